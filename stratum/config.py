@@ -1,0 +1,145 @@
+"""Settings: one table, and the only reader of the environment.
+
+Order: command-line option, environment variable, configuration file, default. The configuration file is
+``/etc/stratum/config.toml`` (for anyone but root also ``$XDG_CONFIG_HOME/stratum/config.toml``, which wins), a flat TOML
+table of the keys below. Unknown keys are refused, so that a misspelt one is not silently ignored.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from stratum.errors import UsageError, os_error_text
+
+SYSTEM_CONFIG = Path("/etc/stratum/config.toml")
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One setting: its key in the file, its environment variable, its default in words and its help."""
+
+    key: str
+    env: str
+    default: str
+    help: str
+
+
+SETTINGS = (
+    Setting(
+        "store",
+        "STRATUM_STORE",
+        "/var/lib/stratum for root, else $XDG_DATA_HOME/stratum",
+        "Directory of the store.",
+    ),
+    Setting(
+        "runtime_dir",
+        "STRATUM_RUNTIME_DIR",
+        "/run/stratum for root, else $XDG_RUNTIME_DIR/stratum",
+        "Directory of the mount state and of mounts made without a mountpoint.",
+    ),
+    Setting("registry", "STRATUM_REGISTRY", "none", "Registry that push and pull use where a target names none."),
+    Setting(
+        "insecure_registries",
+        "STRATUM_INSECURE_REGISTRIES",
+        "none",
+        "HOST[:PORT] list, comma-separated, to reach over plain HTTP; loopback is allowed always.",
+    ),
+    Setting("jobs", "STRATUM_JOBS", "number of processors", "Worker processes that read and hash files."),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The settings in force. ``environment`` is the environment they were read from, for programs started with it."""
+
+    store: Path
+    runtime_dir: Path
+    registry: str | None
+    insecure_registries: tuple[str, ...]
+    jobs: int
+    environment: Mapping[str, str]
+
+
+def load_config(environ: Mapping[str, str] | None = None, **overrides: str | None) -> Config:
+    """Read the settings; ``overrides`` are command-line options by key (None where not given).
+
+    Raises ``UsageError`` for an unreadable file, an unknown key or a value of the wrong form.
+    """
+    env = dict(os.environ if environ is None else environ)
+    values = _file_values(SYSTEM_CONFIG)
+    if os.geteuid() != 0:
+        home = Path(env.get("XDG_CONFIG_HOME") or Path(env.get("HOME") or "/") / ".config")
+        values.update(_file_values(home / "stratum" / "config.toml"))
+    for setting in SETTINGS:
+        if env.get(setting.env):
+            values[setting.key] = env[setting.env]
+        override = overrides.get(setting.key)
+        if override is not None:
+            values[setting.key] = override
+    return Config(
+        store=_path(values.get("store"), "store") or _default_store(env),
+        runtime_dir=_path(values.get("runtime_dir"), "runtime_dir") or _default_runtime_dir(env),
+        registry=values.get("registry") or None,
+        insecure_registries=tuple(h.strip() for h in values.get("insecure_registries", "").split(",") if h.strip()),
+        jobs=_count(values.get("jobs")),
+        environment=env,
+    )
+
+
+def _file_values(path: Path) -> dict[str, str]:
+    try:
+        text = path.read_text("utf-8")
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError) as exc:
+        reason = os_error_text(exc) if isinstance(exc, OSError) else "it is not UTF-8"
+        raise UsageError(f"cannot read {path}: {reason}") from None
+    try:
+        import tomllib
+    except ModuleNotFoundError:  # Python 3.10
+        import tomli as tomllib
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as exc:
+        raise UsageError(f"{path} is not valid TOML: {exc}") from None
+    known = {setting.key for setting in SETTINGS}
+    values = {}
+    for key, value in table.items():
+        if key not in known:
+            raise UsageError(f"{path}: unknown key {key!r}", hint=f"known keys: {', '.join(sorted(known))}")
+        values[key] = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    return values
+
+
+def _path(value: str | None, key: str) -> Path | None:
+    if value is None:
+        return None
+    path = Path(value)
+    if not path.is_absolute():
+        path = Path.cwd() / path
+    if "\0" in value:
+        raise UsageError(f"{key}: a path cannot contain a NUL byte")
+    return path
+
+
+def _count(value: str | None) -> int:
+    if value is None:
+        return os.cpu_count() or 1
+    if not value.isdecimal() or not 1 <= int(value) <= 1024:
+        raise UsageError(f"jobs must be a number from 1 to 1024, not {value!r}")
+    return int(value)
+
+
+def _default_store(env: Mapping[str, str]) -> Path:
+    if os.geteuid() == 0:
+        return Path("/var/lib/stratum")
+    return Path(env.get("XDG_DATA_HOME") or Path(env.get("HOME") or "/") / ".local" / "share") / "stratum"
+
+
+def _default_runtime_dir(env: Mapping[str, str]) -> Path:
+    if os.geteuid() == 0:
+        return Path("/run/stratum")
+    return Path(env.get("XDG_RUNTIME_DIR") or f"/run/user/{os.geteuid()}") / "stratum"

@@ -1,0 +1,75 @@
+"""The errors that Stratum raises on purpose, each with an exit code.
+
+Library code raises; only ``cli/`` (and the hook's and CSI driver's entry points) print or exit.
+Every error says what failed, on which object and why (``message``), and what to do next (``hint``).
+"""
+
+from __future__ import annotations
+
+
+class StratumError(Exception):
+    """Something failed that the user can understand.
+
+    ``exit_code`` and ``id`` belong to the class and are part of the command line's contract:
+    scripts match on them. ``hint`` is one sentence on what to do next, or empty.
+    """
+
+    exit_code = 1
+    id = "failed"
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class UsageError(StratumError):
+    """The request itself is malformed: a bad ref, an option's value, a bad file given by the user."""
+
+    exit_code = 2
+    id = "usage"
+
+
+class NotFoundError(StratumError):
+    """A named stratum, tag, worktree, commit, path or mount does not exist."""
+
+    exit_code = 3
+    id = "not-found"
+
+
+class ConflictError(StratumError):
+    """The thing exists already, is in use, or was changed by somebody else meanwhile."""
+
+    exit_code = 4
+    id = "conflict"
+
+
+class ExistsError(ConflictError):
+    """A name that was to be made is there already."""
+
+    id = "exists"
+
+
+class BusyError(ConflictError):
+    """A worktree, mount or lock is held; the message names the holder."""
+
+    id = "busy"
+
+
+class DamagedError(StratumError):
+    """Stored or received data does not match its digest or its format."""
+
+    exit_code = 5
+    id = "damaged"
+
+
+class UnsupportedError(StratumError):
+    """Not possible here: a privilege, kernel feature or program is missing."""
+
+    exit_code = 6
+    id = "unsupported"
+
+
+def os_error_text(exc: OSError) -> str:
+    """The kernel's own words for ``exc``, without Python's ``[Errno N]`` decoration."""
+    return exc.strerror or str(exc)

@@ -1,0 +1,103 @@
+"""The ref grammar: how strata, tags, worktrees and commits are named.
+
+::
+
+    NAME                     [A-Za-z0-9][A-Za-z0-9._-]{0,127}; not 64 hex digits, no '.lock' ending
+    NAME:TAG  NAME:HASH      a tag first, then a commit hash or a unique prefix of at least 7 hex digits
+    NAME+WORKTREE            never together with ':'
+    HASH                     a commit, where no stratum has that name
+
+Parsing is purely textual; which tag or commit is meant is decided by ``store.resolve``.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from stratum.errors import UsageError
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_HASH = re.compile(r"[0-9a-f]{64}")
+_PREFIX = re.compile(r"[0-9a-f]{7,64}")
+
+DEFAULT_WORKTREE = "main"
+DEFAULT_TAG = "latest"
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """A parsed reference.
+
+    ``name`` is the stratum (it may turn out to be a bare commit hash or prefix when nothing has that name);
+    at most one of ``tag`` (a tag, or a commit hash or prefix after ':') and ``worktree`` is set.
+    """
+
+    name: str
+    tag: str | None = None
+    worktree: str | None = None
+
+    def __str__(self) -> str:
+        if self.worktree is not None:
+            return f"{self.name}+{self.worktree}"
+        if self.tag is not None:
+            return f"{self.name}:{self.tag}"
+        return self.name
+
+    @property
+    def bare(self) -> bool:
+        """Whether only a NAME was given, so that the verb chooses between worktree and tag."""
+        return self.tag is None and self.worktree is None
+
+
+def check_name(name: str, what: str = "stratum name") -> str:
+    """Return ``name`` if it may name a stratum, a tag or a worktree, else raise ``UsageError``.
+
+    ``what`` names the kind in the message. The same grammar holds for all three, so every name is also
+    safe as one path component.
+    """
+    if not _NAME.fullmatch(name):
+        raise UsageError(
+            f"{_shown(name)} is not a valid {what}",
+            hint="a name starts with a letter or digit and has up to 128 letters, digits, '.', '_' and '-'",
+        )
+    if name.endswith(".lock"):
+        raise UsageError(f"{_shown(name)} is not a valid {what}: names ending in '.lock' are reserved")
+    if _HASH.fullmatch(name):
+        raise UsageError(f"{_shown(name)} is not a valid {what}: 64 hex digits always mean a commit")
+    return name
+
+
+def is_hash(text: str) -> bool:
+    """Whether ``text`` is a full commit hash: 64 lower-case hex digits."""
+    return _HASH.fullmatch(text) is not None
+
+
+def is_hash_prefix(text: str) -> bool:
+    """Whether ``text`` may be a commit hash or a prefix of one (7 to 64 lower-case hex digits)."""
+    return _PREFIX.fullmatch(text) is not None
+
+
+def parse_ref(text: str) -> Ref:
+    """Parse ``text`` by the grammar above; ``UsageError`` says what is wrong with it.
+
+    A 64-digit hash is returned as ``Ref(name=HASH)``; the caller's resolver gives it meaning.
+    """
+    if ":" in text and "+" in text:
+        raise UsageError(
+            f"{_shown(text)} names both a tag (':') and a worktree ('+')",
+            hint="use NAME:TAG for a commit or NAME+WORKTREE for a worktree, not both",
+        )
+    if ":" in text:
+        name, _, tag = text.partition(":")
+        return Ref(check_name(name), tag=tag if is_hash(tag) else check_name(tag, "tag"))
+    if "+" in text:
+        name, _, worktree = text.partition("+")
+        return Ref(check_name(name), worktree=check_name(worktree, "worktree name"))
+    return Ref(text if is_hash(text) else check_name(text))
+
+
+def _shown(text: str) -> str:
+    """``text`` quoted for a message: escapes made visible, cut to a readable length."""
+    quoted = ascii(text)
+    return quoted if len(quoted) <= 140 else quoted[:136] + "...'"

@@ -1,0 +1,213 @@
+"""The entries of a directory tree.
+
+A tree is a ``Directory``; its ``children`` map names (bytes, neither NUL nor '/') to inodes. Hard links are one
+inode object under several names. Trees are treated as immutable once built: merge and commit make new
+``Directory`` objects along the changed paths and share everything else, so never write to an inode that you
+did not just make.
+
+``nlink`` is 0 for "derive it" (2 + subdirectories for a directory, the number of names for anything else), which is
+the case in every tree that Stratum makes; only a foreign dump carries explicit counts.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterator
+
+Xattrs = tuple[tuple[bytes, bytes], ...]
+
+INLINE_MAX = 64
+"""Regular files of at most this many bytes have their content in the dump and in the image."""
+
+
+class Inode:
+    """What every file has: type and permissions, owner, modification time, extended attributes.
+
+    ``mode`` is the full ``st_mode``; ``mtime`` is in nanoseconds since the epoch and may be negative;
+    ``xattrs`` is sorted by name, each name with its namespace prefix.
+    """
+
+    __slots__ = ("gid", "mode", "mtime", "nlink", "uid", "xattrs")
+
+    def __init__(self, mode: int, uid: int, gid: int, mtime: int, xattrs: Xattrs = (), nlink: int = 0) -> None:
+        self.mode = mode
+        self.uid = uid
+        self.gid = gid
+        self.mtime = mtime
+        self.xattrs = xattrs
+        self.nlink = nlink
+
+    def metadata(self) -> tuple[int, int, int, int, Xattrs]:
+        """(mode, uid, gid, mtime, xattrs): what two inodes of one type can differ in besides content."""
+        return (self.mode, self.uid, self.gid, self.mtime, self.xattrs)
+
+    def content_key(self) -> object:
+        """A value equal for two inodes of one type exactly when their content is equal (directories: always)."""
+        return None
+
+
+class File(Inode):
+    """A regular file of ``size`` bytes.
+
+    Its content is ``content`` (at most ``INLINE_MAX`` bytes; None for the empty file) or the object named by
+    ``digest`` (32 bytes, fs-verity SHA-256).
+    """
+
+    __slots__ = ("content", "digest", "size")
+
+    def __init__(
+        self,
+        mode: int,
+        uid: int,
+        gid: int,
+        mtime: int,
+        xattrs: Xattrs = (),
+        nlink: int = 0,
+        *,
+        size: int = 0,
+        digest: bytes | None = None,
+        content: bytes | None = None,
+    ) -> None:
+        super().__init__(mode, uid, gid, mtime, xattrs, nlink)
+        self.size = size
+        self.digest = digest
+        self.content = content
+
+    @property
+    def payload(self) -> bytes | None:
+        """The path of the backing file below the object directory, or None where there is none."""
+        return object_path(self.digest) if self.digest is not None else None
+
+    def content_key(self) -> object:
+        return (self.size, self.digest, self.content)
+
+
+class ForeignFile(File):
+    """A regular file of somebody else's dump, whose backing path need not be its digest."""
+
+    __slots__ = ("_payload",)
+
+    def __init__(self, *args: object, payload: bytes | None = None, **kwargs: object) -> None:
+        super().__init__(*args, **kwargs)  # type: ignore[arg-type]  # File's own signature, passed through
+        self._payload = payload
+
+    @property
+    def payload(self) -> bytes | None:
+        return self._payload
+
+    def content_key(self) -> object:
+        return (self.size, self.digest, self.content, self._payload)
+
+
+class Symlink(Inode):
+    """A symbolic link to ``target`` (1 to 4095 bytes, no NUL)."""
+
+    __slots__ = ("target",)
+
+    def __init__(
+        self, mode: int, uid: int, gid: int, mtime: int, xattrs: Xattrs = (), nlink: int = 0, *, target: bytes
+    ) -> None:
+        super().__init__(mode, uid, gid, mtime, xattrs, nlink)
+        self.target = target
+
+    def content_key(self) -> object:
+        return self.target
+
+
+class Special(Inode):
+    """A fifo, socket, character or block device; ``rdev`` is the kernel's ``st_rdev`` (0 for fifo and socket)."""
+
+    __slots__ = ("rdev",)
+
+    def __init__(
+        self, mode: int, uid: int, gid: int, mtime: int, xattrs: Xattrs = (), nlink: int = 0, *, rdev: int = 0
+    ) -> None:
+        super().__init__(mode, uid, gid, mtime, xattrs, nlink)
+        self.rdev = rdev
+
+    def content_key(self) -> object:
+        return self.rdev
+
+
+class Directory(Inode):
+    """A directory. In a layer, ``opaque`` hides everything the trees below have at its path."""
+
+    __slots__ = ("children", "opaque")
+
+    def __init__(
+        self,
+        mode: int,
+        uid: int,
+        gid: int,
+        mtime: int,
+        xattrs: Xattrs = (),
+        nlink: int = 0,
+        *,
+        children: dict[bytes, Inode] | None = None,
+        opaque: bool = False,
+    ) -> None:
+        super().__init__(mode, uid, gid, mtime, xattrs, nlink)
+        self.children: dict[bytes, Inode] = {} if children is None else children
+        self.opaque = opaque
+
+    def with_children(self, children: dict[bytes, Inode]) -> Directory:
+        """A copy of this directory's own metadata over other children."""
+        return Directory(self.mode, self.uid, self.gid, self.mtime, self.xattrs, children=children)
+
+
+class Whiteout(Inode):
+    """In a layer: the name is deleted from the trees below. Never part of a commit's tree."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        super().__init__(stat.S_IFCHR, 0, 0, 0)
+
+
+def object_path(digest: bytes) -> bytes:
+    """``ab/cdef...``: where the object with this 32-byte digest lives below the object directory."""
+    text = digest.hex()
+    return f"{text[:2]}/{text[2:]}".encode()
+
+
+def file_type(inode: Inode) -> int:
+    """The ``S_IFMT`` bits of an inode's mode."""
+    return stat.S_IFMT(inode.mode)
+
+
+def walk(root: Directory) -> Iterator[tuple[bytes, Inode]]:
+    """Every entry as (path, inode), depth-first, names in byte order, the root first as ``b"/"``.
+
+    Iterative, so that depth is bounded by memory and not by the interpreter's stack.
+    """
+    yield b"/", root
+    stack: list[Iterator[tuple[bytes, Inode]]] = [_sorted_children(b"/", root)]
+    while stack:
+        for path, inode in stack[-1]:
+            yield path, inode
+            if isinstance(inode, Directory):
+                stack.append(_sorted_children(path + b"/", inode))
+                break
+        else:
+            stack.pop()
+
+
+def _sorted_children(prefix: bytes, directory: Directory) -> Iterator[tuple[bytes, Inode]]:
+    children = directory.children
+    for name in sorted(children):
+        yield prefix + name, children[name]
+
+
+def lookup(root: Directory, path: bytes) -> Inode | None:
+    """The inode at ``path`` (leading and repeated slashes are ignored; symlinks are not followed), or None."""
+    inode: Inode = root
+    for name in path.split(b"/"):
+        if not name:
+            continue
+        if not isinstance(inode, Directory):
+            return None
+        child = inode.children.get(name)
+        if child is None:
+            return None
+        inode = child
+    return inode
