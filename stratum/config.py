@@ -1,8 +1,8 @@
 """Settings: one table, and the only reader of the environment.
 
 Order: command-line option, environment variable, configuration file, default. The configuration file is
-``/etc/stratum/config.toml`` (for anyone but root also ``$XDG_CONFIG_HOME/stratum/config.toml``, which wins), a flat TOML
-table of the keys below. Unknown keys are refused, so that a misspelt one is not silently ignored.
+``/etc/stratum/config.toml`` (for anyone but root also ``$XDG_CONFIG_HOME/stratum/config.toml``, which wins), a flat
+TOML table of the keys below. Unknown keys are refused, so that a misspelt one is not silently ignored.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from stratum import toml
 from stratum.errors import UsageError, os_error_text
 
 SYSTEM_CONFIG = Path("/etc/stratum/config.toml")
@@ -98,12 +99,8 @@ def _file_values(path: Path) -> dict[str, str]:
         reason = os_error_text(exc) if isinstance(exc, OSError) else "it is not UTF-8"
         raise UsageError(f"cannot read {path}: {reason}") from None
     try:
-        import tomllib
-    except ModuleNotFoundError:  # Python 3.10
-        import tomli as tomllib
-    try:
-        table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as exc:
+        table = toml.loads(text)
+    except ValueError as exc:
         raise UsageError(f"{path} is not valid TOML: {exc}") from None
     known = {setting.key for setting in SETTINGS}
     values = {}
