@@ -1,0 +1,5 @@
+"""``python -m stratum``."""
+
+from stratum.cli.main import main
+
+main()

@@ -1,0 +1,66 @@
+"""What every verb shares: the session it works in, the output it prints to, and the options that all verbs take."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from stratum.cli.output import JSON, TEXT, Output
+
+if TYPE_CHECKING:
+    from stratum.api.session import Session
+
+
+class App:
+    """The global options of one run, and the session made from them when a verb first asks."""
+
+    def __init__(
+        self,
+        *,
+        store: str | None = None,
+        runtime_dir: str | None = None,
+        output_format: str | None = None,
+        quiet: bool = False,
+    ) -> None:
+        self._overrides = {"store": store, "runtime_dir": runtime_dir}
+        self.out = Output(output_format or TEXT, quiet=quiet)
+
+    @functools.cached_property
+    def session(self) -> Session:
+        """The session in the configured store; the store itself is opened by the first verb that needs it."""
+        from stratum.api.session import Session
+        from stratum.config import load_config
+
+        return Session(load_config(**self._overrides))
+
+
+def verb(name: str, **attributes: Any) -> Callable[[Callable[..., Any]], click.Command]:
+    """Make a command of ``function(app, ...)``, with ``--format`` and ``--quiet`` accepted after the verb too."""
+
+    def decorate(function: Callable[..., Any]) -> click.Command:
+        @functools.wraps(function)
+        def callback(*args: Any, output_format: str | None, quiet: bool, **kwargs: Any) -> Any:
+            app: App = click.get_current_context().obj
+            app.out = Output(output_format or app.out.format, quiet=quiet or app.out.quiet)
+            return function(app, *args, **kwargs)
+
+        decorated = click.option("-q", "--quiet", is_flag=True, help="No progress and no notes.")(callback)
+        decorated = click.option(
+            "--format", "output_format", type=click.Choice([TEXT, JSON]), help="Output for people or for programs."
+        )(decorated)
+        return click.command(name, **attributes)(decorated)
+
+    return decorate
+
+
+def message_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """``-m/--message``: kept in the commit's metadata."""
+    return click.option("-m", "--message", help="Message kept with the commit.")(function)
+
+
+def is_path(text: str) -> bool:
+    """Whether an argument that may be a ref or a path is meant as a path: no ref contains '/' or is '.' or '..'."""
+    return "/" in text or text in (".", "..")

@@ -1,0 +1,163 @@
+"""``show``, ``log``, ``diff`` and ``verify``: looking at commits."""
+
+from __future__ import annotations
+
+import stat
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from stratum.cli.app import App, verb
+from stratum.cli.output import human_size, safe, safe_lines, short
+
+if TYPE_CHECKING:
+    from stratum.tree.diff import Change
+    from stratum.tree.model import Inode
+
+_LETTERS = {"added": "A", "deleted": "D", "modified": "M", "type": "T", "metadata": "m"}
+
+
+@verb("show")
+@click.argument("ref", metavar="REF|HASH")
+def show(app: App, ref: str) -> None:
+    """Show a commit's metadata."""
+    from stratum.api.history import show as run
+
+    shown = run(app.session, ref)
+    meta = shown.commit
+    if app.out.json:
+        app.out.object({**meta.to_table(), "tags": shown.tags, "worktrees": shown.worktrees})
+        return
+    app.out.line(f"commit      {meta.metadata_hash}")
+    app.out.line(f"merkle root {meta.merkle_root}")
+    if shown.tags or shown.worktrees:
+        app.out.line(f"refs        {', '.join(shown.tags + shown.worktrees)}")
+    if meta.parent_commit:
+        app.out.line(f"parent      {meta.parent_commit}")
+    app.out.line(f"time        {meta.timestamp}")
+    app.out.line(f"files       {meta.file_count} ({human_size(meta.total_size)})")
+    for key, value in (meta.origin or {}).items():
+        app.out.line(f"origin      {key}: {safe(str(value))}")
+    if meta.message:
+        app.out.line("")
+        app.out.line(safe_lines(meta.message))
+
+
+@verb("log")
+@click.argument("ref", metavar="REF|HASH")
+@click.option("--reflog", is_flag=True, help="Every move of the tags and worktrees of NAME instead of the parents.")
+def log(app: App, ref: str, reflog: bool) -> None:
+    """Show a commit and its parents, newest first."""
+    if reflog:
+        _print_reflog(app, ref)
+        return
+    from stratum.api.history import log as run
+
+    commits = run(app.session, ref)
+    if app.out.json:
+        app.out.object([meta.to_table() for meta in commits])
+        return
+    for meta in commits:
+        first_line = (meta.message or "").split("\n", 1)[0]
+        app.out.line(f"{short(meta.metadata_hash)}  {meta.timestamp}  {safe(first_line)}".rstrip())
+
+
+def _print_reflog(app: App, ref: str) -> None:
+    from stratum.api.history import reflog as run
+
+    entries = run(app.session, ref)
+    if app.out.json:
+        app.out.object([entry.to_json() for entry in entries])
+        return
+    for entry in entries:
+        old, new = (short(c) if c else "-" for c in (entry.old, entry.new))
+        app.out.line(f"{entry.when}  {entry.ref}  {old} -> {new}  {safe(entry.why)}")
+
+
+@verb("diff")
+@click.argument("first", metavar="A")
+@click.argument("second", metavar="[B]", required=False)
+@click.option("--stat", "as_stat", is_flag=True, help="Only the number of changes of each kind and the bytes.")
+@click.option("--name-only", is_flag=True, help="Only the paths.")
+def diff(app: App, first: str, second: str | None, as_stat: bool, name_only: bool) -> None:
+    """Show what changed from A to B. With A alone: a worktree against its base, a commit against its parent."""
+    from stratum.api.history import diff as run
+
+    changes = list(run(app.session, first, second))
+    if app.out.json:
+        app.out.object([_change_json(change) for change in changes])
+        return
+    if as_stat:
+        _print_stat(app, changes)
+        return
+    for change in changes:
+        path = safe(change.path)
+        if name_only:
+            app.out.line(path)
+        else:
+            detail = f"  ({', '.join(change.fields)})" if change.kind == "metadata" else ""
+            app.out.line(f"{_LETTERS[change.kind]} {path}{detail}")
+
+
+def _print_stat(app: App, changes: list[Change]) -> None:
+    counts = dict.fromkeys(_LETTERS, 0)
+    for change in changes:
+        counts[change.kind] += 1
+    total = sum(change.size_change for change in changes)
+    names = {"type": "changed type", "metadata": "metadata only"}
+    app.out.line(", ".join(f"{count} {names.get(kind, kind)}" for kind, count in counts.items()))
+    app.out.line(f"{'+' if total >= 0 else '-'}{human_size(abs(total))}")
+
+
+def _change_json(change: Change) -> dict[str, Any]:
+    return {
+        "path": safe(change.path),
+        "kind": change.kind,
+        "fields": list(change.fields),
+        "old": _inode_json(change.old),
+        "new": _inode_json(change.new),
+    }
+
+
+def _inode_json(inode: Inode | None) -> dict[str, Any] | None:
+    if inode is None:
+        return None
+    document: dict[str, Any] = {
+        "type": _TYPES.get(stat.S_IFMT(inode.mode), "unknown"),
+        "mode": f"{stat.S_IMODE(inode.mode):04o}",
+        "uid": inode.uid,
+        "gid": inode.gid,
+        "mtime_ns": inode.mtime,
+    }
+    size, digest = getattr(inode, "size", None), getattr(inode, "digest", None)
+    if size is not None:
+        document["size"] = size
+    if digest is not None:
+        document["digest"] = digest.hex()
+    return document
+
+
+_TYPES = {
+    stat.S_IFREG: "file",
+    stat.S_IFDIR: "directory",
+    stat.S_IFLNK: "symlink",
+    stat.S_IFIFO: "fifo",
+    stat.S_IFCHR: "character-device",
+    stat.S_IFBLK: "block-device",
+    stat.S_IFSOCK: "socket",
+}
+
+
+@verb("verify")
+@click.argument("ref", metavar="REF|HASH")
+def verify(app: App, ref: str) -> None:
+    """Check a commit's tree, its two hashes, its image and the content of every object."""
+    from stratum.api.verify import verify as run
+    from stratum.cli.progress import progress_bar
+
+    with progress_bar(app.out, "verifying") as advance:
+        done = run(app.session, ref, progress=advance)
+    if app.out.json:
+        app.out.object({"commit": done.commit, "objects": done.objects, "bytes": done.size, "ok": True})
+        return
+    app.out.line(f"{done.commit} is whole: {done.objects} objects, {human_size(done.size)}")

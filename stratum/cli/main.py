@@ -1,0 +1,128 @@
+"""Entry point of ``stratum``: global options, verbs loaded when they are called, errors turned into exit codes.
+
+Exit codes: 0 done; 1 failed; 2 usage; 3 not found; 4 exists, busy or conflict; 5 damage found; 6 not possible here;
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import Any
+
+import click
+
+from stratum import __version__
+from stratum.cli.output import JSON, TEXT, print_error
+from stratum.errors import StratumError, os_error_text
+
+VERBS = {
+    "import": "stratum.cli.importing:import_",
+    "init": "stratum.cli.importing:init",
+    "commit": "stratum.cli.mounting:commit",
+    "mount": "stratum.cli.mounting:mount",
+    "unmount": "stratum.cli.mounting:unmount",
+    "umount": "stratum.cli.mounting:unmount",
+    "status": "stratum.cli.mounting:status",
+    "worktree": "stratum.cli.worktree:worktree",
+    "tag": "stratum.cli.refs:tag",
+    "list": "stratum.cli.refs:list_",
+    "remove": "stratum.cli.refs:remove",
+    "show": "stratum.cli.history:show",
+    "log": "stratum.cli.history:log",
+    "diff": "stratum.cli.history:diff",
+    "verify": "stratum.cli.history:verify",
+    "push": "stratum.cli.transfer:push",
+    "pull": "stratum.cli.transfer:pull",
+    "hook": "stratum.cli.hook:hook",
+}
+"""Verb -> where its command lives, so that one verb loads one module."""
+
+HIDDEN = {"umount"}
+
+
+class _Verbs(click.Group):
+    """A group whose commands are imported when they are asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(verb for verb in VERBS if verb not in HIDDEN)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        place = VERBS.get(cmd_name)
+        if place is None:
+            return None
+        module, _, attribute = place.partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in VERBS:
+            import difflib
+
+            close = difflib.get_close_matches(args[0], self.list_commands(ctx), n=1)
+            hint = f" Did you mean '{close[0]}'?" if close else ""
+            raise click.UsageError(f"there is no verb {ascii(args[0])}.{hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--store", metavar="DIR", help="Directory of the store (also STRATUM_STORE).")
+@click.option("--runtime-dir", metavar="DIR", help="Directory of the mount state (also STRATUM_RUNTIME_DIR).")
+@click.option("--format", "output_format", type=click.Choice([TEXT, JSON]), help="Output for people or for programs.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress and no notes.")
+@click.version_option(__version__, "-V", "--version", message="stratum %(version)s")
+@click.pass_context
+def cli(
+    ctx: click.Context, store: str | None, runtime_dir: str | None, output_format: str | None, quiet: bool
+) -> None:
+    """Versioned state for containers: directory trees as commits, worktrees on top of them."""
+    from stratum.cli.app import App
+
+    ctx.obj = App(store=store, runtime_dir=runtime_dir, output_format=output_format, quiet=quiet)
+
+
+def main() -> None:
+    """Run the command line; never returns."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(args: list[str]) -> int:
+    """Run ``args`` and return the exit code; every failure is printed here and nowhere else."""
+    as_json = _json_wanted(args)
+    try:
+        result: Any = cli.main(args, prog_name="stratum", standalone_mode=False)
+        sys.stdout.flush()
+    except click.ClickException as exc:
+        hint = f"see '{exc.ctx.command_path} --help'" if isinstance(exc, click.UsageError) and exc.ctx else ""
+        print_error(exc.exit_code, "usage", exc.format_message(), hint, as_json=as_json)
+        return exc.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        print_error(130, "interrupted", "interrupted", "", as_json=as_json)
+        return 130
+    except StratumError as exc:
+        print_error(exc.exit_code, exc.id, exc.message, exc.hint, as_json=as_json)
+        return exc.exit_code
+    except BrokenPipeError:
+        _silence_stdout()
+        return 1
+    except OSError as exc:
+        where = f"{os.fsdecode(exc.filename)}: " if isinstance(exc.filename, (str, bytes)) else ""
+        print_error(1, "failed", f"{where}{os_error_text(exc)}", "", as_json=as_json)
+        return 1
+    except MemoryError:
+        print_error(1, "failed", "out of memory", "", as_json=as_json)
+        return 1
+    return result if isinstance(result, int) else 0
+
+
+def _json_wanted(args: list[str]) -> bool:
+    """Whether errors go out as JSON, known even where the options themselves do not parse."""
+    return "--format=json" in args or any(pair == ("--format", JSON) for pair in zip(args, args[1:], strict=False))
+
+
+def _silence_stdout() -> None:
+    """The reader of stdout has gone: keep the interpreter from writing what is left at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,133 @@
+"""What the command line prints: data on stdout, everything else on stderr; text or JSON.
+
+Names in a store are bytes that anyone may have chosen: text output shows them with control characters, terminal escapes
+and bytes that are not UTF-8 escaped; JSON carries them the same way, so that output is always valid and never acts.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NoReturn
+
+from stratum.errors import StratumError
+
+TEXT = "text"
+JSON = "json"
+
+
+def safe(value: bytes | str) -> str:
+    """``value`` as printable text: whatever a terminal could act on or UTF-8 cannot carry is shown as an escape."""
+    text = value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value
+    if text.isprintable() and "\\" not in text:
+        return text
+    return "".join(_safe_char(char) for char in text)
+
+
+def _safe_char(char: str) -> str:
+    if char == "\\":
+        return "\\\\"
+    if char.isprintable():
+        return char
+    code = ord(char)
+    if 0xDC80 <= code <= 0xDCFF:  # a byte that is not UTF-8, kept by surrogateescape
+        return f"\\x{code - 0xDC00:02x}"
+    return {"\n": "\\n", "\t": "\\t", "\r": "\\r"}.get(char) or (
+        f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+    )
+
+
+def safe_lines(text: str) -> str:
+    """Like ``safe`` for a text whose line breaks are its own, such as a commit message or an error."""
+    return "\n".join(line if line.isprintable() else "".join(map(_safe_char, line)) for line in text.split("\n"))
+
+
+class Output:
+    """Prints results in the chosen format."""
+
+    def __init__(self, output_format: str = TEXT, *, quiet: bool = False) -> None:
+        self.format = output_format
+        self.quiet = quiet
+
+    @property
+    def json(self) -> bool:
+        return self.format == JSON
+
+    def line(self, text: str) -> None:
+        """One line of data on stdout."""
+        write_stdout(text + "\n")
+
+    def object(self, value: Mapping[str, Any] | Sequence[Any]) -> None:
+        """One JSON document on stdout."""
+        write_stdout(json.dumps(value, indent=2, ensure_ascii=True) + "\n")
+
+    def note(self, text: str) -> None:
+        """One line for the person at the terminal, on stderr; not printed with --quiet."""
+        if not self.quiet:
+            print(safe_lines(text), file=sys.stderr)
+
+    def warn(self, text: str) -> None:
+        """A warning on stderr."""
+        print(f"warning: {safe_lines(text)}", file=sys.stderr)
+
+    def table(self, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+        """Aligned columns on a terminal, tab-separated without a header where a program reads them."""
+        rows = list(rows)
+        if not sys.stdout.isatty():
+            for row in rows:
+                write_stdout("\t".join(row) + "\n")
+            return
+        from rich import box
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        for title in header:
+            table.add_column(title, overflow="fold")
+        for row in rows:
+            table.add_row(*map(Text, row))
+        Console().print(table)
+
+    def error(self, exc: StratumError) -> None:
+        """The error on stderr: ``error:`` then ``hint:``, or one JSON object."""
+        print_error(exc.exit_code, exc.id, exc.message, exc.hint, as_json=self.json)
+
+
+def write_stdout(text: str) -> None:
+    """Write to stdout whatever its encoding: what it cannot carry is escaped."""
+    encoding = sys.stdout.encoding or "utf-8"
+    sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
+
+
+def print_error(code: int, error_id: str, message: str, hint: str, *, as_json: bool) -> None:
+    """Print an error in the chosen format; messages keep no control characters."""
+    if as_json:
+        document = {"code": code, "id": error_id, "message": safe_lines(message), "hint": safe_lines(hint)}
+        print(json.dumps(document, ensure_ascii=True), file=sys.stderr)
+        return
+    print(f"error: {safe_lines(message)}", file=sys.stderr)
+    if hint:
+        print(f"hint: {safe_lines(hint)}", file=sys.stderr)
+
+
+def fail(exc: StratumError, *, as_json: bool) -> NoReturn:
+    """Print ``exc`` and exit with its code."""
+    print_error(exc.exit_code, exc.id, exc.message, exc.hint, as_json=as_json)
+    raise SystemExit(exc.exit_code)
+
+
+def human_size(size: int) -> str:
+    """Bytes in binary units with one decimal: ``1.5 MiB``."""
+    value = float(size)
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if abs(value) < 1024 or unit == "TiB":
+            return f"{size} B" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{size} B"
+
+
+def short(commit: str) -> str:
+    """A commit hash as shown to people: its first 12 digits."""
+    return commit[:12]

@@ -1,0 +1,42 @@
+"""Progress bars: on a terminal only, never with --quiet or JSON."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from stratum.cli.output import Output
+
+Advance = Callable[[int, int | None], None]
+"""Called with (done so far, total or None where unknown); both in the bar's unit."""
+
+
+@contextmanager
+def progress_bar(out: Output, label: str, *, unit: str = "bytes") -> Iterator[Advance | None]:
+    """Yield a callable that moves the bar, or None where no bar is shown. ``unit`` is ``bytes`` or ``files``."""
+    if out.quiet or out.json or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    columns: list[ProgressColumn] = [TextColumn("{task.description}"), BarColumn()]
+    columns += [DownloadColumn(), TransferSpeedColumn()] if unit == "bytes" else [MofNCompleteColumn()]
+    columns.append(TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(label, total=None)
+
+        def advance(done: int, total: int | None) -> None:
+            bar.update(task, completed=done, total=total)
+
+        yield advance

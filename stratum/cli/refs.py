@@ -1,0 +1,92 @@
+"""``tag``, ``list`` and ``remove``: names for commits."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from stratum.cli.app import App, verb
+from stratum.cli.output import short
+from stratum.errors import UsageError
+
+
+@verb("tag")
+@click.argument("ref", metavar="REF|HASH")
+@click.argument("new", metavar="TAG|NAME:TAG")
+@click.option("--move", is_flag=True, help="Rename: remove the old tag.")
+@click.option("-f", "--force", is_flag=True, help="Move NEW if it exists.")
+def tag(app: App, ref: str, new: str, move: bool, force: bool) -> None:
+    """Point a tag at the commit that REF names."""
+    from stratum.api.tags import tag as run
+
+    done = run(app.session, ref, new, move=move, force=force)
+    if app.out.json:
+        app.out.object({"ref": done.ref, "commit": done.commit, "previous": done.previous, "removed": done.removed})
+        return
+    app.out.line(done.ref)
+    app.out.note(f"{done.ref} is {short(done.commit)}" + (f"; {done.removed} is gone" if done.removed else ""))
+
+
+@verb("list")
+@click.argument("name", metavar="[NAME]", required=False)
+def list_(app: App, name: str | None) -> None:
+    """List the tags and worktrees of NAME, or all strata."""
+    from stratum.api.tags import list_strata, list_stratum
+
+    if name is None:
+        strata = list_strata(app.session)
+        if app.out.json:
+            app.out.object([{"name": s.name, "tags": s.tags, "worktrees": s.worktrees} for s in strata])
+        else:
+            rows = [(s.name, ", ".join(s.tags) or "-", ", ".join(s.worktrees) or "-") for s in strata]
+            app.out.table(("STRATUM", "TAGS", "WORKTREES"), rows)
+        return
+    listed = list_stratum(app.session, name)
+    if app.out.json:
+        app.out.object(
+            {
+                "name": listed.name,
+                "tags": [
+                    {"tag": t.tag, "commit": t.commit, "timestamp": t.timestamp, "files": t.files, "size": t.size}
+                    for t in listed.tags
+                ],
+                "worktrees": [{"worktree": w.worktree, "base": w.base_commit, "head": w.head} for w in listed.worktrees],
+            }
+        )
+        return
+    rows = [(f"{listed.name}:{t.tag}", short(t.commit), t.timestamp) for t in listed.tags]
+    rows += [(str(w.ref), short(w.head or w.base_commit), w.last_modified) for w in listed.worktrees]
+    app.out.table(("REF", "COMMIT", "TIME"), rows)
+
+
+@verb("remove")
+@click.argument("ref", metavar="NAME|NAME:TAG|NAME+WORKTREE")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@click.option("--discard", is_flag=True, help="Throw uncommitted changes of worktrees away.")
+@click.option("-n", "--dry-run", is_flag=True, help="Only say what would be removed.")
+def remove(app: App, ref: str, yes: bool, discard: bool, dry_run: bool) -> None:
+    """Remove a tag, a worktree, or a whole stratum with all its tags and worktrees.
+
+    Commits stay in the store until a garbage collection finds that nothing refers to them.
+    """
+    from stratum.api.tags import plan_removal, remove as run
+
+    plan = plan_removal(app.session, ref)
+    if plan.whole_stratum and not (yes or dry_run):
+        _confirm(plan.description)
+    kept = [] if dry_run else run(app.session, plan, discard=discard)
+    if app.out.json:
+        app.out.object({"removed": plan.removes, "kept_commits": kept, "dry_run": dry_run})
+        return
+    for item in plan.removes:
+        app.out.note(f"{'would remove' if dry_run else 'removed'} {item}")
+    for item in kept:
+        app.out.note(f"uncommitted changes are kept as commit {item}")
+
+
+def _confirm(description: str) -> None:
+    """Ask on a terminal; where nobody can answer, --yes is needed."""
+    if not sys.stdin.isatty():
+        raise UsageError(f"this removes {description}", hint="repeat the command with --yes")
+    click.confirm(f"Remove {description}?", abort=True, err=True)

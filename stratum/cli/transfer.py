@@ -1,0 +1,72 @@
+"""``push`` and ``pull``: commits to and from registries."""
+
+from __future__ import annotations
+
+import click
+
+from stratum.cli.app import App, verb
+from stratum.cli.output import human_size, short
+from stratum.cli.progress import progress_bar
+
+
+@verb("push")
+@click.argument("ref", metavar="REF|HASH")
+@click.argument("target", metavar="HOST/REPOSITORY[:TAG]", required=False)
+@click.option("--plain-http", is_flag=True, help="Use HTTP without TLS. Loopback addresses need no such permission.")
+@click.option("--ca-file", metavar="FILE", help="Trust the certificate authorities in FILE.")
+@click.option("-n", "--dry-run", is_flag=True, help="Only say what would be sent.")
+def push(app: App, ref: str, target: str | None, plain_http: bool, ca_file: str | None, dry_run: bool) -> None:
+    """Send a commit to a registry as an OCI artifact."""
+    from stratum.api.transfer import push as run
+
+    with progress_bar(app.out, "pushing") as advance:
+        done = run(
+            app.session, ref, target, plain_http=plain_http, ca_file=ca_file, dry_run=dry_run, progress=advance
+        )
+    if app.out.json:
+        app.out.object(
+            {
+                "commit": done.commit,
+                "target": done.target,
+                "manifest": done.manifest_digest,
+                "bytes_sent": done.bytes_sent,
+                "blobs_sent": done.blobs_sent,
+                "blobs_reused": done.blobs_reused,
+                "dry_run": dry_run,
+            }
+        )
+        return
+    app.out.line(f"{done.target}@{done.manifest_digest}")
+    app.out.note(
+        f"{'would send' if dry_run else 'sent'} {human_size(done.bytes_sent)} in {done.blobs_sent} blobs; "
+        f"{done.blobs_reused} were there"
+    )
+
+
+@verb("pull")
+@click.argument("source", metavar="HOST/REPOSITORY[:TAG|@DIGEST]")
+@click.argument("name", metavar="[NAME[:TAG]]", required=False)
+@click.option("--plain-http", is_flag=True, help="Use HTTP without TLS. Loopback addresses need no such permission.")
+@click.option("--ca-file", metavar="FILE", help="Trust the certificate authorities in FILE.")
+def pull(app: App, source: str, name: str | None, plain_http: bool, ca_file: str | None) -> None:
+    """Fetch a commit from a registry and point NAME:TAG at it.
+
+    NAME defaults to the last part of the repository, TAG to the tag that was pulled.
+    """
+    from stratum.api.transfer import pull as run
+
+    with progress_bar(app.out, "pulling") as advance:
+        done = run(app.session, source, name, plain_http=plain_http, ca_file=ca_file, progress=advance)
+    if app.out.json:
+        app.out.object(
+            {
+                "commit": done.commit,
+                "ref": done.ref,
+                "previous": done.previous,
+                "manifest": done.manifest_digest,
+                "bytes_received": done.bytes_received,
+            }
+        )
+        return
+    app.out.line(done.commit)
+    app.out.note(f"{done.ref} is {short(done.commit)}; received {human_size(done.bytes_received)}")

@@ -1,0 +1,91 @@
+"""``worktree add|list|remove``: named writable layers."""
+
+from __future__ import annotations
+
+import click
+
+from stratum.cli.app import App, verb
+from stratum.cli.output import safe, short
+
+
+@click.group("worktree")
+def worktree() -> None:
+    """Make, list and remove worktrees: named writable layers over a commit."""
+
+
+@verb("add")
+@click.argument("first", metavar="NAME+WORKTREE|BASE")
+@click.argument("second", metavar="[BASE|WORKTREE]", required=False)
+@click.option("--description", default="", help="Shown by 'worktree list' and 'status'.")
+def add(app: App, first: str, second: str | None, description: str) -> None:
+    """Make a worktree: 'worktree add NAME+WORKTREE [BASE]' or 'worktree add BASE WORKTREE'.
+
+    BASE is a tag, a commit, or another worktree (its last commit); without it NAME:latest.
+    """
+    from stratum.api.worktrees import add as run
+
+    made = run(app.session, first, second, description=description)
+    if app.out.json:
+        app.out.object({"worktree": str(made.ref), "base": made.base_commit, "description": made.description})
+    else:
+        app.out.line(str(made.ref))
+        app.out.note(f"{made.ref} is based on {short(made.base_commit)}")
+
+
+@verb("list")
+@click.argument("name", metavar="[NAME]", required=False)
+def list_(app: App, name: str | None) -> None:
+    """List the worktrees of NAME, or of every stratum."""
+    from stratum.api.worktrees import list_worktrees
+
+    trees = list_worktrees(app.session, name)
+    if app.out.json:
+        app.out.object(
+            [
+                {
+                    "worktree": str(tree.ref),
+                    "base": tree.base_commit,
+                    "head": tree.head,
+                    "created": tree.created,
+                    "last_modified": tree.last_modified,
+                    "description": tree.description,
+                    "mountpoints": [record.mountpoint for record in records],
+                }
+                for tree, records in trees
+            ]
+        )
+        return
+    app.out.table(
+        ("WORKTREE", "BASE", "LAST COMMIT", "MOUNTED", "DESCRIPTION"),
+        [
+            (
+                str(tree.ref),
+                short(tree.base_commit),
+                short(tree.head) if tree.head else "-",
+                ", ".join(safe(record.mountpoint) for record in records) or "-",
+                safe(tree.description),
+            )
+            for tree, records in trees
+        ],
+    )
+
+
+@verb("remove")
+@click.argument("ref", metavar="NAME+WORKTREE")
+@click.option("--discard", is_flag=True, help="Throw uncommitted changes away instead of committing them first.")
+@click.option("-n", "--dry-run", is_flag=True, help="Only say what would be done.")
+def remove(app: App, ref: str, discard: bool, dry_run: bool) -> None:
+    """Remove a worktree that is not mounted. What it holds uncommitted is committed first; the reflog names it."""
+    from stratum.api.worktrees import remove as run
+
+    removed = run(app.session, ref, discard=discard, dry_run=dry_run)
+    if app.out.json:
+        app.out.object({"removed": removed.ref, "kept_commit": removed.kept_commit, "dry_run": dry_run})
+        return
+    if removed.kept_commit:
+        app.out.note(f"its uncommitted changes are kept as commit {short(removed.kept_commit)}")
+    app.out.note(f"{'would remove' if dry_run else 'removed'} {removed.ref}")
+
+
+for _command in (add, list_, remove):
+    worktree.add_command(_command)
