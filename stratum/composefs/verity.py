@@ -1,0 +1,99 @@
+"""fs-verity file digests: SHA-256, 4096-byte blocks, no salt (Linux Documentation/filesystems/fsverity.rst).
+
+A file's digest is the SHA-256 of its ``fsverity_descriptor``, which holds the size of the file and the root of a
+hash tree: every block, the last one padded with zeros, is hashed; the digests are packed 128 to a block and these
+blocks are hashed in turn, until one digest is left. The root of an empty file is all zeros.
+"""
+
+from __future__ import annotations
+
+import struct
+from hashlib import sha256
+from typing import Final
+
+Buffer = bytes | bytearray | memoryview
+
+BLOCK_SIZE: Final = 4096
+DIGEST_SIZE: Final = 32
+
+# version 1, SHA-256 = 1, log2 of the block size, size of the salt, reserved, size of the file, root hash (room for
+# 64 bytes), salt (32) and reserved bytes (144).
+_DESCRIPTOR = struct.Struct("<BBBB4xQ32s32x32x144x")
+_EMPTY_ROOT = bytes(DIGEST_SIZE)
+
+
+def _descriptor_digest(size: int, root: bytes) -> bytes:
+    return sha256(_DESCRIPTOR.pack(1, 1, 12, 0, size, root)).digest()
+
+
+def verity_digest(data: Buffer) -> bytes:
+    """The digest (32 bytes) of a file that consists of ``data``."""
+    view = memoryview(data)
+    size = view.nbytes
+    if 0 < size <= BLOCK_SIZE:
+        return _descriptor_digest(size, sha256(bytes(view).ljust(BLOCK_SIZE, b"\0")).digest())
+    hasher = VerityHasher()
+    hasher.update(view)
+    return hasher.digest()
+
+
+class VerityHasher:
+    """The digest of a file that is fed in pieces of any size; memory stays constant however large the file is.
+
+    Pieces whose sizes are multiples of ``BLOCK_SIZE`` are hashed in place, without being copied.
+    """
+
+    def __init__(self) -> None:
+        self._size = 0
+        self._partial = bytearray()  # the beginning of a block, shorter than BLOCK_SIZE
+        self._levels = [bytearray()]  # digests of each level of the tree that do not fill a block yet, leaves first
+
+    def update(self, data: Buffer) -> None:
+        """Append ``data`` (any C-contiguous buffer) to the file."""
+        view = memoryview(data).cast("B")
+        size = len(view)
+        self._size += size
+        start = 0
+        if self._partial:
+            start = min(BLOCK_SIZE - len(self._partial), size)
+            self._partial += view[:start]
+            if len(self._partial) < BLOCK_SIZE:
+                return
+            self._add(0, sha256(self._partial).digest())
+            self._partial.clear()
+        stop = size - (size - start) % BLOCK_SIZE
+        self._add(0, b"".join([sha256(view[i : i + BLOCK_SIZE]).digest() for i in range(start, stop, BLOCK_SIZE)]))
+        self._partial += view[stop:]
+
+    def _add(self, level: int, digests: bytes) -> None:
+        """Append digests to a level, and the digests of the blocks that they fill to the level above."""
+        pending = self._levels[level]
+        pending += digests
+        full = len(pending) - len(pending) % BLOCK_SIZE
+        if full:
+            if level + 1 == len(self._levels):
+                self._levels.append(bytearray())
+            with memoryview(pending) as view:
+                above = b"".join([sha256(view[i : i + BLOCK_SIZE]).digest() for i in range(0, full, BLOCK_SIZE)])
+            del pending[:full]
+            self._add(level + 1, above)
+
+    def digest(self) -> bytes:
+        """The digest (32 bytes) of what was fed so far; more may follow."""
+        return _descriptor_digest(self._size, self._root())
+
+    def hexdigest(self) -> str:
+        """``digest`` as 64 lower-case hex digits."""
+        return self.digest().hex()
+
+    def _root(self) -> bytes:
+        if not self._size:
+            return _EMPTY_ROOT
+        carry = sha256(self._partial.ljust(BLOCK_SIZE, b"\0")).digest() if self._partial else b""
+        top = len(self._levels) - 1
+        for level, pending in enumerate(self._levels):
+            block = bytes(pending) + carry
+            if level == top and len(block) == DIGEST_SIZE:
+                return block
+            carry = sha256(block.ljust(BLOCK_SIZE, b"\0")).digest() if block else b""
+        return carry
