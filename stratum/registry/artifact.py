@@ -1,0 +1,271 @@
+"""The manifest of a commit in a registry: building it and, strictly, reading one that came from outside.
+
+An OCI image manifest 1.1 with ``artifactType`` ``application/vnd.stratum.commit.v1``::
+
+    config    metadata.toml of the commit
+    layers    tree+ (index pack)*
+
+The tree layers, decompressed and joined, are the canonical dump. Each pack follows the index that describes it. The
+manifest is compact JSON with a fixed key order, so equal commits pushed from anywhere have equal manifests.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from stratum.errors import DamagedError, StratumError, UnsupportedError
+from stratum.refs import is_hash
+
+MANIFEST_MEDIA_TYPE = "application/vnd.oci.image.manifest.v1+json"
+INDEX_OF_MANIFESTS_MEDIA_TYPE = "application/vnd.oci.image.index.v1+json"
+ARTIFACT_TYPE = "application/vnd.stratum.commit.v1"
+CONFIG_MEDIA_TYPE = "application/vnd.stratum.commit.metadata.v1+toml"
+TREE_MEDIA_TYPE = "application/vnd.stratum.tree.v1.dump+zstd"
+INDEX_MEDIA_TYPE = "application/vnd.stratum.index.v1+zstd"
+PACK_MEDIA_TYPE = "application/vnd.stratum.objects.v1.tar+zstd"
+
+CREATED_ANNOTATION = "org.opencontainers.image.created"
+TITLE_ANNOTATION = "org.opencontainers.image.title"
+COMMIT_ANNOTATION = "dev.stratum.commit"
+PARENT_ANNOTATION = "dev.stratum.parent"
+
+MANIFEST_MAX = 4 << 20
+"""Largest manifest read or written, in bytes: what registries accept everywhere."""
+
+SIZE_MAX = {
+    CONFIG_MEDIA_TYPE: 1 << 20,
+    TREE_MEDIA_TYPE: 16 << 20,
+    INDEX_MEDIA_TYPE: 64 << 20,
+    PACK_MEDIA_TYPE: 1 << 44,
+}
+"""Largest blob of each kind, in bytes as stored."""
+
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Descriptor:
+    """A blob: its media type, ``sha256:`` digest and size in bytes."""
+
+    media_type: str
+    digest: str
+    size: int
+
+    @property
+    def hex(self) -> str:
+        """The digest's 64 hex digits."""
+        return self.digest.partition(":")[2]
+
+
+@dataclass(frozen=True, slots=True)
+class PackLayers:
+    """A pack and the index that tells where its objects are."""
+
+    index: Descriptor
+    pack: Descriptor
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A commit's manifest. ``created`` is the commit's timestamp (RFC 3339); ``parent`` is a commit hash or None."""
+
+    commit: str
+    created: str
+    config: Descriptor
+    trees: tuple[Descriptor, ...]
+    packs: tuple[PackLayers, ...]
+    parent: str | None = None
+    annotations: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def blobs(self) -> list[Descriptor]:
+        """Every blob the manifest refers to, in its order."""
+        layers = [self.config, *self.trees]
+        for pack in self.packs:
+            layers += (pack.index, pack.pack)
+        return layers
+
+
+def describe(media_type: str, data: bytes) -> Descriptor:
+    """The descriptor of a blob that is at hand."""
+    return Descriptor(media_type, digest_of(data), len(data))
+
+
+def digest_of(data: bytes) -> str:
+    """``sha256:`` and 64 hex digits."""
+    return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+def is_digest(text: str) -> bool:
+    """Whether ``text`` is a sha256 digest in the one form that is accepted."""
+    return _DIGEST.fullmatch(text) is not None
+
+
+def write_manifest(manifest: Manifest) -> bytes:
+    """The manifest's bytes; ``UnsupportedError`` where it would be larger than registries take."""
+    annotations = {**manifest.annotations, CREATED_ANNOTATION: manifest.created, COMMIT_ANNOTATION: manifest.commit}
+    if manifest.parent is not None:
+        annotations[PARENT_ANNOTATION] = manifest.parent
+    layers = [_layer(tree, f"tree-{n:05}.dump.zst") for n, tree in enumerate(manifest.trees)]
+    for n, pack in enumerate(manifest.packs):
+        layers += (_layer(pack.index, f"pack-{n:05}.index.zst"), _layer(pack.pack, f"pack-{n:05}.tar.zst"))
+    value = {
+        "schemaVersion": 2,
+        "mediaType": MANIFEST_MEDIA_TYPE,
+        "artifactType": ARTIFACT_TYPE,
+        "config": _layer(manifest.config, None),
+        "layers": layers,
+        "annotations": dict(sorted(annotations.items())),
+    }
+    data = json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
+    if len(data) > MANIFEST_MAX:
+        raise UnsupportedError(
+            f"the commit needs a manifest of {len(data)} bytes; registries take {MANIFEST_MAX}",
+            hint="split the data into several strata",
+        )
+    return data
+
+
+def _layer(blob: Descriptor, title: str | None) -> dict[str, object]:
+    value: dict[str, object] = {"mediaType": blob.media_type, "digest": blob.digest, "size": blob.size}
+    if title is not None:
+        value["annotations"] = {TITLE_ANNOTATION: title}
+    return value
+
+
+def read_manifest(data: bytes, where: str) -> Manifest:
+    """The commit's manifest in ``data``, which came from ``where`` (named in errors).
+
+    Raises ``DamagedError`` for anything malformed or larger than allowed, and ``StratumError`` for a well-formed
+    manifest of something that is not a commit.
+    """
+    try:
+        return _read_manifest(data)
+    except _MalformedError as exc:
+        raise DamagedError(f"the manifest of {where} is not valid: {exc}") from None
+    except _NotACommitError as exc:
+        raise StratumError(f"{where} is not a Stratum commit: {exc}") from None
+
+
+class _MalformedError(ValueError):
+    """The manifest breaks a rule; the text says which."""
+
+
+class _NotACommitError(ValueError):
+    """A manifest of something else; the text says of what."""
+
+
+def _read_manifest(data: bytes) -> Manifest:
+    value = _json_object(data)
+    _check_kind(value)
+    config = _descriptor(value.get("config"), "config", (CONFIG_MEDIA_TYPE,))
+    layers = value.get("layers")
+    if not isinstance(layers, list):
+        raise _MalformedError("'layers' is not a list")
+    trees, packs = _read_layers(layers)
+    annotations = _annotations(value.get("annotations"), "the manifest")
+    commit, parent = annotations.get(COMMIT_ANNOTATION, ""), annotations.get(PARENT_ANNOTATION)
+    if not is_hash(commit):
+        raise _MalformedError(f"annotation {COMMIT_ANNOTATION} is not a commit hash")
+    if parent is not None and not is_hash(parent):
+        raise _MalformedError(f"annotation {PARENT_ANNOTATION} is not a commit hash")
+    own = (CREATED_ANNOTATION, COMMIT_ANNOTATION, PARENT_ANNOTATION)
+    others = {key: text for key, text in annotations.items() if key not in own}
+    return Manifest(commit, annotations.get(CREATED_ANNOTATION, ""), config, trees, packs, parent, others)
+
+
+def _json_object(data: bytes) -> dict[str, Any]:
+    if len(data) > MANIFEST_MAX:
+        raise _MalformedError(f"it is larger than {MANIFEST_MAX} bytes")
+    try:
+        value = json.loads(data.decode("utf-8"), object_pairs_hook=_unique_keys)
+    except RecursionError:
+        raise _MalformedError("it is nested too deeply") from None
+    except _MalformedError:
+        raise
+    except ValueError as exc:
+        raise _MalformedError(f"it is not JSON: {exc}") from None
+    if not isinstance(value, dict):
+        raise _MalformedError("it is not a JSON object")
+    return value
+
+
+def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Refuses a key given twice: readers would disagree on which one counts."""
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise _MalformedError("a key is given twice")
+    return value
+
+
+def _check_kind(value: dict[str, Any]) -> None:
+    if "manifests" in value:
+        if "layers" in value or "config" in value:
+            raise _MalformedError("it has both 'layers' and 'manifests'")
+        raise _NotACommitError("it is an index of several images")
+    if type(value.get("schemaVersion")) is not int or value["schemaVersion"] != 2:
+        raise _MalformedError("'schemaVersion' is not 2")
+    media_type, artifact_type = value.get("mediaType"), value.get("artifactType")
+    if media_type != MANIFEST_MEDIA_TYPE:
+        raise _NotACommitError(f"its media type is {_shown(media_type)}")
+    if artifact_type != ARTIFACT_TYPE:
+        raise _NotACommitError(f"its artifactType is {_shown(artifact_type)}" if artifact_type else "it is an image")
+
+
+def _read_layers(layers: Sequence[object]) -> tuple[tuple[Descriptor, ...], tuple[PackLayers, ...]]:
+    blobs = [
+        _descriptor(layer, f"layer {n}", (TREE_MEDIA_TYPE, INDEX_MEDIA_TYPE, PACK_MEDIA_TYPE))
+        for n, layer in enumerate(layers)
+    ]
+    if len({blob.digest for blob in blobs}) != len(blobs):
+        raise _MalformedError("a layer is listed twice")
+    titles = [layer.get("annotations", {}).get(TITLE_ANNOTATION) for layer in layers if isinstance(layer, dict)]
+    named = [title for title in titles if title is not None]
+    if len(set(named)) != len(named):
+        raise _MalformedError("two layers have the same title")
+    trees = [blob for blob in blobs if blob.media_type == TREE_MEDIA_TYPE]
+    rest = blobs[len(trees) :]
+    if not trees or blobs[: len(trees)] != trees:
+        raise _MalformedError("the tree layers do not come first")
+    indexes, packs = rest[0::2], rest[1::2]
+    alternate = all(blob.media_type == INDEX_MEDIA_TYPE for blob in indexes) and all(
+        blob.media_type == PACK_MEDIA_TYPE for blob in packs
+    )
+    if len(indexes) != len(packs) or not alternate:
+        raise _MalformedError("packs and their indexes are not in pairs")
+    return tuple(trees), tuple(PackLayers(index, pack) for index, pack in zip(indexes, packs, strict=True))
+
+
+def _descriptor(value: object, what: str, media_types: Sequence[str]) -> Descriptor:
+    if not isinstance(value, dict):
+        raise _MalformedError(f"{what} is not a descriptor")
+    media_type, digest, size = value.get("mediaType"), value.get("digest"), value.get("size")
+    if not isinstance(media_type, str) or media_type not in media_types:
+        raise _MalformedError(f"{what} has the media type {_shown(media_type)}")
+    if not isinstance(digest, str) or not is_digest(digest):
+        raise _MalformedError(f"{what} has no sha256 digest")
+    if type(size) is not int or not 0 < size <= SIZE_MAX[media_type]:
+        raise _MalformedError(f"{what} has the size {_shown(size)}")
+    for key in ("urls", "data"):
+        if key in value:
+            raise _MalformedError(f"{what} has '{key}': its bytes must come from the registry itself")
+    _annotations(value.get("annotations"), what)
+    return Descriptor(media_type, digest, size)
+
+
+def _annotations(value: object, what: str) -> dict[str, str]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
+        raise _MalformedError(f"the annotations of {what} are not texts")
+    return value
+
+
+def _shown(value: object) -> str:
+    text = ascii(value)
+    return text if len(text) <= 100 else text[:96] + "..."

@@ -1,0 +1,408 @@
+"""Packs: many objects in one blob, readable with ``zstd -d | tar x`` and object by object.
+
+A pack is a ustar archive in the zstd seekable format (independent frames, a seek table in a skippable frame at the
+end). Its bytes follow from its objects alone: members ``ab/cdef...`` in the given order, regular files, mode 0444,
+owner 0:0, mtime 0, no user or group name, two zero blocks at the end and no further padding. From 8 GiB on a member has
+a pax header with its ``size``. Frames hold 1 MiB of the archive each.
+
+The index of a pack is text, compressed as one zstd frame::
+
+    stratum-index 1
+    frame COMPRESSED UNCOMPRESSED           sizes in bytes, one line a frame, in order
+    object DIGEST OFFSET SIZE               64 hex digits; where its data is in the archive; bytes
+
+Because the archive is canonical, a reader computes every header and offset from the digests and sizes and compares;
+nothing in a pack is ever used as a file name.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+from typing import BinaryIO, Protocol, cast
+
+from stratum.errors import DamagedError
+from stratum.tree.model import object_path
+
+FRAME_SIZE = 1 << 20
+"""Bytes of the archive in one zstd frame."""
+
+PACK_MAX = 64 << 20
+"""A pack of several objects is an archive of at most this many bytes."""
+
+LARGE_OBJECT = 16 << 20
+"""An object of at least this size has a pack of its own."""
+
+FRAME_MAX = 16 << 20
+"""Largest frame that is read, in bytes of the archive."""
+
+INDEX_MAX = 64 << 20
+"""Largest index that is read, in bytes of text."""
+
+_BLOCK = 512
+_USTAR_SIZE_MAX = 0o77777777777
+_OBJECT_SIZE_MAX = 1 << 44
+_END = bytes(2 * _BLOCK)
+_LEVEL = 3
+_MAGIC = b"stratum-index 1"
+_LINE = re.compile(
+    rb"frame ([1-9][0-9]{0,14}) ([1-9][0-9]{0,14})|object ([0-9a-f]{64}) ([0-9]{1,15}) ([1-9][0-9]{0,14})"
+)
+
+
+class Writable(Protocol):
+    """Where a pack goes: a file, a hash, an upload."""
+
+    def write(self, data: bytes, /) -> object: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """An object: its fs-verity digest (32 bytes) and its size in bytes."""
+
+    digest: bytes
+    size: int
+
+
+@dataclass(frozen=True)
+class PackIndex:
+    """What is where in a pack.
+
+    ``frames`` are (compressed, uncompressed) sizes; ``members`` are in archive order, and ``offsets`` are where the
+    data of each begins in the archive.
+    """
+
+    frames: tuple[tuple[int, int], ...]
+    members: tuple[Member, ...]
+
+    @cached_property
+    def offsets(self) -> tuple[int, ...]:
+        return tuple(_layout(self.members)[0])
+
+    @cached_property
+    def archive_size(self) -> int:
+        """Bytes of the uncompressed archive."""
+        return _layout(self.members)[1]
+
+    @cached_property
+    def blob_size(self) -> int:
+        """Bytes of the pack as stored: its frames and the seek table."""
+        return sum(compressed for compressed, _ in self.frames) + len(seek_table(self.frames))
+
+    @cached_property
+    def frame_starts(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Where each frame begins: (in the pack, in the archive), each with the end as one more entry."""
+        compressed = accumulate((size for size, _ in self.frames), initial=0)
+        archive = accumulate((size for _, size in self.frames), initial=0)
+        return tuple(compressed), tuple(archive)
+
+    def frames_of(self, position: int) -> tuple[int, int]:
+        """The frames [first, last) that hold the header and the data of ``members[position]``."""
+        member, archive = self.members[position], self.frame_starts[1]
+        start = self.offsets[position] - len(header(member))
+        end = self.offsets[position] + member.size
+        return bisect_right(archive, start) - 1, bisect_left(archive, end)
+
+
+def plan_packs(objects: Iterable[Member]) -> list[tuple[Member, ...]]:
+    """How ``objects`` (distinct, in tree order) are put into packs: a pure function of its input."""
+    packs: list[tuple[Member, ...]] = []
+    current: list[Member] = []
+    filled = len(_END)
+    for member in objects:
+        if member.size >= LARGE_OBJECT:
+            packs.append((member,))
+            continue
+        space = archived_size(member)
+        if current and filled + space > PACK_MAX:
+            packs.append(tuple(current))
+            current, filled = [], len(_END)
+        current.append(member)
+        filled += space
+    if current:
+        packs.append(tuple(current))
+    return packs
+
+
+def archived_size(member: Member) -> int:
+    """Bytes that a member takes in the archive: header, data and padding."""
+    return len(header(member)) + member.size + -member.size % _BLOCK
+
+
+def header(member: Member) -> bytes:
+    """The tar header blocks of a member, byte for byte."""
+    if member.size <= _USTAR_SIZE_MAX:
+        return _ustar(object_path(member.digest), member.size, b"0")
+    record = b" size=%d\n" % member.size
+    length = len(record) + 2
+    record = b"%d%b" % (length, record)
+    pax = _ustar(b"././@PaxHeader", len(record), b"x") + record.ljust(_BLOCK, b"\0")
+    return pax + _ustar(object_path(member.digest), 0, b"0")
+
+
+def _ustar(name: bytes, size: int, kind: bytes) -> bytes:
+    """One ustar header block (POSIX.1-1988): the checksum is the sum of its bytes with blanks in the checksum field."""
+    start = b"%b%b0000444\x000000000\x000000000\x00%011o\x0000000000000\x00" % (name, bytes(100 - len(name)), size)
+    end = kind + bytes(100) + b"ustar\x0000" + bytes(64) + b"0000000\x000000000\x00" + bytes(167)
+    return b"%b%06o\x00 %b" % (start, sum(start) + sum(end) + 8 * 32, end)
+
+
+def _layout(members: Sequence[Member]) -> tuple[list[int], int]:
+    offsets, position = [], 0
+    for member in members:
+        position += len(header(member))
+        offsets.append(position)
+        position += member.size + -member.size % _BLOCK
+    return offsets, position + len(_END)
+
+
+def seek_table(frames: Sequence[tuple[int, int]]) -> bytes:
+    """The skippable frame at the end of a pack (zstd seekable format 0.1.0, no checksums)."""
+    entries = b"".join(struct.pack("<II", *frame) for frame in frames)
+    footer = struct.pack("<IBI", len(frames), 0, 0x8F92EAB1)
+    return struct.pack("<II", 0x184D2A5E, len(entries) + len(footer)) + entries + footer
+
+
+def write_pack(members: Sequence[Member], open_object: Callable[[bytes], BinaryIO], out: Writable) -> PackIndex:
+    """Write the pack of ``members`` to ``out`` and return its index. Memory: a few frames, whatever the sizes.
+
+    ``open_object(digest)`` opens an object for reading; ``DamagedError`` where it is not as long as its member says.
+    """
+    frames = _FrameWriter(out)
+    for member in members:
+        frames.write(header(member))
+        with open_object(member.digest) as file:
+            left = member.size
+            while chunk := file.read(min(FRAME_SIZE, left + 1)):
+                left -= len(chunk)
+                if left < 0:
+                    break
+                frames.write(chunk)
+        if left:
+            raise DamagedError(
+                f"object {member.digest.hex()} is not {member.size} bytes long", hint="run 'stratum fsck'"
+            )
+        frames.write(bytes(-member.size % _BLOCK))
+    frames.write(_END)
+    return PackIndex(tuple(frames.close()), tuple(members))
+
+
+class _FrameWriter:
+    """Cuts what is written into frames of ``FRAME_SIZE`` and notes their compressed sizes."""
+
+    def __init__(self, out: Writable) -> None:
+        from pyzstd import SeekableZstdFile
+
+        self._out = out
+        self._written = 0
+        self._buffer = bytearray()
+        self._frames: list[tuple[int, int]] = []
+        self._file = SeekableZstdFile(cast("BinaryIO", _Counted(self)), "w", level_or_option=_options())
+
+    def emit(self, data: bytes) -> int:
+        self._out.write(data)
+        self._written += len(data)
+        return len(data)
+
+    def write(self, data: bytes) -> None:
+        self._buffer += data
+        while len(self._buffer) >= FRAME_SIZE:
+            self._frame(bytes(self._buffer[:FRAME_SIZE]))
+            del self._buffer[:FRAME_SIZE]
+
+    def _frame(self, data: bytes) -> None:
+        before = self._written
+        self._file.write(data)
+        self._file.flush(self._file.FLUSH_FRAME)
+        self._frames.append((self._written - before, len(data)))
+
+    def close(self) -> list[tuple[int, int]]:
+        if self._buffer:
+            self._frame(bytes(self._buffer))
+        self._file.close()
+        return self._frames
+
+
+class _Counted:
+    """The file object that SeekableZstdFile writes to."""
+
+    def __init__(self, writer: _FrameWriter) -> None:
+        self._writer = writer
+
+    def write(self, data: bytes) -> int:
+        return self._writer.emit(data)
+
+
+def write_index(index: PackIndex) -> bytes:
+    """The index blob of a pack."""
+    lines = [_MAGIC]
+    lines += [b"frame %d %d" % frame for frame in index.frames]
+    lines += [
+        b"object %b %d %d" % (member.digest.hex().encode(), offset, member.size)
+        for member, offset in zip(index.members, index.offsets, strict=True)
+    ]
+    lines.append(b"")
+    return compress(b"\n".join(lines))
+
+
+def read_index(blob: bytes, pack_size: int, what: str) -> PackIndex:
+    """The index in ``blob``, which came from outside and describes a pack of ``pack_size`` bytes.
+
+    Everything that can be computed is: offsets, the archive's size and the pack's size must be what the frames and
+    objects give. ``DamagedError`` (naming ``what``) otherwise.
+    """
+    text = decompress(blob, INDEX_MAX, what)
+    lines = text.split(b"\n")
+    if lines[0] != _MAGIC or lines.pop():
+        raise DamagedError(f"{what} is not a version 1 pack index")
+    frames: list[tuple[int, int]] = []
+    members: list[Member] = []
+    offsets: list[int] = []
+    for number, line in enumerate(lines[1:], 2):
+        match = _LINE.fullmatch(line)
+        if match is None or (match[1] and members):
+            raise DamagedError(f"{what}: line {number} is malformed")
+        if match[1]:
+            frames.append((int(match[1]), int(match[2])))
+        else:
+            members.append(Member(bytes.fromhex(match[3].decode()), int(match[5])))
+            offsets.append(int(match[4]))
+    index = PackIndex(tuple(frames), tuple(members))
+    _check_index(index, offsets, pack_size, what)
+    return index
+
+
+def _check_index(index: PackIndex, offsets: list[int], pack_size: int, what: str) -> None:
+    if not index.members or len({member.digest for member in index.members}) != len(index.members):
+        raise DamagedError(f"{what} lists no object, or one twice")
+    if any(uncompressed > FRAME_MAX or compressed > 2 * FRAME_MAX for compressed, uncompressed in index.frames):
+        raise DamagedError(f"{what} has a frame of more than {FRAME_MAX} bytes")
+    if any(member.size > _OBJECT_SIZE_MAX for member in index.members):
+        raise DamagedError(f"{what} has an object of more than {_OBJECT_SIZE_MAX} bytes")
+    for member, expected, offset in zip(index.members, index.offsets, offsets, strict=True):
+        if expected != offset:
+            raise DamagedError(f"{what} says object {member.digest.hex()} is at {offset}; it must be at {expected}")
+    if sum(size for _, size in index.frames) != index.archive_size:
+        raise DamagedError(f"{what}: its frames do not add up to its objects")
+    if index.blob_size != pack_size:
+        raise DamagedError(f"{what} describes a pack of {index.blob_size} bytes, not of {pack_size}")
+
+
+Receive = Callable[[Member, Iterator[bytes]], None]
+"""Takes one member: the object it should be, and its data in pieces."""
+
+
+def unpack(
+    index: PackIndex,
+    span: tuple[int, int],
+    read: Callable[[int], bytes],
+    wanted: set[bytes],
+    receive: Receive,
+    what: str,
+) -> None:
+    """Hand the ``wanted`` objects in the frames ``span`` = [first, last) to ``receive``.
+
+    ``read(n)`` gives the next ``n`` compressed bytes, beginning with frame ``first``. Every byte of the archive in
+    between is compared with what the index says; ``DamagedError`` (naming ``what``) where it differs. Objects are not
+    verified here: ``receive`` must. Memory: one frame.
+    """
+    archive = index.frame_starts[1]
+    stream = _Archive(index.frames[span[0] : span[1]], read, archive[span[0]], what)
+    end = archive[span[1]]
+    for member, offset in zip(index.members, index.offsets, strict=True):
+        expected = header(member)
+        if offset - len(expected) < stream.position:
+            continue
+        padded = offset + member.size + -member.size % _BLOCK
+        if offset + member.size > end:
+            break
+        stream.skip_to(offset - len(expected))
+        if stream.take(len(expected)) != expected:
+            raise DamagedError(
+                f"{what}: at {offset - len(expected)} is something else than object {member.digest.hex()}"
+            )
+        if member.digest in wanted:
+            receive(member, stream.pieces(member.size))
+        stream.skip_to(offset + member.size)
+        stream.zeros(min(padded, end) - stream.position)
+    if span[1] == len(index.frames):
+        stream.skip_to(end - len(_END))
+        stream.zeros(len(_END))
+
+
+class _Archive:
+    """The decompressed bytes of some consecutive frames, from ``position`` on."""
+
+    def __init__(
+        self, frames: Sequence[tuple[int, int]], read: Callable[[int], bytes], position: int, what: str
+    ) -> None:
+        self._frames = iter(frames)
+        self._read = read
+        self._what = what
+        self._buffer = memoryview(b"")
+        self.position = position
+
+    def pieces(self, size: int) -> Iterator[bytes]:
+        """The next ``size`` bytes, in pieces of at most a frame."""
+        while size:
+            if not self._buffer:
+                self._next_frame()
+            piece = self._buffer[:size]
+            self._buffer = self._buffer[len(piece) :]
+            self.position += len(piece)
+            size -= len(piece)
+            yield bytes(piece)
+
+    def take(self, size: int) -> bytes:
+        return b"".join(self.pieces(size))
+
+    def skip_to(self, position: int) -> None:
+        for _ in self.pieces(position - self.position):
+            pass
+
+    def zeros(self, size: int) -> None:
+        position = self.position
+        if self.take(size).strip(b"\0"):
+            raise DamagedError(f"{self._what}: at {position} are bytes that belong to no object")
+
+    def _next_frame(self) -> None:
+        compressed, uncompressed = next(self._frames)
+        data = decompress(self._read(compressed), uncompressed, self._what)
+        if len(data) != uncompressed:
+            raise DamagedError(f"{self._what}: a frame has {len(data)} bytes, not {uncompressed}")
+        self._buffer = memoryview(data)
+
+
+def compress(data: bytes) -> bytes:
+    """``data`` as one zstd frame, with a checksum."""
+    import pyzstd
+
+    return pyzstd.compress(data, _options())
+
+
+def _options() -> dict[int, int]:
+    """How everything is compressed. The bytes depend on these and on the version of libzstd, on nothing else."""
+    from pyzstd import CParameter
+
+    return {CParameter.compressionLevel: _LEVEL, CParameter.checksumFlag: 1}
+
+
+def decompress(data: bytes, limit: int, what: str) -> bytes:
+    """What one zstd frame holds; ``DamagedError`` where it is malformed, followed by more, or over ``limit`` bytes."""
+    import pyzstd
+
+    decompressor = pyzstd.ZstdDecompressor()
+    try:
+        text = decompressor.decompress(data, limit + 1)
+    except pyzstd.ZstdError as exc:
+        raise DamagedError(f"{what} cannot be decompressed: {exc}") from None
+    if len(text) > limit:
+        raise DamagedError(f"{what} decompresses to more than {limit} bytes")
+    if not decompressor.eof or decompressor.unused_data:
+        raise DamagedError(f"{what} is not one whole zstd frame")
+    return text
