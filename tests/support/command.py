@@ -1,0 +1,69 @@
+"""The ``stratum`` command as users run it: the installed console script, in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+SCRIPT = Path(sys.executable).with_name("stratum")
+
+
+class Result(NamedTuple):
+    """How a command ended. Output is text; bytes that are not UTF-8 are kept as surrogates."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+class Command:
+    """``stratum`` with a store and a runtime directory of its own: ``command("tag", ref, "v1") -> Result``."""
+
+    def __init__(self, store: Path, runtime_dir: Path) -> None:
+        self.store = store
+        self.runtime_dir = runtime_dir
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith("STRATUM_")}
+        self.environment = {
+            **inherited,
+            "STRATUM_STORE": str(store),
+            "STRATUM_RUNTIME_DIR": str(runtime_dir),
+            "NO_COLOR": "1",
+        }
+
+    def __call__(
+        self,
+        *args: str | bytes | Path,
+        cwd: Path | None = None,
+        env: dict[str, str] | None = None,
+        stdin: str = "",
+        timeout: float = 120,
+    ) -> Result:
+        """Run ``stratum ARGS``; ``env`` is added to the environment."""
+        done = subprocess.run(
+            [SCRIPT, *args],
+            cwd=cwd,
+            env=self.environment | (env or {}),
+            input=stdin.encode("utf-8", "surrogateescape"),
+            capture_output=True,
+            timeout=timeout,
+            check=False,
+        )
+        return Result(
+            done.returncode,
+            done.stdout.decode("utf-8", "surrogateescape"),
+            done.stderr.decode("utf-8", "surrogateescape"),
+        )
+
+    def ok(self, *args: str | bytes | Path, **kwargs: Any) -> str:
+        """Run a command that must succeed; its stdout without the last line break."""
+        result = self(*args, **kwargs)
+        assert result.code == 0, f"stratum {args}: exit {result.code}\n{result.stdout}{result.stderr}"
+        return result.stdout.removesuffix("\n")
+
+    def json(self, *args: str | bytes | Path, **kwargs: Any) -> Any:
+        """Run a reading verb with ``--format json``; the document it printed."""
+        return json.loads(self.ok("--format", "json", *args, **kwargs))
