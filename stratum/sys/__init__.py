@@ -1,0 +1,1 @@
+"""The kernel, quarantined: system calls, namespaces, atomic files, locks, processes, extended attributes."""

@@ -1,0 +1,109 @@
+"""Files that appear whole or not at all.
+
+Durability rules, for everything that must survive a power cut:
+
+1. the new content is complete under a temporary name in the same directory, and synced (``fsync``, or one ``syncfs``
+   for many files), before
+2. one rename gives it its name, and
+3. the directory is synced before anything that relies on the name is written.
+
+A crash before 2 leaves a temporary file (``TEMPORARY_PREFIX``) that nobody reads and the owner of the directory may
+delete when its writer is gone; after 2, the old content or the new. State that a reboot voids (``durable=False``)
+needs the rename only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+from stratum.sys.syscalls import AT_FDCWD, RENAME_EXCHANGE, RENAME_NOREPLACE, renameat2
+
+TEMPORARY_PREFIX = ".tmp-"
+
+
+def temporary_name() -> str:
+    """A fresh name for a file in progress: short, unguessable, and recognised by its prefix."""
+    return TEMPORARY_PREFIX + os.urandom(8).hex()
+
+
+def fsync_dir(path: str | bytes | os.PathLike[str]) -> None:
+    """Make the names in the directory ``path`` durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_atomic(path: Path, data: bytes, mode: int = 0o644, durable: bool = True) -> None:
+    """Make ``path`` a regular file with ``data`` and exactly ``mode``, replacing what has that name.
+
+    A symlink at ``path`` is replaced, not followed. Raises ``OSError``; the old file is then untouched and the
+    temporary one gone.
+    """
+    temporary = path.parent / temporary_name()
+    try:
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            write_all(fd, data)
+            os.fchmod(fd, mode)
+            if durable:
+                os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.rename(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+    if durable:
+        fsync_dir(path.parent)
+
+
+def write_all(fd: int, data: bytes | memoryview) -> None:
+    """write(2) until everything is written."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(fd, rest) :]
+
+
+def symlink_atomic(target: str, path: Path, durable: bool = True) -> None:
+    """Make ``path`` a symlink to ``target``, replacing a file or symlink of that name in one step."""
+    temporary = path.parent / temporary_name()
+    try:
+        os.symlink(target, temporary)
+        os.rename(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+    if durable:
+        fsync_dir(path.parent)
+
+
+def rename_durable(source: Path, target: Path) -> None:
+    """rename(2), replacing ``target``, then sync the directories of both names."""
+    os.rename(source, target)
+    _sync_parents(source, target)
+
+
+def rename_new(source: Path, target: Path, durable: bool = True) -> None:
+    """Rename to a name that must be free: ``FileExistsError`` where it is taken, whatever races."""
+    renameat2(AT_FDCWD, source, AT_FDCWD, target, RENAME_NOREPLACE)
+    if durable:
+        _sync_parents(source, target)
+
+
+def exchange(first: Path, second: Path, durable: bool = True) -> None:
+    """Swap two names, of files or directories, in one step."""
+    renameat2(AT_FDCWD, first, AT_FDCWD, second, RENAME_EXCHANGE)
+    if durable:
+        _sync_parents(first, second)
+
+
+def _sync_parents(source: Path, target: Path) -> None:
+    fsync_dir(target.parent)
+    if source.parent != target.parent:
+        fsync_dir(source.parent)

@@ -1,0 +1,114 @@
+"""``/proc/PID/mountinfo``, proc(5): what is mounted where, in one mount namespace or in all of them."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+_ESCAPE = re.compile(rb"\\([0-7]{3})")
+
+
+@dataclass(frozen=True, slots=True)
+class MountEntry:
+    """One mount: ``id`` and ``parent`` are the recycled mount numbers, ``device`` the filesystem's "major:minor"."""
+
+    id: int
+    parent: int
+    device: str
+    root: str
+    mountpoint: str
+    options: str
+    fstype: str
+    source: str
+    super_options: str
+
+    @property
+    def read_only(self) -> bool:
+        """Whether writes are refused, by the mount or by the filesystem."""
+        return "ro" in self.options.split(",") or "ro" in self.super_options.split(",")
+
+
+def _text(field: bytes) -> str:
+    return os.fsdecode(_ESCAPE.sub(lambda match: bytes([int(match[1], 8)]), field))
+
+
+def parse(data: bytes) -> list[MountEntry]:
+    """The mounts in mountinfo text, in the kernel's order; names are unescaped, as file-system strings."""
+    entries = []
+    for line in data.splitlines():
+        before, _, after = line.partition(b" - ")
+        fields, tail = before.split(b" "), after.split(b" ", 2)
+        if len(fields) < 6 or len(tail) < 3:
+            continue
+        entries.append(
+            MountEntry(
+                id=int(fields[0]),
+                parent=int(fields[1]),
+                device=fields[2].decode(),
+                root=_text(fields[3]),
+                mountpoint=_text(fields[4]),
+                options=fields[5].decode(),
+                fstype=_text(tail[0]),
+                source=_text(tail[1]),
+                super_options=_text(tail[2]),
+            )
+        )
+    return entries
+
+
+def read(pid: int | str = "self") -> list[MountEntry]:
+    """The mounts that process ``pid`` sees below its root; empty where it is gone."""
+    try:
+        with open(f"/proc/{pid}/mountinfo", "rb") as file:
+            return parse(file.read())
+    except (FileNotFoundError, ProcessLookupError, OSError):
+        return []
+
+
+def topmost(mountpoint: Path, pid: int | str = "self") -> MountEntry | None:
+    """The mount whose root is what ``mountpoint`` (an absolute path without symlinks) shows, or None."""
+    stacked = [entry for entry in read(pid) if entry.mountpoint == str(mountpoint)]
+    parents = {entry.parent for entry in stacked}
+    # A mount beneath another is the parent of the one above it, and has the same mountpoint.
+    tops = [entry for entry in stacked if entry.id not in parents]
+    return tops[-1] if tops else None
+
+
+def below(mount: MountEntry, pid: int | str = "self") -> list[MountEntry]:
+    """The mounts attached somewhere on ``mount``, directly or on one another."""
+    found: list[MountEntry] = []
+    reached = {mount.id}
+    for entry in sorted(read(pid), key=lambda entry: entry.id):
+        found_parent = entry.parent in reached and entry.id != mount.id
+        if found_parent:
+            reached.add(entry.id)
+            found.append(entry)
+    return found
+
+
+def namespaces() -> Iterator[tuple[str, int]]:
+    """Every mount namespace that some process is in, as (its "mnt:[inode]" name, the ID of one such process)."""
+    seen: set[str] = set()
+    for name in sorted((name for name in os.listdir("/proc") if name.isdecimal()), key=int):
+        try:
+            namespace = os.readlink(f"/proc/{name}/ns/mnt")
+        except OSError:
+            continue
+        if namespace not in seen:
+            seen.add(namespace)
+            yield namespace, int(name)
+
+
+def everywhere() -> Iterator[tuple[int, MountEntry]]:
+    """All mounts of all mount namespaces, each with the ID of a process that sees it."""
+    for _, pid in namespaces():
+        for entry in read(pid):
+            yield pid, entry
+
+
+def ids_of_device(device: str) -> frozenset[int]:
+    """The mountinfo numbers of every mount of one filesystem, in all mount namespaces."""
+    return frozenset(entry.id for _, entry in everywhere() if entry.device == device)

@@ -1,0 +1,103 @@
+"""Namespaces and credentials of one thread: setns, unshare, filesystem IDs, effective capabilities.
+
+The kernel keeps root, working directory, mount namespace and credentials per thread. ``in_own_thread`` uses that: the
+work runs in a thread of its own with its own copies, so neither the caller nor any other thread notices, and
+nothing has to be undone. File descriptors stay shared, so a mount fd made there is the caller's to use.
+
+What runs there must import nothing: after a setns or chroot an import would load code from the other root.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import struct
+import threading
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from stratum.sys.syscalls import libc, libc_call
+
+CLONE_FS = 0x00000200
+CLONE_NEWNS = 0x00020000
+CLONE_NEWUSER = 0x10000000
+
+_CAPABILITY_VERSION_3 = 0x20080522
+
+T = TypeVar("T")
+
+
+def unshare(flags: int) -> None:
+    """unshare(2) for the calling thread."""
+    libc_call("unshare", flags)
+
+
+def setns(fd: int, kind: int) -> None:
+    """setns(2): move the calling thread into the namespace ``fd`` of type ``kind`` (CLONE_NEW*).
+
+    For a mount namespace the thread must not share its root and working directory: call it ``in_own_thread``.
+    """
+    libc_call("setns", fd, kind)
+
+
+def set_filesystem_ids(uid: int, gid: int) -> None:
+    """Make the calling thread act on files as ``uid`` and ``gid``; raises ``PermissionError`` where refused.
+
+    The kernel drops the file capabilities from the effective set when the user becomes other than 0: see
+    ``raise_effective_capabilities``.
+    """
+    for name, wanted in (("setfsgid", gid), ("setfsuid", uid)):
+        function = getattr(libc(), name)
+        function.restype = ctypes.c_uint
+        function(ctypes.c_uint(wanted))
+        # Neither call reports failure; asking with an invalid ID tells what is in force.
+        if function(ctypes.c_uint(0xFFFFFFFF)) != wanted:
+            raise OSError(errno.EPERM, f"{name}({wanted}): {os.strerror(errno.EPERM)}")
+
+
+def raise_effective_capabilities() -> None:
+    """capset(2): make every permitted capability of the calling thread effective again."""
+    header = struct.pack("=Ii", _CAPABILITY_VERSION_3, 0)
+    data = ctypes.create_string_buffer(24)
+    libc_call("capget", header, data)
+    sets = list(struct.unpack("=6I", data.raw))
+    sets[0], sets[3] = sets[1], sets[4]
+    libc_call("capset", header, struct.pack("=6I", *sets))
+
+
+def enter_mount_namespace(namespace: int, root: int | None = None) -> None:
+    """Move the calling thread (``in_own_thread``) into a mount namespace and, given the fd ``root``, chroot there."""
+    setns(namespace, CLONE_NEWNS)
+    if root is not None:
+        os.fchdir(root)
+        os.chroot(".")
+        os.chdir("/")
+
+
+class _Worker(threading.Thread, Generic[T]):
+    def __init__(self, work: Callable[[], T]) -> None:
+        super().__init__(name="stratum-namespace", daemon=False)
+        self.work = work
+        self.result: T | None = None
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            unshare(CLONE_FS)
+            self.result = self.work()
+        except BaseException as exc:
+            self.error = exc
+
+
+def in_own_thread(work: Callable[[], T]) -> T:
+    """Run ``work`` in a new thread with its own root, directory and credentials.
+
+    Returns its result, or raises its error here.
+    """
+    worker = _Worker(work)
+    worker.start()
+    worker.join()
+    if worker.error is not None:
+        raise worker.error
+    return worker.result  # type: ignore[return-value]

@@ -1,0 +1,147 @@
+"""Processes as ``/proc`` shows them: are they still the same, and which use a mount.
+
+A process is identified by its ID and its start time (clock ticks since boot, field 22 of ``/proc/PID/stat``): the pair
+is not given out twice, so a recycled ID is not mistaken for its former owner.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from stratum.sys import mountinfo
+from stratum.sys.syscalls import mountinfo_id
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessUse:
+    """One use of a mount by a process: ``path`` is the file as that process names it."""
+
+    pid: int
+    command: str
+    path: str
+    writing: bool
+
+    def __str__(self) -> str:
+        return f"{self.pid} ({self.command}) {'writes' if self.writing else 'uses'} {self.path}"
+
+
+def _stat_fields(pid: int) -> list[bytes] | None:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            data = file.read()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    # The command, in parentheses, may itself contain spaces and parentheses.
+    return data[data.rfind(b")") + 2 :].split()
+
+
+def start_time(pid: int) -> int | None:
+    """When ``pid`` started, in clock ticks since boot; None where there is no such process."""
+    fields = _stat_fields(pid)
+    return int(fields[19]) if fields else None
+
+
+def alive(pid: int, started: int) -> bool:
+    """Whether the process that had ``pid`` and start time ``started`` still runs (a zombie does not)."""
+    fields = _stat_fields(pid)
+    return fields is not None and int(fields[19]) == started and fields[0] not in (b"Z", b"X", b"x")
+
+
+def command_name(pid: int) -> str:
+    """The command line of ``pid`` in at most 60 characters, or its short name for a kernel thread; '?' if gone."""
+    for name in ("cmdline", "comm"):
+        try:
+            with open(f"/proc/{pid}/{name}", "rb") as file:
+                text = file.read(4096).replace(b"\0", b" ").decode("utf-8", "replace").strip()
+        except OSError:
+            continue
+        if text:
+            shown = "".join(c if c.isprintable() else "?" for c in text)
+            return shown if len(shown) <= 60 else shown[:59] + "…"
+    return "?"
+
+
+def processes() -> Iterator[int]:
+    """The IDs of all processes at this moment."""
+    for name in os.listdir("/proc"):
+        if name.isdecimal():
+            yield int(name)
+
+
+def users_of_mount(mountpoint: Path, pid: int | str = "self") -> list[ProcessUse]:
+    """Who uses the filesystem mounted at ``mountpoint``, as the mount namespace of ``pid`` sees it.
+
+    Every mount of that same filesystem in any mount namespace counts: a bind mount, or the copy in a container.
+    Uses are the working directory, root, program, open files and mapped files of all processes but this one.
+    Empty where nothing is mounted there.
+    """
+    entry = mountinfo.topmost(mountpoint, pid)
+    return users_of_device(entry.device) if entry else []
+
+
+def users_of_device(device: str) -> list[ProcessUse]:
+    """As ``users_of_mount`` for the filesystem whose device is ``device`` ("major:minor" as in mountinfo)."""
+    mounts = mountinfo.ids_of_device(device)
+    major, minor = map(int, device.split(":"))
+    mapped_as = f"{major:02x}:{minor:02x}".encode()
+    found: list[ProcessUse] = []
+    for pid in processes():
+        if pid == os.getpid():
+            continue
+        uses = {**_mapped(pid, mapped_as), **_links(pid, mounts), **_open_files(pid, mounts)}
+        if uses:
+            command = command_name(pid)
+            found.extend(ProcessUse(pid, command, path, writing) for path, writing in sorted(uses.items()))
+    return found
+
+
+def _links(pid: int, mounts: frozenset[int]) -> dict[str, bool]:
+    uses = {}
+    for name in ("cwd", "root", "exe"):
+        link = f"/proc/{pid}/{name}"
+        try:
+            if mountinfo_id(link, follow=True) in mounts:
+                uses[os.readlink(link)] = False
+        except OSError:
+            continue
+    return uses
+
+
+def _open_files(pid: int, mounts: frozenset[int]) -> dict[str, bool]:
+    uses: dict[str, bool] = {}
+    try:
+        names = os.listdir(f"/proc/{pid}/fdinfo")
+    except OSError:
+        return uses
+    for name in names:
+        try:
+            with open(f"/proc/{pid}/fdinfo/{name}", "rb") as file:
+                info = dict(line.split(b":", 1) for line in file.read().splitlines() if b":" in line)
+            if int(info.get(b"mnt_id", b"-1")) not in mounts:
+                continue
+            path = os.readlink(f"/proc/{pid}/fd/{name}")
+        except OSError:
+            continue
+        flags = int(info[b"flags"], 8)
+        writing = not flags & os.O_PATH and flags & os.O_ACCMODE != os.O_RDONLY
+        uses[path] = uses.get(path, False) or writing
+    return uses
+
+
+def _mapped(pid: int, device: bytes) -> dict[str, bool]:
+    """Files mapped into memory; a shared mapping that may be written counts as writing even with its fd closed."""
+    uses: dict[str, bool] = {}
+    try:
+        with open(f"/proc/{pid}/maps", "rb") as file:
+            lines = file.read().splitlines()
+    except OSError:
+        return uses
+    for line in lines:
+        fields = line.split(None, 5)
+        if len(fields) == 6 and fields[3] == device:
+            path = os.fsdecode(fields[5])
+            uses[path] = uses.get(path, False) or (fields[1][1:2] == b"w" and fields[1][3:4] == b"s")
+    return uses
