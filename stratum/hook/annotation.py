@@ -1,0 +1,253 @@
+"""The annotation that names a volume. Pure text: nothing here touches a store, a kernel or a clock.
+
+::
+
+    stratum.dev/volume.<id>=<ref>:<destination>[:<option>,...]
+
+    <id>            [A-Za-z0-9][A-Za-z0-9._-]{0,62}, tells the volumes of one container apart
+    <ref>           NAME, NAME+WORKTREE, NAME:TAG or HASH (see stratum.refs)
+    <destination>   an absolute path in the container, from the first ":/"; no ':' in it
+    <option>        ro | rw
+                    create=BASE            make the worktree from the ref BASE if it is missing
+                    commit=on-stop|never   when the worktree is committed (default: on-stop, if it is mounted rw)
+                    tag=TEMPLATE           move this tag of the stratum to that commit; the template may use
+                                           {name} {worktree} {container} {time} {commit}
+                    scratch                a writable view of a tag or commit whose changes are thrown away
+
+A bare NAME means the worktree ``main``, or the tag ``latest`` where ``scratch`` asks for one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from stratum.errors import StratumError, UsageError
+from stratum.refs import DEFAULT_TAG, DEFAULT_WORKTREE, Ref, check_name, is_hash, parse_ref
+
+PREFIX = "stratum.dev/volume."
+
+MAX_VOLUMES = 64
+MAX_VALUE = 8192
+MAX_PATH = 4095
+MAX_COMPONENT = 255
+SHORT_ID = 12
+
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
+_TAG_FIELDS = ("name", "worktree", "container", "time", "commit")
+_RUNTIME_OWNED = ("proc", "sys")
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """One volume of a container.
+
+    ``ref`` never is bare: it has a tag, a worktree or is a full commit hash. ``destination`` is normalised
+    (absolute, no empty, '.' or '..' component, not '/'). ``create`` is the ref a missing worktree is made from,
+    ``commit`` whether the worktree is committed when the container has stopped, ``tag`` the checked template of the
+    tag that then moves.
+    """
+
+    id: str
+    ref: Ref
+    destination: str
+    read_only: bool
+    create: Ref | None = None
+    commit: bool = False
+    tag: str | None = None
+    scratch: bool = False
+
+
+def parse_volumes(annotations: Mapping[str, str]) -> list[Volume]:
+    """The volumes in ``annotations``, parents before what is nested in them; other annotations are ignored.
+
+    Raises ``UsageError`` naming the annotation for anything outside the grammar, for two volumes at one destination
+    and for two volumes of one worktree.
+    """
+    keys = sorted(key for key in annotations if key.startswith(PREFIX))
+    if len(keys) > MAX_VOLUMES:
+        raise UsageError(f"{len(keys)} volume annotations; a container may have {MAX_VOLUMES}")
+    volumes = [_parse_annotation(key, annotations[key]) for key in keys]
+    _check_pairs(volumes)
+    return sorted(volumes, key=lambda volume: volume.destination.split("/"))
+
+
+def _parse_annotation(key: str, value: str) -> Volume:
+    try:
+        return parse_volume(key[len(PREFIX) :], value)
+    except StratumError as exc:
+        raise UsageError(f"annotation {_shown(key)}: {exc.message}", hint=exc.hint) from None
+
+
+def parse_volume(volume_id: str, value: str) -> Volume:
+    """Parse one annotation: ``volume_id`` is the key without its prefix. Raises ``UsageError``."""
+    if not _ID.fullmatch(volume_id):
+        raise UsageError(f"{_shown(volume_id)} is not a valid volume id", hint="use letters, digits, '.', '_' and '-'")
+    if len(value) > MAX_VALUE:
+        raise UsageError(f"the value has {len(value)} characters; at most {MAX_VALUE} are allowed")
+    if _CONTROL.search(value):
+        raise UsageError(f"the value {_shown(value)} has a control character or newline in it")
+    ref_text, separator, rest = value.partition(":/")
+    if not separator:
+        raise UsageError(
+            f"{_shown(value)} has no absolute destination",
+            hint=f"write {PREFIX}{volume_id}=REF:/path/in/container[:OPTION,...]",
+        )
+    path, colon, option_text = rest.partition(":")
+    if colon and not option_text:
+        raise UsageError(f"{_shown(value)} ends in ':' without an option")
+    options = _options(option_text) if colon else {}
+    return _volume(volume_id, parse_ref(ref_text), _destination("/" + path), options)
+
+
+def render_tag(template: str, *, name: str, worktree: str, container: str, time: str, commit: str) -> str:
+    """The tag that ``template`` means for this stop; commit and container are cut to 12 digits.
+
+    ``time`` must be legal in a tag (``20260131T235959Z``). Raises ``UsageError`` where the result is no tag.
+    """
+    values = {
+        "name": name,
+        "worktree": worktree,
+        "container": container[:SHORT_ID],
+        "time": time,
+        "commit": commit[:SHORT_ID],
+    }
+    return check_name(_PLACEHOLDER.sub(lambda match: values[match.group(1)], template), "tag")
+
+
+def _volume(volume_id: str, ref: Ref, destination: str, options: Mapping[str, str | None]) -> Volume:
+    scratch = "scratch" in options
+    full = _full_ref(ref, scratch)
+    read_only = "ro" in options or (full.worktree is None and not scratch)
+    _check_combination(full, options)
+    tag = options.get("tag")
+    if tag is not None:
+        _check_template(tag, full)
+    create = options.get("create")
+    return Volume(
+        id=volume_id,
+        ref=full,
+        destination=destination,
+        read_only=read_only,
+        create=parse_ref(create) if create is not None else None,
+        commit=full.worktree is not None and not read_only and options.get("commit") != "never",
+        tag=tag,
+        scratch=scratch,
+    )
+
+
+def _full_ref(ref: Ref, scratch: bool) -> Ref:
+    if not ref.bare or is_hash(ref.name):
+        return ref
+    return Ref(ref.name, tag=DEFAULT_TAG) if scratch else Ref(ref.name, worktree=DEFAULT_WORKTREE)
+
+
+def _options(text: str) -> dict[str, str | None]:
+    """``ro,create=base:tag`` -> ``{"ro": None, "create": "base:tag"}``, each option known and given once."""
+    found: dict[str, str | None] = {}
+    for item in text.split(","):
+        key, equals, value = item.partition("=")
+        if key in ("ro", "rw", "scratch"):
+            if equals:
+                raise UsageError(f"option {key!r} takes no value")
+        elif key in ("create", "commit", "tag"):
+            if not value:
+                raise UsageError(f"option {key!r} needs a value: {key}=...")
+        else:
+            raise UsageError(
+                f"unknown option {_shown(item)}",
+                hint="options: ro, rw, create=BASE, commit=on-stop|never, tag=TEMPLATE, scratch",
+            )
+        if key in found:
+            raise UsageError(f"option {key!r} is given twice")
+        found[key] = value if equals else None
+    if found.get("commit") not in (None, "on-stop", "never"):
+        raise UsageError(f"commit={found['commit']} is not known", hint="use commit=on-stop or commit=never")
+    return found
+
+
+def _check_combination(ref: Ref, options: Mapping[str, str | None]) -> None:
+    clashes = [
+        ("ro", "rw"),
+        ("ro", "scratch"),
+        ("ro", "tag"),
+        ("scratch", "create"),
+        ("scratch", "commit"),
+        ("scratch", "tag"),
+    ]
+    for first, second in clashes:
+        if first in options and second in options:
+            raise UsageError(f"options {first!r} and {second!r} exclude each other")
+    if options.get("commit") == "never" and "tag" in options:
+        raise UsageError("option 'tag' names the commit that commit=never does not make")
+    if options.get("commit") == "on-stop" and "ro" in options:
+        raise UsageError("commit=on-stop has nothing to commit: the volume is read-only")
+    if ref.worktree is not None and "scratch" in options:
+        raise UsageError(f"option 'scratch' is for a tag or commit, {ref} is a worktree")
+    if ref.worktree is None and "scratch" not in options:
+        writing = next((key for key in ("rw", "create", "commit", "tag") if key in options), None)
+        if writing is not None:
+            raise UsageError(
+                f"option {writing!r} needs a worktree, {ref} is a commit and mounts read-only",
+                hint="name a worktree (NAME+WORKTREE), or use 'scratch' for changes that are thrown away",
+            )
+
+
+def _check_template(template: str, ref: Ref) -> None:
+    """Refuse at start what could only fail after the stop."""
+    for field in _PLACEHOLDER.findall(template):
+        if field not in _TAG_FIELDS:
+            known = " ".join(f"{{{name}}}" for name in _TAG_FIELDS)
+            raise UsageError(f"tag template {_shown(template)}: unknown field {{{field}}}", hint=f"fields: {known}")
+    try:
+        render_tag(
+            template,
+            name=ref.name,
+            worktree=ref.worktree or "",
+            container="0" * SHORT_ID,
+            time="20000101T000000Z",
+            commit="0" * SHORT_ID,
+        )
+    except UsageError as exc:
+        raise UsageError(f"tag template {_shown(template)}: {exc.message}", hint=exc.hint) from None
+
+
+def _destination(text: str) -> str:
+    """``text`` normalised, or ``UsageError``."""
+    if len(text.encode("utf-8")) > MAX_PATH:
+        raise UsageError(f"the destination is longer than {MAX_PATH} bytes")
+    parts = [part for part in text.split("/") if part not in ("", ".")]
+    if ".." in parts:
+        raise UsageError(f"destination {_shown(text)} has '..' in it")
+    if not parts:
+        raise UsageError("the destination cannot be the container's root '/'")
+    if any(len(part.encode("utf-8")) > MAX_COMPONENT for part in parts):
+        raise UsageError(f"destination {_shown(text)} has a name longer than {MAX_COMPONENT} bytes")
+    if parts[0] in _RUNTIME_OWNED or parts == ["dev"]:
+        raise UsageError(f"destination {_shown(text)} belongs to the container runtime")
+    return "/" + "/".join(parts)
+
+
+def _check_pairs(volumes: list[Volume]) -> None:
+    destinations: dict[str, Volume] = {}
+    worktrees: dict[Ref, Volume] = {}
+    for volume in volumes:
+        other = destinations.setdefault(volume.destination, volume)
+        if other is not volume:
+            raise UsageError(f"volumes {other.id} and {volume.id} have the same destination {volume.destination}")
+        if volume.ref.worktree is None:
+            continue
+        other = worktrees.setdefault(volume.ref, volume)
+        if other is not volume:
+            raise UsageError(
+                f"volumes {other.id} and {volume.id} are both the worktree {volume.ref}",
+                hint="a worktree has one holder; mount a tag of it, or make a second worktree",
+            )
+
+
+def _shown(text: str) -> str:
+    quoted = ascii(text)
+    return quoted if len(quoted) <= 140 else quoted[:136] + "...'"

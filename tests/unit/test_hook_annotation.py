@@ -1,0 +1,182 @@
+"""The annotation grammar: what is accepted means one thing, everything else is one clear error."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stratum.errors import UsageError
+from stratum.hook.annotation import PREFIX, Volume, parse_volume, parse_volumes, render_tag
+from stratum.refs import Ref
+
+HASH = "0123456789abcdef" * 4
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("app+dev:/data", Volume("v", Ref("app", worktree="dev"), "/data", False, commit=True)),
+        ("app:/data", Volume("v", Ref("app", worktree="main"), "/data", False, commit=True)),
+        ("app+dev:/data:ro", Volume("v", Ref("app", worktree="dev"), "/data", True)),
+        ("app+dev:/data:rw", Volume("v", Ref("app", worktree="dev"), "/data", False, commit=True)),
+        ("app+dev:/data:commit=never", Volume("v", Ref("app", worktree="dev"), "/data", False)),
+        ("app+dev:/data:commit=never,ro", Volume("v", Ref("app", worktree="dev"), "/data", True)),
+        ("app:v1:/data", Volume("v", Ref("app", tag="v1"), "/data", True)),
+        (f"app:{HASH}:/data:ro", Volume("v", Ref("app", tag=HASH), "/data", True)),
+        (f"{HASH}:/data", Volume("v", Ref(HASH), "/data", True)),
+        ("app:v1:/data:scratch", Volume("v", Ref("app", tag="v1"), "/data", False, scratch=True)),
+        ("app:/data:scratch", Volume("v", Ref("app", tag="latest"), "/data", False, scratch=True)),
+        ("app:/data:scratch,rw", Volume("v", Ref("app", tag="latest"), "/data", False, scratch=True)),
+        ("app:/a//b/./c/", Volume("v", Ref("app", worktree="main"), "/a/b/c", False, commit=True)),
+        ("app:/with, comma/ünï", Volume("v", Ref("app", worktree="main"), "/with, comma/ünï", False, commit=True)),
+        (
+            "app+dev:/d:create=base:v1,commit=on-stop,tag={name}-{worktree}-{container}-{time}-{commit}",
+            Volume(
+                "v",
+                Ref("app", worktree="dev"),
+                "/d",
+                False,
+                create=Ref("base", tag="v1"),
+                commit=True,
+                tag="{name}-{worktree}-{container}-{time}-{commit}",
+            ),
+        ),
+    ],
+)
+def test_accepts(value: str, expected: Volume) -> None:
+    assert parse_volume("v", value) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ("", "no absolute destination"),
+        ("app", "no absolute destination"),
+        ("app:data", "no absolute destination"),
+        ("app:../data", "no absolute destination"),
+        (":/data", "not a valid stratum name"),
+        ("/data", "no absolute destination"),
+        ("a/b:/data", "not a valid stratum name"),
+        ("..:/data", "not a valid stratum name"),
+        ("app:v1+dev:/data", "both a tag"),
+        ("app:/", "container's root"),
+        ("app://.//", "container's root"),
+        ("app:/a/../b", "'..'"),
+        ("app:/..", "'..'"),
+        ("app:/proc/1", "belongs to the container runtime"),
+        ("app:/sys", "belongs to the container runtime"),
+        ("app:/dev", "belongs to the container runtime"),
+        ("app:/a\nb", "control character"),
+        ("app:/a\x00b", "control character"),
+        ("app:/a\x9bb", "control character"),
+        ("app:/a\u2028b", "control character"),
+        ("app:/a\udcffb", "control character"),
+        ("app:/" + "a" * 256, "longer than 255 bytes"),
+        ("app:/" + "é" * 128, "longer than 255 bytes"),
+        ("app:/" + "a/" * 2100, "longer than 4095 bytes"),
+        ("app:/" + "a" * 1_000_000, "at most 8192"),
+        ("app:/data:", "without an option"),
+        ("app:/data:ro,", "unknown option ''"),
+        ("app:/data:RO", "unknown option"),
+        ("app:/data:z", "unknown option 'z'"),
+        ("app:/data:ro:rw", "unknown option 'ro:rw'"),
+        ("app:/data:ro=1", "takes no value"),
+        ("app:/data:scratch=", "takes no value"),
+        ("app:/data:ro,rw", "exclude each other"),
+        ("app:/data:ro,ro", "given twice"),
+        ("app:/data:tag=a,tag=b", "given twice"),
+        ("app:/data:ro,scratch", "exclude each other"),
+        ("app:/data:scratch,create=base", "exclude each other"),
+        ("app:/data:scratch,tag=x", "exclude each other"),
+        ("app:/data:scratch,commit=never", "exclude each other"),
+        ("app:/data:ro,tag=x", "exclude each other"),
+        ("app:/data:ro,commit=on-stop", "nothing to commit"),
+        ("app:/data:commit=never,tag=x", "does not make"),
+        ("app:/data:commit=sometimes", "not known"),
+        ("app:/data:commit", "needs a value"),
+        ("app:/data:create=", "needs a value"),
+        ("app:/data:create=a/b", "not a valid stratum name"),
+        ("app+dev:/data:scratch", "is a worktree"),
+        ("app:v1:/data:rw", "needs a worktree"),
+        ("app:v1:/data:create=x", "needs a worktree"),
+        ("app:v1:/data:commit=on-stop", "needs a worktree"),
+        (f"{HASH}:/data:tag=x", "needs a worktree"),
+        ("app:/data:tag={nome}", "unknown field {nome}"),
+        ("app:/data:tag={}", "unknown field {}"),
+        ("app:/data:tag={name", "not a valid tag"),
+        ("app:/data:tag=a/b", "not a valid tag"),
+        ("app:/data:tag={name.__class__}", "unknown field"),
+        ("app:/data:tag=" + "x" * 129, "not a valid tag"),
+    ],
+)
+def test_refuses(value: str, says: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_volumes({PREFIX + "v": value})
+    assert says in caught.value.message
+    assert caught.value.message.startswith(f"annotation '{PREFIX}v': ")
+    assert "\n" not in caught.value.message
+    assert len(caught.value.message) < 600
+
+
+@pytest.mark.parametrize("volume_id", ["", "-a", "a b", "a/b", "é", "x" * 64, "a\n"])
+def test_refuses_ids(volume_id: str) -> None:
+    with pytest.raises(UsageError, match="not a valid volume id"):
+        parse_volumes({PREFIX + volume_id: "app:/data"})
+
+
+def test_other_annotations_are_not_ours() -> None:
+    assert parse_volumes({"stratum.dev/other": "x", "io.container.manager": "libpod"}) == []
+
+
+def test_parents_come_before_what_is_nested_in_them() -> None:
+    values = {"a": "s1:/a/b/c", "b": "s2:/a.b", "c": "s3:/a", "d": "s4:/a/b", "e": "s5:/a/b-"}
+    volumes = parse_volumes({PREFIX + key: value for key, value in values.items()})
+    order = [volume.destination for volume in volumes]
+    assert order == ["/a", "/a/b", "/a/b/c", "/a/b-", "/a.b"]
+
+
+def test_one_destination_one_volume() -> None:
+    with pytest.raises(UsageError, match="volumes a and b have the same destination /data"):
+        parse_volumes({PREFIX + "a": "x:/data", PREFIX + "b": "y://data/"})
+
+
+def test_one_worktree_one_volume() -> None:
+    with pytest.raises(UsageError, match=r"volumes a and b are both the worktree x\+main"):
+        parse_volumes({PREFIX + "a": "x:/one", PREFIX + "b": "x+main:/two:ro"})
+
+
+def test_a_tag_may_be_mounted_twice() -> None:
+    assert len(parse_volumes({PREFIX + "a": "x:v1:/one", PREFIX + "b": "x:v1:/two"})) == 2
+
+
+def test_too_many_volumes() -> None:
+    with pytest.raises(UsageError, match="65 volume annotations"):
+        parse_volumes({f"{PREFIX}v{i}": f"x:v1:/d{i}" for i in range(65)})
+
+
+def test_render_tag() -> None:
+    rendered = render_tag(
+        "{name}.{worktree}.{container}.{time}.{commit}",
+        name="app",
+        worktree="dev",
+        container="f" * 64,
+        time="20260131T235959Z",
+        commit=HASH,
+    )
+    assert rendered == "app.dev.ffffffffffff.20260131T235959Z.0123456789ab"
+
+
+@given(st.text(max_size=200))
+def test_any_text_is_a_volume_or_one_error(text: str) -> None:
+    volume: Volume | UsageError
+    try:
+        volume = parse_volume("v", text)
+    except UsageError as exc:
+        volume = exc
+    if isinstance(volume, UsageError):
+        assert "\n" not in volume.message
+    else:
+        assert volume.destination.startswith("/")
+        assert ".." not in volume.destination.split("/")
+        assert not volume.ref.bare or len(volume.ref.name) == 64
