@@ -38,6 +38,7 @@ fi
 rm -rf "$work"
 mkdir -p "$work"/{apt/lists/partial,apt/archives/partial,apt/none,packages,root,bin}
 : >"$work/apt/status"
+# Signatures are checked; age is not, as a mirror that is frozen or lags serves a comparison as well.
 echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror sid main" >"$work/apt/sources.list"
 apt=(
     apt-get --quiet --quiet
@@ -48,6 +49,7 @@ apt=(
     -o Dir::Etc::SourceParts="$work/apt/none"
     -o Dir::Etc::Preferences="$work/apt/none/preferences"
     -o Dir::Etc::PreferencesParts="$work/apt/none"
+    -o Acquire::Check-Valid-Until=false
     -o Acquire::Languages=none
     -o Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false
     -o Acquire::Retries=3

@@ -58,6 +58,7 @@ apt=(apt-get --quiet --yes -o Acquire::Retries=3 -o DPkg::Lock::Timeout=300 -o D
 "${apt[@]}" install --no-install-recommends "${missing[@]}"
 
 # Debian starts the registry as a service on port 5000. Tests and demo start their own on a free loopback port.
-if [[ " ${missing[*]} " == *" docker-registry "* && -d /run/systemd/system ]]; then
-    systemctl disable --now --quiet docker-registry.service
+if [[ " ${missing[*]} " == *" docker-registry "* ]]; then
+    invoke-rc.d docker-registry stop
+    update-rc.d docker-registry disable
 fi
