@@ -1,0 +1,280 @@
+"""Layers onto trees: apply, make and rebase. Pure.
+
+A layer is a tree that may hold ``Whiteout`` nodes and opaque directories. Applying it is additive and the layer wins:
+a whiteout deletes, an opaque directory hides what is below it, a directory over a directory merges, anything else
+replaces. The metadata of a directory is the layer's. Whatever did not change is shared with the input, not copied.
+
+Every function here is safe for any depth: the work is done by generators that ``run_deep`` keeps on a list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any, NamedTuple, TypeVar
+
+from stratum.tree.dump import count_links
+from stratum.tree.model import Directory, Inode, Whiteout, Xattrs, walk
+
+_T = TypeVar("_T")
+Task = Generator["Task[Any]", Any, _T]
+
+
+def run_deep(task: Task[_T]) -> _T:
+    """Run a generator that yields generators of the same kind and is sent their return values."""
+    stack: list[Task[Any]] = [task]
+    value: Any = None
+    while stack:
+        inner, value = _step(stack[-1], value)
+        if inner is None:
+            stack.pop()
+        else:
+            stack.append(inner)
+    result: _T = value
+    return result
+
+
+def _step(task: Task[Any], value: Any) -> tuple[Task[Any] | None, Any]:
+    """The next inner task, or (None, the return value)."""
+    try:
+        return task.send(value), None
+    except StopIteration as stop:
+        return None, stop.value
+
+
+# --- applying -------------------------------------------------------------------------------------------------------
+
+
+def apply_layer(base: Directory, layer: Directory) -> Directory:
+    """The tree that shows ``layer`` over ``base``, as overlayfs would; it has no whiteout and nothing opaque in it."""
+    return run_deep(_apply(base, layer))
+
+
+def _apply(base: Inode | None, layer: Directory) -> Task[Directory]:
+    below = base if isinstance(base, Directory) and not layer.opaque else None
+    source = below if below is not None else layer
+    children = dict(below.children) if below is not None else {}
+    for name, node in layer.children.items():
+        if isinstance(node, Whiteout):
+            children.pop(name, None)
+        elif isinstance(node, Directory):
+            children[name] = yield _apply(below.children.get(name) if below is not None else None, node)
+        else:
+            children[name] = node
+    if not source.opaque and source.metadata() == layer.metadata() and _same_children(source.children, children):
+        return source
+    return layer.with_children(children)
+
+
+def _same_children(a: dict[bytes, Inode], b: dict[bytes, Inode]) -> bool:
+    return len(a) == len(b) and all(b.get(name) is child for name, child in a.items())
+
+
+# --- making ---------------------------------------------------------------------------------------------------------
+
+
+def make_layer(base: Directory, merged: Directory) -> Directory:
+    """The smallest layer that turns ``base`` into ``merged``: ``apply_layer`` of it over ``base`` dumps as ``merged``.
+
+    An inode with several names is in the layer under all of them as soon as one of them changed.
+    """
+    layer = run_deep(_make(base, merged, _KeptLinks(base, merged)))
+    return layer if layer is not None else merged.with_children({})
+
+
+def _make(base: Directory, merged: Directory, kept: _KeptLinks) -> Task[Directory | None]:
+    """The layer for one directory, or None where nothing in it changed."""
+    if merged is base and not kept.any:
+        return None
+    children: dict[bytes, Inode] = {name: Whiteout() for name in base.children if name not in merged.children}
+    for name, inode in merged.children.items():
+        below = base.children.get(name)
+        if isinstance(inode, Directory):
+            if isinstance(below, Directory):
+                inner = yield _make(below, inode, kept)
+                if inner is not None:
+                    children[name] = inner
+            else:
+                children[name] = inode
+        elif not kept(below, inode):
+            children[name] = inode
+    if not children and merged.metadata() == base.metadata():
+        return None
+    return merged.with_children(children)
+
+
+class _KeptLinks:
+    """Which names of ``merged`` a layer may leave to ``base``: same value, and the same names for the inode.
+
+    A base inode can stand for at most one inode of the merged tree, and only where every name of that one is a name
+    of the base inode too.
+    """
+
+    def __init__(self, base: Directory, merged: Directory) -> None:
+        self._base_links = count_links(base)
+        self._merged_links = count_links(merged)
+        self.any = bool(self._base_links or self._merged_links)
+        self._claims: dict[int, int] = {}  # id(base inode) -> id(merged inode)
+        if self.any:
+            self._claim(base, merged)
+
+    def __call__(self, below: Inode | None, inode: Inode) -> bool:
+        if below is None or not same_value(below, inode):
+            return False
+        if self._linked(below, inode):
+            return self._claims.get(id(below)) == id(inode)
+        return True
+
+    def _linked(self, below: Inode | None, inode: Inode) -> bool:
+        return id(inode) in self._merged_links or (below is not None and id(below) in self._base_links)
+
+    def _claim(self, base: Directory, merged: Directory) -> None:
+        candidates: dict[int, Inode | None] = {}  # id(merged inode) -> the one base inode at all its names
+        stack: list[tuple[Directory | None, Directory]] = [(base, merged)]
+        while stack:
+            below_directory, directory = stack.pop()
+            for name, inode in directory.children.items():
+                below = below_directory.children.get(name) if below_directory is not None else None
+                if isinstance(inode, Directory):
+                    stack.append((below if isinstance(below, Directory) else None, inode))
+                elif self._linked(below, inode):
+                    if below is not None and not same_value(below, inode):
+                        below = None
+                    if candidates.setdefault(id(inode), below) is not below:
+                        candidates[id(inode)] = None
+        for key, candidate in candidates.items():
+            if candidate is not None:
+                self._claims.setdefault(id(candidate), key)
+
+
+def same_value(a: Inode, b: Inode) -> bool:
+    """Whether two inodes are equal in type, metadata and content (for directories: without their children)."""
+    return a is b or (
+        isinstance(a, Directory) == isinstance(b, Directory)
+        and a.metadata() == b.metadata()
+        and a.content_key() == b.content_key()
+    )
+
+
+# --- rebasing -------------------------------------------------------------------------------------------------------
+
+
+class Rebased(NamedTuple):
+    """The tree, and the paths (absolute, raw bytes, sorted) that both sides had changed."""
+
+    tree: Directory
+    conflicts: list[bytes]
+
+
+def rebase(old_base: Directory, merged: Directory, new_base: Directory) -> Rebased:
+    """Carry what ``merged`` changed over ``old_base`` onto ``new_base``.
+
+    Paths are compared one by one, by value and by which other names the inode has. Where both sides changed a path in
+    different ways, ``merged`` wins and the path is listed; a deletion counts as a change. A directory is merged entry
+    by entry and field by field: its own modification time alone is never a conflict. A directory that the new base
+    dropped or replaced comes back, listed, with just those entries that ``merged`` had changed in it.
+    """
+    job = _Rebase(old_base, merged, new_base)
+    tree = run_deep(job.directory(b"", old_base, merged, new_base))
+    assert tree is not None  # only a directory that new_base lacks can go
+    return Rebased(tree, sorted(job.conflicts))
+
+
+class _Rebase:
+    """One rebase: the trees' hard links and the conflicts found so far."""
+
+    def __init__(self, old: Directory, merged: Directory, new: Directory) -> None:
+        self._old, self._merged, self._new = _link_names(old), _link_names(merged), _link_names(new)
+        self._linked = bool(self._old or self._merged or self._new)
+        self.conflicts: set[bytes] = set()
+
+    def directory(
+        self, path: bytes, old: Directory | None, merged: Directory, new: Directory | None
+    ) -> Task[Directory | None]:
+        """The result for a directory of ``merged``; None where ``new`` has none and ``merged`` changed nothing."""
+        if new is not None and not self._linked:
+            if merged is old:
+                return new
+            if new is old:
+                return merged
+        names = dict.fromkeys(merged.children)
+        names.update(dict.fromkeys(new.children if new is not None else ()))
+        before, fresh = old.children if old is not None else {}, new.children if new is not None else {}
+        children: dict[bytes, Inode] = {}
+        for name in names:
+            child = yield self._entry(path + b"/" + name, before.get(name), merged.children.get(name), fresh.get(name))
+            if child is not None:
+                children[name] = child
+        if new is not None:
+            return self._with_metadata(path or b"/", old, merged, new, children)
+        if not children and old is not None and _own_fields(old) == _own_fields(merged):
+            return None
+        self.conflicts.add(path)
+        return merged.with_children(children)
+
+    def _entry(self, path: bytes, old: Inode | None, merged: Inode | None, new: Inode | None) -> Task[Inode | None]:
+        if isinstance(merged, Directory) and (isinstance(new, Directory) or isinstance(old, Directory)):
+            inner = yield self.directory(
+                path,
+                old if isinstance(old, Directory) else None,
+                merged,
+                new if isinstance(new, Directory) else None,
+            )
+            return inner if inner is not None else new
+        if not _differ(old, self._old, merged, self._merged):
+            return new
+        if _differ(old, self._old, new, self._new) and _differ(merged, self._merged, new, self._new):
+            self.conflicts.add(path)
+        return merged
+
+    def _with_metadata(
+        self, path: bytes, old: Directory | None, merged: Directory, new: Directory, children: dict[bytes, Inode]
+    ) -> Directory:
+        fields: list[Any] = []
+        for field in ("mode", "uid", "gid", "mtime", "xattrs"):
+            ours, theirs = getattr(merged, field), getattr(new, field)
+            before = getattr(old, field) if old is not None else None
+            if field != "mtime" and ours not in (before, theirs) and theirs != before:
+                self.conflicts.add(path)
+            fields.append(theirs if ours == before else ours)
+        for side in (new, merged):
+            if side.metadata() == tuple(fields) and _same_children(side.children, children):
+                return side
+        return Directory(*fields, children=children)
+
+
+_LinkNames = dict[int, tuple[bytes, ...]]
+
+
+def _link_names(root: Directory) -> _LinkNames:
+    """``id(inode)`` -> all its paths, for hard-linked inodes."""
+    links = count_links(root)
+    names: dict[int, list[bytes]] = {}
+    if links:
+        for path, inode in walk(root):
+            if id(inode) in links:
+                names.setdefault(id(inode), []).append(path)
+    return {key: tuple(paths) for key, paths in names.items()}
+
+
+def _differ(a: Inode | None, a_names: _LinkNames, b: Inode | None, b_names: _LinkNames) -> bool:
+    """Whether one path of two trees holds different things; directories with all below, their times aside."""
+    pairs: list[tuple[Inode | None, Inode | None]] = [(a, b)]
+    linked = bool(a_names or b_names)
+    while pairs:
+        a, b = pairs.pop()
+        if a is None or b is None:
+            if a is not b:
+                return True
+        elif isinstance(a, Directory) and isinstance(b, Directory):
+            if a is b and not linked:
+                continue
+            if _own_fields(a) != _own_fields(b) or a.children.keys() != b.children.keys():
+                return True
+            pairs.extend((child, b.children[name]) for name, child in a.children.items())
+        elif not same_value(a, b) or a_names.get(id(a)) != b_names.get(id(b)):
+            return True
+    return False
+
+
+def _own_fields(directory: Directory) -> tuple[int, int, int, Xattrs]:
+    return (directory.mode, directory.uid, directory.gid, directory.xattrs)

@@ -1,0 +1,76 @@
+"""The names that overlayfs gives to its own extended attributes, and its escaping. Pure.
+
+overlayfs keeps its state in ``trusted.overlay.*`` (``user.overlay.*`` on a mount with ``userxattr``). What a user of a
+mounted overlay stores under that prefix reaches the disk one level deeper, as ``trusted.overlay.overlay.*``, and is
+shown again without that level. Trees hold what the user sees; images and upperdirs hold the escaped names.
+"""
+
+from __future__ import annotations
+
+import stat
+
+from stratum.tree.model import Inode, Special, Xattrs
+
+TRUSTED_PREFIX = b"trusted.overlay."
+USER_PREFIX = b"user.overlay."
+_ESCAPE = b"overlay."
+
+OPAQUE = b"opaque"
+REDIRECT = b"redirect"
+METACOPY = b"metacopy"
+WHITEOUT = b"whiteout"
+
+OPAQUE_YES = b"y"
+OPAQUE_XATTR_WHITEOUTS = b"x"
+
+_STORED_WHITEOUT = frozenset((b"trusted.overlay.whiteout", b"user.overlay.whiteout"))
+_STORED_WHITEOUTS = frozenset((b"trusted.overlay.whiteouts", b"user.overlay.whiteouts"))
+_STORED_OPAQUE = frozenset(((b"trusted.overlay.opaque", b"x"), (b"user.overlay.opaque", b"x")))
+
+
+def split_xattrs(xattrs: Xattrs, prefix: bytes = TRUSTED_PREFIX) -> tuple[dict[bytes, bytes], Xattrs]:
+    """overlayfs's own attributes of an upper inode, by name without ``prefix``, and those that its user sees.
+
+    Escaped names among the second are unescaped by one level.
+    """
+    private: dict[bytes, bytes] = {}
+    visible: list[tuple[bytes, bytes]] = []
+    escape = prefix + _ESCAPE
+    for name, value in xattrs:
+        if not name.startswith(prefix):
+            visible.append((name, value))
+        elif name.startswith(escape):
+            visible.append((prefix + name[len(escape) :], value))
+        else:
+            private[name[len(prefix) :]] = value
+    visible.sort()
+    return private, tuple(visible)
+
+
+def escape_xattrs(xattrs: Xattrs, prefix: bytes = TRUSTED_PREFIX) -> Xattrs:
+    """What ``xattrs`` of a tree are on disk below an overlay mount: the inverse of ``split_xattrs``' second value."""
+    return tuple(sorted((prefix + _ESCAPE + n[len(prefix) :] if n.startswith(prefix) else n, v) for n, v in xattrs))
+
+
+def is_whiteout_device(inode: Inode) -> bool:
+    """Whether ``inode`` is a character device 0:0, which overlayfs takes for a whiteout."""
+    return isinstance(inode, Special) and stat.S_ISCHR(inode.mode) and inode.rdev == 0
+
+
+def stores_whiteout(size: int, xattrs: Xattrs) -> bool:
+    """Whether a regular file seen in a mounted commit stands for a character device 0:0 of the commit's tree.
+
+    A composefs image cannot hold that device, it would hide the name; it holds an empty file with two marker
+    attributes, which overlayfs shows, and copies up, as such.
+    """
+    return size == 0 and {name for name, _ in xattrs} >= _STORED_WHITEOUT
+
+
+def without_whiteout_markers(xattrs: Xattrs) -> Xattrs:
+    """``xattrs`` of a file or directory without what a composefs image adds where it stores a whiteout device."""
+    names = {name for name, _ in xattrs}
+    if names >= _STORED_WHITEOUT:
+        return tuple(item for item in xattrs if item[0] not in _STORED_WHITEOUT)
+    if names >= _STORED_WHITEOUTS:
+        return tuple(item for item in xattrs if item[0] not in _STORED_WHITEOUTS and item not in _STORED_OPAQUE)
+    return xattrs
