@@ -5,7 +5,7 @@
     stratum.dev/volume.<id>=<ref>:<destination>[:<option>,...]
 
     <id>            [A-Za-z0-9][A-Za-z0-9._-]{0,62}, tells the volumes of one container apart
-    <ref>           NAME, NAME+WORKTREE, NAME:TAG or HASH (see stratum.refs)
+    <ref>           NAME, NAME+WORKTREE, NAME:TAG, NAME:HASH or a full commit HASH (see stratum.refs)
     <destination>   an absolute path in the container, from the first ":/"; no ':' in it
     <option>        ro | rw
                     create=BASE            make the worktree from the ref BASE if it is missing

@@ -1,0 +1,137 @@
+"""Putting the hook where container engines find it: two JSON files, one for each stage.
+
+The format is hooks.d(5) "1.0.0", as Podman and CRI-O read it. The files say absolutely which interpreter runs
+what, with which environment, and for how long, because nothing else of the caller's surroundings reaches a hook.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from stratum.config import Config, load_config
+from stratum.errors import ConflictError, NotFoundError, StratumError, UnsupportedError, os_error_text
+from stratum.hook import TIMEOUTS
+from stratum.sys.atomic import write_atomic
+
+DEFAULT_DIRECTORY = Path("/etc/containers/oci/hooks.d")
+HOOK_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+_ANNOTATION = r"^stratum\.dev/volume\."
+_MODULE = "stratum.hook"
+
+
+def install(directory: Path | None, config: Config) -> list[Path]:
+    """Write the hook's JSON files to ``directory`` (default ``DEFAULT_DIRECTORY``) and return their paths.
+
+    The settings of ``config`` that are not what the hook would find by itself go into the files. A second call
+    replaces the first's files. Raises ``ConflictError`` for a file of that name which is not ours, ``UnsupportedError``
+    where this interpreter cannot run the hook on its own, ``StratumError`` where the directory cannot be written.
+    """
+    target = _directory(directory)
+    interpreter = _interpreter()
+    environment = _environment(config)
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        for path in _paths(target).values():
+            _check_ours(path)
+        for stage, path in _paths(target).items():
+            text = json.dumps(hook_json(stage, interpreter, environment), indent=2) + "\n"
+            write_atomic(path, text.encode("utf-8"))
+    except OSError as exc:
+        raise StratumError(f"cannot install the hook in {target}: {os_error_text(exc)}") from None
+    return list(_paths(target).values())
+
+
+def uninstall(directory: Path | None) -> list[Path]:
+    """Remove what ``install`` wrote to ``directory``, and nothing else; the paths removed, none where none was there.
+
+    Raises ``ConflictError`` for a file of that name which is not ours, ``NotFoundError`` for a missing directory.
+    """
+    target = _directory(directory)
+    if directory is not None and not target.is_dir():
+        raise NotFoundError(f"there is no directory {target}")
+    removed = []
+    try:
+        present = [path for path in _paths(target).values() if _check_ours(path)]
+        for path in present:
+            path.unlink(missing_ok=True)
+            removed.append(path)
+    except OSError as exc:
+        raise StratumError(f"cannot remove the hook from {target}: {os_error_text(exc)}") from None
+    return removed
+
+
+def hook_json(stage: str, interpreter: str, environment: dict[str, str]) -> dict[str, Any]:
+    """The hook definition of ``stage`` as hooks.d(5) has it."""
+    return {
+        "version": "1.0.0",
+        "hook": {
+            "path": interpreter,
+            "args": [interpreter, "-I", "-m", _MODULE, stage],
+            "env": [f"{key}={value}" for key, value in environment.items()],
+            "timeout": TIMEOUTS[stage],
+        },
+        "when": {"annotations": {_ANNOTATION: ".+"}},
+        "stages": [stage],
+    }
+
+
+def _paths(directory: Path) -> dict[str, Path]:
+    return {stage: directory / f"stratum-{stage.lower()}.json" for stage in TIMEOUTS}
+
+
+def _directory(directory: Path | None) -> Path:
+    return DEFAULT_DIRECTORY if directory is None else Path(os.path.abspath(directory))
+
+
+def _check_ours(path: Path) -> bool:
+    """Whether our file is at ``path``; ``ConflictError`` where it is somebody else's."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return False
+    try:
+        ours = _MODULE in json.loads(data)["hook"]["args"]
+    except (ValueError, KeyError, TypeError):
+        ours = False
+    if not ours:
+        raise ConflictError(f"{path} was not written by 'stratum hook install'", hint="move it out of the way")
+    return True
+
+
+def _interpreter() -> str:
+    """This interpreter, proven to find the hook with nothing but its own installation to look in."""
+    interpreter = sys.executable
+    if not os.path.isabs(interpreter or ""):
+        raise UnsupportedError("this Python does not know the path of its own interpreter")
+    tried = subprocess.run(
+        [interpreter, "-I", "-c", f"import {_MODULE}.main"],
+        env={"PATH": HOOK_PATH},
+        cwd="/",
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+    )
+    if tried.returncode != 0:
+        last = tried.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
+        raise UnsupportedError(
+            f"{interpreter} -I cannot load {_MODULE}: {last}",
+            hint="install Stratum into this interpreter or a virtual environment; PYTHONPATH does not reach a hook",
+        )
+    return interpreter
+
+
+def _environment(config: Config) -> dict[str, str]:
+    """The environment for the hook: it replaces the engine's, so that both stages see the same one."""
+    environment = {"PATH": HOOK_PATH}
+    own = load_config({})
+    if config.store != own.store:
+        environment["STRATUM_STORE"] = str(config.store)
+    if config.runtime_dir != own.runtime_dir:
+        environment["STRATUM_RUNTIME_DIR"] = str(config.runtime_dir)
+    return environment

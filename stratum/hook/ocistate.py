@@ -1,0 +1,159 @@
+"""What the container runtime tells a hook: the OCI runtime state on stdin and the bundle's ``config.json``.
+
+Both are read with a size cap and checked before anything is done with them. The formats are those of the OCI Runtime
+Specification 1.0 to 1.2 ("State", "Configuration"); members that Stratum does not use are ignored.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from stratum.errors import StratumError, os_error_text
+from stratum.hook.readfile import read_regular
+
+MAX_STATE = 4 << 20
+MAX_CONFIG = 16 << 20
+MAX_ID_MAP = 340
+
+_CONTAINER_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,254}")
+
+
+class BadStateError(StratumError):
+    """The runtime's state or bundle is not what the OCI specification says."""
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerState:
+    """The OCI state. ``pid`` is the container's first process in the host's PID namespace, 0 where it is gone."""
+
+    id: str
+    status: str
+    pid: int
+    bundle: Path
+    annotations: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class IdMapping:
+    """``size`` IDs from ``container_id`` inside are those from ``host_id`` outside."""
+
+    container_id: int
+    host_id: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """The parts of ``config.json`` that a mount depends on. ``rootfs`` is absolute."""
+
+    rootfs: Path
+    uid_mappings: tuple[IdMapping, ...]
+    gid_mappings: tuple[IdMapping, ...]
+    mount_label: str | None
+
+
+def read_state(fd: int) -> ContainerState:
+    """Read the state JSON from ``fd`` to its end. Raises ``BadStateError``."""
+    data = bytearray()
+    while len(data) <= MAX_STATE:
+        chunk = os.read(fd, 1 << 16)
+        if not chunk:
+            return parse_state(bytes(data))
+        data += chunk
+    raise BadStateError(f"the runtime's state JSON is larger than {MAX_STATE} bytes")
+
+
+def parse_state(data: bytes) -> ContainerState:
+    """Check and take apart the state JSON. Raises ``BadStateError``."""
+    what = "the runtime's state JSON"
+    if not data.strip():
+        raise BadStateError(f"{what} is empty", hint="a container runtime starts this program, with the state on stdin")
+    state = _object(_json(data, what), what)
+    container_id = _string(state, "id", what)
+    if not _CONTAINER_ID.fullmatch(container_id):
+        raise BadStateError(f"{what}: {ascii(container_id)[:80]} is not a container ID")
+    pid = state.get("pid", 0)
+    if not isinstance(pid, int) or isinstance(pid, bool) or not 0 <= pid < 1 << 31:
+        raise BadStateError(f"{what}: 'pid' is not a process ID")
+    bundle = _string(state, "bundle", what)
+    if not bundle.startswith("/") or "\0" in bundle:
+        raise BadStateError(f"{what}: 'bundle' is not an absolute path")
+    annotations = _object(state.get("annotations") or {}, f"{what}: 'annotations'")
+    for key, value in annotations.items():
+        if not isinstance(value, str):
+            raise BadStateError(f"{what}: annotation {ascii(key)[:80]} is not a string")
+    return ContainerState(container_id, _string(state, "status", what), pid, Path(bundle), annotations)
+
+
+def read_bundle(bundle: Path) -> Bundle:
+    """Read ``config.json`` of ``bundle``. Raises ``BadStateError``."""
+    path = bundle / "config.json"
+    try:
+        _, data = read_regular(path, MAX_CONFIG)
+    except OSError as exc:
+        raise BadStateError(f"cannot read {path}: {os_error_text(exc)}") from None
+    return parse_bundle(data, bundle)
+
+
+def parse_bundle(data: bytes, bundle: Path) -> Bundle:
+    """Check and take apart the text of ``config.json``; ``bundle`` is the folder it is in. Raises ``BadStateError``."""
+    what = f"{bundle}/config.json"
+    config = _object(_json(data, what), what)
+    root = _string(_object(config.get("root"), f"{what}: 'root'"), "path", what)
+    if not root or "\0" in root:
+        raise BadStateError(f"{what}: 'root.path' is not a path")
+    linux = _object(config.get("linux") or {}, f"{what}: 'linux'")
+    label = linux.get("mountLabel") or None
+    if label is not None and not isinstance(label, str):
+        raise BadStateError(f"{what}: 'linux.mountLabel' is not a string")
+    return Bundle(
+        rootfs=bundle / root,
+        uid_mappings=_id_mappings(linux, "uidMappings", what),
+        gid_mappings=_id_mappings(linux, "gidMappings", what),
+        mount_label=label,
+    )
+
+
+def _id_mappings(linux: dict[str, Any], key: str, what: str) -> tuple[IdMapping, ...]:
+    entries = linux.get(key) or []
+    if not isinstance(entries, list) or len(entries) > MAX_ID_MAP:
+        raise BadStateError(f"{what}: 'linux.{key}' is not a list of at most {MAX_ID_MAP} ranges")
+    return tuple(_id_mapping(entry, f"{what}: 'linux.{key}'") for entry in entries)
+
+
+def _id_mapping(entry: object, what: str) -> IdMapping:
+    table = _object(entry, what)
+    numbers = [table.get(key, 0) for key in ("containerID", "hostID", "size")]
+    for number in numbers:
+        if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < 1 << 32:
+            raise BadStateError(f"{what} has a range that is not made of 32-bit numbers")
+    return IdMapping(*numbers)
+
+
+def _json(data: bytes, what: str) -> object:
+    try:
+        return json.loads(data, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as exc:
+        raise BadStateError(f"{what} is not valid JSON: {str(exc)[:200]}") from None
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _object(value: object, what: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise BadStateError(f"{what} is not a JSON object")
+    return value
+
+
+def _string(table: dict[str, Any], key: str, what: str) -> str:
+    value = table.get(key)
+    if not isinstance(value, str):
+        raise BadStateError(f"{what}: {key!r} is missing or not a string")
+    return value
