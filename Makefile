@@ -16,7 +16,7 @@ setup: ## Debian packages (as root, where missing), .venv, programs to compare w
 	@tools/setup/oracles.sh
 
 demo: setup ## The main job end to end: import, container, commit, push, pull, compare
-	@$(BIN)/python tools/demo.py
+	@$(BIN)/python -m tools.demo
 
 test: lint ## Everything: lint, types, whole suite (as root, with podman and the real kernel)
 	@$(BIN)/pytest

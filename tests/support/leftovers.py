@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-MARK = "STRATUM_TEST_SESSION"
+MARK = "TESTS_OF_STRATUM"
 RUN = Path("/run/stratum")
 OUR_SERVERS = {"conmon", "podman", "docker-registry", "stratum", "stratum-hook"}
 PATIENCE = 10.0

@@ -1,0 +1,1 @@
+"""Tests; README.md says how they are laid out and what they may need."""

@@ -1,0 +1,1 @@
+"""Set-up and the demo; not part of what is installed."""
