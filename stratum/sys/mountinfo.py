@@ -38,7 +38,8 @@ def _text(field: bytes) -> str:
 def parse(data: bytes) -> list[MountEntry]:
     """The mounts in mountinfo text, in the kernel's order; names are unescaped, as file-system strings."""
     entries = []
-    for line in data.splitlines():
+    # Only newlines end a line: the kernel escapes those in names, but not carriage returns.
+    for line in data.split(b"\n"):
         before, _, after = line.partition(b" - ")
         fields, tail = before.split(b" "), after.split(b" ", 2)
         if len(fields) < 6 or len(tail) < 3:
@@ -64,7 +65,7 @@ def read(pid: int | str = "self") -> list[MountEntry]:
     try:
         with open(f"/proc/{pid}/mountinfo", "rb") as file:
             return parse(file.read())
-    except (FileNotFoundError, ProcessLookupError, OSError):
+    except OSError:
         return []
 
 
@@ -81,11 +82,10 @@ def below(mount: MountEntry, pid: int | str = "self") -> list[MountEntry]:
     """The mounts attached somewhere on ``mount``, directly or on one another."""
     found: list[MountEntry] = []
     reached = {mount.id}
-    for entry in sorted(read(pid), key=lambda entry: entry.id):
-        found_parent = entry.parent in reached and entry.id != mount.id
-        if found_parent:
-            reached.add(entry.id)
-            found.append(entry)
+    entries = [entry for entry in read(pid) if entry.id != mount.id]
+    while new := [entry for entry in entries if entry.parent in reached and entry.id not in reached]:
+        reached.update(entry.id for entry in new)
+        found.extend(new)
     return found
 
 

@@ -1,0 +1,224 @@
+"""Carrying out a plan: a detached mount first, then one step that attaches it.
+
+Nothing is attached to anybody's mount namespace until the mount is whole, so a failure or a kill in between leaves
+nothing behind. Kernels that want layers to be attached get them in a mount namespace of one thread, which ends with
+the thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import cache
+from pathlib import Path
+
+from stratum.errors import BusyError, DamagedError, NotFoundError, StratumError, UnsupportedError, UsageError
+from stratum.errors import os_error_text as kernel_says
+from stratum.mount.plan import Fd, Layers, MountPlan, Method, method_for, overlay_parameters
+from stratum.sys import loop, mountapi, proc
+from stratum.sys.mountapi import MNT_DETACH, MOUNT_ATTR_RDONLY, UMOUNT_NOFOLLOW, FilesystemContext
+from stratum.sys.namespaces import CLONE_NEWNS, in_own_thread, unshare
+from stratum.sys.syscalls import fd_path, open_nofollow, statx_mount_id
+
+# EROFS answers ENOTBLK where it takes block devices only, EINVAL where it cannot read the file's filesystem.
+_NEEDS_LOOP_DEVICE = (errno.ENOTBLK, errno.EINVAL, errno.EOPNOTSUPP)
+
+
+@cache
+def kernel_method() -> Method:
+    """The way to make mounts on the running kernel."""
+    return method_for(os.uname().release)
+
+
+def build_detached(plan: MountPlan, method: Method | None = None) -> int:
+    """Make the mount of ``plan``, attached nowhere; a mount fd that the caller closes.
+
+    Raises ``UnsupportedError`` (no privilege, no such filesystem in the kernel), ``DamagedError`` (an image or
+    directory of the store is missing) or ``StratumError`` with the kernel's words.
+    """
+    chosen = method or kernel_method()
+
+    def build() -> int:
+        with ExitStack() as opened:
+            image = opened.enter_context(opened_layer(plan.image, os.O_RDONLY))
+            objects = opened.enter_context(opened_layer(plan.objects))
+            upper = opened.enter_context(opened_layer(plan.upperdir)) if plan.upperdir else None
+            work = opened.enter_context(opened_layer(plan.workdir)) if plan.workdir else None
+            image_mount = opened.enter_context(closing(mount_image(image, chosen)))
+            settle(image_mount, plan, chosen)
+            return create_overlay(plan, Layers(image_mount, objects, upper, work), chosen)
+
+    return run_build(build, plan, chosen)
+
+
+def run_build(build: Callable[[], int], plan: MountPlan, method: Method) -> int:
+    """Call ``build``, in a throw-away mount namespace where ``method`` needs one, with errors put in words."""
+    try:
+        return in_own_thread(lambda: _in_private_namespace(build)) if method.attached_layers else build()
+    except OSError as exc:
+        raise explained(exc, f"cannot mount {plan.image}") from None
+
+
+def _in_private_namespace(build: Callable[[], int]) -> int:
+    unshare(CLONE_NEWNS)
+    mountapi.make_private()
+    return build()
+
+
+@contextlib.contextmanager
+def closing(fd: int) -> Iterator[int]:
+    """Close ``fd`` at the end of the block."""
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def opened_layer(path: Path, flags: int = os.O_PATH | os.O_DIRECTORY) -> Iterator[int]:
+    """A file or directory of the store, opened for the block; ``DamagedError`` where it is missing or a symlink."""
+    try:
+        fd = open_nofollow(path, flags)
+    except OSError as exc:
+        if exc.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            raise DamagedError(
+                f"{path} cannot be mounted: {kernel_says(exc)}", hint="check the store: stratum fsck"
+            ) from None
+        raise
+    with closing(fd):
+        yield fd
+
+
+def mount_image(image: int, method: Method) -> int:
+    """A detached EROFS mount of the open ``image``: of the file itself, else by way of a loop device."""
+    if not method.loop_device:
+        try:
+            return _mount_erofs(image)
+        except OSError as exc:
+            if exc.errno not in _NEEDS_LOOP_DEVICE:
+                raise
+    with closing(loop.attach_read_only(image)) as device:
+        return _mount_erofs(device)
+
+
+def _mount_erofs(source: int) -> int:
+    with FilesystemContext("erofs") as context:
+        context.set_flag("ro")
+        context.set_string("source", fd_path(source))
+        context.create()
+        return context.mount(MOUNT_ATTR_RDONLY)
+
+
+def settle(layer: int, plan: MountPlan, method: Method) -> None:
+    """Attach the mount ``layer`` where the kernel wants layers attached; only ever in the namespace of ``run_build``.
+
+    The place does not matter, as layers are used by their fds; the image's folder is sure to be there.
+    """
+    if method.attached_layers:
+        with closing(open_nofollow(plan.image.parent, os.O_PATH | os.O_DIRECTORY)) as target:
+            mountapi.move_mount(layer, target)
+
+
+def create_overlay(plan: MountPlan, layers: Layers, method: Method) -> int:
+    """The detached overlay of ``layers``. Raises ``OSError`` or, where the kernel gave up writing, ``StratumError``."""
+    with FilesystemContext("overlay") as context:
+        for key, value in overlay_parameters(plan, layers, method.syntax):
+            if isinstance(value, Fd):
+                context.set_fd(key, value.number)
+            else:
+                context.set_string(key, value)
+        context.create()
+        mount = context.mount(plan.attributes)
+    if plan.writable and os.fstatvfs(mount).f_flag & os.ST_RDONLY:
+        os.close(mount)
+        # The kernel only logs why (no xattrs, no whiteouts, no way to make the workdir) and mounts read-only.
+        raise StratumError(
+            f"the kernel cannot use {plan.workdir} to write with and offered a read-only mount",
+            hint="the store's filesystem must support trusted xattrs and whiteouts (ext4, xfs, btrfs); see dmesg",
+        )
+    return mount
+
+
+def explained(exc: OSError, what: str) -> StratumError:
+    """``exc`` from a mount call as the error to show; ``what`` says what could not be done."""
+    text = f"{what}: {kernel_says(exc)}"
+    if exc.errno == errno.EPERM or (exc.errno == errno.EACCES and os.geteuid() != 0):
+        return UnsupportedError(text, hint="mounting needs CAP_SYS_ADMIN: run it as root")
+    if exc.errno == errno.ENODEV:
+        return UnsupportedError(
+            f"{what}: this kernel has no such filesystem: {exc.filename or 'overlay or erofs'}",
+            hint="load it (modprobe overlay; modprobe erofs) or start a kernel that has it",
+        )
+    if exc.errno == errno.ENOSYS:
+        return UnsupportedError(text, hint="this kernel is too old: Linux 5.15 or later is needed")
+    return StratumError(text)
+
+
+def open_mountpoint(target: Path) -> int:
+    """The directory ``target`` as an O_PATH fd; its last component may not be a symlink.
+
+    Raises ``NotFoundError`` or ``UsageError``.
+    """
+    try:
+        return open_nofollow(target, os.O_PATH | os.O_DIRECTORY)
+    except FileNotFoundError:
+        raise NotFoundError(f"{target} does not exist", hint=f"make the directory first: mkdir {target}") from None
+    except OSError as exc:
+        if exc.errno in (errno.ENOTDIR, errno.ELOOP):
+            if target.is_symlink():
+                raise UsageError(f"{target} is a symbolic link", hint="name the directory that it leads to") from None
+            raise UsageError(f"{target} is not a directory") from None
+        raise StratumError(f"cannot open {target}: {kernel_says(exc)}") from None
+
+
+def attach(mount: int, target: Path) -> int:
+    """Attach the detached ``mount`` on the directory ``target``; returns its mount ID (see ``statx_mount_id``).
+
+    Raises as ``open_mountpoint`` does, or ``StratumError``.
+    """
+    with closing(open_mountpoint(target)) as directory:
+        try:
+            mountapi.move_mount(mount, directory)
+            return statx_mount_id(directory=mount)
+        except OSError as exc:
+            raise explained(exc, f"cannot mount on {target}") from None
+
+
+def mount(plan: MountPlan, target: Path) -> int:
+    """Build ``plan`` and attach it on ``target``; returns the mount ID."""
+    with closing(build_detached(plan)) as built:
+        return attach(built, target)
+
+
+def unmount(mountpoint: Path, *, lazy: bool = False) -> None:
+    """Unmount what is mounted at ``mountpoint``; with ``lazy`` also while it is in use.
+
+    Raises ``BusyError`` naming the processes that use it, ``NotFoundError`` where nothing is mounted there.
+    """
+    try:
+        mountapi.umount2(mountpoint, UMOUNT_NOFOLLOW | (MNT_DETACH if lazy else 0))
+    except OSError as exc:
+        if exc.errno == errno.EBUSY:
+            raise busy(mountpoint) from None
+        if exc.errno in (errno.EINVAL, errno.ENOENT):
+            raise NotFoundError(f"nothing is mounted at {mountpoint}") from None
+        raise explained(exc, f"cannot unmount {mountpoint}") from None
+
+
+def busy(mountpoint: Path) -> BusyError:
+    """The error for a mount that is in use, with who uses it."""
+    users = proc.users_of_mount(mountpoint)
+    named = named_uses(users) if users else "something is mounted below it, or the kernel itself uses it"
+    return BusyError(
+        f"{mountpoint} is in use: {named}", hint="stop these processes or leave the directory, then try again"
+    )
+
+
+def named_uses(users: list[proc.ProcessUse], limit: int = 8) -> str:
+    """The uses as text, the writing ones first, cut to ``limit``."""
+    shown = [str(use) for use in sorted(users, key=lambda use: (not use.writing, use.pid))]
+    more = [f"{len(shown) - limit} more"] if len(shown) > limit else []
+    return ", ".join(shown[:limit] + more)

@@ -1,0 +1,133 @@
+"""What to mount: the layers of one commit or worktree and the filesystem parameters that say so. Pure.
+
+A commit is shown by two filesystems (composefs): its image is an EROFS with names and metadata, and an overlay takes
+file contents from the object directory through the image's ``trusted.overlay.metacopy`` and ``redirect`` attributes.
+A worktree adds an upperdir and a workdir. Each parameter is handed to the kernel by itself, and each layer as an open
+file, so no character in a path has a meaning.
+
+``index=off`` is always said: with an index, a worktree could not be mounted over another base (ESTALE).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from stratum.sys.mountapi import MOUNT_ATTR_NODEV, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY
+from stratum.sys.syscalls import fd_path
+
+
+@dataclass(frozen=True, slots=True)
+class MountPlan:
+    """One mount: ``image`` (a commit's EROFS image) over ``objects``, writable where there is an upperdir.
+
+    ``upperdir`` and ``workdir`` come together and are on one filesystem. ``read_only`` refuses writes also where there
+    is an upperdir. ``source`` is what ``findmnt`` shows as the source; ``context`` is an SELinux label for all files.
+    """
+
+    image: Path
+    objects: Path
+    upperdir: Path | None = None
+    workdir: Path | None = None
+    read_only: bool = False
+    source: str = "stratum"
+    context: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.upperdir is None) != (self.workdir is None):
+            raise ValueError("an upperdir and a workdir go together")
+
+    @property
+    def writable(self) -> bool:
+        """Whether the mount takes writes."""
+        return self.upperdir is not None and not self.read_only
+
+    @property
+    def attributes(self) -> int:
+        """The ``MOUNT_ATTR_*`` of the mount: set-user-ID programs and device files in a stratum mean nothing."""
+        return MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | (0 if self.writable else MOUNT_ATTR_RDONLY)
+
+
+class LayerSyntax(Enum):
+    """How a kernel's overlay filesystem takes its layers."""
+
+    FD = "as open files, mounted or detached (Linux 6.15)"
+    APPENDED = "lowerdir+ and datadir+ (Linux 6.7)"
+    DATA_ONLY = "lowerdir=image::objects (Linux 6.5)"
+    LIST = "lowerdir=image:objects; the image's whiteouts hide the object directory's names"
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """Which of the kernel's ways a mount is made by.
+
+    ``attached_layers``: the overlay refuses layers that are mounted nowhere, so they are attached in a throw-away mount
+    namespace. ``loop_device``: an EROFS image has to be a block device.
+    """
+
+    syntax: LayerSyntax = LayerSyntax.FD
+    attached_layers: bool = False
+    loop_device: bool = False
+
+
+_METHODS = (
+    ((6, 15), Method()),
+    ((6, 12), Method(LayerSyntax.APPENDED, attached_layers=True)),
+    ((6, 7), Method(LayerSyntax.APPENDED, attached_layers=True, loop_device=True)),
+    ((6, 5), Method(LayerSyntax.DATA_ONLY, attached_layers=True, loop_device=True)),
+    ((0, 0), Method(LayerSyntax.LIST, attached_layers=True, loop_device=True)),
+)
+
+
+def method_for(release: str) -> Method:
+    """The best way that the kernel ``release`` (as uname(2) tells it) is known to have.
+
+    A kernel with features brought back from later ones, or of an unreadable release, gets an older way, which every
+    later kernel still takes.
+    """
+    match = re.match(r"(\d+)\.(\d+)", release)
+    version = (int(match[1]), int(match[2])) if match else (0, 0)
+    return next(method for least, method in _METHODS if version >= least)
+
+
+@dataclass(frozen=True, slots=True)
+class Layers:
+    """The open files of a plan's layers: the image's mount, then the directories."""
+
+    image: int
+    objects: int
+    upperdir: int | None = None
+    workdir: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Fd:
+    """A parameter value that is an open file."""
+
+    number: int
+
+
+Parameter = tuple[str, "str | Fd"]
+
+
+def overlay_parameters(plan: MountPlan, layers: Layers, syntax: LayerSyntax) -> list[Parameter]:
+    """The parameters of the plan's overlay filesystem, in the order in which to give them."""
+    parameters: list[Parameter] = [("source", plan.source)]
+    image, objects = fd_path(layers.image), fd_path(layers.objects)
+    if syntax is LayerSyntax.FD:
+        parameters += [("lowerdir+", Fd(layers.image)), ("datadir+", Fd(layers.objects))]
+    elif syntax is LayerSyntax.APPENDED:
+        parameters += [("lowerdir+", image), ("datadir+", objects)]
+    elif syntax is LayerSyntax.DATA_ONLY:
+        parameters.append(("lowerdir", f"{image}::{objects}"))
+    else:
+        parameters.append(("lowerdir", f"{image}:{objects}"))
+    if layers.upperdir is not None and layers.workdir is not None:
+        for key, fd in (("upperdir", layers.upperdir), ("workdir", layers.workdir)):
+            parameters.append((key, Fd(fd) if syntax is LayerSyntax.FD else fd_path(fd)))
+    parameters += [("metacopy", "on"), ("redirect_dir", "on"), ("index", "off")]
+    if plan.context is not None:
+        parameters.append(("context", plan.context))
+    return parameters

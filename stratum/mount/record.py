@@ -1,0 +1,170 @@
+"""One mount on record: what, where, for whom, and whether it is still there.
+
+A mount is known by the **source** that it was made with, ``stratum-<record id>:<ref>``: every copy of it in any mount
+namespace shows that in ``/proc/PID/mountinfo``, and an ID is never used twice. So a record is live
+
+- while the mount is seen in some mount namespace (the host's, the container's, or that of anyone who got a copy of it:
+  an upperdir is in use as long as any of them is), or
+- while the mount is still being made, by a process that is identified by ID and start time.
+
+Neither a recycled process ID nor a recycled mount number makes a stale record look live.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from stratum.refs import Ref
+from stratum.sys import mountinfo, proc
+from stratum.sys.mountinfo import MountEntry
+from stratum.sys.syscalls import statx_mount_id
+
+HolderKind = Literal["host", "container", "csi"]
+
+_SOURCE_MAX = 200
+"""The kernel takes parameters of up to 255 bytes."""
+
+_UNIQUE_IDS_FROM = 1 << 31
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """For whom something is mounted: the host, a container, or a Kubernetes volume's target.
+
+    ``id`` is the container's ID or the volume's target, empty for the host. ``pid`` and ``start_time`` (ticks since
+    boot) are the container's first process, else the process that made the mount.
+    """
+
+    kind: HolderKind
+    id: str
+    pid: int
+    start_time: int
+
+    def describe(self) -> str:
+        """Who it is, in words for a message."""
+        if self.kind == "container":
+            return f"container {self.id[:12]} (process {self.pid})"
+        if self.kind == "csi":
+            return f"Kubernetes volume {self.id}"
+        return "this host"
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One mount.
+
+    ``store`` is the store's path and ``store_key`` what tells stores apart; ``ref`` is NAME+WORKTREE, NAME:TAG or a
+    commit; ``mountpoint`` is an absolute path as ``holder`` sees it. ``mount_id`` is None until the mount is attached,
+    and unique until reboot where the kernel has such IDs. ``since`` is RFC 3339 UTC.
+    """
+
+    id: str
+    store: str
+    store_key: str
+    ref: str
+    commit: str
+    mountpoint: str
+    holder: Holder
+    mount_id: int | None
+    read_only: bool
+    since: str
+
+    @property
+    def source(self) -> str:
+        """The source to make the mount with; it is what identifies the mount."""
+        return f"{self._source_prefix}{self.ref}"[:_SOURCE_MAX]
+
+    @property
+    def _source_prefix(self) -> str:
+        return f"stratum-{self.id}:"
+
+    @property
+    def is_worktree(self) -> bool:
+        """Whether a worktree is mounted, which has one holder at a time."""
+        return "+" in self.ref
+
+    def is_mount(self, entry: MountEntry | None) -> bool:
+        """Whether ``entry`` is this mount, or a copy of it."""
+        return entry is not None and entry.fstype == "overlay" and entry.source.startswith(self._source_prefix)
+
+    def is_worktree_of(self, store_key: str, name: str, worktree: str) -> bool:
+        """Whether this is a mount of that worktree of that store."""
+        return self.store_key == store_key and self.ref == str(Ref(name, worktree=worktree))
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as JSON types, as it is stored and as commands print it."""
+        return asdict(self)
+
+
+def record_from_json(table: object) -> Record:
+    """The record in a parsed JSON value; ``ValueError`` where it is not one."""
+    fields = _checked(table, _RECORD_FIELDS, "a record")
+    holder = _checked(fields["holder"], _HOLDER_FIELDS, "a holder")
+    if holder["kind"] not in get_args(HolderKind):
+        raise ValueError(f"unknown holder kind {holder['kind']!r}")
+    if not fields["mountpoint"].startswith("/"):
+        raise ValueError("a mountpoint is not an absolute path")
+    return Record(**{**fields, "holder": Holder(**holder)})
+
+
+_HOLDER_FIELDS: Mapping[str, tuple[type, ...]] = {"kind": (str,), "id": (str,), "pid": (int,), "start_time": (int,)}
+_RECORD_FIELDS: Mapping[str, tuple[type, ...]] = {
+    "id": (str,),
+    "store": (str,),
+    "store_key": (str,),
+    "ref": (str,),
+    "commit": (str,),
+    "mountpoint": (str,),
+    "holder": (dict,),
+    "mount_id": (int, type(None)),
+    "read_only": (bool,),
+    "since": (str,),
+}
+
+
+def _checked(table: object, fields: Mapping[str, tuple[type, ...]], what: str) -> dict[str, Any]:
+    """``table`` with exactly the known fields, each of its type. Fields of later versions are left out."""
+    if not isinstance(table, dict):
+        raise ValueError(f"{what} is not an object")
+    for key, kinds in fields.items():
+        if type(table.get(key)) not in kinds:
+            raise ValueError(f"{what} has no valid {key!r}")
+        if isinstance(table[key], str) and "\0" in table[key]:
+            raise ValueError(f"{what} has a NUL in {key!r}")
+    return {key: table[key] for key in fields}
+
+
+def find_mount(record: Record) -> tuple[int, MountEntry] | None:
+    """A mount namespace that shows the record's mount: (a process in it, the entry there); None where there is none.
+
+    Looked for where it was put first, then in every other mount namespace.
+    """
+    first: list[int | str] = ["self"]
+    if record.holder.kind == "container" and proc.alive(record.holder.pid, record.holder.start_time):
+        first.insert(0, record.holder.pid)
+    for pid in first:
+        for entry in reversed(mountinfo.read(pid)):
+            if record.is_mount(entry):
+                return (os.getpid() if pid == "self" else int(pid)), entry
+    return next(((pid, entry) for pid, entry in mountinfo.everywhere() if record.is_mount(entry)), None)
+
+
+def is_live(record: Record) -> bool:
+    """Whether the record's mount exists, or is being made by a process that still runs."""
+    if record.mount_id is None:
+        return proc.alive(record.holder.pid, record.holder.start_time) or find_mount(record) is not None
+    return _shows_at_mountpoint(record) or find_mount(record) is not None
+
+
+def _shows_at_mountpoint(record: Record) -> bool:
+    """The usual case, without reading mountinfo. Mount IDs that come back later (before Linux 6.8) do not count."""
+    if record.mount_id is None or record.mount_id < _UNIQUE_IDS_FROM or record.holder.kind == "container":
+        return False
+    try:
+        return statx_mount_id(Path(record.mountpoint)) == record.mount_id
+    except OSError:
+        return False

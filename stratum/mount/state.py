@@ -1,0 +1,231 @@
+"""The record of what Stratum has mounted, for as long as the machine runs.
+
+::
+
+    <runtime directory>/    0700, owned by the user whose mounts these are (``/run/stratum`` for root)
+    |-- state               JSON: {"format": 1, "mounts": [record, ...]}; see ``record.Record``
+    |-- state.lock          flock, exclusive, for every reading and writing of ``state``
+    `-- mnt/                mountpoints of mounts that were asked for without one
+
+Rules:
+
+- ``state`` is replaced by a rename, never written in place; it needs no sync, as a reboot voids it together with the
+  mounts. The lock is held for one read-change-write only, never while something is mounted.
+- A mount is **claimed** before it is made and **confirmed** when it is attached. A claim and the check that nobody
+  else has the worktree are one step under the lock, so of two that race one wins. Whoever dies in between leaves a
+  record that is live only if the mount was attached after all.
+- Stale records are dropped whenever the state is read. Nothing is ever unmounted for that.
+- The lock order is: the store's locks first, this one last.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import stat
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from datetime import datetime, timezone
+from pathlib import Path
+
+from stratum.errors import BusyError, DamagedError, NotFoundError, StratumError, os_error_text
+from stratum.mount.record import Holder, Record, is_live, record_from_json
+from stratum.sys import proc
+from stratum.sys.atomic import write_atomic
+from stratum.sys.locks import FileLock, locked
+
+__all__ = ["Holder", "Record", "State", "host_holder", "store_key"]
+
+FORMAT = 1
+MAX_STATE = 16 << 20
+LOCK_TIMEOUT = 10.0
+
+
+def host_holder() -> Holder:
+    """The host as the holder of a mount that this process makes."""
+    pid = os.getpid()
+    return Holder("host", "", pid, proc.start_time(pid) or 0)
+
+
+def store_key(store: Path) -> str:
+    """What tells the store at ``store`` from others, by whatever path it is reached."""
+    try:
+        info = os.stat(store)
+    except OSError as exc:
+        raise NotFoundError(f"cannot find the store {store}: {os_error_text(exc)}") from None
+    return f"{info.st_dev}:{info.st_ino}"
+
+
+class State:
+    """The mount records below ``runtime_dir``, which is made when the first record is written."""
+
+    def __init__(self, runtime_dir: Path) -> None:
+        self.runtime_dir = runtime_dir
+        self.path = runtime_dir / "state"
+        self.ephemeral_dir = runtime_dir / "mnt"
+
+    def records(self) -> list[Record]:
+        """All live records, oldest first; stale ones are dropped from the file.
+
+        Raises ``DamagedError`` for a state that Stratum did not write, ``BusyError`` where it stays locked.
+        """
+        if not os.path.lexists(self.path):
+            return []
+        return self._change(lambda records: records)
+
+    def find_worktree(self, store: Path, name: str, worktree: str) -> Record | None:
+        """The mount of a worktree, if there is one."""
+        key = store_key(store)
+        return next((record for record in self.records() if record.is_worktree_of(key, name, worktree)), None)
+
+    def find_ref(self, store: Path, ref: str) -> list[Record]:
+        """The mounts of ``ref``, written as it was mounted."""
+        key = store_key(store)
+        return [record for record in self.records() if record.store_key == key and record.ref == ref]
+
+    def find_mountpoint(self, path: Path, *, inside: bool = False) -> Record | None:
+        """The mount at ``path``, as the host sees it; with ``inside`` also one that ``path`` is below of.
+
+        Symlinks in ``path`` are followed. Mounts in containers are not found by path.
+        """
+        resolved = os.path.realpath(path)
+        found = None
+        for record in self.records():
+            below = inside and resolved.startswith(record.mountpoint.rstrip("/") + "/")
+            if record.holder.kind == "container" or not (record.mountpoint == resolved or below):
+                continue
+            if found is None or len(record.mountpoint) >= len(found.mountpoint):
+                found = record
+        return found
+
+    def claim(
+        self, *, store: Path, ref: str, commit: str, mountpoint: Path, read_only: bool, holder: Holder | None = None
+    ) -> Record:
+        """Reserve a mount about to be made; the record's ``source`` is to be the plan's.
+
+        ``holder`` is whoever makes the mount (default: this process on the host): while that process lives, so does
+        the claim. Raises ``BusyError`` where ``ref`` is a worktree that somebody has, or where the mountpoint shows
+        another mount of Stratum.
+        """
+        record = Record(
+            id=secrets.token_hex(8),
+            store=str(store),
+            store_key=store_key(store),
+            ref=ref,
+            commit=commit,
+            mountpoint=str(mountpoint),
+            holder=holder or host_holder(),
+            mount_id=None,
+            read_only=read_only,
+            since=datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        )
+
+        def add(records: list[Record]) -> list[Record]:
+            for other in records:
+                _check_free(record, other)
+            return [*records, record]
+
+        self._change(add)
+        return record
+
+    def confirm(
+        self, record: Record, mount_id: int, *, holder: Holder | None = None, commit: str | None = None
+    ) -> Record:
+        """Note that the claimed (or switched) mount is attached, for ``holder`` and showing ``commit`` if given."""
+        confirmed = replace(record, mount_id=mount_id, holder=holder or record.holder, commit=commit or record.commit)
+        self._change(lambda records: [*(other for other in records if other.id != record.id), confirmed])
+        return confirmed
+
+    def release(self, record: Record) -> None:
+        """Drop a record whose mount is gone or was never made; does nothing where it is gone already."""
+        if os.path.lexists(self.path):
+            self._change(lambda records: [other for other in records if other.id != record.id])
+
+    def _change(self, change: Callable[[list[Record]], list[Record]]) -> list[Record]:
+        """Read, drop what is stale, apply ``change`` and write what differs, under the lock."""
+        self._make_runtime_dir()
+        with self._lock():
+            stored = self._load()
+            changed = change([record for record in stored if is_live(record)])
+            if changed != stored:
+                self._save(changed)
+        return changed
+
+    def _lock(self) -> FileLock:
+        return locked(self.runtime_dir / "state.lock", timeout=LOCK_TIMEOUT, what="the mount state")
+
+    def _make_runtime_dir(self) -> None:
+        """Make the directory, or check that nobody else can have put things into it."""
+        try:
+            self.runtime_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            info = os.lstat(self.runtime_dir)
+        except OSError as exc:
+            raise StratumError(f"cannot make the runtime directory {self.runtime_dir}: {os_error_text(exc)}") from None
+        if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.geteuid():
+            raise DamagedError(
+                f"{self.runtime_dir} is not a directory of user {os.geteuid()}",
+                hint="remove it, or choose another with STRATUM_RUNTIME_DIR",
+            )
+        if info.st_mode & 0o077:
+            os.chmod(self.runtime_dir, 0o700)
+
+    def _load(self) -> list[Record]:
+        try:
+            fd = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+        except FileNotFoundError:
+            return []
+        except OSError as exc:
+            raise self._damaged(os_error_text(exc)) from None
+        with open(fd, "rb") as file:
+            info = os.fstat(fd)
+            if not stat.S_ISREG(info.st_mode) or info.st_uid != os.geteuid():
+                raise self._damaged("it is not this user's file")
+            data = file.read(MAX_STATE + 1)
+        if len(data) > MAX_STATE:
+            raise self._damaged(f"it is larger than {MAX_STATE} bytes")
+        try:
+            return _parse(data)
+        except (ValueError, RecursionError) as exc:
+            raise self._damaged(str(exc)) from None
+
+    def _save(self, records: Iterable[Record]) -> None:
+        table = {"format": FORMAT, "mounts": [record.to_json() for record in records]}
+        try:
+            # ASCII with escapes: names that are no UTF-8 survive as lone surrogates.
+            write_atomic(self.path, json.dumps(table, indent=1).encode("ascii"), 0o600, durable=False)
+        except OSError as exc:
+            raise StratumError(f"cannot write the mount state {self.path}: {os_error_text(exc)}") from None
+
+    def _damaged(self, reason: str) -> DamagedError:
+        return DamagedError(
+            f"the mount state {self.path} is damaged: {reason}",
+            hint="unmount what findmnt shows with a source of 'stratum-...' by hand, then remove that file",
+        )
+
+
+def _parse(data: bytes) -> list[Record]:
+    table = json.loads(data)
+    if not isinstance(table, dict) or table.get("format") != FORMAT or not isinstance(table.get("mounts"), list):
+        raise ValueError(f"it is not a mount state of format {FORMAT}")
+    return [record_from_json(entry) for entry in table["mounts"]]
+
+
+def _check_free(wanted: Record, other: Record) -> None:
+    """Raise ``BusyError`` where ``other`` is in the way of ``wanted``."""
+    if wanted.is_worktree and other.store_key == wanted.store_key and other.ref == wanted.ref:
+        raise BusyError(
+            f"{other.ref} is mounted already, at {other.mountpoint}, by {other.holder.describe()}, since {other.since}",
+            hint=_how_to_release(other),
+        )
+    same_place = other.holder.kind != "container" and wanted.holder.kind != "container"
+    if same_place and other.mountpoint == wanted.mountpoint:
+        raise BusyError(f"{other.mountpoint} already shows {other.ref}", hint=_how_to_release(other))
+
+
+def _how_to_release(record: Record) -> str:
+    if record.holder.kind == "container":
+        return f"stop the container: podman stop {record.holder.id[:12]}"
+    if record.holder.kind == "csi":
+        return "delete the pod that uses the volume"
+    return f"unmount it first: stratum unmount {record.mountpoint}"
