@@ -1,0 +1,155 @@
+"""What a composefs image can hold, so that every tree that gets a commit can also get its image.
+
+The numbers are those of composefs 1.0.8: whatever it refuses to put into an image is refused here, too.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterable
+from typing import Final
+
+from stratum.errors import UnsupportedError
+from stratum.tree.model import INLINE_MAX, Directory, File, Inode, Special, Symlink, Xattrs
+from stratum.tree.overlay import is_whiteout_device
+
+NAME_MAX: Final = 255
+TARGET_MAX: Final = 4095
+XATTR_NAME_MAX: Final = 255
+XATTRS_MAX: Final = 32767
+"""Bytes of all extended attributes of an inode, each counted with ``_XATTR_OVERHEAD``, all with ``_XATTRS_HEADER``."""
+XATTR_TEXT_MAX: Final = 65535
+"""Bytes of all extended attributes of an inode as text in the dump, without the space before the first."""
+FILE_SIZE_MAX: Final = 1 << 53
+"""Bytes of a file that is not inline: its map has to fit into one block, 1024 chunks of at most 8 TiB."""
+
+_XATTRS_HEADER = 12
+_XATTR_OVERHEAD = 7
+_SIZE_T = (1 << 64) - 1
+
+_WHITEOUT_MARKS: Xattrs = ((b"trusted.overlay.overlay.whiteout", b""), (b"user.overlay.whiteout", b""))
+_PARENT_MARKS: Xattrs = (
+    (b"trusted.overlay.overlay.whiteouts", b""),
+    (b"user.overlay.whiteouts", b""),
+    (b"trusted.overlay.overlay.opaque", b"x"),
+    (b"user.overlay.opaque", b"x"),
+)
+_ROOT_MARKS: Xattrs = ((b"trusted.overlay.opaque", b"y"),)
+_MARK_NAMES = frozenset(
+    name.replace(b"overlay.overlay.", b"overlay.") for name, _ in (*_WHITEOUT_MARKS, *_PARENT_MARKS)
+)
+
+
+def xattrs_size(xattrs: Xattrs) -> int:
+    """The size of an inode's extended attributes as ``XATTRS_MAX`` counts it."""
+    if not xattrs:
+        return 0
+    return _XATTRS_HEADER + sum(_XATTR_OVERHEAD + len(name) + len(value) for name, value in xattrs)
+
+
+def overlay_marks(inode: Inode, *, holds_whiteouts: bool, is_root: bool) -> Xattrs:
+    """The extended attributes that the image needs on ``inode`` besides its own (escaped) ones.
+
+    They are what overlayfs's own metadata for whiteouts looks like from inside a mount, in both namespaces: a
+    whiteout device is stored as an empty file that bears them, and so does the directory around it. The image's root
+    is opaque.
+    """
+    if type(inode) is Directory:
+        return (_PARENT_MARKS if holds_whiteouts else ()) + (_ROOT_MARKS if is_root else ())
+    return _WHITEOUT_MARKS if is_whiteout_device(inode) else ()
+
+
+def with_marks(xattrs: Xattrs, marks: Iterable[tuple[bytes, bytes]]) -> Xattrs:
+    """``xattrs`` (sorted, escaped) with ``marks`` set one after the other, sorted.
+
+    Raises ``UnsupportedError`` where a mark would have to replace a longer value: composefs counts the bytes that are
+    *added*, in an unsigned number, starting from zero, so that going below zero means too many.
+    """
+    merged = dict(xattrs)
+    size = 0
+    for name, value in marks:
+        old = merged.pop(name, None)
+        if old is not None:
+            size = (size - _XATTR_OVERHEAD - len(name) - len(old)) & _SIZE_T if merged else 0
+        size = (size + _XATTR_OVERHEAD + len(name) + len(value) + (0 if merged else _XATTRS_HEADER)) & _SIZE_T
+        if size > XATTRS_MAX:
+            raise UnsupportedError(
+                f"the extended attribute {name.decode()} is too long for an image with whiteouts",
+                hint="remove the overlay.whiteout* and overlay.opaque attributes from the tree",
+            )
+        merged[name] = value
+    return tuple(sorted(merged.items()))
+
+
+def may_clash_with_marks(xattrs: Xattrs) -> bool:
+    """Whether any attribute of a tree's inode has the name of a mark, so that ``with_marks`` could fail."""
+    return any(name in _MARK_NAMES for name, _ in xattrs)
+
+
+def check_name(name: bytes) -> str | None:
+    """Why ``name`` cannot be a name in a directory, or None."""
+    if not name or name in (b".", b"..") or b"/" in name or b"\0" in name:
+        return "is not a valid file name"
+    if len(name) > NAME_MAX:
+        return f"has a name of {len(name)} bytes; {NAME_MAX} is the limit"
+    return None
+
+
+def check_xattrs(xattrs: Xattrs) -> str | None:
+    """Why ``xattrs`` cannot be in an image, or None. Their text in the dump has a limit of its own (``dump``)."""
+    previous = b""
+    for name, _ in xattrs:
+        if not name or len(name) > XATTR_NAME_MAX or b"\0" in name:
+            return f"has the extended attribute {name!r}, which is not a valid name"
+        if name <= previous:
+            return f"has the extended attribute {name!r} twice or out of order"
+        previous = name
+    size = xattrs_size(xattrs)
+    if size > XATTRS_MAX:
+        return f"has extended attributes of {size} bytes; {XATTRS_MAX} is the limit"
+    return None
+
+
+def check_inode(inode: Inode) -> str | None:
+    """Why an inode of a canonical tree cannot be in a commit, as the end of a sentence about it, or None."""
+    if not (0 <= inode.uid < 1 << 32 and 0 <= inode.gid < 1 << 32):
+        return "has a user or group ID beyond 32 bits"
+    if not -(1 << 63) <= inode.mtime // 1_000_000_000 < 1 << 63:
+        return "has a modification time beyond 64 bits"
+    if inode.xattrs and (problem := check_xattrs(inode.xattrs)):
+        return problem
+    kind = stat.S_IFMT(inode.mode)
+    if isinstance(inode, File):
+        return _check_file(inode) if kind == stat.S_IFREG else _WRONG_TYPE
+    if isinstance(inode, Symlink):
+        if kind != stat.S_IFLNK:
+            return _WRONG_TYPE
+        if not 0 < len(inode.target) <= TARGET_MAX or b"\0" in inode.target:
+            return f"is a symbolic link to {len(inode.target)} bytes; 1 to {TARGET_MAX} without NUL are possible"
+    elif isinstance(inode, Special):
+        return _check_special(inode, kind)
+    elif kind != stat.S_IFDIR:
+        return _WRONG_TYPE
+    return None
+
+
+_WRONG_TYPE = "has a mode that is not its type's"
+
+
+def _check_file(file: File) -> str | None:
+    if file.size <= INLINE_MAX:
+        if file.digest is not None or len(file.content or b"") != file.size or file.content == b"":
+            return f"is a file of {file.size} bytes, which must be its content and nothing else"
+    elif file.digest is None or len(file.digest) != 32 or file.content is not None:
+        return f"is a file of {file.size} bytes, which must be the digest of an object and nothing else"
+    if file.size > FILE_SIZE_MAX:
+        return f"is a file of {file.size} bytes; {FILE_SIZE_MAX} is the limit"
+    return None
+
+
+def _check_special(special: Special, kind: int) -> str | None:
+    if kind in (stat.S_IFCHR, stat.S_IFBLK):
+        return None if 0 <= special.rdev < 1 << 32 else "has a device number beyond 32 bits"
+    if kind not in (stat.S_IFIFO, stat.S_IFSOCK):
+        return "is of an unknown file type"
+    return "has a device number but is no device" if special.rdev else None
