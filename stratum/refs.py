@@ -68,6 +68,11 @@ def check_name(name: str, what: str = "stratum name") -> str:
     return name
 
 
+def is_name(text: str) -> bool:
+    """Whether ``check_name`` accepts ``text``."""
+    return _NAME.fullmatch(text) is not None and not text.endswith(".lock") and not is_hash(text)
+
+
 def is_hash(text: str) -> bool:
     """Whether ``text`` is a full commit hash: 64 lower-case hex digits."""
     return _HASH.fullmatch(text) is not None

@@ -1,0 +1,10 @@
+"""The store: objects, commits, tags, worktrees and history, changed in transactions. ``store.layout`` has the map."""
+
+from stratum.store.commits import CommitMeta
+from stratum.store.reflog import ReflogEntry
+from stratum.store.resolve import Resolved
+from stratum.store.store import Store
+from stratum.store.transaction import StagedObject, Transaction
+from stratum.store.worktrees import Lease, Worktree
+
+__all__ = ["CommitMeta", "Lease", "ReflogEntry", "Resolved", "StagedObject", "Store", "Transaction", "Worktree"]

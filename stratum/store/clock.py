@@ -1,0 +1,29 @@
+"""Times as the store writes them: RFC 3339 in UTC, to the second."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timezone
+
+from stratum.errors import UsageError
+
+
+def utc_now() -> datetime:
+    """The current time in UTC."""
+    return datetime.now(timezone.utc)
+
+
+def rfc3339(time: datetime) -> str:
+    """``time`` (timezone-aware) as ``YYYY-MM-DDTHH:MM:SSZ``."""
+    return time.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def commit_time(environment: Mapping[str, str]) -> datetime:
+    """The time to record in a commit: ``SOURCE_DATE_EPOCH`` (reproducible-builds.org) where set, else now."""
+    value = environment.get("SOURCE_DATE_EPOCH")
+    if not value:
+        return utc_now()
+    try:
+        return datetime.fromtimestamp(int(value), timezone.utc)
+    except (ValueError, OverflowError, OSError):
+        raise UsageError(f"SOURCE_DATE_EPOCH is not a number of seconds: {value!r}") from None

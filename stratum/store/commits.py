@@ -1,0 +1,387 @@
+"""Commits: ``commits/<metadata_hash>/{metadata.toml, tree.dump.zst, commit.cfs}``.
+
+The directory appears whole, by one rename, and is not changed afterwards; only ``commit.cfs``, which is a pure
+function of the dump, may be made anew. ``tree.dump.zst`` is one zstd frame of the canonical dump, so
+``zstd -dc tree.dump.zst | b3sum`` prints the directory's name. metadata.toml has these tables::
+
+    [commit]  merkle_root, metadata_hash, timestamp (RFC 3339 UTC), parent_commit?, message?
+    [files]   count (names of regular files: a hard link counts each time), total_size (bytes; each inode once)
+    [merkle]  leaf_count, tree_depth
+    [image]   digest (fs-verity of commit.cfs), size
+    [origin]  optional: how the commit came to be
+
+Of these only ``metadata_hash`` is proven by the name; timestamp, parent, message and origin are what the first writer
+of this tree said.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from stratum import toml
+from stratum.errors import DamagedError, ExistsError, NotFoundError, StratumError, UsageError
+from stratum.refs import is_hash, is_hash_prefix
+from stratum.store.clock import rfc3339, utc_now
+from stratum.store.layout import Layout, storage_error
+from stratum.store.objects import Objects
+from stratum.store.tables import Tables
+from stratum.store.transaction import Transaction, Transactions
+from stratum.tree.model import Directory, File
+
+METADATA = "metadata.toml"
+DUMP = "tree.dump.zst"
+IMAGE = "commit.cfs"
+DUMP_MAX = 1 << 32
+"""No dump is decompressed beyond this many bytes (some ten million files), and no bigger one is written."""
+_ZSTD_LEVEL = 1
+
+
+@dataclass(frozen=True, slots=True)
+class CommitMeta:
+    """What metadata.toml says. Hashes and digests are lower-case hex, sizes bytes, ``timestamp`` RFC 3339 in UTC."""
+
+    metadata_hash: str
+    merkle_root: str
+    timestamp: str
+    file_count: int
+    total_size: int
+    leaf_count: int
+    tree_depth: int
+    image_digest: str
+    image_size: int
+    parent_commit: str | None = None
+    message: str | None = None
+    origin: Mapping[str, Any] | None = None
+
+    def to_table(self) -> dict[str, Any]:
+        """The tables of metadata.toml."""
+        commit = {
+            "merkle_root": self.merkle_root,
+            "metadata_hash": self.metadata_hash,
+            "timestamp": self.timestamp,
+        }
+        if self.parent_commit is not None:
+            commit["parent_commit"] = self.parent_commit
+        if self.message is not None:
+            commit["message"] = self.message
+        table: dict[str, Any] = {
+            "commit": commit,
+            "files": {"count": self.file_count, "total_size": self.total_size},
+            "merkle": {"leaf_count": self.leaf_count, "tree_depth": self.tree_depth},
+            "image": {"digest": self.image_digest, "size": self.image_size},
+        }
+        if self.origin is not None:
+            table["origin"] = dict(self.origin)
+        return table
+
+    def to_toml(self) -> bytes:
+        """metadata.toml. ``UsageError`` where message or origin hold something that TOML cannot."""
+        try:
+            return toml.dumps(self.to_table()).encode("utf-8")
+        except (UnicodeEncodeError, TypeError, ValueError) as exc:
+            raise UsageError(f"the commit's message or origin cannot be stored: {exc}") from None
+
+    @classmethod
+    def from_toml(cls, data: bytes, where: str) -> CommitMeta:
+        """Read metadata.toml; ``DamagedError`` names ``where`` and what is wrong. Unknown tables are ignored."""
+        try:
+            table = toml.loads(data.decode("utf-8"))
+        except ValueError as exc:
+            raise DamagedError(f"{where} is not valid TOML: {exc}") from None
+        fields = Tables(table, where)
+        return cls(
+            metadata_hash=fields.hash("commit", "metadata_hash"),
+            merkle_root=fields.hash("commit", "merkle_root"),
+            timestamp=fields.text("commit", "timestamp"),
+            file_count=fields.count("files", "count"),
+            total_size=fields.count("files", "total_size"),
+            leaf_count=fields.count("merkle", "leaf_count"),
+            tree_depth=fields.count("merkle", "tree_depth"),
+            image_digest=fields.hash("image", "digest"),
+            image_size=fields.count("image", "size"),
+            parent_commit=fields.hash("commit", "parent_commit") if fields.has("commit", "parent_commit") else None,
+            message=fields.text("commit", "message") if fields.has("commit", "message") else None,
+            origin=fields.table("origin") if "origin" in table else None,
+        )
+
+
+class Commits:
+    """The commits of one store. Commits are named by their 64 hex digits."""
+
+    def __init__(self, layout: Layout, objects: Objects, transactions: Transactions) -> None:
+        self._layout = layout
+        self._objects = objects
+        self._transactions = transactions
+
+    def list(self) -> Sequence[str]:
+        """All commits, sorted by hash."""
+        return [name for name in self._layout.names_in(self._layout.commits) if is_hash(name)]
+
+    def exists(self, commit: str) -> bool:
+        """Whether the store has this commit."""
+        if not is_hash(commit):
+            return False
+        try:
+            return stat.S_ISDIR(self._layout.commit(commit).lstat().st_mode)
+        except FileNotFoundError:
+            return False
+        except OSError as exc:
+            raise storage_error(exc, f"look for commit {commit}") from None
+
+    def find(self, prefix: str) -> Sequence[str]:
+        """The commits whose hash begins with ``prefix`` (7 to 64 hex digits; otherwise none)."""
+        if not is_hash_prefix(prefix):
+            return []
+        if is_hash(prefix):
+            return [prefix] if self.exists(prefix) else []
+        return [commit for commit in self.list() if commit.startswith(prefix)]
+
+    def meta(self, commit: str) -> CommitMeta:
+        """The commit's metadata. ``NotFoundError``, or ``DamagedError`` where the file is damaged or of another."""
+        path = self._layout.commit(commit) / METADATA
+        with self._reading(commit, METADATA):
+            data = self._layout.read_beneath(path)
+        meta = CommitMeta.from_toml(data, str(path))
+        if meta.metadata_hash != commit:
+            raise DamagedError(f"{path} is the metadata of commit {meta.metadata_hash}", hint="run 'stratum fsck'")
+        return meta
+
+    def stored_dump(self, commit: str) -> bytes:
+        """``tree.dump.zst`` as it is on disk."""
+        with self._reading(commit, DUMP):
+            return self._layout.read_beneath(self._layout.commit(commit) / DUMP, DUMP_MAX)
+
+    def dump(self, commit: str) -> bytes:
+        """The canonical dump, checked against the commit's name: ``DamagedError`` where it does not match."""
+        from stratum.tree.digest import metadata_hash
+
+        try:
+            dump = decompress_dump(self.stored_dump(commit))
+        except DamagedError as exc:
+            raise DamagedError(f"the tree of commit {commit}: {exc.message}", hint="run 'stratum fsck'") from None
+        if metadata_hash(dump) != commit:
+            raise DamagedError(
+                f"the tree of commit {commit} does not match its hash", hint="pull it again, or restore a backup"
+            )
+        return dump
+
+    def tree(self, commit: str) -> Directory:
+        """The commit's tree, read from the verified dump."""
+        from stratum.tree.dump import read_dump
+
+        return read_dump(self.dump(commit))
+
+    def root(self, commit: str) -> Directory:
+        """The root directory's own metadata, without its children, at a fraction of ``tree``'s cost."""
+        from stratum.tree.dump import read_dump
+
+        fields = self.dump(commit).partition(b"\n")[0].split(b" ")
+        fields[3:4] = [b"2"]  # the link count of a directory without subdirectories
+        return read_dump(b" ".join(fields) + b"\n")
+
+    def write(
+        self,
+        tx: Transaction,
+        root: Directory,
+        *,
+        parent: str | None = None,
+        message: str | None = None,
+        origin: Mapping[str, Any] | None = None,
+        timestamp: datetime | None = None,
+        known: Directory | None = None,
+    ) -> CommitMeta:
+        """Make the commit of the tree ``root``, publishing the objects staged in ``tx`` first.
+
+        Equal trees are one commit: where it exists already, it is left untouched and its metadata returned.
+        ``timestamp`` (timezone-aware) defaults to now. Objects below directories that ``root`` shares with ``known``,
+        the tree of a commit of this store, are taken to be there; every other must be, or ``DamagedError``.
+        """
+        from stratum.tree.digest import merkle_summary, metadata_hash
+        from stratum.tree.dump import write_dump
+
+        dump = write_dump(root)
+        if len(dump) > DUMP_MAX:
+            raise StratumError(f"the tree is too big for a commit: its dump has {len(dump)} bytes")
+        commit = metadata_hash(dump)
+        if self.exists(commit):
+            tx.publish_objects()
+            return self.meta(commit)
+        summary, statistics = merkle_summary(dump), _Statistics(root)
+        directory = tx.new_path("commit")
+        tx.make_directory(directory)
+        tx.write_file(directory / DUMP, compress_dump(dump))
+        digest, size = _write_image(tx, root, directory / IMAGE)
+        meta = CommitMeta(
+            metadata_hash=commit,
+            merkle_root=summary.root,
+            timestamp=rfc3339(timestamp or utc_now()),
+            file_count=statistics.count,
+            total_size=statistics.total_size,
+            leaf_count=summary.leaf_count,
+            tree_depth=summary.tree_depth,
+            image_digest=digest,
+            image_size=size,
+            parent_commit=parent,
+            message=message,
+            origin=origin,
+        )
+        tx.write_file(directory / METADATA, meta.to_toml())
+        tx.publish_objects()
+        self._check_objects(tx, root, known)
+        try:
+            tx.place_directory(directory, self._layout.commit(commit))
+        except ExistsError:  # another process wrote the same tree meanwhile
+            return self.meta(commit)
+        return meta
+
+    def _check_objects(self, tx: Transaction, root: Directory, known: Directory | None) -> None:
+        for file in _files_not_below(root, known):
+            if file.digest is None or tx.published(file.digest):
+                continue
+            if not self._objects.has(file.digest, file.size):
+                raise DamagedError(
+                    f"object {file.digest.hex()} of {file.size} bytes is needed by the commit but not in the store"
+                )
+
+    def ensure_image(self, commit: str) -> Path:
+        """The path of the commit's image, which is made again where it is missing or has another size.
+
+        This is the one place that makes images of existing commits; it trusts nothing but the dump. Raises
+        ``NotFoundError``, and ``DamagedError`` where the image of the dump is not the one that metadata.toml tells of.
+        """
+        meta = self.meta(commit)
+        path = self._layout.commit(commit) / IMAGE
+        try:
+            info = path.lstat()
+            if stat.S_ISREG(info.st_mode) and info.st_size == meta.image_size:
+                return path
+        except FileNotFoundError:
+            pass
+        except OSError as exc:
+            raise storage_error(exc, f"read {path}") from None
+        root = self.tree(commit)
+        with self._transactions.begin(f"making the image of commit {commit}") as tx:
+            new = tx.new_path("image")
+            if _write_image(tx, root, new) != (meta.image_digest, meta.image_size):
+                raise DamagedError(
+                    f"the image of commit {commit} differs from what its metadata says", hint="run 'stratum fsck'"
+                )
+            tx.replace(new, path)
+        return path
+
+    def verify_image(self, commit: str) -> None:
+        """Read the whole image and compare it with metadata.toml; ``DamagedError`` where they differ."""
+        from stratum.composefs.verity import VerityHasher
+
+        meta, hasher = self.meta(commit), VerityHasher()
+        with self._reading(commit, IMAGE):
+            fd = self._layout.open_beneath(self._layout.commit(commit) / IMAGE)
+            with os.fdopen(fd, "rb", buffering=0) as file:
+                while chunk := file.read(1 << 20):
+                    hasher.update(chunk)
+        if hasher.hexdigest() != meta.image_digest:
+            raise DamagedError(f"the image of commit {commit} does not match its digest", hint="run 'stratum fsck'")
+
+    @contextmanager
+    def _reading(self, commit: str, name: str) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError:
+            if not self.exists(commit):
+                raise NotFoundError(f"there is no commit {commit}") from None
+            raise DamagedError(f"commit {commit} has lost its {name}", hint="run 'stratum fsck'") from None
+        except OSError as exc:
+            raise storage_error(exc, f"read {name} of commit {commit}") from None
+
+
+class _Statistics:
+    """Names of regular files, and the bytes of their inodes."""
+
+    def __init__(self, root: Directory) -> None:
+        self.count = 0
+        self.total_size = 0
+        seen: set[int] = set()
+        stack = [root]
+        while stack:
+            for inode in stack.pop().children.values():
+                if isinstance(inode, Directory):
+                    stack.append(inode)
+                elif isinstance(inode, File):
+                    self.count += 1
+                    if id(inode) not in seen:
+                        seen.add(id(inode))
+                        self.total_size += inode.size
+
+
+def _files_not_below(root: Directory, known: Directory | None) -> Iterator[File]:
+    """The regular files below ``root`` but not below a directory object that ``known`` contains too."""
+    shared: set[int] = set()
+    if known is not None:
+        stack = [known]
+        while stack:
+            directory = stack.pop()
+            shared.add(id(directory))
+            stack.extend(child for child in directory.children.values() if isinstance(child, Directory))
+    stack = [root]
+    while stack:
+        directory = stack.pop()
+        if id(directory) in shared:
+            continue
+        for child in directory.children.values():
+            if isinstance(child, Directory):
+                stack.append(child)
+            elif isinstance(child, File):
+                yield child
+
+
+def _write_image(tx: Transaction, root: Directory, path: Path) -> tuple[str, int]:
+    """Write the image of ``root`` to ``path``; its fs-verity digest in hex and its size."""
+    from stratum.composefs.erofs import image_pieces
+    from stratum.composefs.verity import VerityHasher
+
+    hasher, size = VerityHasher(), 0
+
+    def pieces() -> Iterator[bytes | bytearray]:
+        nonlocal size
+        for piece in image_pieces(root):
+            hasher.update(piece)
+            size += len(piece)
+            yield piece
+
+    tx.write_pieces(path, pieces())
+    return hasher.hexdigest(), size
+
+
+def compress_dump(dump: bytes) -> bytes:
+    """``dump`` as one zstd frame that records its size."""
+    import pyzstd
+
+    return pyzstd.compress(dump, _ZSTD_LEVEL)
+
+
+def decompress_dump(data: bytes, limit: int = DUMP_MAX) -> bytes:
+    """The content of one zstd frame of at most ``limit`` bytes; ``DamagedError`` for anything else.
+
+    Memory is bounded by ``limit`` whatever the frame claims.
+    """
+    import pyzstd
+
+    try:
+        decompressor = pyzstd.ZstdDecompressor(option={pyzstd.DParameter.windowLogMax: 27})
+        dump: bytes = decompressor.decompress(data, limit + 1)
+    except pyzstd.ZstdError as exc:
+        raise DamagedError(f"it is not a valid zstd frame: {exc}") from None
+    if len(dump) > limit:
+        raise DamagedError(f"it decompresses to more than {limit} bytes")
+    if not decompressor.eof:
+        raise DamagedError("its zstd frame is cut short")
+    if decompressor.unused_data:
+        raise DamagedError("something follows its zstd frame")
+    return dump

@@ -1,0 +1,274 @@
+"""The store on disk: where everything is, and opening or making one.
+
+::
+
+    store/                             0700, owned by the user who runs Stratum or by root
+    |-- stratum.toml                   format = 1; written last, so its presence means a whole store
+    |-- objects/ab/cdef...             file contents by fs-verity digest (``store.objects``)
+    |-- commits/<metadata_hash>/       metadata.toml, commit.cfs, tree.dump.zst (``store.commits``)
+    |-- refs/<name>/                   tags/, worktrees/, log.jsonl (``store.namespaces``)
+    |-- refs/<name>.lock               flock (``store.locks``)
+    |-- tmp/                           transactions in progress (``store.transaction``)
+    `-- lock                           flock (``store.locks``)
+
+Who may own a store. What is in it gets mounted by the kernel and restored with its owners and modes, so a store is
+only used where nobody but the caller and root could have written to it: the directory belongs to the caller or to
+root and is not writable by group or others. Root using a user's store would be the user using root. The path to the
+store may contain symbolic links (``/var/lib/stratum`` moved to a bigger disk); below it none is ever followed but the
+tags, whose only legal target is a commit's directory and which are read, not followed.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from stratum import toml
+from stratum.errors import DamagedError, NotFoundError, StratumError, UnsupportedError, UsageError, os_error_text
+from stratum.sys.atomic import TEMPORARY_PREFIX, fsync_dir, write_atomic
+from stratum.sys.syscalls import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, openat2
+
+FORMAT = 1
+FORMAT_FILE = "stratum.toml"
+DIRECTORIES = ("objects", "commits", "refs", "tmp")
+SMALL_FILE_MAX = 16 << 20
+"""No metadata file of a store (TOML) is read beyond this many bytes."""
+
+_HINTS = {
+    errno.ENOSPC: "free some space on the store's file system, or run 'stratum gc'",
+    errno.EDQUOT: "the disk quota is used up: free some space, or run 'stratum gc'",
+    errno.EROFS: "the store's file system is read-only: only reading works",
+    errno.EACCES: "run the command as the owner of the store",
+    errno.EPERM: "run the command as the owner of the store",
+    errno.EIO: "the disk reports errors: check it before anything else",
+    errno.EMFILE: "raise the limit on open files (ulimit -n)",
+}
+_NOT_POSSIBLE = {errno.EROFS, errno.EACCES, errno.EPERM, errno.EOPNOTSUPP}
+
+
+def storage_error(exc: OSError, doing: str) -> StratumError:
+    """What to raise for an ``OSError`` met while ``doing`` something to the store, in the kernel's words."""
+    kind = UnsupportedError if exc.errno in _NOT_POSSIBLE else StratumError
+    return kind(f"cannot {doing}: {os_error_text(exc)}", hint=_HINTS.get(exc.errno or 0, ""))
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The paths of one store. ``root`` is absolute and without symbolic links."""
+
+    root: Path
+
+    @property
+    def objects(self) -> Path:
+        return self.root / "objects"
+
+    @property
+    def commits(self) -> Path:
+        return self.root / "commits"
+
+    @property
+    def refs(self) -> Path:
+        return self.root / "refs"
+
+    @property
+    def tmp(self) -> Path:
+        return self.root / "tmp"
+
+    @property
+    def lock(self) -> Path:
+        return self.root / "lock"
+
+    def commit(self, commit: str) -> Path:
+        return self.commits / commit
+
+    def ref(self, name: str) -> Path:
+        return self.refs / name
+
+    def ref_lock(self, name: str) -> Path:
+        return self.refs / f"{name}.lock"
+
+    def tags(self, name: str) -> Path:
+        return self.refs / name / "tags"
+
+    def worktrees(self, name: str) -> Path:
+        return self.refs / name / "worktrees"
+
+    def worktree(self, name: str, worktree: str) -> Path:
+        return self.refs / name / "worktrees" / worktree
+
+    def worktree_lock(self, name: str, worktree: str) -> Path:
+        return self.refs / name / "worktrees" / f"{worktree}.lock"
+
+    def reflog(self, name: str) -> Path:
+        return self.refs / name / "log.jsonl"
+
+    def open_beneath(self, path: Path, flags: int = os.O_RDONLY, mode: int = 0) -> int:
+        """Open ``path``, which is below the root, following no symbolic link; a close-on-exec descriptor.
+
+        Raises ``OSError`` as open(2) does, and ``DamagedError`` where a symbolic link stands in the way.
+        """
+        root = os.open(self.root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            relative = os.fsencode(path.relative_to(self.root))
+            return openat2(root, relative, flags, mode=mode, resolve=RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS)
+        except OSError as exc:
+            if exc.errno in (errno.ELOOP, errno.EXDEV):
+                raise DamagedError(
+                    f"{path} is, or is below, a symbolic link; a store has none there",
+                    hint="somebody changed the store by hand; nothing was read from it",
+                ) from None
+            raise
+        finally:
+            os.close(root)
+
+    def read_beneath(self, path: Path, limit: int = SMALL_FILE_MAX) -> bytes:
+        """The content of the regular file ``path``; ``OSError`` as read(2), ``DamagedError`` for any other kind of
+        file or one of more than ``limit`` bytes."""
+        fd = self.open_beneath(path, os.O_RDONLY | os.O_NONBLOCK)
+        with os.fdopen(fd, "rb") as file:
+            info = os.fstat(fd)
+            if not stat.S_ISREG(info.st_mode):
+                raise DamagedError(f"{path} is not a regular file")
+            if info.st_size > limit:
+                raise DamagedError(f"{path} is {info.st_size} bytes long; at most {limit} make sense")
+            return file.read(limit)
+
+    def names_in(self, directory: Path) -> list[str]:
+        """The sorted names in ``directory``, which must not be a symbolic link; empty where there is none."""
+        try:
+            fd = self.open_beneath(directory, os.O_RDONLY | os.O_DIRECTORY)
+        except FileNotFoundError:
+            return []
+        except OSError as exc:
+            raise storage_error(exc, f"list {directory}") from None
+        try:
+            return sorted(os.listdir(fd))
+        finally:
+            os.close(fd)
+
+
+def open_layout(path: Path) -> Layout:
+    """The store at ``path``.
+
+    Raises ``NotFoundError`` where there is none, ``UnsupportedError`` for a format that this version does not know or
+    an owner or mode that cannot be trusted, ``DamagedError`` where parts of a store are missing.
+    """
+    root = _resolved(path)
+    try:
+        info = root.lstat()
+    except FileNotFoundError:
+        raise NotFoundError(f"there is no store at {path}", hint=_MAKE_ONE) from None
+    except OSError as exc:
+        raise storage_error(exc, f"open the store {path}") from None
+    if not stat.S_ISDIR(info.st_mode):
+        raise UsageError(f"{path} is not a directory, so it is not a store")
+    layout = Layout(root)
+    try:
+        text = layout.read_beneath(root / FORMAT_FILE, 64 << 10)
+    except FileNotFoundError:
+        raise NotFoundError(f"{path} is not a Stratum store: it has no {FORMAT_FILE}", hint=_MAKE_ONE) from None
+    except OSError as exc:
+        raise storage_error(exc, f"open the store {path}") from None
+    _check_trust(path, info)
+    _check_format(root / FORMAT_FILE, text)
+    for name in DIRECTORIES:
+        _check_directory(root / name)
+    return layout
+
+
+_MAKE_ONE = "an import or 'stratum init' makes one; --store or STRATUM_STORE names another place"
+
+
+def _check_trust(path: Path, info: os.stat_result) -> None:
+    if info.st_uid not in (0, os.geteuid()):
+        raise UnsupportedError(
+            f"the store {path} belongs to user {info.st_uid}, who could have put anything into it",
+            hint="run the command as that user, or give the whole store to yourself with chown -R",
+        )
+    if info.st_mode & 0o022:
+        raise UnsupportedError(
+            f"the store {path} is writable by others (mode {stat.S_IMODE(info.st_mode):04o})",
+            hint=f"make sure nobody tampered with it, then: chmod 0700 {path}",
+        )
+
+
+def _check_format(path: Path, text: bytes) -> None:
+    try:
+        found = toml.loads(text.decode("utf-8")).get("format")
+    except ValueError as exc:
+        raise DamagedError(f"{path} is not valid TOML: {exc}") from None
+    if not isinstance(found, int) or isinstance(found, bool) or found < 1:
+        raise DamagedError(f"{path} does not say which format the store has", hint=f"it should read: format = {FORMAT}")
+    if found != FORMAT:
+        raise UnsupportedError(
+            f"the store {path.parent} has format {found}; this version of Stratum knows only format {FORMAT}",
+            hint="use the version of Stratum that made it, or a newer one",
+        )
+
+
+def _check_directory(path: Path) -> None:
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        raise DamagedError(f"the store has lost its directory {path}", hint="restore it from a backup") from None
+    except OSError as exc:
+        raise storage_error(exc, f"open {path}") from None
+    if not stat.S_ISDIR(mode):
+        raise DamagedError(f"{path} is not a directory", hint="somebody changed the store by hand")
+
+
+def create_layout(path: Path) -> Layout:
+    """Make an empty store at ``path``: a new directory, an empty one, or one where making a store was interrupted.
+
+    Raises ``UsageError`` where the directory holds anything else, ``StratumError`` in the kernel's words.
+    """
+    root = _resolved(path)
+    try:
+        root.parent.mkdir(parents=True, exist_ok=True)
+        root.mkdir(mode=0o700, exist_ok=True)
+        info = root.lstat()
+        if info.st_uid != os.geteuid():
+            raise UnsupportedError(f"{path} belongs to user {info.st_uid}", hint="make the store as its owner")
+        _check_unused(path, root)
+        root.chmod(0o700)
+        for name in DIRECTORIES:
+            (root / name).mkdir(mode=0o755, exist_ok=True)
+        os.close(os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+        write_atomic(root / FORMAT_FILE, toml.dumps({"format": FORMAT}).encode())
+        fsync_dir(root.parent)
+    except FileExistsError:
+        raise UsageError(f"{path} is not a directory", hint="give a directory for the store") from None
+    except OSError as exc:
+        raise storage_error(exc, f"make a store at {path}") from None
+    return open_layout(path)
+
+
+def _check_unused(path: Path, root: Path) -> None:
+    """Refuse a directory in use for something else; what an interrupted ``create_layout`` leaves is fine."""
+    for entry in os.scandir(root):
+        if entry.name == "lost+found":  # the root of a fresh ext4
+            continue
+        if entry.name in DIRECTORIES and entry.is_dir(follow_symlinks=False) and not os.listdir(entry.path):
+            continue
+        if entry.name == "lock" and entry.is_file(follow_symlinks=False):
+            continue
+        if entry.name.startswith(TEMPORARY_PREFIX) and entry.is_file(follow_symlinks=False):
+            os.unlink(entry.path)
+            continue
+        if entry.name == FORMAT_FILE:
+            raise UsageError(f"{path} is a store already")
+        raise UsageError(
+            f"{path} is neither empty nor a Stratum store (it contains {entry.name!r})",
+            hint="give an empty or a new directory for the store",
+        )
+
+
+def _resolved(path: Path) -> Path:
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError) as exc:  # a symlink loop is a RuntimeError before Python 3.13
+        reason = os_error_text(exc) if isinstance(exc, OSError) else "too many symbolic links"
+        raise UsageError(f"cannot use {path} as a store: {reason}") from None

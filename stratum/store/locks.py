@@ -1,0 +1,100 @@
+"""The store's locks, and the one order in which they are taken.
+
+::
+
+    1. store      lock                              shared: adds or moves something    exclusive: gc, removing a stratum
+    2. worktree   refs/<name>/worktrees/<wt>.lock   exclusive; held while a commit, mount, reset or rebase works on it
+    3. ref        refs/<name>.lock                  exclusive and short: a stratum's tags, heads and reflog
+    4. state      the mount state's own lock        owned by ``mount.state``, taken last
+
+A lock further down is never held while one further up is taken for the first time; the code below refuses it, so that
+no two processes can wait for each other. The worktree lock comes before the ref lock because it is the long one: two
+containers that stop at the same time commit their worktrees of one stratum side by side and meet only to move a tag.
+Taking any lock takes the store's shared lock first, so that gc and removal, which hold it exclusively, meet nobody.
+
+All are flock(2) locks: they go away with the process, also after kill -9, and their files stay (removing a lock file
+while somebody waits for it would make two locks of one). Every wait is bounded and its failure names the holder. In
+one thread a lock is reentrant; threads and processes exclude one another.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+
+from stratum.errors import NotFoundError
+from stratum.store.layout import Layout, storage_error
+from stratum.sys.locks import locked
+
+STORE_WAIT = 60.0
+"""Seconds to wait for the store lock: a gc or a long import may hold it."""
+WORKTREE_WAIT = 30.0
+REF_WAIT = 30.0
+
+
+class _Rank(IntEnum):
+    STORE = 1
+    WORKTREE = 2
+    REF = 3
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    rank: _Rank
+    path: Path
+    exclusive: bool
+
+
+class StoreLocks:
+    """The locks of one store."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._thread = threading.local()
+
+    @contextmanager
+    def store(self, *, exclusive: bool = False, timeout: float = STORE_WAIT) -> Iterator[None]:
+        """Hold the store lock; ``BusyError`` after ``timeout`` seconds."""
+        with self._take(_Held(_Rank.STORE, self._layout.lock, exclusive), f"the store {self._layout.root}", timeout):
+            yield
+
+    @contextmanager
+    def worktree(self, name: str, worktree: str, *, timeout: float = WORKTREE_WAIT) -> Iterator[None]:
+        """Hold a worktree's lock (and the store's, shared); the stratum must exist."""
+        path = self._layout.worktree_lock(name, worktree)
+        with self.store(), self._take(_Held(_Rank.WORKTREE, path, True), f"worktree {name}+{worktree}", timeout):
+            yield
+
+    @contextmanager
+    def ref(self, name: str, *, timeout: float = REF_WAIT) -> Iterator[None]:
+        """Hold a stratum's lock (and the store's, shared); the stratum need not exist yet."""
+        with self.store(), self._take(_Held(_Rank.REF, self._layout.ref_lock(name), True), f"stratum {name}", timeout):
+            yield
+
+    @contextmanager
+    def _take(self, wanted: _Held, what: str, timeout: float) -> Iterator[None]:
+        held: list[_Held] = self._thread.__dict__.setdefault("held", [])
+        same = next((lock for lock in held if lock.path == wanted.path), None)
+        if same is not None:
+            if wanted.exclusive and not same.exclusive:
+                raise RuntimeError(f"{wanted.path} is held shared; it cannot be upgraded")
+            yield
+            return
+        if any(lock.rank >= wanted.rank for lock in held):
+            raise RuntimeError(f"{wanted.path} must be locked before {held[-1].path}")
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(locked(wanted.path, exclusive=wanted.exclusive, timeout=timeout, what=what))
+            except FileNotFoundError:
+                raise NotFoundError(f"{what} does not exist") from None
+            except OSError as exc:
+                raise storage_error(exc, f"lock {wanted.path}") from None
+            held.append(wanted)
+            try:
+                yield
+            finally:
+                held.remove(wanted)

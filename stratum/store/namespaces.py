@@ -1,0 +1,78 @@
+"""Strata: the directories ``refs/<name>`` with ``tags/``, ``worktrees/`` and ``log.jsonl`` (``store.reflog``)."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Sequence
+
+from stratum.errors import DamagedError, NotFoundError
+from stratum.refs import check_name, is_name
+from stratum.store.layout import Layout, storage_error
+from stratum.store.locks import StoreLocks
+from stratum.store.transaction import Transaction, Transactions
+
+
+class Namespaces:
+    """The strata of one store."""
+
+    def __init__(self, layout: Layout, locks: StoreLocks, transactions: Transactions) -> None:
+        self._layout = layout
+        self._locks = locks
+        self._transactions = transactions
+
+    def list(self) -> Sequence[str]:
+        """The names of all strata, sorted."""
+        return [name for name in self._layout.names_in(self._layout.refs) if is_name(name)]
+
+    def exists(self, name: str) -> bool:
+        """Whether there is a stratum of this name. ``DamagedError`` where something else has it."""
+        path = self._layout.ref(check_name(name))
+        try:
+            mode = path.lstat().st_mode
+        except FileNotFoundError:
+            return False
+        except OSError as exc:
+            raise storage_error(exc, f"look for stratum {name}") from None
+        if not stat.S_ISDIR(mode):
+            raise DamagedError(f"{path} is not a directory", hint="run 'stratum fsck'")
+        return True
+
+    def exists_name(self, text: str) -> bool:
+        """Whether a stratum has this name, for text that may be no name at all, such as a commit's hash."""
+        return is_name(text) and self.exists(text)
+
+    def check(self, name: str) -> None:
+        """``NotFoundError`` where there is no stratum of this name, with those of similar names."""
+        if not self.exists(name):
+            raise NotFoundError(
+                f"there is no stratum {name}", hint=similar(name, self.list(), "'stratum list' shows all")
+            )
+
+    def ensure(self, tx: Transaction, name: str) -> None:
+        """Make the stratum, empty, where it is missing. The caller holds its lock."""
+        if self.exists(name):
+            return
+        directory = tx.new_path("ref")
+        tx.make_directory(directory)
+        for part in ("tags", "worktrees"):
+            tx.make_directory(directory / part)
+        tx.write_file(directory / "log.jsonl", b"")
+        tx.place_directory(directory, self._layout.ref(name))
+
+    def remove(self, name: str) -> None:
+        """Remove the stratum with its tags, worktrees and history, in one step; its commits stay until gc.
+
+        That none of its worktrees is mounted is the caller's to check. ``NotFoundError``, ``BusyError``.
+        """
+        check_name(name)
+        with self._locks.store(exclusive=True), self._transactions.begin(f"removing {name}") as tx:
+            self.check(name)
+            tx.take_out(self._layout.ref(name))
+
+
+def similar(name: str, names: Sequence[str], otherwise: str = "") -> str:
+    """A hint with the names most like ``name``, or ``otherwise`` where none is."""
+    from difflib import get_close_matches
+
+    close = get_close_matches(name, names, n=3)
+    return f"did you mean {' or '.join(close)}?" if close else otherwise

@@ -1,0 +1,115 @@
+"""The reflog of a stratum: ``refs/<name>/log.jsonl``, one JSON object a line, oldest first, only ever appended to.
+
+::
+
+    {"when": "2025-06-09T10:30:00Z", "kind": "tag", "which": "latest", "old": HASH or null, "new": HASH or null,
+     "why": "import"}
+
+``kind`` is ``tag`` or ``worktree``; ``new`` is null where the tag or worktree was removed. An entry is written, in one
+write(2) and synced, *before* the move that it tells of, so a crash may leave an entry whose move did not happen, but
+never a commit that was moved away from and is named nowhere. Writers hold the stratum's lock. A line that a crash cut
+short is closed by the next writer and skipped by readers.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Literal
+
+from stratum.refs import is_hash
+from stratum.store.clock import rfc3339, utc_now
+from stratum.store.layout import Layout, storage_error
+from stratum.sys.atomic import write_all
+
+Kind = Literal["tag", "worktree"]
+_READ_MAX = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class ReflogEntry:
+    """One move of a tag or a worktree's head. ``when`` is RFC 3339; ``old`` is None for a new ref, ``new`` for a
+    removed one."""
+
+    when: str
+    kind: Kind
+    which: str
+    old: str | None
+    new: str | None
+    why: str
+
+
+class Reflog:
+    """The reflogs of one store."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+
+    def append(self, name: str, kind: Kind, which: str, old: str | None, new: str | None, why: str) -> None:
+        """Add an entry, durably. The caller holds the lock of stratum ``name``."""
+        import json
+
+        entry = {"when": rfc3339(utc_now()), "kind": kind, "which": which, "old": old, "new": new, "why": why}
+        line = json.dumps(entry).encode("ascii") + b"\n"
+        try:
+            fd = self._layout.open_beneath(
+                self._layout.reflog(name), os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK, 0o644
+            )
+            try:
+                _append(fd, line)
+            finally:
+                os.close(fd)
+        except OSError as exc:
+            raise storage_error(exc, f"write the history of {name}") from None
+
+    def read(self, name: str) -> list[ReflogEntry]:
+        """The entries, oldest first; lines that are none are left out (``scan`` tells of them)."""
+        return self.scan(name)[0]
+
+    def scan(self, name: str) -> tuple[list[ReflogEntry], list[int]]:
+        """The entries, oldest first, and the numbers (from 1) of the lines that are cut short or damaged."""
+        try:
+            data = self._layout.read_beneath(self._layout.reflog(name), _READ_MAX)
+        except FileNotFoundError:
+            return [], []
+        except OSError as exc:
+            raise storage_error(exc, f"read the history of {name}") from None
+        entries, damaged = [], []
+        for number, line in enumerate(data.split(b"\n"), 1):
+            if not line:
+                continue
+            entry = _parse(line)
+            if entry is None:
+                damaged.append(number)
+            else:
+                entries.append(entry)
+        return entries, damaged
+
+
+def _append(fd: int, line: bytes) -> None:
+    size = os.fstat(fd).st_size
+    if size and os.pread(fd, 1, size - 1) != b"\n":
+        line = b"\n" + line
+    try:
+        write_all(fd, line)
+        os.fsync(fd)
+    except OSError:
+        os.ftruncate(fd, size)
+        raise
+
+
+def _parse(line: bytes) -> ReflogEntry | None:
+    import json
+
+    try:
+        table = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(table, dict) or table.get("kind") not in ("tag", "worktree"):
+        return None
+    if not all(isinstance(table.get(key), str) for key in ("when", "which", "why")):
+        return None
+    old, new = table.get("old"), table.get("new")
+    if not all(value is None or (isinstance(value, str) and is_hash(value)) for value in (old, new)):
+        return None
+    return ReflogEntry(table["when"], table["kind"], table["which"], old, new, table["why"])

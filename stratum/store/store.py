@@ -1,0 +1,120 @@
+"""A store: its parts, put together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from stratum.errors import NotFoundError
+from stratum.refs import Ref
+from stratum.store import resolve as _resolve
+from stratum.store.commits import CommitMeta, Commits
+from stratum.store.layout import Layout, create_layout, open_layout
+from stratum.store.locks import StoreLocks
+from stratum.store.namespaces import Namespaces
+from stratum.store.objects import Objects
+from stratum.store.reflog import Reflog
+from stratum.store.resolve import Resolved
+from stratum.store.tags import Tags
+from stratum.store.transaction import Transaction, Transactions
+from stratum.store.worktrees import Worktrees
+from stratum.tree.model import Directory
+
+
+class Store:
+    """An open store. Holds no descriptors and no locks between calls; several may be open on one directory."""
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+        self.locks = StoreLocks(layout)
+        self.objects = Objects(layout)
+        self.transactions = Transactions(layout, self.locks, self.objects)
+        self.commits = Commits(layout, self.objects, self.transactions)
+        self.namespaces = Namespaces(layout, self.locks, self.transactions)
+        self.reflog = Reflog(layout)
+        parts = (layout, self.locks, self.transactions, self.namespaces, self.commits, self.reflog)
+        self.tags = Tags(*parts)
+        self.worktrees = Worktrees(*parts)
+
+    @classmethod
+    def open(cls, path: Path) -> Store:
+        """The store at ``path``; reading works on a read-only one. ``NotFoundError``, ``UnsupportedError`` (format,
+        owner), ``DamagedError``."""
+        return cls(open_layout(path))
+
+    @classmethod
+    def create(cls, path: Path) -> Store:
+        """A new, empty store at ``path``. ``UsageError`` where something else is there."""
+        return cls(create_layout(path))
+
+    @classmethod
+    def open_or_create(cls, path: Path) -> Store:
+        """The store at ``path``, made first where there is nothing."""
+        try:
+            return cls.open(path)
+        except NotFoundError:
+            return cls.create(path)
+
+    @property
+    def root(self) -> Path:
+        """The store's directory, absolute and without symbolic links."""
+        return self.layout.root
+
+    def begin(self, what: str = "writing") -> AbstractContextManager[Transaction]:
+        """A transaction (``Transactions.begin``)."""
+        return self.transactions.begin(what)
+
+    def write_commit(
+        self,
+        tx: Transaction,
+        root: Directory,
+        *,
+        parent: str | None = None,
+        message: str | None = None,
+        origin: Mapping[str, Any] | None = None,
+        timestamp: datetime | None = None,
+        known: Directory | None = None,
+    ) -> CommitMeta:
+        """Make the commit of a tree (``Commits.write``)."""
+        return self.commits.write(
+            tx, root, parent=parent, message=message, origin=origin, timestamp=timestamp, known=known
+        )
+
+    def ensure_image(self, commit: str) -> Path:
+        """The path of a commit's image (``Commits.ensure_image``)."""
+        return self.commits.ensure_image(commit)
+
+    def names(self) -> Sequence[str]:
+        """The strata, sorted."""
+        return self.namespaces.list()
+
+    def users_of(self, commit: str) -> Sequence[str]:
+        """The refs that name the commit: ``NAME:TAG`` of tags, ``NAME+WORKTREE`` of heads and bases; sorted."""
+        users = []
+        for name in self.names():
+            users += [f"{name}:{tag}" for tag, found in self.tags.list(name).items() if found == commit]
+            users += [str(w.ref) for w in self.worktrees.list(name) if commit in (w.base_commit, w.head)]
+        return sorted(users)
+
+    def remove(self, name: str) -> None:
+        """Remove a stratum (``Namespaces.remove``)."""
+        self.namespaces.remove(name)
+
+    def resolve(self, ref: Ref) -> Resolved:
+        """What a ref means; ``NAME`` is its tag ``latest`` (``resolve.resolve``)."""
+        return _resolve.resolve(self, ref)
+
+    def resolve_commit(self, ref: Ref) -> str:
+        """The hash of the commit that a ref means (``resolve.resolve``)."""
+        return _resolve.resolve(self, ref).commit
+
+    def resolve_worktree(self, ref: Ref, *, create: bool = True) -> Resolved:
+        """The worktree that a ref means; ``NAME`` is ``main`` (``resolve.resolve_worktree``)."""
+        return _resolve.resolve_worktree(self, ref, create=create)
+
+    def resolve_mountable(self, ref: Ref) -> Resolved:
+        """A worktree, tag or commit; ``NAME`` is its worktree ``main`` (``resolve.resolve_mountable``)."""
+        return _resolve.resolve_mountable(self, ref)

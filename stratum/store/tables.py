@@ -1,0 +1,57 @@
+"""Typed access to the tables of the store's TOML files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from stratum.errors import DamagedError
+from stratum.refs import is_hash
+
+
+class Tables:
+    """The tables read from the file ``where``; every accessor raises ``DamagedError`` for what is missing or of
+    another type."""
+
+    def __init__(self, tables: Mapping[str, Any], where: str) -> None:
+        self._tables = tables
+        self._where = where
+
+    def table(self, name: str) -> dict[str, Any]:
+        """The table ``[name]``."""
+        value = self._tables.get(name)
+        if not isinstance(value, dict):
+            raise DamagedError(f"{self._where} has no table [{name}]")
+        return value
+
+    def has(self, table: str, key: str) -> bool:
+        """Whether the table has the key."""
+        return key in self.table(table)
+
+    def text(self, table: str, key: str) -> str:
+        """A string."""
+        value = self.table(table).get(key)
+        if not isinstance(value, str):
+            raise DamagedError(f"{self._where}: [{table}] {key} is missing or not a string")
+        return value
+
+    def hash(self, table: str, key: str) -> str:
+        """64 lower-case hex digits."""
+        value = self.text(table, key)
+        if not is_hash(value):
+            raise DamagedError(f"{self._where}: [{table}] {key} is not 64 hex digits")
+        return value
+
+    def count(self, table: str, key: str) -> int:
+        """An integer from 0 on."""
+        value = self.table(table).get(key)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise DamagedError(f"{self._where}: [{table}] {key} is missing or not a count")
+        return value
+
+    def flag(self, table: str, key: str) -> bool:
+        """true or false."""
+        value = self.table(table).get(key)
+        if not isinstance(value, bool):
+            raise DamagedError(f"{self._where}: [{table}] {key} is missing or neither true nor false")
+        return value

@@ -1,0 +1,172 @@
+"""Tags: symbolic links ``refs/<name>/tags/<tag> -> ../../../commits/<hash>``, replaced atomically.
+
+A tag is read with readlink(2) and must look exactly like that; it is never followed, so a planted link leads nowhere.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Sequence
+
+from stratum.errors import ConflictError, DamagedError, ExistsError, NotFoundError
+from stratum.refs import check_name, is_name
+from stratum.store.commits import Commits
+from stratum.store.layout import Layout, storage_error
+from stratum.store.locks import StoreLocks
+from stratum.store.namespaces import Namespaces, similar
+from stratum.store.reflog import Reflog
+from stratum.store.transaction import Transactions
+
+_TARGET = re.compile(r"\.\./\.\./\.\./commits/([0-9a-f]{64})")
+
+
+class _Any:
+    """The type of ``ANY``."""
+
+
+ANY = _Any()
+"""For ``Tags.set(expected=...)``: whatever the tag is now."""
+
+
+class Tags:
+    """The tags of one store."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        locks: StoreLocks,
+        transactions: Transactions,
+        namespaces: Namespaces,
+        commits: Commits,
+        reflog: Reflog,
+    ) -> None:
+        self._layout = layout
+        self._locks = locks
+        self._transactions = transactions
+        self._namespaces = namespaces
+        self._commits = commits
+        self._reflog = reflog
+
+    def list(self, name: str) -> dict[str, str]:
+        """Tag -> commit for every tag of stratum ``name``, sorted. ``NotFoundError``, ``DamagedError``."""
+        tags = {}
+        for tag in self.names(name):
+            commit = self.find(name, tag)
+            if commit is not None:
+                tags[tag] = commit
+        return tags
+
+    def names(self, name: str) -> Sequence[str]:
+        """The tags of stratum ``name``, sorted, without looking at where they point."""
+        self._namespaces.check(name)
+        return [tag for tag in self._layout.names_in(self._layout.tags(name)) if is_name(tag)]
+
+    def find(self, name: str, tag: str) -> str | None:
+        """The commit that the tag names, or None where there is no such tag (or stratum)."""
+        path = self._layout.tags(check_name(name)) / check_name(tag, "tag")
+        try:
+            directory = self._layout.open_beneath(path.parent, os.O_PATH | os.O_DIRECTORY)
+        except FileNotFoundError:
+            return None
+        except OSError as exc:
+            raise storage_error(exc, f"read tag {name}:{tag}") from None
+        try:
+            target = os.readlink(tag, dir_fd=directory)
+        except FileNotFoundError:
+            return None
+        except OSError as exc:
+            if exc.errno == errno.EINVAL:
+                raise _damaged(name, tag, "is not a symbolic link") from None
+            raise storage_error(exc, f"read tag {name}:{tag}") from None
+        finally:
+            os.close(directory)
+        match = _TARGET.fullmatch(target)
+        if match is None:
+            raise _damaged(name, tag, f"points to {target!r}, which is no commit")
+        return match[1]
+
+    def get(self, name: str, tag: str) -> str:
+        """The commit that the tag names; ``NotFoundError``, ``DamagedError``."""
+        commit = self.find(name, tag)
+        if commit is None:
+            known = self.names(name)
+            raise NotFoundError(
+                f"there is no tag {name}:{tag}", hint=similar(tag, known, f"'stratum list {name}' shows its tags")
+            )
+        return commit
+
+    def set(
+        self,
+        name: str,
+        tag: str,
+        commit: str,
+        *,
+        force: bool = False,
+        expected: str | _Any | None = ANY,
+        why: str = "",
+    ) -> None:
+        """Point the tag at ``commit``, a whole hash, making the stratum where it is missing. Nothing happens where it
+        points there already.
+
+        ``expected`` is what the tag was when the caller looked (None: there was none): where it is something else
+        now, another writer won and this one gets ``ConflictError``. Without ``expected``, an existing tag is
+        ``ExistsError`` unless ``force``. ``NotFoundError`` where there is no such commit.
+        """
+        check_name(name)
+        check_name(tag, "tag")
+        with self._transactions.begin(f"setting tag {name}:{tag}") as tx, self._locks.ref(name):
+            if not self._commits.exists(commit):
+                raise NotFoundError(f"there is no commit {commit}")
+            old = self._current(name, tag, force)
+            if not isinstance(expected, _Any):
+                _check_expected(name, tag, old, expected)
+            elif old is not None and old != commit and not force:
+                raise ExistsError(
+                    f"the tag {name}:{tag} exists already", hint="use another tag, or --force to move this one"
+                )
+            if old == commit:
+                return
+            self._namespaces.ensure(tx, name)
+            self._reflog.append(name, "tag", tag, old, commit, why)
+            tx.place_symlink(f"../../../commits/{commit}", self._layout.tags(name) / tag)
+
+    def remove(self, name: str, tag: str, *, expected: str | _Any | None = ANY, why: str = "") -> str | None:
+        """Remove the tag; the commit it named (None where the tag was damaged). ``NotFoundError``; ``ConflictError``
+        where it is not at ``expected``."""
+        check_name(name)
+        check_name(tag, "tag")
+        with self._transactions.begin(f"removing tag {name}:{tag}") as tx, self._locks.ref(name):
+            old: str | None
+            try:
+                old = self.get(name, tag)
+            except DamagedError:
+                old = None
+            if not isinstance(expected, _Any):
+                _check_expected(name, tag, old, expected)
+            self._reflog.append(name, "tag", tag, old, None, why)
+            tx.take_out(self._layout.tags(name) / tag)
+            return old
+
+    def _current(self, name: str, tag: str, force: bool) -> str | None:
+        """What the tag is now; with ``force``, a damaged one counts as none and is replaced."""
+        try:
+            return self.find(name, tag)
+        except DamagedError:
+            if force:
+                return None
+            raise
+
+
+def _check_expected(name: str, tag: str, found: str | None, expected: str | None) -> None:
+    if found != expected:
+        what = "removed" if found is None else f"moved to {found}"
+        raise ConflictError(
+            f"the tag {name}:{tag} was {what} by somebody else meanwhile",
+            hint="look at it again, and repeat the command if you still want it",
+        )
+
+
+def _damaged(name: str, tag: str, what: str) -> DamagedError:
+    return DamagedError(f"the tag {name}:{tag} {what}", hint="set it again with 'stratum tag --force', or remove it")

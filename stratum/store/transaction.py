@@ -1,0 +1,313 @@
+"""Transactions: how anything gets into a store, so that at every moment either the old state or the new one is there.
+
+::
+
+    tmp/lock               flock, held for the moment in which a transaction is made or a dead one claimed
+    tmp/<id>/owner         flock'd while the transaction lives; says who and what for
+    tmp/<id>/objects/      file contents on their way to objects/
+    tmp/<id>/...           everything else on its way, and what was taken out and is about to be deleted
+
+The order of writing is always the same: (1) bytes into ``tmp/<id>/``; (2) one syncfs(2) of the store's file system;
+(3) objects are renamed to their names and the directories synced; (4) the commit's directory appears by one rename,
+its parent is synced; (5) the tag or worktree moves, by one rename, and its parent is synced. A crash between two of
+these leaves things that nothing refers to, never a reference to something missing. syncfs reports a failed write-back
+only to descriptors opened before it happened, so the descriptor is opened when the transaction begins.
+
+A transaction holds the store lock shared for as long as it lives. Whoever begins one first collects those whose owner
+is dead: it moves them into its own directory. The owner's lock is inherited by forked workers, so a transaction also
+lives as long as one of them writes.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO
+
+from stratum.errors import BusyError, DamagedError, ExistsError, StratumError
+from stratum.store.layout import Layout, storage_error
+from stratum.store.locks import StoreLocks
+from stratum.store.objects import OBJECT_MODE, Objects, name_objects
+from stratum.store.trash import remove_tree
+from stratum.sys.atomic import exchange, fsync_dir, rename_new, write_all
+from stratum.sys.locks import locked
+from stratum.sys.syscalls import syncfs
+
+_CHUNK = 1 << 20
+_GUARD_WAIT = 30.0
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+@dataclass(frozen=True, slots=True)
+class StagedObject:
+    """What ``Transaction.add_file`` stored: digest (32 bytes) and size in bytes."""
+
+    digest: bytes
+    size: int
+
+
+class Transaction:
+    """One change of a store, from ``Transactions.begin``.
+
+    ``directory`` is the transaction's own directory in ``tmp/``; ``object_staging`` is where objects are written,
+    by this process or by forked workers.
+    """
+
+    def __init__(self, layout: Layout, objects: Objects, directory: Path) -> None:
+        self.directory = directory
+        self.object_staging = directory / "objects"
+        self._layout = layout
+        self._objects = objects
+        self._staged: dict[bytes, tuple[str, int]] = {}
+        self._published: set[bytes] = set()
+        self._counter = 0
+        self._dirty = False
+        self.object_staging.mkdir(0o700)
+        self._root = os.open(layout.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def close(self) -> None:
+        """Delete whatever was not published. What cannot be deleted now is left for the next transaction to try:
+        by this time the change itself is done or has failed."""
+        os.close(self._root)
+        with suppress(OSError):
+            remove_tree(self.directory)
+
+    # Objects
+
+    def has(self, digest: bytes, size: int) -> bool:
+        """Whether the object is in the store or in this transaction, so that it need not be written."""
+        return digest in self._staged or digest in self._published or self._objects.has(digest, size)
+
+    def published(self, digest: bytes) -> bool:
+        """Whether this transaction gave the object its name, or found it named."""
+        return digest in self._published
+
+    def stage(self, digest: bytes, size: int, name: str | None = None) -> None:
+        """Take over ``object_staging / name`` (default: the digest in hex), complete with ``size`` bytes, as the
+        object ``digest``.
+
+        The writer computed the digest over the bytes that it wrote; the file is not read again. Staging an object
+        twice is fine.
+        """
+        name = digest.hex() if name is None else name
+        if "/" in name or name in ("", ".", ".."):
+            raise ValueError(f"{name!r} is not the name of a staged object")
+        self._staged[digest] = (name, size)
+        self._dirty = True
+
+    def add_bytes(self, data: bytes) -> bytes:
+        """Store ``data`` as an object; its digest. Raises ``StratumError`` (full disk, ...)."""
+        from stratum.composefs.verity import verity_digest
+
+        digest = verity_digest(data)
+        if self.has(digest, len(data)):
+            return digest
+        with self._storing("write an object to the store"):
+            name, fd = self._create_object()
+            _write_and_close(fd, data)
+        self.stage(digest, len(data), name)
+        return digest
+
+    def add_file(self, source: BinaryIO, *, size: int | None = None) -> StagedObject:
+        """Store what ``source`` reads up to its end as an object, never holding more than a chunk in memory.
+
+        ``size``, where known, is what must arrive: ``DamagedError`` otherwise. ``OSError`` from reading the source
+        passes through; those from writing become ``StratumError``.
+        """
+        from stratum.composefs.verity import VerityHasher
+
+        hasher, written = VerityHasher(), 0
+        with self._storing("write an object to the store"):
+            name, fd = self._create_object()
+        try:
+            while chunk := source.read(_CHUNK):
+                hasher.update(chunk)
+                written += len(chunk)
+                if size is not None and written > size:
+                    raise DamagedError(f"more than the {size} bytes that a file should have arrived")
+                with self._storing("write an object to the store"):
+                    write_all(fd, chunk)
+        finally:
+            os.close(fd)
+        if size is not None and written < size:
+            raise DamagedError(f"only {written} of the {size} bytes of a file arrived")
+        digest = hasher.digest()
+        if self.has(digest, written):
+            (self.object_staging / name).unlink()
+        else:
+            self.stage(digest, written, name)
+        return StagedObject(digest, written)
+
+    def _create_object(self) -> tuple[str, int]:
+        """A new file in ``object_staging`` that no worker's file can collide with: its name, a descriptor."""
+        self._counter += 1
+        name = f"own-{self._counter}"
+        return name, os.open(self.object_staging / name, _NEW_FILE, OBJECT_MODE)
+
+    def publish_objects(self) -> int:
+        """Sync, then name everything staged so far; how many objects were new to the store."""
+        staged = [(digest, name, size) for digest, (name, size) in self._staged.items()]
+        with self._storing("write objects to the store"):
+            for digest, name, size in staged:
+                self._check_staged(digest, name, size)
+            self.sync()
+            new = name_objects(self._layout, self.object_staging, staged)
+        self._published.update(self._staged)
+        self._staged.clear()
+        return new
+
+    def _check_staged(self, digest: bytes, name: str, size: int) -> None:
+        path = os.path.join(self.object_staging, name)
+        info = os.lstat(path)
+        if not stat.S_ISREG(info.st_mode) or info.st_size != size:
+            raise StratumError(
+                f"object {digest.hex()} has {info.st_size} bytes on disk instead of {size}",
+                hint="the disk or another program changed it while it was written; run the command again",
+            )
+        if stat.S_IMODE(info.st_mode) != OBJECT_MODE:
+            os.chmod(path, OBJECT_MODE)
+
+    # Everything else
+
+    def sync(self) -> None:
+        """One syncfs of the store's file system, where anything was written since the last."""
+        if self._dirty:
+            with self._storing("write to the store"):
+                syncfs(self._root)
+            self._dirty = False
+
+    def new_path(self, what: str) -> Path:
+        """A path in ``directory`` that is not in use; ``what`` becomes part of its name."""
+        self._counter += 1
+        self._dirty = True
+        return self.directory / f"{what}-{self._counter}"
+
+    def write_file(self, path: Path, data: bytes, mode: int = 0o644) -> None:
+        """Write a new file below ``directory``; ``sync`` makes it durable."""
+        self.write_pieces(path, (data,), mode)
+
+    def write_pieces(self, path: Path, pieces: Iterable[bytes | bytearray], mode: int = 0o644) -> None:
+        """As ``write_file``, of content that comes in pieces."""
+        self._dirty = True
+        with self._storing(f"write {path.name}"), open(path, "xb", opener=partial(os.open, mode=mode)) as file:
+            file.writelines(pieces)
+
+    def place_file(self, data: bytes, target: Path, mode: int = 0o644) -> None:
+        """Make ``data`` the durable content of the store's file ``target``, in one step for readers."""
+        path = self.new_path(target.name)
+        with self._storing(f"write {target}"):
+            _write_and_close(os.open(path, _NEW_FILE, mode), data, sync=True)
+            os.rename(path, target)
+            fsync_dir(target.parent)
+
+    def place_symlink(self, points_to: str, target: Path) -> None:
+        """Make ``target`` a durable symbolic link to ``points_to``, replacing what is there in one step."""
+        path = self.new_path(target.name)
+        with self._storing(f"write {target}"):
+            os.symlink(points_to, path)
+            os.rename(path, target)
+            fsync_dir(target.parent)
+
+    def place_directory(self, source: Path, target: Path) -> None:
+        """Rename ``source``, complete in this transaction, to ``target``, after a sync; ``ExistsError`` where that
+        exists."""
+        self.sync()
+        with self._storing(f"make {target}"):
+            try:
+                rename_new(source, target, durable=False)
+            except FileExistsError:
+                raise ExistsError(f"{target} exists already") from None
+            fsync_dir(target.parent)
+
+    def make_directory(self, path: Path, mode: int = 0o755) -> None:
+        """Make a directory below ``directory``; ``sync`` makes it durable."""
+        self._dirty = True
+        with self._storing(f"make {path}"):
+            path.mkdir()
+            path.chmod(mode)
+
+    def replace(self, source: Path, target: Path) -> None:
+        """Rename ``source``, a file complete in this transaction, to ``target``, after a sync."""
+        self.sync()
+        with self._storing(f"write {target}"):
+            os.rename(source, target)
+            fsync_dir(target.parent)
+
+    def exchange(self, source: Path, target: Path) -> None:
+        """Swap ``source``, a directory complete in this transaction, with the store's ``target`` in one durable step,
+        after a sync. What ``target`` was is deleted when the transaction ends."""
+        self.sync()
+        with self._storing(f"replace {target}"):
+            exchange(source, target, durable=False)
+            fsync_dir(target.parent)
+
+    def take_out(self, path: Path) -> None:
+        """Take ``path`` out of the store in one durable step; it is deleted when the transaction ends."""
+        with self._storing(f"remove {path}"):
+            os.rename(path, self.new_path("removed"))
+            fsync_dir(path.parent)
+
+    @contextmanager
+    def _storing(self, doing: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as exc:
+            raise storage_error(exc, doing) from None
+
+
+def _write_and_close(fd: int, data: bytes, sync: bool = False) -> None:
+    try:
+        write_all(fd, data)
+        if sync:
+            os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+class Transactions:
+    """Begins transactions on one store."""
+
+    def __init__(self, layout: Layout, locks: StoreLocks, objects: Objects) -> None:
+        self._layout = layout
+        self._locks = locks
+        self._objects = objects
+
+    @contextmanager
+    def begin(self, what: str) -> Iterator[Transaction]:
+        """Begin a transaction, which ends with the ``with`` block: what was published by then stays, all else goes.
+
+        ``what`` is shown to those who wait for it. Raises ``BusyError`` where gc or a removal holds the store,
+        ``UnsupportedError`` on a read-only one.
+        """
+        with self._locks.store(), ExitStack() as owner:
+            try:
+                transaction = self._make(owner, what)
+            except OSError as exc:
+                raise storage_error(exc, "write to the store") from None
+            try:
+                yield transaction
+            finally:
+                transaction.close()
+
+    def _make(self, owner: ExitStack, what: str) -> Transaction:
+        with locked(self._layout.tmp / "lock", timeout=_GUARD_WAIT, what=f"the store {self._layout.root}"):
+            directory = self._layout.tmp / os.urandom(8).hex()
+            directory.mkdir(0o700)
+            owner.enter_context(locked(directory / "owner", timeout=0))
+            (directory / "owner").write_text(f"process {os.getpid()}: {what}\n")
+            self._claim_dead(directory)
+        return Transaction(self._layout, self._objects, directory)
+
+    def _claim_dead(self, directory: Path) -> None:
+        """Move the transactions whose owner is dead into ``directory``, to be deleted with it."""
+        for name in self._layout.names_in(self._layout.tmp):
+            path = self._layout.tmp / name
+            if path == directory or not stat.S_ISDIR(path.lstat().st_mode):
+                continue
+            with suppress(BusyError), locked(path / "owner", timeout=0):
+                os.rename(path, directory / f"dead-{name}")

@@ -1,0 +1,353 @@
+"""Worktrees: ``refs/<name>/worktrees/<wt>/{upperdir,workdir,meta.toml,lease.toml}``.
+
+``upperdir`` and ``workdir`` are the kernel's (overlayfs over the base commit). An overlay shows the owner, mode, mtime
+and xattrs of the upperdir itself as those of its root, so a new upperdir gets them from the root of the base commit's
+tree. meta.toml::
+
+    [worktree]  name, base_commit, head? (the last commit made from it), created, last_modified, description
+
+A worktree comes, goes, and gets an empty upperdir over another base by one rename of its whole directory, so base and
+upperdir always fit together. lease.toml, where it exists, says who holds the worktree and what is to be done when it
+is released; unlike the mount state it survives a reboot::
+
+    [lease]  container, since, commit (on release), tag_template?, last_error?
+
+Whoever works on a worktree (mounts it, commits it, changes its base) holds its lock.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from stratum import toml
+from stratum.errors import DamagedError, ExistsError, NotFoundError
+from stratum.refs import Ref, check_name, is_name
+from stratum.store.clock import rfc3339, utc_now
+from stratum.store.commits import Commits
+from stratum.store.layout import Layout, storage_error
+from stratum.store.locks import WORKTREE_WAIT, StoreLocks
+from stratum.store.namespaces import Namespaces, similar
+from stratum.store.reflog import Reflog
+from stratum.store.tables import Tables
+from stratum.store.transaction import Transaction, Transactions
+from stratum.sys.xattrs import list_xattrs
+
+_OVERLAY = b"trusted.overlay."
+_ACLS = (b"system.posix_acl_access", b"system.posix_acl_default")
+
+
+@dataclass(frozen=True, slots=True)
+class Worktree:
+    """A worktree as its meta.toml describes it; times are RFC 3339, commits whole hashes."""
+
+    name: str
+    worktree: str
+    base_commit: str
+    head: str | None
+    created: str
+    last_modified: str
+    description: str
+    directory: Path
+
+    @property
+    def upperdir(self) -> Path:
+        return self.directory / "upperdir"
+
+    @property
+    def workdir(self) -> Path:
+        return self.directory / "workdir"
+
+    @property
+    def commit(self) -> str:
+        """The commit that ``NAME+WORKTREE`` means: the last one made from it, else its base."""
+        return self.head or self.base_commit
+
+    @property
+    def ref(self) -> Ref:
+        """``NAME+WORKTREE``."""
+        return Ref(self.name, worktree=self.worktree)
+
+    def __str__(self) -> str:
+        return str(self.ref)
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """Who holds a worktree (a container's ID), since when, and what is to be done when it is released."""
+
+    container: str
+    since: str
+    commit: bool
+    tag_template: str | None = None
+    last_error: str | None = None
+
+
+class Worktrees:
+    """The worktrees of one store."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        locks: StoreLocks,
+        transactions: Transactions,
+        namespaces: Namespaces,
+        commits: Commits,
+        reflog: Reflog,
+    ) -> None:
+        self._layout = layout
+        self._locks = locks
+        self._transactions = transactions
+        self._namespaces = namespaces
+        self._commits = commits
+        self._reflog = reflog
+
+    # Reading
+
+    def names(self, name: str) -> Sequence[str]:
+        """The worktrees of stratum ``name``, sorted. ``NotFoundError`` where there is no such stratum."""
+        self._namespaces.check(name)
+        return [worktree for worktree in self._layout.names_in(self._layout.worktrees(name)) if is_name(worktree)]
+
+    def list(self, name: str) -> Sequence[Worktree]:
+        """All worktrees of stratum ``name``, sorted by name."""
+        return [self.get(name, worktree) for worktree in self.names(name)]
+
+    def exists(self, name: str, worktree: str) -> bool:
+        """Whether there is such a worktree. ``DamagedError`` where something else has its name."""
+        path = self._layout.worktree(check_name(name), check_name(worktree, "worktree name"))
+        try:
+            mode = path.lstat().st_mode
+        except FileNotFoundError:
+            return False
+        except OSError as exc:
+            raise storage_error(exc, f"look for worktree {name}+{worktree}") from None
+        if not stat.S_ISDIR(mode):
+            raise DamagedError(f"{path} is not a directory", hint="run 'stratum fsck'")
+        return True
+
+    def get(self, name: str, worktree: str) -> Worktree:
+        """The worktree; ``NotFoundError``, ``DamagedError``."""
+        if not self.exists(name, worktree):
+            raise NotFoundError(
+                f"there is no worktree {name}+{worktree}",
+                hint=similar(worktree, self.names(name), f"make it with: stratum worktree add {name}+{worktree} BASE"),
+            )
+        directory = self._layout.worktree(name, worktree)
+        table = self._read(directory / "meta.toml")
+        if table is None:
+            raise DamagedError(f"worktree {name}+{worktree} has lost its meta.toml", hint="run 'stratum fsck'")
+        fields = Tables(table, str(directory / "meta.toml"))
+        return Worktree(
+            name=name,
+            worktree=worktree,
+            base_commit=fields.hash("worktree", "base_commit"),
+            head=fields.hash("worktree", "head") if fields.has("worktree", "head") else None,
+            created=fields.text("worktree", "created"),
+            last_modified=fields.text("worktree", "last_modified"),
+            description=fields.text("worktree", "description"),
+            directory=directory,
+        )
+
+    # Changing
+
+    @contextmanager
+    def lock(self, name: str, worktree: str, *, timeout: float = WORKTREE_WAIT) -> Iterator[None]:
+        """Hold the worktree's lock (reentrant in a thread). ``BusyError`` after ``timeout`` seconds."""
+        check_name(worktree, "worktree name")
+        self._namespaces.check(name)
+        with self._locks.worktree(name, worktree, timeout=timeout):
+            yield
+
+    def create(self, name: str, worktree: str, base_commit: str, description: str = "", *, why: str = "") -> Worktree:
+        """Make a worktree over ``base_commit``, and the stratum where it is missing.
+
+        ``ExistsError``, ``NotFoundError`` (the commit), ``StratumError`` where the root's owner or xattrs cannot be
+        set.
+        """
+        check_name(name)
+        check_name(worktree, "worktree name")
+        with self._transactions.begin(f"making worktree {name}+{worktree}") as tx, self._locks.ref(name):
+            if self._namespaces.exists(name) and self.exists(name, worktree):
+                raise ExistsError(
+                    f"the worktree {name}+{worktree} exists already", hint="use another name, or remove it first"
+                )
+            now = rfc3339(utc_now())
+            made = Worktree(
+                name, worktree, base_commit, None, now, now, description, self._layout.worktree(name, worktree)
+            )
+            directory = self._build(tx, made, self.new_upperdir(tx, base_commit), None)
+            self._namespaces.ensure(tx, name)
+            tx.sync()
+            self._reflog.append(name, "worktree", worktree, None, base_commit, why)
+            tx.place_directory(directory, made.directory)
+        return made
+
+    def new_upperdir(self, tx: Transaction, base_commit: str) -> Path:
+        """An empty upperdir for ``base_commit`` in the transaction's directory, for ``renew``."""
+        root = self._commits.root(base_commit)
+        path = tx.new_path("upperdir")
+        tx.make_directory(path, 0o700)
+        try:
+            os.chown(path, root.uid, root.gid)
+            os.chmod(path, stat.S_IMODE(root.mode))
+            wanted = {_stored_name(name): value for name, value in root.xattrs}
+            for name in list_xattrs(path):
+                if name in _ACLS and name not in wanted:  # inherited from a default ACL of the store
+                    os.removexattr(path, name)
+            for name, value in wanted.items():
+                os.setxattr(path, name, value)
+            os.utime(path, ns=(root.mtime, root.mtime))
+        except OSError as exc:
+            raise storage_error(exc, "give the worktree the owner, mode and attributes of its base's root") from None
+        return path
+
+    def _build(self, tx: Transaction, worktree: Worktree, upperdir: Path, lease: Lease | None) -> Path:
+        """A worktree's directory, complete but for its place."""
+        directory = tx.new_path("worktree")
+        tx.make_directory(directory, 0o700)
+        tx.make_directory(directory / "workdir", 0o700)
+        tx.write_file(directory / "meta.toml", _meta(worktree))
+        if lease is not None:
+            tx.write_file(directory / "lease.toml", _lease(lease))
+        try:
+            os.rename(upperdir, directory / "upperdir")
+        except OSError as exc:
+            raise storage_error(exc, f"make worktree {worktree}") from None
+        return directory
+
+    def set_head(self, name: str, worktree: str, head: str, *, why: str = "") -> Worktree:
+        """Record ``head`` as the last commit made from the worktree; base and upperdir stay as they are."""
+        with self.lock(name, worktree):
+            old = self.get(name, worktree)
+            new = replace(old, head=head, last_modified=rfc3339(utc_now()))
+            with self._transactions.begin(f"moving {old}") as tx, self._locks.ref(name):
+                self._check_commit(head)
+                if old.commit != head:
+                    self._reflog.append(name, "worktree", worktree, old.commit, head, why)
+                tx.place_file(_meta(new), old.directory / "meta.toml")
+            return new
+
+    def describe(self, name: str, worktree: str, description: str) -> Worktree:
+        """Change the description."""
+        with self.lock(name, worktree):
+            new = replace(self.get(name, worktree), description=description)
+            with self._transactions.begin(f"describing {new}") as tx:
+                tx.place_file(_meta(new), new.directory / "meta.toml")
+            return new
+
+    def renew(
+        self,
+        tx: Transaction,
+        name: str,
+        worktree: str,
+        *,
+        base_commit: str,
+        head: str | None,
+        upperdir: Path | None = None,
+        why: str = "",
+    ) -> Worktree:
+        """Put the worktree on another base with another upperdir, in one step: fast-forward, reset, rebase.
+
+        ``upperdir`` (from ``new_upperdir``, filled as need be) defaults to an empty one. The old upperdir is deleted
+        when ``tx`` ends, so nothing may have it mounted then. The caller holds the worktree's lock.
+        """
+        with self.lock(name, worktree):
+            old = self.get(name, worktree)
+            self._check_commit(head or base_commit)
+            new = replace(old, base_commit=base_commit, head=head, last_modified=rfc3339(utc_now()))
+            upperdir = upperdir or self.new_upperdir(tx, base_commit)
+            directory = self._build(tx, new, upperdir, self.lease(name, worktree))
+            tx.sync()
+            with self._locks.ref(name):
+                if old.commit != new.commit:
+                    self._reflog.append(name, "worktree", worktree, old.commit, new.commit, why)
+                tx.exchange(directory, old.directory)
+            return new
+
+    def remove(self, name: str, worktree: str, *, why: str = "") -> None:
+        """Remove the worktree and everything in its upperdir, in one step. That nothing has it mounted, and that no
+        uncommitted work is lost, is the caller's to check. ``NotFoundError``, ``BusyError``."""
+        with self.lock(name, worktree), self._transactions.begin(f"removing {name}+{worktree}") as tx:
+            try:
+                commit = self.get(name, worktree).commit
+            except DamagedError:
+                commit = None
+            with self._locks.ref(name):
+                self._reflog.append(name, "worktree", worktree, commit, None, why)
+                tx.take_out(self._layout.worktree(name, worktree))
+
+    def _check_commit(self, commit: str) -> None:
+        if not self._commits.exists(commit):
+            raise NotFoundError(f"there is no commit {commit}")
+
+    # Leases
+
+    def lease(self, name: str, worktree: str) -> Lease | None:
+        """Who holds the worktree, or None. ``DamagedError`` where lease.toml is none."""
+        path = self._layout.worktree(check_name(name), check_name(worktree, "worktree name")) / "lease.toml"
+        table = self._read(path)
+        if table is None:
+            return None
+        fields = Tables(table, str(path))
+        return Lease(
+            container=fields.text("lease", "container"),
+            since=fields.text("lease", "since"),
+            commit=fields.flag("lease", "commit"),
+            tag_template=fields.text("lease", "tag_template") if fields.has("lease", "tag_template") else None,
+            last_error=fields.text("lease", "last_error") if fields.has("lease", "last_error") else None,
+        )
+
+    def set_lease(self, name: str, worktree: str, lease: Lease) -> None:
+        """Record who holds the worktree, replacing what was recorded. The caller holds the worktree's lock."""
+        with self.lock(name, worktree), self._transactions.begin(f"leasing {name}+{worktree}") as tx:
+            tx.place_file(_lease(lease), self.get(name, worktree).directory / "lease.toml")
+
+    def clear_lease(self, name: str, worktree: str) -> None:
+        """Forget who held the worktree. The caller holds the worktree's lock."""
+        with self.lock(name, worktree), self._transactions.begin(f"releasing {name}+{worktree}") as tx:
+            path = self._layout.worktree(name, worktree) / "lease.toml"
+            if path.is_symlink() or path.exists():
+                tx.take_out(path)
+
+    def _read(self, path: Path) -> dict[str, Any] | None:
+        try:
+            data = self._layout.read_beneath(path)
+        except FileNotFoundError:
+            return None
+        except OSError as exc:
+            raise storage_error(exc, f"read {path}") from None
+        try:
+            return toml.loads(data.decode("utf-8"))
+        except ValueError as exc:
+            raise DamagedError(f"{path} is not valid TOML: {exc}", hint="run 'stratum fsck'") from None
+
+
+def _stored_name(name: bytes) -> bytes:
+    """The name under which an xattr is stored in an upperdir for the overlay to show it as ``name``: overlayfs keeps
+    ``trusted.overlay.*`` for itself and shows ``trusted.overlay.overlay.*`` in its place."""
+    return _OVERLAY + b"overlay." + name[len(_OVERLAY) :] if name.startswith(_OVERLAY) else name
+
+
+def _meta(worktree: Worktree) -> bytes:
+    table = {"name": worktree.worktree, "base_commit": worktree.base_commit}
+    if worktree.head is not None:
+        table["head"] = worktree.head
+    table["created"] = worktree.created
+    table["last_modified"] = worktree.last_modified
+    table["description"] = worktree.description
+    return toml.dumps({"worktree": table}).encode("utf-8")
+
+
+def _lease(lease: Lease) -> bytes:
+    table: dict[str, str | bool] = {"container": lease.container, "since": lease.since, "commit": lease.commit}
+    if lease.tag_template is not None:
+        table["tag_template"] = lease.tag_template
+    if lease.last_error is not None:
+        table["last_error"] = lease.last_error
+    return toml.dumps({"lease": table}).encode("utf-8", "replace")
