@@ -8,6 +8,8 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
+from tools.demo.stage import DemoError
+
 PLAIN = re.compile(r"[A-Za-z0-9._+-]+")
 NEW_DIRECTORY = "added-by-the-container"
 NEW_FILE = f"{NEW_DIRECTORY}/note.txt"
@@ -54,6 +56,8 @@ def choose(tree: Path) -> Plan:
             directories.append(name)
         elif plain and len(files) < 5:
             files.append(plain[0])
+    if len(directories) < 2 or len(files) < 5:
+        raise DemoError(f"{tree} has too few small directories and files for this demo")
     delete, rename = directories
     *read, append, chmod = files
     expected = {f"/{path}": "deleted" for top in (delete, rename) for path in [top, *_below(tree, top)]}
