@@ -1,0 +1,1 @@
+"""Containers with the OCI hook, and a real registry server."""

@@ -1,0 +1,1 @@
+"""Stores, imports, mounts and commits on the real kernel."""

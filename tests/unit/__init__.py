@@ -1,0 +1,1 @@
+"""Pure code, tested without root, disk or kernel features."""
