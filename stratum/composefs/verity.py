@@ -20,6 +20,8 @@ DIGEST_SIZE: Final = 32
 # 64 bytes), salt (32) and reserved bytes (144).
 _DESCRIPTOR = struct.Struct("<BBBB4xQ32s32x32x144x")
 _EMPTY_ROOT = bytes(DIGEST_SIZE)
+_ZERO_BLOCK = bytes(BLOCK_SIZE)
+_ZERO_RUN = 8192  # blocks of zeros appended in one step
 
 
 def _descriptor_digest(size: int, root: bytes) -> bytes:
@@ -64,6 +66,17 @@ class VerityHasher:
         stop = size - (size - start) % BLOCK_SIZE
         self._add(0, b"".join([sha256(view[i : i + BLOCK_SIZE]).digest() for i in range(start, stop, BLOCK_SIZE)]))
         self._partial += view[stop:]
+
+    def update_zeros(self, count: int) -> None:
+        """Append ``count`` zero bytes, a hole for example: like ``update``, without hashing every block of them."""
+        head = min(-self._size % BLOCK_SIZE, count)
+        self.update(_ZERO_BLOCK[:head])
+        blocks, tail = divmod(count - head, BLOCK_SIZE)
+        digest = sha256(_ZERO_BLOCK).digest()
+        for start in range(0, blocks, _ZERO_RUN):
+            self._add(0, digest * min(_ZERO_RUN, blocks - start))
+        self._size += blocks * BLOCK_SIZE
+        self.update(_ZERO_BLOCK[:tail])
 
     def _add(self, level: int, digests: bytes) -> None:
         """Append digests to a level, and the digests of the blocks that they fill to the level above."""
