@@ -17,7 +17,7 @@ from pathlib import Path
 
 from stratum.errors import BusyError, DamagedError, NotFoundError, StratumError, UnsupportedError, UsageError
 from stratum.errors import os_error_text as kernel_says
-from stratum.mount.plan import Fd, Layers, MountPlan, Method, method_for, overlay_parameters
+from stratum.mount.plan import Fd, Layers, Method, MountPlan, method_for, overlay_parameters
 from stratum.sys import loop, mountapi, proc
 from stratum.sys.mountapi import MNT_DETACH, MOUNT_ATTR_RDONLY, UMOUNT_NOFOLLOW, FilesystemContext
 from stratum.sys.namespaces import CLONE_NEWNS, in_own_thread, unshare

@@ -1,0 +1,152 @@
+"""Mounts on the host: make one and put it on record, take one down and clear its record."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from stratum.errors import BusyError, ConflictError, NotFoundError, StratumError, os_error_text
+from stratum.mount import build
+from stratum.mount.plan import MountPlan
+from stratum.mount.state import Holder, Record, State, store_key
+from stratum.sys import mountinfo
+from stratum.sys.mountinfo import MountEntry
+
+
+def mount_commit(
+    state: State,
+    *,
+    store: Path,
+    ref: str,
+    commit: str,
+    image: Path,
+    objects: Path,
+    mountpoint: Path | None = None,
+    holder: Holder | None = None,
+) -> Record:
+    """Mount a commit read-only; see ``mount_recorded``. ``ref`` is how it was asked for: NAME:TAG or a hash."""
+    return mount_recorded(
+        state, MountPlan(image, objects), store=store, ref=ref, commit=commit, at=mountpoint, holder=holder
+    )
+
+
+def mount_worktree(
+    state: State,
+    *,
+    store: Path,
+    ref: str,
+    commit: str,
+    image: Path,
+    objects: Path,
+    upperdir: Path,
+    workdir: Path,
+    mountpoint: Path | None = None,
+    read_only: bool = False,
+    holder: Holder | None = None,
+) -> Record:
+    """Mount the worktree ``ref`` (NAME+WORKTREE) over its base ``commit``; see ``mount_recorded``.
+
+    ``read_only`` only refuses writes: the worktree still has its one holder.
+    """
+    plan = MountPlan(image, objects, upperdir, workdir, read_only=read_only)
+    return mount_recorded(state, plan, store=store, ref=ref, commit=commit, at=mountpoint, holder=holder)
+
+
+def mount_recorded(
+    state: State, plan: MountPlan, *, store: Path, ref: str, commit: str, at: Path | None, holder: Holder | None = None
+) -> Record:
+    """Claim, mount ``plan`` at the directory ``at``, confirm.
+
+    Without ``at`` a mountpoint is made in the runtime directory, and removed again by ``unmount``. Raises ``BusyError``
+    naming the holder of a worktree, and what ``build_detached`` and ``attach`` raise; nothing is mounted or recorded
+    then.
+    """
+    place = canonical_mountpoint(at) if at is not None else ephemeral_mountpoint(state, store, ref)
+    record = state.claim(
+        store=store, ref=ref, commit=commit, mountpoint=place, read_only=not plan.writable, holder=holder
+    )
+    try:
+        if at is None:
+            _make_ephemeral(state, place)
+        mount_id = build.mount(replace(plan, source=record.source), place)
+    except BaseException:
+        if at is None:
+            _remove_ephemeral(state, place)
+        state.release(record)
+        raise
+    return state.confirm(record, mount_id)
+
+
+def unmount(state: State, target: Path | Record, *, lazy: bool = False) -> Record:
+    """Unmount a recorded mount, given by its mountpoint or record; returns the record as it was.
+
+    Raises ``NotFoundError`` for what Stratum did not mount, ``BusyError`` naming the processes in the way or the
+    container that has it, ``ConflictError`` where something else was mounted over it. ``lazy`` takes it away from under
+    the processes that use it; they keep what they have open.
+    """
+    record = target if isinstance(target, Record) else state.find_mountpoint(target)
+    if record is None:
+        raise NotFoundError(f"{target} is not a mount of Stratum", hint="stratum status lists the mounts there are")
+    if record.holder.kind == "container":
+        raise BusyError(
+            f"{record.ref} is mounted at {record.mountpoint} in {record.holder.describe()}",
+            hint=f"stop the container: podman stop {record.holder.id[:12]}",
+        )
+    mountpoint = Path(record.mountpoint)
+    _check_on_top(record, mountinfo.topmost(mountpoint))
+    # A switch that was cut short leaves the old mount above the new one; both are this record's.
+    while record.is_mount(mountinfo.topmost(mountpoint)):
+        build.unmount(mountpoint, lazy=lazy)
+    if mountpoint.parent == state.ephemeral_dir:
+        _remove_ephemeral(state, mountpoint)
+    # Where a container or another mount namespace has a copy, the record stays until that is gone.
+    if not any(record.is_mount(entry) for _, entry in mountinfo.everywhere()):
+        state.release(record)
+    return record
+
+
+def canonical_mountpoint(path: Path) -> Path:
+    """``path`` absolute and without symlinks, but for one as the last component: mounting there is an error."""
+    absolute = Path(os.path.abspath(path))
+    return Path(os.path.realpath(absolute.parent)) / absolute.name
+
+
+def ephemeral_mountpoint(state: State, store: Path, ref: str) -> Path:
+    """Where a mount without a mountpoint goes: ``mnt/REF``, or ``mnt/REF@STORE`` where another store's REF has that."""
+    place = state.ephemeral_dir / ref
+    record = state.find_mountpoint(place)
+    key = store_key(store)
+    if record is None or record.store_key == key:
+        return place
+    return state.ephemeral_dir / f"{ref}@{hashlib.sha256(key.encode()).hexdigest()[:8]}"
+
+
+def _make_ephemeral(state: State, place: Path) -> None:
+    try:
+        state.ephemeral_dir.mkdir(mode=0o700, exist_ok=True)
+        place.mkdir(mode=0o700, exist_ok=True)
+    except OSError as exc:
+        raise StratumError(f"cannot make the mountpoint {place}: {os_error_text(exc)}") from None
+
+
+def _remove_ephemeral(state: State, place: Path) -> None:
+    """Remove the empty directories; one that is in use or was filled by somebody stays."""
+    with contextlib.suppress(OSError):
+        place.rmdir()
+        state.ephemeral_dir.rmdir()
+
+
+def _check_on_top(record: Record, entry: MountEntry | None) -> None:
+    if entry is None:
+        raise NotFoundError(
+            f"{record.ref} is mounted, but not at {record.mountpoint} of this mount namespace",
+            hint="it was made in, or lives on in, another one",
+        )
+    if not record.is_mount(entry):
+        raise ConflictError(
+            f"{entry.source} ({entry.fstype}) was mounted over {record.ref} at {record.mountpoint}",
+            hint=f"unmount that first: umount {record.mountpoint}",
+        )

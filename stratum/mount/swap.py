@@ -1,0 +1,190 @@
+"""Switching what a live mountpoint shows, in one step for whoever reads there.
+
+The new mount is attached **beneath** the old one (move_mount with MOVE_MOUNT_BENEATH, Linux >= 6.5), which changes
+nothing that anybody sees; then the old one is detached, and the same path shows the new. Open files and working
+directories stay with the old mount until they are closed.
+
+Where the kernel refuses to go beneath, the new mount goes on top: that is one step as well, but the old one stays
+mounted below it until both are unmounted.
+
+Nothing written to the old mount may be lost, so it is made read-only first, which the kernel refuses while a file there
+is open for writing: no write can slip in between the check and the switch.
+
+A mount in a container is reached by a thread that joins the container's mount namespace. The mount that is switched is
+always addressed by an fd of its root, never by path, so nobody who can rename directories there (the container's
+processes) can have another mount taken away.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from stratum.errors import BusyError, NotFoundError
+from stratum.mount.build import closing, explained, named_uses, open_mountpoint
+from stratum.mount.record import Record
+from stratum.sys import mountapi, mountinfo, proc
+from stratum.sys.mountapi import MOUNT_ATTR_RDONLY
+from stratum.sys.mountinfo import MountEntry
+from stratum.sys.namespaces import CLONE_NEWNS, in_own_thread, setns
+from stratum.sys.syscalls import mountinfo_id, open_in_root, statx_mount_id
+
+_NO_BENEATH = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class _LiveMount:
+    """A recorded mount that is shown now: ``root`` is an fd of its root, ``namespace`` of the container's, if any."""
+
+    record: Record
+    root: int
+    namespace: int | None
+    entry: MountEntry
+    pid: int | str
+
+    def run(self, work: Callable[[], T]) -> T:
+        """Call ``work`` in the mount's namespace, in a thread with a working directory of its own."""
+
+        def entered() -> T:
+            if self.namespace is not None:
+                setns(self.namespace, CLONE_NEWNS)
+            return work()
+
+        return in_own_thread(entered)
+
+
+def swap(record: Record, build: Callable[[], int], *, force: bool = False, beneath: bool = True) -> int:
+    """Let the mountpoint of ``record``, on the host or in a container, show another mount; returns its mount ID.
+
+    ``build`` is called in the host's namespaces, after the checks, and returns the detached mount, which is closed
+    here. It must carry ``record.source``, so that the record stays true if this process dies halfway;
+    ``State.confirm`` the returned ID afterwards. Raises ``BusyError`` naming the processes that have files open for
+    writing (``force`` goes on, and what they write is lost), or where other filesystems are mounted below the
+    mountpoint; ``NotFoundError`` where the record's mount is not shown any more. ``beneath=False`` takes the way of old
+    kernels.
+    """
+    with _opened(record) as live:
+        _check_nothing_below(live)
+        with contextlib.nullcontext() if force else _writes_held(live), closing(build()) as new_mount:
+            try:
+                return live.run(lambda: _switch(new_mount, live.root, beneath))
+            except OSError as exc:
+                raise explained(exc, f"cannot switch {record.mountpoint}") from None
+
+
+@contextlib.contextmanager
+def writes_held(record: Record) -> Iterator[None]:
+    """Let the live mount refuse writes (EROFS) for the block, which may end with a ``swap``.
+
+    So the worktree is at rest while its next state is worked out. Raises ``BusyError`` naming the processes that have
+    files open for writing. If this process is killed in the block, the mount stays read-only until it is switched or
+    mounted anew.
+    """
+    with _opened(record) as live, _writes_held(live):
+        yield
+
+
+@contextlib.contextmanager
+def _opened(record: Record) -> Iterator[_LiveMount]:
+    mountpoint = Path(record.mountpoint)
+    with contextlib.ExitStack() as opened:
+        namespace: int | None = None
+        pid: int | str = "self"
+        if record.holder.kind == "container":
+            pid = record.holder.pid
+            namespace, root = _open_in_container(record, opened)
+        else:
+            root = opened.enter_context(closing(open_mountpoint(mountpoint)))
+        number = mountinfo_id(directory=root)
+        entry = next((entry for entry in mountinfo.read(pid) if entry.id == number), None)
+        if entry is None or not record.is_mount(entry):
+            raise NotFoundError(f"{mountpoint} does not show {record.ref} any more")
+        yield _LiveMount(record, root, namespace, entry, pid)
+
+
+def _open_in_container(record: Record, opened: contextlib.ExitStack) -> tuple[int, int]:
+    """The container's mount namespace and the mountpoint in it. The process is checked once its files are open."""
+    pid = record.holder.pid
+    try:
+        namespace = opened.enter_context(closing(os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)))
+        process_root = opened.enter_context(closing(os.open(f"/proc/{pid}/root", os.O_PATH | os.O_CLOEXEC)))
+        if not proc.alive(pid, record.holder.start_time):
+            raise NotFoundError(f"{record.holder.describe()} is gone")
+        path = os.fsencode(record.mountpoint)
+        root = opened.enter_context(closing(open_in_root(process_root, path, os.O_PATH | os.O_DIRECTORY)))
+    except OSError as exc:
+        if exc.errno == errno.EPERM:
+            raise explained(exc, f"cannot enter {record.holder.describe()}") from None
+        raise NotFoundError(f"{record.mountpoint} is not in {record.holder.describe()} any more") from None
+    return namespace, root
+
+
+def _check_nothing_below(live: _LiveMount) -> None:
+    nested = mountinfo.below(live.entry, live.pid)
+    if nested:
+        raise BusyError(
+            f"other filesystems are mounted on {live.record.mountpoint}: {', '.join(e.mountpoint for e in nested[:8])}",
+            hint="unmount them first: they would go away with what is shown now",
+        )
+
+
+@contextlib.contextmanager
+def _writes_held(live: _LiveMount) -> Iterator[None]:
+    """As ``writes_held``. The mount is made writable again only if it was, and if it is still attached."""
+    if live.record.read_only or "ro" in live.entry.options.split(","):
+        yield
+        return
+    try:
+        live.run(lambda: mountapi.mount_setattr(live.root, attributes=MOUNT_ATTR_RDONLY))
+    except OSError as exc:
+        if exc.errno == errno.EBUSY:
+            raise _written_to(live, _writers(live)) from None
+        raise explained(exc, f"cannot stop writes to {live.record.mountpoint}") from None
+    try:
+        # A bind mount of it in another mount namespace is a mount of its own, and still takes writes.
+        writers = _writers(live)
+        if writers:
+            raise _written_to(live, writers)
+        yield
+    finally:
+        # EINVAL: it was switched and is detached.
+        with contextlib.suppress(OSError):
+            live.run(lambda: mountapi.mount_setattr(live.root, clear=MOUNT_ATTR_RDONLY))
+
+
+def _writers(live: _LiveMount) -> list[proc.ProcessUse]:
+    return [use for use in proc.users_of_device(live.entry.device) if use.writing]
+
+
+def _written_to(live: _LiveMount, writers: list[proc.ProcessUse]) -> BusyError:
+    return BusyError(
+        f"files at {live.record.mountpoint} are open for writing: {named_uses(writers) or 'by the kernel'}",
+        hint="stop these processes, or use --force: what they write from then on is lost",
+    )
+
+
+def _switch(new_mount: int, old: int, beneath: bool) -> int:
+    """Runs in a thread of its own, perhaps in a container's mount namespace: see ``namespaces`` on imports."""
+    if beneath and _attach_beneath(new_mount, old):
+        os.fchdir(old)
+        mountapi.umount2(".", mountapi.MNT_DETACH)
+    else:
+        mountapi.move_mount(new_mount, old)
+    return statx_mount_id(directory=new_mount)
+
+
+def _attach_beneath(new_mount: int, old: int) -> bool:
+    try:
+        mountapi.move_mount(new_mount, old, beneath=True)
+    except OSError as exc:
+        if exc.errno not in _NO_BENEATH:
+            raise
+        return False
+    return True
