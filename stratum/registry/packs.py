@@ -20,14 +20,17 @@ from __future__ import annotations
 import re
 import struct
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
-from typing import BinaryIO, Protocol, cast
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 from stratum.errors import DamagedError
 from stratum.tree.model import object_path
+
+if TYPE_CHECKING:
+    from pyzstd import SeekableZstdFile
 
 FRAME_SIZE = 1 << 20
 """Bytes of the archive in one zstd frame."""
@@ -53,12 +56,6 @@ _MAGIC = b"stratum-index 1"
 _LINE = re.compile(
     rb"frame ([1-9][0-9]{0,14}) ([1-9][0-9]{0,14})|object ([0-9a-f]{64}) ([0-9]{1,15}) ([1-9][0-9]{0,14})"
 )
-
-
-class Writable(Protocol):
-    """Where a pack goes: a file, a hash, an upload."""
-
-    def write(self, data: bytes, /) -> object: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,74 +165,79 @@ def seek_table(frames: Sequence[tuple[int, int]]) -> bytes:
     return struct.pack("<II", 0x184D2A5E, len(entries) + len(footer)) + entries + footer
 
 
-def write_pack(members: Sequence[Member], open_object: Callable[[bytes], BinaryIO], out: Writable) -> PackIndex:
-    """Write the pack of ``members`` to ``out`` and return its index. Memory: a few frames, whatever the sizes.
+class PackWriter:
+    """Makes the pack of ``members``.
 
-    ``open_object(digest)`` opens an object for reading; ``DamagedError`` where it is not as long as its member says.
+    ``pieces`` gives its bytes; once it has ended, ``index`` tells what is where. ``open_object(digest)`` opens an
+    object for reading. Memory: a few frames, whatever the sizes.
     """
-    frames = _FrameWriter(out)
-    for member in members:
-        frames.write(header(member))
-        with open_object(member.digest) as file:
-            left = member.size
-            while chunk := file.read(min(FRAME_SIZE, left + 1)):
-                left -= len(chunk)
-                if left < 0:
-                    break
-                frames.write(chunk)
-        if left:
-            raise DamagedError(
-                f"object {member.digest.hex()} is not {member.size} bytes long", hint="run 'stratum fsck'"
-            )
-        frames.write(bytes(-member.size % _BLOCK))
-    frames.write(_END)
-    return PackIndex(tuple(frames.close()), tuple(members))
 
+    def __init__(self, members: Sequence[Member], open_object: Callable[[bytes], BinaryIO]) -> None:
+        self._members = tuple(members)
+        self._open_object = open_object
+        self._frames: list[tuple[int, int]] = []
+        self._compressed = _Collector()
 
-class _FrameWriter:
-    """Cuts what is written into frames of ``FRAME_SIZE`` and notes their compressed sizes."""
+    @property
+    def index(self) -> PackIndex:
+        return PackIndex(tuple(self._frames), self._members)
 
-    def __init__(self, out: Writable) -> None:
+    def pieces(self) -> Iterator[bytes]:
+        """The pack's bytes, a frame at a time. ``DamagedError`` where an object has another size than its member."""
         from pyzstd import SeekableZstdFile
 
-        self._out = out
-        self._written = 0
-        self._buffer = bytearray()
-        self._frames: list[tuple[int, int]] = []
-        self._file = SeekableZstdFile(cast("BinaryIO", _Counted(self)), "w", level_or_option=_options())
+        file = SeekableZstdFile(cast("BinaryIO", self._compressed), "w", level_or_option=_options())
+        buffer = bytearray()
+        for piece in self._archive():
+            buffer += piece
+            while len(buffer) >= FRAME_SIZE:
+                yield self._frame(file, bytes(buffer[:FRAME_SIZE]))
+                del buffer[:FRAME_SIZE]
+        if buffer:
+            yield self._frame(file, bytes(buffer))
+        file.close()
+        yield self._compressed.take()
 
-    def emit(self, data: bytes) -> int:
-        self._out.write(data)
-        self._written += len(data)
-        return len(data)
+    def _frame(self, file: SeekableZstdFile, data: bytes) -> bytes:
+        file.write(data)
+        file.flush(file.FLUSH_FRAME)
+        compressed = self._compressed.take()
+        self._frames.append((len(compressed), len(data)))
+        return compressed
 
-    def write(self, data: bytes) -> None:
-        self._buffer += data
-        while len(self._buffer) >= FRAME_SIZE:
-            self._frame(bytes(self._buffer[:FRAME_SIZE]))
-            del self._buffer[:FRAME_SIZE]
+    def _archive(self) -> Iterator[bytes]:
+        for member in self._members:
+            yield header(member)
+            with self._open_object(member.digest) as file:
+                left = member.size
+                while piece := file.read(min(FRAME_SIZE, left + 1)):
+                    left -= len(piece)
+                    if left < 0:
+                        break
+                    yield piece
+            if left:
+                raise DamagedError(
+                    f"object {member.digest.hex()} is not {member.size} bytes long", hint="run 'stratum fsck'"
+                )
+            yield bytes(-member.size % _BLOCK)
+        yield _END
 
-    def _frame(self, data: bytes) -> None:
-        before = self._written
-        self._file.write(data)
-        self._file.flush(self._file.FLUSH_FRAME)
-        self._frames.append((self._written - before, len(data)))
 
-    def close(self) -> list[tuple[int, int]]:
-        if self._buffer:
-            self._frame(bytes(self._buffer))
-        self._file.close()
-        return self._frames
-
-
-class _Counted:
+class _Collector:
     """The file object that SeekableZstdFile writes to."""
 
-    def __init__(self, writer: _FrameWriter) -> None:
-        self._writer = writer
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
 
     def write(self, data: bytes) -> int:
-        return self._writer.emit(data)
+        self._pieces.append(data)
+        return len(data)
+
+    def take(self) -> bytes:
+        """What was written since the last time."""
+        data = b"".join(self._pieces)
+        self._pieces.clear()
+        return data
 
 
 def write_index(index: PackIndex) -> bytes:
@@ -301,7 +303,7 @@ def unpack(
     index: PackIndex,
     span: tuple[int, int],
     read: Callable[[int], bytes],
-    wanted: set[bytes],
+    wanted: Set[Member],
     receive: Receive,
     what: str,
 ) -> None:
@@ -326,7 +328,7 @@ def unpack(
             raise DamagedError(
                 f"{what}: at {offset - len(expected)} is something else than object {member.digest.hex()}"
             )
-        if member.digest in wanted:
+        if member in wanted:
             receive(member, stream.pieces(member.size))
         stream.skip_to(offset + member.size)
         stream.zeros(min(padded, end) - stream.position)

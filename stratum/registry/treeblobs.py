@@ -61,3 +61,32 @@ def join_tree(blobs: Iterable[bytes], what: str) -> bytes:
         if total > DUMP_MAX:
             raise DamagedError(f"the tree of {what} is larger than {DUMP_MAX} bytes")
     return b"".join(pieces)
+
+
+def objects_of(dump: bytes, what: str) -> dict[bytes, int]:
+    """The objects that a dump refers to, as digest (32 bytes) -> size in bytes, in tree order.
+
+    ``DamagedError`` (naming ``what``) for a digest of another length, or one object with two sizes.
+    """
+    objects: dict[bytes, int] = {}
+    for line in _lines(dump):
+        fields = line.split(b" ", 11)
+        if len(fields) < 11 or fields[2][:1] == b"@":
+            continue
+        digest = fields[10].rstrip(b"\n")
+        if digest == b"-":
+            continue
+        try:
+            key, size = bytes.fromhex(digest.decode("ascii")), int(fields[1])
+        except ValueError:
+            raise DamagedError(f"the tree of {what} has a malformed digest or size") from None
+        if len(key) != 32 or size <= 0 or objects.setdefault(key, size) != size:
+            raise DamagedError(
+                f"the tree of {what} gives object {shown_digest(digest)} a digest or size that cannot be"
+            )
+    return objects
+
+
+def shown_digest(digest: bytes) -> str:
+    """A digest as somebody else wrote it, cut to a readable length."""
+    return digest[:64].decode("ascii", "replace")

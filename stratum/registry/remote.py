@@ -1,0 +1,113 @@
+"""What push and pull need from the other side, be it a registry (``client``) or an OCI image layout (``layout``)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from stratum.errors import DamagedError
+from stratum.registry.artifact import Descriptor
+from stratum.registry.target import Target
+
+if TYPE_CHECKING:
+    from stratum.config import Config
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """How registries are reached.
+
+    ``plain_http`` is the user's explicit wish for HTTP without TLS; ``ca_file`` replaces the system's certificate
+    authorities. ``environment`` is where proxies and credential files are looked up. Times are in seconds;
+    ``min_rate``, in bytes a second, is what a body must keep up with after ``patience`` seconds.
+    """
+
+    insecure_registries: tuple[str, ...] = ()
+    plain_http: bool = False
+    ca_file: Path | None = None
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    connect_timeout: float = 10.0
+    read_timeout: float = 60.0
+    patience: float = 60.0
+    min_rate: int = 1024
+
+    @classmethod
+    def from_config(cls, config: Config, *, plain_http: bool = False, ca_file: str | None = None) -> Access:
+        """The access that the settings and a verb's options give."""
+        path = Path(ca_file) if ca_file is not None else None
+        return cls(config.insecure_registries, plain_http, path, config.environment)
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A blob to be sent: what it is, and how to read it from byte ``start`` on (again, if the first try fails)."""
+
+    descriptor: Descriptor
+    read: Callable[[int], Iterator[bytes]]
+
+    @classmethod
+    def of_bytes(cls, descriptor: Descriptor, data: bytes) -> Upload:
+        return cls(descriptor, lambda start: iter((data[start:],)))
+
+
+class Remote(AbstractContextManager["Remote"], Protocol):
+    """One repository. Every method raises ``StratumError`` in the other side's words; all may be used by threads."""
+
+    target: Target
+
+    def get_manifest(self, reference: str) -> tuple[bytes, str]:
+        """The manifest's bytes and digest; ``NotFoundError`` where there is none. A digest asked for is verified."""
+
+    def has_blob(self, blob: Descriptor) -> bool:
+        """Whether the blob is there."""
+
+    def read_blob(self, blob: Descriptor) -> Iterator[bytes]:
+        """The blob in pieces. Once it ends without an error, size and digest have been verified; not before."""
+
+    def read_range(self, blob: Descriptor, start: int, size: int) -> bytes | None:
+        """``size`` bytes from ``start``, unverified, or None where only whole blobs can be had."""
+
+    def put_blob(self, upload: Upload) -> None:
+        """Store a blob."""
+
+    def put_manifest(self, data: bytes, tag: str) -> None:
+        """Store a manifest whose blobs are all there, and point ``tag`` at it."""
+
+    def list_tags(self) -> list[str]:
+        """The tags, sorted."""
+
+
+def verified(pieces: Iterable[bytes], blob: Descriptor, where: str) -> Iterator[bytes]:
+    """Pass ``pieces`` on, never more than the blob's size, and check size and digest at the end."""
+    sha, size = hashlib.sha256(), 0
+    for piece in pieces:
+        size += len(piece)
+        if size > blob.size:
+            raise DamagedError(f"{where} sent more than the {blob.size} bytes of blob {blob.digest}")
+        sha.update(piece)
+        yield piece
+    if size != blob.size:
+        raise DamagedError(f"{where} sent {size} of the {blob.size} bytes of blob {blob.digest}")
+    if sha.hexdigest() != blob.hex:
+        raise DamagedError(f"{where} sent bytes that do not match the digest of blob {blob.digest}")
+
+
+def fetch(remote: Remote, blob: Descriptor) -> bytes:
+    """A small blob as a whole, verified."""
+    return b"".join(remote.read_blob(blob))
+
+
+def open_remote(target: Target, access: Access, *, create: bool = False) -> Remote:
+    """The repository that ``target`` names; ``create`` makes an OCI image layout where there is none."""
+    if target.directory is not None:
+        from stratum.registry.layout import Layout
+
+        return Layout(target, create=create)
+    from stratum.registry.client import RegistryClient
+
+    remote: Remote = RegistryClient(target, access)
+    return remote

@@ -1,0 +1,262 @@
+"""HTTP as a distrustful client speaks it.
+
+Bounded in time and size; redirects are followed for reads only, never from HTTPS to HTTP, and what was meant for one
+origin (scheme, host and port) is sent to no other. Nothing is read from the process's environment or ``.netrc``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from urllib.parse import urljoin, urlsplit
+
+import requests
+import urllib3.exceptions
+from requests.cookies import RequestsCookieJar
+from requests.utils import should_bypass_proxies
+
+from stratum.errors import DamagedError, NotFoundError, StratumError, UsageError, os_error_text
+from stratum.registry.remote import Access
+from stratum.registry.target import is_loopback
+
+_PIECE = 256 << 10
+_ERROR_BODY_MAX = 64 << 10
+_WORDS_MAX = 300
+_REDIRECTS_MAX = 5
+_ATTEMPTS = 4
+_BUSY = (429, 502, 503, 504)
+_SYSTEM_AUTHORITIES = (Path("/etc/ssl/certs/ca-certificates.crt"), Path("/etc/pki/tls/certs/ca-bundle.crt"))
+_CONTROL = re.compile(r"[^ -~\u00a1-\uffff]+")
+
+
+class ConnectionCutError(StratumError):
+    """The connection broke in the middle of something; trying again may help."""
+
+
+def origin(url: str) -> tuple[str, str, int]:
+    """(scheme, host, port) of a URL: what credentials are bound to. ``StratumError`` where it is no HTTP URL."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port or {"http": 80, "https": 443}[parts.scheme]
+        if not parts.hostname or parts.username is not None:
+            raise ValueError(url)
+    except (ValueError, KeyError):
+        raise StratumError(f"the registry sent a URL that cannot be used: {shown(url)}") from None
+    return parts.scheme, parts.hostname, port
+
+
+class Transport:
+    """A session of HTTP requests to one registry and to where it redirects."""
+
+    def __init__(self, access: Access, session: requests.Session) -> None:
+        self._access = access
+        self._session = session
+        session.trust_env = False
+        session.cookies = RequestsCookieJar()
+        session.max_redirects = 0
+        adapter = requests.adapters.HTTPAdapter(pool_connections=4, pool_maxsize=16, max_retries=0)
+        session.mount("https://", adapter)
+        session.mount("http://", adapter)
+        self._verify = self._authorities()
+
+    def _authorities(self) -> str | bool:
+        """The certificate authorities: the user's, the system's, or those that came with requests."""
+        ca_file = self._access.ca_file
+        if ca_file is not None:
+            if not ca_file.is_file():
+                raise UsageError(f"there is no certificate file {ca_file}")
+            return str(ca_file)
+        named = self._access.environment.get("SSL_CERT_FILE")
+        if named:
+            return named
+        return next((str(path) for path in _SYSTEM_AUTHORITIES if path.is_file()), True)
+
+    def send(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        *,
+        secret: str | None = None,
+        data: bytes | None = None,
+    ) -> requests.Response:
+        """One request and, for GET and HEAD, the redirects that it leads to; the body is not read yet.
+
+        ``secret`` is the Authorization header, for the origin of ``url`` only. Reads are tried again when the
+        connection breaks or the server is busy. Raises ``StratumError``; ``ConnectionCutError`` where it was cut.
+        """
+        reading = method in ("GET", "HEAD")
+        attempts = _ATTEMPTS if reading else 1
+        for attempt in range(1, attempts + 1):
+            try:
+                response = self._follow(method, url, headers, secret, data)
+            except ConnectionCutError:
+                if attempt == attempts:
+                    raise
+                wait = 0.2 * 3**attempt
+            else:
+                if response.status_code not in _BUSY or attempt == attempts:
+                    return response
+                wait = _retry_after(response, 0.2 * 3**attempt)
+                response.close()
+            time.sleep(wait)
+        raise AssertionError("the last attempt returns or raises")
+
+    def _follow(
+        self, method: str, url: str, headers: Mapping[str, str], secret: str | None, data: bytes | None
+    ) -> requests.Response:
+        home = origin(url)
+        for _ in range(_REDIRECTS_MAX + 1):
+            sent = {"Accept-Encoding": "identity", **headers}
+            if secret is not None and origin(url) == home:
+                sent["Authorization"] = secret
+            response = self._once(method, url, sent, data)
+            if response.status_code not in (301, 302, 303, 307, 308):
+                return response
+            response.close()
+            place = urljoin(url, response.headers.get("Location", ""))
+            if method not in ("GET", "HEAD"):
+                raise StratumError(f"{home[1]} redirects a {method} to {shown(place)}; only reads are redirected")
+            if home[0] == "https" and origin(place)[0] != "https":
+                raise StratumError(f"{home[1]} redirects to {shown(place)}, which has no TLS; not followed")
+            url = place
+        raise StratumError(f"{home[1]} redirects more than {_REDIRECTS_MAX} times")
+
+    def _once(self, method: str, url: str, headers: dict[str, str], data: bytes | None) -> requests.Response:
+        host = urlsplit(url).netloc
+        try:
+            return self._session.request(
+                method,
+                url,
+                data=data,
+                headers=headers,
+                stream=True,
+                allow_redirects=False,
+                verify=self._verify,
+                proxies=self._proxies(url),
+                timeout=(self._access.connect_timeout, self._access.read_timeout),
+            )
+        except requests.exceptions.SSLError as exc:
+            raise StratumError(
+                f"no TLS connection to {host}: {_reason(exc)}",
+                hint="--ca-file names the authority that signed its certificate; --plain-http goes without TLS",
+            ) from None
+        except requests.exceptions.ConnectTimeout:
+            raise StratumError(f"{host} does not answer within {self._access.connect_timeout:g} s") from None
+        except requests.exceptions.ReadTimeout:
+            raise StratumError(f"{host} sends nothing for {self._access.read_timeout:g} s") from None
+        except requests.exceptions.ConnectionError as exc:
+            if _never_connected(exc):
+                raise StratumError(f"cannot connect to {host}: {_reason(exc)}") from None
+            raise ConnectionCutError(f"the connection to {host} broke: {_reason(exc)}") from None
+        except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError, OSError) as exc:
+            raise StratumError(f"cannot ask {host}: {_reason(exc)}") from None
+
+    def _proxies(self, url: str) -> dict[str, str]:
+        """The proxies that the user's environment names; this machine is always reached directly."""
+        variables = {name.lower(): value for name, value in self._access.environment.items()}
+        if is_loopback(urlsplit(url).netloc) or should_bypass_proxies(url, variables.get("no_proxy") or None):
+            return {}
+        return {
+            scheme: variables[f"{scheme}_proxy"] for scheme in ("http", "https") if variables.get(f"{scheme}_proxy")
+        }
+
+    def body(self, response: requests.Response, limit: int, what: str) -> Iterator[bytes]:
+        """The body in pieces as it arrives, at most ``limit`` bytes, and then closed.
+
+        Raises ``DamagedError`` for a longer or an endless one, ``ConnectionCutError`` for one cut short and
+        ``StratumError`` for one that comes too slowly.
+        """
+        host = urlsplit(response.url).netloc
+        started, received = time.monotonic(), 0
+        try:
+            while piece := response.raw.read1(_PIECE, decode_content=False):
+                received += len(piece)
+                if received > limit:
+                    raise DamagedError(f"{host} sent more than the {limit} bytes of {what}")
+                elapsed = time.monotonic() - started
+                if elapsed > self._access.patience and received < elapsed * self._access.min_rate:
+                    raise StratumError(f"{host} sends {what} too slowly: {received} bytes in {elapsed:.0f} s")
+                yield piece
+        except urllib3.exceptions.ReadTimeoutError:
+            raise ConnectionCutError(f"{host} stopped sending {what} after {received} bytes") from None
+        except (urllib3.exceptions.HTTPError, OSError) as exc:
+            raise ConnectionCutError(
+                f"the connection to {host} broke {received} bytes into {what}: {_reason(exc)}"
+            ) from None
+        finally:
+            response.close()
+
+    def words(self, response: requests.Response) -> str:
+        """What a failing server says: the status, and its errors in the form of the distribution specification."""
+        status = f"{response.status_code} {shown(response.reason or '')}".strip()
+        text = b""
+        try:
+            for piece in self.body(response, _ERROR_BODY_MAX, "its error message"):
+                text += piece
+        except StratumError:
+            return status
+        return ": ".join(filter(None, (status, _error_words(text))))
+
+
+def failure(words: str, status: int, doing: str, host: str) -> StratumError:
+    """The error for a request that was refused."""
+    message = f"cannot {doing}: the registry answered {words}"
+    if status == 404:
+        return NotFoundError(message)
+    if status in (401, 403):
+        return StratumError(message, hint=f"log in with 'stratum login {host}' as a user who may do this")
+    if status == 400 and "HTTPS" in words:
+        return StratumError(message, hint=f"write https://{host}/... to use TLS")
+    return StratumError(message)
+
+
+def shown(text: str) -> str:
+    """Somebody else's text, safe to print: no control characters, cut to a readable length."""
+    text = _CONTROL.sub(" ", text).strip()
+    return text if len(text) <= _WORDS_MAX else text[: _WORDS_MAX - 3] + "..."
+
+
+def _error_words(body: bytes) -> str:
+    text = body.decode("utf-8", "replace")
+    try:
+        errors = json.loads(text)["errors"]
+        parts = [f"{error.get('code', '')}: {error.get('message', '')}".strip(": ") for error in errors]
+        return shown("; ".join(parts))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return "" if "<" in text[:20] else shown(text)  # an HTML page says nothing that the status does not
+
+
+def _retry_after(response: requests.Response, otherwise: float) -> float:
+    value = response.headers.get("Retry-After", "")
+    return min(float(value), 10.0) if value.isdecimal() and len(value) < 6 else otherwise
+
+
+def _never_connected(exc: requests.exceptions.ConnectionError) -> bool:
+    """Whether the connection was refused or the host unknown, rather than an open connection cut."""
+    reason = getattr(exc.args[0] if exc.args else None, "reason", None)
+    return isinstance(reason, (urllib3.exceptions.NewConnectionError, urllib3.exceptions.ProxyError))
+
+
+def _reason(exc: BaseException) -> str:
+    """The innermost cause in its own words, without the wrapping of three libraries."""
+    current: BaseException | None = exc
+    innermost = exc
+    seen: set[int] = set()
+    while current is not None and id(current) not in seen:
+        seen.add(id(current))
+        innermost = current
+        reason = getattr(current, "reason", None)
+        nested = [argument for argument in current.args if isinstance(argument, BaseException)]
+        current = next(
+            (
+                each
+                for each in (reason, *nested, current.__cause__, current.__context__)
+                if isinstance(each, BaseException)
+            ),
+            None,
+        )
+    return shown(os_error_text(innermost) if isinstance(innermost, OSError) else str(innermost)) or type(exc).__name__
