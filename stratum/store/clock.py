@@ -15,7 +15,7 @@ def utc_now() -> datetime:
 
 def rfc3339(time: datetime) -> str:
     """``time`` (timezone-aware) as ``YYYY-MM-DDTHH:MM:SSZ``."""
-    return time.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return time.astimezone(timezone.utc).replace(tzinfo=None).isoformat(timespec="seconds") + "Z"
 
 
 def commit_time(environment: Mapping[str, str]) -> datetime:

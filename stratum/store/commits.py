@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -26,12 +26,12 @@ from pathlib import Path
 from typing import Any
 
 from stratum import toml
-from stratum.errors import DamagedError, ExistsError, NotFoundError, StratumError, UsageError
+from stratum.errors import DamagedError, ExistsError, NotFoundError, StratumError
 from stratum.refs import is_hash, is_hash_prefix
 from stratum.store.clock import rfc3339, utc_now
-from stratum.store.layout import Layout, storage_error
+from stratum.store.layout import Layout, Names, storage_error
 from stratum.store.objects import Objects
-from stratum.store.tables import Tables
+from stratum.store.tables import Tables, write_tables
 from stratum.store.transaction import Transaction, Transactions
 from stratum.tree.model import Directory, File
 
@@ -83,10 +83,7 @@ class CommitMeta:
 
     def to_toml(self) -> bytes:
         """metadata.toml. ``UsageError`` where message or origin hold something that TOML cannot."""
-        try:
-            return toml.dumps(self.to_table()).encode("utf-8")
-        except (UnicodeEncodeError, TypeError, ValueError) as exc:
-            raise UsageError(f"the commit's message or origin cannot be stored: {exc}") from None
+        return write_tables(self.to_table(), "the commit's message or origin")
 
     @classmethod
     def from_toml(cls, data: bytes, where: str) -> CommitMeta:
@@ -120,7 +117,7 @@ class Commits:
         self._objects = objects
         self._transactions = transactions
 
-    def list(self) -> Sequence[str]:
+    def list(self) -> Names:
         """All commits, sorted by hash."""
         return [name for name in self._layout.names_in(self._layout.commits) if is_hash(name)]
 
@@ -135,7 +132,7 @@ class Commits:
         except OSError as exc:
             raise storage_error(exc, f"look for commit {commit}") from None
 
-    def find(self, prefix: str) -> Sequence[str]:
+    def find(self, prefix: str) -> Names:
         """The commits whose hash begins with ``prefix`` (7 to 64 hex digits; otherwise none)."""
         if not is_hash_prefix(prefix):
             return []
@@ -242,12 +239,15 @@ class Commits:
         return meta
 
     def _check_objects(self, tx: Transaction, root: Directory, known: Directory | None) -> None:
+        checked: set[bytes] = set()
         for file in _files_not_below(root, known):
-            if file.digest is None or tx.published(file.digest):
+            digest = file.digest
+            if digest is None or digest in checked or tx.published(digest):
                 continue
-            if not self._objects.has(file.digest, file.size):
+            checked.add(digest)
+            if not self._objects.has(digest, file.size):
                 raise DamagedError(
-                    f"object {file.digest.hex()} of {file.size} bytes is needed by the commit but not in the store"
+                    f"object {digest.hex()} of {file.size} bytes is needed by the commit but not in the store"
                 )
 
     def ensure_image(self, commit: str) -> Path:

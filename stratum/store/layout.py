@@ -27,8 +27,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stratum import toml
-from stratum.errors import DamagedError, NotFoundError, StratumError, UnsupportedError, UsageError, os_error_text
+from stratum.errors import (
+    DamagedError,
+    ExistsError,
+    NotFoundError,
+    StratumError,
+    UnsupportedError,
+    UsageError,
+    os_error_text,
+)
 from stratum.sys.atomic import TEMPORARY_PREFIX, fsync_dir, write_atomic
+from stratum.sys.locks import locked
 from stratum.sys.syscalls import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, openat2
 
 FORMAT = 1
@@ -36,6 +45,9 @@ FORMAT_FILE = "stratum.toml"
 DIRECTORIES = ("objects", "commits", "refs", "tmp")
 SMALL_FILE_MAX = 16 << 20
 """No metadata file of a store (TOML) is read beyond this many bytes."""
+
+Names = list[str]
+"""For classes that have a method called ``list``."""
 
 _HINTS = {
     errno.ENOSPC: "free some space on the store's file system, or run 'stratum gc'",
@@ -223,21 +235,26 @@ def _check_directory(path: Path) -> None:
 def create_layout(path: Path) -> Layout:
     """Make an empty store at ``path``: a new directory, an empty one, or one where making a store was interrupted.
 
-    Raises ``UsageError`` where the directory holds anything else, ``StratumError`` in the kernel's words.
+    Raises ``ExistsError`` where there is a store, ``UsageError`` where the directory holds anything else,
+    ``StratumError`` in the kernel's words.
     """
     root = _resolved(path)
     try:
         root.parent.mkdir(parents=True, exist_ok=True)
         root.mkdir(mode=0o700, exist_ok=True)
-        info = root.lstat()
-        if info.st_uid != os.geteuid():
-            raise UnsupportedError(f"{path} belongs to user {info.st_uid}", hint="make the store as its owner")
+        owner = root.lstat().st_uid
+        if owner != os.geteuid():
+            raise UnsupportedError(f"{path} belongs to user {owner}", hint="make the store as its owner")
         _check_unused(path, root)
-        root.chmod(0o700)
-        for name in DIRECTORIES:
-            (root / name).mkdir(mode=0o755, exist_ok=True)
-        os.close(os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
-        write_atomic(root / FORMAT_FILE, toml.dumps({"format": FORMAT}).encode())
+        with locked(root / "lock", what=f"the store {path}"):
+            _check_unused(path, root)
+            root.chmod(0o700)
+            for leftover in root.glob(TEMPORARY_PREFIX + "*"):
+                leftover.unlink()
+            for name in DIRECTORIES:
+                (root / name).mkdir(exist_ok=True)
+                (root / name).chmod(0o755)
+            write_atomic(root / FORMAT_FILE, toml.dumps({"format": FORMAT}).encode())
         fsync_dir(root.parent)
     except FileExistsError:
         raise UsageError(f"{path} is not a directory", hint="give a directory for the store") from None
@@ -248,22 +265,21 @@ def create_layout(path: Path) -> Layout:
 
 def _check_unused(path: Path, root: Path) -> None:
     """Refuse a directory in use for something else; what an interrupted ``create_layout`` leaves is fine."""
-    for entry in os.scandir(root):
-        if entry.name == "lost+found":  # the root of a fresh ext4
-            continue
-        if entry.name in DIRECTORIES and entry.is_dir(follow_symlinks=False) and not os.listdir(entry.path):
-            continue
-        if entry.name == "lock" and entry.is_file(follow_symlinks=False):
-            continue
-        if entry.name.startswith(TEMPORARY_PREFIX) and entry.is_file(follow_symlinks=False):
-            os.unlink(entry.path)
-            continue
-        if entry.name == FORMAT_FILE:
-            raise UsageError(f"{path} is a store already")
+    foreign = [entry.name for entry in os.scandir(root) if not _is_unused(entry)]
+    if (root / FORMAT_FILE).exists():
+        raise ExistsError(f"{path} is a store already")
+    if foreign:
         raise UsageError(
-            f"{path} is neither empty nor a Stratum store (it contains {entry.name!r})",
+            f"{path} is neither empty nor a Stratum store (it contains {foreign[0]!a})",
             hint="give an empty or a new directory for the store",
         )
+
+
+def _is_unused(entry: os.DirEntry[str]) -> bool:
+    if entry.is_dir(follow_symlinks=False):
+        # lost+found is in the root of a fresh ext4.
+        return entry.name == "lost+found" or (entry.name in DIRECTORIES and not os.listdir(entry.path))
+    return entry.is_file(follow_symlinks=False) and (entry.name == "lock" or entry.name.startswith(TEMPORARY_PREFIX))
 
 
 def _resolved(path: Path) -> Path:

@@ -19,6 +19,7 @@ one thread a lock is reentrant; threads and processes exclude one another.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -88,6 +89,7 @@ class StoreLocks:
             raise RuntimeError(f"{wanted.path} must be locked before {held[-1].path}")
         with ExitStack() as stack:
             try:
+                os.close(self._layout.open_beneath(wanted.path.parent, os.O_PATH | os.O_DIRECTORY))
                 stack.enter_context(locked(wanted.path, exclusive=wanted.exclusive, timeout=timeout, what=what))
             except FileNotFoundError:
                 raise NotFoundError(f"{what} does not exist") from None

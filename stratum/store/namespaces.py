@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from stratum.errors import DamagedError, NotFoundError
 from stratum.refs import check_name, is_name
-from stratum.store.layout import Layout, storage_error
+from stratum.store.layout import Layout, Names, storage_error
 from stratum.store.locks import StoreLocks
 from stratum.store.transaction import Transaction, Transactions
 
@@ -20,7 +20,7 @@ class Namespaces:
         self._locks = locks
         self._transactions = transactions
 
-    def list(self) -> Sequence[str]:
+    def list(self) -> Names:
         """The names of all strata, sorted."""
         return [name for name in self._layout.names_in(self._layout.refs) if is_name(name)]
 

@@ -137,10 +137,12 @@ def name_objects(layout: Layout, staging: Path, staged: Iterable[tuple[bytes, st
 
 
 def _make_shard(layout: Layout, shard: str) -> bool:
+    path = layout.objects / shard
     try:
-        os.mkdir(layout.objects / shard, 0o755)
+        path.mkdir()
     except FileExistsError:
         return False
+    path.chmod(0o755)
     return True
 
 

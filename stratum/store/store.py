@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from stratum.errors import NotFoundError
+from stratum.errors import ExistsError, NotFoundError
 from stratum.refs import Ref
 from stratum.store import resolve as _resolve
 from stratum.store.commits import CommitMeta, Commits
@@ -47,7 +47,7 @@ class Store:
 
     @classmethod
     def create(cls, path: Path) -> Store:
-        """A new, empty store at ``path``. ``UsageError`` where something else is there."""
+        """A new, empty store at ``path``. ``ExistsError``, or ``UsageError`` where something else is there."""
         return cls(create_layout(path))
 
     @classmethod
@@ -56,7 +56,11 @@ class Store:
         try:
             return cls.open(path)
         except NotFoundError:
+            pass
+        try:
             return cls.create(path)
+        except ExistsError:  # another process made it meanwhile
+            return cls.open(path)
 
     @property
     def root(self) -> Path:
@@ -87,11 +91,11 @@ class Store:
         """The path of a commit's image (``Commits.ensure_image``)."""
         return self.commits.ensure_image(commit)
 
-    def names(self) -> Sequence[str]:
+    def names(self) -> list[str]:
         """The strata, sorted."""
         return self.namespaces.list()
 
-    def users_of(self, commit: str) -> Sequence[str]:
+    def users_of(self, commit: str) -> list[str]:
         """The refs that name the commit: ``NAME:TAG`` of tags, ``NAME+WORKTREE`` of heads and bases; sorted."""
         users = []
         for name in self.names():

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from stratum.errors import DamagedError
+from stratum import toml
+from stratum.errors import DamagedError, UsageError
 from stratum.refs import is_hash
 
 
@@ -55,3 +56,11 @@ class Tables:
         if not isinstance(value, bool):
             raise DamagedError(f"{self._where}: [{table}] {key} is missing or neither true nor false")
         return value
+
+
+def write_tables(tables: Mapping[str, Any], what: str) -> bytes:
+    """A TOML file with these tables; ``UsageError`` names ``what`` where it holds something that TOML cannot."""
+    try:
+        return toml.dumps(tables).encode("utf-8")
+    except (TypeError, ValueError) as exc:  # text that is not Unicode is a ValueError
+        raise UsageError(f"{what} cannot be stored: {exc}") from None

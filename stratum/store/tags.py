@@ -8,12 +8,12 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Sequence
+from contextlib import ExitStack
 
 from stratum.errors import ConflictError, DamagedError, ExistsError, NotFoundError
 from stratum.refs import check_name, is_name
 from stratum.store.commits import Commits
-from stratum.store.layout import Layout, storage_error
+from stratum.store.layout import Layout, Names, storage_error
 from stratum.store.locks import StoreLocks
 from stratum.store.namespaces import Namespaces, similar
 from stratum.store.reflog import Reflog
@@ -58,7 +58,7 @@ class Tags:
                 tags[tag] = commit
         return tags
 
-    def names(self, name: str) -> Sequence[str]:
+    def names(self, name: str) -> Names:
         """The tags of stratum ``name``, sorted, without looking at where they point."""
         self._namespaces.check(name)
         return [tag for tag in self._layout.names_in(self._layout.tags(name)) if is_name(tag)]
@@ -116,18 +116,20 @@ class Tags:
         """
         check_name(name)
         check_name(tag, "tag")
-        with self._transactions.begin(f"setting tag {name}:{tag}") as tx, self._locks.ref(name):
+        with ExitStack() as stack:
+            tx = stack.enter_context(self._transactions.begin(f"setting tag {name}:{tag}"))
             if not self._commits.exists(commit):
                 raise NotFoundError(f"there is no commit {commit}")
+            stack.enter_context(self._locks.ref(name))
             old = self._current(name, tag, force)
+            if old == commit:
+                return
             if not isinstance(expected, _Any):
                 _check_expected(name, tag, old, expected)
-            elif old is not None and old != commit and not force:
+            elif old is not None and not force:
                 raise ExistsError(
                     f"the tag {name}:{tag} exists already", hint="use another tag, or --force to move this one"
                 )
-            if old == commit:
-                return
             self._namespaces.ensure(tx, name)
             self._reflog.append(name, "tag", tag, old, commit, why)
             tx.place_symlink(f"../../../commits/{commit}", self._layout.tags(name) / tag)
@@ -137,6 +139,7 @@ class Tags:
         where it is not at ``expected``."""
         check_name(name)
         check_name(tag, "tag")
+        self._namespaces.check(name)
         with self._transactions.begin(f"removing tag {name}:{tag}") as tx, self._locks.ref(name):
             old: str | None
             try:

@@ -34,9 +34,9 @@ from stratum.store.layout import Layout, storage_error
 from stratum.store.locks import StoreLocks
 from stratum.store.objects import OBJECT_MODE, Objects, name_objects
 from stratum.store.trash import remove_tree
-from stratum.sys.atomic import exchange, fsync_dir, rename_new, write_all
+from stratum.sys.atomic import write_all
 from stratum.sys.locks import locked
-from stratum.sys.syscalls import syncfs
+from stratum.sys.syscalls import AT_FDCWD, RENAME_EXCHANGE, RENAME_NOREPLACE, renameat2, syncfs
 
 _CHUNK = 1 << 20
 _GUARD_WAIT = 30.0
@@ -67,15 +67,17 @@ class Transaction:
         self._published: set[bytes] = set()
         self._counter = 0
         self._dirty = False
+        self._process = os.getpid()
         self.object_staging.mkdir(0o700)
         self._root = os.open(layout.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
     def close(self) -> None:
         """Delete whatever was not published. What cannot be deleted now is left for the next transaction to try:
-        by this time the change itself is done or has failed."""
+        by this time the change itself is done or has failed. Does nothing in a forked worker."""
+        if os.getpid() != self._process:
+            return
         os.close(self._root)
-        with suppress(OSError):
-            remove_tree(self.directory)
+        _delete(self.directory)
 
     # Objects
 
@@ -197,60 +199,65 @@ class Transaction:
         with self._storing(f"write {path.name}"), open(path, "xb", opener=partial(os.open, mode=mode)) as file:
             file.writelines(pieces)
 
-    def place_file(self, data: bytes, target: Path, mode: int = 0o644) -> None:
-        """Make ``data`` the durable content of the store's file ``target``, in one step for readers."""
-        path = self.new_path(target.name)
-        with self._storing(f"write {target}"):
-            _write_and_close(os.open(path, _NEW_FILE, mode), data, sync=True)
-            os.rename(path, target)
-            fsync_dir(target.parent)
-
-    def place_symlink(self, points_to: str, target: Path) -> None:
-        """Make ``target`` a durable symbolic link to ``points_to``, replacing what is there in one step."""
-        path = self.new_path(target.name)
-        with self._storing(f"write {target}"):
-            os.symlink(points_to, path)
-            os.rename(path, target)
-            fsync_dir(target.parent)
-
-    def place_directory(self, source: Path, target: Path) -> None:
-        """Rename ``source``, complete in this transaction, to ``target``, after a sync; ``ExistsError`` where that
-        exists."""
-        self.sync()
-        with self._storing(f"make {target}"):
-            try:
-                rename_new(source, target, durable=False)
-            except FileExistsError:
-                raise ExistsError(f"{target} exists already") from None
-            fsync_dir(target.parent)
-
     def make_directory(self, path: Path, mode: int = 0o755) -> None:
-        """Make a directory below ``directory``; ``sync`` makes it durable."""
+        """Make a directory of exactly ``mode`` below ``directory``; ``sync`` makes it durable."""
         self._dirty = True
         with self._storing(f"make {path}"):
             path.mkdir()
             path.chmod(mode)
 
+    def place_file(self, data: bytes, target: Path, mode: int = 0o644) -> None:
+        """Make ``data`` the durable content of the store's file ``target``, in one step for readers."""
+        path = self.new_path(target.name)
+        with self._placing(target) as parent:
+            _write_and_close(os.open(path, _NEW_FILE, mode), data, sync=True)
+            os.rename(path, target.name, dst_dir_fd=parent)
+
+    def place_symlink(self, points_to: str, target: Path) -> None:
+        """Make ``target`` a durable symbolic link to ``points_to``, replacing what is there in one step."""
+        path = self.new_path(target.name)
+        with self._placing(target) as parent:
+            os.symlink(points_to, path)
+            os.rename(path, target.name, dst_dir_fd=parent)
+
+    def place_directory(self, source: Path, target: Path) -> None:
+        """Rename ``source``, complete in this transaction, to ``target``, after a sync; ``ExistsError`` where that
+        exists."""
+        self.sync()
+        with self._placing(target) as parent:
+            try:
+                renameat2(AT_FDCWD, source, parent, target.name, RENAME_NOREPLACE)
+            except FileExistsError:
+                raise ExistsError(f"{target} exists already") from None
+
     def replace(self, source: Path, target: Path) -> None:
         """Rename ``source``, a file complete in this transaction, to ``target``, after a sync."""
         self.sync()
-        with self._storing(f"write {target}"):
-            os.rename(source, target)
-            fsync_dir(target.parent)
+        with self._placing(target) as parent:
+            os.rename(source, target.name, dst_dir_fd=parent)
 
     def exchange(self, source: Path, target: Path) -> None:
         """Swap ``source``, a directory complete in this transaction, with the store's ``target`` in one durable step,
         after a sync. What ``target`` was is deleted when the transaction ends."""
         self.sync()
-        with self._storing(f"replace {target}"):
-            exchange(source, target, durable=False)
-            fsync_dir(target.parent)
+        with self._placing(target) as parent:
+            renameat2(AT_FDCWD, source, parent, target.name, RENAME_EXCHANGE)
 
     def take_out(self, path: Path) -> None:
         """Take ``path`` out of the store in one durable step; it is deleted when the transaction ends."""
-        with self._storing(f"remove {path}"):
-            os.rename(path, self.new_path("removed"))
-            fsync_dir(path.parent)
+        with self._placing(path) as parent:
+            os.rename(path.name, self.new_path("removed"), src_dir_fd=parent)
+
+    @contextmanager
+    def _placing(self, target: Path) -> Iterator[int]:
+        """A descriptor of the directory of ``target``, reached without symbolic links, and synced afterwards."""
+        with self._storing(f"change {target}"):
+            parent = self._layout.open_beneath(target.parent, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                yield parent
+                os.fsync(parent)
+            finally:
+                os.close(parent)
 
     @contextmanager
     def _storing(self, doing: str) -> Iterator[None]:
@@ -285,23 +292,25 @@ class Transactions:
         ``UnsupportedError`` on a read-only one.
         """
         with self._locks.store(), ExitStack() as owner:
+            directory = self._layout.tmp / os.urandom(8).hex()
             try:
-                transaction = self._make(owner, what)
+                self._claim(owner, directory, what)
+                transaction = Transaction(self._layout, self._objects, directory)
             except OSError as exc:
+                _delete(directory)
                 raise storage_error(exc, "write to the store") from None
             try:
                 yield transaction
             finally:
                 transaction.close()
 
-    def _make(self, owner: ExitStack, what: str) -> Transaction:
+    def _claim(self, owner: ExitStack, directory: Path, what: str) -> None:
+        """Make ``directory``, locked until ``owner`` closes, with the leftovers of the dead in it."""
         with locked(self._layout.tmp / "lock", timeout=_GUARD_WAIT, what=f"the store {self._layout.root}"):
-            directory = self._layout.tmp / os.urandom(8).hex()
             directory.mkdir(0o700)
             owner.enter_context(locked(directory / "owner", timeout=0))
             (directory / "owner").write_text(f"process {os.getpid()}: {what}\n")
             self._claim_dead(directory)
-        return Transaction(self._layout, self._objects, directory)
 
     def _claim_dead(self, directory: Path) -> None:
         """Move the transactions whose owner is dead into ``directory``, to be deleted with it."""
@@ -311,3 +320,8 @@ class Transactions:
                 continue
             with suppress(BusyError), locked(path / "owner", timeout=0):
                 os.rename(path, directory / f"dead-{name}")
+
+
+def _delete(directory: Path) -> None:
+    with suppress(OSError):
+        remove_tree(directory)

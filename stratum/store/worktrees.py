@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,11 +30,11 @@ from stratum.errors import DamagedError, ExistsError, NotFoundError
 from stratum.refs import Ref, check_name, is_name
 from stratum.store.clock import rfc3339, utc_now
 from stratum.store.commits import Commits
-from stratum.store.layout import Layout, storage_error
+from stratum.store.layout import Layout, Names, storage_error
 from stratum.store.locks import WORKTREE_WAIT, StoreLocks
 from stratum.store.namespaces import Namespaces, similar
 from stratum.store.reflog import Reflog
-from stratum.store.tables import Tables
+from stratum.store.tables import Tables, write_tables
 from stratum.store.transaction import Transaction, Transactions
 from stratum.sys.xattrs import list_xattrs
 
@@ -88,6 +88,9 @@ class Lease:
     last_error: str | None = None
 
 
+_Worktrees = list[Worktree]
+
+
 class Worktrees:
     """The worktrees of one store."""
 
@@ -109,27 +112,30 @@ class Worktrees:
 
     # Reading
 
-    def names(self, name: str) -> Sequence[str]:
+    def names(self, name: str) -> Names:
         """The worktrees of stratum ``name``, sorted. ``NotFoundError`` where there is no such stratum."""
         self._namespaces.check(name)
         return [worktree for worktree in self._layout.names_in(self._layout.worktrees(name)) if is_name(worktree)]
 
-    def list(self, name: str) -> Sequence[Worktree]:
+    def list(self, name: str) -> _Worktrees:
         """All worktrees of stratum ``name``, sorted by name."""
         return [self.get(name, worktree) for worktree in self.names(name)]
 
     def exists(self, name: str, worktree: str) -> bool:
         """Whether there is such a worktree. ``DamagedError`` where something else has its name."""
         path = self._layout.worktree(check_name(name), check_name(worktree, "worktree name"))
-        try:
-            mode = path.lstat().st_mode
-        except FileNotFoundError:
+        if not path.exists() and not path.is_symlink():
             return False
-        except OSError as exc:
-            raise storage_error(exc, f"look for worktree {name}+{worktree}") from None
-        if not stat.S_ISDIR(mode):
-            raise DamagedError(f"{path} is not a directory", hint="run 'stratum fsck'")
+        self._check_directory(path)
         return True
+
+    def _check_directory(self, path: Path) -> None:
+        try:
+            os.close(self._layout.open_beneath(path, os.O_PATH | os.O_DIRECTORY))
+        except (FileNotFoundError, NotADirectoryError):
+            raise DamagedError(f"{path} is missing or not a directory", hint="run 'stratum fsck'") from None
+        except OSError as exc:
+            raise storage_error(exc, f"look at {path}") from None
 
     def get(self, name: str, worktree: str) -> Worktree:
         """The worktree; ``NotFoundError``, ``DamagedError``."""
@@ -143,6 +149,8 @@ class Worktrees:
         if table is None:
             raise DamagedError(f"worktree {name}+{worktree} has lost its meta.toml", hint="run 'stratum fsck'")
         fields = Tables(table, str(directory / "meta.toml"))
+        for part in ("upperdir", "workdir"):
+            self._check_directory(directory / part)
         return Worktree(
             name=name,
             worktree=worktree,
@@ -172,6 +180,7 @@ class Worktrees:
         """
         check_name(name)
         check_name(worktree, "worktree name")
+        self._check_commit(base_commit)
         with self._transactions.begin(f"making worktree {name}+{worktree}") as tx, self._locks.ref(name):
             if self._namespaces.exists(name) and self.exists(name, worktree):
                 raise ExistsError(
@@ -341,7 +350,7 @@ def _meta(worktree: Worktree) -> bytes:
     table["created"] = worktree.created
     table["last_modified"] = worktree.last_modified
     table["description"] = worktree.description
-    return toml.dumps({"worktree": table}).encode("utf-8")
+    return write_tables({"worktree": table}, f"the description of {worktree}")
 
 
 def _lease(lease: Lease) -> bytes:
@@ -350,4 +359,4 @@ def _lease(lease: Lease) -> bytes:
         table["tag_template"] = lease.tag_template
     if lease.last_error is not None:
         table["last_error"] = lease.last_error
-    return toml.dumps({"lease": table}).encode("utf-8", "replace")
+    return write_tables({"lease": table}, "the lease of a worktree")
