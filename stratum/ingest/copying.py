@@ -1,0 +1,76 @@
+"""Copying and hashing file content in one pass, holes kept."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from stratum.composefs.verity import VerityHasher
+from stratum.sys.atomic import write_all
+
+CHUNK = 1 << 20
+
+
+def is_sparse(info: os.stat_result) -> bool:
+    """Whether a regular file occupies less than its size, so that looking for holes pays."""
+    return info.st_blocks * 512 < info.st_size
+
+
+def copy_hashed(source: int, target: int | None, size: int, *, sparse: bool) -> tuple[bytes, int]:
+    """Copy ``size`` bytes from the start of ``source`` to ``target`` (None: only hash); (fs-verity digest, bytes read).
+
+    The digest is of exactly the bytes written. Fewer bytes are read where the file ends early. With ``sparse`` the
+    holes of the source are not read and become holes of the target, a new and empty file. Raises ``SourceError`` for
+    what goes wrong with the source and ``OSError`` for the target.
+    """
+    hasher = VerityHasher()
+    buffer = bytearray(min(CHUNK, max(size, 1)))
+    offset = 0
+    while offset < size:
+        start, end = _next_data(source, offset, size) if sparse else (0, size)
+        if start > offset:
+            hasher.update_zeros(start - offset)
+            offset = start
+        while offset < end:
+            done = _read(source, memoryview(buffer)[: end - offset], offset)
+            if not done:
+                return _finish(hasher, target, offset)
+            piece = memoryview(buffer)[:done]
+            hasher.update(piece)
+            if target is not None:
+                os.lseek(target, offset, os.SEEK_SET)
+                write_all(target, piece)
+            offset += done
+    return _finish(hasher, target, offset)
+
+
+class SourceError(Exception):
+    """Reading the source failed; ``error`` is the ``OSError``."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+def _finish(hasher: VerityHasher, target: int | None, size: int) -> tuple[bytes, int]:
+    if target is not None:
+        os.ftruncate(target, size)
+    return hasher.digest(), size
+
+
+def _read(source: int, buffer: memoryview, offset: int) -> int:
+    try:
+        return os.preadv(source, [buffer], offset)
+    except OSError as exc:
+        raise SourceError(exc) from None
+
+
+def _next_data(fd: int, offset: int, size: int) -> tuple[int, int]:
+    """(start, end) of the first data at or after ``offset``; (size, size) where only a hole is left."""
+    try:
+        start = min(os.lseek(fd, offset, os.SEEK_DATA), size)
+        return start, min(os.lseek(fd, start, os.SEEK_HOLE), size)
+    except OSError as exc:
+        if exc.errno == errno.ENXIO:
+            return size, size
+        raise SourceError(exc) from None

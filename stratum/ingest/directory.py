@@ -1,0 +1,317 @@
+"""A directory becomes a tree, its file contents objects of a transaction.
+
+What is taken: regular files, directories, symbolic links, fifos, hard links (names of one inode stay names of one
+inode), holes, owners, permissions, mtimes in nanoseconds and the attributes that ``ingest.attributes`` keeps. Sockets
+are left out with a warning; device nodes are refused unless asked for. Names are bytes. Other file systems mounted
+below are entered, as ``cp -a`` does, unless ``one_file_system``; their mount points are then empty directories. The
+store itself, where it is met, is left out with a warning.
+
+The source may change meanwhile. A directory whose mtime or ctime moved while it was listed is listed again, a few
+times; files are treated as ``ingest.staging`` says. Every step down is taken by descriptor, without following symbolic
+links, and lands on the inode that was listed or fails; only the path given by the user may lead through links.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from stratum.errors import ConflictError, NotFoundError, StratumError, UsageError, os_error_text
+from stratum.ingest.attributes import stored_xattrs
+from stratum.ingest.dirstack import OPEN_DIRECTORY, DirectoryStack
+from stratum.ingest.reader import FileReader, Pending, source_error
+from stratum.ingest.staging import Signature, open_source, signature
+from stratum.ingest.statcache import Found, StatCache, settled
+from stratum.store import Store
+from stratum.store.transaction import Transaction
+from stratum.sys.xattrs import read_xattrs
+from stratum.tree.model import Directory, File, Inode, Special, Symlink, Xattrs
+
+Progress = Callable[[int, "int | None"], None]
+"""Called with the number of entries seen or read so far, and their total once it is known."""
+
+_LISTINGS = 3
+_TYPE = stat.S_IFMT
+_Subdirectories = Iterator[tuple[str, bytes, os.stat_result]]
+
+
+def import_directory(
+    store: Store,
+    tx: Transaction,
+    path: Path,
+    *,
+    jobs: int = 1,
+    devices: bool = False,
+    one_file_system: bool = False,
+    cache: bool = True,
+    progress: Progress | None = None,
+) -> tuple[Directory, list[str]]:
+    """The tree of the directory ``path``, with its objects in ``tx`` or in the store; and warnings, a line each.
+
+    ``jobs`` processes read files. ``devices`` takes device nodes too. ``cache`` remembers the source's inodes in the
+    store, and trusts what it remembers (``ingest.statcache``).
+
+    Raises ``NotFoundError`` or ``UsageError`` where ``path`` is no directory, ``ConflictError`` where the source
+    changed in a way that no snapshot can be made of, ``StratumError`` naming the path for what cannot be read or
+    stored. What was staged until then goes with the transaction.
+    """
+    root = _open_root(path, store)
+    try:
+        source = os.fsencode(os.path.realpath(path))
+        found = StatCache.load(store.root, store.objects, source) if cache else None
+        reading = (lambda done: progress(done, None)) if progress is not None else None
+        with FileReader(tx, store.objects, jobs=jobs, progress=reading) as reader:
+            walk = _Walk(reader, found, _identity(os.stat(store.root)), devices, one_file_system)
+            tree = walk.run(root, source)
+            reader.finish()
+            if found is not None:
+                walk.save(found)
+            return tree, walk.warnings + reader.warnings
+    finally:
+        os.close(root)
+
+
+def _open_root(path: Path, store: Store) -> int:
+    try:
+        fd = open_source(os.fspath(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise NotFoundError(f"{path} does not exist") from None
+    except NotADirectoryError:
+        raise UsageError(f"{path} is not a directory", hint="an import takes a directory") from None
+    except OSError as exc:
+        raise StratumError(f"cannot open {path}: {os_error_text(exc)}") from None
+    if Path(os.path.realpath(path)).is_relative_to(store.root):
+        os.close(fd)
+        raise UsageError(
+            f"{path} is inside the store itself", hint="a worktree's changes are taken by 'stratum commit'"
+        )
+    return fd
+
+
+def _identity(info: os.stat_result) -> tuple[int, int]:
+    return info.st_dev, info.st_ino
+
+
+class _Walk:
+    """Lists a source, depth first, and builds its tree; file contents are left to the reader."""
+
+    def __init__(
+        self,
+        reader: FileReader,
+        cache: StatCache | None,
+        store: tuple[int, int],
+        devices: bool,
+        one_file_system: bool,
+    ) -> None:
+        self.warnings: list[str] = []
+        self._reader = reader
+        self._cache = cache
+        self._store = store
+        self._devices = devices
+        self._one_file_system = one_file_system
+        self._links: dict[tuple[int, int], Inode] = {}
+        self._listed: list[tuple[Signature, int, Inode]] = []  # when it was listed (ns)
+        self._hits = 0
+        self._now = 0
+        self._device = 0
+
+    def run(self, root: int, path: bytes) -> Directory:
+        """The tree of the open directory ``root``, which stays open; ``path`` names it in messages."""
+        prefix = path.rstrip(b"/")
+        info = os.fstat(root)
+        self._device = info.st_dev
+        if _identity(info) == self._store:
+            raise UsageError(f"{os.fsdecode(path)} is the store itself")
+        tree, subdirectories = self._directory(root, prefix, info)
+        frames = [(prefix, tree, subdirectories)]
+        with DirectoryStack(os.dup(root)) as stack:
+            while frames:
+                prefix, node, subdirectories = frames[-1]
+                for text, name, listed in subdirectories:
+                    child = prefix + b"/" + name
+                    entered = self._enter(stack, text, child, listed)
+                    if entered is not None:
+                        node.children[name] = entered[0]
+                        frames.append((child, *entered))
+                        break
+                else:
+                    frames.pop()
+                    if frames:
+                        stack.pop()
+        return tree
+
+    def _enter(
+        self, stack: DirectoryStack, text: str, path: bytes, listed: os.stat_result
+    ) -> tuple[Directory, _Subdirectories] | None:
+        """Open a subdirectory, push it and list it; None where it is left out."""
+        if _identity(listed) == self._store:
+            self.warnings.append(f"{os.fsdecode(path)} is the store itself; it is left out")
+            return None
+        try:
+            fd = open_source(text, OPEN_DIRECTORY, stack.top)
+        except FileNotFoundError:
+            self.warnings.append(f"{os.fsdecode(path)} was removed while the tree was read; it is left out")
+            return None
+        except OSError as exc:
+            if exc.errno in (errno.ELOOP, errno.ENOTDIR):
+                raise _replaced(path) from None
+            raise source_error(exc, os.fsdecode(path)) from None
+        info = os.fstat(fd)
+        stack.push(fd, info)
+        return self._directory(fd, path, info)
+
+    def _directory(self, fd: int, path: bytes, info: os.stat_result) -> tuple[Directory, _Subdirectories]:
+        """The node of the open directory ``fd`` with everything in it but its subdirectories, which are returned."""
+        try:
+            info, entries = self._entries(fd, path, info)
+            found = self._cache.find(info) if self._cache is not None else None
+            if found is not None:
+                self._hits += 1
+            xattrs = found[0] if found is not None else _kept(read_xattrs(fd), path)
+        except OSError as exc:
+            raise source_error(exc, os.fsdecode(path)) from None
+        node = Directory(info.st_mode, info.st_uid, info.st_gid, info.st_mtime_ns, xattrs)
+        self._listed.append((signature(info), self._now, node))
+        subdirectories = []
+        pending: list[Pending] = []
+        for text, entry in entries:
+            name = os.fsencode(text)
+            kind = entry.st_mode & 0o170000
+            if kind == stat.S_IFDIR:
+                subdirectories.append((text, name, entry))
+            elif kind == stat.S_IFREG:
+                node.children[name] = self._file(name, entry, pending)
+            else:
+                other = self._other(fd, path, text, name, entry)
+                if other is not None:
+                    node.children[name] = other
+        if pending:
+            self._reader.read(fd, path, pending, gone=lambda file: _leave_out(node, file, path))
+        return node, iter(subdirectories)
+
+    def _entries(
+        self, fd: int, path: bytes, info: os.stat_result
+    ) -> tuple[os.stat_result, list[tuple[str, os.stat_result]]]:
+        """(the directory's own state, its entries) of one listing in which it did not change."""
+        if self._one_file_system and info.st_dev != self._device:
+            return info, []
+        for _ in range(_LISTINGS):
+            self._now = time.time_ns()
+            entries = []
+            with os.scandir(fd) as listing:
+                for entry in listing:
+                    with suppress(FileNotFoundError):
+                        entries.append((entry.name, entry.stat(follow_symlinks=False)))
+            before, info = info, os.fstat(fd)
+            if before.st_mtime_ns == info.st_mtime_ns and before.st_ctime_ns == info.st_ctime_ns:
+                return info, entries
+        self.warnings.append(
+            f"{os.fsdecode(path) or '/'} kept changing while it was listed; it is stored as last listed"
+        )
+        return info, entries
+
+    def _file(self, name: bytes, info: os.stat_result, pending: list[Pending]) -> Inode:
+        if info.st_nlink > 1:
+            linked = self._links.get((info.st_dev, info.st_ino))
+            if linked is not None:
+                return linked
+        found = self._cache.find(info) if self._cache is not None else None
+        node = File(info.st_mode, info.st_uid, info.st_gid, info.st_mtime_ns, size=info.st_size)
+        if found is not None:
+            self._hits += 1
+            node.xattrs, node.digest, node.content = found
+        else:
+            candidate = self._cache.candidate(info) if self._cache is not None else None
+            pending.append(Pending(name, info, node, candidate=candidate))
+        self._listed.append((signature(info), self._now, node))
+        if info.st_nlink > 1:
+            self._links[(info.st_dev, info.st_ino)] = node
+        return node
+
+    def _other(self, fd: int, path: bytes, text: str, name: bytes, info: os.stat_result) -> Inode | None:
+        """A symbolic link, fifo or device; None for what is left out."""
+        if info.st_nlink > 1:
+            linked = self._links.get((info.st_dev, info.st_ino))
+            if linked is not None:
+                return linked
+        kind = _TYPE(info.st_mode)
+        where = os.fsdecode(path + b"/" + name)
+        if kind == stat.S_IFSOCK:
+            self.warnings.append(f"{where} is a socket; it is left out")
+            return None
+        if kind in (stat.S_IFCHR, stat.S_IFBLK) and not self._devices:
+            raise StratumError(f"{where} is a device node", hint="leave it out, or take device nodes with --devices")
+        try:
+            node = self._read_other(fd, text, info, where)
+        except FileNotFoundError:
+            self.warnings.append(f"{where} was removed while the tree was read; it is left out")
+            return None
+        except OSError as exc:
+            if exc.errno == errno.EINVAL:  # readlink(2) of something else
+                raise _replaced(path + b"/" + name) from None
+            raise source_error(exc, where) from None
+        self._listed.append((signature(info), self._now, node))
+        if info.st_nlink > 1:
+            self._links[(info.st_dev, info.st_ino)] = node
+        return node
+
+    def _read_other(self, fd: int, text: str, info: os.stat_result, where: str) -> Inode:
+        found = self._cache.find(info) if self._cache is not None else None
+        if found is not None:
+            self._hits += 1
+            xattrs, _, target = found
+        else:
+            # The kernel has no listxattr that takes a directory and a name; the last component is not followed.
+            xattrs = _kept(read_xattrs(f"/proc/self/fd/{fd}/{text}"), os.fsencode(where))
+            target = os.fsencode(os.readlink(text, dir_fd=fd)) if stat.S_ISLNK(info.st_mode) else None
+        common = (info.st_mode, info.st_uid, info.st_gid, info.st_mtime_ns, xattrs)
+        if target is not None:
+            return Symlink(*common, target=target)
+        return Special(*common, rdev=info.st_rdev if not stat.S_ISFIFO(info.st_mode) else 0)
+
+    def save(self, cache: StatCache) -> None:
+        """Remember what was found, where that differs from what was known."""
+        if self._hits == len(self._listed) == len(cache):
+            return
+        unsettled = self._reader.unsettled
+        cache.save(
+            (key, _as_found(node))
+            for key, listed, node in self._listed
+            if settled(key[4], listed)
+            and id(node) not in unsettled
+            and (not isinstance(node, File) or node.size == key[2])
+        )
+
+
+def _leave_out(parent: Directory, file: Pending, path: bytes) -> None:
+    """Take a file that is gone out of its directory; other names of it may be in the tree already."""
+    if file.info.st_nlink > 1:
+        raise ConflictError(
+            f"{os.fsdecode(path + b'/' + file.name)}, which has several names, was removed while the tree was read",
+            hint="run it again",
+        )
+    del parent.children[file.name]
+
+
+def _as_found(node: Inode) -> Found:
+    if isinstance(node, File):
+        return node.xattrs, node.digest, node.content
+    return node.xattrs, None, node.target if isinstance(node, Symlink) else None
+
+
+def _kept(xattrs: Xattrs, path: bytes) -> Xattrs:
+    try:
+        return stored_xattrs(xattrs)
+    except StratumError as exc:
+        raise StratumError(f"cannot store {os.fsdecode(path)}: {exc.message}", hint=exc.hint) from None
+
+
+def _replaced(path: bytes) -> ConflictError:
+    return ConflictError(
+        f"{os.fsdecode(path)} was replaced by something else while the tree was read", hint="run it again"
+    )

@@ -1,0 +1,238 @@
+"""Reading many files into a transaction: the content of every ``File`` of a new tree.
+
+Whoever builds a tree (``ingest.directory``, ``ingest.upperdir``) makes the ``File`` nodes with what it knows and hands
+them over, directory by directory::
+
+    with FileReader(tx, store.objects, jobs=2) as reader:
+        reader.read(dirfd, b"/usr/share/doc", [Pending(b"README", info, node), ...])
+        ...
+        reader.finish()      # now every node has its content, and tx its objects
+    reader.warnings
+
+Little work is done in this process. Once there is a batch of it, worker processes are started (``ingest.pool``) and
+share it with one another, while the caller goes on listing.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+from stratum.errors import ConflictError, StratumError
+from stratum.ingest.attributes import stored_xattrs
+from stratum.ingest.pool import Batch, Pool
+from stratum.ingest.staging import FileRead, Stager, signature
+from stratum.ingest.worker import MAX_DESCRIPTORS, OK, STORE_FAILED, Answer, read_batch
+from stratum.store.layout import storage_error
+from stratum.store.objects import Objects
+from stratum.store.transaction import Transaction
+from stratum.tree.model import File
+
+BATCH_FILES = 256
+BATCH_BYTES = 8 << 20
+
+
+@dataclass(slots=True, eq=False)
+class Pending:
+    """A regular file to be read into ``node``.
+
+    ``info`` is what lstat said when it was listed. ``xattrs`` tells whether the extended attributes are read too (those
+    that ``ingest.attributes`` keeps) or are the node's already. ``candidate`` is the digest that the content probably
+    has, for one that only had its metadata changed. With ``opened``, the descriptor that the reader is given is not
+    the file's directory but the file, open for reading.
+    """
+
+    name: bytes
+    info: os.stat_result
+    node: File
+    xattrs: bool = True
+    candidate: bytes | None = None
+    opened: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class _Group:
+    """The files of one directory in a batch."""
+
+    path: bytes
+    files: list[Pending]
+    gone: Callable[[Pending], None] | None
+
+
+class FileReader:
+    """Fills ``File`` nodes with the content of source files, staged in ``tx``.
+
+    ``jobs`` is the number of worker processes; 1 reads everything in this one. ``progress`` is called with the number
+    of files read so far. ``warnings`` collects one line for each file that kept changing or was gone; ``unsettled`` the
+    ``id`` of every node whose file was not as listed. A context manager: leaving it ends the workers.
+    """
+
+    def __init__(
+        self, tx: Transaction, objects: Objects, *, jobs: int = 1, progress: Callable[[int], None] | None = None
+    ) -> None:
+        self.warnings: list[str] = []
+        self.unsettled: set[int] = set()
+        self._tx = tx
+        self._jobs = jobs
+        self._progress = progress
+        self._paths = (os.fsencode(objects.directory), os.fsencode(tx.object_staging))
+        self._pool: Pool | None = None
+        self._batch = Batch([], [], [])
+        self._files = 0
+        self._bytes = 0
+        self._done = 0
+
+    def read(
+        self,
+        directory: int,
+        path: bytes,
+        files: Sequence[Pending],
+        *,
+        gone: Callable[[Pending], None] | None = None,
+    ) -> None:
+        """Read ``files``, all in the open ``directory``; the nodes are complete after ``finish``.
+
+        ``path`` names the directory in messages; the descriptor may be closed on return. ``gone`` is called for a
+        file that was not there any more (``ConflictError`` where it is None). Raises ``StratumError`` for files that
+        cannot be read, not necessarily those of this call.
+        """
+        start = 0
+        while start < len(files):
+            room = BATCH_FILES - self._files
+            part = list(files[start : start + room])
+            start += room
+            self._batch.directories.append(os.dup(directory))
+            self._batch.tag.append(_Group(path, part, gone))
+            self._batch.request.append(
+                [(b"" if f.opened else f.name, signature(f.info), f.xattrs, f.candidate) for f in part]
+            )
+            self._files += len(part)
+            self._bytes += sum(f.info.st_size for f in part)
+            if (
+                self._files >= BATCH_FILES
+                or self._bytes >= BATCH_BYTES
+                or len(self._batch.directories) >= MAX_DESCRIPTORS
+            ):
+                self._dispatch()
+
+    def finish(self) -> None:
+        """Wait until everything is read."""
+        if self._pool is None:
+            self._read_here()
+            return
+        if self._files:
+            self._dispatch()
+        while not self._pool.idle:
+            self._take(self._pool.answers(wait=True))
+
+    def close(self) -> None:
+        """End the workers and forget what is not read."""
+        self._batch.close()
+        if self._pool is not None:
+            self._pool.close()
+            self._pool = None
+
+    def __enter__(self) -> FileReader:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def _next_batch(self) -> Batch:
+        batch, self._batch = self._batch, Batch([], [], [])
+        self._files = self._bytes = 0
+        return batch
+
+    def _read_here(self) -> None:
+        batch = self._next_batch()
+        try:
+            answer = read_batch(Stager(*self._paths, f"read-{self._done}"), batch.directories, batch.request)
+        finally:
+            batch.close()
+        self._take([(batch, answer)])
+
+    def _dispatch(self) -> None:
+        if self._jobs == 1:
+            self._read_here()
+            return
+        if self._pool is None:
+            self._pool = Pool(self._jobs, *self._paths)
+        while self._pool.full:
+            self._take(self._pool.answers(wait=True))
+        self._pool.add(self._next_batch())
+        self._take(self._pool.answers(wait=False))
+
+    def _take(self, answers: list[tuple[Batch, Answer]]) -> None:
+        for batch, answer in answers:
+            if answer[0] != OK:
+                raise _failure(batch.tag, answer)
+            for group, results in zip(batch.tag, answer[1], strict=True):
+                self._fill(group, results)
+                self._done += len(results)
+        if answers and self._progress is not None:
+            self._progress(self._done)
+
+    def _fill(self, group: _Group, results: list[FileRead | None]) -> None:
+        stage = self._tx.stage
+        for pending, result in zip(group.files, results, strict=True):
+            if result is None:
+                self._gone(group, pending)
+                continue
+            node = pending.node
+            node.size, node.digest, node.content, xattrs, staged, changing, metadata = result
+            if staged and node.digest is not None:
+                stage(node.digest, node.size)
+            if xattrs:
+                node.xattrs = _kept(xattrs, group, pending)
+            if metadata is not None:
+                node.mode, node.uid, node.gid, node.mtime = metadata
+                self.unsettled.add(id(node))
+            if changing:
+                self.unsettled.add(id(node))
+                self.warnings.append(
+                    f"{_where(group, pending)} kept changing while it was read; it is stored as last read"
+                )
+
+    def _gone(self, group: _Group, pending: Pending) -> None:
+        where = _where(group, pending)
+        self.unsettled.add(id(pending.node))
+        if group.gone is None:
+            raise ConflictError(f"{where} was removed while the tree was read")
+        group.gone(pending)
+        self.warnings.append(f"{where} was removed while the tree was read; it is left out")
+
+
+def _where(group: _Group, pending: Pending) -> str:
+    return os.fsdecode(os.path.join(group.path, pending.name))
+
+
+def _kept(xattrs: Any, group: _Group, pending: Pending) -> Any:
+    try:
+        return stored_xattrs(xattrs)
+    except StratumError as exc:
+        raise StratumError(f"cannot store {_where(group, pending)}: {exc.message}", hint=exc.hint) from None
+
+
+def _failure(groups: list[_Group], answer: Answer) -> StratumError:
+    if answer[0] == STORE_FAILED:
+        _, code, text = answer
+        return storage_error(OSError(code, text), "write an object to the store")
+    _, number, place, code, text = answer
+    return source_error(OSError(code, text), _where(groups[number], groups[number].files[place]))
+
+
+def source_error(exc: OSError, where: str) -> StratumError:
+    """What to raise for a source file or directory that cannot be read, in the kernel's words."""
+    if exc.errno in (errno.ELOOP, errno.ENXIO):
+        return ConflictError(f"{where} was replaced by something else while the tree was read", hint="run it again")
+    hint = {
+        errno.EACCES: "run as root, or as a user who may read all of it",
+        errno.EPERM: "run as root, or as a user who may read all of it",
+        errno.EIO: "the disk reports errors: check it before anything else",
+        errno.EMFILE: "raise the limit on open files (ulimit -n)",
+    }.get(exc.errno or 0, "")
+    return StratumError(f"cannot read {where}: {exc.strerror}", hint=hint)
