@@ -23,8 +23,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from stratum.api.tagtemplate import check_template
 from stratum.errors import StratumError, UsageError
-from stratum.refs import DEFAULT_TAG, DEFAULT_WORKTREE, Ref, check_name, is_hash, parse_ref
+from stratum.refs import DEFAULT_TAG, DEFAULT_WORKTREE, Ref, is_hash, parse_ref
 
 PREFIX = "stratum.dev/volume."
 
@@ -32,12 +33,9 @@ MAX_VOLUMES = 64
 MAX_VALUE = 8192
 MAX_PATH = 4095
 MAX_COMPONENT = 255
-SHORT_ID = 12
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-_PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
-_TAG_FIELDS = ("name", "worktree", "container", "time", "commit")
 _RUNTIME_OWNED = ("proc", "sys")
 
 
@@ -103,21 +101,6 @@ def parse_volume(volume_id: str, value: str) -> Volume:
     return _volume(volume_id, parse_ref(ref_text), _destination("/" + path), options)
 
 
-def render_tag(template: str, *, name: str, worktree: str, container: str, time: str, commit: str) -> str:
-    """The tag that ``template`` means for this stop; commit and container are cut to 12 digits.
-
-    ``time`` must be legal in a tag (``20260131T235959Z``). Raises ``UsageError`` where the result is no tag.
-    """
-    values = {
-        "name": name,
-        "worktree": worktree,
-        "container": container[:SHORT_ID],
-        "time": time,
-        "commit": commit[:SHORT_ID],
-    }
-    return check_name(_PLACEHOLDER.sub(lambda match: values[match.group(1)], template), "tag")
-
-
 def _volume(volume_id: str, ref: Ref, destination: str, options: Mapping[str, str | None]) -> Volume:
     scratch = "scratch" in options
     full = _full_ref(ref, scratch)
@@ -125,7 +108,7 @@ def _volume(volume_id: str, ref: Ref, destination: str, options: Mapping[str, st
     _check_combination(full, options)
     tag = options.get("tag")
     if tag is not None:
-        _check_template(tag, full)
+        check_template(tag, name=full.name, worktree=full.worktree or "")
     create = options.get("create")
     return Volume(
         id=volume_id,
@@ -194,25 +177,6 @@ def _check_combination(ref: Ref, options: Mapping[str, str | None]) -> None:
                 f"option {writing!r} needs a worktree, {ref} is a commit and mounts read-only",
                 hint="name a worktree (NAME+WORKTREE), or use 'scratch' for changes that are thrown away",
             )
-
-
-def _check_template(template: str, ref: Ref) -> None:
-    """Refuse at start what could only fail after the stop."""
-    for field in _PLACEHOLDER.findall(template):
-        if field not in _TAG_FIELDS:
-            known = " ".join(f"{{{name}}}" for name in _TAG_FIELDS)
-            raise UsageError(f"tag template {_shown(template)}: unknown field {{{field}}}", hint=f"fields: {known}")
-    try:
-        render_tag(
-            template,
-            name=ref.name,
-            worktree=ref.worktree or "",
-            container="0" * SHORT_ID,
-            time="20000101T000000Z",
-            commit="0" * SHORT_ID,
-        )
-    except UsageError as exc:
-        raise UsageError(f"tag template {_shown(template)}: {exc.message}", hint=exc.hint) from None
 
 
 def _destination(text: str) -> str:

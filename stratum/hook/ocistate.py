@@ -61,7 +61,10 @@ def read_state(fd: int) -> ContainerState:
     """Read the state JSON from ``fd`` to its end. Raises ``BadStateError``."""
     data = bytearray()
     while len(data) <= MAX_STATE:
-        chunk = os.read(fd, 1 << 16)
+        try:
+            chunk = os.read(fd, 1 << 16)
+        except OSError as exc:
+            raise BadStateError(f"cannot read the runtime's state JSON: {os_error_text(exc)}") from None
         if not chunk:
             return parse_state(bytes(data))
         data += chunk

@@ -37,6 +37,7 @@ from stratum.store.reflog import Reflog
 from stratum.store.tables import Tables, write_tables
 from stratum.store.transaction import Transaction, Transactions
 from stratum.sys.xattrs import list_xattrs
+from stratum.tree.model import Directory
 
 _OVERLAY = b"trusted.overlay."
 _ACLS = (b"system.posix_acl_access", b"system.posix_acl_default")
@@ -202,18 +203,7 @@ class Worktrees:
         root = self._commits.root(base_commit)
         path = tx.new_path("upperdir")
         tx.make_directory(path, 0o700)
-        try:
-            os.chown(path, root.uid, root.gid)
-            os.chmod(path, stat.S_IMODE(root.mode))
-            wanted = {_stored_name(name): value for name, value in root.xattrs}
-            for name in list_xattrs(path):
-                if name in _ACLS and name not in wanted:  # inherited from a default ACL of the store
-                    os.removexattr(path, name)
-            for name, value in wanted.items():
-                os.setxattr(path, name, value)
-            os.utime(path, ns=(root.mtime, root.mtime))
-        except OSError as exc:
-            raise storage_error(exc, "give the worktree the owner, mode and attributes of its base's root") from None
+        dress_upperdir(path, root)
         return path
 
     def _build(self, tx: Transaction, worktree: Worktree, upperdir: Path, lease: Lease | None) -> Path:
@@ -335,6 +325,25 @@ class Worktrees:
             return toml.loads(data.decode("utf-8"))
         except ValueError as exc:
             raise DamagedError(f"{path} is not valid TOML: {exc}", hint="run 'stratum fsck'") from None
+
+
+def dress_upperdir(path: Path, root: Directory) -> None:
+    """Give the empty upperdir ``path`` owner, mode, times and xattrs of the commit's ``root``, which it is shown as.
+
+    Raises ``StratumError``.
+    """
+    try:
+        os.chown(path, root.uid, root.gid)
+        os.chmod(path, stat.S_IMODE(root.mode))
+        wanted = {_stored_name(name): value for name, value in root.xattrs}
+        for name in list_xattrs(path):
+            if name in _ACLS and name not in wanted:  # inherited from a default ACL of the store
+                os.removexattr(path, name)
+        for name, value in wanted.items():
+            os.setxattr(path, name, value)
+        os.utime(path, ns=(root.mtime, root.mtime))
+    except OSError as exc:
+        raise storage_error(exc, "give the worktree the owner, mode and attributes of its base's root") from None
 
 
 def _stored_name(name: bytes) -> bytes:

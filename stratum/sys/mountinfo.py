@@ -13,7 +13,10 @@ _ESCAPE = re.compile(rb"\\([0-7]{3})")
 
 @dataclass(frozen=True, slots=True)
 class MountEntry:
-    """One mount: ``id`` and ``parent`` are the recycled mount numbers, ``device`` the filesystem's "major:minor"."""
+    """One mount: ``id`` and ``parent`` are the recycled mount numbers, ``device`` the filesystem's "major:minor".
+
+    ``shared`` tells whether mounts made on it appear elsewhere too (it is in a propagation peer group).
+    """
 
     id: int
     parent: int
@@ -24,6 +27,7 @@ class MountEntry:
     fstype: str
     source: str
     super_options: str
+    shared: bool = False
 
     @property
     def read_only(self) -> bool:
@@ -55,6 +59,7 @@ def parse(data: bytes) -> list[MountEntry]:
                 fstype=_text(tail[0]),
                 source=_text(tail[1]),
                 super_options=_text(tail[2]),
+                shared=any(field.startswith(b"shared:") for field in fields[6:]),
             )
         )
     return entries

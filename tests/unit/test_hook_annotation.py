@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stratum.errors import UsageError
-from stratum.hook.annotation import PREFIX, Volume, parse_volume, parse_volumes, render_tag
+from stratum.hook.annotation import PREFIX, Volume, parse_volume, parse_volumes
 from stratum.refs import Ref
 
 HASH = "0123456789abcdef" * 4
@@ -153,18 +153,6 @@ def test_a_tag_may_be_mounted_twice() -> None:
 def test_too_many_volumes() -> None:
     with pytest.raises(UsageError, match="65 volume annotations"):
         parse_volumes({f"{PREFIX}v{i}": f"x:v1:/d{i}" for i in range(65)})
-
-
-def test_render_tag() -> None:
-    rendered = render_tag(
-        "{name}.{worktree}.{container}.{time}.{commit}",
-        name="app",
-        worktree="dev",
-        container="f" * 64,
-        time="20260131T235959Z",
-        commit=HASH,
-    )
-    assert rendered == "app.dev.ffffffffffff.20260131T235959Z.0123456789ab"
 
 
 @given(st.text(max_size=200))

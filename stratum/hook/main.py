@@ -1,0 +1,123 @@
+"""Entry point of the OCI hook: ``stratum-hook createRuntime|poststop`` with the container's state on stdin.
+
+A hook's only ways to speak are its exit status, where anything but 0 at createRuntime stops the container's start,
+and one line on stderr, which the engine shows. Nobody reads what a hook says at poststop, so that goes to the system
+log too. The surroundings are the caller's: working directory and umask are set, the environment is what the JSON file
+of the hook says, and an alarm rings before the engine's own time limit, so that a hook that is too slow says so.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from types import FrameType
+
+from stratum.errors import StratumError, UsageError
+from stratum.hook import CREATE_RUNTIME, POSTSTOP, TIMEOUTS
+
+_MARGIN = 0.9
+_STDIN = 0
+
+
+class TimedOutError(StratumError):
+    """The hook took as long as it may."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one stage; the exit status. ``argv`` are the arguments without the program's name."""
+    args = sys.argv[1:] if argv is None else argv
+    try:
+        stage = _stage(args)
+        os.chdir("/")
+        os.umask(0o022)
+        _start_alarm(stage)
+        return create_runtime() if stage == CREATE_RUNTIME else poststop()
+    except StratumError as exc:
+        _say(exc, log=args == [POSTSTOP])
+        return exc.exit_code
+
+
+def create_runtime() -> int:
+    """Mount the volumes that the annotations of the container on stdin name; 0, or ``StratumError``."""
+    from stratum.hook.annotation import parse_volumes
+    from stratum.hook.ocistate import read_bundle, read_state
+    from stratum.hook.policy import caller_of, load_policy
+
+    state = read_state(_STDIN)
+    volumes = parse_volumes(state.annotations)
+    if not volumes:
+        return 0
+    policy, caller = load_policy(), caller_of(state.annotations)
+    for volume in volumes:
+        policy.check(caller, volume)
+
+    from stratum.api.session import Session
+    from stratum.config import load_config
+    from stratum.hook.volumes import ContainerVolumes
+
+    container = ContainerVolumes(Session(load_config()), state, read_bundle(state.bundle))
+    container.mount(volumes)
+    for warning in container.warnings:
+        _log(warning)
+    return 0
+
+
+def poststop() -> int:
+    """Commit what the stopped container on stdin held, and what earlier ones left; 0 or the first failure's status.
+
+    May be called any number of times for one container, with or without createRuntime before.
+    """
+    from stratum.api.leases import reconcile
+    from stratum.api.session import Session
+    from stratum.config import load_config
+    from stratum.hook.ocistate import read_state
+    from stratum.hook.volumes import remove_scratch
+
+    state = read_state(_STDIN)
+    failure = 0
+    for released in reconcile(Session(load_config()), stopped=state.id):
+        if released.error is not None:
+            _say(released.error, log=True, about=f"{released.name}+{released.worktree}")
+            if released.container == state.id:
+                failure = failure or released.error.exit_code
+    remove_scratch(state.bundle)
+    return failure
+
+
+def _stage(args: list[str]) -> str:
+    if len(args) != 1 or args[0] not in TIMEOUTS:
+        raise UsageError(
+            "this is the OCI hook; its one argument is createRuntime or poststop",
+            hint="'stratum hook install' makes container engines call it",
+        )
+    return args[0]
+
+
+def _start_alarm(stage: str) -> None:
+    limit = TIMEOUTS[stage] * _MARGIN
+
+    def ring(_signal: int, _frame: FrameType | None) -> None:
+        raise TimedOutError(f"the {stage} hook did not finish within {limit:.0f} s")
+
+    signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, limit)
+
+
+def _say(error: StratumError, *, log: bool, about: str = "") -> None:
+    text = f"{about}: {error.message}" if about else error.message
+    line = _one_line(f"{text} ({error.hint})" if error.hint else text)
+    sys.stderr.write(f"stratum: {line}\n")
+    if log:
+        _log(line)
+
+
+def _log(text: str) -> None:
+    import syslog
+
+    syslog.openlog("stratum-hook", syslog.LOG_PID, syslog.LOG_DAEMON)
+    syslog.syslog(syslog.LOG_ERR, _one_line(text))
+
+
+def _one_line(text: str) -> str:
+    return "".join(char if char.isprintable() else "?" for char in text.replace("\n", " "))

@@ -1,0 +1,201 @@
+"""A container's volumes, from parsed annotations to mounts in its namespace: all of them or none."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from stratum.api.leases import release
+from stratum.api.session import Session
+from stratum.errors import ExistsError, StratumError, os_error_text
+from stratum.hook.annotation import Volume
+from stratum.hook.attach import Attachment, ContainerProcess, attach_all
+from stratum.hook.ocistate import BadStateError, Bundle, ContainerState, IdMapping
+from stratum.mount.build import build_detached
+from stratum.mount.plan import MountPlan
+from stratum.mount.state import Holder, Record
+from stratum.refs import DEFAULT_WORKTREE, Ref
+from stratum.store import Lease, Worktree
+from stratum.store.clock import rfc3339, utc_now
+from stratum.store.trash import remove_tree
+from stratum.store.worktrees import dress_upperdir
+from stratum.sys.syscalls import statx_mount_id
+
+SCRATCH = "stratum-scratch"
+"""Directory in the bundle for upperdirs that are thrown away: the engine removes the bundle with the container."""
+
+MAX_ERROR = 500
+
+
+@dataclass(frozen=True, slots=True)
+class _Mounted:
+    record: Record
+    attachment: Attachment
+
+
+class ContainerVolumes:
+    """The volumes of one container that is being made. ``warnings`` are for the log: the start goes on."""
+
+    def __init__(self, session: Session, state: ContainerState, bundle: Bundle) -> None:
+        self.warnings: list[str] = []
+        self._session = session
+        self._state = state
+        self._bundle = bundle
+        self._owner = _container_root(bundle)
+
+    def mount(self, volumes: Sequence[Volume]) -> None:
+        """Mount ``volumes`` (parents first) into the container, or raise ``StratumError`` and leave nothing held."""
+        with ContainerProcess(self._state.pid) as process, ExitStack() as opened, ExitStack() as undo:
+            mounted = [self._prepare(volume, process, opened, undo) for volume in volumes]
+            attach_all(process, self._bundle.rootfs, [item.attachment for item in mounted], self._owner or (0, 0))
+            for item in mounted:
+                mount_id = statx_mount_id(directory=item.attachment.mount)
+                self._session.state.confirm(item.record, mount_id)
+            undo.pop_all()
+
+    def _prepare(self, volume: Volume, process: ContainerProcess, opened: ExitStack, undo: ExitStack) -> _Mounted:
+        """Claim what ``volume`` names and build its mount. ``opened`` gets the mount's fd, ``undo`` the way back."""
+        if volume.ref.worktree is not None:
+            tree = self._worktree(volume)
+            with self._session.store.worktrees.lock(tree.name, tree.worktree):
+                return self._prepare_worktree(volume, tree.ref, process, opened, undo)
+        found = self._session.store.resolve(volume.ref)
+        record = self._claim(volume, str(found), found.commit, process, undo)
+        upper = self._scratch(volume, found.commit, undo) if volume.scratch else None
+        return self._build(volume, record, found.commit, upper, process, opened)
+
+    def _prepare_worktree(
+        self, volume: Volume, ref: Ref, process: ContainerProcess, opened: ExitStack, undo: ExitStack
+    ) -> _Mounted:
+        """The worktree's lock is held, so that nobody commits, moves or mounts it meanwhile."""
+        name, worktree = ref.name, ref.worktree or DEFAULT_WORKTREE
+        worktrees = self._session.store.worktrees
+        last_error = self._catch_up(name, worktree)
+        tree = worktrees.get(name, worktree)
+        record = self._claim(volume, str(ref), tree.base_commit, process, undo)
+        if volume.commit:
+            since = rfc3339(utc_now())
+            worktrees.set_lease(name, worktree, Lease(self._state.id, since, True, volume.tag, last_error))
+            _on_failure(undo, lambda: worktrees.clear_lease(name, worktree))
+        return self._build(volume, record, tree.base_commit, tree.directory, process, opened)
+
+    def _worktree(self, volume: Volume) -> Worktree:
+        """The worktree of ``volume``, made where it is missing and ``create`` or the name ``main`` says from what."""
+        name, worktree = volume.ref.name, volume.ref.worktree or DEFAULT_WORKTREE
+        store = self._session.store
+        if volume.create is not None and not (store.namespaces.exists(name) and store.worktrees.exists(name, worktree)):
+            base = store.resolve_commit(volume.create)
+            # Another container may make it at the same time; who gets it is decided by the claim.
+            with contextlib.suppress(ExistsError):
+                store.worktrees.create(name, worktree, base, why=f"made for a container from {volume.create}")
+        elif worktree == DEFAULT_WORKTREE:
+            store.resolve_worktree(Ref(name))
+        return store.worktrees.get(name, worktree)
+
+    def _catch_up(self, name: str, worktree: str) -> str | None:
+        """Work off the lease of an earlier container whose stop was missed; the error where that failed.
+
+        The container starts all the same: its work lies in the upperdir, and goes into the next commit.
+        """
+        lease = self._session.store.worktrees.lease(name, worktree)
+        if lease is None or self._session.state.find_worktree(self._session.store.root, name, worktree) is not None:
+            return None
+        try:
+            release(self._session, name, worktree, lease.container)
+        except StratumError as exc:
+            self.warnings.append(f"{name}+{worktree} of container {lease.container[:12]} not committed: {exc.message}")
+            return exc.message[:MAX_ERROR]
+        return None
+
+    def _claim(self, volume: Volume, ref: str, commit: str, process: ContainerProcess, undo: ExitStack) -> Record:
+        state = self._session.state
+        record = state.claim(
+            store=self._session.store.root,
+            ref=ref,
+            commit=commit,
+            mountpoint=Path(volume.destination),
+            read_only=volume.read_only,
+            holder=Holder("container", self._state.id, process.pid, process.start_time),
+        )
+        _on_failure(undo, lambda: state.release(record))
+        return record
+
+    def _build(
+        self,
+        volume: Volume,
+        record: Record,
+        commit: str,
+        upper: Path | None,
+        process: ContainerProcess,
+        opened: ExitStack,
+    ) -> _Mounted:
+        store = self._session.store
+        plan = MountPlan(
+            image=store.ensure_image(commit),
+            objects=store.layout.objects,
+            upperdir=upper / "upperdir" if upper is not None else None,
+            workdir=upper / "workdir" if upper is not None else None,
+            read_only=volume.read_only,
+            source=record.source,
+            context=self._bundle.mount_label,
+        )
+        if self._owner is None:
+            mount = build_detached(plan)
+        else:
+            from stratum.mount.idmap import IdMap, build_idmapped
+
+            mount = build_idmapped(plan, IdMap(process.user_namespace, *self._owner))
+        opened.callback(os.close, mount)
+        return _Mounted(record, Attachment(mount, volume.destination))
+
+    def _scratch(self, volume: Volume, commit: str, undo: ExitStack) -> Path:
+        """A fresh upperdir and workdir in the bundle."""
+        directory = self._state.bundle / SCRATCH / volume.id
+        _on_failure(undo, lambda: remove_scratch(self._state.bundle))
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                remove_tree(directory)
+            directory.mkdir(mode=0o700, parents=True)
+            for name in ("upperdir", "workdir"):
+                (directory / name).mkdir(mode=0o700)
+        except OSError as exc:
+            raise StratumError(f"cannot make {directory}: {os_error_text(exc)}") from None
+        dress_upperdir(directory / "upperdir", self._session.store.commits.root(commit))
+        return directory
+
+
+def remove_scratch(bundle: Path) -> None:
+    """Remove what ``scratch`` volumes of the container of ``bundle`` wrote. Raises ``StratumError``."""
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            remove_tree(bundle / SCRATCH)
+    except OSError as exc:
+        raise StratumError(f"cannot remove {bundle / SCRATCH}: {os_error_text(exc)}") from None
+
+
+def _on_failure(undo: ExitStack, step: Callable[[], None]) -> None:
+    """Have ``undo`` call ``step``; if that fails too, the first error is the one to tell, and records go stale."""
+
+    def attempt() -> None:
+        with contextlib.suppress(StratumError):
+            step()
+
+    undo.callback(attempt)
+
+
+def _container_root(bundle: Bundle) -> tuple[int, int] | None:
+    """The host's IDs of the container's user and group 0; None without a user namespace."""
+    if not bundle.uid_mappings and not bundle.gid_mappings:
+        return None
+    return _host_id(bundle.uid_mappings, "uidMappings"), _host_id(bundle.gid_mappings, "gidMappings")
+
+
+def _host_id(mappings: Sequence[IdMapping], what: str) -> int:
+    for mapping in mappings:
+        if mapping.container_id == 0 and mapping.size > 0:
+            return mapping.host_id
+    raise BadStateError(f"the container's linux.{what} give its root user no ID on the host")
