@@ -6,66 +6,51 @@ One line an entry, depth-first, names in byte order::
 
 Canonical means: escapes as composefs-info writes them, size 0 for everything but regular files and symlinks (there the
 length of the target), derived link counts, xattrs sorted by name, the first name of a hard-linked inode in dump order
-carries it and the others are ``@`` lines. Equal trees have equal dumps, byte for byte.
+carries it and the others are ``@`` lines, files of at most ``INLINE_MAX`` bytes are inline and all others are objects.
+Equal trees have equal dumps, byte for byte, and every dump has an image: what composefs refuses is refused here.
 """
 
 from __future__ import annotations
 
 import re
 import stat
+from collections.abc import Iterator
 
-from stratum.errors import DamagedError
-from stratum.tree.model import Directory, File, Inode, Special, Symlink, Xattrs
+from stratum.errors import DamagedError, StratumError, UnsupportedError
+from stratum.tree.escape import (
+    escape,
+    escape_optional,
+    escape_xattrs_text,
+    unescape,
+)
+from stratum.tree.limits import (
+    FILE_SIZE_MAX,
+    TARGET_MAX,
+    XATTR_TEXT_MAX,
+    check_inode,
+    check_name,
+    check_whiteout_marks,
+    check_xattrs,
+)
+from stratum.tree.model import INLINE_MAX, Directory, File, Inode, Special, Symlink, Xattrs
 
-_UNSAFE = re.compile(rb"[^!-\[\]-~]")  # anything but a graphic ASCII character, and the backslash
-_UNSAFE_XATTR = re.compile(rb"[^!-<>-\[\]-~]")  # '=' too
-_NAMED = {0x5C: b"\\\\", 0x0A: b"\\n", 0x0D: b"\\r", 0x09: b"\\t"}
-_HEX = [_NAMED.get(byte, b"\\x%02x" % byte) for byte in range(256)]
-_ESCAPE = re.compile(rb"\\(?:x([0-9a-fA-F]{2})|(.?))", re.DOTALL)
-_UNNAMED = {b"\\": b"\\", b"n": b"\n", b"r": b"\r", b"t": b"\t"}
 _SECOND = 1_000_000_000
-
-
-def escape(value: bytes) -> bytes:
-    """``value`` with everything that is not a graphic ASCII character escaped."""
-    return _UNSAFE.sub(lambda m: _HEX[m[0][0]], value) if _UNSAFE.search(value) else value
-
-
-def escape_optional(value: bytes | None) -> bytes:
-    """An optional field: ``-`` for None, and a lone dash escaped."""
-    if value is None:
-        return b"-"
-    return b"\\x2d" if value == b"-" else escape(value)
-
-
-def escape_xattr(value: bytes) -> bytes:
-    """An xattr's name or value: like ``escape``, and '=' too."""
-    return _UNSAFE_XATTR.sub(lambda m: _HEX[m[0][0]], value) if _UNSAFE_XATTR.search(value) else value
-
-
-def unescape(value: bytes) -> bytes:
-    """The bytes that an escaped field stands for; ``DamagedError`` on a malformed escape."""
-    return _ESCAPE.sub(_unescape_one, value) if b"\\" in value else value
-
-
-def _unescape_one(match: re.Match[bytes]) -> bytes:
-    if match[1] is not None:
-        return bytes((int(match[1], 16),))
-    plain = _UNNAMED.get(match[2])
-    if plain is None:
-        raise DamagedError(f"malformed escape {match[0]!r} in the dump")
-    return plain
+_NO_DATA = (b"-", b"-", b"-")
 
 
 def write_dump(root: Directory) -> bytes:
-    """The canonical dump of the tree at ``root``."""
+    """The canonical dump of the tree at ``root``.
+
+    ``UnsupportedError`` naming the path where the tree holds something that no commit can (``tree.limits``).
+    """
     links = count_links(root)
     first_path: dict[int, bytes] = {}
     lines: list[bytes] = []
 
-    def line(path: bytes, inode: Inode) -> bytes:
-        if isinstance(inode, Directory):
-            return _line(path, inode, directory_nlink(inode), None)
+    def add(path: bytes, inode: Inode) -> None:
+        if type(inode) is Directory:
+            lines.append(_line(path, inode, directory_nlink(inode), None))
+            return
         key = id(inode)
         nlink = links.get(key, 1)
         target = None
@@ -73,19 +58,24 @@ def write_dump(root: Directory) -> bytes:
             target = first_path.get(key)
             if target is None:
                 first_path[key] = path
-        return _line(path, inode, nlink, target)
+        lines.append(_line(path, inode, nlink, target))
 
-    lines.append(line(b"/", root))
-    stack = [(b"/", iter(sorted(root.children.items())))]
+    add(b"/", root)
+    stack: list[tuple[bytes, Directory, Iterator[bytes]]] = [(b"/", root, iter(sorted(root.children)))]
     while stack:
-        prefix, children = stack[-1]
-        for name, inode in children:
+        prefix, directory, names = stack[-1]
+        for name in names:
+            inode = directory.children[name]
             path = prefix + escape(name)
-            lines.append(line(path, inode))
+            if problem := check_name(name):
+                raise _cannot_store(path, problem)
+            add(path, inode)
             if type(inode) is Directory:
-                stack.append((path + b"/", iter(sorted(inode.children.items()))))
+                stack.append((path + b"/", inode, iter(sorted(inode.children))))
                 break
         else:
+            if problem := check_whiteout_marks(directory):
+                raise _cannot_store(prefix, problem)
             stack.pop()
     lines.append(b"")
     return b"\n".join(lines)
@@ -114,8 +104,14 @@ def count_links(root: Directory) -> dict[int, int]:
     return links
 
 
+def _cannot_store(path: bytes, problem: str) -> UnsupportedError:
+    return UnsupportedError(f"{path.decode('ascii')} {problem}", hint="a commit cannot hold it")
+
+
 def _line(path: bytes, inode: Inode, nlink: int, link_target: bytes | None) -> bytes:
     """One line; ``path`` and ``link_target`` (None unless this is a further hard link) are escaped already."""
+    if problem := check_inode(inode):
+        raise _cannot_store(path, problem)
     size = rdev = 0
     payload = content = digest = b"-"
     if isinstance(inode, File):
@@ -133,7 +129,7 @@ def _line(path: bytes, inode: Inode, nlink: int, link_target: bytes | None) -> b
     seconds, nanoseconds = divmod(inode.mtime, _SECOND)
     at = b""
     if link_target is not None:
-        at, payload = b"@", b"\\x2d" if link_target == b"-" else link_target
+        at, payload = b"@", link_target
     text = b"%b %d %b%o %d %d %d %d %d.%d %b %b %b" % (
         path,
         size,
@@ -149,107 +145,243 @@ def _line(path: bytes, inode: Inode, nlink: int, link_target: bytes | None) -> b
         content,
         digest,
     )
-    for name, value in inode.xattrs:
-        text += b" %b=%b" % (escape_xattr(name), escape_xattr(value))
-    return text
+    if not inode.xattrs:
+        return text
+    xattrs = escape_xattrs_text(inode.xattrs)
+    if len(xattrs) > XATTR_TEXT_MAX:
+        raise _cannot_store(
+            path, f"has extended attributes of {len(xattrs)} bytes as text; {XATTR_TEXT_MAX} is the limit"
+        )
+    return text + b" " + xattrs
 
 
 def read_dump(dump: bytes) -> Directory:
     """The tree that a canonical dump describes.
 
     Anything but a canonical dump of a commit's tree is refused with ``DamagedError`` naming the line: what this
-    returns, ``write_dump`` turns back into exactly ``dump``.
+    returns, ``write_dump`` turns back into exactly ``dump``. Time and memory are linear in the size of the dump,
+    whatever is in it.
     """
-    root = _Reader().read(dump)
-    if write_dump(root) != dump:
-        raise DamagedError("the dump is not in canonical form", hint="it was not written by Stratum; import the tree")
-    return root
+    return _Reader().read(dump)
+
+
+_NUMBER = rb"(0|[1-9][0-9]{0,9})"
+_LINE = re.compile(
+    rb"([!-~]+) (0|[1-9][0-9]{0,15}) (@?)([1-9][0-7]{4,5}) ([1-9][0-9]{0,9}) "  # path, size, mode, links
+    + rb" ".join([_NUMBER] * 3)  # uid, gid, rdev
+    + rb" ((?:0|-?[1-9][0-9]{0,18})\.(?:0|[1-9][0-9]{0,8})) ([!-~]+) ([!-~]+) ([!-~]+)(?: ([ -~]+))?\n"
+)
+_XATTR_CACHE = 4096
+
+
+class _Open:
+    """A directory whose entries are being read; ``prefix`` is its escaped path with a slash behind it."""
+
+    __slots__ = ("children", "directory", "last", "nlink", "prefix", "subdirectories")
+
+    def __init__(self, prefix: bytes, directory: Directory, nlink: int) -> None:
+        self.prefix = prefix
+        self.directory = directory
+        self.children = directory.children
+        self.nlink = nlink
+        self.subdirectories = 0
+        self.last = b""
+
+
+class _Linked:
+    """An inode with several names: its line without the payload, and how many of its names were read."""
+
+    __slots__ = ("fields", "inode", "names")
+
+    def __init__(self, inode: Inode, fields: tuple[bytes, ...]) -> None:
+        self.inode = inode
+        self.fields = fields
+        self.names = 1
 
 
 class _Reader:
-    """Builds a tree from dump lines; hard links refer to lines above them."""
+    """Reads canonical lines in their one order, so that each is checked against the one before it."""
 
     def __init__(self) -> None:
-        self.directories: dict[bytes, Directory] = {}  # by escaped path
-        self.inodes: dict[bytes, Inode] = {}  # by escaped path; only those with several links
+        self._stack: list[_Open] = []
+        self._linked: dict[bytes, _Linked] = {}  # by escaped path
+        self._modes: dict[bytes, tuple[int, int]] = {}
+        self._xattrs: dict[bytes, Xattrs] = {}
 
     def read(self, dump: bytes) -> Directory:
-        number = 0
+        match = _LINE.match
+        position, size, number = 0, len(dump), 1
         try:
-            for number, line in enumerate(dump.split(b"\n"), 1):  # noqa: B007  (used in the error)
-                if line:
-                    self._add(line)
-        except (ValueError, IndexError, OverflowError) as exc:
-            raise DamagedError(f"line {number} of the dump is malformed: {exc}") from None
-        except DamagedError as exc:
-            raise DamagedError(f"line {number} of the dump: {exc.message}") from None
-        root = self.directories.get(b"/")
-        if root is None:
-            raise DamagedError("the dump has no root directory")
+            found = match(dump, position)
+            if found is None:
+                raise DamagedError("is not one of a dump" if dump else "is missing: the dump is empty")
+            root = self._root(found.groups())
+            while (position := found.end()) < size:
+                number += 1
+                found = match(dump, position)
+                if found is None:
+                    raise DamagedError("is not in canonical form")
+                self._entry(found.groups())
+            while self._stack:
+                self._close()
+        except StratumError as exc:
+            raise DamagedError(f"line {number} of the dump {exc.message}", hint=_HINT) from None
+        for path, linked in self._linked.items():
+            if linked.names != int(linked.fields[2]):
+                raise DamagedError(f"the dump has not all names of the hard-linked {path.decode('ascii')}", hint=_HINT)
         return root
 
-    def _add(self, line: bytes) -> None:
-        fields = line.split(b" ")
+    def _root(self, fields: tuple[bytes, ...]) -> Directory:
+        root = self._inode(fields)
+        if fields[0] != b"/" or fields[2] or not isinstance(root, Directory):
+            raise DamagedError("is not the root directory")
+        self._stack.append(_Open(b"/", root, int(fields[4])))
+        return root
+
+    def _entry(self, fields: tuple[bytes, ...]) -> None:
         path = fields[0]
-        if path == b"/":
-            inode = self._inode(fields, fields[2])
-            if not isinstance(inode, Directory) or self.directories:
-                raise DamagedError("the root must be one directory, listed first")
-            self.directories[path] = inode
+        cut = path.rfind(b"/") + 1
+        prefix = path[:cut]
+        stack = self._stack
+        while stack[-1].prefix != prefix:
+            self._close()
+            if not stack:
+                raise DamagedError("has no parent directory above it, or is out of order")
+        parent = stack[-1]
+        name = _canonical(path[cut:])
+        if problem := check_name(name):
+            raise DamagedError(problem)
+        if name <= parent.last:
+            raise DamagedError("is out of order or there twice")
+        parent.last = name
+        if fields[2]:
+            parent.children[name] = self._link(fields)
             return
-        parent_path, slash, escaped = path.rpartition(b"/")
-        parent = self.directories.get(parent_path or b"/")
-        if parent is None or not slash:
-            raise DamagedError(f"{path!r} has no parent directory above it")
-        name = unescape(escaped)
-        if not name or name in (b".", b"..") or b"/" in name or b"\0" in name:
-            raise DamagedError(f"{path!r} is not a valid path")
-        if name in parent.children:
-            raise DamagedError(f"{path!r} is listed twice")
-        mode = fields[2]
-        if mode[:1] == b"@":
-            target = self.inodes.get(fields[8])
-            if target is None:
-                raise DamagedError(f"{path!r} is a hard link to nothing above it")
-            parent.children[name] = target
-            return
-        inode = self._inode(fields, mode)
-        parent.children[name] = inode
-        if isinstance(inode, Directory):
-            self.directories[path] = inode
-        elif fields[3] != b"1":
-            self.inodes[path] = inode
+        inode = parent.children[name] = self._inode(fields)
+        if type(inode) is Directory:
+            parent.subdirectories += 1
+            stack.append(_Open(path + b"/", inode, int(fields[4])))
+        elif fields[4] != b"1":
+            self._linked[path] = _Linked(inode, fields[1:2] + fields[3:9] + fields[10:])
 
-    def _inode(self, fields: list[bytes], mode_field: bytes) -> Inode:
-        mode = int(mode_field, 8)
-        uid, gid = int(fields[4]), int(fields[5])
-        if not (0 <= uid < 1 << 32 and 0 <= gid < 1 << 32 and 0 <= mode < 1 << 16):
-            raise DamagedError("mode, uid or gid out of range")
-        seconds, _, nanoseconds = fields[7].partition(b".")
+    def _close(self) -> None:
+        """The last entry of the innermost directory was read."""
+        directory = self._stack.pop()
+        if directory.nlink != 2 + directory.subdirectories:
+            raise DamagedError(f"ends {directory.prefix.decode('ascii')}, whose link count does not match it")
+        if problem := check_whiteout_marks(directory.directory):
+            raise DamagedError(f"ends {directory.prefix.decode('ascii')}, which {problem}")
+
+    def _link(self, fields: tuple[bytes, ...]) -> Inode:
+        linked = self._linked.get(fields[9])
+        if linked is None:
+            raise DamagedError("is a hard link to nothing above it")
+        if linked.fields != fields[1:2] + fields[3:9] + fields[10:]:
+            raise DamagedError("differs from the file that it is a hard link to")
+        linked.names += 1
+        return linked.inode
+
+    def _inode(self, fields: tuple[bytes, ...]) -> Inode:
+        mode, kind = self._modes.get(fields[3]) or self._mode(fields[3])
+        uid, gid, rdev = int(fields[5]), int(fields[6]), int(fields[7])
+        if uid >> 32 or gid >> 32 or rdev >> 32:
+            raise DamagedError("has a user, group or device number beyond 32 bits")
+        seconds, _, nanoseconds = fields[8].partition(b".")
         mtime = int(seconds) * _SECOND + int(nanoseconds)
-        xattrs = _read_xattrs(fields[11:])
-        kind = stat.S_IFMT(mode)
+        if len(seconds) > 18 and not -(1 << 63) <= int(seconds) < 1 << 63:
+            raise DamagedError("has a modification time beyond 64 bits")
+        text = fields[12]
+        xattrs = () if text is None else self._xattrs.get(text) or self._read_xattrs(text)
         if kind == stat.S_IFREG:
-            size, digest, content = int(fields[1]), None, None
-            if fields[10] != b"-":
-                digest = bytes.fromhex(fields[10].decode("ascii"))
-            elif fields[9] != b"-":
-                content = unescape(fields[9])
-            return File(mode, uid, gid, mtime, xattrs, size=size, digest=digest, content=content)
-        if kind == stat.S_IFDIR:
-            return Directory(mode, uid, gid, mtime, xattrs)
+            return _read_file(fields, mode, uid, gid, mtime, xattrs)
         if kind == stat.S_IFLNK:
-            return Symlink(mode, uid, gid, mtime, xattrs, target=unescape(fields[8]))
-        if kind in (stat.S_IFIFO, stat.S_IFCHR, stat.S_IFBLK, stat.S_IFSOCK):
-            return Special(mode, uid, gid, mtime, xattrs, rdev=int(fields[6]))
-        raise DamagedError(f"unknown file type in mode {mode:o}")
+            return _read_symlink(fields, mode, uid, gid, mtime, xattrs)
+        if fields[9:12] != _NO_DATA or fields[1] != b"0":
+            raise DamagedError("has data of a regular file but is none")
+        if kind == stat.S_IFDIR and not rdev:
+            return Directory(mode, uid, gid, mtime, xattrs)
+        special = Special(mode, uid, gid, mtime, xattrs, rdev=rdev)
+        if problem := check_inode(special):
+            raise DamagedError(problem)
+        return special
+
+    def _mode(self, field: bytes) -> tuple[int, int]:
+        mode = int(field, 8)
+        if mode >> 16:
+            raise DamagedError("has a mode beyond 16 bits")
+        self._modes[field] = mode, stat.S_IFMT(mode)
+        return self._modes[field]
+
+    def _read_xattrs(self, text: bytes) -> Xattrs:
+        if len(text) > XATTR_TEXT_MAX:
+            raise DamagedError(f"has extended attributes of more than {XATTR_TEXT_MAX} bytes")
+        pairs = []
+        for field in text.split(b" "):
+            name, equals, value = field.partition(b"=")
+            if not equals:
+                raise DamagedError("has an extended attribute without '='")
+            pairs.append((unescape(name), unescape(value)))
+        xattrs = tuple(pairs)
+        if escape_xattrs_text(xattrs) != text:
+            raise DamagedError("has an escape that is not in canonical form")
+        if problem := check_xattrs(xattrs):
+            raise DamagedError(problem)
+        if len(self._xattrs) >= _XATTR_CACHE:
+            self._xattrs.clear()
+        self._xattrs[text] = xattrs
+        return xattrs
 
 
-def _read_xattrs(fields: list[bytes]) -> Xattrs:
-    xattrs = []
-    for field in fields:
-        name, equals, value = field.partition(b"=")
-        if not equals:
-            raise DamagedError("an extended attribute has no '='")
-        xattrs.append((unescape(name), unescape(value)))
-    return tuple(xattrs)
+_HINT = "Stratum did not write it"
+
+
+def _canonical(field: bytes) -> bytes:
+    """Unescape a field that is not optional."""
+    if b"\\" not in field:
+        return field
+    value = unescape(field)
+    if escape(value) != field:
+        raise DamagedError("has an escape that is not in canonical form")
+    return value
+
+
+def _canonical_optional(field: bytes) -> bytes | None:
+    """Unescape an optional field."""
+    if field == b"-":
+        return None
+    value = unescape(field)
+    if escape_optional(value) != field:
+        raise DamagedError("has an escape that is not in canonical form")
+    return value
+
+
+def _read_file(fields: tuple[bytes, ...], mode: int, uid: int, gid: int, mtime: int, xattrs: Xattrs) -> File:
+    size = int(fields[1])
+    payload, content_field, digest = fields[9:12]
+    if fields[7] != b"0":
+        raise DamagedError("has a device number but is no device")
+    if size <= INLINE_MAX:
+        content = _canonical_optional(content_field)
+        if payload != b"-" or digest != b"-" or len(content or b"") != size:
+            raise DamagedError(f"is a file of {size} bytes without just that as its content")
+        return File(mode, uid, gid, mtime, xattrs, size=size, content=content)
+    if size > FILE_SIZE_MAX:
+        raise DamagedError(f"is a file of {size} bytes; {FILE_SIZE_MAX} is the limit")
+    if content_field != b"-" or len(digest) != 64 or payload[:2] + payload[3:] != digest or payload[2:3] != b"/":
+        raise DamagedError(f"is a file of {size} bytes without just an object as its content")
+    try:
+        raw = bytes.fromhex(digest.decode("ascii"))
+    except ValueError:
+        raise DamagedError("has a malformed digest") from None
+    if digest != digest.lower():
+        raise DamagedError("has a digest in capitals")
+    return File(mode, uid, gid, mtime, xattrs, size=size, digest=raw)
+
+
+def _read_symlink(fields: tuple[bytes, ...], mode: int, uid: int, gid: int, mtime: int, xattrs: Xattrs) -> Symlink:
+    target = _canonical_optional(fields[9])
+    if target is None or b"\0" in target or len(target) > TARGET_MAX:
+        raise DamagedError(f"is a symbolic link without a target of 1 to {TARGET_MAX} bytes")
+    if fields[10] != b"-" or fields[11] != b"-" or fields[7] != b"0" or int(fields[1]) != len(target):
+        raise DamagedError("is a symbolic link with more than a target, or of another size")
+    return Symlink(mode, uid, gid, mtime, xattrs, target=target)

@@ -11,19 +11,19 @@ from typing import Final
 
 from stratum.errors import UnsupportedError
 from stratum.tree.model import INLINE_MAX, Directory, File, Inode, Special, Symlink, Xattrs
-from stratum.tree.overlay import is_whiteout_device
+from stratum.tree.overlay import escape_xattrs, is_whiteout_device
 
 NAME_MAX: Final = 255
 TARGET_MAX: Final = 4095
 XATTR_NAME_MAX: Final = 255
 XATTRS_MAX: Final = 32767
-"""Bytes of all extended attributes of an inode, each counted with ``_XATTR_OVERHEAD``, all with ``_XATTRS_HEADER``."""
+"""Bytes of all extended attributes of an inode, each counted with ``_XATTR_OVERHEAD``, all with ``XATTRS_HEADER``."""
 XATTR_TEXT_MAX: Final = 65535
 """Bytes of all extended attributes of an inode as text in the dump, without the space before the first."""
 FILE_SIZE_MAX: Final = 1 << 53
 """Bytes of a file that is not inline: its map has to fit into one block, 1024 chunks of at most 8 TiB."""
 
-_XATTRS_HEADER = 12
+XATTRS_HEADER: Final = 12
 _XATTR_OVERHEAD = 7
 _SIZE_T = (1 << 64) - 1
 
@@ -44,7 +44,12 @@ def xattrs_size(xattrs: Xattrs) -> int:
     """The size of an inode's extended attributes as ``XATTRS_MAX`` counts it."""
     if not xattrs:
         return 0
-    return _XATTRS_HEADER + sum(_XATTR_OVERHEAD + len(name) + len(value) for name, value in xattrs)
+    return XATTRS_HEADER + sum(xattr_size(name, value) for name, value in xattrs)
+
+
+def xattr_size(name: bytes, value: bytes) -> int:
+    """The size of one extended attribute as ``XATTRS_MAX`` counts it."""
+    return _XATTR_OVERHEAD + len(name) + len(value)
 
 
 def overlay_marks(inode: Inode, *, holds_whiteouts: bool, is_root: bool) -> Xattrs:
@@ -71,7 +76,7 @@ def with_marks(xattrs: Xattrs, marks: Iterable[tuple[bytes, bytes]]) -> Xattrs:
         old = merged.pop(name, None)
         if old is not None:
             size = (size - _XATTR_OVERHEAD - len(name) - len(old)) & _SIZE_T if merged else 0
-        size = (size + _XATTR_OVERHEAD + len(name) + len(value) + (0 if merged else _XATTRS_HEADER)) & _SIZE_T
+        size = (size + _XATTR_OVERHEAD + len(name) + len(value) + (0 if merged else XATTRS_HEADER)) & _SIZE_T
         if size > XATTRS_MAX:
             raise UnsupportedError(
                 f"the extended attribute {name.decode()} is too long for an image with whiteouts",
@@ -81,14 +86,24 @@ def with_marks(xattrs: Xattrs, marks: Iterable[tuple[bytes, bytes]]) -> Xattrs:
     return tuple(sorted(merged.items()))
 
 
-def may_clash_with_marks(xattrs: Xattrs) -> bool:
-    """Whether any attribute of a tree's inode has the name of a mark, so that ``with_marks`` could fail."""
-    return any(name in _MARK_NAMES for name, _ in xattrs)
+def check_whiteout_marks(directory: Directory) -> str | None:
+    """Why the marks of whiteouts cannot be set on ``directory`` and the whiteout devices in it, or None."""
+    whiteouts = [child for child in directory.children.values() if type(child) is Special and is_whiteout_device(child)]
+    for inode in (directory, *whiteouts) if whiteouts else ():
+        if any(name in _MARK_NAMES for name, _ in inode.xattrs):
+            try:
+                with_marks(escape_xattrs(inode.xattrs), overlay_marks(inode, holds_whiteouts=True, is_root=False))
+            except UnsupportedError as exc:
+                return f"has whiteouts that cannot be stored: {exc.message}"
+    return None
+
+
+_NOT_NAMES = frozenset((b"", b".", b".."))
 
 
 def check_name(name: bytes) -> str | None:
     """Why ``name`` cannot be a name in a directory, or None."""
-    if not name or name in (b".", b"..") or b"/" in name or b"\0" in name:
+    if name in _NOT_NAMES or b"/" in name or b"\0" in name:
         return "is not a valid file name"
     if len(name) > NAME_MAX:
         return f"has a name of {len(name)} bytes; {NAME_MAX} is the limit"

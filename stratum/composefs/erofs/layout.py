@@ -33,9 +33,9 @@ FEATURE_COMPAT: Final = 0x2 | 0x4  # mtime, xattr name filter
 SUPERBLOCK = struct.Struct("<IIIBBHQqIIII80x")
 INODES_OFFSET: Final = SUPERBLOCK_OFFSET + SUPERBLOCK.size
 
-# format, xattr count, mode, links, size, reserved, union (block, rdev or chunk format), inode number, uid, gid, reserved
+# format, xattr count, mode, links, size, reserved, union (block, rdev or chunk format), number, uid, gid, reserved
 COMPACT_INODE = struct.Struct("<HHHHIIIIHHI")
-# format, xattr count, mode, reserved, size, union, inode number, uid, gid, mtime (s, ns), links, reserved
+# format, xattr count, mode, reserved, size, union, number, uid, gid, mtime (s, ns), links, reserved
 EXTENDED_INODE = struct.Struct("<HHHHQIIIIqII16x")
 UNION_OFFSET: Final = 16  # in either form
 EXTENDED: Final = 1  # bit 0 of an inode's format; the data layout is in the bits above

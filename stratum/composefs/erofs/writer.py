@@ -66,7 +66,8 @@ def write_image(root: Directory, file: BinaryIO, quirks: Quirks | None = None) -
 
 def image_pieces(root: Directory, quirks: Quirks | None = None) -> Iterator[bytes | bytearray]:
     """The image of the tree at ``root`` in consecutive pieces; errors as ``write_image``, before the first piece."""
-    survey = _Survey(Numbering(root, quirks and quirks.link_names), quirks or Quirks())
+    numbering = Numbering(root, None if quirks is None else quirks.link_names)
+    survey = _Survey(numbering, quirks or Quirks())
     inodes = _Inodes(survey)
     inodes.write_all()
     inodes.fill_in()
