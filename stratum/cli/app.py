@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,8 @@ class App:
         output_format: str | None = None,
         quiet: bool = False,
     ) -> None:
-        self._overrides = {"store": store, "runtime_dir": runtime_dir}
+        self._store = store
+        self._runtime_dir = runtime_dir
         self.out = Output(output_format or TEXT, quiet=quiet)
 
     @functools.cached_property
@@ -34,7 +36,7 @@ class App:
         from stratum.api.session import Session
         from stratum.config import load_config
 
-        return Session(load_config(**self._overrides))
+        return Session(load_config(store=self._store, runtime_dir=self._runtime_dir))
 
 
 def verb(name: str, **attributes: Any) -> Callable[[Callable[..., Any]], click.Command]:
@@ -47,11 +49,18 @@ def verb(name: str, **attributes: Any) -> Callable[[Callable[..., Any]], click.C
             app.out = Output(output_format or app.out.format, quiet=quiet or app.out.quiet)
             return function(app, *args, **kwargs)
 
-        decorated = click.option("-q", "--quiet", is_flag=True, help="No progress and no notes.")(callback)
-        decorated = click.option(
-            "--format", "output_format", type=click.Choice([TEXT, JSON]), help="Output for people or for programs."
-        )(decorated)
-        return click.command(name, **attributes)(decorated)
+        command = click.Command(name, callback=callback, **attributes)
+        command.help = inspect.cleandoc(function.__doc__ or "")
+        command.params += reversed(getattr(function, "__click_params__", []))
+        command.params += [
+            click.Option(
+                ["--format", "output_format"],
+                type=click.Choice([TEXT, JSON]),
+                help="Output for people or for programs.",
+            ),
+            click.Option(["-q", "--quiet"], is_flag=True, help="No progress and no notes."),
+        ]
+        return command
 
     return decorate
 

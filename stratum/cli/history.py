@@ -67,11 +67,11 @@ def _print_reflog(app: App, ref: str) -> None:
 
     entries = run(app.session, ref)
     if app.out.json:
-        app.out.object([entry.to_json() for entry in entries])
+        app.out.object([{"ref": name, "when": e.when, "old": e.old, "new": e.new, "why": e.why} for name, e in entries])
         return
-    for entry in entries:
+    for name, entry in entries:
         old, new = (short(c) if c else "-" for c in (entry.old, entry.new))
-        app.out.line(f"{entry.when}  {entry.ref}  {old} -> {new}  {safe(entry.why)}")
+        app.out.line(f"{entry.when}  {name}  {old} -> {new}  {safe(entry.why)}")
 
 
 @verb("diff")

@@ -61,7 +61,7 @@ def report_import(app: App, done: Imported) -> None:
             {
                 "ref": done.ref,
                 "commit": meta.metadata_hash,
-                "created": done.created,
+                "changed": done.changed,
                 "previous": done.previous,
                 "files": meta.file_count,
                 "size": meta.total_size,
@@ -72,7 +72,7 @@ def report_import(app: App, done: Imported) -> None:
     app.out.line(meta.metadata_hash)
     app.out.note(
         f"{done.ref} is {short(meta.metadata_hash)}: {meta.file_count} files, {human_size(meta.total_size)}"
-        + ("" if done.created else " (a commit of this content was there already)")
+        + ("" if done.changed else ", unchanged")
     )
 
 

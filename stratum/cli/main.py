@@ -7,6 +7,7 @@ Exit codes: 0 done; 1 failed; 2 usage; 3 not found; 4 exists, busy or conflict; 
 from __future__ import annotations
 
 import importlib
+import itertools
 import os
 import sys
 from typing import Any
@@ -64,7 +65,7 @@ class _Verbs(click.Group):
 
             close = difflib.get_close_matches(args[0], self.list_commands(ctx), n=1)
             hint = f" Did you mean '{close[0]}'?" if close else ""
-            raise click.UsageError(f"there is no verb {ascii(args[0])}.{hint}", ctx)
+            raise click.UsageError(f"there is no verb {args[0]!a}.{hint}", ctx)
         return super().resolve_command(ctx, args)
 
 
@@ -75,9 +76,7 @@ class _Verbs(click.Group):
 @click.option("-q", "--quiet", is_flag=True, help="No progress and no notes.")
 @click.version_option(__version__, "-V", "--version", message="stratum %(version)s")
 @click.pass_context
-def cli(
-    ctx: click.Context, store: str | None, runtime_dir: str | None, output_format: str | None, quiet: bool
-) -> None:
+def cli(ctx: click.Context, store: str | None, runtime_dir: str | None, output_format: str | None, quiet: bool) -> None:
     """Versioned state for containers: directory trees as commits, worktrees on top of them."""
     from stratum.cli.app import App
 
@@ -120,7 +119,7 @@ def run(args: list[str]) -> int:
 
 def _json_wanted(args: list[str]) -> bool:
     """Whether errors go out as JSON, known even where the options themselves do not parse."""
-    return "--format=json" in args or any(pair == ("--format", JSON) for pair in zip(args, args[1:], strict=False))
+    return "--format=json" in args or any(pair == ("--format", JSON) for pair in itertools.pairwise(args))
 
 
 def _silence_stdout() -> None:

@@ -106,7 +106,9 @@ def _print_status(app: App, stratum: StratumStatus) -> None:
         app.out.line(f"    last commit  {head}")
         app.out.line(f"    changes      {_changes(tree)}")
         for record in tree.mounts:
-            app.out.line(f"    mounted      {safe(record.mountpoint)} ({record.holder.describe()}, since {record.since})")
+            app.out.line(
+                f"    mounted      {safe(record.mountpoint)} ({record.holder.describe()}, since {record.since})"
+            )
         if not tree.mounts:
             app.out.line("    mounted      no")
         if tree.lease_error:

@@ -51,7 +51,9 @@ def list_(app: App, name: str | None) -> None:
                     {"tag": t.tag, "commit": t.commit, "timestamp": t.timestamp, "files": t.files, "size": t.size}
                     for t in listed.tags
                 ],
-                "worktrees": [{"worktree": w.worktree, "base": w.base_commit, "head": w.head} for w in listed.worktrees],
+                "worktrees": [
+                    {"worktree": w.worktree, "base": w.base_commit, "head": w.head} for w in listed.worktrees
+                ],
             }
         )
         return
@@ -70,7 +72,8 @@ def remove(app: App, ref: str, yes: bool, discard: bool, dry_run: bool) -> None:
 
     Commits stay in the store until a garbage collection finds that nothing refers to them.
     """
-    from stratum.api.tags import plan_removal, remove as run
+    from stratum.api.tags import plan_removal
+    from stratum.api.tags import remove as run
 
     plan = plan_removal(app.session, ref)
     if plan.whole_stratum and not (yes or dry_run):

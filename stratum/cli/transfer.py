@@ -20,9 +20,7 @@ def push(app: App, ref: str, target: str | None, plain_http: bool, ca_file: str 
     from stratum.api.transfer import push as run
 
     with progress_bar(app.out, "pushing") as advance:
-        done = run(
-            app.session, ref, target, plain_http=plain_http, ca_file=ca_file, dry_run=dry_run, progress=advance
-        )
+        done = run(app.session, ref, target, plain_http=plain_http, ca_file=ca_file, dry_run=dry_run, progress=advance)
     if app.out.json:
         app.out.object(
             {

@@ -1,0 +1,121 @@
+"""Commits of worktrees."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from stratum.api.session import Session
+from stratum.errors import ExistsError
+from stratum.refs import check_name, parse_ref
+
+if TYPE_CHECKING:
+    from stratum.store.worktrees import Worktree
+    from stratum.tree.model import Directory
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """What a commit did: the worktree, its commit now, the one before, and the tag that was set, if any.
+
+    ``changed`` is False where the worktree showed just what its last commit (or its base) holds.
+    """
+
+    worktree: str
+    commit: str
+    parent: str
+    changed: bool
+    tag: str | None = None
+    warnings: list[str] = field(default_factory=list)
+
+
+def commit_target(
+    session: Session, target: str, tag: str | None = None, *, force: bool = False, message: str | None = None
+) -> Committed:
+    """Commit the worktree that ``target`` names: a ref (NAME alone is ``main``) or a path at or below its mount."""
+    from stratum.api.history import ref_or_mountpoint
+
+    store = session.store
+    found = store.resolve_worktree(ref_or_mountpoint(session, target))
+    assert found.name is not None
+    assert found.worktree is not None
+    return commit_worktree(session, found.name, found.worktree, tag=tag, force=force, message=message)
+
+
+def commit_worktree(
+    session: Session,
+    name: str,
+    worktree: str,
+    *,
+    tag: str | None = None,
+    force: bool = False,
+    message: str | None = None,
+    why: str = "commit",
+    fast_forward: bool = True,
+) -> Committed:
+    """Commit what the worktree shows now, move its head there and point ``tag`` (TAG or NAME:TAG) at it.
+
+    A mounted worktree is not disturbed. Where nothing has it mounted, its base becomes the new commit and its upperdir
+    is emptied, in one step, unless ``fast_forward`` is False. ``ExistsError`` where the tag names another commit,
+    before anything is written, unless ``force``. Durable when it returns.
+    """
+    store = session.store
+    tag_name = _tag_target(name, tag)
+    with store.worktrees.lock(name, worktree):
+        tree = store.worktrees.get(name, worktree)
+        previous = _previous(session, tag_name, force=force)
+        base = store.commits.tree(tree.base_commit)
+        warnings: list[str] = []
+        from stratum.ingest.worktree import store_upperdir
+
+        with store.begin(f"committing {tree}") as tx:
+            root = store_upperdir(tx, store.objects, base, tree.upperdir, warnings.append)
+            meta = store.write_commit(
+                tx,
+                root,
+                parent=tree.commit,
+                message=message,
+                origin={"kind": "worktree", "worktree": str(tree)},
+                timestamp=session.now(),
+                known=base,
+            )
+            commit = meta.metadata_hash
+            mounted = session.state.find_worktree(store.root, name, worktree) is not None
+            if fast_forward and not mounted and tree.base_commit != commit:
+                store.worktrees.renew(tx, name, worktree, base_commit=commit, head=commit, why=why)
+            elif tree.commit != commit:
+                store.worktrees.set_head(name, worktree, commit, why=why)
+            if tag_name is not None:
+                store.tags.set(*tag_name, commit, expected=previous, why=f"{why} of {tree}")
+    full_tag = ":".join(tag_name) if tag_name is not None else None
+    return Committed(str(tree), commit, tree.commit, commit != tree.commit, full_tag, warnings)
+
+
+def _tag_target(name: str, tag: str | None) -> tuple[str, str] | None:
+    """(stratum, tag) from TAG (in ``name``) or NAME:TAG."""
+    if tag is None:
+        return None
+    if ":" in tag:
+        ref = parse_ref(tag)
+        assert ref.tag is not None
+        return ref.name, check_name(ref.tag, "tag")
+    return name, check_name(tag, "tag")
+
+
+def _previous(session: Session, tag: tuple[str, str] | None, *, force: bool) -> str | None:
+    """The commit that the tag names so far; ``ExistsError`` where it names one and may not be moved."""
+    previous = session.store.tags.find(*tag) if tag is not None else None
+    if tag is not None and previous is not None and not force:
+        raise ExistsError(
+            f"the tag {':'.join(tag)} exists already and names commit {previous}",
+            hint="use another tag, or --force to move this one",
+        )
+    return previous
+
+
+def read_worktree(session: Session, tree: Worktree, base: Directory) -> Directory:
+    """The tree that a worktree shows now; ``base`` is the tree of its base commit. Nothing is stored."""
+    from stratum.ingest.worktree import hash_upperdir
+
+    with session.store.worktrees.lock(tree.name, tree.worktree):
+        return hash_upperdir(base, tree.upperdir, lambda warning: None)

@@ -1,0 +1,140 @@
+"""Looking at commits: metadata, parents, moves of refs, differences."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from stratum.api.session import Session
+from stratum.errors import NotFoundError, UsageError
+from stratum.refs import Ref, parse_ref
+
+if TYPE_CHECKING:
+    from stratum.store.commits import CommitMeta
+    from stratum.store.reflog import ReflogEntry
+    from stratum.tree.diff import Change
+    from stratum.tree.model import Directory
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A commit's metadata and the refs that name it."""
+
+    commit: CommitMeta
+    tags: list[str]
+    worktrees: list[str]
+
+
+def show(session: Session, text: str) -> Shown:
+    """The commit that ``text`` names."""
+    store = session.store
+    commit = store.resolve_commit(parse_ref(text))
+    users = store.users_of(commit)
+    return Shown(store.commits.meta(commit), [u for u in users if ":" in u], [u for u in users if "+" in u])
+
+
+def log(session: Session, text: str) -> list[CommitMeta]:
+    """The commit that ``text`` names and its parents, newest first, as far as the store has them."""
+    store = session.store
+    commit: str | None = store.resolve_commit(parse_ref(text))
+    found: list[CommitMeta] = []
+    seen: set[str] = set()
+    while commit is not None and commit not in seen and store.commits.exists(commit):
+        seen.add(commit)
+        meta = store.commits.meta(commit)
+        found.append(meta)
+        commit = meta.parent_commit
+    return found
+
+
+def reflog(session: Session, text: str) -> list[tuple[str, ReflogEntry]]:
+    """Every move of the tags and worktrees that ``text`` names (NAME: all of them), newest first, as (ref, move)."""
+    store, ref = session.store, parse_ref(text)
+    store.namespaces.check(ref.name)
+    moves = []
+    for entry in reversed(store.reflog.read(ref.name)):
+        if ref.tag not in (None, entry.which if entry.kind == "tag" else ""):
+            continue
+        if ref.worktree not in (None, entry.which if entry.kind == "worktree" else ""):
+            continue
+        moves.append((f"{ref.name}{':' if entry.kind == 'tag' else '+'}{entry.which}", entry))
+    return moves
+
+
+def diff(session: Session, first: str, second: str | None = None) -> Iterator[Change]:
+    """What changed from ``first`` to ``second``.
+
+    A worktree stands for what it shows now. With one argument: a worktree against its base, a commit against its
+    parent (against nothing where it has none).
+    """
+    from stratum.tree.diff import diff_trees
+
+    if second is None:
+        old, new = _implied(session, first)
+    else:
+        old, new = tree_of(session, first), tree_of(session, second)
+    return diff_trees(old, new)
+
+
+def _implied(session: Session, text: str) -> tuple[Directory, Directory]:
+    from stratum.tree.model import Directory
+
+    store = session.store
+    ref = ref_or_mountpoint(session, text)
+    worktree = _worktree(session, ref)
+    if worktree is not None:
+        from stratum.api.commits import read_worktree
+
+        tree = store.worktrees.get(*worktree)
+        base = store.commits.tree(tree.base_commit)
+        return base, read_worktree(session, tree, base)
+    commit = store.resolve_commit(ref)
+    new = store.commits.tree(commit)
+    parent = store.commits.meta(commit).parent_commit
+    if parent is None:
+        return Directory(new.mode, new.uid, new.gid, new.mtime, new.xattrs), new
+    if not store.commits.exists(parent):
+        raise NotFoundError(f"the parent of {text}, commit {parent}, is not in this store", hint="name two refs")
+    return store.commits.tree(parent), new
+
+
+def tree_of(session: Session, text: str) -> Directory:
+    """The tree that ``text`` shows: a tag's or commit's, or what a worktree (or mountpoint) shows at this moment."""
+    store, ref = session.store, ref_or_mountpoint(session, text)
+    worktree = _worktree(session, ref)
+    if worktree is None:
+        return store.commits.tree(store.resolve_commit(ref))
+    from stratum.api.commits import read_worktree
+
+    tree = store.worktrees.get(*worktree)
+    return read_worktree(session, tree, store.commits.tree(tree.base_commit))
+
+
+def _worktree(session: Session, ref: Ref) -> tuple[str, str] | None:
+    """(name, worktree) where ``ref`` means a worktree."""
+    if ref.worktree is not None:
+        return ref.name, ref.worktree
+    return None
+
+
+def ref_or_mountpoint(session: Session, text: str) -> Ref:
+    """A ref, or the ref that is mounted at (or above) the path ``text``: an argument with '/' or '.', '..' is a path.
+
+    Raises ``UsageError`` where nothing of this store is mounted at the path.
+    """
+    if "/" not in text and text not in (".", ".."):
+        return parse_ref(text)
+    from pathlib import Path
+
+    from stratum.mount.state import store_key
+
+    record = session.state.find_mountpoint(Path(text), inside=True)
+    if record is None:
+        if not os.path.lexists(text):
+            raise NotFoundError(f"{text} does not exist")
+        raise UsageError(f"{text} is not at or below a mountpoint of Stratum", hint="'stratum status' lists them")
+    if record.store_key != store_key(session.store.root):
+        raise UsageError(f"{text} shows a ref of another store", hint=f"use --store {record.store}")
+    return parse_ref(record.ref)

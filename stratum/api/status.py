@@ -1,0 +1,118 @@
+"""The state of worktrees: where they are mounted, what they are based on, what changed in them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from stratum.api.history import ref_or_mountpoint
+from stratum.api.session import Session
+from stratum.errors import DamagedError
+from stratum.tree import diff
+from stratum.tree.model import Directory
+
+if TYPE_CHECKING:
+    from stratum.mount.state import Record
+    from stratum.store.worktrees import Worktree
+
+
+@dataclass(frozen=True, slots=True)
+class WorktreeStatus:
+    """A worktree: commits are whole hashes, ``head_time`` is RFC 3339, the counts are paths changed since its base.
+
+    ``lease_error`` says why the commit after the last container's stop failed.
+    """
+
+    name: str
+    description: str
+    base: str
+    head: str | None
+    head_time: str | None
+    added: int
+    modified: int
+    deleted: int
+    mounts: list[Record]
+    lease_error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StratumStatus:
+    """A stratum: its tags, mounts of tags and commits that were made through it, and its worktrees."""
+
+    name: str
+    tags: dict[str, str]
+    mounted_tags: list[Record] = field(default_factory=list)
+    worktrees: list[WorktreeStatus] = field(default_factory=list)
+
+
+def status(session: Session, target: str | None = None) -> list[StratumStatus]:
+    """The status of everything, of a stratum (NAME), or of one worktree (NAME+WORKTREE or its mountpoint).
+
+    Reading it drops records of mounts that are gone.
+    """
+    from stratum.mount.state import store_key
+
+    store = session.store
+    names, only = list(store.names()), None
+    if target is not None:
+        ref = ref_or_mountpoint(session, target)
+        store.namespaces.check(ref.name)
+        names = [ref.name]
+        if not ref.bare:
+            found = store.resolve_worktree(ref, create=False) if ref.tag is None else None
+            only = found.worktree if found is not None else None
+    key = store_key(store.root)
+    records = [record for record in session.state.records() if record.store_key == key]
+    strata = []
+    for name in names:
+        trees = [tree for tree in store.worktrees.list(name) if only in (None, tree.worktree)]
+        strata.append(
+            StratumStatus(
+                name=name,
+                tags=dict(store.tags.list(name)),
+                mounted_tags=[record for record in records if record.ref.startswith(f"{name}:")],
+                worktrees=[_worktree(session, tree, records) for tree in trees],
+            )
+        )
+    return strata
+
+
+def _worktree(session: Session, tree: Worktree, records: list[Record]) -> WorktreeStatus:
+    store = session.store
+    counts = _count_changes(session, tree)
+    lease = store.worktrees.lease(tree.name, tree.worktree)
+    head_time = None
+    if tree.head is not None and store.commits.exists(tree.head):
+        head_time = store.commits.meta(tree.head).timestamp
+    return WorktreeStatus(
+        name=tree.worktree,
+        description=tree.description,
+        base=tree.base_commit,
+        head=tree.head,
+        head_time=head_time,
+        added=counts[diff.ADDED],
+        modified=counts[diff.MODIFIED] + counts[diff.METADATA] + counts[diff.TYPE_CHANGED],
+        deleted=counts[diff.DELETED],
+        mounts=[record for record in records if record.ref == str(tree.ref)],
+        lease_error=lease.last_error if lease is not None else None,
+    )
+
+
+def _count_changes(session: Session, tree: Worktree) -> dict[str, int]:
+    from stratum.ingest.upperdir import upper_changes
+
+    counts = dict.fromkeys((diff.ADDED, diff.MODIFIED, diff.METADATA, diff.TYPE_CHANGED, diff.DELETED), 0)
+    if not _has_changes(tree):
+        return counts
+    base: Directory = session.store.commits.tree(tree.base_commit)
+    for change in upper_changes(base, tree.upperdir):
+        counts[change.kind] += 1
+    return counts
+
+
+def _has_changes(tree: Worktree) -> bool:
+    """Whether there is anything in the upperdir, which spares reading the base's tree where there is not."""
+    try:
+        return any(True for _ in tree.upperdir.iterdir())
+    except OSError as exc:
+        raise DamagedError(f"the upperdir of {tree} cannot be read: {exc.strerror}") from None

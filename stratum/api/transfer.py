@@ -1,0 +1,109 @@
+"""Commits to and from registries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from stratum.api.session import Session
+from stratum.errors import UsageError
+from stratum.refs import DEFAULT_TAG, check_name, parse_ref
+
+if TYPE_CHECKING:
+    from stratum.registry.push import PushResult
+    from stratum.registry.target import Target
+
+Progress = Callable[[int, "int | None"], None]
+
+
+def push(
+    session: Session,
+    text: str,
+    target: str | None = None,
+    *,
+    plain_http: bool = False,
+    ca_file: str | None = None,
+    dry_run: bool = False,
+    progress: Progress | None = None,
+) -> PushResult:
+    """Send the commit that the ref ``text`` names to ``target``.
+
+    Without ``target``, to ``NAME:TAG`` in the default registry. Raises ``UsageError`` for a target of the wrong form,
+    and ``StratumError`` with the registry's own words.
+    """
+    from stratum.registry.push import push as run
+    from stratum.registry.remote import Access
+    from stratum.registry.target import parse_target
+
+    store = session.store
+    found = store.resolve(parse_ref(text))
+    if target is None:
+        if found.name is None or session.config.registry is None:
+            raise UsageError(
+                f"it is not said where to push {text} to",
+                hint="give HOST/REPOSITORY[:TAG], or set 'registry' in the configuration and push NAME:TAG",
+            )
+        target = f"{found.name.lower()}:{found.tag or found.worktree or found.commit[:12]}"
+    parsed = parse_target(target, session.config.registry)
+    access = Access.from_config(session.config, plain_http=plain_http, ca_file=ca_file)
+    return run(store, found.commit, parsed, access, dry_run=dry_run, progress=progress)
+
+
+@dataclass(frozen=True, slots=True)
+class Pulled:
+    """A commit that was pulled and the tag that names it now."""
+
+    commit: str
+    ref: str
+    previous: str | None
+    manifest_digest: str
+    bytes_received: int
+
+
+def pull(
+    session: Session,
+    source: str,
+    name: str | None = None,
+    *,
+    plain_http: bool = False,
+    ca_file: str | None = None,
+    progress: Progress | None = None,
+) -> Pulled:
+    """Fetch the commit that ``source`` names and point NAME:TAG at it.
+
+    ``name`` (NAME or NAME:TAG) defaults to the last part of the repository and the tag that was pulled. Like an
+    import, a pull moves the tag that it names; the reflog keeps where it was.
+    """
+    from stratum.registry.pull import pull as run
+    from stratum.registry.remote import Access
+    from stratum.registry.target import parse_target
+
+    target = parse_target(source, session.config.registry)
+    stratum, tag = _destination(target, name)
+    access = Access.from_config(session.config, plain_http=plain_http, ca_file=ca_file)
+    store = session.create_store()
+    # Held until the tag is set, so that no garbage collection finds the commit without a name.
+    with store.locks.store():
+        previous = store.tags.find(stratum, tag)
+        done = run(store, target, access, progress=progress)
+        store.tags.set(stratum, tag, done.commit, expected=previous, why=f"pull {target}")
+    return Pulled(done.commit, f"{stratum}:{tag}", previous, done.manifest_digest, done.bytes_received)
+
+
+def _destination(target: Target, name: str | None) -> tuple[str, str]:
+    """(stratum, tag) that a pull sets."""
+    if name is not None:
+        ref = parse_ref(name)
+        if ref.worktree is not None:
+            raise UsageError(f"{name} is a worktree; a pull sets a tag", hint="give NAME or NAME:TAG")
+        return check_name(ref.name), check_name(ref.tag or _tag_of(target), "tag")
+    last = (target.repository or (target.directory.name if target.directory else "")).rpartition("/")[2]
+    try:
+        return check_name(last), check_name(_tag_of(target), "tag")
+    except UsageError as exc:
+        raise UsageError(f"{target} gives no name for the stratum: {exc.message}", hint="add NAME[:TAG]") from None
+
+
+def _tag_of(target: Target) -> str:
+    return target.tag or DEFAULT_TAG

@@ -1,0 +1,124 @@
+"""Worktrees: make, list, remove."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from stratum.api.session import Session
+from stratum.errors import BusyError, UsageError
+from stratum.refs import DEFAULT_TAG, Ref, check_name, parse_ref
+
+if TYPE_CHECKING:
+    from stratum.mount.state import Record
+    from stratum.store.worktrees import Worktree
+
+
+def add(session: Session, first: str, second: str | None = None, *, description: str = "") -> Worktree:
+    """Make a worktree from either spelling: (NAME+WORKTREE, BASE or None) or (BASE, WORKTREE).
+
+    In the second form the worktree belongs to the stratum of BASE. Raises ``UsageError``, ``NotFoundError`` (the base),
+    ``ExistsError``.
+    """
+    new, base = _new_and_base(first, second)
+    assert new.worktree is not None
+    commit = session.store.resolve_commit(base)
+    return session.store.worktrees.create(
+        new.name, new.worktree, commit, description, why=f"worktree add, based on {base}"
+    )
+
+
+def _new_and_base(first: str, second: str | None) -> tuple[Ref, Ref]:
+    """(the worktree to make, its base). ``NAME+X Y`` always makes X over Y."""
+    if second is None:
+        new = parse_ref(first)
+        if new.worktree is None:
+            raise UsageError(
+                f"{first} names no worktree to make", hint="write NAME+WORKTREE, or give BASE and WORKTREE"
+            )
+        return new, Ref(new.name, tag=DEFAULT_TAG)
+    left = parse_ref(first)
+    if left.worktree is not None:
+        return left, parse_ref(second)
+    if "+" in second or ":" in second:
+        raise UsageError(
+            f"{second} cannot be the name of a worktree of {left.name}",
+            hint="write 'worktree add NAME+WORKTREE BASE' or 'worktree add BASE WORKTREE'",
+        )
+    return Ref(left.name, worktree=check_name(second, "worktree name")), left
+
+
+def list_worktrees(session: Session, name: str | None = None) -> list[tuple[Worktree, list[Record]]]:
+    """The worktrees of ``name`` (of every stratum where None), each with the records of its mounts."""
+    store = session.store
+    records = session.state.records()
+    key = _store_key(session)
+    found = []
+    for stratum in [check_name(name)] if name is not None else store.names():
+        for tree in store.worktrees.list(stratum):
+            mounts = [record for record in records if record.is_worktree_of(key, tree.name, tree.worktree)]
+            found.append((tree, mounts))
+    return found
+
+
+def _store_key(session: Session) -> str:
+    from stratum.mount.state import store_key
+
+    return store_key(session.store.root)
+
+
+@dataclass(frozen=True, slots=True)
+class RemovedWorktree:
+    """A removed worktree and the commit that keeps what it held uncommitted, if it held anything."""
+
+    ref: str
+    kept_commit: str | None
+
+
+def remove(session: Session, text: str, *, discard: bool = False, dry_run: bool = False) -> RemovedWorktree:
+    """Remove the worktree that ``text`` (NAME+WORKTREE, or NAME:WORKTREE) names; see ``remove_worktree``."""
+    ref = parse_ref(text)
+    if ref.bare:
+        raise UsageError(f"{text} names no worktree", hint=f"write {text}+WORKTREE")
+    found = session.store.resolve_worktree(ref, create=False)
+    assert found.name is not None
+    assert found.worktree is not None
+    refuse_mounted(session, found.name, found.worktree)
+    kept = None if dry_run else remove_worktree(session, found.name, found.worktree, discard=discard)
+    return RemovedWorktree(str(found), kept)
+
+
+def remove_worktree(session: Session, name: str, worktree: str, *, discard: bool = False) -> str | None:
+    """Remove an unmounted worktree; the commit that its uncommitted work was kept as, or None where there was none.
+
+    Raises ``BusyError`` where it is mounted. ``discard`` throws the work away.
+    """
+    store = session.store
+    with store.worktrees.lock(name, worktree):
+        refuse_mounted(session, name, worktree)
+        kept = None if discard else keep_uncommitted(session, name, worktree, why="kept before removal")
+        store.worktrees.remove(name, worktree, why="removed" + (f", its changes kept as {kept}" if kept else ""))
+    return kept
+
+
+def keep_uncommitted(session: Session, name: str, worktree: str, *, why: str) -> str | None:
+    """Commit what a worktree holds beyond its last commit, untagged; the commit, or None where there is nothing.
+
+    The reflog names it. The caller holds the worktree's lock.
+    """
+    from stratum.api.commits import commit_worktree
+
+    done = commit_worktree(session, name, worktree, why=why, fast_forward=False)
+    return done.commit if done.changed else None
+
+
+def refuse_mounted(session: Session, name: str, worktree: str) -> None:
+    """``BusyError`` where the worktree is mounted anywhere."""
+    record = session.state.find_worktree(session.store.root, name, worktree)
+    if record is not None:
+        raise BusyError(
+            f"{name}+{worktree} is mounted at {record.mountpoint} by {record.holder.describe()}",
+            hint=f"unmount it first: stratum unmount {name}+{worktree}"
+            if record.holder.kind == "host"
+            else "stop what uses it first",
+        )

@@ -1,0 +1,58 @@
+"""The tree that a worktree shows, with the content of its upperdir stored in a transaction."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from stratum.ingest.reader import FileReader, Pending, source_error
+from stratum.ingest.upperdir import Warn, read_upperdir
+from stratum.store.objects import Objects
+from stratum.store.transaction import Transaction
+from stratum.tree.model import Directory
+
+
+def store_upperdir(
+    tx: Transaction, objects: Objects, base: Directory, upperdir: Path, warn: Warn, *, jobs: int | None = None
+) -> Directory:
+    """Read ``upperdir`` over ``base`` (``ingest.upperdir.read_upperdir``), staging every file's content in ``tx``.
+
+    ``jobs`` is the number of worker processes that read where there is much to read; by default one for each CPU that
+    this process may use. Raises what reading raises, and ``StratumError`` in the kernel's words where the store cannot
+    be written.
+    """
+    with FileReader(tx, objects, jobs=jobs or len(os.sched_getaffinity(0))) as reader:
+        root = read_upperdir(base, upperdir, reader, warn=warn)
+    for warning in reader.warnings:
+        warn(warning)
+    return root
+
+
+def hash_upperdir(base: Directory, upperdir: Path, warn: Warn) -> Directory:
+    """The same tree without storing anything: contents are only hashed."""
+    return read_upperdir(base, upperdir, _Hasher(), warn=warn)
+
+
+class _Hasher:
+    """A content reader that stores nothing."""
+
+    def read(self, directory: int, path: bytes, files: Sequence[Pending]) -> None:
+        """Hash files that ``read_upperdir`` hands over open."""
+        from stratum.ingest.copying import SourceError, copy_hashed, is_sparse
+        from stratum.tree.model import INLINE_MAX
+
+        for file in files:
+            size, node = file.info.st_size, file.node
+            try:
+                if size <= INLINE_MAX:
+                    node.content = os.pread(directory, INLINE_MAX, 0) or None
+                    node.size = len(node.content or b"")
+                else:
+                    node.digest, node.size = copy_hashed(directory, None, size, sparse=is_sparse(file.info))
+            except (OSError, SourceError) as exc:
+                error = exc.error if isinstance(exc, SourceError) else exc
+                raise source_error(error, os.fsdecode(os.path.join(path, file.name))) from None
+
+    def finish(self) -> None:
+        """Everything has been read already."""
