@@ -154,7 +154,8 @@ def explained(exc: OSError, what: str) -> StratumError:
         )
     if exc.errno == errno.ENOSYS:
         return UnsupportedError(text, hint="this kernel is too old: Linux 5.15 or later is needed")
-    return StratumError(text)
+    # Filesystems tell most reasons to the kernel's log only.
+    return StratumError(text, hint="the kernel log may say why: dmesg | tail" if exc.errno == errno.EINVAL else "")
 
 
 def open_mountpoint(target: Path) -> int:
