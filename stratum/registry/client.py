@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from typing import Any
-from urllib.parse import urlencode, urljoin, urlsplit
+from urllib.parse import urlencode, urlsplit
 
 import oras.container
 import oras.provider
@@ -28,7 +28,7 @@ from stratum.registry.auth import Auth
 from stratum.registry.credentials import find_credentials
 from stratum.registry.remote import Access, Upload, verified
 from stratum.registry.target import Target, is_loopback
-from stratum.registry.transport import ConnectionCutError, Transport, failure, origin, shown
+from stratum.registry.transport import ConnectionCutError, PlainSession, Transport, failure, origin, resolve, shown
 
 CHUNK = 16 << 20
 """Bytes sent in one request; a smaller blob is sent in one piece."""
@@ -59,6 +59,7 @@ class RegistryClient(oras.provider.Registry):  # type: ignore[misc]  # oras has 
         super().__init__(hostname=host, insecure=scheme == "http")
         self.target = target
         self.host = target.host
+        self.session = PlainSession()
         self._transport = Transport(access, self.session)
         self._origin = origin(f"{scheme}://{host}/")
 
@@ -90,13 +91,19 @@ class RegistryClient(oras.provider.Registry):  # type: ignore[misc]  # oras has 
         """oras's way to send anything: with credentials for this registry only, and once more after a 401."""
         assert json is None, "manifests are sent as the bytes that were hashed"
         home = origin(url) == self._origin
-        for again in (True, False):
-            secret = self.auth.header if home else None
-            response = self._transport.send(method, url, headers or {}, secret=secret, data=data)
-            if not (again and home and response.status_code == 401 and self.auth.answer(response, secret)):
-                break
+        secret = self.auth.header if home else None
+        response = self._transport.send(method, url, headers or {}, secret=secret, data=data)
+        if response.status_code != 401 or not home:
+            return response
+        try:
+            better = self.auth.answer(response, secret)
+        except StratumError:
             response.close()
-        return response
+            raise
+        if not better:
+            return response
+        response.close()
+        return self._transport.send(method, url, headers or {}, secret=self.auth.header, data=data)
 
     def _expect(self, response: requests.Response, statuses: tuple[int, ...], doing: str) -> requests.Response:
         if response.status_code not in statuses:
@@ -220,7 +227,7 @@ class RegistryClient(oras.provider.Registry):  # type: ignore[misc]  # oras has 
         place = response.headers.get("Location")
         if not place:
             raise StratumError(f"cannot {doing}: the registry named no place to send it to")
-        url = urljoin(response.url, place)
+        url = resolve(response.url, place)
         if self._origin[0] == "https" and origin(url)[0] != "https":
             raise StratumError(f"cannot {doing}: the registry wants it without TLS at {shown(url)}")
         return url

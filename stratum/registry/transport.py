@@ -10,12 +10,12 @@ import json
 import re
 import time
 from collections.abc import Iterator, Mapping
+from http.cookiejar import DefaultCookiePolicy
 from pathlib import Path
 from urllib.parse import urljoin, urlsplit
 
 import requests
 import urllib3.exceptions
-from requests.cookies import RequestsCookieJar
 from requests.utils import should_bypass_proxies
 
 from stratum.errors import DamagedError, NotFoundError, StratumError, UsageError, os_error_text
@@ -48,18 +48,38 @@ def origin(url: str) -> tuple[str, str, int]:
     return parts.scheme, parts.hostname, port
 
 
-class Transport:
-    """A session of HTTP requests to one registry and to where it redirects."""
+def resolve(base: str, place: str) -> str:
+    """The URL of a Location header found at ``base``. ``StratumError`` where it is no HTTP URL."""
+    try:
+        url = urljoin(base, place)
+    except ValueError:
+        url = place
+    origin(url)
+    return url
 
-    def __init__(self, access: Access, session: requests.Session) -> None:
+
+class PlainSession(requests.Session):
+    """A session that adds nothing of its own: no environment, no ``.netrc``, no cookies, no redirects."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trust_env = False
+        self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+        adapter = requests.adapters.HTTPAdapter(pool_connections=4, pool_maxsize=16, max_retries=0)
+        self.mount("https://", adapter)
+        self.mount("http://", adapter)
+
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        """``Transport`` follows redirects itself."""
+        return
+
+
+class Transport:
+    """HTTP requests to one registry and to where it redirects."""
+
+    def __init__(self, access: Access, session: PlainSession) -> None:
         self._access = access
         self._session = session
-        session.trust_env = False
-        session.cookies = RequestsCookieJar()
-        session.max_redirects = 0
-        adapter = requests.adapters.HTTPAdapter(pool_connections=4, pool_maxsize=16, max_retries=0)
-        session.mount("https://", adapter)
-        session.mount("http://", adapter)
         self._verify = self._authorities()
 
     def _authorities(self) -> str | bool:
@@ -117,7 +137,7 @@ class Transport:
             if response.status_code not in (301, 302, 303, 307, 308):
                 return response
             response.close()
-            place = urljoin(url, response.headers.get("Location", ""))
+            place = resolve(url, response.headers.get("Location", ""))
             if method not in ("GET", "HEAD"):
                 raise StratumError(f"{home[1]} redirects a {method} to {shown(place)}; only reads are redirected")
             if home[0] == "https" and origin(place)[0] != "https":
