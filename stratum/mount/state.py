@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import stat
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -109,7 +108,7 @@ class State:
         another mount of Stratum.
         """
         record = Record(
-            id=secrets.token_hex(8),
+            id=os.urandom(8).hex(),
             store=str(store),
             store_key=store_key(store),
             ref=ref,
