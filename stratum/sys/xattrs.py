@@ -42,3 +42,27 @@ def read_xattrs(target: Target) -> tuple[tuple[bytes, bytes], ...]:
         if value is not None:
             found.append((name, value))
     return tuple(found)
+
+
+def read_fd_xattrs(fd: int) -> tuple[tuple[bytes, bytes], ...]:
+    """``read_xattrs`` of what ``fd`` is open on, which may be O_PATH, also of a symlink, device or fifo itself."""
+    path = f"/proc/self/fd/{fd}"  # following this link ends at the open inode, not at what that leads to
+    found = []
+    try:
+        for name in sorted(map(os.fsencode, os.listxattr(path))):
+            value = _get_followed(path, name)
+            if value is not None:
+                found.append((name, value))
+    except OSError as exc:
+        if exc.errno != errno.EOPNOTSUPP:
+            raise
+    return tuple(found)
+
+
+def _get_followed(path: str, name: bytes) -> bytes | None:
+    try:
+        return os.getxattr(path, name)
+    except OSError as exc:
+        if exc.errno == errno.ENODATA:
+            return None
+        raise

@@ -106,7 +106,7 @@ class _KeptLinks:
     """Which names of ``merged`` a layer may leave to ``base``: same value, and the same names for the inode.
 
     A base inode can stand for at most one inode of the merged tree, and only where every name of that one is a name
-    of the base inode too.
+    of the base inode too; where the merged tree has the base inode itself anywhere, for no other one.
     """
 
     def __init__(self, base: Directory, merged: Directory) -> None:
@@ -114,15 +114,19 @@ class _KeptLinks:
         self._merged_links = count_links(merged)
         self.any = bool(self._base_links or self._merged_links)
         self._claims: dict[int, int] = {}  # id(base inode) -> id(merged inode)
+        self._in_merged = {id(inode) for _, inode in walk(merged)}
         if self.any:
             self._claim(base, merged)
 
     def __call__(self, below: Inode | None, inode: Inode) -> bool:
-        if below is None or not same_value(below, inode):
+        if below is None or not self._may_stand_for(below, inode):
             return False
         if self._linked(below, inode):
             return self._claims.get(id(below)) == id(inode)
         return True
+
+    def _may_stand_for(self, below: Inode, inode: Inode) -> bool:
+        return below is inode or (id(below) not in self._in_merged and same_value(below, inode))
 
     def _linked(self, below: Inode | None, inode: Inode) -> bool:
         return id(inode) in self._merged_links or (below is not None and id(below) in self._base_links)
@@ -137,7 +141,7 @@ class _KeptLinks:
                 if isinstance(inode, Directory):
                     stack.append((below if isinstance(below, Directory) else None, inode))
                 elif self._linked(below, inode):
-                    if below is not None and not same_value(below, inode):
+                    if below is not None and not self._may_stand_for(below, inode):
                         below = None
                     if candidates.setdefault(id(inode), below) is not below:
                         candidates[id(inode)] = None

@@ -8,6 +8,7 @@ shown again without that level. Trees hold what the user sees; images and upperd
 from __future__ import annotations
 
 import stat
+from collections.abc import Iterable
 
 from stratum.tree.model import Inode, Special, Xattrs
 
@@ -66,11 +67,20 @@ def stores_whiteout(size: int, xattrs: Xattrs) -> bool:
     return size == 0 and {name for name, _ in xattrs} >= _STORED_WHITEOUT
 
 
-def without_whiteout_markers(xattrs: Xattrs) -> Xattrs:
-    """``xattrs`` of a file or directory without what a composefs image adds where it stores a whiteout device."""
+def whiteout_xattrs(xattrs: Xattrs) -> Xattrs:
+    """``xattrs`` of a file that ``stores_whiteout``, without its marks: the whiteout device's own."""
+    return tuple(item for item in xattrs if item[0] not in _STORED_WHITEOUT)
+
+
+def directory_xattrs(xattrs: Xattrs, children: Iterable[Inode]) -> Xattrs:
+    """``xattrs`` of a directory seen in a mounted commit, without the marks of an image's directory with whiteouts.
+
+    Marks that a directory without any whiteout still has, because those were deleted, are told from a user's
+    attributes by being complete.
+    """
     names = {name for name, _ in xattrs}
-    if names >= _STORED_WHITEOUT:
-        return tuple(item for item in xattrs if item[0] not in _STORED_WHITEOUT)
-    if names >= _STORED_WHITEOUTS:
+    if names.isdisjoint(_STORED_WHITEOUTS) and not any(item in _STORED_OPAQUE for item in xattrs):
+        return xattrs
+    if names >= _STORED_WHITEOUTS or any(map(is_whiteout_device, children)):
         return tuple(item for item in xattrs if item[0] not in _STORED_WHITEOUTS and item not in _STORED_OPAQUE)
     return xattrs

@@ -147,6 +147,13 @@ def test_a_separated_hard_link_is_in_the_layer() -> None:
     assert_same(apply_layer(base, layer), merged)
 
 
+def test_an_inode_moved_away_from_an_equal_one() -> None:
+    inode = file(b"one")
+    base = directory({b"a": inode})
+    merged = directory({b"a": file(b"one"), b"b": inode})
+    assert_same(apply_layer(base, make_layer(base, merged)), merged)
+
+
 DEPTH = 5000
 
 

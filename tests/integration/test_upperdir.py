@@ -1,0 +1,48 @@
+"""Reading an upperdir gives what a full walk of the mounted worktree shows: operation sequences on the real kernel."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stratum.tree.model import Directory
+from tests.integration.overlay_ops import KINDS, Lab, Operations, lines, make_source
+
+pytestmark = pytest.mark.root
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    return Lab(tmp_path_factory.mktemp("lab"))
+
+
+@pytest.fixture(scope="module")
+def base(lab: Lab) -> Directory:
+    return lab.commit_directory(make_source(lab.place))
+
+
+NUMBERS = st.integers(0, 60)
+STEPS = st.sampled_from([*KINDS, "remount", "look", "fast_forward"])
+
+
+@settings(max_examples=150)
+@given(steps=st.lists(st.tuples(STEPS, NUMBERS, NUMBERS, NUMBERS), max_size=30))
+def test_any_sequence_of_operations(lab: Lab, base: Directory, steps: list[tuple[str, int, int, int]]) -> None:
+    with lab.worktree(base) as tree:
+        operations = Operations(tree.view)
+        for step in steps:
+            if step[0] == "remount":
+                tree.remount()
+            elif step[0] == "look":
+                tree.check()
+            elif step[0] == "fast_forward":
+                tree.fast_forward()
+            else:
+                operations.run(step)
+        tree.check()
+        tree.remount()
+        merged = tree.check()
+        tree.fast_forward()
+        assert tree.read() is tree.base
+        assert lines(tree.base) == lines(merged)
