@@ -14,15 +14,18 @@ and the same inputs give the same commit.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from stratum import toml
-from stratum.errors import UsageError, os_error_text
+from stratum.errors import ExistsError, UsageError, os_error_text
 from stratum.refs import Ref, parse_ref
 
 if TYPE_CHECKING:
-    pass
+    from stratum.api.session import Session
+    from stratum.store.commits import CommitMeta
+    from stratum.tree.model import Directory
 
 _MAX_FILE = 4 << 20
 _KEYS = {"base", "patches"}
@@ -83,3 +86,98 @@ def read_patchset(path: str) -> Patchset:
     if len(text) > _MAX_FILE:
         raise UsageError(f"{path} is not a patchset file: it is larger than {_MAX_FILE >> 20} MiB")
     return parse_patchset(text, path)
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """One layer of a patchset, in order: the ref as written, its commit, and what it brings.
+
+    ``paths`` counts its entries; ``overrides`` lists the paths where it replaces or deletes what an earlier layer put
+    there, each with the ref of that layer.
+    """
+
+    ref: str
+    commit: str
+    paths: int
+    overrides: list[tuple[bytes, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """The merged tree and what each layer did to it; the first is the ground."""
+
+    tree: Directory
+    layers: list[Applied]
+
+
+def merge_patchset(session: Session, patchset: Patchset) -> Merged:
+    """Resolve every ref, then merge in memory. ``NotFoundError`` and ``ConflictError`` as for any ref."""
+    from stratum.tree.merge import apply_layer
+    from stratum.tree.patch import layer_from_patch_tree
+
+    store = session.store
+    refs = ([patchset.base] if patchset.base is not None else []) + list(patchset.patches)
+    commits = [(str(ref), store.resolve_commit(ref)) for ref in refs]
+    tree: Directory | None = None
+    origin: dict[bytes, str] = {}
+    layers = []
+    for ref, commit in commits:
+        source = store.commits.tree(commit)
+        if tree is None and patchset.base is not None:
+            tree, layer = source, source
+        else:
+            layer = layer_from_patch_tree(source)
+            tree = apply_layer(tree if tree is not None else source.with_children({}), layer)
+        layers.append(_applied(ref, commit, layer, origin))
+    assert tree is not None
+    return Merged(tree, layers)
+
+
+def _applied(ref: str, commit: str, layer: Directory, origin: dict[bytes, str]) -> Applied:
+    """What ``layer`` brings; ``origin`` (path -> the ref that put it there last) is brought up to date."""
+    from stratum.tree.model import Directory, Whiteout, walk
+
+    entries = [(path, inode) for path, inode in walk(layer) if not isinstance(inode, Directory) or inode.opaque]
+    hiding = {path for path, _ in entries}
+    hidden = [path for path in origin if any(above in hiding for above in _and_above(path))]
+    overrides = [(path, origin.pop(path)) for path in sorted(hidden)]
+    origin.update((path, ref) for path, inode in entries if not isinstance(inode, (Directory, Whiteout)))
+    return Applied(ref, commit, len(entries), overrides)
+
+
+def _and_above(path: bytes) -> Iterator[bytes]:
+    """``path`` and every directory above it but the root."""
+    while path:
+        yield path
+        path = path.rpartition(b"/")[0]
+
+
+def build_patchset(
+    session: Session, path: str, target: str, *, message: str | None = None, force: bool = False
+) -> tuple[Merged, CommitMeta, str]:
+    """Merge the patchset file at ``path`` into a commit and point ``target`` (NAME:TAG, NAME) at it.
+
+    The commit's origin records the commit of every ref. ``ExistsError`` where the tag names another commit, unless
+    ``force``; the default tag ``latest`` moves, as for an import. Returns the merge, the commit and the tag's name.
+    """
+    from stratum.api.importing import tag_to_set
+    from stratum.refs import DEFAULT_TAG
+
+    name, tag = tag_to_set(target)
+    merged = merge_patchset(session, read_patchset(path))
+    store = session.store
+    base = merged.layers[0].commit
+    with store.begin(f"building the patchset {path}") as tx:
+        previous = store.tags.find(name, tag)
+        origin: dict[str, Any] = {
+            "kind": "patchset",
+            "layers": [{"ref": layer.ref, "commit": layer.commit} for layer in merged.layers],
+        }
+        meta = store.write_commit(tx, merged.tree, parent=base, message=message, origin=origin, timestamp=session.now())
+        moves = force or tag == DEFAULT_TAG or previous in (None, meta.metadata_hash)
+        if not moves:
+            raise ExistsError(
+                f"the tag {name}:{tag} exists already", hint="use another tag, or --force to move this one"
+            )
+        store.tags.set(name, tag, meta.metadata_hash, expected=previous, why=f"patchset {path}")
+    return merged, meta, f"{name}:{tag}"

@@ -37,6 +37,7 @@ VERBS = {
     "push": "stratum.cli.transfer:push",
     "pull": "stratum.cli.transfer:pull",
     "hook": "stratum.cli.hook:hook",
+    "patchset": "stratum.cli.patchset:patchset",
 }
 """Verb -> where its command lives, so that one verb loads one module."""
 
