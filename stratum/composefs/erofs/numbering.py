@@ -42,7 +42,7 @@ class DirectoryNode:
 class Numbering:
     """Every inode of an image in its order.
 
-    ``inodes[number]`` and ``types[number]`` (the type in directory entries) describe it, ``nodes[number]`` is there for
+    ``inodes[0]`` is a copy of ``root`` with object masks in it. ``inodes[number]`` and ``types[number]`` (the type in directory entries) describe it, ``nodes[number]`` is there for
     directories only; ``link_counts`` and ``link_numbers`` are by ``id`` of those inodes that have several names.
     """
 
@@ -55,12 +55,17 @@ class Numbering:
         self.link_counts: dict[int, int] = {}
         self.link_numbers: dict[int, int] = {}
         self.holds_whiteouts = False
+        self.root = root
         top = DirectoryNode(with_object_masks(root), None)
         if link_names is None:
             self._find_links(top)
         else:
             self._take_links(top, link_names)
         self._number(top)
+
+    def object_masks(self) -> list[Inode]:
+        """The inodes that were put into the root."""
+        return [inode for inode in self.nodes[0].directory.children.values() if type(inode) is ObjectMask]
 
     def _find_links(self, top: DirectoryNode) -> None:
         """Visit everything in dump order and set aside the names of inodes that were seen before."""
@@ -93,7 +98,7 @@ class Numbering:
         stack = [top]
         while stack:
             node = stack.pop()
-            here = id(node.directory)
+            here = id(self.root if node is top else node.directory)
             for name in node.names:
                 child = node.directory.children.get(name)
                 if type(child) is Directory:

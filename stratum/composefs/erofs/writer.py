@@ -92,7 +92,11 @@ class _Survey:
 
     def __init__(self, numbering: Numbering, quirks: Quirks) -> None:
         self.numbering = numbering
-        self.quirks = quirks
+        self.sizes = quirks.sizes
+        self._times = dict(quirks.times)
+        root_time = quirks.times.get(id(numbering.root))
+        if root_time is not None:
+            self._times.update((id(i), root_time) for i in numbering.inodes[:1] + numbering.object_masks())
         self.table = XattrTable()
         self.xattrs: dict[int, Xattrs] = {}  # by inode number; without those of _backing_xattrs of a plain File
         self.shared_digests: set[bytes] = set()
@@ -108,13 +112,18 @@ class _Survey:
     def _oldest(self) -> Time:
         """The earliest modification time, which inodes without one of their own have."""
         inodes = self.numbering.inodes
-        if self.quirks.times:
+        if self._times:
             return min(self.time(inode) for inode in inodes)
         return divmod(min(inode.mtime for inode in inodes), _SECOND)
 
+    @property
+    def odd_times(self) -> bool:
+        """Whether there are modification times that are not the inodes' own."""
+        return bool(self._times)
+
     def time(self, inode: Inode) -> Time:
         """The modification time of ``inode`` as (s, ns)."""
-        return self.quirks.times.get(id(inode)) or divmod(inode.mtime, _SECOND)
+        return self._times.get(id(inode)) or divmod(inode.mtime, _SECOND)
 
     def _collect(self) -> None:
         seen: set[bytes] = set()
@@ -205,7 +214,7 @@ class _Inodes:
     def write_all(self) -> None:
         """Write every inode and pad to where the shared extended attributes begin."""
         numbering, xattrs = self.numbering, self.survey.xattrs
-        plain = not self.survey.quirks.times
+        plain = not self.survey.odd_times
         for number, inode in enumerate(numbering.inodes):
             if isinstance(inode, File):
                 if plain and type(inode) is File and number not in xattrs and self._plain_file(number, inode):
@@ -270,7 +279,7 @@ class _Inodes:
         if type(inode) is Special and is_whiteout_device(inode):
             self._put(number, inode, _Body(), mode=stat.S_IFREG | stat.S_IMODE(inode.mode))
         else:
-            self._put(number, inode, _Body(rdev=inode.rdev), declared=self.survey.quirks.sizes.get(id(inode), 0))
+            self._put(number, inode, _Body(rdev=inode.rdev), declared=self.survey.sizes.get(id(inode), 0))
 
     def _put(
         self,

@@ -1,0 +1,1 @@
+"""Programs that other projects wrote, run to compare our results with theirs."""
