@@ -2,7 +2,8 @@
 
 Walking by descriptor is safe against directories that are renamed or replaced by symbolic links meanwhile, and does
 not care how long a path gets; holding one descriptor a level would run out of them in a tree thousands of levels deep.
-So the shallowest are closed, and opened again through ``..`` on the way up, which must lead to the same inode.
+So the shallowest but the root are closed, and opened again through ``..`` on the way up, which must lead to the same
+inode.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class DirectoryStack:
 
     def __init__(self, root: int, max_open: int = MAX_OPEN) -> None:
         self._levels = [_Level(root, _identity(os.fstat(root)))]
-        self._first_open = 0
+        self._first_open = 1  # above the bottom
         self._max_open = max_open
 
     def __len__(self) -> int:
@@ -41,6 +42,11 @@ class DirectoryStack:
     def top(self) -> int:
         """The descriptor of the current directory."""
         return self._levels[-1].fd
+
+    @property
+    def bottom(self) -> int:
+        """The descriptor of the directory that the stack began with, which stays open."""
+        return self._levels[0].fd
 
     def push(self, fd: int, info: os.stat_result) -> None:
         """Enter the directory open as ``fd``, a child of the current one; the stack takes the descriptor over."""
