@@ -107,8 +107,17 @@ def _file_values(path: Path) -> dict[str, str]:
     for key, value in table.items():
         if key not in known:
             raise UsageError(f"{path}: unknown key {key!r}", hint=f"known keys: {', '.join(sorted(known))}")
-        values[key] = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+        values[key] = _text(value, f"{path}: {key}", number=key == "jobs")
     return values
+
+
+def _text(value: object, where: str, *, number: bool) -> str:
+    """A value of the file as an environment variable would have it."""
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return ",".join(value)
+    if isinstance(value, str) or (number and type(value) is int):
+        return str(value)
+    raise UsageError(f"{where} must be {'a number' if number else 'text'}")
 
 
 def _path(value: str | None, key: str) -> Path | None:

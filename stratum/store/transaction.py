@@ -38,6 +38,7 @@ from stratum.sys.atomic import write_all
 from stratum.sys.locks import locked
 from stratum.sys.syscalls import AT_FDCWD, RENAME_EXCHANGE, RENAME_NOREPLACE, renameat2, syncfs
 
+OWNER = "owner"
 _CHUNK = 1 << 20
 _GUARD_WAIT = 30.0
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -308,20 +309,21 @@ class Transactions:
         """Make ``directory``, locked until ``owner`` closes, with the leftovers of the dead in it."""
         with locked(self._layout.tmp / "lock", timeout=_GUARD_WAIT, what=f"the store {self._layout.root}"):
             directory.mkdir(0o700)
-            owner.enter_context(locked(directory / "owner", timeout=0))
-            (directory / "owner").write_text(f"process {os.getpid()}: {what}\n")
+            owner.enter_context(locked(directory / OWNER, timeout=0))
+            (directory / OWNER).write_text(f"process {os.getpid()}: {what}\n")
             self._claim_dead(directory)
 
     def _claim_dead(self, directory: Path) -> None:
         """Move the transactions whose owner is dead into ``directory``, to be deleted with it."""
         for name in self._layout.names_in(self._layout.tmp):
             path = self._layout.tmp / name
-            if path == directory or not stat.S_ISDIR(path.lstat().st_mode):
-                continue
-            with suppress(BusyError), locked(path / "owner", timeout=0):
-                os.rename(path, directory / f"dead-{name}")
+            # One that is not found is ending at this moment; its owner file went last.
+            with suppress(BusyError, FileNotFoundError):
+                if path != directory and stat.S_ISDIR(path.lstat().st_mode):
+                    with locked(path / OWNER, timeout=0):
+                        os.rename(path, directory / f"dead-{name}")
 
 
 def _delete(directory: Path) -> None:
     with suppress(OSError):
-        remove_tree(directory)
+        remove_tree(directory, last=OWNER)

@@ -9,30 +9,33 @@ from pathlib import Path
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def remove_tree(path: Path) -> None:
+def remove_tree(path: Path, last: str | None = None) -> None:
     """Delete the directory ``path`` and everything below it, without following symbolic links.
 
     A container may have left thousands of nested directories, so neither recursion nor one descriptor a level will
-    do: every subdirectory is moved up to the top level and emptied there. Raises ``OSError``.
+    do: every subdirectory is moved up to the top level and emptied there. The file ``path / last``, where given, goes
+    after everything else. Raises ``OSError``.
     """
     _allow(None, os.fspath(path))
     top = os.open(path, _DIRECTORY)
     try:
-        while subdirectories := _unlink_files(top):
+        while subdirectories := _unlink_files(top, last):
             for name in subdirectories:
                 _empty_child(top, name)
+        if last is not None:
+            os.unlink(last, dir_fd=top)
     finally:
         os.close(top)
     os.rmdir(path)
 
 
-def _unlink_files(directory: int) -> list[str]:
-    """Unlink everything in ``directory`` but its subdirectories, whose names are returned."""
+def _unlink_files(directory: int, keep: str | None = None) -> list[str]:
+    """Unlink everything in ``directory`` but ``keep`` and its subdirectories, whose names are returned."""
     subdirectories = []
     for name in os.listdir(directory):
         if stat.S_ISDIR(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
             subdirectories.append(name)
-        else:
+        elif name != keep:
             os.unlink(name, dir_fd=directory)
     return subdirectories
 

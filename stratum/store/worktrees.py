@@ -39,6 +39,7 @@ from stratum.store.transaction import Transaction, Transactions
 from stratum.sys.xattrs import list_xattrs
 from stratum.tree.model import Directory
 
+_SWITCH = "switch.toml"
 _OVERLAY = b"trusted.overlay."
 _ACLS = (b"system.posix_acl_access", b"system.posix_acl_default")
 
@@ -90,6 +91,18 @@ class Lease:
 
 
 _Worktrees = list[Worktree]
+
+
+@dataclass(frozen=True, slots=True)
+class InterruptedSwitch:
+    """A switch of a mounted worktree that did not come to its end.
+
+    ``old`` is the worktree as it was, with its retired directory and that base (None where it is gone already);
+    ``mount_id`` the mount that showed it.
+    """
+
+    old: Worktree | None
+    mount_id: int | None
 
 
 class Worktrees:
@@ -268,6 +281,83 @@ class Worktrees:
                     self._reflog.append(name, "worktree", worktree, old.commit, new.commit, why)
                 tx.exchange(directory, old.directory)
             return new
+
+    def switch(
+        self,
+        tx: Transaction,
+        name: str,
+        worktree: str,
+        *,
+        base_commit: str,
+        head: str | None,
+        upperdir: Path,
+        mount_id: int | None,
+        why: str,
+    ) -> Worktree:
+        """As ``renew``, for a worktree whose old upperdir is mounted: that is kept, retired, until ``drop_retired``.
+
+        ``mount_id`` is the mount that shows the old upperdir. The retired directory is at
+        ``worktrees/.<wt>.retired``; the new one has a ``switch.toml`` until the switch is over::
+
+            [switch]  mount_id?
+
+        The exchange of the two is one step, so with a switch.toml in the worktree's directory the retired one is the
+        old, and without it one that never came into use. The caller holds the worktree's lock and has settled what an
+        interrupted switch left.
+        """
+        with self.lock(name, worktree):
+            old = self.get(name, worktree)
+            self._check_commit(head or base_commit)
+            new = replace(old, base_commit=base_commit, head=head, last_modified=rfc3339(utc_now()))
+            directory = self._build(tx, new, upperdir, self.lease(name, worktree))
+            table = {} if mount_id is None else {"mount_id": str(mount_id)}
+            tx.write_file(directory / _SWITCH, toml.dumps({"switch": table}).encode())
+            retired = self._retired_path(name, worktree)
+            with self._locks.ref(name):
+                if old.commit != new.commit:
+                    self._reflog.append(name, "worktree", worktree, old.commit, new.commit, why)
+                tx.place_directory(directory, retired)
+                tx.exchange(retired, old.directory)
+            return new
+
+    def undo_switch(self, tx: Transaction, name: str, worktree: str) -> None:
+        """Take back a switch whose mount was not switched: the retired directory is the worktree again."""
+        with self.lock(name, worktree):
+            retired = self._retired_path(name, worktree)
+            tx.exchange(retired, self._layout.worktree(name, worktree))
+            tx.take_out(retired)
+
+    def interrupted_switch(self, name: str, worktree: str) -> InterruptedSwitch | None:
+        """What a switch that did not come to its end left, or None. One that never came into use is not told of."""
+        directory = self._layout.worktree(check_name(name), check_name(worktree, "worktree name"))
+        table = self._read(directory / _SWITCH)
+        if table is None:
+            return None
+        fields = Tables(table, str(directory / _SWITCH))
+        mount_id = fields.text("switch", "mount_id") if fields.has("switch", "mount_id") else ""
+        retired = self._retired_path(name, worktree)
+        meta = self._read(retired / "meta.toml")
+        if meta is None:
+            return InterruptedSwitch(None, None)
+        base = Tables(meta, str(retired / "meta.toml")).hash("worktree", "base_commit")
+        old = replace(self.get(name, worktree), base_commit=base, directory=retired)
+        return InterruptedSwitch(old, int(mount_id) if mount_id.isdecimal() else None)
+
+    def drop_retired(self, tx: Transaction, name: str, worktree: str) -> None:
+        """End a switch: nothing has the retired upperdir mounted, and what it holds is committed or not wanted.
+
+        Also clears away one that never came into use. The caller holds the worktree's lock.
+        """
+        with self.lock(name, worktree):
+            for path in (
+                self._retired_path(name, worktree),
+                self._layout.worktree(name, worktree) / _SWITCH,
+            ):
+                if os.path.lexists(path):
+                    tx.take_out(path)
+
+    def _retired_path(self, name: str, worktree: str) -> Path:
+        return self._layout.worktrees(name) / f".{worktree}.retired"
 
     def remove(self, name: str, worktree: str, *, why: str = "") -> None:
         """Remove the worktree and everything in its upperdir, in one step. That nothing has it mounted, and that no

@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from stratum import config
+from stratum.config import load_config
+from stratum.errors import UsageError
+
+
+@pytest.fixture(autouse=True)
+def system_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "config.toml"
+    monkeypatch.setattr(config, "SYSTEM_CONFIG", path)
+    return path
+
+
+def test_the_defaults_of_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    found = load_config({})
+    assert found.store == Path("/var/lib/stratum")
+    assert found.runtime_dir == Path("/run/stratum")
+    assert found.registry is None
+    assert found.insecure_registries == ()
+    assert found.jobs >= 1
+
+
+def test_the_defaults_of_a_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1234)
+    home = {"HOME": str(tmp_path)}
+    assert load_config(home).store == tmp_path / ".local" / "share" / "stratum"
+    assert load_config(home).runtime_dir == Path("/run/user/1234/stratum")
+    xdg = {**home, "XDG_DATA_HOME": "/data", "XDG_RUNTIME_DIR": "/runtime"}
+    assert load_config(xdg).store == Path("/data/stratum")
+    assert load_config(xdg).runtime_dir == Path("/runtime/stratum")
+
+
+def test_option_beats_environment_beats_user_file_beats_system_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, system_config: Path
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1234)
+    system_config.write_text('store = "/system"\njobs = 3\nregistry = "system.example"\n')
+    user = tmp_path / "xdg" / "stratum" / "config.toml"
+    user.parent.mkdir(parents=True)
+    user.write_text('store = "/user"\nregistry = "user.example"\n')
+    environ = {"XDG_CONFIG_HOME": str(tmp_path / "xdg"), "HOME": "/nonexistent"}
+    found = load_config(environ)
+    assert (found.store, found.registry, found.jobs) == (Path("/user"), "user.example", 3)
+    environ["STRATUM_STORE"] = "/environment"
+    assert load_config(environ).store == Path("/environment")
+    assert load_config(environ, store="/option").store == Path("/option")
+    assert load_config(environ, store=None).store == Path("/environment")
+
+
+def test_root_does_not_read_a_users_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    user = tmp_path / "stratum" / "config.toml"
+    user.parent.mkdir()
+    user.write_text('store = "/user"\n')
+    assert load_config({"XDG_CONFIG_HOME": str(tmp_path)}).store == Path("/var/lib/stratum")
+
+
+def test_an_empty_variable_is_none() -> None:
+    assert load_config({"STRATUM_REGISTRY": ""}).registry is None
+
+
+def test_lists() -> None:
+    environ = {"STRATUM_INSECURE_REGISTRIES": " one.example:5000, two.example ,,"}
+    assert load_config(environ).insecure_registries == ("one.example:5000", "two.example")
+
+
+def test_lists_in_the_file(system_config: Path) -> None:
+    system_config.write_text('insecure_registries = ["one.example", "two.example"]\n')
+    assert load_config({}).insecure_registries == ("one.example", "two.example")
+
+
+def test_a_relative_path_is_below_the_working_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load_config({}, store="here").store == tmp_path / "here"
+
+
+@pytest.mark.parametrize("jobs", ["0", "-1", "1025", "many", "1.5", "²"])
+def test_bad_jobs(jobs: str) -> None:
+    with pytest.raises(UsageError, match="jobs"):
+        load_config({"STRATUM_JOBS": jobs})
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'stor = "/x"\n', "unknown key 'stor'"),
+        (b"store = \n", "not valid TOML"),
+        (b'store = "\xff"\n', "UTF-8"),
+        (b"[store]\na = 1\n", "store"),
+        (b"store = 3\n", "store"),
+        (b"jobs = true\n", "jobs"),
+        (b'store = "a\\u0000b"\n', "NUL"),
+    ],
+)
+def test_bad_files(system_config: Path, content: bytes, message: str) -> None:
+    system_config.write_bytes(content)
+    with pytest.raises(UsageError, match=message):
+        load_config({})
+
+
+def test_an_unreadable_file_is_named(system_config: Path) -> None:
+    system_config.mkdir()
+    with pytest.raises(UsageError, match="Is a directory"):
+        load_config({})
+
+
+def test_every_setting_has_a_variable_and_help() -> None:
+    for setting in config.SETTINGS:
+        assert setting.env == "STRATUM_" + setting.key.upper()
+        assert setting.help.endswith(".")

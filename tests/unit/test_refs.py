@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stratum.errors import UsageError
+from stratum.refs import Ref, check_name, is_hash, is_hash_prefix, is_name, parse_ref
+
+HASH = "0123456789abcdef" * 4
+NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", fullmatch=True).filter(is_name)
+
+
+@pytest.mark.parametrize(
+    "name", ["a", "0", "A.b_c-d", "x" * 128, "a..b", "lock", "a.lockx", HASH[:63], HASH[:63] + "g", HASH.upper()]
+)
+def test_good_names(name: str) -> None:
+    assert check_name(name) == name
+    assert is_name(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", ".", "..", ".a", "-a", "_a", "a/b", "/a", "a\0", "a b", "a\n", "é", "a:b", "a+b", "x" * 129, "a.lock", HASH],
+)
+def test_bad_names(name: str) -> None:
+    with pytest.raises(UsageError):
+        check_name(name)
+    assert not is_name(name)
+
+
+def test_a_bad_name_is_shown_without_control_characters_and_cut() -> None:
+    with pytest.raises(UsageError) as caught:
+        check_name("\x1b[31m" + "x" * 10_000)
+    assert caught.value.message.isprintable()
+    assert len(caught.value.message) < 300
+
+
+@given(st.text())
+def test_is_name_agrees_with_check_name(text: str) -> None:
+    try:
+        check_name(text)
+    except UsageError:
+        assert not is_name(text)
+    else:
+        assert is_name(text)
+        assert text not in (".", "..")
+        assert "/" not in text
+        assert "\0" not in text
+
+
+@given(NAMES, NAMES)
+def test_refs_round_trip(name: str, second: str) -> None:
+    for ref in (Ref(name), Ref(name, tag=second), Ref(name, worktree=second)):
+        assert parse_ref(str(ref)) == ref
+    assert Ref(name).bare
+    assert not Ref(name, tag=second).bare
+    assert not Ref(name, worktree=second).bare
+
+
+@given(st.text())
+def test_any_text_is_a_ref_or_a_usage_error(text: str) -> None:
+    try:
+        ref = parse_ref(text)
+    except UsageError:
+        return
+    assert str(ref) == text
+
+
+def test_hashes() -> None:
+    assert parse_ref(HASH) == Ref(HASH)
+    assert parse_ref(f"app:{HASH}") == Ref("app", tag=HASH)
+    assert is_hash(HASH)
+    assert not is_hash(HASH[:-1])
+    assert not is_hash(HASH.upper())
+    assert is_hash_prefix(HASH[:7])
+    assert not is_hash_prefix(HASH[:6])
+    assert not is_hash_prefix("1234567g")
+
+
+@pytest.mark.parametrize("text", ["a:b+c", "a+b:c", "a:", ":a", "a+", "+a", "a:b:c", "a+b+c", f"{HASH}:a", f"a+{HASH}"])
+def test_malformed_refs(text: str) -> None:
+    with pytest.raises(UsageError):
+        parse_ref(text)
+
+
+def test_tag_and_worktree_together_are_named_as_the_problem() -> None:
+    with pytest.raises(UsageError, match="both a tag"):
+        parse_ref("app:tag+worktree")

@@ -1,0 +1,305 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from datetime import datetime, timezone
+from pathlib import Path
+
+import pytest
+import pyzstd
+from blake3 import blake3
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stratum import toml
+from stratum.composefs.verity import verity_digest
+from stratum.errors import DamagedError, NotFoundError, StratumError, UsageError
+from stratum.store import CommitMeta, Store
+from stratum.store.clock import commit_time, rfc3339
+from stratum.store.commits import compress_dump, decompress_dump
+from stratum.tree.dump import write_dump
+from stratum.tree.model import Directory, File
+from tests.support.stores import check, commit, directory, file, leftovers, snapshot
+
+
+@pytest.fixture
+def store(store_dir: Path) -> Store:
+    return Store.create(store_dir)
+
+
+META = CommitMeta(
+    metadata_hash="a" * 64,
+    merkle_root="b" * 64,
+    timestamp="2025-06-09T10:30:00Z",
+    file_count=3,
+    total_size=10,
+    leaf_count=4,
+    tree_depth=2,
+    image_digest="c" * 64,
+    image_size=4096,
+)
+
+
+def test_a_commit_is_written_as_designed(store: Store) -> None:
+    when = datetime(2025, 6, 9, 10, 30, tzinfo=timezone.utc)
+    parent = commit(store, {})
+    with store.begin("a test") as tx:
+        hard_link = file(tx, b"x" * 100)
+        root = directory(
+            {b"a": hard_link, b"b": hard_link, b"c": file(tx, b"small"), b"d": directory({b"e": file(tx, b"")})}
+        )
+        meta = store.write_commit(tx, root, parent=parent, message="why", origin={"kind": "import"}, timestamp=when)
+    path = store.root / "commits" / meta.metadata_hash
+    assert sorted(os.listdir(path)) == ["commit.cfs", "metadata.toml", "tree.dump.zst"]
+    dump = pyzstd.decompress((path / "tree.dump.zst").read_bytes())
+    assert dump == write_dump(root)
+    assert blake3(dump).hexdigest() == meta.metadata_hash
+    image = (path / "commit.cfs").read_bytes()
+    assert toml.loads((path / "metadata.toml").read_text()) == {
+        "commit": {
+            "merkle_root": meta.merkle_root,
+            "metadata_hash": meta.metadata_hash,
+            "timestamp": "2025-06-09T10:30:00Z",
+            "parent_commit": parent,
+            "message": "why",
+        },
+        "files": {"count": 4, "total_size": 105},
+        "merkle": {"leaf_count": 6, "tree_depth": 3},
+        "image": {"digest": verity_digest(image).hex(), "size": len(image)},
+        "origin": {"kind": "import"},
+    }
+    assert store.commits.meta(meta.metadata_hash) == meta
+    assert write_dump(store.commits.tree(meta.metadata_hash)) == dump
+    assert store.commits.root(meta.metadata_hash).metadata() == root.metadata()
+    assert not store.commits.root(meta.metadata_hash).children
+    assert not leftovers(store)
+    check(store)
+
+
+def test_an_equal_tree_is_the_same_commit_and_leaves_it_untouched(store: Store) -> None:
+    with store.begin("a test") as tx:
+        first = store.write_commit(tx, directory({b"a": file(tx, b"x" * 100)}), message="first")
+    before = snapshot(store.root / "commits")
+    with store.begin("a test") as tx:
+        assert store.write_commit(tx, directory({b"a": file(tx, b"x" * 100)}), message="second") == first
+    assert snapshot(store.root / "commits") == before
+
+
+def test_writing_an_existing_commit_restores_its_lost_objects(store: Store) -> None:
+    commit(store, {b"a": b"x" * 100})
+    digest = verity_digest(b"x" * 100)
+    store.objects.path(digest).unlink()
+    commit(store, {b"a": b"x" * 100})
+    check(store)
+    assert store.objects.has(digest, 100)
+
+
+@pytest.mark.parametrize("size", [99, 100])
+def test_no_commit_without_its_objects(store: Store, size: int) -> None:
+    with store.begin("a test") as tx:
+        digest = tx.add_bytes(b"x" * 100)
+        tx.publish_objects()
+    if size == 100:
+        store.objects.path(digest).unlink()
+    root = directory({b"d": directory({b"a": File(0o100644, 0, 0, 0, size=size, digest=digest)})})
+    with store.begin("a test") as tx, pytest.raises(DamagedError, match=digest.hex()):
+        store.write_commit(tx, root)
+    assert store.commits.list() == []
+    assert not leftovers(store)
+
+
+def test_objects_of_known_subtrees_are_not_looked_for(store: Store) -> None:
+    base = store.commits.tree(commit(store, {b"a": b"x" * 100}))
+    base_root = directory({b"d": base})
+    with store.begin("a test") as tx:
+        store.write_commit(tx, base_root)
+    lost = store.objects.path(verity_digest(b"x" * 100))
+    lost.rename(lost.with_suffix(".away"))
+    with store.begin("a test") as tx:
+        changed = directory({b"d": base, b"new": file(tx, b"y" * 100)})
+        store.write_commit(tx, changed, known=base_root)
+    lost.with_suffix(".away").rename(lost)
+    check(store)
+
+
+def test_lookups(store: Store) -> None:
+    made = [commit(store, {b"%d" % number: b""}) for number in range(5)]
+    assert store.commits.list() == sorted(made)
+    assert store.commits.exists(made[0])
+    assert not store.commits.exists("0" * 64)
+    assert not store.commits.exists("../commits/" + made[0])
+    assert store.commits.find(made[0]) == [made[0]]
+    assert store.commits.find(made[0][:7]) == [made[0]]
+    assert store.commits.find(made[0][:6]) == []
+    assert store.commits.find("0" * 64) == []
+    for call in (store.commits.meta, store.commits.tree, store.commits.dump, store.ensure_image):
+        with pytest.raises(NotFoundError, match="no commit"):
+            call("0" * 64)
+
+
+def test_the_image_is_made_again_where_it_is_missing_or_short(store: Store) -> None:
+    made = commit(store, {b"a": b"x" * 100, b"b": b"y"})
+    image = store.ensure_image(made)
+    content, inode = image.read_bytes(), image.stat().st_ino
+    assert store.ensure_image(made).stat().st_ino == inode
+    image.unlink()
+    assert store.ensure_image(made).read_bytes() == content
+    image.write_bytes(content[:-1])
+    assert store.ensure_image(made).read_bytes() == content
+    image.unlink()
+    image.symlink_to("/etc/passwd")
+    assert store.ensure_image(made).read_bytes() == content
+    assert not image.is_symlink()
+    store.commits.verify_image(made)
+    image.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(DamagedError, match="does not match its digest"):
+        store.commits.verify_image(made)
+    assert not leftovers(store)
+
+
+def test_an_image_that_its_metadata_does_not_know_is_damage(store: Store) -> None:
+    made = commit(store, {b"a": b"x" * 100})
+    path = store.root / "commits" / made / "metadata.toml"
+    path.write_bytes(replace(store.commits.meta(made), image_digest="0" * 64).to_toml())
+    store.ensure_image(made).unlink()
+    with pytest.raises(DamagedError, match="image"):
+        store.ensure_image(made)
+    assert not leftovers(store)
+
+
+def test_damage_is_named(store: Store) -> None:
+    made, other = commit(store, {b"a": b"1"}), commit(store, {b"a": b"2"})
+    path = store.root / "commits" / made
+    good = (path / "tree.dump.zst").read_bytes()
+    for bad in (b"", b"x", good[:-1], good + b"x", compress_dump(b"/ 0\n"), store.commits.stored_dump(other)):
+        (path / "tree.dump.zst").write_bytes(bad)
+        with pytest.raises(DamagedError, match=made):
+            store.commits.tree(made)
+    (path / "tree.dump.zst").unlink()
+    with pytest.raises(DamagedError, match=r"lost its tree\.dump\.zst"):
+        store.commits.tree(made)
+    metadata = (path / "metadata.toml").read_bytes()
+    for content in (b"", b"\xff", metadata.replace(b"count", b"cuont"), store.commits.meta(other).to_toml()):
+        (path / "metadata.toml").write_bytes(content)
+        with pytest.raises(DamagedError, match=made):
+            store.commits.meta(made)
+    (path / "metadata.toml").unlink()
+    with pytest.raises(DamagedError, match="lost its metadata"):
+        store.commits.meta(made)
+
+
+def test_metadata_and_dump_are_not_read_through_links(store: Store, tmp_path: Path) -> None:
+    made = commit(store, {b"a": b"1"})
+    path = store.root / "commits" / made
+    for name, read in (("metadata.toml", store.commits.meta), ("tree.dump.zst", store.commits.tree)):
+        (path / name).rename(tmp_path / name)
+        (path / name).symlink_to(tmp_path / name)
+        with pytest.raises(DamagedError, match="symbolic link"):
+            read(made)
+
+
+@given(
+    st.builds(
+        replace,
+        st.just(META),
+        file_count=st.integers(0, 2**63 - 1),
+        total_size=st.integers(0, 2**63 - 1),
+        parent_commit=st.none() | st.just("d" * 64),
+        message=st.none() | st.text(st.characters(exclude_categories=["Cs"])),
+        origin=st.none() | st.dictionaries(st.text("abc", min_size=1), st.text("xyz") | st.integers(0, 9)),
+    )
+)
+def test_metadata_round_trips(meta: CommitMeta) -> None:
+    assert CommitMeta.from_toml(meta.to_toml(), "here") == meta
+
+
+def test_metadata_that_toml_cannot_hold_is_refused() -> None:
+    with pytest.raises(UsageError, match="message or origin"):
+        replace(META, message="\udc80").to_toml()
+    with pytest.raises(UsageError, match="message or origin"):
+        replace(META, origin={"a": None}).to_toml()
+
+
+@pytest.mark.parametrize(
+    ("table", "key", "value"),
+    [
+        ("commit", "metadata_hash", "a" * 63),
+        ("commit", "metadata_hash", 1),
+        ("commit", "merkle_root", "B" * 64),
+        ("commit", "timestamp", 5),
+        ("commit", "parent_commit", "../../etc"),
+        ("commit", "message", ["x"]),
+        ("files", "count", -1),
+        ("files", "count", True),
+        ("files", "total_size", 1.5),
+        ("image", "digest", ""),
+        ("image", "size", "4096"),
+    ],
+)
+def test_metadata_of_the_wrong_form_is_damage(table: str, key: str, value: object) -> None:
+    tables = META.to_table()
+    tables[table][key] = value
+    with pytest.raises(DamagedError, match=rf"here: \[{table}\] {key}"):
+        CommitMeta.from_toml(toml.dumps(tables).encode(), "here")
+
+
+@given(st.binary())
+def test_any_bytes_are_metadata_or_damage(data: bytes) -> None:
+    with pytest.raises(DamagedError):
+        CommitMeta.from_toml(data, "here")
+
+
+@given(st.binary(max_size=5000))
+def test_dumps_round_trip_through_zstd(data: bytes) -> None:
+    assert decompress_dump(compress_dump(data)) == data
+    assert decompress_dump(compress_dump(data), len(data)) == data
+
+
+@given(st.binary(min_size=1, max_size=200))
+def test_anything_else_than_one_frame_is_damage(data: bytes) -> None:
+    frame = compress_dump(b"x" * 1000)
+    for bad in (data, frame + data, data + frame, frame[: -len(data)], frame + frame):
+        with pytest.raises(DamagedError):
+            decompress_dump(bad, 10_000)
+    with pytest.raises(DamagedError, match="more than 999 bytes"):
+        decompress_dump(frame, 999)
+
+
+def test_a_bomb_stays_small(tmp_path: Path) -> None:
+    bomb = tmp_path / "bomb"
+    bomb.write_bytes(pyzstd.compress(bytes(1 << 30), 1))
+    assert bomb.stat().st_size < 1 << 20
+    code = (
+        "import resource, sys\n"
+        "from stratum.store.commits import decompress_dump\n"
+        "from stratum.errors import DamagedError\n"
+        "data = open(sys.argv[1], 'rb').read()\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "try:\n"
+        "    decompress_dump(data, 1 << 20)\n"
+        "except DamagedError as exc:\n"
+        "    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, exc)\n"
+    )
+    out = subprocess.run([sys.executable, "-c", code, str(bomb)], check=True, capture_output=True, text=True).stdout
+    grown, _, message = out.partition(" ")
+    assert "more than 1048576 bytes" in message
+    assert int(grown) < 50_000  # KiB
+
+
+def test_a_dump_that_could_not_be_read_again_is_not_written(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stratum.store.commits.DUMP_MAX", 100)
+    with store.begin("a test") as tx, pytest.raises(StratumError, match="too big"):
+        store.write_commit(tx, directory({b"a" * 100: Directory(0o40755, 0, 0, 0)}))
+    assert store.commits.list() == []
+
+
+def test_times() -> None:
+    assert commit_time({"SOURCE_DATE_EPOCH": "0"}) == datetime(1970, 1, 1, tzinfo=timezone.utc)
+    assert rfc3339(commit_time({"SOURCE_DATE_EPOCH": "1749465000"})) == "2025-06-09T10:30:00Z"
+    assert rfc3339(commit_time({"SOURCE_DATE_EPOCH": "-62135596800"})) == "0001-01-01T00:00:00Z"
+    assert commit_time({}).tzinfo is timezone.utc
+    for bad in ("soon", "1.5", "1" * 30):
+        with pytest.raises(UsageError, match="SOURCE_DATE_EPOCH"):
+            commit_time({"SOURCE_DATE_EPOCH": bad})

@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from stratum import toml
+from stratum.errors import BusyError, DamagedError, ExistsError, NotFoundError, UsageError
+from stratum.store import Lease, Store
+from tests.support.stores import check, commit, directory, leftovers
+
+MTIME = -1_234_567_891
+
+
+@pytest.fixture
+def store(store_dir: Path) -> Store:
+    return Store.create(store_dir)
+
+
+@pytest.fixture
+def base(store: Store) -> str:
+    with store.begin("a test") as tx:
+        return store.write_commit(tx, directory({}, mode=0o41751, mtime=MTIME)).metadata_hash
+
+
+@pytest.fixture
+def other(store: Store) -> str:
+    return commit(store, {b"a": b"2"})
+
+
+def test_a_worktree_is_made_as_designed(store: Store, base: str) -> None:
+    made = store.worktrees.create("app", "dev", base, "what for", why="worktree add")
+    assert made.directory == store.root / "refs" / "app" / "worktrees" / "dev"
+    assert sorted(os.listdir(made.directory)) == ["meta.toml", "upperdir", "workdir"]
+    assert toml.loads((made.directory / "meta.toml").read_text()) == {
+        "worktree": {
+            "name": "dev",
+            "base_commit": base,
+            "created": made.created,
+            "last_modified": made.created,
+            "description": "what for",
+        }
+    }
+    assert store.worktrees.get("app", "dev") == made
+    assert store.worktrees.list("app") == [made]
+    assert str(made) == "app+dev"
+    assert made.head is None
+    assert made.commit == base
+    info = made.upperdir.stat()
+    assert (info.st_mode, info.st_mtime_ns) == (0o41751, MTIME)
+    assert stat.S_IMODE(made.workdir.stat().st_mode) == 0o700
+    assert [(e.kind, e.which, e.old, e.new, e.why) for e in store.reflog.read("app")] == [
+        ("worktree", "dev", None, base, "worktree add")
+    ]
+    assert not leftovers(store)
+    check(store)
+
+
+def test_bad_input_leaves_nothing(store: Store, base: str) -> None:
+    before = sorted(store.root.rglob("*"))
+    for name, worktree in (("..", "dev"), ("app", "a/b"), ("app", "..")):
+        with pytest.raises(UsageError):
+            store.worktrees.create(name, worktree, base)
+    with pytest.raises(NotFoundError):
+        store.worktrees.create("app", "dev", "0" * 64)
+    with pytest.raises(UsageError, match="description"):
+        store.worktrees.create("app", "dev", base, "\udc80")
+    for call in (store.worktrees.get, store.worktrees.remove):
+        with pytest.raises(NotFoundError):
+            call("app", "dev")
+    (store.root / "refs" / "app.lock").unlink()
+    assert sorted(store.root.rglob("*")) == before
+
+
+def test_a_worktree_is_not_made_twice(store: Store, base: str) -> None:
+    made = store.worktrees.create("app", "dev", base)
+    (made.upperdir / "work").write_text("precious")
+    with pytest.raises(ExistsError, match=r"app\+dev"):
+        store.worktrees.create("app", "dev", base)
+    assert (made.upperdir / "work").read_text() == "precious"
+
+
+def test_the_head_moves_and_base_and_upperdir_stay(store: Store, base: str, other: str) -> None:
+    made = store.worktrees.create("app", "dev", base)
+    (made.upperdir / "work").write_text("x")
+    moved = store.worktrees.set_head("app", "dev", other, why="commit")
+    assert store.worktrees.get("app", "dev") == moved
+    assert (moved.base_commit, moved.head, moved.commit) == (base, other, other)
+    assert (made.upperdir / "work").read_text() == "x"
+    assert store.worktrees.set_head("app", "dev", other).head == other
+    assert [(e.old, e.new) for e in store.reflog.read("app")] == [(None, base), (base, other)]
+    with pytest.raises(NotFoundError):
+        store.worktrees.set_head("app", "dev", "0" * 64)
+
+
+def test_descriptions(store: Store, base: str) -> None:
+    store.worktrees.create("app", "dev", base)
+    text = 'quotes " and \n lines \x07'
+    store.worktrees.describe("app", "dev", text)
+    assert store.worktrees.get("app", "dev").description == text
+
+
+def test_renewing_puts_base_and_upperdir_in_place_at_once(store: Store, base: str, other: str) -> None:
+    made = store.worktrees.create("app", "dev", base, "kept")
+    (made.upperdir / "deep" / "er").mkdir(parents=True)
+    lease = Lease("container", "2025-06-09T10:30:00Z", True)
+    store.worktrees.set_lease("app", "dev", lease)
+    with store.worktrees.lock("app", "dev"), store.begin("a test") as tx:
+        renewed = store.worktrees.renew(tx, "app", "dev", base_commit=other, head=other, why="commit")
+    assert store.worktrees.get("app", "dev") == renewed
+    assert (renewed.base_commit, renewed.head, renewed.description) == (other, other, "kept")
+    assert renewed.created == made.created
+    assert os.listdir(renewed.upperdir) == []
+    assert store.worktrees.lease("app", "dev") == lease
+    assert not leftovers(store)
+    with store.begin("a test") as tx:
+        upperdir = store.worktrees.new_upperdir(tx, base)
+        (upperdir / "carried").write_text("x")
+        store.worktrees.renew(tx, "app", "dev", base_commit=base, head=None, upperdir=upperdir)
+    assert os.listdir(renewed.upperdir) == ["carried"]
+    assert store.worktrees.get("app", "dev").commit == base
+    assert [(e.old, e.new) for e in store.reflog.read("app")] == [(None, base), (base, other), (other, base)]
+
+
+def test_removal(store: Store, base: str) -> None:
+    made = store.worktrees.create("app", "dev", base)
+    (made.upperdir / "work").write_text("x")
+    store.worktrees.remove("app", "dev", why="done")
+    assert store.worktrees.names("app") == []
+    assert not made.directory.exists()
+    assert store.reflog.read("app")[-1].old == base
+    assert store.reflog.read("app")[-1].new is None
+    assert not leftovers(store)
+    with pytest.raises(NotFoundError):
+        store.worktrees.get("app", "dev")
+    store.worktrees.create("app", "dev", base)
+
+
+def test_leases(store: Store, base: str) -> None:
+    store.worktrees.create("app", "dev", base)
+    assert store.worktrees.lease("app", "dev") is None
+    for lease in (
+        Lease("abc", "2025-06-09T10:30:00Z", False),
+        Lease("def", "2025-06-09T10:31:00Z", True, "{name}-{time}", "disk full\n"),
+    ):
+        store.worktrees.set_lease("app", "dev", lease)
+        assert Store.open(store.root).worktrees.lease("app", "dev") == lease
+    store.worktrees.clear_lease("app", "dev")
+    store.worktrees.clear_lease("app", "dev")
+    assert store.worktrees.lease("app", "dev") is None
+    with pytest.raises(NotFoundError):
+        store.worktrees.set_lease("app", "nope", lease)
+
+
+def test_a_locked_worktree_waits(store: Store, base: str) -> None:
+    store.worktrees.create("app", "dev", base)
+    store.worktrees.create("app", "other", base)
+    second = Store.open(store.root)
+    with store.worktrees.lock("app", "dev"):
+        with pytest.raises(BusyError, match=r"app\+dev"), second.worktrees.lock("app", "dev", timeout=0):
+            pass
+        with second.worktrees.lock("app", "other", timeout=0):
+            pass
+        store.worktrees.set_head("app", "dev", base)
+
+
+def test_damage_is_named(store: Store, base: str, tmp_path: Path) -> None:
+    made = store.worktrees.create("app", "dev", base)
+    meta = made.directory / "meta.toml"
+    good = meta.read_bytes()
+    for content in (b"", b"\xff", b"[worktree]\n", good.replace(base.encode(), b"../../x"), good + b"[worktree]\n"):
+        meta.write_bytes(content)
+        with pytest.raises(DamagedError, match=r"meta\.toml"):
+            store.worktrees.get("app", "dev")
+    meta.unlink()
+    with pytest.raises(DamagedError, match=r"lost its meta\.toml"):
+        store.worktrees.get("app", "dev")
+    meta.symlink_to("/etc/passwd")
+    with pytest.raises(DamagedError, match="symbolic link"):
+        store.worktrees.get("app", "dev")
+    meta.unlink()
+    meta.write_bytes(good)
+    (made.directory / "lease.toml").write_text("[lease]\ncontainer = 1\n")
+    with pytest.raises(DamagedError, match=r"lease\.toml"):
+        store.worktrees.lease("app", "dev")
+    store.worktrees.clear_lease("app", "dev")
+    made.upperdir.rmdir()
+    made.upperdir.symlink_to(tmp_path)
+    with pytest.raises(DamagedError, match="upperdir"):
+        store.worktrees.get("app", "dev")
+    store.worktrees.remove("app", "dev")
+    assert tmp_path.exists()
+    assert store.worktrees.names("app") == []
