@@ -2,7 +2,7 @@
 
 ::
 
-    stratum.dev/volume.<id>=<ref>:<destination>[:<option>,...]
+    stratum.dev/volume.<id>=<ref>:<destination>[:<option>,...]     or <option>;...
 
     <id>            [A-Za-z0-9][A-Za-z0-9._-]{0,62}, tells the volumes of one container apart
     <ref>           NAME, NAME+WORKTREE, NAME:TAG, NAME:HASH or a full commit HASH (see stratum.refs)
@@ -15,6 +15,10 @@
                     scratch                a writable view of a tag or commit whose changes are thrown away
 
 A bare NAME means the worktree ``main``, or the tag ``latest`` where ``scratch`` asks for one.
+
+Options are separated by ',' or ';'. Podman before 5.0 splits what follows ``--annotation`` at commas itself, so there
+only ';' keeps them together; what such a split leaves over is recognised and refused, because losing
+``commit=never`` without a word would be worse.
 """
 
 from __future__ import annotations
@@ -36,6 +40,8 @@ MAX_COMPONENT = 255
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_SEPARATOR = re.compile("[,;]")
+_COMMIT = ("on-stop", "never")
 _RUNTIME_OWNED = ("proc", "sys")
 
 
@@ -69,6 +75,8 @@ def parse_volumes(annotations: Mapping[str, str]) -> list[Volume]:
     if len(keys) > MAX_VOLUMES:
         raise UsageError(f"{len(keys)} volume annotations; a container may have {MAX_VOLUMES}")
     volumes = [_parse_annotation(key, annotations[key]) for key in keys]
+    if any(_options_of(annotations[key]) for key in keys):
+        _check_fragments(annotations)
     _check_pairs(volumes)
     return sorted(volumes, key=lambda volume: volume.destination.split("/"))
 
@@ -88,17 +96,34 @@ def parse_volume(volume_id: str, value: str) -> Volume:
         raise UsageError(f"the value has {len(value)} characters; at most {MAX_VALUE} are allowed")
     if _CONTROL.search(value):
         raise UsageError(f"the value {_shown(value)} has a control character or newline in it")
-    ref_text, separator, rest = value.partition(":/")
+    ref_text, separator, path = value.partition(":/")
     if not separator:
         raise UsageError(
             f"{_shown(value)} has no absolute destination",
             hint=f"write {PREFIX}{volume_id}=REF:/path/in/container[:OPTION,...]",
         )
-    path, colon, option_text = rest.partition(":")
+    path, colon, _ = path.partition(":")
+    option_text = _options_of(value)
     if colon and not option_text:
         raise UsageError(f"{_shown(value)} ends in ':' without an option")
     options = _options(option_text) if colon else {}
     return _volume(volume_id, parse_ref(ref_text), _destination("/" + path), options)
+
+
+def _options_of(value: str) -> str:
+    """What follows the destination in an annotation's value."""
+    return value.partition(":/")[2].partition(":")[2]
+
+
+def _check_fragments(annotations: Mapping[str, str]) -> None:
+    """Refuse annotations that were options of a volume before Podman split them off at a comma."""
+    for key in ("create", "commit", "tag"):
+        value = annotations.get(key)
+        if value is not None and (key != "commit" or value in _COMMIT):
+            raise UsageError(
+                f"the option {key}={_shown(value)[1:-1]} became an annotation of its own",
+                hint="Podman before 5.0 splits --annotation at commas: separate the options by ';' and quote them",
+            )
 
 
 def _volume(volume_id: str, ref: Ref, destination: str, options: Mapping[str, str | None]) -> Volume:
@@ -131,7 +156,7 @@ def _full_ref(ref: Ref, scratch: bool) -> Ref:
 def _options(text: str) -> dict[str, str | None]:
     """``ro,create=base:tag`` -> ``{"ro": None, "create": "base:tag"}``, each option known and given once."""
     found: dict[str, str | None] = {}
-    for item in text.split(","):
+    for item in _SEPARATOR.split(text):
         key, equals, value = item.partition("=")
         if key in ("ro", "rw", "scratch"):
             if equals:
@@ -147,7 +172,7 @@ def _options(text: str) -> dict[str, str | None]:
         if key in found:
             raise UsageError(f"option {key!r} is given twice")
         found[key] = value if equals else None
-    if found.get("commit") not in (None, "on-stop", "never"):
+    if found.get("commit") not in (None, *_COMMIT):
         raise UsageError(f"commit={found['commit']} is not known", hint="use commit=on-stop or commit=never")
     return found
 

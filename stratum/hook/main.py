@@ -75,13 +75,15 @@ def poststop() -> int:
     from stratum.hook.volumes import remove_scratch
 
     state = read_state(_STDIN)
+    session = Session(load_config())
     failure = 0
-    for released in reconcile(Session(load_config()), stopped=state.id):
+    for released in reconcile(session, stopped=state.id):
         if released.error is not None:
             _say(released.error, log=True, about=f"{released.name}+{released.worktree}")
             if released.container == state.id:
                 failure = failure or released.error.exit_code
     remove_scratch(state.bundle)
+    session.state.records()  # reading them drops those of the stopped container
     return failure
 
 

@@ -20,7 +20,7 @@ import subprocess
 import tarfile
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
@@ -115,9 +115,15 @@ class PodmanEnv:
         """``podman run ARGS``."""
         return self.podman("run", *args, check=check, timeout=timeout)
 
-    def import_image(self, name: str, *, extra: Sequence[tarfile.TarInfo] = ()) -> None:
-        """Make the image ``name``: busybox with all its applets, the usual directories and ``extra`` entries."""
-        self.podman("import", "-", name, stdin=_busybox_tar(extra))
+    def start(self, *args: str | Path) -> subprocess.Popen[bytes]:
+        """Start ``podman ARGS`` without waiting for it; its output goes nowhere."""
+        nowhere = subprocess.DEVNULL
+        line = [*self.prefix, *map(str, args)]
+        return subprocess.Popen(line, env=self.environment, stdin=nowhere, stdout=nowhere, stderr=nowhere)
+
+    def import_image(self, name: str, *, links: Mapping[str, str] | None = None) -> None:
+        """Make the image ``name``: busybox with all its applets, the usual directories and the symlinks ``links``."""
+        self.podman("import", "-", name, stdin=_busybox_tar(links or {}))
 
     def state(self, container: str) -> str:
         """Podman's word for what ``container`` is doing: created, running, exited ..."""
@@ -162,11 +168,19 @@ class PodmanEnv:
                 points.append(point)
         return points[::-1]
 
+    def remove_all(self, timeout: float = 20) -> None:
+        """Remove all containers and pods. Podman needs a moment to notice that a killed one is dead."""
+        deadline = time.monotonic() + timeout
+        self.podman("pod", "rm", "--all", "--force", "--time", "0", check=False)
+        while (done := self.podman("rm", "--all", "--force", "--time", "0", check=False)).returncode != 0:
+            if time.monotonic() > deadline:
+                raise AssertionError(f"containers cannot be removed: {done.stderr}")
+            time.sleep(0.2)
+
     def close(self) -> None:
         """Remove every container, process and mount of this environment, and its directory."""
         try:
-            self.podman("rm", "--all", "--force", "--time", "0", check=False)
-            self.podman("pod", "rm", "--all", "--force", "--time", "0", check=False)
+            self.remove_all()
             deadline = time.monotonic() + 10
             while self._processes() and time.monotonic() < deadline:
                 time.sleep(0.05)
@@ -176,8 +190,8 @@ class PodmanEnv:
             shutil.rmtree(self.directory)
 
 
-def _busybox_tar(extra: Sequence[tarfile.TarInfo]) -> bytes:
-    """A root file system in a tar: busybox under all its names, and ``extra``."""
+def _busybox_tar(links: Mapping[str, str]) -> bytes:
+    """A root file system in a tar: busybox under all its names, and ``links``."""
     names = subprocess.run([BUSYBOX, "--list"], check=True, capture_output=True, text=True).stdout.split()
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
@@ -191,8 +205,8 @@ def _busybox_tar(extra: Sequence[tarfile.TarInfo]) -> bytes:
         for name in names:
             if name != "busybox":
                 archive.addfile(_symlink(f"bin/{name}", "busybox"))
-        for entry in extra:
-            archive.addfile(entry)
+        for name, target in links.items():
+            archive.addfile(_symlink(name, target))
     return buffer.getvalue()
 
 

@@ -30,8 +30,9 @@ HASH = "0123456789abcdef" * 4
         ("app:/data:scratch,rw", Volume("v", Ref("app", tag="latest"), "/data", False, scratch=True)),
         ("app:/a//b/./c/", Volume("v", Ref("app", worktree="main"), "/a/b/c", False, commit=True)),
         ("app:/with, comma/ünï", Volume("v", Ref("app", worktree="main"), "/with, comma/ünï", False, commit=True)),
+        ("app:/a;b,c:ro;commit=never", Volume("v", Ref("app", worktree="main"), "/a;b,c", True)),
         (
-            "app+dev:/d:create=base:v1,commit=on-stop,tag={name}-{worktree}-{container}-{time}-{commit}",
+            "app+dev:/d:create=base:v1;commit=on-stop,tag={name}-{worktree}-{container}-{time}-{commit}",
             Volume(
                 "v",
                 Ref("app", worktree="dev"),
@@ -148,6 +149,19 @@ def test_one_worktree_one_volume() -> None:
 
 def test_a_tag_may_be_mounted_twice() -> None:
     assert len(parse_volumes({PREFIX + "a": "x:v1:/one", PREFIX + "b": "x:v1:/two"})) == 2
+
+
+@pytest.mark.parametrize("fragment", [("tag", "x"), ("create", "base"), ("commit", "never"), ("commit", "on-stop")])
+def test_options_that_podman_split_off_are_not_lost(fragment: tuple[str, str]) -> None:
+    key, value = fragment
+    with pytest.raises(UsageError, match=f"the option {key}={value} became an annotation of its own") as caught:
+        parse_volumes({PREFIX + "v": "app:/data:rw", key: value})
+    assert "';'" in caught.value.hint
+
+
+def test_annotations_of_others_may_have_the_names_of_options() -> None:
+    assert len(parse_volumes({PREFIX + "v": "app:/data", "tag": "x", "create": "y"})) == 1
+    assert len(parse_volumes({PREFIX + "v": "app:/data:rw", "commit": "0123abc"})) == 1
 
 
 def test_too_many_volumes() -> None:
