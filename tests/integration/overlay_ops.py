@@ -22,7 +22,7 @@ from pathlib import Path
 from stratum.composefs.verity import verity_digest
 from stratum.ingest.reader import FileReader
 from stratum.ingest.upperdir import read_upperdir
-from stratum.mount.build import build_detached, mount, unmount
+from stratum.mount.build import mount, unmount
 from stratum.mount.plan import MountPlan
 from stratum.store.store import Store
 from stratum.sys.syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE, renameat2
@@ -467,7 +467,7 @@ def make_source(place: Path) -> Path:
     os.setxattr(source / "d", "user.a", b"directory")
     os.setxattr(source / "d" / "f", "user.a", b"file")
     os.setxattr(source / "d" / "big", "trusted.overlay.redirect", b"/etc/shadow")
-    os.setxattr(source / "d" / "sub", "trusted.overlay.opaque", b"y")
+    os.setxattr(source / "d" / "sub", "trusted.overlay.origin", b"not a handle")
     os.setxattr(source / "d" / "link", "trusted.c", b"symlink", follow_symlinks=False)
     os.setxattr(source / "d" / "sub" / "f", "system.posix_acl_access", ROOT_USER_ACL)
     os.setxattr(source, "user.b", b"root")
@@ -476,8 +476,3 @@ def make_source(place: Path) -> Path:
     for time, path in zip(TIMES, (source / "f", source / "d" / "f", source / "d" / "sub", source), strict=True):
         os.utime(path, ns=(time, time))
     return source
-
-
-def mounted_read_only(lab: Lab, tree: Directory) -> int:
-    """A detached mount of a commit alone, as an fd."""
-    return build_detached(MountPlan(lab.image(tree), lab.store.objects.directory))
