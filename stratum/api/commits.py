@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from stratum.api.session import Session
+from stratum.api.settling import settle
 from stratum.errors import ExistsError
 from stratum.refs import check_name, parse_ref
 
@@ -62,6 +63,7 @@ def commit_worktree(
     store = session.store
     tag_name = _tag_target(name, tag)
     with store.worktrees.lock(name, worktree):
+        settle(session, name, worktree)
         tree = store.worktrees.get(name, worktree)
         previous = _previous(session, tag_name, force=force)
         base = store.commits.tree(tree.base_commit)

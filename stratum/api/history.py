@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from stratum.api.session import Session
 from stratum.errors import NotFoundError, UsageError
-from stratum.refs import Ref, parse_ref
+from stratum.refs import Ref, is_name, parse_ref
 
 if TYPE_CHECKING:
     from stratum.store.commits import CommitMeta
@@ -120,11 +120,12 @@ def _worktree(session: Session, ref: Ref) -> tuple[str, str] | None:
 
 
 def ref_or_mountpoint(session: Session, text: str) -> Ref:
-    """A ref, or the ref that is mounted at (or above) the path ``text``: an argument with '/' or '.', '..' is a path.
+    """A ref, or the ref that is mounted at (or above) the path ``text``.
 
-    Raises ``UsageError`` where nothing of this store is mounted at the path.
+    An argument with '/' is a path, and so are '.' and '..'; a plain word is one where no stratum has that name but a
+    mount of Stratum shows there. Raises ``UsageError`` where nothing of this store is mounted at the path.
     """
-    if "/" not in text and text not in (".", ".."):
+    if not means_path(session, text):
         return parse_ref(text)
     from pathlib import Path
 
@@ -138,3 +139,14 @@ def ref_or_mountpoint(session: Session, text: str) -> Ref:
     if record.store_key != store_key(session.store.root):
         raise UsageError(f"{text} shows a ref of another store", hint=f"use --store {record.store}")
     return parse_ref(record.ref)
+
+
+def means_path(session: Session, text: str) -> bool:
+    """Whether an argument that may be a ref or a path is a path (see ``ref_or_mountpoint``)."""
+    if "/" in text or text in (".", ".."):
+        return True
+    if not os.path.isdir(text) or (is_name(text) and session.store.namespaces.exists(text)):
+        return False
+    from pathlib import Path
+
+    return session.state.find_mountpoint(Path(text), inside=True) is not None

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stratum.api.history import means_path
 from stratum.api.session import Session
+from stratum.api.settling import settle
 from stratum.errors import NotFoundError
 from stratum.refs import DEFAULT_TAG, DEFAULT_WORKTREE, parse_ref
 
 if TYPE_CHECKING:
+    from stratum.mount.plan import MountPlan
     from stratum.mount.state import Record
+    from stratum.store.resolve import Resolved
 
 
 def mount(session: Session, text: str, mountpoint: str | None = None, *, read_only: bool = False) -> Record:
@@ -24,32 +30,31 @@ def mount(session: Session, text: str, mountpoint: str | None = None, *, read_on
     store = session.store
     found = store.resolve_mountable(parse_ref(text))
     at = None if mountpoint is None else Path(mountpoint)
+    with ExitStack() as locks:
+        if found.kind == "worktree":
+            assert found.name is not None
+            assert found.worktree is not None
+            locks.enter_context(store.worktrees.lock(found.name, found.worktree))
+            settle(session, found.name, found.worktree)
+        plan, ref, commit = plan_mount(session, found)
+        if read_only:
+            plan = replace(plan, read_only=True)
+        return host.mount_recorded(session.state, plan, store=store.root, ref=ref, commit=commit, at=at)
+
+
+def plan_mount(session: Session, found: Resolved) -> tuple[MountPlan, str, str]:
+    """(the plan, the ref to record, the commit that is the ground) for a resolved ref. A worktree's lock is held."""
+    from stratum.mount.plan import MountPlan
+
+    store = session.store
     if found.kind != "worktree":
-        return host.mount_commit(
-            session.state,
-            store=store.root,
-            ref=str(found),
-            commit=found.commit,
-            image=store.ensure_image(found.commit),
-            objects=store.layout.objects,
-            mountpoint=at,
-        )
+        return MountPlan(store.ensure_image(found.commit), store.layout.objects), str(found), found.commit
     assert found.name is not None
     assert found.worktree is not None
-    with store.worktrees.lock(found.name, found.worktree):
-        tree = store.worktrees.get(found.name, found.worktree)
-        return host.mount_worktree(
-            session.state,
-            store=store.root,
-            ref=str(tree.ref),
-            commit=tree.base_commit,
-            image=store.ensure_image(tree.base_commit),
-            objects=store.layout.objects,
-            upperdir=tree.upperdir,
-            workdir=tree.workdir,
-            mountpoint=at,
-            read_only=read_only,
-        )
+    tree = store.worktrees.get(found.name, found.worktree)
+    image = store.ensure_image(tree.base_commit)
+    plan = MountPlan(image, store.layout.objects, tree.upperdir, tree.workdir)
+    return plan, str(tree.ref), tree.base_commit
 
 
 def unmount(session: Session, text: str, *, lazy: bool = False) -> list[Record]:
@@ -59,7 +64,7 @@ def unmount(session: Session, text: str, *, lazy: bool = False) -> list[Record]:
     """
     from stratum.mount import host
 
-    if "/" in text or text in (".", ".."):
+    if means_path(session, text):
         return [host.unmount(session.state, Path(text), lazy=lazy)]
     records = find_mounts(session, text)
     if not records:

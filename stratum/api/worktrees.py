@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from stratum.api.session import Session
+from stratum.api.settling import settle
 from stratum.errors import BusyError, UsageError
 from stratum.refs import DEFAULT_TAG, Ref, check_name, parse_ref
 
@@ -96,6 +97,7 @@ def remove_worktree(session: Session, name: str, worktree: str, *, discard: bool
     store = session.store
     with store.worktrees.lock(name, worktree):
         refuse_mounted(session, name, worktree)
+        settle(session, name, worktree)
         kept = None if discard else keep_uncommitted(session, name, worktree, why="kept before removal")
         store.worktrees.remove(name, worktree, why="removed" + (f", its changes kept as {kept}" if kept else ""))
     return kept

@@ -68,8 +68,3 @@ def verb(name: str, **attributes: Any) -> Callable[[Callable[..., Any]], click.C
 def message_option(function: Callable[..., Any]) -> Callable[..., Any]:
     """``-m/--message``: kept in the commit's metadata."""
     return click.option("-m", "--message", help="Message kept with the commit.")(function)
-
-
-def is_path(text: str) -> bool:
-    """Whether an argument that may be a ref or a path is meant as a path: no ref contains '/' or is '.' or '..'."""
-    return "/" in text or text in (".", "..")

@@ -38,8 +38,8 @@ def show(app: App, ref: str) -> None:
     app.out.line(f"files       {meta.file_count} ({human_size(meta.total_size)})")
     for key, value in (meta.origin or {}).items():
         for item in value if isinstance(value, list) else [value]:
-            shown = " ".join(map(str, item.values())) if isinstance(item, dict) else str(item)
-            app.out.line(f"origin      {key}: {safe(shown)}")
+            text = " ".join(map(str, item.values())) if isinstance(item, dict) else str(item)
+            app.out.line(f"origin      {key}: {safe(text)}")
     if meta.message:
         app.out.line("")
         app.out.line(safe_lines(meta.message))

@@ -37,6 +37,8 @@ VERBS = {
     "push": "stratum.cli.transfer:push",
     "pull": "stratum.cli.transfer:pull",
     "hook": "stratum.cli.hook:hook",
+    "reset": "stratum.cli.switching:reset",
+    "rebase": "stratum.cli.switching:rebase",
     "patchset": "stratum.cli.patchset:patchset",
 }
 """Verb -> where its command lives, so that one verb loads one module."""

@@ -1,4 +1,4 @@
-"""``worktree add|list|remove``: named writable layers."""
+"""``worktree add|list|remove|switch``: named writable layers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from stratum.cli.output import safe, short
 
 @click.group("worktree")
 def worktree() -> None:
-    """Make, list and remove worktrees: named writable layers over a commit."""
+    """Make, list, remove and switch worktrees: named writable layers over a commit."""
 
 
 @verb("add")
@@ -87,5 +87,21 @@ def remove(app: App, ref: str, discard: bool, dry_run: bool) -> None:
     app.out.note(f"{'would remove' if dry_run else 'removed'} {removed.ref}")
 
 
-for _command in (add, list_, remove):
+@verb("switch")
+@click.argument("ref", metavar="NAME+WORKTREE")
+@click.argument("mountpoint")
+@click.option("-f", "--force", is_flag=True, help="Go on although files are open for writing there.")
+def switch(app: App, ref: str, mountpoint: str, force: bool) -> None:
+    """Let the live MOUNTPOINT show another worktree. The one that it showed keeps its changes."""
+    from stratum.api.switching import switch as run
+
+    record = run(app.session, ref, mountpoint, force=force)
+    if app.out.json:
+        app.out.object(record.to_json())
+    else:
+        app.out.line(safe(record.mountpoint))
+        app.out.note(f"{safe(record.mountpoint)} shows {record.ref}")
+
+
+for _command in (add, list_, remove, switch):
     worktree.add_command(_command)

@@ -23,9 +23,9 @@ from __future__ import annotations
 import json
 import os
 import stat
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from datetime import datetime, timezone
 from pathlib import Path
 
 from stratum.errors import BusyError, DamagedError, NotFoundError, StratumError, os_error_text
@@ -99,13 +99,21 @@ class State:
         return found
 
     def claim(
-        self, *, store: Path, ref: str, commit: str, mountpoint: Path, read_only: bool, holder: Holder | None = None
+        self,
+        *,
+        store: Path,
+        ref: str,
+        commit: str,
+        mountpoint: Path,
+        read_only: bool,
+        holder: Holder | None = None,
+        replacing: Record | None = None,
     ) -> Record:
         """Reserve a mount about to be made; the record's ``source`` is to be the plan's.
 
         ``holder`` is whoever makes the mount (default: this process on the host): while that process lives, so does
-        the claim. Raises ``BusyError`` where ``ref`` is a worktree that somebody has, or where the mountpoint shows
-        another mount of Stratum.
+        the claim. ``replacing`` is the mount that it is to take the place of. Raises ``BusyError`` where ``ref`` is a
+        worktree that somebody has, or where the mountpoint shows another mount of Stratum.
         """
         record = Record(
             id=os.urandom(8).hex(),
@@ -117,12 +125,13 @@ class State:
             holder=holder or host_holder(),
             mount_id=None,
             read_only=read_only,
-            since=datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            since=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         )
 
         def add(records: list[Record]) -> list[Record]:
             for other in records:
-                _check_free(record, other)
+                if replacing is None or other.id != replacing.id:
+                    _check_free(record, other)
             return [*records, record]
 
         self._change(add)

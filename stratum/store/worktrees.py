@@ -245,6 +245,11 @@ class Worktrees:
                 tx.place_file(_meta(new), old.directory / "meta.toml")
             return new
 
+    def note(self, name: str, worktree: str, commit: str, why: str) -> None:
+        """Have the reflog name a commit of the worktree's content that its head does not move to."""
+        with self._locks.ref(name):
+            self._reflog.append(name, "worktree", worktree, commit, self.get(name, worktree).commit, why)
+
     def describe(self, name: str, worktree: str, description: str) -> Worktree:
         """Change the description."""
         with self.lock(name, worktree):
@@ -326,6 +331,11 @@ class Worktrees:
             retired = self._retired_path(name, worktree)
             tx.exchange(retired, self._layout.worktree(name, worktree))
             tx.take_out(retired)
+
+    def has_leftovers(self, name: str, worktree: str) -> bool:
+        """Whether an interrupted switch left anything."""
+        directory = self._layout.worktree(check_name(name), check_name(worktree, "worktree name"))
+        return os.path.lexists(directory / _SWITCH) or os.path.lexists(self._retired_path(name, worktree))
 
     def interrupted_switch(self, name: str, worktree: str) -> InterruptedSwitch | None:
         """What a switch that did not come to its end left, or None. One that never came into use is not told of."""

@@ -1,0 +1,81 @@
+"""Finishing what a killed live switch of a worktree left (``api.switching``), before anything else is done with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stratum.api.session import Session
+
+if TYPE_CHECKING:
+    from stratum.mount.state import Record
+    from stratum.store.transaction import Transaction
+    from stratum.store.worktrees import Worktree
+    from stratum.tree.model import Directory
+
+
+def store_worktree(session: Session, tx: Transaction, tree: Worktree, base: Directory) -> Directory:
+    """The tree that ``tree`` shows over ``base``, its base commit's, with all content in ``tx`` or the store."""
+    from stratum.ingest.worktree import store_upperdir
+
+    return store_upperdir(tx, session.store.objects, base, tree.upperdir, lambda warning: None)
+
+
+def build_mount(session: Session, tree: Worktree, image: Path, record: Record) -> int:
+    """A detached mount of ``tree`` over ``image`` that is to take the place of the recorded one; its fd."""
+    from stratum.mount.build import build_detached
+    from stratum.mount.plan import MountPlan
+
+    plan = MountPlan(
+        image,
+        session.store.layout.objects,
+        tree.upperdir,
+        tree.workdir,
+        read_only=record.read_only,
+        source=record.source,
+    )
+    return build_detached(plan)
+
+
+def settle(session: Session, name: str, worktree: str) -> None:
+    """Finish what a killed switch left. The caller holds the worktree's lock.
+
+    The mount that still shows the retired upperdir is switched; what it holds beyond what was kept is committed,
+    untagged, and the reflog names it.
+    """
+    store = session.store
+    if not store.worktrees.has_leftovers(name, worktree):
+        return
+    interrupted = store.worktrees.interrupted_switch(name, worktree)
+    if interrupted is not None and interrupted.old is not None:
+        tree = store.worktrees.get(name, worktree)
+        record = session.state.find_worktree(store.root, name, worktree)
+        if record is not None and interrupted.mount_id == record.mount_id:
+            from stratum.mount.swap import swap
+
+            def build() -> int:
+                return build_mount(session, tree, store.ensure_image(tree.base_commit), record)
+
+            mount_id = swap(record, build, force=True)
+            session.state.confirm(record, mount_id, commit=tree.base_commit)
+        _keep_retired(session, interrupted.old, tree)
+    with store.begin(f"settling {name}+{worktree}") as tx:
+        store.worktrees.drop_retired(tx, name, worktree)
+
+
+def _keep_retired(session: Session, old: Worktree, tree: Worktree) -> None:
+    """Commit what the retired upperdir shows, where that is not a commit yet, and have the reflog name it."""
+    store = session.store
+    base = store.commits.tree(old.base_commit)
+    with store.begin(f"settling {tree}") as tx:
+        root = store_worktree(session, tx, old, base)
+        meta = store.write_commit(
+            tx,
+            root,
+            parent=old.base_commit,
+            origin={"kind": "worktree", "worktree": str(tree)},
+            timestamp=session.now(),
+            known=base,
+        )
+        why = "kept from an interrupted switch"
+        store.worktrees.note(tree.name, tree.worktree, meta.metadata_hash, why)

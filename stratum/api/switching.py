@@ -1,0 +1,278 @@
+"""``reset``, ``rebase`` and ``switch``: what a worktree, or a live mountpoint, is to show from now on.
+
+Uncommitted work is committed first, untagged, and the reflog names it. A mounted worktree is switched live: while its
+mount takes no writes, the new upperdir takes the old one's place in the store in one step, a mount of it is built, and
+one more step lets the mountpoint show it (``mount.swap``). Killed between the two steps, the store has the new state
+and the mount shows the old one; the next verb on the worktree finishes the switch (``api.settling``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stratum.api.commits import commit_worktree
+from stratum.api.history import ref_or_mountpoint
+from stratum.api.session import Session
+from stratum.api.settling import build_mount, settle, store_worktree
+from stratum.errors import NotFoundError, UsageError
+from stratum.refs import DEFAULT_TAG, DEFAULT_WORKTREE, Ref, parse_ref
+
+if TYPE_CHECKING:
+    from stratum.mount.state import Record
+    from stratum.store.transaction import Transaction
+    from stratum.store.worktrees import Worktree
+    from stratum.tree.model import Directory
+
+BuildUpper = Callable[["Transaction"], Path]
+
+
+@dataclass(frozen=True, slots=True)
+class Switched:
+    """A worktree on another base. ``kept_commit`` keeps what it held uncommitted before, None where it held nothing
+    (or it was discarded); ``conflicts`` lists the paths that both sides of a rebase had changed."""
+
+    worktree: str
+    old_base: str
+    base: str
+    mountpoint: str | None
+    kept_commit: str | None
+    conflicts: list[bytes] = field(default_factory=list)
+    changes: int = 0
+
+
+def reset(
+    session: Session,
+    target: str,
+    to: str | None = None,
+    *,
+    discard: bool = False,
+    force: bool = False,
+    dry_run: bool = False,
+) -> Switched:
+    """Let the worktree ``target`` (a ref or mountpoint) show the commit ``to`` and nothing else.
+
+    ``to`` NAME alone is the last commit of NAME's worktree ``main`` (its tag ``latest`` where there is none); without
+    ``to``, the worktree's own last commit. ``BusyError`` lists processes with files open for writing, unless
+    ``force``.
+    """
+    store = session.store
+    name, worktree = _worktree_of(session, target)
+    with store.worktrees.lock(name, worktree):
+        settle(session, name, worktree)
+        tree = store.worktrees.get(name, worktree)
+        commit = tree.commit if to is None else _reset_commit(session, parse_ref(to))
+        why = f"reset to {to or commit}"
+        if dry_run:
+            return Switched(str(tree), tree.base_commit, commit, _mountpoint(session, tree), None)
+        return _replace(
+            session, tree, commit, commit, lambda tx: store.worktrees.new_upperdir(tx, commit), why, discard, force
+        )
+
+
+def rebase(
+    session: Session, target: str, onto: str, *, discard: bool = False, force: bool = False, dry_run: bool = False
+) -> Switched:
+    """Carry the worktree's own changes onto the commit ``onto``, which becomes its base.
+
+    A path that both sides changed keeps the worktree's version and is listed. ``discard`` leaves out the commit that
+    keeps the state before. Raises as ``reset`` does.
+    """
+    from stratum.tree.merge import make_layer
+    from stratum.tree.merge import rebase as rebase_trees
+    from stratum.tree.upperform import upper_form
+
+    store = session.store
+    name, worktree = _worktree_of(session, target)
+    found = store.resolve_worktree(parse_ref(onto), create=False) if "+" in onto else store.resolve(parse_ref(onto))
+    new_base = found.commit
+    with store.worktrees.lock(name, worktree):
+        settle(session, name, worktree)
+        tree = store.worktrees.get(name, worktree)
+        base, new_tree = store.commits.tree(tree.base_commit), store.commits.tree(new_base)
+        conflicts: list[bytes] = []
+        layer: list[Directory] = []
+
+        def carry(tx: Transaction) -> Path:
+            merged = store_worktree(session, tx, tree, base)
+            rebased = rebase_trees(base, merged, new_tree)
+            conflicts.extend(rebased.conflicts)
+            layer.append(make_layer(new_tree, rebased.tree))
+            upperdir = store.worktrees.new_upperdir(tx, new_base)
+            if not dry_run:
+                from stratum.ingest.restore import restore
+
+                tx.publish_objects()
+                restore(store.objects, upper_form(layer[0]), upperdir)
+            return upperdir
+
+        if dry_run:
+            with store.begin(f"rebasing {tree}") as tx:
+                carry(tx)
+            done = Switched(str(tree), tree.base_commit, new_base, _mountpoint(session, tree), None)
+        else:
+            done = _replace(session, tree, new_base, None, carry, f"rebase onto {onto}", discard, force)
+    return _with(done, conflicts, layer)
+
+
+def _with(done: Switched, conflicts: list[bytes], layer: list[Directory]) -> Switched:
+    from dataclasses import replace
+
+    from stratum.tree.model import walk
+
+    changes = sum(1 for _ in walk(layer[0])) - 1 if layer else 0
+    return replace(done, conflicts=conflicts, changes=changes)
+
+
+def _worktree_of(session: Session, target: str) -> tuple[str, str]:
+    found = session.store.resolve_worktree(ref_or_mountpoint(session, target))
+    assert found.name is not None
+    assert found.worktree is not None
+    return found.name, found.worktree
+
+
+def _reset_commit(session: Session, ref: Ref) -> str:
+    store = session.store
+    if ref.bare and store.namespaces.exists(ref.name) and store.worktrees.exists(ref.name, DEFAULT_WORKTREE):
+        return store.worktrees.get(ref.name, DEFAULT_WORKTREE).commit
+    return store.resolve_commit(Ref(ref.name, tag=DEFAULT_TAG) if ref.bare and not _is_commit(session, ref) else ref)
+
+
+def _is_commit(session: Session, ref: Ref) -> bool:
+    return not session.store.namespaces.exists(ref.name)
+
+
+def _mountpoint(session: Session, tree: Worktree) -> str | None:
+    record = session.state.find_worktree(session.store.root, tree.name, tree.worktree)
+    return record.mountpoint if record is not None else None
+
+
+def _replace(
+    session: Session,
+    tree: Worktree,
+    base: str,
+    head: str | None,
+    build_upper: BuildUpper,
+    why: str,
+    discard: bool,
+    force: bool,
+) -> Switched:
+    """Put ``tree`` on ``base`` with the upperdir that ``build_upper`` makes, mounted or not. Its lock is held."""
+    store = session.store
+    record = session.state.find_worktree(store.root, tree.name, tree.worktree)
+    kept: list[str] = []
+
+    def keep() -> None:
+        if not discard:
+            done = commit_worktree(session, tree.name, tree.worktree, why=f"kept before {why}", fast_forward=False)
+            if done.changed:
+                kept.append(done.commit)
+
+    if record is None:
+        keep()
+        with store.begin(f"{why}: {tree}") as tx:
+            store.worktrees.renew(
+                tx, tree.name, tree.worktree, base_commit=base, head=head, upperdir=build_upper(tx), why=why
+            )
+    else:
+        _replace_live(session, tree, record, base, head, build_upper, keep, why, force)
+    return Switched(
+        str(tree),
+        tree.base_commit,
+        base,
+        record.mountpoint if record is not None else None,
+        kept[0] if kept else None,
+    )
+
+
+def _replace_live(
+    session: Session,
+    tree: Worktree,
+    record: Record,
+    base: str,
+    head: str | None,
+    build_upper: BuildUpper,
+    keep: Callable[[], None],
+    why: str,
+    force: bool,
+) -> None:
+    from stratum.mount.swap import swap
+
+    store = session.store
+    placed = False
+
+    def build() -> int:
+        nonlocal placed
+        keep()
+        image = store.ensure_image(base)
+        with store.begin(f"{why}: {tree}") as tx:
+            new = store.worktrees.switch(
+                tx,
+                tree.name,
+                tree.worktree,
+                base_commit=base,
+                head=head,
+                upperdir=build_upper(tx),
+                mount_id=record.mount_id,
+                why=why,
+            )
+            placed = True
+        return build_mount(session, new, image, record)
+
+    try:
+        mount_id = swap(record, build, force=force)
+    except BaseException:
+        if placed:
+            with store.begin(f"undoing {why}: {tree}") as tx:
+                store.worktrees.undo_switch(tx, tree.name, tree.worktree)
+        raise
+    session.state.confirm(record, mount_id, commit=base)
+    with store.begin(f"{why}: {tree}") as tx:
+        store.worktrees.drop_retired(tx, tree.name, tree.worktree)
+
+
+def switch(session: Session, text: str, mountpoint: str, *, force: bool = False) -> Record:
+    """Let the live ``mountpoint`` show another worktree (NAME+WORKTREE), tag or commit.
+
+    The worktree that it showed keeps its changes and is free afterwards. Raises ``NotFoundError`` where Stratum has
+    mounted nothing there, ``BusyError`` where the new worktree is in use or files are open for writing.
+    """
+    from stratum.api.mounting import plan_mount
+    from stratum.mount.build import build_detached
+    from stratum.mount.swap import swap
+
+    store = session.store
+    old = session.state.find_mountpoint(Path(mountpoint))
+    if old is None:
+        raise NotFoundError(
+            f"{mountpoint} is not a mount of Stratum", hint="'stratum status' lists the mounts there are"
+        )
+    found = store.resolve_mountable(parse_ref(text))
+    if found.kind != "worktree":
+        raise UsageError(f"{text} is not a worktree", hint="name it as NAME+WORKTREE")
+    assert found.name is not None
+    assert found.worktree is not None
+    if old.ref == str(found):
+        return old
+    with store.worktrees.lock(found.name, found.worktree):
+        settle(session, found.name, found.worktree)
+        plan, ref, commit = plan_mount(session, found)
+        record = session.state.claim(
+            store=store.root,
+            ref=ref,
+            commit=commit,
+            mountpoint=Path(old.mountpoint),
+            read_only=not plan.writable,
+            replacing=old,
+        )
+        try:
+            from dataclasses import replace
+
+            mount_id = swap(old, lambda: build_detached(replace(plan, source=record.source)), force=force)
+        except BaseException:
+            session.state.release(record)
+            raise
+        session.state.release(old)
+        return session.state.confirm(record, mount_id)
