@@ -9,6 +9,7 @@ from collections.abc import Callable
 from hypothesis import strategies as st
 
 from stratum.tree.model import Directory, File, Inode, Special, Symlink, Xattrs
+from stratum.tree.overlay import is_whiteout_device
 
 SECOND = 1_000_000_000
 BIG_SIZES = (65, 4095, 4096, 4097, 1 << 31, (1 << 32) - 1, 1 << 32, (1 << 43) + 1, 600 << 43, 1023 << 43, 1 << 53)
@@ -36,6 +37,22 @@ XATTR_NAMES = (
     b"trusted.overlay.overlay.redirect",
     b"security.selinux",
     b"security.capability",
+    b"user.mime_type",
+)
+MOUNTABLE_PREFIXES = (
+    b"user.",
+    b"trusted.",
+    b"security.",
+    b"trusted.overlay.",
+    b"trusted.overlay.overlay.",
+    b"user.overlay.",
+)
+MOUNTABLE_NAMES = (
+    b"trusted.overlay.metacopy",
+    b"trusted.overlay.redirect",
+    b"trusted.overlay.origin",
+    b"trusted.overlay.overlay.redirect",
+    b"security.label",
     b"user.mime_type",
 )
 
@@ -117,10 +134,16 @@ trees: st.SearchStrategy[Directory] = st.builds(
 
 
 class TreeBuilder:
-    """Large trees from a seed: every kind of entry, pools of shared and unshared attributes, blocks that just fit."""
+    """Large trees from a seed: every kind of entry, pools of shared and unshared attributes, blocks that just fit.
 
-    def __init__(self, seed: int) -> None:
+    With ``mountable`` all of it can be seen on a mount: no attributes that the kernel does not show or that have to
+    follow rules of its own (ACLs, capabilities, ``user.*`` on what is neither a file nor a directory), and no owner
+    with the number that the kernel has for "none".
+    """
+
+    def __init__(self, seed: int, *, mountable: bool = False) -> None:
         self.random = random.Random(seed)
+        self._mountable = mountable
         self._xattr_pool = [self._xattrs(self.random.choice((1, 2, 5))) for _ in range(self.random.choice((0, 3, 40)))]
         self._digests = [self.random.randbytes(32) for _ in range(20)]
         self._mtimes = [self._mtime() for _ in range(self.random.choice((1, 2, 50)))]
@@ -170,10 +193,14 @@ class TreeBuilder:
         r = self.random
         pairs: dict[bytes, bytes] = {}
         for _ in range(r.randint(0, most)):
-            name = r.choice(XATTR_NAMES)
+            name = r.choice(MOUNTABLE_NAMES if self._mountable else XATTR_NAMES)
             if r.random() < 0.6:
-                name = r.choice(XATTR_PREFIXES) + bytes(r.choices(range(1, 256), k=r.choice((1, 5, 15, 16, 17, 60))))
-            pairs[name] = r.randbytes(r.choice((0, 1, 2, 3, 4, 20, 36, 100, 1000, 4000) if r.random() < 0.3 else (0, 3, 20)))
+                name = r.choice(MOUNTABLE_PREFIXES if self._mountable else XATTR_PREFIXES) + bytes(
+                    r.choices(range(1, 256), k=r.choice((1, 5, 15, 16, 17, 60)))
+                )
+            pairs[name] = r.randbytes(
+                r.choice((0, 1, 2, 3, 4, 20, 36, 100, 1000, 4000) if r.random() < 0.3 else (0, 3, 20))
+            )
         return tuple(sorted(pairs.items()))
 
     def _common(self, kind: int) -> tuple[int, int, int, int, Xattrs]:
@@ -181,11 +208,15 @@ class TreeBuilder:
         xattrs: Xattrs = ()
         if r.random() < self._xattr_rate:
             xattrs = r.choice(self._xattr_pool) if self._xattr_pool and r.random() < 0.8 else self._xattrs(3)
-        owner = (r.choice(IDS), r.choice(IDS)) if r.random() < 0.3 else (1000, 1000)
+        if self._mountable and kind not in (stat.S_IFREG, stat.S_IFDIR):
+            xattrs = tuple(pair for pair in xattrs if not pair[0].startswith(b"user."))
+        ids = IDS[:-1] if self._mountable else IDS
+        owner = (r.choice(ids), r.choice(ids)) if r.random() < 0.3 else (1000, 1000)
         return kind | r.choice((0o644, 0o755, 0o7777, 0)), *owner, r.choice(self._mtimes), xattrs
 
     def _keep(self, inode: Inode) -> Inode:
-        self._inodes.append(inode)
+        if not (self._mountable and is_whiteout_device(inode)):  # only its first directory is marked in an image
+            self._inodes.append(inode)
         return inode
 
     def _file(self) -> Inode:

@@ -1,0 +1,232 @@
+"""The kernel mounts every image that we write, and what it shows is the tree: the image itself and the overlay view."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from stratum.composefs.erofs import write_image
+from stratum.composefs.verity import verity_digest
+from stratum.mount.build import build_detached, kernel_method, mount_image
+from stratum.mount.plan import MountPlan
+from stratum.sys.xattrs import read_fd_xattrs
+from stratum.tree.dump import count_links, directory_nlink
+from stratum.tree.limits import overlay_marks, with_marks
+from stratum.tree.model import Directory, File, Inode, Special, Symlink, Xattrs, object_path, walk
+from stratum.tree.overlay import escape_xattrs, is_whiteout_device, split_xattrs
+from tests.support.trees import TreeBuilder
+
+pytestmark = pytest.mark.root
+
+
+class Seen(NamedTuple):
+    """What stat, readlink, listxattr and getxattr show of one entry."""
+
+    mode: int
+    uid: int
+    gid: int
+    mtime: int
+    size: int | None
+    rdev: int
+    nlink: int | None
+    target: bytes | None
+    content: bytes | None
+    xattrs: Xattrs
+
+
+def seen_below(root: int, *, read: bool) -> Iterator[tuple[bytes, Seen]]:
+    """Everything below the directory fd ``root``, depth-first; ``read``: with the content of small files."""
+    stack: list[tuple[bytes, int]] = [(b"/", os.dup(root))]
+    yield b"/", _look(root, read)
+    while stack:
+        path, directory = stack.pop()
+        try:
+            for name in map(os.fsencode, os.listdir(directory)):
+                fd = os.open(name, os.O_PATH | os.O_NOFOLLOW, dir_fd=directory)
+                seen = _look(fd, read)
+                yield path + name, seen
+                if stat.S_ISDIR(seen.mode):
+                    stack.append((path + name + b"/", os.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=directory)))
+                os.close(fd)
+        finally:
+            os.close(directory)
+
+
+def _look(fd: int, read: bool) -> Seen:
+    info = os.stat(fd)
+    content = None
+    if read and stat.S_ISREG(info.st_mode) and info.st_size <= 1 << 20:
+        with open(f"/proc/self/fd/{fd}", "rb") as file:
+            content = file.read()
+    return Seen(
+        info.st_mode,
+        info.st_uid,
+        info.st_gid,
+        info.st_mtime_ns,
+        None if stat.S_ISDIR(info.st_mode) else info.st_size,
+        info.st_rdev if stat.S_ISCHR(info.st_mode) or stat.S_ISBLK(info.st_mode) else 0,
+        info.st_nlink,
+        os.readlink(b"", dir_fd=fd) if stat.S_ISLNK(info.st_mode) else None,
+        content,
+        read_fd_xattrs(fd),
+    )
+
+
+def expected(root: Directory) -> dict[bytes, Seen]:
+    """What the tree at ``root`` looks like without overlayfs's attributes."""
+    links = count_links(root)
+    result = {}
+    for path, inode in walk(root):
+        size: int | None = 0
+        target = None
+        if isinstance(inode, File):
+            size = inode.size
+        elif isinstance(inode, Symlink):
+            size, target = len(inode.target), inode.target
+        elif isinstance(inode, Directory):
+            size = None
+        nlink = directory_nlink(inode) if isinstance(inode, Directory) else links.get(id(inode), 1)
+        rdev = inode.rdev if isinstance(inode, Special) else 0
+        result[path] = Seen(
+            inode.mode, inode.uid, inode.gid, inode.mtime, size, rdev, nlink, target, None, inode.xattrs
+        )
+    return result
+
+
+def _marked(path: bytes, inode: Inode) -> Xattrs:
+    whiteouts = isinstance(inode, Directory) and any(map(is_whiteout_device, inode.children.values()))
+    marks = overlay_marks(inode, holds_whiteouts=whiteouts, is_root=path == b"/")
+    return with_marks(escape_xattrs(inode.xattrs), marks)
+
+
+def _mode(inode: Inode) -> int:
+    return stat.S_IFREG | stat.S_IMODE(inode.mode) if is_whiteout_device(inode) else inode.mode
+
+
+def in_image(path: bytes, inode: Inode, seen: Seen) -> Seen:
+    """What the image shows for an entry: whiteouts are files, and there are overlayfs's attributes."""
+    xattrs = _marked(path, inode)
+    if isinstance(inode, File) and inode.digest is not None:
+        backing = (
+            (b"trusted.overlay.metacopy", b"\x00\x24\x00\x01" + inode.digest),
+            (b"trusted.overlay.redirect", b"/" + object_path(inode.digest)),
+        )
+        xattrs = tuple(sorted((*xattrs, *backing)))
+    return seen._replace(mode=_mode(inode), xattrs=xattrs)
+
+
+def in_overlay(path: bytes, inode: Inode, seen: Seen) -> Seen:
+    """What a mounted commit shows: the tree, but for whiteouts, which are files with marks; link counts of directories
+    are overlayfs's own."""
+    nlink = None if isinstance(inode, Directory) else seen.nlink
+    return seen._replace(mode=_mode(inode), xattrs=split_xattrs(_marked(path, inode))[1], nlink=nlink)
+
+
+def write(root: Directory, path: Path) -> Path:
+    with path.open("wb") as file:
+        write_image(root, file)
+    return path
+
+
+@contextlib.contextmanager
+def image_view(image: Path) -> Iterator[int]:
+    """The image alone, mounted; a directory fd."""
+    with image.open("rb") as file:
+        mount = mount_image(file.fileno(), kernel_method())
+    try:
+        yield mount
+    finally:
+        os.close(mount)
+
+
+@contextlib.contextmanager
+def overlay_view(image: Path, objects: Path) -> Iterator[int]:
+    """What a mounted commit shows; a directory fd."""
+    mount = build_detached(MountPlan(image=image, objects=objects))
+    try:
+        yield mount
+    finally:
+        os.close(mount)
+
+
+def check_image(root: Directory, directory: Path) -> None:
+    want = expected(root)
+    inodes = dict(walk(root))
+    with image_view(write(root, directory / "image")) as mount:
+        shown = dict(seen_below(_opened(mount), read=False))
+    masks = {b"/%02x" % number for number in range(256)} - want.keys()
+    for path in masks:
+        seen = shown.pop(path)
+        assert stat.S_ISCHR(seen.mode)
+        assert seen.rdev == 0
+    assert shown.keys() == want.keys()
+    for path, seen in shown.items():
+        assert seen == in_image(path, inodes[path], want[path]), path
+
+
+def _opened(mount: int) -> int:
+    return os.open(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=mount)
+
+
+def check_overlay(root: Directory, directory: Path) -> None:
+    want = expected(root)
+    inodes = dict(walk(root))
+    (directory / "objects").mkdir(exist_ok=True)
+    with overlay_view(write(root, directory / "image"), directory / "objects") as mount:
+        shown = dict(seen_below(_opened(mount), read=False))
+    assert shown.keys() == want.keys()
+    for path, seen in shown.items():
+        shown_here = seen._replace(nlink=None) if stat.S_ISDIR(seen.mode) else seen
+        assert shown_here == in_overlay(path, inodes[path], want[path]), path
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_generated_trees_are_shown_as_they_are(tmp_path: Path, seed: int) -> None:
+    builder = TreeBuilder(seed, mountable=True)
+    root = builder.tree(builder.random.choice((10, 300, 2000)))
+    check_image(root, tmp_path)
+    check_overlay(root, tmp_path)
+
+
+def test_deep_nesting(tmp_path: Path) -> None:
+    root = inner = Directory(0o40755, 0, 0, 0)
+    for _ in range(1100):
+        child = Directory(0o40700, 1, 2, 3)
+        inner.children[b"d" * 20] = child
+        inner = child
+    inner.children[b"end"] = File(0o100644, 0, 0, 5, size=3, content=b"end")
+    check_image(root, tmp_path)
+
+
+def test_ten_thousand_names_in_one_directory(tmp_path: Path) -> None:
+    root = Directory(0o40755, 0, 0, 0)
+    for number in range(10_000):
+        root.children[b"%x" % (number * 7919) + b"n" * (number % 200)] = File(0o100644, 0, 0, number)
+    check_image(root, tmp_path)
+
+
+def test_contents_are_read_through_the_overlay(tmp_path: Path) -> None:
+    rng = random.Random(5)
+    objects = tmp_path / "objects"
+    contents: dict[bytes, bytes] = {}
+    root = Directory(0o40755, 0, 0, 0)
+    for number, size in enumerate((0, 1, 63, 64, 65, 4096, 4097, 100_000)):
+        data = contents[b"/f%d" % number] = rng.randbytes(size)
+        file = File(0o100644, 0, 0, 7, size=size, content=data or None)
+        if size > 64:
+            digest = verity_digest(data)
+            path = objects / os.fsdecode(object_path(digest))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+            file = File(0o100644, 0, 0, 7, size=size, digest=digest)
+        root.children[b"f%d" % number] = file
+    with overlay_view(write(root, tmp_path / "image"), objects) as mount:
+        shown = {path: seen.content for path, seen in seen_below(_opened(mount), read=True) if path != b"/"}
+    assert shown == contents
