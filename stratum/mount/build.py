@@ -15,10 +15,17 @@ from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 
-from stratum.errors import BusyError, DamagedError, NotFoundError, StratumError, UnsupportedError, UsageError
-from stratum.errors import os_error_text as kernel_says
+from stratum.errors import (
+    BusyError,
+    DamagedError,
+    NotFoundError,
+    StratumError,
+    UnsupportedError,
+    UsageError,
+    os_error_text,
+)
 from stratum.mount.plan import Fd, Layers, Method, MountPlan, method_for, overlay_parameters
-from stratum.sys import loop, mountapi, proc
+from stratum.sys import loop, mountapi, mountinfo, proc
 from stratum.sys.mountapi import MNT_DETACH, MOUNT_ATTR_RDONLY, UMOUNT_NOFOLLOW, FilesystemContext
 from stratum.sys.namespaces import CLONE_NEWNS, in_own_thread, unshare
 from stratum.sys.syscalls import fd_path, open_nofollow, statx_mount_id
@@ -85,7 +92,7 @@ def opened_layer(path: Path, flags: int = os.O_PATH | os.O_DIRECTORY) -> Iterato
     except OSError as exc:
         if exc.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
             raise DamagedError(
-                f"{path} cannot be mounted: {kernel_says(exc)}", hint="check the store: stratum fsck"
+                f"{path} cannot be mounted: {os_error_text(exc)}", hint="check the store: stratum fsck"
             ) from None
         raise
     with closing(fd):
@@ -144,7 +151,7 @@ def create_overlay(plan: MountPlan, layers: Layers, method: Method) -> int:
 
 def explained(exc: OSError, what: str) -> StratumError:
     """``exc`` from a mount call as the error to show; ``what`` says what could not be done."""
-    text = f"{what}: {kernel_says(exc)}"
+    text = f"{what}: {os_error_text(exc)}"
     if exc.errno == errno.EPERM or (exc.errno == errno.EACCES and os.geteuid() != 0):
         return UnsupportedError(text, hint="mounting needs CAP_SYS_ADMIN: run it as root")
     if exc.errno == errno.ENODEV:
@@ -172,7 +179,7 @@ def open_mountpoint(target: Path) -> int:
             if target.is_symlink():
                 raise UsageError(f"{target} is a symbolic link", hint="name the directory that it leads to") from None
             raise UsageError(f"{target} is not a directory") from None
-        raise StratumError(f"cannot open {target}: {kernel_says(exc)}") from None
+        raise StratumError(f"cannot open {target}: {os_error_text(exc)}") from None
 
 
 def attach(mount: int, target: Path) -> int:
@@ -211,10 +218,17 @@ def unmount(mountpoint: Path, *, lazy: bool = False) -> None:
 
 def busy(mountpoint: Path) -> BusyError:
     """The error for a mount that is in use, with who uses it."""
-    users = proc.users_of_mount(mountpoint)
-    named = named_uses(users) if users else "something is mounted below it, or the kernel itself uses it"
+    entry = mountinfo.topmost(mountpoint)
+    nested = mountinfo.below(entry) if entry else []
+    if nested:
+        return BusyError(
+            f"other filesystems are mounted on {mountpoint}: {', '.join(e.mountpoint for e in nested[:8])}",
+            hint="unmount them first",
+        )
+    users = proc.users_of_device(entry.device) if entry else []
     return BusyError(
-        f"{mountpoint} is in use: {named}", hint="stop these processes or leave the directory, then try again"
+        f"{mountpoint} is in use: {named_uses(users) if users else 'by the kernel'}",
+        hint="stop these processes or leave the directory, then try again",
     )
 
 

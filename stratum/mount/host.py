@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -121,6 +120,8 @@ def ephemeral_mountpoint(state: State, store: Path, ref: str) -> Path:
     key = store_key(store)
     if record is None or record.store_key == key:
         return place
+    import hashlib
+
     return state.ephemeral_dir / f"{ref}@{hashlib.sha256(key.encode()).hexdigest()[:8]}"
 
 

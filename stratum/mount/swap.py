@@ -31,7 +31,7 @@ from stratum.mount.record import Record
 from stratum.sys import mountapi, mountinfo, proc
 from stratum.sys.mountapi import MOUNT_ATTR_RDONLY
 from stratum.sys.mountinfo import MountEntry
-from stratum.sys.namespaces import CLONE_NEWNS, in_own_thread, setns
+from stratum.sys.namespaces import enter_mount_namespace, in_own_thread
 from stratum.sys.syscalls import mountinfo_id, open_in_root, statx_mount_id
 
 _NO_BENEATH = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
@@ -54,7 +54,7 @@ class _LiveMount:
 
         def entered() -> T:
             if self.namespace is not None:
-                setns(self.namespace, CLONE_NEWNS)
+                enter_mount_namespace(self.namespace)
             return work()
 
         return in_own_thread(entered)
@@ -64,11 +64,11 @@ def swap(record: Record, build: Callable[[], int], *, force: bool = False, benea
     """Let the mountpoint of ``record``, on the host or in a container, show another mount; returns its mount ID.
 
     ``build`` is called in the host's namespaces, after the checks, and returns the detached mount, which is closed
-    here. It must carry ``record.source``, so that the record stays true if this process dies halfway;
-    ``State.confirm`` the returned ID afterwards. Raises ``BusyError`` naming the processes that have files open for
-    writing (``force`` goes on, and what they write is lost), or where other filesystems are mounted below the
-    mountpoint; ``NotFoundError`` where the record's mount is not shown any more. ``beneath=False`` takes the way of old
-    kernels.
+    here. Its source must be that of a record, this one or a claim that replaces it, so that the state stays true if
+    this process dies halfway; ``State.confirm`` the returned ID afterwards. Raises ``BusyError`` naming the processes
+    that have files open for writing (``force`` goes on, and what they write is lost), or where other filesystems are
+    mounted on the mountpoint; ``NotFoundError`` where the record's mount is not shown any more. ``beneath=False`` takes
+    the way of old kernels.
     """
     with _opened(record) as live:
         _check_nothing_below(live)

@@ -18,8 +18,6 @@ import contextlib
 import os
 from pathlib import Path
 
-from stratum.sys.syscalls import AT_FDCWD, RENAME_EXCHANGE, RENAME_NOREPLACE, renameat2
-
 TEMPORARY_PREFIX = ".tmp-"
 
 
@@ -67,43 +65,3 @@ def write_all(fd: int, data: bytes | memoryview) -> None:
     rest = memoryview(data)
     while rest:
         rest = rest[os.write(fd, rest) :]
-
-
-def symlink_atomic(target: str, path: Path, durable: bool = True) -> None:
-    """Make ``path`` a symlink to ``target``, replacing a file or symlink of that name in one step."""
-    temporary = path.parent / temporary_name()
-    try:
-        os.symlink(target, temporary)
-        os.rename(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
-    if durable:
-        fsync_dir(path.parent)
-
-
-def rename_durable(source: Path, target: Path) -> None:
-    """rename(2), replacing ``target``, then sync the directories of both names."""
-    os.rename(source, target)
-    _sync_parents(source, target)
-
-
-def rename_new(source: Path, target: Path, durable: bool = True) -> None:
-    """Rename to a name that must be free: ``FileExistsError`` where it is taken, whatever races."""
-    renameat2(AT_FDCWD, source, AT_FDCWD, target, RENAME_NOREPLACE)
-    if durable:
-        _sync_parents(source, target)
-
-
-def exchange(first: Path, second: Path, durable: bool = True) -> None:
-    """Swap two names, of files or directories, in one step."""
-    renameat2(AT_FDCWD, first, AT_FDCWD, second, RENAME_EXCHANGE)
-    if durable:
-        _sync_parents(first, second)
-
-
-def _sync_parents(source: Path, target: Path) -> None:
-    fsync_dir(target.parent)
-    if source.parent != target.parent:
-        fsync_dir(source.parent)

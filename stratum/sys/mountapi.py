@@ -12,13 +12,11 @@ import os
 import struct
 from types import TracebackType
 
-from stratum.sys.syscalls import AT_EMPTY_PATH, AT_FDCWD, AT_RECURSIVE, fsencode, libc_call, raw_call
+from stratum.sys.syscalls import AT_EMPTY_PATH, fsencode, libc_call, raw_call
 
 MOUNT_ATTR_RDONLY = 0x00000001
 MOUNT_ATTR_NOSUID = 0x00000002
 MOUNT_ATTR_NODEV = 0x00000004
-MOUNT_ATTR_NOEXEC = 0x00000008
-MOUNT_ATTR_NOATIME = 0x00000010
 MOUNT_ATTR_IDMAP = 0x00100000
 
 MOVE_MOUNT_BENEATH = 0x00000200
@@ -41,14 +39,11 @@ _MOVE_MOUNT_T_EMPTY_PATH = 0x00000040
 
 _SET_FLAG = 0
 _SET_STRING = 1
-_SET_BINARY = 2
-_SET_PATH = 3
 _SET_FD = 5
 _CMD_CREATE = 6
 
 _MS_REC = 0x4000
 _MS_PRIVATE = 0x40000
-_MS_SLAVE = 0x80000
 
 _LOG_MESSAGE_MAX = 8192
 
@@ -78,14 +73,6 @@ class FilesystemContext:
     def set_string(self, key: str, value: str | bytes) -> None:
         """Set ``key`` to a string, taken whole whatever it contains; the kernel takes at most 255 bytes."""
         self._configure(_SET_STRING, key, fsencode(value), 0)
-
-    def set_binary(self, key: str, value: bytes) -> None:
-        """Set ``key`` to a blob."""
-        self._configure(_SET_BINARY, key, value, len(value))
-
-    def set_path(self, key: str, path: str | bytes, directory: int = AT_FDCWD) -> None:
-        """Set ``key`` to a path, looked up relative to ``directory``."""
-        self._configure(_SET_PATH, key, fsencode(path), directory)
 
     def set_fd(self, key: str, fd: int) -> None:
         """Set ``key`` to an open file."""
@@ -139,11 +126,9 @@ def move_mount(mount: int, target: int, *, beneath: bool = False) -> None:
     raw_call(_NR_MOVE_MOUNT, mount, b"", target, b"", flags)
 
 
-def open_tree_clone(directory: int, path: str | bytes = b"", *, recursive: bool = False) -> int:
-    """A detached bind mount of ``path`` (or of the fd ``directory`` itself) as a mount fd."""
-    flags = _OPEN_TREE_CLONE | os.O_CLOEXEC | (AT_RECURSIVE if recursive else 0)
-    raw = fsencode(path)
-    return raw_call(_NR_OPEN_TREE, directory, raw, flags | (0 if raw else AT_EMPTY_PATH), path=raw or None)
+def open_tree_clone(directory: int) -> int:
+    """A detached bind mount of the directory fd ``directory``, without what is mounted below it, as a mount fd."""
+    return raw_call(_NR_OPEN_TREE, directory, b"", _OPEN_TREE_CLONE | os.O_CLOEXEC | AT_EMPTY_PATH)
 
 
 def mount_setattr(mount: int, *, attributes: int = 0, clear: int = 0, user_namespace: int | None = None) -> None:
@@ -163,7 +148,7 @@ def umount2(path: str | bytes | os.PathLike[str], flags: int = UMOUNT_NOFOLLOW) 
     libc_call("umount2", raw, flags, path=raw)
 
 
-def make_private(path: str | bytes = "/", *, slave: bool = False) -> None:
-    """Stop mounts at and below ``path`` from propagating out; with ``slave`` they still propagate in."""
+def make_private(path: str | bytes = "/") -> None:
+    """Stop mounts at and below ``path`` from propagating, out and in."""
     raw = fsencode(path)
-    libc_call("mount", None, raw, None, _MS_REC | (_MS_SLAVE if slave else _MS_PRIVATE), None, path=raw)
+    libc_call("mount", None, raw, None, _MS_REC | _MS_PRIVATE, None, path=raw)

@@ -29,11 +29,6 @@ class MountEntry:
     super_options: str
     shared: bool = False
 
-    @property
-    def read_only(self) -> bool:
-        """Whether writes are refused, by the mount or by the filesystem."""
-        return "ro" in self.options.split(",") or "ro" in self.super_options.split(",")
-
 
 def _text(field: bytes) -> str:
     return os.fsdecode(_ESCAPE.sub(lambda match: bytes([int(match[1], 8)]), field))

@@ -21,7 +21,6 @@ from stratum.sys.syscalls import libc, libc_call
 
 CLONE_FS = 0x00000200
 CLONE_NEWNS = 0x00020000
-CLONE_NEWUSER = 0x10000000
 
 _CAPABILITY_VERSION_3 = 0x20080522
 
@@ -66,13 +65,9 @@ def raise_effective_capabilities() -> None:
     libc_call("capset", header, struct.pack("=6I", *sets))
 
 
-def enter_mount_namespace(namespace: int, root: int | None = None) -> None:
-    """Move the calling thread (``in_own_thread``) into a mount namespace and, given the fd ``root``, chroot there."""
+def enter_mount_namespace(namespace: int) -> None:
+    """Move the calling thread (``in_own_thread``) into the mount namespace ``namespace`` (an fd)."""
     setns(namespace, CLONE_NEWNS)
-    if root is not None:
-        os.fchdir(root)
-        os.chroot(".")
-        os.chdir("/")
 
 
 class _Worker(threading.Thread, Generic[T]):

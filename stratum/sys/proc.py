@@ -75,7 +75,7 @@ def users_of_mount(mountpoint: Path, pid: int | str = "self") -> list[ProcessUse
     """Who uses the filesystem mounted at ``mountpoint``, as the mount namespace of ``pid`` sees it.
 
     Every mount of that same filesystem in any mount namespace counts: a bind mount, or the copy in a container.
-    Uses are the working directory, root, program, open files and mapped files of all processes but this one.
+    Uses are the working directory, root, program, open files and mapped files of all processes, this one too.
     Empty where nothing is mounted there.
     """
     entry = mountinfo.topmost(mountpoint, pid)
@@ -89,8 +89,6 @@ def users_of_device(device: str) -> list[ProcessUse]:
     mapped_as = f"{major:02x}:{minor:02x}".encode()
     found: list[ProcessUse] = []
     for pid in processes():
-        if pid == os.getpid():
-            continue
         uses = {**_mapped(pid, mapped_as), **_links(pid, mounts), **_open_files(pid, mounts)}
         if uses:
             command = command_name(pid)

@@ -11,15 +11,14 @@ import contextlib
 import ctypes
 import errno
 import os
+import signal
 import struct
 from functools import cache
 
 AT_FDCWD = -100
 AT_SYMLINK_NOFOLLOW = 0x100
 AT_EMPTY_PATH = 0x1000
-AT_RECURSIVE = 0x8000
 
-RESOLVE_NO_XDEV = 0x01
 RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_NO_SYMLINKS = 0x04
 RESOLVE_BENEATH = 0x08
@@ -37,6 +36,8 @@ _STATX_MNT_ID_OFFSET = 0x90
 
 # openat2 with RESOLVE_BENEATH or RESOLVE_IN_ROOT answers EAGAIN when a rename or mount raced with ".." in the path.
 _OPENAT2_TRIES = 100
+
+_PR_SET_PDEATHSIG = 1
 
 Argument = int | bytes | ctypes.Array[ctypes.c_char] | None
 
@@ -175,3 +176,8 @@ def _statx(path: str | bytes | os.PathLike[str], directory: int, follow: bool, w
         return None
     (mount_id,) = struct.unpack_from("=Q", buffer, _STATX_MNT_ID_OFFSET)
     return int(mount_id)
+
+
+def die_with_parent() -> None:
+    """Have this process killed when the thread that started it ends (prctl(2), PR_SET_PDEATHSIG)."""
+    libc_call("prctl", _PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)

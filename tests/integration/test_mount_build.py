@@ -243,16 +243,15 @@ def test_bad_mountpoints(sample: Sample, place: Path) -> None:
 def test_unmounting_what_is_in_use_names_the_processes(sample: Sample, target: Path) -> None:
     upper, work = sample.worktree()
     mount(MountPlan(sample.image, sample.objects, upper, work), target)
-    script = "exec 3>>label 4<big; echo ready; sleep 100"
+    script = "exec 3>>label 4<big; echo ready; exec sleep 1000"
     with subprocess.Popen(["sh", "-c", script], cwd=target, stdout=subprocess.PIPE, text=True) as user:
         assert user.stdout is not None
         user.stdout.readline()
         with pytest.raises(BusyError) as caught:
             build.unmount(target)
-        subprocess.run(["pkill", "-P", str(user.pid)], check=True)
         user.kill()
     message = caught.value.message
-    assert f"{user.pid} (sh -c {script}) writes {target}/label" in message
+    assert f"{user.pid} (sleep 1000) writes {target}/label" in message
     assert f"uses {target}/big" in message
     assert f"uses {target}," in message or message.endswith(f"uses {target}")
     build.unmount(target)
@@ -293,11 +292,18 @@ def test_a_use_in_another_mount_namespace_is_found(sample: Sample, target: Path)
 def test_lazy_unmount_takes_it_away_from_its_users(sample: Sample, target: Path) -> None:
     mount(MountPlan(sample.image, sample.objects), target)
     with open(target / "label") as kept:
-        with pytest.raises(BusyError):
+        with pytest.raises(BusyError, match=f"{os.getpid()} .* uses {target}/label"):
             build.unmount(target)
         build.unmount(target, lazy=True)
         assert os.listdir(target) == []
         assert kept.read() == "one"
+
+
+def test_what_is_mounted_below_is_named(sample: Sample, target: Path) -> None:
+    mount(MountPlan(sample.image, sample.objects), target)
+    subprocess.run(["mount", "-t", "tmpfs", "none", target / "sub"], check=True)
+    with pytest.raises(BusyError, match=f"other filesystems are mounted on {target}: {target}/sub"):
+        build.unmount(target)
 
 
 def test_unmounting_nothing(target: Path) -> None:

@@ -21,7 +21,7 @@ from stratum.mount.state import Holder, Record, State, host_holder
 from stratum.mount.swap import swap, writes_held
 from stratum.sys import mountinfo, proc
 from stratum.sys.mountapi import move_mount
-from stratum.sys.namespaces import CLONE_NEWNS, in_own_thread, setns
+from stratum.sys.namespaces import enter_mount_namespace, in_own_thread
 from stratum.sys.syscalls import open_in_root, statx_mount_id
 from tests.support.leftovers import unmount_below
 from tests.support.mounts import Sample, make_sample, walk
@@ -293,7 +293,7 @@ class Container:
         def enter() -> int:
             root = os.open(f"/proc/{self.process.pid}/root", os.O_PATH)
             with build.closing(os.open(f"/proc/{self.process.pid}/ns/mnt", os.O_RDONLY)) as namespace:
-                setns(namespace, CLONE_NEWNS)
+                enter_mount_namespace(namespace)
             with build.closing(root), build.closing(open_in_root(root, "/data", os.O_PATH)) as target:
                 move_mount(mount, target)
             return statx_mount_id(directory=mount)

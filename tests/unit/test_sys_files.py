@@ -75,39 +75,6 @@ def test_write_atomic_that_fails_leaves_nothing(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["dir"]
 
 
-def test_symlink_atomic_replaces(tmp_path: Path) -> None:
-    atomic.symlink_atomic("a", tmp_path / "l")
-    atomic.symlink_atomic("b", tmp_path / "l")
-    assert os.readlink(tmp_path / "l") == "b"
-    assert os.listdir(tmp_path) == ["l"]
-
-
-def test_rename_new_never_replaces(tmp_path: Path) -> None:
-    (tmp_path / "a").write_text("a")
-    (tmp_path / "b").write_text("b")
-    with pytest.raises(FileExistsError):
-        atomic.rename_new(tmp_path / "a", tmp_path / "b")
-    assert (tmp_path / "b").read_text() == "b"
-    atomic.rename_new(tmp_path / "a", tmp_path / "c")
-    assert (tmp_path / "c").read_text() == "a"
-
-
-def test_exchange_swaps_a_directory_and_a_file(tmp_path: Path) -> None:
-    (tmp_path / "d").mkdir()
-    (tmp_path / "f").write_text("f")
-    atomic.exchange(tmp_path / "d", tmp_path / "f")
-    assert (tmp_path / "d").read_text() == "f"
-    assert (tmp_path / "f").is_dir()
-
-
-def test_rename_durable_replaces_across_directories(tmp_path: Path) -> None:
-    (tmp_path / "d").mkdir()
-    (tmp_path / "a").write_text("new")
-    (tmp_path / "d" / "b").write_text("old")
-    atomic.rename_durable(tmp_path / "a", tmp_path / "d" / "b")
-    assert (tmp_path / "d" / "b").read_text() == "new"
-
-
 def test_open_beneath_stays_below(root: tuple[Path, int]) -> None:
     directory, fd = root
     (directory / "out").symlink_to("../secret")

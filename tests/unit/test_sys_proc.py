@@ -8,7 +8,10 @@ import sys
 
 from stratum.sys import mountinfo, proc
 
-LINE = b"36 35 98:0 /mnt1\\040x /mnt2\\011tab\\012nl\\134bs\xff rw,noatime master:1 shared:7 - ext3 /dev/root\\043 rw,errors=continue\n"
+LINE = (
+    b"36 35 98:0 /mnt1\\040x /mnt2\\011tab\\012nl\\134bs\xff rw,noatime master:1 shared:7 - "
+    b"ext3 /dev/root\\043 rw,errors=continue\n"
+)
 
 
 def test_a_process_is_known_by_its_start_time() -> None:
@@ -58,7 +61,6 @@ def test_mountinfo_fields_are_unescaped() -> None:
     assert entry.root == "/mnt1 x"
     assert entry.source == "/dev/root#"
     assert (entry.id, entry.parent, entry.device, entry.fstype) == (36, 35, "98:0", "ext3")
-    assert not entry.read_only
 
 
 def test_a_carriage_return_in_a_name_ends_no_line() -> None:
