@@ -9,16 +9,11 @@ escapes it, so it comes back as plain data and never acts as overlayfs's own.
 from __future__ import annotations
 
 from stratum.errors import StratumError
+from stratum.tree.limits import check_xattrs
 from stratum.tree.model import Xattrs
 
 _PREFIXES = (b"user.", b"trusted.")
 _NAMES = frozenset((b"system.posix_acl_access", b"system.posix_acl_default", b"security.capability"))
-
-VALUE_MAX = 65535
-TOTAL_MAX = 32767
-_HEADER = 12
-_ENTRY = 7
-"""composefs's own reckoning: 12 bytes for an inode that has attributes and 7 for each, with its name and value."""
 
 
 def stored_xattrs(xattrs: Xattrs) -> Xattrs:
@@ -29,11 +24,6 @@ def stored_xattrs(xattrs: Xattrs) -> Xattrs:
     if not xattrs:
         return xattrs
     kept = tuple(item for item in xattrs if item[0].startswith(_PREFIXES) or item[0] in _NAMES)
-    if any(len(value) > VALUE_MAX for _, value in kept) or (
-        kept and _HEADER + sum(_ENTRY + len(name) + len(value) for name, value in kept) > TOTAL_MAX
-    ):
-        raise StratumError(
-            f"its extended attributes are larger than the {TOTAL_MAX} bytes that an image can hold",
-            hint="remove some of them: getfattr -d -m - shows them",
-        )
+    if kept and (problem := check_xattrs(kept)):
+        raise StratumError(f"it {problem}", hint="remove some of them: getfattr -d -m - shows them")
     return kept

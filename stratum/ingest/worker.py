@@ -8,8 +8,8 @@ descriptors come with the header. Each batch is answered by one of
 - ``(SOURCE_FAILED, number of the directory, of the file, errno, text)``,
 - ``(STORE_FAILED, errno, text)``.
 
-Both ends are one version of one program, which is what marshal asks for. End of file on the socket ends the worker, so
-none outlives the process that started it.
+Both ends are one version of one program, which is what marshal asks for. A worker ends at the end of file on its
+socket, and is killed when the thread that started it ends, so none outlives the program that it works for.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import Any
 
 from stratum.errors import os_error_text
 from stratum.ingest.staging import FileRead, Signature, Stager, StagingError
+from stratum.sys.syscalls import die_with_parent
 
 OK, SOURCE_FAILED, STORE_FAILED = range(3)
 HEADER = struct.Struct("<IQ")
@@ -96,6 +97,7 @@ def _exactly(connection: socket.socket, length: int) -> bytes:
 
 def main() -> None:
     """Serve the socket that is standard input."""
+    die_with_parent()  # also in the middle of a large file
     os.umask(0o022)
     try:
         with socket.socket(fileno=0) as connection:
