@@ -58,12 +58,25 @@ _HINTS = {
     errno.EIO: "the disk reports errors: check it before anything else",
     errno.EMFILE: "raise the limit on open files (ulimit -n)",
 }
-_NOT_POSSIBLE = {errno.EROFS, errno.EACCES, errno.EPERM, errno.EOPNOTSUPP}
+
+
+class NoSpaceError(StratumError):
+    """The store's file system, or a quota on it, is full."""
+
+
+_KINDS = {
+    errno.ENOSPC: NoSpaceError,
+    errno.EDQUOT: NoSpaceError,
+    errno.EROFS: UnsupportedError,
+    errno.EACCES: UnsupportedError,
+    errno.EPERM: UnsupportedError,
+    errno.EOPNOTSUPP: UnsupportedError,
+}
 
 
 def storage_error(exc: OSError, doing: str) -> StratumError:
     """What to raise for an ``OSError`` met while ``doing`` something to the store, in the kernel's words."""
-    kind = UnsupportedError if exc.errno in _NOT_POSSIBLE else StratumError
+    kind = _KINDS.get(exc.errno or 0, StratumError)
     return kind(f"cannot {doing}: {os_error_text(exc)}", hint=_HINTS.get(exc.errno or 0, ""))
 
 

@@ -65,9 +65,9 @@ class Namespaces:
         That none of its worktrees is mounted is the caller's to check. ``NotFoundError``, ``BusyError``.
         """
         check_name(name)
-        with self._locks.store(exclusive=True), self._transactions.begin(f"removing {name}") as tx:
+        with self._locks.store(exclusive=True):
             self.check(name)
-            tx.take_out(self._layout.ref(name))
+            self._transactions.discard(self._layout.ref(name))
 
 
 def similar(name: str, names: Sequence[str], otherwise: str = "") -> str:

@@ -14,12 +14,15 @@ short is closed by the next writer and skipped by readers.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from stratum.refs import is_hash
 from stratum.store.clock import rfc3339, utc_now
-from stratum.store.layout import Layout, storage_error
+from stratum.store.layout import Layout, NoSpaceError, storage_error
+from stratum.store.transaction import Transactions
 from stratum.sys.atomic import write_all
 
 Kind = Literal["tag", "worktree"]
@@ -84,6 +87,24 @@ class Reflog:
             else:
                 entries.append(entry)
         return entries, damaged
+
+
+def remove_logged(
+    reflog: Reflog, transactions: Transactions, path: Path, name: str, kind: Kind, which: str, old: str | None, why: str
+) -> None:
+    """Log the removal of a tag or worktree at ``path``, and remove it. The caller holds the lock of stratum ``name``.
+
+    On a full disk it is the other way round, as what is removed makes room for the entry; where even that is not
+    enough, the entry is lost rather than the removal refused.
+    """
+    try:
+        reflog.append(name, kind, which, old, None, why)
+    except NoSpaceError:
+        transactions.discard(path)
+        with suppress(NoSpaceError):
+            reflog.append(name, kind, which, old, None, why)
+    else:
+        transactions.discard(path)
 
 
 def _append(fd: int, line: bytes) -> None:

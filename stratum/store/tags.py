@@ -16,7 +16,7 @@ from stratum.store.commits import Commits
 from stratum.store.layout import Layout, Names, storage_error
 from stratum.store.locks import StoreLocks
 from stratum.store.namespaces import Namespaces, similar
-from stratum.store.reflog import Reflog
+from stratum.store.reflog import Reflog, remove_logged
 from stratum.store.transaction import Transactions
 
 _TARGET = re.compile(r"\.\./\.\./\.\./commits/([0-9a-f]{64})")
@@ -140,7 +140,7 @@ class Tags:
         check_name(name)
         check_name(tag, "tag")
         self._namespaces.check(name)
-        with self._transactions.begin(f"removing tag {name}:{tag}") as tx, self._locks.ref(name):
+        with self._locks.ref(name):
             old: str | None
             try:
                 old = self.get(name, tag)
@@ -148,8 +148,8 @@ class Tags:
                 old = None
             if not isinstance(expected, _Any):
                 _check_expected(name, tag, old, expected)
-            self._reflog.append(name, "tag", tag, old, None, why)
-            tx.take_out(self._layout.tags(name) / tag)
+            path = self._layout.tags(name) / tag
+            remove_logged(self._reflog, self._transactions, path, name, "tag", tag, old, why)
             return old
 
     def _current(self, name: str, tag: str, force: bool) -> str | None:

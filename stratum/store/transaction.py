@@ -5,7 +5,8 @@
     tmp/lock               flock, held for the moment in which a transaction is made or a dead one claimed
     tmp/<id>/owner         flock'd while the transaction lives; says who and what for
     tmp/<id>/objects/      file contents on their way to objects/
-    tmp/<id>/...           everything else on its way, and what was taken out and is about to be deleted
+    tmp/<id>/...           everything else on its way, and what an exchange brought out
+    tmp/<id>/              without an owner: what was removed from the store and is being deleted
 
 The order of writing is always the same: (1) bytes into ``tmp/<id>/``; (2) one syncfs(2) of the store's file system;
 (3) objects are renamed to their names and the directories synced; (4) the commit's directory appears by one rename,
@@ -110,7 +111,7 @@ class Transaction:
         digest = verity_digest(data)
         if self.has(digest, len(data)):
             return digest
-        with self._storing("write an object to the store"):
+        with _storing("write an object to the store"):
             name, fd = self._create_object()
             _write_and_close(fd, data)
         self.stage(digest, len(data), name)
@@ -125,7 +126,7 @@ class Transaction:
         from stratum.composefs.verity import VerityHasher
 
         hasher, written = VerityHasher(), 0
-        with self._storing("write an object to the store"):
+        with _storing("write an object to the store"):
             name, fd = self._create_object()
         try:
             while chunk := source.read(_CHUNK):
@@ -133,7 +134,7 @@ class Transaction:
                 written += len(chunk)
                 if size is not None and written > size:
                     raise DamagedError(f"more than the {size} bytes that a file should have arrived")
-                with self._storing("write an object to the store"):
+                with _storing("write an object to the store"):
                     write_all(fd, chunk)
         finally:
             os.close(fd)
@@ -155,7 +156,7 @@ class Transaction:
     def publish_objects(self) -> int:
         """Sync, then name everything staged so far; how many objects were new to the store."""
         staged = [(digest, name, size) for digest, (name, size) in self._staged.items()]
-        with self._storing("write objects to the store"):
+        with _storing("write objects to the store"):
             for digest, name, size in staged:
                 self._check_staged(digest, name, size)
             self.sync()
@@ -180,7 +181,7 @@ class Transaction:
     def sync(self) -> None:
         """One syncfs of the store's file system, where anything was written since the last."""
         if self._dirty:
-            with self._storing("write to the store"):
+            with _storing("write to the store"):
                 syncfs(self._root)
             self._dirty = False
 
@@ -197,13 +198,13 @@ class Transaction:
     def write_pieces(self, path: Path, pieces: Iterable[bytes | bytearray], mode: int = 0o644) -> None:
         """As ``write_file``, of content that comes in pieces."""
         self._dirty = True
-        with self._storing(f"write {path.name}"), open(path, "xb", opener=partial(os.open, mode=mode)) as file:
+        with _storing(f"write {path.name}"), open(path, "xb", opener=partial(os.open, mode=mode)) as file:
             file.writelines(pieces)
 
     def make_directory(self, path: Path, mode: int = 0o755) -> None:
         """Make a directory of exactly ``mode`` below ``directory``; ``sync`` makes it durable."""
         self._dirty = True
-        with self._storing(f"make {path}"):
+        with _storing(f"make {path}"):
             path.mkdir()
             path.chmod(mode)
 
@@ -244,28 +245,30 @@ class Transaction:
         with self._placing(target) as parent:
             renameat2(AT_FDCWD, source, parent, target.name, RENAME_EXCHANGE)
 
-    def take_out(self, path: Path) -> None:
-        """Take ``path`` out of the store in one durable step; it is deleted when the transaction ends."""
-        with self._placing(path) as parent:
-            os.rename(path.name, self.new_path("removed"), src_dir_fd=parent)
-
     @contextmanager
     def _placing(self, target: Path) -> Iterator[int]:
-        """A descriptor of the directory of ``target``, reached without symbolic links, and synced afterwards."""
-        with self._storing(f"change {target}"):
-            parent = self._layout.open_beneath(target.parent, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                yield parent
-                os.fsync(parent)
-            finally:
-                os.close(parent)
+        """A descriptor of the directory of ``target``, which is about to change."""
+        with _storing(f"change {target}"), _synced_parent(self._layout, target) as parent:
+            yield parent
 
-    @contextmanager
-    def _storing(self, doing: str) -> Iterator[None]:
-        try:
-            yield
-        except OSError as exc:
-            raise storage_error(exc, doing) from None
+
+@contextmanager
+def _synced_parent(layout: Layout, path: Path) -> Iterator[int]:
+    """A descriptor of the directory of ``path``, reached without symbolic links, and synced afterwards."""
+    parent = layout.open_beneath(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield parent
+        os.fsync(parent)
+    finally:
+        os.close(parent)
+
+
+@contextmanager
+def _storing(doing: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as exc:
+        raise storage_error(exc, doing) from None
 
 
 def _write_and_close(fd: int, data: bytes, sync: bool = False) -> None:
@@ -305,12 +308,27 @@ class Transactions:
             finally:
                 transaction.close()
 
+    def discard(self, path: Path) -> None:
+        """Take ``path``, a file or directory of the store, out of it in one durable step, and delete it.
+
+        Needs no space, so it works on a full disk. The caller holds the locks that keep others from using it.
+        """
+        with _storing(f"remove {path}"), _synced_parent(self._layout, path) as parent:
+            if not stat.S_ISDIR(os.stat(path.name, dir_fd=parent, follow_symlinks=False).st_mode):
+                os.unlink(path.name, dir_fd=parent)
+                return
+            removed = self._layout.tmp / os.urandom(8).hex()  # without an owner: whoever comes next deletes the rest
+            os.rename(path.name, removed, src_dir_fd=parent)
+        with suppress(OSError):
+            remove_tree(removed)
+
     def _claim(self, owner: ExitStack, directory: Path, what: str) -> None:
         """Make ``directory``, locked until ``owner`` closes, with the leftovers of the dead in it."""
         with locked(self._layout.tmp / "lock", timeout=_GUARD_WAIT, what=f"the store {self._layout.root}"):
             directory.mkdir(0o700)
             owner.enter_context(locked(directory / OWNER, timeout=0))
-            (directory / OWNER).write_text(f"process {os.getpid()}: {what}\n")
+            with suppress(OSError):  # for people only; the lock is what counts
+                (directory / OWNER).write_text(f"process {os.getpid()}: {what}\n")
             self._claim_dead(directory)
 
     def _claim_dead(self, directory: Path) -> None:

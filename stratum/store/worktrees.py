@@ -33,7 +33,7 @@ from stratum.store.commits import Commits
 from stratum.store.layout import Layout, Names, storage_error
 from stratum.store.locks import WORKTREE_WAIT, StoreLocks
 from stratum.store.namespaces import Namespaces, similar
-from stratum.store.reflog import Reflog
+from stratum.store.reflog import Reflog, remove_logged
 from stratum.store.tables import Tables, write_tables
 from stratum.store.transaction import Transaction, Transactions
 from stratum.sys.xattrs import list_xattrs
@@ -364,7 +364,7 @@ class Worktrees:
                 self._layout.worktree(name, worktree) / _SWITCH,
             ):
                 if os.path.lexists(path):
-                    tx.take_out(path)
+                    self._transactions.discard(path)
 
     def _retired_path(self, name: str, worktree: str) -> Path:
         return self._layout.worktrees(name) / f".{worktree}.retired"
@@ -372,14 +372,14 @@ class Worktrees:
     def remove(self, name: str, worktree: str, *, why: str = "") -> None:
         """Remove the worktree and everything in its upperdir, in one step. That nothing has it mounted, and that no
         uncommitted work is lost, is the caller's to check. ``NotFoundError``, ``BusyError``."""
-        with self.lock(name, worktree), self._transactions.begin(f"removing {name}+{worktree}") as tx:
+        with self.lock(name, worktree):
             try:
                 commit = self.get(name, worktree).commit
             except DamagedError:
                 commit = None
             with self._locks.ref(name):
-                self._reflog.append(name, "worktree", worktree, commit, None, why)
-                tx.take_out(self._layout.worktree(name, worktree))
+                path = self._layout.worktree(name, worktree)
+                remove_logged(self._reflog, self._transactions, path, name, "worktree", worktree, commit, why)
 
     def _check_commit(self, commit: str) -> None:
         if not self._commits.exists(commit):
@@ -409,10 +409,10 @@ class Worktrees:
 
     def clear_lease(self, name: str, worktree: str) -> None:
         """Forget who held the worktree. The caller holds the worktree's lock."""
-        with self.lock(name, worktree), self._transactions.begin(f"releasing {name}+{worktree}") as tx:
+        with self.lock(name, worktree):
             path = self._layout.worktree(name, worktree) / "lease.toml"
             if path.is_symlink() or path.exists():
-                tx.take_out(path)
+                self._transactions.discard(path)
 
     def _read(self, path: Path) -> dict[str, Any] | None:
         try:

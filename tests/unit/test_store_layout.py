@@ -111,7 +111,7 @@ def test_a_missing_store_is_not_found(tmp_path: Path) -> None:
 def test_other_formats_are_refused(store_dir: Path, content: bytes, error: type[Exception]) -> None:
     Store.create(store_dir)
     (store_dir / "stratum.toml").write_bytes(content)
-    with pytest.raises(error, match="stratum.toml|format"):
+    with pytest.raises(error, match=r"stratum\.toml|format"):
         Store.open(store_dir)
 
 
