@@ -10,8 +10,9 @@ from pathlib import Path
 from stratum.errors import BusyError, ConflictError, NotFoundError, StratumError, os_error_text
 from stratum.mount import build
 from stratum.mount.plan import MountPlan
+from stratum.mount.record import find_mount
 from stratum.mount.state import Holder, Record, State, store_key
-from stratum.sys import mountinfo
+from stratum.sys import mountinfo, proc
 from stratum.sys.mountinfo import MountEntry
 
 
@@ -83,8 +84,8 @@ def unmount(state: State, target: Path | Record, *, lazy: bool = False) -> Recor
     """Unmount a recorded mount, given by its mountpoint or record; returns the record as it was.
 
     Raises ``NotFoundError`` for what Stratum did not mount, ``BusyError`` naming the processes in the way or the
-    container that has it, ``ConflictError`` where something else was mounted over it. ``lazy`` takes it away from under
-    the processes that use it; they keep what they have open.
+    container or process that has it, ``ConflictError`` where something else was mounted over it. ``lazy`` takes it away
+    from under the processes that use it; they keep what they have open.
     """
     record = target if isinstance(target, Record) else state.find_mountpoint(target)
     if record is None:
@@ -142,9 +143,11 @@ def _remove_ephemeral(state: State, place: Path) -> None:
 
 def _check_on_top(record: Record, entry: MountEntry | None) -> None:
     if entry is None:
-        raise NotFoundError(
-            f"{record.ref} is mounted, but not at {record.mountpoint} of this mount namespace",
-            hint="it was made in, or lives on in, another one",
+        seen = find_mount(record)
+        by = f"process {seen[0]} ({proc.command_name(seen[0])})" if seen else "a process that is just ending"
+        raise BusyError(
+            f"{record.ref} is mounted no more at {record.mountpoint}, but {by} has it in a mount namespace of its own",
+            hint="it is free when that process, and what it started, has ended",
         )
     if not record.is_mount(entry):
         raise ConflictError(

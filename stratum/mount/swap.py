@@ -66,7 +66,8 @@ def swap(record: Record, build: Callable[[], int], *, force: bool = False, benea
     ``build`` is called in the host's namespaces, after the checks, and returns the detached mount, which is closed
     here. Its source must be that of a record, this one or a claim that replaces it, so that the state stays true if
     this process dies halfway; ``State.confirm`` the returned ID afterwards. Raises ``BusyError`` naming the processes
-    that have files open for writing (``force`` goes on, and what they write is lost), or where other filesystems are
+    that have files open for writing (``force`` goes on, and what they write is lost; without it the old mount takes no
+    writes from before ``build`` is called), or where other filesystems are
     mounted on the mountpoint; ``NotFoundError`` where the record's mount is not shown any more. ``beneath=False`` takes
     the way of old kernels.
     """
@@ -77,18 +78,6 @@ def swap(record: Record, build: Callable[[], int], *, force: bool = False, benea
                 return live.run(lambda: _switch(new_mount, live.root, beneath))
             except OSError as exc:
                 raise explained(exc, f"cannot switch {record.mountpoint}") from None
-
-
-@contextlib.contextmanager
-def writes_held(record: Record) -> Iterator[None]:
-    """Let the live mount refuse writes (EROFS) for the block, which may end with a ``swap``.
-
-    So the worktree is at rest while its next state is worked out. Raises ``BusyError`` naming the processes that have
-    files open for writing. If this process is killed in the block, the mount stays read-only until it is switched or
-    mounted anew.
-    """
-    with _opened(record) as live, _writes_held(live):
-        yield
 
 
 @contextlib.contextmanager
@@ -137,7 +126,11 @@ def _check_nothing_below(live: _LiveMount) -> None:
 
 @contextlib.contextmanager
 def _writes_held(live: _LiveMount) -> Iterator[None]:
-    """As ``writes_held``. The mount is made writable again only if it was, and if it is still attached."""
+    """Let the mount refuse writes (EROFS) for the block, so that a worktree is at rest while its next state is made.
+
+    ``BusyError`` names the processes that have files open for writing. If this process is killed in the block, the
+    mount stays read-only until it is switched or mounted anew.
+    """
     if live.record.read_only or "ro" in live.entry.options.split(","):
         yield
         return

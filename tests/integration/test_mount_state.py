@@ -325,6 +325,10 @@ def test_a_copy_in_another_mount_namespace_keeps_the_worktree_held(place: Place)
         assert place.state.records() == [record]
         with pytest.raises(BusyError):
             place.mount_worktree(place.target("b"))
+        with pytest.raises(
+            BusyError, match=rf"process {other.pid} \(sleep 1000\) has it in a mount namespace of its own"
+        ):
+            host.unmount(place.state, record)
         other.kill()
     assert place.state.records() == []
 

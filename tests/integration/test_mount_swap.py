@@ -18,7 +18,7 @@ from stratum.errors import BusyError, NotFoundError
 from stratum.mount import build, host
 from stratum.mount.plan import MountPlan
 from stratum.mount.state import Holder, Record, State, host_holder
-from stratum.mount.swap import swap, writes_held
+from stratum.mount.swap import swap
 from stratum.sys import mountinfo, proc
 from stratum.sys.mountapi import move_mount
 from stratum.sys.namespaces import enter_mount_namespace, in_own_thread
@@ -196,6 +196,19 @@ def test_a_build_that_fails_changes_nothing(place: Place) -> None:
     assert place.state.records() == [record]
 
 
+def test_the_old_mount_takes_no_writes_while_the_new_one_is_made(place: Place) -> None:
+    record = place.mount()
+
+    def build_and_look() -> int:
+        with pytest.raises(OSError, match=os.strerror(errno.EROFS)):
+            (place.target / "new").touch()
+        assert walk(place.target) == walk(place.one.source)
+        return place.builder(record)()
+
+    swap(record, build_and_look)
+    (place.target / "new").touch()
+
+
 def test_a_mount_that_is_gone_or_covered_is_not_switched(place: Place) -> None:
     record = place.mount()
     subprocess.run(["mount", "-t", "tmpfs", "none", place.target], check=True)
@@ -223,30 +236,6 @@ def test_a_read_only_commit_is_switched(place: Place) -> None:
     plan = MountPlan(place.two.image, place.two.objects, source=record.source)
     swap(record, lambda: build.build_detached(plan))
     assert walk(place.target) == walk(place.two.source)
-
-
-def test_writes_are_held_for_the_block_and_no_longer(place: Place) -> None:
-    record = place.mount()
-    with writes_held(record):
-        with pytest.raises(OSError, match=os.strerror(errno.EROFS)):
-            (place.target / "new").touch()
-        assert walk(place.target) == walk(place.one.source)
-    (place.target / "new").touch()
-
-
-def test_a_switch_within_held_writes(place: Place) -> None:
-    record = place.mount()
-    with writes_held(record):
-        swap(record, place.builder(record))
-    assert (place.target / "label").read_text() == "two"
-    (place.target / "new").touch()
-
-
-def test_held_writes_are_released_after_a_failure(place: Place) -> None:
-    record = place.mount()
-    with pytest.raises(KeyError), writes_held(record):
-        raise KeyError
-    (place.target / "new").touch()
 
 
 class Container:
@@ -363,11 +352,17 @@ def test_a_writer_in_the_container_blocks_the_switch(place: Place, container: Co
     container.run("sh", "-c", "echo written > /data/label")
 
 
-def test_writes_are_held_in_the_container(place: Place, container: Container) -> None:
+def test_the_container_cannot_write_while_the_new_mount_is_made(place: Place, container: Container) -> None:
     record = container.mount()
-    with writes_held(record), pytest.raises(subprocess.CalledProcessError) as caught:
-        container.run("sh", "-c", "echo > /data/new")
-    assert os.strerror(errno.EROFS) in caught.value.stderr
+
+    def build_and_look() -> int:
+        with pytest.raises(subprocess.CalledProcessError) as caught:
+            container.run("sh", "-c", "echo > /data/new")
+        assert os.strerror(errno.EROFS) in caught.value.stderr
+        raise NotFoundError("no such commit")
+
+    with pytest.raises(NotFoundError, match="no such commit"):
+        swap(record, build_and_look)
     container.run("sh", "-c", "echo > /data/new")
 
 
