@@ -75,6 +75,45 @@ def import_directory(
     return Imported(f"{stratum}:{tag}", meta, previous, warnings)
 
 
+def import_patch(
+    session: Session,
+    path: str,
+    name: str,
+    base: str,
+    *,
+    message: str | None = None,
+    devices: bool = False,
+    progress: Progress | None = None,
+) -> Imported:
+    """Lay the patch tree in the directory ``path`` over the commit ``base`` and point ``name`` at the result.
+
+    The patch may delete with whiteouts (``tree.patch``); what it does not mention stays. Raises as
+    ``import_directory`` does, and ``UsageError`` for markers that mean nothing.
+    """
+    from stratum.ingest.directory import import_directory as read
+    from stratum.tree.merge import apply_layer
+    from stratum.tree.patch import layer_from_patch_tree
+
+    store = session.store
+    stratum, tag = tag_to_set(name)
+    commit = store.resolve_commit(parse_ref(base))
+    with store.begin(f"importing the patch {path}") as tx:
+        previous = store.tags.find(stratum, tag)
+        tree = store.commits.tree(commit)
+        patch, warnings = read(store, tx, Path(path), jobs=session.config.jobs, devices=devices, progress=progress)
+        meta = store.write_commit(
+            tx,
+            apply_layer(tree, layer_from_patch_tree(patch)),
+            parent=commit,
+            message=message,
+            origin={"kind": "import", "patch_of": commit},
+            timestamp=session.now(),
+            known=tree,
+        )
+        store.tags.set(stratum, tag, meta.metadata_hash, expected=previous, why=f"import of the patch {path}")
+    return Imported(f"{stratum}:{tag}", meta, previous, warnings)
+
+
 def tag_to_set(name: str) -> tuple[str, str]:
     """(stratum, tag) of NAME or NAME:TAG; ``UsageError`` for a worktree."""
     ref = parse_ref(name)

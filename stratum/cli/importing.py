@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -17,23 +18,33 @@ if TYPE_CHECKING:
 
 
 @verb("import")
-@click.argument("first", metavar="PATH")
-@click.argument("second", metavar="NAME[:TAG]")
+@click.argument("arguments", metavar="PATH NAME[:TAG]  |  --patch [BASE] REF PATH", nargs=-1, required=True)
 @click.option("--bare", is_flag=True, help="PATH is a directory whose content becomes a commit.")
+@click.option("--patch", is_flag=True, help="PATH holds changes to make to the commit BASE (default: REF itself).")
 @click.option("--devices", is_flag=True, help="Take device nodes too; without this they are refused.")
 @message_option
-def import_(app: App, first: str, second: str, bare: bool, devices: bool, message: str | None) -> None:
+def import_(app: App, arguments: tuple[str, ...], bare: bool, patch: bool, devices: bool, message: str | None) -> None:
     """Make a commit from PATH and point NAME:TAG (NAME:latest without a TAG) at it.
 
-    The two arguments may be given in either order where just one of them exists as a path.
+    PATH may stand before or after the names, where just one of the arguments exists as a path.
+
+    With --patch, PATH is laid over the commit BASE as overlayfs would: what it holds is added or replaced, what it
+    does not hold stays, and whiteouts (.wh.NAME files or overlayfs's own) delete. REF then names the result.
     """
-    path, name = path_and_name(first, second)
+    path, names = path_and_names(arguments)
+    if len(names) > (2 if patch else 1):
+        raise UsageError(f"too many names: {' '.join(names)}", hint="see 'stratum import --help'")
     if bare and not os.path.isdir(path):
         raise UsageError(f"--bare takes a directory, and {path} is none")
-    from stratum.api.importing import import_directory
+    from stratum.api.importing import import_directory, import_patch
 
     with progress_bar(app.out, "importing", unit="files") as advance:
-        done = import_directory(app.session, path, name, message=message, devices=devices, progress=advance)
+        if patch:
+            done = import_patch(
+                app.session, path, names[-1], names[0], message=message, devices=devices, progress=advance
+            )
+        else:
+            done = import_directory(app.session, path, names[0], message=message, devices=devices, progress=advance)
     report_import(app, done)
 
 
@@ -76,25 +87,25 @@ def report_import(app: App, done: Imported) -> None:
     )
 
 
-def path_and_name(first: str, second: str) -> tuple[str, str]:
-    """Which of two arguments is the path and which the name, as (path, name).
+def path_and_names(arguments: Sequence[str]) -> tuple[str, list[str]]:
+    """Which of the arguments is the path, and the others in their order.
 
     A '/' makes an argument a path, for no name contains one; otherwise the one that exists is the path.
     """
-    slashes = ("/" in first, "/" in second)
-    if slashes in ((True, False), (False, True)):
-        path, name = (first, second) if slashes[0] else (second, first)
-        if not os.path.lexists(path):
-            raise NotFoundError(f"{path} does not exist")
-        return path, name
-    there = (os.path.lexists(first), os.path.lexists(second))
-    if there == (True, False):
-        return first, second
-    if there == (False, True):
-        return second, first
-    if there == (True, True):
+    if len(arguments) < 2:
+        raise UsageError("a path and a name are needed", hint="write: stratum import PATH NAME")
+    slashed = [argument for argument in arguments if "/" in argument]
+    there = slashed or [argument for argument in arguments if os.path.lexists(argument)]
+    if not there:
+        raise NotFoundError(f"none of {', '.join(arguments)} exists as a path")
+    if len(there) > 1:
         raise UsageError(
-            f"both {first} and {second} exist as paths, so it is not clear which one is the name",
-            hint=f"write the path with a slash: ./{first}",
+            f"{' and '.join(there)} are all paths, so it is not clear which one is a name",
+            hint="a name contains no '/'" if slashed else f"write the path with a slash: ./{there[0]}",
         )
-    raise NotFoundError(f"neither {first} nor {second} exists as a path")
+    path = there[0]
+    if not os.path.lexists(path):
+        raise NotFoundError(f"{path} does not exist")
+    names = list(arguments)
+    names.remove(path)
+    return path, names

@@ -244,7 +244,8 @@ class _Walk:
         if kind == stat.S_IFSOCK:
             self.warnings.append(f"{where} is a socket; it is left out")
             return None
-        if kind in (stat.S_IFCHR, stat.S_IFBLK) and not self._devices:
+        whiteout = kind == stat.S_IFCHR and info.st_rdev == 0  # no device; a patch tree deletes with it
+        if kind in (stat.S_IFCHR, stat.S_IFBLK) and not (self._devices or whiteout):
             raise StratumError(f"{where} is a device node", hint="leave it out, or take device nodes with --devices")
         try:
             node = self._read_other(fd, text, info, where)
