@@ -16,45 +16,6 @@ from stratum.sys import mountinfo, proc
 from stratum.sys.mountinfo import MountEntry
 
 
-def mount_commit(
-    state: State,
-    *,
-    store: Path,
-    ref: str,
-    commit: str,
-    image: Path,
-    objects: Path,
-    mountpoint: Path | None = None,
-    holder: Holder | None = None,
-) -> Record:
-    """Mount a commit read-only; see ``mount_recorded``. ``ref`` is how it was asked for: NAME:TAG or a hash."""
-    return mount_recorded(
-        state, MountPlan(image, objects), store=store, ref=ref, commit=commit, at=mountpoint, holder=holder
-    )
-
-
-def mount_worktree(
-    state: State,
-    *,
-    store: Path,
-    ref: str,
-    commit: str,
-    image: Path,
-    objects: Path,
-    upperdir: Path,
-    workdir: Path,
-    mountpoint: Path | None = None,
-    read_only: bool = False,
-    holder: Holder | None = None,
-) -> Record:
-    """Mount the worktree ``ref`` (NAME+WORKTREE) over its base ``commit``; see ``mount_recorded``.
-
-    ``read_only`` only refuses writes: the worktree still has its one holder.
-    """
-    plan = MountPlan(image, objects, upperdir, workdir, read_only=read_only)
-    return mount_recorded(state, plan, store=store, ref=ref, commit=commit, at=mountpoint, holder=holder)
-
-
 def mount_recorded(
     state: State, plan: MountPlan, *, store: Path, ref: str, commit: str, at: Path | None, holder: Holder | None = None
 ) -> Record:

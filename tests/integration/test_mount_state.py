@@ -43,28 +43,14 @@ class Place:
         directory = self.sample.store / "refs" / ref
         if not directory.exists():
             self.sample.worktree(ref)
-        return host.mount_worktree(
-            self.state,
-            store=self.sample.store,
-            ref=ref,
-            commit="c1",
-            image=self.sample.image,
-            objects=self.sample.objects,
-            upperdir=directory / "upperdir",
-            workdir=directory / "workdir",
-            mountpoint=at,
+        plan = MountPlan(
+            self.sample.image, self.sample.objects, upperdir=directory / "upperdir", workdir=directory / "workdir"
         )
+        return host.mount_recorded(self.state, plan, store=self.sample.store, ref=ref, commit="c1", at=at)
 
     def mount_commit(self, at: Path | None, ref: str = "app:v1") -> Record:
-        return host.mount_commit(
-            self.state,
-            store=self.sample.store,
-            ref=ref,
-            commit="c1",
-            image=self.sample.image,
-            objects=self.sample.objects,
-            mountpoint=at,
-        )
+        plan = MountPlan(self.sample.image, self.sample.objects)
+        return host.mount_recorded(self.state, plan, store=self.sample.store, ref=ref, commit="c1", at=at)
 
     def claim(self, ref: str = "app+dev", at: str = "/nowhere", holder: Holder | None = None) -> Record:
         return self.state.claim(
@@ -95,6 +81,7 @@ def head_of(place: Place) -> str:
 import sys, time
 from pathlib import Path
 from stratum.mount import build, host
+from stratum.mount.plan import MountPlan
 from stratum.mount.state import *
 store, run = Path({str(place.sample.store)!r}), Path({str(place.state.runtime_dir)!r})
 state = State(run)
@@ -174,11 +161,10 @@ sys.stdin.readline()
 from stratum.errors import BusyError
 directory = store / "refs" / "app+dev"
 try:
-    host.mount_worktree(
-        state, store=store, ref="app+dev", commit="c1", image=Path({str(place.sample.image)!r}),
-        objects=store / "objects", upperdir=directory / "upperdir", workdir=directory / "workdir",
-        mountpoint=Path(sys.argv[1]),
+    plan = MountPlan(
+        Path({str(place.sample.image)!r}), store / "objects", directory / "upperdir", directory / "workdir"
     )
+    host.mount_recorded(state, plan, store=store, ref="app+dev", commit="c1", at=Path(sys.argv[1]))
     print("won")
 except BusyError as exc:
     print("busy", exc.message)
@@ -353,7 +339,6 @@ def test_a_process_killed_after_the_mount_and_before_the_record_leaves_a_held_wo
     child = as_process(
         place,
         f"""
-from stratum.mount.plan import MountPlan
 record = state.claim(store=store, ref="app+dev", commit="c1", mountpoint=Path({str(at)!r}), read_only=False)
 image, upper, work = Path({str(place.sample.image)!r}), Path({str(upper)!r}), Path({str(work)!r})
 build.mount(MountPlan(image, store / "objects", upper, work, source=record.source), Path(record.mountpoint))
