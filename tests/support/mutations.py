@@ -27,7 +27,8 @@ _TEXTS = (
     b"x" * 4096, b"y" * 5000, b"y" * 5001, b"z" * 64, b"\\x61" * 4095, b"\xff\x01", b"ab/" + b"c" * 62,
 )  # fmt: skip
 _DIGESTS = (
-    b"-", b"ab" * 32, b"AB" * 32, b"ab" * 32 + b"cd", b"ab" * 32 + b"zz", b"", b"ab" * 31, b"zz" * 32, b"ab" * 31 + b"az",
+    b"-", b"ab" * 32, b"AB" * 32, b"ab" * 32 + b"cd", b"ab" * 32 + b"zz", b"", b"ab" * 31, b"zz" * 32,
+    b"ab" * 31 + b"az",
     b"\\x61\\x62" * 32, b"ab" * 32 + b"\\x00", b"ab" * 31 + b"\\x00", b"\\q",
 )  # fmt: skip
 _XATTRS = (
@@ -36,12 +37,15 @@ _XATTRS = (
     b" user.a=\\x00\\x01", b" user.a=" + b"v" * 32000, b" user.a=" + b"v" * 33000, b" " + b"n" * 255 + b"=1",
     b" " + b"n" * 256 + b"=1", b" user.a=" + b"\\x61" * 17000, b" user.a=" + b"v" * 20000 + b" user.a=w",
     b" user.a=" + b"v" * 20000 + b" user.b=" + b"v" * 20000, b" user.a=" + b"v" * 32742, b" user.a=" + b"v" * 32743,
-    b" trusted.overlay.opaque=y", b" trusted.overlay.opaque=yy", b" user.overlay.opaque=y", b" user.overlay.opaque=long" * 2,
+    b" trusted.overlay.opaque=y", b" trusted.overlay.opaque=yy", b" user.overlay.opaque=y",
+    b" user.overlay.opaque=long" * 2,
     b" trusted.overlay.whiteouts=", b" trusted.overlay.whiteouts=1", b" trusted.overlay.whiteout=z",
     b" user.overlay.whiteout=abcdefgh", b" user.overlay.whiteouts=" + b"v" * 300, b" trusted.overlay.metacopy=x",
     b" trusted.overlay.redirect=/etc/shadow", b" trusted.overlay.overlay.opaque=" + b"v" * 90, b" trusted.overlay.=1",
-    b" system.posix_acl_access=1", b" system.posix_acl_accessible=1", b" system.posix_acl_default=1", b" security.selinux=l",
-    b" " + b" ".join(b"user.k%d=" % number for number in range(200)), b"".join(b" user.s%d=" % number for number in range(300)),
+    b" system.posix_acl_access=1", b" system.posix_acl_accessible=1", b" system.posix_acl_default=1",
+    b" security.selinux=l",
+    b" " + b" ".join(b"user.k%d=" % number for number in range(200)),
+    b"".join(b" user.s%d=" % number for number in range(300)),
 )  # fmt: skip
 _CHOICES = {
     1: _NUMBERS, 2: _MODES, 3: _NUMBERS, 4: _NUMBERS, 5: _NUMBERS, 6: _NUMBERS, 7: _TIMES, 8: _TEXTS, 9: _TEXTS,
@@ -69,7 +73,9 @@ def _field(lines: list[bytes], rng: random.Random) -> None:
         fields[number] = rng.choice(_CHOICES[number])
     if number == 9 and len(fields) > 9 and rng.random() < 0.8:  # content goes with a size
         plain = fields[9].replace(b"\\\\", b"_")
-        fields[1] = b"%d" % (len(plain) - 3 * plain.count(b"\\x") - sum(plain.count(e) for e in (b"\\n", b"\\r", b"\\t")))
+        fields[1] = b"%d" % (
+            len(plain) - 3 * plain.count(b"\\x") - sum(plain.count(e) for e in (b"\\n", b"\\r", b"\\t"))
+        )
     lines[index] = b" ".join(fields)
 
 
@@ -78,8 +84,10 @@ def _path(lines: list[bytes], rng: random.Random) -> None:
     fields = _split(lines, index)
     other = _split(lines, rng.randrange(len(lines)))[0]
     fields[0] = rng.choice((
-        other, other + b"/", b"/" + fields[0], fields[0] + b"/", fields[0] + b"\\x00z", fields[0][1:], fields[0] + b"/.",
-        fields[0] + b"/..", b"/missing/x", b"/.", b"/./a", b"", b"/" + b"n" * 255, b"/" + b"n" * 256, b"/" + b"\\xff" * 256,
+        other, other + b"/",
+        b"/" + fields[0], fields[0] + b"/", fields[0] + b"\\x00z", fields[0][1:], fields[0] + b"/.",
+        fields[0] + b"/..", b"/missing/x", b"/.", b"/./a", b"", b"/" + b"n" * 255, b"/" + b"n" * 256,
+        b"/" + b"\\xff" * 256,
         other + b"//new", b"///new2", b"\\x2fnew3", b"/new4\\x2fb", b"new5", other + b"/new6", b"/00", b"/fe", b"\\q",
     ))  # fmt: skip
     lines[index] = b" ".join(fields)
@@ -93,7 +101,9 @@ def _xattrs(lines: list[bytes], rng: random.Random) -> None:
 
 def _link(lines: list[bytes], rng: random.Random) -> None:
     """Another hard link, to anything at all."""
-    target = rng.choice((_split(lines, rng.randrange(len(lines)))[0],) * 6 + (b"-", b"", b"/l1", b"/l2", b"/nothing", b"/"))
+    target = rng.choice(
+        (_split(lines, rng.randrange(len(lines)))[0],) * 6 + (b"-", b"", b"/l1", b"/l2", b"/nothing", b"/")
+    )
     target = rng.choice((target, target, target, target + b"/", b"/" + target, target[1:]))
     kind = rng.choice((b"@100644", b"@120777", b"@20644", b"@40755", b"@10000"))
     line = b" ".join((rng.choice((b"/l1", b"/l2", b"/zz", b"/%01")), b"0", kind, b"1 0 0 0 0.0", target, b"- -"))
