@@ -36,7 +36,9 @@ def mount_recorded(
     except BaseException:
         if at is None:
             _remove_ephemeral(state, place)
-        state.release(record)
+        # Interrupted just after it was attached, the mount is there and stays on record.
+        if find_mount(record) is None:
+            state.release(record)
         raise
     return state.confirm(record, mount_id)
 
@@ -46,7 +48,8 @@ def unmount(state: State, target: Path | Record, *, lazy: bool = False) -> Recor
 
     Raises ``NotFoundError`` for what Stratum did not mount, ``BusyError`` naming the processes in the way or the
     container or process that has it, ``ConflictError`` where something else was mounted over it. ``lazy`` takes it away
-    from under the processes that use it; they keep what they have open.
+    from under the processes that use it; they keep what they have open, and the worktree counts as free although they
+    may still write to it.
     """
     record = target if isinstance(target, Record) else state.find_mountpoint(target)
     if record is None:
