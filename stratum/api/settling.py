@@ -59,8 +59,7 @@ def settle(session: Session, name: str, worktree: str) -> None:
             mount_id = swap(record, build, force=True)
             session.state.confirm(record, mount_id, commit=tree.base_commit)
         _keep_retired(session, interrupted.old, tree)
-    with store.begin(f"settling {name}+{worktree}") as tx:
-        store.worktrees.drop_retired(tx, name, worktree)
+    store.worktrees.drop_retired(name, worktree)
 
 
 def _keep_retired(session: Session, old: Worktree, tree: Worktree) -> None:

@@ -229,8 +229,7 @@ def _replace_live(
                 store.worktrees.undo_switch(tx, tree.name, tree.worktree)
         raise
     session.state.confirm(record, mount_id, commit=base)
-    with store.begin(f"{why}: {tree}") as tx:
-        store.worktrees.drop_retired(tx, tree.name, tree.worktree)
+    store.worktrees.drop_retired(tree.name, tree.worktree)
 
 
 def switch(session: Session, text: str, mountpoint: str, *, force: bool = False) -> Record:

@@ -40,6 +40,7 @@ VERBS = {
     "reset": "stratum.cli.switching:reset",
     "rebase": "stratum.cli.switching:rebase",
     "patchset": "stratum.cli.patchset:patchset",
+    "restore": "stratum.cli.restoring:restore",
 }
 """Verb -> where its command lives, so that one verb loads one module."""
 

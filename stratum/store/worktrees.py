@@ -330,7 +330,7 @@ class Worktrees:
         with self.lock(name, worktree):
             retired = self._retired_path(name, worktree)
             tx.exchange(retired, self._layout.worktree(name, worktree))
-            tx.take_out(retired)
+            self._transactions.discard(retired)
 
     def has_leftovers(self, name: str, worktree: str) -> bool:
         """Whether an interrupted switch left anything."""
@@ -353,7 +353,7 @@ class Worktrees:
         old = replace(self.get(name, worktree), base_commit=base, directory=retired)
         return InterruptedSwitch(old, int(mount_id) if mount_id.isdecimal() else None)
 
-    def drop_retired(self, tx: Transaction, name: str, worktree: str) -> None:
+    def drop_retired(self, name: str, worktree: str) -> None:
         """End a switch: nothing has the retired upperdir mounted, and what it holds is committed or not wanted.
 
         Also clears away one that never came into use. The caller holds the worktree's lock.

@@ -1,0 +1,147 @@
+"""``restore``: files and directories of a commit, back into a directory or a worktree."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from stratum.api.history import ref_or_mountpoint, tree_of
+from stratum.api.session import Session
+from stratum.api.settling import settle, store_worktree
+from stratum.errors import NotFoundError, UsageError
+from stratum.refs import Ref, parse_ref
+from stratum.tree.model import Directory, Inode, lookup
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """What was written: the places (paths of the file system, or paths in ``worktree`` where one is set), warnings."""
+
+    places: list[str]
+    worktree: str | None = None
+    warnings: list[str] = field(default_factory=list)
+
+
+def restore(session: Session, source: str, paths: list[str], to: str | None = None, *, force: bool = False) -> Restored:
+    """Bring ``paths`` of what ``source`` shows back.
+
+    ``to`` is a directory (each path goes there under its last name; the root fills it) or NAME+WORKTREE (each path goes
+    to the same place there; no mount is needed, and a mounted one is written through its mount). Without ``to``, the
+    worktree that is mounted at the current directory. In a directory, what exists is ``ExistsError`` unless ``force``;
+    in a worktree it is replaced: its uncommitted state can be committed first.
+
+    Raises ``NotFoundError`` for a path that ``source`` does not have, before anything is written.
+    """
+    tree = tree_of(session, source)
+    found = [(path, _find(tree, path, source)) for path in paths]
+    target = _worktree_target(session, to)
+    if target is None:
+        assert to is not None
+        return _to_directory(session, found, Path(to), force)
+    return _to_worktree(session, found, *target)
+
+
+def _find(tree: Directory, path: str, source: str) -> Inode:
+    raw = os.fsencode(path)
+    if b".." in raw.split(b"/"):
+        raise UsageError(f"{path}: a path in a commit has no '..'")
+    inode = lookup(tree, raw)
+    if inode is None:
+        raise NotFoundError(f"{source} has no {path}")
+    return inode
+
+
+def _worktree_target(session: Session, to: str | None) -> tuple[str, str] | None:
+    """(name, worktree) where that is the target; None for a directory."""
+    if to is None:
+        ref = ref_or_mountpoint(session, ".")
+    elif "+" in to and "/" not in to and not os.path.isdir(to):
+        ref = parse_ref(to)
+    else:
+        return None
+    if ref.worktree is None:
+        raise UsageError("what is mounted here is read-only", hint="give --to DIRECTORY or --to NAME+WORKTREE")
+    session.store.worktrees.get(ref.name, ref.worktree)
+    return ref.name, ref.worktree
+
+
+def _to_directory(session: Session, found: list[tuple[str, Inode]], to: Path, force: bool) -> Restored:
+    from stratum.ingest.restore import restore as write
+
+    if not to.is_dir():
+        raise NotFoundError(f"{to} is not a directory", hint=f"make it first: mkdir {to}")
+    places, warnings = [], []
+    for path, inode in found:
+        name = os.path.basename(path.rstrip("/"))
+        place = to / name if name else to
+        warnings += write(session.store.objects, inode, place, overwrite=force)
+        places.append(str(place))
+    return Restored(places, None, warnings)
+
+
+def _to_worktree(session: Session, found: list[tuple[str, Inode]], name: str, worktree: str) -> Restored:
+    from stratum.ingest.restore import restore as write
+
+    store = session.store
+    ref = str(Ref(name, worktree=worktree))
+    places = [path for path, _ in found]
+    with store.worktrees.lock(name, worktree):
+        settle(session, name, worktree)
+        record = session.state.find_worktree(store.root, name, worktree)
+        if record is None:
+            _write_unmounted(session, found, name, worktree)
+            return Restored(places, ref)
+        if record.holder.kind != "host":
+            raise UsageError(
+                f"{ref} is mounted in {record.holder.describe()}", hint="restore to a directory, and copy it in"
+            )
+        warnings = []
+        for path, inode in found:
+            place = Path(record.mountpoint) / path.strip("/")
+            warnings += write(store.objects, inode, place, overwrite=True)
+        return Restored(places, ref, warnings)
+
+
+def _write_unmounted(session: Session, found: list[tuple[str, Inode]], name: str, worktree: str) -> None:
+    """Give the worktree an upperdir that shows the restored inodes too."""
+    from stratum.ingest.restore import restore as write
+    from stratum.tree.merge import make_layer
+    from stratum.tree.upperform import upper_form
+
+    store = session.store
+    tree = store.worktrees.get(name, worktree)
+    base = store.commits.tree(tree.base_commit)
+    with store.begin(f"restoring into {tree}") as tx:
+        merged = _merged(found, store_worktree(session, tx, tree, base))
+        tx.publish_objects()
+        upperdir = store.worktrees.new_upperdir(tx, tree.base_commit)
+        write(store.objects, upper_form(make_layer(base, merged)), upperdir)
+        store.worktrees.renew(tx, name, worktree, base_commit=tree.base_commit, head=tree.head, upperdir=upperdir)
+
+
+def _merged(found: list[tuple[str, Inode]], shown: Directory) -> Directory:
+    for path, inode in found:
+        names = [part for part in os.fsencode(path).split(b"/") if part]
+        shown = _with_entry(shown, names, inode, path)
+    return shown
+
+
+def _with_entry(tree: Directory, names: list[bytes], inode: Inode, path: str) -> Directory:
+    """``tree`` with ``inode`` at the path ``names``; only the directories above it are new."""
+    if not names:
+        assert isinstance(inode, Directory)
+        return inode
+    above: list[Directory] = [tree]
+    for name in names[:-1]:
+        below = above[-1].children.get(name)
+        if not isinstance(below, Directory):
+            raise NotFoundError(
+                f"the worktree has no directory to put {path} into", hint="restore the directory above it first"
+            )
+        above.append(below)
+    child: Inode = inode
+    for directory, name in zip(reversed(above), reversed(names), strict=True):
+        child = directory.with_children({**directory.children, name: child})
+    assert isinstance(child, Directory)
+    return child

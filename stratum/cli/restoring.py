@@ -1,0 +1,31 @@
+"""``restore``: files out of commits."""
+
+from __future__ import annotations
+
+import click
+
+from stratum.cli.app import App, verb
+from stratum.cli.output import safe
+
+
+@verb("restore")
+@click.argument("ref", metavar="REF|HASH")
+@click.argument("paths", metavar="PATH...", nargs=-1, required=True)
+@click.option("--to", metavar="DIR|NAME+WORKTREE", help="Where to; default: the worktree mounted at this directory.")
+@click.option("-f", "--force", is_flag=True, help="Replace what exists in DIR.")
+def restore(app: App, ref: str, paths: tuple[str, ...], to: str | None, force: bool) -> None:
+    """Bring files or directories of a commit back, into a directory or a worktree.
+
+    PATH is a path in the commit ('/' is all of it). In DIR each one gets its last name; in a worktree it goes back to
+    its place. No mount is needed, and no root for a directory of one's own.
+    """
+    from stratum.api.restoring import restore as run
+
+    done = run(app.session, ref, list(paths), to, force=force)
+    for warning in done.warnings:
+        app.out.warn(warning)
+    if app.out.json:
+        app.out.object({"places": done.places, "worktree": done.worktree, "warnings": done.warnings})
+        return
+    for place in done.places:
+        app.out.line(safe(place))
