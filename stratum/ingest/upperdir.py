@@ -121,14 +121,16 @@ class _Frame:
     def finish(self) -> Directory:
         """The merged directory: the lower one itself where nothing differs."""
         lower, children = self.lower, self.children
+        mode, uid, gid, mtime, xattrs = self.metadata
+        metadata = (mode, uid, gid, mtime, overlay.directory_xattrs(xattrs, children.values()))
         if (
             lower is not None
-            and lower.metadata() == self.metadata
+            and lower.metadata() == metadata
             and lower.children.keys() == children.keys()
             and all(children[name] is child for name, child in lower.children.items())
         ):
             return lower
-        return Directory(*self.metadata, children=children)
+        return Directory(*metadata, children=children)
 
 
 class _Entry:
@@ -194,7 +196,7 @@ class _Scan:
             marked = private.get(overlay.OPAQUE) == overlay.OPAQUE_XATTR_WHITEOUTS
             names = sorted(map(os.fsencode, os.listdir(fd)), reverse=True)
             frame.subdirectories = [name for name in names if self._take(frame, name, xattr_whiteouts=marked)]
-            frame.metadata = _metadata(before, overlay.directory_xattrs(xattrs, frame.children.values()))
+            frame.metadata = _metadata(before, xattrs)
             if _stamp(os.fstat(fd)) == _stamp(before):
                 return
         self._report(f"{os.fsdecode(frame.path)}: the directory kept changing while it was read")

@@ -441,8 +441,9 @@ def _renameat2(source: bytes, target: bytes, flags: int) -> None:
     renameat2(-100, source, -100, target, flags)
 
 
-def make_source(place: Path) -> Path:
-    """A directory with every kind of thing that a commit can hold."""
+def make_source(place: Path, *, nested: bool = True) -> Path:
+    """A directory with every kind of thing that a commit can hold; ``nested``: also what means something to overlayfs,
+    so that the directory itself cannot be a layer."""
     source = place / "source"
     inner = source / "d" / "sub" / "deep"
     inner.mkdir(parents=True)
@@ -463,11 +464,12 @@ def make_source(place: Path) -> Path:
     os.link(source / "d" / "link", source / "hard-link", follow_symlinks=False)
     os.mkfifo(source / "d" / "fifo")
     os.mknod(source / "d" / "null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
-    os.mknod(source / "other" / "whiteout", stat.S_IFCHR | 0o640, 0)
     os.setxattr(source / "d", "user.a", b"directory")
     os.setxattr(source / "d" / "f", "user.a", b"file")
-    os.setxattr(source / "d" / "big", "trusted.overlay.redirect", b"/etc/shadow")
-    os.setxattr(source / "d" / "sub", "trusted.overlay.origin", b"not a handle")
+    if nested:
+        os.mknod(source / "other" / "whiteout", stat.S_IFCHR | 0o640, 0)
+        os.setxattr(source / "d" / "big", "trusted.overlay.redirect", b"/etc/shadow")
+        os.setxattr(source / "d" / "sub", "trusted.overlay.origin", b"not a handle")
     os.setxattr(source / "d" / "link", "trusted.c", b"symlink", follow_symlinks=False)
     os.setxattr(source / "d" / "sub" / "f", "system.posix_acl_access", ROOT_USER_ACL)
     os.setxattr(source, "user.b", b"root")
