@@ -33,6 +33,7 @@ from stratum.store.layout import Layout, Names, storage_error
 from stratum.store.objects import Objects
 from stratum.store.tables import Tables, write_tables
 from stratum.store.transaction import Transaction, Transactions
+from stratum.sys.atomic import fsync_dir
 from stratum.tree.model import Directory, File
 
 METADATA = "metadata.toml"
@@ -209,7 +210,7 @@ class Commits:
         commit = metadata_hash(dump)
         if self.exists(commit):
             tx.publish_objects()
-            return self.meta(commit)
+            return self._found(commit)
         summary, statistics = merkle_summary(dump), _Statistics(root)
         directory = tx.new_path("commit")
         tx.make_directory(directory)
@@ -235,8 +236,16 @@ class Commits:
         try:
             tx.place_directory(directory, self._layout.commit(commit))
         except ExistsError:  # another process wrote the same tree meanwhile
-            return self.meta(commit)
+            return self._found(commit)
         return meta
+
+    def _found(self, commit: str) -> CommitMeta:
+        """The metadata of a commit that was there already, its name made durable in case its writer is not done."""
+        try:
+            fsync_dir(self._layout.commits)
+        except OSError as exc:
+            raise storage_error(exc, f"write commit {commit}") from None
+        return self.meta(commit)
 
     def _check_objects(self, tx: Transaction, root: Directory, known: Directory | None) -> None:
         checked: set[bytes] = set()

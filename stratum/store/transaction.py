@@ -166,7 +166,7 @@ class Transaction:
         return new
 
     def _check_staged(self, digest: bytes, name: str, size: int) -> None:
-        path = os.path.join(self.object_staging, name)
+        path = f"{self.object_staging}/{name}"
         info = os.lstat(path)
         if not stat.S_ISREG(info.st_mode) or info.st_size != size:
             raise StratumError(

@@ -276,7 +276,8 @@ class Worktrees:
         """
         with self.lock(name, worktree):
             old = self.get(name, worktree)
-            self._check_commit(head or base_commit)
+            for commit in {base_commit, head or base_commit}:
+                self._check_commit(commit)
             new = replace(old, base_commit=base_commit, head=head, last_modified=rfc3339(utc_now()))
             upperdir = upperdir or self.new_upperdir(tx, base_commit)
             directory = self._build(tx, new, upperdir, self.lease(name, worktree))
@@ -312,7 +313,8 @@ class Worktrees:
         """
         with self.lock(name, worktree):
             old = self.get(name, worktree)
-            self._check_commit(head or base_commit)
+            for commit in {base_commit, head or base_commit}:
+                self._check_commit(commit)
             new = replace(old, base_commit=base_commit, head=head, last_modified=rfc3339(utc_now()))
             directory = self._build(tx, new, upperdir, self.lease(name, worktree))
             table = {} if mount_id is None else {"mount_id": str(mount_id)}
