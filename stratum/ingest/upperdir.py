@@ -288,6 +288,8 @@ class _Scan:
         if overlay.METACOPY in entry.private:
             redirect = entry.private.get(overlay.REDIRECT)
             lower = lower_entry(self._base, frame.lower, entry.name, redirect, entry.path)
+            if lower is not None and overlay.is_whiteout_device(lower) and not size:
+                return File(mode, uid, gid, mtime, xattrs)  # it is an empty file in the image, and its marks are gone
             if not isinstance(lower, File):
                 raise damaged(entry.path, "its data is the base's, but the base has no such file")
             if lower.size != size:

@@ -242,6 +242,12 @@ def test_whiteout_device_of_the_base(tree: Worktree) -> None:
     assert (inode.uid, inode.gid, stat.S_IMODE(inode.mode), inode.xattrs) == (5, 6, 0o640, ())
 
 
+def test_whiteout_device_of_the_base_without_its_marks(tree: Worktree) -> None:
+    os.removexattr(tree.view / "other" / "whiteout", "user.overlay.whiteout")
+    inode = file_at(both(tree), b"/other/whiteout")
+    assert (inode.size, inode.xattrs) == (0, ((b"trusted.overlay.whiteout", b""),))
+
+
 def test_inode_flags_are_no_content(tree: Worktree) -> None:
     (tree.view / "new").write_bytes(b"n")
     subprocess.run(["chattr", "+i", tree.view / "new"], check=True)
