@@ -9,6 +9,7 @@ import click
 
 from stratum.cli.app import App, verb
 from stratum.cli.output import human_size, safe, safe_lines, short
+from stratum.cli.reftype import REF, REF_OR_PATH
 
 if TYPE_CHECKING:
     from stratum.tree.diff import Change
@@ -18,7 +19,7 @@ _LETTERS = {"added": "A", "deleted": "D", "modified": "M", "type": "T", "metadat
 
 
 @verb("show")
-@click.argument("ref", metavar="REF|HASH")
+@click.argument("ref", metavar="REF|HASH", type=REF)
 def show(app: App, ref: str) -> None:
     """Show a commit's metadata."""
     from stratum.api.history import show as run
@@ -46,7 +47,7 @@ def show(app: App, ref: str) -> None:
 
 
 @verb("log")
-@click.argument("ref", metavar="REF|HASH")
+@click.argument("ref", metavar="REF|HASH", type=REF)
 @click.option("--reflog", is_flag=True, help="Every move of the tags and worktrees of NAME instead of the parents.")
 def log(app: App, ref: str, reflog: bool) -> None:
     """Show a commit and its parents, newest first."""
@@ -77,8 +78,8 @@ def _print_reflog(app: App, ref: str) -> None:
 
 
 @verb("diff")
-@click.argument("first", metavar="A")
-@click.argument("second", metavar="[B]", required=False)
+@click.argument("first", metavar="A", type=REF_OR_PATH)
+@click.argument("second", metavar="[B]", required=False, type=REF_OR_PATH)
 @click.option("--stat", "as_stat", is_flag=True, help="Only the number of changes of each kind and the bytes.")
 @click.option("--name-only", is_flag=True, help="Only the paths.")
 def diff(app: App, first: str, second: str | None, as_stat: bool, name_only: bool) -> None:
@@ -151,7 +152,7 @@ _TYPES = {
 
 
 @verb("verify")
-@click.argument("ref", metavar="REF|HASH")
+@click.argument("ref", metavar="REF|HASH", type=REF)
 def verify(app: App, ref: str) -> None:
     """Check a commit's tree, its two hashes, its image and the content of every object."""
     from stratum.api.verify import verify as run

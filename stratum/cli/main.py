@@ -40,6 +40,8 @@ VERBS = {
     "reset": "stratum.cli.switching:reset",
     "rebase": "stratum.cli.switching:rebase",
     "patchset": "stratum.cli.patchset:patchset",
+    "help": "stratum.cli.helping:help_",
+    "completion": "stratum.cli.helping:completion",
     "restore": "stratum.cli.restoring:restore",
 }
 """Verb -> where its command lives, so that one verb loads one module."""

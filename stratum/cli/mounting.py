@@ -8,13 +8,14 @@ import click
 
 from stratum.cli.app import App, message_option, verb
 from stratum.cli.output import safe, short
+from stratum.cli.reftype import REF, REF_OR_PATH, WORKTREE_OR_PATH
 
 if TYPE_CHECKING:
     from stratum.api.status import StratumStatus, WorktreeStatus
 
 
 @verb("mount")
-@click.argument("ref", metavar="REF")
+@click.argument("ref", metavar="REF", type=REF)
 @click.argument("mountpoint", required=False)
 @click.option("--read-only", is_flag=True, help="Mount a worktree without letting anyone write to it.")
 def mount(app: App, ref: str, mountpoint: str | None, read_only: bool) -> None:
@@ -32,7 +33,7 @@ def mount(app: App, ref: str, mountpoint: str | None, read_only: bool) -> None:
 
 
 @verb("unmount")
-@click.argument("target", metavar="MOUNTPOINT|REF")
+@click.argument("target", metavar="MOUNTPOINT|REF", type=REF_OR_PATH)
 def unmount(app: App, target: str) -> None:
     """Unmount what Stratum mounted at MOUNTPOINT, or wherever REF is mounted."""
     from stratum.api.mounting import unmount as run
@@ -42,7 +43,7 @@ def unmount(app: App, target: str) -> None:
 
 
 @verb("commit")
-@click.argument("target", metavar="REF|PATH")
+@click.argument("target", metavar="REF|PATH", type=WORKTREE_OR_PATH)
 @click.argument("tag", required=False)
 @click.option("-f", "--force", is_flag=True, help="Move TAG if it exists.")
 @message_option
@@ -78,7 +79,7 @@ def commit(app: App, target: str, tag: str | None, force: bool, message: str | N
 
 
 @verb("status")
-@click.argument("target", metavar="[REF|MOUNTPOINT]", required=False)
+@click.argument("target", metavar="[REF|MOUNTPOINT]", required=False, type=REF_OR_PATH)
 def status(app: App, target: str | None) -> None:
     """Show mounts, holders, commits and changes of a worktree, a stratum, or everything."""
     from stratum.api.status import status as run

@@ -8,11 +8,12 @@ import click
 
 from stratum.cli.app import App, verb
 from stratum.cli.output import short
+from stratum.cli.reftype import NAME, REF
 from stratum.errors import UsageError
 
 
 @verb("tag")
-@click.argument("ref", metavar="REF|HASH")
+@click.argument("ref", metavar="REF|HASH", type=REF)
 @click.argument("new", metavar="TAG|NAME:TAG")
 @click.option("--move", is_flag=True, help="Rename: remove the old tag.")
 @click.option("-f", "--force", is_flag=True, help="Move NEW if it exists.")
@@ -29,7 +30,7 @@ def tag(app: App, ref: str, new: str, move: bool, force: bool) -> None:
 
 
 @verb("list")
-@click.argument("name", metavar="[NAME]", required=False)
+@click.argument("name", metavar="[NAME]", required=False, type=NAME)
 def list_(app: App, name: str | None) -> None:
     """List the tags and worktrees of NAME, or all strata."""
     from stratum.api.tags import list_strata, list_stratum
@@ -63,7 +64,7 @@ def list_(app: App, name: str | None) -> None:
 
 
 @verb("remove")
-@click.argument("ref", metavar="NAME|NAME:TAG|NAME+WORKTREE")
+@click.argument("ref", metavar="NAME|NAME:TAG|NAME+WORKTREE", type=REF)
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @click.option("--discard", is_flag=True, help="Throw uncommitted changes of worktrees away.")
 @click.option("-n", "--dry-run", is_flag=True, help="Only say what would be removed.")

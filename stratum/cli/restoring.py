@@ -6,10 +6,11 @@ import click
 
 from stratum.cli.app import App, verb
 from stratum.cli.output import safe
+from stratum.cli.reftype import REF
 
 
 @verb("restore")
-@click.argument("ref", metavar="REF|HASH")
+@click.argument("ref", metavar="REF|HASH", type=REF)
 @click.argument("paths", metavar="PATH...", nargs=-1, required=True)
 @click.option("--to", metavar="DIR|NAME+WORKTREE", help="Where to; default: the worktree mounted at this directory.")
 @click.option("-f", "--force", is_flag=True, help="Replace what exists in DIR.")

@@ -8,6 +8,7 @@ import click
 
 from stratum.cli.app import App, verb
 from stratum.cli.output import safe, short
+from stratum.cli.reftype import REF, WORKTREE_OR_PATH
 
 if TYPE_CHECKING:
     from stratum.api.switching import Switched
@@ -18,8 +19,8 @@ _dry_run = click.option("-n", "--dry-run", is_flag=True, help="Only say what wou
 
 
 @verb("reset")
-@click.argument("target", metavar="MOUNTPOINT|NAME+WORKTREE")
-@click.argument("to", metavar="[REF]", required=False)
+@click.argument("target", metavar="MOUNTPOINT|NAME+WORKTREE", type=WORKTREE_OR_PATH)
+@click.argument("to", metavar="[REF]", required=False, type=REF)
 @_discard
 @_force
 @_dry_run
@@ -35,8 +36,8 @@ def reset(app: App, target: str, to: str | None, discard: bool, force: bool, dry
 
 
 @verb("rebase")
-@click.argument("target", metavar="MOUNTPOINT|NAME+WORKTREE")
-@click.argument("onto", metavar="REF")
+@click.argument("target", metavar="MOUNTPOINT|NAME+WORKTREE", type=WORKTREE_OR_PATH)
+@click.argument("onto", metavar="REF", type=REF)
 @_discard
 @_force
 @_dry_run

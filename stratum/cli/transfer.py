@@ -7,10 +7,11 @@ import click
 from stratum.cli.app import App, verb
 from stratum.cli.output import human_size, short
 from stratum.cli.progress import progress_bar
+from stratum.cli.reftype import REF
 
 
 @verb("push")
-@click.argument("ref", metavar="REF|HASH")
+@click.argument("ref", metavar="REF|HASH", type=REF)
 @click.argument("target", metavar="HOST/REPOSITORY[:TAG]", required=False)
 @click.option("--plain-http", is_flag=True, help="Use HTTP without TLS. Loopback addresses need no such permission.")
 @click.option("--ca-file", metavar="FILE", help="Trust the certificate authorities in FILE.")

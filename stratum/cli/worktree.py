@@ -6,6 +6,7 @@ import click
 
 from stratum.cli.app import App, verb
 from stratum.cli.output import safe, short
+from stratum.cli.reftype import NAME, REF, WORKTREE
 
 
 @click.group("worktree")
@@ -14,8 +15,8 @@ def worktree() -> None:
 
 
 @verb("add")
-@click.argument("first", metavar="NAME+WORKTREE|BASE")
-@click.argument("second", metavar="[BASE|WORKTREE]", required=False)
+@click.argument("first", metavar="NAME+WORKTREE|BASE", type=REF)
+@click.argument("second", metavar="[BASE|WORKTREE]", required=False, type=REF)
 @click.option("--description", default="", help="Shown by 'worktree list' and 'status'.")
 def add(app: App, first: str, second: str | None, description: str) -> None:
     """Make a worktree: 'worktree add NAME+WORKTREE [BASE]' or 'worktree add BASE WORKTREE'.
@@ -33,7 +34,7 @@ def add(app: App, first: str, second: str | None, description: str) -> None:
 
 
 @verb("list")
-@click.argument("name", metavar="[NAME]", required=False)
+@click.argument("name", metavar="[NAME]", required=False, type=NAME)
 def list_(app: App, name: str | None) -> None:
     """List the worktrees of NAME, or of every stratum."""
     from stratum.api.worktrees import list_worktrees
@@ -71,7 +72,7 @@ def list_(app: App, name: str | None) -> None:
 
 
 @verb("remove")
-@click.argument("ref", metavar="NAME+WORKTREE")
+@click.argument("ref", metavar="NAME+WORKTREE", type=WORKTREE)
 @click.option("--discard", is_flag=True, help="Throw uncommitted changes away instead of committing them first.")
 @click.option("-n", "--dry-run", is_flag=True, help="Only say what would be done.")
 def remove(app: App, ref: str, discard: bool, dry_run: bool) -> None:
@@ -88,7 +89,7 @@ def remove(app: App, ref: str, discard: bool, dry_run: bool) -> None:
 
 
 @verb("switch")
-@click.argument("ref", metavar="NAME+WORKTREE")
+@click.argument("ref", metavar="NAME+WORKTREE", type=WORKTREE)
 @click.argument("mountpoint")
 @click.option("-f", "--force", is_flag=True, help="Go on although files are open for writing there.")
 def switch(app: App, ref: str, mountpoint: str, force: bool) -> None:

@@ -1,0 +1,43 @@
+"""``help`` and ``completion``."""
+
+from __future__ import annotations
+
+import click
+
+from stratum.cli.app import App, verb
+from stratum.cli.output import write_stdout
+from stratum.errors import UsageError
+
+SHELLS = ("bash", "zsh", "fish")
+
+
+@verb("help")
+@click.argument("words", metavar="[VERB]...", nargs=-1)
+def help_(app: App, words: tuple[str, ...]) -> None:
+    """Show the help of a verb."""
+    context = click.get_current_context().find_root()
+    command: click.Command = context.command
+    for word in words:
+        found = command.get_command(context, word) if isinstance(command, click.Group) else None
+        if found is None:
+            raise UsageError(f"there is no verb {word!a}", hint="'stratum help' lists the verbs")
+        context = click.Context(found, info_name=word, parent=context)
+        command = found
+    app.out.line(command.get_help(context))
+
+
+@verb("completion")
+@click.argument("shell", type=click.Choice(SHELLS))
+def completion(app: App, shell: str) -> None:
+    """Print the completion script of SHELL; refs are completed from the store.
+
+    bash: put 'source <(stratum completion bash)' into ~/.bashrc. zsh: the same in ~/.zshrc. fish: write the output to
+    ~/.config/fish/completions/stratum.fish.
+    """
+    from click.shell_completion import get_completion_class
+
+    made = get_completion_class(shell)
+    assert made is not None
+    root = click.get_current_context().find_root().command
+    instance = made(root, {}, "stratum", "_STRATUM_COMPLETE")
+    write_stdout(instance.source_template % instance.source_vars())
