@@ -211,10 +211,10 @@ def _check_kind(value: dict[str, Any]) -> None:
     if type(value.get("schemaVersion")) is not int or value["schemaVersion"] != 2:
         raise _MalformedError("'schemaVersion' is not 2")
     media_type, artifact_type = value.get("mediaType"), value.get("artifactType")
-    if media_type != MANIFEST_MEDIA_TYPE:
-        raise _NotACommitError(f"its media type is {_shown(media_type)}")
     if artifact_type != ARTIFACT_TYPE:
         raise _NotACommitError(f"its artifactType is {_shown(artifact_type)}" if artifact_type else "it is an image")
+    if media_type != MANIFEST_MEDIA_TYPE:
+        raise _MalformedError(f"its media type is {_shown(media_type)}")
 
 
 def _read_layers(layers: Sequence[object]) -> tuple[tuple[Descriptor, ...], tuple[PackLayers, ...]]:

@@ -102,7 +102,7 @@ class RegistryClient(oras.provider.Registry):  # type: ignore[misc]  # oras has 
             raise
         if not better:
             return response
-        response.close()
+        self._transport.done(response)
         return self._transport.send(method, url, headers or {}, secret=self.auth.header, data=data)
 
     def _expect(self, response: requests.Response, statuses: tuple[int, ...], doing: str) -> requests.Response:
@@ -126,7 +126,7 @@ class RegistryClient(oras.provider.Registry):  # type: ignore[misc]  # oras has 
 
     def has_blob(self, blob: Descriptor) -> bool:
         response = self.do_request(f"{self._base}/blobs/{blob.digest}", "HEAD")
-        response.close()
+        self._transport.done(response)
         if response.status_code == 404:
             return False
         self._expect(response, (200,), f"ask for blob {blob.digest} of {self.target}")
@@ -215,7 +215,7 @@ class RegistryClient(oras.provider.Registry):  # type: ignore[misc]  # oras has 
         doing = f"send blob {upload.descriptor.digest} to {self.target}"
         response = self.do_request(f"{self._base}/blobs/uploads/", "POST", data=b"", headers=dict(_OCTETS))
         self._expect(response, (202,), doing)
-        response.close()
+        self._transport.done(response)
         session = _Session(self, self._location(response, doing), doing)
         if upload.descriptor.size > CHUNK:
             session.send_chunks(upload)
@@ -243,7 +243,7 @@ class RegistryClient(oras.provider.Registry):  # type: ignore[misc]  # oras has 
                 if last:
                     raise
         self._expect(response, (200, 201, 202), doing)
-        response.close()
+        self._transport.done(response)
         if response.headers.get("Docker-Content-Digest", digest_of(data)) != digest_of(data):
             raise DamagedError(f"cannot {doing}: the registry stored something else")
 
@@ -274,16 +274,16 @@ class _Session:
         headers = {**_OCTETS, "Content-Range": f"{position}-{position + len(chunk) - 1}"}
         response = self._client.do_request(self._url, "PATCH", data=chunk, headers=headers)
         if response.status_code == 416:
-            response.close()
+            self._client._transport.done(response)
             raise ConnectionCutError(f"cannot {self._doing}: the registry lost count of what it has")
         self._client._expect(response, (202,), self._doing)
-        response.close()
+        self._client._transport.done(response)
         self._url = self._client._location(response, self._doing)
 
     def _received(self) -> int:
         """How many bytes the registry has; ``ConnectionCutError`` where it has forgotten the upload."""
         response = self._client.do_request(self._url, "GET")
-        response.close()
+        self._client._transport.done(response)
         if response.status_code == 404:
             raise ConnectionCutError(f"cannot {self._doing}: the registry has forgotten the upload")
         self._client._expect(response, (202, 204), self._doing)
@@ -302,7 +302,7 @@ class _Session:
                 f"cannot {self._doing}: the registry answered {self._client._transport.words(response)}"
             )
         self._client._expect(response, (201, 202, 204), self._doing)
-        response.close()
+        self._client._transport.done(response)
 
 
 def _chunks(pieces: Iterator[bytes]) -> Iterator[bytes]:

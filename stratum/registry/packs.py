@@ -26,6 +26,7 @@ from functools import cached_property
 from itertools import accumulate
 from typing import TYPE_CHECKING, BinaryIO, cast
 
+from stratum.composefs.verity import VerityHasher
 from stratum.errors import DamagedError
 from stratum.tree.model import object_path
 
@@ -183,7 +184,7 @@ class PackWriter:
         return PackIndex(tuple(self._frames), self._members)
 
     def pieces(self) -> Iterator[bytes]:
-        """The pack's bytes, a frame at a time. ``DamagedError`` where an object has another size than its member."""
+        """The pack's bytes, a frame at a time. ``DamagedError`` where an object is not what its name says."""
         from pyzstd import SeekableZstdFile
 
         file = SeekableZstdFile(cast("BinaryIO", self._compressed), "w", level_or_option=_options())
@@ -208,19 +209,22 @@ class PackWriter:
     def _archive(self) -> Iterator[bytes]:
         for member in self._members:
             yield header(member)
-            with self._open_object(member.digest) as file:
-                left = member.size
-                while piece := file.read(min(FRAME_SIZE, left + 1)):
-                    left -= len(piece)
-                    if left < 0:
-                        break
-                    yield piece
-            if left:
-                raise DamagedError(
-                    f"object {member.digest.hex()} is not {member.size} bytes long", hint="run 'stratum fsck'"
-                )
+            yield from self._content(member)
             yield bytes(-member.size % _BLOCK)
         yield _END
+
+    def _content(self, member: Member) -> Iterator[bytes]:
+        hasher = VerityHasher()
+        left = member.size
+        with self._open_object(member.digest) as file:
+            while piece := file.read(min(FRAME_SIZE, left + 1)):
+                left -= len(piece)
+                if left < 0:
+                    break
+                hasher.update(piece)
+                yield piece
+        if left or hasher.digest() != member.digest:
+            raise DamagedError(f"object {member.digest.hex()} does not match its digest", hint="run 'stratum fsck'")
 
 
 class _Collector:

@@ -10,6 +10,7 @@ import json
 import re
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from http.cookiejar import DefaultCookiePolicy
 from pathlib import Path
 from urllib.parse import urljoin, urlsplit
@@ -121,7 +122,7 @@ class Transport:
                 if response.status_code not in _BUSY or attempt == attempts:
                     return response
                 wait = _retry_after(response, 0.2 * 3**attempt)
-                response.close()
+                self.done(response)
             time.sleep(wait)
         raise AssertionError("the last attempt returns or raises")
 
@@ -136,7 +137,7 @@ class Transport:
             response = self._once(method, url, sent, data)
             if response.status_code not in (301, 302, 303, 307, 308):
                 return response
-            response.close()
+            self.done(response)
             place = resolve(url, response.headers.get("Location", ""))
             if method not in ("GET", "HEAD"):
                 raise StratumError(f"{home[1]} redirects a {method} to {shown(place)}; only reads are redirected")
@@ -209,6 +210,13 @@ class Transport:
             ) from None
         finally:
             response.close()
+
+    def done(self, response: requests.Response) -> None:
+        """Be done with a response whose body does not matter: read what little there is, so that the connection can
+        be used again."""
+        with suppress(StratumError):
+            for _ in self.body(response, _ERROR_BODY_MAX, "an answer"):
+                pass
 
     def words(self, response: requests.Response) -> str:
         """What a failing server says: the status, and its errors in the form of the distribution specification."""

@@ -375,7 +375,7 @@ def edited(artifact: Artifact, edit: Callable[[dict[str, Any]], object]) -> Host
         (lambda m: (m.pop("layers"), m.pop("config"), m.update(manifests=[])), "an index of several images"),
         (lambda m: m.update(schemaVersion=1), "'schemaVersion' is not 2"),
         (lambda m: m.update(schemaVersion=True), "'schemaVersion' is not 2"),
-        (lambda m: m.update(mediaType="text/html"), "media type is 'text/html'"),
+        (lambda m: m.update(mediaType="text/html"), "is not valid: its media type is 'text/html'"),
         (lambda m: m.update(artifactType="application/other"), "artifactType is 'application/other'"),
         (lambda m: m.pop("artifactType"), "is an image"),
         (lambda m: m.update(layers={}), "'layers' is not a list"),
