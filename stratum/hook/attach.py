@@ -57,8 +57,10 @@ class ContainerProcess:
                 self.mount_namespace = _open(f"/proc/{pid}/ns/mnt", opened)
                 self.user_namespace = _open(f"/proc/{pid}/ns/user", opened)
                 own = os.stat("/proc/self/ns/mnt")
+            except (FileNotFoundError, ProcessLookupError):
+                raise BadStateError(f"the container's process {pid} is gone") from None
             except OSError as exc:
-                raise BadStateError(f"the container's process {pid} is gone: {os_error_text(exc)}") from None
+                raise BadStateError(f"cannot reach the container's process {pid}: {os_error_text(exc)}") from None
             if started is None or not proc.alive(pid, started):
                 raise BadStateError(f"the container's process {pid} is gone")
             self.start_time = started

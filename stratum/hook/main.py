@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from types import FrameType
+from types import FrameType, TracebackType
 
 from stratum.errors import StratumError, UsageError
 from stratum.hook import CREATE_RUNTIME, POSTSTOP, TIMEOUTS
@@ -27,6 +27,7 @@ class TimedOutError(StratumError):
 def main(argv: list[str] | None = None) -> int:
     """Run one stage; the exit status. ``argv`` are the arguments without the program's name."""
     args = sys.argv[1:] if argv is None else argv
+    sys.excepthook = _report_defect
     try:
         stage = _stage(args)
         os.chdir("/")
@@ -104,6 +105,15 @@ def _start_alarm(stage: str) -> None:
 
     signal.signal(signal.SIGALRM, ring)
     signal.setitimer(signal.ITIMER_REAL, limit)
+
+
+def _report_defect(kind: type[BaseException], value: BaseException, trace: TracebackType | None) -> None:
+    """For what nobody foresaw, or an installation that is broken: one line here too, the traceback in the log."""
+    import traceback
+
+    sys.stderr.write(f"stratum: internal error: {_one_line(f'{kind.__name__}: {value}')}\n")
+    for line in traceback.format_exception(kind, value, trace):
+        _log(line)
 
 
 def _say(error: StratumError, *, log: bool, about: str = "") -> None:
