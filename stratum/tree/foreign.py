@@ -93,7 +93,7 @@ class _Reader:
         self._quirks = Quirks()
 
     def read(self, dump: bytes) -> ForeignTree:
-        number = 0
+        number = 1
         try:
             for number, line in enumerate(_lines(dump), 1):
                 self._add(line, number)
