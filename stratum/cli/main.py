@@ -37,6 +37,7 @@ VERBS = {
     "push": "stratum.cli.transfer:push",
     "pull": "stratum.cli.transfer:pull",
     "hook": "stratum.cli.hook:hook",
+    "reconcile": "stratum.cli.reconciling:reconcile",
     "reset": "stratum.cli.switching:reset",
     "rebase": "stratum.cli.switching:rebase",
     "patchset": "stratum.cli.patchset:patchset",

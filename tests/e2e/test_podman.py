@@ -473,9 +473,20 @@ def test_a_reboot_is_made_up_for(podman: PodmanEnv, cli: Command, app: str) -> N
     podman.wait_stopped("lost")
     for file in cli.runtime_dir.iterdir():
         file.unlink()
-    cli.ok("worktree", "add", "app+other", "app:latest")
-    podman.run("--rm", *volume("a", "app+other:/data"), podman.image, "true")
+    done = cli.json("reconcile")
+    assert [(one["worktree"], one["container"], one["commit"]) for one in done] == [
+        ("app+dev", inspected["Id"], head(cli, "app+dev"))
+    ]
     assert len(moves(cli, "app", "dev")) == 1
+    assert cli.json("reconcile") == []
+
+
+def test_reconcile_leaves_running_containers_alone(podman: PodmanEnv, cli: Command, app: str) -> None:
+    podman.run("-d", "--name", "server", *volume("a", "app+dev:/data"), podman.image, "sleep", "1000")
+    podman.podman("exec", "server", "touch", "/data/new")
+    assert cli.json("reconcile") == []
+    assert head(cli, "app+dev") == app
+    assert podman.podman("exec", "server", "ls", "/data/new").stdout == "/data/new\n"
 
 
 def test_uninstalled_hooks_mount_nothing(podman: PodmanEnv, cli: Command, app: str, tmp_path: Path) -> None:

@@ -1,0 +1,49 @@
+"""``reconcile``: making up for container stops that nobody reported."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from stratum.cli.app import App, verb
+from stratum.cli.output import short
+from stratum.errors import StratumError
+
+if TYPE_CHECKING:
+    from stratum.api.leases import Released
+
+
+@verb("reconcile")
+def reconcile(app: App) -> None:
+    """Commit the worktrees of containers that ended without the hook being told: a reboot, a killed monitor.
+
+    Worktrees that a running container has mounted are left alone. At boot a systemd unit runs this; the start or stop of
+    the next container does it too.
+    """
+    from stratum.api.leases import reconcile as run
+
+    done = run(app.session)
+    if app.out.json:
+        app.out.object([_json(released) for released in done])
+    for released in done:
+        if released.error is None and not app.out.json:
+            app.out.line(f"{released.name}+{released.worktree}\t{released.commit or '-'}\t{released.tag or '-'}")
+    failed = [released for released in done if released.error is not None]
+    for released in failed:
+        app.out.warn(f"{released.name}+{released.worktree} of container {short(released.container)}: {released.error}")
+    if failed:
+        raise StratumError(
+            f"{len(failed)} of {len(done)} worktrees could not be committed",
+            hint="their changes are kept where they are; mend the cause and run 'stratum reconcile' again",
+        )
+    if not done:
+        app.out.note("there was nothing to do")
+
+
+def _json(released: Released) -> dict[str, Any]:
+    return {
+        "worktree": f"{released.name}+{released.worktree}",
+        "container": released.container,
+        "commit": released.commit,
+        "tag": released.tag,
+        "error": None if released.error is None else released.error.message,
+    }
