@@ -303,10 +303,11 @@ class Operations:
 
     def punch_sparse(self, a: int, b: int, c: int) -> None:
         fd = os.open(self._free_or_taken(a, b), os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
-        with os.fdopen(fd, "r+b") as file:
-            file.truncate(200_000)
-            file.seek(100_000)
-            file.write(b"middle")
+        try:
+            os.ftruncate(fd, 200_000)
+            os.pwrite(fd, b"middle", 100_000)
+        finally:
+            os.close(fd)
 
     def temporary_file(self, a: int, b: int, c: int) -> None:
         target = self._free_or_taken(a, b)
