@@ -449,6 +449,7 @@ class CuttingProxy:
     def __init__(self, port: int, after: int, most: int) -> None:
         self._port, self._after, self._most = port, after, most
         self.cuts = 0
+        self._clients: list[socket.socket] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.host = f"127.0.0.1:{self._listener.getsockname()[1]}"
         self._thread = threading.Thread(target=self._accept)
@@ -460,6 +461,9 @@ class CuttingProxy:
     def __exit__(self, *_exc: object) -> None:
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
+        for client in self._clients:
+            with contextlib.suppress(OSError):
+                client.shutdown(socket.SHUT_RDWR)
         self._thread.join()
 
     def _accept(self) -> None:
@@ -469,6 +473,7 @@ class CuttingProxy:
                 client, _ = self._listener.accept()
             except OSError:
                 break
+            self._clients.append(client)
             workers.append(threading.Thread(target=self._serve, args=(client,)))
             workers[-1].start()
         for worker in workers:
