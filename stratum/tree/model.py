@@ -6,7 +6,8 @@ inode object under several names. Trees are treated as immutable once built: mer
 did not just make.
 
 ``nlink`` is 0 for "derive it" (2 + subdirectories for a directory, the number of names for anything else), which is
-the case in every tree that Stratum makes; only a foreign dump carries explicit counts.
+the case in every tree that Stratum makes; only a foreign dump carries explicit counts, modulo 2**32 (so that it can
+say 0).
 """
 
 from __future__ import annotations
@@ -166,8 +167,7 @@ class Whiteout(Inode):
 
 def object_path(digest: bytes) -> bytes:
     """``ab/cdef...``: where the object with this 32-byte digest lives below the object directory."""
-    text = digest.hex()
-    return f"{text[:2]}/{text[2:]}".encode()
+    return digest.hex("/", 31).encode()
 
 
 def file_type(inode: Inode) -> int:

@@ -42,8 +42,9 @@ class DirectoryNode:
 class Numbering:
     """Every inode of an image in its order.
 
-    ``inodes[0]`` is a copy of ``root`` with object masks in it. ``inodes[number]`` and ``types[number]`` (the type in directory entries) describe it, ``nodes[number]`` is there for
+    ``inodes[number]`` and ``types[number]`` (the type in directory entries) describe it, ``nodes[number]`` is there for
     directories only; ``link_counts`` and ``link_numbers`` are by ``id`` of those inodes that have several names.
+    The first inode is a copy of ``root`` with object masks in it.
     """
 
     def __init__(self, root: Directory, link_names: Collection[tuple[int, bytes]] | None = None) -> None:

@@ -1,8 +1,8 @@
 """A tree as an EROFS image, byte for byte what mkcomposefs 1.0.8 makes of the tree's dump.
 
-Two passes over the inodes in image order: the first collects what they share (``_Survey``: extended attributes, the
-oldest modification time), the second writes them into one buffer (``_Inodes``). What is known only when all inodes
-have their place (inode numbers in directories, addresses of blocks and of shared attributes) is filled in afterwards.
+Two passes over the inodes in image order: the first collects what they have in common (``survey``), the second writes
+them into one buffer. What is known only when all inodes have their place (inode numbers in directories, addresses of
+blocks and of shared attributes) is filled in afterwards.
 """
 
 from __future__ import annotations
@@ -18,25 +18,17 @@ from typing import BinaryIO, Final, NamedTuple
 from stratum.composefs.erofs import layout
 from stratum.composefs.erofs.directory import entries_size, split_names
 from stratum.composefs.erofs.numbering import DirectoryNode, Numbering
-from stratum.composefs.erofs.xattrs import InodeXattrs, XattrTable, entry, filter_bit
+from stratum.composefs.erofs.survey import METACOPY, METACOPY_SHA256, REDIRECT, Survey
+from stratum.composefs.erofs.xattrs import entry, filter_bit
 from stratum.errors import UnsupportedError
-from stratum.tree.limits import overlay_marks, with_marks
-from stratum.tree.model import Directory, File, Inode, Special, Symlink, Xattrs
-from stratum.tree.overlay import escape_xattrs, is_whiteout_device
+from stratum.tree.model import Directory, File, Inode, Special, Symlink, object_path
+from stratum.tree.overlay import is_whiteout_device
 from stratum.tree.quirks import Quirks
 
-_METACOPY: Final = b"trusted.overlay.metacopy"
-_REDIRECT: Final = b"trusted.overlay.redirect"
-_METACOPY_SHA256: Final = bytes((0, 36, 0, 1))  # version, length of the whole value, flags, fs-verity algorithm
-_ACL_NAMES: Final = (b"system.posix_acl_access", b"system.posix_acl_default")
 _SECOND: Final = 1_000_000_000
 _U16: Final = 0xFFFF
 _U32: Final = 0xFFFFFFFF
-_PAD = [bytes(length) for length in range(layout.BLOCK_SIZE)]
-
 _DOTS: Final = (b".", b"..")
-
-Time = tuple[int, int]
 
 
 class _Entries(NamedTuple):
@@ -67,117 +59,23 @@ def write_image(root: Directory, file: BinaryIO, quirks: Quirks | None = None) -
 def image_pieces(root: Directory, quirks: Quirks | None = None) -> Iterator[bytes | bytearray]:
     """The image of the tree at ``root`` in consecutive pieces; errors as ``write_image``, before the first piece."""
     numbering = Numbering(root, None if quirks is None else quirks.link_names)
-    survey = _Survey(numbering, quirks or Quirks())
+    survey = Survey(numbering, quirks or Quirks())
     inodes = _Inodes(survey)
     inodes.write_all()
     inodes.fill_in()
     yield inodes.buffer
     yield survey.table.area
-    yield _PAD[-(len(inodes.buffer) + len(survey.table.area)) % layout.BLOCK_SIZE]
+    yield bytes(-(len(inodes.buffer) + len(survey.table.area)) % layout.BLOCK_SIZE)
     for block in inodes.blocks:
         yield block if isinstance(block, bytes) else _block(inodes.entries(block))
 
 
-def _metacopy(digest: bytes | None) -> bytes:
-    return b"" if digest is None else _METACOPY_SHA256 + digest
-
-
-def _is_backed(file: File) -> bool:
-    """Whether the content of ``file`` is neither empty nor inline."""
-    return file.size > 0 and not file.content
-
-
-class _Survey:
-    """What has to be known of all inodes before the first one is written."""
-
-    def __init__(self, numbering: Numbering, quirks: Quirks) -> None:
-        self.numbering = numbering
-        self.sizes = quirks.sizes
-        self._times = dict(quirks.times)
-        root_time = quirks.times.get(id(numbering.root))
-        if root_time is not None:
-            self._times.update((id(i), root_time) for i in numbering.inodes[:1] + numbering.object_masks())
-        self.table = XattrTable()
-        self.xattrs: dict[int, Xattrs] = {}  # by inode number; without those of _backing_xattrs of a plain File
-        self.shared_digests: set[bytes] = set()
-        self._escaped: dict[Xattrs, Xattrs] = {(): ()}
-        self.oldest = self._oldest()
-        self.foreign = any(isinstance(inode, File) and type(inode) is not File for inode in numbering.inodes)
-        self._collect()
-        self.has_acl = self.table.has_name(*_ACL_NAMES)
-        self.table.share(
-            pair for digest in self.shared_digests for pair in backing_xattrs(digest, _object_path(digest))
-        )
-
-    def _oldest(self) -> Time:
-        """The earliest modification time, which inodes without one of their own have."""
-        inodes = self.numbering.inodes
-        if self._times:
-            return min(self.time(inode) for inode in inodes)
-        return divmod(min(inode.mtime for inode in inodes), _SECOND)
-
-    @property
-    def odd_times(self) -> bool:
-        """Whether there are modification times that are not the inodes' own."""
-        return bool(self._times)
-
-    def time(self, inode: Inode) -> Time:
-        """The modification time of ``inode`` as (s, ns)."""
-        return self._times.get(id(inode)) or divmod(inode.mtime, _SECOND)
-
-    def _collect(self) -> None:
-        seen: set[bytes] = set()
-        for number, inode in enumerate(self.numbering.inodes):
-            if type(inode) is File:
-                if not self.foreign:
-                    digest = inode.digest
-                    if digest is not None and _is_backed(inode):
-                        if digest in seen:
-                            self.shared_digests.add(digest)
-                        else:
-                            seen.add(digest)
-                        if not inode.xattrs:
-                            continue
-                    elif not inode.xattrs and not inode.size:
-                        continue
-            elif not inode.xattrs and type(inode) is Symlink:
-                continue
-            xattrs = self._image_xattrs(number, inode)
-            if xattrs:
-                self.xattrs[number] = xattrs
-                self.table.count(xattrs)
-
-    def _image_xattrs(self, number: int, inode: Inode) -> Xattrs:
-        xattrs = self._escaped.get(inode.xattrs)
-        if xattrs is None:
-            xattrs = self._escaped[inode.xattrs] = escape_xattrs(inode.xattrs)
-        if isinstance(inode, File):
-            if _is_backed(inode) and (self.foreign or inode.digest is None):
-                return tuple(sorted((*xattrs, *backing_xattrs(inode.digest, inode.payload))))
-            return xattrs
-        node = self.numbering.nodes.get(number)
-        if node is None and type(inode) is not Special:
-            return xattrs
-        marks = overlay_marks(inode, holds_whiteouts=node is not None and node.holds_whiteouts, is_root=number == 0)
-        return with_marks(xattrs, marks) if marks else xattrs
-
-
-def backing_xattrs(digest: bytes | None, payload: bytes | None) -> Xattrs:
-    """What makes overlayfs take a file's content from ``payload`` in the data layer, with or without a digest."""
-    metacopy = (_METACOPY, _metacopy(digest))
-    return (metacopy, (_REDIRECT, b"/" + payload)) if payload else (metacopy,)
-
-
-def _object_path(digest: bytes) -> bytes:
-    return digest.hex("/", 31).encode()
-
-
 # The extended attributes of a file that has none of its own and shares its content with no other file.
 _BACKED_HEAD = (
-    layout.XATTR_HEADER.pack(_U32 & ~(filter_bit(_METACOPY) | filter_bit(_REDIRECT)), 0)
-    + entry(_METACOPY, _METACOPY_SHA256 + bytes(32))[: -len(bytes(32))]
+    layout.XATTR_HEADER.pack(_U32 & ~(filter_bit(METACOPY) | filter_bit(REDIRECT)), 0)
+    + entry(METACOPY, METACOPY_SHA256 + bytes(32))[:-32]
 )
-_REDIRECT_ENTRY = entry(_REDIRECT, b"/" + bytes(65))
+_REDIRECT_ENTRY = entry(REDIRECT, b"/" + bytes(65))
 _BACKED_MIDDLE = _REDIRECT_ENTRY[: -65 - 2]
 _BACKED_END = _REDIRECT_ENTRY[-2:]
 _BACKED_COUNT = (len(_BACKED_HEAD) + 32 + len(_BACKED_MIDDLE) + 65 + 2 - layout.XATTR_HEADER.size) // 4 + 1
@@ -201,7 +99,7 @@ class _Body:
 class _Inodes:
     """Writes the inodes behind the superblock, notes what is to be filled in, and collects the blocks."""
 
-    def __init__(self, survey: _Survey) -> None:
+    def __init__(self, survey: Survey) -> None:
         self.survey = survey
         self.numbering = survey.numbering
         self.buffer = bytearray(layout.INODES_OFFSET)
@@ -228,7 +126,7 @@ class _Inodes:
                 self._special(number, inode)
             else:
                 raise TypeError(f"an image cannot hold a {type(inode).__name__}")
-        self.buffer += _PAD[-len(self.buffer) % layout.SLOT_SIZE]
+        self.buffer += bytes(-len(self.buffer) % layout.SLOT_SIZE)
 
     def _plain_file(self, number: int, file: File) -> bool:
         """Write the most frequent kind of file, an object of its own in one chunk without attributes of its own.
@@ -241,7 +139,7 @@ class _Inodes:
         if mtime == self.survey.oldest or file.nlink or file.content:
             return False
         buffer = self.buffer
-        buffer += _PAD[-len(buffer) % layout.SLOT_SIZE]  # the map is one aligned word, in one block wherever it comes
+        buffer += bytes(-len(buffer) % layout.SLOT_SIZE)  # the map is one aligned word, in one block wherever it comes
         self.nids.append(len(buffer) // layout.SLOT_SIZE)
         bits = (size - 1).bit_length()
         buffer += layout.EXTENDED_INODE.pack(
@@ -257,7 +155,7 @@ class _Inodes:
             *mtime,
             self.numbering.link_counts.get(id(file), 1),
         )
-        buffer += b"".join((_BACKED_HEAD, digest, _BACKED_MIDDLE, _object_path(digest), _BACKED_END, layout.HOLE))
+        buffer += b"".join((_BACKED_HEAD, digest, _BACKED_MIDDLE, object_path(digest), _BACKED_END, layout.HOLE))
         return True
 
     def _directory(self, number: int, node: DirectoryNode) -> None:
@@ -292,7 +190,8 @@ class _Inodes:
         declared: int | None = None,
     ) -> None:
         """Write one inode; ``declared`` is the size that decides about its form where ``body.size`` does not."""
-        xattrs = self._xattrs(number, inode)
+        pairs = self.survey.all_xattrs(number, inode)
+        xattrs = self.survey.table.encode(pairs) if pairs else None
         mtime = self.survey.time(inode)
         if links is None:
             links = inode.nlink & _U32 if inode.nlink else self.numbering.link_counts.get(id(inode), 1)
@@ -332,12 +231,6 @@ class _Inodes:
             buffer += xattrs.data
         buffer += body.tail
 
-    def _xattrs(self, number: int, inode: Inode) -> InodeXattrs | None:
-        xattrs = self.survey.xattrs.get(number, ())
-        if type(inode) is File and not self.survey.foreign and inode.digest is not None and _is_backed(inode):
-            xattrs = tuple(sorted((*xattrs, *backing_xattrs(inode.digest, _object_path(inode.digest)))))
-        return self.survey.table.encode(xattrs) if xattrs else None
-
     def _make_room(self, head: int, tail: int, *, whole: bool) -> bool:
         """Pad so that an inode of ``head`` bytes may begin and the ``tail`` bytes behind it are in one block.
 
@@ -357,7 +250,7 @@ class _Inodes:
                 moved = start + layout.align(room, layout.SLOT_SIZE)
                 fits = tail <= layout.BLOCK_SIZE - (moved + head) % layout.BLOCK_SIZE
                 start = moved if fits else layout.align(start, layout.BLOCK_SIZE)
-        self.buffer += _PAD[start - end]
+        self.buffer += bytes(start - end)
         return fits
 
     def fill_in(self) -> None:
