@@ -104,7 +104,7 @@ def upper_changes(base: Directory, upper: Path | int, *, prefix: bytes = overlay
 class _Frame:
     """A directory of the upperdir while it is read: its lower directory, and the merged children so far."""
 
-    __slots__ = ("children", "lower", "metadata", "name", "path", "subdirectories")
+    __slots__ = ("children", "lower", "metadata", "name", "path", "subdirectories", "xattr_whiteouts")
 
     def __init__(self, name: bytes, path: bytes, lower: Directory | None) -> None:
         self.name = name
@@ -112,6 +112,7 @@ class _Frame:
         self.lower = lower
         self.children: dict[bytes, Inode] = {}
         self.subdirectories: list[bytes] = []
+        self.xattr_whiteouts = False
         self.metadata: tuple[int, int, int, int, Xattrs] = (0, 0, 0, 0, ())
 
     def within(self, name: bytes) -> bytes:
@@ -191,17 +192,16 @@ class _Scan:
         for _ in range(_ATTEMPTS):
             before = os.fstat(fd)
             private, xattrs = self._xattrs(fd, frame.path)
-
-            frame.children = dict(frame.lower.children) if frame.lower is not None else {}
-            marked = private.get(overlay.OPAQUE) == overlay.OPAQUE_XATTR_WHITEOUTS
-            names = sorted(map(os.fsencode, os.listdir(fd)), reverse=True)
-            frame.subdirectories = [name for name in names if self._take(frame, name, xattr_whiteouts=marked)]
             frame.metadata = _metadata(before, xattrs)
+            frame.xattr_whiteouts = private.get(overlay.OPAQUE) == overlay.OPAQUE_XATTR_WHITEOUTS
+            frame.children = dict(frame.lower.children) if frame.lower is not None else {}
+            names = sorted(map(os.fsencode, os.listdir(fd)), reverse=True)
+            frame.subdirectories = [name for name in names if self._take(frame, name)]
             if _stamp(os.fstat(fd)) == _stamp(before):
                 return
         self._report(f"{os.fsdecode(frame.path)}: the directory kept changing while it was read")
 
-    def _take(self, frame: _Frame, name: bytes, *, xattr_whiteouts: bool = False) -> bool:
+    def _take(self, frame: _Frame, name: bytes) -> bool:
         """Put one entry into ``frame``; True for a directory, which is left alone."""
         fd = self._open(name)
         if fd is None:
@@ -210,7 +210,7 @@ class _Scan:
             entry = _Entry(fd, os.fstat(fd), name, frame.within(name))
             if stat.S_ISDIR(entry.info.st_mode):
                 return True
-            inode = self._inode(frame, entry, xattr_whiteouts)
+            inode = self._inode(frame, entry)
         finally:
             os.close(fd)
         if inode is None:
@@ -252,7 +252,7 @@ class _Scan:
             raise damaged(path, f"it is redirected to {os.fsdecode(redirect)!r}, which is no directory there")
         return _Frame(name, path, None)
 
-    def _inode(self, frame: _Frame, entry: _Entry, xattr_whiteouts: bool) -> Inode | None:
+    def _inode(self, frame: _Frame, entry: _Entry) -> Inode | None:
         """The inode of an entry; None where the name is deleted, or is one that no tree can have."""
         info, mode = entry.info, entry.info.st_mode
         if stat.S_ISCHR(mode) and info.st_rdev == 0:
@@ -267,7 +267,7 @@ class _Scan:
         entry.private, entry.xattrs = self._xattrs(entry.fd, entry.path)
         inode: Inode
         if stat.S_ISREG(mode):
-            if xattr_whiteouts and info.st_size == 0 and overlay.WHITEOUT in entry.private:
+            if frame.xattr_whiteouts and info.st_size == 0 and overlay.WHITEOUT in entry.private:
                 return None
             inode = self._file(frame, entry)
         elif stat.S_ISLNK(mode):
