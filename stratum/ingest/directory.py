@@ -18,7 +18,6 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 
 from stratum.errors import ConflictError, NotFoundError, StratumError, UsageError, os_error_text
@@ -202,11 +201,8 @@ class _Walk:
             return info, []
         for _ in range(_LISTINGS):
             self._now = time.time_ns()
-            entries = []
             with os.scandir(fd) as listing:
-                for entry in listing:
-                    with suppress(FileNotFoundError):
-                        entries.append((entry.name, entry.stat(follow_symlinks=False)))
+                entries = [(entry.name, status) for entry in listing if (status := _status(entry)) is not None]
             before, info = info, os.fstat(fd)
             if before.st_mtime_ns == info.st_mtime_ns and before.st_ctime_ns == info.st_ctime_ns:
                 return info, entries
@@ -297,6 +293,14 @@ def _leave_out(parent: Directory, file: Pending, path: bytes) -> None:
             hint="run it again",
         )
     del parent.children[file.name]
+
+
+def _status(entry: os.DirEntry[str]) -> os.stat_result | None:
+    """lstat(2) of an entry; None where it is gone again."""
+    try:
+        return entry.stat(follow_symlinks=False)
+    except FileNotFoundError:
+        return None
 
 
 def _as_found(node: Inode) -> Found:

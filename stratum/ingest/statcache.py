@@ -26,6 +26,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import struct
 from collections.abc import Iterable
 from pathlib import Path
@@ -44,6 +45,7 @@ _COUNTS = struct.Struct("<III")
 _U32 = struct.Struct("<I")
 _NO_DIGEST = bytes(32)
 _LIST_FACTOR = 3
+_REST = re.compile("[0-9a-f]{62}")
 
 Found = tuple[Xattrs, "bytes | None", "bytes | None"]
 """Xattrs, digest, blob (inline content or link target)."""
@@ -185,7 +187,7 @@ class _Presence:
         self._objects = objects
         self._expected = 0
         self._listing: bool | None = None
-        self._shards: dict[bytes, set[str]] = {}
+        self._there: set[bytes] = set()
 
     def expect(self, count: int) -> None:
         """About this many objects will be asked for."""
@@ -193,17 +195,18 @@ class _Presence:
 
     def has(self, digest: bytes, size: int) -> bool:
         if self._listing is None:
-            self._listing = len(self._shard(digest)) * 256 < self._expected * _LIST_FACTOR
-        if not self._listing:
-            return self._objects.has(digest, size)
-        return digest.hex()[2:] in self._shard(digest)
+            shard = self._shard(digest[0])
+            self._listing = len(shard) * 256 < self._expected * _LIST_FACTOR
+            if self._listing:
+                self._there.update(shard, *(self._shard(number) for number in range(256) if number != digest[0]))
+        if self._listing:
+            return digest in self._there
+        return self._objects.has(digest, size)
 
-    def _shard(self, digest: bytes) -> set[str]:
-        shard = self._shards.get(digest[:1])
-        if shard is None:
-            try:
-                shard = set(os.listdir(self._objects.directory / digest[:1].hex()))
-            except FileNotFoundError:
-                shard = set()
-            self._shards[digest[:1]] = shard
-        return shard
+    def _shard(self, number: int) -> list[bytes]:
+        name = f"{number:02x}"
+        try:
+            names = os.listdir(self._objects.directory / name)
+        except FileNotFoundError:
+            return []
+        return [bytes.fromhex(name + rest) for rest in names if _REST.fullmatch(rest)]
