@@ -1,0 +1,243 @@
+"""The manifest of a commit, the tree layers, what a push reuses, and how targets are written."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stratum.errors import DamagedError, StratumError, UnsupportedError, UsageError
+from stratum.registry import packs, treeblobs
+from stratum.registry.artifact import (
+    CONFIG_MEDIA_TYPE,
+    INDEX_MEDIA_TYPE,
+    MANIFEST_MAX,
+    PACK_MEDIA_TYPE,
+    TREE_MEDIA_TYPE,
+    Descriptor,
+    Manifest,
+    PackLayers,
+    read_manifest,
+    write_manifest,
+)
+from stratum.registry.packs import Member, PackIndex
+from stratum.registry.reuse import SMALL_PACKS_MAX, BasePack, plan_reuse
+from stratum.registry.target import is_loopback, parse_target
+
+
+def blob(media_type: str, number: int) -> Descriptor:
+    return Descriptor(media_type, f"sha256:{number:064x}", number + 1)
+
+
+def manifest(trees: int, pack_count: int, parent: str | None = None) -> Manifest:
+    return Manifest(
+        "c" * 64,
+        "2024-01-02T03:04:05Z",
+        blob(CONFIG_MEDIA_TYPE, 0),
+        tuple(blob(TREE_MEDIA_TYPE, 1 + n) for n in range(trees)),
+        tuple(
+            PackLayers(blob(INDEX_MEDIA_TYPE, 10_000 + 2 * n), blob(PACK_MEDIA_TYPE, 10_001 + 2 * n))
+            for n in range(pack_count)
+        ),
+        parent,
+    )
+
+
+@given(st.integers(1, 5), st.integers(0, 5), st.sampled_from([None, "d" * 64]))
+def test_manifests_round_trip(trees: int, pack_count: int, parent: str | None) -> None:
+    value = manifest(trees, pack_count, parent)
+    assert read_manifest(write_manifest(value), "x") == value
+
+
+@given(st.binary(max_size=200))
+def test_garbage_is_no_manifest(garbage: bytes) -> None:
+    with pytest.raises(StratumError):
+        read_manifest(garbage, "x")
+
+
+def test_a_manifest_that_no_registry_would_take() -> None:
+    with pytest.raises(UnsupportedError, match=str(MANIFEST_MAX)):
+        write_manifest(manifest(9_000, 9_000))
+
+
+# Tree layers
+
+
+def dump_of(count: int, changed: int | None = None) -> bytes:
+    return b"".join(
+        b"/%06d/%d 6 100644 1 0 0 0 %d.0 - inline -\n" % (n, n, 1 if n == changed else 0) for n in range(count)
+    )
+
+
+@given(st.integers(0, 30_000))
+def test_pieces_join_to_the_dump(count: int) -> None:
+    dump = dump_of(count)
+    assert treeblobs.join_tree(treeblobs.tree_blobs(dump), "x") == dump
+
+
+def test_a_change_changes_one_piece() -> None:
+    before, after = (set(treeblobs.split_dump(dump_of(100_000, changed))) for changed in (None, 50_000))
+    assert len(before) > 5
+    assert len(after - before) <= 2
+    assert all(len(piece) <= treeblobs.PIECE_MAX + 100 for piece in before)
+
+
+def test_objects_of_a_dump() -> None:
+    one, two = "12" * 32, "34" * 32
+    lines = [
+        "/ 0 40755 2 0 0 0 0.0 - - -",
+        f"/a 100 100644 1 0 0 0 0.0 12/x - {one}",
+        f"/b 200 100644 1 0 0 0 0.0 34/x - {two} user.a=b",
+        f"/c 100 100644 1 0 0 0 0.0 12/x - {one}",
+        "/d 0 @100644 2 0 0 0 0.0 /a - -",
+    ]
+    dump = "\n".join([*lines, ""]).encode()
+    assert list(treeblobs.objects_of(dump, "x").items()) == [(bytes.fromhex(one), 100), (bytes.fromhex(two), 200)]
+    for bad in (f"/e 101 100644 1 0 0 0 0.0 12/x - {one}", "/e 9 100644 1 0 0 0 0.0 12/x - abcd"):
+        with pytest.raises(DamagedError):
+            treeblobs.objects_of(dump + bad.encode() + b"\n", "x")
+
+
+# Reuse
+
+
+def base_pack(numbers: range, size: int = 1000) -> BasePack:
+    members = tuple(Member(n.to_bytes(32, "big"), size) for n in numbers)
+    layers = PackLayers(blob(INDEX_MEDIA_TYPE, numbers.start), blob(PACK_MEDIA_TYPE, numbers.start))
+    return BasePack(layers, PackIndex((), members))
+
+
+def needed(*numbers: int, size: int = 1000) -> dict[bytes, int]:
+    return {n.to_bytes(32, "big"): size for n in numbers}
+
+
+def test_live_packs_are_kept_and_dead_ones_written_anew() -> None:
+    live, dead = base_pack(range(10)), base_pack(range(10, 20))
+    plan = plan_reuse([live, dead], needed(*range(6), 10, 11, 30))
+    assert plan.kept == (live.layers,)
+    assert [int.from_bytes(member.digest, "big") for member in plan.members] == [10, 11, 30]
+
+
+def test_an_object_of_another_size_is_not_reused() -> None:
+    plan = plan_reuse([base_pack(range(4), 1000)], needed(*range(4), size=1001))
+    assert plan.kept == ()
+    assert len(plan.members) == 4
+
+
+def test_many_small_packs_become_few() -> None:
+    small = [base_pack(range(10 * n, 10 * n + 10)) for n in range(SMALL_PACKS_MAX)]
+    big = base_pack(range(1000, 1002), 20 << 20)
+    objects = {**needed(*range(10 * SMALL_PACKS_MAX)), **needed(1000, 1001, size=20 << 20)}
+    assert plan_reuse([big, *small], objects).members == ()
+    more = base_pack(range(500, 510))
+    plan = plan_reuse([big, *small, more], {**objects, **needed(*range(500, 510))})
+    assert plan.kept == (big.layers,)
+    assert len(plan.members) == 10 * SMALL_PACKS_MAX + 10
+
+
+# Targets
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "repository", "reference", "shown"),
+    [
+        ("localhost/a", "localhost", "a", "latest", "localhost/a:latest"),
+        ("localhost:5000/a/b:v1", "localhost:5000", "a/b", "v1", "localhost:5000/a/b:v1"),
+        (
+            "Registry.Example.COM/team/app",
+            "registry.example.com",
+            "team/app",
+            "latest",
+            "registry.example.com/team/app:latest",
+        ),
+        ("https://h.x/a", "h.x", "a", "latest", "h.x/a:latest"),
+        ("HTTP://[::1]:5000/a:b", "[::1]:5000", "a", "b", "[::1]:5000/a:b"),
+        (f"h.x/a@sha256:{'0' * 64}", "h.x", "a", f"sha256:{'0' * 64}", f"h.x/a@sha256:{'0' * 64}"),
+        (f"h.x/a:t@sha256:{'0' * 64}", "h.x", "a", f"sha256:{'0' * 64}", f"h.x/a@sha256:{'0' * 64}"),
+        ("app:v2", "reg.example.com", "team/app", "v2", "reg.example.com/team/app:v2"),
+        ("sub/app", "reg.example.com", "team/sub/app", "latest", "reg.example.com/team/sub/app:latest"),
+    ],
+)
+def test_targets(text: str, host: str, repository: str, reference: str, shown: str) -> None:
+    target = parse_target(text, "reg.example.com/team/")
+    assert (target.host, target.repository, target.reference, str(target)) == (host, repository, reference, shown)
+
+
+@pytest.mark.parametrize(
+    ("text", "directory", "tag"),
+    [
+        ("oci:/a/b", "/a/b", "latest"),
+        ("oci:/a/b:v1", "/a/b", "v1"),
+        ("oci:/a:b/c", "/a:b/c", "latest"),
+        ("oci:/a b/ü:x", "/a b/ü", "x"),
+    ],
+)
+def test_layout_targets(text: str, directory: str, tag: str) -> None:
+    target = parse_target(text)
+    assert (target.host, target.directory, target.tag) == (None, Path(directory), tag)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "app",
+        "/app",
+        "h.x",
+        "h.x/",
+        "h.x/A",
+        "h.x/a/../b",
+        "h.x/a//b",
+        "h.x/a:",
+        "h.x/a:-x",
+        "h.x/a:" + "x" * 129,
+        "h.x/" + "a" * 256,
+        "h.x/a@sha256:abc",
+        "h.x/a@md5:abc",
+        "h.x/a b",
+        "h.x/a\nb",
+        "h..x/a",
+        "-h.x/a",
+        "h.x:/a",
+        "h.x:0/a",
+        "h.x:70000/a",
+        "user:pw@h.x/a",
+        "[::1/a",
+        "[1.2.3]/a",
+        "ftp://h.x/a",
+        "https://http://h.x/a",
+        "http://app",
+        "oci:",
+        "oci::tag",
+        "oci:/a:.bad",
+        "oci:/a\0b",
+    ],
+)
+def test_bad_targets(text: str) -> None:
+    with pytest.raises(UsageError):
+        parse_target(text)
+
+
+@given(st.text(max_size=40))
+def test_any_text_is_a_target_or_a_usage_error(text: str) -> None:
+    try:
+        target = parse_target(text)
+    except UsageError:
+        return
+    assert target.directory is not None or re.fullmatch(r"[a-z0-9.:\[\]-]+", target.host or "")
+
+
+def test_loopback() -> None:
+    assert all(map(is_loopback, ["localhost", "localhost:1", "127.0.0.1:5000", "127.255.0.1", "[::1]:5000"]))
+    assert not any(
+        map(is_loopback, ["localhost.evil.com", "128.0.0.1", "[::2]:5000", "127.0.0.1.evil.com", "10.0.0.1"])
+    )
+
+
+def test_bounds_of_what_is_read() -> None:
+    with pytest.raises(DamagedError, match="more than"):
+        packs.decompress(packs.compress(bytes(1001)), 1000, "x")
+    assert packs.decompress(packs.compress(bytes(1000)), 1000, "x") == bytes(1000)

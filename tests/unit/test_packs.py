@@ -1,0 +1,128 @@
+"""Packs and their indexes: any objects round-trip, whole or one by one, and other tools read the archive."""
+
+from __future__ import annotations
+
+import io
+import random
+import tarfile
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pyzstd import SeekableZstdFile, ZstdFile
+
+from stratum.composefs.verity import verity_digest
+from stratum.errors import DamagedError
+from stratum.registry import packs
+from stratum.registry.packs import Member, PackIndex, PackWriter
+
+contents = st.lists(
+    st.tuples(st.integers(0, 255), st.sampled_from([65, 511, 512, 513, 4096, 1 << 20, 3_000_000])), max_size=8
+)
+
+
+def objects_of(kinds: list[tuple[int, int]]) -> dict[Member, bytes]:
+    found = {}
+    for seed, size in kinds:
+        data = random.Random(seed).randbytes(size)
+        found[Member(verity_digest(data), size)] = data
+    return found
+
+
+def write(objects: dict[Member, bytes]) -> tuple[bytes, PackIndex]:
+    by_digest = {member.digest: data for member, data in objects.items()}
+    writer = PackWriter(list(objects), lambda digest: io.BytesIO(by_digest[digest]))
+    return b"".join(writer.pieces()), writer.index
+
+
+def unpack(index: PackIndex, span: tuple[int, int], pack: bytes, wanted: set[Member]) -> dict[Member, bytes]:
+    file, got = io.BytesIO(pack), {}
+    file.seek(index.frame_starts[0][span[0]])
+    packs.unpack(index, span, file.read, wanted, lambda m, pieces: got.update({m: b"".join(pieces)}), "the pack")
+    return got
+
+
+@given(contents.filter(bool))
+def test_packs_round_trip(kinds: list[tuple[int, int]]) -> None:
+    objects = objects_of(kinds)
+    pack, index = write(objects)
+    assert packs.read_index(packs.write_index(index), len(pack), "the index") == index
+    assert unpack(index, (0, len(index.frames)), pack, set(objects)) == objects
+    for position, member in enumerate(index.members):
+        span = index.frames_of(position)
+        assert unpack(index, span, pack, {member}) == {member: objects[member]}
+    assert write(objects)[0] == pack
+
+
+@given(contents.filter(bool))
+def test_other_readers_agree(kinds: list[tuple[int, int]]) -> None:
+    objects = objects_of(kinds)
+    pack, index = write(objects)
+    with ZstdFile(io.BytesIO(pack)) as plain:
+        archive = plain.read()
+    assert len(archive) == index.archive_size
+    with tarfile.open(fileobj=io.BytesIO(archive), mode="r:") as tar:
+        infos = tar.getmembers()
+        assert [info.name for info in infos] == [f"{m.digest.hex()[:2]}/{m.digest.hex()[2:]}" for m in objects]
+        assert [info.offset_data for info in infos] == list(index.offsets)
+        assert {(i.mode, i.uid, i.gid, i.mtime, i.type, i.uname, i.gname) for i in infos} == {
+            (0o444, 0, 0, 0, tarfile.REGTYPE, "", "")
+        }
+        for info, data in zip(infos, objects.values(), strict=True):
+            file = tar.extractfile(info)
+            assert file is not None
+            assert file.read() == data
+    with SeekableZstdFile(io.BytesIO(pack)) as seekable:
+        for offset, (member, data) in zip(index.offsets, objects.items(), strict=True):
+            seekable.seek(offset)
+            assert seekable.read(member.size) == data
+
+
+@pytest.mark.parametrize("size", [1, 0o77777777777, 0o77777777777 + 1, 20 << 30, 1 << 43])
+def test_headers_of_any_size(size: int) -> None:
+    header = packs.header(Member(bytes(range(32)), size))
+    with tarfile.open(fileobj=io.BytesIO(header), mode="r|") as tar:
+        info = tar.next()
+    assert info is not None
+    assert (info.size, info.mode, info.isreg()) == (size, 0o444, True)
+    assert info.name.replace("/", "") == bytes(range(32)).hex()
+    assert len(header) == (512 if size < 8 << 30 else 1536)
+
+
+sizes = st.lists(st.one_of(st.integers(65, 100_000), st.integers(1 << 20, 40 << 20)), max_size=60)
+
+
+@given(sizes)
+def test_packs_are_filled_in_order(found: list[int]) -> None:
+    members = [Member(n.to_bytes(32, "big"), size) for n, size in enumerate(found)]
+    plan = packs.plan_packs(members)
+    assert sorted((m for pack in plan for m in pack), key=lambda m: m.digest) == members
+    for pack in plan:
+        assert list(pack) == sorted(pack, key=lambda m: m.digest)
+        if any(member.size >= packs.LARGE_OBJECT for member in pack):
+            assert len(pack) == 1
+        else:
+            assert sum(map(packs.archived_size, pack)) + 1024 <= packs.PACK_MAX
+    mixed = [pack for pack in plan if pack[0].size < packs.LARGE_OBJECT]
+    assert all(sum(map(packs.archived_size, pack)) >= packs.PACK_MAX - packs.LARGE_OBJECT - 2048 for pack in mixed[:-1])
+
+
+@pytest.mark.parametrize("stored", [b"x" * 99, b"x" * 101, b"y" * 100, b""])
+def test_a_damaged_object_is_not_packed(stored: bytes) -> None:
+    member = Member(verity_digest(b"x" * 100), 100)
+    writer = PackWriter([member], lambda _digest: io.BytesIO(stored))
+    with pytest.raises(DamagedError, match=member.digest.hex()):
+        list(writer.pieces())
+
+
+def test_an_index_of_another_pack_is_refused() -> None:
+    pack, index = write(objects_of([(1, 4096)]))
+    with pytest.raises(DamagedError, match="describes a pack of"):
+        packs.read_index(packs.write_index(index), len(pack) + 1, "the index")
+
+
+@given(st.binary(max_size=300))
+def test_garbage_is_no_index(garbage: bytes) -> None:
+    for blob in (garbage, packs.compress(garbage), packs.compress(b"stratum-index 1\n" + garbage)):
+        with pytest.raises(DamagedError):
+            packs.read_index(blob, 1000, "the index")
