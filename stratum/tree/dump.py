@@ -36,6 +36,7 @@ from stratum.tree.model import INLINE_MAX, Directory, File, Inode, Special, Syml
 
 _SECOND = 1_000_000_000
 _NO_DATA = (b"-", b"-", b"-")
+_SHOWN_MAX = 1000
 
 
 def write_dump(root: Directory) -> bytes:
@@ -104,8 +105,14 @@ def count_links(root: Directory) -> dict[int, int]:
     return links
 
 
+def _shown(path: bytes) -> str:
+    """An escaped path for a message."""
+    text = path.decode("ascii")
+    return text if len(text) <= _SHOWN_MAX else f"{text[:_SHOWN_MAX]}..."
+
+
 def _cannot_store(path: bytes, problem: str) -> UnsupportedError:
-    return UnsupportedError(f"{path.decode('ascii')} {problem}", hint="a commit cannot hold it")
+    return UnsupportedError(f"{_shown(path)} {problem}", hint="a commit cannot hold it")
 
 
 def _line(path: bytes, inode: Inode, nlink: int, link_target: bytes | None) -> bytes:
@@ -228,7 +235,7 @@ class _Reader:
             raise DamagedError(f"line {number} of the dump {exc.message}", hint=_HINT) from None
         for path, linked in self._linked.items():
             if linked.names != int(linked.fields[2]):
-                raise DamagedError(f"the dump has not all names of the hard-linked {path.decode('ascii')}", hint=_HINT)
+                raise DamagedError(f"the dump has not all names of the hard-linked {_shown(path)}", hint=_HINT)
         return root
 
     def _root(self, fields: tuple[bytes, ...]) -> Directory:
@@ -268,9 +275,9 @@ class _Reader:
         """The last entry of the innermost directory was read."""
         directory = self._stack.pop()
         if directory.nlink != 2 + directory.subdirectories:
-            raise DamagedError(f"ends {directory.prefix.decode('ascii')}, whose link count does not match it")
+            raise DamagedError(f"ends {_shown(directory.prefix)}, whose link count does not match it")
         if problem := check_whiteout_marks(directory.directory):
-            raise DamagedError(f"ends {directory.prefix.decode('ascii')}, which {problem}")
+            raise DamagedError(f"ends {_shown(directory.prefix)}, which {problem}")
 
     def _link(self, fields: tuple[bytes, ...]) -> Inode:
         linked = self._linked.get(fields[9])

@@ -115,9 +115,9 @@ def check_xattrs(xattrs: Xattrs) -> str | None:
     previous = b""
     for name, _ in xattrs:
         if not name or len(name) > XATTR_NAME_MAX or b"\0" in name:
-            return f"has the extended attribute {name!r}, which is not a valid name"
+            return f"has the extended attribute {name[:40]!r}, which is not a valid name"
         if name <= previous:
-            return f"has the extended attribute {name!r} twice or out of order"
+            return f"has the extended attribute {name[:40]!r} twice or out of order"
         previous = name
     size = xattrs_size(xattrs)
     if size > XATTRS_MAX:
