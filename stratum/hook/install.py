@@ -2,6 +2,9 @@
 
 The format is hooks.d(5) "1.0.0", as Podman and CRI-O read it. The files say absolutely which interpreter runs
 what, with which environment, and for how long, because nothing else of the caller's surroundings reaches a hook.
+
+CRI-O reads ``DEFAULT_DIRECTORY`` by itself. Podman does only where its ``hooks_dir`` says so (Debian 12's does not);
+where it does not, a file in containers.conf.d adds it to the directories that Podman reads.
 """
 
 from __future__ import annotations
@@ -13,24 +16,31 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from stratum import toml
 from stratum.config import Config, load_config
 from stratum.errors import ConflictError, NotFoundError, StratumError, UnsupportedError, os_error_text
 from stratum.hook import TIMEOUTS
+from stratum.podman import hook_directories
 from stratum.sys.atomic import write_atomic
 
 DEFAULT_DIRECTORY = Path("/etc/containers/oci/hooks.d")
+PODMAN_SETTINGS = Path("/etc/containers/containers.conf.d/stratum-hooks.conf")
 HOOK_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 _ANNOTATION = r"^stratum\.dev/volume\."
 _MODULE = "stratum.hook"
+_SETTINGS_MARK = "# Written by 'stratum hook install'; 'stratum hook uninstall' removes it.\n"
 
 
 def install(directory: Path | None, config: Config) -> list[Path]:
     """Write the hook's JSON files to ``directory`` (default ``DEFAULT_DIRECTORY``) and return their paths.
 
     The settings of ``config`` that are not what the hook would find by itself go into the files. A second call
-    replaces the first's files. Raises ``ConflictError`` for a file of that name which is not ours, ``UnsupportedError``
-    where this interpreter cannot run the hook on its own, ``StratumError`` where the directory cannot be written.
+    replaces the first's files. Where Podman does not read the default directory it is made to, which is one path more;
+    a directory of one's own is for ``podman --hooks-dir``.
+
+    Raises ``ConflictError`` for a file of that name which is not ours, ``UnsupportedError`` where this interpreter
+    cannot run the hook on its own, ``StratumError`` where the directory cannot be written.
     """
     target = _directory(directory)
     interpreter = _interpreter()
@@ -42,9 +52,10 @@ def install(directory: Path | None, config: Config) -> list[Path]:
         for stage, path in _paths(target).items():
             text = json.dumps(hook_json(stage, interpreter, environment), indent=2) + "\n"
             write_atomic(path, text.encode("utf-8"))
+        written = list(_paths(target).values())
+        return written + _make_podman_look() if directory is None else written
     except OSError as exc:
         raise StratumError(f"cannot install the hook in {target}: {os_error_text(exc)}") from None
-    return list(_paths(target).values())
 
 
 def uninstall(directory: Path | None) -> list[Path]:
@@ -58,6 +69,8 @@ def uninstall(directory: Path | None) -> list[Path]:
     removed = []
     try:
         present = [path for path in _paths(target).values() if _check_ours(path)]
+        if directory is None and _is_our_settings():
+            present.append(PODMAN_SETTINGS)
         for path in present:
             path.unlink(missing_ok=True)
             removed.append(path)
@@ -79,6 +92,31 @@ def hook_json(stage: str, interpreter: str, environment: dict[str, str]) -> dict
         "when": {"annotations": {_ANNOTATION: ".+"}},
         "stages": [stage],
     }
+
+
+def _make_podman_look() -> list[Path]:
+    """Add ``DEFAULT_DIRECTORY`` to what Podman reads, where it is not; the paths written."""
+    directories = hook_directories()
+    if directories is None or DEFAULT_DIRECTORY in directories:
+        return [PODMAN_SETTINGS] if _is_our_settings() else []
+    wanted = [str(path) for path in [*directories, DEFAULT_DIRECTORY]]
+    PODMAN_SETTINGS.parent.mkdir(parents=True, exist_ok=True)
+    settings = _SETTINGS_MARK + toml.dumps({"engine": {"hooks_dir": wanted}})
+    write_atomic(PODMAN_SETTINGS, settings.encode("utf-8"))
+    if DEFAULT_DIRECTORY not in (hook_directories() or []):
+        PODMAN_SETTINGS.unlink()
+        raise UnsupportedError(
+            f"Podman does not read hooks from {DEFAULT_DIRECTORY}, and another file overrides {PODMAN_SETTINGS}",
+            hint=f"add {DEFAULT_DIRECTORY} to hooks_dir in containers.conf, or use podman --hooks-dir",
+        )
+    return [PODMAN_SETTINGS]
+
+
+def _is_our_settings() -> bool:
+    try:
+        return PODMAN_SETTINGS.read_bytes().startswith(_SETTINGS_MARK.encode())
+    except FileNotFoundError:
+        return False
 
 
 def _paths(directory: Path) -> dict[str, Path]:

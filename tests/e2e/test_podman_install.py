@@ -1,0 +1,96 @@
+"""``stratum hook install`` without a directory: Podman finds the hook by itself, and uninstall takes all of it away.
+
+Done on a copy of /etc/containers in a mount namespace of its own, so the machine's settings stay what they are.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.podman_env import PodmanEnv
+from tests.support.command import SCRIPT, Command
+
+pytestmark = [pytest.mark.root, pytest.mark.podman]
+
+PREPARE = """\
+set -e
+mkdir "$1"
+if [ -d /etc/containers ]; then cp -a /etc/containers/. "$1"; else mkdir /etc/containers; fi
+mount --bind "$1" /etc/containers
+shift
+cp "$CONTAINERS_CONF" /etc/containers/containers.conf
+unset CONTAINERS_CONF
+find /etc/containers | sort > before
+"""
+
+
+def in_private_etc(script: str, tmp_path: Path, podman: PodmanEnv, cli: Command) -> str:
+    """The output of ``script``, which starts with a private /etc/containers; ``$@`` is ``podman`` up to the verb."""
+    environment = cli.environment | podman.environment
+    line = ["unshare", "--mount", "sh", "-c", PREPARE + script, "sh", str(tmp_path / "etc"), *podman.prefix]
+    done = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_podman_finds_an_installed_hook(cli: Command, tmp_path: Path) -> None:
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "one").write_text("first\n")
+    cli.ok("import", "--bare", tmp_path / "source", "app")
+    with PodmanEnv() as podman:
+        output = in_private_etc(
+            f"""\
+            {SCRIPT} hook install > written
+            {SCRIPT} hook install | cmp - written
+            "$@" run --rm --annotation stratum.dev/volume.a=app:/data {podman.image} sh -c 'cat /data/one; >/data/new'
+            {SCRIPT} hook uninstall | cmp - written
+            find /etc/containers -type f | sort > after
+            grep -vxF -f before after || echo nothing left
+            """,
+            tmp_path,
+            podman,
+            cli,
+        )
+    assert output == "first\nnothing left\n"
+    assert (
+        cli.json("log", "app+main")[0]["commit"]["metadata_hash"]
+        != cli.json("show", "app:latest")["commit"]["metadata_hash"]
+    )
+
+
+def test_the_directories_that_podman_read_before_are_kept(cli: Command, tmp_path: Path) -> None:
+    with PodmanEnv() as podman:
+        output = in_private_etc(
+            f"""\
+            mkdir -p /etc/containers/containers.conf.d
+            printf '[engine]\\nhooks_dir = ["/srv/own hooks"]\\n' > /etc/containers/containers.conf.d/10-own.conf
+            {SCRIPT} hook install > /dev/null
+            env -i PATH="$PATH" HOME=/root podman --help | grep -o '(default .*hooks.*'
+            {SCRIPT} hook uninstall > /dev/null
+            env -i PATH="$PATH" HOME=/root podman --help | grep -o '(default .*hooks.*'
+            """,
+            tmp_path,
+            podman,
+            cli,
+        )
+    assert output == "(default [/srv/own hooks,/etc/containers/oci/hooks.d])\n(default [/srv/own hooks])\n"
+
+
+def test_a_setting_that_wins_over_ours_is_told(cli: Command, tmp_path: Path) -> None:
+    with PodmanEnv() as podman:
+        output = in_private_etc(
+            f"""\
+            mkdir -p /etc/containers/containers.conf.d
+            printf '[engine]\\nhooks_dir = ["/srv/own"]\\n' > /etc/containers/containers.conf.d/zz-own.conf
+            {SCRIPT} hook install 2>&1 || echo "exit $?"
+            ls /etc/containers/containers.conf.d
+            """,
+            tmp_path,
+            podman,
+            cli,
+        )
+    assert "another file overrides /etc/containers/containers.conf.d/stratum-hooks.conf" in output
+    assert output.endswith("exit 6\nzz-own.conf\n")
