@@ -14,30 +14,36 @@ everything is verified like what a registry sends.
 from __future__ import annotations
 
 import errno
-import json
 import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from stratum.errors import DamagedError, NotFoundError, StratumError, os_error_text
 from stratum.registry.artifact import (
     ARTIFACT_TYPE,
-    INDEX_OF_MANIFESTS_MEDIA_TYPE,
     MANIFEST_MAX,
     MANIFEST_MEDIA_TYPE,
     Descriptor,
     digest_of,
     is_digest,
 )
+from stratum.registry.imageindex import (
+    LAYOUT_VERSION,
+    REF_NAME,
+    Entry,
+    digest_of_tag,
+    read_entries,
+    tag_of,
+    tags_of,
+    write_entries,
+)
 from stratum.registry.remote import Upload, verified
 from stratum.registry.target import Target
 from stratum.sys.atomic import fsync_dir, temporary_name, write_atomic
 from stratum.sys.locks import locked
 
-REF_NAME = "org.opencontainers.image.ref.name"
-_VERSION = b'{"imageLayoutVersion":"1.0.0"}'
 _PIECE = 1 << 20
 
 
@@ -66,7 +72,7 @@ class Layout:
                 )
             self._blobs.mkdir(parents=True, exist_ok=True)
             if not (self._root / "oci-layout").exists():
-                write_atomic(self._root / "oci-layout", _VERSION)
+                write_atomic(self._root / "oci-layout", LAYOUT_VERSION)
         except OSError as exc:
             raise StratumError(f"cannot make an OCI image layout in {self._root}: {os_error_text(exc)}") from None
 
@@ -82,28 +88,16 @@ class Layout:
         return data, digest
 
     def _tagged(self, tag: str) -> str:
-        entries = [entry for entry in self._entries() if _name(entry) == tag]
-        if not entries and tag == "latest" and len(self._entries()) == 1:
-            entries = self._entries()  # a layout of one unnamed image, as other tools write it
-        if not entries:
-            raise NotFoundError(f"there is no tag {tag} in an OCI image layout {self._root}")
-        digest = entries[-1].get("digest")
-        if not isinstance(digest, str) or not is_digest(digest):
-            raise DamagedError(f"{self._root}/index.json: {tag} has no sha256 digest")
-        return digest
+        return digest_of_tag(self.entries(), tag, f"an OCI image layout {self._root}")
 
-    def _entries(self) -> list[dict[str, Any]]:
+    def entries(self) -> list[Entry]:
+        """What ``index.json`` lists, unchecked."""
         try:
             with self._open(self._root / "index.json") as file:
-                value = json.loads(file.read(MANIFEST_MAX))
-            entries = value["manifests"]
+                data = file.read(MANIFEST_MAX)
         except FileNotFoundError:
             return []
-        except (ValueError, KeyError, TypeError, RecursionError):
-            raise DamagedError(f"{self._root}/index.json is not the index of an OCI image layout") from None
-        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-            raise DamagedError(f"{self._root}/index.json is not the index of an OCI image layout")
-        return entries
+        return read_entries(data, f"{self._root}/index.json")
 
     def has_blob(self, blob: Descriptor) -> bool:
         try:
@@ -143,7 +137,7 @@ class Layout:
         return os.fdopen(fd, "rb", buffering=0)
 
     def list_tags(self) -> list[str]:
-        return sorted({name for name in map(_name, self._entries()) if name is not None})
+        return tags_of(self.entries())
 
     # Writing
 
@@ -174,19 +168,8 @@ class Layout:
             "annotations": {REF_NAME: tag},
         }
         with locked(self._root / "index.json.lock", what=f"the OCI image layout {self._root}"):
-            entries = [other for other in self._entries() if _name(other) != tag]
-            index = {
-                "schemaVersion": 2,
-                "mediaType": INDEX_OF_MANIFESTS_MEDIA_TYPE,
-                "manifests": [*entries, entry],
-            }
+            entries = [other for other in self.entries() if tag_of(other) != tag]
             try:
-                write_atomic(self._root / "index.json", json.dumps(index, separators=(",", ":")).encode())
+                write_atomic(self._root / "index.json", write_entries([*entries, entry]))
             except OSError as exc:
                 raise StratumError(f"cannot write {self._root}/index.json: {os_error_text(exc)}") from None
-
-
-def _name(entry: dict[str, Any]) -> str | None:
-    annotations = entry.get("annotations")
-    name = annotations.get(REF_NAME) if isinstance(annotations, dict) else None
-    return name if isinstance(name, str) else None

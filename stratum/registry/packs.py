@@ -102,7 +102,7 @@ class PackIndex:
     def frames_of(self, position: int) -> tuple[int, int]:
         """The frames [first, last) that hold the header and the data of ``members[position]``."""
         member, archive = self.members[position], self.frame_starts[1]
-        start = self.offsets[position] - len(header(member))
+        start = self.offsets[position] - header_size(member)
         end = self.offsets[position] + member.size
         return bisect_right(archive, start) - 1, bisect_left(archive, end)
 
@@ -129,7 +129,12 @@ def plan_packs(objects: Iterable[Member]) -> list[tuple[Member, ...]]:
 
 def archived_size(member: Member) -> int:
     """Bytes that a member takes in the archive: header, data and padding."""
-    return len(header(member)) + member.size + -member.size % _BLOCK
+    return header_size(member) + member.size + -member.size % _BLOCK
+
+
+def header_size(member: Member) -> int:
+    """Bytes of a member's header blocks: one, or three with a pax header."""
+    return _BLOCK if member.size <= _USTAR_SIZE_MAX else 3 * _BLOCK
 
 
 def header(member: Member) -> bytes:
@@ -153,7 +158,7 @@ def _ustar(name: bytes, size: int, kind: bytes) -> bytes:
 def _layout(members: Sequence[Member]) -> tuple[list[int], int]:
     offsets, position = [], 0
     for member in members:
-        position += len(header(member))
+        position += header_size(member)
         offsets.append(position)
         position += member.size + -member.size % _BLOCK
     return offsets, position + len(_END)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import re
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stratum.composefs.verity import verity_digest
 from stratum.errors import DamagedError, StratumError, UnsupportedError, UsageError
 from stratum.registry import packs, treeblobs
 from stratum.registry.artifact import (
@@ -26,6 +29,9 @@ from stratum.registry.artifact import (
 from stratum.registry.packs import Member, PackIndex
 from stratum.registry.reuse import SMALL_PACKS_MAX, BasePack, plan_reuse
 from stratum.registry.target import is_loopback, parse_target
+from stratum.tree.digest import merkle_summary, metadata_hash
+from stratum.tree.dump import write_dump
+from stratum.tree.model import Directory, File
 
 
 def blob(media_type: str, number: int) -> Descriptor:
@@ -241,3 +247,24 @@ def test_bounds_of_what_is_read() -> None:
     with pytest.raises(DamagedError, match="more than"):
         packs.decompress(packs.compress(bytes(1001)), 1000, "x")
     assert packs.decompress(packs.compress(bytes(1000)), 1000, "x") == bytes(1000)
+
+
+def test_the_example_of_the_specification() -> None:
+    text = (Path(__file__).resolve().parents[2] / "registry" / "ARTIFACT.md").read_text("utf-8")
+    example = text.split("## Example")[1]
+    data = b"a" * 100
+    digest = verity_digest(data)
+    file = File(0o100644, 0, 0, 0, size=len(data), digest=digest)
+    dump = write_dump(Directory(0o40755, 0, 0, 0, children={b"hello": file}))
+    writer = packs.PackWriter([Member(digest, len(data))], lambda _digest: io.BytesIO(data))
+    pack = b"".join(writer.pieces())
+    (compressed, uncompressed) = writer.index.frames[0]
+    archive = packs.decompress(pack[:compressed], uncompressed, "the pack")
+    indented = [line[4:] for line in example.splitlines() if line.startswith("    ")]
+    assert "\n".join(indented[:2]) + "\n" == dump.decode()
+    assert f"Commit ID: `{metadata_hash(dump)}`" in example
+    assert f"Merkle root: `{merkle_summary(dump).root}`" in example
+    assert f"{len(archive)} bytes and the SHA-256 `{hashlib.sha256(archive).hexdigest()}`" in example
+    index = packs.decompress(packs.write_index(writer.index), 1000, "the index").decode()
+    assert "\n".join(indented[2:5]) + "\n" == re.sub(r"frame \d+", "frame 125", index)
+    assert indented[5] == packs.seek_table([(125, uncompressed)]).hex()
