@@ -28,9 +28,11 @@ def mount(session: Session, text: str, mountpoint: str | None = None, *, read_on
     from stratum.mount import host
 
     store = session.store
-    found = store.resolve_mountable(parse_ref(text))
     at = None if mountpoint is None else Path(mountpoint)
     with ExitStack() as locks:
+        # Held until the mount is on record, so that no garbage collection takes the commit away meanwhile.
+        locks.enter_context(store.locks.store())
+        found = store.resolve_mountable(parse_ref(text))
         if found.kind == "worktree":
             assert found.name is not None
             assert found.worktree is not None

@@ -164,10 +164,11 @@ def build_patchset(
     from stratum.refs import DEFAULT_TAG
 
     name, tag = tag_to_set(target)
-    merged = merge_patchset(session, read_patchset(path))
+    patchset = read_patchset(path)
     store = session.store
-    base = merged.layers[0].commit
     with store.begin(f"building the patchset {path}") as tx:
+        merged = merge_patchset(session, patchset)
+        base = merged.layers[0].commit
         previous = store.tags.find(name, tag)
         origin: dict[str, Any] = {
             "kind": "patchset",

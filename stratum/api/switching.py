@@ -18,7 +18,7 @@ from stratum.api.history import ref_or_mountpoint
 from stratum.api.session import Session
 from stratum.api.settling import build_mount, settle, store_worktree
 from stratum.errors import NotFoundError, UsageError
-from stratum.refs import DEFAULT_TAG, DEFAULT_WORKTREE, Ref, parse_ref
+from stratum.refs import DEFAULT_WORKTREE, Ref, parse_ref
 
 if TYPE_CHECKING:
     from stratum.mount.state import Record
@@ -135,13 +135,10 @@ def _worktree_of(session: Session, target: str) -> tuple[str, str]:
 
 def _reset_commit(session: Session, ref: Ref) -> str:
     store = session.store
-    if ref.bare and store.namespaces.exists(ref.name) and store.worktrees.exists(ref.name, DEFAULT_WORKTREE):
+    named = ref.bare and store.namespaces.exists_name(ref.name)
+    if named and store.worktrees.exists(ref.name, DEFAULT_WORKTREE):
         return store.worktrees.get(ref.name, DEFAULT_WORKTREE).commit
-    return store.resolve_commit(Ref(ref.name, tag=DEFAULT_TAG) if ref.bare and not _is_commit(session, ref) else ref)
-
-
-def _is_commit(session: Session, ref: Ref) -> bool:
-    return not session.store.namespaces.exists(ref.name)
+    return store.resolve_commit(ref)
 
 
 def _mountpoint(session: Session, tree: Worktree) -> str | None:

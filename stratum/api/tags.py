@@ -52,7 +52,9 @@ def _tag_of(session: Session, ref: Ref) -> tuple[str, str] | None:
     wanted = DEFAULT_TAG if ref.bare else ref.tag
     if wanted is None or ref.worktree is not None:
         return None
-    return (ref.name, wanted) if wanted in session.store.tags.names(ref.name) else None
+    store = session.store
+    there = store.namespaces.exists_name(ref.name) and wanted in store.tags.names(ref.name)
+    return (ref.name, wanted) if there else None
 
 
 def _target(session: Session, source: Ref, new: str, commit: str) -> tuple[str, str]:

@@ -37,6 +37,7 @@ VERBS = {
     "push": "stratum.cli.transfer:push",
     "pull": "stratum.cli.transfer:pull",
     "hook": "stratum.cli.hook:hook",
+    "gc": "stratum.cli.maintenance:gc",
     "reconcile": "stratum.cli.reconciling:reconcile",
     "reset": "stratum.cli.switching:reset",
     "rebase": "stratum.cli.switching:rebase",

@@ -64,7 +64,7 @@ def resolve(store: Store, ref: Ref) -> Resolved:
 
 
 def resolve_worktree(store: Store, ref: Ref, *, create: bool = True) -> Resolved:
-    """What ``ref`` means where a worktree is wanted; ``NAME`` alone is ``main``, which is made from ``latest`` where
+    """What ``ref`` means where a worktree is wanted; ``NAME`` alone is ``main``. That one is made from ``latest`` where
     it is missing (unless ``create`` is false: ``NotFoundError`` then).
 
     Raises as ``resolve`` does, and ``UsageError`` for a ref that names a tag or commit.
@@ -73,10 +73,12 @@ def resolve_worktree(store: Store, ref: Ref, *, create: bool = True) -> Resolved
         if _commit(store, ref.name) is not None:
             raise UsageError(f"{ref} is a commit; a worktree is needed here", hint="name it as NAME+WORKTREE")
         raise _no_stratum(store, ref)
+    if ref.tag == DEFAULT_WORKTREE and create and store.tags.find(ref.name, ref.tag) is None:
+        ref = Ref(ref.name, worktree=DEFAULT_WORKTREE)
     if ref.tag is not None:
         return _worktree_by_colon(store, ref.name, ref.tag)
     name, worktree = ref.name, ref.worktree or DEFAULT_WORKTREE
-    if ref.bare and create and not store.worktrees.exists(name, worktree):
+    if worktree == DEFAULT_WORKTREE and create and not store.worktrees.exists(name, worktree):
         _make_main(store, name)
     commit = store.worktrees.get(name, worktree).commit
     return Resolved("worktree", commit, name, worktree=worktree)
@@ -84,7 +86,7 @@ def resolve_worktree(store: Store, ref: Ref, *, create: bool = True) -> Resolved
 
 def resolve_mountable(store: Store, ref: Ref) -> Resolved:
     """What ``ref`` means where either will do and a worktree is preferred: ``NAME`` alone is its worktree ``main``."""
-    if ref.bare and store.namespaces.exists_name(ref.name):
+    if ref.worktree is not None or (ref.bare and store.namespaces.exists_name(ref.name)):
         return resolve_worktree(store, ref)
     return resolve(store, ref)
 

@@ -112,9 +112,11 @@ def test_main_is_made_from_latest_on_first_need(store: Store, first: str) -> Non
     assert store.worktrees.names("app") == ["main"]
 
 
-def test_main_is_made_for_a_bare_name_only(store: Store, first: str) -> None:
+@pytest.mark.parametrize("text", ["app+main", "app:main"])
+def test_only_main_is_made_where_it_is_named(store: Store, first: str, text: str) -> None:
     with pytest.raises(NotFoundError):
-        store.resolve_worktree(parse_ref("app+main"))
+        store.resolve_worktree(parse_ref("app+other"))
+    assert store.resolve_worktree(parse_ref(text)) == Resolved("worktree", first, "app", worktree="main")
 
 
 def test_where_a_worktree_is_meant(store: Store, first: str, second: str) -> None:
