@@ -71,22 +71,23 @@ class Reflog:
 
     def scan(self, name: str) -> tuple[list[ReflogEntry], list[int]]:
         """The entries, oldest first, and the numbers (from 1) of the lines that are cut short or damaged."""
+        entries, damaged = [], []
+        for number, line in enumerate(self.lines(name), 1):
+            entry = parse_entry(line)
+            if entry is not None:
+                entries.append(entry)
+            elif line:
+                damaged.append(number)
+        return entries, damaged
+
+    def lines(self, name: str) -> list[bytes]:
+        """The file's lines as they are, whatever they hold; the last is empty unless it was cut short."""
         try:
-            data = self._layout.read_beneath(self._layout.reflog(name), _READ_MAX)
+            return self._layout.read_beneath(self._layout.reflog(name), _READ_MAX).split(b"\n")
         except FileNotFoundError:
-            return [], []
+            return []
         except OSError as exc:
             raise storage_error(exc, f"read the history of {name}") from None
-        entries, damaged = [], []
-        for number, line in enumerate(data.split(b"\n"), 1):
-            if not line:
-                continue
-            entry = _parse(line)
-            if entry is None:
-                damaged.append(number)
-            else:
-                entries.append(entry)
-        return entries, damaged
 
 
 def remove_logged(
@@ -119,7 +120,8 @@ def _append(fd: int, line: bytes) -> None:
         raise
 
 
-def _parse(line: bytes) -> ReflogEntry | None:
+def parse_entry(line: bytes) -> ReflogEntry | None:
+    """The entry in a line, or None where there is none."""
     import json
 
     try:

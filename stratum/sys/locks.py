@@ -105,6 +105,23 @@ def locked(path: Path, *, exclusive: bool = True, timeout: float = DEFAULT_TIMEO
     return FileLock(path, exclusive=exclusive, timeout=timeout, what=what)
 
 
+def is_locked(path: Path) -> bool:
+    """Whether anybody holds a lock on ``path``. False where there is no such file."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as exc:
+        if exc.errno != errno.EWOULDBLOCK:
+            raise
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
 def holders(fd: int) -> list[int]:
     """The processes that hold a flock on the open file's inode, from ``/proc/locks``."""
     inode = os.fstat(fd).st_ino

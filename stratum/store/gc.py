@@ -1,0 +1,246 @@
+"""Garbage collection: what nothing refers to goes, in an order that may be cut short anywhere.
+
+Kept are the commits that
+
+- a tag names, a worktree is based on or has as its head (also the old half of an interrupted switch),
+- are mounted, as the caller says,
+- the reflogs mention, as ``store.retention`` decides; what a damaged line of a reflog mentions is kept as well,
+- were made from a worktree less than the retention's age ago and are mentioned nowhere, as when a whole stratum was
+  removed: what they hold may be nowhere else,
+
+and every object of a commit that is kept. Everything else goes: first the dead transactions in ``tmp/``, which makes
+room, then commits, each by one durable rename, then objects, then caches of imports that were not repeated within
+``CACHE_AGE``, abandoned temporary files, and lock files of refs that are gone.
+A commit therefore never outlives its objects, and the next run finds what an interrupted one left.
+
+All of it happens under the exclusive store lock. Whoever relies on something that no ref names yet, holds the shared
+one from the moment of looking until a ref or a mount record names it, so nothing that is needed is ever looked at as
+garbage. No space is needed for it. Where it cannot be known what is needed, as a tag, worktree or kept commit is
+damaged, nothing is removed: ``DamagedError``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stratum.errors import DamagedError
+from stratum.store.clock import utc_now
+from stratum.store.layout import storage_error
+from stratum.store.retention import Retention, retained
+from stratum.store.trash import remove_tree
+from stratum.sys.atomic import TEMPORARY_PREFIX
+from stratum.tree.contents import object_lines
+
+if TYPE_CHECKING:
+    from stratum.store.store import Store
+
+CACHE_AGE = 30 * 24 * 3600.0
+"""Seconds."""
+
+_HASH = re.compile(rb"[0-9a-f]{64}")
+
+
+@dataclass(slots=True)
+class Collected:
+    """What a collection removed, or would remove.
+
+    ``kept`` is commit -> why; ``commits`` what went, commit -> why. ``bytes_freed`` counts disk space of everything
+    removed. ``others`` are paths, relative to the store, of leftovers, old caches and lock files.
+    """
+
+    dry_run: bool
+    kept: dict[str, str] = field(default_factory=dict)
+    commits: dict[str, str] = field(default_factory=dict)
+    objects: int = 0
+    objects_kept: int = 0
+    others: list[str] = field(default_factory=list)
+    bytes_freed: int = 0
+
+
+def collect(store: Store, rules: Retention, mounted: Mapping[str, str], *, dry_run: bool = False) -> Collected:
+    """Remove what nothing refers to, or with ``dry_run`` only find it.
+
+    ``mounted`` is commit -> where it is mounted. The caller holds the store's lock, exclusively unless it is a
+    ``dry_run``, since before it looked for mounts. Raises ``DamagedError`` where it cannot be known what is needed.
+    """
+    done = Collected(dry_run)
+    done.kept = find_roots(store, rules, mounted)
+    needed = _needed_objects(store, done.kept)
+    _drop_dead_transactions(store, done)
+    for commit in store.commits.list():
+        if commit in done.kept:
+            continue
+        done.commits[commit] = "no ref, mount or recent history names it"
+        done.bytes_freed += _disk_usage(store.layout.commit(commit))
+        if not dry_run:
+            store.transactions.discard(store.layout.commit(commit))
+    _sweep_objects(store, needed, done)
+    for path in (*_old_caches(store), *_abandoned_files(store), *_dead_locks(store)):
+        done.others.append(str(path.relative_to(store.root)))
+        done.bytes_freed += _disk_usage(path)
+        if not dry_run:
+            store.transactions.discard(path)
+    return done
+
+
+def find_roots(store: Store, rules: Retention, mounted: Mapping[str, str]) -> dict[str, str]:
+    """Commit -> why it is kept. Of several reasons the strongest is given: tag, worktree, mount, history, age."""
+    roots = dict(_named(store))
+    for commit, where in mounted.items():
+        roots.setdefault(commit, where)
+    for commit, why in roots.items():
+        if not store.commits.exists(commit):
+            raise DamagedError(
+                f"commit {commit} is missing ({why}), so it is not known which objects it needs",
+                hint="nothing was removed; 'stratum fsck' tells more, and 'stratum fsck --repair --from' restores it",
+            )
+    mentioned: set[str] = set()
+    now = utc_now()
+    for name in store.names():
+        entries, damaged = store.reflog.scan(name)
+        kept = retained(entries, rules, now)
+        if damaged:
+            lines = store.reflog.lines(name)
+            found = [commit.decode() for number in damaged for commit in _HASH.findall(lines[number - 1])]
+            kept.update(dict.fromkeys(found, "damaged reflog"))
+        for commit, rule in kept.items():
+            if store.commits.exists(commit):
+                roots.setdefault(commit, f"{rule} of {name}")
+        mentioned.update(commit for entry in entries for commit in (entry.old, entry.new) if commit is not None)
+    oldest = now.timestamp() - rules.age.total_seconds()
+    for commit in store.commits.list():
+        if commit not in roots and commit not in mentioned and _is_recent_work(store, commit, oldest):
+            roots[commit] = "recent work"
+    return roots
+
+
+def _is_recent_work(store: Store, commit: str, oldest: float) -> bool:
+    """Whether the commit was made from a worktree after ``oldest`` (seconds since 1970)."""
+    try:
+        if store.layout.commit(commit).lstat().st_mtime <= oldest:
+            return False
+        origin = store.commits.meta(commit).origin
+    except (DamagedError, FileNotFoundError):
+        return False
+    return origin is not None and origin.get("kind") == "worktree"
+
+
+def _named(store: Store) -> Iterator[tuple[str, str]]:
+    """(commit, ref) for what tags and worktrees name; tags last, as theirs is the strongest reason."""
+    for name in store.names():
+        for worktree in store.worktrees.list(name):
+            for commit in {worktree.base_commit, worktree.commit}:
+                yield commit, str(worktree)
+            interrupted = store.worktrees.interrupted_switch(name, worktree.worktree)
+            if interrupted is not None and interrupted.old is not None:
+                yield interrupted.old.base_commit, f"{worktree} (interrupted switch)"
+    for name in store.names():
+        for tag, commit in store.tags.list(name).items():
+            yield commit, f"{name}:{tag}"
+
+
+def _needed_objects(store: Store, commits: Mapping[str, str]) -> set[bytes]:
+    needed: set[bytes] = set()
+    for commit, why in commits.items():
+        try:
+            dump = store.commits.dump(commit)
+        except DamagedError as exc:
+            raise DamagedError(
+                f"{exc.message}, so it is not known which objects {why} needs",
+                hint="nothing was removed; 'stratum fsck' tells more, and 'stratum fsck --repair --from' restores it",
+            ) from None
+        needed.update(digest for digest, _, _ in object_lines(dump))
+    return needed
+
+
+def _drop_dead_transactions(store: Store, done: Collected) -> None:
+    """Delete what is in ``tmp/``: with the store locked exclusively, nothing there is alive."""
+    for name in store.layout.names_in(store.layout.tmp):
+        path = store.layout.tmp / name
+        if path == store.layout.tmp / "lock" or (done.dry_run and _is_alive(path)):
+            continue
+        done.others.append(str(path.relative_to(store.root)))
+        done.bytes_freed += _disk_usage(path)
+        if not done.dry_run:
+            try:
+                if stat.S_ISDIR(path.lstat().st_mode):
+                    remove_tree(path)
+                else:
+                    path.unlink()
+            except OSError as exc:
+                raise storage_error(exc, f"remove {path}") from None
+
+
+def _is_alive(path: Path) -> bool:
+    from stratum.sys.locks import is_locked
+
+    return is_locked(path / "owner")
+
+
+def _sweep_objects(store: Store, needed: set[bytes], done: Collected) -> None:
+    for digest, _ in store.objects.list():
+        if digest in needed:
+            done.objects_kept += 1
+            continue
+        path = store.objects.path(digest)
+        try:
+            done.bytes_freed += path.lstat().st_blocks * 512
+            if not done.dry_run:
+                path.unlink()
+        except OSError as exc:
+            raise storage_error(exc, f"remove {path}") from None
+        done.objects += 1
+
+
+def _old_caches(store: Store) -> Iterator[Path]:
+    """Caches of imports that were not repeated for ``CACHE_AGE``."""
+    directory = store.root / "cache" / "ingest"
+    oldest = time.time() - CACHE_AGE
+    for name in store.layout.names_in(directory):
+        with suppress(FileNotFoundError):
+            if not name.startswith(TEMPORARY_PREFIX) and (directory / name).lstat().st_mtime < oldest:
+                yield directory / name
+
+
+def _abandoned_files(store: Store) -> Iterator[Path]:
+    """Temporary files whose writer is dead, as every writer holds the store's lock."""
+    for directory in (store.root, store.root / "cache" / "ingest"):
+        for name in store.layout.names_in(directory):
+            if name.startswith(TEMPORARY_PREFIX):
+                yield directory / name
+
+
+def _dead_locks(store: Store) -> Iterator[Path]:
+    """Lock files of strata and worktrees that are gone. Who waits for one holds the store's lock, so nobody does."""
+    suffix = ".lock"
+    for name in store.layout.names_in(store.layout.refs):
+        if name.endswith(suffix) and not store.namespaces.exists_name(name.removesuffix(suffix)):
+            yield store.layout.refs / name
+    for name in store.names():
+        worktrees = store.worktrees.names(name)
+        for file in store.layout.names_in(store.layout.worktrees(name)):
+            if file.endswith(suffix) and file.removesuffix(suffix) not in worktrees:
+                yield store.layout.worktrees(name) / file
+
+
+def _disk_usage(path: Path) -> int:
+    """Bytes on disk of a file, or of a directory and all below it; 0 for what is gone."""
+    try:
+        info = path.lstat()
+    except OSError:
+        return 0
+    total = info.st_blocks * 512
+    if stat.S_ISDIR(info.st_mode):
+        for directory, _, files in os.walk(path):
+            for name in files:
+                with suppress(OSError):
+                    total += os.lstat(os.path.join(directory, name)).st_blocks * 512
+    return total

@@ -1,0 +1,152 @@
+"""Garbage collection of a store: what stays, what goes, and when it refuses."""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from stratum.errors import BusyError, DamagedError
+from stratum.store import Store
+from stratum.store.gc import CACHE_AGE, Collected, collect
+from stratum.store.retention import Retention
+from tests.support.stores import check, commit, directory, file, leftovers
+
+NONE = Retention(timedelta())
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store.create(tmp_path / "store")
+
+
+def run(store: Store, rules: Retention = NONE, *, dry_run: bool = False, **mounted: str) -> Collected:
+    with store.locks.store(exclusive=not dry_run):
+        return collect(store, rules, mounted, dry_run=dry_run)
+
+
+def big(letter: bytes) -> dict[bytes, bytes]:
+    return {b"shared": b"s" * 5000, b"own": letter * 5000}
+
+
+def test_refs_and_mounts_keep_commits_and_their_objects(store: Store) -> None:
+    tagged, base, head, mounted, loose = (commit(store, big(letter)) for letter in (b"a", b"b", b"c", b"d", b"e"))
+    store.tags.set("app", "v1", tagged)
+    store.worktrees.create("app", "main", base)
+    store.worktrees.set_head("app", "main", head)
+    done = run(store, **{mounted: "mounted at /x"})
+    assert list(done.commits) == [loose]
+    assert done.kept == {tagged: "app:v1", base: "app+main", head: "app+main", mounted: "mounted at /x"}
+    assert (done.objects, done.objects_kept) == (1, 5)
+    assert done.bytes_freed >= 5000
+    assert set(store.commits.list()) == {tagged, base, head, mounted}
+    check(store)
+    assert not leftovers(store)
+
+
+def test_the_reflog_keeps_for_a_while(store: Store) -> None:
+    old, new = commit(store, big(b"a")), commit(store, big(b"b"))
+    store.tags.set("app", "v1", old)
+    store.tags.set("app", "v1", new, force=True)
+    assert run(store, Retention()).kept == {new: "app:v1", old: "reflog of app"}
+    assert list(run(store).commits) == [old]
+    check(store)
+
+
+def test_a_damaged_line_of_the_reflog_still_keeps_what_it_mentions(store: Store) -> None:
+    old, new = commit(store, big(b"a")), commit(store, big(b"b"))
+    store.tags.set("app", "v1", new)
+    with (store.root / "refs/app/log.jsonl").open("ab") as log:
+        log.write(b'{"when": "2026-01-01T00:00:00Z", "old": "%b", "n\n' % old.encode())
+    assert run(store).kept == {new: "app:v1", old: "damaged reflog of app"}
+
+
+def test_work_of_a_removed_stratum_stays_for_the_age(store: Store) -> None:
+    with store.begin() as tx:
+        work = store.write_commit(
+            tx, directory({b"a": file(tx, b"w" * 100)}), origin={"kind": "worktree", "worktree": "app+main"}
+        ).metadata_hash
+    imported = commit(store, {b"b": b"i" * 100})
+    done = run(store, Retention())
+    assert (done.kept, list(done.commits)) == ({work: "recent work"}, [imported])
+    assert list(run(store).commits) == [work]
+
+
+def test_a_dry_run_changes_nothing(store: Store) -> None:
+    loose = commit(store, big(b"a"))
+    with store.begin("alive"):
+        (store.root / "tmp/dead").mkdir()
+        done = run(store, dry_run=True)
+        assert done.others == ["tmp/dead"]
+    assert (list(done.commits), done.objects) == ([loose], 2)
+    assert store.commits.list() == [loose]
+    check(store)
+
+
+def test_leftovers_caches_and_lock_files(store: Store) -> None:
+    made = commit(store, {b"a": b"x" * 100})
+    store.worktrees.create("app", "main", made)
+    store.worktrees.remove("app", "main")
+    store.tags.set("gone", "v1", made)
+    store.remove("gone")
+    cache = store.root / "cache/ingest"
+    cache.mkdir(parents=True)
+    for name in ("old", "new", ".tmp-1"):
+        (cache / name).write_bytes(b"cache")
+    os.utime(cache / "old", (0, cache.stat().st_mtime - CACHE_AGE - 9))
+    (store.root / "tmp/dead/objects").mkdir(parents=True)
+    (store.root / "tmp/file").write_bytes(b"x")
+    done = run(store)
+    assert sorted(done.others) == [
+        "cache/ingest/.tmp-1",
+        "cache/ingest/old",
+        "refs/app/worktrees/main.lock",
+        "refs/gone.lock",
+        "tmp/dead",
+        "tmp/file",
+    ]
+    assert os.listdir(cache) == ["new"]
+    assert not leftovers(store)
+    assert run(store).others == []
+
+
+def test_nothing_goes_while_it_is_unknown_what_is_needed(store: Store) -> None:
+    good, bad = commit(store, big(b"a")), commit(store, big(b"b"))
+    store.tags.set("app", "v1", bad)
+    dump = store.root / "commits" / bad / "tree.dump.zst"
+    whole = dump.read_bytes()
+    dump.write_bytes(whole[:-1])
+    with pytest.raises(DamagedError, match="app:v1"):
+        run(store)
+    dump.write_bytes(whole)
+    os.rename(dump.parent, store.root / "elsewhere")
+    with pytest.raises(DamagedError, match=r"is missing \(app:v1\)"):
+        run(store)
+    os.rename(store.root / "elsewhere", dump.parent)
+    (store.root / "refs/app/tags/v2").write_text("not a link")
+    with pytest.raises(DamagedError, match="app:v2"):
+        run(store)
+    (store.root / "refs/app/tags/v2").unlink()
+    assert set(store.commits.list()) == {good, bad}
+    check(store)
+
+
+def test_it_waits_for_writers_and_says_who(store: Store) -> None:
+    child_reads, parent_writes = os.pipe()
+    child = os.fork()
+    if child == 0:
+        with store.begin("importing"):
+            os.write(parent_writes, b"x")
+            os.read(os.pipe()[0], 1)
+    try:
+        os.read(child_reads, 1)
+        with pytest.raises(BusyError, match=f"process {child} "), store.locks.store(exclusive=True, timeout=0.1):
+            pass
+    finally:
+        os.kill(child, 9)
+        os.waitpid(child, 0)
+        os.close(child_reads)
+        os.close(parent_writes)
+    assert [name.partition("/")[0] for name in run(store).others] == ["tmp"]
