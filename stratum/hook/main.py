@@ -1,9 +1,11 @@
 """Entry point of the OCI hook: ``stratum-hook createRuntime|poststop`` with the container's state on stdin.
 
 A hook's only ways to speak are its exit status, where anything but 0 at createRuntime stops the container's start,
-and one line on stderr, which the engine shows. Nobody reads what a hook says at poststop, so that goes to the system
-log too. The surroundings are the caller's: working directory and umask are set, the environment is what the JSON file
-of the hook says, and an alarm rings before the engine's own time limit, so that a hook that is too slow says so.
+and one line on stderr. runc shows that line; crun shows the status only, and nobody reads what a hook says at poststop:
+so every line goes to the system log too.
+
+The surroundings are the caller's: working directory and umask are set, the environment is what the JSON file of the
+hook says, and an alarm rings before the engine's own time limit, so that a hook that is too slow says so.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import sys
 from types import FrameType, TracebackType
 
 from stratum.errors import StratumError, UsageError
-from stratum.hook import CREATE_RUNTIME, POSTSTOP, TIMEOUTS
+from stratum.hook import CREATE_RUNTIME, TIMEOUTS
 
 _MARGIN = 0.9
 _STDIN = 0
@@ -35,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
         _start_alarm(stage)
         return create_runtime() if stage == CREATE_RUNTIME else poststop()
     except StratumError as exc:
-        _say(exc, log=args == [POSTSTOP])
+        _say(exc)
         return exc.exit_code
 
 
@@ -80,7 +82,7 @@ def poststop() -> int:
     failure = 0
     for released in reconcile(session, stopped=state.id):
         if released.error is not None:
-            _say(released.error, log=True, about=f"{released.name}+{released.worktree}")
+            _say(released.error, about=f"{released.name}+{released.worktree}")
             if released.container == state.id:
                 failure = failure or released.error.exit_code
     remove_scratch(state.bundle)
@@ -116,12 +118,11 @@ def _report_defect(kind: type[BaseException], value: BaseException, trace: Trace
         _log(line)
 
 
-def _say(error: StratumError, *, log: bool, about: str = "") -> None:
+def _say(error: StratumError, *, about: str = "") -> None:
     text = f"{about}: {error.message}" if about else error.message
     line = _one_line(f"{text} ({error.hint})" if error.hint else text)
     sys.stderr.write(f"stratum: {line}\n")
-    if log:
-        _log(line)
+    _log(line)
 
 
 def _log(text: str) -> None:

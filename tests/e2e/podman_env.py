@@ -58,14 +58,14 @@ class PodmanEnv:
         self.directory = Path(tempfile.mkdtemp(prefix="stratum-podman."))
         self.hooks_dir = hooks_dir
         self.image = IMAGE
-        config = self.directory / "containers.conf"
-        config.write_text(CONTAINERS_CONF.format(runtime=runtime), "utf-8")
+        self._config = self.directory / "containers.conf"
+        self._config.write_text(CONTAINERS_CONF.format(runtime=runtime), "utf-8")
         storage = self.directory / "storage.conf"
         storage.write_text(STORAGE_CONF.format(directory=self.directory), "utf-8")
         self.environment = {
             "PATH": os.environ.get("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"),
             "HOME": str(self.directory),
-            "CONTAINERS_CONF": str(config),
+            "CONTAINERS_CONF": str(self._config),
             "CONTAINERS_STORAGE_CONF": str(storage),
             "TMPDIR": str(self.directory),
         }
@@ -124,6 +124,11 @@ class PodmanEnv:
     def import_image(self, name: str, *, links: Mapping[str, str] | None = None) -> None:
         """Make the image ``name``: busybox with all its applets, the usual directories and the symlinks ``links``."""
         self.podman("import", "-", name, stdin=_busybox_tar(links or {}))
+
+    def read_hooks_from(self, directory: Path) -> None:
+        """Name ``directory`` in containers.conf: other than ``--hooks-dir``, that holds for restarts by Podman too."""
+        kept = [line for line in self._config.read_text("utf-8").splitlines() if not line.startswith("hooks_dir")]
+        self._config.write_text("\n".join([*kept, f'hooks_dir = ["{directory}"]', ""]), "utf-8")
 
     def state(self, container: str) -> str:
         """Podman's word for what ``container`` is doing: created, running, exited ..."""

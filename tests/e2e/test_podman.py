@@ -197,6 +197,43 @@ def test_restart(podman: PodmanEnv, cli: Command, app: str, tmp_path: Path) -> N
     assert len(moves(cli, "app", "dev")) == 2
 
 
+def test_a_container_that_podman_restarts(podman: PodmanEnv, cli: Command, app: str, tmp_path: Path) -> None:
+    script = "echo run >> /data/runs; echo ready; exit 1"
+    podman.read_hooks_from(tmp_path / "hooks")
+    podman.run(
+        "-d", "--name", "server", "--restart", "always", *volume("a", "app+dev:/data"), podman.image, "sh", "-c", script
+    )
+    wait_for(podman, "server", "ready\n" * 3)
+    podman.podman("rm", "--force", "--time", "0", "server")
+    runs = content(cli, "app+dev", tmp_path)["runs"].count("run\n")
+    assert runs >= 3
+    assert len(moves(cli, "app", "dev")) == runs
+
+
+def test_play_kube(podman: PodmanEnv, cli: Command, app: str, tmp_path: Path) -> None:
+    unit = tmp_path / "pod.yaml"
+    unit.write_text(f"""\
+apiVersion: v1
+kind: Pod
+metadata:
+  name: server
+  annotations:
+    stratum.dev/volume.a: app+dev:/data:create=app:latest,tag=from-kube
+spec:
+  hostNetwork: true
+  restartPolicy: Never
+  containers:
+  - name: main
+    image: {podman.image}
+    command: [/bin/sh, -c, "cat /data/one; touch /data/new"]
+""")
+    podman.podman("play", "kube", unit)
+    wait_for(podman, "server-main", "first")
+    podman.wait_stopped("server-main")
+    podman.podman("pod", "rm", "--force", "--time", "0", "server")
+    assert head(cli, "app:from-kube") == head(cli, "app+dev") != app
+
+
 # Options
 
 
