@@ -50,9 +50,14 @@ def scheme_for(target: Target, access: Access) -> str:
 
 
 class RegistryClient(oras.provider.Registry):  # type: ignore[misc]  # oras has no types
-    """The repository of ``target``; a ``Remote``."""
+    """The repository of ``target``; a ``Remote``.
 
-    def __init__(self, target: Target, access: Access) -> None:
+    ``password`` (base64 ``user:password``) is used in place of what the user's files say.
+    """
+
+    local = False
+
+    def __init__(self, target: Target, access: Access, *, password: str | None = None) -> None:
         assert target.host is not None
         host = _API_HOSTS.get(target.host, target.host)
         scheme = scheme_for(target, access)
@@ -64,12 +69,15 @@ class RegistryClient(oras.provider.Registry):  # type: ignore[misc]  # oras has 
         self._origin = origin(f"{scheme}://{host}/")
 
         def lookup(name: str) -> str | None:
+            if password is not None:
+                return password if name == host else None
             return find_credentials(name, target.repository if name == host else "", access.environment)
 
         self.auth = Auth(self._transport, f"{scheme}://{host}/", lookup)
         self._container = oras.container.Container(f"{host}/{target.repository}")
         self._container.registry = host
-        self._base = f"{scheme}://{host}/v2/{target.repository}"
+        self._root = f"{scheme}://{host}/v2/"
+        self._base = self._root + target.repository
 
     def __enter__(self) -> RegistryClient:
         return self
@@ -109,6 +117,14 @@ class RegistryClient(oras.provider.Registry):  # type: ignore[misc]  # oras has 
         if response.status_code not in statuses:
             raise failure(self._transport.words(response), response.status_code, doing, self.host)
         return response
+
+    def check_access(self) -> None:
+        """Ask for the registry's base address, which it grants to those that it lets in; ``StratumError`` otherwise."""
+        response = self.do_request(self._root)
+        if response.status_code in (401, 403):
+            raise StratumError(f"{self.host} does not let this user in: {self._transport.words(response)}")
+        self._expect(response, (200,), f"use {self.host} as a registry")
+        self._transport.done(response)
 
     # Reading
 

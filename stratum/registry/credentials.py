@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from stratum.errors import StratumError, os_error_text
+from stratum.sys.atomic import write_atomic
 
 _HELPER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _HELPER_TIMEOUT = 60
@@ -58,6 +59,37 @@ def find_credentials(host: str, repository: str, environment: Mapping[str, str])
                 if found:
                     return found
     return None
+
+
+def holds(path: Path, host: str) -> bool:
+    """Whether ``path`` has an entry of its own for ``host``."""
+    return host in _table(_read(path), "auths")
+
+
+def remember(path: Path, host: str, secret: str) -> None:
+    """Write the base64 ``user:password`` for ``host`` to ``path`` (mode 0600), leaving everything else in it alone."""
+    config = _read(path)
+    config["auths"] = {**_table(config, "auths"), host: {"auth": secret}}
+    _write(path, config)
+
+
+def forget(path: Path, host: str) -> bool:
+    """Remove the entry for ``host`` from ``path``; whether there was one."""
+    config = _read(path)
+    auths = _table(config, "auths")
+    if auths.pop(host, None) is None:
+        return False
+    config["auths"] = auths
+    _write(path, config)
+    return True
+
+
+def _write(path: Path, config: dict[str, Any]) -> None:
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_atomic(path, json.dumps(config, indent=1).encode() + b"\n", mode=0o600)
+    except OSError as exc:
+        raise StratumError(f"cannot write the credentials to {path}: {os_error_text(exc)}") from None
 
 
 def _keys(host: str, repository: str) -> Iterator[str]:
