@@ -6,6 +6,7 @@ Exit codes: 0 done; 1 failed; 2 usage; 3 not found; 4 exists, busy or conflict; 
 
 from __future__ import annotations
 
+import gc
 import importlib
 import itertools
 import os
@@ -99,6 +100,7 @@ def main() -> None:
 def run(args: list[str]) -> int:
     """Run ``args`` and return the exit code; every failure is printed here and nowhere else."""
     as_json = _json_wanted(args)
+    gc.set_threshold(50_000, 20, 50)  # trees are many small objects and no cycles: looking for some costs a fifth
     try:
         result: Any = cli.main(args, prog_name="stratum", standalone_mode=False)
         sys.stdout.flush()
