@@ -1,11 +1,13 @@
-"""A repository in a registry: the OCI distribution API 1.1 through oras, with everything checked that oras does not.
+"""A repository in a registry: the OCI distribution API 1.1 on top of oras, with everything checked that oras does not.
 
-oras builds the requests that it builds well (URLs, tag lists, existence); every request goes through ``do_request``
-here and so through ``Transport``. Bytes are verified as they arrive (``remote.verified``).
+oras knows the addresses of the API and speaks for tokens (``auth``). What it would do with requests is replaced: every
+one, also of oras's own methods, goes through ``do_request`` here and so through ``Transport``, which is bounded and
+careful with credentials, and bytes are verified as they arrive (``remote.verified``).
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -36,6 +38,8 @@ CHUNK = 16 << 20
 _TRIES = 5
 _RANGE = re.compile(r"(?:bytes=)?0-([0-9]{1,15})")
 _API_HOSTS = {"docker.io": "registry-1.docker.io", "index.docker.io": "registry-1.docker.io"}
+_TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}")
+_TAG_PAGES_MAX = 200
 _OCTETS = {"Content-Type": "application/octet-stream"}
 
 
@@ -77,7 +81,6 @@ class RegistryClient(oras.provider.Registry):  # type: ignore[misc]  # oras has 
         self._container = oras.container.Container(f"{host}/{target.repository}")
         self._container.registry = host
         self._root = f"{scheme}://{host}/v2/"
-        self._base = self._root + target.repository
 
     def __enter__(self) -> RegistryClient:
         return self
@@ -86,6 +89,10 @@ class RegistryClient(oras.provider.Registry):  # type: ignore[misc]  # oras has 
         self.session.close()
 
     # Requests
+
+    def _url(self, place: str) -> str:
+        """The URL of one of oras's scheme-less places."""
+        return f"{self.prefix}://{place}"
 
     def do_request(
         self,
@@ -131,7 +138,7 @@ class RegistryClient(oras.provider.Registry):  # type: ignore[misc]  # oras has 
     def get_manifest(self, reference: str) -> tuple[bytes, str]:
         doing = f"get the manifest of {self.target}"
         accept = f"{MANIFEST_MEDIA_TYPE}, {INDEX_OF_MANIFESTS_MEDIA_TYPE};q=0.5"
-        response = self.do_request(f"{self._base}/manifests/{reference}", headers={"Accept": accept})
+        response = self.do_request(self._url(self._container.manifest_url(reference)), headers={"Accept": accept})
         self._expect(response, (200,), doing)
         data = b"".join(self._transport.body(response, MANIFEST_MAX, "a manifest"))
         digest = digest_of(data)
@@ -141,7 +148,7 @@ class RegistryClient(oras.provider.Registry):  # type: ignore[misc]  # oras has 
         return data, digest
 
     def has_blob(self, blob: Descriptor) -> bool:
-        response = self.do_request(f"{self._base}/blobs/{blob.digest}", "HEAD")
+        response = self.do_request(self._url(self._container.get_blob_url(blob.digest)), "HEAD")
         self._transport.done(response)
         if response.status_code == 404:
             return False
@@ -169,7 +176,7 @@ class RegistryClient(oras.provider.Registry):  # type: ignore[misc]  # oras has 
 
     def _blob_from(self, blob: Descriptor, start: int) -> Iterator[bytes]:
         headers = {"Range": f"bytes={start}-{blob.size - 1}"} if start else {}
-        response = self.do_request(f"{self._base}/blobs/{blob.digest}", headers=headers)
+        response = self.do_request(self._url(self._container.get_blob_url(blob.digest)), headers=headers)
         self._expect(response, (200, 206) if start else (200,), f"get blob {blob.digest} of {self.target}")
         partial = response.status_code == 206
         expected = blob.size - start if partial else blob.size
@@ -190,7 +197,8 @@ class RegistryClient(oras.provider.Registry):  # type: ignore[misc]  # oras has 
         wanted = f"bytes {start}-{start + size - 1}/"
         for last in (False, False, True):
             response = self.do_request(
-                f"{self._base}/blobs/{blob.digest}", headers={"Range": f"bytes={start}-{start + size - 1}"}
+                self._url(self._container.get_blob_url(blob.digest)),
+                headers={"Range": f"bytes={start}-{start + size - 1}"},
             )
             self._expect(response, (200, 206), f"get a part of blob {blob.digest} of {self.target}")
             if response.status_code == 200 or not response.headers.get("Content-Range", "").startswith(wanted):
@@ -204,15 +212,31 @@ class RegistryClient(oras.provider.Registry):  # type: ignore[misc]  # oras has 
         return None
 
     def list_tags(self) -> list[str]:
-        try:
-            return sorted(self.get_tags(self._container))
-        except NotFoundError:
-            return []  # the repository does not exist before the first push
-        except (ValueError, AttributeError, TypeError):
-            raise StratumError(f"{self.host} gave no list of the tags of {self.target.repository}") from None
+        tags: set[str] = set()
+        url = self._url(self._container.tags_url())
+        for _ in range(_TAG_PAGES_MAX):
+            response = self.do_request(url)
+            if response.status_code == 404:
+                self._transport.done(response)
+                return []  # the repository does not exist before the first push
+            self._expect(response, (200,), f"list the tags of {self.host}/{self.target.repository}")
+            tags.update(self._tags(b"".join(self._transport.body(response, MANIFEST_MAX, "a list of tags"))))
+            following = response.links.get("next", {}).get("url")
+            if not following:
+                return sorted(tags)
+            url = resolve(response.url, following)
+            if origin(url) != self._origin:
+                break
+        raise StratumError(f"{self.host} gave a list of the tags of {self.target.repository} that leads nowhere")
 
-    def _check_200_response(self, response: requests.Response) -> None:
-        self._expect(response, (200, 201, 202), f"read {self.host}/{self.target.repository}")
+    def _tags(self, body: bytes) -> list[str]:
+        try:
+            tags = json.loads(body)["tags"] or []
+            if isinstance(tags, list) and all(map(_TAG.fullmatch, tags)):
+                return tags
+        except (ValueError, KeyError, TypeError, RecursionError):
+            pass
+        raise DamagedError(f"{self.host} gave something that is not a list of the tags of {self.target.repository}")
 
     # Writing
 
@@ -229,7 +253,9 @@ class RegistryClient(oras.provider.Registry):  # type: ignore[misc]  # oras has 
 
     def _put_blob(self, upload: Upload) -> None:
         doing = f"send blob {upload.descriptor.digest} to {self.target}"
-        response = self.do_request(f"{self._base}/blobs/uploads/", "POST", data=b"", headers=dict(_OCTETS))
+        response = self.do_request(
+            self._url(self._container.upload_blob_url()), "POST", data=b"", headers=dict(_OCTETS)
+        )
         self._expect(response, (202,), doing)
         self._transport.done(response)
         session = _Session(self, self._location(response, doing), doing)
@@ -250,7 +276,7 @@ class RegistryClient(oras.provider.Registry):  # type: ignore[misc]  # oras has 
 
     def put_manifest(self, data: bytes, tag: str) -> None:
         doing = f"send the manifest of {self.target}"
-        url = f"{self._base}/manifests/{tag}"
+        url = self._url(self._container.manifest_url(tag))
         for last in (False, False, True):
             try:
                 response = self.do_request(url, "PUT", data=data, headers={"Content-Type": MANIFEST_MEDIA_TYPE})
