@@ -5,7 +5,7 @@ BIN := .venv/bin
 # Debian 13 keeps /tmp in memory; the trees of the tests and the demo are better on a disk.
 export PYTEST_DEBUG_TEMPROOT ?= /var/tmp
 
-.PHONY: help setup demo test test-unit lint format clean
+.PHONY: help setup demo test test-unit lint format man clean
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -33,6 +33,9 @@ lint: setup ## ruff and mypy
 format: setup ## Lay the code out and apply ruff's safe fixes
 	@$(BIN)/ruff check --fix
 	@$(BIN)/ruff format
+
+man: setup ## Man pages of all verbs, in build/man
+	@$(BIN)/python -m tools.manpages build/man
 
 clean: ## Remove what set-up and tests made in the checkout
 	rm -rf .venv .cache .mypy_cache .ruff_cache .hypothesis build dist

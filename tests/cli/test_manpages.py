@@ -1,0 +1,26 @@
+"""The man pages that are built from the help."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+from tools.manpages import main
+
+
+def test_every_verb_has_a_page_that_man_reads(tmp_path: Path) -> None:
+    from stratum.cli.main import HIDDEN, VERBS
+
+    main(tmp_path)
+    pages = {path.name for path in tmp_path.iterdir()}
+    assert {f"stratum-{verb}.1" for verb in VERBS if verb not in HIDDEN} <= pages
+    assert {"stratum.1", "stratum-worktree-add.1"} <= pages
+    text = (tmp_path / "stratum-commit.1").read_text()
+    assert ".SH SYNOPSIS" in text
+    assert "\\-\\-force" in text
+    groff = shutil.which("groff")
+    if groff is not None:
+        for page in tmp_path.iterdir():
+            done = subprocess.run([groff, "-man", "-Tutf8", "-ww", page], capture_output=True, check=True, text=True)
+            assert done.stderr == ""
