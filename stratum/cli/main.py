@@ -37,6 +37,7 @@ VERBS = {
     "verify": "stratum.cli.history:verify",
     "push": "stratum.cli.transfer:push",
     "pull": "stratum.cli.transfer:pull",
+    "export": "stratum.cli.exporting:export",
     "hook": "stratum.cli.hook:hook",
     "gc": "stratum.cli.maintenance:gc",
     "reconcile": "stratum.cli.reconciling:reconcile",

@@ -10,9 +10,9 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from stratum.errors import DamagedError, NotFoundError
+from stratum.errors import DamagedError, NotFoundError, StratumError
 from stratum.refs import DEFAULT_TAG
-from stratum.registry.artifact import INDEX_OF_MANIFESTS_MEDIA_TYPE, is_digest
+from stratum.registry.artifact import INDEX_OF_MANIFESTS_MEDIA_TYPE, MANIFEST_MEDIA_TYPE, digest_of, is_digest
 
 REF_NAME = "org.opencontainers.image.ref.name"
 LAYOUT_FILE = "oci-layout"
@@ -20,6 +20,16 @@ INDEX_FILE = "index.json"
 LAYOUT_VERSION = b'{"imageLayoutVersion":"1.0.0"}'
 
 Entry = dict[str, Any]
+
+
+def check_version(data: bytes, where: str) -> None:
+    """Refuse an ``oci-layout`` file of another version."""
+    try:
+        version = json.loads(data)["imageLayoutVersion"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        version = None
+    if version != "1.0.0":
+        raise StratumError(f"{where} is not an OCI image layout of version 1.0.0")
 
 
 def read_entries(data: bytes, where: str) -> list[Entry]:
@@ -37,6 +47,17 @@ def write_entries(entries: Sequence[Entry]) -> bytes:
     """``index.json`` with these entries."""
     index = {"schemaVersion": 2, "mediaType": INDEX_OF_MANIFESTS_MEDIA_TYPE, "manifests": list(entries)}
     return json.dumps(index, separators=(",", ":")).encode()
+
+
+def make_entry(manifest: bytes, tag: str | None) -> Entry:
+    """The entry for a manifest that was made here."""
+    entry: Entry = {"mediaType": MANIFEST_MEDIA_TYPE, "digest": digest_of(manifest), "size": len(manifest)}
+    artifact_type = json.loads(manifest).get("artifactType")
+    if artifact_type is not None:
+        entry["artifactType"] = artifact_type
+    if tag is not None:
+        entry["annotations"] = {REF_NAME: tag}
+    return entry
 
 
 def tag_of(entry: Entry) -> str | None:

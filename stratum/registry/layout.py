@@ -22,7 +22,6 @@ from typing import BinaryIO
 
 from stratum.errors import DamagedError, NotFoundError, StratumError, os_error_text
 from stratum.registry.artifact import (
-    ARTIFACT_TYPE,
     MANIFEST_MAX,
     MANIFEST_MEDIA_TYPE,
     Descriptor,
@@ -31,9 +30,9 @@ from stratum.registry.artifact import (
 )
 from stratum.registry.imageindex import (
     LAYOUT_VERSION,
-    REF_NAME,
     Entry,
     digest_of_tag,
+    make_entry,
     read_entries,
     tag_of,
     tags_of,
@@ -49,6 +48,8 @@ _PIECE = 1 << 20
 
 class Layout:
     """The layout in ``target.directory``; a ``Remote``."""
+
+    local = True
 
     def __init__(self, target: Target, *, create: bool = False) -> None:
         assert target.directory is not None
@@ -160,16 +161,9 @@ class Layout:
     def put_manifest(self, data: bytes, tag: str) -> None:
         manifest = Descriptor(MANIFEST_MEDIA_TYPE, digest_of(data), len(data))
         self.put_blob(Upload.of_bytes(manifest, data))
-        entry = {
-            "mediaType": MANIFEST_MEDIA_TYPE,
-            "digest": manifest.digest,
-            "size": manifest.size,
-            "artifactType": ARTIFACT_TYPE,
-            "annotations": {REF_NAME: tag},
-        }
         with locked(self._root / "index.json.lock", what=f"the OCI image layout {self._root}"):
             entries = [other for other in self.entries() if tag_of(other) != tag]
             try:
-                write_atomic(self._root / "index.json", write_entries([*entries, entry]))
+                write_atomic(self._root / "index.json", write_entries([*entries, make_entry(data, tag)]))
             except OSError as exc:
                 raise StratumError(f"cannot write {self._root}/index.json: {os_error_text(exc)}") from None

@@ -65,10 +65,20 @@ def pull(store: Store, source: Target, access: Access, *, progress: Progress | N
     in the registry's words.
     """
     with open_remote(source, access) as remote:
-        data, digest = remote.get_manifest(source.reference)
-        manifest = read_manifest(data, str(source))
-        with store.begin(f"pull of {source}") as tx, ThreadPoolExecutor(WORKERS) as pool:
-            return _Pull(store, tx, remote, manifest, digest, pool, progress, len(data)).run()
+        return pull_from(store, remote, source.reference, progress=progress)
+
+
+def pull_from(
+    store: Store, remote: Remote, reference: str, *, kind: str = "pull", progress: Progress | None = None
+) -> PullResult:
+    """As ``pull``, of the manifest that ``reference`` (a tag or digest) is in ``remote``.
+
+    ``kind`` is the origin that a new commit gets.
+    """
+    data, digest = remote.get_manifest(reference)
+    manifest = read_manifest(data, str(remote.target))
+    with store.begin(f"{kind} of {remote.target}") as tx, ThreadPoolExecutor(WORKERS) as pool:
+        return _Pull(store, tx, remote, manifest, digest, pool, progress, len(data), kind).run()
 
 
 class _Pull:
@@ -84,7 +94,9 @@ class _Pull:
         pool: ThreadPoolExecutor,
         progress: Progress | None,
         received: int,
+        kind: str,
     ) -> None:
+        self._kind = kind
         self._store = store
         self._tx = tx
         self._remote = remote
@@ -118,7 +130,7 @@ class _Pull:
             root,
             parent=meta.parent_commit,
             message=meta.message,
-            origin={"kind": "pull", "reference": self._where, "manifest": self._manifest_digest},
+            origin={"kind": self._kind, "reference": self._where, "manifest": self._manifest_digest},
             timestamp=timestamp,
         )
         return PullResult(meta.metadata_hash, self._manifest_digest, self._received)
@@ -201,9 +213,13 @@ class _Pull:
         return read_index(self._fetch(layers.index), layers.pack.size, f"index {layers.index.digest} of {self._where}")
 
     def _fetch_pack(self, layers: PackLayers, index: PackIndex, wanted: set[Member]) -> None:
-        if not self._fetch_parts(layers, index, wanted):
+        if self._remote.local:
+            for span in _runs(index, wanted):
+                reader = _Ranges(self._remote, layers.pack, index.frame_starts[0][span[0]], self._count)
+                self._unpack(layers, index, span, reader.read, wanted)
+        elif not self._fetch_parts(layers, index, wanted):
             with self._download(layers.pack) as file:
-                self._unpack(layers, index, (0, len(index.frames)), file, wanted)
+                self._unpack(layers, index, (0, len(index.frames)), file.read, wanted)
 
     def _fetch_parts(self, layers: PackLayers, index: PackIndex, wanted: set[Member]) -> bool:
         """Fetch just the frames that hold wanted objects; False where that does not pay or the registry cannot."""
@@ -217,14 +233,19 @@ class _Pull:
             if data is None:
                 return False
             self._count(len(data))
-            self._unpack(layers, index, (first, last), io.BytesIO(data), wanted)
+            self._unpack(layers, index, (first, last), io.BytesIO(data).read, wanted)
         return True
 
     def _unpack(
-        self, layers: PackLayers, index: PackIndex, span: tuple[int, int], file: BinaryIO, wanted: set[Member]
+        self,
+        layers: PackLayers,
+        index: PackIndex,
+        span: tuple[int, int],
+        read: Callable[[int], bytes],
+        wanted: set[Member],
     ) -> None:
         what = f"pack {layers.pack.digest} of {self._where}"
-        unpack(index, span, file.read, wanted, self._receive, what)
+        unpack(index, span, read, wanted, self._receive, what)
 
     def _download(self, pack: Descriptor) -> BinaryIO:
         """The pack as a temporary file without a name, verified as a whole."""
@@ -268,6 +289,23 @@ class _Pull:
             with self._lock:
                 self._done += size
                 self._progress(self._done, self._total)
+
+
+class _Ranges:
+    """A blob read from ``position`` on, part by part, without a copy of it."""
+
+    def __init__(self, remote: Remote, blob: Descriptor, position: int, count: Callable[[int], None]) -> None:
+        self._remote = remote
+        self._blob = blob
+        self._position = position
+        self._count = count
+
+    def read(self, size: int) -> bytes:
+        data = self._remote.read_range(self._blob, self._position, size)
+        assert data is not None, "a local blob can be read in parts"
+        self._position += len(data)
+        self._count(len(data))
+        return data
 
 
 def _runs(index: PackIndex, wanted: Set[Member]) -> list[tuple[int, int]]:

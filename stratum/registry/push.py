@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from os import fdopen
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
 from stratum.errors import DamagedError, NotFoundError, StratumError, UsageError
 from stratum.registry.artifact import (
@@ -56,6 +56,9 @@ WORKERS = 4
 _BASES_MAX = 8
 _READ = 1 << 20
 
+_Made = TypeVar("_Made")
+_Result = TypeVar("_Result")
+
 Progress = Callable[[int, "int | None"], None]
 """Called with (bytes done, bytes in total or None)."""
 
@@ -91,15 +94,40 @@ def push(
     meta, dump = store.commits.meta(commit), store.commits.dump(commit)
     remote = open_remote(target, access, create=not dry_run)
     with remote, store.begin(f"push of {commit} to {target}") as tx:
-        return _Push(store, tx.directory, remote, meta, dry_run, progress).run(dump)
+        return _Push(store, tx.directory, remote, meta, target.tag, dry_run, progress).run(dump)
+
+
+def push_in_order(
+    store: Store, commit: str, remote: Remote, tag: str, *, base: str | None = None, progress: Progress | None = None
+) -> PushResult:
+    """As ``push``, with the blobs sent one after the other in the order of the manifest, the manifest last.
+
+    ``base`` is the digest of the manifest in ``remote`` to build on.
+    """
+    meta, dump = store.commits.meta(commit), store.commits.dump(commit)
+    with store.begin(f"push of {commit} to {remote.target}") as tx:
+        return _Push(store, tx.directory, remote, meta, tag, False, progress, base, in_order=True).run(dump)
 
 
 class _Push:
     """One push of one commit."""
 
     def __init__(
-        self, store: Store, directory: Path, remote: Remote, meta: CommitMeta, dry_run: bool, progress: Progress | None
+        self,
+        store: Store,
+        directory: Path,
+        remote: Remote,
+        meta: CommitMeta,
+        tag: str,
+        dry_run: bool,
+        progress: Progress | None,
+        base: str | None = None,
+        *,
+        in_order: bool = False,
     ) -> None:
+        self._tag = tag
+        self._turns = _Turns(in_order)
+        self._base = base
         self._store = store
         self._directory = directory
         self._remote = remote
@@ -127,8 +155,8 @@ class _Push:
             packs = plan_packs(plan.members)
             self._total = sum(member.size for member in plan.members)
             self._reused += 2 * len(plan.kept)
-            jobs = [pool.submit(self._send_bytes, TREE_MEDIA_TYPE, data) for data in trees]
-            pack_jobs = [pool.submit(self._send_pack, number, pack) for number, pack in enumerate(packs)]
+            jobs = [pool.submit(self._send_tree, number, data) for number, data in enumerate(trees)]
+            pack_jobs = [pool.submit(self._send_pack, number, pack) for number, pack in enumerate(packs, len(trees))]
             try:
                 tree_layers = [job.result() for job in jobs]
                 pack_layers = [job.result() for job in pack_jobs]
@@ -145,7 +173,7 @@ class _Push:
         )
         data = write_manifest(manifest)
         if not self._dry_run:
-            self._remote.put_manifest(data, self._remote.target.tag)
+            self._remote.put_manifest(data, self._tag)
         self._count(len(data))
         return self._result(digest_of(data), self._reused)
 
@@ -160,7 +188,10 @@ class _Push:
 
         That is the parent commit's where it is found, else the tag's, else the newest-looking.
         """
-        tag = self._remote.target.tag
+        if self._base is not None:
+            found = self._manifest(self._base)
+            return None, found[0] if found is not None else None
+        tag = self._tag
         present = self._manifest(tag)
         if present is not None:
             return present, present[0]
@@ -201,17 +232,29 @@ class _Push:
 
     # Sending
 
+    def _send_tree(self, number: int, data: bytes) -> Descriptor:
+        return self._turns.run(number, lambda: data, lambda data: self._send_bytes(TREE_MEDIA_TYPE, data))
+
     def _send_pack(self, number: int, members: Sequence[Member]) -> PackLayers:
         writer = PackWriter(members, self._open_object)
-        if sum(map(archived_size, members)) > PACK_MAX:
-            pack = self._send_large(writer, members)
-        else:
-            pack = self._send_spooled(writer, self._directory / f"pack-{number}")
-        index_data = write_index(writer.index)
-        return PackLayers(self._send_bytes(INDEX_MEDIA_TYPE, index_data), pack)
+        path = self._directory / f"pack-{number}"
 
-    def _send_spooled(self, writer: PackWriter, path: Path) -> Descriptor:
-        """Make the pack in a temporary file, then send it."""
+        def make() -> Upload:
+            if sum(map(archived_size, members)) > PACK_MAX:
+                return self._large_pack(writer, members)
+            return self._spooled_pack(writer, path)
+
+        def send(pack: Upload) -> PackLayers:
+            self._send(pack)
+            return PackLayers(self._send_bytes(INDEX_MEDIA_TYPE, write_index(writer.index)), pack.descriptor)
+
+        try:
+            return self._turns.run(number, make, send)
+        finally:
+            path.unlink(missing_ok=True)
+
+    def _spooled_pack(self, writer: PackWriter, path: Path) -> Upload:
+        """Make the pack in a temporary file."""
         sha, size = hashlib.sha256(), 0
         with path.open("xb") as file:
             for piece in writer.pieces():
@@ -220,13 +263,11 @@ class _Push:
                 if not self._dry_run:
                     file.write(piece)
         pack = Descriptor(PACK_MEDIA_TYPE, "sha256:" + sha.hexdigest(), size)
-        self._send(Upload(pack, lambda start: _file_pieces(path, start)))
-        path.unlink()
-        return pack
+        return Upload(pack, lambda start: file_pieces(path, start))
 
-    def _send_large(self, writer: PackWriter, members: Sequence[Member]) -> Descriptor:
-        """Make the pack of a large object twice, once for its digest and once to send it: the disk may have no room
-        for a copy."""
+    def _large_pack(self, writer: PackWriter, members: Sequence[Member]) -> Upload:
+        """Make the pack of a large object for its digest, and again when it is sent: the disk may have no room for a
+        copy."""
         sha, size = hashlib.sha256(), 0
         for piece in writer.pieces():
             sha.update(piece)
@@ -239,8 +280,7 @@ class _Push:
                     yield piece[start:]
                 start = max(0, start - len(piece))
 
-        self._send(Upload(pack, again))
-        return pack
+        return Upload(pack, again)
 
     def _send_bytes(self, media_type: str, data: bytes) -> Descriptor:
         blob = describe(media_type, data)
@@ -275,12 +315,51 @@ class _Push:
         return file
 
 
+class _Turns:
+    """Lets jobs that are made side by side act one after the other, in the order of their numbers (from 0).
+
+    Jobs must be started in that order. Without ``in_order`` each acts as soon as it is made.
+    """
+
+    def __init__(self, in_order: bool) -> None:
+        self._in_order = in_order
+        self._changed = threading.Condition()
+        self._next = 0
+        self._failed: int | None = None
+
+    def run(self, number: int, make: Callable[[], _Made], act: Callable[[_Made], _Result]) -> _Result:
+        try:
+            made = make()
+            if self._in_order:
+                self._wait(number)
+            result = act(made)
+        except BaseException:
+            with self._changed:
+                self._failed = number if self._failed is None else min(self._failed, number)
+                self._changed.notify_all()
+            raise
+        with self._changed:
+            self._next += 1
+            self._changed.notify_all()
+        return result
+
+    def _wait(self, number: int) -> None:
+        def failed() -> bool:
+            return self._failed is not None and self._failed < number
+
+        with self._changed:
+            self._changed.wait_for(lambda: failed() or self._next == number)
+            if failed():
+                raise StratumError("a part of the commit that comes before this one could not be sent")
+
+
 def _same_tree(base: Manifest, meta: CommitMeta, trees: Sequence[bytes]) -> bool:
     """Whether ``base`` is this very commit, pushed by somebody whose metadata differ in time or origin."""
     return base.commit == meta.metadata_hash and [tree.digest for tree in base.trees] == [digest_of(t) for t in trees]
 
 
-def _file_pieces(path: Path, start: int) -> Iterator[bytes]:
+def file_pieces(path: Path, start: int) -> Iterator[bytes]:
+    """The file's content from byte ``start`` on."""
     with path.open("rb", buffering=0) as file:
         file.seek(start)
         while piece := file.read(_READ):

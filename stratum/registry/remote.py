@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from stratum.errors import DamagedError
+from stratum.errors import DamagedError, UsageError
 from stratum.registry.artifact import Descriptor
 from stratum.registry.target import Target
 
@@ -59,6 +59,10 @@ class Remote(AbstractContextManager["Remote"], Protocol):
 
     target: Target
 
+    @property
+    def local(self) -> bool:
+        """Whether reading parts of blobs costs no more than reading whole ones."""
+
     def get_manifest(self, reference: str) -> tuple[bytes, str]:
         """The manifest's bytes and digest; ``NotFoundError`` where there is none. A digest asked for is verified."""
 
@@ -107,6 +111,18 @@ def open_remote(target: Target, access: Access, *, create: bool = False) -> Remo
         from stratum.registry.layout import Layout
 
         return Layout(target, create=create)
+    if target.archive is not None:
+        from stratum.registry.archive import ArchiveReader
+
+        if create:
+            raise UsageError(f"{target} can only be read", hint="stratum export writes archives")
+        archive = ArchiveReader(target)
+        try:
+            archive.verify()
+        except BaseException:
+            archive.close()
+            raise
+        return archive
     from stratum.registry.client import RegistryClient
 
     remote: Remote = RegistryClient(target, access)

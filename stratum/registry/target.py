@@ -5,6 +5,7 @@
     [http://|https://]HOST[:PORT]/REPOSITORY[:TAG][@sha256:DIGEST]     a registry
     REPOSITORY[:TAG][@sha256:DIGEST]                                   in the default registry of the settings
     oci:DIRECTORY[:TAG][@sha256:DIGEST]                                an OCI image layout
+    oci-archive:FILE[:TAG][@sha256:DIGEST]                             an OCI image layout in a tar, to read from
 
 REPOSITORY and TAG follow the OCI distribution specification 1.1. The first part of a reference is a host where it
 contains '.' or ':' or is ``localhost``, as in every container tool.
@@ -31,7 +32,7 @@ _GRAMMAR = "write it as HOST[:PORT]/REPOSITORY[:TAG] or oci:DIRECTORY[:TAG]"
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A parsed target: exactly one of ``host`` (with port, lower case) and ``directory`` is set.
+    """A parsed target: exactly one of ``host`` (with port, lower case), ``directory`` and ``archive`` is set.
 
     ``scheme`` is what the user wrote, or None. ``digest``, where given, decides; ``tag`` is then only a name.
     """
@@ -42,10 +43,14 @@ class Target:
     digest: str | None = None
     scheme: str | None = None
     directory: Path | None = None
+    archive: Path | None = None
 
     def __str__(self) -> str:
         """The reference without its scheme, as it is recorded and shown."""
-        place = f"oci:{self.directory}" if self.directory is not None else f"{self.host}/{self.repository}"
+        if self.archive is not None:
+            place = f"oci-archive:{self.archive}"
+        else:
+            place = f"oci:{self.directory}" if self.directory is not None else f"{self.host}/{self.repository}"
         return f"{place}@{self.digest}" if self.digest else f"{place}:{self.tag}"
 
     @property
@@ -59,7 +64,7 @@ def parse_target(text: str, default_registry: str | None = None) -> Target:
 
     Raises ``UsageError`` that says what is wrong.
     """
-    if text.startswith("oci:"):
+    if text.startswith(("oci:", "oci-archive:")):
         return _parse_layout(text)
     scheme, rest = None, text
     for known in ("http", "https"):
@@ -83,13 +88,17 @@ def parse_target(text: str, default_registry: str | None = None) -> Target:
 
 
 def _parse_layout(text: str) -> Target:
-    path, digest = _split_digest(text[len("oci:") :], text)
-    directory, colon, tag = path.rpartition(":")
+    kind, _, rest = text.partition(":")
+    path, digest = _split_digest(rest, text)
+    place, colon, tag = path.rpartition(":")
     if not colon or "/" in tag:
-        directory, tag = path, DEFAULT_TAG
-    if not directory or "\0" in directory:
-        raise UsageError(f"{text!r} names no directory", hint=_GRAMMAR)
-    return Target(None, "", _tag(tag, text), digest, None, Path(directory).absolute())
+        place, tag = path, DEFAULT_TAG
+    if not place or "\0" in place:
+        raise UsageError(f"{text!r} names no {'directory' if kind == 'oci' else 'file'}", hint=_GRAMMAR)
+    tag, absolute = _tag(tag, text), Path(place).absolute()
+    if kind == "oci":
+        return Target(None, "", tag, digest, directory=absolute)
+    return Target(None, "", tag, digest, archive=absolute)
 
 
 def _split_digest(path: str, text: str) -> tuple[str, str | None]:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 TEMPORARY_PREFIX = ".tmp-"
@@ -58,6 +59,29 @@ def write_atomic(path: Path, data: bytes, mode: int = 0o644, durable: bool = Tru
         raise
     if durable:
         fsync_dir(path.parent)
+
+
+@contextlib.contextmanager
+def create_atomic(path: Path, mode: int = 0o644) -> Iterator[int]:
+    """Yield a descriptor to write to; when the block ends well, what was written is durably the file ``path``.
+
+    Like ``write_atomic``, for what is too large to hold. Raises ``OSError``.
+    """
+    temporary = path.parent / temporary_name()
+    try:
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            yield fd
+            os.fchmod(fd, mode)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.rename(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+    fsync_dir(path.parent)
 
 
 def write_all(fd: int, data: bytes | memoryview) -> None:

@@ -1,0 +1,152 @@
+"""Exports: commits as ``.stratum.tar`` files."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stratum.api.session import Session
+from stratum.errors import StratumError, UsageError, os_error_text
+from stratum.refs import check_name, parse_ref
+
+if TYPE_CHECKING:
+    from stratum.registry.archive import ArchiveWriter
+    from stratum.store import Store
+    from stratum.store.resolve import Resolved
+
+Progress = Callable[[int, "int | None"], None]
+
+STDOUT = "-"
+_MODE = 0o600
+"""An export holds what only root may read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What an export wrote: the commits (the ones asked for by tag in the archive, then their history) and bytes."""
+
+    path: str
+    tags: dict[str, str]
+    history: list[str] = field(default_factory=list)
+    size: int = 0
+
+
+def export(
+    session: Session,
+    text: str,
+    path: str,
+    *,
+    tags: Sequence[str] = (),
+    with_history: bool = False,
+    progress: Progress | None = None,
+) -> Exported:
+    """Write the commit that the ref ``text`` names to the file ``path`` (``-``: standard output), which appears whole.
+
+    ``tags`` are further tags of the same stratum that go into the archive; ``with_history`` adds the parents of all
+    of them that the store has. Raises ``NotFoundError`` for what there is not.
+    """
+    store = session.store
+    named = _named(store, text, tags)
+    order, history = _with_parents(store, named) if with_history else (list(dict.fromkeys(named.values())), [])
+    names: dict[str, list[str]] = {}
+    for tag, commit in named.items():
+        names.setdefault(commit, []).append(tag)
+
+    def run(archive: ArchiveWriter) -> None:
+        from stratum.registry.push import push_in_order
+
+        base = None
+        for commit in order:
+            first, *others = names.get(commit, [commit])
+            done = push_in_order(store, commit, archive, first, base=base, progress=progress)
+            base = done.manifest_digest
+            for tag in others:
+                archive.put_manifest(archive.get_manifest(base)[0], tag)
+
+    with store.locks.store():
+        size = write_archive(path, run)
+    return Exported(path, named, history, size)
+
+
+def _named(store: Store, text: str, tags: Sequence[str]) -> dict[str, str]:
+    """Tag in the archive -> commit."""
+    found = store.resolve(parse_ref(text))
+    named = {tag_for(found): found.commit}
+    for tag in tags:
+        if found.name is None:
+            raise UsageError(f"{text} is no stratum, so it has no tag {tag}", hint="name it as NAME:TAG")
+        named[check_name(tag, "tag")] = store.tags.get(found.name, tag)
+    return named
+
+
+def tag_for(found: Resolved) -> str:
+    """The tag that stands for a ref elsewhere: its own, the worktree's name, or the beginning of the hash."""
+    return found.tag or found.worktree or found.commit[:12]
+
+
+def _with_parents(store: Store, named: dict[str, str]) -> tuple[list[str], list[str]]:
+    """(all commits to export, parents before their children; those of them that have no tag)."""
+    order: dict[str, None] = {}
+    for commit in named.values():
+        chain: list[str] = []
+        current: str | None = commit
+        while current is not None and current not in order and current not in chain and store.commits.exists(current):
+            chain.append(current)
+            current = store.commits.meta(current).parent_commit
+        order.update(dict.fromkeys(reversed(chain)))
+    tagged = set(named.values())
+    return list(order), [commit for commit in order if commit not in tagged]
+
+
+def write_archive(path: str, run: Callable[[ArchiveWriter], None]) -> int:
+    """Have ``run`` fill an archive in the file ``path``; its size in bytes."""
+    from stratum.registry.archive import ArchiveWriter
+    from stratum.registry.target import Target
+    from stratum.sys.atomic import write_all
+
+    written = 0
+    with _output(path) as fd:
+
+        def write(data: bytes) -> None:
+            nonlocal written
+            try:
+                write_all(fd, data)
+            except BrokenPipeError:
+                raise
+            except OSError as exc:
+                raise StratumError(f"cannot write {path}: {os_error_text(exc)}") from None
+            written += len(data)
+
+        archive = ArchiveWriter(write, Target(None, "", "", archive=Path(path)))
+        run(archive)
+        archive.finish()
+    return written
+
+
+@contextmanager
+def _output(path: str) -> Iterator[int]:
+    """A descriptor of what becomes the file ``path`` when all is written."""
+    from stratum.sys.atomic import create_atomic
+
+    if path == STDOUT:
+        if sys.stdout.isatty():
+            raise UsageError("an archive is not for a terminal", hint="give a FILE, or redirect the output")
+        yield sys.stdout.fileno()
+        return
+    try:
+        kind = stat.S_IFMT(os.stat(path).st_mode)
+    except OSError:
+        kind = stat.S_IFREG  # missing, or what creating it will tell
+    if kind != stat.S_IFREG:
+        raise UsageError(f"{path} is there and is not a regular file", hint="write to standard output with '-'")
+    try:
+        with create_atomic(Path(path), _MODE) as fd:
+            yield fd
+    except OSError as exc:
+        raise StratumError(f"cannot write {path}: {os_error_text(exc)}") from None

@@ -1,0 +1,39 @@
+"""``export``: commits as files."""
+
+from __future__ import annotations
+
+import click
+
+from stratum.cli.app import App, verb
+from stratum.cli.output import human_size, short
+from stratum.cli.progress import progress_bar
+from stratum.cli.reftype import REF
+
+
+@verb("export")
+@click.argument("ref", metavar="REF|HASH", type=REF)
+@click.argument("file", metavar="FILE|-", type=click.Path(allow_dash=True))
+@click.option("--tag", "tags", metavar="TAG", multiple=True, help="Another tag of the same stratum to take along.")
+@click.option("--with-history", is_flag=True, help="Take the parents along that the store has.")
+def export(app: App, ref: str, file: str, tags: tuple[str, ...], with_history: bool) -> None:
+    """Write a commit to FILE, from which 'stratum import' reads it anywhere.
+
+    FILE (by custom NAME.stratum.tar) is an OCI image layout in a tar archive, which skopeo and oras read too. It
+    appears when it is complete, readable by its owner only, and replaces a file of that name. Equal exports have equal
+    bytes.
+    """
+    from stratum.api.exporting import STDOUT
+    from stratum.api.exporting import export as run
+
+    with progress_bar(app.out, "exporting") as advance:
+        done = run(app.session, ref, file, tags=tags, with_history=with_history, progress=advance)
+    if app.out.json and file != STDOUT:
+        app.out.object(
+            {"file": done.path, "tags": done.tags, "history": done.history, "size": done.size},
+        )
+        return
+    if file != STDOUT:
+        app.out.line(file)
+    shown = ", ".join(f"{tag} ({short(commit)})" for tag, commit in done.tags.items())
+    and_history = f" and {len(done.history)} earlier commits" if done.history else ""
+    app.out.note(f"exported {shown}{and_history}: {human_size(done.size)}")
