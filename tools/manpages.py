@@ -38,7 +38,7 @@ def commands(
             yield (*names, name), command
 
 
-def page(names: tuple[str, ...], command: click.Command) -> str:
+def page(names: Words, command: click.Command) -> str:
     """The man page of one command."""
     context: click.Context | None = None
     for name in names:
