@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 
 from stratum.errors import UnsupportedError, os_error_text
 
 _HOOKS_DIR = re.compile(r"--hooks-dir .*\(default \[([^\]]*)\]\)")
+_RUNTIME = re.compile(r"--runtime .*\(default \"([^\"]*)\"\)")
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _PATIENCE = 30.0
 
 
@@ -19,25 +22,45 @@ def hook_directories() -> list[Path] | None:
     Podman tells its settings in no other way than as the defaults of its options, after reading every containers.conf.
     Raises ``UnsupportedError`` where it cannot be asked.
     """
-    program = shutil.which("podman")
-    if program is None:
+    if shutil.which("podman") is None:
         return None
-    # Only the system's configuration counts, not what the calling user's environment names.
-    environment = {
-        "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-        "HOME": "/root",
-        "LC_ALL": "C",
-    }
-    try:
-        done = subprocess.run(
-            [program, "--help"], env=environment, capture_output=True, text=True, timeout=_PATIENCE, check=False
-        )
-    except OSError as exc:
-        raise UnsupportedError(f"cannot run {program}: {os_error_text(exc)}") from None
-    except subprocess.TimeoutExpired:
-        raise UnsupportedError(f"{program} --help does not answer within {_PATIENCE:.0f} s") from None
+    done = _ask("--help")
     found = _HOOKS_DIR.search(done.stdout)
     if done.returncode != 0 or found is None:
         said = done.stderr.strip().rpartition("\n")[2] or "it names no --hooks-dir"
         raise UnsupportedError(f"cannot learn from podman --help where it reads hooks: {said}")
     return [Path(name) for name in found.group(1).split(",") if name]
+
+
+@dataclass(frozen=True, slots=True)
+class Podman:
+    """The Podman of this machine: its version and the OCI runtime that it uses by default."""
+
+    version: str
+    runtime: str
+
+
+def describe() -> Podman:
+    """What Podman says about itself. Raises ``UnsupportedError`` where it is missing or does not work."""
+    # Not "podman info": that would set up Podman's storage.
+    version = re.search(r"version (\S+)", _ask("--version").stdout)
+    runtime = _RUNTIME.search(_ask("--help").stdout)
+    if version is None or runtime is None:
+        raise UnsupportedError("podman --version and --help do not work", hint="mend Podman first: podman info")
+    return Podman(version.group(1), runtime.group(1))
+
+
+def _ask(*args: str) -> subprocess.CompletedProcess[str]:
+    """Run ``podman ARGS`` with the system's configuration only, not what the calling user's environment names."""
+    program = shutil.which("podman")
+    if program is None:
+        raise UnsupportedError("Podman is not installed", hint="install it: apt install podman")
+    environment = {"PATH": _PATH, "HOME": "/root", "LC_ALL": "C"}
+    try:
+        return subprocess.run(
+            [program, *args], env=environment, capture_output=True, text=True, timeout=_PATIENCE, check=False
+        )
+    except OSError as exc:
+        raise UnsupportedError(f"cannot run {program}: {os_error_text(exc)}") from None
+    except subprocess.TimeoutExpired:
+        raise UnsupportedError(f"podman {args[0]} does not answer within {_PATIENCE:.0f} s") from None

@@ -1,17 +1,20 @@
-"""``hook install|uninstall``: Podman's OCI hook."""
+"""``hook install|uninstall|doctor``: Podman's OCI hook."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import click
 
 from stratum.cli.app import App, verb
+from stratum.cli.output import safe_lines
+from stratum.errors import UnsupportedError
 
 
 @click.group("hook")
 def hook() -> None:
-    """Install or remove the OCI hook that mounts worktrees into containers."""
+    """Install, remove or examine the OCI hook that mounts worktrees into containers."""
 
 
 @verb("install")
@@ -32,6 +35,29 @@ def uninstall(app: App, directory: Path | None) -> None:
     _report(app, "removed", run(directory))
 
 
+@verb("doctor")
+@click.argument("directory", metavar="[DIR]", required=False, type=click.Path(path_type=Path))
+def doctor(app: App, directory: Path | None) -> None:
+    """Check everything that volumes in containers need, and say how to mend what is missing.
+
+    DIR is where the hook was installed. Exit code 6 where something is missing.
+    """
+    from stratum.hook.doctor import examine
+
+    findings = []
+    for finding in examine(app.session, directory):
+        findings.append(finding)
+        if not app.out.json:
+            app.out.line(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.check:<12} {safe_lines(finding.detail)}")
+            if finding.mend:
+                app.out.line(f"      {'':<12} {safe_lines(finding.mend)}")
+    if app.out.json:
+        app.out.object([asdict(finding) for finding in findings])
+    failed = [finding.check for finding in findings if not finding.ok]
+    if failed:
+        raise UnsupportedError(f"volumes in containers will not work: {', '.join(failed)}")
+
+
 def _report(app: App, done: str, paths: list[Path]) -> None:
     if app.out.json:
         app.out.object({done: [str(path) for path in paths]})
@@ -42,5 +68,5 @@ def _report(app: App, done: str, paths: list[Path]) -> None:
         app.out.note("there was nothing to do")
 
 
-for _command in (install, uninstall):
+for _command in (install, uninstall, doctor):
     hook.add_command(_command)

@@ -47,12 +47,12 @@ def install(directory: Path | None, config: Config) -> list[Path]:
     environment = _environment(config)
     try:
         target.mkdir(parents=True, exist_ok=True)
-        for path in _paths(target).values():
-            _check_ours(path)
-        for stage, path in _paths(target).items():
+        for path in hook_files(target).values():
+            is_ours(path)
+        for stage, path in hook_files(target).items():
             text = json.dumps(hook_json(stage, interpreter, environment), indent=2) + "\n"
             write_atomic(path, text.encode("utf-8"))
-        written = list(_paths(target).values())
+        written = list(hook_files(target).values())
         return written + _make_podman_look() if directory is None else written
     except OSError as exc:
         raise StratumError(f"cannot install the hook in {target}: {os_error_text(exc)}") from None
@@ -68,7 +68,7 @@ def uninstall(directory: Path | None) -> list[Path]:
         raise NotFoundError(f"there is no directory {target}")
     removed = []
     try:
-        present = [path for path in _paths(target).values() if _check_ours(path)]
+        present = [path for path in hook_files(target).values() if is_ours(path)]
         if directory is None and _is_our_settings():
             present.append(PODMAN_SETTINGS)
         for path in present:
@@ -119,7 +119,8 @@ def _is_our_settings() -> bool:
         return False
 
 
-def _paths(directory: Path) -> dict[str, Path]:
+def hook_files(directory: Path) -> dict[str, Path]:
+    """The hook's files in ``directory``, by stage."""
     return {stage: directory / f"stratum-{stage.lower()}.json" for stage in TIMEOUTS}
 
 
@@ -127,8 +128,8 @@ def _directory(directory: Path | None) -> Path:
     return DEFAULT_DIRECTORY if directory is None else Path(os.path.abspath(directory))
 
 
-def _check_ours(path: Path) -> bool:
-    """Whether our file is at ``path``; ``ConflictError`` where it is somebody else's."""
+def is_ours(path: Path) -> bool:
+    """Whether our file is at ``path`` and not none; ``ConflictError`` where it is somebody else's."""
     try:
         data = path.read_bytes()
     except FileNotFoundError:

@@ -431,6 +431,19 @@ def test_exec_cp_and_pause_see_the_volume(podman: PodmanEnv, cli: Command, app: 
     assert content(cli, "app+dev", tmp_path)["exec"] == "exec\n"
 
 
+def test_a_commit_while_the_container_runs(podman: PodmanEnv, cli: Command, app: str, tmp_path: Path) -> None:
+    script = "echo before > /data/log; exec 3>> /data/log; echo ready; while sleep 0.1; do :; done"
+    podman.run("-d", "--name", "server", *volume("a", "app+dev:/data"), podman.image, "sh", "-c", script)
+    wait_for(podman, "server", "ready")
+    live = cli.ok("commit", "app+dev", "live")
+    podman.podman("exec", "server", "sh", "-c", "echo after >> /data/log")
+    podman.podman("stop", "--time", "0", "server")
+    podman.wait_stopped("server")
+    assert content(cli, "app:live", tmp_path)["log"] == "before\n"
+    assert content(cli, "app+dev", tmp_path)["log"] == "before\nafter\n"
+    assert [entry["commit"]["metadata_hash"] for entry in cli.json("log", "app+dev")][1:] == [live, app]
+
+
 def test_a_user_without_privileges(podman: PodmanEnv, cli: Command, app: str) -> None:
     podman.run("--rm", *volume("a", "app+dev:/data"), podman.image, "chown", "-R", "1234:5678", "/data")
     done = podman.run(

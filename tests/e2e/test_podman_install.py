@@ -94,3 +94,29 @@ def test_a_setting_that_wins_over_ours_is_told(cli: Command, tmp_path: Path) -> 
         )
     assert "another file overrides /etc/containers/containers.conf.d/stratum-hooks.conf" in output
     assert output.endswith("exit 6\nzz-own.conf\n")
+
+
+def test_the_doctor_says_what_is_missing_and_then_that_all_is_well(cli: Command, tmp_path: Path) -> None:
+    with PodmanEnv() as podman:
+        output = in_private_etc(
+            f"""\
+            {SCRIPT} hook doctor 2>&1 || echo "exit $?"
+            mkdir empty
+            {SCRIPT} import --bare empty app > /dev/null
+            {SCRIPT} hook install > /dev/null
+            {SCRIPT} hook doctor
+            sed -i 's/"timeout": 900/"timeout": 5/' /etc/containers/oci/hooks.d/stratum-poststop.json
+            {SCRIPT} hook doctor 2>&1 || echo "exit $?"
+            """,
+            tmp_path,
+            podman,
+            cli,
+        )
+    checks = ["privilege", "kernel", "store", "trial", "podman", "hook", "policy"]
+    verdicts = [line.split()[:2] for line in output.splitlines() if line.startswith(("ok ", "FAIL "))]
+    assert [check for _, check in verdicts] == checks * 3
+    failed = [[check for verdict, check in verdicts[at : at + 7] if verdict == "FAIL"] for at in (0, 7, 14)]
+    assert failed == [["store", "trial", "podman", "hook"], [], ["hook"]]
+    assert output.count("exit 6") == 2
+    assert "gives the hook only 5 s" in output
+    assert list((cli.store / "tmp").glob("*/*")) == []
