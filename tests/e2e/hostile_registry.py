@@ -19,6 +19,7 @@ class Handler(BaseHTTPRequestHandler):
     """One request. ``send`` answers it; ``cut`` breaks the connection."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     server: HostileServer
 
     def do_GET(self) -> None:

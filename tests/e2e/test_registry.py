@@ -275,7 +275,8 @@ def test_damaged_layouts(first: Store, second: Store, tmp_path: Path, damage: st
     data = blob.read_bytes()
     blob.unlink()
     if damage == "flip":
-        blob.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+        middle = len(data) // 2
+        blob.write_bytes(data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :])
     elif damage == "cut":
         blob.write_bytes(data[:1000])
     elif damage == "symlink":
