@@ -77,6 +77,8 @@ def rebase(
 ) -> Switched:
     """Carry the worktree's own changes onto the commit ``onto``, which becomes its base.
 
+    Its own changes are those since it was made, reset or last rebased, committed or not.
+
     A path that both sides changed keeps the worktree's version and is listed. ``discard`` leaves out the commit that
     keeps the state before. Raises as ``reset`` does.
     """
@@ -92,12 +94,13 @@ def rebase(
         settle(session, name, worktree)
         tree = store.worktrees.get(name, worktree)
         base, new_tree = store.commits.tree(tree.base_commit), store.commits.tree(new_base)
+        fork = base if tree.forked_from == tree.base_commit else store.commits.tree(tree.forked_from)
         conflicts: list[bytes] = []
         layer: list[Directory] = []
 
         def carry(tx: Transaction) -> Path:
             merged = store_worktree(session, tx, tree, base)
-            rebased = rebase_trees(base, merged, new_tree)
+            rebased = rebase_trees(fork, merged, new_tree)
             conflicts.extend(rebased.conflicts)
             layer.append(make_layer(new_tree, rebased.tree))
             upperdir = store.worktrees.new_upperdir(tx, new_base)
@@ -171,7 +174,14 @@ def _replace(
         keep()
         with store.begin(f"{why}: {tree}") as tx:
             store.worktrees.renew(
-                tx, tree.name, tree.worktree, base_commit=base, head=head, upperdir=build_upper(tx), why=why
+                tx,
+                tree.name,
+                tree.worktree,
+                base_commit=base,
+                head=head,
+                upperdir=build_upper(tx),
+                forked_from=base,
+                why=why,
             )
     else:
         _replace_live(session, tree, record, base, head, build_upper, keep, why, force)

@@ -137,7 +137,7 @@ def _named(store: Store) -> Iterator[tuple[str, str]]:
     """(commit, ref) for what tags and worktrees name; tags last, as theirs is the strongest reason."""
     for name in store.names():
         for worktree in store.worktrees.list(name):
-            for commit in {worktree.base_commit, worktree.commit}:
+            for commit in {worktree.base_commit, worktree.commit, worktree.forked_from}:
                 yield commit, str(worktree)
             interrupted = store.worktrees.interrupted_switch(name, worktree.worktree)
             if interrupted is not None and interrupted.old is not None:

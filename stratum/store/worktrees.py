@@ -4,7 +4,8 @@
 and xattrs of the upperdir itself as those of its root, so a new upperdir gets them from the root of the base commit's
 tree. meta.toml::
 
-    [worktree]  name, base_commit, head? (the last commit made from it), created, last_modified, description
+    [worktree]  name, base_commit, head? (the last commit made from it), forked_from (the commit that it was made
+                from, or last reset to or rebased onto), created, last_modified, description
 
 A worktree comes, goes, and gets an empty upperdir over another base by one rename of its whole directory, so base and
 upperdir always fit together. lease.toml, where it exists, says who holds the worktree and what is to be done when it
@@ -56,6 +57,9 @@ class Worktree:
     last_modified: str
     description: str
     directory: Path
+    forked_from: str
+    """What a rebase takes the worktree's own changes against: unlike the base it stays where it is when a commit of
+    the unmounted worktree moves the base forward."""
 
     @property
     def upperdir(self) -> Path:
@@ -174,6 +178,9 @@ class Worktrees:
             last_modified=fields.text("worktree", "last_modified"),
             description=fields.text("worktree", "description"),
             directory=directory,
+            forked_from=fields.hash(
+                "worktree", "forked_from" if fields.has("worktree", "forked_from") else "base_commit"
+            ),
         )
 
     # Changing
@@ -202,7 +209,15 @@ class Worktrees:
                 )
             now = rfc3339(utc_now())
             made = Worktree(
-                name, worktree, base_commit, None, now, now, description, self._layout.worktree(name, worktree)
+                name,
+                worktree,
+                base_commit,
+                None,
+                now,
+                now,
+                description,
+                self._layout.worktree(name, worktree),
+                forked_from=base_commit,
             )
             directory = self._build(tx, made, self.new_upperdir(tx, base_commit), None)
             self._namespaces.ensure(tx, name)
@@ -267,18 +282,26 @@ class Worktrees:
         base_commit: str,
         head: str | None,
         upperdir: Path | None = None,
+        forked_from: str | None = None,
         why: str = "",
     ) -> Worktree:
         """Put the worktree on another base with another upperdir, in one step: fast-forward, reset, rebase.
 
-        ``upperdir`` (from ``new_upperdir``, filled as need be) defaults to an empty one. The old upperdir is deleted
+        ``upperdir`` (from ``new_upperdir``, filled as need be) defaults to an empty one; ``forked_from`` stays where it
+        is not given. The old upperdir is deleted
         when ``tx`` ends, so nothing may have it mounted then. The caller holds the worktree's lock.
         """
         with self.lock(name, worktree):
             old = self.get(name, worktree)
             for commit in {base_commit, head or base_commit}:
                 self._check_commit(commit)
-            new = replace(old, base_commit=base_commit, head=head, last_modified=rfc3339(utc_now()))
+            new = replace(
+                old,
+                base_commit=base_commit,
+                head=head,
+                forked_from=forked_from or old.forked_from,
+                last_modified=rfc3339(utc_now()),
+            )
             upperdir = upperdir or self.new_upperdir(tx, base_commit)
             directory = self._build(tx, new, upperdir, self.lease(name, worktree))
             tx.sync()
@@ -315,7 +338,13 @@ class Worktrees:
             old = self.get(name, worktree)
             for commit in {base_commit, head or base_commit}:
                 self._check_commit(commit)
-            new = replace(old, base_commit=base_commit, head=head, last_modified=rfc3339(utc_now()))
+            new = replace(
+                old,
+                base_commit=base_commit,
+                head=head,
+                forked_from=base_commit,
+                last_modified=rfc3339(utc_now()),
+            )
             directory = self._build(tx, new, upperdir, self.lease(name, worktree))
             table = {} if mount_id is None else {"mount_id": str(mount_id)}
             tx.write_file(directory / _SWITCH, toml.dumps({"switch": table}).encode())
@@ -458,6 +487,7 @@ def _meta(worktree: Worktree) -> bytes:
     table = {"name": worktree.worktree, "base_commit": worktree.base_commit}
     if worktree.head is not None:
         table["head"] = worktree.head
+    table["forked_from"] = worktree.forked_from
     table["created"] = worktree.created
     table["last_modified"] = worktree.last_modified
     table["description"] = worktree.description

@@ -341,3 +341,17 @@ def test_init_that_fails_leaves_nothing(cli: Command, tmp_path: Path) -> None:
     assert cli("init", "broken", tmp_path / "made").code != 0
     assert not (tmp_path / "made").exists()
     (tmp_path / "run").unlink()
+
+
+def test_rebase_carries_what_was_committed_too(cli: Command, app: dict[str, str], mnt: Path) -> None:
+    cli.ok("mount", "app+main", mnt)
+    (mnt / "save-1").write_text("s1")
+    cli.ok("unmount", mnt)
+    cli.ok("commit", "app+main")  # the base is now this commit
+    cli.ok("mount", "app+main", mnt)
+    (mnt / "save-2").write_text("s2")
+    assert cli.json("rebase", mnt, "app:v2")["conflicts"] == []
+    assert {k: v for k, v in shown(mnt).items() if v is not None} == {**V2, "save-1": "s1", "save-2": "s2"}
+    cli.ok("rebase", mnt, "app:v1")
+    assert {k: v for k, v in shown(mnt).items() if v is not None} == {**V1, "save-1": "s1", "save-2": "s2"}
+    cli.ok("unmount", mnt)

@@ -38,6 +38,7 @@ def test_a_worktree_is_made_as_designed(store: Store, base: str) -> None:
         "worktree": {
             "name": "dev",
             "base_commit": base,
+            "forked_from": base,
             "created": made.created,
             "last_modified": made.created,
             "description": "what for",
