@@ -39,9 +39,9 @@ from stratum.store.tables import Tables, write_tables
 from stratum.store.transaction import Transaction, Transactions
 from stratum.sys.xattrs import list_xattrs
 from stratum.tree.model import Directory
+from stratum.tree.overlay import escape_xattrs
 
 _SWITCH = "switch.toml"
-_OVERLAY = b"trusted.overlay."
 _ACLS = (b"system.posix_acl_access", b"system.posix_acl_default")
 
 
@@ -466,7 +466,7 @@ def dress_upperdir(path: Path, root: Directory) -> None:
     try:
         os.chown(path, root.uid, root.gid)
         os.chmod(path, stat.S_IMODE(root.mode))
-        wanted = {_stored_name(name): value for name, value in root.xattrs}
+        wanted = dict(escape_xattrs(root.xattrs))
         for name in list_xattrs(path):
             if name in _ACLS and name not in wanted:  # inherited from a default ACL of the store
                 os.removexattr(path, name)
@@ -475,12 +475,6 @@ def dress_upperdir(path: Path, root: Directory) -> None:
         os.utime(path, ns=(root.mtime, root.mtime))
     except OSError as exc:
         raise storage_error(exc, "give the worktree the owner, mode and attributes of its base's root") from None
-
-
-def _stored_name(name: bytes) -> bytes:
-    """The name under which an xattr is stored in an upperdir for the overlay to show it as ``name``: overlayfs keeps
-    ``trusted.overlay.*`` for itself and shows ``trusted.overlay.overlay.*`` in its place."""
-    return _OVERLAY + b"overlay." + name[len(_OVERLAY) :] if name.startswith(_OVERLAY) else name
 
 
 def _meta(worktree: Worktree) -> bytes:
