@@ -93,3 +93,23 @@ def test_memory_does_not_grow_with_the_file() -> None:
     for _ in range(64):
         hasher.update(piece)
     assert sum(len(level) for level in hasher._levels) < 3 * BLOCK_SIZE
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 3 * BLOCK_SIZE)), max_size=8))
+def test_holes_are_zeros(pieces: list[tuple[bool, int]]) -> None:
+    data = b""
+    hasher = VerityHasher()
+    for hole, size in pieces:
+        if hole:
+            hasher.update_zeros(size)
+        else:
+            hasher.update(b"x" * size)
+        data += (b"\0" if hole else b"x") * size
+        assert hasher.hexdigest() == plain_digest(data)
+
+
+def test_a_large_hole() -> None:
+    hasher = VerityHasher()
+    hasher.update(b"head")
+    hasher.update_zeros((LEAVES * LEAVES + 3) * BLOCK_SIZE + 5)
+    assert hasher.hexdigest() == plain_digest(b"head" + bytes((LEAVES * LEAVES + 3) * BLOCK_SIZE + 5))
