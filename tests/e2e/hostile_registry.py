@@ -8,8 +8,17 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 
+import pytest
+
+from stratum.errors import StratumError
 from stratum.registry.artifact import MANIFEST_MEDIA_TYPE, digest_of
-from tests.e2e.registry_artifacts import Artifact
+from stratum.registry.pull import pull
+from stratum.registry.remote import Access
+from stratum.registry.target import parse_target
+from stratum.store import Store
+from tests.e2e.registry_artifacts import Artifact, assert_only_verified_objects
+
+ACCESS = Access(connect_timeout=2, read_timeout=2, patience=0.5, min_rate=1 << 20)
 
 Behaviour = Callable[["Handler"], bool]
 """Answers a request in its own way and returns True, or returns False for the usual answer."""
@@ -120,3 +129,12 @@ class HostileRegistry:
     def authorizations(self) -> list[str]:
         """Every Authorization header that arrived."""
         return [headers["Authorization"] for _, _, headers in self.seen if "Authorization" in headers]
+
+
+def refused(store: Store, registry: HostileRegistry, access: Access = ACCESS) -> StratumError:
+    """Pull from ``registry``, which must fail and leave nothing; the error."""
+    with registry, pytest.raises(StratumError) as caught:
+        pull(store, parse_target(registry.target), access)
+    assert_only_verified_objects(store)
+    assert "\n" not in caught.value.message
+    return caught.value

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import json
 import re
@@ -22,14 +21,11 @@ from stratum.registry import packs
 from stratum.registry.artifact import digest_of
 from stratum.registry.packs import PackIndex
 from stratum.registry.pull import pull
-from stratum.registry.remote import Access
 from stratum.registry.target import parse_target
 from stratum.store import Store
 from stratum.tree.digest import merkle_summary, metadata_hash
-from tests.e2e.hostile_registry import Handler, HostileRegistry
-from tests.e2e.registry_artifacts import Artifact, assert_only_verified_objects, make_artifact
-
-ACCESS = Access(connect_timeout=2, read_timeout=2, patience=0.5, min_rate=1 << 20)
+from tests.e2e.hostile_registry import ACCESS, Handler, HostileRegistry, refused
+from tests.e2e.registry_artifacts import Artifact, make_artifact
 
 
 @pytest.fixture(scope="module")
@@ -40,15 +36,6 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store.create(tmp_path / "store")
-
-
-def refused(store: Store, registry: HostileRegistry, access: Access = ACCESS) -> StratumError:
-    """Pull from ``registry``, which must fail and leave nothing; the error."""
-    with registry, pytest.raises(StratumError) as caught:
-        pull(store, parse_target(registry.target), access)
-    assert_only_verified_objects(store)
-    assert "\n" not in caught.value.message
-    return caught.value
 
 
 def test_an_honest_registry_is_believed(artifact: Artifact, store: Store) -> None:
@@ -246,115 +233,6 @@ def test_nobody_listens(store: Store) -> None:
         target = registry.target
     with pytest.raises(StratumError, match=r"cannot connect to 127\.0\.0\.1:\d+: Connection refused"):
         pull(store, parse_target(target), ACCESS)
-
-
-# Credentials
-
-
-def password_for(host: str, tmp_path: Path) -> Access:
-    file = tmp_path / "auth.json"
-    secret = base64.b64encode(b"user:secret").decode()
-    file.write_text(json.dumps({"auths": {host: {"auth": secret}}}))
-    return replace(ACCESS, environment={"REGISTRY_AUTH_FILE": str(file), "HOME": str(tmp_path)})
-
-
-def asks_for_password(request: Handler, challenge: str) -> bool:
-    if "Authorization" in request.headers:
-        return False
-    request.send(401, b"", {"WWW-Authenticate": challenge})
-    return True
-
-
-def test_basic_credentials_are_sent_when_asked_for(artifact: Artifact, store: Store, tmp_path: Path) -> None:
-    registry = HostileRegistry(artifact, lambda request: asks_for_password(request, 'Basic realm="registry"'))
-    with registry:
-        pull(store, parse_target(registry.target), password_for(registry.host, tmp_path))
-    assert "Authorization" not in registry.seen[0][2]
-    assert set(registry.authorizations()) == {"Basic " + base64.b64encode(b"user:secret").decode()}
-
-
-def test_no_password_at_hand(artifact: Artifact, store: Store) -> None:
-    error = refused(store, HostileRegistry(artifact, lambda request: asks_for_password(request, 'Basic realm="x"')))
-    assert "401" in error.message
-    assert "stratum login" in error.hint
-
-
-def test_credentials_do_not_follow_a_redirect(artifact: Artifact, store: Store, tmp_path: Path) -> None:
-    with HostileRegistry(artifact) as elsewhere:
-
-        def redirect(request: Handler) -> bool:
-            if asks_for_password(request, 'Basic realm="registry"'):
-                return True
-            if "/blobs/" in request.path:
-                request.send(307, b"", {"Location": f"http://{elsewhere.host}{request.path}"})
-                return True
-            return False
-
-        with HostileRegistry(artifact, redirect) as registry:
-            pull(store, parse_target(registry.target), password_for(registry.host, tmp_path))
-    assert registry.authorizations()
-    assert elsewhere.seen
-    assert elsewhere.authorizations() == []
-
-
-def test_a_redirect_loop(artifact: Artifact, store: Store) -> None:
-    def loop(request: Handler) -> bool:
-        request.send(302, b"", {"Location": request.path})
-        return True
-
-    assert "redirects more than" in refused(store, HostileRegistry(artifact, loop)).message
-
-
-@pytest.mark.parametrize("place", ["file:///etc/passwd", "ftp://host/x", "http://user:pw@host/", "http://[::1", "//"])
-def test_a_redirect_to_nonsense(artifact: Artifact, store: Store, place: str) -> None:
-    def redirect(request: Handler) -> bool:
-        request.send(302, b"", {"Location": place})
-        return True
-
-    refused(store, HostileRegistry(artifact, redirect))
-
-
-def token_server(request: Handler) -> bool:
-    if request.path.startswith("/token"):
-        request.send(200, b'{"token":"abc.def"}')
-        return True
-    return False
-
-
-def test_a_token_from_the_registry_itself(artifact: Artifact, store: Store, tmp_path: Path) -> None:
-    def behaviour(request: Handler) -> bool:
-        challenge = f'Bearer realm="http://{registry.host}/token",service="s",scope="repository:team/app:pull"'
-        return token_server(request) or asks_for_password(request, challenge)
-
-    registry = HostileRegistry(artifact, behaviour)
-    with registry:
-        pull(store, parse_target(registry.target), password_for(registry.host, tmp_path))
-    tokens = [(path, headers) for _, path, headers in registry.seen if path.startswith("/token")]
-    assert len(tokens) == 1
-    assert tokens[0][0] == "/token?service=s&scope=repository%3Ateam%2Fapp%3Apull"
-    assert tokens[0][1]["Authorization"].startswith("Basic ")
-    assert registry.authorizations()[-1] == "Bearer abc.def"
-
-
-def test_a_token_server_elsewhere_gets_no_password(artifact: Artifact, store: Store, tmp_path: Path) -> None:
-    with HostileRegistry(behaviour=token_server) as elsewhere:
-        challenge = f'Bearer realm="http://{elsewhere.host}/token",service="s"'
-        with HostileRegistry(artifact, lambda request: asks_for_password(request, challenge)) as registry:
-            pull(store, parse_target(registry.target), password_for(registry.host, tmp_path))
-    assert len(elsewhere.seen) == 1
-    assert elsewhere.authorizations() == []
-
-
-@pytest.mark.parametrize("answer", [b"", b"[]", b'{"token":5}', b'{"token":"a\\r\\nX: y"}', b"x" * (2 << 20)])
-def test_a_token_that_is_none(artifact: Artifact, store: Store, tmp_path: Path, answer: bytes) -> None:
-    def behaviour(request: Handler) -> bool:
-        if request.path.startswith("/token"):
-            request.send(200, answer)
-            return True
-        return asks_for_password(request, f'Bearer realm="http://{registry.host}/token"')
-
-    registry = HostileRegistry(artifact, behaviour)
-    refused(store, registry, password_for(registry.host, tmp_path))
 
 
 # What a manifest can say
