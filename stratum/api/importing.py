@@ -137,11 +137,12 @@ def init(
     below. Without ``migrate`` a directory that holds anything is ``ConflictError``. Where anything fails there is no
     stratum, and the directory is as it was.
     """
-    from stratum.api.mounting import mount
+    from stratum.api.mounting import made_mountpoint, mount
 
     check_name(name)
-    parent_made = _prepare_mountpoint(Path(mountpoint), migrate)
-    try:
+    place = Path(mountpoint)
+    _check_mountpoint(place, migrate)
+    with made_mountpoint(place):
         store = session.create_store()
         if store.namespaces.exists(name):
             raise ExistsError(f"the stratum {name} exists already", hint=f"mount it: stratum mount {name} {mountpoint}")
@@ -149,32 +150,24 @@ def init(
             if migrate:
                 done = import_directory(session, mountpoint, name, message=message, progress=progress)
             else:
-                done = _import_empty(session, Path(mountpoint), name, message)
+                done = _import_empty(session, place, name, message)
             store.worktrees.create(name, DEFAULT_WORKTREE, done.commit.metadata_hash, why="init")
             record = mount(session, f"{name}+{DEFAULT_WORKTREE}", mountpoint)
         except BaseException:
             if store.namespaces.exists(name):
                 store.namespaces.remove(name)
             raise
-    except BaseException:
-        if parent_made:
-            os.rmdir(mountpoint)
-        raise
     return Imported(done.ref, done.commit, None, done.warnings, record)
 
 
-def _prepare_mountpoint(path: Path, migrate: bool) -> bool:
-    """Make the directory where it is missing (then True); refuse one that holds something unless it migrates."""
+def _check_mountpoint(path: Path, migrate: bool) -> None:
+    """Refuse a directory that holds something unless it migrates, and a missing one that should."""
     try:
         names = os.listdir(path)
     except FileNotFoundError:
         if migrate:
             raise NotFoundError(f"{path} does not exist, so there is nothing to migrate") from None
-        try:
-            path.mkdir()
-        except OSError as exc:
-            raise StratumError(f"cannot make the mountpoint {path}: {os_error_text(exc)}") from None
-        return True
+        return
     except NotADirectoryError:
         raise UsageError(f"{path} is not a directory") from None
     except OSError as exc:
@@ -183,7 +176,6 @@ def _prepare_mountpoint(path: Path, migrate: bool) -> bool:
         raise ConflictError(
             f"{path} is not empty", hint="--migrate takes what is in it as the first commit and mounts over it"
         )
-    return False
 
 
 def _import_empty(session: Session, directory: Path, name: str, message: str | None) -> Imported:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +12,7 @@ from typing import TYPE_CHECKING
 from stratum.api.history import means_path
 from stratum.api.session import Session
 from stratum.api.settling import settle
-from stratum.errors import NotFoundError
+from stratum.errors import NotFoundError, StratumError, os_error_text
 from stratum.refs import DEFAULT_TAG, DEFAULT_WORKTREE, parse_ref
 
 if TYPE_CHECKING:
@@ -22,8 +24,8 @@ if TYPE_CHECKING:
 def mount(session: Session, text: str, mountpoint: str | None = None, *, read_only: bool = False) -> Record:
     """Mount what ``text`` names: a worktree writable (NAME alone is ``main``), a tag or commit read-only.
 
-    Without ``mountpoint`` one is made in the runtime directory. Raises ``BusyError`` naming the holder where the
-    worktree is mounted already, ``UnsupportedError`` without the privilege or the kernel features.
+    Without ``mountpoint`` one is made in the runtime directory; a missing one is made. Raises ``BusyError`` naming the
+    holder where the worktree is mounted already, ``UnsupportedError`` without the privilege or the kernel features.
     """
     from stratum.mount import host
 
@@ -41,7 +43,27 @@ def mount(session: Session, text: str, mountpoint: str | None = None, *, read_on
         plan, ref, commit = plan_mount(session, found)
         if read_only:
             plan = replace(plan, read_only=True)
-        return host.mount_recorded(session.state, plan, store=store.root, ref=ref, commit=commit, at=at)
+        with made_mountpoint(at):
+            return host.mount_recorded(session.state, plan, store=store.root, ref=ref, commit=commit, at=at)
+
+
+@contextmanager
+def made_mountpoint(path: Path | None) -> Iterator[None]:
+    """Make the directory ``path`` where just that is missing; it goes again where the block fails."""
+    made = False
+    if path is not None and not os.path.lexists(path):
+        try:
+            path.mkdir()
+        except OSError as exc:
+            raise StratumError(f"cannot make the mountpoint {path}: {os_error_text(exc)}") from None
+        made = True
+    try:
+        yield
+    except BaseException:
+        if made and path is not None:
+            with suppress(OSError):
+                path.rmdir()
+        raise
 
 
 def plan_mount(session: Session, found: Resolved) -> tuple[MountPlan, str, str]:
