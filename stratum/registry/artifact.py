@@ -146,13 +146,13 @@ def read_manifest(data: bytes, where: str) -> Manifest:
     """
     try:
         return _read_manifest(data)
-    except _MalformedError as exc:
+    except MalformedError as exc:
         raise DamagedError(f"the manifest of {where} is not valid: {exc}") from None
     except _NotACommitError as exc:
         raise StratumError(f"{where} is not a Stratum commit: {exc}") from None
 
 
-class _MalformedError(ValueError):
+class MalformedError(ValueError):
     """The manifest breaks a rule; the text says which."""
 
 
@@ -161,37 +161,38 @@ class _NotACommitError(ValueError):
 
 
 def _read_manifest(data: bytes) -> Manifest:
-    value = _json_object(data)
+    value = json_object(data)
     _check_kind(value)
-    config = _descriptor(value.get("config"), "config", (CONFIG_MEDIA_TYPE,))
+    config = read_descriptor(value.get("config"), "config", _only(CONFIG_MEDIA_TYPE))
     layers = value.get("layers")
     if not isinstance(layers, list):
-        raise _MalformedError("'layers' is not a list")
+        raise MalformedError("'layers' is not a list")
     trees, packs = _read_layers(layers)
-    annotations = _annotations(value.get("annotations"), "the manifest")
+    annotations = read_annotations(value.get("annotations"), "the manifest")
     commit, parent = annotations.get(COMMIT_ANNOTATION, ""), annotations.get(PARENT_ANNOTATION)
     if not is_hash(commit):
-        raise _MalformedError(f"annotation {COMMIT_ANNOTATION} is not a commit hash")
+        raise MalformedError(f"annotation {COMMIT_ANNOTATION} is not a commit hash")
     if parent is not None and not is_hash(parent):
-        raise _MalformedError(f"annotation {PARENT_ANNOTATION} is not a commit hash")
+        raise MalformedError(f"annotation {PARENT_ANNOTATION} is not a commit hash")
     own = (CREATED_ANNOTATION, COMMIT_ANNOTATION, PARENT_ANNOTATION)
     others = {key: text for key, text in annotations.items() if key not in own}
     return Manifest(commit, annotations.get(CREATED_ANNOTATION, ""), config, trees, packs, parent, others)
 
 
-def _json_object(data: bytes) -> dict[str, Any]:
+def json_object(data: bytes) -> dict[str, Any]:
+    """The JSON object in ``data``, at most ``MANIFEST_MAX`` bytes; ``MalformedError`` otherwise."""
     if len(data) > MANIFEST_MAX:
-        raise _MalformedError(f"it is larger than {MANIFEST_MAX} bytes")
+        raise MalformedError(f"it is larger than {MANIFEST_MAX} bytes")
     try:
         value = json.loads(data.decode("utf-8"), object_pairs_hook=_unique_keys)
     except RecursionError:
-        raise _MalformedError("it is nested too deeply") from None
-    except _MalformedError:
+        raise MalformedError("it is nested too deeply") from None
+    except MalformedError:
         raise
     except ValueError as exc:
-        raise _MalformedError(f"it is not JSON: {exc}") from None
+        raise MalformedError(f"it is not JSON: {exc}") from None
     if not isinstance(value, dict):
-        raise _MalformedError("it is not a JSON object")
+        raise MalformedError("it is not a JSON object")
     return value
 
 
@@ -199,73 +200,77 @@ def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
     """Refuses a key given twice: readers would disagree on which one counts."""
     value = dict(pairs)
     if len(value) != len(pairs):
-        raise _MalformedError("a key is given twice")
+        raise MalformedError("a key is given twice")
     return value
 
 
 def _check_kind(value: dict[str, Any]) -> None:
     if "manifests" in value:
         if "layers" in value or "config" in value:
-            raise _MalformedError("it has both 'layers' and 'manifests'")
+            raise MalformedError("it has both 'layers' and 'manifests'")
         raise _NotACommitError("it is an index of several images")
     if type(value.get("schemaVersion")) is not int or value["schemaVersion"] != 2:
-        raise _MalformedError("'schemaVersion' is not 2")
+        raise MalformedError("'schemaVersion' is not 2")
     media_type, artifact_type = value.get("mediaType"), value.get("artifactType")
     if artifact_type != ARTIFACT_TYPE:
-        raise _NotACommitError(f"its artifactType is {_shown(artifact_type)}" if artifact_type else "it is an image")
+        raise _NotACommitError(f"its artifactType is {shown(artifact_type)}" if artifact_type else "it is an image")
     if media_type != MANIFEST_MEDIA_TYPE:
-        raise _MalformedError(f"its media type is {_shown(media_type)}")
+        raise MalformedError(f"its media type is {shown(media_type)}")
 
 
 def _read_layers(layers: Sequence[object]) -> tuple[tuple[Descriptor, ...], tuple[PackLayers, ...]]:
-    blobs = [
-        _descriptor(layer, f"layer {n}", (TREE_MEDIA_TYPE, INDEX_MEDIA_TYPE, PACK_MEDIA_TYPE))
-        for n, layer in enumerate(layers)
-    ]
+    allowed = _only(TREE_MEDIA_TYPE, INDEX_MEDIA_TYPE, PACK_MEDIA_TYPE)
+    blobs = [read_descriptor(layer, f"layer {n}", allowed) for n, layer in enumerate(layers)]
     if len({blob.digest for blob in blobs}) != len(blobs):
-        raise _MalformedError("a layer is listed twice")
+        raise MalformedError("a layer is listed twice")
     titles = [layer.get("annotations", {}).get(TITLE_ANNOTATION) for layer in layers if isinstance(layer, dict)]
     named = [title for title in titles if title is not None]
     if len(set(named)) != len(named):
-        raise _MalformedError("two layers have the same title")
+        raise MalformedError("two layers have the same title")
     trees = [blob for blob in blobs if blob.media_type == TREE_MEDIA_TYPE]
     rest = blobs[len(trees) :]
     if not trees or blobs[: len(trees)] != trees:
-        raise _MalformedError("the tree layers do not come first")
+        raise MalformedError("the tree layers do not come first")
     indexes, packs = rest[0::2], rest[1::2]
     alternate = all(blob.media_type == INDEX_MEDIA_TYPE for blob in indexes) and all(
         blob.media_type == PACK_MEDIA_TYPE for blob in packs
     )
     if len(indexes) != len(packs) or not alternate:
-        raise _MalformedError("packs and their indexes are not in pairs")
+        raise MalformedError("packs and their indexes are not in pairs")
     return tuple(trees), tuple(PackLayers(index, pack) for index, pack in zip(indexes, packs, strict=True))
 
 
-def _descriptor(value: object, what: str, media_types: Sequence[str]) -> Descriptor:
+def _only(*media_types: str) -> dict[str, int]:
+    return {media_type: SIZE_MAX[media_type] for media_type in media_types}
+
+
+def read_descriptor(value: object, what: str, size_max: Mapping[str, int]) -> Descriptor:
+    """The descriptor in a manifest, of one of the media types in ``size_max``; ``MalformedError`` otherwise."""
     if not isinstance(value, dict):
-        raise _MalformedError(f"{what} is not a descriptor")
+        raise MalformedError(f"{what} is not a descriptor")
     media_type, digest, size = value.get("mediaType"), value.get("digest"), value.get("size")
-    if not isinstance(media_type, str) or media_type not in media_types:
-        raise _MalformedError(f"{what} has the media type {_shown(media_type)}")
+    if not isinstance(media_type, str) or media_type not in size_max:
+        raise MalformedError(f"{what} has the media type {shown(media_type)}")
     if not isinstance(digest, str) or not is_digest(digest):
-        raise _MalformedError(f"{what} has no sha256 digest")
-    if type(size) is not int or not 0 < size <= SIZE_MAX[media_type]:
-        raise _MalformedError(f"{what} has the size {_shown(size)}")
+        raise MalformedError(f"{what} has no sha256 digest")
+    if type(size) is not int or not 0 < size <= size_max[media_type]:
+        raise MalformedError(f"{what} has the size {shown(size)}")
     for key in ("urls", "data"):
         if key in value:
-            raise _MalformedError(f"{what} has '{key}': its bytes must come from the registry itself")
-    _annotations(value.get("annotations"), what)
+            raise MalformedError(f"{what} has '{key}': its bytes must come from the registry itself")
+    read_annotations(value.get("annotations"), what)
     return Descriptor(media_type, digest, size)
 
 
-def _annotations(value: object, what: str) -> dict[str, str]:
+def read_annotations(value: object, what: str) -> dict[str, str]:
+    """The annotations of ``what``; ``MalformedError`` where they are not texts."""
     if value is None:
         return {}
     if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
-        raise _MalformedError(f"the annotations of {what} are not texts")
+        raise MalformedError(f"the annotations of {what} are not texts")
     return value
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
     text = ascii(value)
     return text if len(text) <= 100 else text[:96] + "..."

@@ -1,0 +1,265 @@
+"""A tar archive becomes a tree, its file contents objects of a transaction. Nothing is unpacked to the disk.
+
+Taken is what a directory's import takes, with the same rules: regular files (also sparse ones), directories, symbolic
+links, fifos, hard links, owners, permissions, mtimes in nanoseconds and the attributes of ``ingest.attributes`` from
+``SCHILY.xattr.*`` records; device nodes only where asked for. Because the tree is built in memory, a name leads
+nowhere else: '..' is refused, a leading '/' means the tree's root, and nothing can be put below a symbolic link. A
+name that comes again replaces what it was, as when tar extracts. Directories that have no member of their own get
+mode 0755, owner 0:0 and time 0, or what the base of the layer has at their path.
+
+``METADATA_MAX`` bounds the memory for a tree, and ``compression.check_expansion`` what files may grow to.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from stratum.errors import NotFoundError, StratumError, UsageError, os_error_text
+from stratum.ingest.attributes import stored_xattrs
+from stratum.ingest.compression import Read, check_expansion, decompressed
+from stratum.ingest.staging import IN_MEMORY_MAX
+from stratum.store.transaction import Transaction
+from stratum.tree import tarheader as tar
+from stratum.tree.model import INLINE_MAX, Directory, File, Inode, Special, Symlink, lookup
+from stratum.tree.tarstream import TarMember, TarReader
+
+METADATA_MAX = 1 << 30
+"""Most bytes that paths, link targets and attributes of one tree may have together, each entry's whole path counted."""
+
+PATH_MAX = 4096
+_ENTRY_COST = 100
+_IMPLICIT = (stat.S_IFDIR | 0o755, 0, 0, 0)
+
+Progress = Callable[[int, "int | None"], None]
+"""Called with the number of entries read so far, and None."""
+
+
+def read_tar(
+    tx: Transaction,
+    read: Read,
+    what: str,
+    *,
+    base: Directory | None = None,
+    devices: bool = False,
+    strict: bool = True,
+    progress: Progress | None = None,
+) -> Directory:
+    """The tree in the (also compressed) archive that ``read`` gives, up to its end; its objects are staged in ``tx``.
+
+    ``what`` names the archive in errors. ``base`` is the tree that it will be a layer over: hard links may lead there.
+    ``strict`` refuses an archive that is cut short or goes on after its end; for one whose digest is checked it need
+    not be.
+
+    Raises ``DamagedError`` and ``StratumError`` naming the member; what was staged until then goes with the
+    transaction.
+    """
+    counted = _Counted(read)
+    reader = TarReader(decompressed(counted.read, what), what, strict=strict)
+    builder = _Builder(tx, what, base, devices)
+    for number, member in enumerate(reader, 1):
+        check_expansion(builder.size + member.size, counted.size, what)
+        builder.add(member, reader.data(member))
+        if progress is not None:
+            progress(number, None)
+    return builder.root
+
+
+def read_tar_file(
+    tx: Transaction,
+    path: Path,
+    *,
+    base: Directory | None = None,
+    devices: bool = False,
+    progress: Progress | None = None,
+) -> Directory:
+    """As ``read_tar``, of the file ``path``."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise NotFoundError(f"{path} does not exist") from None
+    except OSError as exc:
+        raise StratumError(f"cannot read {path}: {os_error_text(exc)}") from None
+
+    def read(size: int) -> bytes:
+        try:
+            return os.read(fd, size)
+        except OSError as exc:
+            raise StratumError(f"cannot read {path}: {os_error_text(exc)}") from None
+
+    try:
+        return read_tar(tx, read, str(path), base=base, devices=devices, progress=progress)
+    finally:
+        os.close(fd)
+
+
+class _Counted:
+    """Counts what is read."""
+
+    def __init__(self, read: Read) -> None:
+        self._read = read
+        self.size = 0
+
+    def read(self, size: int) -> bytes:
+        data = self._read(size)
+        self.size += len(data)
+        return data
+
+
+class _Source:
+    """Pieces as the file object that a transaction reads from."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces = pieces
+
+    def read(self, _size: int = -1) -> bytes:
+        return next(self._pieces, b"")
+
+
+class _Builder:
+    """Builds the tree, member by member. ``size`` is the bytes of its files so far."""
+
+    def __init__(self, tx: Transaction, what: str, base: Directory | None, devices: bool) -> None:
+        self._tx = tx
+        self._what = what
+        self._base = base
+        self._devices = devices
+        self._metadata = 0
+        self._parents: dict[bytes, Directory] = {}
+        self.size = 0
+        self.root = self._implicit(base)
+
+    def add(self, member: TarMember, data: Iterator[bytes]) -> None:
+        """Put one member into the tree."""
+        header = member.header
+        names = self._names(header.name)
+        kind = header.kind
+        if kind == tar.DIRECTORY or (kind == tar.REGULAR and header.name.endswith(b"/")):
+            self._add_directory(header, names)
+            return
+        if not names:
+            raise self._refused(header.name, "stands for the top of the tree and is no directory")
+        parent = self._parent(names, header.name)
+        inode = self._linked(header) if kind == tar.HARD_LINK else self._leaf(member, data)
+        self._count(header.name, inode)
+        if isinstance(parent.children.get(names[-1]), Directory):
+            self._parents.clear()
+        parent.children[names[-1]] = inode
+
+    # Names
+
+    def _names(self, path: bytes) -> list[bytes]:
+        if len(path) > PATH_MAX:
+            raise self._refused(path, f"has a path of {len(path)} bytes; {PATH_MAX} is the limit")
+        names = [name for name in path.split(b"/") if name not in (b"", b".")]
+        if b".." in names:
+            raise self._refused(path, "leads out of the archive with '..'")
+        return names
+
+    def _parent(self, names: list[bytes], path: bytes) -> Directory:
+        """The directory of an entry; what is missing on the way is made."""
+        key = b"/".join(names[:-1])
+        found = self._parents.get(key)
+        if found is not None:
+            return found
+        directory, below = self.root, self._base
+        for number, name in enumerate(names[:-1]):
+            child = directory.children.get(name)
+            inner = below.children.get(name) if below is not None else None
+            below = inner if isinstance(inner, Directory) else None
+            if child is None:
+                child = directory.children[name] = self._implicit(below)
+                self._count(b"/".join(names[: number + 1]), child)
+            elif not isinstance(child, Directory):
+                raise self._refused(path, f"is below {_shown(b'/'.join(names[: number + 1]))}, which is no directory")
+            directory = child
+        self._parents[key] = directory
+        return directory
+
+    @staticmethod
+    def _implicit(below: Directory | None) -> Directory:
+        return Directory(*(below.metadata() if below is not None else _IMPLICIT))
+
+    # Entries
+
+    def _add_directory(self, header: tar.TarHeader, names: list[bytes]) -> None:
+        common = self._common(header, stat.S_IFDIR)
+        if not names:
+            directory = self.root
+        else:
+            parent = self._parent(names, header.name)
+            found = parent.children.get(names[-1])
+            directory = found if isinstance(found, Directory) else Directory(0, 0, 0, 0)
+            parent.children[names[-1]] = directory
+        directory.mode, directory.uid, directory.gid, directory.mtime, directory.xattrs = common
+        self._count(header.name, directory)
+
+    def _linked(self, header: tar.TarHeader) -> Inode:
+        target = b"/".join(self._names(header.linkname))
+        inode = lookup(self.root, target)
+        if inode is None and self._base is not None:
+            inode = lookup(self._base, target)
+        if inode is None or isinstance(inode, Directory):
+            problem = "which is not in the archive before it" if inode is None else "which is a directory"
+            raise self._refused(header.name, f"is a hard link to {_shown(header.linkname)}, {problem}")
+        return inode
+
+    def _leaf(self, member: TarMember, data: Iterator[bytes]) -> Inode:
+        header = member.header
+        if header.kind == tar.REGULAR:
+            return self._file(member, data)
+        if header.kind == tar.SYMLINK:
+            return Symlink(*self._common(header, stat.S_IFLNK, mode=0o777), target=header.linkname)
+        if header.kind == tar.FIFO:
+            return Special(*self._common(header, stat.S_IFIFO))
+        rdev = os.makedev(header.devmajor, header.devminor)
+        whiteout = header.kind == tar.CHARACTER_DEVICE and rdev == 0  # no device; a patch deletes with it
+        if not (self._devices or whiteout):
+            raise StratumError(
+                f"{self._what}: {_shown(header.name)} is a device node", hint="take device nodes with --devices"
+            )
+        kind = stat.S_IFCHR if header.kind == tar.CHARACTER_DEVICE else stat.S_IFBLK
+        return Special(*self._common(header, kind), rdev=rdev)
+
+    def _file(self, member: TarMember, data: Iterator[bytes]) -> File:
+        common = self._common(member.header, stat.S_IFREG)
+        self.size += member.size
+        if member.size <= INLINE_MAX:
+            return File(*common, size=member.size, content=b"".join(data) or None)
+        if member.size <= IN_MEMORY_MAX:
+            return File(*common, size=member.size, digest=self._tx.add_bytes(b"".join(data)))
+        staged = self._tx.add_file(cast("BinaryIO", _Source(data)), size=member.size)
+        return File(*common, size=member.size, digest=staged.digest)
+
+    def _common(
+        self, header: tar.TarHeader, kind: int, mode: int | None = None
+    ) -> tuple[int, int, int, int, tuple[tuple[bytes, bytes], ...]]:
+        try:
+            xattrs = stored_xattrs(header.xattrs)
+        except StratumError as exc:
+            raise StratumError(f"{self._what}: {_shown(header.name)}: {exc.message}", hint=exc.hint) from None
+        permissions = header.mode if mode is None else mode
+        return (kind | permissions, header.uid, header.gid, header.mtime, xattrs)
+
+    def _count(self, path: bytes, inode: Inode) -> None:
+        """Bound the memory that the tree, and the dump made of it, will need."""
+        extra = sum(len(name) + len(value) for name, value in inode.xattrs)
+        self._metadata += _ENTRY_COST + len(path) + extra
+        if isinstance(inode, Symlink):
+            self._metadata += len(inode.target)
+        if self._metadata > METADATA_MAX:
+            raise StratumError(
+                f"{self._what} has more names and attributes than fit into {METADATA_MAX} bytes",
+                hint="unpack it yourself, and import the directory",
+            )
+
+    def _refused(self, path: bytes, problem: str) -> StratumError:
+        return UsageError(f"{self._what}: {_shown(path)} {problem}")
+
+
+def _shown(path: bytes) -> str:
+    text = os.fsdecode(path)
+    return text if len(text) <= 200 else text[:196] + "..."
