@@ -1,15 +1,23 @@
-"""Keeping a store in order: garbage collection."""
+"""Keeping a store in order: garbage collection, checking and repair."""
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from stratum.api.session import Session
-from stratum.errors import UsageError
+from stratum.errors import DamagedError, UnsupportedError, UsageError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from stratum.store.findings import Finding
+    from stratum.store.fsck import Checked
     from stratum.store.gc import Collected
     from stratum.store.retention import Retention
 
@@ -60,3 +68,91 @@ def gc(session: Session, rules: Retention, *, dry_run: bool = False) -> Collecte
             if record.store_key == key
         }
         return collect(store, rules, mounted, dry_run=dry_run)
+
+
+Progress = Callable[[int, "int | None"], None]
+
+
+@dataclass(slots=True)
+class Fscked:
+    """What a check found, and what a repair did: ``damage`` is what is left, ``quarantine`` where things were put.
+
+    ``problems`` are those of the place that damaged things were to be restored from.
+    """
+
+    checked: Checked
+    damage: list[Finding]
+    quarantine: Path | None = None
+    problems: list[str] = field(default_factory=list)
+
+
+def fsck(session: Session, *, read_data: bool = True, progress: Progress | None = None) -> Fscked:
+    """Check the whole store (``store.fsck``), and the record of mounts. Works on a read-only store."""
+    from contextlib import ExitStack
+
+    from stratum.store.fsck import check
+
+    store = session.store
+    with ExitStack() as locks:
+        with suppress(UnsupportedError):  # whoever may only read the store does without
+            locks.enter_context(store.locks.store())
+        checked = check(store, read_data=read_data, progress=progress)
+    checked.findings += _state_findings(session)
+    return Fscked(checked, checked.damage)
+
+
+def fsck_repair(
+    session: Session, *, read_data: bool = True, source: str | None = None, progress: Progress | None = None
+) -> Fscked:
+    """Check the store, repair what can be (``store.repair``), restoring from ``source`` what is lost here.
+
+    ``source`` is a registry reference, ``oci:DIRECTORY`` or an exported file. Raises ``BusyError`` where the store is
+    in use.
+    """
+    from stratum.store.fsck import check
+    from stratum.store.repair import repair
+
+    store = session.store
+    fetch, problems = _fetcher(session, source)
+    with store.locks.store(exclusive=True):
+        checked = check(store, read_data=read_data, progress=progress)
+        quarantine = repair(store, checked.findings, fetch)
+        left = checked.damage
+        if any(finding.repair is not None for finding in checked.findings):
+            known = {finding.path for finding in left}
+            left += [finding for finding in check(store, read_data=False).damage if finding.path not in known]
+    state = _state_findings(session)
+    checked.findings += state
+    return Fscked(checked, left + state, quarantine, problems)
+
+
+def _fetcher(
+    session: Session, source: str | None
+) -> tuple[Callable[[dict[bytes, int], set[str]], None] | None, list[str]]:
+    """What fetches from ``source``, and the list that gets its problems."""
+    problems: list[str] = []
+    if source is None:
+        return None, problems
+    from stratum.registry.remote import Access
+    from stratum.registry.salvage import salvage
+    from stratum.registry.target import parse_target
+
+    if os.path.isfile(source):
+        source = f"oci-archive:{source}"
+    target = parse_target(source, session.config.registry)
+    access = Access.from_config(session.config)
+
+    def fetch(objects: dict[bytes, int], commits: set[str]) -> None:
+        problems.extend(salvage(session.store, target, access, objects, commits))
+
+    return fetch, problems
+
+
+def _state_findings(session: Session) -> list[Finding]:
+    from stratum.store.findings import Finding
+
+    try:
+        session.state.records()
+    except DamagedError as exc:
+        return [Finding("state", str(session.state.path), exc.message)]
+    return []

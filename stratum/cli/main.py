@@ -39,6 +39,7 @@ VERBS = {
     "pull": "stratum.cli.transfer:pull",
     "export": "stratum.cli.exporting:export",
     "hook": "stratum.cli.hook:hook",
+    "fsck": "stratum.cli.maintenance:fsck",
     "gc": "stratum.cli.maintenance:gc",
     "reconcile": "stratum.cli.reconciling:reconcile",
     "reset": "stratum.cli.switching:reset",

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from stratum.cli.app import App, verb
 from stratum.cli.output import human_size, safe, short
+from stratum.cli.progress import progress_bar
+from stratum.errors import DamagedError, UsageError
 
 if TYPE_CHECKING:
+    from stratum.api.maintenance import Fscked
+    from stratum.store.findings import Finding
     from stratum.store.gc import Collected
 
 _COUNT = click.IntRange(min=0)
@@ -74,3 +78,85 @@ def _print_collected(app: App, done: Collected) -> None:
         f"{word} {len(done.commits)} commits and {done.objects} objects, {human_size(done.bytes_freed)}; "
         f"{len(done.kept)} commits and {done.objects_kept} objects stay"
     )
+
+
+@verb("fsck")
+@click.option("--read-data", "depth", flag_value="data", default=True, help="Read every object and image (default).")
+@click.option("--quick", "depth", flag_value="quick", help="Only names, sizes, metadata and trees.")
+@click.option("--repair", is_flag=True, help="Repair what can be; put what cannot into quarantine.")
+@click.option(
+    "--from", "source", metavar="oci:DIR|REGISTRY|FILE", help="With --repair: restore what is lost from there."
+)
+def fsck(app: App, depth: str, repair: bool, source: str | None) -> None:
+    """Check everything in the store, and tell which refs each damage hurts. Exit code 5 where damage is left.
+
+    --repair makes images, metadata and tags again from what proves them, restores objects and commits from elsewhere,
+    and moves the rest out of the way, to 'quarantine' in the store. It deletes nothing.
+    """
+    from stratum.api.maintenance import fsck as check
+    from stratum.api.maintenance import fsck_repair
+
+    if source is not None and not repair:
+        raise UsageError("--from is for --repair", hint="add --repair")
+    with progress_bar(app.out, "checking") as advance:
+        if repair:
+            done = fsck_repair(app.session, read_data=depth == "data", source=source, progress=advance)
+        else:
+            done = check(app.session, read_data=depth == "data", progress=advance)
+    for problem in done.problems:
+        app.out.warn(f"{source}: {problem}")
+    if app.out.json:
+        app.out.object(_fscked_json(done))
+    else:
+        _print_fscked(app, done)
+    if done.damage:
+        hint = (
+            "what is left needs a copy of it: --from, a pull, or an import" if repair else "see 'stratum fsck --help'"
+        )
+        count = len(done.damage)
+        raise DamagedError(f"{count} {'thing is' if count == 1 else 'things are'} damaged or missing", hint=hint)
+
+
+def _print_fscked(app: App, done: Fscked) -> None:
+    findings = [*done.checked.findings, *(f for f in done.damage if f not in done.checked.findings)]
+    for finding in findings:
+        word = "note" if finding.harmless else "repaired" if finding.repair else "damaged"
+        app.out.line(f"{word} {finding.kind} {safe(finding.path)}: {safe(finding.problem)}")
+        if finding.repair:
+            app.out.line(f"  {safe(finding.repair)}")
+        if finding.hurts:
+            app.out.line(f"  hurts {safe(', '.join(finding.hurts))}")
+        for file in finding.files:
+            app.out.line(f"  in {file}")
+    if done.quarantine is not None:
+        app.out.note(f"what was moved out of the way is in {done.quarantine}")
+    checked = done.checked
+    read = f", {human_size(checked.bytes_read)} read" if checked.data_read else ", contents not read"
+    app.out.note(f"checked {checked.commits} commits and {checked.objects} objects{read}")
+
+
+def _fscked_json(done: Fscked) -> dict[str, Any]:
+    findings = [*done.checked.findings, *(f for f in done.damage if f not in done.checked.findings)]
+    return {
+        "ok": not done.damage,
+        "data_read": done.checked.data_read,
+        "commits": done.checked.commits,
+        "objects": done.checked.objects,
+        "bytes_read": done.checked.bytes_read,
+        "quarantine": str(done.quarantine) if done.quarantine is not None else None,
+        "findings": [_finding_json(finding) for finding in findings],
+    }
+
+
+def _finding_json(finding: Finding) -> dict[str, Any]:
+    return {
+        "kind": finding.kind,
+        "path": safe(finding.path),
+        "problem": safe(finding.problem),
+        "damage": not finding.harmless,
+        "hurts": [safe(ref) for ref in finding.hurts],
+        "files": finding.files,
+        "commit": finding.commit,
+        "object": finding.digest.hex() if finding.digest is not None else None,
+        "repair": finding.repair,
+    }

@@ -12,7 +12,7 @@ import io
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Iterator, Mapping, Set
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -79,6 +79,14 @@ def pull_from(
     manifest = read_manifest(data, str(remote.target))
     with store.begin(f"{kind} of {remote.target}") as tx, ThreadPoolExecutor(WORKERS) as pool:
         return _Pull(store, tx, remote, manifest, digest, pool, progress, len(data), kind).run()
+
+
+def pull_objects(store: Store, remote: Remote, reference: str, wanted: Mapping[bytes, int]) -> None:
+    """Bring those of the objects ``wanted`` (digest -> size in bytes) that the artifact ``reference`` has."""
+    data, digest = remote.get_manifest(reference)
+    manifest = read_manifest(data, str(remote.target))
+    with store.begin(f"fetching objects from {remote.target}") as tx, ThreadPoolExecutor(WORKERS) as pool:
+        _Pull(store, tx, remote, manifest, digest, pool, None, len(data), "repair").fetch_available(wanted)
 
 
 class _Pull:
@@ -167,6 +175,13 @@ class _Pull:
         return root
 
     # Objects
+
+    def fetch_available(self, wanted: Mapping[bytes, int]) -> None:
+        """Fetch and publish what the packs have of ``wanted``."""
+        members = (member for index in self._pool.map(self._index, self._manifest.packs) for member in index.members)
+        found = {member.digest: member.size for member in members if wanted.get(member.digest) == member.size}
+        if found:
+            self._fetch_objects(found)
 
     def _fetch_objects(self, missing: dict[bytes, int]) -> None:
         """Fetch what is missing, pack by pack, and publish it as it comes."""

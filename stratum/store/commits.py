@@ -9,6 +9,7 @@ function of the dump, may be made anew. ``tree.dump.zst`` is one zstd frame of t
     [merkle]  leaf_count, tree_depth
     [image]   digest (fs-verity of commit.cfs), size
     [origin]  optional: how the commit came to be
+    [check]   tells changed bytes (``store.tables``)
 
 Of these only ``metadata_hash`` is proven by the name; timestamp, parent, message and origin are what the first writer
 of this tree said.
@@ -25,13 +26,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from stratum import toml
 from stratum.errors import DamagedError, ExistsError, NotFoundError, StratumError
 from stratum.refs import is_hash, is_hash_prefix
 from stratum.store.clock import rfc3339, utc_now
 from stratum.store.layout import Layout, Names, storage_error
 from stratum.store.objects import Objects
-from stratum.store.tables import Tables, write_tables
+from stratum.store.tables import Tables, read_tables, write_tables
 from stratum.store.transaction import Transaction, Transactions
 from stratum.sys.atomic import fsync_dir
 from stratum.tree.model import Directory, File
@@ -89,10 +89,7 @@ class CommitMeta:
     @classmethod
     def from_toml(cls, data: bytes, where: str) -> CommitMeta:
         """Read metadata.toml; ``DamagedError`` names ``where`` and what is wrong. Unknown tables are ignored."""
-        try:
-            table = toml.loads(data.decode("utf-8"))
-        except ValueError as exc:
-            raise DamagedError(f"{where} is not valid TOML: {exc}") from None
+        table = read_tables(data, where)
         fields = Tables(table, where)
         return cls(
             metadata_hash=fields.hash("commit", "metadata_hash"),
@@ -211,7 +208,7 @@ class Commits:
         if self.exists(commit):
             tx.publish_objects()
             return self._found(commit)
-        summary, statistics = merkle_summary(dump), _Statistics(root)
+        summary, statistics = merkle_summary(dump), Statistics(root)
         directory = tx.new_path("commit")
         tx.make_directory(directory)
         tx.write_file(directory / DUMP, compress_dump(dump))
@@ -287,16 +284,20 @@ class Commits:
 
     def verify_image(self, commit: str) -> None:
         """Read the whole image and compare it with metadata.toml; ``DamagedError`` where they differ."""
+        if self.image_digest(commit) != self.meta(commit).image_digest:
+            raise DamagedError(f"the image of commit {commit} does not match its digest", hint="run 'stratum fsck'")
+
+    def image_digest(self, commit: str) -> str:
+        """The fs-verity digest, in hex, of the image as it is on disk. ``NotFoundError``, ``DamagedError``."""
         from stratum.composefs.verity import VerityHasher
 
-        meta, hasher = self.meta(commit), VerityHasher()
+        hasher = VerityHasher()
         with self._reading(commit, IMAGE):
             fd = self._layout.open_beneath(self._layout.commit(commit) / IMAGE)
             with os.fdopen(fd, "rb", buffering=0) as file:
                 while chunk := file.read(1 << 20):
                     hasher.update(chunk)
-        if hasher.hexdigest() != meta.image_digest:
-            raise DamagedError(f"the image of commit {commit} does not match its digest", hint="run 'stratum fsck'")
+        return hasher.hexdigest()
 
     @contextmanager
     def _reading(self, commit: str, name: str) -> Iterator[None]:
@@ -310,7 +311,7 @@ class Commits:
             raise storage_error(exc, f"read {name} of commit {commit}") from None
 
 
-class _Statistics:
+class Statistics:
     """Names of regular files, and the bytes of their inodes."""
 
     def __init__(self, root: Directory) -> None:

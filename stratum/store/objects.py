@@ -95,12 +95,18 @@ class Objects:
 
     def list(self) -> Iterator[tuple[bytes, int]]:
         """Every object as (digest, size), in the order of digests; files that no object can be are left out."""
+        for digest in self.names():
+            size = self.size(digest)
+            if size is not None:
+                yield digest, size
+
+    def names(self) -> Iterator[bytes]:
+        """The digests that anything in the store is named by, be it an object or not, in order."""
         for shard in filter(_SHARD.fullmatch, self._layout.names_in(self._layout.objects)):
-            for rest in filter(_REST.fullmatch, self._layout.names_in(self._layout.objects / shard)):
-                digest = bytes.fromhex(shard + rest)
-                size = self.size(digest)
-                if size is not None:
-                    yield digest, size
+            directory = self._layout.objects / shard
+            if stat.S_ISDIR(directory.lstat().st_mode):
+                for rest in filter(_REST.fullmatch, self._layout.names_in(directory)):
+                    yield bytes.fromhex(shard + rest)
 
 
 def name_objects(layout: Layout, staging: Path, staged: Iterable[tuple[bytes, str, int]]) -> int:

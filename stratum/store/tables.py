@@ -1,13 +1,23 @@
-"""Typed access to the tables of the store's TOML files."""
+"""The store's TOML files: written with a check of their own bytes, read with typed access to their tables.
+
+The last table of such a file tells a changed byte, be it by a failing disk or by hand::
+
+    [check]  sha256 (hex, of all bytes before the line break before this table)
+
+A file without it is read as it is; ``is_checked`` tells.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from hashlib import sha256
 from typing import Any
 
 from stratum import toml
 from stratum.errors import DamagedError, UsageError
 from stratum.refs import is_hash
+
+_CHECK = b"\n[check]\n"
 
 
 class Tables:
@@ -61,6 +71,26 @@ class Tables:
 def write_tables(tables: Mapping[str, Any], what: str) -> bytes:
     """A TOML file with these tables; ``UsageError`` names ``what`` where it holds something that TOML cannot."""
     try:
-        return toml.dumps(tables).encode("utf-8")
+        body = toml.dumps(tables).encode("utf-8")
     except (TypeError, ValueError) as exc:  # text that is not Unicode is a ValueError
         raise UsageError(f"{what} cannot be stored: {exc}") from None
+    return body + _CHECK + f'sha256 = "{sha256(body).hexdigest()}"\n'.encode()
+
+
+def read_tables(data: bytes, where: str) -> dict[str, Any]:
+    """The tables of such a file; ``DamagedError`` names ``where`` and what is wrong."""
+    try:
+        tables = toml.loads(data.decode("utf-8"))
+    except ValueError as exc:
+        raise DamagedError(f"{where} is not valid TOML: {exc}", hint="run 'stratum fsck'") from None
+    check = tables.pop("check", None)
+    if check is not None:
+        body, _, _ = data.rpartition(_CHECK)
+        if not isinstance(check, dict) or check.get("sha256") != sha256(body).hexdigest():
+            raise DamagedError(f"{where} was changed after it was written", hint="run 'stratum fsck'")
+    return tables
+
+
+def is_checked(data: bytes) -> bool:
+    """Whether a file that ``read_tables`` took holds a check."""
+    return _CHECK in data

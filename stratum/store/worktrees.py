@@ -35,7 +35,7 @@ from stratum.store.layout import Layout, Names, storage_error
 from stratum.store.locks import WORKTREE_WAIT, StoreLocks
 from stratum.store.namespaces import Namespaces, similar
 from stratum.store.reflog import Reflog, remove_logged
-from stratum.store.tables import Tables, write_tables
+from stratum.store.tables import Tables, read_tables, write_tables
 from stratum.store.transaction import Transaction, Transactions
 from stratum.sys.xattrs import list_xattrs
 from stratum.tree.model import Directory
@@ -452,10 +452,7 @@ class Worktrees:
             return None
         except OSError as exc:
             raise storage_error(exc, f"read {path}") from None
-        try:
-            return toml.loads(data.decode("utf-8"))
-        except ValueError as exc:
-            raise DamagedError(f"{path} is not valid TOML: {exc}", hint="run 'stratum fsck'") from None
+        return read_tables(data, str(path))
 
 
 def dress_upperdir(path: Path, root: Directory) -> None:

@@ -1,0 +1,58 @@
+"""What a commit's dump proves: everything in metadata.toml but its time, message, parent and origin."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+
+from stratum.store.commits import CommitMeta, Statistics
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """The provable fields of ``CommitMeta``, under its names."""
+
+    metadata_hash: str
+    merkle_root: str
+    file_count: int
+    total_size: int
+    leaf_count: int
+    tree_depth: int
+    image_digest: str
+    image_size: int
+
+    def agrees(self, meta: CommitMeta) -> bool:
+        """Whether ``meta`` says just that."""
+        return self.corrected(meta) == meta
+
+    def corrected(self, meta: CommitMeta) -> CommitMeta:
+        """``meta`` with the provable fields as they are."""
+        return replace(meta, **asdict(self))
+
+    def meta(self, timestamp: str) -> CommitMeta:
+        """Metadata of a commit of which nothing else is known."""
+        return CommitMeta(timestamp=timestamp, **asdict(self))
+
+
+def facts_of(dump: bytes) -> Facts:
+    """What ``dump`` proves. ``DamagedError`` where it is not a canonical dump."""
+    from stratum.composefs.erofs import image_pieces
+    from stratum.composefs.verity import VerityHasher
+    from stratum.tree.digest import merkle_summary, metadata_hash
+    from stratum.tree.dump import read_dump
+
+    root = read_dump(dump)
+    summary, statistics = merkle_summary(dump), Statistics(root)
+    hasher, size = VerityHasher(), 0
+    for piece in image_pieces(root):
+        hasher.update(piece)
+        size += len(piece)
+    return Facts(
+        metadata_hash=metadata_hash(dump),
+        merkle_root=summary.root,
+        file_count=statistics.count,
+        total_size=statistics.total_size,
+        leaf_count=summary.leaf_count,
+        tree_depth=summary.tree_depth,
+        image_digest=hasher.hexdigest(),
+        image_size=size,
+    )

@@ -1,0 +1,49 @@
+"""What a check of a store finds: one value for each thing that is damaged, missing or out of place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Kind = Literal[
+    "object",
+    "image",
+    "dump",
+    "metadata",
+    "commit",
+    "tag",
+    "worktree",
+    "lease",
+    "reflog",
+    "directory",
+    "symlink",
+    "permissions",
+    "stray",
+    "state",
+]
+"""``commit`` is one that a ref names and the store does not have; ``directory`` a
+missing one; ``symlink`` one that somebody planted; ``stray`` a
+file that no store has; ``state`` the record of mounts."""
+
+PATHS_SHOWN = 5
+
+
+@dataclass(slots=True)
+class Finding:
+    """One finding. ``path`` is relative to the store, as the file system has it.
+
+    ``hurts`` are the refs (or commits without one) that suffer; ``files`` some of the paths in them. ``harmless``
+    findings are no damage. ``commit`` and ``digest`` say which one it is about; ``size`` is that of the object as it
+    should be. ``repair`` says what a repair did about it.
+    """
+
+    kind: Kind
+    path: str
+    problem: str
+    hurts: list[str] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
+    commit: str | None = None
+    digest: bytes | None = None
+    size: int | None = None
+    harmless: bool = False
+    repair: str | None = None

@@ -1,0 +1,245 @@
+"""Checking a store: everything in it against what the names, hashes and formats say it should be.
+
+In this order, so that whatever a running command adds meanwhile is complete by the time it is met: refs, commits,
+objects. Memory grows with the number of distinct objects, not with their size or the number of commits: one commit's
+dump is in memory at a time, and commits are read again where it has to be told whom a bad object hurts.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from stratum.errors import DamagedError, NotFoundError, StratumError, os_error_text
+from stratum.refs import is_name
+from stratum.store.commits import DUMP, IMAGE, METADATA, CommitMeta
+from stratum.store.facts import Facts, facts_of
+from stratum.store.findings import PATHS_SHOWN, Finding, Kind
+from stratum.store.survey import Survey
+from stratum.store.tables import is_checked
+from stratum.tree.contents import object_lines
+
+if TYPE_CHECKING:
+    from stratum.store.store import Store
+
+Progress = Callable[[int, "int | None"], None]
+
+
+@dataclass(slots=True)
+class Checked:
+    """What a check looked at and found. ``data_read`` says whether objects and images were read in full."""
+
+    data_read: bool
+    commits: int = 0
+    objects: int = 0
+    bytes_read: int = 0
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def damage(self) -> list[Finding]:
+        """The findings that are not harmless and not repaired."""
+        return [finding for finding in self.findings if not finding.harmless and finding.repair is None]
+
+
+def check(store: Store, *, read_data: bool = True, progress: Progress | None = None) -> Checked:
+    """Check everything; with ``read_data`` also every byte of objects and images. Changes nothing.
+
+    ``progress`` is told the bytes of objects that were read. Raises only what keeps the store from being read at all.
+    """
+    return _Check(store, read_data, progress).run()
+
+
+class _Check:
+    def __init__(self, store: Store, read_data: bool, progress: Progress | None) -> None:
+        self._store = store
+        self._layout = store.layout
+        self._progress = progress
+        self._done = Checked(read_data)
+        self._survey = Survey(store.layout)
+        self._users: dict[str, list[str]] = {}
+        self._needed: dict[bytes, int] = {}
+        self._readable: list[str] = []
+        self._bad: dict[bytes, list[Finding]] = {}
+
+    def run(self) -> Checked:
+        self._done.findings += self._survey.findings()
+        for name in self._store.names():
+            self._stratum(name)
+        present = set(self._store.commits.list())
+        for commit, users in sorted(self._users.items()):
+            if not self._store.commits.exists(commit):
+                self._tell(Finding("commit", f"commits/{commit}", "it is missing", users, commit=commit))
+        for commit in sorted(present):
+            if self._store.commits.exists(commit):
+                self._commit(commit)
+        self._objects()
+        self._whom_objects_hurt()
+        return self._done
+
+    def _tell(self, finding: Finding) -> None:
+        self._done.findings.append(finding)
+
+    def _telling(self, kind: Kind, path: str, ref: str) -> _Telling:
+        return _Telling(self._done.findings, kind, path, ref)
+
+    # Refs
+
+    def _stratum(self, name: str) -> None:
+        store = self._store
+        for tag in self._names(f"refs/{name}/tags"):
+            ref = f"{name}:{tag}"
+            with self._telling("tag", f"refs/{name}/tags/{tag}", ref):
+                commit = store.tags.find(name, tag)
+                if commit is not None:
+                    self._users.setdefault(commit, []).append(ref)
+        for worktree in self._names(f"refs/{name}/worktrees"):
+            self._worktree(name, worktree)
+        self._reflog(name)
+
+    def _names(self, directory: str) -> list[str]:
+        try:
+            return [name for name in self._layout.names_in(self._layout.root / directory) if is_name(name)]
+        except StratumError:  # it is no directory: the survey tells
+            return []
+
+    def _worktree(self, name: str, worktree: str) -> None:
+        worktrees, path, ref = self._store.worktrees, f"refs/{name}/worktrees/{worktree}", f"{name}+{worktree}"
+        with self._telling("worktree", path, ref):
+            found = worktrees.get(name, worktree)
+            for commit in {found.base_commit, found.commit, found.forked_from}:
+                self._users.setdefault(commit, []).append(ref)
+            interrupted = worktrees.interrupted_switch(name, worktree)
+            if interrupted is not None and interrupted.old is not None:
+                self._users.setdefault(interrupted.old.base_commit, []).append(ref)
+        with self._telling("lease", f"{path}/lease.toml", ref):
+            worktrees.lease(name, worktree)
+
+    def _reflog(self, name: str) -> None:
+        path = f"refs/{name}/log.jsonl"
+        with self._telling("reflog", path, name):
+            lines = self._store.reflog.lines(name)
+            if not lines:
+                self._tell(Finding("reflog", path, "it is missing: the history of moves is lost", [name]))
+            for number in self._store.reflog.scan(name)[1]:
+                torn = number == len(lines)
+                problem = f"line {number} is {'cut short, as a crash leaves it' if torn else 'damaged'}"
+                self._tell(Finding("reflog", path, problem, [] if torn else [name], harmless=torn))
+
+    # Commits
+
+    def _commit(self, commit: str) -> None:
+        commits, users = self._store.commits, self._users.get(commit, [commit])
+        path = f"commits/{commit}"
+        self._done.commits += 1
+        meta: CommitMeta | Facts | None = None
+        with self._telling_commit("metadata", f"{path}/{METADATA}", commit, users):
+            meta = commits.meta(commit)
+            if not is_checked(self._layout.read_beneath(self._layout.root / path / METADATA)):
+                self._tell(Finding("metadata", f"{path}/{METADATA}", "its check is gone", users, commit=commit))
+        with self._telling_commit("dump", f"{path}/{DUMP}", commit, users):
+            dump = commits.dump(commit)
+            facts = facts_of(dump) if self._done.data_read else None
+            self._needed.update((digest, size) for digest, size, _ in object_lines(dump))
+            self._readable.append(commit)
+            if facts is not None:
+                if isinstance(meta, CommitMeta) and not facts.agrees(meta):
+                    problem = "it does not say what the commit's tree holds"
+                    self._tell(Finding("metadata", f"{path}/{METADATA}", problem, users, commit=commit))
+                meta = facts
+        if meta is not None:
+            self._image(commit, meta, users)
+
+    def _image(self, commit: str, expected: CommitMeta | Facts, users: list[str]) -> None:
+        path = self._layout.commit(commit) / IMAGE
+        with self._telling_commit("image", f"commits/{commit}/{IMAGE}", commit, users):
+            try:
+                info = path.lstat()
+            except FileNotFoundError:
+                raise DamagedError("it is missing") from None
+            if not stat.S_ISREG(info.st_mode):
+                raise DamagedError("it is not a regular file")
+            if info.st_size != expected.image_size:
+                raise DamagedError(f"it has {info.st_size} bytes instead of {expected.image_size}")
+            if self._done.data_read and self._store.commits.image_digest(commit) != expected.image_digest:
+                raise DamagedError("it is not the image of the commit's tree")
+
+    def _telling_commit(self, kind: Kind, path: str, commit: str, users: list[str]) -> _Telling:
+        return _Telling(self._done.findings, kind, path, *users, commit=commit)
+
+    # Objects
+
+    def _objects(self) -> None:
+        """Every object on disk, and which of those that commits need are not among them."""
+        missing = dict(self._needed)
+        for digest in self._store.objects.names():
+            expected = missing.pop(digest, None)
+            self._done.objects += 1
+            path = self._store.objects.path(digest)
+            findings = list(self._survey.look(path, writable=False))
+            problem = None if any(f.kind != "permissions" for f in findings) else self._wrong(digest, expected)
+            if problem is not None:
+                findings.append(Finding("object", str(path.relative_to(self._layout.root)), problem))
+            for finding in findings:
+                finding.digest, finding.size = digest, expected
+                if finding.kind != "permissions":
+                    self._bad.setdefault(digest, []).append(finding)
+            self._done.findings += findings
+        for digest, size in missing.items():
+            path = self._store.objects.path(digest)
+            finding = Finding("object", str(path.relative_to(self._layout.root)), "it is missing", digest=digest)
+            finding.size = size
+            self._bad.setdefault(digest, []).append(finding)
+            self._tell(finding)
+
+    def _wrong(self, digest: bytes, expected: int | None) -> str | None:
+        """What is wrong with the content of an object."""
+        try:
+            size = self._store.objects.size(digest)
+            if expected is not None and size != expected:
+                return f"it has {size} bytes instead of {expected}"
+            if self._done.data_read:
+                self._done.bytes_read += self._store.objects.verify(digest)
+                if self._progress is not None:
+                    self._progress(self._done.bytes_read, None)
+        except NotFoundError:  # collected at this moment
+            return None
+        except DamagedError:
+            return "its content does not match its name"
+        except StratumError as exc:
+            return exc.message
+        return None
+
+    def _whom_objects_hurt(self) -> None:
+        for commit in self._readable if self._bad else ():
+            users = self._users.get(commit, [commit])
+            for digest, _, path in object_lines(self._store.commits.dump(commit)):
+                for finding in self._bad.get(digest, ()):
+                    finding.hurts += [user for user in users if user not in finding.hurts]
+                    where = f"{users[0]} {path.decode('ascii', 'backslashreplace')}"
+                    if len(finding.files) < PATHS_SHOWN and where not in finding.files:
+                        finding.files.append(where)
+
+
+class _Telling:
+    """A block whose errors become findings; what is gone by now is none."""
+
+    def __init__(self, findings: list[Finding], kind: Kind, path: str, *hurts: str, commit: str | None = None) -> None:
+        self._findings = findings
+        self._finding = Finding(kind, path, "", list(hurts), commit=commit)
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
+        if error is None or isinstance(error, NotFoundError):
+            return error is not None
+        if isinstance(error, StratumError):
+            self._finding.problem = error.message
+        elif isinstance(error, OSError):
+            self._finding.problem = os_error_text(error)
+        else:
+            return False
+        self._findings.append(self._finding)
+        return True

@@ -1,0 +1,236 @@
+"""Mending what a check found, as far as the store itself can; the rest is put into quarantine or left as it is.
+
+Nothing is deleted. What something else in the store proves is made again: images and the provable part of metadata.toml
+from the dump, a damaged tag from the reflog. What is damaged and stands in the way of something whole goes into
+quarantine: an object (an import or pull brings it back then), a commit without its dump, a worktree without its
+meta.toml (its upperdir with it), planted links. A worktree's upperdir is never looked into.
+
+Every step is complete in itself, so a repair may be interrupted and run again.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stratum.errors import DamagedError, NotFoundError
+from stratum.store.clock import rfc3339
+from stratum.store.commits import IMAGE, METADATA, CommitMeta
+from stratum.store.facts import facts_of
+from stratum.store.findings import Finding
+from stratum.store.layout import storage_error
+from stratum.store.objects import OBJECT_MODE
+from stratum.store.quarantine import Quarantine
+from stratum.store.reflog import parse_entry
+from stratum.sys.atomic import fsync_dir
+
+if TYPE_CHECKING:
+    from stratum.store.store import Store
+
+Fetch = Callable[[dict[bytes, int], set[str]], None]
+"""Bring these objects (digest -> size) and commits from elsewhere, as far as they are there."""
+
+
+def repair(store: Store, findings: Iterable[Finding], fetch: Fetch | None = None) -> Path | None:
+    """Mend ``findings`` and note in each what was done; the quarantine's directory where anything went there.
+
+    ``fetch`` is asked once for what is missing by then. The caller holds the store lock exclusively.
+    """
+    return _Repair(store, list(findings)).run(fetch)
+
+
+class _Repair:
+    def __init__(self, store: Store, findings: list[Finding]) -> None:
+        self._store = store
+        self._findings = findings
+        self._quarantine = Quarantine(store.layout)
+        self._taken: set[str] = set()
+
+    def run(self, fetch: Fetch | None) -> Path | None:
+        for kind, step in (
+            ("permissions", self._permissions),
+            ("symlink", self._misplaced),
+            ("stray", self._misplaced),
+            ("directory", self._directory),
+            ("object", self._object),
+            ("dump", self._dump),
+        ):
+            self._each(kind, step)
+        if fetch is not None:
+            self._fetch(fetch)
+        for kind, step in (
+            ("metadata", self._metadata),
+            ("image", self._image),
+            ("tag", self._tag),
+            ("worktree", self._take_whole),
+            ("lease", self._take_whole),
+            ("reflog", self._reflog),
+        ):
+            self._each(kind, step)
+        return self._quarantine.directory if self._taken else None
+
+    def _each(self, kind: str, step: Callable[[Finding], str | None]) -> None:
+        for finding in self._findings:
+            if finding.kind == kind and finding.repair is None:
+                try:
+                    finding.repair = step(finding)
+                except (DamagedError, NotFoundError) as exc:
+                    finding.problem += f"; it cannot be repaired: {exc.message}"
+
+    def _path(self, finding: Finding) -> Path:
+        return self._store.root / finding.path
+
+    def _take(self, finding: Finding) -> str | None:
+        """Into quarantine, unless it is there already, be it with a directory above it."""
+        path = self._path(finding)
+        above = {str(parent) for parent in Path(finding.path).parents}
+        if finding.path not in self._taken and not above & self._taken:
+            if not os.path.lexists(path):
+                return None
+            self._quarantine.take(path)
+            self._taken.add(finding.path)
+        return "put into quarantine"
+
+    # What only changes names and modes
+
+    def _permissions(self, finding: Finding) -> str | None:
+        path = self._path(finding)
+        layout = self._store.layout
+        owner = layout.root.lstat()
+        try:
+            fd = layout.open_beneath(path, os.O_RDONLY | os.O_NONBLOCK)
+            try:
+                info = os.fstat(fd)
+                if info.st_uid != owner.st_uid:
+                    os.fchown(fd, owner.st_uid, owner.st_gid)
+                mode = stat.S_IMODE(info.st_mode) & ~0o022
+                os.fchmod(fd, OBJECT_MODE if finding.digest is not None else mode)
+            finally:
+                os.close(fd)
+        except OSError as exc:
+            raise storage_error(exc, f"change the mode of {path}") from None
+        return "owner and mode put right"
+
+    def _misplaced(self, finding: Finding) -> str | None:
+        if finding.harmless:
+            return None
+        return self._take(finding) if finding.digest is None else self._object(finding)
+
+    def _directory(self, finding: Finding) -> str | None:
+        path = self._path(finding)
+        try:
+            path.mkdir()
+            path.chmod(0o755)
+            fsync_dir(path.parent)
+        except OSError as exc:
+            raise storage_error(exc, f"make {path}") from None
+        if path.name != "tags":
+            return "made again, empty"
+        name = path.parent.name
+        tags = {entry.which: entry.new for entry in self._store.reflog.read(name) if entry.kind == "tag"}
+        for tag, commit in tags.items():
+            if commit is not None and self._store.commits.exists(commit):
+                self._store.tags.set(name, tag, commit, why="fsck: where the reflog had it last")
+        return "made again, with the tags that the reflog tells of"
+
+    def _object(self, finding: Finding) -> str | None:
+        """Out of the way, so that the next import or pull of this content brings a whole one."""
+        taken = self._take(finding)
+        return taken if not finding.hurts else None
+
+    def _dump(self, finding: Finding) -> str | None:
+        """The whole commit goes, so that a pull or import of it writes it anew."""
+        assert finding.commit is not None
+        path = f"commits/{finding.commit}"
+        self._take(replace(finding, path=path))
+        return None
+
+    def _take_whole(self, finding: Finding) -> str | None:
+        """What is taken is not saved: its finding stays damage."""
+        if self._take(finding) is not None:
+            finding.problem += "; it is in quarantine now"
+        return None
+
+    # What comes from elsewhere
+
+    def _fetch(self, fetch: Fetch) -> None:
+        objects = {f.digest: f.size for f in self._findings if f.digest is not None and f.size is not None and f.hurts}
+        wanted = {digest: size for digest, size in objects.items() if not self._store.objects.has(digest, size)}
+        commits = {f.commit for f in self._findings if f.kind in ("dump", "commit") and f.commit is not None}
+        commits = {commit for commit in commits if not self._store.commits.exists(commit)}
+        if wanted or commits:
+            fetch(wanted, commits)
+        for finding in self._findings:
+            if finding.digest in wanted and self._store.objects.has(finding.digest, finding.size):
+                finding.repair = "restored"
+            if finding.commit in commits and self._store.commits.exists(finding.commit):
+                finding.repair = "restored"
+
+    # What the dump proves
+
+    def _metadata(self, finding: Finding) -> str | None:
+        commit = finding.commit
+        assert commit is not None
+        if not self._store.commits.exists(commit):
+            return None
+        facts = facts_of(self._store.commits.dump(commit))
+        directory = self._store.layout.commit(commit)
+        try:
+            meta = facts.corrected(self._store.commits.meta(commit))
+        except DamagedError:
+            made = datetime.fromtimestamp(directory.stat().st_mtime, timezone.utc)
+            meta = replace(facts.meta(rfc3339(made)), origin={"kind": "repair"})
+        path = directory / METADATA
+        if os.path.lexists(path):
+            self._take(replace(finding, path=f"commits/{commit}/{METADATA}"))
+        with self._store.begin(f"repairing {path}") as tx:
+            tx.place_file(meta.to_toml(), path)
+        return "made again from the tree" + (_lost(meta) if meta.origin == {"kind": "repair"} else "")
+
+    def _image(self, finding: Finding) -> str | None:
+        assert finding.commit is not None
+        path = self._store.layout.commit(finding.commit) / IMAGE
+        if not self._store.commits.exists(finding.commit):
+            return None
+        if os.path.lexists(path):
+            self._take(finding)
+        self._store.commits.ensure_image(finding.commit)
+        return "made again from the tree"
+
+    # Refs
+
+    def _tag(self, finding: Finding) -> str | None:
+        """Where the reflog says that it was last, if that commit is there."""
+        name, _, tag = finding.hurts[0].partition(":")
+        commit = None
+        for entry in self._store.reflog.read(name):
+            if (entry.kind, entry.which) == ("tag", tag):
+                commit = entry.new
+        self._take(finding)
+        if commit is None or not self._store.commits.exists(commit):
+            finding.problem += "; it is in quarantine now, and the history names no commit for it"
+            return None
+        self._store.tags.set(name, tag, commit, force=True, why="fsck: where the reflog had it last")
+        return f"set to {commit}, where the reflog had it last"
+
+    def _reflog(self, finding: Finding) -> str | None:
+        path = self._path(finding)
+        name = path.parent.name
+        lines = self._store.reflog.lines(name)
+        bad = [line for line in lines if line and parse_entry(line) is None]
+        good = [line for line in lines if line and parse_entry(line) is not None]
+        if bad:
+            self._quarantine.keep(path, b"\n".join(bad) + b"\n")
+            self._taken.add(finding.path)
+        with self._store.begin(f"repairing {path}") as tx:
+            tx.place_file(b"".join(line + b"\n" for line in good), path)
+        return "damaged lines put into quarantine" if lines else "begun anew"
+
+
+def _lost(meta: CommitMeta) -> str:
+    return f"; its parent, message and origin are lost, and its time is taken to be {meta.timestamp}"

@@ -1,0 +1,144 @@
+"""The part of a check that looks at names, kinds, owners and modes: nothing is opened but directories.
+
+Everything in a store but what worktrees hold belongs to the owner of the store and is writable by nobody else, and no
+symbolic link is in it but the tags.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from stratum.errors import DamagedError
+from stratum.refs import is_hash, is_name
+from stratum.store.commits import DUMP, IMAGE, METADATA
+from stratum.store.findings import Finding, Kind
+from stratum.store.layout import DIRECTORIES, FORMAT_FILE, Layout
+
+QUARANTINE = "quarantine"
+_TOP = {FORMAT_FILE, "lock", "cache", QUARANTINE, "lost+found", *DIRECTORIES}
+_STRATUM = {"tags", "worktrees", "log.jsonl"}
+_COMMIT = {METADATA, DUMP, IMAGE}
+_WORKTREE = {"upperdir", "workdir", "meta.toml", "lease.toml", "switch.toml"}
+_THE_KERNELS = {"upperdir", "workdir"}
+"""Worktree directories with owners and modes of their own."""
+
+
+class Survey:
+    """A walk over the store at ``layout``; objects themselves are left to whoever reads them (``look``)."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._owner = layout.root.lstat().st_uid
+
+    def findings(self) -> Iterator[Finding]:
+        """Everything that is out of place."""
+        root = self._layout.root
+        for name in self._names(root):
+            path = root / name
+            if name in _TOP or name.startswith(".tmp-"):
+                yield from self.look(path, directory=name in (*DIRECTORIES, "cache", QUARANTINE))
+            else:
+                yield self._stray(path)
+        yield from self._object_directories()
+        for name in self._names(self._layout.commits):
+            path = self._layout.commits / name
+            if is_hash(name):
+                yield from self._contents(path, _COMMIT)
+            else:
+                yield self._stray(path)
+        yield from self._refs()
+
+    def look(self, path: Path, *, directory: bool = False, writable: bool = True) -> Iterator[Finding]:
+        """What is wrong with the kind, owner or mode of one entry; a file that is not ``writable`` has no w bit."""
+        try:
+            info = path.lstat()
+        except FileNotFoundError:
+            return
+        if stat.S_ISLNK(info.st_mode):
+            yield self._finding("symlink", path, f"a symbolic link to {os.readlink(path)!a}; a store has none there")
+            return
+        if not (stat.S_ISDIR if directory else stat.S_ISREG)(info.st_mode):
+            yield self._finding("stray", path, f"it is no {'directory' if directory else 'regular file'}")
+            return
+        if info.st_uid != self._owner:
+            yield self._finding("permissions", path, f"it belongs to user {info.st_uid}, the store to {self._owner}")
+        if info.st_mode & (0o022 if writable else 0o222):
+            whom = "others" if info.st_mode & 0o022 else "its owner"
+            yield self._finding("permissions", path, f"it is writable by {whom} (mode {info.st_mode & 0o7777:04o})")
+
+    def _object_directories(self) -> Iterator[Finding]:
+        for name in self._names(self._layout.objects):
+            path = self._layout.objects / name
+            if len(name) == 2 and not set(name) - set("0123456789abcdef"):
+                yield from self.look(path, directory=True)
+            else:
+                yield self._stray(path)
+
+    def _refs(self) -> Iterator[Finding]:
+        for name in self._names(self._layout.refs):
+            path = self._layout.refs / name
+            if name.endswith(".lock"):
+                yield from self.look(path)
+            elif is_name(name):
+                yield from self._contents(path, _STRATUM, directories={"tags", "worktrees"})
+                for part in ("tags", "worktrees"):
+                    if not os.path.lexists(path / part) and os.path.lexists(path):
+                        yield self._finding("directory", path / part, "it is missing")
+                yield from self._worktrees(path / "worktrees")
+                for tag in self._names(path / "tags"):
+                    if not is_name(tag):
+                        yield self._stray(path / "tags" / tag)
+            else:
+                yield self._stray(path)
+
+    def _worktrees(self, directory: Path) -> Iterator[Finding]:
+        for name in self._names(directory):
+            path = directory / name
+            if name.endswith(".lock"):
+                yield from self.look(path)
+            elif is_name(name) or (name.startswith(".") and name.endswith(".retired")):
+                yield from self._contents(path, _WORKTREE, kept=_THE_KERNELS)
+            else:
+                yield self._stray(path)
+
+    def _contents(
+        self, path: Path, names: set[str], *, directories: set[str] | None = None, kept: set[str] | None = None
+    ) -> Iterator[Finding]:
+        """The directory ``path`` and its entries, which are called ``names``."""
+        yield from self.look(path, directory=True)
+        for name in self._names(path):
+            entry = path / name
+            if name not in names:
+                yield self._stray(entry)
+            elif kept is not None and name in kept:
+                if _is_symlink(entry):
+                    yield from self.look(entry, directory=True)
+            else:
+                yield from self.look(entry, directory=directories is not None and name in directories)
+
+    def _names(self, directory: Path) -> list[str]:
+        """The names in a directory; none where it is no directory, which whoever looks at it tells."""
+        try:
+            return self._layout.names_in(directory) if stat.S_ISDIR(directory.lstat().st_mode) else []
+        except (FileNotFoundError, DamagedError):
+            return []
+
+    def _stray(self, path: Path) -> Finding:
+        if _is_symlink(path):
+            return self._finding("symlink", path, f"a symbolic link to {os.readlink(path)!a}; a store has none there")
+        found = self._finding("stray", path, "no store has such a file")
+        found.harmless = True
+        return found
+
+    def _finding(self, kind: Kind, path: Path, problem: str) -> Finding:
+        return Finding(kind, str(path.relative_to(self._layout.root)), problem)
+
+
+def _is_symlink(path: Path) -> bool:
+    try:
+        return stat.S_ISLNK(path.lstat().st_mode)
+    except FileNotFoundError:  # it is just being removed
+        return False

@@ -1,0 +1,220 @@
+"""Every kind of damage to a store: fsck names it with the refs it hurts, repair mends it or says that it cannot."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from stratum.api import importing, maintenance, tags, transfer, worktrees
+from stratum.api.session import Session
+from stratum.config import load_config
+from stratum.store import Store
+from tests.support.command import Command
+from tests.support.stores import check, snapshot
+
+pytestmark = pytest.mark.root
+
+
+class Scene:
+    """A store with two commits of ``app``, a worktree with work in it, and an OCI layout that has both commits."""
+
+    def __init__(self, tmp_path: Path) -> None:
+        self.session = Session(load_config({}, store=str(tmp_path / "store"), runtime_dir=str(tmp_path / "run")))
+        source = tmp_path / "source"
+        (source / "dir").mkdir(parents=True)
+        (source / "same").write_bytes(b"s" * 9000)
+        (source / "dir/own").write_bytes(b"1" * 9000)
+        self.old = importing.import_directory(self.session, str(source), "app:v1").commit.metadata_hash
+        (source / "dir/own").write_bytes(b"2" * 7000)
+        self.new = importing.import_directory(self.session, str(source), "app:v2").commit.metadata_hash
+        worktrees.add(self.session, "app+dev", "app:v2")
+        self.layout = f"oci:{tmp_path}/layout"
+        transfer.push(self.session, "app:v1", f"{self.layout}:v1")
+        transfer.push(self.session, "app:v2", f"{self.layout}:v2")
+        self.store: Store = self.session.store
+        self.root = self.store.root
+        self.upper = self.root / "refs/app/worktrees/dev/upperdir"
+        (self.upper / "work").write_text("only here")
+
+    def commit(self, commit: str, name: str) -> Path:
+        return self.root / "commits" / commit / name
+
+    def object(self, content: bytes) -> Path:
+        from stratum.composefs.verity import verity_digest
+
+        return self.store.objects.path(verity_digest(content))
+
+
+@pytest.fixture
+def scene(tmp_path: Path, runtime_dir: Path) -> Scene:
+    return Scene(tmp_path)
+
+
+def flip(path: Path) -> None:
+    """Turn one bit in the middle of a file."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    mode = path.stat().st_mode
+    path.chmod(0o600)
+    path.write_bytes(data)
+    path.chmod(mode & 0o7777)
+
+
+def cut(path: Path) -> None:
+    path.chmod(0o600)
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def plant(path: Path) -> None:
+    """A symbolic link to somebody else's file in place of ``path``."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+    path.symlink_to("/etc/shadow")
+
+
+def write(text: str) -> Callable[[Path], None]:
+    return lambda path: (path.unlink(missing_ok=True), path.write_text(text), None)[2]
+
+
+OBJECT = b"2" * 7000
+SHARED = b"s" * 9000
+META = "refs/app/worktrees/dev/meta.toml"
+
+# What is damaged, how; the kind and the refs that must be told; whether a repair with a source mends it.
+CASES: dict[str, tuple[Callable[[Scene], Path], Callable[[Path], None], str, set[str], bool]] = {
+    "object-flip": (lambda s: s.object(OBJECT), flip, "object", {"app:v2", "app+dev"}, True),
+    "object-short": (lambda s: s.object(OBJECT), cut, "object", {"app:v2", "app+dev"}, True),
+    "object-empty": (lambda s: s.object(SHARED), write(""), "object", {"app:v1", "app:v2", "app+dev"}, True),
+    "object-gone": (lambda s: s.object(SHARED), Path.unlink, "object", {"app:v1", "app:v2", "app+dev"}, True),
+    "object-link": (lambda s: s.object(OBJECT), plant, "symlink", {"app:v2", "app+dev"}, True),
+    "shard-link": (lambda s: s.object(OBJECT).parent, plant, "object", {"app:v2", "app+dev"}, True),
+    "image-flip": (lambda s: s.commit(s.old, "commit.cfs"), flip, "image", {"app:v1"}, True),
+    "image-cut": (lambda s: s.commit(s.new, "commit.cfs"), cut, "image", {"app:v2", "app+dev"}, True),
+    "image-gone": (lambda s: s.commit(s.old, "commit.cfs"), Path.unlink, "image", {"app:v1"}, True),
+    "image-link": (lambda s: s.commit(s.old, "commit.cfs"), plant, "image", {"app:v1"}, True),
+    "dump-flip": (lambda s: s.commit(s.old, "tree.dump.zst"), flip, "dump", {"app:v1"}, True),
+    "dump-gone": (lambda s: s.commit(s.new, "tree.dump.zst"), Path.unlink, "dump", {"app:v2", "app+dev"}, True),
+    "dump-link": (lambda s: s.commit(s.old, "tree.dump.zst"), plant, "dump", {"app:v1"}, True),
+    "metadata-flip": (lambda s: s.commit(s.old, "metadata.toml"), flip, "metadata", {"app:v1"}, True),
+    "metadata-gone": (lambda s: s.commit(s.old, "metadata.toml"), Path.unlink, "metadata", {"app:v1"}, True),
+    "metadata-text": (lambda s: s.commit(s.old, "metadata.toml"), write("[commit]\n"), "metadata", {"app:v1"}, True),
+    "metadata-link": (lambda s: s.commit(s.old, "metadata.toml"), plant, "metadata", {"app:v1"}, True),
+    "commit-gone": (lambda s: s.commit(s.old, ""), shutil.rmtree, "commit", {"app:v1"}, True),
+    "commit-link": (lambda s: s.commit(s.old, ""), plant, "commit", {"app:v1"}, True),
+    "tag-text": (lambda s: s.root / "refs/app/tags/v1", write("v1"), "tag", {"app:v1"}, True),
+    "tag-astray": (lambda s: s.root / "refs/app/tags/v1", plant, "tag", {"app:v1"}, True),
+    "tags-gone": (lambda s: s.root / "refs/app/tags", shutil.rmtree, "directory", set(), True),
+    "meta-text": (lambda s: s.root / META, write("[worktree]\nname='x'\n"), "worktree", {"app+dev"}, False),
+    "meta-gone": (lambda s: s.root / META, Path.unlink, "worktree", {"app+dev"}, False),
+    "lease-text": (
+        lambda s: s.root / "refs/app/worktrees/dev/lease.toml",
+        write("lease"),
+        "lease",
+        {"app+dev"},
+        False,
+    ),
+    "reflog-line": (lambda s: s.root / "refs/app/log.jsonl", write('{"when"\n'), "reflog", {"app"}, True),
+    "reflog-gone": (lambda s: s.root / "refs/app/log.jsonl", Path.unlink, "reflog", {"app"}, True),
+    "stratum-link": (lambda s: s.root / "refs/other", Path.mkdir, "directory", set(), True),
+    "object-mode": (lambda s: s.object(OBJECT), lambda p: p.chmod(0o666), "permissions", set(), True),
+    "object-owner": (lambda s: s.object(OBJECT), lambda p: os.chown(p, 1234, 0), "permissions", set(), True),
+    "commits-mode": (lambda s: s.root / "commits", lambda p: p.chmod(0o777), "permissions", set(), True),
+    "planted": (lambda s: s.root / "refs/app/evil", lambda p: p.symlink_to("/etc"), "symlink", set(), True),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_damage_is_named_and_mended(scene: Scene, name: str) -> None:
+    where, damage, kind, hurts, mended = CASES[name]
+    path = where(scene)
+    work = snapshot(scene.upper)
+    damage(path)
+    before = snapshot(scene.root)
+    found = maintenance.fsck(scene.session)
+    assert snapshot(scene.root) == before, "a check changed something"
+    relative = str(path.relative_to(scene.root))
+    told = [f for f in found.damage if f.kind == kind]
+    assert any(f.path == relative or relative in f.path or f.path in relative for f in told), found.damage
+    assert set().union(*(f.hurts for f in told)) == hurts
+    done = maintenance.fsck_repair(scene.session, source=scene.layout)
+    assert bool(done.damage) != mended, done.damage
+    assert not done.problems
+    assert maintenance.fsck(scene.session).damage == []
+    check(scene.store)
+    if mended:
+        assert scene.store.tags.list("app") == {"v1": scene.old, "v2": scene.new}
+        assert snapshot(scene.upper).keys() == work.keys()
+    kept = list(scene.root.rglob("work"))
+    assert [file.read_text() for file in kept] == ["only here"]
+
+
+def test_without_a_source_what_is_lost_is_kept_aside_and_said(scene: Scene) -> None:
+    flip(scene.object(OBJECT))
+    damaged = scene.object(OBJECT).read_bytes()
+    flip(scene.commit(scene.old, "tree.dump.zst"))
+    done = maintenance.fsck_repair(scene.session)
+    assert {finding.kind for finding in done.damage} == {"object", "dump"}
+    assert {finding.kind for finding in maintenance.fsck(scene.session).damage} == {"object", "commit"}
+    assert done.quarantine is not None
+    kept = done.quarantine / scene.object(OBJECT).relative_to(scene.root)
+    assert kept.read_bytes() == damaged
+    assert (done.quarantine / "commits" / scene.old / "tree.dump.zst").exists()
+    # An import of the same content heals both.
+    source = scene.root.parent / "source"
+    importing.import_directory(scene.session, str(source), "app:v2")
+    assert {finding.kind for finding in maintenance.fsck(scene.session).damage} == {"commit"}
+
+
+def test_quick_does_not_read_contents(scene: Scene) -> None:
+    flip(scene.object(OBJECT))
+    assert maintenance.fsck(scene.session, read_data=False).damage == []
+    cut(scene.object(OBJECT))
+    scene.object(OBJECT).chmod(0o444)
+    assert [f.kind for f in maintenance.fsck(scene.session, read_data=False).damage] == ["object"]
+
+
+def test_a_torn_last_line_of_the_reflog_is_no_damage(scene: Scene) -> None:
+    with (scene.root / "refs/app/log.jsonl").open("ab") as log:
+        log.write(b'{"when": "20')
+    found = maintenance.fsck(scene.session)
+    assert found.damage == []
+    assert [f.harmless for f in found.checked.findings] == [True]
+    tags.tag(scene.session, "app:v1", "v3")
+    assert [f.kind for f in maintenance.fsck(scene.session).damage] == ["reflog"]
+    maintenance.fsck_repair(scene.session)
+    assert maintenance.fsck(scene.session).checked.findings == []
+    assert len(scene.store.reflog.read("app")) == 4
+
+
+def test_the_command(scene: Scene, cli: Command) -> None:
+    code, out, err = cli("fsck")
+    assert (code, out) == (0, "")
+    assert "checked 2 commits and 3 objects" in err
+    flip(scene.object(OBJECT))
+    code, out, err = cli("fsck")
+    assert code == 5
+    assert "damaged object objects/" in out
+    assert "in app+dev /dir/own" in out or "in app:v2 /dir/own" in out
+    assert err.splitlines()[-2:] == ["error: 1 thing is damaged or missing", "hint: see 'stratum fsck --help'"]
+    code, out, err = cli("--format", "json", "fsck")
+    assert (code, json.loads(err)["id"]) == (5, "damaged")
+    document = json.loads(out)
+    assert document["ok"] is False
+    assert document["findings"][0]["hurts"] == ["app:v2", "app+dev"]
+    assert cli("fsck", "--from", scene.layout).code == 2
+    code, out, err = cli("fsck", "--repair", "--from", scene.layout)
+    assert (code, "restored" in out, "quarantine" in err) == (0, True, True)
+    assert cli.json("fsck")["ok"] is True
+
+
+def test_the_mount_state_is_looked_at(scene: Scene, cli: Command, runtime_dir: Path) -> None:
+    (runtime_dir / "state").write_text("{}")
+    code, out, _ = cli("fsck", "--quick")
+    assert (code, out.startswith("damaged state ")) == (5, True)
