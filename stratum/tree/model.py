@@ -165,6 +165,17 @@ class Whiteout(Inode):
         super().__init__(stat.S_IFCHR, 0, 0, 0)
 
 
+def with_xattrs(inode: Inode, xattrs: Xattrs) -> Inode:
+    """A copy of an inode that is no directory, with other extended attributes."""
+    common = (inode.mode, inode.uid, inode.gid, inode.mtime, xattrs)
+    if isinstance(inode, File):
+        return File(*common, size=inode.size, digest=inode.digest, content=inode.content)
+    if isinstance(inode, Symlink):
+        return Symlink(*common, target=inode.target)
+    assert isinstance(inode, Special)
+    return Special(*common, rdev=inode.rdev)
+
+
 def object_path(digest: bytes) -> bytes:
     """``ab/cdef...``: where the object with this 32-byte digest lives below the object directory."""
     return digest.hex("/", 31).encode()

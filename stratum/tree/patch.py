@@ -12,7 +12,7 @@ import os
 from stratum.errors import UsageError
 from stratum.tree import overlay
 from stratum.tree.merge import Task, run_deep
-from stratum.tree.model import Directory, File, Inode, Special, Symlink, Whiteout, Xattrs
+from stratum.tree.model import Directory, Inode, Whiteout, Xattrs, with_xattrs
 
 _MARKER = b".wh."
 _OPAQUE_MARKER = b".wh..wh..opq"
@@ -83,7 +83,7 @@ class _Converter:
             return inode
         done = self._rewritten.get(id(inode))
         if done is None:
-            done = self._rewritten[id(inode)] = _with_xattrs(inode, self._overlay_state(path, inode)[1])
+            done = self._rewritten[id(inode)] = with_xattrs(inode, self._overlay_state(path, inode)[1])
         return done
 
 
@@ -107,13 +107,3 @@ def _unchanged(new: dict[bytes, Inode], old: dict[bytes, Inode]) -> bool:
 
 def _copy(tree: Directory, xattrs: Xattrs, children: dict[bytes, Inode], *, opaque: bool) -> Directory:
     return Directory(tree.mode, tree.uid, tree.gid, tree.mtime, xattrs, children=children, opaque=opaque)
-
-
-def _with_xattrs(inode: Inode, xattrs: Xattrs) -> Inode:
-    common = (inode.mode, inode.uid, inode.gid, inode.mtime, xattrs)
-    if isinstance(inode, File):
-        return File(*common, size=inode.size, digest=inode.digest, content=inode.content)
-    if isinstance(inode, Symlink):
-        return Symlink(*common, target=inode.target)
-    assert isinstance(inode, Special)
-    return Special(*common, rdev=inode.rdev)

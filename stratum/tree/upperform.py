@@ -7,7 +7,7 @@ import stat
 from stratum.errors import UnsupportedError
 from stratum.tree import overlay
 from stratum.tree.merge import Task, run_deep
-from stratum.tree.model import Directory, File, Inode, Special, Symlink, Whiteout, Xattrs
+from stratum.tree.model import Directory, Inode, Special, Whiteout, with_xattrs
 
 _WHITEOUT = stat.S_IFCHR
 _OPAQUE = (overlay.TRUSTED_PREFIX + overlay.OPAQUE, overlay.OPAQUE_YES)
@@ -44,14 +44,4 @@ def _stored(node: Inode) -> Inode:
     if overlay.is_whiteout_device(node):
         raise UnsupportedError("a character device 0:0 cannot be kept as a change of a worktree")
     xattrs = overlay.escape_xattrs(node.xattrs)
-    return node if xattrs == node.xattrs else _with_xattrs(node, xattrs)
-
-
-def _with_xattrs(node: Inode, xattrs: Xattrs) -> Inode:
-    fields = (node.mode, node.uid, node.gid, node.mtime, xattrs)
-    if isinstance(node, File):
-        return File(*fields, size=node.size, digest=node.digest, content=node.content)
-    if isinstance(node, Symlink):
-        return Symlink(*fields, target=node.target)
-    assert isinstance(node, Special)
-    return Special(*fields, rdev=node.rdev)
+    return node if xattrs == node.xattrs else with_xattrs(node, xattrs)
