@@ -1,14 +1,21 @@
-"""Verifying one commit, whole."""
+"""Verifying one commit, whole or one path of it, and proving that a path is in it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from stratum.api.session import Session
-from stratum.errors import DamagedError, NotFoundError
+from stratum.errors import DamagedError, NotFoundError, UsageError
 from stratum.refs import parse_ref
-from stratum.tree.model import File, walk
+from stratum.tree.model import Directory, File, Inode, walk
+
+if TYPE_CHECKING:
+    from stratum.store import Store
+    from stratum.store.commits import CommitMeta
+    from stratum.tree.digest import InclusionProof
 
 Progress = Callable[[int, "int | None"], None]
 
@@ -22,34 +29,117 @@ class Verified:
     size: int
 
 
-def verify(session: Session, text: str, *, progress: Progress | None = None) -> Verified:
+def verify(session: Session, text: str, path: str | None = None, *, progress: Progress | None = None) -> Verified:
     """Read everything that makes up the commit that ``text`` names and compare it with its hashes.
 
     The dump with the commit's name and the Merkle root, the image with the dump, every object with its digest and
-    size. ``DamagedError`` names the first thing that does not match, with a path that it hurts.
+    size. With ``path``, the objects of that file, or of what is below that directory, only. ``DamagedError`` names the
+    first thing that does not match, with a path that it hurts; ``NotFoundError`` where the commit has no such path.
     """
-    from stratum.tree.digest import merkle_summary
-
     store = session.store
     commit = store.resolve_commit(parse_ref(text))
     meta = store.commits.meta(commit)
-    summary = merkle_summary(store.commits.dump(commit))
-    if (summary.root, summary.leaf_count, summary.tree_depth) != (meta.merkle_root, meta.leaf_count, meta.tree_depth):
-        raise DamagedError(f"the Merkle root of commit {commit} does not match its tree", hint="run 'stratum fsck'")
-    store.ensure_image(commit)
-    store.commits.verify_image(commit)
+    dump = store.commits.dump(commit)
+    _verify_tree(meta, dump)
+    _verify_image(store, commit, dump)
     files: dict[bytes, tuple[bytes, int]] = {}
-    for path, inode in walk(store.commits.tree(commit)):
+    for where, inode in _below(store, commit, path):
         if isinstance(inode, File) and inode.digest is not None:
-            files.setdefault(inode.digest, (path, inode.size))
+            files.setdefault(inode.digest, (where, inode.size))
     total = sum(size for _, size in files.values())
     done = 0
-    for digest, (path, size) in files.items():
-        _verify_object(store.objects.verify, commit, digest, path, size)
+    for digest, (where, size) in files.items():
+        _verify_object(store.objects.verify, commit, digest, where, size)
         done += size
         if progress is not None:
             progress(done, total)
     return Verified(commit, len(files), total)
+
+
+def _verify_tree(meta: CommitMeta, dump: bytes) -> None:
+    from stratum.tree.digest import merkle_summary
+
+    summary = merkle_summary(dump)
+    if (summary.root, summary.leaf_count, summary.tree_depth) != (meta.merkle_root, meta.leaf_count, meta.tree_depth):
+        raise DamagedError(
+            f"the Merkle root of commit {meta.metadata_hash} does not match its tree", hint="run 'stratum fsck'"
+        )
+
+
+def _verify_image(store: Store, commit: str, dump: bytes) -> None:
+    """The image on disk, and what metadata.toml says of it, must be what the dump gives."""
+    from stratum.store.facts import facts_of
+
+    if not facts_of(dump).agrees(store.commits.meta(commit)):
+        raise DamagedError(f"the metadata of commit {commit} does not match its tree", hint="run 'stratum fsck'")
+    store.commits.verify_image(commit)
+
+
+def _below(store: Store, commit: str, path: str | None) -> Iterable[tuple[bytes, Inode]]:
+    """Every (path, inode) at and below ``path``."""
+    tree = store.commits.tree(commit)
+    if path is None:
+        return walk(tree)
+    names = _names(path)
+    inode: Inode = tree
+    for name in names:
+        below = inode.children.get(name) if isinstance(inode, Directory) else None
+        if below is None:
+            raise NotFoundError(f"commit {commit} has no path {path}")
+        inode = below
+    top = b"/" + b"/".join(names)
+    if not isinstance(inode, Directory):
+        return [(top, inode)]
+    return ((top.rstrip(b"/") + where, inode) for where, inode in walk(inode))
+
+
+def _names(path: str) -> list[bytes]:
+    """The components of a path in a commit, from its root; ``..`` has no meaning there."""
+    names = [name for name in os.fsencode(path).split(b"/") if name not in (b"", b".")]
+    if b".." in names:
+        raise UsageError(f"{path} is no path in a commit", hint="write it from the root of the commit, without '..'")
+    return names
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """That ``path`` is in the commit: ``entry`` proves its line of the dump. For a further name of a hard-linked file,
+    which says no more than where the first is, ``target`` proves the first name's line."""
+
+    commit: str
+    path: str
+    entry: InclusionProof
+    target: InclusionProof | None = None
+
+
+def prove(session: Session, text: str, path: str) -> Proof:
+    """The proof that the commit which ``text`` names has ``path``, after checking the tree against the commit's hashes.
+
+    ``NotFoundError`` where it has not, ``DamagedError``.
+    """
+    from stratum.tree.digest import dump_lines, inclusion_proof
+    from stratum.tree.escape import escape
+
+    store = session.store
+    commit = store.resolve_commit(parse_ref(text))
+    dump = store.commits.dump(commit)
+    _verify_tree(store.commits.meta(commit), dump)
+    lines = dump_lines(dump)
+    escaped = b"/" + b"/".join(map(escape, _names(path)))
+    position = _line_of(lines, escaped)
+    if position is None:
+        raise NotFoundError(f"commit {commit} has no path {path}")
+    entry, target = inclusion_proof(lines, position), None
+    fields = lines[position].split(b" ", 9)
+    if fields[2].startswith(b"@"):
+        first = _line_of(lines, fields[8])
+        assert first is not None
+        target = inclusion_proof(lines, first)
+    return Proof(commit, escaped.decode("ascii"), entry, target)
+
+
+def _line_of(lines: list[bytes], escaped: bytes) -> int | None:
+    return next((number for number, line in enumerate(lines) if line.startswith(escaped + b" ")), None)
 
 
 def _verify_object(check: Callable[[bytes], int], commit: str, digest: bytes, path: bytes, size: int) -> None:

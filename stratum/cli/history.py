@@ -13,6 +13,7 @@ from stratum.cli.reftype import REF, REF_OR_PATH
 
 if TYPE_CHECKING:
     from stratum.tree.diff import Change
+    from stratum.tree.digest import InclusionProof
     from stratum.tree.model import Inode
 
 _LETTERS = {"added": "A", "deleted": "D", "modified": "M", "type": "T", "metadata": "m"}
@@ -153,14 +154,41 @@ _TYPES = {
 
 @verb("verify")
 @click.argument("ref", metavar="REF|HASH", type=REF)
-def verify(app: App, ref: str) -> None:
-    """Check a commit's tree, its two hashes, its image and the content of every object."""
+@click.argument("path", metavar="[PATH]", required=False)
+@click.option("--proof", is_flag=True, help="Print a proof, as JSON, that PATH is in the commit.")
+def verify(app: App, ref: str, path: str | None, proof: bool) -> None:
+    """Check a commit's tree, its two hashes, its image and the content of every object, or of PATH in it.
+
+    The proof holds PATH's line of the commit's dump and the hashes beside its way to the Merkle root (RFC 9162,
+    BLAKE3), so that whoever knows the root can check it without the rest of the commit.
+    """
+    from stratum.api.verify import prove
     from stratum.api.verify import verify as run
     from stratum.cli.progress import progress_bar
+    from stratum.errors import UsageError
 
+    if proof and path is None:
+        raise UsageError("--proof needs a PATH", hint="'/' is the root of the commit")
     with progress_bar(app.out, "verifying") as advance:
-        done = run(app.session, ref, progress=advance)
+        done = run(app.session, ref, path, progress=advance)
+    if proof:
+        assert path is not None
+        found = prove(app.session, ref, path)
+        document = {"commit": found.commit, "path": found.path, "merkle_root": found.entry.root}
+        document |= _proof_json(found.entry)
+        app.out.object(document | ({"target": _proof_json(found.target)} if found.target is not None else {}))
+        return
     if app.out.json:
         app.out.object({"commit": done.commit, "objects": done.objects, "bytes": done.size, "ok": True})
         return
-    app.out.line(f"{done.commit} is whole: {done.objects} objects, {human_size(done.size)}")
+    what = done.commit if path is None else f"{safe(path)} in {done.commit}"
+    app.out.line(f"{what} is whole: {done.objects} objects, {human_size(done.size)}")
+
+
+def _proof_json(proof: InclusionProof) -> dict[str, Any]:
+    return {
+        "line": proof.line.decode("ascii"),
+        "index": proof.index,
+        "leaf_count": proof.leaf_count,
+        "siblings": [{"side": side, "hash": sibling.hex()} for side, sibling in proof.path],
+    }
