@@ -12,7 +12,7 @@ import os
 from stratum.errors import UsageError
 from stratum.tree import overlay
 from stratum.tree.merge import Task, run_deep
-from stratum.tree.model import Directory, Inode, Whiteout, Xattrs, with_xattrs
+from stratum.tree.model import Directory, File, Inode, Whiteout, Xattrs, with_xattrs
 
 _MARKER = b".wh."
 _OPAQUE_MARKER = b".wh..wh..opq"
