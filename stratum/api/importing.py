@@ -1,4 +1,4 @@
-"""Imports: directories become commits; a new stratum begins with one."""
+"""Imports: what is elsewhere becomes commits; a new stratum begins with one."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from stratum.api.session import Session
 from stratum.errors import ConflictError, ExistsError, NotFoundError, StratumError, UsageError, os_error_text
 from stratum.refs import DEFAULT_TAG, DEFAULT_WORKTREE, check_name, parse_ref
 
 if TYPE_CHECKING:
+    from stratum.api.sources import CommitSource, Reading
     from stratum.mount.state import Record
+    from stratum.store import Store
     from stratum.store.commits import CommitMeta
+    from stratum.store.transaction import Transaction
 
 Progress = Callable[[int, "int | None"], None]
 
@@ -35,44 +38,73 @@ class Imported:
         return self.previous != self.commit.metadata_hash
 
 
-def import_directory(
-    session: Session,
-    path: str,
-    name: str,
-    *,
-    message: str | None = None,
-    devices: bool = False,
-    progress: Progress | None = None,
-) -> Imported:
-    """Make a commit of the directory ``path`` and point ``name`` (NAME or NAME:TAG) at it.
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to import: ``tag`` chooses in a layout that holds several, ``bare`` takes a directory as a directory."""
 
-    A tag that exists moves, and its commit becomes the new one's parent; the reflog keeps where it was. Raises
-    ``UsageError``, ``NotFoundError`` and ``StratumError`` naming the path that cannot be read.
+    tag: str | None = None
+    bare: bool = False
+    message: str | None = None
+    devices: bool = False
+    progress: Progress | None = None
+
+
+DEFAULTS = Options()
+
+
+def import_(session: Session, path: str, name: str, options: Options = DEFAULTS) -> Imported:
+    """Make a commit of what is at ``path`` (``api.sources``) and point ``name`` (NAME or NAME:TAG) at it.
+
+    A commit in an archive or layout is taken as it is, with the parents that are in the same archive. A tag that
+    exists moves, and its commit becomes the parent of a new one; the reflog keeps where it was. Raises ``UsageError``,
+    ``NotFoundError``, ``DamagedError`` and ``StratumError`` naming the path that cannot be read.
     """
-    from stratum.ingest.directory import import_directory as read
+    from stratum.api.sources import CommitSource, ImageSource, open_source
 
     stratum, tag = tag_to_set(name)
-    store = session.create_store()
-    with store.begin(f"importing {path}") as tx:
-        previous = store.tags.find(stratum, tag)
-        root, warnings = read(
-            store,
-            tx,
-            Path(path),
-            jobs=session.config.jobs,
-            devices=devices,
-            progress=progress,
-        )
-        meta = store.write_commit(
-            tx,
-            root,
-            parent=previous,
-            message=message,
-            origin={"kind": "import"},
-            timestamp=session.now(),
-        )
-        store.tags.set(stratum, tag, meta.metadata_hash, expected=previous, why=f"import {path}")
+    with open_source(session, path, tag=options.tag, bare=options.bare, progress=options.progress) as source:
+        store = session.create_store()
+        if isinstance(source, CommitSource):
+            return _import_commit(store, source, path, stratum, tag, options)
+        with store.begin(f"importing {path}") as tx:
+            previous = store.tags.find(stratum, tag)
+            root, warnings = source.read(_reading(session, tx, options), None)
+            meta = store.write_commit(
+                tx,
+                root,
+                parent=previous,
+                message=options.message,
+                origin={"kind": "import", **source.origin},
+                timestamp=session.now(),
+            )
+            store.tags.set(stratum, tag, meta.metadata_hash, expected=previous, why=f"import {path}")
+    if isinstance(source, ImageSource) and source.image.commit not in (None, meta.metadata_hash):
+        warnings.append(f"{path} says that it was made from commit {source.image.commit}, which is another tree")
     return Imported(f"{stratum}:{tag}", meta, previous, warnings)
+
+
+def import_directory(
+    session: Session, path: str, name: str, *, message: str | None = None, progress: Progress | None = None
+) -> Imported:
+    """``import_`` of the directory ``path`` as it is, whatever is in it."""
+    return import_(session, path, name, Options(bare=True, message=message, progress=progress))
+
+
+def _import_commit(store: Store, source: CommitSource, path: str, stratum: str, tag: str, options: Options) -> Imported:
+    from stratum.api.sources import history_of
+    from stratum.registry.pull import pull_from
+
+    if options.message is not None:
+        raise UsageError(
+            f"{path} holds a commit, which keeps its own message", hint="leave --message out, or commit a change to it"
+        )
+    # Held until the tag is set, so that no garbage collection finds a commit without a name.
+    with store.locks.store():
+        previous = store.tags.find(stratum, tag)
+        for digest in (*history_of(source), source.reference):
+            done = pull_from(store, source.remote, digest, kind="import", progress=options.progress)
+        store.tags.set(stratum, tag, done.commit, expected=previous, why=f"import {path}")
+    return Imported(f"{stratum}:{tag}", store.commits.meta(done.commit), previous)
 
 
 def import_patch(
@@ -80,38 +112,57 @@ def import_patch(
     path: str,
     name: str,
     base: str,
-    *,
-    message: str | None = None,
-    devices: bool = False,
-    progress: Progress | None = None,
+    options: Options = DEFAULTS,
 ) -> Imported:
-    """Lay the patch tree in the directory ``path`` over the commit ``base`` and point ``name`` at the result.
+    """Lay the patch at ``path`` (``api.sources``) over the commit ``base`` and point ``name`` at the result.
 
-    The patch may delete with whiteouts (``tree.patch``); what it does not mention stays. Raises as
-    ``import_directory`` does, and ``UsageError`` for markers that mean nothing.
+    The patch may delete with whiteouts (``tree.patch``); what it does not mention stays. Raises as ``import_`` does,
+    and ``UsageError`` for markers that mean nothing.
     """
-    from stratum.ingest.directory import import_directory as read
-    from stratum.tree.merge import apply_layer
-    from stratum.tree.patch import layer_from_patch_tree
+    from stratum.api.sources import CommitSource, laid_over, open_source
 
     store = session.store
     stratum, tag = tag_to_set(name)
     commit = store.resolve_commit(parse_ref(base))
-    with store.begin(f"importing the patch {path}") as tx:
+    origin: dict[str, Any] = {"kind": "import", "patch_of": commit}
+    with (
+        open_source(session, path, tag=options.tag, bare=options.bare, progress=options.progress) as source,
+        store.begin(f"importing the patch {path}") as tx,
+    ):
         previous = store.tags.find(stratum, tag)
-        tree = store.commits.tree(commit)
-        patch, warnings = read(store, tx, Path(path), jobs=session.config.jobs, devices=devices, progress=progress)
+        below = store.commits.tree(commit)
+        warnings: list[str] = []
+        if isinstance(source, CommitSource):
+            patch = _patch_commit(store, source, options)
+            origin["patch"] = patch
+            tree = laid_over(below, store.commits.tree(patch))
+        else:
+            tree, warnings = source.read(_reading(session, tx, options), below)
+            origin |= source.origin
         meta = store.write_commit(
             tx,
-            apply_layer(tree, layer_from_patch_tree(patch)),
+            tree,
             parent=commit,
-            message=message,
-            origin={"kind": "import", "patch_of": commit},
+            message=options.message,
+            origin=origin,
             timestamp=session.now(),
-            known=tree,
+            known=below,
         )
         store.tags.set(stratum, tag, meta.metadata_hash, expected=previous, why=f"import of the patch {path}")
     return Imported(f"{stratum}:{tag}", meta, previous, warnings)
+
+
+def _patch_commit(store: Store, source: CommitSource, options: Options) -> str:
+    """Bring the commit that is a patch into the store; it needs no name there."""
+    from stratum.registry.pull import pull_from
+
+    return pull_from(store, source.remote, source.reference, kind="import", progress=options.progress).commit
+
+
+def _reading(session: Session, tx: Transaction, options: Options) -> Reading:
+    from stratum.api.sources import Reading
+
+    return Reading(session.store, tx, session.config.jobs, options.devices, options.progress)
 
 
 def tag_to_set(name: str) -> tuple[str, str]:

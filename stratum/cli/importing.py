@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from stratum.api.sources import REFERENCE_PREFIXES
 from stratum.cli.app import App, message_option, verb
 from stratum.cli.output import human_size, short
 from stratum.cli.progress import progress_bar
@@ -21,10 +22,23 @@ if TYPE_CHECKING:
 @click.argument("arguments", metavar="PATH NAME[:TAG]  |  --patch [BASE] REF PATH", nargs=-1, required=True)
 @click.option("--bare", is_flag=True, help="PATH is a directory whose content becomes a commit.")
 @click.option("--patch", is_flag=True, help="PATH holds changes to make to the commit BASE (default: REF itself).")
+@click.option("--tag", metavar="TAG", help="Which one to take of the tags in an export or OCI image layout.")
 @click.option("--devices", is_flag=True, help="Take device nodes too; without this they are refused.")
 @message_option
-def import_(app: App, arguments: tuple[str, ...], bare: bool, patch: bool, devices: bool, message: str | None) -> None:
+def import_(
+    app: App,
+    arguments: tuple[str, ...],
+    bare: bool,
+    patch: bool,
+    tag: str | None,
+    devices: bool,
+    message: str | None,
+) -> None:
     """Make a commit from PATH and point NAME:TAG (NAME:latest without a TAG) at it.
+
+    PATH is a directory, a tar archive (plain or compressed with gzip, xz or zstd), a file written by 'stratum export',
+    an OCI image layout (oci:DIRECTORY[:TAG] or oci-archive:FILE[:TAG]), or an image in a registry
+    (docker://HOST/REPOSITORY[:TAG]). Of an ordinary container image the layers are put together.
 
     PATH may stand before or after the names, where just one of the arguments exists as a path.
 
@@ -36,15 +50,14 @@ def import_(app: App, arguments: tuple[str, ...], bare: bool, patch: bool, devic
         raise UsageError(f"too many names: {' '.join(names)}", hint="see 'stratum import --help'")
     if bare and not os.path.isdir(path):
         raise UsageError(f"--bare takes a directory, and {path} is none")
-    from stratum.api.importing import import_directory, import_patch
+    from stratum.api import importing
 
     with progress_bar(app.out, "importing", unit="files") as advance:
+        options = importing.Options(tag, bare, message, devices, advance)
         if patch:
-            done = import_patch(
-                app.session, path, names[-1], names[0], message=message, devices=devices, progress=advance
-            )
+            done = importing.import_patch(app.session, path, names[-1], names[0], options)
         else:
-            done = import_directory(app.session, path, names[0], message=message, devices=devices, progress=advance)
+            done = importing.import_(app.session, path, names[0], options)
     report_import(app, done)
 
 
@@ -94,7 +107,7 @@ def path_and_names(arguments: Sequence[str]) -> tuple[str, list[str]]:
     """
     if len(arguments) < 2:
         raise UsageError("a path and a name are needed", hint="write: stratum import PATH NAME")
-    slashed = [argument for argument in arguments if "/" in argument]
+    slashed = [argument for argument in arguments if "/" in argument or argument.startswith(REFERENCE_PREFIXES)]
     there = slashed or [argument for argument in arguments if os.path.lexists(argument)]
     if not there:
         raise NotFoundError(f"none of {', '.join(arguments)} exists as a path")
@@ -104,7 +117,7 @@ def path_and_names(arguments: Sequence[str]) -> tuple[str, list[str]]:
             hint="a name contains no '/'" if slashed else f"write the path with a slash: ./{there[0]}",
         )
     path = there[0]
-    if not os.path.lexists(path):
+    if not path.startswith(REFERENCE_PREFIXES) and not os.path.lexists(path):
         raise NotFoundError(f"{path} does not exist")
     names = list(arguments)
     names.remove(path)

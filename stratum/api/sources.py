@@ -1,0 +1,308 @@
+"""Where an import reads from, told by what is there.
+
+::
+
+    DIRECTORY                        its content; with an OCI image layout in it, the layout's (not with bare)
+    FILE                             a tar archive, plain or compressed; with an OCI image layout in it, the layout's
+    oci:DIRECTORY[:TAG]              an OCI image layout
+    oci-archive:FILE[:TAG]           one in a tar
+    docker://HOST/REPOSITORY[:TAG]   a registry
+
+A layout or registry holds commits, which are taken as they are, or container images, whose layers become a tree.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from stratum.errors import DamagedError, NotFoundError, StratumError, UsageError
+from stratum.refs import DEFAULT_TAG
+
+if TYPE_CHECKING:
+    from stratum.api.session import Session
+    from stratum.registry.archive import ArchiveReader
+    from stratum.registry.image import Image, ImageLayer
+    from stratum.registry.layout import Layout
+    from stratum.registry.remote import Remote
+    from stratum.registry.target import Target
+    from stratum.store import Store
+    from stratum.store.transaction import Transaction
+    from stratum.tree.model import Directory
+
+Progress = Callable[[int, "int | None"], None]
+
+DOCKER = "docker://"
+REFERENCE_PREFIXES = ("oci:", "oci-archive:", DOCKER)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What reading a tree needs besides its source."""
+
+    store: Store
+    tx: Transaction
+    jobs: int = 1
+    devices: bool = False
+    progress: Progress | None = None
+
+
+class TreeSource(Protocol):
+    """Something with a tree in it. ``what`` names it; ``origin`` goes into the commit's metadata."""
+
+    @property
+    def what(self) -> str: ...
+
+    @property
+    def origin(self) -> dict[str, Any]: ...
+
+    def read(self, reading: Reading, base: Directory | None) -> tuple[Directory, list[str]]:
+        """The tree, or with ``base`` that one with this source's changes; and warnings."""
+
+
+@dataclass(slots=True)
+class DirectorySource:
+    """A directory; over a base, one with whiteouts."""
+
+    what: str
+    origin: dict[str, Any] = field(default_factory=dict)
+
+    def read(self, reading: Reading, base: Directory | None) -> tuple[Directory, list[str]]:
+        from stratum.ingest.directory import import_directory
+
+        tree, warnings = import_directory(
+            reading.store,
+            reading.tx,
+            Path(self.what),
+            jobs=reading.jobs,
+            devices=reading.devices,
+            progress=reading.progress,
+        )
+        return laid_over(base, tree), warnings
+
+
+@dataclass(slots=True)
+class TarSource:
+    """A tar archive; over a base, one with whiteouts."""
+
+    what: str
+    origin: dict[str, Any] = field(default_factory=dict)
+
+    def read(self, reading: Reading, base: Directory | None) -> tuple[Directory, list[str]]:
+        from stratum.ingest.tarball import read_tar_file
+
+        tree = read_tar_file(reading.tx, Path(self.what), base=base, devices=reading.devices, progress=reading.progress)
+        if {b"oci-layout", b"index.json", b"blobs"} <= tree.children.keys():
+            raise UsageError(
+                f"{self.what} is a compressed OCI image layout", hint="decompress it first, so that it can be checked"
+            )
+        return laid_over(base, tree), []
+
+
+@dataclass(slots=True)
+class ImageSource:
+    """A container image: its layers, lowest first."""
+
+    remote: Remote
+    image: Image
+
+    @property
+    def what(self) -> str:
+        return str(self.remote.target)
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        return {"reference": self.what, "manifest": self.image.digest}
+
+    def read(self, reading: Reading, base: Directory | None) -> tuple[Directory, list[str]]:
+        tree = base
+        for layer in self.image.layers:
+            tree = self._layer(reading, layer, tree)
+        if tree is None:
+            raise StratumError(f"the image {self.what} has no layers, so there is nothing to import")
+        return tree, []
+
+    def _layer(self, reading: Reading, layer: ImageLayer, base: Directory | None) -> Directory:
+        import hashlib
+
+        from stratum.ingest.compression import decompressed, reader_of
+        from stratum.ingest.tarball import read_tar
+
+        what = f"layer {layer.blob.digest} of {self.what}"
+        sha = hashlib.sha256()
+        read = decompressed(reader_of(self.remote.read_blob(layer.blob)), what)
+
+        def hashed(size: int) -> bytes:
+            data = read(size)
+            sha.update(data)
+            return data
+
+        tree = read_tar(
+            reading.tx,
+            hashed,
+            what,
+            base=base,
+            devices=reading.devices,
+            strict=False,
+            progress=reading.progress,
+        )
+        if sha.hexdigest() != layer.diff_id:
+            raise DamagedError(f"{what} is not the layer that the image's configuration names")
+        return laid_over(base, tree, layer=True)
+
+
+@dataclass(slots=True)
+class CommitSource:
+    """A commit in a layout, an archive or a registry."""
+
+    remote: Remote
+    reference: str
+
+
+def laid_over(base: Directory | None, tree: Directory, *, layer: bool = False) -> Directory:
+    """``tree``, or it laid over ``base`` with its whiteouts obeyed; a ``layer`` may have some without a base too."""
+    from stratum.tree.merge import apply_layer
+    from stratum.tree.patch import layer_from_patch_tree
+
+    if base is not None:
+        return apply_layer(base, layer_from_patch_tree(tree))
+    if layer:
+        return apply_layer(tree.with_children({}), layer_from_patch_tree(tree))
+    return tree
+
+
+@contextmanager
+def open_source(
+    session: Session, path: str, *, tag: str | None = None, bare: bool = False, progress: Progress | None = None
+) -> Iterator[TreeSource | CommitSource]:
+    """What is at ``path``; ``tag`` chooses between several in a layout.
+
+    ``progress`` is told of the bytes of an archive that are checked before anything is read from it. Raises
+    ``NotFoundError``, ``UsageError`` where it is not clear what is meant, ``DamagedError`` and ``StratumError``.
+    """
+    if path.startswith(REFERENCE_PREFIXES):
+        opened = _open_reference(session, path, tag, progress)
+    elif os.path.isdir(path):
+        layout = not bare and os.path.isfile(os.path.join(path, "oci-layout"))
+        if not layout:
+            _refuse_tag(path, tag)
+            yield DirectorySource(path)
+            return
+        opened = _open_local(_local(directory=path), tag, progress)
+    else:
+        from stratum.registry.archive import is_layout_archive
+
+        if not is_layout_archive(path):
+            _refuse_tag(path, tag)
+            yield TarSource(path)
+            return
+        opened = _open_local(_local(archive=path), tag, progress)
+    remote, reference = opened
+    with remote:
+        yield _of_manifest(remote, reference)
+
+
+def _of_manifest(remote: Remote, reference: str) -> ImageSource | CommitSource:
+    from stratum.registry.image import is_commit, read_image
+
+    data, digest = remote.get_manifest(reference)
+    if is_commit(data):
+        return CommitSource(remote, digest)
+    return ImageSource(remote, read_image(remote, digest))
+
+
+def _refuse_tag(path: str, tag: str | None) -> None:
+    if tag is not None:
+        raise UsageError(f"{path} is no OCI image layout, so it has no tag {tag}", hint="leave --tag out")
+
+
+def _open_reference(session: Session, text: str, tag: str | None, progress: Progress | None) -> tuple[Remote, str]:
+    from stratum.registry.remote import Access, open_remote
+    from stratum.registry.target import parse_target
+
+    if text.startswith(DOCKER):
+        target = parse_target(text[len(DOCKER) :], session.config.registry)
+        return open_remote(target, Access.from_config(session.config)), tag or target.reference
+    target = parse_target(text)
+    given = target.digest or (target.tag if text.endswith(f":{target.tag}") else None)
+    if tag is not None and given is not None:
+        raise UsageError(f"{text} names a tag already", hint="leave --tag out")
+    return _open_local(target, tag or given, progress)
+
+
+def _local(*, directory: str | None = None, archive: str | None = None) -> Target:
+    """The layout in a directory or an archive, whatever characters its path has."""
+    from stratum.registry.target import Target
+
+    return Target(
+        None,
+        "",
+        DEFAULT_TAG,
+        directory=Path(directory).absolute() if directory is not None else None,
+        archive=Path(archive).absolute() if archive is not None else None,
+    )
+
+
+def _open_local(target: Target, tag: str | None, progress: Progress | None) -> tuple[Remote, str]:
+    """A layout in a directory or an archive, and the manifest in it that is meant."""
+    from stratum.registry.archive import ArchiveReader
+    from stratum.registry.layout import Layout
+
+    remote: Layout | ArchiveReader
+    if target.directory is not None:
+        if not target.directory.is_dir():
+            raise NotFoundError(f"there is no directory {target.directory}")
+        remote = Layout(target)
+        return remote, _choose(remote, tag, str(target.directory))
+    remote = ArchiveReader(target)
+    try:
+        remote.verify(progress)
+        return remote, _choose(remote, tag, str(target.archive))
+    except BaseException:
+        remote.close()
+        raise
+
+
+def _choose(remote: Layout | ArchiveReader, tag: str | None, where: str) -> str:
+    """The tag that was given, or the only one; the only manifest where none has a tag."""
+    from stratum.registry.imageindex import digest_of_entry
+
+    if tag is not None:
+        return tag
+    tags, entries = remote.list_tags(), remote.entries()
+    if len(tags) == 1:
+        return tags[0]
+    if not tags and len(entries) == 1:
+        return digest_of_entry(entries[0], where)
+    if not tags:
+        raise StratumError(f"{where} holds {len(entries)} manifests and no tag")
+    raise UsageError(f"{where} holds several tags: {', '.join(tags)}", hint=f"choose one: --tag {tags[0]}")
+
+
+def history_of(source: CommitSource) -> list[str]:
+    """The digests of the manifests of the commit's parents that are in the same archive, the oldest first."""
+    from stratum.registry.archive import ArchiveReader
+    from stratum.registry.artifact import read_manifest
+    from stratum.registry.image import is_commit
+    from stratum.registry.imageindex import digest_of_entry
+
+    remote, where = source.remote, str(source.remote.target)
+    if not isinstance(remote, ArchiveReader):
+        return []
+    parents: dict[str, tuple[str, str | None]] = {}
+    for entry in remote.entries():
+        digest = digest_of_entry(entry, where)
+        data = remote.get_manifest(digest)[0]
+        if is_commit(data):
+            manifest = read_manifest(data, where)
+            parents.setdefault(manifest.commit, (digest, manifest.parent))
+    current = read_manifest(remote.get_manifest(source.reference)[0], where).parent
+    chain: list[str] = []
+    while current in parents and parents[current][0] not in (*chain, source.reference):
+        digest, current = parents[current]
+        chain.append(digest)
+    return chain[::-1]
