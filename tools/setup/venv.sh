@@ -17,7 +17,7 @@ if ! version=$("$python" -c 'import sys; print(sys.version); sys.exit(sys.versio
     exit 1
 fi
 
-inputs=$({ printf '%s\n' "$venv" "$python" "$version"; cat pyproject.toml "$constraints" tools/setup/venv.sh; } | sha256sum)
+inputs=$({ printf '%s\n' "$venv" "$python" "$version"; cat pyproject.toml hatch_build.py stratum/csi/csi.proto "$constraints" tools/setup/venv.sh; } | sha256sum)
 if [[ -x "$venv/bin/stratum" && "$(cat "$venv/inputs" 2>/dev/null)" == "$inputs" ]]; then
     exit 0
 fi
@@ -26,6 +26,6 @@ echo "setup: virtual environment .venv with $python"
 "$python" -m venv --clear "$venv"
 pip=("$venv/bin/python" -m pip --quiet --disable-pip-version-check install --retries 5 --constraint "$constraints")
 # The build backend comes from the same constraints as everything else, so the build is not isolated.
-"${pip[@]}" hatchling editables
+"${pip[@]}" hatchling editables grpcio-tools
 "${pip[@]}" --no-build-isolation --editable '.[csi,dev]'
 echo "$inputs" >"$venv/inputs"

@@ -1,0 +1,1 @@
+"""The Kubernetes CSI driver: Identity, Controller and Node services over gRPC."""
