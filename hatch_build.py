@@ -1,4 +1,4 @@
-"""Build step: the Python modules of ``stratum/csi/csi.proto``, written next to it. Runs for wheels and editable installs.
+"""Build step: the Python modules of ``stratum/csi/csi.proto``, written next to it, also in editable installs.
 
 They are not kept in version control. ``csi_pb2.pyi`` is for type checkers.
 """
