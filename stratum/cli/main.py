@@ -37,6 +37,8 @@ VERBS = {
     "verify": "stratum.cli.history:verify",
     "push": "stratum.cli.transfer:push",
     "pull": "stratum.cli.transfer:pull",
+    "login": "stratum.cli.registries:login",
+    "logout": "stratum.cli.registries:logout",
     "export": "stratum.cli.exporting:export",
     "hook": "stratum.cli.hook:hook",
     "fsck": "stratum.cli.maintenance:fsck",

@@ -31,8 +31,20 @@ def tag(app: App, ref: str, new: str, move: bool, force: bool) -> None:
 
 @verb("list")
 @click.argument("name", metavar="[NAME]", required=False, type=NAME)
-def list_(app: App, name: str | None) -> None:
-    """List the tags and worktrees of NAME, or all strata."""
+@click.option(
+    "--remote", metavar="HOST/REPOSITORY", help="List the tags of a repository, or of oci:DIRECTORY, instead."
+)
+@click.option("--plain-http", is_flag=True, help="With --remote: use HTTP without TLS.")
+@click.option("--ca-file", metavar="FILE", help="With --remote: trust the certificate authorities in FILE.")
+def list_(app: App, name: str | None, remote: str | None, plain_http: bool, ca_file: str | None) -> None:
+    """List the tags and worktrees of NAME, or all strata, or the tags of a repository with their dates and sizes."""
+    if remote is not None:
+        from stratum.cli.registries import list_remote
+
+        if name is not None:
+            raise UsageError("NAME and --remote cannot both be given")
+        list_remote(app, remote, plain_http=plain_http, ca_file=ca_file)
+        return
     from stratum.api.tags import list_strata, list_stratum
 
     if name is None:

@@ -1,0 +1,65 @@
+"""Registries themselves: logging in and out, and what their repositories hold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stratum.api.session import Session
+from stratum.errors import UsageError
+
+if TYPE_CHECKING:
+    from stratum.registry.listing import RemoteTag
+
+
+def login(
+    session: Session,
+    registry: str | None,
+    user: str,
+    password: str,
+    *,
+    plain_http: bool = False,
+    ca_file: str | None = None,
+) -> tuple[str, Path]:
+    """Try ``user`` and ``password`` at ``registry`` (default: that of the settings) and keep them; (registry, file).
+
+    Raises ``UsageError`` for a malformed registry or user and ``StratumError`` in the registry's words where it does
+    not let the user in.
+    """
+    from stratum.registry.login import login as run
+    from stratum.registry.remote import Access
+
+    place = registry_or_default(session, registry)
+    return place, run(place, user, password, Access.from_config(session.config, plain_http=plain_http, ca_file=ca_file))
+
+
+def logout(session: Session, registry: str | None) -> tuple[str, list[Path]]:
+    """Forget the credentials of ``registry``; it and the files that they were in. ``NotFoundError`` where there are
+    none."""
+    from stratum.registry.login import logout as run
+    from stratum.registry.remote import Access
+
+    place = registry_or_default(session, registry)
+    return place, run(place, Access.from_config(session.config))
+
+
+def registry_or_default(session: Session, registry: str | None) -> str:
+    """``registry``, or the host of the settings' default registry. ``UsageError`` where there is none."""
+    if registry is not None:
+        return registry
+    if session.config.registry is None:
+        raise UsageError("it is not said which registry", hint="give HOST[:PORT], or set 'registry' in the settings")
+    scheme, mark, rest = session.config.registry.rpartition("://")
+    return f"{scheme}{mark}{rest.partition('/')[0]}"
+
+
+def list_remote(
+    session: Session, target: str, *, plain_http: bool = False, ca_file: str | None = None
+) -> list[RemoteTag]:
+    """The tags of a repository or an OCI image layout; ``NotFoundError`` where there are none."""
+    from stratum.registry.listing import list_remote as run
+    from stratum.registry.remote import Access
+    from stratum.registry.target import parse_target
+
+    access = Access.from_config(session.config, plain_http=plain_http, ca_file=ca_file)
+    return run(parse_target(target, session.config.registry), access)
