@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Mapping
 
 from stratum.errors import DamagedError, StratumError, UnsupportedError
 from stratum.tree.escape import (
@@ -37,16 +37,18 @@ from stratum.tree.model import INLINE_MAX, Directory, File, Inode, Special, Syml
 _SECOND = 1_000_000_000
 _NO_DATA = (b"-", b"-", b"-")
 _SHOWN_MAX = 1000
+NOTHING_KEPT: Mapping[int, memoryview] = {}
 
 
-def write_dump(root: Directory) -> bytes:
+def write_dump(root: Directory, kept: Mapping[int, memoryview] = NOTHING_KEPT) -> bytes:
     """The canonical dump of the tree at ``root``.
 
-    ``UnsupportedError`` naming the path where the tree holds something that no commit can (``tree.limits``).
+    ``kept`` has the lines of those directories, with all below, that need not be looked into (``tree.splice``), by
+    ``id``. ``UnsupportedError`` naming the path where the tree holds something that no commit can (``tree.limits``).
     """
-    links = count_links(root)
+    links = count_links(root, kept)
     first_path: dict[int, bytes] = {}
-    lines: list[bytes] = []
+    lines: list[bytes | memoryview] = []
 
     def add(path: bytes, inode: Inode) -> None:
         if type(inode) is Directory:
@@ -61,6 +63,8 @@ def write_dump(root: Directory) -> bytes:
                 first_path[key] = path
         lines.append(_line(path, inode, nlink, target))
 
+    if id(root) in kept:
+        return bytes(kept[id(root)])
     add(b"/", root)
     stack: list[tuple[bytes, Directory, Iterator[bytes]]] = [(b"/", root, iter(sorted(root.children)))]
     while stack:
@@ -70,6 +74,9 @@ def write_dump(root: Directory) -> bytes:
             path = prefix + escape(name)
             if problem := check_name(name):
                 raise _cannot_store(path, problem)
+            if id(inode) in kept:
+                lines.append(kept[id(inode)][:-1])  # without its last newline
+                continue
             add(path, inode)
             if type(inode) is Directory:
                 stack.append((path + b"/", inode, iter(sorted(inode.children))))
@@ -87,17 +94,21 @@ def directory_nlink(directory: Directory) -> int:
     return 2 + sum(type(child) is Directory for child in directory.children.values())
 
 
-def count_links(root: Directory) -> dict[int, int]:
-    """``id(inode)`` -> number of names, for every non-directory with more than one name."""
+def count_links(root: Directory, left_out: Container[int] = ()) -> dict[int, int]:
+    """``id(inode)`` -> number of names, for every non-directory with more than one name.
+
+    Directories whose ``id`` is in ``left_out`` are not looked into.
+    """
     seen: set[int] = set()
     links: dict[int, int] = {}
     stack = [root]
     while stack:
         for inode in stack.pop().children.values():
-            if type(inode) is Directory:
-                stack.append(inode)
-                continue
             key = id(inode)
+            if type(inode) is Directory:
+                if key not in left_out:
+                    stack.append(inode)
+                continue
             if key in seen:
                 links[key] = links.get(key, 1) + 1
             else:
@@ -173,7 +184,7 @@ def read_dump(dump: bytes) -> Directory:
 
 
 _NUMBER = rb"(0|[1-9][0-9]{0,9})"
-_LINE = re.compile(
+LINE = re.compile(
     rb"([!-~]+) (0|[1-9][0-9]{0,15}) (@?)([1-7][0-7]{4,5}) ([1-9][0-9]{0,9}) "  # path, size, mode, links
     + rb" ".join([_NUMBER] * 3)  # uid, gid, rdev
     + rb" ((?:0|-?[1-9][0-9]{0,18})\.(?:0|[1-9][0-9]{0,8})) ([!-~]+) ([!-~]+) ([!-~]+)(?: ([ -~]+))?\n"
@@ -206,17 +217,75 @@ class _Linked:
         self.names = 1
 
 
+class InodeReader:
+    """What is between the path and the end of a line, as an inode."""
+
+    def __init__(self) -> None:
+        self._modes: dict[bytes, tuple[int, int]] = {}
+        self._xattrs: dict[bytes, Xattrs] = {}
+
+    def read(self, fields: tuple[bytes, ...]) -> Inode:
+        """The inode of a line, from the groups of ``LINE``; ``DamagedError`` without saying which line."""
+        mode, kind = self._modes.get(fields[3]) or self._mode(fields[3])
+        uid, gid, rdev = int(fields[5]), int(fields[6]), int(fields[7])
+        if uid >> 32 or gid >> 32 or rdev >> 32:
+            raise DamagedError("has a user, group or device number beyond 32 bits")
+        seconds, _, nanoseconds = fields[8].partition(b".")
+        mtime = int(seconds) * _SECOND + int(nanoseconds)
+        if len(seconds) > 18 and not -(1 << 63) <= int(seconds) < 1 << 63:
+            raise DamagedError("has a modification time beyond 64 bits")
+        text = fields[12]
+        xattrs = () if text is None else self._xattrs.get(text) or self._read_xattrs(text)
+        if kind == stat.S_IFREG:
+            return _read_file(fields, mode, uid, gid, mtime, xattrs)
+        if kind == stat.S_IFLNK:
+            return _read_symlink(fields, mode, uid, gid, mtime, xattrs)
+        if fields[9:12] != _NO_DATA or fields[1] != b"0":
+            raise DamagedError("has data of a regular file but is none")
+        if kind == stat.S_IFDIR and not rdev:
+            return Directory(mode, uid, gid, mtime, xattrs)
+        special = Special(mode, uid, gid, mtime, xattrs, rdev=rdev)
+        if problem := check_inode(special):
+            raise DamagedError(problem)
+        return special
+
+    def _mode(self, field: bytes) -> tuple[int, int]:
+        mode = int(field, 8)
+        if mode >> 16:
+            raise DamagedError("has a mode beyond 16 bits")
+        self._modes[field] = mode, stat.S_IFMT(mode)
+        return self._modes[field]
+
+    def _read_xattrs(self, text: bytes) -> Xattrs:
+        if len(text) > XATTR_TEXT_MAX:
+            raise DamagedError(f"has extended attributes of more than {XATTR_TEXT_MAX} bytes")
+        pairs = []
+        for field in text.split(b" "):
+            name, equals, value = field.partition(b"=")
+            if not equals:
+                raise DamagedError("has an extended attribute without '='")
+            pairs.append((unescape(name), unescape(value)))
+        xattrs = tuple(pairs)
+        if escape_xattrs_text(xattrs) != text:
+            raise DamagedError("has an escape that is not in canonical form")
+        if problem := check_xattrs(xattrs):
+            raise DamagedError(problem)
+        if len(self._xattrs) >= _XATTR_CACHE:
+            self._xattrs.clear()
+        self._xattrs[text] = xattrs
+        return xattrs
+
+
 class _Reader:
     """Reads canonical lines in their one order, so that each is checked against the one before it."""
 
     def __init__(self) -> None:
         self._stack: list[_Open] = []
         self._linked: dict[bytes, _Linked] = {}  # by escaped path
-        self._modes: dict[bytes, tuple[int, int]] = {}
-        self._xattrs: dict[bytes, Xattrs] = {}
+        self._inode = InodeReader().read
 
     def read(self, dump: bytes) -> Directory:
-        match = _LINE.match
+        match = LINE.match
         position, size, number = 0, len(dump), 1
         try:
             found = match(dump, position)
@@ -287,56 +356,6 @@ class _Reader:
             raise DamagedError("differs from the file that it is a hard link to")
         linked.names += 1
         return linked.inode
-
-    def _inode(self, fields: tuple[bytes, ...]) -> Inode:
-        mode, kind = self._modes.get(fields[3]) or self._mode(fields[3])
-        uid, gid, rdev = int(fields[5]), int(fields[6]), int(fields[7])
-        if uid >> 32 or gid >> 32 or rdev >> 32:
-            raise DamagedError("has a user, group or device number beyond 32 bits")
-        seconds, _, nanoseconds = fields[8].partition(b".")
-        mtime = int(seconds) * _SECOND + int(nanoseconds)
-        if len(seconds) > 18 and not -(1 << 63) <= int(seconds) < 1 << 63:
-            raise DamagedError("has a modification time beyond 64 bits")
-        text = fields[12]
-        xattrs = () if text is None else self._xattrs.get(text) or self._read_xattrs(text)
-        if kind == stat.S_IFREG:
-            return _read_file(fields, mode, uid, gid, mtime, xattrs)
-        if kind == stat.S_IFLNK:
-            return _read_symlink(fields, mode, uid, gid, mtime, xattrs)
-        if fields[9:12] != _NO_DATA or fields[1] != b"0":
-            raise DamagedError("has data of a regular file but is none")
-        if kind == stat.S_IFDIR and not rdev:
-            return Directory(mode, uid, gid, mtime, xattrs)
-        special = Special(mode, uid, gid, mtime, xattrs, rdev=rdev)
-        if problem := check_inode(special):
-            raise DamagedError(problem)
-        return special
-
-    def _mode(self, field: bytes) -> tuple[int, int]:
-        mode = int(field, 8)
-        if mode >> 16:
-            raise DamagedError("has a mode beyond 16 bits")
-        self._modes[field] = mode, stat.S_IFMT(mode)
-        return self._modes[field]
-
-    def _read_xattrs(self, text: bytes) -> Xattrs:
-        if len(text) > XATTR_TEXT_MAX:
-            raise DamagedError(f"has extended attributes of more than {XATTR_TEXT_MAX} bytes")
-        pairs = []
-        for field in text.split(b" "):
-            name, equals, value = field.partition(b"=")
-            if not equals:
-                raise DamagedError("has an extended attribute without '='")
-            pairs.append((unescape(name), unescape(value)))
-        xattrs = tuple(pairs)
-        if escape_xattrs_text(xattrs) != text:
-            raise DamagedError("has an escape that is not in canonical form")
-        if problem := check_xattrs(xattrs):
-            raise DamagedError(problem)
-        if len(self._xattrs) >= _XATTR_CACHE:
-            self._xattrs.clear()
-        self._xattrs[text] = xattrs
-        return xattrs
 
 
 _HINT = "Stratum did not write it"

@@ -14,6 +14,10 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from stratum.tree.lazy import Region
 
 Xattrs = tuple[tuple[bytes, bytes], ...]
 
@@ -131,9 +135,13 @@ class Special(Inode):
 
 
 class Directory(Inode):
-    """A directory. In a layer, ``opaque`` hides everything the trees below have at its path."""
+    """A directory. In a layer, ``opaque`` hides everything the trees below have at its path.
 
-    __slots__ = ("children", "opaque")
+    One that comes from ``tree.lazy`` has a ``region``, and reads its ``children`` when they are first asked for, which
+    raises ``DamagedError`` where the dump is not canonical there.
+    """
+
+    __slots__ = ("children", "opaque", "region")
 
     def __init__(
         self,
@@ -150,6 +158,16 @@ class Directory(Inode):
         super().__init__(mode, uid, gid, mtime, xattrs, nlink)
         self.children: dict[bytes, Inode] = {} if children is None else children
         self.opaque = opaque
+        self.region: Region | None = None
+
+    if not TYPE_CHECKING:  # it would have mypy take every name for an attribute
+
+        def __getattr__(self, name: str) -> Any:
+            """Called only for what is not set: ``children`` that were not read yet."""
+            if name != "children":
+                raise AttributeError(f"a directory has no {name}")
+            self.children = self.region.read()
+            return self.children
 
     def with_children(self, children: dict[bytes, Inode]) -> Directory:
         """A copy of this directory's own metadata over other children."""
