@@ -1,8 +1,8 @@
 """Faults at chosen system calls: a child process runs a function under strace(1), which kills it at, or makes it fail,
 the Nth call of one kind.
 
-The child is forked from the test, so nothing is started or imported while calls are counted: equal runs make equal
-calls.
+The child is forked from the test, so nothing is started while calls are counted: equal runs make equal calls. Its
+threads are followed; each counts its own calls.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ WRITING = (
     "fsync,fdatasync,syncfs,ftruncate,fchmod,chmod,fchmodat,chown,lchown,fchown,setxattr,utimensat"
 )
 """The calls that change files or make changes durable."""
+MOUNTING = "fsopen,fsconfig,fsmount,move_mount,open_tree,mount_setattr,umount2,mount"
+"""The calls that mount and unmount."""
 
 DONE = 0
 REFUSED = 3
@@ -42,11 +44,11 @@ class Outcome:
     message: str
 
 
-def calls_of(function: Callable[[], object]) -> Counter[str]:
-    """How often a run of ``function`` makes each of the ``WRITING`` calls."""
+def calls_of(function: Callable[[], object], calls: str = WRITING) -> Counter[str]:
+    """How often a run of ``function`` makes each of ``calls``."""
     with tempfile.TemporaryDirectory() as scratch:
         log = Path(scratch) / "log"
-        outcome = _run(function, f"trace={WRITING}", "-o", str(log))
+        outcome = _run(function, f"trace={calls}", "-o", str(log))
         assert outcome.status == DONE, outcome
         lines = log.read_text("utf-8", "replace").splitlines()
     return Counter(match[1] for line in lines if (match := _CALL.match(line)))
@@ -71,7 +73,7 @@ def _run(function: Callable[[], object], trace: str, *options: str) -> Outcome:
         ours.close()
         _child(function, theirs)
     theirs.close()
-    command = [strace, "-qq", "-p", str(child), "-e", trace, *options]
+    command = [strace, "-f", "-qq", "-p", str(child), "-e", trace, *options]
     with ours, subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as tracer:
         _wait_until_traced(child, tracer)
         ours.send(b"go")

@@ -1,0 +1,118 @@
+"""Every verb that changes anything, killed at each call that writes, renames, links, syncs or mounts.
+
+By default a few calls are taken from each verb, other ones in every run; with ``STRATUM_TEST_KILLS=all`` it is every
+call.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sys
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.support.injection import DONE, MOUNTING, REFUSED, WRITING, calls_of, failed_at, killed_at
+from tests.support.verbs import Scene
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(3000)]
+
+EVERY = os.environ.get("STRATUM_TEST_KILLS") == "all"
+SAMPLE = 4
+Verb = Callable[[Scene], None]
+
+
+def migrate(scene: Scene) -> None:
+    scene.verb("init", "--migrate", "fresh", scene.directory / "other")
+
+
+def restore(scene: Scene) -> None:
+    scene.verb("restore", "app:v2", "dir", "--to", "app+dev")
+
+
+UNMOUNTED: dict[str, Verb] = {
+    "import": lambda scene: scene.verb("import", "--bare", scene.source, "app:v2"),
+    "import-new": lambda scene: scene.verb("import", "--bare", scene.source, "other"),
+    "commit": lambda scene: scene.verb("commit", "app+dev", "v3"),
+    "tag": lambda scene: scene.verb("tag", "app:v1", "stable"),
+    "tag-move": lambda scene: scene.verb("tag", "--move", "app:v1", "stable"),
+    "tag-force": lambda scene: scene.verb("tag", "--force", "app:v1", "v2"),
+    "worktree-add": lambda scene: scene.verb("worktree", "add", "app+more", "app:v2"),
+    "worktree-remove": lambda scene: scene.verb("worktree", "remove", "app+dev"),
+    "reset": lambda scene: scene.verb("reset", "app+dev", "app:v2"),
+    "rebase": lambda scene: scene.verb("rebase", "app+dev", "app:v2"),
+    "restore": restore,
+    "patchset": lambda scene: scene.verb("patchset", "build", scene.patchset, "app:merged"),
+    "pull": lambda scene: scene.verb("pull", f"{scene.layout}:latest", "app:pulled"),
+    "gc": lambda scene: scene.verb("gc", "--reflog-age", "0"),
+    "migrate": migrate,
+    "mount": lambda scene: scene.verb("mount", "app+dev", scene.mountpoint),
+    "remove": lambda scene: scene.verb("remove", "--yes", "app:v2"),
+}
+MOUNTED: dict[str, Verb] = {
+    "commit": lambda scene: scene.verb("commit", scene.mountpoint, "v3"),
+    "reset": lambda scene: scene.verb("reset", scene.mountpoint, "app:v2"),
+    "rebase": lambda scene: scene.verb("rebase", scene.mountpoint, "app:v2"),
+    "unmount": lambda scene: scene.verb("unmount", scene.mountpoint),
+}
+CASES = [(name, verb, False) for name, verb in UNMOUNTED.items()] + [
+    (f"live-{name}", verb, True) for name, verb in MOUNTED.items()
+]
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    writes_bytecode, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    made = Scene(tmp_path_factory.mktemp("verbs"))
+    yield made
+    made.clean()
+    sys.dont_write_bytecode = writes_bytecode
+
+
+def points(scene: Scene, name: str, verb: Verb, *, mounted: bool, calls: str) -> tuple[list[tuple[str, int]], set[str]]:
+    """Where to interrupt the verb, as (call, number), and the commits that there are when it has succeeded."""
+    prepare(scene, mounted)
+    counted = calls_of(lambda: verb(scene), calls)
+    found = [(call, number) for call, count in counted.items() for number in range(1, count + 1)]
+    after = set(scene.store.commits.list()) | scene.old_commits | {scene.work}
+    scene.as_asked = {scene.shown()} if name == "restore" else set()
+    if not EVERY:
+        found = random.sample(found, min(SAMPLE, len(found)))
+    return found, after
+
+
+def prepare(scene: Scene, mounted: bool) -> None:
+    scene.fresh(mounted=mounted)
+    # Something for a garbage collection to remove.
+    scene.verb("import", "--bare", scene.directory / "other", "loose")
+    scene.old_commits |= set(scene.store.commits.list())
+    scene.verb("remove", "--yes", "loose")
+
+
+@pytest.mark.parametrize(("name", "verb", "mounted"), CASES, ids=[case[0] for case in CASES])
+def test_killed(scene: Scene, name: str, verb: Verb, mounted: bool) -> None:
+    places, commits = points(scene, name, verb, mounted=mounted, calls=f"{WRITING},{MOUNTING}")
+    assert places
+    for call, number in places:
+        prepare(scene, mounted)
+        outcome = killed_at(lambda: verb(scene), call, number)
+        print(f"{name} killed at {call} {number}: {outcome}")
+        assert outcome.status in (-signal.SIGKILL, DONE), outcome
+        scene.check(commits)
+        scene.check_after_next(commits)
+
+
+@pytest.mark.parametrize(("name", "verb", "mounted"), CASES, ids=[case[0] for case in CASES])
+def test_failing(scene: Scene, name: str, verb: Verb, mounted: bool) -> None:
+    """The same calls failing: with EIO where something is synced, else as on a disk that is full or over quota."""
+    places, commits = points(scene, name, verb, mounted=mounted, calls=WRITING)
+    for call, number in places:
+        prepare(scene, mounted)
+        error = "EIO" if "sync" in call else random.choice(["ENOSPC", "EDQUOT"])
+        outcome = failed_at(lambda: verb(scene), call, number, error)
+        print(f"{name} with {error} at {call} {number}: {outcome}")
+        assert outcome.status in (DONE, REFUSED), outcome
+        scene.check(commits)
+        scene.check_after_next(commits)
