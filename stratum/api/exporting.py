@@ -18,7 +18,6 @@ from stratum.refs import check_name, parse_ref
 if TYPE_CHECKING:
     from stratum.registry.archive import ArchiveWriter
     from stratum.store import Store
-    from stratum.store.resolve import Resolved
 
 Progress = Callable[[int, "int | None"], None]
 
@@ -44,13 +43,17 @@ def export(
     *,
     tags: Sequence[str] = (),
     with_history: bool = False,
+    image: str | None = None,
     progress: Progress | None = None,
 ) -> Exported:
     """Write the commit that the ref ``text`` names to the file ``path`` (``-``: standard output), which appears whole.
 
     ``tags`` are further tags of the same stratum that go into the archive; ``with_history`` adds the parents of all
-    of them that the store has. Raises ``NotFoundError`` for what there is not.
+    of them that the store has. ``image`` is the compression of the layers (``registry.imagepush``) where ordinary
+    images are written. Raises ``NotFoundError`` for what there is not.
     """
+    if image is not None and with_history:
+        raise UsageError("an image has no history to take along", hint="leave --with-history or '--as image' out")
     store = session.store
     named = _named(store, text, tags)
     order, history = _with_parents(store, named) if with_history else (list(dict.fromkeys(named.values())), [])
@@ -59,12 +62,16 @@ def export(
         names.setdefault(commit, []).append(tag)
 
     def run(archive: ArchiveWriter) -> None:
+        from stratum.registry.imagepush import push_image
         from stratum.registry.push import push_in_order
 
         base = None
         for commit in order:
             first, *others = names.get(commit, [commit])
-            done = push_in_order(store, commit, archive, first, base=base, progress=progress)
+            if image is not None:
+                done = push_image(store, commit, archive, first, compression=image, deltas=False, progress=progress)
+            else:
+                done = push_in_order(store, commit, archive, first, base=base, progress=progress)
             base = done.manifest_digest
             for tag in others:
                 archive.put_manifest(archive.get_manifest(base)[0], tag)
@@ -77,17 +84,12 @@ def export(
 def _named(store: Store, text: str, tags: Sequence[str]) -> dict[str, str]:
     """Tag in the archive -> commit."""
     found = store.resolve(parse_ref(text))
-    named = {tag_for(found): found.commit}
+    named = {found.short_tag: found.commit}
     for tag in tags:
         if found.name is None:
             raise UsageError(f"{text} is no stratum, so it has no tag {tag}", hint="name it as NAME:TAG")
         named[check_name(tag, "tag")] = store.tags.get(found.name, tag)
     return named
-
-
-def tag_for(found: Resolved) -> str:
-    """The tag that stands for a ref elsewhere: its own, the worktree's name, or the beginning of the hash."""
-    return found.tag or found.worktree or found.commit[:12]
 
 
 def _with_parents(store: Store, named: dict[str, str]) -> tuple[list[str], list[str]]:

@@ -12,7 +12,9 @@ from stratum.refs import DEFAULT_TAG, check_name, parse_ref
 
 if TYPE_CHECKING:
     from stratum.registry.push import PushResult
+    from stratum.registry.remote import Access
     from stratum.registry.target import Target
+    from stratum.store import Store
 
 Progress = Callable[[int, "int | None"], None]
 
@@ -25,10 +27,12 @@ def push(
     plain_http: bool = False,
     ca_file: str | None = None,
     dry_run: bool = False,
+    image: str | None = None,
     progress: Progress | None = None,
 ) -> PushResult:
     """Send the commit that the ref ``text`` names to ``target``.
 
+    ``image`` is the compression of the layers (``registry.imagepush``) where it is sent as an ordinary image.
     Without ``target``, to ``NAME:TAG`` in the default registry. Raises ``UsageError`` for a target of the wrong form,
     and ``StratumError`` with the registry's own words.
     """
@@ -44,10 +48,32 @@ def push(
                 f"it is not said where to push {text} to",
                 hint="give HOST/REPOSITORY[:TAG], or set 'registry' in the configuration and push NAME:TAG",
             )
-        target = f"{found.name.lower()}:{found.tag or found.worktree or found.commit[:12]}"
+        target = f"{found.name.lower()}:{found.short_tag}"
     parsed = parse_target(target, session.config.registry)
     access = Access.from_config(session.config, plain_http=plain_http, ca_file=ca_file)
+    if image is not None:
+        return _push_image(store, found.commit, parsed, access, image, dry_run, progress)
     return run(store, found.commit, parsed, access, dry_run=dry_run, progress=progress)
+
+
+def _push_image(
+    store: Store,
+    commit: str,
+    target: Target,
+    access: Access,
+    compression: str,
+    dry_run: bool,
+    progress: Progress | None,
+) -> PushResult:
+    from stratum.registry.imagepush import push_image
+    from stratum.registry.push import check_pushable
+    from stratum.registry.remote import open_remote
+
+    check_pushable(target)
+    with open_remote(target, access, create=not dry_run) as remote:
+        return push_image(
+            store, commit, remote, target.tag, compression=compression, dry_run=dry_run, progress=progress
+        )
 
 
 @dataclass(frozen=True, slots=True)

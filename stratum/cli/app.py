@@ -68,3 +68,25 @@ def verb(name: str, **attributes: Any) -> Callable[[Callable[..., Any]], click.C
 def message_option(function: Callable[..., Any]) -> Callable[..., Any]:
     """``-m/--message``: kept in the commit's metadata."""
     return click.option("-m", "--message", help="Message kept with the commit.")(function)
+
+
+def image_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """``--as image`` and ``--compression``: together the parameter ``image``, None for an artifact."""
+
+    @functools.wraps(function)
+    def with_image(*args: Any, sent_as: str, compression: str | None, **kwargs: Any) -> Any:
+        if compression is not None and sent_as != "image":
+            raise click.UsageError("--compression is for '--as image'; artifacts are always compressed with zstd")
+        return function(*args, image=(compression or "gzip") if sent_as == "image" else None, **kwargs)
+
+    with_image = click.option(
+        "--compression", type=click.Choice(["gzip", "zstd"]), help="Of an image's layers; gzip where not given."
+    )(with_image)
+    return click.option(
+        "--as",
+        "sent_as",
+        type=click.Choice(["artifact", "image"]),
+        default="artifact",
+        show_default=True,
+        help="As a commit, or as an ordinary container image.",
+    )(with_image)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from stratum.cli.app import App, verb
+from stratum.cli.app import App, image_options, verb
 from stratum.cli.output import human_size, short
 from stratum.cli.progress import progress_bar
 from stratum.cli.reftype import REF
@@ -15,18 +15,19 @@ from stratum.cli.reftype import REF
 @click.argument("file", metavar="FILE|-", type=click.Path(allow_dash=True))
 @click.option("--tag", "tags", metavar="TAG", multiple=True, help="Another tag of the same stratum to take along.")
 @click.option("--with-history", is_flag=True, help="Take the parents along that the store has.")
-def export(app: App, ref: str, file: str, tags: tuple[str, ...], with_history: bool) -> None:
+@image_options
+def export(app: App, ref: str, file: str, tags: tuple[str, ...], with_history: bool, image: str | None) -> None:
     """Write a commit to FILE, from which 'stratum import' reads it anywhere.
 
     FILE (by custom NAME.stratum.tar) is an OCI image layout in a tar archive, which skopeo and oras read too. It
     appears when it is complete, readable by its owner only, and replaces a file of that name. Equal exports have equal
-    bytes.
+    bytes. With '--as image' it holds an ordinary container image, which container engines load.
     """
     from stratum.api.exporting import STDOUT
     from stratum.api.exporting import export as run
 
     with progress_bar(app.out, "exporting") as advance:
-        done = run(app.session, ref, file, tags=tags, with_history=with_history, progress=advance)
+        done = run(app.session, ref, file, tags=tags, with_history=with_history, image=image, progress=advance)
     if app.out.json and file != STDOUT:
         app.out.object(
             {"file": done.path, "tags": done.tags, "history": done.history, "size": done.size},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from stratum.cli.app import App, verb
+from stratum.cli.app import App, image_options, verb
 from stratum.cli.output import human_size, short
 from stratum.cli.progress import progress_bar
 from stratum.cli.reftype import REF
@@ -16,12 +16,34 @@ from stratum.cli.reftype import REF
 @click.option("--plain-http", is_flag=True, help="Use HTTP without TLS. Loopback addresses need no such permission.")
 @click.option("--ca-file", metavar="FILE", help="Trust the certificate authorities in FILE.")
 @click.option("-n", "--dry-run", is_flag=True, help="Only say what would be sent.")
-def push(app: App, ref: str, target: str | None, plain_http: bool, ca_file: str | None, dry_run: bool) -> None:
-    """Send a commit to a registry as an OCI artifact."""
+@image_options
+def push(
+    app: App,
+    ref: str,
+    target: str | None,
+    plain_http: bool,
+    ca_file: str | None,
+    dry_run: bool,
+    image: str | None,
+) -> None:
+    """Send a commit to a registry as an OCI artifact.
+
+    With '--as image' it is sent as an ordinary container image, with one more layer for the changes where the
+    repository has an image of an earlier commit.
+    """
     from stratum.api.transfer import push as run
 
     with progress_bar(app.out, "pushing") as advance:
-        done = run(app.session, ref, target, plain_http=plain_http, ca_file=ca_file, dry_run=dry_run, progress=advance)
+        done = run(
+            app.session,
+            ref,
+            target,
+            plain_http=plain_http,
+            ca_file=ca_file,
+            dry_run=dry_run,
+            image=image,
+            progress=advance,
+        )
     if app.out.json:
         app.out.object(
             {

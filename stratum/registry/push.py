@@ -89,12 +89,17 @@ def push(
     Raises ``NotFoundError`` for an unknown commit, ``UsageError`` for a target with a digest, ``DamagedError`` where
     the store is damaged and ``StratumError`` in the registry's words.
     """
-    if target.digest is not None:
-        raise UsageError(f"{target} is one fixed manifest; a push needs a tag", hint="leave the '@sha256:...' out")
+    check_pushable(target)
     meta, dump = store.commits.meta(commit), store.commits.dump(commit)
     remote = open_remote(target, access, create=not dry_run)
     with remote, store.begin(f"push of {commit} to {target}") as tx:
         return _Push(store, tx.directory, remote, meta, target.tag, dry_run, progress).run(dump)
+
+
+def check_pushable(target: Target) -> None:
+    """``UsageError`` for a target with a digest."""
+    if target.digest is not None:
+        raise UsageError(f"{target} is one fixed manifest; a push needs a tag", hint="leave the '@sha256:...' out")
 
 
 def push_in_order(

@@ -35,6 +35,11 @@ class Resolved:
     tag: str | None = None
     worktree: str | None = None
 
+    @property
+    def short_tag(self) -> str:
+        """The tag that stands for it elsewhere: its own, the worktree's name, or the beginning of the hash."""
+        return self.tag or self.worktree or self.commit[:12]
+
     def __str__(self) -> str:
         if self.kind == "worktree":
             return f"{self.name}+{self.worktree}"
