@@ -23,9 +23,10 @@ EXIT_CODES = (
 )
 
 
-def commands(
-    group: click.Group, names: tuple[str, ...] = ("stratum",)
-) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+Words = tuple[str, ...]
+
+
+def commands(group: click.Group, names: Words = ("stratum",)) -> Iterator[tuple[Words, click.Command]]:
     """Every command of ``group`` with the words that call it, the group itself first."""
     yield names, group
     context = click.Context(group, info_name=names[-1])

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 def reconcile(app: App) -> None:
     """Commit the worktrees of containers that ended without the hook being told: a reboot, a killed monitor.
 
-    Worktrees that a running container has mounted are left alone. At boot a systemd unit runs this; the start or stop of
-    the next container does it too.
+    Worktrees that a running container has mounted are left alone. At boot a systemd unit runs this; the start or stop
+    of the next container does it too.
     """
     from stratum.api.leases import reconcile as run
 
