@@ -12,12 +12,13 @@ import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from os import fdopen
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
-from stratum.errors import DamagedError, NotFoundError, StratumError, UsageError
+from stratum.errors import DamagedError, NotFoundError, StratumError, UnsupportedError, UsageError
 from stratum.registry.artifact import (
     CONFIG_MEDIA_TYPE,
     INDEX_MEDIA_TYPE,
@@ -92,8 +93,8 @@ def push(
     check_pushable(target)
     meta, dump = store.commits.meta(commit), store.commits.dump(commit)
     remote = open_remote(target, access, create=not dry_run)
-    with remote, store.begin(f"push of {commit} to {target}") as tx:
-        return _Push(store, tx.directory, remote, meta, target.tag, dry_run, progress).run(dump)
+    with remote, _scratch(store, f"push of {commit} to {target}") as directory:
+        return _Push(store, directory, remote, meta, target.tag, dry_run, progress).run(dump)
 
 
 def check_pushable(target: Target) -> None:
@@ -110,8 +111,21 @@ def push_in_order(
     ``base`` is the digest of the manifest in ``remote`` to build on.
     """
     meta, dump = store.commits.meta(commit), store.commits.dump(commit)
-    with store.begin(f"push of {commit} to {remote.target}") as tx:
-        return _Push(store, tx.directory, remote, meta, tag, False, progress, base, in_order=True).run(dump)
+    with _scratch(store, f"push of {commit} to {remote.target}") as directory:
+        return _Push(store, directory, remote, meta, tag, False, progress, base, in_order=True).run(dump)
+
+
+@contextmanager
+def _scratch(store: Store, what: str) -> Iterator[Path]:
+    """A directory for packs in the making: in a transaction, and elsewhere where the store can only be read."""
+    with ExitStack() as stack:
+        try:
+            directory = stack.enter_context(store.begin(what)).directory
+        except UnsupportedError:
+            from tempfile import TemporaryDirectory
+
+            directory = Path(stack.enter_context(TemporaryDirectory(prefix="stratum-push-")))
+        yield directory
 
 
 class _Push:

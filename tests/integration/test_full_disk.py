@@ -1,0 +1,127 @@
+"""A store on a disk that is full, out of inodes, or read-only: one clear error and the old state; what frees space and
+what only reads still works."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.command import Command
+from tests.support.disks import disk, fill, use_up_inodes
+from tests.support.leftovers import unmount_below
+from tests.support.stores import check, leftovers, snapshot
+
+pytestmark = pytest.mark.root
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Path]:
+    """An ext4 of 12 MiB with 300 inodes."""
+    with disk(tmp_path / "image", tmp_path / "disk", size=12 << 20, inodes=300) as path:
+        yield path
+
+
+@pytest.fixture
+def store_dir(small: Path) -> Path:
+    return small / "store"
+
+
+@pytest.fixture
+def stratum(cli: Command, tmp_path: Path, store_dir: Path) -> Iterator[Command]:
+    """``app`` with two tags, a commit that only the history names, a mounted worktree and an unmounted one."""
+    source = tmp_path / "source"
+    source.mkdir()
+    for number in range(20):
+        (source / f"f{number}").write_bytes(os.urandom(9000))
+    cli.ok("import", "--bare", source, "app:v1")
+    (source / "big").write_bytes(os.urandom(1 << 20))
+    cli.ok("import", "--bare", source, "app:old")
+    cli.ok("remove", "app:old")
+    (source / "big").write_bytes(os.urandom(1 << 20))
+    cli.ok("import", "--bare", source, "app:v2")
+    cli.ok("worktree", "add", "app+dev", "app:v1")
+    cli.ok("worktree", "add", "app+idle", "app:v1")
+    (tmp_path / "mnt").mkdir()
+    cli.ok("mount", "app+dev", tmp_path / "mnt")
+    (tmp_path / "mnt/f0").write_bytes(os.urandom(500_000))
+    yield cli
+    unmount_below(tmp_path / "mnt")
+
+
+@pytest.mark.parametrize("exhaust", [fill, use_up_inodes], ids=["space", "inodes"])
+def test_a_full_disk(stratum: Command, tmp_path: Path, store_dir: Path, exhaust: Callable[[Path], Path]) -> None:
+    from stratum.store import Store
+
+    mountpoint = tmp_path / "mnt"
+    (tmp_path / "source/another").write_bytes(os.urandom(50_000))
+    exhaust(store_dir.parent)
+    before = snapshot(store_dir / "refs/app/tags") | snapshot(store_dir / "commits")
+    for args in (
+        ("import", "--bare", tmp_path / "source", "app:v3"),
+        ("commit", mountpoint),
+        ("tag", "app:v1", "again"),
+        ("worktree", "add", "app+more", "app:v1"),
+        ("rebase", "app+idle", "app:v2"),
+    ):
+        code, _, err = stratum(*args)
+        assert code in (0, 1), args
+        if code:
+            assert "No space left on device" in err, args
+            assert err.count("error: ") == 1
+            assert "Traceback" not in err
+    check(Store.open(store_dir))
+    after = snapshot(store_dir / "refs/app/tags") | snapshot(store_dir / "commits")
+    assert before.items() <= after.items()
+    for args in (("status",), ("list", "app"), ("show", "app:v2"), ("verify", "app:v2"), ("diff", "app:v1", "app:v2")):
+        stratum.ok(*args)
+    stratum.ok("fsck")
+    stratum.ok("unmount", mountpoint)
+    stratum.ok("remove", "app:v2")
+    freed = stratum.json("gc", "--reflog-age", "0")
+    assert freed["bytes_freed"] > 2 << 20
+    assert len(freed["removed_commits"]) >= 2
+    stratum.ok("fsck")
+    stratum.ok("worktree", "remove", "--discard", "app+dev")
+    stratum.ok("import", "--bare", tmp_path / "source", "app:v3")
+    stratum.ok("fsck")
+    assert not leftovers(Store.open(store_dir))
+
+
+def test_a_read_only_disk(stratum: Command, tmp_path: Path, store_dir: Path) -> None:
+    stratum.ok("unmount", tmp_path / "mnt")
+    subprocess.run(["mount", "-o", "remount,ro", store_dir.parent], check=True)
+    for args in (
+        ("status",),
+        ("list",),
+        ("list", "app"),
+        ("show", "app:v1"),
+        ("log", "app:v2"),
+        ("log", "--reflog", "app"),
+        ("diff", "app:v1", "app:v2"),
+        ("diff", "app+dev"),
+        ("verify", "app:v1"),
+        ("fsck",),
+        ("gc", "-n"),
+        ("restore", "app:v1", "f0", "--to", tmp_path),
+        ("push", "app:v1", f"oci:{tmp_path}/layout:v1"),
+        ("mount", "app:v1", tmp_path / "mnt"),
+        ("unmount", tmp_path / "mnt"),
+    ):
+        stratum.ok(*args)
+    for args in (
+        ("import", "--bare", tmp_path / "source", "app:v3"),
+        ("tag", "app:v1", "again"),
+        ("commit", "app+dev"),
+        ("gc",),
+        ("fsck", "--repair"),
+        ("remove", "app:v1"),
+    ):
+        code, _, err = stratum(*args)
+        if code == 0:
+            assert args[0] in ("gc", "fsck"), args  # there was nothing to do
+        else:
+            assert (code, "Read-only file system" in err) == (6, True), (args, err)

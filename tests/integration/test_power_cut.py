@@ -1,0 +1,114 @@
+"""Power cuts: what a disk holds at a random moment is a whole store with all that was reported done.
+
+The store is on an ext4 in a file. Under load that file is copied: the copy has what the file system had given to the
+disk by then and nothing else. The writers are stopped for the copy, and it counts when the file did not change while
+it was copied, as a file system that goes on writing would leave a state that no power cut leaves.
+``STRATUM_TEST_POWER_CUTS`` is the number of cuts (default 3).
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from stratum.api import maintenance
+from stratum.api.session import Session
+from stratum.config import load_config
+from tests.support.disks import disk, mounted
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(3000)]
+
+CUTS = int(os.environ.get("STRATUM_TEST_POWER_CUTS", "3"))
+
+WRITER = """
+import os, pathlib, sys
+from stratum.cli.main import run
+disk, scratch, name = sys.argv[1:]
+report = os.open(f"{scratch}/reported", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+source = pathlib.Path(scratch, name)
+source.mkdir()
+options = ["--quiet", "--store", f"{disk}/store", "--runtime-dir", f"{scratch}/run-{name}"]
+def done(*args, report_as):
+    assert run([*options, *args]) == 0, args
+    os.write(report, (report_as + "\\n").encode())
+for number in range(100000):
+    (source / f"f{number % 40}").write_bytes(os.urandom(200) * (number % 97))
+    done("import", "--bare", str(source), f"{name}:t{number}", report_as=f"{name}:t{number}")
+    if number == 0:
+        done("worktree", "add", f"{name}+dev", f"{name}:t0", report_as=f"{name}+dev")
+    upper = pathlib.Path(disk, "store/refs", name, "worktrees/dev/upperdir")
+    (upper / f"w{number % 7}").write_bytes(os.urandom(300) * 20)
+    os.sync()
+    done("commit", f"{name}+dev", f"c{number}", report_as=f"{name}:c{number}")
+    if number % 10 == 9:
+        done("remove", f"{name}:t{number - 5}", report_as=f"-{name}:t{number - 5}")
+        done("gc", "--keep-last", "1", report_as="gc")
+"""
+
+
+def stopped_copy(image: Path, copy: Path, writers: list[subprocess.Popen[bytes]]) -> None:
+    """Copy the disk as it is at one moment."""
+    for writer in writers:
+        writer.send_signal(signal.SIGSTOP)
+    try:
+        for _ in range(50):
+            shutil.copyfile(image, copy)
+            if subprocess.run(["cmp", "-s", image, copy], check=False).returncode == 0:
+                return
+        raise AssertionError("the disk never holds still")
+    finally:
+        for writer in writers:
+            writer.send_signal(signal.SIGCONT)
+
+
+def check(disk_path: Path, runtime_dir: Path, reported: list[str]) -> None:
+    """The store is whole, and everything that was reported is there."""
+    session = Session(load_config({}, store=str(disk_path / "store"), runtime_dir=str(runtime_dir)))
+    found = maintenance.fsck(session).checked.findings
+    assert not [finding for finding in found if not finding.harmless], found
+    there = {f"{name}:{tag}" for name in session.store.names() for tag in session.store.tags.names(name)}
+    there |= {f"{name}+{tree}" for name in session.store.names() for tree in session.store.worktrees.names(name)}
+    removed = {line[1:] for line in reported if line.startswith("-")}
+    expected = {line for line in reported if ":" in line or "+" in line} - removed
+    expected = {line for line in expected if not line.startswith("-")}
+    # A removal that was not reported yet may have happened.
+    lost = expected - there
+    assert len(lost) <= 2, lost
+    assert all(line.partition(":")[2].startswith("t") for line in lost), lost
+    assert not removed & there
+
+
+def test_whatever_was_reported_is_there(tmp_path: Path) -> None:
+    image, copy = tmp_path / "image", tmp_path / "copy"
+    reported = tmp_path / "reported"
+    (tmp_path / "after").mkdir()
+    with disk(image, tmp_path / "disk", size=96 << 20) as path:
+        writers = [
+            subprocess.Popen([sys.executable, "-c", WRITER, path, tmp_path, name], stdout=subprocess.DEVNULL)
+            for name in ("one", "two")
+        ]
+        try:
+            while not reported.exists():
+                time.sleep(0.05)
+            for _ in range(CUTS):
+                time.sleep(random.uniform(0.1, 1.0))
+                assert all(writer.poll() is None for writer in writers), "a writer failed"
+                before = reported.read_text().splitlines()
+                stopped_copy(image, copy, writers)
+                checked = subprocess.run(["e2fsck", "-fy", copy], check=False, capture_output=True)
+                assert checked.returncode in (0, 1), checked.stdout
+                with mounted(copy, tmp_path / "after") as after:
+                    check(after, tmp_path / "run", before)
+            assert len(before) > CUTS
+        finally:
+            for writer in writers:
+                writer.kill()
+                writer.wait()
