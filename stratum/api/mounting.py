@@ -17,15 +17,23 @@ from stratum.refs import DEFAULT_TAG, DEFAULT_WORKTREE, parse_ref
 
 if TYPE_CHECKING:
     from stratum.mount.plan import MountPlan
-    from stratum.mount.state import Record
+    from stratum.mount.state import Holder, Record
     from stratum.store.resolve import Resolved
 
 
-def mount(session: Session, text: str, mountpoint: str | None = None, *, read_only: bool = False) -> Record:
+def mount(
+    session: Session,
+    text: str,
+    mountpoint: str | None = None,
+    *,
+    read_only: bool = False,
+    holder: Holder | None = None,
+) -> Record:
     """Mount what ``text`` names: a worktree writable (NAME alone is ``main``), a tag or commit read-only.
 
-    Without ``mountpoint`` one is made in the runtime directory; a missing one is made. Raises ``BusyError`` naming the
-    holder where the worktree is mounted already, ``UnsupportedError`` without the privilege or the kernel features.
+    ``holder`` is for whom, the host where None. Without ``mountpoint`` one is made in the runtime directory; a missing
+    one is made. Raises ``BusyError`` naming the holder where the worktree is mounted already, ``UnsupportedError``
+    without the privilege or the kernel features.
     """
     from stratum.mount import host
 
@@ -44,7 +52,9 @@ def mount(session: Session, text: str, mountpoint: str | None = None, *, read_on
         if read_only:
             plan = replace(plan, read_only=True)
         with made_mountpoint(at):
-            return host.mount_recorded(session.state, plan, store=store.root, ref=ref, commit=commit, at=at)
+            return host.mount_recorded(
+                session.state, plan, store=store.root, ref=ref, commit=commit, at=at, holder=holder
+            )
 
 
 @contextmanager
