@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from stratum.api.history import ref_or_mountpoint
 from stratum.api.session import Session
-from stratum.errors import DamagedError
+from stratum.errors import DamagedError, NotFoundError, StratumError
 from stratum.tree import diff
 from stratum.tree.model import Directory
 
@@ -65,16 +65,45 @@ def status(session: Session, target: str | None = None) -> list[StratumStatus]:
     records = [record for record in session.state.records() if record.store_key == key]
     strata = []
     for name in names:
-        trees = [tree for tree in store.worktrees.list(name) if only in (None, tree.worktree)]
+        try:
+            trees = [tree for tree in store.worktrees.list(name) if only in (None, tree.worktree)]
+            tags = dict(store.tags.list(name))
+        except NotFoundError:  # removed at this moment
+            continue
+        worktrees = [_worktree_now(session, tree, records) for tree in trees]
         strata.append(
             StratumStatus(
                 name=name,
-                tags=dict(store.tags.list(name)),
+                tags=tags,
                 mounted_tags=[record for record in records if record.ref.startswith(f"{name}:")],
-                worktrees=[_worktree(session, tree, records) for tree in trees],
+                worktrees=[found for found in worktrees if found is not None],
             )
         )
     return strata
+
+
+def _worktree_now(session: Session, tree: Worktree, records: list[Record]) -> WorktreeStatus | None:
+    """The status without the worktree's lock, which a commit may hold for long: looked at again where it was removed or
+    put on another base meanwhile. None where it is gone."""
+    while True:
+        identity = _identity(tree)
+        try:
+            return _worktree(session, tree, records)
+        except StratumError:
+            if identity is not None and identity == _identity(tree):
+                raise
+        try:
+            tree = session.store.worktrees.get(tree.name, tree.worktree)
+        except NotFoundError:
+            return None
+
+
+def _identity(tree: Worktree) -> tuple[int, int] | None:
+    try:
+        info = tree.directory.lstat()
+    except FileNotFoundError:
+        return None
+    return info.st_dev, info.st_ino
 
 
 def _worktree(session: Session, tree: Worktree, records: list[Record]) -> WorktreeStatus:
@@ -104,7 +133,7 @@ def _count_changes(session: Session, tree: Worktree) -> dict[str, int]:
     counts = dict.fromkeys((diff.ADDED, diff.MODIFIED, diff.METADATA, diff.TYPE_CHANGED, diff.DELETED), 0)
     if not _has_changes(tree):
         return counts
-    base: Directory = session.store.commits.tree(tree.base_commit)
+    base: Directory = session.store.commits.open_tree(tree.base_commit)
     for change in upper_changes(base, tree.upperdir):
         counts[change.kind] += 1
     return counts

@@ -21,7 +21,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -136,15 +136,24 @@ class Worktrees:
         return [worktree for worktree in self._layout.names_in(self._layout.worktrees(name)) if is_name(worktree)]
 
     def list(self, name: str) -> _Worktrees:
-        """All worktrees of stratum ``name``, sorted by name."""
-        return [self.get(name, worktree) for worktree in self.names(name)]
+        """All worktrees of stratum ``name``, sorted by name; one that is removed meanwhile is left out."""
+        found = []
+        for worktree in self.names(name):
+            with suppress(NotFoundError):
+                found.append(self.get(name, worktree))
+        return found
 
     def exists(self, name: str, worktree: str) -> bool:
         """Whether there is such a worktree. ``DamagedError`` where something else has its name."""
         path = self._layout.worktree(check_name(name), check_name(worktree, "worktree name"))
-        if not path.exists() and not path.is_symlink():
+        if not os.path.lexists(path):
             return False
-        self._check_directory(path)
+        try:
+            self._check_directory(path)
+        except DamagedError:
+            if os.path.lexists(path):
+                raise
+            return False  # it was removed at this moment
         return True
 
     def _check_directory(self, path: Path) -> None:
@@ -162,6 +171,14 @@ class Worktrees:
                 f"there is no worktree {name}+{worktree}",
                 hint=similar(worktree, self.names(name), f"make it with: stratum worktree add {name}+{worktree} BASE"),
             )
+        try:
+            return self._get(name, worktree)
+        except DamagedError:
+            if self.exists(name, worktree):
+                raise
+            raise NotFoundError(f"the worktree {name}+{worktree} was removed at this moment") from None
+
+    def _get(self, name: str, worktree: str) -> Worktree:
         directory = self._layout.worktree(name, worktree)
         table = self._read(directory / "meta.toml")
         if table is None:
