@@ -11,7 +11,6 @@ from stratum.errors import ExistsError
 from stratum.refs import check_name, parse_ref
 
 if TYPE_CHECKING:
-    from stratum.store.worktrees import Worktree
     from stratum.tree.model import Directory
 
 
@@ -65,6 +64,8 @@ def commit_worktree(
     with store.worktrees.lock(name, worktree):
         settle(session, name, worktree)
         tree = store.worktrees.get(name, worktree)
+        # Asked before the upperdir is read: one that is unmounted meanwhile was still written to after that.
+        mounted = session.state.find_worktree(store.root, name, worktree) is not None
         previous = _previous(session, tag_name, force=force)
         base = store.commits.tree(tree.base_commit)
         warnings: list[str] = []
@@ -82,7 +83,6 @@ def commit_worktree(
                 known=base,
             )
             commit = meta.metadata_hash
-            mounted = session.state.find_worktree(store.root, name, worktree) is not None
             if fast_forward and not mounted and tree.base_commit != commit:
                 store.worktrees.renew(tx, name, worktree, base_commit=commit, head=commit, why=why)
             elif tree.commit != commit:
@@ -115,9 +115,14 @@ def _previous(session: Session, tag: tuple[str, str] | None, *, force: bool) -> 
     return previous
 
 
-def read_worktree(session: Session, tree: Worktree, base: Directory) -> Directory:
-    """The tree that a worktree shows now; ``base`` is the tree of its base commit. Nothing is stored."""
+def read_worktree(session: Session, name: str, worktree: str) -> tuple[Directory, Directory]:
+    """(the tree of its base commit, the tree that it shows now) of a worktree. Nothing is stored."""
     from stratum.ingest.worktree import hash_upperdir
 
-    with session.store.worktrees.lock(tree.name, tree.worktree):
-        return hash_upperdir(base, tree.upperdir, lambda warning: None)
+    store = session.store
+    store.worktrees.get(name, worktree)  # or its NotFoundError, before a lock is made for it
+    with store.worktrees.lock(name, worktree):
+        settle(session, name, worktree)
+        tree = store.worktrees.get(name, worktree)
+        base = store.commits.tree(tree.base_commit)
+        return base, hash_upperdir(base, tree.upperdir, lambda warning: None)

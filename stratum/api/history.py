@@ -83,13 +83,10 @@ def _implied(session: Session, text: str) -> tuple[Directory, Directory]:
 
     store = session.store
     ref = ref_or_mountpoint(session, text)
-    worktree = _worktree(session, ref)
-    if worktree is not None:
+    if ref.worktree is not None:
         from stratum.api.commits import read_worktree
 
-        tree = store.worktrees.get(*worktree)
-        base = store.commits.tree(tree.base_commit)
-        return base, read_worktree(session, tree, base)
+        return read_worktree(session, ref.name, ref.worktree)
     commit = store.resolve_commit(ref)
     new = store.commits.tree(commit)
     parent = store.commits.meta(commit).parent_commit
@@ -103,20 +100,11 @@ def _implied(session: Session, text: str) -> tuple[Directory, Directory]:
 def tree_of(session: Session, text: str) -> Directory:
     """The tree that ``text`` shows: a tag's or commit's, or what a worktree (or mountpoint) shows at this moment."""
     store, ref = session.store, ref_or_mountpoint(session, text)
-    worktree = _worktree(session, ref)
-    if worktree is None:
+    if ref.worktree is None:
         return store.commits.tree(store.resolve_commit(ref))
     from stratum.api.commits import read_worktree
 
-    tree = store.worktrees.get(*worktree)
-    return read_worktree(session, tree, store.commits.tree(tree.base_commit))
-
-
-def _worktree(session: Session, ref: Ref) -> tuple[str, str] | None:
-    """(name, worktree) where ``ref`` means a worktree."""
-    if ref.worktree is not None:
-        return ref.name, ref.worktree
-    return None
+    return read_worktree(session, ref.name, ref.worktree)[1]
 
 
 def ref_or_mountpoint(session: Session, text: str) -> Ref:

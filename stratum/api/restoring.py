@@ -29,7 +29,8 @@ def restore(session: Session, source: str, paths: list[str], to: str | None = No
     ``to`` is a directory (each path goes there under its last name; the root fills it) or NAME+WORKTREE (each path goes
     to the same place there; no mount is needed, and a mounted one is written through its mount). Without ``to``, the
     worktree that is mounted at the current directory. In a directory, what exists is ``ExistsError`` unless ``force``;
-    in a worktree it is replaced: its uncommitted state can be committed first.
+    in a worktree it is replaced: its uncommitted state can be committed first. A directory that exists is filled, and
+    what else is in it stays.
 
     Raises ``NotFoundError`` for a path that ``source`` does not have, before anything is written.
     """
@@ -81,7 +82,7 @@ def _to_directory(session: Session, found: list[tuple[str, Inode]], to: Path, fo
 
 
 def _to_worktree(session: Session, found: list[tuple[str, Inode]], name: str, worktree: str) -> Restored:
-    from stratum.ingest.restore import restore as write
+    from stratum.ingest.restore import restore_below
 
     store = session.store
     ref = str(Ref(name, worktree=worktree))
@@ -98,8 +99,7 @@ def _to_worktree(session: Session, found: list[tuple[str, Inode]], name: str, wo
             )
         warnings = []
         for path, inode in found:
-            place = Path(record.mountpoint) / path.strip("/")
-            warnings += write(store.objects, inode, place, overwrite=True)
+            warnings += restore_below(store.objects, inode, Path(record.mountpoint), os.fsencode(path), overwrite=True)
         return Restored(places, ref, warnings)
 
 
@@ -121,27 +121,29 @@ def _write_unmounted(session: Session, found: list[tuple[str, Inode]], name: str
 
 
 def _merged(found: list[tuple[str, Inode]], shown: Directory) -> Directory:
+    from stratum.tree.merge import apply_layer
+
     for path, inode in found:
         names = [part for part in os.fsencode(path).split(b"/") if part]
-        shown = _with_entry(shown, names, inode, path)
+        shown = apply_layer(shown, _layer_with(shown, names, inode, path))
     return shown
 
 
-def _with_entry(tree: Directory, names: list[bytes], inode: Inode, path: str) -> Directory:
-    """``tree`` with ``inode`` at the path ``names``; only the directories above it are new."""
-    if not names:
-        assert isinstance(inode, Directory)
-        return inode
+def _layer_with(tree: Directory, names: list[bytes], inode: Inode, path: str) -> Directory:
+    """A layer over ``tree`` that brings ``inode`` to the path ``names`` and leaves the directories above as they are.
+
+    Like what is restored to a directory, a directory is filled: what else is in it stays.
+    """
     above: list[Directory] = [tree]
     for name in names[:-1]:
         below = above[-1].children.get(name)
         if not isinstance(below, Directory):
             raise NotFoundError(
-                f"the worktree has no directory to put {path} into", hint="restore the directory above it first"
+                f"the worktree has no directory to put {path} into", hint="restore the directory itself first"
             )
         above.append(below)
-    child: Inode = inode
-    for directory, name in zip(reversed(above), reversed(names), strict=True):
-        child = directory.with_children({**directory.children, name: child})
-    assert isinstance(child, Directory)
-    return child
+    layer = inode
+    for directory, name in zip(reversed(above), reversed(names), strict=bool(names)):
+        layer = directory.with_children({name: layer})
+    assert isinstance(layer, Directory)
+    return layer

@@ -25,7 +25,14 @@ from stratum.ingest.copying import SourceError, copy_hashed, is_sparse
 from stratum.ingest.dirstack import OPEN_DIRECTORY, DirectoryStack
 from stratum.store.objects import Objects
 from stratum.sys.atomic import temporary_name, write_all
-from stratum.sys.syscalls import RENAME_NOREPLACE, fd_path, renameat2
+from stratum.sys.syscalls import (
+    RENAME_NOREPLACE,
+    RESOLVE_BENEATH,
+    RESOLVE_NO_SYMLINKS,
+    fd_path,
+    openat2,
+    renameat2,
+)
 from stratum.sys.xattrs import read_xattrs
 from stratum.tree.dump import count_links
 from stratum.tree.model import Directory, File, Inode, Special, Symlink
@@ -45,20 +52,75 @@ def restore(objects: Objects, inode: Inode, target: Path, *, overwrite: bool = F
     entries stay). Raises ``DamagedError`` for content that is not what its digest says, ``NotFoundError`` for a missing
     object or parent directory, ``StratumError`` in the kernel's words for what cannot be written.
     """
+    path = os.fsencode(target)
     if isinstance(inode, Directory):
-        with _writing(os.fsencode(target)), suppress(FileExistsError):
+        with _writing(path), suppress(FileExistsError):
             os.mkdir(target, 0o700)
-        with _writing(os.fsencode(target)):
+        with _writing(path):
             root = os.open(target, OPEN_DIRECTORY & ~os.O_NOFOLLOW)
-        restorer = _Restorer(objects, overwrite)
-        with DirectoryStack(root) as stack:
-            restorer.directory(stack, inode, os.fsencode(target).rstrip(b"/"))
-        return restorer.warnings()
-    with _writing(os.fsencode(target)):
+        return _fill(objects, inode, root, path, overwrite)
+    with _writing(path):
         parent = os.open(target.parent, OPEN_DIRECTORY & ~os.O_NOFOLLOW)
-    restorer = _Restorer(objects, overwrite)
+    return _put(objects, inode, parent, path, overwrite)
+
+
+def restore_below(objects: Objects, inode: Inode, root: Path, path: bytes, *, overwrite: bool = False) -> list[str]:
+    """As ``restore``, to ``path`` in the directory ``root``, by no symbolic link from there on: whoever writes there
+    cannot lead it elsewhere. The empty path is ``root`` itself.
+
+    ``NotFoundError`` where the directory that ``path`` is in is missing, or is none.
+    """
+    names = [name for name in path.split(b"/") if name]
+    where = b"/".join([os.fsencode(root), *names])
+    parent = _open_below(root, names[:-1])
+    if not isinstance(inode, Directory):
+        return _put(objects, inode, parent, where, overwrite)
+    if not names:
+        return _fill(objects, inode, parent, where, overwrite)
     try:
-        restorer.entry(parent, os.fsencode(target.name), inode, os.fsencode(target.parent), fresh=False)
+        with _writing(where):
+            with suppress(FileExistsError):
+                os.mkdir(names[-1], 0o700, dir_fd=parent)
+            try:
+                top = os.open(names[-1], OPEN_DIRECTORY, dir_fd=parent)
+            except NotADirectoryError:  # a symbolic link too
+                raise FileExistsError from None
+    finally:
+        os.close(parent)
+    return _fill(objects, inode, top, where, overwrite)
+
+
+def _open_below(root: Path, names: list[bytes]) -> int:
+    with _writing(os.fsencode(root)):
+        top = os.open(root, OPEN_DIRECTORY)
+    try:
+        below = b"/".join(names) or b"."
+        return openat2(top, below, OPEN_DIRECTORY, resolve=RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS)
+    except OSError as exc:
+        shown = os.fsdecode(b"/".join([os.fsencode(root), *names]))
+        if exc.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            raise NotFoundError(
+                f"there is no directory {shown} to restore into", hint="restore the directory itself first"
+            ) from None
+        raise StratumError(f"cannot open {shown}: {os_error_text(exc)}") from None
+    finally:
+        os.close(top)
+
+
+def _fill(objects: Objects, tree: Directory, root: int, path: bytes, overwrite: bool) -> list[str]:
+    """Restore ``tree`` into the open directory ``root``, which is called ``path`` and closed here."""
+    restorer = _Restorer(objects, overwrite)
+    with DirectoryStack(root) as stack:
+        restorer.directory(stack, tree, path.rstrip(b"/"))
+    return restorer.warnings()
+
+
+def _put(objects: Objects, inode: Inode, parent: int, path: bytes, overwrite: bool) -> list[str]:
+    """Restore ``inode``, no directory, as ``path``, in the open directory ``parent``, which is closed here."""
+    restorer = _Restorer(objects, overwrite)
+    directory, _, name = path.rpartition(b"/")
+    try:
+        restorer.entry(parent, name, inode, directory, fresh=False)
     finally:
         os.close(parent)
     return restorer.warnings()
