@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from stratum.api.session import Session
 
 if TYPE_CHECKING:
+    from stratum.mount.plan import MountPlan
     from stratum.mount.state import Record
     from stratum.store.transaction import Transaction
     from stratum.store.worktrees import Worktree
@@ -23,18 +24,32 @@ def store_worktree(session: Session, tx: Transaction, tree: Worktree, base: Dire
 
 def build_mount(session: Session, tree: Worktree, image: Path, record: Record) -> int:
     """A detached mount of ``tree`` over ``image`` that is to take the place of the recorded one; its fd."""
-    from stratum.mount.build import build_detached
     from stratum.mount.plan import MountPlan
 
-    plan = MountPlan(
-        image,
-        session.store.layout.objects,
-        tree.upperdir,
-        tree.workdir,
-        read_only=record.read_only,
-        source=record.source,
-    )
-    return build_detached(plan)
+    plan = MountPlan(image, session.store.layout.objects, tree.upperdir, tree.workdir, read_only=record.read_only)
+    return build_in_place(plan, record, record.source)
+
+
+def build_in_place(plan: MountPlan, shown: Record, source: str) -> int:
+    """The detached mount of ``plan`` as the holder of the mount ``shown`` is to see it: in a container with its users'
+    IDs and its SELinux label. ``source`` is that of the record it will belong to. An fd.
+
+    Raises ``NotFoundError`` where the container is gone, and what ``build_detached`` raises.
+    """
+    from dataclasses import replace
+
+    from stratum.mount.build import build_detached
+
+    if shown.holder.kind != "container":
+        return build_detached(replace(plan, source=source))
+    from stratum.mount.container import ContainerProcess, context_of
+    from stratum.mount.record import find_mount
+
+    found = find_mount(shown)
+    context = context_of(found[1].super_options) if found is not None else None
+    holder = shown.holder
+    with ContainerProcess(holder.pid, holder.start_time, who=holder.describe()) as process:
+        return process.build(replace(plan, source=source, context=context))
 
 
 def settle(session: Session, name: str, worktree: str) -> None:

@@ -16,14 +16,15 @@ from typing import TYPE_CHECKING
 from stratum.api.commits import commit_worktree
 from stratum.api.history import ref_or_mountpoint
 from stratum.api.session import Session
-from stratum.api.settling import build_mount, settle, store_worktree
+from stratum.api.settling import build_in_place, build_mount, settle, store_worktree
 from stratum.errors import NotFoundError, UsageError
 from stratum.refs import DEFAULT_WORKTREE, Ref, parse_ref
 
 if TYPE_CHECKING:
     from stratum.mount.state import Record
+    from stratum.store.resolve import Resolved
     from stratum.store.transaction import Transaction
-    from stratum.store.worktrees import Worktree
+    from stratum.store.worktrees import Lease, Worktree
     from stratum.tree.model import Directory
 
 BuildUpper = Callable[["Transaction"], Path]
@@ -239,22 +240,16 @@ def _replace_live(
     store.worktrees.drop_retired(tree.name, tree.worktree)
 
 
-def switch(session: Session, text: str, mountpoint: str, *, force: bool = False) -> Record:
-    """Let the live ``mountpoint`` show another worktree (NAME+WORKTREE), tag or commit.
+def switch(session: Session, text: str, target: str, *, force: bool = False) -> Record:
+    """Let what shows ``target`` now show another worktree, ``text`` (NAME+WORKTREE).
 
-    The worktree that it showed keeps its changes and is free afterwards. Raises ``NotFoundError`` where Stratum has
-    mounted nothing there, ``BusyError`` where the new worktree is in use or files are open for writing.
+    ``target`` is a mountpoint on the host, or a worktree that the host or a container has mounted. The worktree that
+    was shown keeps its changes and is free afterwards; one of a container is committed then as its volume asks for.
+    Raises ``NotFoundError`` where Stratum has mounted nothing there, ``BusyError`` where the new worktree is in use or
+    files are open for writing.
     """
-    from stratum.api.mounting import plan_mount
-    from stratum.mount.build import build_detached
-    from stratum.mount.swap import swap
-
     store = session.store
-    old = session.state.find_mountpoint(Path(mountpoint))
-    if old is None:
-        raise NotFoundError(
-            f"{mountpoint} is not a mount of Stratum", hint="'stratum status' lists the mounts there are"
-        )
+    old = _shown_at(session, target)
     found = store.resolve_mountable(parse_ref(text))
     if found.kind != "worktree":
         raise UsageError(f"{text} is not a worktree", hint="name it as NAME+WORKTREE")
@@ -262,23 +257,74 @@ def switch(session: Session, text: str, mountpoint: str, *, force: bool = False)
     assert found.worktree is not None
     if old.ref == str(found):
         return old
+    lease = _lease_of(session, old)
     with store.worktrees.lock(found.name, found.worktree):
         settle(session, found.name, found.worktree)
-        plan, ref, commit = plan_mount(session, found)
-        record = session.state.claim(
-            store=store.root,
-            ref=ref,
-            commit=commit,
-            mountpoint=Path(old.mountpoint),
-            read_only=not plan.writable,
-            replacing=old,
-        )
+        if lease is not None:
+            store.worktrees.set_lease(found.name, found.worktree, lease)
         try:
-            from dataclasses import replace
-
-            mount_id = swap(old, lambda: build_detached(replace(plan, source=record.source)), force=force)
+            record = _swap_worktree(session, old, found, force)
         except BaseException:
-            session.state.release(record)
+            if lease is not None:
+                store.worktrees.clear_lease(found.name, found.worktree)
             raise
-        session.state.release(old)
-        return session.state.confirm(record, mount_id)
+    if lease is not None:
+        from stratum.api.leases import release
+
+        ref = parse_ref(old.ref)
+        assert ref.worktree is not None
+        release(session, ref.name, ref.worktree, lease.container)
+    return record
+
+
+def _shown_at(session: Session, target: str) -> Record:
+    """The mount at the mountpoint ``target``, or of the worktree of that name."""
+    if "+" in target and "/" not in target:
+        ref = parse_ref(target)
+        record = session.state.find_worktree(session.store.root, ref.name, ref.worktree or DEFAULT_WORKTREE)
+        what = f"{target} is not mounted"
+    else:
+        record = session.state.find_mountpoint(Path(target))
+        what = f"{target} is not a mount of Stratum"
+    if record is None:
+        raise NotFoundError(what, hint="'stratum status' lists the mounts there are")
+    return record
+
+
+def _lease_of(session: Session, record: Record) -> Lease | None:
+    """The lease of the container that has the recorded mount, from now on for another worktree."""
+    from dataclasses import replace
+
+    ref = parse_ref(record.ref)
+    if record.holder.kind != "container" or ref.worktree is None:
+        return None
+    lease = session.store.worktrees.lease(ref.name, ref.worktree)
+    return replace(lease, last_error=None) if lease is not None and lease.container == record.holder.id else None
+
+
+def _swap_worktree(session: Session, old: Record, found: Resolved, force: bool) -> Record:
+    """Let the mount ``old`` show the worktree ``found``, whose lock is held."""
+    from dataclasses import replace
+
+    from stratum.api.mounting import plan_mount
+    from stratum.mount.swap import swap
+
+    plan, ref, commit = plan_mount(session, found)
+    if old.is_worktree:
+        plan = replace(plan, read_only=old.read_only)
+    record = session.state.claim(
+        store=session.store.root,
+        ref=ref,
+        commit=commit,
+        mountpoint=Path(old.mountpoint),
+        read_only=not plan.writable,
+        holder=old.holder if old.holder.kind == "container" else None,
+        replacing=old,
+    )
+    try:
+        mount_id = swap(old, lambda: build_in_place(plan, old, record.source), force=force)
+    except BaseException:
+        session.state.release(record)
+        raise
+    session.state.release(old)
+    return session.state.confirm(record, mount_id)

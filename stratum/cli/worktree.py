@@ -6,7 +6,7 @@ import click
 
 from stratum.cli.app import App, verb
 from stratum.cli.output import safe, short
-from stratum.cli.reftype import NAME, REF, WORKTREE
+from stratum.cli.reftype import NAME, REF, WORKTREE, WORKTREE_OR_PATH
 
 
 @click.group("worktree")
@@ -90,13 +90,16 @@ def remove(app: App, ref: str, discard: bool, dry_run: bool) -> None:
 
 @verb("switch")
 @click.argument("ref", metavar="NAME+WORKTREE", type=WORKTREE)
-@click.argument("mountpoint")
+@click.argument("target", metavar="MOUNTPOINT|OLD+WORKTREE", type=WORKTREE_OR_PATH)
 @click.option("-f", "--force", is_flag=True, help="Go on although files are open for writing there.")
-def switch(app: App, ref: str, mountpoint: str, force: bool) -> None:
-    """Let the live MOUNTPOINT show another worktree. The one that it showed keeps its changes."""
+def switch(app: App, ref: str, target: str, force: bool) -> None:
+    """Let a live MOUNTPOINT show another worktree. The one that it showed keeps its changes.
+
+    The mount can be named by the worktree that it shows now, which reaches the mounts of running containers too.
+    """
     from stratum.api.switching import switch as run
 
-    record = run(app.session, ref, mountpoint, force=force)
+    record = run(app.session, ref, target, force=force)
     if app.out.json:
         app.out.object(record.to_json())
     else:

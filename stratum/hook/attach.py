@@ -16,11 +16,11 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 from stratum.errors import ConflictError, NotFoundError, StratumError, UsageError, os_error_text
 from stratum.hook.ocistate import BadStateError
-from stratum.sys import mountinfo, proc
+from stratum.mount.container import ContainerProcess
+from stratum.sys import mountinfo
 from stratum.sys.mountapi import MNT_DETACH, move_mount, umount2
 from stratum.sys.namespaces import (
     enter_mount_namespace,
@@ -42,49 +42,13 @@ class Attachment:
     destination: str
 
 
-class ContainerProcess:
-    """The first process of a container, held by its namespaces: a recycled process ID cannot take its place.
-
-    A context manager. ``mount_namespace`` and ``user_namespace`` are fds, ``start_time`` is in ticks since boot.
-    """
-
-    def __init__(self, pid: int) -> None:
-        """Raises ``BadStateError`` where the process is gone or is not in a mount namespace of its own."""
-        self.pid = pid
-        started = proc.start_time(pid) if pid > 0 else None
-        with contextlib.ExitStack() as opened:
-            try:
-                self.mount_namespace = _open(f"/proc/{pid}/ns/mnt", opened)
-                self.user_namespace = _open(f"/proc/{pid}/ns/user", opened)
-                own = os.stat("/proc/self/ns/mnt")
-            except (FileNotFoundError, ProcessLookupError):
-                raise BadStateError(f"the container's process {pid} is gone") from None
-            except OSError as exc:
-                raise BadStateError(f"cannot reach the container's process {pid}: {os_error_text(exc)}") from None
-            if started is None or not proc.alive(pid, started):
-                raise BadStateError(f"the container's process {pid} is gone")
-            self.start_time = started
-            if os.path.samestat(own, os.fstat(self.mount_namespace)):
-                raise BadStateError(f"process {pid} is in the host's mount namespace, so it is no container's")
-            self._opened = opened.pop_all()
-
-    def __enter__(self) -> ContainerProcess:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._opened.close()
-
-
-def attach_all(
-    container: ContainerProcess, rootfs: Path, attachments: Sequence[Attachment], owner: tuple[int, int]
-) -> None:
+def attach_all(container: ContainerProcess, rootfs: Path, attachments: Sequence[Attachment]) -> None:
     """Attach every mount at its destination below ``rootfs`` in the container's mount namespace, or none.
 
-    They are attached in the order given, so one may be nested in another. ``owner`` is the host's (uid, gid) of the
+    They are attached in the order given, so one may be nested in another; directories that are made belong to the
     container's root user. Raises ``StratumError`` naming the destination.
     """
+    owner = container.owner
     shared = {entry.id for entry in mountinfo.read(container.pid) if entry.shared}
 
     def work() -> None:
@@ -107,12 +71,6 @@ def attach_all(
             os.close(root)
 
     in_own_thread(work)
-
-
-def _open(path: str, opened: contextlib.ExitStack) -> int:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    opened.callback(os.close, fd)
-    return fd
 
 
 def _open_rootfs(rootfs: Path) -> int:

@@ -18,7 +18,6 @@ from stratum.hook.readfile import read_regular
 
 MAX_STATE = 4 << 20
 MAX_CONFIG = 16 << 20
-MAX_ID_MAP = 340
 
 _CONTAINER_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,254}")
 
@@ -39,21 +38,10 @@ class ContainerState:
 
 
 @dataclass(frozen=True, slots=True)
-class IdMapping:
-    """``size`` IDs from ``container_id`` inside are those from ``host_id`` outside."""
-
-    container_id: int
-    host_id: int
-    size: int
-
-
-@dataclass(frozen=True, slots=True)
 class Bundle:
     """The parts of ``config.json`` that a mount depends on. ``rootfs`` is absolute."""
 
     rootfs: Path
-    uid_mappings: tuple[IdMapping, ...]
-    gid_mappings: tuple[IdMapping, ...]
     mount_label: str | None
 
 
@@ -116,26 +104,8 @@ def parse_bundle(data: bytes, bundle: Path) -> Bundle:
         raise BadStateError(f"{what}: 'linux.mountLabel' is not a string")
     return Bundle(
         rootfs=bundle / root,
-        uid_mappings=_id_mappings(linux, "uidMappings", what),
-        gid_mappings=_id_mappings(linux, "gidMappings", what),
         mount_label=label,
     )
-
-
-def _id_mappings(linux: dict[str, Any], key: str, what: str) -> tuple[IdMapping, ...]:
-    entries = linux.get(key) or []
-    if not isinstance(entries, list) or len(entries) > MAX_ID_MAP:
-        raise BadStateError(f"{what}: 'linux.{key}' is not a list of at most {MAX_ID_MAP} ranges")
-    return tuple(_id_mapping(entry, f"{what}: 'linux.{key}'") for entry in entries)
-
-
-def _id_mapping(entry: object, what: str) -> IdMapping:
-    table = _object(entry, what)
-    numbers = [table.get(key, 0) for key in ("containerID", "hostID", "size")]
-    for number in numbers:
-        if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < 1 << 32:
-            raise BadStateError(f"{what} has a range that is not made of 32-bit numbers")
-    return IdMapping(*numbers)
 
 
 def _json(data: bytes, what: str) -> object:

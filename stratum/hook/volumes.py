@@ -11,11 +11,12 @@ from pathlib import Path
 
 from stratum.api.leases import release
 from stratum.api.session import Session
+from stratum.api.settling import settle
 from stratum.errors import ExistsError, StratumError, os_error_text
 from stratum.hook.annotation import Volume
-from stratum.hook.attach import Attachment, ContainerProcess, attach_all
-from stratum.hook.ocistate import BadStateError, Bundle, ContainerState, IdMapping
-from stratum.mount.build import build_detached
+from stratum.hook.attach import Attachment, attach_all
+from stratum.hook.ocistate import Bundle, ContainerState
+from stratum.mount.container import ContainerProcess
 from stratum.mount.plan import MountPlan
 from stratum.mount.state import Holder, Record
 from stratum.refs import DEFAULT_WORKTREE, Ref
@@ -45,13 +46,12 @@ class ContainerVolumes:
         self._session = session
         self._state = state
         self._bundle = bundle
-        self._owner = _container_root(bundle)
 
     def mount(self, volumes: Sequence[Volume]) -> None:
         """Mount ``volumes`` (parents first) into the container, or raise ``StratumError`` and leave nothing held."""
         with ContainerProcess(self._state.pid) as process, ExitStack() as opened, ExitStack() as undo:
             mounted = [self._prepare(volume, process, opened, undo) for volume in volumes]
-            attach_all(process, self._bundle.rootfs, [item.attachment for item in mounted], self._owner or (0, 0))
+            attach_all(process, self._bundle.rootfs, [item.attachment for item in mounted])
             for item in mounted:
                 mount_id = statx_mount_id(directory=item.attachment.mount)
                 self._session.state.confirm(item.record, mount_id)
@@ -76,6 +76,7 @@ class ContainerVolumes:
         """The worktree's lock is held, so that nobody commits, moves or mounts it meanwhile."""
         name, worktree = ref.name, ref.worktree or DEFAULT_WORKTREE
         worktrees = self._session.store.worktrees
+        settle(self._session, name, worktree)
         last_error = self._catch_up(name, worktree)
         tree = worktrees.get(name, worktree)
         record = self._claim(volume, str(ref), tree.base_commit, process, undo)
@@ -145,12 +146,7 @@ class ContainerVolumes:
             source=record.source,
             context=self._bundle.mount_label,
         )
-        if self._owner is None:
-            mount = build_detached(plan)
-        else:
-            from stratum.mount.idmap import IdMap, build_idmapped
-
-            mount = build_idmapped(plan, IdMap(process.user_namespace, *self._owner))
+        mount = process.build(plan)
         opened.callback(os.close, mount)
         return _Mounted(record, Attachment(mount, volume.destination))
 
@@ -187,17 +183,3 @@ def _on_failure(undo: ExitStack, step: Callable[[], None]) -> None:
             step()
 
     undo.callback(attempt)
-
-
-def _container_root(bundle: Bundle) -> tuple[int, int] | None:
-    """The host's IDs of the container's user and group 0; None without a user namespace."""
-    if not bundle.uid_mappings and not bundle.gid_mappings:
-        return None
-    return _host_id(bundle.uid_mappings, "uidMappings"), _host_id(bundle.gid_mappings, "gidMappings")
-
-
-def _host_id(mappings: Sequence[IdMapping], what: str) -> int:
-    for mapping in mappings:
-        if mapping.container_id == 0 and mapping.size > 0:
-            return mapping.host_id
-    raise BadStateError(f"the container's linux.{what} give its root user no ID on the host")

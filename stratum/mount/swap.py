@@ -27,6 +27,7 @@ from typing import TypeVar
 
 from stratum.errors import BusyError, NotFoundError
 from stratum.mount.build import closing, explained, named_uses, open_mountpoint
+from stratum.mount.container import ContainerProcess
 from stratum.mount.record import Record
 from stratum.sys import mountapi, mountinfo, proc
 from stratum.sys.mountapi import MOUNT_ATTR_RDONLY
@@ -100,19 +101,19 @@ def _opened(record: Record) -> Iterator[_LiveMount]:
 
 def _open_in_container(record: Record, opened: contextlib.ExitStack) -> tuple[int, int]:
     """The container's mount namespace and the mountpoint in it. The process is checked once its files are open."""
-    pid = record.holder.pid
+    holder = record.holder
+    process = opened.enter_context(ContainerProcess(holder.pid, holder.start_time, who=holder.describe()))
     try:
-        namespace = opened.enter_context(closing(os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)))
-        process_root = opened.enter_context(closing(os.open(f"/proc/{pid}/root", os.O_PATH | os.O_CLOEXEC)))
-        if not proc.alive(pid, record.holder.start_time):
-            raise NotFoundError(f"{record.holder.describe()} is gone")
+        process_root = opened.enter_context(closing(os.open(f"/proc/{holder.pid}/root", os.O_PATH | os.O_CLOEXEC)))
+        if not proc.alive(holder.pid, holder.start_time):
+            raise NotFoundError(f"{holder.describe()} is gone")
         path = os.fsencode(record.mountpoint)
         root = opened.enter_context(closing(open_in_root(process_root, path, os.O_PATH | os.O_DIRECTORY)))
     except OSError as exc:
         if exc.errno == errno.EPERM:
-            raise explained(exc, f"cannot enter {record.holder.describe()}") from None
-        raise NotFoundError(f"{record.mountpoint} is not in {record.holder.describe()} any more") from None
-    return namespace, root
+            raise explained(exc, f"cannot enter {holder.describe()}") from None
+        raise NotFoundError(f"{record.mountpoint} is not in {holder.describe()} any more") from None
+    return process.mount_namespace, root
 
 
 def _check_nothing_below(live: _LiveMount) -> None:

@@ -1,0 +1,118 @@
+"""A container's first process: the namespaces it leads to, and mounts built the way its users see files.
+
+With a user namespace, the IDs of a stratum's files are those inside of it (``mount.idmap``); ``/proc/PID/uid_map`` and
+``gid_map`` tell which IDs of the host its user and group 0 are, whoever made the namespace.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import re
+from pathlib import Path
+from types import TracebackType
+
+from stratum.errors import NotFoundError, StratumError, os_error_text
+from stratum.mount.build import build_detached
+from stratum.mount.idmap import IdMap, build_idmapped
+from stratum.mount.plan import MountPlan
+from stratum.sys import proc
+
+_CONTEXT = re.compile(r'(?:^|,)context=(?:"([^"]*)"|([^,]*))')
+
+
+class ContainerProcess:
+    """The first process of a container, held by its namespaces: a recycled process ID cannot take its place.
+
+    A context manager. ``mount_namespace`` and ``user_namespace`` are fds, ``start_time`` is in ticks since boot.
+    """
+
+    def __init__(self, pid: int, start_time: int | None = None, *, who: str = "") -> None:
+        """``start_time``, where it is known, is what the process must have; ``who`` it is in messages.
+
+        Raises ``NotFoundError`` where the process is gone, ``StratumError`` where it is in the host's mount namespace.
+        """
+        self.pid = pid
+        self._who = who or f"the container's process {pid}"
+        started = proc.start_time(pid) if pid > 0 else None
+        with contextlib.ExitStack() as opened:
+            try:
+                self.mount_namespace = _open(f"/proc/{pid}/ns/mnt", opened)
+                self.user_namespace = _open(f"/proc/{pid}/ns/user", opened)
+                own = os.stat("/proc/self/ns/mnt")
+            except (FileNotFoundError, ProcessLookupError):
+                raise self._gone() from None
+            except OSError as exc:
+                raise StratumError(f"cannot reach {self._who}: {os_error_text(exc)}") from None
+            if started is None or start_time not in (None, started) or not proc.alive(pid, started):
+                raise self._gone()
+            self.start_time = started
+            if os.path.samestat(own, os.fstat(self.mount_namespace)):
+                raise StratumError(f"process {pid} is in the host's mount namespace, so it is no container's")
+            self._opened = opened.pop_all()
+
+    def __enter__(self) -> ContainerProcess:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._opened.close()
+
+    def _gone(self) -> NotFoundError:
+        return NotFoundError(f"{self._who} is gone")
+
+    @functools.cached_property
+    def owner(self) -> tuple[int, int]:
+        """The host's IDs of the container's user and group 0: (0, 0) without a user namespace.
+
+        Raises ``StratumError`` where its root has none.
+        """
+        if not self.has_user_namespace:
+            return 0, 0
+        return self._root_of("uid_map"), self._root_of("gid_map")
+
+    @property
+    def has_user_namespace(self) -> bool:
+        """Whether the container's users have other IDs on the host."""
+        return not os.path.samestat(os.stat("/proc/self/ns/user"), os.fstat(self.user_namespace))
+
+    def _root_of(self, kind: str) -> int:
+        try:
+            text = Path(f"/proc/{self.pid}/{kind}").read_text("ascii")
+        except OSError as exc:
+            raise StratumError(f"cannot read /proc/{self.pid}/{kind}: {os_error_text(exc)}") from None
+        if not proc.alive(self.pid, self.start_time):
+            raise self._gone()
+        root = parse_id_map(text)
+        if root is None:
+            raise StratumError(f"the container's {kind} gives its root user no ID on the host")
+        return root
+
+    def build(self, plan: MountPlan) -> int:
+        """The detached mount of ``plan`` with owners as the container sees them; an fd (see ``build_detached``)."""
+        if not self.has_user_namespace:
+            return build_detached(plan)
+        return build_idmapped(plan, IdMap(self.user_namespace, *self.owner))
+
+
+def parse_id_map(text: str) -> int | None:
+    """The outside ID of the inside ID 0 in the text of a ``/proc/PID/uid_map`` (user_namespaces(7)), or None."""
+    for line in text.splitlines():
+        inside, outside, count = map(int, line.split())
+        if inside == 0 and count > 0:
+            return outside
+    return None
+
+
+def context_of(super_options: str) -> str | None:
+    """The SELinux label that a mount was made with (``context=``), from its super options in mountinfo."""
+    found = _CONTEXT.search(super_options)
+    return (found[1] or found[2]) if found else None
+
+
+def _open(path: str, opened: contextlib.ExitStack) -> int:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    opened.callback(os.close, fd)
+    return fd
