@@ -96,9 +96,10 @@ class TarSource:
         from stratum.ingest.tarball import read_tar_file
 
         tree = read_tar_file(reading.tx, Path(self.what), base=base, devices=reading.devices, progress=reading.progress)
-        if {b"oci-layout", b"index.json", b"blobs"} <= tree.children.keys():
+        if {b"index.json", b"blobs"} <= tree.children.keys():
             raise UsageError(
-                f"{self.what} is a compressed OCI image layout", hint="decompress it first, so that it can be checked"
+                f"{self.what} is an OCI image layout that is compressed or damaged",
+                hint="decompress it, so that it can be checked before anything is read",
             )
         return laid_over(base, tree), []
 

@@ -7,7 +7,8 @@ nowhere else: '..' is refused, a leading '/' means the tree's root, and nothing 
 name that comes again replaces what it was, as when tar extracts. Directories that have no member of their own get
 mode 0755, owner 0:0 and time 0, or what the base of the layer has at their path.
 
-``METADATA_MAX`` bounds the memory for a tree, and ``compression.check_expansion`` what files may grow to.
+``METADATA_MAX`` bounds the memory for a tree, and ``compression.check_expansion`` what compressed archives and sparse
+files may grow to.
 """
 
 from __future__ import annotations
@@ -57,11 +58,13 @@ def read_tar(
     Raises ``DamagedError`` and ``StratumError`` naming the member; what was staged until then goes with the
     transaction.
     """
-    counted = _Counted(read)
-    reader = TarReader(decompressed(counted.read, what), what, strict=strict)
+    reader = TarReader(decompressed(read, what), what, strict=strict)
     builder = _Builder(tx, what, base, devices)
+    expanded = 0
     for number, member in enumerate(reader, 1):
-        check_expansion(builder.size + member.size, counted.size, what)
+        if member.holes is not None:
+            expanded += member.size
+            check_expansion(expanded, reader.position + member.header.size, what)
         builder.add(member, reader.data(member))
         if progress is not None:
             progress(number, None)
@@ -96,19 +99,6 @@ def read_tar_file(
         os.close(fd)
 
 
-class _Counted:
-    """Counts what is read."""
-
-    def __init__(self, read: Read) -> None:
-        self._read = read
-        self.size = 0
-
-    def read(self, size: int) -> bytes:
-        data = self._read(size)
-        self.size += len(data)
-        return data
-
-
 class _Source:
     """Pieces as the file object that a transaction reads from."""
 
@@ -120,7 +110,7 @@ class _Source:
 
 
 class _Builder:
-    """Builds the tree, member by member. ``size`` is the bytes of its files so far."""
+    """Builds the tree, member by member."""
 
     def __init__(self, tx: Transaction, what: str, base: Directory | None, devices: bool) -> None:
         self._tx = tx
@@ -129,7 +119,6 @@ class _Builder:
         self._devices = devices
         self._metadata = 0
         self._parents: dict[bytes, Directory] = {}
-        self.size = 0
         self.root = self._implicit(base)
 
     def add(self, member: TarMember, data: Iterator[bytes]) -> None:
@@ -226,7 +215,6 @@ class _Builder:
 
     def _file(self, member: TarMember, data: Iterator[bytes]) -> File:
         common = self._common(member.header, stat.S_IFREG)
-        self.size += member.size
         if member.size <= INLINE_MAX:
             return File(*common, size=member.size, content=b"".join(data) or None)
         if member.size <= IN_MEMORY_MAX:
