@@ -1,0 +1,171 @@
+"""What users write: StorageClass and VolumeSnapshotClass parameters, volume attributes, capabilities. Pure.
+
+::
+
+    source     StorageClass, inline, static volume   HOST[:PORT]/REPOSITORY[:TAG][@DIGEST], or a ref of this node
+    commit     StorageClass, inline, static volume   on-unpublish (or true) | never (or false, the default)
+    tag        StorageClass, inline, static volume   template of the tag that such a commit gets ({time}, {commit} ...)
+    readOnly   inline, static volume                 true | false (the default)
+    registry   VolumeSnapshotClass                   HOST[:PORT]/REPOSITORY that snapshots are pushed to
+
+Any other key is refused, so that a misspelt one is not silently ignored; those that Kubernetes adds
+(``csi.storage.k8s.io/...``, ``storage.kubernetes.io/...``) are for the driver's eyes only.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from stratum.api.tagtemplate import check_template
+from stratum.csi.csi_pb2 import VolumeCapability
+from stratum.csi.errors import invalid
+from stratum.errors import UsageError
+from stratum.refs import Ref, parse_ref
+from stratum.registry.target import Target, parse_target
+from stratum.sys.mountapi import MOUNT_ATTR_NODEV, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY
+
+KUBERNETES_PREFIXES = ("csi.storage.k8s.io/", "storage.kubernetes.io/")
+EPHEMERAL = "csi.storage.k8s.io/ephemeral"
+POD_NAME = "csi.storage.k8s.io/pod.name"
+POD_NAMESPACE = "csi.storage.k8s.io/pod.namespace"
+POD_UID = "csi.storage.k8s.io/pod.uid"
+
+MOUNT_ATTR_NOEXEC = 0x00000008
+MOUNT_ATTR_NOATIME = 0x00000010
+
+_MOUNT_FLAGS = {
+    "ro": MOUNT_ATTR_RDONLY,
+    "rw": 0,
+    "nosuid": MOUNT_ATTR_NOSUID,
+    "nodev": MOUNT_ATTR_NODEV,
+    "noexec": MOUNT_ATTR_NOEXEC,
+    "noatime": MOUNT_ATTR_NOATIME,
+}
+_FLAGS = {"true": True, "false": False}
+_COMMIT = {"on-unpublish": True, "true": True, "never": False, "false": False}
+_VALUE_MAX = 1024
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+Modes = VolumeCapability.AccessMode
+
+
+@dataclass(frozen=True, slots=True)
+class Attributes:
+    """Attributes of a volume, checked. ``source`` is None where none is given."""
+
+    source: Target | Ref | None = None
+    commit: bool = False
+    tag: str | None = None
+    read_only: bool = False
+
+    def context(self) -> dict[str, str]:
+        """The volume context that says the same about what happens at unpublish."""
+        context = {"commit": "on-unpublish"} if self.commit else {}
+        return context | ({"tag": self.tag} if self.tag is not None else {})
+
+
+def volume_attributes(given: Mapping[str, str], *, read_only: bool = True) -> Attributes:
+    """Attributes from StorageClass parameters (``read_only`` not allowed) or a volume context. INVALID_ARGUMENT."""
+    known = {"source", "commit", "tag"} | ({"readOnly"} if read_only else set())
+    values = _known(given, known)
+    commit = _choice(values, "commit", _COMMIT)
+    tag = values.get("tag")
+    if tag is not None:
+        if not commit:
+            raise invalid(
+                "the attribute tag needs commit: on-unpublish, as it is the tag that the commit gets",
+                hint="the source's own tag is written as source: NAME:TAG",
+            )
+        try:
+            check_template(tag, name="name", worktree="worktree")
+        except UsageError as exc:
+            raise invalid(exc.message, hint=exc.hint) from None
+    source = parse_source(values["source"]) if "source" in values else None
+    attributes = Attributes(source, commit, tag, _choice(values, "readOnly", _FLAGS))
+    if attributes.read_only and attributes.commit:
+        raise invalid("a volume cannot be readOnly and committed on unpublish")
+    return attributes
+
+
+def parse_source(text: str) -> Target | Ref:
+    """A registry reference (with host) or a ref. Nothing that reaches the node's files, or leaves TLS out, is one."""
+    try:
+        if "/" not in text:
+            return parse_ref(text)
+        if "://" in text or text.startswith(("oci:", "oci-archive:")):
+            raise invalid(f"source {text[:140]!r}: only a registry reference or a ref can be a source")
+        return parse_target(text)
+    except UsageError as exc:
+        raise invalid(f"source: {exc.message}", hint=exc.hint) from None
+
+
+def snapshot_registry(parameters: Mapping[str, str]) -> str | None:
+    """HOST/REPOSITORY of a VolumeSnapshotClass, without tag or digest, or None. INVALID_ARGUMENT."""
+    registry = _known(parameters, {"registry"}).get("registry")
+    if registry is None:
+        return None
+    target = parse_source(registry)
+    if not isinstance(target, Target) or target.digest or str(target) != f"{registry.lower()}:latest":
+        raise invalid(f"registry {registry[:140]!r} is not HOST[:PORT]/REPOSITORY")
+    return registry.lower()
+
+
+def _known(given: Mapping[str, str], known: set[str]) -> dict[str, str]:
+    values = {}
+    for key, value in given.items():
+        if key.startswith(KUBERNETES_PREFIXES):
+            continue
+        if key not in known:
+            raise invalid(f"unknown key {key[:140]!r}", hint=f"known: {', '.join(sorted(known))}")
+        if len(value) > _VALUE_MAX or _CONTROL.search(value):
+            raise invalid(f"the value of {key} is too long or has control characters")
+        values[key] = value
+    return values
+
+
+def _choice(values: Mapping[str, str], key: str, choices: Mapping[str, bool]) -> bool:
+    value = values.get(key)
+    if value is None:
+        return False
+    if value not in choices:
+        raise invalid(f"{key}: {value[:140]!r} is none of {', '.join(choices)}")
+    return choices[value]
+
+
+def check_capability(capability: VolumeCapability) -> str | None:
+    """Why no volume of this driver has the capability, or None."""
+    if capability.WhichOneof("access_type") != "mount":
+        return "only mounted volumes are offered, no block devices"
+    if capability.access_mode.mode == Modes.UNKNOWN:
+        return "no access mode is given"
+    if capability.access_mode.mode in (Modes.MULTI_NODE_MULTI_WRITER, Modes.MULTI_NODE_SINGLE_WRITER):
+        return "a volume is local to its node: no other node can write to it"
+    unknown = sorted(set(capability.mount.mount_flags) - set(_MOUNT_FLAGS))
+    if unknown:
+        return f"mount option {unknown[0][:140]!r} is none of {', '.join(_MOUNT_FLAGS)}"
+    return None
+
+
+def check_capabilities(capabilities: Sequence[VolumeCapability]) -> None:
+    """INVALID_ARGUMENT where there are none, or one is not offered."""
+    if not capabilities:
+        raise invalid("no volume capability is given")
+    for capability in capabilities:
+        reason = check_capability(capability)
+        if reason is not None:
+            raise invalid(reason)
+
+
+def is_reader(capability: VolumeCapability) -> bool:
+    """Whether the access mode allows no writes."""
+    return capability.access_mode.mode in (Modes.SINGLE_NODE_READER_ONLY, Modes.MULTI_NODE_READER_ONLY)
+
+
+def mount_attributes(capability: VolumeCapability, *, read_only: bool) -> int:
+    """The ``MOUNT_ATTR_*`` that the checked capability asks for."""
+    flags = MOUNT_ATTR_RDONLY if read_only or is_reader(capability) else 0
+    for flag in capability.mount.mount_flags:
+        flags |= _MOUNT_FLAGS[flag]
+    return flags

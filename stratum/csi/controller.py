@@ -1,0 +1,257 @@
+"""The Controller service, for the volumes of this node."""
+
+from __future__ import annotations
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from stratum.csi import csi_pb2 as csi
+from stratum.csi import provisioning, snapshots
+from stratum.csi.attributes import (
+    check_capabilities,
+    check_capability,
+    is_reader,
+    snapshot_registry,
+    volume_attributes,
+)
+from stratum.csi.condition import condition_of
+from stratum.csi.driver import TOPOLOGY_KEY, Driver
+from stratum.csi.errors import CallError, Code, invalid, not_found
+from stratum.csi.jobs import Caller
+from stratum.csi.mounts import records_of
+from stratum.csi.paging import page
+from stratum.csi.provisioning import Wanted
+from stratum.csi.records import SnapshotRecord, VolumeRecord
+from stratum.csi.usage import free_space
+
+NAME_MAX = 128
+
+_RPC = csi.ControllerServiceCapability.RPC
+
+CAPABILITIES = (
+    _RPC.CREATE_DELETE_VOLUME,
+    _RPC.LIST_VOLUMES,
+    _RPC.GET_CAPACITY,
+    _RPC.CREATE_DELETE_SNAPSHOT,
+    _RPC.LIST_SNAPSHOTS,
+    _RPC.CLONE_VOLUME,
+    _RPC.EXPAND_VOLUME,
+    _RPC.VOLUME_CONDITION,
+    _RPC.GET_VOLUME,
+    _RPC.SINGLE_NODE_MULTI_WRITER,
+)
+
+
+class Controller:
+    """csi.v1.Controller."""
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+
+    def ControllerGetCapabilities(
+        self, request: csi.ControllerGetCapabilitiesRequest, caller: Caller
+    ) -> csi.ControllerGetCapabilitiesResponse:
+        """What is offered."""
+        capabilities = [csi.ControllerServiceCapability(rpc=_RPC(type=kind)) for kind in CAPABILITIES]
+        return csi.ControllerGetCapabilitiesResponse(capabilities=capabilities)
+
+    # Volumes
+
+    def CreateVolume(self, request: csi.CreateVolumeRequest, caller: Caller) -> csi.CreateVolumeResponse:
+        """A worktree over the source's, snapshot's or cloned volume's commit, or over an empty directory."""
+        wanted = _wanted(request)
+        self._check_topology(request.accessibility_requirements)
+        with self._driver.locked("volume name", wanted.name):
+            record = provisioning.create(self._driver, wanted, request.secrets, caller)
+        volume = self._volume(record)
+        if request.HasField("volume_content_source"):
+            volume.content_source.CopyFrom(request.volume_content_source)
+        return csi.CreateVolumeResponse(volume=volume)
+
+    def DeleteVolume(self, request: csi.DeleteVolumeRequest, caller: Caller) -> csi.DeleteVolumeResponse:
+        """Remove a worktree that CreateVolume made. Its snapshots stay."""
+        _require(request.volume_id, "volume_id")
+        with self._driver.locked("volume", request.volume_id):
+            provisioning.delete(self._driver, request.volume_id)
+        return csi.DeleteVolumeResponse()
+
+    def ValidateVolumeCapabilities(
+        self, request: csi.ValidateVolumeCapabilitiesRequest, caller: Caller
+    ) -> csi.ValidateVolumeCapabilitiesResponse:
+        """Whether a volume can be used as asked: tags and commits for reading only."""
+        _require(request.volume_id, "volume_id")
+        if not request.volume_capabilities:
+            raise invalid("no volume capability is given")
+        found = provisioning.find_volume(self._driver, request.volume_id)
+        for capability in request.volume_capabilities:
+            reason = check_capability(capability)
+            if reason is None and found.worktree is None and not is_reader(capability):
+                reason = f"{found} is not a worktree: it can only be read"
+            if reason is not None:
+                return csi.ValidateVolumeCapabilitiesResponse(message=reason)
+        confirmed = csi.ValidateVolumeCapabilitiesResponse.Confirmed(
+            volume_context=request.volume_context,
+            volume_capabilities=request.volume_capabilities,
+            parameters=request.parameters,
+        )
+        return csi.ValidateVolumeCapabilitiesResponse(confirmed=confirmed)
+
+    def ListVolumes(self, request: csi.ListVolumesRequest, caller: Caller) -> csi.ListVolumesResponse:
+        """The volumes that CreateVolume made on this node, oldest first."""
+        there = [r for r in self._driver.volumes.list() if not r.inline and provisioning.exists(self._driver, r)]
+        found = page(there, request.max_entries, request.starting_token)
+        entries = []
+        for record in found.records:
+            status = csi.ListVolumesResponse.VolumeStatus(
+                published_node_ids=self._published(record.id), volume_condition=self._condition(record)
+            )
+            entries.append(csi.ListVolumesResponse.Entry(volume=self._volume(record), status=status))
+        return csi.ListVolumesResponse(entries=entries, next_token=found.next_token)
+
+    def ControllerGetVolume(
+        self, request: csi.ControllerGetVolumeRequest, caller: Caller
+    ) -> csi.ControllerGetVolumeResponse:
+        """One volume that CreateVolume made, and how it is."""
+        _require(request.volume_id, "volume_id")
+        record = provisioning.volume_record(self._driver, request.volume_id)
+        if record is None:
+            raise not_found(f"there is no volume {request.volume_id[:140]!r} that this driver made")
+        status = csi.ControllerGetVolumeResponse.VolumeStatus(
+            published_node_ids=self._published(record.id), volume_condition=self._condition(record)
+        )
+        return csi.ControllerGetVolumeResponse(volume=self._volume(record), status=status)
+
+    def ControllerExpandVolume(
+        self, request: csi.ControllerExpandVolumeRequest, caller: Caller
+    ) -> csi.ControllerExpandVolumeResponse:
+        """Note a larger capacity; nothing is to be done on the node."""
+        _require(request.volume_id, "volume_id")
+        required, limit = _capacity(request.capacity_range)
+        if not required and not limit:
+            raise invalid("no capacity is given")
+        if request.HasField("volume_capability"):
+            check_capabilities([request.volume_capability])
+        with self._driver.locked("volume", request.volume_id):
+            record = provisioning.expand(self._driver, request.volume_id, required, limit)
+        return csi.ControllerExpandVolumeResponse(capacity_bytes=record.capacity, node_expansion_required=False)
+
+    def GetCapacity(self, request: csi.GetCapacityRequest, caller: Caller) -> csi.GetCapacityResponse:
+        """What the store's filesystem has left; nothing for another node, or for volumes that are not offered."""
+        segments = request.accessible_topology.segments
+        elsewhere = segments.get(TOPOLOGY_KEY, self._driver.options.node_id) != self._driver.options.node_id
+        if elsewhere or any(check_capability(capability) for capability in request.volume_capabilities):
+            return csi.GetCapacityResponse(available_capacity=0)
+        return csi.GetCapacityResponse(available_capacity=free_space(self._driver.session.store.root).bytes)
+
+    # Snapshots
+
+    def CreateSnapshot(self, request: csi.CreateSnapshotRequest, caller: Caller) -> csi.CreateSnapshotResponse:
+        """A commit of the volume and a tag; ready_to_use when it is in the registry of the class, if that has one."""
+        _require(request.source_volume_id, "source_volume_id")
+        _check_name(request.name)
+        registry = snapshot_registry(request.parameters)
+        with self._driver.locked("snapshot name", request.name):
+            record = snapshots.create(
+                self._driver, request.name, request.source_volume_id, registry, request.secrets, caller
+            )
+        return csi.CreateSnapshotResponse(snapshot=_snapshot(record))
+
+    def DeleteSnapshot(self, request: csi.DeleteSnapshotRequest, caller: Caller) -> csi.DeleteSnapshotResponse:
+        """Remove the tag. Volumes that were made from the snapshot do not depend on it."""
+        _require(request.snapshot_id, "snapshot_id")
+        with self._driver.locked("snapshot", request.snapshot_id):
+            snapshots.delete(self._driver, request.snapshot_id)
+        return csi.DeleteSnapshotResponse()
+
+    def ListSnapshots(self, request: csi.ListSnapshotsRequest, caller: Caller) -> csi.ListSnapshotsResponse:
+        """The snapshots made on this node, oldest first."""
+        there = self._driver.snapshots.list()
+        if request.snapshot_id:
+            there = [record for record in there if record.id == request.snapshot_id]
+        if request.source_volume_id:
+            there = [record for record in there if record.source_volume == request.source_volume_id]
+        found = page(there, request.max_entries, request.starting_token)
+        entries = [csi.ListSnapshotsResponse.Entry(snapshot=_snapshot(record)) for record in found.records]
+        return csi.ListSnapshotsResponse(entries=entries, next_token=found.next_token)
+
+    def GetSnapshot(self, request: csi.GetSnapshotRequest, caller: Caller) -> csi.GetSnapshotResponse:
+        """One snapshot."""
+        _require(request.snapshot_id, "snapshot_id")
+        record = provisioning.find_snapshot(self._driver, request.snapshot_id)
+        if record is None:
+            raise not_found(f"there is no snapshot {request.snapshot_id[:140]!r}")
+        return csi.GetSnapshotResponse(snapshot=_snapshot(record))
+
+    # Parts of answers
+
+    def _volume(self, record: VolumeRecord) -> csi.Volume:
+        return csi.Volume(
+            capacity_bytes=record.capacity,
+            volume_id=record.id,
+            volume_context=record.attributes,
+            accessible_topology=[csi.Topology(segments={TOPOLOGY_KEY: self._driver.options.node_id})],
+        )
+
+    def _published(self, volume_id: str) -> list[str]:
+        return [self._driver.options.node_id] if records_of(self._driver, volume_id) else []
+
+    def _condition(self, record: VolumeRecord) -> csi.VolumeCondition:
+        return condition_of(self._driver, record.stratum, record.key)
+
+    def _check_topology(self, wanted: csi.TopologyRequirement) -> None:
+        """RESOURCE_EXHAUSTED where the volume has to be on other nodes, so that the scheduler chooses again."""
+        if not wanted.requisite:
+            return
+        node = self._driver.options.node_id
+        if not any(topology.segments.get(TOPOLOGY_KEY, node) == node for topology in wanted.requisite):
+            raise CallError(Code.RESOURCE_EXHAUSTED, f"this is node {node}; the volume is wanted elsewhere")
+
+
+def _wanted(request: csi.CreateVolumeRequest) -> Wanted:
+    """The request, checked. INVALID_ARGUMENT."""
+    _check_name(request.name)
+    check_capabilities(request.volume_capabilities)
+    if request.mutable_parameters:
+        raise invalid("volumes have no mutable parameters")
+    required, limit = _capacity(request.capacity_range)
+    attributes = volume_attributes(request.parameters, read_only=False)
+    content = request.volume_content_source.WhichOneof("type")
+    if request.HasField("volume_content_source") and content is None:
+        raise invalid("the volume content source is empty")
+    snapshot_id = request.volume_content_source.snapshot.snapshot_id if content == "snapshot" else None
+    volume_id = request.volume_content_source.volume.volume_id if content == "volume" else None
+    if content is not None:
+        _require(snapshot_id or volume_id or "", "ID of the content source")
+    return Wanted(request.name, required, limit, attributes, snapshot_id, volume_id)
+
+
+def _check_name(name: str) -> None:
+    _require(name, "name")
+    if len(name.encode()) > NAME_MAX or not name.isprintable():
+        raise invalid(f"the name is longer than {NAME_MAX} bytes or has control characters")
+
+
+def _require(value: str, what: str) -> None:
+    if not value:
+        raise invalid(f"no {what} is given")
+
+
+def _capacity(wanted: csi.CapacityRange) -> tuple[int, int]:
+    """(required bytes, limit or 0). INVALID_ARGUMENT, or OUT_OF_RANGE where none fits."""
+    required, limit = wanted.required_bytes, wanted.limit_bytes
+    if required < 0 or limit < 0:
+        raise invalid("a capacity cannot be negative")
+    if limit and required > limit:
+        raise CallError(Code.OUT_OF_RANGE, f"no capacity is at least {required} and at most {limit} bytes")
+    return required, limit
+
+
+def _snapshot(record: SnapshotRecord) -> csi.Snapshot:
+    created = Timestamp()
+    created.FromNanoseconds(record.created)
+    return csi.Snapshot(
+        size_bytes=record.size,
+        snapshot_id=record.id,
+        source_volume_id=record.source_volume,
+        creation_time=created,
+        ready_to_use=snapshots.is_ready(record),
+    )

@@ -1,0 +1,85 @@
+"""What the services share: settings, store, records, jobs, locks."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from stratum.api.session import Session
+from stratum.csi.errors import aborted
+from stratum.csi.jobs import Jobs
+from stratum.csi.metrics import Metrics
+from stratum.csi.records import Records, SnapshotRecord, VolumeRecord
+from stratum.errors import BusyError, StratumError, os_error_text
+from stratum.mount.state import Holder
+from stratum.sys import proc
+from stratum.sys.locks import locked
+
+NAME = "csi.stratum.dev"
+TOPOLOGY_KEY = "topology.csi.stratum.dev/node"
+
+LOCK_WAIT = 0.5
+"""Seconds to wait for another call on the same volume, so that a quick one goes unnoticed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How the driver was started. ``inline_sources`` are shell patterns that inline volumes' sources must match."""
+
+    node_id: str
+    kubelet_dir: Path
+    controller: bool = False
+    allow_inline: bool = False
+    inline_sources: tuple[str, ...] = ("*",)
+
+    def allows_inline_source(self, source: str) -> bool:
+        """Whether pod authors may name ``source``."""
+        return any(fnmatchcase(source, pattern) for pattern in self.inline_sources)
+
+
+@dataclass(slots=True)
+class Driver:
+    """One running driver. Its parts may be used by several threads at once."""
+
+    options: Options
+    session: Session
+    jobs: Jobs = field(default_factory=Jobs)
+    metrics: Metrics = field(default_factory=Metrics)
+    volumes: Records[VolumeRecord] = field(init=False)
+    snapshots: Records[SnapshotRecord] = field(init=False)
+
+    def __post_init__(self) -> None:
+        store = self.session.create_store()
+        self.volumes = Records(store.root, VolumeRecord)
+        self.snapshots = Records(store.root, SnapshotRecord)
+        self.metrics.watch(self)
+
+    @contextlib.contextmanager
+    def locked(self, what: str, *names: str) -> Iterator[None]:
+        """Keep other calls, also those to another driver on this node, from working on the same things.
+
+        One lock for each of ``names`` (volume or snapshot IDs or names, of the kind ``what``), taken in one order by
+        everybody. ABORTED where one is not to be had at once.
+        """
+        directory = self.session.config.runtime_dir / "csi"
+        with ExitStack() as stack:
+            try:
+                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+                for name in sorted(set(names)):
+                    path = directory / f"{hashlib.sha256(f'{what} {name}'.encode()).hexdigest()[:40]}.lock"
+                    stack.enter_context(locked(path, timeout=LOCK_WAIT, what=f"{what} {name}"))
+            except BusyError:
+                raise aborted(f"{what} {' and '.join(names)}: another call is at work") from None
+            except OSError as exc:
+                raise StratumError(f"cannot lock in {directory}: {os_error_text(exc)}") from None
+            yield
+
+    def holder(self, volume_id: str) -> Holder:
+        """This driver as the holder of a volume's mount."""
+        return Holder("csi", volume_id, os.getpid(), proc.start_time(os.getpid()) or 0)

@@ -1,0 +1,42 @@
+"""The Identity service: who this is and what it offers."""
+
+from __future__ import annotations
+
+from google.protobuf.wrappers_pb2 import BoolValue
+
+import stratum
+from stratum.csi import csi_pb2 as csi
+from stratum.csi.driver import NAME, Driver
+from stratum.csi.jobs import Caller
+
+_Service = csi.PluginCapability.Service
+_Expansion = csi.PluginCapability.VolumeExpansion
+
+
+class Identity:
+    """csi.v1.Identity."""
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+
+    def GetPluginInfo(self, request: csi.GetPluginInfoRequest, caller: Caller) -> csi.GetPluginInfoResponse:
+        """Name and version."""
+        return csi.GetPluginInfoResponse(name=NAME, vendor_version=stratum.__version__)
+
+    def GetPluginCapabilities(
+        self, request: csi.GetPluginCapabilitiesRequest, caller: Caller
+    ) -> csi.GetPluginCapabilitiesResponse:
+        """Volumes are local to a node, and need not be resized to grow."""
+        services = [_Service.VOLUME_ACCESSIBILITY_CONSTRAINTS]
+        if self._driver.options.controller:
+            services.append(_Service.CONTROLLER_SERVICE)
+        capabilities = [csi.PluginCapability(service=_Service(type=kind)) for kind in services]
+        if self._driver.options.controller:
+            online = _Expansion(type=_Expansion.ONLINE)
+            capabilities.append(csi.PluginCapability(volume_expansion=online))
+        return csi.GetPluginCapabilitiesResponse(capabilities=capabilities)
+
+    def Probe(self, request: csi.ProbeRequest, caller: Caller) -> csi.ProbeResponse:
+        """Ready while the store can be read; the store's own error otherwise."""
+        self._driver.session.store.names()
+        return csi.ProbeResponse(ready=BoolValue(value=True))

@@ -1,0 +1,123 @@
+"""Inline ephemeral volumes: a worktree of the pod's own, or a commit to read, from the pod's specification.
+
+Who writes a pod's specification decides what is in these attributes, so the driver has to be started with
+``--allow-inline``, sources can be limited to patterns, and of what is on the node only tags can be named. The worktree
+and its record go when the volume is unpublished. A commit that was asked for stays; it never moves a tag that exists,
+as that may be somebody else's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+
+from stratum.api.commits import commit_worktree
+from stratum.api.tagtemplate import render_tag
+from stratum.csi import csi_pb2 as csi
+from stratum.csi.attributes import POD_NAME, POD_NAMESPACE, POD_UID, mount_attributes, volume_attributes
+from stratum.csi.driver import Driver
+from stratum.csi.errors import CallError, Code, invalid
+from stratum.csi.jobs import Caller
+from stratum.csi.mounts import check_access, records_of, shown_at, stage
+from stratum.csi.paths import Place
+from stratum.csi.provisioning import exists, remove_recorded
+from stratum.csi.records import VolumeRecord
+from stratum.csi.sources import fetch
+from stratum.errors import ExistsError
+from stratum.sys import mountapi
+from stratum.sys.mountapi import MOUNT_ATTR_RDONLY
+
+_log = logging.getLogger(__name__)
+
+
+def inline_key(volume_id: str) -> str:
+    """The key of an inline volume."""
+    return f"inline-{hashlib.sha256(volume_id.encode()).hexdigest()[:40]}"
+
+
+def publish(driver: Driver, request: csi.NodePublishVolumeRequest, target: Place, caller: Caller) -> None:
+    """Mount the volume at its target. PERMISSION_DENIED where the driver's options do not allow it."""
+    if not driver.options.allow_inline:
+        raise CallError(
+            Code.PERMISSION_DENIED, "inline volumes are not allowed", hint="the driver needs --allow-inline for them"
+        )
+    wanted = volume_attributes(request.volume_context)
+    read_only = wanted.read_only or request.readonly
+    flags = mount_attributes(request.volume_capability, read_only=read_only)
+    entry = shown_at(driver, target.path, request.volume_id)
+    if entry is not None:
+        check_access(entry, flags, target.path)
+        return
+    if wanted.source is None:
+        raise invalid("an inline volume needs the attribute source")
+    source = request.volume_context["source"]
+    if not driver.options.allows_inline_source(source):
+        raise CallError(Code.PERMISSION_DENIED, f"inline volumes may not have {source[:140]!r} as their source")
+    if wanted.commit and flags & MOUNT_ATTR_RDONLY:
+        raise invalid("a read-only volume cannot be committed on unpublish")
+    record = driver.volumes.get(inline_key(request.volume_id))
+    if record is None or not driver.session.store.commits.exists(record.commit):
+        origin = fetch(driver, wanted.source, request.secrets, caller, inline=True)
+        record = VolumeRecord(
+            key=inline_key(request.volume_id),
+            name=_pod(request),
+            id=request.volume_id,
+            stratum=origin.stratum,
+            commit=origin.commit,
+            capacity=0,
+            origin=f"source {wanted.source}",
+            inline=True,
+            attributes=wanted.context() | {"pod": request.volume_context.get(POD_UID, "")},
+        )
+        driver.volumes.put(record)
+    if flags & MOUNT_ATTR_RDONLY:
+        ref = f"{record.stratum}:{record.commit}"
+    else:
+        ref = f"{record.stratum}+{record.key}"
+        with contextlib.suppress(ExistsError):  # an earlier call made it
+            driver.session.store.worktrees.create(
+                record.stratum, record.key, record.commit, f"inline volume of pod {record.name}"[:200], why="inline"
+            )
+    stage(driver, request.volume_id, ref, target)
+    if flags:
+        with target.opened() as mount:
+            mountapi.mount_setattr(mount, attributes=flags)
+
+
+def _pod(request: csi.NodePublishVolumeRequest) -> str:
+    return f"{request.volume_context.get(POD_NAMESPACE, '')}/{request.volume_context.get(POD_NAME, '')}"
+
+
+def finish(driver: Driver, volume_id: str, caller: Caller) -> bool:
+    """Commit the unmounted volume where that is asked for, then remove it; whether it was an inline volume."""
+    record = driver.volumes.get(inline_key(volume_id))
+    if record is None:
+        return False
+    if records_of(driver, volume_id):
+        return True
+    if "commit" in record.attributes and exists(driver, record):
+        driver.jobs.run(("commit", volume_id), lambda: _commit(driver, record), caller)
+    remove_recorded(driver, record)
+    return True
+
+
+def _commit(driver: Driver, record: VolumeRecord) -> None:
+    store, why = driver.session.store, f"inline volume of pod {record.name}"[:200]
+    commit = commit_worktree(driver.session, record.stratum, record.key, why=why).commit
+    if "tag" not in record.attributes:
+        return
+    tag = render_tag(
+        record.attributes["tag"],
+        name=record.stratum,
+        worktree=record.key,
+        container=record.attributes.get("pod") or record.key,
+        commit=commit,
+        time=driver.session.now(),
+    )
+    try:
+        store.tags.set(record.stratum, tag, commit, why=why)
+    except ExistsError:
+        _log.warning(
+            "the tag %s:%s exists and is not moved; commit %s of %s has none", record.stratum, tag, commit, why
+        )

@@ -1,0 +1,110 @@
+"""Entry point of the driver: ``stratum-csi --endpoint unix:///csi/csi.sock --node-id NODE ...``.
+
+It keeps nothing in memory that is needed later and stands behind no mount, so it may be killed, upgraded or started
+again at any time while pods run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+import stratum
+from stratum.errors import StratumError, UsageError
+
+NODE_ID_MAX = 63
+GRACE = 5.0
+"""Seconds that calls get to end when the driver is stopped."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Serve until SIGTERM or SIGINT; the exit status."""
+    args = _parser().parse_args(argv)
+    try:
+        return _run(args)
+    except StratumError as exc:
+        sys.stderr.write(f"error: {exc.message}\n" + (f"hint: {exc.hint}\n" if exc.hint else ""))
+        return exc.exit_code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="stratum-csi", description="The CSI driver csi.stratum.dev: strata as Kubernetes volumes."
+    )
+    add = parser.add_argument
+    add("--endpoint", required=True, metavar="unix:///PATH", help="Socket to serve on.")
+    add("--node-id", required=True, metavar="NAME", help="Name of this node, as Kubernetes has it.")
+    add("--controller", action="store_true", help="Also make and remove this node's volumes and snapshots.")
+    add("--allow-inline", action="store_true", help="Allow inline volumes, whose attributes pod authors write.")
+    add(
+        "--inline-source",
+        action="append",
+        metavar="PATTERN",
+        help="Source that inline volumes may name, as a shell pattern; repeatable. Default: any.",
+    )
+    add(
+        "--kubelet-dir",
+        default="/var/lib/kubelet",
+        metavar="DIR",
+        help="The kubelet's directory: nothing is mounted anywhere else. Default: %(default)s.",
+    )
+    add("--store", metavar="DIR", help="Directory of the store. Default: as for the stratum command.")
+    add("--runtime-dir", metavar="DIR", help="Directory of the mount state. Default: as for the stratum command.")
+    add("--metrics", metavar="HOST:PORT|unix:///PATH", help="Serve metrics for Prometheus at /metrics there.")
+    add("--version", action="version", version=f"stratum-csi {stratum.__version__}")
+    return parser
+
+
+def _run(args: argparse.Namespace) -> int:
+    from stratum.api.session import Session
+    from stratum.config import load_config
+    from stratum.csi.driver import Driver, Options
+    from stratum.csi.metrics import MetricsServer
+    from stratum.csi.server import log_to_stderr, serve
+
+    options = Options(
+        node_id=_node_id(args.node_id),
+        kubelet_dir=_kubelet_dir(args.kubelet_dir),
+        controller=args.controller,
+        allow_inline=args.allow_inline,
+        inline_sources=tuple(args.inline_source or ("*",)),
+    )
+    os.chdir("/")
+    os.umask(0o022)
+    log_to_stderr()
+    driver = Driver(options, Session(load_config(store=args.store, runtime_dir=args.runtime_dir)))
+    stopped = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: stopped.set())
+    if args.metrics is not None:
+        MetricsServer(args.metrics, driver.metrics).start()
+    server = serve(driver, args.endpoint)
+    stopped.wait()
+    server.stop(GRACE).wait()
+    if driver.jobs.running:
+        # Jobs may be cut short anywhere, and are begun again by the next call; waiting for them helps nobody.
+        os._exit(0)
+    return 0
+
+
+def _node_id(node_id: str) -> str:
+    """The node's ID, which becomes the value of a label."""
+    if not 0 < len(node_id) <= NODE_ID_MAX or not all(
+        char.isascii() and (char.isalnum() or char in "._-") for char in node_id
+    ):
+        raise UsageError(
+            f"{node_id!r} cannot be a node's ID",
+            hint=f"it has up to {NODE_ID_MAX} letters, digits, '.', '_' and '-', as values of labels do",
+        )
+    return node_id
+
+
+def _kubelet_dir(text: str) -> Path:
+    path = Path(os.path.realpath(text))
+    if not os.path.isabs(text) or path == Path("/"):
+        raise UsageError(f"the kubelet's directory {text!r} is not an absolute path below /")
+    return path

@@ -1,0 +1,187 @@
+"""The Node service: staging, publishing, statistics. See ``mounts`` for what is mounted where."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from stratum.csi import csi_pb2 as csi
+from stratum.csi import inline, mounts
+from stratum.csi.attributes import (
+    EPHEMERAL,
+    Attributes,
+    Modes,
+    check_capabilities,
+    mount_attributes,
+    volume_attributes,
+)
+from stratum.csi.condition import condition_of
+from stratum.csi.driver import TOPOLOGY_KEY, Driver
+from stratum.csi.errors import invalid, not_found, precondition
+from stratum.csi.jobs import Caller
+from stratum.csi.paths import Place, place
+from stratum.csi.publishing import keep_promise, promise_commit, volume_for_node
+from stratum.csi.usage import free_space, upperdir_usage
+from stratum.refs import parse_ref
+from stratum.store.resolve import Resolved
+from stratum.sys import mountinfo
+from stratum.sys.mountapi import MOUNT_ATTR_RDONLY
+
+_RPC = csi.NodeServiceCapability.RPC
+
+CAPABILITIES = (
+    _RPC.STAGE_UNSTAGE_VOLUME,
+    _RPC.GET_VOLUME_STATS,
+    _RPC.VOLUME_CONDITION,
+    _RPC.SINGLE_NODE_MULTI_WRITER,
+)
+
+
+class Node:
+    """csi.v1.Node."""
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+
+    def NodeGetInfo(self, request: csi.NodeGetInfoRequest, caller: Caller) -> csi.NodeGetInfoResponse:
+        """The node's ID, which is also its topology."""
+        node = self._driver.options.node_id
+        return csi.NodeGetInfoResponse(node_id=node, accessible_topology=csi.Topology(segments={TOPOLOGY_KEY: node}))
+
+    def NodeGetCapabilities(
+        self, request: csi.NodeGetCapabilitiesRequest, caller: Caller
+    ) -> csi.NodeGetCapabilitiesResponse:
+        """What is offered. Not VOLUME_MOUNT_GROUP: the kubelet applies a pod's fsGroup, as for other file systems."""
+        capabilities = [csi.NodeServiceCapability(rpc=_RPC(type=kind)) for kind in CAPABILITIES]
+        return csi.NodeGetCapabilitiesResponse(capabilities=capabilities)
+
+    def NodeStageVolume(self, request: csi.NodeStageVolumeRequest, caller: Caller) -> csi.NodeStageVolumeResponse:
+        """Mount the volume at its staging path."""
+        _require_volume(request.volume_id)
+        staging = self._place(request.staging_target_path, "staging_target_path")
+        _check_capability(request)
+        attributes = volume_attributes(request.volume_context)
+        with self._driver.locked("volume", request.volume_id):
+            self._stage(request.volume_id, attributes, request, staging, caller)
+        return csi.NodeStageVolumeResponse()
+
+    def _stage(
+        self,
+        volume_id: str,
+        attributes: Attributes,
+        request: csi.NodeStageVolumeRequest | csi.NodePublishVolumeRequest,
+        staging: Place,
+        caller: Caller,
+    ) -> Resolved:
+        found = volume_for_node(self._driver, volume_id, attributes, request.secrets, caller)
+        mounts.stage(self._driver, volume_id, str(found) if found.worktree else _fixed(found), staging)
+        return found
+
+    def NodeUnstageVolume(self, request: csi.NodeUnstageVolumeRequest, caller: Caller) -> csi.NodeUnstageVolumeResponse:
+        """Unmount the staging path; nothing there is no error. The directory stays, as it is the kubelet's."""
+        _require_volume(request.volume_id)
+        staging = self._place(request.staging_target_path, "staging_target_path")
+        with self._driver.locked("volume", request.volume_id):
+            mounts.release(self._driver, staging, request.volume_id)
+            keep_promise(self._driver, request.volume_id, caller)
+        return csi.NodeUnstageVolumeResponse()
+
+    def NodePublishVolume(self, request: csi.NodePublishVolumeRequest, caller: Caller) -> csi.NodePublishVolumeResponse:
+        """Make the volume visible at the target path."""
+        _require_volume(request.volume_id)
+        target = self._place(request.target_path, "target_path")
+        _check_capability(request)
+        with self._driver.locked("volume", request.volume_id):
+            if request.volume_context.get(EPHEMERAL) == "true":
+                inline.publish(self._driver, request, target, caller)
+            else:
+                self._publish(request, target, caller)
+        return csi.NodePublishVolumeResponse()
+
+    def _publish(self, request: csi.NodePublishVolumeRequest, target: Place, caller: Caller) -> None:
+        volume_id = request.volume_id
+        attributes = volume_attributes(request.volume_context)
+        if not request.staging_target_path:
+            raise precondition("no staging_target_path is given: volumes are staged first")
+        staging = self._place(request.staging_target_path, "staging_target_path")
+        # Staged already, unless the node went down since and the kubelet does not know.
+        found = self._stage(volume_id, attributes, request, staging, caller)
+        read_only = attributes.read_only or request.readonly or found.worktree is None
+        flags = mount_attributes(request.volume_capability, read_only=read_only)
+        entry = mounts.shown_at(self._driver, target.path, volume_id)
+        if entry is not None:
+            mounts.check_access(entry, flags, target.path)
+            return
+        if request.volume_capability.access_mode.mode == Modes.SINGLE_NODE_SINGLE_WRITER:
+            others = [path for record in mounts.records_of(self._driver, volume_id) for path in mounts.targets(record)]
+            if others:
+                raise precondition(f"{volume_id} is for one pod only and is published at {others[0]}")
+        if attributes.commit and not flags & MOUNT_ATTR_RDONLY:
+            promise_commit(self._driver, volume_id, found, attributes.tag)
+        mounts.bind(staging, target, flags)
+
+    def NodeUnpublishVolume(
+        self, request: csi.NodeUnpublishVolumeRequest, caller: Caller
+    ) -> csi.NodeUnpublishVolumeResponse:
+        """Take the volume away from the target path, remove that, and commit where the attributes asked for it."""
+        _require_volume(request.volume_id)
+        target = self._place(request.target_path, "target_path")
+        with self._driver.locked("volume", request.volume_id):
+            mounts.release(self._driver, target, request.volume_id)
+            target.remove()
+            if not inline.finish(self._driver, request.volume_id, caller):
+                keep_promise(self._driver, request.volume_id, caller)
+        return csi.NodeUnpublishVolumeResponse()
+
+    def NodeGetVolumeStats(
+        self, request: csi.NodeGetVolumeStatsRequest, caller: Caller
+    ) -> csi.NodeGetVolumeStatsResponse:
+        """Bytes and inodes that the volume holds beyond its base, and what the store has left."""
+        _require_volume(request.volume_id)
+        if not request.volume_path:
+            raise invalid("no volume_path is given")
+        entry = mountinfo.topmost(Path(request.volume_path))
+        record, shown = mounts.record_of(self._driver, entry), mounts.ref_of(entry)
+        if shown is None or (record is not None and record.holder.id != request.volume_id):
+            raise not_found(f"volume {request.volume_id[:140]!r} is not at {request.volume_path[:140]!r}")
+        ref, store = parse_ref(shown), self._driver.session.store
+        free = free_space(store.root)
+        if ref.worktree is None:
+            meta = store.commits.meta(store.resolve_commit(ref))
+            return csi.NodeGetVolumeStatsResponse(
+                usage=[
+                    csi.VolumeUsage(unit=csi.VolumeUsage.BYTES, used=meta.total_size, total=meta.total_size),
+                    csi.VolumeUsage(unit=csi.VolumeUsage.INODES, used=meta.file_count, total=meta.file_count),
+                ],
+                volume_condition=csi.VolumeCondition(message=f"{ref} is usable"),
+            )
+        size, inodes = upperdir_usage(store.worktrees.get(ref.name, ref.worktree).upperdir)
+        return csi.NodeGetVolumeStatsResponse(
+            usage=[
+                _usage(csi.VolumeUsage.BYTES, size, free.bytes),
+                _usage(csi.VolumeUsage.INODES, inodes, free.inodes),
+            ],
+            volume_condition=condition_of(self._driver, ref.name, ref.worktree),
+        )
+
+    def _place(self, path: str, what: str) -> Place:
+        return place(self._driver.options.kubelet_dir, path, what)
+
+
+def _fixed(found: Resolved) -> str:
+    """The commit of a tag, by hash, so that the mount is the same when the tag moves."""
+    return f"{found.name}:{found.commit}" if found.name is not None else found.commit
+
+
+def _require_volume(volume_id: str) -> None:
+    if not volume_id:
+        raise invalid("no volume_id is given")
+
+
+def _check_capability(request: csi.NodeStageVolumeRequest | csi.NodePublishVolumeRequest) -> None:
+    if not request.HasField("volume_capability"):
+        raise invalid("no volume_capability is given")
+    check_capabilities([request.volume_capability])
+
+
+def _usage(unit: csi.VolumeUsage.Unit, used: int, free: int) -> csi.VolumeUsage:
+    return csi.VolumeUsage(unit=unit, used=used, available=free, total=used + free)

@@ -1,0 +1,247 @@
+"""Volumes that the driver makes and removes: each is a worktree over a commit."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from stratum.api.commits import commit_worktree
+from stratum.api.worktrees import remove_worktree
+from stratum.csi.attributes import Attributes
+from stratum.csi.driver import Driver
+from stratum.csi.errors import already_exists, not_found, precondition
+from stratum.csi.jobs import Caller
+from stratum.csi.records import SnapshotRecord, VolumeRecord, key_for
+from stratum.csi.sources import Origin, fetch, pull, registry_stratum
+from stratum.errors import BusyError, ExistsError, NotFoundError, UsageError
+from stratum.refs import DEFAULT_WORKTREE, Ref, is_hash, parse_ref
+from stratum.registry.target import parse_target
+from stratum.store.resolve import Resolved
+from stratum.tree.model import Directory
+
+EMPTY_STRATUM = "csi-volumes"
+"""The stratum of volumes that are made of nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A CreateVolume request, checked. ``limit`` is 0 where there is none; at most one source ID is set."""
+
+    name: str
+    required: int
+    limit: int
+    attributes: Attributes
+    snapshot_id: str | None = None
+    volume_id: str | None = None
+
+    @property
+    def origin(self) -> str:
+        """What the volume is made from, in the record."""
+        if self.snapshot_id is not None:
+            return f"snapshot {self.snapshot_id}"
+        if self.volume_id is not None:
+            return f"volume {self.volume_id}"
+        return f"source {self.attributes.source}" if self.attributes.source is not None else "nothing"
+
+
+def create(driver: Driver, wanted: Wanted, secrets: Mapping[str, str], caller: Caller) -> VolumeRecord:
+    """The volume called ``wanted.name``, made where it is missing. The name's lock is held.
+
+    ALREADY_EXISTS where it was made differently, NOT_FOUND without its source, ABORTED while that is pulled.
+    """
+    key = key_for(wanted.name, "vol")
+    record = driver.volumes.get(key)
+    if record is not None:
+        _check_same(record, wanted)
+        if exists(driver, record):
+            return record
+    if record is None or not driver.session.store.commits.exists(record.commit):
+        record = _begin(driver, key, wanted, secrets, caller)
+    try:
+        driver.session.store.worktrees.create(
+            record.stratum,
+            key,
+            record.commit,
+            f"Kubernetes volume {wanted.name}"[:200],
+            why=f"made for Kubernetes volume {wanted.name}"[:200],
+        )
+    except ExistsError:
+        raise already_exists(f"{record.id} exists already and is not a volume of this name") from None
+    return record
+
+
+def _begin(driver: Driver, key: str, wanted: Wanted, secrets: Mapping[str, str], caller: Caller) -> VolumeRecord:
+    """Have the volume's content in the store, and put the volume on record."""
+    store = driver.session.store
+    origin = _origin(driver, wanted, secrets, caller)
+    volume_id = str(Ref(origin.stratum, worktree=key))
+    if store.namespaces.exists(origin.stratum) and store.worktrees.exists(origin.stratum, key):
+        raise already_exists(f"{volume_id} exists already and is not a volume of this name")
+    record = VolumeRecord(
+        key=key,
+        name=wanted.name,
+        id=volume_id,
+        stratum=origin.stratum,
+        commit=origin.commit,
+        capacity=wanted.required,
+        origin=wanted.origin,
+        attributes=wanted.attributes.context(),
+    )
+    driver.volumes.put(record)
+    return record
+
+
+def _check_same(record: VolumeRecord, wanted: Wanted) -> None:
+    fits = record.capacity >= wanted.required and (not wanted.limit or record.capacity <= wanted.limit)
+    same = record.name == wanted.name and record.origin == wanted.origin and not record.inline
+    if not (fits and same and record.attributes == wanted.attributes.context()):
+        raise already_exists(
+            f"volume {wanted.name} exists with {record.capacity} bytes, made from {record.origin}, or with other "
+            "parameters"
+        )
+
+
+def _origin(driver: Driver, wanted: Wanted, secrets: Mapping[str, str], caller: Caller) -> Origin:
+    if wanted.snapshot_id is not None:
+        return _from_snapshot(driver, wanted.snapshot_id, secrets, caller)
+    if wanted.volume_id is not None:
+        source = wanted.volume_id
+        return driver.jobs.run(("clone", source, wanted.name), lambda: _from_volume(driver, source), caller)
+    if wanted.attributes.source is not None:
+        return fetch(driver, wanted.attributes.source, secrets, caller)
+    return Origin(EMPTY_STRATUM, _empty_commit(driver))
+
+
+def _from_snapshot(driver: Driver, snapshot_id: str, secrets: Mapping[str, str], caller: Caller) -> Origin:
+    record = find_snapshot(driver, snapshot_id)
+    if record is not None:
+        return Origin(record.stratum, record.commit)
+    # A snapshot of another node: its ID says where it was pushed to, and ends in its commit's first digits.
+    if "/" not in snapshot_id:
+        raise not_found(f"there is no snapshot {snapshot_id}")
+    try:
+        target = parse_target(snapshot_id)
+    except UsageError:
+        raise not_found(f"there is no snapshot {snapshot_id}") from None
+    if target.host is None or target.scheme is not None or target.digest is not None:
+        raise not_found(f"there is no snapshot {snapshot_id}")
+    stratum = registry_stratum(target)
+    commit = pull(driver, target, f"{stratum}:{target.tag}", secrets, caller)
+    if not commit.startswith(target.tag.rpartition("-")[2]):
+        raise precondition(f"what {target} names is not the snapshot any more: it is commit {commit}")
+    return Origin(stratum, commit)
+
+
+def _from_volume(driver: Driver, volume_id: str) -> Origin:
+    """What the volume shows now, committed."""
+    resolved = find_volume(driver, volume_id)
+    if resolved.name is None:
+        raise precondition(f"{volume_id} is a commit without a stratum; it cannot be cloned")
+    if resolved.worktree is None:
+        return Origin(resolved.name, resolved.commit)
+    done = commit_worktree(driver.session, resolved.name, resolved.worktree, why="cloned by Kubernetes")
+    return Origin(resolved.name, done.commit)
+
+
+def _empty_commit(driver: Driver) -> str:
+    """A directory in which every user may write, as in an empty volume of Kubernetes' own."""
+    store = driver.session.store
+    root = Directory(stat.S_IFDIR | 0o777, 0, 0, 0)
+    with store.begin("making an empty volume") as tx:
+        commit = store.write_commit(tx, root, origin={"kind": "import"}, timestamp=driver.session.now()).metadata_hash
+        if store.tags.find(EMPTY_STRATUM, "empty") is None:
+            store.tags.set(EMPTY_STRATUM, "empty", commit, force=True, why="empty Kubernetes volumes")
+    return commit
+
+
+def exists(driver: Driver, record: VolumeRecord) -> bool:
+    """Whether the recorded volume's worktree is there: it is not when making or removing it was cut short."""
+    store = driver.session.store
+    return store.namespaces.exists(record.stratum) and store.worktrees.exists(record.stratum, record.key)
+
+
+def volume_record(driver: Driver, volume_id: str) -> VolumeRecord | None:
+    """The record of a volume that the driver made and that exists."""
+    key = volume_id.rpartition("+")[2]
+    try:
+        record = driver.volumes.get(key)
+    except UsageError:
+        return None
+    return record if record is not None and record.id == volume_id and exists(driver, record) else None
+
+
+def snapshot_key_of(snapshot_id: str) -> str:
+    """The key in a snapshot ID, which is ``STRATUM:KEY`` or ``HOST/REPOSITORY:KEY-COMMIT``."""
+    tag = snapshot_id.rpartition(":")[2]
+    return tag.rpartition("-")[0] if "/" in snapshot_id else tag
+
+
+def find_snapshot(driver: Driver, snapshot_id: str) -> SnapshotRecord | None:
+    """The record of a snapshot that was made on this node."""
+    try:
+        record = driver.snapshots.get(snapshot_key_of(snapshot_id))
+    except UsageError:
+        return None
+    return record if record is not None and record.id == snapshot_id else None
+
+
+def find_volume(driver: Driver, volume_id: str, *, create: bool = False) -> Resolved:
+    """What a volume ID means: the ref that it is. NOT_FOUND where there is no such thing, or it is no ref.
+
+    NAME alone is its worktree ``main``; where that is missing it is made with ``create``, else the tag ``latest``.
+    """
+    store = driver.session.store
+    try:
+        ref = parse_ref(volume_id)
+        if ref.bare and not is_hash(ref.name):
+            store.namespaces.check(ref.name)
+            if not create and not store.worktrees.exists(ref.name, DEFAULT_WORKTREE):
+                return store.resolve(ref)
+        return store.resolve_mountable(ref)
+    except (UsageError, NotFoundError) as exc:
+        raise not_found(f"there is no volume {volume_id[:140]!r}: {exc.message}") from None
+
+
+def delete(driver: Driver, volume_id: str) -> None:
+    """Remove a volume that the driver made, with everything in it. One that is gone is no error.
+
+    FAILED_PRECONDITION where it is mounted, or where it is a worktree that somebody else made.
+    """
+    key = volume_id.rpartition("+")[2]
+    try:
+        ref, record = parse_ref(volume_id), driver.volumes.get(key)
+    except UsageError:
+        return
+    store = driver.session.store
+    if record is None or record.id != volume_id:
+        if ref.worktree is not None and store.namespaces.exists(ref.name) and store.worktrees.exists(ref.name, key):
+            raise precondition(
+                f"{volume_id} was not made by this driver, so it is not removed",
+                hint=f"remove it on the node: stratum remove {volume_id}",
+            )
+        return
+    remove_recorded(driver, record)
+
+
+def remove_recorded(driver: Driver, record: VolumeRecord) -> None:
+    """Remove a volume's worktree and its record."""
+    if exists(driver, record):
+        try:
+            remove_worktree(driver.session, record.stratum, record.key, discard=True)
+        except BusyError as exc:
+            raise precondition(exc.message, hint=exc.hint) from None
+    driver.volumes.remove(record.key)
+
+
+def expand(driver: Driver, volume_id: str, required: int, limit: int) -> VolumeRecord:
+    """Note a larger capacity. Volumes have no size limit of their own, so nothing else changes."""
+    record = volume_record(driver, volume_id)
+    if record is None:
+        raise not_found(f"there is no volume {volume_id[:140]!r} that this driver made")
+    if required > record.capacity:
+        record = replace(record, capacity=required)
+        driver.volumes.put(record)
+    if limit and record.capacity > limit:
+        raise already_exists(f"{volume_id} has {record.capacity} bytes already, more than {limit}")
+    return record

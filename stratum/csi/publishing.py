@@ -1,0 +1,101 @@
+"""What publishing and unpublishing mean for a volume's worktree: where it comes from, and the commit at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Mapping
+
+from stratum.api.leases import release
+from stratum.csi.attributes import Attributes
+from stratum.csi.driver import Driver
+from stratum.csi.errors import CallError, Code, not_found
+from stratum.csi.jobs import Caller
+from stratum.csi.mounts import records_of, targets
+from stratum.csi.provisioning import find_volume
+from stratum.csi.sources import fetch, pull
+from stratum.errors import ExistsError, UsageError
+from stratum.refs import DEFAULT_WORKTREE, Ref, is_hash, parse_ref
+from stratum.registry.target import Target
+from stratum.store.clock import rfc3339, utc_now
+from stratum.store.resolve import Resolved
+from stratum.store.worktrees import Lease
+
+
+def volume_for_node(
+    driver: Driver, volume_id: str, attributes: Attributes, secrets: Mapping[str, str], caller: Caller
+) -> Resolved:
+    """What the volume is on this node; made from its ``source`` where it is not here and has one.
+
+    A static volume may be used on every node that way: each has a worktree, or the tag, of its own.
+    """
+    try:
+        return find_volume(driver, volume_id, create=True)
+    except CallError as exc:
+        if exc.code != Code.NOT_FOUND or attributes.source is None:
+            raise
+    try:
+        ref = parse_ref(volume_id)
+    except UsageError as exc:
+        raise not_found(f"there is no volume {volume_id[:140]!r}: {exc.message}") from None
+    _make(driver, ref, attributes.source, secrets, caller)
+    return find_volume(driver, volume_id, create=True)
+
+
+def _make(driver: Driver, ref: Ref, source: Target | Ref, secrets: Mapping[str, str], caller: Caller) -> None:
+    store = driver.session.store
+    if is_hash(ref.name) or (ref.tag is not None and is_hash(ref.tag)):
+        raise not_found(f"there is no commit {ref}")
+    if ref.tag is None:
+        origin = fetch(driver, source, secrets, caller)
+        worktree = ref.worktree or DEFAULT_WORKTREE
+        with contextlib.suppress(ExistsError):  # another call made it at the same time
+            store.worktrees.create(ref.name, worktree, origin.commit, why=f"made for a Kubernetes volume from {source}")
+    elif isinstance(source, Target):
+        pull(driver, source, str(ref), secrets, caller)
+    else:
+        commit = store.resolve_commit(source)
+        store.tags.set(ref.name, ref.tag, commit, expected=None, why=f"made for a Kubernetes volume from {source}")
+
+
+def lease_holder(volume_id: str) -> str:
+    """The name of a volume as the holder of its worktree's lease, which stands where a container's ID else does."""
+    return hashlib.sha256(f"kubernetes {volume_id}".encode()).hexdigest()
+
+
+def promise_commit(driver: Driver, volume_id: str, found: Resolved, tag: str | None) -> None:
+    """Note in the worktree's lease that it is committed when it is published no more, also after a reboot.
+
+    What an earlier holder's lease asks for is done first.
+    """
+    assert found.name is not None
+    assert found.worktree is not None
+    worktrees, holder = driver.session.store.worktrees, lease_holder(volume_id)
+    with worktrees.lock(found.name, found.worktree):
+        lease = worktrees.lease(found.name, found.worktree)
+        if lease is not None and lease.container != holder:
+            release(driver.session, found.name, found.worktree, lease.container)
+        if lease is None or lease.container != holder or lease.tag_template != tag:
+            worktrees.set_lease(found.name, found.worktree, Lease(holder, rfc3339(utc_now()), True, tag))
+
+
+def keep_promise(driver: Driver, volume_id: str, caller: Caller) -> None:
+    """Commit the volume's worktree where that was promised and nothing has the volume published any more.
+
+    Runs as a job: ABORTED while it is under way. Nothing to do is no error, whatever the volume ID.
+    """
+    if any(targets(record) for record in records_of(driver, volume_id)):
+        return
+    try:
+        found = find_volume(driver, volume_id)
+    except CallError as exc:
+        if exc.code == Code.NOT_FOUND:
+            return
+        raise
+    name, worktree = found.name, found.worktree
+    if name is None or worktree is None:
+        return
+    holder = lease_holder(volume_id)
+    lease = driver.session.store.worktrees.lease(name, worktree)
+    if lease is not None and lease.container == holder:
+        driver.jobs.run(("commit", volume_id), lambda: release(driver.session, name, worktree, holder), caller)

@@ -1,0 +1,169 @@
+"""The gRPC server: endpoint, dispatch of calls to the services, and what is said about each call.
+
+Every call is logged when it ends, as one line of JSON on stderr: time, level, method, code, seconds, and of the request
+only names and paths; never secrets. What fails with ``StratumError`` is answered with its status and message.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import stat
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from stratum.csi import csi_pb2
+from stratum.csi.attributes import POD_NAME, POD_NAMESPACE
+from stratum.csi.controller import Controller
+from stratum.csi.driver import Driver
+from stratum.csi.errors import code_of
+from stratum.csi.identity import Identity
+from stratum.csi.node import Node
+from stratum.errors import StratumError, UsageError, os_error_text
+from stratum.store.clock import rfc3339, utc_now
+
+THREADS = 64
+"""Calls at the same time: those that wait for a job take one each."""
+
+SOCKET_PATH_MAX = 107
+
+_LOGGED = {
+    "volume_id": "volume",
+    "source_volume_id": "volume",
+    "snapshot_id": "snapshot",
+    "name": "name",
+    "target_path": "target",
+    "staging_target_path": "staging",
+}
+_QUIET = {"Probe", "NodeGetCapabilities", "ControllerGetCapabilities", "NodeGetVolumeStats", "GetCapacity"}
+_log = logging.getLogger("stratum.csi")
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line. ``extra={"fields": {...}}`` adds to it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """See ``logging.Formatter``."""
+        line = {
+            "time": rfc3339(utc_now()),
+            "level": record.levelname.lower(),
+            "message": record.getMessage(),
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line)
+
+
+def log_to_stderr() -> None:
+    """Send all log lines to stderr as JSON."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter())
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+
+
+def serve(driver: Driver, endpoint: str) -> grpc.Server:
+    """A started server. ``UsageError`` for an endpoint that is no ``unix://PATH``, ``StratumError`` where it is taken.
+
+    A socket that an earlier driver left is replaced.
+    """
+    path = _socket_path(endpoint)
+    server = grpc.server(ThreadPoolExecutor(THREADS, thread_name_prefix="call"))
+    services: dict[str, object] = {"Identity": Identity(driver), "Node": Node(driver)}
+    if driver.options.controller:
+        services["Controller"] = Controller(driver)
+    for name, service in services.items():
+        server.add_generic_rpc_handlers((_handler(driver, name, service),))
+    _remove_stale(path)
+    before = os.umask(0o177)  # the socket is root's, from its first moment
+    try:
+        server.add_insecure_port(f"unix:{path}")
+        server.start()
+    except RuntimeError as exc:
+        raise StratumError(f"cannot listen on {path}: {exc}") from None
+    finally:
+        os.umask(before)
+    return server
+
+
+def _socket_path(endpoint: str) -> Path:
+    path = endpoint.removeprefix("unix://") if endpoint.startswith("unix://") else endpoint.removeprefix("unix:")
+    if not endpoint.startswith("unix:") or not path.startswith("/") or len(os.fsencode(path)) > SOCKET_PATH_MAX:
+        raise UsageError(
+            f"endpoint {endpoint!r} is not unix:///PATH", hint=f"the path has at most {SOCKET_PATH_MAX} bytes"
+        )
+    return Path(path)
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove the socket of a driver that is gone; refuse anything that is not a socket, or one that answers."""
+    try:
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise UsageError(f"{path} exists and is not a socket")
+        with socket.socket(socket.AF_UNIX) as probe:
+            if probe.connect_ex(str(path)) == 0:
+                raise StratumError(f"another driver listens on {path}", hint="stop it, or give another --endpoint")
+        path.unlink()
+    except FileNotFoundError:
+        return
+    except OSError as exc:
+        raise StratumError(f"cannot replace {path}: {os_error_text(exc)}") from None
+
+
+def _handler(driver: Driver, name: str, service: object) -> grpc.GenericRpcHandler:
+    """The methods of csi.v1.NAME that ``service`` has; the others are answered with UNIMPLEMENTED."""
+    methods = {}
+    for method in csi_pb2.DESCRIPTOR.services_by_name[name].methods:
+        function = getattr(service, method.name, None)
+        if function is not None:
+            methods[method.name] = grpc.unary_unary_rpc_method_handler(
+                _answered(driver, method.name, function),
+                request_deserializer=getattr(csi_pb2, method.input_type.name).FromString,
+                response_serializer=getattr(csi_pb2, method.output_type.name).SerializeToString,
+            )
+    return grpc.method_handlers_generic_handler(f"csi.v1.{name}", methods)
+
+
+def _answered(driver: Driver, method: str, function: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    def answer(request: Any, context: grpc.ServicerContext) -> Any:
+        started, code, message = time.monotonic(), "UNKNOWN", "failed unexpectedly"
+        try:
+            try:
+                response = function(request, context)
+                code, message = "OK", "done"
+                return response
+            except StratumError as exc:
+                failure, message = exc, f"{exc.message} ({exc.hint})" if exc.hint else exc.message
+            except OSError as exc:
+                failure, message = StratumError(os_error_text(exc)), f"{method}: {os_error_text(exc)}"
+            status = code_of(failure)
+            code = status.name
+            context.abort(status, message)
+        finally:
+            seconds = time.monotonic() - started
+            driver.metrics.operation(method, code, seconds)
+            _say(method, request, code, message, seconds)
+
+    return answer
+
+
+def _say(method: str, request: Any, code: str, message: str, seconds: float) -> None:
+    fields: dict[str, object] = {"method": method, "code": code, "seconds": round(seconds, 3)}
+    for field, name in _LOGGED.items():
+        if value := getattr(request, field, ""):
+            fields[name] = value
+    context = getattr(request, "volume_context", {})
+    if POD_NAME in context:
+        fields["pod"] = f"{context.get(POD_NAMESPACE, '')}/{context[POD_NAME]}"
+    level = logging.DEBUG if method in _QUIET else logging.INFO
+    if code != "OK":
+        level = logging.WARNING
+    _log.log(level, message, extra={"fields": fields})

@@ -1,0 +1,107 @@
+"""Snapshots: a commit of the volume as it is, and a tag; pushed to a registry where the class names one.
+
+The ID of a snapshot says where it is: ``STRATUM:KEY`` in the node's store, or ``HOST/REPOSITORY:KEY-COMMIT`` in a
+registry, with the first digits of the commit, so that another node finds it and knows that it is what was snapshotted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from stratum.api.commits import commit_worktree
+from stratum.csi.driver import Driver
+from stratum.csi.errors import already_exists, precondition
+from stratum.csi.jobs import Caller
+from stratum.csi.provisioning import find_snapshot, find_volume, volume_record
+from stratum.csi.records import SnapshotRecord, key_for
+from stratum.csi.sources import push
+
+COMMIT_DIGITS = 32
+
+PUSH_PATIENCE = 1.0
+"""Seconds that a call waits for the push: most are over by then, for the others ready_to_use says it."""
+
+
+def create(
+    driver: Driver,
+    name: str,
+    volume_id: str,
+    registry: str | None,
+    secrets: Mapping[str, str],
+    caller: Caller,
+) -> SnapshotRecord:
+    """The snapshot called ``name``, made where it is missing; its push goes on in the background. Its lock is held.
+
+    ALREADY_EXISTS where it is of another volume or in another registry, NOT_FOUND without the volume; what the push
+    failed with is raised by the next call, which also starts it anew.
+    """
+    key = key_for(name, "snap")
+    record = driver.snapshots.get(key)
+    if record is None:
+        record = driver.jobs.run(
+            ("snapshot", name, volume_id), lambda: _take(driver, key, name, volume_id, registry), caller
+        )
+    if record.name != name or record.source_volume != volume_id or record.target.rpartition(":")[0] != (registry or ""):
+        raise already_exists(f"snapshot {name} exists, of volume {record.source_volume}")
+    store = driver.session.store
+    if store.tags.find(record.stratum, key) is None:
+        store.tags.set(record.stratum, key, record.commit, expected=None, why=f"snapshot of Kubernetes volume {name}")
+    if record.target and not record.pushed:
+        record = _pushed(driver, record, secrets, caller)
+    return record
+
+
+def _take(driver: Driver, key: str, name: str, volume_id: str, registry: str | None) -> SnapshotRecord:
+    """Commit the volume and put the snapshot on record. The worktree's head names the commit until the tag does."""
+    source = find_volume(driver, volume_id)
+    if source.name is None:
+        raise precondition(f"{volume_id} is a commit without a stratum; it needs no snapshot")
+    commit = source.commit
+    if source.worktree is not None:
+        commit = commit_worktree(driver.session, source.name, source.worktree, why=f"snapshot {name}"[:200]).commit
+    volume = volume_record(driver, volume_id)
+    size = driver.session.store.commits.meta(commit).total_size
+    target = f"{registry}:{key}-{commit[:COMMIT_DIGITS]}" if registry is not None else ""
+    record = SnapshotRecord(
+        key=key,
+        name=name,
+        id=target or f"{source.name}:{key}",
+        source_volume=volume_id,
+        stratum=source.name,
+        commit=commit,
+        # Capacity is not enforced: a claim of the volume's own size must do to restore it.
+        size=min(size, volume.capacity) if volume is not None and volume.capacity else size,
+        target=target,
+    )
+    driver.snapshots.put(record)
+    return record
+
+
+def _pushed(driver: Driver, record: SnapshotRecord, secrets: Mapping[str, str], caller: Caller) -> SnapshotRecord:
+    secrets = dict(secrets)
+
+    def work() -> SnapshotRecord:
+        push(driver, record.commit, record.target, secrets)
+        done = replace(record, pushed=True)
+        if driver.snapshots.get(record.key) == record:  # and was not removed meanwhile
+            driver.snapshots.put(done)
+        return done
+
+    return driver.jobs.look(("push", record.target), work, caller, PUSH_PATIENCE) or record
+
+
+def delete(driver: Driver, snapshot_id: str) -> None:
+    """Remove the snapshot's tag and record; what was pushed stays in the registry. One that is gone is no error."""
+    record = find_snapshot(driver, snapshot_id)
+    if record is None:
+        return
+    store = driver.session.store
+    if store.tags.find(record.stratum, record.key) is not None:
+        store.tags.remove(record.stratum, record.key, why="snapshot removed by Kubernetes")
+    driver.snapshots.remove(record.key)
+
+
+def is_ready(record: SnapshotRecord) -> bool:
+    """Whether volumes can be made from the snapshot on every node that its class promises."""
+    return record.pushed or not record.target

@@ -1,0 +1,53 @@
+"""How much a worktree holds beyond its base commit, and what the store has left."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from stratum.errors import StratumError, os_error_text
+
+_BLOCK = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """Bytes and inodes of a filesystem that an unprivileged user could still use."""
+
+    bytes: int
+    inodes: int
+
+
+def upperdir_usage(upperdir: Path) -> tuple[int, int]:
+    """(bytes on disk, inodes) below the directory ``upperdir``; a file with several names counts once."""
+    seen: set[tuple[int, int]] = set()
+    size = count = 0
+    stack = [upperdir]
+    while stack:
+        try:
+            with os.scandir(stack.pop()) as entries:
+                for entry in entries:
+                    info = entry.stat(follow_symlinks=False)
+                    if info.st_nlink > 1 and not entry.is_dir(follow_symlinks=False):
+                        if (info.st_dev, info.st_ino) in seen:
+                            continue
+                        seen.add((info.st_dev, info.st_ino))
+                    size += info.st_blocks * _BLOCK
+                    count += 1
+                    if entry.is_dir(follow_symlinks=False):
+                        stack.append(Path(entry.path))
+        except FileNotFoundError:
+            continue  # in use: what was there a moment ago need not be now
+        except OSError as exc:
+            raise StratumError(f"cannot read {upperdir}: {os_error_text(exc)}") from None
+    return size, count
+
+
+def free_space(path: Path) -> Space:
+    """What is left on the filesystem of ``path``."""
+    try:
+        info = os.statvfs(path)
+    except OSError as exc:
+        raise StratumError(f"cannot look at {path}: {os_error_text(exc)}") from None
+    return Space(info.f_bavail * info.f_frsize, info.f_favail)
