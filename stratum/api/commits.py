@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -11,6 +13,7 @@ from stratum.errors import ExistsError
 from stratum.refs import check_name, parse_ref
 
 if TYPE_CHECKING:
+    from stratum.mount.state import Record
     from stratum.tree.model import Directory
 
 
@@ -30,16 +33,26 @@ class Committed:
 
 
 def commit_target(
-    session: Session, target: str, tag: str | None = None, *, force: bool = False, message: str | None = None
+    session: Session,
+    target: str,
+    tag: str | None = None,
+    *,
+    force: bool = False,
+    message: str | None = None,
+    pause: bool = True,
 ) -> Committed:
-    """Commit the worktree that ``target`` names: a ref (NAME alone is ``main``) or a path at or below its mount."""
+    """Commit the worktree that ``target`` names: a ref (NAME alone is ``main``) or a path at or below its mount.
+
+    With ``pause`` a container that has it is paused while it is read, so that the commit is what a power cut at one
+    moment would have left.
+    """
     from stratum.api.history import ref_or_mountpoint
 
     store = session.store
     found = store.resolve_worktree(ref_or_mountpoint(session, target))
     assert found.name is not None
     assert found.worktree is not None
-    return commit_worktree(session, found.name, found.worktree, tag=tag, force=force, message=message)
+    return commit_worktree(session, found.name, found.worktree, tag=tag, force=force, message=message, pause=pause)
 
 
 def commit_worktree(
@@ -52,6 +65,7 @@ def commit_worktree(
     message: str | None = None,
     why: str = "commit",
     fast_forward: bool = True,
+    pause: bool = False,
 ) -> Committed:
     """Commit what the worktree shows now, move its head there and point ``tag`` (TAG or NAME:TAG) at it.
 
@@ -65,14 +79,15 @@ def commit_worktree(
         settle(session, name, worktree)
         tree = store.worktrees.get(name, worktree)
         # Asked before the upperdir is read: one that is unmounted meanwhile was still written to after that.
-        mounted = session.state.find_worktree(store.root, name, worktree) is not None
+        record = session.state.find_worktree(store.root, name, worktree)
         previous = _previous(session, tag_name, force=force)
-        base = store.commits.tree(tree.base_commit)
+        base = store.commits.open_tree(tree.base_commit)
         warnings: list[str] = []
         from stratum.ingest.worktree import store_upperdir
 
         with store.begin(f"committing {tree}") as tx:
-            root = store_upperdir(tx, store.objects, base, tree.upperdir, warnings.append)
+            with _held_still(session, record if pause else None, warnings):
+                root = store_upperdir(tx, store.objects, base, tree.upperdir, warnings.append)
             meta = store.write_commit(
                 tx,
                 root,
@@ -81,9 +96,10 @@ def commit_worktree(
                 origin={"kind": "worktree", "worktree": str(tree)},
                 timestamp=session.now(),
                 known=base,
+                image=fast_forward and record is None,  # as its base, the next mount shows it
             )
             commit = meta.metadata_hash
-            if fast_forward and not mounted and tree.base_commit != commit:
+            if fast_forward and record is None and tree.base_commit != commit:
                 store.worktrees.renew(tx, name, worktree, base_commit=commit, head=commit, why=why)
             elif tree.commit != commit:
                 store.worktrees.set_head(name, worktree, commit, why=why)
@@ -91,6 +107,21 @@ def commit_worktree(
                 store.tags.set(*tag_name, commit, expected=previous, why=f"{why} of {tree}")
     full_tag = ":".join(tag_name) if tag_name is not None else None
     return Committed(str(tree), commit, tree.commit, commit != tree.commit, full_tag, warnings)
+
+
+@contextmanager
+def _held_still(session: Session, record: Record | None, warnings: list[str]) -> Iterator[None]:
+    """Pause the container, if any, that has the recorded mount; where that fails, the block runs with a warning."""
+    if record is None or record.holder.kind != "container" or record.read_only:
+        yield
+        return
+    from stratum.podman.pausing import paused
+
+    config = session.config
+    with paused(record.holder.id, config.runtime_dir, config.environment) as reason:
+        if reason is not None:
+            warnings.append(f"container {record.holder.id[:12]} was not paused for the commit: {reason}")
+        yield
 
 
 def _tag_target(name: str, tag: str | None) -> tuple[str, str] | None:
@@ -124,5 +155,5 @@ def read_worktree(session: Session, name: str, worktree: str) -> tuple[Directory
     with store.worktrees.lock(name, worktree):
         settle(session, name, worktree)
         tree = store.worktrees.get(name, worktree)
-        base = store.commits.tree(tree.base_commit)
+        base = store.commits.open_tree(tree.base_commit)
         return base, hash_upperdir(base, tree.upperdir, lambda warning: None)

@@ -88,20 +88,20 @@ def _implied(session: Session, text: str) -> tuple[Directory, Directory]:
 
         return read_worktree(session, ref.name, ref.worktree)
     commit = store.resolve_commit(ref)
-    new = store.commits.tree(commit)
+    new = store.commits.open_tree(commit)
     parent = store.commits.meta(commit).parent_commit
     if parent is None:
         return Directory(new.mode, new.uid, new.gid, new.mtime, new.xattrs), new
     if not store.commits.exists(parent):
         raise NotFoundError(f"the parent of {text}, commit {parent}, is not in this store", hint="name two refs")
-    return store.commits.tree(parent), new
+    return store.commits.open_tree(parent), new
 
 
 def tree_of(session: Session, text: str) -> Directory:
     """The tree that ``text`` shows: a tag's or commit's, or what a worktree (or mountpoint) shows at this moment."""
     store, ref = session.store, ref_or_mountpoint(session, text)
     if ref.worktree is None:
-        return store.commits.tree(store.resolve_commit(ref))
+        return store.commits.open_tree(store.resolve_commit(ref))
     from stratum.api.commits import read_worktree
 
     return read_worktree(session, ref.name, ref.worktree)[1]

@@ -91,7 +91,7 @@ def push(
     the store is damaged and ``StratumError`` in the registry's words.
     """
     check_pushable(target)
-    meta, dump = store.commits.meta(commit), store.commits.dump(commit)
+    meta, dump = store.commits.whole_meta(commit), store.commits.dump(commit)
     remote = open_remote(target, access, create=not dry_run)
     with remote, _scratch(store, f"push of {commit} to {target}") as directory:
         return _Push(store, directory, remote, meta, target.tag, dry_run, progress).run(dump)
@@ -110,7 +110,7 @@ def push_in_order(
 
     ``base`` is the digest of the manifest in ``remote`` to build on.
     """
-    meta, dump = store.commits.meta(commit), store.commits.dump(commit)
+    meta, dump = store.commits.whole_meta(commit), store.commits.dump(commit)
     with _scratch(store, f"push of {commit} to {remote.target}") as directory:
         return _Push(store, directory, remote, meta, tag, False, progress, base, in_order=True).run(dump)
 

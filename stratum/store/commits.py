@@ -1,13 +1,16 @@
 """Commits: ``commits/<metadata_hash>/{metadata.toml, tree.dump.zst, commit.cfs}``.
 
 The directory appears whole, by one rename, and is not changed afterwards; only ``commit.cfs``, which is a pure
-function of the dump, may be made anew. ``tree.dump.zst`` is one zstd frame of the canonical dump, so
-``zstd -dc tree.dump.zst | b3sum`` prints the directory's name. metadata.toml has these tables::
+function of the dump, may be made anew. It may also be left out at first, with ``[image]``: the commit of a mounted
+worktree is there to be kept, and most such commits are never mounted, while the image of a large tree costs more than
+all else in its commit. ``ensure_image``, through which everything goes that needs an image, then makes it, gives it its
+name, and only then describes it in metadata.toml, each in one durable step. ``tree.dump.zst`` is one zstd frame of the
+canonical dump, so ``zstd -dc tree.dump.zst | b3sum`` prints the directory's name. metadata.toml has these tables::
 
     [commit]  merkle_root, metadata_hash, timestamp (RFC 3339 UTC), parent_commit?, message?
     [files]   count (names of regular files: a hard link counts each time), total_size (bytes; each inode once)
     [merkle]  leaf_count, tree_depth
-    [image]   digest (fs-verity of commit.cfs), size
+    [image]?  digest (fs-verity of commit.cfs), size
     [origin]  optional: how the commit came to be
     [check]   tells changed bytes (``store.tables``)
 
@@ -19,14 +22,14 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from stratum.errors import DamagedError, ExistsError, NotFoundError, StratumError
+from stratum.errors import DamagedError, ExistsError, NotFoundError, StratumError, UnsupportedError
 from stratum.refs import is_hash, is_hash_prefix
 from stratum.store.clock import rfc3339, utc_now
 from stratum.store.layout import Layout, Names, storage_error
@@ -46,7 +49,10 @@ _ZSTD_LEVEL = 1
 
 @dataclass(frozen=True, slots=True)
 class CommitMeta:
-    """What metadata.toml says. Hashes and digests are lower-case hex, sizes bytes, ``timestamp`` RFC 3339 in UTC."""
+    """What metadata.toml says. Hashes and digests are lower-case hex, sizes bytes, ``timestamp`` RFC 3339 in UTC.
+
+    ``image_digest`` and ``image_size`` are None as long as nobody asked for the commit's image.
+    """
 
     metadata_hash: str
     merkle_root: str
@@ -55,8 +61,8 @@ class CommitMeta:
     total_size: int
     leaf_count: int
     tree_depth: int
-    image_digest: str
-    image_size: int
+    image_digest: str | None
+    image_size: int | None
     parent_commit: str | None = None
     message: str | None = None
     origin: Mapping[str, Any] | None = None
@@ -76,8 +82,9 @@ class CommitMeta:
             "commit": commit,
             "files": {"count": self.file_count, "total_size": self.total_size},
             "merkle": {"leaf_count": self.leaf_count, "tree_depth": self.tree_depth},
-            "image": {"digest": self.image_digest, "size": self.image_size},
         }
+        if self.image_digest is not None:
+            table["image"] = {"digest": self.image_digest, "size": self.image_size}
         if self.origin is not None:
             table["origin"] = dict(self.origin)
         return table
@@ -99,8 +106,8 @@ class CommitMeta:
             total_size=fields.count("files", "total_size"),
             leaf_count=fields.count("merkle", "leaf_count"),
             tree_depth=fields.count("merkle", "tree_depth"),
-            image_digest=fields.hash("image", "digest"),
-            image_size=fields.count("image", "size"),
+            image_digest=fields.hash("image", "digest") if "image" in table else None,
+            image_size=fields.count("image", "size") if "image" in table else None,
             parent_commit=fields.hash("commit", "parent_commit") if fields.has("commit", "parent_commit") else None,
             message=fields.text("commit", "message") if fields.has("commit", "message") else None,
             origin=fields.table("origin") if "origin" in table else None,
@@ -173,13 +180,16 @@ class Commits:
 
         return read_dump(self.dump(commit))
 
-    def root(self, commit: str) -> Directory:
-        """The root directory's own metadata, without its children, at a fraction of ``tree``'s cost."""
-        from stratum.tree.dump import read_dump
+    def open_tree(self, commit: str) -> Directory:
+        """The same tree with its directories read when somebody looks into them (``tree.lazy``), which is what to use
+        where little of it is needed. The dump's hash is checked at once."""
+        from stratum.tree.lazy import open_dump
 
-        fields = self.dump(commit).partition(b"\n")[0].split(b" ")
-        fields[3:4] = [b"2"]  # the link count of a directory without subdirectories
-        return read_dump(b" ".join(fields) + b"\n")
+        return open_dump(self.dump(commit))
+
+    def root(self, commit: str) -> Directory:
+        """The root directory's own metadata, without its children."""
+        return self.open_tree(commit).with_children({})
 
     def write(
         self,
@@ -191,34 +201,41 @@ class Commits:
         origin: Mapping[str, Any] | None = None,
         timestamp: datetime | None = None,
         known: Directory | None = None,
+        image: bool = True,
     ) -> CommitMeta:
         """Make the commit of the tree ``root``, publishing the objects staged in ``tx`` first.
 
         Equal trees are one commit: where it exists already, it is left untouched and its metadata returned.
         ``timestamp`` (timezone-aware) defaults to now. Objects below directories that ``root`` shares with ``known``,
-        the tree of a commit of this store, are taken to be there; every other must be, or ``DamagedError``.
+        the tree of a commit of this store, are taken to be there; every other must be, or ``DamagedError``. Where
+        ``known`` is from ``open_tree``, what is shared is not even read. Without ``image`` there is none until
+        ``ensure_image`` is asked for it.
         """
         from stratum.tree.digest import merkle_summary, metadata_hash
-        from stratum.tree.dump import write_dump
+        from stratum.tree.dump import NOTHING_KEPT, write_dump
+        from stratum.tree.splice import kept_lines
 
-        dump = write_dump(root)
+        source = known.region.source if known is not None and known.region is not None else None
+        kept = kept_lines(root, source) if source is not None else NOTHING_KEPT
+        dump = write_dump(root, kept)
         if len(dump) > DUMP_MAX:
             raise StratumError(f"the tree is too big for a commit: its dump has {len(dump)} bytes")
         commit = metadata_hash(dump)
         if self.exists(commit):
             tx.publish_objects()
             return self._found(commit)
-        summary, statistics = merkle_summary(dump), Statistics(root)
+        summary = merkle_summary(dump)
+        file_count, total_size = self._statistics(root, known, kept)
         directory = tx.new_path("commit")
         tx.make_directory(directory)
         tx.write_file(directory / DUMP, compress_dump(dump))
-        digest, size = _write_image(tx, root, directory / IMAGE)
+        digest, size = _write_image(tx, root, directory / IMAGE) if image else (None, None)
         meta = CommitMeta(
             metadata_hash=commit,
             merkle_root=summary.root,
             timestamp=rfc3339(timestamp or utc_now()),
-            file_count=statistics.count,
-            total_size=statistics.total_size,
+            file_count=file_count,
+            total_size=total_size,
             leaf_count=summary.leaf_count,
             tree_depth=summary.tree_depth,
             image_digest=digest,
@@ -244,6 +261,16 @@ class Commits:
             raise storage_error(exc, f"write commit {commit}") from None
         return self.meta(commit)
 
+    def _statistics(self, root: Directory, known: Directory | None, kept: Mapping[int, object]) -> tuple[int, int]:
+        """(regular files, bytes) of ``root``: what ``known`` has, with the difference outside of ``kept``."""
+        new = Statistics(root, kept)
+        if not kept or known is None or known.region is None:
+            return new.count, new.total_size
+        from stratum.tree.digest import metadata_hash
+
+        before, old = self.meta(metadata_hash(known.region.source.dump)), Statistics(known, kept)
+        return before.file_count - old.count + new.count, before.total_size - old.total_size + new.total_size
+
     def _check_objects(self, tx: Transaction, root: Directory, known: Directory | None) -> None:
         checked: set[bytes] = set()
         for file in _files_not_below(root, known):
@@ -257,7 +284,7 @@ class Commits:
                 )
 
     def ensure_image(self, commit: str) -> Path:
-        """The path of the commit's image, which is made again where it is missing or has another size.
+        """The path of the commit's image, which is made where it is missing or has another size than it should.
 
         This is the one place that makes images of existing commits; it trusts nothing but the dump. Raises
         ``NotFoundError``, and ``DamagedError`` where the image of the dump is not the one that metadata.toml tells of.
@@ -272,19 +299,42 @@ class Commits:
             pass
         except OSError as exc:
             raise storage_error(exc, f"read {path}") from None
+        self._make_image(meta, path)
+        return path
+
+    def _make_image(self, meta: CommitMeta, path: Path) -> None:
+        commit = meta.metadata_hash
         root = self.tree(commit)
         with self._transactions.begin(f"making the image of commit {commit}") as tx:
             new = tx.new_path("image")
-            if _write_image(tx, root, new) != (meta.image_digest, meta.image_size):
+            digest, size = _write_image(tx, root, new)
+            if meta.image_digest is not None and (digest, size) != (meta.image_digest, meta.image_size):
                 raise DamagedError(
                     f"the image of commit {commit} differs from what its metadata says", hint="run 'stratum fsck'"
                 )
             tx.replace(new, path)
-        return path
+            if meta.image_digest is None:  # all who do this at one time write the same
+                described = replace(meta, image_digest=digest, image_size=size)
+                tx.place_file(described.to_toml(), path.with_name(METADATA))
+
+    def whole_meta(self, commit: str) -> CommitMeta:
+        """``meta`` with the image's digest and size, for which the image is made where nobody asked for it so far."""
+        meta = self.meta(commit)
+        if meta.image_digest is not None:
+            return meta
+        try:
+            self.ensure_image(commit)
+        except UnsupportedError:  # a store that can only be read: nobody else will have to know
+            from stratum.store.facts import facts_of
+
+            facts = facts_of(self.dump(commit))
+            return replace(meta, image_digest=facts.image_digest, image_size=facts.image_size)
+        return self.meta(commit)
 
     def verify_image(self, commit: str) -> None:
-        """Read the whole image and compare it with metadata.toml; ``DamagedError`` where they differ."""
-        if self.image_digest(commit) != self.meta(commit).image_digest:
+        """Read the whole image, if there is to be one, and compare it with metadata.toml; ``DamagedError``."""
+        meta = self.meta(commit)
+        if meta.image_digest is not None and self.image_digest(commit) != meta.image_digest:
             raise DamagedError(f"the image of commit {commit} does not match its digest", hint="run 'stratum fsck'")
 
     def image_digest(self, commit: str) -> str:
@@ -312,17 +362,18 @@ class Commits:
 
 
 class Statistics:
-    """Names of regular files, and the bytes of their inodes."""
+    """Names of regular files, and the bytes of their inodes, but for directories whose ``id`` is in ``left_out``."""
 
-    def __init__(self, root: Directory) -> None:
+    def __init__(self, root: Directory, left_out: Container[int] = ()) -> None:
         self.count = 0
         self.total_size = 0
         seen: set[int] = set()
-        stack = [root]
+        stack = [root] if id(root) not in left_out else []
         while stack:
             for inode in stack.pop().children.values():
                 if isinstance(inode, Directory):
-                    stack.append(inode)
+                    if id(inode) not in left_out:
+                        stack.append(inode)
                 elif isinstance(inode, File):
                     self.count += 1
                     if id(inode) not in seen:
@@ -332,8 +383,9 @@ class Statistics:
 
 def _files_not_below(root: Directory, known: Directory | None) -> Iterator[File]:
     """The regular files below ``root`` but not below a directory object that ``known`` contains too."""
+    source = known.region.source if known is not None and known.region is not None else None
     shared: set[int] = set()
-    if known is not None:
+    if known is not None and source is None:
         stack = [known]
         while stack:
             directory = stack.pop()
@@ -342,7 +394,7 @@ def _files_not_below(root: Directory, known: Directory | None) -> Iterator[File]
     stack = [root]
     while stack:
         directory = stack.pop()
-        if id(directory) in shared:
+        if id(directory) in shared or (source is not None and directory.region and directory.region.source is source):
             continue
         for child in directory.children.values():
             if isinstance(child, Directory):

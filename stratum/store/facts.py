@@ -25,8 +25,9 @@ class Facts:
         return self.corrected(meta) == meta
 
     def corrected(self, meta: CommitMeta) -> CommitMeta:
-        """``meta`` with the provable fields as they are."""
-        return replace(meta, **asdict(self))
+        """``meta`` with the provable fields as they are; it goes on telling of no image where it tells of none."""
+        proven = replace(meta, **asdict(self))
+        return replace(proven, image_digest=None, image_size=None) if meta.image_digest is None else proven
 
     def meta(self, timestamp: str) -> CommitMeta:
         """Metadata of a commit of which nothing else is known."""

@@ -133,7 +133,8 @@ class _Check:
         commits, users = self._store.commits, self._users.get(commit, [commit])
         path = f"commits/{commit}"
         self._done.commits += 1
-        meta: CommitMeta | Facts | None = None
+        meta: CommitMeta | None = None
+        facts: Facts | None = None
         with self._telling_commit("metadata", f"{path}/{METADATA}", commit, users):
             meta = commits.meta(commit)
             if not is_checked(self._layout.read_beneath(self._layout.root / path / METADATA)):
@@ -143,20 +144,22 @@ class _Check:
             facts = facts_of(dump) if self._done.data_read else None
             self._needed.update((digest, size) for digest, size, _ in object_lines(dump))
             self._readable.append(commit)
-            if facts is not None:
-                if isinstance(meta, CommitMeta) and not facts.agrees(meta):
-                    problem = "it does not say what the commit's tree holds"
-                    self._tell(Finding("metadata", f"{path}/{METADATA}", problem, users, commit=commit))
-                meta = facts
-        if meta is not None:
-            self._image(commit, meta, users)
+            if facts is not None and meta is not None and not facts.agrees(meta):
+                problem = "it does not say what the commit's tree holds"
+                self._tell(Finding("metadata", f"{path}/{METADATA}", problem, users, commit=commit))
+        described = meta is not None and meta.image_digest is not None
+        expected = facts or meta
+        if expected is not None and expected.image_digest is not None:
+            self._image(commit, expected, users, needed=described)
 
-    def _image(self, commit: str, expected: CommitMeta | Facts, users: list[str]) -> None:
+    def _image(self, commit: str, expected: CommitMeta | Facts, users: list[str], *, needed: bool) -> None:
         path = self._layout.commit(commit) / IMAGE
         with self._telling_commit("image", f"commits/{commit}/{IMAGE}", commit, users):
             try:
                 info = path.lstat()
             except FileNotFoundError:
+                if not needed:
+                    return
                 raise DamagedError("it is missing") from None
             if not stat.S_ISREG(info.st_mode):
                 raise DamagedError("it is not a regular file")

@@ -185,6 +185,8 @@ class _Repair:
         except DamagedError:
             made = datetime.fromtimestamp(directory.stat().st_mtime, timezone.utc)
             meta = replace(facts.meta(rfc3339(made)), origin={"kind": "repair"})
+            if not os.path.lexists(directory / IMAGE):  # it may be one that nobody asked for
+                meta = replace(meta, image_digest=None, image_size=None)
         path = directory / METADATA
         if os.path.lexists(path):
             self._take(replace(finding, path=f"commits/{commit}/{METADATA}"))

@@ -81,10 +81,11 @@ class Store:
         origin: Mapping[str, Any] | None = None,
         timestamp: datetime | None = None,
         known: Directory | None = None,
+        image: bool = True,
     ) -> CommitMeta:
         """Make the commit of a tree (``Commits.write``)."""
         return self.commits.write(
-            tx, root, parent=parent, message=message, origin=origin, timestamp=timestamp, known=known
+            tx, root, parent=parent, message=message, origin=origin, timestamp=timestamp, known=known, image=image
         )
 
     def ensure_image(self, commit: str) -> Path:

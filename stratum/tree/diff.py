@@ -1,6 +1,7 @@
 """What changed between two trees, path by path. Pure.
 
-Subtrees that both trees share as one object (as a commit's tree shares its base's) are skipped without a look inside.
+Subtrees that both trees share as one object (as a commit's tree shares its base's), or that were opened from the same
+lines of two dumps (``tree.lazy``), are skipped without a look inside.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from stratum.tree.dump import count_links
-from stratum.tree.model import Directory, File, Inode, walk
+from stratum.tree.model import Directory, File, Inode
 
 ADDED = "added"
 DELETED = "deleted"
@@ -100,8 +101,18 @@ def _side_by_side(
     after = new.children if new is not None else {}
     for name in sorted(before.keys() | after.keys()):
         a, b = before.get(name), after.get(name)
-        if a is not b:
+        if a is not b and not _same_lines(a, b):
             yield prefix + name, a, b
+
+
+def _same_lines(a: Inode | None, b: Inode | None) -> bool:
+    return (
+        isinstance(a, Directory)
+        and isinstance(b, Directory)
+        and a.region is not None
+        and b.region is not None
+        and a.region.same_as(b.region)
+    )
 
 
 def _changed_fields(a: Inode, b: Inode) -> list[str]:
@@ -124,14 +135,25 @@ def _entries_moved(a: Directory, b: Directory) -> bool:
 
 def _link_groups(root: Directory) -> dict[bytes, bytes]:
     """path -> first path of the same inode, for the names of hard-linked inodes only."""
-    links = count_links(root)
-    if not links:
-        return {}
+    separate: set[int] = set()
+    places: list[tuple[bytes, Inode]] = []
+    stack = [(b"/", root)]
+    while stack:
+        prefix, directory = stack.pop()
+        if directory.region is not None and directory.region.is_separate:
+            separate.add(id(directory))
+            continue
+        for name, child in directory.children.items():
+            if isinstance(child, Directory):
+                stack.append((prefix + name + b"/", child))
+            else:
+                places.append((prefix + name, child))
+    links = count_links(root, separate)
     first: dict[int, bytes] = {}
     groups = {}
-    for path, inode in walk(root):
-        if id(inode) in links:
-            groups[path] = first.setdefault(id(inode), path)
+    linked = [place for place in places if id(place[1]) in links] if links else []
+    for path, inode in sorted(linked, key=lambda place: place[0].split(b"/")):
+        groups[path] = first.setdefault(id(inode), path)
     return groups
 
 

@@ -42,6 +42,10 @@ META = CommitMeta(
 )
 
 
+def contents(path: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in path.iterdir()}
+
+
 def test_a_commit_is_written_as_designed(store: Store) -> None:
     when = datetime(2025, 6, 9, 10, 30, tzinfo=timezone.utc)
     parent = commit(store, {})
@@ -77,6 +81,57 @@ def test_a_commit_is_written_as_designed(store: Store) -> None:
     assert store.commits.root(meta.metadata_hash).metadata() == root.metadata()
     assert not store.commits.root(meta.metadata_hash).children
     assert not leftovers(store)
+    check(store)
+
+
+def test_an_image_that_nobody_asked_for_is_made_when_somebody_does(store: Store, tmp_path: Path) -> None:
+    when = datetime(2025, 6, 9, 10, 30, tzinfo=timezone.utc)
+    with store.begin("a test") as tx:
+        root = directory({b"a": file(tx, b"x" * 100)})
+        meta = store.write_commit(tx, root, timestamp=when, image=False)
+    path = store.root / "commits" / meta.metadata_hash
+    assert sorted(os.listdir(path)) == ["metadata.toml", "tree.dump.zst"]
+    assert (meta.image_digest, meta.image_size) == (None, None)
+    assert store.commits.meta(meta.metadata_hash) == meta
+    store.commits.verify_image(meta.metadata_hash)
+    check(store)
+
+    other = Store.create(tmp_path / "other")
+    with other.begin("a test") as tx:
+        tx.add_bytes(b"x" * 100)
+        other.write_commit(tx, root, timestamp=when)
+    whole = store.commits.whole_meta(meta.metadata_hash)
+    assert contents(path) == contents(other.root / "commits" / meta.metadata_hash)
+    assert store.commits.whole_meta(meta.metadata_hash) == whole
+    check(store)
+
+
+def test_an_image_that_is_there_but_not_described_is_made_anew(store: Store) -> None:
+    with store.begin("a test") as tx:
+        commit = store.write_commit(tx, directory({}), image=False).metadata_hash
+    image = store.root / "commits" / commit / "commit.cfs"
+    image.write_bytes(b"a crash came before metadata.toml was replaced")
+    assert store.ensure_image(commit) == image
+    assert verity_digest(image.read_bytes()).hex() == store.commits.meta(commit).image_digest
+
+
+def test_a_commit_over_an_opened_tree_is_the_one_of_the_whole_tree(store: Store, tmp_path: Path) -> None:
+    when = datetime(2025, 6, 9, 10, 30, tzinfo=timezone.utc)
+    with store.begin("a test") as tx:
+        linked = file(tx, b"l" * 80)
+        inner = {b"x": directory({b"a": file(tx, b"a" * 70), b"l": linked}), b"y": directory({b"b": file(tx, b"b")})}
+        base = directory({b"in": directory(inner), b"l": linked, b"gone": directory({b"c": file(tx, b"c" * 90)})})
+        parent = store.write_commit(tx, base).metadata_hash
+        known = store.commits.open_tree(parent)
+        children = {name: child for name, child in known.children.items() if name != b"gone"}
+        root = known.with_children(children | {b"new": file(tx, b"n" * 75)})
+        meta = store.write_commit(tx, root, known=known, timestamp=when)
+
+        plain = store.commits.tree(meta.metadata_hash)
+        (store.root / "commits" / meta.metadata_hash).rename(tmp_path / "spliced")
+        assert store.write_commit(tx, plain, timestamp=when) == meta
+    assert contents(store.root / "commits" / meta.metadata_hash) == contents(tmp_path / "spliced")
+    assert (meta.file_count, meta.total_size) == (5, 70 + 80 + 1 + 75)
     check(store)
 
 

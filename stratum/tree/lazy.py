@@ -1,0 +1,193 @@
+"""A canonical dump as a tree whose directories are read when somebody looks into them.
+
+The dump is sorted, so a directory's lines are one stretch of it (its ``Region``), whose end is found by bisection, and
+so is the line of a path. What nobody looks into costs nothing, which makes the cost of a small change to a large tree
+that of the change. The dump must be one that ``read_dump`` accepts, as every dump in a store is: lines are checked as
+they are read, but not whether the rest fits them.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from functools import cached_property
+
+from stratum.errors import DamagedError, StratumError
+from stratum.tree.dump import LINE, InodeReader
+from stratum.tree.escape import unescape
+from stratum.tree.model import Directory, Inode
+
+_STEP = 1024
+
+
+class LazyDump:
+    """One dump and what was read of it. ``dump`` is canonical."""
+
+    def __init__(self, dump: bytes) -> None:
+        self.dump = dump
+        self._read = InodeReader().read
+        self._linked: dict[bytes, Inode] = {}  # inodes with several names, by the first of them, escaped
+
+    def root(self) -> Directory:
+        """The tree; ``DamagedError`` where the first line is not that of a root directory."""
+        fields, end = self.line(0)
+        root = self._inode(fields)
+        if fields[0] != b"/" or not isinstance(root, Directory):
+            raise DamagedError("line 1 of the dump is not the root directory")
+        return self._unread(root, Region(self, b"/", 0, end, len(self.dump)))
+
+    def line(self, offset: int) -> tuple[tuple[bytes, ...], int]:
+        """The fields of the line that begins at ``offset``, and where the next begins."""
+        found = LINE.match(self.dump, offset)
+        if found is None:
+            raise DamagedError(f"the dump is not in canonical form at byte {offset}")
+        return found.groups(), found.end()
+
+    def children(self, region: Region) -> dict[bytes, Inode]:
+        """Name -> inode of everything in the directory of ``region``, its subdirectories not read yet."""
+        children: dict[bytes, Inode] = {}
+        position, cut = region.inner, len(region.prefix)
+        while position < region.end:
+            start = position
+            fields, position = self.line(position)
+            path = fields[0]
+            inode = self._inode(fields)
+            if isinstance(inode, Directory):
+                end = self._end(path + b"/", position, region.end)
+                inode = self._unread(inode, Region(self, path + b"/", start, position, end))
+                position = end
+            children[unescape(path[cut:])] = inode
+        return children
+
+    @staticmethod
+    def _unread(directory: Directory, region: Region) -> Directory:
+        directory.region = region
+        del directory.children
+        return directory
+
+    def _inode(self, fields: tuple[bytes, ...]) -> Inode:
+        """The inode of a line; one that has several names is made only once."""
+        try:
+            path = fields[9] if fields[2] else fields[0]
+            known = self._linked.get(path)
+            if known is not None:
+                return known
+            if fields[2]:
+                fields, _ = self.line(self.find(path))
+            inode = self._read(fields)
+        except StratumError as exc:
+            raise DamagedError(f"{fields[0].decode('ascii')} in the dump {exc.message}") from None
+        if fields[4] != b"1" and not isinstance(inode, Directory):
+            self._linked[path] = inode
+        return inode
+
+    def _end(self, prefix: bytes, start: int, limit: int) -> int:
+        """Where the lines that begin with ``prefix`` end, the first of which would be at ``start``."""
+        dump = self.dump
+        if not dump.startswith(prefix, start):
+            return start
+        low, high, step = start, limit, _STEP
+        while low + step < limit:  # in ever longer steps while the prefix is there, since most directories are small
+            line = dump.rfind(b"\n", low, low + step) + 1
+            if line > low:
+                if not dump.startswith(prefix, line):
+                    high = line
+                    break
+                low = line
+            step *= 2
+        while (line := self._line_between(low, high)) < high:
+            if dump.startswith(prefix, line):
+                low = line
+            else:
+                high = line
+        return high
+
+    def _line_between(self, low: int, high: int) -> int:
+        """Where a line near the middle of two lines begins; ``high`` where there is none between them."""
+        line = self.dump.rfind(b"\n", low, (low + high) // 2) + 1
+        return line if line > low else self.dump.index(b"\n", low, high) + 1
+
+    def find(self, path: bytes) -> int:
+        """The offset of the line of an escaped path; ``DamagedError`` where there is none."""
+        wanted = _order(path)
+        low, high = 0, len(self.dump)
+        while (line := self._line_between(low, high)) < high:
+            if _order(self._path(line)) <= wanted:
+                low = line
+            else:
+                high = line
+        if self._path(low) != path:
+            raise DamagedError("is a hard link to nothing")
+        return low
+
+    def _path(self, offset: int) -> bytes:
+        return self.dump[offset : self.dump.index(b" ", offset)]
+
+    @cached_property
+    def link_offsets(self) -> list[int]:
+        """The offsets of all lines whose inode has several names, sorted."""
+        dump, offsets = self.dump, set()
+        targets = set()
+        at = dump.find(b" @")
+        while at >= 0:
+            line = dump.rfind(b"\n", 0, at) + 1
+            fields, _ = self.line(line)
+            if fields[2]:
+                offsets.add(line)
+                targets.add(fields[9])
+            at = dump.find(b" @", at + 2)
+        offsets.update(map(self.find, targets))
+        return sorted(offsets)
+
+
+class Region:
+    """The lines of a directory in a dump: its own at ``start``, those of what is below from ``inner`` to ``end``.
+
+    ``prefix`` is the directory's escaped path with a slash behind it; ``was_read`` tells whether its children, as
+    objects, can be anywhere else.
+    """
+
+    __slots__ = ("end", "inner", "prefix", "source", "start", "was_read")
+
+    def __init__(self, source: LazyDump, prefix: bytes, start: int, inner: int, end: int) -> None:
+        self.source = source
+        self.prefix = prefix
+        self.start = start
+        self.inner = inner
+        self.end = end
+        self.was_read = False
+
+    def read(self) -> dict[bytes, Inode]:
+        """The directory's children. ``DamagedError``."""
+        self.was_read = True
+        return self.source.children(self)
+
+    @property
+    def has_links(self) -> bool:
+        """Whether anything in the directory or below has several names, here or elsewhere."""
+        offsets = self.source.link_offsets
+        index = bisect_left(offsets, self.start)
+        return index < len(offsets) and offsets[index] < self.end
+
+    @property
+    def is_separate(self) -> bool:
+        """Whether no inode in the directory or below is, or can have become, that of a path elsewhere."""
+        return not self.was_read and not self.has_links
+
+    @property
+    def lines(self) -> memoryview:
+        """All lines, each with its newline."""
+        return memoryview(self.source.dump)[self.start : self.end]
+
+    def same_as(self, other: Region) -> bool:
+        """Whether another dump has the very same lines here, and they are all there is to say of what is below."""
+        return self.prefix == other.prefix and self.lines == other.lines and self.is_separate and other.is_separate
+
+
+def _order(path: bytes) -> list[bytes]:
+    """What lines are sorted by."""
+    return [unescape(name) for name in path.split(b"/")] if path != b"/" else []
+
+
+def open_dump(dump: bytes) -> Directory:
+    """The tree that a canonical dump describes, read as it is looked into. ``DamagedError``."""
+    return LazyDump(dump).root()
