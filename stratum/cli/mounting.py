@@ -46,16 +46,18 @@ def unmount(app: App, target: str) -> None:
 @click.argument("target", metavar="REF|PATH", type=WORKTREE_OR_PATH)
 @click.argument("tag", required=False)
 @click.option("-f", "--force", is_flag=True, help="Move TAG if it exists.")
+@click.option("--no-pause", is_flag=True, help="Do not pause the container that has the worktree meanwhile.")
 @message_option
-def commit(app: App, target: str, tag: str | None, force: bool, message: str | None) -> None:
+def commit(app: App, target: str, tag: str | None, force: bool, no_pause: bool, message: str | None) -> None:
     """Make a commit of what a worktree shows now, and point TAG at it.
 
     The worktree is given as NAME+WORKTREE (NAME alone: 'main') or as a path at or below where it is mounted. A mounted
-    worktree stays mounted and is not disturbed. A TAG that exists is an error unless --force moves it.
+    worktree stays mounted and is not disturbed, but a container that has it is paused while it is read. A TAG that
+    exists is an error unless --force moves it.
     """
     from stratum.api.commits import commit_target
 
-    done = commit_target(app.session, target, tag, force=force, message=message)
+    done = commit_target(app.session, target, tag, force=force, message=message, pause=not no_pause)
     for warning in done.warnings:
         app.out.warn(warning)
     if app.out.json:

@@ -103,7 +103,7 @@ def _trial_mount(session: Session) -> str:
 
 
 def _podman(directory: Path | None) -> str:
-    from stratum.podman import describe, hook_directories
+    from stratum.podman.program import describe, hook_directories
 
     found = describe()
     if _version(found.version) < OLDEST_PODMAN:

@@ -20,7 +20,7 @@ from stratum import toml
 from stratum.config import Config, load_config
 from stratum.errors import ConflictError, NotFoundError, StratumError, UnsupportedError, os_error_text
 from stratum.hook import TIMEOUTS
-from stratum.podman import hook_directories
+from stratum.podman.program import hook_directories
 from stratum.sys.atomic import write_atomic
 
 DEFAULT_DIRECTORY = Path("/etc/containers/oci/hooks.d")

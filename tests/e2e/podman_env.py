@@ -34,6 +34,7 @@ runtime = "{runtime}"
 cgroup_manager = "cgroupfs"
 events_logger = "file"
 lock_type = "file"
+tmp_dir = "{directory}/tmp"
 """
 
 STORAGE_CONF = """\
@@ -59,7 +60,7 @@ class PodmanEnv:
         self.hooks_dir = hooks_dir
         self.image = IMAGE
         self._config = self.directory / "containers.conf"
-        self._config.write_text(CONTAINERS_CONF.format(runtime=runtime), "utf-8")
+        self._config.write_text(CONTAINERS_CONF.format(runtime=runtime, directory=self.directory), "utf-8")
         storage = self.directory / "storage.conf"
         storage.write_text(STORAGE_CONF.format(directory=self.directory), "utf-8")
         self.environment = {
@@ -82,6 +83,11 @@ class PodmanEnv:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    @property
+    def for_stratum(self) -> dict[str, str]:
+        """The environment that leads Stratum to this Podman, and not to a service that the machine runs."""
+        return self.environment | {"CONTAINER_HOST": ""}
 
     @property
     def prefix(self) -> list[str]:

@@ -1,0 +1,1 @@
+"""What needs Podman: its own settings, by its command line; its containers, by its API (podman-py)."""

@@ -1,0 +1,186 @@
+"""Verbs on worktrees that a running container has: seen by the container at once, with its own users' IDs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.podman_env import PodmanEnv
+from tests.support.command import Command
+
+pytestmark = [pytest.mark.root, pytest.mark.podman]
+
+MAPPED = ("--uidmap", "0:300000:65536", "--gidmap", "0:400000:65536")
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[PodmanEnv]:
+    """One private Podman for all tests of this module."""
+    with PodmanEnv() as environment:
+        yield environment
+
+
+@pytest.fixture
+def podman(engine: PodmanEnv, cli: Command, tmp_path: Path) -> Iterator[PodmanEnv]:
+    """Podman with the hook of this test's store, and a store with ``app:v1``, ``app:v2`` and ``app+dev`` on v1."""
+    cli.ok("hook", "install", tmp_path / "hooks")
+    engine.hooks_dir = tmp_path / "hooks"
+    cli.environment |= engine.for_stratum
+    for number in ("1", "2"):
+        source = tmp_path / f"source{number}"
+        source.mkdir()
+        (source / "version").write_text(f"{number}\n")
+        cli.ok("tag", cli.ok("import", "--bare", source, "app"), f"app:v{number}")
+    cli.ok("worktree", "add", "app+dev", "app:v1")
+    try:
+        yield engine
+    finally:
+        engine.remove_all()
+    state = cli.runtime_dir / "state"
+    assert json.loads(state.read_text())["mounts"] == []
+    assert not list(cli.store.glob("refs/*/worktrees/*/lease.toml"))
+    assert not list(cli.runtime_dir.glob("podman.*"))
+
+
+def start(podman: PodmanEnv, *options: str, ref: str = "app+dev", script: str = "exec sleep 1000") -> None:
+    """Start the container ``server`` with ``ref`` at /data."""
+    podman.run(
+        "-d", "--name", "server", *options, "--annotation", f"stratum.dev/volume.a={ref}:/data", podman.image,
+        "sh", "-c", script,
+    )  # fmt: skip
+
+
+def inside(podman: PodmanEnv, script: str) -> str:
+    return podman.podman("exec", "server", "sh", "-ec", script).stdout
+
+
+def stop(podman: PodmanEnv) -> None:
+    podman.podman("stop", "--time", "0", "server")
+    podman.wait_stopped("server")
+
+
+def changed(cli: Command, old: str, new: str) -> set[str]:
+    """The paths of files that differ between two refs."""
+    return {change["path"] for change in cli.json("diff", old, new) if change["kind"] != "metadata"}
+
+
+def container_id(podman: PodmanEnv) -> str:
+    return podman.podman("inspect", "--format", "{{.Id}}", "server").stdout.strip()
+
+
+def pauses(podman: PodmanEnv) -> list[str]:
+    """The pauses and their ends that Podman saw."""
+    server = f"container={container_id(podman)}"
+    words = podman.podman("events", "--stream=false", "--filter", server, "--format", "{{.Status}}")
+    return [word for word in words.stdout.split() if "pause" in word]
+
+
+@pytest.mark.parametrize("options", [(), MAPPED], ids=["plain", "userns"])
+def test_reset_rebase_and_switch_in_a_running_container(
+    podman: PodmanEnv, cli: Command, options: tuple[str, ...]
+) -> None:
+    start(podman, *options)
+    pid = podman.podman("inspect", "--format", "{{.State.Pid}}", "server").stdout
+    inside(podman, "echo own > /data/own; chown 7:8 /data/own")
+
+    cli.ok("rebase", "app+dev", "app:v2")
+    assert inside(podman, "cat /data/version; stat -c %u:%g /data /data/version /data/own") == "2\n0:0\n0:0\n7:8\n"
+
+    cli.ok("commit", "app+dev", "kept")
+    cli.ok("reset", "app+dev", "app:v1")
+    assert inside(podman, "cat /data/version; ls /data; echo more > /data/more") == "1\nversion\n"
+
+    cli.ok("worktree", "add", "app+other", "app:kept")
+    cli.ok("worktree", "switch", "app+other", "app+dev")
+    assert inside(podman, "ls /data; stat -c %u:%g /data/own; echo x > /data/other") == "own\nversion\n7:8\n"
+    assert changed(cli, "app:v1", "app+dev") == {"/more"}
+
+    held = cli("mount", "app+other")
+    assert (held.code, held.stdout) == (4, "")
+    assert podman.podman("inspect", "--format", "{{.State.Pid}}", "server").stdout == pid
+    stop(podman)
+    assert changed(cli, "app:kept", "app+other") == {"/other"}
+
+
+def test_files_open_for_writing_hold_a_reset_up(podman: PodmanEnv, cli: Command) -> None:
+    start(podman, script="exec 3>> /data/log; echo ready; exec sleep 1000")
+    while "ready" not in podman.podman("logs", "server").stdout:
+        time.sleep(0.05)
+    refused = cli("reset", "app+dev", "app:v2")
+    assert refused.code == 4
+    assert "(sleep 1000) writes /data/log" in refused.stderr
+    assert inside(podman, "cat /data/version; echo still > /data/writable") == "1\n"
+    cli.ok("reset", "app+dev", "app:v2", "--force")
+    assert inside(podman, "cat /data/version; ls /data") == "2\nversion\n"
+    stop(podman)
+
+
+def test_a_read_only_volume_stays_read_only(podman: PodmanEnv, cli: Command) -> None:
+    podman.run(
+        "-d", "--name", "server", "--annotation", "stratum.dev/volume.a=app+dev:/data:ro", podman.image, "sleep", "1000"
+    )
+    cli.ok("reset", "app+dev", "app:v2")
+    cli.ok("worktree", "add", "app+other", "app:v1")
+    cli.ok("worktree", "switch", "app+other", "app+dev")
+    assert inside(podman, "cat /data/version; touch /data/new 2>&1 || true").endswith("Read-only file system\n")
+    stop(podman)
+
+
+def test_a_commit_pauses_the_container(podman: PodmanEnv, cli: Command) -> None:
+    start(podman)
+    inside(podman, "echo 1 > /data/one")
+    done = cli("commit", "app+dev", "--no-pause")
+    assert (done.code, pauses(podman)) == (0, [])
+    inside(podman, "echo 2 > /data/two")
+    done = cli("commit", "app+dev", "both")
+    assert done.code == 0
+    assert "not paused" not in done.stderr
+    assert pauses(podman) == ["pause", "unpause"]
+    assert podman.state("server") == "running"
+    assert changed(cli, "app:v1", "app:both") == {"/one", "/two"}
+    podman.podman("pause", "server")
+    inside_was_paused = cli("commit", "app+dev")
+    assert inside_was_paused.code == 0
+    assert podman.state("server") == "paused"
+    podman.podman("unpause", "server")
+    stop(podman)
+
+
+def test_a_commit_without_podman_says_that_it_did_not_pause(podman: PodmanEnv, cli: Command, tmp_path: Path) -> None:
+    start(podman)
+    inside(podman, "echo 1 > /data/one")
+    done = cli("commit", "app+dev", "live", env={"CONTAINER_HOST": f"unix://{tmp_path}/nobody"})
+    assert done.code == 0
+    assert "was not paused for the commit" in done.stderr
+    assert changed(cli, "app:v1", "app:live") == {"/one"}
+    stop(podman)
+
+
+KILLED = """\
+import os, pathlib, sys, time
+from stratum.podman.pausing import paused
+with paused(sys.argv[1], pathlib.Path(sys.argv[2]), os.environ) as reason:
+    print(reason, flush=True)
+    time.sleep(1000)
+"""
+
+
+def test_a_killed_commit_leaves_no_paused_container_and_no_service(podman: PodmanEnv, cli: Command) -> None:
+    start(podman)
+    command = [sys.executable, "-c", KILLED, container_id(podman), str(cli.runtime_dir)]
+    with subprocess.Popen(command, env=cli.environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "None\n"
+        assert podman.state("server") == "paused"
+        process.kill()
+    deadline = time.monotonic() + 30
+    while podman.state("server") != "running" or list(cli.runtime_dir.glob("podman.*")):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    stop(podman)
