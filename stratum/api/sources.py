@@ -95,13 +95,15 @@ class TarSource:
     def read(self, reading: Reading, base: Directory | None) -> tuple[Directory, list[str]]:
         from stratum.ingest.tarball import read_tar_file
 
-        tree = read_tar_file(reading.tx, Path(self.what), base=base, devices=reading.devices, progress=reading.progress)
+        tree, warnings = read_tar_file(
+            reading.tx, Path(self.what), base=base, devices=reading.devices, progress=reading.progress
+        )
         if {b"index.json", b"blobs"} <= tree.children.keys():
             raise UsageError(
                 f"{self.what} is an OCI image layout that is compressed or damaged",
                 hint="decompress it, so that it can be checked before anything is read",
             )
-        return laid_over(base, tree), []
+        return laid_over(base, tree), warnings
 
 
 @dataclass(slots=True)
@@ -121,13 +123,15 @@ class ImageSource:
 
     def read(self, reading: Reading, base: Directory | None) -> tuple[Directory, list[str]]:
         tree = base
+        warnings: list[str] = []
         for layer in self.image.layers:
-            tree = self._layer(reading, layer, tree)
+            tree, more = self._layer(reading, layer, tree)
+            warnings += more
         if tree is None:
             raise StratumError(f"the image {self.what} has no layers, so there is nothing to import")
-        return tree, []
+        return tree, warnings
 
-    def _layer(self, reading: Reading, layer: ImageLayer, base: Directory | None) -> Directory:
+    def _layer(self, reading: Reading, layer: ImageLayer, base: Directory | None) -> tuple[Directory, list[str]]:
         import hashlib
 
         from stratum.ingest.compression import decompressed, reader_of
@@ -142,7 +146,7 @@ class ImageSource:
             sha.update(data)
             return data
 
-        tree = read_tar(
+        tree, warnings = read_tar(
             reading.tx,
             hashed,
             what,
@@ -153,7 +157,7 @@ class ImageSource:
         )
         if sha.hexdigest() != layer.diff_id:
             raise DamagedError(f"{what} is not the layer that the image's configuration names")
-        return laid_over(base, tree, layer=True)
+        return laid_over(base, tree, layer=True), warnings
 
 
 @dataclass(slots=True)

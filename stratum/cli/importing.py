@@ -52,7 +52,7 @@ def import_(
         raise UsageError(f"--bare takes a directory, and {path} is none")
     from stratum.api import importing
 
-    with progress_bar(app.out, "importing", unit="files") as advance:
+    with progress_bar(app.out, "importing", unit="files" if os.path.isdir(path) else "bytes") as advance:
         options = importing.Options(tag, bare, message, devices, advance)
         if patch:
             done = importing.import_patch(app.session, path, names[-1], names[0], options)

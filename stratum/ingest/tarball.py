@@ -31,12 +31,13 @@ from stratum.tree.tarstream import TarMember, TarReader
 METADATA_MAX = 1 << 30
 """Most bytes that paths, link targets and attributes of one tree may have together, each entry's whole path counted."""
 
-PATH_MAX = 4096
+PATH_MAX = 1 << 16
 _ENTRY_COST = 100
+_TEXT_ACL = b"SCHILY.acl."
 _IMPLICIT = (stat.S_IFDIR | 0o755, 0, 0, 0)
 
 Progress = Callable[[int, "int | None"], None]
-"""Called with the number of entries read so far, and None."""
+"""Called with the bytes of the uncompressed archive read so far, and None."""
 
 
 def read_tar(
@@ -48,8 +49,9 @@ def read_tar(
     devices: bool = False,
     strict: bool = True,
     progress: Progress | None = None,
-) -> Directory:
-    """The tree in the (also compressed) archive that ``read`` gives, up to its end; its objects are staged in ``tx``.
+) -> tuple[Directory, list[str]]:
+    """The tree in the (also compressed) archive that ``read`` gives, up to its end, its objects staged in ``tx``; and
+    warnings, a line each.
 
     ``what`` names the archive in errors. ``base`` is the tree that it will be a layer over: hard links may lead there.
     ``strict`` refuses an archive that is cut short or goes on after its end; for one whose digest is checked it need
@@ -61,14 +63,14 @@ def read_tar(
     reader = TarReader(decompressed(read, what), what, strict=strict)
     builder = _Builder(tx, what, base, devices)
     expanded = 0
-    for number, member in enumerate(reader, 1):
+    for member in reader:
         if member.holes is not None:
             expanded += member.size
             check_expansion(expanded, reader.position + member.header.size, what)
         builder.add(member, reader.data(member))
         if progress is not None:
-            progress(number, None)
-    return builder.root
+            progress(reader.position, None)
+    return builder.root, builder.warnings()
 
 
 def read_tar_file(
@@ -78,7 +80,7 @@ def read_tar_file(
     base: Directory | None = None,
     devices: bool = False,
     progress: Progress | None = None,
-) -> Directory:
+) -> tuple[Directory, list[str]]:
     """As ``read_tar``, of the file ``path``."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -119,6 +121,7 @@ class _Builder:
         self._devices = devices
         self._metadata = 0
         self._parents: dict[bytes, Directory] = {}
+        self._acls = 0
         self.root = self._implicit(base)
 
     def add(self, member: TarMember, data: Iterator[bytes]) -> None:
@@ -126,6 +129,7 @@ class _Builder:
         header = member.header
         names = self._names(header.name)
         kind = header.kind
+        self._acls += any(keyword.startswith(_TEXT_ACL) for keyword in header.records)
         if kind == tar.DIRECTORY or (kind == tar.REGULAR and header.name.endswith(b"/")):
             self._add_directory(header, names)
             return
@@ -137,6 +141,12 @@ class _Builder:
         if isinstance(parent.children.get(names[-1]), Directory):
             self._parents.clear()
         parent.children[names[-1]] = inode
+
+    def warnings(self) -> list[str]:
+        """What was left out, a line each."""
+        if not self._acls:
+            return []
+        return [f"{self._what}: the ACLs of {self._acls} members are left out: they are written as text (tar --acls)"]
 
     # Names
 

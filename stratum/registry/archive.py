@@ -26,7 +26,14 @@ from typing import NamedTuple
 
 from stratum.errors import DamagedError, NotFoundError, StratumError, UsageError, os_error_text
 from stratum.refs import is_hash
-from stratum.registry.artifact import MANIFEST_MAX, MANIFEST_MEDIA_TYPE, Descriptor, digest_of, is_digest
+from stratum.registry.artifact import (
+    INDEX_MEDIA_TYPE,
+    MANIFEST_MAX,
+    MANIFEST_MEDIA_TYPE,
+    Descriptor,
+    digest_of,
+    is_digest,
+)
 from stratum.registry.imageindex import (
     INDEX_FILE,
     LAYOUT_FILE,
@@ -102,7 +109,7 @@ class ArchiveWriter:
     def put_blob(self, upload: Upload) -> None:
         blob = upload.descriptor
         self._write(write_header(TarHeader(f"blobs/sha256/{blob.hex}".encode(), size=blob.size)))
-        keep = blob.size + sum(map(len, self._small.values())) <= _KEPT_MAX and "index" in blob.media_type
+        keep = blob.size + sum(map(len, self._small.values())) <= _KEPT_MAX and blob.media_type == INDEX_MEDIA_TYPE
         kept = []
         for piece in verified(upload.read(0), blob, "the store"):
             self._write(piece)
