@@ -215,8 +215,7 @@ class Commits:
         from stratum.tree.dump import NOTHING_KEPT, write_dump
         from stratum.tree.splice import kept_lines
 
-        source = known.region.source if known is not None and known.region is not None else None
-        kept = kept_lines(root, source) if source is not None else NOTHING_KEPT
+        kept = NOTHING_KEPT if known is None or known.region is None else kept_lines(root, known.region.source)
         dump = write_dump(root, kept)
         if len(dump) > DUMP_MAX:
             raise StratumError(f"the tree is too big for a commit: its dump has {len(dump)} bytes")

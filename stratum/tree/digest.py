@@ -51,7 +51,7 @@ def _levels(leaves: Iterable[bytes]) -> Iterable[list[bytes]]:
     level = list(leaves)
     yield level
     while len(level) > 1:
-        above = [blake3(b"\x01" + level[i] + level[i + 1]).digest() for i in range(0, len(level) - 1, 2)]
+        above = [blake3(b"\x01" + left + right).digest() for left, right in zip(level[::2], level[1::2], strict=False)]
         if len(level) % 2:
             above.append(level[-1])
         level = above

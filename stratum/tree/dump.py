@@ -101,7 +101,7 @@ def count_links(root: Directory, left_out: Container[int] = ()) -> dict[int, int
     """
     seen: set[int] = set()
     links: dict[int, int] = {}
-    stack = [root]
+    stack = [root] if id(root) not in left_out else []
     while stack:
         for inode in stack.pop().children.values():
             key = id(inode)
