@@ -28,6 +28,7 @@ from stratum.registry.artifact import (
 )
 from stratum.registry.auth import Auth
 from stratum.registry.credentials import find_credentials
+from stratum.registry.image import DOCKER_LIST_MEDIA_TYPE, DOCKER_MANIFEST_MEDIA_TYPE
 from stratum.registry.remote import Access, Upload, verified
 from stratum.registry.target import Target, is_loopback
 from stratum.registry.transport import ConnectionCutError, PlainSession, Transport, failure, origin, resolve, shown
@@ -35,6 +36,10 @@ from stratum.registry.transport import ConnectionCutError, PlainSession, Transpo
 CHUNK = 16 << 20
 """Bytes sent in one request; a smaller blob is sent in one piece."""
 
+_ACCEPT = (
+    f"{MANIFEST_MEDIA_TYPE}, {INDEX_OF_MANIFESTS_MEDIA_TYPE};q=0.5, "
+    f"{DOCKER_MANIFEST_MEDIA_TYPE};q=0.2, {DOCKER_LIST_MEDIA_TYPE};q=0.1"
+)
 _TRIES = 5
 _RANGE = re.compile(r"(?:bytes=)?0-([0-9]{1,15})")
 _API_HOSTS = {"docker.io": "registry-1.docker.io", "index.docker.io": "registry-1.docker.io"}
@@ -137,8 +142,7 @@ class RegistryClient(oras.provider.Registry):  # type: ignore[misc]  # oras has 
 
     def get_manifest(self, reference: str) -> tuple[bytes, str]:
         doing = f"get the manifest of {self.target}"
-        accept = f"{MANIFEST_MEDIA_TYPE}, {INDEX_OF_MANIFESTS_MEDIA_TYPE};q=0.5"
-        response = self.do_request(self._url(self._container.manifest_url(reference)), headers={"Accept": accept})
+        response = self.do_request(self._url(self._container.manifest_url(reference)), headers={"Accept": _ACCEPT})
         self._expect(response, (200,), doing)
         data = b"".join(self._transport.body(response, MANIFEST_MAX, "a manifest"))
         digest = digest_of(data)

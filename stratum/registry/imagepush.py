@@ -38,7 +38,7 @@ from stratum.registry.image import (
     read_image,
 )
 from stratum.registry.imagelayer import layer_archive
-from stratum.registry.push import PushResult, file_pieces
+from stratum.registry.push import PushResult, file_pieces, scratch
 from stratum.registry.remote import Remote, Upload
 from stratum.tree.merge import make_layer
 
@@ -91,8 +91,8 @@ def push_image(
     for a tree that no image can hold, and ``StratumError`` in the registry's words.
     """
     meta = store.commits.meta(commit)
-    with store.begin(f"push of {commit} to {remote.target} as an image") as tx:
-        job = _ImagePush(store, tx.directory / "layer", remote, meta, compression, dry_run, progress)
+    with scratch(store, f"push of {commit} to {remote.target} as an image") as directory:
+        job = _ImagePush(store, directory / "layer", remote, meta, compression, dry_run, progress)
         return job.run(tag, job.find_base(tag) if deltas else None)
 
 

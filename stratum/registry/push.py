@@ -93,7 +93,7 @@ def push(
     check_pushable(target)
     meta, dump = store.commits.whole_meta(commit), store.commits.dump(commit)
     remote = open_remote(target, access, create=not dry_run)
-    with remote, _scratch(store, f"push of {commit} to {target}") as directory:
+    with remote, scratch(store, f"push of {commit} to {target}") as directory:
         return _Push(store, directory, remote, meta, target.tag, dry_run, progress).run(dump)
 
 
@@ -111,12 +111,12 @@ def push_in_order(
     ``base`` is the digest of the manifest in ``remote`` to build on.
     """
     meta, dump = store.commits.whole_meta(commit), store.commits.dump(commit)
-    with _scratch(store, f"push of {commit} to {remote.target}") as directory:
+    with scratch(store, f"push of {commit} to {remote.target}") as directory:
         return _Push(store, directory, remote, meta, tag, False, progress, base, in_order=True).run(dump)
 
 
 @contextmanager
-def _scratch(store: Store, what: str) -> Iterator[Path]:
+def scratch(store: Store, what: str) -> Iterator[Path]:
     """A directory for packs in the making: in a transaction, and elsewhere where the store can only be read."""
     with ExitStack() as stack:
         try:

@@ -144,6 +144,13 @@ def test_images_through_a_registry(cli: Command, commits: list[str], server: Reg
         assert cli.ok("import", f"docker://{target}:{tag}", "copy") == commit
     run("skopeo", "copy", "-q", "--src-tls-verify=false", f"docker://{target}:v2", f"oci:{tmp_path}/copy:v2")
     assert cli.ok("import", f"oci:{tmp_path}/copy", "copy") == commits[1]
+    docker = ["--format", "v2s2", "--src-tls-verify=false", "--dest-tls-verify=false"]
+    run("skopeo", "copy", "-q", *docker, f"docker://{target}:v2", f"docker://{target}:docker")
+    assert (
+        "docker"
+        in json.loads(run("skopeo", "inspect", "--raw", "--tls-verify=false", f"docker://{target}:docker"))["mediaType"]
+    )
+    assert cli.ok("import", f"docker://{target}:docker", "copy") == commits[1]
     code, _, err = cli("pull", f"{target}:v2", "pulled")
     assert (code, "is not a Stratum commit: it is an image" in err) == (1, True)
 
