@@ -37,7 +37,7 @@ def podman(engine: PodmanEnv, cli: Command, tmp_path: Path) -> Iterator[PodmanEn
         yield engine
     finally:
         engine.remove_all()
-    assert engine.mounts() == before
+    assert not set(engine.mounts()) - set(before)  # Podman's own mount of its storage may go
     assert strata_mounts(cli) == []
     assert records(cli) == []
     assert not list(cli.store.glob("refs/*/worktrees/*/lease.toml"))
