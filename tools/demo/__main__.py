@@ -20,7 +20,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from tests.e2e.podman_env import PodmanEnv
-from tests.e2e.registry_server import RegistryServer
+from tests.e2e.registry_server import registry_server
 from tools.demo import plan as plans
 from tools.demo.stage import DemoError, Stage
 from tools.demo.walk import count, differences, walk
@@ -28,6 +28,7 @@ from tools.demo.walk import count, differences, walk
 ENOUGH_ENTRIES = 10_000
 COMMIT_SECONDS = 120
 CONTAINER = "demo-app"
+IN_DATA = ("exec", "--workdir", "/data", CONTAINER)
 WAIT_FOR_STOP = "trap 'exit 0' TERM; while :; do sleep 1 & wait $!; done"
 
 
@@ -43,7 +44,7 @@ def main() -> int:
             raise DemoError("mounting needs root")
         with ExitStack() as resources:
             tell(resources, tree)
-    except DemoError as exc:
+    except (DemoError, AssertionError) as exc:  # the second is what the helpers of the tests raise
         print(f"\ndemo failed: {exc}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -63,7 +64,7 @@ def tell(resources: ExitStack, tree: Path) -> None:
     work_in_container(stage, podman, tree, changes)
     stop_container(stage, podman)
     show_changes(stage, changes)
-    address = resources.enter_context(RegistryServer(stage.directory / "registry")).address
+    address = resources.enter_context(registry_server(stage.directory / "registry")).host
     send_through_registry(stage, address)
     compare(stage)
 
@@ -84,7 +85,7 @@ def start_container(stage: Stage, resources: ExitStack) -> PodmanEnv:
     stage.stratum("hook", "install", hooks)
     podman = resources.enter_context(PodmanEnv(runtime=_runtime(), hooks_dir=hooks))
     arguments = ["--detach", "--name", CONTAINER, "--annotation", "stratum.dev/volume.data=demo+work:/data"]
-    arguments += ["--workdir", "/data", podman.image, "sh", "-c", WAIT_FOR_STOP]
+    arguments += [podman.image, "sh", "-c", WAIT_FOR_STOP]
     stage.show("podman", "--hooks-dir", hooks, "run", *arguments)
     podman.run(*arguments)
     stage.stratum("status", "demo+work")
@@ -94,17 +95,17 @@ def start_container(stage: Stage, resources: ExitStack) -> PodmanEnv:
 def work_in_container(stage: Stage, podman: PodmanEnv, tree: Path, changes: plans.Plan) -> None:
     """The container reads imported files, then changes, deletes, renames and adds some."""
     stage.step("The container reads imported files")
-    stage.show("podman", "exec", CONTAINER, "sha256sum", *changes.read)
-    sums = podman.podman("exec", CONTAINER, "sha256sum", *changes.read).stdout
+    stage.show("podman", *IN_DATA, "sha256sum", *changes.read)
+    sums = podman.podman(*IN_DATA, "sha256sum", *changes.read).stdout
     stage.print_output(sums)
     expected = [f"{hashlib.sha256((tree / path).read_bytes()).hexdigest()}  {path}" for path in changes.read]
     stage.check(sums.splitlines() == expected, f"those are the checksums of the files in {tree}")
-    seen = podman.podman("exec", CONTAINER, "sh", "-c", "find . | wc -l").stdout.strip()
+    seen = podman.podman(*IN_DATA, "sh", "-c", "find . | wc -l").stdout.strip()
     stage.say(f"find in the container sees {int(seen) - 1:,} entries")
     stage.step("The container changes, deletes, renames and adds")
-    stage.show("podman", "exec", CONTAINER, "sh", "-c", "...")
+    stage.show("podman", *IN_DATA, "sh", "-c", "...")
     stage.print_output(changes.script)
-    podman.podman("exec", CONTAINER, "sh", "-c", changes.script)
+    podman.podman(*IN_DATA, "sh", "-c", changes.script)
     stage.check(not os.path.lexists(tree / plans.NEW_DIRECTORY), f"{tree} itself is untouched")
 
 
