@@ -173,14 +173,6 @@ class Controller:
         entries = [csi.ListSnapshotsResponse.Entry(snapshot=_snapshot(record)) for record in found.records]
         return csi.ListSnapshotsResponse(entries=entries, next_token=found.next_token)
 
-    def GetSnapshot(self, request: csi.GetSnapshotRequest, caller: Caller) -> csi.GetSnapshotResponse:
-        """One snapshot."""
-        _require(request.snapshot_id, "snapshot_id")
-        record = provisioning.find_snapshot(self._driver, request.snapshot_id)
-        if record is None:
-            raise not_found(f"there is no snapshot {request.snapshot_id[:140]!r}")
-        return csi.GetSnapshotResponse(snapshot=_snapshot(record))
-
     # Parts of answers
 
     def _volume(self, record: VolumeRecord) -> csi.Volume:

@@ -1,0 +1,47 @@
+"""Programs that come as Go modules, built once into ``.cache/gotools`` of the checkout.
+
+They are other people's readers of what the project writes, and need the Go toolchain. CI's machine has it, so there a
+missing one is a failure; elsewhere the tests that need it say that they did not run.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.support.capabilities import CHECKOUT
+
+PLACE = CHECKOUT / ".cache" / "gotools"
+BUILD_TIMEOUT = 900
+
+
+def go_program(package: str, version: str) -> Path:
+    """The program of a Go package in one version, built where it is not there yet."""
+    name = package.rpartition("/")[2]
+    program = PLACE / f"{name}-{version}"
+    if program.exists():
+        return program
+    go = shutil.which("go") or shutil.which("go", path="/usr/local/go/bin")
+    if go is None:
+        reason = f"{name} {version} is not built: there is no Go toolchain (go) on this machine"
+        if os.environ.get("CI"):
+            pytest.fail(reason, pytrace=False)
+        pytest.skip(reason)
+    target = PLACE / "build" / f"{name}-{version}"
+    environment = {**os.environ, "GOBIN": str(target), "GOPATH": str(PLACE / "path"), "GOFLAGS": "-modcacherw"}
+    built = subprocess.run(
+        [go, "install", f"{package}@{version}"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=BUILD_TIMEOUT,
+        check=False,
+    )
+    if built.returncode != 0:
+        pytest.fail(f"{package} {version} could not be built:\n{built.stderr[-2000:]}", pytrace=False)
+    (target / name).rename(program)
+    return program
