@@ -45,6 +45,7 @@ _COUNTS = struct.Struct("<III")
 _U32 = struct.Struct("<I")
 _NO_DIGEST = bytes(32)
 _LIST_FACTOR = 3
+_SIZE_MAX = 1 << 32
 _REST = re.compile("[0-9a-f]{62}")
 
 Found = tuple[Xattrs, "bytes | None", "bytes | None"]
@@ -73,7 +74,7 @@ class StatCache:
         name = hashlib.sha256(b"%d:%b" % (os.geteuid(), source)).hexdigest()
         cache = cls(store_root / "cache" / "ingest" / name, objects)
         try:
-            data = cache._path.read_bytes()
+            data = _read(cache._path)
         except OSError:
             return cache
         start = len(_MAGIC) + hashlib.sha256().digest_size
@@ -127,6 +128,14 @@ class StatCache:
         with contextlib.suppress(OSError):
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             write_atomic(self._path, _MAGIC + hashlib.sha256(body).digest() + body, 0o600, durable=False)
+
+
+def _read(path: Path) -> bytes:
+    """The content of a regular file; nothing where it is of another kind or too large to be a cache."""
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(fd, "rb") as file:
+        info = os.fstat(fd)
+        return file.read() if stat.S_ISREG(info.st_mode) and info.st_size <= _SIZE_MAX else b""
 
 
 class _Pieces:

@@ -27,6 +27,7 @@ from stratum.sys.proc import command_name
 DEFAULT_TIMEOUT = 30.0
 _FIRST_PAUSE = 0.002
 _LONGEST_PAUSE = 0.1
+_OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # a fifo in its place must not make us wait
 
 
 class FileLock:
@@ -54,7 +55,7 @@ class FileLock:
         deadline = time.monotonic() + self.timeout
         pause = _FIRST_PAUSE
         while True:
-            fd = os.open(self.path, os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            fd = os.open(self.path, _OPEN | os.O_CREAT, 0o600)
             try:
                 while not self._try(fd):
                     if time.monotonic() >= deadline:
@@ -108,7 +109,7 @@ def locked(path: Path, *, exclusive: bool = True, timeout: float = DEFAULT_TIMEO
 def is_locked(path: Path) -> bool:
     """Whether anybody holds a lock on ``path``. False where there is no such file."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fd = os.open(path, _OPEN)
     except FileNotFoundError:
         return False
     try:
