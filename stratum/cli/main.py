@@ -43,6 +43,8 @@ VERBS = {
     "hook": "stratum.cli.hook:hook",
     "fsck": "stratum.cli.maintenance:fsck",
     "gc": "stratum.cli.maintenance:gc",
+    "run": "stratum.cli.running:run",
+    "ps": "stratum.cli.running:ps",
     "reconcile": "stratum.cli.reconciling:reconcile",
     "reset": "stratum.cli.switching:reset",
     "rebase": "stratum.cli.switching:rebase",
@@ -98,6 +100,7 @@ def cli(ctx: click.Context, store: str | None, runtime_dir: str | None, output_f
 
 def main() -> None:
     """Run the command line; never returns."""
+    _open_standard_files()
     sys.exit(run(sys.argv[1:]))
 
 
@@ -108,6 +111,12 @@ def run(args: list[str]) -> int:
     try:
         result: Any = cli.main(args, prog_name="stratum", standalone_mode=False)
         sys.stdout.flush()
+    except click.exceptions.NoArgsIsHelpError as exc:
+        if as_json:
+            print_error(exc.exit_code, "usage", "a verb is needed", "see 'stratum --help'", as_json=True)
+        else:
+            click.echo(exc.format_message(), err=True)
+        return exc.exit_code
     except click.ClickException as exc:
         hint = f"see '{exc.ctx.command_path} --help'" if isinstance(exc, click.UsageError) and exc.ctx else ""
         print_error(exc.exit_code, "usage", exc.format_message(), hint, as_json=as_json)
@@ -134,6 +143,20 @@ def run(args: list[str]) -> int:
 def _json_wanted(args: list[str]) -> bool:
     """Whether errors go out as JSON, known even where the options themselves do not parse."""
     return "--format=json" in args or any(pair == ("--format", JSON) for pair in itertools.pairwise(args))
+
+
+def _open_standard_files() -> None:
+    """Give a process that was started with standard files closed ``/dev/null`` for them, so that no file of the store
+    that is opened next gets a number that something else prints to."""
+    while True:
+        fd = os.open(os.devnull, os.O_RDWR)
+        if fd > 2:
+            os.close(fd)
+            break
+    if sys.stdout is None:
+        sys.stdout = os.fdopen(1, "w", closefd=False)
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(2, "w", closefd=False)
 
 
 def _silence_stdout() -> None:

@@ -1,0 +1,137 @@
+"""``stratum run`` and ``stratum ps`` with the real Podman, over a service of their own."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.podman_env import PodmanEnv
+from tests.support.command import SCRIPT, Command
+
+pytestmark = [pytest.mark.root, pytest.mark.podman]
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[PodmanEnv]:
+    """One private Podman for all tests of this module."""
+    with PodmanEnv() as environment:
+        yield environment
+
+
+@pytest.fixture
+def podman(engine: PodmanEnv, cli: Command, tmp_path: Path) -> Iterator[PodmanEnv]:
+    """Podman with the hook of this test's store, which has ``app:latest`` with one file."""
+    cli.ok("hook", "install", tmp_path / "hooks")
+    engine.read_hooks_from(tmp_path / "hooks")
+    cli.environment |= engine.for_stratum
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "one").write_text("first\n")
+    cli.ok("import", "--bare", source, "app")
+    try:
+        yield engine
+    finally:
+        engine.remove_all()
+    assert not list(cli.store.glob("refs/*/worktrees/*/lease.toml"))
+    assert not list(cli.runtime_dir.glob("podman.*"))
+    assert cli.json("ps") == []
+
+
+def containers(podman: PodmanEnv) -> list[str]:
+    return podman.podman("ps", "--all", "--format", "{{.Names}}").stdout.split()
+
+
+def test_output_exit_code_and_commit(podman: PodmanEnv, cli: Command) -> None:
+    script = "cat /data/one; echo oops >&2; echo $GREETING $PWD > /data/new; id -u; exit 7"
+    done = cli(
+        "run", "--rm", "-v", "app+main:/data:tag=run-{worktree}", "-e", "GREETING=hello", "-w", "/tmp",
+        podman.image, "sh", "-c", script,
+    )  # fmt: skip
+    assert (done.code, done.stdout) == (7, "first\n0\n")
+    assert done.stderr.splitlines()[0] == "oops"
+    assert containers(podman) == []
+    changes = cli.json("diff", "app:latest", "app:run-main")
+    assert [change["path"] for change in changes if change["kind"] == "added"] == ["/new"]
+    again = cli("run", "--name", "again", podman.image, "cat", "/data/new", "-v", "app:/data")
+    assert (again.code, again.stdout) == (0, "hello /tmp\n")
+    assert containers(podman) == ["again"]
+
+
+def test_much_output_and_standard_input(podman: PodmanEnv, cli: Command) -> None:
+    script = "cat > /data/in; wc -c < /data/in; head -c 3000000 /dev/zero"
+    done = cli("run", "--rm", "-i", "-v", "app:/data", podman.image, "sh", "-c", script, stdin="x" * 200_000)
+    assert done.code == 0
+    assert done.stdout == "200000\n" + "\0" * 3_000_000
+
+
+def test_signals_reach_the_container(podman: PodmanEnv, cli: Command) -> None:
+    script = "trap 'echo got it > /data/got; exit 5' TERM; echo ready; while :; do sleep 0.1; done"
+    command = [SCRIPT, "run", "--rm", "-v", "app+main:/data", podman.image, "sh", "-c", script]
+    with subprocess.Popen(command, env=cli.environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 5
+    assert "/got" in [change["path"] for change in cli.json("diff", "app:latest", "app+main")]
+
+
+def test_a_container_in_the_background_and_ps(podman: PodmanEnv, cli: Command) -> None:
+    script = "echo a > /data/a; echo ready; exec sleep 1000"
+    done = cli("run", "-d", "--rm", "-v", "app+main:/data", "-v", "app:latest:/seed", podman.image, "sh", "-c", script)
+    container = done.stdout.strip()
+    deadline = time.monotonic() + 30
+    while "ready" not in podman.podman("logs", container).stdout:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    held = {(item["ref"], item["mountpoint"], item["read_only"], item["changes"]) for item in cli.json("ps")}
+    assert held == {("app+main", "/data", False, 1), ("app:latest", "/seed", True, None)}
+    assert {item["holder"]["id"] for item in cli.json("ps")} == {container}
+    rows = sorted(line.split("\t") for line in cli.ok("ps").splitlines())
+    assert [row[:4] for row in rows] == [
+        [container[:12], "app+main", "/data", "rw"],
+        [container[:12], "app:latest", "/seed", "ro"],
+    ]
+    assert [row[5] for row in rows] == ["1", "-"]
+    podman.podman("stop", "--time", "0", container)
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "says"),
+    [
+        (["-v", "app+none:/data"], 1, "there is no worktree app+none"),
+        (["-v", "app+main:data"], 2, "no absolute destination"),
+        (["-v", "app:/data", "-v", "app:latest:/data"], 2, "same destination"),
+        (["-e", "=x"], 2, "is not KEY=VALUE"),
+        (["-p", "none"], 2, "not a port"),
+    ],
+)
+def test_what_cannot_run(podman: PodmanEnv, cli: Command, args: list[str], code: int, says: str) -> None:
+    done = cli("run", *args, podman.image, "echo", "it ran")
+    assert (done.code, done.stdout) == (code, "")
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+    assert containers(podman) == []
+
+
+def test_nothing_runs_where_no_hook_mounts_the_volumes(podman: PodmanEnv, cli: Command, tmp_path: Path) -> None:
+    cli.ok("hook", "uninstall", tmp_path / "hooks")
+    done = cli("run", "-v", "app:/data", podman.image, "echo", "it ran")
+    assert (done.code, done.stdout) == (6, "")
+    assert "stratum hook install" in done.stderr
+    assert containers(podman) == []
+
+
+def test_an_image_or_program_that_is_not_there(podman: PodmanEnv, cli: Command) -> None:
+    done = cli("run", "-v", "app:/data", "localhost/none:1", "true")
+    assert done.code != 0
+    assert "localhost/none" in done.stderr
+    done = cli("--format", "json", "run", "-v", "app:/data", podman.image, "no-such-program")
+    assert done.code != 0
+    assert "no-such-program" in json.loads(done.stderr)["message"]
+    assert containers(podman) == []
