@@ -27,6 +27,7 @@ import contextlib
 import hashlib
 import os
 import re
+import stat
 import struct
 from collections.abc import Iterable
 from pathlib import Path
