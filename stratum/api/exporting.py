@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stratum.api.session import Session
-from stratum.errors import StratumError, UsageError, os_error_text
+from stratum.errors import NotFoundError, StratumError, UsageError, os_error_text
 from stratum.refs import check_name, parse_ref
 
 if TYPE_CHECKING:
@@ -150,5 +150,7 @@ def _output(path: str) -> Iterator[int]:
     try:
         with create_atomic(Path(path), _MODE) as fd:
             yield fd
+    except FileNotFoundError as exc:
+        raise NotFoundError(f"cannot write {path}: {os_error_text(exc)}") from None
     except OSError as exc:
         raise StratumError(f"cannot write {path}: {os_error_text(exc)}") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
@@ -64,6 +65,10 @@ def made_mountpoint(path: Path | None) -> Iterator[None]:
     if path is not None and not os.path.lexists(path):
         try:
             path.mkdir()
+        except FileNotFoundError:
+            raise NotFoundError(
+                f"{path.parent} does not exist", hint=f"make it first: mkdir -p {shlex.quote(str(path.parent))}"
+            ) from None
         except OSError as exc:
             raise StratumError(f"cannot make the mountpoint {path}: {os_error_text(exc)}") from None
         made = True

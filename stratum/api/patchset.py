@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from stratum import toml
-from stratum.errors import ExistsError, UsageError, os_error_text
+from stratum.errors import ExistsError, NotFoundError, UsageError, os_error_text
 from stratum.refs import Ref, parse_ref
 
 if TYPE_CHECKING:
@@ -81,6 +81,8 @@ def read_patchset(path: str) -> Patchset:
             text = file.read(_MAX_FILE + 1)
     except UnicodeDecodeError:
         raise UsageError(f"{path} is not a patchset file: it is not UTF-8 text") from None
+    except FileNotFoundError:
+        raise NotFoundError(f"{path} does not exist") from None
     except OSError as exc:
         raise UsageError(f"cannot read {path}: {os_error_text(exc)}") from None
     if len(text) > _MAX_FILE:

@@ -10,6 +10,36 @@ from stratum.errors import UsageError
 
 SHELLS = ("bash", "zsh", "fish")
 
+_BASH = r"""%(complete_func)s() {
+    local IFS=$'\n' line=$COMP_LINE word gap prefix type value i
+    local -a words=()
+    for ((i = 0; i <= COMP_CWORD; i++)); do
+        word=${COMP_WORDS[i]}
+        gap=${line%%%%"$word"*}
+        line=${line#*"$word"}
+        if [[ $i == 0 || -z $word || -n $gap ]]; then
+            words+=("$word")
+        else
+            words[-1]+=$word
+        fi
+    done
+    word=${COMP_WORDS[COMP_CWORD]}
+    prefix=${words[-1]}
+    [[ $word == [:=@] ]] || prefix=${prefix%%"$word"}
+    COMPREPLY=()
+    while IFS=, read -r type value; do
+        case $type in
+            dir) compopt -o dirnames ;;
+            file) compopt -o default ;;
+            plain) COMPREPLY+=("${value#"$prefix"}") ;;
+        esac
+    done < <(COMP_WORDS="${words[*]}" COMP_CWORD=$((${#words[@]} - 1)) %(complete_var)s=bash_complete "$1")
+}
+complete -o nosort -F %(complete_func)s %(prog_name)s
+"""
+"""Readline takes the ':' of a ref for the end of a word: the words are put together again as they stand in the line,
+and of a completion only what comes after that end goes back."""
+
 
 @verb("help")
 @click.argument("words", metavar="[VERB]...", nargs=-1)
@@ -40,4 +70,5 @@ def completion(app: App, shell: str) -> None:
     assert made is not None
     root = click.get_current_context().find_root().command
     instance = made(root, {}, "stratum", "_STRATUM_COMPLETE")
-    write_stdout(instance.source_template % instance.source_vars())
+    template = _BASH if shell == "bash" else instance.source_template
+    write_stdout(template % instance.source_vars())

@@ -12,6 +12,7 @@ from stratum.api.sources import REFERENCE_PREFIXES
 from stratum.cli.app import App, message_option, verb
 from stratum.cli.output import human_size, short
 from stratum.cli.progress import progress_bar
+from stratum.cli.reftype import PATH, REF_OR_PATH
 from stratum.errors import NotFoundError, UsageError
 
 if TYPE_CHECKING:
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
 
 
 @verb("import")
-@click.argument("arguments", metavar="PATH NAME[:TAG]  |  --patch [BASE] REF PATH", nargs=-1, required=True)
+@click.argument(
+    "arguments", metavar="PATH NAME[:TAG]  |  --patch [BASE] REF PATH", nargs=-1, required=True, type=REF_OR_PATH
+)
 @click.option("--bare", is_flag=True, help="PATH is a directory whose content becomes a commit.")
 @click.option("--patch", is_flag=True, help="PATH holds changes to make to the commit BASE (default: REF itself).")
 @click.option("--tag", metavar="TAG", help="Which one to take of the tags in an export or OCI image layout.")
@@ -63,7 +66,7 @@ def import_(
 
 @verb("init")
 @click.argument("name")
-@click.argument("mountpoint")
+@click.argument("mountpoint", type=PATH)
 @click.option("--migrate", is_flag=True, help="Take what is in MOUNTPOINT as the first commit.")
 @message_option
 def init(app: App, name: str, mountpoint: str, migrate: bool, message: str | None) -> None:

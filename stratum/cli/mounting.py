@@ -8,7 +8,7 @@ import click
 
 from stratum.cli.app import App, message_option, verb
 from stratum.cli.output import safe, short
-from stratum.cli.reftype import REF, REF_OR_PATH, WORKTREE_OR_PATH
+from stratum.cli.reftype import PATH, REF, REF_OR_PATH, WORKTREE_OR_PATH
 
 if TYPE_CHECKING:
     from stratum.api.status import StratumStatus, WorktreeStatus
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @verb("mount")
 @click.argument("ref", metavar="REF", type=REF)
-@click.argument("mountpoint", required=False)
+@click.argument("mountpoint", required=False, type=PATH)
 @click.option("--read-only", is_flag=True, help="Mount a worktree without letting anyone write to it.")
 def mount(app: App, ref: str, mountpoint: str | None, read_only: bool) -> None:
     """Mount a worktree (writable) or a tag or commit (read-only) and print where.

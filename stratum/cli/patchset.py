@@ -8,6 +8,7 @@ import click
 
 from stratum.cli.app import App, message_option, verb
 from stratum.cli.output import human_size, safe, short
+from stratum.cli.reftype import PATH, REF
 
 if TYPE_CHECKING:
     from stratum.api.patchset import Applied
@@ -19,8 +20,8 @@ def patchset() -> None:
 
 
 @verb("build")
-@click.argument("file", metavar="FILE")
-@click.argument("target", metavar="NAME[:TAG]")
+@click.argument("file", metavar="FILE", type=PATH)
+@click.argument("target", metavar="NAME[:TAG]", type=REF)
 @click.option("-f", "--force", is_flag=True, help="Move the tag if it exists.")
 @message_option
 def build(app: App, file: str, target: str, force: bool, message: str | None) -> None:
@@ -40,7 +41,7 @@ def build(app: App, file: str, target: str, force: bool, message: str | None) ->
 
 
 @verb("show")
-@click.argument("file", metavar="FILE")
+@click.argument("file", metavar="FILE", type=PATH)
 def show(app: App, file: str) -> None:
     """Show what the patchset FILE would apply, in order, and what overrides what. Nothing is written."""
     from stratum.api.patchset import merge_patchset, read_patchset

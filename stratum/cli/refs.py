@@ -14,7 +14,7 @@ from stratum.errors import UsageError
 
 @verb("tag")
 @click.argument("ref", metavar="REF|HASH", type=REF)
-@click.argument("new", metavar="TAG|NAME:TAG")
+@click.argument("new", metavar="TAG|NAME:TAG", type=REF)
 @click.option("--move", is_flag=True, help="Rename: remove the old tag.")
 @click.option("-f", "--force", is_flag=True, help="Move NEW if it exists.")
 def tag(app: App, ref: str, new: str, move: bool, force: bool) -> None:

@@ -1,4 +1,4 @@
-"""The parameter type of refs: any text, completed by the shell from what the store holds."""
+"""The parameter types of refs, completed by the shell from what the store holds, and of paths. Both take any text."""
 
 from __future__ import annotations
 
@@ -49,3 +49,4 @@ WORKTREE = RefType(tags=False)
 NAME = RefType(tags=False, worktrees=False)
 REF_OR_PATH = RefType(paths=True)
 WORKTREE_OR_PATH = RefType(tags=False, paths=True)
+PATH = click.Path(readable=False)

@@ -6,13 +6,18 @@ import click
 
 from stratum.cli.app import App, verb
 from stratum.cli.output import safe
-from stratum.cli.reftype import REF
+from stratum.cli.reftype import REF, WORKTREE_OR_PATH
 
 
 @verb("restore")
 @click.argument("ref", metavar="REF|HASH", type=REF)
 @click.argument("paths", metavar="PATH...", nargs=-1, required=True)
-@click.option("--to", metavar="DIR|NAME+WORKTREE", help="Where to; default: the worktree mounted at this directory.")
+@click.option(
+    "--to",
+    metavar="DIR|NAME+WORKTREE",
+    type=WORKTREE_OR_PATH,
+    help="Where to; default: the worktree mounted at this directory.",
+)
 @click.option("-f", "--force", is_flag=True, help="Replace what exists in DIR.")
 def restore(app: App, ref: str, paths: tuple[str, ...], to: str | None, force: bool) -> None:
     """Bring files or directories of a commit back, into a directory or a worktree.

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from tests.cli.trees import make_tree
-from tests.support.command import Command
+from tests.support.command import SCRIPT, Command
 
 
 @pytest.fixture
@@ -60,7 +61,7 @@ BAD = [
     (("restore", "app:latest", "nothing", "--to", "/tmp"), 3, "not-found"),
     (("commit", "app:latest"), 2, "usage"),
     (("reset", "app+nothing", "app:latest"), 3, "not-found"),
-    (("patchset", "show", "/nonexistent.toml"), 2, "usage"),
+    (("patchset", "show", "/nonexistent.toml"), 3, "not-found"),
 ]
 
 
@@ -166,3 +167,28 @@ def test_completion_offers_refs(cli: Command, app: Path) -> None:
         assert "_STRATUM_COMPLETE" in cli.ok("completion", shell)
     env = {"COMP_WORDS": "stratum show app", "COMP_CWORD": "2", "_STRATUM_COMPLETE": "bash_complete"}
     assert cli("", env=env).stdout.split() == ["plain,app", "plain,app:latest"]
+
+
+def test_no_verb_at_all(cli: Command) -> None:
+    for args in ([], ["worktree"]):
+        done = cli(*args)
+        assert (done.code, done.stdout) == (2, "")
+        assert done.stderr.startswith("Usage: stratum")
+
+
+def test_closed_standard_files(cli: Command, app: Path) -> None:
+    for closed in (">&-", "2>&-", "<&- >&- 2>&-"):
+        script = f'"$0" import --bare "$1" other {closed}'
+        done = subprocess.run(
+            ["sh", "-c", script, SCRIPT, app], env=cli.environment, capture_output=True, text=True, check=False
+        )
+        assert (done.returncode, "Traceback" in done.stderr) == (0, False)
+    cli.ok("verify", "other")
+
+
+def test_a_missing_directory_is_not_found(cli: Command, app: Path, tmp_path: Path) -> None:
+    there = tmp_path / "missing" / "x"
+    for args in (("export", "app", there), ("mount", "app:latest", there), ("patchset", "show", there)):
+        done = cli(*args)
+        assert (done.code, "missing" in done.stderr) == (3, True)
+    assert not there.parent.exists()
