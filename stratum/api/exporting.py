@@ -71,7 +71,9 @@ def export(
             if image is not None:
                 done = push_image(store, commit, archive, first, compression=image, deltas=False, progress=progress)
             else:
-                done = push_in_order(store, commit, archive, first, base=base, progress=progress)
+                done = push_in_order(
+                    store, commit, archive, first, base=base, jobs=session.config.jobs, progress=progress
+                )
             base = done.manifest_digest
             for tag in others:
                 archive.put_manifest(archive.get_manifest(base)[0], tag)

@@ -65,7 +65,7 @@ def import_(session: Session, path: str, name: str, options: Options = DEFAULTS)
     with open_source(session, path, tag=options.tag, bare=options.bare, progress=options.progress) as source:
         store = session.create_store()
         if isinstance(source, CommitSource):
-            return _import_commit(store, source, path, stratum, tag, options)
+            return _import_commit(session, source, path, stratum, tag, options)
         with store.begin(f"importing {path}") as tx:
             previous = store.tags.find(stratum, tag)
             root, warnings = source.read(_reading(session, tx, options), None)
@@ -90,7 +90,9 @@ def import_directory(
     return import_(session, path, name, Options(bare=True, message=message, progress=progress))
 
 
-def _import_commit(store: Store, source: CommitSource, path: str, stratum: str, tag: str, options: Options) -> Imported:
+def _import_commit(
+    session: Session, source: CommitSource, path: str, stratum: str, tag: str, options: Options
+) -> Imported:
     from stratum.api.sources import history_of
     from stratum.registry.pull import pull_from
 
@@ -98,11 +100,14 @@ def _import_commit(store: Store, source: CommitSource, path: str, stratum: str, 
         raise UsageError(
             f"{path} holds a commit, which keeps its own message", hint="leave --message out, or commit a change to it"
         )
+    store = session.store
     # Held until the tag is set, so that no garbage collection finds a commit without a name.
     with store.locks.store():
         previous = store.tags.find(stratum, tag)
         for digest in (*history_of(source), source.reference):
-            done = pull_from(store, source.remote, digest, kind="import", progress=options.progress)
+            done = pull_from(
+                store, source.remote, digest, kind="import", jobs=session.config.jobs, progress=options.progress
+            )
         store.tags.set(stratum, tag, done.commit, expected=previous, why=f"import {path}")
     return Imported(f"{stratum}:{tag}", store.commits.meta(done.commit), previous)
 

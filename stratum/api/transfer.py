@@ -53,7 +53,7 @@ def push(
     access = Access.from_config(session.config, plain_http=plain_http, ca_file=ca_file)
     if image is not None:
         return _push_image(store, found.commit, parsed, access, image, dry_run, progress)
-    return run(store, found.commit, parsed, access, dry_run=dry_run, progress=progress)
+    return run(store, found.commit, parsed, access, dry_run=dry_run, jobs=session.config.jobs, progress=progress)
 
 
 def _push_image(
@@ -112,7 +112,7 @@ def pull(
     # Held until the tag is set, so that no garbage collection finds the commit without a name.
     with store.locks.store():
         previous = store.tags.find(stratum, tag)
-        done = run(store, target, access, progress=progress)
+        done = run(store, target, access, jobs=session.config.jobs, progress=progress)
         store.tags.set(stratum, tag, done.commit, expected=previous, why=f"pull {target}")
     return Pulled(done.commit, f"{stratum}:{tag}", previous, done.manifest_digest, done.bytes_received)
 

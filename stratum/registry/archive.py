@@ -22,7 +22,7 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from stratum.errors import DamagedError, NotFoundError, StratumError, UsageError, os_error_text
 from stratum.refs import is_hash
@@ -66,8 +66,6 @@ class ArchiveWriter:
     ``finish`` ends the archive. A tag that is a commit hash is not written: so history goes along without a name.
     """
 
-    local = True
-
     def __init__(self, write: Callable[[bytes], object], target: Target) -> None:
         self.target = target
         self._write = write
@@ -96,6 +94,9 @@ class ArchiveWriter:
 
     def read_blob(self, blob: Descriptor) -> Iterator[bytes]:
         return iter((self._kept(blob.digest),))
+
+    def blob_file(self, blob: Descriptor) -> None:
+        return None
 
     def read_range(self, blob: Descriptor, start: int, size: int) -> bytes | None:
         return self._kept(blob.digest)[start : start + size]
@@ -147,8 +148,6 @@ class ArchiveReader:
     Raises ``NotFoundError``, ``DamagedError`` for an archive that is damaged or hostile, and ``StratumError`` for one
     of something else.
     """
-
-    local = True
 
     def __init__(self, target: Target) -> None:
         assert target.archive is not None
@@ -244,6 +243,9 @@ class ArchiveReader:
     def read_blob(self, blob: Descriptor) -> Iterator[bytes]:
         place = self._place(blob.digest)
         return verified(self._pieces(place, 0, place.size), blob, self._where)
+
+    def blob_file(self, blob: Descriptor) -> tuple[BinaryIO, int] | None:
+        return os.fdopen(os.dup(self._fd), "rb", buffering=0), self._place(blob.digest).offset
 
     def read_range(self, blob: Descriptor, start: int, size: int) -> bytes | None:
         return b"".join(self._pieces(self._place(blob.digest), start, size))

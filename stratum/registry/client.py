@@ -64,8 +64,6 @@ class RegistryClient(oras.provider.Registry):  # type: ignore[misc]  # oras has 
     ``password`` (base64 ``user:password``) is used in place of what the user's files say.
     """
 
-    local = False
-
     def __init__(self, target: Target, access: Access, *, password: str | None = None) -> None:
         assert target.host is not None
         host = _API_HOSTS.get(target.host, target.host)
@@ -196,6 +194,9 @@ class RegistryClient(oras.provider.Registry):  # type: ignore[misc]  # oras has 
             skip -= len(piece) - len(kept)
             if kept:
                 yield kept
+
+    def blob_file(self, blob: Descriptor) -> None:
+        return None
 
     def read_range(self, blob: Descriptor, start: int, size: int) -> bytes | None:
         wanted = f"bytes {start}-{start + size - 1}/"

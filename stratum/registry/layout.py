@@ -49,8 +49,6 @@ _PIECE = 1 << 20
 class Layout:
     """The layout in ``target.directory``; a ``Remote``."""
 
-    local = True
-
     def __init__(self, target: Target, *, create: bool = False) -> None:
         assert target.directory is not None
         self.target = target
@@ -110,17 +108,22 @@ class Layout:
     def read_blob(self, blob: Descriptor) -> Iterator[bytes]:
         return verified(self._pieces(blob.digest, 0, blob.size + 1), blob, str(self._root))
 
+    def blob_file(self, blob: Descriptor) -> tuple[BinaryIO, int] | None:
+        return self._open_blob(blob.digest), 0
+
     def read_range(self, blob: Descriptor, start: int, size: int) -> bytes | None:
         return b"".join(self._pieces(blob.digest, start, size))
 
     def _pieces(self, digest: str, start: int, size: int) -> Iterator[bytes]:
-        path = self._blobs / digest.partition(":")[2]
+        with self._open_blob(digest) as file:
+            file.seek(start)
+            while size and (piece := file.read(min(_PIECE, size))):
+                size -= len(piece)
+                yield piece
+
+    def _open_blob(self, digest: str) -> BinaryIO:
         try:
-            with self._open(path) as file:
-                file.seek(start)
-                while size and (piece := file.read(min(_PIECE, size))):
-                    size -= len(piece)
-                    yield piece
+            return self._open(self._blobs / digest.partition(":")[2])
         except FileNotFoundError:
             raise NotFoundError(f"blob {digest} is missing from {self._root}") from None
 

@@ -8,9 +8,9 @@ before something failed stay in the store, so another try fetches the rest only.
 
 from __future__ import annotations
 
-import io
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Set
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
@@ -20,12 +20,14 @@ from datetime import datetime
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, BinaryIO, cast
 
-from stratum.errors import DamagedError
+from stratum.errors import DamagedError, StratumError
 from stratum.registry.artifact import Descriptor, Manifest, PackLayers, read_manifest
-from stratum.registry.packs import Member, PackIndex, read_index, unpack
+from stratum.registry.packs import Member, PackIndex, read_index
+from stratum.registry.packwork import Span
 from stratum.registry.remote import Access, Remote, fetch, open_remote
 from stratum.registry.target import Target
 from stratum.registry.treeblobs import join_tree, objects_of
+from stratum.registry.workers import Workers
 from stratum.sys.atomic import write_all
 
 if TYPE_CHECKING:
@@ -43,7 +45,8 @@ RANGES_MAX = 8
 RANGE_BYTES_MAX = 32 << 20
 """So is a pack of which more compressed bytes than this are needed, or more than half."""
 
-_PUBLISH_EVERY = 256 << 20
+_PUBLISH_SECONDS = 10.0
+"""What was verified is given its place in the store at least this often, so that a power cut costs little."""
 
 Progress = Callable[[int, "int | None"], None]
 """Called with (bytes done, bytes in total or None)."""
@@ -58,18 +61,26 @@ class PullResult:
     bytes_received: int
 
 
-def pull(store: Store, source: Target, access: Access, *, progress: Progress | None = None) -> PullResult:
+def pull(
+    store: Store, source: Target, access: Access, *, jobs: int = 1, progress: Progress | None = None
+) -> PullResult:
     """Bring the commit that ``source`` names into the store; no tag of the store is moved.
 
-    Raises ``NotFoundError`` where there is none, ``DamagedError`` for anything that does not match, ``StratumError``
-    in the registry's words.
+    ``jobs`` processes unpack and verify. Raises ``NotFoundError`` where there is none, ``DamagedError`` for anything
+    that does not match, ``StratumError`` in the registry's words.
     """
     with open_remote(source, access) as remote:
-        return pull_from(store, remote, source.reference, progress=progress)
+        return pull_from(store, remote, source.reference, jobs=jobs, progress=progress)
 
 
 def pull_from(
-    store: Store, remote: Remote, reference: str, *, kind: str = "pull", progress: Progress | None = None
+    store: Store,
+    remote: Remote,
+    reference: str,
+    *,
+    kind: str = "pull",
+    jobs: int = 1,
+    progress: Progress | None = None,
 ) -> PullResult:
     """As ``pull``, of the manifest that ``reference`` (a tag or digest) is in ``remote``.
 
@@ -77,16 +88,24 @@ def pull_from(
     """
     data, digest = remote.get_manifest(reference)
     manifest = read_manifest(data, str(remote.target))
-    with store.begin(f"{kind} of {remote.target}") as tx, ThreadPoolExecutor(WORKERS) as pool:
-        return _Pull(store, tx, remote, manifest, digest, pool, progress, len(data), kind).run()
+    with (
+        store.begin(f"{kind} of {remote.target}") as tx,
+        Workers(jobs) as workers,
+        ThreadPoolExecutor(WORKERS) as pool,
+    ):
+        return _Pull(store, tx, remote, manifest, digest, pool, workers, progress, len(data), kind).run()
 
 
 def pull_objects(store: Store, remote: Remote, reference: str, wanted: Mapping[bytes, int]) -> None:
     """Bring those of the objects ``wanted`` (digest -> size in bytes) that the artifact ``reference`` has."""
     data, digest = remote.get_manifest(reference)
     manifest = read_manifest(data, str(remote.target))
-    with store.begin(f"fetching objects from {remote.target}") as tx, ThreadPoolExecutor(WORKERS) as pool:
-        _Pull(store, tx, remote, manifest, digest, pool, None, len(data), "repair").fetch_available(wanted)
+    with (
+        store.begin(f"fetching objects from {remote.target}") as tx,
+        Workers(1) as workers,
+        ThreadPoolExecutor(WORKERS) as pool,
+    ):
+        _Pull(store, tx, remote, manifest, digest, pool, workers, None, len(data), "repair").fetch_available(wanted)
 
 
 class _Pull:
@@ -100,6 +119,7 @@ class _Pull:
         manifest: Manifest,
         manifest_digest: str,
         pool: ThreadPoolExecutor,
+        workers: Workers,
         progress: Progress | None,
         received: int,
         kind: str,
@@ -111,12 +131,14 @@ class _Pull:
         self._manifest = manifest
         self._manifest_digest = manifest_digest
         self._pool = pool
+        self._workers = workers
         self._progress = progress
         self._received = received
         self._where = str(remote.target)
         self._lock = threading.Lock()
         self._verified: deque[Member] = deque()
         self._done = self._total = 0
+        self._stopped = False
 
     def run(self) -> PullResult:
         from stratum.store.commits import CommitMeta
@@ -186,28 +208,33 @@ class _Pull:
     def _fetch_objects(self, missing: dict[bytes, int]) -> None:
         """Fetch what is missing, pack by pack, and publish it as it comes."""
         self._total = sum(missing.values())
+        self._workers.start(self._total)
         indexes = self._pool.map(self._index, self._manifest.packs)
-        jobs: dict[Future[None], int] = {}
+        jobs: list[Future[None]] = []
         left = dict(missing)
         try:
             for layers, index in zip(self._manifest.packs, indexes, strict=True):
-                wanted = {member for member in index.members if left.get(member.digest) == member.size}
-                for member in wanted:
-                    del left[member.digest]
+                wanted = {
+                    number for number, member in enumerate(index.members) if left.get(member.digest) == member.size
+                }
+                for number in wanted:
+                    del left[index.members[number].digest]
                 if wanted:
-                    size = sum(member.size for member in wanted)
-                    jobs[self._pool.submit(self._fetch_pack, layers, index, wanted)] = size
+                    jobs.append(self._pool.submit(self._fetch_pack, layers, index, wanted))
             if left:
                 raise DamagedError(
                     f"{self._where}: object {next(iter(left)).hex()} of the tree is in none of its packs"
                 )
-            unpublished = 0
+            published = time.monotonic()
             for job in as_completed(jobs):
                 job.result()
-                unpublished += jobs[job]
-                if unpublished >= _PUBLISH_EVERY:
+                if time.monotonic() - published >= _PUBLISH_SECONDS:
                     self._publish()
-                    unpublished = 0
+                    published = time.monotonic()
+        except BaseException:
+            self._stopped = True
+            self._workers.stop()
+            raise
         finally:
             self._pool.shutdown(cancel_futures=True)
             self._publish()
@@ -216,7 +243,8 @@ class _Pull:
         """Give what the workers have verified its place in the store."""
         while self._verified:
             member = self._verified.popleft()
-            self._tx.stage(member.digest, member.size)
+            name = member.digest.hex()
+            self._tx.stage(member.digest, member.size, f"{name[:2]}/{name[2:]}")
         self._tx.publish_objects()
 
     def _fetch(self, blob: Descriptor) -> bytes:
@@ -227,16 +255,18 @@ class _Pull:
     def _index(self, layers: PackLayers) -> PackIndex:
         return read_index(self._fetch(layers.index), layers.pack.size, f"index {layers.index.digest} of {self._where}")
 
-    def _fetch_pack(self, layers: PackLayers, index: PackIndex, wanted: set[Member]) -> None:
-        if self._remote.local:
-            for span in _runs(index, wanted):
-                reader = _Ranges(self._remote, layers.pack, index.frame_starts[0][span[0]], self._count)
-                self._unpack(layers, index, span, reader.read, wanted)
+    def _fetch_pack(self, layers: PackLayers, index: PackIndex, wanted: set[int]) -> None:
+        found = self._remote.blob_file(layers.pack)
+        if found is not None:
+            with found[0] as file:
+                for span in _runs(index, wanted):
+                    self._take_apart(layers, index, span, file, found[1] + index.frame_starts[0][span[0]], wanted)
+                    self._count(index.frame_starts[0][span[1]] - index.frame_starts[0][span[0]])
         elif not self._fetch_parts(layers, index, wanted):
             with self._download(layers.pack) as file:
-                self._unpack(layers, index, (0, len(index.frames)), file.read, wanted)
+                self._take_apart(layers, index, (0, len(index.frames)), file, 0, wanted)
 
-    def _fetch_parts(self, layers: PackLayers, index: PackIndex, wanted: set[Member]) -> bool:
+    def _fetch_parts(self, layers: PackLayers, index: PackIndex, wanted: set[int]) -> bool:
         """Fetch just the frames that hold wanted objects; False where that does not pay or the registry cannot."""
         starts = index.frame_starts[0]
         runs = _runs(index, wanted)
@@ -248,19 +278,24 @@ class _Pull:
             if data is None:
                 return False
             self._count(len(data))
-            self._unpack(layers, index, (first, last), io.BytesIO(data).read, wanted)
+            with open(os.memfd_create("pack"), "w+b", buffering=0) as file:
+                write_all(file.fileno(), data)
+                self._take_apart(layers, index, (first, last), file, 0, wanted)
         return True
 
-    def _unpack(
+    def _take_apart(
         self,
         layers: PackLayers,
         index: PackIndex,
-        span: tuple[int, int],
-        read: Callable[[int], bytes],
-        wanted: set[Member],
+        frames: tuple[int, int],
+        file: BinaryIO,
+        position: int,
+        wanted: set[int],
     ) -> None:
+        """Unpack and verify what is ``wanted`` (numbers of members) in the frames, which begin at ``position``."""
         what = f"pack {layers.pack.digest} of {self._where}"
-        unpack(index, span, read, wanted, self._receive, what)
+        span = Span(index, frames, position, sorted(wanted), str(self._tx.object_staging), what)
+        self._workers.take_apart(span, file.fileno(), self._advance)
 
     def _download(self, pack: Descriptor) -> BinaryIO:
         """The pack as a temporary file without a name, verified as a whole."""
@@ -272,64 +307,31 @@ class _Pull:
                     file.write(piece)
                 self._count(len(piece))
             with storing("write a pack to the store"):
-                file.seek(0)
+                file.flush()
             undo.pop_all()
         return cast("BinaryIO", file)
 
-    def _receive(self, member: Member, pieces: Iterator[bytes]) -> None:
-        """Write one object into the transaction; it counts only if its bytes are what its name says."""
-        from stratum.composefs.verity import VerityHasher
-
-        path = self._tx.object_staging / member.digest.hex()
-        hasher = VerityHasher()
-        with storing("write an object to the store"):
-            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o444)
-        with os.fdopen(fd, "wb", buffering=0) as file:
-            for piece in pieces:
-                hasher.update(piece)
-                with storing("write an object to the store"):
-                    write_all(file.fileno(), piece)
-        if hasher.digest() != member.digest:
-            path.unlink()
-            raise DamagedError(f"{self._where}: the bytes of object {member.digest.hex()} do not match its digest")
-        self._verified.append(member)
-        self._advance(member.size)
-
     def _count(self, received: int) -> None:
+        if self._stopped:
+            raise StratumError(f"the {self._kind} of {self._where} was stopped")
         with self._lock:
             self._received += received
 
-    def _advance(self, size: int) -> None:
-        if self._progress is not None:
+    def _advance(self, size: int, member: Member | None) -> None:
+        """``size`` more bytes are done, and ``member``, verified, is in the transaction."""
+        if member is not None:
+            self._verified.append(member)
+        if self._progress is not None and size:
             with self._lock:
                 self._done += size
                 self._progress(self._done, self._total)
 
 
-class _Ranges:
-    """A blob read from ``position`` on, part by part, without a copy of it."""
-
-    def __init__(self, remote: Remote, blob: Descriptor, position: int, count: Callable[[int], None]) -> None:
-        self._remote = remote
-        self._blob = blob
-        self._position = position
-        self._count = count
-
-    def read(self, size: int) -> bytes:
-        data = self._remote.read_range(self._blob, self._position, size)
-        assert data is not None, "a local blob can be read in parts"
-        self._position += len(data)
-        self._count(len(data))
-        return data
-
-
-def _runs(index: PackIndex, wanted: Set[Member]) -> list[tuple[int, int]]:
+def _runs(index: PackIndex, wanted: Set[int]) -> list[tuple[int, int]]:
     """The runs [first, last) of consecutive frames that hold the wanted members."""
     runs: list[tuple[int, int]] = []
-    for position, member in enumerate(index.members):
-        if member not in wanted:
-            continue
-        first, last = index.frames_of(position)
+    for number in sorted(wanted):
+        first, last = index.frames_of(number)
         if runs and first <= runs[-1][1]:
             runs[-1] = (runs[-1][0], last)
         else:

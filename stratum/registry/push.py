@@ -7,16 +7,14 @@ publishes nothing, and the blobs that it sent are found by the next.
 
 from __future__ import annotations
 
-import hashlib
 import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from os import fdopen
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from stratum.errors import DamagedError, NotFoundError, StratumError, UnsupportedError, UsageError
 from stratum.registry.artifact import (
@@ -42,10 +40,12 @@ from stratum.registry.packs import (
     read_index,
     write_index,
 )
+from stratum.registry.packwork import store_opener
 from stratum.registry.remote import Access, Remote, Upload, fetch, open_remote
 from stratum.registry.reuse import BasePack, Plan, plan_reuse
 from stratum.registry.target import Target
 from stratum.registry.treeblobs import objects_of, tree_blobs
+from stratum.registry.workers import Workers
 
 if TYPE_CHECKING:
     from stratum.store import Store
@@ -83,18 +83,19 @@ def push(
     access: Access,
     *,
     dry_run: bool = False,
+    jobs: int = 1,
     progress: Progress | None = None,
 ) -> PushResult:
     """Make ``target`` name the commit; ``dry_run`` only finds out what that would send.
 
-    Raises ``NotFoundError`` for an unknown commit, ``UsageError`` for a target with a digest, ``DamagedError`` where
-    the store is damaged and ``StratumError`` in the registry's words.
+    ``jobs`` processes make packs. Raises ``NotFoundError`` for an unknown commit, ``UsageError`` for a target with a
+    digest, ``DamagedError`` where the store is damaged and ``StratumError`` in the registry's words.
     """
     check_pushable(target)
     meta, dump = store.commits.whole_meta(commit), store.commits.dump(commit)
     remote = open_remote(target, access, create=not dry_run)
-    with remote, scratch(store, f"push of {commit} to {target}") as directory:
-        return _Push(store, directory, remote, meta, target.tag, dry_run, progress).run(dump)
+    with remote, scratch(store, f"push of {commit} to {target}") as directory, Workers(jobs) as workers:
+        return _Push(store, directory, remote, meta, target.tag, dry_run, workers, progress).run(dump)
 
 
 def check_pushable(target: Target) -> None:
@@ -104,15 +105,22 @@ def check_pushable(target: Target) -> None:
 
 
 def push_in_order(
-    store: Store, commit: str, remote: Remote, tag: str, *, base: str | None = None, progress: Progress | None = None
+    store: Store,
+    commit: str,
+    remote: Remote,
+    tag: str,
+    *,
+    base: str | None = None,
+    jobs: int = 1,
+    progress: Progress | None = None,
 ) -> PushResult:
     """As ``push``, with the blobs sent one after the other in the order of the manifest, the manifest last.
 
     ``base`` is the digest of the manifest in ``remote`` to build on.
     """
     meta, dump = store.commits.whole_meta(commit), store.commits.dump(commit)
-    with scratch(store, f"push of {commit} to {remote.target}") as directory:
-        return _Push(store, directory, remote, meta, tag, False, progress, base, in_order=True).run(dump)
+    with scratch(store, f"push of {commit} to {remote.target}") as directory, Workers(jobs) as workers:
+        return _Push(store, directory, remote, meta, tag, False, workers, progress, base, in_order=True).run(dump)
 
 
 @contextmanager
@@ -139,6 +147,7 @@ class _Push:
         meta: CommitMeta,
         tag: str,
         dry_run: bool,
+        workers: Workers,
         progress: Progress | None,
         base: str | None = None,
         *,
@@ -152,7 +161,9 @@ class _Push:
         self._remote = remote
         self._meta = meta
         self._dry_run = dry_run
+        self._workers = workers
         self._progress = progress
+        self._stopped = False
         self._lock = threading.Lock()
         self._known: set[str] = set()
         self._sent = [0, 0]
@@ -173,12 +184,17 @@ class _Push:
                 return self._result(present[1], len(base.blobs) + 1)
             packs = plan_packs(plan.members)
             self._total = sum(member.size for member in plan.members)
+            self._workers.start(self._total)
             self._reused += 2 * len(plan.kept)
             jobs = [pool.submit(self._send_tree, number, data) for number, data in enumerate(trees)]
             pack_jobs = [pool.submit(self._send_pack, number, pack) for number, pack in enumerate(packs, len(trees))]
             try:
                 tree_layers = [job.result() for job in jobs]
                 pack_layers = [job.result() for job in pack_jobs]
+            except BaseException:
+                self._stopped = True
+                self._workers.stop()
+                raise
             finally:
                 pool.shutdown(cancel_futures=True)
         self._send_bytes(CONFIG_MEDIA_TYPE, config_data)
@@ -255,51 +271,45 @@ class _Push:
         return self._turns.run(number, lambda: data, lambda data: self._send_bytes(TREE_MEDIA_TYPE, data))
 
     def _send_pack(self, number: int, members: Sequence[Member]) -> PackLayers:
-        writer = PackWriter(members, self._open_object)
         path = self._directory / f"pack-{number}"
 
-        def make() -> Upload:
+        def make() -> tuple[Upload, PackIndex]:
             if sum(map(archived_size, members)) > PACK_MAX:
-                return self._large_pack(writer, members)
-            return self._spooled_pack(writer, path)
+                return self._large_pack(members)
+            return self._spooled_pack(members, path)
 
-        def send(pack: Upload) -> PackLayers:
-            self._send(pack)
-            return PackLayers(self._send_bytes(INDEX_MEDIA_TYPE, write_index(writer.index)), pack.descriptor)
+        def send(pack: tuple[Upload, PackIndex]) -> PackLayers:
+            self._send(pack[0])
+            return PackLayers(self._send_bytes(INDEX_MEDIA_TYPE, write_index(pack[1])), pack[0].descriptor)
 
         try:
             return self._turns.run(number, make, send)
         finally:
             path.unlink(missing_ok=True)
 
-    def _spooled_pack(self, writer: PackWriter, path: Path) -> Upload:
+    def _spooled_pack(self, members: Sequence[Member], path: Path) -> tuple[Upload, PackIndex]:
         """Make the pack in a temporary file."""
-        sha, size = hashlib.sha256(), 0
-        with path.open("xb") as file:
-            for piece in writer.pieces():
-                sha.update(piece)
-                size += len(piece)
-                if not self._dry_run:
-                    file.write(piece)
-        pack = Descriptor(PACK_MEDIA_TYPE, "sha256:" + sha.hexdigest(), size)
-        return Upload(pack, lambda start: file_pieces(path, start))
+        with path.open("xb", buffering=0) as file:
+            pack, index = self._make_pack(members, None if self._dry_run else file.fileno())
+        return Upload(pack, lambda start: file_pieces(path, start)), index
 
-    def _large_pack(self, writer: PackWriter, members: Sequence[Member]) -> Upload:
+    def _large_pack(self, members: Sequence[Member]) -> tuple[Upload, PackIndex]:
         """Make the pack of a large object for its digest, and again when it is sent: the disk may have no room for a
         copy."""
-        sha, size = hashlib.sha256(), 0
-        for piece in writer.pieces():
-            sha.update(piece)
-            size += len(piece)
-        pack = Descriptor(PACK_MEDIA_TYPE, "sha256:" + sha.hexdigest(), size)
+        pack, index = self._make_pack(members, None)
 
         def again(start: int) -> Iterator[bytes]:
-            for piece in PackWriter(members, self._store_object).pieces():
+            for piece in PackWriter(members, store_opener(self._store.objects)).pieces():
                 if start < len(piece):
                     yield piece[start:]
                 start = max(0, start - len(piece))
 
-        return Upload(pack, again)
+        return Upload(pack, again), index
+
+    def _make_pack(self, members: Sequence[Member], fd: int | None) -> tuple[Descriptor, PackIndex]:
+        made = self._workers.make_pack(self._store.root, members, fd, self._advance)
+        pack = Descriptor(PACK_MEDIA_TYPE, f"sha256:{made.sha256}", made.size)
+        return pack, PackIndex(made.frames, tuple(members))
 
     def _send_bytes(self, media_type: str, data: bytes) -> Descriptor:
         blob = describe(media_type, data)
@@ -313,25 +323,26 @@ class _Push:
                 self._reused += 1
             return
         if not self._dry_run:
-            self._remote.put_blob(upload)
+            self._remote.put_blob(Upload(blob, lambda start: self._unless_stopped(upload.read(start))))
         self._count(blob.size)
+
+    def _unless_stopped(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
+        for piece in pieces:
+            if self._stopped:
+                raise StratumError(f"the push to {self._remote.target} was stopped")
+            yield piece
 
     def _count(self, size: int) -> None:
         with self._lock:
             self._sent[0] += size
             self._sent[1] += 1
 
-    def _store_object(self, digest: bytes) -> BinaryIO:
-        return fdopen(self._store.objects.open(digest), "rb", buffering=0)
-
-    def _open_object(self, digest: bytes) -> BinaryIO:
-        """Like ``_store_object``, for the one reading of an object that counts as progress."""
-        file = self._store_object(digest)
-        if self._progress is not None:
+    def _advance(self, size: int, _member: Member | None) -> None:
+        """``size`` more bytes of objects are in a pack."""
+        if self._progress is not None and size:
             with self._lock:
-                self._done += self._store.objects.size(digest) or 0
+                self._done += size
                 self._progress(self._done, self._total)
-        return file
 
 
 class _Turns:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from stratum.errors import DamagedError, UsageError
 from stratum.registry.artifact import Descriptor
@@ -59,9 +59,9 @@ class Remote(AbstractContextManager["Remote"], Protocol):
 
     target: Target
 
-    @property
-    def local(self) -> bool:
-        """Whether reading parts of blobs costs no more than reading whole ones."""
+    def blob_file(self, blob: Descriptor) -> tuple[BinaryIO, int] | None:
+        """A file of this machine that the blob lies in, unverified, for the caller to close, and where in it the blob
+        begins. None where blobs come over a network."""
 
     def get_manifest(self, reference: str) -> tuple[bytes, str]:
         """The manifest's bytes and digest; ``NotFoundError`` where there is none. A digest asked for is verified."""

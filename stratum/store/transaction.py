@@ -22,6 +22,7 @@ lives as long as one of them writes.
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -40,6 +41,7 @@ from stratum.sys.locks import locked
 from stratum.sys.syscalls import AT_FDCWD, RENAME_EXCHANGE, RENAME_NOREPLACE, renameat2, syncfs
 
 OWNER = "owner"
+_STAGED_NAME = re.compile(r"(?:[0-9a-f]{2}/)?[0-9a-z-]+")
 _CHUNK = 1 << 20
 _GUARD_WAIT = 30.0
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -93,13 +95,13 @@ class Transaction:
 
     def stage(self, digest: bytes, size: int, name: str | None = None) -> None:
         """Take over ``object_staging / name`` (default: the digest in hex), complete with ``size`` bytes, as the
-        object ``digest``.
+        object ``digest``. ``name`` may be one in a directory of its own there.
 
         The writer computed the digest over the bytes that it wrote; the file is not read again. Staging an object
         twice is fine.
         """
         name = digest.hex() if name is None else name
-        if "/" in name or name in ("", ".", ".."):
+        if not _STAGED_NAME.fullmatch(name):
             raise ValueError(f"{name!r} is not the name of a staged object")
         self._staged[digest] = (name, size)
         self._dirty = True

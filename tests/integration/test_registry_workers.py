@@ -1,0 +1,156 @@
+"""Packs made and taken apart by worker processes: the same results, errors and leftovers as without them."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from stratum.errors import DamagedError, NotFoundError, StratumError
+from stratum.registry.packs import Member, PackIndex
+from stratum.registry.packwork import Made, Span
+from stratum.registry.pull import pull
+from stratum.registry.push import push
+from stratum.registry.remote import Access
+from stratum.registry.target import parse_target
+from stratum.registry.workers import WORTH_IT, Workers
+from stratum.store import Store
+from tests.e2e.registry_artifacts import FILES, assert_only_verified_objects, make_commit
+
+
+@pytest.fixture(params=[1, 2])
+def workers(request: pytest.FixtureRequest) -> Iterator[Workers]:
+    """None, and two."""
+    with Workers(request.param) as made:
+        made.start(WORTH_IT)
+        yield made
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    store = Store.create(tmp_path / "store")
+    make_commit(store, {**FILES, "large": random.Random(1).randbytes(3 << 20)})
+    return store
+
+
+def members_of(store: Store) -> list[Member]:
+    return [Member(digest, size) for digest, size in store.objects.list()]
+
+
+class Reports:
+    def __init__(self) -> None:
+        self.size = 0
+        self.members: set[Member] = set()
+
+    def __call__(self, size: int, member: Member | None) -> None:
+        self.size += size
+        self.members |= {member} if member is not None else set()
+
+
+def make(workers: Workers, store: Store, path: Path, report: Reports) -> Made:
+    with path.open("xb") as file:
+        return workers.make_pack(store.root, members_of(store), file.fileno(), report)
+
+
+def span_of(store: Store, made: Made, staging: Path) -> Span:
+    members = members_of(store)
+    return Span(
+        PackIndex(made.frames, tuple(members)), (0, len(made.frames)), 0, range(len(members)), str(staging), "it"
+    )
+
+
+def test_there_and_back(workers: Workers, store: Store, tmp_path: Path) -> None:
+    making, taking = Reports(), Reports()
+    made = make(workers, store, tmp_path / "pack", making)
+    assert made.size == (tmp_path / "pack").stat().st_size
+    assert workers.make_pack(store.root, members_of(store), None, Reports()) == made
+    with (tmp_path / "pack").open("rb") as file:
+        workers.take_apart(span_of(store, made, tmp_path / "staging"), file.fileno(), taking)
+    assert making.size == taking.size == sum(member.size for member in members_of(store))
+    assert taking.members == set(members_of(store))
+    for member in members_of(store):
+        staged = tmp_path / "staging" / member.digest.hex()[:2] / member.digest.hex()[2:]
+        assert staged.read_bytes() == store.objects.path(member.digest).read_bytes()
+        assert staged.stat().st_mode & 0o7777 == 0o444
+
+
+def test_errors_keep_their_kind(workers: Workers, store: Store, tmp_path: Path) -> None:
+    made = make(workers, store, tmp_path / "pack", Reports())
+    data = bytearray((tmp_path / "pack").read_bytes())
+    data[-1000] ^= 1
+    (tmp_path / "pack").write_bytes(data)
+    taking = Reports()
+    span = span_of(store, made, tmp_path / "staging")
+    with (tmp_path / "pack").open("rb") as file, pytest.raises(DamagedError, match=r"^it "):
+        workers.take_apart(span, file.fileno(), taking)
+    assert taking.members < set(members_of(store))
+    first = members_of(store)[0]
+    store.objects.path(first.digest).unlink()
+    with pytest.raises(NotFoundError, match=first.digest.hex()):
+        workers.make_pack(store.root, [first], None, Reports())
+    assert workers.make_pack(store.root, members_of(store), None, Reports()).frames
+
+
+def test_an_object_that_cannot_be_written(workers: Workers, store: Store, tmp_path: Path) -> None:
+    made = make(workers, store, tmp_path / "pack", Reports())
+    (tmp_path / "staging").write_text("in the way")
+    with (tmp_path / "pack").open("rb") as file, pytest.raises(StratumError, match="write an object to the store"):
+        workers.take_apart(span_of(store, made, tmp_path / "staging"), file.fileno(), Reports())
+
+
+def test_a_worker_that_is_killed(store: Store) -> None:
+    with Workers(2) as workers:
+        workers.start(WORTH_IT)
+        for worker in workers.processes:
+            os.kill(worker, signal.SIGKILL)
+        with pytest.raises(StratumError, match="was killed by signal 9"):
+            workers.make_pack(store.root, members_of(store), None, Reports())
+
+
+def test_stopping_ends_those_who_wait(store: Store, tmp_path: Path) -> None:
+    errors = []
+
+    def wait() -> None:
+        try:
+            workers.make_pack(store.root, members_of(store), pipe[1], Reports())
+        except StratumError as exc:
+            errors.append(exc)
+
+    pipe = os.pipe()  # nobody reads, so whoever writes a pack to it waits
+    with Workers(2) as workers:
+        workers.start(WORTH_IT)
+        threads = [threading.Thread(target=wait) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        os.read(pipe[0], 1)
+        workers.stop()
+        for thread in threads:
+            thread.join()
+    for fd in pipe:
+        os.close(fd)
+    assert len(errors) == 3
+
+
+def test_push_and_pull_with_workers(tmp_path: Path) -> None:
+    first, second, third = (Store.create(tmp_path / name) for name in ("first", "second", "third"))
+    numbers = random.Random(2)
+    commit = make_commit(first, {f"file{n:03}": numbers.randbytes(100_000) for n in range(200)})
+    target, same = (parse_target(f"oci:{tmp_path}/{name}:v1") for name in ("layout", "same"))
+    pushed = push(first, commit, target, Access(), jobs=2)
+    assert push(first, commit, same, Access(), jobs=1).manifest_digest == pushed.manifest_digest
+    assert pull(second, target, Access(), jobs=2).commit == commit
+    assert dict(second.objects.list()) == dict(first.objects.list())
+
+    pack = max((tmp_path / "layout/blobs/sha256").iterdir(), key=lambda path: path.stat().st_size)
+    with pack.open("r+b") as file:
+        file.seek(-3000, os.SEEK_END)
+        file.write(b"damage")
+    with pytest.raises(DamagedError):
+        pull(third, target, Access(), jobs=2)
+    assert_only_verified_objects(third)
+    assert list(third.objects.list())
