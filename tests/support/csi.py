@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import signal
 import subprocess
@@ -109,7 +110,7 @@ class Node:
 
     def staging(self, volume_id: str) -> str:
         """Where the kubelet stages a volume; the directory is made, as the kubelet makes it."""
-        path = self.kubelet / "plugins" / volume_id.replace("/", "_") / "globalmount"
+        path = self.kubelet / "plugins" / hashlib.sha256(volume_id.encode()).hexdigest() / "globalmount"
         path.mkdir(parents=True, exist_ok=True)
         return str(path)
 
