@@ -142,11 +142,9 @@ def _line_of(lines: list[bytes], escaped: bytes) -> int | None:
     return next((number for number, line in enumerate(lines) if line.startswith(escaped + b" ")), None)
 
 
-def _verify_object(check: Callable[[bytes], int], commit: str, digest: bytes, path: bytes, size: int) -> None:
-    where = f"{path.decode('utf-8', 'backslashreplace')} in commit {commit}"
+def _verify_object(check: Callable[[bytes, int], int], commit: str, digest: bytes, path: bytes, size: int) -> None:
     try:
-        found = check(digest)
+        check(digest, size)
     except (DamagedError, NotFoundError) as exc:
+        where = f"{path.decode('utf-8', 'backslashreplace')} in commit {commit}"
         raise DamagedError(f"{where}: {exc.message}", hint=exc.hint) from None
-    if found != size:
-        raise DamagedError(f"{where}: object {digest.hex()} has {found} bytes instead of {size}")

@@ -333,17 +333,21 @@ class Commits:
     def verify_image(self, commit: str) -> None:
         """Read the whole image, if there is to be one, and compare it with metadata.toml; ``DamagedError``."""
         meta = self.meta(commit)
-        if meta.image_digest is not None and self.image_digest(commit) != meta.image_digest:
+        if meta.image_digest is not None and self.image_digest(commit, meta.image_size) != meta.image_digest:
             raise DamagedError(f"the image of commit {commit} does not match its digest", hint="run 'stratum fsck'")
 
-    def image_digest(self, commit: str) -> str:
-        """The fs-verity digest, in hex, of the image as it is on disk. ``NotFoundError``, ``DamagedError``."""
+    def image_digest(self, commit: str, size: int | None) -> str:
+        """The fs-verity digest, in hex, of the image as it is on disk. ``NotFoundError``, ``DamagedError``, also where
+        it is not a file of ``size`` bytes."""
         from stratum.composefs.verity import VerityHasher
 
         hasher = VerityHasher()
         with self._reading(commit, IMAGE):
-            fd = self._layout.open_beneath(self._layout.commit(commit) / IMAGE)
+            fd = self._layout.open_beneath(self._layout.commit(commit) / IMAGE, os.O_RDONLY | os.O_NONBLOCK)
             with os.fdopen(fd, "rb", buffering=0) as file:
+                info = os.fstat(fd)
+                if not stat.S_ISREG(info.st_mode) or info.st_size != size:
+                    raise DamagedError(f"the image of commit {commit} is not a file of {size} bytes")
                 while chunk := file.read(1 << 20):
                     hasher.update(chunk)
         return hasher.hexdigest()

@@ -165,7 +165,9 @@ class _Check:
                 raise DamagedError("it is not a regular file")
             if info.st_size != expected.image_size:
                 raise DamagedError(f"it has {info.st_size} bytes instead of {expected.image_size}")
-            if self._done.data_read and self._store.commits.image_digest(commit) != expected.image_digest:
+            if not self._done.data_read:
+                return
+            if self._store.commits.image_digest(commit, expected.image_size) != expected.image_digest:
                 raise DamagedError("it is not the image of the commit's tree")
 
     def _telling_commit(self, kind: Kind, path: str, commit: str, users: list[str]) -> _Telling:

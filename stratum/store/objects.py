@@ -75,13 +75,17 @@ class Objects:
             raise DamagedError(f"{path} is not a regular file")
         return fd
 
-    def verify(self, digest: bytes) -> int:
-        """Read the whole object and compare it with its name; its size. ``DamagedError`` where they differ."""
+    def verify(self, digest: bytes, expected: int | None = None) -> int:
+        """Read the whole object and compare it with its name; its size. ``DamagedError`` where they differ, and, before
+        anything is read, where it has not the ``expected`` size."""
         from stratum.composefs.verity import VerityHasher
 
         hasher, size = VerityHasher(), 0
         fd = self.open(digest)
         try:
+            found = os.fstat(fd).st_size
+            if expected is not None and found != expected:
+                raise DamagedError(f"object {digest.hex()} has {found} bytes instead of {expected}")
             while chunk := os.read(fd, _CHUNK):
                 hasher.update(chunk)
                 size += len(chunk)

@@ -77,6 +77,7 @@ def points(scene: Scene, name: str, verb: Verb, *, mounted: bool, calls: str) ->
     counted = calls_of(lambda: verb(scene), calls)
     found = [(call, number) for call, count in counted.items() for number in range(1, count + 1)]
     after = set(scene.store.commits.list()) | scene.old_commits | {scene.work}
+    scene.refs_when_done = scene.refs()
     scene.as_asked = {scene.shown()} if name == "restore" else set()
     if not EVERY:
         found = random.sample(found, min(SAMPLE, len(found)))
@@ -114,5 +115,7 @@ def test_failing(scene: Scene, name: str, verb: Verb, mounted: bool) -> None:
         outcome = failed_at(lambda: verb(scene), call, number, error)
         print(f"{name} with {error} at {call} {number}: {outcome}")
         assert outcome.status in (DONE, REFUSED), outcome
+        if outcome.status == DONE:
+            assert scene.refs() == scene.refs_when_done, "reported as done, and it is not"
         scene.check(commits)
         scene.check_after_next(commits)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from stratum.api import maintenance
-from stratum.api.commits import read_worktree
+from stratum.api.history import tree_of
 from stratum.api.session import Session
 from stratum.cli.main import run
 from stratum.config import load_config
@@ -50,6 +50,7 @@ class Scene:
         self.work = self.shown()
         self.as_asked: set[str] = set()
         """What the worktree may show as well, because the verb is asked to change it."""
+        self.refs_when_done: dict[str, tuple[str, ...]] = {}
 
     def _make_template(self) -> None:
         source = self.source
@@ -106,14 +107,20 @@ class Scene:
     def store(self) -> Store:
         return Store.open(self.store_dir)
 
+    def refs(self) -> dict[str, tuple[str, ...]]:
+        """What every tag and worktree names."""
+        store = self.store
+        found: dict[str, tuple[str, ...]] = {}
+        for name in store.names():
+            found |= {f"{name}:{tag}": (commit,) for tag, commit in store.tags.list(name).items()}
+            found |= {str(tree.ref): (tree.base_commit, tree.commit) for tree in store.worktrees.list(name)}
+        return found
+
     # What must hold
 
     def shown(self, worktree: str = "dev") -> str:
         """The commit that a worktree would be as it is now: all that it shows, in one hash."""
-        session = self.session
-        tree = session.store.worktrees.get("app", worktree)
-        base = session.store.commits.tree(tree.base_commit)
-        return metadata_hash(write_dump(read_worktree(session, tree, base)))
+        return metadata_hash(write_dump(tree_of(self.session, f"app+{worktree}")))
 
     def check(self, allowed: Sequence[str] | set[str]) -> None:
         """Nothing is damaged; refs name commits in ``allowed``; the work is in the worktree or in a commit that the

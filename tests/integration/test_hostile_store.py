@@ -1,0 +1,195 @@
+"""A store that is damaged or was tampered with: every file of it, changed in many ways, under every verb.
+
+No verb may end in a traceback or hang, none may follow a link or believe what does not fit, and fsck must tell.
+By default a few changes are taken of each file, other ones in every run; ``STRATUM_TEST_HOSTILE=all`` takes all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import random
+import shutil
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from stratum.cli.main import run
+from stratum.store.worktrees import Lease
+from tests.support.verbs import Scene
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
+
+ALL = os.environ.get("STRATUM_TEST_HOSTILE") == "all"
+EXIT_CODES = range(7)
+Change = Callable[[Path], None]
+
+
+def rewritten(change: Callable[[bytes], bytes]) -> Change:
+    def apply(path: Path) -> None:
+        data = change(path.read_bytes())
+        path.unlink()
+        path.write_bytes(data)
+
+    return apply
+
+
+def replaced(make: Callable[[Path], object]) -> Change:
+    def apply(path: Path) -> None:
+        path.unlink()
+        make(path)
+
+    return apply
+
+
+def flip(data: bytes) -> bytes:
+    changed = bytearray(data or b"\0")
+    changed[random.randrange(len(changed))] ^= 1 << random.randrange(8)
+    return bytes(changed)
+
+
+def bind(path: Path) -> None:
+    """A socket. Its path may be longer than a socket's address, so it is made elsewhere."""
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(f"\0{os.urandom(8).hex()}")
+    os.mknod(path, 0o140644)
+
+
+def sparse(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(1 << 40)
+
+
+CHANGES: dict[str, Change] = {
+    **{f"flip-{number}": rewritten(flip) for number in range(4)},
+    "cut": rewritten(lambda data: data[: len(data) // 2]),
+    "longer": rewritten(lambda data: data + b"\0more"),
+    "empty": rewritten(lambda data: b""),
+    "random": rewritten(lambda data: os.urandom(300)),
+    "deep-toml": rewritten(lambda data: b"a = " + b"[" * 20000),
+    "deep-json": rewritten(lambda data: b'{"format":1,"mounts":' + b"[" * 100000),
+    "escapes": rewritten(lambda data: b'[worktree]\nbase_commit = "\\u001b[31m"\n'),
+    "gone": Path.unlink,
+    "huge": replaced(sparse),
+    "link": replaced(lambda path: path.symlink_to("/etc/passwd")),
+    "loop": replaced(lambda path: path.symlink_to(path.name)),
+    "fifo": replaced(os.mkfifo),
+    "socket": replaced(bind),
+    "device": replaced(lambda path: os.mknod(path, 0o20666, os.makedev(1, 5))),  # /dev/zero
+    "directory": replaced(Path.mkdir),
+}
+
+READING: tuple[tuple[str, ...], ...] = (
+    ("status",),
+    ("list",),
+    ("list", "app"),
+    ("worktree", "list"),
+    ("show", "app:v1"),
+    ("log", "app:v2"),
+    ("log", "--reflog", "app"),
+    ("diff", "app:v1", "app:v2"),
+    ("diff", "app+dev"),
+    ("verify", "app:v1"),
+    ("verify", "app:v2", "/dir", "--proof"),
+    ("restore", "app:v1", "/", "--to", "OUT", "--force"),
+    ("push", "app:v2", "oci:LAYOUT:x"),
+    ("gc", "-n"),
+    ("fsck", "--quick"),
+)
+WRITING: tuple[tuple[str, ...], ...] = (
+    ("mount", "app+dev", "MNT"),
+    ("unmount", "MNT"),
+    ("commit", "app+dev"),
+    ("tag", "--force", "app:v1", "v9"),
+    ("rebase", "app+dev", "app:v2"),
+    ("import", "--bare", "SOURCE", "app:v1"),
+    ("reconcile",),
+    ("gc", "--reflog-age", "0"),
+    ("fsck", "--repair"),
+    ("remove", "--yes", "app"),
+)
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Iterator[Scene]:
+    made = Scene(tmp_path)
+    yield made
+    made.clean()
+
+
+def kinds(scene: Scene) -> dict[str, Path]:
+    """One file of every kind."""
+    store, root = scene.store, scene.store_dir
+    store.worktrees.set_lease("app", "dev", Lease("c" * 64, "2026-01-01T00:00:00Z", True))
+    commit = root / "commits" / store.tags.get("app", "v1")
+    return {
+        "format": root / "stratum.toml",
+        "metadata": commit / "metadata.toml",
+        "dump": commit / "tree.dump.zst",
+        "image": commit / "commit.cfs",
+        "object": store.objects.path(next(iter(store.objects.names()))),
+        "tag": root / "refs/app/tags/v1",
+        "reflog": root / "refs/app/log.jsonl",
+        "meta": root / "refs/app/worktrees/dev/meta.toml",
+        "lease": root / "refs/app/worktrees/dev/lease.toml",
+        "cache": next((root / "cache/ingest").iterdir()),
+        "state": scene.runtime_dir / "state",
+        "lock": root / "lock",
+        "ref-lock": root / "refs/app.lock",
+    }
+
+
+def attempt(scene: Scene, args: tuple[str, ...]) -> tuple[int, str, str]:
+    """Run a verb in this process, where a traceback would be an exception; (exit code, stdout, stderr)."""
+    places = {"OUT": "out", "LAYOUT": "pushed", "MNT": "mnt", "SOURCE": "source"}
+    words = list(args)
+    for word, place in places.items():
+        words = [text.replace(word, str(scene.directory / place)) for text in words]
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = run(["--store", str(scene.store_dir), "--runtime-dir", str(scene.runtime_dir), *words])
+    return code, out.getvalue(), err.getvalue()
+
+
+HARMLESS = ("cache", "state", "lock", "ref-lock")
+"""Kinds that no commit or ref depends on: fsck need not call every change of them damage."""
+KINDS = (*HARMLESS, "format", "metadata", "dump", "image", "object", "tag", "reflog", "meta", "lease")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_change_of_a_file_surprises_a_verb(scene: Scene, kind: str, tmp_path: Path) -> None:
+    (scene.directory / "out").mkdir()
+    names = list(CHANGES) if ALL else random.sample(list(CHANGES), 3)
+    for name in names:
+        scene.fresh(mounted=True)
+        scene.verb("unmount", scene.mountpoint)
+        path = kinds(scene)[kind]
+        if path.is_symlink() and CHANGES[name].__qualname__.startswith("rewritten"):
+            target = os.readlink(path)
+            path.unlink()
+            path.symlink_to(flip(target.encode()).replace(b"\0", b"x"))
+        else:
+            CHANGES[name](path)
+        print(f"{kind} {name}")
+        before = Path("/etc/passwd").read_bytes()
+        for args in READING:
+            code, out, err = attempt(scene, args)
+            assert code in EXIT_CODES, (args, code)
+            assert "root:x:" not in out + err
+            assert "\x1b" not in out + err
+            if code:
+                assert err.count("error: ") == 1, (args, err)
+        code, out, err = attempt(scene, ("fsck",))
+        if kind not in HARMLESS and not (kind == "reflog" and name.startswith("flip")):
+            assert code != 0 or "note " in out or (kind == "lease" and name == "gone"), (kind, name, out, err)
+        for args in WRITING:
+            code, out, err = attempt(scene, args)
+            assert code in EXIT_CODES, (args, code)
+            assert "Traceback" not in err
+        assert Path("/etc/passwd").read_bytes() == before
+        subprocess.run(["umount", "-q", scene.mountpoint], check=False)
+        shutil.rmtree(scene.directory / "pushed", ignore_errors=True)
