@@ -1,0 +1,189 @@
+"""Volumes from registries and snapshots to them, over gRPC, with a registry that asks for a password."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import http.client
+import json
+import os
+import signal
+import socket
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import grpc
+import pytest
+
+from stratum.csi import csi_pb2 as csi
+from tests.e2e.registry_server import RegistryServer, registry_server
+from tests.support.csi import Node, refused
+
+pytestmark = [pytest.mark.root, pytest.mark.registry]
+
+Code = grpc.StatusCode
+PASSWORD = {"username": "user", "password": "secret"}
+HTPASSWD = "user:$2b$05$MQF1YZuZ8sz7DQ2lYV4rKOIN.3NwVIrB6IjmTaxjoxgUe86qhfJZW\n"
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Iterator[RegistryServer]:
+    (tmp_path / "htpasswd").write_text(HTPASSWD)
+    with registry_server(tmp_path / "registry", htpasswd=tmp_path / "htpasswd") as running:
+        yield running
+
+
+@pytest.fixture
+def nodes(tmp_path: Path, runtime_dir: Path, registry: RegistryServer) -> Iterator[tuple[Node, Node]]:
+    """Two nodes; the registry has ``team/db:seed``, pushed from elsewhere."""
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "rows").write_bytes(b"row " * 50_000)
+    with Node(tmp_path / "a", "--allow-inline", name="a") as a, Node(tmp_path / "b", name="b") as b:
+        a.cli.ok("import", "--bare", source, "scratch")
+        a.cli.ok("push", "scratch:latest", f"{registry.host}/team/db:seed", env=login(tmp_path, registry))
+        a.cli.ok("remove", "--yes", "scratch")
+        yield a, b
+        assert not a.mounts()
+        assert not b.mounts()
+
+
+def login(directory: Path, registry: RegistryServer) -> dict[str, str]:
+    file = directory / "auth.json"
+    file.write_text(docker_config(registry))
+    return {"REGISTRY_AUTH_FILE": str(file)}
+
+
+def docker_config(registry: RegistryServer, password: str = PASSWORD["password"], **more: object) -> str:
+    auth = base64.b64encode(f"user:{password}".encode()).decode()
+    return json.dumps({"auths": {registry.host: {"auth": auth}}, **more})
+
+
+def settled(node: Node, name: str, volume_id: str, parameters: Mapping[str, str]) -> csi.Snapshot:
+    """The snapshot when it is ready, asked for again and again as the snapshotter does."""
+    for _ in range(60):
+        snapshot = node.snapshot(name, volume_id, parameters=parameters, secrets=PASSWORD)
+        if snapshot.ready_to_use:
+            return snapshot
+    raise AssertionError("the snapshot does not get ready")
+
+
+def test_seed_snapshot_and_restore_on_another_node(nodes: tuple[Node, Node], registry: RegistryServer) -> None:
+    a, b = nodes
+    seed = {"source": f"{registry.host}/team/db:seed"}
+    with refused(Code.INTERNAL):
+        a.create("pvc-1", seed)
+    with refused(Code.INTERNAL):
+        a.create("pvc-1", seed, secrets={"username": "user", "password": "wrong"})
+    volume = a.create("pvc-1", seed, secrets=PASSWORD)
+    a.stage(volume.volume_id)
+    target = a.publish(volume.volume_id, "pod")
+    (target / "rows").write_text("changed")
+    snapshot_class = {"registry": f"{registry.host}/team/snapshots"}
+    with refused(Code.INTERNAL):
+        a.snapshot("snapshot-1", volume.volume_id, parameters=snapshot_class)
+    listed = a.controller.ListSnapshots(csi.ListSnapshotsRequest(source_volume_id=volume.volume_id)).entries
+    assert [entry.snapshot.ready_to_use for entry in listed] == [False]
+    a.restart()
+    snapshot = settled(a, "snapshot-1", volume.volume_id, snapshot_class)
+    assert snapshot.snapshot_id.startswith(f"{registry.host}/team/snapshots:snapshot-1-")
+    assert snapshot.snapshot_id == listed[0].snapshot.snapshot_id
+    content = csi.VolumeContentSource(snapshot=csi.VolumeContentSource.SnapshotSource(snapshot_id=snapshot.snapshot_id))
+    restored = b.create("pvc-2", volume_content_source=content, secrets=PASSWORD)
+    b.stage(restored.volume_id)
+    assert (b.publish(restored.volume_id, "pod") / "rows").read_text() == "changed"
+    b.unpublish(restored.volume_id, "pod")
+    b.unstage(restored.volume_id)
+    # The tag in the registry is moved by somebody: what it names now is not the snapshot.
+    source = b.directory / "other"
+    source.mkdir()
+    b.cli.ok("import", "--bare", source, "forged:x")
+    b.cli.ok("push", "forged:x", snapshot.snapshot_id, env=login(b.directory, registry))
+    with refused(Code.FAILED_PRECONDITION, "not the snapshot any more"):
+        b.create("pvc-3", volume_content_source=content, secrets=PASSWORD)
+    a.unpublish(volume.volume_id, "pod")
+    a.unstage(volume.volume_id)
+
+
+def test_static_volume_made_from_its_source_on_every_node(nodes: tuple[Node, Node], registry: RegistryServer) -> None:
+    config = {".dockerconfigjson": docker_config(registry, credsStore="no-such-helper")}
+    for node in nodes:
+        for volume_id, written in (("shared+work", True), ("shared:v1", False)):
+            context = {"source": f"{registry.host}/team/db:seed"}
+            node.stage(volume_id, context, secrets=config)
+            target = node.publish(volume_id, "pod", context)
+            assert (target / "rows").stat().st_size == 200_000
+            assert os.access(target, os.W_OK) == written
+            node.unpublish(volume_id, "pod")
+            node.unstage(volume_id)
+
+
+def test_inline_gets_the_pods_credentials_and_not_the_nodes(nodes: tuple[Node, Node], registry: RegistryServer) -> None:
+    node = nodes[0]
+    node.kill()
+    node.cli.environment = node.cli.environment | login(node.directory, registry)
+    node.start()
+    inline = {"csi.storage.k8s.io/ephemeral": "true", "source": f"{registry.host}/team/db:seed", "readOnly": "true"}
+    with refused(Code.INTERNAL):
+        node.publish("csi-1", "pod", inline)
+    target = node.publish("csi-1", "pod", inline, secrets=PASSWORD)
+    assert (target / "rows").stat().st_size == 200_000
+    node.unpublish("csi-1", "pod")
+    assert node.create("pvc-1", {"source": f"{registry.host}/team/db:seed"}).volume_id
+    assert base64.b64encode(b"user:secret").decode() not in node.log.read_text()
+
+
+def test_retried_call_joins_the_pull_that_is_under_way(nodes: tuple[Node, Node], registry: RegistryServer) -> None:
+    node = nodes[0]
+    before = manifests_asked(registry)
+    request = csi.CreateVolumeRequest(
+        name="pvc-1",
+        parameters={"source": f"{registry.host}/team/db:seed"},
+        secrets=PASSWORD,
+        volume_capabilities=[csi.VolumeCapability(mount={}, access_mode={"mode": 1})],
+    )
+    with stopped(registry):
+        for _ in range(3):
+            with pytest.raises(grpc.RpcError) as caught:
+                node.controller.CreateVolume(request, timeout=0.7)
+            assert caught.value.code() in (Code.ABORTED, Code.DEADLINE_EXCEEDED)
+    assert node.controller.CreateVolume(request, timeout=30).volume.volume_id.endswith("+pvc-1")
+    assert manifests_asked(registry) - before == 2, "one pull: the manifest without and with the password"
+
+
+def manifests_asked(registry: RegistryServer) -> int:
+    return sum(line.startswith("GET") and line.endswith("/manifests/seed") for line in registry.requests())
+
+
+@contextlib.contextmanager
+def stopped(registry: RegistryServer) -> Iterator[None]:
+    """The registry's process does not run meanwhile: it accepts connections and says nothing."""
+    os.kill(registry.process.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(registry.process.pid, signal.SIGCONT)
+
+
+def test_metrics(tmp_path: Path, runtime_dir: Path) -> None:
+    with Node(tmp_path / "n", "--metrics", "127.0.0.1:0") as node:
+        assert "cannot serve metrics" not in node.log.read_text()
+    with Node(tmp_path / "m", "--metrics", f"unix://{tmp_path}/metrics.sock") as node:
+        node.create("pvc-1")
+        with pytest.raises(grpc.RpcError):
+            node.create("")
+        text = scrape(tmp_path / "metrics.sock")
+    assert 'stratum_csi_operations_total{method="CreateVolume",code="OK"} 1\n' in text
+    assert 'stratum_csi_operations_total{method="CreateVolume",code="INVALID_ARGUMENT"} 1\n' in text
+    assert 'stratum_csi_operation_seconds_bucket{method="CreateVolume",le="+Inf"} 2\n' in text
+    assert "\nstratum_csi_worktrees 1\n" in text
+
+
+def scrape(path: Path) -> str:
+    connection = http.client.HTTPConnection("localhost")
+    connection.sock = socket.socket(socket.AF_UNIX)
+    connection.sock.connect(str(path))
+    connection.request("GET", "/metrics")
+    body = connection.getresponse().read().decode()
+    connection.close()
+    return body
