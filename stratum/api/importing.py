@@ -202,15 +202,18 @@ def init(
         store = session.create_store()
         if store.namespaces.exists(name):
             raise ExistsError(f"the stratum {name} exists already", hint=f"mount it: stratum mount {name} {mountpoint}")
+        ours = False
         try:
             if migrate:
                 done = import_directory(session, mountpoint, name, message=message, progress=progress)
             else:
                 done = _import_empty(session, place, name, message)
             store.worktrees.create(name, DEFAULT_WORKTREE, done.commit.metadata_hash, why="init")
+            ours = True
             record = mount(session, f"{name}+{DEFAULT_WORKTREE}", mountpoint)
         except BaseException:
-            if store.namespaces.exists(name):
+            # One with a worktree that was not made here is somebody else's, who was faster.
+            if store.namespaces.exists(name) and (ours or not store.worktrees.names(name)):
                 store.namespaces.remove(name)
             raise
     return Imported(done.ref, done.commit, None, done.warnings, record)

@@ -116,10 +116,16 @@ def find_mounts(session: Session, text: str) -> list[Record]:
 
     NAME alone is its worktree ``main`` where that is mounted, else its tag ``latest``. Nothing is made.
     """
+    from stratum.mount.state import store_key
+
     store, ref = session.store, parse_ref(text)
     spellings = [f"{text}+{DEFAULT_WORKTREE}", f"{text}:{DEFAULT_TAG}"] if ref.bare else []
     for spelling in [text, *spellings]:
         records = session.state.find_ref(store.root, spelling)
         if records:
             return records
-    return session.state.find_ref(store.root, str(store.resolve(ref)))
+    found = store.resolve(ref)
+    if found.kind != "commit":
+        return session.state.find_ref(store.root, str(found))
+    key = store_key(store.root)
+    return [r for r in session.state.records() if r.store_key == key and r.ref.rpartition(":")[2] == found.commit]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from stratum.api.history import ref_or_mountpoint
 from stratum.api.session import Session
 from stratum.errors import DamagedError, NotFoundError, StratumError
+from stratum.refs import is_hash
 from stratum.tree import diff
 from stratum.tree.model import Directory
 
@@ -37,7 +38,10 @@ class WorktreeStatus:
 
 @dataclass(frozen=True, slots=True)
 class StratumStatus:
-    """A stratum: its tags, mounts of tags and commits that were made through it, and its worktrees."""
+    """A stratum: its tags, mounts of tags and commits that were made through it, and its worktrees.
+
+    Mounts of commits that were made by their hash alone are in one with an empty ``name``.
+    """
 
     name: str
     tags: dict[str, str]
@@ -53,9 +57,15 @@ def status(session: Session, target: str | None = None) -> list[StratumStatus]:
     from stratum.mount.state import store_key
 
     store = session.store
+    key = store_key(store.root)
+    records = [record for record in session.state.records() if record.store_key == key]
+    by_hash = [record for record in records if is_hash(record.ref)]
     names, only = list(store.names()), None
     if target is not None:
         ref = ref_or_mountpoint(session, target)
+        by_hash = [record for record in by_hash if record.ref == ref.name]
+        if by_hash:
+            return [StratumStatus("", {}, by_hash)]
         store.namespaces.check(ref.name)
         names = [ref.name]
         if not ref.bare:
@@ -79,6 +89,8 @@ def status(session: Session, target: str | None = None) -> list[StratumStatus]:
                 worktrees=[found for found in worktrees if found is not None],
             )
         )
+    if by_hash:
+        strata.append(StratumStatus("", {}, by_hash))
     return strata
 
 

@@ -248,6 +248,8 @@ def switch(session: Session, text: str, target: str, *, force: bool = False) -> 
     Raises ``NotFoundError`` where Stratum has mounted nothing there, ``BusyError`` where the new worktree is in use or
     files are open for writing.
     """
+    from stratum.mount.state import store_key
+
     store = session.store
     old = _shown_at(session, target)
     found = store.resolve_mountable(parse_ref(text))
@@ -255,7 +257,7 @@ def switch(session: Session, text: str, target: str, *, force: bool = False) -> 
         raise UsageError(f"{text} is not a worktree", hint="name it as NAME+WORKTREE")
     assert found.name is not None
     assert found.worktree is not None
-    if old.ref == str(found):
+    if old.is_worktree_of(store_key(store.root), found.name, found.worktree):
         return old
     lease = _lease_of(session, old)
     with store.worktrees.lock(found.name, found.worktree):

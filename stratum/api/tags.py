@@ -166,11 +166,12 @@ def remove(session: Session, plan: Removal, *, discard: bool = False) -> list[st
     if ref.tag is not None:
         store.tags.remove(ref.name, ref.tag, why="remove")
         return []
-    kept = []
-    for worktree in [ref.worktree] if ref.worktree is not None else store.worktrees.names(ref.name):
-        commit = remove_worktree(session, ref.name, worktree, discard=discard)
-        if commit is not None:
-            kept.append(commit)
-    if plan.whole_stratum:
-        store.namespaces.remove(ref.name)
-    return kept
+    if ref.worktree is not None:
+        kept = [remove_worktree(session, ref.name, ref.worktree, discard=discard)]
+    else:
+        # Held throughout, so that nobody makes and mounts another worktree before the stratum goes.
+        with store.locks.store(exclusive=True):
+            names = store.worktrees.names(ref.name)
+            kept = [remove_worktree(session, ref.name, worktree, discard=discard) for worktree in names]
+            store.namespaces.remove(ref.name)
+    return [commit for commit in kept if commit is not None]

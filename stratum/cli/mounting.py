@@ -97,7 +97,7 @@ def status(app: App, target: str | None) -> None:
 
 
 def _print_status(app: App, stratum: StratumStatus) -> None:
-    app.out.line(stratum.name)
+    app.out.line(stratum.name or "(commits without a stratum's name)")
     for tag in stratum.mounted_tags:
         app.out.line(f"  {tag.ref}  read-only at {safe(tag.mountpoint)} ({tag.holder.describe()})")
     for tree in stratum.worktrees:

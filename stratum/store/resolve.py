@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 class Resolved:
     """What a ref means. ``commit`` is a whole hash; of a worktree, its head or else its base.
 
-    ``name`` is None for a bare commit hash; ``tag`` and ``worktree`` are set for that kind only.
+    ``name`` is None for a bare commit hash, which is written as itself; a stratum's commit is NAME:HASH. ``tag`` and
+    ``worktree`` are set for that kind only.
     """
 
     kind: Literal["tag", "commit", "worktree"]
@@ -43,7 +44,9 @@ class Resolved:
     def __str__(self) -> str:
         if self.kind == "worktree":
             return f"{self.name}+{self.worktree}"
-        return f"{self.name}:{self.tag}" if self.kind == "tag" else self.commit
+        if self.name is None:
+            return self.commit
+        return f"{self.name}:{self.tag or self.commit}"
 
 
 def resolve(store: Store, ref: Ref) -> Resolved:
