@@ -229,7 +229,7 @@ class _Pull:
             for job in as_completed(jobs):
                 job.result()
                 if time.monotonic() - published >= _PUBLISH_SECONDS:
-                    self._publish()
+                    self._publish(settled=False)
                     published = time.monotonic()
         except BaseException:
             self._stopped = True
@@ -237,15 +237,15 @@ class _Pull:
             raise
         finally:
             self._pool.shutdown(cancel_futures=True)
-            self._publish()
+            self._publish(settled=True)
 
-    def _publish(self) -> None:
-        """Give what the workers have verified its place in the store."""
+    def _publish(self, *, settled: bool) -> None:
+        """Give what was verified its place in the store; ``settled``: nothing is written any more."""
         while self._verified:
             member = self._verified.popleft()
             name = member.digest.hex()
             self._tx.stage(member.digest, member.size, f"{name[:2]}/{name[2:]}")
-        self._tx.publish_objects()
+        self._tx.publish_objects(settled=settled)
 
     def _fetch(self, blob: Descriptor) -> bytes:
         data = fetch(self._remote, blob)

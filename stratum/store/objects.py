@@ -7,15 +7,15 @@ failing disk did to it later is for ``verify`` to find.
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from stratum.errors import DamagedError, NotFoundError
 from stratum.store.layout import Layout, storage_error
-from stratum.sys.atomic import fsync_dir
 from stratum.sys.syscalls import RENAME_NOREPLACE, renameat2
 
 OBJECT_MODE = 0o444
@@ -113,54 +113,63 @@ class Objects:
                     yield bytes.fromhex(shard + rest)
 
 
-def name_objects(layout: Layout, staging: Path, staged: Iterable[tuple[bytes, str, int]]) -> int:
+def name_objects(
+    layout: Layout, staging: Path, staged: Iterable[tuple[bytes, str, int]], *, settled: bool = False
+) -> int:
     """Give each (digest, name below ``staging``, size) its place in the store; how many were new.
 
-    The bytes must be on disk already. An object that is there with the same size is trusted and kept; one of another
-    size is damaged and replaced. The new names are durable on return. Raises ``OSError``, and ``DamagedError`` where
-    something else than a file has an object's name.
+    The bytes must be on disk already; making the new names durable, by a syncfs, is left to the caller. An object that
+    is there with the same size is trusted and kept; one of another size is damaged and replaced. ``settled``: nobody
+    else writes below ``staging`` meanwhile, so that a shard which the store has none of yet may move as a whole. Raises
+    ``OSError``, and ``DamagedError`` where something else than a file has an object's name.
     """
     new = 0
     source = os.open(staging, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        shard, shard_fd, made_shard = "", -1, False
-        try:
-            for digest, name, size in sorted(staged):
-                text = digest.hex()
-                if text[:2] != shard:
-                    _close_shard(shard_fd)
-                    shard_fd = -1
-                    shard = text[:2]
-                    made_shard |= _make_shard(layout, shard)
-                    shard_fd = layout.open_beneath(layout.objects / shard, os.O_RDONLY | os.O_DIRECTORY)
-                new += _name_object(source, name, shard_fd, text[2:], size)
-            _close_shard(shard_fd)
-            shard_fd = -1
-        finally:
-            if shard_fd >= 0:
-                os.close(shard_fd)
-        if made_shard:
-            fsync_dir(layout.objects)
+        for shard, group in itertools.groupby(sorted(staged), lambda item: item[0].hex()[:2]):
+            objects = [(digest.hex()[2:], name, size) for digest, name, size in group]
+            if settled and _move_shard(layout, source, shard, objects):
+                new += len(objects)
+                continue
+            _make_shard(layout, shard)
+            target = layout.open_beneath(layout.objects / shard, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                new += sum(_name_object(source, name, target, rest, size) for rest, name, size in objects)
+            finally:
+                os.close(target)
     finally:
         os.close(source)
     return new
 
 
-def _make_shard(layout: Layout, shard: str) -> bool:
+def _make_shard(layout: Layout, shard: str) -> None:
     path = layout.objects / shard
     try:
         path.mkdir()
     except FileExistsError:
-        return False
+        return
     path.chmod(0o755)
-    return True
 
 
-def _close_shard(fd: int) -> None:
-    """Make the names in a shard durable."""
-    if fd >= 0:
-        os.fsync(fd)
+def _move_shard(layout: Layout, source: int, shard: str, objects: Sequence[tuple[str, str, int]]) -> bool:
+    """Make the directory ``shard`` in ``source`` the store's, where it has none and that one holds just ``objects``."""
+    if os.path.lexists(layout.objects / shard) or any(name != f"{shard}/{rest}" for rest, name, _ in objects):
+        return False
+    fd = os.open(shard, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=source)
+    try:
+        if set(os.listdir(fd)) != {rest for rest, _, _ in objects}:
+            return False
+        os.fchmod(fd, 0o755)
+    finally:
         os.close(fd)
+    target = layout.open_beneath(layout.objects, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        renameat2(source, shard, target, shard, RENAME_NOREPLACE)
+    except FileExistsError:
+        return False  # somebody was faster
+    finally:
+        os.close(target)
+    return True
 
 
 def _name_object(source: int, name: str, shard: int, rest: str, size: int) -> bool:

@@ -9,10 +9,10 @@
     tmp/<id>/              without an owner: what was removed from the store and is being deleted
 
 The order of writing is always the same: (1) bytes into ``tmp/<id>/``; (2) one syncfs(2) of the store's file system;
-(3) objects are renamed to their names and the directories synced; (4) the commit's directory appears by one rename,
-its parent is synced; (5) the tag or worktree moves, by one rename, and its parent is synced. A crash between two of
-these leaves things that nothing refers to, never a reference to something missing. syncfs reports a failed write-back
-only to descriptors opened before it happened, so the descriptor is opened when the transaction begins.
+(3) objects are renamed to their names, which another syncfs makes durable; (4) the commit's directory appears by one
+rename, its parent is synced; (5) the tag or worktree moves, by one rename, and its parent is synced. A crash between
+two of these leaves things that nothing refers to, never a reference to something missing. syncfs reports a failed
+write-back only to descriptors opened before it happened, so the descriptor is opened when the transaction begins.
 
 A transaction holds the store lock shared for as long as it lives. Whoever begins one first collects those whose owner
 is dead: it moves them into its own directory. The owner's lock is inherited by forked workers, so a transaction also
@@ -155,14 +155,19 @@ class Transaction:
         name = f"own-{self._counter}"
         return name, os.open(self.object_staging / name, _NEW_FILE, OBJECT_MODE)
 
-    def publish_objects(self) -> int:
-        """Sync, then name everything staged so far; how many objects were new to the store."""
+    def publish_objects(self, *, settled: bool = False) -> int:
+        """Sync, name everything staged so far, and sync the names; how many objects were new to the store.
+
+        ``settled``: nobody writes to ``object_staging`` meanwhile; then less is to be done.
+        """
         staged = [(digest, name, size) for digest, (name, size) in self._staged.items()]
         with _storing("write objects to the store"):
             for digest, name, size in staged:
                 self._check_staged(digest, name, size)
             self.sync()
-            new = name_objects(self._layout, self.object_staging, staged)
+            new = name_objects(self._layout, self.object_staging, staged, settled=settled)
+            self._dirty = bool(staged)
+            self.sync()
         self._published.update(self._staged)
         self._staged.clear()
         return new

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from stratum.composefs.verity import verity_digest
 from stratum.errors import DamagedError, ExistsError, NotFoundError, StratumError
 from stratum.store import StagedObject, Store
+from stratum.store.transaction import Transaction
 from tests.support.stores import check, leftovers
 
 
@@ -190,6 +191,48 @@ def test_workers_write_side_by_side(store: Store) -> None:
         assert tx.publish_objects() == 20
     check(store)
     assert not leftovers(store)
+
+
+def _stage_in_shards(store: Store, tx: Transaction, numbers: range) -> list[bytes]:
+    digests = []
+    for number in numbers:
+        data = b"%d" % number * 100
+        digest = verity_digest(data)
+        path = tx.object_staging / digest.hex()[:2] / digest.hex()[2:]
+        path.parent.mkdir(exist_ok=True, mode=0o700)
+        path.write_bytes(data)
+        tx.stage(digest, len(data), f"{path.parent.name}/{path.name}")
+        digests.append(digest)
+    return digests
+
+
+@pytest.mark.parametrize("settled", [False, True])
+def test_shards_that_the_store_lacks_and_has(store: Store, settled: bool) -> None:
+    with store.begin("a test") as tx:
+        digests = _stage_in_shards(store, tx, range(100))
+        assert tx.publish_objects(settled=settled) == 100
+        digests += _stage_in_shards(store, tx, range(50, 200))
+        assert tx.publish_objects(settled=settled) == 100
+    assert {digest for digest, _ in store.objects.list()} == set(digests)
+    for path in (store.root / "objects").rglob("*"):
+        assert stat.S_IMODE(path.stat().st_mode) == (0o755 if path.is_dir() else 0o444)
+    check(store)
+
+
+def test_what_is_not_staged_does_not_come_along(store: Store) -> None:
+    with store.begin("a test") as tx:
+        digests = _stage_in_shards(store, tx, range(100))
+        for directory in tx.object_staging.iterdir():
+            (directory / ("0" * 62)).write_text("half an obj")
+        assert tx.publish_objects(settled=True) == 100
+    assert {digest for digest, _ in store.objects.list()} == set(digests)
+    assert len(list((store.root / "objects").glob("??/*"))) == 100
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../x", "/x", "ab/", "ab/../x", "a/b/c", "ab/cd/ef", "xy/z", "ab/.."])
+def test_names_that_no_staged_object_has(store: Store, name: str) -> None:
+    with store.begin("a test") as tx, pytest.raises(ValueError, match="staged"):
+        tx.stage(bytes(32), 1, name)
 
 
 def test_a_forked_child_that_leaves_the_block_changes_nothing(store: Store) -> None:
