@@ -5,7 +5,7 @@ BIN := .venv/bin
 # Debian 13 keeps /tmp in memory; the trees of the tests and the demo are better on a disk.
 export PYTEST_DEBUG_TEMPROOT ?= /var/tmp
 
-.PHONY: help setup demo test test-unit lint format man clean
+.PHONY: help setup demo test test-unit bench lint format man clean
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -24,6 +24,10 @@ test: lint ## Everything: lint, types, whole suite (as root, with podman and the
 test-unit: ## What needs no root, no podman, no registry server and no program to compare with
 	@tools/setup/venv.sh
 	@$(BIN)/pytest -m 'not (root or podman or registry or oracle)'
+
+bench: setup ## Side by side with what people use instead (tests/bench/README.md); BENCH_ARGS selects
+	@tools/setup/packages.sh bench
+	@$(BIN)/python -m tests.bench $(BENCH_ARGS)
 
 lint: setup ## ruff and mypy
 	@$(BIN)/ruff check

@@ -1,6 +1,6 @@
 #!/bin/bash
 # Installs the Debian packages that the project, its tests and its demo use, and only those that are missing.
-# Package names are the same in Debian 12 and 13. Needs root when something is missing, nothing otherwise.
+# With the argument 'bench', those of the benchmark too. Package names are the same in Debian 12 and 13. Needs root when something is missing, nothing otherwise.
 set -euo pipefail
 
 packages=(
@@ -31,6 +31,10 @@ packages=(
     strace           # kills at a chosen system call (crash tests)
     util-linux
 )
+
+if [[ "${1:-}" == bench ]]; then
+    packages+=(borgbackup casync fio git ostree restic) # what 'make bench' compares with
+fi
 
 missing=()
 for package in "${packages[@]}"; do

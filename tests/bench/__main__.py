@@ -1,0 +1,86 @@
+"""``python -m tests.bench``: makes the works, runs the jobs, prints and writes what came out (see README.md)."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+
+from tests.bench import report, works
+from tests.bench.jobs import JOBS, Bench
+from tests.bench.measure import Job
+from tests.bench.peers import KEEPERS
+from tests.support.leftovers import unmount_below
+
+PEERS = ("podman", "oras", *(keeper.name for keeper in KEEPERS))
+WORKS = ("small", "large", "many", "duplicates")
+
+
+def main() -> None:
+    """Run what the arguments select."""
+    options = arguments()
+    if os.geteuid() != 0:
+        raise SystemExit("the benchmark mounts and starts containers, which takes root")
+    with tempfile.TemporaryDirectory(prefix="stratum-bench.", dir=options.directory) as name:
+        directory = Path(name)
+        try:
+            for work in options.work:
+                run(work, directory / work, options)
+        finally:
+            unmount_below(directory)
+
+
+def run(work: str, directory: Path, options: argparse.Namespace) -> None:
+    """All selected jobs on one work."""
+    tree = directory / "tree"
+    print(f"\n{work}: making the tree", flush=True)
+    make_work(work, tree, options)
+    works.read_all(tree)
+    done: list[Job] = []
+    with ExitStack() as opened:
+        bench = Bench(directory, tree, set(options.peers), opened)
+        for name in options.jobs:
+            for job in JOBS[name](bench):
+                job.run(options.rounds, options.budget)
+                print(f"  {report.summary(job)}", flush=True)
+                done.append(job)
+    print("\n" + report.table([line for job in done for line in report.rows(job)]) + "\n")
+    for verdict in filter(None, map(report.verdict, done)):
+        print(verdict)
+    print("written:", *report.write(options.output, work, done))
+    shutil.rmtree(directory)
+
+
+def make_work(work: str, tree: Path, options: argparse.Namespace) -> None:
+    """Make the tree of a work."""
+    if work == "large":
+        works.large_files(tree, options.size << 20)
+    elif work == "many":
+        works.small_files(tree, options.many)
+    elif work == "duplicates":
+        works.small_files(tree, options.files, distinct=max(1, options.files // 50))
+    else:
+        works.small_files(tree, options.files)
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="make bench BENCH_ARGS=...", description=__doc__)
+    parser.add_argument("--work", nargs="+", choices=WORKS, default=["small"], help="trees to work on")
+    parser.add_argument("--jobs", nargs="+", choices=list(JOBS), default=list(JOBS))
+    parser.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS), help="programs to compare with")
+    parser.add_argument("--rounds", type=int, default=5, help="measured runs of every program, after a warm-up")
+    parser.add_argument("--budget", type=float, default=30, help="seconds after which a job begins no further round")
+    parser.add_argument("--files", type=int, default=54_000, help="files of 'small' and 'duplicates'")
+    parser.add_argument("--many", type=int, default=1_000_000, help="files of 'many'")
+    parser.add_argument("--size", type=int, default=1024, help="MiB of 'large' (10240 for the full work)")
+    parser.add_argument("--directory", default="/var/tmp", help="where trees and repositories are made")
+    parser.add_argument("--output", type=Path, default=Path("build/bench"), help="where results are written")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+"""What was measured, as a table, as JSON and as a picture."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict
+from html import escape
+from pathlib import Path
+
+from tests.bench.measure import Entrant, Job
+
+TARGETS: dict[str, tuple[str, float]] = {
+    "first import": ("best", 0.6),
+    "unchanged import": ("restic", 0.25),
+    "image of a dump": ("mkcomposefs", 1.5),
+    "first push": ("podman", 0.6),
+    "first pull": ("podman", 0.6),
+    "commit of 100": ("restic", 0.2),
+    "push of 100": ("podman", 10),
+}
+"""Job -> the peer and the ratio to it that we want to be below; ``best`` is the fastest that keeps versions."""
+
+COPIERS = frozenset(("cp", "plain"))
+_MIB = 1 << 20
+_HEAD = ("job", "program", "runs", "median s", "ours/its", "cpu s", "peak MiB", "written MiB", "kept MiB")
+
+
+def rows(job: Job) -> list[tuple[str, ...]]:
+    """The lines of a job in the table."""
+    lines = []
+    for number, entrant in enumerate(job.entrants):
+        median = entrant.median
+        lines.append(
+            (
+                "" if number else job.name,
+                entrant.name,
+                str(len(entrant.runs)),
+                f"{median('wall'):.3f}",
+                f"{job.ratio(entrant):.2f}" if number else "",
+                f"{median('cpu'):.3f}",
+                f"{median('peak') / _MIB:.0f}",
+                f"{median('written') / _MIB:.1f}",
+                f"{median('kept') / _MIB:.1f}" if entrant.keeps else "",
+            )
+        )
+    return lines
+
+
+def summary(job: Job) -> str:
+    """A job in one line."""
+    return f"{job.name}: " + ", ".join(f"{entrant.name} {entrant.median('wall'):.3f}" for entrant in job.entrants)
+
+
+def table(lines: Sequence[Sequence[str]]) -> str:
+    """Columns under their heads, numbers to the right."""
+    every = [_HEAD, *lines]
+    widths = [max(len(line[column]) for line in every) for column in range(len(_HEAD))]
+    return "\n".join(
+        "  ".join(
+            text.ljust(width) if column < 2 else text.rjust(width)
+            for column, (text, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in every
+    )
+
+
+def verdict(job: Job) -> str | None:
+    """Whether the target of a job is met, where it has one that these entrants can tell."""
+    if job.name not in TARGETS:
+        return None
+    name, limit = TARGETS[job.name]
+    peers = [peer for peer in job.entrants[1:] if name == peer.name or (name == "best" and peer.name not in COPIERS)]
+    if not peers:
+        return None
+    peer = min(peers, key=lambda candidate: candidate.median("wall"))
+    ratio = job.ratio(peer)
+    return f"{job.name}: {ratio:.2f} of {peer.name}, wanted at most {limit}: {'met' if ratio <= limit else 'missed'}"
+
+
+def document(work: str, jobs: Sequence[Job]) -> dict[str, object]:
+    """Everything, for programs."""
+    return {
+        "work": work,
+        "machine": {"cpus": os.cpu_count(), "kernel": platform.release(), "python": platform.python_version()},
+        "jobs": [
+            {
+                "name": job.name,
+                "programs": [
+                    {"name": e.name, "ratio": job.ratio(e), "runs": [asdict(run) for run in e.runs]}
+                    for e in job.entrants
+                ],
+            }
+            for job in jobs
+        ],
+    }
+
+
+def write(directory: Path, work: str, jobs: Sequence[Job]) -> list[Path]:
+    """Write ``bench-WORK.json`` and ``bench-WORK.svg`` to ``directory``; their paths."""
+    directory.mkdir(parents=True, exist_ok=True)
+    as_json, as_svg = directory / f"bench-{work}.json", directory / f"bench-{work}.svg"
+    as_json.write_text(json.dumps(document(work, jobs), indent=1) + "\n")
+    as_svg.write_text(picture(work, jobs))
+    return [as_json, as_svg]
+
+
+_LINE, _LEFT, _WIDTH = 18, 280, 460
+
+
+def picture(work: str, jobs: Sequence[Job]) -> str:
+    """A bar of the median time for every program, as long as its share of the slowest of the job; SVG 1.1."""
+    parts: list[str] = []
+    y = 40
+    for job in jobs:
+        slowest = max(entrant.median("wall") for entrant in job.entrants)
+        parts.append(f'<text x="8" y="{y + 13}" font-weight="bold">{escape(job.name)}</text>')
+        for number, entrant in enumerate(job.entrants):
+            parts.append(_bar(entrant, y, slowest, "#2a6f97" if number == 0 else "#b8b8b8"))
+            y += _LINE
+        y += _LINE // 2
+    head = f'<text x="8" y="22" font-size="15">{escape(work)}: median seconds</text>'
+    size = f'width="{_LEFT + _WIDTH + 90}" height="{y}"'
+    style = 'font-family="sans-serif" font-size="12"'
+    top = f'<svg xmlns="http://www.w3.org/2000/svg" {size} {style}>'
+    return "\n".join([top, '<rect width="100%" height="100%" fill="white"/>', head, *parts, "</svg>", ""])
+
+
+def _bar(entrant: Entrant, y: int, slowest: float, colour: str) -> str:
+    wall = entrant.median("wall")
+    length = max(1, round(_WIDTH * wall / slowest))
+    return (
+        f'<text x="{_LEFT - 8}" y="{y + 13}" text-anchor="end">{escape(entrant.name)}</text>'
+        f'<rect x="{_LEFT}" y="{y + 2}" width="{length}" height="{_LINE - 4}" fill="{colour}"/>'
+        f'<text x="{_LEFT + length + 6}" y="{y + 13}">{wall:.3f}</text>'
+    )

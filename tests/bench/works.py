@@ -1,0 +1,76 @@
+"""The trees that the benchmark works on, the same from the same numbers on every machine."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+from pathlib import Path
+
+POOL = 8 << 20
+"""Bytes of text that file contents are cut from: it compresses about as program files and documentation do."""
+
+
+def small_files(root: Path, count: int, *, seed: int = 1, distinct: int | None = None) -> None:
+    """``count`` files of 10 KB on average, nine to a directory, four levels deep.
+
+    With ``distinct`` there are only so many different contents.
+    """
+    rng = random.Random(seed)
+    pool = text(rng)
+    pieces = [piece(rng) for _ in range(distinct)] if distinct else None
+    for number in range(count):
+        directory = (
+            root / f"{number // 6561:02d}" / f"{number // 729 % 9}" / f"{number // 81 % 9}-part" / f"{number // 9 % 9}"
+        )
+        if number % 9 == 0:
+            directory.mkdir(parents=True)
+        start, size = rng.choice(pieces) if pieces else piece(rng)
+        (directory / f"file-{number:07d}.txt").write_bytes(
+            pool[start : start + size] + (b"" if pieces else b"%d" % number)
+        )
+
+
+def piece(rng: random.Random) -> tuple[int, int]:
+    """(start, size) of a cut from the pool: most are small, some are large."""
+    size = min(int(rng.lognormvariate(7.6, 1.6)), 1 << 20)
+    return rng.randrange(POOL - size), size
+
+
+def text(rng: random.Random) -> bytes:
+    """``POOL`` bytes of made-up words and, for a third, of noise."""
+    words = [bytes(rng.choices(b"abcdefghijklmnopqrstuvwxyz", k=rng.randint(2, 10))) for _ in range(4000)]
+    lines = bytearray()
+    while len(lines) < POOL:
+        lines += rng.randbytes(300) if rng.random() < 0.2 else b" ".join(rng.choices(words, k=100)) + b"\n"
+    return bytes(lines[:POOL])
+
+
+def large_files(root: Path, total: int, *, count: int = 4) -> None:
+    """``count`` files of ``total`` bytes in all that do not compress."""
+    root.mkdir(parents=True)
+    block = random.Random(2).randbytes(16 << 20)
+    for number in range(count):
+        with (root / f"large-{number}.bin").open("wb") as file:
+            left = total // count
+            while left > 0:
+                stamp = b"%d %d\n" % (number, left)
+                file.write((stamp + block)[: min(left, len(block))])
+                left -= len(block)
+
+
+def add_files(root: Path, count: int, tag: str) -> None:
+    """``count`` new files named after ``tag``, spread over the directories of ``root``."""
+    directories = [place for place, _, _ in itertools.islice(os.walk(root), count)]
+    for number in range(count):
+        place = Path(directories[number % len(directories)])
+        (place / f"new-{tag}-{number}").write_bytes(b"%s %d\n" % (tag.encode(), number) * 20)
+
+
+def read_all(root: Path) -> None:
+    """Have the tree in the page cache."""
+    for directory, _, names in os.walk(root):
+        for name in names:
+            with open(os.path.join(directory, name), "rb") as file:
+                while file.read(1 << 20):
+                    pass
