@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from stratum.store.worktrees import Lease
 
 
+VOLUME_HOLDER = "volume/"
+"""Begins a lease's holder that is a named volume (``stratum.plugin``) and no container's ID."""
+
+
 @dataclass(frozen=True, slots=True)
 class Leased:
     """A worktree with a lease."""
@@ -99,7 +103,8 @@ def _work_off(session: Session, name: str, worktree: str, lease: Lease) -> Relea
         return Released(name, worktree, lease.container)
     from stratum.api.commits import commit_worktree
 
-    why = f"container {lease.container[:12]} stopped"
+    volume = lease.container.partition(VOLUME_HOLDER)[2]
+    why = f"volume {volume} was unmounted" if volume else f"container {lease.container[:12]} stopped"
     commit = commit_worktree(session, name, worktree, why=why).commit
     tag = None
     if lease.tag_template is not None:

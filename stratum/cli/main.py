@@ -45,6 +45,7 @@ VERBS = {
     "gc": "stratum.cli.maintenance:gc",
     "run": "stratum.cli.running:run",
     "ps": "stratum.cli.running:ps",
+    "volume-plugin": "stratum.cli.plugin:volume_plugin",
     "reconcile": "stratum.cli.reconciling:reconcile",
     "reset": "stratum.cli.switching:reset",
     "rebase": "stratum.cli.switching:rebase",

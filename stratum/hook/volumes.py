@@ -9,10 +9,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from stratum.api.leases import release
 from stratum.api.session import Session
 from stratum.api.settling import settle
-from stratum.errors import ExistsError, StratumError, os_error_text
+from stratum.api.volumes import catch_up, ensure_worktree
+from stratum.errors import StratumError, os_error_text
 from stratum.hook.annotation import Volume
 from stratum.hook.attach import Attachment, attach_all
 from stratum.hook.ocistate import Bundle, ContainerState
@@ -20,7 +20,7 @@ from stratum.mount.container import ContainerProcess
 from stratum.mount.plan import MountPlan
 from stratum.mount.state import Holder, Record
 from stratum.refs import DEFAULT_WORKTREE, Ref
-from stratum.store import Lease, Worktree
+from stratum.store import Lease
 from stratum.store.clock import rfc3339, utc_now
 from stratum.store.trash import remove_tree
 from stratum.store.worktrees import dress_upperdir
@@ -60,7 +60,7 @@ class ContainerVolumes:
     def _prepare(self, volume: Volume, process: ContainerProcess, opened: ExitStack, undo: ExitStack) -> _Mounted:
         """Claim what ``volume`` names and build its mount. ``opened`` gets the mount's fd, ``undo`` the way back."""
         if volume.ref.worktree is not None:
-            tree = self._worktree(volume)
+            tree = ensure_worktree(self._session, volume.ref, volume.create, why="made for a container")
             with self._session.store.worktrees.lock(tree.name, tree.worktree):
                 return self._prepare_worktree(volume, tree.ref, process, opened, undo)
         # Locked until the commit is on record as mounted, so that no garbage collection takes it away meanwhile.
@@ -77,7 +77,10 @@ class ContainerVolumes:
         name, worktree = ref.name, ref.worktree or DEFAULT_WORKTREE
         worktrees = self._session.store.worktrees
         settle(self._session, name, worktree)
-        last_error = self._catch_up(name, worktree)
+        failure = catch_up(self._session, name, worktree)
+        if failure is not None:
+            self.warnings.append(f"what the last holder of {ref} left was not committed: {failure.message}")
+        last_error = failure.message[:MAX_ERROR] if failure is not None else None
         tree = worktrees.get(name, worktree)
         record = self._claim(volume, str(ref), tree.base_commit, process, undo)
         if volume.commit:
@@ -85,34 +88,6 @@ class ContainerVolumes:
             worktrees.set_lease(name, worktree, Lease(self._state.id, since, True, volume.tag, last_error))
             _on_failure(undo, lambda: worktrees.clear_lease(name, worktree))
         return self._build(volume, record, tree.base_commit, tree.directory, process, opened)
-
-    def _worktree(self, volume: Volume) -> Worktree:
-        """The worktree of ``volume``, made where it is missing and ``create`` or the name ``main`` says from what."""
-        name, worktree = volume.ref.name, volume.ref.worktree or DEFAULT_WORKTREE
-        store = self._session.store
-        if volume.create is not None and not (store.namespaces.exists(name) and store.worktrees.exists(name, worktree)):
-            base = store.resolve_commit(volume.create)
-            # Another container may make it at the same time; who gets it is decided by the claim.
-            with contextlib.suppress(ExistsError):
-                store.worktrees.create(name, worktree, base, why=f"made for a container from {volume.create}")
-        elif worktree == DEFAULT_WORKTREE:
-            store.resolve_worktree(Ref(name))
-        return store.worktrees.get(name, worktree)
-
-    def _catch_up(self, name: str, worktree: str) -> str | None:
-        """Work off the lease of an earlier container whose stop was missed; the error where that failed.
-
-        The container starts all the same: its work lies in the upperdir, and goes into the next commit.
-        """
-        lease = self._session.store.worktrees.lease(name, worktree)
-        if lease is None or self._session.state.find_worktree(self._session.store.root, name, worktree) is not None:
-            return None
-        try:
-            release(self._session, name, worktree, lease.container)
-        except StratumError as exc:
-            self.warnings.append(f"{name}+{worktree} of container {lease.container[:12]} not committed: {exc.message}")
-            return exc.message[:MAX_ERROR]
-        return None
 
     def _claim(self, volume: Volume, ref: str, commit: str, process: ContainerProcess, undo: ExitStack) -> Record:
         state = self._session.state

@@ -18,7 +18,9 @@ from stratum.store.findings import Finding, Kind
 from stratum.store.layout import DIRECTORIES, FORMAT_FILE, Layout
 
 QUARANTINE = "quarantine"
-_TOP = {FORMAT_FILE, "lock", "cache", QUARANTINE, "lost+found", *DIRECTORIES}
+_SERVICES = ("csi", "volumes")
+"""What the services on top of the store keep there."""
+_TOP = {FORMAT_FILE, "lock", "cache", QUARANTINE, "lost+found", *_SERVICES, *DIRECTORIES}
 _STRATUM = {"tags", "worktrees", "log.jsonl"}
 _COMMIT = {METADATA, DUMP, IMAGE}
 _WORKTREE = {"upperdir", "workdir", "meta.toml", "lease.toml", "switch.toml"}
@@ -39,7 +41,7 @@ class Survey:
         for name in self._names(root):
             path = root / name
             if name in _TOP or name.startswith(".tmp-"):
-                yield from self.look(path, directory=name in (*DIRECTORIES, "cache", QUARANTINE))
+                yield from self.look(path, directory=name in (*DIRECTORIES, *_SERVICES, "cache", QUARANTINE))
             else:
                 yield self._stray(path)
         yield from self._object_directories()

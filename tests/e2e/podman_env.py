@@ -136,6 +136,11 @@ class PodmanEnv:
         kept = [line for line in self._config.read_text("utf-8").splitlines() if not line.startswith("hooks_dir")]
         self._config.write_text("\n".join([*kept, f'hooks_dir = ["{directory}"]', ""]), "utf-8")
 
+    def use_volume_plugin(self, name: str, socket: Path) -> None:
+        """Name a volume plugin in containers.conf."""
+        kept = [line for line in self._config.read_text("utf-8").splitlines() if not line.startswith("volume_plugins")]
+        self._config.write_text("\n".join([*kept, f'volume_plugins = {{ {name} = "{socket}" }}', ""]), "utf-8")
+
     def state(self, container: str) -> str:
         """Podman's word for what ``container`` is doing: created, running, exited ..."""
         return self.podman("inspect", "--format", "{{.State.Status}}", container).stdout.strip()

@@ -19,7 +19,7 @@ MAX_MODULE_LINES = 600
 MAX_FUNCTION_LINES = 60
 
 LEVELS = (
-    {"cli", "hook", "csi"},
+    {"cli", "hook", "csi", "plugin"},
     {"api", "podman"},
     {"mount", "ingest", "registry"},
     {"store"},
@@ -34,6 +34,8 @@ EXCEPTIONS = {
     ("composefs", "tree"),  # the image is written from the tree model
     ("config", "toml"),
     ("api", "podman"),
+    ("cli", "plugin"),  # `stratum volume-plugin` starts the server
+    ("plugin", "hook"),  # the options and the policy of its volumes are those of annotations
     ("cli", "hook"),  # `stratum hook install` writes the files that start the hook
 }
 

@@ -1,0 +1,1 @@
+"""The volume plugin: strata as named volumes, for those who cannot set annotations."""

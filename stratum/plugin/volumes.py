@@ -1,0 +1,160 @@
+"""The plugin's verbs: what the Docker Volume Plugin API calls Create, Remove, Mount, Unmount, Get and List.
+
+A volume is mounted on the host at its first use and unmounted after its last; then the worktree is committed, as after
+the stop of a container with an annotation, and by the same lease: what a power cut or a killed plugin leaves is made up
+for by ``stratum reconcile`` or the next mount.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+from collections.abc import Mapping
+from contextlib import ExitStack
+
+from stratum.api.leases import VOLUME_HOLDER, release
+from stratum.api.mounting import mount, unmount
+from stratum.api.session import Session
+from stratum.api.settling import settle
+from stratum.api.volumes import catch_up, ensure_worktree
+from stratum.config import Config
+from stratum.errors import BusyError, ExistsError, StratumError, UsageError
+from stratum.hook.annotation import Volume, parse_volume
+from stratum.hook.policy import PODMAN, Caller, load_policy
+from stratum.plugin.records import Records, VolumeRecord, check_volume_name
+from stratum.store import Lease
+from stratum.store.clock import rfc3339, utc_now
+
+OPTIONS = ("ref", "ro", "rw", "create", "commit", "tag")
+_FLAGS = ("ro", "rw")
+
+
+class PluginVolumes:
+    """The named volumes of the store in ``config``. Calls may come from several threads at a time."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._records = Records(config.store, config.runtime_dir)
+        self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+
+    def create(self, name: str, options: Mapping[str, str]) -> None:
+        """Make a volume. The same again is no error; ``ExistsError`` where the name has other options."""
+        record = VolumeRecord(check_volume_name(name), dict(options), rfc3339(utc_now()))
+        volume = _allowed(record)
+        with self._locks[name]:
+            if name in self._records.names():
+                if self._records.get(name).options != record.options:
+                    raise ExistsError(f"there is a volume {name} with other options")
+                return
+            session = Session(self._config)
+            if volume.ref.worktree is None:
+                session.store.resolve(volume.ref)
+            else:
+                ensure_worktree(session, volume.ref, volume.create, why="made for a volume")
+            self._records.add(record)
+
+    def remove(self, name: str) -> None:
+        """Forget a volume; its worktree stays. ``BusyError`` while it is mounted."""
+        with self._locks[check_volume_name(name)]:
+            self._records.get(name)
+            if self._is_mounted(Session(self._config), name):
+                raise BusyError(f"volume {name} is mounted", hint="stop the containers that use it")
+            self._records.remove_mountpoint(name)
+            self._records.remove(name)
+
+    def get(self, name: str) -> tuple[VolumeRecord, str]:
+        """The volume and its mountpoint, empty where it is not mounted."""
+        record = self._records.get(name)
+        mounted = self._is_mounted(Session(self._config), name)
+        return record, str(self._records.mountpoint(name)) if mounted else ""
+
+    def names(self) -> list[str]:
+        """The names of all volumes."""
+        return self._records.names()
+
+    def mount(self, name: str, user: str) -> str:
+        """Mount a volume for ``user``, where it is not yet; the mountpoint."""
+        with self._locks[check_volume_name(name)]:
+            volume = _allowed(self._records.get(name))
+            session = Session(self._config)
+            mounted = self._is_mounted(session, name)
+            users = self._records.users(name) if mounted else []
+            place = self._records.make_mountpoint(name)
+            if not mounted:
+                self._attach(session, volume, VOLUME_HOLDER + name, str(place))
+            self._records.set_users(name, sorted({*users, user}))
+            return str(place)
+
+    def unmount(self, name: str, user: str) -> StratumError | None:
+        """``user`` needs the volume no more; after the last, unmount and commit.
+
+        A failure to commit is returned, as the volume is unmounted all the same; it also shows in ``status``.
+        """
+        with self._locks[check_volume_name(name)]:
+            volume = _parsed(self._records.get(name))
+            session = Session(self._config)
+            left = [other for other in self._records.users(name) if other != user]
+            if self._is_mounted(session, name):
+                if left:
+                    self._records.set_users(name, left)
+                    return None
+                unmount(session, str(self._records.mountpoint(name)))
+            self._records.remove_mountpoint(name)
+            if volume.ref.worktree is None:
+                return None
+            try:
+                release(session, volume.ref.name, volume.ref.worktree, VOLUME_HOLDER + name)
+            except StratumError as exc:
+                return exc
+            return None
+
+    def _attach(self, session: Session, volume: Volume, holder: str, place: str) -> None:
+        ref = str(volume.ref)
+        if volume.ref.worktree is None:
+            mount(session, ref, place)
+            return
+        store = session.store
+        tree = ensure_worktree(session, volume.ref, volume.create, why="made for a volume")
+        with store.worktrees.lock(tree.name, tree.worktree), ExitStack() as undo:
+            settle(session, tree.name, tree.worktree)
+            failure = catch_up(session, tree.name, tree.worktree)
+            if volume.commit and session.state.find_worktree(store.root, tree.name, tree.worktree) is None:
+                error = failure.message if failure is not None else None
+                store.worktrees.set_lease(
+                    tree.name, tree.worktree, Lease(holder, rfc3339(utc_now()), True, volume.tag, error)
+                )
+                undo.callback(store.worktrees.clear_lease, tree.name, tree.worktree)
+            mount(session, ref, place, read_only=volume.read_only)
+            undo.pop_all()
+
+    def _is_mounted(self, session: Session, name: str) -> bool:
+        return session.state.find_mountpoint(self._records.mountpoint(name)) is not None
+
+
+def _allowed(record: VolumeRecord) -> Volume:
+    """The volume of a record, by the rules of annotations and the policy. Raises ``UsageError``, ``DeniedError``."""
+    volume = _parsed(record)
+    load_policy().check(Caller(PODMAN), volume)
+    return volume
+
+
+def _parsed(record: VolumeRecord) -> Volume:
+    for key, value in record.options.items():
+        if key not in OPTIONS:
+            raise UsageError(f"unknown option {ascii(key)[:80]}", hint=f"options: {', '.join(OPTIONS)}")
+        if "," in value or ";" in value:
+            raise UsageError(f"option {key}: {ascii(value)[:80]} has a separator in it")
+    ref = record.options.get("ref")
+    if not ref:
+        raise UsageError("a volume needs a ref", hint="podman volume create --driver stratum --opt ref=NAME+WORKTREE")
+    words = [
+        key if key in _FLAGS else f"{key}={value}"
+        for key, value in record.options.items()
+        if key != "ref" and value != "false"
+    ]
+    # As a container would write it; the name stands for the destination, which only the container knows.
+    value = f"{ref}:/volumes/{record.name}" + (f":{';'.join(words)}" if words else "")
+    try:
+        return parse_volume(record.name[:63], value)
+    except StratumError as exc:
+        raise UsageError(f"volume {record.name}: {exc.message}", hint=exc.hint) from None
