@@ -23,7 +23,7 @@ GRACE = 5.0
 
 def main(argv: list[str] | None = None) -> int:
     """Serve until SIGTERM or SIGINT; the exit status."""
-    args = _parser().parse_args(argv)
+    args = command_line().parse_args(argv)
     try:
         return _run(args)
     except StratumError as exc:
@@ -31,7 +31,8 @@ def main(argv: list[str] | None = None) -> int:
         return exc.exit_code
 
 
-def _parser() -> argparse.ArgumentParser:
+def command_line() -> argparse.ArgumentParser:
+    """The program's options."""
     parser = argparse.ArgumentParser(
         prog="stratum-csi", description="The CSI driver csi.stratum.dev: strata as Kubernetes volumes."
     )

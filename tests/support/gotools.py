@@ -19,9 +19,9 @@ PLACE = CHECKOUT / ".cache" / "gotools"
 BUILD_TIMEOUT = 900
 
 
-def go_program(package: str, version: str) -> Path:
-    """The program of a Go package in one version, built where it is not there yet."""
-    name = package.rpartition("/")[2]
+def go_program(package: str, version: str, *, name: str | None = None) -> Path:
+    """The program of a Go package in one version, built where it is not there yet. ``name`` is the package's."""
+    name = name or package.rpartition("/")[2]
     program = PLACE / f"{name}-{version}"
     if program.exists():
         return program

@@ -1,0 +1,164 @@
+"""The manifests in ``k8s/``: against the schemas of Kubernetes, built by kustomize, and against the driver itself."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from stratum.csi.attributes import snapshot_registry, volume_attributes
+from stratum.csi.driver import NAME, TOPOLOGY_KEY
+from stratum.csi.main import command_line
+from stratum.refs import parse_ref
+from tests.support.capabilities import CHECKOUT
+from tests.support.gotools import go_program
+
+K8S = CHECKOUT / "k8s"
+VERSIONS = ("1.29", kubernetes_validate.latest_version())
+CUSTOM = "snapshot.storage.k8s.io/v1"
+"""The API whose kinds are not Kubernetes' own, so that there is no schema for them."""
+
+Document = dict[str, Any]
+
+
+def documents(path: Path) -> list[Document]:
+    return [document for document in yaml.safe_load_all(path.read_text("utf-8")) if document]
+
+
+def written() -> Iterator[tuple[Path, Document]]:
+    for path in sorted(K8S.rglob("*.yaml")):
+        if path.name != "kustomization.yaml":
+            for document in documents(path):
+                yield path, document
+
+
+def of_kind(kind: str) -> list[Document]:
+    return [document for _, document in written() if document["kind"] == kind]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_schemas_of_kubernetes(version: str) -> None:
+    checked = 0
+    for path, document in written():
+        if document["apiVersion"] == CUSTOM:
+            continue
+        try:
+            kubernetes_validate.validate(document, version, strict=True)
+        except kubernetes_validate.ValidationError as exc:
+            pytest.fail(f"{path}: {document['kind']} for Kubernetes {version}: {exc.message}")
+        checked += 1
+    assert checked > 15
+
+
+def test_snapshot_kinds_have_what_they_must() -> None:
+    for document in of_kind("VolumeSnapshotClass"):
+        assert document["driver"] == NAME
+        assert document["deletionPolicy"] in ("Delete", "Retain")
+        snapshot_registry(document.get("parameters", {}))
+    classes = {document["metadata"]["name"] for document in of_kind("VolumeSnapshotClass")}
+    for document in of_kind("VolumeSnapshot"):
+        assert document["spec"]["volumeSnapshotClassName"] in classes
+        assert list(document["spec"]["source"]) == ["persistentVolumeClaimName"]
+
+
+def test_attributes_are_ones_that_the_driver_takes() -> None:
+    for document in of_kind("StorageClass"):
+        assert document["provisioner"] == NAME
+        assert document["volumeBindingMode"] == "WaitForFirstConsumer"
+        volume_attributes(document.get("parameters", {}), read_only=False)
+    for document in of_kind("PersistentVolume"):
+        assert document["spec"]["csi"]["driver"] == NAME
+        parse_ref(document["spec"]["csi"]["volumeHandle"])
+        volume_attributes(document["spec"]["csi"]["volumeAttributes"])
+        terms = document["spec"]["nodeAffinity"]["required"]["nodeSelectorTerms"]
+        assert terms[0]["matchExpressions"][0]["key"] == TOPOLOGY_KEY
+    inline = [volume["csi"] for pod in of_kind("Pod") for volume in pod["spec"]["volumes"] if "csi" in volume]
+    assert inline
+    for volume in inline:
+        assert volume["driver"] == NAME
+        volume_attributes(volume["volumeAttributes"])
+    names = {kind: {d["metadata"]["name"] for d in of_kind(kind)} for kind in ("StorageClass", "VolumeSnapshot")}
+    for claim in of_kind("PersistentVolumeClaim"):
+        assert claim["spec"]["storageClassName"] in {"", *names["StorageClass"]}
+        if "dataSource" in claim["spec"]:
+            assert claim["spec"]["dataSource"]["name"] in names["VolumeSnapshot"]
+
+
+def test_driver_container() -> None:
+    (daemonset,) = of_kind("DaemonSet")
+    pod = daemonset["spec"]["template"]["spec"]
+    containers = {container["name"]: container for container in pod["containers"]}
+    check_driver_arguments(containers["driver"]["args"])
+    assert not pod.get("hostNetwork", False)
+    mounted = {mount["name"]: mount for mount in containers["driver"]["volumeMounts"]}
+    assert mounted["kubelet"]["mountPropagation"] == "Bidirectional"
+    places = {volume["name"]: volume["hostPath"]["path"] for volume in pod["volumes"] if "hostPath" in volume}
+    # Paths in mounts and records mean the same to the driver and to the node.
+    for name in ("kubelet", "store", "runtime", "devices"):
+        assert mounted[name]["mountPath"] == places[name]
+    assert places["socket"].endswith(f"/plugins/{NAME}")
+    for name, container in containers.items():
+        assert container["securityContext"]["readOnlyRootFilesystem"]
+        assert container["resources"]["requests"]
+        if name != "driver":
+            assert container["securityContext"]["capabilities"]["drop"] == ["ALL"]
+            assert not container["securityContext"]["allowPrivilegeEscalation"]
+
+
+def check_driver_arguments(arguments: list[str]) -> None:
+    """They are what the program's own parser takes."""
+    args = command_line().parse_args(arguments)
+    assert args.endpoint == "unix:///csi/csi.sock"
+    assert args.controller
+
+
+@pytest.mark.parametrize(
+    ("directory", "snapshotter", "inline"),
+    [
+        ("base", True, False),
+        ("overlays/without-snapshots", False, False),
+        ("overlays/inline", True, True),
+        ("overlays/kind", True, True),
+    ],
+)
+def test_kustomize(directory: str, snapshotter: bool, inline: bool) -> None:
+    built = build(directory)
+    kinds = {document["kind"]: document for document in built}
+    assert set(kinds) == {
+        "Namespace",
+        "ServiceAccount",
+        "ClusterRole",
+        "ClusterRoleBinding",
+        "Role",
+        "RoleBinding",
+        "CSIDriver",
+        "DaemonSet",
+    }
+    for document in built:
+        kubernetes_validate.validate(document, VERSIONS[-1], strict=True)
+    containers = {c["name"]: c for c in kinds["DaemonSet"]["spec"]["template"]["spec"]["containers"]}
+    assert ("csi-snapshotter" in containers) == snapshotter
+    assert ("--allow-inline" in containers["driver"]["args"]) == inline
+    assert ("Ephemeral" in kinds["CSIDriver"]["spec"]["volumeLifecycleModes"]) == inline
+    check_driver_arguments(containers["driver"]["args"])
+
+
+def test_kustomize_classes() -> None:
+    assert sorted(document["kind"] for document in build("classes")) == [
+        "StorageClass",
+        "VolumeSnapshotClass",
+        "VolumeSnapshotClass",
+    ]
+
+
+def build(directory: str) -> list[Document]:
+    """What kustomize makes of a directory of ``k8s/``."""
+    program = go_program("sigs.k8s.io/kustomize/kustomize/v5", "v5.7.1", name="kustomize")
+    done = subprocess.run([program, "build", K8S / directory], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    return [document for document in yaml.safe_load_all(done.stdout) if document]
