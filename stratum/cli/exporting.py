@@ -10,7 +10,7 @@ from stratum.cli.progress import progress_bar
 from stratum.cli.reftype import REF
 
 
-@verb("export")
+@verb("export", short_help="Write a commit to an archive.")
 @click.argument("ref", metavar="REF|HASH", type=REF)
 @click.argument("file", metavar="FILE|-", type=click.Path(allow_dash=True))
 @click.option("--tag", "tags", metavar="TAG", multiple=True, help="Another tag of the same stratum to take along.")

@@ -56,7 +56,7 @@ def help_(app: App, words: tuple[str, ...]) -> None:
     app.out.line(command.get_help(context))
 
 
-@verb("completion")
+@verb("completion", short_help="Print a shell's completion script.")
 @click.argument("shell", type=click.Choice(SHELLS))
 def completion(app: App, shell: str) -> None:
     """Print the completion script of SHELL; refs are completed from the store.

@@ -152,7 +152,7 @@ _TYPES = {
 }
 
 
-@verb("verify")
+@verb("verify", short_help="Check one commit, or one file of it.")
 @click.argument("ref", metavar="REF|HASH", type=REF)
 @click.argument("path", metavar="[PATH]", required=False)
 @click.option("--proof", is_flag=True, help="Print a proof, as JSON, that PATH is in the commit.")

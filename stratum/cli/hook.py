@@ -12,7 +12,7 @@ from stratum.cli.output import safe_lines
 from stratum.errors import UnsupportedError
 
 
-@click.group("hook")
+@click.group("hook", short_help="Install, remove or examine the OCI hook.")
 def hook() -> None:
     """Install, remove or examine the OCI hook that mounts worktrees into containers."""
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _COUNT = click.IntRange(min=0)
 
 
-@verb("gc")
+@verb("gc", short_help="Remove what nothing names any more.")
 @click.option("-n", "--dry-run", is_flag=True, help="Only say what would be removed.")
 @click.option(
     "--reflog-age", metavar="DURATION", help="Keep what refs named within this time, e.g. 12h, 30d; default 30d."
@@ -80,7 +80,7 @@ def _print_collected(app: App, done: Collected) -> None:
     )
 
 
-@verb("fsck")
+@verb("fsck", short_help="Check the whole store, and repair it.")
 @click.option("--read-data", "depth", flag_value="data", default=True, help="Read every object and image (default).")
 @click.option("--quick", "depth", flag_value="quick", help="Only names, sizes, metadata and trees.")
 @click.option("--repair", is_flag=True, help="Repair what can be; put what cannot into quarantine.")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from stratum.api.status import StratumStatus, WorktreeStatus
 
 
-@verb("mount")
+@verb("mount", short_help="Mount a worktree, tag or commit.")
 @click.argument("ref", metavar="REF", type=REF)
 @click.argument("mountpoint", required=False, type=PATH)
 @click.option("--read-only", is_flag=True, help="Mount a worktree without letting anyone write to it.")
@@ -32,7 +32,7 @@ def mount(app: App, ref: str, mountpoint: str | None, read_only: bool) -> None:
         app.out.line(safe(record.mountpoint))
 
 
-@verb("unmount")
+@verb("unmount", short_help="Unmount a stratum.")
 @click.argument("target", metavar="MOUNTPOINT|REF", type=REF_OR_PATH)
 def unmount(app: App, target: str) -> None:
     """Unmount what Stratum mounted at MOUNTPOINT, or wherever REF is mounted."""
@@ -42,7 +42,7 @@ def unmount(app: App, target: str) -> None:
         app.out.note(f"{record.ref} is no longer mounted at {safe(record.mountpoint)}")
 
 
-@verb("commit")
+@verb("commit", short_help="Commit what a worktree shows now.")
 @click.argument("target", metavar="REF|PATH", type=WORKTREE_OR_PATH)
 @click.argument("tag", required=False)
 @click.option("-f", "--force", is_flag=True, help="Move TAG if it exists.")
@@ -80,7 +80,7 @@ def commit(app: App, target: str, tag: str | None, force: bool, no_pause: bool, 
         app.out.note(f"nothing changed in {done.worktree} since {short(done.commit)}{tagged}")
 
 
-@verb("status")
+@verb("status", short_help="Show mounts, holders, commits and changes.")
 @click.argument("target", metavar="[REF|MOUNTPOINT]", required=False, type=REF_OR_PATH)
 def status(app: App, target: str | None) -> None:
     """Show mounts, holders, commits and changes of a worktree, a stratum, or everything."""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from stratum.api.patchset import Applied
 
 
-@click.group("patchset")
+@click.group("patchset", short_help="Merge patches into one commit.")
 def patchset() -> None:
     """Merge an ordered list of patches onto a base into one commit."""
 

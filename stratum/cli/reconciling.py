@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from stratum.api.leases import Released
 
 
-@verb("reconcile")
+@verb("reconcile", short_help="Commit what stopped containers left.")
 def reconcile(app: App) -> None:
     """Commit the worktrees of containers that ended without the hook being told: a reboot, a killed monitor.
 

@@ -29,7 +29,7 @@ def tag(app: App, ref: str, new: str, move: bool, force: bool) -> None:
     app.out.note(f"{done.ref} is {short(done.commit)}" + (f"; {done.removed} is gone" if done.removed else ""))
 
 
-@verb("list")
+@verb("list", short_help="List strata, tags and worktrees.")
 @click.argument("name", metavar="[NAME]", required=False, type=NAME)
 @click.option(
     "--remote", metavar="HOST/REPOSITORY", help="List the tags of a repository, or of oci:DIRECTORY, instead."
@@ -75,7 +75,7 @@ def list_(app: App, name: str | None, remote: str | None, plain_http: bool, ca_f
     app.out.table(("REF", "COMMIT", "TIME"), rows)
 
 
-@verb("remove")
+@verb("remove", short_help="Remove a tag, a worktree or a stratum.")
 @click.argument("ref", metavar="NAME|NAME:TAG|NAME+WORKTREE", type=REF)
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @click.option("--discard", is_flag=True, help="Throw uncommitted changes of worktrees away.")

@@ -13,7 +13,7 @@ from stratum.errors import UsageError
 _PASSWORD_MAX = 64 << 10
 
 
-@verb("login")
+@verb("login", short_help="Log in to a registry.")
 @click.argument("registry", metavar="[HOST[:PORT]]", required=False)
 @click.option("-u", "--user", "--username", metavar="USER", help="User name; asked for on a terminal otherwise.")
 @click.option("--password-stdin", is_flag=True, help="Read the password from standard input instead of asking for it.")
@@ -63,7 +63,7 @@ def _read_password() -> str:
         raise UsageError("the password on standard input is not UTF-8") from None
 
 
-@verb("logout")
+@verb("logout", short_help="Forget a registry's credentials.")
 @click.argument("registry", metavar="[HOST[:PORT]]", required=False)
 def logout(app: App, registry: str | None) -> None:
     """Forget the credentials of a registry, in every file that has them."""

@@ -9,7 +9,7 @@ from stratum.cli.output import safe
 from stratum.cli.reftype import REF, WORKTREE_OR_PATH
 
 
-@verb("restore")
+@verb("restore", short_help="Bring files of a commit back.")
 @click.argument("ref", metavar="REF|HASH", type=REF)
 @click.argument("paths", metavar="PATH...", nargs=-1, required=True)
 @click.option(

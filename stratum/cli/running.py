@@ -129,7 +129,7 @@ def _write(stream: int, data: bytes) -> None:
         data = data[os.write(2 if stream == 2 else 1, data) :]
 
 
-@verb("ps")
+@verb("ps", short_help="List the strata that containers hold.")
 def ps(app: App) -> None:
     """List the strata that containers hold: where, since when, and how many paths have changed."""
     from stratum.api.running import ps as run_ps

@@ -18,7 +18,7 @@ _force = click.option("-f", "--force", is_flag=True, help="Go on although files 
 _dry_run = click.option("-n", "--dry-run", is_flag=True, help="Only say what would be done.")
 
 
-@verb("reset")
+@verb("reset", short_help="Let a worktree show another commit.")
 @click.argument("target", metavar="MOUNTPOINT|NAME+WORKTREE", type=WORKTREE_OR_PATH)
 @click.argument("to", metavar="[REF]", required=False, type=REF)
 @_discard
@@ -35,7 +35,7 @@ def reset(app: App, target: str, to: str | None, discard: bool, force: bool, dry
     _report(app, "reset", run(app.session, target, to, discard=discard, force=force, dry_run=dry_run), dry_run)
 
 
-@verb("rebase")
+@verb("rebase", short_help="Carry a worktree's changes onto another commit.")
 @click.argument("target", metavar="MOUNTPOINT|NAME+WORKTREE", type=WORKTREE_OR_PATH)
 @click.argument("onto", metavar="REF", type=REF)
 @_discard

@@ -9,7 +9,7 @@ from stratum.cli.output import safe, short
 from stratum.cli.reftype import NAME, REF, WORKTREE, WORKTREE_OR_PATH
 
 
-@click.group("worktree")
+@click.group("worktree", short_help="Make, list, remove and switch worktrees.")
 def worktree() -> None:
     """Make, list, remove and switch worktrees: named writable layers over a commit."""
 
