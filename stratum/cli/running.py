@@ -18,7 +18,7 @@ _VOLUME = re.compile(r"[A-Za-z0-9][^/:]*(:[^/:]*)?:/")
 _PORT = re.compile(r"(?:(\d+):)?(\d+)(?:/(tcp|udp|sctp))?")
 
 
-@verb("run", context_settings={"allow_interspersed_args": False})
+@verb("run", short_help="Run a container on strata.", context_settings={"allow_interspersed_args": False})
 @click.option("-v", "--volume", "volumes", multiple=True, metavar="REF:DEST[:OPTION,...]", help="A stratum at DEST.")
 @click.option("--name", help="Name of the container.")
 @click.option("--rm", "remove", is_flag=True, help="Remove the container when it has ended.")
