@@ -7,6 +7,7 @@
     oci:DIRECTORY[:TAG]              an OCI image layout
     oci-archive:FILE[:TAG]           one in a tar
     docker://HOST/REPOSITORY[:TAG]   a registry
+    -                                standard input: what a FILE can be
 
 A layout or registry holds commits, which are taken as they are, or container images, whose layers become a tree.
 """
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 Progress = Callable[[int, "int | None"], None]
 
 DOCKER = "docker://"
+STDIN = "-"
 REFERENCE_PREFIXES = ("oci:", "oci-archive:", DOCKER)
 
 
@@ -90,13 +92,14 @@ class TarSource:
     """A tar archive; over a base, one with whiteouts."""
 
     what: str
+    file: str
     origin: dict[str, Any] = field(default_factory=dict)
 
     def read(self, reading: Reading, base: Directory | None) -> tuple[Directory, list[str]]:
         from stratum.ingest.tarball import read_tar_file
 
         tree, warnings = read_tar_file(
-            reading.tx, Path(self.what), base=base, devices=reading.devices, progress=reading.progress
+            reading.tx, Path(self.file), self.what, base=base, devices=reading.devices, progress=reading.progress
         )
         if {b"index.json", b"blobs"} <= tree.children.keys():
             raise UsageError(
@@ -189,35 +192,61 @@ def open_source(
     ``progress`` is told of the bytes of an archive that are checked before anything is read from it. Raises
     ``NotFoundError``, ``UsageError`` where it is not clear what is meant, ``DamagedError`` and ``StratumError``.
     """
-    if path.startswith(REFERENCE_PREFIXES):
-        opened = _open_reference(session, path, tag, progress)
+    if path == STDIN:
+        with _standard_input(session) as file, _open_file("standard input", file, tag, progress) as source:
+            yield source
+    elif os.path.isdir(path) and (bare or not os.path.isfile(os.path.join(path, "oci-layout"))):
+        _refuse_tag(path, tag)
+        yield DirectorySource(path)
+    elif path.startswith(REFERENCE_PREFIXES):
+        with _of_manifest(*_open_reference(session, path, tag, progress)) as source:
+            yield source
     elif os.path.isdir(path):
-        layout = not bare and os.path.isfile(os.path.join(path, "oci-layout"))
-        if not layout:
-            _refuse_tag(path, tag)
-            yield DirectorySource(path)
-            return
-        opened = _open_local(_local(directory=path), tag, progress)
+        with _of_manifest(*_open_local(_local(directory=path), tag)) as source:
+            yield source
     else:
-        from stratum.registry.archive import is_layout_archive
-
-        if not is_layout_archive(path):
-            _refuse_tag(path, tag)
-            yield TarSource(path)
-            return
-        opened = _open_local(_local(archive=path), tag, progress)
-    remote, reference = opened
-    with remote:
-        yield _of_manifest(remote, reference)
+        with _open_file(path, path, tag, progress) as source:
+            yield source
 
 
-def _of_manifest(remote: Remote, reference: str) -> ImageSource | CommitSource:
+@contextmanager
+def _standard_input(session: Session) -> Iterator[str]:
+    """The path of a file with all of standard input, which the kernel removes: archives are read at many places."""
+    import shutil
+    import sys
+    from tempfile import TemporaryFile
+
+    from stratum.store.layout import storage_error
+
+    with session.create_store().begin("reading standard input") as tx, TemporaryFile(dir=tx.directory) as file:
+        try:
+            shutil.copyfileobj(sys.stdin.buffer, file, 1 << 20)
+            file.flush()
+        except OSError as exc:
+            raise storage_error(exc, "keep standard input") from None
+        yield f"/proc/self/fd/{file.fileno()}"
+
+
+@contextmanager
+def _open_file(what: str, file: str, tag: str | None, progress: Progress | None) -> Iterator[TreeSource | CommitSource]:
+    """What is in the ``file`` that ``what`` names in errors."""
+    from stratum.registry.archive import is_layout_archive
+
+    if not is_layout_archive(file):
+        _refuse_tag(what, tag)
+        yield TarSource(what, file)
+        return
+    with _of_manifest(*_open_local(_local(archive=what), tag, file, progress)) as source:
+        yield source
+
+
+@contextmanager
+def _of_manifest(remote: Remote, reference: str) -> Iterator[ImageSource | CommitSource]:
     from stratum.registry.image import is_commit, read_image
 
-    data, digest = remote.get_manifest(reference)
-    if is_commit(data):
-        return CommitSource(remote, digest)
-    return ImageSource(remote, read_image(remote, digest))
+    with remote:
+        data, digest = remote.get_manifest(reference)
+        yield CommitSource(remote, digest) if is_commit(data) else ImageSource(remote, read_image(remote, digest))
 
 
 def _refuse_tag(path: str, tag: str | None) -> None:
@@ -236,7 +265,7 @@ def _open_reference(session: Session, text: str, tag: str | None, progress: Prog
     given = target.digest or (target.tag if text.endswith(f":{target.tag}") else None)
     if tag is not None and given is not None:
         raise UsageError(f"{text} names a tag already", hint="leave --tag out")
-    return _open_local(target, tag or given, progress)
+    return _open_local(target, tag or given, None, progress)
 
 
 def _local(*, directory: str | None = None, archive: str | None = None) -> Target:
@@ -248,12 +277,14 @@ def _local(*, directory: str | None = None, archive: str | None = None) -> Targe
         "",
         DEFAULT_TAG,
         directory=Path(directory).absolute() if directory is not None else None,
-        archive=Path(archive).absolute() if archive is not None else None,
+        archive=Path(archive) if archive is not None else None,
     )
 
 
-def _open_local(target: Target, tag: str | None, progress: Progress | None) -> tuple[Remote, str]:
-    """A layout in a directory or an archive, and the manifest in it that is meant."""
+def _open_local(
+    target: Target, tag: str | None, file: str | None = None, progress: Progress | None = None
+) -> tuple[Remote, str]:
+    """A layout in a directory or an archive (of that name, in ``file``), and the manifest in it that is meant."""
     from stratum.registry.archive import ArchiveReader
     from stratum.registry.layout import Layout
 
@@ -263,7 +294,7 @@ def _open_local(target: Target, tag: str | None, progress: Progress | None) -> t
             raise NotFoundError(f"there is no directory {target.directory}")
         remote = Layout(target)
         return remote, _choose(remote, tag, str(target.directory))
-    remote = ArchiveReader(target)
+    remote = ArchiveReader(target, file)
     try:
         remote.verify(progress)
         return remote, _choose(remote, tag, str(target.archive))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from stratum.api.sources import REFERENCE_PREFIXES
+from stratum.api.sources import REFERENCE_PREFIXES, STDIN
 from stratum.cli.app import App, message_option, verb
 from stratum.cli.output import human_size, short
 from stratum.cli.progress import progress_bar
@@ -40,8 +40,9 @@ def import_(
     """Make a commit from PATH and point NAME:TAG (NAME:latest without a TAG) at it.
 
     PATH is a directory, a tar archive (plain or compressed with gzip, xz or zstd), a file written by 'stratum export',
-    an OCI image layout (oci:DIRECTORY[:TAG] or oci-archive:FILE[:TAG]), or an image in a registry
-    (docker://HOST/REPOSITORY[:TAG]). Of an ordinary container image the layers are put together.
+    an OCI image layout (oci:DIRECTORY[:TAG] or oci-archive:FILE[:TAG]), an image in a registry
+    (docker://HOST/REPOSITORY[:TAG]), or '-' for a file that comes through standard input. Of an ordinary container
+    image the layers are put together.
 
     PATH may stand before or after the names, where just one of the arguments exists as a path.
 
@@ -110,7 +111,7 @@ def path_and_names(arguments: Sequence[str]) -> tuple[str, list[str]]:
     """
     if len(arguments) < 2:
         raise UsageError("a path and a name are needed", hint="write: stratum import PATH NAME")
-    slashed = [argument for argument in arguments if "/" in argument or argument.startswith(REFERENCE_PREFIXES)]
+    slashed = [argument for argument in arguments if "/" in argument or not _may_be_a_file(argument)]
     there = slashed or [argument for argument in arguments if os.path.lexists(argument)]
     if not there:
         raise NotFoundError(f"none of {', '.join(arguments)} exists as a path")
@@ -120,8 +121,12 @@ def path_and_names(arguments: Sequence[str]) -> tuple[str, list[str]]:
             hint="a name contains no '/'" if slashed else f"write the path with a slash: ./{there[0]}",
         )
     path = there[0]
-    if not path.startswith(REFERENCE_PREFIXES) and not os.path.lexists(path):
+    if _may_be_a_file(path) and not os.path.lexists(path):
         raise NotFoundError(f"{path} does not exist")
     names = list(arguments)
     names.remove(path)
     return path, names
+
+
+def _may_be_a_file(argument: str) -> bool:
+    return argument != STDIN and not argument.startswith(REFERENCE_PREFIXES)

@@ -76,27 +76,28 @@ def read_tar(
 def read_tar_file(
     tx: Transaction,
     path: Path,
+    what: str,
     *,
     base: Directory | None = None,
     devices: bool = False,
     progress: Progress | None = None,
 ) -> tuple[Directory, list[str]]:
-    """As ``read_tar``, of the file ``path``."""
+    """As ``read_tar``, of the file ``path``, which ``what`` names in errors."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
-        raise NotFoundError(f"{path} does not exist") from None
+        raise NotFoundError(f"{what} does not exist") from None
     except OSError as exc:
-        raise StratumError(f"cannot read {path}: {os_error_text(exc)}") from None
+        raise StratumError(f"cannot read {what}: {os_error_text(exc)}") from None
 
     def read(size: int) -> bytes:
         try:
             return os.read(fd, size)
         except OSError as exc:
-            raise StratumError(f"cannot read {path}: {os_error_text(exc)}") from None
+            raise StratumError(f"cannot read {what}: {os_error_text(exc)}") from None
 
     try:
-        return read_tar(tx, read, str(path), base=base, devices=devices, progress=progress)
+        return read_tar(tx, read, what, base=base, devices=devices, progress=progress)
     finally:
         os.close(fd)
 

@@ -145,15 +145,15 @@ class _Place(NamedTuple):
 class ArchiveReader:
     """The layout in the file ``target.archive``; a ``Remote`` to pull from.
 
-    Raises ``NotFoundError``, ``DamagedError`` for an archive that is damaged or hostile, and ``StratumError`` for one
-    of something else.
+    ``file`` is the file to open where that is only a name for it. Raises ``NotFoundError``, ``DamagedError`` for an
+    archive that is damaged or hostile, and ``StratumError`` for one of something else.
     """
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, file: str | None = None) -> None:
         assert target.archive is not None
         self.target = target
         self._where = str(target.archive)
-        self._fd = _open(self._where)
+        self._fd = _open(file or self._where)
         self._blobs: dict[str, _Place] = {}
         self._files: dict[str, _Place] = {}
         try:

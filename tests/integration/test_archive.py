@@ -274,17 +274,29 @@ def test_the_verbs(cli: Command, tree: Path, tmp_path: Path) -> None:
     code, _, err = cli("export", "app:v1", "/dev/null")
     assert (code, "not a regular file" in err) == (2, True)
     code, _, err = cli("export", "app:v1", tmp_path / "missing/x.tar")
-    assert (code, "No such file" in err) == (1, True)
+    assert (code, "No such file" in err) == (3, True)
     done = subprocess.run(
         ["sh", "-c", 'exec "$0" export app:v1 - | cmp - "$1"', str(Path(cli_script())), path],
         env=cli.environment,
         check=False,
     )
     assert done.returncode == 0
+    for source, name in ((path, "piped"), (tree_tar(tree, tmp_path), "piped-tar")):
+        with source.open("rb") as stdin:
+            done = subprocess.run([cli_script(), "import", "-", name], stdin=stdin, env=cli.environment, check=False)
+        assert done.returncode == 0
+        assert cli.json("show", name)["commit"]["metadata_hash"] == original
     assert cli.ok("export", "--as", "image", "--compression", "zstd", "app:v1", tmp_path / "image.tar")
     assert cli.ok("import", tmp_path / "image.tar", "image") == original
     assert cli("push", "--compression", "zstd", "app:v1", f"oci:{tmp_path}/l").code == 2
     assert cli("export", "--as", "image", "--with-history", "app:v1", tmp_path / "x.tar").code == 2
+
+
+def tree_tar(tree: Path, directory: Path) -> Path:
+    """An ordinary archive of ``tree``."""
+    path = directory / "plain.tar"
+    subprocess.run(["tar", "--xattrs", "--format=pax", "-cf", path, "-C", tree, "."], check=True)
+    return path
 
 
 def cli_script() -> Path:
