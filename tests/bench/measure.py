@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import statistics
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+CHILD = Path(__file__).with_name("child.py")
 
 
 @dataclass(frozen=True)
@@ -74,29 +78,28 @@ def measured(entrant: Entrant) -> Run:
     """Run an entrant once; a command that fails stops the benchmark with what it said."""
     entrant.prepare()
     before = size_of(entrant.keeps) if entrant.keeps else 0
-    with (
-        (Path(os.devnull)).open("rb") as nothing,
-        subprocess.Popen(
-            list(map(str, entrant.command)),
+    reader, writer = os.pipe()
+    try:
+        done = subprocess.run(
+            [sys.executable, "-I", "-S", CHILD, str(writer), *map(str, entrant.command)],
             env=os.environ | entrant.environment,
             cwd=entrant.cwd,
-            stdin=nothing,
+            stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
-        ) as process,
-    ):
-        started = time.perf_counter()
-        assert process.stderr is not None
-        said = process.stderr.read()
-        _, status, usage = os.wait4(process.pid, 0)
-        wall = time.perf_counter() - started
-        process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode != 0:
-        raise SystemExit(f"{' '.join(map(str, entrant.command))}: exit {process.returncode}\n{said.decode()[-2000:]}")
+            pass_fds=[writer],
+            check=True,
+        )
+        took = json.loads(os.read(reader, 4096))
+    finally:
+        os.close(reader)
+        os.close(writer)
+    if took["code"] != 0:
+        said = done.stderr.decode(errors="replace")[-2000:]
+        raise SystemExit(f"{' '.join(map(str, entrant.command))}: exit {took['code']}\n{said}")
     kept = size_of(entrant.keeps) - before if entrant.keeps else 0
     entrant.cleanup()
-    cpu = usage.ru_utime + usage.ru_stime
-    return Run(wall, cpu, usage.ru_maxrss * 1024, usage.ru_oublock * 512, kept)
+    return Run(took["wall"], took["cpu"], took["peak"], took["written"], kept)
 
 
 def size_of(path: Path) -> int:
