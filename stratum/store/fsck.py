@@ -120,12 +120,23 @@ class _Check:
         path = f"refs/{name}/log.jsonl"
         with self._telling("reflog", path, name):
             lines = self._store.reflog.lines(name)
-            if not lines:
-                self._tell(Finding("reflog", path, "it is missing: the history of moves is lost", [name]))
+            refs = self._names(f"refs/{name}/tags") + self._names(f"refs/{name}/worktrees")
+            if not lines or (lines == [b""] and refs):
+                self._tell(Finding("reflog", path, "it is missing or empty: the history of moves is lost", [name]))
             for number in self._store.reflog.scan(name)[1]:
                 torn = number == len(lines)
                 problem = f"line {number} is {'cut short, as a crash leaves it' if torn else 'damaged'}"
                 self._tell(Finding("reflog", path, problem, [] if torn else [name], harmless=torn))
+            self._lost_tags(name)
+
+    def _lost_tags(self, name: str) -> None:
+        """Tags that the history does not see removed. A crash just before a new tag appears leaves one too."""
+        there = set(self._names(f"refs/{name}/tags"))
+        last = {entry.which: entry.new for entry in self._store.reflog.read(name) if entry.kind == "tag"}
+        for tag, commit in last.items():
+            if commit is not None and tag not in there and is_name(tag):
+                problem = f"the history has it at {commit}, and it is not there"
+                self._tell(Finding("tag", f"refs/{name}/tags/{tag}", problem, harmless=True))
 
     # Commits
 

@@ -76,7 +76,7 @@ class _Repair:
 
     def _each(self, kind: str, step: Callable[[Finding], str | None]) -> None:
         for finding in self._findings:
-            if finding.kind == kind and finding.repair is None:
+            if finding.kind == kind and finding.repair is None and not finding.harmless:
                 try:
                     finding.repair = step(finding)
                 except (DamagedError, NotFoundError) as exc:
@@ -117,8 +117,6 @@ class _Repair:
         return "owner and mode put right"
 
     def _misplaced(self, finding: Finding) -> str | None:
-        if finding.harmless:
-            return None
         return self._take(finding) if finding.digest is None else self._object(finding)
 
     def _directory(self, finding: Finding) -> str | None:
@@ -231,7 +229,17 @@ class _Repair:
             self._taken.add(finding.path)
         with self._store.begin(f"repairing {path}") as tx:
             tx.place_file(b"".join(line + b"\n" for line in good), path)
-        return "damaged lines put into quarantine" if lines else "begun anew"
+        if good:
+            return "damaged lines put into quarantine"
+        self._begin_history(name)
+        return "begun anew with where tags and worktrees are"
+
+    def _begin_history(self, name: str) -> None:
+        why = "fsck: the history before was lost"
+        for tag, commit in self._store.tags.list(name).items():
+            self._store.reflog.append(name, "tag", tag, None, commit, why)
+        for worktree in self._store.worktrees.list(name):
+            self._store.reflog.append(name, "worktree", worktree.worktree, None, worktree.commit, why)
 
 
 def _lost(meta: CommitMeta) -> str:

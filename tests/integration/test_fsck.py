@@ -121,6 +121,7 @@ CASES: dict[str, tuple[Callable[[Scene], Path], Callable[[Path], None], str, set
         False,
     ),
     "reflog-line": (lambda s: s.root / "refs/app/log.jsonl", write('{"when"\n'), "reflog", {"app"}, True),
+    "reflog-empty": (lambda s: s.root / "refs/app/log.jsonl", write(""), "reflog", {"app"}, True),
     "reflog-gone": (lambda s: s.root / "refs/app/log.jsonl", Path.unlink, "reflog", {"app"}, True),
     "stratum-link": (lambda s: s.root / "refs/other", Path.mkdir, "directory", set(), True),
     "object-mode": (lambda s: s.object(OBJECT), lambda p: p.chmod(0o666), "permissions", set(), True),
@@ -191,6 +192,14 @@ def test_a_torn_last_line_of_the_reflog_is_no_damage(scene: Scene) -> None:
     maintenance.fsck_repair(scene.session)
     assert maintenance.fsck(scene.session).checked.findings == []
     assert len(scene.store.reflog.read("app")) == 4
+
+
+def test_a_tag_that_the_history_knows_and_nobody_removed(scene: Scene) -> None:
+    (scene.root / "refs/app/tags/v1").unlink()
+    [note] = maintenance.fsck(scene.session).checked.findings
+    assert (note.kind, note.harmless, scene.old in note.problem) == ("tag", True, True)
+    tags.remove(scene.session, tags.plan_removal(scene.session, "app:v2"))
+    assert len(maintenance.fsck(scene.session).checked.findings) == 1
 
 
 def test_the_command(scene: Scene, cli: Command) -> None:
