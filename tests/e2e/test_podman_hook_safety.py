@@ -173,7 +173,7 @@ def test_a_process_that_is_dead(cli: Command, app: str, container: Callable[[], 
     dead.stop()
     for pid in (dead.process.pid, 0, (1 << 31) - 1):
         code, said = hook(cli, "createRuntime", dead.state({"v": "app+dev:/data"}, pid=pid))
-        assert (code, f"process {pid} is gone" in said) == (1, True)
+        assert (code, f"process {pid} is gone" in said) == (3, True)
     assert held(cli) == []
 
 

@@ -1,0 +1,81 @@
+"""The examples in oci-hooks/: what they say is in the grammar of those who read them."""
+
+from __future__ import annotations
+
+import shlex
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+from stratum.hook.annotation import PREFIX, Volume, parse_volumes
+from stratum.hook.policy import parse_policy
+
+EXAMPLES = Path(__file__).parents[2] / "oci-hooks"
+CONTAINER_KEYS = {"Annotation", "ContainerName", "Environment", "Exec", "Image", "Secret", "WorkingDir"}
+"""What the examples use of podman-systemd.unit(5)."""
+SECTIONS = {"Unit", "Container", "Service", "Install"}
+
+Unit = dict[str, list[tuple[str, str]]]
+
+
+def parse_unit(path: Path) -> Unit:
+    """Section -> (key, value) of a systemd unit file; keys may come more than once."""
+    sections: Unit = defaultdict(list)
+    section = ""
+    for line in path.read_text("utf-8").splitlines():
+        if not line.strip() or line.startswith(("#", ";")):
+            continue
+        if line.startswith("["):
+            section = line.strip("[]")
+        else:
+            key, equals, value = line.partition("=")
+            assert section
+            assert equals, line
+            sections[section].append((key, value))
+    return sections
+
+
+def volumes(unit: Unit, instance: str) -> list[Volume]:
+    """The volumes of a unit, as Podman would pass them to the hook."""
+    annotations = {}
+    for key, value in unit["Container"]:
+        if key == "Annotation":
+            for word in shlex.split(value.replace("%i", instance)):
+                name, _, text = word.partition("=")
+                assert name.startswith(PREFIX)
+                annotations[name] = text
+    return parse_volumes(annotations)
+
+
+@pytest.mark.parametrize("path", sorted((EXAMPLES / "quadlet").iterdir()), ids=lambda path: path.name)
+def test_quadlet_units(path: Path) -> None:
+    unit = parse_unit(path)
+    assert set(unit) == SECTIONS
+    assert {key for key, _ in unit["Container"]} <= CONTAINER_KEYS
+    assert "Image" in dict(unit["Container"])
+    assert ("After", "stratum-reconcile.service") in unit["Unit"]
+    assert any(volume.commit for volume in volumes(unit, "vanilla"))
+
+
+def test_every_stop_of_the_database_is_a_tagged_commit() -> None:
+    (volume,) = volumes(parse_unit(EXAMPLES / "quadlet/database.container"), "")
+    assert (str(volume.ref), volume.commit, volume.tag) == ("db+main", True, "stop-{time}")
+
+
+def test_the_game_server_has_a_worktree_for_each_profile() -> None:
+    unit = parse_unit(EXAMPLES / "quadlet/game@.container")
+    for profile in ("vanilla", "modded"):
+        refs = {volume.destination: (str(volume.ref), volume.read_only) for volume in volumes(unit, profile)}
+        assert refs == {"/srv/game": (f"game+{profile}", False), "/srv/assets": ("game-assets:latest", True)}
+
+
+def test_services_run_stratum() -> None:
+    for path in EXAMPLES.glob("*.service"):
+        unit = parse_unit(path)
+        assert set(unit) == {"Unit", "Service", "Install"}
+        assert dict(unit["Service"])["ExecStart"].startswith("/opt/stratum/bin/stratum ")
+
+
+def test_the_policy() -> None:
+    assert parse_policy((EXAMPLES / "policy.toml").read_bytes()).rules
