@@ -58,6 +58,8 @@ def stage(driver: Driver, volume_id: str, ref: str, at: Place, *, read_only: boo
     """
     entry = shown_at(driver, at.path, volume_id)
     if entry is not None:
+        if record_of(driver, entry) is None and not ref.endswith(str(ref_of(entry))):
+            raise precondition(f"{at.path} shows {entry.source} and not {ref}")
         return entry
     made = at.make()
     try:
@@ -118,12 +120,18 @@ def release(driver: Driver, at: Place, volume_id: str) -> None:
             raise precondition(exc.message, hint=exc.hint) from None
 
 
-def targets(record: Record) -> list[str]:
-    """Where copies of the recorded mount are, beside the mount itself: the volume's published targets."""
+def targets(driver: Driver, volume_id: str) -> list[str]:
+    """Where the volume is published: copies of its mount below the kubelet's directory, beside the staged one."""
+    records = records_of(driver, volume_id)
+    below = f"{driver.options.kubelet_dir}/"
     return [
         entry.mountpoint
         for entry in mountinfo.read()
-        if record.is_mount(entry) and entry.root == "/" and entry.mountpoint != record.mountpoint
+        for record in records
+        if record.is_mount(entry)
+        and entry.root == "/"  # no subpath of a pod's
+        and entry.mountpoint != record.mountpoint
+        and entry.mountpoint.startswith(below)  # the same directory may be seen at other places, too
     ]
 
 

@@ -112,7 +112,7 @@ class Node:
             mounts.check_access(entry, flags, target.path)
             return
         if request.volume_capability.access_mode.mode == Modes.SINGLE_NODE_SINGLE_WRITER:
-            others = [path for record in mounts.records_of(self._driver, volume_id) for path in mounts.targets(record)]
+            others = mounts.targets(self._driver, volume_id)
             if others:
                 raise precondition(f"{volume_id} is for one pod only and is published at {others[0]}")
         if attributes.commit and not flags & MOUNT_ATTR_RDONLY:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 from collections.abc import Mapping
 
 from stratum.api.leases import release
@@ -11,15 +12,19 @@ from stratum.csi.attributes import Attributes
 from stratum.csi.driver import Driver
 from stratum.csi.errors import CallError, Code, not_found
 from stratum.csi.jobs import Caller
-from stratum.csi.mounts import records_of, targets
+from stratum.csi.mounts import targets
 from stratum.csi.provisioning import find_volume
 from stratum.csi.sources import fetch, pull
-from stratum.errors import ExistsError, UsageError
+from stratum.errors import ExistsError, StratumError, UsageError
 from stratum.refs import DEFAULT_WORKTREE, Ref, is_hash, parse_ref
 from stratum.registry.target import Target
 from stratum.store.clock import rfc3339, utc_now
 from stratum.store.resolve import Resolved
 from stratum.store.worktrees import Lease
+
+MAX_ERROR = 500
+
+_log = logging.getLogger(__name__)
 
 
 def volume_for_node(
@@ -73,18 +78,33 @@ def promise_commit(driver: Driver, volume_id: str, found: Resolved, tag: str | N
     worktrees, holder = driver.session.store.worktrees, lease_holder(volume_id)
     with worktrees.lock(found.name, found.worktree):
         lease = worktrees.lease(found.name, found.worktree)
+        error = lease.last_error if lease is not None else None
         if lease is not None and lease.container != holder:
-            release(driver.session, found.name, found.worktree, lease.container)
+            error = _release(driver, found.name, found.worktree, lease.container)
         if lease is None or lease.container != holder or lease.tag_template != tag:
-            worktrees.set_lease(found.name, found.worktree, Lease(holder, rfc3339(utc_now()), True, tag))
+            worktrees.set_lease(found.name, found.worktree, Lease(holder, rfc3339(utc_now()), True, tag, error))
+
+
+def _release(driver: Driver, name: str, worktree: str, holder: str) -> str | None:
+    """Do what a lease asks for; what that failed with, if it did.
+
+    No pod is kept from starting or ending by it: the work is in the worktree, the error in its lease, and so in the
+    volume's condition, and the next commit takes all of it.
+    """
+    try:
+        release(driver.session, name, worktree, holder)
+    except StratumError as exc:
+        _log.warning("%s+%s is not committed: %s", name, worktree, exc.message)
+        return exc.message[:MAX_ERROR]
+    return None
 
 
 def keep_promise(driver: Driver, volume_id: str, caller: Caller) -> None:
     """Commit the volume's worktree where that was promised and nothing has the volume published any more.
 
-    Runs as a job: ABORTED while it is under way. Nothing to do is no error, whatever the volume ID.
+    Runs as a job: ABORTED while it is under way. Nothing to do, and a commit that fails, is no error.
     """
-    if any(targets(record) for record in records_of(driver, volume_id)):
+    if targets(driver, volume_id):
         return
     try:
         found = find_volume(driver, volume_id)
@@ -98,4 +118,4 @@ def keep_promise(driver: Driver, volume_id: str, caller: Caller) -> None:
     holder = lease_holder(volume_id)
     lease = driver.session.store.worktrees.lease(name, worktree)
     if lease is not None and lease.container == holder:
-        driver.jobs.run(("commit", volume_id), lambda: release(driver.session, name, worktree, holder), caller)
+        driver.jobs.run(("commit", volume_id), lambda: _release(driver, name, worktree, holder), caller)

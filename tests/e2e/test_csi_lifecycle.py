@@ -167,6 +167,30 @@ def test_reboot_in_the_middle(node: Node, source: Path) -> None:
     node.delete(volume.volume_id)
 
 
+def test_commit_that_fails_holds_nobody_up_and_is_made_up_for(node: Node, source: Path) -> None:
+    node.cli.ok("import", "--bare", source, "app")
+    attributes = {"commit": "true", "tag": "done"}
+    volume_id = node.create("pvc-1", {"source": "app", **attributes}).volume_id
+    node.stage(volume_id, attributes)
+    (node.publish(volume_id, "pod", attributes) / "new").write_text("kept")
+    in_the_way = node.directory / "store" / "refs" / "app" / "tags" / "done"
+    in_the_way.mkdir()
+    (in_the_way / "x").write_text("")
+    node.unpublish(volume_id, "pod")
+    found = node.controller.ControllerGetVolume(csi.ControllerGetVolumeRequest(volume_id=volume_id))
+    assert found.status.volume_condition.abnormal
+    assert "the last commit failed" in found.status.volume_condition.message
+    (in_the_way / "x").unlink()
+    in_the_way.rmdir()
+    node.unstage(volume_id)
+    found = node.controller.ControllerGetVolume(csi.ControllerGetVolumeRequest(volume_id=volume_id))
+    assert not found.status.volume_condition.abnormal
+    out = source.parent / "out"
+    out.mkdir()
+    node.cli.ok("restore", "app:done", "new", "--to", out)
+    assert (out / "new").read_text() == "kept"
+
+
 def test_single_writer_access_modes_and_mount_options(node: Node) -> None:
     single = capability(Modes.SINGLE_NODE_SINGLE_WRITER, "noexec")
     volume_id = node.create("pvc-1").volume_id
