@@ -121,6 +121,9 @@ class ArchiveWriter:
         if keep:
             self._small[blob.digest] = b"".join(kept)
 
+    def mount_blob(self, blob: Descriptor, repository: str) -> bool:
+        return False
+
     def put_manifest(self, data: bytes, tag: str) -> None:
         manifest = Descriptor(MANIFEST_MEDIA_TYPE, digest_of(data), len(data))
         if not self.has_blob(manifest):
@@ -255,6 +258,9 @@ class ArchiveReader:
 
     def put_blob(self, upload: Upload) -> None:
         raise self._read_only()
+
+    def mount_blob(self, blob: Descriptor, repository: str) -> bool:
+        return False
 
     def put_manifest(self, data: bytes, tag: str) -> None:
         raise self._read_only()

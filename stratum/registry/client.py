@@ -256,6 +256,20 @@ class RegistryClient(oras.provider.Registry):  # type: ignore[misc]  # oras has 
             if self.has_blob(upload.descriptor):
                 return  # only the answer was lost
 
+    def mount_blob(self, blob: Descriptor, repository: str) -> bool:
+        place = (
+            f"{self._url(self._container.upload_blob_url())}?{urlencode({'mount': blob.digest, 'from': repository})}"
+        )
+        try:
+            response = self.do_request(place, "POST", data=b"", headers=dict(_OCTETS))
+            self._transport.done(response)
+            if response.status_code == 202:  # an upload was begun instead: it is not wanted
+                session = self._location(response, f"mount blob {blob.digest}")
+                self._transport.done(self.do_request(session, "DELETE"))
+        except ConnectionCutError:
+            return False
+        return response.status_code == 201
+
     def _put_blob(self, upload: Upload) -> None:
         doing = f"send blob {upload.descriptor.digest} to {self.target}"
         response = self.do_request(

@@ -161,6 +161,9 @@ class Layout:
         finally:
             temporary.unlink(missing_ok=True)
 
+    def mount_blob(self, blob: Descriptor, repository: str) -> bool:
+        return False
+
     def put_manifest(self, data: bytes, tag: str) -> None:
         manifest = Descriptor(MANIFEST_MEDIA_TYPE, digest_of(data), len(data))
         self.put_blob(Upload.of_bytes(manifest, data))

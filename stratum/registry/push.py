@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -41,6 +42,7 @@ from stratum.registry.packs import (
     write_index,
 )
 from stratum.registry.packwork import store_opener
+from stratum.registry.relatives import relatives
 from stratum.registry.remote import Access, Remote, Upload, fetch, open_remote
 from stratum.registry.reuse import BasePack, Plan, plan_reuse
 from stratum.registry.target import Target
@@ -95,7 +97,10 @@ def push(
     meta, dump = store.commits.whole_meta(commit), store.commits.dump(commit)
     remote = open_remote(target, access, create=not dry_run)
     with remote, scratch(store, f"push of {commit} to {target}") as directory, Workers(jobs) as workers:
-        return _Push(store, directory, remote, meta, target.tag, dry_run, workers, progress).run(dump)
+        elsewhere = (open_remote(place, access) for place in relatives(store, commit, target))
+        return _Push(store, directory, remote, meta, target.tag, dry_run, workers, progress, elsewhere=elsewhere).run(
+            dump
+        )
 
 
 def check_pushable(target: Target) -> None:
@@ -152,6 +157,7 @@ class _Push:
         base: str | None = None,
         *,
         in_order: bool = False,
+        elsewhere: Iterable[Remote] = (),
     ) -> None:
         self._tag = tag
         self._turns = _Turns(in_order)
@@ -159,6 +165,7 @@ class _Push:
         self._store = store
         self._directory = directory
         self._remote = remote
+        self._elsewhere = elsewhere
         self._meta = meta
         self._dry_run = dry_run
         self._workers = workers
@@ -178,8 +185,8 @@ class _Push:
             return self._result(present[1], len(present[0].blobs) + 1)
         objects = objects_of(dump, self._meta.metadata_hash)
         with ThreadPoolExecutor(WORKERS) as pool:
-            plan = self._plan(base, objects, pool)
             trees = list(tree_blobs(dump))
+            plan = self._plan(base, objects, pool) if base is not None else self._mounted(objects, trees, pool)
             if present is not None and base is present[0] and not plan.members and _same_tree(base, self._meta, trees):
                 return self._result(present[1], len(base.blobs) + 1)
             packs = plan_packs(plan.members)
@@ -249,21 +256,44 @@ class _Push:
         except StratumError:
             return None
 
-    def _plan(self, base: Manifest | None, objects: dict[bytes, int], pool: ThreadPoolExecutor) -> Plan:
+    def _plan(self, base: Manifest, objects: dict[bytes, int], pool: ThreadPoolExecutor) -> Plan:
         """What of ``base`` can stay. A base that is damaged is not built on."""
-        packs: list[BasePack] = []
-        if base is not None:
-            try:
-                indexes = list(pool.map(self._index, base.packs))
-            except (DamagedError, NotFoundError):
-                return plan_reuse([], objects)
-            packs = [BasePack(layers, index) for layers, index in zip(base.packs, indexes, strict=True)]
-            self._known = {blob.digest for blob in base.trees}
+        try:
+            packs = self._packs(self._remote, base, pool)
+        except (DamagedError, NotFoundError):
+            return plan_reuse([], objects)
+        self._known = {blob.digest for blob in base.trees}
         return plan_reuse(packs, objects)
 
-    def _index(self, layers: PackLayers) -> PackIndex:
-        blob = fetch(self._remote, layers.index)
-        return read_index(blob, layers.pack.size, f"index {layers.index.digest}")
+    def _mounted(self, objects: dict[bytes, int], trees: Sequence[bytes], pool: ThreadPoolExecutor) -> Plan:
+        """What can come from another repository, where the registry lets it be mounted: here is nothing to build on."""
+        for remote in self._elsewhere:
+            with remote:
+                try:
+                    base = read_manifest(remote.get_manifest(remote.target.reference)[0], str(remote.target))
+                    packs = self._packs(remote, base, pool)
+                except StratumError:
+                    continue  # gone, or not for this user: then everything is sent
+            plan = plan_reuse(packs, objects)
+            wanted = {digest_of(tree) for tree in trees}
+            blobs = [blob for layers in plan.kept for blob in (layers.index, layers.pack)]
+            blobs += [tree for tree in base.trees if tree.digest in wanted]
+            mount = partial(self._mount, remote.target.repository)
+            if all(pool.map(mount, blobs)):
+                self._known = wanted & {tree.digest for tree in base.trees}
+                return plan
+        return plan_reuse([], objects)
+
+    def _mount(self, repository: str, blob: Descriptor) -> bool:
+        return self._dry_run or self._remote.has_blob(blob) or self._remote.mount_blob(blob, repository)
+
+    def _packs(self, remote: Remote, base: Manifest, pool: ThreadPoolExecutor) -> list[BasePack]:
+        """The packs of ``base``, which is in ``remote``, with their indexes."""
+
+        def index(layers: PackLayers) -> PackIndex:
+            return read_index(fetch(remote, layers.index), layers.pack.size, f"index {layers.index.digest}")
+
+        return [BasePack(layers, found) for layers, found in zip(base.packs, pool.map(index, base.packs), strict=True)]
 
     # Sending
 

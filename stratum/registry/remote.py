@@ -78,6 +78,10 @@ class Remote(AbstractContextManager["Remote"], Protocol):
     def put_blob(self, upload: Upload) -> None:
         """Store a blob."""
 
+    def mount_blob(self, blob: Descriptor, repository: str) -> bool:
+        """Have the blob here without sending it, for another repository at the same place has it; whether that
+        worked."""
+
     def put_manifest(self, data: bytes, tag: str) -> None:
         """Store a manifest whose blobs are all there, and point ``tag`` at it."""
 

@@ -37,7 +37,7 @@ class Handler(BaseHTTPRequestHandler):
         if not registry.behaviour(self):
             self.answer()
 
-    do_HEAD = do_POST = do_PUT = do_PATCH = do_GET  # noqa: N815  (named after the methods by http.server)
+    do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_GET  # noqa: N815  (named after the methods by http.server)
 
     def answer(self) -> None:
         """What an honest registry would say (to readers)."""
