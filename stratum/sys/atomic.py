@@ -15,11 +15,13 @@ needs the rename only.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 TEMPORARY_PREFIX = ".tmp-"
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def temporary_name() -> str:
@@ -44,7 +46,7 @@ def write_atomic(path: Path, data: bytes, mode: int = 0o644, durable: bool = Tru
     """
     temporary = path.parent / temporary_name()
     try:
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        fd = os.open(temporary, _NEW_FILE, 0o600)
         try:
             write_all(fd, data)
             os.fchmod(fd, mode)
@@ -65,23 +67,37 @@ def write_atomic(path: Path, data: bytes, mode: int = 0o644, durable: bool = Tru
 def create_atomic(path: Path, mode: int = 0o644) -> Iterator[int]:
     """Yield a descriptor to write to; when the block ends well, what was written is durably the file ``path``.
 
-    Like ``write_atomic``, for what is too large to hold. Raises ``OSError``.
+    Like ``write_atomic``, for what is too large to hold. Until then it has no name, so that a kill leaves nothing,
+    where the file system can do that (O_TMPFILE). Raises ``OSError``.
     """
-    temporary = path.parent / temporary_name()
+    temporary = temporary_name()
+    parent = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            fd = os.open(".", os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, 0o600, dir_fd=parent)
+            named = False
+        except OSError as exc:
+            if exc.errno not in (errno.EOPNOTSUPP, errno.EISDIR):
+                raise
+            fd = os.open(temporary, _NEW_FILE, 0o600, dir_fd=parent)
+            named = True
         try:
             yield fd
             os.fchmod(fd, mode)
             os.fsync(fd)
+            if not named:  # with a directory's descriptor, because only then is the link in /proc followed
+                os.link(f"/proc/self/fd/{fd}", temporary, dst_dir_fd=parent, follow_symlinks=True)
+                named = True
         finally:
             os.close(fd)
-        os.rename(temporary, path)
+        os.rename(temporary, path.name, src_dir_fd=parent, dst_dir_fd=parent)
+        os.fsync(parent)
     except BaseException:
         with contextlib.suppress(OSError):
-            os.unlink(temporary)
+            os.unlink(temporary, dir_fd=parent)
         raise
-    fsync_dir(path.parent)
+    finally:
+        os.close(parent)
 
 
 def write_all(fd: int, data: bytes | memoryview) -> None:
