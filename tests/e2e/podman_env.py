@@ -161,6 +161,10 @@ class PodmanEnv:
             for _, line in self._processes()
         )
 
+    def count_processes(self) -> int:
+        """How many processes of this environment run: Podman, its monitors, its cleanups."""
+        return len(self._processes())
+
     def _processes(self) -> list[tuple[int, bytes]]:
         """(pid, command line) of every process whose command line names this environment's directory."""
         found = []
