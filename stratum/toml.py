@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Mapping
 from typing import Any
 
+# Strings, also unfinished ones, and comments: what is between them are keys, numbers and punctuation.
+_OPAQUE = re.compile(
+    r'''"""(?:[^\\]|\\.)*?(?:"""|\Z)|\'\'\'.*?(?:\'\'\'|\Z)|"(?:[^"\\\n]|\\.)*"?|\'[^\'\n]*\'?|\#[^\n]*''', re.DOTALL
+)
+_LONG_KEY = re.compile(r"(?<![A-Za-z0-9_-])(?:[A-Za-z0-9_-]+[ \t]*\.[ \t]*){64}")
+
 
 def loads(text: str) -> dict[str, Any]:
-    """Parse a TOML document; ``ValueError`` says where it is malformed."""
+    """Parse a TOML document; ``ValueError`` says where it is malformed.
+
+    What would take the parser a time that grows with the square of the length, or the whole stack, is refused.
+    """
     if sys.version_info >= (3, 11):
         import tomllib
     else:
         import tomli as tomllib
+    if _LONG_KEY.search(_OPAQUE.sub("s", text)):
+        raise ValueError("a key has too many parts")
     try:
         return tomllib.loads(text)
     except RecursionError:

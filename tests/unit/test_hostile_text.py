@@ -1,0 +1,139 @@
+"""Everything that Stratum parses, fed with what it should not be: always an answer or one of Stratum's own errors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from stratum.api.maintenance import parse_duration
+from stratum.api.patchset import parse_patchset
+from stratum.api.tagtemplate import render_tag
+from stratum.config import load_config
+from stratum.errors import StratumError
+from stratum.hook.annotation import parse_volumes
+from stratum.hook.ocistate import BadStateError, parse_bundle, parse_state
+from stratum.hook.policy import parse_policy
+from stratum.mount.record import record_from_json
+from stratum.refs import parse_ref
+from stratum.registry.artifact import read_manifest
+from stratum.registry.target import parse_target
+from stratum.store.clock import utc_now
+from stratum.store.commits import CommitMeta, compress_dump, decompress_dump
+from stratum.store.reflog import parse_entry
+from stratum.store.tables import read_tables, write_tables
+from stratum.tree.dump import read_dump
+
+HASH = "0123456789abcdef" * 4
+META = CommitMeta(HASH, HASH, "2026-01-01T00:00:00Z", 1, 2, 3, 4, HASH, 5, HASH, "why", {"kind": "import"}).to_toml()
+DUMP = (
+    b"/ 0 40755 3 0 0 0 1.5 - - -\n/a 3 100644 2 0 0 0 0.0 - abc -\n/b 0 @100644 2 0 0 0 0.0 /a - -\n"
+    b"/d 0 40755 2 0 0 0 0.0 - - - user.x=1\n/d/s 1 120777 1 0 0 0 0.0 x - -\n"
+)
+VOLUME = "app+dev:/data:rw,commit=on-stop,tag={name}-{time}"
+
+PARSERS: dict[str, tuple[Callable[[bytes], object], bytes]] = {
+    "ref": (lambda data: parse_ref(text(data)), b"name+tree"),
+    "duration": (lambda data: parse_duration(text(data)), b"1d12h"),
+    "target": (lambda data: parse_target(text(data)), b"example.org:5000/a/b:tag@sha256:" + HASH.encode()),
+    "layout": (lambda data: parse_target(text(data)), b"oci:/some/dir:tag"),
+    "metadata": (lambda data: CommitMeta.from_toml(data, "a file"), META),
+    "tables": (lambda data: read_tables(data, "a file"), write_tables({"lease": {"container": "c"}}, "x")),
+    "reflog": (parse_entry, b'{"when":"2026","kind":"tag","which":"a","old":null,"new":"%b","why":""}' % HASH.encode()),
+    "dump": (read_dump, DUMP),
+    "zstd": (lambda data: decompress_dump(data, 1 << 20), compress_dump(DUMP)),
+    "patchset": (
+        lambda data: parse_patchset(text(data), "a file"),
+        b'[patchset]\nbase = "a:b"\npatches = ["c", "d+e"]\n',
+    ),
+    "policy": (lambda data: parse_policy(data, Path("/policy")), b'[podman]\nallow = [{ strata = ["a*"] }]\n'),
+    "annotations": (lambda data: parse_volumes({"stratum.dev/volume.a": text(data)}), VOLUME.encode()),
+    "volume-id": (lambda data: parse_volumes({"stratum.dev/volume." + text(data): VOLUME}), b"data"),
+    "state": (parse_state, b'{"ociVersion":"1.0.2","id":"c","status":"creating","pid":1,"bundle":"/b"}'),
+    "bundle": (lambda data: parse_bundle(data, Path("/b")), b'{"root":{"path":"rootfs"},"linux":{"uidMappings":[]}}'),
+    "template": (lambda data: template(text(data)), b"{name}-{worktree}-{container}-{time}-{commit}"),
+    "manifest": (lambda data: read_manifest(data, "a place"), b'{"schemaVersion":2,"layers":[],"config":{}}'),
+}
+
+
+def text(data: bytes) -> str:
+    return data.decode("utf-8", "surrogateescape")
+
+
+def template(value: str) -> str:
+    return render_tag(value, name="a", worktree="b", container="c" * 64, commit=HASH, time=utc_now())
+
+
+@st.composite
+def variants(draw: st.DrawFn, seed: bytes) -> bytes:
+    """Something close to ``seed``, or nothing like it."""
+    data = bytearray(seed)
+    for _ in range(draw(st.integers(0, 4))):
+        where = draw(st.integers(0, len(data)))
+        data[where : where + draw(st.integers(0, 8))] = draw(
+            st.binary(max_size=6)
+            | st.sampled_from(
+                [b"\x1b[31m", b"\n", b"\0", b"[" * 3000, b"{" * 3000, b"9" * 400, b"..", b"\xff", b'"', b"="]
+            )
+        )
+    return bytes(data)
+
+
+@pytest.mark.parametrize("name", PARSERS)
+def test_a_parser_answers_or_refuses(name: str) -> None:
+    parse, seed = PARSERS[name]
+
+    @settings(max_examples=60)
+    @given(variants(seed) | st.binary(max_size=60))
+    @example(seed)
+    @example(b"")
+    @example(b"[" * 20_000)
+    @example(b"a." * 20_000 + b"a = 1")
+    @example(b"[" + b'"\\"" . ' * 20_000 + b"a]")
+    @example(b'a = "' + b'\\"' * 50_000)
+    @example(b'{"a":' * 20_000)
+    def run(data: bytes) -> None:
+        with suppress(StratumError, BadStateError):
+            parse(data)
+
+    run()
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+RECORD = {
+    "id": "a", "store": "/s", "store_key": "1:2", "ref": "a+b", "commit": HASH, "mountpoint": "/m", "mount_id": 1,
+    "holder": {"kind": "host", "id": "", "pid": 1, "start_time": 2}, "read_only": False, "since": "2026",
+}  # fmt: skip
+
+
+@given(st.sampled_from(sorted(RECORD)), json_values)
+def test_a_mount_record_is_one_or_is_refused(key: str, value: object) -> None:
+    table = json.loads(json.dumps(RECORD))
+    assert record_from_json(table).ref == "a+b"
+    table[key] = value
+    with suppress(ValueError):
+        assert record_from_json(table).to_json() == table
+
+
+@settings(max_examples=100)
+@given(st.dictionaries(st.sampled_from(["store", "jobs", "registry", "insecure_registries", "unknown"]), json_values))
+def test_settings_from_a_file(values: dict[str, object]) -> None:
+    from stratum import config, toml
+
+    try:
+        document = toml.dumps({key: value for key, value in values.items() if value is not None})
+    except (TypeError, ValueError):
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(config.Path, "read_text", lambda path, encoding: document)
+        with suppress(StratumError):
+            load_config({})
