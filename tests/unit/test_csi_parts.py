@@ -1,0 +1,205 @@
+"""The CSI driver's parts that need no kernel: attributes, jobs, pages, records, paths."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import grpc
+import pytest
+
+from stratum.csi.attributes import parse_source, snapshot_registry, volume_attributes
+from stratum.csi.errors import CallError, code_of, invalid
+from stratum.csi.jobs import Jobs
+from stratum.csi.paging import page
+from stratum.csi.paths import place
+from stratum.csi.records import Records, SnapshotRecord, VolumeRecord, key_for
+from stratum.csi.usage import upperdir_usage
+from stratum.errors import BusyError, DamagedError, ExistsError, NotFoundError, StratumError, UsageError
+from stratum.refs import Ref, is_name
+from stratum.registry.target import Target
+
+Code = grpc.StatusCode
+DIGEST = "sha256:" + "a" * 64
+
+
+class Caller:
+    """A client that waits for some seconds."""
+
+    def __init__(self, seconds: float | None = 5.0, *, active: bool = True) -> None:
+        self.seconds, self.active = seconds, active
+
+    def is_active(self) -> bool:
+        return self.active
+
+    def time_remaining(self) -> float | None:
+        return self.seconds
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("app", Ref),
+        ("app:v1", Ref),
+        ("app+work", Ref),
+        ("localhost/x", Target),
+        ("reg.example.com/team/db:seed", Target),
+        ("reg.example.com:5000/db@" + DIGEST, Target),
+    ],
+)
+def test_sources(text: str, kind: type) -> None:
+    assert isinstance(parse_source(text), kind)
+
+
+def test_kubernetes_own_keys_are_passed_over() -> None:
+    given = {"csi.storage.k8s.io/pvc/name": "x", "storage.kubernetes.io/csiProvisionerIdentity": "y", "commit": "true"}
+    found = volume_attributes(given)
+    assert found.context() == {"commit": "on-unpublish"}
+    assert volume_attributes(found.context()) == found
+
+
+def test_snapshot_registry() -> None:
+    assert snapshot_registry({}) is None
+    assert snapshot_registry({"registry": "Reg.example.com:5000/team/snaps"}) == "reg.example.com:5000/team/snaps"
+    for bad in ("team", "reg.example.com/x:tag", f"reg.example.com/x@{DIGEST}", "oci:/x", "reg.example.com/x:latest"):
+        with pytest.raises(CallError):
+            snapshot_registry({"registry": bad})
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (UsageError("x"), Code.INVALID_ARGUMENT),
+        (NotFoundError("x"), Code.NOT_FOUND),
+        (ExistsError("x"), Code.ALREADY_EXISTS),
+        (BusyError("x"), Code.ABORTED),
+        (DamagedError("x"), Code.DATA_LOSS),
+        (StratumError("x"), Code.INTERNAL),
+        (invalid("x"), Code.INVALID_ARGUMENT),
+    ],
+)
+def test_codes(error: StratumError, code: grpc.StatusCode) -> None:
+    assert code_of(error) == code
+
+
+def test_a_call_that_comes_again_joins_the_job() -> None:
+    jobs, go, runs = Jobs(), threading.Event(), []
+
+    def work() -> str:
+        runs.append(1)
+        go.wait(20)
+        return "done"
+
+    for caller in (Caller(0.05), Caller(active=False), Caller(0.05)):
+        with pytest.raises(CallError) as caught:
+            jobs.run(("pull", "x"), work, caller)
+        assert caught.value.code == Code.ABORTED
+    assert jobs.look(("pull", "x"), work, Caller(), 0.05) is None
+    assert jobs.running == 1
+    go.set()
+    assert jobs.run(("pull", "x"), work, Caller()) == "done"
+    assert runs == [1]
+    assert jobs.running == 0
+    assert jobs.run(("pull", "x"), work, Caller(None)) == "done"
+    assert runs == [1, 1], "its result is given out once"
+
+
+def test_what_a_job_raised_is_raised_in_the_call_that_gets_it() -> None:
+    jobs = Jobs()
+
+    def fail() -> None:
+        raise NotFoundError("no such tag")
+
+    for _ in range(2):
+        with pytest.raises(NotFoundError):
+            jobs.run(("pull", "x"), fail, Caller())
+    assert jobs.run(("pull", "x"), lambda: 3, Caller()) == 3
+
+
+@pytest.mark.parametrize("name", ["pvc-1", "../x", "a" * 300, "", "ä", "0" * 64, "x.lock", "a+b", "a/b"])
+def test_keys_can_name_files_and_worktrees(name: str) -> None:
+    key = key_for(name, "vol")
+    assert is_name(key)
+    assert key_for(name, "vol") == key
+    assert len(key) <= 63
+
+
+def record(key: str, created: int) -> VolumeRecord:
+    return VolumeRecord(key, key, f"s+{key}", "s", "c" * 64, 0, "nothing", created=created)
+
+
+def test_records(tmp_path: Path) -> None:
+    volumes, snapshots = Records(tmp_path, VolumeRecord), Records(tmp_path, SnapshotRecord)
+    assert volumes.list() == []
+    assert volumes.get("a") is None
+    for key, created in (("b", 2), ("a", 3), ("c", 1)):
+        volumes.put(record(key, created))
+    assert [found.key for found in volumes.list()] == ["c", "b", "a"]
+    assert volumes.get("b") == record("b", 2)
+    assert snapshots.list() == []
+    volumes.remove("b")
+    volumes.remove("b")
+    assert volumes.get("b") is None
+    with pytest.raises(UsageError):
+        volumes.get("../../etc/passwd")
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", "x", '{"key": 1}', "[" * 100_000, '{"key": "a"}'])
+def test_damaged_records(tmp_path: Path, text: str) -> None:
+    volumes = Records(tmp_path, VolumeRecord)
+    volumes.put(record("a", 1))
+    (tmp_path / "csi" / "volumes" / "a.json").write_text(text)
+    with pytest.raises(DamagedError):
+        volumes.get("a")
+
+
+def test_a_record_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
+    volumes = Records(tmp_path, VolumeRecord)
+    volumes.put(record("a", 1))
+    (tmp_path / "csi" / "volumes" / "b.json").symlink_to("a.json")
+    with pytest.raises(DamagedError):
+        volumes.get("b")
+
+
+def test_pages() -> None:
+    records = [record(name, number) for number, name in enumerate("abcde")]
+    first = page(records, 2, "")
+    assert [found.key for found in first.records] == ["a", "b"]
+    later = [found for found in records if found.key not in "bc"] + [record("f", 9)]
+    second = page(later, 2, first.next_token)
+    assert [found.key for found in second.records] == ["d", "e"]
+    assert [found.key for found in page(later, 0, second.next_token).records] == ["f"]
+    assert page(later, 0, second.next_token).next_token == ""
+    assert page([], 5, "") == ([], "")
+    with pytest.raises(CallError):
+        page(records, -1, "")
+
+
+def test_places_are_made_and_removed_without_links(tmp_path: Path) -> None:
+    kubelet = tmp_path / "kubelet"
+    (kubelet / "pods").mkdir(parents=True)
+    target = place(kubelet, f"{kubelet}/pods//target/", "target_path")
+    assert target.path == kubelet / "pods" / "target"
+    assert target.make()
+    assert not target.make()
+    target.remove()
+    target.remove()
+    assert not target.path.exists()
+    target.path.symlink_to(tmp_path)
+    for call in (target.make, target.remove):
+        with pytest.raises(CallError) as caught:
+            call()
+        assert caught.value.code == Code.INVALID_ARGUMENT
+    assert target.path.is_symlink()
+
+
+def test_usage_counts_a_file_with_several_names_once(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "one").write_bytes(b"x" * 10_000)
+    os.link(tmp_path / "d" / "one", tmp_path / "d" / "two")
+    (tmp_path / "d" / "link").symlink_to("/etc")
+    size, inodes = upperdir_usage(tmp_path)
+    assert inodes == 3
+    assert 10_000 <= size < 40_000
+    assert upperdir_usage(tmp_path / "none") == (0, 0)
