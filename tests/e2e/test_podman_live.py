@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -12,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.podman_env import PodmanEnv
-from tests.support.command import Command
+from tests.support.capabilities import program
+from tests.support.command import SCRIPT, Command
 
 pytestmark = [pytest.mark.root, pytest.mark.podman]
 
@@ -184,3 +187,32 @@ def test_a_killed_commit_leaves_no_paused_container_and_no_service(podman: Podma
         assert time.monotonic() < deadline
         time.sleep(0.05)
     stop(podman)
+
+
+@pytest.mark.parametrize("finished_by", ["the next verb", "the stop", "the next container"])
+def test_a_killed_reset_is_finished(podman: PodmanEnv, cli: Command, finished_by: str) -> None:
+    """Killed when the store has the new state and the container still sees the old one."""
+    start(podman, *MAPPED)
+    inside(podman, "echo own > /data/own")
+    strace = [program("strace"), "-f", "-qq", "-e", "trace=move_mount", "-e", "inject=move_mount:signal=KILL:when=1"]
+    reset = [SCRIPT, "reset", "app+dev", "app:v2"]
+    killed = subprocess.run([*strace, *reset], env=cli.environment, capture_output=True, check=False)
+    assert killed.returncode in (-9, 137)
+    assert inside(podman, "cat /data/version /data/own") == "1\nown\n"
+    if finished_by == "the next verb":
+        cli.ok("diff", "app+dev")
+        assert inside(podman, "cat /data/version; ls /data") == "2\nversion\n"
+    elif finished_by == "the next container":
+        conmon = json.loads(podman.podman("inspect", "server").stdout)[0]
+        os.kill(int(Path(conmon["ConmonPidFile"]).read_text()), signal.SIGKILL)
+        os.kill(conmon["State"]["Pid"], signal.SIGKILL)
+        podman.wait_stopped("server")
+        shown = podman.run("--rm", "--annotation", "stratum.dev/volume.a=app+dev:/data", podman.image, "ls", "/data")
+        assert shown.stdout == "version\n"
+    if finished_by == "the stop":
+        stop(podman)
+    else:
+        podman.remove_all()
+    assert changed(cli, "app:v2", "app+dev") == set()
+    kept = [entry["new"] for entry in cli.json("log", "--reflog", "app+dev") if entry["why"].startswith("kept before")]
+    assert changed(cli, "app:v1", kept[0]) == {"/own"}
