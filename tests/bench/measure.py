@@ -57,15 +57,19 @@ class Job:
     before: Callable[[], None] = lambda: None
 
     def run(self, rounds: int, budget: float) -> None:
-        """A warm-up round and ``rounds`` that count; fewer, but at least one, where that takes over ``budget`` s."""
+        """A warm-up round and ``rounds`` that count, but no further one once ``budget`` seconds have passed.
+
+        Where they have after the warm-up, that is what counts: in so long a run caches matter least.
+        """
         started = time.monotonic()
         for number in range(rounds + 1):
             self.before()
-            for entrant in self.entrants:
-                run = measured(entrant)
-                if number:
+            runs = [measured(entrant) for entrant in self.entrants]
+            over = time.monotonic() - started > budget
+            if number or over:
+                for entrant, run in zip(self.entrants, runs, strict=True):
                     entrant.runs.append(run)
-            if number and time.monotonic() - started > budget:
+            if over:
                 break
 
     def ratio(self, other: Entrant, what: str = "wall") -> float:
