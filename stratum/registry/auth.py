@@ -11,11 +11,13 @@ import json
 import re
 import threading
 from collections.abc import Callable
+from urllib.parse import urlencode
 
 import requests
 from oras.auth.token import TokenAuth
 
 from stratum.errors import StratumError
+from stratum.registry.credentials import identity_token
 from stratum.registry.transport import Transport, origin, shown
 
 _TOKEN_MAX = 1 << 20
@@ -54,18 +56,15 @@ class Auth(TokenAuth):  # type: ignore[misc]  # oras has no types
 
     def _basic(self) -> str | None:
         password = self._lookup(_host(self._origin))
-        return f"Basic {password}" if password else None
+        return f"Basic {password}" if password and identity_token(password) is None else None
 
     def _bearer(self, parameters: dict[str, str]) -> str | None:
         realm = parameters.get("realm", "")
         server = origin(realm)
         if self._origin[0] == "https" and server[0] != "https":
             raise StratumError(f"{self._origin[1]} wants a token from {shown(realm)}, which has no TLS; not asked")
-        query = {key: parameters[key] for key in ("service", "scope") if key in parameters}
-        url = requests.Request("GET", realm, params=query).prepare().url or realm
-        password = self._lookup(self._password_host(server))
-        secret = f"Basic {password}" if password else None
-        response = self._transport.send("GET", url, {"Accept": "application/json"}, secret=secret)
+        query: dict[str, str] = {key: parameters[key] for key in ("service", "scope") if key in parameters}
+        response = self._ask_for_token(realm, query, self._lookup(self._password_host(server)))
         if response.status_code != 200:
             words = self._transport.words(response)
             raise StratumError(
@@ -81,6 +80,17 @@ class Auth(TokenAuth):  # type: ignore[misc]  # oras has no types
         if not isinstance(self.token, str) or not re.fullmatch(r"[!-~]+", self.token):
             raise StratumError(f"{_host(server)} sent something that is not a token")
         return f"Bearer {self.token}"
+
+    def _ask_for_token(self, realm: str, query: dict[str, str], password: str | None) -> requests.Response:
+        """Ask a token server (distribution's token specification; for an identity token its OAuth2 variant)."""
+        headers = {"Accept": "application/json"}
+        identity = identity_token(password) if password else None
+        if identity is not None:
+            form = {"grant_type": "refresh_token", "refresh_token": identity, "client_id": "stratum", **query}
+            headers["Content-Type"] = "application/x-www-form-urlencoded"
+            return self._transport.send("POST", realm, headers, data=urlencode(form).encode())
+        url = requests.Request("GET", realm, params=query).prepare().url or realm
+        return self._transport.send("GET", url, headers, secret=f"Basic {password}" if password else None)
 
     def _password_host(self, server: tuple[str, str, int]) -> str:
         """Whose password the token server gets: the registry's, or only one that the user stored for that server."""

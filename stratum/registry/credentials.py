@@ -3,6 +3,9 @@
 In this order: ``REGISTRY_AUTH_FILE``, ``$XDG_RUNTIME_DIR/containers/auth.json`` (root: ``/run/containers/0``),
 ``$XDG_CONFIG_HOME/containers/auth.json``, ``$DOCKER_CONFIG/config.json`` (``~/.docker``). In each: a credential helper
 for the host, an entry for the repository or a part of its path, an entry for the host, the default helper.
+
+Some registries give out an identity token in place of a password, to be traded for access tokens. As in docker's
+credential helpers it is the password of the user ``<token>`` here.
 """
 
 from __future__ import annotations
@@ -22,7 +25,16 @@ from stratum.sys.atomic import write_atomic
 _HELPER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _HELPER_TIMEOUT = 60
 _FILE_MAX = 4 << 20
+IDENTITY = "<token>"
+"""The user whose password is an identity token."""
+
 _DOCKER_HUB = "https://index.docker.io/v1/"
+
+
+def identity_token(secret: str) -> str | None:
+    """The identity token in a base64 ``user:password``, or None where it is an ordinary password."""
+    user, _, token = base64.b64decode(secret).decode("utf-8", "replace").partition(":")
+    return token if user == IDENTITY else None
 
 
 def auth_files(environment: Mapping[str, str]) -> list[Path]:
@@ -124,7 +136,12 @@ def _table(config: dict[str, Any], key: str) -> dict[str, Any]:
 
 
 def _entry(entry: object, path: Path) -> str | None:
-    if not isinstance(entry, dict) or not isinstance(entry.get("auth"), str) or not entry["auth"]:
+    if not isinstance(entry, dict):
+        return None
+    identity = entry.get("identitytoken")
+    if isinstance(identity, str) and identity:
+        return base64.b64encode(f"{IDENTITY}:{identity}".encode()).decode()
+    if not isinstance(entry.get("auth"), str) or not entry["auth"]:
         return None
     try:
         plain = base64.b64decode(entry["auth"], validate=True)

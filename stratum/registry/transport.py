@@ -20,6 +20,7 @@ import urllib3.exceptions
 from requests.utils import should_bypass_proxies
 
 from stratum.errors import DamagedError, NotFoundError, StratumError, UsageError, os_error_text
+from stratum.registry.deadline import Adapter
 from stratum.registry.remote import Access
 from stratum.registry.target import is_loopback
 
@@ -66,7 +67,7 @@ class PlainSession(requests.Session):
         super().__init__()
         self.trust_env = False
         self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-        adapter = requests.adapters.HTTPAdapter(pool_connections=4, pool_maxsize=16, max_retries=0)
+        adapter = Adapter(pool_connections=4, pool_maxsize=16, max_retries=0)
         self.mount("https://", adapter)
         self.mount("http://", adapter)
 
@@ -168,7 +169,7 @@ class Transport:
         except requests.exceptions.ConnectTimeout:
             raise StratumError(f"{host} does not answer within {self._access.connect_timeout:g} s") from None
         except requests.exceptions.ReadTimeout:
-            raise StratumError(f"{host} sends nothing for {self._access.read_timeout:g} s") from None
+            raise StratumError(f"{host} gives no whole answer within {self._access.read_timeout:g} s") from None
         except requests.exceptions.ConnectionError as exc:
             if _never_connected(exc):
                 raise StratumError(f"cannot connect to {host}: {_reason(exc)}") from None

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import ssl
+import subprocess
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from types import TracebackType
 
 import pytest
@@ -97,7 +100,12 @@ class HostileServer(ThreadingHTTPServer):
 class HostileRegistry:
     """A registry on a free loopback port. ``behaviour`` decides how it answers; ``seen`` is what it was asked."""
 
-    def __init__(self, artifact: Artifact | None = None, behaviour: Behaviour = lambda _request: False) -> None:
+    def __init__(
+        self,
+        artifact: Artifact | None = None,
+        behaviour: Behaviour = lambda _request: False,
+        certificate: tuple[Path, Path] | None = None,
+    ) -> None:
         self.behaviour = behaviour
         self.tag = "v1"
         self.manifest = b""
@@ -107,6 +115,10 @@ class HostileRegistry:
             self.serve(artifact)
         self._server = HostileServer(("127.0.0.1", 0), Handler)
         self._server.registry = self
+        if certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(*certificate)
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
         self.host = f"127.0.0.1:{self._server.server_address[1]}"
         self.target = f"{self.host}/team/app:v1"
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
@@ -129,6 +141,15 @@ class HostileRegistry:
     def authorizations(self) -> list[str]:
         """Every Authorization header that arrived."""
         return [headers["Authorization"] for _, _, headers in self.seen if "Authorization" in headers]
+
+
+def make_certificate(directory: Path) -> tuple[Path, Path]:
+    """A certificate for localhost and 127.0.0.1, signed by itself, and its key."""
+    certificate, key = directory / "cert.pem", directory / "key.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+    command += ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", key, "-out", certificate]
+    subprocess.run(command, check=True, capture_output=True)
+    return certificate, key
 
 
 def refused(store: Store, registry: HostileRegistry, access: Access = ACCESS) -> StratumError:

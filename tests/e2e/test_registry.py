@@ -23,6 +23,7 @@ from stratum.registry.remote import Access, open_remote
 from stratum.registry.target import parse_target
 from stratum.store import Store
 from stratum.tree.digest import metadata_hash
+from tests.e2e.hostile_registry import make_certificate
 from tests.e2e.registry_artifacts import FILES, assert_only_verified_objects, make_commit
 from tests.e2e.registry_server import RegistryServer, registry_server
 from tests.support.capabilities import program
@@ -375,10 +376,7 @@ def test_a_tag_of_something_else(server: RegistryServer, first: Store, second: S
 def tls_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RegistryServer, Path]]:
     """A registry with TLS and a password (user:secret), and the certificate to trust."""
     directory = tmp_path_factory.mktemp("tls")
-    certificate, key = directory / "cert.pem", directory / "key.pem"
-    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
-    command += ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", key, "-out", certificate]
-    subprocess.run(command, check=True, capture_output=True)
+    certificate, key = make_certificate(directory)
     htpasswd = directory / "htpasswd"
     # bcrypt of "secret"
     htpasswd.write_text("user:$2b$05$MQF1YZuZ8sz7DQ2lYV4rKOIN.3NwVIrB6IjmTaxjoxgUe86qhfJZW\n")

@@ -6,6 +6,7 @@ import base64
 import json
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import parse_qs
 
 import pytest
 
@@ -13,7 +14,7 @@ from stratum.registry.pull import pull
 from stratum.registry.remote import Access
 from stratum.registry.target import parse_target
 from stratum.store import Store
-from tests.e2e.hostile_registry import ACCESS, Handler, HostileRegistry, refused
+from tests.e2e.hostile_registry import ACCESS, Handler, HostileRegistry, make_certificate, refused
 from tests.e2e.registry_artifacts import Artifact, make_artifact
 
 
@@ -131,3 +132,68 @@ def test_a_token_that_is_none(artifact: Artifact, store: Store, tmp_path: Path, 
 
     registry = HostileRegistry(artifact, behaviour)
     refused(store, registry, password_for(registry.host, tmp_path))
+
+
+def test_tls_is_not_left_for_plain_http(artifact: Artifact, store: Store, tmp_path: Path) -> None:
+    certificate = make_certificate(tmp_path)
+    with HostileRegistry(artifact) as plain:
+
+        def redirect(request: Handler) -> bool:
+            request.send(307, b"", {"Location": f"http://{plain.host}{request.path}"})
+            return True
+
+        def challenge(request: Handler) -> bool:
+            return asks_for_password(request, f'Bearer realm="http://{plain.host}/token"')
+
+        for behaviour in (redirect, challenge):
+            registry = HostileRegistry(artifact, behaviour, certificate)
+            access = replace(password_for(registry.host, tmp_path), ca_file=certificate[0])
+            assert "no TLS" in refused(store, registry, access).message
+    assert plain.seen == []
+    with HostileRegistry(artifact, certificate=certificate) as honest:
+        pull(store, parse_target(honest.target), replace(ACCESS, ca_file=certificate[0]))
+
+
+def identity_for(host: str, tmp_path: Path) -> Access:
+    file = tmp_path / "auth.json"
+    auth = base64.b64encode(b"user:").decode()
+    file.write_text(json.dumps({"auths": {host: {"auth": auth, "identitytoken": "refresh+me"}}}))
+    return replace(ACCESS, environment={"REGISTRY_AUTH_FILE": str(file), "HOME": str(tmp_path)})
+
+
+def test_an_identity_token_is_traded_for_an_access_token(artifact: Artifact, store: Store, tmp_path: Path) -> None:
+    forms = []
+
+    def behaviour(request: Handler) -> bool:
+        if request.path == "/token" and request.command == "POST":
+            forms.append(parse_qs(request.rfile.read(int(request.headers["Content-Length"])).decode()))
+            request.send(200, b'{"access_token":"abc.def"}')
+            return True
+        challenge = f'Bearer realm="http://{registry.host}/token",service="s",scope="repository:team/app:pull"'
+        return asks_for_password(request, challenge)
+
+    registry = HostileRegistry(artifact, behaviour)
+    with registry:
+        pull(store, parse_target(registry.target), identity_for(registry.host, tmp_path))
+    assert forms == [
+        {
+            "grant_type": ["refresh_token"],
+            "refresh_token": ["refresh+me"],
+            "client_id": ["stratum"],
+            "service": ["s"],
+            "scope": ["repository:team/app:pull"],
+        }
+    ]
+    assert set(registry.authorizations()) == {"Bearer abc.def"}
+
+
+def test_an_identity_token_goes_nowhere_else(artifact: Artifact, store: Store, tmp_path: Path) -> None:
+    with HostileRegistry(behaviour=token_server) as elsewhere:
+        challenge = f'Bearer realm="http://{elsewhere.host}/token",service="s"'
+        with HostileRegistry(artifact, lambda request: asks_for_password(request, challenge)) as registry:
+            pull(store, parse_target(registry.target), identity_for(registry.host, tmp_path))
+    assert [method for method, _, _ in elsewhere.seen] == ["GET"]
+    assert elsewhere.authorizations() == []
+    basic = HostileRegistry(artifact, lambda request: asks_for_password(request, 'Basic realm="registry"'))
+    assert "401" in refused(Store.create(tmp_path / "other"), basic, identity_for(basic.host, tmp_path)).message
+    assert basic.authorizations() == []

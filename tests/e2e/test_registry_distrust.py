@@ -131,6 +131,20 @@ def test_an_endless_manifest(artifact: Artifact, store: Store) -> None:
     assert "more than the 4194304 bytes" in error.message
 
 
+@pytest.mark.parametrize("start", [b"HTTP/1.1 ", b"HTTP/1.1 200 OK\r\nX: ", b"HTTP/1.1 200 OK\r\nX: y\r\n"])
+def test_headers_that_trickle(artifact: Artifact, store: Store, start: bytes) -> None:
+    def lie(request: Handler) -> bool:
+        request.wfile.write(start)
+        for _ in range(200):
+            request.wfile.write(b"2\r\nX: y\r\n" if start.endswith(b"\n") else b"2")
+            time.sleep(0.05)
+        return True
+
+    access = replace(ACCESS, read_timeout=0.3)
+    error = refused(store, HostileRegistry(artifact, lie), access)
+    assert "no whole answer within 0.3 s" in error.message
+
+
 def test_a_body_that_trickles(artifact: Artifact, store: Store) -> None:
     def lie(request: Handler, data: bytes) -> None:
         request.send_response(200)
@@ -150,7 +164,7 @@ def test_silence(artifact: Artifact, store: Store) -> None:
         return True
 
     error = refused(store, HostileRegistry(artifact, lie), replace(ACCESS, read_timeout=0.3))
-    assert "sends nothing for 0.3 s" in error.message
+    assert "gives no whole answer within 0.3 s" in error.message
 
 
 @pytest.mark.parametrize("number", [CONFIG, TREE, INDEX, PACK])
