@@ -96,7 +96,7 @@ def test_whatever_was_reported_is_there(tmp_path: Path) -> None:
             for name in ("one", "two")
         ]
         try:
-            while not reported.exists():
+            while not reported.exists() or not reported.stat().st_size:
                 time.sleep(0.05)
             for _ in range(CUTS):
                 time.sleep(random.uniform(0.1, 1.0))
