@@ -65,18 +65,21 @@ def commit_worktree(
     message: str | None = None,
     why: str = "commit",
     fast_forward: bool = True,
+    settled: bool = False,
     pause: bool = False,
 ) -> Committed:
     """Commit what the worktree shows now, move its head there and point ``tag`` (TAG or NAME:TAG) at it.
 
     A mounted worktree is not disturbed. Where nothing has it mounted, its base becomes the new commit and its upperdir
     is emptied, in one step, unless ``fast_forward`` is False. ``ExistsError`` where the tag names another commit,
-    before anything is written, unless ``force``. Durable when it returns.
+    before anything is written, unless ``force``. Durable when it returns. ``settled`` is for callers that hold the lock
+    and have done what ``settle`` does: in the middle of a switch it would undo what that does.
     """
     store = session.store
     tag_name = _tag_target(name, tag)
     with store.worktrees.lock(name, worktree):
-        settle(session, name, worktree)
+        if not settled:
+            settle(session, name, worktree)
         tree = store.worktrees.get(name, worktree)
         # Asked before the upperdir is read: one that is unmounted meanwhile was still written to after that.
         record = session.state.find_worktree(store.root, name, worktree)

@@ -55,16 +55,20 @@ def build_in_place(plan: MountPlan, shown: Record, source: str) -> int:
 def settle(session: Session, name: str, worktree: str) -> None:
     """Finish what a killed switch left. The caller holds the worktree's lock.
 
-    The mount that still shows the retired upperdir is switched; what it holds beyond what was kept is committed,
-    untagged, and the reflog names it.
+    A mount that was left refusing writes takes them again. One that still shows the retired upperdir is switched; what
+    it holds beyond what was kept is committed, untagged, and the reflog names it.
     """
     store = session.store
+    record = session.state.find_worktree(store.root, name, worktree)
+    if record is not None:
+        from stratum.mount.swap import allow_writes
+
+        allow_writes(record)
     if not store.worktrees.has_leftovers(name, worktree):
         return
     interrupted = store.worktrees.interrupted_switch(name, worktree)
     if interrupted is not None and interrupted.old is not None:
         tree = store.worktrees.get(name, worktree)
-        record = session.state.find_worktree(store.root, name, worktree)
         if record is not None and interrupted.mount_id == record.mount_id:
             from stratum.mount.swap import swap
 

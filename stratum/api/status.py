@@ -71,8 +71,6 @@ def status(session: Session, target: str | None = None) -> list[StratumStatus]:
         if not ref.bare:
             found = store.resolve_worktree(ref, create=False) if ref.tag is None else None
             only = found.worktree if found is not None else None
-    key = store_key(store.root)
-    records = [record for record in session.state.records() if record.store_key == key]
     strata = []
     for name in names:
         try:

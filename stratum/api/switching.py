@@ -78,7 +78,7 @@ def rebase(
 ) -> Switched:
     """Carry the worktree's own changes onto the commit ``onto``, which becomes its base.
 
-    Its own changes are those since it was made, reset or last rebased, committed or not.
+    Its own changes are those since it was made, reset to another commit or last rebased, committed or not.
 
     A path that both sides changed keeps the worktree's version and is listed. ``discard`` leaves out the commit that
     keeps the state before. Raises as ``reset`` does.
@@ -167,7 +167,8 @@ def _replace(
 
     def keep() -> None:
         if not discard:
-            done = commit_worktree(session, tree.name, tree.worktree, why=f"kept before {why}", fast_forward=False)
+            kept_why = f"kept before {why}"
+            done = commit_worktree(session, tree.name, tree.worktree, why=kept_why, fast_forward=False, settled=True)
             if done.changed:
                 kept.append(done.commit)
 
@@ -181,7 +182,7 @@ def _replace(
                 base_commit=base,
                 head=head,
                 upperdir=build_upper(tx),
-                forked_from=base,
+                forked_from=_fork_on(tree, base),
                 why=why,
             )
     else:
@@ -193,6 +194,12 @@ def _replace(
         record.mountpoint if record is not None else None,
         kept[0] if kept else None,
     )
+
+
+def _fork_on(tree: Worktree, base: str) -> str:
+    """What a later rebase takes the worktree's own changes against, once ``base`` is its base: its own last commit is
+    no other ground, so what was committed on the way there stays its own."""
+    return tree.forked_from if base == tree.commit else base
 
 
 def _replace_live(
@@ -223,6 +230,7 @@ def _replace_live(
                 base_commit=base,
                 head=head,
                 upperdir=build_upper(tx),
+                forked_from=_fork_on(tree, base),
                 mount_id=record.mount_id,
                 why=why,
             )

@@ -50,6 +50,15 @@ class _LiveMount:
     entry: MountEntry
     pid: int | str
 
+    @property
+    def refuses_writes(self) -> bool:
+        """Whether the mount is read-only, whatever its filesystem is."""
+        return "ro" in self.entry.options.split(",")
+
+    def take_writes(self) -> None:
+        """Let the mount take writes again."""
+        self.run(lambda: mountapi.mount_setattr(self.root, clear=MOUNT_ATTR_RDONLY))
+
     def run(self, work: Callable[[], T]) -> T:
         """Call ``work`` in the mount's namespace, in a thread with a working directory of its own."""
 
@@ -79,6 +88,21 @@ def swap(record: Record, build: Callable[[], int], *, force: bool = False, benea
                 return live.run(lambda: _switch(new_mount, live.root, beneath))
             except OSError as exc:
                 raise explained(exc, f"cannot switch {record.mountpoint}") from None
+
+
+def allow_writes(record: Record) -> None:
+    """Let the mount of a worktree take writes, which a ``swap`` that was killed left refusing them.
+
+    Does nothing where it takes them, is to be read-only, or is not shown any more. No other swap of it may be running.
+    """
+    if record.read_only:
+        return
+    with contextlib.suppress(NotFoundError), _opened(record) as live:
+        if live.refuses_writes:
+            try:
+                live.take_writes()
+            except OSError as exc:
+                raise explained(exc, f"cannot let {record.mountpoint} take writes again") from None
 
 
 @contextlib.contextmanager
@@ -130,9 +154,9 @@ def _writes_held(live: _LiveMount) -> Iterator[None]:
     """Let the mount refuse writes (EROFS) for the block, so that a worktree is at rest while its next state is made.
 
     ``BusyError`` names the processes that have files open for writing. If this process is killed in the block, the
-    mount stays read-only until it is switched or mounted anew.
+    mount stays read-only until ``allow_writes``.
     """
-    if live.record.read_only or "ro" in live.entry.options.split(","):
+    if live.record.read_only or live.refuses_writes:
         yield
         return
     try:
@@ -150,7 +174,7 @@ def _writes_held(live: _LiveMount) -> Iterator[None]:
     finally:
         # EINVAL: it was switched and is detached.
         with contextlib.suppress(OSError):
-            live.run(lambda: mountapi.mount_setattr(live.root, clear=MOUNT_ATTR_RDONLY))
+            live.take_writes()
 
 
 def _writers(live: _LiveMount) -> list[proc.ProcessUse]:

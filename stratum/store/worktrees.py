@@ -337,6 +337,7 @@ class Worktrees:
         base_commit: str,
         head: str | None,
         upperdir: Path,
+        forked_from: str,
         mount_id: int | None,
         why: str,
     ) -> Worktree:
@@ -359,7 +360,7 @@ class Worktrees:
                 old,
                 base_commit=base_commit,
                 head=head,
-                forked_from=base_commit,
+                forked_from=forked_from,
                 last_modified=rfc3339(utc_now()),
             )
             directory = self._build(tx, new, upperdir, self.lease(name, worktree))

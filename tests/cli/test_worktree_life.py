@@ -355,3 +355,41 @@ def test_rebase_carries_what_was_committed_too(cli: Command, app: dict[str, str]
     cli.ok("rebase", mnt, "app:v1")
     assert {k: v for k, v in shown(mnt).items() if v is not None} == {**V1, "save-1": "s1", "save-2": "s2"}
     cli.ok("unmount", mnt)
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_a_reset_to_its_own_last_commit_keeps_what_is_the_worktrees_own(
+    cli: Command, app: dict[str, str], mnt: Path, live: bool
+) -> None:
+    cli.ok("mount", "app+main", mnt)
+    (mnt / "save-1").write_text("s1")
+    cli.ok("commit", mnt)
+    (mnt / "unwanted").write_text("u")
+    if not live:
+        cli.ok("unmount", mnt)
+    cli.ok("reset", mnt if live else "app+main", "--discard")
+    assert cli.json("rebase", "app+main", "app:v2")["conflicts"] == []
+    if not live:
+        cli.ok("mount", "app+main", mnt)
+    assert {k: v for k, v in shown(mnt).items() if v is not None} == {**V2, "save-1": "s1"}
+    cli.ok("unmount", mnt)
+
+
+def test_the_next_verb_lets_a_mount_take_writes_that_a_killed_switch_left_without(
+    cli: Command, app: dict[str, str], mnt: Path
+) -> None:
+    cli.ok("mount", "app", mnt)
+    (mnt / "a").write_text("mine")
+    # What a live reset that is killed between its steps leaves.
+    subprocess.run(["mount", "-o", "remount,bind,ro", mnt], check=True)
+    with pytest.raises(OSError, match="Read-only"):
+        (mnt / "b").write_text("refused")
+    cli.ok("commit", mnt)
+    (mnt / "b").write_text("taken")
+    cli.ok("reset", mnt)
+    cli.ok("unmount", mnt)
+    cli.ok("mount", "app", mnt, "--read-only")
+    cli.ok("commit", mnt)
+    with pytest.raises(OSError, match="Read-only"):
+        (mnt / "b").write_text("refused")
+    cli.ok("unmount", mnt)
