@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections import defaultdict
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from stratum.hook.annotation import PREFIX, Volume, parse_volumes
+from stratum.hook.install import HOOK_PATH, hook_json
 from stratum.hook.policy import parse_policy
 
 EXAMPLES = Path(__file__).parents[2] / "oci-hooks"
@@ -41,6 +43,7 @@ def volumes(unit: Unit, instance: str) -> list[Volume]:
     annotations = {}
     for key, value in unit["Container"]:
         if key == "Annotation":
+            assert "," not in value  # Podman before 5.0 splits there
             for word in shlex.split(value.replace("%i", instance)):
                 name, _, text = word.partition("=")
                 assert name.startswith(PREFIX)
@@ -78,4 +81,10 @@ def test_services_run_stratum() -> None:
 
 
 def test_the_policy() -> None:
-    assert parse_policy((EXAMPLES / "policy.toml").read_bytes()).rules
+    assert len(parse_policy((EXAMPLES / "policy.toml").read_bytes()).rules) == 3
+
+
+@pytest.mark.parametrize("stage", ["createRuntime", "poststop"])
+def test_the_hook_files_are_what_install_writes(stage: str) -> None:
+    example = json.loads((EXAMPLES / f"stratum-{stage.lower()}.json").read_text())
+    assert example == hook_json(stage, "/opt/stratum/bin/python3", {"PATH": HOOK_PATH})

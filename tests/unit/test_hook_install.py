@@ -1,4 +1,4 @@
-"""The hook's JSON files: what is in them, and whose files are left alone. The examples in oci-hooks/ hold too."""
+"""The hook's JSON files: what is in them, and whose files are left alone."""
 
 from __future__ import annotations
 
@@ -12,11 +12,8 @@ import pytest
 
 from stratum.config import load_config
 from stratum.errors import ConflictError, NotFoundError, StratumError, UnsupportedError
-from stratum.hook.annotation import parse_volume
-from stratum.hook.install import HOOK_PATH, hook_json, install, uninstall
-from stratum.hook.policy import parse_policy
+from stratum.hook.install import HOOK_PATH, install, uninstall
 
-EXAMPLES = Path(__file__).resolve().parents[2] / "oci-hooks"
 CONFIG = load_config({})
 
 
@@ -85,25 +82,22 @@ def test_an_interpreter_that_cannot_run_the_hook(tmp_path: Path, monkeypatch: py
     assert not (tmp_path / "hooks").exists()
 
 
-# The examples
+def test_a_directory_by_a_symlink_or_relative(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    monkeypatch.chdir(tmp_path)
+    written = install(Path("link"), CONFIG)
+    assert all(path.is_absolute() for path in written)
+    assert {path.name for path in (tmp_path / "real").iterdir()} == {path.name for path in written}
+    assert (tmp_path / "link").is_symlink()
+    uninstall(Path("link"))
+    assert not list((tmp_path / "real").iterdir())
 
 
-@pytest.mark.parametrize("stage", ["createRuntime", "poststop"])
-def test_the_example_is_what_install_writes(stage: str) -> None:
-    example = json.loads((EXAMPLES / f"stratum-{stage.lower()}.json").read_text())
-    assert example == hook_json(stage, "/opt/stratum/bin/python3", {"PATH": HOOK_PATH})
-
-
-def test_the_example_policy_is_valid() -> None:
-    assert len(parse_policy((EXAMPLES / "policy.toml").read_bytes()).rules) == 3
-
-
-@pytest.mark.parametrize("unit", sorted(EXAMPLES.glob("quadlet/*")), ids=lambda path: path.name)
-def test_the_quadlet_examples_name_volumes(unit: Path) -> None:
-    text = unit.read_text().replace("%i", "instance")
-    values = re.findall(r'^Annotation="stratum\.dev/volume\.(\w+)=(.*)"$', text, re.MULTILINE)
-    assert values
-    assert len(values) == text.count("Annotation=")
-    for volume_id, value in values:
-        assert parse_volume(volume_id, value).destination.startswith("/")
-        assert "," not in value
+def test_a_half_installed_hook_is_completed_and_removed(tmp_path: Path) -> None:
+    first, second = install(tmp_path / "hooks", CONFIG)
+    first.unlink()
+    assert install(tmp_path / "hooks", CONFIG) == [first, second]
+    second.unlink()
+    assert uninstall(tmp_path / "hooks") == [first]
+    assert uninstall(tmp_path / "hooks") == []
