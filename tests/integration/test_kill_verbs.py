@@ -20,7 +20,7 @@ from tests.support.verbs import Scene
 pytestmark = [pytest.mark.root, pytest.mark.timeout(3000)]
 
 EVERY = os.environ.get("STRATUM_TEST_KILLS") == "all"
-SAMPLE = 4
+SAMPLE = 3
 Verb = Callable[[Scene], None]
 
 

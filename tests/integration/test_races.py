@@ -1,6 +1,6 @@
 """Many processes at one store: importers, committers, pullers, mounters, collectors and checkers, all at once.
 
-``STRATUM_TEST_RACE_SECONDS`` says for how long (default 8).
+``STRATUM_TEST_RACE_SECONDS`` says for how long (default 5).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tests.support.verbs import Scene
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(3000)]
 
-SECONDS = float(os.environ.get("STRATUM_TEST_RACE_SECONDS", "8"))
+SECONDS = float(os.environ.get("STRATUM_TEST_RACE_SECONDS", "5"))
 
 # Exit codes that another process may cause: not found, conflict or busy. Damage and failures it may not.
 WORKER = """
