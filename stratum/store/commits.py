@@ -222,7 +222,7 @@ class Commits:
         commit = metadata_hash(dump)
         if self.exists(commit):
             tx.publish_objects()
-            return self._found(commit)
+            return self._found(tx, commit, image)
         summary = merkle_summary(dump)
         file_count, total_size = self._statistics(root, known, kept)
         directory = tx.new_path("commit")
@@ -249,16 +249,20 @@ class Commits:
         try:
             tx.place_directory(directory, self._layout.commit(commit))
         except ExistsError:  # another process wrote the same tree meanwhile
-            return self._found(commit)
+            return self._found(tx, commit, image)
         return meta
 
-    def _found(self, commit: str) -> CommitMeta:
-        """The metadata of a commit that was there already, its name made durable in case its writer is not done."""
+    def _found(self, tx: Transaction, commit: str, image: bool) -> CommitMeta:
+        """The metadata of a commit that was there already, its name made durable in case its writer is not done.
+
+        With ``image``, one that nobody asked for so far is made.
+        """
         try:
             fsync_dir(self._layout.commits)
         except OSError as exc:
             raise storage_error(exc, f"write commit {commit}") from None
-        return self.meta(commit)
+        meta = self.meta(commit)
+        return self._make_image(tx, meta) if image and meta.image_digest is None else meta
 
     def _statistics(self, root: Directory, known: Directory | None, kept: Mapping[int, object]) -> tuple[int, int]:
         """(regular files, bytes) of ``root``: what ``known`` has, with the difference outside of ``kept``."""
@@ -298,23 +302,24 @@ class Commits:
             pass
         except OSError as exc:
             raise storage_error(exc, f"read {path}") from None
-        self._make_image(meta, path)
+        with self._transactions.begin(f"making the image of commit {commit}") as tx:
+            self._make_image(tx, meta)
         return path
 
-    def _make_image(self, meta: CommitMeta, path: Path) -> None:
-        commit = meta.metadata_hash
-        root = self.tree(commit)
-        with self._transactions.begin(f"making the image of commit {commit}") as tx:
-            new = tx.new_path("image")
-            digest, size = _write_image(tx, root, new)
-            if meta.image_digest is not None and (digest, size) != (meta.image_digest, meta.image_size):
-                raise DamagedError(
-                    f"the image of commit {commit} differs from what its metadata says", hint="run 'stratum fsck'"
-                )
-            tx.replace(new, path)
-            if meta.image_digest is None:  # all who do this at one time write the same
-                described = replace(meta, image_digest=digest, image_size=size)
-                tx.place_file(described.to_toml(), path.with_name(METADATA))
+    def _make_image(self, tx: Transaction, meta: CommitMeta) -> CommitMeta:
+        """Put the image in its place, and describe it where nothing does yet; the metadata as they are then."""
+        commit, new = meta.metadata_hash, tx.new_path("image")
+        directory = self._layout.commit(commit)
+        digest, size = _write_image(tx, self.tree(commit), new)
+        described = replace(meta, image_digest=digest, image_size=size)
+        if meta.image_digest is not None and meta != described:
+            raise DamagedError(
+                f"the image of commit {commit} differs from what its metadata says", hint="run 'stratum fsck'"
+            )
+        tx.replace(new, directory / IMAGE)
+        if meta.image_digest is None:  # all who do this at one time write the same
+            tx.place_file(described.to_toml(), directory / METADATA)
+        return described
 
     def whole_meta(self, commit: str) -> CommitMeta:
         """``meta`` with the image's digest and size, for which the image is made where nobody asked for it so far."""

@@ -115,6 +115,18 @@ def test_an_image_that_is_there_but_not_described_is_made_anew(store: Store) -> 
     assert verity_digest(image.read_bytes()).hex() == store.commits.meta(commit).image_digest
 
 
+def test_a_commit_that_is_written_again_gets_the_image_that_it_was_left_without(store: Store) -> None:
+    with store.begin("a test") as tx:
+        root = directory({b"a": file(tx, b"x" * 100)})
+        commit = store.write_commit(tx, root, image=False).metadata_hash
+        assert store.write_commit(tx, root, image=False).image_digest is None
+        meta = store.write_commit(tx, root)
+    image = store.root / "commits" / commit / "commit.cfs"
+    assert verity_digest(image.read_bytes()).hex() == meta.image_digest
+    assert store.commits.meta(commit) == meta
+    check(store)
+
+
 def test_a_commit_over_an_opened_tree_is_the_one_of_the_whole_tree(store: Store, tmp_path: Path) -> None:
     when = datetime(2025, 6, 9, 10, 30, tzinfo=timezone.utc)
     with store.begin("a test") as tx:
