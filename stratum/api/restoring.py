@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from stratum.api.history import ref_or_mountpoint, tree_of
+from stratum.api.history import ref_or_mountpoint
 from stratum.api.session import Session
 from stratum.api.settling import settle, store_worktree
 from stratum.errors import NotFoundError, UsageError
@@ -34,23 +35,44 @@ def restore(session: Session, source: str, paths: list[str], to: str | None = No
 
     Raises ``NotFoundError`` for a path that ``source`` does not have, before anything is written.
     """
-    tree = tree_of(session, source)
-    found = [(path, _find(tree, path, source)) for path in paths]
-    target = _worktree_target(session, to)
-    if target is None:
-        assert to is not None
-        return _to_directory(session, found, Path(to), force)
-    return _to_worktree(session, found, *target)
+    with ExitStack() as locks:
+        tree = _source_tree(session, source, locks)
+        found = [_find(tree, path, source) for path in paths]
+        target = _worktree_target(session, to)
+        if target is None:
+            assert to is not None
+            return _to_directory(session, found, Path(to), force)
+        return _to_worktree(session, found, *target)
 
 
-def _find(tree: Directory, path: str, source: str) -> Inode:
-    raw = os.fsencode(path)
-    if b".." in raw.split(b"/"):
+def _source_tree(session: Session, source: str, locks: ExitStack) -> Directory:
+    """The tree to restore from, with every content in the store: of a worktree, what it shows now.
+
+    ``locks`` then holds the store, so that no garbage collection takes what no commit holds yet.
+    """
+    store, ref = session.store, ref_or_mountpoint(session, source)
+    if ref.worktree is None:
+        return store.commits.open_tree(store.resolve_commit(ref))
+    store.worktrees.get(ref.name, ref.worktree)  # or its NotFoundError, before a lock is made for it
+    locks.enter_context(store.locks.store())
+    with store.worktrees.lock(ref.name, ref.worktree):
+        settle(session, ref.name, ref.worktree)
+        tree = store.worktrees.get(ref.name, ref.worktree)
+        with store.begin(f"restoring from {tree}") as tx:
+            root = store_worktree(session, tx, tree, store.commits.open_tree(tree.base_commit))
+            tx.publish_objects()
+    return root
+
+
+def _find(tree: Directory, path: str, source: str) -> tuple[str, Inode]:
+    """(``path`` without slashes around it and empty steps, what is there)."""
+    names = [name for name in os.fsencode(path).split(b"/") if name not in (b"", b".")]
+    if b".." in names:
         raise UsageError(f"{path}: a path in a commit has no '..'")
-    inode = lookup(tree, raw)
+    inode = lookup(tree, b"/".join(names))
     if inode is None:
         raise NotFoundError(f"{source} has no {path}")
-    return inode
+    return os.fsdecode(b"/".join(names)), inode
 
 
 def _worktree_target(session: Session, to: str | None) -> tuple[str, str] | None:
@@ -74,7 +96,7 @@ def _to_directory(session: Session, found: list[tuple[str, Inode]], to: Path, fo
         raise NotFoundError(f"{to} is not a directory", hint=f"make it first: mkdir {to}")
     places, warnings = [], []
     for path, inode in found:
-        name = os.path.basename(path.rstrip("/"))
+        name = os.path.basename(path)
         place = to / name if name else to
         warnings += write(session.store.objects, inode, place, overwrite=force)
         places.append(str(place))
@@ -86,7 +108,7 @@ def _to_worktree(session: Session, found: list[tuple[str, Inode]], name: str, wo
 
     store = session.store
     ref = str(Ref(name, worktree=worktree))
-    places = [path for path, _ in found]
+    places = [path or "/" for path, _ in found]
     with store.worktrees.lock(name, worktree):
         settle(session, name, worktree)
         record = session.state.find_worktree(store.root, name, worktree)

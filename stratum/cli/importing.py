@@ -115,7 +115,7 @@ def path_and_names(arguments: Sequence[str]) -> tuple[str, list[str]]:
     there = slashed or [argument for argument in arguments if os.path.lexists(argument)]
     if not there:
         raise NotFoundError(f"none of {', '.join(arguments)} exists as a path")
-    if len(there) > 1:
+    if len(set(there)) > 1:
         raise UsageError(
             f"{' and '.join(there)} are all paths, so it is not clear which one is a name",
             hint="a name contains no '/'" if slashed else f"write the path with a slash: ./{there[0]}",

@@ -171,3 +171,10 @@ def test_patchsets(cli: Command, commits: list[str], tmp_path: Path) -> None:
     file.write_text(PATCHSET.replace('base = "app:v1"', "").replace('"app:two"', f'"{commits[0]}"'))
     assert cli("patchset", "build", file, "app:merged").code == 4
     cli.ok("patchset", "build", file, "app:merged", "--force")
+
+
+def test_import_of_a_directory_that_has_the_stratums_name(cli: Command, tmp_path: Path) -> None:
+    make_tree(tmp_path / "app", {"a": "1"})
+    assert cli("import", "--bare", "app", "app", cwd=tmp_path).code == 0
+    make_tree(tmp_path / "other", {"a": "1"})
+    assert cli("import", "--bare", "app", "other", cwd=tmp_path).code == 2

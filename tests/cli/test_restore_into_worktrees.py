@@ -58,3 +58,18 @@ def test_a_restored_directory_keeps_what_else_is_in_it(cli: Command, worktree: s
     cli.ok("restore", "app:latest", "/", "--to", worktree)
     assert shown(mnt / "d") == {"x": "old x", "y": BIG, "mine": "mine"}
     cli.ok("unmount", mnt)
+
+
+@pytest.mark.parametrize("mounted", [True, False])
+def test_restored_from_what_a_worktree_shows_now(
+    cli: Command, worktree: str, mnt: Path, tmp_path: Path, mounted: bool
+) -> None:
+    cli.ok("mount", worktree, mnt)
+    (mnt / "d" / "new").write_text(BIG + "not committed")
+    if not mounted:
+        cli.ok("unmount", mnt)
+    out = make_tree(tmp_path / "out", {})
+    cli.ok("restore", worktree, "./d//new", "--to", out)
+    assert shown(out) == {"new": BIG + "not committed"}
+    if mounted:
+        cli.ok("unmount", mnt)
