@@ -39,8 +39,9 @@ class Options:
     inline_sources: tuple[str, ...] = ("*",)
 
     def allows_inline_source(self, source: str) -> bool:
-        """Whether pod authors may name ``source``."""
-        return any(fnmatchcase(source, pattern) for pattern in self.inline_sources)
+        """Whether pod authors may name ``source``. A pattern without '/' is for refs only: ``app*`` is no host."""
+        patterns = [pattern for pattern in self.inline_sources if "/" in pattern or "/" not in source or pattern == "*"]
+        return any(fnmatchcase(source, pattern) for pattern in patterns)
 
 
 @dataclass(slots=True)
@@ -74,6 +75,8 @@ class Driver:
                 for name in sorted(set(names)):
                     path = directory / f"{hashlib.sha256(f'{what} {name}'.encode()).hexdigest()[:40]}.lock"
                     stack.enter_context(locked(path, timeout=LOCK_WAIT, what=f"{what} {name}"))
+                    # Volumes come and go: so do their lock files. Whoever waits for a removed one opens it again.
+                    stack.callback(path.unlink, missing_ok=True)
             except BusyError:
                 raise aborted(f"{what} {' and '.join(names)}: another call is at work") from None
             except OSError as exc:

@@ -87,10 +87,11 @@ class Metrics:
 def _state(driver: Driver) -> Iterator[str]:
     store = driver.session.store
     worktrees = dirty = 0
-    for record in driver.volumes.list():
-        with contextlib.suppress(StratumError):  # removed meanwhile
-            dirty += upperdir_usage(store.worktrees.get(record.stratum, record.key).upperdir)[0]
-            worktrees += 1
+    with contextlib.suppress(StratumError):  # a damaged record is for ListVolumes to tell
+        for record in driver.volumes.list():
+            with contextlib.suppress(StratumError):  # removed meanwhile
+                dirty += upperdir_usage(store.worktrees.get(record.stratum, record.key).upperdir)[0]
+                worktrees += 1
     yield from _figure("stratum_csi_worktrees", "gauge", "Worktrees of volumes that the driver made.", worktrees)
     yield from _figure("stratum_csi_dirty_bytes", "gauge", "Bytes that these hold beyond their base commits.", dirty)
     yield from _figure("stratum_csi_jobs", "gauge", "Pulls, pushes and commits under way.", driver.jobs.running)

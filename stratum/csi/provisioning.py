@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -19,6 +20,11 @@ from stratum.refs import DEFAULT_WORKTREE, Ref, is_hash, parse_ref
 from stratum.registry.target import parse_target
 from stratum.store.resolve import Resolved
 from stratum.tree.model import Directory
+
+COMMIT_DIGITS = 32
+"""So many digits of its commit end the tag of a pushed snapshot."""
+
+_COMMIT_DIGITS = re.compile(rf"[0-9a-f]{{{COMMIT_DIGITS}}}")
 
 EMPTY_STRATUM = "csi-volumes"
 """The stratum of volumes that are made of nothing."""
@@ -126,9 +132,12 @@ def _from_snapshot(driver: Driver, snapshot_id: str, secrets: Mapping[str, str],
         raise not_found(f"there is no snapshot {snapshot_id}") from None
     if target.host is None or target.scheme is not None or target.digest is not None:
         raise not_found(f"there is no snapshot {snapshot_id}")
+    digits = target.tag.rpartition("-")[2]
+    if not _COMMIT_DIGITS.fullmatch(digits):
+        raise not_found(f"there is no snapshot {snapshot_id}")
     stratum = registry_stratum(target)
     commit = pull(driver, target, f"{stratum}:{target.tag}", secrets, caller)
-    if not commit.startswith(target.tag.rpartition("-")[2]):
+    if not commit.startswith(digits):
         raise precondition(f"what {target} names is not the snapshot any more: it is commit {commit}")
     return Origin(stratum, commit)
 

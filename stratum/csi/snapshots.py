@@ -13,11 +13,9 @@ from stratum.api.commits import commit_worktree
 from stratum.csi.driver import Driver
 from stratum.csi.errors import already_exists, precondition
 from stratum.csi.jobs import Caller
-from stratum.csi.provisioning import find_snapshot, find_volume, volume_record
+from stratum.csi.provisioning import COMMIT_DIGITS, find_snapshot, find_volume, volume_record
 from stratum.csi.records import SnapshotRecord, key_for
 from stratum.csi.sources import push
-
-COMMIT_DIGITS = 32
 
 PUSH_PATIENCE = 1.0
 """Seconds that a call waits for the push: most are over by then, for the others ready_to_use says it."""

@@ -18,6 +18,8 @@ from stratum.refs import parse_ref
 from tests.support.capabilities import CHECKOUT
 from tests.support.gotools import go_program
 
+pytestmark = pytest.mark.timeout(1200)  # the first time, kustomize is built
+
 K8S = CHECKOUT / "k8s"
 VERSIONS = ("1.29", kubernetes_validate.latest_version())
 CUSTOM = "snapshot.storage.k8s.io/v1"

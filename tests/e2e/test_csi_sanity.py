@@ -26,7 +26,7 @@ import pytest
 from tests.support.csi import Node
 from tests.support.gotools import go_program
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.timeout(1200)]  # the first time, the program is built
 
 SKIPPED = {
     "Controller Publish, UnpublishVolume",
