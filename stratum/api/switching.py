@@ -317,6 +317,7 @@ def _swap_worktree(session: Session, old: Record, found: Resolved, force: bool) 
     from dataclasses import replace
 
     from stratum.api.mounting import plan_mount
+    from stratum.mount.state import host_holder
     from stratum.mount.swap import swap
 
     plan, ref, commit = plan_mount(session, found)
@@ -328,7 +329,8 @@ def _swap_worktree(session: Session, old: Record, found: Resolved, force: bool) 
         commit=commit,
         mountpoint=Path(old.mountpoint),
         read_only=not plan.writable,
-        holder=old.holder if old.holder.kind == "container" else None,
+        # Until the mount is there the claim is this process's, so that it does not outlive it.
+        holder=replace(host_holder(), kind=old.holder.kind, id=old.holder.id),
         replacing=old,
     )
     try:
@@ -337,4 +339,4 @@ def _swap_worktree(session: Session, old: Record, found: Resolved, force: bool) 
         session.state.release(record)
         raise
     session.state.release(old)
-    return session.state.confirm(record, mount_id)
+    return session.state.confirm(record, mount_id, holder=old.holder)
