@@ -21,7 +21,7 @@ from typing import BinaryIO, cast
 
 from stratum.errors import NotFoundError, StratumError, UsageError, os_error_text
 from stratum.ingest.attributes import stored_xattrs
-from stratum.ingest.compression import Read, check_expansion, decompressed
+from stratum.ingest.compression import Read, check_expansion, decompressed, reader_of
 from stratum.ingest.staging import IN_MEMORY_MAX
 from stratum.store.transaction import Transaction
 from stratum.tree import tarheader as tar
@@ -32,6 +32,7 @@ METADATA_MAX = 1 << 30
 """Most bytes that paths, link targets and attributes of one tree may have together, each entry's whole path counted."""
 
 PATH_MAX = 1 << 16
+_READ = 256 << 10
 _ENTRY_COST = 100
 _TEXT_ACL = b"SCHILY.acl."
 _IMPLICIT = (stat.S_IFDIR | 0o755, 0, 0, 0)
@@ -60,7 +61,8 @@ def read_tar(
     Raises ``DamagedError`` and ``StratumError`` naming the member; what was staged until then goes with the
     transaction.
     """
-    reader = TarReader(decompressed(read, what), what, strict=strict)
+    plain = decompressed(read, what)
+    reader = TarReader(reader_of(iter(lambda: plain(_READ), b"")), what, strict=strict)
     builder = _Builder(tx, what, base, devices)
     expanded = 0
     for member in reader:

@@ -155,7 +155,7 @@ class RawHeader:
 def read_block(block: bytes, where: str) -> RawHeader:
     """The header in a block of 512 bytes; ``DamagedError`` (naming ``where``) for anything else."""
     said = _OCTAL.fullmatch(block[148:156].replace(b"\0", b" "))
-    if said is None or int(said[1] or b"0", 8) not in _checksums(block):
+    if said is None or not _checksum_is(int(said[1] or b"0", 8), block):
         raise DamagedError(f"{where} is not a tar header")
     kind = block[156:157]
     name = _text(block[:100])
@@ -169,11 +169,11 @@ def read_block(block: bytes, where: str) -> RawHeader:
     return RawHeader(block, name, kind, size, _text(block[157:257]))
 
 
-def _checksums(block: bytes) -> tuple[int, int]:
-    """The checksum, and the one of old programs that summed up signed bytes."""
+def _checksum_is(said: int, block: bytes) -> bool:
+    """Whether ``said`` is the block's checksum, or the one of old programs that summed up signed bytes."""
     counted = block[:148] + block[156:]
     unsigned = sum(counted) + 8 * 32
-    return unsigned, unsigned - 256 * sum(byte > 127 for byte in counted)
+    return said == unsigned or said == unsigned - 256 * sum(byte > 127 for byte in counted)
 
 
 def _text(value: bytes) -> bytes:
