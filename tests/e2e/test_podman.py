@@ -32,6 +32,7 @@ def podman(engine: PodmanEnv, cli: Command, tmp_path: Path) -> Iterator[PodmanEn
     """Podman with the hook of this test's store installed; at the end nothing is mounted, on record or leased."""
     cli.ok("hook", "install", tmp_path / "hooks")
     engine.hooks_dir = tmp_path / "hooks"
+    cli.environment |= engine.for_stratum
     before = engine.mounts()
     try:
         yield engine
