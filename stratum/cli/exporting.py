@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from stratum.cli.app import App, image_options, verb
-from stratum.cli.output import human_size, short
+from stratum.cli.output import human_size, safe, short
 from stratum.cli.progress import progress_bar
 from stratum.cli.reftype import REF
 
@@ -34,7 +34,7 @@ def export(app: App, ref: str, file: str, tags: tuple[str, ...], with_history: b
         )
         return
     if file != STDOUT:
-        app.out.line(file)
+        app.out.line(safe(file))
     shown = ", ".join(f"{tag} ({short(commit)})" for tag, commit in done.tags.items())
     and_history = f" and {len(done.history)} earlier commits" if done.history else ""
     app.out.note(f"exported {shown}{and_history}: {human_size(done.size)}")

@@ -335,7 +335,7 @@ class Transactions:
             directory.mkdir(0o700)
             owner.enter_context(locked(directory / OWNER, timeout=0))
             with suppress(OSError):  # for people only; the lock is what counts
-                (directory / OWNER).write_text(f"process {os.getpid()}: {what}\n")
+                (directory / OWNER).write_text(f"process {os.getpid()}: {what}\n", "utf-8", errors="backslashreplace")
             self._claim_dead(directory)
 
     def _claim_dead(self, directory: Path) -> None:

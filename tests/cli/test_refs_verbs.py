@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -178,3 +179,12 @@ def test_import_of_a_directory_that_has_the_stratums_name(cli: Command, tmp_path
     assert cli("import", "--bare", "app", "app", cwd=tmp_path).code == 0
     make_tree(tmp_path / "other", {"a": "1"})
     assert cli("import", "--bare", "app", "other", cwd=tmp_path).code == 2
+
+
+def test_paths_of_any_bytes(cli: Command, tmp_path: Path) -> None:
+    place = tmp_path / os.fsdecode(b"di\xffr\nx")
+    source = make_tree(place, {"a": "1"})
+    commit = cli.ok("import", "--bare", source, "app")
+    archive = tmp_path / os.fsdecode(b"ex\xff\nport.tar")
+    assert cli.ok("export", "app", archive).endswith("ex\\xff\\nport.tar")
+    assert cli.ok("import", archive, "copy") == commit
