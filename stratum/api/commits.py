@@ -99,7 +99,8 @@ def commit_worktree(
                 origin={"kind": "worktree", "worktree": str(tree)},
                 timestamp=session.now(),
                 known=base,
-                image=fast_forward and record is None,  # as its base, the next mount shows it
+                # As the base, the next mount shows it; a tag promises tags/TAG/commit.cfs.
+                image=tag_name is not None or (fast_forward and record is None),
             )
             commit = meta.metadata_hash
             if fast_forward and record is None and tree.base_commit != commit:
