@@ -24,7 +24,7 @@ from typing import Any
 
 from stratum.composefs.verity import VerityHasher, verity_digest
 from stratum.errors import DamagedError, StratumError
-from stratum.registry.packs import FRAME_SIZE, Member, PackIndex, PackWriter, unpack
+from stratum.registry.packs import FRAME_SIZE, Member, PackIndex, PackWriter, hash_piece, unpack
 from stratum.store.layout import Layout, storage_error
 from stratum.store.objects import OBJECT_MODE, Objects
 from stratum.sys.atomic import write_all
@@ -98,9 +98,12 @@ def _stage(span: Span, member: Member, pieces: Iterator[bytes], report: Report) 
     hasher = VerityHasher()
     with closing(_Output(path)) as output:
         for piece in pieces:
-            hasher.update(piece)
-            output.write(piece)
+            if hash_piece(hasher, piece):
+                output.skip(len(piece))
+            else:
+                output.write(piece)
             report(len(piece), None)
+        output.end()
     _check(hasher.digest(), member, span)
     report(0, member)
 
@@ -122,6 +125,14 @@ class _Output:
 
     def write(self, data: bytes) -> None:
         write_all(self._fd, data)
+
+    def skip(self, size: int) -> None:
+        """Leave a hole."""
+        os.lseek(self._fd, size, os.SEEK_CUR)
+
+    def end(self) -> None:
+        """Make the file as long as what was written and skipped."""
+        os.ftruncate(self._fd, os.lseek(self._fd, 0, os.SEEK_CUR))
 
     def close(self) -> None:
         os.close(self._fd)
