@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -32,6 +33,10 @@ def restore(scene: Scene) -> None:
     scene.verb("restore", "app:v2", "dir", "--to", "app+dev")
 
 
+def export(scene: Scene) -> None:
+    scene.verb("export", "app:v2", scene.directory / "exported/app.stratum.tar")
+
+
 UNMOUNTED: dict[str, Verb] = {
     "import": lambda scene: scene.verb("import", "--bare", scene.source, "app:v2"),
     "import-new": lambda scene: scene.verb("import", "--bare", scene.source, "other"),
@@ -46,6 +51,7 @@ UNMOUNTED: dict[str, Verb] = {
     "restore": restore,
     "patchset": lambda scene: scene.verb("patchset", "build", scene.patchset, "app:merged"),
     "pull": lambda scene: scene.verb("pull", f"{scene.layout}:latest", "app:pulled"),
+    "export": export,
     "gc": lambda scene: scene.verb("gc", "--reflog-age", "0"),
     "migrate": migrate,
     "mount": lambda scene: scene.verb("mount", "app+dev", scene.mountpoint),
@@ -86,10 +92,19 @@ def points(scene: Scene, name: str, verb: Verb, *, mounted: bool, calls: str) ->
 
 def prepare(scene: Scene, mounted: bool) -> None:
     scene.fresh(mounted=mounted)
+    shutil.rmtree(scene.directory / "exported", ignore_errors=True)
+    (scene.directory / "exported").mkdir()
     # Something for a garbage collection to remove.
     scene.verb("import", "--bare", scene.directory / "other", "loose")
     scene.old_commits |= set(scene.store.commits.list())
     scene.verb("remove", "--yes", "loose")
+
+
+def check_exported(scene: Scene) -> None:
+    """What has the name of an export is a whole one."""
+    for path in (scene.directory / "exported").glob("*.tar"):
+        scene.verb("import", path, "again")
+        assert scene.store.tags.get("again", "latest") == scene.store.tags.get("app", "v2")
 
 
 @pytest.mark.parametrize(("name", "verb", "mounted"), CASES, ids=[case[0] for case in CASES])
@@ -102,6 +117,7 @@ def test_killed(scene: Scene, name: str, verb: Verb, mounted: bool) -> None:
         print(f"{name} killed at {call} {number}: {outcome}")
         assert outcome.status in (-signal.SIGKILL, DONE), outcome
         scene.check(commits)
+        check_exported(scene)
         scene.check_after_next(commits)
 
 
@@ -118,4 +134,5 @@ def test_failing(scene: Scene, name: str, verb: Verb, mounted: bool) -> None:
         if outcome.status == DONE:
             assert scene.refs() == scene.refs_when_done, "reported as done, and it is not"
         scene.check(commits)
+        check_exported(scene)
         scene.check_after_next(commits)

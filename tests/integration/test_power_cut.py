@@ -87,7 +87,7 @@ def check(disk_path: Path, runtime_dir: Path, reported: list[str]) -> None:
 
 
 def test_whatever_was_reported_is_there(tmp_path: Path) -> None:
-    image, copy = tmp_path / "image", tmp_path / "copy"
+    image = tmp_path / "image"
     reported = tmp_path / "reported"
     (tmp_path / "after").mkdir()
     with disk(image, tmp_path / "disk", size=96 << 20) as path:
@@ -98,7 +98,9 @@ def test_whatever_was_reported_is_there(tmp_path: Path) -> None:
         try:
             while not reported.exists() or not reported.stat().st_size:
                 time.sleep(0.05)
-            for _ in range(CUTS):
+            for number in range(CUTS):
+                # Another file each time: of one that was mounted before, the loop device may have old blocks in memory.
+                copy = tmp_path / f"copy-{number}"
                 time.sleep(random.uniform(0.1, 1.0))
                 assert all(writer.poll() is None for writer in writers), "a writer failed"
                 before = reported.read_text().splitlines()
@@ -107,6 +109,7 @@ def test_whatever_was_reported_is_there(tmp_path: Path) -> None:
                 assert checked.returncode in (0, 1), checked.stdout
                 with mounted(copy, tmp_path / "after") as after:
                     check(after, tmp_path / "run", before)
+                copy.unlink()
             assert len(before) > CUTS
         finally:
             for writer in writers:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import shutil
 import subprocess
@@ -94,9 +96,11 @@ class Scene:
     def verb(self, *args: object, store: Path | None = None) -> None:
         """Run a command line; ``VerbError`` where it fails."""
         options = ["--quiet", "--store", str(store or self.store_dir), "--runtime-dir", str(self.runtime_dir)]
-        code = run([*options, *map(str, args)])
+        said = io.StringIO()
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said):
+            code = run([*options, *map(str, args)])
         if code:
-            raise VerbError(f"exit code {code}")
+            raise VerbError(f"exit code {code}: {said.getvalue()}")
 
     @property
     def session(self) -> Session:
