@@ -1,11 +1,12 @@
 """Commits: ``commits/<metadata_hash>/{metadata.toml, tree.dump.zst, commit.cfs}``.
 
 The directory appears whole, by one rename, and is not changed afterwards; only ``commit.cfs``, which is a pure
-function of the dump, may be made anew. It may also be left out at first, with ``[image]``: the commit of a mounted
-worktree is there to be kept, and most such commits are never mounted, while the image of a large tree costs more than
-all else in its commit. ``ensure_image``, through which everything goes that needs an image, then makes it, gives it its
-name, and only then describes it in metadata.toml, each in one durable step. ``tree.dump.zst`` is one zstd frame of the
-canonical dump, so ``zstd -dc tree.dump.zst | b3sum`` prints the directory's name. metadata.toml has these tables::
+function of the dump, may be made anew. It may also be left out at first, with ``[image]``: a commit of a mounted
+worktree without a tag is there to be kept, and most such commits are never mounted, while the image of a large tree
+costs more than all else in its commit. ``ensure_image``, through which everything goes that needs an image, then makes
+it, gives it its name, and only then describes it in metadata.toml, each in one durable step. ``tree.dump.zst`` is one
+zstd frame of the canonical dump, so ``zstd -dc tree.dump.zst | b3sum`` prints the directory's name. metadata.toml has
+these tables::
 
     [commit]  merkle_root, metadata_hash, timestamp (RFC 3339 UTC), parent_commit?, message?
     [files]   count (names of regular files: a hard link counts each time), total_size (bytes; each inode once)
@@ -208,8 +209,7 @@ class Commits:
         Equal trees are one commit: where it exists already, it is left untouched and its metadata returned.
         ``timestamp`` (timezone-aware) defaults to now. Objects below directories that ``root`` shares with ``known``,
         the tree of a commit of this store, are taken to be there; every other must be, or ``DamagedError``. Where
-        ``known`` is from ``open_tree``, what is shared is not even read. Without ``image`` there is none until
-        ``ensure_image`` is asked for it.
+        ``known`` is from ``open_tree``, what is shared is not even read. ``image``: make it now, not in ``ensure_image``.
         """
         from stratum.tree.digest import merkle_summary, metadata_hash
         from stratum.tree.dump import NOTHING_KEPT, write_dump
@@ -228,6 +228,7 @@ class Commits:
         directory = tx.new_path("commit")
         tx.make_directory(directory)
         tx.write_file(directory / DUMP, compress_dump(dump))
+        del dump  # it is large, and so is an image in the making
         digest, size = _write_image(tx, root, directory / IMAGE) if image else (None, None)
         meta = CommitMeta(
             metadata_hash=commit,
