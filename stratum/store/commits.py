@@ -209,7 +209,7 @@ class Commits:
         Equal trees are one commit: where it exists already, it is left untouched and its metadata returned.
         ``timestamp`` (timezone-aware) defaults to now. Objects below directories that ``root`` shares with ``known``,
         the tree of a commit of this store, are taken to be there; every other must be, or ``DamagedError``. Where
-        ``known`` is from ``open_tree``, what is shared is not even read. ``image``: make it now, not in ``ensure_image``.
+        ``known`` is from ``open_tree``, what is shared is not even read. ``image``: make it now, not on demand.
         """
         from stratum.tree.digest import merkle_summary, metadata_hash
         from stratum.tree.dump import NOTHING_KEPT, write_dump
