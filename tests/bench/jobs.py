@@ -333,7 +333,8 @@ def images(bench: Bench) -> Iterator[Job]:
     commit = next((bench.ours.repository / "store" / "commits").glob("*/tree.dump.zst"))
     os.system(f"zstd -dqcf '{commit}' > '{dump}'")
     code = (
-        "import sys; from stratum.composefs.erofs import write_image; from stratum.tree.dump import read_dump\n"
+        "import gc, sys; gc.set_threshold(50_000, 20, 50)  # as the command line does\n"
+        "from stratum.composefs.erofs import write_image; from stratum.tree.dump import read_dump\n"
         "write_image(read_dump(open(sys.argv[1], 'rb').read()), open(sys.argv[2], 'wb'))"
     )
     image = bench.directory / "image.cfs"
