@@ -117,7 +117,8 @@ def _to_worktree(session: Session, found: list[tuple[str, Inode]], name: str, wo
             return Restored(places, ref)
         if record.holder.kind != "host":
             raise UsageError(
-                f"{ref} is mounted in {record.holder.describe()}", hint="restore to a directory, and copy it in"
+                f"{ref} is mounted in {record.holder.describe()}",
+                hint="restore to a directory and copy it in (podman cp)",
             )
         warnings = []
         for path, inode in found:
