@@ -211,9 +211,10 @@ def init(
             store.worktrees.create(name, DEFAULT_WORKTREE, done.commit.metadata_hash, why="init")
             ours = True
             record = mount(session, f"{name}+{DEFAULT_WORKTREE}", mountpoint)
-        except BaseException:
-            # One with a worktree that was not made here is somebody else's, who was faster.
-            if store.namespaces.exists(name) and (ours or not store.worktrees.names(name)):
+        except BaseException as exc:
+            # A conflict before the worktree is made means that somebody else was faster, and the stratum is theirs.
+            theirs = not ours and isinstance(exc, ConflictError)
+            if not theirs and store.namespaces.exists(name) and (ours or not store.worktrees.names(name)):
                 store.namespaces.remove(name)
             raise
     return Imported(done.ref, done.commit, None, done.warnings, record)
