@@ -18,7 +18,6 @@ import pytest
 from tests.support.capabilities import CHECKOUT, program
 from tests.support.gotools import go_program
 
-MIRROR = "http://deb.debian.org/debian/"
 PATIENCE = 1200
 
 
@@ -49,7 +48,8 @@ def build(images: Images) -> str:
     """The image, over a Debian that debootstrap made."""
     base = images.directory / "base"
     debootstrap = [program("debootstrap"), "--variant=minbase", "--include=ca-certificates,python3,python3-venv"]
-    subprocess.run([*debootstrap, "bookworm", base, MIRROR], check=True, timeout=PATIENCE, capture_output=True)
+    mirror = [os.environ["DEBIAN_MIRROR"]] if "DEBIAN_MIRROR" in os.environ else []
+    subprocess.run([*debootstrap, "bookworm", base, *mirror], check=True, timeout=PATIENCE, capture_output=True)
     container = images.buildah("from", "scratch")
     images.buildah("add", "--quiet", container, base, "/")
     images.buildah("commit", "--quiet", container, "localhost/debian:test")
