@@ -188,13 +188,17 @@ class PodmanEnv:
                 points.append(point)
         return points[::-1]
 
-    def remove_all(self, timeout: float = 20) -> None:
-        """Remove all containers and pods. Podman needs a moment to notice that a killed one is dead."""
-        deadline = time.monotonic() + timeout
+    def remove_all(self) -> None:
+        """Remove all containers and pods."""
         self.podman("pod", "rm", "--all", "--force", "--time", "0", check=False)
-        while (done := self.podman("rm", "--all", "--force", "--time", "0", check=False)).returncode != 0:
+        self.remove("--all")
+
+    def remove(self, container: str, timeout: float = 20) -> None:
+        """Remove a container whatever it does. Podman needs a moment to notice that a killed one is dead."""
+        deadline = time.monotonic() + timeout
+        while (done := self.podman("rm", "--force", "--time", "0", container, check=False)).returncode != 0:
             if time.monotonic() > deadline:
-                raise AssertionError(f"containers cannot be removed: {done.stderr}")
+                raise AssertionError(f"{container} cannot be removed: {done.stderr}")
             time.sleep(0.2)
 
     def close(self) -> None:

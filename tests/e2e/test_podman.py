@@ -205,7 +205,7 @@ def test_a_container_that_podman_restarts(podman: PodmanEnv, cli: Command, app: 
         "-d", "--name", "server", "--restart", "always", *volume("a", "app+dev:/data"), podman.image, "sh", "-c", script
     )
     wait_for(podman, "server", "ready\n" * 3)
-    podman.podman("rm", "--force", "--time", "0", "server")
+    podman.remove("server")
     runs = content(cli, "app+dev", tmp_path)["runs"].count("run\n")
     assert runs >= 3
     assert len(moves(cli, "app", "dev")) == runs
@@ -322,7 +322,7 @@ def test_a_held_worktree_names_its_holder(podman: PodmanEnv, cli: Command, app: 
     (tmp_path / "host").mkdir()
     mounted = cli("mount", "app+dev", tmp_path / "host")
     assert (mounted.code, mounted.stdout) == (4, "")
-    podman.podman("rm", "--force", "--time", "0", "first")
+    podman.remove("first")
     podman.run("--rm", *volume("a", "app+dev:/data"), podman.image, "true")
 
 

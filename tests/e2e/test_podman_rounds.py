@@ -118,7 +118,7 @@ class Writer:
         self.podman.podman("kill", "--signal", "KILL", "writer")
         self.podman.wait_stopped("writer")
         number = self.promised()
-        self.podman.podman("rm", "--force", "--time", "0", "writer")
+        self.podman.remove("writer")
         return number
 
 

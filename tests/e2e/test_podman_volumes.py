@@ -115,10 +115,10 @@ def test_podman_volumes(engine: PodmanEnv, cli: Command, plugin: Plugin) -> None
     for name in ("left", "right"):
         engine.run("-d", "--name", name, "-v", "app.main:/data", engine.image, "sleep", "1000")
         engine.podman("exec", name, "touch", f"/data/{name}")
-    engine.podman("rm", "--force", "--time", "0", "left")
+    engine.remove("left")
     assert len(moves(cli)) == 1
     assert engine.podman("exec", "right", "ls", "/data").stdout.split() == ["left", "new", "one", "right"]
-    engine.podman("rm", "--force", "--time", "0", "right")
+    engine.remove("right")
     assert len(moves(cli)) == 2
     engine.podman("volume", "rm", "app.main", "app.seed")
     refused = engine.podman(*create, "--opt", "ref=none", "broken", check=False)
