@@ -243,15 +243,16 @@ def test_bad_mountpoints(sample: Sample, place: Path) -> None:
 def test_unmounting_what_is_in_use_names_the_processes(sample: Sample, target: Path) -> None:
     upper, work = sample.worktree()
     mount(MountPlan(sample.image, sample.objects, upper, work), target)
-    script = "exec 3>>label 4<big; echo ready; exec sleep 1000"
-    with subprocess.Popen(["sh", "-c", script], cwd=target, stdout=subprocess.PIPE, text=True) as user:
+    # What speaks is the last program of the shell already: its command line is the one that is named.
+    script = "exec 3>>label 4<big; exec cat /proc/self/comm -"
+    with subprocess.Popen(["sh", "-c", script], cwd=target, stdin=-1, stdout=-1, text=True) as user:
         assert user.stdout is not None
         user.stdout.readline()
         with pytest.raises(BusyError) as caught:
             build.unmount(target)
         user.kill()
     message = caught.value.message
-    assert f"{user.pid} (sleep 1000) writes {target}/label" in message
+    assert f"{user.pid} (cat /proc/self/comm -) writes {target}/label" in message
     assert f"uses {target}/big" in message
     assert f"uses {target}," in message or message.endswith(f"uses {target}")
     build.unmount(target)
