@@ -56,6 +56,12 @@ class BusyError(ConflictError):
     id = "busy"
 
 
+class DeniedError(StratumError):
+    """A registry does not let this user do it: the password is missing or wrong, or the user lacks the right."""
+
+    id = "denied"
+
+
 class DamagedError(StratumError):
     """Stored or received data does not match its digest or its format."""
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from stratum.cli.output import JSON, TEXT, Output
+from stratum.cli.reftype import NOTE
 
 if TYPE_CHECKING:
     from stratum.api.session import Session
@@ -67,7 +68,7 @@ def verb(name: str, **attributes: Any) -> Callable[[Callable[..., Any]], click.C
 
 def message_option(function: Callable[..., Any]) -> Callable[..., Any]:
     """``-m/--message``: kept in the commit's metadata."""
-    return click.option("-m", "--message", help="Message kept with the commit.")(function)
+    return click.option("-m", "--message", type=NOTE, help="Message kept with the commit.")(function)
 
 
 def image_options(function: Callable[..., Any]) -> Callable[..., Any]:

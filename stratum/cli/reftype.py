@@ -1,4 +1,7 @@
-"""The parameter types of refs, completed by the shell from what the store holds, and of paths. Both take any text."""
+"""The parameter types of refs, completed by the shell from what the store holds, of paths, and of notes for people.
+
+Refs and paths take any text; what is wrong with them is found by those who use them.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from collections.abc import Iterator
 import click
 from click.shell_completion import CompletionItem
 
+from stratum.cli.output import safe
 from stratum.errors import StratumError
 
 
@@ -44,6 +48,20 @@ class RefType(click.ParamType[str]):
                 yield from (f"{name}+{worktree}" for worktree in store.worktrees.names(name))
 
 
+class NoteType(click.ParamType[str]):
+    """Text for people that is kept in metadata: UTF-8, which a command line need not be."""
+
+    name = "text"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            self.fail(f"{safe(value)} is not UTF-8", param, ctx)
+        return value
+
+
+NOTE = NoteType()
 REF = RefType()
 WORKTREE = RefType(tags=False)
 NAME = RefType(tags=False, worktrees=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from stratum.cli.app import App, image_options, verb
-from stratum.cli.output import human_size, short
+from stratum.cli.output import human_size, safe, short
 from stratum.cli.progress import progress_bar
 from stratum.cli.reftype import REF
 
@@ -57,7 +57,7 @@ def push(
             }
         )
         return
-    app.out.line(f"{done.target}@{done.manifest_digest}")
+    app.out.line(f"{safe(done.target)}@{done.manifest_digest}")
     app.out.note(
         f"{'would send' if dry_run else 'sent'} {human_size(done.bytes_sent)} in {done.blobs_sent} blobs; "
         f"{done.blobs_reused} were there"

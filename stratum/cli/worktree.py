@@ -6,7 +6,7 @@ import click
 
 from stratum.cli.app import App, verb
 from stratum.cli.output import safe, short
-from stratum.cli.reftype import NAME, REF, WORKTREE, WORKTREE_OR_PATH
+from stratum.cli.reftype import NAME, NOTE, REF, WORKTREE, WORKTREE_OR_PATH
 
 
 @click.group("worktree", short_help="Make, list, remove and switch worktrees.")
@@ -17,7 +17,7 @@ def worktree() -> None:
 @verb("add")
 @click.argument("first", metavar="NAME+WORKTREE|BASE", type=REF)
 @click.argument("second", metavar="[BASE|WORKTREE]", required=False, type=REF)
-@click.option("--description", default="", help="Shown by 'worktree list' and 'status'.")
+@click.option("--description", type=NOTE, default="", help="Shown by 'worktree list' and 'status'.")
 def add(app: App, first: str, second: str | None, description: str) -> None:
     """Make a worktree: 'worktree add NAME+WORKTREE [BASE]' or 'worktree add BASE WORKTREE'.
 

@@ -8,6 +8,7 @@ from stratum.errors import (
     BusyError,
     ConflictError,
     DamagedError,
+    DeniedError,
     ExistsError,
     NotFoundError,
     StratumError,
@@ -34,6 +35,7 @@ _CODES: tuple[tuple[type[StratumError], Code], ...] = (
     (ExistsError, Code.ALREADY_EXISTS),
     (BusyError, Code.ABORTED),  # a lock was not to be had: try again
     (ConflictError, Code.FAILED_PRECONDITION),
+    (DeniedError, Code.UNAUTHENTICATED),  # the volume's secret is missing or wrong: no use before it changes
     (DamagedError, Code.DATA_LOSS),
     (UnsupportedError, Code.FAILED_PRECONDITION),
 )

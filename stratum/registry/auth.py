@@ -16,7 +16,7 @@ from urllib.parse import urlencode
 import requests
 from oras.auth.token import TokenAuth
 
-from stratum.errors import StratumError
+from stratum.errors import DeniedError, StratumError
 from stratum.registry.credentials import identity_token
 from stratum.registry.transport import Transport, origin, shown
 
@@ -67,7 +67,7 @@ class Auth(TokenAuth):  # type: ignore[misc]  # oras has no types
         response = self._ask_for_token(realm, query, self._lookup(self._password_host(server)))
         if response.status_code != 200:
             words = self._transport.words(response)
-            raise StratumError(
+            raise DeniedError(
                 f"{_host(server)} gave no token for {_host(self._origin)}: {words}",
                 hint=f"log in with 'stratum login {_host(self._origin)}'",
             )

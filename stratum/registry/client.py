@@ -17,7 +17,7 @@ import oras.container
 import oras.provider
 import requests
 
-from stratum.errors import DamagedError, NotFoundError, StratumError
+from stratum.errors import DamagedError, DeniedError, NotFoundError, StratumError
 from stratum.registry.artifact import (
     INDEX_OF_MANIFESTS_MEDIA_TYPE,
     MANIFEST_MAX,
@@ -132,7 +132,7 @@ class RegistryClient(oras.provider.Registry):  # type: ignore[misc]  # oras has 
         """Ask for the registry's base address, which it grants to those that it lets in; ``StratumError`` otherwise."""
         response = self.do_request(self._root)
         if response.status_code in (401, 403):
-            raise StratumError(f"{self.host} does not let this user in: {self._transport.words(response)}")
+            raise DeniedError(f"{self.host} does not let this user in: {self._transport.words(response)}")
         self._expect(response, (200,), f"use {self.host} as a registry")
         self._transport.done(response)
 

@@ -19,7 +19,7 @@ import requests
 import urllib3.exceptions
 from requests.utils import should_bypass_proxies
 
-from stratum.errors import DamagedError, NotFoundError, StratumError, UsageError, os_error_text
+from stratum.errors import DamagedError, DeniedError, NotFoundError, StratumError, UsageError, os_error_text
 from stratum.registry.deadline import Adapter
 from stratum.registry.remote import Access
 from stratum.registry.target import is_loopback
@@ -237,7 +237,7 @@ def failure(words: str, status: int, doing: str, host: str) -> StratumError:
     if status == 404:
         return NotFoundError(message)
     if status in (401, 403):
-        return StratumError(message, hint=f"log in with 'stratum login {host}' as a user who may do this")
+        return DeniedError(message, hint=f"log in with 'stratum login {host}' as a user who may do this")
     if status == 400 and "HTTPS" in words:
         return StratumError(message, hint=f"write https://{host}/... to use TLS")
     return StratumError(message)

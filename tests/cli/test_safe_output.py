@@ -45,6 +45,23 @@ def nasty(cli: Command, tmp_path: Path) -> Command:
     return cli
 
 
+def test_notes_are_utf8(cli: Command, tmp_path: Path) -> None:
+    (tmp_path / "source").mkdir()
+    done = cli("import", "--bare", tmp_path / "source", "app", "-m", "caf\udce9")
+    assert done.code == 2
+    assert "caf\\xe9 is not UTF-8" in done.stderr
+    cli.ok("import", "--bare", tmp_path / "source", "app", "-m", "café")
+    done = cli("worktree", "add", "app+dev", "app", "--description", "caf\udce9")
+    assert done.code == 2
+    assert "caf\\xe9 is not UTF-8" in done.stderr
+
+
+def test_where_a_push_went_is_shown_safely(cli: Command, tmp_path: Path) -> None:
+    (tmp_path / "source").mkdir()
+    cli.ok("import", "--bare", tmp_path / "source", "app")
+    assert safe(cli.ok("push", "app", f"oci:{tmp_path}/\x1b[31mred"))
+
+
 READING = (
     ("diff", "app:v1", "app:v2"),
     ("diff", "--name-only", "app:v1", "app:v2"),

@@ -71,16 +71,16 @@ def settled(node: Node, name: str, volume_id: str, parameters: Mapping[str, str]
 def test_seed_snapshot_and_restore_on_another_node(nodes: tuple[Node, Node], registry: RegistryServer) -> None:
     a, b = nodes
     seed = {"source": f"{registry.host}/team/db:seed"}
-    with refused(Code.INTERNAL):
+    with refused(Code.UNAUTHENTICATED):
         a.create("pvc-1", seed)
-    with refused(Code.INTERNAL):
+    with refused(Code.UNAUTHENTICATED):
         a.create("pvc-1", seed, secrets={"username": "user", "password": "wrong"})
     volume = a.create("pvc-1", seed, secrets=PASSWORD)
     a.stage(volume.volume_id)
     target = a.publish(volume.volume_id, "pod")
     (target / "rows").write_text("changed")
     snapshot_class = {"registry": f"{registry.host}/team/snapshots"}
-    with refused(Code.INTERNAL):
+    with refused(Code.UNAUTHENTICATED):
         a.snapshot("snapshot-1", volume.volume_id, parameters=snapshot_class)
     listed = a.controller.ListSnapshots(csi.ListSnapshotsRequest(source_volume_id=volume.volume_id)).entries
     assert [entry.snapshot.ready_to_use for entry in listed] == [False]
@@ -124,7 +124,7 @@ def test_inline_gets_the_pods_credentials_and_not_the_nodes(nodes: tuple[Node, N
     node.cli.environment = node.cli.environment | login(node.directory, registry)
     node.start()
     inline = {"csi.storage.k8s.io/ephemeral": "true", "source": f"{registry.host}/team/db:seed", "readOnly": "true"}
-    with refused(Code.INTERNAL):
+    with refused(Code.UNAUTHENTICATED):
         node.publish("csi-1", "pod", inline)
     target = node.publish("csi-1", "pod", inline, secrets=PASSWORD)
     assert (target / "rows").stat().st_size == 200_000

@@ -60,7 +60,8 @@ def test_login_push_list_logout(at_home: Command, server: RegistryServer, tmp_pa
     assert at_home("list", "--remote", f"{server.host}/team/none").code == 3
 
     assert at_home.json("logout", env=default) == {"registry": server.host, "files": [str(auth_file(tmp_path))]}
-    assert at_home("list", "--remote", f"{server.host}/team/app").code == 1
+    denied = at_home("--format", "json", "list", "--remote", f"{server.host}/team/app")
+    assert (denied.code, json.loads(denied.stderr)["id"]) == (1, "denied")
     assert at_home("logout", server.host).code == 3
 
 
