@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from stratum import toml
 from stratum.errors import UsageError, os_error_text
+from stratum.frozen import frozen
 
 SYSTEM_CONFIG = Path("/etc/stratum/config.toml")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Setting:
     """One setting: its key in the file, its environment variable, its default in words and its help."""
 
@@ -52,7 +52,7 @@ SETTINGS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Config:
     """The settings in force. ``environment`` is the environment they were read from, for programs started with it."""
 

@@ -13,9 +13,9 @@ Parsing is purely textual; which tag or commit is meant is decided by ``store.re
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from stratum.errors import UsageError
+from stratum.frozen import frozen
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _HASH = re.compile(r"[0-9a-f]{64}")
@@ -25,7 +25,7 @@ DEFAULT_WORKTREE = "main"
 DEFAULT_TAG = "latest"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Ref:
     """A parsed reference.
 

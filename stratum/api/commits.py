@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from stratum.api.session import Session
 from stratum.api.settling import settle
 from stratum.errors import ExistsError
+from stratum.frozen import field, frozen
 from stratum.refs import check_name, parse_ref
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from stratum.tree.model import Directory
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Committed:
     """What a commit did: the worktree, its commit now, the one before, and the tag that was set, if any.
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from stratum.api.session import Session
 from stratum.errors import NotFoundError, UsageError
+from stratum.frozen import frozen
 from stratum.refs import Ref, is_name, parse_ref
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from stratum.tree.model import Directory
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Shown:
     """A commit's metadata and the refs that name it."""
 

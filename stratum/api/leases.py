@@ -12,12 +12,12 @@ time, is one commit. A failure is written into the lease, where ``status`` finds
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from stratum.api.session import Session
 from stratum.api.tagtemplate import render_tag
 from stratum.errors import StratumError
+from stratum.frozen import frozen, replace
 
 if TYPE_CHECKING:
     from stratum.store.worktrees import Lease
@@ -27,7 +27,7 @@ VOLUME_HOLDER = "volume/"
 """Begins a lease's holder that is a named volume (``stratum.plugin``) and no container's ID."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Leased:
     """A worktree with a lease."""
 
@@ -36,7 +36,7 @@ class Leased:
     lease: Lease
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Released:
     """A lease that was worked off: the commit and the tag that moved to it (None where the lease asked for none), or
     why it failed."""

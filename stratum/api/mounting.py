@@ -6,7 +6,6 @@ import os
 import shlex
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ from stratum.api.history import means_path
 from stratum.api.session import Session
 from stratum.api.settling import settle
 from stratum.errors import NotFoundError, StratumError, os_error_text
+from stratum.frozen import replace
 from stratum.refs import DEFAULT_TAG, DEFAULT_WORKTREE, parse_ref
 
 if TYPE_CHECKING:

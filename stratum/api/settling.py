@@ -36,8 +36,7 @@ def build_in_place(plan: MountPlan, shown: Record, source: str) -> int:
 
     Raises ``NotFoundError`` where the container is gone, and what ``build_detached`` raises.
     """
-    from dataclasses import replace
-
+    from stratum.frozen import replace
     from stratum.mount.build import build_detached
 
     if shown.holder.kind != "container":

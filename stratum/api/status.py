@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from stratum.api.history import ref_or_mountpoint
 from stratum.api.session import Session
 from stratum.errors import DamagedError, NotFoundError, StratumError
+from stratum.frozen import field, frozen
 from stratum.refs import is_hash
 from stratum.tree import diff
 from stratum.tree.model import Directory
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from stratum.store.worktrees import Worktree
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class WorktreeStatus:
     """A worktree: commits are whole hashes, ``head_time`` is RFC 3339, the counts are paths changed since its base.
 
@@ -36,7 +36,7 @@ class WorktreeStatus:
     lease_error: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class StratumStatus:
     """A stratum: its tags, mounts of tags and commits that were made through it, and its worktrees.
 

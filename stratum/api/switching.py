@@ -9,7 +9,6 @@ and the mount shows the old one; the next verb on the worktree finishes the swit
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +17,7 @@ from stratum.api.history import ref_or_mountpoint
 from stratum.api.session import Session
 from stratum.api.settling import build_in_place, build_mount, settle, store_worktree
 from stratum.errors import NotFoundError, UsageError
+from stratum.frozen import field, frozen
 from stratum.refs import DEFAULT_WORKTREE, Ref, parse_ref
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 BuildUpper = Callable[["Transaction"], Path]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Switched:
     """A worktree on another base. ``kept_commit`` keeps what it held uncommitted before, None where it held nothing
     (or it was discarded); ``conflicts`` lists the paths that both sides of a rebase had changed."""
@@ -122,8 +122,7 @@ def rebase(
 
 
 def _with(done: Switched, conflicts: list[bytes], layer: list[Directory]) -> Switched:
-    from dataclasses import replace
-
+    from stratum.frozen import replace
     from stratum.tree.model import walk
 
     changes = sum(1 for _ in walk(layer[0])) - 1 if layer else 0
@@ -303,7 +302,7 @@ def _shown_at(session: Session, target: str) -> Record:
 
 def _lease_of(session: Session, record: Record) -> Lease | None:
     """The lease of the container that has the recorded mount, from now on for another worktree."""
-    from dataclasses import replace
+    from stratum.frozen import replace
 
     ref = parse_ref(record.ref)
     if record.holder.kind != "container" or ref.worktree is None:
@@ -314,9 +313,8 @@ def _lease_of(session: Session, record: Record) -> Lease | None:
 
 def _swap_worktree(session: Session, old: Record, found: Resolved, force: bool) -> Record:
     """Let the mount ``old`` show the worktree ``found``, whose lock is held."""
-    from dataclasses import replace
-
     from stratum.api.mounting import plan_mount
+    from stratum.frozen import replace
     from stratum.mount.state import host_holder
     from stratum.mount.swap import swap
 

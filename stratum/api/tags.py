@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from stratum.api.session import Session
 from stratum.api.worktrees import refuse_mounted, remove_worktree
 from stratum.errors import UsageError
+from stratum.frozen import field, frozen
 from stratum.refs import DEFAULT_TAG, Ref, check_name, parse_ref
 
 if TYPE_CHECKING:
     from stratum.store.worktrees import Worktree
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Tagged:
     """A tag that was set: its full name, the commit, what it named before, and the tag that a move removed."""
 
@@ -74,7 +74,7 @@ def _target(session: Session, source: Ref, new: str, commit: str) -> tuple[str, 
     return owners[0], new
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class StratumSummary:
     """One stratum in the list of all."""
 
@@ -83,7 +83,7 @@ class StratumSummary:
     worktrees: list[str]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ListedTag:
     """One tag of a stratum: commit, its time (RFC 3339), number of files and their bytes."""
 
@@ -94,7 +94,7 @@ class ListedTag:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ListedStratum:
     """A stratum with its tags and worktrees."""
 
@@ -120,7 +120,7 @@ def list_stratum(session: Session, name: str) -> ListedStratum:
     return ListedStratum(name, tags, store.worktrees.list(name))
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Removal:
     """What a removal would take away: refs as text, in the order of their removal."""
 

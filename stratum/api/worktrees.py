@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from stratum.api.session import Session
 from stratum.api.settling import settle
 from stratum.errors import BusyError, UsageError
+from stratum.frozen import frozen
 from stratum.refs import DEFAULT_TAG, Ref, check_name, parse_ref
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def _store_key(session: Session) -> str:
     return store_key(session.store.root)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RemovedWorktree:
     """A removed worktree and the commit that keeps what it held uncommitted, if it held anything."""
 

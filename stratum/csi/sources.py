@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from stratum.api import transfer
@@ -21,6 +21,7 @@ from stratum.api.session import Session
 from stratum.csi.driver import Driver
 from stratum.csi.errors import invalid
 from stratum.csi.jobs import Caller
+from stratum.frozen import replace
 from stratum.refs import DEFAULT_TAG, Ref, check_name
 from stratum.registry.target import Target, parse_target
 

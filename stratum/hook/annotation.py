@@ -25,10 +25,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from stratum.api.tagtemplate import check_template
 from stratum.errors import StratumError, UsageError
+from stratum.frozen import frozen
 from stratum.refs import DEFAULT_TAG, DEFAULT_WORKTREE, Ref, is_hash, parse_ref
 
 PREFIX = "stratum.dev/volume."
@@ -45,7 +45,7 @@ _COMMIT = ("on-stop", "never")
 _RUNTIME_OWNED = ("proc", "sys")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Volume:
     """One volume of a container.
 

@@ -14,10 +14,10 @@ import contextlib
 import errno
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from stratum.errors import ConflictError, NotFoundError, StratumError, UsageError, os_error_text
+from stratum.frozen import frozen
 from stratum.hook.ocistate import BadStateError
 from stratum.mount.container import ContainerProcess
 from stratum.sys import mountinfo
@@ -34,7 +34,7 @@ _DIRECTORY = os.O_PATH | os.O_DIRECTORY
 _MAX_LINKS = 40
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Attachment:
     """A detached mount (an fd, which stays the caller's) and the absolute path in the container where it goes."""
 

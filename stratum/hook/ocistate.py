@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 import os
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 from stratum.errors import StratumError, os_error_text
+from stratum.frozen import frozen
 from stratum.hook.readfile import read_regular
 
 MAX_STATE = 4 << 20
@@ -26,7 +26,7 @@ class BadStateError(StratumError):
     """The runtime's state or bundle is not what the OCI specification says."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ContainerState:
     """The OCI state. ``pid`` is the container's first process in the host's PID namespace, 0 where it is gone."""
 
@@ -37,7 +37,7 @@ class ContainerState:
     annotations: dict[str, str]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Bundle:
     """The parts of ``config.json`` that a mount depends on. ``rootfs`` is absolute."""
 

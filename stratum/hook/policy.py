@@ -23,13 +23,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from stratum import toml
 from stratum.errors import StratumError, UsageError, os_error_text
+from stratum.frozen import frozen
 from stratum.hook.annotation import Volume
 from stratum.hook.readfile import read_regular
 from stratum.refs import Ref, is_hash_prefix
@@ -52,7 +52,7 @@ class DeniedError(StratumError):
     id = "denied"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Caller:
     """Who asks: the container engine (one of ``ENGINES``, or what an unknown one calls itself) and the namespace."""
 
@@ -60,7 +60,7 @@ class Caller:
     namespace: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Rule:
     """One ``[[allow]]`` table."""
 
@@ -82,7 +82,7 @@ class Rule:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Policy:
     """The rules in force; without any, the defaults above."""
 

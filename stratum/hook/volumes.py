@@ -6,13 +6,13 @@ import contextlib
 import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
 from stratum.api.session import Session
 from stratum.api.settling import settle
 from stratum.api.volumes import catch_up, ensure_worktree
 from stratum.errors import StratumError, os_error_text
+from stratum.frozen import frozen
 from stratum.hook.annotation import Volume
 from stratum.hook.attach import Attachment, attach_all
 from stratum.hook.ocistate import Bundle, ContainerState
@@ -32,7 +32,7 @@ SCRATCH = "stratum-scratch"
 MAX_ERROR = 500
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Mounted:
     record: Record
     attachment: Attachment

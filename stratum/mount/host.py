@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-from dataclasses import replace
 from pathlib import Path
 
 from stratum.errors import BusyError, ConflictError, NotFoundError, StratumError, os_error_text
+from stratum.frozen import replace
 from stratum.mount import build
 from stratum.mount.plan import MountPlan
 from stratum.mount.record import find_mount

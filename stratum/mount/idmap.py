@@ -13,16 +13,16 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
+from stratum.frozen import frozen
 from stratum.mount.build import closing, create_overlay, kernel_method, mount_image, opened_layer, run_build, settle
 from stratum.mount.plan import Layers, Method, MountPlan
 from stratum.sys import mountapi, namespaces
 from stratum.sys.syscalls import open_beneath
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class IdMap:
     """A user namespace (an fd of ``/proc/PID/ns/user``) and the host's IDs of its user and group 0."""
 

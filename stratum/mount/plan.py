@@ -11,15 +11,15 @@ file, so no character in a path has a meaning.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
+from stratum.frozen import frozen
 from stratum.sys.mountapi import MOUNT_ATTR_NODEV, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY
 from stratum.sys.syscalls import fd_path
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class MountPlan:
     """One mount: ``image`` (a commit's EROFS image) over ``objects``, writable where there is an upperdir.
 
@@ -59,7 +59,7 @@ class LayerSyntax(Enum):
     LIST = "lowerdir=image:objects; the image's whiteouts hide the object directory's names"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Method:
     """Which of the kernel's ways a mount is made by.
 
@@ -92,7 +92,7 @@ def method_for(release: str) -> Method:
     return next(method for least, method in _METHODS if version >= least)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Layers:
     """The open files of a plan's layers: the image's mount, then the directories."""
 
@@ -102,7 +102,7 @@ class Layers:
     workdir: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Fd:
     """A parameter value that is an open file."""
 

@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from stratum.frozen import as_dict, frozen
 from stratum.refs import Ref
 from stratum.sys import mountinfo, proc
 from stratum.sys.mountinfo import MountEntry
@@ -31,7 +31,7 @@ _SOURCE_MAX = 200
 _UNIQUE_IDS_FROM = 1 << 31
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Holder:
     """For whom something is mounted: the host, a container, or a Kubernetes volume's target.
 
@@ -53,7 +53,7 @@ class Holder:
         return "this host"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Record:
     """One mount.
 
@@ -97,7 +97,7 @@ class Record:
 
     def to_json(self) -> dict[str, Any]:
         """The record as JSON types, as it is stored and as commands print it."""
-        return asdict(self)
+        return {**as_dict(self), "holder": as_dict(self.holder)}
 
 
 def record_from_json(table: object) -> Record:

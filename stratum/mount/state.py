@@ -25,10 +25,10 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from pathlib import Path
 
 from stratum.errors import BusyError, DamagedError, NotFoundError, StratumError, os_error_text
+from stratum.frozen import replace
 from stratum.mount.record import Holder, Record, is_live, record_from_json
 from stratum.sys import proc
 from stratum.sys.atomic import write_atomic

@@ -21,11 +21,11 @@ import contextlib
 import errno
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from stratum.errors import BusyError, NotFoundError
+from stratum.frozen import frozen
 from stratum.mount.build import closing, explained, named_uses, open_mountpoint
 from stratum.mount.container import ContainerProcess
 from stratum.mount.record import Record
@@ -40,7 +40,7 @@ _NO_BENEATH = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _LiveMount:
     """A recorded mount that is shown now: ``root`` is an fd of its root, ``namespace`` of the container's, if any."""
 

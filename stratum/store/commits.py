@@ -25,12 +25,12 @@ import os
 import stat
 from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from stratum.errors import DamagedError, ExistsError, NotFoundError, StratumError, UnsupportedError
+from stratum.frozen import frozen, replace
 from stratum.refs import is_hash, is_hash_prefix
 from stratum.store.clock import rfc3339, utc_now
 from stratum.store.layout import Layout, Names, storage_error
@@ -48,7 +48,7 @@ DUMP_MAX = 1 << 32
 _ZSTD_LEVEL = 1
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CommitMeta:
     """What metadata.toml says. Hashes and digests are lower-case hex, sizes bytes, ``timestamp`` RFC 3339 in UTC.
 

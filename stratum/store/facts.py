@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
-
+from stratum.frozen import as_dict, frozen, replace
 from stratum.store.commits import CommitMeta, Statistics
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Facts:
     """The provable fields of ``CommitMeta``, under its names."""
 
@@ -26,12 +25,12 @@ class Facts:
 
     def corrected(self, meta: CommitMeta) -> CommitMeta:
         """``meta`` with the provable fields as they are; it goes on telling of no image where it tells of none."""
-        proven = replace(meta, **asdict(self))
+        proven = replace(meta, **as_dict(self))
         return replace(proven, image_digest=None, image_size=None) if meta.image_digest is None else proven
 
     def meta(self, timestamp: str) -> CommitMeta:
         """Metadata of a commit of which nothing else is known."""
-        return CommitMeta(timestamp=timestamp, **asdict(self))
+        return CommitMeta(timestamp=timestamp, **as_dict(self))
 
 
 def facts_of(dump: bytes) -> Facts:

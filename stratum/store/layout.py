@@ -23,7 +23,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from dataclasses import dataclass
 from pathlib import Path
 
 from stratum import toml
@@ -36,6 +35,7 @@ from stratum.errors import (
     UsageError,
     os_error_text,
 )
+from stratum.frozen import frozen
 from stratum.sys.atomic import TEMPORARY_PREFIX, fsync_dir, write_atomic
 from stratum.sys.locks import locked
 from stratum.sys.syscalls import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, openat2
@@ -80,7 +80,7 @@ def storage_error(exc: OSError, doing: str) -> StratumError:
     return kind(f"cannot {doing}: {os_error_text(exc)}", hint=_HINTS.get(exc.errno or 0, ""))
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Layout:
     """The paths of one store. ``root`` is absolute and without symbolic links."""
 

@@ -23,11 +23,11 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 
 from stratum.errors import NotFoundError
+from stratum.frozen import frozen
 from stratum.store.layout import Layout, storage_error
 from stratum.sys.locks import locked
 
@@ -43,7 +43,7 @@ class _Rank(IntEnum):
     REF = 3
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Held:
     rank: _Rank
     path: Path

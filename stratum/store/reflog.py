@@ -15,10 +15,10 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from stratum.frozen import frozen
 from stratum.refs import is_hash
 from stratum.store.clock import rfc3339, utc_now
 from stratum.store.layout import Layout, NoSpaceError, storage_error
@@ -29,7 +29,7 @@ Kind = Literal["tag", "worktree"]
 _READ_MAX = 1 << 30
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ReflogEntry:
     """One move of a tag or a worktree's head. ``when`` is RFC 3339; ``old`` is None for a new ref, ``new`` for a
     removed one."""

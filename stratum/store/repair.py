@@ -13,12 +13,12 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stratum.errors import DamagedError, NotFoundError
+from stratum.frozen import replace
 from stratum.store.clock import rfc3339
 from stratum.store.commits import IMAGE, METADATA, CommitMeta
 from stratum.store.facts import facts_of

@@ -11,10 +11,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from stratum.errors import ConflictError, ExistsError, NotFoundError, UsageError
+from stratum.frozen import frozen
 from stratum.refs import DEFAULT_TAG, DEFAULT_WORKTREE, Ref, is_hash_prefix, is_name
 from stratum.store.namespaces import similar
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from stratum.store.store import Store
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Resolved:
     """What a ref means. ``commit`` is a whole hash; of a worktree, its head or else its base.
 

@@ -26,12 +26,12 @@ import re
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
 from stratum.errors import BusyError, DamagedError, ExistsError, StratumError
+from stratum.frozen import frozen
 from stratum.store.layout import Layout, storage_error
 from stratum.store.locks import StoreLocks
 from stratum.store.objects import OBJECT_MODE, Objects, name_objects
@@ -47,7 +47,7 @@ _GUARD_WAIT = 30.0
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class StagedObject:
     """What ``Transaction.add_file`` stored: digest (32 bytes) and size in bytes."""
 

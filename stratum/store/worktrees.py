@@ -22,12 +22,12 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from stratum import toml
 from stratum.errors import DamagedError, ExistsError, NotFoundError
+from stratum.frozen import frozen, replace
 from stratum.refs import Ref, check_name, is_name
 from stratum.store.clock import rfc3339, utc_now
 from stratum.store.commits import Commits
@@ -45,7 +45,7 @@ _SWITCH = "switch.toml"
 _ACLS = (b"system.posix_acl_access", b"system.posix_acl_default")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Worktree:
     """A worktree as its meta.toml describes it; times are RFC 3339, commits whole hashes."""
 
@@ -83,7 +83,7 @@ class Worktree:
         return str(self.ref)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Lease:
     """Who holds a worktree (a container's ID), since when, and what is to be done when it is released."""
 
@@ -97,7 +97,7 @@ class Lease:
 _Worktrees = list[Worktree]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class InterruptedSwitch:
     """A switch of a mounted worktree that did not come to its end.
 

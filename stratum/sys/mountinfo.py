@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+
+from stratum.frozen import frozen
 
 _ESCAPE = re.compile(rb"\\([0-7]{3})")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class MountEntry:
     """One mount: ``id`` and ``parent`` are the recycled mount numbers, ``device`` the filesystem's "major:minor".
 

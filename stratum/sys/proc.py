@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
+from stratum.frozen import frozen
 from stratum.sys import mountinfo
 from stratum.sys.syscalls import mountinfo_id
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ProcessUse:
     """One use of a mount by a process: ``path`` is the file as that process names it."""
 

@@ -10,12 +10,12 @@ import socket
 import subprocess
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from stratum.errors import DamagedError, NotFoundError, StratumError, UsageError
+from stratum.frozen import replace
 from stratum.registry.artifact import ARTIFACT_TYPE, digest_of
 from stratum.registry.pull import pull
 from stratum.registry.push import push

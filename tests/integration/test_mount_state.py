@@ -9,12 +9,13 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from stratum.errors import BusyError, ConflictError, DamagedError, NotFoundError, UsageError
+from stratum.frozen import replace
 from stratum.mount import build, host
 from stratum.mount.plan import MountPlan
 from stratum.mount.state import Holder, Record, State, host_holder

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import re
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from stratum.config import load_config
 from stratum.errors import ConflictError, NotFoundError, StratumError, UnsupportedError
+from stratum.frozen import replace
 from stratum.hook.install import HOOK_PATH, install, uninstall
 
 CONFIG = load_config({})

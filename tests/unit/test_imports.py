@@ -26,7 +26,7 @@ LEVELS = (
     {"tree", "composefs"},
     {"sys", "toml"},
     {"config", "refs"},
-    {"errors"},
+    {"errors", "frozen"},
 )
 """Imports go down this list only; parts on one level do not import one another."""
 

@@ -3,7 +3,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from hypothesis import strategies as st
 from stratum import toml
 from stratum.composefs.verity import verity_digest
 from stratum.errors import DamagedError, NotFoundError, StratumError, UsageError
+from stratum.frozen import replace
 from stratum.store import CommitMeta, Store
 from stratum.store.clock import commit_time, rfc3339
 from stratum.store.commits import compress_dump, decompress_dump
