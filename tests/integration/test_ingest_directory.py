@@ -342,6 +342,7 @@ def test_interrupted_by_ctrl_c(tmp_path: Path, source: Path) -> None:
         "from stratum.ingest.directory import import_directory\n"
         "from stratum.store import Store\n"
         "store = Store.create(Path(sys.argv[1]))\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs ignore it
         "def progress(done, total): os.killpg(0, signal.SIGINT)\n"
         "try:\n"
         "    with store.begin('a test') as tx:\n"
