@@ -13,7 +13,9 @@ from stratum.errors import ConflictError, ExistsError, NotFoundError, StratumErr
 from stratum.refs import DEFAULT_TAG, DEFAULT_WORKTREE, check_name, parse_ref
 
 if TYPE_CHECKING:
-    from stratum.api.sources import CommitSource, Reading
+    from datetime import datetime
+
+    from stratum.api.sources import CommitSource, Reading, TreeSource
     from stratum.mount.state import Record
     from stratum.store import Store
     from stratum.store.commits import CommitMeta
@@ -68,19 +70,35 @@ def import_(session: Session, path: str, name: str, options: Options = DEFAULTS)
             return _import_commit(session, source, path, stratum, tag, options)
         with store.begin(f"importing {path}") as tx:
             previous = store.tags.find(stratum, tag)
-            root, warnings = source.read(_reading(session, tx, options), None)
-            meta = store.write_commit(
-                tx,
-                root,
-                parent=previous,
-                message=options.message,
-                origin={"kind": "import", **source.origin},
-                timestamp=session.now(),
+            origin = {"kind": "import", **source.origin}
+            meta, warnings = _commit_tree(
+                source, _reading(session, tx, options), previous, options.message, origin, session.now()
             )
             store.tags.set(stratum, tag, meta.metadata_hash, expected=previous, why=f"import {path}")
     if isinstance(source, ImageSource) and source.image.commit not in (None, meta.metadata_hash):
         warnings.append(f"{path} says that it was made from commit {source.image.commit}, which is another tree")
     return Imported(f"{stratum}:{tag}", meta, previous, warnings)
+
+
+def _commit_tree(
+    source: TreeSource,
+    reading: Reading,
+    parent: str | None,
+    message: str | None,
+    origin: dict[str, Any],
+    timestamp: datetime,
+) -> tuple[CommitMeta, list[str]]:
+    """The commit of the tree that ``source`` has, and warnings."""
+    from stratum.api.sources import DirectorySource
+
+    store, directory = reading.store, source if isinstance(source, DirectorySource) else None
+    if directory is not None and (commit := directory.unchanged(reading)) is not None:
+        return store.commits.found(reading.tx, commit), []
+    root, warnings = source.read(reading, None)
+    meta = store.write_commit(reading.tx, root, parent=parent, message=message, origin=origin, timestamp=timestamp)
+    if directory is not None:
+        directory.remember(reading, meta.metadata_hash)
+    return meta, warnings
 
 
 def import_directory(

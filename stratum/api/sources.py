@@ -26,6 +26,7 @@ from stratum.refs import DEFAULT_TAG
 
 if TYPE_CHECKING:
     from stratum.api.session import Session
+    from stratum.ingest.unchanged import Listing
     from stratum.registry.archive import ArchiveReader
     from stratum.registry.image import Image, ImageLayer
     from stratum.registry.layout import Layout
@@ -72,10 +73,19 @@ class DirectorySource:
 
     what: str
     origin: dict[str, Any] = field(default_factory=dict)
+    listing: Listing | None = None
+
+    def unchanged(self, reading: Reading) -> str | None:
+        """The commit that the directory is, where that is known without reading it (``ingest.unchanged``)."""
+        from stratum.ingest.unchanged import find_unchanged
+
+        return find_unchanged(reading.store, Path(self.what), devices=reading.devices)
 
     def read(self, reading: Reading, base: Directory | None) -> tuple[Directory, list[str]]:
         from stratum.ingest.directory import import_directory
+        from stratum.ingest.unchanged import Listing
 
+        self.listing = Listing()
         tree, warnings = import_directory(
             reading.store,
             reading.tx,
@@ -83,8 +93,16 @@ class DirectorySource:
             jobs=reading.jobs,
             devices=reading.devices,
             progress=reading.progress,
+            listing=self.listing,
         )
         return laid_over(base, tree), warnings
+
+    def remember(self, reading: Reading, commit: str) -> None:
+        """What ``read`` gave, over nothing, has become ``commit``."""
+        from stratum.ingest.unchanged import remember
+
+        if self.listing is not None:
+            remember(reading.store, Path(self.what), self.listing, commit, devices=reading.devices)
 
 
 @dataclass(slots=True)

@@ -26,6 +26,7 @@ from stratum.ingest.dirstack import OPEN_DIRECTORY, DirectoryStack
 from stratum.ingest.reader import FileReader, Pending, source_error
 from stratum.ingest.staging import Signature, open_source, signature
 from stratum.ingest.statcache import Found, StatCache, settled
+from stratum.ingest.unchanged import Listing, root_entry
 from stratum.store import Store
 from stratum.store.transaction import Transaction
 from stratum.sys.xattrs import read_xattrs
@@ -49,11 +50,12 @@ def import_directory(
     one_file_system: bool = False,
     cache: bool = True,
     progress: Progress | None = None,
+    listing: Listing | None = None,
 ) -> tuple[Directory, list[str]]:
     """The tree of the directory ``path``, with its objects in ``tx`` or in the store; and warnings, a line each.
 
     ``jobs`` processes read files. ``devices`` takes device nodes too. ``cache`` remembers the source's inodes in the
-    store, and trusts what it remembers (``ingest.statcache``).
+    store, and trusts what it remembers (``ingest.statcache``). ``listing`` is filled with what was seen.
 
     Raises ``NotFoundError`` or ``UsageError`` where ``path`` is no directory, ``ConflictError`` where the source
     changed in a way that no snapshot can be made of, ``StratumError`` naming the path for what cannot be read or
@@ -65,11 +67,13 @@ def import_directory(
         found = StatCache.load(store.root, store.objects, source) if cache else None
         reading = (lambda done: progress(done, None)) if progress is not None else None
         with FileReader(tx, store.objects, jobs=jobs, progress=reading) as reader:
-            walk = _Walk(reader, found, _identity(os.stat(store.root)), devices, one_file_system)
+            walk = _Walk(reader, found, listing, _identity(os.stat(store.root)), devices, one_file_system)
             tree = walk.run(root, source)
             reader.finish()
             if found is not None:
                 walk.save(found)
+            if listing is not None:
+                walk.describe(listing)
             return tree, walk.warnings + reader.warnings
     finally:
         os.close(root)
@@ -103,6 +107,7 @@ class _Walk:
         self,
         reader: FileReader,
         cache: StatCache | None,
+        listing: Listing | None,
         store: tuple[int, int],
         devices: bool,
         one_file_system: bool,
@@ -110,6 +115,7 @@ class _Walk:
         self.warnings: list[str] = []
         self._reader = reader
         self._cache = cache
+        self._listing = listing
         self._store = store
         self._devices = devices
         self._one_file_system = one_file_system
@@ -126,6 +132,8 @@ class _Walk:
         self._device = info.st_dev
         if _identity(info) == self._store:
             raise UsageError(f"{os.fsdecode(path)} is the store itself")
+        if self._listing is not None:
+            self._listing.add(root_entry(info))
         tree, subdirectories = self._directory(root, prefix, info)
         frames = [(prefix, tree, subdirectories)]
         with DirectoryStack(os.dup(root)) as stack:
@@ -176,6 +184,8 @@ class _Walk:
             raise source_error(exc, os.fsdecode(path)) from None
         node = Directory(info.st_mode, info.st_uid, info.st_gid, info.st_mtime_ns, xattrs)
         self._listed.append((signature(info), self._now, node))
+        if self._listing is not None:
+            self._listing.add(entries)
         subdirectories = []
         pending: list[Pending] = []
         for text, entry in entries:
@@ -274,15 +284,30 @@ class _Walk:
     def save(self, cache: StatCache) -> None:
         """Remember what was found, where that differs from what was known."""
         if self._hits == len(self._listed) == len(cache):
+            cache.touch()
             return
+        cache.save((key, _as_found(node)) for key, node in self._trusted())
+
+    def _trusted(self) -> Iterator[tuple[Signature, Inode]]:
+        """What was listed and will be the same the next time, if it is listed the same."""
         unsettled = self._reader.unsettled
-        cache.save(
-            (key, _as_found(node))
-            for key, listed, node in self._listed
-            if settled(key[4], listed)
-            and id(node) not in unsettled
-            and (not isinstance(node, File) or node.size == key[2])
-        )
+        for key, listed, node in self._listed:
+            if (
+                settled(key[4], listed)
+                and id(node) not in unsettled
+                and (not isinstance(node, File) or node.size == key[2])
+            ):
+                yield key, node
+
+    def describe(self, listing: Listing) -> None:
+        """Complete ``listing``, to which the entries of every directory were added."""
+        if self.warnings or self._reader.warnings or self._one_file_system:
+            return
+        trusted = [node for _, node in self._trusted()]
+        if len(trusted) == len(self._listed):
+            files = (node for node in trusted if isinstance(node, File))
+            listing.objects = {file.digest: file.size for file in files if file.digest is not None}
+            listing.final = True
 
 
 def _leave_out(parent: Directory, file: Pending, path: bytes) -> None:

@@ -1,6 +1,6 @@
 """What the last import of a directory found, so that files which have not changed since are not opened again.
 
-One file for each source directory and user, ``STORE/cache/ingest/<SHA-256 of "UID:PATH">``::
+One file for each source directory and user (``ingest.cachefile``)::
 
     magic            b"stratum ingest cache 1\\n"
     check            SHA-256 of all that follows
@@ -10,8 +10,7 @@ One file for each source directory and user, ``STORE/cache/ingest/<SHA-256 of "U
     attribute sets   u32 number of attributes, then name and value of each as blobs
     blobs            u32 length, bytes
 
-All little-endian. The cache may be deleted at any time; one that is damaged or of another version is ignored. It is
-replaced by one rename and not synced.
+All little-endian.
 
 When an entry is trusted: device, inode, size, mtime and ctime are what they were, and the object is in the store.
 The kernel sets ctime on every change, to a clock that moves in steps; a file that was changed, read and changed again
@@ -23,18 +22,15 @@ a page and not again before the page was written back.
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import os
-import re
-import stat
 import struct
 from collections.abc import Iterable
 from pathlib import Path
 
+from stratum.ingest.cachefile import cache_path, load_cache, save_cache, touch_cache
+from stratum.ingest.presence import Presence
 from stratum.ingest.staging import Signature
 from stratum.store.objects import Objects
-from stratum.sys.atomic import write_atomic
 from stratum.tree.model import Xattrs
 
 SETTLED = 100_000_000
@@ -45,9 +41,6 @@ _RECORD = struct.Struct("<QQqqq32sII")
 _COUNTS = struct.Struct("<III")
 _U32 = struct.Struct("<I")
 _NO_DIGEST = bytes(32)
-_LIST_FACTOR = 3
-_SIZE_MAX = 1 << 32
-_REST = re.compile("[0-9a-f]{62}")
 
 Found = tuple[Xattrs, "bytes | None", "bytes | None"]
 """Xattrs, digest, blob (inline content or link target)."""
@@ -67,20 +60,16 @@ class StatCache:
         self._xattrs: list[Xattrs] = [()]
         self._blobs: list[bytes | None] = [None]
         self._count = 0
-        self._presence = _Presence(objects)
+        self._objects = objects
+        self._presence = Presence(objects, 0)
 
     @classmethod
     def load(cls, store_root: Path, objects: Objects, source: bytes) -> StatCache:
         """The cache of the directory with the real path ``source``; empty where there is none to trust."""
-        name = hashlib.sha256(b"%d:%b" % (os.geteuid(), source)).hexdigest()
-        cache = cls(store_root / "cache" / "ingest" / name, objects)
-        try:
-            data = _read(cache._path)
-        except OSError:
-            return cache
-        start = len(_MAGIC) + hashlib.sha256().digest_size
-        if data[: len(_MAGIC)] == _MAGIC and hashlib.sha256(data[start:]).digest() == data[len(_MAGIC) : start]:
-            cache._parse(memoryview(data)[start:])
+        cache = cls(cache_path(store_root, source), objects)
+        data = load_cache(cache._path, _MAGIC)
+        if data is not None:
+            cache._parse(data)
         return cache
 
     def _parse(self, data: memoryview) -> None:
@@ -89,7 +78,7 @@ class StatCache:
         for record in _RECORD.iter_unpack(data[_COUNTS.size : end]):
             self._records.setdefault(record[0], {})[record[1]] = record
         self._count = records
-        self._presence.expect(records)
+        self._presence = Presence(self._objects, records)
         rest = _Pieces(data[end:])
         for _ in range(attribute_sets):
             self._xattrs.append(tuple((rest.blob(), rest.blob()) for _ in range(rest.number())))
@@ -125,18 +114,11 @@ class StatCache:
         writer = _Writer()
         for key, found in entries:
             writer.add(key, found)
-        body = writer.finish()
-        with contextlib.suppress(OSError):
-            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            write_atomic(self._path, _MAGIC + hashlib.sha256(body).digest() + body, 0o600, durable=False)
+        save_cache(self._path, _MAGIC, writer.finish())
 
-
-def _read(path: Path) -> bytes:
-    """The content of a regular file; nothing where it is of another kind or too large to be a cache."""
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(fd, "rb") as file:
-        info = os.fstat(fd)
-        return file.read() if stat.S_ISREG(info.st_mode) and info.st_size <= _SIZE_MAX else b""
+    def touch(self) -> None:
+        """It is as it should be, and was of use."""
+        touch_cache(self._path)
 
 
 class _Pieces:
@@ -185,38 +167,3 @@ class _Writer:
         for blob in self._blobs:
             parts += [_U32.pack(len(blob)), blob]
         return b"".join(parts)
-
-
-class _Presence:
-    """Whether objects are in the store: one lstat each, or one listing of each shard where there are many to ask for.
-
-    The caller holds the store lock shared, so that no object goes away meanwhile.
-    """
-
-    def __init__(self, objects: Objects) -> None:
-        self._objects = objects
-        self._expected = 0
-        self._listing: bool | None = None
-        self._there: set[bytes] = set()
-
-    def expect(self, count: int) -> None:
-        """About this many objects will be asked for."""
-        self._expected = count
-
-    def has(self, digest: bytes, size: int) -> bool:
-        if self._listing is None:
-            shard = self._shard(digest[0])
-            self._listing = len(shard) * 256 < self._expected * _LIST_FACTOR
-            if self._listing:
-                self._there.update(shard, *(self._shard(number) for number in range(256) if number != digest[0]))
-        if self._listing:
-            return digest in self._there
-        return self._objects.has(digest, size)
-
-    def _shard(self, number: int) -> list[bytes]:
-        name = f"{number:02x}"
-        try:
-            names = os.listdir(self._objects.directory / name)
-        except FileNotFoundError:
-            return []
-        return [bytes.fromhex(name + rest) for rest in names if _REST.fullmatch(rest)]

@@ -222,7 +222,7 @@ class Commits:
         commit = metadata_hash(dump)
         if self.exists(commit):
             tx.publish_objects()
-            return self._found(tx, commit, image)
+            return self.found(tx, commit, image)
         summary = merkle_summary(dump)
         file_count, total_size = self._statistics(root, known, kept)
         directory = tx.new_path("commit")
@@ -250,13 +250,13 @@ class Commits:
         try:
             tx.place_directory(directory, self._layout.commit(commit))
         except ExistsError:  # another process wrote the same tree meanwhile
-            return self._found(tx, commit, image)
+            return self.found(tx, commit, image)
         return meta
 
-    def _found(self, tx: Transaction, commit: str, image: bool) -> CommitMeta:
+    def found(self, tx: Transaction, commit: str, image: bool = True) -> CommitMeta:
         """The metadata of a commit that was there already, its name made durable in case its writer is not done.
 
-        With ``image``, one that nobody asked for so far is made.
+        This is what ``write`` does for an equal tree. With ``image``, one that nobody asked for so far is made.
         """
         try:
             fsync_dir(self._layout.commits)

@@ -1,0 +1,154 @@
+"""A directory that is just as it was at its last import: its commit is known without its tree being built.
+
+One file for each source directory and user, beside the one of ``ingest.statcache`` and treated like it::
+
+    magic            b"stratum ingest listing 1\\n"
+    check            SHA-256 of all that follows
+    head             1 where device nodes were asked for; number of directories, of objects: three u32; commit: 32 bytes
+    directories      SHA-256 of what each directory held (``_digest``), depth first, in the order in which they list
+                     their names; before them that of the source itself
+    objects          digest (32 bytes), size (u64) of each that the commit needs
+
+All little-endian. It is only written for an import that left nothing out and after which every single inode may be
+trusted by the rule of ``ingest.statcache``; so an equal listing, which has the names as well as each inode's change
+time, means an equal tree. The commit and all its objects must still be in the store.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import marshal
+import os
+import stat
+import struct
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from stratum.ingest.cachefile import cache_path, load_cache, save_cache, touch_cache
+from stratum.ingest.presence import Presence
+from stratum.ingest.staging import open_source
+from stratum.store import Store
+
+_KIND = ".listing"
+_MAGIC = b"stratum ingest listing 1\n"
+_HEAD = struct.Struct("<III32s")
+_OBJECT = struct.Struct("<32sQ")
+_DIGEST_SIZE = hashlib.sha256().digest_size
+_MARSHAL_VERSION = 2  # the last that writes equal values as equal bytes
+_DEPTH_MAX = 64
+_OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+Entry = tuple[str, os.stat_result]
+"""Name, and what lstat says."""
+
+
+@dataclass(slots=True)
+class Listing:
+    """What an import saw, for ``remember``: one digest a directory, and the objects with their sizes.
+
+    ``final`` is False where the tree is not all that is there, or may not be trusted to be so the next time.
+    """
+
+    digests: list[bytes] = field(default_factory=list)
+    objects: Mapping[bytes, int] = field(default_factory=dict)
+    final: bool = False
+
+    def add(self, entries: Iterable[Entry]) -> None:
+        """One more directory has ``entries``."""
+        self.digests.append(_digest(entries))
+
+
+def find_unchanged(store: Store, path: Path, *, devices: bool = False) -> str | None:
+    """The commit that the directory ``path`` became when it was last imported, where an import would make the same.
+
+    None where that is not known; nothing is raised for what an import raises errors for.
+    """
+    source = os.fsencode(os.path.realpath(path))
+    file = cache_path(store.root, source, _KIND)
+    try:
+        known = _Known.parse(load_cache(file, _MAGIC))
+        if known is None or known.devices != devices or not store.commits.exists(known.commit):
+            return None
+        if not _is_listed(path, known.digests):
+            return None
+    except OSError:
+        return None
+    presence = Presence(store.objects, len(known.objects))
+    if not all(presence.has(digest, size) for digest, size in known.objects):
+        return None
+    touch_cache(file, cache_path(store.root, source))
+    return known.commit
+
+
+def remember(store: Store, path: Path, listing: Listing, commit: str, *, devices: bool = False) -> None:
+    """``path`` as it is in ``listing`` became ``commit``. Failing to write that down is no error."""
+    if not listing.final:
+        return
+    head = _HEAD.pack(devices, len(listing.digests), len(listing.objects), bytes.fromhex(commit))
+    objects = (_OBJECT.pack(digest, size) for digest, size in listing.objects.items())
+    source = os.fsencode(os.path.realpath(path))
+    save_cache(cache_path(store.root, source, _KIND), _MAGIC, b"".join((head, *listing.digests, *objects)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What the file says."""
+
+    devices: bool
+    commit: str
+    digests: Sequence[bytes]
+    objects: Sequence[tuple[bytes, int]]
+
+    @classmethod
+    def parse(cls, data: memoryview | None) -> _Known | None:
+        if data is None:
+            return None
+        devices, directories, _, commit = _HEAD.unpack_from(data)
+        start = _HEAD.size + directories * _DIGEST_SIZE
+        digests = [bytes(data[at : at + _DIGEST_SIZE]) for at in range(_HEAD.size, start, _DIGEST_SIZE)]
+        return cls(bool(devices), commit.hex(), digests, list(_OBJECT.iter_unpack(data[start:])))
+
+
+def _digest(entries: Iterable[Entry]) -> bytes:
+    """Of names, types, permissions, owners, link counts, sizes, inode numbers and times, in their order."""
+    seen = [(name, info[:7], info.st_mtime_ns, info.st_ctime_ns) for name, info in entries]
+    return hashlib.sha256(marshal.dumps(seen, _MARSHAL_VERSION)).digest()
+
+
+def root_entry(info: os.stat_result) -> list[Entry]:
+    """The listing that has the source itself in it."""
+    return [("", info)]
+
+
+def _is_listed(path: Path, digests: Sequence[bytes]) -> bool:
+    """Whether listing ``path`` and all below gives ``digests``. ``OSError`` where something cannot be listed."""
+    expected = iter(digests)
+    opened = [open_source(os.fspath(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)]
+    try:
+        if _digest(root_entry(os.fstat(opened[0]))) != next(expected, None):
+            return False
+        entered: list[Iterator[str]] = []  # the subdirectories that are still to be listed, for each of opened
+        while (inner := _subdirectories(opened[-1], next(expected, None))) is not None:
+            entered.append(inner)
+            while (name := next(entered[-1], None)) is None:
+                if len(entered) == 1:
+                    return next(expected, None) is None
+                entered.pop()
+                os.close(opened.pop())
+            if len(opened) == _DEPTH_MAX:
+                return False
+            opened.append(open_source(name, _OPEN, opened[-1]))
+        return False
+    finally:
+        for fd in opened:
+            os.close(fd)
+
+
+def _subdirectories(fd: int, digest: bytes | None) -> Iterator[str] | None:
+    """The subdirectories of the open directory ``fd``; None where listing it does not give ``digest``."""
+    with os.scandir(fd) as listing:
+        entries = [(entry.name, entry.stat(follow_symlinks=False)) for entry in listing]
+    if _digest(entries) != digest:
+        return None
+    return iter([name for name, info in entries if stat.S_ISDIR(info.st_mode)])
