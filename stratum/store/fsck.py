@@ -17,6 +17,7 @@ from stratum.refs import is_name
 from stratum.store.commits import DUMP, IMAGE, METADATA, CommitMeta
 from stratum.store.facts import Facts, facts_of
 from stratum.store.findings import PATHS_SHOWN, Finding, Kind
+from stratum.store.reflog import Place, is_cut_short, unknown
 from stratum.store.survey import Survey
 from stratum.store.tables import is_checked
 from stratum.tree.contents import object_lines
@@ -88,15 +89,17 @@ class _Check:
 
     def _stratum(self, name: str) -> None:
         store = self._store
+        places: list[Place] = []
         for tag in self._names(f"refs/{name}/tags"):
             ref = f"{name}:{tag}"
             with self._telling("tag", f"refs/{name}/tags/{tag}", ref):
                 commit = store.tags.find(name, tag)
                 if commit is not None:
                     self._users.setdefault(commit, []).append(ref)
+                    places.append(("tag", tag, commit))
         for worktree in self._names(f"refs/{name}/worktrees"):
-            self._worktree(name, worktree)
-        self._reflog(name)
+            places += self._worktree(name, worktree)
+        self._reflog(name, places)
 
     def _names(self, directory: str) -> list[str]:
         try:
@@ -104,10 +107,13 @@ class _Check:
         except StratumError:  # it is no directory: the survey tells
             return []
 
-    def _worktree(self, name: str, worktree: str) -> None:
+    def _worktree(self, name: str, worktree: str) -> list[Place]:
+        """Check a worktree; where its head is, if it can be read."""
+        places: list[Place] = []
         worktrees, path, ref = self._store.worktrees, f"refs/{name}/worktrees/{worktree}", f"{name}+{worktree}"
         with self._telling("worktree", path, ref):
             found = worktrees.get(name, worktree)
+            places.append(("worktree", worktree, found.commit))
             for commit in {found.base_commit, found.commit, found.forked_from}:
                 self._users.setdefault(commit, []).append(ref)
             interrupted = worktrees.interrupted_switch(name, worktree)
@@ -115,18 +121,24 @@ class _Check:
                 self._users.setdefault(interrupted.old.base_commit, []).append(ref)
         with self._telling("lease", f"{path}/lease.toml", ref):
             worktrees.lease(name, worktree)
+        return places
 
-    def _reflog(self, name: str) -> None:
+    def _reflog(self, name: str, places: list[Place]) -> None:
+        """Check the history of a stratum whose refs were seen at ``places``: an entry is older than its move."""
         path = f"refs/{name}/log.jsonl"
         with self._telling("reflog", path, name):
             lines = self._store.reflog.lines(name)
             refs = self._names(f"refs/{name}/tags") + self._names(f"refs/{name}/worktrees")
             if not lines or (lines == [b""] and refs):
                 self._tell(Finding("reflog", path, "it is missing or empty: the history of moves is lost", [name]))
-            for number in self._store.reflog.scan(name)[1]:
-                torn = number == len(lines)
+            entries, damaged = self._store.reflog.scan(name)
+            for number in damaged:
+                torn = number == len(lines) and is_cut_short(lines[-1])
                 problem = f"line {number} is {'cut short, as a crash leaves it' if torn else 'damaged'}"
                 self._tell(Finding("reflog", path, problem, [] if torn else [name], harmless=torn))
+            for kind, which, commit in unknown(entries, places) if entries else ():
+                problem = f"it does not tell how the {kind} {which} came to be at {commit}: lines are lost"
+                self._tell(Finding("reflog", path, problem, [name]))
             self._lost_tags(name)
 
     def _lost_tags(self, name: str) -> None:

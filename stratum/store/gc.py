@@ -4,7 +4,8 @@ Kept are the commits that
 
 - a tag names, a worktree is based on or has as its head (also the old half of an interrupted switch),
 - are mounted, as the caller says,
-- the reflogs mention, as ``store.retention`` decides; what a damaged line of a reflog mentions is kept as well,
+- the reflogs mention, as ``store.retention`` decides; what a damaged line of a reflog mentions, be it half of the hash,
+  is kept as well,
 - were made from a worktree less than the retention's age ago and are mentioned nowhere, as when a whole stratum was
   removed: what they hold may be nowhere else,
 
@@ -22,7 +23,6 @@ damaged, nothing is removed: ``DamagedError``.
 from __future__ import annotations
 
 import os
-import re
 import stat
 import time
 from collections.abc import Iterator, Mapping
@@ -44,8 +44,6 @@ if TYPE_CHECKING:
 
 CACHE_AGE = 30 * 24 * 3600.0
 """Seconds."""
-
-_HASH = re.compile(rb"[0-9a-f]{64}")
 
 
 @dataclass(slots=True)
@@ -109,7 +107,8 @@ def find_roots(store: Store, rules: Retention, mounted: Mapping[str, str]) -> di
         kept = retained(entries, rules, now)
         if damaged:
             lines = store.reflog.lines(name)
-            found = [commit.decode() for number in damaged for commit in _HASH.findall(lines[number - 1])]
+            text = b"\n".join(lines[number - 1] for number in damaged)
+            found = [commit for commit in store.commits.list() if _is_mentioned(commit.encode(), text)]
             kept.update(dict.fromkeys(found, "damaged reflog"))
         for commit, rule in kept.items():
             if store.commits.exists(commit):
@@ -120,6 +119,12 @@ def find_roots(store: Store, rules: Retention, mounted: Mapping[str, str]) -> di
         if commit not in roots and commit not in mentioned and _is_recent_work(store, commit, oldest):
             roots[commit] = "recent work"
     return roots
+
+
+def _is_mentioned(commit: bytes, damaged: bytes) -> bool:
+    """Whether at least half of a commit's hash is in damaged text."""
+    half = len(commit) // 2
+    return commit[:half] in damaged or commit[half:] in damaged
 
 
 def _is_recent_work(store: Store, commit: str, oldest: float) -> bool:

@@ -3,17 +3,23 @@
 ::
 
     {"when": "2025-06-09T10:30:00Z", "kind": "tag", "which": "latest", "old": HASH or null, "new": HASH or null,
-     "why": "import"}
+     "why": "import", "check": 16 hex digits}
 
 ``kind`` is ``tag`` or ``worktree``; ``new`` is null where the tag or worktree was removed. An entry is written, in one
 write(2) and synced, *before* the move that it tells of, so a crash may leave an entry whose move did not happen, but
 never a commit that was moved away from and is named nowhere. Writers hold the stratum's lock. A line that a crash cut
 short is closed by the next writer and skipped by readers.
+
+``check`` is the BLAKE2b hash, of 8 bytes, of all bytes of the line before ``, "check"``: it tells a changed byte. A
+line without it, as the first versions wrote them, is read as it is. That whole lines are gone is seen where a tag or
+worktree is at a commit that its history does not know (``unknown``).
 """
 
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal
@@ -26,7 +32,11 @@ from stratum.store.transaction import Transactions
 from stratum.sys.atomic import write_all
 
 Kind = Literal["tag", "worktree"]
+Place = tuple[Kind, str, str]
+"""A tag or worktree, its name, and the commit that it is at."""
 _READ_MAX = 1 << 30
+_CHECK = b', "check": "'
+_COMPLETE = re.compile(re.escape(_CHECK) + rb'[0-9a-f]{16}"\}')
 
 
 @frozen
@@ -53,7 +63,8 @@ class Reflog:
         import json
 
         entry = {"when": rfc3339(utc_now()), "kind": kind, "which": which, "old": old, "new": new, "why": why}
-        line = json.dumps(entry).encode("ascii") + b"\n"
+        body = json.dumps(entry).encode("ascii")[:-1]
+        line = body + _CHECK + _hash(body) + b'"}\n'
         try:
             fd = self._layout.open_beneath(
                 self._layout.reflog(name), os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK, 0o644
@@ -120,10 +131,30 @@ def _append(fd: int, line: bytes) -> None:
         raise
 
 
+def _hash(body: bytes) -> bytes:
+    from hashlib import blake2b
+
+    return blake2b(body, digest_size=8).hexdigest().encode()
+
+
+def is_cut_short(line: bytes) -> bool:
+    """Whether a line that holds no entry may be the beginning of one, as a crash leaves it at the end of the file."""
+    return _COMPLETE.search(line) is None
+
+
+def unknown(entries: Iterable[ReflogEntry], refs: Iterable[Place]) -> list[Place]:
+    """Those of ``refs`` that are at a commit to which no entry tells that they moved: its line is lost."""
+    told = {(entry.kind, entry.which, entry.new) for entry in entries}
+    return [ref for ref in refs if ref not in told]
+
+
 def parse_entry(line: bytes) -> ReflogEntry | None:
-    """The entry in a line, or None where there is none."""
+    """The entry in a line, or None where there is none, or one that was changed after it was written."""
     import json
 
+    body, checked, rest = line.rpartition(_CHECK)
+    if checked and rest != _hash(body) + b'"}':
+        return None
     try:
         table = json.loads(line)
     except (ValueError, RecursionError):

@@ -26,7 +26,7 @@ from stratum.store.findings import Finding
 from stratum.store.layout import storage_error
 from stratum.store.objects import OBJECT_MODE
 from stratum.store.quarantine import Quarantine
-from stratum.store.reflog import parse_entry
+from stratum.store.reflog import Place, parse_entry, unknown
 from stratum.sys.atomic import fsync_dir
 
 if TYPE_CHECKING:
@@ -229,17 +229,21 @@ class _Repair:
             self._taken.add(finding.path)
         with self._store.begin(f"repairing {path}") as tx:
             tx.place_file(b"".join(line + b"\n" for line in good), path)
-        if good:
-            return "damaged lines put into quarantine"
-        self._begin_history(name)
-        return "begun anew with where tags and worktrees are"
+        added = self._tell_of_refs(name)
+        if not good:
+            return "begun anew with where tags and worktrees are"
+        put = ["damaged lines put into quarantine"] if bad else []
+        return ", ".join([*put, *(f"told where {which} is" for which in added)]) or "mended already"
 
-    def _begin_history(self, name: str) -> None:
-        why = "fsck: the history before was lost"
-        for tag, commit in self._store.tags.list(name).items():
-            self._store.reflog.append(name, "tag", tag, None, commit, why)
-        for worktree in self._store.worktrees.list(name):
-            self._store.reflog.append(name, "worktree", worktree.worktree, None, worktree.commit, why)
+    def _tell_of_refs(self, name: str) -> list[str]:
+        """Add to the history where refs are that it does not know to be there; their names."""
+        reflog = self._store.reflog
+        places: list[Place] = [("tag", tag, commit) for tag, commit in self._store.tags.list(name).items()]
+        places += [("worktree", tree.worktree, tree.commit) for tree in self._store.worktrees.list(name)]
+        added = unknown(reflog.read(name), places)
+        for kind, which, commit in added:
+            reflog.append(name, kind, which, None, commit, "fsck: the history before was lost")
+        return [which for _, which, _ in added]
 
 
 def _lost(meta: CommitMeta) -> str:

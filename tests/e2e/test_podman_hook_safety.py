@@ -9,55 +9,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.support.command import Command
+from tests.support.containers import Container
 
 pytestmark = pytest.mark.root
-
-IDS = iter(range(1, 1_000_000))
-
-
-class Container:
-    """A process in a mount namespace of its own with a bundle beside it: all that the hook sees of a container."""
-
-    def __init__(self, directory: Path) -> None:
-        self.id = f"{next(IDS):064x}"
-        self.bundle = directory / f"bundle-{self.id[-6:]}"
-        self.rootfs = self.bundle / "rootfs"
-        self.rootfs.mkdir(parents=True)
-        (self.bundle / "config.json").write_text(json.dumps({"root": {"path": "rootfs"}, "linux": {}}))
-        self.process = subprocess.Popen(
-            ["unshare", "--mount", "sh", "-c", "echo ready; exec sleep 1000"], stdout=subprocess.PIPE
-        )
-        assert self.process.stdout is not None
-        assert self.process.stdout.readline() == b"ready\n"
-
-    def state(self, volumes: dict[str, str] | None = None, **changes: Any) -> bytes:
-        """The state JSON that a runtime would hand over."""
-        annotations = {f"stratum.dev/volume.{key}": value for key, value in (volumes or {}).items()}
-        table = {
-            "ociVersion": "1.0.2",
-            "id": self.id,
-            "status": "creating",
-            "pid": self.process.pid,
-            "bundle": str(self.bundle),
-            "annotations": {"io.container.manager": "libpod", **annotations},
-        }
-        return json.dumps(table | changes).encode()
-
-    def inside(self, *command: str) -> str:
-        """The output of a command run in the container's mount namespace."""
-        line = ["nsenter", "--mount", "--target", str(self.process.pid), *command]
-        return subprocess.run(line, check=True, capture_output=True, text=True).stdout
-
-    def stop(self) -> None:
-        """Kill the container."""
-        if self.process.returncode is None:
-            self.process.kill()
-            self.process.communicate()
 
 
 @pytest.fixture

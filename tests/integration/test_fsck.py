@@ -70,6 +70,10 @@ def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
 
 
+def without_last_line(path: Path) -> None:
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-1]))
+
+
 def plant(path: Path) -> None:
     """A symbolic link to somebody else's file in place of ``path``."""
     if path.is_dir() and not path.is_symlink():
@@ -123,6 +127,7 @@ CASES: dict[str, tuple[Callable[[Scene], Path], Callable[[Path], None], str, set
     "reflog-line": (lambda s: s.root / "refs/app/log.jsonl", write('{"when"\n'), "reflog", {"app"}, True),
     "reflog-empty": (lambda s: s.root / "refs/app/log.jsonl", write(""), "reflog", {"app"}, True),
     "reflog-gone": (lambda s: s.root / "refs/app/log.jsonl", Path.unlink, "reflog", {"app"}, True),
+    "reflog-shorter": (lambda s: s.root / "refs/app/log.jsonl", without_last_line, "reflog", {"app"}, True),
     "stratum-link": (lambda s: s.root / "refs/other", Path.mkdir, "directory", set(), True),
     "object-mode": (lambda s: s.object(OBJECT), lambda p: p.chmod(0o666), "permissions", set(), True),
     "object-owner": (lambda s: s.object(OBJECT), lambda p: os.chown(p, 1234, 0), "permissions", set(), True),

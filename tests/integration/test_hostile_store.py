@@ -95,7 +95,7 @@ READING: tuple[tuple[str, ...], ...] = (
     ("diff", "app+dev"),
     ("verify", "app:v1"),
     ("verify", "app:v2", "/dir", "--proof"),
-    ("restore", "app:v1", "/", "--to", "OUT", "--force"),
+    ("restore", "app:v1", "/", "--to", "TARGET", "--force"),
     ("push", "app:v2", "oci:LAYOUT:x"),
     ("gc", "-n"),
     ("fsck", "--quick"),
@@ -136,7 +136,7 @@ def kinds(scene: Scene) -> dict[str, Path]:
         "reflog": root / "refs/app/log.jsonl",
         "meta": root / "refs/app/worktrees/dev/meta.toml",
         "lease": root / "refs/app/worktrees/dev/lease.toml",
-        "cache": next(path for path in (root / "cache/ingest").iterdir() if not path.suffix),
+        "cache": next((root / "cache/ingest").iterdir()),
         "state": scene.runtime_dir / "state",
         "lock": root / "lock",
         "ref-lock": root / "refs/app.lock",
@@ -145,7 +145,7 @@ def kinds(scene: Scene) -> dict[str, Path]:
 
 def attempt(scene: Scene, args: tuple[str, ...]) -> tuple[int, str, str]:
     """Run a verb in this process, where a traceback would be an exception; (exit code, stdout, stderr)."""
-    places = {"OUT": "out", "LAYOUT": "pushed", "MNT": "mnt", "SOURCE": "source"}
+    places = {"TARGET": "out", "LAYOUT": "pushed", "MNT": "mnt", "SOURCE": "source"}
     words = list(args)
     for word, place in places.items():
         words = [text.replace(word, str(scene.directory / place)) for text in words]

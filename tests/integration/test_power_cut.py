@@ -51,7 +51,7 @@ for number in range(100000):
     for old in (f"{name}:t{number - 5}", f"{name}:c{number - 5}") if number > 5 else ():
         done("remove", old, report_as=f"-{old}")
     if number % 10 == 9:
-        done("gc", "--keep-last", "1", report_as="gc")
+        done("gc", "--reflog-age", "0", report_as="gc")
 """
 
 

@@ -64,6 +64,19 @@ def failed_at(function: Callable[[], object], call: str, number: int, error: str
     return _run(function, f"trace={call}", "-e", f"inject={call}:error={error}:when={number}")
 
 
+def undisturbed(function: Callable[[], object]) -> Outcome:
+    """Run ``function`` in a child as it is."""
+    ours, theirs = socket.socketpair()
+    child = os.fork()
+    if child == 0:
+        ours.close()
+        _child(function, theirs)
+    theirs.close()
+    with ours:
+        ours.send(b"go")
+        return _ended(child, ours)
+
+
 def _run(function: Callable[[], object], trace: str, *options: str) -> Outcome:
     strace = program("strace")
     # A socket, as the calls on it are not among those that are counted.
@@ -77,9 +90,13 @@ def _run(function: Callable[[], object], trace: str, *options: str) -> Outcome:
     with ours, subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as tracer:
         _wait_until_traced(child, tracer)
         ours.send(b"go")
-        with ours.makefile("rb") as words:
-            message = _received(words)
-        _, status = os.waitpid(child, 0)
+        return _ended(child, ours)
+
+
+def _ended(child: int, ours: socket.socket) -> Outcome:
+    with ours.makefile("rb") as words:
+        message = _received(words)
+    _, status = os.waitpid(child, 0)
     return Outcome(os.waitstatus_to_exitcode(status), message)
 
 

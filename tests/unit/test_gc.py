@@ -63,6 +63,15 @@ def test_a_damaged_line_of_the_reflog_still_keeps_what_it_mentions(store: Store)
     assert run(store).kept == {new: "app:v1", old: "damaged reflog of app"}
 
 
+def test_a_damaged_hash_in_the_reflog_still_keeps_its_commit(store: Store) -> None:
+    old, new = commit(store, big(b"a")), commit(store, big(b"b"))
+    store.tags.set("app", "v1", old)
+    store.tags.set("app", "v1", new, force=True)
+    path = store.root / "refs/app/log.jsonl"
+    path.write_bytes(path.read_bytes().replace(old[20:].encode(), b"x" + old[21:].encode()))
+    assert run(store).kept == {new: "app:v1", old: "damaged reflog of app"}
+
+
 def test_work_of_a_removed_stratum_stays_for_the_age(store: Store) -> None:
     with store.begin() as tx:
         work = store.write_commit(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import threading
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from stratum.errors import ConflictError, DamagedError, ExistsError, NotFoundError, UsageError
 from stratum.store import ReflogEntry, Store
+from stratum.store.reflog import parse_entry
 from tests.support.stores import check, commit, leftovers
 
 
@@ -225,8 +227,35 @@ def test_the_reflog_is_lines_of_json(store: Store, commits: list[str]) -> None:
             "old": None,
             "new": commits[0],
             "why": 'say "hi"\n',
+            "check": hashlib.blake2b(lines[0].split(b', "check"')[0], digest_size=8).hexdigest(),
         }
     ]
+
+
+def test_every_changed_bit_of_a_line_is_seen_or_changes_nothing(store: Store, commits: list[str]) -> None:
+    store.tags.set("app", "v1", commits[0], why='", "check": "')
+    line = (store.root / "refs" / "app" / "log.jsonl").read_bytes().splitlines()[0]
+    entry = parse_entry(line)
+    assert entry is not None
+    unseen = set()
+    for place in range(len(line)):
+        for bit in range(8):
+            changed = line[:place] + bytes((line[place] ^ 1 << bit,)) + line[place + 1 :]
+            if parse_entry(changed) is not None:
+                assert parse_entry(changed) == entry
+                unseen.add(place)
+    name = line.rindex(b'"check"')
+    assert unseen <= set(range(name, name + len(b'"check"')))
+
+
+def test_lines_of_the_first_versions_have_no_check(store: Store, commits: list[str]) -> None:
+    store.tags.set("app", "v1", commits[0])
+    path = store.root / "refs" / "app" / "log.jsonl"
+    entries = store.reflog.read("app")
+    table = json.loads(path.read_bytes())
+    del table["check"]
+    path.write_text(json.dumps(table) + "\n")
+    assert store.reflog.scan("app") == (entries, [])
 
 
 @settings(max_examples=30)
