@@ -136,7 +136,7 @@ def kinds(scene: Scene) -> dict[str, Path]:
         "reflog": root / "refs/app/log.jsonl",
         "meta": root / "refs/app/worktrees/dev/meta.toml",
         "lease": root / "refs/app/worktrees/dev/lease.toml",
-        "cache": next((root / "cache/ingest").iterdir()),
+        "cache": next(path for path in (root / "cache/ingest").iterdir() if not path.suffix),
         "state": scene.runtime_dir / "state",
         "lock": root / "lock",
         "ref-lock": root / "refs/app.lock",
