@@ -57,6 +57,7 @@ class PodmanEnv:
     def __init__(self, *, runtime: str = "runc", hooks_dir: Path | None = None) -> None:
         # Short, because Unix socket paths below it are limited to 108 bytes.
         self.directory = Path(tempfile.mkdtemp(prefix="stratum-podman."))
+        self.directory.chmod(0o711)  # Podman 5 has the root of a user namespace walk through it
         self.hooks_dir = hooks_dir
         self.image = IMAGE
         self._config = self.directory / "containers.conf"
@@ -65,6 +66,7 @@ class PodmanEnv:
         storage.write_text(STORAGE_CONF.format(directory=self.directory), "utf-8")
         self.environment = {
             "PATH": os.environ.get("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"),
+            "PODMAN_IGNORE_CGROUPSV1_WARNING": "1",  # of Podman 5, a line more beside every error
             "HOME": str(self.directory),
             "CONTAINERS_CONF": str(self._config),
             "CONTAINERS_STORAGE_CONF": str(storage),

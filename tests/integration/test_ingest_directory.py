@@ -85,7 +85,7 @@ def test_a_tree_is_what_mkcomposefs_makes_of_it(spec: Spec) -> None:
 @pytest.mark.oracle
 def test_a_real_tree_by_several_processes(store: Store) -> None:
     path = Path("/usr/lib/python3/dist-packages")
-    if not path.is_dir():
+    if len(list(path.rglob("*"))) <= 300:  # where few of Debian's packages are
         path = Path(os.__file__).parent
     assert len(list(path.rglob("*"))) > 300  # enough for worker processes
     tree, warnings = read(store, path, jobs=2)

@@ -11,6 +11,7 @@ packages=(
     conmon
     crun             # OCI runtimes: the hook is tested with those that run on the machine
     runc
+    catatonit        # the pause process of pods
     netavark         # container networks, with the firewall tool each release's netavark calls
     iptables
     nftables
