@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -66,6 +65,8 @@ def made_mountpoint(path: Path | None) -> Iterator[None]:
         try:
             path.mkdir()
         except FileNotFoundError:
+            import shlex
+
             raise NotFoundError(
                 f"{path.parent} does not exist", hint=f"make it first: mkdir -p {shlex.quote(str(path.parent))}"
             ) from None

@@ -9,12 +9,11 @@ from stratum.api.session import Session
 from stratum.errors import DamagedError, NotFoundError, StratumError
 from stratum.frozen import field, frozen
 from stratum.refs import is_hash
-from stratum.tree import diff
-from stratum.tree.model import Directory
 
 if TYPE_CHECKING:
     from stratum.mount.state import Record
     from stratum.store.worktrees import Worktree
+    from stratum.tree.model import Directory
 
 
 @frozen
@@ -118,7 +117,7 @@ def _identity(tree: Worktree) -> tuple[int, int] | None:
 
 def _worktree(session: Session, tree: Worktree, records: list[Record]) -> WorktreeStatus:
     store = session.store
-    counts = _count_changes(session, tree)
+    added, modified, deleted = _count_changes(session, tree)
     lease = store.worktrees.lease(tree.name, tree.worktree)
     head_time = None
     if tree.head is not None and store.commits.exists(tree.head):
@@ -129,24 +128,25 @@ def _worktree(session: Session, tree: Worktree, records: list[Record]) -> Worktr
         base=tree.base_commit,
         head=tree.head,
         head_time=head_time,
-        added=counts[diff.ADDED],
-        modified=counts[diff.MODIFIED] + counts[diff.METADATA] + counts[diff.TYPE_CHANGED],
-        deleted=counts[diff.DELETED],
+        added=added,
+        modified=modified,
+        deleted=deleted,
         mounts=[record for record in records if record.ref == str(tree.ref)],
         lease_error=lease.last_error if lease is not None else None,
     )
 
 
-def _count_changes(session: Session, tree: Worktree) -> dict[str, int]:
-    from stratum.ingest.upperdir import upper_changes
-
-    counts = dict.fromkeys((diff.ADDED, diff.MODIFIED, diff.METADATA, diff.TYPE_CHANGED, diff.DELETED), 0)
+def _count_changes(session: Session, tree: Worktree) -> tuple[int, int, int]:
+    """(added, modified, deleted): how many paths are other than in the base."""
     if not _has_changes(tree):
-        return counts
+        return 0, 0, 0
+    from stratum.ingest.upperdir import upper_changes
+    from stratum.tree.diff import ADDED, DELETED
+
     base: Directory = session.store.commits.open_tree(tree.base_commit)
-    for change in upper_changes(base, tree.upperdir):
-        counts[change.kind] += 1
-    return counts
+    kinds = [change.kind for change in upper_changes(base, tree.upperdir)]
+    added, deleted = kinds.count(ADDED), kinds.count(DELETED)
+    return added, len(kinds) - added - deleted, deleted
 
 
 def _has_changes(tree: Worktree) -> bool:

@@ -6,7 +6,6 @@ and bytes that are not UTF-8 escaped; JSON carries them the same way, so that ou
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NoReturn
@@ -60,6 +59,8 @@ class Output:
 
     def object(self, value: Mapping[str, Any] | Sequence[Any]) -> None:
         """One JSON document on stdout."""
+        import json
+
         write_stdout(json.dumps(value, indent=2, ensure_ascii=True) + "\n")
 
     def note(self, text: str) -> None:
@@ -104,6 +105,8 @@ def write_stdout(text: str) -> None:
 def print_error(code: int, error_id: str, message: str, hint: str, *, as_json: bool) -> None:
     """Print an error in the chosen format; messages keep no control characters."""
     if as_json:
+        import json
+
         document = {"code": code, "id": error_id, "message": safe_lines(message), "hint": safe_lines(hint)}
         print(json.dumps(document, ensure_ascii=True), file=sys.stderr)
         return

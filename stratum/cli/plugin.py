@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from stratum.cli.app import App, verb
+from stratum.cli.app import verb
+from stratum.cli.context import App
 
 
 @verb("volume-plugin")

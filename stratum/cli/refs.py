@@ -6,7 +6,8 @@ import sys
 
 import click
 
-from stratum.cli.app import App, verb
+from stratum.cli.app import verb
+from stratum.cli.context import App
 from stratum.cli.output import short
 from stratum.cli.reftype import NAME, REF
 from stratum.errors import UsageError

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime, timezone
+from typing import TYPE_CHECKING
 
 from stratum.errors import UsageError
+
+if TYPE_CHECKING:
+    from datetime import datetime
 
 
 def utc_now() -> datetime:
     """The current time in UTC."""
+    from datetime import datetime, timezone
+
     return datetime.now(timezone.utc)
 
 
 def rfc3339(time: datetime) -> str:
     """``time`` (timezone-aware) as ``YYYY-MM-DDTHH:MM:SSZ``."""
+    from datetime import timezone
+
     return time.astimezone(timezone.utc).replace(tzinfo=None).isoformat(timespec="seconds") + "Z"
 
 
@@ -23,6 +30,8 @@ def commit_time(environment: Mapping[str, str]) -> datetime:
     value = environment.get("SOURCE_DATE_EPOCH")
     if not value:
         return utc_now()
+    from datetime import datetime, timezone
+
     try:
         return datetime.fromtimestamp(int(value), timezone.utc)
     except (ValueError, OverflowError, OSError):

@@ -13,9 +13,8 @@ import ctypes
 import errno
 import os
 import struct
-import threading
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 from stratum.sys.syscalls import libc, libc_call
 
@@ -70,29 +69,26 @@ def enter_mount_namespace(namespace: int) -> None:
     setns(namespace, CLONE_NEWNS)
 
 
-class _Worker(threading.Thread, Generic[T]):
-    def __init__(self, work: Callable[[], T]) -> None:
-        super().__init__(name="stratum-namespace", daemon=False)
-        self.work = work
-        self.result: T | None = None
-        self.error: BaseException | None = None
-
-    def run(self) -> None:
-        try:
-            unshare(CLONE_FS)
-            self.result = self.work()
-        except BaseException as exc:
-            self.error = exc
-
-
 def in_own_thread(work: Callable[[], T]) -> T:
     """Run ``work`` in a new thread with its own root, directory and credentials.
 
     Returns its result, or raises its error here.
     """
-    worker = _Worker(work)
-    worker.start()
-    worker.join()
-    if worker.error is not None:
-        raise worker.error
-    return worker.result  # type: ignore[return-value]
+    import threading
+
+    results: list[T] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            unshare(CLONE_FS)
+            results.append(work())
+        except BaseException as exc:
+            errors.append(exc)
+
+    thread = threading.Thread(target=run, name="stratum-namespace", daemon=False)
+    thread.start()
+    thread.join()
+    if errors:
+        raise errors[0]
+    return results[0]

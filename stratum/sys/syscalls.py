@@ -11,7 +11,6 @@ import contextlib
 import ctypes
 import errno
 import os
-import signal
 import struct
 from functools import cache
 
@@ -38,6 +37,7 @@ _STATX_MNT_ID_OFFSET = 0x90
 _OPENAT2_TRIES = 100
 
 _PR_SET_PDEATHSIG = 1
+_SIGKILL = 9  # without loading signal, which defines an enum of all of them
 
 Argument = int | bytes | ctypes.Array[ctypes.c_char] | None
 
@@ -180,4 +180,4 @@ def _statx(path: str | bytes | os.PathLike[str], directory: int, follow: bool, w
 
 def die_with_parent() -> None:
     """Have this process killed when the thread that started it ends (prctl(2), PR_SET_PDEATHSIG)."""
-    libc_call("prctl", _PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    libc_call("prctl", _PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0)
