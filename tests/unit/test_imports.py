@@ -41,6 +41,18 @@ EXCEPTIONS = {
 
 GENERATED = ("_pb2.py", "_pb2_grpc.py")
 HOOK_NEVER_LOADS = {"click", "oras", "grpc", "rich", "requests", "podman", "yaml", "jsonschema"}
+START_NEVER_LOADS = {
+    "dataclasses",
+    "inspect",
+    "subprocess",
+    "_hashlib",
+    "tomllib",
+    "tomli",
+    "tomli_w",
+    "blake3",
+    "pyzstd",
+}
+"""What takes longer to load than a container's start has time for, besides."""
 
 
 def part_of(path: Path) -> str:
@@ -135,3 +147,15 @@ def test_the_hook_loads_little() -> None:
     assert not {
         name for name in done.stdout.split() if name.startswith(("stratum.cli", "stratum.registry", "stratum.csi"))
     }
+
+
+def test_the_start_of_a_container_loads_little() -> None:
+    """All that the hook imports at createRuntime, at its top or later."""
+    main = ast.parse((PACKAGE / "hook/main.py").read_text("utf-8"))
+    start = next(node for node in main.body if isinstance(node, ast.FunctionDef) and node.name == "create_runtime")
+    imports = [ast.unparse(node) for node in ast.walk(start) if isinstance(node, ast.ImportFrom)]
+    assert "from stratum.hook.volumes import ContainerVolumes" in imports
+    program = "; ".join(["import sys", *imports, "print('\\n'.join(sys.modules))"])
+    done = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, text=True, check=True)
+    assert "stratum.mount.container" in done.stdout.split()
+    assert not {name.split(".")[0] for name in done.stdout.split()} & (HOOK_NEVER_LOADS | START_NEVER_LOADS)
