@@ -191,6 +191,14 @@ LINE = re.compile(
 )
 _XATTR_CACHE = 4096
 
+# The most frequent line: a file with an object, one name, and neither extended attributes nor escapes in its name. What
+# is captured: directory, name, size, all from mode to device number, seconds, nanoseconds, digest.
+_PLAIN_FILE = re.compile(
+    rb"([!-~]*/)([!-\-0-\[\]-~][!-.0-\[\]-~]{0,254}) ([1-9][0-9]{1,15}) "
+    rb"(10[0-7]{4} 1 (?:0|[1-9][0-9]{0,8}) (?:0|[1-9][0-9]{0,8}) 0) "
+    rb"([1-9][0-9]{0,10})\.(0|[1-9][0-9]{0,8}) ([0-9a-f]{2})/([0-9a-f]{62}) - \7\8\n"
+)
+
 
 class _Open:
     """A directory whose entries are being read; ``prefix`` is its escaped path with a slash behind it."""
@@ -283,6 +291,7 @@ class _Reader:
         self._stack: list[_Open] = []
         self._linked: dict[bytes, _Linked] = {}  # by escaped path
         self._inode = InodeReader().read
+        self._metadata: dict[bytes, tuple[int, int, int]] = {}  # mode, owner and group by their text
 
     def read(self, dump: bytes) -> Directory:
         match = LINE.match
@@ -292,12 +301,18 @@ class _Reader:
             if found is None:
                 raise DamagedError("is not one of a dump" if dump else "is missing: the dump is empty")
             root = self._root(found.groups())
-            while (position := found.end()) < size:
+            position = found.end()
+            while position < size:
+                position, plain = self._plain_files(dump, position)
+                number += plain
+                if position == size:
+                    break
                 number += 1
                 found = match(dump, position)
                 if found is None:
                     raise DamagedError("is not in canonical form")
                 self._entry(found.groups())
+                position = found.end()
             while self._stack:
                 self._close()
         except StratumError as exc:
@@ -313,6 +328,25 @@ class _Reader:
             raise DamagedError("is not the root directory")
         self._stack.append(_Open(b"/", root, int(fields[4])))
         return root
+
+    def _plain_files(self, dump: bytes, position: int) -> tuple[int, int]:
+        """Read lines of ``_PLAIN_FILE`` as ``_entry`` would, as far as they follow one another in the innermost
+        directory and nothing is wrong with them; (where the first other line begins, how many)."""
+        parent, known, match, number = self._stack[-1], self._metadata, _PLAIN_FILE.match, 0
+        children, last = parent.children, parent.last
+        while (found := match(dump, position)) is not None:
+            prefix, name, size_text, text, seconds, nanoseconds, shard, rest = found.groups()
+            size, metadata = int(size_text), known.get(text)
+            if prefix != parent.prefix or name <= last or not INLINE_MAX < size <= FILE_SIZE_MAX:
+                break
+            if metadata is None:
+                mode, _, uid, gid, _ = text.split(b" ")
+                metadata = known[text] = int(mode, 8), int(uid), int(gid)
+            mtime = int(seconds) * _SECOND + int(nanoseconds)
+            children[name] = File(*metadata, mtime, size=size, digest=bytes.fromhex((shard + rest).decode("ascii")))
+            last, position, number = name, found.end(), number + 1
+        parent.last = last
+        return position, number
 
     def _entry(self, fields: tuple[bytes, ...]) -> None:
         path = fields[0]

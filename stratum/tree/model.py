@@ -73,7 +73,12 @@ class File(Inode):
         digest: bytes | None = None,
         content: bytes | None = None,
     ) -> None:
-        super().__init__(mode, uid, gid, mtime, xattrs, nlink)
+        self.mode = mode  # as Inode does, without the cost of a call: most inodes are files
+        self.uid = uid
+        self.gid = gid
+        self.mtime = mtime
+        self.xattrs = xattrs
+        self.nlink = nlink
         self.size = size
         self.digest = digest
         self.content = content

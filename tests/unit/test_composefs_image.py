@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 
 from stratum.composefs import image_from_dump
-from stratum.composefs.erofs import image_pieces, write_image
+from stratum.composefs.erofs import image_pieces, write_image, writer
 from stratum.composefs.erofs.directory import entries_size, split_names
 from stratum.composefs.erofs.layout import chunks_of
 from stratum.composefs.erofs.xattrs import entry, split_name
@@ -18,6 +18,7 @@ from stratum.errors import UnsupportedError
 from stratum.tree.dump import read_dump, write_dump
 from stratum.tree.limits import with_marks
 from stratum.tree.model import Directory, File, Symlink, Whiteout
+from tests.support.trees import TreeBuilder
 
 DUMP = b"""\
 / 0 40755 3 0 0 0 1700000000.5 - - -
@@ -99,6 +100,21 @@ def test_what_no_image_can_hold_is_refused_before_anything_is_written() -> None:
     with pytest.raises(UnsupportedError, match="9007199254740993 bytes"):
         write_image(root, file)
     assert not file.getvalue()
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_plain_files_are_written_as_all_others(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "_BATCH", 7)
+    root = TreeBuilder(seed).tree(800)
+    linked = File(0o100644, 7, 8, 9, size=100, digest=bytes([seed]) * 32)
+    for number in range(100):  # of every size, in a row
+        root.children[b"p%d" % number] = File(
+            0o100600, number, 1, 10**9 * number + 5, size=65 << number % 31, digest=b"%32d" % number
+        )
+    root.children |= {b"p5a": linked, b"p5b": linked, b"p6a": File(0o100644, 7, 8, 9, size=100, digest=b"%32d" % 9)}
+    image = b"".join(image_pieces(root))
+    monkeypatch.setattr(writer._Inodes, "_plain_files", lambda self, first: 0)
+    assert b"".join(image_pieces(root)) == image
 
 
 def test_a_layer_is_no_tree() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 
 import pytest
 from hypothesis import given, settings
@@ -220,6 +221,44 @@ def test_what_is_read_is_canonical(seed: int) -> None:
         except DamagedError:
             continue
         assert write_dump(root) == changed
+
+
+def outcome(dump: bytes) -> object:
+    """What reading a dump gives: the tree, or the error."""
+    try:
+        return shape(read_dump(dump))
+    except DamagedError as exc:
+        return exc.message
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_plain_files_are_read_as_all_lines_are(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = random.Random(seed)
+    files: dict[str, Inode] = {
+        name: File(
+            0o100000 + rng.randrange(0o10000),
+            number,
+            9,
+            rng.randrange(10**19),
+            size=65 + number,
+            digest=rng.randbytes(32),
+        )
+        for number, name in enumerate(("a", "b.c", "..d", "e\\", "f g", "n" * 255))
+    }
+    whole = write_dump(directory(**files, z=directory(**files), zz=files["a"]))
+    changed = [mutate(whole, rng) for _ in range(100)]
+    for _ in range(400):
+        place, length = rng.randrange(len(whole)), rng.choice((0, 1, 1, 2))
+        changed.append(
+            whole[:place] + bytes(rng.choices(b"019af-./@\\ \n~", k=rng.choice((0, 1, 2)))) + whole[place + length :]
+        )
+    lines = whole.splitlines(keepends=True)
+    changed += [b"".join(rng.sample(lines, len(lines) - 1)) for _ in range(20)]
+    changed += [b"".join([*lines[:at], lines[at - 1], *lines[at:]]) for at in range(1, len(lines))]
+    found = [outcome(dump) for dump in (whole, *changed)]
+    assert isinstance(found[0], list)
+    monkeypatch.setattr("stratum.tree.dump._PLAIN_FILE", re.compile(rb"(?!)"))
+    assert [outcome(dump) for dump in (whole, *changed)] == found
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ class Survey:
         self.shared_digests: set[bytes] = set()
         self._escaped: dict[Xattrs, Xattrs] = {(): ()}
         self.oldest = self._oldest()
-        self.foreign = any(isinstance(inode, File) and type(inode) is not File for inode in numbering.inodes)
+        self.foreign = any(issubclass(kind, File) and kind is not File for kind in set(map(type, numbering.inodes)))
         self._collect()
         self.has_acl = self.table.has_name(*_ACL_NAMES)
         self.table.share(pair for digest in self.shared_digests for pair in backing_xattrs(digest, object_path(digest)))
@@ -50,7 +50,7 @@ class Survey:
         inodes = self.numbering.inodes
         if self._times:
             return min(self.time(inode) for inode in inodes)
-        return divmod(min(inode.mtime for inode in inodes), _SECOND)
+        return divmod(min([inode.mtime for inode in inodes]), _SECOND)
 
     @property
     def odd_times(self) -> bool:
@@ -63,9 +63,12 @@ class Survey:
 
     def _collect(self) -> None:
         seen: set[bytes] = set()
+        foreign = self.foreign
         for number, inode in enumerate(self.numbering.inodes):
-            if type(inode) is File and not self.foreign and inode.digest is not None and is_backed(inode):
-                (self.shared_digests if inode.digest in seen else seen).add(inode.digest)
+            if type(inode) is File and not foreign:
+                digest = inode.digest
+                if digest is not None and inode.size > 0 and not inode.content:
+                    (self.shared_digests if digest in seen else seen).add(digest)
                 if not inode.xattrs:
                     continue
             xattrs = self._image_xattrs(number, inode)

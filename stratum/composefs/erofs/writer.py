@@ -70,15 +70,23 @@ def image_pieces(root: Directory, quirks: Quirks | None = None) -> Iterator[byte
         yield block if isinstance(block, bytes) else _block(inodes.entries(block))
 
 
-# The extended attributes of a file that has none of its own and shares its content with no other file.
+# A file that has no attributes of its own and shares its content with no other file: inode, header, the attributes that
+# name its object, and a map of one chunk, up to the next slot.
 _BACKED_HEAD = (
     layout.XATTR_HEADER.pack(_U32 & ~(filter_bit(METACOPY) | filter_bit(REDIRECT)), 0)
     + entry(METACOPY, METACOPY_SHA256 + bytes(32))[:-32]
 )
 _REDIRECT_ENTRY = entry(REDIRECT, b"/" + bytes(65))
 _BACKED_MIDDLE = _REDIRECT_ENTRY[: -65 - 2]
-_BACKED_END = _REDIRECT_ENTRY[-2:]
-_BACKED_COUNT = (len(_BACKED_HEAD) + 32 + len(_BACKED_MIDDLE) + 65 + 2 - layout.XATTR_HEADER.size) // 4 + 1
+_BACKED_END = _REDIRECT_ENTRY[-2:] + layout.HOLE
+_BACKED_SIZE = len(_BACKED_HEAD) + 32 + len(_BACKED_MIDDLE) + 65 + len(_BACKED_END)
+_BACKED_COUNT = (_BACKED_SIZE - len(layout.HOLE) - layout.XATTR_HEADER.size) // 4 + 1
+_BACKED_FILE = struct.Struct(
+    f"{layout.EXTENDED_INODE.format}{len(_BACKED_HEAD)}s32s{len(_BACKED_MIDDLE)}s65s{len(_BACKED_END)}s"
+    f"{-(layout.EXTENDED_INODE.size + _BACKED_SIZE) % layout.SLOT_SIZE}x"
+)
+_BATCH = 4096
+_BACKED_SLOTS = _BACKED_FILE.size // layout.SLOT_SIZE
 
 
 @dataclass(slots=True)
@@ -113,9 +121,12 @@ class _Inodes:
         """Write every inode and pad to where the shared extended attributes begin."""
         numbering, xattrs = self.numbering, self.survey.xattrs
         plain = not self.survey.odd_times
-        for number, inode in enumerate(numbering.inodes):
+        number, inodes = 0, numbering.inodes
+        while number < len(inodes):
+            inode = inodes[number]
             if isinstance(inode, File):
-                if plain and type(inode) is File and number not in xattrs and self._plain_file(number, inode):
+                if plain and type(inode) is File and number not in xattrs and (count := self._plain_files(number)):
+                    number += count
                     continue
                 self._put(number, inode, _file_body(inode))
             elif isinstance(inode, Directory):
@@ -126,37 +137,55 @@ class _Inodes:
                 self._special(number, inode)
             else:
                 raise TypeError(f"an image cannot hold a {type(inode).__name__}")
+            number += 1
         self.buffer += bytes(-len(self.buffer) % layout.SLOT_SIZE)
 
-    def _plain_file(self, number: int, file: File) -> bool:
-        """Write the most frequent kind of file, an object of its own in one chunk without attributes of its own.
+    def _plain_files(self, first: int) -> int:
+        """Write files of the most frequent kind, number ``first`` and those that follow it at once; how many.
 
-        Returns False, having done nothing, for any other.
+        They are objects of their own in one chunk, without attributes of their own.
         """
-        digest, size, mtime = file.digest, file.size, divmod(file.mtime, _SECOND)
-        if digest is None or digest in self.survey.shared_digests or not 0 < size <= 1 << layout.CHUNK_BITS_MAX:
-            return False
-        if mtime == self.survey.oldest or file.nlink or file.content:
-            return False
+        inodes, xattrs, shared = self.numbering.inodes, self.survey.xattrs, self.survey.shared_digests
+        links, oldest = self.numbering.link_counts, self.survey.oldest
+        pack, records = _BACKED_FILE.pack, []
+        for number in range(first, min(first + _BATCH, len(inodes))):
+            file = inodes[number]
+            if type(file) is not File or number in xattrs:
+                break
+            digest, size, mtime = file.digest, file.size, divmod(file.mtime, _SECOND)
+            if digest is None or digest in shared or not 0 < size <= 1 << layout.CHUNK_BITS_MAX:
+                break
+            if mtime == oldest or file.nlink or file.content:
+                break
+            bits = (size - 1).bit_length()
+            records.append(
+                pack(
+                    layout.CHUNK_BASED | layout.EXTENDED,
+                    _BACKED_COUNT,
+                    file.mode,
+                    0,
+                    size,
+                    bits - layout.BLOCK_BITS if bits > layout.BLOCK_BITS else 0,
+                    number,
+                    file.uid,
+                    file.gid,
+                    *mtime,
+                    links.get(id(file), 1) if links else 1,
+                    _BACKED_HEAD,
+                    digest,
+                    _BACKED_MIDDLE,
+                    object_path(digest),
+                    _BACKED_END,
+                )
+            )
+        if not records:
+            return 0
         buffer = self.buffer
         buffer += bytes(-len(buffer) % layout.SLOT_SIZE)  # the map is one aligned word, in one block wherever it comes
-        self.nids.append(len(buffer) // layout.SLOT_SIZE)
-        bits = (size - 1).bit_length()
-        buffer += layout.EXTENDED_INODE.pack(
-            layout.CHUNK_BASED | layout.EXTENDED,
-            _BACKED_COUNT,
-            file.mode,
-            0,
-            size,
-            bits - layout.BLOCK_BITS if bits > layout.BLOCK_BITS else 0,
-            number,
-            file.uid,
-            file.gid,
-            *mtime,
-            self.numbering.link_counts.get(id(file), 1),
-        )
-        buffer += b"".join((_BACKED_HEAD, digest, _BACKED_MIDDLE, object_path(digest), _BACKED_END, layout.HOLE))
-        return True
+        slot = len(buffer) // layout.SLOT_SIZE
+        self.nids.extend(range(slot, slot + _BACKED_SLOTS * len(records), _BACKED_SLOTS))
+        buffer += b"".join(records)
+        return len(records)
 
     def _directory(self, number: int, node: DirectoryNode) -> None:
         bounds = split_names(node.names)
@@ -164,7 +193,8 @@ class _Inodes:
         parts: list[_Entries] = []
         for start, stop in pairwise(bounds):
             parts.append(_Entries(node, start, stop, child))
-            child += sum(name not in node.links and name not in _DOTS for name in node.names[start:stop])
+            if stop < bounds[-1]:
+                child += sum(name not in node.links and name not in _DOTS for name in node.names[start:stop])
         last = entries_size(node.names[bounds[-2] :])
         tail = last if last <= layout.TAIL_MAX else 0
         whole = parts[:-1] if tail else parts
