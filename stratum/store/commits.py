@@ -4,9 +4,9 @@ The directory appears whole, by one rename, and is not changed afterwards; only 
 function of the dump, may be made anew. It may also be left out at first, with ``[image]``: a commit of a mounted
 worktree without a tag is there to be kept, and most such commits are never mounted, while the image of a large tree
 costs more than all else in its commit. ``ensure_image``, through which everything goes that needs an image, then makes
-it, gives it its name, and only then describes it in metadata.toml, each in one durable step. ``tree.dump.zst`` is one
-zstd frame of the canonical dump, so ``zstd -dc tree.dump.zst | b3sum`` prints the directory's name. metadata.toml has
-these tables::
+it, gives it its name, and only then describes it in metadata.toml, each in one durable step. ``tree.dump.zst`` is
+the canonical dump in zstd frames (``store.frames``), so ``zstd -dc tree.dump.zst | b3sum`` prints the directory's name.
+metadata.toml has these tables::
 
     [commit]  merkle_root, metadata_hash, timestamp (RFC 3339 UTC), parent_commit?, message?
     [files]   count (names of regular files: a hard link counts each time), total_size (bytes; each inode once)
@@ -27,25 +27,32 @@ from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from stratum.errors import DamagedError, ExistsError, NotFoundError, StratumError, UnsupportedError
 from stratum.frozen import frozen, replace
 from stratum.refs import is_hash, is_hash_prefix
 from stratum.store.clock import rfc3339, utc_now
 from stratum.store.layout import Layout, Names, storage_error
+from stratum.store.merklecache import MerkleCache
 from stratum.store.objects import Objects
 from stratum.store.tables import Tables, read_tables, write_tables
 from stratum.store.transaction import Transaction, Transactions
 from stratum.sys.atomic import fsync_dir
 from stratum.tree.model import Directory, File
 
+if TYPE_CHECKING:
+    from stratum.store.frames import StoredDump
+    from stratum.tree.lazy import LazyDump
+    from stratum.tree.merkle import MerkleNodes
+    from stratum.tree.splice import Kept, SplicedDump
+
 METADATA = "metadata.toml"
 DUMP = "tree.dump.zst"
 IMAGE = "commit.cfs"
 DUMP_MAX = 1 << 32
 """No dump is decompressed beyond this many bytes (some ten million files), and no bigger one is written."""
-_ZSTD_LEVEL = 1
 
 
 @frozen
@@ -122,6 +129,8 @@ class Commits:
         self._layout = layout
         self._objects = objects
         self._transactions = transactions
+        self._merkle_cache = MerkleCache(layout)
+        self._opened: WeakKeyDictionary[LazyDump, tuple[str, StoredDump]] = WeakKeyDictionary()
 
     def list(self) -> Names:
         """All commits, sorted by hash."""
@@ -163,17 +172,22 @@ class Commits:
 
     def dump(self, commit: str) -> bytes:
         """The canonical dump, checked against the commit's name: ``DamagedError`` where it does not match."""
+        return self._read_dump(commit)[0]
+
+    def _read_dump(self, commit: str) -> tuple[bytes, StoredDump]:
+        """The verified dump, and how it is stored."""
+        from stratum.store.frames import decompress_dump
         from stratum.tree.digest import metadata_hash
 
         try:
-            dump = decompress_dump(self.stored_dump(commit))
+            dump, stored = decompress_dump(self.stored_dump(commit), DUMP_MAX)
         except DamagedError as exc:
             raise DamagedError(f"the tree of commit {commit}: {exc.message}", hint="run 'stratum fsck'") from None
         if metadata_hash(dump) != commit:
             raise DamagedError(
                 f"the tree of commit {commit} does not match its hash", hint="pull it again, or restore a backup"
             )
-        return dump
+        return dump, stored
 
     def tree(self, commit: str) -> Directory:
         """The commit's tree, read from the verified dump."""
@@ -184,9 +198,12 @@ class Commits:
     def open_tree(self, commit: str) -> Directory:
         """The same tree with its directories read when somebody looks into them (``tree.lazy``), which is what to use
         where little of it is needed. The dump's hash is checked at once."""
-        from stratum.tree.lazy import open_dump
+        from stratum.tree.lazy import LazyDump
 
-        return open_dump(self.dump(commit))
+        dump, stored = self._read_dump(commit)
+        source = LazyDump(dump)
+        self._opened[source] = (commit, stored)
+        return source.root()
 
     def root(self, commit: str) -> Directory:
         """The root directory's own metadata, without its children."""
@@ -211,23 +228,20 @@ class Commits:
         the tree of a commit of this store, are taken to be there; every other must be, or ``DamagedError``. Where
         ``known`` is from ``open_tree``, what is shared is not even read. ``image``: make it now, not on demand.
         """
-        from stratum.tree.digest import merkle_summary, metadata_hash
-        from stratum.tree.dump import NOTHING_KEPT, write_dump
-        from stratum.tree.splice import kept_lines
+        from stratum.store.frames import compress_dump
+        from stratum.tree.digest import metadata_hash
 
-        kept = NOTHING_KEPT if known is None or known.region is None else kept_lines(root, known.region.source)
-        dump = write_dump(root, kept)
-        if len(dump) > DUMP_MAX:
-            raise StratumError(f"the tree is too big for a commit: its dump has {len(dump)} bytes")
-        commit = metadata_hash(dump)
+        dump, kept, base, stored = self._new_dump(root, known)
+        commit = metadata_hash(*dump.buffers())
         if self.exists(commit):
             tx.publish_objects()
             return self.found(tx, commit, image)
-        summary = merkle_summary(dump)
-        file_count, total_size = self._statistics(root, known, kept)
+        nodes = self._merkle_nodes(dump, base if kept else None)
+        summary = nodes.summary()
+        file_count, total_size = self._statistics(root, known, kept, base)
         directory = tx.new_path("commit")
         tx.make_directory(directory)
-        tx.write_file(directory / DUMP, compress_dump(dump))
+        tx.write_pieces(directory / DUMP, compress_dump(dump, stored))
         del dump  # it is large, and so is an image in the making
         digest, size = _write_image(tx, root, directory / IMAGE) if image else (None, None)
         meta = CommitMeta(
@@ -251,7 +265,40 @@ class Commits:
             tx.place_directory(directory, self._layout.commit(commit))
         except ExistsError:  # another process wrote the same tree meanwhile
             return self.found(tx, commit, image)
+        if image:  # others will be built on it
+            self._merkle_cache.save(commit, nodes)
         return meta
+
+    def _new_dump(self, root: Directory, known: Directory | None) -> tuple[SplicedDump, Kept, str | None, StoredDump]:
+        """The dump of ``root``; what it keeps of that of ``known``, where this is from ``open_tree``, which commit's
+        tree that is, and how its dump is stored."""
+        from stratum.store.frames import NOT_STORED
+        from stratum.tree.dump import NOTHING_KEPT
+        from stratum.tree.splice import kept_lines, splice_dump
+
+        source = known.region.source if known is not None and known.region is not None else None
+        base, stored, kept = None, NOT_STORED, NOTHING_KEPT
+        if source is not None and source in self._opened:
+            base, stored = self._opened[source]
+            kept = kept_lines(root, source)
+        dump = splice_dump(root, source, kept)
+        if dump.size > DUMP_MAX:
+            raise StratumError(f"the tree is too big for a commit: its dump has {dump.size} bytes")
+        return dump, kept, base, stored
+
+    def _merkle_nodes(self, dump: SplicedDump, base: str | None) -> MerkleNodes:
+        """The Merkle tree of ``dump``, from that of the large commit ``base``, whose dump its ``source`` is."""
+        from stratum.tree.merkle import MerkleNodes
+        from stratum.tree.splice import SplicedDump
+
+        meta = self.meta(base) if base is not None else None
+        if meta is None or not self._merkle_cache.is_worth(meta.leaf_count):
+            return MerkleNodes.of(dump)
+        known = self._merkle_cache.load(meta)
+        if known is None:
+            known = MerkleNodes.of(SplicedDump([dump.source]))
+            self._merkle_cache.save(meta.metadata_hash, known)
+        return known.spliced(dump)
 
     def found(self, tx: Transaction, commit: str, image: bool = True) -> CommitMeta:
         """The metadata of a commit that was there already, its name made durable in case its writer is not done.
@@ -265,14 +312,15 @@ class Commits:
         meta = self.meta(commit)
         return self._make_image(tx, meta) if image and meta.image_digest is None else meta
 
-    def _statistics(self, root: Directory, known: Directory | None, kept: Mapping[int, object]) -> tuple[int, int]:
-        """(regular files, bytes) of ``root``: what ``known`` has, with the difference outside of ``kept``."""
+    def _statistics(
+        self, root: Directory, known: Directory | None, kept: Mapping[int, object], base: str | None
+    ) -> tuple[int, int]:
+        """(regular files, bytes) of ``root``: what ``known``, the tree of ``base``, has, with the difference outside of
+        ``kept``."""
         new = Statistics(root, kept)
-        if not kept or known is None or known.region is None:
+        if not kept or known is None or base is None:
             return new.count, new.total_size
-        from stratum.tree.digest import metadata_hash
-
-        before, old = self.meta(metadata_hash(known.region.source.dump)), Statistics(known, kept)
+        before, old = self.meta(base), Statistics(known, kept)
         return before.file_count - old.count + new.count, before.total_size - old.total_size + new.total_size
 
     def _check_objects(self, tx: Transaction, root: Directory, known: Directory | None) -> None:
@@ -428,31 +476,3 @@ def _write_image(tx: Transaction, root: Directory, path: Path) -> tuple[str, int
 
     tx.write_pieces(path, pieces())
     return hasher.hexdigest(), size
-
-
-def compress_dump(dump: bytes) -> bytes:
-    """``dump`` as one zstd frame that records its size."""
-    import pyzstd
-
-    return pyzstd.compress(dump, _ZSTD_LEVEL)
-
-
-def decompress_dump(data: bytes, limit: int = DUMP_MAX) -> bytes:
-    """The content of one zstd frame of at most ``limit`` bytes; ``DamagedError`` for anything else.
-
-    Memory is bounded by ``limit`` whatever the frame claims.
-    """
-    import pyzstd
-
-    try:
-        decompressor = pyzstd.ZstdDecompressor(option={pyzstd.DParameter.windowLogMax: 27})
-        dump: bytes = decompressor.decompress(data, limit + 1)
-    except pyzstd.ZstdError as exc:
-        raise DamagedError(f"it is not a valid zstd frame: {exc}") from None
-    if len(dump) > limit:
-        raise DamagedError(f"it decompresses to more than {limit} bytes")
-    if not decompressor.eof:
-        raise DamagedError("its zstd frame is cut short")
-    if decompressor.unused_data:
-        raise DamagedError("something follows its zstd frame")
-    return dump

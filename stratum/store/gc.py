@@ -10,8 +10,8 @@ Kept are the commits that
   removed: what they hold may be nowhere else,
 
 and every object of a commit that is kept. Everything else goes: first the dead transactions in ``tmp/``, which makes
-room, then commits, each by one durable rename, then objects, then caches of imports that were not repeated within
-``CACHE_AGE``, abandoned temporary files, and lock files of refs that are gone.
+room, then commits, each by one durable rename, then objects, then caches of commits that went and of imports that were
+not repeated within ``CACHE_AGE``, abandoned temporary files, and lock files of refs that are gone.
 A commit therefore never outlives its objects, and the next run finds what an interrupted one left.
 
 All of it happens under the exclusive store lock. Whoever relies on something that no ref names yet, holds the shared
@@ -81,7 +81,7 @@ def collect(store: Store, rules: Retention, mounted: Mapping[str, str], *, dry_r
         if not dry_run:
             store.transactions.discard(store.layout.commit(commit))
     _sweep_objects(store, needed, done)
-    for path in (*_old_caches(store), *_abandoned_files(store), *_dead_locks(store)):
+    for path in (*_old_caches(store, done.kept), *_abandoned_files(store), *_dead_locks(store)):
         done.others.append(str(path.relative_to(store.root)))
         done.bytes_freed += _disk_usage(path)
         if not dry_run:
@@ -205,19 +205,23 @@ def _sweep_objects(store: Store, needed: set[bytes], done: Collected) -> None:
         done.objects += 1
 
 
-def _old_caches(store: Store) -> Iterator[Path]:
-    """Caches of imports that were not repeated for ``CACHE_AGE``."""
-    directory = store.root / "cache" / "ingest"
+def _old_caches(store: Store, commits: Mapping[str, str]) -> Iterator[Path]:
+    """Caches of imports that were not repeated for ``CACHE_AGE``, and of anything but ``commits``."""
+    directory = store.layout.ingest_cache
     oldest = time.time() - CACHE_AGE
     for name in store.layout.names_in(directory):
         with suppress(FileNotFoundError):
             if not name.startswith(TEMPORARY_PREFIX) and (directory / name).lstat().st_mtime < oldest:
                 yield directory / name
+    directory = store.layout.merkle_cache
+    for name in store.layout.names_in(directory):
+        if not name.startswith(TEMPORARY_PREFIX) and name not in commits:
+            yield directory / name
 
 
 def _abandoned_files(store: Store) -> Iterator[Path]:
     """Temporary files whose writer is dead, as every writer holds the store's lock."""
-    for directory in (store.root, store.root / "cache" / "ingest"):
+    for directory in (store.root, store.layout.ingest_cache, store.layout.merkle_cache):
         for name in store.layout.names_in(directory):
             if name.startswith(TEMPORARY_PREFIX):
                 yield directory / name

@@ -9,6 +9,7 @@
     |-- refs/<name>/                   tags/, worktrees/, log.jsonl (``store.namespaces``)
     |-- refs/<name>.lock               flock (``store.locks``)
     |-- tmp/                           transactions in progress (``store.transaction``)
+    |-- cache/                         may be deleted: ingest/ (``ingest.statcache``), merkle/ (``store.merklecache``)
     `-- lock                           flock (``store.locks``)
 
 Who may own a store. What is in it gets mounted by the kernel and restored with its owners and modes, so a store is
@@ -105,6 +106,14 @@ class Layout:
     @property
     def lock(self) -> Path:
         return self.root / "lock"
+
+    @property
+    def ingest_cache(self) -> Path:
+        return self.root / "cache" / "ingest"
+
+    @property
+    def merkle_cache(self) -> Path:
+        return self.root / "cache" / "merkle"
 
     def commit(self, commit: str) -> Path:
         return self.commits / commit

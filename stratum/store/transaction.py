@@ -202,7 +202,7 @@ class Transaction:
         """Write a new file below ``directory``; ``sync`` makes it durable."""
         self.write_pieces(path, (data,), mode)
 
-    def write_pieces(self, path: Path, pieces: Iterable[bytes | bytearray], mode: int = 0o644) -> None:
+    def write_pieces(self, path: Path, pieces: Iterable[bytes | bytearray | memoryview], mode: int = 0o644) -> None:
         """As ``write_file``, of content that comes in pieces."""
         self._dirty = True
         with _storing(f"write {path.name}"), open(path, "xb", opener=partial(os.open, mode=mode)) as file:

@@ -14,9 +14,12 @@ from typing import Literal
 from blake3 import blake3
 
 
-def metadata_hash(dump: bytes) -> str:
-    """The commit ID of a canonical dump: 64 lower-case hex digits."""
-    return blake3(dump).hexdigest()
+def metadata_hash(*dump: bytes | memoryview) -> str:
+    """The commit ID of a canonical dump, given whole or in pieces: 64 lower-case hex digits."""
+    hasher = blake3()
+    for piece in dump:
+        hasher.update(piece)
+    return hasher.hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

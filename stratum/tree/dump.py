@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 import stat
 from collections.abc import Container, Iterator, Mapping
+from typing import NamedTuple
 
 from stratum.errors import DamagedError, StratumError, UnsupportedError
 from stratum.tree.escape import (
@@ -37,18 +38,43 @@ from stratum.tree.model import INLINE_MAX, Directory, File, Inode, Special, Syml
 _SECOND = 1_000_000_000
 _NO_DATA = (b"-", b"-", b"-")
 _SHOWN_MAX = 1000
-NOTHING_KEPT: Mapping[int, memoryview] = {}
 
 
-def write_dump(root: Directory, kept: Mapping[int, memoryview] = NOTHING_KEPT) -> bytes:
+class Span(NamedTuple):
+    """Bytes ``start`` to ``end`` of another dump: whole lines."""
+
+    start: int
+    end: int
+
+
+Piece = bytes | Span
+"""Some lines of a dump: new ones, or what another has."""
+
+NOTHING_KEPT: Mapping[int, Span] = {}
+
+
+def write_dump(root: Directory) -> bytes:
     """The canonical dump of the tree at ``root``.
 
-    ``kept`` has the lines of those directories, with all below, that need not be looked into (``tree.splice``), by
-    ``id``. ``UnsupportedError`` naming the path where the tree holds something that no commit can (``tree.limits``).
+    ``UnsupportedError`` naming the path where the tree holds something that no commit can (``tree.limits``).
     """
+    (dump,) = dump_pieces(root, NOTHING_KEPT)
+    assert isinstance(dump, bytes)
+    return dump
+
+
+def dump_pieces(root: Directory, kept: Mapping[int, Span]) -> list[Piece]:
+    """The canonical dump in pieces, of which no two neighbours could be one. ``UnsupportedError`` as ``write_dump``.
+
+    ``kept`` has the lines in another dump of those directories, with all below, that need not be looked into
+    (``tree.splice``), by ``id``.
+    """
+    if id(root) in kept:
+        return [kept[id(root)]]
     links = count_links(root, kept)
     first_path: dict[int, bytes] = {}
-    lines: list[bytes | memoryview] = []
+    lines: list[bytes] = []
+    pieces: list[Piece] = []
 
     def add(path: bytes, inode: Inode) -> None:
         if type(inode) is Directory:
@@ -63,8 +89,6 @@ def write_dump(root: Directory, kept: Mapping[int, memoryview] = NOTHING_KEPT) -
                 first_path[key] = path
         lines.append(_line(path, inode, nlink, target))
 
-    if id(root) in kept:
-        return bytes(kept[id(root)])
     add(b"/", root)
     stack: list[tuple[bytes, Directory, Iterator[bytes]]] = [(b"/", root, iter(sorted(root.children)))]
     while stack:
@@ -75,7 +99,8 @@ def write_dump(root: Directory, kept: Mapping[int, memoryview] = NOTHING_KEPT) -
             if problem := check_name(name):
                 raise _cannot_store(path, problem)
             if id(inode) in kept:
-                lines.append(kept[id(inode)][:-1])  # without its last newline
+                _add_lines(pieces, lines)
+                _add_span(pieces, kept[id(inode)])
                 continue
             add(path, inode)
             if type(inode) is Directory:
@@ -85,8 +110,24 @@ def write_dump(root: Directory, kept: Mapping[int, memoryview] = NOTHING_KEPT) -
             if problem := check_whiteout_marks(directory):
                 raise _cannot_store(prefix, problem)
             stack.pop()
-    lines.append(b"")
-    return b"\n".join(lines)
+    _add_lines(pieces, lines)
+    return pieces
+
+
+def _add_lines(pieces: list[Piece], lines: list[bytes]) -> None:
+    """Make the lines so far, which are forgotten, a piece."""
+    if lines:
+        lines.append(b"")
+        pieces.append(b"\n".join(lines))
+        lines.clear()
+
+
+def _add_span(pieces: list[Piece], span: Span) -> None:
+    last = pieces[-1]
+    if isinstance(last, Span) and last.end == span.start:
+        pieces[-1] = Span(last.start, span.end)
+    else:
+        pieces.append(span)
 
 
 def directory_nlink(directory: Directory) -> int:

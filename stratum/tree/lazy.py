@@ -17,6 +17,7 @@ from stratum.tree.escape import unescape
 from stratum.tree.model import Directory, Inode
 
 _STEP = 1024
+_SPACE = 0x20
 
 
 class LazyDump:
@@ -127,14 +128,15 @@ class LazyDump:
         """The offsets of all lines whose inode has several names, sorted."""
         dump, offsets = self.dump, set()
         targets = set()
-        at = dump.find(b" @")
+        at = dump.find(b"@")  # a byte alone is found many times faster than two
         while at >= 0:
-            line = dump.rfind(b"\n", 0, at) + 1
-            fields, _ = self.line(line)
-            if fields[2]:
-                offsets.add(line)
-                targets.add(fields[9])
-            at = dump.find(b" @", at + 2)
+            if dump[at - 1] == _SPACE:
+                line = dump.rfind(b"\n", 0, at) + 1
+                fields, _ = self.line(line)
+                if fields[2]:
+                    offsets.add(line)
+                    targets.add(fields[9])
+            at = dump.find(b"@", at + 1)
         offsets.update(map(self.find, targets))
         return sorted(offsets)
 
@@ -172,11 +174,6 @@ class Region:
     def is_separate(self) -> bool:
         """Whether no inode in the directory or below is, or can have become, that of a path elsewhere."""
         return not self.was_read and not self.has_links
-
-    @property
-    def lines(self) -> memoryview:
-        """All lines, each with its newline."""
-        return memoryview(self.source.dump)[self.start : self.end]
 
     def same_as(self, other: Region) -> bool:
         """Whether another dump has the very same lines here, and they are all there is to say of what is below."""

@@ -7,13 +7,36 @@ elsewhere could change a link count or which name comes first. So only the rest 
 
 from __future__ import annotations
 
-from stratum.tree.dump import write_dump
+from collections.abc import Iterator, Mapping
+
+from stratum.tree.dump import NOTHING_KEPT, Piece, Span, dump_pieces
 from stratum.tree.escape import escape
 from stratum.tree.lazy import LazyDump, Region
 from stratum.tree.model import Directory
 
-Kept = dict[int, memoryview]
-"""``id(directory)`` -> its lines with those of everything below."""
+Kept = Mapping[int, Span]
+"""``id(directory)`` -> where its lines, with those of everything below, are in the other dump."""
+
+
+class SplicedDump:
+    """A canonical dump as ``pieces``; those that are a ``Span`` are bytes of ``source``, in its order."""
+
+    __slots__ = ("pieces", "size", "source")
+
+    def __init__(self, pieces: list[Piece], source: bytes = b"") -> None:
+        self.pieces = pieces
+        self.source = source
+        self.size = sum(piece.end - piece.start if isinstance(piece, Span) else len(piece) for piece in pieces)
+
+    def buffers(self) -> Iterator[bytes | memoryview]:
+        """The dump's bytes, one piece after the other."""
+        view = memoryview(self.source)
+        for piece in self.pieces:
+            yield view[piece.start : piece.end] if isinstance(piece, Span) else piece
+
+    def join(self) -> bytes:
+        """The dump."""
+        return b"".join(self.buffers())
 
 
 def kept_lines(root: Directory, source: LazyDump) -> Kept:
@@ -21,7 +44,7 @@ def kept_lines(root: Directory, source: LazyDump) -> Kept:
     while True:
         kept = _unread(root, source)
         if not any(region.was_read for _, region in kept):
-            return {id(directory): region.lines for directory, region in kept}
+            return {id(directory): Span(region.start, region.end) for directory, region in kept}
         # One of them is in the tree at another place too, and was read there.
 
 
@@ -43,6 +66,7 @@ def _unread(root: Directory, source: LazyDump) -> list[tuple[Directory, Region]]
     return found
 
 
-def splice_dump(root: Directory, source: LazyDump) -> bytes:
-    """``write_dump(root)``, at the cost of what ``root`` does not share with the tree of ``source``."""
-    return write_dump(root, kept_lines(root, source))
+def splice_dump(root: Directory, source: LazyDump | None, kept: Kept = NOTHING_KEPT) -> SplicedDump:
+    """The dump of ``root``, at the cost of what ``root`` does not share with the tree of ``source``, of which
+    ``kept_lines`` said what is ``kept``. ``UnsupportedError`` as ``write_dump``."""
+    return SplicedDump(dump_pieces(root, kept), source.dump if source is not None else b"")

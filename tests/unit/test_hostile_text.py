@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import pyzstd
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -24,7 +25,8 @@ from stratum.refs import parse_ref
 from stratum.registry.artifact import read_manifest
 from stratum.registry.target import parse_target
 from stratum.store.clock import utc_now
-from stratum.store.commits import CommitMeta, compress_dump, decompress_dump
+from stratum.store.commits import CommitMeta
+from stratum.store.frames import decompress_dump
 from stratum.store.reflog import parse_entry
 from stratum.store.tables import read_tables, write_tables
 from stratum.tree.dump import read_dump
@@ -46,7 +48,7 @@ PARSERS: dict[str, tuple[Callable[[bytes], object], bytes]] = {
     "tables": (lambda data: read_tables(data, "a file"), write_tables({"lease": {"container": "c"}}, "x")),
     "reflog": (parse_entry, b'{"when":"2026","kind":"tag","which":"a","old":null,"new":"%b","why":""}' % HASH.encode()),
     "dump": (read_dump, DUMP),
-    "zstd": (lambda data: decompress_dump(data, 1 << 20), compress_dump(DUMP)),
+    "zstd": (lambda data: decompress_dump(data, 1 << 20), pyzstd.compress(DUMP)),
     "patchset": (
         lambda data: parse_patchset(text(data), "a file"),
         b'[patchset]\nbase = "a:b"\npatches = ["c", "d+e"]\n',

@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 
 from stratum.errors import DamagedError
 from stratum.tree.diff import diff_trees
+from stratum.tree.digest import merkle_summary, metadata_hash
 from stratum.tree.dump import read_dump, write_dump
-from stratum.tree.lazy import open_dump
+from stratum.tree.lazy import LazyDump, open_dump
+from stratum.tree.merkle import MerkleNodes
 from stratum.tree.model import Directory, File, Inode, lookup, walk
-from stratum.tree.splice import kept_lines, splice_dump
+from stratum.tree.splice import SplicedDump, kept_lines, splice_dump
 from tests.support.trees import TreeBuilder, trees
 
 Path = tuple[bytes, ...]
@@ -75,12 +77,28 @@ def change(root: Directory, rng: random.Random) -> Directory:
     return put(moved, path, None) if isinstance(inode, Directory) else moved
 
 
+def source_of(opened: Directory) -> LazyDump:
+    assert opened.region is not None
+    return opened.region.source
+
+
+def spliced(root: Directory, source: LazyDump | None = None) -> bytes:
+    """The dump of a tree made from that of another (default: its own), and its Merkle root too checked on the way."""
+    source = source or source_of(root)
+    dump = splice_dump(root, source, kept_lines(root, source))
+    whole = dump.join()
+    assert dump.size == len(whole)
+    assert metadata_hash(*dump.buffers()) == metadata_hash(whole)
+    assert MerkleNodes.of(SplicedDump([source.dump])).spliced(dump).summary() == merkle_summary(whole)
+    return whole
+
+
 @settings(max_examples=60, deadline=None)
 @given(trees)
 def test_an_opened_dump_is_the_tree_that_was_written(tree: Directory) -> None:
     dump = write_dump(tree)
     opened = open_dump(dump)
-    assert splice_dump(opened, opened.region.source) == dump  # type: ignore[union-attr]
+    assert spliced(opened) == dump
     assert [path for path, _ in walk(opened)] == [path for path, _ in walk(read_dump(dump))]
     assert write_dump(opened) == dump
 
@@ -90,11 +108,11 @@ def test_an_opened_dump_is_the_tree_that_was_written(tree: Directory) -> None:
 def test_a_spliced_dump_is_the_written_one(tree: Directory, seed: int, changes: int) -> None:
     dump = write_dump(tree)
     plain, opened = read_dump(dump), open_dump(dump)
-    source = opened.region.source  # type: ignore[union-attr]
+    source = source_of(opened)
     ours, theirs = random.Random(seed), random.Random(seed)
     for _ in range(changes):
         opened, plain = change(opened, ours), change(plain, theirs)
-    assert splice_dump(opened, source) == write_dump(plain)
+    assert spliced(opened, source) == write_dump(plain)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -103,11 +121,11 @@ def test_a_large_tree_is_spliced_like_a_small_one(seed: int) -> None:
     rng = random.Random(seed)
     for _ in range(8):
         opened, plain = open_dump(dump), read_dump(dump)
-        source = opened.region.source  # type: ignore[union-attr]
+        source = source_of(opened)
         number = rng.randrange(1 << 32)
         changed = change(opened, random.Random(number))
         expected = write_dump(change(plain, random.Random(number)))
-        assert splice_dump(changed, source) == expected
+        assert spliced(changed, source) == expected
         assert read_dump(expected)
 
 
@@ -116,7 +134,7 @@ def test_what_nobody_looks_into_is_not_read() -> None:
     for outer in (b"a", b"b"):
         root.children[outer] = Directory(0o40755, 0, 0, 0, children={b"in": Directory(0o40755, 0, 0, 0)})
     opened = open_dump(write_dump(root))
-    source = opened.region.source  # type: ignore[union-attr]
+    source = source_of(opened)
     changed = put(opened, (b"a", b"new"), File(0o100644, 0, 0, 0))
     assert len(kept_lines(changed, source)) == 2  # a/in and b
     with pytest.raises(AttributeError):

@@ -1,0 +1,144 @@
+"""How a dump is stored: zstd frames (RFC 8878), one after the other, so that ``zstd -dc`` gives the dump back.
+
+A small dump is one frame. A large one is cut into frames of ``FRAME_SIZE`` bytes, each compressed by itself: the dump
+of a tree that differs in little from another is then mostly the other's frames, copied as they are. Each frame that is
+written here records its size, as is; what others wrote may not.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
+from operator import attrgetter
+from typing import NamedTuple
+
+from stratum.errors import DamagedError
+from stratum.tree.dump import Span
+from stratum.tree.splice import SplicedDump
+
+FRAME_SIZE = 1 << 19
+ONE_FRAME_MAX = 1 << 21
+"""A dump of up to this many bytes is one frame."""
+_LEVEL = 1
+_MAGIC = b"\x28\xb5\x2f\xfd"
+_RLE = 1
+_RESERVED = 3
+
+
+class Frame(NamedTuple):
+    """A frame at ``start`` to ``end`` of a stored dump, and where what it holds begins and ends in the dump."""
+
+    start: int
+    end: int
+    first: int
+    last: int
+
+
+class StoredDump(NamedTuple):
+    """A dump as it is stored, ``data``, and its frames in their order."""
+
+    data: bytes
+    frames: tuple[Frame, ...]
+
+
+NOT_STORED = StoredDump(b"", ())
+
+
+def compress_dump(dump: SplicedDump, known: StoredDump = NOT_STORED) -> Iterator[bytes | memoryview]:
+    """``dump`` as it is stored, piece by piece. ``known`` is how its ``source`` is stored."""
+    if dump.size <= ONE_FRAME_MAX:
+        yield _compress(dump.join())
+        return
+    waiting: list[bytes | memoryview] = []
+    source, data = memoryview(dump.source), memoryview(known.data)
+    for piece in dump.pieces:
+        if not isinstance(piece, Span):
+            waiting.append(piece)
+            continue
+        start = bisect_left(known.frames, piece.start, key=attrgetter("first"))
+        end = bisect_right(known.frames, piece.end, key=attrgetter("last"))
+        if start >= end:
+            waiting.append(source[piece.start : piece.end])
+            continue
+        first, last = known.frames[start], known.frames[end - 1]
+        waiting.append(source[piece.start : first.first])
+        yield from _new_frames(waiting)
+        yield data[first.start : last.end]
+        waiting = [source[last.last : piece.end]]
+    yield from _new_frames(waiting)
+
+
+def _new_frames(parts: list[bytes | memoryview]) -> Iterator[bytes]:
+    """Frames of equal size, so that what is left of a frame between others does not become a tiny one."""
+    content = memoryview(b"".join(parts))
+    count = max(1, round(len(content) / FRAME_SIZE)) if content else 0
+    for number in range(count):
+        yield _compress(content[len(content) * number // count : len(content) * (number + 1) // count])
+
+
+def _compress(content: bytes | memoryview) -> bytes:
+    import pyzstd
+
+    return pyzstd.compress(content, _LEVEL)
+
+
+def decompress_dump(data: bytes, limit: int) -> tuple[bytes, StoredDump]:
+    """The dump, of at most ``limit`` bytes, and where its frames are; ``DamagedError`` for anything but whole frames.
+
+    Memory is bounded by ``limit`` whatever the frames claim.
+    """
+    import io
+
+    frames: list[Frame] = []
+    dump, view = io.BytesIO(), memoryview(data)  # what is written to this file is not copied again
+    start = first = 0
+    while start < len(data) or not frames:
+        end = _frame_end(data, start)
+        content = _decompress(view[start:end], limit - first + 1)
+        last = first + len(content)
+        if last > limit:
+            raise DamagedError(f"it decompresses to more than {limit} bytes")
+        frames.append(Frame(start, end, first, last))
+        if end == len(data) and not first:
+            return content, StoredDump(data, tuple(frames))
+        dump.write(content)
+        start, first = end, last
+    return dump.getvalue(), StoredDump(data, tuple(frames))
+
+
+def _decompress(frame: memoryview, limit: int) -> bytes:
+    """What a frame holds, or its first ``limit`` bytes."""
+    import pyzstd
+
+    decompressor = pyzstd.ZstdDecompressor(option={pyzstd.DParameter.windowLogMax: 27})
+    try:
+        content: bytes = decompressor.decompress(frame, limit)
+    except pyzstd.ZstdError as exc:
+        raise DamagedError(f"a zstd frame of it is not valid: {exc}") from None
+    if len(content) < limit and (not decompressor.eof or decompressor.unused_data):
+        raise DamagedError("a zstd frame of it is not valid")
+    return content
+
+
+def _frame_end(data: bytes, start: int) -> int:
+    """Where the frame at ``start`` ends, by its blocks' sizes (RFC 8878, section 3.1.1)."""
+    if data[start : start + 4] != _MAGIC:
+        raise DamagedError("it is not a zstd frame" if not start else "something follows its last zstd frame")
+    try:
+        descriptor = data[start + 4]
+        single_segment = descriptor >> 5 & 1
+        size_field = (single_segment, 2, 4, 8)[descriptor >> 6]
+        at = start + 5 + (1 - single_segment) + (0, 1, 2, 4)[descriptor & 3] + size_field
+        final = False
+        while not final:
+            header = data[at] | data[at + 1] << 8 | data[at + 2] << 16
+            final, kind = bool(header & 1), header >> 1 & 3
+            if kind == _RESERVED:
+                raise DamagedError("a zstd frame of it is damaged")
+            at += 3 + (1 if kind == _RLE else header >> 3)
+        at += 4 if descriptor & 4 else 0  # the checksum
+    except IndexError:
+        at = len(data) + 1
+    if at > len(data):
+        raise DamagedError("its zstd frame is cut short")
+    return at

@@ -1,0 +1,112 @@
+"""The Merkle tree of a dump (``tree.digest``), kept in a form from which that of a changed dump is made.
+
+Kept are all leaf hashes, and of the nodes above them one level: each is the root of a *block* of ``BLOCK`` leaves (the
+last block may have fewer). The levels between are made anew where a block changes, the few above every time. Where
+lines come or go, all that is behind them stands at another place: its leaf hashes stay, its blocks do not, unless as
+many lines came as went.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from blake3 import blake3
+
+from stratum.tree.digest import MerkleSummary, dump_lines
+from stratum.tree.dump import Span
+from stratum.tree.splice import SplicedDump
+
+HASH_SIZE = 32
+BLOCK_LEVEL = 6
+BLOCK = 1 << BLOCK_LEVEL
+"""Leaves."""
+_CHUNK = 1 << 20
+
+Range = tuple[int, int]
+"""From a block to another, which is not part of it."""
+
+
+class MerkleNodes:
+    """``leaves`` and ``blocks``: the hashes of the two levels that are kept, one after the other."""
+
+    __slots__ = ("blocks", "leaves")
+
+    def __init__(self, leaves: bytes, blocks: bytes) -> None:
+        self.leaves = leaves
+        self.blocks = blocks
+
+    @property
+    def count(self) -> int:
+        """The number of leaves."""
+        return len(self.leaves) // HASH_SIZE
+
+    @classmethod
+    def of(cls, dump: SplicedDump) -> MerkleNodes:
+        """The tree of a dump of at least one line, whatever its pieces are."""
+        leaves = b"".join(map(_leaf_hashes, dump.buffers()))
+        return cls(leaves, _block_nodes(leaves))
+
+    def spliced(self, dump: SplicedDump) -> MerkleNodes:
+        """The tree of ``dump``, where this is the tree of its ``source``."""
+        parts: list[bytes | memoryview] = []
+        runs: list[tuple[int, int, int]] = []  # first leaf here, first leaf in this tree, number of leaves
+        here = line = position = 0  # ``position`` in the source is where its line ``line`` begins
+        view = memoryview(self.leaves)
+        for piece in dump.pieces:
+            if not isinstance(piece, Span):
+                parts.append(_leaf_hashes(piece))
+                here += len(parts[-1]) // HASH_SIZE
+                continue
+            line += dump.source.count(b"\n", position, piece.start)
+            count = dump.source.count(b"\n", piece.start, piece.end)
+            parts.append(view[line * HASH_SIZE : (line + count) * HASH_SIZE])
+            runs.append((here, line, count))
+            here, line, position = here + count, line + count, piece.end
+        leaves = b"".join(parts)
+        return MerkleNodes(leaves, b"".join(self._blocks(leaves, runs)))
+
+    def _blocks(self, leaves: bytes, runs: list[tuple[int, int, int]]) -> Iterator[bytes]:
+        """The block nodes over ``leaves``: those of this tree where a run has the whole block in the same place."""
+        done = 0
+        for here, line, count in runs:
+            first, last = -(-here // BLOCK), (here + count) // BLOCK
+            if (here - line) % BLOCK or last <= first:
+                continue
+            yield _block_nodes(leaves[done * BLOCK * HASH_SIZE : first * BLOCK * HASH_SIZE])
+            moved = (line - here) // BLOCK
+            yield self.blocks[(first + moved) * HASH_SIZE : (last + moved) * HASH_SIZE]
+            done = last
+        yield _block_nodes(leaves[done * BLOCK * HASH_SIZE :])
+
+    def summary(self) -> MerkleSummary:
+        """What ``merkle_summary`` says of the dump."""
+        level = self.blocks
+        while len(level) > HASH_SIZE:
+            level = _level_above(level)
+        return MerkleSummary(level.hex(), self.count, (self.count - 1).bit_length())
+
+
+def _leaf_hashes(lines: bytes | memoryview) -> bytes:
+    """The leaf hashes of some lines, each with its newline; a part at a time, since a line as an object is large."""
+    data, parts, start = bytes(lines), [], 0
+    while start < len(data):
+        end = data.find(b"\n", start + _CHUNK) + 1 or len(data)
+        parts.append(b"".join([blake3(b"\x00" + line).digest() for line in dump_lines(data[start:end])]))
+        start = end
+    return b"".join(parts)
+
+
+def _block_nodes(leaves: bytes) -> bytes:
+    """The nodes of the blocks of ``leaves``, of which the first is the first of a block."""
+    level = leaves
+    for _ in range(BLOCK_LEVEL):
+        level = _level_above(level)
+    return level
+
+
+def _level_above(level: bytes) -> bytes:
+    """The nodes over each two of ``level``; an odd last one moves up unchanged, which is RFC 9162's split."""
+    pair = 2 * HASH_SIZE
+    even = len(level) - len(level) % pair
+    above = b"".join([blake3(b"\x01" + level[at : at + pair]).digest() for at in range(0, even, pair)])
+    return above + level[even:]
