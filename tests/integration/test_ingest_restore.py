@@ -219,21 +219,24 @@ def restored_by_another_user(tmp_path: Path) -> None:
         "import os, sys\n"
         "from pathlib import Path\n"
         "from stratum.ingest.restore import restore\n"
-        "from stratum import toml\n"
         "from stratum.store import Store\n"
         "from stratum.tree.model import Directory, File, Special\n"
-        "toml.loads('')\n"  # while root's own Python, if that is what runs this, can still be read
-        "os.setgid(65534)\n"
-        "os.setgroups([])\n"
-        "os.setuid(65534)\n"
-        "store = Store.create(Path(sys.argv[1]) / 'store')\n"
+        "def run(place):\n"
+        "    store = Store.create(place / 'store')\n"
+        "    return restore(store.objects, tree, place / 'out')\n"
         "trusted = ((b'trusted.a', b'x'), (b'user.a', b'x'))\n"
         "tree = Directory(0o40755, 65534, 65534, 0, children={\n"
         "    b'a': File(0o104755, 0, 0, 5, size=1, content=b'x'),\n"
         "    b'b': File(0o100444, 0, 0, 5, trusted, size=1, content=b'x'),\n"
         "    b'null': Special(0o20666, 0, 0, 0, rdev=0x103),\n"
         "})\n"
-        "print(*restore(store.objects, tree, Path(sys.argv[1]) / 'out'), sep='\\n')\n"
+        "place = Path(sys.argv[1])\n"
+        "(place / 'root').mkdir()\n"
+        "run(place / 'root')\n"  # everything is imported while what root alone may read can be read
+        "os.setgid(65534)\n"
+        "os.setgroups([])\n"
+        "os.setuid(65534)\n"
+        "print(*run(place), sep='\\n')\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", program, tmp_path], cwd=CHECKOUT, capture_output=True, text=True, check=True

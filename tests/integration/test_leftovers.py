@@ -23,12 +23,14 @@ def test_a_clean_session(session: Session) -> None:
 
 
 def test_a_process(session: Session) -> None:
-    process = subprocess.Popen(["sleep", "60"])
+    process = subprocess.Popen(["cat", "/proc/self/comm", "-"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
-        assert session.leftovers() == [f"processes: {process.pid}: sleep 60"]
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"cat\n"  # from here on its environment can be read
+        assert session.leftovers() == [f"processes: {process.pid}: cat /proc/self/comm -"]
     finally:
         process.kill()
-        process.wait()
+        process.communicate()
     assert session.leftovers() == []
 
 
