@@ -53,8 +53,9 @@ def touch_cache(*paths: Path) -> None:
 
 
 def _read(path: Path) -> bytes:
-    """The content of a regular file; nothing where it is of another kind or too large to be a cache."""
+    """The content of a file that nobody else can have written; nothing where it is of another kind or too large."""
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with open(fd, "rb") as file:
         info = os.fstat(fd)
-        return file.read() if stat.S_ISREG(info.st_mode) and info.st_size <= _SIZE_MAX else b""
+        ours = info.st_uid in (0, os.geteuid()) and not info.st_mode & 0o022
+        return file.read() if ours and stat.S_ISREG(info.st_mode) and info.st_size <= _SIZE_MAX else b""

@@ -20,13 +20,14 @@ one thread a lock is reentrant; threads and processes exclude one another.
 from __future__ import annotations
 
 import _thread
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from enum import IntEnum
 from pathlib import Path
 
-from stratum.errors import NotFoundError
+from stratum.errors import DamagedError, NotFoundError
 from stratum.frozen import frozen
 from stratum.store.layout import Layout, storage_error
 from stratum.sys.locks import locked
@@ -94,6 +95,11 @@ class StoreLocks:
             except FileNotFoundError:
                 raise NotFoundError(f"{what} does not exist") from None
             except OSError as exc:
+                if exc.errno == errno.ELOOP:
+                    raise DamagedError(
+                        f"{wanted.path} is a symbolic link; a store has none there",
+                        hint="somebody changed the store by hand; remove the link",
+                    ) from None
                 raise storage_error(exc, f"lock {wanted.path}") from None
             held.append(wanted)
             try:

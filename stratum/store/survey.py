@@ -52,6 +52,7 @@ class Survey:
             else:
                 yield self._stray(path)
         yield from self._refs()
+        yield from self._scratch()
 
     def look(self, path: Path, *, directory: bool = False, writable: bool = True) -> Iterator[Finding]:
         """What is wrong with the kind, owner or mode of one entry; a file that is not ``writable`` has no w bit."""
@@ -106,6 +107,17 @@ class Survey:
             else:
                 yield self._stray(path)
 
+    def _scratch(self) -> Iterator[Finding]:
+        """Transactions and caches: what is in them is checked by whoever uses it."""
+        for name in self._names(self._layout.tmp):
+            path = self._layout.tmp / name
+            yield from self.look(path, directory=name != "lock" and _is_directory(path))
+        cache = self._layout.root / "cache"
+        for name in self._names(cache):
+            yield from self.look(cache / name, directory=True)
+            for file in self._names(cache / name):
+                yield from self.look(cache / name / file)
+
     def _contents(
         self, path: Path, names: set[str], *, directories: set[str] | None = None, kept: set[str] | None = None
     ) -> Iterator[Finding]:
@@ -140,7 +152,15 @@ class Survey:
 
 
 def _is_symlink(path: Path) -> bool:
+    return stat.S_ISLNK(_mode(path))
+
+
+def _is_directory(path: Path) -> bool:
+    return stat.S_ISDIR(_mode(path))
+
+
+def _mode(path: Path) -> int:
     try:
-        return stat.S_ISLNK(path.lstat().st_mode)
+        return path.lstat().st_mode
     except FileNotFoundError:  # it is just being removed
-        return False
+        return 0

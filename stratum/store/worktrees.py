@@ -25,7 +25,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from stratum import toml
 from stratum.errors import DamagedError, ExistsError, NotFoundError
 from stratum.frozen import frozen, replace
 from stratum.refs import Ref, check_name, is_name
@@ -365,7 +364,7 @@ class Worktrees:
             )
             directory = self._build(tx, new, upperdir, self.lease(name, worktree))
             table = {} if mount_id is None else {"mount_id": str(mount_id)}
-            tx.write_file(directory / _SWITCH, toml.dumps({"switch": table}).encode())
+            tx.write_file(directory / _SWITCH, write_tables({"switch": table}, "a switch"))
             retired = self._retired_path(name, worktree)
             with self._locks.ref(name):
                 if old.commit != new.commit:

@@ -16,6 +16,7 @@ import pytest
 from tests.e2e.podman_env import PodmanEnv
 from tests.support.capabilities import program
 from tests.support.command import SCRIPT, Command
+from tests.support.descriptors import Watch
 
 pytestmark = [pytest.mark.root, pytest.mark.podman]
 
@@ -135,16 +136,22 @@ def test_a_read_only_volume_stays_read_only(podman: PodmanEnv, cli: Command) -> 
     stop(podman)
 
 
-def test_a_commit_pauses_the_container(podman: PodmanEnv, cli: Command) -> None:
+def test_a_commit_pauses_the_container(podman: PodmanEnv, cli: Command, tmp_path: Path) -> None:
+    """Podman is started for that while the worktree is locked, and inherits nothing of it."""
     start(podman)
     inside(podman, "echo 1 > /data/one")
     done = cli("commit", "app+dev", "--no-pause")
     assert (done.code, pauses(podman)) == (0, [])
     inside(podman, "echo 2 > /data/two")
-    done = cli("commit", "app+dev", "both")
+    watch = Watch(tmp_path)
+    watch.wrap(program("podman"))
+    done = cli("commit", "app+dev", "both", env={"PATH": watch.path})
     assert done.code == 0
     assert "not paused" not in done.stderr
     assert pauses(podman) == ["pause", "unpause"]
+    [service] = watch.started
+    service.check(cli.store)
+    assert str(cli.store / "refs/app/worktrees/dev.lock") in {item.link for item in service.starter}
     assert podman.state("server") == "running"
     assert changed(cli, "app:v1", "app:both") == {"/one", "/two"}
     podman.podman("pause", "server")

@@ -16,6 +16,8 @@ from stratum.registry.target import parse_target
 from stratum.store import Store
 from tests.e2e.hostile_registry import ACCESS, Handler, HostileRegistry, make_certificate, refused
 from tests.e2e.registry_artifacts import Artifact, make_artifact
+from tests.support.command import Command
+from tests.support.descriptors import Watch
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +50,22 @@ def test_basic_credentials_are_sent_when_asked_for(artifact: Artifact, store: St
         pull(store, parse_target(registry.target), password_for(registry.host, tmp_path))
     assert "Authorization" not in registry.seen[0][2]
     assert set(registry.authorizations()) == {"Basic " + base64.b64encode(b"user:secret").decode()}
+
+
+def test_a_credential_helper_is_given_nothing_else(artifact: Artifact, cli: Command, tmp_path: Path) -> None:
+    watch = Watch(tmp_path)
+    knows = tmp_path / "knows"
+    knows.write_text('#!/bin/sh\ncat > /dev/null\necho \'{"Username": "user", "Secret": "secret"}\'\n')
+    knows.chmod(0o755)
+    watch.wrap(knows, "docker-credential-watched")
+    (tmp_path / "config.json").write_text(json.dumps({"credsStore": "watched"}))
+    environment = {"PATH": watch.path, "DOCKER_CONFIG": str(tmp_path), "REGISTRY_AUTH_FILE": ""}
+    with HostileRegistry(artifact, lambda request: asks_for_password(request, 'Basic realm="registry"')) as registry:
+        cli.ok("pull", registry.target, "app:pulled", env=environment)
+    assert set(registry.authorizations()) == {"Basic " + base64.b64encode(b"user:secret").decode()}
+    assert watch.started
+    for helper in watch.started:
+        helper.check(cli.store)
 
 
 def test_no_password_at_hand(artifact: Artifact, store: Store) -> None:

@@ -1,0 +1,231 @@
+"""Every file of a store with a flipped bit, cut short, replaced by a link, or somebody else's: fsck names it.
+
+Or the change is shown to be harmless: fsck finds nothing and every verb that reads says what it said before. What the
+worktrees' upperdirs hold is left out: nothing knows what should be in them. By default a few places of each file are
+taken, other ones in every run; with ``STRATUM_TEST_DAMAGE=all`` it is a bit of every byte, and every length.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import random
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from stratum.api import importing, worktrees
+from stratum.api.session import Session
+from stratum.cli.main import run
+from stratum.config import load_config
+from stratum.store.reflog import parse_entry
+from stratum.store.worktrees import Lease
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(3000)]
+
+EVERY = os.environ.get("STRATUM_TEST_DAMAGE") == "all"
+SAMPLE = 3
+READING: tuple[tuple[str, ...], ...] = (
+    ("status",),
+    ("list",),
+    ("list", "app"),
+    ("worktree", "list"),
+    ("show", "app:v1"),
+    ("show", "app+dev"),
+    ("log", "app:v2"),
+    ("log", "--reflog", "app"),
+    ("diff", "app:v1", "app:v2"),
+    ("diff", "app+dev"),
+    ("verify", "app:v1"),
+    ("verify", "app:v2", "/dir", "--proof"),
+    ("gc", "-n"),
+)
+
+
+class Scene:
+    """A small store with a file of every kind in it; ``said`` is what the verbs that read say."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.root = directory / "store"
+        self.session = Session(load_config({}, store=str(self.root), runtime_dir=str(directory / "run")))
+        source = directory / "source"
+        (source / "dir").mkdir(parents=True)
+        (source / "same").write_bytes(b"s" * 90)
+        for number in (1, 2):
+            (source / "dir/own").write_bytes(b"%d" % number * 100)
+            importing.import_directory(self.session, str(source), f"app:v{number}")
+        store = self.session.store
+        for name in ("dev", "switched"):
+            worktrees.add(self.session, f"app+{name}", "app:v1")
+        store.worktrees.set_lease("app", "dev", Lease("c" * 64, "2026-01-01T00:00:00Z", True, "t-{time}", "it failed"))
+        self._interrupt_a_switch()
+        self.said = self.reading()
+        code, findings, _ = self.fsck()
+        assert (code, findings) == (0, [])
+
+    def _interrupt_a_switch(self) -> None:
+        store, commit = self.session.store, self.session.store.tags.get("app", "v2")
+        with store.worktrees.lock("app", "switched"), store.begin() as tx:
+            store.worktrees.switch(
+                tx,
+                "app",
+                "switched",
+                base_commit=commit,
+                head=None,
+                upperdir=store.worktrees.new_upperdir(tx, commit),
+                forked_from=commit,
+                mount_id=12345,
+                why="a test",
+            )
+
+    def run(self, *args: str) -> tuple[int, str, str]:
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = run(["--store", str(self.root), "--runtime-dir", str(self.directory / "run"), *args])
+        return code, out.getvalue(), err.getvalue()
+
+    def fsck(self) -> tuple[int, list[dict[str, object]], str]:
+        """The exit code, the findings, and what was said on stderr."""
+        code, out, err = self.run("--format", "json", "fsck")
+        return code, json.loads(out)["findings"] if out else [], err
+
+    def reading(self) -> list[tuple[int, str, str]]:
+        return [self.run(*args) for args in READING]
+
+    def paths(self) -> Iterator[Path]:
+        """Everything in the store but what worktrees hold."""
+        for directory, names, files in os.walk(self.root):
+            inside = Path(directory)
+            for name in sorted(names + files):
+                yield inside / name
+            names[:] = [name for name in names if name not in ("upperdir", "workdir")]
+
+    def files(self) -> list[Path]:
+        return [path for path in self.paths() if path.is_file() and not path.is_symlink() and path.stat().st_size]
+
+    def judge(self, path: Path, what: str) -> None:
+        """A change of ``path`` was named, or was none."""
+        code, findings, err = self.fsck()
+        relative = str(path.relative_to(self.root))
+        about = (relative, what, code, findings, err)
+        if code == 0:
+            if not any(finding["path"] == relative for finding in findings):
+                assert self.reading() == self.said, about
+        elif code == 5 and findings:
+            assert any(self._names(finding, path) for finding in findings), about
+        else:  # the store cannot be opened, as its format is unknown, or it is not whole
+            assert code in (3, 5, 6), about
+            assert path.name in err or f"{self.root} has format" in err, about
+
+    def _names(self, finding: dict[str, object], path: Path) -> bool:
+        """Whether a finding is about ``path``, what it is in, or what it alone leads to."""
+        relative, told = str(path.relative_to(self.root)), str(finding["path"])
+        if path.parent.name == "tags":
+            return told == relative or f"app:{path.name}" in finding["hurts"]  # type: ignore[operator]
+        return told in relative or relative in told or relative in str(finding["problem"])
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
+    return Scene(tmp_path_factory.mktemp("damage"))
+
+
+def places(count: int) -> list[int]:
+    return list(range(count)) if EVERY else sorted(random.sample(range(count), min(SAMPLE, count)))
+
+
+@contextlib.contextmanager
+def changed(path: Path, change: Callable[[bytes], bytes]) -> Iterator[None]:
+    """``path`` with other content, in place."""
+    before = path.read_bytes()
+    path.write_bytes(change(before))
+    try:
+        yield
+    finally:
+        path.write_bytes(before)
+
+
+@contextlib.contextmanager
+def replaced(path: Path, make: Callable[[Path], object]) -> Iterator[None]:
+    """``path`` moved out of the store, and something else in its place."""
+    aside = path.parents[len(path.parents) - 2] / f"aside-{os.getpid()}"
+    shutil.rmtree(aside, ignore_errors=True)
+    path.rename(aside)
+    try:
+        make(aside)
+        yield
+    finally:
+        path.unlink()
+        aside.rename(path)
+
+
+def flipped(data: bytes, place: int, bit: int) -> bytes:
+    changed = bytearray(data)
+    changed[place] ^= 1 << bit
+    return bytes(changed)
+
+
+def test_a_flipped_bit(scene: Scene) -> None:
+    for path in scene.files():
+        for place in places(path.stat().st_size):
+            bit = random.randrange(8)
+            with changed(path, lambda data, place=place, bit=bit: flipped(data, place, bit)):  # type: ignore[misc]
+                scene.judge(path, f"bit {bit} of byte {place}")
+
+
+def test_a_flipped_bit_of_a_tag(scene: Scene) -> None:
+    for path in (scene.root / "refs/app/tags").iterdir():
+        target = os.readlink(path)
+        for place in places(len(target)):
+            wrong = flipped(target.encode(), place, random.randrange(7)).replace(b"\0", b"x")
+            with replaced(path, lambda _, path=path, wrong=wrong: os.symlink(wrong, path)):  # type: ignore[misc]
+                scene.judge(path, str(wrong))
+                assert scene.fsck()[0] == 5
+
+
+def test_a_file_cut_short(scene: Scene) -> None:
+    for path in scene.files():
+        for length in places(path.stat().st_size):
+            with changed(path, lambda data, length=length: data[:length]):  # type: ignore[misc]
+                if path.name != "log.jsonl" or not may_be_older(scene, path.read_bytes()):
+                    scene.judge(path, f"cut to {length} bytes")
+
+
+def may_be_older(scene: Scene, log: bytes) -> bool:
+    """Whether whole lines are left that tell of all refs: then nothing tells that there were more."""
+    entries = [parse_entry(line) for line in log.split(b"\n") if line]
+    told = {(entry.kind, entry.which, entry.new) for entry in entries if entry is not None}
+    store = scene.session.store
+    tags = {("tag", tag, commit) for tag, commit in store.tags.list("app").items()}
+    trees = {("worktree", tree.worktree, tree.commit) for tree in store.worktrees.list("app")}
+    return None not in entries and tags | trees <= told  # type: ignore[operator]
+
+
+def test_a_planted_link(scene: Scene) -> None:
+    """Even to what was there: the link's target is in other hands."""
+    for path in list(scene.paths()):
+        if path.name in ("upperdir", "workdir") and ".retired" in path.parent.name:
+            continue
+        with replaced(path, path.symlink_to):
+            scene.judge(path, "replaced by a link")
+            assert scene.fsck()[0] != 0, path
+
+
+def test_an_owner_or_a_mode(scene: Scene) -> None:
+    for path in list(scene.paths()):
+        if path.is_symlink() or path.name in ("upperdir", "workdir"):
+            continue
+        info = path.stat()
+        os.chown(path, 1234, 1234)
+        scene.judge(path, "owned by somebody else")
+        assert scene.fsck()[0] == 5, path
+        os.chown(path, info.st_uid, info.st_gid)
+        path.chmod(info.st_mode | 0o022)
+        scene.judge(path, "writable by others")
+        assert scene.fsck()[0] == 5, path
+        path.chmod(info.st_mode & 0o7777)
