@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from stratum import __version__
-from stratum.cli.group import cli
+from stratum.cli.main import cli
 
 EXIT_CODES = (
     ("0", "Done."),

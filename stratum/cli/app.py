@@ -1,17 +1,43 @@
-"""What makes a function a verb, and the options that several verbs take."""
+"""What every verb shares: the session it works in, the output it prints to, and the options that all verbs take."""
 
 from __future__ import annotations
 
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from stratum.cli.context import App
-from stratum.cli.output import JSON, TEXT
+from stratum.cli.output import JSON, TEXT, Output
 from stratum.cli.reftype import NOTE
+
+if TYPE_CHECKING:
+    from stratum.api.session import Session
+
+
+class App:
+    """The global options of one run, and the session made from them when a verb first asks."""
+
+    def __init__(
+        self,
+        *,
+        store: str | None = None,
+        runtime_dir: str | None = None,
+        output_format: str | None = None,
+        quiet: bool = False,
+    ) -> None:
+        self._store = store
+        self._runtime_dir = runtime_dir
+        self.out = Output(output_format or TEXT, quiet=quiet)
+
+    @functools.cached_property
+    def session(self) -> Session:
+        """The session in the configured store; the store itself is opened by the first verb that needs it."""
+        from stratum.api.session import Session
+        from stratum.config import load_config
+
+        return Session(load_config(store=self._store, runtime_dir=self._runtime_dir))
 
 
 def verb(name: str, **attributes: Any) -> Callable[[Callable[..., Any]], click.Command]:
@@ -21,7 +47,7 @@ def verb(name: str, **attributes: Any) -> Callable[[Callable[..., Any]], click.C
         @functools.wraps(function)
         def callback(*args: Any, output_format: str | None, quiet: bool, **kwargs: Any) -> Any:
             app: App = click.get_current_context().obj
-            app.override(output_format, quiet=quiet)
+            app.out = Output(output_format or app.out.format, quiet=quiet or app.out.quiet)
             return function(app, *args, **kwargs)
 
         command = click.Command(name, callback=callback, **attributes)

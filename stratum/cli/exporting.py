@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import click
 
-from stratum.cli.app import image_options, verb
-from stratum.cli.context import App
+from stratum.cli.app import App, image_options, verb
 from stratum.cli.output import human_size, safe, short
 from stratum.cli.progress import progress_bar
 from stratum.cli.reftype import REF

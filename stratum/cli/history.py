@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from stratum.cli.app import verb
-from stratum.cli.context import App
+from stratum.cli.app import App, verb
 from stratum.cli.output import human_size, safe, safe_lines, short
 from stratum.cli.reftype import REF, REF_OR_PATH
 

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import click
 
-from stratum.cli.app import verb
-from stratum.cli.context import App
+from stratum.cli.app import App, verb
 from stratum.cli.output import safe_lines
 from stratum.errors import UnsupportedError
 

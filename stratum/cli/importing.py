@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from stratum.api.sources import REFERENCE_PREFIXES, STDIN
-from stratum.cli.app import message_option, verb
-from stratum.cli.context import App
+from stratum.cli.app import App, message_option, verb
 from stratum.cli.output import human_size, short
 from stratum.cli.progress import progress_bar
 from stratum.cli.reftype import PATH, REF_OR_PATH

@@ -1,4 +1,4 @@
-"""Entry point of ``stratum``: the verb that the arguments name, errors turned into exit codes.
+"""Entry point of ``stratum``: global options, verbs loaded when they are called, errors turned into exit codes.
 
 Exit codes: 0 done; 1 failed; 2 usage; 3 not found; 4 exists, busy or conflict; 5 damage found; 6 not possible here;
 130 interrupted.
@@ -7,14 +7,96 @@ Exit codes: 0 done; 1 failed; 2 usage; 3 not found; 4 exists, busy or conflict; 
 from __future__ import annotations
 
 import gc
+import importlib
 import itertools
 import os
 import sys
 from typing import Any
 
-from stratum.cli import usual
-from stratum.cli.output import JSON, print_error
+import click
+
+from stratum import __version__
+from stratum.cli.output import JSON, TEXT, print_error
 from stratum.errors import StratumError, os_error_text
+
+VERBS = {
+    "import": "stratum.cli.importing:import_",
+    "init": "stratum.cli.importing:init",
+    "commit": "stratum.cli.mounting:commit",
+    "mount": "stratum.cli.mounting:mount",
+    "unmount": "stratum.cli.mounting:unmount",
+    "umount": "stratum.cli.mounting:unmount",
+    "status": "stratum.cli.mounting:status",
+    "worktree": "stratum.cli.worktree:worktree",
+    "tag": "stratum.cli.refs:tag",
+    "list": "stratum.cli.refs:list_",
+    "remove": "stratum.cli.refs:remove",
+    "show": "stratum.cli.history:show",
+    "log": "stratum.cli.history:log",
+    "diff": "stratum.cli.history:diff",
+    "verify": "stratum.cli.history:verify",
+    "push": "stratum.cli.transfer:push",
+    "pull": "stratum.cli.transfer:pull",
+    "login": "stratum.cli.registries:login",
+    "logout": "stratum.cli.registries:logout",
+    "export": "stratum.cli.exporting:export",
+    "hook": "stratum.cli.hook:hook",
+    "fsck": "stratum.cli.maintenance:fsck",
+    "gc": "stratum.cli.maintenance:gc",
+    "run": "stratum.cli.running:run",
+    "ps": "stratum.cli.running:ps",
+    "volume-plugin": "stratum.cli.plugin:volume_plugin",
+    "reconcile": "stratum.cli.reconciling:reconcile",
+    "reset": "stratum.cli.switching:reset",
+    "rebase": "stratum.cli.switching:rebase",
+    "patchset": "stratum.cli.patchset:patchset",
+    "help": "stratum.cli.helping:help_",
+    "completion": "stratum.cli.helping:completion",
+    "restore": "stratum.cli.restoring:restore",
+}
+"""Verb -> where its command lives, so that one verb loads one module."""
+
+HIDDEN = {"umount"}
+
+
+class _Verbs(click.Group):
+    """A group whose commands are imported when they are asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(verb for verb in VERBS if verb not in HIDDEN)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        place = VERBS.get(cmd_name)
+        if place is None:
+            return None
+        module, _, attribute = place.partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in VERBS:
+            import difflib
+
+            close = difflib.get_close_matches(args[0], self.list_commands(ctx), n=1)
+            hint = f" Did you mean '{close[0]}'?" if close else ""
+            raise click.UsageError(f"there is no verb {args[0]!a}.{hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--store", metavar="DIR", help="Directory of the store (also STRATUM_STORE).")
+@click.option("--runtime-dir", metavar="DIR", help="Directory of the mount state (also STRATUM_RUNTIME_DIR).")
+@click.option("--format", "output_format", type=click.Choice([TEXT, JSON]), help="Output for people or for programs.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress and no notes.")
+@click.version_option(__version__, "-V", "--version", message="stratum %(version)s")
+@click.pass_context
+def cli(ctx: click.Context, store: str | None, runtime_dir: str | None, output_format: str | None, quiet: bool) -> None:
+    """Versioned state for containers: directory trees as commits, worktrees on top of them."""
+    from stratum.cli.app import App
+
+    ctx.obj = App(store=store, runtime_dir=runtime_dir, output_format=output_format, quiet=quiet)
 
 
 def main() -> None:
@@ -28,9 +110,19 @@ def run(args: list[str]) -> int:
     as_json = _json_wanted(args)
     gc.set_threshold(50_000, 20, 50)  # trees are many small objects and no cycles: looking for some costs a fifth
     try:
-        result = _execute(args, as_json=as_json)
+        result: Any = cli.main(args, prog_name="stratum", standalone_mode=False)
         sys.stdout.flush()
-    except KeyboardInterrupt:
+    except click.exceptions.NoArgsIsHelpError as exc:
+        if as_json:
+            print_error(exc.exit_code, "usage", "a verb is needed", "see 'stratum --help'", as_json=True)
+        else:
+            click.echo(exc.format_message(), err=True)
+        return exc.exit_code
+    except click.ClickException as exc:
+        hint = f"see '{exc.ctx.command_path} --help'" if isinstance(exc, click.UsageError) and exc.ctx else ""
+        print_error(exc.exit_code, "usage", exc.format_message(), hint, as_json=as_json)
+        return exc.exit_code
+    except (click.Abort, KeyboardInterrupt):
         print_error(130, "interrupted", "interrupted", "", as_json=as_json)
         return 130
     except StratumError as exc:
@@ -47,16 +139,6 @@ def run(args: list[str]) -> int:
         print_error(1, "failed", "out of memory", "", as_json=as_json)
         return 1
     return result if isinstance(result, int) else 0
-
-
-def _execute(args: list[str], *, as_json: bool) -> Any:
-    """Call the verb: the usual ones in the usual way without click, which takes longer to load than they to run."""
-    call = usual.read(args)
-    if call is not None:
-        return call.run()
-    from stratum.cli.group import invoke
-
-    return invoke(args, as_json=as_json)
 
 
 def _json_wanted(args: list[str]) -> bool:

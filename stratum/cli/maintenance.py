@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from stratum.cli.app import verb
-from stratum.cli.context import App
+from stratum.cli.app import App, verb
 from stratum.cli.output import human_size, safe, short
 from stratum.cli.progress import progress_bar
 from stratum.errors import DamagedError, UsageError

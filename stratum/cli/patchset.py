@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from stratum.cli.app import message_option, verb
-from stratum.cli.context import App
+from stratum.cli.app import App, message_option, verb
 from stratum.cli.output import human_size, safe, short
 from stratum.cli.reftype import PATH, REF
 

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import click
 
-from stratum.cli.app import verb
-from stratum.cli.context import App
+from stratum.cli.app import App, verb
 
 
 @verb("volume-plugin")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from stratum.cli.app import verb
-from stratum.cli.context import App
+from stratum.cli.app import App, verb
 from stratum.cli.output import short
 from stratum.errors import StratumError
 

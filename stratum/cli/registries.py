@@ -6,8 +6,7 @@ import sys
 
 import click
 
-from stratum.cli.app import verb
-from stratum.cli.context import App
+from stratum.cli.app import App, verb
 from stratum.cli.output import human_size, safe, short
 from stratum.errors import UsageError
 

@@ -10,8 +10,7 @@ from typing import Any
 
 import click
 
-from stratum.cli.app import verb
-from stratum.cli.context import App
+from stratum.cli.app import App, verb
 from stratum.cli.output import safe, short
 from stratum.errors import UsageError
 

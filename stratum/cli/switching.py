@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from stratum.cli.app import verb
-from stratum.cli.context import App
+from stratum.cli.app import App, verb
 from stratum.cli.output import safe, short
 from stratum.cli.reftype import REF, WORKTREE_OR_PATH
 

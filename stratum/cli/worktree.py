@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import click
 
-from stratum.cli.app import verb
-from stratum.cli.context import App
+from stratum.cli.app import App, verb
 from stratum.cli.output import safe, short
 from stratum.cli.reftype import NAME, NOTE, REF, WORKTREE, WORKTREE_OR_PATH
 

@@ -19,9 +19,9 @@ one thread a lock is reentrant; threads and processes exclude one another.
 
 from __future__ import annotations
 
-import _thread
 import errno
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from enum import IntEnum
@@ -56,7 +56,7 @@ class StoreLocks:
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
-        self._thread = _thread._local()  # threading itself takes a millisecond to load
+        self._thread = threading.local()
 
     @contextmanager
     def store(self, *, exclusive: bool = False, timeout: float = STORE_WAIT) -> Iterator[None]:

@@ -10,6 +10,7 @@ A file without it is read as it is; ``is_checked`` tells.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from hashlib import sha256
 from typing import Any
 
 from stratum import toml
@@ -17,19 +18,6 @@ from stratum.errors import DamagedError, UsageError
 from stratum.refs import is_hash
 
 _CHECK = b"\n[check]\n"
-
-
-def _sha256(data: bytes) -> str:
-    """The hash in hex, by the interpreter's own code where it has it: hashlib loads OpenSSL, which takes longer than
-    all else that a mount does."""
-    try:
-        from _sha2 import sha256  # type: ignore[import-not-found]  # from Python 3.12 on
-    except ImportError:
-        try:
-            from _sha256 import sha256  # type: ignore[import-not-found]
-        except ImportError:
-            from hashlib import sha256
-    return str(sha256(data).hexdigest())
 
 
 class Tables:
@@ -86,7 +74,7 @@ def write_tables(tables: Mapping[str, Any], what: str) -> bytes:
         body = toml.dumps(tables).encode("utf-8")
     except (TypeError, ValueError) as exc:  # text that is not Unicode is a ValueError
         raise UsageError(f"{what} cannot be stored: {exc}") from None
-    return body + _CHECK + f'sha256 = "{_sha256(body)}"\n'.encode()
+    return body + _CHECK + f'sha256 = "{sha256(body).hexdigest()}"\n'.encode()
 
 
 def read_tables(data: bytes, where: str) -> dict[str, Any]:
@@ -98,7 +86,7 @@ def read_tables(data: bytes, where: str) -> dict[str, Any]:
     check = tables.pop("check", None)
     if check is not None:
         body, _, _ = data.rpartition(_CHECK)
-        if not isinstance(check, dict) or check.get("sha256") != _sha256(body):
+        if not isinstance(check, dict) or check.get("sha256") != sha256(body).hexdigest():
             raise DamagedError(f"{where} was changed after it was written", hint="run 'stratum fsck'")
     return tables
 

@@ -8,7 +8,7 @@ from tools.manpages import main
 
 
 def test_every_verb_has_a_page(tmp_path: Path) -> None:
-    from stratum.cli.group import HIDDEN, VERBS
+    from stratum.cli.main import HIDDEN, VERBS
 
     main(tmp_path)
     pages = {path.name for path in tmp_path.iterdir()}
