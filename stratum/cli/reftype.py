@@ -6,12 +6,15 @@ Refs and paths take any text; what is wrong with them is found by those who use 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import click
-from click.shell_completion import CompletionItem
 
 from stratum.cli.output import safe
 from stratum.errors import StratumError
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 
 class RefType(click.ParamType[str]):
@@ -26,6 +29,8 @@ class RefType(click.ParamType[str]):
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         """The refs of the store that begin with ``incomplete``; none where it cannot be read."""
+        from click.shell_completion import CompletionItem
+
         try:
             found = [CompletionItem(ref) for ref in self._refs(ctx) if ref.startswith(incomplete)]
         except (StratumError, OSError):
