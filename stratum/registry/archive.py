@@ -248,7 +248,8 @@ class ArchiveReader:
         return verified(self._pieces(place, 0, place.size), blob, self._where)
 
     def blob_file(self, blob: Descriptor) -> tuple[BinaryIO, int] | None:
-        return os.fdopen(os.dup(self._fd), "rb", buffering=0), self._place(blob.digest).offset
+        offset = self._place(blob.digest).offset  # or its error, before anything is open
+        return os.fdopen(os.dup(self._fd), "rb", buffering=0), offset
 
     def read_range(self, blob: Descriptor, start: int, size: int) -> bytes | None:
         return b"".join(self._pieces(self._place(blob.digest), start, size))
