@@ -160,4 +160,4 @@ def read_worktree(session: Session, name: str, worktree: str) -> tuple[Directory
         settle(session, name, worktree)
         tree = store.worktrees.get(name, worktree)
         base = store.commits.open_tree(tree.base_commit)
-        return base, hash_upperdir(base, tree.upperdir, lambda warning: None)
+        return base, hash_upperdir(store.objects, base, tree.upperdir, lambda warning: None)

@@ -1,4 +1,4 @@
-"""Files that remember what an import found, so that the next one has less to do.
+"""Files that remember what an import or a commit found, so that the next one has less to do.
 
 They are in ``STORE/cache/ingest``, named by source directory and user: ``<SHA-256 of "UID:PATH">`` and a suffix. Each
 begins with a magic and the SHA-256 of all that follows. They may be deleted at any time, and are when nobody has used

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from stratum.ingest.reader import FileReader, Pending, source_error
+from stratum.ingest.remembered import RememberingReader
 from stratum.ingest.upperdir import Warn, read_upperdir
 from stratum.store.objects import Objects
 from stratum.store.transaction import Transaction
@@ -16,22 +17,25 @@ from stratum.tree.model import Directory
 def store_upperdir(
     tx: Transaction, objects: Objects, base: Directory, upperdir: Path, warn: Warn, *, jobs: int | None = None
 ) -> Directory:
-    """Read ``upperdir`` over ``base`` (``ingest.upperdir.read_upperdir``), staging every file's content in ``tx``.
+    """Read ``upperdir`` over ``base`` (``ingest.upperdir.read_upperdir``), staging every file's content in ``tx``, but
+    for large files that are in the store and did not change since (``ingest.remembered``).
 
     ``jobs`` is the number of worker processes that read where there is much to read; by default one for each CPU that
     this process may use. Raises what reading raises, and ``StratumError`` in the kernel's words where the store cannot
     be written.
     """
     with FileReader(tx, objects, jobs=jobs or len(os.sched_getaffinity(0))) as reader:
-        root = read_upperdir(base, upperdir, reader, warn=warn)
+        remembering = RememberingReader(reader, objects, upperdir)
+        root = read_upperdir(base, upperdir, remembering, warn=warn)
+        remembering.remember(reader.unsettled)
     for warning in reader.warnings:
         warn(warning)
     return root
 
 
-def hash_upperdir(base: Directory, upperdir: Path, warn: Warn) -> Directory:
+def hash_upperdir(objects: Objects, base: Directory, upperdir: Path, warn: Warn) -> Directory:
     """The same tree without storing anything: contents are only hashed."""
-    return read_upperdir(base, upperdir, _Hasher(), warn=warn)
+    return read_upperdir(base, upperdir, RememberingReader(_Hasher(), objects, upperdir), warn=warn)
 
 
 class _Hasher:
