@@ -56,18 +56,23 @@ def retention(*, age: str | None = None, last: int = 0, hourly: int = 0, daily: 
 
 def gc(session: Session, rules: Retention, *, dry_run: bool = False) -> Collected:
     """Remove what nothing needs (``store.gc``). ``BusyError`` names who holds the store, after a bounded wait."""
-    from stratum.mount.state import store_key
-    from stratum.store.gc import collect
+    from stratum.store.gc import collect, read_ahead
 
-    store = session.store
+    store, needed = session.store, None
+    if not dry_run:
+        with store.locks.store():
+            needed = read_ahead(store, rules, _mounted(session))
     with store.locks.store(exclusive=not dry_run):
-        key = store_key(store.root)
-        mounted = {
-            record.commit: f"mounted at {record.mountpoint}"
-            for record in session.state.records()
-            if record.store_key == key
-        }
-        return collect(store, rules, mounted, dry_run=dry_run)
+        return collect(store, rules, _mounted(session), dry_run=dry_run, needed=needed)
+
+
+def _mounted(session: Session) -> dict[str, str]:
+    """Commit -> where it is mounted, for the commits of this store that are."""
+    from stratum.mount.state import store_key
+
+    key = store_key(session.store.root)
+    records = [record for record in session.state.records() if record.store_key == key]
+    return {record.commit: f"mounted at {record.mountpoint}" for record in records}
 
 
 Progress = Callable[[int, "int | None"], None]

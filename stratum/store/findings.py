@@ -26,6 +26,8 @@ missing one; ``symlink`` one that somebody planted; ``stray`` a
 file that no store has; ``state`` the record of mounts."""
 
 PATHS_SHOWN = 5
+UNCHECKED = "its check is gone"
+"""The problem of a file (``store.tables``) that can be read all the same."""
 
 
 @dataclass(slots=True)

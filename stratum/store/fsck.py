@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from stratum.errors import DamagedError, NotFoundError, StratumError, os_error_t
 from stratum.refs import is_name
 from stratum.store.commits import DUMP, IMAGE, METADATA, CommitMeta
 from stratum.store.facts import Facts, facts_of
-from stratum.store.findings import PATHS_SHOWN, Finding, Kind
+from stratum.store.findings import PATHS_SHOWN, UNCHECKED, Finding, Kind
 from stratum.store.reflog import Place, is_cut_short, unknown
 from stratum.store.survey import Survey
 from stratum.store.tables import is_checked
@@ -119,9 +120,18 @@ class _Check:
             interrupted = worktrees.interrupted_switch(name, worktree)
             if interrupted is not None and interrupted.old is not None:
                 self._users.setdefault(interrupted.old.base_commit, []).append(ref)
+            self._tell_unchecked("worktree", f"{path}/meta.toml", ref)
+            self._tell_unchecked("worktree", f"{path}/switch.toml", ref)
         with self._telling("lease", f"{path}/lease.toml", ref):
             worktrees.lease(name, worktree)
+            self._tell_unchecked("lease", f"{path}/lease.toml", ref)
         return places
+
+    def _tell_unchecked(self, kind: Kind, path: str, ref: str) -> None:
+        """Tell of a file that can be read and has no check, as one that was cut short between two lines has none."""
+        with suppress(FileNotFoundError):
+            if not is_checked(self._layout.read_beneath(self._layout.root / path)):
+                self._tell(Finding(kind, path, UNCHECKED, [ref]))
 
     def _reflog(self, name: str, places: list[Place]) -> None:
         """Check the history of a stratum whose refs were seen at ``places``: an entry is older than its move."""
@@ -161,7 +171,7 @@ class _Check:
         with self._telling_commit("metadata", f"{path}/{METADATA}", commit, users):
             meta = commits.meta(commit)
             if not is_checked(self._layout.read_beneath(self._layout.root / path / METADATA)):
-                self._tell(Finding("metadata", f"{path}/{METADATA}", "its check is gone", users, commit=commit))
+                self._tell(Finding("metadata", f"{path}/{METADATA}", UNCHECKED, users, commit=commit))
         with self._telling_commit("dump", f"{path}/{DUMP}", commit, users):
             dump = commits.dump(commit)
             facts = facts_of(dump) if self._done.data_read else None

@@ -14,10 +14,11 @@ room, then commits, each by one durable rename, then objects, then caches of com
 not repeated within ``CACHE_AGE``, abandoned temporary files, and lock files of refs that are gone.
 A commit therefore never outlives its objects, and the next run finds what an interrupted one left.
 
-All of it happens under the exclusive store lock. Whoever relies on something that no ref names yet, holds the shared
-one from the moment of looking until a ref or a mount record names it, so nothing that is needed is ever looked at as
-garbage. No space is needed for it. Where it cannot be known what is needed, as a tag, worktree or kept commit is
-damaged, nothing is removed: ``DamagedError``.
+All of it happens under the exclusive store lock, but for reading the trees of what is to be kept: that takes longest,
+and is done before, under the shared one (``read_ahead``), as commits never change. Whoever relies on something that no
+ref names yet, holds the shared one from the moment of looking until a ref or a mount record names it, so nothing that
+is needed is ever looked at as garbage. No space is needed for it. Where it cannot be known what is needed, as a tag,
+worktree or kept commit is damaged, nothing is removed: ``DamagedError``.
 """
 
 from __future__ import annotations
@@ -63,15 +64,42 @@ class Collected:
     bytes_freed: int = 0
 
 
-def collect(store: Store, rules: Retention, mounted: Mapping[str, str], *, dry_run: bool = False) -> Collected:
+@dataclass(slots=True)
+class Needed:
+    """The objects (digests of 32 bytes) that ``commits`` need."""
+
+    commits: set[str] = field(default_factory=set)
+    objects: set[bytes] = field(default_factory=set)
+
+
+def read_ahead(store: Store, rules: Retention, mounted: Mapping[str, str]) -> Needed:
+    """What ``collect`` would keep now, so that it has less to read while everybody waits. Raises as it does.
+
+    The caller holds the store's lock shared. Of a commit that goes meanwhile, the next collection takes the objects.
+    """
+    needed = Needed()
+    _read_needed(store, find_roots(store, rules, mounted), needed)
+    return needed
+
+
+def collect(
+    store: Store,
+    rules: Retention,
+    mounted: Mapping[str, str],
+    *,
+    dry_run: bool = False,
+    needed: Needed | None = None,
+) -> Collected:
     """Remove what nothing refers to, or with ``dry_run`` only find it.
 
-    ``mounted`` is commit -> where it is mounted. The caller holds the store's lock, exclusively unless it is a
-    ``dry_run``, since before it looked for mounts. Raises ``DamagedError`` where it cannot be known what is needed.
+    ``mounted`` is commit -> where it is mounted, ``needed`` what was read ahead. The caller holds the store's lock,
+    exclusively unless it is a ``dry_run``, since before it looked for mounts. Raises ``DamagedError`` where it cannot
+    be known what is needed.
     """
     done = Collected(dry_run)
     done.kept = find_roots(store, rules, mounted)
-    needed = _needed_objects(store, done.kept)
+    needed = needed or Needed()
+    _read_needed(store, done.kept, needed)
     _drop_dead_transactions(store, done)
     for commit in store.commits.list():
         if commit in done.kept:
@@ -80,7 +108,7 @@ def collect(store: Store, rules: Retention, mounted: Mapping[str, str], *, dry_r
         done.bytes_freed += _disk_usage(store.layout.commit(commit))
         if not dry_run:
             store.transactions.discard(store.layout.commit(commit))
-    _sweep_objects(store, needed, done)
+    _sweep_objects(store, needed.objects, done)
     for path in (*_old_caches(store, done.kept), *_abandoned_files(store), *_dead_locks(store)):
         done.others.append(str(path.relative_to(store.root)))
         done.bytes_freed += _disk_usage(path)
@@ -152,9 +180,11 @@ def _named(store: Store) -> Iterator[tuple[str, str]]:
             yield commit, f"{name}:{tag}"
 
 
-def _needed_objects(store: Store, commits: Mapping[str, str]) -> set[bytes]:
-    needed: set[bytes] = set()
+def _read_needed(store: Store, commits: Mapping[str, str], needed: Needed) -> None:
+    """Add what ``commits`` (commit -> why it is kept) need."""
     for commit, why in commits.items():
+        if commit in needed.commits:
+            continue
         try:
             dump = store.commits.dump(commit)
         except DamagedError as exc:
@@ -162,8 +192,8 @@ def _needed_objects(store: Store, commits: Mapping[str, str]) -> set[bytes]:
                 f"{exc.message}, so it is not known which objects {why} needs",
                 hint="nothing was removed; 'stratum fsck' tells more, and 'stratum fsck --repair --from' restores it",
             ) from None
-        needed.update(digest for digest, _, _ in object_lines(dump))
-    return needed
+        needed.objects.update(digest for digest, _, _ in object_lines(dump))
+        needed.commits.add(commit)
 
 
 def _drop_dead_transactions(store: Store, done: Collected) -> None:

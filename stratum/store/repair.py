@@ -22,11 +22,12 @@ from stratum.frozen import replace
 from stratum.store.clock import rfc3339
 from stratum.store.commits import IMAGE, METADATA, CommitMeta
 from stratum.store.facts import facts_of
-from stratum.store.findings import Finding
+from stratum.store.findings import UNCHECKED, Finding
 from stratum.store.layout import storage_error
 from stratum.store.objects import OBJECT_MODE
 from stratum.store.quarantine import Quarantine
 from stratum.store.reflog import Place, parse_entry, unknown
+from stratum.store.tables import read_tables, write_tables
 from stratum.sys.atomic import fsync_dir
 
 if TYPE_CHECKING:
@@ -67,8 +68,8 @@ class _Repair:
             ("metadata", self._metadata),
             ("image", self._image),
             ("tag", self._tag),
-            ("worktree", self._take_whole),
-            ("lease", self._take_whole),
+            ("worktree", self._worktree),
+            ("lease", self._worktree),
             ("reflog", self._reflog),
         ):
             self._each(kind, step)
@@ -148,8 +149,14 @@ class _Repair:
         self._take(replace(finding, path=path))
         return None
 
-    def _take_whole(self, finding: Finding) -> str | None:
-        """What is taken is not saved: its finding stays damage."""
+    def _worktree(self, finding: Finding) -> str | None:
+        """A file that only lacks its check gets one. What else is damaged is taken, and not saved: it stays damage."""
+        path = self._path(finding)
+        if finding.problem == UNCHECKED:
+            tables = read_tables(self._store.layout.read_beneath(path), str(path))
+            with self._store.begin(f"repairing {path}") as tx:
+                tx.place_file(write_tables(tables, str(path)), path)
+            return "taken as it is, with a new check"
         if self._take(finding) is not None:
             finding.problem += "; it is in quarantine now"
         return None

@@ -4,7 +4,7 @@ The last table of such a file tells a changed byte, be it by a failing disk or b
 
     [check]  sha256 (hex, of all bytes before the line break before this table)
 
-A file without it is read as it is; ``is_checked`` tells.
+A file without it is read as it is; ``is_checked`` tells, and a check of the store calls it damaged.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ import pytest
 from stratum.api import importing, maintenance, tags, transfer, worktrees
 from stratum.api.session import Session
 from stratum.config import load_config
-from stratum.store import Store
+from stratum.store import Lease, Store
 from tests.support.command import Command
 from tests.support.stores import check, snapshot
 
@@ -70,6 +70,16 @@ def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
 
 
+def leased(scene: Scene) -> Path:
+    scene.store.worktrees.set_lease("app", "dev", Lease("c" * 64, "2026-01-01T00:00:00Z", True, "tag"))
+    return scene.root / "refs/app/worktrees/dev/lease.toml"
+
+
+def without_check(path: Path) -> None:
+    """Cut short where a table ends."""
+    path.write_bytes(path.read_bytes().partition(b"\n[check]")[0])
+
+
 def without_last_line(path: Path) -> None:
     path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-1]))
 
@@ -124,6 +134,8 @@ CASES: dict[str, tuple[Callable[[Scene], Path], Callable[[Path], None], str, set
         {"app+dev"},
         False,
     ),
+    "lease-cut": (leased, without_check, "lease", {"app+dev"}, True),
+    "meta-unchecked": (lambda s: s.root / META, without_check, "worktree", {"app+dev"}, True),
     "reflog-line": (lambda s: s.root / "refs/app/log.jsonl", write('{"when"\n'), "reflog", {"app"}, True),
     "reflog-empty": (lambda s: s.root / "refs/app/log.jsonl", write(""), "reflog", {"app"}, True),
     "reflog-gone": (lambda s: s.root / "refs/app/log.jsonl", Path.unlink, "reflog", {"app"}, True),

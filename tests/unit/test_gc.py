@@ -10,7 +10,7 @@ import pytest
 
 from stratum.errors import BusyError, DamagedError
 from stratum.store import Store
-from stratum.store.gc import CACHE_AGE, Collected, collect
+from stratum.store.gc import CACHE_AGE, Collected, collect, read_ahead
 from stratum.store.retention import Retention
 from tests.support.stores import check, commit, directory, file, leftovers
 
@@ -44,6 +44,32 @@ def test_refs_and_mounts_keep_commits_and_their_objects(store: Store) -> None:
     assert set(store.commits.list()) == {tagged, base, head, mounted}
     check(store)
     assert not leftovers(store)
+
+
+def test_what_was_read_ahead_is_not_read_again(store: Store) -> None:
+    old, loose = commit(store, big(b"a")), commit(store, big(b"b"))
+    store.tags.set("app", "v1", old)
+    needed = read_ahead(store, NONE, {})
+    assert needed.commits == {old}
+    dump = store.layout.commit(old) / "tree.dump.zst"
+    content = dump.read_bytes()
+    dump.write_bytes(b"")
+    new = commit(store, big(b"c"))
+    store.tags.set("app", "v2", new)
+    done = collect(store, NONE, {}, needed=needed)
+    assert (set(done.kept), list(done.commits)) == ({old, new}, [loose])
+    dump.write_bytes(content)
+    check(store)
+
+
+def test_what_went_after_it_was_read_ahead(store: Store) -> None:
+    commit_hash = commit(store, big(b"a"))
+    store.tags.set("app", "v1", commit_hash)
+    needed = read_ahead(store, NONE, {})
+    store.tags.remove("app", "v1")
+    done = collect(store, NONE, {}, needed=needed)
+    assert (list(done.commits), done.objects) == ([commit_hash], 0)
+    assert collect(store, NONE, {}).objects > 0
 
 
 def test_the_reflog_keeps_for_a_while(store: Store) -> None:
