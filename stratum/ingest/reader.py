@@ -30,7 +30,7 @@ from stratum.ingest.worker import MAX_DESCRIPTORS, OK, STORE_FAILED, Answer, rea
 from stratum.store.layout import storage_error
 from stratum.store.objects import Objects
 from stratum.store.transaction import Transaction
-from stratum.tree.model import File
+from stratum.tree.model import File, object_path
 
 BATCH_FILES = 256
 BATCH_BYTES = 8 << 20
@@ -185,7 +185,7 @@ class FileReader:
             node = pending.node
             node.size, node.digest, node.content, xattrs, staged, changing, metadata = result
             if staged and node.digest is not None:
-                stage(node.digest, node.size)
+                stage(node.digest, node.size, os.fsdecode(object_path(node.digest)))
             if xattrs:
                 node.xattrs = _kept(xattrs, group, pending)
             if metadata is not None:

@@ -21,7 +21,7 @@ from stratum.composefs.verity import verity_digest
 from stratum.ingest.copying import SourceError, copy_hashed, is_sparse
 from stratum.sys.atomic import write_all
 from stratum.sys.xattrs import read_xattrs
-from stratum.tree.model import INLINE_MAX, Xattrs
+from stratum.tree.model import INLINE_MAX, Xattrs, object_path
 
 ATTEMPTS = 4
 _PAUSE = 0.02
@@ -66,7 +66,8 @@ def open_source(name: bytes | str, flags: int, directory: int | None = None) -> 
 
 
 class Stager:
-    """Reads files into ``staging`` (a directory on the store's file system, flat, objects named by digest in hex).
+    """Reads files into ``staging``, a directory on the store's file system, where objects get the names that they will
+    have in the store.
 
     ``objects`` is the store's object directory. ``tag`` keeps the temporary names of several stagers apart.
     """
@@ -76,6 +77,8 @@ class Stager:
         self._staging = staging
         self._tag = tag.encode()
         self._counter = 0
+        self._made: set[bytes] = set()  # shards in staging
+        self._shards: dict[bytes, bool] = {}  # whether the store had it when it was first asked for
 
     def read(
         self, directory: int, name: bytes, listed: Signature, *, xattrs: bool, candidate: bytes | None
@@ -129,23 +132,35 @@ class Stager:
         if size <= INLINE_MAX:
             return size, None, data or None, False
         digest = verity_digest(data)
-        return size, digest, None, not self._stored(digest, size) and self._write(digest.hex().encode(), data)
+        return size, digest, None, not self._stored(digest, size) and self._write(digest, data)
 
     def _stored(self, digest: bytes, size: int) -> bool:
-        """Whether the store has the object; one of another size is damaged and does not count."""
-        text = digest.hex().encode()
+        """Whether the store has the object; one of another size is damaged and does not count.
+
+        One that comes into a shard which was not there before is not seen; it is told when objects get their names.
+        """
+        path = object_path(digest)
+        shard = path[:2]
         try:
-            info = os.stat(self._objects + b"/" + text[:2] + b"/" + text[2:], follow_symlinks=False)
+            if not self._has_shard(shard):
+                return False
+            info = os.stat(self._objects + b"/" + path, follow_symlinks=False)
         except FileNotFoundError:
             return False
         except OSError as exc:
             raise StagingError(exc) from None
         return info.st_size == size and stat.S_ISREG(info.st_mode)
 
-    def _write(self, name: bytes, data: bytes) -> bool:
-        """Stage ``data`` under ``name``, its digest; nothing to do where some worker has, or is about to."""
-        path = self._staging + b"/" + name
+    def _has_shard(self, shard: bytes) -> bool:
+        found = self._shards.get(shard)
+        if found is None:
+            found = self._shards[shard] = os.path.lexists(self._objects + b"/" + shard)
+        return found
+
+    def _write(self, digest: bytes, data: bytes) -> bool:
+        """Stage ``data``, which has this digest; nothing to do where some worker has, or is about to."""
         try:
+            path = self._place(digest)
             out = _create(path)
         except FileExistsError:
             return True
@@ -161,6 +176,16 @@ class Stager:
             os.close(out)
         return True
 
+    def _place(self, digest: bytes) -> bytes:
+        """Where the object is staged, in a directory that exists."""
+        path = object_path(digest)
+        shard = path[:2]
+        if shard not in self._made:
+            with contextlib.suppress(FileExistsError):  # another worker's
+                os.mkdir(self._staging + b"/" + shard, 0o700)
+            self._made.add(shard)
+        return self._staging + b"/" + path
+
     def _large(
         self, fd: int, info: os.stat_result, candidate: bytes | None
     ) -> tuple[int, bytes | None, bytes | None, bool]:
@@ -175,7 +200,7 @@ class Stager:
             digest, size = _copy_to_new(fd, path, info.st_size, sparse)
             staged = size > INLINE_MAX and not self._stored(digest, size)
             if staged:
-                os.rename(path, self._staging + b"/" + digest.hex().encode())
+                os.rename(path, self._place(digest))
             else:
                 os.unlink(path)
         except OSError as exc:

@@ -221,7 +221,7 @@ class Commits:
         known: Directory | None = None,
         image: bool = True,
     ) -> CommitMeta:
-        """Make the commit of the tree ``root``, publishing the objects staged in ``tx`` first.
+        """Make the commit of the tree ``root``, publishing the objects staged in ``tx`` first, all of them complete.
 
         Equal trees are one commit: where it exists already, it is left untouched and its metadata returned.
         ``timestamp`` (timezone-aware) defaults to now. Objects below directories that ``root`` shares with ``known``,
@@ -234,7 +234,7 @@ class Commits:
         dump, kept, base, stored = self._new_dump(root, known)
         commit = metadata_hash(*dump.buffers())
         if self.exists(commit):
-            tx.publish_objects()
+            tx.publish_objects(settled=True)
             return self.found(tx, commit, image)
         nodes = self._merkle_nodes(dump, base if kept else None)
         summary = nodes.summary()
@@ -259,7 +259,7 @@ class Commits:
             origin=origin,
         )
         tx.write_file(directory / METADATA, meta.to_toml())
-        tx.publish_objects()
+        tx.publish_objects(settled=True)
         self._check_objects(tx, root, known)
         try:
             tx.place_directory(directory, self._layout.commit(commit))

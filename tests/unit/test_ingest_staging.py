@@ -12,6 +12,8 @@ import pytest
 from stratum.composefs.verity import VerityHasher, verity_digest
 from stratum.ingest.copying import copy_hashed
 from stratum.ingest.staging import IN_MEMORY_MAX, FileRead, Signature, Stager, signature
+from stratum.store import Store
+from stratum.tree.model import object_path
 
 MIB = 1 << 20
 
@@ -57,7 +59,12 @@ class Area:
         return digest
 
     def staged(self) -> list[str]:
-        return sorted(os.listdir(self.staging))
+        files = (path for path in self.staging.rglob("*") if not path.is_dir())
+        return sorted(str(path.relative_to(self.staging)) for path in files)
+
+
+def place(digest: bytes) -> str:
+    return os.fsdecode(object_path(digest))
 
 
 @pytest.fixture
@@ -73,8 +80,8 @@ def test_a_file_is_staged_under_its_digest(area: Area, size: int) -> None:
     assert (found_size, digest, content, xattrs) == (size, verity_digest(data), None, ())
     assert (staged, changing, metadata) == (True, False, None)
     assert digest is not None
-    assert area.staged() == [digest.hex()]
-    assert (area.staging / digest.hex()).read_bytes() == data
+    assert area.staged() == [place(digest)]
+    assert (area.staging / place(digest)).read_bytes() == data
 
 
 @pytest.mark.parametrize("size", [0, 1, 64])
@@ -102,7 +109,7 @@ def test_a_wrong_candidate_does_no_harm(area: Area) -> None:
     other = area.put_object(os.urandom(len(data)))
     area.write("f", data)
     assert area.read("f", candidate=other)[1] == verity_digest(data)
-    assert area.staged() == [verity_digest(data).hex()]
+    assert area.staged() == [place(verity_digest(data))]
 
 
 def test_a_large_file_that_the_store_has_leaves_nothing_staged(area: Area) -> None:
@@ -119,7 +126,7 @@ def test_an_object_of_another_size_is_staged_again(area: Area) -> None:
     (area.objects / digest.hex()[:2] / digest.hex()[2:]).write_bytes(data[:500])
     area.write("f", data)
     assert area.read("f")[4]
-    assert area.staged() == [digest.hex()]
+    assert area.staged() == [place(digest)]
 
 
 def test_holes_stay_holes(area: Area) -> None:
@@ -133,7 +140,7 @@ def test_holes_stay_holes(area: Area) -> None:
     size, digest, _, _, staged, _, _ = area.read("sparse")
     assert (size, staged) == (1 << 30, True)
     assert digest is not None
-    copy = area.staging / digest.hex()
+    copy = area.staging / place(digest)
     assert copy.stat().st_size == 1 << 30
     assert copy.stat().st_blocks * 512 < MIB
     with copy.open("rb") as file:
@@ -184,6 +191,40 @@ class ChangedOnce(Stager):
         return found
 
 
+def test_an_object_that_came_to_the_store_meanwhile_is_staged_and_not_named_again(tmp_path: Path) -> None:
+    """A shard that was missing when it was first looked for is not looked into again."""
+    store = Store.create(tmp_path / "store")
+    source = tmp_path / "source"
+    source.mkdir()
+    data = [b"%d" % number * 1000 for number in range(2000)]
+    one = data[0]
+    two = next(other for other in data[1:] if verity_digest(other)[0] == verity_digest(one)[0])
+    with store.begin("a test") as tx:
+        stager = Stager(os.fsencode(store.objects.directory), os.fsencode(tx.object_staging), "test")
+        directory = os.open(source, os.O_RDONLY)
+        try:
+            for number, content in enumerate((one, two)):
+                path = source / f"f{number}"
+                path.write_bytes(content)
+                found = stager.read(
+                    directory, os.fsencode(path.name), signature(path.lstat()), xattrs=True, candidate=None
+                )
+                assert found is not None
+                size, digest, _, _, staged, _, _ = found
+                assert digest is not None
+                assert staged
+                tx.stage(digest, size, place(digest))
+                with store.begin("another") as another:
+                    another.add_bytes(two)
+                    another.publish_objects(settled=True)
+        finally:
+            os.close(directory)
+        assert tx.publish_objects(settled=True) == 1
+        assert not [path for path in tx.object_staging.rglob("*") if path.is_file() and path.read_bytes() == one]
+    assert store.objects.verify(verity_digest(one)) == len(one)
+    assert store.objects.verify(verity_digest(two)) == len(two)
+
+
 @pytest.mark.parametrize("size", [10, 1000, IN_MEMORY_MAX + 1])
 def test_a_file_that_changed_is_read_again(area: Area, size: int) -> None:
     path = area.write("f", bytes(size))
@@ -215,7 +256,7 @@ def test_a_file_that_never_holds_still_is_reported_and_stored_as_read(area: Area
             writer.kill()
     assert changing
     assert digest is not None
-    stored = (area.staging / digest.hex()).read_bytes()
+    stored = (area.staging / place(digest)).read_bytes()
     assert len(stored) == size
     assert verity_digest(stored) == digest
 
