@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, cast
 
 from stratum.composefs.verity import VerityHasher
 from stratum.errors import DamagedError
@@ -59,8 +59,7 @@ _LINE = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
+class Member(NamedTuple):
     """An object: its fs-verity digest (32 bytes) and its size in bytes."""
 
     digest: bytes
@@ -79,13 +78,18 @@ class PackIndex:
     members: tuple[Member, ...]
 
     @cached_property
-    def offsets(self) -> tuple[int, ...]:
-        return tuple(_layout(self.members)[0])
+    def _placed(self) -> tuple[list[int], int]:
+        return _layout(self.members)
 
-    @cached_property
+    @property
+    def offsets(self) -> Sequence[int]:
+        """Where in the archive the data of each member begins."""
+        return self._placed[0]
+
+    @property
     def archive_size(self) -> int:
         """Bytes of the uncompressed archive."""
-        return _layout(self.members)[1]
+        return self._placed[1]
 
     @cached_property
     def blob_size(self) -> int:

@@ -1,4 +1,4 @@
-"""Taking packs apart and putting them together: what costs a pull or push its processor time.
+"""Taking packs apart, putting them together, describing images: what costs a pull or push its processor time.
 
 Done by worker processes (``workers``), or by the caller itself where there is little to do. A worker reads requests
 from its standard input, a socket, and answers each before it reads the next. A message is a header (``HEADER``:
@@ -30,7 +30,7 @@ from stratum.store.objects import OBJECT_MODE, Objects
 from stratum.sys.atomic import write_all
 from stratum.sys.syscalls import die_with_parent
 
-UNPACK, MAKE = range(2)
+UNPACK, MAKE, DESCRIBE = range(3)
 PROGRESS, DONE, FAILED = range(3)
 HEADER = struct.Struct("<?Q")
 
@@ -167,6 +167,13 @@ def make_pack(store: str, members: Sequence[Member], fd: int | None, report: Rep
     return Made(sha.hexdigest(), size, writer.index.frames)
 
 
+def whole_metadata(store: str, commit: str) -> bytes:
+    """The metadata.toml of a commit with its image described (``Commits.whole_meta``)."""
+    from stratum.store import Store
+
+    return Store.open(Path(store)).commits.whole_meta(commit).to_toml()
+
+
 def store_opener(objects: Objects, report: Report | None = None) -> Callable[[bytes], io.FileIO]:
     """Opens objects for reading; ``report`` is told the size of each."""
 
@@ -215,6 +222,8 @@ class _Connection:
             assert fd is not None, "there is a pack to read"
             take_apart(unflatten_span(*arguments), fd, self.report)
             return None
+        if kind == DESCRIBE:
+            return whole_metadata(*arguments)
         store, members = arguments
         made = make_pack(store, unflatten_members(members), fd, self.report)
         return made.sha256, made.size, made.frames

@@ -94,13 +94,23 @@ def push(
     digest, ``DamagedError`` where the store is damaged and ``StratumError`` in the registry's words.
     """
     check_pushable(target)
-    meta, dump = store.commits.whole_meta(commit), store.commits.dump(commit)
-    remote = open_remote(target, access, create=not dry_run)
-    with remote, scratch(store, f"push of {commit} to {target}") as directory, Workers(jobs) as workers:
-        elsewhere = (open_remote(place, access) for place in relatives(store, commit, target))
-        return _Push(store, directory, remote, meta, target.tag, dry_run, workers, progress, elsewhere=elsewhere).run(
-            dump
-        )
+    meta = store.commits.meta(commit)
+    with Workers(jobs) as workers:
+        metadata = _metadata(store, meta, workers)
+        dump = store.commits.dump(commit)
+        remote = open_remote(target, access, create=not dry_run)
+        with remote, scratch(store, f"push of {commit} to {target}") as directory:
+            elsewhere = (open_remote(place, access) for place in relatives(store, commit, target))
+            return _Push(
+                store, directory, remote, meta, metadata, target.tag, dry_run, workers, progress, elsewhere=elsewhere
+            ).run(dump)
+
+
+def _metadata(store: Store, meta: CommitMeta, workers: Workers) -> Callable[[], bytes]:
+    """What returns the config blob: metadata.toml with the image described, also where nobody made the image yet."""
+    if meta.image_digest is not None:
+        return meta.to_toml
+    return workers.whole_metadata(store.root, meta.metadata_hash, meta.leaf_count)
 
 
 def check_pushable(target: Target) -> None:
@@ -123,9 +133,11 @@ def push_in_order(
 
     ``base`` is the digest of the manifest in ``remote`` to build on.
     """
-    meta, dump = store.commits.whole_meta(commit), store.commits.dump(commit)
+    meta, dump = store.commits.meta(commit), store.commits.dump(commit)
     with scratch(store, f"push of {commit} to {remote.target}") as directory, Workers(jobs) as workers:
-        return _Push(store, directory, remote, meta, tag, False, workers, progress, base, in_order=True).run(dump)
+        metadata = _metadata(store, meta, workers)
+        push = _Push(store, directory, remote, meta, metadata, tag, False, workers, progress, base, in_order=True)
+        return push.run(dump)
 
 
 @contextmanager
@@ -150,6 +162,7 @@ class _Push:
         directory: Path,
         remote: Remote,
         meta: CommitMeta,
+        metadata: Callable[[], bytes],
         tag: str,
         dry_run: bool,
         workers: Workers,
@@ -167,6 +180,7 @@ class _Push:
         self._remote = remote
         self._elsewhere = elsewhere
         self._meta = meta
+        self._metadata = metadata
         self._dry_run = dry_run
         self._workers = workers
         self._progress = progress
@@ -178,10 +192,8 @@ class _Push:
         self._done = self._total = 0
 
     def run(self, dump: bytes) -> PushResult:
-        config_data = self._meta.to_toml()
-        config = describe(CONFIG_MEDIA_TYPE, config_data)
         present, base = self._find_base()
-        if present is not None and present[0].config == config:
+        if present is not None and present[0].config == describe(CONFIG_MEDIA_TYPE, self._meta.to_toml()):
             return self._result(present[1], len(present[0].blobs) + 1)
         objects = objects_of(dump, self._meta.metadata_hash)
         with ThreadPoolExecutor(WORKERS) as pool:
@@ -204,7 +216,7 @@ class _Push:
                 raise
             finally:
                 pool.shutdown(cancel_futures=True)
-        self._send_bytes(CONFIG_MEDIA_TYPE, config_data)
+        config = self._send_bytes(CONFIG_MEDIA_TYPE, self._metadata())
         manifest = Manifest(
             self._meta.metadata_hash,
             self._meta.timestamp,

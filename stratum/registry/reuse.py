@@ -33,11 +33,12 @@ class Plan:
 
 def plan_reuse(base: Sequence[BasePack], objects: Mapping[bytes, int]) -> Plan:
     """Divide ``objects`` (digest -> size, in tree order) between packs of ``base`` and new ones."""
-    kept, _ = _keep(base, objects)
+    kept, left = _keep(base, objects)
     small = [pack for pack in kept if pack.index.archive_size < LARGE_OBJECT]
     if len(small) > SMALL_PACKS_MAX:
         kept, _ = _keep([pack for pack in kept if pack not in small], objects)
-    kept, left = _keep(kept, objects)
+    if len(kept) < len(base):  # each object counts for a pack that is really kept
+        kept, left = _keep(kept, objects)
     members = tuple(Member(digest, size) for digest, size in objects.items() if digest in left)
     return Plan(tuple(pack.layers for pack in kept), members)
 

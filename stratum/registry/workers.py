@@ -1,4 +1,4 @@
-"""Worker processes that make packs and take them apart (``packwork``), shared by the threads of one transfer.
+"""Worker processes for the work on packs and images (``packwork``), shared by the threads of one transfer.
 
 A worker is a new interpreter and not a fork: it inherits no lock, thread or descriptor, also where the caller has
 threads. It is in a session of its own, so Ctrl-C reaches only the process that started it, and it is killed when the
@@ -13,7 +13,8 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -27,6 +28,9 @@ from stratum.registry.packwork import Made, Report, Span
 WORTH_IT = 16 << 20
 """With fewer bytes of objects than this, no worker is started: that takes as long as the work."""
 
+ENTRIES_WORTH_IT = 10_000
+"""The same, of a tree whose image is to be described."""
+
 _PROGRAM = "import sys; sys.path += {paths!r}; from stratum.registry.packwork import main; main()"
 
 
@@ -36,6 +40,7 @@ class Workers:
     def __init__(self, jobs: int) -> None:
         self._jobs = jobs
         self._workers: list[_Worker] = []
+        self._describing: _Worker | None = None
         self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
 
     def __enter__(self) -> Workers:
@@ -45,13 +50,17 @@ class Workers:
         self, _kind: type[BaseException] | None, _error: BaseException | None, _where: TracebackType | None
     ) -> None:
         self.stop()
-        for worker in self._workers:
+        for worker in self._all:
             worker.close()
+
+    @property
+    def _all(self) -> list[_Worker]:
+        return self._workers + ([self._describing] if self._describing is not None else [])
 
     @property
     def processes(self) -> list[int]:
         """The IDs of the processes."""
-        return [worker.pid for worker in self._workers]
+        return [worker.pid for worker in self._all]
 
     def start(self, size: int) -> None:
         """Start the processes where ``size`` bytes of objects are worth it; until then everything is done here.
@@ -67,8 +76,18 @@ class Workers:
 
     def stop(self) -> None:
         """Kill the processes, also in the middle of something; a thread that waits for one of them gets an error."""
-        for worker in self._workers:
+        for worker in self._all:
             worker.kill()
+
+    def whole_metadata(self, store: Path, commit: str, entries: int) -> Callable[[], bytes]:
+        """Begin with ``packwork.whole_metadata`` of a commit of so many entries, beside what the caller does meanwhile;
+        the function returned waits for it. To be called once, by the thread that leaves the context."""
+        arguments = (str(store), commit)
+        if self._jobs == 1 or entries < ENTRIES_WORTH_IT:
+            return lambda: packwork.whole_metadata(*arguments)
+        worker = self._describing = _Worker()
+        worker.begin((packwork.DESCRIBE, arguments))
+        return lambda: bytes(worker.answer(lambda size, member: None))
 
     def take_apart(self, span: Span, fd: int, report: Report) -> None:
         """As ``packwork.take_apart``."""
@@ -115,15 +134,24 @@ class _Worker:
 
     def ask(self, request: Any, fd: int | None, report: Report) -> Any:
         """The result of a request; what the worker reports meanwhile is passed on."""
-        try:
+        self.begin(request, fd)
+        return self.answer(report)
+
+    def begin(self, request: Any, fd: int | None = None) -> None:
+        """Send a request."""
+        with suppress(OSError):  # whoever waits for the answer of a dead one is told
             packwork.send(self._socket, request, fd)
+
+    def answer(self, report: Report) -> Any:
+        """The result of the request that was sent."""
+        try:
             while (message := packwork.receive(self._socket)) is not None:
                 kind, *values = message[0]
                 if kind == packwork.DONE:
                     return values[0]
                 if kind == packwork.FAILED:
                     name, text, hint = values
-                    raise getattr(errors, name)(text, hint=hint)
+                    raise getattr(errors, name, StratumError)(text, hint=hint)
                 size, staged = values
                 report(size, None)
                 for digest, length in staged:

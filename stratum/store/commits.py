@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from stratum.errors import DamagedError, ExistsError, NotFoundError, StratumError, UnsupportedError
+from stratum.errors import DamagedError, ExistsError, NotFoundError, StratumError
 from stratum.frozen import frozen, replace
 from stratum.refs import is_hash, is_hash_prefix
 from stratum.store.clock import rfc3339, utc_now
@@ -371,18 +371,14 @@ class Commits:
         return described
 
     def whole_meta(self, commit: str) -> CommitMeta:
-        """``meta`` with the image's digest and size, for which the image is made where nobody asked for it so far."""
+        """``meta`` with the image's digest and size also where nobody asked for the image so far; none is kept."""
         meta = self.meta(commit)
         if meta.image_digest is not None:
             return meta
-        try:
-            self.ensure_image(commit)
-        except UnsupportedError:  # a store that can only be read: nobody else will have to know
-            from stratum.store.facts import facts_of
+        from stratum.store.facts import image_of
 
-            facts = facts_of(self.dump(commit))
-            return replace(meta, image_digest=facts.image_digest, image_size=facts.image_size)
-        return self.meta(commit)
+        digest, size = image_of(self.tree(commit))
+        return replace(meta, image_digest=digest, image_size=size)
 
     def verify_image(self, commit: str) -> None:
         """Read the whole image, if there is to be one, and compare it with metadata.toml; ``DamagedError``."""
@@ -439,15 +435,23 @@ class Statistics:
 
 
 def _files_not_below(root: Directory, known: Directory | None) -> Iterator[File]:
-    """The regular files below ``root`` but not below a directory object that ``known`` contains too."""
+    """The regular files below ``root`` but those that ``known`` contains too, as the same object.
+
+    Where ``known`` is read as it is looked into, what nobody has looked into is left alone.
+    """
     source = known.region.source if known is not None and known.region is not None else None
     shared: set[int] = set()
-    if known is not None and source is None:
-        stack = [known]
-        while stack:
-            directory = stack.pop()
-            shared.add(id(directory))
-            stack.extend(child for child in directory.children.values() if isinstance(child, Directory))
+    stack = [known] if known is not None else []
+    while stack:
+        directory = stack.pop()
+        shared.add(id(directory))
+        if directory.region is not None and not directory.region.was_read:
+            continue
+        for child in directory.children.values():
+            if isinstance(child, Directory):
+                stack.append(child)
+            else:
+                shared.add(id(child))
     stack = [root]
     while stack:
         directory = stack.pop()
@@ -456,7 +460,7 @@ def _files_not_below(root: Directory, known: Directory | None) -> Iterator[File]
         for child in directory.children.values():
             if isinstance(child, Directory):
                 stack.append(child)
-            elif isinstance(child, File):
+            elif isinstance(child, File) and id(child) not in shared:
                 yield child
 
 

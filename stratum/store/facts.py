@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from stratum.frozen import as_dict, frozen, replace
 from stratum.store.commits import CommitMeta, Statistics
+
+if TYPE_CHECKING:
+    from stratum.tree.model import Directory
 
 
 @frozen
@@ -35,17 +40,12 @@ class Facts:
 
 def facts_of(dump: bytes) -> Facts:
     """What ``dump`` proves. ``DamagedError`` where it is not a canonical dump."""
-    from stratum.composefs.erofs import image_pieces
-    from stratum.composefs.verity import VerityHasher
     from stratum.tree.digest import merkle_summary, metadata_hash
     from stratum.tree.dump import read_dump
 
     root = read_dump(dump)
     summary, statistics = merkle_summary(dump), Statistics(root)
-    hasher, size = VerityHasher(), 0
-    for piece in image_pieces(root):
-        hasher.update(piece)
-        size += len(piece)
+    image_digest, image_size = image_of(root)
     return Facts(
         metadata_hash=metadata_hash(dump),
         merkle_root=summary.root,
@@ -53,6 +53,18 @@ def facts_of(dump: bytes) -> Facts:
         total_size=statistics.total_size,
         leaf_count=summary.leaf_count,
         tree_depth=summary.tree_depth,
-        image_digest=hasher.hexdigest(),
-        image_size=size,
+        image_digest=image_digest,
+        image_size=image_size,
     )
+
+
+def image_of(root: Directory) -> tuple[str, int]:
+    """(fs-verity digest in hex, size in bytes) of the image of a tree, which is made for that and not kept."""
+    from stratum.composefs.erofs import image_pieces
+    from stratum.composefs.verity import VerityHasher
+
+    hasher, size = VerityHasher(), 0
+    for piece in image_pieces(root):
+        hasher.update(piece)
+        size += len(piece)
+    return hasher.hexdigest(), size

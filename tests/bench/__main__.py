@@ -11,6 +11,8 @@ import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
+from stratum.sys.mountapi import make_private
+from stratum.sys.namespaces import CLONE_NEWNS, unshare
 from tests.bench import report, works
 from tests.bench.jobs import JOBS, Bench
 from tests.bench.measure import Job
@@ -28,6 +30,10 @@ def main() -> None:
     if os.geteuid() != 0:
         raise SystemExit("the benchmark mounts and starts containers, which takes root")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that it leaves nothing behind either
+    # Whatever else starts a container meanwhile would have a copy of our mounts for a while, and a worktree that
+    # somebody has cannot be mounted again; also, no mount outlives us.
+    unshare(CLONE_NEWNS)
+    make_private()
     with tempfile.TemporaryDirectory(prefix="stratum-bench.", dir=options.directory) as name:
         directory = Path(name)
         try:

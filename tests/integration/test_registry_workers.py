@@ -18,8 +18,9 @@ from stratum.registry.pull import pull
 from stratum.registry.push import push
 from stratum.registry.remote import Access
 from stratum.registry.target import parse_target
-from stratum.registry.workers import WORTH_IT, Workers
+from stratum.registry.workers import ENTRIES_WORTH_IT, WORTH_IT, Workers
 from stratum.store import Store
+from stratum.tree.model import Directory, Symlink
 from tests.e2e.registry_artifacts import FILES, assert_only_verified_objects, make_commit
 
 
@@ -110,6 +111,50 @@ def test_a_worker_that_is_killed(store: Store) -> None:
             os.kill(worker, signal.SIGKILL)
         with pytest.raises(StratumError, match="was killed by signal 9"):
             workers.make_pack(store.root, members_of(store), None, Reports())
+
+
+@pytest.fixture
+def undescribed(store: Store) -> str:
+    """A commit of which nobody asked for the image so far."""
+    with store.begin("test") as tx:
+        root = Directory(0o40755, 0, 0, 10**18, children={b"a": Symlink(0o120777, 0, 0, 10**18, target=b"b")})
+        return store.write_commit(tx, root, image=False).metadata_hash
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_images_are_described_beside_the_rest(store: Store, undescribed: str, jobs: int, tmp_path: Path) -> None:
+    expected = store.commits.whole_meta(undescribed)
+    assert expected.image_digest is not None
+    with Workers(jobs) as workers:
+        metadata = workers.whole_metadata(store.root, undescribed, ENTRIES_WORTH_IT)
+        assert len(workers.processes) == jobs - 1
+        assert metadata() == expected.to_toml()
+        workers.start(WORTH_IT)  # which it does not stand in the way of
+        made = make(workers, store, tmp_path / "pack", Reports())
+        assert made.size == (tmp_path / "pack").stat().st_size
+    assert sorted(os.listdir(store.layout.commit(undescribed))) == ["metadata.toml", "tree.dump.zst"]
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_images_that_cannot_be_described(store: Store, undescribed: str, jobs: int) -> None:
+    (store.layout.commit(undescribed) / "tree.dump.zst").write_bytes(b"no tree")
+    with Workers(jobs) as workers:
+        metadata = workers.whole_metadata(store.root, undescribed, ENTRIES_WORTH_IT)
+        with pytest.raises(DamagedError, match=undescribed):
+            metadata()
+    with Workers(2) as workers:
+        metadata = workers.whole_metadata(store.root, undescribed, ENTRIES_WORTH_IT)
+        workers.stop()
+        with pytest.raises(StratumError):
+            metadata()
+
+
+def test_a_push_describes_an_image_that_nobody_made(store: Store, undescribed: str, tmp_path: Path) -> None:
+    expected = store.commits.whole_meta(undescribed).to_toml()
+    push(store, undescribed, parse_target(f"oci:{tmp_path}/layout:v1"), Access(), jobs=2)
+    blobs = [path.read_bytes() for path in (tmp_path / "layout/blobs/sha256").iterdir()]
+    assert expected in blobs
+    assert store.commits.meta(undescribed).image_digest is None
 
 
 def test_stopping_ends_those_who_wait(store: Store, tmp_path: Path) -> None:

@@ -98,8 +98,10 @@ def test_an_image_that_nobody_asked_for_is_made_when_somebody_does(store: Store,
         tx.add_bytes(b"x" * 100)
         other.write_commit(tx, root, timestamp=when)
     whole = store.commits.whole_meta(meta.metadata_hash)
+    assert sorted(os.listdir(path)) == ["metadata.toml", "tree.dump.zst"]
+    store.ensure_image(meta.metadata_hash)
     assert contents(path) == contents(other.root / "commits" / meta.metadata_hash)
-    assert store.commits.whole_meta(meta.metadata_hash) == whole
+    assert store.commits.whole_meta(meta.metadata_hash) == store.commits.meta(meta.metadata_hash) == whole
     check(store)
 
 
