@@ -15,8 +15,8 @@ two of these leaves things that nothing refers to, never a reference to somethin
 write-back only to descriptors opened before it happened, so the descriptor is opened when the transaction begins.
 
 A transaction holds the store lock shared for as long as it lives. Whoever begins one first collects those whose owner
-is dead: it moves them into its own directory. The owner's lock is inherited by forked workers, so a transaction also
-lives as long as one of them writes.
+is dead: it moves them into its own directory. A forked child of the owner shares its lock, so a transaction
+also lives as long as one of them writes; programs that are started inherit nothing.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Transaction:
     """One change of a store, from ``Transactions.begin``.
 
     ``directory`` is the transaction's own directory in ``tmp/``; ``object_staging`` is where objects are written,
-    by this process or by forked workers.
+    by this process or its workers.
     """
 
     def __init__(self, layout: Layout, objects: Objects, directory: Path) -> None:
@@ -77,7 +77,7 @@ class Transaction:
 
     def close(self) -> None:
         """Delete whatever was not published. What cannot be deleted now is left for the next transaction to try:
-        by this time the change itself is done or has failed. Does nothing in a forked worker."""
+        by this time the change itself is done or has failed. Does nothing in a forked child."""
         if os.getpid() != self._process:
             return
         os.close(self._root)
