@@ -293,8 +293,12 @@ class TestUnchanged:
         assert get_file(tree, b"f3").content == b"new"
         assert get_file(tree, b"f4").xattrs == ((b"user.a", b"b"),)
 
-    def test_a_file_that_was_just_written_is_read_again(self, store: Store, filled: Path) -> None:
-        (filled / "fresh").write_bytes(b"x" * 100)
+    def test_a_file_that_was_just_written_is_read_again(
+        self, store: Store, filled: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        fresh = filled / "fresh"
+        fresh.write_bytes(b"x" * 100)
+        monkeypatch.setattr("stratum.ingest.directory.settled", lambda ctime, _: ctime != fresh.stat().st_ctime_ns)
         self.files_read(store, filled)
         assert self.files_read(store, filled) == 1
 
