@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import tarfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -23,13 +25,20 @@ from stratum.hook.policy import parse_policy
 from stratum.mount.record import record_from_json
 from stratum.refs import parse_ref
 from stratum.registry.artifact import read_manifest
+from stratum.registry.imageindex import LAYOUT_VERSION, check_version, digest_of_tag, read_entries, tags_of
+from stratum.registry.packs import compress, read_index
 from stratum.registry.target import parse_target
+from stratum.registry.transport import origin
+from stratum.registry.treeblobs import objects_of
 from stratum.store.clock import utc_now
 from stratum.store.commits import CommitMeta
 from stratum.store.frames import decompress_dump
 from stratum.store.reflog import parse_entry
 from stratum.store.tables import read_tables, write_tables
-from stratum.tree.dump import read_dump
+from stratum.tree.dump import read_dump, write_dump
+from stratum.tree.foreign import read_foreign_dump
+from stratum.tree.lazy import open_dump
+from stratum.tree.tarstream import TarReader
 
 HASH = "0123456789abcdef" * 4
 META = CommitMeta(HASH, HASH, "2026-01-01T00:00:00Z", 1, 2, 3, 4, HASH, 5, HASH, "why", {"kind": "import"}).to_toml()
@@ -37,7 +46,41 @@ DUMP = (
     b"/ 0 40755 3 0 0 0 1.5 - - -\n/a 3 100644 2 0 0 0 0.0 - abc -\n/b 0 @100644 2 0 0 0 0.0 /a - -\n"
     b"/d 0 40755 2 0 0 0 0.0 - - - user.x=1\n/d/s 1 120777 1 0 0 0 0.0 x - -\n"
 )
+PACK_INDEX = b"stratum-index 1\nframe 100 4096\nobject %b 1536 2000\n" % HASH.encode()
+
+
+def small_tar() -> bytes:
+    """An archive with a member of each kind that needs more than a plain header."""
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        member = tarfile.TarInfo("n" * 120)
+        member.size, member.pax_headers = 3, {"SCHILY.xattr.user.x": "1"}
+        tar.addfile(member, io.BytesIO(b"abc"))
+        member = tarfile.TarInfo("link")
+        member.type, member.linkname = tarfile.LNKTYPE, "n" * 120
+        tar.addfile(member)
+    return archive.getvalue()[:5120]
+
+
+TAR = small_tar()
 VOLUME = "app+dev:/data:rw,commit=on-stop,tag={name}-{time}"
+
+
+def oci_index(data: bytes) -> str:
+    entries = read_entries(data, "a file")
+    return digest_of_tag(entries, (tags_of(entries) or ["latest"])[0], "a file")
+
+
+def read_whole_tar(data: bytes) -> int:
+    """The bytes in all members, at most a million of them being looked at."""
+    reader, size = TarReader(io.BytesIO(data).read, "an archive"), 0
+    for member in reader:
+        for piece in reader.data(member):
+            size += len(piece)
+            if size > 1_000_000:
+                return size
+    return size
+
 
 PARSERS: dict[str, tuple[Callable[[bytes], object], bytes]] = {
     "ref": (lambda data: parse_ref(text(data)), b"name+tree"),
@@ -60,6 +103,14 @@ PARSERS: dict[str, tuple[Callable[[bytes], object], bytes]] = {
     "bundle": (lambda data: parse_bundle(data, Path("/b")), b'{"root":{"path":"rootfs"},"linux":{"uidMappings":[]}}'),
     "template": (lambda data: template(text(data)), b"{name}-{worktree}-{container}-{time}-{commit}"),
     "manifest": (lambda data: read_manifest(data, "a place"), b'{"schemaVersion":2,"layers":[],"config":{}}'),
+    "oci-index": (oci_index, b'{"manifests":[{"digest":"sha256:%b"}]}' % HASH.encode()),
+    "oci-layout": (lambda data: check_version(data, "a file"), LAYOUT_VERSION),
+    "pack-index": (lambda data: read_index(compress(data), 3000, "a pack"), PACK_INDEX),
+    "tree-objects": (lambda data: objects_of(data, "a tree"), DUMP),
+    "foreign-dump": (lambda data: write_dump(read_foreign_dump(data).root), DUMP),
+    "lazy-dump": (lambda data: write_dump(open_dump(data)), DUMP),
+    "tar": (read_whole_tar, TAR),
+    "url": (lambda data: origin(text(data)), b"https://[::1]:5000/v2/?a=b"),
 }
 
 
