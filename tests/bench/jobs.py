@@ -188,7 +188,11 @@ def containers(bench: Bench) -> Iterator[Job]:
 
 
 def transfers(bench: Bench) -> Iterator[Job]:
-    """Push and pull of the tree and of 100 new files, with a registry on loopback."""
+    """Push and pull of the tree and of 100 new files, with a registry on loopback.
+
+    A first push goes to a repository that is new in each round. The 100 files are new in each round too, in a worktree
+    and a container that keep those of the rounds before, so there is always something to send: see what was kept.
+    """
     directory, ours, run = bench.directory, bench.ours, bench.ours.run
     with bench.mounted() as mountpoint, registry_server(directory / "registry") as server:
         data = server.directory / "data"

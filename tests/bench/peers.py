@@ -76,6 +76,7 @@ class Stratum(Keeper):
         self.environment = {
             "STRATUM_STORE": str(self.repository / "store"),
             "STRATUM_RUNTIME_DIR": str(directory / "run"),
+            "PYTHONDONTWRITEBYTECODE": "",  # as it is installed: compiled once, not at every start
         }
 
     def run(self, *args: str | Path) -> str:
