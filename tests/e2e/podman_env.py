@@ -190,6 +190,10 @@ class PodmanEnv:
                 points.append(point)
         return points[::-1]
 
+    def container_mounts(self) -> list[str]:
+        """``mounts`` without that of Podman's storage on itself, which comes and goes with its commands."""
+        return [point for point in self.mounts() if point != f"{self.directory}/root/overlay"]
+
     def remove_all(self) -> None:
         """Remove all containers and pods."""
         self.podman("pod", "rm", "--all", "--force", "--time", "0", check=False)
