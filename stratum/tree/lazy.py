@@ -14,6 +14,7 @@ from functools import cached_property
 from stratum.errors import DamagedError, StratumError
 from stratum.tree.dump import LINE, InodeReader
 from stratum.tree.escape import unescape
+from stratum.tree.limits import check_name
 from stratum.tree.model import Directory, Inode
 
 _STEP = 1024
@@ -51,6 +52,8 @@ class LazyDump:
             start = position
             fields, position = self.line(position)
             path = fields[0]
+            if path[:cut] != region.prefix or check_name(unescape(path[cut:])):
+                raise DamagedError(f"{path.decode('ascii')} in the dump is out of place")
             inode = self._inode(fields)
             if isinstance(inode, Directory):
                 end = self._end(path + b"/", position, region.end)
@@ -105,7 +108,7 @@ class LazyDump:
     def _line_between(self, low: int, high: int) -> int:
         """Where a line near the middle of two lines begins; ``high`` where there is none between them."""
         line = self.dump.rfind(b"\n", low, (low + high) // 2) + 1
-        return line if line > low else self.dump.index(b"\n", low, high) + 1
+        return line if line > low else self.dump.find(b"\n", low, high) + 1 or high
 
     def find(self, path: bytes) -> int:
         """The offset of the line of an escaped path; ``DamagedError`` where there is none."""
@@ -121,7 +124,8 @@ class LazyDump:
         return low
 
     def _path(self, offset: int) -> bytes:
-        return self.dump[offset : self.dump.index(b" ", offset)]
+        end = self.dump.find(b" ", offset)
+        return self.dump[offset : end if end >= 0 else None]
 
     @cached_property
     def link_offsets(self) -> list[int]:

@@ -149,9 +149,9 @@ def test_a_commit_pauses_the_container(podman: PodmanEnv, cli: Command, tmp_path
     assert done.code == 0
     assert "not paused" not in done.stderr
     assert pauses(podman) == ["pause", "unpause"]
-    [service] = watch.started
-    service.check(cli.store)
-    assert str(cli.store / "refs/app/worktrees/dev.lock") in {item.link for item in service.starter}
+    for started in watch.started:
+        started.check(cli.store)
+    assert str(cli.store / "refs/app/worktrees/dev.lock") in {item.link for item in watch.started[0].starter}
     assert podman.state("server") == "running"
     assert changed(cli, "app:v1", "app:both") == {"/one", "/two"}
     podman.podman("pause", "server")

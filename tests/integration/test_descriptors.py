@@ -58,8 +58,9 @@ def run(cli: Command, watch: Watch, *args: str | Path) -> list[Started]:
 
 
 def check(cli: Command, started: list[Started]) -> None:
-    """Workers were started, by a process that had the store's lock."""
-    assert len(started) == 2
+    """Workers were started, by a process that had the store's lock. One that came late may have been stopped before it
+    told."""
+    assert started
     for program in started:
         program.check(cli.store)
         assert str(cli.store / "lock") in {item.link for item in program.starter}

@@ -18,7 +18,7 @@ from stratum.api.maintenance import parse_duration
 from stratum.api.patchset import parse_patchset
 from stratum.api.tagtemplate import render_tag
 from stratum.config import load_config
-from stratum.errors import StratumError
+from stratum.errors import DamagedError, StratumError
 from stratum.hook.annotation import parse_volumes
 from stratum.hook.ocistate import BadStateError, parse_bundle, parse_state
 from stratum.hook.policy import parse_policy
@@ -155,6 +155,25 @@ def test_a_parser_answers_or_refuses(name: str) -> None:
             parse(data)
 
     run()
+
+
+ROOT = b"/ 0 40755 2 0 0 0 0.0 - - -\n"
+
+
+@pytest.mark.parametrize(
+    "path", [b"/.", b"/..", b"/a/b", b"//", b"/", b"a", rb"/\x2e\x2e", rb"/..\x2f..\x2fetc", rb"/a\x00"]
+)
+def test_a_dump_whose_lines_are_read_late_leads_nowhere_else(path: bytes) -> None:
+    root = open_dump(ROOT + path + b" 0 10644 1 0 0 0 0.0 - - -\n")
+    with pytest.raises(DamagedError, match="out of place"):
+        assert root.children
+
+
+@pytest.mark.parametrize("rest", [b"", b"/z", b"/zzzz 0 10644 1"])
+def test_a_hard_link_to_nothing_in_a_dump_that_is_cut(rest: bytes) -> None:
+    root = open_dump(ROOT + b"/a 0 @100644 2 0 0 0 0.0 /zz - -\n" + rest)
+    with pytest.raises(DamagedError, match="/a in the dump is a hard link to nothing"):
+        assert root.children
 
 
 json_values = st.recursive(
