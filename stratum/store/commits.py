@@ -236,7 +236,7 @@ class Commits:
         if self.exists(commit):
             tx.publish_objects(settled=True)
             return self.found(tx, commit, image)
-        nodes = self._merkle_nodes(dump, base if kept else None)
+        nodes = self._merkle_nodes(dump, base)
         summary = nodes.summary()
         file_count, total_size = self._statistics(root, known, kept, base)
         directory = tx.new_path("commit")

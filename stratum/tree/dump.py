@@ -51,6 +51,7 @@ Piece = bytes | Span
 """Some lines of a dump: new ones, or what another has."""
 
 NOTHING_KEPT: Mapping[int, Span] = {}
+NOTHING_READ: Mapping[int, tuple[Span, Inode]] = {}
 
 
 def write_dump(root: Directory) -> bytes:
@@ -58,16 +59,21 @@ def write_dump(root: Directory) -> bytes:
 
     ``UnsupportedError`` naming the path where the tree holds something that no commit can (``tree.limits``).
     """
-    (dump,) = dump_pieces(root, NOTHING_KEPT)
+    (dump,) = dump_pieces(root)
     assert isinstance(dump, bytes)
     return dump
 
 
-def dump_pieces(root: Directory, kept: Mapping[int, Span]) -> list[Piece]:
+def dump_pieces(
+    root: Directory,
+    kept: Mapping[int, Span] = NOTHING_KEPT,
+    lines_of: Mapping[int, tuple[Span, Inode]] = NOTHING_READ,
+    other: bytes = b"",
+) -> list[Piece]:
     """The canonical dump in pieces, of which no two neighbours could be one. ``UnsupportedError`` as ``write_dump``.
 
-    ``kept`` has the lines in another dump of those directories, with all below, that need not be looked into
-    (``tree.splice``), by ``id``.
+    ``kept`` has the lines in another dump, ``other``, of those directories, with all below, that need not be looked
+    into (``tree.splice``), by ``id``; ``lines_of`` has those of inodes with one name there (``tree.lazy``).
     """
     if id(root) in kept:
         return [kept[id(root)]]
@@ -96,12 +102,13 @@ def dump_pieces(root: Directory, kept: Mapping[int, Span]) -> list[Piece]:
         for name in names:
             inode = directory.children[name]
             path = prefix + escape(name)
+            span = kept.get(id(inode)) or _line_in(other, lines_of, path, inode, links)
+            if span is not None:
+                _add_lines(pieces, lines)
+                _add_span(pieces, span)
+                continue
             if problem := check_name(name):
                 raise _cannot_store(path, problem)
-            if id(inode) in kept:
-                _add_lines(pieces, lines)
-                _add_span(pieces, kept[id(inode)])
-                continue
             add(path, inode)
             if type(inode) is Directory:
                 stack.append((path + b"/", inode, iter(sorted(inode.children))))
@@ -112,6 +119,16 @@ def dump_pieces(root: Directory, kept: Mapping[int, Span]) -> list[Piece]:
             stack.pop()
     _add_lines(pieces, lines)
     return pieces
+
+
+def _line_in(
+    other: bytes, lines_of: Mapping[int, tuple[Span, Inode]], path: bytes, inode: Inode, links: Mapping[int, int]
+) -> Span | None:
+    """The line of an inode in another dump, where it has the same path there and just that name in both."""
+    found = lines_of.get(id(inode))
+    if found is None or id(inode) in links or not other.startswith(path + b" ", found[0].start):
+        return None
+    return found[0]
 
 
 def _add_lines(pieces: list[Piece], lines: list[bytes]) -> None:

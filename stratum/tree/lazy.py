@@ -12,7 +12,7 @@ from bisect import bisect_left
 from functools import cached_property
 
 from stratum.errors import DamagedError, StratumError
-from stratum.tree.dump import LINE, InodeReader
+from stratum.tree.dump import LINE, InodeReader, Span
 from stratum.tree.escape import unescape
 from stratum.tree.limits import check_name
 from stratum.tree.model import Directory, Inode
@@ -28,6 +28,9 @@ class LazyDump:
         self.dump = dump
         self._read = InodeReader().read
         self._linked: dict[bytes, Inode] = {}  # inodes with several names, by the first of them, escaped
+        self.read_lines: dict[int, tuple[Span, Inode]] = {}
+        """``id(inode)`` -> its line, for everything read that is no directory and has one name; and the inode, so that
+        no other can get its ``id``."""
 
     def root(self) -> Directory:
         """The tree; ``DamagedError`` where the first line is not that of a root directory."""
@@ -59,6 +62,8 @@ class LazyDump:
                 end = self._end(path + b"/", position, region.end)
                 inode = self._unread(inode, Region(self, path + b"/", start, position, end))
                 position = end
+            elif fields[4] == b"1":
+                self.read_lines[id(inode)] = Span(start, position), inode
             children[unescape(path[cut:])] = inode
         return children
 

@@ -2,7 +2,8 @@
 
 A directory that was opened from a dump (``tree.lazy``) and stands in the new tree at the same path has the same lines
 there, with all below, as long as it was never looked into and nothing in it has several names: otherwise a change
-elsewhere could change a link count or which name comes first. So only the rest is written anew.
+elsewhere could change a link count or which name comes first. So only the rest is written anew, and of that
+not the lines of what was read, is still the same object at the same path, and has and had just that name.
 """
 
 from __future__ import annotations
@@ -69,4 +70,6 @@ def _unread(root: Directory, source: LazyDump) -> list[tuple[Directory, Region]]
 def splice_dump(root: Directory, source: LazyDump | None, kept: Kept = NOTHING_KEPT) -> SplicedDump:
     """The dump of ``root``, at the cost of what ``root`` does not share with the tree of ``source``, of which
     ``kept_lines`` said what is ``kept``. ``UnsupportedError`` as ``write_dump``."""
-    return SplicedDump(dump_pieces(root, kept), source.dump if source is not None else b"")
+    if source is None:
+        return SplicedDump(dump_pieces(root))
+    return SplicedDump(dump_pieces(root, kept, source.read_lines, source.dump), source.dump)

@@ -141,6 +141,26 @@ def test_what_nobody_looks_into_is_not_read() -> None:
         Directory.__dict__["children"].__get__(opened.children[b"b"])  # the slot itself is empty
 
 
+def test_lines_of_unchanged_neighbours_are_taken_over() -> None:
+    root = Directory(0o40755, 0, 0, 0)
+    for outer in (b"a", b"b"):
+        files: dict[bytes, Inode] = {b"%d" % number: File(0o100644, 0, 0, number) for number in range(9)}
+        root.children[outer] = Directory(0o40755, 0, 0, 0, children=files)
+    opened = open_dump(write_dump(root))
+    source = source_of(opened)
+    changed = put(opened, (b"a", b"4"), File(0o100600, 0, 0, 1))
+    new = [
+        piece for piece in splice_dump(changed, source, kept_lines(changed, source)).pieces if isinstance(piece, bytes)
+    ]
+    assert [line.split(b" ")[0] for line in b"".join(new).splitlines()] == [b"/", b"/a", b"/a/4"]
+    for moved, kept in ((b"x", True), (b"7", True), (b"x", False), (b"7", False)):
+        inode = at(opened, (b"a", b"3"))
+        further = put(changed, (b"b", moved), inode)  # a second name, or another
+        again = further if kept else put(further, (b"a", b"3"), None)
+        assert spliced(again, source) == write_dump(again)
+        assert (b" 2 0 0 0 0.3 " in spliced(again, source)) == kept
+
+
 def test_differences_of_two_opened_dumps_are_those_of_the_trees() -> None:
     rng = random.Random(5)
     for seed in range(6):
