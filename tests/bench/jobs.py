@@ -190,7 +190,7 @@ def containers(bench: Bench) -> Iterator[Job]:
 def transfers(bench: Bench) -> Iterator[Job]:
     """Push and pull of the tree and of 100 new files, with a registry on loopback.
 
-    A first push goes to a repository that is new in each round. The 100 files are new in each round too, in a worktree
+    A first push goes to a registry that is empty. The 100 files are new in each round too, in a worktree
     and a container that keep those of the rounds before, so there is always something to send: see what was kept.
     """
     directory, ours, run = bench.directory, bench.ours, bench.ours.run
@@ -198,27 +198,23 @@ def transfers(bench: Bench) -> Iterator[Job]:
         data = server.directory / "data"
         number = 0
 
-        def where(*, new: bool) -> str:
-            nonlocal number
-            number += new
-            return f"{server.host}/bench/r{number}"
-
         first = ours.verb("push", "app:latest", "")
         peers = _oci_pushers(bench) if {"podman", "oras"} & bench.peers else []
 
-        def aim(entrant: Entrant, index: int, *, new: bool) -> Callable[[], None]:
+        def aim(entrant: Entrant, index: int) -> Callable[[], None]:
             def prepare() -> None:
-                entrant.command = [
-                    *entrant.command[:index],
-                    _address(where(new=new), entrant),
-                    *entrant.command[index + 1 :],
-                ]
+                nonlocal number
+                number += 1
+                # Podman remembers where its blobs are, and has them mounted from there instead of sending them.
+                shutil.rmtree(data, ignore_errors=True)
+                address = _address(f"{server.host}/bench/r{number}", entrant)
+                entrant.command = [*entrant.command[:index], address, *entrant.command[index + 1 :]]
 
             return prepare
 
         for entrant in (first, *peers):
             index = next(i for i, word in enumerate(entrant.command) if word == "")
-            entrant.prepare, entrant.keeps = aim(entrant, index, new=True), data
+            entrant.prepare, entrant.keeps = aim(entrant, index), data
         yield Job("first push", [first, *peers])
 
         pulled = f"{server.host}/bench/pulled"
