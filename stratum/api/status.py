@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from stratum.api.history import ref_or_mountpoint
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
     from stratum.mount.state import Record
     from stratum.store.worktrees import Worktree
     from stratum.tree.model import Directory
+
+    OpenTree = Callable[[str], Directory]
 
 
 @frozen
@@ -60,6 +64,7 @@ def status(session: Session, target: str | None = None) -> list[StratumStatus]:
     records = [record for record in session.state.records() if record.store_key == key]
     by_hash = [record for record in records if is_hash(record.ref)]
     names, only = list(store.names()), None
+    open_base = lru_cache(1)(store.commits.open_tree)  # worktrees side by side often have one base
     if target is not None:
         ref = ref_or_mountpoint(session, target)
         by_hash = [record for record in by_hash if record.ref == ref.name]
@@ -77,7 +82,7 @@ def status(session: Session, target: str | None = None) -> list[StratumStatus]:
             tags = dict(store.tags.list(name))
         except NotFoundError:  # removed at this moment
             continue
-        worktrees = [_worktree_now(session, tree, records) for tree in trees]
+        worktrees = [_worktree_now(session, tree, records, open_base) for tree in trees]
         strata.append(
             StratumStatus(
                 name=name,
@@ -91,13 +96,15 @@ def status(session: Session, target: str | None = None) -> list[StratumStatus]:
     return strata
 
 
-def _worktree_now(session: Session, tree: Worktree, records: list[Record]) -> WorktreeStatus | None:
+def _worktree_now(
+    session: Session, tree: Worktree, records: list[Record], open_base: OpenTree
+) -> WorktreeStatus | None:
     """The status without the worktree's lock, which a commit may hold for long: looked at again where it was removed or
     put on another base meanwhile. None where it is gone."""
     while True:
         identity = _identity(tree)
         try:
-            return _worktree(session, tree, records)
+            return _worktree(session, tree, records, open_base)
         except StratumError:
             if identity is not None and identity == _identity(tree):
                 raise
@@ -115,9 +122,9 @@ def _identity(tree: Worktree) -> tuple[int, int] | None:
     return info.st_dev, info.st_ino
 
 
-def _worktree(session: Session, tree: Worktree, records: list[Record]) -> WorktreeStatus:
+def _worktree(session: Session, tree: Worktree, records: list[Record], open_base: OpenTree) -> WorktreeStatus:
     store = session.store
-    added, modified, deleted = _count_changes(session, tree)
+    added, modified, deleted = _count_changes(tree, open_base)
     lease = store.worktrees.lease(tree.name, tree.worktree)
     head_time = None
     if tree.head is not None and store.commits.exists(tree.head):
@@ -136,14 +143,14 @@ def _worktree(session: Session, tree: Worktree, records: list[Record]) -> Worktr
     )
 
 
-def _count_changes(session: Session, tree: Worktree) -> tuple[int, int, int]:
+def _count_changes(tree: Worktree, open_base: OpenTree) -> tuple[int, int, int]:
     """(added, modified, deleted): how many paths are other than in the base."""
     if not _has_changes(tree):
         return 0, 0, 0
     from stratum.ingest.upperdir import upper_changes
     from stratum.tree.diff import ADDED, DELETED
 
-    base: Directory = session.store.commits.open_tree(tree.base_commit)
+    base = open_base(tree.base_commit)
     kinds = [change.kind for change in upper_changes(base, tree.upperdir)]
     added, deleted = kinds.count(ADDED), kinds.count(DELETED)
     return added, len(kinds) - added - deleted, deleted
