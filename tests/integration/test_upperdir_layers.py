@@ -54,7 +54,9 @@ def plain_overlay(place: Path, lower: list[Path], upper: Path) -> Iterator[Path]
 
 
 NUMBERS = st.integers(0, 60)
-STEPS = st.lists(st.tuples(st.sampled_from(sorted({*KINDS} - BASE_ONLY)), NUMBERS, NUMBERS, NUMBERS), max_size=15)
+# No tree has sockets, so a patch cannot tell that one took the place of something.
+WITHOUT = {*BASE_ONLY, "bind_socket"}
+STEPS = st.lists(st.tuples(st.sampled_from(sorted({*KINDS} - WITHOUT)), NUMBERS, NUMBERS, NUMBERS), max_size=15)
 
 
 @settings(max_examples=60)
