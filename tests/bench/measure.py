@@ -81,6 +81,7 @@ class Job:
 def measured(entrant: Entrant) -> Run:
     """Run an entrant once; a command that fails stops the benchmark with what it said."""
     entrant.prepare()
+    os.sync()  # nobody pays for what others left to be written
     before = size_of(entrant.keeps) if entrant.keeps else 0
     reader, writer = os.pipe()
     try:

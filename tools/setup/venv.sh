@@ -17,8 +17,13 @@ if ! version=$("$python" -c 'import sys; print(sys.version); sys.exit(sys.versio
     exit 1
 fi
 
+compile() { # for those who keep Python from writing what it compiled: each start would compile everything again
+    "$venv/bin/python" -m compileall -q stratum
+}
+
 inputs=$({ printf '%s\n' "$venv" "$python" "$version"; cat pyproject.toml hatch_build.py stratum/csi/csi.proto "$constraints" tools/setup/venv.sh; } | sha256sum)
 if [[ -x "$venv/bin/stratum" && "$(cat "$venv/inputs" 2>/dev/null)" == "$inputs" ]]; then
+    compile
     exit 0
 fi
 
@@ -28,4 +33,5 @@ pip=("$venv/bin/python" -m pip --quiet --disable-pip-version-check install --ret
 # The build backend comes from the same constraints as everything else, so the build is not isolated.
 "${pip[@]}" hatchling editables grpcio-tools
 "${pip[@]}" --no-build-isolation --editable '.[csi,dev]'
+compile
 echo "$inputs" >"$venv/inputs"
