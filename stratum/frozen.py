@@ -34,7 +34,7 @@ class _Factory:
 
 def field(*, default_factory: Callable[[], T]) -> T:
     """The default of a field whose value is made for each record, such as an empty list."""
-    return _Factory(default_factory)  # type: ignore[return-value]
+    return _Factory(default_factory)  # type: ignore[return-value]  # it stands for the T that it will make
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))
@@ -105,4 +105,4 @@ def replace(record: T, **changes: Any) -> T:
 
 def as_dict(record: object) -> dict[str, Any]:
     """The fields of ``record``, in their order; what they hold is not copied."""
-    return {name: getattr(record, name) for name in type(record).__slots__}  # type: ignore[attr-defined]
+    return {name: getattr(record, name) for name in type(record).__slots__}  # type: ignore[attr-defined]  # set by frozen()

@@ -68,10 +68,7 @@ def gc(session: Session, rules: Retention, *, dry_run: bool = False) -> Collecte
 
 def _mounted(session: Session) -> dict[str, str]:
     """Commit -> where it is mounted, for the commits of this store that are."""
-    from stratum.mount.state import store_key
-
-    key = store_key(session.store.root)
-    records = [record for record in session.state.records() if record.store_key == key]
+    records = session.state.of_store(session.store.root)
     return {record.commit: f"mounted at {record.mountpoint}" for record in records}
 
 

@@ -115,12 +115,10 @@ class Held:
 def ps(session: Session) -> list[Held]:
     """The strata of this store that containers hold, oldest mount first."""
     from stratum.api.status import status
-    from stratum.mount.state import store_key
 
-    key = store_key(session.store.root)
     held = []
-    for record in session.state.records():
-        if record.store_key != key or record.holder.kind != "container":
+    for record in session.state.of_store(session.store.root):
+        if record.holder.kind != "container":
             continue
         changes = None
         if record.is_worktree:

@@ -57,11 +57,8 @@ def status(session: Session, target: str | None = None) -> list[StratumStatus]:
 
     Reading it drops records of mounts that are gone.
     """
-    from stratum.mount.state import store_key
-
     store = session.store
-    key = store_key(store.root)
-    records = [record for record in session.state.records() if record.store_key == key]
+    records = session.state.of_store(store.root)
     by_hash = [record for record in records if is_hash(record.ref)]
     names, only = list(store.names()), None
     open_base = lru_cache(1)(store.commits.open_tree)  # worktrees side by side often have one base

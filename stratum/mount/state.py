@@ -78,10 +78,14 @@ class State:
         key = store_key(store)
         return next((record for record in self.records() if record.is_worktree_of(key, name, worktree)), None)
 
+    def of_store(self, store: Path) -> list[Record]:
+        """The mounts of everything in ``store``."""
+        key = store_key(store)
+        return [record for record in self.records() if record.store_key == key]
+
     def find_ref(self, store: Path, ref: str) -> list[Record]:
         """The mounts of ``ref``, written as it was mounted."""
-        key = store_key(store)
-        return [record for record in self.records() if record.store_key == key and record.ref == ref]
+        return [record for record in self.of_store(store) if record.ref == ref]
 
     def find_mountpoint(self, path: Path, *, inside: bool = False) -> Record | None:
         """The mount at ``path``, as the host sees it; with ``inside`` also one that ``path`` is below of.

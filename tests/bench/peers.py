@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from tests.support.capabilities import program
 Command = Sequence[str | Path]
 
 
-class Keeper:
+class Keeper(ABC):
     """A program with a repository of its own in ``repository``."""
 
     name = ""
@@ -30,9 +31,9 @@ class Keeper:
         """Make an empty repository."""
         return None
 
+    @abstractmethod
     def keep(self, tree: Path) -> Command:
         """Add a version of ``tree``."""
-        raise NotImplementedError
 
     def differences(self) -> Command | None:
         """List what differs between the last two versions."""

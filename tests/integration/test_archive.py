@@ -9,6 +9,7 @@ import subprocess
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -187,7 +188,7 @@ def test_the_members_are_deterministic_and_in_order(here: Session, tree: Path, t
     names = [member.name for member in members]
     assert (names[0], names[-1]) == ("oci-layout", "index.json")
     manifest = LayoutArchive.read(paths[0]).manifest
-    order = [*manifest["layers"], manifest["config"]]  # type: ignore[misc]  # lists of descriptors
+    order = [*manifest["layers"], manifest["config"]]
     digests = [str(blob["digest"]).removeprefix("sha256:") for blob in order]
     written = [name.removeprefix("blobs/sha256/") for name in names[1:-2]]
     assert sorted(written) == sorted(digests)
@@ -250,7 +251,7 @@ def test_a_patch_from_a_tar_and_from_an_export_is_that_of_its_directory(
         assert done.commit.metadata_hash == from_directory.commit.metadata_hash
     result = here.store.commits.tree(from_directory.commit.metadata_hash)
     assert lookup(result, b"small") is None
-    assert list(lookup(result, b"d").children) == [b"new"]  # type: ignore[union-attr]  # it is a directory
+    assert list(lookup(result, b"d").children) == [b"new"]
 
 
 # The command line
@@ -326,7 +327,7 @@ def _change(**fields: object) -> Callable[[LayoutArchive], bytes]:
     return lambda archive: archive.with_index(lambda index: index["manifests"][-1].update(fields)).tar()
 
 
-def _manifest(change: Callable[[dict[str, object]], object]) -> Callable[[LayoutArchive], bytes]:
+def _manifest(change: Callable[[dict[str, Any]], object]) -> Callable[[LayoutArchive], bytes]:
     return lambda archive: archive.with_manifest(change).tar()
 
 
@@ -366,13 +367,11 @@ HOSTILE: dict[str, Callable[[LayoutArchive], bytes]] = {
     "an index without a digest": _change(digest=None),
     "a missing blob": lambda archive: archive.without(archive.blobs[0]).tar(),
     "a manifest with both kinds": _manifest(lambda value: value.update(manifests=[])),
-    "a manifest with a layer less": _manifest(lambda value: value["layers"].pop()),  # type: ignore[attr-defined]
+    "a manifest with a layer less": _manifest(lambda value: value["layers"].pop()),
     "a manifest of another commit": _manifest(
-        lambda value: value["annotations"].update({"dev.stratum.commit": "3" * 64})  # type: ignore[attr-defined]
+        lambda value: value["annotations"].update({"dev.stratum.commit": "3" * 64})
     ),
-    "a manifest with urls": _manifest(
-        lambda value: value["layers"][0].update(urls=["http://127.0.0.1:1/"])  # type: ignore[index]
-    ),
+    "a manifest with urls": _manifest(lambda value: value["layers"][0].update(urls=["http://127.0.0.1:1/"])),
 }
 
 

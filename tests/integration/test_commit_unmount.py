@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,8 +23,8 @@ def test_written_and_unmounted_during_the_commit(cli: Command, tmp_path: Path, m
     (place / "before").write_text("b")
     read = stratum.ingest.worktree.store_upperdir
 
-    def read_then_unmount(*args: object, **kwargs: object) -> object:
-        tree = read(*args, **kwargs)  # type: ignore[arg-type]
+    def read_then_unmount(*args: Any, **kwargs: Any) -> object:
+        tree = read(*args, **kwargs)
         (place / "after").write_text("written when the upperdir had been read")
         cli.ok("unmount", place)
         return tree

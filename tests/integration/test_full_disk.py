@@ -13,6 +13,7 @@ import pytest
 from tests.support.command import Command
 from tests.support.disks import disk, fill, use_up_inodes
 from tests.support.leftovers import unmount_below
+from tests.support.reading import READING
 from tests.support.stores import check, leftovers, snapshot
 
 pytestmark = pytest.mark.root
@@ -95,17 +96,8 @@ def test_a_read_only_disk(stratum: Command, tmp_path: Path, store_dir: Path) -> 
     stratum.ok("unmount", tmp_path / "mnt")
     subprocess.run(["mount", "-o", "remount,ro", store_dir.parent], check=True)
     for args in (
-        ("status",),
-        ("list",),
-        ("list", "app"),
-        ("show", "app:v1"),
-        ("log", "app:v2"),
-        ("log", "--reflog", "app"),
-        ("diff", "app:v1", "app:v2"),
-        ("diff", "app+dev"),
-        ("verify", "app:v1"),
+        *READING,
         ("fsck",),
-        ("gc", "-n"),
         ("restore", "app:v1", "f0", "--to", tmp_path),
         ("push", "app:v1", f"oci:{tmp_path}/layout:v1"),
         ("mount", "app:v1", tmp_path / "mnt"),

@@ -20,6 +20,7 @@ import pytest
 
 from stratum.cli.main import run
 from stratum.store.worktrees import Lease
+from tests.support.reading import READING
 from tests.support.verbs import Scene
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
@@ -83,21 +84,11 @@ CHANGES: dict[str, Change] = {
     "directory": replaced(Path.mkdir),
 }
 
-READING: tuple[tuple[str, ...], ...] = (
-    ("status",),
-    ("list",),
-    ("list", "app"),
-    ("worktree", "list"),
-    ("show", "app:v1"),
-    ("log", "app:v2"),
-    ("log", "--reflog", "app"),
-    ("diff", "app:v1", "app:v2"),
-    ("diff", "app+dev"),
-    ("verify", "app:v1"),
+READS: tuple[tuple[str, ...], ...] = (
+    *READING,
     ("verify", "app:v2", "/dir", "--proof"),
     ("restore", "app:v1", "/", "--to", "TARGET", "--force"),
     ("push", "app:v2", "oci:LAYOUT:x"),
-    ("gc", "-n"),
     ("fsck", "--quick"),
 )
 WRITING: tuple[tuple[str, ...], ...] = (
@@ -176,7 +167,7 @@ def test_no_change_of_a_file_surprises_a_verb(scene: Scene, kind: str, tmp_path:
             CHANGES[name](path)
         print(f"{kind} {name}")
         before = Path("/etc/passwd").read_bytes()
-        for args in READING:
+        for args in READS:
             code, out, err = attempt(scene, args)
             assert code in EXIT_CODES, (args, code)
             assert "root:x:" not in out + err

@@ -43,7 +43,7 @@ def source(tmp_path: Path) -> Path:
 def read(store: Store, path: Path, **options: bool | int) -> tuple[Directory, list[str]]:
     """Import ``path`` and publish its objects, all of which must then be in the store."""
     with store.begin("a test") as tx:
-        tree, warnings = import_directory(store, tx, path, **options)  # type: ignore[arg-type]
+        tree, warnings = import_directory(store, tx, path, **options)
         tx.publish_objects()
     for _, inode in walk(tree):
         if isinstance(inode, File) and inode.digest is not None:

@@ -9,6 +9,7 @@ import stat
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from hypothesis import strategies as st
 
@@ -83,7 +84,7 @@ def tar(*members: TarHeader | tuple[TarHeader, bytes]) -> bytes:
 
 def file(name: bytes, data: bytes = b"", **fields: int) -> tuple[TarHeader, bytes]:
     """A regular file of an archive."""
-    return TarHeader(name, size=len(data), **fields), data  # type: ignore[arg-type]  # numbers only
+    return TarHeader(name, size=len(data), **fields), data
 
 
 @dataclass
@@ -97,14 +98,14 @@ class LayoutArchive:
         import tarfile
 
         with tarfile.open(path) as archive:
-            return cls({m.name: archive.extractfile(m).read() for m in archive if m.isreg()})  # type: ignore[union-attr]
+            return cls({m.name: archive.extractfile(m).read() for m in archive if m.isreg()})
 
     @property
-    def index(self) -> dict[str, list[dict[str, object]]]:
-        value: dict[str, list[dict[str, object]]] = json.loads(self.members["index.json"])
+    def index(self) -> dict[str, list[dict[str, Any]]]:
+        value: dict[str, list[dict[str, Any]]] = json.loads(self.members["index.json"])
         return value
 
-    def with_index(self, change: Callable[[dict[str, list[dict[str, object]]]], object]) -> LayoutArchive:
+    def with_index(self, change: Callable[[dict[str, list[dict[str, Any]]]], object]) -> LayoutArchive:
         """A copy with ``index.json`` changed."""
         index = self.index
         change(index)
@@ -122,19 +123,19 @@ class LayoutArchive:
         return [name for name in self.members if name.startswith("blobs/")]
 
     @property
-    def manifest(self) -> dict[str, object]:
+    def manifest(self) -> dict[str, Any]:
         digest = str(self.index["manifests"][-1]["digest"]).removeprefix("sha256:")
-        value: dict[str, object] = json.loads(self.members[f"blobs/sha256/{digest}"])
+        value: dict[str, Any] = json.loads(self.members[f"blobs/sha256/{digest}"])
         return value
 
-    def with_manifest(self, change: Callable[[dict[str, object]], object]) -> LayoutArchive:
+    def with_manifest(self, change: Callable[[dict[str, Any]], object]) -> LayoutArchive:
         """A copy in which the last manifest says something else, with everything else adjusted to it."""
         value = self.manifest
         change(value)
         data = json.dumps(value).encode()
         name = hashlib.sha256(data).hexdigest()
 
-        def point(index: dict[str, list[dict[str, object]]]) -> None:
+        def point(index: dict[str, list[dict[str, Any]]]) -> None:
             index["manifests"][-1].update(digest=f"sha256:{name}", size=len(data))
 
         return LayoutArchive({**self.members, f"blobs/sha256/{name}": data}).with_index(point)

@@ -66,19 +66,14 @@ def failed_at(function: Callable[[], object], call: str, number: int, error: str
 
 def undisturbed(function: Callable[[], object]) -> Outcome:
     """Run ``function`` in a child as it is."""
-    ours, theirs = socket.socketpair()
-    child = os.fork()
-    if child == 0:
-        ours.close()
-        _child(function, theirs)
-    theirs.close()
+    child, ours = _waiting(function)
     with ours:
         ours.send(b"go")
         return _ended(child, ours)
 
 
-def _run(function: Callable[[], object], trace: str, *options: str) -> Outcome:
-    strace = program("strace")
+def _waiting(function: Callable[[], object]) -> tuple[int, socket.socket]:
+    """A child that runs ``function`` when it is told to on the socket, and says there how it went."""
     # A socket, as the calls on it are not among those that are counted.
     ours, theirs = socket.socketpair()
     child = os.fork()
@@ -86,6 +81,12 @@ def _run(function: Callable[[], object], trace: str, *options: str) -> Outcome:
         ours.close()
         _child(function, theirs)
     theirs.close()
+    return child, ours
+
+
+def _run(function: Callable[[], object], trace: str, *options: str) -> Outcome:
+    strace = program("strace")
+    child, ours = _waiting(function)
     command = [strace, "-f", "-qq", "-p", str(child), "-e", trace, *options]
     with ours, subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as tracer:
         _wait_until_traced(child, tracer)

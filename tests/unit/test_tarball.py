@@ -53,7 +53,7 @@ def tx(tmp_path: Path) -> Iterator[Transaction]:
 
 
 def read(tx: Transaction, data: bytes, **options: object) -> Directory:
-    tree, warnings = read_tar(tx, reader(data), "test.tar", **options)  # type: ignore[arg-type]  # options of read_tar
+    tree, warnings = read_tar(tx, reader(data), "test.tar", **options)
     assert not warnings
     return tree
 
@@ -412,4 +412,4 @@ def test_an_object_that_is_not_what_its_name_says_is_damage() -> None:
     tree = Directory(0o40755, 0, 0, 0, children={b"f": File(0o100644, 0, 0, 0, size=100, digest=bytes(32))})
     for content in (b"x" * 100, b"x" * 99, b"x" * 101):
         with pytest.raises(DamagedError, match="does not match its digest"):
-            list(layer_archive(tree, lambda _, content=content: io.BytesIO(content)))  # type: ignore[misc]
+            list(layer_archive(tree, lambda _, content=content: io.BytesIO(content)))
