@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,8 +27,13 @@ hypothesis.settings.load_profile("stratum")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Tests that need root, podman, the registry server or mkcomposefs fail with one line where it is missing."""
+    """Tests that need root, podman, the registry server or mkcomposefs fail with one line where it is missing.
+
+    Those that take samples take the same in every run of CI.
+    """
     capabilities.require(item)
+    if os.environ.get("CI"):
+        random.seed(item.nodeid)
 
 
 @pytest.fixture(scope="session", autouse=True)
