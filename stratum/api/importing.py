@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,19 +21,25 @@ if TYPE_CHECKING:
     from stratum.store import Store
     from stratum.store.commits import CommitMeta
     from stratum.store.transaction import Transaction
+    from stratum.tree.rootchange import RootChange
 
 Progress = Callable[[int, "int | None"], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """What an import made: the tag, its commit, the commit that the tag named before, and warnings."""
+    """What an import made: the tag, its commit, the commit that the tag named before, and warnings.
+
+    Of ``init`` also the mount, whether it comes back at every start, and where the originals were moved to.
+    """
 
     ref: str
     commit: CommitMeta
     previous: str | None
     warnings: list[str] = field(default_factory=list)
     mount: Record | None = None
+    persistent: bool = False
+    originals: Path | None = None
 
     @property
     def changed(self) -> bool:
@@ -204,38 +211,52 @@ def init(
     migrate: bool = False,
     message: str | None = None,
     progress: Progress | None = None,
+    persist: bool = False,
+    originals: str | None = None,
+    root: RootChange | None = None,
 ) -> Imported:
     """Make the stratum ``name`` with a first commit, and mount its worktree ``main`` at ``mountpoint``.
 
-    The commit is empty, or with ``migrate`` what the directory holds; the mount then covers it, and it is untouched
-    below. Without ``migrate`` a directory that holds anything is ``ConflictError``. Where anything fails there is no
-    stratum, and the directory is as it was.
+    The commit is empty (its root directory changed by ``root``), or with ``migrate`` what the directory holds; the
+    mount then covers it, and it is untouched below, or moved to the directory ``originals`` once all else is done.
+    ``persist``: it is mounted there at every start. Without ``migrate`` a directory that holds anything is
+    ``ConflictError``. Where anything fails there is no stratum, and the directory is as it was.
     """
+    from stratum.api.bootmounts import mount_kept
     from stratum.api.mounting import made_mountpoint, mount
 
     check_name(name)
     place = Path(mountpoint)
     _check_mountpoint(place, migrate)
-    with made_mountpoint(place):
+    with made_mountpoint(place), ExitStack() as opened:
         store = session.create_store()
         if store.namespaces.exists(name):
             raise ExistsError(f"the stratum {name} exists already", hint=f"mount it: stratum mount {name} {mountpoint}")
+        aside = None
+        if originals is not None:
+            from stratum.api.originals import Originals
+
+            aside = opened.enter_context(Originals(place, Path(originals), store=store.root))
         ours = False
         try:
             if migrate:
                 done = import_directory(session, mountpoint, name, message=message, progress=progress)
             else:
-                done = _import_empty(session, place, name, message)
+                done = _import_empty(session, place, name, message, root)
             store.worktrees.create(name, DEFAULT_WORKTREE, done.commit.metadata_hash, why="init")
             ours = True
-            record = mount(session, f"{name}+{DEFAULT_WORKTREE}", mountpoint)
+            mounting = mount_kept if persist else mount
+            record = mounting(session, f"{name}+{DEFAULT_WORKTREE}", mountpoint)
         except BaseException as exc:
             # A conflict before the worktree is made means that somebody else was faster, and the stratum is theirs.
             theirs = not ours and isinstance(exc, ConflictError)
             if not theirs and store.namespaces.exists(name) and (ours or not store.worktrees.names(name)):
                 store.namespaces.remove(name)
             raise
-    return Imported(done.ref, done.commit, None, done.warnings, record)
+        # Only now that the mount comes back by itself: the directory below it is empty from here on.
+        stay = aside.move() if aside is not None else []
+    moved = aside.aside if aside is not None else None
+    return Imported(done.ref, done.commit, None, done.warnings + stay, record, persist, moved)
 
 
 def _check_mountpoint(path: Path, migrate: bool) -> None:
@@ -256,12 +277,16 @@ def _check_mountpoint(path: Path, migrate: bool) -> None:
         )
 
 
-def _import_empty(session: Session, directory: Path, name: str, message: str | None) -> Imported:
-    """A commit of an empty tree whose root has the owner, mode and time of ``directory``."""
+def _import_empty(
+    session: Session, directory: Path, name: str, message: str | None, change: RootChange | None
+) -> Imported:
+    """A commit of an empty tree whose root has the owner, mode and time of ``directory``, changed by ``change``."""
     from stratum.tree.model import Directory
 
     info = os.stat(directory)
     root = Directory(info.st_mode, info.st_uid, info.st_gid, info.st_mtime_ns)
+    if change is not None:
+        root = change.applied(root)
     store = session.store
     with store.begin(f"initialising {name}") as tx:
         meta = store.write_commit(tx, root, message=message, origin={"kind": "import"}, timestamp=session.now())

@@ -28,11 +28,15 @@ def mount(
     *,
     read_only: bool = False,
     holder: Holder | None = None,
+    make: bool = True,
+    attributes: int = 0,
 ) -> Record:
     """Mount what ``text`` names: a worktree writable (NAME alone is ``main``), a tag or commit read-only.
 
     ``holder`` is for whom, the host where None. Without ``mountpoint`` one is made in the runtime directory; a missing
-    one is made. Raises ``BusyError`` naming the holder where the worktree is mounted already, ``UnsupportedError``
+    one is made where ``make`` says so. ``attributes`` are ``MOUNT_ATTR_*`` to add.
+
+    Raises ``BusyError`` naming the holder where the worktree is mounted already, ``UnsupportedError``
     without the privilege or the kernel features.
     """
     from stratum.mount import host
@@ -49,9 +53,9 @@ def mount(
             locks.enter_context(store.worktrees.lock(found.name, found.worktree))
             settle(session, found.name, found.worktree)
         plan, ref, commit = plan_mount(session, found)
-        if read_only:
-            plan = replace(plan, read_only=True)
-        with made_mountpoint(at):
+        if read_only or attributes:
+            plan = replace(plan, read_only=read_only, extra=attributes)
+        with made_mountpoint(at if make else None):
             return host.mount_recorded(
                 session.state, plan, store=store.root, ref=ref, commit=commit, at=at, holder=holder
             )

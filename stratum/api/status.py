@@ -6,10 +6,11 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from stratum.api.bootmounts import at_boot
 from stratum.api.history import ref_or_mountpoint
 from stratum.api.session import Session
 from stratum.errors import DamagedError, NotFoundError, StratumError
-from stratum.frozen import field, frozen
+from stratum.frozen import field, frozen, replace
 from stratum.refs import is_hash
 
 if TYPE_CHECKING:
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 class WorktreeStatus:
     """A worktree: commits are whole hashes, ``head_time`` is RFC 3339, the counts are paths changed since its base.
 
-    ``lease_error`` says why the commit after the last container's stop failed.
+    ``lease_error`` says why the commit after the last container's stop failed; ``at_boot`` is where it is mounted at
+    every start of the machine.
     """
 
     name: str
@@ -37,19 +39,22 @@ class WorktreeStatus:
     deleted: int
     mounts: list[Record]
     lease_error: str | None = None
+    at_boot: list[str] = field(default_factory=list)
 
 
 @frozen
 class StratumStatus:
     """A stratum: its tags, mounts of tags and commits that were made through it, and its worktrees.
 
-    Mounts of commits that were made by their hash alone are in one with an empty ``name``.
+    Mounts of commits that were made by their hash alone are in one with an empty ``name``. ``tags_at_boot`` are (ref,
+    mountpoint) of tags and commits that are mounted at every start of the machine.
     """
 
     name: str
     tags: dict[str, str]
     mounted_tags: list[Record] = field(default_factory=list)
     worktrees: list[WorktreeStatus] = field(default_factory=list)
+    tags_at_boot: list[tuple[str, str]] = field(default_factory=list)
 
 
 def status(session: Session, target: str | None = None) -> list[StratumStatus]:
@@ -61,6 +66,7 @@ def status(session: Session, target: str | None = None) -> list[StratumStatus]:
     records = session.state.of_store(store.root)
     by_hash = [record for record in records if is_hash(record.ref)]
     names, only = list(store.names()), None
+    kept = at_boot(session)
     open_base = lru_cache(1)(store.commits.open_tree)  # worktrees side by side often have one base
     if target is not None:
         ref = ref_or_mountpoint(session, target)
@@ -80,12 +86,18 @@ def status(session: Session, target: str | None = None) -> list[StratumStatus]:
         except NotFoundError:  # removed at this moment
             continue
         worktrees = [_worktree_now(session, tree, records, open_base) for tree in trees]
+        here = [(ref, place) for ref, places in kept.items() if ref.startswith(f"{name}:") for place in places]
         strata.append(
             StratumStatus(
                 name=name,
                 tags=tags,
                 mounted_tags=[record for record in records if record.ref.startswith(f"{name}:")],
-                worktrees=[found for found in worktrees if found is not None],
+                worktrees=[
+                    replace(found, at_boot=kept.get(f"{name}+{found.name}", []))
+                    for found in worktrees
+                    if found is not None
+                ],
+                tags_at_boot=here,
             )
         )
     if by_hash:

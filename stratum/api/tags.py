@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from stratum.api.bootmounts import forget_removed
 from stratum.api.session import Session
 from stratum.api.worktrees import refuse_mounted, remove_worktree
 from stratum.errors import UsageError
@@ -161,8 +162,14 @@ def plan_removal(session: Session, text: str) -> Removal:
     return Removal(ref, [*items, ref.name])
 
 
-def remove(session: Session, plan: Removal, *, discard: bool = False) -> list[str]:
-    """Carry out a removal; the commits that keep uncommitted changes of worktrees (none with ``discard``)."""
+def remove(session: Session, plan: Removal, *, discard: bool = False) -> tuple[list[str], list[str]]:
+    """Carry out a removal: (the commits that keep uncommitted changes of worktrees, none with ``discard``; the
+    mountpoints where nothing is mounted at every start any more)."""
+    kept = _remove(session, plan, discard)
+    return kept, forget_removed(session, plan.ref)
+
+
+def _remove(session: Session, plan: Removal, discard: bool) -> list[str]:
     store, ref = session.store, plan.ref
     if ref.tag is not None:
         store.tags.remove(ref.name, ref.tag, why="remove")

@@ -7,25 +7,33 @@ from typing import TYPE_CHECKING
 from stratum.api.session import Session
 from stratum.api.settling import settle
 from stratum.errors import BusyError, UsageError
-from stratum.frozen import frozen
+from stratum.frozen import field, frozen
 from stratum.refs import DEFAULT_TAG, Ref, check_name, parse_ref
+from stratum.tree.rootchange import AS_IT_IS, RootChange
 
 if TYPE_CHECKING:
     from stratum.mount.state import Record
     from stratum.store.worktrees import Worktree
 
 
-def add(session: Session, first: str, second: str | None = None, *, description: str = "") -> Worktree:
+def add(
+    session: Session,
+    first: str,
+    second: str | None = None,
+    *,
+    description: str = "",
+    root: RootChange = AS_IT_IS,
+) -> Worktree:
     """Make a worktree from either spelling: (NAME+WORKTREE, BASE or None) or (BASE, WORKTREE).
 
-    In the second form the worktree belongs to the stratum of BASE. Raises ``UsageError``, ``NotFoundError`` (the base),
-    ``ExistsError``.
+    In the second form the worktree belongs to the stratum of BASE. ``root`` changes its root directory. Raises
+    ``UsageError``, ``NotFoundError`` (the base), ``ExistsError``.
     """
     new, base = _new_and_base(first, second)
     assert new.worktree is not None
     commit = session.store.resolve_commit(base)
     return session.store.worktrees.create(
-        new.name, new.worktree, commit, description, why=f"worktree add, based on {base}"
+        new.name, new.worktree, commit, description, why=f"worktree add, based on {base}", root=root
     )
 
 
@@ -70,10 +78,12 @@ def _store_key(session: Session) -> str:
 
 @frozen
 class RemovedWorktree:
-    """A removed worktree and the commit that keeps what it held uncommitted, if it held anything."""
+    """A removed worktree, the commit that keeps what it held uncommitted, if it held anything, and the mountpoints
+    where it is not mounted at every start any more."""
 
     ref: str
     kept_commit: str | None
+    forgotten: list[str] = field(default_factory=list)
 
 
 def remove(session: Session, text: str, *, discard: bool = False, dry_run: bool = False) -> RemovedWorktree:
@@ -85,8 +95,12 @@ def remove(session: Session, text: str, *, discard: bool = False, dry_run: bool 
     assert found.name is not None
     assert found.worktree is not None
     refuse_mounted(session, found.name, found.worktree)
-    kept = None if dry_run else remove_worktree(session, found.name, found.worktree, discard=discard)
-    return RemovedWorktree(str(found), kept)
+    if dry_run:
+        return RemovedWorktree(str(found), None)
+    from stratum.api.bootmounts import forget_removed
+
+    kept = remove_worktree(session, found.name, found.worktree, discard=discard)
+    return RemovedWorktree(str(found), kept, forget_removed(session, Ref(found.name, worktree=found.worktree)))
 
 
 def remove_worktree(session: Session, name: str, worktree: str, *, discard: bool = False) -> str | None:

@@ -71,6 +71,27 @@ def message_option(function: Callable[..., Any]) -> Callable[..., Any]:
     return click.option("-m", "--message", type=NOTE, help="Message kept with the commit.")(function)
 
 
+def root_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """``--uid``, ``--gid`` and ``--mode`` of a new root directory: together the parameter ``root``."""
+
+    @functools.wraps(function)
+    def with_root(*args: Any, uid: str | None, gid: str | None, mode: str | None, **kwargs: Any) -> Any:
+        from stratum.tree.rootchange import RootChange, parse_id, parse_mode
+
+        root = RootChange(
+            None if uid is None else parse_id(uid, "--uid"),
+            None if gid is None else parse_id(gid, "--gid"),
+            None if mode is None else parse_mode(mode, "--mode"),
+        )
+        return function(*args, root=root, **kwargs)
+
+    with_root = click.option("--mode", metavar="OCTAL", help="Permissions of the new root directory, such as 0770.")(
+        with_root
+    )
+    with_root = click.option("--gid", metavar="NUMBER", help="Group that the new root directory belongs to.")(with_root)
+    return click.option("--uid", metavar="NUMBER", help="User that the new root directory belongs to.")(with_root)
+
+
 def image_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """``--as image`` and ``--compression``: together the parameter ``image``, None for an artifact."""
 

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from stratum.api.sources import REFERENCE_PREFIXES, STDIN
-from stratum.cli.app import App, message_option, verb
-from stratum.cli.output import human_size, short
+from stratum.cli.app import App, message_option, root_options, verb
+from stratum.cli.output import human_size, safe, short
 from stratum.cli.progress import progress_bar
 from stratum.cli.reftype import PATH, REF_OR_PATH
 from stratum.errors import NotFoundError, UsageError
 
 if TYPE_CHECKING:
     from stratum.api.importing import Imported
+    from stratum.tree.rootchange import RootChange
 
 
 @verb("import")
@@ -69,14 +71,107 @@ def import_(
 @click.argument("name")
 @click.argument("mountpoint", type=PATH)
 @click.option("--migrate", is_flag=True, help="Take what is in MOUNTPOINT as the first commit.")
+@click.option("--originals", metavar="DIR", type=PATH, help="With --migrate: move what was in MOUNTPOINT to DIR.")
+@click.option(
+    "--persist/--no-persist",
+    default=None,
+    help="Mount it there at every start of the machine. With --migrate that is so without being said.",
+)
+@root_options
 @message_option
-def init(app: App, name: str, mountpoint: str, migrate: bool, message: str | None) -> None:
-    """Make a new stratum NAME and mount its worktree 'main' at MOUNTPOINT."""
+def init(
+    app: App,
+    name: str,
+    mountpoint: str,
+    migrate: bool,
+    originals: str | None,
+    persist: bool | None,
+    root: RootChange,
+    message: str | None,
+) -> None:
+    """Make a new stratum NAME and mount its worktree 'main' at MOUNTPOINT.
+
+    With --migrate, what MOUNTPOINT holds becomes the first commit, and stays where it is, below the mount. It can be
+    seen there by whoever unmounts, and takes its space twice; --originals moves it to DIR, a new directory on the same
+    file system, once it is committed, mounted and on record. Stop programs that write there first.
+    """
     from stratum.api.importing import init as run
 
+    kept = migrate if persist is None else persist
+    if originals is not None and not (migrate and kept):
+        raise UsageError("--originals needs --migrate, and a mount that comes back at every start")
+    if root and migrate:
+        raise UsageError("--uid, --gid and --mode are for an empty stratum; --migrate takes those of MOUNTPOINT")
     with progress_bar(app.out, "importing", unit="files") as advance:
-        done = run(app.session, name, mountpoint, migrate=migrate, message=message, progress=advance)
+        done = run(
+            app.session,
+            name,
+            mountpoint,
+            migrate=migrate,
+            message=message,
+            progress=advance,
+            persist=kept,
+            originals=originals,
+            root=root,
+        )
+    if app.out.json:
+        _init_json(app, done, migrate)
+        return
     report_import(app, done)
+    _tell_init(app, done, migrate)
+
+
+def _tell_init(app: App, done: Imported, migrated: bool) -> None:
+    assert done.mount is not None
+    place = done.mount.mountpoint
+    shown = shlex.quote(safe(place))
+    if done.persistent:
+        app.out.note(f"{safe(place)} is mounted at every start where stratum-mounts.service or 'mount --all' runs")
+    else:
+        app.out.note(f"after a reboot: stratum mount {done.mount.ref} {shown}, or now with --persist")
+    if not migrated:
+        return
+    size = human_size(done.commit.total_size)
+    if done.originals is not None:
+        app.out.note(f"the originals ({size}) are in {safe(str(done.originals))}; remove them when all is well")
+        return
+    app.out.note(f"the originals ({size}) are below the mount, untouched; to look at them without unmounting it:")
+    inside = f"cd / && umount {shown} && ls -la {shown}"
+    app.out.note(f"    unshare --mount sh -c {shlex.quote(inside)}")
+
+
+def _init_json(app: App, done: Imported, migrated: bool) -> None:
+    assert done.mount is not None
+    originals = None
+    if migrated:
+        below = done.originals is None
+        originals = {
+            "path": done.mount.mountpoint if below else str(done.originals),
+            "below_the_mount": below,
+            "size": done.commit.total_size,
+        }
+    app.out.object(
+        {
+            **import_json(done),
+            "mountpoint": done.mount.mountpoint,
+            "persistent": done.persistent,
+            "originals": originals,
+        }
+    )
+
+
+def import_json(done: Imported) -> dict[str, Any]:
+    """What an import made, as JSON types."""
+    meta = done.commit
+    return {
+        "ref": done.ref,
+        "commit": meta.metadata_hash,
+        "changed": done.changed,
+        "previous": done.previous,
+        "files": meta.file_count,
+        "size": meta.total_size,
+        "warnings": done.warnings,
+    }
 
 
 def report_import(app: App, done: Imported) -> None:
@@ -85,17 +180,7 @@ def report_import(app: App, done: Imported) -> None:
         app.out.warn(warning)
     meta = done.commit
     if app.out.json:
-        app.out.object(
-            {
-                "ref": done.ref,
-                "commit": meta.metadata_hash,
-                "changed": done.changed,
-                "previous": done.previous,
-                "files": meta.file_count,
-                "size": meta.total_size,
-                "warnings": done.warnings,
-            }
-        )
+        app.out.object(import_json(done))
         return
     app.out.line(meta.metadata_hash)
     app.out.note(

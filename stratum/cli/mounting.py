@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -9,37 +10,120 @@ import click
 from stratum.cli.app import App, message_option, verb
 from stratum.cli.output import safe, short
 from stratum.cli.reftype import PATH, REF, REF_OR_PATH, WORKTREE_OR_PATH
+from stratum.errors import StratumError
 
 if TYPE_CHECKING:
+    from stratum.api.bootmounts import Brought
     from stratum.api.status import StratumStatus, WorktreeStatus
 
 
 @verb("mount", short_help="Mount a worktree, tag or commit.")
-@click.argument("ref", metavar="REF", type=REF)
+@click.argument("ref", metavar="REF", required=False, type=REF)
 @click.argument("mountpoint", required=False, type=PATH)
 @click.option("--read-only", is_flag=True, help="Mount a worktree without letting anyone write to it.")
-def mount(app: App, ref: str, mountpoint: str | None, read_only: bool) -> None:
+@click.option(
+    "--persist/--no-persist", default=None, help="Have it mounted there at every start of the machine; or not any more."
+)
+@click.option("-a", "--all", "everything", is_flag=True, help="Mount everything that is to be mounted at every start.")
+def mount(
+    app: App, ref: str | None, mountpoint: str | None, read_only: bool, persist: bool | None, everything: bool
+) -> None:
     """Mount a worktree (writable) or a tag or commit (read-only) and print where.
 
     NAME alone is its worktree 'main'. Without a MOUNTPOINT one is made in the runtime directory.
-    """
-    from stratum.api.mounting import mount as run
 
-    record = run(app.session, ref, mountpoint, read_only=read_only)
+    With --persist the mount comes back after a reboot: 'stratum mount --all', which stratum-mounts.service runs, mounts
+    it again. --persist and --no-persist of something that is mounted there already change just that. 'unmount' leaves
+    it to come back; 'unmount --forget' does not.
+
+    --all leaves alone what is mounted already, goes on where one fails, and then ends with exit code 1.
+    """
+    if everything:
+        if ref is not None or read_only or persist is not None:
+            raise click.UsageError("--all mounts what is on record, and takes no other options or arguments")
+        _mount_all(app)
+        return
+    if ref is None:
+        raise click.UsageError("Missing argument 'REF'.")
+    if persist is None:
+        from stratum.api.mounting import mount as run
+
+        record = run(app.session, ref, mountpoint, read_only=read_only)
+    else:
+        from stratum.api.bootmounts import mount_kept
+
+        record = mount_kept(app.session, ref, mountpoint, read_only=read_only, keep=persist)
     if app.out.json:
-        app.out.object(record.to_json())
+        app.out.object(record.to_json() if persist is None else {**record.to_json(), "persistent": persist})
     else:
         app.out.line(safe(record.mountpoint))
 
 
+def _mount_all(app: App) -> None:
+    from stratum.api.bootmounts import mount_all
+
+    brought = []
+    for item in mount_all(app.session):
+        brought.append(item)
+        if app.out.json:
+            continue
+        if item.error is not None:
+            about = f"{item.ref} at {safe(item.mountpoint)}: " if item.ref else ""
+            app.out.warn(about + item.error.message.replace("\n", " "))
+        elif item.state == "mounted":
+            app.out.line(safe(item.mountpoint))
+        else:
+            app.out.note(f"{item.ref} is mounted at {safe(item.mountpoint)} already")
+    if app.out.json:
+        app.out.object([_brought_json(item) for item in brought])
+    failed = [item for item in brought if item.error is not None]
+    if failed:
+        raise StratumError(
+            f"{len(failed)} of {len(brought)} could not be mounted",
+            hint="mend the cause and repeat it, or give one up: stratum unmount --forget MOUNTPOINT",
+        )
+    if not brought:
+        app.out.note("nothing is to be mounted at every start; 'stratum mount --persist' makes it so")
+
+
+def _brought_json(item: Brought) -> dict[str, Any]:
+    error = item.error
+    return {
+        "ref": item.ref,
+        "mountpoint": item.mountpoint,
+        "read_only": item.read_only,
+        "state": item.state,
+        "error": None if error is None else {"id": error.id, "message": error.message, "hint": error.hint},
+    }
+
+
 @verb("unmount", short_help="Unmount a stratum.")
 @click.argument("target", metavar="MOUNTPOINT|REF", type=REF_OR_PATH)
-def unmount(app: App, target: str) -> None:
-    """Unmount what Stratum mounted at MOUNTPOINT, or wherever REF is mounted."""
-    from stratum.api.mounting import unmount as run
+@click.option("--forget", is_flag=True, help="And do not mount it again at the next start of the machine.")
+def unmount(app: App, target: str, forget: bool) -> None:
+    """Unmount what Stratum mounted at MOUNTPOINT, or wherever REF is mounted.
 
-    for record in run(app.session, target):
+    What was mounted with --persist comes back at the next start, or by 'stratum mount --all'; --forget ends that, also
+    for what is not mounted now.
+    """
+    if forget:
+        from stratum.api.bootmounts import unmount_and_forget
+
+        records, forgotten = unmount_and_forget(app.session, target)
+    else:
+        from stratum.api.bootmounts import is_kept
+        from stratum.api.mounting import unmount as run
+
+        records, forgotten = run(app.session, target), []
+    for record in records:
         app.out.note(f"{record.ref} is no longer mounted at {safe(record.mountpoint)}")
+        if not forget and is_kept(app.session, record.mountpoint):
+            app.out.note(
+                "it comes back at the next start; to end that: stratum unmount --forget "
+                + shlex.quote(safe(record.mountpoint))
+            )
+    for mountpoint in forgotten:
+        app.out.note(f"{safe(mountpoint)} is not mounted at the next start")
 
 
 @verb("commit", short_help="Commit what a worktree shows now.")
@@ -84,9 +168,12 @@ def commit(app: App, target: str, tag: str | None, force: bool, no_pause: bool, 
 @click.argument("target", metavar="[REF|MOUNTPOINT]", required=False, type=REF_OR_PATH)
 def status(app: App, target: str | None) -> None:
     """Show mounts, holders, commits and changes of a worktree, a stratum, or everything."""
+    from stratum.api.bootmounts import damaged_records
     from stratum.api.status import status as run
 
     strata = run(app.session, target)
+    for error in damaged_records(app.session):
+        app.out.warn(error.message)
     if app.out.json:
         app.out.object([_stratum_json(stratum) for stratum in strata])
         return
@@ -100,6 +187,8 @@ def _print_status(app: App, stratum: StratumStatus) -> None:
     app.out.line(stratum.name or "(commits without a stratum's name)")
     for tag in stratum.mounted_tags:
         app.out.line(f"  {tag.ref}  read-only at {safe(tag.mountpoint)} ({tag.holder.describe()})")
+    for ref, mountpoint in stratum.tags_at_boot:
+        app.out.line(f"  {ref}  at boot {safe(mountpoint)}")
     for tree in stratum.worktrees:
         app.out.line(f"  +{tree.name}")
         if tree.description:
@@ -114,6 +203,8 @@ def _print_status(app: App, stratum: StratumStatus) -> None:
             )
         if not tree.mounts:
             app.out.line("    mounted      no")
+        for mountpoint in tree.at_boot:
+            app.out.line(f"    at boot      {safe(mountpoint)}")
         if tree.lease_error:
             app.out.line(f"    failed       {safe(tree.lease_error)}")
 
@@ -129,6 +220,7 @@ def _stratum_json(stratum: StratumStatus) -> dict[str, Any]:
         "name": stratum.name,
         "tags": stratum.tags,
         "mounted_tags": [record.to_json() for record in stratum.mounted_tags],
+        "at_boot": [{"ref": ref, "mountpoint": mountpoint} for ref, mountpoint in stratum.tags_at_boot],
         "worktrees": [
             {
                 "name": tree.name,
@@ -140,6 +232,7 @@ def _stratum_json(stratum: StratumStatus) -> dict[str, Any]:
                 "modified": tree.modified,
                 "deleted": tree.deleted,
                 "mounts": [record.to_json() for record in tree.mounts],
+                "at_boot": tree.at_boot,
                 "failed": tree.lease_error,
             }
             for tree in stratum.worktrees

@@ -7,7 +7,7 @@ import sys
 import click
 
 from stratum.cli.app import App, verb
-from stratum.cli.output import short
+from stratum.cli.output import safe, short
 from stratum.cli.reftype import NAME, REF
 from stratum.errors import UsageError
 
@@ -91,14 +91,18 @@ def remove(app: App, ref: str, yes: bool, discard: bool, dry_run: bool) -> None:
     plan = plan_removal(app.session, ref)
     if plan.whole_stratum and not (yes or dry_run):
         _confirm(plan.description)
-    kept = [] if dry_run else run(app.session, plan, discard=discard)
+    kept, forgotten = ([], []) if dry_run else run(app.session, plan, discard=discard)
     if app.out.json:
-        app.out.object({"removed": plan.removes, "kept_commits": kept, "dry_run": dry_run})
+        app.out.object(
+            {"removed": plan.removes, "kept_commits": kept, "forgotten_mounts": forgotten, "dry_run": dry_run}
+        )
         return
     for item in plan.removes:
         app.out.note(f"{'would remove' if dry_run else 'removed'} {item}")
     for item in kept:
         app.out.note(f"uncommitted changes are kept as commit {item}")
+    for mountpoint in forgotten:
+        app.out.note(f"{safe(mountpoint)} is not mounted at the next start")
 
 
 def _confirm(description: str) -> None:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
-from stratum.cli.app import App, verb
+from stratum.cli.app import App, root_options, verb
 from stratum.cli.output import safe, short
 from stratum.cli.reftype import NAME, NOTE, REF, WORKTREE, WORKTREE_OR_PATH
+
+if TYPE_CHECKING:
+    from stratum.tree.rootchange import RootChange
 
 
 @click.group("worktree", short_help="Make, list, remove and switch worktrees.")
@@ -18,14 +23,18 @@ def worktree() -> None:
 @click.argument("first", metavar="NAME+WORKTREE|BASE", type=REF)
 @click.argument("second", metavar="[BASE|WORKTREE]", required=False, type=REF)
 @click.option("--description", type=NOTE, default="", help="Shown by 'worktree list' and 'status'.")
-def add(app: App, first: str, second: str | None, description: str) -> None:
+@root_options
+def add(app: App, first: str, second: str | None, description: str, root: RootChange) -> None:
     """Make a worktree: 'worktree add NAME+WORKTREE [BASE]' or 'worktree add BASE WORKTREE'.
 
     BASE is a tag, a commit, or another worktree (its last commit); without it NAME:latest.
+
+    --uid, --gid and --mode change its root directory, as a container needs that does not run as root. That is an
+    uncommitted change, and in the first commit.
     """
     from stratum.api.worktrees import add as run
 
-    made = run(app.session, first, second, description=description)
+    made = run(app.session, first, second, description=description, root=root)
     if app.out.json:
         app.out.object({"worktree": str(made.ref), "base": made.base_commit, "description": made.description})
     else:
@@ -37,8 +46,10 @@ def add(app: App, first: str, second: str | None, description: str) -> None:
 @click.argument("name", metavar="[NAME]", required=False, type=NAME)
 def list_(app: App, name: str | None) -> None:
     """List the worktrees of NAME, or of every stratum."""
+    from stratum.api.bootmounts import at_boot
     from stratum.api.worktrees import list_worktrees
 
+    kept = at_boot(app.session)
     trees = list_worktrees(app.session, name)
     if app.out.json:
         app.out.object(
@@ -51,6 +62,7 @@ def list_(app: App, name: str | None) -> None:
                     "last_modified": tree.last_modified,
                     "description": tree.description,
                     "mountpoints": [record.mountpoint for record in records],
+                    "at_boot": kept.get(str(tree.ref), []),
                 }
                 for tree, records in trees
             ]
@@ -63,12 +75,19 @@ def list_(app: App, name: str | None) -> None:
                 str(tree.ref),
                 short(tree.base_commit),
                 short(tree.head) if tree.head else "-",
-                ", ".join(safe(record.mountpoint) for record in records) or "-",
+                _where([record.mountpoint for record in records], kept.get(str(tree.ref), [])),
                 safe(tree.description),
             )
             for tree, records in trees
         ],
     )
+
+
+def _where(mounted: list[str], kept: list[str]) -> str:
+    """Where a worktree is mounted, and where it is at every start of the machine."""
+    places = [safe(place) + (" (at boot too)" if place in kept else "") for place in mounted]
+    places += [f"{safe(place)} (at boot)" for place in kept if place not in mounted]
+    return ", ".join(places) or "-"
 
 
 @verb("remove")
@@ -81,11 +100,20 @@ def remove(app: App, ref: str, discard: bool, dry_run: bool) -> None:
 
     removed = run(app.session, ref, discard=discard, dry_run=dry_run)
     if app.out.json:
-        app.out.object({"removed": removed.ref, "kept_commit": removed.kept_commit, "dry_run": dry_run})
+        app.out.object(
+            {
+                "removed": removed.ref,
+                "kept_commit": removed.kept_commit,
+                "forgotten_mounts": removed.forgotten,
+                "dry_run": dry_run,
+            }
+        )
         return
     if removed.kept_commit:
         app.out.note(f"its uncommitted changes are kept as commit {short(removed.kept_commit)}")
     app.out.note(f"{'would remove' if dry_run else 'removed'} {removed.ref}")
+    for mountpoint in removed.forgotten:
+        app.out.note(f"{safe(mountpoint)} is not mounted at the next start")
 
 
 @verb("switch")

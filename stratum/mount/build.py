@@ -28,7 +28,14 @@ from stratum.mount.plan import Fd, Layers, Method, MountPlan, method_for, overla
 from stratum.sys import loop, mountapi, mountinfo, proc
 from stratum.sys.mountapi import MNT_DETACH, MOUNT_ATTR_RDONLY, UMOUNT_NOFOLLOW, FilesystemContext
 from stratum.sys.namespaces import CLONE_NEWNS, in_own_thread, unshare
-from stratum.sys.syscalls import fd_path, open_nofollow, statx_mount_id
+from stratum.sys.syscalls import (
+    AT_FDCWD,
+    RESOLVE_NO_SYMLINKS,
+    fd_path,
+    open_nofollow,
+    openat2,
+    statx_mount_id,
+)
 
 # EROFS answers ENOTBLK where it takes block devices only, EINVAL where it cannot read the file's filesystem.
 _NEEDS_LOOP_DEVICE = (errno.ENOTBLK, errno.EINVAL, errno.EOPNOTSUPP)
@@ -165,29 +172,31 @@ def explained(exc: OSError, what: str) -> StratumError:
     return StratumError(text, hint="the kernel log may say why: dmesg | tail" if exc.errno == errno.EINVAL else "")
 
 
-def open_mountpoint(target: Path) -> int:
-    """The directory ``target`` as an O_PATH fd; its last component may not be a symlink.
+def open_mountpoint(target: Path, *, follow: bool = True) -> int:
+    """The directory ``target`` as an O_PATH fd; its last component may not be a symlink, without ``follow`` none.
 
     Raises ``NotFoundError`` or ``UsageError``.
     """
+    flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW
     try:
-        return open_nofollow(target, os.O_PATH | os.O_DIRECTORY)
+        return openat2(AT_FDCWD, os.fspath(target), flags, resolve=0 if follow else RESOLVE_NO_SYMLINKS)
     except FileNotFoundError:
         raise NotFoundError(f"{target} does not exist", hint=f"make the directory first: mkdir {target}") from None
     except OSError as exc:
         if exc.errno in (errno.ENOTDIR, errno.ELOOP):
             if target.is_symlink():
                 raise UsageError(f"{target} is a symbolic link", hint="name the directory that it leads to") from None
-            raise UsageError(f"{target} is not a directory") from None
+            what = "leads through a symbolic link" if exc.errno == errno.ELOOP else "is not a directory"
+            raise UsageError(f"{target} {what}") from None
         raise StratumError(f"cannot open {target}: {os_error_text(exc)}") from None
 
 
-def attach(mount: int, target: Path) -> int:
+def attach(mount: int, target: Path, *, follow: bool = True) -> int:
     """Attach the detached ``mount`` on the directory ``target``; returns its mount ID (see ``statx_mount_id``).
 
     Raises as ``open_mountpoint`` does, or ``StratumError``.
     """
-    with closing(open_mountpoint(target)) as directory:
+    with closing(open_mountpoint(target, follow=follow)) as directory:
         try:
             mountapi.move_mount(mount, directory)
             return statx_mount_id(directory=mount)
@@ -195,10 +204,10 @@ def attach(mount: int, target: Path) -> int:
             raise explained(exc, f"cannot mount on {target}") from None
 
 
-def mount(plan: MountPlan, target: Path) -> int:
-    """Build ``plan`` and attach it on ``target``; returns the mount ID."""
+def mount(plan: MountPlan, target: Path, *, follow: bool = True) -> int:
+    """Build ``plan`` and attach it on ``target`` (see ``open_mountpoint``); returns the mount ID."""
     with closing(build_detached(plan)) as built:
-        return attach(built, target)
+        return attach(built, target, follow=follow)
 
 
 def unmount(mountpoint: Path, *, lazy: bool = False) -> None:

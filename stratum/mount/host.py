@@ -32,7 +32,8 @@ def mount_recorded(
     try:
         if at is None:
             _make_ephemeral(state, place)
-        mount_id = build.mount(replace(plan, source=record.source), place)
+        # A path that was asked for is canonical by now; whoever can write above it must not lead it elsewhere.
+        mount_id = build.mount(replace(plan, source=record.source), place, follow=at is None)
     except BaseException:
         if at is None:
             _remove_ephemeral(state, place)

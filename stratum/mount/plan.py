@@ -25,6 +25,7 @@ class MountPlan:
 
     ``upperdir`` and ``workdir`` come together and are on one filesystem. ``read_only`` refuses writes also where there
     is an upperdir. ``source`` is what ``findmnt`` shows as the source; ``context`` is an SELinux label for all files.
+    ``extra`` are ``MOUNT_ATTR_*`` of this mount besides those that every mount gets.
     """
 
     image: Path
@@ -34,6 +35,7 @@ class MountPlan:
     read_only: bool = False
     source: str = "stratum"
     context: str | None = None
+    extra: int = 0
 
     def __post_init__(self) -> None:
         if (self.upperdir is None) != (self.workdir is None):
@@ -47,7 +49,7 @@ class MountPlan:
     @property
     def attributes(self) -> int:
         """The ``MOUNT_ATTR_*`` of the mount: set-user-ID programs and device files in a stratum mean nothing."""
-        return MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | (0 if self.writable else MOUNT_ATTR_RDONLY)
+        return self.extra | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | (0 if self.writable else MOUNT_ATTR_RDONLY)
 
 
 class LayerSyntax(Enum):

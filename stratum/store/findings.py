@@ -15,6 +15,7 @@ Kind = Literal[
     "worktree",
     "lease",
     "reflog",
+    "mount",
     "directory",
     "symlink",
     "permissions",
@@ -23,7 +24,7 @@ Kind = Literal[
 ]
 """``commit`` is one that a ref names and the store does not have; ``directory`` a
 missing one; ``symlink`` one that somebody planted; ``stray`` a
-file that no store has; ``state`` the record of mounts."""
+file that no store has; ``mount`` the record of one that outlives a reboot; ``state`` the record of mounts."""
 
 PATHS_SHOWN = 5
 UNCHECKED = "its check is gone"

@@ -69,6 +69,7 @@ class _Check:
         self._done.findings += self._survey.findings()
         for name in self._store.names():
             self._stratum(name)
+        self._boot_mounts()
         present = set(self._store.commits.list())
         for commit, users in sorted(self._users.items()):
             if not self._store.commits.exists(commit):
@@ -159,6 +160,29 @@ class _Check:
             if commit is not None and tag not in there and is_name(tag):
                 problem = f"the history has it at {commit}, and it is not there"
                 self._tell(Finding("tag", f"refs/{name}/tags/{tag}", problem, harmless=True))
+
+    def _boot_mounts(self) -> None:
+        """Check the records of mounts that outlive a reboot. One whose ref is gone is told, and is no damage."""
+        mounts = self._store.boot_mounts
+        for file in self._names_of_boot_mounts():
+            path = f"mounts/{file}"
+            with self._telling("mount", path, path), suppress(FileNotFoundError):
+                record = mounts.read(file)
+                self._tell_unchecked("mount", path, record.ref)
+                if record.commit is not None:
+                    self._users.setdefault(record.commit, []).append(f"mount at {record.mountpoint}")
+                    continue
+                try:
+                    self._store.resolve(record.parsed())
+                except NotFoundError as exc:
+                    problem = f"{record.mountpoint} is to show {record.ref} at every start: {exc.message}"
+                    self._tell(Finding("mount", path, problem, harmless=True))
+
+    def _names_of_boot_mounts(self) -> list[str]:
+        try:
+            return self._store.boot_mounts.files()
+        except StratumError:  # it is no directory: the survey tells
+            return []
 
     # Commits
 

@@ -3,7 +3,7 @@
 Kept are the commits that
 
 - a tag names, a worktree is based on or has as its head (also the old half of an interrupted switch),
-- are mounted, as the caller says,
+- are mounted, as the caller says, or are to be mounted at every start (``store.bootmounts``),
 - the reflogs mention, as ``store.retention`` decides; what a damaged line of a reflog mentions, be it half of the hash,
   is kept as well,
 - were made from a worktree less than the retention's age ago and are mentioned nowhere, as when a whole stratum was
@@ -175,6 +175,9 @@ def _named(store: Store) -> Iterator[tuple[str, str]]:
             interrupted = store.worktrees.interrupted_switch(name, worktree.worktree)
             if interrupted is not None and interrupted.old is not None:
                 yield interrupted.old.base_commit, f"{worktree} (interrupted switch)"
+    for record in store.boot_mounts.list():
+        if record.commit is not None:
+            yield record.commit, f"mounted at every start at {record.mountpoint}"
     for name in store.names():
         for tag, commit in store.tags.list(name).items():
             yield commit, f"{name}:{tag}"

@@ -8,6 +8,7 @@
     |-- commits/<metadata_hash>/       metadata.toml, commit.cfs, tree.dump.zst (``store.commits``)
     |-- refs/<name>/                   tags/, worktrees/, log.jsonl (``store.namespaces``)
     |-- refs/<name>.lock               flock (``store.locks``)
+    |-- mounts/                        mounts that outlive a reboot, where there are any (``store.bootmounts``)
     |-- tmp/                           transactions in progress (``store.transaction``)
     |-- cache/                         may be deleted: ingest/ (``ingest.statcache``), merkle/ (``store.merklecache``)
     `-- lock                           flock (``store.locks``)
@@ -114,6 +115,10 @@ class Layout:
     @property
     def merkle_cache(self) -> Path:
         return self.root / "cache" / "merkle"
+
+    @property
+    def boot_mounts(self) -> Path:
+        return self.root / "mounts"
 
     def commit(self, commit: str) -> Path:
         return self.commits / commit

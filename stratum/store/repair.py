@@ -70,6 +70,7 @@ class _Repair:
             ("tag", self._tag),
             ("worktree", self._worktree),
             ("lease", self._worktree),
+            ("mount", self._mount),
             ("reflog", self._reflog),
         ):
             self._each(kind, step)
@@ -160,6 +161,13 @@ class _Repair:
         if self._take(finding) is not None:
             finding.problem += "; it is in quarantine now"
         return None
+
+    def _mount(self, finding: Finding) -> str | None:
+        """As a worktree's file; what a record said is lost with it, and the person is told."""
+        repaired = self._worktree(finding)
+        if repaired is None:
+            finding.problem += "; 'mount --persist' makes a record of that mount anew"
+        return repaired
 
     # What comes from elsewhere
 

@@ -11,6 +11,7 @@ from typing import Any
 from stratum.errors import ExistsError, NotFoundError
 from stratum.refs import Ref
 from stratum.store import resolve as _resolve
+from stratum.store.bootmounts import BootMounts
 from stratum.store.commits import CommitMeta, Commits
 from stratum.store.layout import Layout, create_layout, open_layout
 from stratum.store.locks import StoreLocks
@@ -38,6 +39,7 @@ class Store:
         parts = (layout, self.locks, self.transactions, self.namespaces, self.commits, self.reflog)
         self.tags = Tags(*parts)
         self.worktrees = Worktrees(*parts)
+        self.boot_mounts = BootMounts(layout, self.transactions)
 
     @classmethod
     def open(cls, path: Path) -> Store:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from stratum.errors import DamagedError
 from stratum.refs import is_hash, is_name
+from stratum.store.bootmounts import is_record_name
 from stratum.store.commits import DUMP, IMAGE, METADATA
 from stratum.store.findings import Finding, Kind
 from stratum.store.layout import DIRECTORIES, FORMAT_FILE, Layout
@@ -20,7 +21,7 @@ from stratum.store.layout import DIRECTORIES, FORMAT_FILE, Layout
 QUARANTINE = "quarantine"
 _SERVICES = ("csi", "volumes")
 """What the services on top of the store keep there."""
-_TOP = {FORMAT_FILE, "lock", "cache", QUARANTINE, "lost+found", *_SERVICES, *DIRECTORIES}
+_TOP = {FORMAT_FILE, "lock", "cache", QUARANTINE, "lost+found", "mounts", *_SERVICES, *DIRECTORIES}
 _STRATUM = {"tags", "worktrees", "log.jsonl"}
 _COMMIT = {METADATA, DUMP, IMAGE}
 _WORKTREE = {"upperdir", "workdir", "meta.toml", "lease.toml", "switch.toml"}
@@ -41,7 +42,7 @@ class Survey:
         for name in self._names(root):
             path = root / name
             if name in _TOP or name.startswith(".tmp-"):
-                yield from self.look(path, directory=name in (*DIRECTORIES, *_SERVICES, "cache", QUARANTINE))
+                yield from self.look(path, directory=name in (*DIRECTORIES, *_SERVICES, "cache", "mounts", QUARANTINE))
             else:
                 yield self._stray(path)
         yield from self._object_directories()
@@ -52,6 +53,9 @@ class Survey:
             else:
                 yield self._stray(path)
         yield from self._refs()
+        for name in self._names(self._layout.boot_mounts):
+            path = self._layout.boot_mounts / name
+            yield from self.look(path) if is_record_name(name) else (self._stray(path),)
         yield from self._scratch()
 
     def look(self, path: Path, *, directory: bool = False, writable: bool = True) -> Iterator[Finding]:

@@ -39,6 +39,7 @@ from stratum.store.transaction import Transaction, Transactions
 from stratum.sys.xattrs import list_xattrs
 from stratum.tree.model import Directory
 from stratum.tree.overlay import escape_xattrs
+from stratum.tree.rootchange import AS_IT_IS, RootChange
 
 _SWITCH = "switch.toml"
 _ACLS = (b"system.posix_acl_access", b"system.posix_acl_default")
@@ -209,8 +210,18 @@ class Worktrees:
         with self._locks.worktree(name, worktree, timeout=timeout):
             yield
 
-    def create(self, name: str, worktree: str, base_commit: str, description: str = "", *, why: str = "") -> Worktree:
-        """Make a worktree over ``base_commit``, and the stratum where it is missing.
+    def create(
+        self,
+        name: str,
+        worktree: str,
+        base_commit: str,
+        description: str = "",
+        *,
+        why: str = "",
+        root: RootChange = AS_IT_IS,
+    ) -> Worktree:
+        """Make a worktree over ``base_commit``, and the stratum where it is missing. ``root`` is what its root
+        directory has other than the base's, as an uncommitted change.
 
         ``ExistsError``, ``NotFoundError`` (the commit), ``StratumError`` where the root's owner or xattrs cannot be
         set.
@@ -235,16 +246,16 @@ class Worktrees:
                 self._layout.worktree(name, worktree),
                 forked_from=base_commit,
             )
-            directory = self._build(tx, made, self.new_upperdir(tx, base_commit), None)
+            directory = self._build(tx, made, self.new_upperdir(tx, base_commit, root), None)
             self._namespaces.ensure(tx, name)
             tx.sync()
             self._reflog.append(name, "worktree", worktree, None, base_commit, why)
             tx.place_directory(directory, made.directory)
         return made
 
-    def new_upperdir(self, tx: Transaction, base_commit: str) -> Path:
+    def new_upperdir(self, tx: Transaction, base_commit: str, change: RootChange = AS_IT_IS) -> Path:
         """An empty upperdir for ``base_commit`` in the transaction's directory, for ``renew``."""
-        root = self._commits.root(base_commit)
+        root = change.applied(self._commits.root(base_commit))
         path = tx.new_path("upperdir")
         tx.make_directory(path, 0o700)
         dress_upperdir(path, root)
