@@ -9,10 +9,16 @@
     <destination>   an absolute path in the container, from the first ":/"; no ':' in it
     <option>        ro | rw
                     create=BASE            make the worktree from the ref BASE if it is missing
+                    create                 make it empty if it is missing, and the stratum too
+                    uid=N gid=N mode=OCTAL owner and permissions of the root directory of a worktree that is made
+                    copy-up                a worktree that is made empty begins with what the image has there
                     commit=on-stop|never   when the worktree is committed (default: on-stop, if it is mounted rw)
                     tag=TEMPLATE           move this tag of the stratum to that commit; the template may use
                                            {name} {worktree} {container} {time} {commit}
                     scratch                a writable view of a tag or commit whose changes are thrown away
+
+What a worktree begins with is looked at when it is made, and never again; the worktree ``main`` is made from the tag
+``latest`` where ``create`` says nothing else.
 
 A bare NAME means the worktree ``main``, or the tag ``latest`` where ``scratch`` asks for one.
 
@@ -26,10 +32,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from stratum.api.beginning import Beginning
 from stratum.api.tagtemplate import check_template
 from stratum.errors import StratumError, UsageError
 from stratum.frozen import frozen
 from stratum.refs import DEFAULT_TAG, DEFAULT_WORKTREE, Ref, is_hash, parse_ref
+from stratum.tree.rootchange import AS_IT_IS, RootChange, parse_id, parse_mode
 
 PREFIX = "stratum.dev/volume."
 
@@ -42,6 +50,9 @@ _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _SEPARATOR = re.compile("[,;]")
 _COMMIT = ("on-stop", "never")
+_FLAGS = ("ro", "rw", "scratch", "copy-up")
+_WITH_VALUE = ("create", "commit", "tag", "uid", "gid", "mode")
+_ROOT = ("uid", "gid", "mode")
 _RUNTIME_OWNED = ("proc", "sys")
 
 
@@ -51,7 +62,8 @@ class Volume:
 
     ``ref`` never is bare: it has a tag, a worktree or is a full commit hash. ``destination`` is normalised
     (absolute, no empty, '.' or '..' component, not '/'). ``create`` is the ref a missing worktree is made from,
-    ``commit`` whether the worktree is committed when the container has stopped, ``tag`` the checked template of the
+    ``create_empty`` says that it is made from nothing; ``root`` and ``copy_up`` are for one that is made. ``commit`` is
+    whether the worktree is committed when the container has stopped, ``tag`` the checked template of the
     tag that then moves.
     """
 
@@ -63,6 +75,14 @@ class Volume:
     commit: bool = False
     tag: str | None = None
     scratch: bool = False
+    create_empty: bool = False
+    root: RootChange = AS_IT_IS
+    copy_up: bool = False
+
+    @property
+    def beginning(self) -> Beginning:
+        """What a missing worktree begins as."""
+        return Beginning(self.create, self.create_empty, self.root)
 
 
 def parse_volumes(annotations: Mapping[str, str]) -> list[Volume]:
@@ -117,13 +137,21 @@ def _options_of(value: str) -> str:
 
 def _check_fragments(annotations: Mapping[str, str]) -> None:
     """Refuse annotations that were options of a volume before Podman split them off at a comma."""
-    for key in ("create", "commit", "tag"):
+    for key in _WITH_VALUE:
         value = annotations.get(key)
-        if value is not None and (key != "commit" or value in _COMMIT):
+        if value is not None and _can_be_option(key, value):
             raise UsageError(
                 f"the option {key}={_shown(value)[1:-1]} became an annotation of its own",
                 hint="Podman before 5.0 splits --annotation at commas: separate the options by ';' and quote them",
             )
+
+
+def _can_be_option(key: str, value: str) -> bool:
+    try:
+        _parsed_root({key: value})
+    except UsageError:
+        return False
+    return key != "commit" or value in _COMMIT
 
 
 def _volume(volume_id: str, ref: Ref, destination: str, options: Mapping[str, str | None]) -> Volume:
@@ -131,6 +159,7 @@ def _volume(volume_id: str, ref: Ref, destination: str, options: Mapping[str, st
     full = _full_ref(ref, scratch)
     read_only = "ro" in options or (full.worktree is None and not scratch)
     _check_combination(full, options)
+    _check_beginning(full, options)
     tag = options.get("tag")
     if tag is not None:
         check_template(tag, name=full.name, worktree=full.worktree or "")
@@ -144,6 +173,18 @@ def _volume(volume_id: str, ref: Ref, destination: str, options: Mapping[str, st
         commit=full.worktree is not None and not read_only and options.get("commit") != "never",
         tag=tag,
         scratch=scratch,
+        create_empty="create" in options and create is None,
+        root=_parsed_root(options),
+        copy_up="copy-up" in options,
+    )
+
+
+def _parsed_root(options: Mapping[str, str | None]) -> RootChange:
+    uid, gid, mode = (options.get(key) for key in ("uid", "gid", "mode"))
+    return RootChange(
+        None if uid is None else parse_id(uid, "uid"),
+        None if gid is None else parse_id(gid, "gid"),
+        None if mode is None else parse_mode(mode),
     )
 
 
@@ -158,16 +199,17 @@ def _options(text: str) -> dict[str, str | None]:
     found: dict[str, str | None] = {}
     for item in _SEPARATOR.split(text):
         key, equals, value = item.partition("=")
-        if key in ("ro", "rw", "scratch"):
+        if key in _FLAGS:
             if equals:
                 raise UsageError(f"option {key!r} takes no value")
-        elif key in ("create", "commit", "tag"):
-            if not value:
+        elif key in _WITH_VALUE:
+            if not value and (equals or key != "create"):
                 raise UsageError(f"option {key!r} needs a value: {key}=...")
         else:
             raise UsageError(
                 f"unknown option {_shown(item)}",
-                hint="options: ro, rw, create=BASE, commit=on-stop|never, tag=TEMPLATE, scratch",
+                hint="options: ro, rw, create, create=BASE, uid=N, gid=N, mode=OCTAL, copy-up, "
+                "commit=on-stop|never, tag=TEMPLATE, scratch",
             )
         if key in found:
             raise UsageError(f"option {key!r} is given twice")
@@ -185,6 +227,7 @@ def _check_combination(ref: Ref, options: Mapping[str, str | None]) -> None:
         ("scratch", "create"),
         ("scratch", "commit"),
         ("scratch", "tag"),
+        ("scratch", "copy-up"),
     ]
     for first, second in clashes:
         if first in options and second in options:
@@ -196,12 +239,24 @@ def _check_combination(ref: Ref, options: Mapping[str, str | None]) -> None:
     if ref.worktree is not None and "scratch" in options:
         raise UsageError(f"option 'scratch' is for a tag or commit, {ref} is a worktree")
     if ref.worktree is None and "scratch" not in options:
-        writing = next((key for key in ("rw", "create", "commit", "tag") if key in options), None)
+        needing = ("rw", "create", "commit", "tag", *_ROOT, "copy-up")
+        writing = next((key for key in needing if key in options), None)
         if writing is not None:
             raise UsageError(
                 f"option {writing!r} needs a worktree, {ref} is a commit and mounts read-only",
                 hint="name a worktree (NAME+WORKTREE), or use 'scratch' for changes that are thrown away",
             )
+
+
+def _check_beginning(ref: Ref, options: Mapping[str, str | None]) -> None:
+    """Refuse options for the making of a worktree where none can be made: they would never have an effect."""
+    found = next((key for key in (*_ROOT, "copy-up") if key in options), None)
+    makes = "create" in options or "scratch" in options or ref.worktree == DEFAULT_WORKTREE
+    if found is not None and not makes:
+        raise UsageError(
+            f"option {found!r} is for a worktree that is made, and {ref} is not made here",
+            hint="add create=BASE, or create for an empty one; 'worktree add' has --uid, --gid and --mode",
+        )
 
 
 def _destination(text: str) -> str:

@@ -7,7 +7,7 @@
     strata = ["myapp", "game-*"]    # strata by name; default: all
     destinations = ["/data", "/srv/*"]   # paths in the container; default: all
     namespaces = ["team-a"]         # Kubernetes namespaces; default: all
-    access = "ro"                   # "ro" or "rw"; default: rw, which includes ro
+    access = "ro"                   # "ro" or "rw"; default: rw, which includes ro. "ro" makes nothing out of nothing
 
 Patterns are those of the shell, with ``*`` matching '/' too. A ref that is a commit hash, or may be the beginning of
 one, reaches any stratum's content: only a rule with ``strata = ["*"]`` (or none) lets it through.
@@ -78,7 +78,7 @@ class Rule:
             and all(_matches_stratum(self.strata, ref) for ref in refs)
             and _matches(self.destinations, volume.destination)
             and _matches(self.namespaces, caller.namespace)
-            and (volume.read_only or not self.read_only)
+            and (not self.read_only or (volume.read_only and not _brings_content(volume)))
         )
 
 
@@ -184,6 +184,11 @@ def _check_keys(table: Mapping[str, Any], known: Sequence[str], what: str) -> No
     for key in table:
         if key not in known:
             raise UsageError(f"{what}: unknown key {key!r}", hint=f"known keys: {', '.join(known)}")
+
+
+def _brings_content(volume: Volume) -> bool:
+    """Whether a stratum may get something by this volume that is in no stratum yet, be the volume read-only or not."""
+    return volume.create_empty or volume.copy_up
 
 
 def _matches(patterns: Sequence[str], value: str) -> bool:

@@ -7,10 +7,11 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from stratum.api.session import Session
 from stratum.api.settling import settle
-from stratum.api.volumes import catch_up, ensure_worktree
+from stratum.api.volumes import Fill, catch_up, ensure_worktree
 from stratum.errors import StratumError, os_error_text
 from stratum.frozen import frozen
 from stratum.hook.annotation import Volume
@@ -25,6 +26,10 @@ from stratum.store.clock import rfc3339, utc_now
 from stratum.store.trash import remove_tree
 from stratum.store.worktrees import dress_upperdir
 from stratum.sys.syscalls import statx_mount_id
+
+if TYPE_CHECKING:
+    from stratum.store.transaction import Transaction
+    from stratum.tree.model import Directory
 
 SCRATCH = "stratum-scratch"
 """Directory in the bundle for upperdirs that are thrown away: the engine removes the bundle with the container."""
@@ -60,7 +65,8 @@ class ContainerVolumes:
     def _prepare(self, volume: Volume, process: ContainerProcess, opened: ExitStack, undo: ExitStack) -> _Mounted:
         """Claim what ``volume`` names and build its mount. ``opened`` gets the mount's fd, ``undo`` the way back."""
         if volume.ref.worktree is not None:
-            tree = ensure_worktree(self._session, volume.ref, volume.create, why="made for a container")
+            fill = self._image_at(volume.destination, process) if volume.copy_up else None
+            tree = ensure_worktree(self._session, volume.ref, volume.beginning, why="made for a container", fill=fill)
             with self._session.store.worktrees.lock(tree.name, tree.worktree):
                 return self._prepare_worktree(volume, tree.ref, process, opened, undo)
         # Locked until the commit is on record as mounted, so that no garbage collection takes it away meanwhile.
@@ -69,6 +75,17 @@ class ContainerVolumes:
             record = self._claim(volume, str(found), found.commit, process, undo)
         upper = self._scratch(volume, found.commit, undo) if volume.scratch else None
         return self._build(volume, record, found.commit, upper, process, opened)
+
+    def _image_at(self, destination: str, process: ContainerProcess) -> Fill:
+        """What brings the content of the image to a new worktree."""
+
+        def fill(tx: Transaction) -> Directory | None:
+            from stratum.hook.copyup import image_tree
+
+            store = self._session.store
+            return image_tree(store, tx, process, self._bundle.rootfs, destination, self.warnings.append)
+
+        return fill
 
     def _prepare_worktree(
         self, volume: Volume, ref: Ref, process: ContainerProcess, opened: ExitStack, undo: ExitStack
@@ -137,7 +154,8 @@ class ContainerVolumes:
                 (directory / name).mkdir(mode=0o700)
         except OSError as exc:
             raise StratumError(f"cannot make {directory}: {os_error_text(exc)}") from None
-        dress_upperdir(directory / "upperdir", self._session.store.commits.root(commit))
+        root = volume.root.applied(self._session.store.commits.root(commit))
+        dress_upperdir(directory / "upperdir", root)
         return directory
 
 

@@ -14,8 +14,10 @@ links, and lands on the inode that was listed or fails; only the path given by t
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import stat
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -79,6 +81,20 @@ def import_directory(
         os.close(root)
 
 
+def import_opened(
+    store: Store, tx: Transaction, root: int, name: bytes, *, max_entries: int
+) -> tuple[Directory, list[str]]:
+    """As ``import_directory``, of the open directory ``root``, which is called ``name`` in messages and stays open.
+
+    Read by this process alone, remembered nowhere, on one file system; more than ``max_entries`` are ``StratumError``.
+    """
+    with FileReader(tx, store.objects) as reader:
+        walk = _Walk(reader, None, None, _identity(os.stat(store.root)), False, True, max_entries)
+        tree = walk.run(root, name)
+        reader.finish()
+        return tree, walk.warnings + reader.warnings
+
+
 def _open_root(path: Path, store: Store) -> int:
     try:
         fd = open_source(os.fspath(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -111,6 +127,7 @@ class _Walk:
         store: tuple[int, int],
         devices: bool,
         one_file_system: bool,
+        max_entries: int = sys.maxsize,
     ) -> None:
         self.warnings: list[str] = []
         self._reader = reader
@@ -119,6 +136,7 @@ class _Walk:
         self._store = store
         self._devices = devices
         self._one_file_system = one_file_system
+        self._max_entries = max_entries
         self._links: dict[tuple[int, int], Inode] = {}
         self._listed: list[tuple[Signature, int, Inode]] = []  # when it was listed (ns)
         self._hits = 0
@@ -211,8 +229,12 @@ class _Walk:
             return info, []
         for _ in range(_LISTINGS):
             self._now = time.time_ns()
+            room = self._max_entries - len(self._listed)
             with os.scandir(fd) as listing:
-                entries = [(entry.name, status) for entry in listing if (status := _status(entry)) is not None]
+                some = itertools.islice(listing, min(room + 1, sys.maxsize))
+                entries = [(entry.name, status) for entry in some if (status := _status(entry)) is not None]
+            if len(entries) > room:
+                raise StratumError(f"{os.fsdecode(path) or '/'}: there are more than {self._max_entries} files")
             before, info = info, os.fstat(fd)
             if before.st_mtime_ns == info.st_mtime_ns and before.st_ctime_ns == info.st_ctime_ns:
                 return info, entries

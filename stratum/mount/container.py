@@ -12,6 +12,7 @@ import os
 import re
 from pathlib import Path
 from types import TracebackType
+from typing import Literal
 
 from stratum.errors import NotFoundError, StratumError, os_error_text
 from stratum.mount.build import build_detached
@@ -79,16 +80,23 @@ class ContainerProcess:
         return not os.path.samestat(os.stat("/proc/self/ns/user"), os.fstat(self.user_namespace))
 
     def _root_of(self, kind: str) -> int:
+        root = parse_id_map(self._map(kind))
+        if root is None:
+            raise StratumError(f"the container's {kind} gives its root user no ID on the host")
+        return root
+
+    def id_ranges(self, kind: Literal["uid_map", "gid_map"]) -> list[tuple[int, int, int]]:
+        """The lines of ``/proc/PID/uid_map`` or ``gid_map``: first ID inside, first ID outside, how many."""
+        return parse_id_ranges(self._map(kind))
+
+    def _map(self, kind: str) -> str:
         try:
             text = Path(f"/proc/{self.pid}/{kind}").read_text("ascii")
         except OSError as exc:
             raise StratumError(f"cannot read /proc/{self.pid}/{kind}: {os_error_text(exc)}") from None
         if not proc.alive(self.pid, self.start_time):
             raise self._gone()
-        root = parse_id_map(text)
-        if root is None:
-            raise StratumError(f"the container's {kind} gives its root user no ID on the host")
-        return root
+        return text
 
     def build(self, plan: MountPlan) -> int:
         """The detached mount of ``plan`` with owners as the container sees them; an fd (see ``build_detached``)."""
@@ -99,11 +107,16 @@ class ContainerProcess:
 
 def parse_id_map(text: str) -> int | None:
     """The outside ID of the inside ID 0 in the text of a ``/proc/PID/uid_map`` (user_namespaces(7)), or None."""
+    return next((outside for inside, outside, count in parse_id_ranges(text) if inside == 0 and count > 0), None)
+
+
+def parse_id_ranges(text: str) -> list[tuple[int, int, int]]:
+    """(inside, outside, count) of each line in the text of a ``/proc/PID/uid_map``."""
+    found = []
     for line in text.splitlines():
         inside, outside, count = map(int, line.split())
-        if inside == 0 and count > 0:
-            return outside
-    return None
+        found.append((inside, outside, count))
+    return found
 
 
 def context_of(super_options: str) -> str | None:

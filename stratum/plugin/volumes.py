@@ -25,7 +25,7 @@ from stratum.plugin.records import Records, VolumeRecord, check_volume_name
 from stratum.store import Lease
 from stratum.store.clock import rfc3339, utc_now
 
-OPTIONS = ("ref", "ro", "rw", "create", "commit", "tag")
+OPTIONS = ("ref", "ro", "rw", "create", "commit", "tag", "uid", "gid", "mode")
 _FLAGS = ("ro", "rw")
 
 
@@ -50,7 +50,7 @@ class PluginVolumes:
             if volume.ref.worktree is None:
                 session.store.resolve(volume.ref)
             else:
-                ensure_worktree(session, volume.ref, volume.create, why="made for a volume")
+                ensure_worktree(session, volume.ref, volume.beginning, why="made for a volume")
             self._records.add(record)
 
     def remove(self, name: str) -> None:
@@ -114,7 +114,7 @@ class PluginVolumes:
             mount(session, ref, place)
             return
         store = session.store
-        tree = ensure_worktree(session, volume.ref, volume.create, why="made for a volume")
+        tree = ensure_worktree(session, volume.ref, volume.beginning, why="made for a volume")
         with store.worktrees.lock(tree.name, tree.worktree), ExitStack() as undo:
             settle(session, tree.name, tree.worktree)
             failure = catch_up(session, tree.name, tree.worktree)
@@ -140,6 +140,11 @@ def _allowed(record: VolumeRecord) -> Volume:
 
 def _parsed(record: VolumeRecord) -> Volume:
     for key, value in record.options.items():
+        if key == "copy-up":
+            raise UsageError(
+                "copy-up is for annotations: Podman does not tell a volume plugin which image it is for",
+                hint="podman run --annotation 'stratum.dev/volume.ID=REF:/PATH:create;copy-up'",
+            )
         if key not in OPTIONS:
             raise UsageError(f"unknown option {ascii(key)[:80]}", hint=f"options: {', '.join(OPTIONS)}")
         if "," in value or ";" in value:
@@ -148,7 +153,7 @@ def _parsed(record: VolumeRecord) -> Volume:
     if not ref:
         raise UsageError("a volume needs a ref", hint="podman volume create --driver stratum --opt ref=NAME+WORKTREE")
     words = [
-        key if key in _FLAGS else f"{key}={value}"
+        key if key in _FLAGS or (key == "create" and not value) else f"{key}={value}"
         for key, value in record.options.items()
         if key != "ref" and value != "false"
     ]
