@@ -16,12 +16,13 @@ from pathlib import Path
 
 import pytest
 
+from stratum.api.history import tree_of
 from stratum.errors import StratumError
 from stratum.hook import CREATE_RUNTIME, POSTSTOP
 from stratum.hook.main import main
 from stratum.hook.volumes import SCRATCH
 from stratum.sys import mountinfo
-from tests.support.containers import Container
+from tests.support.containers import HOST_ROOT, Container
 from tests.support.injection import (
     DONE,
     MOUNTING,
@@ -45,6 +46,7 @@ VOLUMES = {
     "new": "app+made:/deep/new:create=app:v2",
     "commit": "app:v2:/read",
     "scratch": "app:v1:/scratch:scratch",
+    "born": "born+main:/born:create;uid=7;mode=700;copy-up",
 }
 WORK = r"""
 cd "$1"
@@ -53,6 +55,7 @@ seq 3000 > data/dir/changed
 mv data/own data/dir/mine
 rm data/same
 seq 4000 > deep/new/work
+seq 6000 > born/work
 seq 5000 > "scratch/thrown away"
 [ "$(head -c 3 'read/new in v2')" = new ]
 """
@@ -84,8 +87,15 @@ class HookScene(Scene):
         # A container's layers are reached by its own root.
         for directory in (self.directory, *self.directory.parents[:3]):
             directory.chmod(directory.stat().st_mode | 0o111)
-        self._containers.append(Container(self.bundles, user_namespace=self.user_namespace))
-        return self._containers[-1]
+        made = Container(self.bundles, user_namespace=self.user_namespace)
+        self._containers.append(made)
+        host_root = HOST_ROOT if self.user_namespace else 0
+        (made.rootfs / "born/sub").mkdir(parents=True)
+        (made.rootfs / "born/sub/of the image").write_bytes(b"image" * 900)
+        os.link(made.rootfs / "born/sub/of the image", made.rootfs / "born/linked")
+        for path in (made.rootfs / "born", *(made.rootfs / "born").rglob("*")):
+            os.chown(path, host_root + 5, host_root + 6)
+        return made
 
     def hook(self, stage: str, container: Container) -> Callable[[], None]:
         """A run of the stage, for a child process to make."""
@@ -119,8 +129,9 @@ class HookScene(Scene):
         """No volume is on record, leased or mounted anywhere."""
         store = self.store
         assert self.session.state.records() == []
-        for worktree in store.worktrees.names("app"):
-            assert store.worktrees.lease("app", worktree) is None
+        for name in store.names():
+            for worktree in store.worktrees.names(name):
+                assert store.worktrees.lease(name, worktree) is None
         where = str(self.store_dir)
         assert [entry for _, entry in mountinfo.everywhere() if where in entry.super_options] == []
 
@@ -136,6 +147,19 @@ class HookScene(Scene):
         for worktree in store.worktrees.list("app"):
             assert store.commits.exists(worktree.base_commit)
             assert store.commits.exists(worktree.commit)
+        self.check_born()
+
+    def check_born(self) -> None:
+        """The worktree that begins as what the image has is whole, or it is not there."""
+        if "born" not in self.store.names() or not self.store.worktrees.names("born"):
+            return
+        tree = tree_of(self.session, "born+main")
+        assert (tree.uid, tree.gid, tree.mode & 0o7777) == (7, 6, 0o700)
+        names = {b"sub", b"linked"}
+        assert names <= set(tree.children) <= {*names, b"work"}
+        copied = tree.children[b"linked"]
+        assert (copied.uid, copied.gid, copied.size) == (5, 6, 4500)
+        assert tree.children[b"sub"].children == {b"of the image": copied}
 
     def check_at_end(self, *, committed: bool) -> None:
         """After the next stage or verb nothing is held, and what containers left is committed, once."""

@@ -12,10 +12,12 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.support.injection import DONE, MOUNTING, REFUSED, WRITING, calls_of, failed_at, killed_at
+from tests.support.leftovers import unmount_below
 from tests.support.verbs import Scene
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(3000)]
@@ -27,6 +29,11 @@ Verb = Callable[[Scene], None]
 
 def migrate(scene: Scene) -> None:
     scene.verb("init", "--migrate", "fresh", scene.directory / "other")
+
+
+def migrate_and_move(scene: Scene) -> None:
+    originals = scene.directory / "originals"
+    scene.verb("init", "--migrate", "--originals", originals, "fresh", scene.directory / "other")
 
 
 def restore(scene: Scene) -> None:
@@ -54,6 +61,9 @@ UNMOUNTED: dict[str, Verb] = {
     "export": export,
     "gc": lambda scene: scene.verb("gc", "--reflog-age", "0"),
     "migrate": migrate,
+    "migrate-and-move": migrate_and_move,
+    "mount-persist": lambda scene: scene.verb("mount", "--persist", "app:v1", scene.directory / "boot"),
+    "mount-all": lambda scene: scene.verb("mount", "--all"),
     "mount": lambda scene: scene.verb("mount", "app+dev", scene.mountpoint),
     "remove": lambda scene: scene.verb("remove", "--yes", "app:v2"),
 }
@@ -62,16 +72,22 @@ MOUNTED: dict[str, Verb] = {
     "reset": lambda scene: scene.verb("reset", scene.mountpoint, "app:v2"),
     "rebase": lambda scene: scene.verb("rebase", scene.mountpoint, "app:v2"),
     "unmount": lambda scene: scene.verb("unmount", scene.mountpoint),
+    "unmount-forget": lambda scene: scene.verb("unmount", "--forget", scene.mountpoint),
 }
 CASES = [(name, verb, False) for name, verb in UNMOUNTED.items()] + [
     (f"live-{name}", verb, True) for name, verb in MOUNTED.items()
 ]
 
 
+ORIGINALS: dict[str, bytes] = {}
+"""What a migration finds."""
+
+
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     writes_bytecode, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     made = Scene(tmp_path_factory.mktemp("verbs"))
+    ORIGINALS.update(contents(made.directory / "other"))
     yield made
     made.clean()
     sys.dont_write_bytecode = writes_bytecode
@@ -91,6 +107,7 @@ def points(scene: Scene, name: str, verb: Verb, *, mounted: bool, calls: str) ->
 
 
 def prepare(scene: Scene, mounted: bool) -> None:
+    check_originals(scene)
     scene.fresh(mounted=mounted)
     shutil.rmtree(scene.directory / "exported", ignore_errors=True)
     (scene.directory / "exported").mkdir()
@@ -98,6 +115,23 @@ def prepare(scene: Scene, mounted: bool) -> None:
     scene.verb("import", "--bare", scene.directory / "other", "loose")
     scene.old_commits |= set(scene.store.commits.list())
     scene.verb("remove", "--yes", "loose")
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+def check_originals(scene: Scene) -> None:
+    """What was migrated is below the mount or where it was moved to, each file at one of the two; put it back."""
+    unmount_below(scene.directory)
+    place, aside = scene.directory / "other", scene.directory / "originals"
+    if aside.is_dir():
+        for entry in aside.iterdir():
+            assert not os.path.lexists(place / entry.name)
+            entry.rename(place / entry.name)
+        aside.rmdir()
+        os.utime(place, ns=(scene.originals_mtime, scene.originals_mtime))  # every migration makes the same commit
+    assert contents(place) == ORIGINALS
 
 
 def check_exported(scene: Scene) -> None:

@@ -30,7 +30,8 @@ class VerbError(StratumError):
 
 
 class Scene:
-    """``app`` with the tags v1 and v2 and the worktree ``dev`` on v1, which holds changes of every kind.
+    """``app`` with the tags v1 and v2 and the worktree ``dev`` on v1, which holds changes of every kind, and is to be
+    mounted at ``mountpoint`` at every start of the machine.
 
     ``fresh`` puts it back into that state, ``dev`` mounted at ``mountpoint`` or not. Next to it: ``source``, a
     directory to import, ``patchset``, a patchset file, and ``layout``, an OCI layout with a commit that the store does
@@ -53,6 +54,7 @@ class Scene:
         self.work = self.shown()
         self.as_asked: set[str] = set()
         """What the worktree may show as well, because the verb is asked to change it."""
+        self.originals_mtime = (directory / "other").stat().st_mtime_ns
         self.refs_when_done: dict[str, tuple[str, ...]] = {}
 
     def _make_template(self) -> None:
@@ -71,6 +73,7 @@ class Scene:
         (self.mountpoint / "dir/deleted").unlink()
         (self.mountpoint / "dir/deep").rename(self.mountpoint / "renamed")
         os.chmod(self.mountpoint / "same", 0o600)
+        self.verb("mount", "--persist", "app+dev", self.mountpoint)
         self.verb("unmount", self.mountpoint)
         shutil.copytree(source, self.directory / "other")
         (self.directory / "other/more").write_bytes(b"more" * 900)
@@ -113,12 +116,13 @@ class Scene:
         return Store.open(self.store_dir)
 
     def refs(self) -> dict[str, tuple[str, ...]]:
-        """What every tag and worktree names."""
+        """What every tag and worktree names, and what is to be mounted where at every start."""
         store = self.store
         found: dict[str, tuple[str, ...]] = {}
         for name in store.names():
             found |= {f"{name}:{tag}": (commit,) for tag, commit in store.tags.list(name).items()}
             found |= {str(tree.ref): (tree.base_commit, tree.commit) for tree in store.worktrees.list(name)}
+        found |= {mount.mountpoint: (mount.ref,) for mount in store.boot_mounts.list()}
         return found
 
     # What must hold
