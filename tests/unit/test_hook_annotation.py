@@ -6,9 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stratum.api.beginning import Beginning
 from stratum.errors import UsageError
 from stratum.hook.annotation import PREFIX, Volume, parse_volume, parse_volumes
 from stratum.refs import Ref
+from stratum.tree.rootchange import RootChange
 
 HASH = "0123456789abcdef" * 4
 
@@ -98,6 +100,26 @@ def test_accepts(value: str, expected: Volume) -> None:
         ("app:/data:commit", "needs a value"),
         ("app:/data:create=", "needs a value"),
         ("app:/data:create=a/b", "not a valid stratum name"),
+        ("app:/data:create;create=base", "given twice"),
+        ("app:/data:scratch;create", "exclude each other"),
+        ("app:v1:/data:create", "needs a worktree"),
+        ("app:v1:/data:uid=1", "needs a worktree"),
+        ("app:v1:/data:copy-up", "needs a worktree"),
+        ("app:v1:/data:scratch;copy-up", "exclude each other"),
+        ("app:/data:uid", "needs a value"),
+        ("app:/data:uid=", "needs a value"),
+        ("app:/data:uid=root", "is not an ID"),
+        ("app:/data:uid=-1", "is not an ID"),
+        ("app:/data:gid=4294967295", "is not an ID"),
+        ("app:/data:gid=" + "1" * 5000, "is not an ID"),
+        ("app:/data:uid=\u0661", "is not an ID"),
+        ("app:/data:mode=rwx", "is not a mode"),
+        ("app:/data:mode=778", "is not a mode"),
+        ("app:/data:mode=17777", "is not a mode"),
+        ("app:/data:mode=000755", "is not a mode"),
+        ("app:/data:copy-up=yes", "takes no value"),
+        ("app+dev:/data:uid=1", "is not made here"),
+        ("app+dev:/data:copy-up", "is not made here"),
         ("app+dev:/data:scratch", "is a worktree"),
         ("app:v1:/data:rw", "needs a worktree"),
         ("app:v1:/data:create=x", "needs a worktree"),
@@ -118,6 +140,18 @@ def test_refuses(value: str, says: str) -> None:
     assert caught.value.message.startswith(f"annotation '{PREFIX}v': ")
     assert "\n" not in caught.value.message
     assert len(caught.value.message) < 600
+
+
+def test_what_a_worktree_begins_with() -> None:
+    volume = parse_volume("v", "db+dev:/data:create;uid=1000;gid=0;mode=2770;copy-up")
+    assert (volume.create, volume.create_empty, volume.copy_up) == (None, True, True)
+    assert volume.root == RootChange(1000, 0, 0o2770)
+    assert volume.beginning == Beginning(None, True, volume.root)
+    based = parse_volume("v", "db+dev:/data:create=base:v1,uid=4294967294")
+    assert (str(based.create), based.create_empty, based.root.uid) == ("base:v1", False, 4294967294)
+    assert parse_volume("v", "db:/data:uid=5").root.uid == 5  # main may be made from latest
+    assert parse_volume("v", "db:/data:scratch;uid=5").root.uid == 5
+    assert not parse_volume("v", "db:/data").root
 
 
 @pytest.mark.parametrize("volume_id", ["", "-a", "a b", "a/b", "é", "x" * 64, "a\n"])
@@ -151,7 +185,10 @@ def test_a_tag_may_be_mounted_twice() -> None:
     assert len(parse_volumes({PREFIX + "a": "x:v1:/one", PREFIX + "b": "x:v1:/two"})) == 2
 
 
-@pytest.mark.parametrize("fragment", [("tag", "x"), ("create", "base"), ("commit", "never"), ("commit", "on-stop")])
+@pytest.mark.parametrize(
+    "fragment",
+    [("tag", "x"), ("create", "base"), ("commit", "never"), ("commit", "on-stop"), ("uid", "5"), ("mode", "700")],
+)
 def test_options_that_podman_split_off_are_not_lost(fragment: tuple[str, str]) -> None:
     key, value = fragment
     with pytest.raises(UsageError, match=f"the option {key}={value} became an annotation of its own") as caught:
@@ -162,6 +199,7 @@ def test_options_that_podman_split_off_are_not_lost(fragment: tuple[str, str]) -
 def test_annotations_of_others_may_have_the_names_of_options() -> None:
     assert len(parse_volumes({PREFIX + "v": "app:/data", "tag": "x", "create": "y"})) == 1
     assert len(parse_volumes({PREFIX + "v": "app:/data:rw", "commit": "0123abc"})) == 1
+    assert len(parse_volumes({PREFIX + "v": "app:/data:rw", "uid": "somebody", "mode": "fast"})) == 1
 
 
 def test_too_many_volumes() -> None:

@@ -58,6 +58,10 @@ def test_any_rule_may_match() -> None:
     assert allowed(policy, Caller("kubernetes", "team-b"), "public:v1:/data")
     assert not allowed(policy, Caller("kubernetes", "team-b"), "public:v1:/data:scratch")
     assert not allowed(policy, Caller("kubernetes", "team-b"), "public:/data")
+    assert allowed(policy, Caller("kubernetes", "team-b"), "public:/data:ro")
+    # What is in no stratum yet does not get into one by a read-only rule.
+    assert not allowed(policy, Caller("kubernetes", "team-b"), "public:/data:ro;create")
+    assert not allowed(policy, Caller("kubernetes", "team-b"), "public:/data:ro;copy-up")
 
 
 def test_the_base_of_a_new_worktree_counts_too() -> None:
