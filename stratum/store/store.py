@@ -69,9 +69,9 @@ class Store:
         """The store's directory, absolute and without symbolic links."""
         return self.layout.root
 
-    def begin(self, what: str = "writing") -> AbstractContextManager[Transaction]:
+    def begin(self, what: str = "writing", *, resumable: bool = False) -> AbstractContextManager[Transaction]:
         """A transaction (``Transactions.begin``)."""
-        return self.transactions.begin(what)
+        return self.transactions.begin(what, resumable=resumable)
 
     def write_commit(
         self,

@@ -5,6 +5,7 @@
     tmp/lock               flock, held for the moment in which a transaction is made or a dead one claimed
     tmp/<id>/owner         flock'd while the transaction lives; says who and what for
     tmp/<id>/objects/      file contents on their way to objects/
+    tmp/<id>/resume        where it can be taken up again after a kill (``store.salvage``)
     tmp/<id>/...           everything else on its way, and what an exchange brought out
     tmp/<id>/              without an owner: what was removed from the store and is being deleted
 
@@ -15,8 +16,10 @@ two of these leaves things that nothing refers to, never a reference to somethin
 write-back only to descriptors opened before it happened, so the descriptor is opened when the transaction begins.
 
 A transaction holds the store lock shared for as long as it lives. Whoever begins one first collects those whose owner
-is dead: it moves them into its own directory. A forked child of the owner shares its lock, so a transaction
-also lives as long as one of them writes; programs that are started inherit nothing.
+is dead: it moves them into its own directory. Left alone for a while are those that another one could take up
+(``store.salvage``); such a transaction ends at once when it is interrupted, and deletes nothing. A forked child of the
+owner shares its lock, so a transaction also lives as long as one of them writes; programs that are started inherit
+nothing.
 """
 
 from __future__ import annotations
@@ -35,10 +38,12 @@ from stratum.frozen import frozen
 from stratum.store.layout import Layout, storage_error
 from stratum.store.locks import StoreLocks
 from stratum.store.objects import OBJECT_MODE, Objects, name_objects
+from stratum.store.salvage import RESUME, dead_in, take_object, take_over, waits_for_another, words
 from stratum.store.trash import remove_tree
 from stratum.sys.atomic import write_all
 from stratum.sys.locks import locked
 from stratum.sys.syscalls import AT_FDCWD, RENAME_EXCHANGE, RENAME_NOREPLACE, renameat2, syncfs
+from stratum.tree.model import object_path
 
 OWNER = "owner"
 _STAGED_NAME = re.compile(r"(?:[0-9a-f]{2}/)?[0-9a-z-]+")
@@ -59,7 +64,7 @@ class Transaction:
     """One change of a store, from ``Transactions.begin``.
 
     ``directory`` is the transaction's own directory in ``tmp/``; ``object_staging`` is where objects are written,
-    by this process or its workers.
+    by this process or its workers. ``dead`` are the directories of dead transactions that were claimed by this one.
     """
 
     def __init__(self, layout: Layout, objects: Objects, directory: Path) -> None:
@@ -72,6 +77,7 @@ class Transaction:
         self._counter = 0
         self._dirty = False
         self._process = os.getpid()
+        self.dead = dead_in(directory)
         self.object_staging.mkdir(0o700)
         self._root = os.open(layout.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
@@ -82,6 +88,11 @@ class Transaction:
             return
         os.close(self._root)
         _delete(self.directory)
+
+    def abandon(self) -> None:
+        """End at once: what was not published is left as that of a dead transaction."""
+        if os.getpid() == self._process:
+            os.close(self._root)
 
     # Objects
 
@@ -105,6 +116,23 @@ class Transaction:
             raise ValueError(f"{name!r} is not the name of a staged object")
         self._staged[digest] = (name, size)
         self._dirty = True
+
+    def adopt(self, digest: bytes, size: int) -> bool:
+        """Whether the object is there, in the store, in this transaction, or staged by a dead one that this one
+        claimed: then it is read, compared with its digest and staged here. Raises ``StratumError`` (full disk, ...)."""
+        if self.has(digest, size):
+            return True
+        if not self.dead:
+            return False
+        name = os.fsdecode(object_path(digest))
+        target = self.object_staging / name
+        places = [os.fsencode(dead / "objects") for dead in self.dead]
+        with _storing("write an object to the store"):
+            target.parent.mkdir(0o700, exist_ok=True)
+            if not take_object(places, digest, size, os.fsencode(target)):
+                return False
+        self.stage(digest, size, name)
+        return True
 
     def add_bytes(self, data: bytes) -> bytes:
         """Store ``data`` as an object; its digest. Raises ``StratumError`` (full disk, ...)."""
@@ -296,24 +324,31 @@ class Transactions:
         self._objects = objects
 
     @contextmanager
-    def begin(self, what: str) -> Iterator[Transaction]:
+    def begin(self, what: str, *, resumable: bool = False) -> Iterator[Transaction]:
         """Begin a transaction, which ends with the ``with`` block: what was published by then stays, all else goes.
 
-        ``what`` is shown to those who wait for it. Raises ``BusyError`` where gc or a removal holds the store,
-        ``UnsupportedError`` on a read-only one.
+        ``what`` is shown to those who wait for it. ``resumable``: where it is killed, or interrupted by the user, what
+        it staged is left for the next transaction that says the same words, which may ``adopt`` it. Raises
+        ``BusyError`` where gc or a removal holds the store, ``UnsupportedError`` on a read-only one.
         """
         with self._locks.store(), ExitStack() as owner:
             directory = self._layout.tmp / os.urandom(8).hex()
             try:
-                self._claim(owner, directory, what)
+                self._claim(owner, directory, what, resumable)
                 transaction = Transaction(self._layout, self._objects, directory)
             except OSError as exc:
                 _delete(directory)
                 raise storage_error(exc, "write to the store") from None
             try:
                 yield transaction
-            finally:
+            except KeyboardInterrupt:
+                # Whoever presses Ctrl-C does not want to wait until a hundred thousand files are deleted.
+                transaction.abandon() if resumable else transaction.close()
+                raise
+            except BaseException:
                 transaction.close()
+                raise
+            transaction.close()
 
     def discard(self, path: Path) -> None:
         """Take ``path``, a file or directory of the store, out of it in one durable step, and delete it.
@@ -329,24 +364,28 @@ class Transactions:
         with suppress(OSError):
             remove_tree(removed)
 
-    def _claim(self, owner: ExitStack, directory: Path, what: str) -> None:
+    def _claim(self, owner: ExitStack, directory: Path, what: str, resumable: bool) -> None:
         """Make ``directory``, locked until ``owner`` closes, with the leftovers of the dead in it."""
         with locked(self._layout.tmp / "lock", timeout=_GUARD_WAIT, what=f"the store {self._layout.root}"):
             directory.mkdir(0o700)
             owner.enter_context(locked(directory / OWNER, timeout=0))
             with suppress(OSError):  # for people only; the lock is what counts
                 (directory / OWNER).write_text(f"process {os.getpid()}: {what}\n", "utf-8", errors="backslashreplace")
-            self._claim_dead(directory)
+            self._claim_dead(directory, what if resumable else None)
+            if resumable:
+                _write_and_close(os.open(directory / RESUME, _NEW_FILE, 0o600), words(what))
 
-    def _claim_dead(self, directory: Path) -> None:
-        """Move the transactions whose owner is dead into ``directory``, to be deleted with it."""
+    def _claim_dead(self, directory: Path, what: str | None) -> None:
+        """Move the transactions whose owner is dead into ``directory``, to be deleted with it, but for those that wait
+        for one that does something else than ``what``."""
         for name in self._layout.names_in(self._layout.tmp):
             path = self._layout.tmp / name
             # One that is not found is ending at this moment; its owner file went last.
             with suppress(BusyError, FileNotFoundError):
                 if path != directory and stat.S_ISDIR(path.lstat().st_mode):
                     with locked(path / OWNER, timeout=0):
-                        os.rename(path, directory / f"dead-{name}")
+                        if not waits_for_another(path, what):
+                            take_over(path, directory)
 
 
 def _delete(directory: Path) -> None:
