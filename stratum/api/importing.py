@@ -75,7 +75,7 @@ def import_(session: Session, path: str, name: str, options: Options = DEFAULTS)
         store = session.create_store()
         if isinstance(source, CommitSource):
             return _import_commit(session, source, path, stratum, tag, options)
-        with store.begin(f"importing {path}") as tx:
+        with store.begin(f"importing {path}", resumable=True) as tx:
             previous = store.tags.find(stratum, tag)
             origin = {"kind": "import", **source.origin}
             meta, warnings = _commit_tree(
@@ -157,7 +157,7 @@ def import_patch(
     origin: dict[str, Any] = {"kind": "import", "patch_of": commit}
     with (
         open_source(session, path, tag=options.tag, bare=options.bare, progress=options.progress) as source,
-        store.begin(f"importing the patch {path}") as tx,
+        store.begin(f"importing the patch {path}", resumable=True) as tx,
     ):
         previous = store.tags.find(stratum, tag)
         below = store.commits.tree(commit)

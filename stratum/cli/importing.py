@@ -50,6 +50,8 @@ def import_(
 
     With --patch, PATH is laid over the commit BASE as overlayfs would: what it holds is added or replaced, what it
     does not hold stays, and whiteouts (.wh.NAME files or overlayfs's own) delete. REF then names the result.
+
+    An import of a directory that was interrupted or killed goes on where it was when it is run again within a day.
     """
     path, names = path_and_names(arguments)
     if len(names) > (2 if patch else 1):

@@ -25,6 +25,7 @@ from pathlib import Path
 from stratum.errors import ConflictError, NotFoundError, StratumError, UsageError, os_error_text
 from stratum.ingest.attributes import stored_xattrs
 from stratum.ingest.dirstack import OPEN_DIRECTORY, DirectoryStack
+from stratum.ingest.journal import Journal, Journalled
 from stratum.ingest.reader import FileReader, Pending, source_error
 from stratum.ingest.staging import Signature, open_source, signature
 from stratum.ingest.statcache import Found, StatCache, settled
@@ -61,15 +62,18 @@ def import_directory(
 
     Raises ``NotFoundError`` or ``UsageError`` where ``path`` is no directory, ``ConflictError`` where the source
     changed in a way that no snapshot can be made of, ``StratumError`` naming the path for what cannot be read or
-    stored. What was staged until then goes with the transaction.
+    stored. What was staged until then goes with the transaction, or serves the next one that takes it up: what a dead
+    one that ``tx`` claimed had read of files which are still the same is not read again.
     """
     root = _open_root(path, store)
     try:
         source = os.fsencode(os.path.realpath(path))
         found = StatCache.load(store.root, store.objects, source) if cache else None
         reading = (lambda done: progress(done, None)) if progress is not None else None
-        with FileReader(tx, store.objects, jobs=jobs, progress=reading) as reader:
-            walk = _Walk(reader, found, listing, _identity(os.stat(store.root)), devices, one_file_system)
+        with FileReader(tx, store.objects, jobs=jobs, progress=reading, journal=Journal(tx.directory)) as reader:
+            walk = _Walk(
+                reader, found, Journalled(tx.dead), listing, _identity(os.stat(store.root)), devices, one_file_system
+            )
             tree = walk.run(root, source)
             reader.finish()
             if found is not None:
@@ -123,6 +127,7 @@ class _Walk:
         self,
         reader: FileReader,
         cache: StatCache | None,
+        journalled: Journalled,
         listing: Listing | None,
         store: tuple[int, int],
         devices: bool,
@@ -132,6 +137,7 @@ class _Walk:
         self.warnings: list[str] = []
         self._reader = reader
         self._cache = cache
+        self._journalled = journalled
         self._listing = listing
         self._store = store
         self._devices = devices
@@ -255,7 +261,8 @@ class _Walk:
             node.xattrs, node.digest, node.content = found
         else:
             candidate = self._cache.candidate(info) if self._cache is not None else None
-            pending.append(Pending(name, info, node, candidate=candidate))
+            before = self._journalled.find(signature(info)) if self._journalled else None
+            pending.append(Pending(name, info, node, candidate=candidate, before=before))
         self._listed.append((signature(info), self._now, node))
         if info.st_nlink > 1:
             self._links[(info.st_dev, info.st_ino)] = node

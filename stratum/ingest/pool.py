@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ class Batch:
 class _Worker:
     """One process: what it still has to be sent, what came back so far, and the batches it has."""
 
-    def __init__(self, first: tuple[bytes, bytes, str]) -> None:
+    def __init__(self, first: tuple[bytes, bytes, str, list[bytes]]) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
             self.process = subprocess.Popen(
@@ -149,12 +150,12 @@ class _Worker:
 class Pool:
     """``jobs`` workers, given the arguments of their ``Stager`` without the tag. A context manager."""
 
-    def __init__(self, jobs: int, objects: bytes, staging: bytes) -> None:
+    def __init__(self, jobs: int, objects: bytes, staging: bytes, salvage: Sequence[bytes] = ()) -> None:
         self._selector = selectors.DefaultSelector()
         self._workers: list[_Worker] = []
         try:
             for number in range(jobs):
-                self._workers.append(_Worker((objects, staging, f"worker-{number}")))
+                self._workers.append(_Worker((objects, staging, f"worker-{number}", list(salvage))))
         except OSError as exc:
             self.close()
             raise StratumError(f"cannot start {sys.executable}: {exc.strerror}") from None

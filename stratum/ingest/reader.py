@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -24,8 +25,10 @@ from typing import Any
 
 from stratum.errors import ConflictError, StratumError
 from stratum.ingest.attributes import stored_xattrs
+from stratum.ingest.journal import Journal
 from stratum.ingest.pool import Batch, Pool
 from stratum.ingest.staging import FileRead, Stager, signature
+from stratum.ingest.statcache import settled
 from stratum.ingest.worker import MAX_DESCRIPTORS, OK, STORE_FAILED, Answer, read_batch
 from stratum.store.layout import storage_error
 from stratum.store.objects import Objects
@@ -42,7 +45,8 @@ class Pending:
 
     ``info`` is what lstat said when it was listed. ``xattrs`` tells whether the extended attributes are read too (those
     that ``ingest.attributes`` keeps) or are the node's already. ``candidate`` is the digest that the content probably
-    has, for one that only had its metadata changed. With ``opened``, the descriptor that the reader is given is not
+    has, for one that only had its metadata changed; ``before`` the one that it had when an import which was cut short
+    read a file with the same signature. With ``opened``, the descriptor that the reader is given is not
     the file's directory but the file, open for reading.
     """
 
@@ -51,6 +55,7 @@ class Pending:
     node: File
     xattrs: bool = True
     candidate: bytes | None = None
+    before: bytes | None = None
     opened: bool = False
 
 
@@ -61,25 +66,35 @@ class _Group:
     path: bytes
     files: list[Pending]
     gone: Callable[[Pending], None] | None
+    time: int  # when it was handed over, ns: after it was listed and before it is read
 
 
 class FileReader:
     """Fills ``File`` nodes with the content of source files, staged in ``tx``.
 
     ``jobs`` is the number of worker processes; 1 reads everything in this one. ``progress`` is called with the number
-    of files read so far. ``warnings`` collects one line for each file that kept changing or was gone; ``unsettled`` the
-    ``id`` of every node whose file was not as listed. A context manager: leaving it ends the workers.
+    of files read so far. ``journal`` is told what was read. ``warnings`` collects one line for each file that kept
+    changing or was gone; ``unsettled`` the ``id`` of every node whose file was not as listed. A context manager:
+    leaving it ends the workers.
     """
 
     def __init__(
-        self, tx: Transaction, objects: Objects, *, jobs: int = 1, progress: Callable[[int], None] | None = None
+        self,
+        tx: Transaction,
+        objects: Objects,
+        *,
+        jobs: int = 1,
+        progress: Callable[[int], None] | None = None,
+        journal: Journal | None = None,
     ) -> None:
         self.warnings: list[str] = []
         self.unsettled: set[int] = set()
         self._tx = tx
         self._jobs = jobs
         self._progress = progress
+        self._journal = journal
         self._paths = (os.fsencode(objects.directory), os.fsencode(tx.object_staging))
+        self._salvage = [os.fsencode(dead / "objects") for dead in tx.dead]
         self._pool: Pool | None = None
         self._batch = Batch([], [], [])
         self._files = 0
@@ -106,9 +121,9 @@ class FileReader:
             part = list(files[start : start + room])
             start += room
             self._batch.directories.append(os.dup(directory))
-            self._batch.tag.append(_Group(path, part, gone))
+            self._batch.tag.append(_Group(path, part, gone, time.time_ns()))
             self._batch.request.append(
-                [(b"" if f.opened else f.name, signature(f.info), f.xattrs, f.candidate) for f in part]
+                [(b"" if f.opened else f.name, signature(f.info), f.xattrs, f.candidate, f.before) for f in part]
             )
             self._files += len(part)
             self._bytes += sum(f.info.st_size for f in part)
@@ -150,7 +165,8 @@ class FileReader:
     def _read_here(self) -> None:
         batch = self._next_batch()
         try:
-            answer = read_batch(Stager(*self._paths, f"read-{self._done}"), batch.directories, batch.request)
+            stager = Stager(*self._paths, f"read-{self._done}", self._salvage)
+            answer = read_batch(stager, batch.directories, batch.request)
         finally:
             batch.close()
         self._take([(batch, answer)])
@@ -160,7 +176,7 @@ class FileReader:
             self._read_here()
             return
         if self._pool is None:
-            self._pool = Pool(self._jobs, *self._paths)
+            self._pool = Pool(self._jobs, *self._paths, self._salvage)
         while self._pool.full:
             self._take(self._pool.answers(wait=True))
         self._pool.add(self._next_batch())
@@ -173,6 +189,8 @@ class FileReader:
             for group, results in zip(batch.tag, answer[1], strict=True):
                 self._fill(group, results)
                 self._done += len(results)
+            if self._journal is not None:
+                self._journal.flush()
         if answers and self._progress is not None:
             self._progress(self._done)
 
@@ -196,6 +214,13 @@ class FileReader:
                 self.warnings.append(
                     f"{_where(group, pending)} kept changing while it was read; it is stored as last read"
                 )
+            if self._journal is not None and node.digest is not None and id(node) not in self.unsettled:
+                self._note(self._journal, group, pending, node.digest)
+
+    def _note(self, journal: Journal, group: _Group, pending: Pending, digest: bytes) -> None:
+        """Write down that the file was read, where a change of it since would be seen."""
+        if settled(pending.info.st_ctime_ns, group.time):
+            journal.add(signature(pending.info), digest)
 
     def _gone(self, group: _Group, pending: Pending) -> None:
         where = _where(group, pending)

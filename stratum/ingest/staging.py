@@ -16,6 +16,7 @@ import errno
 import os
 import stat
 import time
+from collections.abc import Sequence
 
 from stratum.composefs.verity import verity_digest
 from stratum.ingest.copying import SourceError, copy_hashed, is_sparse
@@ -70,23 +71,34 @@ class Stager:
     have in the store.
 
     ``objects`` is the store's object directory. ``tag`` keeps the temporary names of several stagers apart.
+    ``salvage`` are directories like ``staging`` that transactions left which were killed or interrupted.
     """
 
-    def __init__(self, objects: bytes, staging: bytes, tag: str) -> None:
+    def __init__(self, objects: bytes, staging: bytes, tag: str, salvage: Sequence[bytes] = ()) -> None:
         self._objects = objects
         self._staging = staging
+        self._salvage = salvage
         self._tag = tag.encode()
         self._counter = 0
         self._made: set[bytes] = set()  # shards in staging
         self._shards: dict[bytes, bool] = {}  # whether the store had it when it was first asked for
 
     def read(
-        self, directory: int, name: bytes, listed: Signature, *, xattrs: bool, candidate: bytes | None
+        self,
+        directory: int,
+        name: bytes,
+        listed: Signature,
+        *,
+        xattrs: bool,
+        candidate: bytes | None,
+        before: bytes | None = None,
     ) -> FileRead | None:
         """Read the regular file ``name`` in the open ``directory``; None where it is gone.
 
         With an empty ``name``, ``directory`` is the open file itself.
-        ``xattrs``: read the extended attributes too. ``candidate`` is the digest that the content probably has.
+        ``xattrs``: read the extended attributes too. ``candidate`` is the digest that the content probably has,
+        ``before`` the one that it had when a file with the signature ``listed`` was read: where that object is in the
+        store or in ``salvage``, the content is not read again.
         Raises ``OSError`` for the source (``ELOOP`` and ``EINVAL`` where it is no regular file any more) and
         ``StagingError`` for the store.
         """
@@ -95,28 +107,46 @@ class Stager:
         except FileNotFoundError:
             return None
         try:
-            return self._read_open(fd, listed, xattrs, candidate)
+            return self._read_open(fd, listed, xattrs, candidate, before)
         except SourceError as exc:
             raise exc.error from None
         finally:
             os.close(fd)
 
-    def _read_open(self, fd: int, listed: Signature, xattrs: bool, candidate: bytes | None) -> FileRead:
+    def _read_open(
+        self, fd: int, listed: Signature, xattrs: bool, candidate: bytes | None, before: bytes | None
+    ) -> FileRead:
         info = os.fstat(fd)
         if not stat.S_ISREG(info.st_mode):
             raise OSError(errno.EINVAL, "it was replaced by something else than a regular file")
         for attempt in range(ATTEMPTS):
             if attempt:
                 time.sleep(_PAUSE * attempt)
-            before = signature(info)
-            size, digest, content, staged = self._content(fd, info, candidate)
+            key = signature(info)
+            known = self._known(before, info.st_size) if before is not None and key == listed else None
+            size, digest, content, staged = known or self._content(fd, info, candidate)
             found = read_xattrs(fd) if xattrs else ()
             info = os.fstat(fd)
             after = signature(info)
-            if after == before:
+            if after == key:
                 break
         metadata = None if after == listed else (info.st_mode, info.st_uid, info.st_gid, info.st_mtime_ns)
-        return (size, digest, content, found, staged, after != before, metadata)
+        return (size, digest, content, found, staged, after != key, metadata)
+
+    def _known(self, digest: bytes, size: int) -> tuple[int, bytes | None, bytes | None, bool] | None:
+        """What ``_content`` says, where the object is in the store or among the leavings."""
+        if self._stored(digest, size):
+            return size, digest, None, False
+        if not self._salvage:
+            return None
+        from stratum.store.salvage import take_object
+
+        try:
+            target = self._place(digest)
+            taken = os.path.lexists(target) or take_object(self._salvage, digest, size, target)
+        except OSError as exc:
+            raise StagingError(exc) from None
+        return (size, digest, None, True) if taken else None
 
     def _content(
         self, fd: int, info: os.stat_result, candidate: bytes | None

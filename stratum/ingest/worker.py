@@ -1,8 +1,8 @@
 """A worker process: reads batches of files for ``ingest.pool`` and sends back what it found.
 
-Messages on the socket are a header (``HEADER``: number of descriptors, length) and a marshalled value. The first is
-(object directory, staging directory, tag); each further one is a batch, a list with one (files) per directory, whose
-descriptors come with the header. Each batch is answered by one of
+Messages on the socket are a header (``HEADER``: number of descriptors, length) and a marshalled value. The first are
+the arguments of ``Stager``; each further one is a batch, a list with one (files) per directory, whose descriptors come
+with the header. Each batch is answered by one of
 
 - ``(OK, [[FileRead or None, ...], ...])``, parallel to the batch,
 - ``(SOURCE_FAILED, number of the directory, of the file, errno, text)``,
@@ -30,8 +30,9 @@ HEADER = struct.Struct("<IQ")
 MAX_DESCRIPTORS = 128
 """Directories in one batch; SCM_MAX_FD (253) is the most that one message can carry."""
 
-FileRequest = tuple[bytes, Signature, bool, "bytes | None"]
-"""Name, signature when listed, whether to read xattrs, digest that the content probably has."""
+FileRequest = tuple[bytes, Signature, bool, "bytes | None", "bytes | None"]
+"""Name, signature when listed, whether to read xattrs, digest that the content probably has, and the one that it had
+when a file with this signature was read before."""
 
 Request = list[list[FileRequest]]
 Answer = tuple[Any, ...]
@@ -44,8 +45,8 @@ def read_batch(stager: Stager, directories: list[int], request: Request) -> Answ
         for directory, files in zip(directories, request, strict=True):
             found: list[FileRead | None] = []
             results.append(found)
-            for name, listed, xattrs, candidate in files:
-                found.append(stager.read(directory, name, listed, xattrs=xattrs, candidate=candidate))
+            for name, listed, xattrs, candidate, before in files:
+                found.append(stager.read(directory, name, listed, xattrs=xattrs, candidate=candidate, before=before))
     except StagingError as exc:
         return (STORE_FAILED, exc.error.errno, os_error_text(exc.error))
     except OSError as exc:

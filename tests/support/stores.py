@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from stratum.store import Store, Transaction
+from stratum.store.salvage import RESUME
 from stratum.tree.model import INLINE_MAX, Directory, File, Inode
 
 
@@ -33,6 +34,11 @@ def commit(store: Store, files: Mapping[bytes, bytes]) -> str:
 def leftovers(store: Store) -> list[str]:
     """What is in the store's ``tmp`` besides the lock file."""
     return sorted(set(os.listdir(store.root / "tmp")) - {"lock"})
+
+
+def abandoned(store: Store) -> list[str]:
+    """The ``leftovers`` that no later transaction can take up: what was killed and is of no use."""
+    return [name for name in leftovers(store) if not (store.root / "tmp" / name / RESUME).exists()]
 
 
 def check(store: Store) -> None:

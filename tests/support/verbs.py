@@ -22,7 +22,7 @@ from stratum.sys import mountinfo
 from stratum.tree.digest import metadata_hash
 from stratum.tree.dump import write_dump
 from tests.support.leftovers import unmount_below
-from tests.support.stores import leftovers
+from tests.support.stores import abandoned, leftovers
 
 
 class VerbError(StratumError):
@@ -167,14 +167,16 @@ class Scene:
                 assert any(record.is_mount(entry) for record in records), entry
 
     def check_after_next(self, allowed: Sequence[str] | set[str]) -> None:
-        """After the next verbs, nothing of what was interrupted is left either, and the work still is."""
+        """After the next verbs, nothing of what was interrupted is left either but what the same verb can take up, and
+        the work still is. After a garbage collection nothing is."""
         if "app" in self.store.names() and self.store.worktrees.exists("app", "dev"):
             self.verb("commit", "app+dev")
             assert not self.store.worktrees.has_leftovers("app", "dev")
         else:
             self.verb("import", "--bare", self.source, "next")
-        assert not leftovers(self.store)
+        assert not abandoned(self.store)
         after = set(self.store.commits.list())
         self.check(after)
         self.verb("gc")
+        assert not leftovers(self.store)
         self.check(after)

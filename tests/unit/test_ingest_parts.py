@@ -227,7 +227,7 @@ def pool_paths(tmp_path: Path) -> tuple[bytes, bytes]:
 
 
 def batch(directory: Path, *names: bytes) -> Batch:
-    request: Request = [[(name, (0, 0, 0, 0, 0), False, None) for name in names]]
+    request: Request = [[(name, (0, 0, 0, 0, 0), False, None, None) for name in names]]
     return Batch([os.open(directory, OPEN_DIRECTORY)], request, names)
 
 
