@@ -117,7 +117,9 @@ def _check_place(place: Path) -> None:
         raise ConflictError(f"{place} leads through a symbolic link, which it did not when it was put on record")
 
 
-def unmount_and_forget(session: Session, text: str) -> tuple[list[Record], list[str]]:
+def unmount_and_forget(
+    session: Session, text: str, *, warn: Callable[[str], None] = lambda text: None
+) -> tuple[list[Record], list[str]]:
     """Unmount as ``unmount`` does, where it is mounted, and drop what brings it back: (the mounts, the mountpoints).
 
     Raises ``NotFoundError`` where there is neither.
@@ -125,11 +127,11 @@ def unmount_and_forget(session: Session, text: str) -> tuple[list[Record], list[
     path = means_boot_mount(session, text)
     if path is not None:
         mounted = session.state.find_mountpoint(Path(path)) is not None
-        done = unmount(session, path) if mounted else []
+        done = unmount(session, path, warn=warn) if mounted else []
         forgotten = [path] if session.store.boot_mounts.forget(path) else []
     else:
         try:
-            done = unmount(session, text)
+            done = unmount(session, text, warn=warn)
         except NotFoundError:
             done = []
         forgotten = forget(session, _same_ref(session, text))

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from stratum.api.inuse import InUse, may_be_in_use
 from stratum.api.session import Session
 from stratum.api.settling import settle
 from stratum.errors import ExistsError
@@ -13,7 +14,6 @@ from stratum.frozen import field, frozen
 from stratum.refs import check_name, parse_ref
 
 if TYPE_CHECKING:
-    from stratum.mount.state import Record
     from stratum.tree.model import Directory
 
 
@@ -67,13 +67,15 @@ def commit_worktree(
     fast_forward: bool = True,
     settled: bool = False,
     pause: bool = False,
+    ended: str | None = None,
 ) -> Committed:
     """Commit what the worktree shows now, move its head there and point ``tag`` (TAG or NAME:TAG) at it.
 
-    A mounted worktree is not disturbed. Where nothing has it mounted, its base becomes the new commit and its upperdir
-    is emptied, in one step, unless ``fast_forward`` is False. ``ExistsError`` where the tag names another commit,
-    before anything is written, unless ``force``. Durable when it returns. ``settled`` is for callers that hold the lock
-    and have done what ``settle`` does: in the middle of a switch it would undo what that does.
+    A worktree in use is not disturbed. Where nobody has it (``api.inuse``; ``ended`` is a container that is known to
+    have ended), its base becomes the new commit and its upperdir is emptied, in one step, unless ``fast_forward`` is
+    False. ``ExistsError`` where the tag names another commit, before anything is written, unless ``force``. Durable
+    when it returns. ``settled`` is for callers that hold the lock and have done what ``settle`` does: in the middle of
+    a switch it would undo what that does.
     """
     store = session.store
     tag_name = _tag_target(name, tag)
@@ -82,14 +84,15 @@ def commit_worktree(
             settle(session, name, worktree)
         tree = store.worktrees.get(name, worktree)
         # Asked before the upperdir is read: one that is unmounted meanwhile was still written to after that.
-        record = session.state.find_worktree(store.root, name, worktree)
+        held, user = may_be_in_use(session, name, worktree, ended=ended)
+        fast_forward = fast_forward and not held
         previous = _previous(session, tag_name, force=force)
         base = store.commits.open_tree(tree.base_commit)
         warnings: list[str] = []
         from stratum.ingest.worktree import store_upperdir
 
         with store.begin(f"committing {tree}") as tx:
-            with _held_still(session, record if pause else None, warnings):
+            with _held_still(session, user if pause else None, warnings):
                 root = store_upperdir(tx, store.objects, base, tree.upperdir, warnings.append)
             meta = store.write_commit(
                 tx,
@@ -100,10 +103,10 @@ def commit_worktree(
                 timestamp=session.now(),
                 known=base,
                 # As the base, the next mount shows it; a tag promises tags/TAG/commit.cfs.
-                image=tag_name is not None or (fast_forward and record is None),
+                image=tag_name is not None or fast_forward,
             )
             commit = meta.metadata_hash
-            if fast_forward and record is None and tree.base_commit != commit:
+            if fast_forward and tree.base_commit != commit:
                 store.worktrees.renew(tx, name, worktree, base_commit=commit, head=commit, why=why)
             elif tree.commit != commit:
                 store.worktrees.set_head(name, worktree, commit, why=why)
@@ -114,17 +117,17 @@ def commit_worktree(
 
 
 @contextmanager
-def _held_still(session: Session, record: Record | None, warnings: list[str]) -> Iterator[None]:
-    """Pause the container, if any, that has the recorded mount; where that fails, the block runs with a warning."""
-    if record is None or record.holder.kind != "container" or record.read_only:
+def _held_still(session: Session, user: InUse | None, warnings: list[str]) -> Iterator[None]:
+    """Pause the container, if any, that has the worktree; where that fails, the block runs with a warning."""
+    if user is None or user.container is None:
         yield
         return
     from stratum.podman.pausing import paused
 
     config = session.config
-    with paused(record.holder.id, config.runtime_dir, config.environment) as reason:
+    with paused(user.container, config.runtime_dir, config.environment) as reason:
         if reason is not None:
-            warnings.append(f"container {record.holder.id[:12]} was not paused for the commit: {reason}")
+            warnings.append(f"container {user.container[:12]} was not paused for the commit: {reason}")
         yield
 
 

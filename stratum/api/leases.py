@@ -3,7 +3,7 @@
 A lease (``store.worktrees``) is written when a container gets a worktree to write in, and cleared when the worktree has
 been committed after the container's end. The container's stop does that; where the stop was never reported (a
 reboot, a killed monitor, a start that failed halfway), the next container on the worktree, the next stop of any
-container, or ``reconcile`` does it. A lease is stale when nothing has the worktree mounted any more.
+container, or ``reconcile`` does it. A lease is stale when nobody has the worktree in use any more (``api.inuse``).
 
 Committing and clearing happen under the worktree's lock, so a stop that is reported twice, or by two at the same
 time, is one commit. A failure is written into the lease, where ``status`` finds it; the work stays in the upperdir.
@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from stratum.api.inuse import in_use
 from stratum.api.session import Session
 from stratum.api.tagtemplate import render_tag
 from stratum.errors import StratumError
@@ -67,8 +68,7 @@ def reconcile(session: Session, *, stopped: str | None = None) -> list[Released]
     """
     done = []
     for leased in leases(session):
-        ended = leased.lease.container == stopped
-        if not ended and _is_mounted(session, leased.name, leased.worktree):
+        if leased.lease.container != stopped and in_use(session, leased.name, leased.worktree) is not None:
             continue
         try:
             released = release(session, leased.name, leased.worktree, leased.lease.container)
@@ -105,7 +105,7 @@ def _work_off(session: Session, name: str, worktree: str, lease: Lease) -> Relea
 
     volume = lease.container.partition(VOLUME_HOLDER)[2]
     why = f"volume {volume} was unmounted" if volume else f"container {lease.container[:12]} stopped"
-    commit = commit_worktree(session, name, worktree, why=why).commit
+    commit = commit_worktree(session, name, worktree, why=why, ended=lease.container).commit
     tag = None
     if lease.tag_template is not None:
         tag = render_tag(
@@ -118,7 +118,3 @@ def _work_off(session: Session, name: str, worktree: str, lease: Lease) -> Relea
         )
         session.store.tags.set(name, tag, commit, force=True, why=why)
     return Released(name, worktree, lease.container, commit, tag)
-
-
-def _is_mounted(session: Session, name: str, worktree: str) -> bool:
-    return session.state.find_worktree(session.store.root, name, worktree) is not None

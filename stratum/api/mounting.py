@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stratum.api.history import means_path
+from stratum.api.inuse import refuse_in_use
 from stratum.api.session import Session
 from stratum.api.settling import settle
 from stratum.errors import NotFoundError, StratumError, os_error_text
@@ -52,6 +53,7 @@ def mount(
             assert found.worktree is not None
             locks.enter_context(store.worktrees.lock(found.name, found.worktree))
             settle(session, found.name, found.worktree)
+            refuse_in_use(session, found.name, found.worktree)
         plan, ref, commit = plan_mount(session, found)
         if read_only or attributes:
             plan = replace(plan, read_only=read_only, extra=attributes)
@@ -101,19 +103,26 @@ def plan_mount(session: Session, found: Resolved) -> tuple[MountPlan, str, str]:
     return plan, str(tree.ref), tree.base_commit
 
 
-def unmount(session: Session, text: str, *, lazy: bool = False) -> list[Record]:
+def unmount(
+    session: Session, text: str, *, lazy: bool = False, warn: Callable[[str], None] = lambda text: None
+) -> list[Record]:
     """Unmount what is mounted at the path ``text``, or every host mount of the ref ``text``; the records as they were.
 
+    ``warn`` is told where a process has a copy of the mount in a mount namespace of its own, and so keeps it in use.
     Raises ``NotFoundError`` for what Stratum did not mount, ``BusyError`` naming the processes in the way.
     """
     from stratum.mount import host
 
     if means_path(session, text):
-        return [host.unmount(session.state, Path(text), lazy=lazy)]
+        return [host.unmount(session.state, Path(text), lazy=lazy, warn=warn)]
     records = find_mounts(session, text)
     if not records:
         raise NotFoundError(f"{text} is not mounted", hint="'stratum status' lists the mounts there are")
-    return [host.unmount(session.state, record, lazy=lazy) for record in records]
+    if len(records) > 1:
+        from stratum.mount.state import who_has_a_copy
+
+        records = [record for record in records if who_has_a_copy(record) is None] or records
+    return [host.unmount(session.state, record, lazy=lazy, warn=warn) for record in records]
 
 
 def find_mounts(session: Session, text: str) -> list[Record]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from stratum.api.history import ref_or_mountpoint
+from stratum.api.inuse import in_use
 from stratum.api.session import Session
 from stratum.api.settling import settle, store_worktree
 from stratum.errors import NotFoundError, UsageError
@@ -111,10 +112,13 @@ def _to_worktree(session: Session, found: list[tuple[str, Inode]], name: str, wo
     places = [path or "/" for path, _ in found]
     with store.worktrees.lock(name, worktree):
         settle(session, name, worktree)
-        record = session.state.find_worktree(store.root, name, worktree)
-        if record is None:
+        user = in_use(session, name, worktree)
+        record = user.record if user is not None else None
+        if user is None:
             _write_unmounted(session, found, name, worktree)
             return Restored(places, ref)
+        if record is None or not user.reachable:
+            raise user.error()
         if record.holder.kind != "host":
             raise UsageError(
                 f"{ref} is mounted in {record.holder.describe()}",

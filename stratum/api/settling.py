@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stratum.api.inuse import refuse_in_use
 from stratum.api.session import Session
 
 if TYPE_CHECKING:
@@ -65,6 +66,8 @@ def settle(session: Session, name: str, worktree: str) -> None:
         allow_writes(record)
     if not store.worktrees.has_leftovers(name, worktree):
         return
+    if record is None:
+        refuse_in_use(session, name, worktree)  # by somebody who may still have the retired upperdir mounted
     interrupted = store.worktrees.interrupted_switch(name, worktree)
     if interrupted is not None and interrupted.old is not None:
         tree = store.worktrees.get(name, worktree)

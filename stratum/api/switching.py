@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from stratum.api.commits import commit_worktree
 from stratum.api.history import ref_or_mountpoint
+from stratum.api.inuse import in_use, refuse_in_use
 from stratum.api.session import Session
 from stratum.api.settling import build_in_place, build_mount, settle, store_worktree
 from stratum.errors import NotFoundError, UsageError
@@ -64,6 +65,7 @@ def reset(
     with store.worktrees.lock(name, worktree):
         settle(session, name, worktree)
         tree = store.worktrees.get(name, worktree)
+        _refuse_unreachable(session, tree)
         commit = tree.commit if to is None else _reset_commit(session, parse_ref(to))
         why = f"reset to {to or commit}"
         if dry_run:
@@ -94,6 +96,7 @@ def rebase(
     with store.worktrees.lock(name, worktree):
         settle(session, name, worktree)
         tree = store.worktrees.get(name, worktree)
+        _refuse_unreachable(session, tree)
         base, new_tree = store.commits.tree(tree.base_commit), store.commits.tree(new_base)
         fork = base if tree.forked_from == tree.base_commit else store.commits.tree(tree.forked_from)
         conflicts: list[bytes] = []
@@ -149,6 +152,17 @@ def _mountpoint(session: Session, tree: Worktree) -> str | None:
     return record.mountpoint if record is not None else None
 
 
+def _refuse_unreachable(session: Session, tree: Worktree) -> Record | None:
+    """The worktree's mount, to be switched live; None where nobody has it. ``BusyError`` where somebody has it whose
+    mount cannot be switched from here."""
+    user = in_use(session, tree.name, tree.worktree)
+    if user is None:
+        return None
+    if user.record is None or not user.reachable:
+        raise user.error()
+    return user.record
+
+
 def _replace(
     session: Session,
     tree: Worktree,
@@ -161,7 +175,7 @@ def _replace(
 ) -> Switched:
     """Put ``tree`` on ``base`` with the upperdir that ``build_upper`` makes, mounted or not. Its lock is held."""
     store = session.store
-    record = session.state.find_worktree(store.root, tree.name, tree.worktree)
+    record = _refuse_unreachable(session, tree)
     kept: list[str] = []
 
     def keep() -> None:
@@ -269,6 +283,7 @@ def switch(session: Session, text: str, target: str, *, force: bool = False) -> 
     lease = _lease_of(session, old)
     with store.worktrees.lock(found.name, found.worktree):
         settle(session, found.name, found.worktree)
+        refuse_in_use(session, found.name, found.worktree)
         if lease is not None:
             store.worktrees.set_lease(found.name, found.worktree, lease)
         try:

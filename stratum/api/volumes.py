@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from stratum.api.beginning import Beginning
+from stratum.api.inuse import in_use
 from stratum.api.leases import release
 from stratum.api.session import Session
 from stratum.errors import ExistsError, StratumError
@@ -80,7 +81,7 @@ def catch_up(session: Session, name: str, worktree: str) -> StratumError | None:
     the next commit.
     """
     lease = session.store.worktrees.lease(name, worktree)
-    if lease is None or session.state.find_worktree(session.store.root, name, worktree) is not None:
+    if lease is None or in_use(session, name, worktree) is not None:
         return None
     try:
         release(session, name, worktree, lease.container)

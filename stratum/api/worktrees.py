@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from stratum.api.inuse import refuse_in_use
 from stratum.api.session import Session
 from stratum.api.settling import settle
-from stratum.errors import BusyError, UsageError
+from stratum.errors import UsageError
 from stratum.frozen import field, frozen
 from stratum.refs import DEFAULT_TAG, Ref, check_name, parse_ref
 from stratum.tree.rootchange import AS_IT_IS, RootChange
@@ -129,12 +130,5 @@ def keep_uncommitted(session: Session, name: str, worktree: str, *, why: str) ->
 
 
 def refuse_mounted(session: Session, name: str, worktree: str) -> None:
-    """``BusyError`` where the worktree is mounted anywhere."""
-    record = session.state.find_worktree(session.store.root, name, worktree)
-    if record is not None:
-        raise BusyError(
-            f"{name}+{worktree} is mounted at {record.mountpoint} by {record.holder.describe()}",
-            hint=f"unmount it first: stratum unmount {name}+{worktree}"
-            if record.holder.kind == "host"
-            else "stop what uses it first",
-        )
+    """``BusyError`` where the worktree is in use by anybody (``api.inuse``)."""
+    refuse_in_use(session, name, worktree)

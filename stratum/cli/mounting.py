@@ -109,12 +109,12 @@ def unmount(app: App, target: str, forget: bool) -> None:
     if forget:
         from stratum.api.bootmounts import unmount_and_forget
 
-        records, forgotten = unmount_and_forget(app.session, target)
+        records, forgotten = unmount_and_forget(app.session, target, warn=app.out.warn)
     else:
         from stratum.api.bootmounts import is_kept
         from stratum.api.mounting import unmount as run
 
-        records, forgotten = run(app.session, target), []
+        records, forgotten = run(app.session, target, warn=app.out.warn), []
     for record in records:
         app.out.note(f"{record.ref} is no longer mounted at {safe(record.mountpoint)}")
         if not forget and is_kept(app.session, record.mountpoint):

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stratum.api.inuse import refuse_in_use
 from stratum.api.session import Session
 from stratum.api.settling import settle
 from stratum.api.volumes import Fill, catch_up, ensure_worktree
@@ -24,7 +25,7 @@ from stratum.refs import DEFAULT_WORKTREE, Ref
 from stratum.store import Lease
 from stratum.store.clock import rfc3339, utc_now
 from stratum.store.trash import remove_tree
-from stratum.store.worktrees import dress_upperdir
+from stratum.store.worktrees import Process, dress_upperdir
 from stratum.sys.syscalls import statx_mount_id
 
 if TYPE_CHECKING:
@@ -98,12 +99,14 @@ class ContainerVolumes:
         if failure is not None:
             self.warnings.append(f"what the last holder of {ref} left was not committed: {failure.message}")
         last_error = failure.message[:MAX_ERROR] if failure is not None else None
+        refuse_in_use(self._session, name, worktree)
         tree = worktrees.get(name, worktree)
         record = self._claim(volume, str(ref), tree.base_commit, process, undo)
-        if volume.commit:
-            since = rfc3339(utc_now())
-            worktrees.set_lease(name, worktree, Lease(self._state.id, since, True, volume.tag, last_error))
-            _on_failure(undo, lambda: worktrees.clear_lease(name, worktree))
+        # Also where there is nothing to commit at the end: as long as it runs, the lease keeps the worktree.
+        holder = Process(process.pid, process.start_time, record.pid_namespace or "", record.boot or "")
+        lease = Lease(self._state.id, rfc3339(utc_now()), volume.commit, volume.tag, last_error, holder)
+        worktrees.set_lease(name, worktree, lease)
+        _on_failure(undo, lambda: worktrees.clear_lease(name, worktree))
         return self._build(volume, record, tree.base_commit, tree.directory, process, opened)
 
     def _claim(self, volume: Volume, ref: str, commit: str, process: ContainerProcess, undo: ExitStack) -> Record:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from stratum.errors import BusyError, ConflictError, NotFoundError, StratumError, os_error_text
@@ -11,9 +13,14 @@ from stratum.frozen import replace
 from stratum.mount import build
 from stratum.mount.plan import MountPlan
 from stratum.mount.record import find_mount
-from stratum.mount.state import Holder, Record, State, store_key
-from stratum.sys import mountinfo, proc
+from stratum.mount.state import Holder, Record, State, store_key, who_has_a_copy
+from stratum.sys import mountinfo
 from stratum.sys.mountinfo import MountEntry
+from stratum.sys.namespaces import is_own_mount_namespace
+
+COPIES_WAIT = 1.0
+"""Seconds that ``unmount`` waits for copies of the mount, which starting containers have for a moment."""
+_COPIES_PAUSE = 0.02
 
 
 def mount_recorded(
@@ -44,13 +51,16 @@ def mount_recorded(
     return state.confirm(record, mount_id)
 
 
-def unmount(state: State, target: Path | Record, *, lazy: bool = False) -> Record:
+def unmount(
+    state: State, target: Path | Record, *, lazy: bool = False, warn: Callable[[str], None] = lambda text: None
+) -> Record:
     """Unmount a recorded mount, given by its mountpoint or record; returns the record as it was.
 
     Raises ``NotFoundError`` for what Stratum did not mount, ``BusyError`` naming the processes in the way or the
     container or process that has it, ``ConflictError`` where something else was mounted over it. ``lazy`` takes it away
     from under the processes that use it; they keep what they have open, and the worktree counts as free although they
-    may still write to it.
+    may still write to it. ``warn`` is told where a process has a copy in a mount namespace of its own: the record stays
+    until that is gone.
     """
     record = target if isinstance(target, Record) else state.find_mountpoint(target)
     if record is None:
@@ -67,9 +77,15 @@ def unmount(state: State, target: Path | Record, *, lazy: bool = False) -> Recor
         build.unmount(mountpoint, lazy=lazy)
     if mountpoint.parent == state.ephemeral_dir:
         _remove_ephemeral(state, mountpoint)
-    # Where a container or another mount namespace has a copy, the record stays until that is gone.
-    if not any(record.is_mount(entry) for _, entry in mountinfo.everywhere()):
+    deadline = time.monotonic() + COPIES_WAIT
+    while (found := find_mount(record)) is not None and time.monotonic() < deadline:
+        if is_own_mount_namespace(found[0]):
+            break
+        time.sleep(_COPIES_PAUSE)
+    if found is None:
         state.release(record)
+    elif keeper := who_has_a_copy(record):
+        warn(f"{keeper} still has {record.ref} in a mount namespace of its own, and keeps it in use until it ends")
     return record
 
 
@@ -108,8 +124,7 @@ def _remove_ephemeral(state: State, place: Path) -> None:
 
 def _check_on_top(record: Record, entry: MountEntry | None) -> None:
     if entry is None:
-        seen = find_mount(record)
-        by = f"process {seen[0]} ({proc.command_name(seen[0])})" if seen else "a process that is just ending"
+        by = who_has_a_copy(record) or "a process that cannot be seen from here"
         raise BusyError(
             f"{record.ref} is mounted no more at {record.mountpoint}, but {by} has it in a mount namespace of its own",
             hint="it is free when that process, and what it started, has ended",

@@ -5,15 +5,17 @@ namespace shows that in ``/proc/PID/mountinfo``, and an ID is never used twice. 
 
 - while the mount is seen in some mount namespace (the host's, the container's, or that of anyone who got a copy of it:
   an upperdir is in use as long as any of them is), or
-- while the mount is still being made, by a process that is identified by ID and start time.
+- while the mount is still being made, by a process that is identified by ID and start time, or
+- while nobody here can tell: the holder is in a PID namespace whose processes ``/proc`` does not show.
 
-Neither a recycled process ID nor a recycled mount number makes a stale record look live.
+Neither a recycled process ID nor a recycled mount number makes a stale record look live. A source is text that
+everybody can read, and give to an overlay in a user namespace of their own. So in a mount namespace that belongs to
+another user namespace than ours, and is not the container's, only what has the recorded mount's device is a copy of it.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -21,10 +23,12 @@ from stratum.frozen import as_dict, frozen
 from stratum.refs import Ref
 from stratum.sys import mountinfo, proc
 from stratum.sys.mountinfo import MountEntry
+from stratum.sys.namespaces import is_mount_namespace_of_ours
 from stratum.sys.syscalls import statx_mount_id
 
 HolderKind = Literal["host", "container", "csi"]
 
+_PREFIX = "stratum-"
 _SOURCE_MAX = 200
 """The kernel takes parameters of up to 255 bytes."""
 
@@ -59,7 +63,8 @@ class Record:
 
     ``store`` is the store's path and ``store_key`` what tells stores apart; ``ref`` is NAME+WORKTREE, NAME:TAG or a
     commit; ``mountpoint`` is an absolute path as ``holder`` sees it. ``mount_id`` is None until the mount is attached,
-    and unique until reboot where the kernel has such IDs. ``since`` is RFC 3339 UTC.
+    and unique until reboot where the kernel has such IDs; ``device`` is its filesystem's "major:minor". ``since`` is
+    RFC 3339 UTC. ``boot`` and ``pid_namespace`` say what the holder's process ID means (``sys.proc``).
     """
 
     id: str
@@ -72,6 +77,9 @@ class Record:
     mount_id: int | None
     read_only: bool
     since: str
+    device: str | None = None
+    boot: str | None = None
+    pid_namespace: str | None = None
 
     @property
     def source(self) -> str:
@@ -80,7 +88,7 @@ class Record:
 
     @property
     def _source_prefix(self) -> str:
-        return f"stratum-{self.id}:"
+        return f"{_PREFIX}{self.id}:"
 
     @property
     def is_worktree(self) -> bool:
@@ -90,6 +98,12 @@ class Record:
     def is_mount(self, entry: MountEntry | None) -> bool:
         """Whether ``entry`` is this mount, or a copy of it."""
         return entry is not None and entry.fstype == "overlay" and entry.source.startswith(self._source_prefix)
+
+    def is_copy(self, pid: int, entry: MountEntry) -> bool:
+        """As ``is_mount``, for an ``entry`` in the mount namespace of ``pid``, where a stranger may have made it."""
+        if not self.is_mount(entry):
+            return False
+        return entry.device == self.device or is_mount_namespace_of_ours(pid)
 
     def is_worktree_of(self, store_key: str, name: str, worktree: str) -> bool:
         """Whether this is a mount of that worktree of that store."""
@@ -123,19 +137,24 @@ _RECORD_FIELDS: Mapping[str, tuple[type, ...]] = {
     "mount_id": (int, type(None)),
     "read_only": (bool,),
     "since": (str,),
+    "device": (str, type(None)),
+    "boot": (str, type(None)),
+    "pid_namespace": (str, type(None)),
 }
 
 
 def _checked(table: object, fields: Mapping[str, tuple[type, ...]], what: str) -> dict[str, Any]:
-    """``table`` with exactly the known fields, each of its type. Fields of later versions are left out."""
+    """``table`` with exactly the known fields, each of its type. Fields of later versions are left out; those that
+    earlier versions did not write are None."""
     if not isinstance(table, dict):
         raise ValueError(f"{what} is not an object")
     for key, kinds in fields.items():
-        if type(table.get(key)) not in kinds:
+        value = table.get(key)
+        if type(value) not in kinds:
             raise ValueError(f"{what} has no valid {key!r}")
-        if isinstance(table[key], str) and "\0" in table[key]:
+        if isinstance(value, str) and "\0" in value:
             raise ValueError(f"{what} has a NUL in {key!r}")
-    return {key: table[key] for key in fields}
+    return {key: table.get(key) for key in fields}
 
 
 def find_mount(record: Record) -> tuple[int, MountEntry] | None:
@@ -144,20 +163,45 @@ def find_mount(record: Record) -> tuple[int, MountEntry] | None:
     Looked for where it was put first, then in every other mount namespace.
     """
     first: list[int | str] = ["self"]
-    if record.holder.kind == "container" and proc.alive(record.holder.pid, record.holder.start_time):
-        first.insert(0, record.holder.pid)
+    holder = record.holder
+    if holder.kind == "container" and is_numbered_here(record) and proc.alive(holder.pid, holder.start_time):
+        first.insert(0, holder.pid)
     for pid in first:
-        for entry in reversed(mountinfo.read(pid)):
+        for entry in reversed(mountinfo.read(pid, record.id)):
             if record.is_mount(entry):
-                return (os.getpid() if pid == "self" else int(pid)), entry
-    return next(((pid, entry) for pid, entry in mountinfo.everywhere() if record.is_mount(entry)), None)
+                return (proc.own_pid() if pid == "self" else int(pid)), entry
+    return next(((pid, entry) for pid, entry in mountinfo.everywhere(record.id) if record.is_copy(pid, entry)), None)
+
+
+def worktree_mounts(ref: str) -> Iterator[tuple[int, MountEntry]]:
+    """The mounts of every store's worktree ``ref``, on record or not: (a process that sees it, the entry).
+
+    Only those in mount namespaces of this user's: in others, anybody may have made one of that source.
+    """
+    wanted = f":{ref}"[: _SOURCE_MAX - len(_PREFIX) - 16]
+    for pid, entry in mountinfo.everywhere(wanted):
+        prefix, _, shown = entry.source.partition(":")
+        ours = entry.fstype == "overlay" and f":{shown}" == wanted and prefix.startswith(_PREFIX)
+        if ours and is_mount_namespace_of_ours(pid):
+            yield pid, entry
+
+
+def is_numbered_here(record: Record) -> bool:
+    """Whether the holder's process ID is one of the PID namespace that ``/proc`` shows."""
+    return record.pid_namespace in (None, proc.pid_namespace())
 
 
 def is_live(record: Record) -> bool:
-    """Whether the record's mount exists, or is being made by a process that still runs."""
+    """Whether the record's mount exists, or is being made by a process that still runs, as far as can be told here."""
+    if record.boot not in (None, proc.boot_id()):
+        return False
     if record.mount_id is None:
-        return proc.alive(record.holder.pid, record.holder.start_time) or find_mount(record) is not None
-    return _shows_at_mountpoint(record) or find_mount(record) is not None
+        holder = record.holder
+        runs = proc.fate(holder.pid, holder.start_time, record.pid_namespace, record.boot)
+        return runs is not False or find_mount(record) is not None
+    if _shows_at_mountpoint(record) or find_mount(record) is not None:
+        return True
+    return not proc.sees_processes_of(record.pid_namespace)
 
 
 def _shows_at_mountpoint(record: Record) -> bool:

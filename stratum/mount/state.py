@@ -14,7 +14,8 @@ Rules:
 - A mount is **claimed** before it is made and **confirmed** when it is attached. A claim and the check that nobody
   else has the worktree are one step under the lock, so of two that race one wins. Whoever dies in between leaves a
   record that is live only if the mount was attached after all.
-- Stale records are dropped whenever the state is read. Nothing is ever unmounted for that.
+- Stale records are dropped whenever the state is read. Nothing is ever unmounted for that. A record of another boot is
+  stale; one of a PID namespace that the reader cannot look into is never dropped by that reader.
 - The lock order is: the store's locks first, this one last.
 """
 
@@ -29,10 +30,11 @@ from pathlib import Path
 
 from stratum.errors import BusyError, DamagedError, NotFoundError, StratumError, os_error_text
 from stratum.frozen import replace
-from stratum.mount.record import Holder, Record, is_live, record_from_json
+from stratum.mount.record import Holder, Record, find_mount, is_live, record_from_json
 from stratum.sys import proc
 from stratum.sys.atomic import write_atomic
 from stratum.sys.locks import FileLock, locked
+from stratum.sys.namespaces import is_own_mount_namespace
 
 __all__ = ["Holder", "Record", "State", "host_holder", "store_key"]
 
@@ -43,7 +45,7 @@ LOCK_TIMEOUT = 10.0
 
 def host_holder() -> Holder:
     """The host as the holder of a mount that this process makes."""
-    pid = os.getpid()
+    pid = proc.own_pid()
     return Holder("host", "", pid, proc.start_time(pid) or 0)
 
 
@@ -130,6 +132,8 @@ class State:
             mount_id=None,
             read_only=read_only,
             since=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            boot=proc.boot_id(),
+            pid_namespace=proc.pid_namespace(),
         )
 
         def add(records: list[Record]) -> list[Record]:
@@ -146,6 +150,8 @@ class State:
     ) -> Record:
         """Note that the claimed (or switched) mount is attached, for ``holder`` and showing ``commit`` if given."""
         confirmed = replace(record, mount_id=mount_id, holder=holder or record.holder, commit=commit or record.commit)
+        found = find_mount(confirmed)
+        confirmed = replace(confirmed, device=found[1].device if found is not None else None)
         self._change(lambda records: [*(other for other in records if other.id != record.id), confirmed])
         return confirmed
 
@@ -226,13 +232,36 @@ def _parse(data: bytes) -> list[Record]:
 def _check_free(wanted: Record, other: Record) -> None:
     """Raise ``BusyError`` where ``other`` is in the way of ``wanted``."""
     if wanted.is_worktree and other.store_key == wanted.store_key and other.ref == wanted.ref:
-        raise BusyError(
-            f"{other.ref} is mounted already, at {other.mountpoint}, by {other.holder.describe()}, since {other.since}",
-            hint=_how_to_release(other),
-        )
+        raise taken(other)
     same_place = other.holder.kind != "container" and wanted.holder.kind != "container"
-    if same_place and other.mountpoint == wanted.mountpoint:
+    if same_place and other.mountpoint == wanted.mountpoint and who_has_a_copy(other) is None:
         raise BusyError(f"{other.mountpoint} already shows {other.ref}", hint=_how_to_release(other))
+
+
+def taken(record: Record) -> BusyError:
+    """The refusal of a worktree that has a recorded mount."""
+    keeper = who_has_a_copy(record)
+    if keeper is not None:
+        return BusyError(
+            f"{record.ref} is mounted no more at {record.mountpoint}, but {keeper} has it in a mount namespace of its"
+            " own",
+            hint="it is free when that process, and what it started, has ended",
+        )
+    return BusyError(
+        f"{record.ref} is mounted already, at {record.mountpoint}, by {record.holder.describe()}, since {record.since}",
+        hint=_how_to_release(record),
+    )
+
+
+def who_has_a_copy(record: Record) -> str | None:
+    """The process, in words, that keeps a recorded mount of the host alive where it is not mounted here any more: one
+    with a copy in a mount namespace of its own. None where it is mounted here, or nobody is seen to have it."""
+    if record.holder.kind == "container" or record.mount_id is None:
+        return None
+    found = find_mount(record)
+    if found is None or is_own_mount_namespace(found[0]):
+        return None
+    return f"process {found[0]} ({proc.command_name(found[0])})"
 
 
 def _how_to_release(record: Record) -> str:

@@ -12,6 +12,7 @@ upperdir always fit together. lease.toml, where it exists, says who holds the wo
 is released; unlike the mount state it survives a reboot::
 
     [lease]  container, since, commit (on release), tag_template?, last_error?
+             pid?, start_time?, pid_namespace?, boot?    the container's first process, as ``sys.proc`` knows it
 
 Whoever works on a worktree (mounts it, commits it, changes its base) holds its lock.
 """
@@ -26,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from stratum.errors import DamagedError, ExistsError, NotFoundError
-from stratum.frozen import frozen, replace
+from stratum.frozen import as_dict, frozen, replace
 from stratum.refs import Ref, check_name, is_name
 from stratum.store.clock import rfc3339, utc_now
 from stratum.store.commits import Commits
@@ -84,14 +85,29 @@ class Worktree:
 
 
 @frozen
+class Process:
+    """A process: its ID in a PID namespace and its start time, in one boot of a kernel (``sys.proc``)."""
+
+    pid: int
+    start_time: int
+    pid_namespace: str
+    boot: str
+
+
+@frozen
 class Lease:
-    """Who holds a worktree (a container's ID), since when, and what is to be done when it is released."""
+    """Who holds a worktree (a container's ID), since when, and what is to be done when it is released.
+
+    ``process`` is the container's first process: while it runs, the worktree is in use, whatever else is known. None
+    for holders that are no container.
+    """
 
     container: str
     since: str
     commit: bool
     tag_template: str | None = None
     last_error: str | None = None
+    process: Process | None = None
 
 
 _Worktrees = list[Worktree]
@@ -459,6 +475,7 @@ class Worktrees:
             commit=fields.flag("lease", "commit"),
             tag_template=fields.text("lease", "tag_template") if fields.has("lease", "tag_template") else None,
             last_error=fields.text("lease", "last_error") if fields.has("lease", "last_error") else None,
+            process=_process(fields) if fields.has("lease", "pid") else None,
         )
 
     def set_lease(self, name: str, worktree: str, lease: Lease) -> None:
@@ -514,9 +531,20 @@ def _meta(worktree: Worktree) -> bytes:
 
 
 def _lease(lease: Lease) -> bytes:
-    table: dict[str, str | bool] = {"container": lease.container, "since": lease.since, "commit": lease.commit}
+    table: dict[str, str | bool | int] = {"container": lease.container, "since": lease.since, "commit": lease.commit}
     if lease.tag_template is not None:
         table["tag_template"] = lease.tag_template
     if lease.last_error is not None:
         table["last_error"] = lease.last_error
+    if lease.process is not None:
+        table |= as_dict(lease.process)
     return write_tables({"lease": table}, "the lease of a worktree")
+
+
+def _process(fields: Tables) -> Process:
+    return Process(
+        fields.count("lease", "pid"),
+        fields.count("lease", "start_time"),
+        fields.text("lease", "pid_namespace"),
+        fields.text("lease", "boot"),
+    )

@@ -61,13 +61,17 @@ def parse(data: bytes) -> list[MountEntry]:
     return entries
 
 
-def read(pid: int | str = "self") -> list[MountEntry]:
-    """The mounts that process ``pid`` sees below its root; empty where it is gone."""
+def read(pid: int | str = "self", containing: str = "") -> list[MountEntry]:
+    """The mounts that process ``pid`` sees below its root; empty where it is gone.
+
+    Where ``containing`` (of characters that the kernel does not escape) is in none of them, they are not taken apart.
+    """
     try:
         with open(f"/proc/{pid}/mountinfo", "rb") as file:
-            return parse(file.read())
+            data = file.read()
     except OSError:
         return []
+    return parse(data) if containing.encode() in data else []
 
 
 def topmost(mountpoint: Path, pid: int | str = "self") -> MountEntry | None:
@@ -103,10 +107,10 @@ def namespaces() -> Iterator[tuple[str, int]]:
             yield namespace, int(name)
 
 
-def everywhere() -> Iterator[tuple[int, MountEntry]]:
-    """All mounts of all mount namespaces, each with the ID of a process that sees it."""
+def everywhere(containing: str = "") -> Iterator[tuple[int, MountEntry]]:
+    """All mounts of all mount namespaces, each with the ID of a process that sees it; ``containing`` as in ``read``."""
     for _, pid in namespaces():
-        for entry in read(pid):
+        for entry in read(pid, containing):
             yield pid, entry
 
 

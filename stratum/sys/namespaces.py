@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import os
 import struct
 from collections.abc import Callable
@@ -22,6 +23,7 @@ CLONE_FS = 0x00000200
 CLONE_NEWNS = 0x00020000
 
 _CAPABILITY_VERSION_3 = 0x20080522
+_NS_GET_USERNS = 0xB701
 
 T = TypeVar("T")
 
@@ -62,6 +64,38 @@ def raise_effective_capabilities() -> None:
     sets = list(struct.unpack("=6I", data.raw))
     sets[0], sets[3] = sets[1], sets[4]
     libc_call("capset", header, struct.pack("=6I", *sets))
+
+
+def is_own_mount_namespace(pid: int | str) -> bool:
+    """Whether process ``pid`` is in the mount namespace of this one. False where it is gone."""
+    try:
+        return os.readlink(f"/proc/{pid}/ns/mnt") == os.readlink("/proc/self/ns/mnt")
+    except OSError:
+        return False
+
+
+def is_mount_namespace_of_ours(pid: int | str) -> bool:
+    """Whether the mount namespace of ``pid`` belongs to the user namespace of this process (or one above it).
+
+    What is mounted in such a one was mounted with privileges over this user's files. In any other, whoever made its
+    user namespace may mount what they like, with whatever source. False where the process is gone.
+    """
+    try:
+        namespace = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        owner = fcntl.ioctl(namespace, _NS_GET_USERNS)
+    except PermissionError:  # it is not below ours
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(namespace)
+    try:
+        return os.path.samestat(os.fstat(owner), os.stat("/proc/self/ns/user"))
+    finally:
+        os.close(owner)
 
 
 def enter_mount_namespace(namespace: int) -> None:

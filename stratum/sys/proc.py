@@ -1,13 +1,15 @@
 """Processes as ``/proc`` shows them: are they still the same, and which use a mount.
 
 A process is identified by its ID and its start time (clock ticks since boot, field 22 of ``/proc/PID/stat``): the pair
-is not given out twice, so a recycled ID is not mistaken for its former owner.
+is not given out twice, so a recycled ID is not mistaken for its former owner. Whoever writes that down writes down the
+PID namespace that the ID is of, and the boot, too: read elsewhere or later, the same numbers mean another process.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from stratum.frozen import frozen
@@ -48,6 +50,62 @@ def alive(pid: int, started: int) -> bool:
     """Whether the process that had ``pid`` and start time ``started`` still runs (a zombie does not)."""
     fields = _stat_fields(pid)
     return fields is not None and int(fields[19]) == started and fields[0] not in (b"Z", b"X", b"x")
+
+
+_FIRST_PID_NAMESPACE = 0xEFFFFFFC
+"""The inode that the kernel gives the PID namespace that everything is in."""
+
+
+@cache
+def boot_id() -> str:
+    """What tells this run of the kernel from every other one; empty where ``/proc`` does not say."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+    except OSError:
+        return ""
+
+
+def own_pid() -> int:
+    """The ID of this process as ``/proc`` shows it, which may be that of another PID namespace than its own."""
+    return int(os.readlink("/proc/self"))
+
+
+def pid_namespace() -> str:
+    """The PID namespace whose processes ``/proc`` shows, as "device:inode"."""
+    try:
+        info = os.stat("/proc/1/ns/pid")
+    except OSError:  # only root may look
+        info = os.stat("/proc/self/ns/pid")
+    return f"{info.st_dev}:{info.st_ino}"
+
+
+def sees_processes_of(namespace: str | None) -> bool:
+    """Whether ``/proc`` here shows every process of the PID namespace (as ``pid_namespace`` tells it; None: ours)."""
+    own = pid_namespace()
+    return namespace in (None, own) or own.endswith(f":{_FIRST_PID_NAMESPACE}")
+
+
+def fate(pid: int, started: int, namespace: str | None = None, boot: str | None = None) -> bool | None:
+    """Whether the process that was ``pid`` in the PID ``namespace`` of ``boot`` runs; None where that cannot be told.
+
+    ``started`` is its start time. None for the namespace or the boot means those of this process.
+    """
+    if boot not in (None, boot_id()):
+        return False
+    own = pid_namespace()
+    if namespace in (None, own):
+        return alive(pid, started)
+    if not sees_processes_of(namespace):
+        return None
+    return any(_runs_in(other, started, str(namespace)) for other in processes())
+
+
+def _runs_in(pid: int, started: int, namespace: str) -> bool:
+    try:
+        info = os.stat(f"/proc/{pid}/ns/pid")
+    except OSError:
+        return False
+    return f"{info.st_dev}:{info.st_ino}" == namespace and alive(pid, started)
 
 
 def command_name(pid: int) -> str:

@@ -1,0 +1,150 @@
+"""Who has a worktree in use, and how that is known: the one place where that is decided.
+
+Three witnesses are asked, and any of them is enough, as each can be lost or not know:
+
+- the **record** of the mount in the runtime directory (``mount.state``): not there where the directory was removed or
+  is another one;
+- the **lease** in the store (``store.worktrees``) with a container's first process: it holds until that process is
+  proven dead, or the end of the container was reported;
+- the **mount** itself, whose source names the worktree, in any mount namespace that can be seen and that belongs to
+  this user (a stranger's mount may say what it likes).
+
+Whoever is about to take a worktree (mount it, move its base, empty its upperdir, remove it) holds its lock and asks
+here first.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import TYPE_CHECKING
+
+from stratum.api.session import Session
+from stratum.errors import BusyError, DamagedError
+from stratum.frozen import frozen
+from stratum.refs import Ref
+
+if TYPE_CHECKING:
+    from stratum.mount.state import Record
+    from stratum.store.worktrees import Lease
+    from stratum.sys.mountinfo import MountEntry
+
+_LOOKS = 5
+_UPPERDIR = re.compile(r"(?:^|,)upperdir=(.*?),workdir=", re.DOTALL)
+
+
+@frozen
+class InUse:
+    """That somebody has a worktree: ``who`` is a sentence about them, ``hint`` says how it is released.
+
+    ``record`` is the mount where it is on record, ``reachable`` whether it can be seen (and so switched) from here;
+    ``container`` is the ID of a container that may write to the worktree.
+    """
+
+    who: str
+    hint: str
+    record: Record | None = None
+    reachable: bool = False
+    container: str | None = None
+
+    def error(self) -> BusyError:
+        """The refusal."""
+        return BusyError(self.who, hint=self.hint)
+
+
+def in_use(session: Session, name: str, worktree: str, *, ended: str | None = None) -> InUse | None:
+    """Who has the worktree, or None. ``ended`` is a container whose end was reported: its lease does not count.
+
+    Raises ``DamagedError`` where a record or the lease cannot be read, because then nobody can tell.
+    """
+    store = session.store
+    record = session.state.find_worktree(store.root, name, worktree)
+    if record is not None:
+        return _by_record(record)
+    lease = store.worktrees.lease(name, worktree)
+    if lease is not None and lease.container != ended:
+        found = _by_lease(f"{name}+{worktree}", lease)
+        if found is not None:
+            return found
+    return _by_mount(session, name, worktree)
+
+
+def refuse_in_use(session: Session, name: str, worktree: str) -> None:
+    """``BusyError`` where anybody has the worktree."""
+    found = in_use(session, name, worktree)
+    if found is not None:
+        raise found.error()
+
+
+def may_be_in_use(session: Session, name: str, worktree: str, *, ended: str | None = None) -> tuple[bool, InUse | None]:
+    """(whether the worktree must be left where it is, who has it), for a commit, which works either way."""
+    try:
+        found = in_use(session, name, worktree, ended=ended)
+    except DamagedError:
+        return True, None
+    return found is not None, found
+
+
+def _by_record(record: Record) -> InUse:
+    from stratum.mount.record import find_mount, is_numbered_here
+    from stratum.mount.state import taken
+
+    reachable = is_numbered_here(record) or find_mount(record) is not None
+    container = record.holder.id if record.holder.kind == "container" and not record.read_only else None
+    refusal = taken(record)
+    who = refusal.message + ("" if reachable else ", which cannot be seen from here")
+    return InUse(who, refusal.hint, record, reachable, container)
+
+
+def _by_lease(ref: str, lease: Lease) -> InUse | None:
+    """The container of a lease, unless it is proven dead."""
+    from stratum.sys import proc
+
+    process = lease.process
+    if process is None:
+        return None
+    runs = proc.fate(process.pid, process.start_time, process.pid_namespace, process.boot)
+    if runs is False:
+        return None
+    short = lease.container[:12]
+    who = f"{ref} is held by container {short}, since {lease.since}"
+    who += ", though not on record here" if runs else "; whether that still runs cannot be seen from here"
+    return InUse(who, f"stop the container: podman stop {short}", container=lease.container)
+
+
+def _by_mount(session: Session, name: str, worktree: str) -> InUse | None:
+    """A mount of the worktree that is on no record: the runtime directory was removed, or it is another one."""
+    from stratum.mount.record import worktree_mounts
+    from stratum.sys import proc
+    from stratum.sys.namespaces import is_own_mount_namespace
+
+    ref = str(Ref(name, worktree=worktree))
+    upperdir = session.store.layout.worktree(name, worktree) / "upperdir"
+    for pid, entry in worktree_mounts(ref):
+        if _is_over(pid, entry, str(upperdir)):
+            by, end = "this host", f"unmount it: umount {entry.mountpoint}"
+            if not is_own_mount_namespace(pid):
+                by, end = f"process {pid} ({proc.command_name(pid)})", f"end that process: kill {pid}"
+            who = f"{ref} is mounted at {entry.mountpoint} by {by}, though not on record here"
+            return InUse(who, f"use the --runtime-dir that it was mounted with, or {end}")
+    return None
+
+
+def _is_over(pid: int, entry: MountEntry, upperdir: str) -> bool:
+    """Whether a mount that names the worktree is over this ``upperdir``, and not another store's.
+
+    The options name the upperdir, but not on every kernel, and not where the store has been moved since. The root of an
+    overlay has the times of its upperdir's; somebody may change both between two looks.
+    """
+    match = _UPPERDIR.search(entry.super_options)
+    if match is not None and match[1] == upperdir:
+        return True
+    for _ in range(_LOOKS):
+        try:
+            shown, own = os.stat(f"/proc/{pid}/root{entry.mountpoint}"), os.stat(upperdir)
+        except OSError:
+            return True
+        covered = f"{os.major(shown.st_dev)}:{os.minor(shown.st_dev)}" != entry.device
+        if covered or (shown.st_ctime_ns, shown.st_mtime_ns) == (own.st_ctime_ns, own.st_mtime_ns):
+            return True
+    return False
