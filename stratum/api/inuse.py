@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from stratum.api.session import Session
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from stratum.mount.state import Record
     from stratum.store.worktrees import Lease
     from stratum.sys.mountinfo import MountEntry
+
+    Mounted = tuple[int, MountEntry]
 
 _LOOKS = 5
 _UPPERDIR = re.compile(r"(?:^|,)upperdir=(.*?),workdir=", re.DOTALL)
@@ -62,11 +65,19 @@ def in_use(session: Session, name: str, worktree: str, *, ended: str | None = No
     if record is not None:
         return _by_record(record)
     lease = store.worktrees.lease(name, worktree)
-    if lease is not None and lease.container != ended:
-        found = _by_lease(f"{name}+{worktree}", lease)
-        if found is not None:
-            return found
-    return _by_mount(session, name, worktree)
+    if lease is not None and lease.container == ended:
+        lease = None
+    from stratum.mount.record import mounts_of
+
+    return without_record(session, name, worktree, lease, lambda: mounts_of(f"{name}+{worktree}"))
+
+
+def without_record(
+    session: Session, name: str, worktree: str, lease: Lease | None, mounts: Callable[[], Iterable[Mounted]]
+) -> InUse | None:
+    """Who has a worktree that no record tells of, by its lease or else by ``mounts``, what ``mounts_of`` finds."""
+    found = _by_lease(f"{name}+{worktree}", lease) if lease is not None else None
+    return found or _by_mount(session, name, worktree, mounts())
 
 
 def refuse_in_use(session: Session, name: str, worktree: str) -> None:
@@ -112,16 +123,16 @@ def _by_lease(ref: str, lease: Lease) -> InUse | None:
     return InUse(who, f"stop the container: podman stop {short}", container=lease.container)
 
 
-def _by_mount(session: Session, name: str, worktree: str) -> InUse | None:
+def _by_mount(session: Session, name: str, worktree: str, mounts: Iterable[Mounted]) -> InUse | None:
     """A mount of the worktree that is on no record: the runtime directory was removed, or it is another one."""
-    from stratum.mount.record import worktree_mounts
+    from stratum.mount.record import shows_ref
     from stratum.sys import proc
     from stratum.sys.namespaces import is_own_mount_namespace
 
     ref = str(Ref(name, worktree=worktree))
     upperdir = session.store.layout.worktree(name, worktree) / "upperdir"
-    for pid, entry in worktree_mounts(ref):
-        if _is_over(pid, entry, str(upperdir)):
+    for pid, entry in mounts:
+        if shows_ref(entry, ref) and _is_over(pid, entry, str(upperdir)):
             by, end = "this host", f"unmount it: umount {entry.mountpoint}"
             if not is_own_mount_namespace(pid):
                 by, end = f"process {pid} ({proc.command_name(pid)})", f"end that process: kill {pid}"

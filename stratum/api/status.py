@@ -7,7 +7,10 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from stratum.api.bootmounts import at_boot
+from stratum.api.failures import failure_of
 from stratum.api.history import ref_or_mountpoint
+from stratum.api.inuse import without_record
+from stratum.api.leases import holder_words
 from stratum.api.session import Session
 from stratum.errors import DamagedError, NotFoundError, StratumError
 from stratum.frozen import field, frozen, replace
@@ -16,17 +19,20 @@ from stratum.refs import is_hash
 if TYPE_CHECKING:
     from stratum.mount.state import Record
     from stratum.store.worktrees import Worktree
+    from stratum.sys.mountinfo import MountEntry
     from stratum.tree.model import Directory
 
     OpenTree = Callable[[str], Directory]
+    Unrecorded = Callable[[], list[tuple[int, MountEntry]]]
 
 
 @frozen
 class WorktreeStatus:
     """A worktree: commits are whole hashes, ``head_time`` is RFC 3339, the counts are paths changed since its base.
 
-    ``lease_error`` says why the commit after the last container's stop failed; ``at_boot`` is where it is mounted at
-    every start of the machine.
+    ``held`` says who has the worktree where no mount of it is on record. ``waiting`` is the holder of a lease that is
+    still to be worked off, because nobody has the worktree any more; ``lease_error`` says why that failed. ``at_boot``
+    is where it is mounted at every start of the machine.
     """
 
     name: str
@@ -40,6 +46,8 @@ class WorktreeStatus:
     mounts: list[Record]
     lease_error: str | None = None
     at_boot: list[str] = field(default_factory=list)
+    held: str | None = None
+    waiting: str | None = None
 
 
 @frozen
@@ -68,6 +76,7 @@ def status(session: Session, target: str | None = None) -> list[StratumStatus]:
     names, only = list(store.names()), None
     kept = at_boot(session)
     open_base = lru_cache(1)(store.commits.open_tree)  # worktrees side by side often have one base
+    unrecorded = lru_cache(1)(_mounts_there_are)
     if target is not None:
         ref = ref_or_mountpoint(session, target)
         by_hash = [record for record in by_hash if record.ref == ref.name]
@@ -85,8 +94,8 @@ def status(session: Session, target: str | None = None) -> list[StratumStatus]:
             tags = dict(store.tags.list(name))
         except NotFoundError:  # removed at this moment
             continue
-        worktrees = [_worktree_now(session, tree, records, open_base) for tree in trees]
         here = [(ref, place) for ref, places in kept.items() if ref.startswith(f"{name}:") for place in places]
+        worktrees = [_worktree_now(session, tree, records, open_base, unrecorded) for tree in trees]
         strata.append(
             StratumStatus(
                 name=name,
@@ -106,14 +115,14 @@ def status(session: Session, target: str | None = None) -> list[StratumStatus]:
 
 
 def _worktree_now(
-    session: Session, tree: Worktree, records: list[Record], open_base: OpenTree
+    session: Session, tree: Worktree, records: list[Record], open_base: OpenTree, unrecorded: Unrecorded
 ) -> WorktreeStatus | None:
     """The status without the worktree's lock, which a commit may hold for long: looked at again where it was removed or
     put on another base meanwhile. None where it is gone."""
     while True:
         identity = _identity(tree)
         try:
-            return _worktree(session, tree, records, open_base)
+            return _worktree(session, tree, records, open_base, unrecorded)
         except StratumError:
             if identity is not None and identity == _identity(tree):
                 raise
@@ -121,6 +130,12 @@ def _worktree_now(
             tree = session.store.worktrees.get(tree.name, tree.worktree)
         except NotFoundError:
             return None
+
+
+def _mounts_there_are() -> list[tuple[int, MountEntry]]:
+    from stratum.mount.record import mounts_of
+
+    return list(mounts_of())
 
 
 def _identity(tree: Worktree) -> tuple[int, int] | None:
@@ -131,10 +146,13 @@ def _identity(tree: Worktree) -> tuple[int, int] | None:
     return info.st_dev, info.st_ino
 
 
-def _worktree(session: Session, tree: Worktree, records: list[Record], open_base: OpenTree) -> WorktreeStatus:
+def _worktree(
+    session: Session, tree: Worktree, records: list[Record], open_base: OpenTree, unrecorded: Unrecorded
+) -> WorktreeStatus:
     store = session.store
     added, modified, deleted = _count_changes(tree, open_base)
-    lease = store.worktrees.lease(tree.name, tree.worktree)
+    mounts = [record for record in records if record.ref == str(tree.ref)]
+    held, waiting, failed = _lease_status(session, tree, unrecorded, mounted=bool(mounts))
     head_time = None
     if tree.head is not None and store.commits.exists(tree.head):
         head_time = store.commits.meta(tree.head).timestamp
@@ -147,9 +165,28 @@ def _worktree(session: Session, tree: Worktree, records: list[Record], open_base
         added=added,
         modified=modified,
         deleted=deleted,
-        mounts=[record for record in records if record.ref == str(tree.ref)],
-        lease_error=lease.last_error if lease is not None else None,
+        mounts=mounts,
+        lease_error=failed or failure_of(session, tree.name, tree.worktree),
+        held=held,
+        waiting=waiting,
     )
+
+
+def _lease_status(
+    session: Session, tree: Worktree, unrecorded: Unrecorded, *, mounted: bool
+) -> tuple[str | None, str | None, str | None]:
+    """(who has a worktree that no record tells of, who left work in it that nobody has committed yet, why not)."""
+    try:
+        lease = session.store.worktrees.lease(tree.name, tree.worktree)
+    except DamagedError as exc:
+        return None, None, exc.message
+    failed = lease.last_error if lease is not None else None
+    if mounted:
+        return None, None, failed
+    user = without_record(session, tree.name, tree.worktree, lease, unrecorded)
+    if user is not None or lease is None or not lease.commit:
+        return user.who if user is not None else None, None, failed
+    return None, holder_words(lease.container)[0], failed
 
 
 def _count_changes(tree: Worktree, open_base: OpenTree) -> tuple[int, int, int]:

@@ -202,7 +202,9 @@ def _print_status(app: App, stratum: StratumStatus) -> None:
                 f"    mounted      {safe(record.mountpoint)} ({record.holder.describe()}, since {record.since})"
             )
         if not tree.mounts:
-            app.out.line("    mounted      no")
+            app.out.line(f"    mounted      {safe(tree.held) if tree.held else 'no'}")
+        if tree.waiting:
+            app.out.line(f"    waiting      what {safe(tree.waiting)} left is not committed yet: stratum reconcile")
         for mountpoint in tree.at_boot:
             app.out.line(f"    at boot      {safe(mountpoint)}")
         if tree.lease_error:
@@ -233,6 +235,8 @@ def _stratum_json(stratum: StratumStatus) -> dict[str, Any]:
                 "deleted": tree.deleted,
                 "mounts": [record.to_json() for record in tree.mounts],
                 "at_boot": tree.at_boot,
+                "held": tree.held,
+                "waiting": tree.waiting,
                 "failed": tree.lease_error,
             }
             for tree in stratum.worktrees

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from stratum.cli.app import App, verb
-from stratum.cli.output import short
-from stratum.errors import StratumError
+from stratum.errors import DamagedError, StratumError
 
 if TYPE_CHECKING:
     from stratum.api.leases import Released
@@ -19,6 +18,7 @@ def reconcile(app: App) -> None:
     Worktrees that a running container has mounted are left alone. At boot a systemd unit runs this; the start or stop
     of the next container does it too.
     """
+    from stratum.api.leases import holder_words
     from stratum.api.leases import reconcile as run
 
     done = run(app.session)
@@ -29,11 +29,15 @@ def reconcile(app: App) -> None:
             app.out.line(f"{released.name}+{released.worktree}\t{released.commit or '-'}\t{released.tag or '-'}")
     failed = [released for released in done if released.error is not None]
     for released in failed:
-        app.out.warn(f"{released.name}+{released.worktree} of container {short(released.container)}: {released.error}")
+        holder = f" of {holder_words(released.container)[0]}" if released.container else ""
+        app.out.warn(f"{released.name}+{released.worktree}{holder}: {released.error}")
     if failed:
-        raise StratumError(
+        damaged = any(isinstance(released.error, DamagedError) for released in failed)
+        raise (DamagedError if damaged else StratumError)(
             f"{len(failed)} of {len(done)} worktrees could not be committed",
-            hint="their changes are kept where they are; mend the cause and run 'stratum reconcile' again",
+            hint="their changes are kept where they are; "
+            + ("'stratum fsck --repair' mends damage; then" if damaged else "mend the cause and")
+            + " run 'stratum reconcile' again",
         )
     if not done:
         app.out.note("there was nothing to do")

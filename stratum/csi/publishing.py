@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 from collections.abc import Mapping
 
-from stratum.api.leases import release
+from stratum.api.leases import KUBERNETES_HOLDER, release
 from stratum.csi.attributes import Attributes
 from stratum.csi.driver import Driver
 from stratum.csi.errors import CallError, Code, not_found
@@ -65,7 +64,7 @@ def _make(driver: Driver, ref: Ref, source: Target | Ref, secrets: Mapping[str, 
 
 def lease_holder(volume_id: str) -> str:
     """The name of a volume as the holder of its worktree's lease, which stands where a container's ID else does."""
-    return hashlib.sha256(f"kubernetes {volume_id}".encode()).hexdigest()
+    return KUBERNETES_HOLDER + volume_id
 
 
 def promise_commit(driver: Driver, volume_id: str, found: Resolved, tag: str | None) -> None:

@@ -16,9 +16,11 @@ import sys
 from types import FrameType, TracebackType
 
 from stratum.errors import StratumError, UsageError
-from stratum.hook import CREATE_RUNTIME, TIMEOUTS
+from stratum.hook import CREATE_RUNTIME, POSTSTOP, TIMEOUTS
 
 _MARGIN = 0.9
+_PATIENCE = 0.8
+"""How much of its time limit the stop of a container waits for whoever has the store or the worktree locked."""
 _STDIN = 0
 
 
@@ -80,7 +82,7 @@ def poststop() -> int:
     state = read_state(_STDIN)
     session = Session(load_config())
     failure = 0
-    for released in reconcile(session, stopped=state.id):
+    for released in reconcile(session, stopped=state.id, patience=TIMEOUTS[POSTSTOP] * _PATIENCE):
         if released.error is not None:
             _say(released.error, about=f"{released.name}+{released.worktree}")
             if released.container == state.id:

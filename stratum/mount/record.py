@@ -8,9 +8,16 @@ namespace shows that in ``/proc/PID/mountinfo``, and an ID is never used twice. 
 - while the mount is still being made, by a process that is identified by ID and start time, or
 - while nobody here can tell: the holder is in a PID namespace whose processes ``/proc`` does not show.
 
-Neither a recycled process ID nor a recycled mount number makes a stale record look live. A source is text that
-everybody can read, and give to an overlay in a user namespace of their own. So in a mount namespace that belongs to
-another user namespace than ours, and is not the container's, only what has the recorded mount's device is a copy of it.
+Neither a recycled process ID nor a recycled mount number makes a stale record look live.
+
+A source is text that everybody can read, and give to an overlay in a user namespace of their own; and everybody gets
+copies of all mounts with a mount namespace of their own. Neither may keep a worktree from root, so a mount counts
+
+- in mount namespaces that belong to our own user namespace, and in the container's,
+- in those of other user namespaces where root (or this user) made these, as engines do for containers, if it has the
+  device of the recorded mount,
+- in no other: whoever made those reaches through their copy only what they could reach by the path, and what they write
+  there once it is unmounted is not kept.
 """
 
 from __future__ import annotations
@@ -23,7 +30,7 @@ from stratum.frozen import as_dict, frozen
 from stratum.refs import Ref
 from stratum.sys import mountinfo, proc
 from stratum.sys.mountinfo import MountEntry
-from stratum.sys.namespaces import is_mount_namespace_of_ours
+from stratum.sys.namespaces import is_mount_namespace_made_by_us, is_mount_namespace_of_ours
 from stratum.sys.syscalls import statx_mount_id
 
 HolderKind = Literal["host", "container", "csi"]
@@ -103,7 +110,9 @@ class Record:
         """As ``is_mount``, for an ``entry`` in the mount namespace of ``pid``, where a stranger may have made it."""
         if not self.is_mount(entry):
             return False
-        return entry.device == self.device or is_mount_namespace_of_ours(pid)
+        if is_mount_namespace_of_ours(pid):
+            return True
+        return entry.device == self.device and is_mount_namespace_made_by_us(pid)
 
     def is_worktree_of(self, store_key: str, name: str, worktree: str) -> bool:
         """Whether this is a mount of that worktree of that store."""
@@ -173,17 +182,26 @@ def find_mount(record: Record) -> tuple[int, MountEntry] | None:
     return next(((pid, entry) for pid, entry in mountinfo.everywhere(record.id) if record.is_copy(pid, entry)), None)
 
 
-def worktree_mounts(ref: str) -> Iterator[tuple[int, MountEntry]]:
-    """The mounts of every store's worktree ``ref``, on record or not: (a process that sees it, the entry).
+def mounts_of(ref: str = "") -> Iterator[tuple[int, MountEntry]]:
+    """The mounts of ``ref``, of every store's (of everything where it is empty), on record or not: (a process that sees
+    it, the entry).
 
     Only those in mount namespaces of this user's: in others, anybody may have made one of that source.
     """
-    wanted = f":{ref}"[: _SOURCE_MAX - len(_PREFIX) - 16]
-    for pid, entry in mountinfo.everywhere(wanted):
-        prefix, _, shown = entry.source.partition(":")
-        ours = entry.fstype == "overlay" and f":{shown}" == wanted and prefix.startswith(_PREFIX)
+    for pid, entry in mountinfo.everywhere(f":{_source_ref(ref)}" if ref else _PREFIX):
+        ours = entry.fstype == "overlay" and entry.source.startswith(_PREFIX) and (not ref or shows_ref(entry, ref))
         if ours and is_mount_namespace_of_ours(pid):
             yield pid, entry
+
+
+def shows_ref(entry: MountEntry, ref: str) -> bool:
+    """Whether the source of ``entry``, one of ``mounts_of``, names ``ref``."""
+    return entry.source.partition(":")[2] == _source_ref(ref)
+
+
+def _source_ref(ref: str) -> str:
+    """As much of ``ref`` as a source has room for."""
+    return ref[: _SOURCE_MAX - len(_PREFIX) - 17]
 
 
 def is_numbered_here(record: Record) -> bool:

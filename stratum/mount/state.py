@@ -162,7 +162,7 @@ class State:
 
     def _change(self, change: Callable[[list[Record]], list[Record]]) -> list[Record]:
         """Read, drop what is stale, apply ``change`` and write what differs, under the lock."""
-        self._make_runtime_dir()
+        self.make_runtime_dir()
         with self._lock():
             stored = self._load()
             changed = change([record for record in stored if is_live(record)])
@@ -173,7 +173,7 @@ class State:
     def _lock(self) -> FileLock:
         return locked(self.runtime_dir / "state.lock", timeout=LOCK_TIMEOUT, what="the mount state")
 
-    def _make_runtime_dir(self) -> None:
+    def make_runtime_dir(self) -> None:
         """Make the directory, or check that nobody else can have put things into it."""
         try:
             self.runtime_dir.mkdir(mode=0o700, parents=True, exist_ok=True)

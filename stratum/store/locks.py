@@ -59,6 +59,16 @@ class StoreLocks:
         self._thread = threading.local()
 
     @contextmanager
+    def patient(self, seconds: float) -> Iterator[None]:
+        """Let every wait for a lock in the block, in this thread, last up to ``seconds`` where that is longer."""
+        before = self._thread.__dict__.get("patience", 0.0)
+        self._thread.patience = seconds
+        try:
+            yield
+        finally:
+            self._thread.patience = before
+
+    @contextmanager
     def store(self, *, exclusive: bool = False, timeout: float = STORE_WAIT) -> Iterator[None]:
         """Hold the store lock; ``BusyError`` after ``timeout`` seconds."""
         with self._take(_Held(_Rank.STORE, self._layout.lock, exclusive), f"the store {self._layout.root}", timeout):
@@ -80,6 +90,7 @@ class StoreLocks:
     @contextmanager
     def _take(self, wanted: _Held, what: str, timeout: float) -> Iterator[None]:
         held: list[_Held] = self._thread.__dict__.setdefault("held", [])
+        timeout = max(timeout, self._thread.__dict__.get("patience", 0.0))
         same = next((lock for lock in held if lock.path == wanted.path), None)
         if same is not None:
             if wanted.exclusive and not same.exclusive:

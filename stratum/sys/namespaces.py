@@ -24,6 +24,7 @@ CLONE_NEWNS = 0x00020000
 
 _CAPABILITY_VERSION_3 = 0x20080522
 _NS_GET_USERNS = 0xB701
+_NS_GET_OWNER_UID = 0xB704
 
 T = TypeVar("T")
 
@@ -80,22 +81,43 @@ def is_mount_namespace_of_ours(pid: int | str) -> bool:
     What is mounted in such a one was mounted with privileges over this user's files. In any other, whoever made its
     user namespace may mount what they like, with whatever source. False where the process is gone.
     """
+    return _asked_of_users(pid, _is_own)
+
+
+def is_mount_namespace_made_by_us(pid: int | str) -> bool:
+    """Whether the mount namespace of ``pid`` belongs to a user namespace that root or this user made, as engines make
+    those of containers. False where the process is gone."""
+    return _asked_of_users(pid, _made_by_us)
+
+
+def _asked_of_users(pid: int | str, question: Callable[[int], bool]) -> bool:
+    """The answer about the user namespace (an fd) that the mount namespace of ``pid`` belongs to; True where it is none
+    of those below ours, which the kernel does not open."""
     try:
         namespace = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return False
     try:
         owner = fcntl.ioctl(namespace, _NS_GET_USERNS)
-    except PermissionError:  # it is not below ours
+    except PermissionError:
         return True
     except OSError:
         return False
     finally:
         os.close(namespace)
     try:
-        return os.path.samestat(os.fstat(owner), os.stat("/proc/self/ns/user"))
+        return question(owner)
     finally:
         os.close(owner)
+
+
+def _is_own(users: int) -> bool:
+    return os.path.samestat(os.fstat(users), os.stat("/proc/self/ns/user"))
+
+
+def _made_by_us(users: int) -> bool:
+    (maker,) = struct.unpack("=I", fcntl.ioctl(users, _NS_GET_OWNER_UID, bytes(4)))
+    return maker in (0, os.geteuid())
 
 
 def enter_mount_namespace(namespace: int) -> None:
