@@ -1,8 +1,8 @@
 """Settings: one table, and the only reader of the environment.
 
 Order: command-line option, environment variable, configuration file, default. The configuration file is
-``/etc/stratum/config.toml`` (for anyone but root also ``$XDG_CONFIG_HOME/stratum/config.toml``, which wins), a flat
-TOML table of the keys below. Unknown keys are refused, so that a misspelt one is not silently ignored.
+``/etc/stratum/config.toml`` (for anyone but root also ``$XDG_CONFIG_HOME/stratum/config.toml``, which wins), a TOML
+table of the keys below. Unknown keys are refused, so that a misspelt one is not silently ignored.
 """
 
 from __future__ import annotations
@@ -48,6 +48,13 @@ SETTINGS = (
         "none",
         "HOST[:PORT] list, comma-separated, to reach over plain HTTP; loopback is allowed always.",
     ),
+    Setting(
+        "token_realms",
+        "STRATUM_TOKEN_REALMS",
+        "none",
+        "HOST[:PORT]=URL list, comma-separated (in the file a table): registries whose tokens come from another host,"
+        " which may be sent the registry's passwords.",
+    ),
     Setting("jobs", "STRATUM_JOBS", "number of processors", "Worker processes that read and hash files."),
 )
 
@@ -60,6 +67,7 @@ class Config:
     runtime_dir: Path
     registry: str | None
     insecure_registries: tuple[str, ...]
+    token_realms: Mapping[str, str]
     jobs: int
     environment: Mapping[str, str]
 
@@ -85,6 +93,7 @@ def load_config(environ: Mapping[str, str] | None = None, **overrides: str | Non
         runtime_dir=_path(values.get("runtime_dir"), "runtime_dir") or _default_runtime_dir(env),
         registry=values.get("registry") or None,
         insecure_registries=tuple(h.strip() for h in values.get("insecure_registries", "").split(",") if h.strip()),
+        token_realms=_pairs(values.get("token_realms", ""), "token_realms"),
         jobs=_count(values.get("jobs")),
         environment=env,
     )
@@ -113,6 +122,8 @@ def _file_values(path: Path) -> dict[str, str]:
 
 def _text(value: object, where: str, *, number: bool) -> str:
     """A value of the file as an environment variable would have it."""
+    if isinstance(value, dict) and where.endswith("token_realms"):
+        value = [f"{host}={url}" if isinstance(url, str) else url for host, url in value.items()]
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
         return ",".join(value)
     if isinstance(value, str) or (number and type(value) is int):
@@ -129,6 +140,21 @@ def _path(value: str | None, key: str) -> Path | None:
     if "\0" in value:
         raise UsageError(f"{key}: a path cannot contain a NUL byte")
     return path
+
+
+def _pairs(text: str, key: str) -> dict[str, str]:
+    """HOST[:PORT] -> URL. ``UsageError`` where something is neither."""
+    found = {}
+    for pair in filter(None, map(str.strip, text.split(","))):
+        host, mark, url = pair.partition("=")
+        scheme, _, rest = url.strip().partition("://")
+        if not host.strip() or not mark or scheme not in ("http", "https") or not rest.strip("/") or "@" in rest:
+            raise UsageError(f"{key}: {pair!a} does not name a registry and a URL", hint=_PAIR)
+        found[host.strip().lower()] = url.strip()
+    return found
+
+
+_PAIR = 'write it as token_realms = { "registry.example.com" = "https://gitlab.example.com" }'
 
 
 def _count(value: str | None) -> int:

@@ -2,22 +2,24 @@
 
 oras knows the addresses of the API and speaks for tokens (``auth``). What it would do with requests is replaced: every
 one, also of oras's own methods, goes through ``do_request`` here and so through ``Transport``, which is bounded and
-careful with credentials, and bytes are verified as they arrive (``remote.verified``).
+careful with credentials, and bytes are verified as they arrive (``remote.verified``). Blobs are sent by ``uploading``.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlencode
 
 import oras.container
 import oras.provider
 import requests
 
-from stratum.errors import DamagedError, DeniedError, NotFoundError, StratumError
+from stratum.errors import DamagedError, DeniedError, StratumError
 from stratum.registry.artifact import (
     INDEX_OF_MANIFESTS_MEDIA_TYPE,
     MANIFEST_MAX,
@@ -28,24 +30,36 @@ from stratum.registry.artifact import (
 )
 from stratum.registry.auth import Auth
 from stratum.registry.credentials import find_credentials
+from stratum.registry.deadline import Pace
 from stratum.registry.image import DOCKER_LIST_MEDIA_TYPE, DOCKER_MANIFEST_MEDIA_TYPE
 from stratum.registry.remote import Access, Upload, verified
 from stratum.registry.target import Target, is_loopback
-from stratum.registry.transport import ConnectionCutError, PlainSession, Transport, failure, origin, resolve, shown
-
-CHUNK = 16 << 20
-"""Bytes sent in one request; a smaller blob is sent in one piece."""
+from stratum.registry.transport import (
+    ConnectionCutError,
+    PlainSession,
+    Transport,
+    failure,
+    is_busy,
+    origin,
+    pause,
+    resolve,
+    retry_after,
+    shown,
+)
+from stratum.registry.uploading import BusyServerError, send_blob
 
 _ACCEPT = (
     f"{MANIFEST_MEDIA_TYPE}, {INDEX_OF_MANIFESTS_MEDIA_TYPE};q=0.5, "
     f"{DOCKER_MANIFEST_MEDIA_TYPE};q=0.2, {DOCKER_LIST_MEDIA_TYPE};q=0.1"
 )
 _TRIES = 5
-_RANGE = re.compile(r"(?:bytes=)?0-([0-9]{1,15})")
+_PROGRESS = 64 << 10
+"""A connection that brings fewer bytes than this before it is cut has brought nothing."""
 _API_HOSTS = {"docker.io": "registry-1.docker.io", "index.docker.io": "registry-1.docker.io"}
 _TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}")
 _TAG_PAGES_MAX = 200
-_OCTETS = {"Content-Type": "application/octet-stream"}
+_ACTIONS = {"GET": "pull", "HEAD": "pull", "DELETE": "delete"}
+OCTETS = {"Content-Type": "application/octet-stream"}
 
 
 def scheme_for(target: Target, access: Access) -> str:
@@ -75,12 +89,10 @@ class RegistryClient(oras.provider.Registry):  # type: ignore[misc]  # oras has 
         self._transport = Transport(access, self.session)
         self._origin = origin(f"{scheme}://{host}/")
 
-        def lookup(name: str) -> str | None:
-            if password is not None:
-                return password if name == host else None
-            return find_credentials(name, target.repository if name == host else "", access.environment)
+        def lookup() -> str | None:
+            return password or find_credentials(host, target.repository, access.environment)
 
-        self.auth = Auth(self._transport, f"{scheme}://{host}/", lookup)
+        self.auth = Auth(self._transport, f"{scheme}://{host}/", self.host, lookup, access.token_realms.get(self.host))
         self._container = oras.container.Container(f"{host}/{target.repository}")
         self._container.registry = host
         self._root = f"{scheme}://{host}/v2/"
@@ -105,43 +117,85 @@ class RegistryClient(oras.provider.Registry):  # type: ignore[misc]  # oras has 
         headers: dict[str, str] | None = None,
         json: dict[str, Any] | None = None,
         stream: bool = False,
+        *,
+        other: str | None = None,
+        again: bool = False,
+        pace: Pace | None = None,
     ) -> requests.Response:
-        """oras's way to send anything: with credentials for this registry only, and once more after a 401."""
+        """oras's way to send anything: with credentials for this registry only, and once more after a 401.
+
+        ``other`` is a repository that is read from besides. ``again`` and ``pace`` are ``Transport.send``'s.
+        """
         assert json is None, "manifests are sent as the bytes that were hashed"
         home = origin(url) == self._origin
-        secret = self.auth.header if home else None
-        response = self._transport.send(method, url, headers or {}, secret=secret, data=data)
+        scopes = self._scopes(url, method, other)
+        secret = self.auth.header(scopes) if home else None
+        options: dict[str, Any] = {"data": data, "again": again, "pace": pace}
+        response = self._transport.send(method, url, headers or {}, secret=secret, **options)
         if response.status_code != 401 or not home:
             return response
         try:
-            better = self.auth.answer(response, secret)
+            better = self.auth.answer(response, secret, scopes)
         except StratumError:
             response.close()
             raise
         if not better:
             return response
         self._transport.done(response)
-        return self._transport.send(method, url, headers or {}, secret=self.auth.header, data=data)
+        return self._transport.send(method, url, headers or {}, secret=self.auth.header(scopes), **options)
 
-    def _expect(self, response: requests.Response, statuses: tuple[int, ...], doing: str) -> requests.Response:
+    def _scopes(self, url: str, method: str, other: str | None) -> tuple[str, ...]:
+        """What a token for this request has to allow."""
+        if url == self._root:
+            return ()
+        scopes = (f"repository:{self.target.repository}:{_ACTIONS.get(method, 'pull,push')}",)
+        return scopes if other is None else (*scopes, f"repository:{other}:pull")
+
+    def expect(self, response: requests.Response, statuses: tuple[int, ...], doing: str) -> requests.Response:
+        """``response`` where it has one of the ``statuses``, else what went wrong with ``doing`` this."""
         if response.status_code not in statuses:
-            raise failure(self._transport.words(response), response.status_code, doing, self.host)
+            raise failure(self._transport.words(response), response.status_code, doing, self.host, self.auth.hint)
         return response
+
+    def expect_in_upload(self, response: requests.Response, statuses: tuple[int, ...], doing: str) -> requests.Response:
+        """As ``expect``; ``BusyServerError`` for what may work in a moment."""
+        if is_busy(response) and response.status_code not in statuses:
+            wait = retry_after(response, 0.0)
+            words = self._transport.words(response)
+            raise BusyServerError(f"cannot {doing}: the registry answered {words}", wait)
+        return self.expect(response, statuses, doing)
+
+    def done(self, response: requests.Response) -> None:
+        """Be done with a response whose body does not matter."""
+        self._transport.done(response)
+
+    def words(self, response: requests.Response) -> str:
+        """What a failing server says."""
+        return self._transport.words(response)
 
     def check_access(self) -> None:
         """Ask for the registry's base address, which it grants to those that it lets in; ``StratumError`` otherwise."""
         response = self.do_request(self._root)
         if response.status_code in (401, 403):
-            raise DeniedError(f"{self.host} does not let this user in: {self._transport.words(response)}")
-        self._expect(response, (200,), f"use {self.host} as a registry")
+            words = self._transport.words(response)
+            raise DeniedError(f"{self.host} does not let this user in: {words}", hint=self._hint_at_login())
+        self.expect(response, (200,), f"use {self.host} as a registry")
         self._transport.done(response)
+        if self.auth.stranger is not None:
+            raise DeniedError(
+                f"{self.host} was not told the password: its tokens come from {self.auth.stranger}",
+                hint=self.auth.hint,
+            )
+
+    def _hint_at_login(self) -> str:
+        return self.auth.hint if self.auth.stranger is not None else ""
 
     # Reading
 
     def get_manifest(self, reference: str) -> tuple[bytes, str]:
         doing = f"get the manifest of {self.target}"
         response = self.do_request(self._url(self._container.manifest_url(reference)), headers={"Accept": _ACCEPT})
-        self._expect(response, (200,), doing)
+        self.expect(response, (200,), doing)
         data = b"".join(self._transport.body(response, MANIFEST_MAX, "a manifest"))
         digest = digest_of(data)
         said = response.headers.get("Docker-Content-Digest", digest)
@@ -154,7 +208,7 @@ class RegistryClient(oras.provider.Registry):  # type: ignore[misc]  # oras has 
         self._transport.done(response)
         if response.status_code == 404:
             return False
-        self._expect(response, (200,), f"ask for blob {blob.digest} of {self.target}")
+        self.expect(response, (200,), f"ask for blob {blob.digest} of {self.target}")
         size = response.headers.get("Content-Length", str(blob.size))
         return size == str(blob.size)
 
@@ -163,23 +217,25 @@ class RegistryClient(oras.provider.Registry):  # type: ignore[misc]  # oras has 
 
     def _blob_pieces(self, blob: Descriptor) -> Iterator[bytes]:
         """The body of the blob; where the connection is cut, from there on by a range request."""
-        position, tries = 0, 0
+        pace, position, tries = self._transport.pace(), 0, 0
         while True:
+            begun = position
             try:
-                for piece in self._blob_from(blob, position):
+                for piece in self._blob_from(blob, position, pace):
                     position += len(piece)
-                    tries = 0
                     yield piece
                 return
-            except ConnectionCutError:  # noqa: PERF203  (a retry)
-                tries += 1
-                if tries == _TRIES or position >= blob.size:
+            except ConnectionCutError:
+                tries = 1 if position - begun >= _PROGRESS else tries + 1
+                wait = pause(tries - 1) if tries > 1 else 0.0
+                if tries == _TRIES or position >= blob.size or pace.left <= wait:
                     raise
+                time.sleep(wait)
 
-    def _blob_from(self, blob: Descriptor, start: int) -> Iterator[bytes]:
+    def _blob_from(self, blob: Descriptor, start: int, pace: Pace) -> Iterator[bytes]:
         headers = {"Range": f"bytes={start}-{blob.size - 1}"} if start else {}
-        response = self.do_request(self._url(self._container.get_blob_url(blob.digest)), headers=headers)
-        self._expect(response, (200, 206) if start else (200,), f"get blob {blob.digest} of {self.target}")
+        response = self.do_request(self._url(self._container.get_blob_url(blob.digest)), headers=headers, pace=pace)
+        self.expect(response, (200, 206) if start else (200,), f"get blob {blob.digest} of {self.target}")
         partial = response.status_code == 206
         expected = blob.size - start if partial else blob.size
         if response.headers.get("Content-Length", str(expected)) != str(expected):
@@ -199,13 +255,14 @@ class RegistryClient(oras.provider.Registry):  # type: ignore[misc]  # oras has 
         return None
 
     def read_range(self, blob: Descriptor, start: int, size: int) -> bytes | None:
-        wanted = f"bytes {start}-{start + size - 1}/"
+        wanted, pace = f"bytes {start}-{start + size - 1}/", self._transport.pace()
         for last in (False, False, True):
             response = self.do_request(
                 self._url(self._container.get_blob_url(blob.digest)),
                 headers={"Range": f"bytes={start}-{start + size - 1}"},
+                pace=pace,
             )
-            self._expect(response, (200, 206), f"get a part of blob {blob.digest} of {self.target}")
+            self.expect(response, (200, 206), f"get a part of blob {blob.digest} of {self.target}")
             if response.status_code == 200 or not response.headers.get("Content-Range", "").startswith(wanted):
                 response.close()
                 return None
@@ -224,7 +281,7 @@ class RegistryClient(oras.provider.Registry):  # type: ignore[misc]  # oras has 
             if response.status_code == 404:
                 self._transport.done(response)
                 return []  # the repository does not exist before the first push
-            self._expect(response, (200,), f"list the tags of {self.host}/{self.target.repository}")
+            self.expect(response, (200,), f"list the tags of {self.host}/{self.target.repository}")
             tags.update(self._tags(b"".join(self._transport.body(response, MANIFEST_MAX, "a list of tags"))))
             following = response.links.get("next", {}).get("url")
             if not following:
@@ -246,45 +303,25 @@ class RegistryClient(oras.provider.Registry):  # type: ignore[misc]  # oras has 
     # Writing
 
     def put_blob(self, upload: Upload) -> None:
-        for last in (False,) * (_TRIES - 1) + (True,):
-            try:
-                self._put_blob(upload)
-                return
-            except ConnectionCutError:
-                if last:
-                    raise
-            if self.has_blob(upload.descriptor):
-                return  # only the answer was lost
+        send_blob(self, self._url(self._container.upload_blob_url()), upload)
 
     def mount_blob(self, blob: Descriptor, repository: str) -> bool:
         place = (
             f"{self._url(self._container.upload_blob_url())}?{urlencode({'mount': blob.digest, 'from': repository})}"
         )
         try:
-            response = self.do_request(place, "POST", data=b"", headers=dict(_OCTETS))
-            self._transport.done(response)
-            if response.status_code == 202:  # an upload was begun instead: it is not wanted
-                session = self._location(response, f"mount blob {blob.digest}")
-                self._transport.done(self.do_request(session, "DELETE"))
-        except ConnectionCutError:
+            response = self.do_request(place, "POST", data=b"", headers=dict(OCTETS), other=repository)
+        except (ConnectionCutError, DeniedError):
             return False
+        self._transport.done(response)
+        if response.status_code == 202:  # an upload was begun instead: it is not wanted
+            with suppress(StratumError):
+                session = self.location(response, f"mount blob {blob.digest}")
+                self._transport.done(self.do_request(session, "DELETE"))
         return response.status_code == 201
 
-    def _put_blob(self, upload: Upload) -> None:
-        doing = f"send blob {upload.descriptor.digest} to {self.target}"
-        response = self.do_request(
-            self._url(self._container.upload_blob_url()), "POST", data=b"", headers=dict(_OCTETS)
-        )
-        self._expect(response, (202,), doing)
-        self._transport.done(response)
-        session = _Session(self, self._location(response, doing), doing)
-        if upload.descriptor.size > CHUNK:
-            session.send_chunks(upload)
-            session.finish(upload.descriptor, b"")
-        else:
-            session.finish(upload.descriptor, b"".join(upload.read(0)))
-
-    def _location(self, response: requests.Response, doing: str) -> str:
+    def location(self, response: requests.Response, doing: str) -> str:
+        """The URL at which an upload goes on."""
         place = response.headers.get("Location")
         if not place:
             raise StratumError(f"cannot {doing}: the registry named no place to send it to")
@@ -296,83 +333,9 @@ class RegistryClient(oras.provider.Registry):  # type: ignore[misc]  # oras has 
     def put_manifest(self, data: bytes, tag: str) -> None:
         doing = f"send the manifest of {self.target}"
         url = self._url(self._container.manifest_url(tag))
-        for last in (False, False, True):
-            try:
-                response = self.do_request(url, "PUT", data=data, headers={"Content-Type": MANIFEST_MEDIA_TYPE})
-                break
-            except ConnectionCutError:
-                if last:
-                    raise
-        self._expect(response, (200, 201, 202), doing)
+        headers = {"Content-Type": MANIFEST_MEDIA_TYPE}
+        response = self.do_request(url, "PUT", data=data, headers=headers, again=True)
+        self.expect(response, (200, 201, 202), doing)
         self._transport.done(response)
         if response.headers.get("Docker-Content-Digest", digest_of(data)) != digest_of(data):
             raise DamagedError(f"cannot {doing}: the registry stored something else")
-
-
-class _Session:
-    """One blob's upload in pieces, taken up again where a cut connection left it."""
-
-    def __init__(self, client: RegistryClient, url: str, doing: str) -> None:
-        self._client = client
-        self._url = url
-        self._doing = doing
-
-    def send_chunks(self, upload: Upload) -> None:
-        position, tries = 0, 0
-        while position < upload.descriptor.size:
-            try:
-                for chunk in _chunks(upload.read(position)):
-                    self._patch(chunk, position)
-                    position += len(chunk)
-                    tries = 0
-            except ConnectionCutError:  # noqa: PERF203  (a retry)
-                tries += 1
-                if tries == _TRIES:
-                    raise
-                position = self._received()
-
-    def _patch(self, chunk: bytes, position: int) -> None:
-        headers = {**_OCTETS, "Content-Range": f"{position}-{position + len(chunk) - 1}"}
-        response = self._client.do_request(self._url, "PATCH", data=chunk, headers=headers)
-        if response.status_code == 416:
-            self._client._transport.done(response)
-            raise ConnectionCutError(f"cannot {self._doing}: the registry lost count of what it has")
-        self._client._expect(response, (202,), self._doing)
-        self._client._transport.done(response)
-        self._url = self._client._location(response, self._doing)
-
-    def _received(self) -> int:
-        """How many bytes the registry has; ``ConnectionCutError`` where it has forgotten the upload."""
-        response = self._client.do_request(self._url, "GET")
-        self._client._transport.done(response)
-        if response.status_code == 404:
-            raise ConnectionCutError(f"cannot {self._doing}: the registry has forgotten the upload")
-        self._client._expect(response, (202, 204), self._doing)
-        if response.headers.get("Location"):
-            self._url = self._client._location(response, self._doing)
-        match = _RANGE.fullmatch(response.headers.get("Range", ""))
-        last = int(match[1]) if match else 0
-        return last + 1 if last else 0
-
-    def finish(self, blob: Descriptor, data: bytes) -> None:
-        separator = "&" if urlsplit(self._url).query else "?"
-        url = f"{self._url}{separator}{urlencode({'digest': blob.digest})}"
-        response = self._client.do_request(url, "PUT", data=data, headers=dict(_OCTETS))
-        if response.status_code == 404:
-            raise NotFoundError(
-                f"cannot {self._doing}: the registry answered {self._client._transport.words(response)}"
-            )
-        self._client._expect(response, (201, 202, 204), self._doing)
-        self._client._transport.done(response)
-
-
-def _chunks(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """``pieces`` in chunks of ``CHUNK`` bytes, the last one shorter."""
-    buffer = bytearray()
-    for piece in pieces:
-        buffer += piece
-        while len(buffer) >= CHUNK:
-            yield bytes(buffer[:CHUNK])
-            del buffer[:CHUNK]
-    if buffer:
-        yield bytes(buffer)

@@ -20,7 +20,7 @@ import urllib3.exceptions
 from requests.utils import should_bypass_proxies
 
 from stratum.errors import DamagedError, DeniedError, NotFoundError, StratumError, UsageError, os_error_text
-from stratum.registry.deadline import Adapter
+from stratum.registry.deadline import Adapter, Pace, TooLongError, pace_of
 from stratum.registry.remote import Access
 from stratum.registry.target import is_loopback
 
@@ -29,7 +29,8 @@ _ERROR_BODY_MAX = 64 << 10
 _WORDS_MAX = 300
 _REDIRECTS_MAX = 5
 _ATTEMPTS = 4
-_BUSY = (429, 502, 503, 504)
+_BUSY = (429, 500, 502, 503, 504)
+_LONGEST_PAUSE = 30.0
 _SYSTEM_AUTHORITIES = (Path("/etc/ssl/certs/ca-certificates.crt"), Path("/etc/pki/tls/certs/ca-bundle.crt"))
 _CONTROL = re.compile(r"[^ -~\u00a1-\uffff]+")
 
@@ -96,6 +97,10 @@ class Transport:
             return named
         return next((str(path) for path in _SYSTEM_AUTHORITIES if path.is_file()), True)
 
+    def pace(self) -> Pace:
+        """A new pace, for one answer with all the tries that it takes."""
+        return Pace(self._access.patience, self._access.min_rate)
+
     def send(
         self,
         method: str,
@@ -104,38 +109,41 @@ class Transport:
         *,
         secret: str | None = None,
         data: bytes | None = None,
+        again: bool = False,
+        pace: Pace | None = None,
     ) -> requests.Response:
         """One request and, for GET and HEAD, the redirects that it leads to; the body is not read yet.
 
-        ``secret`` is the Authorization header, for the origin of ``url`` only. Reads are tried again when the
-        connection breaks or the server is busy. Raises ``StratumError``; ``ConnectionCutError`` where it was cut.
+        ``secret`` is the Authorization header, for the origin of ``url`` only. Reads, and what may be sent ``again``,
+        are tried again when the connection breaks, the server is busy or stumbles. ``pace`` is that of the answer that
+        this is a part of. Raises ``StratumError``; ``ConnectionCutError`` where it was cut.
         """
-        reading = method in ("GET", "HEAD")
-        attempts = _ATTEMPTS if reading else 1
+        pace = pace or self.pace()
+        attempts = _ATTEMPTS if again or method in ("GET", "HEAD") else 1
         for attempt in range(1, attempts + 1):
+            wait = pause(attempt)
             try:
-                response = self._follow(method, url, headers, secret, data)
+                response = self._follow(method, url, headers, secret, data, pace)
             except ConnectionCutError:
-                if attempt == attempts:
+                if attempt == attempts or pace.left <= wait:
                     raise
-                wait = 0.2 * 3**attempt
             else:
-                if response.status_code not in _BUSY or attempt == attempts:
+                wait = retry_after(response, wait)
+                if not is_busy(response) or attempt == attempts or pace.left <= wait:
                     return response
-                wait = _retry_after(response, 0.2 * 3**attempt)
                 self.done(response)
             time.sleep(wait)
         raise AssertionError("the last attempt returns or raises")
 
     def _follow(
-        self, method: str, url: str, headers: Mapping[str, str], secret: str | None, data: bytes | None
+        self, method: str, url: str, headers: Mapping[str, str], secret: str | None, data: bytes | None, pace: Pace
     ) -> requests.Response:
         home = origin(url)
         for _ in range(_REDIRECTS_MAX + 1):
             sent = {"Accept-Encoding": "identity", **headers}
             if secret is not None and origin(url) == home:
                 sent["Authorization"] = secret
-            response = self._once(method, url, sent, data)
+            response = self._once(method, url, sent, data, pace)
             if response.status_code not in (301, 302, 303, 307, 308):
                 return response
             self.done(response)
@@ -147,20 +155,23 @@ class Transport:
             url = place
         raise StratumError(f"{home[1]} redirects more than {_REDIRECTS_MAX} times")
 
-    def _once(self, method: str, url: str, headers: dict[str, str], data: bytes | None) -> requests.Response:
+    def _once(
+        self, method: str, url: str, headers: dict[str, str], data: bytes | None, pace: Pace
+    ) -> requests.Response:
         host = urlsplit(url).netloc
         try:
-            return self._session.request(
-                method,
-                url,
-                data=data,
-                headers=headers,
-                stream=True,
-                allow_redirects=False,
-                verify=self._verify,
-                proxies=self._proxies(url),
-                timeout=(self._access.connect_timeout, self._access.read_timeout),
-            )
+            with pace.applied():
+                return self._session.request(
+                    method,
+                    url,
+                    data=data,
+                    headers=headers,
+                    stream=True,
+                    allow_redirects=False,
+                    verify=self._verify,
+                    proxies=self._proxies(url),
+                    timeout=(self._access.connect_timeout, self._access.read_timeout),
+                )
         except requests.exceptions.SSLError as exc:
             raise StratumError(
                 f"no TLS connection to {host}: {_reason(exc)}",
@@ -169,10 +180,14 @@ class Transport:
         except requests.exceptions.ConnectTimeout:
             raise StratumError(f"{host} does not answer within {self._access.connect_timeout:g} s") from None
         except requests.exceptions.ReadTimeout:
+            if pace.over:
+                raise StratumError(f"{host} answers too slowly: {pace}") from None
             raise StratumError(f"{host} gives no whole answer within {self._access.read_timeout:g} s") from None
         except requests.exceptions.ConnectionError as exc:
             if _never_connected(exc):
                 raise StratumError(f"cannot connect to {host}: {_reason(exc)}") from None
+            if isinstance(_innermost(exc), TooLongError):
+                raise DamagedError(f"{host} sends {_reason(exc)}") from None
             raise ConnectionCutError(f"the connection to {host} broke: {_reason(exc)}") from None
         except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError, OSError) as exc:
             raise StratumError(f"cannot ask {host}: {_reason(exc)}") from None
@@ -190,20 +205,22 @@ class Transport:
         """The body in pieces as it arrives, at most ``limit`` bytes, and then closed.
 
         Raises ``DamagedError`` for a longer or an endless one, ``ConnectionCutError`` for one cut short and
-        ``StratumError`` for one that comes too slowly.
+        ``StratumError`` for one that comes too slowly (``deadline.Pace``).
         """
-        host = urlsplit(response.url).netloc
-        started, received = time.monotonic(), 0
+        host, received, pace = urlsplit(response.url).netloc, 0, pace_of(response)
+        too_slow = f"{host} sends {what} too slowly"
         try:
             while piece := response.raw.read1(_PIECE, decode_content=False):
                 received += len(piece)
                 if received > limit:
                     raise DamagedError(f"{host} sent more than the {limit} bytes of {what}")
-                elapsed = time.monotonic() - started
-                if elapsed > self._access.patience and received < elapsed * self._access.min_rate:
-                    raise StratumError(f"{host} sends {what} too slowly: {received} bytes in {elapsed:.0f} s")
+                pace.count(len(piece))
+                if pace.over:
+                    raise StratumError(f"{too_slow}: {pace}")
                 yield piece
         except urllib3.exceptions.ReadTimeoutError:
+            if pace.over:
+                raise StratumError(f"{too_slow}: {pace}") from None
             raise ConnectionCutError(f"{host} stopped sending {what} after {received} bytes") from None
         except (urllib3.exceptions.HTTPError, OSError) as exc:
             raise ConnectionCutError(
@@ -231,13 +248,13 @@ class Transport:
         return ": ".join(filter(None, (status, _error_words(text))))
 
 
-def failure(words: str, status: int, doing: str, host: str) -> StratumError:
-    """The error for a request that was refused."""
+def failure(words: str, status: int, doing: str, host: str, hint: str) -> StratumError:
+    """The error for a request that ``host`` refused; ``hint`` is what whoever may not do this can try."""
     message = f"cannot {doing}: the registry answered {words}"
     if status == 404:
         return NotFoundError(message)
     if status in (401, 403):
-        return DeniedError(message, hint=f"log in with 'stratum login {host}' as a user who may do this")
+        return DeniedError(message, hint=hint)
     if status == 400 and "HTTPS" in words:
         return StratumError(message, hint=f"write https://{host}/... to use TLS")
     return StratumError(message)
@@ -259,9 +276,20 @@ def _error_words(body: bytes) -> str:
         return "" if "<" in text[:20] else shown(text)  # an HTML page says nothing that the status does not
 
 
-def _retry_after(response: requests.Response, otherwise: float) -> float:
+def is_busy(response: requests.Response) -> bool:
+    """Whether the server could not do now what it may do in a moment."""
+    return response.status_code in _BUSY
+
+
+def pause(attempt: int) -> float:
+    """The seconds to wait after the try ``attempt``, which counts from 1."""
+    return min(0.2 * 3.0**attempt, 20.0)
+
+
+def retry_after(response: requests.Response, otherwise: float) -> float:
+    """The seconds after which the server wants to be asked again, as long as that makes sense."""
     value = response.headers.get("Retry-After", "")
-    return min(float(value), 10.0) if value.isdecimal() and len(value) < 6 else otherwise
+    return min(float(value), _LONGEST_PAUSE) if value.isdecimal() and len(value) < 6 else otherwise
 
 
 def _never_connected(exc: requests.exceptions.ConnectionError) -> bool:
@@ -272,6 +300,12 @@ def _never_connected(exc: requests.exceptions.ConnectionError) -> bool:
 
 def _reason(exc: BaseException) -> str:
     """The innermost cause in its own words, without the wrapping of three libraries."""
+    innermost = _innermost(exc)
+    return shown(os_error_text(innermost) if isinstance(innermost, OSError) else str(innermost)) or type(exc).__name__
+
+
+def _innermost(exc: BaseException) -> BaseException:
+    """What an exception was made of."""
     current: BaseException | None = exc
     innermost = exc
     seen: set[int] = set()
@@ -288,4 +322,4 @@ def _reason(exc: BaseException) -> str:
             ),
             None,
         )
-    return shown(os_error_text(innermost) if isinstance(innermost, OSError) else str(innermost)) or type(exc).__name__
+    return innermost

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.e2e.token_server import ISSUER, SERVICE, TokenServer
+
 PROGRAM = "docker-registry"
 
 
@@ -47,9 +49,14 @@ class RegistryServer:
 
 @contextlib.contextmanager
 def registry_server(
-    directory: Path, *, htpasswd: Path | None = None, certificate: tuple[Path, Path] | None = None
+    directory: Path,
+    *,
+    htpasswd: Path | None = None,
+    certificate: tuple[Path, Path] | None = None,
+    tokens: TokenServer | None = None,
 ) -> Iterator[RegistryServer]:
-    """Run a registry until the block ends. ``certificate`` is (certificate, key) for TLS."""
+    """Run a registry until the block ends. ``certificate`` is (certificate, key) for TLS; ``tokens`` gives out those
+    that it wants."""
     directory.mkdir()
     port = _free_port()
     log = directory / "log"
@@ -67,6 +74,11 @@ def registry_server(
     }
     if htpasswd is not None:
         config["auth"] = {"htpasswd": {"realm": "test", "path": str(htpasswd)}}
+    if tokens is not None:
+        bundle = str(tokens.certificate)
+        config["auth"] = {
+            "token": {"realm": tokens.url, "service": SERVICE, "issuer": ISSUER, "rootcertbundle": bundle}
+        }
     if certificate is not None:
         config["http"] = {**config["http"], "tls": {"certificate": str(certificate[0]), "key": str(certificate[1])}}
     config_file = directory / "config.yml"

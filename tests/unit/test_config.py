@@ -76,6 +76,26 @@ def test_lists_in_the_file(system_config: Path) -> None:
     assert load_config({}).insecure_registries == ("one.example", "two.example")
 
 
+def test_token_realms(system_config: Path) -> None:
+    expected = {"one.example:5000": "https://two.example", "three.example": "http://four.example:1/token"}
+    system_config.write_text(
+        '[token_realms]\n"one.example:5000" = "https://two.example"\n"Three.example" = "http://four.example:1/token"\n'
+    )
+    assert load_config({}).token_realms == expected
+    environ = {
+        "STRATUM_TOKEN_REALMS": "one.example:5000=https://two.example, three.example=http://four.example:1/token"
+    }
+    assert load_config(environ).token_realms == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["one.example", "=https://x", "one.example=two.example", "a=https://", "a=ftp://x", "a=https://u:p@x"]
+)
+def test_bad_token_realms(text: str) -> None:
+    with pytest.raises(UsageError, match="token_realms"):
+        load_config({"STRATUM_TOKEN_REALMS": text})
+
+
 def test_a_relative_path_is_below_the_working_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     assert load_config({}, store="here").store == tmp_path / "here"
@@ -96,6 +116,8 @@ def test_bad_jobs(jobs: str) -> None:
         (b"[store]\na = 1\n", "store"),
         (b"store = 3\n", "store"),
         (b"jobs = true\n", "jobs"),
+        (b"token_realms = {a = 1}\n", "token_realms"),
+        (b"store = {a = 'b'}\n", "store"),
         (b'store = "a\\u0000b"\n', "NUL"),
     ],
 )
