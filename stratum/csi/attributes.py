@@ -24,7 +24,13 @@ from stratum.csi.errors import invalid
 from stratum.errors import UsageError
 from stratum.refs import Ref, parse_ref
 from stratum.registry.target import Target, parse_target
-from stratum.sys.mountapi import MOUNT_ATTR_NODEV, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY
+from stratum.sys.mountapi import (
+    MOUNT_ATTR_NOATIME,
+    MOUNT_ATTR_NODEV,
+    MOUNT_ATTR_NOEXEC,
+    MOUNT_ATTR_NOSUID,
+    MOUNT_ATTR_RDONLY,
+)
 
 KUBERNETES_PREFIXES = ("csi.storage.k8s.io/", "storage.kubernetes.io/")
 EPHEMERAL = "csi.storage.k8s.io/ephemeral"
@@ -32,10 +38,7 @@ POD_NAME = "csi.storage.k8s.io/pod.name"
 POD_NAMESPACE = "csi.storage.k8s.io/pod.namespace"
 POD_UID = "csi.storage.k8s.io/pod.uid"
 
-MOUNT_ATTR_NOEXEC = 0x00000008
-MOUNT_ATTR_NOATIME = 0x00000010
-
-_MOUNT_FLAGS = {
+MOUNT_FLAGS = {
     "ro": MOUNT_ATTR_RDONLY,
     "rw": 0,
     "nosuid": MOUNT_ATTR_NOSUID,
@@ -142,9 +145,9 @@ def check_capability(capability: VolumeCapability) -> str | None:
         return "no access mode is given"
     if capability.access_mode.mode in (Modes.MULTI_NODE_MULTI_WRITER, Modes.MULTI_NODE_SINGLE_WRITER):
         return "a volume is local to its node: no other node can write to it"
-    unknown = sorted(set(capability.mount.mount_flags) - set(_MOUNT_FLAGS))
+    unknown = sorted(set(capability.mount.mount_flags) - set(MOUNT_FLAGS))
     if unknown:
-        return f"mount option {unknown[0][:140]!r} is none of {', '.join(_MOUNT_FLAGS)}"
+        return f"mount option {unknown[0][:140]!r} is none of {', '.join(MOUNT_FLAGS)}"
     return None
 
 
@@ -167,5 +170,5 @@ def mount_attributes(capability: VolumeCapability, *, read_only: bool) -> int:
     """The ``MOUNT_ATTR_*`` that the checked capability asks for."""
     flags = MOUNT_ATTR_RDONLY if read_only or is_reader(capability) else 0
     for flag in capability.mount.mount_flags:
-        flags |= _MOUNT_FLAGS[flag]
+        flags |= MOUNT_FLAGS[flag]
     return flags

@@ -37,6 +37,9 @@ _NR_MOUNT_SETATTR = 442
 _FSOPEN_CLOEXEC = 1
 _FSMOUNT_CLOEXEC = 1
 _OPEN_TREE_CLONE = 1
+_ATTR_ATIME = 0x00000070
+"""The field of ``MOUNT_ATTR_*`` that says when access times are updated: one value, not flags."""
+
 _MOVE_MOUNT_F_EMPTY_PATH = 0x00000004
 _MOVE_MOUNT_T_EMPTY_PATH = 0x00000040
 
@@ -139,6 +142,8 @@ def mount_setattr(mount: int, *, attributes: int = 0, clear: int = 0, user_names
 
     Only a detached mount that was never idmapped before can be idmapped (Linux >= 5.12, and per filesystem).
     """
+    if attributes & _ATTR_ATIME:
+        clear |= _ATTR_ATIME  # the kernel takes a new value of this field only where the old one is cleared whole
     if user_namespace is not None:
         attributes |= MOUNT_ATTR_IDMAP
     data = struct.pack("=QQQQ", attributes, clear, 0, user_namespace or 0)

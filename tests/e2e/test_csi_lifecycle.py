@@ -15,6 +15,7 @@ import grpc
 import pytest
 
 from stratum.csi import csi_pb2 as csi
+from stratum.csi.attributes import MOUNT_FLAGS
 from stratum.csi.driver import TOPOLOGY_KEY
 from tests.support.csi import Modes, Node, capability, refused
 
@@ -209,6 +210,23 @@ def test_single_writer_access_modes_and_mount_options(node: Node) -> None:
     assert target.stat().st_gid == 2000
     node.unpublish(volume_id, "pod-2")
     node.unstage(volume_id)
+
+
+@pytest.mark.parametrize("option", sorted(MOUNT_FLAGS))
+def test_every_mount_option_that_is_offered_is_mounted(node: Node, source: Path, option: str) -> None:
+    wanted = capability(Modes.SINGLE_NODE_WRITER, option)
+    volume_id = node.create("pvc-1").volume_id
+    node.stage(volume_id, volume_capability=wanted)
+    for _ in range(2):
+        target = node.publish(volume_id, "pod", volume_capability=wanted)
+        assert option in mount_options(target)
+    node.unpublish(volume_id, "pod")
+    node.unstage(volume_id)
+    node.cli.ok("import", "--bare", source, "app")
+    inline = {"csi.storage.k8s.io/ephemeral": "true", "source": "app"}
+    target = node.publish("csi-1", "pod", inline, staging_target_path="", volume_capability=wanted)
+    assert option in mount_options(target)
+    node.unpublish("csi-1", "pod")
 
 
 def mount_options(path: Path) -> list[str]:
