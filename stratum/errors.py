@@ -62,6 +62,18 @@ class DeniedError(StratumError):
     id = "denied"
 
 
+class UnreachableError(StratumError):
+    """A registry cannot be reached, or breaks off: trying again later may help."""
+
+    id = "unreachable"
+
+
+class UntrustedError(StratumError):
+    """A registry's certificate is signed by nobody who is trusted, or is for another host."""
+
+    id = "untrusted"
+
+
 class DamagedError(StratumError):
     """Stored or received data does not match its digest or its format."""
 

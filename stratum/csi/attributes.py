@@ -36,6 +36,8 @@ KUBERNETES_PREFIXES = ("csi.storage.k8s.io/", "storage.kubernetes.io/")
 EPHEMERAL = "csi.storage.k8s.io/ephemeral"
 POD_NAME = "csi.storage.k8s.io/pod.name"
 POD_NAMESPACE = "csi.storage.k8s.io/pod.namespace"
+CLAIM_NAMESPACE = "csi.storage.k8s.io/pvc/namespace"
+SNAPSHOT_NAMESPACE = "csi.storage.k8s.io/volumesnapshot/namespace"
 POD_UID = "csi.storage.k8s.io/pod.uid"
 
 MOUNT_FLAGS = {

@@ -7,6 +7,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from stratum.csi import csi_pb2 as csi
 from stratum.csi import provisioning, snapshots
 from stratum.csi.attributes import (
+    CLAIM_NAMESPACE,
+    SNAPSHOT_NAMESPACE,
     check_capabilities,
     check_capability,
     is_reader,
@@ -21,6 +23,7 @@ from stratum.csi.mounts import records_of
 from stratum.csi.paging import page
 from stratum.csi.provisioning import Wanted
 from stratum.csi.records import SnapshotRecord, VolumeRecord
+from stratum.csi.sources import FROM_CLASS, FROM_SNAPSHOT_CLASS, Asker
 from stratum.csi.usage import free_space
 
 NAME_MAX = 128
@@ -60,8 +63,10 @@ class Controller:
         """A worktree over the source's, snapshot's or cloned volume's commit, or over an empty directory."""
         wanted = _wanted(request)
         self._check_topology(request.accessibility_requirements)
+        namespace = request.parameters.get(CLAIM_NAMESPACE, "")
+        asker = Asker(caller, dict(request.secrets), namespace, FROM_CLASS)
         with self._driver.locked("volume name", wanted.name):
-            record = provisioning.create(self._driver, wanted, request.secrets, caller)
+            record = provisioning.create(self._driver, wanted, asker)
         volume = self._volume(record)
         if request.HasField("volume_content_source"):
             volume.content_source.CopyFrom(request.volume_content_source)
@@ -149,10 +154,10 @@ class Controller:
         _require(request.source_volume_id, "source_volume_id")
         _check_name(request.name)
         registry = snapshot_registry(request.parameters)
+        namespace = request.parameters.get(SNAPSHOT_NAMESPACE, "")
+        asker = Asker(caller, dict(request.secrets), namespace, FROM_SNAPSHOT_CLASS)
         with self._driver.locked("snapshot name", request.name):
-            record = snapshots.create(
-                self._driver, request.name, request.source_volume_id, registry, request.secrets, caller
-            )
+            record = snapshots.create(self._driver, request.name, request.source_volume_id, registry, asker)
         return csi.CreateSnapshotResponse(snapshot=_snapshot(record))
 
     def DeleteSnapshot(self, request: csi.DeleteSnapshotRequest, caller: Caller) -> csi.DeleteSnapshotResponse:

@@ -12,6 +12,7 @@ from stratum.errors import (
     ExistsError,
     NotFoundError,
     StratumError,
+    UnreachableError,
     UnsupportedError,
     UsageError,
 )
@@ -36,6 +37,7 @@ _CODES: tuple[tuple[type[StratumError], Code], ...] = (
     (BusyError, Code.ABORTED),  # a lock was not to be had: try again
     (ConflictError, Code.FAILED_PRECONDITION),
     (DeniedError, Code.UNAUTHENTICATED),  # the volume's secret is missing or wrong: no use before it changes
+    (UnreachableError, Code.UNAVAILABLE),
     (DamagedError, Code.DATA_LOSS),
     (UnsupportedError, Code.FAILED_PRECONDITION),
 )

@@ -18,12 +18,12 @@ from stratum.csi import csi_pb2 as csi
 from stratum.csi.attributes import POD_NAME, POD_NAMESPACE, POD_UID, mount_attributes, volume_attributes
 from stratum.csi.driver import Driver
 from stratum.csi.errors import CallError, Code, invalid
-from stratum.csi.jobs import Caller
+from stratum.csi.jobs import Caller, Task
 from stratum.csi.mounts import check_access, records_of, shown_at, stage
 from stratum.csi.paths import Place
 from stratum.csi.provisioning import exists, remove_recorded
 from stratum.csi.records import VolumeRecord
-from stratum.csi.sources import fetch
+from stratum.csi.sources import FROM_PUBLISH, Asker, fetch
 from stratum.errors import ExistsError
 from stratum.sys import mountapi
 from stratum.sys.mountapi import MOUNT_ATTR_RDONLY
@@ -58,7 +58,9 @@ def publish(driver: Driver, request: csi.NodePublishVolumeRequest, target: Place
         raise invalid("a read-only volume cannot be committed on unpublish")
     record = driver.volumes.get(inline_key(request.volume_id))
     if record is None or not driver.session.store.commits.exists(record.commit):
-        origin = fetch(driver, wanted.source, request.secrets, caller, inline=True)
+        namespace = request.volume_context.get(POD_NAMESPACE, "")
+        asker = Asker(caller, dict(request.secrets), namespace, FROM_PUBLISH, isolated=True)
+        origin = fetch(driver, wanted.source, asker)
         record = VolumeRecord(
             key=inline_key(request.volume_id),
             name=_pod(request),
@@ -97,7 +99,8 @@ def finish(driver: Driver, volume_id: str, caller: Caller) -> bool:
     if records_of(driver, volume_id):
         return True
     if "commit" in record.attributes and exists(driver, record):
-        driver.jobs.run(("commit", volume_id), lambda: _commit(driver, record), caller)
+        task = Task(f"commit of {volume_id}", owner=record.name.partition("/")[0])
+        driver.jobs.run(task, lambda: _commit(driver, record), caller)
     remove_recorded(driver, record)
     return True
 

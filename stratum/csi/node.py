@@ -8,6 +8,7 @@ from stratum.csi import csi_pb2 as csi
 from stratum.csi import inline, mounts
 from stratum.csi.attributes import (
     EPHEMERAL,
+    POD_NAMESPACE,
     Attributes,
     Modes,
     check_capabilities,
@@ -20,6 +21,7 @@ from stratum.csi.errors import invalid, not_found, precondition
 from stratum.csi.jobs import Caller
 from stratum.csi.paths import Place, place
 from stratum.csi.publishing import keep_promise, promise_commit, volume_for_node
+from stratum.csi.sources import FROM_PUBLISH, FROM_STAGE, Asker
 from stratum.csi.usage import free_space, upperdir_usage
 from stratum.refs import parse_ref
 from stratum.store.resolve import Resolved
@@ -72,7 +74,10 @@ class Node:
         staging: Place,
         caller: Caller,
     ) -> Resolved:
-        found = volume_for_node(self._driver, volume_id, attributes, request.secrets, caller)
+        named_in = FROM_STAGE if isinstance(request, csi.NodeStageVolumeRequest) else FROM_PUBLISH
+        namespace = request.volume_context.get(POD_NAMESPACE, "")
+        asker = Asker(caller, dict(request.secrets), namespace, named_in)
+        found = volume_for_node(self._driver, volume_id, attributes, asker)
         mounts.stage(self._driver, volume_id, str(found) if found.worktree else _fixed(found), staging)
         return found
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import stat
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from stratum.api.commits import commit_worktree
@@ -12,9 +11,9 @@ from stratum.api.worktrees import remove_worktree
 from stratum.csi.attributes import Attributes
 from stratum.csi.driver import Driver
 from stratum.csi.errors import already_exists, not_found, precondition
-from stratum.csi.jobs import Caller
+from stratum.csi.jobs import Task
 from stratum.csi.records import SnapshotRecord, VolumeRecord, key_for
-from stratum.csi.sources import Origin, fetch, pull, registry_stratum
+from stratum.csi.sources import Asker, Origin, fetch, pull, registry_stratum
 from stratum.errors import BusyError, ExistsError, NotFoundError, UsageError
 from stratum.refs import DEFAULT_WORKTREE, Ref, is_hash, parse_ref
 from stratum.registry.target import parse_target
@@ -51,7 +50,7 @@ class Wanted:
         return f"source {self.attributes.source}" if self.attributes.source is not None else "nothing"
 
 
-def create(driver: Driver, wanted: Wanted, secrets: Mapping[str, str], caller: Caller) -> VolumeRecord:
+def create(driver: Driver, wanted: Wanted, asker: Asker) -> VolumeRecord:
     """The volume called ``wanted.name``, made where it is missing. The name's lock is held.
 
     ALREADY_EXISTS where it was made differently, NOT_FOUND without its source, ABORTED while that is pulled.
@@ -63,7 +62,7 @@ def create(driver: Driver, wanted: Wanted, secrets: Mapping[str, str], caller: C
         if exists(driver, record):
             return record
     if record is None or not driver.session.store.commits.exists(record.commit):
-        record = _begin(driver, key, wanted, secrets, caller)
+        record = _begin(driver, key, wanted, asker)
     try:
         driver.session.store.worktrees.create(
             record.stratum,
@@ -77,10 +76,10 @@ def create(driver: Driver, wanted: Wanted, secrets: Mapping[str, str], caller: C
     return record
 
 
-def _begin(driver: Driver, key: str, wanted: Wanted, secrets: Mapping[str, str], caller: Caller) -> VolumeRecord:
+def _begin(driver: Driver, key: str, wanted: Wanted, asker: Asker) -> VolumeRecord:
     """Have the volume's content in the store, and put the volume on record."""
     store = driver.session.store
-    origin = _origin(driver, wanted, secrets, caller)
+    origin = _origin(driver, wanted, asker)
     volume_id = str(Ref(origin.stratum, worktree=key))
     if store.namespaces.exists(origin.stratum) and store.worktrees.exists(origin.stratum, key):
         raise already_exists(f"{volume_id} exists already and is not a volume of this name")
@@ -108,18 +107,19 @@ def _check_same(record: VolumeRecord, wanted: Wanted) -> None:
         )
 
 
-def _origin(driver: Driver, wanted: Wanted, secrets: Mapping[str, str], caller: Caller) -> Origin:
+def _origin(driver: Driver, wanted: Wanted, asker: Asker) -> Origin:
     if wanted.snapshot_id is not None:
-        return _from_snapshot(driver, wanted.snapshot_id, secrets, caller)
+        return _from_snapshot(driver, wanted.snapshot_id, asker)
     if wanted.volume_id is not None:
         source = wanted.volume_id
-        return driver.jobs.run(("clone", source, wanted.name), lambda: _from_volume(driver, source), caller)
+        task = Task(f"clone of {source}", (wanted.name,), owner=asker.namespace)
+        return driver.jobs.run(task, lambda: _from_volume(driver, source), asker.caller)
     if wanted.attributes.source is not None:
-        return fetch(driver, wanted.attributes.source, secrets, caller)
+        return fetch(driver, wanted.attributes.source, asker)
     return Origin(EMPTY_STRATUM, _empty_commit(driver))
 
 
-def _from_snapshot(driver: Driver, snapshot_id: str, secrets: Mapping[str, str], caller: Caller) -> Origin:
+def _from_snapshot(driver: Driver, snapshot_id: str, asker: Asker) -> Origin:
     record = find_snapshot(driver, snapshot_id)
     if record is not None:
         return Origin(record.stratum, record.commit)
@@ -136,7 +136,7 @@ def _from_snapshot(driver: Driver, snapshot_id: str, secrets: Mapping[str, str],
     if not _COMMIT_DIGITS.fullmatch(digits):
         raise not_found(f"there is no snapshot {snapshot_id}")
     stratum = registry_stratum(target)
-    commit = pull(driver, target, f"{stratum}:{target.tag}", secrets, caller)
+    commit = pull(driver, target, f"{stratum}:{target.tag}", asker)
     if not commit.startswith(digits):
         raise precondition(f"what {target} names is not the snapshot any more: it is commit {commit}")
     return Origin(stratum, commit)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Mapping
 
 from stratum.api.leases import KUBERNETES_HOLDER, release
 from stratum.csi.attributes import Attributes
 from stratum.csi.driver import Driver
 from stratum.csi.errors import CallError, Code, not_found
-from stratum.csi.jobs import Caller
+from stratum.csi.jobs import Caller, Task
 from stratum.csi.mounts import targets
 from stratum.csi.provisioning import find_volume
-from stratum.csi.sources import fetch, pull
+from stratum.csi.sources import Asker, fetch, pull
 from stratum.errors import ExistsError, StratumError, UsageError
 from stratum.refs import DEFAULT_WORKTREE, Ref, is_hash, parse_ref
 from stratum.registry.target import Target
@@ -26,9 +25,7 @@ MAX_ERROR = 500
 _log = logging.getLogger(__name__)
 
 
-def volume_for_node(
-    driver: Driver, volume_id: str, attributes: Attributes, secrets: Mapping[str, str], caller: Caller
-) -> Resolved:
+def volume_for_node(driver: Driver, volume_id: str, attributes: Attributes, asker: Asker) -> Resolved:
     """What the volume is on this node; made from its ``source`` where it is not here and has one.
 
     A static volume may be used on every node that way: each has a worktree, or the tag, of its own.
@@ -42,21 +39,21 @@ def volume_for_node(
         ref = parse_ref(volume_id)
     except UsageError as exc:
         raise not_found(f"there is no volume {volume_id[:140]!r}: {exc.message}") from None
-    _make(driver, ref, attributes.source, secrets, caller)
+    _make(driver, ref, attributes.source, asker)
     return find_volume(driver, volume_id, create=True)
 
 
-def _make(driver: Driver, ref: Ref, source: Target | Ref, secrets: Mapping[str, str], caller: Caller) -> None:
+def _make(driver: Driver, ref: Ref, source: Target | Ref, asker: Asker) -> None:
     store = driver.session.store
     if is_hash(ref.name) or (ref.tag is not None and is_hash(ref.tag)):
         raise not_found(f"there is no commit {ref}")
     if ref.tag is None:
-        origin = fetch(driver, source, secrets, caller)
+        origin = fetch(driver, source, asker)
         worktree = ref.worktree or DEFAULT_WORKTREE
         with contextlib.suppress(ExistsError):  # another call made it at the same time
             store.worktrees.create(ref.name, worktree, origin.commit, why=f"made for a Kubernetes volume from {source}")
     elif isinstance(source, Target):
-        pull(driver, source, str(ref), secrets, caller)
+        pull(driver, source, str(ref), asker)
     else:
         commit = store.resolve_commit(source)
         store.tags.set(ref.name, ref.tag, commit, expected=None, why=f"made for a Kubernetes volume from {source}")
@@ -117,4 +114,5 @@ def keep_promise(driver: Driver, volume_id: str, caller: Caller) -> None:
     holder = lease_holder(volume_id)
     lease = driver.session.store.worktrees.lease(name, worktree)
     if lease is not None and lease.container == holder:
-        driver.jobs.run(("commit", volume_id), lambda: _release(driver, name, worktree, holder), caller)
+        task = Task(f"commit of {volume_id}")
+        driver.jobs.run(task, lambda: _release(driver, name, worktree, holder), caller)

@@ -31,7 +31,15 @@ from stratum.errors import StratumError, UsageError, os_error_text
 from stratum.store.clock import rfc3339, utc_now
 
 THREADS = 64
-"""Calls at the same time: those that wait for a job take one each."""
+"""Calls at the same time of those that may wait for a registry; ``jobs`` bounds how many of them do."""
+
+QUICK_THREADS = 8
+"""The same for calls that ask who the driver is and whether it lives."""
+
+ENDING_THREADS = 24
+"""The same for calls that take something away. They wait for nobody's pull, so that pods can end."""
+
+_ENDING = {"NodeUnpublishVolume", "NodeUnstageVolume", "DeleteVolume", "DeleteSnapshot", "NodeGetVolumeStats"}
 
 SOCKET_PATH_MAX = 107
 
@@ -76,12 +84,13 @@ def serve(driver: Driver, endpoint: str) -> grpc.Server:
     A socket that an earlier driver left is replaced.
     """
     path = _socket_path(endpoint)
-    server = grpc.server(ThreadPoolExecutor(THREADS, thread_name_prefix="call"))
+    pools = _Pools()
+    server = grpc.server(pools.calls)
     services: dict[str, object] = {"Identity": Identity(driver), "Node": Node(driver)}
     if driver.options.controller:
         services["Controller"] = Controller(driver)
     for name, service in services.items():
-        server.add_generic_rpc_handlers((_handler(driver, name, service),))
+        server.add_generic_rpc_handlers((_handler(driver, name, service, pools),))
     _remove_stale(path)
     before = os.umask(0o177)  # the socket is root's, from its first moment
     try:
@@ -118,14 +127,31 @@ def _remove_stale(path: Path) -> None:
         raise StratumError(f"cannot replace {path}: {os_error_text(exc)}") from None
 
 
-def _handler(driver: Driver, name: str, service: object) -> grpc.GenericRpcHandler:
+class _Pools:
+    """The threads that answer calls, apart so that no kind of call queues behind another."""
+
+    def __init__(self) -> None:
+        self.calls = ThreadPoolExecutor(THREADS, thread_name_prefix="call")
+        self._quick = ThreadPoolExecutor(QUICK_THREADS, thread_name_prefix="quick")
+        self._ending = ThreadPoolExecutor(ENDING_THREADS, thread_name_prefix="ending")
+
+    def of(self, service: str, method: str) -> ThreadPoolExecutor:
+        """The pool that a method's calls run in."""
+        if service == "Identity" or method.endswith(("GetCapabilities", "GetInfo")):
+            return self._quick
+        return self._ending if method in _ENDING else self.calls
+
+
+def _handler(driver: Driver, name: str, service: object, pools: _Pools) -> grpc.GenericRpcHandler:
     """The methods of csi.v1.NAME that ``service`` has; the others are answered with UNIMPLEMENTED."""
     methods = {}
     for method in csi_pb2.DESCRIPTOR.services_by_name[name].methods:
         function = getattr(service, method.name, None)
         if function is not None:
+            answer = _answered(driver, method.name, function)
+            answer.experimental_thread_pool = pools.of(name, method.name)  # type: ignore[attr-defined]  # gRPC's way
             methods[method.name] = grpc.unary_unary_rpc_method_handler(
-                _answered(driver, method.name, function),
+                answer,
                 request_deserializer=getattr(csi_pb2, method.input_type.name).FromString,
                 response_serializer=getattr(csi_pb2, method.output_type.name).SerializeToString,
             )

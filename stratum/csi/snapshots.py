@@ -6,16 +6,15 @@ registry, with the first digits of the commit, so that another node finds it and
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 from stratum.api.commits import commit_worktree
 from stratum.csi.driver import Driver
 from stratum.csi.errors import already_exists, precondition
-from stratum.csi.jobs import Caller
+from stratum.csi.jobs import PUSHING, Task
 from stratum.csi.provisioning import COMMIT_DIGITS, find_snapshot, find_volume, volume_record
 from stratum.csi.records import SnapshotRecord, key_for
-from stratum.csi.sources import push
+from stratum.csi.sources import Asker, push
 
 PUSH_PATIENCE = 1.0
 """Seconds that a call waits for the push: most are over by then, for the others ready_to_use says it."""
@@ -26,8 +25,7 @@ def create(
     name: str,
     volume_id: str,
     registry: str | None,
-    secrets: Mapping[str, str],
-    caller: Caller,
+    asker: Asker,
 ) -> SnapshotRecord:
     """The snapshot called ``name``, made where it is missing; its push goes on in the background. Its lock is held.
 
@@ -37,16 +35,15 @@ def create(
     key = key_for(name, "snap")
     record = driver.snapshots.get(key)
     if record is None:
-        record = driver.jobs.run(
-            ("snapshot", name, volume_id), lambda: _take(driver, key, name, volume_id, registry), caller
-        )
+        task = Task(f"snapshot of {volume_id}", (name, registry or ""), owner=asker.namespace)
+        record = driver.jobs.run(task, lambda: _take(driver, key, name, volume_id, registry), asker.caller)
     if record.name != name or record.source_volume != volume_id or record.target.rpartition(":")[0] != (registry or ""):
         raise already_exists(f"snapshot {name} exists, of volume {record.source_volume}")
     store = driver.session.store
     if store.tags.find(record.stratum, key) is None:
         store.tags.set(record.stratum, key, record.commit, expected=None, why=f"snapshot of Kubernetes volume {name}")
     if record.target and not record.pushed:
-        record = _pushed(driver, record, secrets, caller)
+        record = _pushed(driver, record, asker)
     return record
 
 
@@ -76,17 +73,16 @@ def _take(driver: Driver, key: str, name: str, volume_id: str, registry: str | N
     return record
 
 
-def _pushed(driver: Driver, record: SnapshotRecord, secrets: Mapping[str, str], caller: Caller) -> SnapshotRecord:
-    secrets = dict(secrets)
-
+def _pushed(driver: Driver, record: SnapshotRecord, asker: Asker) -> SnapshotRecord:
     def work() -> SnapshotRecord:
-        push(driver, record.commit, record.target, secrets)
+        push(driver, record.commit, record.target, asker)
         done = replace(record, pushed=True)
         if driver.snapshots.get(record.key) == record:  # and was not removed meanwhile
             driver.snapshots.put(done)
         return done
 
-    return driver.jobs.look(("push", record.target), work, caller, PUSH_PATIENCE) or record
+    task = Task(f"push of {record.target}", lane=PUSHING, owner=asker.namespace)
+    return driver.jobs.look(task, work, asker.caller, PUSH_PATIENCE) or record
 
 
 def delete(driver: Driver, snapshot_id: str) -> None:

@@ -10,23 +10,27 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
+import hmac
 import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from stratum.api import transfer
 from stratum.api.session import Session
 from stratum.csi.driver import Driver
 from stratum.csi.errors import invalid
-from stratum.csi.jobs import Caller
+from stratum.csi.jobs import INLINE, PROVISIONING, Caller, Lane, Task
+from stratum.errors import DeniedError, UntrustedError
 from stratum.frozen import replace
 from stratum.refs import DEFAULT_TAG, Ref, check_name
 from stratum.registry.target import Target, parse_target
+from stratum.sys.atomic import write_all
 
 _DOCKER_CONFIG = ".dockerconfigjson"
 _NOWHERE = "/nonexistent"
+_PROCESS_KEY = os.urandom(32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,55 +41,77 @@ class Origin:
     commit: str
 
 
+FROM_PUBLISH = "nodePublishSecretRef of the volume"
+FROM_STAGE = "nodeStageSecretRef of the volume"
+FROM_CLASS = "csi.storage.k8s.io/provisioner-secret-name (and -namespace) of the StorageClass"
+FROM_SNAPSHOT_CLASS = "csi.storage.k8s.io/snapshotter-secret-name (and -namespace) of the VolumeSnapshotClass"
+"""Where people name the secrets that a call brings."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """On whose behalf something is fetched or sent.
+
+    ``isolated`` is for a pod author's wish: it gets the request's ``secrets`` and no credentials of the node.
+    ``namespace`` is the pod's, claim's or snapshot's, empty where it is not known. ``named_in`` says where the
+    secrets are named.
+    """
+
+    caller: Caller
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+    namespace: str = ""
+    named_in: str = ""
+    isolated: bool = False
+
+    @property
+    def lane(self) -> Lane:
+        """The work that pulls for this asker are part of."""
+        return INLINE if self.isolated else PROVISIONING
+
+    def proof(self) -> str:
+        """What is the same for equal secrets only, and tells nothing about them outside of this process."""
+        secrets = json.dumps([sorted(self.secrets.items()), self.isolated]).encode()
+        return hmac.digest(_PROCESS_KEY, secrets, "sha256").hex()
+
+
 def registry_stratum(target: Target) -> str:
     """The stratum that pulls from the target's repository go into."""
     place = f"{target.host}/{target.repository}"
-    return f"{target.repository.rpartition('/')[2][:60]}-{hashlib.sha256(place.encode()).hexdigest()[:10]}"
+    return f"{target.repository.rpartition('/')[2][:60]}-{hashlib.sha256(place.encode()).hexdigest()[:32]}"
 
 
-def fetch(
-    driver: Driver, source: Target | Ref, secrets: Mapping[str, str], caller: Caller, *, inline: bool = False
-) -> Origin:
+def fetch(driver: Driver, source: Target | Ref, asker: Asker) -> Origin:
     """Have the content of ``source`` in the store. ABORTED while a pull goes on in the background.
 
-    An ``inline`` volume's source is a pod author's wish: it gets the request's credentials and none of the node's, and
-    of the node's strata tags only.
+    Of the node's strata, an isolated asker may have tags only.
     """
     if isinstance(source, Ref):
-        return _inline_tag(driver, source) if inline else _local(driver, source)
+        return _inline_tag(driver, source) if asker.isolated else _local(driver, source)
     stratum = registry_stratum(source)
     tag = f"sha256-{source.digest.partition(':')[2][:32]}" if source.digest else source.tag
-    commit = pull(driver, source, f"{stratum}:{check_name(tag, 'tag')}", secrets, caller, isolated=inline)
-    return Origin(stratum, commit)
+    return Origin(stratum, pull(driver, source, f"{stratum}:{check_name(tag, 'tag')}", asker))
 
 
-def pull(
-    driver: Driver,
-    target: Target,
-    name: str,
-    secrets: Mapping[str, str],
-    caller: Caller,
-    *,
-    isolated: bool = False,
-) -> str:
-    """Pull ``target`` to NAME:TAG in a job; the commit. ``isolated`` leaves the node's own credentials out."""
-    secrets = dict(secrets)
+def pull(driver: Driver, target: Target, name: str, asker: Asker) -> str:
+    """Pull ``target`` to NAME:TAG in a job; the commit."""
+    # Another pod's secrets may not join a pull that was let in with these.
+    task = Task(f"pull of {target}", (name, asker.proof()), asker.lane, asker.namespace)
+
+    def check_wanted(_done: int, _total: int | None) -> None:
+        driver.jobs.check_wanted(task)
 
     def work() -> str:
-        with session_with(driver.session, secrets, target, isolated=isolated) as session:
-            done = transfer.pull(session, str(target), name)
+        with session_with(driver, asker, target) as session:
+            done = transfer.pull(session, str(target), name, progress=check_wanted)
         driver.metrics.pulled(done.bytes_received)
         return done.commit
 
-    # Another pod's secrets may not join a pull that was let in with these.
-    proof = hashlib.sha256(json.dumps([sorted(secrets.items()), isolated]).encode()).hexdigest()[:12]
-    return driver.jobs.run(("pull", str(target), name, proof), work, caller)
+    return driver.jobs.run(task, work, asker.caller)
 
 
-def push(driver: Driver, commit: str, reference: str, secrets: Mapping[str, str]) -> None:
+def push(driver: Driver, commit: str, reference: str, asker: Asker) -> None:
     """Push a commit to ``reference`` (HOST/REPOSITORY:TAG)."""
-    target = parse_target(reference)
-    with session_with(driver.session, secrets, target) as session:
+    with session_with(driver, asker, parse_target(reference)) as session:
         done = transfer.push(session, commit, reference)
     driver.metrics.pushed(done.bytes_sent)
 
@@ -106,25 +132,40 @@ def _inline_tag(driver: Driver, ref: Ref) -> Origin:
 
 
 @contextlib.contextmanager
-def session_with(
-    session: Session, secrets: Mapping[str, str], target: Target, *, isolated: bool = False
-) -> Iterator[Session]:
-    """A session whose registry credentials are those of ``secrets``, before (``isolated``: instead of) the node's."""
-    environment = dict(session.config.environment)
-    if isolated:
+def session_with(driver: Driver, asker: Asker, target: Target) -> Iterator[Session]:
+    """A session whose registry credentials are the asker's, before (isolated: instead of) those of the node."""
+    config = driver.session.config
+    environment = dict(config.environment)
+    if asker.isolated:
         environment |= {"HOME": _NOWHERE, "XDG_RUNTIME_DIR": _NOWHERE, "XDG_CONFIG_HOME": _NOWHERE}
         environment |= {"DOCKER_CONFIG": _NOWHERE, "REGISTRY_AUTH_FILE": ""}
-    auths = _auths(secrets, target)
-    if not auths:
-        yield Session(replace(session.config, environment=environment))
-        return
-    file = os.memfd_create("registry-credentials", os.MFD_CLOEXEC)
+    with contextlib.ExitStack() as files:
+        auths = _auths(asker.secrets, target)
+        if auths:
+            content = json.dumps({"auths": auths}).encode()
+            environment["REGISTRY_AUTH_FILE"] = files.enter_context(_in_memory("registry-credentials", content))
+        with _for_pods(asker, target):
+            yield Session(replace(config, environment=environment))
+
+
+@contextlib.contextmanager
+def _for_pods(asker: Asker, target: Target) -> Iterator[None]:
+    """Say what to do in words for those who write manifests: the registry client's are for the command line."""
     try:
-        os.write(file, json.dumps({"auths": auths}).encode())
-        environment["REGISTRY_AUTH_FILE"] = f"/proc/{os.getpid()}/fd/{file}"
-        yield Session(replace(session.config, environment=environment))
-    finally:
-        os.close(file)
+        yield
+    except DeniedError as exc:
+        hint = f"name a secret for {target.host}, of a user who may do this, in {asker.named_in}"
+        raise DeniedError(exc.message, hint=hint) from None
+    except UntrustedError as exc:
+        raise UntrustedError(exc.message, hint="--ca-file of stratum-csi names further authorities") from None
+
+
+@contextlib.contextmanager
+def _in_memory(name: str, content: bytes) -> Iterator[str]:
+    """The path of a file in memory, for as long as the block lasts."""
+    with open(os.memfd_create(name, os.MFD_CLOEXEC), "wb", buffering=0) as file:
+        write_all(file.fileno(), content)
+        yield f"/proc/{os.getpid()}/fd/{file.fileno()}"
 
 
 def _auths(secrets: Mapping[str, str], target: Target) -> dict[str, dict[str, str]]:

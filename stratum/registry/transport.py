@@ -19,7 +19,16 @@ import requests
 import urllib3.exceptions
 from requests.utils import should_bypass_proxies
 
-from stratum.errors import DamagedError, DeniedError, NotFoundError, StratumError, UsageError, os_error_text
+from stratum.errors import (
+    DamagedError,
+    DeniedError,
+    NotFoundError,
+    StratumError,
+    UnreachableError,
+    UntrustedError,
+    UsageError,
+    os_error_text,
+)
 from stratum.registry.deadline import Adapter, Pace, TooLongError, pace_of
 from stratum.registry.remote import Access
 from stratum.registry.target import is_loopback
@@ -35,7 +44,7 @@ _SYSTEM_AUTHORITIES = (Path("/etc/ssl/certs/ca-certificates.crt"), Path("/etc/pk
 _CONTROL = re.compile(r"[^ -~\u00a1-\uffff]+")
 
 
-class ConnectionCutError(StratumError):
+class ConnectionCutError(UnreachableError):
     """The connection broke in the middle of something; trying again may help."""
 
 
@@ -173,19 +182,19 @@ class Transport:
                     timeout=(self._access.connect_timeout, self._access.read_timeout),
                 )
         except requests.exceptions.SSLError as exc:
-            raise StratumError(
+            raise UntrustedError(
                 f"no TLS connection to {host}: {_reason(exc)}",
                 hint="--ca-file names the authority that signed its certificate; --plain-http goes without TLS",
             ) from None
         except requests.exceptions.ConnectTimeout:
-            raise StratumError(f"{host} does not answer within {self._access.connect_timeout:g} s") from None
+            raise UnreachableError(f"{host} does not answer within {self._access.connect_timeout:g} s") from None
         except requests.exceptions.ReadTimeout:
             if pace.over:
-                raise StratumError(f"{host} answers too slowly: {pace}") from None
-            raise StratumError(f"{host} gives no whole answer within {self._access.read_timeout:g} s") from None
+                raise UnreachableError(f"{host} answers too slowly: {pace}") from None
+            raise UnreachableError(f"{host} gives no whole answer within {self._access.read_timeout:g} s") from None
         except requests.exceptions.ConnectionError as exc:
             if _never_connected(exc):
-                raise StratumError(f"cannot connect to {host}: {_reason(exc)}") from None
+                raise UnreachableError(f"cannot connect to {host}: {_reason(exc)}") from None
             if isinstance(_innermost(exc), TooLongError):
                 raise DamagedError(f"{host} sends {_reason(exc)}") from None
             raise ConnectionCutError(f"the connection to {host} broke: {_reason(exc)}") from None

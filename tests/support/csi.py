@@ -103,6 +103,11 @@ class Node:
             os.kill(self._process.pid, number)
         return self._process.wait(timeout=20)
 
+    def threads(self) -> int:
+        """How many threads the driver has."""
+        assert self._process is not None
+        return len(os.listdir(f"/proc/{self._process.pid}/task"))
+
     def restart(self) -> None:
         """Kill the driver without warning, and start another."""
         self.kill()

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import gc
 import os
 import threading
+import time
+import weakref
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
@@ -11,16 +16,25 @@ import pytest
 
 from stratum.csi.attributes import parse_source, snapshot_registry, volume_attributes
 from stratum.csi.errors import CallError, code_of, invalid
-from stratum.csi.jobs import Jobs
+from stratum.csi.jobs import WAITING_EACH, Jobs, Lane, Task
 from stratum.csi.paging import page
 from stratum.csi.paths import place
 from stratum.csi.records import Records, SnapshotRecord, VolumeRecord, key_for
 from stratum.csi.usage import upperdir_usage
-from stratum.errors import BusyError, DamagedError, ExistsError, NotFoundError, StratumError, UsageError
+from stratum.errors import (
+    BusyError,
+    DamagedError,
+    ExistsError,
+    NotFoundError,
+    StratumError,
+    UnreachableError,
+    UsageError,
+)
 from stratum.refs import Ref, is_name
 from stratum.registry.target import Target
 
 Code = grpc.StatusCode
+LANE = Lane("things", 4, 2)
 DIGEST = "sha256:" + "a" * 64
 
 
@@ -75,12 +89,17 @@ def test_snapshot_registry() -> None:
         (ExistsError("x"), Code.ALREADY_EXISTS),
         (BusyError("x"), Code.ABORTED),
         (DamagedError("x"), Code.DATA_LOSS),
+        (UnreachableError("x"), Code.UNAVAILABLE),
         (StratumError("x"), Code.INTERNAL),
         (invalid("x"), Code.INVALID_ARGUMENT),
     ],
 )
 def test_codes(error: StratumError, code: grpc.StatusCode) -> None:
     assert code_of(error) == code
+
+
+def pull(what: str, owner: str = "", *key: str) -> Task:
+    return Task(what, key, LANE, owner)
 
 
 def test_a_call_that_comes_again_joins_the_job() -> None:
@@ -93,15 +112,15 @@ def test_a_call_that_comes_again_joins_the_job() -> None:
 
     for caller in (Caller(0.05), Caller(active=False), Caller(0.05)):
         with pytest.raises(CallError) as caught:
-            jobs.run(("pull", "x"), work, caller)
+            jobs.run(pull("x"), work, caller)
         assert caught.value.code == Code.ABORTED
-    assert jobs.look(("pull", "x"), work, Caller(), 0.05) is None
+    assert jobs.look(pull("x"), work, Caller(), 0.05) is None
     assert jobs.running == 1
     go.set()
-    assert jobs.run(("pull", "x"), work, Caller()) == "done"
+    assert jobs.run(pull("x"), work, Caller()) == "done"
     assert runs == [1]
     assert jobs.running == 0
-    assert jobs.run(("pull", "x"), work, Caller(None)) == "done"
+    assert jobs.run(pull("x"), work, Caller(None)) == "done"
     assert runs == [1, 1], "its result is given out once"
 
 
@@ -113,8 +132,89 @@ def test_what_a_job_raised_is_raised_in_the_call_that_gets_it() -> None:
 
     for _ in range(2):
         with pytest.raises(NotFoundError):
-            jobs.run(("pull", "x"), fail, Caller())
-    assert jobs.run(("pull", "x"), lambda: 3, Caller()) == 3
+            jobs.run(pull("x"), fail, Caller())
+    assert jobs.run(pull("x"), lambda: 3, Caller()) == 3
+
+
+def test_everybody_who_waits_gets_the_result_of_one_job() -> None:
+    jobs, go, runs = Jobs(), threading.Event(), []
+
+    def work() -> str:
+        runs.append(1)
+        go.wait(20)
+        return "done"
+
+    with ThreadPoolExecutor(4) as pool:
+        calls = [pool.submit(jobs.run, pull("x"), work, Caller(20)) for _ in range(4)]
+        while jobs.waiting < 4:
+            time.sleep(0.01)
+        go.set()
+        assert [call.result() for call in calls] == ["done"] * 4
+    assert runs == [1]
+
+
+def test_no_namespace_has_all_places() -> None:
+    jobs, go = Jobs(), threading.Event()
+    try:
+        for number in range(5):
+            with pytest.raises(CallError) as caught:
+                jobs.run(pull(f"pull {number}", "greedy"), lambda: go.wait(20), Caller(0.01))
+            assert caught.value.code == Code.ABORTED
+        assert "other things of namespace greedy are under way" in caught.value.message
+        assert jobs.running == LANE.each
+        assert jobs.run(pull("pull", "modest"), lambda: "done", Caller()) == "done"
+    finally:
+        go.set()
+    assert jobs.run(pull("pull 4", "greedy"), lambda: "done", Caller()) == "done", "there is a place again"
+
+
+def test_a_namespace_has_only_so_many_calls_that_wait() -> None:
+    jobs, go = Jobs(), threading.Event()
+    with ThreadPoolExecutor(WAITING_EACH) as pool:
+        calls = [
+            pool.submit(jobs.run, pull("x", "greedy"), lambda: go.wait(20), Caller(60)) for _ in range(WAITING_EACH)
+        ]
+        while jobs.waiting < WAITING_EACH:
+            time.sleep(0.01)
+        with pytest.raises(CallError) as caught:
+            jobs.run(pull("x", "greedy"), lambda: None, Caller(60))
+        assert caught.value.code == Code.ABORTED
+        assert not any(call.done() for call in calls), "it did not wait"
+        go.set()
+        assert [call.result() for call in calls] == [True] * WAITING_EACH
+    assert jobs.waiting == 0
+
+
+def test_jobs_that_are_over_leave_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs, go = Jobs(), threading.Event()
+
+    class Secret:
+        pass
+
+    def fail(secret: Secret) -> None:
+        go.wait(20)
+        raise NotFoundError(f"no {secret.__class__}")
+
+    secret = Secret()
+    left = weakref.ref(secret)
+    with pytest.raises(CallError):
+        jobs.run(pull("x"), functools.partial(fail, secret), Caller(0.01))
+    del secret
+    go.set()
+    while jobs.running:
+        time.sleep(0.01)
+    gc.collect()
+    assert left() is None, "what the job worked with is gone, while its error waits for the next call"
+    monkeypatch.setattr("stratum.csi.jobs.RESULT_LIFE", -1)
+    assert jobs.run(pull("y"), lambda: 1, Caller()) == 1
+    assert jobs.kept == 0
+
+
+def test_a_job_that_nobody_asks_for_stops(monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs = Jobs()
+    monkeypatch.setattr("stratum.csi.jobs.UNWANTED", -1)
+    with pytest.raises(StratumError, match="nobody asks"):
+        jobs.run(pull("x"), lambda: jobs.check_wanted(pull("x")), Caller())
 
 
 @pytest.mark.parametrize("name", ["pvc-1", "../x", "a" * 300, "", "ä", "0" * 64, "x.lock", "a+b", "a/b"])
