@@ -8,16 +8,18 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from pathlib import Path
 
 from stratum.api.session import Session
 from stratum.csi.errors import aborted
 from stratum.csi.jobs import Jobs
 from stratum.csi.metrics import Metrics
+from stratum.csi.patterns import SourcePattern, parse_pattern
 from stratum.csi.records import Records, SnapshotRecord, VolumeRecord
 from stratum.errors import BusyError, StratumError, os_error_text
 from stratum.mount.state import Holder
+from stratum.refs import Ref
+from stratum.registry.target import Target
 from stratum.sys import proc
 from stratum.sys.locks import locked
 
@@ -30,18 +32,17 @@ LOCK_WAIT = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How the driver was started. ``inline_sources`` are shell patterns that inline volumes' sources must match."""
+    """How the driver was started. Inline volumes' sources must match one of ``inline_sources``."""
 
     node_id: str
     kubelet_dir: Path
     controller: bool = False
     allow_inline: bool = False
-    inline_sources: tuple[str, ...] = ("*",)
+    inline_sources: tuple[SourcePattern, ...] = (parse_pattern("*"),)
 
-    def allows_inline_source(self, source: str) -> bool:
-        """Whether pod authors may name ``source``. A pattern without '/' is for refs only: ``app*`` is no host."""
-        patterns = [pattern for pattern in self.inline_sources if "/" in pattern or "/" not in source or pattern == "*"]
-        return any(fnmatchcase(source, pattern) for pattern in patterns)
+    def allows_inline_source(self, source: Target | Ref) -> bool:
+        """Whether pod authors may name ``source``."""
+        return any(pattern.allows(source) for pattern in self.inline_sources)
 
 
 @dataclass(slots=True)

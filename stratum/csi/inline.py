@@ -51,9 +51,8 @@ def publish(driver: Driver, request: csi.NodePublishVolumeRequest, target: Place
         return
     if wanted.source is None:
         raise invalid("an inline volume needs the attribute source")
-    source = request.volume_context["source"]
-    if not driver.options.allows_inline_source(source):
-        raise CallError(Code.PERMISSION_DENIED, f"inline volumes may not have {source[:140]!r} as their source")
+    if not driver.options.allows_inline_source(wanted.source):
+        raise CallError(Code.PERMISSION_DENIED, f"inline volumes may not have {wanted.source} as their source")
     if wanted.commit and flags & MOUNT_ATTR_RDONLY:
         raise invalid("a read-only volume cannot be committed on unpublish")
     record = driver.volumes.get(inline_key(request.volume_id))

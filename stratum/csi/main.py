@@ -45,7 +45,8 @@ def command_line() -> argparse.ArgumentParser:
         "--inline-source",
         action="append",
         metavar="PATTERN",
-        help="Source that inline volumes may name, as a shell pattern; repeatable. Default: any.",
+        help="Source that inline volumes may name; repeatable. HOST/REPOSITORY, where * stays within one label of the "
+        "host or one component of the repository and ** does not, or a shell pattern of refs. Default: any.",
     )
     add(
         "--kubelet-dir",
@@ -65,6 +66,7 @@ def _run(args: argparse.Namespace) -> int:
     from stratum.config import load_config
     from stratum.csi.driver import Driver, Options
     from stratum.csi.metrics import MetricsServer
+    from stratum.csi.patterns import parse_pattern
     from stratum.csi.server import log_to_stderr, serve
 
     options = Options(
@@ -72,7 +74,7 @@ def _run(args: argparse.Namespace) -> int:
         kubelet_dir=_kubelet_dir(args.kubelet_dir),
         controller=args.controller,
         allow_inline=args.allow_inline,
-        inline_sources=tuple(args.inline_source or ("*",)),
+        inline_sources=tuple(parse_pattern(text) for text in args.inline_source or ("*",)),
     )
     os.chdir("/")
     os.umask(0o022)

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import bisect
 import contextlib
+import logging
 import os
 import socket
 import socketserver
+import sys
 import threading
 from collections import defaultdict
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from stratum.csi.usage import upperdir_usage
 from stratum.errors import StratumError, UsageError, os_error_text
 
 if TYPE_CHECKING:
     from stratum.csi.driver import Driver
+
+_log = logging.getLogger(__name__)
 
 BUCKETS = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 120.0)
 """Upper bounds of the durations' histogram, in seconds."""
@@ -107,14 +111,28 @@ def _figure(name: str, kind: str, text: str, value: int) -> Iterator[str]:
     yield f"{name} {value}"
 
 
+CONNECTIONS = 8
+CONNECTIONS_EACH = 3
+"""Connections that are served at the same time, and those from one address among them; others are closed at once."""
+
+PATIENCE = 10.0
+"""Seconds for a whole request and its answer."""
+
+
 class MetricsServer(socketserver.ThreadingMixIn, socketserver.TCPServer):
-    """Serves ``Metrics`` on HOST:PORT or, for people on the node only, on a Unix socket (``unix:///PATH``)."""
+    """Serves ``Metrics`` on HOST:PORT or, for people on the node only, on a Unix socket (``unix:///PATH``).
+
+    Whoever reaches the driver's pod can connect, so nobody gets much: see ``CONNECTIONS`` and ``PATIENCE``.
+    """
 
     daemon_threads = True
     allow_reuse_address = True
+    request_queue_size = 16
 
     def __init__(self, address: str, metrics: Metrics) -> None:
         self.metrics = metrics
+        self._lock = threading.Lock()
+        self._served: dict[socket.socket, str] = {}
         self._path: Path | None = None
         if address.startswith("unix:"):
             self.address_family = socket.AF_UNIX
@@ -130,6 +148,27 @@ class MetricsServer(socketserver.ThreadingMixIn, socketserver.TCPServer):
         except OSError as exc:
             raise StratumError(f"cannot serve metrics on {address}: {os_error_text(exc)}") from None
 
+    def verify_request(self, request: Any, client_address: Any) -> bool:
+        """Whether the connection has a place; it has one until ``shutdown_request``."""
+        address = client_address[0] if client_address else ""
+        with self._lock:
+            beside = list(self._served.values())
+            if len(beside) >= CONNECTIONS or (address and beside.count(address) >= CONNECTIONS_EACH):
+                return False
+            self._served[request] = address
+        return True
+
+    def shutdown_request(self, request: Any) -> None:
+        """See ``socketserver.TCPServer``."""
+        with self._lock:
+            self._served.pop(request, None)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Clients that hang up are no news."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            _log.exception("cannot serve metrics")
+
     def start(self) -> None:
         """Answer in the background until the process ends."""
         threading.Thread(target=self.serve_forever, daemon=True, name="metrics").start()
@@ -144,6 +183,21 @@ def _host_and_port(address: str) -> tuple[str, int]:
 
 class _Handler(BaseHTTPRequestHandler):
     server: MetricsServer
+    timeout = PATIENCE
+
+    def handle(self) -> None:
+        """One request. A timeout is for one read, so a clock breaks off what comes byte by byte."""
+        clock = threading.Timer(PATIENCE, self._break_off)
+        clock.daemon = True
+        clock.start()
+        try:
+            super().handle()
+        finally:
+            clock.cancel()
+
+    def _break_off(self) -> None:
+        with contextlib.suppress(OSError):
+            self.connection.shutdown(socket.SHUT_RDWR)
 
     def do_GET(self) -> None:
         if self.path != "/metrics":

@@ -108,6 +108,11 @@ class Node:
         assert self._process is not None
         return len(os.listdir(f"/proc/{self._process.pid}/task"))
 
+    def descriptors(self) -> int:
+        """How many files the driver has open."""
+        assert self._process is not None
+        return len(os.listdir(f"/proc/{self._process.pid}/fd"))
+
     def restart(self) -> None:
         """Kill the driver without warning, and start another."""
         self.kill()

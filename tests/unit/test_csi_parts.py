@@ -19,7 +19,9 @@ from stratum.csi.errors import CallError, code_of, invalid
 from stratum.csi.jobs import WAITING_EACH, Jobs, Lane, Task
 from stratum.csi.paging import page
 from stratum.csi.paths import place
+from stratum.csi.patterns import parse_pattern
 from stratum.csi.records import Records, SnapshotRecord, VolumeRecord, key_for
+from stratum.csi.sources import registry_stratum
 from stratum.csi.usage import upperdir_usage
 from stratum.errors import (
     BusyError,
@@ -66,11 +68,64 @@ def test_sources(text: str, kind: type) -> None:
     assert isinstance(parse_source(text), kind)
 
 
+@pytest.mark.parametrize(
+    ("pattern", "source", "allowed"),
+    [
+        ("*.example.com/*", "a.example.com/x", True),
+        ("*.example.com/*", "a.example.com/x:v1", True),
+        ("*.example.com/*", f"a.example.com/x@{DIGEST}", True),
+        ("*.example.com/*", "a.example.com/x/y", False),
+        ("*.example.com/*", "evil.com/x.example.com/y", False),
+        ("*.example.com/*", "a.b.example.com/x", False),
+        ("**.example.com/**", "a.b.example.com/x/y", True),
+        ("**.example.com/**", "evil.com/x.example.com/y", False),
+        ("*/team-a/*", "evil.com/a/team-a/b", False),
+        ("*/team-a/*", "reg.example.com:5000/team-a/b", True),
+        ("registry.example.com*/app", "registry.example.com.evil.com/app", False),
+        ("registry.example.com*/app", "registry.example.com:5000/app", False),
+        ("registry.example.com/app", "registry.example.com/app:v7", True),
+        ("registry.example.com/app", "registry.example.com/app/more", False),
+        ("registry.example.com/app", "registry.example.com/application", False),
+        ("registry.example.com/app:v*", "registry.example.com/app:v7", True),
+        ("registry.example.com/app:v*", "registry.example.com/app", False),
+        ("registry.example.com/app:v*", f"registry.example.com/app:v7@{DIGEST}", False),
+        (f"registry.example.com/app@{DIGEST}", f"registry.example.com/app@{DIGEST}", True),
+        (f"registry.example.com/app@{DIGEST}", "registry.example.com/app", False),
+        ("Registry.Example.com:5000/models/**", "registry.example.com:5000/models/a/b:v1", True),
+        ("registry.example.com/a.b", "registry.example.com/a-b", False),
+        ("[::1]:5000/*", "[::1]:5000/x", True),
+        ("app*", "app.evil.example/x", False),
+        ("app*", "app:v1", True),
+        ("app*", "other", False),
+        ("app/*", "app", False),
+        ("*", "anything.example.com/x/y:z", True),
+        ("*", "app:v1", True),
+    ],
+)
+def test_patterns_of_inline_sources(pattern: str, source: str, allowed: bool) -> None:
+    assert parse_pattern(pattern).allows(parse_source(source)) == allowed
+
+
+@pytest.mark.parametrize("bad", ["", "/x", "x.example.com/", "http://x.example.com/y", "a b"])
+def test_patterns_that_nothing_matches_are_refused(bad: str) -> None:
+    with pytest.raises(UsageError):
+        parse_pattern(bad)
+
+
 def test_kubernetes_own_keys_are_passed_over() -> None:
     given = {"csi.storage.k8s.io/pvc/name": "x", "storage.kubernetes.io/csiProvisionerIdentity": "y", "commit": "true"}
     found = volume_attributes(given)
     assert found.context() == {"commit": "on-unpublish"}
     assert volume_attributes(found.context()) == found
+
+
+def test_strata_of_registries_have_128_bits_and_valid_names() -> None:
+    long = Target("reg.example.com", "team/" + "a" * 200, "latest")
+    for target in (long, Target("reg.example.com:5000", "app", "latest")):
+        name = registry_stratum(target)
+        assert is_name(name)
+        assert len(name.rpartition("-")[2]) == 32
+    assert registry_stratum(long) != registry_stratum(Target("evil.example", long.repository, "latest"))
 
 
 def test_snapshot_registry() -> None:
