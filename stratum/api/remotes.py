@@ -10,6 +10,7 @@ from stratum.errors import UsageError
 
 if TYPE_CHECKING:
     from stratum.registry.listing import RemoteTag
+    from stratum.registry.lookup import RemoteCommit
 
 
 def login(
@@ -63,3 +64,12 @@ def list_remote(
 
     access = Access.from_config(session.config, plain_http=plain_http, ca_file=ca_file)
     return run(parse_target(target, session.config.registry), access)
+
+
+def look_up(session: Session, source: str) -> RemoteCommit:
+    """What the registry says about the commit that ``source`` names; ``NotFoundError`` where there is none."""
+    from stratum.registry.lookup import look_up as run
+    from stratum.registry.remote import Access
+    from stratum.registry.target import parse_target
+
+    return run(parse_target(source, session.config.registry), Access.from_config(session.config))

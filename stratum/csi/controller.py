@@ -23,7 +23,7 @@ from stratum.csi.mounts import records_of
 from stratum.csi.paging import page
 from stratum.csi.provisioning import Wanted
 from stratum.csi.records import SnapshotRecord, VolumeRecord
-from stratum.csi.sources import FROM_CLASS, FROM_SNAPSHOT_CLASS, Asker
+from stratum.csi.sources import FROM_CLASS, FROM_LIST, FROM_SNAPSHOT_CLASS, Asker
 from stratum.csi.usage import free_space
 
 NAME_MAX = 128
@@ -168,10 +168,13 @@ class Controller:
         return csi.DeleteSnapshotResponse()
 
     def ListSnapshots(self, request: csi.ListSnapshotsRequest, caller: Caller) -> csi.ListSnapshotsResponse:
-        """The snapshots made on this node, oldest first."""
-        there = self._driver.snapshots.list()
+        """The snapshots made on this node, oldest first; by its ID also one that is in a registry only."""
         if request.snapshot_id:
-            there = [record for record in there if record.id == request.snapshot_id]
+            asker = Asker(caller, dict(request.secrets), named_in=FROM_LIST)
+            found_one = snapshots.find(self._driver, request.snapshot_id, asker)
+            there = [found_one] if found_one is not None else []
+        else:
+            there = self._driver.snapshots.list()
         if request.source_volume_id:
             there = [record for record in there if record.source_volume == request.source_volume_id]
         found = page(there, request.max_entries, request.starting_token)

@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import re
 import stat
 from dataclasses import dataclass, replace
 
 from stratum.api.commits import commit_worktree
 from stratum.api.worktrees import remove_worktree
+from stratum.csi import elsewhere
 from stratum.csi.attributes import Attributes
 from stratum.csi.driver import Driver
 from stratum.csi.errors import already_exists, not_found, precondition
 from stratum.csi.jobs import Task
 from stratum.csi.records import SnapshotRecord, VolumeRecord, key_for
-from stratum.csi.sources import Asker, Origin, fetch, pull, registry_stratum
+from stratum.csi.sources import Asker, Origin, fetch
 from stratum.errors import BusyError, ExistsError, NotFoundError, UsageError
 from stratum.refs import DEFAULT_WORKTREE, Ref, is_hash, parse_ref
-from stratum.registry.target import parse_target
 from stratum.store.resolve import Resolved
 from stratum.tree.model import Directory
-
-COMMIT_DIGITS = 32
-"""So many digits of its commit end the tag of a pushed snapshot."""
-
-_COMMIT_DIGITS = re.compile(rf"[0-9a-f]{{{COMMIT_DIGITS}}}")
 
 EMPTY_STRATUM = "csi-volumes"
 """The stratum of volumes that are made of nothing."""
@@ -109,7 +103,10 @@ def _check_same(record: VolumeRecord, wanted: Wanted) -> None:
 
 def _origin(driver: Driver, wanted: Wanted, asker: Asker) -> Origin:
     if wanted.snapshot_id is not None:
-        return _from_snapshot(driver, wanted.snapshot_id, asker)
+        record = find_snapshot(driver, wanted.snapshot_id)
+        if record is not None and driver.session.store.commits.exists(record.commit):
+            return Origin(record.stratum, record.commit)
+        return elsewhere.restore(driver, wanted.snapshot_id, asker)
     if wanted.volume_id is not None:
         source = wanted.volume_id
         task = Task(f"clone of {source}", (wanted.name,), owner=asker.namespace)
@@ -117,29 +114,6 @@ def _origin(driver: Driver, wanted: Wanted, asker: Asker) -> Origin:
     if wanted.attributes.source is not None:
         return fetch(driver, wanted.attributes.source, asker)
     return Origin(EMPTY_STRATUM, _empty_commit(driver))
-
-
-def _from_snapshot(driver: Driver, snapshot_id: str, asker: Asker) -> Origin:
-    record = find_snapshot(driver, snapshot_id)
-    if record is not None:
-        return Origin(record.stratum, record.commit)
-    # A snapshot of another node: its ID says where it was pushed to, and ends in its commit's first digits.
-    if "/" not in snapshot_id:
-        raise not_found(f"there is no snapshot {snapshot_id}")
-    try:
-        target = parse_target(snapshot_id)
-    except UsageError:
-        raise not_found(f"there is no snapshot {snapshot_id}") from None
-    if target.host is None or target.scheme is not None or target.digest is not None:
-        raise not_found(f"there is no snapshot {snapshot_id}")
-    digits = target.tag.rpartition("-")[2]
-    if not _COMMIT_DIGITS.fullmatch(digits):
-        raise not_found(f"there is no snapshot {snapshot_id}")
-    stratum = registry_stratum(target)
-    commit = pull(driver, target, f"{stratum}:{target.tag}", asker)
-    if not commit.startswith(digits):
-        raise precondition(f"what {target} names is not the snapshot any more: it is commit {commit}")
-    return Origin(stratum, commit)
 
 
 def _from_volume(driver: Driver, volume_id: str) -> Origin:

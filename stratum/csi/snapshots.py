@@ -9,10 +9,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from stratum.api.commits import commit_worktree
+from stratum.csi import elsewhere
 from stratum.csi.driver import Driver
+from stratum.csi.elsewhere import COMMIT_DIGITS
 from stratum.csi.errors import already_exists, precondition
 from stratum.csi.jobs import PUSHING, Task
-from stratum.csi.provisioning import COMMIT_DIGITS, find_snapshot, find_volume, volume_record
+from stratum.csi.provisioning import find_snapshot, find_volume, volume_record
 from stratum.csi.records import SnapshotRecord, key_for
 from stratum.csi.sources import Asker, push
 
@@ -85,8 +87,15 @@ def _pushed(driver: Driver, record: SnapshotRecord, asker: Asker) -> SnapshotRec
     return driver.jobs.look(task, work, asker.caller, PUSH_PATIENCE) or record
 
 
+def find(driver: Driver, snapshot_id: str, asker: Asker) -> SnapshotRecord | None:
+    """The snapshot, on record here or in a registry, as CreateVolume takes it. ABORTED as ``elsewhere.find``."""
+    record = find_snapshot(driver, snapshot_id)
+    return record if record is not None else elsewhere.find(driver, snapshot_id, asker)
+
+
 def delete(driver: Driver, snapshot_id: str) -> None:
-    """Remove the snapshot's tag and record; what was pushed stays in the registry. One that is gone is no error."""
+    """Remove the snapshot's tag and record; what was pushed stays in the registry. One that is gone is no error, and of
+    one that was not made on this node nothing is ours to remove."""
     record = find_snapshot(driver, snapshot_id)
     if record is None:
         return

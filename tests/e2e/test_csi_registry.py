@@ -11,6 +11,7 @@ import re
 import signal
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -105,6 +106,69 @@ def test_seed_snapshot_and_restore_on_another_node(nodes: tuple[Node, Node], reg
     a.unstage(volume.volume_id)
 
 
+def test_snapshots_made_elsewhere_are_found_and_restored(
+    nodes: tuple[Node, Node], registry: RegistryServer, tmp_path: Path
+) -> None:
+    """By a node with an empty store too, after the one that made them forgot them, and by the digest of any commit."""
+    a, b = nodes
+    volume = a.create("pvc-1", {"source": f"{registry.host}/team/db:seed"}, secrets=PASSWORD)
+    a.stage(volume.volume_id)
+    (a.publish(volume.volume_id, "pod") / "more").write_text("more")
+    a.unpublish(volume.volume_id, "pod")
+    a.unstage(volume.volume_id)
+    made = settled(a, "snapshot-1", volume.volume_id, {"registry": f"{registry.host}/team/snapshots"})
+    repository, _, tag = made.snapshot_id.rpartition(":")
+    digest = a.cli.json("list", "--remote", repository, env=login(tmp_path, registry))[0]["manifest"]
+    a.controller.DeleteSnapshot(csi.DeleteSnapshotRequest(snapshot_id=made.snapshot_id))
+    handles = [made.snapshot_id, f"{repository}@{digest}", f"{repository}:{tag}@{digest}"]
+    for node in nodes:
+        for handle in handles:
+            (found,) = searched(node, handle, secrets=PASSWORD)
+            assert (found.snapshot_id, found.ready_to_use) == (handle, True)
+            assert (found.source_volume_id, found.size_bytes) == (volume.volume_id, made.size_bytes)
+            assert found.creation_time.seconds > 0
+        assert searched(node, handles[0], source_volume_id="another", secrets=PASSWORD) == []
+        with refused(Code.UNAUTHENTICATED, "snapshotter-list-secret-name"):
+            searched(node, handles[0])
+        assert not node.controller.ListSnapshots(csi.ListSnapshotsRequest()).entries, "only its own are listed"
+    for number, handle in enumerate(handles):
+        content = csi.VolumeContentSource(snapshot=csi.VolumeContentSource.SnapshotSource(snapshot_id=handle))
+        with refused(Code.UNAUTHENTICATED, "provisioner-secret-name"):
+            b.create(f"pvc-{number}", volume_content_source=content)
+        restored = b.create(f"pvc-{number}", volume_content_source=content, secrets=PASSWORD)
+        b.stage(restored.volume_id)
+        assert (b.publish(restored.volume_id, "pod") / "rows").stat().st_size == 200_000
+        b.unpublish(restored.volume_id, "pod")
+        b.unstage(restored.volume_id)
+        b.controller.DeleteSnapshot(csi.DeleteSnapshotRequest(snapshot_id=handle))
+        assert searched(b, handle, secrets=PASSWORD), "what others pushed is not ours to delete"
+    for unknown in (f"{repository}:snapshot-1-{'0' * 32}", f"{repository}@sha256:{'0' * 64}", f"{repository}:v1"):
+        assert searched(b, unknown, secrets=PASSWORD) == []
+        content = csi.VolumeContentSource(snapshot=csi.VolumeContentSource.SnapshotSource(snapshot_id=unknown))
+        with refused(Code.NOT_FOUND):
+            b.create("pvc-9", volume_content_source=content, secrets=PASSWORD)
+    (tmp_path / "source" / "more").write_text("")
+    a.cli.ok("import", "--bare", tmp_path / "source", "forged:y")
+    a.cli.ok("push", "forged:y", made.snapshot_id, env=login(tmp_path, registry))
+    with refused(Code.FAILED_PRECONDITION, "not the snapshot any more"):
+        searched(b, made.snapshot_id, secrets=PASSWORD)
+    with stopped(registry), refused(Code.ABORTED, "call again"):
+        searched(b, f"{repository}@{digest}", secrets=PASSWORD)
+
+
+def searched(node: Node, snapshot_id: str, **fields: Any) -> list[csi.Snapshot]:
+    request = csi.ListSnapshotsRequest(snapshot_id=snapshot_id, **fields)
+    return [entry.snapshot for entry in node.controller.ListSnapshots(request, timeout=60).entries]
+
+
+def test_a_registry_that_is_not_there_is_unavailable(nodes: tuple[Node, Node]) -> None:
+    source = f"127.0.0.1:9/team/snapshots@sha256:{'0' * 64}"
+    with refused(Code.UNAVAILABLE, "Connection refused"):
+        searched(nodes[1], source)
+    with refused(Code.UNAVAILABLE, "Connection refused"):
+        nodes[1].create("pvc-1", {"source": source})
+
+
 def test_static_volume_made_from_its_source_on_every_node(nodes: tuple[Node, Node], registry: RegistryServer) -> None:
     config = {".dockerconfigjson": docker_config(registry, credsStore="no-such-helper")}
     for node in nodes:
@@ -124,7 +188,7 @@ def test_inline_gets_the_pods_credentials_and_not_the_nodes(nodes: tuple[Node, N
     node.cli.environment = node.cli.environment | login(node.directory, registry)
     node.start()
     inline = {"csi.storage.k8s.io/ephemeral": "true", "source": f"{registry.host}/team/db:seed", "readOnly": "true"}
-    with refused(Code.UNAUTHENTICATED):
+    with refused(Code.UNAUTHENTICATED, "nodePublishSecretRef"):
         node.publish("csi-1", "pod", inline)
     target = node.publish("csi-1", "pod", inline, secrets=PASSWORD)
     assert (target / "rows").stat().st_size == 200_000
