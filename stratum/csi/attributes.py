@@ -6,6 +6,7 @@
     commit     StorageClass, inline, static volume   on-unpublish (or true) | never (or false, the default)
     tag        StorageClass, inline, static volume   template of the tag that such a commit gets ({time}, {commit} ...)
     readOnly   inline, static volume                 true | false (the default)
+    pullPolicy StorageClass, inline, static volume   Always | IfNotPresent | Never, for a source in a registry
     registry   VolumeSnapshotClass                   HOST[:PORT]/REPOSITORY that snapshots are pushed to
 
 Any other key is refused, so that a misspelt one is not silently ignored; those that Kubernetes adds
@@ -17,6 +18,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
+from typing import TypeVar
 
 from stratum.api.tagtemplate import check_template
 from stratum.csi.csi_pb2 import VolumeCapability
@@ -40,6 +43,17 @@ CLAIM_NAMESPACE = "csi.storage.k8s.io/pvc/namespace"
 SNAPSHOT_NAMESPACE = "csi.storage.k8s.io/volumesnapshot/namespace"
 POD_UID = "csi.storage.k8s.io/pod.uid"
 
+T = TypeVar("T")
+
+
+class PullPolicy(Enum):
+    """When a registry is asked. Of what is on the node, only what was pulled from the same source counts."""
+
+    ALWAYS = "Always"
+    IF_NOT_PRESENT = "IfNotPresent"
+    NEVER = "Never"
+
+
 MOUNT_FLAGS = {
     "ro": MOUNT_ATTR_RDONLY,
     "rw": 0,
@@ -50,6 +64,7 @@ MOUNT_FLAGS = {
 }
 _FLAGS = {"true": True, "false": False}
 _COMMIT = {"on-unpublish": True, "true": True, "never": False, "false": False}
+_POLICIES = {policy.value: policy for policy in PullPolicy}
 _VALUE_MAX = 1024
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
@@ -58,12 +73,13 @@ Modes = VolumeCapability.AccessMode
 
 @dataclass(frozen=True, slots=True)
 class Attributes:
-    """Attributes of a volume, checked. ``source`` is None where none is given."""
+    """Attributes of a volume, checked. ``source`` and ``pull_policy`` are None where none is given."""
 
     source: Target | Ref | None = None
     commit: bool = False
     tag: str | None = None
     read_only: bool = False
+    pull_policy: PullPolicy | None = None
 
     def context(self) -> dict[str, str]:
         """The volume context that says the same about what happens at unpublish."""
@@ -73,9 +89,9 @@ class Attributes:
 
 def volume_attributes(given: Mapping[str, str], *, read_only: bool = True) -> Attributes:
     """Attributes from StorageClass parameters (``read_only`` not allowed) or a volume context. INVALID_ARGUMENT."""
-    known = {"source", "commit", "tag"} | ({"readOnly"} if read_only else set())
+    known = {"source", "commit", "tag", "pullPolicy"} | ({"readOnly"} if read_only else set())
     values = _known(given, known)
-    commit = _choice(values, "commit", _COMMIT)
+    commit = _choice(values, "commit", _COMMIT) or False
     tag = values.get("tag")
     if tag is not None:
         if not commit:
@@ -88,7 +104,10 @@ def volume_attributes(given: Mapping[str, str], *, read_only: bool = True) -> At
         except UsageError as exc:
             raise invalid(exc.message, hint=exc.hint) from None
     source = parse_source(values["source"]) if "source" in values else None
-    attributes = Attributes(source, commit, tag, _choice(values, "readOnly", _FLAGS))
+    policy = _choice(values, "pullPolicy", _POLICIES)
+    if policy is not None and not isinstance(source, Target):
+        raise invalid("the attribute pullPolicy needs a source in a registry")
+    attributes = Attributes(source, commit, tag, _choice(values, "readOnly", _FLAGS) or False, policy)
     if attributes.read_only and attributes.commit:
         raise invalid("a volume cannot be readOnly and committed on unpublish")
     return attributes
@@ -130,10 +149,10 @@ def _known(given: Mapping[str, str], known: set[str]) -> dict[str, str]:
     return values
 
 
-def _choice(values: Mapping[str, str], key: str, choices: Mapping[str, bool]) -> bool:
+def _choice(values: Mapping[str, str], key: str, choices: Mapping[str, T]) -> T | None:
     value = values.get(key)
     if value is None:
-        return False
+        return None
     if value not in choices:
         raise invalid(f"{key}: {value[:140]!r} is none of {', '.join(choices)}")
     return choices[value]

@@ -15,7 +15,7 @@ from stratum.csi.errors import aborted
 from stratum.csi.jobs import Jobs
 from stratum.csi.metrics import Metrics
 from stratum.csi.patterns import SourcePattern, parse_pattern
-from stratum.csi.records import Records, SnapshotRecord, VolumeRecord
+from stratum.csi.records import PullRecord, Records, SnapshotRecord, VolumeRecord
 from stratum.errors import BusyError, StratumError, os_error_text
 from stratum.mount.state import Holder
 from stratum.refs import Ref
@@ -25,6 +25,9 @@ from stratum.sys.locks import locked
 
 NAME = "csi.stratum.dev"
 TOPOLOGY_KEY = "topology.csi.stratum.dev/node"
+
+EMPTY_STRATUM = "csi-volumes"
+"""The stratum of volumes that are made of nothing."""
 
 LOCK_WAIT = 0.5
 """Seconds to wait for another call on the same volume, so that a quick one goes unnoticed."""
@@ -55,11 +58,13 @@ class Driver:
     metrics: Metrics = field(default_factory=Metrics)
     volumes: Records[VolumeRecord] = field(init=False)
     snapshots: Records[SnapshotRecord] = field(init=False)
+    pulls: Records[PullRecord] = field(init=False)
 
     def __post_init__(self) -> None:
         store = self.session.create_store()
         self.volumes = Records(store.root, VolumeRecord)
         self.snapshots = Records(store.root, SnapshotRecord)
+        self.pulls = Records(store.root, PullRecord)
         self.metrics.watch(self)
 
     @contextlib.contextmanager
@@ -83,6 +88,10 @@ class Driver:
             except OSError as exc:
                 raise StratumError(f"cannot lock in {directory}: {os_error_text(exc)}") from None
             yield
+
+    def made_stratum(self, name: str) -> bool:
+        """Whether the stratum is the driver's own: that of empty volumes, or one that it pulls into."""
+        return name == EMPTY_STRATUM or any(record.stratum == name for record in self.pulls.list())
 
     def holder(self, volume_id: str) -> Holder:
         """This driver as the holder of a volume's mount."""

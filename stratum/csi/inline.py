@@ -3,7 +3,9 @@
 Who writes a pod's specification decides what is in these attributes, so the driver has to be started with
 ``--allow-inline``, sources can be limited to patterns, and of what is on the node only tags can be named. The worktree
 and its record go when the volume is unpublished. A commit that was asked for stays; it never moves a tag that exists,
-as that may be somebody else's.
+as that may be somebody else's. Where the stratum is the node's, which pods of several namespaces may have as their
+source, its tag begins with the pod's namespace and '.', which no namespace has in its name: so nobody takes, or makes,
+a tag that others look for. What is pulled for a namespace is in a stratum of its own.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ from stratum.csi.paths import Place
 from stratum.csi.provisioning import exists, remove_recorded
 from stratum.csi.records import VolumeRecord
 from stratum.csi.sources import FROM_PUBLISH, Asker, fetch
-from stratum.errors import ExistsError
+from stratum.errors import ExistsError, UsageError
+from stratum.refs import Ref
 from stratum.sys import mountapi
 from stratum.sys.mountapi import MOUNT_ATTR_RDONLY
 
@@ -59,7 +62,7 @@ def publish(driver: Driver, request: csi.NodePublishVolumeRequest, target: Place
     if record is None or not driver.session.store.commits.exists(record.commit):
         namespace = request.volume_context.get(POD_NAMESPACE, "")
         asker = Asker(caller, dict(request.secrets), namespace, FROM_PUBLISH, isolated=True)
-        origin = fetch(driver, wanted.source, asker)
+        origin = fetch(driver, wanted.source, asker, wanted.pull_policy)
         record = VolumeRecord(
             key=inline_key(request.volume_id),
             name=_pod(request),
@@ -69,7 +72,9 @@ def publish(driver: Driver, request: csi.NodePublishVolumeRequest, target: Place
             capacity=0,
             origin=f"source {wanted.source}",
             inline=True,
-            attributes=wanted.context() | {"pod": request.volume_context.get(POD_UID, "")},
+            attributes=wanted.context()
+            | {"pod": request.volume_context.get(POD_UID, "")}
+            | ({"tagPrefix": f"{namespace}."} if namespace and isinstance(wanted.source, Ref) else {}),
         )
         driver.volumes.put(record)
     if flags & MOUNT_ATTR_RDONLY:
@@ -109,17 +114,15 @@ def _commit(driver: Driver, record: VolumeRecord) -> None:
     commit = commit_worktree(driver.session, record.stratum, record.key, why=why).commit
     if "tag" not in record.attributes:
         return
-    tag = render_tag(
-        record.attributes["tag"],
-        name=record.stratum,
-        worktree=record.key,
-        container=record.attributes.get("pod") or record.key,
-        commit=commit,
-        time=driver.session.now(),
-    )
     try:
-        store.tags.set(record.stratum, tag, commit, why=why)
-    except ExistsError:
-        _log.warning(
-            "the tag %s:%s exists and is not moved; commit %s of %s has none", record.stratum, tag, commit, why
+        tag = record.attributes.get("tagPrefix", "") + render_tag(
+            record.attributes["tag"],
+            name=record.stratum,
+            worktree=record.key,
+            container=record.attributes.get("pod") or record.key,
+            commit=commit,
+            time=driver.session.now(),
         )
+        store.tags.set(record.stratum, tag, commit, why=why)
+    except (ExistsError, UsageError) as exc:  # it exists, or got too long: no reason to keep the pod from ending
+        _log.warning("%s; commit %s of %s has no tag", exc.message, commit, why)

@@ -9,7 +9,7 @@ from stratum.api.commits import commit_worktree
 from stratum.api.worktrees import remove_worktree
 from stratum.csi import elsewhere
 from stratum.csi.attributes import Attributes
-from stratum.csi.driver import Driver
+from stratum.csi.driver import EMPTY_STRATUM, Driver
 from stratum.csi.errors import already_exists, not_found, precondition
 from stratum.csi.jobs import Task
 from stratum.csi.records import SnapshotRecord, VolumeRecord, key_for
@@ -18,9 +18,6 @@ from stratum.errors import BusyError, ExistsError, NotFoundError, UsageError
 from stratum.refs import DEFAULT_WORKTREE, Ref, is_hash, parse_ref
 from stratum.store.resolve import Resolved
 from stratum.tree.model import Directory
-
-EMPTY_STRATUM = "csi-volumes"
-"""The stratum of volumes that are made of nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +109,7 @@ def _origin(driver: Driver, wanted: Wanted, asker: Asker) -> Origin:
         task = Task(f"clone of {source}", (wanted.name,), owner=asker.namespace)
         return driver.jobs.run(task, lambda: _from_volume(driver, source), asker.caller)
     if wanted.attributes.source is not None:
-        return fetch(driver, wanted.attributes.source, asker)
+        return fetch(driver, wanted.attributes.source, asker, wanted.attributes.pull_policy)
     return Origin(EMPTY_STRATUM, _empty_commit(driver))
 
 

@@ -6,9 +6,9 @@ import contextlib
 import logging
 
 from stratum.api.leases import KUBERNETES_HOLDER, release
-from stratum.csi.attributes import Attributes
+from stratum.csi.attributes import Attributes, PullPolicy
 from stratum.csi.driver import Driver
-from stratum.csi.errors import CallError, Code, not_found
+from stratum.csi.errors import CallError, Code, not_found, precondition
 from stratum.csi.jobs import Caller, Task
 from stratum.csi.mounts import targets
 from stratum.csi.provisioning import find_volume
@@ -39,20 +39,22 @@ def volume_for_node(driver: Driver, volume_id: str, attributes: Attributes, aske
         ref = parse_ref(volume_id)
     except UsageError as exc:
         raise not_found(f"there is no volume {volume_id[:140]!r}: {exc.message}") from None
-    _make(driver, ref, attributes.source, asker)
+    _make(driver, ref, attributes.source, attributes.pull_policy, asker)
     return find_volume(driver, volume_id, create=True)
 
 
-def _make(driver: Driver, ref: Ref, source: Target | Ref, asker: Asker) -> None:
+def _make(driver: Driver, ref: Ref, source: Target | Ref, policy: PullPolicy | None, asker: Asker) -> None:
     store = driver.session.store
     if is_hash(ref.name) or (ref.tag is not None and is_hash(ref.tag)):
         raise not_found(f"there is no commit {ref}")
     if ref.tag is None:
-        origin = fetch(driver, source, asker)
+        origin = fetch(driver, source, asker, policy)
         worktree = ref.worktree or DEFAULT_WORKTREE
         with contextlib.suppress(ExistsError):  # another call made it at the same time
             store.worktrees.create(ref.name, worktree, origin.commit, why=f"made for a Kubernetes volume from {source}")
     elif isinstance(source, Target):
+        if policy == PullPolicy.NEVER:
+            raise precondition(f"{ref} is not on this node, and pullPolicy is Never")
         pull(driver, source, str(ref), asker)
     else:
         commit = store.resolve_commit(source)

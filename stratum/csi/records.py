@@ -1,10 +1,11 @@
-"""What the driver keeps about the volumes and snapshots that it made: ``<store>/csi/``.
+"""What the driver keeps about the volumes and snapshots that it made, and about what it pulled: ``<store>/csi/``.
 
 ::
 
     <store>/csi/                0700
     |-- volumes/<key>.json      a provisioned or inline volume; <key> is the name of its worktree
-    `-- snapshots/<key>.json    a snapshot; <key> is its tag
+    |-- snapshots/<key>.json    a snapshot; <key> is its tag
+    `-- pulls/<key>.json        what a source was when it was last pulled, for one namespace
 
 The key follows from the name that the orchestrator gives a thing, so a call that comes again finds what an earlier one
 began. A record is written (durably, by one rename) before the worktree or tag that it describes is made, and removed
@@ -79,7 +80,27 @@ class SnapshotRecord:
     created: int = field(default_factory=time.time_ns)
 
 
-R = TypeVar("R", VolumeRecord, SnapshotRecord)
+@dataclass(frozen=True, slots=True)
+class PullRecord:
+    """What ``name``, a reference in a registry, was when it was last pulled for ``owner``.
+
+    ``commit`` has the tag ``tag`` of ``stratum``, and is empty during the first pull. ``used`` is when a volume last
+    began with it, in nanoseconds since the epoch.
+    """
+
+    key: str
+    name: str
+    owner: str
+    stratum: str
+    tag: str
+    commit: str = ""
+    used: int = field(default_factory=time.time_ns)
+    created: int = field(default_factory=time.time_ns)
+
+
+R = TypeVar("R", VolumeRecord, SnapshotRecord, PullRecord)
+
+_DIRECTORIES = {VolumeRecord: "volumes", SnapshotRecord: "snapshots", PullRecord: "pulls"}
 
 
 class Records(Generic[R]):
@@ -87,7 +108,7 @@ class Records(Generic[R]):
 
     def __init__(self, store: Path, kind: type[R]) -> None:
         self._kind: type[R] = kind
-        self._directory = store / "csi" / ("volumes" if kind is VolumeRecord else "snapshots")
+        self._directory = store / "csi" / _DIRECTORIES[kind]
 
     def get(self, key: str) -> R | None:
         """The record, or None. ``DamagedError`` where it cannot be understood."""
@@ -138,7 +159,7 @@ class Records(Generic[R]):
         return self._directory / f"{check_name(key)}.json"
 
 
-def _fields(kind: type[VolumeRecord] | type[SnapshotRecord], table: object) -> Mapping[str, Any]:
+def _fields(kind: type[VolumeRecord] | type[SnapshotRecord] | type[PullRecord], table: object) -> Mapping[str, Any]:
     if not isinstance(table, dict):
         raise ValueError("it is not an object")
     types = {"str": str, "int": int, "bool": bool, "dict[str, str]": dict}

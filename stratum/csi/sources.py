@@ -1,8 +1,10 @@
 """Where a volume's content comes from: a registry, with the request's credentials, or the node's own store.
 
 What is pulled goes into a stratum of its own, named after the repository and a digest of where it is, so that no pull
-for a volume moves a tag that a user, or another registry's repository, gave. Secrets are those of ``kubernetes.io/
-dockerconfigjson`` or ``kubernetes.io/basic-auth``; they live in memory for as long as the call needs them.
+for a volume moves a tag that a user, or another registry's repository, gave. It is on record (``PullRecord``), so that
+a volume may begin with it again without asking the registry, and that it goes when no volume uses it any more. Secrets
+are those of ``kubernetes.io/dockerconfigjson`` or ``kubernetes.io/basic-auth``; they live in memory for as long as the
+call needs them.
 """
 
 from __future__ import annotations
@@ -13,15 +15,19 @@ import hashlib
 import hmac
 import json
 import os
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from dataclasses import replace as replace_record
 from typing import Any
 
 from stratum.api import transfer
 from stratum.api.session import Session
+from stratum.csi.attributes import PullPolicy
 from stratum.csi.driver import Driver
-from stratum.csi.errors import invalid
+from stratum.csi.errors import CallError, Code, invalid, precondition
 from stratum.csi.jobs import INLINE, PROVISIONING, Caller, Lane, Task
+from stratum.csi.records import PullRecord
 from stratum.errors import DeniedError, UntrustedError
 from stratum.frozen import replace
 from stratum.refs import DEFAULT_TAG, Ref, check_name
@@ -31,6 +37,8 @@ from stratum.sys.atomic import write_all
 _DOCKER_CONFIG = ".dockerconfigjson"
 _NOWHERE = "/nonexistent"
 _PROCESS_KEY = os.urandom(32)
+_NOTE_AGE = 600 * 1_000_000_000
+"""Nanoseconds after which another use of a pull is written down."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +73,11 @@ class Asker:
     isolated: bool = False
 
     @property
+    def tenant(self) -> str:
+        """Who may use again what was pulled for this asker."""
+        return f"{'pods' if self.isolated else 'claims'} of {self.namespace}"
+
+    @property
     def lane(self) -> Lane:
         """The work that pulls for this asker are part of."""
         return INLINE if self.isolated else PROVISIONING
@@ -75,26 +88,67 @@ class Asker:
         return hmac.digest(_PROCESS_KEY, secrets, "sha256").hex()
 
 
-def registry_stratum(target: Target) -> str:
-    """The stratum that pulls from the target's repository go into."""
+def registry_stratum(target: Target, namespace: str | None = None) -> str:
+    """The stratum that pulls from the target's repository go into: one for classes and static volumes, and one for the
+    inline volumes of each namespace, whose tags nobody else's volume makes or reads."""
     place = f"{target.host}/{target.repository}"
+    if namespace is not None:
+        place = f"{namespace} {place}"
     return f"{target.repository.rpartition('/')[2][:60]}-{hashlib.sha256(place.encode()).hexdigest()[:32]}"
 
 
-def fetch(driver: Driver, source: Target | Ref, asker: Asker) -> Origin:
+def fetch(driver: Driver, source: Target | Ref, asker: Asker, policy: PullPolicy | None = None) -> Origin:
     """Have the content of ``source`` in the store. ABORTED while a pull goes on in the background.
 
-    Of the node's strata, an isolated asker may have tags only.
+    Of the node's strata, an isolated asker may have tags only. ``policy`` says when a registry is asked; by default
+    once for a digest, and each time for a tag. FAILED_PRECONDITION where it may not be asked and that was never done.
     """
     if isinstance(source, Ref):
+        if asker.isolated and driver.made_stratum(source.name):
+            raise CallError(
+                Code.PERMISSION_DENIED, f"{source.name} holds volumes of others, or what these were made of"
+            )
         return _inline_tag(driver, source) if asker.isolated else _local(driver, source)
-    stratum = registry_stratum(source)
-    tag = f"sha256-{source.digest.partition(':')[2][:32]}" if source.digest else source.tag
-    return Origin(stratum, pull(driver, source, f"{stratum}:{check_name(tag, 'tag')}", asker))
+    if policy is None:
+        policy = PullPolicy.IF_NOT_PRESENT if source.digest else PullPolicy.ALWAYS
+    known = _pulled_before(driver, source, asker) if policy != PullPolicy.ALWAYS else None
+    if known is not None:
+        return Origin(known.stratum, known.commit)
+    if policy == PullPolicy.NEVER:
+        raise precondition(
+            f"{source} was not pulled to this node before, and pullPolicy is Never",
+            hint="what other namespaces pulled does not count",
+        )
+    stratum = registry_stratum(source, asker.namespace if asker.isolated else None)
+    tag = check_name(f"sha256-{source.digest.partition(':')[2][:32]}" if source.digest else source.tag, "tag")
+    record = PullRecord(_pull_key(source, asker), str(source), asker.tenant, stratum, tag)
+    commit = pull(driver, source, f"{stratum}:{tag}", asker, record)
+    if driver.pulls.get(record.key) is None:  # it joined another tenant's pull
+        driver.pulls.put(replace_record(record, commit=commit))
+    return Origin(stratum, commit)
 
 
-def pull(driver: Driver, target: Target, name: str, asker: Asker) -> str:
-    """Pull ``target`` to NAME:TAG in a job; the commit."""
+def _pull_key(source: Target, asker: Asker) -> str:
+    return f"pull-{hashlib.sha256(f'{asker.tenant} {source}'.encode()).hexdigest()[:40]}"
+
+
+def _pulled_before(driver: Driver, source: Target, asker: Asker) -> PullRecord | None:
+    """The last pull of ``source`` for the same tenant, where its commit is still there: noted as used now.
+
+    Whoever can make pods in a namespace can name each of its secrets, and so pull again what was pulled with one. What
+    others pulled is theirs, though its bytes be on the node.
+    """
+    with driver.session.store.locks.store():  # a collection meanwhile would not see that it is used
+        record = driver.pulls.get(_pull_key(source, asker))
+        if record is None or not record.commit or not driver.session.store.commits.exists(record.commit):
+            return None
+        if time.time_ns() - record.used > _NOTE_AGE:
+            driver.pulls.put(replace_record(record, used=time.time_ns()))
+    return record
+
+
+def pull(driver: Driver, target: Target, name: str, asker: Asker, record: PullRecord | None = None) -> str:
+    """Pull ``target`` to NAME:TAG in a job, and put it on ``record``; the commit."""
     # Another pod's secrets may not join a pull that was let in with these.
     task = Task(f"pull of {target}", (name, asker.proof()), asker.lane, asker.namespace)
 
@@ -102,12 +156,33 @@ def pull(driver: Driver, target: Target, name: str, asker: Asker) -> str:
         driver.jobs.check_wanted(task)
 
     def work() -> str:
-        with session_with(driver, asker, target) as session:
+        with session_with(driver, asker, target) as session, _recorded(driver, record) as commits:
             done = transfer.pull(session, str(target), name, progress=check_wanted)
+            commits.append(done.commit)
         driver.metrics.pulled(done.bytes_received)
         return done.commit
 
     return driver.jobs.run(task, work, asker.caller)
+
+
+@contextlib.contextmanager
+def _recorded(driver: Driver, record: PullRecord | None) -> Iterator[list[str]]:
+    """Have a pull on record from before its tag is made, so that a kill leaves no stratum of which nobody knows. The
+    block appends the commit."""
+    commits: list[str] = []
+    if record is None:
+        yield commits
+        return
+    before = driver.pulls.get(record.key)
+    if before is None:
+        driver.pulls.put(record)
+    try:
+        yield commits
+    finally:
+        if commits:
+            driver.pulls.put(replace_record(record, commit=commits[0], used=time.time_ns()))
+        elif before is None:
+            driver.pulls.remove(record.key)
 
 
 def push(driver: Driver, commit: str, reference: str, asker: Asker) -> None:
