@@ -1,4 +1,4 @@
-"""``reset``, ``rebase`` and ``switch``: what a worktree, or a live mountpoint, is to show from now on.
+"""``reset`` and ``switch``: what a worktree, or a live mountpoint, is to show from now on.
 
 Uncommitted work is committed first, untagged, and the reflog names it. A mounted worktree is switched live: while its
 mount takes no writes, the new upperdir takes the old one's place in the store in one step, a mount of it is built, and
@@ -16,8 +16,8 @@ from stratum.api.commits import commit_worktree
 from stratum.api.history import ref_or_mountpoint
 from stratum.api.inuse import in_use, refuse_in_use
 from stratum.api.session import Session
-from stratum.api.settling import build_in_place, build_mount, settle, store_worktree
-from stratum.errors import NotFoundError, UsageError
+from stratum.api.settling import build_in_place, build_mount, settle
+from stratum.errors import DamagedError, NotFoundError, UsageError
 from stratum.frozen import field, frozen
 from stratum.refs import DEFAULT_WORKTREE, Ref, parse_ref
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from stratum.store.resolve import Resolved
     from stratum.store.transaction import Transaction
     from stratum.store.worktrees import Lease, Worktree
-    from stratum.tree.model import Directory
 
 BuildUpper = Callable[["Transaction"], Path]
 
@@ -42,7 +41,6 @@ class Switched:
     mountpoint: str | None
     kept_commit: str | None
     conflicts: list[bytes] = field(default_factory=list)
-    changes: int = 0
 
 
 def reset(
@@ -61,78 +59,22 @@ def reset(
     ``force``.
     """
     store = session.store
-    name, worktree = _worktree_of(session, target)
+    name, worktree = worktree_of(session, target)
     with store.worktrees.lock(name, worktree):
         settle(session, name, worktree)
         tree = store.worktrees.get(name, worktree)
-        _refuse_unreachable(session, tree)
+        refuse_unreachable(session, tree)
         commit = tree.commit if to is None else _reset_commit(session, parse_ref(to))
         why = f"reset to {to or commit}"
         if dry_run:
-            return Switched(str(tree), tree.base_commit, commit, _mountpoint(session, tree), None)
-        return _replace(
-            session, tree, commit, commit, lambda tx: store.worktrees.new_upperdir(tx, commit), why, discard, force
+            return Switched(str(tree), tree.base_commit, commit, mountpoint_of(session, tree), None)
+        return replace_worktree(
+            session, tree, commit, lambda tx: store.worktrees.new_upperdir(tx, commit), why, discard, force
         )
 
 
-def rebase(
-    session: Session, target: str, onto: str, *, discard: bool = False, force: bool = False, dry_run: bool = False
-) -> Switched:
-    """Carry the worktree's own changes onto the commit ``onto``, which becomes its base.
-
-    Its own changes are those since it was made, reset to another commit or last rebased, committed or not.
-
-    A path that both sides changed keeps the worktree's version and is listed. ``discard`` leaves out the commit that
-    keeps the state before. Raises as ``reset`` does.
-    """
-    from stratum.tree.merge import make_layer
-    from stratum.tree.merge import rebase as rebase_trees
-    from stratum.tree.upperform import upper_form
-
-    store = session.store
-    name, worktree = _worktree_of(session, target)
-    found = store.resolve_worktree(parse_ref(onto), create=False) if "+" in onto else store.resolve(parse_ref(onto))
-    new_base = found.commit
-    with store.worktrees.lock(name, worktree):
-        settle(session, name, worktree)
-        tree = store.worktrees.get(name, worktree)
-        _refuse_unreachable(session, tree)
-        base, new_tree = store.commits.tree(tree.base_commit), store.commits.tree(new_base)
-        fork = base if tree.forked_from == tree.base_commit else store.commits.tree(tree.forked_from)
-        conflicts: list[bytes] = []
-        layer: list[Directory] = []
-
-        def carry(tx: Transaction) -> Path:
-            merged = store_worktree(session, tx, tree, base)
-            rebased = rebase_trees(fork, merged, new_tree)
-            conflicts.extend(rebased.conflicts)
-            layer.append(make_layer(new_tree, rebased.tree))
-            upperdir = store.worktrees.new_upperdir(tx, new_base)
-            if not dry_run:
-                from stratum.ingest.restore import restore
-
-                tx.publish_objects()
-                restore(store.objects, upper_form(layer[0]), upperdir)
-            return upperdir
-
-        if dry_run:
-            with store.begin(f"rebasing {tree}") as tx:
-                carry(tx)
-            done = Switched(str(tree), tree.base_commit, new_base, _mountpoint(session, tree), None)
-        else:
-            done = _replace(session, tree, new_base, None, carry, f"rebase onto {onto}", discard, force)
-    return _with(done, conflicts, layer)
-
-
-def _with(done: Switched, conflicts: list[bytes], layer: list[Directory]) -> Switched:
-    from stratum.frozen import replace
-    from stratum.tree.model import walk
-
-    changes = sum(1 for _ in walk(layer[0])) - 1 if layer else 0
-    return replace(done, conflicts=conflicts, changes=changes)
-
-
-def _worktree_of(session: Session, target: str) -> tuple[str, str]:
+def worktree_of(session: Session, target: str) -> tuple[str, str]:
+    """(stratum, worktree) that a ref or a path at or below a mountpoint means."""
     found = session.store.resolve_worktree(ref_or_mountpoint(session, target))
     assert found.name is not None
     assert found.worktree is not None
@@ -147,12 +89,13 @@ def _reset_commit(session: Session, ref: Ref) -> str:
     return store.resolve_commit(ref)
 
 
-def _mountpoint(session: Session, tree: Worktree) -> str | None:
+def mountpoint_of(session: Session, tree: Worktree) -> str | None:
+    """Where the worktree is mounted, or None."""
     record = session.state.find_worktree(session.store.root, tree.name, tree.worktree)
     return record.mountpoint if record is not None else None
 
 
-def _refuse_unreachable(session: Session, tree: Worktree) -> Record | None:
+def refuse_unreachable(session: Session, tree: Worktree) -> Record | None:
     """The worktree's mount, to be switched live; None where nobody has it. ``BusyError`` where somebody has it whose
     mount cannot be switched from here."""
     user = in_use(session, tree.name, tree.worktree)
@@ -163,19 +106,23 @@ def _refuse_unreachable(session: Session, tree: Worktree) -> Record | None:
     return user.record
 
 
-def _replace(
+def replace_worktree(
     session: Session,
     tree: Worktree,
     base: str,
-    head: str | None,
     build_upper: BuildUpper,
     why: str,
     discard: bool,
     force: bool,
 ) -> Switched:
-    """Put ``tree`` on ``base`` with the upperdir that ``build_upper`` makes, mounted or not. Its lock is held."""
+    """Put ``tree`` on ``base``, its last commit from now on, with the upperdir that ``build_upper`` makes, mounted or
+    not. Its lock is held.
+
+    Nothing is changed before ``build_upper`` returns. Of a mounted worktree it is called while that takes no writes.
+    """
     store = session.store
-    record = _refuse_unreachable(session, tree)
+    forked_from = fork_on(session, tree, base)
+    record = refuse_unreachable(session, tree)
     kept: list[str] = []
 
     def keep() -> None:
@@ -186,20 +133,21 @@ def _replace(
                 kept.append(done.commit)
 
     if record is None:
-        keep()
         with store.begin(f"{why}: {tree}") as tx:
+            upperdir = build_upper(tx)
+            keep()
             store.worktrees.renew(
                 tx,
                 tree.name,
                 tree.worktree,
                 base_commit=base,
-                head=head,
-                upperdir=build_upper(tx),
-                forked_from=_fork_on(tree, base),
+                head=base,
+                upperdir=upperdir,
+                forked_from=forked_from,
                 why=why,
             )
     else:
-        _replace_live(session, tree, record, base, head, build_upper, keep, why, force)
+        _replace_live(session, tree, record, base, forked_from, build_upper, keep, why, force)
     return Switched(
         str(tree),
         tree.base_commit,
@@ -209,10 +157,24 @@ def _replace(
     )
 
 
-def _fork_on(tree: Worktree, base: str) -> str:
-    """What a later rebase takes the worktree's own changes against, once ``base`` is its base: its own last commit is
-    no other ground, so what was committed on the way there stays its own."""
-    return tree.forked_from if base == tree.commit else base
+def fork_on(session: Session, tree: Worktree, base: str) -> str:
+    """Where the work that is the worktree's own begins, once ``base`` is its base and last commit.
+
+    That stays where it was while ``base`` is of the same line of work: the worktree's last commit, an earlier one since
+    the beginning, or one that others made on top. Anywhere else the line begins anew.
+    """
+    from stratum.store.ancestry import Ancestry
+
+    fork, head = tree.forked_from, tree.commit
+    if base == head:
+        return fork
+    ancestry = Ancestry(session.store)
+    try:
+        if ancestry.descends(base, head):
+            return base if head == fork else fork
+        return fork if ancestry.descends(head, base) and ancestry.descends(base, fork) else base
+    except DamagedError:
+        return base
 
 
 def _replace_live(
@@ -220,7 +182,7 @@ def _replace_live(
     tree: Worktree,
     record: Record,
     base: str,
-    head: str | None,
+    forked_from: str,
     build_upper: BuildUpper,
     keep: Callable[[], None],
     why: str,
@@ -233,17 +195,18 @@ def _replace_live(
 
     def build() -> int:
         nonlocal placed
-        keep()
         image = store.ensure_image(base)
         with store.begin(f"{why}: {tree}") as tx:
+            upperdir = build_upper(tx)
+            keep()
             new = store.worktrees.switch(
                 tx,
                 tree.name,
                 tree.worktree,
                 base_commit=base,
-                head=head,
-                upperdir=build_upper(tx),
-                forked_from=_fork_on(tree, base),
+                head=base,
+                upperdir=upperdir,
+                forked_from=forked_from,
                 mount_id=record.mount_id,
                 why=why,
             )

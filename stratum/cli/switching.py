@@ -9,8 +9,10 @@ import click
 from stratum.cli.app import App, verb
 from stratum.cli.output import safe, short
 from stratum.cli.reftype import REF, WORKTREE_OR_PATH
+from stratum.errors import UsageError
 
 if TYPE_CHECKING:
+    from stratum.api.rebasing import Prefer, RebaseConflictError
     from stratum.api.switching import Switched
 
 _discard = click.option("--discard", is_flag=True, help="Do not keep uncommitted changes as a commit.")
@@ -38,18 +40,45 @@ def reset(app: App, target: str, to: str | None, discard: bool, force: bool, dry
 @verb("rebase", short_help="Carry a worktree's changes onto another commit.")
 @click.argument("target", metavar="MOUNTPOINT|NAME+WORKTREE", type=WORKTREE_OR_PATH)
 @click.argument("onto", metavar="REF", type=REF)
+@click.option("--ours", is_flag=True, help="Where both sides changed a path, keep the worktree's version.")
+@click.option("--theirs", is_flag=True, help="Where both sides changed a path, take REF's version.")
 @_discard
 @_force
 @_dry_run
-def rebase(app: App, target: str, onto: str, discard: bool, force: bool, dry_run: bool) -> None:
+def rebase(
+    app: App, target: str, onto: str, ours: bool, theirs: bool, discard: bool, force: bool, dry_run: bool
+) -> None:
     """Carry a worktree's own changes onto the commit REF; a mounted one is switched live.
 
-    Where both sides changed a path, the worktree's version wins and the path is listed.
-    """
-    from stratum.api.switching import rebase as run
+    Its own changes are those since its history and REF's parted, or since the worktree was made, reset or last rebased
+    where that was later. Where REF was made on top of its last commit, only uncommitted changes are carried.
 
-    done = run(app.session, target, onto, discard=discard, force=force, dry_run=dry_run)
+    Where both sides changed a path in different ways, nothing at all is changed, the paths are listed, and the exit
+    code is 4 (also with -n), unless --ours or --theirs says whose version to take: 'ours' is the worktree that is
+    rebased, 'theirs' is REF (git rebase calls them the other way round).
+    """
+    from stratum.api.rebasing import RebaseConflictError
+    from stratum.api.rebasing import rebase as run
+
+    if ours and theirs:
+        raise UsageError("--ours and --theirs cannot both be given", hint="say whose version a path is to get")
+    prefer: Prefer | None = "ours" if ours else "theirs" if theirs else None
+    try:
+        done = run(app.session, target, onto, prefer=prefer, discard=discard, force=force, dry_run=dry_run)
+    except RebaseConflictError as exc:
+        _report_conflicts(app, exc, dry_run)
+        raise
     _report(app, "rebased", done, dry_run)
+
+
+def _report_conflicts(app: App, found: RebaseConflictError, dry_run: bool) -> None:
+    """The conflicts as data; the error that says that nothing was done follows on stderr."""
+    conflicts = [safe(path) for path in found.conflicts]
+    if app.out.json:
+        app.out.object({"worktree": found.worktree, "rebased": False, "conflicts": conflicts, "dry_run": dry_run})
+        return
+    for path in conflicts:
+        app.out.line(f"conflict {path}")
 
 
 def _report(app: App, verb_done: str, done: Switched, dry_run: bool) -> None:

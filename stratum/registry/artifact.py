@@ -33,6 +33,9 @@ CREATED_ANNOTATION = "org.opencontainers.image.created"
 TITLE_ANNOTATION = "org.opencontainers.image.title"
 COMMIT_ANNOTATION = "dev.stratum.commit"
 PARENT_ANNOTATION = "dev.stratum.parent"
+ANCESTORS_ANNOTATION = "dev.stratum.ancestors"
+ANCESTORS_MAX = 1000
+"""No manifest names more ancestors."""
 
 MANIFEST_MAX = 4 << 20
 """Largest manifest read or written, in bytes: what registries accept everywhere."""
@@ -45,6 +48,7 @@ SIZE_MAX = {
 }
 """Largest blob of each kind, in bytes as stored."""
 
+_END = "end"
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
@@ -72,7 +76,10 @@ class PackLayers:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A commit's manifest. ``created`` is the commit's timestamp (RFC 3339); ``parent`` is a commit hash or None."""
+    """A commit's manifest. ``created`` is the commit's timestamp (RFC 3339); ``parent`` is a commit hash or None.
+
+    ``ancestors`` are commit hashes, the nearest first; ``whole``: the last of them has no parent.
+    """
 
     commit: str
     created: str
@@ -81,6 +88,8 @@ class Manifest:
     packs: tuple[PackLayers, ...]
     parent: str | None = None
     annotations: Mapping[str, str] = field(default_factory=dict)
+    ancestors: tuple[str, ...] = ()
+    whole: bool = False
 
     @property
     def blobs(self) -> list[Descriptor]:
@@ -111,6 +120,8 @@ def write_manifest(manifest: Manifest) -> bytes:
     annotations = {**manifest.annotations, CREATED_ANNOTATION: manifest.created, COMMIT_ANNOTATION: manifest.commit}
     if manifest.parent is not None:
         annotations[PARENT_ANNOTATION] = manifest.parent
+    if manifest.ancestors:
+        annotations[ANCESTORS_ANNOTATION] = " ".join((*manifest.ancestors, *([_END] if manifest.whole else [])))
     layers = [_layer(tree, f"tree-{n:05}.dump.zst") for n, tree in enumerate(manifest.trees)]
     for n, pack in enumerate(manifest.packs):
         layers += (_layer(pack.index, f"pack-{n:05}.index.zst"), _layer(pack.pack, f"pack-{n:05}.tar.zst"))
@@ -174,9 +185,25 @@ def _read_manifest(data: bytes) -> Manifest:
         raise MalformedError(f"annotation {COMMIT_ANNOTATION} is not a commit hash")
     if parent is not None and not is_hash(parent):
         raise MalformedError(f"annotation {PARENT_ANNOTATION} is not a commit hash")
-    own = (CREATED_ANNOTATION, COMMIT_ANNOTATION, PARENT_ANNOTATION)
+    ancestors, whole = _read_ancestors(annotations.get(ANCESTORS_ANNOTATION), commit)
+    own = (CREATED_ANNOTATION, COMMIT_ANNOTATION, PARENT_ANNOTATION, ANCESTORS_ANNOTATION)
     others = {key: text for key, text in annotations.items() if key not in own}
-    return Manifest(commit, annotations.get(CREATED_ANNOTATION, ""), config, trees, packs, parent, others)
+    created = annotations.get(CREATED_ANNOTATION, "")
+    return Manifest(commit, created, config, trees, packs, parent, others, ancestors, whole)
+
+
+def _read_ancestors(text: str | None, commit: str) -> tuple[tuple[str, ...], bool]:
+    """The ancestors that a manifest of ``commit`` names, and whether the last has no parent."""
+    if text is None:
+        return (), False
+    words = text.split(" ", ANCESTORS_MAX + 1)
+    whole = words[-1] == _END
+    ancestors = tuple(words[:-1] if whole else words)
+    if not 0 < len(ancestors) <= ANCESTORS_MAX or not all(map(is_hash, ancestors)):
+        raise MalformedError(f"annotation {ANCESTORS_ANNOTATION} is no list of at most {ANCESTORS_MAX} commit hashes")
+    if len({commit, *ancestors}) <= len(ancestors):
+        raise MalformedError(f"annotation {ANCESTORS_ANNOTATION} names a commit twice, or the commit itself")
+    return ancestors, whole
 
 
 def json_object(data: bytes) -> dict[str, Any]:

@@ -163,7 +163,15 @@ class _Pull:
             origin={"kind": self._kind, "reference": self._where, "manifest": self._manifest_digest},
             timestamp=timestamp,
         )
+        self._record_ancestors(meta.metadata_hash)
         return PullResult(meta.metadata_hash, self._manifest_digest, self._received)
+
+    def _record_ancestors(self, commit: str) -> None:
+        """Keep what the artifact tells of the commit's history, also of one that was here before."""
+        from stratum.store.ancestry import Ancestry, Recorded
+
+        told = Recorded(self._manifest.ancestors, self._manifest.whole)
+        Ancestry(self._store).record(self._tx, commit, told)
 
     # Checking
 

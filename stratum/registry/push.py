@@ -48,6 +48,7 @@ from stratum.registry.reuse import BasePack, Plan, plan_reuse
 from stratum.registry.target import Target
 from stratum.registry.treeblobs import objects_of, tree_blobs
 from stratum.registry.workers import Workers
+from stratum.store.ancestry import Ancestry
 
 if TYPE_CHECKING:
     from stratum.store import Store
@@ -193,7 +194,9 @@ class _Push:
 
     def run(self, dump: bytes) -> PushResult:
         present, base = self._find_base()
-        if present is not None and present[0].config == describe(CONFIG_MEDIA_TYPE, self._meta.to_toml()):
+        lineage = Ancestry(self._store).to_send(self._meta.metadata_hash)
+        told = present is not None and set(lineage.ancestors) <= set(present[0].ancestors)
+        if present is not None and told and present[0].config == describe(CONFIG_MEDIA_TYPE, self._meta.to_toml()):
             return self._result(present[1], len(present[0].blobs) + 1)
         objects = objects_of(dump, self._meta.metadata_hash)
         with ThreadPoolExecutor(WORKERS) as pool:
@@ -224,6 +227,8 @@ class _Push:
             tuple(tree_layers),
             (*plan.kept, *pack_layers),
             self._meta.parent_commit,
+            ancestors=lineage.ancestors,
+            whole=lineage.whole,
         )
         data = write_manifest(manifest)
         if not self._dry_run:

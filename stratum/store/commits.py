@@ -22,6 +22,7 @@ of this tree said.
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
@@ -37,7 +38,7 @@ from stratum.store.clock import rfc3339, utc_now
 from stratum.store.layout import Layout, Names, storage_error
 from stratum.store.merklecache import MerkleCache
 from stratum.store.objects import Objects
-from stratum.store.tables import Tables, read_tables, write_tables
+from stratum.store.tables import Tables, is_intact, read_tables, write_tables
 from stratum.store.transaction import Transaction, Transactions
 from stratum.sys.atomic import fsync_dir
 from stratum.tree.model import Directory, File
@@ -51,6 +52,11 @@ if TYPE_CHECKING:
 METADATA = "metadata.toml"
 DUMP = "tree.dump.zst"
 IMAGE = "commit.cfs"
+_HEAD = re.compile(
+    rb'\[commit\]\nmerkle_root = "[0-9a-f]{64}"\nmetadata_hash = "([0-9a-f]{64})"\ntimestamp = "[^"\n]*"\n'
+    rb'(?:parent_commit = "([0-9a-f]{64})"\n|message = |\n\[)'
+)
+"""The beginning of metadata.toml as it is written here."""
 DUMP_MAX = 1 << 32
 """No dump is decompressed beyond this many bytes (some ten million files), and no bigger one is written."""
 
@@ -164,6 +170,15 @@ class Commits:
         if meta.metadata_hash != commit:
             raise DamagedError(f"{path} is the metadata of commit {meta.metadata_hash}", hint="run 'stratum fsck'")
         return meta
+
+    def parent(self, commit: str) -> str | None:
+        """The commit's parent, as ``meta`` has it, for those who ask for many; raises as ``meta`` does."""
+        with self._reading(commit, METADATA):
+            data = self._layout.read_beneath(self._layout.commit(commit) / METADATA)
+        found = _HEAD.match(data)
+        if found is None or found[1].decode() != commit or not is_intact(data):
+            return self.meta(commit).parent_commit
+        return found[2].decode() if found[2] is not None else None
 
     def stored_dump(self, commit: str) -> bytes:
         """``tree.dump.zst`` as it is on disk."""

@@ -10,6 +10,7 @@ Kind = Literal[
     "image",
     "dump",
     "metadata",
+    "ancestors",
     "commit",
     "tag",
     "worktree",

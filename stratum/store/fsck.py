@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from stratum.errors import DamagedError, NotFoundError, StratumError, os_error_text
 from stratum.refs import is_name
+from stratum.store.ancestry import ANCESTORS, Ancestry
 from stratum.store.commits import DUMP, IMAGE, METADATA, CommitMeta
 from stratum.store.facts import Facts, facts_of
 from stratum.store.findings import PATHS_SHOWN, UNCHECKED, Finding, Kind
@@ -196,6 +197,8 @@ class _Check:
             meta = commits.meta(commit)
             if not is_checked(self._layout.read_beneath(self._layout.root / path / METADATA)):
                 self._tell(Finding("metadata", f"{path}/{METADATA}", UNCHECKED, users, commit=commit))
+        with self._telling_commit("ancestors", f"{path}/{ANCESTORS}", commit, users):
+            Ancestry(self._store).recorded(commit)
         with self._telling_commit("dump", f"{path}/{DUMP}", commit, users):
             dump = commits.dump(commit)
             facts = facts_of(dump) if self._done.data_read else None

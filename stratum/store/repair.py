@@ -67,6 +67,7 @@ class _Repair:
         for kind, step in (
             ("metadata", self._metadata),
             ("image", self._image),
+            ("ancestors", self._misplaced),
             ("tag", self._tag),
             ("worktree", self._worktree),
             ("lease", self._worktree),

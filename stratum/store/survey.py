@@ -14,6 +14,7 @@ from pathlib import Path
 from stratum.errors import DamagedError
 from stratum.refs import is_hash, is_name
 from stratum.store.bootmounts import is_record_name
+from stratum.store.ancestry import ANCESTORS
 from stratum.store.commits import DUMP, IMAGE, METADATA
 from stratum.store.findings import Finding, Kind
 from stratum.store.layout import DIRECTORIES, FORMAT_FILE, Layout
@@ -23,7 +24,7 @@ _SERVICES = ("csi", "volumes")
 """What the services on top of the store keep there."""
 _TOP = {FORMAT_FILE, "lock", "cache", QUARANTINE, "lost+found", "mounts", *_SERVICES, *DIRECTORIES}
 _STRATUM = {"tags", "worktrees", "log.jsonl"}
-_COMMIT = {METADATA, DUMP, IMAGE}
+_COMMIT = {METADATA, DUMP, IMAGE, ANCESTORS}
 _WORKTREE = {"upperdir", "workdir", "meta.toml", "lease.toml", "switch.toml"}
 _THE_KERNELS = {"upperdir", "workdir"}
 """Worktree directories with owners and modes of their own."""

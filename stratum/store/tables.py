@@ -94,3 +94,9 @@ def read_tables(data: bytes, where: str) -> dict[str, Any]:
 def is_checked(data: bytes) -> bool:
     """Whether a file that ``read_tables`` took holds a check."""
     return _CHECK in data
+
+
+def is_intact(data: bytes) -> bool:
+    """Whether a file holds a check, as it is written here, that its bytes match."""
+    body, check, rest = data.rpartition(_CHECK)
+    return bool(check) and rest == f'sha256 = "{sha256(body).hexdigest()}"\n'.encode()

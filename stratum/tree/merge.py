@@ -9,7 +9,7 @@ Every function here is safe for any depth: the work is done by generators that `
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from stratum.tree.dump import count_links
@@ -169,15 +169,16 @@ class Rebased(NamedTuple):
     conflicts: list[bytes]
 
 
-def rebase(old_base: Directory, merged: Directory, new_base: Directory) -> Rebased:
+def rebase(old_base: Directory, merged: Directory, new_base: Directory, *, theirs: bool = False) -> Rebased:
     """Carry what ``merged`` changed over ``old_base`` onto ``new_base``.
 
     Paths are compared one by one, by value and by which other names the inode has. Where both sides changed a path in
-    different ways, ``merged`` wins and the path is listed; a deletion counts as a change. A directory is merged entry
-    by entry and field by field: its own modification time alone is never a conflict. A directory that the new base
-    dropped or replaced comes back, listed, with just those entries that ``merged`` had changed in it.
+    different ways, it is listed, and ``merged`` wins, or ``new_base`` with ``theirs``; a deletion counts as a change, a
+    modification time alone as none that could be in the way of the other side's. A directory is merged entry by entry
+    and field by field. A directory that the new base dropped or replaced is listed where ``merged`` had changed
+    something in it, and comes back with just those entries, unless ``theirs``.
     """
-    job = _Rebase(old_base, merged, new_base)
+    job = _Rebase(old_base, merged, new_base, theirs)
     tree = run_deep(job.directory(b"", old_base, merged, new_base))
     assert tree is not None  # only a directory that new_base lacks can go
     return Rebased(tree, sorted(job.conflicts))
@@ -186,7 +187,8 @@ def rebase(old_base: Directory, merged: Directory, new_base: Directory) -> Rebas
 class _Rebase:
     """One rebase: the trees' hard links and the conflicts found so far."""
 
-    def __init__(self, old: Directory, merged: Directory, new: Directory) -> None:
+    def __init__(self, old: Directory, merged: Directory, new: Directory, theirs: bool) -> None:
+        self._theirs = theirs
         self._old, self._merged, self._new = _link_names(old), _link_names(merged), _link_names(new)
         self._linked = bool(self._old or self._merged or self._new)
         self.conflicts: set[bytes] = set()
@@ -204,16 +206,18 @@ class _Rebase:
         names.update(dict.fromkeys(new.children if new is not None else ()))
         before, fresh = old.children if old is not None else {}, new.children if new is not None else {}
         children: dict[bytes, Inode] = {}
+        known = len(self.conflicts)
         for name in names:
             child = yield self._entry(path + b"/" + name, before.get(name), merged.children.get(name), fresh.get(name))
             if child is not None:
                 children[name] = child
         if new is not None:
             return self._with_metadata(path or b"/", old, merged, new, children)
-        if not children and old is not None and _own_fields(old) == _own_fields(merged):
+        untouched = not children and len(self.conflicts) == known
+        if untouched and old is not None and _own_fields(old) == _own_fields(merged):
             return None
         self.conflicts.add(path)
-        return merged.with_children(children)
+        return None if self._theirs else merged.with_children(children)
 
     def _entry(self, path: bytes, old: Inode | None, merged: Inode | None, new: Inode | None) -> Task[Inode | None]:
         if isinstance(merged, Directory) and (isinstance(new, Directory) or isinstance(old, Directory)):
@@ -226,8 +230,13 @@ class _Rebase:
             return inner if inner is not None else new
         if not _differ(old, self._old, merged, self._merged):
             return new
-        if _differ(old, self._old, new, self._new) and _differ(merged, self._merged, new, self._new):
+        if not _differ(old, self._old, new, self._new, times=False):
+            return merged
+        if not _differ(old, self._old, merged, self._merged, times=False):
+            return new
+        if _differ(merged, self._merged, new, self._new):
             self.conflicts.add(path)
+            return new if self._theirs else merged
         return merged
 
     def _with_metadata(
@@ -237,9 +246,10 @@ class _Rebase:
         for field in ("mode", "uid", "gid", "mtime", "xattrs"):
             ours, theirs = getattr(merged, field), getattr(new, field)
             before = getattr(old, field) if old is not None else None
-            if field != "mtime" and ours not in (before, theirs) and theirs != before:
+            both = field != "mtime" and ours not in (before, theirs) and theirs != before
+            if both:
                 self.conflicts.add(path)
-            fields.append(theirs if ours == before else ours)
+            fields.append(theirs if ours == before or (both and self._theirs) else ours)
         for side in (new, merged):
             if side.metadata() == tuple(fields) and _same_children(side.children, children):
                 return side
@@ -260,8 +270,11 @@ def _link_names(root: Directory) -> _LinkNames:
     return {key: tuple(paths) for key, paths in names.items()}
 
 
-def _differ(a: Inode | None, a_names: _LinkNames, b: Inode | None, b_names: _LinkNames) -> bool:
-    """Whether one path of two trees holds different things; directories with all below, their times aside."""
+def _differ(a: Inode | None, a_names: _LinkNames, b: Inode | None, b_names: _LinkNames, *, times: bool = True) -> bool:
+    """Whether one path of two trees holds different things; directories with all below, their times aside.
+
+    Without ``times`` the modification time of anything is left aside.
+    """
     pairs: list[tuple[Inode | None, Inode | None]] = [(a, b)]
     linked = bool(a_names or b_names)
     while pairs:
@@ -275,10 +288,73 @@ def _differ(a: Inode | None, a_names: _LinkNames, b: Inode | None, b_names: _Lin
             if _own_fields(a) != _own_fields(b) or a.children.keys() != b.children.keys():
                 return True
             pairs.extend((child, b.children[name]) for name, child in a.children.items())
-        elif not same_value(a, b) or a_names.get(id(a)) != b_names.get(id(b)):
+        elif not (same_value(a, b) if times else _same_but_time(a, b)) or a_names.get(id(a)) != b_names.get(id(b)):
             return True
     return False
 
 
-def _own_fields(directory: Directory) -> tuple[int, int, int, Xattrs]:
-    return (directory.mode, directory.uid, directory.gid, directory.xattrs)
+def _same_but_time(a: Inode, b: Inode) -> bool:
+    same_kind = isinstance(a, Directory) == isinstance(b, Directory)
+    return same_kind and _own_fields(a) == _own_fields(b) and a.content_key() == b.content_key()
+
+
+def _own_fields(inode: Inode) -> tuple[int, int, int, Xattrs]:
+    return (inode.mode, inode.uid, inode.gid, inode.xattrs)
+
+
+# --- grounds --------------------------------------------------------------------------------------------------------
+
+
+class Unknown(Inode):
+    """In the ground of a rebase: what was here is not known, so whatever a side holds counts as changed."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        super().__init__(0, 0, 0, 0)
+
+    def content_key(self) -> object:
+        return object()
+
+
+def common_ground(trees: Sequence[Directory]) -> Directory:
+    """The ground of a rebase (its ``old_base``) where any of ``trees``, at least one, may be the right one: what all of
+    them hold alike, and ``Unknown`` wherever they differ. So nothing is taken for unchanged by one guess alone."""
+    ground = trees[0]
+    for other in trees[1:]:
+        job = _Ground(ground, other)
+        ground = run_deep(job.directory(ground, other))
+    return ground
+
+
+class _Ground:
+    """The ground of two trees."""
+
+    def __init__(self, first: Directory, second: Directory) -> None:
+        self._first, self._second = _link_names(first), _link_names(second)
+        self._linked = bool(self._first or self._second)
+
+    def directory(self, first: Directory, second: Directory) -> Task[Directory]:
+        if first is second and not self._linked:
+            return first
+        children: dict[bytes, Inode] = {}
+        for name in dict.fromkeys((*first.children, *second.children)):
+            a, b = first.children.get(name), second.children.get(name)
+            if isinstance(a, Directory) and isinstance(b, Directory):
+                children[name] = yield self.directory(a, b)
+            elif a is not None and not isinstance(a, Directory) and not _differ(a, self._first, b, self._second):
+                children[name] = a
+            else:
+                held = [side for side in (a, b) if isinstance(side, Directory)]
+                children[name] = (yield self._unknown(held[0])) if held else Unknown()
+        alike = zip(first.metadata(), second.metadata(), strict=True)
+        fields: list[Any] = [one if one == other else None for one, other in alike]
+        return Directory(*fields, children=children)
+
+    def _unknown(self, directory: Directory) -> Task[Directory]:
+        """A directory of which nothing is known but the names that were there."""
+        children: dict[bytes, Inode] = {}
+        for name, child in directory.children.items():
+            children[name] = (yield self._unknown(child)) if isinstance(child, Directory) else Unknown()
+        unknown: Any = None
+        return Directory(unknown, unknown, unknown, unknown, unknown, children=children)

@@ -7,8 +7,8 @@ import stat
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stratum.tree.dump import write_dump
-from stratum.tree.merge import apply_layer, make_layer, rebase
+from stratum.tree.dump import count_links, write_dump
+from stratum.tree.merge import apply_layer, common_ground, make_layer, rebase
 from stratum.tree.model import Directory, File, Inode, Symlink, Whiteout, lookup, walk
 
 
@@ -194,6 +194,19 @@ def own(tree: Directory, path: bytes) -> object:
     return None if inode is None or isinstance(inode, Directory) else (inode.metadata(), inode.content_key())
 
 
+def value(tree: Directory, path: bytes) -> object:
+    """The same without the modification time."""
+    inode = lookup(tree, path)
+    if inode is None or isinstance(inode, Directory):
+        return None
+    return (inode.mode, inode.uid, inode.gid, inode.xattrs, inode.content_key())
+
+
+def linked(*roots: Directory) -> bool:
+    """Whether an inode of one of the trees has several names."""
+    return any(count_links(root) for root in roots)
+
+
 @given(trees(), trees(layer=True), trees(layer=True))
 def test_rebase_takes_each_file_from_the_side_that_changed_it(
     old: Directory, ours: Directory, theirs: Directory
@@ -205,8 +218,10 @@ def test_rebase_takes_each_file_from_the_side_that_changed_it(
     for path in seen:
         held = own(result.tree, path)
         assert held in (own(merged, path), own(new, path), None)
-        if own(merged, path) is not None and own(merged, path) != own(old, path):
+        if own(merged, path) is not None and value(merged, path) != value(old, path):
             assert held == own(merged, path), path
+        if own(merged, path) is not None and own(merged, path) == own(old, path) and not linked(merged, old, new):
+            assert held == own(new, path), path
     result_again = rebase(old, merged, new)
     assert_same(result.tree, result_again.tree)
 
@@ -239,6 +254,65 @@ def test_the_worktree_wins_a_conflict_and_it_is_listed() -> None:
     result = rebase(old, merged, new)
     assert result.conflicts == [b"/f", b"/gone", b"/kept"]
     assert_same(result.tree, merged)
+
+
+def test_theirs_wins_a_conflict_where_that_is_wanted() -> None:
+    old = directory({b"f": file(b"old"), b"gone": file(b"g"), b"d": directory({b"x": file(b"x")})})
+    merged = directory({b"f": file(b"mine"), b"d": directory({b"x": file(b"X")}), b"own": file(b"o")})
+    new = directory({b"f": file(b"theirs"), b"gone": file(b"G")})
+    result = rebase(old, merged, new, theirs=True)
+    assert result.conflicts == [b"/d", b"/d/x", b"/f", b"/gone"]
+    assert_same(result.tree, directory({b"f": file(b"theirs"), b"gone": file(b"G"), b"own": file(b"o")}))
+
+
+@given(trees(), trees(layer=True), trees(layer=True))
+def test_only_conflicts_depend_on_whose_version_is_wanted(old: Directory, ours: Directory, theirs: Directory) -> None:
+    merged, new = apply_layer(old, ours), apply_layer(old, theirs)
+    mine, other = rebase(old, merged, new), rebase(old, merged, new, theirs=True)
+    assert mine.conflicts == other.conflicts
+    if not mine.conflicts:
+        assert_same(mine.tree, other.tree)
+
+
+def test_a_time_alone_is_never_in_the_way_of_the_other_sides_change() -> None:
+    old = directory({b"a": file(b"a"), b"b": file(b"b"), b"c": file(b"c"), b"gone": directory({b"x": file(b"x")})})
+    merged = directory({b"a": file(b"A"), b"b": file(b"b", mtime=5), b"c": file(b"c", mtime=5)})
+    new = directory(
+        {
+            b"a": file(b"a", mtime=7),
+            b"b": file(b"B", mtime=7),
+            b"c": file(b"c"),
+            b"gone": directory({b"x": file(b"x", mtime=7)}),
+        }
+    )
+    result = rebase(old, merged, new)
+    assert result.conflicts == []
+    assert_same(result.tree, directory({b"a": file(b"A"), b"b": file(b"B", mtime=7), b"c": file(b"c", mtime=5)}))
+
+
+@given(trees(), trees(), trees(), trees())
+def test_a_ground_that_is_not_known_takes_nothing_back(
+    first: Directory, second: Directory, merged: Directory, new: Directory
+) -> None:
+    """What either ground would do without a conflict is done only where the other would do the same."""
+    result = rebase(common_ground([first, second]), merged, new)
+    guesses = [rebase(ground, merged, new) for ground in (first, second)]
+    if linked(first, second, merged, new):
+        return
+    told = set(result.conflicts)
+    for path in {p for tree in (merged, new) for p, i in walk(tree) if not isinstance(i, Directory)}:
+        above = {path[:end] for end in range(1, len(path) + 1) if end == len(path) or path[end : end + 1] == b"/"}
+        if not above & told:
+            held = value(result.tree, path)
+            wanted = [value(guess.tree, path) for guess in guesses if not above & set(guess.conflicts)]
+            assert all(held == other for other in wanted), path
+
+
+@given(trees(), trees(), trees())
+def test_a_ground_that_is_known_twice_is_that_ground(ground: Directory, merged: Directory, new: Directory) -> None:
+    one, twice = rebase(ground, merged, new), rebase(common_ground([ground, ground]), merged, new)
+    assert one.conflicts == twice.conflicts
+    assert_same(one.tree, twice.tree)
 
 
 def test_equal_changes_on_both_sides_are_no_conflict() -> None:

@@ -1,0 +1,175 @@
+"""``rebase``: a worktree's own changes on another commit.
+
+What is the worktree's own is told by a **ground**: the commit against which both sides are compared, path by path.
+
+- Where the histories of the worktree's last commit and of the target meet, that is the ground: what they have in common
+  is not carried again. Where the target descends from the last commit, that is a fast-forward: just what is not
+  committed is the worktree's own.
+- Where the worktree's line of work began later than that (``forked_from``: it was made from, reset to or rebased onto
+  that commit), the beginning is the ground: what it began with is not its own.
+- Where the histories are known and do not meet, the beginning is the ground too.
+- Where it is not known whether and where they meet, as commits between are not in the store and nobody told of them, a
+  path has a ground only where all that may be it agree (``tree.merge.common_ground``). All else that the two sides hold
+  differently is a conflict, so nothing is taken back silently.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from stratum.api.session import Session
+from stratum.api.settling import settle, store_worktree
+from stratum.api.switching import Switched, refuse_unreachable, replace_worktree, worktree_of
+from stratum.errors import ConflictError
+from stratum.frozen import frozen, replace
+from stratum.refs import parse_ref
+
+if TYPE_CHECKING:
+    from stratum.store import Store, Transaction
+    from stratum.store.worktrees import Worktree
+    from stratum.tree.model import Directory
+
+Prefer = Literal["ours", "theirs"]
+"""Whose version a path gets that both sides changed: the worktree's, or that of the commit it is rebased onto."""
+PATHS_SHOWN = 20
+
+
+class RebaseConflictError(ConflictError):
+    """Both sides changed the paths ``conflicts`` (raw bytes, sorted), and nobody said whose version counts."""
+
+    id = "rebase-conflict"
+
+    def __init__(self, message: str, *, hint: str, worktree: str, conflicts: list[bytes]) -> None:
+        super().__init__(message, hint=hint)
+        self.worktree = worktree
+        self.conflicts = conflicts
+
+
+@frozen
+class Ground:
+    """What a rebase compares both sides with: the commits that may be the right ground, one where it is ``sure``."""
+
+    commits: tuple[str, ...]
+    sure: bool
+
+
+def rebase(
+    session: Session,
+    target: str,
+    onto: str,
+    *,
+    prefer: Prefer | None = None,
+    discard: bool = False,
+    force: bool = False,
+    dry_run: bool = False,
+) -> Switched:
+    """Carry the worktree's own changes onto the commit ``onto``, which becomes its base and its last commit.
+
+    ``RebaseConflictError`` where both sides changed a path in different ways, also of a ``dry_run``: then nothing at
+    all was changed. With ``prefer``, such paths are listed and get that side's version. ``discard`` leaves out the
+    commit that keeps the state before. Raises as ``reset`` does.
+    """
+    store = session.store
+    name, worktree = worktree_of(session, target)
+    found = store.resolve_worktree(parse_ref(onto), create=False) if "+" in onto else store.resolve(parse_ref(onto))
+    with store.worktrees.lock(name, worktree):
+        settle(session, name, worktree)
+        tree = store.worktrees.get(name, worktree)
+        record = refuse_unreachable(session, tree)
+        mountpoint = record.mountpoint if record is not None else None
+        done = Switched(str(tree), tree.base_commit, found.commit, mountpoint, None)
+        if found.commit == tree.base_commit == tree.commit:
+            return done
+        job = _Rebasing(session, tree, found.commit, onto, prefer)
+        if dry_run or mountpoint is not None:
+            job.look()  # a conflict is told before a mounted worktree is disturbed
+        if not dry_run:
+            why = f"rebase onto {onto}"
+            done = replace_worktree(session, tree, found.commit, job.carry, why, discard=discard, force=force)
+    return replace(done, conflicts=job.conflicts)
+
+
+class _Rebasing:
+    """One rebase of the worktree ``tree``, whose lock is held, onto ``commit``, which the user called ``onto``."""
+
+    def __init__(self, session: Session, tree: Worktree, commit: str, onto: str, prefer: Prefer | None) -> None:
+        self._session = session
+        self._tree = tree
+        self._commit = commit
+        self._onto = onto
+        self._prefer = prefer
+        self._ground = find_ground(session.store, tree, commit)
+        self._base = session.store.commits.tree(tree.base_commit)
+        self._new = session.store.commits.tree(commit)
+        self.conflicts: list[bytes] = []
+
+    def look(self) -> None:
+        """Find the conflicts, and raise them. Nothing is stored."""
+        from stratum.ingest.worktree import hash_upperdir
+
+        store = self._session.store
+        self._merge(hash_upperdir(store.objects, self._base, self._tree.upperdir, lambda warning: None))
+
+    def carry(self, tx: Transaction) -> Path:
+        """The upperdir that shows the worktree's own changes over the new base."""
+        from stratum.ingest.restore import restore
+        from stratum.tree.merge import make_layer
+        from stratum.tree.upperform import upper_form
+
+        store = self._session.store
+        merged = self._merge(store_worktree(self._session, tx, self._tree, self._base))
+        upperdir = store.worktrees.new_upperdir(tx, self._commit)
+        tx.publish_objects()
+        restore(store.objects, upper_form(make_layer(self._new, merged)), upperdir)
+        return upperdir
+
+    def _merge(self, shown: Directory) -> Directory:
+        """What the worktree is to show, where it shows ``shown`` now."""
+        from stratum.tree.merge import common_ground
+        from stratum.tree.merge import rebase as rebase_trees
+
+        known = {self._tree.base_commit: self._base, self._commit: self._new}
+        open_tree = self._session.store.commits.tree
+        ground = common_ground([known.get(commit) or open_tree(commit) for commit in self._ground.commits])
+        rebased = rebase_trees(ground, shown, self._new, theirs=self._prefer == "theirs")
+        if rebased.conflicts and self._prefer is None:
+            raise self._conflict(rebased.conflicts)
+        self.conflicts = rebased.conflicts
+        return rebased.tree
+
+    def _conflict(self, paths: list[bytes]) -> RebaseConflictError:
+        shown = ", ".join(map(_shown, paths[:PATHS_SHOWN]))
+        more = f" and {len(paths) - PATHS_SHOWN} more" if len(paths) > PATHS_SHOWN else ""
+        what = "both sides changed" if self._ground.sure else "it is not known which side has the newer"
+        hint = f"nothing was changed; --ours keeps the version of {self._tree}, --theirs takes that of {self._onto}"
+        if not self._ground.sure:
+            hint += "; or bring the commits between here first, which tell"
+        return RebaseConflictError(
+            f"{self._tree} cannot be rebased onto {self._onto}: {what} {shown}{more}",
+            hint=hint,
+            worktree=str(self._tree),
+            conflicts=paths,
+        )
+
+
+def find_ground(store: Store, tree: Worktree, commit: str) -> Ground:
+    """What to compare the worktree and ``commit`` with. All of its commits are in the store."""
+    from stratum.store.ancestry import Ancestry
+
+    ancestry = Ancestry(store)
+    head, fork = tree.commit, tree.forked_from
+    meeting = ancestry.meeting(head, commit)
+    if not meeting.sure:
+        candidates = dict.fromkeys((fork, head, *filter(ancestry.has, meeting.commits)))
+        return Ground(tuple(candidates), sure=False)
+    if not meeting.commits:
+        return Ground((fork,), sure=True)
+    (met,) = meeting.commits
+    began_later = fork != met != head and ancestry.descends(head, fork) and ancestry.descends(fork, met)
+    return Ground((fork if began_later else met,), sure=True)
+
+
+def _shown(path: bytes) -> str:
+    text = path.decode("utf-8", "backslashreplace")
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)

@@ -1,0 +1,223 @@
+"""Where commits come from: their ancestors, as far as anybody told.
+
+A commit's metadata name its parent. Where the store lacks that one, because the commit was pulled without it or the
+parent was collected, ``commits/<hash>/ancestors`` goes on, written by the pull or by the collection::
+
+    stratum-ancestors 1
+    HASH                  the nearest first, at most ``ANCESTORS_MAX`` lines
+    end                   where the last one has no parent
+    check HEX             SHA-256 of everything before this line
+
+All of this is what the first writers said and proves nothing. Equal trees are one commit, so a commit can have several
+histories, and even be its own ancestor: whatever looks here never goes the same way twice. What is listed are ancestors
+of the one commit, whose order among themselves says only which are nearer.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from hashlib import sha256
+from heapq import heappop, heappush
+from typing import TYPE_CHECKING
+
+from stratum.errors import DamagedError
+from stratum.frozen import frozen
+from stratum.store.layout import storage_error
+
+if TYPE_CHECKING:
+    from stratum.store.store import Store
+    from stratum.store.transaction import Transaction
+
+ANCESTORS = "ancestors"
+ANCESTORS_MAX = 1000
+_HEAD = b"stratum-ancestors 1\n"
+_FORM = re.compile(rb"(?:[0-9a-f]{64}\n){1,%d}(?:end\n)?" % ANCESTORS_MAX)
+_CHECK = b"check "
+_FILE_MAX = 128 << 10
+
+
+@frozen
+class Recorded:
+    """Ancestors of one commit, nearest first. ``whole``: the last one has no parent."""
+
+    ancestors: tuple[str, ...] = ()
+    whole: bool = False
+
+
+NOTHING = Recorded()
+
+
+@frozen
+class Lineage:
+    """A commit and its ancestors, ``distance`` by ID, nearest first. ``whole``: there are no others."""
+
+    distance: dict[str, int]
+    whole: bool
+
+
+@frozen
+class Meeting:
+    """What two commits have in common: the common ancestors (or the one itself) that are no ancestors of another such.
+
+    ``sure``: the histories of both are known as far as it takes to say so.
+    """
+
+    commits: tuple[str, ...]
+    sure: bool
+
+
+def write_ancestors(recorded: Recorded) -> bytes:
+    """The file ``ancestors``."""
+    lines = [*recorded.ancestors, *(["end"] if recorded.whole else [])]
+    body = _HEAD + "".join(f"{line}\n" for line in lines).encode()
+    return body + _CHECK + sha256(body).hexdigest().encode() + b"\n"
+
+
+def read_ancestors(data: bytes, where: str) -> Recorded:
+    """What such a file says; ``DamagedError`` names ``where``."""
+    body, check, rest = data.rpartition(_CHECK)
+    form = body.removeprefix(_HEAD)
+    if not check or rest != sha256(body).hexdigest().encode() + b"\n" or form == body or not _FORM.fullmatch(form):
+        raise DamagedError(f"{where} is damaged", hint="run 'stratum fsck --repair'")
+    *lines, last = form.decode().split()
+    return Recorded(tuple(lines), True) if last == "end" else Recorded((*lines, last))
+
+
+class Ancestry:
+    """The ancestors of the commits of one store, each read once. For one verb: it sees no later change."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._steps: dict[str, Recorded] = {}
+
+    def has(self, commit: str) -> bool:
+        """Whether the store has this commit."""
+        return self._store.commits.exists(commit)
+
+    def recorded(self, commit: str) -> Recorded:
+        """What the commit's file ``ancestors`` says, nothing where it has none. ``DamagedError``."""
+        path = self._store.layout.commit(commit) / ANCESTORS
+        if not path.exists():  # nearly always, and told at once
+            return NOTHING
+        try:
+            data = self._store.layout.read_beneath(path, _FILE_MAX)
+        except FileNotFoundError:
+            return NOTHING
+        except OSError as exc:
+            raise storage_error(exc, f"read {path}") from None
+        return read_ancestors(data, str(path))
+
+    def known(self, commit: str) -> Recorded:
+        """The nearest ancestors of a commit of this store: its parent, then what is recorded.
+
+        ``whole`` tells that whatever is farther is an ancestor of one of them that the store has, or is not at all.
+        """
+        found = self._steps.get(commit)
+        if found is None:
+            found = self._steps[commit] = self._known(commit)
+        return found
+
+    def _known(self, commit: str) -> Recorded:
+        parent, recorded = self._store.commits.parent(commit), self.recorded(commit)
+        if parent is None or recorded.ancestors[:1] == (parent,):
+            found = recorded.ancestors
+        else:
+            found = (parent, *(other for other in recorded.ancestors if other != parent))
+        if not recorded.ancestors:
+            return Recorded((parent,) if parent else (), parent is None or self.has(parent))
+        gap = [other for other in ((parent,) if parent else ()) + recorded.ancestors[-1:] if not self.has(other)]
+        whole = not gap or recorded.whole or any(self.has(other) for other in recorded.ancestors)
+        return Recorded(tuple(other for other in found if other != commit), whole)
+
+    def lineage(
+        self, commit: str, *, until: str | None = None, limit: int | None = None, beyond: Collection[str] | None = None
+    ) -> Lineage:
+        """The commit and its ancestors; none behind ``until``, nor behind one that is not in ``beyond`` (where given),
+        nor more than ``limit``."""
+        distance: dict[str, int] = {}
+        queue, whole = [(0, commit)], True
+        while queue:
+            steps, current = heappop(queue)
+            if current in distance:
+                continue
+            if limit is not None and len(distance) == limit:
+                return Lineage(distance, False)
+            distance[current] = steps
+            if current == until:
+                return Lineage(distance, False)
+            stop = beyond is not None and current != commit and current not in beyond
+            if stop or not self.has(current):
+                continue
+            known = self.known(current)
+            whole = whole and known.whole
+            for number, other in enumerate(known.ancestors, steps + 1):
+                if other not in distance:
+                    heappush(queue, (number, other))
+        return Lineage(distance, whole)
+
+    def descends(self, commit: str, ancestor: str) -> bool:
+        """Whether ``ancestor`` is the commit itself or one of its ancestors, as far as is known."""
+        return ancestor in self.lineage(commit, until=ancestor).distance
+
+    def meeting(self, ours: str, theirs: str) -> Meeting:
+        """Where the histories of two commits meet.
+
+        Where each is said to descend from the other, ``theirs`` is taken to be the later one.
+        """
+        if self.descends(theirs, ours):
+            return Meeting((ours,), True)
+        if self.descends(ours, theirs):
+            return Meeting((theirs,), True)
+        left, right = self.lineage(ours), self.lineage(theirs)
+        common = [commit for commit in right.distance if commit in left.distance]
+        nearest: list[str] = []
+        behind: set[str] = set()
+        for commit in common:
+            if commit not in behind:
+                nearest.append(commit)
+                behind.update(other for other in self.lineage(commit).distance if other != commit)
+        nearest = [commit for commit in nearest if commit not in behind] or nearest
+        if not nearest:
+            return Meeting((), left.whole and right.whole)
+        return Meeting(tuple(nearest), len(nearest) == 1 and self.has(nearest[0]))
+
+    def to_send(self, commit: str) -> Recorded:
+        """What goes with the commit to another store: its nearest ancestors, at most ``ANCESTORS_MAX``."""
+        found = self.lineage(commit, limit=ANCESTORS_MAX + 1)
+        ancestors = tuple(found.distance)[1:]
+        return Recorded(ancestors, found.whole and bool(ancestors))
+
+    def record(self, tx: Transaction, commit: str, told: Recorded) -> None:
+        """Note the ancestors that came with a commit, which the store has, unless they tell nothing new."""
+        told = Recorded(tuple(other for other in told.ancestors if other != commit), told.whole)
+        if not told.ancestors:
+            return
+        seen = self.lineage(commit, limit=ANCESTORS_MAX + 1)
+        if set(told.ancestors) <= seen.distance.keys() and (seen.whole or not told.whole):
+            return
+        before = self.recorded(commit)
+        if set(told.ancestors) <= set(before.ancestors) and before.whole >= told.whole:
+            return
+        self.replace(tx, commit, _joined(told, before))
+
+    def replace(self, tx: Transaction, commit: str, recorded: Recorded) -> None:
+        """Write the commit's file ``ancestors`` anew, durably."""
+        tx.place_file(write_ancestors(recorded), self._store.layout.commit(commit) / ANCESTORS)
+        self._steps.pop(commit, None)
+
+
+def _joined(told: Recorded, before: Recorded) -> Recorded:
+    """Both lists as one; one that was cut off is not whole."""
+    ancestors = tuple(dict.fromkeys((*told.ancestors, *before.ancestors)))
+    whole = told.whole and (before.whole or not before.ancestors or set(before.ancestors) <= set(told.ancestors))
+    return Recorded(ancestors[:ANCESTORS_MAX], whole and len(ancestors) <= ANCESTORS_MAX)
+
+
+def spanning(ancestry: Ancestry, commit: str, going: Collection[str]) -> Recorded:
+    """What is to be recorded with a commit that stays while those ``going`` leave the store: its nearest ancestors, up
+    to the first ones that stay, so that its history goes on behind the gap."""
+    found = ancestry.lineage(commit, limit=ANCESTORS_MAX + 1, beyond=going)
+    ancestors = tuple(found.distance)[1:]
+    stay = any(other not in going and ancestry.has(other) for other in ancestors)
+    return Recorded(ancestors, found.whole and bool(ancestors) and not stay)
