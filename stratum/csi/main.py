@@ -68,7 +68,9 @@ def _run(args: argparse.Namespace) -> int:
     from stratum.csi.metrics import MetricsServer
     from stratum.csi.patterns import parse_pattern
     from stratum.csi.server import log_to_stderr, serve
+    from stratum.sys.threads import use_little_address_space
 
+    use_little_address_space()
     options = Options(
         node_id=_node_id(args.node_id),
         kubelet_dir=_kubelet_dir(args.kubelet_dir),

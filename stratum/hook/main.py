@@ -41,6 +41,9 @@ def main(argv: list[str] | None = None) -> int:
     except StratumError as exc:
         _say(exc)
         return exc.exit_code
+    except MemoryError:
+        _say(StratumError("out of memory"))
+        return 1
 
 
 def create_runtime() -> int:

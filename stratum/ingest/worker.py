@@ -105,3 +105,5 @@ def main() -> None:
             serve(connection)
     except ConnectionError:
         return  # whoever started this is gone
+    except MemoryError:
+        raise SystemExit(1) from None  # whoever started this says what that may mean

@@ -299,3 +299,5 @@ def main() -> None:
                     os.close(fd)
     except ConnectionError:
         return  # whoever started this is gone
+    except MemoryError:
+        raise SystemExit(1) from None  # whoever started this says what that may mean

@@ -38,7 +38,7 @@ from stratum.errors import (
     os_error_text,
 )
 from stratum.frozen import frozen
-from stratum.sys.atomic import TEMPORARY_PREFIX, fsync_dir, write_atomic
+from stratum.sys.atomic import TEMPORARY_PREFIX, fsync_dir, read_up_to, write_atomic
 from stratum.sys.locks import locked
 from stratum.sys.syscalls import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, openat2
 
@@ -167,13 +167,15 @@ class Layout:
         """The content of the regular file ``path``; ``OSError`` as read(2), ``DamagedError`` for any other kind of
         file or one of more than ``limit`` bytes."""
         fd = self.open_beneath(path, os.O_RDONLY | os.O_NONBLOCK)
-        with os.fdopen(fd, "rb") as file:
+        try:
             info = os.fstat(fd)
             if not stat.S_ISREG(info.st_mode):
                 raise DamagedError(f"{path} is not a regular file")
             if info.st_size > limit:
                 raise DamagedError(f"{path} is {info.st_size} bytes long; at most {limit} make sense")
-            return file.read(limit)
+            return read_up_to(fd, limit)
+        finally:
+            os.close(fd)
 
     def names_in(self, directory: Path) -> list[str]:
         """The sorted names in ``directory``, which must not be a symbolic link; empty where there is none."""

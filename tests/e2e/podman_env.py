@@ -24,6 +24,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
+from tests.support.small import ADDRESS_SPACE, limit_hooks, programs_first
+
 CONTAINERS_CONF = """\
 [containers]
 default_ulimits = ["nofile=20000:20000", "nproc=1024:1024"]
@@ -51,13 +53,17 @@ BUSYBOX = Path("/usr/bin/busybox")
 class PodmanEnv:
     """One private Podman; ``image`` is a busybox image in it, ``hooks_dir`` (if set) is passed as ``--hooks-dir``.
 
+    The hooks in it get ``address_space`` bytes, as on a small machine.
     ``environment`` and ``prefix`` (the command line up to the verb) serve programs that call Podman themselves.
     """
 
-    def __init__(self, *, runtime: str = "runc", hooks_dir: Path | None = None) -> None:
+    def __init__(
+        self, *, runtime: str = "runc", hooks_dir: Path | None = None, address_space: int = ADDRESS_SPACE
+    ) -> None:
         # Short, because Unix socket paths below it are limited to 108 bytes.
         self.directory = Path(tempfile.mkdtemp(prefix="stratum-podman."))
         self.directory.chmod(0o711)  # Podman 5 has the root of a user namespace walk through it
+        self._address_space = address_space
         self.hooks_dir = hooks_dir
         self.image = IMAGE
         self._config = self.directory / "containers.conf"
@@ -89,7 +95,18 @@ class PodmanEnv:
     @property
     def for_stratum(self) -> dict[str, str]:
         """The environment that leads Stratum to this Podman, and not to a service that the machine runs."""
-        return self.environment | {"CONTAINER_HOST": ""}
+        return self.environment | {"CONTAINER_HOST": "", "PATH": programs_first(self.environment["PATH"])}
+
+    @property
+    def hooks_dir(self) -> Path | None:
+        """Where the hooks are."""
+        return self._hooks_dir
+
+    @hooks_dir.setter
+    def hooks_dir(self, directory: Path | None) -> None:
+        self._hooks_dir = directory
+        if directory is not None:
+            limit_hooks(directory, self._address_space)
 
     @property
     def prefix(self) -> list[str]:
@@ -135,6 +152,7 @@ class PodmanEnv:
 
     def read_hooks_from(self, directory: Path) -> None:
         """Name ``directory`` in containers.conf: other than ``--hooks-dir``, that holds for restarts by Podman too."""
+        limit_hooks(directory, self._address_space)
         kept = [line for line in self._config.read_text("utf-8").splitlines() if not line.startswith("hooks_dir")]
         self._config.write_text("\n".join([*kept, f'hooks_dir = ["{directory}"]', ""]), "utf-8")
 

@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tests.support.small import ADDRESS_SPACE, limited, programs_first
+
 SCRIPT = Path(sys.executable).with_name("stratum")
 
 
@@ -21,14 +23,19 @@ class Result(NamedTuple):
 
 
 class Command:
-    """``stratum`` with a store and a runtime directory of its own: ``command("tag", ref, "v1") -> Result``."""
+    """``stratum`` with a store and a runtime directory of its own: ``command("tag", ref, "v1") -> Result``.
 
-    def __init__(self, store: Path, runtime_dir: Path) -> None:
+    It runs as on a small machine, with ``address_space`` bytes.
+    """
+
+    def __init__(self, store: Path, runtime_dir: Path, address_space: int = ADDRESS_SPACE) -> None:
         self.store = store
         self.runtime_dir = runtime_dir
+        self.address_space = address_space
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("STRATUM_")}
         self.environment = {
             **inherited,
+            "PATH": programs_first(inherited.get("PATH", os.defpath)),
             "STRATUM_STORE": str(store),
             "STRATUM_RUNTIME_DIR": str(runtime_dir),
             "NO_COLOR": "1",
@@ -44,7 +51,7 @@ class Command:
     ) -> Result:
         """Run ``stratum ARGS``; ``env`` is added to the environment."""
         done = subprocess.run(
-            [SCRIPT, *args],
+            limited([SCRIPT, *args], self.address_space),
             cwd=cwd,
             env=self.environment | (env or {}),
             input=stdin.encode("utf-8", "surrogateescape"),

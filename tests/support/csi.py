@@ -19,6 +19,7 @@ import pytest
 from stratum.csi import csi_pb2 as csi
 from stratum.csi import csi_pb2_grpc
 from tests.support.command import Command
+from tests.support.small import limited
 
 PROGRAM = Path(sys.executable).with_name("stratum-csi")
 Modes = csi.VolumeCapability.AccessMode
@@ -83,7 +84,7 @@ class Node:
         arguments = ["--endpoint", endpoint, "--node-id", self.name, "--controller", "--kubelet-dir", self.kubelet]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [PROGRAM, *arguments, *self.options], stderr=log, stdout=log, env=self.cli.environment
+                limited([PROGRAM, *arguments, *self.options]), stderr=log, stdout=log, env=self.cli.environment
             )
         self._close()
         self._channel = grpc.insecure_channel(endpoint, _CHANNEL)

@@ -22,7 +22,7 @@ from pathlib import Path
 from tests.e2e.podman_env import PodmanEnv
 from tests.e2e.registry_server import registry_server
 from tools.demo import plan as plans
-from tools.demo.stage import DemoError, Stage
+from tools.demo.stage import ADDRESS_SPACE, DemoError, Stage
 from tools.demo.walk import count, differences, walk
 
 ENOUGH_ENTRIES = 10_000
@@ -83,7 +83,7 @@ def start_container(stage: Stage, resources: ExitStack) -> PodmanEnv:
     hooks = stage.directory / "hooks"
     hooks.mkdir()
     stage.stratum("hook", "install", hooks)
-    podman = resources.enter_context(PodmanEnv(runtime=_runtime(), hooks_dir=hooks))
+    podman = resources.enter_context(PodmanEnv(runtime=_runtime(), hooks_dir=hooks, address_space=ADDRESS_SPACE))
     arguments = ["--detach", "--name", CONTAINER, "--annotation", "stratum.dev/volume.data=demo+work:/data"]
     arguments += [podman.image, "sh", "-c", WAIT_FOR_STOP]
     stage.show("podman", "--hooks-dir", hooks, "run", *arguments)

@@ -13,9 +13,12 @@ from pathlib import Path
 from types import TracebackType
 
 from tests.support.leftovers import Session, unmount_below
+from tests.support.small import limited
 
 STRATUM = Path(sys.executable).with_name("stratum")
 SHOWN_LINES = 6
+ADDRESS_SPACE = 2 << 30
+"""Bytes that each of Stratum's processes gets, as on a small machine."""
 
 
 class DemoError(Exception):
@@ -74,6 +77,7 @@ class Stage:
         if not quiet:
             self.show("stratum", "--store", store, *args)
         environment = {key: value for key, value in os.environ.items() if not key.startswith("STRATUM_")}
+        line = list(map(str, limited(line, ADDRESS_SPACE)))
         done = subprocess.run(line, env=environment, capture_output=True, text=True, errors="replace", check=False)
         if done.returncode != 0:
             raise DemoError(f"stratum {shlex.join(map(str, args))}: exit {done.returncode}\n{done.stderr.rstrip()}")
