@@ -12,7 +12,7 @@ from stratum.api.history import ref_or_mountpoint
 from stratum.api.inuse import without_record
 from stratum.api.leases import holder_words
 from stratum.api.session import Session
-from stratum.errors import DamagedError, NotFoundError, StratumError
+from stratum.errors import DamagedError, NotFoundError, StratumError, UnsupportedError
 from stratum.frozen import field, frozen, replace
 from stratum.refs import is_hash
 
@@ -31,8 +31,8 @@ class WorktreeStatus:
     """A worktree: commits are whole hashes, ``head_time`` is RFC 3339, the counts are paths changed since its base.
 
     ``held`` says who has the worktree where no mount of it is on record. ``waiting`` is the holder of a lease that is
-    still to be worked off, because nobody has the worktree any more; ``lease_error`` says why that failed. ``at_boot``
-    is where it is mounted at every start of the machine.
+    still to be worked off, because nobody has the worktree any more; ``lease_error`` says why that failed, or why any
+    commit would fail. ``at_boot`` is where it is mounted at every start of the machine.
     """
 
     name: str
@@ -150,9 +150,13 @@ def _worktree(
     session: Session, tree: Worktree, records: list[Record], open_base: OpenTree, unrecorded: Unrecorded
 ) -> WorktreeStatus:
     store = session.store
-    added, modified, deleted = _count_changes(tree, open_base)
     mounts = [record for record in records if record.ref == str(tree.ref)]
     held, waiting, failed = _lease_status(session, tree, unrecorded, mounted=bool(mounts))
+    failed = failed or failure_of(session, tree.name, tree.worktree)
+    try:
+        added, modified, deleted = _count_changes(tree, open_base)
+    except UnsupportedError as exc:  # a container can make what no commit can hold; the status of all else is wanted
+        added, modified, deleted, failed = 0, 0, 0, failed or exc.message
     head_time = None
     if tree.head is not None and store.commits.exists(tree.head):
         head_time = store.commits.meta(tree.head).timestamp
@@ -166,7 +170,7 @@ def _worktree(
         modified=modified,
         deleted=deleted,
         mounts=mounts,
-        lease_error=failed or failure_of(session, tree.name, tree.worktree),
+        lease_error=failed,
         held=held,
         waiting=waiting,
     )

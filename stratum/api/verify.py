@@ -15,6 +15,7 @@ from stratum.tree.model import Directory, File, Inode, walk
 if TYPE_CHECKING:
     from stratum.store import Store
     from stratum.store.commits import CommitMeta
+    from stratum.tree.blocks import Blocks
     from stratum.tree.digest import InclusionProof
 
 Progress = Callable[[int, "int | None"], None]
@@ -56,7 +57,7 @@ def verify(session: Session, text: str, path: str | None = None, *, progress: Pr
     return Verified(commit, len(files), total)
 
 
-def _verify_tree(meta: CommitMeta, dump: bytes) -> None:
+def _verify_tree(meta: CommitMeta, dump: Blocks) -> None:
     from stratum.tree.digest import merkle_summary
 
     summary = merkle_summary(dump)
@@ -66,7 +67,7 @@ def _verify_tree(meta: CommitMeta, dump: bytes) -> None:
         )
 
 
-def _verify_image(store: Store, commit: str, dump: bytes) -> None:
+def _verify_image(store: Store, commit: str, dump: Blocks) -> None:
     """The image on disk, and what metadata.toml says of it, must be what the dump gives."""
     from stratum.store.facts import facts_of
 
@@ -117,29 +118,31 @@ def prove(session: Session, text: str, path: str) -> Proof:
 
     ``NotFoundError`` where it has not, ``DamagedError``.
     """
-    from stratum.tree.digest import dump_lines, inclusion_proof
+    from stratum.tree.digest import inclusion_proof
     from stratum.tree.escape import escape
 
     store = session.store
     commit = store.resolve_commit(parse_ref(text))
     dump = store.commits.dump(commit)
     _verify_tree(store.commits.meta(commit), dump)
-    lines = dump_lines(dump)
     escaped = b"/" + b"/".join(map(escape, _names(path)))
-    position = _line_of(lines, escaped)
+    position = _line_of(dump, escaped)
     if position is None:
         raise NotFoundError(f"commit {commit} has no path {path}")
-    entry, target = inclusion_proof(lines, position), None
-    fields = lines[position].split(b" ", 9)
+    entry, target = inclusion_proof(dump, position), None
+    fields = entry.line.split(b" ", 9)
     if fields[2].startswith(b"@"):
-        first = _line_of(lines, fields[8])
+        first = _line_of(dump, fields[8])
         assert first is not None
-        target = inclusion_proof(lines, first)
+        target = inclusion_proof(dump, first)
     return Proof(commit, escaped.decode("ascii"), entry, target)
 
 
-def _line_of(lines: list[bytes], escaped: bytes) -> int | None:
-    return next((number for number, line in enumerate(lines) if line.startswith(escaped + b" ")), None)
+def _line_of(dump: Blocks, escaped: bytes) -> int | None:
+    from stratum.tree.blocks import lines_of
+
+    wanted = escaped + b" "
+    return next((number for number, line in enumerate(lines_of(dump)) if line.startswith(wanted)), None)
 
 
 def _verify_object(check: Callable[[bytes, int], int], commit: str, digest: bytes, path: bytes, size: int) -> None:

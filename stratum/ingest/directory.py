@@ -33,6 +33,7 @@ from stratum.ingest.unchanged import Listing, root_entry
 from stratum.store import Store
 from stratum.store.transaction import Transaction
 from stratum.sys.xattrs import read_xattrs
+from stratum.tree.limits import NAME_MAX, PATH_MAX, refuse_long_path
 from stratum.tree.model import Directory, File, Inode, Special, Symlink, Xattrs
 
 Progress = Callable[[int, "int | None"], None]
@@ -148,10 +149,12 @@ class _Walk:
         self._hits = 0
         self._now = 0
         self._device = 0
+        self._top = 0  # length of the source's path
 
     def run(self, root: int, path: bytes) -> Directory:
         """The tree of the open directory ``root``, which stays open; ``path`` names it in messages."""
         prefix = path.rstrip(b"/")
+        self._top = len(prefix)
         info = os.fstat(root)
         self._device = info.st_dev
         if _identity(info) == self._store:
@@ -194,6 +197,7 @@ class _Walk:
             raise source_error(exc, os.fsdecode(path)) from None
         info = os.fstat(fd)
         stack.push(fd, info)
+        refuse_long_path(path, len(path) - self._top)
         return self._directory(fd, path, info)
 
     def _directory(self, fd: int, path: bytes, info: os.stat_result) -> tuple[Directory, _Subdirectories]:
@@ -212,6 +216,10 @@ class _Walk:
             self._listing.add(entries)
         subdirectories = []
         pending: list[Pending] = []
+        if len(path) - self._top + 1 + NAME_MAX > PATH_MAX:
+            for text, _ in entries:
+                child = path + b"/" + os.fsencode(text)
+                refuse_long_path(child, len(child) - self._top)
         for text, entry in entries:
             name = os.fsencode(text)
             kind = entry.st_mode & 0o170000

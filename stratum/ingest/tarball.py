@@ -25,13 +25,14 @@ from stratum.ingest.compression import Read, check_expansion, decompressed, read
 from stratum.ingest.staging import IN_MEMORY_MAX
 from stratum.store.transaction import Transaction
 from stratum.tree import tarheader as tar
+from stratum.tree.limits import check_path
 from stratum.tree.model import INLINE_MAX, Directory, File, Inode, Special, Symlink, lookup
 from stratum.tree.tarstream import TarMember, TarReader
 
 METADATA_MAX = 1 << 30
-"""Most bytes that paths, link targets and attributes of one tree may have together, each entry's whole path counted."""
+"""Most bytes that names, link targets and attributes of one tree may have together, with ``_ENTRY_COST`` for each."""
 
-PATH_MAX = 1 << 16
+_KNOWN_PARENTS = 1000
 _READ = 256 << 10
 _ENTRY_COST = 100
 _TEXT_ACL = b"SCHILY.acl."
@@ -154,9 +155,9 @@ class _Builder:
     # Names
 
     def _names(self, path: bytes) -> list[bytes]:
-        if len(path) > PATH_MAX:
-            raise self._refused(path, f"has a path of {len(path)} bytes; {PATH_MAX} is the limit")
         names = [name for name in path.split(b"/") if name not in (b"", b".")]
+        if problem := check_path(len(names) + sum(map(len, names))):
+            raise self._refused(path, problem)
         if b".." in names:
             raise self._refused(path, "leads out of the archive with '..'")
         return names
@@ -178,6 +179,8 @@ class _Builder:
             elif not isinstance(child, Directory):
                 raise self._refused(path, f"is below {_shown(b'/'.join(names[: number + 1]))}, which is no directory")
             directory = child
+        if len(self._parents) >= _KNOWN_PARENTS:
+            self._parents.clear()
         self._parents[key] = directory
         return directory
 
@@ -248,7 +251,7 @@ class _Builder:
     def _count(self, path: bytes, inode: Inode) -> None:
         """Bound the memory that the tree, and the dump made of it, will need."""
         extra = sum(len(name) + len(value) for name, value in inode.xattrs)
-        self._metadata += _ENTRY_COST + len(path) + extra
+        self._metadata += _ENTRY_COST + len(path) - path.rfind(b"/") + extra
         if isinstance(inode, Symlink):
             self._metadata += len(inode.target)
         if self._metadata > METADATA_MAX:

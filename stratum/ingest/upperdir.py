@@ -36,6 +36,7 @@ from stratum.ingest.upper_lower import damaged, lower_entry
 from stratum.sys.xattrs import read_fd_xattrs
 from stratum.tree import overlay
 from stratum.tree.diff import Change, diff_trees
+from stratum.tree.limits import refuse_long_path
 from stratum.tree.model import Directory, File, Inode, Special, Symlink, Xattrs
 
 _ATTEMPTS = 3
@@ -208,6 +209,7 @@ class _Scan:
             return False
         try:
             entry = _Entry(fd, os.fstat(fd), name, frame.within(name))
+            refuse_long_path(entry.path)
             if stat.S_ISDIR(entry.info.st_mode):
                 return True
             inode = self._inode(frame, entry)

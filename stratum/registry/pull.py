@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from stratum.store import Store
     from stratum.store.commits import CommitMeta
     from stratum.store.transaction import Transaction
+    from stratum.tree.blocks import Dump
     from stratum.tree.model import Directory
 
 WORKERS = 4
@@ -147,10 +148,10 @@ class _Pull:
         meta = CommitMeta.from_toml(config, f"the metadata of {self._where}")
         timestamp = self._check_metadata(meta)
         if self._store.commits.exists(meta.metadata_hash):
-            dump = self._store.commits.dump(meta.metadata_hash)
+            dump, found = self._store.commits.dump(meta.metadata_hash), meta.metadata_hash
         else:
-            dump = join_tree(self._pool.map(self._fetch, self._manifest.trees), self._where)
-        root = self._check_tree(dump, meta)
+            dump, found = join_tree(self._pool.map(self._fetch, self._manifest.trees), self._where)
+        root = self._check_tree(dump, found, meta)
         objects = objects_of(dump, self._where)
         missing = {digest: size for digest, size in objects.items() if not self._tx.has(digest, size)}
         if missing:
@@ -186,11 +187,10 @@ class _Pull:
             raise DamagedError(f"{self._where}: the metadata have no valid timestamp")
         return timestamp
 
-    def _check_tree(self, dump: bytes, meta: CommitMeta) -> Directory:
-        from stratum.tree.digest import merkle_summary, metadata_hash
+    def _check_tree(self, dump: Dump, found: str, meta: CommitMeta) -> Directory:
+        from stratum.tree.digest import merkle_summary
         from stratum.tree.dump import read_dump
 
-        found = metadata_hash(dump)
         if found != meta.metadata_hash:
             raise DamagedError(
                 f"{self._where}: the tree is commit {found}, not {meta.metadata_hash} as it is said to be"

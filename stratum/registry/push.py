@@ -53,6 +53,7 @@ from stratum.store.ancestry import Ancestry
 if TYPE_CHECKING:
     from stratum.store import Store
     from stratum.store.commits import CommitMeta
+    from stratum.tree.blocks import Blocks
 
 WORKERS = 4
 """Blobs made and sent at the same time; each needs a pack's worth of temporary disk and one chunk of memory."""
@@ -192,7 +193,7 @@ class _Push:
         self._reused = 0
         self._done = self._total = 0
 
-    def run(self, dump: bytes) -> PushResult:
+    def run(self, dump: Blocks) -> PushResult:
         present, base = self._find_base()
         lineage = Ancestry(self._store).to_send(self._meta.metadata_hash)
         told = present is not None and set(lineage.ancestors) <= set(present[0].ancestors)

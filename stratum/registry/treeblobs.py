@@ -10,8 +10,11 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterable, Iterator
 
+from blake3 import blake3
+
 from stratum.errors import DamagedError
 from stratum.registry.packs import compress, decompress
+from stratum.tree.blocks import DUMP_MAX, Blocks, Dump, lines_of, small_blocks, whole_lines
 
 CUT_MASK = 0x7FF
 """A piece ends after a line whose CRC-32 has these bits clear, once it has ``PIECE_MIN`` bytes."""
@@ -23,57 +26,64 @@ PIECE_MAX = 4 << 20
 READ_MAX = 16 << 20
 """Largest piece that is read, in bytes of the dump."""
 
-DUMP_MAX = 1 << 30
-"""Largest dump that is read, in bytes."""
 
-
-def split_dump(dump: bytes) -> Iterator[bytes]:
+def split_dump(dump: Blocks) -> Iterator[bytes]:
     """Cut ``dump`` (lines that end in newlines) into its pieces."""
-    start = position = 0
-    for line in _lines(dump):
-        position += len(line)
-        size = position - start
-        if size >= PIECE_MAX or (size >= PIECE_MIN and not zlib.crc32(line) & CUT_MASK):
-            yield dump[start:position]
-            start = position
-    if start < len(dump):
-        yield dump[start:]
+    piece: list[bytes] = []
+    size = 0
+    for block in small_blocks(dump):
+        start = position = 0
+        while end := block.find(b"\n", position) + 1:
+            size += end - position
+            if size >= PIECE_MAX or (size >= PIECE_MIN and not zlib.crc32(block[position:end]) & CUT_MASK):
+                piece.append(block[start:end])
+                yield b"".join(piece)
+                piece, size, start = [], 0, end
+            position = end
+        if start < len(block):
+            piece.append(block[start:])
+    if piece:
+        yield b"".join(piece)
 
 
-def _lines(dump: bytes) -> Iterator[bytes]:
-    start = 0
-    while end := dump.find(b"\n", start) + 1:
-        yield dump[start:end]
-        start = end
-
-
-def tree_blobs(dump: bytes) -> Iterator[bytes]:
+def tree_blobs(dump: Blocks) -> Iterator[bytes]:
     """The blobs of the tree layers, in order."""
     return (compress(piece) for piece in split_dump(dump))
 
 
-def join_tree(blobs: Iterable[bytes], what: str) -> bytes:
-    """The dump whose layers are ``blobs``, which came from outside (``what`` names them in errors)."""
-    pieces, total = [], 0
-    for number, blob in enumerate(blobs):
-        pieces.append(decompress(blob, READ_MAX, f"tree layer {number} of {what}"))
-        total += len(pieces[-1])
-        if total > DUMP_MAX:
-            raise DamagedError(f"the tree of {what} is larger than {DUMP_MAX} bytes")
-    return b"".join(pieces)
+def join_tree(blobs: Iterable[bytes], what: str) -> tuple[Dump, str]:
+    """The dump whose layers are ``blobs``, which came from outside (``what`` names them in errors), and its hash.
+
+    It is kept as the blobs are, unless it is short.
+    """
+    kept, hasher = list(blobs), blake3()
+    if sum(map(len, kept)) > DUMP_MAX:
+        raise DamagedError(f"the tree of {what} is larger than {DUMP_MAX} bytes")
+
+    def pieces() -> Iterator[bytes]:
+        for number, blob in enumerate(kept):
+            yield decompress(blob, READ_MAX, f"tree layer {number} of {what}")
+
+    try:
+        dump = Dump(lambda: whole_lines(pieces()), hasher.update)
+    except DamagedError as exc:
+        raise DamagedError(f"the tree of {what}: {exc.message}", hint=exc.hint) from None
+    if dump.text is not None:
+        kept.clear()
+    return dump, hasher.hexdigest()
 
 
-def objects_of(dump: bytes, what: str) -> dict[bytes, int]:
+def objects_of(dump: Blocks, what: str) -> dict[bytes, int]:
     """The objects that a dump refers to, as digest (32 bytes) -> size in bytes, in tree order.
 
     ``DamagedError`` (naming ``what``) for a digest of another length, or one object with two sizes.
     """
     objects: dict[bytes, int] = {}
-    for line in _lines(dump):
+    for line in lines_of(dump):
         fields = line.split(b" ", 11)
         if len(fields) < 11 or fields[2][:1] == b"@":
             continue
-        digest = fields[10].rstrip(b"\n")
+        digest = fields[10]
         if digest == b"-":
             continue
         try:

@@ -45,6 +45,7 @@ from stratum.tree.model import Directory, File
 
 if TYPE_CHECKING:
     from stratum.store.frames import StoredDump
+    from stratum.tree.blocks import Dump
     from stratum.tree.lazy import LazyDump
     from stratum.tree.merkle import MerkleNodes
     from stratum.tree.splice import Kept, SplicedDump
@@ -57,8 +58,6 @@ _HEAD = re.compile(
     rb'(?:parent_commit = "([0-9a-f]{64})"\n|message = |\n\[)'
 )
 """The beginning of metadata.toml as it is written here."""
-DUMP_MAX = 1 << 32
-"""No dump is decompressed beyond this many bytes (some ten million files), and no bigger one is written."""
 
 
 @frozen
@@ -182,27 +181,32 @@ class Commits:
 
     def stored_dump(self, commit: str) -> bytes:
         """``tree.dump.zst`` as it is on disk."""
+        from stratum.tree.blocks import DUMP_MAX
+
         with self._reading(commit, DUMP):
             return self._layout.read_beneath(self._layout.commit(commit) / DUMP, DUMP_MAX)
 
-    def dump(self, commit: str) -> bytes:
+    def dump(self, commit: str) -> Dump:
         """The canonical dump, checked against the commit's name: ``DamagedError`` where it does not match."""
         return self._read_dump(commit)[0]
 
-    def _read_dump(self, commit: str) -> tuple[bytes, StoredDump]:
+    def _read_dump(self, commit: str) -> tuple[Dump, StoredDump]:
         """The verified dump, and how it is stored."""
-        from stratum.store.frames import decompress_dump
-        from stratum.tree.digest import metadata_hash
+        from blake3 import blake3
 
+        from stratum.store.frames import FrameReader
+        from stratum.tree.blocks import Dump, whole_lines
+
+        reader, hasher = FrameReader(self.stored_dump(commit)), blake3()
         try:
-            dump, stored = decompress_dump(self.stored_dump(commit), DUMP_MAX)
+            dump = Dump(lambda: whole_lines(reader.pieces()), hasher.update)
         except DamagedError as exc:
             raise DamagedError(f"the tree of commit {commit}: {exc.message}", hint="run 'stratum fsck'") from None
-        if metadata_hash(dump) != commit:
+        if hasher.hexdigest() != commit:
             raise DamagedError(
                 f"the tree of commit {commit} does not match its hash", hint="pull it again, or restore a backup"
             )
-        return dump, stored
+        return dump, reader.stored
 
     def tree(self, commit: str) -> Directory:
         """The commit's tree, read from the verified dump."""
@@ -212,11 +216,15 @@ class Commits:
 
     def open_tree(self, commit: str) -> Directory:
         """The same tree with its directories read when somebody looks into them (``tree.lazy``), which is what to use
-        where little of it is needed. The dump's hash is checked at once."""
+        where little of it is needed. The dump's hash is checked at once. One that is not short (``tree.blocks``) is
+        read at once, too."""
+        from stratum.tree.dump import read_dump
         from stratum.tree.lazy import LazyDump
 
         dump, stored = self._read_dump(commit)
-        source = LazyDump(dump)
+        if dump.text is None:
+            return read_dump(dump)
+        source = LazyDump(dump.text)
         self._opened[source] = (commit, stored)
         return source.root()
 
@@ -247,7 +255,7 @@ class Commits:
         from stratum.tree.digest import metadata_hash
 
         dump, kept, base, stored = self._new_dump(root, known)
-        commit = metadata_hash(*dump.buffers())
+        commit = metadata_hash(dump.buffers())
         if self.exists(commit):
             tx.publish_objects(settled=True)
             return self.found(tx, commit, image)
@@ -288,6 +296,7 @@ class Commits:
         """The dump of ``root``; what it keeps of that of ``known``, where this is from ``open_tree``, which commit's
         tree that is, and how its dump is stored."""
         from stratum.store.frames import NOT_STORED
+        from stratum.tree.blocks import DUMP_MAX
         from stratum.tree.dump import NOTHING_KEPT
         from stratum.tree.splice import kept_lines, splice_dump
 
@@ -298,7 +307,7 @@ class Commits:
             kept = kept_lines(root, source)
         dump = splice_dump(root, source, kept)
         if dump.size > DUMP_MAX:
-            raise StratumError(f"the tree is too big for a commit: its dump has {dump.size} bytes")
+            raise StratumError(f"the tree is too big for a commit: its dump of {dump.size} bytes is over {DUMP_MAX}")
         return dump, kept, base, stored
 
     def _merkle_nodes(self, dump: SplicedDump, base: str | None) -> MerkleNodes:

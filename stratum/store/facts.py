@@ -8,6 +8,7 @@ from stratum.frozen import as_dict, frozen, replace
 from stratum.store.commits import CommitMeta, Statistics
 
 if TYPE_CHECKING:
+    from stratum.tree.blocks import Blocks
     from stratum.tree.model import Directory
 
 
@@ -38,7 +39,7 @@ class Facts:
         return CommitMeta(timestamp=timestamp, **as_dict(self))
 
 
-def facts_of(dump: bytes) -> Facts:
+def facts_of(dump: Blocks) -> Facts:
     """What ``dump`` proves. ``DamagedError`` where it is not a canonical dump."""
     from stratum.tree.digest import merkle_summary, metadata_hash
     from stratum.tree.dump import read_dump

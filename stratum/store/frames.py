@@ -19,6 +19,9 @@ from stratum.tree.splice import SplicedDump
 FRAME_SIZE = 1 << 19
 ONE_FRAME_MAX = 1 << 21
 """A dump of up to this many bytes is one frame."""
+_TOGETHER = 1 << 23
+"""New lines of this many bytes are compressed before there are more."""
+_PIECE = 1 << 22
 _LEVEL = 1
 _MAGIC = b"\x28\xb5\x2f\xfd"
 _RLE = 1
@@ -50,10 +53,15 @@ def compress_dump(dump: SplicedDump, known: StoredDump = NOT_STORED) -> Iterator
         yield _compress(dump.join())
         return
     waiting: list[bytes | memoryview] = []
+    size = 0  # of the new lines that wait
     source, data = memoryview(dump.source), memoryview(known.data)
     for piece in dump.pieces:
         if not isinstance(piece, Span):
             waiting.append(piece)
+            size += len(piece)
+            if size >= _TOGETHER:
+                yield from _new_frames(waiting)
+                waiting, size = [], 0
             continue
         start = bisect_left(known.frames, piece.start, key=attrgetter("first"))
         end = bisect_right(known.frames, piece.end, key=attrgetter("last"))
@@ -64,7 +72,7 @@ def compress_dump(dump: SplicedDump, known: StoredDump = NOT_STORED) -> Iterator
         waiting.append(source[piece.start : first.first])
         yield from _new_frames(waiting)
         yield data[first.start : last.end]
-        waiting = [source[last.last : piece.end]]
+        waiting, size = [source[last.last : piece.end]], 0
     yield from _new_frames(waiting)
 
 
@@ -82,42 +90,50 @@ def _compress(content: bytes | memoryview) -> bytes:
     return pyzstd.compress(content, _LEVEL)
 
 
-def decompress_dump(data: bytes, limit: int) -> tuple[bytes, StoredDump]:
-    """The dump, of at most ``limit`` bytes, and where its frames are; ``DamagedError`` for anything but whole frames.
+class FrameReader:
+    """Reads a stored dump in pieces, as often as one likes; ``frames`` are those that were found by the last reading
+    that came to the end."""
 
-    Memory is bounded by ``limit`` whatever the frames claim.
-    """
-    import io
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._frames: list[Frame] = []
 
-    frames: list[Frame] = []
-    dump, view = io.BytesIO(), memoryview(data)  # what is written to this file is not copied again
-    start = first = 0
-    while start < len(data) or not frames:
-        end = _frame_end(data, start)
-        content = _decompress(view[start:end], limit - first + 1)
-        last = first + len(content)
-        if last > limit:
-            raise DamagedError(f"it decompresses to more than {limit} bytes")
-        frames.append(Frame(start, end, first, last))
-        if end == len(data) and not first:
-            return content, StoredDump(data, tuple(frames))
-        dump.write(content)
-        start, first = end, last
-    return dump.getvalue(), StoredDump(data, tuple(frames))
+    @property
+    def stored(self) -> StoredDump:
+        """The dump as it is stored."""
+        return StoredDump(self._data, tuple(self._frames))
+
+    def pieces(self) -> Iterator[bytes]:
+        """What the frames hold. ``DamagedError`` for anything but whole frames.
+
+        Memory is bounded whatever the frames claim.
+        """
+        data, view, frames = self._data, memoryview(self._data), list[Frame]()
+        start = first = 0
+        while start < len(data) or not frames:
+            end, last = _frame_end(data, start), first
+            for piece in _decompress(view[start:end]):
+                last += len(piece)
+                yield piece
+            frames.append(Frame(start, end, first, last))
+            start, first = end, last
+        self._frames = frames
 
 
-def _decompress(frame: memoryview, limit: int) -> bytes:
-    """What a frame holds, or its first ``limit`` bytes."""
+def _decompress(frame: memoryview) -> Iterator[bytes]:
+    """What a frame holds, in pieces of at most ``_PIECE`` bytes."""
     import pyzstd
 
     decompressor = pyzstd.ZstdDecompressor(option={pyzstd.DParameter.windowLogMax: 27})
     try:
-        content: bytes = decompressor.decompress(frame, limit)
+        content: bytes = decompressor.decompress(frame, _PIECE)
+        while content:
+            yield content
+            content = b"" if decompressor.needs_input or decompressor.eof else decompressor.decompress(b"", _PIECE)
     except pyzstd.ZstdError as exc:
         raise DamagedError(f"a zstd frame of it is not valid: {exc}") from None
-    if len(content) < limit and (not decompressor.eof or decompressor.unused_data):
+    if not decompressor.eof or decompressor.unused_data:
         raise DamagedError("a zstd frame of it is not valid")
-    return content
 
 
 def _frame_end(data: bytes, start: int) -> int:

@@ -53,7 +53,8 @@ class MerkleCache:
         """The nodes of the commit with these metadata; None where they are not there, or not to be trusted."""
         from blake3 import blake3
 
-        from stratum.tree.merkle import BLOCK, HASH_SIZE, MerkleNodes
+        from stratum.tree.digest import HASH_SIZE
+        from stratum.tree.merkle import BLOCK, MerkleNodes
 
         path = self._directory / meta.metadata_hash
         try:

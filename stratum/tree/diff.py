@@ -50,7 +50,7 @@ def diff_trees(old: Directory, new: Directory) -> Iterator[Change]:
     """
     if old is new:
         return
-    old_links, new_links = _link_groups(old), _link_groups(new)
+    old_first, new_first = _first_names(old), _first_names(new)
 
     def compare(path: bytes, a: Inode, b: Inode) -> Change | None:
         if a is b:
@@ -58,7 +58,7 @@ def diff_trees(old: Directory, new: Directory) -> Iterator[Change]:
         if type(a) is not type(b) or (a.mode ^ b.mode) & 0o170000:
             return Change(path, TYPE_CHANGED, ("content",), a, b)
         fields = _changed_fields(a, b)
-        if old_links.get(path) != new_links.get(path):
+        if old_first.get(id(a)) != new_first.get(id(b)):
             fields.append("links")
         if isinstance(a, Directory) and isinstance(b, Directory) and fields == ["mtime"] and _entries_moved(a, b):
             fields = []
@@ -133,28 +133,34 @@ def _entries_moved(a: Directory, b: Directory) -> bool:
     )
 
 
-def _link_groups(root: Directory) -> dict[bytes, bytes]:
-    """path -> first path of the same inode, for the names of hard-linked inodes only."""
+def _first_names(root: Directory) -> dict[int, tuple[bytes, bytes]]:
+    """``id(inode)`` -> where its first name is, as the directory's path with a slash behind it and the name, for
+    hard-linked inodes only. The directories' paths are shared, as whole paths can be many times the tree."""
     separate: set[int] = set()
-    places: list[tuple[bytes, Inode]] = []
-    stack = [(b"/", root)]
-    while stack:
-        prefix, directory = stack.pop()
+    inner: list[Directory] = [root]
+    for directory in inner:
         if directory.region is not None and directory.region.is_separate:
             separate.add(id(directory))
-            continue
-        for name, child in directory.children.items():
-            if isinstance(child, Directory):
-                stack.append((prefix + name + b"/", child))
-            else:
-                places.append((prefix + name, child))
+        else:
+            inner += [child for child in directory.children.values() if isinstance(child, Directory)]
     links = count_links(root, separate)
-    first: dict[int, bytes] = {}
-    groups = {}
-    linked = [place for place in places if id(place[1]) in links] if links else []
-    for path, inode in sorted(linked, key=lambda place: place[0].split(b"/")):
-        groups[path] = first.setdefault(id(inode), path)
-    return groups
+    first: dict[int, tuple[bytes, bytes]] = {}
+    stack: list[tuple[bytes, Directory, Iterator[bytes]]] = []
+    if links:
+        stack.append((b"/", root, iter(sorted(root.children))))
+    while stack:
+        prefix, directory, names = stack[-1]
+        for name in names:
+            child = directory.children[name]
+            if isinstance(child, Directory):
+                if id(child) not in separate:
+                    stack.append((prefix + name + b"/", child, iter(sorted(child.children))))
+                    break
+            elif id(child) in links:
+                first.setdefault(id(child), (prefix, name))
+        else:
+            stack.pop()
+    return first
 
 
 def _size(inode: Inode | None) -> int:

@@ -7,17 +7,22 @@ node = H(0x01 || left || right), split at the largest power of two below the num
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
 from blake3 import blake3
 
+from stratum.tree.blocks import Blocks, lines_of, small_blocks
 
-def metadata_hash(*dump: bytes | memoryview) -> str:
+HASH_SIZE = 32
+
+
+def metadata_hash(dump: bytes | Iterable[bytes | memoryview]) -> str:
     """The commit ID of a canonical dump, given whole or in pieces: 64 lower-case hex digits."""
     hasher = blake3()
-    for piece in dump:
+    for piece in (dump,) if isinstance(dump, bytes) else dump:
         hasher.update(piece)
     return hasher.hexdigest()
 
@@ -31,14 +36,6 @@ class MerkleSummary:
     tree_depth: int
 
 
-def dump_lines(dump: bytes) -> list[bytes]:
-    """The lines of a dump without their newlines: the leaves of its Merkle tree."""
-    lines = dump.split(b"\n")
-    if lines and not lines[-1]:
-        lines.pop()
-    return lines
-
-
 def leaf_hash(line: bytes) -> bytes:
     """RFC 9162 leaf hash of one dump line."""
     return blake3(b"\x00" + line).digest()
@@ -49,25 +46,29 @@ def node_hash(left: bytes, right: bytes) -> bytes:
     return blake3(b"\x01" + left + right).digest()
 
 
-def _levels(leaves: Iterable[bytes]) -> Iterable[list[bytes]]:
-    """All levels of the tree, leaves first. An odd last node moves up unchanged, which is RFC 9162's split."""
-    level = list(leaves)
-    yield level
-    while len(level) > 1:
-        above = [blake3(b"\x01" + left + right).digest() for left, right in zip(level[::2], level[1::2], strict=False)]
-        if len(level) % 2:
-            above.append(level[-1])
-        level = above
-        yield level
+def leaf_hashes(dump: Blocks) -> bytes:
+    """The leaf hashes of a dump's lines, one after the other."""
+    return b"".join(
+        b"".join([blake3(b"\x00" + line).digest() for line in block.removesuffix(b"\n").split(b"\n")])
+        for block in small_blocks(dump)
+    )
 
 
-def merkle_summary(dump: bytes) -> MerkleSummary:
+def level_above(level: bytes) -> bytes:
+    """The nodes over each two of ``level``; an odd last one moves up unchanged, which is RFC 9162's split."""
+    pair = 2 * HASH_SIZE
+    even = len(level) - len(level) % pair
+    above = b"".join([blake3(b"\x01" + level[at : at + pair]).digest() for at in range(0, even, pair)])
+    return above + level[even:]
+
+
+def merkle_summary(dump: Blocks) -> MerkleSummary:
     """Root, size and depth of the Merkle tree over ``dump``'s lines (at least one line)."""
-    lines = dump_lines(dump)
-    root, depth = b"", -1
-    for level in _levels([blake3(b"\x00" + line).digest() for line in lines]):
-        root, depth = level[0], depth + 1
-    return MerkleSummary(root.hex(), len(lines), depth)
+    level = leaf_hashes(dump)
+    count, depth = len(level) // HASH_SIZE, 0
+    while len(level) > HASH_SIZE:
+        level, depth = level_above(level), depth + 1
+    return MerkleSummary(level.hex(), count, depth)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,16 +92,15 @@ class InclusionProof:
         return value.hex() == self.root
 
 
-def inclusion_proof(lines: Sequence[bytes], index: int) -> InclusionProof:
-    """The audit path (RFC 9162 section 2.1.3) for leaf ``index`` of ``lines``."""
+def inclusion_proof(dump: Blocks, index: int) -> InclusionProof:
+    """The audit path (RFC 9162 section 2.1.3) for line ``index`` of a dump."""
+    line = next(itertools.islice(lines_of(dump), index, None))
+    level = leaf_hashes(dump)
+    count, position = len(level) // HASH_SIZE, index
     path: list[tuple[Literal["left", "right"], bytes]] = []
-    position, root = index, b""
-    for level in _levels(leaf_hash(line) for line in lines):
-        root = level[0]
-        if len(level) == 1:
-            break
-        sibling = position ^ 1
-        if sibling < len(level):
-            path.append(("right" if sibling > position else "left", level[sibling]))
-        position //= 2
-    return InclusionProof(lines[index], index, len(lines), tuple(path), root.hex())
+    while len(level) > HASH_SIZE:
+        start = (position ^ 1) * HASH_SIZE
+        if sibling := level[start : start + HASH_SIZE]:
+            path.append(("right" if not position % 2 else "left", sibling))
+        level, position = level_above(level), position // 2
+    return InclusionProof(line, index, count, tuple(path), level.hex())

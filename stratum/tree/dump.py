@@ -18,6 +18,7 @@ from collections.abc import Container, Iterator, Mapping
 from typing import NamedTuple
 
 from stratum.errors import DamagedError, StratumError, UnsupportedError
+from stratum.tree.blocks import BLOCK_SIZE, Blocks
 from stratum.tree.escape import (
     escape,
     escape_optional,
@@ -26,10 +27,13 @@ from stratum.tree.escape import (
 )
 from stratum.tree.limits import (
     FILE_SIZE_MAX,
+    NAME_MAX,
+    PATH_MAX,
     TARGET_MAX,
     XATTR_TEXT_MAX,
     check_inode,
     check_name,
+    check_path,
     check_whiteout_marks,
     check_xattrs,
 )
@@ -37,7 +41,7 @@ from stratum.tree.model import INLINE_MAX, Directory, File, Inode, Special, Syml
 
 _SECOND = 1_000_000_000
 _NO_DATA = (b"-", b"-", b"-")
-_SHOWN_MAX = 1000
+_SHOWN_MAX = 200
 
 
 class Span(NamedTuple):
@@ -59,9 +63,7 @@ def write_dump(root: Directory) -> bytes:
 
     ``UnsupportedError`` naming the path where the tree holds something that no commit can (``tree.limits``).
     """
-    (dump,) = dump_pieces(root)
-    assert isinstance(dump, bytes)
-    return dump
+    return b"".join(piece for piece in dump_pieces(root) if isinstance(piece, bytes))
 
 
 def dump_pieces(
@@ -69,56 +71,104 @@ def dump_pieces(
     kept: Mapping[int, Span] = NOTHING_KEPT,
     lines_of: Mapping[int, tuple[Span, Inode]] = NOTHING_READ,
     other: bytes = b"",
-) -> list[Piece]:
-    """The canonical dump in pieces, of which no two neighbours could be one. ``UnsupportedError`` as ``write_dump``.
+) -> Iterator[Piece]:
+    """The canonical dump in pieces: new lines, about ``BLOCK_SIZE`` bytes at a time, and spans, of which no two
+    neighbours could be one. ``UnsupportedError`` as ``write_dump``.
 
     ``kept`` has the lines in another dump, ``other``, of those directories, with all below, that need not be looked
     into (``tree.splice``), by ``id``; ``lines_of`` has those of inodes with one name there (``tree.lazy``).
     """
     if id(root) in kept:
-        return [kept[id(root)]]
+        yield kept[id(root)]
+        return
     links = count_links(root, kept)
-    first_path: dict[int, bytes] = {}
-    lines: list[bytes] = []
-    pieces: list[Piece] = []
+    first: dict[int, tuple[bytes, bytes]] = {}  # of an inode with several names: directory's prefix, escaped name
+    pieces = _Pieces()
 
-    def add(path: bytes, inode: Inode) -> None:
+    def add(prefix: bytes, name: bytes, inode: Inode) -> None:
+        key, target = id(inode), None
         if type(inode) is Directory:
-            lines.append(_line(path, inode, directory_nlink(inode), None))
-            return
-        key = id(inode)
-        nlink = links.get(key, 1)
-        target = None
-        if nlink > 1:
-            target = first_path.get(key)
-            if target is None:
-                first_path[key] = path
-        lines.append(_line(path, inode, nlink, target))
+            nlink = directory_nlink(inode)
+        elif (nlink := links.get(key, 1)) > 1:
+            place = first.setdefault(key, (prefix, name))
+            target = None if place == (prefix, name) else b"".join(place)
+        pieces.add_line(_line(prefix + name, inode, nlink, target))
 
-    add(b"/", root)
-    stack: list[tuple[bytes, Directory, Iterator[bytes]]] = [(b"/", root, iter(sorted(root.children)))]
+    add(b"/", b"", root)
+    stack: list[tuple[bytes, int, Directory, Iterator[bytes]]] = [(b"/", 1, root, iter(sorted(root.children)))]
     while stack:
-        prefix, directory, names = stack[-1]
+        prefix, length, directory, names = stack[-1]
         for name in names:
-            inode = directory.children[name]
-            path = prefix + escape(name)
-            span = kept.get(id(inode)) or _line_in(other, lines_of, path, inode, links)
+            inode, escaped = directory.children[name], escape(name)
+            span = kept.get(id(inode)) or _line_in(other, lines_of, prefix + escaped, inode, links)
             if span is not None:
-                _add_lines(pieces, lines)
-                _add_span(pieces, span)
+                pieces.add_span(span)
                 continue
-            if problem := check_name(name):
-                raise _cannot_store(path, problem)
-            add(path, inode)
+            if problem := check_name(name) or check_path(length + len(name)):
+                raise _cannot_store(prefix + escaped, problem)
+            add(prefix, escaped, inode)
             if type(inode) is Directory:
-                stack.append((path + b"/", inode, iter(sorted(inode.children))))
+                below = prefix + escaped + b"/"
+                stack.append((below, length + len(name) + 1, inode, iter(sorted(inode.children))))
                 break
+            if pieces.done:
+                yield from pieces.take()
         else:
             if problem := check_whiteout_marks(directory):
                 raise _cannot_store(prefix, problem)
             stack.pop()
-    _add_lines(pieces, lines)
-    return pieces
+        yield from pieces.take()
+    yield from pieces.rest()
+
+
+class _Pieces:
+    """What was made of a dump and not handed on yet."""
+
+    def __init__(self) -> None:
+        self.done: list[Piece] = []
+        """Pieces that nothing can be added to."""
+        self._lines: list[bytes] = []
+        self._size = 0
+        self._span: Span | None = None
+
+    def add_line(self, line: bytes) -> None:
+        self._end_span()
+        self._lines.append(line)
+        self._size += len(line)
+        if self._size >= BLOCK_SIZE:
+            self._end_lines()
+
+    def add_span(self, span: Span) -> None:
+        self._end_lines()
+        last = self._span
+        if last is not None and last.end == span.start:
+            self._span = Span(last.start, span.end)
+            return
+        self._end_span()
+        self._span = span
+
+    def take(self) -> list[Piece]:
+        """The pieces that are done, which are forgotten."""
+        done, self.done = self.done, []
+        return done
+
+    def rest(self) -> list[Piece]:
+        """The last pieces."""
+        self._end_lines()
+        self._end_span()
+        return self.take()
+
+    def _end_lines(self) -> None:
+        if self._lines:
+            self._lines.append(b"")
+            self.done.append(b"\n".join(self._lines))
+            self._lines.clear()
+            self._size = 0
+
+    def _end_span(self) -> None:
+        if self._span is not None:
+            self.done.append(self._span)
+            self._span = None
 
 
 def _line_in(
@@ -129,22 +179,6 @@ def _line_in(
     if found is None or id(inode) in links or not other.startswith(path + b" ", found[0].start):
         return None
     return found[0]
-
-
-def _add_lines(pieces: list[Piece], lines: list[bytes]) -> None:
-    """Make the lines so far, which are forgotten, a piece."""
-    if lines:
-        lines.append(b"")
-        pieces.append(b"\n".join(lines))
-        lines.clear()
-
-
-def _add_span(pieces: list[Piece], span: Span) -> None:
-    last = pieces[-1]
-    if isinstance(last, Span) and last.end == span.start:
-        pieces[-1] = Span(last.start, span.end)
-    else:
-        pieces.append(span)
 
 
 def directory_nlink(directory: Directory) -> int:
@@ -231,8 +265,8 @@ def _line(path: bytes, inode: Inode, nlink: int, link_target: bytes | None) -> b
     return text + b" " + xattrs
 
 
-def read_dump(dump: bytes) -> Directory:
-    """The tree that a canonical dump describes.
+def read_dump(dump: Blocks) -> Directory:
+    """The tree that a canonical dump describes, given whole or as blocks of whole lines.
 
     Anything but a canonical dump of a commit's tree is refused with ``DamagedError`` naming the line: what this
     returns, ``write_dump`` turns back into exactly ``dump``. Time and memory are linear in the size of the dump,
@@ -249,22 +283,24 @@ LINE = re.compile(
 )
 _XATTR_CACHE = 4096
 
-# The most frequent line: a file with an object, one name, and neither extended attributes nor escapes in its name. What
-# is captured: directory, name, size, all from mode to device number, seconds, nanoseconds, digest.
+# The most frequent line, from the name on: a file with an object, one name, and neither extended attributes nor escapes
+# in its name. What is captured: name, size, all from mode to device number, seconds, nanoseconds, digest.
 _PLAIN_FILE = re.compile(
-    rb"([!-~]*/)([!-\-0-\[\]-~][!-.0-\[\]-~]{0,254}) ([1-9][0-9]{1,15}) "
+    rb"([!-\-0-\[\]-~][!-.0-\[\]-~]{0,254}) ([1-9][0-9]{1,15}) "
     rb"(10[0-7]{4} 1 (?:0|[1-9][0-9]{0,8}) (?:0|[1-9][0-9]{0,8}) 0) "
-    rb"([1-9][0-9]{0,10})\.(0|[1-9][0-9]{0,8}) ([0-9a-f]{2})/([0-9a-f]{62}) - \7\8\n"
+    rb"([1-9][0-9]{0,10})\.(0|[1-9][0-9]{0,8}) ([0-9a-f]{2})/([0-9a-f]{62}) - \6\7\n"
 )
 
 
 class _Open:
-    """A directory whose entries are being read; ``prefix`` is its escaped path with a slash behind it."""
+    """A directory whose entries are being read; ``prefix`` is its escaped path with a slash behind it, which has
+    ``length`` bytes without escapes."""
 
-    __slots__ = ("children", "directory", "last", "nlink", "prefix", "subdirectories")
+    __slots__ = ("children", "directory", "last", "length", "nlink", "prefix", "subdirectories")
 
-    def __init__(self, prefix: bytes, directory: Directory, nlink: int) -> None:
+    def __init__(self, prefix: bytes, length: int, directory: Directory, nlink: int) -> None:
         self.prefix = prefix
+        self.length = length
         self.directory = directory
         self.children = directory.children
         self.nlink = nlink
@@ -273,11 +309,13 @@ class _Open:
 
 
 class _Linked:
-    """An inode with several names: its line without the payload, and how many of its names were read."""
+    """An inode with several names: where the first is, its line without path and payload, how many were read."""
 
-    __slots__ = ("fields", "inode", "names")
+    __slots__ = ("directory", "fields", "inode", "name", "names")
 
-    def __init__(self, inode: Inode, fields: tuple[bytes, ...]) -> None:
+    def __init__(self, directory: Directory, name: bytes, inode: Inode, fields: tuple[bytes, ...]) -> None:
+        self.directory = directory
+        self.name = name
         self.inode = inode
         self.fields = fields
         self.names = 1
@@ -347,55 +385,66 @@ class _Reader:
 
     def __init__(self) -> None:
         self._stack: list[_Open] = []
-        self._linked: dict[bytes, _Linked] = {}  # by escaped path
+        self._tree: Directory | None = None
+        self._number = 0  # of the line in hand
+        self._linked: dict[int, _Linked] = {}  # by ``id`` of the inode
         self._inode = InodeReader().read
         self._metadata: dict[bytes, tuple[int, int, int]] = {}  # mode, owner and group by their text
 
-    def read(self, dump: bytes) -> Directory:
-        match = LINE.match
-        position, size, number = 0, len(dump), 1
+    def read(self, dump: Blocks) -> Directory:
         try:
-            found = match(dump, position)
-            if found is None:
-                raise DamagedError("is not one of a dump" if dump else "is missing: the dump is empty")
-            root = self._root(found.groups())
-            position = found.end()
-            while position < size:
-                position, plain = self._plain_files(dump, position)
-                number += plain
-                if position == size:
-                    break
-                number += 1
-                found = match(dump, position)
-                if found is None:
-                    raise DamagedError("is not in canonical form")
-                self._entry(found.groups())
-                position = found.end()
+            for block in (dump,) if isinstance(dump, bytes) else dump:
+                self._block(block)
+            if self._tree is None:
+                self._number = 1
+                raise DamagedError("is missing: the dump is empty")
             while self._stack:
                 self._close()
         except StratumError as exc:
-            raise DamagedError(f"line {number} of the dump {exc.message}", hint=_HINT) from None
-        for path, linked in self._linked.items():
+            raise DamagedError(f"line {self._number} of the dump {exc.message}", hint=_HINT) from None
+        for linked in self._linked.values():
             if linked.names != int(linked.fields[2]):
-                raise DamagedError(f"the dump has not all names of the hard-linked {_shown(path)}", hint=_HINT)
-        return root
+                name = _shown(escape(linked.name))
+                raise DamagedError(f"the dump has not all names of the hard-linked {name}", hint=_HINT)
+        return self._tree
+
+    def _block(self, block: bytes) -> None:
+        """Read some whole lines."""
+        match, position, size = LINE.match, 0, len(block)
+        while position < size:
+            if self._tree is not None:
+                position, plain = self._plain_files(block, position)
+                self._number += plain
+                if position == size:
+                    break
+            self._number += 1
+            found = match(block, position)
+            if found is None:
+                raise DamagedError("is not in canonical form" if self._tree else "is not one of a dump")
+            if self._tree is None:
+                self._tree = self._root(found.groups())
+            else:
+                self._entry(found.groups())
+            position = found.end()
 
     def _root(self, fields: tuple[bytes, ...]) -> Directory:
         root = self._inode(fields)
         if fields[0] != b"/" or fields[2] or not isinstance(root, Directory):
             raise DamagedError("is not the root directory")
-        self._stack.append(_Open(b"/", root, int(fields[4])))
+        self._stack.append(_Open(b"/", 1, root, int(fields[4])))
         return root
 
     def _plain_files(self, dump: bytes, position: int) -> tuple[int, int]:
         """Read lines of ``_PLAIN_FILE`` as ``_entry`` would, as far as they follow one another in the innermost
         directory and nothing is wrong with them; (where the first other line begins, how many)."""
         parent, known, match, number = self._stack[-1], self._metadata, _PLAIN_FILE.match, 0
-        children, last = parent.children, parent.last
-        while (found := match(dump, position)) is not None:
-            prefix, name, size_text, text, seconds, nanoseconds, shard, rest = found.groups()
+        children, last, above, cut = parent.children, parent.last, parent.prefix, len(parent.prefix)
+        if parent.length + NAME_MAX > PATH_MAX:
+            return position, 0  # each path has to be measured
+        while dump.startswith(above, position) and (found := match(dump, position + cut)) is not None:
+            name, size_text, text, seconds, nanoseconds, shard, rest = found.groups()
             size, metadata = int(size_text), known.get(text)
-            if prefix != parent.prefix or name <= last or not INLINE_MAX < size <= FILE_SIZE_MAX:
+            if name <= last or not INLINE_MAX < size <= FILE_SIZE_MAX:
                 break
             if metadata is None:
                 mode, _, uid, gid, _ = text.split(b" ")
@@ -417,7 +466,8 @@ class _Reader:
                 raise DamagedError("has no parent directory above it, or is out of order")
         parent = stack[-1]
         name = _canonical(path[cut:])
-        if problem := check_name(name):
+        length = parent.length + len(name)
+        if problem := check_name(name) or check_path(length):
             raise DamagedError(problem)
         if name <= parent.last:
             raise DamagedError("is out of order or there twice")
@@ -428,9 +478,9 @@ class _Reader:
         inode = parent.children[name] = self._inode(fields)
         if type(inode) is Directory:
             parent.subdirectories += 1
-            stack.append(_Open(path + b"/", inode, int(fields[4])))
+            stack.append(_Open(path + b"/", length + 1, inode, int(fields[4])))
         elif fields[4] != b"1":
-            self._linked[path] = _Linked(inode, fields[1:2] + fields[3:9] + fields[10:])
+            self._linked[id(inode)] = _Linked(parent.directory, name, inode, fields[1:2] + fields[3:9] + fields[10:])
 
     def _close(self) -> None:
         """The last entry of the innermost directory was read."""
@@ -441,13 +491,25 @@ class _Reader:
             raise DamagedError(f"ends {_shown(directory.prefix)}, which {problem}")
 
     def _link(self, fields: tuple[bytes, ...]) -> Inode:
-        linked = self._linked.get(fields[9])
+        linked = self._first_name(fields[9])
         if linked is None:
             raise DamagedError("is a hard link to nothing above it")
         if linked.fields != fields[1:2] + fields[3:9] + fields[10:]:
             raise DamagedError("differs from the file that it is a hard link to")
         linked.names += 1
         return linked.inode
+
+    def _first_name(self, path: bytes) -> _Linked | None:
+        """The inode whose first name is at an escaped path; looked up in the tree, as paths take much more memory."""
+        top, *parents, last = path.split(b"/") if b"/" in path else (path, b"")
+        place: Inode | None = None if top else self._tree
+        for name in parents:
+            place = place.children.get(_canonical(name)) if type(place) is Directory else None
+        if type(place) is not Directory:
+            return None
+        name = _canonical(last)
+        linked = self._linked.get(id(place.children.get(name)))
+        return linked if linked is not None and linked.directory is place and linked.name == name else None
 
 
 _HINT = "Stratum did not write it"

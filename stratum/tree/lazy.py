@@ -19,6 +19,7 @@ from stratum.tree.model import Directory, Inode
 
 _STEP = 1024
 _SPACE = 0x20
+_COMPARED = 1 << 16
 
 
 class LazyDump:
@@ -28,6 +29,8 @@ class LazyDump:
         self.dump = dump
         self._read = InodeReader().read
         self._linked: dict[bytes, Inode] = {}  # inodes with several names, by the first of them, escaped
+        self._compared: LazyDump | None = None  # the dump that differs from this one as ``_difference`` says
+        self._difference = (0, 0)
         self.read_lines: dict[int, tuple[Span, Inode]] = {}
         """``id(inode)`` -> its line, for everything read that is no directory and has one name; and the inode, so that
         no other can get its ``id``."""
@@ -110,6 +113,29 @@ class LazyDump:
                 high = line
         return high
 
+    def same_bytes(self, ours: Region, theirs: Region) -> bool:
+        """Whether two regions of one size, here and in another dump, have the same lines.
+
+        Where the last two that were compared differ is remembered: directories inside them most likely differ there,
+        and to compare what is left again at every level would cost the square of the depth.
+        """
+        source, (at, other_at) = theirs.source, self._difference
+        if (
+            self._compared is source
+            and ours.start <= at < ours.end
+            and theirs.start <= other_at
+            and at - ours.start == other_at - theirs.start
+        ):
+            return False
+        for start in range(ours.start, ours.end, _COMPARED):
+            size, other_start = min(_COMPARED, ours.end - start), theirs.start + start - ours.start
+            left, right = self.dump[start : start + size], source.dump[other_start : other_start + size]
+            if left != right:  # slices: memoryviews are compared byte by byte
+                index = next(index for index in range(size) if left[index] != right[index])
+                self._compared, self._difference = source, (start + index, other_start + index)
+                return False
+        return True
+
     def _line_between(self, low: int, high: int) -> int:
         """Where a line near the middle of two lines begins; ``high`` where there is none between them."""
         line = self.dump.rfind(b"\n", low, (low + high) // 2) + 1
@@ -188,8 +214,7 @@ class Region:
         """Whether another dump has the very same lines here, and they are all there is to say of what is below."""
         if self.prefix != other.prefix or self.end - self.start != other.end - other.start:
             return False
-        ours = self.source.dump[self.start : self.end]  # slices: memoryviews are compared byte by byte
-        return ours == other.source.dump[other.start : other.end] and self.is_separate and other.is_separate
+        return self.is_separate and other.is_separate and self.source.same_bytes(self, other)
 
 
 def _order(path: bytes) -> list[bytes]:

@@ -14,6 +14,9 @@ from stratum.tree.model import INLINE_MAX, Directory, File, Inode, Special, Syml
 from stratum.tree.overlay import escape_xattrs, is_whiteout_device
 
 NAME_MAX: Final = 255
+PATH_MAX: Final = 4096
+"""Bytes of a path from the root of its tree, with the leading slash and without escapes: the kernel takes no longer
+one, and what is below it would have its whole path in every line of the dump."""
 TARGET_MAX: Final = 4095
 XATTR_NAME_MAX: Final = 255
 XATTRS_MAX: Final = 32767
@@ -22,6 +25,9 @@ XATTR_TEXT_MAX: Final = 65535
 """Bytes of all extended attributes of an inode as text in the dump, without the space before the first."""
 FILE_SIZE_MAX: Final = 1 << 53
 """Bytes of a file that is not inline: its map has to fit into one block, 1024 chunks of at most 8 TiB."""
+
+LONG_PATH_HINT: Final = "no commit can hold it, and few programs can use it; move it up or delete it, and try again"
+_SHOWN_MAX = 200
 
 XATTRS_HEADER: Final = 12
 _XATTR_OVERHEAD = 7
@@ -108,6 +114,20 @@ def check_name(name: bytes) -> str | None:
     if len(name) > NAME_MAX:
         return f"has a name of {len(name)} bytes; {NAME_MAX} is the limit"
     return None
+
+
+def refuse_long_path(path: bytes, length: int | None = None) -> None:
+    """Raise ``UnsupportedError`` where ``path``, of which the last ``length`` bytes (default: all) are below the top of
+    the tree, is too long. For whoever reads a tree, so that it is seen before there is more of it."""
+    length = len(path) if length is None else length
+    if length > PATH_MAX:
+        shown = path[:_SHOWN_MAX].decode("utf-8", "backslashreplace")
+        raise UnsupportedError(f"{shown}... {check_path(length)}", hint=LONG_PATH_HINT)
+
+
+def check_path(length: int) -> str | None:
+    """Why a path of so many bytes, counted as ``PATH_MAX`` is, cannot be in a tree, or None."""
+    return f"has a path of {length} bytes; {PATH_MAX} is the limit" if length > PATH_MAX else None
 
 
 def check_xattrs(xattrs: Xattrs) -> str | None:

@@ -10,17 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from blake3 import blake3
-
-from stratum.tree.digest import MerkleSummary, dump_lines
+from stratum.tree.digest import HASH_SIZE, MerkleSummary, leaf_hashes, level_above
 from stratum.tree.dump import Span
 from stratum.tree.splice import SplicedDump
 
-HASH_SIZE = 32
 BLOCK_LEVEL = 6
 BLOCK = 1 << BLOCK_LEVEL
 """Leaves."""
-_CHUNK = 1 << 20
 
 Range = tuple[int, int]
 """From a block to another, which is not part of it."""
@@ -82,31 +78,18 @@ class MerkleNodes:
         """What ``merkle_summary`` says of the dump."""
         level = self.blocks
         while len(level) > HASH_SIZE:
-            level = _level_above(level)
+            level = level_above(level)
         return MerkleSummary(level.hex(), self.count, (self.count - 1).bit_length())
 
 
 def _leaf_hashes(lines: bytes | memoryview) -> bytes:
-    """The leaf hashes of some lines, each with its newline; a part at a time, since a line as an object is large."""
-    data, parts, start = bytes(lines), [], 0
-    while start < len(data):
-        end = data.find(b"\n", start + _CHUNK) + 1 or len(data)
-        parts.append(b"".join([blake3(b"\x00" + line).digest() for line in dump_lines(data[start:end])]))
-        start = end
-    return b"".join(parts)
+    """The leaf hashes of some lines, each with its newline."""
+    return leaf_hashes(lines if isinstance(lines, bytes) else bytes(lines))
 
 
 def _block_nodes(leaves: bytes) -> bytes:
     """The nodes of the blocks of ``leaves``, of which the first is the first of a block."""
     level = leaves
     for _ in range(BLOCK_LEVEL):
-        level = _level_above(level)
+        level = level_above(level)
     return level
-
-
-def _level_above(level: bytes) -> bytes:
-    """The nodes over each two of ``level``; an odd last one moves up unchanged, which is RFC 9162's split."""
-    pair = 2 * HASH_SIZE
-    even = len(level) - len(level) % pair
-    above = b"".join([blake3(b"\x01" + level[at : at + pair]).digest() for at in range(0, even, pair)])
-    return above + level[even:]

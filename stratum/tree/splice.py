@@ -8,8 +8,9 @@ not the lines of what was read, is still the same object at the same path, and h
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+from stratum.tree.blocks import is_short
 from stratum.tree.dump import NOTHING_KEPT, Piece, Span, dump_pieces
 from stratum.tree.escape import escape
 from stratum.tree.lazy import LazyDump, Region
@@ -20,14 +21,34 @@ Kept = Mapping[int, Span]
 
 
 class SplicedDump:
-    """A canonical dump as ``pieces``; those that are a ``Span`` are bytes of ``source``, in its order."""
+    """A canonical dump as pieces, as often as one likes; those that are a ``Span`` are bytes of ``source``, in its
+    order. ``size`` is in bytes."""
 
-    __slots__ = ("pieces", "size", "source")
+    __slots__ = ("_again", "_kept", "size", "source")
 
-    def __init__(self, pieces: list[Piece], source: bytes = b"") -> None:
-        self.pieces = pieces
+    def __init__(self, pieces: Callable[[], Iterable[Piece]] | Sequence[Piece], source: bytes = b"") -> None:
+        """``pieces``, or what makes them, which are kept where they are short (``tree.blocks``)."""
+        again = pieces if callable(pieces) else lambda: pieces
+        self._again = again
         self.source = source
-        self.size = sum(piece.end - piece.start if isinstance(piece, Span) else len(piece) for piece in pieces)
+        self.size = new = lines = 0
+        kept: list[Piece] | None = []
+        for piece in again():
+            if isinstance(piece, Span):
+                self.size += piece.end - piece.start
+            else:
+                self.size += len(piece)
+                new += len(piece)
+                lines += piece.count(b"\n")
+            if kept is not None:
+                kept.append(piece)
+                kept = kept if is_short(new, lines) else None
+        self._kept = kept
+
+    @property
+    def pieces(self) -> Iterator[Piece]:
+        """The pieces in their order."""
+        return iter(self._again() if self._kept is None else self._kept)
 
     def buffers(self) -> Iterator[bytes | memoryview]:
         """The dump's bytes, one piece after the other."""
@@ -71,5 +92,5 @@ def splice_dump(root: Directory, source: LazyDump | None, kept: Kept = NOTHING_K
     """The dump of ``root``, at the cost of what ``root`` does not share with the tree of ``source``, of which
     ``kept_lines`` said what is ``kept``. ``UnsupportedError`` as ``write_dump``."""
     if source is None:
-        return SplicedDump(dump_pieces(root))
-    return SplicedDump(dump_pieces(root, kept, source.read_lines, source.dump), source.dump)
+        return SplicedDump(lambda: dump_pieces(root))
+    return SplicedDump(lambda: dump_pieces(root, kept, source.read_lines, source.dump), source.dump)

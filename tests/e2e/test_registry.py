@@ -53,7 +53,7 @@ def equal_commits(first: Store, second: Store, commit: str) -> bool:
     paths = [store.layout.commit(commit) / "commit.cfs" for store in (first, second)]
     objects = [dict(store.objects.list()) for store in (first, second)]
     return (
-        first.commits.dump(commit) == second.commits.dump(commit)
+        first.commits.dump(commit).text == second.commits.dump(commit).text
         and paths[0].read_bytes() == paths[1].read_bytes()
         and all(second.objects.verify(digest) == size for digest, size in objects[1].items())
         and set(objects[1]) <= set(objects[0])

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 
 from stratum.composefs import image_from_dump
-from stratum.errors import NotFoundError, StratumError, UsageError
+from stratum.errors import NotFoundError, StratumError, UnsupportedError, UsageError
 from stratum.ingest.directory import import_directory
 from stratum.store import Store
 from stratum.tree.dump import write_dump
@@ -154,19 +154,24 @@ def test_device_nodes_are_refused_or_taken(store: Store, source: Path) -> None:
 
 
 def test_very_deep_trees(store: Store, source: Path) -> None:
-    depth = 2500
+    depth = 2044
     fd = os.open(source, os.O_RDONLY)
     for _ in range(depth):
-        os.mkdir("dir", dir_fd=fd)
-        below = os.open("dir", os.O_RDONLY, dir_fd=fd)
+        os.mkdir("d", dir_fd=fd)
+        below = os.open("d", os.O_RDONLY, dir_fd=fd)
         os.close(fd)
         fd = below
     bottom = os.open("bottom", os.O_WRONLY | os.O_CREAT, dir_fd=fd)
     os.write(bottom, b"deep" * 100)
     os.close(bottom)
-    os.close(fd)
     tree, _ = read(store, source)
-    assert get_file(tree, b"dir/" * depth + b"bottom").size == 400
+    assert get_file(tree, b"d/" * depth + b"bottom").size == 400
+    os.rename("bottom", "bottom-", src_dir_fd=fd, dst_dir_fd=fd)  # 4,096 bytes with the slash before the first name
+    assert get_file(read(store, source)[0], b"d/" * depth + b"bottom-").size == 400
+    os.rename("bottom-", "bottom--", src_dir_fd=fd, dst_dir_fd=fd)
+    with pytest.raises(UnsupportedError, match=r"d/d/.* has a path of 4097 bytes; 4096 is the limit"):
+        read(store, source)
+    os.close(fd)
     subprocess.run(["rm", "-rf", source], check=True)
 
 

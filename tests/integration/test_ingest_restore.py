@@ -87,7 +87,7 @@ def test_very_deep_trees(store: Store, tmp_path: Path) -> None:
     linked = File(0o100644, 0, 0, 0, size=1, content=b"x")
     tree = Directory(0o40755, 0, 0, 0, children={b"leaf": linked})
     for level in range(depth):
-        children = {b"dir": tree} if level % 100 else {b"dir": tree, b"leaf": linked}
+        children = {b"d": tree} if level % 100 else {b"d": tree, b"leaf": linked}
         tree = Directory(0o40755, 0, 0, 0, children=dict(children))
     out = tmp_path / "out"
     assert restore(store.objects, tree, out) == []

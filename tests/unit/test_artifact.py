@@ -81,7 +81,8 @@ def dump_of(count: int, changed: int | None = None) -> bytes:
 @given(st.integers(0, 30_000))
 def test_pieces_join_to_the_dump(count: int) -> None:
     dump = dump_of(count)
-    assert treeblobs.join_tree(treeblobs.tree_blobs(dump), "x") == dump
+    joined, commit = treeblobs.join_tree(treeblobs.tree_blobs(dump), "x")
+    assert (joined.text, commit) == (dump, metadata_hash(dump))
 
 
 def test_a_change_changes_one_piece() -> None:

@@ -9,7 +9,8 @@ from blake3 import blake3
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stratum.tree.digest import dump_lines, inclusion_proof, merkle_summary, metadata_hash
+from stratum.tree.blocks import lines_of
+from stratum.tree.digest import inclusion_proof, merkle_summary, metadata_hash
 
 
 def rfc9162(lines: list[bytes]) -> tuple[bytes, int]:
@@ -28,7 +29,7 @@ def dump_of(count: int) -> bytes:
 @pytest.mark.parametrize("count", [*range(1, 20), 31, 32, 33, 1000])
 def test_root_and_depth(count: int) -> None:
     dump = dump_of(count)
-    root, depth = rfc9162(dump_lines(dump))
+    root, depth = rfc9162(list(lines_of(dump)))
     summary = merkle_summary(dump)
     assert (summary.root, summary.leaf_count, summary.tree_depth) == (root.hex(), count, depth)
 
@@ -40,9 +41,8 @@ def test_metadata_hash_is_blake3_of_the_bytes() -> None:
 @given(st.integers(1, 70), st.data())
 def test_a_proof_holds_for_its_line_only(count: int, data: st.DataObject) -> None:
     dump = dump_of(count)
-    lines = dump_lines(dump)
     index = data.draw(st.integers(0, count - 1))
-    proof = inclusion_proof(lines, index)
+    proof = inclusion_proof(dump, index)
     assert proof.root == merkle_summary(dump).root
     assert proof.verify()
     assert not replace(proof, line=b"/other").verify()

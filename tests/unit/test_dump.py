@@ -84,12 +84,34 @@ def test_lines_of_every_kind() -> None:
 
 def test_depth_is_not_limited_by_the_interpreters_stack() -> None:
     root = inner = directory()
-    for _ in range(5000):
+    for _ in range(2048):
         child = directory()
         inner.children[b"d"] = child
         inner = child
     dump = write_dump(root)
     assert write_dump(read_dump(dump)) == dump
+    inner.children[b"d"] = directory()
+    with pytest.raises(UnsupportedError, match=r"/d/d.* has a path of 4098 bytes; 4096 is the limit"):
+        write_dump(root)
+
+
+@pytest.mark.parametrize("name", [b"n" * 200, b"\x01" * 200])
+@pytest.mark.parametrize("kind", [directory(), File(0o100644, 0, 0, 1, size=100, digest=bytes(32))])
+def test_the_longest_path_is_counted_without_escapes(name: bytes, kind: Inode) -> None:
+    root = inner = directory()
+    for _ in range(15):
+        inner.children[b"\x01" * 255] = directory()
+        inner = inner.children[b"\x01" * 255]
+    rest = 4096 - 15 * 256 - 1 - 1 - len(name)
+    inner.children[b"m" * rest] = Directory(0o40755, 0, 0, 0, children={name: kind})
+    dump = write_dump(root)
+    assert max(len(line.split(b" ")[0]) for line in dump.splitlines()) > 3 * 4096
+    assert write_dump(read_dump(dump)) == dump
+    with pytest.raises(DamagedError, match="has a path of 4097 bytes; 4096 is the limit"):
+        read_dump(dump.replace(b"m" * rest, b"m" * (rest + 1)))
+    inner.children = {b"m" * (rest + 1): Directory(0o40755, 0, 0, 0, children={name: kind})}
+    with pytest.raises(UnsupportedError, match="has a path of 4097 bytes; 4096 is the limit"):
+        write_dump(root)
 
 
 @given(st.binary(max_size=60))

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stratum.errors import DamagedError
-from stratum.store.frames import FRAME_SIZE, ONE_FRAME_MAX, compress_dump, decompress_dump
+from stratum.store.frames import FRAME_SIZE, ONE_FRAME_MAX, FrameReader, StoredDump, compress_dump
 from stratum.tree.dump import Piece, Span
 from stratum.tree.splice import SplicedDump
 
@@ -22,11 +22,18 @@ def stored(data: bytes) -> bytes:
     return b"".join(compress_dump(SplicedDump([data])))
 
 
+def read(data: bytes) -> tuple[bytes, StoredDump]:
+    """What a stored dump holds, and how it is stored."""
+    reader = FrameReader(data)
+    dump = b"".join(reader.pieces())
+    assert b"".join(reader.pieces()) == dump
+    return dump, reader.stored
+
+
 @given(st.binary(max_size=5000))
 def test_small_dumps_are_one_frame(data: bytes) -> None:
     frame = stored(data)
-    assert decompress_dump(frame, 5000) == (data, (frame, ((0, len(frame), 0, len(data)),)))
-    assert decompress_dump(frame, len(data))[0] == data
+    assert read(frame) == (data, (frame, ((0, len(frame), 0, len(data)),)))
 
 
 @given(st.binary(min_size=1, max_size=200))
@@ -40,11 +47,7 @@ def test_anything_but_whole_frames_is_damage(data: bytes) -> None:
         frame + frame[: 1 + len(data) % (len(frame) - 1)],
     ):
         with pytest.raises(DamagedError):
-            decompress_dump(bad, 10_000)
-    with pytest.raises(DamagedError, match="more than 999 bytes"):
-        decompress_dump(frame, 999)
-    with pytest.raises(DamagedError, match="more than 1999 bytes"):
-        decompress_dump(frame + frame, 1999)
+            read(bad)
 
 
 @settings(deadline=None)
@@ -53,7 +56,7 @@ def test_a_damaged_bit_is_damage_or_another_dump(place: int, bit: int) -> None:
     frame = bytearray(stored(random.Random(1).randbytes(1500)) + stored(b"ab" * 1000))
     frame[place % len(frame)] ^= 1 << bit
     try:
-        dump, known = decompress_dump(bytes(frame), 10_000)
+        dump, known = read(bytes(frame))
     except DamagedError:
         return
     assert b"".join(pyzstd.decompress(frame[part.start : part.end]) for part in known.frames) == dump
@@ -73,8 +76,8 @@ def test_frames_that_others_wrote_are_read(options: dict[int, int]) -> None:
         compressor = pyzstd.ZstdCompressor(options)
         parts = [compressor.compress(data[:1000]), compressor.compress(data[1000:]), compressor.flush()]
         frame = b"".join(parts)
-        assert decompress_dump(frame, 1_000_000)[0] == data
-        assert decompress_dump(frame + frame, 2_000_000)[0] == data + data
+        assert read(frame)[0] == data
+        assert read(frame + frame)[0] == data + data
 
 
 def big(seed: int, size: int = 3 * ONE_FRAME_MAX) -> bytes:
@@ -84,7 +87,7 @@ def big(seed: int, size: int = 3 * ONE_FRAME_MAX) -> bytes:
 def test_a_large_dump_is_frames_that_any_tool_joins(tmp_path: Path) -> None:
     data = big(1)
     whole = stored(data)
-    dump, known = decompress_dump(whole, len(data))
+    dump, known = read(whole)
     assert dump == data
     assert len(known.frames) == len(data) // FRAME_SIZE
     (tmp_path / "dump.zst").write_bytes(whole)
@@ -95,7 +98,7 @@ def test_a_large_dump_is_frames_that_any_tool_joins(tmp_path: Path) -> None:
 @pytest.mark.parametrize("seed", range(8))
 def test_a_changed_dump_takes_over_the_frames_that_it_shares(seed: int) -> None:
     data, rng = big(2), random.Random(seed)
-    _, known = decompress_dump(stored(data), len(data))
+    _, known = read(stored(data))
     pieces: list[Piece] = []
     at = 0
     for cut in sorted(rng.sample(range(len(data)), rng.randrange(1, 6))):
@@ -105,7 +108,7 @@ def test_a_changed_dump_takes_over_the_frames_that_it_shares(seed: int) -> None:
         at = min(cut + rng.choice((0, 1000, FRAME_SIZE)), len(data))
     dump = SplicedDump([*pieces, Span(at, len(data))], data)
     changed = b"".join(compress_dump(dump, known))
-    again, frames = decompress_dump(changed, dump.size)
+    again, frames = read(changed)
     assert again == dump.join()
     assert len({known.data[f.start : f.end] for f in known.frames} & {changed[f.start : f.end] for f in frames.frames})
     assert len(frames.frames) <= len(known.frames) + 2 * len(pieces)
@@ -113,11 +116,11 @@ def test_a_changed_dump_takes_over_the_frames_that_it_shares(seed: int) -> None:
 
 def test_changes_upon_changes_do_not_crumble_the_frames() -> None:
     rng, data = random.Random(3), big(3)
-    known = decompress_dump(stored(data), len(data))[1]
+    known = read(stored(data))[1]
     for _ in range(60):
         cut = rng.randrange(len(data) - 100)
         dump = SplicedDump([Span(0, cut), b"y" * 100, Span(cut + 100, len(data))], data)
-        data, known = decompress_dump(b"".join(compress_dump(dump, known)), len(data))
+        data, known = read(b"".join(compress_dump(dump, known)))
     sizes = [frame.last - frame.first for frame in known.frames]
     assert min(sizes) >= FRAME_SIZE // 4
     assert max(sizes) <= 2 * FRAME_SIZE
@@ -129,18 +132,21 @@ def test_a_bomb_stays_small(tmp_path: Path) -> None:
     assert bomb.stat().st_size < 1 << 20
     code = (
         "import re, sys\n"
-        "from stratum.store.frames import decompress_dump\n"
+        "from stratum.store.frames import FrameReader\n"
+        "from stratum.tree import blocks\n"
         "from stratum.errors import DamagedError\n"
+        "blocks.DUMP_MAX = 1 << 28\n"
         "def peak():\n"
         "    return int(re.search(r'VmHWM:\\s+(\\d+) kB', open('/proc/self/status').read())[1])\n"
         "data = open(sys.argv[1], 'rb').read()\n"
         "before = peak()\n"
         "try:\n"
-        "    decompress_dump(data, 1 << 20)\n"
+        "    reader = FrameReader(data)\n"
+        "    blocks.Dump(reader.pieces)\n"
         "except DamagedError as exc:\n"
         "    print(peak() - before, exc)\n"
     )
     out = subprocess.run([sys.executable, "-c", code, str(bomb)], check=True, capture_output=True, text=True).stdout
     grown, _, message = out.partition(" ")
-    assert "more than 1048576 bytes" in message
+    assert "larger than 268435456 bytes" in message
     assert int(grown) < 50_000  # KiB

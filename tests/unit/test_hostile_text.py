@@ -32,7 +32,7 @@ from stratum.registry.transport import origin
 from stratum.registry.treeblobs import objects_of
 from stratum.store.clock import utc_now
 from stratum.store.commits import CommitMeta
-from stratum.store.frames import decompress_dump
+from stratum.store.frames import FrameReader
 from stratum.store.reflog import parse_entry
 from stratum.store.tables import read_tables, write_tables
 from stratum.tree.dump import read_dump, write_dump
@@ -91,7 +91,7 @@ PARSERS: dict[str, tuple[Callable[[bytes], object], bytes]] = {
     "tables": (lambda data: read_tables(data, "a file"), write_tables({"lease": {"container": "c"}}, "x")),
     "reflog": (parse_entry, b'{"when":"2026","kind":"tag","which":"a","old":null,"new":"%b","why":""}' % HASH.encode()),
     "dump": (read_dump, DUMP),
-    "zstd": (lambda data: decompress_dump(data, 1 << 20), pyzstd.compress(DUMP)),
+    "zstd": (lambda data: list(FrameReader(data).pieces()), pyzstd.compress(DUMP)),
     "patchset": (
         lambda data: parse_patchset(text(data), "a file"),
         b'[patchset]\nbase = "a:b"\npatches = ["c", "d+e"]\n',

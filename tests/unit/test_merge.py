@@ -154,7 +154,7 @@ def test_an_inode_moved_away_from_an_equal_one() -> None:
     assert_same(apply_layer(base, make_layer(base, merged)), merged)
 
 
-DEPTH = 5000
+DEPTH = 2000
 
 
 def test_depth_costs_no_stack() -> None:

@@ -117,10 +117,10 @@ def test_references_to_another_layer_are_refused(name: bytes) -> None:
 
 def test_depth_costs_no_stack() -> None:
     patch = directory({b".wh.x": file()})
-    for _ in range(5000):
+    for _ in range(2000):
         patch = directory({b"d": patch})
     layer: Inode = layer_from_patch_tree(patch)
-    for _ in range(5000):
+    for _ in range(2000):
         assert isinstance(layer, Directory)
         layer = layer.children[b"d"]
     assert isinstance(layer, Directory)

@@ -137,7 +137,7 @@ def test_commits_are_the_same_whatever_the_cache(store: Store, tree: Directory) 
         assert cached.read_bytes() == good
         assert not (store.layout.merkle_cache / changed.metadata_hash).exists()
     opened = store.commits.open_tree(changed.metadata_hash)
-    assert len(store.commits.dump(changed.metadata_hash)) > ONE_FRAME_MAX
+    assert store.commits.dump(changed.metadata_hash).size > ONE_FRAME_MAX
     again = write(store, edited(opened, 100), opened)
     assert (store.layout.merkle_cache / again.metadata_hash).exists()
 

@@ -88,7 +88,7 @@ def spliced(root: Directory, source: LazyDump | None = None) -> bytes:
     dump = splice_dump(root, source, kept_lines(root, source))
     whole = dump.join()
     assert dump.size == len(whole)
-    assert metadata_hash(*dump.buffers()) == metadata_hash(whole)
+    assert metadata_hash(dump.buffers()) == metadata_hash(whole)
     assert MerkleNodes.of(SplicedDump([source.dump])).spliced(dump).summary() == merkle_summary(whole)
     return whole
 

@@ -1,0 +1,99 @@
+"""A canonical dump read block by block, so that it need not be in memory as a whole. Pure.
+
+Each line of a dump has its whole path, so a dump can be larger than its tree by as much as paths are long. Where it is
+not larger than its lines warrant it is kept whole all the same, since that is faster.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final
+
+from stratum.errors import DamagedError
+
+DUMP_MAX: Final = 1 << 32
+"""Bytes of a dump. No larger one is made, and none is read."""
+LINE_MAX: Final = 1 << 17
+"""Bytes of a line: the longest path twice, each byte escaped, and the longest extended attributes are fewer."""
+BLOCK_SIZE: Final = 1 << 20
+"""Bytes of a block, about."""
+KEPT_FREE: Final = 16 << 20
+KEPT_PER_LINE: Final = 512
+"""A dump of up to ``KEPT_FREE`` bytes, and this many for each of its lines, is kept in memory."""
+
+
+def is_short(size: int, lines: int) -> bool:
+    """Whether a dump of ``size`` bytes is no larger than its number of lines warrants."""
+    return size <= KEPT_FREE + KEPT_PER_LINE * lines
+
+
+class Dump:
+    """A dump as blocks of whole lines: ``for block in dump``, as often as one likes.
+
+    ``size`` in bytes and ``lines`` describe it; ``text`` is all of it where it is short (``is_short``), else None.
+    """
+
+    __slots__ = ("_again", "lines", "size", "text")
+
+    def __init__(self, again: Callable[[], Iterable[bytes]], seen: Callable[[bytes], object] | None = None) -> None:
+        """``again`` gives the blocks, which are read once here, each shown to ``seen``. ``DamagedError`` from
+        ``again``, and where it gives more than ``DUMP_MAX`` bytes."""
+        self._again = again
+        self.size = self.lines = 0
+        kept: io.BytesIO | None = io.BytesIO()  # what is written to this file is not copied again
+        for block in again():
+            self.size += len(block)
+            self.lines += block.count(b"\n")
+            if self.size > DUMP_MAX:
+                raise DamagedError(f"the dump is larger than {DUMP_MAX} bytes")
+            if seen is not None:
+                seen(block)
+            if kept is not None:
+                kept.write(block)
+                kept = kept if is_short(self.size, self.lines) else None
+        self.text = None if kept is None else kept.getvalue()
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._again() if self.text is None else (self.text,))
+
+
+Blocks = bytes | Iterable[bytes]
+"""A dump, whole or as blocks of whole lines."""
+
+
+def small_blocks(dump: Blocks) -> Iterator[bytes]:
+    """A dump as blocks of about ``BLOCK_SIZE`` bytes, whole lines each, however large the ones given are: what makes an
+    object of every line takes many times the block."""
+    for block in (dump,) if isinstance(dump, bytes) else dump:
+        start = 0
+        while start < len(block):
+            end = block.find(b"\n", start + BLOCK_SIZE) + 1 or len(block)
+            yield block if end - start == len(block) else block[start:end]
+            start = end
+
+
+def lines_of(dump: Blocks) -> Iterator[bytes]:
+    """The lines of a dump without their newlines."""
+    for block in small_blocks(dump):
+        lines = block.split(b"\n")
+        if not lines[-1]:
+            lines.pop()
+        yield from lines
+
+
+def whole_lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """The bytes in ``pieces``, cut behind line ends; the last may have none. ``DamagedError`` where a line is longer
+    than any can be."""
+    rest = b""
+    for piece in pieces:
+        cut = piece.rfind(b"\n") + 1
+        if cut:
+            yield rest + piece[:cut] if rest else piece[:cut]
+            rest = piece[cut:]
+        else:
+            rest += piece
+        if len(rest) > LINE_MAX:
+            raise DamagedError(f"the dump has a line of more than {LINE_MAX} bytes")
+    if rest:
+        yield rest
