@@ -16,6 +16,8 @@ import os
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
+import click
+
 from stratum.errors import StratumError, UsageError, os_error_text
 from stratum.frozen import field, frozen
 from stratum.sys.mountapi import MOUNT_ATTR_NOATIME, MOUNT_ATTR_NODIRATIME, MOUNT_ATTR_NOEXEC
@@ -100,31 +102,30 @@ def _mount(request: Request) -> None:
 
 def parse(arguments: list[str]) -> Request:
     """The request in the arguments of the helper. Raises ``UsageError``."""
-    places: list[str] = []
-    flags: set[str] = set()
-    options = ""
-    rest = list(arguments)
-    while rest:
-        word = rest.pop(0)
-        if not word.startswith("-") or word == "-":
-            places.append(word)
-        elif word[1] in "oNt":
-            value = word[2:] or (rest.pop(0) if rest else None)
-            if value is None:
-                raise UsageError(f"option -{word[1]} needs a value", hint=_USAGE)
-            if word[1] == "N":
-                raise UsageError("a mount in another namespace is not possible", hint="enter it first: nsenter")
-            if word[1] == "o":
-                options = f"{options},{value}"
-        elif set(word[1:]) <= set("sfnv"):
-            flags.update(word[1:])
-        else:
-            raise UsageError(f"unknown option {_printable(word)}", hint=_USAGE)
-    if len(places) != 2:
-        raise UsageError("a REF and a DIR are needed", hint=_USAGE)
-    return _with_options(
-        Request(places[0], places[1], fake="f" in flags, verbose="v" in flags), options, sloppy="s" in flags
-    )
+    try:
+        with _COMMAND.make_context("mount.stratum", list(arguments)) as context:
+            given = context.params
+    except click.UsageError as exc:
+        raise UsageError(exc.format_message().removesuffix("."), hint=_USAGE) from None
+    if given["namespace"] is not None:
+        raise UsageError("a mount in another namespace is not possible", hint="enter it first: nsenter")
+    request = Request(given["spec"], given["directory"], fake=given["fake"], verbose=given["verbose"])
+    return _with_options(request, ",".join(given["options"]), sloppy=given["sloppy"])
+
+
+_COMMAND = click.Command(
+    "mount.stratum",
+    params=[
+        click.Argument(["spec"]),
+        click.Argument(["directory"]),
+        *(click.Option([f"-{name[0]}", name], is_flag=True) for name in ("sloppy", "fake", "verbose")),
+        click.Option(["-n", "no_mtab"], is_flag=True),
+        click.Option(["-o", "options"], multiple=True),
+        click.Option(["-t", "kind"]),
+        click.Option(["-N", "namespace"]),
+    ],
+    add_help_option=False,
+)
 
 
 def _with_options(request: Request, text: str, *, sloppy: bool) -> Request:

@@ -94,7 +94,7 @@ def import_opened(
     Read by this process alone, remembered nowhere, on one file system; more than ``max_entries`` are ``StratumError``.
     """
     with FileReader(tx, store.objects) as reader:
-        walk = _Walk(reader, None, None, _identity(os.stat(store.root)), False, True, max_entries)
+        walk = _Walk(reader, None, Journalled(()), None, _identity(os.stat(store.root)), False, True, max_entries)
         tree = walk.run(root, name)
         reader.finish()
         return tree, walk.warnings + reader.warnings

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from stratum.errors import DamagedError
 from stratum.refs import is_hash, is_name
-from stratum.store.bootmounts import is_record_name
 from stratum.store.ancestry import ANCESTORS
+from stratum.store.bootmounts import is_record_name
 from stratum.store.commits import DUMP, IMAGE, METADATA
 from stratum.store.findings import Finding, Kind
 from stratum.store.layout import DIRECTORIES, FORMAT_FILE, Layout
