@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from stratum.api.mounting import mount, unmount
 from stratum.api.session import Session
-from stratum.errors import ConflictError, DamagedError, NotFoundError, StratumError, UsageError
+from stratum.errors import ConflictError, DamagedError, NotFoundError, StratumError, UsageError, os_error_text
 from stratum.frozen import frozen
 from stratum.refs import DEFAULT_WORKTREE, Ref, is_hash, parse_ref
 
@@ -106,6 +105,8 @@ def mount_all(session: Session) -> Iterator[Brought]:
                 mount(session, record.ref, record.mountpoint, read_only=record.read_only, make=False)
         except StratumError as exc:
             state, problem = "failed", exc
+        except OSError as exc:
+            state, problem = "failed", StratumError(os_error_text(exc))
         yield Brought(record.ref, record.mountpoint, record.read_only, state, problem)
 
 
@@ -189,8 +190,8 @@ def at_boot(session: Session) -> dict[str, list[str]]:
     return found
 
 
-def is_kept(session: Session, mountpoint: str) -> bool:
-    """Whether a mountpoint, as a mount's record has it, is on record."""
-    from stratum.store.bootmounts import file_name
-
-    return os.path.lexists(session.store.layout.boot_mounts / file_name(mountpoint))
+def is_kept(session: Session, mountpoint: str, ref: str | None = None) -> bool:
+    """Whether a mountpoint, as a mount's record has it, is on record (for ``ref``, where given)."""
+    return any(
+        record.mountpoint == mountpoint and ref in (None, record.ref) for record in session.store.boot_mounts.scan()[0]
+    )

@@ -109,8 +109,9 @@ def status(session: Session, target: str | None = None) -> list[StratumStatus]:
                 tags_at_boot=here,
             )
         )
-    if by_hash:
-        strata.append(StratumStatus("", {}, by_hash))
+    by_hash_at_boot = [(ref, place) for ref, places in kept.items() if is_hash(ref) for place in places]
+    if by_hash or (by_hash_at_boot and target is None):
+        strata.append(StratumStatus("", {}, by_hash, tags_at_boot=by_hash_at_boot))
     return strata
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stratum.api.bootmounts import is_kept
 from stratum.api.commits import commit_worktree
 from stratum.api.history import ref_or_mountpoint
 from stratum.api.inuse import in_use, refuse_in_use
@@ -228,7 +229,9 @@ def switch(session: Session, text: str, target: str, *, force: bool = False) -> 
     """Let what shows ``target`` now show another worktree, ``text`` (NAME+WORKTREE).
 
     ``target`` is a mountpoint on the host, or a worktree that the host or a container has mounted. The worktree that
-    was shown keeps its changes and is free afterwards; one of a container is committed then as its volume asks for.
+    was shown keeps its changes and is free afterwards; one of a container is committed then as its volume asks for. A
+    mountpoint that comes back after a reboot comes back with the new one.
+
     Raises ``NotFoundError`` where Stratum has mounted nothing there, ``BusyError`` where the new worktree is in use or
     files are open for writing.
     """
@@ -244,6 +247,9 @@ def switch(session: Session, text: str, target: str, *, force: bool = False) -> 
     if old.is_worktree_of(store_key(store.root), found.name, found.worktree):
         return old
     lease = _lease_of(session, old)
+    kept = old.holder.kind == "host" and is_kept(session, old.mountpoint, old.ref)
+    if kept:
+        store.boot_mounts.check(str(found), Path(old.mountpoint), replacing=old.ref)
     with store.worktrees.lock(found.name, found.worktree):
         settle(session, found.name, found.worktree)
         refuse_in_use(session, found.name, found.worktree)
@@ -255,6 +261,9 @@ def switch(session: Session, text: str, target: str, *, force: bool = False) -> 
             if lease is not None:
                 store.worktrees.clear_lease(found.name, found.worktree)
             raise
+    if kept:
+        place = Path(record.mountpoint)
+        store.boot_mounts.set(record.ref, place, read_only=record.read_only, replacing=old.ref)
     if lease is not None:
         from stratum.api.leases import release
 

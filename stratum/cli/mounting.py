@@ -37,6 +37,8 @@ def mount(
     it to come back; 'unmount --forget' does not.
 
     --all leaves alone what is mounted already, goes on where one fails, and then ends with exit code 1.
+
+    In fstab, where mount.stratum is linked to /sbin: REF DIRECTORY stratum defaults 0 0
     """
     if everything:
         if ref is not None or read_only or persist is not None:

@@ -105,15 +105,15 @@ class BootMounts:
             raise error
         return found
 
-    def set(self, ref: str, mountpoint: Path, *, read_only: bool) -> BootMount:
+    def set(self, ref: str, mountpoint: Path, *, read_only: bool, replacing: str | None = None) -> BootMount:
         """Have ``ref`` mounted at ``mountpoint`` at every start; durable when it returns.
 
-        A record of the same mount is left as it is, one with another access replaced. ``ConflictError`` where the place
-        is another ref's, or the worktree has another place; ``UsageError`` for a path that is no UTF-8.
+        The place's record is replaced, be it of ``ref`` or of ``replacing``. ``ConflictError`` where the place is
+        another ref's, or the worktree has another place; ``UsageError`` for a path that is no UTF-8.
         """
         place = str(mountpoint)
         record = BootMount(ref, place, read_only, rfc3339(utc_now()))
-        self.check(ref, mountpoint)
+        self.check(ref, mountpoint, replacing=replacing)
         with self._transactions.begin(f"keeping the mount of {ref}") as tx:
             if not os.path.lexists(self._layout.boot_mounts):
                 directory = tx.new_path("mounts")
@@ -123,12 +123,12 @@ class BootMounts:
             tx.place_file(_content(record), self._layout.boot_mounts / file_name(place))
         return record
 
-    def check(self, ref: str, mountpoint: Path) -> None:
+    def check(self, ref: str, mountpoint: Path, *, replacing: str | None = None) -> None:
         """Raise what ``set`` would, with nothing changed."""
         place = str(mountpoint)
         _content(BootMount(ref, place, False, ""))
         for other in self.scan()[0]:
-            if other.mountpoint == place and other.ref != ref:
+            if other.mountpoint == place and other.ref not in (ref, replacing):
                 raise ConflictError(
                     f"{place} is where {other.ref} is mounted at every start",
                     hint=f"drop that first: stratum unmount --forget {place}",

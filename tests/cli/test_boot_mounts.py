@@ -137,6 +137,18 @@ def test_unmount_says_that_it_comes_back_and_forget_ends_that(machine: Machine, 
     assert "nothing" in machine.boot("stratum mount --all").stderr
 
 
+def test_a_switched_mountpoint_comes_back_as_it_was_last(machine: Machine, cli: Command) -> None:
+    cli.ok("worktree", "add", "app+other", "app:latest")
+    machine.boot("mkdir w; stratum mount --persist app w; stratum worktree switch app+other w; echo > w/of-the-other")
+    assert cli.json("worktree", "list", "app")[0]["at_boot"] == []
+    machine.boot(
+        "stratum mount --all; test -e w/of-the-other; mkdir v; stratum mount --persist app v; stratum unmount v"
+    )
+    refused = machine.boot("stratum mount --all; stratum unmount v; stratum worktree switch app w", check=False)
+    assert refused.code == 4
+    assert "at every start" in refused.stderr
+
+
 def test_a_worktree_and_a_place_have_one_record(machine: Machine, cli: Command) -> None:
     machine.boot("mkdir w v; stratum mount --persist app w; stratum unmount w")
     other = cli("mount", "--persist", "app", machine.directory / "v")
