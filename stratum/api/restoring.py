@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from contextlib import ExitStack
+import shlex
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from stratum.api.history import ref_or_mountpoint
 from stratum.api.inuse import in_use
 from stratum.api.session import Session
 from stratum.api.settling import settle, store_worktree
-from stratum.errors import NotFoundError, UsageError
+from stratum.errors import ConflictError, NotFoundError, StratumError, UsageError, os_error_text
 from stratum.refs import Ref, parse_ref
 from stratum.tree.model import Directory, Inode, lookup
 
@@ -25,14 +27,24 @@ class Restored:
     warnings: list[str] = field(default_factory=list)
 
 
-def restore(session: Session, source: str, paths: list[str], to: str | None = None, *, force: bool = False) -> Restored:
+def restore(
+    session: Session,
+    source: str,
+    paths: list[str],
+    to: str | None = None,
+    *,
+    force: bool = False,
+    devices: bool = False,
+    setuid: bool = False,
+) -> Restored:
     """Bring ``paths`` of what ``source`` shows back.
 
     ``to`` is a directory (each path goes there under its last name; the root fills it) or NAME+WORKTREE (each path goes
     to the same place there; no mount is needed, and a mounted one is written through its mount). Without ``to``, the
-    worktree that is mounted at the current directory. In a directory, what exists is ``ExistsError`` unless ``force``;
-    in a worktree it is replaced: its uncommitted state can be committed first. A directory that exists is filled, and
-    what else is in it stays.
+    worktree that is mounted at the current directory. In a directory, what exists and is not what is restored is
+    ``ExistsError`` unless ``force``; in a worktree it is replaced: its uncommitted state can be committed first. A
+    directory that exists is filled, and what else is in it stays. In a directory, ``devices`` asks for device nodes,
+    and ``setuid`` for what makes a program run as somebody else (``ingest.restore.Rules``).
 
     Raises ``NotFoundError`` for a path that ``source`` does not have, before anything is written.
     """
@@ -42,7 +54,7 @@ def restore(session: Session, source: str, paths: list[str], to: str | None = No
         target = _worktree_target(session, to)
         if target is None:
             assert to is not None
-            return _to_directory(session, found, Path(to), force)
+            return _to_directory(session, found, to, force, devices, setuid)
         return _to_worktree(session, found, *target)
 
 
@@ -90,22 +102,43 @@ def _worktree_target(session: Session, to: str | None) -> tuple[str, str] | None
     return ref.name, ref.worktree
 
 
-def _to_directory(session: Session, found: list[tuple[str, Inode]], to: Path, force: bool) -> Restored:
-    from stratum.ingest.restore import restore as write
+def _to_directory(
+    session: Session, found: list[tuple[str, Inode]], to: str, force: bool, devices: bool, setuid: bool
+) -> Restored:
+    from stratum.ingest.restore import Rules, is_device, restore_below
 
-    if not to.is_dir():
-        raise NotFoundError(f"{to} is not a directory", hint=f"make it first: mkdir {to}")
     places, warnings = [], []
-    for path, inode in found:
-        name = os.path.basename(path)
-        place = to / name if name else to
-        warnings += write(session.store.objects, inode, place, overwrite=force)
-        places.append(str(place))
+    # Links on the way to it are the user's choice; below it none is followed, whatever others do there meanwhile.
+    with _opened(to) as root:
+        for path, inode in found:
+            if is_device(inode) and not devices:
+                raise StratumError(f"{path} is a device node", hint="make device nodes with --devices")
+        for path, inode in found:
+            name = os.path.basename(path)
+            rules = Rules(force, devices, setuid)
+            warnings += restore_below(session.store.objects, inode, root, Path(to), os.fsencode(name), rules)
+            places.append(os.path.join(to, name) if name else to)
     return Restored(places, None, warnings)
 
 
+@contextmanager
+def _opened(path: str) -> Iterator[int]:
+    """A descriptor of the directory ``path``."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        raise NotFoundError(f"{path} is not a directory", hint=f"make it first: mkdir {shlex.quote(path)}") from None
+    except OSError as exc:
+        raise StratumError(f"cannot open {path}: {os_error_text(exc)}") from None
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
 def _to_worktree(session: Session, found: list[tuple[str, Inode]], name: str, worktree: str) -> Restored:
-    from stratum.ingest.restore import restore_below
+    from stratum.ingest.restore import Rules, restore_below
+    from stratum.sys.syscalls import statx_mount_id
 
     store = session.store
     ref = str(Ref(name, worktree=worktree))
@@ -124,9 +157,17 @@ def _to_worktree(session: Session, found: list[tuple[str, Inode]], name: str, wo
                 f"{ref} is mounted in {record.holder.describe()}",
                 hint="restore to a directory and copy it in (podman cp)",
             )
-        warnings = []
-        for path, inode in found:
-            warnings += restore_below(store.objects, inode, Path(record.mountpoint), os.fsencode(path), overwrite=True)
+        warnings, mountpoint = [], Path(record.mountpoint)
+        with _opened(record.mountpoint) as root:
+            # Whoever can rename what is above a mountpoint could have led the path to another place.
+            if statx_mount_id(directory=root) != record.mount_id:
+                raise ConflictError(
+                    f"{mountpoint} does not show {ref}, which is mounted there",
+                    hint="something above it was moved or replaced: put that back, or unmount it where it is now",
+                )
+            for path, inode in found:
+                rules = Rules(overwrite=True)
+                warnings += restore_below(store.objects, inode, root, mountpoint, os.fsencode(path), rules)
         return Restored(places, ref, warnings)
 
 

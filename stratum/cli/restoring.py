@@ -19,15 +19,23 @@ from stratum.cli.reftype import REF, WORKTREE_OR_PATH
     help="Where to; default: the worktree mounted at this directory.",
 )
 @click.option("-f", "--force", is_flag=True, help="Replace what exists in DIR.")
-def restore(app: App, ref: str, paths: tuple[str, ...], to: str | None, force: bool) -> None:
+@click.option("--devices", is_flag=True, help="Make device nodes in DIR; without this they are left out.")
+@click.option("--setuid", is_flag=True, help="Keep set-user-ID and set-group-ID bits and capabilities of files in DIR.")
+def restore(
+    app: App, ref: str, paths: tuple[str, ...], to: str | None, force: bool, devices: bool, setuid: bool
+) -> None:
     """Bring files or directories of a commit back, into a directory or a worktree.
 
     PATH is a path in the commit ('/' is all of it). In DIR each one gets its last name; in a worktree it goes back to
     its place. No mount is needed, and no root for a directory of one's own.
+
+    A restore to DIR that was interrupted can be run again: what is there already, and is what is restored, stays; what
+    is something else is refused without --force. No symbolic link below DIR is followed. Device nodes and what makes a
+    program run as somebody else are restored to DIR where they are asked for; a worktree gets everything.
     """
     from stratum.api.restoring import restore as run
 
-    done = run(app.session, ref, list(paths), to, force=force)
+    done = run(app.session, ref, list(paths), to, force=force, devices=devices, setuid=setuid)
     for warning in done.warnings:
         app.out.warn(warning)
     if app.out.json:

@@ -3,28 +3,36 @@
 Restored are content, type, permissions, owner, mtime in nanoseconds, extended attributes, hard links and holes. Every
 file's content is checked against its digest while it is written. What only root may do is left undone for others and
 reported, once for each kind: owners (and set-user-ID bits, which would then mean somebody else), device nodes,
-``trusted.*`` and ``security.*`` attributes.
+``trusted.*`` and ``security.*`` attributes. So is what ``Rules`` leave out.
 
 The target may be in a directory that others can write to. Below the target every step is by descriptor and follows no
 symbolic link; a new directory is closed to everybody else (0700) until all that is in it is done; what is made in a
 directory that was there before is complete, and checked to be what was just made, before it gets its name.
+
+A restore that was cut short can be run again: what has its name is complete, and an entry that is just what the tree
+has is left as it is (``ingest.alike``); a directory is gone on with where it is as it should be, or as a restore leaves
+it before it is done. Names that were given for a moment (``_TEMPORARY``) are removed by the next restore.
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from stratum.errors import ConflictError, DamagedError, ExistsError, NotFoundError, StratumError, os_error_text
+from stratum.frozen import frozen
+from stratum.ingest.alike import find_alike
 from stratum.ingest.attributes import stored_xattrs
 from stratum.ingest.copying import SourceError, copy_hashed, is_sparse
 from stratum.ingest.dirstack import OPEN_DIRECTORY, DirectoryStack
 from stratum.store.objects import Objects
-from stratum.sys.atomic import temporary_name, write_all
+from stratum.sys.atomic import write_all
 from stratum.sys.syscalls import (
     RENAME_NOREPLACE,
     RESOLVE_BENEATH,
@@ -35,22 +43,37 @@ from stratum.sys.syscalls import (
 )
 from stratum.sys.xattrs import read_xattrs
 from stratum.tree.dump import count_links
-from stratum.tree.model import Directory, File, Inode, Special, Symlink
+from stratum.tree.model import Directory, File, Inode, Special, Symlink, Xattrs
 
 _ACLS = (b"system.posix_acl_access", b"system.posix_acl_default")
+_CAPABILITY = b"security.capability"
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _HANDLE = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+_TEMPORARY = b".stratum-restore-"
+_LEFTOVER = re.compile(re.escape(_TEMPORARY) + rb"[0-9a-f]{16}")
 _Target = int | str
 """A file by descriptor, or by the ``/proc`` path of one that cannot be read or written (a symbolic link, a device)."""
 
 
+@frozen
+class Rules:
+    """How to restore: whether what is in the way is replaced, and what is left out unless it is asked for: device
+    nodes, and what makes a program run as somebody else (set-user-ID and set-group-ID bits of files, file
+    capabilities)."""
+
+    overwrite: bool = False
+    devices: bool = True
+    setuid: bool = True
+
+
 def restore(objects: Objects, inode: Inode, target: Path, *, overwrite: bool = False) -> list[str]:
-    """Make ``target`` what ``inode`` (of a commit's tree) describes; warnings, a line each.
+    """Make ``target`` what ``inode`` (of a commit's tree) describes, in all; warnings, a line each.
 
     A directory is restored into ``target``, which is made where it is missing; another inode becomes ``target``. What
-    is in the way is ``ExistsError``; with ``overwrite`` it is replaced (a directory only by a directory, whose other
-    entries stay). Raises ``DamagedError`` for content that is not what its digest says, ``NotFoundError`` for a missing
-    object or parent directory, ``StratumError`` in the kernel's words for what cannot be written.
+    is in the way, and not what it should be, is ``ExistsError``; with ``overwrite`` it is replaced (a directory only by
+    a directory, whose other entries stay). Raises ``DamagedError`` for content that is not what its digest says,
+    ``NotFoundError`` for a missing object or parent directory, ``StratumError`` in the kernel's words for what cannot
+    be written. ``target`` may be reached through links: this is for directories that nobody else writes to.
     """
     path = os.fsencode(target)
     if isinstance(inode, Directory):
@@ -58,25 +81,25 @@ def restore(objects: Objects, inode: Inode, target: Path, *, overwrite: bool = F
             os.mkdir(target, 0o700)
         with _writing(path):
             root = os.open(target, OPEN_DIRECTORY & ~os.O_NOFOLLOW)
-        return _fill(objects, inode, root, path, overwrite)
+        return _fill(objects, inode, root, path, Rules(overwrite))
     with _writing(path):
         parent = os.open(target.parent, OPEN_DIRECTORY & ~os.O_NOFOLLOW)
-    return _put(objects, inode, parent, path, overwrite)
+    return _put(objects, inode, parent, path, Rules(overwrite))
 
 
-def restore_below(objects: Objects, inode: Inode, root: Path, path: bytes, *, overwrite: bool = False) -> list[str]:
-    """As ``restore``, to ``path`` in the directory ``root``, by no symbolic link from there on: whoever writes there
-    cannot lead it elsewhere. The empty path is ``root`` itself.
+def restore_below(objects: Objects, inode: Inode, root: int, shown: Path, path: bytes, rules: Rules) -> list[str]:
+    """As ``restore``, to ``path`` in the open directory ``root`` (called ``shown``), by no symbolic link from there on:
+    whoever writes there cannot lead it elsewhere. The empty path is ``root`` itself.
 
     ``NotFoundError`` where the directory that ``path`` is in is missing, or is none.
     """
     names = [name for name in path.split(b"/") if name]
-    where = b"/".join([os.fsencode(root), *names])
-    parent = _open_below(root, names[:-1])
+    where = b"/".join([os.fsencode(shown), *names])
+    parent = _open_below(root, shown, names[:-1])
     if not isinstance(inode, Directory):
-        return _put(objects, inode, parent, where, overwrite)
+        return _put(objects, inode, parent, where, rules)
     if not names:
-        return _fill(objects, inode, parent, where, overwrite)
+        return _fill(objects, inode, parent, where, rules)
     try:
         with _writing(where):
             with suppress(FileExistsError):
@@ -87,43 +110,52 @@ def restore_below(objects: Objects, inode: Inode, root: Path, path: bytes, *, ov
                 raise FileExistsError from None
     finally:
         os.close(parent)
-    return _fill(objects, inode, top, where, overwrite)
+    return _fill(objects, inode, top, where, rules)
 
 
-def _open_below(root: Path, names: list[bytes]) -> int:
-    with _writing(os.fsencode(root)):
-        top = os.open(root, OPEN_DIRECTORY)
+def _open_below(root: int, place: Path, names: list[bytes]) -> int:
     try:
         below = b"/".join(names) or b"."
-        return openat2(top, below, OPEN_DIRECTORY, resolve=RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS)
+        return openat2(root, below, OPEN_DIRECTORY, resolve=RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS)
     except OSError as exc:
-        shown = os.fsdecode(b"/".join([os.fsencode(root), *names]))
+        shown = os.fsdecode(b"/".join([os.fsencode(place), *names]))
         if exc.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
             raise NotFoundError(
                 f"there is no directory {shown} to restore into", hint="restore the directory itself first"
             ) from None
         raise StratumError(f"cannot open {shown}: {os_error_text(exc)}") from None
-    finally:
-        os.close(top)
 
 
-def _fill(objects: Objects, tree: Directory, root: int, path: bytes, overwrite: bool) -> list[str]:
+def _fill(objects: Objects, tree: Directory, root: int, path: bytes, rules: Rules) -> list[str]:
     """Restore ``tree`` into the open directory ``root``, which is called ``path`` and closed here."""
-    restorer = _Restorer(objects, overwrite)
     with DirectoryStack(root) as stack:
+        restorer = _Restorer(objects, rules, _alone_in(root))
         restorer.directory(stack, tree, path.rstrip(b"/"))
     return restorer.warnings()
 
 
-def _put(objects: Objects, inode: Inode, parent: int, path: bytes, overwrite: bool) -> list[str]:
+def _put(objects: Objects, inode: Inode, parent: int, path: bytes, rules: Rules) -> list[str]:
     """Restore ``inode``, no directory, as ``path``, in the open directory ``parent``, which is closed here."""
-    restorer = _Restorer(objects, overwrite)
     directory, _, name = path.rpartition(b"/")
     try:
+        restorer = _Restorer(objects, rules, _alone_in(parent))
+        restorer.clean(parent, (name,))
         restorer.entry(parent, name, inode, directory, fresh=False)
     finally:
         os.close(parent)
     return restorer.warnings()
+
+
+def _alone_in(directory: int) -> bool:
+    """Whether nobody else restores to the open directory; until it is closed nobody will, or know that they are alone.
+
+    Who is alone may clean up after those who were killed.
+    """
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 @contextmanager
@@ -131,7 +163,10 @@ def _writing(path: bytes) -> Iterator[None]:
     try:
         yield
     except (FileExistsError, IsADirectoryError):
-        raise ExistsError(f"{os.fsdecode(path)} exists", hint="restore to another place, or remove it first") from None
+        raise ExistsError(
+            f"{os.fsdecode(path)} exists, and is not what is restored",
+            hint="restore to another place, remove it first, or replace what is there with --force",
+        ) from None
     except FileNotFoundError as exc:
         raise NotFoundError(f"cannot write {os.fsdecode(path)}: {os_error_text(exc)}") from None
     except OSError as exc:
@@ -139,13 +174,17 @@ def _writing(path: bytes) -> Iterator[None]:
 
 
 class _Restorer:
-    """Writes inodes; remembers where hard-linked ones went and what could not be done."""
+    """Writes inodes; remembers where hard-linked ones went and what could not be done.
 
-    def __init__(self, objects: Objects, overwrite: bool) -> None:
+    ``alone``: nobody else restores to the same place now.
+    """
+
+    def __init__(self, objects: Objects, rules: Rules, alone: bool) -> None:
         self._objects = objects
-        self._overwrite = overwrite
+        self._rules = rules
+        self._alone = alone
         self._root = os.geteuid() == 0
-        self._undone: dict[str, tuple[bytes, int]] = {}  # what -> the first path, how many
+        self._undone: dict[str, tuple[bytes, bytes, int]] = {}  # what -> the first path, the last, how many
         self._names: list[bytes] = []  # of the directories between the target and the current one
         self._links: dict[int, tuple[list[bytes], bytes, int]] = {}  # id(inode) -> where, name, inode number
         self._shared: set[int] = set()
@@ -154,14 +193,14 @@ class _Restorer:
         """One line for each kind of thing that was not done."""
         return [
             f"{what}: {os.fsdecode(path)}" + (f" and {count - 1} more" if count > 1 else "")
-            for what, (path, count) in self._undone.items()
+            for what, (path, _, count) in self._undone.items()
         ]
 
     def directory(self, stack: DirectoryStack, root: Directory, path: bytes) -> None:
         """Fill the open directory at the bottom of ``stack``, which is called ``path``, with ``root``."""
         self._shared = set(count_links(root))
         frames = [(root, iter(sorted(root.children.items())), path, False)]
-        self._strip_acls(stack.top)
+        self._begin(stack.top, root)
         while frames:
             node, children, path, fresh = frames[-1]
             for name, child in children:
@@ -169,7 +208,7 @@ class _Restorer:
                     self._linked_or_new(stack, name, child, path, fresh)
                     continue
                 with _writing(path + b"/" + name):
-                    made = self._enter(stack, name)
+                    made = self._enter(stack, name, child)
                 self._names.append(name)
                 frames.append((child, iter(sorted(child.children.items())), path + b"/" + name, made))
                 break
@@ -183,15 +222,13 @@ class _Restorer:
                     self._names.pop()
                     stack.pop()
 
-    def _enter(self, stack: DirectoryStack, name: bytes) -> bool:
+    def _enter(self, stack: DirectoryStack, name: bytes, node: Directory) -> bool:
         """Go into the subdirectory ``name``, made where it is missing; whether it was."""
         _check_name(name)
         made = True
         try:
             os.mkdir(name, 0o700, dir_fd=stack.top)
         except FileExistsError:
-            if not self._overwrite:
-                raise
             made = False
         try:
             fd = os.open(name, OPEN_DIRECTORY, dir_fd=stack.top)
@@ -199,10 +236,38 @@ class _Restorer:
             raise FileExistsError from None
         info = os.fstat(fd)
         stack.push(fd, info)
-        if made and (info.st_uid != os.geteuid() or stat.S_IMODE(info.st_mode) & 0o077):
-            raise ConflictError(f"the new directory {os.fsdecode(name)} was replaced by another while it was restored")
-        self._strip_acls(fd)
+        if made:
+            if info.st_uid != os.geteuid() or stat.S_IMODE(info.st_mode) & 0o077:
+                raise ConflictError(
+                    f"the new directory {os.fsdecode(name)} was replaced by another while it was restored"
+                )
+            self._strip_acls(fd)
+        else:
+            if not (self._rules.overwrite or self._may_go_on(info, node)):
+                raise FileExistsError
+            self._begin(fd, node)
         return made
+
+    def _may_go_on(self, info: os.stat_result, node: Directory) -> bool:
+        """Whether a directory that is there is one that a restore made, complete or not yet."""
+        modes, owners = {0o700, stat.S_IMODE(node.mode)}, {os.geteuid()}
+        if self._root:
+            owners.add(node.uid)
+        return stat.S_IMODE(info.st_mode) in modes and info.st_uid in owners
+
+    def _begin(self, fd: int, node: Directory) -> None:
+        """Make ready a directory that was there before."""
+        self._strip_acls(fd)
+        self.clean(fd, node.children)
+
+    def clean(self, fd: int, wanted: Container[bytes]) -> None:
+        """Remove what killed restores left in a directory, but for the names that are ``wanted``."""
+        if not self._alone:
+            return
+        for name in map(os.fsencode, os.listdir(fd)):
+            if _LEFTOVER.fullmatch(name) and name not in wanted:
+                with suppress(OSError):
+                    os.unlink(name, dir_fd=fd)
 
     def _linked_or_new(self, stack: DirectoryStack, name: bytes, inode: Inode, path: bytes, fresh: bool) -> None:
         first = self._links.get(id(inode))
@@ -217,20 +282,23 @@ class _Restorer:
     def _link(self, stack: DirectoryStack, name: bytes, where: list[bytes], first: bytes, number: int) -> None:
         """Make ``name`` in the current directory another name of the file ``first`` in the directory ``where``."""
         _check_name(name)
+        with suppress(FileNotFoundError):
+            if os.stat(name, dir_fd=stack.top, follow_symlinks=False).st_ino == number:
+                return
         source = os.dup(stack.bottom)
         try:
             for step in where:
                 below = os.open(step, OPEN_DIRECTORY, dir_fd=source)
                 os.close(source)
                 source = below
-            temporary = temporary_name().encode()
+            temporary = _temporary()
             os.link(first, temporary, src_dir_fd=source, dst_dir_fd=stack.top, follow_symlinks=False)
         finally:
             os.close(source)
         try:
             if os.stat(temporary, dir_fd=stack.top, follow_symlinks=False).st_ino != number:
                 raise ConflictError("a restored file was replaced by another while its hard links were made")
-            self._give_name(stack.top, temporary, name)
+            self._rename(stack.top, temporary, name)
         except BaseException:
             os.unlink(temporary, dir_fd=stack.top)
             raise
@@ -242,10 +310,14 @@ class _Restorer:
         """
         _check_name(name)
         where = path + b"/" + name
-        first = name if fresh else temporary_name().encode()
+        if not self._rules.devices and is_device(inode):
+            self._note("device nodes are left out (--devices makes them)", where)
+            return 0
         with _writing(where):
+            if not (fresh or self._rules.overwrite) and (number := self._found(directory, name, inode, where)):
+                return number
             try:
-                handle = self._make(directory, first, inode, where)
+                handle, made_as = self._make(directory, inode, where)
             except PermissionError as exc:
                 if self._root or not isinstance(inode, Special) or exc.errno != errno.EPERM:
                     raise
@@ -257,27 +329,45 @@ class _Restorer:
                     self._strip_acls(made)
                 self._metadata(made, inode, where)
                 number = os.fstat(handle).st_ino
-                if not fresh:
-                    self._give_name(directory, first, name)
+                if made_as is None:
+                    self._give_name(directory, handle, name)
+                else:
+                    self._rename(directory, made_as, name)
             except BaseException:
-                with suppress(FileNotFoundError):
-                    os.unlink(first, dir_fd=directory)
+                if made_as is not None:
+                    with suppress(FileNotFoundError):
+                        os.unlink(made_as, dir_fd=directory)
                 raise
             finally:
                 os.close(handle)
         return number
 
-    def _make(self, directory: int, name: bytes, inode: Inode, where: bytes) -> int:
-        """A new inode with its content and no metadata yet; a descriptor of it."""
+    def _found(self, directory: int, name: bytes, inode: Inode, where: bytes) -> int:
+        """The number of the inode that ``name`` is, where that is just what would be made, up to attributes that are
+        missing and are added; else 0."""
+        wanted = self._xattrs(inode, where)
+        owner = (inode.uid, inode.gid) if self._root else None
+        shared = id(inode) in self._shared
+        fd = find_alike(directory, name, inode, mode=self._mode(inode, where), owner=owner, shared=shared)
+        if fd is None:
+            return 0
+        try:
+            target: _Target = fd if isinstance(inode, File) else fd_path(fd)
+            there = dict(stored_xattrs(read_xattrs(target)) if isinstance(target, int) else ())
+            if any(dict(wanted).get(key) != value for key, value in there.items()):
+                return 0
+            for key, value in wanted:
+                if key not in there:
+                    self._set_xattr(target, key, value, where)
+            return os.fstat(fd).st_ino
+        finally:
+            os.close(fd)
+
+    def _make(self, directory: int, inode: Inode, where: bytes) -> tuple[int, bytes | None]:
+        """A new inode with its content and no metadata yet: a descriptor of it, and its name for now, if it has one."""
+        name = _temporary()
         if isinstance(inode, File):
-            handle = os.open(name, _NEW_FILE, 0o600, dir_fd=directory)
-            try:
-                self._content(handle, inode, where)
-            except BaseException:
-                os.close(handle)
-                os.unlink(name, dir_fd=directory)
-                raise
-            return handle
+            return self._new_file(directory, name, inode, where)
         if isinstance(inode, Symlink):
             os.symlink(inode.target, name, dir_fd=directory)
         elif isinstance(inode, Special):
@@ -289,7 +379,26 @@ class _Restorer:
         if stat.S_IFMT(info.st_mode) != stat.S_IFMT(inode.mode) or info.st_nlink != 1 or info.st_uid != os.geteuid():
             os.close(handle)
             raise ConflictError(f"{os.fsdecode(where)} was replaced by something else while it was restored")
-        return handle
+        return handle, name
+
+    def _new_file(self, directory: int, name: bytes, file: File, where: bytes) -> tuple[int, bytes | None]:
+        """As ``_make``: a file without a name, so that a kill leaves nothing, or ``name`` where there are none such."""
+        made_as: bytes | None = None
+        try:
+            handle = os.open(".", os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, 0o600, dir_fd=directory)
+        except OSError as exc:
+            if exc.errno not in (errno.EOPNOTSUPP, errno.EISDIR):
+                raise
+            made_as = name
+            handle = os.open(made_as, _NEW_FILE, 0o600, dir_fd=directory)
+        try:
+            self._content(handle, file, where)
+        except BaseException:
+            os.close(handle)
+            if made_as is not None:
+                os.unlink(made_as, dir_fd=directory)
+            raise
+        return handle, made_as
 
     def _content(self, handle: int, file: File, where: bytes) -> None:
         if file.digest is None:
@@ -310,16 +419,35 @@ class _Restorer:
                 f"{os.fsdecode(where)}: object {file.digest.hex()} does not match its digest", hint="run 'stratum fsck'"
             )
 
+    def _mode(self, inode: Inode, where: bytes) -> int:
+        """The permissions to give."""
+        mode = stat.S_IMODE(inode.mode)
+        privilege = mode & (stat.S_ISUID | stat.S_ISGID) if not isinstance(inode, Directory) else 0
+        if privilege and not self._rules.setuid:
+            self._note_privilege(where)
+            return mode & ~privilege
+        if not self._root and (inode.uid, inode.gid) != (os.geteuid(), os.getegid()):
+            return mode & ~privilege
+        return mode
+
+    def _xattrs(self, inode: Inode, where: bytes) -> Xattrs:
+        """The attributes to give."""
+        if self._rules.setuid or all(name != _CAPABILITY for name, _ in inode.xattrs):
+            return inode.xattrs
+        self._note_privilege(where)
+        return tuple(item for item in inode.xattrs if item[0] != _CAPABILITY)
+
+    def _note_privilege(self, where: bytes) -> None:
+        self._note("set-user-ID and set-group-ID bits and capabilities are left out (--setuid keeps them)", where)
+
     def _metadata(self, made: _Target, inode: Inode, where: bytes) -> None:
         """Owner, attributes, permissions and times, in the order in which one does not undo another."""
-        mode = stat.S_IMODE(inode.mode)
+        mode = self._mode(inode, where)
         if self._root:
             os.chown(made, inode.uid, inode.gid)
         elif (inode.uid, inode.gid) != (os.geteuid(), os.getegid()):
             self._note("owner not restored, it takes root", where)
-            if not isinstance(inode, Directory):
-                mode &= ~(stat.S_ISUID | stat.S_ISGID)
-        for name, value in inode.xattrs:
+        for name, value in self._xattrs(inode, where):
             self._set_xattr(made, name, value, where)
         if not isinstance(inode, Symlink):
             os.chmod(made, mode)
@@ -333,8 +461,23 @@ class _Restorer:
                 raise
             self._note(f"attribute {os.fsdecode(name)} not restored ({os_error_text(exc)})", where)
 
-    def _give_name(self, directory: int, temporary: bytes, name: bytes) -> None:
-        if self._overwrite:
+    def _give_name(self, directory: int, handle: int, name: bytes) -> None:
+        """Give the file that is open as ``handle``, and has no name yet, its name."""
+        # With a directory's descriptor, because only then is the link in /proc followed.
+        if not self._rules.overwrite:
+            os.link(fd_path(handle), name, dst_dir_fd=directory, follow_symlinks=True)
+            return
+        temporary = _temporary()
+        os.link(fd_path(handle), temporary, dst_dir_fd=directory, follow_symlinks=True)
+        try:
+            self._rename(directory, temporary, name)
+        except BaseException:
+            with suppress(FileNotFoundError):
+                os.unlink(temporary, dir_fd=directory)
+            raise
+
+    def _rename(self, directory: int, temporary: bytes, name: bytes) -> None:
+        if self._rules.overwrite:
             os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
         else:
             renameat2(directory, temporary, directory, name, RENAME_NOREPLACE)
@@ -353,8 +496,20 @@ class _Restorer:
                 os.removexattr(fd, name)
 
     def _note(self, what: str, path: bytes) -> None:
-        first, count = self._undone.get(what, (path, 0))
-        self._undone[what] = (first, count + 1)
+        first, last, count = self._undone.get(what, (path, b"", 0))
+        self._undone[what] = (first, path, count + (path != last))
+
+
+def is_device(inode: Inode) -> bool:
+    """Whether the inode is a device node; character device 0:0 is none, as overlayfs deletes with it."""
+    if not isinstance(inode, Special):
+        return False
+    return stat.S_ISBLK(inode.mode) or (stat.S_ISCHR(inode.mode) and inode.rdev != 0)
+
+
+def _temporary() -> bytes:
+    """A fresh name, unguessable and recognised by its prefix."""
+    return _TEMPORARY + os.urandom(8).hex().encode()
 
 
 def _check_name(name: bytes) -> None:

@@ -103,9 +103,11 @@ def test_a_single_file(store: Store, source: Path, tmp_path: Path) -> None:
     assert restore(store.objects, node, tmp_path / "copy") == []
     assert (tmp_path / "copy").read_bytes() == b"x" * 1000
     assert stat.S_IMODE((tmp_path / "copy").stat().st_mode) == 0o640
+    assert restore(store.objects, node, tmp_path / "copy") == []  # it is there
+    (tmp_path / "copy").write_bytes(b"other")
     with pytest.raises(ExistsError, match="copy exists"):
         restore(store.objects, node, tmp_path / "copy")
-    (tmp_path / "copy").write_bytes(b"other")
+    assert (tmp_path / "copy").read_bytes() == b"other"
     restore(store.objects, node, tmp_path / "copy", overwrite=True)
     assert (tmp_path / "copy").read_bytes() == b"x" * 1000
     with pytest.raises(NotFoundError, match="missing/copy"):
