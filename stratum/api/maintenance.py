@@ -16,6 +16,7 @@ from stratum.errors import DamagedError, UnsupportedError, UsageError
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from stratum.api.folding import FoldedAll
     from stratum.store.findings import Finding
     from stratum.store.fsck import Checked
     from stratum.store.gc import Collected
@@ -54,16 +55,32 @@ def retention(*, age: str | None = None, last: int = 0, hourly: int = 0, daily: 
     )
 
 
-def gc(session: Session, rules: Retention, *, dry_run: bool = False) -> Collected:
-    """Remove what nothing needs (``store.gc``). ``BusyError`` names who holds the store, after a bounded wait."""
+@dataclass(slots=True)
+class GarbageCollected:
+    """What a collection did: what went from the store, and the worktrees that were folded (``api.folding``)."""
+
+    collected: Collected
+    folded: FoldedAll
+
+
+def gc(session: Session, rules: Retention, *, dry_run: bool = False) -> GarbageCollected:
+    """Fold worktrees and remove what nothing needs (``store.gc``).
+
+    ``BusyError`` names who holds the store, after a bounded wait.
+    """
+    from stratum.api.folding import fold_all
     from stratum.store.gc import collect, read_ahead
 
     store, needed = session.store, None
+    folded = fold_all(session, dry_run=dry_run)
     if not dry_run:
         with store.locks.store():
             needed = read_ahead(store, rules, _mounted(session))
     with store.locks.store(exclusive=not dry_run):
-        return collect(store, rules, _mounted(session), dry_run=dry_run, needed=needed)
+        done = collect(store, rules, _mounted(session), dry_run=dry_run, needed=needed)
+    if folded.failed and not dry_run:  # there may be room for it now
+        folded = fold_all(session, before=folded)
+    return GarbageCollected(done, folded)
 
 
 def _mounted(session: Session) -> dict[str, str]:

@@ -108,21 +108,43 @@ def unmount(
 ) -> list[Record]:
     """Unmount what is mounted at the path ``text``, or every host mount of the ref ``text``; the records as they were.
 
-    ``warn`` is told where a process has a copy of the mount in a mount namespace of its own, and so keeps it in use.
+    A worktree that shows just its last commit is folded then (``api.folding``). ``warn`` is told where that fails, and
+    where a process has a copy of the mount in a mount namespace of its own, and so keeps it in use.
     Raises ``NotFoundError`` for what Stratum did not mount, ``BusyError`` naming the processes in the way.
     """
     from stratum.mount import host
 
     if means_path(session, text):
-        return [host.unmount(session.state, Path(text), lazy=lazy, warn=warn)]
-    records = find_mounts(session, text)
-    if not records:
-        raise NotFoundError(f"{text} is not mounted", hint="'stratum status' lists the mounts there are")
-    if len(records) > 1:
-        from stratum.mount.state import who_has_a_copy
+        done = [host.unmount(session.state, Path(text), lazy=lazy, warn=warn)]
+    else:
+        records = find_mounts(session, text)
+        if not records:
+            raise NotFoundError(f"{text} is not mounted", hint="'stratum status' lists the mounts there are")
+        if len(records) > 1:
+            from stratum.mount.state import who_has_a_copy
 
-        records = [record for record in records if who_has_a_copy(record) is None] or records
-    return [host.unmount(session.state, record, lazy=lazy, warn=warn) for record in records]
+            records = [record for record in records if who_has_a_copy(record) is None] or records
+        done = [host.unmount(session.state, record, lazy=lazy, warn=warn) for record in records]
+    for record in [] if lazy else done:  # whoever has files open there may still write to them
+        if record.is_worktree:
+            _fold(session, record, warn)
+    return done
+
+
+def _fold(session: Session, record: Record, warn: Callable[[str], None]) -> None:
+    """Fold the worktree of a mount that is gone, if it is one of this store."""
+    from stratum.api.folding import fold_after_use
+    from stratum.mount.state import store_key
+
+    ref = parse_ref(record.ref)
+    try:
+        if ref.worktree is None or record.store_key != store_key(session.config.store):
+            return
+    except NotFoundError:  # this session has no store
+        return
+    problem = fold_after_use(session, ref.name, ref.worktree)
+    if problem is not None:
+        warn(problem)
 
 
 def find_mounts(session: Session, text: str) -> list[Record]:

@@ -12,6 +12,7 @@ from stratum.cli.progress import progress_bar
 from stratum.errors import DamagedError, UsageError
 
 if TYPE_CHECKING:
+    from stratum.api.folding import FoldedAll
     from stratum.api.maintenance import Fscked
     from stratum.store.findings import Finding
     from stratum.store.gc import Collected
@@ -48,10 +49,13 @@ def gc(
     from stratum.api.maintenance import retention
 
     rules = retention(age=reflog_age, last=keep_last, hourly=keep_hourly, daily=keep_daily, weekly=keep_weekly)
-    done = run(app.session, rules, dry_run=dry_run)
+    all_done = run(app.session, rules, dry_run=dry_run)
+    done = all_done.collected
     if app.out.json:
         app.out.object(
             {
+                "folded": _sizes(all_done.folded.folded),
+                "kept_twice": _sizes(all_done.folded.kept_twice),
                 "dry_run": done.dry_run,
                 "kept": [{"commit": commit, "why": safe(why)} for commit, why in sorted(done.kept.items())],
                 "removed_commits": [{"commit": commit, "why": why} for commit, why in sorted(done.commits.items())],
@@ -62,7 +66,21 @@ def gc(
             }
         )
         return
+    _print_folded(app, all_done.folded, dry_run)
     _print_collected(app, done)
+
+
+def _sizes(worktrees: dict[str, int]) -> list[dict[str, Any]]:
+    return [{"worktree": ref, "bytes": size} for ref, size in sorted(worktrees.items())]
+
+
+def _print_folded(app: App, folded: FoldedAll, dry_run: bool) -> None:
+    for ref, size in sorted(folded.folded.items()):
+        app.out.line(f"{'would free' if dry_run else 'freed'} {human_size(size)} of {ref}: its last commit has it")
+    for ref, size in sorted(folded.kept_twice.items()):
+        app.out.line(f"{ref} keeps up to {human_size(size)} twice: commit what changed on top of its last commit")
+    for ref, problem in sorted(folded.failed.items()):
+        app.out.warn(f"{ref}: {problem}")
 
 
 def _print_collected(app: App, done: Collected) -> None:

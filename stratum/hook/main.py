@@ -14,9 +14,14 @@ import os
 import signal
 import sys
 from types import FrameType, TracebackType
+from typing import TYPE_CHECKING
 
 from stratum.errors import StratumError, UsageError
 from stratum.hook import CREATE_RUNTIME, POSTSTOP, TIMEOUTS
+
+if TYPE_CHECKING:
+    from stratum.api.session import Session
+    from stratum.hook.ocistate import ContainerState
 
 _MARGIN = 0.9
 _PATIENCE = 0.8
@@ -90,9 +95,26 @@ def poststop() -> int:
             _say(released.error, about=f"{released.name}+{released.worktree}")
             if released.container == state.id:
                 failure = failure or released.error.exit_code
+    _fold(session, state)
     remove_scratch(state.bundle)
     session.state.records()  # reading them drops those of the stopped container
     return failure
+
+
+def _fold(session: Session, state: ContainerState) -> None:
+    """Fold the worktrees that the stopped container had and that its stop does not commit (``api.folding``)."""
+    from stratum.api.folding import fold_after_use
+    from stratum.hook.annotation import parse_volumes
+
+    try:
+        volumes = parse_volumes(state.annotations)
+    except StratumError:  # such a container never started
+        return
+    for volume in volumes:
+        if volume.ref.worktree is not None and not volume.commit:
+            note = fold_after_use(session, volume.ref.name, volume.ref.worktree)
+            if note is not None:
+                _log(note)
 
 
 def _stage(args: list[str]) -> str:

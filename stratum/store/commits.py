@@ -292,6 +292,12 @@ class Commits:
             self._merkle_cache.save(commit, nodes)
         return meta
 
+    def identify(self, root: Directory, known: Directory | None = None) -> str:
+        """The commit that the tree ``root`` is or would be; ``known`` as for ``write``. Nothing is written."""
+        from stratum.tree.digest import metadata_hash
+
+        return metadata_hash(self._new_dump(root, known)[0].buffers())
+
     def _new_dump(self, root: Directory, known: Directory | None) -> tuple[SplicedDump, Kept, str | None, StoredDump]:
         """The dump of ``root``; what it keeps of that of ``known``, where this is from ``open_tree``, which commit's
         tree that is, and how its dump is stored."""

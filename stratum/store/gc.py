@@ -23,7 +23,6 @@ worktree or kept commit is damaged, nothing is removed: ``DamagedError``.
 
 from __future__ import annotations
 
-import os
 import stat
 import time
 from collections.abc import Iterator, Mapping
@@ -38,6 +37,7 @@ from stratum.store.layout import storage_error
 from stratum.store.retention import Retention, retained
 from stratum.store.trash import remove_tree
 from stratum.sys.atomic import TEMPORARY_PREFIX
+from stratum.sys.usage import disk_usage
 from stratum.tree.contents import object_lines
 
 if TYPE_CHECKING:
@@ -105,13 +105,13 @@ def collect(
         if commit in done.kept:
             continue
         done.commits[commit] = "no ref, mount or recent history names it"
-        done.bytes_freed += _disk_usage(store.layout.commit(commit))
+        done.bytes_freed += disk_usage(store.layout.commit(commit))
         if not dry_run:
             store.transactions.discard(store.layout.commit(commit))
     _sweep_objects(store, needed.objects, done)
     for path in (*_old_caches(store, done.kept), *_abandoned_files(store), *_dead_locks(store)):
         done.others.append(str(path.relative_to(store.root)))
-        done.bytes_freed += _disk_usage(path)
+        done.bytes_freed += disk_usage(path)
         if not dry_run:
             store.transactions.discard(path)
     return done
@@ -206,7 +206,7 @@ def _drop_dead_transactions(store: Store, done: Collected) -> None:
         if path == store.layout.tmp / "lock" or (done.dry_run and _is_alive(path)):
             continue
         done.others.append(str(path.relative_to(store.root)))
-        done.bytes_freed += _disk_usage(path)
+        done.bytes_freed += disk_usage(path)
         if not done.dry_run:
             try:
                 if stat.S_ISDIR(path.lstat().st_mode):
@@ -271,18 +271,3 @@ def _dead_locks(store: Store) -> Iterator[Path]:
         for file in store.layout.names_in(store.layout.worktrees(name)):
             if file.endswith(suffix) and file.removesuffix(suffix) not in worktrees:
                 yield store.layout.worktrees(name) / file
-
-
-def _disk_usage(path: Path) -> int:
-    """Bytes on disk of a file, or of a directory and all below it; 0 for what is gone."""
-    try:
-        info = path.lstat()
-    except OSError:
-        return 0
-    total = info.st_blocks * 512
-    if stat.S_ISDIR(info.st_mode):
-        for directory, _, files in os.walk(path):
-            for name in files:
-                with suppress(OSError):
-                    total += os.lstat(os.path.join(directory, name)).st_blocks * 512
-    return total

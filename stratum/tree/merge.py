@@ -234,7 +234,7 @@ class _Rebase:
             return merged
         if not _differ(old, self._old, merged, self._merged, times=False):
             return new
-        if _differ(merged, self._merged, new, self._new):
+        if _differ(merged, self._merged, new, self._new, times=False):
             self.conflicts.add(path)
             return new if self._theirs else merged
         return merged

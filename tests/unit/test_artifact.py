@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,8 @@ from stratum.composefs.verity import verity_digest
 from stratum.errors import DamagedError, StratumError, UnsupportedError, UsageError
 from stratum.registry import packs, treeblobs
 from stratum.registry.artifact import (
+    ANCESTORS_ANNOTATION,
+    ANCESTORS_MAX,
     CONFIG_MEDIA_TYPE,
     INDEX_MEDIA_TYPE,
     MANIFEST_MAX,
@@ -56,6 +60,29 @@ def manifest(trees: int, pack_count: int, parent: str | None = None) -> Manifest
 def test_manifests_round_trip(trees: int, pack_count: int, parent: str | None) -> None:
     value = manifest(trees, pack_count, parent)
     assert read_manifest(write_manifest(value), "x") == value
+
+
+hashes = st.binary(min_size=32, max_size=32).map(bytes.hex)
+
+
+@given(st.lists(hashes, unique=True, max_size=20), st.booleans())
+def test_ancestors_round_trip(ancestors: list[str], whole: bool) -> None:
+    value = replace(manifest(1, 0, "d" * 64), ancestors=tuple(ancestors), whole=whole and bool(ancestors))
+    assert read_manifest(write_manifest(value), "x") == value
+
+
+NO_LISTS = ("", "end", " ", "d" * 63, "D" * 64, "d" * 64 + " ", "d" * 64 + "  " + "e" * 64, "d" * 64 + "\n" + "e" * 64)
+NO_ENDS = ("d" * 64 + " end end", "end " + "d" * 64)
+TWICE = ("d" * 64 + " " + "d" * 64, "d" * 64 + " " + "c" * 64)
+TOO_MANY = " ".join(f"{number:064x}" for number in range(ANCESTORS_MAX + 1))
+
+
+@pytest.mark.parametrize("text", [*NO_LISTS, *NO_ENDS, *TWICE, TOO_MANY])
+def test_a_list_of_ancestors_that_is_none_is_refused(text: str) -> None:
+    value = json.loads(write_manifest(manifest(1, 0)))
+    value["annotations"][ANCESTORS_ANNOTATION] = text
+    with pytest.raises(DamagedError, match="ancestors"):
+        read_manifest(json.dumps(value).encode(), "x")
 
 
 @given(st.binary(max_size=200))
