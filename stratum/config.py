@@ -1,8 +1,9 @@
 """Settings: one table, and the only reader of the environment.
 
 Order: command-line option, environment variable, configuration file, default. The configuration file is
-``/etc/stratum/config.toml`` (for anyone but root also ``$XDG_CONFIG_HOME/stratum/config.toml``, which wins), a TOML
-table of the keys below. Unknown keys are refused, so that a misspelt one is not silently ignored.
+``/etc/stratum/config.toml`` (for anyone but root also ``$XDG_CONFIG_HOME/stratum/config.toml``, which wins), a
+TOML table of the keys below. Unknown keys are refused, so that a misspelt one is not silently ignored; and so is a file
+that others than root and the caller own or can write, or one in such a directory.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from stratum import toml
-from stratum.errors import UsageError, os_error_text
+from stratum.errors import UsageError
 from stratum.frozen import frozen
+from stratum.safefile import read_trusted
 
 SYSTEM_CONFIG = Path("/etc/stratum/config.toml")
+_MAX_FILE = 1 << 20
 
 
 @frozen
@@ -100,13 +103,13 @@ def load_config(environ: Mapping[str, str] | None = None, **overrides: str | Non
 
 
 def _file_values(path: Path) -> dict[str, str]:
-    try:
-        text = path.read_text("utf-8")
-    except FileNotFoundError:
+    data = read_trusted(path, _MAX_FILE, {0, os.geteuid()})
+    if data is None:
         return {}
-    except (OSError, UnicodeDecodeError) as exc:
-        reason = os_error_text(exc) if isinstance(exc, OSError) else "it is not UTF-8"
-        raise UsageError(f"cannot read {path}: {reason}") from None
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError:
+        raise UsageError(f"cannot read {path}: it is not UTF-8") from None
     try:
         table = toml.loads(text)
     except ValueError as exc:

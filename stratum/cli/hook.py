@@ -19,11 +19,16 @@ def hook() -> None:
 
 @verb("install")
 @click.argument("directory", metavar="[DIR]", required=False, type=click.Path(path_type=Path))
-def install(app: App, directory: Path | None) -> None:
-    """Write the hook's two JSON files to DIR (default: where the container engines of this machine look)."""
+@click.option("-f", "--force", is_flag=True, help="Install it although others could change what root runs then.")
+def install(app: App, directory: Path | None, force: bool) -> None:
+    """Write the hook's two JSON files to DIR (default: where the container engines of this machine look).
+
+    The engines run this installation of Stratum as root then, for every container with an annotation of ours, so it is
+    refused where others than root can write to it. One in a checkout is told of: it should stay where it is.
+    """
     from stratum.hook.install import install as run
 
-    _report(app, "installed", run(directory, app.session.config))
+    _report(app, "installed", run(directory, app.session.config, force=force, warn=app.out.warn))
 
 
 @verb("uninstall")

@@ -39,7 +39,8 @@ from stratum.frozen import frozen
 from stratum.refs import DEFAULT_TAG, DEFAULT_WORKTREE, Ref, is_hash, parse_ref
 from stratum.tree.rootchange import AS_IT_IS, RootChange, parse_id, parse_mode
 
-PREFIX = "stratum.dev/volume."
+DOMAIN = "stratum.dev/"
+PREFIX = f"{DOMAIN}volume."
 
 MAX_VOLUMES = 64
 MAX_VALUE = 8192
@@ -88,9 +89,15 @@ class Volume:
 def parse_volumes(annotations: Mapping[str, str]) -> list[Volume]:
     """The volumes in ``annotations``, parents before what is nested in them; other annotations are ignored.
 
-    Raises ``UsageError`` naming the annotation for anything outside the grammar, for two volumes at one destination
-    and for two volumes of one worktree.
+    Raises ``UsageError`` naming the annotation for anything outside the grammar, keys of ours that name no volume
+    included, for two volumes at one destination and for two volumes of one worktree.
     """
+    for key in sorted(annotations):
+        if key.startswith(DOMAIN) and not key.startswith(PREFIX):
+            raise UsageError(
+                f"annotation {_shown(key)} is not known",
+                hint=f"write {PREFIX}ID=REF:/path/in/container[:OPTION;...]",
+            )
     keys = sorted(key for key in annotations if key.startswith(PREFIX))
     if len(keys) > MAX_VOLUMES:
         raise UsageError(f"{len(keys)} volume annotations; a container may have {MAX_VOLUMES}")

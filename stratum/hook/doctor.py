@@ -12,8 +12,10 @@ from pathlib import Path
 from stratum.api.session import Session
 from stratum.errors import StratumError, UnsupportedError, os_error_text
 from stratum.hook import TIMEOUTS
-from stratum.hook.install import DEFAULT_DIRECTORY, hook_files, is_ours
+from stratum.hook.install import DEFAULT_DIRECTORY, WHEN, hook_files, is_ours
+from stratum.hook.placement import placement_of, refusal
 from stratum.hook.policy import POLICY_FILE, load_policy
+from stratum.safefile import who_can_change
 
 OLDEST_KERNEL = (5, 15)
 OLDEST_PODMAN = (4, 0)
@@ -119,26 +121,38 @@ def _podman(directory: Path | None) -> str:
 def _hook(session: Session, directory: Path | None) -> str:
     from stratum.config import load_config
 
+    place = None
     install = "hook install" if directory is None else f"hook install {directory}"
     for stage, path in hook_files(directory or DEFAULT_DIRECTORY).items():
         if not is_ours(path):
             raise StratumError(f"{path} is missing", hint=f"run: stratum {install}")
         try:
-            hook = json.loads(path.read_bytes())["hook"]
+            table = json.loads(path.read_bytes())
+            hook, when = table["hook"], table["when"]
             environment = dict(entry.partition("=")[::2] for entry in hook["env"])
             interpreter, timeout = str(hook["path"]), int(hook["timeout"])
         except (OSError, ValueError, KeyError, TypeError) as exc:
             raise StratumError(f"{path} cannot be understood: {exc}", hint=_INSTALL) from None
         if timeout < TIMEOUTS[stage]:
             raise StratumError(f"{path} gives the hook only {timeout} s", hint=_INSTALL)
+        if when != WHEN:
+            raise StratumError(
+                f"{path} is of an earlier version: with a misspelt annotation a container starts without its volume",
+                hint=f"run: stratum {install}",
+            )
         store = load_config(environment).store
         if store != session.config.store:
             raise StratumError(
                 f"{path} is for the store {store}, not {session.config.store}",
                 hint=f"run: stratum --store {session.config.store} {install}",
             )
+        place = placement_of(interpreter, environment)
+        risk = place.risk or who_can_change(str(path), {0, os.geteuid()})
+        if risk is not None:
+            raise refusal(interpreter, risk)
         _try_interpreter(interpreter, environment)
-    return f"installed in {directory or DEFAULT_DIRECTORY}"
+    note = f"; it is gone with the checkout {place.checkout}" if place is not None and place.checkout else ""
+    return f"installed in {directory or DEFAULT_DIRECTORY}{note}"
 
 
 def _try_interpreter(interpreter: str, environment: dict[str, str]) -> None:

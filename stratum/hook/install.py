@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +20,28 @@ from stratum import toml
 from stratum.config import Config, load_config
 from stratum.errors import ConflictError, NotFoundError, StratumError, UnsupportedError, os_error_text
 from stratum.hook import TIMEOUTS
+from stratum.hook.placement import placement_of, refusal
 from stratum.podman.program import hook_directories
+from stratum.safefile import who_can_change
 from stratum.sys.atomic import write_atomic
 
 DEFAULT_DIRECTORY = Path("/etc/containers/oci/hooks.d")
 PODMAN_SETTINGS = Path("/etc/containers/containers.conf.d/stratum-hooks.conf")
 HOOK_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-_ANNOTATION = r"^stratum\.dev/volume\."
+WHEN = {"annotations": {r"^stratum\.dev/": ".*"}}
+"""Every annotation of ours, so that a misspelt one stops the container instead of starting it without its volume."""
 _MODULE = "stratum.hook"
 _SETTINGS_MARK = "# Written by 'stratum hook install'; 'stratum hook uninstall' removes it.\n"
 
 
-def install(directory: Path | None, config: Config) -> list[Path]:
+def install(
+    directory: Path | None,
+    config: Config,
+    *,
+    force: bool = False,
+    warn: Callable[[str], None] = lambda text: None,
+) -> list[Path]:
     """Write the hook's JSON files to ``directory`` (default ``DEFAULT_DIRECTORY``) and return their paths.
 
     The settings of ``config`` that are not what the hook would find by itself go into the files. A second call
@@ -40,10 +49,12 @@ def install(directory: Path | None, config: Config) -> list[Path]:
     a directory of one's own is for ``podman --hooks-dir``.
 
     Raises ``ConflictError`` for a file of that name which is not ours, ``UnsupportedError`` where this interpreter
-    cannot run the hook on its own, ``StratumError`` where the directory cannot be written.
+    cannot run the hook on its own or (unless ``force``) others than root could change what it runs, ``StratumError``
+    where the directory cannot be written. ``warn`` is told of an interpreter in a checkout.
     """
     target = _directory(directory)
     interpreter = _interpreter()
+    _check_placement(interpreter, target, force, warn)
     environment = _environment(config)
     try:
         target.mkdir(parents=True, exist_ok=True)
@@ -56,6 +67,20 @@ def install(directory: Path | None, config: Config) -> list[Path]:
         return written + _make_podman_look() if directory is None else written
     except OSError as exc:
         raise StratumError(f"cannot install the hook in {target}: {os_error_text(exc)}") from None
+
+
+def _check_placement(interpreter: str, target: Path, force: bool, warn: Callable[[str], None]) -> None:
+    found = placement_of(interpreter, {"PATH": HOOK_PATH})
+    risk = found.risk or who_can_change(str(target), {0, os.geteuid()})
+    if risk is not None:
+        if not force:
+            raise refusal(interpreter, risk)
+        warn(refusal(interpreter, risk).message)
+    if found.checkout is not None:
+        warn(
+            f"the hook is started from the checkout {found.checkout}: when that is moved or deleted, or set up anew, "
+            "containers start without their volumes until 'hook install' is run again"
+        )
 
 
 def uninstall(directory: Path | None) -> list[Path]:
@@ -89,7 +114,7 @@ def hook_json(stage: str, interpreter: str, environment: dict[str, str]) -> dict
             "env": [f"{key}={value}" for key, value in environment.items()],
             "timeout": TIMEOUTS[stage],
         },
-        "when": {"annotations": {_ANNOTATION: ".+"}},
+        "when": WHEN,
         "stages": [stage],
     }
 
@@ -144,24 +169,10 @@ def is_ours(path: Path) -> bool:
 
 
 def _interpreter() -> str:
-    """This interpreter, proven to find the hook with nothing but its own installation to look in."""
+    """This interpreter; that it finds the hook with nothing but its own installation to look in is seen by asking."""
     interpreter = sys.executable
     if not os.path.isabs(interpreter or ""):
         raise UnsupportedError("this Python does not know the path of its own interpreter")
-    tried = subprocess.run(
-        [interpreter, "-I", "-c", f"import {_MODULE}.main"],
-        env={"PATH": HOOK_PATH},
-        cwd="/",
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        check=False,
-    )
-    if tried.returncode != 0:
-        last = tried.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
-        raise UnsupportedError(
-            f"{interpreter} -I cannot load {_MODULE}: {last}",
-            hint="install Stratum into this interpreter or a virtual environment; PYTHONPATH does not reach a hook",
-        )
     return interpreter
 
 

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from stratum.errors import StratumError, os_error_text
 from stratum.frozen import frozen
-from stratum.hook.readfile import read_regular
+from stratum.safefile import read_regular
 
 MAX_STATE = 4 << 20
 MAX_CONFIG = 16 << 20

@@ -16,23 +16,23 @@ An engine with no rule of its own keeps its default: with Podman all is allowed,
 with Kubernetes (CRI-O) nothing is, because a pod's author must not reach every stratum of the node. A container of
 neither engine is allowed nothing.
 
-Whoever can write the file can mount every stratum, so it is refused unless root owns it and nobody else can write it.
+Whoever can write the file can mount every stratum, so it is refused unless root owns it and the directory that it is
+in, and nobody else can write them.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from stratum import toml
-from stratum.errors import StratumError, UsageError, os_error_text
+from stratum.errors import StratumError, UsageError
 from stratum.frozen import frozen
 from stratum.hook.annotation import Volume
-from stratum.hook.readfile import read_regular
 from stratum.refs import Ref, is_hash_prefix
+from stratum.safefile import read_trusted
 
 POLICY_FILE = Path("/etc/stratum/policy.toml")
 MAX_POLICY = 1 << 20
@@ -119,17 +119,11 @@ def caller_of(annotations: Mapping[str, str]) -> Caller:
 def load_policy(path: Path = POLICY_FILE) -> Policy:
     """Read the policy; a missing file is the defaults.
 
-    Raises ``UsageError`` for a file that root does not own, that others can write, or that breaks the format: a
-    policy that cannot be trusted or understood allows nothing.
+    Raises ``UsageError`` for a file that root does not own, that others can write, that is in such a directory, or that
+    breaks the format: a policy that cannot be trusted or understood allows nothing.
     """
-    try:
-        status, data = read_regular(path, MAX_POLICY)
-    except FileNotFoundError:
-        return Policy()
-    except OSError as exc:
-        raise UsageError(f"cannot read {path}: {os_error_text(exc)}") from None
-    _check_owner(status, path)
-    return parse_policy(data, path)
+    data = read_trusted(path, MAX_POLICY, (0,))
+    return parse_policy(data, path) if data is not None else Policy()
 
 
 def parse_policy(data: bytes, path: Path = POLICY_FILE) -> Policy:
@@ -143,13 +137,6 @@ def parse_policy(data: bytes, path: Path = POLICY_FILE) -> Policy:
     if not isinstance(rules, list):
         raise UsageError(f"{path}: 'allow' is not a list of tables", hint="write [[allow]] above each rule")
     return Policy(tuple(_rule(rule, f"{path}: rule {number}") for number, rule in enumerate(rules, 1)))
-
-
-def _check_owner(status: os.stat_result, path: Path) -> None:
-    if status.st_uid != 0:
-        raise UsageError(f"{path} is owned by user {status.st_uid}, not by root", hint=f"chown root: {path}")
-    if status.st_mode & 0o022:
-        raise UsageError(f"{path} can be written by others than root", hint=f"chmod go-w {path}")
 
 
 def _rule(table: object, what: str) -> Rule:

@@ -298,6 +298,46 @@ def test_what_cannot_be_mounted_does_not_start(
     assert records(cli) == []
 
 
+@pytest.mark.parametrize("key", ["volumes.a", "volume", "volume.", "volume.a b", "Volume.a"])
+def test_a_misspelt_annotation_stops_the_container(podman: PodmanEnv, cli: Command, app: str, key: str) -> None:
+    said = refused(podman, "--annotation", f"stratum.dev/{key}=app+dev:/data")
+    assert f"'stratum.dev/{key}'" in said or "is not a valid volume id" in said
+    assert records(cli) == []
+    assert not list(cli.store.glob("refs/*/worktrees/*/lease.toml"))
+
+
+def test_an_annotation_without_a_value_stops_the_container(podman: PodmanEnv, app: str) -> None:
+    assert "has no absolute destination" in refused(podman, "--annotation", "stratum.dev/volume.a=")
+
+
+def test_a_misspelt_annotation_of_a_pod_stops_it(podman: PodmanEnv, cli: Command, app: str, tmp_path: Path) -> None:
+    unit = tmp_path / "pod.yaml"
+    unit.write_text(f"""\
+apiVersion: v1
+kind: Pod
+metadata:
+  name: server
+  annotations:
+    stratum.dev/volumes.a: app+dev:/data
+spec:
+  hostNetwork: true
+  restartPolicy: Never
+  containers:
+  - name: main
+    image: {podman.image}
+    command: [/bin/sh, -c, "echo it ran"]
+""")
+    done = podman.podman("play", "kube", unit, check=False)
+    assert "annotation 'stratum.dev/volumes.a' is not known" in done.stderr
+    assert "it ran" not in podman.podman("logs", "server-main", check=False).stdout
+
+
+def test_annotations_of_others_do_not_matter(podman: PodmanEnv, app: str) -> None:
+    others = ("io.podman.annotations.label", "org.opencontainers.image.stopSignal", "example.com/stratum.dev/volume")
+    arguments = [word for key in others for word in ("--annotation", f"{key}=x")]
+    assert podman.run("--rm", *arguments, podman.image, "echo", "it ran").stdout == "it ran\n"
+
+
 def test_options_after_a_comma(podman: PodmanEnv, cli: Command, app: str) -> None:
     """Podman 4 takes what follows the comma for another annotation; later ones hand the whole value on."""
     arguments = [*volume("a", "app+dev:/data:rw,commit=never"), podman.image, "touch", "/data/new"]

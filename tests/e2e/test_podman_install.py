@@ -107,6 +107,12 @@ def test_the_doctor_says_what_is_missing_and_then_that_all_is_well(cli: Command,
             {SCRIPT} hook doctor
             sed -i 's/"timeout": 900/"timeout": 5/' /etc/containers/oci/hooks.d/stratum-poststop.json
             {SCRIPT} hook doctor 2>&1 || echo "exit $?"
+            {SCRIPT} hook install > /dev/null
+            sed -i 's,dev/",dev/volume",' /etc/containers/oci/hooks.d/stratum-poststop.json
+            {SCRIPT} hook doctor 2>&1 || echo "exit $?"
+            {SCRIPT} hook install > /dev/null
+            chmod o+w /etc/containers/oci/hooks.d/stratum-poststop.json
+            {SCRIPT} hook doctor 2>&1 || echo "exit $?"
             """,
             tmp_path,
             podman,
@@ -114,9 +120,11 @@ def test_the_doctor_says_what_is_missing_and_then_that_all_is_well(cli: Command,
         )
     checks = ["privilege", "kernel", "store", "trial", "podman", "hook", "policy"]
     verdicts = [line.split()[:2] for line in output.splitlines() if line.startswith(("ok ", "FAIL "))]
-    assert [check for _, check in verdicts] == checks * 3
-    failed = [[check for verdict, check in verdicts[at : at + 7] if verdict == "FAIL"] for at in (0, 7, 14)]
-    assert failed == [["store", "trial", "podman", "hook"], [], ["hook"]]
-    assert output.count("exit 6") == 2
+    assert [check for _, check in verdicts] == checks * 5
+    failed = [[check for verdict, check in verdicts[at : at + 7] if verdict == "FAIL"] for at in range(0, 35, 7)]
+    assert failed == [["store", "trial", "podman", "hook"], [], ["hook"], ["hook"], ["hook"]]
+    assert output.count("exit 6") == 4
+    assert "is of an earlier version" in output
+    assert "stratum-poststop.json can be written by others" in output
     assert "gives the hook only 5 s" in output
     assert list((cli.store / "tmp").glob("*/*")) == []

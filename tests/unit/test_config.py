@@ -133,6 +133,59 @@ def test_an_unreadable_file_is_named(system_config: Path) -> None:
         load_config({})
 
 
+@pytest.mark.parametrize("what", ["config.toml", "."])
+def test_settings_that_others_can_write_are_refused(tmp_path: Path, system_config: Path, what: str) -> None:
+    system_config.write_text('store = "/theirs"\n')
+    assert load_config({}).store == Path("/theirs")
+    place = (tmp_path / what).resolve()
+    place.chmod(place.stat().st_mode | 0o022)
+    with pytest.raises(UsageError, match="can be written by others") as caught:
+        load_config({})
+    assert caught.value.message.startswith(f"{place} ")
+    assert caught.value.hint.endswith(f"chmod go-w {place}")
+
+
+def test_settings_in_a_sticky_directory_are_those_of_their_owner(tmp_path: Path, system_config: Path) -> None:
+    system_config.write_text('store = "/own"\n')
+    tmp_path.chmod(0o1777)
+    assert load_config({}).store == Path("/own")
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("what", ["config.toml", "."])
+def test_settings_of_somebody_else_are_refused(tmp_path: Path, system_config: Path, what: str) -> None:
+    system_config.write_text('store = "/theirs"\n')
+    os.chown(tmp_path / what, 1000, 1000)
+    with pytest.raises(UsageError, match="owned by user 1000, not by root") as caught:
+        load_config({})
+    assert f"chown 0 {(tmp_path / what).resolve()}" in caught.value.hint
+
+
+@pytest.mark.root
+def test_settings_that_a_link_leads_elsewhere_for_are_refused(tmp_path: Path, system_config: Path) -> None:
+    (tmp_path / "theirs").mkdir()
+    os.chown(tmp_path / "theirs", 1000, 1000)
+    (tmp_path / "theirs" / "real").write_text('store = "/theirs"\n')
+    system_config.symlink_to(tmp_path / "theirs" / "real")
+    with pytest.raises(UsageError, match=r"theirs is owned by user 1000"):
+        load_config({})
+
+
+@pytest.mark.root
+def test_a_users_settings_are_that_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1234)
+    user = tmp_path / "xdg" / "stratum" / "config.toml"
+    user.parent.mkdir(parents=True)
+    user.write_text('store = "/user"\n')
+    for place in (user, user.parent):
+        os.chown(place, 1234, 1234)
+    environ = {"XDG_CONFIG_HOME": str(tmp_path / "xdg")}
+    assert load_config(environ).store == Path("/user")
+    os.chown(user, 1000, 1000)
+    with pytest.raises(UsageError, match="owned by user 1000"):
+        load_config(environ)
+
+
 def test_every_setting_has_a_variable_and_help() -> None:
     for setting in config.SETTINGS:
         assert setting.env == "STRATUM_" + setting.key.upper()

@@ -161,7 +161,17 @@ def test_refuses_ids(volume_id: str) -> None:
 
 
 def test_other_annotations_are_not_ours() -> None:
-    assert parse_volumes({"stratum.dev/other": "x", "io.container.manager": "libpod"}) == []
+    assert (
+        parse_volumes({"stratum.device/other": "x", "org.stratum.dev/x": "y", "io.container.manager": "libpod"}) == []
+    )
+
+
+@pytest.mark.parametrize("key", ["volumes.data", "volume", "volume/data", "Volume.data", "data", "", "vol\nume.a"])
+def test_a_key_of_ours_that_names_no_volume_is_refused(key: str) -> None:
+    with pytest.raises(UsageError, match="is not known") as caught:
+        parse_volumes({f"stratum.dev/{key}": "app:/data", PREFIX + "a": "app:/other"})
+    assert "stratum.dev/volume.ID=REF:/path" in caught.value.hint
+    assert "\n" not in caught.value.message
 
 
 def test_parents_come_before_what_is_nested_in_them() -> None:

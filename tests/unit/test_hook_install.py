@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+import stratum
 from stratum.config import load_config
 from stratum.errors import ConflictError, NotFoundError, StratumError, UnsupportedError
 from stratum.frozen import replace
@@ -32,6 +35,8 @@ def test_what_is_written(tmp_path: Path) -> None:
         assert hook["hook"]["timeout"] > 0
         (pattern,) = hook["when"]["annotations"]
         assert re.search(pattern, "stratum.dev/volume.x")
+        assert re.search(pattern, "stratum.dev/volumes.x")
+        assert re.search(hook["when"]["annotations"][pattern], "") is not None
         assert not re.search(pattern, "stratumXdev/volume.x")
         assert path.stat().st_mode & 0o777 == 0o644
 
@@ -80,6 +85,57 @@ def test_an_interpreter_that_cannot_run_the_hook(tmp_path: Path, monkeypatch: py
     with pytest.raises(UnsupportedError, match="cannot load stratum"):
         install(tmp_path / "hooks", CONFIG)
     assert not (tmp_path / "hooks").exists()
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The directory of an installation of its own, whose interpreter this seems to be."""
+    place = tmp_path / "installation"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", place], check=True)
+    packages = next((place / "lib").glob("python*/site-packages"))
+    ours = next(path for path in sys.path if path.endswith("site-packages"))
+    (packages / "own.pth").write_text(f"{Path(stratum.__file__).parents[1]}\n{ours}\n")
+    monkeypatch.setattr(sys, "executable", str(place / "bin" / "python"))
+    return place
+
+
+@pytest.mark.parametrize("what", [".", "bin", "lib", "bin/../..", "pyvenv.cfg"])
+def test_an_installation_that_others_can_write_to_is_refused(elsewhere: Path, tmp_path: Path, what: str) -> None:
+    for path in install(tmp_path / "hooks", CONFIG):
+        path.unlink()
+    place = (elsewhere / what).resolve()
+    place.chmod(place.stat().st_mode | 0o020)
+    with pytest.raises(UnsupportedError, match="can be written by others") as caught:
+        install(tmp_path / "hooks", CONFIG)
+    assert str(place) in caught.value.message
+    assert "only root can write" in caught.value.hint
+    assert not list((tmp_path / "hooks").iterdir())
+    warnings: list[str] = []
+    install(tmp_path / "hooks", CONFIG, force=True, warn=warnings.append)
+    assert "can be written by others" in warnings[0]
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("what", [".", "bin", "bin/python", "pyvenv.cfg"])
+def test_an_installation_of_somebody_else_is_refused(elsewhere: Path, tmp_path: Path, what: str) -> None:
+    os.chown(elsewhere / what, 1000, 1000, follow_symlinks=False)
+    with pytest.raises(UnsupportedError, match="belongs to user 1000"):
+        install(tmp_path / "hooks", CONFIG)
+
+
+def test_hooks_where_others_can_write_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "hooks").mkdir(mode=0o755)
+    (tmp_path / "hooks").chmod(0o777)
+    with pytest.raises(UnsupportedError, match="hooks can be written by others"):
+        install(tmp_path / "hooks", CONFIG)
+
+
+def test_a_checkout_is_told_of(elsewhere: Path, tmp_path: Path) -> None:
+    (elsewhere / ".git").mkdir()
+    warnings: list[str] = []
+    install(tmp_path / "hooks", CONFIG, warn=warnings.append)
+    (warning,) = warnings
+    assert f"from the checkout {elsewhere}" in warning
 
 
 def test_a_directory_by_a_symlink_or_relative(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,6 +26,7 @@ LEVELS = (
     {"tree", "composefs"},
     {"sys", "toml"},
     {"config", "refs"},
+    {"safefile"},
     {"errors", "frozen"},
 )
 """Imports go down this list only; parts on one level do not import one another."""

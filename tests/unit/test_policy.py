@@ -146,7 +146,7 @@ def test_refuses_another_owner_s_file(tmp_path: Path) -> None:
 
 
 def test_refuses_what_is_no_file_or_too_large(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="not a regular file"):
+    with pytest.raises(UsageError, match="Is a directory"):
         load_policy(tmp_path)
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)

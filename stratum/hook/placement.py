@@ -1,0 +1,102 @@
+"""Where the program is that engines start as root for every container: who else could change it, and how long it stays.
+
+Whoever can write the interpreter, Python's or Stratum's modules, or a directory on the way to them, is root on the host
+with the next container. And a checkout of the source is moved, cleaned or deleted one day, after which containers
+start without their volumes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+from stratum.errors import StratumError, UnsupportedError, os_error_text
+from stratum.frozen import frozen
+from stratum.safefile import who_can_change
+
+_ASK = """
+import json, os, stratum.hook.main, sys
+package = os.path.dirname(os.path.abspath(stratum.__file__))
+print(json.dumps([package, sys.prefix, sys.base_prefix, *sys.path]))
+"""
+
+
+@frozen
+class Placement:
+    """``risk`` says how others could have root run what they like, ``checkout`` names the checkout it is in, if any."""
+
+    risk: str | None
+    checkout: str | None
+
+
+def placement_of(interpreter: str, environment: dict[str, str]) -> Placement:
+    """Where the hook that ``interpreter`` starts is. It is not started where others could have changed it.
+
+    Raises ``UnsupportedError`` where it does not know Stratum.
+    """
+    owners = {0, os.geteuid()}
+    folder = os.path.dirname(interpreter)
+    for place in (interpreter, f"{folder}/pyvenv.cfg", f"{os.path.dirname(folder)}/pyvenv.cfg"):
+        risk = who_can_change(place, owners)
+        if risk is not None:
+            return Placement(risk, None)
+    package, *others = _places(interpreter, environment)
+    starts = [str(file) for place in others for file in Path(place).glob("*.pth")]
+    for place in [package, *others, *starts]:
+        risk = risk or who_can_change(place, owners)
+    for folder, folders, files in os.walk(package):
+        for name in folders + files:
+            risk = risk or _who_can_change_here(folder, name, owners)
+    checkouts = [_checkout_of(place) for place in (interpreter, os.path.realpath(interpreter), package)]
+    return Placement(risk, next((found for found in checkouts if found is not None), None))
+
+
+def _who_can_change_here(folder: str, name: str, owners: set[int]) -> str | None:
+    """As ``who_can_change``, for what is in a folder that was looked at already."""
+    path = os.path.join(folder, name)
+    status = os.lstat(path)
+    if os.path.islink(path):
+        return who_can_change(path, owners)
+    if status.st_uid not in owners:
+        return f"{path} belongs to user {status.st_uid}"
+    return f"{path} can be written by others" if status.st_mode & 0o022 else None
+
+
+def refusal(interpreter: str, risk: str) -> UnsupportedError:
+    """That the hook is not installed, or should not be, where it is."""
+    return UnsupportedError(
+        f"root would run {interpreter} for every container, and others could change what that does: {risk}",
+        hint="install Stratum where only root can write, such as /opt/stratum, and run 'hook install' from there",
+    )
+
+
+def _places(interpreter: str, environment: dict[str, str]) -> list[str]:
+    """The package's directory, and every directory that the interpreter loads modules from."""
+    try:
+        done = subprocess.run(
+            [interpreter, "-I", "-c", _ASK],
+            env=environment,
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            check=False,
+        )
+    except OSError as exc:
+        raise UnsupportedError(f"cannot run {interpreter}: {os_error_text(exc)}") from None
+    if done.returncode != 0:
+        last = done.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
+        raise UnsupportedError(
+            f"{interpreter} -I cannot load stratum: {last}",
+            hint="install Stratum into this interpreter or a virtual environment; PYTHONPATH does not reach a hook",
+        )
+    try:
+        return [str(place) for place in json.loads(done.stdout) if place]
+    except ValueError as exc:
+        raise StratumError(f"{interpreter} does not say where its modules are: {exc}") from None
+
+
+def _checkout_of(path: str) -> str | None:
+    """The work tree of git that ``path`` is in, or None."""
+    return next((str(parent) for parent in Path(path).parents if (parent / ".git").exists()), None)
