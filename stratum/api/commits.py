@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from stratum.api.inuse import InUse, may_be_in_use
 from stratum.api.session import Session
 from stratum.api.settling import settle
-from stratum.errors import ExistsError
+from stratum.errors import ExistsError, StratumError
 from stratum.frozen import field, frozen
 from stratum.refs import check_name, parse_ref
 
@@ -44,7 +44,7 @@ def commit_target(
     """Commit the worktree that ``target`` names: a ref (NAME alone is ``main``) or a path at or below its mount.
 
     With ``pause`` a container that has it is paused while it is read, so that the commit is what a power cut at one
-    moment would have left.
+    moment would have left. Raises ``StratumError``, and commits nothing, where the container cannot be paused.
     """
     from stratum.api.history import ref_or_mountpoint
 
@@ -92,7 +92,7 @@ def commit_worktree(
         from stratum.ingest.worktree import store_upperdir
 
         with store.begin(f"committing {tree}") as tx:
-            with _held_still(session, user if pause else None, warnings):
+            with _held_still(session, user if pause else None):
                 root = store_upperdir(tx, store.objects, base, tree.upperdir, warnings.append)
             meta = store.write_commit(
                 tx,
@@ -117,17 +117,21 @@ def commit_worktree(
 
 
 @contextmanager
-def _held_still(session: Session, user: InUse | None, warnings: list[str]) -> Iterator[None]:
-    """Pause the container, if any, that has the worktree; where that fails, the block runs with a warning."""
-    if user is None or user.container is None:
-        yield
-        return
-    from stratum.podman.pausing import paused
+def _held_still(session: Session, user: InUse | None) -> Iterator[None]:
+    """Pause the container, if any, that has the worktree, or raise what says why that cannot be done."""
+    with ExitStack() as held:
+        if user is not None and user.container is not None:
+            from stratum.podman.pausing import paused
 
-    config = session.config
-    with paused(user.container, config.runtime_dir, config.environment) as reason:
-        if reason is not None:
-            warnings.append(f"container {user.container[:12]} was not paused for the commit: {reason}")
+            config = session.config
+            try:
+                held.enter_context(paused(user.container, config.runtime_dir, config.environment))
+            except StratumError as exc:
+                raise type(exc)(
+                    f"container {user.container[:12]} cannot be paused, so nothing was committed: {exc.message}",
+                    hint="try again, or --no-pause to commit while it goes on writing: its files may then be of"
+                    " different moments",
+                ) from None
         yield
 
 

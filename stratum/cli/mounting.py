@@ -138,8 +138,9 @@ def commit(app: App, target: str, tag: str | None, force: bool, no_pause: bool, 
     """Make a commit of what a worktree shows now, and point TAG at it.
 
     The worktree is given as NAME+WORKTREE (NAME alone: 'main') or as a path at or below where it is mounted. A mounted
-    worktree stays mounted and is not disturbed, but a container that has it is paused while it is read. A TAG that
-    exists is an error unless --force moves it.
+    worktree stays mounted and is not disturbed, but a container that has it is paused while it is read; where it cannot
+    be paused, nothing is committed. What is mounted on the host is not held still: files that programs change meanwhile
+    may be of different moments. A TAG that exists is an error unless --force moves it.
     """
     from stratum.api.commits import commit_target
 

@@ -4,41 +4,62 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stratum.errors import StratumError, UnsupportedError
-from stratum.podman.service import api_error_text, connect, without_host
+from stratum.errors import StratumError
+from stratum.podman.service import Connection, api_error_text, connect, without_host
 
 if TYPE_CHECKING:
     from podman.domain.containers import Container
 
 _ANSWER = 60.0
+_WAITS = (0.1, 0.2, 0.4, 0.8)
+"""Seconds before each further try to pause a container."""
 _WATCHDOG = 'read -r _ || exec "$@"'
 
 
 @contextlib.contextmanager
-def paused(container: str, runtime_dir: Path, environment: Mapping[str, str]) -> Iterator[str | None]:
-    """Keep ``container`` (its ID) paused for the block; yields None, or why it is not paused.
+def paused(container: str, runtime_dir: Path, environment: Mapping[str, str]) -> Iterator[None]:
+    """Keep ``container`` (its ID) paused for the block.
 
-    One that is paused already stays so. However the block or this process ends, the container goes on: a shell that
-    waits for the end of its input unpauses it if this process could not. ``StratumError`` where neither could.
+    One that is paused already stays so, and one that has ended is none to pause. A pause that fails is tried again, as
+    runtimes do not always manage to freeze a busy container at once. However the block or this process ends, the
+    container goes on: a shell that waits for the end of its input unpauses it if this process could not.
+    ``StratumError`` where neither could.
+
+    Raises ``UnsupportedError`` where there is no Podman to ask, ``StratumError`` where it does not pause the container.
     """
     with ExitStack() as held:
-        reason = None
-        try:
-            podman = held.enter_context(connect(runtime_dir, environment, timeout=_ANSWER))
-            found = podman.client.containers.get(container)
-            if found.status == "running":
-                pause = _Pause(found, [*podman.command, "unpause", container], environment)
-                held.callback(pause.end)
-        except UnsupportedError as exc:
-            reason = exc.message
-        except (OSError, ValueError) as exc:
-            reason = api_error_text(exc)
-        yield reason
+        podman = held.enter_context(connect(runtime_dir, environment, timeout=_ANSWER))
+        _pause(podman, container, environment, held)
+        yield
+
+
+def _pause(podman: Connection, container: str, environment: Mapping[str, str], held: ExitStack) -> None:
+    """Pause the container, if it runs, until ``held`` ends."""
+    for wait in (*_WAITS, None):
+        failure = _try_pause(podman, container, environment, held)
+        if failure is None:
+            return
+        if wait is None:
+            raise StratumError(failure)
+        time.sleep(wait)
+
+
+def _try_pause(podman: Connection, container: str, environment: Mapping[str, str], held: ExitStack) -> str | None:
+    """Why the container could not be paused."""
+    try:
+        found = podman.client.containers.get(container)
+        if found.status == "running":
+            pause = _Pause(found, [*podman.command, "unpause", container], environment)
+            held.callback(pause.end)
+    except (OSError, ValueError) as exc:
+        return api_error_text(exc)
+    return None
 
 
 class _Pause:

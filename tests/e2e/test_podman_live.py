@@ -162,21 +162,63 @@ def test_a_commit_pauses_the_container(podman: PodmanEnv, cli: Command, tmp_path
     stop(podman)
 
 
-def test_a_commit_without_podman_says_that_it_did_not_pause(podman: PodmanEnv, cli: Command, tmp_path: Path) -> None:
+def test_a_commit_that_cannot_pause_the_container_fails(podman: PodmanEnv, cli: Command, tmp_path: Path) -> None:
     start(podman)
     inside(podman, "echo 1 > /data/one")
-    done = cli("commit", "app+dev", "live", env={"CONTAINER_HOST": f"unix://{tmp_path}/nobody"})
-    assert done.code == 0
-    assert "was not paused for the commit" in done.stderr
+    nobody = {"CONTAINER_HOST": f"unix://{tmp_path}/nobody"}
+    before = sorted(os.listdir(cli.store / "commits"))
+    done = cli("commit", "app+dev", "live", env=nobody)
+    assert done.code == 6
+    assert "cannot be paused, so nothing was committed" in done.stderr
+    assert "--no-pause" in done.stderr
+    assert cli("show", "app:live").code == 3
+    assert sorted(os.listdir(cli.store / "commits")) == before
+    cli.ok("commit", "app+dev", "live", "--no-pause", env=nobody)
     assert changed(cli, "app:v1", "app:live") == {"/one"}
     stop(podman)
+
+
+BUSY = """\
+#!/bin/sh
+case " $* " in
+*" pause "*)
+    echo >> "$0.tries"
+    if [ "$(wc -l < "$0.tries")" -le "$(cat "$0.fails")" ]; then echo "unable to freeze" >&2; exit 1; fi
+esac
+exec runc "$@"
+"""
+
+
+def test_a_pause_that_fails_now_and_then_is_tried_again(cli: Command, tmp_path: Path) -> None:
+    """As runc does with containers that keep the machine busy."""
+    (tmp_path / "source").mkdir()
+    cli.ok("import", "--bare", tmp_path / "source", "app")
+    runtime = tmp_path / "runtime"
+    runtime.write_text(BUSY)
+    runtime.chmod(0o755)
+    cli.ok("hook", "install", tmp_path / "hooks")
+    with PodmanEnv(runtime=str(runtime), hooks_dir=tmp_path / "hooks") as podman:
+        cli.environment |= podman.for_stratum
+        start(podman, ref="app")
+        inside(podman, "echo 1 > /data/one")
+        (tmp_path / "runtime.fails").write_text("2")
+        cli.ok("commit", "app", "third-try")
+        assert (tmp_path / "runtime.tries").read_text().count("\n") == 3
+        assert changed(cli, "app:latest", "app:third-try") == {"/one"}
+        (tmp_path / "runtime.fails").write_text("1000")
+        done = cli("commit", "app", "never")
+        assert done.code == 1
+        assert "cannot be paused, so nothing was committed" in done.stderr
+        assert cli("show", "app:never").code == 3
+        assert podman.state("server") == "running"
+        stop(podman)
 
 
 KILLED = """\
 import os, pathlib, sys, time
 from stratum.podman.pausing import paused
-with paused(sys.argv[1], pathlib.Path(sys.argv[2]), os.environ) as reason:
-    print(reason, flush=True)
+with paused(sys.argv[1], pathlib.Path(sys.argv[2]), os.environ):
+    print(flush=True)
     time.sleep(1000)
 """
 
@@ -186,7 +228,7 @@ def test_a_killed_commit_leaves_no_paused_container_and_no_service(podman: Podma
     command = [sys.executable, "-c", KILLED, container_id(podman), str(cli.runtime_dir)]
     with subprocess.Popen(command, env=cli.environment, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        assert process.stdout.readline() == "None\n"
+        assert process.stdout.readline() == "\n"
         assert podman.state("server") == "paused"
         process.kill()
     deadline = time.monotonic() + 30

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support.command import Command
+from tests.support.containers import Container
 from tests.support.disks import disk, fill, use_up_inodes
 from tests.support.leftovers import unmount_below
 from tests.support.reading import READING
@@ -90,6 +92,51 @@ def test_a_full_disk(stratum: Command, tmp_path: Path, store_dir: Path, exhaust:
     stratum.ok("import", "--bare", tmp_path / "source", "app:v3")
     stratum.ok("fsck")
     assert not leftovers(Store.open(store_dir))
+
+
+def test_a_stop_whose_commit_finds_the_disk_full_is_told_of(cli: Command, tmp_path: Path, store_dir: Path) -> None:
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "one").write_bytes(os.urandom(9000))
+    cli.ok("import", "--bare", tmp_path / "source", "app:v1")
+    cli.ok("worktree", "add", "app+dev", "app:v1")
+    container = Container(tmp_path / "bundles")
+    try:
+        assert run_hook(cli, container, "createRuntime") == (0, "")
+        content = os.urandom(500_000)
+        place = Path(f"/proc/{container.process.pid}/root{container.rootfs}/data")
+        (place / "two").write_bytes(content)
+        filler = fill(store_dir.parent)
+    finally:
+        container.stop()
+    code, said = run_hook(cli, container, "poststop")
+    assert (code, "No space left on device" in said) == (1, True)
+    (tree,) = cli.json("status", "app+dev")[0]["worktrees"]
+    assert "No space left on device" in tree["failed"]
+    assert tree["waiting"] == f"container {container.id[:12]}"
+    assert tree["mounts"] == []
+    shown = cli.ok("status", "app+dev")
+    assert "failed       " in shown
+    assert f"waiting      what container {container.id[:12]} left is not committed yet: stratum reconcile" in shown
+    filler.unlink()
+    (done,) = cli.json("reconcile")
+    assert done["error"] is None
+    (tree,) = cli.json("status", "app+dev")[0]["worktrees"]
+    assert (tree["failed"], tree["waiting"]) == (None, None)
+    cli.ok("restore", "app+dev", "two", "--to", tmp_path)
+    assert (tmp_path / "two").read_bytes() == content
+
+
+def run_hook(cli: Command, container: Container, stage: str) -> tuple[int, str]:
+    """Run a stage of the hook for a container with app+dev at /data; its exit status and stderr."""
+    gone = {"status": "stopped", "pid": 0} if stage == "poststop" else {}
+    done = subprocess.run(
+        [sys.executable, "-I", "-m", "stratum.hook", stage],
+        input=container.state({"a": "app+dev:/data"}, **gone),
+        env={key: value for key, value in cli.environment.items() if key.startswith("STRATUM_")},
+        capture_output=True,
+        check=False,
+    )
+    return done.returncode, done.stderr.decode()
 
 
 def test_a_read_only_disk(stratum: Command, tmp_path: Path, store_dir: Path) -> None:
