@@ -1,7 +1,7 @@
 """Tag templates: the tag that a commit made at a container's stop gets, with fields filled in. Pure.
 
 Fields: ``{name}`` and ``{worktree}`` of the worktree, ``{container}`` and ``{commit}`` cut to 12 digits, and ``{time}``
-as ``20260131T235959Z``.
+as ``20260131T235959Z``. For a volume, ``{container}`` is its name or ID.
 """
 
 from __future__ import annotations
