@@ -15,6 +15,7 @@ from stratum.api.session import Session
 from stratum.errors import DamagedError, NotFoundError, StratumError, UnsupportedError
 from stratum.frozen import field, frozen, replace
 from stratum.refs import is_hash
+from stratum.sys.copymark import LostAttributesError
 
 if TYPE_CHECKING:
     from stratum.mount.state import Record
@@ -156,7 +157,7 @@ def _worktree(
     failed = failed or failure_of(session, tree.name, tree.worktree)
     try:
         added, modified, deleted = _count_changes(tree, open_base)
-    except UnsupportedError as exc:  # a container can make what no commit can hold; the status of all else is wanted
+    except (UnsupportedError, LostAttributesError) as exc:  # of one worktree; the status of all else is wanted
         added, modified, deleted, failed = 0, 0, 0, failed or exc.message
     head_time = None
     if tree.head is not None and store.commits.exists(tree.head):

@@ -33,6 +33,7 @@ from stratum.ingest.dirstack import OPEN_DIRECTORY, DirectoryStack
 from stratum.ingest.reader import Pending, source_error
 from stratum.ingest.staging import open_source
 from stratum.ingest.upper_lower import damaged, lower_entry
+from stratum.sys.copymark import check_mark
 from stratum.sys.xattrs import read_fd_xattrs
 from stratum.tree import overlay
 from stratum.tree.diff import Change, diff_trees
@@ -97,8 +98,10 @@ def upper_changes(base: Directory, upper: Path | int, *, prefix: bytes = overlay
     """What the overlay of ``upper`` over ``base`` changes, as ``diff_trees`` lists it, without reading any file.
 
     A file with data of its own in the upperdir counts as modified even where its bytes are those of the base.
-    Raises what ``read_upperdir`` raises.
+    Raises what ``read_upperdir`` raises, and ``LostAttributesError`` (``sys.copymark``).
     """
+    if isinstance(upper, Path):
+        check_mark(upper.parent)
     return list(diff_trees(base, read_upperdir(base, upper, _SizesOnly(), prefix=prefix)))
 
 

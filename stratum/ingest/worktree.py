@@ -11,6 +11,7 @@ from stratum.ingest.remembered import RememberingReader
 from stratum.ingest.upperdir import Warn, read_upperdir
 from stratum.store.objects import Objects
 from stratum.store.transaction import Transaction
+from stratum.sys.copymark import check_mark
 from stratum.tree.model import Directory
 
 
@@ -24,6 +25,7 @@ def store_upperdir(
     this process may use. Raises what reading raises, and ``StratumError`` in the kernel's words where the store cannot
     be written.
     """
+    check_mark(upperdir.parent)
     with FileReader(tx, objects, jobs=jobs or len(os.sched_getaffinity(0))) as reader:
         remembering = RememberingReader(reader, objects, upperdir)
         root = read_upperdir(base, upperdir, remembering, warn=warn)
@@ -35,6 +37,7 @@ def store_upperdir(
 
 def hash_upperdir(objects: Objects, base: Directory, upperdir: Path, warn: Warn) -> Directory:
     """The same tree without storing anything: contents are only hashed."""
+    check_mark(upperdir.parent)
     return read_upperdir(base, upperdir, RememberingReader(_Hasher(), objects, upperdir), warn=warn)
 
 

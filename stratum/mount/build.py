@@ -26,6 +26,7 @@ from stratum.errors import (
 )
 from stratum.mount.plan import Fd, Layers, Method, MountPlan, method_for, overlay_parameters
 from stratum.sys import loop, mountapi, mountinfo, proc
+from stratum.sys.copymark import check_mark
 from stratum.sys.mountapi import MNT_DETACH, MOUNT_ATTR_RDONLY, UMOUNT_NOFOLLOW, FilesystemContext
 from stratum.sys.namespaces import CLONE_NEWNS, in_own_thread, unshare
 from stratum.sys.syscalls import (
@@ -70,6 +71,8 @@ def build_detached(plan: MountPlan, method: Method | None = None) -> int:
 
 def run_build(build: Callable[[], int], plan: MountPlan, method: Method) -> int:
     """Call ``build``, in a throw-away mount namespace where ``method`` needs one, with errors put in words."""
+    if plan.upperdir is not None:
+        check_mark(plan.upperdir.parent)
     try:
         return in_own_thread(lambda: _in_private_namespace(build)) if method.attached_layers else build()
     except OSError as exc:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from stratum.sys.copymark import HINT
+
 Kind = Literal[
     "object",
     "image",
@@ -30,6 +32,8 @@ file that no store has; ``mount`` the record of one that outlives a reboot; ``st
 PATHS_SHOWN = 5
 UNCHECKED = "its check is gone"
 """The problem of a file (``store.tables``) that can be read all the same."""
+LOST_ATTRIBUTES = f"it was copied without its extended attributes and cannot be used; {HINT}"
+"""The problem of a worktree that another copy of the store has whole."""
 
 
 @dataclass(slots=True)

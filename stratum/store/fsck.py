@@ -18,10 +18,12 @@ from stratum.refs import is_name
 from stratum.store.ancestry import ANCESTORS, Ancestry
 from stratum.store.commits import DUMP, IMAGE, METADATA, CommitMeta
 from stratum.store.facts import Facts, facts_of
-from stratum.store.findings import PATHS_SHOWN, UNCHECKED, Finding, Kind
+from stratum.store.findings import LOST_ATTRIBUTES, PATHS_SHOWN, UNCHECKED, Finding, Kind
 from stratum.store.reflog import Place, is_cut_short, unknown
 from stratum.store.survey import Survey
 from stratum.store.tables import is_checked
+from stratum.store.worktrees import Worktree
+from stratum.sys.copymark import LostAttributesError, check_mark
 from stratum.tree.contents import object_lines
 
 if TYPE_CHECKING:
@@ -124,10 +126,17 @@ class _Check:
                 self._users.setdefault(interrupted.old.base_commit, []).append(ref)
             self._tell_unchecked("worktree", f"{path}/meta.toml", ref)
             self._tell_unchecked("worktree", f"{path}/switch.toml", ref)
+            self._mark(found, path, ref)
         with self._telling("lease", f"{path}/lease.toml", ref):
             worktrees.lease(name, worktree)
             self._tell_unchecked("lease", f"{path}/lease.toml", ref)
         return places
+
+    def _mark(self, worktree: Worktree, path: str, ref: str) -> None:
+        try:
+            check_mark(worktree.directory)
+        except LostAttributesError:
+            self._tell(Finding("worktree", path, LOST_ATTRIBUTES, [ref]))
 
     def _tell_unchecked(self, kind: Kind, path: str, ref: str) -> None:
         """Tell of a file that can be read and has no check, as one that was cut short between two lines has none."""

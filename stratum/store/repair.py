@@ -22,7 +22,7 @@ from stratum.frozen import replace
 from stratum.store.clock import rfc3339
 from stratum.store.commits import IMAGE, METADATA, CommitMeta
 from stratum.store.facts import facts_of
-from stratum.store.findings import UNCHECKED, Finding
+from stratum.store.findings import LOST_ATTRIBUTES, UNCHECKED, Finding
 from stratum.store.layout import storage_error
 from stratum.store.objects import OBJECT_MODE
 from stratum.store.quarantine import Quarantine
@@ -159,6 +159,8 @@ class _Repair:
             with self._store.begin(f"repairing {path}") as tx:
                 tx.place_file(write_tables(tables, str(path)), path)
             return "taken as it is, with a new check"
+        if finding.problem == LOST_ATTRIBUTES:
+            return None  # only another copy helps, and until then it is left for whoever knows better
         if self._take(finding) is not None:
             finding.problem += "; it is in quarantine now"
         return None

@@ -25,7 +25,7 @@ _SERVICES = ("csi", "volumes")
 _TOP = {FORMAT_FILE, "lock", "cache", QUARANTINE, "lost+found", "mounts", *_SERVICES, *DIRECTORIES}
 _STRATUM = {"tags", "worktrees", "log.jsonl"}
 _COMMIT = {METADATA, DUMP, IMAGE, ANCESTORS}
-_WORKTREE = {"upperdir", "workdir", "meta.toml", "lease.toml", "switch.toml"}
+_WORKTREE = {"upperdir", "workdir", "meta.toml", "lease.toml", "switch.toml", "mark"}
 _THE_KERNELS = {"upperdir", "workdir"}
 """Worktree directories with owners and modes of their own."""
 

@@ -1,4 +1,4 @@
-"""Worktrees: ``refs/<name>/worktrees/<wt>/{upperdir,workdir,meta.toml,lease.toml}``.
+"""Worktrees: ``refs/<name>/worktrees/<wt>/{upperdir,workdir,meta.toml,lease.toml,mark}``.
 
 ``upperdir`` and ``workdir`` are the kernel's (overlayfs over the base commit). An overlay shows the owner, mode, mtime
 and xattrs of the upperdir itself as those of its root, so a new upperdir gets them from the root of the base commit's
@@ -8,8 +8,9 @@ tree. meta.toml::
                 from, or last reset to or rebased onto), created, last_modified, description
 
 A worktree comes, goes, and gets an empty upperdir over another base by one rename of its whole directory, so base and
-upperdir always fit together. lease.toml, where it exists, says who holds the worktree and what is to be done when it
-is released; unlike the mount state it survives a reboot::
+upperdir always fit together. ``mark`` tells of copies without extended attributes (``sys.copymark``). lease.toml, where
+it exists, says who holds the worktree and what is to be done when it is released; unlike the mount state it survives a
+reboot::
 
     [lease]  container, since, commit (on release), tag_template?, last_error?
              pid?, start_time?, pid_namespace?, boot?    the container's first process, as ``sys.proc`` knows it
@@ -37,6 +38,7 @@ from stratum.store.namespaces import Namespaces, similar
 from stratum.store.reflog import Reflog, remove_logged
 from stratum.store.tables import Tables, read_tables, write_tables
 from stratum.store.transaction import Transaction, Transactions
+from stratum.sys import copymark
 from stratum.sys.xattrs import list_xattrs
 from stratum.tree.model import Directory
 from stratum.tree.overlay import escape_xattrs
@@ -282,6 +284,9 @@ class Worktrees:
         directory = tx.new_path("worktree")
         tx.make_directory(directory, 0o700)
         tx.make_directory(directory / "workdir", 0o700)
+        mark = self._put_mark(directory)
+        if mark is not None:
+            tx.write_file(directory / copymark.FILE, mark)
         tx.write_file(directory / "meta.toml", _meta(worktree))
         if lease is not None:
             tx.write_file(directory / "lease.toml", _lease(lease))
@@ -290,6 +295,20 @@ class Worktrees:
         except OSError as exc:
             raise storage_error(exc, f"make worktree {worktree}") from None
         return directory
+
+    @staticmethod
+    def _put_mark(directory: Path) -> bytes | None:
+        try:
+            return copymark.put_mark(directory)
+        except OSError as exc:
+            raise storage_error(exc, f"mark {directory}") from None
+
+    def _mark_older(self, tx: Transaction, directory: Path) -> None:
+        """Mark a worktree that a version made which did not mark any."""
+        if not copymark.has_mark(directory):
+            mark = self._put_mark(directory)
+            if mark is not None:
+                tx.place_file(mark, directory / copymark.FILE)
 
     def set_head(self, name: str, worktree: str, head: str, *, why: str = "") -> Worktree:
         """Record ``head`` as the last commit made from the worktree; base and upperdir stay as they are."""
@@ -301,6 +320,7 @@ class Worktrees:
                 if old.commit != head:
                     self._reflog.append(name, "worktree", worktree, old.commit, head, why)
                 tx.place_file(_meta(new), old.directory / "meta.toml")
+                self._mark_older(tx, old.directory)
             return new
 
     def note(self, name: str, worktree: str, commit: str, why: str) -> None:
@@ -314,6 +334,7 @@ class Worktrees:
             new = replace(self.get(name, worktree), description=description)
             with self._transactions.begin(f"describing {new}") as tx:
                 tx.place_file(_meta(new), new.directory / "meta.toml")
+                self._mark_older(tx, new.directory)
             return new
 
     def renew(

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from hypothesis import strategies as st
 
+from stratum.tree.limits import NAME_MAX, PATH_MAX
 from stratum.tree.model import Directory, File, Inode, Special, Symlink, Xattrs
 from stratum.tree.overlay import is_whiteout_device
 
@@ -155,7 +156,7 @@ class TreeBuilder:
     def tree(self, entries: int) -> Directory:
         """A tree of about ``entries`` entries."""
         root = self._directory()
-        open_directories = [root]
+        open_directories = [(root, 1)]  # with the length of the path, so that none gets longer than a tree can have
         kinds: list[tuple[int, Callable[[], Inode]]] = [
             (50, self._file),
             (15, self._directory),
@@ -167,11 +168,13 @@ class TreeBuilder:
         width = self.random.choice((1.0, 0.5, 0.1))  # how likely entries spread over all directories
         for _ in range(entries):
             make = self.random.choices(kinds, weights)[0][1]
-            parent = self.random.choice(open_directories) if self.random.random() < width else open_directories[-1]
-            inode = make()
-            parent.children.setdefault(self._name(), inode)
-            if isinstance(inode, Directory):
-                open_directories.append(inode)
+            spread = self.random.random() < width
+            parent, length = self.random.choice(open_directories) if spread else open_directories[-1]
+            inode, name = make(), self._name()
+            parent.children.setdefault(name, inode)
+            length += len(name) + 1
+            if isinstance(inode, Directory) and length + NAME_MAX <= PATH_MAX:
+                open_directories.append((inode, length))
         return root
 
     def _name(self) -> bytes:

@@ -1,0 +1,70 @@
+"""Telling that a directory was copied without its extended attributes.
+
+What overlayfs keeps in an upperdir has its meaning in ``trusted.*`` attributes, which many ways to copy leave out: then
+deleted files come back, and files that only changed their mode are full of zeros. So a directory that must not be
+copied like that bears an attribute, and a file in it says which: a copy has the file and not the attribute. The mark is
+on the directory around the upperdir, where no mount shows it.
+
+::
+
+    DIRECTORY         trusted.stratum.mark = 32 hex digits
+    DIRECTORY/mark    the same 32 hex digits
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+from stratum.errors import DamagedError
+from stratum.sys.atomic import fsync_dir
+from stratum.sys.xattrs import get_xattr
+
+FILE = "mark"
+HINT = (
+    "copy the store again, as root, with all attributes: cp -a, rsync -aHAX --numeric-ids, or tar --xattrs"
+    " --xattrs-include='*' --acls"
+)
+_XATTR = b"trusted.stratum.mark"
+_SIZE = 32
+
+
+class LostAttributesError(DamagedError):
+    """A worktree's directory is a copy without extended attributes."""
+
+
+def put_mark(directory: Path) -> bytes | None:
+    """Give ``directory`` the attribute, durably; what the file has to say, or None where nobody could copy or use the
+    attributes anyway: without privilege, or on a file system that has none. ``OSError``."""
+    value = os.urandom(_SIZE // 2).hex().encode()
+    try:
+        os.setxattr(directory, _XATTR, value, follow_symlinks=False)
+    except OSError as exc:
+        if exc.errno in (errno.EPERM, errno.EOPNOTSUPP):
+            return None
+        raise
+    fsync_dir(directory)
+    return value
+
+
+def has_mark(directory: Path) -> bool:
+    """Whether there is a file that tells of the mark; older versions made none."""
+    return os.path.lexists(directory / FILE)
+
+
+def check_mark(directory: Path) -> None:
+    """Raise ``LostAttributesError`` where the file tells of a mark that ``directory`` does not bear."""
+    try:
+        fd = os.open(directory / FILE, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        said = os.read(fd, _SIZE + 1)
+    finally:
+        os.close(fd)
+    if get_xattr(directory, _XATTR) != said:
+        raise LostAttributesError(
+            f"the worktree at {directory} was copied without its extended attributes and cannot be used",
+            hint=HINT,
+        )
