@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from stratum.api.sources import CommitSource, Reading, TreeSource
     from stratum.mount.state import Record
-    from stratum.store import Store
     from stratum.store.commits import CommitMeta
     from stratum.store.transaction import Transaction
     from stratum.tree.rootchange import RootChange
@@ -68,14 +67,14 @@ def import_(session: Session, path: str, name: str, options: Options = DEFAULTS)
     exists moves, and its commit becomes the parent of a new one; the reflog keeps where it was. Raises ``UsageError``,
     ``NotFoundError``, ``DamagedError`` and ``StratumError`` naming the path that cannot be read.
     """
-    from stratum.api.sources import CommitSource, ImageSource, open_source
+    from stratum.api.sources import CommitSource, ImageSource, fetched, open_source
 
     stratum, tag = tag_to_set(name)
     with open_source(session, path, tag=options.tag, bare=options.bare, progress=options.progress) as source:
         store = session.create_store()
         if isinstance(source, CommitSource):
             return _import_commit(session, source, path, stratum, tag, options)
-        with store.begin(f"importing {path}", resumable=True) as tx:
+        with fetched(store, source), store.begin(f"importing {path}", resumable=True) as tx:
             previous = store.tags.find(stratum, tag)
             origin = {"kind": "import", **source.origin}
             meta, warnings = _commit_tree(
@@ -119,20 +118,23 @@ def _import_commit(
     session: Session, source: CommitSource, path: str, stratum: str, tag: str, options: Options
 ) -> Imported:
     from stratum.api.sources import history_of
-    from stratum.registry.pull import pull_from
+    from stratum.registry.pull import pull_from, pulled_from
 
     if options.message is not None:
         raise UsageError(
             f"{path} holds a commit, which keeps its own message", hint="leave --message out, or commit a change to it"
         )
-    store = session.store
-    # Held until the tag is set, so that no garbage collection finds a commit without a name.
-    with store.locks.store():
-        previous = store.tags.find(stratum, tag)
-        for digest in (*history_of(source), source.reference):
-            done = pull_from(
-                store, source.remote, digest, kind="import", jobs=session.config.jobs, progress=options.progress
-            )
+    store, jobs = session.store, session.config.jobs
+    previous = store.tags.find(stratum, tag)
+    history = history_of(source)
+    with ExitStack() as locks:
+        if history:  # no garbage collection may find a parent before its child has a name
+            locks.enter_context(store.locks.store())
+        for digest in history:
+            pull_from(store, source.remote, digest, kind="import", jobs=jobs, progress=options.progress)
+        done = locks.enter_context(
+            pulled_from(store, source.remote, source.reference, kind="import", jobs=jobs, progress=options.progress)
+        )
         store.tags.set(stratum, tag, done.commit, expected=previous, why=f"import {path}")
     return Imported(f"{stratum}:{tag}", store.commits.meta(done.commit), previous)
 
@@ -149,21 +151,27 @@ def import_patch(
     The patch may delete with whiteouts (``tree.patch``); what it does not mention stays. Raises as ``import_`` does,
     and ``UsageError`` for markers that mean nothing.
     """
-    from stratum.api.sources import CommitSource, laid_over, open_source
+    from stratum.api.sources import CommitSource, fetched, laid_over, open_source
+    from stratum.registry.pull import pulled_from
 
     store = session.store
     stratum, tag = tag_to_set(name)
     commit = store.resolve_commit(parse_ref(base))
     origin: dict[str, Any] = {"kind": "import", "patch_of": commit}
-    with (
-        open_source(session, path, tag=options.tag, bare=options.bare, progress=options.progress) as source,
-        store.begin(f"importing the patch {path}", resumable=True) as tx,
-    ):
+    with ExitStack() as stack:
+        source = stack.enter_context(
+            open_source(session, path, tag=options.tag, bare=options.bare, progress=options.progress)
+        )
+        if isinstance(source, CommitSource):  # it needs no name, as long as the store is locked
+            pulling = pulled_from(store, source.remote, source.reference, kind="import", progress=options.progress)
+            patch = stack.enter_context(pulling).commit
+        else:
+            stack.enter_context(fetched(store, source))
+        tx = stack.enter_context(store.begin(f"importing the patch {path}", resumable=True))
         previous = store.tags.find(stratum, tag)
         below = store.commits.tree(commit)
         warnings: list[str] = []
         if isinstance(source, CommitSource):
-            patch = _patch_commit(store, source, options)
             origin["patch"] = patch
             tree = laid_over(below, store.commits.tree(patch))
         else:
@@ -180,13 +188,6 @@ def import_patch(
         )
         store.tags.set(stratum, tag, meta.metadata_hash, expected=previous, why=f"import of the patch {path}")
     return Imported(f"{stratum}:{tag}", meta, previous, warnings)
-
-
-def _patch_commit(store: Store, source: CommitSource, options: Options) -> str:
-    """Bring the commit that is a patch into the store; it needs no name there."""
-    from stratum.registry.pull import pull_from
-
-    return pull_from(store, source.remote, source.reference, kind="import", progress=options.progress).commit
 
 
 def _reading(session: Session, tx: Transaction, options: Options) -> Reading:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from stratum.api.session import Session
     from stratum.ingest.unchanged import Listing
     from stratum.registry.archive import ArchiveReader
+    from stratum.registry.artifact import Descriptor
     from stratum.registry.image import Image, ImageLayer
     from stratum.registry.layout import Layout
     from stratum.registry.remote import Remote
@@ -133,6 +134,8 @@ class ImageSource:
 
     remote: Remote
     image: Image
+    directory: Path | None = None
+    """Where the blobs of the layers are, by digest, once they were fetched."""
 
     @property
     def what(self) -> str:
@@ -160,7 +163,7 @@ class ImageSource:
 
         what = f"layer {layer.blob.digest} of {self.what}"
         sha = hashlib.sha256()
-        read = decompressed(reader_of(self.remote.read_blob(layer.blob)), what)
+        read = decompressed(reader_of(self._blob(layer.blob)), what)
 
         def hashed(size: int) -> bytes:
             data = read(size)
@@ -179,6 +182,38 @@ class ImageSource:
         if sha.hexdigest() != layer.diff_id:
             raise DamagedError(f"{what} is not the layer that the image's configuration names")
         return laid_over(base, tree, layer=True), warnings
+
+    def fetch(self, directory: Path) -> None:
+        """Bring the blobs of the layers to ``directory``, verified."""
+        from stratum.registry.pull import storing
+        from stratum.sys.atomic import write_all
+
+        for blob in dict.fromkeys(layer.blob for layer in self.image.layers):
+            with ExitStack() as stack:
+                with storing("write a layer to the store"):
+                    file = stack.enter_context((directory / blob.hex).open("xb", buffering=0))
+                for piece in self.remote.read_blob(blob):
+                    with storing("write a layer to the store"):
+                        write_all(file.fileno(), piece)
+        self.directory = directory
+
+    def _blob(self, blob: Descriptor) -> Iterator[bytes]:
+        if self.directory is None:
+            return self.remote.read_blob(blob)
+        from stratum.registry.push import file_pieces
+
+        return file_pieces(self.directory / blob.hex, 0)
+
+
+@contextmanager
+def fetched(store: Store, source: TreeSource) -> Iterator[None]:
+    """Have what comes over a network here, for the length of the block, before the store is locked for reading it."""
+    if not isinstance(source, ImageSource) or source.remote.target.host is None:
+        yield
+        return
+    with store.begin(f"fetching {source.what}", apart=True) as tx:
+        source.fetch(tx.directory)
+        yield
 
 
 @dataclass(slots=True)

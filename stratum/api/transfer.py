@@ -94,14 +94,15 @@ def pull(
     *,
     plain_http: bool = False,
     ca_file: str | None = None,
+    isolated: bool = False,
     progress: Progress | None = None,
 ) -> Pulled:
     """Fetch the commit that ``source`` names and point NAME:TAG at it.
 
     ``name`` (NAME or NAME:TAG) defaults to the last part of the repository and the tag that was pulled. Like an
-    import, a pull moves the tag that it names; the reflog keeps where it was.
+    import, a pull moves the tag that it names; the reflog keeps where it was. ``isolated`` is ``registry.pull``'s.
     """
-    from stratum.registry.pull import pull as run
+    from stratum.registry.pull import pulled as run
     from stratum.registry.remote import Access
     from stratum.registry.target import parse_target
 
@@ -109,10 +110,9 @@ def pull(
     stratum, tag = _destination(target, name)
     access = Access.from_config(session.config, plain_http=plain_http, ca_file=ca_file)
     store = session.create_store()
-    # Held until the tag is set, so that no garbage collection finds the commit without a name.
-    with store.locks.store():
-        previous = store.tags.find(stratum, tag)
-        done = run(store, target, access, jobs=session.config.jobs, progress=progress)
+    previous = store.tags.find(stratum, tag)
+    # The store is locked from when the commit is there until the tag is set.
+    with run(store, target, access, jobs=session.config.jobs, isolated=isolated, progress=progress) as done:
         store.tags.set(stratum, tag, done.commit, expected=previous, why=f"pull {target}")
     return Pulled(done.commit, f"{stratum}:{tag}", previous, done.manifest_digest, done.bytes_received)
 

@@ -157,7 +157,7 @@ def pull(driver: Driver, target: Target, name: str, asker: Asker, record: PullRe
 
     def work() -> str:
         with session_with(driver, asker, target) as session, _recorded(driver, record) as commits:
-            done = transfer.pull(session, str(target), name, progress=check_wanted)
+            done = transfer.pull(session, str(target), name, isolated=asker.isolated, progress=check_wanted)
             commits.append(done.commit)
         driver.metrics.pulled(done.bytes_received)
         return done.commit

@@ -4,6 +4,13 @@ The tag is resolved once, to a manifest whose digest is kept. The dump must be c
 Merkle root and the metadata must agree; an object is kept only when its bytes have the fs-verity digest that the tree
 names; the image is made anew from the dump. The commit appears when everything is there. Objects that were verified
 before something failed stay in the store, so another try fetches the rest only.
+
+What is in the store already is not fetched, but the artifact has to list it: a tree alone gives nobody what it names.
+Where the store has what others may not see (``isolated``), all is fetched.
+
+The registry takes its time, so the store is not locked while it does. The transaction tells garbage collections what
+it needs (``Transaction.need``), be it there already or still to come, and they keep that. At the end, with the store
+locked until the caller has given the commit a name, it is looked at once more; what is gone is fetched again.
 """
 
 from __future__ import annotations
@@ -14,13 +21,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Set
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, BinaryIO, cast
 
-from stratum.errors import DamagedError, StratumError
+from stratum.errors import BusyError, DamagedError, NotFoundError, StratumError
 from stratum.registry.artifact import Descriptor, Manifest, PackLayers, read_manifest
 from stratum.registry.packs import Member, PackIndex, read_index
 from stratum.registry.packwork import Span
@@ -49,6 +56,12 @@ RANGE_BYTES_MAX = 32 << 20
 _PUBLISH_SECONDS = 10.0
 """What was verified is given its place in the store at least this often, so that a power cut costs little."""
 
+_STORE_WAIT = 300.0
+"""Seconds to wait for the store at the end: there is more to lose than for a verb that only begins."""
+
+_ROUNDS = 5
+"""How often what disappeared from the store meanwhile is fetched again."""
+
 Progress = Callable[[int, "int | None"], None]
 """Called with (bytes done, bytes in total or None)."""
 
@@ -63,15 +76,41 @@ class PullResult:
 
 
 def pull(
-    store: Store, source: Target, access: Access, *, jobs: int = 1, progress: Progress | None = None
+    store: Store,
+    source: Target,
+    access: Access,
+    *,
+    jobs: int = 1,
+    isolated: bool = False,
+    progress: Progress | None = None,
 ) -> PullResult:
     """Bring the commit that ``source`` names into the store; no tag of the store is moved.
 
-    ``jobs`` processes unpack and verify. Raises ``NotFoundError`` where there is none, ``DamagedError`` for anything
-    that does not match, ``StratumError`` in the registry's words.
+    ``jobs`` processes unpack and verify. ``isolated``: the artifact is the only place where anything is taken from.
+    Raises ``NotFoundError`` where there is none, ``DamagedError`` for anything that does not match, ``StratumError`` in
+    the registry's words.
     """
-    with open_remote(source, access) as remote:
-        return pull_from(store, remote, source.reference, jobs=jobs, progress=progress)
+    with pulled(store, source, access, jobs=jobs, isolated=isolated, progress=progress) as done:
+        return done
+
+
+@contextmanager
+def pulled(
+    store: Store,
+    source: Target,
+    access: Access,
+    *,
+    jobs: int = 1,
+    isolated: bool = False,
+    progress: Progress | None = None,
+) -> Iterator[PullResult]:
+    """As ``pull``; the store is locked until the block ends, so that no garbage collection finds the commit without the
+    name that the block gives it. Until the commit is there, the store is not locked."""
+    with (
+        open_remote(source, access) as remote,
+        pulled_from(store, remote, source.reference, jobs=jobs, isolated=isolated, progress=progress) as done,
+    ):
+        yield done
 
 
 def pull_from(
@@ -87,26 +126,45 @@ def pull_from(
 
     ``kind`` is the origin that a new commit gets.
     """
+    with pulled_from(store, remote, reference, kind=kind, jobs=jobs, progress=progress) as done:
+        return done
+
+
+@contextmanager
+def pulled_from(
+    store: Store,
+    remote: Remote,
+    reference: str,
+    *,
+    kind: str = "pull",
+    jobs: int = 1,
+    isolated: bool = False,
+    progress: Progress | None = None,
+) -> Iterator[PullResult]:
+    """As ``pull_from``, with the store locked as by ``pulled``."""
     data, digest = remote.get_manifest(reference)
     manifest = read_manifest(data, str(remote.target))
-    with (
-        store.begin(f"{kind} of {remote.target}") as tx,
-        Workers(jobs) as workers,
-        ThreadPoolExecutor(WORKERS) as pool,
-    ):
-        return _Pull(store, tx, remote, manifest, digest, pool, workers, progress, len(data), kind).run()
+    with store.begin(f"{kind} of {remote.target}", apart=True) as tx, Workers(jobs) as workers:
+        job = _Pull(store, tx, remote, manifest, digest, workers, progress, len(data), kind, isolated)
+        job.read()
+        for _ in range(_ROUNDS):
+            job.fetch()
+            with store.locks.store(timeout=_STORE_WAIT):
+                if job.is_complete():
+                    yield job.write()
+                    return
+    raise BusyError(
+        f"objects of {remote.target} disappear from the store as fast as they are fetched",
+        hint="wait until whatever removes them is done, and pull again",
+    )
 
 
 def pull_objects(store: Store, remote: Remote, reference: str, wanted: Mapping[bytes, int]) -> None:
     """Bring those of the objects ``wanted`` (digest -> size in bytes) that the artifact ``reference`` has."""
     data, digest = remote.get_manifest(reference)
     manifest = read_manifest(data, str(remote.target))
-    with (
-        store.begin(f"fetching objects from {remote.target}") as tx,
-        Workers(1) as workers,
-        ThreadPoolExecutor(WORKERS) as pool,
-    ):
-        _Pull(store, tx, remote, manifest, digest, pool, workers, None, len(data), "repair").fetch_available(wanted)
+    with store.begin(f"fetching objects from {remote.target}") as tx, Workers(1) as workers:
+        _Pull(store, tx, remote, manifest, digest, workers, None, len(data), "repair").fetch_available(wanted)
 
 
 class _Pull:
@@ -119,11 +177,11 @@ class _Pull:
         remote: Remote,
         manifest: Manifest,
         manifest_digest: str,
-        pool: ThreadPoolExecutor,
         workers: Workers,
         progress: Progress | None,
         received: int,
         kind: str,
+        isolated: bool = False,
     ) -> None:
         self._kind = kind
         self._store = store
@@ -131,7 +189,7 @@ class _Pull:
         self._remote = remote
         self._manifest = manifest
         self._manifest_digest = manifest_digest
-        self._pool = pool
+        self._isolated = isolated
         self._workers = workers
         self._progress = progress
         self._received = received
@@ -140,29 +198,52 @@ class _Pull:
         self._verified: deque[Member] = deque()
         self._done = self._total = 0
         self._stopped = False
+        self._meta: CommitMeta
+        self._timestamp: datetime
+        self._root: Directory
+        self._objects: dict[bytes, int] = {}
+        self._indexes: list[PackIndex] = []
+        self._missing: dict[bytes, int] = {}
 
-    def run(self) -> PullResult:
+    def read(self) -> None:
+        """Fetch and check all but the packs."""
         from stratum.store.commits import CommitMeta
 
         config = self._fetch(self._manifest.config)
-        meta = CommitMeta.from_toml(config, f"the metadata of {self._where}")
-        timestamp = self._check_metadata(meta)
-        if self._store.commits.exists(meta.metadata_hash):
-            dump, found = self._store.commits.dump(meta.metadata_hash), meta.metadata_hash
-        else:
-            dump, found = join_tree(self._pool.map(self._fetch, self._manifest.trees), self._where)
-        root = self._check_tree(dump, found, meta)
-        objects = objects_of(dump, self._where)
-        missing = {digest: size for digest, size in objects.items() if not self._tx.has(digest, size)}
-        if missing:
-            self._fetch_objects(missing)
+        meta = self._meta = CommitMeta.from_toml(config, f"the metadata of {self._where}")
+        self._timestamp = self._check_metadata(meta)
+        with ThreadPoolExecutor(WORKERS) as pool:
+            dump, found = None if self._isolated else self._known_tree(meta.metadata_hash), meta.metadata_hash
+            if dump is None:
+                dump, found = join_tree(pool.map(self._fetch, self._manifest.trees), self._where)
+            self._root = self._check_tree(dump, found, meta)
+            self._objects = objects_of(dump, self._where)
+            self._indexes = list(pool.map(self._index, self._manifest.packs))
+        self._check_listed()
+        with self._store.locks.store():
+            self._tx.need(self._objects)
+            self._missing = self._objects if self._isolated else self._lacking()
+
+    def fetch(self) -> None:
+        """Fetch the objects that are missing, and give them their places in the store."""
+        if self._missing:
+            self._fetch_objects(self._missing)
+
+    def is_complete(self) -> bool:
+        """Whether the store has every object of the commit; what it has not is missing, then."""
+        self._missing = self._lacking()
+        return not self._missing
+
+    def write(self) -> PullResult:
+        """Make the commit."""
+        meta = self._meta
         self._store.commits.write(
             self._tx,
-            root,
+            self._root,
             parent=meta.parent_commit,
             message=meta.message,
             origin={"kind": self._kind, "reference": self._where, "manifest": self._manifest_digest},
-            timestamp=timestamp,
+            timestamp=self._timestamp,
         )
         self._record_ancestors(meta.metadata_hash)
         return PullResult(meta.metadata_hash, self._manifest_digest, self._received)
@@ -173,6 +254,19 @@ class _Pull:
 
         told = Recorded(self._manifest.ancestors, self._manifest.whole)
         Ancestry(self._store).record(self._tx, commit, told)
+
+    def _known_tree(self, commit: str) -> Dump | None:
+        """The dump of a commit that the store has; None where it has not, or not any more."""
+        if not self._store.commits.exists(commit):
+            return None
+        try:
+            return self._store.commits.dump(commit)
+        except NotFoundError:
+            return None
+
+    def _lacking(self) -> dict[bytes, int]:
+        has = self._store.objects.has
+        return {digest: size for digest, size in self._objects.items() if not has(digest, size)}
 
     # Checking
 
@@ -204,56 +298,68 @@ class _Pull:
             raise DamagedError(f"{self._where}: the Merkle root in the metadata is not that of the tree")
         return root
 
+    def _check_listed(self) -> None:
+        """The artifact has every object of the tree."""
+        left = dict(self._objects)
+        for index in self._indexes:
+            for member in index.members:
+                if left.get(member.digest) == member.size:
+                    del left[member.digest]
+        if left:
+            raise DamagedError(f"{self._where}: object {next(iter(left)).hex()} of the tree is in none of its packs")
+
     # Objects
 
     def fetch_available(self, wanted: Mapping[bytes, int]) -> None:
         """Fetch and publish what the packs have of ``wanted``."""
-        members = (member for index in self._pool.map(self._index, self._manifest.packs) for member in index.members)
+        with ThreadPoolExecutor(WORKERS) as pool:
+            self._indexes = list(pool.map(self._index, self._manifest.packs))
+        members = (member for index in self._indexes for member in index.members)
         found = {member.digest: member.size for member in members if wanted.get(member.digest) == member.size}
         if found:
             self._fetch_objects(found)
 
-    def _fetch_objects(self, missing: dict[bytes, int]) -> None:
+    def _fetch_objects(self, missing: Mapping[bytes, int]) -> None:
         """Fetch what is missing, pack by pack, and publish it as it comes."""
-        self._total = sum(missing.values())
+        self._total = self._done + sum(missing.values())
         self._workers.start(self._total)
-        indexes = self._pool.map(self._index, self._manifest.packs)
+        pool = ThreadPoolExecutor(WORKERS)
         jobs: list[Future[None]] = []
         left = dict(missing)
         try:
-            for layers, index in zip(self._manifest.packs, indexes, strict=True):
+            for layers, index in zip(self._manifest.packs, self._indexes, strict=True):
                 wanted = {
                     number for number, member in enumerate(index.members) if left.get(member.digest) == member.size
                 }
                 for number in wanted:
                     del left[index.members[number].digest]
                 if wanted:
-                    jobs.append(self._pool.submit(self._fetch_pack, layers, index, wanted))
-            if left:
-                raise DamagedError(
-                    f"{self._where}: object {next(iter(left)).hex()} of the tree is in none of its packs"
-                )
+                    jobs.append(pool.submit(self._fetch_pack, layers, index, wanted))
             published = time.monotonic()
             for job in as_completed(jobs):
                 job.result()
                 if time.monotonic() - published >= _PUBLISH_SECONDS:
-                    self._publish(settled=False)
+                    with suppress(BusyError):  # then later
+                        self._publish(settled=False, timeout=0)
                     published = time.monotonic()
         except BaseException:
             self._stopped = True
             self._workers.stop()
+            pool.shutdown(cancel_futures=True)
+            with suppress(BusyError):
+                self._publish(settled=True, timeout=_STORE_WAIT)
             raise
-        finally:
-            self._pool.shutdown(cancel_futures=True)
-            self._publish(settled=True)
+        pool.shutdown()
+        self._publish(settled=True, timeout=_STORE_WAIT)
 
-    def _publish(self, *, settled: bool) -> None:
+    def _publish(self, *, settled: bool, timeout: float) -> None:
         """Give what was verified its place in the store; ``settled``: nothing is written any more."""
-        while self._verified:
-            member = self._verified.popleft()
-            name = member.digest.hex()
-            self._tx.stage(member.digest, member.size, f"{name[:2]}/{name[2:]}")
-        self._tx.publish_objects(settled=settled)
+        with self._store.locks.store(timeout=timeout):
+            while self._verified:
+                member = self._verified.popleft()
+                name = member.digest.hex()
+                self._tx.stage(member.digest, member.size, f"{name[:2]}/{name[2:]}")
+            self._tx.publish_objects(settled=settled)
 
     def _fetch(self, blob: Descriptor) -> bytes:
         data = fetch(self._remote, blob)

@@ -9,16 +9,17 @@ Kept are the commits that
 - were made from a worktree less than the retention's age ago and are mentioned nowhere, as when a whole stratum was
   removed: what they hold may be nowhere else,
 
-and every object of a commit that is kept. Everything else goes: first the dead transactions in ``tmp/``, which makes
-room, then commits, each by one durable rename, then objects, then caches of commits that went and of imports that were
-not repeated within ``CACHE_AGE``, abandoned temporary files, and lock files of refs that are gone.
+and every object of a commit that is kept, or that a living transaction says it needs. Everything else goes: first the
+dead transactions in ``tmp/``, which makes room, then commits, each by one durable rename, then objects, then caches of
+commits that went and of imports that were not repeated within ``CACHE_AGE``, abandoned temporary files, and lock files
+of refs that are gone.
 A commit therefore never outlives its objects, and the next run finds what an interrupted one left.
 
 All of it happens under the exclusive store lock, but for reading the trees of what is to be kept: that takes longest,
 and is done before, under the shared one (``read_ahead``), as commits never change. Whoever relies on something that no
-ref names yet, holds the shared one from the moment of looking until a ref or a mount record names it, so nothing that
-is needed is ever looked at as garbage. No space is needed for it. Where it cannot be known what is needed, as a tag,
-worktree or kept commit is damaged, nothing is removed: ``DamagedError``.
+ref names yet, holds the shared one from the moment of looking until a ref or a mount record names it, or until their
+transaction has a list of it, so nothing that is needed is ever looked at as garbage. No space is needed for it. Where
+it cannot be known what is needed, as a tag, worktree or kept commit is damaged, nothing is removed: ``DamagedError``.
 """
 
 from __future__ import annotations
@@ -100,6 +101,7 @@ def collect(
     done.kept = find_roots(store, rules, mounted)
     needed = needed or Needed()
     _read_needed(store, done.kept, needed)
+    needed.objects.update(store.transactions.needed())
     _drop_dead_transactions(store, done)
     for commit in store.commits.list():
         if commit in done.kept:
@@ -200,27 +202,24 @@ def _read_needed(store: Store, commits: Mapping[str, str], needed: Needed) -> No
 
 
 def _drop_dead_transactions(store: Store, done: Collected) -> None:
-    """Delete what is in ``tmp/``: with the store locked exclusively, nothing there is alive."""
+    """Delete what is in ``tmp/`` but for what a living transaction has there."""
     for name in store.layout.names_in(store.layout.tmp):
         path = store.layout.tmp / name
-        if path == store.layout.tmp / "lock" or (done.dry_run and _is_alive(path)):
+        if path == store.layout.tmp / "lock" or store.transactions.is_alive(name):
             continue
-        done.others.append(str(path.relative_to(store.root)))
-        done.bytes_freed += disk_usage(path)
+        usage = disk_usage(path)
         if not done.dry_run:
             try:
                 if stat.S_ISDIR(path.lstat().st_mode):
                     remove_tree(path)
                 else:
                     path.unlink()
+            except FileNotFoundError:
+                continue  # one that ended at this moment
             except OSError as exc:
                 raise storage_error(exc, f"remove {path}") from None
-
-
-def _is_alive(path: Path) -> bool:
-    from stratum.sys.locks import is_locked
-
-    return is_locked(path / "owner")
+        done.others.append(str(path.relative_to(store.root)))
+        done.bytes_freed += usage
 
 
 def _sweep_objects(store: Store, needed: set[bytes], done: Collected) -> None:

@@ -69,9 +69,11 @@ class Store:
         """The store's directory, absolute and without symbolic links."""
         return self.layout.root
 
-    def begin(self, what: str = "writing", *, resumable: bool = False) -> AbstractContextManager[Transaction]:
+    def begin(
+        self, what: str = "writing", *, resumable: bool = False, apart: bool = False
+    ) -> AbstractContextManager[Transaction]:
         """A transaction (``Transactions.begin``)."""
-        return self.transactions.begin(what, resumable=resumable)
+        return self.transactions.begin(what, resumable=resumable, apart=apart)
 
     def write_commit(
         self,

@@ -6,6 +6,7 @@
     tmp/<id>/owner         flock'd while the transaction lives; says who and what for
     tmp/<id>/objects/      file contents on their way to objects/
     tmp/<id>/resume        where it can be taken up again after a kill (``store.salvage``)
+    tmp/<id>/needs         digests (32 bytes each) of objects that must not be collected while the transaction lives
     tmp/<id>/...           everything else on its way, and what an exchange brought out
     tmp/<id>/              without an owner: what was removed from the store and is being deleted
 
@@ -15,11 +16,12 @@ rename, its parent is synced; (5) the tag or worktree moves, by one rename, and 
 two of these leaves things that nothing refers to, never a reference to something missing. syncfs reports a failed
 write-back only to descriptors opened before it happened, so the descriptor is opened when the transaction begins.
 
-A transaction holds the store lock shared for as long as it lives. Whoever begins one first collects those whose owner
-is dead: it moves them into its own directory. Left alone for a while are those that another one could take up
-(``store.salvage``); such a transaction ends at once when it is interrupted, and deletes nothing. A forked child of the
-owner shares its lock, so a transaction also lives as long as one of them writes; programs that are started inherit
-nothing.
+A transaction holds the store lock shared for as long as it lives, but for those that wait for others (``apart``): their
+owner takes it whenever it looks at the store or adds to it, and a garbage collection in between leaves them and what
+they need alone. Whoever begins a transaction first collects those whose owner is dead: it moves them into its own
+directory. Left alone for a while are those that another one could take up (``store.salvage``); such a transaction ends
+at once when it is interrupted, and deletes nothing. A forked child of the owner shares its lock, so a transaction also
+lives as long as one of them writes; programs that are started inherit nothing.
 """
 
 from __future__ import annotations
@@ -41,11 +43,13 @@ from stratum.store.objects import OBJECT_MODE, Objects, name_objects
 from stratum.store.salvage import RESUME, dead_in, take_object, take_over, waits_for_another, words
 from stratum.store.trash import remove_tree
 from stratum.sys.atomic import write_all
-from stratum.sys.locks import locked
+from stratum.sys.locks import is_locked, locked
 from stratum.sys.syscalls import AT_FDCWD, RENAME_EXCHANGE, RENAME_NOREPLACE, renameat2, syncfs
 from stratum.tree.model import object_path
 
 OWNER = "owner"
+NEEDS = "needs"
+_DIGEST_SIZE = 32
 _STAGED_NAME = re.compile(r"(?:[0-9a-f]{2}/)?[0-9a-z-]+")
 _CHUNK = 1 << 20
 _GUARD_WAIT = 30.0
@@ -103,6 +107,14 @@ class Transaction:
     def published(self, digest: bytes) -> bool:
         """Whether this transaction gave the object its name, or found it named."""
         return digest in self._published
+
+    def need(self, digests: Iterable[bytes]) -> None:
+        """Have garbage collections keep these objects, be they in the store or to come, while the transaction lives.
+
+        The caller holds the store's lock, and has since before it looked which of them are there.
+        """
+        with _storing("write to the store"), open(self.directory / NEEDS, "xb") as file:
+            file.writelines(digests)
 
     def stage(self, digest: bytes, size: int, name: str | None = None) -> None:
         """Take over ``object_staging / name`` (default: the digest in hex), complete with ``size`` bytes, as the
@@ -324,14 +336,16 @@ class Transactions:
         self._objects = objects
 
     @contextmanager
-    def begin(self, what: str, *, resumable: bool = False) -> Iterator[Transaction]:
+    def begin(self, what: str, *, resumable: bool = False, apart: bool = False) -> Iterator[Transaction]:
         """Begin a transaction, which ends with the ``with`` block: what was published by then stays, all else goes.
 
         ``what`` is shown to those who wait for it. ``resumable``: where it is killed, or interrupted by the user, what
-        it staged is left for the next transaction that says the same words, which may ``adopt`` it. Raises
-        ``BusyError`` where gc or a removal holds the store, ``UnsupportedError`` on a read-only one.
+        it staged is left for the next transaction that says the same words, which may ``adopt`` it. ``apart``: the
+        store is not locked any more when this returns. Raises ``BusyError`` where gc or a removal holds the store,
+        ``UnsupportedError`` on a read-only one.
         """
-        with self._locks.store(), ExitStack() as owner:
+        with ExitStack() as lock, ExitStack() as owner:
+            lock.enter_context(self._locks.store())
             directory = self._layout.tmp / os.urandom(8).hex()
             try:
                 self._claim(owner, directory, what, resumable)
@@ -339,6 +353,8 @@ class Transactions:
             except OSError as exc:
                 _delete(directory)
                 raise storage_error(exc, "write to the store") from None
+            if apart:
+                lock.close()
             try:
                 yield transaction
             except KeyboardInterrupt:
@@ -349,6 +365,28 @@ class Transactions:
                 transaction.close()
                 raise
             transaction.close()
+
+    def needed(self) -> Iterator[bytes]:
+        """The digests of the objects that living transactions need. The caller holds the store's lock exclusively."""
+        for name in self._layout.names_in(self._layout.tmp):
+            if not self.is_alive(name):
+                continue
+            try:
+                fd = self._layout.open_beneath(self._layout.tmp / name / NEEDS)
+            except FileNotFoundError:
+                continue
+            except OSError as exc:
+                raise storage_error(exc, f"read what the transaction {name} needs") from None
+            with open(fd, "rb") as file:
+                while len(digest := file.read(_DIGEST_SIZE)) == _DIGEST_SIZE:
+                    yield digest
+
+    def is_alive(self, name: str) -> bool:
+        """Whether ``name`` in ``tmp/`` is a transaction with an owner."""
+        try:
+            return is_locked(self._layout.tmp / name / OWNER)
+        except NotADirectoryError:
+            return False
 
     def discard(self, path: Path) -> None:
         """Take ``path``, a file or directory of the store, out of it in one durable step, and delete it.

@@ -10,6 +10,7 @@ import os
 import re
 import signal
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ import grpc
 import pytest
 
 from stratum.csi import csi_pb2 as csi
+from tests.e2e.hostile_registry import HostileRegistry
+from tests.e2e.registry_artifacts import FILES, make_artifact
 from tests.e2e.registry_server import RegistryServer, registry_server
 from tests.support.csi import Node, refused
 
@@ -196,6 +199,21 @@ def test_inline_gets_the_pods_credentials_and_not_the_nodes(nodes: tuple[Node, N
     node.unpublish("csi-1", "pod")
     assert node.create("pvc-1", {"source": f"{registry.host}/team/db:seed"}).volume_id
     assert base64.b64encode(b"user:secret").decode() not in node.log.read_text()
+
+
+def test_inline_takes_nothing_that_the_node_has(nodes: tuple[Node, Node], tmp_path: Path) -> None:
+    """Whoever may have an inline volume may not have what somebody else's pull left in the store."""
+    node, artifact = nodes[0], make_artifact(tmp_path)
+    inline = {"csi.storage.k8s.io/ephemeral": "true", "readOnly": "true"}
+    with HostileRegistry(artifact) as registry:
+        node.cli.ok("pull", registry.target, "theirs")
+    with HostileRegistry(replace(artifact, packs=())) as registry, refused(Code.DATA_LOSS, "none of its packs"):
+        node.publish("csi-1", "pod", {**inline, "source": registry.target})
+    with HostileRegistry(artifact) as registry:
+        target = node.publish("csi-2", "pod", {**inline, "source": registry.target})
+        assert (target / "docs/readme").read_bytes() == FILES["docs/readme"]
+        node.unpublish("csi-2", "pod")
+    assert set(registry.blobs) <= {path.rpartition("/")[2] for _, path, _ in registry.seen}
 
 
 def test_retried_call_joins_the_pull_that_is_under_way(nodes: tuple[Node, Node], registry: RegistryServer) -> None:

@@ -157,7 +157,7 @@ def test_what_the_store_has_is_not_fetched(server: RegistryServer, first: Store,
     pull(second, target, ACCESS)
     asked = len(server.requests())
     pull(second, target, ACCESS)
-    assert len(server.requests()) == asked + 2  # the manifest and the metadata
+    assert len(server.requests()) == asked + 3  # the manifest, the metadata, and the index, which has to list it
 
 
 def test_pulling_again_brings_back_a_lost_object(server: RegistryServer, first: Store, second: Store) -> None:
