@@ -7,8 +7,9 @@
     blobs/sha256/<64 hex digits>      manifests, configs and layers
 
 Blobs appear whole, by rename, before ``index.json`` names them. Writers of one layout take turns by a lock on
-``index.json.lock``. A layout may come from a stranger: only regular files are read, no symbolic link is followed, and
-everything is verified like what a registry sends.
+``index.json.lock``; what dead ones left in progress is removed by the next. A layout may come from a stranger, or be
+where one can write: only regular files are read, no symbolic link below the directory that the user names is followed
+by reading or writing, and everything is verified like what a registry sends.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import weakref
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -40,10 +43,13 @@ from stratum.registry.imageindex import (
 )
 from stratum.registry.remote import Upload, verified
 from stratum.registry.target import Target
-from stratum.sys.atomic import fsync_dir, temporary_name, write_atomic
-from stratum.sys.locks import locked
+from stratum.sys.atomic import fsync_dir, is_temporary, new_file, remove_abandoned, write_atomic
+from stratum.sys.locks import FileLock, locked
+from stratum.sys.syscalls import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, openat2
 
 _PIECE = 1 << 20
+_LAYOUT = "oci-layout"
+_BLOBS = "blobs/sha256"
 
 
 class Layout:
@@ -53,27 +59,88 @@ class Layout:
         assert target.directory is not None
         self.target = target
         self._root = target.directory
-        self._blobs = self._root / "blobs" / "sha256"
+        self._fd: int | None = None
         if create:
-            self._create()
+            with self._making(f"make an OCI image layout in {self._root}"):
+                make_directories(self._root)
+        try:
+            self._fd = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return
+        except OSError as exc:
+            raise StratumError(f"cannot open {self._root}: {os_error_text(exc)}") from None
+        self._close = weakref.finalize(self, os.close, self._fd)
+        if create:
+            with self._making(f"make an OCI image layout in {self._root}"):
+                self._prepare(self._fd)
 
     def __enter__(self) -> Layout:
         return self
 
     def __exit__(self, *_exc: object) -> None:
-        return None
+        if self._fd is not None:
+            self._fd = None
+            self._close()
 
-    def _create(self) -> None:
+    def _prepare(self, root: int) -> None:
+        """Make a layout of the directory, which is one already, or empty but for what an interrupted one left."""
+        names = os.listdir(root)
+        is_layout = _LAYOUT in names
+        if not is_layout and not all(is_temporary(name) or (name == "blobs" and self._is_bare(name)) for name in names):
+            raise StratumError(
+                f"{self._root} is neither empty nor an OCI image layout", hint="give an empty or a new directory"
+            )
+        remove_abandoned(root)
+        if not is_layout:
+            write_atomic(Path(_LAYOUT), LAYOUT_VERSION, directory=root)
+        for name in ("blobs", _BLOBS):
+            parent = self._open_directory(os.path.dirname(name) or ".")
+            try:
+                os.mkdir(os.path.basename(name), dir_fd=parent)
+            except FileExistsError:
+                pass
+            else:
+                os.fsync(parent)
+            finally:
+                os.close(parent)
+        blobs = self._open_directory(_BLOBS)
         try:
-            if self._root.is_dir() and not (self._root / "oci-layout").exists() and any(self._root.iterdir()):
-                raise StratumError(
-                    f"{self._root} is neither empty nor an OCI image layout", hint="give an empty or a new directory"
-                )
-            self._blobs.mkdir(parents=True, exist_ok=True)
-            if not (self._root / "oci-layout").exists():
-                write_atomic(self._root / "oci-layout", LAYOUT_VERSION)
+            remove_abandoned(blobs)
+        finally:
+            os.close(blobs)
+
+    def _is_bare(self, name: str) -> bool:
+        """Whether ``blobs`` is a directory in which no blob is."""
+        fd = self._open_directory(name)
+        try:
+            names = os.listdir(fd)
+        finally:
+            os.close(fd)
+        return not names or (names == ["sha256"] and self._is_bare(f"{name}/sha256"))
+
+    @contextmanager
+    def _making(self, doing: str) -> Iterator[None]:
+        try:
+            yield
         except OSError as exc:
-            raise StratumError(f"cannot make an OCI image layout in {self._root}: {os_error_text(exc)}") from None
+            raise StratumError(f"cannot {doing}: {os_error_text(exc)}") from None
+
+    def _open_beneath(self, name: str, flags: int) -> int:
+        """Open what is below the root, through no symbolic link; ``OSError`` as open(2)."""
+        if self._fd is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self._root))
+        try:
+            return openat2(self._fd, name, flags, resolve=RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS)
+        except OSError as exc:
+            if exc.errno not in (errno.ELOOP, errno.EXDEV):
+                raise
+            raise StratumError(
+                f"{self._root}/{name} is a symbolic link, or is reached through one; in a layout none is followed",
+                hint="name the directory that has the layout's files in it",
+            ) from None
+
+    def _open_directory(self, name: str) -> int:
+        return self._open_beneath(name, os.O_RDONLY | os.O_DIRECTORY)
 
     # Reading
 
@@ -92,7 +159,7 @@ class Layout:
     def entries(self) -> list[Entry]:
         """What ``index.json`` lists, unchecked."""
         try:
-            with self._open(self._root / "index.json") as file:
+            with self._open("index.json") as file:
                 data = file.read(MANIFEST_MAX)
         except FileNotFoundError:
             return []
@@ -100,10 +167,10 @@ class Layout:
 
     def has_blob(self, blob: Descriptor) -> bool:
         try:
-            info = (self._blobs / blob.hex).lstat()
-        except OSError:
+            with self._open(f"{_BLOBS}/{blob.hex}") as file:
+                return os.fstat(file.fileno()).st_size == blob.size
+        except (OSError, DamagedError):
             return False
-        return stat.S_ISREG(info.st_mode) and info.st_size == blob.size
 
     def read_blob(self, blob: Descriptor) -> Iterator[bytes]:
         return verified(self._pieces(blob.digest, 0, blob.size + 1), blob, str(self._root))
@@ -123,21 +190,20 @@ class Layout:
 
     def _open_blob(self, digest: str) -> BinaryIO:
         try:
-            return self._open(self._blobs / digest.partition(":")[2])
+            return self._open(f"{_BLOBS}/{digest.partition(':')[2]}")
         except FileNotFoundError:
             raise NotFoundError(f"blob {digest} is missing from {self._root}") from None
 
-    def _open(self, path: Path) -> BinaryIO:
+    def _open(self, name: str) -> BinaryIO:
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            fd = self._open_beneath(name, os.O_RDONLY | os.O_NONBLOCK)
         except FileNotFoundError:
             raise
         except OSError as exc:
-            reason = "it is a symbolic link" if exc.errno == errno.ELOOP else os_error_text(exc)
-            raise StratumError(f"cannot read {path}: {reason}") from None
+            raise StratumError(f"cannot read {self._root}/{name}: {os_error_text(exc)}") from None
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             os.close(fd)
-            raise DamagedError(f"{path} is not a regular file")
+            raise DamagedError(f"{self._root}/{name} is not a regular file")
         return os.fdopen(fd, "rb", buffering=0)
 
     def list_tags(self) -> list[str]:
@@ -146,20 +212,18 @@ class Layout:
     # Writing
 
     def put_blob(self, upload: Upload) -> None:
-        temporary = self._blobs / temporary_name()
-        try:
-            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
-            with os.fdopen(fd, "wb") as file:
-                for piece in verified(upload.read(0), upload.descriptor, "the store"):
-                    file.write(piece)
-                file.flush()
-                os.fsync(fd)
-            temporary.rename(self._blobs / upload.descriptor.hex)
-            fsync_dir(self._blobs)
-        except OSError as exc:
-            raise StratumError(f"cannot write to {self._blobs}: {os_error_text(exc)}") from None
-        finally:
-            temporary.unlink(missing_ok=True)
+        with self._making(f"write to {self._root}/{_BLOBS}"), ExitStack() as undo:
+            blobs = self._open_directory(_BLOBS)
+            undo.callback(os.close, blobs)
+            fd, temporary = new_file(Path(), 0o644, directory=blobs)
+            file = undo.enter_context(os.fdopen(fd, "wb"))
+            undo.callback(_unlink, temporary, blobs)
+            for piece in verified(upload.read(0), upload.descriptor, "the store"):
+                file.write(piece)
+            file.flush()
+            os.fsync(fd)
+            os.rename(temporary, upload.descriptor.hex, src_dir_fd=blobs, dst_dir_fd=blobs)
+            os.fsync(blobs)
 
     def mount_blob(self, blob: Descriptor, repository: str) -> bool:
         return False
@@ -167,9 +231,26 @@ class Layout:
     def put_manifest(self, data: bytes, tag: str) -> None:
         manifest = Descriptor(MANIFEST_MEDIA_TYPE, digest_of(data), len(data))
         self.put_blob(Upload.of_bytes(manifest, data))
-        with locked(self._root / "index.json.lock", what=f"the OCI image layout {self._root}"):
+        with self._making(f"write {self._root}/index.json"), self._locked():
             entries = [other for other in self.entries() if tag_of(other) != tag]
-            try:
-                write_atomic(self._root / "index.json", write_entries([*entries, make_entry(data, tag)]))
-            except OSError as exc:
-                raise StratumError(f"cannot write {self._root}/index.json: {os_error_text(exc)}") from None
+            text = write_entries([*entries, make_entry(data, tag)])
+            write_atomic(Path("index.json"), text, directory=self._fd)
+
+    def _locked(self) -> FileLock:
+        # By way of the descriptor: the directory's name may be somebody else's by now.
+        return locked(Path(f"/proc/self/fd/{self._fd}/index.json.lock"), what=f"the OCI image layout {self._root}")
+
+
+def make_directories(path: Path) -> None:
+    """Make the directory ``path`` with those above it where they are missing, durably. Raises ``OSError``."""
+    if path.is_dir():
+        return
+    if path != path.parent:
+        make_directories(path.parent)
+    path.mkdir(exist_ok=True)
+    fsync_dir(path.parent)
+
+
+def _unlink(path: Path, directory: int) -> None:
+    with suppress(FileNotFoundError):
+        os.unlink(path, dir_fd=directory)
