@@ -89,6 +89,14 @@ class Driver:
                 raise StratumError(f"cannot lock in {directory}: {os_error_text(exc)}") from None
             yield
 
+    @contextlib.contextmanager
+    def keeping(self, commit: str) -> Iterator[None]:
+        """Keep garbage from being collected until the block has given ``commit`` a name. ABORTED where it is gone."""
+        with self.session.store.locks.store():
+            if not self.session.store.commits.exists(commit):
+                raise aborted(f"commit {commit} was removed by a garbage collection meanwhile; call again")
+            yield
+
     def made_stratum(self, name: str) -> bool:
         """Whether the stratum is the driver's own: that of empty volumes, or one that it pulls into."""
         return name == EMPTY_STRATUM or any(record.stratum == name for record in self.pulls.list())

@@ -76,7 +76,8 @@ def publish(driver: Driver, request: csi.NodePublishVolumeRequest, target: Place
             | {"pod": request.volume_context.get(POD_UID, "")}
             | ({"tagPrefix": f"{namespace}."} if namespace and isinstance(wanted.source, Ref) else {}),
         )
-        driver.volumes.put(record)
+        with driver.keeping(record.commit):
+            driver.volumes.put(record)
     if flags & MOUNT_ATTR_RDONLY:
         ref = f"{record.stratum}:{record.commit}"
     else:

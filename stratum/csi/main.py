@@ -57,13 +57,33 @@ def command_line() -> argparse.ArgumentParser:
     add("--store", metavar="DIR", help="Directory of the store. Default: as for the stratum command.")
     add("--runtime-dir", metavar="DIR", help="Directory of the mount state. Default: as for the stratum command.")
     add("--metrics", metavar="HOST:PORT|unix:///PATH", help="Serve metrics for Prometheus at /metrics there.")
+    add(
+        "--gc-interval",
+        default="6h",
+        metavar="TIME",
+        help="How often garbage is collected; 0 for never. Default: %(default)s.",
+    )
+    add(
+        "--reflog-age",
+        default="1d",
+        metavar="TIME",
+        help="How long history of the driver's own strata keeps what it mentions. Default: %(default)s.",
+    )
+    add(
+        "--pulled-age",
+        default="3d",
+        metavar="TIME",
+        help="How long what was pulled stays after the last volume began with it. Default: %(default)s.",
+    )
     add("--version", action="version", version=f"stratum-csi {stratum.__version__}")
     return parser
 
 
 def _run(args: argparse.Namespace) -> int:
+    from stratum.api.maintenance import parse_duration
     from stratum.api.session import Session
     from stratum.config import load_config
+    from stratum.csi import collecting
     from stratum.csi.driver import Driver, Options
     from stratum.csi.metrics import MetricsServer
     from stratum.csi.patterns import parse_pattern
@@ -78,6 +98,7 @@ def _run(args: argparse.Namespace) -> int:
         allow_inline=args.allow_inline,
         inline_sources=tuple(parse_pattern(text) for text in args.inline_source or ("*",)),
     )
+    rules = collecting.Rules(*(parse_duration(text) for text in (args.gc_interval, args.reflog_age, args.pulled_age)))
     os.chdir("/")
     os.umask(0o022)
     log_to_stderr()
@@ -88,6 +109,7 @@ def _run(args: argparse.Namespace) -> int:
     if args.metrics is not None:
         MetricsServer(args.metrics, driver.metrics).start()
     server = serve(driver, args.endpoint)
+    collecting.start(driver, rules)
     stopped.wait()
     server.stop(GRACE).wait()
     if driver.jobs.running:

@@ -10,6 +10,7 @@ import socket
 import socketserver
 import sys
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
@@ -39,6 +40,8 @@ class Metrics:
         self._buckets: dict[str, list[int]] = defaultdict(lambda: [0] * (len(BUCKETS) + 1))
         self._seconds: dict[str, float] = defaultdict(float)
         self._pulled = self._pushed = 0
+        self._collections: dict[str, int] = dict.fromkeys(("done", "busy", "failed"), 0)
+        self._freed = self._collected_at = 0
         self._driver: Driver | None = None
 
     def watch(self, driver: Driver) -> None:
@@ -62,10 +65,18 @@ class Metrics:
         with self._lock:
             self._pushed += size
 
+    def collected(self, result: str, freed: int) -> None:
+        """Count a run of the garbage collection (done, busy or failed) and the bytes that it freed."""
+        with self._lock:
+            self._collections[result] += 1
+            self._freed += freed
+            if result == "done":
+                self._collected_at = int(time.time())
+
     def text(self) -> str:
         """All figures, looked up now."""
         with self._lock:
-            lines = [*self._calls(), *self._transfers()]
+            lines = [*self._calls(), *self._transfers(), *self._garbage()]
         if self._driver is not None:
             lines += _state(self._driver)
         return "\n".join(lines) + "\n"
@@ -86,6 +97,15 @@ class Metrics:
     def _transfers(self) -> Iterator[str]:
         yield from _figure("stratum_csi_pulled_bytes_total", "counter", "Bytes received from registries.", self._pulled)
         yield from _figure("stratum_csi_pushed_bytes_total", "counter", "Bytes sent to registries.", self._pushed)
+
+    def _garbage(self) -> Iterator[str]:
+        yield from _head("stratum_csi_gc_runs_total", "counter", "Runs of the garbage collection, by how they ended.")
+        for result, count in self._collections.items():
+            yield f'stratum_csi_gc_runs_total{{result="{result}"}} {count}'
+        text = "Bytes of disk that the garbage collection freed."
+        yield from _figure("stratum_csi_gc_freed_bytes_total", "counter", text, self._freed)
+        text = "When garbage was collected last, in seconds since 1970; 0 for not yet."
+        yield from _figure("stratum_csi_gc_last_success_timestamp_seconds", "gauge", text, self._collected_at)
 
 
 def _state(driver: Driver) -> Iterator[str]:

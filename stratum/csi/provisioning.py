@@ -53,24 +53,15 @@ def create(driver: Driver, wanted: Wanted, asker: Asker) -> VolumeRecord:
         if exists(driver, record):
             return record
     if record is None or not driver.session.store.commits.exists(record.commit):
-        record = _begin(driver, key, wanted, asker)
-    try:
-        driver.session.store.worktrees.create(
-            record.stratum,
-            key,
-            record.commit,
-            f"Kubernetes volume {wanted.name}"[:200],
-            why=f"made for Kubernetes volume {wanted.name}"[:200],
-        )
-    except ExistsError:
-        raise already_exists(f"{record.id} exists already and is not a volume of this name") from None
-    return record
+        origin = _origin(driver, wanted, asker)
+        with driver.keeping(origin.commit):
+            return _make(driver, _begin(driver, key, wanted, origin))
+    return _make(driver, record)
 
 
-def _begin(driver: Driver, key: str, wanted: Wanted, asker: Asker) -> VolumeRecord:
-    """Have the volume's content in the store, and put the volume on record."""
+def _begin(driver: Driver, key: str, wanted: Wanted, origin: Origin) -> VolumeRecord:
+    """Put the volume on record, whose content is in the store."""
     store = driver.session.store
-    origin = _origin(driver, wanted, asker)
     volume_id = str(Ref(origin.stratum, worktree=key))
     if store.namespaces.exists(origin.stratum) and store.worktrees.exists(origin.stratum, key):
         raise already_exists(f"{volume_id} exists already and is not a volume of this name")
@@ -85,6 +76,21 @@ def _begin(driver: Driver, key: str, wanted: Wanted, asker: Asker) -> VolumeReco
         attributes=wanted.attributes.context(),
     )
     driver.volumes.put(record)
+    return record
+
+
+def _make(driver: Driver, record: VolumeRecord) -> VolumeRecord:
+    """Make the worktree of a volume that is on record."""
+    try:
+        driver.session.store.worktrees.create(
+            record.stratum,
+            record.key,
+            record.commit,
+            f"Kubernetes volume {record.name}"[:200],
+            why=f"made for Kubernetes volume {record.name}"[:200],
+        )
+    except ExistsError:
+        raise already_exists(f"{record.id} exists already and is not a volume of this name") from None
     return record
 
 

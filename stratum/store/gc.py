@@ -42,6 +42,8 @@ from stratum.sys.usage import disk_usage
 from stratum.tree.contents import object_lines
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from stratum.store.store import Store
 
 CACHE_AGE = 30 * 24 * 3600.0
@@ -134,7 +136,7 @@ def find_roots(store: Store, rules: Retention, mounted: Mapping[str, str]) -> di
     now = utc_now()
     for name in store.names():
         entries, damaged = store.reflog.scan(name)
-        kept = retained(entries, rules, now)
+        kept = retained(entries, rules.of(name), now)
         if damaged:
             lines = store.reflog.lines(name)
             text = b"\n".join(lines[number - 1] for number in damaged)
@@ -144,9 +146,8 @@ def find_roots(store: Store, rules: Retention, mounted: Mapping[str, str]) -> di
             if store.commits.exists(commit):
                 roots.setdefault(commit, f"{rule} of {name}")
         mentioned.update(commit for entry in entries for commit in (entry.old, entry.new) if commit is not None)
-    oldest = now.timestamp() - rules.age.total_seconds()
     for commit in store.commits.list():
-        if commit not in roots and commit not in mentioned and _is_recent_work(store, commit, oldest):
+        if commit not in roots and commit not in mentioned and _is_recent_work(store, commit, rules, now):
             roots[commit] = "recent work"
     return roots
 
@@ -157,15 +158,17 @@ def _is_mentioned(commit: bytes, damaged: bytes) -> bool:
     return commit[:half] in damaged or commit[half:] in damaged
 
 
-def _is_recent_work(store: Store, commit: str, oldest: float) -> bool:
-    """Whether the commit was made from a worktree after ``oldest`` (seconds since 1970)."""
+def _is_recent_work(store: Store, commit: str, rules: Retention, now: datetime) -> bool:
+    """Whether the commit was made from a worktree less than the age of its stratum's rules ago."""
     try:
-        if store.layout.commit(commit).lstat().st_mtime <= oldest:
-            return False
+        made = store.layout.commit(commit).lstat().st_mtime
         origin = store.commits.meta(commit).origin
     except (DamagedError, FileNotFoundError):
         return False
-    return origin is not None and origin.get("kind") == "worktree"
+    if origin is None or origin.get("kind") != "worktree":
+        return False
+    name = str(origin.get("worktree", "")).partition("+")[0]
+    return made > now.timestamp() - rules.of(name).age.total_seconds()
 
 
 def _named(store: Store) -> Iterator[tuple[str, str]]:

@@ -14,7 +14,7 @@ A reflog entry whose time cannot be read keeps its commits.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 
 from stratum.store.reflog import ReflogEntry
@@ -24,13 +24,19 @@ DEFAULT_AGE = timedelta(days=30)
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """What is to be kept; see above. A count of 0 is a rule that keeps nothing."""
+    """What is to be kept; see above. A count of 0 is a rule that keeps nothing. ``ages`` has the age for strata, by
+    name, for which it is another."""
 
     age: timedelta = DEFAULT_AGE
     last: int = 0
     hourly: int = 0
     daily: int = 0
     weekly: int = 0
+    ages: Mapping[str, timedelta] = field(default_factory=dict)
+
+    def of(self, name: str) -> Retention:
+        """The rules for one stratum."""
+        return replace(self, age=self.ages[name]) if name in self.ages else self
 
 
 Ref = tuple[str, str]

@@ -72,6 +72,28 @@ def test_what_went_after_it_was_read_ahead(store: Store) -> None:
     assert collect(store, NONE, {}).objects > 0
 
 
+def test_some_strata_have_an_age_of_their_own(store: Store) -> None:
+    commits = [commit(store, big(letter)) for letter in (b"a", b"b", b"c", b"d")]
+    for name, old, new in (("volumes", *commits[:2]), ("own", *commits[2:])):
+        store.tags.set(name, "v1", old)
+        store.tags.set(name, "v1", new, force=True)
+    rules = Retention(ages={"volumes": timedelta()})
+    assert list(run(store, rules).commits) == [commits[0]]
+
+
+def test_recent_work_has_the_age_of_its_stratum(store: Store) -> None:
+    made = {name: worktree_commit(store, name) for name in ("volumes", "own")}
+    done = run(store, Retention(ages={"volumes": timedelta()}))
+    assert list(done.commits) == [made["volumes"]]
+    assert done.kept == {made["own"]: "recent work"}
+
+
+def worktree_commit(store: Store, name: str) -> str:
+    with store.begin("a test") as tx:
+        root = directory({b"file": file(tx, name.encode() * 100)})
+        return store.write_commit(tx, root, origin={"kind": "worktree", "worktree": f"{name}+main"}).metadata_hash
+
+
 def test_the_reflog_keeps_for_a_while(store: Store) -> None:
     old, new = commit(store, big(b"a")), commit(store, big(b"b"))
     store.tags.set("app", "v1", old)

@@ -1,0 +1,128 @@
+"""Garbage collection by the driver: what volumes no longer use makes room without anybody's asking.
+
+Only the driver's own strata are looked after: those that it pulls into, and that of empty volumes. In these
+
+- what was pulled and began no volume for ``pulled_age``, and is in no volume now, loses its tag; a stratum without
+  tags, worktrees and recent commits of pods goes as a whole,
+- history that is older than ``reflog_age`` is dropped, so that volumes that come and go leave nothing.
+
+Then garbage is collected as ``stratum gc`` does it (``store.gc``): what a tag, a worktree, a mount or recent history
+names stays, and of other strata the history of 30 days. It may be cut short anywhere, and waits for pulls and pushes
+that are under way; where they last, it comes again soon.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from datetime import datetime, timedelta
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from stratum.api import maintenance
+from stratum.csi.driver import EMPTY_STRATUM, Driver
+from stratum.csi.records import PullRecord
+from stratum.errors import BusyError, StratumError
+from stratum.frozen import frozen
+from stratum.store.clock import utc_now
+from stratum.store.retention import Retention
+from stratum.store.trimming import trim
+
+if TYPE_CHECKING:
+    from stratum.store.gc import Collected
+
+FIRST = timedelta(minutes=10)
+"""The first run is this long after the start, or an interval where that is shorter."""
+
+AGAIN = timedelta(minutes=5)
+"""So is the next one where the store was busy."""
+
+_log = logging.getLogger(__name__)
+
+
+@frozen
+class Rules:
+    """How often garbage is collected (never where ``interval`` is 0), and what age makes it such."""
+
+    interval: timedelta
+    reflog_age: timedelta
+    pulled_age: timedelta
+
+
+def start(driver: Driver, rules: Rules) -> None:
+    """Collect garbage in the background until the process ends."""
+    if rules.interval:
+        threading.Thread(target=_loop, args=(driver, rules), daemon=True, name="gc").start()
+
+
+def _loop(driver: Driver, rules: Rules) -> None:
+    pause = min(rules.interval, FIRST)
+    while True:
+        time.sleep(pause.total_seconds())
+        pause = rules.interval
+        try:
+            done = collect(driver, rules)
+        except BusyError as exc:
+            _log.info("garbage is not collected now: %s", exc.message)
+            driver.metrics.collected("busy", 0)
+            pause = min(rules.interval, AGAIN)
+        except StratumError as exc:
+            _log.warning("garbage is not collected: %s", exc.message)
+            driver.metrics.collected("failed", 0)
+        except Exception:
+            _log.exception("garbage is not collected")
+            driver.metrics.collected("failed", 0)
+        else:
+            driver.metrics.collected("done", done.bytes_freed)
+            fields = {"commits": len(done.commits), "objects": done.objects, "bytes": done.bytes_freed}
+            _log.info("garbage is collected", extra={"fields": fields})
+
+
+def collect(driver: Driver, rules: Rules) -> Collected:
+    """One run. ``BusyError`` where the store is not to be had within a minute."""
+    store = driver.session.store
+    own = {EMPTY_STRATUM, *(record.stratum for record in driver.pulls.list())}
+    with store.locks.store(exclusive=True):
+        _forget(driver, rules)
+    return maintenance.gc(driver.session, Retention(ages=dict.fromkeys(own, rules.reflog_age)))
+
+
+def _forget(driver: Driver, rules: Rules) -> None:
+    """Take the names from what is used no more. The store is locked exclusively."""
+    store, before = driver.session.store, utc_now() - rules.reflog_age
+    used = {(record.stratum, record.commit) for record in driver.volumes.list()}
+    oldest = (utc_now() - rules.pulled_age).timestamp() * 1e9
+    records = sorted(driver.pulls.list(), key=lambda record: record.stratum)
+    for name, group in groupby(records, key=lambda record: record.stratum):
+        pulls = list(group)
+        unused = [pull for pull in pulls if pull.used <= oldest and (name, pull.commit) not in used]
+        if store.namespaces.exists(name):
+            _drop_tags(driver, unused, {pull.tag for pull in pulls if pull not in unused})
+            trim(store, name, before)
+            if len(unused) == len(pulls) and _is_left(driver, name, before):
+                store.remove(name)
+        # The last record of a stratum says that it is the driver's, for as long as there is such a stratum.
+        if len(unused) < len(pulls) or not store.namespaces.exists(name):
+            for pull in unused:
+                driver.pulls.remove(pull.key)
+    if store.namespaces.exists(EMPTY_STRATUM):
+        trim(store, EMPTY_STRATUM, before)
+
+
+def _drop_tags(driver: Driver, unused: list[PullRecord], needed: set[str]) -> None:
+    """Remove the tags of pulls, but for those that are ``needed`` or that somebody moved."""
+    tags = driver.session.store.tags
+    for pull in unused:
+        found = tags.find(pull.stratum, pull.tag) if pull.tag not in needed else None
+        if found is not None and found == (pull.commit or found):
+            tags.remove(pull.stratum, pull.tag, expected=found, why="no volume uses it any more")
+
+
+def _is_left(driver: Driver, name: str, before: datetime) -> bool:
+    """Whether nothing is in the stratum any more that anybody made: no tag, no worktree, no recent commit of one."""
+    store = driver.session.store
+    if store.tags.names(name) or store.worktrees.names(name):
+        return False
+    moves = [entry for entry in store.reflog.read(name) if entry.kind == "worktree" and entry.old and entry.new]
+    return all(datetime.fromisoformat(entry.when.replace("Z", "+00:00")) < before for entry in moves)
