@@ -13,9 +13,10 @@ containers that stop at the same time commit their worktrees of one stratum side
 Taking any lock takes the store's shared lock first, so that gc and removal, which hold it exclusively, meet nobody.
 A pull does not hold it while it waits for the registry: ``store.transaction`` says how what it needs stays there.
 
-All are flock(2) locks: they go away with the process, also after kill -9, and their files stay (removing a lock file
-while somebody waits for it would make two locks of one). Every wait is bounded and its failure names the holder. In
-one thread a lock is reentrant; threads and processes exclude one another.
+All are flock(2) locks: they go away with the process, also after kill -9. Their files stay for as long as what they
+lock; who holds the lock of a worktree that is gone removes the file, and whoever waits for it then finds that it is not
+the lock any more (``sys.locks``). Every wait is bounded and its failure names the holder. In one thread a lock is
+reentrant; threads and processes exclude one another.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import errno
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from enum import IntEnum
 from pathlib import Path
 
@@ -79,7 +80,13 @@ class StoreLocks:
     def worktree(self, name: str, worktree: str, *, timeout: float = WORKTREE_WAIT) -> Iterator[None]:
         """Hold a worktree's lock (and the store's, shared); the stratum must exist."""
         path = self._layout.worktree_lock(name, worktree)
-        with self.store(), self._take(_Held(_Rank.WORKTREE, path, True), f"worktree {name}+{worktree}", timeout):
+        lock = self._take(
+            _Held(_Rank.WORKTREE, path, True),
+            f"worktree {name}+{worktree}",
+            timeout,
+            of=self._layout.worktree(name, worktree),
+        )
+        with self.store(), lock:
             yield
 
     @contextmanager
@@ -89,7 +96,8 @@ class StoreLocks:
             yield
 
     @contextmanager
-    def _take(self, wanted: _Held, what: str, timeout: float) -> Iterator[None]:
+    def _take(self, wanted: _Held, what: str, timeout: float, of: Path | None = None) -> Iterator[None]:
+        """Take a lock. Its file goes with the lock where ``of``, which it locks, is not there (any more)."""
         held: list[_Held] = self._thread.__dict__.setdefault("held", [])
         timeout = max(timeout, self._thread.__dict__.get("patience", 0.0))
         same = next((lock for lock in held if lock.path == wanted.path), None)
@@ -118,3 +126,6 @@ class StoreLocks:
                 yield
             finally:
                 held.remove(wanted)
+                if of is not None and not os.path.lexists(of):
+                    with suppress(OSError):
+                        os.unlink(wanted.path)

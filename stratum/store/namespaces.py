@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Sequence
+from contextlib import suppress
 
 from stratum.errors import DamagedError, NotFoundError
 from stratum.refs import check_name, is_name
@@ -68,6 +69,8 @@ class Namespaces:
         with self._locks.store(exclusive=True):
             self.check(name)
             self._transactions.discard(self._layout.ref(name))
+            with suppress(OSError):
+                self._layout.ref_lock(name).unlink()  # who waits for it holds the store's lock, so nobody does
 
 
 def similar(name: str, names: Sequence[str], otherwise: str = "") -> str:

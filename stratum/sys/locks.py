@@ -3,11 +3,11 @@
 Rules:
 
 - A lock belongs to an open file: it ends when the holder releases it or dies, so a crash leaves nothing to clean up.
-  The lock file itself stays; its content means nothing.
+  The lock file itself stays, unless the holder removes it; its content means nothing.
 - Two ``FileLock`` objects exclude one another also inside one process (threads).
 - The fd is close-on-exec, so programs started meanwhile do not keep the lock. A *forked* child that goes on without
   exec shares it: an explicit release by the parent ends it for both, but a killed parent leaves it with the child.
-- A lock file that was replaced while we waited is not the lock any more; it is opened and taken again.
+- A lock file that was removed or replaced while we waited is not the lock any more; it is opened and taken again.
 - Where several locks are needed, their owner's docstring says the order. Waiting is always bounded, so a mistake
   in the order is a ``BusyError``, not a hang.
 """

@@ -149,6 +149,28 @@ def test_inline_volume_goes_with_its_pod_and_leaves_a_commit(node: Node, source:
     node.unpublish("csi-4567", "pod")
 
 
+def test_volumes_that_come_and_go_leave_no_file(node: Node, source: Path) -> None:
+    node.cli.ok("import", "--bare", source, "tool")
+    inline = {"csi.storage.k8s.io/ephemeral": "true", "source": "tool"}
+
+    def names() -> list[str]:
+        places = [node.directory / "run", *(node.directory / "store" / part for part in ("refs", "csi", "tmp"))]
+        return sorted(str(path) for place in places for path in place.rglob("*"))
+
+    for number in range(3):
+        node.publish(f"csi-{number}", "pod", inline, staging_target_path="")
+        node.unpublish(f"csi-{number}", "pod")
+        volume_id = node.create(f"pvc-{number}", {"source": "tool"}).volume_id
+        node.stage(volume_id)
+        node.publish(volume_id, "pod")
+        node.unpublish(volume_id, "pod")
+        node.unstage(volume_id)
+        node.delete(volume_id)
+        if number == 0:
+            before = names()
+    assert names() == before
+
+
 def test_reboot_in_the_middle(node: Node, source: Path) -> None:
     node.cli.ok("import", "--bare", source, "app")
     attributes = {"commit": "true", "tag": "kept"}

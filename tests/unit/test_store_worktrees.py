@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import os
 import stat
+import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -167,6 +169,49 @@ def test_a_locked_worktree_waits(store: Store, base: str) -> None:
         with second.worktrees.lock("app", "other", timeout=0):
             pass
         store.worktrees.set_head("app", "dev", base)
+
+
+def test_lock_files_go_with_what_they_lock(store: Store, base: str) -> None:
+    for number in range(3):
+        store.worktrees.create("app", f"w{number}", base)
+        with store.worktrees.lock("app", f"w{number}"):
+            pass
+        assert sorted(os.listdir(store.layout.worktrees("app"))) == [f"w{number}", f"w{number}.lock"]
+        store.worktrees.remove("app", f"w{number}")
+    with store.worktrees.lock("app", "never"):
+        pass
+    assert os.listdir(store.layout.worktrees("app")) == []
+    store.remove("app")
+    assert os.listdir(store.layout.refs) == []
+
+
+def test_locks_exclude_while_worktrees_come_and_go(store: Store, base: str) -> None:
+    """Lock files are removed and made again under those who wait for them; two never hold the lock at once."""
+    store.worktrees.create("app", "other", base)
+    inside: list[int] = []
+    overlaps: list[list[int]] = []
+
+    def work(me: int) -> None:
+        own = Store.open(store.root)
+        for step in range(40):
+            with own.worktrees.lock("app", "dev", timeout=60):
+                inside.append(me)
+                if inside != [me]:
+                    overlaps.append(list(inside))
+                if own.worktrees.exists("app", "dev") and step % 2:
+                    own.worktrees.remove("app", "dev")
+                inside.remove(me)
+            with suppress(ExistsError):
+                own.worktrees.create("app", "dev", base)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert overlaps == []
+    store.worktrees.remove("app", "dev")
+    assert os.listdir(store.layout.worktrees("app")) == ["other"]
 
 
 def test_damage_is_named(store: Store, base: str, tmp_path: Path) -> None:
