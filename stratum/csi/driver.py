@@ -35,13 +35,15 @@ LOCK_WAIT = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How the driver was started. Inline volumes' sources must match one of ``inline_sources``."""
+    """How the driver was started. Inline volumes' sources must match one of ``inline_sources``; ``ca_file`` has
+    certificate authorities for registries besides the system's."""
 
     node_id: str
     kubelet_dir: Path
     controller: bool = False
     allow_inline: bool = False
     inline_sources: tuple[SourcePattern, ...] = (parse_pattern("*"),)
+    ca_file: Path | None = None
 
     def allows_inline_source(self, source: Target | Ref) -> bool:
         """Whether pod authors may name ``source``."""

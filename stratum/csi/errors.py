@@ -14,6 +14,7 @@ from stratum.errors import (
     StratumError,
     UnreachableError,
     UnsupportedError,
+    UntrustedError,
     UsageError,
 )
 
@@ -38,6 +39,7 @@ _CODES: tuple[tuple[type[StratumError], Code], ...] = (
     (ConflictError, Code.FAILED_PRECONDITION),
     (DeniedError, Code.UNAUTHENTICATED),  # the volume's secret is missing or wrong: no use before it changes
     (UnreachableError, Code.UNAVAILABLE),
+    (UntrustedError, Code.FAILED_PRECONDITION),
     (DamagedError, Code.DATA_LOSS),
     (UnsupportedError, Code.FAILED_PRECONDITION),
 )

@@ -9,12 +9,13 @@ from __future__ import annotations
 import argparse
 import os
 import signal
+import ssl
 import sys
 import threading
 from pathlib import Path
 
 import stratum
-from stratum.errors import StratumError, UsageError
+from stratum.errors import StratumError, UsageError, os_error_text
 
 NODE_ID_MAX = 63
 GRACE = 5.0
@@ -56,6 +57,7 @@ def command_line() -> argparse.ArgumentParser:
     )
     add("--store", metavar="DIR", help="Directory of the store. Default: as for the stratum command.")
     add("--runtime-dir", metavar="DIR", help="Directory of the mount state. Default: as for the stratum command.")
+    add("--ca-file", metavar="FILE", help="Certificate authorities of registries, besides the system's; PEM.")
     add("--metrics", metavar="HOST:PORT|unix:///PATH", help="Serve metrics for Prometheus at /metrics there.")
     add(
         "--gc-interval",
@@ -96,6 +98,7 @@ def _run(args: argparse.Namespace) -> int:
         kubelet_dir=_kubelet_dir(args.kubelet_dir),
         controller=args.controller,
         allow_inline=args.allow_inline,
+        ca_file=_ca_file(args.ca_file),
         inline_sources=tuple(parse_pattern(text) for text in args.inline_source or ("*",)),
     )
     rules = collecting.Rules(*(parse_duration(text) for text in (args.gc_interval, args.reflog_age, args.pulled_age)))
@@ -128,6 +131,17 @@ def _node_id(node_id: str) -> str:
             hint=f"it has up to {NODE_ID_MAX} letters, digits, '.', '_' and '-', as values of labels do",
         )
     return node_id
+
+
+def _ca_file(text: str | None) -> Path | None:
+    """The file of authorities, which is read again for each connection, as it may be renewed."""
+    if text is None:
+        return None
+    try:
+        ssl.create_default_context(cafile=text)
+    except OSError as exc:  # also what ssl raises
+        raise UsageError(f"--ca-file {text}: no certificates can be read from it: {os_error_text(exc)}") from None
+    return Path(text).absolute()
 
 
 def _kubelet_dir(text: str) -> Path:

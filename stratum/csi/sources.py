@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from dataclasses import replace as replace_record
+from pathlib import Path
 from typing import Any
 
 from stratum.api import transfer
@@ -28,10 +29,11 @@ from stratum.csi.driver import Driver
 from stratum.csi.errors import CallError, Code, invalid, precondition
 from stratum.csi.jobs import INLINE, PROVISIONING, Caller, Lane, Task
 from stratum.csi.records import PullRecord
-from stratum.errors import DeniedError, UntrustedError
+from stratum.errors import DeniedError, StratumError, UntrustedError, os_error_text
 from stratum.frozen import replace
 from stratum.refs import DEFAULT_TAG, Ref, check_name
 from stratum.registry.target import Target, parse_target
+from stratum.registry.tls import system_authorities
 from stratum.sys.atomic import write_all
 
 _DOCKER_CONFIG = ".dockerconfigjson"
@@ -220,8 +222,20 @@ def session_with(driver: Driver, asker: Asker, target: Target) -> Iterator[Sessi
         if auths:
             content = json.dumps({"auths": auths}).encode()
             environment["REGISTRY_AUTH_FILE"] = files.enter_context(_in_memory("registry-credentials", content))
+        if driver.options.ca_file is not None:
+            content = _authorities(driver.options.ca_file, environment.get("SSL_CERT_FILE"))
+            environment["SSL_CERT_FILE"] = files.enter_context(_in_memory("authorities", content))
         with _for_pods(asker, target):
             yield Session(replace(config, environment=environment))
+
+
+def _authorities(ours: Path, named: str | None) -> bytes:
+    """The certificates of ``ours`` and of those that count without it."""
+    others = Path(named) if named else system_authorities()
+    try:
+        return b"\n".join(path.read_bytes() for path in (others, ours) if path is not None)
+    except OSError as exc:
+        raise StratumError(f"cannot read certificate authorities: {exc.filename}: {os_error_text(exc)}") from None
 
 
 @contextlib.contextmanager

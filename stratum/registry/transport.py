@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from http.cookiejar import DefaultCookiePolicy
-from pathlib import Path
 from urllib.parse import urljoin, urlsplit
 
 import requests
@@ -29,9 +28,10 @@ from stratum.errors import (
     UsageError,
     os_error_text,
 )
-from stratum.registry.deadline import Adapter, Pace, TooLongError, pace_of
+from stratum.registry.deadline import Pace, TooLongError, pace_of
 from stratum.registry.remote import Access
 from stratum.registry.target import is_loopback
+from stratum.registry.tls import TlsAdapter, system_authorities
 
 _PIECE = 256 << 10
 _ERROR_BODY_MAX = 64 << 10
@@ -40,7 +40,6 @@ _REDIRECTS_MAX = 5
 _ATTEMPTS = 4
 _BUSY = (429, 500, 502, 503, 504)
 _LONGEST_PAUSE = 30.0
-_SYSTEM_AUTHORITIES = (Path("/etc/ssl/certs/ca-certificates.crt"), Path("/etc/pki/tls/certs/ca-bundle.crt"))
 _CONTROL = re.compile(r"[^ -~\u00a1-\uffff]+")
 
 
@@ -77,7 +76,7 @@ class PlainSession(requests.Session):
         super().__init__()
         self.trust_env = False
         self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-        adapter = Adapter(pool_connections=4, pool_maxsize=16, max_retries=0)
+        adapter = TlsAdapter(pool_connections=4, pool_maxsize=16, max_retries=0)
         self.mount("https://", adapter)
         self.mount("http://", adapter)
 
@@ -104,7 +103,8 @@ class Transport:
         named = self._access.environment.get("SSL_CERT_FILE")
         if named:
             return named
-        return next((str(path) for path in _SYSTEM_AUTHORITIES if path.is_file()), True)
+        system = system_authorities()
+        return str(system) if system is not None else True
 
     def pace(self) -> Pace:
         """A new pace, for one answer with all the tries that it takes."""
