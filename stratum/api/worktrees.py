@@ -107,13 +107,25 @@ def remove(session: Session, text: str, *, discard: bool = False, dry_run: bool 
 def remove_worktree(session: Session, name: str, worktree: str, *, discard: bool = False) -> str | None:
     """Remove an unmounted worktree; the commit that its uncommitted work was kept as, or None where there was none.
 
-    Raises ``BusyError`` where it is mounted. ``discard`` throws the work away.
+    Raises ``BusyError`` where it is mounted, ``NoSpaceError`` where there is such work and no room for its commit.
+    ``discard`` throws the work away.
     """
+    from stratum.store.layout import NoSpaceError
+
     store = session.store
     with store.worktrees.lock(name, worktree):
         refuse_mounted(session, name, worktree)
         settle(session, name, worktree)
-        kept = None if discard else keep_uncommitted(session, name, worktree, why="kept before removal")
+        kept = None
+        try:
+            if not discard:
+                kept = keep_uncommitted(session, name, worktree, why="kept before removal")
+        except NoSpaceError as exc:
+            if _has_uncommitted(session, name, worktree):
+                raise NoSpaceError(
+                    f"{name}+{worktree} has uncommitted changes, which cannot be kept: {exc.message}",
+                    hint="free some space on the store's file system, or remove it without its changes: --discard",
+                ) from None
         store.worktrees.remove(name, worktree, why="removed" + (f", its changes kept as {kept}" if kept else ""))
     return kept
 
@@ -127,6 +139,19 @@ def keep_uncommitted(session: Session, name: str, worktree: str, *, why: str) ->
 
     done = commit_worktree(session, name, worktree, why=why, fast_forward=False)
     return done.commit if done.changed else None
+
+
+def _has_uncommitted(session: Session, name: str, worktree: str) -> bool:
+    """Whether a worktree holds more than its last commit, found out without writing anything. Its lock is held."""
+    from stratum.ingest.worktree import hash_upperdir
+    from stratum.tree.digest import metadata_hash
+    from stratum.tree.dump import write_dump
+
+    store = session.store
+    tree = store.worktrees.get(name, worktree)
+    base = store.commits.open_tree(tree.base_commit)
+    shown = hash_upperdir(store.objects, base, tree.upperdir, lambda warning: None)
+    return metadata_hash(write_dump(shown)) != tree.commit
 
 
 def refuse_mounted(session: Session, name: str, worktree: str) -> None:

@@ -61,7 +61,14 @@ def build_detached(plan: MountPlan, method: Method | None = None) -> int:
             image = opened.enter_context(opened_layer(plan.image, os.O_RDONLY))
             objects = opened.enter_context(opened_layer(plan.objects))
             upper = opened.enter_context(opened_layer(plan.upperdir)) if plan.upperdir else None
-            work = opened.enter_context(opened_layer(plan.workdir)) if plan.workdir else None
+            # On a read-only file system the kernel takes no upperdir, only a layer to read.
+            reads_only = upper is not None and bool(os.fstatvfs(upper).f_flag & os.ST_RDONLY)
+            if reads_only and plan.writable:
+                raise UnsupportedError(
+                    "cannot mount a worktree for writing: the store's file system is read-only",
+                    hint="mount it read-only: --read-only, or the option ro of a container's volume",
+                )
+            work = opened.enter_context(opened_layer(plan.workdir)) if plan.workdir and not reads_only else None
             image_mount = opened.enter_context(closing(mount_image(image, chosen)))
             settle(image_mount, plan, chosen)
             return create_overlay(plan, Layers(image_mount, objects, upper, work), chosen)
@@ -151,12 +158,26 @@ def create_overlay(plan: MountPlan, layers: Layers, method: Method) -> int:
         mount = context.mount(plan.attributes)
     if plan.writable and os.fstatvfs(mount).f_flag & os.ST_RDONLY:
         os.close(mount)
-        # The kernel only logs why (no xattrs, no whiteouts, no way to make the workdir) and mounts read-only.
-        raise StratumError(
-            f"the kernel cannot use {plan.workdir} to write with and offered a read-only mount",
-            hint="the store's filesystem must support trusted xattrs and whiteouts (ext4, xfs, btrfs); see dmesg",
-        )
+        raise _no_writable(plan)
     return mount
+
+
+def _no_writable(plan: MountPlan) -> StratumError:
+    """Why the kernel mounted read-only what it was to mount writable. It only logs that (no space for what it makes in
+    the workdir, no xattrs, no whiteouts), so the first is tried here."""
+    from stratum.store.layout import storage_error
+
+    assert plan.workdir is not None
+    probe = plan.workdir / f"probe-{os.urandom(8).hex()}"
+    try:
+        probe.mkdir(0o700)
+        probe.rmdir()
+    except OSError as exc:
+        return storage_error(exc, f"mount a worktree for writing: {plan.workdir}")
+    return StratumError(
+        f"the kernel cannot use {plan.workdir} to write with and offered a read-only mount",
+        hint="the store's filesystem must support trusted xattrs and whiteouts (ext4, xfs, btrfs); see dmesg",
+    )
 
 
 def explained(exc: OSError, what: str) -> StratumError:

@@ -96,7 +96,10 @@ def method_for(release: str) -> Method:
 
 @frozen
 class Layers:
-    """The open files of a plan's layers: the image's mount, then the directories."""
+    """The open files of a plan's layers: the image's mount, then the directories.
+
+    An ``upperdir`` without a ``workdir`` is the topmost of the layers that are only read.
+    """
 
     image: int
     objects: int
@@ -117,15 +120,18 @@ Parameter = tuple[str, "str | Fd"]
 def overlay_parameters(plan: MountPlan, layers: Layers, syntax: LayerSyntax) -> list[Parameter]:
     """The parameters of the plan's overlay filesystem, in the order in which to give them."""
     parameters: list[Parameter] = [("source", plan.source)]
-    image, objects = fd_path(layers.image), fd_path(layers.objects)
+    lower = [layers.image]
+    if layers.upperdir is not None and layers.workdir is None:
+        lower.insert(0, layers.upperdir)
+    names, objects = ":".join(map(fd_path, lower)), fd_path(layers.objects)
     if syntax is LayerSyntax.FD:
-        parameters += [("lowerdir+", Fd(layers.image)), ("datadir+", Fd(layers.objects))]
+        parameters += [*(("lowerdir+", Fd(layer)) for layer in lower), ("datadir+", Fd(layers.objects))]
     elif syntax is LayerSyntax.APPENDED:
-        parameters += [("lowerdir+", image), ("datadir+", objects)]
+        parameters += [*(("lowerdir+", fd_path(layer)) for layer in lower), ("datadir+", objects)]
     elif syntax is LayerSyntax.DATA_ONLY:
-        parameters.append(("lowerdir", f"{image}::{objects}"))
+        parameters.append(("lowerdir", f"{names}::{objects}"))
     else:
-        parameters.append(("lowerdir", f"{image}:{objects}"))
+        parameters.append(("lowerdir", f"{names}:{objects}"))
     if layers.upperdir is not None and layers.workdir is not None:
         for key, fd in (("upperdir", layers.upperdir), ("workdir", layers.workdir)):
             parameters.append((key, Fd(fd) if syntax is LayerSyntax.FD else fd_path(fd)))

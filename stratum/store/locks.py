@@ -111,7 +111,12 @@ class StoreLocks:
         with ExitStack() as stack:
             try:
                 os.close(self._layout.open_beneath(wanted.path.parent, os.O_PATH | os.O_DIRECTORY))
-                stack.enter_context(locked(wanted.path, exclusive=wanted.exclusive, timeout=timeout, what=what))
+                try:
+                    stack.enter_context(locked(wanted.path, exclusive=wanted.exclusive, timeout=timeout, what=what))
+                except OSError as exc:
+                    # A worktree that was never locked, where no lock file can be made: nobody changes it there.
+                    if exc.errno != errno.EROFS or wanted.rank is not _Rank.WORKTREE:
+                        raise
             except FileNotFoundError:
                 raise NotFoundError(f"{what} does not exist") from None
             except OSError as exc:

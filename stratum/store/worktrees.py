@@ -268,8 +268,20 @@ class Worktrees:
             self._namespaces.ensure(tx, name)
             tx.sync()
             self._reflog.append(name, "worktree", worktree, None, base_commit, why)
+            self._make_lock_file(name, worktree)
             tx.place_directory(directory, made.directory)
         return made
+
+    def _make_lock_file(self, name: str, worktree: str) -> None:
+        """Make the file of the worktree's lock, as none can be made once the disk is full. The lock is not taken."""
+        path = self._layout.worktree_lock(name, worktree)
+        flags = os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        with suppress(OSError):  # who takes the lock says what is wrong with it
+            parent = self._layout.open_beneath(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.close(os.open(path.name, flags, 0o600, dir_fd=parent))
+            finally:
+                os.close(parent)
 
     def new_upperdir(self, tx: Transaction, base_commit: str, change: RootChange = AS_IT_IS) -> Path:
         """An empty upperdir for ``base_commit`` in the transaction's directory, for ``renew``."""

@@ -53,6 +53,12 @@ def stratum(cli: Command, tmp_path: Path, store_dir: Path) -> Iterator[Command]:
     (tmp_path / "mnt/f0").write_bytes(os.urandom(500_000))
     yield cli
     unmount_below(tmp_path / "mnt")
+    unmount_below(tmp_path / "other")
+
+
+def contents(path: Path) -> dict[str, tuple[int, bytes]]:
+    """Mode and content of everything below ``path``."""
+    return {name: (mode, content) for name, (mode, _, content) in snapshot(path).items()}
 
 
 @pytest.mark.parametrize("exhaust", [fill, use_up_inodes], ids=["space", "inodes"])
@@ -137,6 +143,66 @@ def run_hook(cli: Command, container: Container, stage: str) -> tuple[int, str]:
         check=False,
     )
     return done.returncode, done.stderr.decode()
+
+
+@pytest.mark.parametrize("exhaust", [fill, use_up_inodes], ids=["space", "inodes"])
+def test_removing_worktrees_on_a_full_disk(
+    stratum: Command, tmp_path: Path, store_dir: Path, exhaust: Callable[[Path], Path]
+) -> None:
+    """One without changes needs no room; one with changes is not thrown away, and the error says what helps."""
+    stratum.ok("commit", tmp_path / "mnt")
+    stratum.ok("worktree", "add", "app+work", "app:v1")
+    stratum.ok("mount", "app+work", tmp_path / "other")
+    (tmp_path / "other/new").write_bytes(os.urandom(50_000))
+    stratum.ok("unmount", tmp_path / "other")
+    stratum.ok("unmount", tmp_path / "mnt")
+    exhaust(store_dir.parent)
+    code, _, err = stratum("remove", "--yes", "app+work")
+    error, hint = err.splitlines()
+    assert code == 1
+    assert error.startswith("error: app+work has uncommitted changes, which cannot be kept: cannot write ")
+    assert error.endswith(": No space left on device")
+    assert hint == "hint: free some space on the store's file system, or remove it without its changes: --discard"
+    assert (store_dir / "refs/app/worktrees/work/upperdir/new").stat().st_size == 50_000
+    for clean in ("idle", "dev"):
+        stratum.ok("remove", "--yes", f"app+{clean}")
+        assert not (store_dir / f"refs/app/worktrees/{clean}").exists()
+    stratum.ok("remove", "--yes", "--discard", "app+work")
+
+
+def test_a_mount_on_a_full_disk_says_that_it_is_full(stratum: Command, tmp_path: Path, store_dir: Path) -> None:
+    stratum.ok("worktree", "add", "app+fresh", "app:v1")
+    fill(store_dir.parent)
+    code, _, err = stratum("mount", "app+fresh", tmp_path / "other")
+    assert (code, "No space left on device" in err, "stratum gc" in err, "xattrs" in err) == (1, True, True, False)
+    assert not (tmp_path / "other").exists()
+
+
+def test_worktrees_of_a_read_only_disk_are_mounted_read_only(stratum: Command, tmp_path: Path, store_dir: Path) -> None:
+    """With all that its upperdir means; also one that has no lock file."""
+    mnt, other = tmp_path / "mnt", tmp_path / "other"
+    (mnt / "f1").unlink()
+    (mnt / "f2").rename(mnt / "renamed")
+    os.chmod(mnt / "f3", 0o600)
+    shown = contents(mnt)
+    stratum.ok("unmount", mnt)
+    stratum.ok("worktree", "add", "app+fresh", "app:v1")
+    (store_dir / "refs/app/worktrees/fresh.lock").unlink()
+    subprocess.run(["mount", "-o", "remount,ro", store_dir.parent], check=True)
+    stratum.ok("mount", "--read-only", "app+dev", mnt)
+    assert contents(mnt) == shown
+    with pytest.raises(OSError, match="Read-only file system"):
+        (mnt / "f4").write_bytes(b"x")
+    stratum.ok("mount", "--read-only", "app+fresh", other)
+    assert (other / "f2").read_bytes() == (tmp_path / "source/f2").read_bytes()
+    stratum.ok("unmount", other)
+    stratum.ok("unmount", mnt)
+    code, _, err = stratum("mount", "app+dev", mnt)
+    assert (code, err) == (
+        6,
+        "error: cannot mount a worktree for writing: the store's file system is read-only\n"
+        "hint: mount it read-only: --read-only, or the option ro of a container's volume\n",
+    )
 
 
 def test_a_read_only_disk(stratum: Command, tmp_path: Path, store_dir: Path) -> None:
