@@ -31,6 +31,7 @@ CUTS = int(os.environ.get("STRATUM_TEST_POWER_CUTS", "3"))
 WRITER = """
 import os, pathlib, sys
 from stratum.cli.main import run
+from stratum.store import Store
 disk, scratch, name = sys.argv[1:]
 report = os.open(f"{scratch}/reported", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 source = pathlib.Path(scratch, name)
@@ -44,6 +45,9 @@ for number in range(100000):
     done("import", "--bare", str(source), f"{name}:t{number}", report_as=f"{name}:t{number}")
     if number == 0:
         done("worktree", "add", f"{name}+dev", f"{name}:t0", report_as=f"{name}+dev")
+    at_boot = Store.open(pathlib.Path(disk, "store")).boot_mounts
+    at_boot.set(f"{name}:t{number}", pathlib.Path("/", name), read_only=True, replacing=f"{name}:t{number - 1}")
+    os.write(report, f"@/{name}\\n".encode())
     upper = pathlib.Path(disk, "store/refs", name, "worktrees/dev/upperdir")
     (upper / f"w{number % 7}").write_bytes(os.urandom(300) * 20)
     os.sync()
@@ -85,6 +89,8 @@ def check(disk_path: Path, runtime_dir: Path, reported: list[str]) -> None:
     assert len(lost) <= 2, lost
     assert all(":" in line for line in lost), lost
     assert not removed & there
+    kept = {record.mountpoint for record in session.store.boot_mounts.list()}
+    assert {line[1:] for line in reported if line.startswith("@")} <= kept
 
 
 def test_whatever_was_reported_is_there(tmp_path: Path) -> None:
