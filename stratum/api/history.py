@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from stratum.api.session import Session
-from stratum.errors import NotFoundError, UsageError
+from stratum.errors import DamagedError, NotFoundError, UsageError
 from stratum.frozen import frozen
 from stratum.refs import Ref, is_name, parse_ref
 
@@ -35,17 +35,40 @@ def show(session: Session, text: str) -> Shown:
     return Shown(store.commits.meta(commit), [u for u in users if ":" in u], [u for u in users if "+" in u])
 
 
-def log(session: Session, text: str) -> list[CommitMeta]:
-    """The commit that ``text`` names and its parents, newest first, as far as the store has them."""
+@frozen
+class Logged:
+    """A commit in a history. ``missing`` are the ancestors, nearest first, that come next and are not in this store, as
+    they were collected or never pulled; what is beyond the last of them is known only where another commit follows."""
+
+    commit: CommitMeta
+    missing: tuple[str, ...] = ()
+
+
+def log(session: Session, text: str) -> list[Logged]:
+    """The commit that ``text`` names and its ancestors, newest first, as far as the store has them."""
+    from stratum.store.ancestry import Ancestry
+
     store = session.store
+    ancestry = Ancestry(store)
     commit: str | None = store.resolve_commit(parse_ref(text))
-    found: list[CommitMeta] = []
+    found: list[Logged] = []
     seen: set[str] = set()
-    while commit is not None and commit not in seen and store.commits.exists(commit):
+    while commit is not None:
         seen.add(commit)
         meta = store.commits.meta(commit)
-        found.append(meta)
-        commit = meta.parent_commit
+        missing: list[str] = []
+        following = None
+        try:
+            ancestors = ancestry.known(commit).ancestors
+        except DamagedError:  # fsck tells
+            ancestors = (meta.parent_commit,) if meta.parent_commit is not None else ()
+        for ancestor in ancestors:
+            if store.commits.exists(ancestor):
+                following = ancestor
+                break
+            missing.append(ancestor)
+        found.append(Logged(meta, tuple(missing)))
+        commit = following if following not in seen else None
     return found
 
 

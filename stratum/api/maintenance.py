@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from stratum.api.session import Session
 from stratum.errors import DamagedError, UnsupportedError, UsageError
+from stratum.refs import check_name
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,14 +45,49 @@ def parse_duration(text: str) -> timedelta:
     return found
 
 
-def retention(*, age: str | None = None, last: int = 0, hourly: int = 0, daily: int = 0, weekly: int = 0) -> Retention:
-    """The rules that the options of ``gc`` mean: with any ``keep`` rule, the age counts only where it is given too."""
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """The counting rules of ``store.retention``, by the names they have there."""
+
+    last: int = 0
+    hourly: int = 0
+    daily: int = 0
+    weekly: int = 0
+    monthly: int = 0
+    yearly: int = 0
+
+
+def retention(
+    *,
+    age: str | None = None,
+    history: str | None = None,
+    within: str | None = None,
+    counts: Counts = Counts(),
+    tags: Sequence[str] = (),
+    strata: Sequence[str] = (),
+) -> Retention:
+    """The rules that the options of ``gc`` mean.
+
+    With any counting rule, the reflog's age and the age of history count only where they are given too.
+    ``UsageError`` for ``tags`` without a rule that keeps any.
+    """
     from stratum.store.retention import DEFAULT_AGE, Retention
 
-    counted = any((last, hourly, daily, weekly))
+    kept_within = timedelta() if within is None else parse_duration(within)
+    counted = any(asdict(counts).values()) or bool(kept_within)
+    if tags and not counted:
+        raise UsageError(
+            "it is not said which of the tags are to stay, so all that match would go",
+            hint="add a rule that keeps some, such as --keep-last 10 or --keep-daily 14",
+        )
     default = timedelta() if counted else DEFAULT_AGE
     return Retention(
-        age=default if age is None else parse_duration(age), last=last, hourly=hourly, daily=daily, weekly=weekly
+        age=default if age is None else parse_duration(age),
+        within=kept_within,
+        history=parse_duration(history) if history is not None else timedelta() if counted else None,
+        tags=tuple(tags),
+        strata=frozenset(map(check_name, strata)) if strata else None,
+        **asdict(counts),
     )
 
 
@@ -66,12 +102,15 @@ class GarbageCollected:
 def gc(session: Session, rules: Retention, *, dry_run: bool = False) -> GarbageCollected:
     """Fold worktrees and remove what nothing needs (``store.gc``).
 
-    ``BusyError`` names who holds the store, after a bounded wait.
+    ``BusyError`` names who holds the store, after a bounded wait; ``NotFoundError`` for a stratum that the rules name
+    and that there is not.
     """
     from stratum.api.folding import fold_all
     from stratum.store.gc import collect, read_ahead
 
     store, needed = session.store, None
+    for name in rules.strata or ():
+        store.namespaces.check(name)
     folded = fold_all(session, dry_run=dry_run)
     if not dry_run:
         with store.locks.store():

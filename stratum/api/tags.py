@@ -10,8 +10,10 @@ from stratum.api.worktrees import refuse_mounted, remove_worktree
 from stratum.errors import UsageError
 from stratum.frozen import field, frozen
 from stratum.refs import DEFAULT_TAG, Ref, check_name, parse_ref
+from stratum.store.pins import pinned_error
 
 if TYPE_CHECKING:
+    from stratum.store import Store
     from stratum.store.worktrees import Worktree
 
 
@@ -44,9 +46,32 @@ def tag(session: Session, source: str, new: str, *, move: bool = False, force: b
     store.tags.set(name, new_tag, commit, force=force, why=f"tag {source}")
     removed = None
     if move and old_tag is not None and old_tag != (name, new_tag):
-        store.tags.remove(*old_tag, expected=commit, why=f"renamed to {name}:{new_tag}")
+        if old_tag[1] in store.tags.pins(old_tag[0]).tags:  # a pin goes with what it is on
+            store.tags.pin(name, tags={new_tag})
+        store.tags.remove(*old_tag, expected=commit, why=f"renamed to {name}:{new_tag}", unpin=True)
         removed = ":".join(old_tag)
     return Tagged(f"{name}:{new_tag}", commit, previous, removed)
+
+
+def pin(session: Session, text: str, *, on: bool = True) -> tuple[str, bool]:
+    """Pin what ``text`` names, or let it go: a tag, else the commit, in its stratum. What that is, and whether it
+    changed anything.
+
+    What is pinned is removed by no collection, and by nobody who does not ask for just that. A bare hash needs to
+    belong to just one stratum. ``NotFoundError``, ``UsageError``.
+    """
+    store = session.store
+    ref = parse_ref(text)
+    tag_name = _tag_of(session, ref)
+    if tag_name is None and not on and ref.tag is not None and store.namespaces.exists(ref.name):
+        gone = ref.tag in store.tags.pins(ref.name).tags or ref.tag in store.tags.pins(ref.name).commits
+        if gone:  # also where the tag or commit itself is not there any more
+            return f"{ref.name}:{ref.tag}", store.tags.pin(ref.name, tags={ref.tag}, commits={ref.tag}, on=False)
+    if tag_name is not None:
+        return ":".join(tag_name), store.tags.pin(tag_name[0], tags={tag_name[1]}, on=on)
+    commit = store.resolve_commit(ref)
+    name = ref.name if store.namespaces.exists_name(ref.name) else _owner(session, commit, f"NAME:{text}")
+    return f"{name}:{commit}", store.tags.pin(name, commits={commit}, on=on)
 
 
 def _tag_of(session: Session, ref: Ref) -> tuple[str, str] | None:
@@ -68,11 +93,16 @@ def _target(session: Session, source: Ref, new: str, commit: str) -> tuple[str, 
     store = session.store
     if store.namespaces.exists_name(source.name):
         return source.name, new
-    owners = sorted({user.partition(":")[0].partition("+")[0] for user in store.users_of(commit)})
+    return _owner(session, commit, f"NAME:{new}"), new
+
+
+def _owner(session: Session, commit: str, better: str) -> str:
+    """The one stratum whose tags or worktrees name the commit; ``better`` is what to write where it is not just one."""
+    owners = sorted({user.partition(":")[0].partition("+")[0] for user in session.store.users_of(commit)})
     if len(owners) != 1:
         found = "no stratum refers" if not owners else f"several strata refer ({', '.join(owners)})"
-        raise UsageError(f"{found} to commit {commit}", hint=f"say which one gets the tag: NAME:{new}")
-    return owners[0], new
+        raise UsageError(f"{found} to commit {commit}", hint=f"say which one it is about: {better}")
+    return owners[0]
 
 
 @frozen
@@ -86,22 +116,24 @@ class StratumSummary:
 
 @frozen
 class ListedTag:
-    """One tag of a stratum: commit, its time (RFC 3339), number of files and their bytes."""
+    """One tag of a stratum: commit, its time (RFC 3339), number of files and their bytes, whether it is pinned."""
 
     tag: str
     commit: str
     timestamp: str
     files: int
     size: int
+    pinned: bool = False
 
 
 @frozen
 class ListedStratum:
-    """A stratum with its tags and worktrees."""
+    """A stratum with its tags and worktrees, and the commits that are pinned in it: (commit, its time)."""
 
     name: str
     tags: list[ListedTag]
     worktrees: list[Worktree]
+    pinned_commits: list[tuple[str, str]] = field(default_factory=list)
 
 
 def list_strata(session: Session) -> list[StratumSummary]:
@@ -114,11 +146,13 @@ def list_stratum(session: Session, name: str) -> ListedStratum:
     """The tags (by name) and worktrees of one stratum. ``NotFoundError`` where there is none."""
     store = session.store
     check_name(name)
-    tags = []
+    tags, pins = [], store.tags.pins(name)
     for tag_name, commit in store.tags.list(name).items():
         meta = store.commits.meta(commit)
-        tags.append(ListedTag(tag_name, commit, meta.timestamp, meta.file_count, meta.total_size))
-    return ListedStratum(name, tags, store.worktrees.list(name))
+        pinned = tag_name in pins.tags
+        tags.append(ListedTag(tag_name, commit, meta.timestamp, meta.file_count, meta.total_size, pinned))
+    pinned_commits = [(commit, store.commits.meta(commit).timestamp) for commit in sorted(pins.commits)]
+    return ListedStratum(name, tags, store.worktrees.list(name), pinned_commits)
 
 
 @frozen
@@ -142,8 +176,9 @@ class Removal:
         return f"the stratum {self.ref.name}" + (f" with its {parts} tags and worktrees" if parts else "")
 
 
-def plan_removal(session: Session, text: str) -> Removal:
-    """What removing ``text`` means. ``NotFoundError`` where it does not exist, ``BusyError`` where it is mounted."""
+def plan_removal(session: Session, text: str, *, force: bool = False) -> Removal:
+    """What removing ``text`` means. ``NotFoundError`` where it does not exist, ``BusyError`` where it is mounted,
+    ``ConflictError`` where it, or something in it, is pinned, unless ``force``."""
     store = session.store
     ref = parse_ref(text)
     if ref.worktree is not None:
@@ -153,8 +188,12 @@ def plan_removal(session: Session, text: str) -> Removal:
     if ref.tag is not None:
         if ref.tag not in store.tags.names(ref.name):
             store.tags.get(ref.name, ref.tag)
+        if not force and ref.tag in store.tags.pins(ref.name).tags:
+            raise pinned_error(f"the tag {ref}", str(ref))
         return Removal(ref, [str(ref)])
     store.namespaces.check(ref.name)
+    if not force:
+        _refuse_pinned(store, ref.name)
     worktrees = store.worktrees.names(ref.name)
     for worktree in worktrees:
         refuse_mounted(session, ref.name, worktree)
@@ -162,23 +201,38 @@ def plan_removal(session: Session, text: str) -> Removal:
     return Removal(ref, [*items, ref.name])
 
 
-def remove(session: Session, plan: Removal, *, discard: bool = False) -> tuple[list[str], list[str]]:
+def _refuse_pinned(store: Store, name: str) -> None:
+    pins = store.tags.pins(name)
+    if pins:
+        what = [*sorted(pins.tags), *sorted(pins.commits)]
+        shown = ", ".join(text[:12] if text in pins.commits else text for text in what[:5])
+        raise pinned_error(f"{shown}{' and others' if len(what) > 5 else ''} of {name}", f"{name}:{what[0]}")
+
+
+def remove(
+    session: Session, plan: Removal, *, discard: bool = False, force: bool = False
+) -> tuple[list[str], list[str]]:
     """Carry out a removal: (the commits that keep uncommitted changes of worktrees, none with ``discard``; the
-    mountpoints where nothing is mounted at every start any more)."""
-    kept = _remove(session, plan, discard)
+    mountpoints where nothing is mounted at every start any more).
+
+    Raises ``ConflictError`` where it was pinned meanwhile, unless ``force``.
+    """
+    kept = _remove(session, plan, discard, force)
     return kept, forget_removed(session, plan.ref)
 
 
-def _remove(session: Session, plan: Removal, discard: bool) -> list[str]:
+def _remove(session: Session, plan: Removal, discard: bool, force: bool) -> list[str]:
     store, ref = session.store, plan.ref
     if ref.tag is not None:
-        store.tags.remove(ref.name, ref.tag, why="remove")
+        store.tags.remove(ref.name, ref.tag, why="remove", unpin=force)
         return []
     if ref.worktree is not None:
         kept = [remove_worktree(session, ref.name, ref.worktree, discard=discard)]
     else:
         # Held throughout, so that nobody makes and mounts another worktree before the stratum goes.
         with store.locks.store(exclusive=True):
+            if not force:
+                _refuse_pinned(store, ref.name)
             names = store.worktrees.names(ref.name)
             kept = [remove_worktree(session, ref.name, worktree, discard=discard) for worktree in names]
             store.namespaces.remove(ref.name)

@@ -51,19 +51,29 @@ def show(app: App, ref: str) -> None:
 @click.argument("ref", metavar="REF|HASH", type=REF)
 @click.option("--reflog", is_flag=True, help="Every move of the tags and worktrees of NAME instead of the parents.")
 def log(app: App, ref: str, reflog: bool) -> None:
-    """Show a commit and its parents, newest first."""
+    """Show a commit and those that it was made from, newest first.
+
+    A line with '...' tells where commits are not in this store, as 'gc' collected them or nobody pulled them.
+    """
     if reflog:
         _print_reflog(app, ref)
         return
     from stratum.api.history import log as run
 
-    commits = run(app.session, ref)
+    entries = run(app.session, ref)
     if app.out.json:
-        app.out.object([meta.to_table() for meta in commits])
+        app.out.object([{**entry.commit.to_table(), "missing": list(entry.missing)} for entry in entries])
         return
-    for meta in commits:
+    for number, entry in enumerate(entries, 1):
+        meta = entry.commit
         first_line = (meta.message or "").split("\n", 1)[0]
         app.out.line(f"{short(meta.metadata_hash)}  {meta.timestamp}  {safe(first_line)}".rstrip())
+        if entry.missing:
+            where = f"older commits, from {short(entry.missing[0])} on,"
+            if number < len(entries):
+                where = "a commit" if len(entry.missing) == 1 else f"{len(entry.missing)} commits"
+            is_missing = "is" if where == "a commit" else "are"
+            app.out.line(f"...           {where} {is_missing} not in this store: collected by gc, or never pulled")
 
 
 def _print_reflog(app: App, ref: str) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -17,7 +18,12 @@ if TYPE_CHECKING:
     from stratum.store.findings import Finding
     from stratum.store.gc import Collected
 
+Command = TypeVar("Command", bound=Callable[..., Any])
 _COUNT = click.IntRange(min=0)
+
+
+def _keep(unit: str, help_text: str) -> Callable[[Command], Command]:
+    return click.option(f"--keep-{unit}", unit, type=_COUNT, default=0, metavar="N", help=help_text)
 
 
 @verb("gc", short_help="Remove what nothing names any more.")
@@ -25,30 +31,53 @@ _COUNT = click.IntRange(min=0)
 @click.option(
     "--reflog-age", metavar="DURATION", help="Keep what refs named within this time, e.g. 12h, 30d; default 30d."
 )
-@click.option("--keep-last", type=_COUNT, default=0, help="Keep this many of the newest commits of every ref.")
-@click.option("--keep-hourly", type=_COUNT, default=0, help="Keep the newest commit of each of this many hours.")
-@click.option("--keep-daily", type=_COUNT, default=0, help="Keep the newest commit of each of this many days.")
-@click.option("--keep-weekly", type=_COUNT, default=0, help="Keep the newest commit of each of this many weeks.")
+@click.option(
+    "--history-age",
+    metavar="DURATION",
+    help="Of the history of tags and worktrees keep what was made within this time; default all of it, 0 for none.",
+)
+@_keep("last", "Keep the N newest commits of every ref.")
+@_keep("hourly", "Keep the newest commit of each of the last N hours that have any.")
+@_keep("daily", "Keep the newest commit of each of the last N days that have any.")
+@_keep("weekly", "Keep the newest commit of each of the last N weeks that have any.")
+@_keep("monthly", "Keep the newest commit of each of the last N months that have any.")
+@_keep("yearly", "Keep the newest commit of each of the last N years that have any.")
+@click.option("--keep-within", metavar="DURATION", help="Keep what is older than a ref's newest by no more than this.")
+@click.option("--tags", metavar="GLOB", multiple=True, help="Also thin out the tags that match; may be repeated.")
+@click.option("--stratum", "strata", metavar="NAME", multiple=True, help="Only thin out NAME; may be repeated.")
 def gc(
     app: App,
     dry_run: bool,
     reflog_age: str | None,
-    keep_last: int,
-    keep_hourly: int,
-    keep_daily: int,
-    keep_weekly: int,
+    history_age: str | None,
+    keep_within: str | None,
+    tags: tuple[str, ...],
+    strata: tuple[str, ...],
+    **keep: int,
 ) -> None:
     """Remove commits that nothing names any more, and the objects that no commit needs.
 
-    What tags, worktrees, mounts and running commands need stays. So does, for 30 days, what the reflog mentions: the
-    commits that tags were moved away from and those made at a container's stop or before a reset. With --keep options
-    these are thinned out instead, for every tag and worktree by itself as 'restic forget' does, and --reflog-age
-    counts only where it is given too.
-    """
-    from stratum.api.maintenance import gc as run
-    from stratum.api.maintenance import retention
+    What tags, worktrees, pins, mounts and running commands need stays, and so does the history of tags and worktrees:
+    all earlier commits that they were made from. What only the reflog mentions stays for 30 days: the commits that tags
+    were moved away from and those made before a reset.
 
-    rules = retention(age=reflog_age, last=keep_last, hourly=keep_hourly, daily=keep_daily, weekly=keep_weekly)
+    With --keep options, history and what the reflog mentions are thinned out instead, for every tag and worktree by
+    itself as 'restic forget' does; --history-age and --reflog-age count only where they are given too. Tags are not
+    touched, but with --tags: those that match are thinned out by the same rules, the tags of one stratum together, by
+    the times of their commits. Pinned tags and commits (stratum tag --pin) always stay. With --stratum, the options are
+    for that stratum; the others are kept as without options.
+
+        stratum gc --stratum db --tags 'stop-*' --keep-last 10 --keep-daily 14 --keep-monthly 12
+
+    Worktrees that show their last commit and still keep it twice, because it was made while they were mounted, let
+    their copy go.
+    """
+    from stratum.api.maintenance import Counts, retention
+    from stratum.api.maintenance import gc as run
+
+    rules = retention(
+        age=reflog_age, history=history_age, within=keep_within, counts=Counts(**keep), tags=tags, strata=strata
+    )
     all_done = run(app.session, rules, dry_run=dry_run)
     done = all_done.collected
     if app.out.json:
@@ -58,7 +87,13 @@ def gc(
                 "kept_twice": _sizes(all_done.folded.kept_twice),
                 "dry_run": done.dry_run,
                 "kept": [{"commit": commit, "why": safe(why)} for commit, why in sorted(done.kept.items())],
-                "removed_commits": [{"commit": commit, "why": why} for commit, why in sorted(done.commits.items())],
+                "removed_tags": [
+                    {"stratum": name, "tag": tag, "commit": commit} for (name, tag), commit in sorted(done.tags.items())
+                ],
+                "removed_commits": [
+                    {"commit": commit, "why": why, "strata": done.strata[commit]}
+                    for commit, why in sorted(done.commits.items())
+                ],
                 "removed_objects": done.objects,
                 "kept_objects": done.objects_kept,
                 "removed_leftovers": [safe(path) for path in done.others],
@@ -85,15 +120,19 @@ def _print_folded(app: App, folded: FoldedAll, dry_run: bool) -> None:
 
 def _print_collected(app: App, done: Collected) -> None:
     word = "would remove" if done.dry_run else "removed"
-    for commit, why in sorted(done.commits.items()):
-        app.out.line(f"{word} commit {short(commit)}: {why}")
+    for (name, tag), commit in sorted(done.tags.items()):
+        app.out.line(f"{word} tag {name}:{tag} of {short(commit)}: no rule keeps it")
+    for commit, why in sorted(done.commits.items(), key=lambda item: (done.strata[item[0]], item[0])):
+        whose = f" of {', '.join(done.strata[commit])}" if done.strata[commit] else ""
+        app.out.line(f"{word} commit {short(commit)}{whose}: {why}")
     for path in done.others:
         app.out.line(f"{word} leftover {safe(path)}")
     if done.dry_run:
         for commit, why in sorted(done.kept.items()):
             app.out.line(f"would keep commit {short(commit)}: {safe(why)}")
+    tags = f"{len(done.tags)} tags, " if done.tags else ""
     app.out.note(
-        f"{word} {len(done.commits)} commits and {done.objects} objects, {human_size(done.bytes_freed)}; "
+        f"{word} {tags}{len(done.commits)} commits and {done.objects} objects, {human_size(done.bytes_freed)}; "
         f"{len(done.kept)} commits and {done.objects_kept} objects stay"
     )
 

@@ -14,19 +14,49 @@ from stratum.errors import UsageError
 
 @verb("tag")
 @click.argument("ref", metavar="REF|HASH", type=REF)
-@click.argument("new", metavar="TAG|NAME:TAG", type=REF)
+@click.argument("new", metavar="[TAG|NAME:TAG]", required=False, type=REF)
 @click.option("--move", is_flag=True, help="Rename: remove the old tag.")
 @click.option("-f", "--force", is_flag=True, help="Move NEW if it exists.")
-def tag(app: App, ref: str, new: str, move: bool, force: bool) -> None:
-    """Point a tag at the commit that REF names."""
+@click.option("--pin", is_flag=True, help="Pin the new tag, or without one what REF names.")
+@click.option("--unpin", is_flag=True, help="Let what REF names go again.")
+def tag(app: App, ref: str, new: str | None, move: bool, force: bool, pin: bool, unpin: bool) -> None:
+    """Point a tag at the commit that REF names, or pin what REF names.
+
+    A pinned tag or commit is removed by no garbage collection, whatever its rules, and by 'remove' only with --force.
+    'list NAME' shows what is pinned.
+    """
     from stratum.api.tags import tag as run
 
+    if unpin and (new is not None or pin):
+        raise UsageError("--unpin is for one REF, without a new tag and without --pin")
+    if new is None:
+        if not pin and not unpin:
+            raise UsageError("it is not said which tag to set", hint=f"stratum tag {ref} TAG; or --pin or --unpin it")
+        _pin(app, ref, on=pin)
+        return
     done = run(app.session, ref, new, move=move, force=force)
+    if pin:
+        from stratum.api.tags import pin as pin_it
+
+        pin_it(app.session, done.ref)
     if app.out.json:
-        app.out.object({"ref": done.ref, "commit": done.commit, "previous": done.previous, "removed": done.removed})
+        document = {"ref": done.ref, "commit": done.commit, "previous": done.previous, "removed": done.removed}
+        app.out.object({**document, **({"pinned": True} if pin else {})})
         return
     app.out.line(done.ref)
     app.out.note(f"{done.ref} is {short(done.commit)}" + (f"; {done.removed} is gone" if done.removed else ""))
+
+
+def _pin(app: App, ref: str, *, on: bool) -> None:
+    from stratum.api.tags import pin
+
+    what, changed = pin(app.session, ref, on=on)
+    if app.out.json:
+        app.out.object({"ref": what, "pinned": on, "changed": changed})
+        return
+    app.out.line(what)
+    word = "pinned" if on else "no longer pinned" if changed else "not pinned"
+    app.out.note(f"{what} {'is' if changed else 'was'} {word}{'' if changed else ' already' if on else ''}")
 
 
 @verb("list", short_help="List strata, tags and worktrees.")
@@ -61,37 +91,51 @@ def list_(app: App, name: str | None, remote: str | None, plain_http: bool, ca_f
             {
                 "name": listed.name,
                 "tags": [
-                    {"tag": t.tag, "commit": t.commit, "timestamp": t.timestamp, "files": t.files, "size": t.size}
+                    {
+                        "tag": t.tag,
+                        "commit": t.commit,
+                        "timestamp": t.timestamp,
+                        "files": t.files,
+                        "size": t.size,
+                        "pinned": t.pinned,
+                    }
                     for t in listed.tags
                 ],
+                "pinned_commits": [{"commit": commit, "timestamp": time} for commit, time in listed.pinned_commits],
                 "worktrees": [
                     {"worktree": w.worktree, "base": w.base_commit, "head": w.head} for w in listed.worktrees
                 ],
             }
         )
         return
-    rows = [(f"{listed.name}:{t.tag}", short(t.commit), t.timestamp) for t in listed.tags]
-    rows += [(str(w.ref), short(w.head or w.base_commit), w.last_modified) for w in listed.worktrees]
-    app.out.table(("REF", "COMMIT", "TIME"), rows)
+    pinned, not_pinned = "pinned", "-"
+    lines = [
+        (f"{listed.name}:{t.tag}", short(t.commit), t.timestamp, pinned if t.pinned else not_pinned)
+        for t in listed.tags
+    ]
+    lines += [(str(w.ref), short(w.head or w.base_commit), w.last_modified, not_pinned) for w in listed.worktrees]
+    lines += [(f"{listed.name}:{short(commit)}", short(commit), time, pinned) for commit, time in listed.pinned_commits]
+    app.out.table(("REF", "COMMIT", "TIME", "PINNED"), lines)
 
 
 @verb("remove", short_help="Remove a tag, a worktree or a stratum.")
 @click.argument("ref", metavar="NAME|NAME:TAG|NAME+WORKTREE", type=REF)
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @click.option("--discard", is_flag=True, help="Throw uncommitted changes of worktrees away.")
+@click.option("-f", "--force", is_flag=True, help="Also what is pinned.")
 @click.option("-n", "--dry-run", is_flag=True, help="Only say what would be removed.")
-def remove(app: App, ref: str, yes: bool, discard: bool, dry_run: bool) -> None:
+def remove(app: App, ref: str, yes: bool, discard: bool, force: bool, dry_run: bool) -> None:
     """Remove a tag, a worktree, or a whole stratum with all its tags and worktrees.
 
-    Commits stay in the store until a garbage collection finds that nothing refers to them.
+    Commits stay in the store until a garbage collection finds that nothing refers to them. What is pinned stays.
     """
     from stratum.api.tags import plan_removal
     from stratum.api.tags import remove as run
 
-    plan = plan_removal(app.session, ref)
+    plan = plan_removal(app.session, ref, force=force)
     if plan.whole_stratum and not (yes or dry_run):
         _confirm(plan.description)
-    kept, forgotten = ([], []) if dry_run else run(app.session, plan, discard=discard)
+    kept, forgotten = ([], []) if dry_run else run(app.session, plan, discard=discard, force=force)
     if app.out.json:
         app.out.object(
             {"removed": plan.removes, "kept_commits": kept, "forgotten_mounts": forgotten, "dry_run": dry_run}

@@ -16,6 +16,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from contextlib import suppress
 from datetime import datetime, timedelta
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING
 from stratum.api import maintenance
 from stratum.csi.driver import EMPTY_STRATUM, Driver
 from stratum.csi.records import PullRecord
-from stratum.errors import BusyError, StratumError
+from stratum.errors import BusyError, ConflictError, StratumError
 from stratum.frozen import frozen
 from stratum.store.clock import utc_now
 from stratum.store.retention import Retention
@@ -85,7 +86,9 @@ def collect(driver: Driver, rules: Rules) -> Collected:
     own = {EMPTY_STRATUM, *(record.stratum for record in driver.pulls.list())}
     with store.locks.store(exclusive=True):
         _forget(driver, rules)
-    return maintenance.gc(driver.session, Retention(ages=dict.fromkeys(own, rules.reflog_age)))
+    there = frozenset(filter(store.namespaces.exists, own))
+    age = rules.reflog_age
+    return maintenance.gc(driver.session, Retention(age=age, history=age, strata=there)).collected
 
 
 def _forget(driver: Driver, rules: Rules) -> None:
@@ -116,7 +119,8 @@ def _drop_tags(driver: Driver, unused: list[PullRecord], needed: set[str]) -> No
     for pull in unused:
         found = tags.find(pull.stratum, pull.tag) if pull.tag not in needed else None
         if found is not None and found == (pull.commit or found):
-            tags.remove(pull.stratum, pull.tag, expected=found, why="no volume uses it any more")
+            with suppress(ConflictError):  # somebody pinned it
+                tags.remove(pull.stratum, pull.tag, expected=found, why="no volume uses it any more")
 
 
 def _is_left(driver: Driver, name: str, before: datetime) -> bool:

@@ -19,6 +19,7 @@ Kind = Literal[
     "lease",
     "reflog",
     "mount",
+    "pins",
     "directory",
     "symlink",
     "permissions",

@@ -19,6 +19,7 @@ from stratum.store.ancestry import ANCESTORS, Ancestry
 from stratum.store.commits import DUMP, IMAGE, METADATA, CommitMeta
 from stratum.store.facts import Facts, facts_of
 from stratum.store.findings import LOST_ATTRIBUTES, PATHS_SHOWN, UNCHECKED, Finding, Kind
+from stratum.store.pins import PINS, read_pins
 from stratum.store.reflog import Place, is_cut_short, unknown
 from stratum.store.survey import Survey
 from stratum.store.tables import is_checked
@@ -105,6 +106,10 @@ class _Check:
         for worktree in self._names(f"refs/{name}/worktrees"):
             places += self._worktree(name, worktree)
         self._reflog(name, places)
+        with self._telling("pins", f"refs/{name}/{PINS}", name):
+            for commit in read_pins(self._layout, name).commits:
+                self._users.setdefault(commit, []).append(f"{name}:{commit}")
+            self._tell_unchecked("pins", f"refs/{name}/{PINS}", name)
 
     def _names(self, directory: str) -> list[str]:
         try:

@@ -2,24 +2,29 @@
 
 Kept are the commits that
 
-- a tag names, a worktree is based on or has as its head (also the old half of an interrupted switch),
+- a tag names, a worktree is based on or has as its head (also the old half of an interrupted switch), or that are
+  pinned,
 - are mounted, as the caller says, or are to be mounted at every start (``store.bootmounts``),
+- are ancestors of what a tag, a worktree or a pin names, as far as ``store.retention`` has history kept,
 - the reflogs mention, as ``store.retention`` decides; what a damaged line of a reflog mentions, be it half of the hash,
   is kept as well,
 - were made from a worktree less than the retention's age ago and are mentioned nowhere, as when a whole stratum was
   removed: what they hold may be nowhere else,
 
 and every object of a commit that is kept, or that a living transaction says it needs. Everything else goes: first the
-dead transactions in ``tmp/``, which makes room, then commits, each by one durable rename, then objects, then caches of
-commits that went and of imports that were not repeated within ``CACHE_AGE``, abandoned temporary files, and lock files
-of refs that are gone.
-A commit therefore never outlives its objects, and the next run finds what an interrupted one left.
+dead transactions in ``tmp/``, which makes room, then the tags that the retention lets go, then commits, each by one
+durable rename, then objects, then caches of commits that went and of imports that were not repeated within
+``CACHE_AGE``, abandoned temporary files, and lock files of refs that are gone. A commit therefore never outlives its
+objects, nor a tag its commit, and the next run finds what an interrupted one left. Before commits go, those that stay
+and descend from them are told of them (``store.ancestry``), so that a history goes on behind the gap; where the disk is
+too full for that, it ends there.
 
 All of it happens under the exclusive store lock, but for reading the trees of what is to be kept: that takes longest,
 and is done before, under the shared one (``read_ahead``), as commits never change. Whoever relies on something that no
 ref names yet, holds the shared one from the moment of looking until a ref or a mount record names it, or until their
 transaction has a list of it, so nothing that is needed is ever looked at as garbage. No space is needed for it. Where
-it cannot be known what is needed, as a tag, worktree or kept commit is damaged, nothing is removed: ``DamagedError``.
+it cannot be known what is needed, as a tag, worktree, pin or kept commit is damaged, nothing is removed:
+``DamagedError``.
 """
 
 from __future__ import annotations
@@ -33,17 +38,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stratum.errors import DamagedError
-from stratum.store.clock import utc_now
 from stratum.store.layout import storage_error
-from stratum.store.retention import Retention, retained
+from stratum.store.retention import Retention
+from stratum.store.roots import find_roots, span_gaps
 from stratum.store.trash import remove_tree
 from stratum.sys.atomic import TEMPORARY_PREFIX
 from stratum.sys.usage import disk_usage
 from stratum.tree.contents import object_lines
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from stratum.store.store import Store
 
 CACHE_AGE = 30 * 24 * 3600.0
@@ -54,13 +57,16 @@ CACHE_AGE = 30 * 24 * 3600.0
 class Collected:
     """What a collection removed, or would remove.
 
-    ``kept`` is commit -> why; ``commits`` what went, commit -> why. ``bytes_freed`` counts disk space of everything
+    ``kept`` is commit -> why; ``tags`` what went of them, (stratum, tag) -> commit; ``commits`` what went, commit ->
+    why, and ``strata`` whose they were, by what the reflogs tell. ``bytes_freed`` counts disk space of everything
     removed. ``others`` are paths, relative to the store, of leftovers, old caches and lock files.
     """
 
     dry_run: bool
     kept: dict[str, str] = field(default_factory=dict)
+    tags: dict[tuple[str, str], str] = field(default_factory=dict)
     commits: dict[str, str] = field(default_factory=dict)
+    strata: dict[str, list[str]] = field(default_factory=dict)
     objects: int = 0
     objects_kept: int = 0
     others: list[str] = field(default_factory=list)
@@ -81,7 +87,7 @@ def read_ahead(store: Store, rules: Retention, mounted: Mapping[str, str]) -> Ne
     The caller holds the store's lock shared. Of a commit that goes meanwhile, the next collection takes the objects.
     """
     needed = Needed()
-    _read_needed(store, find_roots(store, rules, mounted), needed)
+    _read_needed(store, find_roots(store, rules, mounted).kept, needed)
     return needed
 
 
@@ -100,15 +106,20 @@ def collect(
     be known what is needed.
     """
     done = Collected(dry_run)
-    done.kept = find_roots(store, rules, mounted)
+    roots = find_roots(store, rules, mounted)
+    done.kept, done.tags = roots.kept, roots.going_tags
     needed = needed or Needed()
     _read_needed(store, done.kept, needed)
     needed.objects.update(store.transactions.needed())
     _drop_dead_transactions(store, done)
-    for commit in store.commits.list():
-        if commit in done.kept:
-            continue
+    going = [commit for commit in store.commits.list() if commit not in done.kept]
+    if not dry_run:
+        for (name, tag), commit in done.tags.items():
+            store.tags.remove(name, tag, expected=commit, why="gc: thinned out")
+        span_gaps(store, done.kept, set(going))
+    for commit in going:
         done.commits[commit] = "no ref, mount or recent history names it"
+        done.strata[commit] = sorted(roots.mentioned.get(commit, ()))
         done.bytes_freed += disk_usage(store.layout.commit(commit))
         if not dry_run:
             store.transactions.discard(store.layout.commit(commit))
@@ -119,73 +130,6 @@ def collect(
         if not dry_run:
             store.transactions.discard(path)
     return done
-
-
-def find_roots(store: Store, rules: Retention, mounted: Mapping[str, str]) -> dict[str, str]:
-    """Commit -> why it is kept. Of several reasons the strongest is given: tag, worktree, mount, history, age."""
-    roots = dict(_named(store))
-    for commit, where in mounted.items():
-        roots.setdefault(commit, where)
-    for commit, why in roots.items():
-        if not store.commits.exists(commit):
-            raise DamagedError(
-                f"commit {commit} is missing ({why}), so it is not known which objects it needs",
-                hint="nothing was removed; 'stratum fsck' tells more, and 'stratum fsck --repair --from' restores it",
-            )
-    mentioned: set[str] = set()
-    now = utc_now()
-    for name in store.names():
-        entries, damaged = store.reflog.scan(name)
-        kept = retained(entries, rules.of(name), now)
-        if damaged:
-            lines = store.reflog.lines(name)
-            text = b"\n".join(lines[number - 1] for number in damaged)
-            found = [commit for commit in store.commits.list() if _is_mentioned(commit.encode(), text)]
-            kept.update(dict.fromkeys(found, "damaged reflog"))
-        for commit, rule in kept.items():
-            if store.commits.exists(commit):
-                roots.setdefault(commit, f"{rule} of {name}")
-        mentioned.update(commit for entry in entries for commit in (entry.old, entry.new) if commit is not None)
-    for commit in store.commits.list():
-        if commit not in roots and commit not in mentioned and _is_recent_work(store, commit, rules, now):
-            roots[commit] = "recent work"
-    return roots
-
-
-def _is_mentioned(commit: bytes, damaged: bytes) -> bool:
-    """Whether at least half of a commit's hash is in damaged text."""
-    half = len(commit) // 2
-    return commit[:half] in damaged or commit[half:] in damaged
-
-
-def _is_recent_work(store: Store, commit: str, rules: Retention, now: datetime) -> bool:
-    """Whether the commit was made from a worktree less than the age of its stratum's rules ago."""
-    try:
-        made = store.layout.commit(commit).lstat().st_mtime
-        origin = store.commits.meta(commit).origin
-    except (DamagedError, FileNotFoundError):
-        return False
-    if origin is None or origin.get("kind") != "worktree":
-        return False
-    name = str(origin.get("worktree", "")).partition("+")[0]
-    return made > now.timestamp() - rules.of(name).age.total_seconds()
-
-
-def _named(store: Store) -> Iterator[tuple[str, str]]:
-    """(commit, ref) for what tags and worktrees name; tags last, as theirs is the strongest reason."""
-    for name in store.names():
-        for worktree in store.worktrees.list(name):
-            for commit in {worktree.base_commit, worktree.commit, worktree.forked_from}:
-                yield commit, str(worktree)
-            interrupted = store.worktrees.interrupted_switch(name, worktree.worktree)
-            if interrupted is not None and interrupted.old is not None:
-                yield interrupted.old.base_commit, f"{worktree} (interrupted switch)"
-    for record in store.boot_mounts.list():
-        if record.commit is not None:
-            yield record.commit, f"mounted at every start at {record.mountpoint}"
-    for name in store.names():
-        for tag, commit in store.tags.list(name).items():
-            yield commit, f"{name}:{tag}"
 
 
 def _read_needed(store: Store, commits: Mapping[str, str], needed: Needed) -> None:

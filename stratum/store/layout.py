@@ -5,8 +5,9 @@
     store/                             0700, owned by the user who runs Stratum or by root
     |-- stratum.toml                   format = 1; written last, so its presence means a whole store
     |-- objects/ab/cdef...             file contents by fs-verity digest (``store.objects``)
-    |-- commits/<metadata_hash>/       metadata.toml, commit.cfs, tree.dump.zst (``store.commits``)
-    |-- refs/<name>/                   tags/, worktrees/, log.jsonl (``store.namespaces``)
+    |-- commits/<metadata_hash>/       metadata.toml, commit.cfs, tree.dump.zst (``store.commits``), ancestors
+    |                                  (``store.ancestry``)
+    |-- refs/<name>/                   tags/, worktrees/, log.jsonl (``store.namespaces``), pins.toml (``store.pins``)
     |-- refs/<name>.lock               flock (``store.locks``)
     |-- mounts/                        mounts that outlive a reboot, where there are any (``store.bootmounts``)
     |-- tmp/                           transactions in progress (``store.transaction``)

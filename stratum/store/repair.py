@@ -72,6 +72,7 @@ class _Repair:
             ("worktree", self._worktree),
             ("lease", self._worktree),
             ("mount", self._mount),
+            ("pins", self._worktree),
             ("reflog", self._reflog),
         ):
             self._each(kind, step)

@@ -18,12 +18,13 @@ from stratum.store.bootmounts import is_record_name
 from stratum.store.commits import DUMP, IMAGE, METADATA
 from stratum.store.findings import Finding, Kind
 from stratum.store.layout import DIRECTORIES, FORMAT_FILE, Layout
+from stratum.store.pins import PINS
 
 QUARANTINE = "quarantine"
 _SERVICES = ("csi", "volumes")
 """What the services on top of the store keep there."""
 _TOP = {FORMAT_FILE, "lock", "cache", QUARANTINE, "lost+found", "mounts", *_SERVICES, *DIRECTORIES}
-_STRATUM = {"tags", "worktrees", "log.jsonl"}
+_STRATUM = {"tags", "worktrees", "log.jsonl", PINS}
 _COMMIT = {METADATA, DUMP, IMAGE, ANCESTORS}
 _WORKTREE = {"upperdir", "workdir", "meta.toml", "lease.toml", "switch.toml", "mark"}
 _THE_KERNELS = {"upperdir", "workdir"}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+from collections.abc import Set
 from contextlib import ExitStack
 
 from stratum.errors import ConflictError, DamagedError, ExistsError, NotFoundError
@@ -16,6 +17,7 @@ from stratum.store.commits import Commits
 from stratum.store.layout import Layout, Names, storage_error
 from stratum.store.locks import StoreLocks
 from stratum.store.namespaces import Namespaces, similar
+from stratum.store.pins import Pinned, pinned_error, read_pins, write_pins
 from stratum.store.reflog import Reflog, remove_logged
 from stratum.store.transaction import Transactions
 
@@ -134,9 +136,11 @@ class Tags:
             self._reflog.append(name, "tag", tag, old, commit, why)
             tx.place_symlink(f"../../../commits/{commit}", self._layout.tags(name) / tag)
 
-    def remove(self, name: str, tag: str, *, expected: str | _Any | None = ANY, why: str = "") -> str | None:
+    def remove(
+        self, name: str, tag: str, *, expected: str | _Any | None = ANY, why: str = "", unpin: bool = False
+    ) -> str | None:
         """Remove the tag; the commit it named (None where the tag was damaged). ``NotFoundError``; ``ConflictError``
-        where it is not at ``expected``."""
+        where it is not at ``expected``, or is pinned, unless ``unpin``."""
         check_name(name)
         check_name(tag, "tag")
         self._namespaces.check(name)
@@ -149,8 +153,37 @@ class Tags:
             if not isinstance(expected, _Any):
                 _check_expected(name, tag, old, expected)
             path = self._layout.tags(name) / tag
+            if not unpin and tag in read_pins(self._layout, name).tags:
+                raise pinned_error(f"the tag {name}:{tag}", f"{name}:{tag}")
             remove_logged(self._reflog, self._transactions, path, name, "tag", tag, old, why)
-            return old
+        if unpin and tag in read_pins(self._layout, name).tags:
+            self.pin(name, tags={tag}, on=False)
+        return old
+
+    def pins(self, name: str) -> Pinned:
+        """What is pinned in stratum ``name``. ``NotFoundError``, ``DamagedError``."""
+        self._namespaces.check(name)
+        return read_pins(self._layout, name)
+
+    def pin(self, name: str, *, tags: Set[str] = frozenset(), commits: Set[str] = frozenset(), on: bool = True) -> bool:
+        """Pin tags or commits of stratum ``name``, or let them go; whether that changed anything. Durable.
+
+        ``NotFoundError`` where a tag or commit to be pinned is not there.
+        """
+        self._namespaces.check(name)
+        with self._transactions.begin(f"pinning in {name}") as tx, self._locks.ref(name):
+            old = read_pins(self._layout, name)
+            for tag in tags if on else ():
+                self.get(name, tag)
+            for commit in commits if on else ():
+                if not self._commits.exists(commit):
+                    raise NotFoundError(f"there is no commit {commit}")
+            new = (
+                Pinned(old.tags | tags, old.commits | commits) if on else Pinned(old.tags - tags, old.commits - commits)
+            )
+            if new != old:
+                write_pins(tx, self._transactions, self._layout, name, new)
+            return new != old
 
     def _current(self, name: str, tag: str, force: bool) -> str | None:
         """What the tag is now; with ``force``, a damaged one counts as none and is replaced."""

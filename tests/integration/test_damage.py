@@ -25,6 +25,7 @@ from stratum.api import importing, worktrees
 from stratum.api.session import Session
 from stratum.cli.main import run
 from stratum.config import load_config
+from stratum.store.ancestry import Ancestry, Recorded
 from stratum.store.reflog import parse_entry
 from stratum.store.worktrees import Lease
 from tests.support.reading import READING
@@ -54,6 +55,10 @@ class Scene:
             worktrees.add(self.session, f"app+{name}", "app:v1")
         store.worktrees.set_lease("app", "dev", Lease("c" * 64, "2026-01-01T00:00:00Z", True, "t-{time}", "it failed"))
         self._interrupt_a_switch()
+        commit = store.tags.get("app", "v1")
+        store.tags.pin("app", tags={"v1"}, commits={commit})
+        with store.begin() as tx:
+            Ancestry(store).record(tx, commit, Recorded(("e" * 64, "f" * 64), True))
         self.said = self.reading()
         code, findings, _ = self.fsck()
         assert (code, findings) == (0, [])

@@ -10,6 +10,8 @@ import pytest
 
 from stratum.errors import BusyError, DamagedError
 from stratum.store import Store
+from stratum.store.ancestry import Ancestry
+from stratum.store.clock import utc_now
 from stratum.store.gc import CACHE_AGE, Collected, collect, read_ahead
 from stratum.store.retention import Retention
 from tests.support.stores import check, commit, directory, file, leftovers
@@ -206,3 +208,135 @@ def test_it_waits_for_writers_and_says_who(store: Store) -> None:
         os.close(child_reads)
         os.close(parent_writes)
     assert [name.partition("/")[0] for name in run(store).others] == ["tmp"]
+
+
+def chain(store: Store, count: int, first: int = 0, parent: str | None = None) -> list[str]:
+    """Commits on top of one another, the oldest first."""
+    made: list[str] = []
+    for number in range(first, first + count):
+        with store.begin("a test") as tx:
+            root = directory({b"n": file(tx, b"%d" % number * 100)})
+            above = made[-1] if made else parent
+            made.append(store.write_commit(tx, root, parent=above, image=False).metadata_hash)
+    return made
+
+
+ALL = Retention(timedelta(), history=None)
+NO_HISTORY = Retention(timedelta(), history=timedelta())
+
+
+def test_the_history_of_tags_worktrees_and_pins_stays(store: Store) -> None:
+    tagged, work, pinned, loose = (chain(store, 3, first) for first in (0, 10, 20, 30))
+    store.tags.set("app", "v1", tagged[2])
+    store.worktrees.create("app", "main", work[2])
+    store.tags.pin("app", commits={pinned[2]})
+    done = run(store, ALL)
+    assert sorted(done.commits) == sorted(loose)
+    assert done.kept[tagged[0]] == "history of app:v1"
+    assert done.kept[work[1]] == "history of app+main"
+    assert done.kept[pinned[1]] == "history of pinned in app"
+    assert done.objects == 3
+    check(store)
+    assert sorted(run(store, NO_HISTORY).kept) == sorted([tagged[2], work[2], pinned[2]])
+    check(store)
+
+
+def test_history_of_an_age_stays(store: Store) -> None:
+    made = []
+    for days in (30, 20, 10, 0):
+        with store.begin("a test") as tx:
+            root = directory({b"n": file(tx, b"%d" % days)})
+            time = utc_now() - timedelta(days=days)
+            made.append(store.write_commit(tx, root, parent=made[-1] if made else None, timestamp=time).metadata_hash)
+    store.tags.set("app", "v1", made[-1])
+    done = run(store, Retention(timedelta(), history=timedelta(days=15)))
+    assert sorted(done.commits) == sorted(made[:2])
+
+
+def test_a_history_goes_on_behind_what_was_collected(store: Store) -> None:
+    made = chain(store, 6)
+    store.tags.set("app", "old", made[1])
+    store.tags.set("app", "new", made[5])
+    assert sorted(run(store, NO_HISTORY).commits) == sorted([made[0], made[2], made[3], made[4]])
+    found = Ancestry(store).lineage(made[5])
+    assert (list(found.distance), found.whole) == (made[::-1], True)
+    check(store)
+    store.tags.remove("app", "old")
+    assert run(store, ALL).kept[made[1]] == "history of app:new"
+    assert list(run(store, NO_HISTORY).commits) == [made[1]]
+    found = Ancestry(store).lineage(made[5])
+    assert (list(found.distance), found.whole) == (made[::-1], True)
+
+
+def test_history_that_cannot_be_read_stops_the_collection(store: Store) -> None:
+    made, loose = chain(store, 3), commit(store, big(b"a"))
+    store.tags.set("app", "v1", made[2])
+    metadata = store.layout.commit(made[1]) / "metadata.toml"
+    whole = metadata.read_bytes()
+    metadata.write_bytes(whole[:-2])
+    with pytest.raises(DamagedError, match="history of"):
+        run(store, ALL)
+    metadata.write_bytes(whole)
+    assert list(run(store, ALL).commits) == [loose]
+
+
+def stops(store: Store, name: str, count: int) -> list[str]:
+    """Tags ``stop-0``, ... of commits of one day each, the last of them today; and ``release`` at the first."""
+    made: list[str] = []
+    for number in range(count):
+        with store.begin("a test") as tx:
+            root = directory({b"n": file(tx, name.encode() + b"%d" % number * 100)})
+            time = utc_now() - timedelta(days=count - 1 - number)
+            above = made[-1] if made else None
+            made.append(store.write_commit(tx, root, parent=above, timestamp=time).metadata_hash)
+        store.tags.set(name, f"stop-{number}", made[-1])
+    store.tags.set(name, "release", made[0])
+    return made
+
+
+def test_tags_that_match_are_thinned_out_in_the_strata_that_are_named(store: Store) -> None:
+    db, web = stops(store, "db", 6), stops(store, "web", 6)
+    rules = Retention(timedelta(), daily=2, history=timedelta(), tags=("stop-*",), strata=frozenset(["db"]))
+    would = run(store, rules, dry_run=True)
+    assert sorted(store.tags.list("db")) == ["release", *(f"stop-{number}" for number in range(6))]
+    done = run(store, rules)
+    assert (done.tags, done.commits) == (would.tags, would.commits)
+    assert sorted(store.tags.list("db")) == ["release", "stop-4", "stop-5"]
+    assert sorted(done.commits) == sorted(db[1:4])
+    assert done.strata == {commit: ["db"] for commit in db[1:4]}
+    assert len(store.tags.list("web")) == 7
+    assert set(web) <= set(done.kept)
+    check(store)
+    assert run(store, rules).commits == {}
+
+
+def test_what_is_pinned_stays(store: Store) -> None:
+    made = stops(store, "db", 5)
+    rules = Retention(timedelta(), last=1, history=timedelta(), tags=("stop-*",))
+    store.tags.pin("db", tags={"stop-1"}, commits={made[2]})
+    done = run(store, rules)
+    assert sorted(store.tags.list("db")) == ["release", "stop-1", "stop-4"]
+    assert list(done.commits) == [made[3]]
+    assert done.kept[made[2]] == "pinned in db"
+    store.tags.pin("db", tags={"stop-1"}, commits={made[2]}, on=False)
+    assert sorted(run(store, rules).commits) == sorted(made[1:3])
+    assert not (store.layout.ref("db") / "pins.toml").exists()
+
+
+def test_nothing_goes_where_the_pins_cannot_be_read(store: Store) -> None:
+    made = stops(store, "db", 3)
+    store.tags.pin("db", commits={made[0]})
+    pins = store.layout.ref("db") / "pins.toml"
+    pins.write_bytes(pins.read_bytes().replace(made[0][:8].encode(), b"00000000"))
+    with pytest.raises(DamagedError, match=r"pins\.toml"):
+        run(store, Retention(timedelta(), last=1, tags=("*",)))
+    assert len(store.tags.list("db")) == 4
+    assert len(store.commits.list()) == 3
+
+
+def test_a_damaged_tree_that_stays_keeps_the_tags(store: Store) -> None:
+    made = stops(store, "db", 3)
+    (store.layout.commit(made[2]) / "tree.dump.zst").write_bytes(b"")
+    with pytest.raises(DamagedError):
+        run(store, Retention(timedelta(), last=1, tags=("*",)))
+    assert len(store.tags.list("db")) == 4
