@@ -15,6 +15,7 @@ here first.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Callable, Iterable
@@ -132,7 +133,7 @@ def _by_mount(session: Session, name: str, worktree: str, mounts: Iterable[Mount
     ref = str(Ref(name, worktree=worktree))
     upperdir = session.store.layout.worktree(name, worktree) / "upperdir"
     for pid, entry in mounts:
-        if shows_ref(entry, ref) and _is_over(pid, entry, str(upperdir)):
+        if shows_ref(entry, ref) and is_over(pid, entry, str(upperdir)):
             by, end = "this host", f"unmount it: umount {entry.mountpoint}"
             if not is_own_mount_namespace(pid):
                 by, end = f"process {pid} ({proc.command_name(pid)})", f"end that process: kill {pid}"
@@ -141,21 +142,32 @@ def _by_mount(session: Session, name: str, worktree: str, mounts: Iterable[Mount
     return None
 
 
-def _is_over(pid: int, entry: MountEntry, upperdir: str) -> bool:
+def is_over(pid: int, entry: MountEntry, upperdir: str) -> bool:
     """Whether a mount that names the worktree is over this ``upperdir``, and not another store's.
 
-    The options name the upperdir, but not on every kernel, and not where the store has been moved since. The root of an
-    overlay has the times of its upperdir's; somebody may change both between two looks.
+    The options name the upperdir, but kernels before 6.15 do not tell it, and a store may have been moved since. Then
+    the times tell, as the root of an overlay has those of its upperdir; somebody may change both between two looks.
     """
     match = _UPPERDIR.search(entry.super_options)
-    if match is not None and match[1] == upperdir:
+    told = match[1] if match is not None and not match[1].startswith("/proc/self/fd/") else None
+    if told == upperdir:
         return True
+    if told is not None:
+        with contextlib.suppress(OSError):
+            return os.path.samestat(os.stat(told), os.stat(upperdir))
     for _ in range(_LOOKS):
         try:
             shown, own = os.stat(f"/proc/{pid}/root{entry.mountpoint}"), os.stat(upperdir)
         except OSError:
-            return True
-        covered = f"{os.major(shown.st_dev)}:{os.minor(shown.st_dev)}" != entry.device
-        if covered or (shown.st_ctime_ns, shown.st_mtime_ns) == (own.st_ctime_ns, own.st_mtime_ns):
+            return _is_still_there(pid, entry)
+        if f"{os.major(shown.st_dev)}:{os.minor(shown.st_dev)}" != entry.device:
+            return _is_still_there(pid, entry)  # below another mount, so nobody can tell
+        if (shown.st_ctime_ns, shown.st_mtime_ns) == (own.st_ctime_ns, own.st_mtime_ns):
             return True
     return False
+
+
+def _is_still_there(pid: int, entry: MountEntry) -> bool:
+    from stratum.sys import mountinfo
+
+    return any((now.id, now.source) == (entry.id, entry.source) for now in mountinfo.read(pid))

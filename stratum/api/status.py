@@ -186,7 +186,8 @@ def _lease_status(
         lease = session.store.worktrees.lease(tree.name, tree.worktree)
     except DamagedError as exc:
         return None, None, exc.message
-    failed = lease.last_error if lease is not None else None
+    # The note is newer, where there is one: what is in the lease was written before, or at the same time.
+    failed = (failure_of(session, tree.name, tree.worktree) or lease.last_error) if lease is not None else None
     if mounted:
         return None, None, failed
     user = without_record(session, tree.name, tree.worktree, lease, unrecorded)

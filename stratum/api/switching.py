@@ -264,12 +264,11 @@ def switch(session: Session, text: str, target: str, *, force: bool = False) -> 
     if kept:
         place = Path(record.mountpoint)
         store.boot_mounts.set(record.ref, place, read_only=record.read_only, replacing=old.ref)
-    if lease is not None:
+    before = parse_ref(old.ref)
+    if lease is not None and before.worktree is not None:
         from stratum.api.leases import release
 
-        ref = parse_ref(old.ref)
-        assert ref.worktree is not None
-        release(session, ref.name, ref.worktree, lease.container)
+        release(session, before.name, before.worktree, lease.container)
     return record
 
 
@@ -288,14 +287,19 @@ def _shown_at(session: Session, target: str) -> Record:
 
 
 def _lease_of(session: Session, record: Record) -> Lease | None:
-    """The lease of the container that has the recorded mount, from now on for another worktree."""
+    """The lease of the container that has the recorded mount, from now on for another worktree; None for the host."""
     from stratum.frozen import replace
+    from stratum.store.worktrees import Lease, Process
 
-    ref = parse_ref(record.ref)
-    if record.holder.kind != "container" or ref.worktree is None:
+    holder = record.holder
+    if holder.kind != "container":
         return None
-    lease = session.store.worktrees.lease(ref.name, ref.worktree)
-    return replace(lease, last_error=None) if lease is not None and lease.container == record.holder.id else None
+    ref = parse_ref(record.ref)
+    lease = session.store.worktrees.lease(ref.name, ref.worktree) if ref.worktree is not None else None
+    if lease is not None and lease.container == holder.id:
+        return replace(lease, last_error=None)
+    process = Process(holder.pid, holder.start_time, record.pid_namespace or "", record.boot or "")
+    return Lease(holder.id, record.since, commit=False, process=process)
 
 
 def _swap_worktree(session: Session, old: Record, found: Resolved, force: bool) -> Record:

@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from contextlib import ExitStack
 
+from stratum.api.inuse import refuse_in_use
 from stratum.api.leases import VOLUME_HOLDER, release
 from stratum.api.mounting import mount, unmount
 from stratum.api.session import Session
@@ -118,7 +119,8 @@ class PluginVolumes:
         with store.worktrees.lock(tree.name, tree.worktree), ExitStack() as undo:
             settle(session, tree.name, tree.worktree)
             failure = catch_up(session, tree.name, tree.worktree)
-            if volume.commit and session.state.find_worktree(store.root, tree.name, tree.worktree) is None:
+            refuse_in_use(session, tree.name, tree.worktree)  # before the lease of whoever has it is replaced
+            if volume.commit:
                 error = failure.message if failure is not None else None
                 store.worktrees.set_lease(
                     tree.name, tree.worktree, Lease(holder, rfc3339(utc_now()), True, volume.tag, error)

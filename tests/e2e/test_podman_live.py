@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -52,11 +53,17 @@ def podman(engine: PodmanEnv, cli: Command, tmp_path: Path) -> Iterator[PodmanEn
     assert not list(cli.runtime_dir.glob("podman.*"))
 
 
-def start(podman: PodmanEnv, *options: str, ref: str = "app+dev", script: str = "exec sleep 1000") -> None:
+def start(
+    podman: PodmanEnv,
+    *options: str,
+    ref: str = "app+dev",
+    volume_options: str = "",
+    script: str = "exec sleep 1000",
+) -> None:
     """Start the container ``server`` with ``ref`` at /data."""
     podman.run(
-        "-d", "--name", "server", *options, "--annotation", f"stratum.dev/volume.a={ref}:/data", podman.image,
-        "sh", "-c", script,
+        "-d", "--name", "server", *options, "--annotation", f"stratum.dev/volume.a={ref}:/data{volume_options}",
+        podman.image, "sh", "-c", script,
     )  # fmt: skip
 
 
@@ -176,6 +183,46 @@ def test_a_commit_that_cannot_pause_the_container_fails(podman: PodmanEnv, cli: 
     cli.ok("commit", "app+dev", "live", "--no-pause", env=nobody)
     assert changed(cli, "app:v1", "app:live") == {"/one"}
     stop(podman)
+
+
+@pytest.mark.parametrize("options", [(), MAPPED], ids=["plain", "userns"])
+def test_a_commit_while_the_record_of_the_mount_is_lost(
+    podman: PodmanEnv, cli: Command, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    """The container is known by its lease: paused, left where it is, and committed whole at its stop."""
+    start(podman, *options)
+    inside(podman, "echo 1 > /data/one")
+    shutil.rmtree(cli.runtime_dir)
+    cli.ok("commit", "app+dev", "live")
+    assert pauses(podman) == ["pause", "unpause"]
+    inside(podman, "echo 2 > /data/two")
+    for args in (("mount", "app+dev", tmp_path / "mnt"), ("reset", "app+dev"), ("remove", "--yes", "app+dev")):
+        done = cli(*args)
+        assert done.code == 4
+        assert container_id(podman)[:12] in done.stderr
+    stop(podman)
+    assert changed(cli, "app:v1", "app:live") == {"/one"}
+    assert changed(cli, "app:v1", "app+dev") == {"/one", "/two"}
+    cli.ok("mount", "app+dev", tmp_path / "mnt")
+    cli.ok("unmount", tmp_path / "mnt")
+
+
+@pytest.mark.parametrize("options", [(), MAPPED], ids=["plain", "userns"])
+def test_a_container_keeps_the_worktree_that_it_was_switched_to(
+    podman: PodmanEnv, cli: Command, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    """Also where the record of it is lost then, and where its volume asks for no commit."""
+    cli.ok("worktree", "add", "app+other", "app:v2")
+    start(podman, *options, ref="app+dev", volume_options=":commit=never")
+    cli.ok("worktree", "switch", "app+other", "app+dev")
+    shutil.rmtree(cli.runtime_dir)
+    done = cli("remove", "--yes", "app+other")
+    assert done.code == 4
+    assert container_id(podman)[:12] in done.stderr
+    cli.ok("remove", "--yes", "app+dev")
+    stop(podman)
+    cli.ok("mount", "app+other", tmp_path / "mnt")
+    cli.ok("unmount", "app+other")
 
 
 BUSY = """\

@@ -15,6 +15,12 @@ from pathlib import Path
 
 import pytest
 
+from stratum.api.inuse import is_over
+from stratum.config import load_config
+from stratum.errors import BusyError
+from stratum.frozen import replace
+from stratum.mount.record import mounts_of
+from stratum.plugin.volumes import PluginVolumes
 from tests.support.command import SCRIPT, Command
 from tests.support.containers import Container
 
@@ -158,6 +164,18 @@ def test_a_commit_with_another_runtime_directory(cli: Command, app: str, contain
     assert names_in(cli, "app+dev", tmp_path) == {"one", "before", "after"}
 
 
+def test_a_volume_does_not_replace_the_lease_of_a_container(cli: Command, app: str, container: Held) -> None:
+    shutil.rmtree(cli.runtime_dir)
+    lease = (cli.store / "refs/app/worktrees/dev/lease.toml").read_text()
+    assert container.id in lease
+    volumes = PluginVolumes(load_config(cli.environment))
+    volumes.create("own", {"ref": "app+dev"})
+    with pytest.raises(BusyError, match=container.id[:12]):
+        volumes.mount("own", "somebody")
+    assert (cli.store / "refs/app/worktrees/dev/lease.toml").read_text() == lease
+    volumes.remove("own")
+
+
 @pytest.mark.parametrize("options", [":commit=never", ":ro"])
 def test_a_container_that_has_nothing_to_commit_keeps_its_worktree_too(
     cli: Command, app: str, tmp_path: Path, options: str
@@ -244,6 +262,28 @@ def test_the_same_name_in_another_store_is_another_worktree(cli: Command, app: s
     cli.ok("unmount", tmp_path / "own")
     cli.ok("remove", "--yes", "app+dev")
     other.ok("unmount", tmp_path / "mnt")
+
+
+def test_a_mount_whose_kernel_does_not_tell_its_upperdir_is_told_by_its_root(
+    cli: Command, app: str, tmp_path: Path
+) -> None:
+    """As those before 6.15, which say /proc/self/fd/N; or the store was moved, and the path is no more."""
+    other = Command(tmp_path / "other-store", tmp_path / "other-run")
+    other.ok("import", "--bare", tmp_path / "source", "app")
+    for command, name in ((cli, "own"), (other, "other")):
+        command.ok("mount", "app", tmp_path / name)
+        (tmp_path / name / "new").write_text(name)
+    entries = [entry for _, entry in mounts_of("app+main")]
+    places = {entry.mountpoint: entry for entry in entries if entry.mountpoint.startswith(f"{tmp_path}/")}
+    upperdir = str(cli.store / "refs/app/worktrees/main/upperdir")
+    for told in ("upperdir=/proc/self/fd/9,workdir=/proc/self/fd/10", "upperdir=/nowhere,workdir=/nowhere"):
+        for name, ours in (("own", True), ("other", False)):
+            entry = replace(places[str(tmp_path / name)], super_options=f"rw,{told},metacopy=on")
+            assert is_over(os.getpid(), entry, upperdir) == ours
+    entry = replace(places[str(tmp_path / "other")], super_options="rw,upperdir=/nowhere,workdir=/nowhere")
+    other.ok("unmount", "app")
+    assert not is_over(os.getpid(), entry, upperdir)
+    cli.ok("unmount", "app")
 
 
 @contextmanager

@@ -79,13 +79,13 @@ def test_some_strata_have_an_age_of_their_own(store: Store) -> None:
     for name, old, new in (("volumes", *commits[:2]), ("own", *commits[2:])):
         store.tags.set(name, "v1", old)
         store.tags.set(name, "v1", new, force=True)
-    rules = Retention(ages={"volumes": timedelta()})
+    rules = Retention(age=timedelta(), strata=frozenset({"volumes"}))
     assert list(run(store, rules).commits) == [commits[0]]
 
 
 def test_recent_work_has_the_age_of_its_stratum(store: Store) -> None:
     made = {name: worktree_commit(store, name) for name in ("volumes", "own")}
-    done = run(store, Retention(ages={"volumes": timedelta()}))
+    done = run(store, Retention(age=timedelta(), strata=frozenset({"volumes"})))
     assert list(done.commits) == [made["volumes"]]
     assert done.kept == {made["own"]: "recent work"}
 

@@ -211,7 +211,7 @@ def test_locks_exclude_while_worktrees_come_and_go(store: Store, base: str) -> N
         thread.join()
     assert overlaps == []
     store.worktrees.remove("app", "dev")
-    assert os.listdir(store.layout.worktrees("app")) == ["other"]
+    assert os.listdir(store.layout.worktrees("app")) == ["other", "other.lock"]
 
 
 def test_damage_is_named(store: Store, base: str, tmp_path: Path) -> None:
