@@ -40,6 +40,8 @@ from stratum.registry.image import (
 from stratum.registry.imagelayer import layer_archive
 from stratum.registry.push import PushResult, file_pieces, scratch
 from stratum.registry.remote import Remote, Upload
+from stratum.registry.treeblobs import objects_of
+from stratum.tree.dump import read_dump
 from stratum.tree.merge import make_layer
 
 if TYPE_CHECKING:
@@ -91,8 +93,10 @@ def push_image(
     for a tree that no image can hold, and ``StratumError`` in the registry's words.
     """
     meta = store.commits.meta(commit)
-    with scratch(store, f"push of {commit} to {remote.target} as an image") as directory:
-        job = _ImagePush(store, directory / "layer", remote, meta, compression, dry_run, progress)
+    dump = store.commits.dump(commit)
+    tree = read_dump(dump)
+    with scratch(store, f"push of {commit} to {remote.target} as an image", objects_of(dump, commit)) as directory:
+        job = _ImagePush(store, directory / "layer", remote, meta, tree, compression, dry_run, progress)
         return job.run(tag, job.find_base(tag) if deltas else None)
 
 
@@ -105,11 +109,13 @@ class _ImagePush:
         spool: Path,
         remote: Remote,
         meta: CommitMeta,
+        tree: Directory,
         compression: str,
         dry_run: bool,
         progress: Progress | None,
     ) -> None:
         self._store = store
+        self._tree = tree
         self._spool = spool
         self._remote = remote
         self._meta = meta
@@ -120,7 +126,7 @@ class _ImagePush:
         self._reused = 0
 
     def run(self, tag: str, base: _Base | None) -> PushResult:
-        tree = self._store.commits.tree(self._meta.metadata_hash)
+        tree = self._tree
         layers = list(base.image.layers) if base is not None else []
         self._reused += len(layers)
         if base is None:

@@ -100,12 +100,13 @@ def push(
     with Workers(jobs) as workers:
         metadata = _metadata(store, meta, workers)
         dump = store.commits.dump(commit)
+        objects = objects_of(dump, commit)
         remote = open_remote(target, access, create=not dry_run)
-        with remote, scratch(store, f"push of {commit} to {target}") as directory:
+        with remote, scratch(store, f"push of {commit} to {target}", objects) as directory:
             elsewhere = (open_remote(place, access) for place in relatives(store, commit, target))
             return _Push(
                 store, directory, remote, meta, metadata, target.tag, dry_run, workers, progress, elsewhere=elsewhere
-            ).run(dump)
+            ).run(dump, objects)
 
 
 def _metadata(store: Store, meta: CommitMeta, workers: Workers) -> Callable[[], bytes]:
@@ -136,18 +137,25 @@ def push_in_order(
     ``base`` is the digest of the manifest in ``remote`` to build on.
     """
     meta, dump = store.commits.meta(commit), store.commits.dump(commit)
-    with scratch(store, f"push of {commit} to {remote.target}") as directory, Workers(jobs) as workers:
+    objects = objects_of(dump, commit)
+    with scratch(store, f"push of {commit} to {remote.target}", objects) as directory, Workers(jobs) as workers:
         metadata = _metadata(store, meta, workers)
         push = _Push(store, directory, remote, meta, metadata, tag, False, workers, progress, base, in_order=True)
-        return push.run(dump)
+        return push.run(dump, objects)
 
 
 @contextmanager
-def scratch(store: Store, what: str) -> Iterator[Path]:
-    """A directory for packs in the making: in a transaction, and elsewhere where the store can only be read."""
+def scratch(store: Store, what: str, objects: Iterable[bytes]) -> Iterator[Path]:
+    """A directory for packs in the making: in a transaction, and elsewhere where the store can only be read.
+
+    The store is not locked meanwhile, as a registry takes its time; ``objects`` (digests) stay in it all the same.
+    """
     with ExitStack() as stack:
         try:
-            directory = stack.enter_context(store.begin(what)).directory
+            with store.locks.store():
+                tx = stack.enter_context(store.begin(what, apart=True))
+                tx.need(objects)
+            directory = tx.directory
         except UnsupportedError:
             from tempfile import TemporaryDirectory
 
@@ -193,13 +201,12 @@ class _Push:
         self._reused = 0
         self._done = self._total = 0
 
-    def run(self, dump: Blocks) -> PushResult:
+    def run(self, dump: Blocks, objects: dict[bytes, int]) -> PushResult:
         present, base = self._find_base()
         lineage = Ancestry(self._store).to_send(self._meta.metadata_hash)
         told = present is not None and set(lineage.ancestors) <= set(present[0].ancestors)
         if present is not None and told and present[0].config == describe(CONFIG_MEDIA_TYPE, self._meta.to_toml()):
             return self._result(present[1], len(present[0].blobs) + 1)
-        objects = objects_of(dump, self._meta.metadata_hash)
         with ThreadPoolExecutor(WORKERS) as pool:
             trees = list(tree_blobs(dump))
             plan = self._plan(base, objects, pool) if base is not None else self._mounted(objects, trees, pool)

@@ -11,7 +11,7 @@ A lock further down is never held while one further up is taken for the first ti
 no two processes can wait for each other. The worktree lock comes before the ref lock because it is the long one: two
 containers that stop at the same time commit their worktrees of one stratum side by side and meet only to move a tag.
 Taking any lock takes the store's shared lock first, so that gc and removal, which hold it exclusively, meet nobody.
-A pull does not hold it while it waits for the registry: ``store.transaction`` says how what it needs stays there.
+Pushes and pulls do not hold it while they wait for a registry; ``store.transaction`` says how what they need stays.
 
 All are flock(2) locks: they go away with the process, also after kill -9. Their files stay for as long as what they
 lock; who holds the lock of a worktree that is gone removes the file, and whoever waits for it then finds that it is not

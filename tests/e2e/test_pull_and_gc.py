@@ -1,4 +1,4 @@
-"""A pull from a slow registry stands in nobody's way, and nobody takes away what it needs."""
+"""A transfer with a slow registry stands in nobody's way, and nobody takes away what it needs."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from stratum.registry.target import parse_target
 from stratum.store import Store
 from tests.e2e.hostile_registry import ACCESS, Handler, HostileRegistry
 from tests.e2e.registry_artifacts import FILES, Artifact, make_artifact, make_commit
+from tests.e2e.uploads import Uploads
 from tests.support.archives import file, tar
 from tests.support.command import SCRIPT, Command
 from tests.support.stores import check, leftovers
@@ -159,6 +160,33 @@ def test_a_collection_beside_the_stalled_import_of_an_image(cli: Command) -> Non
     check(store)
     assert leftovers(store) == []
     assert cli.json("show", "image:latest")
+
+
+@pytest.mark.parametrize("options", [(), ("--as", "image")])
+def test_a_collection_beside_a_stalled_push(cli: Command, tmp_path: Path, options: tuple[str, ...]) -> None:
+    """Though nothing names the commit any more."""
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "file").write_bytes(b"content" * 1000)
+    cli.ok("import", "--bare", source, "app")
+    uploads, asked, go = Uploads("none", 0, "before", b""), threading.Event(), threading.Event()
+
+    def behaviour(request: Handler) -> bool:
+        asked.set()
+        go.wait()
+        return uploads(request)
+
+    with HostileRegistry(behaviour=behaviour) as registry, verb(cli, "push", *options, "app", registry.target) as push:
+        assert asked.wait(30)
+        cli.ok("remove", "--yes", "app")
+        cli.ok("gc", "--reflog-age", "0")
+        go.set()
+        assert push.wait(60) == 0
+        assert Store.open(cli.store).commits.list() == []
+        cli.ok("import", f"docker://{registry.target}", "again")
+    cli.ok("gc")
+    assert cli.json("show", "again:latest")
+    check(Store.open(cli.store))
 
 
 # Objects that the artifact does not have

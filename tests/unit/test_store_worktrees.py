@@ -180,7 +180,7 @@ def test_lock_files_go_with_what_they_lock(store: Store, base: str) -> None:
         store.worktrees.remove("app", f"w{number}")
     with store.worktrees.lock("app", "never"):
         pass
-    assert os.listdir(store.layout.worktrees("app")) == []
+    assert sorted(os.listdir(store.layout.worktrees("app"))) == []
     store.remove("app")
     assert os.listdir(store.layout.refs) == []
 
@@ -211,7 +211,7 @@ def test_locks_exclude_while_worktrees_come_and_go(store: Store, base: str) -> N
         thread.join()
     assert overlaps == []
     store.worktrees.remove("app", "dev")
-    assert os.listdir(store.layout.worktrees("app")) == ["other", "other.lock"]
+    assert sorted(os.listdir(store.layout.worktrees("app"))) == ["other", "other.lock"]
 
 
 def test_damage_is_named(store: Store, base: str, tmp_path: Path) -> None:
