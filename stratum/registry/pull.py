@@ -3,7 +3,8 @@
 The tag is resolved once, to a manifest whose digest is kept. The dump must be canonical and hash to the commit ID, its
 Merkle root and the metadata must agree; an object is kept only when its bytes have the fs-verity digest that the tree
 names; the image is made anew from the dump. The commit appears when everything is there. Objects that were verified
-before something failed stay in the store, so another try fetches the rest only.
+before something failed stay in the store, and what has arrived of a pack stays until then (``store.packcache``), also
+when this process is killed: another try fetches the rest only.
 
 What is in the store already is not fetched, but the artifact has to list it: a tree alone gives nobody what it names.
 Where the store has what others may not see (``isolated``), all is fetched.
@@ -32,9 +33,12 @@ from stratum.registry.artifact import Descriptor, Manifest, PackLayers, read_man
 from stratum.registry.packs import Member, PackIndex, read_index
 from stratum.registry.packwork import Span
 from stratum.registry.remote import Access, Remote, fetch, open_remote
+from stratum.registry.resume import complete, storing
 from stratum.registry.target import Target
 from stratum.registry.treeblobs import join_tree, objects_of
 from stratum.registry.workers import Workers
+from stratum.store import packcache
+from stratum.store.layout import NoSpaceError
 from stratum.sys.atomic import write_all
 
 if TYPE_CHECKING:
@@ -196,6 +200,8 @@ class _Pull:
         self._where = str(remote.target)
         self._lock = threading.Lock()
         self._verified: deque[Member] = deque()
+        self._apart: deque[Descriptor] = deque()
+        self._repository = f"{remote.target.host}/{remote.target.repository}"
         self._done = self._total = 0
         self._stopped = False
         self._meta: CommitMeta
@@ -246,6 +252,7 @@ class _Pull:
             timestamp=self._timestamp,
         )
         self._record_ancestors(meta.metadata_hash)
+        self._forget_packs()
         return PullResult(meta.metadata_hash, self._manifest_digest, self._received)
 
     def _record_ancestors(self, commit: str) -> None:
@@ -267,6 +274,11 @@ class _Pull:
     def _lacking(self) -> dict[bytes, int]:
         has = self._store.objects.has
         return {digest: size for digest, size in self._objects.items() if not has(digest, size)}
+
+    def _forget_packs(self) -> None:
+        """Remove what an earlier pull that was killed may have left of the packs: all is there now."""
+        for layers in self._manifest.packs:
+            packcache.remove(self._store.layout, self._repository, layers.pack.digest)
 
     # Checking
 
@@ -355,11 +367,14 @@ class _Pull:
     def _publish(self, *, settled: bool, timeout: float) -> None:
         """Give what was verified its place in the store; ``settled``: nothing is written any more."""
         with self._store.locks.store(timeout=timeout):
+            apart = [self._apart.popleft() for _ in range(len(self._apart))]
             while self._verified:
                 member = self._verified.popleft()
                 name = member.digest.hex()
                 self._tx.stage(member.digest, member.size, f"{name[:2]}/{name[2:]}")
             self._tx.publish_objects(settled=settled)
+        for pack in apart:
+            packcache.remove(self._store.layout, self._repository, pack.digest)
 
     def _fetch(self, blob: Descriptor) -> bytes:
         data = fetch(self._remote, blob)
@@ -377,8 +392,9 @@ class _Pull:
                     self._take_apart(layers, index, span, file, found[1] + index.frame_starts[0][span[0]], wanted)
                     self._count(index.frame_starts[0][span[1]] - index.frame_starts[0][span[0]])
         elif not self._fetch_parts(layers, index, wanted):
-            with self._download(layers.pack) as file:
+            with self._downloaded(layers.pack) as file:
                 self._take_apart(layers, index, (0, len(index.frames)), file, 0, wanted)
+            self._apart.append(layers.pack)
 
     def _fetch_parts(self, layers: PackLayers, index: PackIndex, wanted: set[int]) -> bool:
         """Fetch just the frames that hold wanted objects; False where that does not pay or the registry cannot."""
@@ -411,19 +427,22 @@ class _Pull:
         span = Span(index, frames, position, sorted(wanted), str(self._tx.object_staging), what)
         self._workers.take_apart(span, file.fileno(), self._advance)
 
-    def _download(self, pack: Descriptor) -> BinaryIO:
-        """The pack as a temporary file without a name, verified as a whole."""
-        with ExitStack() as undo:
-            with storing("write a pack to the store"):
-                file = undo.enter_context(TemporaryFile(dir=self._tx.directory))
-            for piece in self._remote.read_blob(pack):
-                with storing("write a pack to the store"):
-                    file.write(piece)
-                self._count(len(piece))
-            with storing("write a pack to the store"):
-                file.flush()
-            undo.pop_all()
-        return cast("BinaryIO", file)
+    @contextmanager
+    def _downloaded(self, pack: Descriptor) -> Iterator[BinaryIO]:
+        """The pack as a file, verified as a whole: one that outlives this process, unless another pull has it."""
+        with storing("write a pack to the store"):
+            kept = None
+            if self._remote.target.host is not None:
+                kept = packcache.open_pack(self._store.layout, self._repository, pack.digest)
+            file = kept or cast("BinaryIO", TemporaryFile(dir=self._tx.directory, buffering=0))  # noqa: SIM115
+        with file:
+            try:
+                complete(self._remote, pack, file, self._count)
+                yield file
+            except (DamagedError, NoSpaceError):
+                if kept is not None:  # it is no use, or in the way
+                    packcache.remove(self._store.layout, self._repository, pack.digest)
+                raise
 
     def _count(self, received: int) -> None:
         if self._stopped:
@@ -451,14 +470,3 @@ def _runs(index: PackIndex, wanted: Set[int]) -> list[tuple[int, int]]:
         else:
             runs.append((first, last))
     return runs
-
-
-@contextmanager
-def storing(doing: str) -> Iterator[None]:
-    """Turn an ``OSError`` into the store's error for it."""
-    from stratum.store.layout import storage_error
-
-    try:
-        yield
-    except OSError as exc:
-        raise storage_error(exc, doing) from None

@@ -14,7 +14,7 @@ Kept are the commits that
 and every object of a commit that is kept, or that a living transaction says it needs. Everything else goes: first the
 dead transactions in ``tmp/``, which makes room, then the tags that the retention lets go, then commits, each by one
 durable rename, then objects, then caches of commits that went and of imports that were not repeated within
-``CACHE_AGE``, abandoned temporary files, and lock files of refs that are gone. A commit therefore never outlives its
+``CACHE_AGE``, packs that no pull is fetching, abandoned temporary files, and lock files of refs that are gone. A commit therefore never outlives its
 objects, nor a tag its commit, and the next run finds what an interrupted one left. Before commits go, those that stay
 and descend from them are told of them (``store.ancestry``), so that a history goes on behind the gap; where the disk is
 too full for that, it ends there.
@@ -38,6 +38,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stratum.errors import DamagedError
+from stratum.store import packcache
 from stratum.store.layout import storage_error
 from stratum.store.retention import Retention
 from stratum.store.roots import find_roots, span_gaps
@@ -124,7 +125,8 @@ def collect(
         if not dry_run:
             store.transactions.discard(store.layout.commit(commit))
     _sweep_objects(store, needed.objects, done)
-    for path in (*_old_caches(store, done.kept), *_abandoned_files(store), *_dead_locks(store)):
+    unused = packcache.unused(store.layout)
+    for path in (*_old_caches(store, done.kept), *unused, *_abandoned_files(store), *_dead_locks(store)):
         done.others.append(str(path.relative_to(store.root)))
         done.bytes_freed += disk_usage(path)
         if not dry_run:

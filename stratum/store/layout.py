@@ -11,7 +11,8 @@
     |-- refs/<name>.lock               flock (``store.locks``)
     |-- mounts/                        mounts that outlive a reboot, where there are any (``store.bootmounts``)
     |-- tmp/                           transactions in progress (``store.transaction``)
-    |-- cache/                         may be deleted: ingest/ (``ingest.statcache``), merkle/ (``store.merklecache``)
+    |-- cache/                         may be deleted: ingest/ (``ingest.statcache``), merkle/ (``store.merklecache``),
+    |                                  packs/ (``store.packcache``)
     `-- lock                           flock (``store.locks``)
 
 Who may own a store. What is in it gets mounted by the kernel and restored with its owners and modes, so a store is
@@ -120,6 +121,10 @@ class Layout:
     @property
     def boot_mounts(self) -> Path:
         return self.root / "mounts"
+
+    @property
+    def pack_cache(self) -> Path:
+        return self.root / "cache" / "packs"
 
     def commit(self, commit: str) -> Path:
         return self.commits / commit

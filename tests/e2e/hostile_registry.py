@@ -53,6 +53,10 @@ class Handler(BaseHTTPRequestHandler):
         else:
             self.send(404, b'{"errors":[{"code":"BLOB_UNKNOWN","message":"blob unknown to registry"}]}')
 
+    def registry_blob(self) -> bytes | None:
+        """The blob that is asked for, if it is one."""
+        return self.server.registry.blobs.get(self.path.split("/")[-1])
+
     def send_blob(self, data: bytes) -> None:
         wanted = self.headers.get("Range")
         if wanted is None:
