@@ -185,7 +185,7 @@ class ImageSource:
 
     def fetch(self, directory: Path) -> None:
         """Bring the blobs of the layers to ``directory``, verified."""
-        from stratum.registry.pull import storing
+        from stratum.store.layout import storing
         from stratum.sys.atomic import write_all
 
         for blob in dict.fromkeys(layer.blob for layer in self.image.layers):

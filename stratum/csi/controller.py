@@ -37,7 +37,6 @@ CAPABILITIES = (
     _RPC.CREATE_DELETE_SNAPSHOT,
     _RPC.LIST_SNAPSHOTS,
     _RPC.CLONE_VOLUME,
-    _RPC.EXPAND_VOLUME,
     _RPC.VOLUME_CONDITION,
     _RPC.GET_VOLUME,
     _RPC.SINGLE_NODE_MULTI_WRITER,
@@ -124,20 +123,6 @@ class Controller:
             published_node_ids=self._published(record.id), volume_condition=self._condition(record)
         )
         return csi.ControllerGetVolumeResponse(volume=self._volume(record), status=status)
-
-    def ControllerExpandVolume(
-        self, request: csi.ControllerExpandVolumeRequest, caller: Caller
-    ) -> csi.ControllerExpandVolumeResponse:
-        """Note a larger capacity; nothing is to be done on the node."""
-        _require(request.volume_id, "volume_id")
-        required, limit = _capacity(request.capacity_range)
-        if not required and not limit:
-            raise invalid("no capacity is given")
-        if request.HasField("volume_capability"):
-            check_capabilities([request.volume_capability])
-        with self._driver.locked("volume", request.volume_id):
-            record = provisioning.expand(self._driver, request.volume_id, required, limit)
-        return csi.ControllerExpandVolumeResponse(capacity_bytes=record.capacity, node_expansion_required=False)
 
     def GetCapacity(self, request: csi.GetCapacityRequest, caller: Caller) -> csi.GetCapacityResponse:
         """What the store's filesystem has left; nothing for another node, or for volumes that are not offered."""

@@ -10,7 +10,6 @@ from stratum.csi.driver import NAME, Driver
 from stratum.csi.jobs import Caller
 
 _Service = csi.PluginCapability.Service
-_Expansion = csi.PluginCapability.VolumeExpansion
 
 
 class Identity:
@@ -26,14 +25,11 @@ class Identity:
     def GetPluginCapabilities(
         self, request: csi.GetPluginCapabilitiesRequest, caller: Caller
     ) -> csi.GetPluginCapabilitiesResponse:
-        """Volumes are local to a node, and need not be resized to grow."""
+        """Volumes are local to a node. They are not expanded: no size limits them that could be raised."""
         services = [_Service.VOLUME_ACCESSIBILITY_CONSTRAINTS]
         if self._driver.options.controller:
             services.append(_Service.CONTROLLER_SERVICE)
         capabilities = [csi.PluginCapability(service=_Service(type=kind)) for kind in services]
-        if self._driver.options.controller:
-            online = _Expansion(type=_Expansion.ONLINE)
-            capabilities.append(csi.PluginCapability(volume_expansion=online))
         return csi.GetPluginCapabilitiesResponse(capabilities=capabilities)
 
     def Probe(self, request: csi.ProbeRequest, caller: Caller) -> csi.ProbeResponse:

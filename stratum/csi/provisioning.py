@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import stat
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from stratum.api.commits import commit_worktree
 from stratum.api.worktrees import remove_worktree
@@ -218,16 +218,3 @@ def remove_recorded(driver: Driver, record: VolumeRecord) -> None:
         except BusyError as exc:
             raise precondition(exc.message, hint=exc.hint) from None
     driver.volumes.remove(record.key)
-
-
-def expand(driver: Driver, volume_id: str, required: int, limit: int) -> VolumeRecord:
-    """Note a larger capacity. Volumes have no size limit of their own, so nothing else changes."""
-    record = volume_record(driver, volume_id)
-    if record is None:
-        raise not_found(f"there is no volume {volume_id[:140]!r} that this driver made")
-    if required > record.capacity:
-        record = replace(record, capacity=required)
-        driver.volumes.put(record)
-    if limit and record.capacity > limit:
-        raise already_exists(f"{volume_id} has {record.capacity} bytes already, more than {limit}")
-    return record

@@ -22,7 +22,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Set
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from tempfile import TemporaryFile
@@ -33,12 +33,12 @@ from stratum.registry.artifact import Descriptor, Manifest, PackLayers, read_man
 from stratum.registry.packs import Member, PackIndex, read_index
 from stratum.registry.packwork import Span
 from stratum.registry.remote import Access, Remote, fetch, open_remote
-from stratum.registry.resume import complete, storing
+from stratum.registry.resume import complete
 from stratum.registry.target import Target
 from stratum.registry.treeblobs import join_tree, objects_of
 from stratum.registry.workers import Workers
 from stratum.store import packcache
-from stratum.store.layout import NoSpaceError
+from stratum.store.layout import NoSpaceError, storing
 from stratum.sys.atomic import write_all
 
 if TYPE_CHECKING:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import BinaryIO
 
 from stratum.registry.artifact import Descriptor
 from stratum.registry.remote import Remote
-from stratum.store.layout import storage_error
+from stratum.store.layout import storing
 from stratum.sys.atomic import write_all
 
 PIECE = 8 << 20
@@ -58,12 +57,3 @@ def _go_on(remote: Remote, pack: Descriptor, file: BinaryIO, count: Callable[[in
         position += wanted
         count(wanted)
     return sha.hexdigest() == pack.hex
-
-
-@contextmanager
-def storing(doing: str) -> Iterator[None]:
-    """Turn an ``OSError`` into the store's error for it."""
-    try:
-        yield
-    except OSError as exc:
-        raise storage_error(exc, doing) from None

@@ -14,10 +14,10 @@ Kept are the commits that
 and every object of a commit that is kept, or that a living transaction says it needs. Everything else goes: first the
 dead transactions in ``tmp/``, which makes room, then the tags that the retention lets go, then commits, each by one
 durable rename, then objects, then caches of commits that went and of imports that were not repeated within
-``CACHE_AGE``, packs that no pull is fetching, abandoned temporary files, and lock files of refs that are gone. A commit therefore never outlives its
-objects, nor a tag its commit, and the next run finds what an interrupted one left. Before commits go, those that stay
-and descend from them are told of them (``store.ancestry``), so that a history goes on behind the gap; where the disk is
-too full for that, it ends there.
+``CACHE_AGE``, packs that no pull is fetching, abandoned temporary files, and lock files of refs that are gone. A commit
+therefore never outlives its objects, nor a tag its commit, and the next run finds what an interrupted one left. Before
+commits go, those that stay and descend from them are told of them (``store.ancestry``), so that a history goes on
+behind the gap; where the disk is too full for that, it ends there.
 
 All of it happens under the exclusive store lock, but for reading the trees of what is to be kept: that takes longest,
 and is done before, under the shared one (``read_ahead``), as commits never change. Whoever relies on something that no

@@ -27,6 +27,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from stratum import toml
@@ -82,6 +84,15 @@ def storage_error(exc: OSError, doing: str) -> StratumError:
     """What to raise for an ``OSError`` met while ``doing`` something to the store, in the kernel's words."""
     kind = _KINDS.get(exc.errno or 0, StratumError)
     return kind(f"cannot {doing}: {os_error_text(exc)}", hint=_HINTS.get(exc.errno or 0, ""))
+
+
+@contextmanager
+def storing(doing: str) -> Iterator[None]:
+    """Turn an ``OSError`` of the block into ``storage_error``."""
+    try:
+        yield
+    except OSError as exc:
+        raise storage_error(exc, doing) from None
 
 
 @frozen

@@ -37,7 +37,7 @@ from typing import BinaryIO
 
 from stratum.errors import BusyError, DamagedError, ExistsError, StratumError
 from stratum.frozen import frozen
-from stratum.store.layout import Layout, storage_error
+from stratum.store.layout import Layout, storage_error, storing
 from stratum.store.locks import StoreLocks
 from stratum.store.objects import OBJECT_MODE, Objects, name_objects
 from stratum.store.salvage import RESUME, dead_in, take_object, take_over, waits_for_another, words
@@ -113,7 +113,7 @@ class Transaction:
 
         The caller holds the store's lock, and has since before it looked which of them are there.
         """
-        with _storing("write to the store"), open(self.directory / NEEDS, "xb") as file:
+        with storing("write to the store"), open(self.directory / NEEDS, "xb") as file:
             file.writelines(digests)
 
     def stage(self, digest: bytes, size: int, name: str | None = None) -> None:
@@ -139,7 +139,7 @@ class Transaction:
         name = os.fsdecode(object_path(digest))
         target = self.object_staging / name
         places = [os.fsencode(dead / "objects") for dead in self.dead]
-        with _storing("write an object to the store"):
+        with storing("write an object to the store"):
             target.parent.mkdir(0o700, exist_ok=True)
             if not take_object(places, digest, size, os.fsencode(target)):
                 return False
@@ -153,7 +153,7 @@ class Transaction:
         digest = verity_digest(data)
         if self.has(digest, len(data)):
             return digest
-        with _storing("write an object to the store"):
+        with storing("write an object to the store"):
             name, fd = self._create_object()
             _write_and_close(fd, data)
         self.stage(digest, len(data), name)
@@ -168,7 +168,7 @@ class Transaction:
         from stratum.composefs.verity import VerityHasher
 
         hasher, written = VerityHasher(), 0
-        with _storing("write an object to the store"):
+        with storing("write an object to the store"):
             name, fd = self._create_object()
         try:
             while chunk := source.read(_CHUNK):
@@ -176,7 +176,7 @@ class Transaction:
                 written += len(chunk)
                 if size is not None and written > size:
                     raise DamagedError(f"more than the {size} bytes that a file should have arrived")
-                with _storing("write an object to the store"):
+                with storing("write an object to the store"):
                     write_all(fd, chunk)
         finally:
             os.close(fd)
@@ -201,7 +201,7 @@ class Transaction:
         ``settled``: nobody writes to ``object_staging`` meanwhile; then less is to be done.
         """
         staged = [(digest, name, size) for digest, (name, size) in self._staged.items()]
-        with _storing("write objects to the store"):
+        with storing("write objects to the store"):
             for digest, name, size in staged:
                 self._check_staged(digest, name, size)
             self.sync()
@@ -228,7 +228,7 @@ class Transaction:
     def sync(self) -> None:
         """One syncfs of the store's file system, where anything was written since the last."""
         if self._dirty:
-            with _storing("write to the store"):
+            with storing("write to the store"):
                 syncfs(self._root)
             self._dirty = False
 
@@ -245,13 +245,13 @@ class Transaction:
     def write_pieces(self, path: Path, pieces: Iterable[bytes | bytearray | memoryview], mode: int = 0o644) -> None:
         """As ``write_file``, of content that comes in pieces."""
         self._dirty = True
-        with _storing(f"write {path.name}"), open(path, "xb", opener=partial(os.open, mode=mode)) as file:
+        with storing(f"write {path.name}"), open(path, "xb", opener=partial(os.open, mode=mode)) as file:
             file.writelines(pieces)
 
     def make_directory(self, path: Path, mode: int = 0o755) -> None:
         """Make a directory of exactly ``mode`` below ``directory``; ``sync`` makes it durable."""
         self._dirty = True
-        with _storing(f"make {path}"):
+        with storing(f"make {path}"):
             path.mkdir()
             path.chmod(mode)
 
@@ -295,7 +295,7 @@ class Transaction:
     @contextmanager
     def _placing(self, target: Path) -> Iterator[int]:
         """A descriptor of the directory of ``target``, which is about to change."""
-        with _storing(f"change {target}"), _synced_parent(self._layout, target) as parent:
+        with storing(f"change {target}"), _synced_parent(self._layout, target) as parent:
             yield parent
 
 
@@ -308,14 +308,6 @@ def _synced_parent(layout: Layout, path: Path) -> Iterator[int]:
         os.fsync(parent)
     finally:
         os.close(parent)
-
-
-@contextmanager
-def _storing(doing: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as exc:
-        raise storage_error(exc, doing) from None
 
 
 def _write_and_close(fd: int, data: bytes, sync: bool = False) -> None:
@@ -393,7 +385,7 @@ class Transactions:
 
         Needs no space, so it works on a full disk. The caller holds the locks that keep others from using it.
         """
-        with _storing(f"remove {path}"), _synced_parent(self._layout, path) as parent:
+        with storing(f"remove {path}"), _synced_parent(self._layout, path) as parent:
             if not stat.S_ISDIR(os.stat(path.name, dir_fd=parent, follow_symlinks=False).st_mode):
                 os.unlink(path.name, dir_fd=parent)
                 return

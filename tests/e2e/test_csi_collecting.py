@@ -169,6 +169,20 @@ def test_history_that_is_not_the_drivers_stays_and_so_does_what_is_young(
         assert first
 
 
+def test_the_documented_way_to_make_room_at_once(tmp_path: Path, runtime_dir: Path, registry: RegistryServer) -> None:
+    source = pushed(tmp_path, registry, "tool")
+    with started(tmp_path) as node:
+        node.publish("csi-1", "pod", inline(source), staging_target_path="")
+        (name,) = [each["name"] for each in node.cli.json("list")]
+        assert node.cli("remove", "--yes", name).code == 4, "a pod uses it"
+        node.unpublish("csi-1", "pod")
+        node.cli.ok("remove", "--yes", name)
+        node.cli.ok("gc", "--reflog-age", "0")
+        assert objects(node) == 0
+        node.publish("csi-1", "pod", inline(source, pullPolicy="IfNotPresent"), staging_target_path="")
+        node.unpublish("csi-1", "pod")
+
+
 def test_collecting_beside_pods_that_come_and_go(tmp_path: Path, runtime_dir: Path, registry: RegistryServer) -> None:
     source = pushed(tmp_path, registry, "tool")
     with started(tmp_path, *AT_ONCE) as node:

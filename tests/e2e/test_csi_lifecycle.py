@@ -404,21 +404,25 @@ def test_stop_on_sigterm_leaves_the_mounts(node: Node) -> None:
     node.unstage(volume_id)
 
 
-def test_expansion_and_repeated_requests_that_differ(node: Node) -> None:
-    volume = node.create("pvc-1", capacity_range=csi.CapacityRange(required_bytes=1000, limit_bytes=1000))
+def test_repeated_requests_that_differ(node: Node) -> None:
+    node.create("pvc-1", capacity_range=csi.CapacityRange(required_bytes=1000, limit_bytes=1000))
     with refused(Code.ALREADY_EXISTS):
         node.create("pvc-1", capacity_range=csi.CapacityRange(required_bytes=2000))
     with refused(Code.ALREADY_EXISTS):
         node.create("pvc-1", {"commit": "true"})
-    grown = csi.ControllerExpandVolumeRequest(
-        volume_id=volume.volume_id, capacity_range=csi.CapacityRange(required_bytes=5000)
-    )
-    answer = node.controller.ControllerExpandVolume(grown)
-    assert answer.capacity_bytes == 5000
-    assert not answer.node_expansion_required
     elsewhere = csi.TopologyRequirement(requisite=[csi.Topology(segments={TOPOLOGY_KEY: "node-2"})])
     with refused(Code.RESOURCE_EXHAUSTED):
         node.create("pvc-2", accessibility_requirements=elsewhere)
+
+
+def test_expansion_is_not_offered(node: Node) -> None:
+    """A claim that asks for more is refused at once where its class says so, and does not wait for nobody."""
+    plugin = node.identity.GetPluginCapabilities(csi.GetPluginCapabilitiesRequest()).capabilities
+    assert not any(capability.HasField("volume_expansion") for capability in plugin)
+    offered = node.controller.ControllerGetCapabilities(csi.ControllerGetCapabilitiesRequest()).capabilities
+    assert csi.ControllerServiceCapability.RPC.EXPAND_VOLUME not in {each.rpc.type for each in offered}
+    with refused(Code.UNIMPLEMENTED):
+        node.controller.ControllerExpandVolume(csi.ControllerExpandVolumeRequest(volume_id="x"))
 
 
 def test_full_disk_is_an_error_and_not_a_broken_volume(tmp_path: Path, runtime_dir: Path) -> None:

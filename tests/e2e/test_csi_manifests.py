@@ -13,6 +13,7 @@ import yaml
 
 from stratum.csi.attributes import snapshot_registry, volume_attributes
 from stratum.csi.driver import NAME, TOPOLOGY_KEY
+from stratum.csi.elsewhere import parse_handle
 from stratum.csi.main import command_line
 from stratum.refs import parse_ref
 from tests.support.capabilities import CHECKOUT
@@ -63,9 +64,23 @@ def test_snapshot_kinds_have_what_they_must() -> None:
         assert document["deletionPolicy"] in ("Delete", "Retain")
         snapshot_registry(document.get("parameters", {}))
     classes = {document["metadata"]["name"] for document in of_kind("VolumeSnapshotClass")}
+    contents = {document["metadata"]["name"]: document for document in of_kind("VolumeSnapshotContent")}
     for document in of_kind("VolumeSnapshot"):
         assert document["spec"]["volumeSnapshotClassName"] in classes
-        assert list(document["spec"]["source"]) == ["persistentVolumeClaimName"]
+        ((kind, name),) = document["spec"]["source"].items()
+        assert kind in ("persistentVolumeClaimName", "volumeSnapshotContentName")
+        if kind == "volumeSnapshotContentName":
+            ref = contents[name]["spec"]["volumeSnapshotRef"]
+            assert ref == {key: document["metadata"][key] for key in ("name", "namespace")}
+
+
+def test_snapshot_contents_are_ones_that_the_driver_finds() -> None:
+    contents = of_kind("VolumeSnapshotContent")
+    assert contents
+    for document in contents:
+        assert document["spec"]["driver"] == NAME
+        assert parse_handle(document["spec"]["source"]["snapshotHandle"]) is not None
+        assert "snapshot.storage.kubernetes.io/managed-by" in document["metadata"]["labels"]
 
 
 def test_attributes_are_ones_that_the_driver_takes() -> None:
@@ -126,6 +141,7 @@ def check_driver_arguments(arguments: list[str]) -> None:
         ("overlays/without-snapshots", False, False),
         ("overlays/inline", True, True),
         ("overlays/kind", True, True),
+        ("overlays/private-ca", True, False),
     ],
 )
 def test_kustomize(directory: str, snapshotter: bool, inline: bool) -> None:
@@ -148,6 +164,10 @@ def test_kustomize(directory: str, snapshotter: bool, inline: bool) -> None:
     assert ("--allow-inline" in containers["driver"]["args"]) == inline
     assert ("Ephemeral" in kinds["CSIDriver"]["spec"]["volumeLifecycleModes"]) == inline
     check_driver_arguments(containers["driver"]["args"])
+    ca_file = command_line().parse_args(containers["driver"]["args"]).ca_file
+    places = [mount["mountPath"] for mount in containers["driver"]["volumeMounts"]]
+    assert (ca_file is not None) == (directory == "overlays/private-ca")
+    assert ca_file is None or str(Path(ca_file).parent) in places
 
 
 def test_kustomize_classes() -> None:

@@ -4,7 +4,7 @@ What it skips, because the driver does not offer it:
 
 - ControllerPublishVolume and ControllerUnpublishVolume: volumes are local to their node, nothing is attached
   (``attachRequired: false``).
-- NodeExpandVolume: a volume has no size of its own on the node; ControllerExpandVolume does all there is to do.
+- NodeExpandVolume, ControllerExpandVolume: no size limits a volume, and csi-resizer cannot be run on each node.
 - ControllerModifyVolume and attribute classes: there is nothing to tune in a volume.
 - GroupController: snapshots of several worktrees at one moment need a barrier for writes, and overlayfs has none.
 - GetSnapshot, volume and storage health: alpha calls of CSI 1.12 and 1.13. Announcing them makes csi-sanity 5.3 and
@@ -33,6 +33,7 @@ SKIPPED = {
     "ControllerPublishVolume",
     "ControllerUnpublishVolume",
     "NodeExpandVolume",
+    "ControllerExpandVolume",
     "ControllerModifyVolume",
     "Modify Volume",
     "Modify volume",
@@ -46,7 +47,7 @@ SKIPPED = {
 }
 """What the docstring justifies, in csi-sanity's words."""
 
-LEAST_PASSED = 64
+LEAST_PASSED = 61
 
 
 def test_csi_sanity(tmp_path: Path, runtime_dir: Path) -> None:
