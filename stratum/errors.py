@@ -7,20 +7,39 @@ Every error says what failed, on which object and why (``message``), and what to
 from __future__ import annotations
 
 
+def one_line(text: str) -> str:
+    """``text`` as one line that a terminal takes for text only: line breaks, other control characters and what is not
+    UTF-8 are shown as escapes. File names are bytes that anyone may choose, and are shown by no other way."""
+    return text if text.isprintable() else "".join(map(escaped, text))
+
+
+def escaped(char: str) -> str:
+    """A character as it is shown: itself where it can be printed, else an escape with a backslash."""
+    if char.isprintable():
+        return char
+    code = ord(char)
+    if 0xDC80 <= code <= 0xDCFF:  # a byte that is not UTF-8, kept by surrogateescape
+        return f"\\x{code - 0xDC00:02x}"
+    return {"\n": "\\n", "\t": "\\t", "\r": "\\r"}.get(char) or (
+        f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+    )
+
+
 class StratumError(Exception):
     """Something failed that the user can understand.
 
     ``exit_code`` and ``id`` belong to the class and are part of the command line's contract:
-    scripts match on them. ``hint`` is one sentence on what to do next, or empty.
+    scripts match on them. ``hint`` is one sentence on what to do next, or empty. Both are one line of printable text
+    (``one_line``), whatever names they were put together from.
     """
 
     exit_code = 1
     id = "failed"
 
     def __init__(self, message: str, *, hint: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message = one_line(message)
+        self.hint = one_line(hint)
+        super().__init__(self.message)
 
 
 class UsageError(StratumError):

@@ -8,8 +8,7 @@ from pathlib import Path
 import click
 
 from stratum.cli.app import App, verb
-from stratum.cli.output import safe_lines
-from stratum.errors import UnsupportedError
+from stratum.errors import UnsupportedError, one_line
 
 
 @click.group("hook", short_help="Install, remove or examine the OCI hook.")
@@ -53,9 +52,9 @@ def doctor(app: App, directory: Path | None) -> None:
     for finding in examine(app.session, directory):
         findings.append(finding)
         if not app.out.json:
-            app.out.line(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.check:<12} {safe_lines(finding.detail)}")
+            app.out.line(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.check:<12} {one_line(finding.detail)}")
             if finding.mend:
-                app.out.line(f"      {'':<12} {safe_lines(finding.mend)}")
+                app.out.line(f"      {'':<12} {one_line(finding.mend)}")
     if app.out.json:
         app.out.object([asdict(finding) for finding in findings])
     failed = [finding.check for finding in findings if not finding.ok]

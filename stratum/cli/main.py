@@ -120,7 +120,8 @@ def run(args: list[str]) -> int:
         return exc.exit_code
     except click.ClickException as exc:
         hint = f"see '{exc.ctx.command_path} --help'" if isinstance(exc, click.UsageError) and exc.ctx else ""
-        print_error(exc.exit_code, "usage", exc.format_message(), hint, as_json=as_json)
+        message = " ".join(exc.format_message().split())  # some of click's go over several lines
+        print_error(exc.exit_code, "usage", message, hint, as_json=as_json)
         return exc.exit_code
     except (click.Abort, KeyboardInterrupt):
         print_error(130, "interrupted", "interrupted", "", as_json=as_json)

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
-from stratum.errors import StratumError
+from stratum.errors import StratumError, escaped, one_line
 
 TEXT = "text"
 JSON = "json"
@@ -21,25 +21,12 @@ def safe(value: bytes | str) -> str:
     text = value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value
     if text.isprintable() and "\\" not in text:
         return text
-    return "".join(_safe_char(char) for char in text)
-
-
-def _safe_char(char: str) -> str:
-    if char == "\\":
-        return "\\\\"
-    if char.isprintable():
-        return char
-    code = ord(char)
-    if 0xDC80 <= code <= 0xDCFF:  # a byte that is not UTF-8, kept by surrogateescape
-        return f"\\x{code - 0xDC00:02x}"
-    return {"\n": "\\n", "\t": "\\t", "\r": "\\r"}.get(char) or (
-        f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
-    )
+    return "".join("\\\\" if char == "\\" else escaped(char) for char in text)
 
 
 def safe_lines(text: str) -> str:
-    """Like ``safe`` for a text whose line breaks are its own, such as a commit message or an error."""
-    return "\n".join(line if line.isprintable() else "".join(map(_safe_char, line)) for line in text.split("\n"))
+    """Like ``one_line`` for a text whose line breaks are its own: a commit message."""
+    return "\n".join(map(one_line, text.split("\n")))
 
 
 class Output:
@@ -66,11 +53,11 @@ class Output:
     def note(self, text: str) -> None:
         """One line for the person at the terminal, on stderr; not printed with --quiet."""
         if not self.quiet:
-            print(safe_lines(text), file=sys.stderr)
+            print(one_line(text), file=sys.stderr)
 
     def warn(self, text: str) -> None:
         """A warning on stderr."""
-        print(f"warning: {safe_lines(text)}", file=sys.stderr)
+        print(f"warning: {one_line(text)}", file=sys.stderr)
 
     def table(self, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         """Aligned columns on a terminal, tab-separated without a header where a program reads them."""
@@ -103,16 +90,16 @@ def write_stdout(text: str) -> None:
 
 
 def print_error(code: int, error_id: str, message: str, hint: str, *, as_json: bool) -> None:
-    """Print an error in the chosen format; messages keep no control characters."""
+    """Print an error in the chosen format; message and hint are one line each, without control characters."""
     if as_json:
         import json
 
-        document = {"code": code, "id": error_id, "message": safe_lines(message), "hint": safe_lines(hint)}
+        document = {"code": code, "id": error_id, "message": one_line(message), "hint": one_line(hint)}
         print(json.dumps(document, ensure_ascii=True), file=sys.stderr)
         return
-    print(f"error: {safe_lines(message)}", file=sys.stderr)
+    print(f"error: {one_line(message)}", file=sys.stderr)
     if hint:
-        print(f"hint: {safe_lines(hint)}", file=sys.stderr)
+        print(f"hint: {one_line(hint)}", file=sys.stderr)
 
 
 def fail(exc: StratumError, *, as_json: bool) -> NoReturn:

@@ -16,7 +16,7 @@ import sys
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING
 
-from stratum.errors import StratumError, UsageError
+from stratum.errors import StratumError, UsageError, one_line
 from stratum.hook import CREATE_RUNTIME, POSTSTOP, TIMEOUTS
 
 if TYPE_CHECKING:
@@ -140,14 +140,14 @@ def _report_defect(kind: type[BaseException], value: BaseException, trace: Trace
     """For what nobody foresaw, or an installation that is broken: one line here too, the traceback in the log."""
     import traceback
 
-    sys.stderr.write(f"stratum: internal error: {_one_line(f'{kind.__name__}: {value}')}\n")
-    for line in traceback.format_exception(kind, value, trace):
+    sys.stderr.write(f"stratum: internal error: {one_line(f'{kind.__name__}: {value}')}\n")
+    for line in "".join(traceback.format_exception(kind, value, trace)).splitlines():
         _log(line)
 
 
 def _say(error: StratumError, *, about: str = "") -> None:
     text = f"{about}: {error.message}" if about else error.message
-    line = _one_line(f"{text} ({error.hint})" if error.hint else text)
+    line = one_line(f"{text} ({error.hint})" if error.hint else text)
     sys.stderr.write(f"stratum: {line}\n")
     _log(line)
 
@@ -156,8 +156,4 @@ def _log(text: str) -> None:
     import syslog
 
     syslog.openlog("stratum-hook", syslog.LOG_PID, syslog.LOG_DAEMON)
-    syslog.syslog(syslog.LOG_ERR, _one_line(text))
-
-
-def _one_line(text: str) -> str:
-    return "".join(char if char.isprintable() else "?" for char in text.replace("\n", " "))
+    syslog.syslog(syslog.LOG_ERR, one_line(text))
