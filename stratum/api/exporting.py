@@ -96,13 +96,16 @@ def _named(store: Store, text: str, tags: Sequence[str]) -> dict[str, str]:
 
 def _with_parents(store: Store, named: dict[str, str]) -> tuple[list[str], list[str]]:
     """(all commits to export, parents before their children; those of them that have no tag)."""
+    from stratum.store.ancestry import Ancestry
+
+    ancestry = Ancestry(store)
     order: dict[str, None] = {}
     for commit in named.values():
         chain: list[str] = []
         current: str | None = commit
         while current is not None and current not in order and current not in chain and store.commits.exists(current):
             chain.append(current)
-            current = store.commits.meta(current).parent_commit
+            current = next(filter(ancestry.has, ancestry.known(current).ancestors), None)
         order.update(dict.fromkeys(reversed(chain)))
     tagged = set(named.values())
     return list(order), [commit for commit in order if commit not in tagged]

@@ -80,6 +80,8 @@ def gc(
     )
     all_done = run(app.session, rules, dry_run=dry_run)
     done = all_done.collected
+    for ref, problem in sorted(all_done.folded.failed.items()):
+        app.out.warn(f"{ref} keeps its last commit twice: {problem}")
     if app.out.json:
         app.out.object(
             {
@@ -114,8 +116,6 @@ def _print_folded(app: App, folded: FoldedAll, dry_run: bool) -> None:
         app.out.line(f"{'would free' if dry_run else 'freed'} {human_size(size)} of {ref}: its last commit has it")
     for ref, size in sorted(folded.kept_twice.items()):
         app.out.line(f"{ref} keeps up to {human_size(size)} twice: commit what changed on top of its last commit")
-    for ref, problem in sorted(folded.failed.items()):
-        app.out.warn(f"{ref}: {problem}")
 
 
 def _print_collected(app: App, done: Collected) -> None:

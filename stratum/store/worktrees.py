@@ -4,8 +4,9 @@
 and xattrs of the upperdir itself as those of its root, so a new upperdir gets them from the root of the base commit's
 tree. meta.toml::
 
-    [worktree]  name, base_commit, head? (the last commit made from it), forked_from (the commit that it was made
-                from, or last reset to or rebased onto), created, last_modified, description
+    [worktree]  name, base_commit, head? (the last commit: made from it, or that it was reset to or rebased onto),
+                forked_from (the commit that its line of work began with: where it was made, or reset or rebased to
+                another line), created, last_modified, description
 
 A worktree comes, goes, and gets an empty upperdir over another base by one rename of its whole directory, so base and
 upperdir always fit together. ``mark`` tells of copies without extended attributes (``sys.copymark``). lease.toml, where
@@ -61,8 +62,8 @@ class Worktree:
     description: str
     directory: Path
     forked_from: str
-    """What a rebase takes the worktree's own changes against: unlike the base it stays where it is when a commit of
-    the unmounted worktree moves the base forward."""
+    """Where the worktree's own line of work began, which a rebase does not go behind: unlike the base it stays where
+    it is when commits, also ones that others made on top, move the base forward."""
 
     @property
     def upperdir(self) -> Path:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from stratum.cli.maintenance import gc
 from stratum.hook.annotation import PREFIX, Volume, parse_volumes
 from stratum.hook.install import HOOK_PATH, hook_json
 from stratum.hook.policy import parse_policy
@@ -64,6 +65,16 @@ def test_quadlet_units(path: Path) -> None:
 def test_every_stop_of_the_database_is_a_tagged_commit() -> None:
     (volume,) = volumes(parse_unit(EXAMPLES / "quadlet/database.container"), "")
     assert (str(volume.ref), volume.commit, volume.tag) == ("db+main", True, "stop-{time}")
+
+
+def test_the_database_example_thins_out_just_its_own_stops() -> None:
+    lines = (EXAMPLES / "quadlet/database.container").read_text().splitlines()
+    (line,) = [line for line in lines if "stratum gc " in line]
+    args = shlex.split(line.partition("stratum gc ")[2].partition("   ")[0])
+    chosen = gc.make_context("gc", args).params
+    assert (chosen["strata"], chosen["tags"]) == (("db",), ("stop-*",))
+    assert (chosen["last"], chosen["daily"], chosen["monthly"]) == (10, 14, 12)
+    assert " ".join(args) in " ".join((EXAMPLES / "README.md").read_text().replace("'", "").split())
 
 
 def test_the_game_server_has_a_worktree_for_each_profile() -> None:
