@@ -188,10 +188,10 @@ class Commits:
 
     def dump(self, commit: str) -> Dump:
         """The canonical dump, checked against the commit's name: ``DamagedError`` where it does not match."""
-        return self._read_dump(commit)[0]
+        return self.read_dump(commit)[0]
 
-    def _read_dump(self, commit: str) -> tuple[Dump, StoredDump]:
-        """The verified dump, and how it is stored."""
+    def read_dump(self, commit: str) -> tuple[Dump, StoredDump]:
+        """The dump, verified as ``dump`` does, and how it is stored."""
         from blake3 import blake3
 
         from stratum.store.frames import FrameReader
@@ -221,7 +221,7 @@ class Commits:
         from stratum.tree.dump import read_dump
         from stratum.tree.lazy import LazyDump
 
-        dump, stored = self._read_dump(commit)
+        dump, stored = self.read_dump(commit)
         if dump.text is None:
             return read_dump(dump)
         source = LazyDump(dump.text)

@@ -120,6 +120,24 @@ class FrameReader:
         self._frames = frames
 
 
+def unseen_lines(dump: bytes, stored: StoredDump, seen: set[bytes]) -> Iterator[bytes]:
+    """The lines of ``dump``, in whole lines, that were in no frame so far.
+
+    ``seen`` knows the frames of the dumps before and gets those of this one. A frame that another dump has too holds
+    the same lines there, but for its first one, which it may begin in the middle of, and its last one, which then is
+    the first of the next frame.
+    """
+    from hashlib import blake2b
+
+    data = memoryview(stored.data)
+    for frame in stored.frames:
+        key = blake2b(data[frame.start : frame.end], digest_size=16).digest()
+        first = dump.rfind(b"\n", 0, frame.first) + 1
+        last = frame.first + 1 if key in seen else max(frame.last, frame.first + 1)
+        seen.add(key)
+        yield dump[first : dump.find(b"\n", last - 1) + 1 or len(dump)]
+
+
 def _decompress(frame: memoryview) -> Iterator[bytes]:
     """What a frame holds, in pieces of at most ``_PIECE`` bytes."""
     import pyzstd

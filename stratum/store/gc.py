@@ -39,6 +39,7 @@ from typing import TYPE_CHECKING
 
 from stratum.errors import DamagedError
 from stratum.store import packcache
+from stratum.store.frames import unseen_lines
 from stratum.store.layout import storage_error
 from stratum.store.retention import Retention
 from stratum.store.roots import find_roots, span_gaps
@@ -76,10 +77,11 @@ class Collected:
 
 @dataclass(slots=True)
 class Needed:
-    """The objects (digests of 32 bytes) that ``commits`` need."""
+    """The objects (digests of 32 bytes) that ``commits`` need, and the ``frames`` of their dumps, which they share."""
 
     commits: set[str] = field(default_factory=set)
     objects: set[bytes] = field(default_factory=set)
+    frames: set[bytes] = field(default_factory=set)
 
 
 def read_ahead(store: Store, rules: Retention, mounted: Mapping[str, str]) -> Needed:
@@ -140,13 +142,15 @@ def _read_needed(store: Store, commits: Mapping[str, str], needed: Needed) -> No
         if commit in needed.commits:
             continue
         try:
-            dump = store.commits.dump(commit)
+            dump, stored = store.commits.read_dump(commit)
         except DamagedError as exc:
             raise DamagedError(
                 f"{exc.message}, so it is not known which objects {why} needs",
                 hint="nothing was removed; 'stratum fsck' tells more, and 'stratum fsck --repair --from' restores it",
             ) from None
-        needed.objects.update(digest for digest, _, _ in object_lines(dump))
+        parts = (dump,) if dump.text is None else unseen_lines(dump.text, stored, needed.frames)
+        for lines in parts:
+            needed.objects.update(digest for digest, _, _ in object_lines(lines))
         needed.commits.add(commit)
 
 

@@ -119,6 +119,29 @@ def test_reset_rebase_and_switch_in_a_running_container(
     assert changed(cli, "app:kept", "app+other") == {"/other"}
 
 
+def test_a_rebase_with_a_conflict_changes_nothing_for_a_running_container(podman: PodmanEnv, cli: Command) -> None:
+    start(podman)
+    inside(podman, "echo mine > /data/version; echo own > /data/own")
+    refused = cli("rebase", "app+dev", "app:v2")
+    assert (refused.code, refused.stdout) == (4, "conflict /version\n")
+    assert inside(podman, "cat /data/version; echo more >> /data/own; cat /data/own") == "mine\nown\nmore\n"
+    cli.ok("rebase", "app+dev", "app:v2", "--theirs")
+    assert inside(podman, "cat /data/version /data/own") == "2\nown\nmore\n"
+    stop(podman)
+
+
+def test_a_stop_that_commits_nothing_folds_what_was_committed_before(podman: PodmanEnv, cli: Command) -> None:
+    start(podman, volume_options=":commit=never")
+    inside(podman, "head -c 100000 /dev/zero > /data/large")
+    commit = cli.ok("commit", "app+dev")
+    upperdir = cli.store / "refs/app/worktrees/dev/upperdir"
+    assert os.listdir(upperdir) == ["large"]
+    stop(podman)
+    assert os.listdir(upperdir) == []
+    (tree,) = cli.json("worktree", "list", "app")
+    assert (tree["base"], tree["head"]) == (commit, commit)
+
+
 def test_files_open_for_writing_hold_a_reset_up(podman: PodmanEnv, cli: Command) -> None:
     start(podman, script="exec 3>> /data/log; echo ready; exec sleep 1000")
     while "ready" not in podman.podman("logs", "server").stdout:

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stratum.errors import DamagedError
-from stratum.store.frames import FRAME_SIZE, ONE_FRAME_MAX, FrameReader, StoredDump, compress_dump
+from stratum.store.frames import FRAME_SIZE, ONE_FRAME_MAX, FrameReader, StoredDump, compress_dump, unseen_lines
 from stratum.tree.dump import Piece, Span
 from stratum.tree.splice import SplicedDump
 
@@ -150,3 +150,32 @@ def test_a_bomb_stays_small(tmp_path: Path) -> None:
     grown, _, message = out.partition(" ")
     assert "larger than 268435456 bytes" in message
     assert int(grown) < 50_000  # KiB
+
+
+pieces = st.sampled_from([b"a", b"bb", b"\n", b"c\n", b"dd\nee", b"\nf", b"gg\n\n", b"h\ni\nj"])
+
+
+@settings(max_examples=400)
+@given(st.lists(st.lists(pieces, min_size=1, max_size=8), min_size=1, max_size=6))
+def test_lines_that_were_in_frames_before_are_left_out_and_no_others(dumps: list[list[bytes]]) -> None:
+    """Whatever frames several dumps share, and wherever they cut the lines."""
+    seen: set[bytes] = set()
+    found: set[bytes] = set()
+    for parts in (*dumps, dumps[0]):
+        whole = [*parts, b"\n"]
+        dump, known = read(b"".join(map(pyzstd.compress, whole)))
+        assert dump == b"".join(whole)
+        for line in unseen_lines(dump, known, seen):
+            assert line.endswith(b"\n")
+            found.update(line.split(b"\n"))
+        assert set(dump.split(b"\n")) <= found
+        assert found <= {line for other in dumps for line in b"".join([*other, b"\n"]).split(b"\n")}
+
+
+def test_a_dump_that_was_read_is_not_read_again() -> None:
+    data = b"".join(b"%06d\n" % number for number in range(ONE_FRAME_MAX // 5))
+    dump, known = read(stored(data))
+    seen: set[bytes] = set()
+    assert len(known.frames) > 2
+    assert sum(map(len, unseen_lines(dump, known, seen))) >= len(data)
+    assert sum(map(len, unseen_lines(dump, known, seen))) < 20 * len(known.frames)
