@@ -17,7 +17,6 @@ from stratum.refs import check_name
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from stratum.api.folding import FoldedAll
     from stratum.store.findings import Finding
     from stratum.store.fsck import Checked
     from stratum.store.gc import Collected
@@ -91,15 +90,7 @@ def retention(
     )
 
 
-@dataclass(slots=True)
-class GarbageCollected:
-    """What a collection did: what went from the store, and the worktrees that were folded (``api.folding``)."""
-
-    collected: Collected
-    folded: FoldedAll
-
-
-def gc(session: Session, rules: Retention, *, dry_run: bool = False) -> GarbageCollected:
+def gc(session: Session, rules: Retention, *, dry_run: bool = False) -> Collected:
     """Fold worktrees and remove what nothing needs (``store.gc``).
 
     ``BusyError`` names who holds the store, after a bounded wait; ``NotFoundError`` for a stratum that the rules name
@@ -119,7 +110,8 @@ def gc(session: Session, rules: Retention, *, dry_run: bool = False) -> GarbageC
         done = collect(store, rules, _mounted(session), dry_run=dry_run, needed=needed)
     if folded.failed and not dry_run:  # there may be room for it now
         folded = fold_all(session, before=folded)
-    return GarbageCollected(done, folded)
+    done.folded, done.kept_twice, done.not_folded = folded.folded, folded.kept_twice, folded.failed
+    return done
 
 
 def _mounted(session: Session) -> dict[str, str]:

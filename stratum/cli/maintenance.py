@@ -13,7 +13,6 @@ from stratum.cli.progress import progress_bar
 from stratum.errors import DamagedError, UsageError
 
 if TYPE_CHECKING:
-    from stratum.api.folding import FoldedAll
     from stratum.api.maintenance import Fscked
     from stratum.store.findings import Finding
     from stratum.store.gc import Collected
@@ -78,15 +77,14 @@ def gc(
     rules = retention(
         age=reflog_age, history=history_age, within=keep_within, counts=Counts(**keep), tags=tags, strata=strata
     )
-    all_done = run(app.session, rules, dry_run=dry_run)
-    done = all_done.collected
-    for ref, problem in sorted(all_done.folded.failed.items()):
+    done = run(app.session, rules, dry_run=dry_run)
+    for ref, problem in sorted(done.not_folded.items()):
         app.out.warn(f"{ref} keeps its last commit twice: {problem}")
     if app.out.json:
         app.out.object(
             {
-                "folded": _sizes(all_done.folded.folded),
-                "kept_twice": _sizes(all_done.folded.kept_twice),
+                "folded": _sizes(done.folded),
+                "kept_twice": _sizes(done.kept_twice),
                 "dry_run": done.dry_run,
                 "kept": [{"commit": commit, "why": safe(why)} for commit, why in sorted(done.kept.items())],
                 "removed_tags": [
@@ -103,7 +101,7 @@ def gc(
             }
         )
         return
-    _print_folded(app, all_done.folded, dry_run)
+    _print_folded(app, done)
     _print_collected(app, done)
 
 
@@ -111,10 +109,10 @@ def _sizes(worktrees: dict[str, int]) -> list[dict[str, Any]]:
     return [{"worktree": ref, "bytes": size} for ref, size in sorted(worktrees.items())]
 
 
-def _print_folded(app: App, folded: FoldedAll, dry_run: bool) -> None:
-    for ref, size in sorted(folded.folded.items()):
-        app.out.line(f"{'would free' if dry_run else 'freed'} {human_size(size)} of {ref}: its last commit has it")
-    for ref, size in sorted(folded.kept_twice.items()):
+def _print_folded(app: App, done: Collected) -> None:
+    for ref, size in sorted(done.folded.items()):
+        app.out.line(f"{'would free' if done.dry_run else 'freed'} {human_size(size)} of {ref}: its last commit has it")
+    for ref, size in sorted(done.kept_twice.items()):
         app.out.line(f"{ref} keeps up to {human_size(size)} twice: commit what changed on top of its last commit")
 
 

@@ -61,7 +61,9 @@ class Collected:
 
     ``kept`` is commit -> why; ``tags`` what went of them, (stratum, tag) -> commit; ``commits`` what went, commit ->
     why, and ``strata`` whose they were, by what the reflogs tell. ``bytes_freed`` counts disk space of everything
-    removed. ``others`` are paths, relative to the store, of leftovers, old caches and lock files.
+    removed. ``others`` are paths, relative to the store, of leftovers, old caches and lock files. What became of
+    worktrees that keep their last commit twice is filled in by whoever folds them (``api.folding``): ref -> bytes on
+    disk of what was ``folded`` and of what is ``kept_twice`` still, ref -> why it was ``not_folded``.
     """
 
     dry_run: bool
@@ -73,6 +75,9 @@ class Collected:
     objects_kept: int = 0
     others: list[str] = field(default_factory=list)
     bytes_freed: int = 0
+    folded: dict[str, int] = field(default_factory=dict)
+    kept_twice: dict[str, int] = field(default_factory=dict)
+    not_folded: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)

@@ -40,6 +40,11 @@ def restore(scene: Scene) -> None:
     scene.verb("restore", "app:v2", "dir", "--to", "app+dev")
 
 
+def commit_and_unmount(scene: Scene) -> None:
+    scene.verb("commit", scene.mountpoint)
+    scene.verb("unmount", scene.mountpoint)
+
+
 def export(scene: Scene) -> None:
     scene.verb("export", "app:v2", scene.directory / "exported/app.stratum.tar")
 
@@ -54,12 +59,14 @@ UNMOUNTED: dict[str, Verb] = {
     "worktree-add": lambda scene: scene.verb("worktree", "add", "app+more", "app:v2"),
     "worktree-remove": lambda scene: scene.verb("worktree", "remove", "app+dev"),
     "reset": lambda scene: scene.verb("reset", "app+dev", "app:v2"),
-    "rebase": lambda scene: scene.verb("rebase", "app+dev", "app:v2"),
+    "rebase": lambda scene: scene.verb("rebase", "--ours", "app+dev", "app:v2"),
     "restore": restore,
     "patchset": lambda scene: scene.verb("patchset", "build", scene.patchset, "app:merged"),
     "pull": lambda scene: scene.verb("pull", f"{scene.layout}:latest", "app:pulled"),
     "export": export,
     "gc": lambda scene: scene.verb("gc", "--reflog-age", "0"),
+    "gc-tags": lambda scene: scene.verb("gc", "--tags", "v*", "--keep-last", "1"),
+    "pin": lambda scene: scene.verb("tag", "--pin", "app:v1"),
     "migrate": migrate,
     "migrate-and-move": migrate_and_move,
     "mount-persist": lambda scene: scene.verb("mount", "--persist", "app:v1", scene.directory / "boot"),
@@ -70,9 +77,10 @@ UNMOUNTED: dict[str, Verb] = {
 MOUNTED: dict[str, Verb] = {
     "commit": lambda scene: scene.verb("commit", scene.mountpoint, "v3"),
     "reset": lambda scene: scene.verb("reset", scene.mountpoint, "app:v2"),
-    "rebase": lambda scene: scene.verb("rebase", scene.mountpoint, "app:v2"),
+    "rebase": lambda scene: scene.verb("rebase", "--ours", scene.mountpoint, "app:v2"),
     "unmount": lambda scene: scene.verb("unmount", scene.mountpoint),
     "unmount-forget": lambda scene: scene.verb("unmount", "--forget", scene.mountpoint),
+    "fold": commit_and_unmount,
 }
 CASES = [(name, verb, False) for name, verb in UNMOUNTED.items()] + [
     (f"live-{name}", verb, True) for name, verb in MOUNTED.items()
