@@ -7,6 +7,9 @@
     NAME+WORKTREE            never together with ':'
     HASH                     a commit, where no stratum has that name
 
+NAME alone is the stratum as it is now: its worktree ``main`` where a worktree is meant, and where a commit is meant the
+last commit of ``main``, or the tag ``latest`` where there is no ``main``. It is so in every verb.
+
 Parsing is purely textual; which tag or commit is meant is decided by ``store.resolve``.
 """
 
@@ -46,7 +49,7 @@ class Ref:
 
     @property
     def bare(self) -> bool:
-        """Whether only a NAME was given, so that the verb chooses between worktree and tag."""
+        """Whether only a NAME (or HASH) was given."""
         return self.tag is None and self.worktree is None
 
 

@@ -48,9 +48,10 @@ def export(
 ) -> Exported:
     """Write the commit that the ref ``text`` names to the file ``path`` (``-``: standard output), which appears whole.
 
-    ``tags`` are further tags of the same stratum that go into the archive; ``with_history`` adds the parents of all
-    of them that the store has. ``image`` is the compression of the layers (``registry.imagepush``) where ordinary
-    images are written. Raises ``NotFoundError`` for what there is not.
+    In the archive it has its own tag, or the name of its worktree, or the first 12 digits of its hash; ``latest`` where
+    ``text`` is NAME alone. ``tags`` are further tags of the same stratum that go there; ``with_history`` adds the
+    parents of all of them that the store has. ``image`` is the compression of the layers (``registry.imagepush``) where
+    ordinary images are written. Raises ``NotFoundError`` for what there is not.
     """
     if image is not None and with_history:
         raise UsageError("an image has no history to take along", hint="leave --with-history or '--as image' out")
@@ -85,12 +86,18 @@ def export(
 
 def _named(store: Store, text: str, tags: Sequence[str]) -> dict[str, str]:
     """Tag in the archive -> commit."""
-    found = store.resolve(parse_ref(text))
-    named = {found.short_tag: found.commit}
+    ref = parse_ref(text)
+    found = store.resolve(ref)
+    named = {found.tag_elsewhere(ref): found.commit}
     for tag in tags:
         if found.name is None:
             raise UsageError(f"{text} is no stratum, so it has no tag {tag}", hint="name it as NAME:TAG")
-        named[check_name(tag, "tag")] = store.tags.get(found.name, tag)
+        commit = store.tags.get(found.name, check_name(tag, "tag"))
+        if named.setdefault(tag, commit) != commit:
+            raise UsageError(
+                f"{text}, which is {found}, goes into the archive as {tag}, and {found.name}:{tag} is another commit",
+                hint=f"name one of them otherwise: {found}, {found.name}:{tag}, or {found.name}:HASH",
+            )
     return named
 
 

@@ -14,7 +14,7 @@ from stratum.api.session import Session
 from stratum.api.settling import settle
 from stratum.errors import NotFoundError, StratumError, os_error_text
 from stratum.frozen import replace
-from stratum.refs import DEFAULT_TAG, DEFAULT_WORKTREE, parse_ref
+from stratum.refs import parse_ref
 
 if TYPE_CHECKING:
     from stratum.mount.plan import MountPlan
@@ -150,16 +150,14 @@ def _fold(session: Session, record: Record, warn: Callable[[str], None]) -> None
 def find_mounts(session: Session, text: str) -> list[Record]:
     """The mounts of the ref ``text``: as it was written when it was mounted, or as it resolves now.
 
-    NAME alone is its worktree ``main`` where that is mounted, else its tag ``latest``. Nothing is made.
+    Nothing is made.
     """
     from stratum.mount.state import store_key
 
     store, ref = session.store, parse_ref(text)
-    spellings = [f"{text}+{DEFAULT_WORKTREE}", f"{text}:{DEFAULT_TAG}"] if ref.bare else []
-    for spelling in [text, *spellings]:
-        records = session.state.find_ref(store.root, spelling)
-        if records:
-            return records
+    records = session.state.find_ref(store.root, text)
+    if records:
+        return records
     found = store.resolve(ref)
     if found.kind != "commit":
         return session.state.find_ref(store.root, str(found))

@@ -20,7 +20,7 @@ from stratum.api.session import Session
 from stratum.api.settling import build_in_place, build_mount, settle
 from stratum.errors import DamagedError, NotFoundError, UsageError
 from stratum.frozen import field, frozen
-from stratum.refs import DEFAULT_WORKTREE, Ref, parse_ref
+from stratum.refs import DEFAULT_WORKTREE, parse_ref
 
 if TYPE_CHECKING:
     from stratum.mount.state import Record
@@ -55,8 +55,7 @@ def reset(
 ) -> Switched:
     """Let the worktree ``target`` (a ref or mountpoint) show the commit ``to`` and nothing else.
 
-    ``to`` NAME alone is the last commit of NAME's worktree ``main`` (its tag ``latest`` where there is none); without
-    ``to``, the worktree's own last commit. ``BusyError`` lists processes with files open for writing, unless
+    Without ``to``, the worktree's own last commit. ``BusyError`` lists processes with files open for writing, unless
     ``force``.
     """
     store = session.store
@@ -65,7 +64,7 @@ def reset(
         settle(session, name, worktree)
         tree = store.worktrees.get(name, worktree)
         refuse_unreachable(session, tree)
-        commit = tree.commit if to is None else _reset_commit(session, parse_ref(to))
+        commit = tree.commit if to is None else store.resolve_commit(parse_ref(to))
         why = f"reset to {to or commit}"
         if dry_run:
             return Switched(str(tree), tree.base_commit, commit, mountpoint_of(session, tree), None)
@@ -80,14 +79,6 @@ def worktree_of(session: Session, target: str) -> tuple[str, str]:
     assert found.name is not None
     assert found.worktree is not None
     return found.name, found.worktree
-
-
-def _reset_commit(session: Session, ref: Ref) -> str:
-    store = session.store
-    named = ref.bare and store.namespaces.exists_name(ref.name)
-    if named and store.worktrees.exists(ref.name, DEFAULT_WORKTREE):
-        return store.worktrees.get(ref.name, DEFAULT_WORKTREE).commit
-    return store.resolve_commit(ref)
 
 
 def mountpoint_of(session: Session, tree: Worktree) -> str | None:

@@ -9,7 +9,7 @@ from stratum.api.session import Session
 from stratum.api.worktrees import refuse_mounted, remove_worktree
 from stratum.errors import UsageError
 from stratum.frozen import field, frozen
-from stratum.refs import DEFAULT_TAG, Ref, check_name, parse_ref
+from stratum.refs import Ref, check_name, parse_ref
 from stratum.store.pins import pinned_error
 
 if TYPE_CHECKING:
@@ -36,10 +36,11 @@ def tag(session: Session, source: str, new: str, *, move: bool = False, force: b
     """
     store = session.store
     ref = parse_ref(source)
-    commit = store.resolve_commit(ref)
-    old_tag = _tag_of(session, ref)
+    found = store.resolve(ref)
+    commit = found.commit
+    old_tag = (found.name, found.tag) if found.name is not None and found.tag is not None else None
     if move and old_tag is None:
-        raise UsageError(f"--move renames a tag, and {source} is none")
+        raise UsageError(f"--move renames a tag, and {source} is {found}")
     name, new_tag = _target(session, ref, new, commit)
     previous = store.tags.find(name, new_tag)
     store.ensure_image(commit)  # whoever follows the tag's symlink finds it there
@@ -62,26 +63,15 @@ def pin(session: Session, text: str, *, on: bool = True) -> tuple[str, bool]:
     """
     store = session.store
     ref = parse_ref(text)
-    tag_name = _tag_of(session, ref)
-    if tag_name is None and not on and ref.tag is not None and store.namespaces.exists(ref.name):
-        gone = ref.tag in store.tags.pins(ref.name).tags or ref.tag in store.tags.pins(ref.name).commits
-        if gone:  # also where the tag or commit itself is not there any more
+    if not on and ref.tag is not None and store.namespaces.exists(ref.name):
+        pins = store.tags.pins(ref.name)
+        if ref.tag in pins.tags or ref.tag in pins.commits:  # also where the tag or commit itself is not there any more
             return f"{ref.name}:{ref.tag}", store.tags.pin(ref.name, tags={ref.tag}, commits={ref.tag}, on=False)
-    if tag_name is not None:
-        return ":".join(tag_name), store.tags.pin(tag_name[0], tags={tag_name[1]}, on=on)
-    commit = store.resolve_commit(ref)
-    name = ref.name if store.namespaces.exists_name(ref.name) else _owner(session, commit, f"NAME:{text}")
-    return f"{name}:{commit}", store.tags.pin(name, commits={commit}, on=on)
-
-
-def _tag_of(session: Session, ref: Ref) -> tuple[str, str] | None:
-    """(name, tag) where ``ref`` means a tag that exists."""
-    wanted = DEFAULT_TAG if ref.bare else ref.tag
-    if wanted is None or ref.worktree is not None:
-        return None
-    store = session.store
-    there = store.namespaces.exists_name(ref.name) and wanted in store.tags.names(ref.name)
-    return (ref.name, wanted) if there else None
+    found = store.resolve(ref)
+    if found.name is not None and found.tag is not None:
+        return str(found), store.tags.pin(found.name, tags={found.tag}, on=on)
+    name = found.name if found.name is not None else _owner(session, found.commit, f"NAME:{text}")
+    return f"{name}:{found.commit}", store.tags.pin(name, commits={found.commit}, on=on)
 
 
 def _target(session: Session, source: Ref, new: str, commit: str) -> tuple[str, str]:

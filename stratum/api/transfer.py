@@ -32,24 +32,27 @@ def push(
 ) -> PushResult:
     """Send the commit that the ref ``text`` names to ``target``.
 
+    Where ``target`` says no tag, it gets that of NAME:TAG, the worktree's name of NAME+WORKTREE, the first 12 digits of
+    a hash, and ``latest`` for NAME alone. Without ``target``, it goes to the repository NAME in the default registry.
     ``image`` is the compression of the layers (``registry.imagepush``) where it is sent as an ordinary image.
-    Without ``target``, to ``NAME:TAG`` in the default registry. Raises ``UsageError`` for a target of the wrong form,
-    and ``StratumError`` with the registry's own words.
+
+    Raises ``UsageError`` for a target of the wrong form, and ``StratumError`` with the registry's own words.
     """
     from stratum.registry.push import push as run
     from stratum.registry.remote import Access
     from stratum.registry.target import parse_target
 
     store = session.store
-    found = store.resolve(parse_ref(text))
+    ref = parse_ref(text)
+    found = store.resolve(ref)
     if target is None:
         if found.name is None or session.config.registry is None:
             raise UsageError(
                 f"it is not said where to push {text} to",
                 hint="give HOST/REPOSITORY[:TAG], or set 'registry' in the configuration and push NAME:TAG",
             )
-        target = f"{found.name.lower()}:{found.short_tag}"
-    parsed = parse_target(target, session.config.registry)
+        target = found.name.lower()
+    parsed = parse_target(target, session.config.registry, default_tag=found.tag_elsewhere(ref))
     access = Access.from_config(session.config, plain_http=plain_http, ca_file=ca_file)
     if image is not None:
         return _push_image(store, found.commit, parsed, access, image, dry_run, progress)

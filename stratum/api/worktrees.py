@@ -9,7 +9,7 @@ from stratum.api.session import Session
 from stratum.api.settling import settle
 from stratum.errors import UsageError
 from stratum.frozen import field, frozen
-from stratum.refs import DEFAULT_TAG, Ref, check_name, parse_ref
+from stratum.refs import Ref, check_name, parse_ref
 from stratum.tree.rootchange import AS_IT_IS, RootChange
 
 if TYPE_CHECKING:
@@ -39,14 +39,14 @@ def add(
 
 
 def _new_and_base(first: str, second: str | None) -> tuple[Ref, Ref]:
-    """(the worktree to make, its base). ``NAME+X Y`` always makes X over Y."""
+    """(the worktree to make, its base). ``NAME+X Y`` always makes X over Y, and ``NAME+X`` over NAME."""
     if second is None:
         new = parse_ref(first)
         if new.worktree is None:
             raise UsageError(
                 f"{first} names no worktree to make", hint="write NAME+WORKTREE, or give BASE and WORKTREE"
             )
-        return new, Ref(new.name, tag=DEFAULT_TAG)
+        return new, Ref(new.name)
     left = parse_ref(first)
     if left.worktree is not None:
         return left, parse_ref(second)

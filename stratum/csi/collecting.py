@@ -88,7 +88,7 @@ def collect(driver: Driver, rules: Rules) -> Collected:
         _forget(driver, rules)
     there = frozenset(filter(store.namespaces.exists, own))
     age = rules.reflog_age
-    return maintenance.gc(driver.session, Retention(age=age, history=age, strata=there)).collected
+    return maintenance.gc(driver.session, Retention(age=age, history=age, strata=there))
 
 
 def _forget(driver: Driver, rules: Rules) -> None:

@@ -15,7 +15,7 @@ from stratum.csi.jobs import Task
 from stratum.csi.records import SnapshotRecord, VolumeRecord, key_for
 from stratum.csi.sources import Asker, Origin, fetch
 from stratum.errors import BusyError, ExistsError, NotFoundError, UsageError
-from stratum.refs import DEFAULT_WORKTREE, Ref, is_hash, parse_ref
+from stratum.refs import Ref, parse_ref
 from stratum.store.resolve import Resolved
 from stratum.tree.model import Directory
 
@@ -180,11 +180,7 @@ def find_volume(driver: Driver, volume_id: str, *, create: bool = False) -> Reso
     store = driver.session.store
     try:
         ref = parse_ref(volume_id)
-        if ref.bare and not is_hash(ref.name):
-            store.namespaces.check(ref.name)
-            if not create and not store.worktrees.exists(ref.name, DEFAULT_WORKTREE):
-                return store.resolve(ref)
-        return store.resolve_mountable(ref)
+        return store.resolve(ref) if ref.bare and not create else store.resolve_mountable(ref)
     except (UsageError, NotFoundError) as exc:
         raise not_found(f"there is no volume {volume_id[:140]!r}: {exc.message}") from None
 

@@ -205,8 +205,16 @@ def _inline_tag(driver: Driver, ref: Ref) -> Origin:
     """A tag and nothing else: commits by hash and worktrees may belong to somebody else's volume."""
     if ref.worktree is not None:
         raise invalid(f"source {ref}: an inline volume cannot have a worktree as its source", hint="name a tag")
-    name = check_name(ref.name)
-    return Origin(name, driver.session.store.tags.get(name, ref.tag or DEFAULT_TAG))
+    name, store = check_name(ref.name), driver.session.store
+    if ref.tag is not None:
+        return Origin(name, store.tags.get(name, ref.tag))
+    found = store.resolve(ref)
+    if found.kind != "tag":
+        raise invalid(
+            f"source {ref}: {found} is no tag, and of what is on the node an inline volume can have tags only",
+            hint=f"write {name}:{DEFAULT_TAG}, or another tag",
+        )
+    return Origin(name, found.commit)
 
 
 @contextlib.contextmanager

@@ -20,7 +20,8 @@
 What a worktree begins with is looked at when it is made, and never again; the worktree ``main`` is made from the tag
 ``latest`` where ``create`` says nothing else.
 
-A bare NAME means the worktree ``main``, or the tag ``latest`` where ``scratch`` asks for one.
+NAME alone is the worktree ``main``; with ``scratch``, which wants a commit, the last commit of ``main``, or the tag
+``latest`` where there is no ``main`` (see stratum.refs).
 
 Options are separated by ',' or ';'. Podman before 5.0 splits what follows ``--annotation`` at commas itself, so there
 only ';' keeps them together; what such a split leaves over is recognised and refused, because losing
@@ -36,7 +37,7 @@ from stratum.api.beginning import Beginning
 from stratum.api.tagtemplate import check_template
 from stratum.errors import StratumError, UsageError
 from stratum.frozen import frozen
-from stratum.refs import DEFAULT_TAG, DEFAULT_WORKTREE, Ref, is_hash, parse_ref
+from stratum.refs import DEFAULT_WORKTREE, Ref, is_hash, parse_ref
 from stratum.tree.rootchange import AS_IT_IS, RootChange, parse_id, parse_mode
 
 DOMAIN = "stratum.dev/"
@@ -61,10 +62,10 @@ _RUNTIME_OWNED = ("proc", "sys")
 class Volume:
     """One volume of a container.
 
-    ``ref`` never is bare: it has a tag, a worktree or is a full commit hash. ``destination`` is normalised
-    (absolute, no empty, '.' or '..' component, not '/'). ``create`` is the ref a missing worktree is made from,
-    ``create_empty`` says that it is made from nothing; ``root`` and ``copy_up`` are for one that is made. ``commit`` is
-    whether the worktree is committed when the container has stopped, ``tag`` the checked template of the
+    ``ref`` is bare for a full commit hash, or with ``scratch``; else it has a tag or a worktree. ``destination`` is
+    normalised (absolute, no empty, '.' or '..' component, not '/'). ``create`` is the ref a missing worktree is made
+    from, ``create_empty`` says that it is made from nothing; ``root`` and ``copy_up`` are for one that is made.
+    ``commit`` is whether the worktree is committed when the container has stopped, ``tag`` the checked template of the
     tag that then moves.
     """
 
@@ -196,9 +197,9 @@ def _parsed_root(options: Mapping[str, str | None]) -> RootChange:
 
 
 def _full_ref(ref: Ref, scratch: bool) -> Ref:
-    if not ref.bare or is_hash(ref.name):
+    if scratch or not ref.bare or is_hash(ref.name):
         return ref
-    return Ref(ref.name, tag=DEFAULT_TAG) if scratch else Ref(ref.name, worktree=DEFAULT_WORKTREE)
+    return Ref(ref.name, worktree=DEFAULT_WORKTREE)
 
 
 def _options(text: str) -> dict[str, str | None]:

@@ -73,7 +73,7 @@ class ContainerVolumes:
         # Locked until the commit is on record as mounted, so that no garbage collection takes it away meanwhile.
         with self._session.store.locks.store():
             found = self._session.store.resolve(volume.ref)
-            record = self._claim(volume, str(found), found.commit, process, undo)
+            record = self._claim(volume, found.as_commit, found.commit, process, undo)
         upper = self._scratch(volume, found.commit, undo) if volume.scratch else None
         return self._build(volume, record, found.commit, upper, process, opened)
 

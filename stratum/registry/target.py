@@ -59,13 +59,15 @@ class Target:
         return self.digest or self.tag
 
 
-def parse_target(text: str, default_registry: str | None = None) -> Target:
+def parse_target(text: str, default_registry: str | None = None, *, default_tag: str = DEFAULT_TAG) -> Target:
     """Parse ``text``; ``default_registry`` (HOST[:PORT][/PREFIX]) stands before a bare REPOSITORY.
+
+    ``default_tag`` stands for a tag that is not given.
 
     Raises ``UsageError`` that says what is wrong.
     """
     if text.startswith(("oci:", "oci-archive:")):
-        return _parse_layout(text)
+        return _parse_layout(text, default_tag)
     scheme, rest = None, text
     for known in ("http", "https"):
         if text.lower().startswith(known + "://"):
@@ -76,7 +78,7 @@ def parse_target(text: str, default_registry: str | None = None) -> Target:
     if not (slash and ("." in first or ":" in first or first == "localhost")):
         if scheme is not None or default_registry is None:
             raise UsageError(f"{text!r} names no registry", hint=f"{_GRAMMAR}, or set 'registry' in the configuration")
-        return parse_target(f"{default_registry.rstrip('/')}/{rest}")
+        return parse_target(f"{default_registry.rstrip('/')}/{rest}", default_tag=default_tag)
     path, digest = _split_digest(rest[len(first) + 1 :], text)
     repository, colon, tag = path.partition(":")
     if not _REPOSITORY.fullmatch(repository) or len(repository) > _REPOSITORY_MAX:
@@ -84,15 +86,15 @@ def parse_target(text: str, default_registry: str | None = None) -> Target:
             f"{text!r}: {repository!r} is not a valid repository name",
             hint="a repository is lower-case letters and digits, with '.', '_', '-' and '/' between them",
         )
-    return Target(_host(first, text), repository, _tag(tag, text) if colon else DEFAULT_TAG, digest, scheme)
+    return Target(_host(first, text), repository, _tag(tag, text) if colon else default_tag, digest, scheme)
 
 
-def _parse_layout(text: str) -> Target:
+def _parse_layout(text: str, default_tag: str) -> Target:
     kind, _, rest = text.partition(":")
     path, digest = _split_digest(rest, text)
     place, colon, tag = path.rpartition(":")
     if not colon or "/" in tag:
-        place, tag = path, DEFAULT_TAG
+        place, tag = path, default_tag
     if not place or "\0" in place:
         raise UsageError(f"{text!r} names no {'directory' if kind == 'oci' else 'file'}", hint=_GRAMMAR)
     tag, absolute = _tag(tag, text), Path(place).absolute()

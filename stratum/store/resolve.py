@@ -4,9 +4,12 @@
 
     NAME:TAG       the tag; where there is none, a commit by hash or unique prefix
     NAME+WORKTREE  the worktree; as a commit, its head or else its base
-    NAME           as a commit the tag ``latest``; as a worktree ``main``, made from ``latest`` on first need
+    NAME           the stratum as it is now (``of_name``): the worktree ``main``, made from the tag ``latest`` on first
+                   need; as a commit, the last one of ``main``, and ``latest`` only where there is no ``main``
     HASH           a commit by hash or unique prefix, where no stratum has that name
     NAME:WORKTREE  the worktree, where one is meant and no tag has that name
+
+What NAME alone is, is decided by ``of_name`` and nowhere else, so it is the same in every verb.
 """
 
 from __future__ import annotations
@@ -36,10 +39,20 @@ class Resolved:
     tag: str | None = None
     worktree: str | None = None
 
-    @property
-    def short_tag(self) -> str:
-        """The tag that stands for it elsewhere: its own, the worktree's name, or the beginning of the hash."""
+    def tag_elsewhere(self, ref: Ref) -> str:
+        """The tag that it gets in a registry or archive where none is said.
+
+        ``latest`` where ``ref``, which means it, is NAME alone; else its own tag, the worktree's name, or the first 12
+        digits of the hash.
+        """
+        if ref.bare and self.name is not None:
+            return DEFAULT_TAG
         return self.tag or self.worktree or self.commit[:12]
+
+    @property
+    def as_commit(self) -> str:
+        """How its commit is written where no worktree may be meant."""
+        return f"{self.name}:{self.commit}" if self.kind == "worktree" else str(self)
 
     def __str__(self) -> str:
         if self.kind == "worktree":
@@ -49,8 +62,29 @@ class Resolved:
         return f"{self.name}:{self.tag or self.commit}"
 
 
+def of_name(store: Store, ref: Ref) -> Resolved:
+    """What NAME alone is: its worktree ``main``, or the tag ``latest`` where there is no ``main``, or a commit where no
+    stratum has that name.
+
+    Raises ``NotFoundError`` where it is none of them, ``ConflictError`` for an ambiguous prefix, ``DamagedError``.
+    """
+    name = ref.name
+    if not store.namespaces.exists_name(name):
+        commit = _commit(store, name)
+        if commit is None:
+            raise _no_stratum(store, ref)
+        return Resolved("commit", commit)
+    if store.worktrees.exists(name, DEFAULT_WORKTREE):
+        main = store.worktrees.get(name, DEFAULT_WORKTREE)
+        return Resolved("worktree", main.commit, name, worktree=DEFAULT_WORKTREE)
+    commit = store.tags.find(name, DEFAULT_TAG)
+    if commit is None:
+        raise _no_current(store, name)
+    return Resolved("tag", commit, name, tag=DEFAULT_TAG)
+
+
 def resolve(store: Store, ref: Ref) -> Resolved:
-    """What ``ref`` means where a commit is wanted; ``NAME`` alone is its tag ``latest``.
+    """What ``ref`` means where a commit is wanted; of a worktree, ``NAME`` alone too, its last commit.
 
     Raises ``NotFoundError`` with a hint, ``ConflictError`` for an ambiguous prefix, listing the candidates, and
     ``DamagedError`` for a tag or worktree that cannot be read.
@@ -60,15 +94,7 @@ def resolve(store: Store, ref: Ref) -> Resolved:
         return Resolved("worktree", worktree.commit, ref.name, worktree=ref.worktree)
     if ref.tag is not None:
         return _tag_or_commit(store, ref.name, ref.tag)
-    if not store.namespaces.exists_name(ref.name):
-        commit = _commit(store, ref.name)
-        if commit is not None:
-            return Resolved("commit", commit)
-        raise _no_stratum(store, ref)
-    commit = store.tags.find(ref.name, DEFAULT_TAG)
-    if commit is None:
-        raise _no_latest(store, ref.name)
-    return Resolved("tag", commit, ref.name, tag=DEFAULT_TAG)
+    return of_name(store, ref)
 
 
 def resolve_worktree(store: Store, ref: Ref, *, create: bool = True) -> Resolved:
@@ -77,11 +103,13 @@ def resolve_worktree(store: Store, ref: Ref, *, create: bool = True) -> Resolved
 
     Raises as ``resolve`` does, and ``UsageError`` for a ref that names a tag or commit.
     """
-    if ref.bare and not store.namespaces.exists_name(ref.name):
-        if _commit(store, ref.name) is not None:
+    if ref.bare:
+        found = of_name(store, ref)
+        if found.kind == "commit":
             raise UsageError(f"{ref} is a commit; a worktree is needed here", hint="name it as NAME+WORKTREE")
-        raise _no_stratum(store, ref)
-    if ref.tag == DEFAULT_WORKTREE and create and store.tags.find(ref.name, ref.tag) is None:
+        if found.kind == "worktree":
+            return found
+    elif ref.tag == DEFAULT_WORKTREE and create and store.tags.find(ref.name, ref.tag) is None:
         ref = Ref(ref.name, worktree=DEFAULT_WORKTREE)
     if ref.tag is not None:
         return _worktree_by_colon(store, ref.name, ref.tag)
@@ -136,10 +164,7 @@ def _worktree_by_colon(store: Store, name: str, text: str) -> Resolved:
 def _make_main(store: Store, name: str) -> None:
     commit = store.tags.find(name, DEFAULT_TAG)
     if commit is None:
-        raise NotFoundError(
-            f"{name} has neither a worktree {DEFAULT_WORKTREE} nor a tag {DEFAULT_TAG} to make it from",
-            hint=f"make a worktree with: stratum worktree add {name}+{DEFAULT_WORKTREE} BASE",
-        )
+        raise _no_current(store, name)
     try:
         store.worktrees.create(name, DEFAULT_WORKTREE, commit, why=f"made on first use from {name}:{DEFAULT_TAG}")
     except ExistsError:  # another process needed it at the same time
@@ -153,10 +178,12 @@ def _no_stratum(store: Store, ref: Ref) -> NotFoundError:
     )
 
 
-def _no_latest(store: Store, name: str) -> NotFoundError:
-    tags = store.tags.names(name)
+def _no_current(store: Store, name: str) -> NotFoundError:
+    """Of a stratum that has no state of now."""
+    tags, make = store.tags.names(name), f"stratum worktree add {name}+{DEFAULT_WORKTREE}"
     if tags:
-        hint = f"name one of its tags: {', '.join(f'{name}:{tag}' for tag in tags[:5])}"
+        named = ", ".join(f"{name}:{tag}" for tag in tags[:5])
+        hint = f"name one of its tags ({named}), or make the worktree from one: {make} {name}:{tags[0]}"
     else:
-        hint = f"import something as {name}, or name a worktree as {name}+WORKTREE"
-    return NotFoundError(f"{name} has no tag {DEFAULT_TAG}", hint=hint)
+        hint = f"import something as {name}, name a worktree as {name}+WORKTREE, or make one: {make} BASE"
+    return NotFoundError(f"{name} has neither a worktree {DEFAULT_WORKTREE} nor a tag {DEFAULT_TAG}", hint=hint)

@@ -56,6 +56,33 @@ def test_what_refs_mean_as_commits(store: Store, first: str, second: str) -> Non
     assert str(expected[first]) == first
 
 
+def test_a_name_alone_is_its_main_and_without_one_its_latest(store: Store, first: str, second: str) -> None:
+    ref = parse_ref("app")
+    assert store.resolve(ref) == Resolved("tag", first, "app", tag="latest")
+    store.worktrees.create("app", "main", first)
+    store.worktrees.set_head("app", "main", second)
+    main = Resolved("worktree", second, "app", worktree="main")
+    for resolve in (store.resolve, store.resolve_worktree, store.resolve_mountable):
+        assert resolve(ref) == main
+    store.tags.remove("app", "latest")
+    assert store.resolve(ref) == main
+
+
+def test_the_tag_that_a_ref_gets_elsewhere(store: Store, first: str, second: str) -> None:
+    for text, tag in {
+        "app": "latest",
+        "app:v1": "v1",
+        "app+dev": "dev",
+        f"app:{second}": second[:12],
+        first: first[:12],
+        first[:8]: first[:12],
+    }.items():
+        ref = parse_ref(text)
+        assert store.resolve(ref).tag_elsewhere(ref) == tag
+    assert store.resolve(parse_ref("app+dev")).as_commit == f"app:{second}"
+    assert store.resolve(parse_ref("app:v1")).as_commit == "app:v1"
+
+
 def test_a_worktree_without_commits_of_its_own_is_its_base(store: Store, first: str) -> None:
     store.worktrees.create("app", "new", first)
     assert store.resolve_commit(parse_ref("app+new")) == first
