@@ -158,7 +158,10 @@ def _previous(session: Session, tag: tuple[str, str] | None, *, force: bool) -> 
 
 
 def read_worktree(session: Session, name: str, worktree: str) -> tuple[Directory, Directory]:
-    """(the tree of its base commit, the tree that it shows now) of a worktree. Nothing is stored."""
+    """(the tree of its last commit, or of its base where there is none; the tree that it shows now) of a worktree.
+
+    Nothing is stored.
+    """
     from stratum.ingest.worktree import hash_upperdir
 
     store = session.store
@@ -167,4 +170,5 @@ def read_worktree(session: Session, name: str, worktree: str) -> tuple[Directory
         settle(session, name, worktree)
         tree = store.worktrees.get(name, worktree)
         base = store.commits.open_tree(tree.base_commit)
-        return base, hash_upperdir(store.objects, base, tree.upperdir, lambda warning: None)
+        committed = base if tree.commit == tree.base_commit else store.commits.open_tree(tree.commit)
+        return committed, hash_upperdir(store.objects, base, tree.upperdir, lambda warning: None)

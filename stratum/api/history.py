@@ -89,8 +89,8 @@ def reflog(session: Session, text: str) -> list[tuple[str, ReflogEntry]]:
 def diff(session: Session, first: str, second: str | None = None) -> Iterator[Change]:
     """What changed from ``first`` to ``second``.
 
-    A worktree stands for what it shows now. With one argument: a worktree against its base, a commit against its
-    parent (against nothing where it has none).
+    A worktree stands for what it shows now. With one argument: a worktree against its last commit (its base where there
+    is none), a commit against its parent (against nothing where it has none).
     """
     from stratum.tree.diff import diff_trees
 

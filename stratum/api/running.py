@@ -106,7 +106,8 @@ def _released(session: Session, container: str) -> tuple[Released, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A mount in a container; ``changes`` are the paths changed since its base, None for a tag or commit."""
+    """A mount in a container; ``changes`` counts the paths that are not committed, None for a tag or commit, and where
+    the store has lost the last commit."""
 
     record: Record
     changes: int | None
@@ -123,6 +124,7 @@ def ps(session: Session) -> list[Held]:
         changes = None
         if record.is_worktree:
             tree = status(session, record.ref)[0].worktrees[0]
-            changes = tree.added + tree.modified + tree.deleted
+            uncommitted = tree.changes.uncommitted
+            changes = uncommitted.total if uncommitted is not None else None
         held.append(Held(record, changes))
     return held

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -12,24 +11,26 @@ from stratum.api.history import ref_or_mountpoint
 from stratum.api.inuse import without_record
 from stratum.api.leases import holder_words
 from stratum.api.session import Session
+from stratum.api.uncommitted import Changes, Counts, OpenTree, count_changes
 from stratum.errors import DamagedError, NotFoundError, StratumError, UnsupportedError
 from stratum.frozen import field, frozen, replace
 from stratum.refs import is_hash
 from stratum.sys.copymark import LostAttributesError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from stratum.mount.state import Record
     from stratum.store.worktrees import Worktree
     from stratum.sys.mountinfo import MountEntry
-    from stratum.tree.model import Directory
 
-    OpenTree = Callable[[str], Directory]
     Unrecorded = Callable[[], list[tuple[int, MountEntry]]]
 
 
 @frozen
 class WorktreeStatus:
-    """A worktree: commits are whole hashes, ``head_time`` is RFC 3339, the counts are paths changed since its base.
+    """A worktree: commits are whole hashes, ``head_time`` is RFC 3339. ``changes`` counts what it shows that is not
+    committed, and what it shows beyond its base.
 
     ``held`` says who has the worktree where no mount of it is on record. ``waiting`` is the holder of a lease that is
     still to be worked off, because nobody has the worktree any more; ``lease_error`` says why that failed, or why any
@@ -41,9 +42,7 @@ class WorktreeStatus:
     base: str
     head: str | None
     head_time: str | None
-    added: int
-    modified: int
-    deleted: int
+    changes: Changes
     mounts: list[Record]
     lease_error: str | None = None
     at_boot: list[str] = field(default_factory=list)
@@ -76,7 +75,7 @@ def status(session: Session, target: str | None = None) -> list[StratumStatus]:
     by_hash = [record for record in records if is_hash(record.ref)]
     names, only = list(store.names()), None
     kept = at_boot(session)
-    open_base = lru_cache(1)(store.commits.open_tree)  # worktrees side by side often have one base
+    open_tree = lru_cache(2)(store.commits.open_tree)  # worktrees side by side often have one base
     unrecorded = lru_cache(1)(_mounts_there_are)
     if target is not None:
         ref = ref_or_mountpoint(session, target)
@@ -96,7 +95,7 @@ def status(session: Session, target: str | None = None) -> list[StratumStatus]:
         except NotFoundError:  # removed at this moment
             continue
         here = [(ref, place) for ref, places in kept.items() if ref.startswith(f"{name}:") for place in places]
-        worktrees = [_worktree_now(session, tree, records, open_base, unrecorded) for tree in trees]
+        worktrees = [_worktree_now(session, tree, records, open_tree, unrecorded) for tree in trees]
         strata.append(
             StratumStatus(
                 name=name,
@@ -117,14 +116,14 @@ def status(session: Session, target: str | None = None) -> list[StratumStatus]:
 
 
 def _worktree_now(
-    session: Session, tree: Worktree, records: list[Record], open_base: OpenTree, unrecorded: Unrecorded
+    session: Session, tree: Worktree, records: list[Record], open_tree: OpenTree, unrecorded: Unrecorded
 ) -> WorktreeStatus | None:
     """The status without the worktree's lock, which a commit may hold for long: looked at again where it was removed or
     put on another base meanwhile. None where it is gone."""
     while True:
         identity = _identity(tree)
         try:
-            return _worktree(session, tree, records, open_base, unrecorded)
+            return _worktree(session, tree, records, open_tree, unrecorded)
         except StratumError:
             if identity is not None and identity == _identity(tree):
                 raise
@@ -149,16 +148,16 @@ def _identity(tree: Worktree) -> tuple[int, int] | None:
 
 
 def _worktree(
-    session: Session, tree: Worktree, records: list[Record], open_base: OpenTree, unrecorded: Unrecorded
+    session: Session, tree: Worktree, records: list[Record], open_tree: OpenTree, unrecorded: Unrecorded
 ) -> WorktreeStatus:
     store = session.store
     mounts = [record for record in records if record.ref == str(tree.ref)]
     held, waiting, failed = _lease_status(session, tree, unrecorded, mounted=bool(mounts))
     failed = failed or failure_of(session, tree.name, tree.worktree)
     try:
-        added, modified, deleted = _count_changes(tree, open_base)
+        changes = count_changes(store, tree, open_tree)
     except (UnsupportedError, LostAttributesError) as exc:  # of one worktree; the status of all else is wanted
-        added, modified, deleted, failed = 0, 0, 0, failed or exc.message
+        changes, failed = Changes(None, Counts()), failed or exc.message
     head_time = None
     if tree.head is not None and store.commits.exists(tree.head):
         head_time = store.commits.meta(tree.head).timestamp
@@ -168,9 +167,7 @@ def _worktree(
         base=tree.base_commit,
         head=tree.head,
         head_time=head_time,
-        added=added,
-        modified=modified,
-        deleted=deleted,
+        changes=changes,
         mounts=mounts,
         lease_error=failed,
         held=held,
@@ -194,24 +191,3 @@ def _lease_status(
     if user is not None or lease is None or not lease.commit:
         return user.who if user is not None else None, None, failed
     return None, holder_words(lease.container)[0], failed
-
-
-def _count_changes(tree: Worktree, open_base: OpenTree) -> tuple[int, int, int]:
-    """(added, modified, deleted): how many paths are other than in the base."""
-    if not _has_changes(tree):
-        return 0, 0, 0
-    from stratum.ingest.upperdir import upper_changes
-    from stratum.tree.diff import ADDED, DELETED
-
-    base = open_base(tree.base_commit)
-    kinds = [change.kind for change in upper_changes(base, tree.upperdir)]
-    added, deleted = kinds.count(ADDED), kinds.count(DELETED)
-    return added, len(kinds) - added - deleted, deleted
-
-
-def _has_changes(tree: Worktree) -> bool:
-    """Whether there is anything in the upperdir, which spares reading the base's tree where there is not."""
-    try:
-        return any(True for _ in tree.upperdir.iterdir())
-    except OSError as exc:
-        raise DamagedError(f"the upperdir of {tree} cannot be read: {exc.strerror}") from None

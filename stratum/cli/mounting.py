@@ -15,6 +15,7 @@ from stratum.errors import StratumError
 if TYPE_CHECKING:
     from stratum.api.bootmounts import Brought
     from stratum.api.status import StratumStatus, WorktreeStatus
+    from stratum.api.uncommitted import Counts
 
 
 @verb("mount", short_help="Mount a worktree, tag or commit.")
@@ -170,7 +171,12 @@ def commit(app: App, target: str, tag: str | None, force: bool, no_pause: bool, 
 @verb("status", short_help="Show mounts, holders, commits and changes.")
 @click.argument("target", metavar="[REF|MOUNTPOINT]", required=False, type=REF_OR_PATH)
 def status(app: App, target: str | None) -> None:
-    """Show mounts, holders, commits and changes of a worktree, a stratum, or everything."""
+    """Show mounts, holders, commits and changes of a worktree, a stratum, or everything.
+
+    Of a worktree: what is not committed ('clean' where all of it is), its last commit, its base, and what it has
+    changed in that. In JSON, 'uncommitted' and 'since_base' count paths as {added, modified, deleted}; 'clean' is true
+    where nothing is uncommitted; 'added', 'modified' and 'deleted' are those of 'since_base'.
+    """
     from stratum.api.bootmounts import damaged_records
     from stratum.api.status import status as run
 
@@ -196,10 +202,12 @@ def _print_status(app: App, stratum: StratumStatus) -> None:
         app.out.line(f"  +{tree.name}")
         if tree.description:
             app.out.line(f"    description  {safe(tree.description)}")
-        app.out.line(f"    base         {short(tree.base)}")
+        app.out.line(f"    uncommitted  {_uncommitted(tree)}")
         head = f"{short(tree.head)}  {tree.head_time}" if tree.head else "none made from it yet"
         app.out.line(f"    last commit  {head}")
-        app.out.line(f"    changes      {_changes(tree)}")
+        app.out.line(
+            f"    base         {short(tree.base)}  ({_counted(tree.changes.since_base) or 'no changes'} since)"
+        )
         for record in tree.mounts:
             app.out.line(
                 f"    mounted      {safe(record.mountpoint)} ({record.holder.describe()}, since {record.since})"
@@ -214,10 +222,19 @@ def _print_status(app: App, stratum: StratumStatus) -> None:
             app.out.line(f"    failed       {safe(tree.lease_error)}")
 
 
-def _changes(tree: WorktreeStatus) -> str:
-    if not (tree.added or tree.modified or tree.deleted):
-        return "none since its base"
-    return f"{tree.added} added, {tree.modified} modified, {tree.deleted} deleted since its base"
+def _uncommitted(tree: WorktreeStatus) -> str:
+    if tree.changes.uncommitted is None:
+        return "not known: its last commit is not in the store"
+    return _counted(tree.changes.uncommitted) or "clean"
+
+
+def _counted(counts: Counts) -> str:
+    """In words; nothing where nothing changed."""
+    return f"{counts.added} added, {counts.modified} modified, {counts.deleted} deleted" if counts.total else ""
+
+
+def _counts_json(counts: Counts) -> dict[str, int]:
+    return {"added": counts.added, "modified": counts.modified, "deleted": counts.deleted}
 
 
 def _stratum_json(stratum: StratumStatus) -> dict[str, Any]:
@@ -233,9 +250,10 @@ def _stratum_json(stratum: StratumStatus) -> dict[str, Any]:
                 "base": tree.base,
                 "head": tree.head,
                 "head_time": tree.head_time,
-                "added": tree.added,
-                "modified": tree.modified,
-                "deleted": tree.deleted,
+                "clean": tree.changes.uncommitted is not None and not tree.changes.uncommitted.total,
+                "uncommitted": None if tree.changes.uncommitted is None else _counts_json(tree.changes.uncommitted),
+                "since_base": _counts_json(tree.changes.since_base),
+                **_counts_json(tree.changes.since_base),
                 "mounts": [record.to_json() for record in tree.mounts],
                 "at_boot": tree.at_boot,
                 "held": tree.held,

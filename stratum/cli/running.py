@@ -131,7 +131,7 @@ def _write(stream: int, data: bytes) -> None:
 
 @verb("ps", short_help="List the strata that containers hold.")
 def ps(app: App) -> None:
-    """List the strata that containers hold: where, since when, and how many paths have changed."""
+    """List the strata that containers hold: where, since when, and how many changed paths are not committed."""
     from stratum.api.running import ps as run_ps
 
     held = run_ps(app.session)
@@ -139,7 +139,7 @@ def ps(app: App) -> None:
         app.out.object([{**item.record.to_json(), "changes": item.changes} for item in held])
         return
     app.out.table(
-        ("CONTAINER", "REF", "DESTINATION", "ACCESS", "SINCE", "CHANGES"),
+        ("CONTAINER", "REF", "DESTINATION", "ACCESS", "SINCE", "UNCOMMITTED"),
         [
             (
                 short(item.record.holder.id),

@@ -33,10 +33,8 @@ from stratum.ingest.dirstack import OPEN_DIRECTORY, DirectoryStack
 from stratum.ingest.reader import Pending, source_error
 from stratum.ingest.staging import open_source
 from stratum.ingest.upper_lower import damaged, lower_entry
-from stratum.sys.copymark import check_mark
 from stratum.sys.xattrs import read_fd_xattrs
 from stratum.tree import overlay
-from stratum.tree.diff import Change, diff_trees
 from stratum.tree.limits import refuse_long_path
 from stratum.tree.model import Directory, File, Inode, Special, Symlink, Xattrs
 
@@ -55,17 +53,6 @@ class ContentReader(Protocol):
 
     def finish(self) -> None:
         """Wait until the node of every file is complete."""
-
-
-class _SizesOnly:
-    """A reader that leaves every file unread."""
-
-    def read(self, directory: int, path: bytes, files: Sequence[Pending]) -> None:
-        for file in files:
-            file.node.size = file.info.st_size
-
-    def finish(self) -> None:
-        """Nothing is under way."""
 
 
 def read_upperdir(
@@ -92,17 +79,6 @@ def read_upperdir(
         raise source_error(exc, f"the upper directory {upper}") from None
     with DirectoryStack(root) as directories:
         return _Scan(base, directories, reader, warn, prefix).run()
-
-
-def upper_changes(base: Directory, upper: Path | int, *, prefix: bytes = overlay.TRUSTED_PREFIX) -> list[Change]:
-    """What the overlay of ``upper`` over ``base`` changes, as ``diff_trees`` lists it, without reading any file.
-
-    A file with data of its own in the upperdir counts as modified even where its bytes are those of the base.
-    Raises what ``read_upperdir`` raises, and ``LostAttributesError`` (``sys.copymark``).
-    """
-    if isinstance(upper, Path):
-        check_mark(upper.parent)
-    return list(diff_trees(base, read_upperdir(base, upper, _SizesOnly(), prefix=prefix)))
 
 
 class _Frame:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from stratum.ingest.reader import FileReader, Pending, source_error
 from stratum.ingest.remembered import RememberingReader
-from stratum.ingest.upperdir import Warn, read_upperdir
+from stratum.ingest.upperdir import ContentReader, Warn, read_upperdir
 from stratum.store.objects import Objects
 from stratum.store.transaction import Transaction
 from stratum.sys.copymark import check_mark
-from stratum.tree.model import Directory
+from stratum.tree.model import INLINE_MAX, Directory, File, lookup
 
 
 def store_upperdir(
@@ -41,13 +41,43 @@ def hash_upperdir(objects: Objects, base: Directory, upperdir: Path, warn: Warn)
     return read_upperdir(base, upperdir, RememberingReader(_Hasher(), objects, upperdir), warn=warn)
 
 
+def compare_upperdir(objects: Objects, base: Directory, upperdir: Path, trees: Sequence[Directory]) -> Directory:
+    """The same tree, to be compared with ``trees``: a file that has another size or other metadata than each of them
+    has at its path is not read, and has no content."""
+    check_mark(upperdir.parent)
+    reader = RememberingReader(_Hasher(), objects, upperdir)
+    return read_upperdir(base, upperdir, _AlikeOnly(reader, trees))
+
+
+class _AlikeOnly:
+    """A content reader that has ``reader`` read only what may be equal to a file of ``trees``."""
+
+    def __init__(self, reader: ContentReader, trees: Sequence[Directory]) -> None:
+        self._reader = reader
+        self._trees = trees
+
+    def read(self, directory: int, path: bytes, files: Sequence[Pending]) -> None:
+        for file in files:
+            if file.info.st_size <= INLINE_MAX or self._is_alike(os.path.join(path, file.name), file):
+                self._reader.read(directory, path, [file])
+            else:
+                file.node.size = file.info.st_size
+
+    def _is_alike(self, path: bytes, file: Pending) -> bool:
+        found = (lookup(tree, path) for tree in self._trees)
+        metadata, size = file.node.metadata(), file.info.st_size
+        return any(isinstance(node, File) and node.size == size and node.metadata() == metadata for node in found)
+
+    def finish(self) -> None:
+        self._reader.finish()
+
+
 class _Hasher:
     """A content reader that stores nothing."""
 
     def read(self, directory: int, path: bytes, files: Sequence[Pending]) -> None:
         """Hash files that ``read_upperdir`` hands over open."""
         from stratum.ingest.copying import SourceError, copy_hashed, is_sparse
-        from stratum.tree.model import INLINE_MAX
 
         for file in files:
             size, node = file.info.st_size, file.node

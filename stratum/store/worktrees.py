@@ -39,6 +39,7 @@ from stratum.store.namespaces import Namespaces, similar
 from stratum.store.reflog import Reflog, remove_logged
 from stratum.store.tables import Tables, read_tables, write_tables
 from stratum.store.transaction import Transaction, Transactions
+from stratum.store.untouched import note_root
 from stratum.sys import copymark
 from stratum.sys.xattrs import list_xattrs
 from stratum.tree.model import Directory
@@ -290,6 +291,8 @@ class Worktrees:
         path = tx.new_path("upperdir")
         tx.make_directory(path, 0o700)
         dress_upperdir(path, root)
+        if not change:
+            note_root(path, root)
         return path
 
     def _build(self, tx: Transaction, worktree: Worktree, upperdir: Path, lease: Lease | None) -> Path:

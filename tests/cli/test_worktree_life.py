@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -180,6 +181,87 @@ def test_status(cli: Command, app: dict[str, str], mnt: Path) -> None:
     assert cli.json("status")[0]["worktrees"][0]["mounts"] == []
     cli.ok("mount", "app", mnt)
     cli.ok("unmount", "app")
+
+
+def state(cli: Command, target: str | Path = "app+main") -> tuple[bool, dict[str, int], dict[str, int]]:
+    """(clean, uncommitted, since base) of the worktree in ``status``; it agrees with ``diff`` about the first two."""
+    (tree,) = cli.json("status", target)[0]["worktrees"]
+    changes = cli.json("diff", target)
+    assert tree["clean"] == (changes == [])
+    assert sum(tree["uncommitted"].values()) == len(changes)
+    assert tree["since_base"] == {key: tree[key] for key in ("added", "modified", "deleted")}
+    return tree["clean"], tree["uncommitted"], tree["since_base"]
+
+
+def counts(added: int = 0, modified: int = 0, deleted: int = 0) -> dict[str, int]:
+    return {"added": added, "modified": modified, "deleted": deleted}
+
+
+def test_what_is_committed_is_clean(cli: Command, app: dict[str, str], mnt: Path) -> None:
+    cli.ok("mount", "app", mnt)
+    assert state(cli) == (True, counts(), counts())
+    (mnt / "new").write_text(BIG)
+    (mnt / "a").write_text("changed")
+    assert state(cli, mnt) == (False, counts(1, 1), counts(1, 1))
+    assert not cli.json("commit", "app")["warnings"]
+    assert state(cli) == (True, counts(), counts(1, 1))
+    assert "uncommitted  clean" in cli.ok("status", "app")
+    assert cli.ok("diff", "app+main") == ""
+    assert cli.ok("diff", app["v1"], "app+main").split("\n") == ["M /a", "A /new"]
+    (mnt / "d" / "x").unlink()
+    assert cli.ok("diff", mnt) == "D /d/x"
+    assert state(cli) == (False, counts(0, 0, 1), counts(1, 1, 1))
+    assert "uncommitted  0 added, 0 modified, 1 deleted" in cli.ok("status", "app")
+    cli.ok("unmount", mnt)
+    assert state(cli) == (False, counts(0, 0, 1), counts(1, 1, 1))
+    cli.ok("commit", "app")
+    assert state(cli) == (True, counts(), counts())
+
+
+def test_a_commit_that_changes_something_is_told_before(cli: Command, app: dict[str, str], mnt: Path) -> None:
+    cli.ok("mount", "app", mnt)
+    cli.ok("commit", "app")
+    (mnt / "new").write_text(BIG)
+    cli.ok("commit", "app")
+    info = (mnt / "new").stat()
+
+    def same_size_and_time() -> None:
+        (mnt / "new").write_text(BIG[::-1] if (mnt / "new").read_text() != BIG[::-1] else "X" + BIG[1:])
+        os.utime(mnt / "new", ns=(info.st_atime_ns, info.st_mtime_ns))
+
+    def back_and_forth() -> None:
+        (mnt / "d").chmod(0o700)
+        (mnt / "d").chmod(0o755)
+
+    for change, changes in {
+        same_size_and_time: True,
+        lambda: mnt.chmod(0o700): True,
+        lambda: os.chown(mnt, 4711, 4711): True,
+        lambda: os.setxattr(mnt, "user.of-the-root", b"1"): True,
+        back_and_forth: False,
+        (mnt / "new").touch: True,
+        lambda: None: False,
+    }.items():
+        change()
+        clean = state(cli)[0]
+        assert (clean, cli.json("commit", "app")["changed"]) == (not changes, changes)
+        assert state(cli)[0]
+
+
+def test_an_untouched_worktree_is_known_by_its_root(cli: Command, app: dict[str, str], mnt: Path) -> None:
+    cli.ok("mount", "app", mnt)
+    assert state(cli)[0]
+    mnt.chmod(0o711)
+    assert not list((cli.store / "refs/app/worktrees/main/upperdir").iterdir())
+    assert state(cli) == (False, counts(0, 1), counts(0, 1))
+    cli.ok("reset", mnt, "--discard")
+    assert state(cli)[0]
+    upperdir = cli.store / "refs/app/worktrees/main/upperdir"
+    os.removexattr(upperdir, "trusted.overlay.stratum.root")  # as in a store that was copied without them
+    assert state(cli)[0]
+    mnt.chmod(0o711)
+    assert not state(cli)[0]
+    cli.ok("unmount", mnt)
 
 
 def test_removal_keeps_uncommitted_work(cli: Command, app: dict[str, str], mnt: Path) -> None:

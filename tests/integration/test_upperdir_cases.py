@@ -15,9 +15,11 @@ import pytest
 
 from stratum.errors import DamagedError
 from stratum.ingest.reader import FileReader, Pending
-from stratum.ingest.upperdir import read_upperdir, upper_changes
+from stratum.ingest.upperdir import read_upperdir
+from stratum.ingest.worktree import compare_upperdir
 from stratum.sys.syscalls import RENAME_EXCHANGE, renameat2
 from stratum.tree import overlay
+from stratum.tree.diff import Change, diff_trees
 from stratum.tree.model import Directory, File, Special, Symlink, lookup
 from tests.integration.overlay_ops import Lab, Worktree, lines, make_source, walk_view
 
@@ -60,6 +62,12 @@ def file_at(tree: Directory, path: bytes) -> File:
     return inode
 
 
+def changes_from(tree: Worktree, committed: Directory) -> list[Change]:
+    """What the worktree shows beyond ``committed``, found as ``status`` does."""
+    shown = compare_upperdir(tree.lab.store.objects, tree.base, tree.upper, [committed, tree.base])
+    return list(diff_trees(committed, shown))
+
+
 def both(tree: Worktree) -> Directory:
     """Read and compare, before and after the kernel forgot what it had cached."""
     tree.check()
@@ -70,7 +78,7 @@ def both(tree: Worktree) -> Directory:
 def test_an_untouched_worktree_is_its_base(tree: Worktree) -> None:
     assert tree.read() is tree.base
     assert lines(tree.base) == lines(tree.walk())
-    assert upper_changes(tree.base, tree.upper) == []
+    assert changes_from(tree, tree.base) == []
 
 
 @pytest.mark.parametrize("name", ["d/big", "d/f", "exactly64", "sparse"])
@@ -338,13 +346,26 @@ def test_depth_costs_neither_stack_nor_descriptors(tree: Worktree) -> None:
     assert not found.children
 
 
-def test_changes_are_listed_without_reading(tree: Worktree) -> None:
+def test_what_is_in_a_commit_already_is_no_change(tree: Worktree) -> None:
+    (tree.view / "d" / "new").write_bytes(b"n" * 1000)
+    with open(tree.view / "large", "ab") as file:
+        file.write(b"more")
+    (tree.view / "d" / "f").unlink()
+    committed = both(tree)
+    assert changes_from(tree, committed) == []
+    before = (tree.view / "d" / "new").stat()
+    (tree.view / "d" / "new").write_bytes(b"m" * 1000)
+    os.utime(tree.view / "d" / "new", ns=(before.st_atime_ns, before.st_mtime_ns))  # only its content tells
+    assert [(change.path, change.kind) for change in changes_from(tree, committed)] == [(b"/d/new", "modified")]
+
+
+def test_changes_are_listed(tree: Worktree) -> None:
     (tree.view / "d" / "big").chmod(0o600)
     (tree.view / "d" / "f").unlink()
     (tree.view / "d" / "new").write_bytes(b"n" * 1000)
     with open(tree.view / "large", "ab") as file:
         file.write(b"more")
-    changes = {(change.path, change.kind) for change in upper_changes(tree.base, tree.upper)}
+    changes = {(change.path, change.kind) for change in changes_from(tree, tree.base)}
     assert changes == {
         (b"/d/big", "metadata"),
         (b"/d/f", "deleted"),

@@ -1,0 +1,44 @@
+"""Whether an upperdir is as it was made, told without reading the tree of its base.
+
+A new upperdir gets owner, mode and time of its base's root, and a note of them among overlayfs's own attributes, which
+nobody sees in the mount::
+
+    trusted.overlay.stratum.root    "MODE UID GID MTIME": octal, decimal, decimal, nanoseconds
+
+It has none where the root has attributes of its own, or where the user or the file system cannot write it; then the
+base has to be read.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from stratum.sys.xattrs import get_xattr, list_xattrs
+from stratum.tree.model import Directory
+from stratum.tree.overlay import TRUSTED_PREFIX
+
+_NOTE = TRUSTED_PREFIX + b"stratum.root"
+_NOT_STORED = b"security.selinux"
+
+
+def note_root(upperdir: Path, root: Directory) -> None:
+    """Note that the new ``upperdir`` has been given owner, mode and time of ``root``."""
+    if not root.xattrs:
+        with suppress(OSError):
+            os.setxattr(upperdir, _NOTE, _text(root.mode, root.uid, root.gid, root.mtime))
+
+
+def is_untouched(upperdir: Path) -> bool:
+    """Whether ``upperdir`` shows its base and nothing else; False also where that is not known. Raises ``OSError``."""
+    if os.listdir(upperdir):
+        return False
+    info = os.stat(upperdir, follow_symlinks=False)
+    if get_xattr(upperdir, _NOTE) != _text(info.st_mode, info.st_uid, info.st_gid, info.st_mtime_ns):
+        return False
+    return all(name.startswith(TRUSTED_PREFIX) or name == _NOT_STORED for name in list_xattrs(upperdir))
+
+
+def _text(mode: int, uid: int, gid: int, mtime: int) -> bytes:
+    return f"{mode:o} {uid} {gid} {mtime}".encode("ascii")
