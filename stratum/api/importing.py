@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stratum.api.session import Session
+from stratum.api.tagmoves import TagMove, tag_move
 from stratum.errors import ConflictError, ExistsError, NotFoundError, StratumError, UsageError, os_error_text
 from stratum.refs import DEFAULT_TAG, DEFAULT_WORKTREE, check_name, parse_ref
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
     from stratum.api.sources import CommitSource, Reading, TreeSource
     from stratum.mount.state import Record
+    from stratum.registry.pull import PullResult
+    from stratum.store import Store
     from stratum.store.commits import CommitMeta
     from stratum.store.transaction import Transaction
     from stratum.tree.rootchange import RootChange
@@ -48,13 +51,15 @@ class Imported:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How to import: ``tag`` chooses in a layout that holds several, ``bare`` takes a directory as a directory."""
+    """How to import: ``tag`` chooses in a layout that holds several, ``bare`` takes a directory as a directory,
+    ``force`` moves a tag that names another commit."""
 
     tag: str | None = None
     bare: bool = False
     message: str | None = None
     devices: bool = False
     progress: Progress | None = None
+    force: bool = False
 
 
 DEFAULTS = Options()
@@ -63,9 +68,11 @@ DEFAULTS = Options()
 def import_(session: Session, path: str, name: str, options: Options = DEFAULTS) -> Imported:
     """Make a commit of what is at ``path`` (``api.sources``) and point ``name`` (NAME or NAME:TAG) at it.
 
-    A commit in an archive or layout is taken as it is, with the parents that are in the same archive. A tag that
-    exists moves, and its commit becomes the parent of a new one; the reflog keeps where it was. Raises ``UsageError``,
-    ``NotFoundError``, ``DamagedError`` and ``StratumError`` naming the path that cannot be read.
+    A new commit gets the one that the tag names as its parent. A commit in an archive or layout is taken as it is, with
+    the parents that are in the same archive. The tag ``latest`` moves to a commit that was made on top of it; any other
+    tag that names another commit is ``ExistsError``, and nothing is kept, unless ``options.force``. The reflog keeps
+    where a tag was. Raises ``UsageError``, ``NotFoundError``, ``DamagedError`` and ``StratumError`` naming the path
+    that cannot be read.
     """
     from stratum.api.sources import CommitSource, ImageSource, fetched, open_source
 
@@ -75,33 +82,45 @@ def import_(session: Session, path: str, name: str, options: Options = DEFAULTS)
         if isinstance(source, CommitSource):
             return _import_commit(session, source, path, stratum, tag, options)
         with fetched(store, source), store.begin(f"importing {path}", resumable=True) as tx:
-            previous = store.tags.find(stratum, tag)
+            move = tag_move(store, stratum, tag, force=options.force)
             origin = {"kind": "import", **source.origin}
             meta, warnings = _commit_tree(
-                source, _reading(session, tx, options), previous, options.message, origin, session.now()
+                source, _reading(session, tx, options), move, options.message, origin, session.now()
             )
-            store.tags.set(stratum, tag, meta.metadata_hash, expected=previous, why=f"import {path}")
+            move.set(store, meta.metadata_hash, f"import {path}")
     if isinstance(source, ImageSource) and source.image.commit not in (None, meta.metadata_hash):
         warnings.append(f"{path} says that it was made from commit {source.image.commit}, which is another tree")
-    return Imported(f"{stratum}:{tag}", meta, previous, warnings)
+    return Imported(str(move), meta, move.previous, warnings)
 
 
 def _commit_tree(
     source: TreeSource,
     reading: Reading,
-    parent: str | None,
+    move: TagMove,
     message: str | None,
     origin: dict[str, Any],
     timestamp: datetime,
 ) -> tuple[CommitMeta, list[str]]:
-    """The commit of the tree that ``source`` has, and warnings."""
+    """The commit of the tree that ``source`` has, on top of what the tag names, and warnings."""
     from stratum.api.sources import DirectorySource
+
+    def accept(commit: str) -> None:
+        move.check(commit, follows=move.tag == DEFAULT_TAG)
 
     store, directory = reading.store, source if isinstance(source, DirectorySource) else None
     if directory is not None and (commit := directory.unchanged(reading)) is not None:
+        accept(commit)
         return store.commits.found(reading.tx, commit), []
     root, warnings = source.read(reading, None)
-    meta = store.write_commit(reading.tx, root, parent=parent, message=message, origin=origin, timestamp=timestamp)
+    meta = store.write_commit(
+        reading.tx,
+        root,
+        parent=move.previous,
+        message=message,
+        origin=origin,
+        timestamp=timestamp,
+        accept=accept,
+    )
     if directory is not None:
         directory.remember(reading, meta.metadata_hash)
     return meta, warnings
@@ -117,26 +136,29 @@ def import_directory(
 def _import_commit(
     session: Session, source: CommitSource, path: str, stratum: str, tag: str, options: Options
 ) -> Imported:
-    from stratum.api.sources import history_of
+    from stratum.api.sources import told_history
     from stratum.registry.pull import pull_from, pulled_from
+    from stratum.store.descent import descends
 
     if options.message is not None:
         raise UsageError(
             f"{path} holds a commit, which keeps its own message", hint="leave --message out, or commit a change to it"
         )
     store, jobs = session.store, session.config.jobs
-    previous = store.tags.find(stratum, tag)
-    history = history_of(source)
+    move, history = tag_move(store, stratum, tag, force=options.force), told_history(source)
+    old, new = move.previous, history.commit
+    follows = tag == DEFAULT_TAG and old is not None and descends(store, new, old, history.told)
+    move.check(new, follows=follows)
     with ExitStack() as locks:
-        if history:  # no garbage collection may find a parent before its child has a name
+        if history.older:  # no garbage collection may find a parent before its child has a name
             locks.enter_context(store.locks.store())
-        for digest in history:
+        for digest in history.older:
             pull_from(store, source.remote, digest, kind="import", jobs=jobs, progress=options.progress)
         done = locks.enter_context(
             pulled_from(store, source.remote, source.reference, kind="import", jobs=jobs, progress=options.progress)
         )
-        store.tags.set(stratum, tag, done.commit, expected=previous, why=f"import {path}")
-    return Imported(f"{stratum}:{tag}", store.commits.meta(done.commit), previous)
+        move.set(store, done.commit, f"import {path}")
+    return Imported(str(move), store.commits.meta(done.commit), move.previous)
 
 
 def import_patch(
@@ -148,11 +170,12 @@ def import_patch(
 ) -> Imported:
     """Lay the patch at ``path`` (``api.sources``) over the commit ``base`` and point ``name`` at the result.
 
-    The patch may delete with whiteouts (``tree.patch``); what it does not mention stays. Raises as ``import_`` does,
+    The patch may delete with whiteouts (``tree.patch``); what it does not mention stays. ``latest`` moves where
+    ``base`` is what it names or was made on top of that, any other tag as for ``import_``. Raises as ``import_`` does,
     and ``UsageError`` for markers that mean nothing.
     """
     from stratum.api.sources import CommitSource, fetched, laid_over, open_source
-    from stratum.registry.pull import pulled_from
+    from stratum.store.descent import descends
 
     store = session.store
     stratum, tag = tag_to_set(name)
@@ -162,13 +185,13 @@ def import_patch(
         source = stack.enter_context(
             open_source(session, path, tag=options.tag, bare=options.bare, progress=options.progress)
         )
+        move = tag_move(store, stratum, tag, force=options.force)
+        follows = tag == DEFAULT_TAG and move.previous is not None and descends(store, commit, move.previous)
         if isinstance(source, CommitSource):  # it needs no name, as long as the store is locked
-            pulling = pulled_from(store, source.remote, source.reference, kind="import", progress=options.progress)
-            patch = stack.enter_context(pulling).commit
+            patch = stack.enter_context(_patch_commit(store, source, options, move, follows)).commit
         else:
             stack.enter_context(fetched(store, source))
         tx = stack.enter_context(store.begin(f"importing the patch {path}", resumable=True))
-        previous = store.tags.find(stratum, tag)
         below = store.commits.tree(commit)
         warnings: list[str] = []
         if isinstance(source, CommitSource):
@@ -185,9 +208,25 @@ def import_patch(
             origin=origin,
             timestamp=session.now(),
             known=below,
+            accept=lambda made: move.check(made, follows=follows),
         )
-        store.tags.set(stratum, tag, meta.metadata_hash, expected=previous, why=f"import of the patch {path}")
-    return Imported(f"{stratum}:{tag}", meta, previous, warnings)
+        move.set(store, meta.metadata_hash, f"import of the patch {path}")
+    return Imported(str(move), meta, move.previous, warnings)
+
+
+def _patch_commit(
+    store: Store, source: CommitSource, options: Options, move: TagMove, follows: bool
+) -> AbstractContextManager[PullResult]:
+    """Bring the commit that is a patch into the store, which is locked while it has no name there.
+
+    Where it is new there, so is what is made with it: that the tag does not move to that is told before it is fetched.
+    """
+    from stratum.api.sources import told_history
+    from stratum.registry.pull import pulled_from
+
+    if not store.commits.exists(told_history(source).commit):
+        move.check(None, follows=follows)
+    return pulled_from(store, source.remote, source.reference, kind="import", progress=options.progress)
 
 
 def _reading(session: Session, tx: Transaction, options: Options) -> Reading:

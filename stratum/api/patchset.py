@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from stratum import toml
-from stratum.errors import ExistsError, NotFoundError, UsageError, os_error_text
+from stratum.errors import NotFoundError, UsageError, os_error_text
 from stratum.refs import Ref, parse_ref
 
 if TYPE_CHECKING:
@@ -160,9 +160,10 @@ def build_patchset(
     """Merge the patchset file at ``path`` into a commit and point ``target`` (NAME:TAG, NAME) at it.
 
     The commit's origin records the commit of every ref. ``ExistsError`` where the tag names another commit, unless
-    ``force``; the default tag ``latest`` moves, as for an import. Returns the merge, the commit and the tag's name.
+    ``force``; the default tag ``latest`` moves. Returns the merge, the commit and the tag's name.
     """
     from stratum.api.importing import tag_to_set
+    from stratum.api.tagmoves import tag_move
     from stratum.refs import DEFAULT_TAG
 
     name, tag = tag_to_set(target)
@@ -170,17 +171,19 @@ def build_patchset(
     store = session.store
     with store.begin(f"building the patchset {path}") as tx:
         merged = merge_patchset(session, patchset)
-        base = merged.layers[0].commit
-        previous = store.tags.find(name, tag)
+        move = tag_move(store, name, tag, force=force)
         origin: dict[str, Any] = {
             "kind": "patchset",
             "layers": [{"ref": layer.ref, "commit": layer.commit} for layer in merged.layers],
         }
-        meta = store.write_commit(tx, merged.tree, parent=base, message=message, origin=origin, timestamp=session.now())
-        moves = force or tag == DEFAULT_TAG or previous in (None, meta.metadata_hash)
-        if not moves:
-            raise ExistsError(
-                f"the tag {name}:{tag} exists already", hint="use another tag, or --force to move this one"
-            )
-        store.tags.set(name, tag, meta.metadata_hash, expected=previous, why=f"patchset {path}")
-    return merged, meta, f"{name}:{tag}"
+        meta = store.write_commit(
+            tx,
+            merged.tree,
+            parent=merged.layers[0].commit,
+            message=message,
+            origin=origin,
+            timestamp=session.now(),
+            accept=lambda made: move.check(made, follows=tag == DEFAULT_TAG),
+        )
+        move.set(store, meta.metadata_hash, f"patchset {path}")
+    return merged, meta, str(move)

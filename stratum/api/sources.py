@@ -372,16 +372,28 @@ def _choose(remote: Layout | ArchiveReader, tag: str | None, where: str) -> str:
     raise UsageError(f"{where} holds several tags: {', '.join(tags)}", hint=f"choose one: --tag {tags[0]}")
 
 
-def history_of(source: CommitSource) -> list[str]:
-    """The digests of the manifests of the commit's parents that are in the same archive, the oldest first."""
+@dataclass(frozen=True, slots=True)
+class ToldHistory:
+    """What is told of the commit of a source: in ``told`` the ancestors of commits as the manifests there say, in
+    ``older`` the digests of the manifests of its parents that are in the same archive, the oldest first."""
+
+    commit: str
+    told: dict[str, tuple[str, ...]]
+    older: list[str]
+
+
+def told_history(source: CommitSource) -> ToldHistory:
+    """What can be known of the commit before it is fetched."""
     from stratum.registry.archive import ArchiveReader
-    from stratum.registry.artifact import read_manifest
+    from stratum.registry.artifact import read_manifest, told_ancestors
     from stratum.registry.image import is_commit
     from stratum.registry.imageindex import digest_of_entry
 
     remote, where = source.remote, str(source.remote.target)
+    named = read_manifest(remote.get_manifest(source.reference)[0], where)
+    told = {named.commit: told_ancestors(named)}
     if not isinstance(remote, ArchiveReader):
-        return []
+        return ToldHistory(named.commit, told, [])
     parents: dict[str, tuple[str, str | None]] = {}
     for entry in remote.entries():
         digest = digest_of_entry(entry, where)
@@ -389,9 +401,10 @@ def history_of(source: CommitSource) -> list[str]:
         if is_commit(data):
             manifest = read_manifest(data, where)
             parents.setdefault(manifest.commit, (digest, manifest.parent))
-    current = read_manifest(remote.get_manifest(source.reference)[0], where).parent
+            told.setdefault(manifest.commit, told_ancestors(manifest))
+    current = named.parent
     chain: list[str] = []
     while current in parents and parents[current][0] not in (*chain, source.reference):
         digest, current = parents[current]
         chain.append(digest)
-    return chain[::-1]
+    return ToldHistory(named.commit, told, chain[::-1])

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from stratum.api.session import Session
+from stratum.api.tagmoves import tag_move
 from stratum.errors import UsageError
 from stratum.refs import DEFAULT_TAG, check_name, parse_ref
 
 if TYPE_CHECKING:
+    from stratum.registry.artifact import Manifest
     from stratum.registry.push import PushResult
     from stratum.registry.remote import Access
     from stratum.registry.target import Target
@@ -98,26 +100,39 @@ def pull(
     plain_http: bool = False,
     ca_file: str | None = None,
     isolated: bool = False,
+    force: bool = False,
     progress: Progress | None = None,
 ) -> Pulled:
     """Fetch the commit that ``source`` names and point NAME:TAG at it.
 
-    ``name`` (NAME or NAME:TAG) defaults to the last part of the repository and the tag that was pulled. Like an
-    import, a pull moves the tag that it names; the reflog keeps where it was. ``isolated`` is ``registry.pull``'s.
+    ``name`` (NAME or NAME:TAG) defaults to the last part of the repository and the tag that was pulled. A tag of the
+    same name as the one that is pulled moves where the commit descends from the one that it names; any other that names
+    another commit is ``ExistsError``, before anything is fetched, unless ``force``. The reflog keeps where it was.
+    ``isolated`` is ``registry.pull``'s.
     """
+    from stratum.registry.artifact import told_ancestors
     from stratum.registry.pull import pulled as run
     from stratum.registry.remote import Access
     from stratum.registry.target import parse_target
+    from stratum.store.descent import descends
 
     target = parse_target(source, session.config.registry)
     stratum, tag = _destination(target, name)
     access = Access.from_config(session.config, plain_http=plain_http, ca_file=ca_file)
     store = session.create_store()
-    previous = store.tags.find(stratum, tag)
+    move = tag_move(store, stratum, tag, force=force)
+
+    def accept(manifest: Manifest) -> None:
+        old, new = move.previous, manifest.commit
+        told = {new: told_ancestors(manifest)}
+        follows = old is not None and tag == target.tag and descends(store, new, old, told)
+        move.check(new, follows=follows)
+
+    jobs = session.config.jobs
     # The store is locked from when the commit is there until the tag is set.
-    with run(store, target, access, jobs=session.config.jobs, isolated=isolated, progress=progress) as done:
-        store.tags.set(stratum, tag, done.commit, expected=previous, why=f"pull {target}")
-    return Pulled(done.commit, f"{stratum}:{tag}", previous, done.manifest_digest, done.bytes_received)
+    with run(store, target, access, jobs=jobs, isolated=isolated, progress=progress, accept=accept) as done:
+        move.set(store, done.commit, f"pull {target}")
+    return Pulled(done.commit, str(move), move.previous, done.manifest_digest, done.bytes_received)
 
 
 def _destination(target: Target, name: str | None) -> tuple[str, str]:

@@ -42,11 +42,12 @@ class Changes:
     since_base: Counts
 
 
-def count_changes(store: Store, tree: Worktree, open_tree: OpenTree) -> Changes:
+def count_changes(store: Store, tree: Worktree, open_tree: OpenTree, *, at_a_glance: bool = False) -> Changes:
     """How the worktree differs from its last commit and from its base. Nothing is stored, no lock is taken.
 
-    Files whose size or metadata tell that they differ are not read. ``open_tree`` gives a commit's tree. Raises
-    ``DamagedError`` and what reading an upperdir raises.
+    Files whose size or metadata tell that they differ are not read; with ``at_a_glance`` no large file is
+    (``ingest.worktree``). ``open_tree`` gives a commit's tree. Raises ``DamagedError`` and what reading an upperdir
+    raises.
     """
     at_base = tree.commit == tree.base_commit
     if at_base and _is_untouched(tree):
@@ -56,7 +57,7 @@ def count_changes(store: Store, tree: Worktree, open_tree: OpenTree) -> Changes:
 
     base = open_tree(tree.base_commit)
     others = [open_tree(tree.commit)] if not at_base and store.commits.exists(tree.commit) else []
-    shown = compare_upperdir(store.objects, base, tree.upperdir, [*others, base])
+    shown = compare_upperdir(store.objects, base, tree.upperdir, [*others, base], at_a_glance=at_a_glance)
     since_base = _count(diff_trees(base, shown))
     if at_base:
         return Changes(since_base, since_base)
@@ -91,7 +92,7 @@ def uncommitted_main(session: Session, ref: Ref) -> Worktree | None:
         if found.name is None or found.worktree is None:
             return None
         tree = store.worktrees.get(found.name, found.worktree)
-        uncommitted = count_changes(store, tree, store.commits.open_tree).uncommitted
+        uncommitted = count_changes(store, tree, store.commits.open_tree, at_a_glance=True).uncommitted
     except (StratumError, OSError):
         return None
     return tree if uncommitted is None or uncommitted.total else None

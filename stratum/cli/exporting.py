@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from stratum.cli.app import App, image_options, verb
+from stratum.cli.notes import note_uncommitted
 from stratum.cli.output import human_size, safe, short
 from stratum.cli.progress import progress_bar
 from stratum.cli.reftype import REF
@@ -22,10 +23,14 @@ def export(app: App, ref: str, file: str, tags: tuple[str, ...], with_history: b
     FILE (by custom NAME.stratum.tar) is an OCI image layout in a tar archive, which skopeo and oras read too. It
     appears when it is complete, readable by its owner only, and replaces a file of that name. Equal exports have equal
     bytes. With '--as image' it holds an ordinary container image, which container engines load.
+
+    NAME alone is the last commit of its worktree 'main'. In FILE a commit has the tag of NAME:TAG, 'latest' for NAME
+    alone, the worktree's name for NAME+WORKTREE, and the first 12 digits of a hash.
     """
     from stratum.api.exporting import STDOUT
     from stratum.api.exporting import export as run
 
+    note_uncommitted(app, ref)
     with progress_bar(app.out, "exporting") as advance:
         done = run(app.session, ref, file, tags=tags, with_history=with_history, image=image, progress=advance)
     if app.out.json and file != STDOUT:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from stratum.cli.app import App, verb
+from stratum.cli.notes import note_uncommitted
 from stratum.cli.output import human_size, safe, safe_lines, short
 from stratum.cli.reftype import REF, REF_OR_PATH
 
@@ -25,6 +26,7 @@ def show(app: App, ref: str) -> None:
     """Show a commit's metadata."""
     from stratum.api.history import show as run
 
+    note_uncommitted(app, ref)
     shown = run(app.session, ref)
     meta = shown.commit
     if app.out.json:
@@ -60,6 +62,7 @@ def log(app: App, ref: str, reflog: bool) -> None:
         return
     from stratum.api.history import log as run
 
+    note_uncommitted(app, ref)
     entries = run(app.session, ref)
     if app.out.json:
         app.out.object([{**entry.commit.to_table(), "missing": list(entry.missing)} for entry in entries])
@@ -88,15 +91,21 @@ def _print_reflog(app: App, ref: str) -> None:
         app.out.line(f"{entry.when}  {name}  {old} -> {new}  {safe(entry.why)}")
 
 
-@verb("diff")
+@verb("diff", short_help="Show what changed.")
 @click.argument("first", metavar="A", type=REF_OR_PATH)
 @click.argument("second", metavar="[B]", required=False, type=REF_OR_PATH)
 @click.option("--stat", "as_stat", is_flag=True, help="Only the number of changes of each kind and the bytes.")
 @click.option("--name-only", is_flag=True, help="Only the paths.")
 def diff(app: App, first: str, second: str | None, as_stat: bool, name_only: bool) -> None:
-    """Show what changed from A to B. With A alone: a worktree against its base, a commit against its parent."""
+    """Show what changed from A to B.
+
+    NAME+WORKTREE, or a path where it is mounted, is what the worktree shows now. With A alone: what of a worktree is
+    not committed yet (it is compared with its last commit), and of a commit what it changed in its parent. For all that
+    a worktree has changed in its base: 'stratum diff BASE NAME+WORKTREE', with the base that 'stratum status' shows.
+    """
     from stratum.api.history import diff as run
 
+    note_uncommitted(app, first, second)
     changes = list(run(app.session, first, second))
     if app.out.json:
         app.out.object([_change_json(change) for change in changes])
@@ -179,6 +188,7 @@ def verify(app: App, ref: str, path: str | None, proof: bool) -> None:
 
     if proof and path is None:
         raise UsageError("--proof needs a PATH", hint="'/' is the root of the commit")
+    note_uncommitted(app, ref)
     with progress_bar(app.out, "verifying") as advance:
         done = run(app.session, ref, path, progress=advance)
     if proof:

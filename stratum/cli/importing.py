@@ -11,6 +11,7 @@ import click
 
 from stratum.api.sources import REFERENCE_PREFIXES, STDIN
 from stratum.cli.app import App, message_option, root_options, verb
+from stratum.cli.notes import note_main, note_uncommitted
 from stratum.cli.output import human_size, safe, short
 from stratum.cli.progress import progress_bar
 from stratum.cli.reftype import PATH, REF_OR_PATH
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 @click.option("--patch", is_flag=True, help="PATH holds changes to make to the commit BASE (default: REF itself).")
 @click.option("--tag", metavar="TAG", help="Which one to take of the tags in an export or OCI image layout.")
 @click.option("--devices", is_flag=True, help="Take device nodes too; without this they are refused.")
+@click.option("-f", "--force", is_flag=True, help="Move the tag if it exists.")
 @message_option
 def import_(
     app: App,
@@ -37,6 +39,7 @@ def import_(
     patch: bool,
     tag: str | None,
     devices: bool,
+    force: bool,
     message: str | None,
 ) -> None:
     """Make a commit from PATH and point NAME:TAG (NAME:latest without a TAG) at it.
@@ -49,7 +52,11 @@ def import_(
     PATH may stand before or after the names, where just one of the arguments exists as a path.
 
     With --patch, PATH is laid over the commit BASE as overlayfs would: what it holds is added or replaced, what it
-    does not hold stays, and whiteouts (.wh.NAME files or overlayfs's own) delete. REF then names the result.
+    does not hold stays, and whiteouts (.wh.NAME files or overlayfs's own) delete. REF then names the result. BASE as
+    NAME alone is the last commit of its worktree 'main'.
+
+    A new commit is made on top of the one that the tag names, or of BASE. The tag 'latest' moves to what was made on
+    top of it, be it now or in an export; every other tag that names another commit is an error unless --force moves it.
 
     An import of a directory that was interrupted or killed goes on where it was when it is run again within a day.
     """
@@ -61,12 +68,14 @@ def import_(
     from stratum.api import importing
 
     with progress_bar(app.out, "importing", unit="files" if os.path.isdir(path) else "bytes") as advance:
-        options = importing.Options(tag, bare, message, devices, advance)
+        options = importing.Options(tag, bare, message, devices, advance, force)
         if patch:
+            note_uncommitted(app, names[0])
             done = importing.import_patch(app.session, path, names[-1], names[0], options)
         else:
             done = importing.import_(app.session, path, names[0], options)
     report_import(app, done)
+    note_main(app, done.ref, done.commit.metadata_hash)
 
 
 @verb("init")

@@ -93,7 +93,11 @@ class _Verbs(click.Group):
 @click.version_option(__version__, "-V", "--version", message="stratum %(version)s")
 @click.pass_context
 def cli(ctx: click.Context, store: str | None, runtime_dir: str | None, output_format: str | None, quiet: bool) -> None:
-    """Versioned state for containers: directory trees as commits, worktrees on top of them."""
+    """Versioned state for containers: directory trees as commits, worktrees on top of them.
+
+    A REF is NAME:TAG, NAME:HASH, NAME+WORKTREE or HASH. NAME alone is the stratum as it is now, for every verb: its
+    worktree 'main'; where a commit is wanted, the last commit of 'main', or the tag 'latest' where there is no 'main'.
+    """
     from stratum.cli.app import App
 
     ctx.obj = App(store=store, runtime_dir=runtime_dir, output_format=output_format, quiet=quiet)

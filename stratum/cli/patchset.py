@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from stratum.cli.app import App, message_option, verb
+from stratum.cli.notes import note_uncommitted
 from stratum.cli.output import human_size, safe, short
 from stratum.cli.reftype import PATH, REF
 
@@ -29,6 +30,7 @@ def build(app: App, file: str, target: str, force: bool, message: str | None) ->
     from stratum.api.patchset import build_patchset
 
     merged, meta, ref = build_patchset(app.session, file, target, message=message, force=force)
+    note_uncommitted(app, *(layer.ref for layer in merged.layers))
     if app.out.json:
         layers = [_layer_json(layer) for layer in merged.layers]
         app.out.object({"ref": ref, "commit": meta.metadata_hash, "layers": layers})
@@ -47,6 +49,7 @@ def show(app: App, file: str) -> None:
     from stratum.api.patchset import merge_patchset, read_patchset
 
     layers = merge_patchset(app.session, read_patchset(file)).layers
+    note_uncommitted(app, *(layer.ref for layer in layers))
     if app.out.json:
         app.out.object([_layer_json(layer) for layer in layers])
         return

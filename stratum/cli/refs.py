@@ -7,6 +7,7 @@ import sys
 import click
 
 from stratum.cli.app import App, verb
+from stratum.cli.notes import note_uncommitted
 from stratum.cli.output import safe, short
 from stratum.cli.reftype import NAME, REF
 from stratum.errors import UsageError
@@ -34,6 +35,7 @@ def tag(app: App, ref: str, new: str | None, move: bool, force: bool, pin: bool,
             raise UsageError("it is not said which tag to set", hint=f"stratum tag {ref} TAG; or --pin or --unpin it")
         _pin(app, ref, on=pin)
         return
+    note_uncommitted(app, ref)
     done = run(app.session, ref, new, move=move, force=force)
     if pin:
         from stratum.api.tags import pin as pin_it

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from stratum.cli.app import App, verb
+from stratum.cli.notes import note_uncommitted
 from stratum.cli.output import safe
 from stratum.cli.reftype import REF, WORKTREE_OR_PATH
 
@@ -26,8 +27,9 @@ def restore(
 ) -> None:
     """Bring files or directories of a commit back, into a directory or a worktree.
 
-    PATH is a path in the commit ('/' is all of it). In DIR each one gets its last name; in a worktree it goes back to
-    its place. No mount is needed, and no root for a directory of one's own.
+    PATH is a path in the commit ('/' is all of it). NAME+WORKTREE is what the worktree shows now, NAME alone the last
+    commit of its worktree 'main'. In DIR each path gets its last name; in a worktree it goes back to its place. No
+    mount is needed, and no root for a directory of one's own.
 
     A restore to DIR that was interrupted can be run again: what is there already, and is what is restored, stays; what
     is something else is refused without --force. No symbolic link below DIR is followed. Device nodes and what makes a
@@ -35,6 +37,7 @@ def restore(
     """
     from stratum.api.restoring import restore as run
 
+    note_uncommitted(app, ref)
     done = run(app.session, ref, list(paths), to, force=force, devices=devices, setuid=setuid)
     for warning in done.warnings:
         app.out.warn(warning)

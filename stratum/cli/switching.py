@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from stratum.cli.app import App, verb
+from stratum.cli.notes import note_uncommitted
 from stratum.cli.output import safe, short
 from stratum.cli.reftype import REF, WORKTREE_OR_PATH
 from stratum.errors import UsageError
@@ -29,12 +30,14 @@ _dry_run = click.option("-n", "--dry-run", is_flag=True, help="Only say what wou
 def reset(app: App, target: str, to: str | None, discard: bool, force: bool, dry_run: bool) -> None:
     """Let a worktree show the commit REF and nothing else; a mounted one is switched live.
 
-    NAME alone is the last commit of its worktree 'main'; without REF, the worktree's own last commit. Uncommitted
-    changes are kept as a commit that 'log --reflog' names.
+    Where REF is NAME alone, it is the last commit of NAME's worktree 'main'; without REF, it is the worktree's own last
+    commit. Uncommitted changes are kept as a commit that 'log --reflog' names.
     """
     from stratum.api.switching import reset as run
 
-    _report(app, "reset", run(app.session, target, to, discard=discard, force=force, dry_run=dry_run), dry_run)
+    done = run(app.session, target, to, discard=discard, force=force, dry_run=dry_run)
+    note_uncommitted(app, to)
+    _report(app, "reset", done, dry_run)
 
 
 @verb("rebase", short_help="Carry a worktree's changes onto another commit.")
@@ -68,6 +71,7 @@ def rebase(
     except RebaseConflictError as exc:
         _report_conflicts(app, exc, dry_run)
         raise
+    note_uncommitted(app, onto)
     _report(app, "rebased", done, dry_run)
 
 

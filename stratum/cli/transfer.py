@@ -5,12 +5,13 @@ from __future__ import annotations
 import click
 
 from stratum.cli.app import App, image_options, verb
+from stratum.cli.notes import note_main, note_uncommitted
 from stratum.cli.output import human_size, safe, short
 from stratum.cli.progress import progress_bar
 from stratum.cli.reftype import REF
 
 
-@verb("push")
+@verb("push", short_help="Send a commit to a registry.")
 @click.argument("ref", metavar="REF|HASH", type=REF)
 @click.argument("target", metavar="HOST/REPOSITORY[:TAG]", required=False)
 @click.option("--plain-http", is_flag=True, help="Use HTTP without TLS. Loopback addresses need no such permission.")
@@ -26,13 +27,17 @@ def push(
     dry_run: bool,
     image: str | None,
 ) -> None:
-    """Send a commit to a registry as an OCI artifact.
+    """Send a commit to a registry, or to an OCI image layout (oci:DIRECTORY[:TAG]), as an OCI artifact.
+
+    NAME alone is the last commit of its worktree 'main'. Where no TAG is given, it is the tag of NAME:TAG, 'latest' for
+    NAME alone, the worktree's name for NAME+WORKTREE, and the first 12 digits of a hash.
 
     With '--as image' it is sent as an ordinary container image, with one more layer for the changes where the
     repository has an image of an earlier commit.
     """
     from stratum.api.transfer import push as run
 
+    note_uncommitted(app, ref)
     with progress_bar(app.out, "pushing") as advance:
         done = run(
             app.session,
@@ -64,20 +69,23 @@ def push(
     )
 
 
-@verb("pull")
+@verb("pull", short_help="Fetch a commit from a registry.")
 @click.argument("source", metavar="HOST/REPOSITORY[:TAG|@DIGEST]")
 @click.argument("name", metavar="[NAME[:TAG]]", required=False)
 @click.option("--plain-http", is_flag=True, help="Use HTTP without TLS. Loopback addresses need no such permission.")
 @click.option("--ca-file", metavar="FILE", help="Trust the certificate authorities in FILE.")
-def pull(app: App, source: str, name: str | None, plain_http: bool, ca_file: str | None) -> None:
+@click.option("-f", "--force", is_flag=True, help="Move the tag if it exists.")
+def pull(app: App, source: str, name: str | None, plain_http: bool, ca_file: str | None, force: bool) -> None:
     """Fetch a commit from a registry and point NAME:TAG at it.
 
-    NAME defaults to the last part of the repository, TAG to the tag that was pulled.
+    NAME defaults to the last part of the repository, TAG to the tag that was pulled. A tag that names another commit
+    moves where it has the name of the tag that is pulled and the new commit descends from the old one; in all other
+    cases it is an error, and nothing is fetched, unless --force moves it.
     """
     from stratum.api.transfer import pull as run
 
     with progress_bar(app.out, "pulling") as advance:
-        done = run(app.session, source, name, plain_http=plain_http, ca_file=ca_file, progress=advance)
+        done = run(app.session, source, name, plain_http=plain_http, ca_file=ca_file, force=force, progress=advance)
     if app.out.json:
         app.out.object(
             {
@@ -91,3 +99,4 @@ def pull(app: App, source: str, name: str | None, plain_http: bool, ca_file: str
         return
     app.out.line(done.commit)
     app.out.note(f"{done.ref} is {short(done.commit)}; received {human_size(done.bytes_received)}")
+    note_main(app, done.ref, done.commit)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from stratum.cli.app import App, root_options, verb
+from stratum.cli.notes import note_uncommitted
 from stratum.cli.output import safe, short
 from stratum.cli.reftype import NAME, NOTE, REF, WORKTREE, WORKTREE_OR_PATH
 
@@ -27,13 +28,16 @@ def worktree() -> None:
 def add(app: App, first: str, second: str | None, description: str, root: RootChange) -> None:
     """Make a worktree: 'worktree add NAME+WORKTREE [BASE]' or 'worktree add BASE WORKTREE'.
 
-    BASE is a tag, a commit, or another worktree (its last commit); without it NAME:latest.
+    BASE is a tag, a commit, or another worktree (its last commit). Without it, it is NAME alone: the last commit of
+    NAME's worktree 'main', or the tag 'latest' where there is no 'main'.
 
     --uid, --gid and --mode change its root directory, as a container needs that does not run as root. That is an
     uncommitted change, and in the first commit.
     """
     from stratum.api.worktrees import add as run
 
+    name, with_worktree, _ = first.partition("+")
+    note_uncommitted(app, second if with_worktree and second is not None else name)
     made = run(app.session, first, second, description=description, root=root)
     if app.out.json:
         app.out.object({"worktree": str(made.ref), "base": made.base_commit, "description": made.description})

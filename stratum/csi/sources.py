@@ -150,7 +150,11 @@ def _pulled_before(driver: Driver, source: Target, asker: Asker) -> PullRecord |
 
 
 def pull(driver: Driver, target: Target, name: str, asker: Asker, record: PullRecord | None = None) -> str:
-    """Pull ``target`` to NAME:TAG in a job, and put it on ``record``; the commit."""
+    """Pull ``target`` to NAME:TAG in a job, and put it on ``record``; the commit.
+
+    A tag in a stratum that the driver made for pulls is the driver's to move.
+    """
+    ours = record is not None
     # Another pod's secrets may not join a pull that was let in with these.
     task = Task(f"pull of {target}", (name, asker.proof()), asker.lane, asker.namespace)
 
@@ -159,7 +163,7 @@ def pull(driver: Driver, target: Target, name: str, asker: Asker, record: PullRe
 
     def work() -> str:
         with session_with(driver, asker, target) as session, _recorded(driver, record) as commits:
-            done = transfer.pull(session, str(target), name, isolated=asker.isolated, progress=check_wanted)
+            done = transfer.pull(session, str(target), name, isolated=asker.isolated, force=ours, progress=check_wanted)
             commits.append(done.commit)
         driver.metrics.pulled(done.bytes_received)
         return done.commit

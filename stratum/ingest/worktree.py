@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from stratum.ingest.reader import FileReader, Pending, source_error
-from stratum.ingest.remembered import RememberingReader
+from stratum.ingest.remembered import REMEMBERED_MIN, RememberingReader
 from stratum.ingest.upperdir import ContentReader, Warn, read_upperdir
 from stratum.store.objects import Objects
 from stratum.store.transaction import Transaction
@@ -41,32 +41,47 @@ def hash_upperdir(objects: Objects, base: Directory, upperdir: Path, warn: Warn)
     return read_upperdir(base, upperdir, RememberingReader(_Hasher(), objects, upperdir), warn=warn)
 
 
-def compare_upperdir(objects: Objects, base: Directory, upperdir: Path, trees: Sequence[Directory]) -> Directory:
+def compare_upperdir(
+    objects: Objects, base: Directory, upperdir: Path, trees: Sequence[Directory], *, at_a_glance: bool = False
+) -> Directory:
     """The same tree, to be compared with ``trees``: a file that has another size or other metadata than each of them
-    has at its path is not read, and has no content."""
+    has at its path is not read, and has no content.
+
+    With ``at_a_glance``, a large file that has the size and metadata of one in ``trees`` is taken to be that one, so
+    the cost does not grow with the bytes; it need not be, where a program set its time back or writes through a
+    mapping.
+    """
     check_mark(upperdir.parent)
     reader = RememberingReader(_Hasher(), objects, upperdir)
-    return read_upperdir(base, upperdir, _AlikeOnly(reader, trees))
+    return read_upperdir(base, upperdir, _AlikeOnly(reader, trees, at_a_glance))
 
 
 class _AlikeOnly:
     """A content reader that has ``reader`` read only what may be equal to a file of ``trees``."""
 
-    def __init__(self, reader: ContentReader, trees: Sequence[Directory]) -> None:
+    def __init__(self, reader: ContentReader, trees: Sequence[Directory], at_a_glance: bool) -> None:
         self._reader = reader
         self._trees = trees
+        self._at_a_glance = at_a_glance
 
     def read(self, directory: int, path: bytes, files: Sequence[Pending]) -> None:
         for file in files:
-            if file.info.st_size <= INLINE_MAX or self._is_alike(os.path.join(path, file.name), file):
+            size = file.info.st_size
+            alike = self._alike(os.path.join(path, file.name), file)
+            if alike is not None and self._at_a_glance and size >= REMEMBERED_MIN:
+                file.node.size, file.node.digest = size, alike.digest
+            elif alike is not None or size <= INLINE_MAX:
                 self._reader.read(directory, path, [file])
             else:
-                file.node.size = file.info.st_size
+                file.node.size = size
 
-    def _is_alike(self, path: bytes, file: Pending) -> bool:
-        found = (lookup(tree, path) for tree in self._trees)
+    def _alike(self, path: bytes, file: Pending) -> File | None:
         metadata, size = file.node.metadata(), file.info.st_size
-        return any(isinstance(node, File) and node.size == size and node.metadata() == metadata for node in found)
+        for tree in self._trees:
+            node = lookup(tree, path)
+            if isinstance(node, File) and node.size == size and node.metadata() == metadata:
+                return node
+        return None
 
     def finish(self) -> None:
         self._reader.finish()

@@ -100,6 +100,11 @@ class Manifest:
         return layers
 
 
+def told_ancestors(manifest: Manifest) -> tuple[str, ...]:
+    """What the manifest tells to be ancestors of its commit."""
+    return (*((manifest.parent,) if manifest.parent is not None else ()), *manifest.ancestors)
+
+
 def describe(media_type: str, data: bytes) -> Descriptor:
     """The descriptor of a blob that is at hand."""
     return Descriptor(media_type, digest_of(data), len(data))

@@ -107,14 +107,19 @@ def pulled(
     jobs: int = 1,
     isolated: bool = False,
     progress: Progress | None = None,
+    accept: Callable[[Manifest], None] | None = None,
 ) -> Iterator[PullResult]:
     """As ``pull``; the store is locked until the block ends, so that no garbage collection finds the commit without the
-    name that the block gives it. Until the commit is there, the store is not locked."""
-    with (
-        open_remote(source, access) as remote,
-        pulled_from(store, remote, source.reference, jobs=jobs, isolated=isolated, progress=progress) as done,
-    ):
-        yield done
+    name that the block gives it. Until the commit is there, the store is not locked.
+
+    ``accept`` is given the manifest before anything else is fetched, and may raise.
+    """
+    with open_remote(source, access) as remote:
+        pulling = pulled_from(
+            store, remote, source.reference, jobs=jobs, isolated=isolated, progress=progress, accept=accept
+        )
+        with pulling as done:
+            yield done
 
 
 def pull_from(
@@ -144,10 +149,13 @@ def pulled_from(
     jobs: int = 1,
     isolated: bool = False,
     progress: Progress | None = None,
+    accept: Callable[[Manifest], None] | None = None,
 ) -> Iterator[PullResult]:
     """As ``pull_from``, with the store locked as by ``pulled``."""
     data, digest = remote.get_manifest(reference)
     manifest = read_manifest(data, str(remote.target))
+    if accept is not None:
+        accept(manifest)
     with store.begin(f"{kind} of {remote.target}", apart=True) as tx, Workers(jobs) as workers:
         job = _Pull(store, tx, remote, manifest, digest, workers, progress, len(data), kind, isolated)
         job.read()

@@ -24,7 +24,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -125,6 +125,10 @@ class CommitMeta:
             message=fields.text("commit", "message") if fields.has("commit", "message") else None,
             origin=fields.table("origin") if "origin" in table else None,
         )
+
+
+def accept_any(commit: str) -> None:
+    """Have it written whatever its name is."""
 
 
 class Commits:
@@ -243,28 +247,28 @@ class Commits:
         timestamp: datetime | None = None,
         known: Directory | None = None,
         image: bool = True,
+        accept: Callable[[str], None] = accept_any,
     ) -> CommitMeta:
         """Make the commit of the tree ``root``, publishing the objects staged in ``tx`` first, all of them complete.
 
-        Equal trees are one commit: where it exists already, it is left untouched and its metadata returned.
-        ``timestamp`` (timezone-aware) defaults to now. Objects below directories that ``root`` shares with ``known``,
-        the tree of a commit of this store, are taken to be there; every other must be, or ``DamagedError``. Where
-        ``known`` is from ``open_tree``, what is shared is not even read. ``image``: make it now, not on demand.
+        Equal trees are one commit: where it exists already, it is left untouched and its metadata returned. ``accept``
+        is given its name before anything of it gets a place, and may raise. ``timestamp`` (timezone-aware) defaults to
+        now. Objects below directories that ``root`` shares with ``known``, the tree of a commit of this store, are
+        taken to be there; every other must be, or ``DamagedError``. Where ``known`` is from ``open_tree``, what is
+        shared is not even read. ``image``: make it now, not on demand.
         """
-        from stratum.store.frames import compress_dump
         from stratum.tree.digest import metadata_hash
 
         dump, kept, base, stored = self._new_dump(root, known)
         commit = metadata_hash(dump.buffers())
+        accept(commit)
         if self.exists(commit):
             tx.publish_objects(settled=True)
             return self.found(tx, commit, image)
         nodes = self._merkle_nodes(dump, base)
         summary = nodes.summary()
         file_count, total_size = self._statistics(root, known, kept, base)
-        directory = tx.new_path("commit")
-        tx.make_directory(directory)
-        tx.write_pieces(directory / DUMP, compress_dump(dump, stored))
+        directory = _write_dump(tx, dump, stored)
         del dump  # it is large, and so is an image in the making
         digest, size = _write_image(tx, root, directory / IMAGE) if image else (None, None)
         meta = CommitMeta(
@@ -492,6 +496,16 @@ def _files_not_below(root: Directory, known: Directory | None) -> Iterator[File]
                 stack.append(child)
             elif isinstance(child, File) and id(child) not in shared:
                 yield child
+
+
+def _write_dump(tx: Transaction, dump: SplicedDump, stored: StoredDump) -> Path:
+    """A directory for a commit, with its dump in it, of which ``stored`` may be parts."""
+    from stratum.store.frames import compress_dump
+
+    directory = tx.new_path("commit")
+    tx.make_directory(directory)
+    tx.write_pieces(directory / DUMP, compress_dump(dump, stored))
+    return directory
 
 
 def _write_image(tx: Transaction, root: Directory, path: Path) -> tuple[str, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from datetime import datetime
 from pathlib import Path
@@ -12,7 +12,7 @@ from stratum.errors import ExistsError, NotFoundError
 from stratum.refs import Ref
 from stratum.store import resolve as _resolve
 from stratum.store.bootmounts import BootMounts
-from stratum.store.commits import CommitMeta, Commits
+from stratum.store.commits import CommitMeta, Commits, accept_any
 from stratum.store.layout import Layout, create_layout, open_layout
 from stratum.store.locks import StoreLocks
 from stratum.store.namespaces import Namespaces
@@ -86,10 +86,19 @@ class Store:
         timestamp: datetime | None = None,
         known: Directory | None = None,
         image: bool = True,
+        accept: Callable[[str], None] = accept_any,
     ) -> CommitMeta:
         """Make the commit of a tree (``Commits.write``)."""
         return self.commits.write(
-            tx, root, parent=parent, message=message, origin=origin, timestamp=timestamp, known=known, image=image
+            tx,
+            root,
+            parent=parent,
+            message=message,
+            origin=origin,
+            timestamp=timestamp,
+            known=known,
+            image=image,
+            accept=accept,
         )
 
     def ensure_image(self, commit: str) -> Path:
@@ -113,7 +122,7 @@ class Store:
         self.namespaces.remove(name)
 
     def resolve(self, ref: Ref) -> Resolved:
-        """What a ref means; ``NAME`` is its tag ``latest`` (``resolve.resolve``)."""
+        """What a ref means as a commit; ``NAME`` is the last one of its worktree ``main`` (``resolve.resolve``)."""
         return _resolve.resolve(self, ref)
 
     def resolve_commit(self, ref: Ref) -> str:

@@ -68,7 +68,7 @@ def test_show_log_and_diff(cli: Command, commits: list[str], tmp_path: Path) -> 
     assert shown_commit["files"] == {"count": 3, "total_size": 202}
     assert shown_commit["tags"] == ["app:latest", "app:v2"]
     make_tree(tmp_path / "src", {"third": "3"})
-    third = cli.ok("import", tmp_path / "src", "app:v2")
+    third = cli.ok("import", tmp_path / "src", "app:v2", "--force")
     assert [meta["commit"]["metadata_hash"] for meta in cli.json("log", "app:v2")] == [third, commits[1]]
     changes = {change["path"]: change["kind"] for change in cli.json("diff", "app:v1", "app:latest")}
     assert changes == {"/a": "modified", "/new": "added"}
@@ -136,7 +136,7 @@ def test_patch_imports(cli: Command, commits: list[str], tmp_path: Path) -> None
         changes = {c["path"]: c["kind"] for c in cli.json("diff", "app:v1", "app:x")}
         assert changes.items() >= {"/a": "deleted", "/d/b": "deleted", "/d/c": "added", "/e": "added"}.items()
         cli.ok("remove", "app:x")
-    cli.ok("import", "--patch", patch, "app:v2")
+    cli.ok("import", "--patch", patch, "app:v2", "--force")
     assert [meta["commit"]["metadata_hash"] for meta in cli.json("log", "app:v2")][1:] == [commits[1]]
 
 

@@ -74,7 +74,7 @@ def test_tag_is_read_only_and_stays_what_it_was_when_it_was_staged(node: Node, s
     node.cli.ok("import", "--bare", source, "model:v1")
     node.stage("model:v1", volume_capability=READER)
     (source / "greeting").write_text("changed")
-    node.cli.ok("import", "--bare", source, "model:v1")
+    node.cli.ok("import", "--bare", source, "model:v1", "--force")
     target = node.publish("model:v1", "pod", volume_capability=READER, readonly=True)
     assert (target / "greeting").read_text() == "hello"
     with pytest.raises(OSError, match="Read-only"):
@@ -147,6 +147,9 @@ def test_inline_volume_goes_with_its_pod_and_leaves_a_commit(node: Node, source:
     with pytest.raises(OSError, match="Read-only"):
         (target / "x").write_text("")
     node.unpublish("csi-4567", "pod")
+    node.cli.ok("worktree", "add", "tool+main")
+    with refused(Code.INVALID_ARGUMENT, "tool:latest"):  # NAME alone is a worktree now, which may be somebody else's
+        node.publish("csi-89ab", "pod", read_only, staging_target_path="")
 
 
 def test_volumes_that_come_and_go_leave_no_file(node: Node, source: Path) -> None:

@@ -271,6 +271,15 @@ def test_scratch_is_thrown_away(podman: PodmanEnv, cli: Command, app: str) -> No
     assert cli.json("worktree", "list", "app")[0]["worktree"].endswith("dev")
 
 
+def test_scratch_of_a_name_is_the_last_commit_of_its_main(podman: PodmanEnv, cli: Command, app: str) -> None:
+    podman.run("--rm", *volume("a", "app:/data"), podman.image, "touch", "/data/new")
+    both = (*volume("a", "app:/data"), *volume("b", "app:/seed:scratch"))
+    script = "touch /data/more /seed/thrown-away; ls /seed"
+    done = podman.run("--rm", *both, podman.image, "sh", "-ec", script)  # it does not hold the worktree
+    assert done.stdout.split() == ["new", "one", "sub", "thrown-away"]
+    assert [change["path"] for change in cli.json("diff", "app:latest", "app")] == ["/more", "/new"]
+
+
 # Refusals: one line, no start, nothing held
 
 

@@ -47,7 +47,7 @@ def there(tmp_path: Path) -> Session:
 
 
 def commit(at: Session, tree: Path, name: str) -> str:
-    return import_(at, str(tree), name, Options(bare=True)).commit.metadata_hash
+    return import_(at, str(tree), name, Options(bare=True, force=True)).commit.metadata_hash
 
 
 @pytest.fixture

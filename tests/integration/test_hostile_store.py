@@ -97,7 +97,7 @@ WRITING: tuple[tuple[str, ...], ...] = (
     ("commit", "app+dev"),
     ("tag", "--force", "app:v1", "v9"),
     ("rebase", "app+dev", "app:v2"),
-    ("import", "--bare", "SOURCE", "app:v1"),
+    ("import", "--bare", "--force", "SOURCE", "app:v1"),
     ("reconcile",),
     ("gc", "--reflog-age", "0"),
     ("fsck", "--repair"),

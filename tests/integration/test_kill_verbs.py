@@ -50,7 +50,7 @@ def export(scene: Scene) -> None:
 
 
 UNMOUNTED: dict[str, Verb] = {
-    "import": lambda scene: scene.verb("import", "--bare", scene.source, "app:v2"),
+    "import": lambda scene: scene.verb("import", "--bare", "--force", scene.source, "app:v2"),
     "import-new": lambda scene: scene.verb("import", "--bare", scene.source, "other"),
     "commit": lambda scene: scene.verb("commit", "app+dev", "v3"),
     "tag": lambda scene: scene.verb("tag", "app:v1", "stable"),

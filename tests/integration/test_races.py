@@ -41,7 +41,8 @@ def verb(*args, allowed=(0, 3, 4)):
     return code
 def importing():
     (scratch / "source" / f"f{rng.randrange(20)}").write_bytes(rng.randbytes(100) * rng.randrange(1, 90))
-    verb("import", "--bare", scratch / "source", f"{rng.choice(['app', 'other'])}:t{rng.randrange(4)}")
+    forced = rng.choice([(), ("--force",)])
+    verb("import", "--bare", *forced, scratch / "source", f"{rng.choice(['app', 'other'])}:t{rng.randrange(4)}")
 def committing():
     tree = f"app+{name}"
     verb("worktree", "add", tree, f"app:t{rng.randrange(4)}")
@@ -68,7 +69,7 @@ def collecting():
 def checking():
     verb("fsck", rng.choice(["--quick", "--read-data"]), allowed=(0,))
 def pulling():
-    verb("pull", f"oci:{directory}/layout:latest", f"app:t{rng.randrange(4)}")
+    verb("pull", *rng.choice([(), ("--force",)]), f"oci:{directory}/layout:latest", f"app:t{rng.randrange(4)}")
 def building():
     verb("patchset", "build", f"{directory}/patchset.toml", f"app:t{rng.randrange(4)}", "--force")
 while time.time() < float(until):

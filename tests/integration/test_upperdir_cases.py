@@ -359,6 +359,24 @@ def test_what_is_in_a_commit_already_is_no_change(tree: Worktree) -> None:
     assert [(change.path, change.kind) for change in changes_from(tree, committed)] == [(b"/d/new", "modified")]
 
 
+def test_at_a_glance_no_large_file_is_read(tree: Worktree) -> None:
+    (tree.view / "grown").write_bytes(b"g" * (2 << 20))
+    committed = both(tree)
+
+    def changes() -> list[str]:
+        store = tree.lab.store
+        shown = compare_upperdir(store.objects, tree.base, tree.upper, [committed, tree.base], at_a_glance=True)
+        return [change.kind for change in diff_trees(committed, shown)]
+
+    before = (tree.view / "grown").stat()
+    for what, expected in ((b"G" * (2 << 20), []), (b"G" * (3 << 20), ["modified"])):
+        (tree.view / "grown").write_bytes(what)
+        os.utime(tree.view / "grown", ns=(before.st_atime_ns, before.st_mtime_ns))
+        assert changes() == expected
+    (tree.view / "grown").write_bytes(b"G" * (2 << 20))
+    assert changes() == ["modified"]
+
+
 def test_changes_are_listed(tree: Worktree) -> None:
     (tree.view / "d" / "big").chmod(0o600)
     (tree.view / "d" / "f").unlink()

@@ -1,0 +1,47 @@
+"""Notes on what NAME alone is, where a user may have thought of something else."""
+
+from __future__ import annotations
+
+from stratum.cli.app import App
+from stratum.cli.output import short
+from stratum.errors import StratumError
+from stratum.refs import DEFAULT_TAG, DEFAULT_WORKTREE, parse_ref
+
+
+def note_uncommitted(app: App, *refs: str | None) -> None:
+    """One line where some of ``refs``, of which a verb takes the commits, are NAME alone and its worktree ``main`` has
+    uncommitted changes. Whatever keeps that from being found out is no error of the verb."""
+    if app.out.quiet or app.out.json:
+        return
+    from stratum.api.uncommitted import uncommitted_main
+
+    found = []
+    for text in dict.fromkeys(refs):
+        try:
+            tree = uncommitted_main(app.session, parse_ref(text)) if text is not None else None
+        except StratumError:  # the verb says it better
+            continue
+        if tree is not None:
+            found.append(
+                f"{text} is commit {short(tree.commit)} here, and {tree} has uncommitted changes"
+                f" ('stratum commit {text}' commits them)"
+            )
+    if found:
+        app.out.note("; ".join(found))
+
+
+def note_main(app: App, ref: str, commit: str) -> None:
+    """One line where NAME:latest has come to ``commit`` and NAME alone, its worktree ``main``, is elsewhere."""
+    name, _, tag = ref.partition(":")
+    if app.out.quiet or app.out.json or tag != DEFAULT_TAG:
+        return
+    store = app.session.store
+    try:
+        if not store.worktrees.exists(name, DEFAULT_WORKTREE):
+            return
+        main = store.worktrees.get(name, DEFAULT_WORKTREE)
+    except StratumError:
+        return
+    if main.commit != commit:
+        brings = f"'stratum rebase {name} {ref}' brings it here"
+        app.out.note(f"{name} alone is {main}, which stays at {short(main.commit)} ({brings})")
