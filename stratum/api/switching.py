@@ -281,6 +281,7 @@ def _lease_of(session: Session, record: Record) -> Lease | None:
     """The lease of the container that has the recorded mount, from now on for another worktree; None for the host."""
     from stratum.frozen import replace
     from stratum.store.worktrees import Lease, Process
+    from stratum.sys import proc
 
     holder = record.holder
     if holder.kind != "container":
@@ -289,7 +290,9 @@ def _lease_of(session: Session, record: Record) -> Lease | None:
     lease = session.store.worktrees.lease(ref.name, ref.worktree) if ref.worktree is not None else None
     if lease is not None and lease.container == holder.id:
         return replace(lease, last_error=None)
-    process = Process(holder.pid, holder.start_time, record.pid_namespace or "", record.boot or "")
+    process = Process(
+        holder.pid, holder.start_time, record.pid_namespace or proc.pid_namespace(), record.boot or proc.boot_id()
+    )
     return Lease(holder.id, record.since, commit=False, process=process)
 
 

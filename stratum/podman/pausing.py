@@ -45,20 +45,23 @@ def _pause(podman: Connection, container: str, environment: Mapping[str, str], h
         failure = _try_pause(podman, container, environment, held)
         if failure is None:
             return
-        if wait is None:
-            raise StratumError(failure)
+        # Where Podman did not answer, it may be waiting for the end of this very container, whose hook waits for us.
+        if wait is None or getattr(failure, "response", None) is None:
+            raise StratumError(api_error_text(failure))
         time.sleep(wait)
 
 
-def _try_pause(podman: Connection, container: str, environment: Mapping[str, str], held: ExitStack) -> str | None:
-    """Why the container could not be paused."""
+def _try_pause(
+    podman: Connection, container: str, environment: Mapping[str, str], held: ExitStack
+) -> OSError | ValueError | None:
+    """Why the container could not be paused; None where it is, or needs not be."""
     try:
         found = podman.client.containers.get(container)
         if found.status == "running":
             pause = _Pause(found, [*podman.command, "unpause", container], environment)
             held.callback(pause.end)
     except (OSError, ValueError) as exc:
-        return api_error_text(exc)
+        return exc
     return None
 
 

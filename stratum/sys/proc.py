@@ -71,11 +71,14 @@ def own_pid() -> int:
 
 
 def pid_namespace() -> str:
-    """The PID namespace whose processes ``/proc`` shows, as "device:inode"."""
+    """The PID namespace whose processes ``/proc`` shows, as "device:inode"; empty where it does not say."""
     try:
-        info = os.stat("/proc/1/ns/pid")
-    except OSError:  # only root may look
-        info = os.stat("/proc/self/ns/pid")
+        try:
+            info = os.stat("/proc/1/ns/pid")
+        except PermissionError:  # only root may look
+            info = os.stat("/proc/self/ns/pid")
+    except OSError:
+        return ""
     return f"{info.st_dev}:{info.st_ino}"
 
 

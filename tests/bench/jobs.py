@@ -44,7 +44,7 @@ class Bench:
         if self._podman is None:
             self._podman = self.opened.enter_context(PodmanEnv())
             hooks = self.directory / "hooks"
-            self.ours.run("hook", "install", hooks)
+            self.ours.run("hook", "install", "--force", hooks)
             self._podman.hooks_dir = hooks
         return self._podman
 

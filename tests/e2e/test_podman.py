@@ -30,7 +30,7 @@ def engine() -> Iterator[PodmanEnv]:
 @pytest.fixture
 def podman(engine: PodmanEnv, cli: Command, tmp_path: Path) -> Iterator[PodmanEnv]:
     """Podman with the hook of this test's store installed; at the end nothing is mounted, on record or leased."""
-    cli.ok("hook", "install", tmp_path / "hooks")
+    cli.ok("hook", "install", "--force", tmp_path / "hooks")
     engine.hooks_dir = tmp_path / "hooks"
     cli.environment |= engine.for_stratum
     try:

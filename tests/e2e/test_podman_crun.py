@@ -27,7 +27,7 @@ def test_volumes_under_crun(cli: Command, tmp_path: Path) -> None:
     (tmp_path / "source" / "one").write_text("first\n")
     first = cli.ok("import", "--bare", tmp_path / "source", "app")
     hooks = tmp_path / "hooks"
-    cli.ok("hook", "install", hooks)
+    cli.ok("hook", "install", "--force", hooks)
     with PodmanEnv(runtime="crun", hooks_dir=hooks) as podman:
         run = '"$@" run --cgroups disabled --annotation stratum.dev/volume.a=app:/some/where'
         script = f"""\

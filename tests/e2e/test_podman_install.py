@@ -43,8 +43,8 @@ def test_podman_finds_an_installed_hook(cli: Command, tmp_path: Path) -> None:
     with PodmanEnv() as podman:
         output = in_private_etc(
             f"""\
-            {SCRIPT} hook install > written
-            {SCRIPT} hook install | cmp - written
+            {SCRIPT} hook install --force > written
+            {SCRIPT} hook install -f | cmp - written
             "$@" run --rm --annotation stratum.dev/volume.a=app:/data {podman.image} sh -c 'cat /data/one; >/data/new'
             {SCRIPT} hook uninstall | cmp - written
             find /etc/containers -type f | sort > after
@@ -67,7 +67,7 @@ def test_the_directories_that_podman_read_before_are_kept(cli: Command, tmp_path
             f"""\
             mkdir -p /etc/containers/containers.conf.d
             printf '[engine]\\nhooks_dir = ["/srv/own hooks"]\\n' > /etc/containers/containers.conf.d/10-own.conf
-            {SCRIPT} hook install > /dev/null
+            {SCRIPT} hook install --force > /dev/null
             env -i PATH="$PATH" HOME=/root podman --help | grep -o '(default .*hooks.*'
             {SCRIPT} hook uninstall > /dev/null
             env -i PATH="$PATH" HOME=/root podman --help | grep -o '(default .*hooks.*'
@@ -85,7 +85,7 @@ def test_a_setting_that_wins_over_ours_is_told(cli: Command, tmp_path: Path) -> 
             f"""\
             mkdir -p /etc/containers/containers.conf.d
             printf '[engine]\\nhooks_dir = ["/srv/own"]\\n' > /etc/containers/containers.conf.d/zz-own.conf
-            {SCRIPT} hook install 2>&1 || echo "exit $?"
+            {SCRIPT} hook install --force 2>&1 || echo "exit $?"
             ls /etc/containers/containers.conf.d
             """,
             tmp_path,
@@ -103,14 +103,14 @@ def test_the_doctor_says_what_is_missing_and_then_that_all_is_well(cli: Command,
             {SCRIPT} hook doctor 2>&1 || echo "exit $?"
             mkdir empty
             {SCRIPT} import --bare empty app > /dev/null
-            {SCRIPT} hook install > /dev/null
+            {SCRIPT} hook install --force > /dev/null
             {SCRIPT} hook doctor
             sed -i 's/"timeout": 900/"timeout": 5/' /etc/containers/oci/hooks.d/stratum-poststop.json
             {SCRIPT} hook doctor 2>&1 || echo "exit $?"
-            {SCRIPT} hook install > /dev/null
+            {SCRIPT} hook install --force > /dev/null
             sed -i 's,dev/",dev/volume",' /etc/containers/oci/hooks.d/stratum-poststop.json
             {SCRIPT} hook doctor 2>&1 || echo "exit $?"
-            {SCRIPT} hook install > /dev/null
+            {SCRIPT} hook install --force > /dev/null
             chmod o+w /etc/containers/oci/hooks.d/stratum-poststop.json
             {SCRIPT} hook doctor 2>&1 || echo "exit $?"
             """,

@@ -34,7 +34,7 @@ def engine() -> Iterator[PodmanEnv]:
 @pytest.fixture
 def podman(engine: PodmanEnv, cli: Command, tmp_path: Path) -> Iterator[PodmanEnv]:
     """Podman with the hook of this test's store, and a store with ``app:v1``, ``app:v2`` and ``app+dev`` on v1."""
-    cli.ok("hook", "install", tmp_path / "hooks")
+    cli.ok("hook", "install", "--force", tmp_path / "hooks")
     engine.hooks_dir = tmp_path / "hooks"
     cli.environment |= engine.for_stratum
     for number in ("1", "2"):
@@ -266,7 +266,7 @@ def test_a_pause_that_fails_now_and_then_is_tried_again(cli: Command, tmp_path: 
     runtime = tmp_path / "runtime"
     runtime.write_text(BUSY)
     runtime.chmod(0o755)
-    cli.ok("hook", "install", tmp_path / "hooks")
+    cli.ok("hook", "install", "--force", tmp_path / "hooks")
     with PodmanEnv(runtime=str(runtime), hooks_dir=tmp_path / "hooks") as podman:
         cli.environment |= podman.for_stratum
         start(podman, ref="app")

@@ -75,7 +75,7 @@ def mount_lines() -> list[str]:
 @pytest.fixture
 def podman(cli: Command, tmp_path: Path) -> Iterator[PodmanEnv]:
     with PodmanEnv() as environment:
-        cli.ok("hook", "install", tmp_path / "hooks")
+        cli.ok("hook", "install", "--force", tmp_path / "hooks")
         environment.hooks_dir = tmp_path / "hooks"
         cli.environment |= environment.for_stratum
         yield environment

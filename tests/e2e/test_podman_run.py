@@ -27,7 +27,7 @@ def engine() -> Iterator[PodmanEnv]:
 @pytest.fixture
 def podman(engine: PodmanEnv, cli: Command, tmp_path: Path) -> Iterator[PodmanEnv]:
     """Podman with the hook of this test's store, which has ``app:latest`` with one file."""
-    cli.ok("hook", "install", tmp_path / "hooks")
+    cli.ok("hook", "install", "--force", tmp_path / "hooks")
     engine.read_hooks_from(tmp_path / "hooks")
     cli.environment |= engine.for_stratum
     source = tmp_path / "source"

@@ -36,7 +36,7 @@ def test_users_that_podman_chooses(cli: Command, tmp_path: Path) -> None:
     source.mkdir()
     (source / "one").write_text("first\n")
     cli.ok("import", "--bare", source, "app")
-    cli.ok("hook", "install", tmp_path / "hooks")
+    cli.ok("hook", "install", "--force", tmp_path / "hooks")
     ranges = tmp_path / "subid"
     ranges.write_text("containers:2147483647:2147483648\n")
     with PodmanEnv(hooks_dir=tmp_path / "hooks") as podman:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import stratum
-from stratum.config import load_config
+from stratum.config import Config, load_config
 from stratum.errors import ConflictError, NotFoundError, StratumError, UnsupportedError
 from stratum.frozen import replace
 from stratum.hook.install import HOOK_PATH, install, uninstall
@@ -20,9 +21,14 @@ from stratum.hook.install import HOOK_PATH, install, uninstall
 CONFIG = load_config({})
 
 
+def put(directory: Path, config: Config = CONFIG) -> list[Path]:
+    """Install the hook, wherever the tests themselves are installed."""
+    return install(directory, config, force=True)
+
+
 def test_what_is_written(tmp_path: Path) -> None:
     directory = tmp_path / "a" / "hooks.d"
-    paths = install(directory, CONFIG)
+    paths = put(directory)
     assert [path.name for path in paths] == ["stratum-createruntime.json", "stratum-poststop.json"]
     assert sorted(directory.iterdir()) == paths
     for path, stage in zip(paths, ("createRuntime", "poststop"), strict=True):
@@ -43,7 +49,7 @@ def test_what_is_written(tmp_path: Path) -> None:
 
 def test_settings_that_are_not_the_defaults_are_in_the_environment(tmp_path: Path) -> None:
     config = replace(CONFIG, store=Path("/srv/store"), runtime_dir=Path("/run/other"))
-    for path in install(tmp_path, config):
+    for path in put(tmp_path, config):
         environment = json.loads(path.read_text())["hook"]["env"]
         assert environment[1:] == ["STRATUM_STORE=/srv/store", "STRATUM_RUNTIME_DIR=/run/other"]
 
@@ -51,8 +57,8 @@ def test_settings_that_are_not_the_defaults_are_in_the_environment(tmp_path: Pat
 def test_again_and_away(tmp_path: Path) -> None:
     other = tmp_path / "other.json"
     other.write_text("{}")
-    first = install(tmp_path, CONFIG)
-    assert install(tmp_path, CONFIG) == first
+    first = put(tmp_path)
+    assert put(tmp_path) == first
     assert uninstall(tmp_path) == first
     assert uninstall(tmp_path) == []
     assert list(tmp_path.iterdir()) == [other]
@@ -63,7 +69,7 @@ def test_a_file_of_somebody_else_is_left_alone(tmp_path: Path, text: str) -> Non
     taken = tmp_path / "stratum-poststop.json"
     taken.write_text(text)
     with pytest.raises(ConflictError, match="was not written by"):
-        install(tmp_path, CONFIG)
+        put(tmp_path)
     with pytest.raises(ConflictError, match="was not written by"):
         uninstall(tmp_path)
     assert taken.read_text() == text
@@ -73,7 +79,7 @@ def test_a_file_of_somebody_else_is_left_alone(tmp_path: Path, text: str) -> Non
 def test_where_it_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StratumError, match="cannot install the hook"):
-        install(tmp_path / "file", CONFIG)
+        put(tmp_path / "file")
     with pytest.raises(NotFoundError, match="there is no directory"):
         uninstall(tmp_path / "nothing")
 
@@ -83,7 +89,7 @@ def test_an_interpreter_that_cannot_run_the_hook(tmp_path: Path, monkeypatch: py
     bare.symlink_to(Path(sys.executable).resolve())
     monkeypatch.setattr(sys, "executable", str(bare))
     with pytest.raises(UnsupportedError, match="cannot load stratum"):
-        install(tmp_path / "hooks", CONFIG)
+        put(tmp_path / "hooks")
     assert not (tmp_path / "hooks").exists()
 
 
@@ -93,8 +99,9 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     place = tmp_path / "installation"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", place], check=True)
     packages = next((place / "lib").glob("python*/site-packages"))
-    ours = next(path for path in sys.path if path.endswith("site-packages"))
-    (packages / "own.pth").write_text(f"{Path(stratum.__file__).parents[1]}\n{ours}\n")
+    shutil.copytree(Path(stratum.__file__).parent, packages / "stratum", ignore=shutil.ignore_patterns("__pycache__"))
+    for path in (packages / "stratum").rglob("*"):
+        path.chmod(path.stat().st_mode & ~0o022)
     monkeypatch.setattr(sys, "executable", str(place / "bin" / "python"))
     return place
 
@@ -142,7 +149,7 @@ def test_a_directory_by_a_symlink_or_relative(tmp_path: Path, monkeypatch: pytes
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
     monkeypatch.chdir(tmp_path)
-    written = install(Path("link"), CONFIG)
+    written = put(Path("link"))
     assert all(path.is_absolute() for path in written)
     assert {path.name for path in (tmp_path / "real").iterdir()} == {path.name for path in written}
     assert (tmp_path / "link").is_symlink()
@@ -151,9 +158,9 @@ def test_a_directory_by_a_symlink_or_relative(tmp_path: Path, monkeypatch: pytes
 
 
 def test_a_half_installed_hook_is_completed_and_removed(tmp_path: Path) -> None:
-    first, second = install(tmp_path / "hooks", CONFIG)
+    first, second = put(tmp_path / "hooks")
     first.unlink()
-    assert install(tmp_path / "hooks", CONFIG) == [first, second]
+    assert put(tmp_path / "hooks") == [first, second]
     second.unlink()
     assert uninstall(tmp_path / "hooks") == [first]
     assert uninstall(tmp_path / "hooks") == []

@@ -82,7 +82,8 @@ def start_container(stage: Stage, resources: ExitStack) -> PodmanEnv:
     stage.step("Start a container on the worktree")
     hooks = stage.directory / "hooks"
     hooks.mkdir()
-    stage.stratum("hook", "install", hooks)
+    # A clone may belong to somebody else than root; this hook goes away with the demo.
+    stage.stratum("hook", "install", "--force", hooks)
     podman = resources.enter_context(PodmanEnv(runtime=_runtime(), hooks_dir=hooks, address_space=ADDRESS_SPACE))
     arguments = ["--detach", "--name", CONTAINER, "--annotation", "stratum.dev/volume.data=demo+work:/data"]
     arguments += [podman.image, "sh", "-c", WAIT_FOR_STOP]
