@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -39,14 +40,15 @@ def mount_kept(
     if record is None:
         record = mount(session, text, mountpoint, read_only=read_only)
     if not keep:
-        boot_mounts.forget(record.mountpoint)
+        forget(session, lambda kept: (kept.mountpoint, kept.ref) == (str(place), record.ref))
         return record
     try:
         # A tag or commit is read-only by itself.
         boot_mounts.set(record.ref, place, read_only=read_only)
     except BaseException:
         if made:
-            unmount(session, record.mountpoint, lazy=True)
+            with suppress(StratumError):  # the first error is the one to tell
+                unmount(session, record.mountpoint, lazy=True)
         raise
     return record
 
@@ -169,6 +171,14 @@ def forget_removed(session: Session, ref: Ref) -> list[str]:
     if ref.bare:
         return forget(session, lambda record: record.parsed().name == ref.name and not record.parsed().bare)
     return forget(session, lambda record: record.ref == str(ref))
+
+
+def rename(session: Session, old: str, new: str) -> None:
+    """Have the places of the tag ``old`` show the tag ``new``, which it was renamed to."""
+    for record in session.store.boot_mounts.scan()[0]:
+        if record.ref == old:
+            place = Path(record.mountpoint)
+            session.store.boot_mounts.set(new, place, read_only=record.read_only, replacing=old)
 
 
 def forget(session: Session, which: Callable[[BootMount], bool]) -> list[str]:

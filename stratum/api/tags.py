@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stratum.api.bootmounts import forget_removed
+from stratum.api.bootmounts import forget_removed, rename
 from stratum.api.session import Session
 from stratum.api.worktrees import refuse_mounted, remove_worktree
 from stratum.errors import UsageError
@@ -51,6 +51,7 @@ def tag(session: Session, source: str, new: str, *, move: bool = False, force: b
             store.tags.pin(name, tags={new_tag})
         store.tags.remove(*old_tag, expected=commit, why=f"renamed to {name}:{new_tag}", unpin=True)
         removed = ":".join(old_tag)
+        rename(session, removed, f"{name}:{new_tag}")
     return Tagged(f"{name}:{new_tag}", commit, previous, removed)
 
 

@@ -173,6 +173,19 @@ def test_what_is_removed_is_not_mounted_any_more(machine: Machine, cli: Command)
     assert records(cli) == []
 
 
+def test_a_renamed_tag_comes_back_by_its_new_name(machine: Machine, cli: Command) -> None:
+    cli.ok("tag", "app:latest", "old")
+    machine.boot("mkdir t; stratum mount --persist app:old t")
+    cli.ok("tag", "--move", "app:old", "new")
+    assert machine.boot("stratum mount --all > /dev/null; cat t/file").stdout == "from the stratum"
+    assert cli.json("status", "app")[0]["at_boot"] == [{"ref": "app:new", "mountpoint": f"{machine.directory}/t"}]
+
+
+def test_the_record_of_another_ref_is_not_taken_off(machine: Machine, cli: Command) -> None:
+    machine.boot("mkdir t; stratum mount --persist app t; stratum unmount t; stratum mount --no-persist app:latest t")
+    assert len(records(cli)) == 1
+
+
 def test_gc_keeps_a_commit_that_is_mounted_by_hash(machine: Machine, cli: Command) -> None:
     commit = cli.ok("tag", "app:latest", "same", "--format", "json")
     commit = json.loads(commit)["commit"]
