@@ -21,7 +21,7 @@ DIGEST_SIZE: Final = 32
 _DESCRIPTOR = struct.Struct("<BBBB4xQ32s32x32x144x")
 _EMPTY_ROOT = bytes(DIGEST_SIZE)
 _ZERO_BLOCK = bytes(BLOCK_SIZE)
-_ZERO_RUN = 8192  # blocks of zeros appended in one step
+_FANOUT = BLOCK_SIZE // DIGEST_SIZE
 
 
 def _descriptor_digest(size: int, root: bytes) -> bytes:
@@ -72,11 +72,21 @@ class VerityHasher:
         head = min(-self._size % BLOCK_SIZE, count)
         self.update(_ZERO_BLOCK[:head])
         blocks, tail = divmod(count - head, BLOCK_SIZE)
-        digest = sha256(_ZERO_BLOCK).digest()
-        for start in range(0, blocks, _ZERO_RUN):
-            self._add(0, digest * min(_ZERO_RUN, blocks - start))
+        self._add_equal(0, sha256(_ZERO_BLOCK).digest(), blocks)
         self._size += blocks * BLOCK_SIZE
         self.update(_ZERO_BLOCK[:tail])
+
+    def _add_equal(self, level: int, digest: bytes, count: int) -> None:
+        """Append ``count`` equal digests to a level: the blocks that they fill alone are equal, too."""
+        begun = len(self._levels[level]) // DIGEST_SIZE
+        head = min(-begun % _FANOUT, count)
+        self._add(level, digest * head)
+        blocks, tail = divmod(count - head, _FANOUT)
+        if blocks:
+            if level + 1 == len(self._levels):
+                self._levels.append(bytearray())
+            self._add_equal(level + 1, sha256(digest * _FANOUT).digest(), blocks)
+        self._add(level, digest * tail)
 
     def _add(self, level: int, digests: bytes) -> None:
         """Append digests to a level, and the digests of the blocks that they fill to the level above."""

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import os
 
 from stratum.composefs.verity import VerityHasher
 from stratum.sys.atomic import write_all
+from stratum.sys.holes import next_data
 
 CHUNK = 1 << 20
-
-
-def is_sparse(info: os.stat_result) -> bool:
-    """Whether a regular file occupies less than its size, so that looking for holes pays."""
-    return info.st_blocks * 512 < info.st_size
 
 
 def copy_hashed(source: int, target: int | None, size: int, *, sparse: bool) -> tuple[bytes, int]:
@@ -66,11 +61,7 @@ def _read(source: int, buffer: memoryview, offset: int) -> int:
 
 
 def _next_data(fd: int, offset: int, size: int) -> tuple[int, int]:
-    """(start, end) of the first data at or after ``offset``; (size, size) where only a hole is left."""
     try:
-        start = min(os.lseek(fd, offset, os.SEEK_DATA), size)
-        return start, min(os.lseek(fd, start, os.SEEK_HOLE), size)
+        return next_data(fd, offset, size)
     except OSError as exc:
-        if exc.errno == errno.ENXIO:
-            return size, size
         raise SourceError(exc) from None

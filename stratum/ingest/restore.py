@@ -29,10 +29,11 @@ from stratum.errors import ConflictError, DamagedError, ExistsError, NotFoundErr
 from stratum.frozen import frozen
 from stratum.ingest.alike import find_alike
 from stratum.ingest.attributes import stored_xattrs
-from stratum.ingest.copying import SourceError, copy_hashed, is_sparse
+from stratum.ingest.copying import SourceError, copy_hashed
 from stratum.ingest.dirstack import OPEN_DIRECTORY, DirectoryStack
 from stratum.store.objects import Objects
 from stratum.sys.atomic import write_all
+from stratum.sys.holes import is_sparse
 from stratum.sys.syscalls import (
     RENAME_NOREPLACE,
     RESOLVE_BENEATH,

@@ -19,8 +19,9 @@ import time
 from collections.abc import Sequence
 
 from stratum.composefs.verity import verity_digest
-from stratum.ingest.copying import SourceError, copy_hashed, is_sparse
+from stratum.ingest.copying import SourceError, copy_hashed
 from stratum.sys.atomic import write_all
+from stratum.sys.holes import is_sparse
 from stratum.sys.xattrs import read_xattrs
 from stratum.tree.model import INLINE_MAX, Xattrs, object_path
 

@@ -92,7 +92,8 @@ class _Hasher:
 
     def read(self, directory: int, path: bytes, files: Sequence[Pending]) -> None:
         """Hash files that ``read_upperdir`` hands over open."""
-        from stratum.ingest.copying import SourceError, copy_hashed, is_sparse
+        from stratum.ingest.copying import SourceError, copy_hashed
+        from stratum.sys.holes import is_sparse
 
         for file in files:
             size, node = file.info.st_size, file.node

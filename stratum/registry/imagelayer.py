@@ -15,6 +15,7 @@ from typing import BinaryIO
 
 from stratum.composefs.verity import VerityHasher
 from stratum.errors import DamagedError, UnsupportedError
+from stratum.sys.holes import sparse_pieces, zeros
 from stratum.tree import overlay, tarheader
 from stratum.tree.model import Directory, File, Inode, Special, Symlink, Whiteout, Xattrs, walk
 
@@ -119,11 +120,15 @@ def _content(file: File, open_object: Callable[[bytes], BinaryIO]) -> Iterator[b
         return
     hasher, left = VerityHasher(), file.size
     with open_object(file.digest) as source:
-        while piece := source.read(min(_READ, left + 1)):
-            left -= len(piece)
+        for piece in sparse_pieces(source, file.size, _READ):
+            left -= piece if isinstance(piece, int) else len(piece)
             if left < 0:
                 break
-            hasher.update(piece)
-            yield piece
+            if isinstance(piece, int):
+                hasher.update_zeros(piece)
+                yield from zeros(piece, _READ)
+            else:
+                hasher.update(piece)
+                yield piece
     if left or hasher.digest() != file.digest:
         raise DamagedError(f"object {file.digest.hex()} does not match its digest", hint="run 'stratum fsck'")

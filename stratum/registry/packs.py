@@ -24,14 +24,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple, cast
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from stratum.composefs.verity import VerityHasher
 from stratum.errors import DamagedError
+from stratum.sys.holes import sparse_pieces, zeros
 from stratum.tree.model import object_path
 
 if TYPE_CHECKING:
-    from pyzstd import SeekableZstdFile
+    from pyzstd import ZstdCompressor
 
 FRAME_SIZE = 1 << 20
 """Bytes of the archive in one zstd frame."""
@@ -186,7 +187,6 @@ class PackWriter:
         self._members = tuple(members)
         self._open_object = open_object
         self._frames: list[tuple[int, int]] = []
-        self._compressed = _Collector()
 
     @property
     def index(self) -> PackIndex:
@@ -194,26 +194,28 @@ class PackWriter:
 
     def pieces(self) -> Iterator[bytes]:
         """The pack's bytes, a frame at a time. ``DamagedError`` where an object is not what its name says."""
-        from pyzstd import SeekableZstdFile
+        from pyzstd import ZstdCompressor
 
-        file = SeekableZstdFile(cast("BinaryIO", self._compressed), "w", level_or_option=_options())
+        compressor = ZstdCompressor(_options())
+        empty, of_zeros = bytes(FRAME_SIZE), b""  # most of a sparse file is one frame again and again
         buffer = bytearray()
         for piece in self._archive():
             buffer += piece
             while len(buffer) >= FRAME_SIZE:
-                yield self._frame(file, bytes(buffer[:FRAME_SIZE]))
+                data = bytes(buffer[:FRAME_SIZE])
                 del buffer[:FRAME_SIZE]
+                if data == empty:
+                    of_zeros = of_zeros or _frame(compressor, empty)
+                    yield self._count(of_zeros, FRAME_SIZE)
+                else:
+                    yield self._count(_frame(compressor, data), FRAME_SIZE)
         if buffer:
-            yield self._frame(file, bytes(buffer))
-        file.close()
-        yield self._compressed.take()
+            yield self._count(_frame(compressor, bytes(buffer)), len(buffer))
+        yield seek_table(self._frames)
 
-    def _frame(self, file: SeekableZstdFile, data: bytes) -> bytes:
-        file.write(data)
-        file.flush(file.FLUSH_FRAME)
-        compressed = self._compressed.take()
-        self._frames.append((len(compressed), len(data)))
-        return compressed
+    def _count(self, frame: bytes, size: int) -> bytes:
+        self._frames.append((len(frame), size))
+        return frame
 
     def _archive(self) -> Iterator[bytes]:
         for member in self._members:
@@ -226,12 +228,16 @@ class PackWriter:
         hasher = VerityHasher()
         left = member.size
         with self._open_object(member.digest) as file:
-            while piece := file.read(min(FRAME_SIZE, left + 1)):
-                left -= len(piece)
+            for piece in sparse_pieces(file, member.size, FRAME_SIZE):
+                left -= piece if isinstance(piece, int) else len(piece)
                 if left < 0:
                     break
-                hash_piece(hasher, piece)
-                yield piece
+                if isinstance(piece, int):
+                    hasher.update_zeros(piece)
+                    yield from zeros(piece, FRAME_SIZE)
+                else:
+                    hash_piece(hasher, piece)
+                    yield piece
         if left or hasher.digest() != member.digest:
             raise DamagedError(f"object {member.digest.hex()} does not match its digest", hint="run 'stratum fsck'")
 
@@ -245,21 +251,9 @@ def hash_piece(hasher: VerityHasher, piece: bytes) -> bool:
     return False
 
 
-class _Collector:
-    """The file object that SeekableZstdFile writes to."""
-
-    def __init__(self) -> None:
-        self._pieces: list[bytes] = []
-
-    def write(self, data: bytes) -> int:
-        self._pieces.append(data)
-        return len(data)
-
-    def take(self) -> bytes:
-        """What was written since the last time."""
-        data = b"".join(self._pieces)
-        self._pieces.clear()
-        return data
+def _frame(compressor: ZstdCompressor, data: bytes) -> bytes:
+    """One frame; it does not tell the size of what it holds, as the seekable format does that."""
+    return compressor.compress(data) + compressor.flush(compressor.FLUSH_FRAME)
 
 
 def write_index(index: PackIndex) -> bytes:

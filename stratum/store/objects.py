@@ -76,9 +76,14 @@ class Objects:
         return fd
 
     def verify(self, digest: bytes, expected: int | None = None) -> int:
-        """Read the whole object and compare it with its name; its size. ``DamagedError`` where they differ, and, before
-        anything is read, where it has not the ``expected`` size."""
+        """Read the whole object, but for its holes, and compare it with its name; its size.
+
+        ``DamagedError`` where they differ, and, before anything is read, where it has not the ``expected`` size.
+        """
+        from io import FileIO
+
         from stratum.composefs.verity import VerityHasher
+        from stratum.sys.holes import sparse_pieces
 
         hasher, size = VerityHasher(), 0
         fd = self.open(digest)
@@ -86,9 +91,14 @@ class Objects:
             found = os.fstat(fd).st_size
             if expected is not None and found != expected:
                 raise DamagedError(f"object {digest.hex()} has {found} bytes instead of {expected}")
-            while chunk := os.read(fd, _CHUNK):
-                hasher.update(chunk)
-                size += len(chunk)
+            with FileIO(fd, closefd=False) as file:
+                for piece in sparse_pieces(file, found, _CHUNK):
+                    if isinstance(piece, int):
+                        hasher.update_zeros(piece)
+                        size += piece
+                    else:
+                        hasher.update(piece)
+                        size += len(piece)
         except OSError as exc:
             raise storage_error(exc, f"read object {digest.hex()}") from None
         finally:

@@ -6,7 +6,7 @@ import hashlib
 import struct
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stratum.composefs.verity import BLOCK_SIZE, VerityHasher, verity_digest
@@ -113,3 +113,18 @@ def test_a_large_hole() -> None:
     hasher.update(b"head")
     hasher.update_zeros((LEAVES * LEAVES + 3) * BLOCK_SIZE + 5)
     assert hasher.hexdigest() == plain_digest(b"head" + bytes((LEAVES * LEAVES + 3) * BLOCK_SIZE + 5))
+
+
+@settings(max_examples=30)
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 70), st.integers(0, 5000)), max_size=6))
+def test_runs_of_zeros_are_as_if_they_were_fed(runs: list[tuple[bool, int, int]]) -> None:
+    plain, quick = VerityHasher(), VerityHasher()
+    for zeros, blocks, rest in runs:
+        size = blocks * 33 * BLOCK_SIZE + rest
+        piece = (b"\0" if zeros else b"\1") * size
+        plain.update(piece)
+        if zeros:
+            quick.update_zeros(size)
+        else:
+            quick.update(piece)
+        assert quick.digest() == plain.digest()
