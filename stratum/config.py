@@ -149,12 +149,22 @@ def _pairs(text: str, key: str) -> dict[str, str]:
     """HOST[:PORT] -> URL. ``UsageError`` where something is neither."""
     found = {}
     for pair in filter(None, map(str.strip, text.split(","))):
-        host, mark, url = pair.partition("=")
-        scheme, _, rest = url.strip().partition("://")
-        if not host.strip() or not mark or scheme not in ("http", "https") or not rest.strip("/") or "@" in rest:
+        host, _, url = map(str.strip, pair.partition("="))
+        if not host or not _is_url(url):
             raise UsageError(f"{key}: {pair!a} does not name a registry and a URL", hint=_PAIR)
-        found[host.strip().lower()] = url.strip()
+        found[host.lower()] = url
     return found
+
+
+def _is_url(text: str) -> bool:
+    from urllib.parse import urlsplit  # hardly anybody has this setting
+
+    try:
+        parts = urlsplit(text)
+        port = parts.port  # or its error
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.username is None and port != 0
 
 
 _PAIR = 'write it as token_realms = { "registry.example.com" = "https://gitlab.example.com" }'

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import stat
 
-from stratum.ingest.copying import SourceError, copy_hashed, is_sparse
+from stratum.ingest.copying import SourceError, copy_hashed
+from stratum.sys.holes import is_sparse
 from stratum.tree.model import File, Inode, Symlink
 
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC

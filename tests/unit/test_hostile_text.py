@@ -25,6 +25,7 @@ from stratum.hook.policy import parse_policy
 from stratum.mount.record import record_from_json
 from stratum.refs import parse_ref
 from stratum.registry.artifact import read_manifest
+from stratum.registry.challenge import read_challenges
 from stratum.registry.imageindex import LAYOUT_VERSION, check_version, digest_of_tag, read_entries, tags_of
 from stratum.registry.packs import compress, read_index
 from stratum.registry.target import parse_target
@@ -110,6 +111,14 @@ PARSERS: dict[str, tuple[Callable[[bytes], object], bytes]] = {
     "foreign-dump": (lambda data: write_dump(read_foreign_dump(data).root), DUMP),
     "lazy-dump": (lambda data: write_dump(open_dump(data)), DUMP),
     "tar": (read_whole_tar, TAR),
+    "challenge": (
+        lambda data: read_challenges([text(data)]),
+        b'Basic a="b", Bearer realm="https://h/t",service="s\\""',
+    ),
+    "token-realms": (
+        lambda data: load_config({"STRATUM_TOKEN_REALMS": text(data)}),
+        b"example.org:5000=https://example.org/token,b=http://[::1]:1",
+    ),
     "url": (lambda data: origin(text(data)), b"https://[::1]:5000/v2/?a=b"),
 }
 
@@ -198,7 +207,11 @@ def test_a_mount_record_is_one_or_is_refused(key: str, value: object) -> None:
 
 
 @settings(max_examples=100)
-@given(st.dictionaries(st.sampled_from(["store", "jobs", "registry", "insecure_registries", "unknown"]), json_values))
+@given(
+    st.dictionaries(
+        st.sampled_from(["store", "jobs", "registry", "insecure_registries", "token_realms", "x"]), json_values
+    )
+)
 def test_settings_from_a_file(values: dict[str, object]) -> None:
     from stratum import config, toml
 
