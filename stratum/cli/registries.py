@@ -26,7 +26,8 @@ def login(
 
     They are kept where podman, skopeo and docker find them, too: in the file that has an entry for the registry
     already, else in $REGISTRY_AUTH_FILE, else in ~/.config/containers/auth.json. HOST defaults to the 'registry' of the
-    configuration. A password is never an argument: other users could read it in the list of processes.
+    configuration. A password is never an argument: other users could read it in the list of processes. It is sent to
+    the registry only; where its tokens come from another host, the configuration has to name that ('token_realms').
     """
     from stratum.api.remotes import login as run
     from stratum.api.remotes import registry_or_default

@@ -7,7 +7,8 @@ before something failed stay in the store, and what has arrived of a pack stays 
 when this process is killed: another try fetches the rest only.
 
 What is in the store already is not fetched, but the artifact has to list it: a tree alone gives nobody what it names.
-Where the store has what others may not see (``isolated``), all is fetched.
+Where the store has what others may not see (``isolated``), all is fetched, unless a pull of that kind has fetched this
+very commit from this very repository before.
 
 The registry takes its time, so the store is not locked while it does. The transaction tells garbage collections what
 it needs (``Transaction.need``), be it there already or still to come, and they keep that. At the end, with the store
@@ -62,6 +63,9 @@ _PUBLISH_SECONDS = 10.0
 
 _STORE_WAIT = 300.0
 """Seconds to wait for the store at the end: there is more to lose than for a verb that only begins."""
+
+_WHOLE = "whole"
+"""Key of a commit's origin: true where everything of it came from there."""
 
 _ROUNDS = 5
 """How often what disappeared from the store meanwhile is fetched again."""
@@ -226,8 +230,9 @@ class _Pull:
         config = self._fetch(self._manifest.config)
         meta = self._meta = CommitMeta.from_toml(config, f"the metadata of {self._where}")
         self._timestamp = self._check_metadata(meta)
+        fresh = self._isolated and not self._came_from_here(meta.metadata_hash)
         with ThreadPoolExecutor(WORKERS) as pool:
-            dump, found = None if self._isolated else self._known_tree(meta.metadata_hash), meta.metadata_hash
+            dump, found = None if fresh else self._known_tree(meta.metadata_hash), meta.metadata_hash
             if dump is None:
                 dump, found = join_tree(pool.map(self._fetch, self._manifest.trees), self._where)
             self._root = self._check_tree(dump, found, meta)
@@ -236,7 +241,7 @@ class _Pull:
         self._check_listed()
         with self._store.locks.store():
             self._tx.need(self._objects)
-            self._missing = self._objects if self._isolated else self._lacking()
+            self._missing = self._objects if fresh else self._lacking()
 
     def fetch(self) -> None:
         """Fetch the objects that are missing, and give them their places in the store."""
@@ -251,12 +256,15 @@ class _Pull:
     def write(self) -> PullResult:
         """Make the commit."""
         meta = self._meta
+        origin: dict[str, object] = {"kind": self._kind, "reference": self._where, "manifest": self._manifest_digest}
+        if self._isolated:
+            origin[_WHOLE] = True
         self._store.commits.write(
             self._tx,
             self._root,
             parent=meta.parent_commit,
             message=meta.message,
-            origin={"kind": self._kind, "reference": self._where, "manifest": self._manifest_digest},
+            origin=origin,
             timestamp=self._timestamp,
         )
         self._record_ancestors(meta.metadata_hash)
@@ -269,6 +277,17 @@ class _Pull:
 
         told = Recorded(self._manifest.ancestors, self._manifest.whole)
         Ancestry(self._store).record(self._tx, commit, told)
+
+    def _came_from_here(self, commit: str) -> bool:
+        """Whether the store has the commit because an isolated pull fetched all of it from this repository."""
+        if not self._store.commits.exists(commit):
+            return False
+        try:
+            origin = self._store.commits.meta(commit).origin or {}
+        except NotFoundError:
+            return False
+        here, reference = f"{self._remote.target.host}/{self._remote.target.repository}", str(origin.get("reference"))
+        return origin.get(_WHOLE) is True and reference.startswith((f"{here}:", f"{here}@"))
 
     def _known_tree(self, commit: str) -> Dump | None:
         """The dump of a commit that the store has; None where it has not, or not any more."""

@@ -222,17 +222,40 @@ def asked_for_pack(registry: HostileRegistry, artifact: Artifact) -> bool:
     return any(path.endswith(name) for _, path, _ in registry.seen)
 
 
+def asked_for_tree(registry: HostileRegistry, artifact: Artifact) -> bool:
+    name = hashlib.sha256(artifact.trees[0]).hexdigest()
+    return any(path.endswith(name) for _, path, _ in registry.seen)
+
+
 def test_an_isolated_pull_takes_nothing_from_the_store(artifact: Artifact, tmp_path: Path) -> None:
     store = Store.create(tmp_path / "store")
     with HostileRegistry(artifact) as registry:
         pull(store, parse_target(registry.target), ACCESS)
-    for isolated in (False, True):
+    for isolated in (False, True, True):
         with HostileRegistry(artifact) as registry:
             done = pull(store, parse_target(registry.target), ACCESS, isolated=isolated)
         assert done.commit == artifact.original.commit
         assert asked_for_pack(registry, artifact) == isolated
-        tree = hashlib.sha256(artifact.trees[0]).hexdigest()
-        assert any(path.endswith(tree) for _, path, _ in registry.seen) == isolated
+        assert asked_for_tree(registry, artifact) == isolated
     check(store)
     with HostileRegistry(without_packs(artifact)) as registry, pytest.raises(DamagedError, match="none of its packs"):
         pull(store, parse_target(registry.target), ACCESS, isolated=True)
+
+
+def test_an_isolated_pull_of_what_came_whole_from_the_same_repository(artifact: Artifact, tmp_path: Path) -> None:
+    store = Store.create(tmp_path / "store")
+    with HostileRegistry(artifact) as registry:
+        for repository, fetched in (("team/app:v1", True), ("team/app:v1", False), ("team/ap:v1", True)):
+            registry.seen.clear()
+            pull(store, parse_target(f"{registry.host}/{repository}"), ACCESS, isolated=True)
+            assert asked_for_pack(registry, artifact) == fetched
+            assert asked_for_tree(registry, artifact) == fetched
+        registry.seen.clear()
+        for digest, _ in store.objects.list():
+            store.objects.path(digest).unlink()
+        pull(store, parse_target(registry.target), ACCESS, isolated=True)
+        assert asked_for_pack(registry, artifact)
+    with HostileRegistry(artifact) as elsewhere:
+        pull(store, parse_target(elsewhere.target), ACCESS, isolated=True)
+        assert asked_for_pack(elsewhere, artifact)
+    check(store)
