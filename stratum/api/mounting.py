@@ -70,9 +70,11 @@ def made_mountpoint(path: Path | None) -> Iterator[None]:
     if path is not None and not os.path.lexists(path):
         try:
             path.mkdir()
-        except FileNotFoundError:
+        except FileNotFoundError as exc:
             import shlex
 
+            if path.parent.exists():  # of a file system that takes no directories, such as proc
+                raise StratumError(f"cannot make the mountpoint {path}: {os_error_text(exc)}") from None
             raise NotFoundError(
                 f"{path.parent} does not exist", hint=f"make it first: mkdir -p {shlex.quote(str(path.parent))}"
             ) from None

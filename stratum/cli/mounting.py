@@ -114,10 +114,19 @@ def unmount(app: App, target: str, forget: bool) -> None:
 
         records, forgotten = unmount_and_forget(app.session, target, warn=app.out.warn)
     else:
-        from stratum.api.bootmounts import is_kept
         from stratum.api.mounting import unmount as run
 
         records, forgotten = run(app.session, target, warn=app.out.warn), []
+    from stratum.api.bootmounts import is_kept
+
+    if app.out.json:
+        app.out.object(
+            [
+                {"ref": r.ref, "mountpoint": r.mountpoint, "persistent": is_kept(app.session, r.mountpoint)}
+                for r in records
+            ]
+        )
+        return
     for record in records:
         app.out.note(f"{record.ref} is no longer mounted at {safe(record.mountpoint)}")
         if not forget and is_kept(app.session, record.mountpoint):

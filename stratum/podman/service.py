@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 SYSTEM_SOCKET = Path("/run/podman/podman.sock")
 
 _PATIENCE = 30.0
-_REAPER = 'read -r _; kill "$1"; rm -rf -- "$2"'
+_REAPER = 'read -r _; kill -- "-$1"; rm -rf -- "$2"'
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,8 @@ def _private_service(runtime_dir: Path, environment: Mapping[str, str]) -> Itera
     """The URL of a Podman service that runs for the block.
 
     A shell waits for the end of its input, which comes with the end of the block or of this process, however that
-    ends; it stops the service and removes the socket's directory.
+    ends; it stops the service, with its whole process group, as Podman without root starts itself a second time, and
+    removes the socket's directory.
     """
     program = shutil.which("podman", path=environment.get("PATH"))
     if program is None:

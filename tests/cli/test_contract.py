@@ -192,3 +192,17 @@ def test_a_missing_directory_is_not_found(cli: Command, app: Path, tmp_path: Pat
         done = cli(*args)
         assert (done.code, "missing" in done.stderr) == (3, True)
     assert not there.parent.exists()
+
+
+@pytest.mark.root
+def test_unmount_tells_programs_what_it_unmounted(cli: Command, app: Path, tmp_path: Path) -> None:
+    (tmp_path / "mnt").mkdir()
+    cli.ok("mount", "app:latest", tmp_path / "mnt")
+    code, out, err = cli("--format", "json", "unmount", tmp_path / "mnt")
+    assert (code, json.loads(out), err) == (0, [{"ref": "app:latest", "mountpoint": str(tmp_path / "mnt")}], "")
+
+
+@pytest.mark.root
+def test_a_mountpoint_that_cannot_be_made(cli: Command, app: Path) -> None:
+    code, _, err = cli("mount", "app:latest", "/proc/stratum")
+    assert (code, err) == (1, "error: cannot make the mountpoint /proc/stratum: No such file or directory\n")
