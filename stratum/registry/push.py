@@ -210,7 +210,8 @@ class _Push:
         with ThreadPoolExecutor(WORKERS) as pool:
             trees = list(tree_blobs(dump))
             plan = self._plan(base, objects, pool) if base is not None else self._mounted(objects, trees, pool)
-            if present is not None and base is present[0] and not plan.members and _same_tree(base, self._meta, trees):
+            same = present is not None and base is present[0] and _same_tree(base, self._meta, trees)
+            if present is not None and base is not None and same and told and not plan.members:
                 return self._result(present[1], len(base.blobs) + 1)
             packs = plan_packs(plan.members)
             self._total = sum(member.size for member in plan.members)

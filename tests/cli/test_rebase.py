@@ -13,7 +13,7 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from stratum.api import transfer, worktrees
+from stratum.api import maintenance, transfer, worktrees
 from stratum.api.commits import commit_worktree, read_worktree
 from stratum.api.rebasing import RebaseConflictError, rebase
 from stratum.api.session import Session
@@ -210,6 +210,7 @@ sides = st.integers(0, 1)
 edits = st.tuples(st.just("edit"), sides, st.sampled_from(PATHS), st.sampled_from(["", "0", "1", "2"]))
 commits = st.tuples(st.just("commit"), sides, st.none(), st.none())
 rebases = st.tuples(st.just("rebase"), sides, st.sampled_from(["ours", "theirs"]), st.none())
+collections = st.tuples(st.just("collect"), sides, st.none(), st.none())
 losses = st.tuples(st.just("lose"), sides, st.none(), st.none())
 
 
@@ -277,6 +278,8 @@ class Histories:
             self.known(made, host)
         elif what == "lose":
             self.lose(host)
+        elif what == "collect":
+            maintenance.gc(host.session, maintenance.retention(age="0", history="0"))
         else:
             self.rebase(side, first)
 
@@ -377,6 +380,21 @@ def test_nor_where_commits_are_missing(steps: list[tuple[str, int, str | None, s
         one, two = Host(root, "one"), Host(root, "two")
         two.session = one.session
         histories = start((one, two))
+        for step in steps:
+            histories.operate(*step)
+    finally:
+        shutil.rmtree(root)
+
+
+@settings(max_examples=10, phases=[Phase.generate])
+@given(st.lists(edits | edits | commits | collections | rebases, min_size=6, max_size=20))
+def test_nor_where_older_commits_were_collected(steps: list[tuple[str, int, str | None, str | None]]) -> None:
+    root = Path(tempfile.mkdtemp(prefix="stratum-test-"))
+    try:
+        one, two = Host(root, "one"), Host(root, "two")
+        two.session = one.session
+        histories = start((one, two))
+        one.session.store.tags.remove("x", "c0")
         for step in steps:
             histories.operate(*step)
     finally:

@@ -21,6 +21,8 @@ from stratum.store.ancestry import (
     spanning,
     write_ancestors,
 )
+from stratum.store.fsck import check
+from stratum.store.repair import repair
 from tests.support.stores import directory, file
 
 hashes = st.binary(min_size=32, max_size=32).map(bytes.hex)
@@ -169,3 +171,20 @@ def test_a_gap_is_spanned_up_to_what_stays(store: Store) -> None:
     ancestry = Ancestry(store)
     assert spanning(ancestry, made[5], {made[4], made[3]}) == Recorded((made[4], made[3], made[2]))
     assert spanning(ancestry, made[2], {made[1], made[0]}) == Recorded((made[1], made[0]), True)
+
+
+def test_damage_is_found_and_put_aside(store: Store) -> None:
+    made = chain(store, range(2))
+    record(store, made[0], ["f" * 64])
+    path = store.layout.commit(made[0]) / ANCESTORS
+    assert check(store).damage == []
+    path.write_bytes(path.read_bytes().replace(b"f", b"e"))
+    with pytest.raises(DamagedError, match="is damaged"):
+        Ancestry(store).lineage(made[1])
+    findings = check(store).findings
+    assert [(finding.kind, finding.path) for finding in findings] == [("ancestors", f"commits/{made[0]}/ancestors")]
+    with store.locks.store(exclusive=True):
+        repair(store, findings)
+    assert findings[0].repair == "put into quarantine"
+    assert check(store).damage == []
+    assert list(Ancestry(store).lineage(made[1]).distance) == made[::-1]
