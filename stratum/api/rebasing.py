@@ -22,11 +22,12 @@ from stratum.api.session import Session
 from stratum.api.settling import settle, store_worktree
 from stratum.api.switching import Switched, refuse_unreachable, replace_worktree, worktree_of
 from stratum.errors import ConflictError
-from stratum.frozen import frozen, replace
+from stratum.frozen import replace
 from stratum.refs import parse_ref
+from stratum.store.ancestry import Ancestry
 
 if TYPE_CHECKING:
-    from stratum.store import Store, Transaction
+    from stratum.store import Transaction
     from stratum.store.worktrees import Worktree
     from stratum.tree.model import Directory
 
@@ -44,14 +45,6 @@ class RebaseConflictError(ConflictError):
         super().__init__(message, hint=hint)
         self.worktree = worktree
         self.conflicts = conflicts
-
-
-@frozen
-class Ground:
-    """What a rebase compares both sides with: the commits that may be the right ground, one where it is ``sure``."""
-
-    commits: tuple[str, ...]
-    sure: bool
 
 
 def rebase(
@@ -99,7 +92,7 @@ class _Rebasing:
         self._commit = commit
         self._onto = onto
         self._prefer = prefer
-        self._ground = find_ground(session.store, tree, commit)
+        self._ground = Ancestry(session.store).ground(tree.commit, tree.forked_from, commit)
         self._base = session.store.commits.tree(tree.base_commit)
         self._new = session.store.commits.tree(commit)
         self.conflicts: list[bytes] = []
@@ -151,23 +144,6 @@ class _Rebasing:
             worktree=str(self._tree),
             conflicts=paths,
         )
-
-
-def find_ground(store: Store, tree: Worktree, commit: str) -> Ground:
-    """What to compare the worktree and ``commit`` with. All of its commits are in the store."""
-    from stratum.store.ancestry import Ancestry
-
-    ancestry = Ancestry(store)
-    head, fork = tree.commit, tree.forked_from
-    meeting = ancestry.meeting(head, commit)
-    if not meeting.sure:
-        candidates = dict.fromkeys((fork, head, *filter(ancestry.has, meeting.commits)))
-        return Ground(tuple(candidates), sure=False)
-    if not meeting.commits:
-        return Ground((fork,), sure=True)
-    (met,) = meeting.commits
-    began_later = fork != met != head and ancestry.descends(head, fork) and ancestry.descends(fork, met)
-    return Ground((fork if began_later else met,), sure=True)
 
 
 def _shown(path: bytes) -> str:

@@ -20,6 +20,7 @@ from typing import Any
 
 from stratum.errors import DamagedError, StratumError, UnsupportedError
 from stratum.refs import is_hash
+from stratum.store.lineage import ANCESTORS_MAX
 
 MANIFEST_MEDIA_TYPE = "application/vnd.oci.image.manifest.v1+json"
 INDEX_OF_MANIFESTS_MEDIA_TYPE = "application/vnd.oci.image.index.v1+json"
@@ -34,8 +35,6 @@ TITLE_ANNOTATION = "org.opencontainers.image.title"
 COMMIT_ANNOTATION = "dev.stratum.commit"
 PARENT_ANNOTATION = "dev.stratum.parent"
 ANCESTORS_ANNOTATION = "dev.stratum.ancestors"
-ANCESTORS_MAX = 1000
-"""No manifest names more ancestors."""
 
 MANIFEST_MAX = 4 << 20
 """Largest manifest read or written, in bytes: what registries accept everywhere."""

@@ -273,7 +273,8 @@ class _Pull:
 
     def _record_ancestors(self, commit: str) -> None:
         """Keep what the artifact tells of the commit's history, also of one that was here before."""
-        from stratum.store.ancestry import Ancestry, Recorded
+        from stratum.store.ancestry import Ancestry
+        from stratum.store.lineage import Recorded
 
         told = Recorded(self._manifest.ancestors, self._manifest.whole)
         Ancestry(self._store).record(self._tx, commit, told)

@@ -9,62 +9,30 @@ parent was collected, ``commits/<hash>/ancestors`` goes on, written by the pull 
     check HEX             SHA-256 of everything before this line
 
 All of this is what the first writers said and proves nothing. Equal trees are one commit, so a commit can have several
-histories, and even be its own ancestor: whatever looks here never goes the same way twice. What is listed are ancestors
-of the one commit, whose order among themselves says only which are nearer.
+histories, and even be its own ancestor (``store.lineage``). What is listed are ancestors of the one commit; their order
+says only which are nearer.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
 from hashlib import sha256
-from heapq import heappop, heappush
 from typing import TYPE_CHECKING
 
 from stratum.errors import DamagedError
-from stratum.frozen import frozen
 from stratum.store.layout import storage_error
+from stratum.store.lineage import ANCESTORS_MAX, Lineages, Recorded
 
 if TYPE_CHECKING:
     from stratum.store.store import Store
     from stratum.store.transaction import Transaction
 
 ANCESTORS = "ancestors"
-ANCESTORS_MAX = 1000
 _HEAD = b"stratum-ancestors 1\n"
 _FORM = re.compile(rb"(?:[0-9a-f]{64}\n){1,%d}(?:end\n)?" % ANCESTORS_MAX)
 _CHECK = b"check "
 _FILE_MAX = 128 << 10
-
-
-@frozen
-class Recorded:
-    """Ancestors of one commit, nearest first. ``whole``: the last one has no parent."""
-
-    ancestors: tuple[str, ...] = ()
-    whole: bool = False
-
-
 NOTHING = Recorded()
-
-
-@frozen
-class Lineage:
-    """A commit and its ancestors, ``distance`` by ID, nearest first. ``whole``: there are no others."""
-
-    distance: dict[str, int]
-    whole: bool
-
-
-@frozen
-class Meeting:
-    """What two commits have in common: the common ancestors (or the one itself) that are no ancestors of another such.
-
-    ``sure``: the histories of both are known as far as it takes to say so.
-    """
-
-    commits: tuple[str, ...]
-    sure: bool
 
 
 def write_ancestors(recorded: Recorded) -> bytes:
@@ -84,7 +52,7 @@ def read_ancestors(data: bytes, where: str) -> Recorded:
     return Recorded(tuple(lines), True) if last == "end" else Recorded((*lines, last))
 
 
-class Ancestry:
+class Ancestry(Lineages):
     """The ancestors of the commits of one store, each read once. For one verb: it sees no later change."""
 
     def __init__(self, store: Store) -> None:
@@ -92,7 +60,6 @@ class Ancestry:
         self._steps: dict[str, Recorded] = {}
 
     def has(self, commit: str) -> bool:
-        """Whether the store has this commit."""
         return self._store.commits.exists(commit)
 
     def recorded(self, commit: str) -> Recorded:
@@ -109,10 +76,7 @@ class Ancestry:
         return read_ancestors(data, str(path))
 
     def known(self, commit: str) -> Recorded:
-        """The nearest ancestors of a commit of this store: its parent, then what is recorded.
-
-        ``whole`` tells that whatever is farther is an ancestor of one of them that the store has, or is not at all.
-        """
+        """Of a commit of this store: its parent, then what is recorded. ``NotFoundError``, ``DamagedError``."""
         found = self._steps.get(commit)
         if found is None:
             found = self._steps[commit] = self._known(commit)
@@ -129,58 +93,6 @@ class Ancestry:
         gap = [other for other in ((parent,) if parent else ()) + recorded.ancestors[-1:] if not self.has(other)]
         whole = not gap or recorded.whole or any(self.has(other) for other in recorded.ancestors)
         return Recorded(tuple(other for other in found if other != commit), whole)
-
-    def lineage(
-        self, commit: str, *, until: str | None = None, limit: int | None = None, beyond: Collection[str] | None = None
-    ) -> Lineage:
-        """The commit and its ancestors; none behind ``until``, nor behind one that is not in ``beyond`` (where given),
-        nor more than ``limit``."""
-        distance: dict[str, int] = {}
-        queue, whole = [(0, commit)], True
-        while queue:
-            steps, current = heappop(queue)
-            if current in distance:
-                continue
-            if limit is not None and len(distance) == limit:
-                return Lineage(distance, False)
-            distance[current] = steps
-            if current == until:
-                return Lineage(distance, False)
-            stop = beyond is not None and current != commit and current not in beyond
-            if stop or not self.has(current):
-                continue
-            known = self.known(current)
-            whole = whole and known.whole
-            for number, other in enumerate(known.ancestors, steps + 1):
-                if other not in distance:
-                    heappush(queue, (number, other))
-        return Lineage(distance, whole)
-
-    def descends(self, commit: str, ancestor: str) -> bool:
-        """Whether ``ancestor`` is the commit itself or one of its ancestors, as far as is known."""
-        return ancestor in self.lineage(commit, until=ancestor).distance
-
-    def meeting(self, ours: str, theirs: str) -> Meeting:
-        """Where the histories of two commits meet.
-
-        Where each is said to descend from the other, ``theirs`` is taken to be the later one.
-        """
-        if self.descends(theirs, ours):
-            return Meeting((ours,), True)
-        if self.descends(ours, theirs):
-            return Meeting((theirs,), True)
-        left, right = self.lineage(ours), self.lineage(theirs)
-        common = [commit for commit in right.distance if commit in left.distance]
-        nearest: list[str] = []
-        behind: set[str] = set()
-        for commit in common:
-            if commit not in behind:
-                nearest.append(commit)
-                behind.update(other for other in self.lineage(commit).distance if other != commit)
-        nearest = [commit for commit in nearest if commit not in behind] or nearest
-        if not nearest:
-            return Meeting((), left.whole and right.whole)
-        return Meeting(tuple(nearest), len(nearest) == 1 and self.has(nearest[0]))
 
     def to_send(self, commit: str) -> Recorded:
         """What goes with the commit to another store: its nearest ancestors, at most ``ANCESTORS_MAX``."""
@@ -212,12 +124,3 @@ def _joined(told: Recorded, before: Recorded) -> Recorded:
     ancestors = tuple(dict.fromkeys((*told.ancestors, *before.ancestors)))
     whole = told.whole and (before.whole or not before.ancestors or set(before.ancestors) <= set(told.ancestors))
     return Recorded(ancestors[:ANCESTORS_MAX], whole and len(ancestors) <= ANCESTORS_MAX)
-
-
-def spanning(ancestry: Ancestry, commit: str, going: Collection[str]) -> Recorded:
-    """What is to be recorded with a commit that stays while those ``going`` leave the store: its nearest ancestors, up
-    to the first ones that stay, so that its history goes on behind the gap."""
-    found = ancestry.lineage(commit, limit=ANCESTORS_MAX + 1, beyond=going)
-    ancestors = tuple(found.distance)[1:]
-    stay = any(other not in going and ancestry.has(other) for other in ancestors)
-    return Recorded(ancestors, found.whole and bool(ancestors) and not stay)

@@ -9,9 +9,10 @@ from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple
 
 from stratum.errors import DamagedError
-from stratum.store.ancestry import Ancestry, spanning
+from stratum.store.ancestry import Ancestry
 from stratum.store.clock import utc_now
 from stratum.store.layout import NoSpaceError
+from stratum.store.lineage import spanning
 from stratum.store.pins import read_pins
 from stratum.store.retention import DatedTag, Retention, parse_time, retained, thin_tags
 

@@ -25,7 +25,8 @@ from stratum.api import importing, worktrees
 from stratum.api.session import Session
 from stratum.cli.main import run
 from stratum.config import load_config
-from stratum.store.ancestry import Ancestry, Recorded
+from stratum.store.ancestry import Ancestry
+from stratum.store.lineage import Recorded
 from stratum.store.reflog import parse_entry
 from stratum.store.worktrees import Lease
 from tests.support.reading import READING

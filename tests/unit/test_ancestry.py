@@ -11,17 +11,9 @@ from hypothesis import strategies as st
 
 from stratum.errors import DamagedError
 from stratum.store import Store
-from stratum.store.ancestry import (
-    ANCESTORS,
-    ANCESTORS_MAX,
-    Ancestry,
-    Meeting,
-    Recorded,
-    read_ancestors,
-    spanning,
-    write_ancestors,
-)
+from stratum.store.ancestry import ANCESTORS, Ancestry, read_ancestors, write_ancestors
 from stratum.store.fsck import check
+from stratum.store.lineage import ANCESTORS_MAX, Meeting, Recorded, spanning
 from stratum.store.repair import repair
 from tests.support.stores import directory, file
 

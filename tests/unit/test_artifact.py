@@ -18,7 +18,6 @@ from stratum.errors import DamagedError, StratumError, UnsupportedError, UsageEr
 from stratum.registry import packs, treeblobs
 from stratum.registry.artifact import (
     ANCESTORS_ANNOTATION,
-    ANCESTORS_MAX,
     CONFIG_MEDIA_TYPE,
     INDEX_MEDIA_TYPE,
     MANIFEST_MAX,
@@ -33,6 +32,7 @@ from stratum.registry.artifact import (
 from stratum.registry.packs import Member, PackIndex
 from stratum.registry.reuse import SMALL_PACKS_MAX, BasePack, plan_reuse
 from stratum.registry.target import is_loopback, parse_target
+from stratum.store.lineage import ANCESTORS_MAX
 from stratum.tree.digest import merkle_summary, metadata_hash
 from stratum.tree.dump import write_dump
 from stratum.tree.model import Directory, File
