@@ -199,7 +199,8 @@ def test_unmount_tells_programs_what_it_unmounted(cli: Command, app: Path, tmp_p
     (tmp_path / "mnt").mkdir()
     cli.ok("mount", "app:latest", tmp_path / "mnt")
     code, out, err = cli("--format", "json", "unmount", tmp_path / "mnt")
-    assert (code, json.loads(out), err) == (0, [{"ref": "app:latest", "mountpoint": str(tmp_path / "mnt")}], "")
+    done = {"ref": "app:latest", "mountpoint": str(tmp_path / "mnt"), "persistent": False}
+    assert (code, json.loads(out), err) == (0, [done], "")
 
 
 @pytest.mark.root
