@@ -48,8 +48,7 @@ def compare_upperdir(
     has at its path is not read, and has no content.
 
     With ``at_a_glance``, a large file that has the size and metadata of one in ``trees`` is taken to be that one, so
-    the cost does not grow with the bytes; it need not be, where a program set its time back or writes through a
-    mapping.
+    the cost does not grow with the bytes. It need not be: a program may have set its time back.
     """
     check_mark(upperdir.parent)
     reader = RememberingReader(_Hasher(), objects, upperdir)
