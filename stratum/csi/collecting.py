@@ -1,10 +1,11 @@
 """Garbage collection by the driver: what volumes no longer use makes room without anybody's asking.
 
-Only the driver's own strata are looked after: those that it pulls into, and that of empty volumes. In these
+Mostly the driver's own strata are looked after: those that it pulls into, and that of empty volumes. In these
 
 - what was pulled and began no volume for ``pulled_age``, and is in no volume now, loses its tag; a stratum without
   tags, worktrees and recent commits of pods goes as a whole,
-- history that is older than ``reflog_age`` is dropped, so that volumes that come and go leave nothing.
+- history that is older than ``reflog_age`` is dropped, so that volumes that come and go leave nothing. Of other strata
+  just that goes which tells that an inline volume came or went; what its pod committed there stays.
 
 Then garbage is collected as ``stratum gc`` does it (``store.gc``): what a tag, a worktree, a mount or recent history
 names stays, and of other strata the history of 30 days. It may be cut short anywhere, and waits for pulls and pushes
@@ -14,6 +15,7 @@ that are under way; where they last, it comes again soon.
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import time
 from contextlib import suppress
@@ -27,6 +29,7 @@ from stratum.csi.records import PullRecord
 from stratum.errors import BusyError, ConflictError, StratumError
 from stratum.frozen import frozen
 from stratum.store.clock import utc_now
+from stratum.store.reflog import ReflogEntry
 from stratum.store.retention import Retention
 from stratum.store.trimming import trim
 
@@ -39,6 +42,7 @@ FIRST = timedelta(minutes=10)
 AGAIN = timedelta(minutes=5)
 """So is the next one where the store was busy."""
 
+_INLINE = re.compile(r"inline-[0-9a-f]{40}")
 _log = logging.getLogger(__name__)
 
 
@@ -109,8 +113,18 @@ def _forget(driver: Driver, rules: Rules) -> None:
         if len(unused) < len(pulls) or not store.namespaces.exists(name):
             for pull in unused:
                 driver.pulls.remove(pull.key)
-    if store.namespaces.exists(EMPTY_STRATUM):
-        trim(store, EMPTY_STRATUM, before)
+    pulled = {record.stratum for record in records}
+    for name in store.names():
+        if name == EMPTY_STRATUM:
+            trim(store, name, before)
+        elif name not in pulled:
+            trim(store, name, before, only=_is_passing)
+
+
+def _is_passing(entry: ReflogEntry) -> bool:
+    """Whether the entry tells that an inline volume's worktree was made or removed."""
+    moved = entry.old is not None and entry.new is not None
+    return entry.kind == "worktree" and not moved and _INLINE.fullmatch(entry.which) is not None
 
 
 def _drop_tags(driver: Driver, unused: list[PullRecord], needed: set[str]) -> None:

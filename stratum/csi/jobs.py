@@ -54,7 +54,7 @@ class Lane:
 INLINE = Lane("pulls for inline volumes", 8, 3)
 PROVISIONING = Lane("pulls and lookups", 6, 4)
 PUSHING = Lane("pushes", 4, 2)
-LOCAL = Lane("commits", 8, 4)
+LOCAL = Lane("commits", 12, 8)
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,11 @@ QUICK_THREADS = 8
 ENDING_THREADS = 24
 """The same for calls that take something away. They wait for nobody's pull, so that pods can end."""
 
-_ENDING = {"NodeUnpublishVolume", "NodeUnstageVolume", "DeleteVolume", "DeleteSnapshot", "NodeGetVolumeStats"}
+LOOKING_THREADS = 8
+"""The same for calls that count what is in volumes."""
+
+_ENDING = {"NodeUnpublishVolume", "NodeUnstageVolume", "DeleteVolume", "DeleteSnapshot"}
+_LOOKING = {"NodeGetVolumeStats", "ListVolumes", "ControllerGetVolume", "GetCapacity"}
 
 SOCKET_PATH_MAX = 107
 
@@ -134,11 +138,14 @@ class _Pools:
         self.calls = ThreadPoolExecutor(THREADS, thread_name_prefix="call")
         self._quick = ThreadPoolExecutor(QUICK_THREADS, thread_name_prefix="quick")
         self._ending = ThreadPoolExecutor(ENDING_THREADS, thread_name_prefix="ending")
+        self._looking = ThreadPoolExecutor(LOOKING_THREADS, thread_name_prefix="looking")
 
     def of(self, service: str, method: str) -> ThreadPoolExecutor:
         """The pool that a method's calls run in."""
         if service == "Identity" or method.endswith(("GetCapabilities", "GetInfo")):
             return self._quick
+        if method in _LOOKING:
+            return self._looking
         return self._ending if method in _ENDING else self.calls
 
 

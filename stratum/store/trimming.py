@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from stratum.store.store import Store
 
 
-def trim(store: Store, name: str, before: datetime) -> int:
-    """Drop the entries of stratum ``name`` from before ``before`` (timezone-aware); how many there were.
+def trim(store: Store, name: str, before: datetime, *, only: Callable[[ReflogEntry], bool] = lambda entry: True) -> int:
+    """Drop ``only`` such entries of stratum ``name`` as are from before ``before`` (timezone-aware); how many.
 
     What tells where a ref is now stays, and so does every line that is damaged. The commits that only the dropped
     entries mention are garbage afterwards. In one step: a crash leaves the old file or the new one.
@@ -22,13 +22,15 @@ def trim(store: Store, name: str, before: datetime) -> int:
         refs: list[Place] = [("tag", tag, commit) for tag, commit in store.tags.list(name).items()]
         refs += [("worktree", tree.worktree, tree.commit) for tree in store.worktrees.list(name)]
         lines = store.reflog.lines(name)
-        kept = trimmed(lines, before, refs)
+        kept = trimmed(lines, before, refs, only)
         if len(kept) < len(lines):
             tx.place_file(b"\n".join(kept), store.layout.reflog(name))
         return len(lines) - len(kept)
 
 
-def trimmed(lines: Sequence[bytes], before: datetime, refs: Iterable[Place]) -> list[bytes]:
+def trimmed(
+    lines: Sequence[bytes], before: datetime, refs: Iterable[Place], only: Callable[[ReflogEntry], bool]
+) -> list[bytes]:
     """The lines of a reflog that are kept. Pure."""
     entries = [parse_entry(line) for line in lines]
     needed: set[int] = set()
@@ -45,7 +47,7 @@ def trimmed(lines: Sequence[bytes], before: datetime, refs: Iterable[Place]) -> 
     return [
         line
         for number, (line, entry) in enumerate(zip(lines, entries, strict=True))
-        if entry is None or number in needed or not _is_before(entry, before)
+        if entry is None or number in needed or not only(entry) or not _is_before(entry, before)
     ]
 
 

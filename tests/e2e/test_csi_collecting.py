@@ -169,6 +169,26 @@ def test_history_that_is_not_the_drivers_stays_and_so_does_what_is_young(
         assert first
 
 
+def test_pods_leave_no_lines_in_the_history_of_a_stratum_of_the_node(
+    tmp_path: Path, runtime_dir: Path, registry: RegistryServer
+) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    with started(tmp_path, *AT_ONCE) as node:
+        node.cli.ok("import", "--bare", source, "tool")
+        node.cli.ok("worktree", "add", "tool+mine", "tool:latest")
+        for number in range(4):
+            target = node.publish("csi-1", "pod", inline("tool", commit="true"), staging_target_path="")
+            (target / "out").write_text(str(number))
+            node.unpublish("csi-1", "pod")
+        after_another_run(tmp_path)
+        lines = node.cli.json("log", "tool", "--reflog")
+        moves = [line for line in lines if line["ref"].startswith("tool+inline-") and line["old"] and line["new"]]
+        assert len(moves) == 4, "what pods committed is told"
+        assert len(lines) == len(moves) + 2, "and the tag and the worktree that are there"
+        node.cli.ok("fsck")
+
+
 def test_the_documented_way_to_make_room_at_once(tmp_path: Path, runtime_dir: Path, registry: RegistryServer) -> None:
     source = pushed(tmp_path, registry, "tool")
     with started(tmp_path) as node:
