@@ -42,7 +42,7 @@ class Bench:
     def podman(self) -> PodmanEnv:
         """A private Podman, made when it is first asked for, that has our hook."""
         if self._podman is None:
-            self._podman = self.opened.enter_context(PodmanEnv())
+            self._podman = self.opened.enter_context(PodmanEnv(address_space=None))
             hooks = self.directory / "hooks"
             self.ours.run("hook", "install", "--force", hooks)
             self._podman.hooks_dir = hooks
@@ -274,7 +274,7 @@ def _oci_pullers(bench: Bench, ours: str) -> list[Entrant]:
         bench.podman.podman(
             "push", "--tls-verify=false", "localhost/bench:latest", f"docker://{host}/bench/podman:latest"
         )
-        puller = bench.opened.enter_context(PodmanEnv())
+        puller = bench.opened.enter_context(PodmanEnv(address_space=None))
         command = [*puller.prefix, "pull", "--quiet", "--tls-verify=false", f"{host}/bench/podman:latest"]
         entrant = Entrant("podman", command, puller.environment)
         entrant.cleanup = lambda: void(puller.podman("rmi", f"{host}/bench/podman:latest"))

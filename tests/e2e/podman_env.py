@@ -53,12 +53,12 @@ BUSYBOX = Path("/usr/bin/busybox")
 class PodmanEnv:
     """One private Podman; ``image`` is a busybox image in it, ``hooks_dir`` (if set) is passed as ``--hooks-dir``.
 
-    The hooks in it get ``address_space`` bytes, as on a small machine.
+    The hooks in it get ``address_space`` bytes, as on a small machine, or as much as they like.
     ``environment`` and ``prefix`` (the command line up to the verb) serve programs that call Podman themselves.
     """
 
     def __init__(
-        self, *, runtime: str = "runc", hooks_dir: Path | None = None, address_space: int = ADDRESS_SPACE
+        self, *, runtime: str = "runc", hooks_dir: Path | None = None, address_space: int | None = ADDRESS_SPACE
     ) -> None:
         # Short, because Unix socket paths below it are limited to 108 bytes.
         self.directory = Path(tempfile.mkdtemp(prefix="stratum-podman."))
@@ -105,7 +105,7 @@ class PodmanEnv:
     @hooks_dir.setter
     def hooks_dir(self, directory: Path | None) -> None:
         self._hooks_dir = directory
-        if directory is not None:
+        if directory is not None and self._address_space is not None:
             limit_hooks(directory, self._address_space)
 
     @property
@@ -152,7 +152,8 @@ class PodmanEnv:
 
     def read_hooks_from(self, directory: Path) -> None:
         """Name ``directory`` in containers.conf: other than ``--hooks-dir``, that holds for restarts by Podman too."""
-        limit_hooks(directory, self._address_space)
+        if self._address_space is not None:
+            limit_hooks(directory, self._address_space)
         kept = [line for line in self._config.read_text("utf-8").splitlines() if not line.startswith("hooks_dir")]
         self._config.write_text("\n".join([*kept, f'hooks_dir = ["{directory}"]', ""]), "utf-8")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any, SupportsIndex
 
 import pytest
 from hypothesis import given, settings
@@ -181,3 +182,31 @@ def test_a_line_that_is_none_is_an_error_when_it_is_reached() -> None:
         _ = opened.children
     with pytest.raises(DamagedError):
         open_dump(b"")
+
+
+class CountedBytes(bytes):
+    """A dump that counts how much of it is copied to be compared."""
+
+    copied = 0
+
+    def __getitem__(self, key: SupportsIndex | slice) -> Any:
+        found = super().__getitem__(key)
+        if isinstance(found, bytes):
+            CountedBytes.copied += len(found)
+        return found
+
+
+@pytest.mark.parametrize("where", [0, 1, 1000, 2039, 2040])
+def test_a_change_deep_down_is_found_by_comparing_each_line_a_few_times(where: int) -> None:
+    def nested(changed: int) -> bytes:
+        tree = Directory(0o40755, 0, 0, 0, children={b"leaf": File(0o100644, 0, 0, changed == 2040)})
+        for depth in reversed(range(2040)):
+            beside: dict[bytes, Inode] = {b"a": File(0o100644, 0, 0, 0), b"z": File(0o100644, 0, 0, changed == depth)}
+            tree = Directory(0o40755, 0, 0, 0, children=beside | {b"d": tree})
+        return write_dump(tree)
+
+    CountedBytes.copied = 0
+    old, new = (open_dump(CountedBytes(nested(changed))) for changed in (-1, where))
+    (change,) = diff_trees(old, new)
+    assert change.path == b"/d" * where + (b"/leaf" if where == 2040 else b"/z")
+    assert CountedBytes.copied < 10 * len(source_of(old).dump)
