@@ -46,7 +46,7 @@ from stratum.registry.transport import (
     retry_after,
     shown,
 )
-from stratum.registry.uploading import BusyServerError, send_blob
+from stratum.registry.uploading import OCTETS, BusyServerError, send_blob
 
 _ACCEPT = (
     f"{MANIFEST_MEDIA_TYPE}, {INDEX_OF_MANIFESTS_MEDIA_TYPE};q=0.5, "
@@ -59,7 +59,6 @@ _API_HOSTS = {"docker.io": "registry-1.docker.io", "index.docker.io": "registry-
 _TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}")
 _TAG_PAGES_MAX = 200
 _ACTIONS = {"GET": "pull", "HEAD": "pull", "DELETE": "delete"}
-OCTETS = {"Content-Type": "application/octet-stream"}
 
 
 def scheme_for(target: Target, access: Access) -> str:
@@ -159,7 +158,7 @@ class RegistryClient(oras.provider.Registry):  # type: ignore[misc]  # oras has 
 
     def expect_in_upload(self, response: requests.Response, statuses: tuple[int, ...], doing: str) -> requests.Response:
         """As ``expect``; ``BusyServerError`` for what may work in a moment."""
-        if is_busy(response) and response.status_code not in statuses:
+        if is_busy(response):
             wait = retry_after(response, 0.0)
             words = self._transport.words(response)
             raise BusyServerError(f"cannot {doing}: the registry answered {words}", wait)
@@ -193,10 +192,16 @@ class RegistryClient(oras.provider.Registry):  # type: ignore[misc]  # oras has 
     # Reading
 
     def get_manifest(self, reference: str) -> tuple[bytes, str]:
-        doing = f"get the manifest of {self.target}"
-        response = self.do_request(self._url(self._container.manifest_url(reference)), headers={"Accept": _ACCEPT})
-        self.expect(response, (200,), doing)
-        data = b"".join(self._transport.body(response, MANIFEST_MAX, "a manifest"))
+        url, pace = self._url(self._container.manifest_url(reference)), self._transport.pace()
+        for last in (False, False, True):
+            response = self.do_request(url, headers={"Accept": _ACCEPT}, pace=pace)
+            self.expect(response, (200,), f"get the manifest of {self.target}")
+            try:
+                data = b"".join(self._transport.body(response, MANIFEST_MAX, "a manifest"))
+                break
+            except ConnectionCutError:
+                if last:
+                    raise
         digest = digest_of(data)
         said = response.headers.get("Docker-Content-Digest", digest)
         if digest != (reference if is_digest(reference) else said):

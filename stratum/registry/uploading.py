@@ -26,7 +26,7 @@ CHUNK = 16 << 20
 """Bytes sent in one request; a smaller blob is sent in one piece."""
 
 TRIES = 5
-_OCTETS = {"Content-Type": "application/octet-stream"}
+OCTETS = {"Content-Type": "application/octet-stream"}
 _RANGE = re.compile(r"(?:bytes=)?0-([0-9]{1,15})")
 
 
@@ -68,7 +68,7 @@ class _Session:
     def __init__(self, client: RegistryClient, place: str, doing: str) -> None:
         self._client = client
         self._doing = doing
-        response = client.do_request(place, "POST", data=b"", headers=dict(_OCTETS))
+        response = client.do_request(place, "POST", data=b"", headers=dict(OCTETS))
         client.expect_in_upload(response, (202,), doing)
         client.done(response)
         self._url = client.location(response, doing)
@@ -105,7 +105,7 @@ class _Session:
                 position = self._received()
 
     def _patch(self, chunk: bytes, position: int) -> None:
-        headers = {**_OCTETS, "Content-Range": f"{position}-{position + len(chunk) - 1}"}
+        headers = {**OCTETS, "Content-Range": f"{position}-{position + len(chunk) - 1}"}
         response = self._client.do_request(self._url, "PATCH", data=chunk, headers=headers)
         if response.status_code == 416:
             self._client.done(response)
@@ -126,7 +126,7 @@ class _Session:
     def _finish(self, blob: Descriptor, data: bytes) -> None:
         separator = "&" if urlsplit(self._url).query else "?"
         url = f"{self._url}{separator}{urlencode({'digest': blob.digest})}"
-        response = self._client.do_request(url, "PUT", data=data, headers=dict(_OCTETS))
+        response = self._client.do_request(url, "PUT", data=data, headers=dict(OCTETS))
         self._expect(response, (201, 202, 204), lost=(404, 416))
         if response.headers.get("Docker-Content-Digest", blob.digest) != blob.digest:
             raise DamagedError(f"cannot {self._doing}: the registry stored something else")

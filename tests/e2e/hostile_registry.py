@@ -21,7 +21,7 @@ from stratum.registry.target import parse_target
 from stratum.store import Store
 from tests.e2e.registry_artifacts import Artifact, assert_only_verified_objects
 
-ACCESS = Access(connect_timeout=2, read_timeout=2, patience=0.5, min_rate=1 << 20)
+ACCESS = Access(connect_timeout=5, read_timeout=5, patience=2, min_rate=1 << 19)
 
 Behaviour = Callable[["Handler"], bool]
 """Answers a request in its own way and returns True, or returns False for the usual answer."""

@@ -187,6 +187,22 @@ def test_reads_are_tried_again(artifact: Artifact, store: Store, number: int, st
         pull(store, parse_target(registry.target), replace(ACCESS, patience=30))
 
 
+def test_a_manifest_that_is_cut_is_asked_for_again(artifact: Artifact, store: Store) -> None:
+    cuts = [1, 2]
+
+    def cut(request: Handler) -> bool:
+        if "/manifests/" not in request.path or not cuts:
+            return False
+        cuts.pop()
+        request.wfile.write(rest_of(request, request.server.registry.manifest)[:100])
+        request.cut()
+        return True
+
+    with HostileRegistry(artifact, cut) as registry:
+        pull(store, parse_target(registry.target), ACCESS)
+    assert not cuts
+
+
 UNKNOWN = b'{"errors":[{"code":"BLOB_UPLOAD_UNKNOWN","message":"blob upload unknown to registry"}]}'
 SMALL = {"file": random.Random(1).randbytes(100_000)}
 LARGE = {"file": random.Random(2).randbytes(20 << 20)}
