@@ -52,11 +52,12 @@ def origin(url: str) -> tuple[str, str, int]:
     try:
         parts = urlsplit(url)
         port = parts.port or {"http": 80, "https": 443}[parts.scheme]
-        if not parts.hostname or parts.username is not None:
+        name = parts.hostname or ""
+        if not name or parts.username is not None or not all(c.isalnum() or c in "-._:" for c in name):
             raise ValueError(url)
     except (ValueError, KeyError):
         raise StratumError(f"the registry sent a URL that cannot be used: {shown(url)}") from None
-    return parts.scheme, parts.hostname, port
+    return parts.scheme, name, port
 
 
 def resolve(base: str, place: str) -> str:

@@ -100,7 +100,9 @@ def test_a_redirect_loop(artifact: Artifact, store: Store) -> None:
     assert "redirects more than" in refused(store, HostileRegistry(artifact, loop)).message
 
 
-@pytest.mark.parametrize("place", ["file:///etc/passwd", "ftp://host/x", "http://user:pw@host/", "http://[::1", "//"])
+@pytest.mark.parametrize(
+    "place", ["file:///etc/passwd", "ftp://host/x", "http://user:pw@host/", "http://[::1", "//", 'http://a", "b/']
+)
 def test_a_redirect_to_nonsense(artifact: Artifact, store: Store, place: str) -> None:
     def redirect(request: Handler) -> bool:
         request.send(302, b"", {"Location": place})

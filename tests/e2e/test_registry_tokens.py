@@ -146,6 +146,17 @@ def test_the_setting_is_read_and_named_where_it_is_missing(artifact: Artifact, c
         cli.ok("pull", registry.target, "app:x", env=environment)
 
 
+@pytest.mark.parametrize("realm", ["http://a', b = 'c/", "http://a b/", "http://a\x1b[31m/", "http://u@a/", "a", ""])
+def test_a_realm_that_is_no_url_gets_into_no_hint(artifact: Artifact, store: Store, realm: str) -> None:
+    registry = HostileRegistry(
+        artifact, lambda request: not request.send(401, b"", {"WWW-Authenticate": f'Bearer realm="{realm}"'})
+    )
+    error = refused(store, registry)
+    assert "cannot be used" in error.message
+    assert "\x1b" not in error.message
+    assert "token_realms" not in error.hint
+
+
 def test_a_login_that_was_not_tried_is_not_kept(artifact: Artifact, victim: HostileRegistry, tmp_path: Path) -> None:
     access = configured(tmp_path, {})
     with thief(artifact, victim) as registry:
