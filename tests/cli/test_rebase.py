@@ -205,10 +205,11 @@ def test_a_volume_that_moves_to_another_host_and_back(cli: Command, app: str, tm
 
 # --- any histories --------------------------------------------------------------------------------------------------
 
-PATHS = ("a", "b", "c")
+PATHS = ("a", "b")
 sides = st.integers(0, 1)
 edits = st.tuples(st.just("edit"), sides, st.sampled_from(PATHS), st.sampled_from(["", "0", "1", "2"]))
-commits = st.tuples(st.just("commit"), sides, st.none(), st.none())
+works = st.tuples(st.just("work"), sides, st.sampled_from(PATHS), st.sampled_from(["", "0", "1"]))
+"""An edit and its commit."""
 rebases = st.tuples(st.just("rebase"), sides, st.sampled_from(["ours", "theirs"]), st.none())
 collections = st.tuples(st.just("collect"), sides, st.none(), st.none())
 losses = st.tuples(st.just("lose"), sides, st.none(), st.none())
@@ -269,7 +270,10 @@ class Histories:
             assert first is not None
             assert second is not None
             host.edit(first, second)
-        elif what == "commit":
+        elif what == "work":
+            assert first is not None
+            assert second is not None
+            host.edit(first, second)
             self.number += 1  # every commit is another one, whatever the files hold
             host.edit(f"commit-of-{host.name}", str(self.number))
             before = host.head
@@ -356,7 +360,7 @@ def start(hosts: tuple[Host, Host]) -> Histories:
 
 
 @settings(max_examples=12, phases=[Phase.generate])
-@given(st.lists(edits | edits | commits | rebases, min_size=4, max_size=16))
+@given(st.lists(edits | works | works | rebases | rebases, min_size=10, max_size=20))
 def test_no_rebase_of_any_history_onto_any_other_brings_back_what_was_replaced(
     steps: list[tuple[str, int, str | None, str | None]],
 ) -> None:
@@ -373,7 +377,7 @@ def test_no_rebase_of_any_history_onto_any_other_brings_back_what_was_replaced(
 
 
 @settings(max_examples=10, phases=[Phase.generate])
-@given(st.lists(edits | edits | commits | losses | rebases, min_size=6, max_size=20))
+@given(st.lists(edits | works | works | losses | rebases | rebases, min_size=10, max_size=20))
 def test_nor_where_commits_are_missing(steps: list[tuple[str, int, str | None, str | None]]) -> None:
     root = Path(tempfile.mkdtemp(prefix="stratum-test-"))
     try:
@@ -387,7 +391,7 @@ def test_nor_where_commits_are_missing(steps: list[tuple[str, int, str | None, s
 
 
 @settings(max_examples=10, phases=[Phase.generate])
-@given(st.lists(edits | edits | commits | collections | rebases, min_size=6, max_size=20))
+@given(st.lists(edits | works | works | collections | rebases | rebases, min_size=10, max_size=20))
 def test_nor_where_older_commits_were_collected(steps: list[tuple[str, int, str | None, str | None]]) -> None:
     root = Path(tempfile.mkdtemp(prefix="stratum-test-"))
     try:
@@ -402,7 +406,7 @@ def test_nor_where_older_commits_were_collected(steps: list[tuple[str, int, str 
 
 
 @settings(max_examples=6, phases=[Phase.generate])
-@given(st.lists(edits | edits | commits | commits | rebases, min_size=6, max_size=16))
+@given(st.lists(edits | works | works | rebases | rebases, min_size=8, max_size=16))
 def test_nor_between_hosts_that_push_and_pull(steps: list[tuple[str, int, str | None, str | None]]) -> None:
     """Each side sends only the commit that the other is to rebase onto, by way of a layout."""
     root = Path(tempfile.mkdtemp(prefix="stratum-test-"))

@@ -68,12 +68,15 @@ def test_ancestors_and_meetings_are_those_of_the_graph(told: Told, first: int, s
 
 Files = dict[str, int]
 sides = st.integers(0, 1)
+contents = st.sampled_from([0, 1, None])
 steps = st.one_of(
-    st.tuples(st.just("edit"), sides, st.sampled_from("abc"), st.sampled_from([None, 0, 1, 2])),
-    st.tuples(st.just("commit"), sides, st.none(), st.none()),
+    st.tuples(st.just("edit"), sides, st.sampled_from("ab"), contents),
+    st.tuples(st.just("work"), sides, st.sampled_from("ab"), contents),  # an edit and its commit
+    st.tuples(st.just("work"), sides, st.sampled_from("ab"), contents),
     st.tuples(st.just("rebase"), sides, st.booleans(), st.none()),
-    st.tuples(st.just("lose"), sides, st.none(), numbers),
+    st.tuples(st.just("rebase"), sides, st.booleans(), st.none()),
 )
+losses = st.tuples(st.just("lose"), sides, st.none(), st.integers(0, 2))
 
 
 def tree(files: Files) -> Directory:
@@ -120,9 +123,10 @@ class World:
         side.head = name
 
     def lose(self, number: int) -> None:
+        """Lose the newest commit but ``number`` of those that no side is on."""
         needed = {commit for side in self.sides for commit in (side.head, side.fork)}
-        if str(number) in self.commits and str(number) not in needed:
-            self.gone.add(str(number))
+        candidates = [commit for commit in self.commits if commit not in needed and commit not in self.gone]
+        self.gone.update(candidates[::-1][number : number + 1])
 
     def rebase(self, side: Side, target: str, theirs: bool) -> None:
         told = Told(self.parents, frozenset(self.gone))
@@ -148,19 +152,19 @@ class World:
 
 
 @settings(max_examples=600)
-@given(st.lists(steps, max_size=30))
+@given(st.lists(steps, min_size=12, max_size=30) | st.lists(steps | losses, min_size=12, max_size=30))
 def test_no_history_of_two_sides_brings_back_what_was_replaced(
     done: list[tuple[str, int, str | bool | None, int | None]],
 ) -> None:
     world = World()
     for what, number, first, second in done:
         side, other = world.sides[number], world.sides[1 - number]
-        if what == "edit":
+        if what in ("edit", "work"):
             side.shows = {name: n for name, n in side.shows.items() if name != first}
             if second is not None:
                 side.shows[str(first)] = second
-        elif what == "commit":
-            world.commit(side)
+            if what == "work":
+                world.commit(side)
         elif what == "lose":
             world.lose(second or 0)
         else:
