@@ -33,6 +33,7 @@ from stratum.ingest.dirstack import OPEN_DIRECTORY, DirectoryStack
 from stratum.ingest.reader import Pending, source_error
 from stratum.ingest.staging import open_source
 from stratum.ingest.upper_lower import damaged, lower_entry
+from stratum.sys.copymark import check_mark
 from stratum.sys.xattrs import read_fd_xattrs
 from stratum.tree import overlay
 from stratum.tree.limits import refuse_long_path
@@ -71,8 +72,11 @@ def read_upperdir(
     ``overlay.USER_PREFIX`` for an upperdir of a mount with ``userxattr``.
 
     ``DamagedError`` where the upperdir does not fit ``base``, ``ConflictError`` where directories are moved while they
-    are read, ``StratumError`` with the kernel's words where something cannot be read.
+    are read, ``StratumError`` with the kernel's words where something cannot be read. A path that is a copy without
+    attributes (``sys.copymark``) is a ``LostAttributesError``.
     """
+    if isinstance(upper, Path):
+        check_mark(upper.parent)
     try:
         root = os.open(b".", OPEN_DIRECTORY, dir_fd=upper) if isinstance(upper, int) else os.open(upper, OPEN_DIRECTORY)
     except OSError as exc:

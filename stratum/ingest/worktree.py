@@ -11,7 +11,6 @@ from stratum.ingest.remembered import REMEMBERED_MIN, RememberingReader
 from stratum.ingest.upperdir import ContentReader, Warn, read_upperdir
 from stratum.store.objects import Objects
 from stratum.store.transaction import Transaction
-from stratum.sys.copymark import check_mark
 from stratum.tree.model import INLINE_MAX, Directory, File, lookup
 
 
@@ -25,7 +24,6 @@ def store_upperdir(
     this process may use. Raises what reading raises, and ``StratumError`` in the kernel's words where the store cannot
     be written.
     """
-    check_mark(upperdir.parent)
     with FileReader(tx, objects, jobs=jobs or len(os.sched_getaffinity(0))) as reader:
         remembering = RememberingReader(reader, objects, upperdir)
         root = read_upperdir(base, upperdir, remembering, warn=warn)
@@ -37,7 +35,6 @@ def store_upperdir(
 
 def hash_upperdir(objects: Objects, base: Directory, upperdir: Path, warn: Warn) -> Directory:
     """The same tree without storing anything: contents are only hashed."""
-    check_mark(upperdir.parent)
     return read_upperdir(base, upperdir, RememberingReader(_Hasher(), objects, upperdir), warn=warn)
 
 
@@ -50,7 +47,6 @@ def compare_upperdir(
     With ``at_a_glance``, a large file that has the size and metadata of one in ``trees`` is taken to be that one, so
     the cost does not grow with the bytes. It need not be: a program may have set its time back.
     """
-    check_mark(upperdir.parent)
     reader = RememberingReader(_Hasher(), objects, upperdir)
     return read_upperdir(base, upperdir, _AlikeOnly(reader, trees, at_a_glance))
 

@@ -282,6 +282,7 @@ LINE = re.compile(
     + rb" ((?:0|-?[1-9][0-9]{0,18})\.(?:0|[1-9][0-9]{0,8})) ([!-~]+) ([!-~]+) ([!-~]+)(?: ([ -~]+))?\n"
 )
 _XATTR_CACHE = 4096
+_XATTR_CACHE_SIZE = 1 << 23
 
 # The most frequent line, from the name on: a file with an object, one name, and neither extended attributes nor escapes
 # in its name. What is captured: name, size, all from mode to device number, seconds, nanoseconds, digest.
@@ -327,6 +328,7 @@ class InodeReader:
     def __init__(self) -> None:
         self._modes: dict[bytes, tuple[int, int]] = {}
         self._xattrs: dict[bytes, Xattrs] = {}
+        self._xattrs_size = 0  # of their texts
 
     def read(self, fields: tuple[bytes, ...]) -> Inode:
         """The inode of a line, from the groups of ``LINE``; ``DamagedError`` without saying which line."""
@@ -374,8 +376,10 @@ class InodeReader:
             raise DamagedError("has an escape that is not in canonical form")
         if problem := check_xattrs(xattrs):
             raise DamagedError(problem)
-        if len(self._xattrs) >= _XATTR_CACHE:
+        self._xattrs_size += len(text)
+        if len(self._xattrs) >= _XATTR_CACHE or self._xattrs_size > _XATTR_CACHE_SIZE:
             self._xattrs.clear()
+            self._xattrs_size = len(text)
         self._xattrs[text] = xattrs
         return xattrs
 
