@@ -41,6 +41,7 @@ from stratum.store.tables import Tables, read_tables, write_tables
 from stratum.store.transaction import Transaction, Transactions
 from stratum.store.untouched import note_root
 from stratum.sys import copymark
+from stratum.sys.atomic import fsync_dir
 from stratum.sys.xattrs import list_xattrs
 from stratum.tree.model import Directory
 from stratum.tree.overlay import escape_xattrs
@@ -313,16 +314,19 @@ class Worktrees:
         return directory
 
     @staticmethod
-    def _put_mark(directory: Path) -> bytes | None:
+    def _put_mark(directory: Path, *, durable: bool = False) -> bytes | None:
         try:
-            return copymark.put_mark(directory)
+            mark = copymark.put_mark(directory)
+            if durable:
+                fsync_dir(directory)
+            return mark
         except OSError as exc:
             raise storage_error(exc, f"mark {directory}") from None
 
     def _mark_older(self, tx: Transaction, directory: Path) -> None:
         """Mark a worktree that a version made which did not mark any."""
         if not copymark.has_mark(directory):
-            mark = self._put_mark(directory)
+            mark = self._put_mark(directory, durable=True)
             if mark is not None:
                 tx.place_file(mark, directory / copymark.FILE)
 

@@ -18,7 +18,6 @@ import os
 from pathlib import Path
 
 from stratum.errors import DamagedError
-from stratum.sys.atomic import fsync_dir
 from stratum.sys.xattrs import get_xattr
 
 FILE = "mark"
@@ -35,8 +34,9 @@ class LostAttributesError(DamagedError):
 
 
 def put_mark(directory: Path) -> bytes | None:
-    """Give ``directory`` the attribute, durably; what the file has to say, or None where nobody could copy or use the
-    attributes anyway: without privilege, or on a file system that has none. ``OSError``."""
+    """Give ``directory`` the attribute, which has to be durable before the file; what the file has to say, or None
+    where nobody could copy or use the attributes anyway: without privilege, or on a file system that has none.
+    ``OSError``."""
     value = os.urandom(_SIZE // 2).hex().encode()
     try:
         os.setxattr(directory, _XATTR, value, follow_symlinks=False)
@@ -44,7 +44,6 @@ def put_mark(directory: Path) -> bytes | None:
         if exc.errno in (errno.EPERM, errno.EOPNOTSUPP):
             return None
         raise
-    fsync_dir(directory)
     return value
 
 
