@@ -15,7 +15,7 @@ from stratum.registry.pull import pull
 from stratum.registry.push import push
 from stratum.registry.target import parse_target
 from stratum.store import Store
-from tests.e2e.hostile_registry import ACCESS, Handler, HostileRegistry, refused
+from tests.e2e.hostile_registry import ACCESS, Handler, HostileRegistry, make_certificate, refused
 from tests.e2e.registry_artifacts import Artifact, make_artifact, make_commit
 from tests.e2e.uploads import Uploads
 
@@ -117,6 +117,25 @@ def test_the_size_of_a_chunk_that_trickles(artifact: Artifact, store: Store) -> 
             time.sleep(0.02)
 
     assert "too slowly" in refused(store, HostileRegistry(artifact, on_blob(CONFIG, trickle))).message
+
+
+@pytest.mark.parametrize("where", ["head", "body", "trailers"])
+def test_what_trickles_over_tls(artifact: Artifact, store: Store, tmp_path: Path, where: str) -> None:
+    certificate = make_certificate(tmp_path)
+
+    def trickle(request: Handler, data: bytes) -> None:
+        if where != "head":
+            request.start_chunked()
+        if where == "trailers":
+            request.chunk(data)
+            request.wfile.write(b"0\r\n")
+        while True:
+            request.wfile.write(b"1\r\nX\r\n" if where == "body" else b"X: y\r\n" if where == "trailers" else b"H")
+            time.sleep(0.02)
+
+    access = replace(ACCESS, ca_file=certificate[0], read_timeout=1)
+    error = refused(store, HostileRegistry(artifact, on_blob(CONFIG, trickle), certificate), access)
+    assert "too slowly" in error.message or "no whole answer" in error.message or "more than" in error.message
 
 
 def test_heads_have_a_size(artifact: Artifact, store: Store) -> None:
