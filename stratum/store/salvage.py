@@ -9,9 +9,10 @@ A transaction that was killed or interrupted leaves its directory in ``tmp/``. W
 directory and takes what it needs of the objects; all other dead ones go with the next transaction, whatever that does.
 
 Nothing of the dead is trusted: the writer may have been killed in the middle of a file, the power may have failed, the
-disk may have refused what the kernel had accepted. So an object is read again, from the disk where the kernel lets go
-of its pages, and taken only if it is what its name says. Pages that are still to be written are then written by the
-sync of the transaction that takes it, which sees their errors.
+disk may have refused what the kernel had accepted. So an object is read again and taken only if it is what its name
+says. A large one is read from the disk, where the kernel lets go of its pages; for many small ones that would take
+longer than writing them anew, and what the kernel could not write of them it reports to the next syncfs(2), which is
+that of the transaction that takes them. Pages that are still to be written are written by that one.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ DEAD_PREFIX = "dead-"
 
 _WORDS_MAX = 64 << 10
 _CHUNK = 1 << 20
+_FROM_DISK_MIN = 1 << 20  # bytes
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
@@ -108,7 +110,8 @@ def _is_whole(path: bytes, digest: bytes, size: int) -> bool:
         info = os.fstat(fd)
         if not stat.S_ISREG(info.st_mode) or info.st_size != size or info.st_nlink != 1:
             return False
-        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        if size >= _FROM_DISK_MIN:
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
         while chunk := os.read(fd, _CHUNK):
             hasher.update(chunk)
     except OSError as exc:
