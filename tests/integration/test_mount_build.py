@@ -237,7 +237,12 @@ def test_bad_mountpoints(sample: Sample, place: Path) -> None:
             build.attach(built, place / "file")
         with pytest.raises(UsageError, match="symbolic link"):
             build.attach(built, place / "link")
-    assert os.listdir(place / "dir") == []
+        (place / "dir/below").mkdir()
+        with pytest.raises(UsageError, match="leads through a symbolic link"):
+            build.attach(built, place / "link/below", follow=False)
+        with pytest.raises(UsageError, match="symbolic link"):
+            build.attach(built, place / "link", follow=False)
+    assert os.listdir(place / "dir/below") == []
 
 
 def test_unmounting_what_is_in_use_names_the_processes(sample: Sample, target: Path) -> None:
