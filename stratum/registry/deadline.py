@@ -23,12 +23,49 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 HEAD_MAX = 64 << 10
 """Bytes of a status line with all headers (those of interim answers included), and of the trailers of a body."""
 
+_ANSWER = 10.0
 _PIECE = 16 << 10
 _current = threading.local()
 
 
 class TooLongError(http.client.HTTPException):
     """A head or trailers of more than ``HEAD_MAX`` bytes."""
+
+
+class Account:
+    """How long all answers of one registry may keep us waiting together: many that are only just in time are too slow.
+
+    ``slack`` seconds, ``_ANSWER`` seconds more for each, and what their bytes take at ``min_rate`` bytes a second. Only
+    waiting counts, each thread's for itself; several may use it.
+    """
+
+    def __init__(self, slack: float, min_rate: float) -> None:
+        self._lock = threading.Lock()
+        self._min_rate = min_rate
+        self._allowed = slack
+        self.received = 0
+        self.waited = 0.0
+
+    def answer(self) -> None:
+        """One more answer is to come."""
+        with self._lock:
+            self._allowed += _ANSWER
+
+    def count(self, size: int) -> None:
+        """``size`` more bytes are here, or there."""
+        with self._lock:
+            self.received += size
+            self._allowed += size / self._min_rate
+
+    def wait(self, seconds: float) -> None:
+        """Somebody has waited for so long."""
+        with self._lock:
+            self.waited += seconds
+
+    @property
+    def left(self) -> float:
+        """The seconds that may still be waited, unless more arrives."""
+        return self._allowed - self.waited
 
 
 class Pace:
@@ -38,7 +75,9 @@ class Pace:
     ``patience`` seconds pass after what was enough. For one thread at a time.
     """
 
-    def __init__(self, patience: float, min_rate: float) -> None:
+    def __init__(self, patience: float, min_rate: float, account: Account) -> None:
+        account.answer()
+        self.account = account
         self._patience = patience
         self._quota = patience * min_rate
         self._started = self._since = time.monotonic()
@@ -47,6 +86,7 @@ class Pace:
 
     def count(self, size: int) -> None:
         """``size`` more bytes of content are here, or there."""
+        self.account.count(size)
         self.total += size
         self._arrived += size
         if self._arrived >= self._quota:
@@ -55,7 +95,7 @@ class Pace:
     @property
     def left(self) -> float:
         """The seconds until it has been too slow, unless more arrives."""
-        return self._since + self._patience - time.monotonic()
+        return min(self._since + self._patience - time.monotonic(), self.account.left)
 
     @property
     def over(self) -> bool:
@@ -63,6 +103,8 @@ class Pace:
         return self.left < 0.01  # a timeout may end a little early
 
     def __str__(self) -> str:
+        if self.account.left < 0.01:
+            return f"{self.account.received} bytes of all answers in {self.account.waited:.0f} s of waiting"
         return f"{self.total} bytes in {time.monotonic() - self._started:.0f} s"
 
     @contextmanager
@@ -95,7 +137,11 @@ class _Reader(io.RawIOBase):
         if left <= 0:
             raise TimeoutError("timed out")
         self._socket.settimeout(left)
-        return cast("int | None", self._raw.readinto(buffer))
+        started = time.monotonic()
+        try:
+            return cast("int | None", self._raw.readinto(buffer))
+        finally:
+            self._pace.account.wait(time.monotonic() - started)
 
     def close(self) -> None:
         self._raw.close()

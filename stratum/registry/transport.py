@@ -28,7 +28,7 @@ from stratum.errors import (
     UsageError,
     os_error_text,
 )
-from stratum.registry.deadline import Pace, TooLongError, pace_of
+from stratum.registry.deadline import Account, Pace, TooLongError, pace_of
 from stratum.registry.remote import Access
 from stratum.registry.target import is_loopback
 from stratum.registry.tls import TlsAdapter, system_authorities
@@ -40,6 +40,8 @@ _REDIRECTS_MAX = 5
 _ATTEMPTS = 4
 _BUSY = (429, 500, 502, 503, 504)
 _LONGEST_PAUSE = 30.0
+_SLACK = 10
+"""How many answers may use up all patience before that is too slow."""
 _CONTROL = re.compile(r"[^ -~\u00a1-\uffff]+")
 
 
@@ -92,6 +94,7 @@ class Transport:
     def __init__(self, access: Access, session: PlainSession) -> None:
         self._access = access
         self._session = session
+        self._account = Account(_SLACK * access.patience, access.min_rate)
         self._verify = self._authorities()
 
     def _authorities(self) -> str | bool:
@@ -109,7 +112,7 @@ class Transport:
 
     def pace(self) -> Pace:
         """A new pace, for one answer with all the tries that it takes."""
-        return Pace(self._access.patience, self._access.min_rate)
+        return Pace(self._access.patience, self._access.min_rate, self._account)
 
     def send(
         self,

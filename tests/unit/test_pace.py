@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import requests
 
-from stratum.registry.deadline import Pace
+from stratum.registry.deadline import Account, Pace
 from stratum.registry.transport import is_busy, pause, retry_after
 
 
 def test_what_is_enough_begins_a_new_stretch() -> None:
-    pace = Pace(100, 10)
+    pace = Pace(100, 10, Account(1000, 10))
     before = pace.left
     pace.count(999)
     assert pace.left <= before  # not enough yet
@@ -21,9 +21,30 @@ def test_what_is_enough_begins_a_new_stretch() -> None:
 
 
 def test_nothing_in_time_is_too_slow() -> None:
-    pace = Pace(0, 10)
+    pace = Pace(0, 10, Account(1000, 10))
     assert pace.over
     assert "0 bytes in 0 s" in str(pace)
+
+
+def test_many_answers_that_are_only_just_in_time_are_too_slow() -> None:
+    account = Account(1800, 4096)
+    answers = 0
+    while not (pace := Pace(180, 4096, account)).over:
+        pace.count(10)
+        account.wait(179)
+        answers += 1
+    assert answers == 11
+    assert "110 bytes of all answers in 1969 s of waiting" in str(pace)
+
+
+def test_many_answers_and_large_ones_may_take_their_time() -> None:
+    account = Account(1800, 4096)
+    for _ in range(10_000):
+        Pace(180, 4096, account).count(500)
+        account.wait(8)
+        Pace(180, 4096, account).count(64 << 20)
+        account.wait((64 << 20) / 5000)
+    assert account.left > 1800
 
 
 @pytest.mark.parametrize(
