@@ -93,15 +93,12 @@ def retention(
 def gc(session: Session, rules: Retention, *, dry_run: bool = False) -> Collected:
     """Fold worktrees and remove what nothing needs (``store.gc``).
 
-    ``BusyError`` names who holds the store, after a bounded wait; ``NotFoundError`` for a stratum that the rules name
-    and that there is not.
+    ``BusyError`` names who holds the store, after a bounded wait.
     """
     from stratum.api.folding import fold_all
     from stratum.store.gc import collect, read_ahead
 
     store, needed = session.store, None
-    for name in rules.strata or ():
-        store.namespaces.check(name)
     folded = fold_all(session, dry_run=dry_run)
     if not dry_run:
         with store.locks.store():

@@ -36,8 +36,11 @@ class TagMove:
         )
 
     def set(self, store: Store, commit: str, why: str) -> None:
-        """Let the tag name ``commit``; ``ConflictError`` where somebody else moved it meanwhile."""
-        store.tags.set(self.name, self.tag, commit, force=self.force, expected=self.previous, why=why)
+        """Let the tag name ``commit``; ``ConflictError`` where somebody else moved it meanwhile, unless ``force``."""
+        if self.force:
+            store.tags.set(self.name, self.tag, commit, force=True, why=why)
+        else:
+            store.tags.set(self.name, self.tag, commit, expected=self.previous, why=why)
 
 
 def tag_move(store: Store, name: str, tag: str, *, force: bool) -> TagMove:

@@ -77,6 +77,8 @@ def gc(
     rules = retention(
         age=reflog_age, history=history_age, within=keep_within, counts=Counts(**keep), tags=tags, strata=strata
     )
+    for name in strata:
+        app.session.store.namespaces.check(name)
     done = run(app.session, rules, dry_run=dry_run)
     for ref, problem in sorted(done.not_folded.items()):
         app.out.warn(f"{ref} keeps its last commit twice: {problem}")

@@ -90,9 +90,8 @@ def collect(driver: Driver, rules: Rules) -> Collected:
     own = {EMPTY_STRATUM, *(record.stratum for record in driver.pulls.list())}
     with store.locks.store(exclusive=True):
         _forget(driver, rules)
-    there = frozenset(filter(store.namespaces.exists, own))
     age = rules.reflog_age
-    return maintenance.gc(driver.session, Retention(age=age, history=age, strata=there))
+    return maintenance.gc(driver.session, Retention(age=age, history=age, strata=frozenset(own)))
 
 
 def _forget(driver: Driver, rules: Rules) -> None:

@@ -48,7 +48,7 @@ def commits(cli: Command, tmp_path: Path) -> list[str]:
     (tree / "kind").mkdir()
     (tree / "kind/new").write_bytes(NOISE[:70])
     cli.ok("tag", "app:v1", "work")
-    second = cli.ok("import", "--bare", tree, "app:work")
+    second = cli.ok("import", "--bare", "--force", tree, "app:work")
     cli.ok("tag", "app:work", "v2")
     return [first, second]
 
