@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 import pytest
 
+from stratum.api.beginning import Beginning
 from stratum.api.session import Session
 from stratum.api.volumes import ensure_worktree
 from stratum.cli.main import VERBS
@@ -117,7 +118,7 @@ class Verbs:
     def by_run(self) -> str:
         """An annotation's or ``run -v``'s create=NAME."""
         session = Session(load_config(store=str(self.cli.store), runtime_dir=str(self.cli.runtime_dir)))
-        made = ensure_worktree(session, Ref("db", worktree=self.new("c")), Ref("db"), why="a test")
+        made = ensure_worktree(session, Ref("db", worktree=self.new("c")), Beginning(base=Ref("db")), why="a test")
         return made.base_commit
 
     def _elsewhere(self) -> str:
