@@ -13,7 +13,7 @@ from stratum.api.inuse import refuse_in_use
 from stratum.api.session import Session
 from stratum.api.settling import settle
 from stratum.api.volumes import Fill, catch_up, ensure_worktree
-from stratum.errors import StratumError, os_error_text
+from stratum.errors import StratumError, UnsupportedError, os_error_text
 from stratum.frozen import frozen
 from stratum.hook.annotation import Volume
 from stratum.hook.attach import Attachment, attach_all
@@ -105,7 +105,9 @@ class ContainerVolumes:
         # Also where there is nothing to commit at the end: as long as it runs, the lease keeps the worktree.
         holder = Process(process.pid, process.start_time, record.pid_namespace or "", record.boot or "")
         lease = Lease(self._state.id, rfc3339(utc_now()), volume.commit, volume.tag, last_error, holder)
-        worktrees.set_lease(name, worktree, lease)
+        # A store that can only be read has none, and nobody who could take the worktree.
+        with contextlib.suppress(*((UnsupportedError,) if volume.read_only else ())):
+            worktrees.set_lease(name, worktree, lease)
         _on_failure(undo, lambda: worktrees.clear_lease(name, worktree))
         return self._build(volume, record, tree.base_commit, tree.directory, process, opened)
 

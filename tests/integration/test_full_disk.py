@@ -132,12 +132,29 @@ def test_a_stop_whose_commit_finds_the_disk_full_is_told_of(cli: Command, tmp_pa
     assert (tmp_path / "two").read_bytes() == content
 
 
-def run_hook(cli: Command, container: Container, stage: str) -> tuple[int, str]:
-    """Run a stage of the hook for a container with app+dev at /data; its exit status and stderr."""
+def test_a_container_gets_a_worktree_of_a_read_only_disk_read_only(
+    cli: Command, tmp_path: Path, store_dir: Path
+) -> None:
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "one").write_text("1")
+    cli.ok("import", "--bare", tmp_path / "source", "app:v1")
+    cli.ok("worktree", "add", "app+dev", "app:v1")
+    subprocess.run(["mount", "-o", "remount,ro", store_dir.parent], check=True)
+    container = Container(tmp_path / "bundles")
+    try:
+        assert run_hook(cli, container, "createRuntime", "app+dev:/data:ro") == (0, "")
+        assert (Path(f"/proc/{container.process.pid}/root{container.rootfs}/data/one")).read_text() == "1"
+    finally:
+        container.stop()
+    assert run_hook(cli, container, "poststop", "app+dev:/data:ro")[0] == 0
+
+
+def run_hook(cli: Command, container: Container, stage: str, volume: str = "app+dev:/data") -> tuple[int, str]:
+    """Run a stage of the hook for a container with the ``volume``; its exit status and stderr."""
     gone = {"status": "stopped", "pid": 0} if stage == "poststop" else {}
     done = subprocess.run(
         [sys.executable, "-I", "-m", "stratum.hook", stage],
-        input=container.state({"a": "app+dev:/data"}, **gone),
+        input=container.state({"a": volume}, **gone),
         env={key: value for key, value in cli.environment.items() if key.startswith("STRATUM_")},
         capture_output=True,
         check=False,
