@@ -83,28 +83,30 @@ def gc(
     for ref, problem in sorted(done.not_folded.items()):
         app.out.warn(f"{ref} keeps its last commit twice: {problem}")
     if app.out.json:
-        app.out.object(
-            {
-                "folded": _sizes(done.folded),
-                "kept_twice": _sizes(done.kept_twice),
-                "dry_run": done.dry_run,
-                "kept": [{"commit": commit, "why": safe(why)} for commit, why in sorted(done.kept.items())],
-                "removed_tags": [
-                    {"stratum": name, "tag": tag, "commit": commit} for (name, tag), commit in sorted(done.tags.items())
-                ],
-                "removed_commits": [
-                    {"commit": commit, "why": why, "strata": done.strata[commit]}
-                    for commit, why in sorted(done.commits.items())
-                ],
-                "removed_objects": done.objects,
-                "kept_objects": done.objects_kept,
-                "removed_leftovers": [safe(path) for path in done.others],
-                "bytes_freed": done.bytes_freed,
-            }
-        )
+        app.out.object(_gc_json(done))
         return
     _print_folded(app, done)
     _print_collected(app, done)
+
+
+def _gc_json(done: Collected) -> dict[str, Any]:
+    return {
+        "folded": _sizes(done.folded),
+        "kept_twice": _sizes(done.kept_twice),
+        "dry_run": done.dry_run,
+        "kept": [{"commit": commit, "why": safe(why)} for commit, why in sorted(done.kept.items())],
+        "removed_tags": [
+            {"stratum": name, "tag": tag, "commit": commit} for (name, tag), commit in sorted(done.tags.items())
+        ],
+        "removed_commits": [
+            {"commit": commit, "why": why, "strata": done.strata[commit]}
+            for commit, why in sorted(done.commits.items())
+        ],
+        "removed_objects": done.objects,
+        "kept_objects": done.objects_kept,
+        "removed_leftovers": [safe(path) for path in done.others],
+        "bytes_freed": done.bytes_freed,
+    }
 
 
 def _sizes(worktrees: dict[str, int]) -> list[dict[str, Any]]:
