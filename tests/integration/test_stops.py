@@ -113,10 +113,10 @@ def test_a_stop_waits_for_whoever_works_on_the_worktree(cli: Command, container:
 
 def test_a_stop_without_memory_is_told_of_and_made_up_for(cli: Command, container: Container, tmp_path: Path) -> None:
     place = Path(f"/proc/{container.process.pid}/root{container.rootfs}/data")
-    for number in range(3000):
+    for number in range(10_000):
         (place / f"{number:05d}{'x' * 200}").write_bytes(os.urandom(70))
     container.stop()
-    for limit in range(44, 400, 4):
+    for limit in range(44, 400, 2):
         code, said = run_hook(cli, container, "poststop", "prlimit", f"--as={limit << 20}")
         if code == 1 and "not enough memory" in said:
             break
@@ -124,7 +124,7 @@ def test_a_stop_without_memory_is_told_of_and_made_up_for(cli: Command, containe
     assert "not enough memory" in str(tree_of(cli, "zzz+dev")["failed"])
     cli.ok("reconcile")
     assert tree_of(cli, "zzz+dev")["failed"] is None
-    assert len(names(cli, "zzz+dev", tmp_path)) == 3001
+    assert len(names(cli, "zzz+dev", tmp_path)) == 10_001
 
 
 @pytest.mark.parametrize(
