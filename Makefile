@@ -2,6 +2,8 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 BIN := .venv/bin
+# How many processes run the suite.
+JOBS ?= 2
 # Debian 13 keeps /tmp in memory; the trees of the tests and the demo are better on a disk.
 export PYTEST_DEBUG_TEMPROOT ?= /var/tmp
 
@@ -19,7 +21,7 @@ demo: setup ## The main job end to end: import, container, commit, push, pull, c
 	@$(BIN)/python -m tools.demo
 
 test: lint ## Everything: lint, types, whole suite (as root, with podman and the real kernel)
-	@$(BIN)/pytest
+	@$(BIN)/pytest --numprocesses $(JOBS) --dist loadgroup
 
 test-unit: ## What needs no root, no podman, no registry server and no program to compare with
 	@tools/setup/venv.sh

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import random
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
 
+from stratum.sys.namespaces import CLONE_NEWNS, unshare
 from tests.support import capabilities
 from tests.support.command import Command
 from tests.support.leftovers import Session, unmount_below
@@ -26,6 +28,45 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("stratum")
 
 
+_MACHINE = pytest.StashKey[Session]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Of several processes (``--numprocesses``) each has a mount namespace of its own: what the tests of another one
+    start would get copies of its mounts, and so keep worktrees in use."""
+    if _is_worker(config) and capabilities.missing_root() is None:
+        unshare(CLONE_NEWNS)
+        subprocess.run(["mount", "--make-rprivate", "/"], check=True)
+
+
+def _is_worker(config: pytest.Config) -> bool:
+    return hasattr(config, "workerinput")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What one process runs as a whole: the tests of a file, all of Podman's and all of the CSI driver's."""
+    for item in items:
+        name = "csi" if item.path.name.startswith("test_csi_") else str(item.path)
+        group = "podman" if item.get_closest_marker("podman") else name
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """With several processes in CI, the one that starts them looks at the machine before and after them."""
+    if os.environ.get("CI") and session.config.getoption("numprocesses", None):
+        session.stash[_MACHINE] = Session(Path(session.config.rootpath) / "no-such-directory", alone=True)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail where that finds something new."""
+    machine = session.stash.get(_MACHINE, None)
+    if machine is not None and (left := machine.leftovers()):
+        session.config.get_terminal_writer().line("\nthe tests left behind:\n" + "\n".join(left), red=True)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Tests that need root, podman, the registry server or mkcomposefs fail with one line where it is missing.
 
@@ -37,9 +78,10 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def nothing_left_behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def nothing_left_behind(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Fails the session when it leaves a mount, a loop device, a process or a mount record on the machine."""
-    session = Session(tmp_path_factory.getbasetemp(), alone=bool(os.environ.get("CI")))
+    alone = bool(os.environ.get("CI")) and not _is_worker(request.config)
+    session = Session(tmp_path_factory.getbasetemp(), alone=alone)
     yield
     left = session.leftovers()
     unmount_below(tmp_path_factory.getbasetemp())
