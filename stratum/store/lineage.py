@@ -6,6 +6,7 @@ twice.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection
 from heapq import heappop, heappush
 
@@ -50,19 +51,19 @@ class Ground:
     sure: bool
 
 
-class Lineages:
+class Lineages(ABC):
     """The ancestors of commits, as far as ``has`` and ``known``, which others bring in, tell."""
 
+    @abstractmethod
     def has(self, commit: str) -> bool:
         """Whether the commit is here, and ``known`` knows it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def known(self, commit: str) -> Recorded:
         """The nearest ancestors of a commit that is here.
 
         ``whole`` tells that whatever is farther is an ancestor of one of them that is here, or is not at all.
         """
-        raise NotImplementedError
 
     def lineage(
         self, commit: str, *, until: str | None = None, limit: int | None = None, beyond: Collection[str] | None = None
