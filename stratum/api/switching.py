@@ -63,11 +63,12 @@ def reset(
     with store.worktrees.lock(name, worktree):
         settle(session, name, worktree)
         tree = store.worktrees.get(name, worktree)
-        refuse_unreachable(session, tree)
+        record = refuse_unreachable(session, tree)
         commit = tree.commit if to is None else store.resolve_commit(parse_ref(to))
         why = f"reset to {to or commit}"
         if dry_run:
-            return Switched(str(tree), tree.base_commit, commit, mountpoint_of(session, tree), None)
+            mountpoint = record.mountpoint if record is not None else None
+            return Switched(str(tree), tree.base_commit, commit, mountpoint, None)
         return replace_worktree(
             session, tree, commit, lambda tx: store.worktrees.new_upperdir(tx, commit), why, discard, force
         )
@@ -79,12 +80,6 @@ def worktree_of(session: Session, target: str) -> tuple[str, str]:
     assert found.name is not None
     assert found.worktree is not None
     return found.name, found.worktree
-
-
-def mountpoint_of(session: Session, tree: Worktree) -> str | None:
-    """Where the worktree is mounted, or None."""
-    record = session.state.find_worktree(session.store.root, tree.name, tree.worktree)
-    return record.mountpoint if record is not None else None
 
 
 def refuse_unreachable(session: Session, tree: Worktree) -> Record | None:

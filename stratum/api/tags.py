@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stratum.api.bootmounts import forget_removed, rename
+from stratum.api.inuse import refuse_in_use
 from stratum.api.session import Session
-from stratum.api.worktrees import refuse_mounted, remove_worktree
+from stratum.api.worktrees import remove_worktree
 from stratum.errors import UsageError
 from stratum.frozen import field, frozen
 from stratum.refs import Ref, check_name, parse_ref
@@ -174,7 +175,7 @@ def plan_removal(session: Session, text: str, *, force: bool = False) -> Removal
     ref = parse_ref(text)
     if ref.worktree is not None:
         store.worktrees.get(ref.name, ref.worktree)
-        refuse_mounted(session, ref.name, ref.worktree)
+        refuse_in_use(session, ref.name, ref.worktree)
         return Removal(ref, [str(ref)])
     if ref.tag is not None:
         if ref.tag not in store.tags.names(ref.name):
@@ -187,7 +188,7 @@ def plan_removal(session: Session, text: str, *, force: bool = False) -> Removal
         _refuse_pinned(store, ref.name)
     worktrees = store.worktrees.names(ref.name)
     for worktree in worktrees:
-        refuse_mounted(session, ref.name, worktree)
+        refuse_in_use(session, ref.name, worktree)
     items = [f"{ref.name}+{w}" for w in worktrees] + [f"{ref.name}:{t}" for t in store.tags.names(ref.name)]
     return Removal(ref, [*items, ref.name])
 

@@ -95,7 +95,7 @@ def remove(session: Session, text: str, *, discard: bool = False, dry_run: bool 
     found = session.store.resolve_worktree(ref, create=False)
     assert found.name is not None
     assert found.worktree is not None
-    refuse_mounted(session, found.name, found.worktree)
+    refuse_in_use(session, found.name, found.worktree)
     if dry_run:
         return RemovedWorktree(str(found), None)
     from stratum.api.bootmounts import forget_removed
@@ -114,7 +114,7 @@ def remove_worktree(session: Session, name: str, worktree: str, *, discard: bool
 
     store = session.store
     with store.worktrees.lock(name, worktree):
-        refuse_mounted(session, name, worktree)
+        refuse_in_use(session, name, worktree)
         settle(session, name, worktree)
         kept = None
         try:
@@ -152,8 +152,3 @@ def _has_uncommitted(session: Session, name: str, worktree: str) -> bool:
     base = store.commits.open_tree(tree.base_commit)
     shown = hash_upperdir(store.objects, base, tree.upperdir, lambda warning: None)
     return metadata_hash(write_dump(shown)) != tree.commit
-
-
-def refuse_mounted(session: Session, name: str, worktree: str) -> None:
-    """``BusyError`` where the worktree is in use by anybody (``api.inuse``)."""
-    refuse_in_use(session, name, worktree)

@@ -75,7 +75,7 @@ def _loop(driver: Driver, rules: Rules) -> None:
         except StratumError as exc:
             _log.warning("garbage is not collected: %s", exc.message)
             driver.metrics.collected("failed", 0)
-        except Exception:
+        except Exception:  # the thread has to live: nothing else makes room
             _log.exception("garbage is not collected")
             driver.metrics.collected("failed", 0)
         else:

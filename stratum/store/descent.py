@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
 from stratum.store.ancestry import Ancestry
+from stratum.store.lineage import Recorded
 
 if TYPE_CHECKING:
     from stratum.store.store import Store
@@ -19,13 +20,18 @@ def descends(store: Store, commit: str, ancestor: str, told: Mapping[str, Collec
     ``told`` is what artifacts and archives say of commits that the store does not have: commit -> ancestors of it. Of
     those that it has, it knows itself, so that nobody else makes an old one a descendant. Raises ``DamagedError``.
     """
-    ancestry, seen = Ancestry(store), set[str]()
-    waiting = [commit]
-    while waiting:
-        current = waiting.pop()
-        if current == ancestor:
-            return True
-        if current not in seen:
-            seen.add(current)
-            waiting += ancestry.known(current).ancestors if ancestry.has(current) else told.get(current, ())
-    return False
+    return _Told(store, told).descends(commit, ancestor)
+
+
+class _Told(Ancestry):
+    """The ancestors of a store's commits, and what is ``told`` of others."""
+
+    def __init__(self, store: Store, told: Mapping[str, Collection[str]]) -> None:
+        super().__init__(store)
+        self._told = told
+
+    def has(self, commit: str) -> bool:
+        return super().has(commit) or commit in self._told
+
+    def known(self, commit: str) -> Recorded:
+        return super().known(commit) if super().has(commit) else Recorded(tuple(self._told[commit]))
