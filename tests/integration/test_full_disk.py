@@ -4,6 +4,7 @@ what only reads still works."""
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -56,6 +57,13 @@ def stratum(cli: Command, tmp_path: Path, store_dir: Path) -> Iterator[Command]:
     unmount_below(tmp_path / "other")
 
 
+def take_away(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
 def contents(path: Path) -> dict[str, tuple[int, bytes]]:
     """Mode and content of everything below ``path``."""
     return {name: (mode, content) for name, (mode, _, content) in snapshot(path).items()}
@@ -67,7 +75,7 @@ def test_a_full_disk(stratum: Command, tmp_path: Path, store_dir: Path, exhaust:
 
     mountpoint = tmp_path / "mnt"
     (tmp_path / "source/another").write_bytes(os.urandom(50_000))
-    exhaust(store_dir.parent)
+    filler = exhaust(store_dir.parent)
     before = snapshot(store_dir / "refs/app/tags") | snapshot(store_dir / "commits")
     for args in (
         ("import", "--bare", tmp_path / "source", "app:v3"),
@@ -95,6 +103,7 @@ def test_a_full_disk(stratum: Command, tmp_path: Path, store_dir: Path, exhaust:
     assert len(freed["removed_commits"]) >= 2
     stratum.ok("fsck")
     stratum.ok("worktree", "remove", "--discard", "app+dev")
+    take_away(filler)
     stratum.ok("import", "--bare", tmp_path / "source", "app:v3")
     stratum.ok("fsck")
     assert not leftovers(Store.open(store_dir))

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -106,12 +107,21 @@ def test_two_locks_in_one_process_exclude_one_another(tmp_path: Path) -> None:
         FileLock(tmp_path / "lock", timeout=0).acquire()
 
 
+def descriptors(pid: int) -> list[str]:
+    """What the open files of a process are. The loader of a program that just began closes some meanwhile."""
+    found = []
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):
+            found.append(os.readlink(descriptor))
+    return found
+
+
 def test_a_started_program_does_not_inherit_the_lock(tmp_path: Path) -> None:
     with locked(tmp_path / "lock"), subprocess.Popen(["sleep", "100"], close_fds=False) as child:
         lock = FileLock(tmp_path / "lock", timeout=0)
         with pytest.raises(BusyError):
             lock.acquire()
-        inherited = [os.readlink(f"/proc/{child.pid}/fd/{fd}") for fd in os.listdir(f"/proc/{child.pid}/fd")]
+        inherited = descriptors(child.pid)
         child.kill()
     assert str(tmp_path / "lock") not in inherited
 

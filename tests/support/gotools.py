@@ -6,9 +6,12 @@ missing one is a failure; elsewhere the tests that need it say that they did not
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -31,10 +34,26 @@ def go_program(package: str, version: str, *, name: str | None = None) -> Path:
         if os.environ.get("CI"):
             pytest.fail(reason, pytrace=False)
         pytest.skip(reason)
-    target = PLACE / "build" / f"{name}-{version}"
+    with _building():
+        if not program.exists():
+            _build(go, f"{package}@{version}", program)
+    return program
+
+
+@contextmanager
+def _building() -> Iterator[None]:
+    """Held by one of the processes of the suite at a time: two of them may want the same program."""
+    PLACE.mkdir(parents=True, exist_ok=True)
+    with (PLACE / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _build(go: str, package: str, program: Path) -> None:
+    target = PLACE / "build" / program.name
     environment = {**os.environ, "GOBIN": str(target), "GOPATH": str(PLACE / "path"), "GOFLAGS": "-modcacherw"}
     built = subprocess.run(
-        [go, "install", f"{package}@{version}"],
+        [go, "install", package],
         env=environment,
         capture_output=True,
         text=True,
@@ -42,6 +61,6 @@ def go_program(package: str, version: str, *, name: str | None = None) -> Path:
         check=False,
     )
     if built.returncode != 0:
-        pytest.fail(f"{package} {version} could not be built:\n{built.stderr[-2000:]}", pytrace=False)
-    (target / name).rename(program)
-    return program
+        pytest.fail(f"{package} could not be built:\n{built.stderr[-2000:]}", pytrace=False)
+    (built_program,) = target.iterdir()
+    built_program.rename(program)
