@@ -15,7 +15,7 @@ from pathlib import Path
 from stratum import toml
 from stratum.errors import UsageError
 from stratum.frozen import frozen
-from stratum.safefile import read_trusted
+from stratum.sys.smallfile import read_trusted
 
 SYSTEM_CONFIG = Path("/etc/stratum/config.toml")
 _MAX_FILE = 1 << 20

@@ -16,7 +16,7 @@ from stratum.errors import NotFoundError, StratumError, UsageError, os_error_tex
 from stratum.refs import check_name, parse_ref
 
 if TYPE_CHECKING:
-    from stratum.registry.archive import ArchiveWriter
+    from stratum.oci.archive import ArchiveWriter
     from stratum.store import Store
 
 Progress = Callable[[int, "int | None"], None]
@@ -63,8 +63,8 @@ def export(
         names.setdefault(commit, []).append(tag)
 
     def run(archive: ArchiveWriter) -> None:
-        from stratum.registry.imagepush import push_image
-        from stratum.registry.push import push_in_order
+        from stratum.transfer.imagepush import push_image
+        from stratum.transfer.push import push_in_order
 
         base = None
         for commit in order:
@@ -120,8 +120,8 @@ def _with_parents(store: Store, named: dict[str, str]) -> tuple[list[str], list[
 
 def write_archive(path: str, run: Callable[[ArchiveWriter], None]) -> int:
     """Have ``run`` fill an archive in the file ``path``; its size in bytes."""
-    from stratum.registry.archive import ArchiveWriter
-    from stratum.registry.target import Target
+    from stratum.oci.archive import ArchiveWriter
+    from stratum.oci.target import Target
     from stratum.sys.atomic import write_all
 
     written = 0

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
     from stratum.api.sources import CommitSource, Reading, TreeSource
     from stratum.mount.state import Record
-    from stratum.registry.pull import PullResult
     from stratum.store import Store
     from stratum.store.commits import CommitMeta
     from stratum.store.transaction import Transaction
+    from stratum.transfer.pull import PullResult
     from stratum.tree.rootchange import RootChange
 
 Progress = Callable[[int, "int | None"], None]
@@ -137,8 +137,8 @@ def _import_commit(
     session: Session, source: CommitSource, path: str, stratum: str, tag: str, options: Options
 ) -> Imported:
     from stratum.api.sources import told_history
-    from stratum.registry.pull import pull_from, pulled_from
     from stratum.store.descent import descends
+    from stratum.transfer.pull import pull_from, pulled_from
 
     if options.message is not None:
         raise UsageError(
@@ -222,7 +222,7 @@ def _patch_commit(
     Where it is new there, so is what is made with it: that the tag does not move to that is told before it is fetched.
     """
     from stratum.api.sources import told_history
-    from stratum.registry.pull import pulled_from
+    from stratum.transfer.pull import pulled_from
 
     if not store.commits.exists(told_history(source).commit):
         move.check(None, follows=follows)

@@ -180,9 +180,9 @@ def _fetcher(
     problems: list[str] = []
     if source is None:
         return None, problems
-    from stratum.registry.remote import Access
-    from stratum.registry.salvage import salvage
-    from stratum.registry.target import parse_target
+    from stratum.oci.access import Access
+    from stratum.oci.target import parse_target
+    from stratum.transfer.salvage import salvage
 
     if os.path.isfile(source):
         source = f"oci-archive:{source}"

@@ -9,8 +9,8 @@ from stratum.api.session import Session
 from stratum.errors import UsageError
 
 if TYPE_CHECKING:
-    from stratum.registry.listing import RemoteTag
-    from stratum.registry.lookup import RemoteCommit
+    from stratum.transfer.listing import RemoteTag
+    from stratum.transfer.lookup import RemoteCommit
 
 
 def login(
@@ -27,8 +27,8 @@ def login(
     Raises ``UsageError`` for a malformed registry or user and ``StratumError`` in the registry's words where it does
     not let the user in.
     """
-    from stratum.registry.login import login as run
-    from stratum.registry.remote import Access
+    from stratum.oci.access import Access
+    from stratum.oci.login import login as run
 
     place = registry_or_default(session, registry)
     return place, run(place, user, password, Access.from_config(session.config, plain_http=plain_http, ca_file=ca_file))
@@ -37,8 +37,8 @@ def login(
 def logout(session: Session, registry: str | None) -> tuple[str, list[Path]]:
     """Forget the credentials of ``registry``; it and the files that they were in. ``NotFoundError`` where there are
     none."""
-    from stratum.registry.login import logout as run
-    from stratum.registry.remote import Access
+    from stratum.oci.access import Access
+    from stratum.oci.login import logout as run
 
     place = registry_or_default(session, registry)
     return place, run(place, Access.from_config(session.config))
@@ -58,9 +58,9 @@ def list_remote(
     session: Session, target: str, *, plain_http: bool = False, ca_file: str | None = None
 ) -> list[RemoteTag]:
     """The tags of a repository or an OCI image layout; ``NotFoundError`` where there are none."""
-    from stratum.registry.listing import list_remote as run
-    from stratum.registry.remote import Access
-    from stratum.registry.target import parse_target
+    from stratum.oci.access import Access
+    from stratum.oci.target import parse_target
+    from stratum.transfer.listing import list_remote as run
 
     access = Access.from_config(session.config, plain_http=plain_http, ca_file=ca_file)
     return run(parse_target(target, session.config.registry), access)
@@ -68,8 +68,8 @@ def list_remote(
 
 def look_up(session: Session, source: str) -> RemoteCommit:
     """What the registry says about the commit that ``source`` names; ``NotFoundError`` where there is none."""
-    from stratum.registry.lookup import look_up as run
-    from stratum.registry.remote import Access
-    from stratum.registry.target import parse_target
+    from stratum.oci.access import Access
+    from stratum.oci.target import parse_target
+    from stratum.transfer.lookup import look_up as run
 
     return run(parse_target(source, session.config.registry), Access.from_config(session.config))

@@ -27,12 +27,12 @@ from stratum.refs import DEFAULT_TAG
 if TYPE_CHECKING:
     from stratum.api.session import Session
     from stratum.ingest.unchanged import Listing
-    from stratum.registry.archive import ArchiveReader
-    from stratum.registry.artifact import Descriptor
-    from stratum.registry.image import Image, ImageLayer
-    from stratum.registry.layout import Layout
-    from stratum.registry.remote import Remote
-    from stratum.registry.target import Target
+    from stratum.oci.archive import ArchiveReader
+    from stratum.oci.descriptor import Descriptor
+    from stratum.oci.image import Image, ImageLayer
+    from stratum.oci.layout import Layout
+    from stratum.oci.remote import Remote
+    from stratum.oci.target import Target
     from stratum.store import Store
     from stratum.store.transaction import Transaction
     from stratum.tree.model import Directory
@@ -200,7 +200,7 @@ class ImageSource:
     def _blob(self, blob: Descriptor) -> Iterator[bytes]:
         if self.directory is None:
             return self.remote.read_blob(blob)
-        from stratum.registry.push import file_pieces
+        from stratum.transfer.push import file_pieces
 
         return file_pieces(self.directory / blob.hex, 0)
 
@@ -283,7 +283,7 @@ def _standard_input(session: Session) -> Iterator[str]:
 @contextmanager
 def _open_file(what: str, file: str, tag: str | None, progress: Progress | None) -> Iterator[TreeSource | CommitSource]:
     """What is in the ``file`` that ``what`` names in errors."""
-    from stratum.registry.archive import is_layout_archive
+    from stratum.oci.archive import is_layout_archive
 
     if not is_layout_archive(file):
         _refuse_tag(what, tag)
@@ -295,7 +295,7 @@ def _open_file(what: str, file: str, tag: str | None, progress: Progress | None)
 
 @contextmanager
 def _of_manifest(remote: Remote, reference: str) -> Iterator[ImageSource | CommitSource]:
-    from stratum.registry.image import is_commit, read_image
+    from stratum.oci.image import is_commit, read_image
 
     with remote:
         data, digest = remote.get_manifest(reference)
@@ -308,8 +308,9 @@ def _refuse_tag(path: str, tag: str | None) -> None:
 
 
 def _open_reference(session: Session, text: str, tag: str | None, progress: Progress | None) -> tuple[Remote, str]:
-    from stratum.registry.remote import Access, open_remote
-    from stratum.registry.target import parse_target
+    from stratum.oci.access import Access
+    from stratum.oci.places import open_remote
+    from stratum.oci.target import parse_target
 
     if text.startswith(DOCKER):
         target = parse_target(text[len(DOCKER) :], session.config.registry)
@@ -323,7 +324,7 @@ def _open_reference(session: Session, text: str, tag: str | None, progress: Prog
 
 def _local(*, directory: str | None = None, archive: str | None = None) -> Target:
     """The layout in a directory or an archive, whatever characters its path has."""
-    from stratum.registry.target import Target
+    from stratum.oci.target import Target
 
     return Target(
         None,
@@ -338,8 +339,8 @@ def _open_local(
     target: Target, tag: str | None, file: str | None = None, progress: Progress | None = None
 ) -> tuple[Remote, str]:
     """A layout in a directory or an archive (of that name, in ``file``), and the manifest in it that is meant."""
-    from stratum.registry.archive import ArchiveReader
-    from stratum.registry.layout import Layout
+    from stratum.oci.archive import ArchiveReader
+    from stratum.oci.layout import Layout
 
     remote: Layout | ArchiveReader
     if target.directory is not None:
@@ -358,7 +359,7 @@ def _open_local(
 
 def _choose(remote: Layout | ArchiveReader, tag: str | None, where: str) -> str:
     """The tag that was given, or the only one; the only manifest where none has a tag."""
-    from stratum.registry.imageindex import digest_of_entry
+    from stratum.oci.imageindex import digest_of_entry
 
     if tag is not None:
         return tag
@@ -384,10 +385,10 @@ class ToldHistory:
 
 def told_history(source: CommitSource) -> ToldHistory:
     """What can be known of the commit before it is fetched."""
-    from stratum.registry.archive import ArchiveReader
-    from stratum.registry.artifact import read_manifest, told_ancestors
-    from stratum.registry.image import is_commit
-    from stratum.registry.imageindex import digest_of_entry
+    from stratum.oci.archive import ArchiveReader
+    from stratum.oci.image import is_commit
+    from stratum.oci.imageindex import digest_of_entry
+    from stratum.transfer.artifact import read_manifest, told_ancestors
 
     remote, where = source.remote, str(source.remote.target)
     named = read_manifest(remote.get_manifest(source.reference)[0], where)

@@ -12,11 +12,11 @@ from stratum.errors import UsageError
 from stratum.refs import DEFAULT_TAG, check_name, parse_ref
 
 if TYPE_CHECKING:
-    from stratum.registry.artifact import Manifest
-    from stratum.registry.push import PushResult
-    from stratum.registry.remote import Access
-    from stratum.registry.target import Target
+    from stratum.oci.access import Access
+    from stratum.oci.target import Target
     from stratum.store import Store
+    from stratum.transfer.artifact import Manifest
+    from stratum.transfer.push import PushResult
 
 Progress = Callable[[int, "int | None"], None]
 
@@ -40,9 +40,9 @@ def push(
 
     Raises ``UsageError`` for a target of the wrong form, and ``StratumError`` with the registry's own words.
     """
-    from stratum.registry.push import push as run
-    from stratum.registry.remote import Access
-    from stratum.registry.target import parse_target
+    from stratum.oci.access import Access
+    from stratum.oci.target import parse_target
+    from stratum.transfer.push import push as run
 
     store = session.store
     ref = parse_ref(text)
@@ -70,9 +70,9 @@ def _push_image(
     dry_run: bool,
     progress: Progress | None,
 ) -> PushResult:
-    from stratum.registry.imagepush import push_image
-    from stratum.registry.push import check_pushable
-    from stratum.registry.remote import open_remote
+    from stratum.oci.places import open_remote
+    from stratum.transfer.imagepush import push_image
+    from stratum.transfer.push import check_pushable
 
     check_pushable(target)
     with open_remote(target, access, create=not dry_run) as remote:
@@ -110,11 +110,11 @@ def pull(
     another commit is ``ExistsError``, before anything is fetched, unless ``force``. The reflog keeps where it was.
     ``isolated`` is ``registry.pull``'s.
     """
-    from stratum.registry.artifact import told_ancestors
-    from stratum.registry.pull import pulled as run
-    from stratum.registry.remote import Access
-    from stratum.registry.target import parse_target
+    from stratum.oci.access import Access
+    from stratum.oci.target import parse_target
     from stratum.store.descent import descends
+    from stratum.transfer.artifact import told_ancestors
+    from stratum.transfer.pull import pulled as run
 
     target = parse_target(source, session.config.registry)
     stratum, tag = _destination(target, name)

@@ -87,7 +87,7 @@ def split_command(command: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _annotations(volumes: list[str]) -> dict[str, str]:
-    from stratum.hook.annotation import PREFIX, parse_volumes
+    from stratum.volumes.request import PREFIX, parse_volumes
 
     annotations = {f"{PREFIX}v{number}": volume for number, volume in enumerate(volumes)}
     parse_volumes(annotations)

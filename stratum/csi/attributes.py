@@ -25,8 +25,8 @@ from stratum.api.tagtemplate import check_template
 from stratum.csi.csi_pb2 import VolumeCapability
 from stratum.csi.errors import invalid
 from stratum.errors import UsageError
+from stratum.oci.target import Target, parse_target
 from stratum.refs import Ref, parse_ref
-from stratum.registry.target import Target, parse_target
 from stratum.sys.mountapi import (
     MOUNT_ATTR_NOATIME,
     MOUNT_ATTR_NODEV,

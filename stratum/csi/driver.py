@@ -18,8 +18,8 @@ from stratum.csi.patterns import SourcePattern, parse_pattern
 from stratum.csi.records import PullRecord, Records, SnapshotRecord, VolumeRecord
 from stratum.errors import BusyError, StratumError, os_error_text
 from stratum.mount.state import Holder
+from stratum.oci.target import Target
 from stratum.refs import Ref
-from stratum.registry.target import Target
 from stratum.sys import proc
 from stratum.sys.locks import locked
 

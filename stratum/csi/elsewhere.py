@@ -22,7 +22,7 @@ from stratum.csi.jobs import Task
 from stratum.csi.records import SnapshotRecord
 from stratum.csi.sources import Asker, Origin, fetch, session_with
 from stratum.errors import NotFoundError, UsageError
-from stratum.registry.target import Target, parse_target
+from stratum.oci.target import Target, parse_target
 
 COMMIT_DIGITS = 32
 """So many digits of its commit end the tag of a pushed snapshot."""

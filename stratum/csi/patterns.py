@@ -18,8 +18,8 @@ from fnmatch import fnmatchcase
 
 from stratum.errors import UsageError
 from stratum.frozen import frozen
+from stratum.oci.target import Target
 from stratum.refs import Ref
-from stratum.registry.target import Target
 
 
 @frozen

@@ -14,8 +14,8 @@ from stratum.csi.mounts import targets
 from stratum.csi.provisioning import find_volume
 from stratum.csi.sources import Asker, fetch, pull
 from stratum.errors import ExistsError, StratumError, UsageError
+from stratum.oci.target import Target
 from stratum.refs import DEFAULT_WORKTREE, Ref, is_hash, parse_ref
-from stratum.registry.target import Target
 from stratum.store.clock import rfc3339, utc_now
 from stratum.store.resolve import Resolved
 from stratum.store.worktrees import Lease

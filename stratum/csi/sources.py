@@ -31,9 +31,9 @@ from stratum.csi.jobs import INLINE, PROVISIONING, Caller, Lane, Task
 from stratum.csi.records import PullRecord
 from stratum.errors import DeniedError, StratumError, UntrustedError, os_error_text
 from stratum.frozen import replace
+from stratum.oci.target import Target, parse_target
+from stratum.oci.tls import system_authorities
 from stratum.refs import DEFAULT_TAG, Ref, check_name
-from stratum.registry.target import Target, parse_target
-from stratum.registry.tls import system_authorities
 from stratum.sys.atomic import write_all
 
 _DOCKER_CONFIG = ".dockerconfigjson"

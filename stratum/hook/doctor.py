@@ -14,8 +14,8 @@ from stratum.errors import StratumError, UnsupportedError, os_error_text
 from stratum.hook import TIMEOUTS
 from stratum.hook.install import DEFAULT_DIRECTORY, WHEN, hook_files, is_ours
 from stratum.hook.placement import placement_of, refusal
-from stratum.hook.policy import POLICY_FILE, load_policy
-from stratum.safefile import who_can_change
+from stratum.sys.smallfile import who_can_change
+from stratum.volumes.policy import POLICY_FILE, load_policy
 
 OLDEST_KERNEL = (5, 15)
 OLDEST_PODMAN = (4, 0)

@@ -22,8 +22,8 @@ from stratum.errors import ConflictError, NotFoundError, StratumError, Unsupport
 from stratum.hook import TIMEOUTS
 from stratum.hook.placement import placement_of, refusal
 from stratum.podman.program import hook_directories
-from stratum.safefile import who_can_change
 from stratum.sys.atomic import write_atomic
+from stratum.sys.smallfile import who_can_change
 
 DEFAULT_DIRECTORY = Path("/etc/containers/oci/hooks.d")
 PODMAN_SETTINGS = Path("/etc/containers/containers.conf.d/stratum-hooks.conf")

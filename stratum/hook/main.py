@@ -53,9 +53,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def create_runtime() -> int:
     """Mount the volumes that the annotations of the container on stdin name; 0, or ``StratumError``."""
-    from stratum.hook.annotation import parse_volumes
     from stratum.hook.ocistate import read_bundle, read_state
-    from stratum.hook.policy import caller_of, load_policy
+    from stratum.volumes.policy import caller_of, load_policy
+    from stratum.volumes.request import parse_volumes
 
     state = read_state(_STDIN)
     volumes = parse_volumes(state.annotations)
@@ -104,7 +104,7 @@ def poststop() -> int:
 def _fold(session: Session, state: ContainerState) -> None:
     """Fold the worktrees that the stopped container had and that its stop does not commit (``api.folding``)."""
     from stratum.api.folding import fold_after_use
-    from stratum.hook.annotation import parse_volumes
+    from stratum.volumes.request import parse_volumes
 
     try:
         volumes = parse_volumes(state.annotations)

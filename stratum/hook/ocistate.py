@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from stratum.errors import StratumError, os_error_text
 from stratum.frozen import frozen
-from stratum.safefile import read_regular
+from stratum.sys.smallfile import read_regular
 
 MAX_STATE = 4 << 20
 MAX_CONFIG = 16 << 20

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from stratum.errors import StratumError, UnsupportedError, os_error_text
 from stratum.frozen import frozen
-from stratum.safefile import who_can_change
+from stratum.sys.smallfile import who_can_change
 
 _ASK = """
 import json, os, stratum.hook.main, sys

@@ -15,7 +15,6 @@ from stratum.api.settling import settle
 from stratum.api.volumes import Fill, catch_up, ensure_worktree
 from stratum.errors import StratumError, UnsupportedError, os_error_text
 from stratum.frozen import frozen
-from stratum.hook.annotation import Volume
 from stratum.hook.attach import Attachment, attach_all
 from stratum.hook.ocistate import Bundle, ContainerState
 from stratum.mount.container import ContainerProcess
@@ -27,6 +26,7 @@ from stratum.store.clock import rfc3339, utc_now
 from stratum.store.trash import remove_tree
 from stratum.store.worktrees import Process, dress_upperdir
 from stratum.sys.syscalls import statx_mount_id
+from stratum.volumes.request import Volume
 
 if TYPE_CHECKING:
     from stratum.store.transaction import Transaction

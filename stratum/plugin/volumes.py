@@ -20,11 +20,11 @@ from stratum.api.settling import settle
 from stratum.api.volumes import catch_up, ensure_worktree
 from stratum.config import Config
 from stratum.errors import BusyError, ExistsError, StratumError, UsageError
-from stratum.hook.annotation import Volume, parse_volume
-from stratum.hook.policy import PODMAN, Caller, load_policy
 from stratum.plugin.records import Records, VolumeRecord, check_volume_name
 from stratum.store import Lease
 from stratum.store.clock import rfc3339, utc_now
+from stratum.volumes.policy import PODMAN, Caller, load_policy
+from stratum.volumes.request import Volume, parse_volume
 
 OPTIONS = ("ref", "ro", "rw", "create", "commit", "tag", "uid", "gid", "mode")
 _FLAGS = ("ro", "rw")

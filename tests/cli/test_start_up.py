@@ -35,7 +35,15 @@ OTHERS = {
     "subprocess",
     "difflib",
 }
-PARTS = {"stratum.ingest", "stratum.registry", "stratum.composefs", "stratum.hook", "stratum.podman", "stratum.csi"}
+PARTS = {
+    "stratum.ingest",
+    "stratum.oci",
+    "stratum.transfer",
+    "stratum.composefs",
+    "stratum.hook",
+    "stratum.podman",
+    "stratum.csi",
+}
 
 
 def loaded(cli: Command, *args: str | Path) -> set[str]:
@@ -74,6 +82,12 @@ def test_commits_load_what_they_need(cli: Command, tmp_path: Path) -> None:
     mountpoint = tmp_path / "mnt"
     cli.ok("mount", "app+main", mountpoint)
     (mountpoint / "b").write_bytes(bytes(100))
-    slow = loaded(cli, "commit", "app+main") & {*OTHERS, "stratum.registry", "stratum.csi", "stratum.hook"}
+    slow = loaded(cli, "commit", "app+main") & {
+        *OTHERS,
+        "stratum.oci",
+        "stratum.transfer",
+        "stratum.csi",
+        "stratum.hook",
+    }
     assert slow <= {"blake3", "pyzstd", "tomli_w", "subprocess"}  # which a commit is made with
     cli.ok("unmount", mountpoint)

@@ -14,11 +14,12 @@ from types import TracebackType
 import pytest
 
 from stratum.errors import StratumError
-from stratum.registry.artifact import MANIFEST_MEDIA_TYPE, digest_of
-from stratum.registry.pull import pull
-from stratum.registry.remote import Access
-from stratum.registry.target import parse_target
+from stratum.oci.access import Access
+from stratum.oci.descriptor import digest_of
+from stratum.oci.mediatypes import MANIFEST_MEDIA_TYPE
+from stratum.oci.target import parse_target
 from stratum.store import Store
+from stratum.transfer.pull import pull
 from tests.e2e.registry_artifacts import Artifact, assert_only_verified_objects
 
 ACCESS = Access(connect_timeout=5, read_timeout=5, patience=2, min_rate=1 << 19)

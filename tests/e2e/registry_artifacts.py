@@ -8,21 +8,21 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
-from stratum.registry.artifact import (
+from stratum.oci.access import Access
+from stratum.oci.descriptor import describe
+from stratum.oci.mediatypes import INDEX_MEDIA_TYPE
+from stratum.oci.target import parse_target
+from stratum.store import Store
+from stratum.transfer.artifact import (
     CONFIG_MEDIA_TYPE,
-    INDEX_MEDIA_TYPE,
     PACK_MEDIA_TYPE,
     TREE_MEDIA_TYPE,
     Manifest,
     PackLayers,
-    describe,
     read_manifest,
     write_manifest,
 )
-from stratum.registry.push import push
-from stratum.registry.remote import Access
-from stratum.registry.target import parse_target
-from stratum.store import Store
+from stratum.transfer.push import push
 from stratum.tree.model import INLINE_MAX, Directory, File, Inode, Symlink
 
 TIME = datetime(2024, 5, 6, 7, 8, 9, tzinfo=timezone.utc)

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from stratum.errors import DamagedError
-from stratum.registry.pull import pull
-from stratum.registry.target import parse_target
+from stratum.oci.target import parse_target
 from stratum.store import Store
+from stratum.transfer.pull import pull
 from tests.e2e.hostile_registry import ACCESS, Handler, HostileRegistry
 from tests.e2e.registry_artifacts import FILES, Artifact, make_artifact, make_commit
 from tests.e2e.uploads import Uploads

@@ -15,10 +15,10 @@ import grpc
 import pytest
 
 from stratum.csi import csi_pb2 as csi
-from stratum.registry.pull import pull
-from stratum.registry.remote import Access
-from stratum.registry.target import parse_target
+from stratum.oci.access import Access
+from stratum.oci.target import parse_target
 from stratum.store import Store
+from stratum.transfer.pull import pull
 from tests.e2e.hostile_registry import Handler, HostileRegistry
 from tests.e2e.registry_artifacts import Artifact, make_artifact, make_commit
 from tests.e2e.registry_server import registry_server

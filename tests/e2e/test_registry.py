@@ -16,12 +16,14 @@ import pytest
 
 from stratum.errors import DamagedError, NotFoundError, StratumError, UsageError
 from stratum.frozen import replace
-from stratum.registry.artifact import ARTIFACT_TYPE, digest_of
-from stratum.registry.pull import pull
-from stratum.registry.push import push
-from stratum.registry.remote import Access, open_remote
-from stratum.registry.target import parse_target
+from stratum.oci.access import Access
+from stratum.oci.descriptor import digest_of
+from stratum.oci.mediatypes import ARTIFACT_TYPE
+from stratum.oci.places import open_remote
+from stratum.oci.target import parse_target
 from stratum.store import Store
+from stratum.transfer.pull import pull
+from stratum.transfer.push import push
 from stratum.tree.digest import metadata_hash
 from tests.e2e.hostile_registry import make_certificate
 from tests.e2e.registry_artifacts import FILES, assert_only_verified_objects, make_commit
@@ -428,7 +430,7 @@ def test_podmans_login_is_ours(
 
 def test_plain_http_elsewhere_must_be_asked_for(first: Store) -> None:
     """A host that is not loopback is spoken to in TLS unless the user says otherwise."""
-    from stratum.registry.client import scheme_for
+    from stratum.oci.client import scheme_for
 
     target = parse_target("registry.example.com:5000/a/b")
     assert scheme_for(target, ACCESS) == "https"

@@ -18,12 +18,12 @@ from pathlib import Path
 
 import pytest
 
-from stratum.registry.login import login
-from stratum.registry.pull import pull
-from stratum.registry.push import push
-from stratum.registry.remote import Access
-from stratum.registry.target import parse_target
+from stratum.oci.access import Access
+from stratum.oci.login import login
+from stratum.oci.target import parse_target
 from stratum.store import Store
+from stratum.transfer.pull import pull
+from stratum.transfer.push import push
 from tests.e2e.hostile_registry import make_certificate
 from tests.e2e.registry_artifacts import FILES, make_commit
 

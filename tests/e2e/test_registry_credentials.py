@@ -10,10 +10,10 @@ from urllib.parse import parse_qs
 
 import pytest
 
-from stratum.registry.pull import pull
-from stratum.registry.remote import Access
-from stratum.registry.target import parse_target
+from stratum.oci.access import Access
+from stratum.oci.target import parse_target
 from stratum.store import Store
+from stratum.transfer.pull import pull
 from tests.e2e.hostile_registry import ACCESS, Handler, HostileRegistry, make_certificate, refused
 from tests.e2e.registry_artifacts import Artifact, make_artifact
 from tests.support.command import Command

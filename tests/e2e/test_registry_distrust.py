@@ -17,12 +17,12 @@ import pytest
 from pyzstd import compress, decompress
 
 from stratum.errors import DamagedError, NotFoundError, StratumError
-from stratum.registry import packs
-from stratum.registry.artifact import digest_of
-from stratum.registry.packs import PackIndex
-from stratum.registry.pull import pull
-from stratum.registry.target import parse_target
+from stratum.oci.descriptor import digest_of
+from stratum.oci.target import parse_target
 from stratum.store import Store
+from stratum.transfer import packs
+from stratum.transfer.packs import PackIndex
+from stratum.transfer.pull import pull
 from stratum.tree.digest import merkle_summary, metadata_hash
 from tests.e2e.hostile_registry import ACCESS, Handler, HostileRegistry, refused
 from tests.e2e.registry_artifacts import Artifact, make_artifact

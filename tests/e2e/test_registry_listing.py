@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from stratum.errors import NotFoundError, StratumError
-from stratum.registry.listing import list_remote
-from stratum.registry.push import push
-from stratum.registry.remote import Access
-from stratum.registry.target import parse_target
+from stratum.oci.access import Access
+from stratum.oci.target import parse_target
 from stratum.store import Store
+from stratum.transfer.listing import list_remote
+from stratum.transfer.push import push
 from tests.e2e.hostile_registry import Handler, HostileRegistry
 from tests.e2e.registry_artifacts import FILES, make_commit
 from tests.e2e.registry_server import registry_server

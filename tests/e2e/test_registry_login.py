@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 
 from stratum.errors import NotFoundError, StratumError, UsageError
-from stratum.registry.credentials import find_credentials
-from stratum.registry.login import login, logout
-from stratum.registry.pull import pull
-from stratum.registry.push import push
-from stratum.registry.remote import Access
-from stratum.registry.target import parse_target
+from stratum.oci.access import Access
+from stratum.oci.credentials import find_credentials
+from stratum.oci.login import login, logout
+from stratum.oci.target import parse_target
 from stratum.store import Store
+from stratum.transfer.pull import pull
+from stratum.transfer.push import push
 from tests.e2e.registry_artifacts import FILES, make_commit
 from tests.e2e.registry_server import RegistryServer, registry_server
 from tests.support.capabilities import program

@@ -12,10 +12,10 @@ import grpc
 import pytest
 from urllib3.util.ssl_ import create_urllib3_context
 
-from stratum.registry.pull import pull
-from stratum.registry.remote import Access
-from stratum.registry.target import parse_target
+from stratum.oci.access import Access
+from stratum.oci.target import parse_target
 from stratum.store import Store
+from stratum.transfer.pull import pull
 from tests.e2e.registry_server import RegistryServer, registry_server
 from tests.support.csi import PROGRAM, Node, refused
 
@@ -79,7 +79,7 @@ def test_an_authority_without_key_usage_is_taken_on_every_python(
     refusing.load_verify_locations(authority)
     with socket.create_connection(address) as plain, pytest.raises(ssl.SSLCertVerificationError, match="key usage"):
         refusing.wrap_socket(plain, server_hostname="localhost")
-    monkeypatch.setattr("stratum.registry.tls.create_urllib3_context", strict)
+    monkeypatch.setattr("stratum.oci.tls.create_urllib3_context", strict)
     store = Store.create(tmp_path / "other")
     done = pull(store, parse_target(f"{running.host}/team/app:v1"), Access(ca_file=authority))
     assert store.commits.exists(done.commit)

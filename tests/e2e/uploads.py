@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from urllib.parse import parse_qs, urlsplit
 
-from stratum.registry.artifact import digest_of
+from stratum.oci.descriptor import digest_of
 from tests.e2e.hostile_registry import Handler
 
 

@@ -21,7 +21,7 @@ from stratum.api.session import Session
 from stratum.api.transfer import push
 from stratum.config import load_config
 from stratum.errors import DamagedError, NotFoundError, StratumError, UsageError
-from stratum.registry.packs import PACK_MAX
+from stratum.transfer.packs import PACK_MAX
 from stratum.tree.model import Directory, lookup
 from stratum.tree.tarheader import DIRECTORY, END, HARD_LINK, SYMLINK, TarHeader, write_header
 from tests.support.archives import LayoutArchive, file, image_trees, materialize, tar

@@ -18,8 +18,8 @@ from stratum.api.session import Session
 from stratum.api.transfer import push
 from stratum.config import load_config
 from stratum.errors import NotFoundError, StratumError
-from stratum.registry import imagepush
-from stratum.registry.image import architecture
+from stratum.oci.image import architecture
+from stratum.transfer import imagepush
 from stratum.tree.model import Directory, File, lookup, walk
 from stratum.tree.tarheader import DIRECTORY, HARD_LINK, SYMLINK, TarHeader
 from tests.support.archives import file, tar

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from stratum.registry.workers import WORTH_IT
+from stratum.transfer.workers import WORTH_IT
 from tests.support.command import Command
 from tests.support.descriptors import Started, Watch
 

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from stratum.registry.pull import pull
-from stratum.registry.push import push
-from stratum.registry.remote import Access
-from stratum.registry.target import parse_target
+from stratum.oci.access import Access
+from stratum.oci.target import parse_target
 from stratum.store import Store
+from stratum.transfer.pull import pull
+from stratum.transfer.push import push
 from stratum.tree.model import Directory, File, Inode, Special, Xattrs, object_path
 from tests.support.command import Command
 

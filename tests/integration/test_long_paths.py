@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from stratum.registry.treeblobs import tree_blobs
+from stratum.transfer.treeblobs import tree_blobs
 from stratum.tree.digest import merkle_summary, metadata_hash
 from tests.e2e.registry_artifacts import Artifact, make_artifact
 from tests.support.command import SCRIPT, Command

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from stratum.registry.pull import pull
-from stratum.registry.push import push
-from stratum.registry.remote import Access
-from stratum.registry.target import parse_target
+from stratum.oci.access import Access
+from stratum.oci.target import parse_target
 from stratum.store import Store
+from stratum.transfer.pull import pull
+from stratum.transfer.push import push
 from tests.e2e.registry_artifacts import make_commit
 from tests.e2e.registry_server import registry_server
 from tests.support.command import SCRIPT, Command

@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 
 from stratum.errors import DamagedError, NotFoundError, StratumError
-from stratum.registry.packs import Member, PackIndex
-from stratum.registry.packwork import Made, Span
-from stratum.registry.pull import pull
-from stratum.registry.push import push
-from stratum.registry.remote import Access
-from stratum.registry.target import parse_target
-from stratum.registry.workers import ENTRIES_WORTH_IT, WORTH_IT, Workers
+from stratum.oci.access import Access
+from stratum.oci.target import parse_target
 from stratum.store import Store
+from stratum.transfer.packs import Member, PackIndex
+from stratum.transfer.packwork import Made, Span
+from stratum.transfer.pull import pull
+from stratum.transfer.push import push
+from stratum.transfer.workers import ENTRIES_WORTH_IT, WORTH_IT, Workers
 from stratum.tree.model import Directory, Symlink
 from tests.e2e.registry_artifacts import FILES, assert_only_verified_objects, make_commit
 

@@ -15,24 +15,23 @@ from hypothesis import strategies as st
 
 from stratum.composefs.verity import verity_digest
 from stratum.errors import DamagedError, StratumError, UnsupportedError, UsageError
-from stratum.registry import packs, treeblobs
-from stratum.registry.artifact import (
+from stratum.oci.descriptor import MANIFEST_MAX, Descriptor
+from stratum.oci.mediatypes import INDEX_MEDIA_TYPE
+from stratum.oci.target import is_loopback, parse_target
+from stratum.store.lineage import ANCESTORS_MAX
+from stratum.transfer import packs, treeblobs
+from stratum.transfer.artifact import (
     ANCESTORS_ANNOTATION,
     CONFIG_MEDIA_TYPE,
-    INDEX_MEDIA_TYPE,
-    MANIFEST_MAX,
     PACK_MEDIA_TYPE,
     TREE_MEDIA_TYPE,
-    Descriptor,
     Manifest,
     PackLayers,
     read_manifest,
     write_manifest,
 )
-from stratum.registry.packs import Member, PackIndex
-from stratum.registry.reuse import SMALL_PACKS_MAX, BasePack, plan_reuse
-from stratum.registry.target import is_loopback, parse_target
-from stratum.store.lineage import ANCESTORS_MAX
+from stratum.transfer.packs import Member, PackIndex
+from stratum.transfer.reuse import SMALL_PACKS_MAX, BasePack, plan_reuse
 from stratum.tree.digest import merkle_summary, metadata_hash
 from stratum.tree.dump import write_dump
 from stratum.tree.model import Directory, File

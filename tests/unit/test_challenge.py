@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stratum.registry.challenge import HEADER_MAX, HEADERS_MAX, Challenge, read_challenges
+from stratum.oci.challenge import HEADER_MAX, HEADERS_MAX, Challenge, read_challenges
 
 
 @pytest.mark.parametrize(

@@ -32,8 +32,8 @@ from stratum.errors import (
     UnreachableError,
     UsageError,
 )
+from stratum.oci.target import Target
 from stratum.refs import Ref, is_name
-from stratum.registry.target import Target
 
 Code = grpc.StatusCode
 LANE = Lane("things", 4, 2)

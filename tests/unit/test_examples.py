@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from stratum.cli.maintenance import gc
-from stratum.hook.annotation import PREFIX, Volume, parse_volumes
 from stratum.hook.install import HOOK_PATH, hook_json
-from stratum.hook.policy import parse_policy
+from stratum.volumes.policy import parse_policy
+from stratum.volumes.request import PREFIX, Volume, parse_volumes
 
 EXAMPLES = Path(__file__).parents[2] / "oci-hooks"
 CONTAINER_KEYS = {"Annotation", "ContainerName", "Environment", "Exec", "Image", "Secret", "WorkingDir"}

@@ -19,27 +19,27 @@ from stratum.api.patchset import parse_patchset
 from stratum.api.tagtemplate import render_tag
 from stratum.config import load_config
 from stratum.errors import DamagedError, StratumError
-from stratum.hook.annotation import parse_volumes
 from stratum.hook.ocistate import BadStateError, parse_bundle, parse_state
-from stratum.hook.policy import parse_policy
 from stratum.mount.record import record_from_json
+from stratum.oci.challenge import read_challenges
+from stratum.oci.imageindex import LAYOUT_VERSION, check_version, digest_of_tag, read_entries, tags_of
+from stratum.oci.target import parse_target
+from stratum.oci.transport import origin
 from stratum.refs import parse_ref
-from stratum.registry.artifact import read_manifest
-from stratum.registry.challenge import read_challenges
-from stratum.registry.imageindex import LAYOUT_VERSION, check_version, digest_of_tag, read_entries, tags_of
-from stratum.registry.packs import compress, read_index
-from stratum.registry.target import parse_target
-from stratum.registry.transport import origin
-from stratum.registry.treeblobs import objects_of
 from stratum.store.clock import utc_now
 from stratum.store.commits import CommitMeta
 from stratum.store.frames import FrameReader
 from stratum.store.reflog import parse_entry
 from stratum.store.tables import read_tables, write_tables
+from stratum.transfer.artifact import read_manifest
+from stratum.transfer.packs import compress, read_index
+from stratum.transfer.treeblobs import objects_of
 from stratum.tree.dump import read_dump, write_dump
 from stratum.tree.foreign import read_foreign_dump
 from stratum.tree.lazy import open_dump
 from stratum.tree.tarstream import TarReader
+from stratum.volumes.policy import parse_policy
+from stratum.volumes.request import parse_volumes
 
 HASH = "0123456789abcdef" * 4
 META = CommitMeta(HASH, HASH, "2026-01-01T00:00:00Z", 1, 2, 3, 4, HASH, 5, HASH, "why", {"kind": "import"}).to_toml()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import requests
 
-from stratum.registry.deadline import Account, Pace
-from stratum.registry.transport import is_busy, pause, retry_after
+from stratum.oci.deadline import Account, Pace
+from stratum.oci.transport import is_busy, pause, retry_after
 
 
 def test_what_is_enough_begins_a_new_stretch() -> None:

@@ -13,8 +13,8 @@ from pyzstd import SeekableZstdFile, ZstdFile
 
 from stratum.composefs.verity import verity_digest
 from stratum.errors import DamagedError
-from stratum.registry import packs
-from stratum.registry.packs import Member, PackIndex, PackWriter
+from stratum.transfer import packs
+from stratum.transfer.packs import Member, PackIndex, PackWriter
 
 contents = st.lists(
     st.tuples(st.integers(0, 255), st.sampled_from([65, 511, 512, 513, 4096, 1 << 20, 3_000_000])), max_size=8

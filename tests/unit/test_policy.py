@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from stratum.errors import UsageError
-from stratum.hook.annotation import parse_volume
-from stratum.hook.policy import Caller, DeniedError, Policy, caller_of, load_policy, parse_policy
+from stratum.volumes.policy import Caller, DeniedError, Policy, caller_of, load_policy, parse_policy
+from stratum.volumes.request import parse_volume
 
 PODMAN = Caller("podman")
 TEAM_A = Caller("kubernetes", "team-a")

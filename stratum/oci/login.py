@@ -1,0 +1,63 @@
+"""Logging in to a registry and out again: passwords are tried first, then kept in the file that podman reads, too."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+
+from stratum.errors import NotFoundError, UsageError
+from stratum.oci.access import Access
+from stratum.oci.credentials import auth_files, forget, holds, remember
+from stratum.oci.target import Target, parse_target
+
+
+def login(registry: str, user: str, password: str, access: Access) -> Path:
+    """Try ``user`` and ``password`` at ``registry`` ([http(s)://]HOST[:PORT]) and keep them; the file they are in.
+
+    That is the file which has an entry for the registry, else ``REGISTRY_AUTH_FILE``, else
+    ``$XDG_CONFIG_HOME/containers/auth.json``. Raises ``UsageError`` for a malformed registry or user, ``StratumError``
+    in the registry's words where it does not let the user in.
+    """
+    from stratum.oci.client import RegistryClient
+
+    target = _parse(registry)
+    if not user or ":" in user or not user.isprintable() or not password:
+        raise UsageError("a user name without ':' and a password are needed")
+    secret = base64.b64encode(f"{user}:{password}".encode()).decode()
+    with RegistryClient(target, access, password=secret) as client:
+        client.check_access()
+    path = _file_for(target, access)
+    remember(path, _host(target), secret)
+    return path
+
+
+def logout(registry: str, access: Access) -> list[Path]:
+    """Forget the credentials of ``registry``; the files they were in. ``NotFoundError`` where there are none."""
+    host = _host(_parse(registry))
+    paths = [path for path in auth_files(access.environment) if forget(path, host)]
+    if not paths:
+        raise NotFoundError(f"there are no credentials of {host} in any file")
+    return paths
+
+
+def _file_for(target: Target, access: Access) -> Path:
+    files = auth_files(access.environment)
+    for path in files:
+        if holds(path, _host(target)):
+            return path
+    if access.environment.get("REGISTRY_AUTH_FILE"):
+        return files[0]
+    return files[-2]
+
+
+def _parse(registry: str) -> Target:
+    """The registry as a target; its repository has no meaning."""
+    place = registry.rpartition("://")[2].rstrip("/")
+    if "/" in place or place.startswith("oci:"):
+        raise UsageError(f"{registry!r} is not a registry", hint="write it as [http://|https://]HOST[:PORT]")
+    return parse_target(f"{registry.rstrip('/')}/repository")
+
+
+def _host(target: Target) -> str:
+    assert target.host is not None
+    return target.host

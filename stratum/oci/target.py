@@ -1,0 +1,143 @@
+"""Where a commit is pushed to or pulled from, as the user writes it.
+
+::
+
+    [http://|https://]HOST[:PORT]/REPOSITORY[:TAG][@sha256:DIGEST]     a registry
+    REPOSITORY[:TAG][@sha256:DIGEST]                                   in the default registry of the settings
+    oci:DIRECTORY[:TAG][@sha256:DIGEST]                                an OCI image layout
+    oci-archive:FILE[:TAG][@sha256:DIGEST]                             an OCI image layout in a tar, to read from
+
+REPOSITORY and TAG follow the OCI distribution specification 1.1. The first part of a reference is a host where it
+contains '.' or ':' or is ``localhost``, as in every container tool.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from stratum.errors import UsageError
+from stratum.oci.descriptor import is_digest
+from stratum.refs import DEFAULT_TAG
+
+_REPOSITORY = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*")
+_TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}")
+_HOST_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_HOST = re.compile(rf"(?P<name>{_HOST_LABEL}(?:\.{_HOST_LABEL})*|\[[0-9a-fA-F:.]+\])(?::(?P<port>[0-9]{{1,5}}))?")
+_REPOSITORY_MAX = 255
+_GRAMMAR = "write it as HOST[:PORT]/REPOSITORY[:TAG] or oci:DIRECTORY[:TAG]"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A parsed target: exactly one of ``host`` (with port, lower case), ``directory`` and ``archive`` is set.
+
+    ``scheme`` is what the user wrote, or None. ``digest``, where given, decides; ``tag`` is then only a name.
+    """
+
+    host: str | None
+    repository: str
+    tag: str
+    digest: str | None = None
+    scheme: str | None = None
+    directory: Path | None = None
+    archive: Path | None = None
+
+    def __str__(self) -> str:
+        """The reference without its scheme, as it is recorded and shown."""
+        if self.archive is not None:
+            place = f"oci-archive:{self.archive}"
+        else:
+            place = f"oci:{self.directory}" if self.directory is not None else f"{self.host}/{self.repository}"
+        return f"{place}@{self.digest}" if self.digest else f"{place}:{self.tag}"
+
+    @property
+    def reference(self) -> str:
+        """What the manifest is asked for by: the digest where there is one, else the tag."""
+        return self.digest or self.tag
+
+
+def parse_target(text: str, default_registry: str | None = None, *, default_tag: str = DEFAULT_TAG) -> Target:
+    """Parse ``text``; ``default_registry`` (HOST[:PORT][/PREFIX]) stands before a bare REPOSITORY.
+
+    ``default_tag`` stands for a tag that is not given.
+
+    Raises ``UsageError`` that says what is wrong.
+    """
+    if text.startswith(("oci:", "oci-archive:")):
+        return _parse_layout(text, default_tag)
+    scheme, rest = None, text
+    for known in ("http", "https"):
+        if text.lower().startswith(known + "://"):
+            scheme, rest = known, text[len(known) + 3 :]
+    if "://" in rest:
+        raise UsageError(f"{text!r}: only http:// and https:// registries can be reached", hint=_GRAMMAR)
+    first, slash, _ = rest.partition("/")
+    if not (slash and ("." in first or ":" in first or first == "localhost")):
+        if scheme is not None or default_registry is None:
+            raise UsageError(f"{text!r} names no registry", hint=f"{_GRAMMAR}, or set 'registry' in the configuration")
+        return parse_target(f"{default_registry.rstrip('/')}/{rest}", default_tag=default_tag)
+    path, digest = _split_digest(rest[len(first) + 1 :], text)
+    repository, colon, tag = path.partition(":")
+    if not _REPOSITORY.fullmatch(repository) or len(repository) > _REPOSITORY_MAX:
+        raise UsageError(
+            f"{text!r}: {repository!r} is not a valid repository name",
+            hint="a repository is lower-case letters and digits, with '.', '_', '-' and '/' between them",
+        )
+    return Target(_host(first, text), repository, _tag(tag, text) if colon else default_tag, digest, scheme)
+
+
+def _parse_layout(text: str, default_tag: str) -> Target:
+    kind, _, rest = text.partition(":")
+    path, digest = _split_digest(rest, text)
+    place, colon, tag = path.rpartition(":")
+    if not colon or "/" in tag:
+        place, tag = path, default_tag
+    if not place or "\0" in place:
+        raise UsageError(f"{text!r} names no {'directory' if kind == 'oci' else 'file'}", hint=_GRAMMAR)
+    tag, absolute = _tag(tag, text), Path(place).absolute()
+    if kind == "oci":
+        return Target(None, "", tag, digest, directory=absolute)
+    return Target(None, "", tag, digest, archive=absolute)
+
+
+def _split_digest(path: str, text: str) -> tuple[str, str | None]:
+    path, at, digest = path.partition("@")
+    if at and not is_digest(digest):
+        raise UsageError(f"{text!r}: {digest!r} is not a digest", hint="a digest is sha256: and 64 hex digits")
+    return path, digest if at else None
+
+
+def _tag(tag: str, text: str) -> str:
+    if not _TAG.fullmatch(tag):
+        raise UsageError(
+            f"{text!r}: {tag!r} is not a valid tag",
+            hint="a tag has up to 128 letters, digits, '_', '.' and '-', and does not begin with '.' or '-'",
+        )
+    return tag
+
+
+def _host(host: str, text: str) -> str:
+    match = _HOST.fullmatch(host)
+    if match is None or len(host) > 255 or not 0 < int(match["port"] or 1) < 65536:
+        raise UsageError(f"{text!r}: {host!r} is not a valid host", hint=_GRAMMAR)
+    if match["name"].startswith("["):
+        try:
+            ipaddress.IPv6Address(match["name"][1:-1])
+        except ValueError:
+            raise UsageError(f"{text!r}: {host!r} is not a valid host", hint=_GRAMMAR) from None
+    return host.lower()
+
+
+def is_loopback(host: str) -> bool:
+    """Whether ``host`` (HOST[:PORT]) is this machine: ``localhost`` or a loopback address."""
+    match = _HOST.fullmatch(host)
+    name = match["name"].strip("[]") if match else host
+    if name == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,41 @@
+"""What one reference in a registry names, without fetching it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from stratum.errors import DamagedError
+from stratum.oci.access import Access
+from stratum.oci.places import open_remote
+from stratum.oci.remote import fetch
+from stratum.oci.target import Target
+from stratum.transfer.artifact import read_manifest
+
+if TYPE_CHECKING:
+    from stratum.store.commits import CommitMeta
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteCommit:
+    """A commit elsewhere: what it says of itself, and the digest of the manifest that names it."""
+
+    meta: CommitMeta
+    manifest_digest: str
+
+
+def look_up(source: Target, access: Access) -> RemoteCommit:
+    """The commit that ``source`` names, by its manifest and metadata; the tree is not looked at.
+
+    Raises ``NotFoundError`` where there is none, ``DamagedError`` for what does not fit together, ``StratumError`` in
+    the registry's words.
+    """
+    from stratum.store.commits import CommitMeta
+
+    with open_remote(source, access) as remote:
+        data, digest = remote.get_manifest(source.reference)
+        manifest = read_manifest(data, str(source))
+        meta = CommitMeta.from_toml(fetch(remote, manifest.config), f"the metadata of {source}")
+    if meta.metadata_hash != manifest.commit:
+        raise DamagedError(f"{source}: manifest and metadata name different commits")
+    return RemoteCommit(meta, digest)

@@ -1,0 +1,50 @@
+"""Other repositories of a registry that have blobs of a commit, because it or an ancestor was pulled from there.
+
+A registry makes such blobs part of another repository without being sent them (cross-repository mount, OCI
+distribution specification 1.1), so a commit goes from ``team/staging`` to ``team/production`` for the price of a
+manifest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from stratum.errors import NotFoundError, UsageError
+from stratum.oci.target import Target, parse_target
+
+if TYPE_CHECKING:
+    from stratum.store import Store
+
+GENERATIONS_MAX = 16
+"""No more ancestors are looked at."""
+
+
+def relatives(store: Store, commit: str, target: Target) -> Iterator[Target]:
+    """The manifests in other repositories of the registry of ``target`` that the commit and its ancestors came from,
+    the nearest first. Only what the store itself recorded counts."""
+    seen = {target.repository}
+    ancestor: str | None = commit
+    for _ in range(GENERATIONS_MAX):
+        if ancestor is None or target.host is None:
+            return
+        try:
+            meta = store.commits.meta(ancestor)
+        except NotFoundError:
+            return
+        place = _place(meta.origin or {})
+        if place is not None and place.host == target.host and place.repository not in seen:
+            seen.add(place.repository)
+            yield place
+        ancestor = meta.parent_commit
+
+
+def _place(origin: object) -> Target | None:
+    """The manifest that a pull recorded, or None."""
+    if not isinstance(origin, dict) or origin.get("kind") != "pull":
+        return None
+    reference, _, _ = str(origin.get("reference")).partition("@")
+    try:
+        return parse_target(f"{reference}@{origin.get('manifest')}")
+    except UsageError:
+        return None

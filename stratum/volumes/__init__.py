@@ -1,0 +1,1 @@
+"""What others than the shell ask for: the grammar of requests and the policy."""
