@@ -299,7 +299,7 @@ class TestPool:
             file.truncate(HUGE)
         program = (
             "import os, sys, time\n"
-            "from tests.unit.test_ingest_parts import batch, children\n"
+            "from tests.unit.ingest.test_parts import batch, children\n"
             "from pathlib import Path\n"
             "from stratum.ingest.pool import Pool\n"
             "source = Path(sys.argv[1])\n"
@@ -312,7 +312,7 @@ class TestPool:
         with subprocess.Popen(
             [sys.executable, "-c", program, tmp_path],
             stdout=subprocess.PIPE,
-            cwd=Path(__file__).parents[2],
+            cwd=Path(__file__).parents[3],
         ) as starter:
             assert starter.stdout is not None
             workers = [int(pid) for pid in starter.stdout.readline().split()]

@@ -277,7 +277,7 @@ def test_bounds_of_what_is_read() -> None:
 
 
 def test_the_example_of_the_specification() -> None:
-    text = (Path(__file__).resolve().parents[2] / "registry" / "ARTIFACT.md").read_text("utf-8")
+    text = (Path(__file__).resolve().parents[3] / "registry" / "ARTIFACT.md").read_text("utf-8")
     example = text.split("## Example")[1]
     data = b"a" * 100
     digest = verity_digest(data)
