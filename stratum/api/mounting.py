@@ -96,12 +96,12 @@ def plan_mount(session: Session, found: Resolved) -> tuple[MountPlan, str, str]:
 
     store = session.store
     if found.kind != "worktree":
-        return MountPlan(store.ensure_image(found.commit), store.layout.objects), str(found), found.commit
+        return MountPlan(store.ensure_image(found.commit), store.objects.layers), str(found), found.commit
     assert found.name is not None
     assert found.worktree is not None
     tree = store.worktrees.get(found.name, found.worktree)
     image = store.ensure_image(tree.base_commit)
-    plan = MountPlan(image, store.layout.objects, tree.upperdir, tree.workdir)
+    plan = MountPlan(image, store.objects.layers, tree.upperdir, tree.workdir)
     return plan, str(tree.ref), tree.base_commit
 
 

@@ -27,7 +27,7 @@ def build_mount(session: Session, tree: Worktree, image: Path, record: Record) -
     """A detached mount of ``tree`` over ``image`` that is to take the place of the recorded one; its fd."""
     from stratum.mount.plan import MountPlan
 
-    plan = MountPlan(image, session.store.layout.objects, tree.upperdir, tree.workdir, read_only=record.read_only)
+    plan = MountPlan(image, session.store.objects.layers, tree.upperdir, tree.workdir, read_only=record.read_only)
     return build_in_place(plan, record, record.source)
 
 

@@ -93,7 +93,7 @@ def _trial_mount(session: Session) -> str:
         for name in ("objects", "upperdir", "workdir"):
             tx.make_directory(place / name, 0o700)
         tx.write_pieces(place / "image", image_pieces(Directory(0o40755, 0, 0, 0)))
-        plan = MountPlan(place / "image", place / "objects", place / "upperdir", place / "workdir")
+        plan = MountPlan(place / "image", (place / "objects",), place / "upperdir", place / "workdir")
         mount = build_detached(plan)
         try:
             os.close(os.open("file", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600, dir_fd=mount))

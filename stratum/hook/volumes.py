@@ -136,7 +136,7 @@ class ContainerVolumes:
         store = self._session.store
         plan = MountPlan(
             image=store.ensure_image(commit),
-            objects=store.layout.objects,
+            data=store.objects.layers,
             upperdir=upper / "upperdir" if upper is not None else None,
             workdir=upper / "workdir" if upper is not None else None,
             read_only=volume.read_only,

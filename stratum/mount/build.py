@@ -59,7 +59,7 @@ def build_detached(plan: MountPlan, method: Method | None = None) -> int:
     def build() -> int:
         with ExitStack() as opened:
             image = opened.enter_context(opened_layer(plan.image, os.O_RDONLY))
-            objects = opened.enter_context(opened_layer(plan.objects))
+            data = tuple(opened.enter_context(opened_layer(layer)) for layer in plan.data)
             upper = opened.enter_context(opened_layer(plan.upperdir)) if plan.upperdir else None
             # On a read-only file system the kernel takes no upperdir, only a layer to read.
             reads_only = upper is not None and bool(os.fstatvfs(upper).f_flag & os.ST_RDONLY)
@@ -71,7 +71,7 @@ def build_detached(plan: MountPlan, method: Method | None = None) -> int:
             work = opened.enter_context(opened_layer(plan.workdir)) if plan.workdir and not reads_only else None
             image_mount = opened.enter_context(closing(mount_image(image, chosen)))
             settle(image_mount, plan, chosen)
-            return create_overlay(plan, Layers(image_mount, objects, upper, work), chosen)
+            return create_overlay(plan, Layers(image_mount, data, upper, work), chosen)
 
     return run_build(build, plan, chosen)
 

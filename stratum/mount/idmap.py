@@ -2,7 +2,7 @@
 
 The files of a stratum keep IDs that mean the same on every host (0 is root). Inside a user namespace whose 0 is, say,
 100000 outside, they would belong to nobody; so every layer is idmapped by that namespace: the detached mount of the
-image, a detached clone of the object directory, and one of the worktree's directory, cloned once because upperdir and
+image, a detached clone of each data layer, and one of the worktree's directory, cloned once because upperdir and
 workdir must be on the same mount.
 
 The overlay must be made with the filesystem IDs of the namespace's root, because the kernel makes the workdir's files
@@ -45,8 +45,8 @@ def build_idmapped(plan: MountPlan, idmap: IdMap, method: Method | None = None) 
         with ExitStack() as opened:
             image = opened.enter_context(opened_layer(plan.image, os.O_RDONLY))
             image_mount = opened.enter_context(closing(mount_image(image, chosen)))
-            objects = opened.enter_context(closing(_clone(plan.objects)))
-            layers = [image_mount, objects]
+            data = tuple(opened.enter_context(closing(_clone(layer))) for layer in plan.data)
+            layers = [image_mount, *data]
             upper = work = None
             if plan.upperdir is not None and plan.workdir is not None:
                 worktree = opened.enter_context(closing(_clone(plan.upperdir.parent)))
@@ -59,7 +59,7 @@ def build_idmapped(plan: MountPlan, idmap: IdMap, method: Method | None = None) 
                 settle(layer, plan, chosen)
             namespaces.set_filesystem_ids(idmap.uid, idmap.gid)
             namespaces.raise_effective_capabilities()
-            return create_overlay(plan, Layers(image_mount, objects, upper, work), chosen)
+            return create_overlay(plan, Layers(image_mount, data, upper, work), chosen)
 
     # In a thread of its own in any case: the IDs and capabilities are the thread's.
     return namespaces.in_own_thread(lambda: run_build(build, plan, chosen))

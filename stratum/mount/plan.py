@@ -1,9 +1,10 @@
 """What to mount: the layers of one commit or worktree and the filesystem parameters that say so. Pure.
 
 A commit is shown by two filesystems (composefs): its image is an EROFS with names and metadata, and an overlay takes
-file contents from the object directory through the image's ``trusted.overlay.metacopy`` and ``redirect`` attributes.
-A worktree adds an upperdir and a workdir. Each parameter is handed to the kernel by itself, and each layer as an open
-file, so no character in a path has a meaning.
+file contents from its data layers through the image's attributes ``metacopy`` and ``redirect``. An object is taken from
+the first data layer that has it; a file whose object is in none of them cannot be opened. A worktree adds an upperdir and a
+workdir. Each parameter is handed to the kernel by itself, and each layer as an open file, so no character in a path has
+a meaning.
 
 ``index=off`` is always said: with an index, a worktree could not be mounted over another base (ESTALE).
 """
@@ -21,15 +22,16 @@ from stratum.sys.syscalls import fd_path
 
 @frozen
 class MountPlan:
-    """One mount: ``image`` (a commit's EROFS image) over ``objects``, writable where there is an upperdir.
+    """One mount: ``image`` (a commit's EROFS image) over ``data``, writable where there is an upperdir.
 
-    ``upperdir`` and ``workdir`` come together and are on one filesystem. ``read_only`` refuses writes also where there
-    is an upperdir. ``source`` is what ``findmnt`` shows as the source; ``context`` is an SELinux label for all files.
-    ``extra`` are ``MOUNT_ATTR_*`` of this mount besides those that every mount gets.
+    ``data`` are directories of objects (``ab/cdef...``), at least one. ``upperdir`` and ``workdir`` come together and
+    are on one filesystem. ``read_only`` refuses writes also where there is an upperdir. ``source`` is what ``findmnt``
+    shows as the source; ``context`` is an SELinux label for all files. ``extra`` are ``MOUNT_ATTR_*`` of this mount
+    besides those that every mount gets.
     """
 
     image: Path
-    objects: Path
+    data: tuple[Path, ...]
     upperdir: Path | None = None
     workdir: Path | None = None
     read_only: bool = False
@@ -40,6 +42,8 @@ class MountPlan:
     def __post_init__(self) -> None:
         if (self.upperdir is None) != (self.workdir is None):
             raise ValueError("an upperdir and a workdir go together")
+        if not self.data:
+            raise ValueError("a commit's files need a data layer")
 
     @property
     def writable(self) -> bool:
@@ -57,8 +61,8 @@ class LayerSyntax(Enum):
 
     FD = "as open files, mounted or detached (Linux 6.15)"
     APPENDED = "lowerdir+ and datadir+ (Linux 6.7)"
-    DATA_ONLY = "lowerdir=image::objects (Linux 6.5)"
-    LIST = "lowerdir=image:objects; the image's whiteouts hide the object directory's names"
+    DATA_ONLY = "lowerdir=image::data::data (Linux 6.5)"
+    LIST = "lowerdir=image:data:data; the image's whiteouts hide the names in the data layers"
 
 
 @frozen
@@ -96,13 +100,13 @@ def method_for(release: str) -> Method:
 
 @frozen
 class Layers:
-    """The open files of a plan's layers: the image's mount, then the directories.
+    """The open files of a plan's layers: the image's mount, then the directories, ``data`` in the plan's order.
 
     An ``upperdir`` without a ``workdir`` is the topmost of the layers that are only read.
     """
 
     image: int
-    objects: int
+    data: tuple[int, ...]
     upperdir: int | None = None
     workdir: int | None = None
 
@@ -123,18 +127,16 @@ def overlay_parameters(plan: MountPlan, layers: Layers, syntax: LayerSyntax) -> 
     lower = [layers.image]
     if layers.upperdir is not None and layers.workdir is None:
         lower.insert(0, layers.upperdir)
-    names, objects = ":".join(map(fd_path, lower)), fd_path(layers.objects)
-    if syntax is LayerSyntax.FD:
-        parameters += [*(("lowerdir+", Fd(layer)) for layer in lower), ("datadir+", Fd(layers.objects))]
-    elif syntax is LayerSyntax.APPENDED:
-        parameters += [*(("lowerdir+", fd_path(layer)) for layer in lower), ("datadir+", objects)]
-    elif syntax is LayerSyntax.DATA_ONLY:
-        parameters.append(("lowerdir", f"{names}::{objects}"))
+    value = Fd if syntax is LayerSyntax.FD else fd_path
+    if syntax in (LayerSyntax.FD, LayerSyntax.APPENDED):
+        parameters += [("lowerdir+", value(fd)) for fd in lower]
+        parameters += [("datadir+", value(fd)) for fd in layers.data]
     else:
-        parameters.append(("lowerdir", f"{names}:{objects}"))
+        separator = "::" if syntax is LayerSyntax.DATA_ONLY else ":"
+        names = [":".join(map(fd_path, lower)), *map(fd_path, layers.data)]
+        parameters.append(("lowerdir", separator.join(names)))
     if layers.upperdir is not None and layers.workdir is not None:
-        for key, fd in (("upperdir", layers.upperdir), ("workdir", layers.workdir)):
-            parameters.append((key, Fd(fd) if syntax is LayerSyntax.FD else fd_path(fd)))
+        parameters += [("upperdir", value(layers.upperdir)), ("workdir", value(layers.workdir))]
     parameters += [("metacopy", "on"), ("redirect_dir", "on"), ("index", "off")]
     if plan.context is not None:
         parameters.append(("context", plan.context))

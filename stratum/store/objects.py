@@ -33,8 +33,13 @@ class Objects:
 
     @property
     def directory(self) -> Path:
-        """The object directory: the overlay's data layer."""
+        """The object directory."""
         return self._layout.objects
+
+    @property
+    def layers(self) -> tuple[Path, ...]:
+        """The data layers of a mount (``mount.plan``), in the order in which an object is looked for in them."""
+        return (self._layout.objects,)
 
     def path(self, digest: bytes) -> Path:
         """Where the object is or would be."""

@@ -162,7 +162,7 @@ class Worktree:
         os.utime(self.upper, ns=(root.mtime, root.mtime))
 
     def mount(self) -> None:
-        plan = MountPlan(self.lab.image(self.base), self.lab.store.objects.directory, self.upper, self.place / "work")
+        plan = MountPlan(self.lab.image(self.base), self.lab.store.objects.layers, self.upper, self.place / "work")
         mount(plan, self.view)
         self.mounted = True
 

@@ -149,7 +149,7 @@ def image_view(image: Path) -> Iterator[int]:
 @contextlib.contextmanager
 def overlay_view(image: Path, objects: Path) -> Iterator[int]:
     """What a mounted commit shows; a directory fd."""
-    mount = build_detached(MountPlan(image=image, objects=objects))
+    mount = build_detached(MountPlan(image, (objects,)))
     try:
         yield mount
     finally:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from stratum.composefs.verity import verity_digest
 from stratum.errors import BusyError, DamagedError, NotFoundError, StratumError, UnsupportedError, UsageError
 from stratum.mount import build
 from stratum.mount.plan import LayerSyntax, Method, MountPlan
@@ -19,6 +20,7 @@ from stratum.sys import mountinfo
 from stratum.sys.mountapi import FilesystemContext
 from stratum.sys.proc import users_of_mount
 from stratum.sys.syscalls import statx_mount_id
+from stratum.tree.model import object_path
 from tests.support.leftovers import unmount_below
 from tests.support.mounts import Sample, make_sample, walk
 
@@ -64,6 +66,11 @@ def mount(plan: MountPlan, target: Path, method: Method | None = None) -> int:
         return build.attach(built, target)
 
 
+def object_of(sample: Sample, file: Path) -> str:
+    """Where in a data layer the content of ``file`` is."""
+    return object_path(verity_digest(file.read_bytes())).decode()
+
+
 def loop_device_freed(path: Path) -> bool:
     """Whether no loop device has ``path`` any more; the kernel frees them a moment after the last use."""
     deadline = time.monotonic() + 30
@@ -84,7 +91,7 @@ def backing(file: Path) -> str:
 
 @pytest.mark.parametrize("method", METHODS, ids=method_name)
 def test_a_commit_shows_its_tree_read_only(sample: Sample, target: Path, method: Method) -> None:
-    mount(MountPlan(sample.image, sample.objects), target, method)
+    mount(MountPlan(sample.image, sample.data), target, method)
     assert walk(target) == walk(sample.source)
     with pytest.raises(OSError, match=os.strerror(errno.EROFS)):
         (target / "new").touch()
@@ -96,7 +103,7 @@ def test_a_commit_shows_its_tree_read_only(sample: Sample, target: Path, method:
 @pytest.mark.parametrize("method", METHODS, ids=method_name)
 def test_a_worktree_takes_writes_and_keeps_them(sample: Sample, target: Path, method: Method) -> None:
     upper, work = sample.worktree()
-    plan = MountPlan(sample.image, sample.objects, upper, work)
+    plan = MountPlan(sample.image, sample.data, upper, work)
     mount(plan, target, method)
     (target / "label").write_text("changed")
     (target / "sub").rename(target / "moved")
@@ -112,10 +119,41 @@ def test_a_worktree_takes_writes_and_keeps_them(sample: Sample, target: Path, me
 
 
 @pytest.mark.parametrize("method", METHODS, ids=method_name)
+def test_contents_come_from_the_first_data_layer_that_has_them(sample: Sample, target: Path, method: Method) -> None:
+    upper, work = sample.worktree()
+    second = sample.store / "second"
+    moved = object_of(sample, sample.source / "sub" / "deep" / "file")
+    (second / moved).parent.mkdir(parents=True)
+    (sample.data[0] / moved).rename(second / moved)
+    both = object_of(sample, sample.source / "big")
+    (second / both).parent.mkdir(exist_ok=True)
+    (second / both).write_bytes(b"2" * (sample.source / "big").stat().st_size)
+    mount(MountPlan(sample.image, (*sample.data, second), upper, work), target, method)
+    assert walk(target) == walk(sample.source)
+    (target / "sub" / "deep" / "file").chmod(0o600)  # only its metadata are copied up
+    with (target / "link").open("ab") as file:  # and here the rest, from the second layer
+        file.write(b"more")
+    assert (upper / "sub" / "deep" / "file").read_bytes() == b"deep " * 1000 + b"more"
+
+
+@pytest.mark.parametrize("method", METHODS[:-1], ids=method_name)
+def test_what_no_data_layer_has_is_an_error_when_it_is_opened(sample: Sample, target: Path, method: Method) -> None:
+    second = sample.store / "second"
+    second.mkdir()
+    (sample.data[0] / object_of(sample, sample.source / "big")).unlink()
+    mount(MountPlan(sample.image, (second, *sample.data)), target, method)
+    assert (target / "big").stat().st_size == (sample.source / "big").stat().st_size
+    with pytest.raises(OSError) as caught:
+        (target / "big").read_bytes()
+    assert caught.value.errno == errno.ENOENT
+    assert (target / "link").read_bytes() == b"deep " * 1000
+
+
+@pytest.mark.parametrize("method", METHODS, ids=method_name)
 def test_nothing_is_attached_before_attach(sample: Sample, method: Method) -> None:
     upper, work = sample.worktree()
     open_before = os.listdir("/proc/self/fd")
-    plan = MountPlan(sample.image, sample.objects, upper, work, source="stratum-detached")
+    plan = MountPlan(sample.image, sample.data, upper, work, source="stratum-detached")
     built = build.build_detached(plan, method)
     assert not [pid for pid, entry in mountinfo.everywhere() if entry.source == "stratum-detached"]
     os.close(built)
@@ -130,7 +168,7 @@ def test_no_character_in_a_path_has_a_meaning(place: Path, name: str, method: Me
     upper, work = sample.worktree(name)
     target = place / "mnt" / name
     target.mkdir(parents=True)
-    mount(MountPlan(sample.image, sample.objects, upper, work), target, method)
+    mount(MountPlan(sample.image, sample.data, upper, work), target, method)
     entry = mountinfo.topmost(target)
     assert entry is not None
     assert entry.fstype == "overlay"
@@ -141,7 +179,7 @@ def test_no_character_in_a_path_has_a_meaning(place: Path, name: str, method: Me
 
 def test_devices_and_setuid_programs_mean_nothing(sample: Sample, target: Path) -> None:
     upper, work = sample.worktree()
-    mount(MountPlan(sample.image, sample.objects, upper, work, source="stratum-1:x+y"), target)
+    mount(MountPlan(sample.image, sample.data, upper, work, source="stratum-1:x+y"), target)
     entry = mountinfo.topmost(target)
     assert entry is not None
     assert {"nosuid", "nodev", "rw"} <= set(entry.options.split(","))
@@ -150,16 +188,15 @@ def test_devices_and_setuid_programs_mean_nothing(sample: Sample, target: Path) 
 
 
 def test_the_mount_id_is_that_of_the_mountpoint(sample: Sample, target: Path) -> None:
-    assert mount(MountPlan(sample.image, sample.objects), target) == statx_mount_id(target)
+    assert mount(MountPlan(sample.image, sample.data), target) == statx_mount_id(target)
 
 
 @pytest.mark.parametrize("missing", ["image", "objects", "upperdir"])
 def test_a_missing_part_of_the_store_is_damage(sample: Sample, missing: str) -> None:
     upper, work = sample.worktree()
-    parts = {"image": sample.image, "objects": sample.objects, "upperdir": upper, "workdir": work}
-    parts[missing].rename(sample.store / "elsewhere")
+    {"image": sample.image, "objects": sample.data[0], "upperdir": upper}[missing].rename(sample.store / "elsewhere")
     with pytest.raises(DamagedError, match="cannot be mounted"):
-        build.build_detached(MountPlan(**parts))
+        build.build_detached(MountPlan(sample.image, sample.data, upper, work))
 
 
 def test_a_symlink_in_place_of_an_upperdir_is_not_followed(sample: Sample) -> None:
@@ -167,13 +204,13 @@ def test_a_symlink_in_place_of_an_upperdir_is_not_followed(sample: Sample) -> No
     upper.rename(sample.store / "elsewhere")
     upper.symlink_to(sample.store / "elsewhere")
     with pytest.raises(DamagedError):
-        build.build_detached(MountPlan(sample.image, sample.objects, upper, work))
+        build.build_detached(MountPlan(sample.image, sample.data, upper, work))
 
 
 def test_an_image_that_is_none_is_refused_with_the_kernels_words(sample: Sample) -> None:
     sample.image.write_bytes(b"\0" * 8192)
     with pytest.raises(StratumError, match=r"cannot mount .*commit\.cfs: erofs: Invalid argument") as caught:
-        build.build_detached(MountPlan(sample.image, sample.objects))
+        build.build_detached(MountPlan(sample.image, sample.data))
     assert "dmesg" in caught.value.hint
     assert loop_device_freed(sample.image)
 
@@ -182,7 +219,7 @@ def test_upper_and_work_on_different_filesystems_are_refused(sample: Sample, pla
     upper, work = sample.worktree()
     subprocess.run(["mount", "-t", "tmpfs", "none", work], check=True)
     with pytest.raises(StratumError, match="overlay: Invalid argument"):
-        build.build_detached(MountPlan(sample.image, sample.objects, upper, work))
+        build.build_detached(MountPlan(sample.image, sample.data, upper, work))
 
 
 def test_an_upperdir_the_kernel_cannot_write_with_is_an_error_not_a_read_only_mount(
@@ -193,7 +230,7 @@ def test_an_upperdir_the_kernel_cannot_write_with_is_an_error_not_a_read_only_mo
     subprocess.run(["chattr", "+i", work / "work"], check=True)
     try:
         with pytest.raises(StratumError, match=r"cannot use .* to write with") as caught:
-            build.build_detached(MountPlan(sample.image, sample.objects, upper, work))
+            build.build_detached(MountPlan(sample.image, sample.data, upper, work))
     finally:
         subprocess.run(["chattr", "-i", work / "work"], check=True)
     assert caught.value.hint
@@ -208,7 +245,7 @@ from stratum.mount import build
 from stratum.mount.plan import MountPlan
 os.setresuid(65534, 65534, 65534)
 try:
-    build.build_detached(MountPlan(Path("/proc/self/status"), Path("/")))
+    build.build_detached(MountPlan(Path("/proc/self/status"), (Path("/"),)))
 except UnsupportedError as exc:
     print(exc.exit_code, exc.message, "|", exc.hint)
 """
@@ -230,7 +267,7 @@ def test_bad_mountpoints(sample: Sample, place: Path) -> None:
     (place / "file").write_text("")
     (place / "dir").mkdir()
     (place / "link").symlink_to("dir")
-    with build.closing(build.build_detached(MountPlan(sample.image, sample.objects))) as built:
+    with build.closing(build.build_detached(MountPlan(sample.image, sample.data))) as built:
         with pytest.raises(NotFoundError, match="does not exist"):
             build.attach(built, place / "missing")
         with pytest.raises(UsageError, match="not a directory"):
@@ -247,7 +284,7 @@ def test_bad_mountpoints(sample: Sample, place: Path) -> None:
 
 def test_unmounting_what_is_in_use_names_the_processes(sample: Sample, target: Path) -> None:
     upper, work = sample.worktree()
-    mount(MountPlan(sample.image, sample.objects, upper, work), target)
+    mount(MountPlan(sample.image, sample.data, upper, work), target)
     # What speaks is the last program of the shell already: its command line is the one that is named.
     script = "exec 3>>label 4<big; exec cat /proc/self/comm -"
     with subprocess.Popen(["sh", "-c", script], cwd=target, stdin=-1, stdout=-1, text=True) as user:
@@ -265,7 +302,7 @@ def test_unmounting_what_is_in_use_names_the_processes(sample: Sample, target: P
 
 def test_a_writable_mapping_is_a_use_even_when_its_file_is_closed(sample: Sample, target: Path) -> None:
     upper, work = sample.worktree()
-    mount(MountPlan(sample.image, sample.objects, upper, work), target)
+    mount(MountPlan(sample.image, sample.data, upper, work), target)
     code = """
 import mmap, os, sys, time
 file = os.open(sys.argv[1], os.O_RDWR)
@@ -284,7 +321,7 @@ time.sleep(100)
 
 def test_a_use_in_another_mount_namespace_is_found(sample: Sample, target: Path) -> None:
     upper, work = sample.worktree()
-    mount(MountPlan(sample.image, sample.objects, upper, work), target)
+    mount(MountPlan(sample.image, sample.data, upper, work), target)
     script = f"mount --bind {target} /mnt && cd /mnt && exec 3>>label && echo ready && exec sleep 100"
     command = ["unshare", "--mount", "--propagation", "private", "sh", "-c", script]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as user:
@@ -296,7 +333,7 @@ def test_a_use_in_another_mount_namespace_is_found(sample: Sample, target: Path)
 
 
 def test_lazy_unmount_takes_it_away_from_its_users(sample: Sample, target: Path) -> None:
-    mount(MountPlan(sample.image, sample.objects), target)
+    mount(MountPlan(sample.image, sample.data), target)
     with open(target / "label") as kept:
         with pytest.raises(BusyError, match=f"{os.getpid()} .* uses {target}/label"):
             build.unmount(target)
@@ -306,7 +343,7 @@ def test_lazy_unmount_takes_it_away_from_its_users(sample: Sample, target: Path)
 
 
 def test_what_is_mounted_below_is_named(sample: Sample, target: Path) -> None:
-    mount(MountPlan(sample.image, sample.objects), target)
+    mount(MountPlan(sample.image, sample.data), target)
     subprocess.run(["mount", "-t", "tmpfs", "none", target / "sub"], check=True)
     with pytest.raises(BusyError, match=f"other filesystems are mounted on {target}: {target}/sub"):
         build.unmount(target)

@@ -78,7 +78,7 @@ def test_the_containers_root_owns_and_changes_what_is_roots(
 ) -> None:
     upper, work = sample.worktree()
     target = tmp_path / "mnt"
-    mount(MountPlan(sample.image, sample.objects, upper, work), namespace, target, method)
+    mount(MountPlan(sample.image, sample.data, upper, work), namespace, target, method)
     assert (target / "big").stat().st_uid == HOST_ROOT
     script = """
         stat -c %u:%g big
@@ -110,7 +110,7 @@ def test_a_commit_is_shown_with_the_containers_ids(
     sample: Sample, namespace: subprocess.Popen[bytes], tmp_path: Path
 ) -> None:
     target = tmp_path / "mnt"
-    mount(MountPlan(sample.image, sample.objects), namespace, target, METHODS["new"])
+    mount(MountPlan(sample.image, sample.data), namespace, target, METHODS["new"])
     assert inside(namespace, "stat -c %u sub/deep/file; cat label", target) == "0\none"
 
 
@@ -118,7 +118,7 @@ def test_the_callers_identity_does_not_change(
     sample: Sample, namespace: subprocess.Popen[bytes], tmp_path: Path
 ) -> None:
     upper, work = sample.worktree()
-    mount(MountPlan(sample.image, sample.objects, upper, work), namespace, tmp_path / "mnt", METHODS["new"])
+    mount(MountPlan(sample.image, sample.data, upper, work), namespace, tmp_path / "mnt", METHODS["new"])
     (tmp_path / "mine").write_text("")
     assert (tmp_path / "mine").stat().st_uid == 0
 
@@ -129,7 +129,7 @@ def test_a_namespace_that_is_none_is_an_error_that_leaves_nothing(sample: Sample
         build.closing(os.open("/proc/self/ns/net", os.O_RDONLY)) as wrong,
         pytest.raises(StratumError, match="cannot mount"),
     ):
-        build_idmapped(MountPlan(sample.image, sample.objects), IdMap(wrong, HOST_ROOT, HOST_ROOT))
+        build_idmapped(MountPlan(sample.image, sample.data), IdMap(wrong, HOST_ROOT, HOST_ROOT))
     assert os.listdir("/proc/self/fd") == before
 
 
@@ -137,4 +137,4 @@ def test_upper_and_work_must_be_of_one_directory(sample: Sample) -> None:
     upper, _ = sample.worktree("a")
     _, work = sample.worktree("b")
     with pytest.raises(ValueError, match="one directory"):
-        build_idmapped(MountPlan(sample.image, sample.objects, upper, work), IdMap(0, 0, 0))
+        build_idmapped(MountPlan(sample.image, sample.data, upper, work), IdMap(0, 0, 0))

@@ -45,12 +45,12 @@ class Place:
         if not directory.exists():
             self.sample.worktree(ref)
         plan = MountPlan(
-            self.sample.image, self.sample.objects, upperdir=directory / "upperdir", workdir=directory / "workdir"
+            self.sample.image, self.sample.data, upperdir=directory / "upperdir", workdir=directory / "workdir"
         )
         return host.mount_recorded(self.state, plan, store=self.sample.store, ref=ref, commit="c1", at=at)
 
     def mount_commit(self, at: Path | None, ref: str = "app:v1") -> Record:
-        plan = MountPlan(self.sample.image, self.sample.objects)
+        plan = MountPlan(self.sample.image, self.sample.data)
         return host.mount_recorded(self.state, plan, store=self.sample.store, ref=ref, commit="c1", at=at)
 
     def claim(self, ref: str = "app+dev", at: str = "/nowhere", holder: Holder | None = None) -> Record:
@@ -163,7 +163,7 @@ from stratum.errors import BusyError
 directory = store / "refs" / "app+dev"
 try:
     plan = MountPlan(
-        Path({str(place.sample.image)!r}), store / "objects", directory / "upperdir", directory / "workdir"
+        Path({str(place.sample.image)!r}), (store / "objects",), directory / "upperdir", directory / "workdir"
     )
     host.mount_recorded(state, plan, store=store, ref="app+dev", commit="c1", at=Path(sys.argv[1]))
     print("won")
@@ -240,7 +240,7 @@ def test_found_by_path_by_ref_and_from_inside(place: Place) -> None:
 
 def test_what_stratum_did_not_mount_it_does_not_unmount(place: Place) -> None:
     at = place.target("mnt")
-    build.mount(MountPlan(place.sample.image, place.sample.objects), at)
+    build.mount(MountPlan(place.sample.image, place.sample.data), at)
     with pytest.raises(NotFoundError, match="not a mount of Stratum") as caught:
         host.unmount(place.state, at)
     assert caught.value.exit_code == 3
@@ -282,7 +282,7 @@ def test_another_mount_at_the_mountpoint_does_not_keep_a_record_alive(place: Pla
     at = place.target("mnt")
     place.mount_worktree(at)
     subprocess.run(["umount", at], check=True)
-    build.mount(MountPlan(place.sample.image, place.sample.objects), at)
+    build.mount(MountPlan(place.sample.image, place.sample.data), at)
     assert place.state.records() == []
 
 
@@ -342,7 +342,7 @@ def test_a_process_killed_after_the_mount_and_before_the_record_leaves_a_held_wo
         f"""
 record = state.claim(store=store, ref="app+dev", commit="c1", mountpoint=Path({str(at)!r}), read_only=False)
 image, upper, work = Path({str(place.sample.image)!r}), Path({str(upper)!r}), Path({str(work)!r})
-build.mount(MountPlan(image, store / "objects", upper, work, source=record.source), Path(record.mountpoint))
+build.mount(MountPlan(image, (store / "objects",), upper, work, source=record.source), Path(record.mountpoint))
 """,
     )
     kill(child)
@@ -358,7 +358,7 @@ def test_a_container_holds_while_its_mount_is_seen(place: Place) -> None:
     upper, work = place.sample.worktree("app+dev")
     maker = replace(host_holder(), kind="container", id="0123456789abcdef")
     record = place.claim(at="/data", holder=maker)
-    plan = MountPlan(place.sample.image, place.sample.objects, upper, work, source=record.source)
+    plan = MountPlan(place.sample.image, place.sample.data, upper, work, source=record.source)
     at = place.target("data")
     build.mount(plan, at)
     command = ["unshare", "--mount", "--propagation", "private", "sh", "-c", "echo; exec sleep 1000"]

@@ -59,14 +59,14 @@ class Place:
 
     def mount(self, writable: bool = True) -> Record:
         upper, work = self.one.worktree("one")
-        plan = MountPlan(self.one.image, self.one.objects, *((upper, work) if writable else ()))
+        plan = MountPlan(self.one.image, self.one.data, *((upper, work) if writable else ()))
         ref = "app+dev" if writable else "app:v1"
         return host.mount_recorded(self.state, plan, store=self.one.store, ref=ref, commit="c1", at=self.target)
 
     def builder(self, record: Record) -> Callable[[], int]:
         """What builds a worktree of commit two to take the record's place."""
         upper, work = self.two.worktree("two")
-        plan = MountPlan(self.two.image, self.two.objects, upper, work, source=record.source)
+        plan = MountPlan(self.two.image, self.two.data, upper, work, source=record.source)
         return lambda: build.build_detached(plan)
 
 
@@ -98,7 +98,7 @@ def reading(command: list[str]) -> Iterator[list[str]]:
 def read_rounds(record: Record, place: Place, rounds: int, **options: bool) -> None:
     """Switch to and fro, so that a reader has many chances to see a gap."""
     plans = [
-        MountPlan(sample.image, sample.objects, *sample.worktree(name), source=record.source)
+        MountPlan(sample.image, sample.data, *sample.worktree(name), source=record.source)
         for sample, name in ((place.two, "two"), (place.one, "one-again"))
     ]
     for number in range(rounds):
@@ -237,7 +237,7 @@ def test_a_switch_cut_short_is_taken_down_whole(place: Place) -> None:
 
 def test_a_read_only_commit_is_switched(place: Place) -> None:
     record = place.mount(writable=False)
-    plan = MountPlan(place.two.image, place.two.objects, source=record.source)
+    plan = MountPlan(place.two.image, place.two.data, source=record.source)
     swap(record, lambda: build.build_detached(plan))
     assert walk(place.target) == walk(place.two.source)
 
@@ -304,7 +304,7 @@ class Container:
             read_only=False,
             holder=maker,
         )
-        plan = MountPlan(self.place.one.image, self.place.one.objects, upper, work, source=record.source)
+        plan = MountPlan(self.place.one.image, self.place.one.data, upper, work, source=record.source)
         with build.closing(build.build_detached(plan)) as built:
             mount_id = self.attach(built)
         return self.place.state.confirm(record, mount_id, holder=self.holder)

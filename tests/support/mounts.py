@@ -12,12 +12,12 @@ from tests.support.capabilities import program
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """``image`` shows ``source``, whose file contents are in ``objects``; ``store`` holds all of it."""
+    """``image`` shows ``source``, whose file contents are in the directories ``data``; ``store`` holds all of it."""
 
     store: Path
     source: Path
     image: Path
-    objects: Path
+    data: tuple[Path, ...]
 
     def worktree(self, name: str = "work") -> tuple[Path, Path]:
         """Fresh (upperdir, workdir) of a worktree."""
@@ -42,7 +42,7 @@ def make_sample(store: Path, label: str = "one", commit: str = "c1") -> Sample:
     image = store / "commits" / commit / "commit.cfs"
     image.parent.mkdir(parents=True)
     subprocess.run([program("mkcomposefs"), "--digest-store", objects, source, image], check=True)
-    return Sample(store, source, image, objects)
+    return Sample(store, source, image, (objects,))
 
 
 def walk(root: Path) -> dict[str, object]:

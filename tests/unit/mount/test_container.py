@@ -40,7 +40,7 @@ def test_the_label_of_a_mount(options: str, label: str | None) -> None:
 
 def test_a_label_is_one_parameter_of_the_overlay(tmp_path_factory: pytest.TempPathFactory) -> None:
     place = tmp_path_factory.getbasetemp()
-    plan = MountPlan(place / "image", place / "objects", context=LABEL)
-    parameters = overlay_parameters(plan, Layers(3, 4), LayerSyntax.FD)
+    plan = MountPlan(place / "image", (place / "objects",), context=LABEL)
+    parameters = overlay_parameters(plan, Layers(3, (4,)), LayerSyntax.FD)
     assert ("context", LABEL) in parameters
-    assert "context" not in dict(overlay_parameters(MountPlan(plan.image, plan.objects), Layers(3, 4), LayerSyntax.FD))
+    assert "context" not in dict(overlay_parameters(MountPlan(plan.image, plan.data), Layers(3, (4,)), LayerSyntax.FD))

@@ -9,9 +9,9 @@ import pytest
 from stratum.mount.plan import Fd, Layers, LayerSyntax, Method, MountPlan, method_for, overlay_parameters
 from stratum.sys.mountapi import MOUNT_ATTR_NODEV, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY
 
-COMMIT = MountPlan(Path("/s/c/commit.cfs"), Path("/s/objects"), source="stratum-1:a:b")
-WORKTREE = MountPlan(Path("/s/c/commit.cfs"), Path("/s/objects"), Path("/s/up"), Path("/s/work"))
-LAYERS = Layers(image=5, objects=6, upperdir=7, workdir=8)
+COMMIT = MountPlan(Path("/s/c/commit.cfs"), (Path("/s/objects"),), source="stratum-1:a:b")
+WORKTREE = MountPlan(Path("/s/c/commit.cfs"), (Path("/s/objects"),), Path("/s/up"), Path("/s/work"))
+LAYERS = Layers(image=5, data=(6,), upperdir=7, workdir=8)
 
 
 def test_a_commit_is_read_only_and_no_device_or_setuid_file_in_it_works() -> None:
@@ -21,17 +21,22 @@ def test_a_commit_is_read_only_and_no_device_or_setuid_file_in_it_works() -> Non
 
 def test_a_worktree_is_writable_unless_asked_otherwise() -> None:
     assert WORKTREE.attributes == MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV
-    held = MountPlan(WORKTREE.image, WORKTREE.objects, WORKTREE.upperdir, WORKTREE.workdir, read_only=True)
+    held = MountPlan(WORKTREE.image, WORKTREE.data, WORKTREE.upperdir, WORKTREE.workdir, read_only=True)
     assert held.attributes & MOUNT_ATTR_RDONLY
 
 
 def test_an_upperdir_without_a_workdir_is_no_plan() -> None:
     with pytest.raises(ValueError, match="go together"):
-        MountPlan(Path("/i"), Path("/o"), upperdir=Path("/u"))
+        MountPlan(Path("/i"), (Path("/o"),), upperdir=Path("/u"))
+
+
+def test_without_a_data_layer_there_is_no_plan() -> None:
+    with pytest.raises(ValueError, match="data layer"):
+        MountPlan(Path("/i"), ())
 
 
 def test_parameters_of_a_commit() -> None:
-    assert overlay_parameters(COMMIT, Layers(5, 6), LayerSyntax.FD) == [
+    assert overlay_parameters(COMMIT, Layers(5, (6,)), LayerSyntax.FD) == [
         ("source", "stratum-1:a:b"),
         ("lowerdir+", Fd(5)),
         ("datadir+", Fd(6)),
@@ -63,10 +68,23 @@ def test_older_syntaxes_name_layers_by_fd_paths_only(syntax: LayerSyntax, expect
     assert parameters["workdir"] == "/proc/self/fd/8"
 
 
+@pytest.mark.parametrize(
+    ("syntax", "expected"),
+    [
+        (LayerSyntax.FD, [("lowerdir+", Fd(5)), ("datadir+", Fd(6)), ("datadir+", Fd(9))]),
+        (LayerSyntax.DATA_ONLY, [("lowerdir", "/proc/self/fd/5::/proc/self/fd/6::/proc/self/fd/9")]),
+        (LayerSyntax.LIST, [("lowerdir", "/proc/self/fd/5:/proc/self/fd/6:/proc/self/fd/9")]),
+    ],
+)
+def test_data_layers_are_named_in_their_order(syntax: LayerSyntax, expected: list[tuple[str, str | Fd]]) -> None:
+    parameters = overlay_parameters(COMMIT, Layers(5, (6, 9)), syntax)
+    assert parameters[1 : 1 + len(expected)] == expected
+
+
 def test_a_label_is_one_parameter_commas_and_all() -> None:
     label = "system_u:object_r:container_file_t:s0:c1,c2"
-    plan = MountPlan(Path("/i"), Path("/o"), context=label)
-    assert dict(overlay_parameters(plan, Layers(5, 6), LayerSyntax.FD))["context"] == label
+    plan = MountPlan(Path("/i"), (Path("/o"),), context=label)
+    assert dict(overlay_parameters(plan, Layers(5, (6,)), LayerSyntax.FD))["context"] == label
 
 
 @pytest.mark.parametrize(
