@@ -2,9 +2,9 @@
 
 A commit is shown by two filesystems (composefs): its image is an EROFS with names and metadata, and an overlay takes
 file contents from its data layers through the image's attributes ``metacopy`` and ``redirect``. An object is taken from
-the first data layer that has it; a file whose object is in none of them cannot be opened. A worktree adds an upperdir and a
-workdir. Each parameter is handed to the kernel by itself, and each layer as an open file, so no character in a path has
-a meaning.
+the first data layer that has it; a file whose object is in none of them cannot be opened. A worktree adds an upperdir
+and a workdir. Each parameter is handed to the kernel by itself, and each layer as an open file, so no character in a
+path has a meaning.
 
 ``index=off`` is always said: with an index, a worktree could not be mounted over another base (ESTALE).
 """
