@@ -25,7 +25,7 @@ def install(app: App, directory: Path | None, force: bool) -> None:
     The engines run this installation of Stratum as root then, for every container with an annotation of ours, so it is
     refused where others than root can write to it. One in a checkout is told of: it should stay where it is.
     """
-    from stratum.hook.install import install as run
+    from stratum.podman.install import install as run
 
     _report(app, "installed", run(directory, app.session.config, force=force, warn=app.out.warn))
 
@@ -34,7 +34,7 @@ def install(app: App, directory: Path | None, force: bool) -> None:
 @click.argument("directory", metavar="[DIR]", required=False, type=click.Path(path_type=Path))
 def uninstall(app: App, directory: Path | None) -> None:
     """Remove the files that 'hook install' wrote to DIR."""
-    from stratum.hook.install import uninstall as run
+    from stratum.podman.install import uninstall as run
 
     _report(app, "removed", run(directory))
 
@@ -46,7 +46,7 @@ def doctor(app: App, directory: Path | None) -> None:
 
     DIR is where the hook was installed. Exit code 6 where something is missing.
     """
-    from stratum.hook.doctor import examine
+    from stratum.volumes.doctor import examine
 
     findings = []
     for finding in examine(app.session, directory):

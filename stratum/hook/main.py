@@ -17,7 +17,7 @@ from types import FrameType, TracebackType
 from typing import TYPE_CHECKING
 
 from stratum.errors import StratumError, UsageError, one_line
-from stratum.hook import CREATE_RUNTIME, POSTSTOP, TIMEOUTS
+from stratum.podman import CREATE_RUNTIME, POSTSTOP, TIMEOUTS
 
 if TYPE_CHECKING:
     from stratum.api.session import Session

@@ -1,1 +1,7 @@
-"""What needs Podman: its own settings, by its command line; its containers, by its API (podman-py)."""
+"""Podman: its program, containers that are run with it, and the files by which it starts our OCI hook."""
+
+CREATE_RUNTIME = "createRuntime"
+POSTSTOP = "poststop"
+
+# Seconds after which the container engine kills the hook, by stage: starting is waited for, a commit may be large.
+TIMEOUTS = {CREATE_RUNTIME: 60, POSTSTOP: 900}

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from stratum.cli.maintenance import gc
-from stratum.hook.install import HOOK_PATH, hook_json
+from stratum.podman.install import HOOK_PATH, hook_json
 from stratum.volumes.policy import parse_policy
 from stratum.volumes.request import PREFIX, Volume, parse_volumes
 

@@ -37,7 +37,6 @@ LEVELS = (
 EXCEPTIONS = {
     ("api", "podman"),
     ("cli", "plugin"),  # `stratum volume-plugin` starts the server
-    ("cli", "hook"),  # `stratum hook install` writes the files that start the hook
 }
 
 GENERATED = ("_pb2.py", "_pb2_grpc.py")

@@ -19,8 +19,8 @@ from typing import Any
 from stratum import toml
 from stratum.config import Config, load_config
 from stratum.errors import ConflictError, NotFoundError, StratumError, UnsupportedError, os_error_text
-from stratum.hook import TIMEOUTS
-from stratum.hook.placement import placement_of, refusal
+from stratum.podman import TIMEOUTS
+from stratum.podman.placement import placement_of, refusal
 from stratum.podman.program import hook_directories
 from stratum.sys.atomic import write_atomic
 from stratum.sys.smallfile import who_can_change

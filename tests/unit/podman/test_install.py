@@ -16,7 +16,7 @@ import stratum
 from stratum.config import Config, load_config
 from stratum.errors import ConflictError, NotFoundError, StratumError, UnsupportedError
 from stratum.frozen import replace
-from stratum.hook.install import HOOK_PATH, install, uninstall
+from stratum.podman.install import HOOK_PATH, install, uninstall
 
 CONFIG = load_config({})
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from stratum.api.session import Session
 from stratum.errors import StratumError, UnsupportedError, os_error_text
-from stratum.hook import TIMEOUTS
-from stratum.hook.install import DEFAULT_DIRECTORY, WHEN, hook_files, is_ours
-from stratum.hook.placement import placement_of, refusal
+from stratum.podman import TIMEOUTS
+from stratum.podman.install import DEFAULT_DIRECTORY, WHEN, hook_files, is_ours
+from stratum.podman.placement import placement_of, refusal
 from stratum.sys.smallfile import who_can_change
 from stratum.volumes.policy import POLICY_FILE, load_policy
 
