@@ -134,7 +134,7 @@ class PluginVolumes:
 
 
 def _allowed(record: VolumeRecord) -> Volume:
-    """The volume of a record, by the rules of annotations and the policy. Raises ``UsageError``, ``DeniedError``."""
+    """The volume of a record, by the rules of annotations and the policy. Raises ``UsageError``, ``ForbiddenError``."""
     volume = _parsed(record)
     load_policy().check(Caller(PODMAN), volume)
     return volume

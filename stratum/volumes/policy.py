@@ -46,10 +46,10 @@ _NAMESPACE = "io.kubernetes.pod.namespace"
 _ALL = ("*",)
 
 
-class DeniedError(StratumError):
+class ForbiddenError(StratumError):
     """The policy does not allow a volume."""
 
-    id = "denied"
+    id = "forbidden"
 
 
 @frozen
@@ -89,13 +89,13 @@ class Policy:
     rules: tuple[Rule, ...] = ()
 
     def check(self, caller: Caller, volume: Volume) -> None:
-        """Raise ``DeniedError`` unless ``caller`` may mount ``volume``."""
+        """Raise ``ForbiddenError`` unless ``caller`` may mount ``volume``."""
         rules = [rule for rule in self.rules if rule.engine == caller.engine]
         allowed = any(rule.allows(caller, volume) for rule in rules) if rules else caller.engine == PODMAN
         if not allowed:
             who = f"{caller.engine} namespace {caller.namespace}" if caller.namespace else caller.engine
             access = "read-only" if volume.read_only else "writable"
-            raise DeniedError(
+            raise ForbiddenError(
                 f"policy: {who} may not mount {volume.ref} {access} at {volume.destination}",
                 hint=f"an administrator can allow it in {POLICY_FILE}",
             )

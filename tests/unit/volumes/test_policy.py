@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from stratum.errors import UsageError
-from stratum.volumes.policy import Caller, DeniedError, Policy, caller_of, load_policy, parse_policy
+from stratum.volumes.policy import Caller, ForbiddenError, Policy, caller_of, load_policy, parse_policy
 from stratum.volumes.request import parse_volume
 
 PODMAN = Caller("podman")
@@ -19,7 +19,7 @@ HASH = "0123456789abcdef" * 4
 def allowed(policy: Policy, caller: Caller, value: str) -> bool:
     try:
         policy.check(caller, parse_volume("v", value))
-    except DeniedError:
+    except ForbiddenError:
         return False
     return True
 
@@ -33,7 +33,7 @@ def test_defaults() -> None:
 
 
 def test_the_refusal_names_who_what_and_where() -> None:
-    with pytest.raises(DeniedError) as caught:
+    with pytest.raises(ForbiddenError) as caught:
         Policy().check(TEAM_A, parse_volume("v", "app+dev:/data"))
     assert caught.value.message == "policy: kubernetes namespace team-a may not mount app+dev writable at /data"
 
