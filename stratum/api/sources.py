@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from stratum.oci.descriptor import Descriptor
     from stratum.oci.image import Image, ImageLayer
     from stratum.oci.layout import Layout
-    from stratum.oci.remote import Remote
+    from stratum.oci.remote import Source
     from stratum.oci.target import Target
     from stratum.store import Store
     from stratum.store.transaction import Transaction
@@ -132,7 +132,7 @@ class TarSource:
 class ImageSource:
     """A container image: its layers, lowest first."""
 
-    remote: Remote
+    remote: Source
     image: Image
     directory: Path | None = None
     """Where the blobs of the layers are, by digest, once they were fetched."""
@@ -220,7 +220,7 @@ def fetched(store: Store, source: TreeSource) -> Iterator[None]:
 class CommitSource:
     """A commit in a layout, an archive or a registry."""
 
-    remote: Remote
+    remote: Source
     reference: str
 
 
@@ -294,7 +294,7 @@ def _open_file(what: str, file: str, tag: str | None, progress: Progress | None)
 
 
 @contextmanager
-def _of_manifest(remote: Remote, reference: str) -> Iterator[ImageSource | CommitSource]:
+def _of_manifest(remote: Source, reference: str) -> Iterator[ImageSource | CommitSource]:
     from stratum.oci.image import is_commit, read_image
 
     with remote:
@@ -307,14 +307,14 @@ def _refuse_tag(path: str, tag: str | None) -> None:
         raise UsageError(f"{path} is no OCI image layout, so it has no tag {tag}", hint="leave --tag out")
 
 
-def _open_reference(session: Session, text: str, tag: str | None, progress: Progress | None) -> tuple[Remote, str]:
+def _open_reference(session: Session, text: str, tag: str | None, progress: Progress | None) -> tuple[Source, str]:
     from stratum.oci.access import Access
-    from stratum.oci.places import open_remote
+    from stratum.oci.places import open_source as open_place
     from stratum.oci.target import parse_target
 
     if text.startswith(DOCKER):
         target = parse_target(text[len(DOCKER) :], session.config.registry)
-        return open_remote(target, Access.from_config(session.config)), tag or target.reference
+        return open_place(target, Access.from_config(session.config)), tag or target.reference
     target = parse_target(text)
     given = target.digest or (target.tag if text.endswith(f":{target.tag}") else None)
     if tag is not None and given is not None:
@@ -337,7 +337,7 @@ def _local(*, directory: str | None = None, archive: str | None = None) -> Targe
 
 def _open_local(
     target: Target, tag: str | None, file: str | None = None, progress: Progress | None = None
-) -> tuple[Remote, str]:
+) -> tuple[Source, str]:
     """A layout in a directory or an archive (of that name, in ``file``), and the manifest in it that is meant."""
     from stratum.oci.archive import ArchiveReader
     from stratum.oci.layout import Layout

@@ -70,12 +70,12 @@ def _push_image(
     dry_run: bool,
     progress: Progress | None,
 ) -> PushResult:
-    from stratum.oci.places import open_remote
+    from stratum.oci.places import open_sink
     from stratum.transfer.imagepush import push_image
     from stratum.transfer.push import check_pushable
 
     check_pushable(target)
-    with open_remote(target, access, create=not dry_run) as remote:
+    with open_sink(target, access, create=not dry_run) as remote:
         return push_image(
             store, commit, remote, target.tag, compression=compression, dry_run=dry_run, progress=progress
         )

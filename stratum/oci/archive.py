@@ -12,7 +12,7 @@ and have no tag. Memory is bounded whatever the sizes, and nothing but one pack 
 Read is any such archive, in any order of members, from a file that can be read at any place; nothing is unpacked.
 Before anything is taken from it, all members are looked at: names and types that do not belong, names that come twice,
 an archive that is cut short and a blob that is not what its name says each refuse the whole. Besides that it is a
-``Remote`` like any other, so what is in it gets the checks of a pull.
+``Source`` like any other, so what is in it gets the checks of a pull.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from stratum.oci.imageindex import (
     write_entries,
 )
 from stratum.oci.mediatypes import INDEX_MEDIA_TYPE, MANIFEST_MEDIA_TYPE
-from stratum.oci.remote import Upload, verified
+from stratum.oci.remote import Sink, Source, Upload, verified
 from stratum.oci.target import Target
 from stratum.refs import is_hash
 from stratum.tree.tarheader import DIRECTORY, END, REGULAR, TarHeader, padding, write_header
@@ -54,8 +54,8 @@ _KEPT_MAX = 64 << 20
 _PIECE = 1 << 20
 
 
-class ArchiveWriter:
-    """A ``Remote`` to push to, blob by blob in a fixed order; ``write`` takes the archive's bytes.
+class ArchiveWriter(Sink):
+    """The archive whose bytes ``write`` takes, to push to, blob by blob in a fixed order, by one thread at a time.
 
     ``finish`` ends the archive. A tag that is a commit hash is not written: so history goes along without a name.
     """
@@ -67,12 +67,6 @@ class ArchiveWriter:
         self._small: dict[str, bytes] = {}
         self._entries: list[Entry] = []
         self._member(LAYOUT_FILE, LAYOUT_VERSION)
-
-    def __enter__(self) -> ArchiveWriter:
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        return None
 
     def finish(self) -> None:
         """Write what comes last: ``index.json`` and the end of the archive."""
@@ -88,9 +82,6 @@ class ArchiveWriter:
 
     def read_blob(self, blob: Descriptor) -> Iterator[bytes]:
         return iter((self._kept(blob.digest),))
-
-    def blob_file(self, blob: Descriptor) -> None:
-        return None
 
     def read_range(self, blob: Descriptor, start: int, size: int) -> bytes | None:
         return self._kept(blob.digest)[start : start + size]
@@ -115,9 +106,6 @@ class ArchiveWriter:
         if keep:
             self._small[blob.digest] = b"".join(kept)
 
-    def mount_blob(self, blob: Descriptor, repository: str) -> bool:
-        return False
-
     def put_manifest(self, data: bytes, tag: str) -> None:
         manifest = Descriptor(MANIFEST_MEDIA_TYPE, digest_of(data), len(data))
         if not self.has_blob(manifest):
@@ -139,8 +127,8 @@ class _Place(NamedTuple):
     size: int
 
 
-class ArchiveReader:
-    """The layout in the file ``target.archive``; a ``Remote`` to pull from.
+class ArchiveReader(Source):
+    """The layout in the file ``target.archive``.
 
     ``file`` is the file to open where that is only a name for it. Raises ``NotFoundError``, ``DamagedError`` for an
     archive that is damaged or hostile, and ``StratumError`` for one of something else.
@@ -159,12 +147,6 @@ class ArchiveReader:
         except BaseException:
             os.close(self._fd)
             raise
-
-    def __enter__(self) -> ArchiveReader:
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        self.close()
 
     def close(self) -> None:
         os.close(self._fd)
@@ -250,18 +232,6 @@ class ArchiveReader:
 
     def list_tags(self) -> list[str]:
         return tags_of(self._index)
-
-    def put_blob(self, upload: Upload) -> None:
-        raise self._read_only()
-
-    def mount_blob(self, blob: Descriptor, repository: str) -> bool:
-        return False
-
-    def put_manifest(self, data: bytes, tag: str) -> None:
-        raise self._read_only()
-
-    def _read_only(self) -> StratumError:
-        return UsageError(f"{self._where} cannot be added to", hint="stratum export writes archives")
 
     def _place(self, digest: str) -> _Place:
         place = self._blobs.get(digest.partition(":")[2])

@@ -31,7 +31,7 @@ from stratum.oci.mediatypes import (
     INDEX_OF_MANIFESTS_MEDIA_TYPE,
     MANIFEST_MEDIA_TYPE,
 )
-from stratum.oci.remote import Upload, verified
+from stratum.oci.remote import Sink, Upload, verified
 from stratum.oci.target import Target, is_loopback
 from stratum.oci.transport import (
     ConnectionCutError,
@@ -70,8 +70,8 @@ def scheme_for(target: Target, access: Access) -> str:
     return "http" if is_loopback(target.host) and access.ca_file is None else "https"
 
 
-class RegistryClient(oras.provider.Registry):  # type: ignore[misc]  # oras has no types
-    """The repository of ``target``; a ``Remote``.
+class RegistryClient(Sink, oras.provider.Registry):  # type: ignore[misc]  # oras has no types
+    """The repository of ``target``; a ``Sink``.
 
     ``password`` (base64 ``user:password``) is used in place of what the user's files say.
     """
@@ -95,10 +95,7 @@ class RegistryClient(oras.provider.Registry):  # type: ignore[misc]  # oras has 
         self._container.registry = host
         self._root = f"{scheme}://{host}/v2/"
 
-    def __enter__(self) -> RegistryClient:
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
+    def close(self) -> None:
         self.session.close()
 
     # Requests
@@ -254,9 +251,6 @@ class RegistryClient(oras.provider.Registry):  # type: ignore[misc]  # oras has 
             skip -= len(piece) - len(kept)
             if kept:
                 yield kept
-
-    def blob_file(self, blob: Descriptor) -> None:
-        return None
 
     def read_range(self, blob: Descriptor, start: int, size: int) -> bytes | None:
         wanted, pace = f"bytes {start}-{start + size - 1}/", self._transport.pace()

@@ -33,7 +33,7 @@ from stratum.oci.mediatypes import (
     LAYER_ZSTD_MEDIA_TYPE,
     MANIFEST_MEDIA_TYPE,
 )
-from stratum.oci.remote import Remote, fetch
+from stratum.oci.remote import Source, fetch
 from stratum.refs import is_hash
 
 _CONFIG_MAX = 8 << 20
@@ -100,7 +100,7 @@ def is_commit(manifest: bytes) -> bool:
         return True  # whoever reads it as a commit's says what is wrong
 
 
-def read_image(remote: Remote, reference: str) -> Image:
+def read_image(remote: Source, reference: str) -> Image:
     """The image that ``reference`` (a tag or digest) is in ``remote``, its manifest and configuration verified.
 
     Raises ``NotFoundError``, ``DamagedError`` for what is malformed, ``UnsupportedError`` where there is none for

@@ -36,7 +36,7 @@ from stratum.oci.imageindex import (
     write_entries,
 )
 from stratum.oci.mediatypes import MANIFEST_MEDIA_TYPE
-from stratum.oci.remote import Upload, verified
+from stratum.oci.remote import Sink, Upload, verified
 from stratum.oci.target import Target
 from stratum.sys.atomic import fsync_dir, is_temporary, new_file, remove_abandoned, write_atomic
 from stratum.sys.locks import FileLock, locked
@@ -47,8 +47,8 @@ _LAYOUT = "oci-layout"
 _BLOBS = "blobs/sha256"
 
 
-class Layout:
-    """The layout in ``target.directory``; a ``Remote``."""
+class Layout(Sink):
+    """The layout in ``target.directory``."""
 
     def __init__(self, target: Target, *, create: bool = False) -> None:
         assert target.directory is not None
@@ -69,10 +69,7 @@ class Layout:
             with self._making(f"make an OCI image layout in {self._root}"):
                 self._prepare(self._fd)
 
-    def __enter__(self) -> Layout:
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
+    def close(self) -> None:
         if self._fd is not None:
             self._fd = None
             self._close()
@@ -219,9 +216,6 @@ class Layout:
             os.fsync(fd)
             os.rename(temporary, upload.descriptor.hex, src_dir_fd=blobs, dst_dir_fd=blobs)
             os.fsync(blobs)
-
-    def mount_blob(self, blob: Descriptor, repository: str) -> bool:
-        return False
 
     def put_manifest(self, data: bytes, tag: str) -> None:
         manifest = Descriptor(MANIFEST_MEDIA_TYPE, digest_of(data), len(data))

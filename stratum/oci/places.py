@@ -1,32 +1,43 @@
-"""The places that commits are in: a registry, an OCI image layout, an archive."""
+"""From a target to the place that it names: a registry, an OCI image layout, an archive."""
 
 from __future__ import annotations
 
 from stratum.errors import UsageError
 from stratum.oci.access import Access
-from stratum.oci.remote import Remote
+from stratum.oci.remote import Sink, Source
 from stratum.oci.target import Target
 
 
-def open_remote(target: Target, access: Access, *, create: bool = False) -> Remote:
-    """The repository that ``target`` names; ``create`` makes an OCI image layout where there is none."""
+def open_source(target: Target, access: Access) -> Source:
+    """The place to read what ``target`` names from.
+
+    An archive is verified as a whole first. Raises ``NotFoundError`` for one that is not there, and ``StratumError``;
+    registries and layouts say what is wrong when they are asked.
+    """
+    if target.archive is None:
+        return open_sink(target, access, create=False)
+    from stratum.oci.archive import ArchiveReader
+
+    archive = ArchiveReader(target)
+    try:
+        archive.verify()
+    except BaseException:
+        archive.close()
+        raise
+    return archive
+
+
+def open_sink(target: Target, access: Access, *, create: bool) -> Sink:
+    """The place to write what ``target`` names to; ``create`` makes an OCI image layout where there is none.
+
+    ``UsageError`` for an archive, ``StratumError`` where no layout can be made.
+    """
     if target.directory is not None:
         from stratum.oci.layout import Layout
 
         return Layout(target, create=create)
     if target.archive is not None:
-        from stratum.oci.archive import ArchiveReader
-
-        if create:
-            raise UsageError(f"{target} can only be read", hint="stratum export writes archives")
-        archive = ArchiveReader(target)
-        try:
-            archive.verify()
-        except BaseException:
-            archive.close()
-            raise
-        return archive
+        raise UsageError(f"{target} can only be read", hint="stratum export writes archives")
     from stratum.oci.client import RegistryClient
 
-    remote: Remote = RegistryClient(target, access)
-    return remote
+    return RegistryClient(target, access)

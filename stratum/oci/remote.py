@@ -1,19 +1,32 @@
-"""What push and pull need from the other side, be it a registry (``client``) or an OCI image layout (``layout``)."""
+"""The contract of a place that manifests and blobs are in: read from it (``Source``), write to it (``Sink``).
+
+A registry (``client``), an OCI image layout (``layout``) and an archive (``archive``) are such places; ``places`` opens
+the one that a target names. A new place is a class with the abstract methods here, and has to pass the tests of the
+contract (``tests/contracts/places.py``).
+
+For all methods of both:
+
+- Errors are ``StratumError``, in the other side's words: ``NotFoundError`` for what is not there, ``DamagedError`` for
+  bytes that are not what they should be or are too many, ``DeniedError``, ``UnreachableError``.
+- A place may be used by several threads at once, unless its class says otherwise.
+- A descriptor is well-formed: a sha256 digest, a size of at least 0. Tags may be any text; a name that the place cannot
+  have is one that is not there.
+- What a place sends is the word of a stranger: what it says of sizes, names and digests is checked before it counts.
+"""
 
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, BinaryIO, Protocol
+from typing import BinaryIO, TypeVar
 
 from stratum.errors import DamagedError
 from stratum.oci.descriptor import Descriptor
 from stratum.oci.target import Target
 
-if TYPE_CHECKING:
-    pass
+_SourceT = TypeVar("_SourceT", bound="Source")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,43 +41,88 @@ class Upload:
         return cls(descriptor, lambda start: iter((data[start:],)))
 
 
-class Remote(AbstractContextManager["Remote"], Protocol):
-    """One repository. Every method raises ``StratumError`` in the other side's words; all may be used by threads."""
+class Source(ABC):
+    """One repository to read from. Used in a ``with`` block, or closed by ``close``."""
 
     target: Target
 
-    def blob_file(self, blob: Descriptor) -> tuple[BinaryIO, int] | None:
-        """A file of this machine that the blob lies in, unverified, for the caller to close, and where in it the blob
-        begins. None where blobs come over a network."""
+    def __enter__(self: _SourceT) -> _SourceT:
+        return self
 
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of files and connections. Nothing else may be called then."""
+        return
+
+    @abstractmethod
     def get_manifest(self, reference: str) -> tuple[bytes, str]:
-        """The manifest's bytes and digest; ``NotFoundError`` where there is none. A digest asked for is verified."""
+        """The bytes and the digest of the manifest that ``reference``, a tag or a digest, names.
 
+        A digest that is asked for is verified. ``NotFoundError`` where there is none, ``DamagedError`` for other bytes
+        than the digest's or more than ``descriptor.MANIFEST_MAX``.
+        """
+
+    @abstractmethod
+    def list_tags(self) -> list[str]:
+        """The tags, sorted; none where the repository does not exist."""
+
+    @abstractmethod
     def has_blob(self, blob: Descriptor) -> bool:
-        """Whether the blob is there."""
+        """Whether a blob with this digest and size is there; its bytes are not looked at."""
 
+    @abstractmethod
     def read_blob(self, blob: Descriptor) -> Iterator[bytes]:
-        """The blob in pieces. Once it ends without an error, size and digest have been verified; not before."""
+        """The blob in pieces. Once they end without an error, size and digest have been verified; not before.
+
+        ``NotFoundError`` where it is not there, ``DamagedError`` where it is not what the descriptor says, before more
+        than ``blob.size`` bytes were given.
+        """
 
     def read_range(self, blob: Descriptor, start: int, size: int) -> bytes | None:
-        """``size`` bytes from ``start``, unverified, or None where only whole blobs can be had."""
+        """``size`` bytes of the blob from byte ``start`` on, or None where only whole blobs can be had.
 
+        The range lies in the blob. What is given is not verified, and is shorter where the place has less; never
+        longer. ``NotFoundError`` where the blob is not there.
+        """
+        return None
+
+    def blob_file(self, blob: Descriptor) -> tuple[BinaryIO, int] | None:
+        """A file of this machine that the blob lies in, unverified and for the caller to close, and the byte of it that
+        the blob begins at. None where blobs come over a network. ``NotFoundError`` where the blob is not there."""
+        return None
+
+
+class Sink(Source):
+    """One repository to write to. Blobs come first; a manifest, and with it the tag, when all that it names is there.
+
+    What was cut short has no name: neither a blob that did not arrive whole nor a tag without a manifest. The same may
+    be written again at any time.
+    """
+
+    @abstractmethod
     def put_blob(self, upload: Upload) -> None:
-        """Store a blob."""
+        """Store a blob. ``DamagedError`` where the upload's bytes are not what its descriptor says."""
 
     def mount_blob(self, blob: Descriptor, repository: str) -> bool:
         """Have the blob here without sending it, for another repository at the same place has it; whether that
         worked."""
+        return False
 
+    @abstractmethod
     def put_manifest(self, data: bytes, tag: str) -> None:
-        """Store a manifest whose blobs are all there, and point ``tag`` at it."""
+        """Store a manifest whose blobs are all there, then point ``tag`` at it, in one step for whoever reads the tag.
 
-    def list_tags(self) -> list[str]:
-        """The tags, sorted."""
+        Of two writers at the same time the last one's manifest has the tag; both are there by their digests.
+        """
 
 
 def verified(pieces: Iterable[bytes], blob: Descriptor, where: str) -> Iterator[bytes]:
-    """Pass ``pieces`` on, never more than the blob's size, and check size and digest at the end."""
+    """Pass ``pieces`` on, never more than the blob's size, and check size and digest at the end.
+
+    ``DamagedError``, which names ``where`` the bytes come from, for others than the blob's.
+    """
     sha, size = hashlib.sha256(), 0
     for piece in pieces:
         size += len(piece)
@@ -78,6 +136,6 @@ def verified(pieces: Iterable[bytes], blob: Descriptor, where: str) -> Iterator[
         raise DamagedError(f"{where} sent bytes that do not match the digest of blob {blob.digest}")
 
 
-def fetch(remote: Remote, blob: Descriptor) -> bytes:
+def fetch(source: Source, blob: Descriptor) -> bytes:
     """A small blob as a whole, verified."""
-    return b"".join(remote.read_blob(blob))
+    return b"".join(source.read_blob(blob))

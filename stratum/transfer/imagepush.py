@@ -27,7 +27,7 @@ from stratum.oci.mediatypes import (
     LAYER_ZSTD_MEDIA_TYPE,
     MANIFEST_MEDIA_TYPE,
 )
-from stratum.oci.remote import Remote, Upload
+from stratum.oci.remote import Sink, Upload
 from stratum.transfer.artifact import CREATED_ANNOTATION, PARENT_ANNOTATION
 from stratum.transfer.imagelayer import layer_archive
 from stratum.transfer.push import PushResult, file_pieces, scratch
@@ -70,7 +70,7 @@ class _Compressor(Protocol):
 def push_image(
     store: Store,
     commit: str,
-    remote: Remote,
+    remote: Sink,
     tag: str,
     *,
     compression: str = GZIP,
@@ -98,7 +98,7 @@ class _ImagePush:
         self,
         store: Store,
         spool: Path,
-        remote: Remote,
+        remote: Sink,
         meta: CommitMeta,
         tree: Directory,
         compression: str,

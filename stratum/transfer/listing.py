@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from stratum.errors import DamagedError, NotFoundError, StratumError
 from stratum.oci.access import Access
-from stratum.oci.places import open_remote
-from stratum.oci.remote import Remote
+from stratum.oci.places import open_source
+from stratum.oci.remote import Source
 from stratum.oci.target import Target
 from stratum.transfer.artifact import read_manifest
 
@@ -38,14 +38,14 @@ def list_remote(target: Target, access: Access) -> list[RemoteTag]:
     Raises ``NotFoundError`` where there is no such repository or it has no tags, ``StratumError`` in the registry's
     words.
     """
-    with open_remote(target, access) as remote, ThreadPoolExecutor(WORKERS) as pool:
+    with open_source(target, access) as remote, ThreadPoolExecutor(WORKERS) as pool:
         tags = list(pool.map(lambda tag: _describe(remote, tag), remote.list_tags()))
     if not tags:
         raise NotFoundError(f"{str(target).rpartition(':')[0]} does not exist, or has no tags")
     return tags
 
 
-def _describe(remote: Remote, tag: str) -> RemoteTag:
+def _describe(remote: Source, tag: str) -> RemoteTag:
     try:
         data, digest = remote.get_manifest(tag)
     except (DamagedError, NotFoundError) as exc:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from stratum.errors import DamagedError
 from stratum.oci.access import Access
-from stratum.oci.places import open_remote
+from stratum.oci.places import open_source
 from stratum.oci.remote import fetch
 from stratum.oci.target import Target
 from stratum.transfer.artifact import read_manifest
@@ -32,7 +32,7 @@ def look_up(source: Target, access: Access) -> RemoteCommit:
     """
     from stratum.store.commits import CommitMeta
 
-    with open_remote(source, access) as remote:
+    with open_source(source, access) as remote:
         data, digest = remote.get_manifest(source.reference)
         manifest = read_manifest(data, str(source))
         meta = CommitMeta.from_toml(fetch(remote, manifest.config), f"the metadata of {source}")

@@ -32,8 +32,8 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 from stratum.errors import BusyError, DamagedError, NotFoundError, StratumError
 from stratum.oci.access import Access
 from stratum.oci.descriptor import Descriptor
-from stratum.oci.places import open_remote
-from stratum.oci.remote import Remote, fetch
+from stratum.oci.places import open_source
+from stratum.oci.remote import Source, fetch
 from stratum.oci.target import Target
 from stratum.store import packcache
 from stratum.store.layout import NoSpaceError, storing
@@ -121,7 +121,7 @@ def pulled(
 
     ``accept`` is given the manifest before anything else is fetched, and may raise.
     """
-    with open_remote(source, access) as remote:
+    with open_source(source, access) as remote:
         pulling = pulled_from(
             store, remote, source.reference, jobs=jobs, isolated=isolated, progress=progress, accept=accept
         )
@@ -131,7 +131,7 @@ def pulled(
 
 def pull_from(
     store: Store,
-    remote: Remote,
+    remote: Source,
     reference: str,
     *,
     kind: str = "pull",
@@ -149,7 +149,7 @@ def pull_from(
 @contextmanager
 def pulled_from(
     store: Store,
-    remote: Remote,
+    remote: Source,
     reference: str,
     *,
     kind: str = "pull",
@@ -178,7 +178,7 @@ def pulled_from(
     )
 
 
-def pull_objects(store: Store, remote: Remote, reference: str, wanted: Mapping[bytes, int]) -> None:
+def pull_objects(store: Store, remote: Source, reference: str, wanted: Mapping[bytes, int]) -> None:
     """Bring those of the objects ``wanted`` (digest -> size in bytes) that the artifact ``reference`` has."""
     data, digest = remote.get_manifest(reference)
     manifest = read_manifest(data, str(remote.target))
@@ -193,7 +193,7 @@ class _Pull:
         self,
         store: Store,
         tx: Transaction,
-        remote: Remote,
+        remote: Source,
         manifest: Manifest,
         manifest_digest: str,
         workers: Workers,

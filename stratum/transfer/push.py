@@ -21,8 +21,8 @@ from stratum.errors import DamagedError, NotFoundError, StratumError, Unsupporte
 from stratum.oci.access import Access
 from stratum.oci.descriptor import Descriptor, describe, digest_of
 from stratum.oci.mediatypes import INDEX_MEDIA_TYPE
-from stratum.oci.places import open_remote
-from stratum.oci.remote import Remote, Upload, fetch
+from stratum.oci.places import open_sink, open_source
+from stratum.oci.remote import Sink, Source, Upload, fetch
 from stratum.oci.target import Target
 from stratum.store.ancestry import Ancestry
 from stratum.transfer.artifact import (
@@ -101,9 +101,9 @@ def push(
         metadata = _metadata(store, meta, workers)
         dump = store.commits.dump(commit)
         objects = objects_of(dump, commit)
-        remote = open_remote(target, access, create=not dry_run)
+        remote = open_sink(target, access, create=not dry_run)
         with remote, scratch(store, f"push of {commit} to {target}", objects) as directory:
-            elsewhere = (open_remote(place, access) for place in relatives(store, commit, target))
+            elsewhere = (open_source(place, access) for place in relatives(store, commit, target))
             return _Push(
                 store, directory, remote, meta, metadata, target.tag, dry_run, workers, progress, elsewhere=elsewhere
             ).run(dump, objects)
@@ -125,7 +125,7 @@ def check_pushable(target: Target) -> None:
 def push_in_order(
     store: Store,
     commit: str,
-    remote: Remote,
+    remote: Sink,
     tag: str,
     *,
     base: str | None = None,
@@ -170,7 +170,7 @@ class _Push:
         self,
         store: Store,
         directory: Path,
-        remote: Remote,
+        remote: Sink,
         meta: CommitMeta,
         metadata: Callable[[], bytes],
         tag: str,
@@ -180,7 +180,7 @@ class _Push:
         base: str | None = None,
         *,
         in_order: bool = False,
-        elsewhere: Iterable[Remote] = (),
+        elsewhere: Iterable[Source] = (),
     ) -> None:
         self._tag = tag
         self._turns = _Turns(in_order)
@@ -313,7 +313,7 @@ class _Push:
     def _mount(self, repository: str, blob: Descriptor) -> bool:
         return self._dry_run or self._remote.has_blob(blob) or self._remote.mount_blob(blob, repository)
 
-    def _packs(self, remote: Remote, base: Manifest, pool: ThreadPoolExecutor) -> list[BasePack]:
+    def _packs(self, remote: Source, base: Manifest, pool: ThreadPoolExecutor) -> list[BasePack]:
         """The packs of ``base``, which is in ``remote``, with their indexes."""
 
         def index(layers: PackLayers) -> PackIndex:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import BinaryIO
 
 from stratum.oci.descriptor import Descriptor
-from stratum.oci.remote import Remote
+from stratum.oci.remote import Source
 from stratum.store.layout import storing
 from stratum.sys.atomic import write_all
 
@@ -18,11 +18,11 @@ PIECE = 8 << 20
 _CHUNK = 1 << 20
 
 
-def complete(remote: Remote, pack: Descriptor, file: BinaryIO, count: Callable[[int], None]) -> None:
+def complete(remote: Source, pack: Descriptor, file: BinaryIO, count: Callable[[int], None]) -> None:
     """Have the whole of ``pack`` in ``file`` (unbuffered), compared with its digest.
 
     What is in the file is kept as far as it goes; where that, with the rest, is not the pack, all of it is fetched.
-    ``count`` is called with the bytes that arrived; what it raises ends the work. Raises as ``Remote.read_blob`` does,
+    ``count`` is called with the bytes that arrived; what it raises ends the work. Raises as ``Source.read_blob`` does,
     and ``StratumError`` where the file cannot be written.
     """
     if _go_on(remote, pack, file, count):
@@ -36,7 +36,7 @@ def complete(remote: Remote, pack: Descriptor, file: BinaryIO, count: Callable[[
         count(len(piece))
 
 
-def _go_on(remote: Remote, pack: Descriptor, file: BinaryIO, count: Callable[[int], None]) -> bool:
+def _go_on(remote: Source, pack: Descriptor, file: BinaryIO, count: Callable[[int], None]) -> bool:
     """Add to the file what is missing, by requests for ranges; whether it is the pack then."""
     sha, position = hashlib.sha256(), 0
     with storing("read a pack in the store"):

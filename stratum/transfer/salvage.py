@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from stratum.errors import NotFoundError, StratumError
 from stratum.oci.access import Access
-from stratum.oci.places import open_remote
-from stratum.oci.remote import Remote
+from stratum.oci.places import open_source
+from stratum.oci.remote import Source
 from stratum.oci.target import Target
 from stratum.transfer.artifact import read_manifest
 from stratum.transfer.pull import pull_from, pull_objects
@@ -27,7 +27,7 @@ def salvage(store: Store, source: Target, access: Access, objects: dict[bytes, i
     being. Raises ``StratumError`` where the place cannot be reached at all.
     """
     problems = []
-    with open_remote(source, access) as remote:
+    with open_source(source, access) as remote:
         for reference in _references(remote, source):
             missing = {digest: size for digest, size in objects.items() if not store.objects.has(digest, size)}
             lost = {commit for commit in commits if not store.commits.exists(commit)}
@@ -42,12 +42,12 @@ def salvage(store: Store, source: Target, access: Access, objects: dict[bytes, i
     return problems
 
 
-def _references(remote: Remote, source: Target) -> list[str]:
+def _references(remote: Source, source: Target) -> list[str]:
     others = [tag for tag in remote.list_tags() if tag != source.reference]
     return [source.reference, *others][:ARTIFACTS_MAX]
 
 
-def _look_through(store: Store, remote: Remote, reference: str, missing: dict[bytes, int], lost: set[str]) -> None:
+def _look_through(store: Store, remote: Source, reference: str, missing: dict[bytes, int], lost: set[str]) -> None:
     data, _ = remote.get_manifest(reference)
     if read_manifest(data, str(remote.target)).commit in lost:
         pull_from(store, remote, reference, kind="repair")

@@ -19,7 +19,7 @@ from stratum.frozen import replace
 from stratum.oci.access import Access
 from stratum.oci.descriptor import digest_of
 from stratum.oci.mediatypes import ARTIFACT_TYPE
-from stratum.oci.places import open_remote
+from stratum.oci.places import open_source
 from stratum.oci.target import parse_target
 from stratum.store import Store
 from stratum.transfer.pull import pull
@@ -249,7 +249,7 @@ def test_layouts_hold_several_tags(first: Store, second: Store, tmp_path: Path) 
     whole = push(first, old, parse_target(f"{layout}:old"), ACCESS)
     delta = push(first, new, parse_target(f"{layout}:new"), ACCESS)
     assert delta.bytes_sent < whole.bytes_sent / 100
-    assert open_remote(parse_target(layout), ACCESS).list_tags() == ["new", "old"]
+    assert open_source(parse_target(layout), ACCESS).list_tags() == ["new", "old"]
     for tag, commit in (("new", new), ("old", old)):
         assert pull(second, parse_target(f"{layout}:{tag}"), ACCESS).commit == commit
         assert equal_commits(first, second, commit)
@@ -328,7 +328,7 @@ def test_pushing_a_damaged_object_publishes_nothing(server: RegistryServer, firs
     path.unlink()
     with pytest.raises(NotFoundError, match=digest.hex()):
         push(first, commit, target, ACCESS)
-    assert open_remote(target, ACCESS).list_tags() == []
+    assert open_source(target, ACCESS).list_tags() == []
 
 
 def test_a_push_that_was_cut_off_goes_on_where_it_stopped(server: RegistryServer, first: Store) -> None:
@@ -340,7 +340,7 @@ def test_a_push_that_was_cut_off_goes_on_where_it_stopped(server: RegistryServer
     broken.unlink()
     with pytest.raises(NotFoundError):
         push(first, commit, target, ACCESS)
-    assert open_remote(target, ACCESS).list_tags() == []
+    assert open_source(target, ACCESS).list_tags() == []
     broken.write_bytes(content)
     done = push(first, commit, target, ACCESS)
     assert done.blobs_reused > 0
