@@ -118,6 +118,7 @@ def prove(session: Session, text: str, path: str) -> Proof:
 
     ``NotFoundError`` where it has not, ``DamagedError``.
     """
+    from stratum.tree.contents import link_target
     from stratum.tree.digest import inclusion_proof
     from stratum.tree.escape import escape
 
@@ -130,9 +131,8 @@ def prove(session: Session, text: str, path: str) -> Proof:
     if position is None:
         raise NotFoundError(f"commit {commit} has no path {path}")
     entry, target = inclusion_proof(dump, position), None
-    fields = entry.line.split(b" ", 9)
-    if fields[2].startswith(b"@"):
-        first = _line_of(dump, fields[8])
+    if (first_name := link_target(entry.line)) is not None:
+        first = _line_of(dump, first_name)
         assert first is not None
         target = inclusion_proof(dump, first)
     return Proof(commit, escaped.decode("ascii"), entry, target)

@@ -31,7 +31,7 @@ from stratum.oci.remote import Sink, Upload
 from stratum.transfer.artifact import CREATED_ANNOTATION, PARENT_ANNOTATION
 from stratum.transfer.imagelayer import layer_archive
 from stratum.transfer.push import PushResult, file_pieces, scratch
-from stratum.transfer.treeblobs import objects_of
+from stratum.tree.contents import objects_of
 from stratum.tree.dump import read_dump
 from stratum.tree.merge import make_layer
 
@@ -86,7 +86,7 @@ def push_image(
     meta = store.commits.meta(commit)
     dump = store.commits.dump(commit)
     tree = read_dump(dump)
-    with scratch(store, f"push of {commit} to {remote.target} as an image", objects_of(dump, commit)) as directory:
+    with scratch(store, f"push of {commit} to {remote.target} as an image", objects_of(dump)) as directory:
         job = _ImagePush(store, directory / "layer", remote, meta, tree, compression, dry_run, progress)
         return job.run(tag, job.find_base(tag) if deltas else None)
 

@@ -42,7 +42,7 @@ from stratum.transfer.artifact import Manifest, PackLayers, read_manifest
 from stratum.transfer.packs import Member, PackIndex, read_index
 from stratum.transfer.packwork import Span
 from stratum.transfer.resume import complete
-from stratum.transfer.treeblobs import join_tree, objects_of
+from stratum.transfer.treeblobs import join_tree
 from stratum.transfer.workers import Workers
 
 if TYPE_CHECKING:
@@ -239,7 +239,6 @@ class _Pull:
             if dump is None:
                 dump, found = join_tree(pool.map(self._fetch, self._manifest.trees), self._where)
             self._root = self._check_tree(dump, found, meta)
-            self._objects = objects_of(dump, self._where)
             self._indexes = list(pool.map(self._index, self._manifest.packs))
         self._check_listed()
         with self._store.locks.store():
@@ -325,6 +324,7 @@ class _Pull:
         return timestamp
 
     def _check_tree(self, dump: Dump, found: str, meta: CommitMeta) -> Directory:
+        from stratum.tree.contents import objects_of
         from stratum.tree.digest import merkle_summary
         from stratum.tree.dump import read_dump
 
@@ -334,6 +334,7 @@ class _Pull:
             )
         try:
             root = read_dump(dump)
+            self._objects = objects_of(dump)
         except DamagedError as exc:
             raise DamagedError(f"{self._where}: {exc.message}", hint=exc.hint) from None
         summary = merkle_summary(dump)

@@ -47,8 +47,9 @@ from stratum.transfer.packs import (
 from stratum.transfer.packwork import store_opener
 from stratum.transfer.relatives import relatives
 from stratum.transfer.reuse import BasePack, Plan, plan_reuse
-from stratum.transfer.treeblobs import objects_of, tree_blobs
+from stratum.transfer.treeblobs import tree_blobs
 from stratum.transfer.workers import Workers
+from stratum.tree.contents import objects_of
 
 if TYPE_CHECKING:
     from stratum.store import Store
@@ -100,7 +101,7 @@ def push(
     with Workers(jobs) as workers:
         metadata = _metadata(store, meta, workers)
         dump = store.commits.dump(commit)
-        objects = objects_of(dump, commit)
+        objects = objects_of(dump)
         remote = open_sink(target, access, create=not dry_run)
         with remote, scratch(store, f"push of {commit} to {target}", objects) as directory:
             elsewhere = (open_source(place, access) for place in relatives(store, commit, target))
@@ -137,7 +138,7 @@ def push_in_order(
     ``base`` is the digest of the manifest in ``remote`` to build on.
     """
     meta, dump = store.commits.meta(commit), store.commits.dump(commit)
-    objects = objects_of(dump, commit)
+    objects = objects_of(dump)
     with scratch(store, f"push of {commit} to {remote.target}", objects) as directory, Workers(jobs) as workers:
         metadata = _metadata(store, meta, workers)
         push = _Push(store, directory, remote, meta, metadata, tag, False, workers, progress, base, in_order=True)

@@ -14,7 +14,7 @@ from blake3 import blake3
 
 from stratum.errors import DamagedError
 from stratum.transfer.packs import compress, decompress
-from stratum.tree.blocks import DUMP_MAX, Blocks, Dump, lines_of, small_blocks, whole_lines
+from stratum.tree.blocks import DUMP_MAX, Blocks, Dump, small_blocks, whole_lines
 
 CUT_MASK = 0x7FF
 """A piece ends after a line whose CRC-32 has these bits clear, once it has ``PIECE_MIN`` bytes."""
@@ -71,32 +71,3 @@ def join_tree(blobs: Iterable[bytes], what: str) -> tuple[Dump, str]:
     if dump.text is not None:
         kept.clear()
     return dump, hasher.hexdigest()
-
-
-def objects_of(dump: Blocks, what: str) -> dict[bytes, int]:
-    """The objects that a dump refers to, as digest (32 bytes) -> size in bytes, in tree order.
-
-    ``DamagedError`` (naming ``what``) for a digest of another length, or one object with two sizes.
-    """
-    objects: dict[bytes, int] = {}
-    for line in lines_of(dump):
-        fields = line.split(b" ", 11)
-        if len(fields) < 11 or fields[2][:1] == b"@":
-            continue
-        digest = fields[10]
-        if digest == b"-":
-            continue
-        try:
-            key, size = bytes.fromhex(digest.decode("ascii")), int(fields[1])
-        except ValueError:
-            raise DamagedError(f"the tree of {what} has a malformed digest or size") from None
-        if len(key) != 32 or size <= 0 or objects.setdefault(key, size) != size:
-            raise DamagedError(
-                f"the tree of {what} gives object {shown_digest(digest)} a digest or size that cannot be"
-            )
-    return objects
-
-
-def shown_digest(digest: bytes) -> str:
-    """A digest as somebody else wrote it, cut to a readable length."""
-    return digest[:64].decode("ascii", "replace")

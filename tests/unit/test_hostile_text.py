@@ -33,7 +33,7 @@ from stratum.store.reflog import parse_entry
 from stratum.store.tables import read_tables, write_tables
 from stratum.transfer.artifact import read_manifest
 from stratum.transfer.packs import compress, read_index
-from stratum.transfer.treeblobs import objects_of
+from stratum.tree.contents import objects_of
 from stratum.tree.dump import read_dump, write_dump
 from stratum.tree.foreign import read_foreign_dump
 from stratum.tree.lazy import open_dump
@@ -107,7 +107,7 @@ PARSERS: dict[str, tuple[Callable[[bytes], object], bytes]] = {
     "oci-index": (oci_index, b'{"manifests":[{"digest":"sha256:%b"}]}' % HASH.encode()),
     "oci-layout": (lambda data: check_version(data, "a file"), LAYOUT_VERSION),
     "pack-index": (lambda data: read_index(compress(data), 3000, "a pack"), PACK_INDEX),
-    "tree-objects": (lambda data: objects_of(data, "a tree"), DUMP),
+    "tree-objects": (objects_of, DUMP),
     "foreign-dump": (lambda data: write_dump(read_foreign_dump(data).root), DUMP),
     "lazy-dump": (lambda data: write_dump(open_dump(data)), DUMP),
     "tar": (read_whole_tar, TAR),

@@ -32,6 +32,7 @@ from stratum.transfer.artifact import (
 )
 from stratum.transfer.packs import Member, PackIndex
 from stratum.transfer.reuse import SMALL_PACKS_MAX, BasePack, plan_reuse
+from stratum.tree.contents import objects_of
 from stratum.tree.digest import merkle_summary, metadata_hash
 from stratum.tree.dump import write_dump
 from stratum.tree.model import Directory, File
@@ -128,10 +129,10 @@ def test_objects_of_a_dump() -> None:
         "/d 0 @100644 2 0 0 0 0.0 /a - -",
     ]
     dump = "\n".join([*lines, ""]).encode()
-    assert list(treeblobs.objects_of(dump, "x").items()) == [(bytes.fromhex(one), 100), (bytes.fromhex(two), 200)]
+    assert list(objects_of(dump).items()) == [(bytes.fromhex(one), 100), (bytes.fromhex(two), 200)]
     for bad in (f"/e 101 100644 1 0 0 0 0.0 12/x - {one}", "/e 9 100644 1 0 0 0 0.0 12/x - abcd"):
         with pytest.raises(DamagedError):
-            treeblobs.objects_of(dump + bad.encode() + b"\n", "x")
+            objects_of(dump + bad.encode() + b"\n")
 
 
 # Reuse
