@@ -12,7 +12,7 @@ from stratum.frozen import frozen
 from stratum.refs import Ref, is_name, parse_ref
 
 if TYPE_CHECKING:
-    from stratum.store.commits import CommitMeta
+    from stratum.store.metadata import CommitMeta
     from stratum.store.reflog import ReflogEntry
     from stratum.tree.diff import Change
     from stratum.tree.model import Directory

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from stratum.api.sources import CommitSource, Reading, TreeSource
     from stratum.mount.state import Record
     from stratum.store import Store
-    from stratum.store.commits import CommitMeta
+    from stratum.store.metadata import CommitMeta
     from stratum.store.transaction import Transaction
     from stratum.transfer.pull import PullResult
     from stratum.tree.rootchange import RootChange

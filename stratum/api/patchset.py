@@ -24,7 +24,7 @@ from stratum.refs import Ref, parse_ref
 
 if TYPE_CHECKING:
     from stratum.api.session import Session
-    from stratum.store.commits import CommitMeta
+    from stratum.store.metadata import CommitMeta
     from stratum.tree.model import Directory
 
 _MAX_FILE = 4 << 20

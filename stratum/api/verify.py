@@ -14,7 +14,7 @@ from stratum.tree.model import Directory, File, Inode, walk
 
 if TYPE_CHECKING:
     from stratum.store import Store
-    from stratum.store.commits import CommitMeta
+    from stratum.store.metadata import CommitMeta
     from stratum.tree.blocks import Blocks
     from stratum.tree.digest import InclusionProof
 

@@ -69,7 +69,7 @@ def import_directory(
     root = _open_root(path, store)
     try:
         source = os.fsencode(os.path.realpath(path))
-        found = StatCache.load(store.root, store.objects, source) if cache else None
+        found = StatCache.load(store.objects, source) if cache else None
         reading = (lambda done: progress(done, None)) if progress is not None else None
         with FileReader(tx, store.objects, jobs=jobs, progress=reading, journal=Journal(tx.directory)) as reader:
             walk = _Walk(

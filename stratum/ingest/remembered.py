@@ -50,7 +50,7 @@ class RememberingReader:
         from stratum.ingest.statcache import StatCache
 
         source = b"upperdir:" + os.fsencode(self._upperdir.resolve())
-        return StatCache.load(self._objects.directory.parent, self._objects, source)
+        return StatCache.load(self._objects, source)
 
     def read(self, directory: int, path: bytes, files: Sequence[Pending]) -> None:
         """Take files to be read, as ``read_upperdir`` hands them over: open, as ``directory``."""

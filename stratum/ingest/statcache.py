@@ -1,9 +1,7 @@
 """What the last import of a directory found, so that files which have not changed since are not opened again.
 
-One file for each source directory and user (``ingest.cachefile``)::
+One file for each source directory and user, ``STORE/cache/ingest/<SHA-256 of "UID:PATH">`` (``store.cachefile``)::
 
-    magic            b"stratum ingest cache 1\\n"
-    check            SHA-256 of all that follows
     counts           records, attribute sets, blobs: three u32
     records          RECORD each: device, inode, size, mtime ns, ctime ns, digest, attribute set + 1 (0: none),
                      blob + 1 (0: none); a blob is the content of an inline file or the target of a symbolic link
@@ -22,21 +20,22 @@ a page and not again before the page was written back.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import struct
 from collections.abc import Iterable
-from pathlib import Path
 
-from stratum.ingest.cachefile import cache_path, load_cache, save_cache, touch_cache
 from stratum.ingest.presence import Presence
 from stratum.ingest.staging import Signature
+from stratum.store.cachefile import CacheFile
+from stratum.store.layout import Layout
 from stratum.store.objects import Objects
 from stratum.tree.model import Xattrs
 
 SETTLED = 100_000_000
 SETTLED_COARSE = 3_000_000_000
 _SECOND = 1_000_000_000
-_MAGIC = b"stratum ingest cache 1\n"
+_FORM = "inodes of an import 2"
 _RECORD = struct.Struct("<QQqqq32sII")
 _COUNTS = struct.Struct("<III")
 _U32 = struct.Struct("<I")
@@ -51,11 +50,19 @@ def settled(ctime: int, now: int) -> bool:
     return now - ctime > (SETTLED if ctime % _SECOND else SETTLED_COARSE)
 
 
+def source_cache(layout: Layout, source: bytes, form: str, suffix: str = "") -> CacheFile:
+    """The file about the directory with the real path ``source``, for this user. It goes when nobody has used it for
+    long (``store.gc``)."""
+    name = hashlib.sha256(b"%d:%b" % (os.geteuid(), source)).hexdigest()
+    return CacheFile(layout, layout.ingest_cache / f"{name}{suffix}", form)
+
+
 class StatCache:
     """The entries of one source directory."""
 
-    def __init__(self, path: Path, objects: Objects) -> None:
-        self._path = path
+    def __init__(self, objects: Objects, source: bytes) -> None:
+        """Empty; ``source`` is the directory's real path."""
+        self._file = source_cache(objects.layout, source, _FORM)
         self._records: dict[int, dict[int, tuple[int, int, int, int, int, bytes, int, int]]] = {}
         self._xattrs: list[Xattrs] = [()]
         self._blobs: list[bytes | None] = [None]
@@ -64,10 +71,10 @@ class StatCache:
         self._presence = Presence(objects, 0)
 
     @classmethod
-    def load(cls, store_root: Path, objects: Objects, source: bytes) -> StatCache:
-        """The cache of the directory with the real path ``source``; empty where there is none to trust."""
-        cache = cls(cache_path(store_root, source), objects)
-        data = load_cache(cache._path, _MAGIC)
+    def load(cls, objects: Objects, source: bytes) -> StatCache:
+        """What was saved; empty where there is nothing to trust."""
+        cache = cls(objects, source)
+        data = cache._file.load()
         if data is not None:
             cache._parse(data)
         return cache
@@ -114,11 +121,11 @@ class StatCache:
         writer = _Writer()
         for key, found in entries:
             writer.add(key, found)
-        save_cache(self._path, _MAGIC, writer.finish())
+        self._file.save(writer.finish())
 
     def touch(self) -> None:
         """It is as it should be, and was of use."""
-        touch_cache(self._path)
+        self._file.touch()
 
 
 class _Pieces:

@@ -2,8 +2,6 @@
 
 One file for each source directory and user, beside the one of ``ingest.statcache`` and treated like it::
 
-    magic            b"stratum ingest listing 1\\n"
-    check            SHA-256 of all that follows
     head             1 where device nodes were asked for; number of directories, of objects: three u32; commit: 32 bytes
     directories      SHA-256 of what each directory held (``_digest``), depth first, in the order in which they list
                      their names; before them that of the source itself
@@ -25,13 +23,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from stratum.ingest.cachefile import cache_path, load_cache, save_cache, touch_cache
 from stratum.ingest.presence import Presence
 from stratum.ingest.staging import open_source
+from stratum.ingest.statcache import StatCache, source_cache
 from stratum.store import Store
+from stratum.store.cachefile import CacheFile
 
-_KIND = ".listing"
-_MAGIC = b"stratum ingest listing 1\n"
+_FORM = "listing of an import 2"
 _HEAD = struct.Struct("<III32s")
 _OBJECT = struct.Struct("<32sQ")
 _DIGEST_SIZE = hashlib.sha256().digest_size
@@ -65,9 +63,9 @@ def find_unchanged(store: Store, path: Path, *, devices: bool = False) -> str | 
     None where that is not known; nothing is raised for what an import raises errors for.
     """
     source = os.fsencode(os.path.realpath(path))
-    file = cache_path(store.root, source, _KIND)
+    file = _cache(store, source)
     try:
-        known = _Known.parse(load_cache(file, _MAGIC))
+        known = _Known.parse(file.load())
         if known is None or known.devices != devices or not store.commits.exists(known.commit):
             return None
         if not _is_listed(path, known.digests):
@@ -77,7 +75,8 @@ def find_unchanged(store: Store, path: Path, *, devices: bool = False) -> str | 
     presence = Presence(store.objects, len(known.objects))
     if not all(presence.has(digest, size) for digest, size in known.objects):
         return None
-    touch_cache(file, cache_path(store.root, source))
+    file.touch()
+    StatCache(store.objects, source).touch()
     return known.commit
 
 
@@ -88,7 +87,11 @@ def remember(store: Store, path: Path, listing: Listing, commit: str, *, devices
     head = _HEAD.pack(devices, len(listing.digests), len(listing.objects), bytes.fromhex(commit))
     objects = (_OBJECT.pack(digest, size) for digest, size in listing.objects.items())
     source = os.fsencode(os.path.realpath(path))
-    save_cache(cache_path(store.root, source, _KIND), _MAGIC, b"".join((head, *listing.digests, *objects)))
+    _cache(store, source).save(b"".join((head, *listing.digests, *objects)))
+
+
+def _cache(store: Store, source: bytes) -> CacheFile:
+    return source_cache(store.layout, source, _FORM, ".listing")
 
 
 @dataclass(frozen=True, slots=True)

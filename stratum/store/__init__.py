@@ -1,6 +1,6 @@
 """The store: objects, commits, tags, worktrees and history, changed in transactions. ``store.layout`` has the map."""
 
-from stratum.store.commits import CommitMeta
+from stratum.store.metadata import CommitMeta
 from stratum.store.reflog import ReflogEntry
 from stratum.store.resolve import Resolved
 from stratum.store.store import Store

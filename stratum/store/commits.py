@@ -6,25 +6,14 @@ worktree without a tag is there to be kept, and most such commits are never moun
 costs more than all else in its commit. ``ensure_image``, through which everything goes that needs an image, then makes
 it, gives it its name, and only then describes it in metadata.toml, each in one durable step. ``tree.dump.zst`` is
 the canonical dump in zstd frames (``store.frames``), so ``zstd -dc tree.dump.zst | b3sum`` prints the directory's name.
-metadata.toml has these tables::
-
-    [commit]  merkle_root, metadata_hash, timestamp (RFC 3339 UTC), parent_commit?, message?
-    [files]   count (names of regular files: a hard link counts each time), total_size (bytes; each inode once)
-    [merkle]  leaf_count, tree_depth
-    [image]?  digest (fs-verity of commit.cfs), size
-    [origin]  optional: how the commit came to be
-    [check]   tells changed bytes (``store.tables``)
-
-Of these only ``metadata_hash`` is proven by the name; timestamp, parent, message and origin are what the first writer
-of this tree said.
+metadata.toml is described in ``store.metadata``.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import stat
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -32,13 +21,13 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from stratum.errors import DamagedError, ExistsError, NotFoundError, StratumError
-from stratum.frozen import frozen, replace
+from stratum.frozen import replace
 from stratum.refs import is_hash, is_hash_prefix
 from stratum.store.clock import rfc3339, utc_now
 from stratum.store.layout import Layout, Names, storage_error
 from stratum.store.merklecache import MerkleCache
+from stratum.store.metadata import METADATA, CommitMeta, Statistics, parent_of
 from stratum.store.objects import Objects
-from stratum.store.tables import Tables, is_intact, read_tables, write_tables
 from stratum.store.transaction import Transaction, Transactions
 from stratum.sys.atomic import fsync_dir
 from stratum.tree.model import Directory, File
@@ -50,81 +39,8 @@ if TYPE_CHECKING:
     from stratum.tree.merkle import MerkleNodes
     from stratum.tree.splice import Kept, SplicedDump
 
-METADATA = "metadata.toml"
 DUMP = "tree.dump.zst"
 IMAGE = "commit.cfs"
-_HEAD = re.compile(
-    rb'\[commit\]\nmerkle_root = "[0-9a-f]{64}"\nmetadata_hash = "([0-9a-f]{64})"\ntimestamp = "[^"\n]*"\n'
-    rb'(?:parent_commit = "([0-9a-f]{64})"\n|message = |\n\[)'
-)
-"""The beginning of metadata.toml as it is written here."""
-
-
-@frozen
-class CommitMeta:
-    """What metadata.toml says. Hashes and digests are lower-case hex, sizes bytes, ``timestamp`` RFC 3339 in UTC.
-
-    ``image_digest`` and ``image_size`` are None as long as nobody asked for the commit's image.
-    """
-
-    metadata_hash: str
-    merkle_root: str
-    timestamp: str
-    file_count: int
-    total_size: int
-    leaf_count: int
-    tree_depth: int
-    image_digest: str | None
-    image_size: int | None
-    parent_commit: str | None = None
-    message: str | None = None
-    origin: Mapping[str, Any] | None = None
-
-    def to_table(self) -> dict[str, Any]:
-        """The tables of metadata.toml."""
-        commit = {
-            "merkle_root": self.merkle_root,
-            "metadata_hash": self.metadata_hash,
-            "timestamp": self.timestamp,
-        }
-        if self.parent_commit is not None:
-            commit["parent_commit"] = self.parent_commit
-        if self.message is not None:
-            commit["message"] = self.message
-        table: dict[str, Any] = {
-            "commit": commit,
-            "files": {"count": self.file_count, "total_size": self.total_size},
-            "merkle": {"leaf_count": self.leaf_count, "tree_depth": self.tree_depth},
-        }
-        if self.image_digest is not None:
-            table["image"] = {"digest": self.image_digest, "size": self.image_size}
-        if self.origin is not None:
-            table["origin"] = dict(self.origin)
-        return table
-
-    def to_toml(self) -> bytes:
-        """metadata.toml. ``UsageError`` where message or origin hold something that TOML cannot."""
-        return write_tables(self.to_table(), "the commit's message or origin")
-
-    @classmethod
-    def from_toml(cls, data: bytes, where: str) -> CommitMeta:
-        """Read metadata.toml; ``DamagedError`` names ``where`` and what is wrong. Unknown tables are ignored."""
-        table = read_tables(data, where)
-        fields = Tables(table, where)
-        return cls(
-            metadata_hash=fields.hash("commit", "metadata_hash"),
-            merkle_root=fields.hash("commit", "merkle_root"),
-            timestamp=fields.text("commit", "timestamp"),
-            file_count=fields.count("files", "count"),
-            total_size=fields.count("files", "total_size"),
-            leaf_count=fields.count("merkle", "leaf_count"),
-            tree_depth=fields.count("merkle", "tree_depth"),
-            image_digest=fields.hash("image", "digest") if "image" in table else None,
-            image_size=fields.count("image", "size") if "image" in table else None,
-            parent_commit=fields.hash("commit", "parent_commit") if fields.has("commit", "parent_commit") else None,
-            message=fields.text("commit", "message") if fields.has("commit", "message") else None,
-            origin=fields.table("origin") if "origin" in table else None,
-        )
 
 
 def accept_any(commit: str) -> None:
@@ -178,10 +94,8 @@ class Commits:
         """The commit's parent, as ``meta`` has it, for those who ask for many; raises as ``meta`` does."""
         with self._reading(commit, METADATA):
             data = self._layout.read_beneath(self._layout.commit(commit) / METADATA)
-        found = _HEAD.match(data)
-        if found is None or found[1].decode() != commit or not is_intact(data):
-            return self.meta(commit).parent_commit
-        return found[2].decode() if found[2] is not None else None
+        said, parent = parent_of(data)
+        return parent if said == commit else self.meta(commit).parent_commit
 
     def stored_dump(self, commit: str) -> bytes:
         """``tree.dump.zst`` as it is on disk."""
@@ -446,26 +360,6 @@ class Commits:
             raise DamagedError(f"commit {commit} has lost its {name}", hint="run 'stratum fsck'") from None
         except OSError as exc:
             raise storage_error(exc, f"read {name} of commit {commit}") from None
-
-
-class Statistics:
-    """Names of regular files, and the bytes of their inodes, but for directories whose ``id`` is in ``left_out``."""
-
-    def __init__(self, root: Directory, left_out: Container[int] = ()) -> None:
-        self.count = 0
-        self.total_size = 0
-        seen: set[int] = set()
-        stack = [root] if id(root) not in left_out else []
-        while stack:
-            for inode in stack.pop().children.values():
-                if isinstance(inode, Directory):
-                    if id(inode) not in left_out:
-                        stack.append(inode)
-                elif isinstance(inode, File):
-                    self.count += 1
-                    if id(inode) not in seen:
-                        seen.add(id(inode))
-                        self.total_size += inode.size
 
 
 def _files_not_below(root: Directory, known: Directory | None) -> Iterator[File]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stratum.frozen import as_dict, frozen, replace
-from stratum.store.commits import CommitMeta, Statistics
+from stratum.store.metadata import CommitMeta, Statistics
 
 if TYPE_CHECKING:
     from stratum.tree.blocks import Blocks

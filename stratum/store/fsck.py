@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING
 from stratum.errors import DamagedError, NotFoundError, StratumError, os_error_text
 from stratum.refs import is_name
 from stratum.store.ancestry import ANCESTORS, Ancestry
-from stratum.store.commits import DUMP, IMAGE, METADATA, CommitMeta
+from stratum.store.commits import DUMP, IMAGE
 from stratum.store.facts import Facts, facts_of
 from stratum.store.findings import LOST_ATTRIBUTES, PATHS_SHOWN, UNCHECKED, Finding, Kind
+from stratum.store.metadata import METADATA, CommitMeta
 from stratum.store.pins import PINS, read_pins
 from stratum.store.reflog import Place, is_cut_short, unknown
 from stratum.store.survey import Survey

@@ -11,8 +11,8 @@
     |-- refs/<name>.lock               flock (``store.locks``)
     |-- mounts/                        mounts that outlive a reboot, where there are any (``store.bootmounts``)
     |-- tmp/                           transactions in progress (``store.transaction``)
-    |-- cache/                         may be deleted: ingest/ (``ingest.statcache``), merkle/ (``store.merklecache``),
-    |                                  packs/ (``store.packcache``)
+    |-- cache/                         may be deleted (``store.cachefile``): ingest/ (``ingest.statcache``), merkle/
+    |                                  (``store.merklecache``); packs/ (``store.packcache``)
     `-- lock                           flock (``store.locks``)
 
 Who may own a store. What is in it gets mounted by the kernel and restored with its owners and modes, so a store is

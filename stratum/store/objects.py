@@ -28,18 +28,18 @@ class Objects:
     """The objects of one store. Digests are 32 bytes."""
 
     def __init__(self, layout: Layout) -> None:
-        self._layout = layout
+        self.layout = layout
         self._directory = os.fspath(layout.objects)
 
     @property
     def directory(self) -> Path:
         """The object directory."""
-        return self._layout.objects
+        return self.layout.objects
 
     @property
     def layers(self) -> tuple[Path, ...]:
         """The data layers of a mount (``mount.plan``), in the order in which an object is looked for in them."""
-        return (self._layout.objects,)
+        return (self.layout.objects,)
 
     def path(self, digest: bytes) -> Path:
         """Where the object is or would be."""
@@ -68,7 +68,7 @@ class Objects:
         """A read-only, close-on-exec descriptor of the object; ``NotFoundError`` where there is none."""
         path = self.path(digest)
         try:
-            fd = self._layout.open_beneath(path, os.O_RDONLY | os.O_NONBLOCK)
+            fd = self.layout.open_beneath(path, os.O_RDONLY | os.O_NONBLOCK)
         except FileNotFoundError:
             raise NotFoundError(
                 f"object {digest.hex()} is missing from the store", hint="pull the commit again, or restore a backup"
@@ -121,10 +121,10 @@ class Objects:
 
     def names(self) -> Iterator[bytes]:
         """The digests that anything in the store is named by, be it an object or not, in order."""
-        for shard in filter(_SHARD.fullmatch, self._layout.names_in(self._layout.objects)):
-            directory = self._layout.objects / shard
+        for shard in filter(_SHARD.fullmatch, self.layout.names_in(self.layout.objects)):
+            directory = self.layout.objects / shard
             if stat.S_ISDIR(directory.lstat().st_mode):
-                for rest in filter(_REST.fullmatch, self._layout.names_in(directory)):
+                for rest in filter(_REST.fullmatch, self.layout.names_in(directory)):
                     yield bytes.fromhex(shard + rest)
 
 

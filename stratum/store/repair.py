@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING
 from stratum.errors import DamagedError, NotFoundError
 from stratum.frozen import replace
 from stratum.store.clock import rfc3339
-from stratum.store.commits import IMAGE, METADATA, CommitMeta
+from stratum.store.commits import IMAGE
 from stratum.store.facts import facts_of
 from stratum.store.findings import LOST_ATTRIBUTES, UNCHECKED, Finding
 from stratum.store.layout import storage_error
+from stratum.store.metadata import METADATA, CommitMeta
 from stratum.store.objects import OBJECT_MODE
 from stratum.store.quarantine import Quarantine
 from stratum.store.reflog import Place, parse_entry, unknown

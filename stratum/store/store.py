@@ -12,9 +12,10 @@ from stratum.errors import ExistsError, NotFoundError
 from stratum.refs import Ref
 from stratum.store import resolve as _resolve
 from stratum.store.bootmounts import BootMounts
-from stratum.store.commits import CommitMeta, Commits, accept_any
+from stratum.store.commits import Commits, accept_any
 from stratum.store.layout import Layout, create_layout, open_layout
 from stratum.store.locks import StoreLocks
+from stratum.store.metadata import CommitMeta
 from stratum.store.namespaces import Namespaces
 from stratum.store.objects import Objects
 from stratum.store.reflog import Reflog

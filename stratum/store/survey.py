@@ -15,9 +15,10 @@ from stratum.errors import DamagedError
 from stratum.refs import is_hash, is_name
 from stratum.store.ancestry import ANCESTORS
 from stratum.store.bootmounts import is_record_name
-from stratum.store.commits import DUMP, IMAGE, METADATA
+from stratum.store.commits import DUMP, IMAGE
 from stratum.store.findings import Finding, Kind
 from stratum.store.layout import DIRECTORIES, FORMAT_FILE, Layout
+from stratum.store.metadata import METADATA
 from stratum.store.pins import PINS
 
 QUARANTINE = "quarantine"

@@ -37,7 +37,7 @@ from stratum.tree.merge import make_layer
 
 if TYPE_CHECKING:
     from stratum.store import Store
-    from stratum.store.commits import CommitMeta
+    from stratum.store.metadata import CommitMeta
     from stratum.tree.model import Directory
 
 GZIP = "gzip"

@@ -13,7 +13,7 @@ from stratum.oci.target import Target
 from stratum.transfer.artifact import read_manifest
 
 if TYPE_CHECKING:
-    from stratum.store.commits import CommitMeta
+    from stratum.store.metadata import CommitMeta
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ def look_up(source: Target, access: Access) -> RemoteCommit:
     Raises ``NotFoundError`` where there is none, ``DamagedError`` for what does not fit together, ``StratumError`` in
     the registry's words.
     """
-    from stratum.store.commits import CommitMeta
+    from stratum.store.metadata import CommitMeta
 
     with open_source(source, access) as remote:
         data, digest = remote.get_manifest(source.reference)

@@ -47,7 +47,7 @@ from stratum.transfer.workers import Workers
 
 if TYPE_CHECKING:
     from stratum.store import Store
-    from stratum.store.commits import CommitMeta
+    from stratum.store.metadata import CommitMeta
     from stratum.store.transaction import Transaction
     from stratum.tree.blocks import Dump
     from stratum.tree.model import Directory
@@ -228,7 +228,7 @@ class _Pull:
 
     def read(self) -> None:
         """Fetch and check all but the packs."""
-        from stratum.store.commits import CommitMeta
+        from stratum.store.metadata import CommitMeta
 
         config = self._fetch(self._manifest.config)
         meta = self._meta = CommitMeta.from_toml(config, f"the metadata of {self._where}")

@@ -53,7 +53,7 @@ from stratum.tree.contents import objects_of
 
 if TYPE_CHECKING:
     from stratum.store import Store
-    from stratum.store.commits import CommitMeta
+    from stratum.store.metadata import CommitMeta
     from stratum.tree.blocks import Blocks
 
 WORKERS = 4

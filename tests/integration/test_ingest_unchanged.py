@@ -17,8 +17,8 @@ from stratum.api.session import Session
 from stratum.config import load_config
 from stratum.errors import StratumError
 from stratum.ingest import statcache
-from stratum.ingest.cachefile import cache_path
 from stratum.ingest.directory import import_directory
+from stratum.ingest.statcache import source_cache
 from stratum.ingest.unchanged import find_unchanged
 from stratum.store import Store
 from stratum.tree.digest import metadata_hash
@@ -40,7 +40,7 @@ class Scene:
 
     @property
     def listing(self) -> Path:
-        return cache_path(self.store.root, os.fsencode(self.source), ".listing")
+        return source_cache(self.store.layout, os.fsencode(self.source), "", ".listing").path
 
     def fill(self) -> None:
         """A tree with something of every kind."""

@@ -27,8 +27,8 @@ from stratum.oci.target import parse_target
 from stratum.oci.transport import origin
 from stratum.refs import parse_ref
 from stratum.store.clock import utc_now
-from stratum.store.commits import CommitMeta
 from stratum.store.frames import FrameReader
+from stratum.store.metadata import CommitMeta
 from stratum.store.reflog import parse_entry
 from stratum.store.tables import read_tables, write_tables
 from stratum.transfer.artifact import read_manifest

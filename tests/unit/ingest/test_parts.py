@@ -127,7 +127,7 @@ class TestStatCache:
         return infos, [(signature(info), entry) for info, entry in zip(infos, found, strict=True)]
 
     def load(self, store: Store, source: bytes = b"/source") -> StatCache:
-        return StatCache.load(store.root, store.objects, source)
+        return StatCache.load(store.objects, source)
 
     def file(self, store: Store) -> Path:
         (path,) = (store.root / "cache" / "ingest").iterdir()

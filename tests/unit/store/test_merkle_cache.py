@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from stratum.store import Store
-from stratum.store.commits import CommitMeta
 from stratum.store.frames import ONE_FRAME_MAX
 from stratum.store.gc import collect
 from stratum.store.merklecache import KEPT, WORTH_KEEPING, MerkleCache
+from stratum.store.metadata import CommitMeta
 from stratum.store.retention import Retention
 from stratum.tree.digest import merkle_summary, metadata_hash
 from stratum.tree.merkle import MerkleNodes
@@ -87,18 +87,9 @@ def flip(place: int) -> Callable[[bytes], bytes]:
     return lambda data: data[:place] + bytes((data[place] ^ 4,)) + data[place + 1 :]
 
 
-def without_check(data: bytes) -> bytes:
-    """Another's leaf and block, with a check that fits them: the root does not."""
-    from blake3 import blake3
-
-    start = len(b"stratum merkle cache 1\n") + 32
-    body = data[start:-64] + data[-32:] + data[-64:-32]
-    return data[: start - 32] + blake3(body).digest() + body
-
-
 @pytest.mark.parametrize(
     "damage",
-    [cut, flip(0), flip(30), flip(60), flip(90), flip(100_000), flip(-1), without_check, lambda data: b""],
+    [cut, flip(0), flip(30), flip(60), flip(90), flip(100_000), flip(-1), lambda data: b""],
 )
 def test_a_damaged_cache_is_made_anew(store: Store, damage: Callable[[bytes], bytes]) -> None:
     """Of the file itself, with nodes that need no store's worth of commits."""
@@ -121,6 +112,22 @@ def test_a_damaged_cache_is_made_anew(store: Store, damage: Callable[[bytes], by
     assert cache.load(meta) is None
     cache.save(commit, nodes)
     assert path.read_bytes() == good
+
+
+def test_a_cache_with_another_root_is_made_anew(store: Store) -> None:
+    """One whose check fits what it says: it is the commit's metadata that tells."""
+    count = WORTH_KEEPING + 77
+    dump = b"".join(b"/%d\n" % number for number in range(count))
+    commit, nodes = metadata_hash(dump), MerkleNodes.of(SplicedDump([dump]))
+    meta = CommitMeta(commit, merkle_summary(dump).root, "2026-01-01T00:00:00Z", 0, 0, count, 15, None, None)
+    cache = MerkleCache(store.layout)
+    cache.save(commit, MerkleNodes(nodes.leaves, nodes.blocks[32:] + nodes.blocks[:32]))
+    assert cache.load(meta) is None
+    cache.save("f" * 64, nodes)
+    (store.layout.merkle_cache / ("f" * 64)).rename(store.layout.merkle_cache / commit)
+    assert cache.load(meta) is None
+    cache.save(commit, nodes)
+    assert cache.load(meta) is not None
 
 
 def test_commits_are_the_same_whatever_the_cache(store: Store, tree: Directory) -> None:

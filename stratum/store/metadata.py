@@ -1,0 +1,125 @@
+"""What is said of a commit: ``commits/<metadata_hash>/metadata.toml``, which has these tables::
+
+    [commit]  merkle_root, metadata_hash, timestamp (RFC 3339 UTC), parent_commit?, message?
+    [files]   count (names of regular files: a hard link counts each time), total_size (bytes; each inode once)
+    [merkle]  leaf_count, tree_depth
+    [image]?  digest (fs-verity of commit.cfs), size
+    [origin]  optional: how the commit came to be
+    [check]   tells changed bytes (``store.tables``)
+
+Of these only ``metadata_hash`` is proven by the commit's name; timestamp, parent, message and origin are what the first
+writer of this tree said.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Container, Mapping
+from typing import Any
+
+from stratum.frozen import frozen
+from stratum.store.tables import Tables, is_intact, read_tables, write_tables
+from stratum.tree.model import Directory, File
+
+METADATA = "metadata.toml"
+_HEAD = re.compile(
+    rb'\[commit\]\nmerkle_root = "[0-9a-f]{64}"\nmetadata_hash = "([0-9a-f]{64})"\ntimestamp = "[^"\n]*"\n'
+    rb'(?:parent_commit = "([0-9a-f]{64})"\n|message = |\n\[)'
+)
+"""The beginning of metadata.toml as it is written here."""
+
+
+@frozen
+class CommitMeta:
+    """What metadata.toml says. Hashes and digests are lower-case hex, sizes bytes, ``timestamp`` RFC 3339 in UTC.
+
+    ``image_digest`` and ``image_size`` are None as long as nobody asked for the commit's image.
+    """
+
+    metadata_hash: str
+    merkle_root: str
+    timestamp: str
+    file_count: int
+    total_size: int
+    leaf_count: int
+    tree_depth: int
+    image_digest: str | None
+    image_size: int | None
+    parent_commit: str | None = None
+    message: str | None = None
+    origin: Mapping[str, Any] | None = None
+
+    def to_table(self) -> dict[str, Any]:
+        """The tables of metadata.toml."""
+        commit = {
+            "merkle_root": self.merkle_root,
+            "metadata_hash": self.metadata_hash,
+            "timestamp": self.timestamp,
+        }
+        if self.parent_commit is not None:
+            commit["parent_commit"] = self.parent_commit
+        if self.message is not None:
+            commit["message"] = self.message
+        table: dict[str, Any] = {
+            "commit": commit,
+            "files": {"count": self.file_count, "total_size": self.total_size},
+            "merkle": {"leaf_count": self.leaf_count, "tree_depth": self.tree_depth},
+        }
+        if self.image_digest is not None:
+            table["image"] = {"digest": self.image_digest, "size": self.image_size}
+        if self.origin is not None:
+            table["origin"] = dict(self.origin)
+        return table
+
+    def to_toml(self) -> bytes:
+        """metadata.toml. ``UsageError`` where message or origin hold something that TOML cannot."""
+        return write_tables(self.to_table(), "the commit's message or origin")
+
+    @classmethod
+    def from_toml(cls, data: bytes, where: str) -> CommitMeta:
+        """Read metadata.toml; ``DamagedError`` names ``where`` and what is wrong. Unknown tables are ignored."""
+        table = read_tables(data, where)
+        fields = Tables(table, where)
+        return cls(
+            metadata_hash=fields.hash("commit", "metadata_hash"),
+            merkle_root=fields.hash("commit", "merkle_root"),
+            timestamp=fields.text("commit", "timestamp"),
+            file_count=fields.count("files", "count"),
+            total_size=fields.count("files", "total_size"),
+            leaf_count=fields.count("merkle", "leaf_count"),
+            tree_depth=fields.count("merkle", "tree_depth"),
+            image_digest=fields.hash("image", "digest") if "image" in table else None,
+            image_size=fields.count("image", "size") if "image" in table else None,
+            parent_commit=fields.hash("commit", "parent_commit") if fields.has("commit", "parent_commit") else None,
+            message=fields.text("commit", "message") if fields.has("commit", "message") else None,
+            origin=fields.table("origin") if "origin" in table else None,
+        )
+
+
+def parent_of(data: bytes) -> tuple[str | None, str | None]:
+    """(the commit, its parent) that ``data``, a metadata.toml, names, where it is just as it was written here; else
+    (None, None). For those who ask for many, as TOML is slow to read."""
+    found = _HEAD.match(data)
+    if found is None or not is_intact(data):
+        return None, None
+    return found[1].decode(), found[2].decode() if found[2] is not None else None
+
+
+class Statistics:
+    """Names of regular files, and the bytes of their inodes, but for directories whose ``id`` is in ``left_out``."""
+
+    def __init__(self, root: Directory, left_out: Container[int] = ()) -> None:
+        self.count = 0
+        self.total_size = 0
+        seen: set[int] = set()
+        stack = [root] if id(root) not in left_out else []
+        while stack:
+            for inode in stack.pop().children.values():
+                if isinstance(inode, Directory):
+                    if id(inode) not in left_out:
+                        stack.append(inode)
+                elif isinstance(inode, File):
+                    self.count += 1
+                    if id(inode) not in seen:
+                        seen.add(id(inode))
+                        self.total_size += inode.size
