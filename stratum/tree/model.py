@@ -3,11 +3,7 @@
 A tree is a ``Directory``; its ``children`` map names (bytes, neither NUL nor '/') to inodes. Hard links are one
 inode object under several names. Trees are treated as immutable once built: merge and commit make new
 ``Directory`` objects along the changed paths and share everything else, so never write to an inode that you
-did not just make.
-
-``nlink`` is 0 for "derive it" (2 + subdirectories for a directory, the number of names for anything else), which is
-the case in every tree that Stratum makes; only a foreign dump carries explicit counts, modulo 2**32 (so that it can
-say 0).
+did not just make. Link counts are no part of a tree: they are derived from its names.
 """
 
 from __future__ import annotations
@@ -32,15 +28,14 @@ class Inode:
     ``xattrs`` is sorted by name, each name with its namespace prefix.
     """
 
-    __slots__ = ("gid", "mode", "mtime", "nlink", "uid", "xattrs")
+    __slots__ = ("gid", "mode", "mtime", "uid", "xattrs")
 
-    def __init__(self, mode: int, uid: int, gid: int, mtime: int, xattrs: Xattrs = (), nlink: int = 0) -> None:
+    def __init__(self, mode: int, uid: int, gid: int, mtime: int, xattrs: Xattrs = ()) -> None:
         self.mode = mode
         self.uid = uid
         self.gid = gid
         self.mtime = mtime
         self.xattrs = xattrs
-        self.nlink = nlink
 
     def metadata(self) -> tuple[int, int, int, int, Xattrs]:
         """(mode, uid, gid, mtime, xattrs): what two inodes of one type can differ in besides content."""
@@ -67,7 +62,6 @@ class File(Inode):
         gid: int,
         mtime: int,
         xattrs: Xattrs = (),
-        nlink: int = 0,
         *,
         size: int = 0,
         digest: bytes | None = None,
@@ -78,35 +72,12 @@ class File(Inode):
         self.gid = gid
         self.mtime = mtime
         self.xattrs = xattrs
-        self.nlink = nlink
         self.size = size
         self.digest = digest
         self.content = content
 
-    @property
-    def payload(self) -> bytes | None:
-        """The path of the backing file below the object directory, or None where there is none."""
-        return object_path(self.digest) if self.digest is not None else None
-
     def content_key(self) -> object:
         return (self.size, self.digest, self.content)
-
-
-class ForeignFile(File):
-    """A regular file of somebody else's dump, whose backing path need not be its digest."""
-
-    __slots__ = ("_payload",)
-
-    def __init__(self, *args: object, payload: bytes | None = None, **kwargs: object) -> None:
-        super().__init__(*args, **kwargs)  # type: ignore[arg-type]  # File's own signature, passed through
-        self._payload = payload
-
-    @property
-    def payload(self) -> bytes | None:
-        return self._payload
-
-    def content_key(self) -> object:
-        return (self.size, self.digest, self.content, self._payload)
 
 
 class Symlink(Inode):
@@ -114,10 +85,8 @@ class Symlink(Inode):
 
     __slots__ = ("target",)
 
-    def __init__(
-        self, mode: int, uid: int, gid: int, mtime: int, xattrs: Xattrs = (), nlink: int = 0, *, target: bytes
-    ) -> None:
-        super().__init__(mode, uid, gid, mtime, xattrs, nlink)
+    def __init__(self, mode: int, uid: int, gid: int, mtime: int, xattrs: Xattrs = (), *, target: bytes) -> None:
+        super().__init__(mode, uid, gid, mtime, xattrs)
         self.target = target
 
     def content_key(self) -> object:
@@ -129,10 +98,8 @@ class Special(Inode):
 
     __slots__ = ("rdev",)
 
-    def __init__(
-        self, mode: int, uid: int, gid: int, mtime: int, xattrs: Xattrs = (), nlink: int = 0, *, rdev: int = 0
-    ) -> None:
-        super().__init__(mode, uid, gid, mtime, xattrs, nlink)
+    def __init__(self, mode: int, uid: int, gid: int, mtime: int, xattrs: Xattrs = (), *, rdev: int = 0) -> None:
+        super().__init__(mode, uid, gid, mtime, xattrs)
         self.rdev = rdev
 
     def content_key(self) -> object:
@@ -155,12 +122,11 @@ class Directory(Inode):
         gid: int,
         mtime: int,
         xattrs: Xattrs = (),
-        nlink: int = 0,
         *,
         children: dict[bytes, Inode] | None = None,
         opaque: bool = False,
     ) -> None:
-        super().__init__(mode, uid, gid, mtime, xattrs, nlink)
+        super().__init__(mode, uid, gid, mtime, xattrs)
         self.children: dict[bytes, Inode] = {} if children is None else children
         self.opaque = opaque
         self.region: Region | None = None

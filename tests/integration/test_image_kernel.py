@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import pytest
 
-from stratum.composefs.erofs import write_image
+from stratum.composefs.erofs import image_pieces
 from stratum.composefs.verity import verity_digest
 from stratum.mount.build import build_detached, kernel_method, mount_image
 from stratum.mount.plan import MountPlan
@@ -131,7 +131,7 @@ def in_overlay(path: bytes, inode: Inode, seen: Seen) -> Seen:
 
 def write(root: Directory, path: Path) -> Path:
     with path.open("wb") as file:
-        write_image(root, file)
+        file.writelines(image_pieces(root))
     return path
 
 

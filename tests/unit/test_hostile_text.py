@@ -35,7 +35,6 @@ from stratum.transfer.artifact import read_manifest
 from stratum.transfer.packs import compress, read_index
 from stratum.tree.contents import objects_of
 from stratum.tree.dump import read_dump, write_dump
-from stratum.tree.foreign import read_foreign_dump
 from stratum.tree.lazy import open_dump
 from stratum.tree.tarstream import TarReader
 from stratum.volumes.policy import parse_policy
@@ -108,7 +107,6 @@ PARSERS: dict[str, tuple[Callable[[bytes], object], bytes]] = {
     "oci-layout": (lambda data: check_version(data, "a file"), LAYOUT_VERSION),
     "pack-index": (lambda data: read_index(compress(data), 3000, "a pack"), PACK_INDEX),
     "tree-objects": (objects_of, DUMP),
-    "foreign-dump": (lambda data: write_dump(read_foreign_dump(data).root), DUMP),
     "lazy-dump": (lambda data: write_dump(open_dump(data)), DUMP),
     "tar": (read_whole_tar, TAR),
     "challenge": (

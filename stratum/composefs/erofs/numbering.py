@@ -6,7 +6,7 @@ A hard-linked inode stands where the first of its names in *dump order* (depth-f
 from __future__ import annotations
 
 import stat
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 
 from stratum.composefs.erofs import layout
 from stratum.tree.model import Directory, Inode, Special, Xattrs
@@ -47,26 +47,16 @@ class Numbering:
     The first inode is a copy of ``root`` with object masks in it.
     """
 
-    def __init__(self, root: Directory, link_names: Collection[tuple[int, bytes]] | None = None) -> None:
-        """``link_names`` are the (id of the directory, name) that are further names of an inode, where this is known;
-        without them the first name in dump order is the inode's place."""
+    def __init__(self, root: Directory) -> None:
         self.inodes: list[Inode] = []
         self.types = bytearray()
         self.nodes: dict[int, DirectoryNode] = {}
         self.link_counts: dict[int, int] = {}
         self.link_numbers: dict[int, int] = {}
         self.holds_whiteouts = False
-        self.root = root
         top = DirectoryNode(with_object_masks(root), None)
-        if link_names is None:
-            self._find_links(top)
-        else:
-            self._take_links(top, link_names)
+        self._find_links(top)
         self._number(top)
-
-    def object_masks(self) -> list[Inode]:
-        """The inodes that were put into the root."""
-        return [inode for inode in self.nodes[0].directory.children.values() if type(inode) is ObjectMask]
 
     def _find_links(self, top: DirectoryNode) -> None:
         """Visit everything in dump order and set aside the names of inodes that were seen before."""
@@ -93,21 +83,6 @@ class Numbering:
                     seen.add(key)
             else:
                 stack.pop()
-
-    def _take_links(self, top: DirectoryNode, link_names: Collection[tuple[int, bytes]]) -> None:
-        """The same for a tree whose further names are known."""
-        stack = [top]
-        while stack:
-            node = stack.pop()
-            here = id(self.root if node is top else node.directory)
-            for name in node.names:
-                child = node.directory.children.get(name)
-                if type(child) is Directory:
-                    node.subdirectories.append(DirectoryNode(child, node))
-                elif child is not None and (here, name) in link_names:
-                    node.links[name] = child
-                    self.link_counts[id(child)] = self.link_counts.get(id(child), 1) + 1
-            stack.extend(node.subdirectories)
 
     def _number(self, top: DirectoryNode) -> None:
         inodes, types = self.inodes, self.types

@@ -13,19 +13,17 @@ from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import BinaryIO, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from stratum.composefs.erofs import layout
 from stratum.composefs.erofs.directory import entries_size, split_names
 from stratum.composefs.erofs.numbering import DirectoryNode, Numbering
-from stratum.composefs.erofs.survey import METACOPY, METACOPY_SHA256, REDIRECT, Survey
+from stratum.composefs.erofs.survey import METACOPY, METACOPY_SHA256, REDIRECT, SECOND, Survey
 from stratum.composefs.erofs.xattrs import entry, filter_bit
 from stratum.errors import UnsupportedError
 from stratum.tree.model import Directory, File, Inode, Special, Symlink, object_path
 from stratum.tree.overlay import is_whiteout_device
-from stratum.tree.quirks import Quirks
 
-_SECOND: Final = 1_000_000_000
 _U16: Final = 0xFFFF
 _U32: Final = 0xFFFFFFFF
 _DOTS: Final = (b".", b"..")
@@ -43,23 +41,12 @@ class _Entries(NamedTuple):
 _Block = bytes | _Entries
 
 
-def write_image(root: Directory, file: BinaryIO, quirks: Quirks | None = None) -> int:
-    """Write the image of the tree at ``root`` to ``file`` and return its size in bytes.
+def image_pieces(root: Directory) -> Iterator[bytes | bytearray]:
+    """The image of the tree at ``root`` in consecutive pieces.
 
-    Raises ``UnsupportedError`` for a tree that no image can hold (``tree.limits`` says which); nothing is
-    written then.
+    Before the first piece: ``UnsupportedError`` for a tree that no image can hold (``tree.limits`` says which).
     """
-    size = 0
-    for piece in image_pieces(root, quirks):
-        file.write(piece)
-        size += len(piece)
-    return size
-
-
-def image_pieces(root: Directory, quirks: Quirks | None = None) -> Iterator[bytes | bytearray]:
-    """The image of the tree at ``root`` in consecutive pieces; errors as ``write_image``, before the first piece."""
-    numbering = Numbering(root, None if quirks is None else quirks.link_names)
-    survey = Survey(numbering, quirks or Quirks())
+    survey = Survey(Numbering(root))
     inodes = _Inodes(survey)
     inodes.write_all()
     inodes.fill_in()
@@ -120,12 +107,11 @@ class _Inodes:
     def write_all(self) -> None:
         """Write every inode and pad to where the shared extended attributes begin."""
         numbering, xattrs = self.numbering, self.survey.xattrs
-        plain = not self.survey.odd_times
         number, inodes = 0, numbering.inodes
         while number < len(inodes):
             inode = inodes[number]
             if isinstance(inode, File):
-                if plain and type(inode) is File and number not in xattrs and (count := self._plain_files(number)):
+                if number not in xattrs and (count := self._plain_files(number)):
                     number += count
                     continue
                 self._put(number, inode, _file_body(inode))
@@ -152,10 +138,10 @@ class _Inodes:
             file = inodes[number]
             if type(file) is not File or number in xattrs:
                 break
-            digest, size, mtime = file.digest, file.size, divmod(file.mtime, _SECOND)
-            if digest is None or digest in shared or not 0 < size <= 1 << layout.CHUNK_BITS_MAX:
+            digest, size, mtime = file.digest, file.size, divmod(file.mtime, SECOND)
+            if digest is None or digest in shared or size > 1 << layout.CHUNK_BITS_MAX:
                 break
-            if mtime == oldest or file.nlink or file.content:
+            if mtime == oldest:
                 break
             bits = (size - 1).bit_length()
             records.append(
@@ -207,29 +193,18 @@ class _Inodes:
         if type(inode) is Special and is_whiteout_device(inode):
             self._put(number, inode, _Body(), mode=stat.S_IFREG | stat.S_IMODE(inode.mode))
         else:
-            self._put(number, inode, _Body(rdev=inode.rdev), declared=self.survey.sizes.get(id(inode), 0))
+            self._put(number, inode, _Body(rdev=inode.rdev))
 
     def _put(
-        self,
-        number: int,
-        inode: Inode,
-        body: _Body,
-        *,
-        mode: int | None = None,
-        links: int | None = None,
-        declared: int | None = None,
+        self, number: int, inode: Inode, body: _Body, *, mode: int | None = None, links: int | None = None
     ) -> None:
-        """Write one inode; ``declared`` is the size that decides about its form where ``body.size`` does not."""
+        """Write one inode."""
         pairs = self.survey.all_xattrs(number, inode)
         xattrs = self.survey.table.encode(pairs) if pairs else None
-        mtime = self.survey.time(inode)
+        mtime = divmod(inode.mtime, SECOND)
         if links is None:
-            links = inode.nlink & _U32 if inode.nlink else self.numbering.link_counts.get(id(inode), 1)
-        compact = (
-            mtime == self.survey.oldest
-            and max(links, inode.uid, inode.gid) <= _U16
-            and (body.size if declared is None else declared) <= _U32
-        )
+            links = self.numbering.link_counts.get(id(inode), 1)
+        compact = mtime == self.survey.oldest and max(links, inode.uid, inode.gid) <= _U16 and body.size <= _U32
         head = layout.COMPACT_INODE.size if compact else layout.EXTENDED_INODE.size
         if xattrs is not None:
             head += len(xattrs.data)
@@ -350,19 +325,9 @@ class _Inodes:
 
 def _file_body(file: File) -> _Body:
     """The data of a regular file: its content, or a map of chunks without data, or nothing."""
-    if not file.size:
-        return _Body()
-    content = file.content
-    if content:
-        rest = len(content) % layout.BLOCK_SIZE
-        if rest > layout.TAIL_MAX:
-            rest = 0
-        stop = len(content) - rest
-        blocks: list[_Block] = [
-            _block(content[i : min(i + layout.BLOCK_SIZE, stop)]) for i in range(0, stop, layout.BLOCK_SIZE)
-        ]
-        tail = content[stop:]
-        return _Body(file.size, tail, blocks, _block(tail))
+    if file.digest is None:
+        content = file.content or b""
+        return _Body(len(content), content, spill=_block(content))
     bits, chunks = layout.chunks_of(file.size)
     if chunks > layout.CHUNKS_MAX:
         raise UnsupportedError(f"an image cannot hold a file of {file.size} bytes")

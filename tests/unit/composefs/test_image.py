@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from itertools import pairwise
 
 import pytest
 
-from stratum.composefs import image_from_dump
-from stratum.composefs.erofs import image_pieces, write_image, writer
+from stratum.composefs.erofs import image_pieces, writer
 from stratum.composefs.erofs.directory import entries_size, split_names
 from stratum.composefs.erofs.layout import chunks_of
 from stratum.composefs.erofs.xattrs import entry, split_name
@@ -33,16 +31,8 @@ DUMP = b"""\
 
 
 def test_images_of_known_digest() -> None:
-    image = image_from_dump(DUMP)
-    assert image == b"".join(image_pieces(read_dump(DUMP)))
+    image = b"".join(image_pieces(read_dump(DUMP)))
     assert verity_digest(image).hex() == "e45c5124ddd694478d829c4fed05ad449bea9fa3583b2c1cf3ad4d48c1a13b64"
-
-
-def test_an_image_is_written_in_pieces_and_its_size_returned() -> None:
-    file = io.BytesIO()
-    root = read_dump(DUMP)
-    assert write_image(root, file) == len(file.getvalue())
-    assert file.getvalue() == b"".join(image_pieces(root))
 
 
 @pytest.mark.parametrize(
@@ -96,10 +86,8 @@ def test_names_of_attributes_are_split_at_the_longest_known_prefix() -> None:
 def test_what_no_image_can_hold_is_refused_before_anything_is_written() -> None:
     root = Directory(0o40755, 0, 0, 0)
     root.children[b"huge"] = File(0o100644, 0, 0, 0, size=(1 << 53) + 1, digest=bytes(32))
-    file = io.BytesIO()
     with pytest.raises(UnsupportedError, match="9007199254740993 bytes"):
-        write_image(root, file)
-    assert not file.getvalue()
+        next(image_pieces(root))
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -132,4 +120,4 @@ def test_marks_replace_shorter_values_only() -> None:
 def test_directories_that_appear_twice_are_two_directories() -> None:
     shared = Directory(0o40755, 0, 0, 0, children={b"s": Symlink(0o120777, 0, 0, 0, target=b"t")})
     root = Directory(0o40755, 0, 0, 0, children={b"a": shared, b"b": shared})
-    assert b"".join(image_pieces(root)) == image_from_dump(write_dump(root))
+    assert b"".join(image_pieces(root)) == b"".join(image_pieces(read_dump(write_dump(root))))
