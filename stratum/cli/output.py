@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
-from stratum.errors import StratumError, escaped, one_line
+from stratum.errors import escaped, one_line
 
 TEXT = "text"
 JSON = "json"
@@ -78,10 +78,6 @@ class Output:
             table.add_row(*map(Text, row))
         Console().print(table)
 
-    def error(self, exc: StratumError) -> None:
-        """The error on stderr: ``error:`` then ``hint:``, or one JSON object."""
-        print_error(exc.exit_code, exc.id, exc.message, exc.hint, as_json=self.json)
-
 
 def write_stdout(text: str) -> None:
     """Write to stdout whatever its encoding: what it cannot carry is escaped."""
@@ -100,12 +96,6 @@ def print_error(code: int, error_id: str, message: str, hint: str, *, as_json: b
     print(f"error: {one_line(message)}", file=sys.stderr)
     if hint:
         print(f"hint: {one_line(hint)}", file=sys.stderr)
-
-
-def fail(exc: StratumError, *, as_json: bool) -> NoReturn:
-    """Print ``exc`` and exit with its code."""
-    print_error(exc.exit_code, exc.id, exc.message, exc.hint, as_json=as_json)
-    raise SystemExit(exc.exit_code)
 
 
 def human_size(size: int) -> str:

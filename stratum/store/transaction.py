@@ -40,12 +40,11 @@ from stratum.frozen import frozen
 from stratum.store.layout import Layout, storage_error, storing
 from stratum.store.locks import StoreLocks
 from stratum.store.objects import OBJECT_MODE, Objects, name_objects
-from stratum.store.salvage import RESUME, dead_in, take_object, take_over, waits_for_another, words
+from stratum.store.salvage import RESUME, dead_in, take_over, waits_for_another, words
 from stratum.store.trash import remove_tree
 from stratum.sys.atomic import write_all
 from stratum.sys.locks import is_locked, locked
 from stratum.sys.syscalls import AT_FDCWD, RENAME_EXCHANGE, RENAME_NOREPLACE, renameat2, syncfs
-from stratum.tree.model import object_path
 
 OWNER = "owner"
 NEEDS = "needs"
@@ -128,23 +127,6 @@ class Transaction:
             raise ValueError(f"{name!r} is not the name of a staged object")
         self._staged[digest] = (name, size)
         self._dirty = True
-
-    def adopt(self, digest: bytes, size: int) -> bool:
-        """Whether the object is there, in the store, in this transaction, or staged by a dead one that this one
-        claimed: then it is read, compared with its digest and staged here. Raises ``StratumError`` (full disk, ...)."""
-        if self.has(digest, size):
-            return True
-        if not self.dead:
-            return False
-        name = os.fsdecode(object_path(digest))
-        target = self.object_staging / name
-        places = [os.fsencode(dead / "objects") for dead in self.dead]
-        with storing("write an object to the store"):
-            target.parent.mkdir(0o700, exist_ok=True)
-            if not take_object(places, digest, size, os.fsencode(target)):
-                return False
-        self.stage(digest, size, name)
-        return True
 
     def add_bytes(self, data: bytes) -> bytes:
         """Store ``data`` as an object; its digest. Raises ``StratumError`` (full disk, ...)."""
@@ -332,7 +314,7 @@ class Transactions:
         """Begin a transaction, which ends with the ``with`` block: what was published by then stays, all else goes.
 
         ``what`` is shown to those who wait for it. ``resumable``: where it is killed, or interrupted by the user, what
-        it staged is left for the next transaction that says the same words, which may ``adopt`` it. ``apart``: the
+        it staged is left for the next transaction that says the same words, as one of its ``dead``. ``apart``: the
         store is not locked any more when this returns. Raises ``BusyError`` where gc or a removal holds the store,
         ``UnsupportedError`` on a read-only one.
         """

@@ -348,15 +348,6 @@ class Worktrees:
         with self._locks.ref(name):
             self._reflog.append(name, "worktree", worktree, commit, self.get(name, worktree).commit, why)
 
-    def describe(self, name: str, worktree: str, description: str) -> Worktree:
-        """Change the description."""
-        with self.lock(name, worktree):
-            new = replace(self.get(name, worktree), description=description)
-            with self._transactions.begin(f"describing {new}") as tx:
-                tx.place_file(_meta(new), new.directory / "meta.toml")
-                self._mark_older(tx, new.directory)
-            return new
-
     def renew(
         self,
         tx: Transaction,

@@ -44,11 +44,6 @@ class FileLock:
         self.what = what or str(path)
         self._fd: int | None = None
 
-    @property
-    def held(self) -> bool:
-        """Whether this object holds the lock."""
-        return self._fd is not None
-
     def acquire(self) -> None:
         """Take the lock. ``BusyError`` names the holders after the timeout; ``OSError`` where it cannot be opened."""
         assert self._fd is None, "the lock is held by this object already"

@@ -132,19 +132,12 @@ def processes() -> Iterator[int]:
             yield int(name)
 
 
-def users_of_mount(mountpoint: Path, pid: int | str = "self") -> list[ProcessUse]:
-    """Who uses the filesystem mounted at ``mountpoint``, as the mount namespace of ``pid`` sees it.
+def users_of_device(device: str) -> list[ProcessUse]:
+    """Who uses the filesystem whose device is ``device`` ("major:minor" as in mountinfo).
 
     Every mount of that same filesystem in any mount namespace counts: a bind mount, or the copy in a container.
     Uses are the working directory, root, program, open files and mapped files of all processes, this one too.
-    Empty where nothing is mounted there.
     """
-    entry = mountinfo.topmost(mountpoint, pid)
-    return users_of_device(entry.device) if entry else []
-
-
-def users_of_device(device: str) -> list[ProcessUse]:
-    """As ``users_of_mount`` for the filesystem whose device is ``device`` ("major:minor" as in mountinfo)."""
     mounts = mountinfo.ids_of_device(device)
     major, minor = map(int, device.split(":"))
     mapped_as = f"{major:02x}:{minor:02x}".encode()

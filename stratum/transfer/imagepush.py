@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 
 GZIP = "gzip"
 ZSTD = "zstd"
-COMPRESSIONS = (GZIP, ZSTD)
 
 LAYERS_MAX = 100
 """An image that would have more layers is written as one again: container engines mount some 120 to 500."""

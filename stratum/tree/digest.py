@@ -36,16 +36,6 @@ class MerkleSummary:
     tree_depth: int
 
 
-def leaf_hash(line: bytes) -> bytes:
-    """RFC 9162 leaf hash of one dump line."""
-    return blake3(b"\x00" + line).digest()
-
-
-def node_hash(left: bytes, right: bytes) -> bytes:
-    """RFC 9162 interior node hash."""
-    return blake3(b"\x01" + left + right).digest()
-
-
 def leaf_hashes(dump: Blocks) -> bytes:
     """The leaf hashes of a dump's lines, one after the other."""
     return b"".join(
@@ -62,13 +52,17 @@ def level_above(level: bytes) -> bytes:
     return above + level[even:]
 
 
+def summary_above(level: bytes, leaf_count: int) -> MerkleSummary:
+    """What the tree of ``leaf_count`` leaves is, of which ``level`` is any level."""
+    while len(level) > HASH_SIZE:
+        level = level_above(level)
+    return MerkleSummary(level.hex(), leaf_count, (leaf_count - 1).bit_length())
+
+
 def merkle_summary(dump: Blocks) -> MerkleSummary:
     """Root, size and depth of the Merkle tree over ``dump``'s lines (at least one line)."""
-    level = leaf_hashes(dump)
-    count, depth = len(level) // HASH_SIZE, 0
-    while len(level) > HASH_SIZE:
-        level, depth = level_above(level), depth + 1
-    return MerkleSummary(level.hex(), count, depth)
+    leaves = leaf_hashes(dump)
+    return summary_above(leaves, len(leaves) // HASH_SIZE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,13 +77,6 @@ class InclusionProof:
     leaf_count: int
     path: tuple[tuple[Literal["left", "right"], bytes], ...]
     root: str
-
-    def verify(self) -> bool:
-        """Recompute the root from the line and the siblings and compare."""
-        value = leaf_hash(self.line)
-        for side, sibling in self.path:
-            value = node_hash(sibling, value) if side == "left" else node_hash(value, sibling)
-        return value.hex() == self.root
 
 
 def inclusion_proof(dump: Blocks, index: int) -> InclusionProof:

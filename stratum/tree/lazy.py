@@ -220,8 +220,3 @@ class Region:
 def _order(path: bytes) -> list[bytes]:
     """What lines are sorted by."""
     return [unescape(name) for name in path.split(b"/")] if path != b"/" else []
-
-
-def open_dump(dump: bytes) -> Directory:
-    """The tree that a canonical dump describes, read as it is looked into. ``DamagedError``."""
-    return LazyDump(dump).root()

@@ -10,16 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from stratum.tree.digest import HASH_SIZE, MerkleSummary, leaf_hashes, level_above
+from stratum.tree.digest import HASH_SIZE, MerkleSummary, leaf_hashes, level_above, summary_above
 from stratum.tree.dump import Span
 from stratum.tree.splice import SplicedDump
 
 BLOCK_LEVEL = 6
 BLOCK = 1 << BLOCK_LEVEL
 """Leaves."""
-
-Range = tuple[int, int]
-"""From a block to another, which is not part of it."""
 
 
 class MerkleNodes:
@@ -76,10 +73,7 @@ class MerkleNodes:
 
     def summary(self) -> MerkleSummary:
         """What ``merkle_summary`` says of the dump."""
-        level = self.blocks
-        while len(level) > HASH_SIZE:
-            level = level_above(level)
-        return MerkleSummary(level.hex(), self.count, (self.count - 1).bit_length())
+        return summary_above(self.blocks, self.count)
 
 
 def _leaf_hashes(lines: bytes | memoryview) -> bytes:

@@ -170,11 +170,6 @@ def object_path(digest: bytes) -> bytes:
     return digest.hex("/", 31).encode()
 
 
-def file_type(inode: Inode) -> int:
-    """The ``S_IFMT`` bits of an inode's mode."""
-    return stat.S_IFMT(inode.mode)
-
-
 def walk(root: Directory) -> Iterator[tuple[bytes, Inode]]:
     """Every entry as (path, inode), depth-first, names in byte order, the root first as ``b"/"``.
 

@@ -18,7 +18,7 @@ from stratum.mount import build
 from stratum.mount.plan import LayerSyntax, Method, MountPlan
 from stratum.sys import mountinfo
 from stratum.sys.mountapi import FilesystemContext
-from stratum.sys.proc import users_of_mount
+from stratum.sys.proc import users_of_device
 from stratum.sys.syscalls import statx_mount_id
 from stratum.tree.model import object_path
 from tests.support.leftovers import unmount_below
@@ -327,7 +327,9 @@ def test_a_use_in_another_mount_namespace_is_found(sample: Sample, target: Path)
     with subprocess.Popen(command, stdout=subprocess.PIPE) as user:
         assert user.stdout is not None
         user.stdout.readline()
-        uses = {(use.pid, use.path, use.writing) for use in users_of_mount(target)}
+        mounted = mountinfo.topmost(target)
+        assert mounted is not None
+        uses = {(use.pid, use.path, use.writing) for use in users_of_device(mounted.device)}
         user.kill()
     assert uses == {(user.pid, "/mnt", False), (user.pid, "/mnt/label", True)}
 

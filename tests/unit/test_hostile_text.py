@@ -35,7 +35,7 @@ from stratum.transfer.artifact import read_manifest
 from stratum.transfer.packs import compress, read_index
 from stratum.tree.contents import objects_of
 from stratum.tree.dump import read_dump, write_dump
-from stratum.tree.lazy import open_dump
+from stratum.tree.lazy import LazyDump
 from stratum.tree.tarstream import TarReader
 from stratum.volumes.policy import parse_policy
 from stratum.volumes.request import parse_volumes
@@ -107,7 +107,7 @@ PARSERS: dict[str, tuple[Callable[[bytes], object], bytes]] = {
     "oci-layout": (lambda data: check_version(data, "a file"), LAYOUT_VERSION),
     "pack-index": (lambda data: read_index(compress(data), 3000, "a pack"), PACK_INDEX),
     "tree-objects": (objects_of, DUMP),
-    "lazy-dump": (lambda data: write_dump(open_dump(data)), DUMP),
+    "lazy-dump": (lambda data: write_dump(LazyDump(data).root()), DUMP),
     "tar": (read_whole_tar, TAR),
     "challenge": (
         lambda data: read_challenges([text(data)]),
@@ -171,14 +171,14 @@ ROOT = b"/ 0 40755 2 0 0 0 0.0 - - -\n"
     "path", [b"/.", b"/..", b"/a/b", b"//", b"/", b"a", rb"/\x2e\x2e", rb"/..\x2f..\x2fetc", rb"/a\x00"]
 )
 def test_a_dump_whose_lines_are_read_late_leads_nowhere_else(path: bytes) -> None:
-    root = open_dump(ROOT + path + b" 0 10644 1 0 0 0 0.0 - - -\n")
+    root = LazyDump(ROOT + path + b" 0 10644 1 0 0 0 0.0 - - -\n").root()
     with pytest.raises(DamagedError, match="out of place"):
         assert root.children
 
 
 @pytest.mark.parametrize("rest", [b"", b"/z", b"/zzzz 0 10644 1"])
 def test_a_hard_link_to_nothing_in_a_dump_that_is_cut(rest: bytes) -> None:
-    root = open_dump(ROOT + b"/a 0 @100644 2 0 0 0 0.0 /zz - -\n" + rest)
+    root = LazyDump(ROOT + b"/a 0 @100644 2 0 0 0 0.0 /zz - -\n" + rest).root()
     with pytest.raises(DamagedError, match="/a in the dump is a hard link to nothing"):
         assert root.children
 

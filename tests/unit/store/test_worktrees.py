@@ -101,9 +101,8 @@ def test_the_head_moves_and_base_and_upperdir_stay(store: Store, base: str, othe
 
 
 def test_descriptions(store: Store, base: str) -> None:
-    store.worktrees.create("app", "dev", base)
     text = 'quotes " and \n lines \x07'
-    store.worktrees.describe("app", "dev", text)
+    store.worktrees.create("app", "dev", base, text)
     assert store.worktrees.get("app", "dev").description == text
 
 

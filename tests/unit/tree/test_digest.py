@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stratum.tree.blocks import lines_of
-from stratum.tree.digest import inclusion_proof, merkle_summary, metadata_hash
+from stratum.tree.digest import InclusionProof, inclusion_proof, merkle_summary, metadata_hash
 
 
 def rfc9162(lines: list[bytes]) -> tuple[bytes, int]:
@@ -38,17 +38,24 @@ def test_metadata_hash_is_blake3_of_the_bytes() -> None:
     assert metadata_hash(b"") == "af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262"
 
 
+def holds(proof: InclusionProof) -> bool:
+    value = blake3(b"\x00" + proof.line).digest()
+    for side, sibling in proof.path:
+        value = blake3(b"\x01" + (sibling + value if side == "left" else value + sibling)).digest()
+    return value.hex() == proof.root
+
+
 @given(st.integers(1, 70), st.data())
 def test_a_proof_holds_for_its_line_only(count: int, data: st.DataObject) -> None:
     dump = dump_of(count)
     index = data.draw(st.integers(0, count - 1))
     proof = inclusion_proof(dump, index)
     assert proof.root == merkle_summary(dump).root
-    assert proof.verify()
-    assert not replace(proof, line=b"/other").verify()
-    assert not replace(proof, root="00" * 32).verify()
+    assert holds(proof)
+    assert not holds(replace(proof, line=b"/other"))
+    assert not holds(replace(proof, root="00" * 32))
     if proof.path:
         (side, sibling), *rest = proof.path
         flipped = bytes((sibling[0] ^ 1,)) + sibling[1:]
-        assert not replace(proof, path=((side, flipped), *rest)).verify()
-        assert not replace(proof, path=proof.path[1:]).verify()
+        assert not holds(replace(proof, path=((side, flipped), *rest)))
+        assert not holds(replace(proof, path=proof.path[1:]))

@@ -13,7 +13,7 @@ from stratum.errors import DamagedError
 from stratum.tree.diff import diff_trees
 from stratum.tree.digest import merkle_summary, metadata_hash
 from stratum.tree.dump import read_dump, write_dump
-from stratum.tree.lazy import LazyDump, open_dump
+from stratum.tree.lazy import LazyDump
 from stratum.tree.merkle import MerkleNodes
 from stratum.tree.model import Directory, File, Inode, lookup, walk
 from stratum.tree.splice import SplicedDump, kept_lines, splice_dump
@@ -76,6 +76,10 @@ def change(root: Directory, rng: random.Random) -> Directory:
         return root
     moved = put(root, (*directory, b"moved"), inode)  # of a file: a further name
     return put(moved, path, None) if isinstance(inode, Directory) else moved
+
+
+def open_dump(dump: bytes) -> Directory:
+    return LazyDump(dump).root()
 
 
 def source_of(opened: Directory) -> LazyDump:
