@@ -180,14 +180,12 @@ def _fetcher(
     problems: list[str] = []
     if source is None:
         return None, problems
-    from stratum.oci.access import Access
     from stratum.oci.target import parse_target
     from stratum.transfer.salvage import salvage
 
     if os.path.isfile(source):
         source = f"oci-archive:{source}"
-    target = parse_target(source, session.config.registry)
-    access = Access.from_config(session.config)
+    target, access = parse_target(source, session.config.registry), session.access()
 
     def fetch(objects: dict[bytes, int], commits: set[str]) -> None:
         problems.extend(salvage(session.store, target, access, objects, commits))

@@ -9,6 +9,7 @@ from stratum.api.session import Session
 from stratum.errors import UsageError
 
 if TYPE_CHECKING:
+    from stratum.oci.access import Access
     from stratum.transfer.listing import RemoteTag
     from stratum.transfer.lookup import RemoteCommit
 
@@ -18,30 +19,26 @@ def login(
     registry: str | None,
     user: str,
     password: str,
-    *,
-    plain_http: bool = False,
-    ca_file: str | None = None,
+    access: Access,
 ) -> tuple[str, Path]:
     """Try ``user`` and ``password`` at ``registry`` (default: that of the settings) and keep them; (registry, file).
 
     Raises ``UsageError`` for a malformed registry or user and ``StratumError`` in the registry's words where it does
     not let the user in.
     """
-    from stratum.oci.access import Access
     from stratum.oci.login import login as run
 
     place = registry_or_default(session, registry)
-    return place, run(place, user, password, Access.from_config(session.config, plain_http=plain_http, ca_file=ca_file))
+    return place, run(place, user, password, access, session.config.environment)
 
 
 def logout(session: Session, registry: str | None) -> tuple[str, list[Path]]:
     """Forget the credentials of ``registry``; it and the files that they were in. ``NotFoundError`` where there are
     none."""
-    from stratum.oci.access import Access
     from stratum.oci.login import logout as run
 
     place = registry_or_default(session, registry)
-    return place, run(place, Access.from_config(session.config))
+    return place, run(place, session.config.environment)
 
 
 def registry_or_default(session: Session, registry: str | None) -> str:
@@ -54,22 +51,17 @@ def registry_or_default(session: Session, registry: str | None) -> str:
     return f"{scheme}{mark}{rest.partition('/')[0]}"
 
 
-def list_remote(
-    session: Session, target: str, *, plain_http: bool = False, ca_file: str | None = None
-) -> list[RemoteTag]:
+def list_remote(session: Session, target: str, access: Access) -> list[RemoteTag]:
     """The tags of a repository or an OCI image layout; ``NotFoundError`` where there are none."""
-    from stratum.oci.access import Access
     from stratum.oci.target import parse_target
     from stratum.transfer.listing import list_remote as run
 
-    access = Access.from_config(session.config, plain_http=plain_http, ca_file=ca_file)
     return run(parse_target(target, session.config.registry), access)
 
 
-def look_up(session: Session, source: str) -> RemoteCommit:
+def look_up(session: Session, source: str, access: Access) -> RemoteCommit:
     """What the registry says about the commit that ``source`` names; ``NotFoundError`` where there is none."""
-    from stratum.oci.access import Access
     from stratum.oci.target import parse_target
     from stratum.transfer.lookup import look_up as run
 
-    return run(parse_target(source, session.config.registry), Access.from_config(session.config))
+    return run(parse_target(source, session.config.registry), access)

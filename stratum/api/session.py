@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -10,6 +11,7 @@ if TYPE_CHECKING:
 
     from stratum.config import Config
     from stratum.mount.state import State
+    from stratum.oci.access import Access
     from stratum.store import Store
 
 
@@ -43,6 +45,23 @@ class Session:
         from stratum.mount.state import State
 
         return State(self.config.runtime_dir)
+
+    def access(self, *, plain_http: bool = False, ca_file: str | None = None) -> Access:
+        """How registries are reached by the settings, the environment they came with, and a verb's options."""
+        from stratum.oci.access import Access, proxies_in
+        from stratum.oci.credentials import find_credentials
+
+        config = self.config
+        named = config.environment.get("SSL_CERT_FILE")
+        return Access(
+            credentials=functools.partial(find_credentials, environment=config.environment),
+            insecure_registries=config.insecure_registries,
+            plain_http=plain_http,
+            ca_file=Path(ca_file) if ca_file is not None else None,
+            authorities=(Path(named),) if named else (),
+            proxies=proxies_in(config.environment),
+            token_realms=config.token_realms,
+        )
 
     def now(self) -> datetime:
         """The time that commits made now carry."""

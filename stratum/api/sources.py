@@ -308,13 +308,12 @@ def _refuse_tag(path: str, tag: str | None) -> None:
 
 
 def _open_reference(session: Session, text: str, tag: str | None, progress: Progress | None) -> tuple[Source, str]:
-    from stratum.oci.access import Access
     from stratum.oci.places import open_source as open_place
     from stratum.oci.target import parse_target
 
     if text.startswith(DOCKER):
         target = parse_target(text[len(DOCKER) :], session.config.registry)
-        return open_place(target, Access.from_config(session.config)), tag or target.reference
+        return open_place(target, session.access()), tag or target.reference
     target = parse_target(text)
     given = target.digest or (target.tag if text.endswith(f":{target.tag}") else None)
     if tag is not None and given is not None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from stratum.api.session import Session
 from stratum.api.tagmoves import tag_move
 from stratum.errors import UsageError
-from stratum.refs import DEFAULT_TAG, check_name, parse_ref
+from stratum.refs import check_name, parse_ref
 
 if TYPE_CHECKING:
     from stratum.oci.access import Access
@@ -26,8 +26,7 @@ def push(
     text: str,
     target: str | None = None,
     *,
-    plain_http: bool = False,
-    ca_file: str | None = None,
+    access: Access,
     dry_run: bool = False,
     image: str | None = None,
     progress: Progress | None = None,
@@ -40,7 +39,6 @@ def push(
 
     Raises ``UsageError`` for a target of the wrong form, and ``StratumError`` with the registry's own words.
     """
-    from stratum.oci.access import Access
     from stratum.oci.target import parse_target
     from stratum.transfer.push import push as run
 
@@ -55,7 +53,6 @@ def push(
             )
         target = found.name.lower()
     parsed = parse_target(target, session.config.registry, default_tag=found.tag_elsewhere(ref))
-    access = Access.from_config(session.config, plain_http=plain_http, ca_file=ca_file)
     if image is not None:
         return _push_image(store, found.commit, parsed, access, image, dry_run, progress)
     return run(store, found.commit, parsed, access, dry_run=dry_run, jobs=session.config.jobs, progress=progress)
@@ -97,8 +94,7 @@ def pull(
     source: str,
     name: str | None = None,
     *,
-    plain_http: bool = False,
-    ca_file: str | None = None,
+    access: Access,
     isolated: bool = False,
     force: bool = False,
     progress: Progress | None = None,
@@ -110,7 +106,6 @@ def pull(
     another commit is ``ExistsError``, before anything is fetched, unless ``force``. The reflog keeps where it was.
     ``isolated`` is ``registry.pull``'s.
     """
-    from stratum.oci.access import Access
     from stratum.oci.target import parse_target
     from stratum.store.descent import descends
     from stratum.transfer.artifact import told_ancestors
@@ -118,7 +113,6 @@ def pull(
 
     target = parse_target(source, session.config.registry)
     stratum, tag = _destination(target, name)
-    access = Access.from_config(session.config, plain_http=plain_http, ca_file=ca_file)
     store = session.create_store()
     move = tag_move(store, stratum, tag, force=force)
 
@@ -141,13 +135,9 @@ def _destination(target: Target, name: str | None) -> tuple[str, str]:
         ref = parse_ref(name)
         if ref.worktree is not None:
             raise UsageError(f"{name} is a worktree; a pull sets a tag", hint="give NAME or NAME:TAG")
-        return check_name(ref.name), check_name(ref.tag or _tag_of(target), "tag")
+        return check_name(ref.name), check_name(ref.tag or target.tag, "tag")
     last = (target.repository or (target.directory.name if target.directory else "")).rpartition("/")[2]
     try:
-        return check_name(last), check_name(_tag_of(target), "tag")
+        return check_name(last), check_name(target.tag, "tag")
     except UsageError as exc:
         raise UsageError(f"{target} gives no name for the stratum: {exc.message}", hint="add NAME[:TAG]") from None
-
-
-def _tag_of(target: Target) -> str:
-    return target.tag or DEFAULT_TAG

@@ -38,7 +38,8 @@ def login(
         password = _read_password()
     else:
         password = _ask(f"Password of {safe(user)} for {safe(place)}", "--password-stdin", hidden=True)
-    place, path = run(app.session, place, user, password, plain_http=plain_http, ca_file=ca_file)
+    access = app.session.access(plain_http=plain_http, ca_file=ca_file)
+    place, path = run(app.session, place, user, password, access)
     if app.out.json:
         app.out.object({"registry": place, "user": user, "file": safe(str(path))})
         return
@@ -82,7 +83,7 @@ def list_remote(app: App, target: str, *, plain_http: bool, ca_file: str | None)
     """Print the tags of the repository ``target`` with what they name."""
     from stratum.api.remotes import list_remote as run
 
-    tags = run(app.session, target, plain_http=plain_http, ca_file=ca_file)
+    tags = run(app.session, target, app.session.access(plain_http=plain_http, ca_file=ca_file))
     if app.out.json:
         app.out.object(
             [

@@ -43,8 +43,7 @@ def push(
             app.session,
             ref,
             target,
-            plain_http=plain_http,
-            ca_file=ca_file,
+            access=app.session.access(plain_http=plain_http, ca_file=ca_file),
             dry_run=dry_run,
             image=image,
             progress=advance,
@@ -84,8 +83,9 @@ def pull(app: App, source: str, name: str | None, plain_http: bool, ca_file: str
     """
     from stratum.api.transfer import pull as run
 
+    access = app.session.access(plain_http=plain_http, ca_file=ca_file)
     with progress_bar(app.out, "pulling") as advance:
-        done = run(app.session, source, name, plain_http=plain_http, ca_file=ca_file, force=force, progress=advance)
+        done = run(app.session, source, name, access=access, force=force, progress=advance)
     if app.out.json:
         app.out.object(
             {

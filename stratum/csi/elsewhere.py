@@ -20,7 +20,7 @@ from stratum.csi.driver import Driver
 from stratum.csi.errors import not_found, precondition
 from stratum.csi.jobs import Task
 from stratum.csi.records import SnapshotRecord
-from stratum.csi.sources import Asker, Origin, fetch, session_with
+from stratum.csi.sources import Asker, Origin, access_for, fetch
 from stratum.errors import NotFoundError, UsageError
 from stratum.oci.target import Target, parse_target
 
@@ -64,8 +64,8 @@ def find(driver: Driver, snapshot_id: str, asker: Asker) -> SnapshotRecord | Non
         return None
 
     def work() -> SnapshotRecord:
-        with session_with(driver, asker, handle.target) as session:
-            found = remotes.look_up(session, str(handle.target))
+        with access_for(driver, asker, handle.target) as access:
+            found = remotes.look_up(driver.session, str(handle.target), access)
         meta = found.meta
         _check(handle, meta.metadata_hash)
         origin = (meta.origin or {}).get("worktree")

@@ -17,27 +17,23 @@ import json
 import os
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from dataclasses import replace as replace_record
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from stratum.api import transfer
-from stratum.api.session import Session
 from stratum.csi.attributes import PullPolicy
 from stratum.csi.driver import Driver
 from stratum.csi.errors import CallError, Code, invalid, precondition
 from stratum.csi.jobs import INLINE, PROVISIONING, Caller, Lane, Task
 from stratum.csi.records import PullRecord
-from stratum.errors import DeniedError, StratumError, UntrustedError, os_error_text
-from stratum.frozen import replace
+from stratum.errors import DeniedError, UntrustedError
+from stratum.oci.access import Access, anonymous
+from stratum.oci.credentials import find_in
 from stratum.oci.target import Target, parse_target
 from stratum.oci.tls import system_authorities
 from stratum.refs import DEFAULT_TAG, Ref, check_name
-from stratum.sys.atomic import write_all
 
 _DOCKER_CONFIG = ".dockerconfigjson"
-_NOWHERE = "/nonexistent"
 _PROCESS_KEY = os.urandom(32)
 _NOTE_AGE = 600 * 1_000_000_000
 """Nanoseconds after which another use of a pull is written down."""
@@ -126,7 +122,7 @@ def fetch(driver: Driver, source: Target | Ref, asker: Asker, policy: PullPolicy
     record = PullRecord(_pull_key(source, asker), str(source), asker.tenant, stratum, tag)
     commit = pull(driver, source, f"{stratum}:{tag}", asker, record)
     if driver.pulls.get(record.key) is None:  # it joined another tenant's pull
-        driver.pulls.put(replace_record(record, commit=commit))
+        driver.pulls.put(replace(record, commit=commit))
     return Origin(stratum, commit)
 
 
@@ -145,7 +141,7 @@ def _pulled_before(driver: Driver, source: Target, asker: Asker) -> PullRecord |
         if record is None or not record.commit or not driver.session.store.commits.exists(record.commit):
             return None
         if time.time_ns() - record.used > _NOTE_AGE:
-            driver.pulls.put(replace_record(record, used=time.time_ns()))
+            driver.pulls.put(replace(record, used=time.time_ns()))
     return record
 
 
@@ -162,8 +158,16 @@ def pull(driver: Driver, target: Target, name: str, asker: Asker, record: PullRe
         driver.jobs.check_wanted(task)
 
     def work() -> str:
-        with session_with(driver, asker, target) as session, _recorded(driver, record) as commits:
-            done = transfer.pull(session, str(target), name, isolated=asker.isolated, force=ours, progress=check_wanted)
+        with access_for(driver, asker, target) as access, _recorded(driver, record) as commits:
+            done = transfer.pull(
+                driver.session,
+                str(target),
+                name,
+                access=access,
+                isolated=asker.isolated,
+                force=ours,
+                progress=check_wanted,
+            )
             commits.append(done.commit)
         driver.metrics.pulled(done.bytes_received)
         return done.commit
@@ -186,15 +190,15 @@ def _recorded(driver: Driver, record: PullRecord | None) -> Iterator[list[str]]:
         yield commits
     finally:
         if commits:
-            driver.pulls.put(replace_record(record, commit=commits[0], used=time.time_ns()))
+            driver.pulls.put(replace(record, commit=commits[0], used=time.time_ns()))
         elif before is None:
             driver.pulls.remove(record.key)
 
 
 def push(driver: Driver, commit: str, reference: str, asker: Asker) -> None:
     """Push a commit to ``reference`` (HOST/REPOSITORY:TAG)."""
-    with session_with(driver, asker, parse_target(reference)) as session:
-        done = transfer.push(session, commit, reference)
+    with access_for(driver, asker, parse_target(reference)) as access:
+        done = transfer.push(driver.session, commit, reference, access=access)
     driver.metrics.pushed(done.bytes_sent)
 
 
@@ -222,32 +226,20 @@ def _inline_tag(driver: Driver, ref: Ref) -> Origin:
 
 
 @contextlib.contextmanager
-def session_with(driver: Driver, asker: Asker, target: Target) -> Iterator[Session]:
-    """A session whose registry credentials are the asker's, before (isolated: instead of) those of the node."""
-    config = driver.session.config
-    environment = dict(config.environment)
-    if asker.isolated:
-        environment |= {"HOME": _NOWHERE, "XDG_RUNTIME_DIR": _NOWHERE, "XDG_CONFIG_HOME": _NOWHERE}
-        environment |= {"DOCKER_CONFIG": _NOWHERE, "REGISTRY_AUTH_FILE": ""}
-    with contextlib.ExitStack() as files:
-        auths = _auths(asker.secrets, target)
-        if auths:
-            content = json.dumps({"auths": auths}).encode()
-            environment["REGISTRY_AUTH_FILE"] = files.enter_context(_in_memory("registry-credentials", content))
-        if driver.options.ca_file is not None:
-            content = _authorities(driver.options.ca_file, environment.get("SSL_CERT_FILE"))
-            environment["SSL_CERT_FILE"] = files.enter_context(_in_memory("authorities", content))
-        with _for_pods(asker, target):
-            yield Session(replace(config, environment=environment))
+def access_for(driver: Driver, asker: Asker, target: Target) -> Iterator[Access]:
+    """How the registry of ``target`` is reached: with the asker's credentials, before (isolated: instead of) those of
+    the node. What it says in the block is put into words for those who write manifests."""
+    access, auths = driver.session.access(), _auths(asker.secrets, target)
+    of_node = anonymous if asker.isolated else access.credentials
 
+    def find(host: str, repository: str) -> str | None:
+        return find_in(auths, "the secret", host, repository) or of_node(host, repository)
 
-def _authorities(ours: Path, named: str | None) -> bytes:
-    """The certificates of ``ours`` and of those that count without it."""
-    others = Path(named) if named else system_authorities()
-    try:
-        return b"\n".join(path.read_bytes() for path in (others, ours) if path is not None)
-    except OSError as exc:
-        raise StratumError(f"cannot read certificate authorities: {exc.filename}: {os_error_text(exc)}") from None
+    authorities = access.authorities
+    if driver.options.ca_file is not None:
+        authorities = (*(authorities or filter(None, (system_authorities(),))), driver.options.ca_file)
+    with _for_pods(asker, target):
+        yield replace(access, credentials=find, authorities=authorities)
 
 
 @contextlib.contextmanager
@@ -260,14 +252,6 @@ def _for_pods(asker: Asker, target: Target) -> Iterator[None]:
         raise DeniedError(exc.message, hint=hint) from None
     except UntrustedError as exc:
         raise UntrustedError(exc.message, hint="--ca-file of stratum-csi names further authorities") from None
-
-
-@contextlib.contextmanager
-def _in_memory(name: str, content: bytes) -> Iterator[str]:
-    """The path of a file in memory, for as long as the block lasts."""
-    with open(os.memfd_create(name, os.MFD_CLOEXEC), "wb", buffering=0) as file:
-        write_all(file.fileno(), content)
-        yield f"/proc/{os.getpid()}/fd/{file.fileno()}"
 
 
 def _auths(secrets: Mapping[str, str], target: Target) -> dict[str, dict[str, str]]:

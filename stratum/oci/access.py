@@ -1,38 +1,48 @@
-"""How the places of commits are reached."""
+"""What is needed to reach a place besides its name."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from stratum.config import Config
+Credentials = Callable[[str, str], "str | None"]
+"""Finds the base64 ``user:password`` for (host, repository), or None; ``credentials.IDENTITY`` is a user of its own.
+
+It is called when a registry asks for a password and not before, by any thread, perhaps more than once. What it raises
+is a ``StratumError``, and ends the request.
+"""
+
+
+def anonymous(_host: str, _repository: str) -> None:
+    """No credentials for anybody."""
 
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """How registries are reached.
+    """How registries are reached. Nothing else is looked at: no settings, no environment, no file of the user's.
 
-    ``plain_http`` is the user's explicit wish for HTTP without TLS; ``ca_file`` replaces the system's certificate
-    authorities. ``environment`` is where proxies and credential files are looked up. ``token_realms`` is HOST[:PORT]
-    of a registry -> URL of another host that gives out its tokens and may be sent its passwords. Times are in seconds;
-    ``min_rate``, in bytes a second, is what an answer must keep up with in any ``patience`` seconds.
+    ``plain_http`` is the user's explicit wish for HTTP without TLS. ``ca_file`` has the certificate authorities that
+    the user wants to count, else those of all ``authorities`` do, else the system's. ``proxies`` has ``http_proxy``,
+    ``https_proxy`` and ``no_proxy``, as far as they are set. ``token_realms`` is HOST[:PORT] of a registry -> URL of
+    another host that gives out its tokens and may be sent its passwords. Times are in seconds; ``min_rate``, in bytes a
+    second, is what an answer must keep up with in any ``patience`` seconds.
     """
 
+    credentials: Credentials = field(default=anonymous, repr=False)
     insecure_registries: tuple[str, ...] = ()
     plain_http: bool = False
     ca_file: Path | None = None
-    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    authorities: tuple[Path, ...] = ()
+    proxies: Mapping[str, str] = field(default_factory=dict, repr=False)
     token_realms: Mapping[str, str] = field(default_factory=dict)
     connect_timeout: float = 10.0
     read_timeout: float = 60.0
     patience: float = 180.0
     min_rate: int = 4096
 
-    @classmethod
-    def from_config(cls, config: Config, *, plain_http: bool = False, ca_file: str | None = None) -> Access:
-        """The access that the settings and a verb's options give."""
-        path = Path(ca_file) if ca_file is not None else None
-        return cls(config.insecure_registries, plain_http, path, config.environment, config.token_realms)
+
+def proxies_in(environment: Mapping[str, str]) -> dict[str, str]:
+    """The ``proxies`` that environment variables, in capitals or not, name."""
+    wanted = ("http_proxy", "https_proxy", "no_proxy")
+    return {name.lower(): value for name, value in environment.items() if name.lower() in wanted and value}

@@ -22,7 +22,6 @@ import requests
 from stratum.errors import DamagedError, DeniedError, StratumError
 from stratum.oci.access import Access
 from stratum.oci.auth import Auth
-from stratum.oci.credentials import find_credentials
 from stratum.oci.deadline import Pace
 from stratum.oci.descriptor import MANIFEST_MAX, Descriptor, digest_of, is_digest
 from stratum.oci.mediatypes import (
@@ -35,7 +34,6 @@ from stratum.oci.remote import Sink, Upload, verified
 from stratum.oci.target import Target, is_loopback
 from stratum.oci.transport import (
     ConnectionCutError,
-    PlainSession,
     Transport,
     failure,
     is_busy,
@@ -71,24 +69,20 @@ def scheme_for(target: Target, access: Access) -> str:
 
 
 class RegistryClient(Sink, oras.provider.Registry):  # type: ignore[misc]  # oras has no types
-    """The repository of ``target``; a ``Sink``.
+    """The repository of ``target``."""
 
-    ``password`` (base64 ``user:password``) is used in place of what the user's files say.
-    """
-
-    def __init__(self, target: Target, access: Access, *, password: str | None = None) -> None:
+    def __init__(self, target: Target, access: Access) -> None:
         assert target.host is not None
         host = _API_HOSTS.get(target.host, target.host)
         scheme = scheme_for(target, access)
         super().__init__(hostname=host, insecure=scheme == "http")
         self.target = target
         self.host = target.host
-        self.session = PlainSession()
-        self._transport = Transport(access, self.session)
+        self._transport = Transport(access)
         self._origin = origin(f"{scheme}://{host}/")
 
         def lookup() -> str | None:
-            return password or find_credentials(host, target.repository, access.environment)
+            return access.credentials(host, target.repository)
 
         self.auth = Auth(self._transport, f"{scheme}://{host}/", self.host, lookup, access.token_realms.get(self.host))
         self._container = oras.container.Container(f"{host}/{target.repository}")
@@ -96,7 +90,7 @@ class RegistryClient(Sink, oras.provider.Registry):  # type: ignore[misc]  # ora
         self._root = f"{scheme}://{host}/v2/"
 
     def close(self) -> None:
-        self.session.close()
+        self._transport.close()
 
     # Requests
 

@@ -61,7 +61,7 @@ def find_credentials(host: str, repository: str, environment: Mapping[str, str])
             if isinstance(helper, str):
                 found = _ask_helper(helper, key, environment)
             else:
-                found = _entry(_table(config, "auths").get(key), path)
+                found = _entry(_table(config, "auths").get(key), str(path))
             if found:
                 return found
         store = config.get("credsStore")
@@ -71,6 +71,12 @@ def find_credentials(host: str, repository: str, environment: Mapping[str, str])
                 if found:
                     return found
     return None
+
+
+def find_in(auths: Mapping[str, object], where: str, host: str, repository: str) -> str | None:
+    """As ``find_credentials``, in the ``auths`` table of a docker configuration and nowhere else; ``where`` names it in
+    errors."""
+    return next(filter(None, (_entry(auths.get(key), where) for key in _keys(host, repository))), None)
 
 
 def holds(path: Path, host: str) -> bool:
@@ -135,7 +141,7 @@ def _table(config: dict[str, Any], key: str) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _entry(entry: object, path: Path) -> str | None:
+def _entry(entry: object, where: str) -> str | None:
     if not isinstance(entry, dict):
         return None
     identity = entry.get("identitytoken")
@@ -146,7 +152,7 @@ def _entry(entry: object, path: Path) -> str | None:
     try:
         plain = base64.b64decode(entry["auth"], validate=True)
     except ValueError:
-        raise StratumError(f"an 'auth' in {path} is not base64", hint="log in again") from None
+        raise StratumError(f"an 'auth' in {where} is not base64", hint="log in again") from None
     return base64.b64encode(plain.rstrip(b"\0")).decode()
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from stratum.errors import NotFoundError, UsageError
@@ -11,12 +13,12 @@ from stratum.oci.credentials import auth_files, forget, holds, remember
 from stratum.oci.target import Target, parse_target
 
 
-def login(registry: str, user: str, password: str, access: Access) -> Path:
+def login(registry: str, user: str, password: str, access: Access, environment: Mapping[str, str]) -> Path:
     """Try ``user`` and ``password`` at ``registry`` ([http(s)://]HOST[:PORT]) and keep them; the file they are in.
 
-    That is the file which has an entry for the registry, else ``REGISTRY_AUTH_FILE``, else
-    ``$XDG_CONFIG_HOME/containers/auth.json``. Raises ``UsageError`` for a malformed registry or user, ``StratumError``
-    in the registry's words where it does not let the user in.
+    Of the files that ``environment`` names it is the one which has an entry for the registry, else
+    ``REGISTRY_AUTH_FILE``, else ``$XDG_CONFIG_HOME/containers/auth.json``. Raises ``UsageError`` for a malformed
+    registry or user, ``StratumError`` in the registry's words where it does not let the user in.
     """
     from stratum.oci.client import RegistryClient
 
@@ -24,28 +26,29 @@ def login(registry: str, user: str, password: str, access: Access) -> Path:
     if not user or ":" in user or not user.isprintable() or not password:
         raise UsageError("a user name without ':' and a password are needed")
     secret = base64.b64encode(f"{user}:{password}".encode()).decode()
-    with RegistryClient(target, access, password=secret) as client:
+    with RegistryClient(target, replace(access, credentials=lambda _host, _repository: secret)) as client:
         client.check_access()
-    path = _file_for(target, access)
+    path = _file_for(target, environment)
     remember(path, _host(target), secret)
     return path
 
 
-def logout(registry: str, access: Access) -> list[Path]:
-    """Forget the credentials of ``registry``; the files they were in. ``NotFoundError`` where there are none."""
+def logout(registry: str, environment: Mapping[str, str]) -> list[Path]:
+    """Forget the credentials of ``registry`` in the files that ``environment`` names; those that had some.
+    ``NotFoundError`` where none had."""
     host = _host(_parse(registry))
-    paths = [path for path in auth_files(access.environment) if forget(path, host)]
+    paths = [path for path in auth_files(environment) if forget(path, host)]
     if not paths:
         raise NotFoundError(f"there are no credentials of {host} in any file")
     return paths
 
 
-def _file_for(target: Target, access: Access) -> Path:
-    files = auth_files(access.environment)
+def _file_for(target: Target, environment: Mapping[str, str]) -> Path:
+    files = auth_files(environment)
     for path in files:
         if holds(path, _host(target)):
             return path
-    if access.environment.get("REGISTRY_AUTH_FILE"):
+    if environment.get("REGISTRY_AUTH_FILE"):
         return files[0]
     return files[-2]
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from http.cookiejar import DefaultCookiePolicy
+from pathlib import Path
 from urllib.parse import urljoin, urlsplit
 
 import requests
@@ -75,11 +76,11 @@ def resolve(base: str, place: str) -> str:
 class PlainSession(requests.Session):
     """A session that adds nothing of its own: no environment, no ``.netrc``, no cookies, no redirects."""
 
-    def __init__(self) -> None:
+    def __init__(self, authorities: Sequence[Path]) -> None:
         super().__init__()
         self.trust_env = False
         self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-        adapter = TlsAdapter(pool_connections=4, pool_maxsize=16, max_retries=0)
+        adapter = TlsAdapter(authorities, pool_connections=4, pool_maxsize=16, max_retries=0)
         self.mount("https://", adapter)
         self.mount("http://", adapter)
 
@@ -91,24 +92,18 @@ class PlainSession(requests.Session):
 class Transport:
     """HTTP requests to one registry and to where it redirects."""
 
-    def __init__(self, access: Access, session: PlainSession) -> None:
+    def __init__(self, access: Access) -> None:
         self._access = access
-        self._session = session
+        if access.ca_file is not None and not access.ca_file.is_file():
+            raise UsageError(f"there is no certificate file {access.ca_file}")
+        first, *others = (access.ca_file,) if access.ca_file else access.authorities or (system_authorities(),)
+        self._session = PlainSession(others)
         self._account = Account(_SLACK * access.patience, access.min_rate)
-        self._verify = self._authorities()
+        self._verify = str(first) if first is not None else True  # those that came with requests
 
-    def _authorities(self) -> str | bool:
-        """The certificate authorities: the user's, the system's, or those that came with requests."""
-        ca_file = self._access.ca_file
-        if ca_file is not None:
-            if not ca_file.is_file():
-                raise UsageError(f"there is no certificate file {ca_file}")
-            return str(ca_file)
-        named = self._access.environment.get("SSL_CERT_FILE")
-        if named:
-            return named
-        system = system_authorities()
-        return str(system) if system is not None else True
+    def close(self) -> None:
+        """Let go of the connections."""
+        self._session.close()
 
     def pace(self) -> Pace:
         """A new pace, for one answer with all the tries that it takes."""
@@ -206,13 +201,11 @@ class Transport:
             raise StratumError(f"cannot ask {host}: {_reason(exc)}") from None
 
     def _proxies(self, url: str) -> dict[str, str]:
-        """The proxies that the user's environment names; this machine is always reached directly."""
-        variables = {name.lower(): value for name, value in self._access.environment.items()}
-        if is_loopback(urlsplit(url).netloc) or should_bypass_proxies(url, variables.get("no_proxy") or None):
+        """The proxies on the way to ``url``; this machine is always reached directly."""
+        named = self._access.proxies
+        if is_loopback(urlsplit(url).netloc) or should_bypass_proxies(url, named.get("no_proxy")):
             return {}
-        return {
-            scheme: variables[f"{scheme}_proxy"] for scheme in ("http", "https") if variables.get(f"{scheme}_proxy")
-        }
+        return {scheme: named[f"{scheme}_proxy"] for scheme in ("http", "https") if f"{scheme}_proxy" in named}
 
     def body(self, response: requests.Response, limit: int, what: str) -> Iterator[bytes]:
         """The body in pieces as it arrives, at most ``limit`` bytes, and then closed.

@@ -9,7 +9,10 @@ import json
 import os
 import re
 import signal
+import subprocess
+import threading
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +21,7 @@ import grpc
 import pytest
 
 from stratum.csi import csi_pb2 as csi
-from tests.e2e.hostile_registry import HostileRegistry
+from tests.e2e.hostile_registry import Handler, HostileRegistry
 from tests.e2e.registry_artifacts import FILES, make_artifact
 from tests.e2e.registry_server import RegistryServer, registry_server
 from tests.support.csi import Node, refused
@@ -214,6 +217,41 @@ def test_inline_takes_nothing_that_the_node_has(nodes: tuple[Node, Node], tmp_pa
         assert (target / "docs/readme").read_bytes() == FILES["docs/readme"]
         node.unpublish("csi-2", "pod")
     assert set(registry.blobs) <= {path.rpartition("/")[2] for _, path, _ in registry.seen}
+
+
+@pytest.mark.parametrize("inline", [True, False])
+def test_secrets_in_use_are_in_the_drivers_memory_only(nodes: tuple[Node, Node], tmp_path: Path, inline: bool) -> None:
+    """In no file, open or not, no environment and no argument, of the driver or of what it started."""
+    node, used, looked = nodes[0], threading.Event(), threading.Event()
+
+    def wait_when_told(request: Handler) -> bool:
+        if "Authorization" not in request.headers:
+            return not request.send(401, b"", {"WWW-Authenticate": 'Basic realm="registry"'})
+        used.set()
+        return not looked.wait(60)
+
+    with HostileRegistry(make_artifact(tmp_path), wait_when_told) as registry, ThreadPoolExecutor(1) as pool:
+        context, entry = {"source": registry.target}, {"username": "me", "password": "s3cr:t"}
+        secrets = {".dockerconfigjson": json.dumps({"auths": {registry.host: entry}})}
+        if inline:
+            context |= {"csi.storage.k8s.io/ephemeral": "true", "readOnly": "true"}
+            call = pool.submit(node.publish, "csi-1", "pod", context, secrets=secrets)
+        else:
+            call = pool.submit(node.create, "pvc-1", context, secrets=secrets)
+        assert used.wait(30)
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            for path in (node.process / "fd").iterdir():
+                assert not any(word in os.readlink(path) for word in ("memfd", "deleted"))
+        children = (node.process / f"task/{node.process.name}/children").read_text().split()
+        for process in (node.process, *(Path("/proc", child) for child in children)):
+            assert b"s3cr" not in (process / "environ").read_bytes() + (process / "cmdline").read_bytes()
+        words = f"s3cr:t|{base64.b64encode(b'me:s3cr:t').decode()}"
+        done = subprocess.run(["grep", "-rlaE", words, node.directory], capture_output=True, check=False)
+        looked.set()
+        assert (done.returncode, done.stdout) == (1, b"")
+        assert call.result()
+    if inline:
+        node.unpublish("csi-1", "pod")
 
 
 def test_retried_call_joins_the_pull_that_is_under_way(nodes: tuple[Node, Node], registry: RegistryServer) -> None:

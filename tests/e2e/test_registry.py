@@ -10,6 +10,7 @@ import socket
 import subprocess
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ import pytest
 from stratum.errors import DamagedError, NotFoundError, StratumError, UsageError
 from stratum.frozen import replace
 from stratum.oci.access import Access
+from stratum.oci.credentials import find_credentials
 from stratum.oci.descriptor import digest_of
 from stratum.oci.mediatypes import ARTIFACT_TYPE
 from stratum.oci.places import open_source
@@ -406,9 +408,9 @@ def test_tls_to_a_plain_server(server: RegistryServer, first: Store) -> None:
         push(first, make_commit(first, FILES), parse_target(f"https://{server.host}/a/b"), ACCESS)
 
 
-def test_a_password_is_needed(tls_server: tuple[RegistryServer, Path], first: Store, tmp_path: Path) -> None:
+def test_a_password_is_needed(tls_server: tuple[RegistryServer, Path], first: Store) -> None:
     server, certificate = tls_server
-    access = replace(ACCESS, ca_file=certificate, environment={"HOME": str(tmp_path)})
+    access = replace(ACCESS, ca_file=certificate)
     with pytest.raises(StratumError, match="401 Unauthorized: UNAUTHORIZED: authentication required") as caught:
         push(first, make_commit(first, FILES), parse_target(f"{server.host}/a/b"), access)
     assert "stratum login" in caught.value.hint
@@ -421,7 +423,7 @@ def test_podmans_login_is_ours(
     auth_file = tmp_path / "auth.json"
     auth_file.write_text(json.dumps({"auths": {server.host: {"auth": "dXNlcjpzZWNyZXQ="}}}))
     environment = {"REGISTRY_AUTH_FILE": str(auth_file), "HOME": str(tmp_path)}
-    access = replace(ACCESS, ca_file=certificate, environment=environment)
+    access = replace(ACCESS, ca_file=certificate, credentials=partial(find_credentials, environment=environment))
     commit = make_commit(first, FILES)
     target = parse_target(f"{server.host}/with/password")
     push(first, commit, target, access)

@@ -14,11 +14,13 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from stratum.oci.access import Access
+from stratum.oci.credentials import find_credentials
 from stratum.oci.login import login
 from stratum.oci.target import parse_target
 from stratum.store import Store
@@ -84,8 +86,9 @@ def test_distribution_with_a_directory(tmp_path: Path) -> None:
     first, second = Store.create(tmp_path / "first"), Store.create(tmp_path / "second")
     commit = make_commit(first, FILES)
     with distribution("distribution/config.yml", tmp_path) as (host, certificate):
-        access = Access(ca_file=certificate, environment={"HOME": str(tmp_path)})
-        login(host, "user", "secret", access)
+        files = {"HOME": str(tmp_path)}
+        access = Access(partial(find_credentials, environment=files), ca_file=certificate)
+        login(host, "user", "secret", access, files)
         target = parse_target(f"{host}/team/app")
         push(first, commit, target, access)
         assert pull(second, target, access).commit == commit

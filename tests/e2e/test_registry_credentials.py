@@ -5,12 +5,14 @@ from __future__ import annotations
 import base64
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from urllib.parse import parse_qs
 
 import pytest
 
-from stratum.oci.access import Access
+from stratum.oci.access import Access, Credentials
+from stratum.oci.credentials import find_credentials
 from stratum.oci.target import parse_target
 from stratum.store import Store
 from stratum.transfer.pull import pull
@@ -30,11 +32,15 @@ def store(tmp_path: Path) -> Store:
     return Store.create(tmp_path / "store")
 
 
+def from_file(path: Path) -> Credentials:
+    return partial(find_credentials, environment={"REGISTRY_AUTH_FILE": str(path), "HOME": str(path.parent)})
+
+
 def password_for(host: str, tmp_path: Path) -> Access:
     file = tmp_path / "auth.json"
     secret = base64.b64encode(b"user:secret").decode()
     file.write_text(json.dumps({"auths": {host: {"auth": secret}}}))
-    return replace(ACCESS, environment={"REGISTRY_AUTH_FILE": str(file), "HOME": str(tmp_path)})
+    return replace(ACCESS, credentials=from_file(file))
 
 
 def asks_for_password(request: Handler, challenge: str) -> bool:
@@ -178,7 +184,7 @@ def identity_for(host: str, tmp_path: Path) -> Access:
     file = tmp_path / "auth.json"
     auth = base64.b64encode(b"user:").decode()
     file.write_text(json.dumps({"auths": {host: {"auth": auth, "identitytoken": "refresh+me"}}}))
-    return replace(ACCESS, environment={"REGISTRY_AUTH_FILE": str(file), "HOME": str(tmp_path)})
+    return replace(ACCESS, credentials=from_file(file))
 
 
 def test_an_identity_token_is_traded_for_an_access_token(artifact: Artifact, store: Store, tmp_path: Path) -> None:

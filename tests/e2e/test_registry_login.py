@@ -7,7 +7,7 @@ import json
 import stat
 import subprocess
 from collections.abc import Iterator
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -108,8 +108,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RegistryServer]
 
 @pytest.mark.registry
 def test_login_push_pull_logout(server: RegistryServer, tmp_path: Path) -> None:
-    access = Access(environment=environment(tmp_path))
-    path = login(server.host, "user", "secret", access)
+    env = environment(tmp_path)
+    access = Access(credentials=partial(find_credentials, environment=env))
+    path = login(server.host, "user", "secret", access, env)
     assert path == tmp_path / "home/.config/containers/auth.json"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     first, second = Store.create(tmp_path / "first"), Store.create(tmp_path / "second")
@@ -117,18 +118,17 @@ def test_login_push_pull_logout(server: RegistryServer, tmp_path: Path) -> None:
     target = parse_target(f"{server.host}/a/b")
     push(first, commit, target, access)
     assert pull(second, target, access).commit == commit
-    assert logout(server.host, access) == [path]
+    assert logout(server.host, env) == [path]
     with pytest.raises(StratumError, match="401 Unauthorized"):
         pull(second, target, access)
     with pytest.raises(NotFoundError):
-        logout(server.host, access)
+        logout(server.host, env)
 
 
 @pytest.mark.registry
 def test_a_wrong_password_is_not_kept(server: RegistryServer, tmp_path: Path) -> None:
-    access = Access(environment=environment(tmp_path))
     with pytest.raises(StratumError, match="does not let this user in: 401") as caught:
-        login(server.host, "user", "wrong", access)
+        login(server.host, "user", "wrong", Access(), environment(tmp_path))
     assert "wrong" not in caught.value.message
     assert not (tmp_path / "home").exists()
 
@@ -138,7 +138,7 @@ def test_our_login_is_skopeos(server: RegistryServer, tmp_path: Path) -> None:
     file = tmp_path / "auth.json"
     write(file, {"auths": {"other.x": {"auth": OTHER}}, "credHelpers": {"third.x": "some"}})
     env = {**environment(tmp_path), "REGISTRY_AUTH_FILE": str(file)}
-    login(f"http://{server.host}", "user", "secret", Access(environment=env))
+    login(f"http://{server.host}", "user", "secret", Access(), env)
     kept = json.loads(file.read_text())
     assert kept["auths"] == {"other.x": {"auth": OTHER}, server.host: {"auth": SECRET}}
     assert kept["credHelpers"] == {"third.x": "some"}
@@ -161,7 +161,7 @@ def test_our_login_is_skopeos(server: RegistryServer, tmp_path: Path) -> None:
 )
 def test_logins_that_cannot_be(tmp_path: Path, registry: str, user: str, password: str) -> None:
     with pytest.raises(UsageError):
-        login(registry, user, password, Access(environment=environment(tmp_path)))
+        login(registry, user, password, Access(), environment(tmp_path))
 
 
 def test_credentials_of_docker_hub(tmp_path: Path) -> None:
@@ -169,6 +169,7 @@ def test_credentials_of_docker_hub(tmp_path: Path) -> None:
     assert find_credentials("registry-1.docker.io", "a/b", environment(tmp_path)) == SECRET
 
 
-def test_nothing_secret_is_shown(tmp_path: Path) -> None:
-    access = replace(Access(), environment={"PASSWORD": "secret"})
+def test_nothing_secret_is_shown() -> None:
+    credentials = partial(find_credentials, environment={"PASSWORD": "secret"})
+    access = Access(credentials, proxies={"http_proxy": "http://user:secret@proxy"})
     assert "secret" not in repr(access)

@@ -6,6 +6,7 @@ import base64
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -13,6 +14,7 @@ import pytest
 
 from stratum.errors import DeniedError
 from stratum.oci.access import Access
+from stratum.oci.credentials import find_credentials
 from stratum.oci.login import login
 from stratum.oci.target import parse_target
 from stratum.store import Store
@@ -68,7 +70,8 @@ def thief(artifact: Artifact, victim: HostileRegistry) -> HostileRegistry:
 def configured(tmp_path: Path, config: object, **environment: str) -> Access:
     file = tmp_path / "auth.json"
     file.write_text(json.dumps(config))
-    return replace(ACCESS, environment={"REGISTRY_AUTH_FILE": str(file), "HOME": str(tmp_path), **environment})
+    names = {"REGISTRY_AUTH_FILE": str(file), "HOME": str(tmp_path), **environment}
+    return replace(ACCESS, credentials=partial(find_credentials, environment=names))
 
 
 def helper(tmp_path: Path) -> dict[str, str]:
@@ -163,11 +166,13 @@ def test_a_login_that_was_not_tried_is_not_kept(artifact: Artifact, victim: Host
         registry.behaviour = lambda request, thief=registry.behaviour: (
             thief(request) or (request.path == "/v2/" and not request.send(200, b"{}"))
         )
+        files = {"REGISTRY_AUTH_FILE": str(tmp_path / "auth.json"), "HOME": str(tmp_path)}
         with pytest.raises(DeniedError, match="was not told the password") as caught:
-            login(registry.host, "user", "secret", access)
+            login(registry.host, "user", "secret", access, files)
         assert "token_realms" in caught.value.hint
         assert registry.host not in (tmp_path / "auth.json").read_text()
-        login(registry.host, "user", "secret", replace(access, token_realms={registry.host: f"http://{victim.host}"}))
+        paired = replace(access, token_realms={registry.host: f"http://{victim.host}"})
+        login(registry.host, "user", "secret", paired, files)
         assert registry.host in (tmp_path / "auth.json").read_text()
     assert victim.authorizations() == [PASSWORD]
 

@@ -139,7 +139,7 @@ def test_any_tree_comes_back_from_an_image_and_from_one_with_a_delta(
         child = store.write_commit(tx, materialize(second, tx), parent=parent).metadata_hash
     for compression in ("gzip", "zstd"):
         for tag, commit_hash in (("v1", parent), ("v2", child)):
-            push(here, commit_hash, f"oci:{base}/{compression}:{tag}", image=compression)
+            push(here, commit_hash, f"oci:{base}/{compression}:{tag}", access=here.access(), image=compression)
             back = import_(there, f"oci:{base}/{compression}:{tag}", "x", Options(devices=True))
             assert back.commit.metadata_hash == commit_hash
             assert not back.warnings

@@ -171,7 +171,7 @@ def test_an_image_that_would_have_too_many_layers_is_written_as_one(
     for number in range(5):
         (tmp_path / "x.tar").write_bytes(tar(*(file(b"%d" % n) for n in range(number + 1))))
         commit = import_(at, str(tmp_path / "x.tar"), "app").commit.metadata_hash
-        done = push(at, "app", f"oci:{tmp_path}/layout", image="gzip")
+        done = push(at, "app", f"oci:{tmp_path}/layout", access=at.access(), image="gzip")
         manifest = json.loads((tmp_path / "layout/blobs/sha256" / done.manifest_digest[7:]).read_bytes())
         counts.append(len(manifest["layers"]))
         assert import_(at, f"oci:{tmp_path}/layout", "back").commit.metadata_hash == commit

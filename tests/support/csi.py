@@ -106,13 +106,17 @@ class Node:
 
     def threads(self) -> int:
         """How many threads the driver has."""
+        return len(os.listdir(self.process / "task"))
+
+    @property
+    def process(self) -> Path:
+        """The driver's directory in /proc."""
         assert self._process is not None
-        return len(os.listdir(f"/proc/{self._process.pid}/task"))
+        return Path(f"/proc/{self._process.pid}")
 
     def descriptors(self) -> int:
         """How many files the driver has open."""
-        assert self._process is not None
-        return len(os.listdir(f"/proc/{self._process.pid}/fd"))
+        return len(os.listdir(self.process / "fd"))
 
     def restart(self) -> None:
         """Kill the driver without warning, and start another."""
