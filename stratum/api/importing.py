@@ -138,7 +138,7 @@ def _import_commit(
 ) -> Imported:
     from stratum.api.sources import told_history
     from stratum.store.descent import descends
-    from stratum.transfer.pull import pull_from, pulled_from
+    from stratum.transfer.pull import pulled
 
     if options.message is not None:
         raise UsageError(
@@ -153,9 +153,10 @@ def _import_commit(
         if history.older:  # no garbage collection may find a parent before its child has a name
             locks.enter_context(store.locks.store())
         for digest in history.older:
-            pull_from(store, source.remote, digest, kind="import", jobs=jobs, progress=options.progress)
+            with pulled(store, source.remote, digest, kind="import", jobs=jobs, progress=options.progress):
+                pass
         done = locks.enter_context(
-            pulled_from(store, source.remote, source.reference, kind="import", jobs=jobs, progress=options.progress)
+            pulled(store, source.remote, source.reference, kind="import", jobs=jobs, progress=options.progress)
         )
         move.set(store, done.commit, f"import {path}")
     return Imported(str(move), store.commits.meta(done.commit), move.previous)
@@ -222,11 +223,11 @@ def _patch_commit(
     Where it is new there, so is what is made with it: that the tag does not move to that is told before it is fetched.
     """
     from stratum.api.sources import told_history
-    from stratum.transfer.pull import pulled_from
+    from stratum.transfer.pull import pulled
 
     if not store.commits.exists(told_history(source).commit):
         move.check(None, follows=follows)
-    return pulled_from(store, source.remote, source.reference, kind="import", progress=options.progress)
+    return pulled(store, source.remote, source.reference, kind="import", progress=options.progress)
 
 
 def _reading(session: Session, tx: Transaction, options: Options) -> Reading:

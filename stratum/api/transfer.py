@@ -12,7 +12,6 @@ from stratum.errors import UsageError
 from stratum.refs import check_name, parse_ref
 
 if TYPE_CHECKING:
-    from stratum.oci.access import Access
     from stratum.oci.target import Target
     from stratum.store import Store
     from stratum.transfer.artifact import Manifest
@@ -35,7 +34,7 @@ def push(
 
     Where ``target`` says no tag, it gets that of NAME:TAG, the worktree's name of NAME+WORKTREE, the first 12 digits of
     a hash, and ``latest`` for NAME alone. Without ``target``, it goes to the repository NAME in the default registry.
-    ``image`` is the compression of the layers (``registry.imagepush``) where it is sent as an ordinary image.
+    ``image`` is the compression of the layers (``transfer.imagepush``) where it is sent as an ordinary image.
 
     Raises ``UsageError`` for a target of the wrong form, and ``StratumError`` with the registry's own words.
     """
@@ -104,12 +103,13 @@ def pull(
     ``name`` (NAME or NAME:TAG) defaults to the last part of the repository and the tag that was pulled. A tag of the
     same name as the one that is pulled moves where the commit descends from the one that it names; any other that names
     another commit is ``ExistsError``, before anything is fetched, unless ``force``. The reflog keeps where it was.
-    ``isolated`` is ``registry.pull``'s.
+    ``isolated`` is ``transfer.pull``'s.
     """
+    from stratum.oci.places import open_source
     from stratum.oci.target import parse_target
     from stratum.store.descent import descends
     from stratum.transfer.artifact import told_ancestors
-    from stratum.transfer.pull import pulled as run
+    from stratum.transfer.pull import pulled
 
     target = parse_target(source, session.config.registry)
     stratum, tag = _destination(target, name)
@@ -124,7 +124,10 @@ def pull(
 
     jobs = session.config.jobs
     # The store is locked from when the commit is there until the tag is set.
-    with run(store, target, access, jobs=jobs, isolated=isolated, progress=progress, accept=accept) as done:
+    with (
+        open_source(target, access) as remote,
+        pulled(store, remote, target.reference, jobs=jobs, isolated=isolated, progress=progress, accept=accept) as done,
+    ):
         move.set(store, done.commit, f"pull {target}")
     return Pulled(done.commit, str(move), move.previous, done.manifest_digest, done.bytes_received)
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stratum.errors import DamagedError, StratumError, UnsupportedError
 from stratum.oci.descriptor import (
@@ -29,6 +29,10 @@ from stratum.oci.descriptor import (
 from stratum.oci.mediatypes import ARTIFACT_TYPE, COMMIT_ANNOTATION, INDEX_MEDIA_TYPE, MANIFEST_MEDIA_TYPE
 from stratum.refs import is_hash
 from stratum.store.lineage import ANCESTORS_MAX
+
+if TYPE_CHECKING:
+    from stratum.store.metadata import CommitMeta
+    from stratum.transfer.packs import PackIndex
 
 CONFIG_MEDIA_TYPE = "application/vnd.stratum.commit.metadata.v1+toml"
 TREE_MEDIA_TYPE = "application/vnd.stratum.tree.v1.dump+zstd"
@@ -56,6 +60,14 @@ class PackLayers:
 
     index: Descriptor
     pack: Descriptor
+
+
+@dataclass(frozen=True, slots=True)
+class Pack:
+    """A pack somewhere, and what is where in it."""
+
+    layers: PackLayers
+    index: PackIndex
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +147,16 @@ def read_manifest(data: bytes, where: str) -> Manifest:
         raise DamagedError(f"the manifest of {where} is not valid: {exc}") from None
     except _NotACommitError as exc:
         raise StratumError(f"{where} is not a Stratum commit: {exc}") from None
+
+
+def read_metadata(data: bytes, manifest: Manifest, where: str) -> CommitMeta:
+    """What ``data``, the config of ``manifest``, which came from ``where``, says of the commit. ``DamagedError``."""
+    from stratum.store.metadata import CommitMeta
+
+    meta = CommitMeta.from_toml(data, f"the metadata of {where}")
+    if meta.metadata_hash != manifest.commit:
+        raise DamagedError(f"{where}: manifest and metadata name different commits")
+    return meta
 
 
 class _NotACommitError(ValueError):

@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from stratum.errors import DamagedError
 from stratum.oci.access import Access
 from stratum.oci.places import open_source
 from stratum.oci.remote import fetch
 from stratum.oci.target import Target
-from stratum.transfer.artifact import read_manifest
+from stratum.transfer.artifact import read_manifest, read_metadata
 
 if TYPE_CHECKING:
     from stratum.store.metadata import CommitMeta
@@ -30,12 +29,7 @@ def look_up(source: Target, access: Access) -> RemoteCommit:
     Raises ``NotFoundError`` where there is none, ``DamagedError`` for what does not fit together, ``StratumError`` in
     the registry's words.
     """
-    from stratum.store.metadata import CommitMeta
-
     with open_source(source, access) as remote:
         data, digest = remote.get_manifest(source.reference)
         manifest = read_manifest(data, str(source))
-        meta = CommitMeta.from_toml(fetch(remote, manifest.config), f"the metadata of {source}")
-    if meta.metadata_hash != manifest.commit:
-        raise DamagedError(f"{source}: manifest and metadata name different commits")
-    return RemoteCommit(meta, digest)
+        return RemoteCommit(read_metadata(fetch(remote, manifest.config), manifest, str(source)), digest)

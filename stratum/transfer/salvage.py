@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING
 
 from stratum.errors import NotFoundError, StratumError
 from stratum.oci.access import Access
 from stratum.oci.places import open_source
-from stratum.oci.remote import Source
+from stratum.oci.remote import Source, fetch
 from stratum.oci.target import Target
 from stratum.transfer.artifact import read_manifest
-from stratum.transfer.pull import pull_from, pull_objects
+from stratum.transfer.objects import WORKERS, ObjectFetch, fetch_objects, find_parts, read_packs
+from stratum.transfer.pull import pulled
+from stratum.transfer.resume import PackFiles
+from stratum.transfer.running import running
 
 if TYPE_CHECKING:
     from stratum.store import Store
@@ -48,8 +53,16 @@ def _references(remote: Source, source: Target) -> list[str]:
 
 
 def _look_through(store: Store, remote: Source, reference: str, missing: dict[bytes, int], lost: set[str]) -> None:
-    data, _ = remote.get_manifest(reference)
-    if read_manifest(data, str(remote.target)).commit in lost:
-        pull_from(store, remote, reference, kind="repair")
-    elif missing:
-        pull_objects(store, remote, reference, missing)
+    where = str(remote.target)
+    manifest = read_manifest(remote.get_manifest(reference)[0], where)
+    if manifest.commit in lost:
+        with pulled(store, remote, reference, kind="repair"):
+            return
+    if missing:
+        what = f"fetching objects from {where}"
+        with store.begin(what) as tx, running(what, 1, None) as job:
+            with ThreadPoolExecutor(WORKERS) as pool:
+                packs = read_packs(manifest.packs, partial(fetch, remote), where, pool)
+            files = PackFiles(store.layout, tx.directory, remote.target)
+            objects = ObjectFetch(remote, tx.object_staging, files, job)
+            fetch_objects(store, tx, objects, find_parts(packs, missing))

@@ -19,8 +19,8 @@ from stratum.oci.descriptor import digest_of
 from stratum.oci.mediatypes import MANIFEST_MEDIA_TYPE
 from stratum.oci.target import parse_target
 from stratum.store import Store
-from stratum.transfer.pull import pull
 from tests.e2e.registry_artifacts import Artifact, assert_only_verified_objects
+from tests.support.pulling import pull
 
 ACCESS = Access(connect_timeout=5, read_timeout=5, patience=2, min_rate=1 << 19)
 

@@ -18,12 +18,12 @@ import pytest
 from stratum.errors import DamagedError
 from stratum.oci.target import parse_target
 from stratum.store import Store
-from stratum.transfer.pull import pull
 from tests.e2e.hostile_registry import ACCESS, Handler, HostileRegistry
 from tests.e2e.registry_artifacts import FILES, Artifact, make_artifact, make_commit
 from tests.e2e.uploads import Uploads
 from tests.support.archives import file, tar
 from tests.support.command import SCRIPT, Command
+from tests.support.pulling import pull
 from tests.support.stores import check, leftovers
 
 PATIENT = replace(ACCESS, read_timeout=60, patience=60, min_rate=1)

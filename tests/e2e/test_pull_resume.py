@@ -18,13 +18,13 @@ from stratum.csi import csi_pb2 as csi
 from stratum.oci.access import Access
 from stratum.oci.target import parse_target
 from stratum.store import Store
-from stratum.transfer.pull import pull
 from tests.e2e.hostile_registry import Handler, HostileRegistry
 from tests.e2e.registry_artifacts import Artifact, make_artifact, make_commit
 from tests.e2e.registry_server import registry_server
 from tests.support.command import SCRIPT, Command
 from tests.support.csi import Node, capability
 from tests.support.injection import killed_at
+from tests.support.pulling import pull
 from tests.support.stores import check, leftovers
 
 pytestmark = [pytest.mark.root, pytest.mark.registry]

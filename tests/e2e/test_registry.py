@@ -24,13 +24,13 @@ from stratum.oci.mediatypes import ARTIFACT_TYPE
 from stratum.oci.places import open_source
 from stratum.oci.target import parse_target
 from stratum.store import Store
-from stratum.transfer.pull import pull
 from stratum.transfer.push import push
 from stratum.tree.digest import metadata_hash
 from tests.e2e.hostile_registry import make_certificate
 from tests.e2e.registry_artifacts import FILES, assert_only_verified_objects, make_commit
 from tests.e2e.registry_server import RegistryServer, registry_server
 from tests.support.capabilities import program
+from tests.support.pulling import pull
 
 pytestmark = pytest.mark.registry
 ACCESS = Access(connect_timeout=5, read_timeout=20)

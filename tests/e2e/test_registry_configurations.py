@@ -24,10 +24,10 @@ from stratum.oci.credentials import find_credentials
 from stratum.oci.login import login
 from stratum.oci.target import parse_target
 from stratum.store import Store
-from stratum.transfer.pull import pull
 from stratum.transfer.push import push
 from tests.e2e.hostile_registry import make_certificate
 from tests.e2e.registry_artifacts import FILES, make_commit
+from tests.support.pulling import pull
 
 REGISTRY = Path(__file__).parents[2] / "registry"
 HTPASSWD = "user:$2b$05$MQF1YZuZ8sz7DQ2lYV4rKOIN.3NwVIrB6IjmTaxjoxgUe86qhfJZW\n"  # secret

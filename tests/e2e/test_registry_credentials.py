@@ -15,11 +15,11 @@ from stratum.oci.access import Access, Credentials
 from stratum.oci.credentials import find_credentials
 from stratum.oci.target import parse_target
 from stratum.store import Store
-from stratum.transfer.pull import pull
 from tests.e2e.hostile_registry import ACCESS, Handler, HostileRegistry, make_certificate, refused
 from tests.e2e.registry_artifacts import Artifact, make_artifact
 from tests.support.command import Command
 from tests.support.descriptors import Watch
+from tests.support.pulling import pull
 
 
 @pytest.fixture(scope="module")

@@ -22,10 +22,10 @@ from stratum.oci.target import parse_target
 from stratum.store import Store
 from stratum.transfer import packs
 from stratum.transfer.packs import PackIndex
-from stratum.transfer.pull import pull
 from stratum.tree.digest import merkle_summary, metadata_hash
 from tests.e2e.hostile_registry import ACCESS, Handler, HostileRegistry, refused
 from tests.e2e.registry_artifacts import Artifact, make_artifact
+from tests.support.pulling import pull
 
 
 @pytest.fixture(scope="module")

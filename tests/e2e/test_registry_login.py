@@ -18,11 +18,11 @@ from stratum.oci.credentials import find_credentials
 from stratum.oci.login import login, logout
 from stratum.oci.target import parse_target
 from stratum.store import Store
-from stratum.transfer.pull import pull
 from stratum.transfer.push import push
 from tests.e2e.registry_artifacts import FILES, make_commit
 from tests.e2e.registry_server import RegistryServer, registry_server
 from tests.support.capabilities import program
+from tests.support.pulling import pull
 
 SECRET = base64.b64encode(b"user:secret").decode()
 OTHER = base64.b64encode(b"other:password").decode()

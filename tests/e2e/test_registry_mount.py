@@ -11,11 +11,11 @@ import pytest
 from stratum.oci.access import Access
 from stratum.oci.target import parse_target
 from stratum.store import Store
-from stratum.transfer.pull import pull
 from stratum.transfer.push import push
 from tests.e2e.hostile_registry import Handler, HostileRegistry
 from tests.e2e.registry_artifacts import Artifact, make_commit
 from tests.e2e.registry_server import RegistryServer, registry_server
+from tests.support.pulling import pull
 
 pytestmark = pytest.mark.registry
 

@@ -13,11 +13,11 @@ import pytest
 from stratum.errors import DamagedError, NotFoundError, StratumError
 from stratum.oci.target import parse_target
 from stratum.store import Store
-from stratum.transfer.pull import pull
 from stratum.transfer.push import push
 from tests.e2e.hostile_registry import ACCESS, Handler, HostileRegistry, make_certificate, refused
 from tests.e2e.registry_artifacts import Artifact, make_artifact, make_commit
 from tests.e2e.uploads import Uploads
+from tests.support.pulling import pull
 
 
 @pytest.fixture(scope="module")

@@ -15,9 +15,9 @@ from urllib3.util.ssl_ import create_urllib3_context
 from stratum.oci.access import Access
 from stratum.oci.target import parse_target
 from stratum.store import Store
-from stratum.transfer.pull import pull
 from tests.e2e.registry_server import RegistryServer, registry_server
 from tests.support.csi import PROGRAM, Node, refused
+from tests.support.pulling import pull
 
 pytestmark = [pytest.mark.root, pytest.mark.registry]
 

@@ -18,13 +18,13 @@ from stratum.oci.credentials import find_credentials
 from stratum.oci.login import login
 from stratum.oci.target import parse_target
 from stratum.store import Store
-from stratum.transfer.pull import pull
 from stratum.transfer.push import push
 from tests.e2e.hostile_registry import ACCESS, Handler, HostileRegistry, refused
 from tests.e2e.registry_artifacts import Artifact, make_artifact, make_commit
 from tests.e2e.registry_server import registry_server
 from tests.e2e.token_server import TokenServer
 from tests.support.command import Command
+from tests.support.pulling import pull
 
 PASSWORD = "Basic " + base64.b64encode(b"user:secret").decode()
 

@@ -16,10 +16,10 @@ import pytest
 from stratum.oci.access import Access
 from stratum.oci.target import parse_target
 from stratum.store import Store
-from stratum.transfer.pull import pull
 from stratum.transfer.push import push
 from stratum.tree.model import Directory, File, Inode, Special, Xattrs, object_path
 from tests.support.command import Command
+from tests.support.pulling import pull
 
 pytestmark = pytest.mark.root
 

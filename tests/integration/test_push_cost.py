@@ -13,11 +13,11 @@ import pytest
 from stratum.oci.access import Access
 from stratum.oci.target import parse_target
 from stratum.store import Store
-from stratum.transfer.pull import pull
 from stratum.transfer.push import push
 from tests.e2e.registry_artifacts import make_commit
 from tests.e2e.registry_server import registry_server
 from tests.support.command import SCRIPT, Command
+from tests.support.pulling import pull
 
 COMMITS = 30
 LARGE = int(os.environ.get("STRATUM_TEST_LARGE_FILE", "67108864"))

@@ -17,11 +17,11 @@ from stratum.oci.target import parse_target
 from stratum.store import Store
 from stratum.transfer.packs import Member, PackIndex
 from stratum.transfer.packwork import Made, Span
-from stratum.transfer.pull import pull
 from stratum.transfer.push import push
 from stratum.transfer.workers import ENTRIES_WORTH_IT, WORTH_IT, Workers
 from stratum.tree.model import Directory, Symlink
 from tests.e2e.registry_artifacts import FILES, assert_only_verified_objects, make_commit
+from tests.support.pulling import pull
 
 
 @pytest.fixture(params=[1, 2])

@@ -1,0 +1,18 @@
+"""A pull for its commit only: no tag is set while the store is locked."""
+
+from __future__ import annotations
+
+from stratum.oci.access import Access
+from stratum.oci.places import open_source
+from stratum.oci.target import Target
+from stratum.store import Store
+from stratum.transfer.pull import PullResult, pulled
+
+
+def pull(store: Store, source: Target, access: Access, *, jobs: int = 1, isolated: bool = False) -> PullResult:
+    """Bring the commit that ``source`` names into the store."""
+    with (
+        open_source(source, access) as remote,
+        pulled(store, remote, source.reference, jobs=jobs, isolated=isolated) as done,
+    ):
+        return done
