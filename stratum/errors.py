@@ -6,6 +6,8 @@ Every error says what failed, on which object and why (``message``), and what to
 
 from __future__ import annotations
 
+_QUOTED_MAX = 140
+
 
 def one_line(text: str) -> str:
     """``text`` as one line that a terminal takes for text only: line breaks, other control characters and what is not
@@ -23,6 +25,12 @@ def escaped(char: str) -> str:
     return {"\n": "\\n", "\t": "\\t", "\r": "\\r"}.get(char) or (
         f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
     )
+
+
+def quoted(value: object) -> str:
+    """``value`` quoted for a message: escapes made visible, cut to a readable length."""
+    text = ascii(value)
+    return text if len(text) <= _QUOTED_MAX else f"{text[: _QUOTED_MAX - 4]}...{text[-1]}"
 
 
 class StratumError(Exception):

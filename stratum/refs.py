@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import re
 
-from stratum.errors import UsageError
+from stratum.errors import UsageError, quoted
 from stratum.frozen import frozen
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -61,13 +61,13 @@ def check_name(name: str, what: str = "stratum name") -> str:
     """
     if not _NAME.fullmatch(name):
         raise UsageError(
-            f"{_shown(name)} is not a valid {what}",
+            f"{quoted(name)} is not a valid {what}",
             hint="a name starts with a letter or digit and has up to 128 letters, digits, '.', '_' and '-'",
         )
     if name.endswith(".lock"):
-        raise UsageError(f"{_shown(name)} is not a valid {what}: names ending in '.lock' are reserved")
+        raise UsageError(f"{quoted(name)} is not a valid {what}: names ending in '.lock' are reserved")
     if _HASH.fullmatch(name):
-        raise UsageError(f"{_shown(name)} is not a valid {what}: 64 hex digits always mean a commit")
+        raise UsageError(f"{quoted(name)} is not a valid {what}: 64 hex digits always mean a commit")
     return name
 
 
@@ -93,7 +93,7 @@ def parse_ref(text: str) -> Ref:
     """
     if ":" in text and "+" in text:
         raise UsageError(
-            f"{_shown(text)} names both a tag (':') and a worktree ('+')",
+            f"{quoted(text)} names both a tag (':') and a worktree ('+')",
             hint="use NAME:TAG for a commit or NAME+WORKTREE for a worktree, not both",
         )
     if ":" in text:
@@ -103,9 +103,3 @@ def parse_ref(text: str) -> Ref:
         name, _, worktree = text.partition("+")
         return Ref(check_name(name), worktree=check_name(worktree, "worktree name"))
     return Ref(text if is_hash(text) else check_name(text))
-
-
-def _shown(text: str) -> str:
-    """``text`` quoted for a message: escapes made visible, cut to a readable length."""
-    quoted = ascii(text)
-    return quoted if len(quoted) <= 140 else quoted[:136] + "...'"

@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING
 
 from stratum.api.session import Session
 from stratum.errors import NotFoundError, StratumError, UsageError, os_error_text
+from stratum.progress import Progress
 from stratum.refs import check_name, parse_ref
 
 if TYPE_CHECKING:
     from stratum.oci.archive import ArchiveWriter
     from stratum.store import Store
-
-Progress = Callable[[int, "int | None"], None]
 
 STDOUT = "-"
 _MODE = 0o600

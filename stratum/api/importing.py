@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from stratum.api.session import Session
 from stratum.api.tagmoves import TagMove, tag_move
 from stratum.errors import ConflictError, ExistsError, NotFoundError, StratumError, UsageError, os_error_text
+from stratum.progress import Progress
 from stratum.refs import DEFAULT_TAG, DEFAULT_WORKTREE, check_name, parse_ref
 
 if TYPE_CHECKING:
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from stratum.store.transaction import Transaction
     from stratum.transfer.pull import PullResult
     from stratum.tree.rootchange import RootChange
-
-Progress = Callable[[int, "int | None"], None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from stratum.api.session import Session
 from stratum.errors import DamagedError, UnsupportedError, UsageError
+from stratum.progress import Progress
 from stratum.refs import check_name
 
 if TYPE_CHECKING:
@@ -115,9 +116,6 @@ def _mounted(session: Session) -> dict[str, str]:
     """Commit -> where it is mounted, for the commits of this store that are."""
     records = session.state.of_store(session.store.root)
     return {record.commit: f"mounted at {record.mountpoint}" for record in records}
-
-
-Progress = Callable[[int, "int | None"], None]
 
 
 @dataclass(slots=True)

@@ -15,13 +15,14 @@ A layout or registry holds commits, which are taken as they are, or container im
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from stratum.errors import DamagedError, NotFoundError, StratumError, UsageError
+from stratum.progress import Progress
 from stratum.refs import DEFAULT_TAG
 
 if TYPE_CHECKING:
@@ -36,8 +37,6 @@ if TYPE_CHECKING:
     from stratum.store import Store
     from stratum.store.transaction import Transaction
     from stratum.tree.model import Directory
-
-Progress = Callable[[int, "int | None"], None]
 
 DOCKER = "docker://"
 STDIN = "-"

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from stratum.api.session import Session
 from stratum.api.tagmoves import tag_move
 from stratum.errors import UsageError
+from stratum.progress import Progress
 from stratum.refs import check_name, parse_ref
 
 if TYPE_CHECKING:
+    from stratum.oci.access import Access
     from stratum.oci.target import Target
     from stratum.store import Store
     from stratum.transfer.artifact import Manifest
     from stratum.transfer.push import PushResult
-
-Progress = Callable[[int, "int | None"], None]
 
 
 def push(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from stratum.api.session import Session
 from stratum.errors import DamagedError, NotFoundError, UsageError
+from stratum.progress import Progress
 from stratum.refs import parse_ref
 from stratum.tree.model import Directory, File, Inode, walk
 
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     from stratum.store.metadata import CommitMeta
     from stratum.tree.blocks import Blocks
     from stratum.tree.digest import InclusionProof
-
-Progress = Callable[[int, "int | None"], None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
+from stratum import progress
 from stratum.cli.output import Output
-
-Advance = Callable[[int, int | None], None]
-"""Called with (done so far, total or None where unknown); both in the bar's unit."""
 
 
 @contextmanager
-def progress_bar(out: Output, label: str, *, unit: str = "bytes") -> Iterator[Advance | None]:
+def progress_bar(out: Output, label: str, *, unit: str = "bytes") -> Iterator[progress.Progress | None]:
     """Yield a callable that moves the bar, or None where no bar is shown. ``unit`` is ``bytes`` or ``files``."""
     if out.quiet or out.json or not sys.stderr.isatty():
         yield None

@@ -19,7 +19,7 @@ import os
 import stat
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from stratum.errors import ConflictError, NotFoundError, StratumError, UsageError, os_error_text
@@ -30,14 +30,12 @@ from stratum.ingest.reader import FileReader, Pending, source_error
 from stratum.ingest.staging import Signature, open_source, signature
 from stratum.ingest.statcache import Found, StatCache, settled
 from stratum.ingest.unchanged import Listing, root_entry
+from stratum.progress import Progress
 from stratum.store import Store
 from stratum.store.transaction import Transaction
 from stratum.sys.xattrs import read_xattrs
 from stratum.tree.limits import NAME_MAX, PATH_MAX, refuse_long_path
 from stratum.tree.model import Directory, File, Inode, Special, Symlink, Xattrs
-
-Progress = Callable[[int, "int | None"], None]
-"""Called with the number of entries seen or read so far, and their total once it is known."""
 
 _LISTINGS = 3
 _TYPE = stat.S_IFMT

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -23,6 +23,7 @@ from stratum.errors import NotFoundError, StratumError, UsageError, os_error_tex
 from stratum.ingest.attributes import stored_xattrs
 from stratum.ingest.compression import Read, check_expansion, decompressed, reader_of
 from stratum.ingest.staging import IN_MEMORY_MAX
+from stratum.progress import Progress
 from stratum.store.transaction import Transaction
 from stratum.tree import tarheader as tar
 from stratum.tree.limits import check_path
@@ -37,9 +38,6 @@ _READ = 256 << 10
 _ENTRY_COST = 100
 _TEXT_ACL = b"SCHILY.acl."
 _IMPLICIT = (stat.S_IFDIR | 0o755, 0, 0, 0)
-
-Progress = Callable[[int, "int | None"], None]
-"""Called with the bytes of the uncompressed archive read so far, and None."""
 
 
 def read_tar(

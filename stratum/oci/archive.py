@@ -24,7 +24,7 @@ import stat
 from collections.abc import Callable, Iterator
 from typing import BinaryIO, NamedTuple
 
-from stratum.errors import DamagedError, NotFoundError, StratumError, UsageError, os_error_text
+from stratum.errors import DamagedError, NotFoundError, StratumError, UsageError, os_error_text, quoted
 from stratum.oci.descriptor import MANIFEST_MAX, Descriptor, digest_of, is_digest
 from stratum.oci.imageindex import (
     INDEX_FILE,
@@ -161,12 +161,16 @@ class ArchiveReader(Source):
             if member.header.kind == DIRECTORY and name in _DIRECTORIES:
                 continue
             if member.header.kind != REGULAR or member.holes is not None:
-                raise DamagedError(f"{self._where}: {_shown(member)} is something else than a regular file")
+                raise DamagedError(
+                    f"{self._where}: {quoted(os.fsdecode(member.header.name))} is something else than a regular file"
+                )
             if blob is None and name not in (LAYOUT_FILE, INDEX_FILE, *_DOCKER_FILES):
-                raise StratumError(f"{self._where}: {_shown(member)} is no part of an OCI image layout")
+                raise StratumError(
+                    f"{self._where}: {quoted(os.fsdecode(member.header.name))} is no part of an OCI image layout"
+                )
             places, key = (self._files, name) if blob is None else (self._blobs, blob[1])
             if key in places:
-                raise DamagedError(f"{self._where}: {_shown(member)} is there twice")
+                raise DamagedError(f"{self._where}: {quoted(os.fsdecode(member.header.name))} is there twice")
             places[key] = _Place(member.offset, member.size)
 
     def _read_index(self) -> list[Entry]:
@@ -300,8 +304,3 @@ def _plain_name(member: TarMember) -> str:
     """A member's name without a leading './' and a trailing '/'."""
     name = member.header.name.decode("utf-8", "surrogateescape")
     return name.removeprefix("./").rstrip("/") if member.header.kind == DIRECTORY else name.removeprefix("./")
-
-
-def _shown(member: TarMember) -> str:
-    name = ascii(os.fsdecode(member.header.name))
-    return name if len(name) <= 100 else name[:96] + "...'"

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from stratum.errors import quoted
+
 MANIFEST_MAX = 4 << 20
 """Largest manifest read or written, in bytes: what registries accept everywhere."""
 
@@ -79,11 +81,11 @@ def read_descriptor(value: object, what: str, size_max: Mapping[str, int]) -> De
         raise MalformedError(f"{what} is not a descriptor")
     media_type, digest, size = value.get("mediaType"), value.get("digest"), value.get("size")
     if not isinstance(media_type, str) or media_type not in size_max:
-        raise MalformedError(f"{what} has the media type {shown(media_type)}")
+        raise MalformedError(f"{what} has the media type {quoted(media_type)}")
     if not isinstance(digest, str) or not is_digest(digest):
         raise MalformedError(f"{what} has no sha256 digest")
     if type(size) is not int or not 0 < size <= size_max[media_type]:
-        raise MalformedError(f"{what} has the size {shown(size)}")
+        raise MalformedError(f"{what} has the size {quoted(size)}")
     for key in ("urls", "data"):
         if key in value:
             raise MalformedError(f"{what} has '{key}': its bytes must come from the registry itself")
@@ -98,8 +100,3 @@ def read_annotations(value: object, what: str) -> dict[str, str]:
     if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
         raise MalformedError(f"the annotations of {what} are not texts")
     return value
-
-
-def shown(value: object) -> str:
-    text = ascii(value)
-    return text if len(text) <= 100 else text[:96] + "..."

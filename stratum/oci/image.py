@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from stratum.errors import DamagedError, StratumError, UnsupportedError
+from stratum.errors import DamagedError, StratumError, UnsupportedError, quoted
 from stratum.oci.descriptor import (
     Descriptor,
     MalformedError,
@@ -22,7 +22,6 @@ from stratum.oci.descriptor import (
     json_object,
     read_annotations,
     read_descriptor,
-    shown,
 )
 from stratum.oci.mediatypes import (
     ARTIFACT_TYPE,
@@ -143,7 +142,7 @@ def _choose(index: Mapping[str, Any], where: str) -> str:
         return found[wanted]
     if len(found) == 1:
         return next(iter(found.values()))
-    raise UnsupportedError(f"{where} has no image for {wanted}; it has {shown(', '.join(sorted(found)))}")
+    raise UnsupportedError(f"{where} has no image for {wanted}; it has {quoted(', '.join(sorted(found)))}")
 
 
 def _read_manifest(value: Mapping[str, Any], where: str) -> tuple[Descriptor, list[Descriptor], dict[str, str]]:
@@ -155,7 +154,7 @@ def _read_manifest(value: Mapping[str, Any], where: str) -> tuple[Descriptor, li
     config_type = config.get("mediaType") if isinstance(config, dict) else None
     if media_type not in (MANIFEST_MEDIA_TYPE, DOCKER_MANIFEST_MEDIA_TYPE) or config_type not in _CONFIGS:
         kind = value.get("artifactType") or config_type
-        raise StratumError(f"{where} is neither a commit nor a container image: its type is {shown(kind)}")
+        raise StratumError(f"{where} is neither a commit nor a container image: its type is {quoted(kind)}")
     if len(layers) > _LAYERS_MAX:
         raise MalformedError(f"it has more than {_LAYERS_MAX} layers")
     blobs = [read_descriptor(layer, f"layer {n}", _LAYERS) for n, layer in enumerate(layers)]

@@ -8,12 +8,12 @@ dump is in memory at a time, and commits are read again where it has to be told 
 from __future__ import annotations
 
 import stat
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from stratum.errors import DamagedError, NotFoundError, StratumError, os_error_text
+from stratum.progress import Progress
 from stratum.refs import is_name
 from stratum.store.ancestry import ANCESTORS, Ancestry
 from stratum.store.commits import DUMP, IMAGE
@@ -30,8 +30,6 @@ from stratum.tree.contents import object_lines
 
 if TYPE_CHECKING:
     from stratum.store.store import Store
-
-Progress = Callable[[int, "int | None"], None]
 
 
 @dataclass(slots=True)

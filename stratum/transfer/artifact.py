@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from stratum.errors import DamagedError, StratumError, UnsupportedError
+from stratum.errors import DamagedError, StratumError, UnsupportedError, quoted
 from stratum.oci.descriptor import (
     MANIFEST_MAX,
     Descriptor,
@@ -24,7 +24,6 @@ from stratum.oci.descriptor import (
     json_object,
     read_annotations,
     read_descriptor,
-    shown,
 )
 from stratum.oci.mediatypes import ARTIFACT_TYPE, COMMIT_ANNOTATION, INDEX_MEDIA_TYPE, MANIFEST_MEDIA_TYPE
 from stratum.refs import is_hash
@@ -207,9 +206,9 @@ def _check_kind(value: dict[str, Any]) -> None:
         raise MalformedError("'schemaVersion' is not 2")
     media_type, artifact_type = value.get("mediaType"), value.get("artifactType")
     if artifact_type != ARTIFACT_TYPE:
-        raise _NotACommitError(f"its artifactType is {shown(artifact_type)}" if artifact_type else "it is an image")
+        raise _NotACommitError(f"its artifactType is {quoted(artifact_type)}" if artifact_type else "it is an image")
     if media_type != MANIFEST_MEDIA_TYPE:
-        raise MalformedError(f"its media type is {shown(media_type)}")
+        raise MalformedError(f"its media type is {quoted(media_type)}")
 
 
 def _read_layers(layers: Sequence[object]) -> tuple[tuple[Descriptor, ...], tuple[PackLayers, ...]]:

@@ -28,6 +28,7 @@ from stratum.oci.mediatypes import (
     MANIFEST_MEDIA_TYPE,
 )
 from stratum.oci.remote import Sink, Upload
+from stratum.progress import Progress
 from stratum.transfer.artifact import CREATED_ANNOTATION, PARENT_ANNOTATION
 from stratum.transfer.imagelayer import layer_archive
 from stratum.transfer.push import PushResult, file_pieces, scratch
@@ -49,8 +50,6 @@ LAYERS_MAX = 100
 _BASES_MAX = 8
 _GZIP_LEVEL = 6
 _ZSTD_LEVEL = 3
-
-Progress = Callable[[int, "int | None"], None]
 
 
 @dataclass(frozen=True, slots=True)

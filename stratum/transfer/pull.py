@@ -28,13 +28,14 @@ from stratum.errors import BusyError, DamagedError, NotFoundError
 from stratum.oci.descriptor import Descriptor
 from stratum.oci.remote import Source, fetch
 from stratum.oci.target import Target
+from stratum.progress import Progress
 from stratum.store.ancestry import Ancestry
 from stratum.store.lineage import Recorded
 from stratum.transfer.artifact import Manifest, Pack, read_manifest, read_metadata
 from stratum.transfer.objects import STORE_WAIT, WORKERS, ObjectFetch, fetch_objects, find_parts, read_packs
 from stratum.transfer.packs import Member
 from stratum.transfer.resume import PackFiles
-from stratum.transfer.running import Progress, Running, running
+from stratum.transfer.running import Running, running
 from stratum.transfer.treeblobs import join_tree
 from stratum.tree.contents import objects_of
 from stratum.tree.digest import merkle_summary

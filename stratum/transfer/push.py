@@ -24,6 +24,7 @@ from stratum.oci.mediatypes import INDEX_MEDIA_TYPE
 from stratum.oci.places import open_sink, open_source
 from stratum.oci.remote import Sink, Source, Upload, fetch
 from stratum.oci.target import Target
+from stratum.progress import Progress
 from stratum.store.ancestry import Ancestry
 from stratum.transfer.artifact import (
     CONFIG_MEDIA_TYPE,
@@ -64,9 +65,6 @@ _READ = 1 << 20
 
 _Made = TypeVar("_Made")
 _Result = TypeVar("_Result")
-
-Progress = Callable[[int, "int | None"], None]
-"""Called with (bytes done, bytes in total or None)."""
 
 
 @dataclass(frozen=True, slots=True)

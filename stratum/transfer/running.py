@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from stratum.errors import StratumError
+from stratum.progress import Progress
 from stratum.transfer.workers import Workers
-
-Progress = Callable[[int, "int | None"], None]
-"""Called with (bytes done, bytes in total or None)."""
 
 
 class Running:

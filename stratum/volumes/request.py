@@ -35,7 +35,7 @@ from collections.abc import Mapping
 
 from stratum.api.beginning import Beginning
 from stratum.api.tagtemplate import check_template
-from stratum.errors import StratumError, UsageError
+from stratum.errors import StratumError, UsageError, quoted
 from stratum.frozen import frozen
 from stratum.refs import DEFAULT_WORKTREE, Ref, is_hash, parse_ref
 from stratum.tree.rootchange import AS_IT_IS, RootChange, parse_id, parse_mode
@@ -96,7 +96,7 @@ def parse_volumes(annotations: Mapping[str, str]) -> list[Volume]:
     for key in sorted(annotations):
         if key.startswith(DOMAIN) and not key.startswith(PREFIX):
             raise UsageError(
-                f"annotation {_shown(key)} is not known",
+                f"annotation {quoted(key)} is not known",
                 hint=f"write {PREFIX}ID=REF:/path/in/container[:OPTION;...]",
             )
     keys = sorted(key for key in annotations if key.startswith(PREFIX))
@@ -113,27 +113,27 @@ def _parse_annotation(key: str, value: str) -> Volume:
     try:
         return parse_volume(key[len(PREFIX) :], value)
     except StratumError as exc:
-        raise UsageError(f"annotation {_shown(key)}: {exc.message}", hint=exc.hint) from None
+        raise UsageError(f"annotation {quoted(key)}: {exc.message}", hint=exc.hint) from None
 
 
 def parse_volume(volume_id: str, value: str) -> Volume:
     """Parse one annotation: ``volume_id`` is the key without its prefix. Raises ``UsageError``."""
     if not _ID.fullmatch(volume_id):
-        raise UsageError(f"{_shown(volume_id)} is not a valid volume id", hint="use letters, digits, '.', '_' and '-'")
+        raise UsageError(f"{quoted(volume_id)} is not a valid volume id", hint="use letters, digits, '.', '_' and '-'")
     if len(value) > MAX_VALUE:
         raise UsageError(f"the value has {len(value)} characters; at most {MAX_VALUE} are allowed")
     if _CONTROL.search(value):
-        raise UsageError(f"the value {_shown(value)} has a control character or newline in it")
+        raise UsageError(f"the value {quoted(value)} has a control character or newline in it")
     ref_text, separator, path = value.partition(":/")
     if not separator:
         raise UsageError(
-            f"{_shown(value)} has no absolute destination",
+            f"{quoted(value)} has no absolute destination",
             hint=f"write {PREFIX}{volume_id}=REF:/path/in/container[:OPTION,...]",
         )
     path, colon, _ = path.partition(":")
     option_text = _options_of(value)
     if colon and not option_text:
-        raise UsageError(f"{_shown(value)} ends in ':' without an option")
+        raise UsageError(f"{quoted(value)} ends in ':' without an option")
     options = _options(option_text) if colon else {}
     return _volume(volume_id, parse_ref(ref_text), _destination("/" + path), options)
 
@@ -149,7 +149,7 @@ def _check_fragments(annotations: Mapping[str, str]) -> None:
         value = annotations.get(key)
         if value is not None and _can_be_option(key, value):
             raise UsageError(
-                f"the option {key}={_shown(value)[1:-1]} became an annotation of its own",
+                f"the option {key}={quoted(value)[1:-1]} became an annotation of its own",
                 hint="Podman before 5.0 splits --annotation at commas: separate the options by ';' and quote them",
             )
 
@@ -215,7 +215,7 @@ def _options(text: str) -> dict[str, str | None]:
                 raise UsageError(f"option {key!r} needs a value: {key}=...")
         else:
             raise UsageError(
-                f"unknown option {_shown(item)}",
+                f"unknown option {quoted(item)}",
                 hint="options: ro, rw, create, create=BASE, uid=N, gid=N, mode=OCTAL, copy-up, "
                 "commit=on-stop|never, tag=TEMPLATE, scratch",
             )
@@ -273,13 +273,13 @@ def _destination(text: str) -> str:
         raise UsageError(f"the destination is longer than {MAX_PATH} bytes")
     parts = [part for part in text.split("/") if part not in ("", ".")]
     if ".." in parts:
-        raise UsageError(f"destination {_shown(text)} has '..' in it")
+        raise UsageError(f"destination {quoted(text)} has '..' in it")
     if not parts:
         raise UsageError("the destination cannot be the container's root '/'")
     if any(len(part.encode("utf-8")) > MAX_COMPONENT for part in parts):
-        raise UsageError(f"destination {_shown(text)} has a name longer than {MAX_COMPONENT} bytes")
+        raise UsageError(f"destination {quoted(text)} has a name longer than {MAX_COMPONENT} bytes")
     if parts[0] in _RUNTIME_OWNED or parts == ["dev"]:
-        raise UsageError(f"destination {_shown(text)} belongs to the container runtime")
+        raise UsageError(f"destination {quoted(text)} belongs to the container runtime")
     return "/" + "/".join(parts)
 
 
@@ -298,8 +298,3 @@ def _check_pairs(volumes: list[Volume]) -> None:
                 f"volumes {other.id} and {volume.id} are both the worktree {volume.ref}",
                 hint="a worktree has one holder; mount a tag of it, or make a second worktree",
             )
-
-
-def _shown(text: str) -> str:
-    quoted = ascii(text)
-    return quoted if len(quoted) <= 140 else quoted[:136] + "...'"

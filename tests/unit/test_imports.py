@@ -30,7 +30,7 @@ LEVELS = (
     {"tree"},
     {"config", "refs"},
     {"sys", "toml"},
-    {"errors", "frozen"},
+    {"errors", "frozen", "progress"},
 )
 """Imports go down this list only; parts on one level do not import one another."""
 
