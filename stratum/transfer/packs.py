@@ -30,6 +30,7 @@ from stratum.composefs.verity import VerityHasher
 from stratum.errors import DamagedError
 from stratum.sys.holes import sparse_pieces, zeros
 from stratum.tree.model import object_path
+from stratum.tree.tarheader import BLOCK, END, USTAR_SIZE_MAX, TarHeader, padding, write_header
 
 if TYPE_CHECKING:
     from pyzstd import ZstdCompressor
@@ -49,10 +50,7 @@ FRAME_MAX = 16 << 20
 INDEX_MAX = 64 << 20
 """Largest index that is read, in bytes of text."""
 
-_BLOCK = 512
-_USTAR_SIZE_MAX = 0o77777777777
 _OBJECT_SIZE_MAX = 1 << 44
-_END = bytes(2 * _BLOCK)
 _LEVEL = 3
 _MAGIC = b"stratum-index 1"
 _LINE = re.compile(
@@ -116,7 +114,7 @@ def plan_packs(objects: Iterable[Member]) -> list[tuple[Member, ...]]:
     """How ``objects`` (distinct, in tree order) are put into packs: a pure function of its input."""
     packs: list[tuple[Member, ...]] = []
     current: list[Member] = []
-    filled = len(_END)
+    filled = len(END)
     for member in objects:
         if member.size >= LARGE_OBJECT:
             packs.append((member,))
@@ -124,7 +122,7 @@ def plan_packs(objects: Iterable[Member]) -> list[tuple[Member, ...]]:
         space = archived_size(member)
         if current and filled + space > PACK_MAX:
             packs.append(tuple(current))
-            current, filled = [], len(_END)
+            current, filled = [], len(END)
         current.append(member)
         filled += space
     if current:
@@ -134,30 +132,17 @@ def plan_packs(objects: Iterable[Member]) -> list[tuple[Member, ...]]:
 
 def archived_size(member: Member) -> int:
     """Bytes that a member takes in the archive: header, data and padding."""
-    return header_size(member) + member.size + -member.size % _BLOCK
+    return header_size(member) + member.size + padding(member.size)
 
 
 def header_size(member: Member) -> int:
     """Bytes of a member's header blocks: one, or three with a pax header."""
-    return _BLOCK if member.size <= _USTAR_SIZE_MAX else 3 * _BLOCK
+    return BLOCK if member.size <= USTAR_SIZE_MAX else 3 * BLOCK
 
 
 def header(member: Member) -> bytes:
     """The tar header blocks of a member, byte for byte."""
-    if member.size <= _USTAR_SIZE_MAX:
-        return _ustar(object_path(member.digest), member.size, b"0")
-    record = b" size=%d\n" % member.size
-    length = len(record) + 2
-    record = b"%d%b" % (length, record)
-    pax = _ustar(b"././@PaxHeader", len(record), b"x") + record.ljust(_BLOCK, b"\0")
-    return pax + _ustar(object_path(member.digest), 0, b"0")
-
-
-def _ustar(name: bytes, size: int, kind: bytes) -> bytes:
-    """One ustar header block (POSIX.1-1988): the checksum is the sum of its bytes with blanks in the checksum field."""
-    start = b"%b%b0000444\x000000000\x000000000\x00%011o\x0000000000000\x00" % (name, bytes(100 - len(name)), size)
-    end = kind + bytes(100) + b"ustar\x0000" + bytes(64) + b"0000000\x000000000\x00" + bytes(167)
-    return b"%b%06o\x00 %b" % (start, sum(start) + sum(end) + 8 * 32, end)
+    return write_header(TarHeader(object_path(member.digest), mode=0o444, size=member.size), pax_mode=0o444)
 
 
 def _layout(members: Sequence[Member]) -> tuple[list[int], int]:
@@ -165,8 +150,8 @@ def _layout(members: Sequence[Member]) -> tuple[list[int], int]:
     for member in members:
         position += header_size(member)
         offsets.append(position)
-        position += member.size + -member.size % _BLOCK
-    return offsets, position + len(_END)
+        position += member.size + padding(member.size)
+    return offsets, position + len(END)
 
 
 def seek_table(frames: Sequence[tuple[int, int]]) -> bytes:
@@ -221,8 +206,8 @@ class PackWriter:
         for member in self._members:
             yield header(member)
             yield from self._content(member)
-            yield bytes(-member.size % _BLOCK)
-        yield _END
+            yield bytes(padding(member.size))
+        yield END
 
     def _content(self, member: Member) -> Iterator[bytes]:
         hasher = VerityHasher()
@@ -336,7 +321,7 @@ def unpack(
         expected = header(member)
         if offset - len(expected) < stream.position:
             continue
-        padded = offset + member.size + -member.size % _BLOCK
+        padded = offset + member.size + padding(member.size)
         if offset + member.size > end:
             break
         stream.skip_to(offset - len(expected))
@@ -349,8 +334,8 @@ def unpack(
         stream.skip_to(offset + member.size)
         stream.zeros(min(padded, end) - stream.position)
     if span[1] == len(index.frames):
-        stream.skip_to(end - len(_END))
-        stream.zeros(len(_END))
+        stream.skip_to(end - len(END))
+        stream.zeros(len(END))
 
 
 class _Archive:

@@ -30,6 +30,8 @@ XATTR_PREFIX = b"SCHILY.xattr."
 MEMBER_SIZE_MAX = 1 << 53
 _OCTAL_7 = 0o7777777
 _OCTAL_11 = 0o77777777777
+USTAR_SIZE_MAX = _OCTAL_11
+"""A member of more bytes has a pax header."""
 _SECOND = 1_000_000_000
 _NAME_MAX = 100
 _TIME = re.compile(rb"(-?)([0-9]{1,19})(?:\.([0-9]*))?")
@@ -68,15 +70,18 @@ def padding(size: int) -> int:
 # Writing
 
 
-def write_header(header: TarHeader) -> bytes:
-    """The blocks of ``header``. Names and link targets may hold any byte but NUL."""
+def write_header(header: TarHeader, *, pax_mode: int = 0o644) -> bytes:
+    """The blocks of ``header``. Names and link targets may hold any byte but NUL.
+
+    ``pax_mode``: the permission bits of the pax header before it, which only the canonical bytes of a format care for.
+    """
     records = {XATTR_PREFIX + _escape_keyword(name): value for name, value in header.xattrs}
     texts = {b"path": header.name, b"linkpath": header.linkname}
     records.update({keyword: text for keyword, text in texts.items() if len(text) > _NAME_MAX})
     for keyword, number, limit in (
         (b"uid", header.uid, _OCTAL_7),
         (b"gid", header.gid, _OCTAL_7),
-        (b"size", header.size, _OCTAL_11),
+        (b"size", header.size, USTAR_SIZE_MAX),
     ):
         if number > limit:
             records[keyword] = b"%d" % number
@@ -86,7 +91,7 @@ def write_header(header: TarHeader) -> bytes:
     pax = b""
     if records:
         data = b"".join(_record(keyword, value) for keyword, value in sorted(records.items()))
-        pax = _ustar(TarHeader(_PAX_NAME, b"x", size=len(data)), 0) + data + bytes(padding(len(data)))
+        pax = _ustar(TarHeader(_PAX_NAME, b"x", pax_mode, size=len(data)), 0) + data + bytes(padding(len(data)))
     return pax + _ustar(header, seconds)
 
 
@@ -121,7 +126,7 @@ def _ustar(header: TarHeader, seconds: int) -> bytes:
             b"%07o\0" % header.mode,
             b"%07o\0" % (header.uid if header.uid <= _OCTAL_7 else 0),
             b"%07o\0" % (header.gid if header.gid <= _OCTAL_7 else 0),
-            b"%011o\0" % (header.size if header.size <= _OCTAL_11 else 0),
+            b"%011o\0" % (header.size if header.size <= USTAR_SIZE_MAX else 0),
             b"%011o\0" % (seconds if 0 <= seconds <= _OCTAL_11 else 0),
         )
     )
