@@ -1,4 +1,5 @@
-# make demo: the main job on real input.   make test: the whole suite.   Both do all set-up themselves.
+# make demo: the main job on real input.   make quick: the loop while working.   make test: the whole suite.
+# All do their set-up themselves.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 BIN := .venv/bin
@@ -6,8 +7,11 @@ BIN := .venv/bin
 JOBS ?= 2
 # Debian 13 keeps /tmp in memory; the trees of the tests and the demo are better on a disk.
 export PYTEST_DEBUG_TEMPROOT ?= /var/tmp
+# Where Python may not keep what it compiled, every start of pytest rewrites all tests again: 9 s instead of 2.
+export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help setup demo test test-unit bench lint format man clean
+.NOTPARALLEL:
+.PHONY: help venv setup demo quick test bench lint format man clean
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -17,30 +21,32 @@ setup: ## Debian packages (as root, where missing), .venv, programs to compare w
 	@tools/setup/venv.sh
 	@tools/setup/oracles.sh
 
+venv: ## Only .venv with the project and its development tools; needs no root
+	@tools/setup/venv.sh
+
 demo: setup ## The main job end to end: import, container, commit, push, pull, compare
 	@$(BIN)/python -m tools.demo
 
-test: lint ## Everything: lint, types, whole suite (as root, with podman and the real kernel)
-	@$(BIN)/pytest --numprocesses $(JOBS) --dist loadgroup
+quick: lint ## Lint, types and unit tests, in under a minute: without root, Podman or any set-up but .venv
+	@STRATUM_TEST_EXAMPLES=0.1 $(BIN)/pytest --numprocesses $(JOBS) --dist loadgroup -m 'not root' tests/unit
 
-test-unit: ## What needs no root, no podman, no registry server and no program to compare with
-	@tools/setup/venv.sh
-	@$(BIN)/pytest -m 'not (root or podman or registry or oracle)'
+test: setup lint ## Everything: lint, types, whole suite (as root, with podman and the real kernel)
+	@$(BIN)/pytest --numprocesses $(JOBS) --dist loadgroup
 
 bench: setup ## Side by side with what people use instead (tests/bench/README.md); BENCH_ARGS selects
 	@tools/setup/packages.sh bench
 	@$(BIN)/python -m tests.bench $(BENCH_ARGS)
 
-lint: setup ## ruff and mypy
+lint: venv ## ruff and mypy
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
 
-format: setup ## Lay the code out and apply ruff's safe fixes
+format: venv ## Lay the code out and apply ruff's safe fixes
 	@$(BIN)/ruff check --fix
 	@$(BIN)/ruff format
 
-man: setup ## Man pages of all verbs, in build/man
+man: venv ## Man pages of all verbs, in build/man
 	@$(BIN)/python -m tools.manpages build/man
 
 clean: ## Remove what set-up and tests made in the checkout

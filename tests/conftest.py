@@ -14,11 +14,13 @@ import pytest
 from stratum.sys.namespaces import CLONE_NEWNS, unshare
 from tests.support import capabilities
 from tests.support.command import Command
+from tests.support.effort import examples
 from tests.support.leftovers import Session, unmount_below
 
 # Generated examples do real work on disks and mounts, so time is no criterion; in CI they are the same in every run.
 hypothesis.settings.register_profile(
     "stratum",
+    max_examples=examples(100),
     deadline=None,
     derandomize=bool(os.environ.get("CI")),
     database=None if os.environ.get("CI") else hypothesis.settings.default.database,

@@ -21,6 +21,7 @@ from stratum.config import load_config
 from stratum.tree.model import Directory, File
 from tests.cli.trees import make_tree, shown
 from tests.support.command import Command
+from tests.support.effort import examples
 from tests.support.stores import directory, snapshot
 
 pytestmark = pytest.mark.root
@@ -359,7 +360,7 @@ def start(hosts: tuple[Host, Host]) -> Histories:
     return histories
 
 
-@settings(max_examples=12, phases=[Phase.generate])
+@settings(max_examples=examples(12), phases=[Phase.generate])
 @given(st.lists(edits | works | works | rebases | rebases, min_size=10, max_size=20))
 def test_no_rebase_of_any_history_onto_any_other_brings_back_what_was_replaced(
     steps: list[tuple[str, int, str | None, str | None]],
@@ -376,7 +377,7 @@ def test_no_rebase_of_any_history_onto_any_other_brings_back_what_was_replaced(
         shutil.rmtree(root)
 
 
-@settings(max_examples=10, phases=[Phase.generate])
+@settings(max_examples=examples(10), phases=[Phase.generate])
 @given(st.lists(edits | works | works | losses | rebases | rebases, min_size=10, max_size=20))
 def test_nor_where_commits_are_missing(steps: list[tuple[str, int, str | None, str | None]]) -> None:
     root = Path(tempfile.mkdtemp(prefix="stratum-test-"))
@@ -390,7 +391,7 @@ def test_nor_where_commits_are_missing(steps: list[tuple[str, int, str | None, s
         shutil.rmtree(root)
 
 
-@settings(max_examples=10, phases=[Phase.generate])
+@settings(max_examples=examples(10), phases=[Phase.generate])
 @given(st.lists(edits | works | works | collections | rebases | rebases, min_size=10, max_size=20))
 def test_nor_where_older_commits_were_collected(steps: list[tuple[str, int, str | None, str | None]]) -> None:
     root = Path(tempfile.mkdtemp(prefix="stratum-test-"))
@@ -405,7 +406,7 @@ def test_nor_where_older_commits_were_collected(steps: list[tuple[str, int, str 
         shutil.rmtree(root)
 
 
-@settings(max_examples=6, phases=[Phase.generate])
+@settings(max_examples=examples(6), phases=[Phase.generate])
 @given(st.lists(edits | works | works | rebases | rebases, min_size=8, max_size=16))
 def test_nor_between_hosts_that_push_and_pull(steps: list[tuple[str, int, str | None, str | None]]) -> None:
     """Each side sends only the commit that the other is to rebase onto, by way of a layout."""

@@ -26,6 +26,7 @@ from stratum.tree.model import Directory, lookup
 from stratum.tree.tarheader import DIRECTORY, END, HARD_LINK, SYMLINK, TarHeader, write_header
 from tests.support.archives import LayoutArchive, file, image_trees, materialize, tar
 from tests.support.command import Command
+from tests.support.effort import examples
 from tests.support.stores import check, leftovers
 from tests.support.trees import trees
 
@@ -112,7 +113,7 @@ def test_a_commit_comes_back_from_a_file(here: Session, there: Session, tree: Pa
 
 
 @given(trees)
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 def test_any_tree_comes_back_as_the_same_commit(tmp_path_factory: pytest.TempPathFactory, generated: Directory) -> None:
     base = tmp_path_factory.mktemp("archive")
     here, there = session(base / "here"), session(base / "there")
@@ -127,7 +128,7 @@ def test_any_tree_comes_back_as_the_same_commit(tmp_path_factory: pytest.TempPat
 
 
 @given(image_trees, image_trees)
-@settings(max_examples=15)
+@settings(max_examples=examples(15))
 def test_any_tree_comes_back_from_an_image_and_from_one_with_a_delta(
     tmp_path_factory: pytest.TempPathFactory, first: Directory, second: Directory
 ) -> None:
@@ -413,7 +414,7 @@ def test_a_blob_with_other_bytes_is_refused_before_anything_is_taken(
 
 
 @given(st.data())
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 def test_mutated_archives_never_move_a_ref(
     tmp_path_factory: pytest.TempPathFactory, good: LayoutArchive, data: st.DataObject
 ) -> None:

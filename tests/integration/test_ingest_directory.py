@@ -22,6 +22,7 @@ from stratum.store import Store
 from stratum.tree.dump import write_dump
 from stratum.tree.model import Directory, File, Special, Symlink, lookup, walk
 from tests.oracles import mkcomposefs
+from tests.support.effort import examples
 from tests.support.sources import ACL, CAPABILITY, Spec, make_socket, make_tree, specs
 
 pytestmark = pytest.mark.root
@@ -66,7 +67,7 @@ def settle(path: Path) -> None:
 
 @pytest.mark.oracle
 @given(spec=specs)
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 def test_a_tree_is_what_mkcomposefs_makes_of_it(spec: Spec) -> None:
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "source"

@@ -18,6 +18,7 @@ from stratum.ingest.restore import restore
 from stratum.store import Store
 from stratum.tree.dump import write_dump
 from stratum.tree.model import Directory, File, Symlink, Whiteout, lookup
+from tests.support.effort import examples
 from tests.support.sources import ACL, CAPABILITY, Spec, make_tree, specs
 
 pytestmark = pytest.mark.root
@@ -48,7 +49,7 @@ def same(store: Store, one: Path, other: Path) -> bool:
 
 
 @given(spec=specs)
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 def test_what_is_restored_is_what_was_imported(spec: Spec) -> None:
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "source"

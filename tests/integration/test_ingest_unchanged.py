@@ -23,6 +23,7 @@ from stratum.ingest.unchanged import find_unchanged
 from stratum.store import Store
 from stratum.tree.digest import metadata_hash
 from stratum.tree.dump import write_dump
+from tests.support.effort import examples
 from tests.support.sources import Spec, make_socket, make_tree, specs
 
 pytestmark = pytest.mark.root
@@ -193,7 +194,7 @@ def test_what_is_mounted_below_is_seen(imported: Scene, tmp_path: Path) -> None:
 
 
 @given(spec=specs)
-@settings(max_examples=15)
+@settings(max_examples=examples(15))
 def test_of_any_tree(tmp_path_factory: pytest.TempPathFactory, spec: Spec) -> None:
     scene = Scene(tmp_path_factory.mktemp("any"))
     make_tree(scene.source, spec)

@@ -10,6 +10,7 @@ from stratum.ingest.worktree import compare_upperdir
 from stratum.tree.diff import diff_trees
 from stratum.tree.model import Directory
 from tests.integration.overlay_ops import KINDS, Lab, Operations, lines, make_source
+from tests.support.effort import examples
 
 pytestmark = pytest.mark.root
 
@@ -28,7 +29,7 @@ NUMBERS = st.integers(0, 60)
 STEPS = st.sampled_from([*KINDS, "remount", "look", "fast_forward"])
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(steps=st.lists(st.tuples(STEPS, NUMBERS, NUMBERS, NUMBERS), max_size=30))
 def test_any_sequence_of_operations(lab: Lab, base: Directory, steps: list[tuple[str, int, int, int]]) -> None:
     with lab.worktree(base) as tree:
@@ -50,7 +51,7 @@ def test_any_sequence_of_operations(lab: Lab, base: Directory, steps: list[tuple
         assert lines(tree.base) == lines(merged)
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(
     before=st.lists(st.tuples(st.sampled_from(KINDS), NUMBERS, NUMBERS, NUMBERS), max_size=15),
     after=st.lists(st.tuples(st.sampled_from(KINDS), NUMBERS, NUMBERS, NUMBERS), max_size=4),

@@ -19,6 +19,7 @@ from stratum.tree.merge import apply_layer, make_layer
 from stratum.tree.model import Directory
 from stratum.tree.patch import layer_from_patch_tree
 from tests.integration.overlay_ops import KINDS, Operations, lines, make_source, walk_view
+from tests.support.effort import examples
 
 pytestmark = pytest.mark.root
 
@@ -59,7 +60,7 @@ WITHOUT = {*BASE_ONLY, "bind_socket"}
 STEPS = st.lists(st.tuples(st.sampled_from(sorted({*KINDS} - WITHOUT)), NUMBERS, NUMBERS, NUMBERS), max_size=15)
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(stack=st.lists(STEPS, min_size=1, max_size=3))
 def test_layers_of_an_overlay(source: Path, stack: list[list[tuple[str, int, int, int]]]) -> None:
     place = source.parent / "overlay"

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 from pathlib import Path
 
@@ -18,12 +17,12 @@ from stratum.errors import DamagedError
 from stratum.tree.dump import read_dump, write_dump
 from stratum.tree.model import Directory, File, Inode, Special, Symlink
 from tests.oracles import mkcomposefs
+from tests.support.effort import FACTOR, examples
 from tests.support.mutations import mutate
 from tests.support.trees import TreeBuilder, trees
 
 pytestmark = pytest.mark.oracle
 
-MORE = int(os.environ.get("STRATUM_TEST_EXAMPLES", "1"))
 ROOT = b"/ 0 40755 2 0 0 0 0.0 - - -\n"
 
 
@@ -39,18 +38,18 @@ def image_of(dump: bytes) -> bytes:
 
 
 @given(trees)
-@settings(max_examples=60 * MORE)
+@settings(max_examples=examples(60))
 def test_small_trees(root: Directory) -> None:
     check_tree(root)
 
 
-@pytest.mark.parametrize("seed", range(40 * MORE))
+@pytest.mark.parametrize("seed", range(examples(40)))
 def test_trees_of_every_size(seed: int) -> None:
     builder = TreeBuilder(seed)
     check_tree(builder.tree(builder.random.choice((0, 1, 5, 30, 200, 1500, 4000))))
 
 
-@pytest.mark.parametrize("seed", range(20 * MORE))
+@pytest.mark.parametrize("seed", range(examples(20)))
 def test_changed_dumps_make_the_same_image_unless_we_refuse_them(seed: int) -> None:
     """What is canonical is a dump to both; much else is one to mkcomposefs alone."""
     rng = random.Random(seed)
@@ -148,7 +147,7 @@ def test_the_largest_file() -> None:
     assert not is_canonical(ROOT + line % ((1 << 53) + 1))
 
 
-@pytest.mark.parametrize("tree", ["/usr/share", "/usr/bin", "/etc", "/dev", *(["/usr/lib"] if MORE > 1 else [])])
+@pytest.mark.parametrize("tree", ["/usr/share", "/usr/bin", "/etc", "/dev", *(["/usr/lib"] if FACTOR > 1 else [])])
 def test_real_trees(tree: str, tmp_path: Path) -> None:
     """Their own image, its dump, that dump made canonical, and our image of it."""
     image = mkcomposefs.image_of_directory(Path(tree))

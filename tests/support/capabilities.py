@@ -30,7 +30,7 @@ def program(name: str) -> Path:
 def missing_root() -> str | None:
     """Why this process cannot mount, or None."""
     if os.geteuid() != 0:
-        return "this test needs root: run 'make test' as root, or 'make test-unit' for what runs without"
+        return "this test needs root: run 'make test' as root, or 'make quick' for what runs without"
     status = Path("/proc/self/status").read_text("utf-8")
     effective = int(status.split("CapEff:")[1].split()[0], 16)
     if not effective >> CAP_SYS_ADMIN & 1:

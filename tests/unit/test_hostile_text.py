@@ -39,6 +39,7 @@ from stratum.tree.lazy import LazyDump
 from stratum.tree.tarstream import TarReader
 from stratum.volumes.policy import parse_policy
 from stratum.volumes.request import parse_volumes
+from tests.support.effort import examples
 
 HASH = "0123456789abcdef" * 4
 META = CommitMeta(HASH, HASH, "2026-01-01T00:00:00Z", 1, 2, 3, 4, HASH, 5, HASH, "why", {"kind": "import"}).to_toml()
@@ -148,7 +149,7 @@ def variants(draw: st.DrawFn, seed: bytes) -> bytes:
 def test_a_parser_answers_or_refuses(name: str) -> None:
     parse, seed = PARSERS[name]
 
-    @settings(max_examples=60)
+    @settings(max_examples=examples(60))
     @given(variants(seed) | st.binary(max_size=60))
     @example(seed)
     @example(b"")
@@ -204,7 +205,7 @@ def test_a_mount_record_is_one_or_is_refused(key: str, value: object) -> None:
         assert record_from_json(table).to_json() == table
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(
     st.dictionaries(
         st.sampled_from(["store", "jobs", "registry", "insecure_registries", "token_realms", "x"]), json_values

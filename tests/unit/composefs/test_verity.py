@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stratum.composefs.verity import BLOCK_SIZE, VerityHasher, verity_digest
+from tests.support.effort import examples
 
 
 def plain_digest(data: bytes) -> str:
@@ -115,7 +116,7 @@ def test_a_large_hole() -> None:
     assert hasher.hexdigest() == plain_digest(b"head" + bytes((LEAVES * LEAVES + 3) * BLOCK_SIZE + 5))
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 70), st.integers(0, 5000)), max_size=6))
 def test_runs_of_zeros_are_as_if_they_were_fed(runs: list[tuple[bool, int, int]]) -> None:
     plain, quick = VerityHasher(), VerityHasher()

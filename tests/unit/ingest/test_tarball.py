@@ -41,6 +41,7 @@ from stratum.tree.tarheader import (
 )
 from stratum.tree.tarstream import TarReader
 from tests.support.archives import file, gnu_tar, image_trees, materialize, reader, tar
+from tests.support.effort import examples
 from tests.support.trees import mtimes, names, xattrs
 
 BIG = bytes(range(256)) * 40
@@ -85,7 +86,7 @@ def test_a_header_is_read_as_it_was_written(header: TarHeader) -> None:
 
 
 @given(headers)
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 def test_python_reads_our_headers(header: TarHeader) -> None:
     with tarfile.open(fileobj=io.BytesIO(write_header(header) + END), errors="surrogateescape") as archive:
         (member,) = archive
@@ -114,7 +115,7 @@ def test_noise_is_refused_in_words(data: bytes) -> None:
 
 
 @given(image_trees)
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 def test_a_tree_goes_into_an_archive_and_comes_back(
     tmp_path_factory: pytest.TempPathFactory, generated: Directory
 ) -> None:
@@ -128,7 +129,7 @@ def test_a_tree_goes_into_an_archive_and_comes_back(
 
 
 @given(image_trees, image_trees)
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 def test_the_layer_between_two_trees_leads_from_one_to_the_other(
     tmp_path_factory: pytest.TempPathFactory, first: Directory, second: Directory
 ) -> None:
@@ -308,7 +309,7 @@ def test_metadata_are_bounded(tx: Transaction, monkeypatch: pytest.MonkeyPatch) 
 
 
 @given(st.data())
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 def test_mutated_archives_are_read_or_refused_in_words(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:

@@ -16,6 +16,7 @@ from stratum.errors import DamagedError
 from stratum.store.frames import FRAME_SIZE, ONE_FRAME_MAX, FrameReader, StoredDump, compress_dump, unseen_lines
 from stratum.tree.dump import Piece, Span
 from stratum.tree.splice import SplicedDump
+from tests.support.effort import examples
 
 
 def stored(data: bytes) -> bytes:
@@ -155,7 +156,7 @@ def test_a_bomb_stays_small(tmp_path: Path) -> None:
 pieces = st.sampled_from([b"a", b"bb", b"\n", b"c\n", b"dd\nee", b"\nf", b"gg\n\n", b"h\ni\nj"])
 
 
-@settings(max_examples=400)
+@settings(max_examples=examples(400))
 @given(st.lists(st.lists(pieces, min_size=1, max_size=8), min_size=1, max_size=6))
 def test_lines_that_were_in_frames_before_are_left_out_and_no_others(dumps: list[list[bytes]]) -> None:
     """Whatever frames several dumps share, and wherever they cut the lines."""

@@ -13,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from stratum.errors import ConflictError, ExistsError, NotFoundError
 from stratum.store import Store
+from tests.support.effort import examples
 from tests.support.stores import check, commit, leftovers
 
 COMMITS = 4
@@ -138,4 +139,4 @@ class Changes(RuleBasedStateMachine):
 
 
 TestChanges = Changes.TestCase
-TestChanges.settings = settings(max_examples=15, stateful_step_count=25)
+TestChanges.settings = settings(max_examples=examples(15), stateful_step_count=25)

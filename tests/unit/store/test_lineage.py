@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from stratum.store.lineage import Lineages, Recorded
 from stratum.tree.merge import common_ground, rebase
 from stratum.tree.model import Directory, File
+from tests.support.effort import examples
 
 
 class Told(Lineages):
@@ -151,7 +152,7 @@ class World:
                     assert after.get(path) == before.get(path), f"{path}: uncommitted work is lost"
 
 
-@settings(max_examples=600)
+@settings(max_examples=examples(600))
 @given(st.lists(steps, min_size=12, max_size=30) | st.lists(steps | losses, min_size=12, max_size=30))
 def test_no_history_of_two_sides_brings_back_what_was_replaced(
     done: list[tuple[str, int, str | bool | None, int | None]],

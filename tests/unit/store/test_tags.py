@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from stratum.errors import ConflictError, DamagedError, ExistsError, NotFoundError, UsageError
 from stratum.store import ReflogEntry, Store
 from stratum.store.reflog import parse_entry
+from tests.support.effort import examples
 from tests.support.stores import check, commit, leftovers
 
 
@@ -258,7 +259,7 @@ def test_lines_of_the_first_versions_have_no_check(store: Store, commits: list[s
     assert store.reflog.scan("app") == (entries, [])
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(cut=st.integers(1, 200), why=st.text())
 def test_a_torn_line_is_skipped_reported_and_closed(
     tmp_path_factory: pytest.TempPathFactory, cut: int, why: str

@@ -15,6 +15,7 @@ from stratum.composefs.verity import verity_digest
 from stratum.errors import DamagedError, ExistsError, NotFoundError, StratumError
 from stratum.store import StagedObject, Store
 from stratum.store.transaction import Transaction
+from tests.support.effort import examples
 from tests.support.stores import check, leftovers
 
 
@@ -80,7 +81,7 @@ def test_what_is_there_is_not_written_again(store: Store) -> None:
     assert store.objects.path(digest).stat().st_ino == inode
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(st.lists(st.binary(max_size=9000), max_size=6))
 def test_streams(tmp_path_factory: pytest.TempPathFactory, contents: list[bytes]) -> None:
     store = Store.create(tmp_path_factory.mktemp("streams") / "store")

@@ -13,6 +13,7 @@ from stratum.errors import DamagedError, UnsupportedError
 from stratum.tree.dump import read_dump, write_dump
 from stratum.tree.escape import escape, escape_optional, escape_xattr, unescape
 from stratum.tree.model import Directory, File, Inode, Special, Symlink, Whiteout, Xattrs, walk
+from tests.support.effort import examples
 from tests.support.mutations import mutate
 from tests.support.trees import TreeBuilder, trees
 
@@ -35,7 +36,7 @@ def shape(root: Directory) -> list[tuple[object, ...]]:
 
 
 @given(trees)
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 def test_trees_come_back_from_their_dump(root: Directory) -> None:
     dump = write_dump(root)
     again = read_dump(dump)

@@ -17,6 +17,7 @@ from stratum.tree.lazy import LazyDump
 from stratum.tree.merkle import MerkleNodes
 from stratum.tree.model import Directory, File, Inode, lookup, walk
 from stratum.tree.splice import SplicedDump, kept_lines, splice_dump
+from tests.support.effort import examples
 from tests.support.trees import TreeBuilder, trees
 
 Path = tuple[bytes, ...]
@@ -98,7 +99,7 @@ def spliced(root: Directory, source: LazyDump | None = None) -> bytes:
     return whole
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(trees)
 def test_an_opened_dump_is_the_tree_that_was_written(tree: Directory) -> None:
     dump = write_dump(tree)
@@ -108,7 +109,7 @@ def test_an_opened_dump_is_the_tree_that_was_written(tree: Directory) -> None:
     assert write_dump(opened) == dump
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(trees, st.integers(0, 1 << 32), st.integers(1, 6))
 def test_a_spliced_dump_is_the_written_one(tree: Directory, seed: int, changes: int) -> None:
     dump = write_dump(tree)
@@ -124,7 +125,7 @@ def test_a_spliced_dump_is_the_written_one(tree: Directory, seed: int, changes: 
 def test_a_large_tree_is_spliced_like_a_small_one(seed: int) -> None:
     dump = write_dump(TreeBuilder(seed).tree(1500))
     rng = random.Random(seed)
-    for _ in range(8):
+    for _ in range(examples(8)):
         opened, plain = open_dump(dump), read_dump(dump)
         source = source_of(opened)
         number = rng.randrange(1 << 32)
