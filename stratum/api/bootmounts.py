@@ -147,7 +147,7 @@ def unmount_and_forget(
 
 def means_boot_mount(session: Session, text: str) -> str | None:
     """The mountpoint that an argument means where it is a path, as records have it; None for a ref."""
-    from stratum.api.history import means_path
+    from stratum.api.naming import means_path
     from stratum.mount.host import canonical_mountpoint
 
     if not means_path(session, text):

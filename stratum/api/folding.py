@@ -8,11 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from stratum.api.inuse import may_be_in_use
-from stratum.api.settling import settle
 from stratum.errors import BusyError, NotFoundError, StratumError
 from stratum.frozen import field, frozen
-from stratum.store.locks import WORKTREE_WAIT
 
 if TYPE_CHECKING:
     from stratum.api.session import Session
@@ -26,37 +23,32 @@ class Folding:
     bytes: int = 0
 
 
-def fold(
-    session: Session, name: str, worktree: str, *, dry_run: bool = False, timeout: float = WORKTREE_WAIT
-) -> Folding:
+def fold(session: Session, name: str, worktree: str, *, dry_run: bool = False, timeout: float | None = None) -> Folding:
     """Fold a worktree where nothing has it in use and it shows its last commit, or say why not.
 
     Where its last commit is its base, that is found out at once and nothing is read. Raises what a commit raises;
     ``BusyError`` where its lock is not to be had in ``timeout`` seconds.
     """
-    store = session.store
-    tree = store.worktrees.get(name, worktree)
+    commits = session.store.commits
+    tree = session.store.worktrees.get(name, worktree)
     if tree.base_commit == tree.commit:
         return Folding("not needed")
-    with store.worktrees.lock(name, worktree, timeout=timeout):
-        settle(session, name, worktree)
-        tree = store.worktrees.get(name, worktree)
+    with session.hold(tree.ref, timeout=timeout) as held:
+        tree = held.worktree
         if tree.base_commit == tree.commit:
             return Folding("not needed")
         # Asked before the upperdir is read: one that is unmounted meanwhile was still written to after that.
-        if may_be_in_use(session, name, worktree)[0]:
+        if not held.is_free():
             return Folding("in use")
-        from stratum.ingest.worktree import hash_upperdir
         from stratum.sys.usage import disk_usage
 
-        base = store.commits.open_tree(tree.base_commit)
-        root = hash_upperdir(store.objects, base, tree.upperdir, lambda warning: None)
+        base = commits.open_tree(tree.base_commit)
+        shown = commits.identify(held.shown(base=base), base)
         size = disk_usage(tree.upperdir)
-        if store.commits.identify(root, base) != tree.commit:
+        if shown != tree.commit:
             return Folding("uncommitted", size)
         if not dry_run:
-            with store.begin(f"folding {tree}") as tx:
-                store.worktrees.renew(tx, name, worktree, base_commit=tree.commit, head=tree.commit)
+            held.fold()
     return Folding("folded", size)
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from stratum.api.naming import ref_or_mountpoint
 from stratum.api.session import Session
-from stratum.errors import DamagedError, NotFoundError, UsageError
+from stratum.errors import DamagedError, NotFoundError
 from stratum.frozen import frozen
-from stratum.refs import Ref, is_name, parse_ref
+from stratum.refs import parse_ref
 
 if TYPE_CHECKING:
     from stratum.store.metadata import CommitMeta
@@ -107,9 +107,11 @@ def _implied(session: Session, text: str) -> tuple[Directory, Directory]:
     store = session.store
     ref = ref_or_mountpoint(session, text)
     if ref.worktree is not None:
-        from stratum.api.commits import read_worktree
-
-        return read_worktree(session, ref.name, ref.worktree)
+        with session.hold(ref) as held:
+            tree = held.worktree
+            base = store.commits.open_tree(tree.base_commit)
+            committed = base if tree.commit == tree.base_commit else store.commits.open_tree(tree.commit)
+            return committed, held.shown(base=base)
     commit = store.resolve_commit(ref)
     new = store.commits.open_tree(commit)
     parent = store.commits.meta(commit).parent_commit
@@ -125,39 +127,5 @@ def tree_of(session: Session, text: str) -> Directory:
     store, ref = session.store, ref_or_mountpoint(session, text)
     if ref.worktree is None:
         return store.commits.open_tree(store.resolve_commit(ref))
-    from stratum.api.commits import read_worktree
-
-    return read_worktree(session, ref.name, ref.worktree)[1]
-
-
-def ref_or_mountpoint(session: Session, text: str) -> Ref:
-    """A ref, or the ref that is mounted at (or above) the path ``text``.
-
-    An argument with '/' is a path, and so are '.' and '..'; a plain word is one where no stratum has that name but a
-    mount of Stratum shows there. Raises ``UsageError`` where nothing of this store is mounted at the path.
-    """
-    if not means_path(session, text):
-        return parse_ref(text)
-    from pathlib import Path
-
-    from stratum.mount.state import store_key
-
-    record = session.state.find_mountpoint(Path(text), inside=True)
-    if record is None:
-        if not os.path.lexists(text):
-            raise NotFoundError(f"{text} does not exist")
-        raise UsageError(f"{text} is not at or below a mountpoint of Stratum", hint="'stratum status' lists them")
-    if record.store_key != store_key(session.store.root):
-        raise UsageError(f"{text} shows a ref of another store", hint=f"use --store {record.store}")
-    return parse_ref(record.ref)
-
-
-def means_path(session: Session, text: str) -> bool:
-    """Whether an argument that may be a ref or a path is a path (see ``ref_or_mountpoint``)."""
-    if "/" in text or text in (".", ".."):
-        return True
-    if not os.path.isdir(text) or (is_name(text) and session.store.namespaces.exists(text)):
-        return False
-    from pathlib import Path
-
-    return session.state.find_mountpoint(Path(text), inside=True) is not None
+    with session.hold(ref) as held:
+        return held.shown()

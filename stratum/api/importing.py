@@ -262,7 +262,8 @@ def init(
     ``ConflictError``. Where anything fails there is no stratum, and the directory is as it was.
     """
     from stratum.api.bootmounts import mount_kept
-    from stratum.api.mounting import made_mountpoint, mount
+    from stratum.api.mounting import mount
+    from stratum.mount.host import made_mountpoint
 
     check_name(name)
     place = Path(mountpoint)

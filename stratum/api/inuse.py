@@ -21,8 +21,8 @@ import re
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from stratum.api.session import Session
-from stratum.errors import BusyError, DamagedError
+from stratum.api.workplace import Workplace
+from stratum.errors import BusyError
 from stratum.frozen import frozen
 from stratum.refs import Ref
 
@@ -56,45 +56,42 @@ class InUse:
         return BusyError(self.who, hint=self.hint)
 
 
-def in_use(session: Session, name: str, worktree: str, *, ended: str | None = None) -> InUse | None:
+def in_use(place: Workplace, name: str, worktree: str, *, ended: str | None = None) -> InUse | None:
     """Who has the worktree, or None. ``ended`` is a container whose end was reported: its lease does not count.
 
     Raises ``DamagedError`` where a record or the lease cannot be read, because then nobody can tell.
     """
-    store = session.store
-    record = session.state.find_worktree(store.root, name, worktree)
+    record = place.state.find_worktree(place.store.root, name, worktree)
+    return user_of(place, name, worktree, record, ended=ended)
+
+
+def user_of(
+    place: Workplace, name: str, worktree: str, record: Record | None, *, ended: str | None = None
+) -> InUse | None:
+    """As ``in_use``, where it is known which mount of the worktree is on record."""
     if record is not None:
         return _by_record(record)
-    lease = store.worktrees.lease(name, worktree)
+    lease = place.store.worktrees.lease(name, worktree)
     if lease is not None and lease.container == ended:
         lease = None
     from stratum.mount.record import mounts_of
 
-    return without_record(session, name, worktree, lease, lambda: mounts_of(f"{name}+{worktree}"))
+    return without_record(place, name, worktree, lease, lambda: mounts_of(f"{name}+{worktree}"))
 
 
 def without_record(
-    session: Session, name: str, worktree: str, lease: Lease | None, mounts: Callable[[], Iterable[Mounted]]
+    place: Workplace, name: str, worktree: str, lease: Lease | None, mounts: Callable[[], Iterable[Mounted]]
 ) -> InUse | None:
     """Who has a worktree that no record tells of, by its lease or else by ``mounts``, what ``mounts_of`` finds."""
     found = _by_lease(f"{name}+{worktree}", lease) if lease is not None else None
-    return found or _by_mount(session, name, worktree, mounts())
+    return found or _by_mount(place, name, worktree, mounts())
 
 
-def refuse_in_use(session: Session, name: str, worktree: str) -> None:
+def refuse_in_use(place: Workplace, name: str, worktree: str) -> None:
     """``BusyError`` where anybody has the worktree."""
-    found = in_use(session, name, worktree)
+    found = in_use(place, name, worktree)
     if found is not None:
         raise found.error()
-
-
-def may_be_in_use(session: Session, name: str, worktree: str, *, ended: str | None = None) -> tuple[bool, InUse | None]:
-    """(whether the worktree must be left where it is, who has it), for a commit, which works either way."""
-    try:
-        found = in_use(session, name, worktree, ended=ended)
-    except DamagedError:
-        return True, None
-    return found is not None, found
 
 
 def _by_record(record: Record) -> InUse:
@@ -124,14 +121,14 @@ def _by_lease(ref: str, lease: Lease) -> InUse | None:
     return InUse(who, f"stop the container: podman stop {short}", container=lease.container)
 
 
-def _by_mount(session: Session, name: str, worktree: str, mounts: Iterable[Mounted]) -> InUse | None:
+def _by_mount(place: Workplace, name: str, worktree: str, mounts: Iterable[Mounted]) -> InUse | None:
     """A mount of the worktree that is on no record: the runtime directory was removed, or it is another one."""
     from stratum.mount.record import shows_ref
     from stratum.sys import proc
     from stratum.sys.namespaces import is_own_mount_namespace
 
     ref = str(Ref(name, worktree=worktree))
-    upperdir = session.store.layout.worktree(name, worktree) / "upperdir"
+    upperdir = place.store.layout.worktree(name, worktree) / "upperdir"
     for pid, entry in mounts:
         if shows_ref(entry, ref) and is_over(pid, entry, str(upperdir)):
             by, end = "this host", f"unmount it: umount {entry.mountpoint}"

@@ -23,8 +23,10 @@ from stratum.api.session import Session
 from stratum.api.tagtemplate import render_tag
 from stratum.errors import NotFoundError, StratumError
 from stratum.frozen import frozen, replace
+from stratum.refs import Ref
 
 if TYPE_CHECKING:
+    from stratum.api.held import Held
     from stratum.store.worktrees import Lease
 
 
@@ -128,18 +130,19 @@ def release(session: Session, name: str, worktree: str, container: str) -> Relea
 
 
 def _release(session: Session, name: str, worktree: str, container: str) -> Released | None:
-    store = session.store
-    with store.worktrees.lock(name, worktree):
-        lease = store.worktrees.lease(name, worktree)
+    if not session.store.worktrees.exists(name, worktree):
+        return None
+    with session.hold(Ref(name, worktree=worktree)) as held:
+        lease = held.lease
         if lease is None or lease.container != container:
             return None
         try:
-            released = _work_off(session, name, worktree, lease)
+            released = _work_off(session, held, lease)
         except Exception as exc:
             with contextlib.suppress(Exception):  # the first error is the one to tell
-                store.worktrees.set_lease(name, worktree, replace(lease, last_error=_foreseen(exc).message))
+                held.set_lease(replace(lease, last_error=_foreseen(exc).message))
             raise
-        store.worktrees.clear_lease(name, worktree)
+        held.set_lease(None)
     return released
 
 
@@ -167,13 +170,12 @@ def _tag_field(holder: str) -> str:
     return holder
 
 
-def _work_off(session: Session, name: str, worktree: str, lease: Lease) -> Released:
+def _work_off(session: Session, held: Held, lease: Lease) -> Released:
+    name, worktree = held.stratum, held.name
     if not lease.commit:
         return Released(name, worktree, lease.container)
-    from stratum.api.commits import commit_worktree
-
     why = " ".join(holder_words(lease.container))
-    commit = commit_worktree(session, name, worktree, why=why, ended=lease.container).commit
+    commit = held.commit(why=why, ended=lease.container).commit
     tag = None
     if lease.tag_template is not None:
         tag = render_tag(

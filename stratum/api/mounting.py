@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stratum.api.history import means_path
-from stratum.api.inuse import refuse_in_use
+from stratum.api.naming import means_path
 from stratum.api.session import Session
-from stratum.api.settling import settle
-from stratum.errors import NotFoundError, StratumError, os_error_text
-from stratum.frozen import replace
+from stratum.errors import NotFoundError
 from stratum.refs import parse_ref
 
 if TYPE_CHECKING:
-    from stratum.mount.plan import MountPlan
     from stratum.mount.state import Holder, Record
-    from stratum.store.resolve import Resolved
 
 
 def mount(
@@ -41,68 +34,28 @@ def mount(
     without the privilege or the kernel features.
     """
     from stratum.mount import host
+    from stratum.mount.plan import MountPlan
+    from stratum.store.resolve import ResolvedWorktree
 
     store = session.store
     at = None if mountpoint is None else Path(mountpoint)
-    with ExitStack() as locks:
-        # Held until the mount is on record, so that no garbage collection takes the commit away meanwhile.
-        locks.enter_context(store.locks.store())
+    # Held until the mount is on record, so that no garbage collection takes the commit away meanwhile.
+    with store.locks.store():
         found = store.resolve_mountable(parse_ref(text))
-        if found.kind == "worktree":
-            assert found.name is not None
-            assert found.worktree is not None
-            locks.enter_context(store.worktrees.lock(found.name, found.worktree))
-            settle(session, found.name, found.worktree)
-            refuse_in_use(session, found.name, found.worktree)
-        plan, ref, commit = plan_mount(session, found)
-        if read_only or attributes:
-            plan = replace(plan, read_only=read_only, extra=attributes)
-        with made_mountpoint(at if make else None):
-            return host.mount_recorded(
-                session.state, plan, store=store.root, ref=ref, commit=commit, at=at, holder=holder
-            )
-
-
-@contextmanager
-def made_mountpoint(path: Path | None) -> Iterator[None]:
-    """Make the directory ``path`` where just that is missing; it goes again where the block fails."""
-    made = False
-    if path is not None and not os.path.lexists(path):
-        try:
-            path.mkdir()
-        except FileNotFoundError as exc:
-            import shlex
-
-            if path.parent.exists():  # of a file system that takes no directories, such as proc
-                raise StratumError(f"cannot make the mountpoint {path}: {os_error_text(exc)}") from None
-            raise NotFoundError(
-                f"{path.parent} does not exist", hint=f"make it first: mkdir -p {shlex.quote(str(path.parent))}"
-            ) from None
-        except OSError as exc:
-            raise StratumError(f"cannot make the mountpoint {path}: {os_error_text(exc)}") from None
-        made = True
-    try:
-        yield
-    except BaseException:
-        if made and path is not None:
-            with suppress(OSError):
-                path.rmdir()
-        raise
-
-
-def plan_mount(session: Session, found: Resolved) -> tuple[MountPlan, str, str]:
-    """(the plan, the ref to record, the commit that is the ground) for a resolved ref. A worktree's lock is held."""
-    from stratum.mount.plan import MountPlan
-
-    store = session.store
-    if found.kind != "worktree":
-        return MountPlan(store.ensure_image(found.commit), store.objects.layers), str(found), found.commit
-    assert found.name is not None
-    assert found.worktree is not None
-    tree = store.worktrees.get(found.name, found.worktree)
-    image = store.ensure_image(tree.base_commit)
-    plan = MountPlan(image, store.objects.layers, tree.upperdir, tree.workdir)
-    return plan, str(tree.ref), tree.base_commit
+        if isinstance(found, ResolvedWorktree):
+            with session.hold(found.ref) as held:
+                return held.mount(at, read_only=read_only, holder=holder, attributes=attributes, make=make)
+        plan = MountPlan(store.ensure_image(found.commit), store.objects.layers, extra=attributes)
+        return host.mount_recorded(
+            session.state,
+            plan,
+            store=store.root,
+            ref=str(found),
+            commit=found.commit,
+            at=at,
+            holder=holder,
+            make=make,
+        )
 
 
 def unmount(
@@ -155,13 +108,14 @@ def find_mounts(session: Session, text: str) -> list[Record]:
     Nothing is made.
     """
     from stratum.mount.state import store_key
+    from stratum.store.resolve import ResolvedCommit
 
     store, ref = session.store, parse_ref(text)
     records = session.state.find_ref(store.root, text)
     if records:
         return records
     found = store.resolve(ref)
-    if found.kind != "commit":
+    if not isinstance(found, ResolvedCommit):
         return session.state.find_ref(store.root, str(found))
     key = store_key(store.root)
     return [r for r in session.state.records() if r.store_key == key and r.ref.rpartition(":")[2] == found.commit]

@@ -19,16 +19,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from stratum.api.session import Session
-from stratum.api.settling import settle, store_worktree
-from stratum.api.switching import Switched, refuse_unreachable, replace_worktree, worktree_of
+from stratum.api.switching import Switched
 from stratum.errors import ConflictError
-from stratum.frozen import replace
 from stratum.refs import parse_ref
 from stratum.store.ancestry import Ancestry
 
 if TYPE_CHECKING:
+    from stratum.api.held import Held
     from stratum.store import Transaction
-    from stratum.store.worktrees import Worktree
     from stratum.tree.model import Directory
 
 Prefer = Literal["ours", "theirs"]
@@ -63,46 +61,40 @@ def rebase(
     all was changed. With ``prefer``, such paths are listed and get that side's version. ``discard`` leaves out the
     commit that keeps the state before. Raises as ``reset`` does.
     """
-    store = session.store
-    name, worktree = worktree_of(session, target)
-    found = store.resolve_worktree(parse_ref(onto), create=False) if "+" in onto else store.resolve(parse_ref(onto))
-    with store.worktrees.lock(name, worktree):
-        settle(session, name, worktree)
-        tree = store.worktrees.get(name, worktree)
-        record = refuse_unreachable(session, tree)
+    with session.hold(target, create=True) as held:
+        commit = session.store.resolve_commit(parse_ref(onto))
+        record, tree, kept = held.reachable_mount(), held.worktree, None
         mountpoint = record.mountpoint if record is not None else None
-        done = Switched(str(tree), tree.base_commit, found.commit, mountpoint, None)
-        if found.commit == tree.base_commit == tree.commit:
-            return done
-        job = _Rebasing(session, tree, found.commit, onto, prefer)
+        if commit == tree.base_commit == tree.commit:
+            return Switched(str(held), tree.base_commit, commit, mountpoint)
+        job = _Rebasing(session, held, commit, onto, prefer)
         if dry_run or mountpoint is not None:
             job.look()  # a conflict is told before a mounted worktree is disturbed
         if not dry_run:
             why = f"rebase onto {onto}"
-            done = replace_worktree(session, tree, found.commit, job.carry, why, discard=discard, force=force)
-    return replace(done, conflicts=job.conflicts)
+            kept = held.replace(commit, why, build_upper=job.carry, discard=discard, force=force)
+    return Switched(str(held), tree.base_commit, commit, mountpoint, kept, job.conflicts)
 
 
 class _Rebasing:
-    """One rebase of the worktree ``tree``, whose lock is held, onto ``commit``, which the user called ``onto``."""
+    """One rebase of the worktree in the hand onto ``commit``, which the user called ``onto``."""
 
-    def __init__(self, session: Session, tree: Worktree, commit: str, onto: str, prefer: Prefer | None) -> None:
-        self._session = session
+    def __init__(self, session: Session, held: Held, commit: str, onto: str, prefer: Prefer | None) -> None:
+        tree = held.worktree
+        self._store = session.store
+        self._held = held
         self._tree = tree
         self._commit = commit
         self._onto = onto
         self._prefer = prefer
-        self._ground = Ancestry(session.store).ground(tree.commit, tree.forked_from, commit)
-        self._base = session.store.commits.tree(tree.base_commit)
-        self._new = session.store.commits.tree(commit)
+        self._ground = Ancestry(self._store).ground(tree.commit, tree.forked_from, commit)
+        self._base = self._store.commits.tree(tree.base_commit)
+        self._new = self._store.commits.tree(commit)
         self.conflicts: list[bytes] = []
 
     def look(self) -> None:
         """Find the conflicts, and raise them. Nothing is stored."""
-        from stratum.ingest.worktree import hash_upperdir
-
-        store = self._session.store
-        self._merge(hash_upperdir(store.objects, self._base, self._tree.upperdir, lambda warning: None))
+        self._merge(self._held.shown(base=self._base))
 
     def carry(self, tx: Transaction) -> Path:
         """The upperdir that shows the worktree's own changes over the new base."""
@@ -110,8 +102,8 @@ class _Rebasing:
         from stratum.tree.merge import make_layer
         from stratum.tree.upperform import upper_form
 
-        store = self._session.store
-        merged = self._merge(store_worktree(self._session, tx, self._tree, self._base))
+        store = self._store
+        merged = self._merge(self._held.shown(tx, self._base))
         upperdir = store.worktrees.new_upperdir(tx, self._commit)
         tx.publish_objects()
         restore(store.objects, upper_form(make_layer(self._new, merged)), upperdir)
@@ -123,7 +115,7 @@ class _Rebasing:
         from stratum.tree.merge import rebase as rebase_trees
 
         known = {self._tree.base_commit: self._base, self._commit: self._new}
-        open_tree = self._session.store.commits.tree
+        open_tree = self._store.commits.tree
         ground = common_ground([known.get(commit) or open_tree(commit) for commit in self._ground.commits])
         rebased = rebase_trees(ground, shown, self._new, theirs=self._prefer == "theirs")
         if rebased.conflicts and self._prefer is None:

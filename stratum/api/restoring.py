@@ -9,10 +9,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from stratum.api.history import ref_or_mountpoint
-from stratum.api.inuse import in_use
+from stratum.api.held import Held
+from stratum.api.naming import ref_or_mountpoint
 from stratum.api.session import Session
-from stratum.api.settling import settle, store_worktree
 from stratum.errors import ConflictError, NotFoundError, StratumError, UsageError, os_error_text
 from stratum.refs import Ref, parse_ref
 from stratum.tree.model import Directory, Inode, lookup
@@ -55,7 +54,7 @@ def restore(
         if target is None:
             assert to is not None
             return _to_directory(session, found, to, force, devices, setuid)
-        return _to_worktree(session, found, *target)
+        return _to_worktree(session, found, target)
 
 
 def _source_tree(session: Session, source: str, locks: ExitStack) -> Directory:
@@ -66,14 +65,10 @@ def _source_tree(session: Session, source: str, locks: ExitStack) -> Directory:
     store, ref = session.store, ref_or_mountpoint(session, source)
     if ref.worktree is None:
         return store.commits.open_tree(store.resolve_commit(ref))
-    store.worktrees.get(ref.name, ref.worktree)  # or its NotFoundError, before a lock is made for it
     locks.enter_context(store.locks.store())
-    with store.worktrees.lock(ref.name, ref.worktree):
-        settle(session, ref.name, ref.worktree)
-        tree = store.worktrees.get(ref.name, ref.worktree)
-        with store.begin(f"restoring from {tree}") as tx:
-            root = store_worktree(session, tx, tree, store.commits.open_tree(tree.base_commit))
-            tx.publish_objects()
+    with session.hold(ref) as held, store.begin(f"restoring from {held}") as tx:
+        root = held.shown(tx)
+        tx.publish_objects()
     return root
 
 
@@ -88,8 +83,8 @@ def _find(tree: Directory, path: str, source: str) -> tuple[str, Inode]:
     return os.fsdecode(b"/".join(names)), inode
 
 
-def _worktree_target(session: Session, to: str | None) -> tuple[str, str] | None:
-    """(name, worktree) where that is the target; None for a directory."""
+def _worktree_target(session: Session, to: str | None) -> Ref | None:
+    """The worktree that is the target; None for a directory."""
     if to is None:
         ref = ref_or_mountpoint(session, ".")
     elif "+" in to and "/" not in to and not os.path.isdir(to):
@@ -98,8 +93,8 @@ def _worktree_target(session: Session, to: str | None) -> tuple[str, str] | None
         return None
     if ref.worktree is None:
         raise UsageError("what is mounted here is read-only", hint="give --to DIRECTORY or --to NAME+WORKTREE")
-    session.store.worktrees.get(ref.name, ref.worktree)
-    return ref.name, ref.worktree
+    session.store.worktrees.check(ref.name, ref.worktree)
+    return ref
 
 
 def _to_directory(
@@ -136,22 +131,16 @@ def _opened(path: str) -> Iterator[int]:
         os.close(fd)
 
 
-def _to_worktree(session: Session, found: list[tuple[str, Inode]], name: str, worktree: str) -> Restored:
+def _to_worktree(session: Session, found: list[tuple[str, Inode]], ref: Ref) -> Restored:
     from stratum.ingest.restore import Rules, restore_below
     from stratum.sys.syscalls import statx_mount_id
 
-    store = session.store
-    ref = str(Ref(name, worktree=worktree))
     places = [path or "/" for path, _ in found]
-    with store.worktrees.lock(name, worktree):
-        settle(session, name, worktree)
-        user = in_use(session, name, worktree)
-        record = user.record if user is not None else None
-        if user is None:
-            _write_unmounted(session, found, name, worktree)
-            return Restored(places, ref)
-        if record is None or not user.reachable:
-            raise user.error()
+    with session.hold(ref) as held:
+        record = held.reachable_mount()
+        if record is None:
+            _write_unmounted(session, found, held)
+            return Restored(places, str(held))
         if record.holder.kind != "host":
             raise UsageError(
                 f"{ref} is mounted in {record.holder.describe()}",
@@ -167,25 +156,24 @@ def _to_worktree(session: Session, found: list[tuple[str, Inode]], name: str, wo
                 )
             for path, inode in found:
                 rules = Rules(overwrite=True)
-                warnings += restore_below(store.objects, inode, root, mountpoint, os.fsencode(path), rules)
-        return Restored(places, ref, warnings)
+                warnings += restore_below(session.store.objects, inode, root, mountpoint, os.fsencode(path), rules)
+        return Restored(places, str(held), warnings)
 
 
-def _write_unmounted(session: Session, found: list[tuple[str, Inode]], name: str, worktree: str) -> None:
+def _write_unmounted(session: Session, found: list[tuple[str, Inode]], held: Held) -> None:
     """Give the worktree an upperdir that shows the restored inodes too."""
     from stratum.ingest.restore import restore as write
     from stratum.tree.merge import make_layer
     from stratum.tree.upperform import upper_form
 
-    store = session.store
-    tree = store.worktrees.get(name, worktree)
-    base = store.commits.tree(tree.base_commit)
-    with store.begin(f"restoring into {tree}") as tx:
-        merged = _merged(found, store_worktree(session, tx, tree, base))
+    store, base_commit = session.store, held.worktree.base_commit
+    base = store.commits.tree(base_commit)
+    with store.begin(f"restoring into {held}") as tx:
+        merged = _merged(found, held.shown(tx, base))
         tx.publish_objects()
-        upperdir = store.worktrees.new_upperdir(tx, tree.base_commit)
+        upperdir = store.worktrees.new_upperdir(tx, base_commit)
         write(store.objects, upper_form(make_layer(base, merged)), upperdir)
-        store.worktrees.renew(tx, name, worktree, base_commit=tree.base_commit, head=tree.head, upperdir=upperdir)
+        held.write_upperdir(tx, upperdir)
 
 
 def _merged(found: list[tuple[str, Inode]], shown: Directory) -> Directory:

@@ -1,50 +1,29 @@
-"""A session: the settings in force, the store and the mount state they lead to."""
+"""A session: what a verb works in, and how it takes a worktree in the hand."""
 
 from __future__ import annotations
 
 import functools
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stratum.api.workplace import Workplace
+
 if TYPE_CHECKING:
-    from datetime import datetime
-
+    from stratum.api.held import Held
     from stratum.config import Config
-    from stratum.mount.state import State
     from stratum.oci.access import Access
-    from stratum.store import Store
+    from stratum.refs import Ref
 
 
-class Session:
-    """What a verb works in. The store and the state are opened when they are first asked for."""
+class Session(Workplace):
+    """What a verb works in. Threads may share one."""
 
     def __init__(self, config: Config) -> None:
-        self.config = config
-        self._store: Store | None = None
-
-    @property
-    def store(self) -> Store:
-        """The store, which must exist (``NotFoundError`` otherwise)."""
-        if self._store is None:
-            from stratum.store import Store
-
-            self._store = Store.open(self.config.store)
-        return self._store
-
-    def create_store(self) -> Store:
-        """The store, made first where there is none: for verbs that bring content in."""
-        if self._store is None:
-            from stratum.store import Store
-
-            self._store = Store.open_or_create(self.config.store)
-        return self._store
-
-    @functools.cached_property
-    def state(self) -> State:
-        """The record of what is mounted."""
-        from stratum.mount.state import State
-
-        return State(self.config.runtime_dir)
+        super().__init__(config)
+        self._thread = threading.local()
 
     def access(self, *, plain_http: bool = False, ca_file: str | None = None) -> Access:
         """How registries are reached by the settings, the environment they came with, and a verb's options."""
@@ -63,8 +42,29 @@ class Session:
             token_realms=config.token_realms,
         )
 
-    def now(self) -> datetime:
-        """The time that commits made now carry."""
-        from stratum.store.clock import commit_time
+    @contextmanager
+    def hold(self, target: str | Ref, *, create: bool = False, timeout: float | None = None) -> Iterator[Held]:
+        """Take a worktree in the hand for the block: found, locked, with nothing half done.
 
-        return commit_time(self.config.environment)
+        ``target`` is a ref (NAME alone is ``main``) or, as text, also a path at or below a mount of the worktree.
+        ``create`` makes a missing ``main`` from ``latest``. What a killed live switch left is finished first. Within a
+        block, the same thread gets the same ``Held`` again.
+
+        Raises ``NotFoundError`` where there is no such worktree, ``UsageError`` for what is none, ``BusyError`` where
+        its lock is not to be had in ``timeout`` seconds, and what finishing a switch raises.
+        """
+        from stratum.api.held import taken
+        from stratum.api.naming import ref_or_mountpoint
+
+        ref = ref_or_mountpoint(self, target) if isinstance(target, str) else target
+        worktree = self.store.resolve_worktree(ref, create=create)
+        in_hand: dict[tuple[str, str], Held] = self._thread.__dict__.setdefault("in_hand", {})
+        if worktree in in_hand:
+            yield in_hand[worktree]
+            return
+        with taken(self, *worktree, timeout=timeout) as held:
+            in_hand[worktree] = held
+            try:
+                yield held
+            finally:
+                del in_hand[worktree]

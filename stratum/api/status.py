@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from stratum.api.bootmounts import at_boot
 from stratum.api.failures import failure_of
-from stratum.api.history import ref_or_mountpoint
 from stratum.api.inuse import without_record
 from stratum.api.leases import holder_words
+from stratum.api.naming import ref_or_mountpoint
 from stratum.api.session import Session
 from stratum.api.uncommitted import Changes, Counts, OpenTree, count_changes
 from stratum.errors import DamagedError, NotFoundError, StratumError, UnsupportedError
@@ -85,8 +85,7 @@ def status(session: Session, target: str | None = None) -> list[StratumStatus]:
         store.namespaces.check(ref.name)
         names = [ref.name]
         if not ref.bare:
-            found = store.resolve_worktree(ref, create=False) if ref.tag is None else None
-            only = found.worktree if found is not None else None
+            only = store.resolve_worktree(ref, create=False)[1] if ref.tag is None else None
     strata = []
     for name in names:
         try:

@@ -12,6 +12,7 @@ from stratum.errors import UsageError
 from stratum.frozen import field, frozen
 from stratum.refs import Ref, check_name, parse_ref
 from stratum.store.pins import pinned_error
+from stratum.store.resolve import ResolvedTag
 
 if TYPE_CHECKING:
     from stratum.store import Store
@@ -39,7 +40,7 @@ def tag(session: Session, source: str, new: str, *, move: bool = False, force: b
     ref = parse_ref(source)
     found = store.resolve(ref)
     commit = found.commit
-    old_tag = (found.name, found.tag) if found.name is not None and found.tag is not None else None
+    old_tag = (found.name, found.tag) if isinstance(found, ResolvedTag) else None
     if move and old_tag is None:
         raise UsageError(f"--move renames a tag, and {source} is {found}")
     name, new_tag = _target(session, ref, new, commit)
@@ -70,7 +71,7 @@ def pin(session: Session, text: str, *, on: bool = True) -> tuple[str, bool]:
         if ref.tag in pins.tags or ref.tag in pins.commits:  # also where the tag or commit itself is not there any more
             return f"{ref.name}:{ref.tag}", store.tags.pin(ref.name, tags={ref.tag}, commits={ref.tag}, on=False)
     found = store.resolve(ref)
-    if found.name is not None and found.tag is not None:
+    if isinstance(found, ResolvedTag):
         return str(found), store.tags.pin(found.name, tags={found.tag}, on=on)
     name = found.name if found.name is not None else _owner(session, found.commit, f"NAME:{text}")
     return f"{name}:{found.commit}", store.tags.pin(name, commits={found.commit}, on=on)
@@ -219,13 +220,13 @@ def _remove(session: Session, plan: Removal, discard: bool, force: bool) -> list
         store.tags.remove(ref.name, ref.tag, why="remove", unpin=force)
         return []
     if ref.worktree is not None:
-        kept = [remove_worktree(session, ref.name, ref.worktree, discard=discard)]
+        kept = [remove_worktree(session, ref, discard=discard)]
     else:
         # Held throughout, so that nobody makes and mounts another worktree before the stratum goes.
         with store.locks.store(exclusive=True):
             if not force:
                 _refuse_pinned(store, ref.name)
             names = store.worktrees.names(ref.name)
-            kept = [remove_worktree(session, ref.name, worktree, discard=discard) for worktree in names]
+            kept = [remove_worktree(session, Ref(ref.name, worktree=name), discard=discard) for name in names]
             store.namespaces.remove(ref.name)
     return [commit for commit in kept if commit is not None]

@@ -84,12 +84,12 @@ def uncommitted_main(session: Session, ref: Ref) -> Worktree | None:
     NAME alone. None for any other ref, and where it cannot be told: that must not keep a verb from its work."""
     if not ref.bare:
         return None
-    from stratum.store.resolve import of_name
+    from stratum.store.resolve import ResolvedWorktree, of_name
 
     store = session.store
     try:
         found = of_name(store, ref)
-        if found.name is None or found.worktree is None:
+        if not isinstance(found, ResolvedWorktree):
             return None
         tree = store.worktrees.get(found.name, found.worktree)
         uncommitted = count_changes(store, tree, store.commits.open_tree, at_a_glance=True).uncommitted

@@ -8,13 +8,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from stratum.api.beginning import Beginning
-from stratum.api.inuse import in_use
 from stratum.api.leases import release
 from stratum.api.session import Session
 from stratum.errors import ExistsError, StratumError
 from stratum.refs import DEFAULT_TAG, DEFAULT_WORKTREE, Ref
 
 if TYPE_CHECKING:
+    from stratum.api.held import Held
     from stratum.store.transaction import Transaction
     from stratum.store.worktrees import Worktree
     from stratum.tree.model import Directory
@@ -74,17 +74,16 @@ def _empty_tree() -> Directory:
     return Directory(stat.S_IFDIR | 0o755, 0, 0, 0)
 
 
-def catch_up(session: Session, name: str, worktree: str) -> StratumError | None:
+def catch_up(session: Session, held: Held) -> StratumError | None:
     """Work off the lease of an earlier holder whose stop was missed; the error where that failed.
 
-    The caller holds the worktree's lock. It may be mounted all the same: its work lies in the upperdir, and goes into
+    The worktree may be mounted all the same: its work lies in the upperdir, and goes into
     the next commit.
     """
-    lease = session.store.worktrees.lease(name, worktree)
-    if lease is None or in_use(session, name, worktree) is not None:
+    if held.lease is None or held.user() is not None:
         return None
     try:
-        release(session, name, worktree, lease.container)
+        release(session, held.stratum, held.name, held.lease.container)
     except StratumError as exc:
         return exc
     return None

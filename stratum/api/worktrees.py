@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from stratum.api.inuse import refuse_in_use
 from stratum.api.session import Session
-from stratum.api.settling import settle
 from stratum.errors import UsageError
 from stratum.frozen import field, frozen
 from stratum.refs import Ref, check_name, parse_ref
@@ -92,63 +91,38 @@ def remove(session: Session, text: str, *, discard: bool = False, dry_run: bool 
     ref = parse_ref(text)
     if ref.bare:
         raise UsageError(f"{text} names no worktree", hint=f"write {text}+WORKTREE")
-    found = session.store.resolve_worktree(ref, create=False)
-    assert found.name is not None
-    assert found.worktree is not None
-    refuse_in_use(session, found.name, found.worktree)
+    name, worktree = session.store.resolve_worktree(ref, create=False)
+    ref = Ref(name, worktree=worktree)
+    refuse_in_use(session, name, worktree)
     if dry_run:
-        return RemovedWorktree(str(found), None)
+        return RemovedWorktree(str(ref), None)
     from stratum.api.bootmounts import forget_removed
 
-    kept = remove_worktree(session, found.name, found.worktree, discard=discard)
-    return RemovedWorktree(str(found), kept, forget_removed(session, Ref(found.name, worktree=found.worktree)))
+    return RemovedWorktree(str(ref), remove_worktree(session, ref, discard=discard), forget_removed(session, ref))
 
 
-def remove_worktree(session: Session, name: str, worktree: str, *, discard: bool = False) -> str | None:
-    """Remove an unmounted worktree; the commit that its uncommitted work was kept as, or None where there was none.
+def remove_worktree(session: Session, ref: Ref, *, discard: bool = False) -> str | None:
+    """Remove the worktree ``ref``; the commit that its uncommitted work was kept as, or None where there was none.
 
     Raises ``BusyError`` where it is mounted, ``NoSpaceError`` where there is such work and no room for its commit.
     ``discard`` throws the work away.
     """
     from stratum.store.layout import NoSpaceError
-
-    store = session.store
-    with store.worktrees.lock(name, worktree):
-        refuse_in_use(session, name, worktree)
-        settle(session, name, worktree)
-        kept = None
-        try:
-            if not discard:
-                kept = keep_uncommitted(session, name, worktree, why="kept before removal")
-        except NoSpaceError as exc:
-            if _has_uncommitted(session, name, worktree):
-                raise NoSpaceError(
-                    f"{name}+{worktree} has uncommitted changes, which cannot be kept: {exc.message}",
-                    hint="free some space on the store's file system, or remove it without its changes: --discard",
-                ) from None
-        store.worktrees.remove(name, worktree, why="removed" + (f", its changes kept as {kept}" if kept else ""))
-    return kept
-
-
-def keep_uncommitted(session: Session, name: str, worktree: str, *, why: str) -> str | None:
-    """Commit what a worktree holds beyond its last commit, untagged; the commit, or None where there is nothing.
-
-    The reflog names it. The caller holds the worktree's lock.
-    """
-    from stratum.api.commits import commit_worktree
-
-    done = commit_worktree(session, name, worktree, why=why, fast_forward=False)
-    return done.commit if done.changed else None
-
-
-def _has_uncommitted(session: Session, name: str, worktree: str) -> bool:
-    """Whether a worktree holds more than its last commit, found out without writing anything. Its lock is held."""
-    from stratum.ingest.worktree import hash_upperdir
     from stratum.tree.digest import metadata_hash
     from stratum.tree.dump import write_dump
 
-    store = session.store
-    tree = store.worktrees.get(name, worktree)
-    base = store.commits.open_tree(tree.base_commit)
-    shown = hash_upperdir(store.objects, base, tree.upperdir, lambda warning: None)
-    return metadata_hash(write_dump(shown)) != tree.commit
+    with session.hold(ref) as held:
+        held.refuse_in_use()
+        kept = None
+        try:
+            if not discard:
+                kept = held.keep("kept before removal")
+        except NoSpaceError as exc:
+            if metadata_hash(write_dump(held.shown())) != held.worktree.commit:
+                raise NoSpaceError(
+                    f"{held} has uncommitted changes, which cannot be kept: {exc.message}",
+                    hint="free some space on the store's file system, or remove it without its changes: --discard",
+                ) from None
+        why = "removed" + (f", its changes kept as {kept}" if kept else "")
+        session.store.worktrees.remove(held.stratum, held.name, why=why)
+    return kept

@@ -152,9 +152,8 @@ def commit(app: App, target: str, tag: str | None, force: bool, no_pause: bool, 
     be paused, nothing is committed. What is mounted on the host is not held still: files that programs change meanwhile
     may be of different moments. A TAG that exists is an error unless --force moves it.
     """
-    from stratum.api.commits import commit_target
-
-    done = commit_target(app.session, target, tag, force=force, message=message, pause=not no_pause)
+    with app.session.hold(target, create=True) as held:
+        done = held.commit(tag=tag, force=force, message=message, pause=not no_pause)
     for warning in done.warnings:
         app.out.warn(warning)
     if app.out.json:

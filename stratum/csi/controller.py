@@ -25,6 +25,7 @@ from stratum.csi.provisioning import Wanted
 from stratum.csi.records import SnapshotRecord, VolumeRecord
 from stratum.csi.sources import FROM_CLASS, FROM_LIST, FROM_SNAPSHOT_CLASS, Asker
 from stratum.csi.usage import free_space
+from stratum.store.resolve import ResolvedWorktree
 
 NAME_MAX = 128
 
@@ -88,7 +89,7 @@ class Controller:
         found = provisioning.find_volume(self._driver, request.volume_id)
         for capability in request.volume_capabilities:
             reason = check_capability(capability)
-            if reason is None and found.worktree is None and not is_reader(capability):
+            if reason is None and not isinstance(found, ResolvedWorktree) and not is_reader(capability):
                 reason = f"{found} is not a worktree: it can only be read"
             if reason is not None:
                 return csi.ValidateVolumeCapabilitiesResponse(message=reason)

@@ -14,7 +14,6 @@ import contextlib
 import hashlib
 import logging
 
-from stratum.api.commits import commit_worktree
 from stratum.api.tagtemplate import render_tag
 from stratum.csi import csi_pb2 as csi
 from stratum.csi.attributes import POD_NAME, POD_NAMESPACE, POD_UID, mount_attributes, volume_attributes
@@ -112,7 +111,8 @@ def finish(driver: Driver, volume_id: str, caller: Caller) -> bool:
 
 def _commit(driver: Driver, record: VolumeRecord) -> None:
     store, why = driver.session.store, f"inline volume of pod {record.name}"[:200]
-    commit = commit_worktree(driver.session, record.stratum, record.key, why=why).commit
+    with driver.session.hold(Ref(record.stratum, worktree=record.key)) as held:
+        commit = held.commit(why=why).commit
     if "tag" not in record.attributes:
         return
     try:

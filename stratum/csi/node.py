@@ -24,7 +24,7 @@ from stratum.csi.publishing import keep_promise, promise_commit, volume_for_node
 from stratum.csi.sources import FROM_PUBLISH, FROM_STAGE, Asker
 from stratum.csi.usage import free_space, upperdir_usage
 from stratum.refs import parse_ref
-from stratum.store.resolve import Resolved
+from stratum.store.resolve import Resolved, ResolvedWorktree
 from stratum.sys import mountinfo
 from stratum.sys.mountapi import MOUNT_ATTR_RDONLY
 
@@ -78,7 +78,7 @@ class Node:
         namespace = request.volume_context.get(POD_NAMESPACE, "")
         asker = Asker(caller, dict(request.secrets), namespace, named_in)
         found = volume_for_node(self._driver, volume_id, attributes, asker)
-        mounts.stage(self._driver, volume_id, str(found) if found.worktree else _fixed(found), staging)
+        mounts.stage(self._driver, volume_id, _mounted_as(found), staging)
         return found
 
     def NodeUnstageVolume(self, request: csi.NodeUnstageVolumeRequest, caller: Caller) -> csi.NodeUnstageVolumeResponse:
@@ -110,7 +110,7 @@ class Node:
         staging = self._place(request.staging_target_path, "staging_target_path")
         # Staged already, unless the node went down since and the kubelet does not know.
         found = self._stage(volume_id, attributes, request, staging, caller)
-        read_only = attributes.read_only or request.readonly or found.worktree is None
+        read_only = attributes.read_only or request.readonly or not isinstance(found, ResolvedWorktree)
         flags = mount_attributes(request.volume_capability, read_only=read_only)
         entry = mounts.shown_at(self._driver, target.path, volume_id)
         if entry is not None:
@@ -120,7 +120,7 @@ class Node:
             others = mounts.targets(self._driver, volume_id)
             if others:
                 raise precondition(f"{volume_id} is for one pod only and is published at {others[0]}")
-        if attributes.commit and not flags & MOUNT_ATTR_RDONLY:
+        if attributes.commit and not flags & MOUNT_ATTR_RDONLY and isinstance(found, ResolvedWorktree):
             promise_commit(self._driver, volume_id, found, attributes.tag)
         mounts.bind(staging, target, flags)
 
@@ -172,8 +172,10 @@ class Node:
         return place(self._driver.options.kubelet_dir, path, what)
 
 
-def _fixed(found: Resolved) -> str:
-    """The commit of a tag, by hash, so that the mount is the same when the tag moves."""
+def _mounted_as(found: Resolved) -> str:
+    """A worktree, or the commit of a tag by hash, so that the mount is the same when the tag moves."""
+    if isinstance(found, ResolvedWorktree):
+        return str(found)
     return f"{found.name}:{found.commit}" if found.name is not None else found.commit
 
 

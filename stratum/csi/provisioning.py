@@ -5,7 +5,6 @@ from __future__ import annotations
 import stat
 from dataclasses import dataclass
 
-from stratum.api.commits import commit_worktree
 from stratum.api.worktrees import remove_worktree
 from stratum.csi import elsewhere
 from stratum.csi.attributes import Attributes
@@ -16,7 +15,7 @@ from stratum.csi.records import SnapshotRecord, VolumeRecord, key_for
 from stratum.csi.sources import Asker, Origin, fetch
 from stratum.errors import BusyError, ExistsError, NotFoundError, UsageError
 from stratum.refs import Ref, parse_ref
-from stratum.store.resolve import Resolved
+from stratum.store.resolve import Resolved, ResolvedWorktree
 from stratum.tree.model import Directory
 
 
@@ -124,10 +123,10 @@ def _from_volume(driver: Driver, volume_id: str) -> Origin:
     resolved = find_volume(driver, volume_id)
     if resolved.name is None:
         raise precondition(f"{volume_id} is a commit without a stratum; it cannot be cloned")
-    if resolved.worktree is None:
+    if not isinstance(resolved, ResolvedWorktree):
         return Origin(resolved.name, resolved.commit)
-    done = commit_worktree(driver.session, resolved.name, resolved.worktree, why="cloned by Kubernetes")
-    return Origin(resolved.name, done.commit)
+    with driver.session.hold(resolved.ref) as held:
+        return Origin(resolved.name, held.commit(why="cloned by Kubernetes").commit)
 
 
 def _empty_commit(driver: Driver) -> str:
@@ -210,7 +209,7 @@ def remove_recorded(driver: Driver, record: VolumeRecord) -> None:
     """Remove a volume's worktree and its record."""
     if exists(driver, record):
         try:
-            remove_worktree(driver.session, record.stratum, record.key, discard=True)
+            remove_worktree(driver.session, Ref(record.stratum, worktree=record.key), discard=True)
         except BusyError as exc:
             raise precondition(exc.message, hint=exc.hint) from None
     driver.volumes.remove(record.key)

@@ -17,7 +17,7 @@ from stratum.errors import ExistsError, StratumError, UsageError
 from stratum.oci.target import Target
 from stratum.refs import DEFAULT_WORKTREE, Ref, is_hash, parse_ref
 from stratum.store.clock import rfc3339, utc_now
-from stratum.store.resolve import Resolved
+from stratum.store.resolve import Resolved, ResolvedWorktree
 from stratum.store.worktrees import Lease
 
 MAX_ERROR = 500
@@ -66,21 +66,19 @@ def lease_holder(volume_id: str) -> str:
     return KUBERNETES_HOLDER + volume_id
 
 
-def promise_commit(driver: Driver, volume_id: str, found: Resolved, tag: str | None) -> None:
+def promise_commit(driver: Driver, volume_id: str, found: ResolvedWorktree, tag: str | None) -> None:
     """Note in the worktree's lease that it is committed when it is published no more, also after a reboot.
 
     What an earlier holder's lease asks for is done first.
     """
-    assert found.name is not None
-    assert found.worktree is not None
-    worktrees, holder = driver.session.store.worktrees, lease_holder(volume_id)
-    with worktrees.lock(found.name, found.worktree):
-        lease = worktrees.lease(found.name, found.worktree)
+    holder = lease_holder(volume_id)
+    with driver.session.hold(found.ref) as held:
+        lease = held.lease
         error = lease.last_error if lease is not None else None
         if lease is not None and lease.container != holder:
             error = _release(driver, found.name, found.worktree, lease.container)
         if lease is None or lease.container != holder or lease.tag_template != tag:
-            worktrees.set_lease(found.name, found.worktree, Lease(holder, rfc3339(utc_now()), True, tag, error))
+            held.set_lease(Lease(holder, rfc3339(utc_now()), True, tag, error))
 
 
 def _release(driver: Driver, name: str, worktree: str, holder: str) -> str | None:
@@ -110,9 +108,9 @@ def keep_promise(driver: Driver, volume_id: str, caller: Caller) -> None:
         if exc.code == Code.NOT_FOUND:
             return
         raise
-    name, worktree = found.name, found.worktree
-    if name is None or worktree is None:
+    if not isinstance(found, ResolvedWorktree):
         return
+    name, worktree = found.name, found.worktree
     holder = lease_holder(volume_id)
     lease = driver.session.store.worktrees.lease(name, worktree)
     if lease is not None and lease.container == holder:

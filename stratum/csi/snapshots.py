@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from stratum.api.commits import commit_worktree
 from stratum.csi import elsewhere
 from stratum.csi.driver import Driver
 from stratum.csi.elsewhere import COMMIT_DIGITS
@@ -17,6 +16,7 @@ from stratum.csi.jobs import PUSHING, Task
 from stratum.csi.provisioning import find_snapshot, find_volume, volume_record
 from stratum.csi.records import SnapshotRecord, key_for
 from stratum.csi.sources import Asker, push
+from stratum.store.resolve import ResolvedWorktree
 
 PUSH_PATIENCE = 1.0
 """Seconds that a call waits for the push: most are over by then, for the others ready_to_use says it."""
@@ -55,8 +55,9 @@ def _take(driver: Driver, key: str, name: str, volume_id: str, registry: str | N
     if source.name is None:
         raise precondition(f"{volume_id} is a commit without a stratum; it needs no snapshot")
     commit = source.commit
-    if source.worktree is not None:
-        commit = commit_worktree(driver.session, source.name, source.worktree, why=f"snapshot {name}"[:200]).commit
+    if isinstance(source, ResolvedWorktree):
+        with driver.session.hold(source.ref) as held:
+            commit = held.commit(why=f"snapshot {name}"[:200]).commit
     volume = volume_record(driver, volume_id)
     size = driver.session.store.commits.meta(commit).total_size
     target = f"{registry}:{key}-{commit[:COMMIT_DIGITS]}" if registry is not None else ""

@@ -32,6 +32,7 @@ from stratum.oci.credentials import find_in
 from stratum.oci.target import Target, parse_target
 from stratum.oci.tls import system_authorities
 from stratum.refs import DEFAULT_TAG, Ref, check_name
+from stratum.store.resolve import ResolvedTag
 
 _DOCKER_CONFIG = ".dockerconfigjson"
 _PROCESS_KEY = os.urandom(32)
@@ -217,7 +218,7 @@ def _inline_tag(driver: Driver, ref: Ref) -> Origin:
     if ref.tag is not None:
         return Origin(name, store.tags.get(name, ref.tag))
     found = store.resolve(ref)
-    if found.kind != "tag":
+    if not isinstance(found, ResolvedTag):
         raise invalid(
             f"source {ref}: {found} is no tag, and of what is on the node an inline volume can have tags only",
             hint=f"write {name}:{DEFAULT_TAG}, or another tag",

@@ -9,18 +9,16 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stratum.api.inuse import refuse_in_use
+from stratum.api.held import Held
 from stratum.api.session import Session
-from stratum.api.settling import settle
 from stratum.api.volumes import Fill, catch_up, ensure_worktree
 from stratum.errors import StratumError, UnsupportedError, os_error_text
-from stratum.frozen import frozen
+from stratum.frozen import frozen, replace
 from stratum.hook.attach import Attachment, attach_all
 from stratum.hook.ocistate import Bundle, ContainerState
 from stratum.mount.container import ContainerProcess
 from stratum.mount.plan import MountPlan
 from stratum.mount.state import Holder, Record
-from stratum.refs import DEFAULT_WORKTREE, Ref
 from stratum.store import Lease
 from stratum.store.clock import rfc3339, utc_now
 from stratum.store.trash import remove_tree
@@ -68,14 +66,17 @@ class ContainerVolumes:
         if volume.ref.worktree is not None:
             fill = self._image_at(volume.destination, process) if volume.copy_up else None
             tree = ensure_worktree(self._session, volume.ref, volume.beginning, why="made for a container", fill=fill)
-            with self._session.store.worktrees.lock(tree.name, tree.worktree):
-                return self._prepare_worktree(volume, tree.ref, process, opened, undo)
+            with self._session.hold(tree.ref) as held:
+                return self._prepare_worktree(volume, held, process, opened, undo)
         # Locked until the commit is on record as mounted, so that no garbage collection takes it away meanwhile.
         with self._session.store.locks.store():
             found = self._session.store.resolve(volume.ref)
             record = self._claim(volume, found.as_commit, found.commit, process, undo)
-        upper = self._scratch(volume, found.commit, undo) if volume.scratch else None
-        return self._build(volume, record, found.commit, upper, process, opened)
+        plan = MountPlan(self._session.store.ensure_image(found.commit), self._session.store.objects.layers)
+        if volume.scratch:
+            upper = self._scratch(volume, found.commit, undo)
+            plan = replace(plan, upperdir=upper / "upperdir", workdir=upper / "workdir")
+        return self._build(volume, record, plan, process, opened)
 
     def _image_at(self, destination: str, process: ContainerProcess) -> Fill:
         """What brings the content of the image to a new worktree."""
@@ -89,27 +90,23 @@ class ContainerVolumes:
         return fill
 
     def _prepare_worktree(
-        self, volume: Volume, ref: Ref, process: ContainerProcess, opened: ExitStack, undo: ExitStack
+        self, volume: Volume, held: Held, process: ContainerProcess, opened: ExitStack, undo: ExitStack
     ) -> _Mounted:
-        """The worktree's lock is held, so that nobody commits, moves or mounts it meanwhile."""
-        name, worktree = ref.name, ref.worktree or DEFAULT_WORKTREE
-        worktrees = self._session.store.worktrees
-        settle(self._session, name, worktree)
-        failure = catch_up(self._session, name, worktree)
+        failure = catch_up(self._session, held)
         if failure is not None:
-            self.warnings.append(f"what the last holder of {ref} left was not committed: {failure.message}")
+            self.warnings.append(f"what the last holder of {held} left was not committed: {failure.message}")
         last_error = failure.message[:MAX_ERROR] if failure is not None else None
-        refuse_in_use(self._session, name, worktree)
-        tree = worktrees.get(name, worktree)
-        record = self._claim(volume, str(ref), tree.base_commit, process, undo)
+        held.refuse_in_use()
+        record = self._claim(volume, str(held), held.worktree.base_commit, process, undo)
         # Also where there is nothing to commit at the end: as long as it runs, the lease keeps the worktree.
         holder = Process(process.pid, process.start_time, record.pid_namespace or "", record.boot or "")
         lease = Lease(self._state.id, rfc3339(utc_now()), volume.commit, volume.tag, last_error, holder)
         # A store that can only be read has none, and nobody who could take the worktree.
         with contextlib.suppress(*((UnsupportedError,) if volume.read_only else ())):
-            worktrees.set_lease(name, worktree, lease)
-        _on_failure(undo, lambda: worktrees.clear_lease(name, worktree))
-        return self._build(volume, record, tree.base_commit, tree.directory, process, opened)
+            held.set_lease(lease)
+        worktrees = self._session.store.worktrees  # the lock is not held any more then
+        _on_failure(undo, lambda: worktrees.clear_lease(held.stratum, held.name))
+        return self._build(volume, record, held.plan(), process, opened)
 
     def _claim(self, volume: Volume, ref: str, commit: str, process: ContainerProcess, undo: ExitStack) -> Record:
         state = self._session.state
@@ -125,25 +122,10 @@ class ContainerVolumes:
         return record
 
     def _build(
-        self,
-        volume: Volume,
-        record: Record,
-        commit: str,
-        upper: Path | None,
-        process: ContainerProcess,
-        opened: ExitStack,
+        self, volume: Volume, record: Record, plan: MountPlan, process: ContainerProcess, opened: ExitStack
     ) -> _Mounted:
-        store = self._session.store
-        plan = MountPlan(
-            image=store.ensure_image(commit),
-            data=store.objects.layers,
-            upperdir=upper / "upperdir" if upper is not None else None,
-            workdir=upper / "workdir" if upper is not None else None,
-            read_only=volume.read_only,
-            source=record.source,
-            context=self._bundle.mount_label,
-        )
-        mount = process.build(plan)
+        label = self._bundle.mount_label
+        mount = process.build(replace(plan, read_only=volume.read_only, source=record.source, context=label))
         opened.callback(os.close, mount)
         return _Mounted(record, Attachment(mount, volume.destination))
 

@@ -70,7 +70,7 @@ def build_detached(plan: MountPlan, method: Method | None = None) -> int:
                 )
             work = opened.enter_context(opened_layer(plan.workdir)) if plan.workdir and not reads_only else None
             image_mount = opened.enter_context(closing(mount_image(image, chosen)))
-            settle(image_mount, plan, chosen)
+            attach_layer(image_mount, plan, chosen)
             return create_overlay(plan, Layers(image_mount, data, upper, work), chosen)
 
     return run_build(build, plan, chosen)
@@ -136,7 +136,7 @@ def _mount_erofs(source: int) -> int:
         return context.mount(MOUNT_ATTR_RDONLY)
 
 
-def settle(layer: int, plan: MountPlan, method: Method) -> None:
+def attach_layer(layer: int, plan: MountPlan, method: Method) -> None:
     """Attach the mount ``layer`` where the kernel wants layers attached; only ever in the namespace of ``run_build``.
 
     The place does not matter, as layers are used by their fds; the image's folder is sure to be there.

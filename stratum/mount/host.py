@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from stratum.errors import BusyError, ConflictError, NotFoundError, StratumError, os_error_text
@@ -24,31 +24,67 @@ _COPIES_PAUSE = 0.02
 
 
 def mount_recorded(
-    state: State, plan: MountPlan, *, store: Path, ref: str, commit: str, at: Path | None, holder: Holder | None = None
+    state: State,
+    plan: MountPlan,
+    *,
+    store: Path,
+    ref: str,
+    commit: str,
+    at: Path | None,
+    holder: Holder | None = None,
+    make: bool = False,
 ) -> Record:
-    """Claim, mount ``plan`` at the directory ``at``, confirm.
+    """Claim, mount ``plan`` at the directory ``at``, confirm. A missing ``at`` is made where ``make`` says so.
 
     Without ``at`` a mountpoint is made in the runtime directory, and removed again by ``unmount``. Raises ``BusyError``
     naming the holder of a worktree, and what ``build_detached`` and ``attach`` raise; nothing is mounted or recorded
     then.
     """
-    place = canonical_mountpoint(at) if at is not None else ephemeral_mountpoint(state, store, ref)
-    record = state.claim(
-        store=store, ref=ref, commit=commit, mountpoint=place, read_only=not plan.writable, holder=holder
-    )
+    with made_mountpoint(at if make else None):
+        place = canonical_mountpoint(at) if at is not None else ephemeral_mountpoint(state, store, ref)
+        record = state.claim(
+            store=store, ref=ref, commit=commit, mountpoint=place, read_only=not plan.writable, holder=holder
+        )
+        try:
+            if at is None:
+                _make_ephemeral(state, place)
+            # A path that was asked for is canonical by now; whoever can write above it must not lead it elsewhere.
+            mount_id = build.mount(replace(plan, source=record.source), place, follow=at is None)
+        except BaseException:
+            if at is None:
+                _remove_ephemeral(state, place)
+            # Interrupted just after it was attached, the mount is there and stays on record.
+            if find_mount(record) is None:
+                state.release(record)
+            raise
+        return state.confirm(record, mount_id)
+
+
+@contextlib.contextmanager
+def made_mountpoint(path: Path | None) -> Iterator[None]:
+    """Make the directory ``path`` where just that is missing; it goes again where the block fails."""
+    made = False
+    if path is not None and not os.path.lexists(path):
+        try:
+            path.mkdir()
+        except FileNotFoundError as exc:
+            import shlex
+
+            if path.parent.exists():  # of a file system that takes no directories, such as proc
+                raise StratumError(f"cannot make the mountpoint {path}: {os_error_text(exc)}") from None
+            raise NotFoundError(
+                f"{path.parent} does not exist", hint=f"make it first: mkdir -p {shlex.quote(str(path.parent))}"
+            ) from None
+        except OSError as exc:
+            raise StratumError(f"cannot make the mountpoint {path}: {os_error_text(exc)}") from None
+        made = True
     try:
-        if at is None:
-            _make_ephemeral(state, place)
-        # A path that was asked for is canonical by now; whoever can write above it must not lead it elsewhere.
-        mount_id = build.mount(replace(plan, source=record.source), place, follow=at is None)
+        yield
     except BaseException:
-        if at is None:
-            _remove_ephemeral(state, place)
-        # Interrupted just after it was attached, the mount is there and stays on record.
-        if find_mount(record) is None:
-            state.release(record)
+        if made and path is not None:
+            with contextlib.suppress(OSError):
+                path.rmdir()
         raise
-    return state.confirm(record, mount_id)
 
 
 def unmount(

@@ -16,7 +16,15 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from stratum.frozen import frozen
-from stratum.mount.build import closing, create_overlay, kernel_method, mount_image, opened_layer, run_build, settle
+from stratum.mount.build import (
+    attach_layer,
+    closing,
+    create_overlay,
+    kernel_method,
+    mount_image,
+    opened_layer,
+    run_build,
+)
 from stratum.mount.plan import Layers, Method, MountPlan
 from stratum.sys import mountapi, namespaces
 from stratum.sys.syscalls import open_beneath
@@ -56,7 +64,7 @@ def build_idmapped(plan: MountPlan, idmap: IdMap, method: Method | None = None) 
             for layer in layers:
                 mountapi.mount_setattr(layer, user_namespace=idmap.user_namespace)
             for layer in layers:
-                settle(layer, plan, chosen)
+                attach_layer(layer, plan, chosen)
             namespaces.set_filesystem_ids(idmap.uid, idmap.gid)
             namespaces.raise_effective_capabilities()
             return create_overlay(plan, Layers(image_mount, data, upper, work), chosen)

@@ -25,9 +25,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from stratum.errors import BusyError, NotFoundError
-from stratum.frozen import frozen
-from stratum.mount.build import closing, explained, named_uses, open_mountpoint
-from stratum.mount.container import ContainerProcess
+from stratum.frozen import frozen, replace
+from stratum.mount.build import build_detached, closing, explained, named_uses, open_mountpoint
+from stratum.mount.container import ContainerProcess, context_of
+from stratum.mount.plan import MountPlan
 from stratum.mount.record import Record
 from stratum.sys import mountapi, mountinfo, proc
 from stratum.sys.mountapi import MOUNT_ATTR_RDONLY
@@ -41,12 +42,12 @@ T = TypeVar("T")
 
 
 @frozen
-class _LiveMount:
-    """A recorded mount that is shown now: ``root`` is an fd of its root, ``namespace`` of the container's, if any."""
+class LiveMount:
+    """A recorded mount that is shown now: ``root`` is an fd of its root, ``process`` the container's, if any."""
 
     record: Record
     root: int
-    namespace: int | None
+    process: ContainerProcess | None
     entry: MountEntry
     pid: int | str
 
@@ -63,31 +64,43 @@ class _LiveMount:
         """Call ``work`` in the mount's namespace, in a thread with a working directory of its own."""
 
         def entered() -> T:
-            if self.namespace is not None:
-                enter_mount_namespace(self.namespace)
+            if self.process is not None:
+                enter_mount_namespace(self.process.mount_namespace)
             return work()
 
         return in_own_thread(entered)
 
+    def show(self, plan: MountPlan, *, beneath: bool = True) -> int:
+        """Let the mountpoint show the mount of ``plan`` instead, as the holder is to see it: in a container with its
+        users' IDs and its SELinux label. The mount ID, to be given to ``State.confirm`` then.
 
-def swap(record: Record, build: Callable[[], int], *, force: bool = False, beneath: bool = True) -> int:
-    """Let the mountpoint of ``record``, on the host or in a container, show another mount; returns its mount ID.
+        The source of ``plan`` is to be that of a record, this one or a claim that replaces it, so that the state stays
+        true if this process dies halfway. ``beneath=False`` takes the way of old kernels. Raises what
+        ``build_detached`` raises.
+        """
+        if self.process is None:
+            built = build_detached(plan)
+        else:
+            built = self.process.build(replace(plan, context=context_of(self.entry.super_options)))
+        with closing(built):
+            try:
+                return self.run(lambda: _switch(built, self.root, beneath))
+            except OSError as exc:
+                raise explained(exc, f"cannot switch {self.record.mountpoint}") from None
 
-    ``build`` is called in the host's namespaces, after the checks, and returns the detached mount, which is closed
-    here. Its source must be that of a record, this one or a claim that replaces it, so that the state stays true if
-    this process dies halfway; ``State.confirm`` the returned ID afterwards. Raises ``BusyError`` naming the processes
-    that have files open for writing (``force`` goes on, and what they write is lost; without it the old mount takes no
-    writes from before ``build`` is called), or where other filesystems are
-    mounted on the mountpoint; ``NotFoundError`` where the record's mount is not shown any more. ``beneath=False`` takes
-    the way of old kernels.
+
+@contextlib.contextmanager
+def swapping(record: Record, *, force: bool = False) -> Iterator[LiveMount]:
+    """The mount of ``record``, on the host or in a container, which is to ``show`` something else in the block.
+
+    It takes no writes in the block. Raises ``BusyError`` naming the processes that have files open for writing
+    (``force`` goes on, and what they write in the block, which is possible then, is lost), or where other filesystems
+    are mounted on the mountpoint; ``NotFoundError`` where the record's mount is not shown any more.
     """
     with _opened(record) as live:
         _check_nothing_below(live)
-        with contextlib.nullcontext() if force else _writes_held(live), closing(build()) as new_mount:
-            try:
-                return live.run(lambda: _switch(new_mount, live.root, beneath))
-            except OSError as exc:
-                raise explained(exc, f"cannot switch {record.mountpoint}") from None
+        with contextlib.nullcontext() if force else _writes_held(live):
+            yield live
 
 
 def allow_writes(record: Record) -> None:
@@ -106,25 +119,25 @@ def allow_writes(record: Record) -> None:
 
 
 @contextlib.contextmanager
-def _opened(record: Record) -> Iterator[_LiveMount]:
+def _opened(record: Record) -> Iterator[LiveMount]:
     mountpoint = Path(record.mountpoint)
     with contextlib.ExitStack() as opened:
-        namespace: int | None = None
+        process: ContainerProcess | None = None
         pid: int | str = "self"
         if record.holder.kind == "container":
             pid = record.holder.pid
-            namespace, root = _open_in_container(record, opened)
+            process, root = _open_in_container(record, opened)
         else:
             root = opened.enter_context(closing(open_mountpoint(mountpoint)))
         number = mountinfo_id(directory=root)
         entry = next((entry for entry in mountinfo.read(pid) if entry.id == number), None)
         if entry is None or not record.is_mount(entry):
             raise NotFoundError(f"{mountpoint} does not show {record.ref} any more")
-        yield _LiveMount(record, root, namespace, entry, pid)
+        yield LiveMount(record, root, process, entry, pid)
 
 
-def _open_in_container(record: Record, opened: contextlib.ExitStack) -> tuple[int, int]:
-    """The container's mount namespace and the mountpoint in it. The process is checked once its files are open."""
+def _open_in_container(record: Record, opened: contextlib.ExitStack) -> tuple[ContainerProcess, int]:
+    """The container's first process and the mountpoint in it. The process is checked once its files are open."""
     holder = record.holder
     process = opened.enter_context(ContainerProcess(holder.pid, holder.start_time, who=holder.describe()))
     try:
@@ -137,10 +150,10 @@ def _open_in_container(record: Record, opened: contextlib.ExitStack) -> tuple[in
         if exc.errno == errno.EPERM:
             raise explained(exc, f"cannot enter {holder.describe()}") from None
         raise NotFoundError(f"{record.mountpoint} is not in {holder.describe()} any more") from None
-    return process.mount_namespace, root
+    return process, root
 
 
-def _check_nothing_below(live: _LiveMount) -> None:
+def _check_nothing_below(live: LiveMount) -> None:
     nested = mountinfo.below(live.entry, live.pid)
     if nested:
         raise BusyError(
@@ -150,7 +163,7 @@ def _check_nothing_below(live: _LiveMount) -> None:
 
 
 @contextlib.contextmanager
-def _writes_held(live: _LiveMount) -> Iterator[None]:
+def _writes_held(live: LiveMount) -> Iterator[None]:
     """Let the mount refuse writes (EROFS) for the block, so that a worktree is at rest while its next state is made.
 
     ``BusyError`` names the processes that have files open for writing. If this process is killed in the block, the
@@ -177,11 +190,11 @@ def _writes_held(live: _LiveMount) -> Iterator[None]:
             live.take_writes()
 
 
-def _writers(live: _LiveMount) -> list[proc.ProcessUse]:
+def _writers(live: LiveMount) -> list[proc.ProcessUse]:
     return [use for use in proc.users_of_device(live.entry.device) if use.writing]
 
 
-def _written_to(live: _LiveMount, writers: list[proc.ProcessUse]) -> BusyError:
+def _written_to(live: LiveMount, writers: list[proc.ProcessUse]) -> BusyError:
     return BusyError(
         f"files at {live.record.mountpoint} are open for writing: {named_uses(writers) or 'by the kernel'}",
         hint="stop these processes, or use --force: what they write from then on is lost",

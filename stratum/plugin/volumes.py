@@ -11,12 +11,11 @@ import threading
 from collections import defaultdict
 from collections.abc import Mapping
 from contextlib import ExitStack
+from pathlib import Path
 
-from stratum.api.inuse import refuse_in_use
 from stratum.api.leases import VOLUME_HOLDER, release
 from stratum.api.mounting import mount, unmount
 from stratum.api.session import Session
-from stratum.api.settling import settle
 from stratum.api.volumes import catch_up, ensure_worktree
 from stratum.config import Config
 from stratum.errors import BusyError, ExistsError, StratumError, UsageError
@@ -114,19 +113,15 @@ class PluginVolumes:
         if volume.ref.worktree is None:
             mount(session, ref, place)
             return
-        store = session.store
         tree = ensure_worktree(session, volume.ref, volume.beginning, why="made for a volume")
-        with store.worktrees.lock(tree.name, tree.worktree), ExitStack() as undo:
-            settle(session, tree.name, tree.worktree)
-            failure = catch_up(session, tree.name, tree.worktree)
-            refuse_in_use(session, tree.name, tree.worktree)  # before the lease of whoever has it is replaced
+        with session.hold(tree.ref) as held, ExitStack() as undo:
+            failure = catch_up(session, held)
+            held.refuse_in_use()  # before the lease of whoever has it is replaced
             if volume.commit:
                 error = failure.message if failure is not None else None
-                store.worktrees.set_lease(
-                    tree.name, tree.worktree, Lease(holder, rfc3339(utc_now()), True, volume.tag, error)
-                )
-                undo.callback(store.worktrees.clear_lease, tree.name, tree.worktree)
-            mount(session, ref, place, read_only=volume.read_only)
+                held.set_lease(Lease(holder, rfc3339(utc_now()), True, volume.tag, error))
+                undo.callback(held.set_lease, None)
+            held.mount(Path(place), read_only=volume.read_only)
             undo.pop_all()
 
     def _is_mounted(self, session: Session, name: str) -> bool:

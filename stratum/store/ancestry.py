@@ -94,6 +94,22 @@ class Ancestry(Lineages):
         whole = not gap or recorded.whole or any(self.has(other) for other in recorded.ancestors)
         return Recorded(tuple(other for other in found if other != commit), whole)
 
+    def fork_on(self, fork: str, head: str, base: str) -> str:
+        """Where the work that is a worktree's own begins, once ``base`` is its base and last commit; ``fork`` is where
+        it begins now, and ``head`` the last commit.
+
+        That stays where it was while ``base`` is of the same line of work: the worktree's last commit, an earlier one
+        since the beginning, or one that others made on top. Anywhere else the line begins anew.
+        """
+        if base == head:
+            return fork
+        try:
+            if self.descends(base, head):
+                return base if head == fork else fork
+            return fork if self.descends(head, base) and self.descends(base, fork) else base
+        except DamagedError:
+            return base
+
     def to_send(self, commit: str) -> Recorded:
         """What goes with the commit to another store: its nearest ancestors, at most ``ANCESTORS_MAX``."""
         found = self.lineage(commit, limit=ANCESTORS_MAX + 1)

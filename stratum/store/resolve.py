@@ -14,7 +14,7 @@ What NAME alone is, is decided by ``of_name`` and nowhere else, so it is the sam
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from stratum.errors import ConflictError, ExistsError, NotFoundError, UsageError
 from stratum.frozen import frozen
@@ -26,40 +26,76 @@ if TYPE_CHECKING:
 
 
 @frozen
-class Resolved:
-    """What a ref means. ``commit`` is a whole hash; of a worktree, its head or else its base.
+class ResolvedTag:
+    """The tag ``name:tag``, which names ``commit``."""
 
-    ``name`` is None for a bare commit hash, which is written as itself; a stratum's commit is NAME:HASH. ``tag`` and
-    ``worktree`` are set for that kind only.
-    """
-
-    kind: Literal["tag", "commit", "worktree"]
     commit: str
-    name: str | None = None
-    tag: str | None = None
-    worktree: str | None = None
+    name: str
+    tag: str
 
     def tag_elsewhere(self, ref: Ref) -> str:
-        """The tag that it gets in a registry or archive where none is said.
-
-        ``latest`` where ``ref``, which means it, is NAME alone; else its own tag, the worktree's name, or the first 12
-        digits of the hash.
-        """
-        if ref.bare and self.name is not None:
-            return DEFAULT_TAG
-        return self.tag or self.worktree or self.commit[:12]
+        """The tag that it gets in a registry or archive where none is said: ``latest`` where ``ref``, which means it,
+        is NAME alone, else its own."""
+        return DEFAULT_TAG if ref.bare else self.tag
 
     @property
     def as_commit(self) -> str:
         """How its commit is written where no worktree may be meant."""
-        return f"{self.name}:{self.commit}" if self.kind == "worktree" else str(self)
+        return str(self)
 
     def __str__(self) -> str:
-        if self.kind == "worktree":
-            return f"{self.name}+{self.worktree}"
-        if self.name is None:
-            return self.commit
-        return f"{self.name}:{self.tag or self.commit}"
+        return f"{self.name}:{self.tag}"
+
+
+@frozen
+class ResolvedCommit:
+    """A commit by its hash, in the stratum ``name``; None where the hash was named without one."""
+
+    commit: str
+    name: str | None = None
+
+    def tag_elsewhere(self, ref: Ref) -> str:
+        """The tag that it gets in a registry or archive where none is said: the first 12 digits of the hash."""
+        return self.commit[:12]
+
+    @property
+    def as_commit(self) -> str:
+        """How it is written where no worktree may be meant."""
+        return str(self)
+
+    def __str__(self) -> str:
+        return self.commit if self.name is None else f"{self.name}:{self.commit}"
+
+
+@frozen
+class ResolvedWorktree:
+    """The worktree ``name+worktree``; ``commit`` is its head or else its base."""
+
+    commit: str
+    name: str
+    worktree: str
+
+    def tag_elsewhere(self, ref: Ref) -> str:
+        """The tag that it gets in a registry or archive where none is said: ``latest`` where ``ref``, which means it,
+        is NAME alone, else the worktree's name."""
+        return DEFAULT_TAG if ref.bare else self.worktree
+
+    @property
+    def ref(self) -> Ref:
+        """``NAME+WORKTREE``."""
+        return Ref(self.name, worktree=self.worktree)
+
+    @property
+    def as_commit(self) -> str:
+        """How its commit is written where no worktree may be meant."""
+        return f"{self.name}:{self.commit}"
+
+    def __str__(self) -> str:
+        return str(self.ref)
+
+
+Resolved = ResolvedTag | ResolvedCommit | ResolvedWorktree
+"""What a ref means; ``commit`` is a whole hash."""
 
 
 def of_name(store: Store, ref: Ref) -> Resolved:
@@ -73,14 +109,17 @@ def of_name(store: Store, ref: Ref) -> Resolved:
         commit = _commit(store, name)
         if commit is None:
             raise _no_stratum(store, ref)
-        return Resolved("commit", commit)
+        return ResolvedCommit(commit)
     if store.worktrees.exists(name, DEFAULT_WORKTREE):
-        main = store.worktrees.get(name, DEFAULT_WORKTREE)
-        return Resolved("worktree", main.commit, name, worktree=DEFAULT_WORKTREE)
+        return _worktree(store, name, DEFAULT_WORKTREE)
     commit = store.tags.find(name, DEFAULT_TAG)
     if commit is None:
         raise _no_current(store, name)
-    return Resolved("tag", commit, name, tag=DEFAULT_TAG)
+    return ResolvedTag(commit, name, DEFAULT_TAG)
+
+
+def _worktree(store: Store, name: str, worktree: str) -> ResolvedWorktree:
+    return ResolvedWorktree(store.worktrees.get(name, worktree).commit, name, worktree)
 
 
 def resolve(store: Store, ref: Ref) -> Resolved:
@@ -90,25 +129,24 @@ def resolve(store: Store, ref: Ref) -> Resolved:
     ``DamagedError`` for a tag or worktree that cannot be read.
     """
     if ref.worktree is not None:
-        worktree = store.worktrees.get(ref.name, ref.worktree)
-        return Resolved("worktree", worktree.commit, ref.name, worktree=ref.worktree)
+        return _worktree(store, ref.name, ref.worktree)
     if ref.tag is not None:
         return _tag_or_commit(store, ref.name, ref.tag)
     return of_name(store, ref)
 
 
-def resolve_worktree(store: Store, ref: Ref, *, create: bool = True) -> Resolved:
-    """What ``ref`` means where a worktree is wanted; ``NAME`` alone is ``main``. That one is made from ``latest`` where
-    it is missing (unless ``create`` is false: ``NotFoundError`` then).
+def resolve_worktree(store: Store, ref: Ref, *, create: bool = True) -> tuple[str, str]:
+    """(stratum, worktree) that ``ref`` means where a worktree is wanted; it is there. ``NAME`` alone is ``main``. That
+    one is made from ``latest`` where it is missing (unless ``create`` is false: ``NotFoundError`` then).
 
     Raises as ``resolve`` does, and ``UsageError`` for a ref that names a tag or commit.
     """
     if ref.bare:
         found = of_name(store, ref)
-        if found.kind == "commit":
+        if isinstance(found, ResolvedCommit):
             raise UsageError(f"{ref} is a commit; a worktree is needed here", hint="name it as NAME+WORKTREE")
-        if found.kind == "worktree":
-            return found
+        if isinstance(found, ResolvedWorktree):
+            return found.name, found.worktree
     elif ref.tag == DEFAULT_WORKTREE and create and store.tags.find(ref.name, ref.tag) is None:
         ref = Ref(ref.name, worktree=DEFAULT_WORKTREE)
     if ref.tag is not None:
@@ -116,25 +154,25 @@ def resolve_worktree(store: Store, ref: Ref, *, create: bool = True) -> Resolved
     name, worktree = ref.name, ref.worktree or DEFAULT_WORKTREE
     if worktree == DEFAULT_WORKTREE and create and not store.worktrees.exists(name, worktree):
         _make_main(store, name)
-    commit = store.worktrees.get(name, worktree).commit
-    return Resolved("worktree", commit, name, worktree=worktree)
+    store.worktrees.check(name, worktree)
+    return name, worktree
 
 
 def resolve_mountable(store: Store, ref: Ref) -> Resolved:
     """What ``ref`` means where either will do and a worktree is preferred: ``NAME`` alone is its worktree ``main``."""
     if ref.worktree is not None or (ref.bare and store.namespaces.exists_name(ref.name)):
-        return resolve_worktree(store, ref)
+        return _worktree(store, *resolve_worktree(store, ref))
     return resolve(store, ref)
 
 
-def _tag_or_commit(store: Store, name: str, text: str) -> Resolved:
+def _tag_or_commit(store: Store, name: str, text: str) -> ResolvedTag | ResolvedCommit:
     commit = store.tags.find(name, text) if is_name(text) else None
     if commit is not None:
-        return Resolved("tag", commit, name, tag=text)
+        return ResolvedTag(commit, name, text)
     store.namespaces.check(name)
     commit = _commit(store, text)
     if commit is not None:
-        return Resolved("commit", commit, name)
+        return ResolvedCommit(commit, name)
     if is_hash_prefix(text):
         raise NotFoundError(f"{name} has no tag {text}, and there is no commit {text}")
     hint = similar(text, store.tags.names(name), f"'stratum list {name}' shows its tags")
@@ -153,11 +191,11 @@ def _commit(store: Store, text: str) -> str | None:
     return found[0] if found else None
 
 
-def _worktree_by_colon(store: Store, name: str, text: str) -> Resolved:
+def _worktree_by_colon(store: Store, name: str, text: str) -> tuple[str, str]:
     if is_name(text) and store.worktrees.exists(name, text) and store.tags.find(name, text) is None:
-        return Resolved("worktree", store.worktrees.get(name, text).commit, name, worktree=text)
-    resolved = _tag_or_commit(store, name, text)  # or its NotFoundError
-    what = "a tag" if resolved.kind == "tag" else "a commit"
+        return name, text
+    found = _tag_or_commit(store, name, text)  # or its NotFoundError
+    what = "a tag" if isinstance(found, ResolvedTag) else "a commit"
     raise UsageError(f"{name}:{text} is {what}; a worktree is needed here", hint=f"name it as {name}+WORKTREE")
 
 

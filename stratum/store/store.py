@@ -130,8 +130,8 @@ class Store:
         """The hash of the commit that a ref means (``resolve.resolve``)."""
         return _resolve.resolve(self, ref).commit
 
-    def resolve_worktree(self, ref: Ref, *, create: bool = True) -> Resolved:
-        """The worktree that a ref means; ``NAME`` is ``main`` (``resolve.resolve_worktree``)."""
+    def resolve_worktree(self, ref: Ref, *, create: bool = True) -> tuple[str, str]:
+        """(stratum, worktree) that a ref means; ``NAME`` is ``main`` (``resolve.resolve_worktree``)."""
         return _resolve.resolve_worktree(self, ref, create=create)
 
     def resolve_mountable(self, ref: Ref) -> Resolved:

@@ -185,13 +185,17 @@ class Worktrees:
         except OSError as exc:
             raise storage_error(exc, f"look at {path}") from None
 
-    def get(self, name: str, worktree: str) -> Worktree:
-        """The worktree; ``NotFoundError``, ``DamagedError``."""
+    def check(self, name: str, worktree: str) -> None:
+        """``NotFoundError`` where there is no such worktree, with those of similar names; ``DamagedError``."""
         if not self.exists(name, worktree):
             raise NotFoundError(
                 f"there is no worktree {name}+{worktree}",
                 hint=similar(worktree, self.names(name), f"make it with: stratum worktree add {name}+{worktree} BASE"),
             )
+
+    def get(self, name: str, worktree: str) -> Worktree:
+        """The worktree; ``NotFoundError``, ``DamagedError``."""
+        self.check(name, worktree)
         try:
             return self._get(name, worktree)
         except DamagedError:

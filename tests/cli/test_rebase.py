@@ -14,7 +14,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from stratum.api import maintenance, transfer, worktrees
-from stratum.api.commits import commit_worktree, read_worktree
+from stratum.api.history import tree_of
 from stratum.api.rebasing import RebaseConflictError, rebase
 from stratum.api.session import Session
 from stratum.config import load_config
@@ -229,7 +229,7 @@ class Host:
         return self.session.store.worktrees.get("x", self.name).commit
 
     def shows(self) -> Files:
-        return files_of(read_worktree(self.session, "x", self.name)[1])
+        return files_of(tree_of(self.session, f"x+{self.name}"))
 
     def edit(self, path: str, content: str) -> None:
         """Write or, with no content, delete a file in the upperdir, as the kernel would."""
@@ -278,7 +278,8 @@ class Histories:
             self.number += 1  # every commit is another one, whatever the files hold
             host.edit(f"commit-of-{host.name}", str(self.number))
             before = host.head
-            made = commit_worktree(host.session, "x", host.name).commit
+            with host.session.hold(f"x+{host.name}") as held:
+                made = held.commit().commit
             self.parents[made] = before
             self.known(made, host)
         elif what == "lose":

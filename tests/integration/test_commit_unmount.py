@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 import stratum.ingest.worktree
-from stratum.api.commits import commit_worktree
 from stratum.api.session import Session
 from stratum.config import load_config
 from tests.cli.trees import make_tree, shown
@@ -31,8 +30,8 @@ def test_written_and_unmounted_during_the_commit(cli: Command, tmp_path: Path, m
 
     monkeypatch.setattr(stratum.ingest.worktree, "store_upperdir", read_then_unmount)
     session = Session(load_config(cli.environment))
-    done = commit_worktree(session, "app", "main")
-    assert done.changed
+    with session.hold("app+main") as held:
+        assert held.commit().changed
     monkeypatch.undo()
     again = Path(cli.ok("mount", "app"))
     assert set(shown(again)) == {"a", "before", "after"}

@@ -7,19 +7,19 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from stratum.errors import BusyError, NotFoundError
+from stratum.errors import BusyError, DamagedError, NotFoundError
 from stratum.frozen import replace
 from stratum.mount import build, host
 from stratum.mount.plan import MountPlan
 from stratum.mount.state import Holder, Record, State, host_holder
-from stratum.mount.swap import swap
+from stratum.mount.swap import swapping
 from stratum.sys import mountinfo, proc
 from stratum.sys.mountapi import move_mount
 from stratum.sys.namespaces import enter_mount_namespace, in_own_thread
@@ -63,11 +63,10 @@ class Place:
         ref = "app+dev" if writable else "app:v1"
         return host.mount_recorded(self.state, plan, store=self.one.store, ref=ref, commit="c1", at=self.target)
 
-    def builder(self, record: Record) -> Callable[[], int]:
-        """What builds a worktree of commit two to take the record's place."""
+    def plan(self, record: Record) -> MountPlan:
+        """A worktree of commit two that is to take the record's place."""
         upper, work = self.two.worktree("two")
-        plan = MountPlan(self.two.image, self.two.data, upper, work, source=record.source)
-        return lambda: build.build_detached(plan)
+        return MountPlan(self.two.image, self.two.data, upper, work, source=record.source)
 
 
 @pytest.fixture(params=["private", "shared"])
@@ -80,6 +79,11 @@ def place(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Place]:
     (tmp_path / "mnt").mkdir()
     yield Place(tmp_path, one, two, State(tmp_path / "run"), tmp_path / "mnt")
     unmount_below(tmp_path)
+
+
+def swap(record: Record, plan: MountPlan, *, force: bool = False, beneath: bool = True) -> int:
+    with swapping(record, force=force) as live:
+        return live.show(plan, beneath=beneath)
 
 
 @contextmanager
@@ -103,7 +107,7 @@ def read_rounds(record: Record, place: Place, rounds: int, **options: bool) -> N
     ]
     for number in range(rounds):
         plan = plans[number % 2]
-        place.state.confirm(record, swap(record, lambda plan=plan: build.build_detached(plan), **options))
+        place.state.confirm(record, swap(record, plan, **options))
 
 
 def mounts_below(directory: Path) -> list[str]:
@@ -127,7 +131,7 @@ def test_a_reader_never_sees_a_gap(place: Place, beneath: bool) -> None:
 
 def test_the_old_mount_is_gone_and_the_record_is_of_the_new(place: Place) -> None:
     record = place.mount()
-    mount_id = swap(record, place.builder(record))
+    mount_id = swap(record, place.plan(record))
     record = place.state.confirm(record, mount_id, commit="c2")
     assert statx_mount_id(place.target) == mount_id
     assert [entry.mountpoint for entry in mountinfo.read()].count(str(place.target)) == 1
@@ -142,14 +146,14 @@ def test_the_old_mount_is_gone_and_the_record_is_of_the_new(place: Place) -> Non
 def test_open_files_stay_with_the_old_tree(place: Place) -> None:
     record = place.mount()
     with open(place.target / "label") as kept:
-        swap(record, place.builder(record))
+        swap(record, place.plan(record))
         assert kept.read() == "one"
     assert (place.target / "label").read_text() == "two"
 
 
 def test_a_file_open_for_writing_blocks_the_switch(place: Place) -> None:
     record = place.mount()
-    build_two = place.builder(record)
+    plan = place.plan(record)
     # What speaks is the last program of the shell already: its command line is the one that is named.
     script = "exec 3>>label; exec cat /proc/self/comm -"
     with subprocess.Popen(["sh", "-c", script], cwd=place.target, stdin=-1, stdout=-1) as writer:
@@ -158,12 +162,12 @@ def test_a_file_open_for_writing_blocks_the_switch(place: Place) -> None:
         with pytest.raises(
             BusyError, match=rf"{writer.pid} \(cat /proc/self/comm -\) writes {place.target}/label"
         ) as caught:
-            swap(record, build_two)
+            swap(record, plan)
         assert "--force" in caught.value.hint
         assert (place.target / "label").read_text() == "one"
         (place.target / "still").write_text("writable")
         (place.target / "still").unlink()
-        swap(record, build_two, force=True)
+        swap(record, plan, force=True)
         assert (place.target / "label").read_text() == "two"
         writer.kill()
 
@@ -176,7 +180,7 @@ def test_a_writer_in_another_mount_namespace_blocks_it_too(place: Place) -> None
         assert writer.stdout is not None
         writer.stdout.readline()
         with pytest.raises(BusyError, match=f"{writer.pid} .* writes /mnt/label"):
-            swap(record, place.builder(record))
+            swap(record, place.plan(record))
         (place.target / "label").write_text("writable")
         writer.kill()
 
@@ -185,48 +189,46 @@ def test_what_is_mounted_below_blocks_it(place: Place) -> None:
     record = place.mount()
     subprocess.run(["mount", "-t", "tmpfs", "none", place.target / "sub"], check=True)
     with pytest.raises(BusyError, match=f"other filesystems are mounted on .*: {place.target}/sub"):
-        swap(record, place.builder(record), force=True)
+        swap(record, place.plan(record), force=True)
 
 
 def test_a_build_that_fails_changes_nothing(place: Place) -> None:
     record = place.mount()
-
-    def fail() -> int:
-        raise NotFoundError("no such commit")
-
-    with pytest.raises(NotFoundError, match="no such commit"):
-        swap(record, fail)
+    plan = replace(place.plan(record), image=place.directory / "gone")
+    with pytest.raises(DamagedError, match="gone"):
+        swap(record, plan)
     (place.target / "new").write_text("writable")
     assert place.state.records() == [record]
 
 
 def test_the_old_mount_takes_no_writes_while_the_new_one_is_made(place: Place) -> None:
     record = place.mount()
-
-    def build_and_look() -> int:
+    with swapping(record) as live:
         with pytest.raises(OSError, match=os.strerror(errno.EROFS)):
             (place.target / "new").touch()
         assert walk(place.target) == walk(place.one.source)
-        return place.builder(record)()
-
-    swap(record, build_and_look)
+        live.show(place.plan(record))
     (place.target / "new").touch()
 
 
 def test_a_mount_that_is_gone_or_covered_is_not_switched(place: Place) -> None:
     record = place.mount()
+    plan = place.plan(record)
     subprocess.run(["mount", "-t", "tmpfs", "none", place.target], check=True)
     with pytest.raises(NotFoundError, match="does not show"):
-        swap(record, place.builder(record))
+        swap(record, plan)
     subprocess.run(["umount", place.target, place.target], check=True)
     with pytest.raises(NotFoundError, match="does not show"):
-        swap(record, lambda: -1)
+        swap(record, plan)
 
 
 def test_a_switch_cut_short_is_taken_down_whole(place: Place) -> None:
     """A process that dies between the two steps leaves the new mount beneath the old one."""
     record = place.mount()
-    with build.closing(place.builder(record)()) as new, build.closing(build.open_mountpoint(place.target)) as old:
+    with (
+        build.closing(build.build_detached(place.plan(record))) as new,
+        build.closing(build.open_mountpoint(place.target)) as old,
+    ):
         build.mountapi.move_mount(new, old, beneath=True)
     assert (place.target / "label").read_text() == "one"
     assert place.state.records() == [record]
@@ -238,7 +240,7 @@ def test_a_switch_cut_short_is_taken_down_whole(place: Place) -> None:
 def test_a_read_only_commit_is_switched(place: Place) -> None:
     record = place.mount(writable=False)
     plan = MountPlan(place.two.image, place.two.data, source=record.source)
-    swap(record, lambda: build.build_detached(plan))
+    swap(record, plan)
     assert walk(place.target) == walk(place.two.source)
 
 
@@ -351,22 +353,16 @@ def test_a_writer_in_the_container_blocks_the_switch(place: Place, container: Co
         assert writer.stdout is not None
         writer.stdout.readline()
         with pytest.raises(BusyError, match=f"{writer.pid} .* writes /data/label"):
-            swap(record, place.builder(record))
+            swap(record, place.plan(record))
         writer.kill()
     container.run("sh", "-c", "echo written > /data/label")
 
 
 def test_the_container_cannot_write_while_the_new_mount_is_made(place: Place, container: Container) -> None:
     record = container.mount()
-
-    def build_and_look() -> int:
-        with pytest.raises(subprocess.CalledProcessError) as caught:
-            container.run("sh", "-c", "echo > /data/new")
-        assert os.strerror(errno.EROFS) in caught.value.stderr
-        raise NotFoundError("no such commit")
-
-    with pytest.raises(NotFoundError, match="no such commit"):
-        swap(record, build_and_look)
+    with swapping(record), pytest.raises(subprocess.CalledProcessError) as caught:
+        container.run("sh", "-c", "echo > /data/new")
+    assert os.strerror(errno.EROFS) in caught.value.stderr
     container.run("sh", "-c", "echo > /data/new")
 
 
@@ -375,7 +371,7 @@ def test_a_container_that_is_gone_is_not_entered(place: Place, container: Contai
     container.process.kill()
     container.process.wait()
     with pytest.raises(NotFoundError, match="c0ffee"):
-        swap(record, place.builder(record))
+        swap(record, place.plan(record))
 
 
 def test_a_container_that_hid_the_mount_is_left_alone(place: Place, container: Container) -> None:
@@ -384,5 +380,5 @@ def test_a_container_that_hid_the_mount_is_left_alone(place: Place, container: C
     before = mountinfo.read(container.process.pid)
     container.run("sh", "-c", "mkdir /elsewhere; mount --move /data /elsewhere; rmdir /data; ln -s /usr /data")
     with pytest.raises(NotFoundError, match="does not show"):
-        swap(record, place.builder(record))
+        swap(record, place.plan(record))
     assert len(mountinfo.read(container.process.pid)) == len(before)

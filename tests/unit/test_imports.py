@@ -158,3 +158,14 @@ def test_the_start_of_a_container_loads_little() -> None:
     done = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, text=True, check=True)
     assert "stratum.mount.container" in done.stdout.split()
     assert not {name.split(".")[0] for name in done.stdout.split()} & (HOOK_NEVER_LOADS | START_NEVER_LOADS)
+
+
+def test_a_worktree_is_taken_in_the_hand_in_one_place() -> None:
+    """Elsewhere than in ``Session.hold`` a caller could forget to finish what a killed switch left."""
+    found = {
+        (str(path.relative_to(PACKAGE)), ast.unparse(node.func))
+        for path in MODULES
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("worktrees.lock", "settle"))
+    }
+    assert found == {("api/held.py", "place.store.worktrees.lock"), ("api/held.py", "held._settle")}

@@ -6,7 +6,8 @@ import pytest
 
 from stratum.errors import ConflictError, NotFoundError, StratumError, UsageError
 from stratum.refs import parse_ref
-from stratum.store import Resolved, Store
+from stratum.store import Store
+from stratum.store.resolve import Resolved, ResolvedCommit, ResolvedTag, ResolvedWorktree
 from tests.support.stores import commit
 
 
@@ -39,14 +40,14 @@ def hint_of(call: object, *args: object) -> str:
 
 
 def test_what_refs_mean_as_commits(store: Store, first: str, second: str) -> None:
-    expected = {
-        "app": Resolved("tag", first, "app", tag="latest"),
-        "app:v1": Resolved("tag", first, "app", tag="v1"),
-        f"app:{second}": Resolved("commit", second, "app"),
-        f"app:{second[:7]}": Resolved("commit", second, "app"),
-        "app+dev": Resolved("worktree", second, "app", worktree="dev"),
-        first: Resolved("commit", first),
-        first[:10]: Resolved("commit", first),
+    expected: dict[str, Resolved] = {
+        "app": ResolvedTag(first, "app", "latest"),
+        "app:v1": ResolvedTag(first, "app", "v1"),
+        f"app:{second}": ResolvedCommit(second, "app"),
+        f"app:{second[:7]}": ResolvedCommit(second, "app"),
+        "app+dev": ResolvedWorktree(second, "app", "dev"),
+        first: ResolvedCommit(first),
+        first[:10]: ResolvedCommit(first),
     }
     for text, resolved in expected.items():
         assert store.resolve(parse_ref(text)) == resolved
@@ -58,12 +59,13 @@ def test_what_refs_mean_as_commits(store: Store, first: str, second: str) -> Non
 
 def test_a_name_alone_is_its_main_and_without_one_its_latest(store: Store, first: str, second: str) -> None:
     ref = parse_ref("app")
-    assert store.resolve(ref) == Resolved("tag", first, "app", tag="latest")
+    assert store.resolve(ref) == ResolvedTag(first, "app", "latest")
     store.worktrees.create("app", "main", first)
     store.worktrees.set_head("app", "main", second)
-    main = Resolved("worktree", second, "app", worktree="main")
-    for resolve in (store.resolve, store.resolve_worktree, store.resolve_mountable):
+    main = ResolvedWorktree(second, "app", "main")
+    for resolve in (store.resolve, store.resolve_mountable):
         assert resolve(ref) == main
+    assert store.resolve_worktree(ref) == ("app", "main")
     store.tags.remove("app", "latest")
     assert store.resolve(ref) == main
 
@@ -133,8 +135,8 @@ def test_main_is_made_from_latest_on_first_need(store: Store, first: str) -> Non
     with pytest.raises(NotFoundError, match=r"app\+main"):
         store.resolve_worktree(parse_ref("app"), create=False)
     assert store.worktrees.names("app") == []
-    for resolve in (store.resolve_worktree, store.resolve_mountable):
-        assert resolve(parse_ref("app")) == Resolved("worktree", first, "app", worktree="main")
+    assert store.resolve_worktree(parse_ref("app")) == ("app", "main")
+    assert store.resolve_mountable(parse_ref("app")) == ResolvedWorktree(first, "app", "main")
     assert store.worktrees.get("app", "main").base_commit == first
     assert store.worktrees.names("app") == ["main"]
 
@@ -143,13 +145,12 @@ def test_main_is_made_from_latest_on_first_need(store: Store, first: str) -> Non
 def test_only_main_is_made_where_it_is_named(store: Store, first: str, text: str) -> None:
     with pytest.raises(NotFoundError):
         store.resolve_worktree(parse_ref("app+other"))
-    assert store.resolve_worktree(parse_ref(text)) == Resolved("worktree", first, "app", worktree="main")
+    assert store.resolve_worktree(parse_ref(text)) == ("app", "main")
 
 
 def test_where_a_worktree_is_meant(store: Store, first: str, second: str) -> None:
-    dev = Resolved("worktree", second, "app", worktree="dev")
-    assert store.resolve_worktree(parse_ref("app+dev")) == dev
-    assert store.resolve_worktree(parse_ref("app:dev")) == dev
+    assert store.resolve_worktree(parse_ref("app+dev")) == ("app", "dev")
+    assert store.resolve_worktree(parse_ref("app:dev")) == ("app", "dev")
     store.tags.set("app", "dev", first)
     for text in ("app:dev", "app:v1", f"app:{first}", first, first[:7]):
         with pytest.raises(UsageError, match="a worktree is needed"):
@@ -157,7 +158,7 @@ def test_where_a_worktree_is_meant(store: Store, first: str, second: str) -> Non
 
 
 def test_what_is_mounted(store: Store, first: str, second: str) -> None:
-    assert store.resolve_mountable(parse_ref("app:v1")).kind == "tag"
-    assert store.resolve_mountable(parse_ref(first)).kind == "commit"
-    assert store.resolve_mountable(parse_ref("app+dev")).kind == "worktree"
-    assert store.resolve_mountable(parse_ref("app")) == Resolved("worktree", first, "app", worktree="main")
+    assert store.resolve_mountable(parse_ref("app:v1")) == ResolvedTag(first, "app", "v1")
+    assert store.resolve_mountable(parse_ref(first)) == ResolvedCommit(first)
+    assert store.resolve_mountable(parse_ref("app+dev")) == ResolvedWorktree(second, "app", "dev")
+    assert store.resolve_mountable(parse_ref("app")) == ResolvedWorktree(first, "app", "main")

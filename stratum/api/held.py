@@ -1,0 +1,459 @@
+"""A worktree in the hand: locked, with nothing half done, and what can be done with it then.
+
+``Session.hold`` gives it, and nothing else takes a worktree's lock. A mounted worktree is switched live: while its
+mount takes no writes, the new upperdir takes the old one's place in the store in one step, a mount of it is built, and
+one more step lets the mountpoint show it (``mount.swap``). Killed between the two steps, the store has the new state
+and the mount shows the old one; who takes the worktree in the hand next finishes the switch.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stratum.api.inuse import InUse, user_of
+from stratum.api.workplace import Workplace
+from stratum.errors import DamagedError, StratumError
+from stratum.frozen import field, frozen
+from stratum.refs import Ref, check_name
+from stratum.store.locks import WORKTREE_WAIT
+
+if TYPE_CHECKING:
+    from stratum.api.tagmoves import TagMove
+    from stratum.mount.plan import MountPlan
+    from stratum.mount.state import Holder, Record
+    from stratum.store.transaction import Transaction
+    from stratum.store.worktrees import Lease, Worktree
+    from stratum.tree.model import Directory
+
+    BuildUpper = Callable[[Transaction], Path]
+    Warn = Callable[[str], None]
+
+
+@frozen
+class Committed:
+    """What a commit did: the worktree, its commit now, the one before, and the tag that was set, if any.
+
+    ``changed`` is False where the worktree showed just what its last commit (or its base) holds.
+    """
+
+    worktree: str
+    commit: str
+    parent: str
+    changed: bool
+    tag: str | None = None
+    warnings: list[str] = field(default_factory=list)
+
+
+class Held:
+    """The worktree ``stratum+name``, whose lock is held.
+
+    ``mounted`` is its mount on record, None where there is none: as it was when the lock was taken, and as what is done
+    here changes it. The holder may take it away at any time; nobody can give the worktree another.
+    """
+
+    def __init__(self, place: Workplace, stratum: str, name: str) -> None:
+        self.stratum = stratum
+        self.name = name
+        self.mounted: Record | None = place.state.find_worktree(place.store.root, stratum, name)
+        self._place = place
+        self._store = place.store
+
+    def __str__(self) -> str:
+        return str(self.ref)
+
+    @property
+    def ref(self) -> Ref:
+        """``NAME+WORKTREE``."""
+        return Ref(self.stratum, worktree=self.name)
+
+    @functools.cached_property
+    def worktree(self) -> Worktree:
+        """What the store says about it, read once and kept true. ``NotFoundError``, ``DamagedError``."""
+        return self._store.worktrees.get(self.stratum, self.name)
+
+    @functools.cached_property
+    def lease(self) -> Lease | None:
+        """Who holds it according to the store. ``DamagedError`` where that cannot be read."""
+        return self._store.worktrees.lease(self.stratum, self.name)
+
+    def set_lease(self, lease: Lease | None) -> None:
+        """Have the store say who holds it; None: nobody."""
+        if lease is None:
+            self._store.worktrees.clear_lease(self.stratum, self.name)
+        else:
+            self._store.worktrees.set_lease(self.stratum, self.name, lease)
+        self.lease = lease
+
+    # Who has it
+
+    def user(self, *, ended: str | None = None) -> InUse | None:
+        """Who has it in use, None where nobody has; ``ended`` is a container that is known to have ended.
+
+        ``DamagedError`` where nobody can tell.
+        """
+        return user_of(self._place, self.stratum, self.name, self.mounted, ended=ended)
+
+    def refuse_in_use(self) -> None:
+        """``BusyError`` where anybody has it in use."""
+        user = self.user()
+        if user is not None:
+            raise user.error()
+
+    def is_free(self) -> bool:
+        """Whether it is sure that nobody has it in use."""
+        return self._free()[0]
+
+    def reachable_mount(self) -> Record | None:
+        """Its mount, to be switched live; None where nobody has it. ``BusyError`` where somebody has it whose mount
+        cannot be switched from here."""
+        user = self.user()
+        if user is not None and (user.record is None or not user.reachable):
+            raise user.error()
+        return user.record if user is not None else None
+
+    def _free(self, ended: str | None = None) -> tuple[bool, InUse | None]:
+        try:
+            user = self.user(ended=ended)
+        except DamagedError:
+            return False, None
+        return user is None, user
+
+    # What it shows
+
+    def shown(
+        self, tx: Transaction | None = None, base: Directory | None = None, warn: Warn = lambda warning: None
+    ) -> Directory:
+        """The tree that it shows now; ``base`` is that of its base commit where the caller has it.
+
+        With ``tx`` all content is there or in the store afterwards; without, contents are only hashed and nothing is
+        written. ``warn`` gets what cannot be kept. Raises what reading an upperdir raises.
+        """
+        if base is None:
+            base = self._store.commits.open_tree(self.worktree.base_commit)
+        return _read(self._place, tx, base, self.worktree.upperdir, warn)
+
+    def plan(
+        self, *, read_only: bool = False, source: str = "stratum", context: str | None = None, extra: int = 0
+    ) -> MountPlan:
+        """The plan of a mount of it (``mount.plan.MountPlan``)."""
+        from stratum.mount.plan import MountPlan
+
+        tree, store = self.worktree, self._store
+        return MountPlan(
+            store.ensure_image(tree.base_commit),
+            store.objects.layers,
+            tree.upperdir,
+            tree.workdir,
+            read_only=read_only,
+            source=source,
+            context=context,
+            extra=extra,
+        )
+
+    def mount(
+        self,
+        at: Path | None,
+        *,
+        read_only: bool = False,
+        holder: Holder | None = None,
+        make: bool = False,
+        attributes: int = 0,
+    ) -> Record:
+        """Mount it on the host (``mount.host.mount_recorded``) for ``holder``, the host where None.
+
+        ``attributes`` are ``MOUNT_ATTR_*`` to add. ``BusyError`` where anybody has it in use.
+        """
+        from stratum.mount import host
+
+        self.refuse_in_use()
+        self.mounted = host.mount_recorded(
+            self._place.state,
+            self.plan(read_only=read_only, extra=attributes),
+            store=self._store.root,
+            ref=str(self),
+            commit=self.worktree.base_commit,
+            at=at,
+            holder=holder,
+            make=make,
+        )
+        return self.mounted
+
+    # Commits
+
+    def commit(
+        self,
+        *,
+        tag: str | None = None,
+        force: bool = False,
+        message: str | None = None,
+        why: str = "commit",
+        pause: bool = False,
+        ended: str | None = None,
+    ) -> Committed:
+        """Commit what it shows now, move its head there and point ``tag`` (TAG or NAME:TAG) at it.
+
+        A worktree in use is not disturbed. Where nobody has it (``ended`` is a container that is known to have ended),
+        its base becomes the new commit and its upperdir is emptied, in one step. With ``pause`` a container that has it
+        is paused while it is read, so that the commit is what a power cut at one moment would have left.
+
+        ``ExistsError`` where the tag names another commit, before anything is written, unless ``force``;
+        ``StratumError`` where the container cannot be paused. Durable when it returns.
+        """
+        store, tree = self._store, self.worktree
+        move = self._tag_move(tag, force)
+        # Asked before the upperdir is read: one that is unmounted meanwhile was still written to after that.
+        free, user = self._free(ended)
+        warnings: list[str] = []
+        with store.begin(f"committing {tree}") as tx:
+            # As the base, the next mount shows it; a tag promises tags/TAG/commit.cfs.
+            image, paused = move is not None or free, user if pause else None
+            commit = self._write(tx, message=message, image=image, paused=paused, warn=warnings.append)
+            if free and tree.base_commit != commit:
+                self._renew(tx, base_commit=commit, head=commit, why=why)
+            else:
+                self._set_head(commit, why)
+            if move is not None:
+                move.set(store, commit, f"{why} of {tree}")
+        full_tag = str(move) if move is not None else None
+        return Committed(str(tree), commit, tree.commit, commit != tree.commit, full_tag, warnings)
+
+    def keep(self, why: str) -> str | None:
+        """Commit, untagged, what it holds beyond its last commit; None where that is nothing.
+
+        Base and upperdir stay; the reflog names the commit.
+        """
+        before = self.worktree.commit
+        with self._store.begin(f"committing {self}") as tx:
+            commit = self._write(tx, image=False)
+            self._set_head(commit, why)
+        return commit if commit != before else None
+
+    def fold(self) -> None:
+        """Make its last commit, which it shows, its base, with an empty upperdir. Nobody may have it in use."""
+        commit = self.worktree.commit
+        with self._store.begin(f"folding {self}") as tx:
+            self._renew(tx, base_commit=commit, head=commit)
+
+    def _tag_move(self, tag: str | None, force: bool) -> TagMove | None:
+        if tag is None:
+            return None
+        from stratum.api.tagmoves import tag_move
+
+        name = self.stratum
+        if ":" in tag:
+            name, _, tag = tag.partition(":")
+        move = tag_move(self._store, check_name(name), check_name(tag, "tag"), force=force)
+        move.check(None)
+        return move
+
+    def _write(
+        self,
+        tx: Transaction,
+        *,
+        image: bool,
+        message: str | None = None,
+        paused: InUse | None = None,
+        warn: Warn = lambda warning: None,
+    ) -> str:
+        """Make the commit of what it shows."""
+        base = self._store.commits.open_tree(self.worktree.base_commit)
+        with _standing_still(self._place, paused):
+            root = self.shown(tx, base, warn)
+        made = self._store.write_commit(
+            tx,
+            root,
+            parent=self.worktree.commit,
+            message=message,
+            origin={"kind": "worktree", "worktree": str(self)},
+            timestamp=self._place.now(),
+            known=base,
+            image=image,
+        )
+        return made.metadata_hash
+
+    def _set_head(self, commit: str, why: str) -> None:
+        if commit != self.worktree.commit:
+            self.worktree = self._store.worktrees.set_head(self.stratum, self.name, commit, why=why)
+
+    def _renew(
+        self,
+        tx: Transaction,
+        *,
+        base_commit: str,
+        head: str | None,
+        upperdir: Path | None = None,
+        forked_from: str | None = None,
+        why: str = "",
+    ) -> None:
+        self.worktree = self._store.worktrees.renew(
+            tx,
+            self.stratum,
+            self.name,
+            base_commit=base_commit,
+            head=head,
+            upperdir=upperdir,
+            forked_from=forked_from,
+            why=why,
+        )
+
+    # Another base, another upperdir
+
+    def write_upperdir(self, tx: Transaction, upperdir: Path) -> None:
+        """Give it another upperdir (from ``Worktrees.new_upperdir``) over the same base. Nobody has it in use."""
+        self._renew(tx, base_commit=self.worktree.base_commit, head=self.worktree.head, upperdir=upperdir)
+
+    def replace(
+        self,
+        base: str,
+        why: str,
+        *,
+        build_upper: BuildUpper | None = None,
+        discard: bool = False,
+        force: bool = False,
+    ) -> str | None:
+        """Put it on the commit ``base``, its last commit from now on, mounted or not, with the upperdir that
+        ``build_upper`` makes (default: an empty one).
+
+        What it holds uncommitted is committed first, untagged; that commit, or None where there is nothing or with
+        ``discard``. Nothing is changed before ``build_upper`` returns. Of a mounted worktree it is called while that
+        takes no writes, but for ``force``. ``BusyError`` lists the processes with files open for writing, unless
+        ``force``.
+        """
+        from stratum.store.ancestry import Ancestry
+
+        store, tree, record = self._store, self.worktree, self.reachable_mount()
+        forked_from = Ancestry(store).fork_on(tree.forked_from, tree.commit, base)
+
+        def build(tx: Transaction) -> tuple[Path, str | None]:
+            upperdir = build_upper(tx) if build_upper is not None else store.worktrees.new_upperdir(tx, base)
+            return upperdir, None if discard else self.keep(f"kept before {why}")
+
+        if record is not None:
+            return self._replace_live(record, base, forked_from, build, why, force)
+        with store.begin(f"{why}: {tree}") as tx:
+            upperdir, kept = build(tx)
+            self._renew(tx, base_commit=base, head=base, upperdir=upperdir, forked_from=forked_from, why=why)
+        return kept
+
+    def _replace_live(
+        self,
+        record: Record,
+        base: str,
+        forked_from: str,
+        build: Callable[[Transaction], tuple[Path, str | None]],
+        why: str,
+        force: bool,
+    ) -> str | None:
+        from stratum.mount.swap import swapping
+
+        store, name = self._store, (self.stratum, self.name)
+        with swapping(record, force=force) as live:
+            store.ensure_image(base)  # or its error, before anything is changed
+            placed = False
+            try:
+                with store.begin(f"{why}: {self}") as tx:
+                    upperdir, kept = build(tx)
+                    self.worktree = store.worktrees.switch(
+                        tx,
+                        *name,
+                        base_commit=base,
+                        head=base,
+                        upperdir=upperdir,
+                        forked_from=forked_from,
+                        mount_id=record.mount_id,
+                        why=why,
+                    )
+                    placed = True
+                mount_id = live.show(self.plan(read_only=record.read_only, source=record.source))
+            except BaseException:
+                if placed:
+                    with store.begin(f"undoing {why}: {self}") as tx:
+                        store.worktrees.undo_switch(tx, *name)
+                    del self.worktree
+                raise
+        self.mounted = self._place.state.confirm(record, mount_id, commit=base)
+        store.worktrees.drop_retired(*name)
+        return kept
+
+    # What a killed switch left
+
+    def _settle(self) -> None:
+        """Finish what a killed switch left.
+
+        A mount that was left refusing writes takes them again. One that still shows the retired upperdir is switched;
+        what it holds beyond what was kept is committed, untagged, and the reflog names it.
+        """
+        store, record, name = self._store, self.mounted, (self.stratum, self.name)
+        if record is not None:
+            from stratum.mount.swap import allow_writes
+
+            allow_writes(record)
+        if not store.worktrees.has_leftovers(*name):
+            return
+        if record is None:
+            self.refuse_in_use()  # by somebody who may still have the retired upperdir mounted
+        interrupted = store.worktrees.interrupted_switch(*name)
+        if interrupted is not None and interrupted.old is not None:
+            if record is not None and interrupted.mount_id == record.mount_id:
+                from stratum.mount.swap import swapping
+
+                with swapping(record, force=True) as live:
+                    mount_id = live.show(self.plan(read_only=record.read_only, source=record.source))
+                self.mounted = self._place.state.confirm(record, mount_id, commit=self.worktree.base_commit)
+            self._keep_retired(interrupted.old)
+        store.worktrees.drop_retired(*name)
+
+    def _keep_retired(self, old: Worktree) -> None:
+        """Commit what the retired upperdir shows, where that is not a commit yet, and have the reflog name it."""
+        store = self._store
+        base = store.commits.tree(old.base_commit)
+        with store.begin(f"settling {self}") as tx:
+            made = store.write_commit(
+                tx,
+                _read(self._place, tx, base, old.upperdir, lambda warning: None),
+                parent=old.base_commit,
+                origin={"kind": "worktree", "worktree": str(self)},
+                timestamp=self._place.now(),
+                known=base,
+            )
+            why = "kept from an interrupted switch"
+            store.worktrees.note(self.stratum, self.name, made.metadata_hash, why)
+
+
+@contextmanager
+def taken(place: Workplace, stratum: str, name: str, *, timeout: float | None = None) -> Iterator[Held]:
+    """Hold the lock of a worktree, which is there, for the block. For ``Session.hold``, which says what it raises."""
+    with place.store.worktrees.lock(stratum, name, timeout=WORKTREE_WAIT if timeout is None else timeout):
+        held = Held(place, stratum, name)
+        held._settle()
+        yield held
+
+
+def _read(place: Workplace, tx: Transaction | None, base: Directory, upperdir: Path, warn: Warn) -> Directory:
+    from stratum.ingest import worktree
+
+    if tx is None:
+        return worktree.hash_upperdir(place.store.objects, base, upperdir, warn)
+    return worktree.store_upperdir(tx, place.store.objects, base, upperdir, warn)
+
+
+@contextmanager
+def _standing_still(place: Workplace, user: InUse | None) -> Iterator[None]:
+    """Pause the container, if any, that has the worktree, or raise what says why that cannot be done."""
+    with ExitStack() as held:
+        if user is not None and user.container is not None:
+            from stratum.podman.pausing import paused
+
+            try:
+                held.enter_context(paused(user.container, place.config.runtime_dir, place.config.environment))
+            except StratumError as exc:
+                raise type(exc)(
+                    f"container {user.container[:12]} cannot be paused, so nothing was committed: {exc.message}",
+                    hint="try again, or --no-pause to commit while it goes on writing: its files may then be of"
+                    " different moments",
+                ) from None
+        yield

@@ -1,0 +1,51 @@
+"""The settings in force, the store and the mount state they lead to: what everything in ``api`` stands on."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from stratum.config import Config
+    from stratum.mount.state import State
+    from stratum.store import Store
+
+
+class Workplace:
+    """The store and the state are opened when they are first asked for. ``api.session`` adds worktrees in the hand."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self._store: Store | None = None
+
+    @property
+    def store(self) -> Store:
+        """The store, which must exist (``NotFoundError`` otherwise)."""
+        if self._store is None:
+            from stratum.store import Store
+
+            self._store = Store.open(self.config.store)
+        return self._store
+
+    def create_store(self) -> Store:
+        """The store, made first where there is none: for verbs that bring content in."""
+        if self._store is None:
+            from stratum.store import Store
+
+            self._store = Store.open_or_create(self.config.store)
+        return self._store
+
+    @functools.cached_property
+    def state(self) -> State:
+        """The record of what is mounted."""
+        from stratum.mount.state import State
+
+        return State(self.config.runtime_dir)
+
+    def now(self) -> datetime:
+        """The time that commits made now carry."""
+        from stratum.store.clock import commit_time
+
+        return commit_time(self.config.environment)
