@@ -1,5 +1,5 @@
 """The rules of the code base that a machine can check: which way imports go, how big modules and functions get, and
-how little the hook loads."""
+how little a container's start loads."""
 
 from __future__ import annotations
 
@@ -7,165 +7,159 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
-import pytest
-
 import stratum
+from tests.support.cold import COLD, COLD_FOR_HOOKS
 
 PACKAGE = Path(stratum.__file__).parent
-MODULES = sorted(PACKAGE.rglob("*.py"))
 MAX_MODULE_LINES = 600
 MAX_FUNCTION_LINES = 60
 
-LEVELS = (
-    {"cli", "hook", "csi", "plugin"},
+FLOORS = (
+    {"cli"},
+    {"hook", "csi", "plugin"},
     {"volumes"},
-    {"api", "podman"},
-    {"transfer"},
-    {"mount", "ingest"},
-    {"store"},
-    {"oci"},
-    {"composefs"},
-    {"tree"},
-    {"config", "refs"},
-    {"sys", "toml"},
-    {"errors", "frozen", "progress"},
+    {"api"},
+    {"ingest", "mount", "transfer"},
+    {"store", "oci", "podman"},
+    {"composefs", "config"},
+    {"sys", "tree", "refs"},
+    {"errors", "frozen", "progress", "toml"},
 )
-"""Imports go down this list only; parts on one level do not import one another."""
-
-EXCEPTIONS = {
-    ("api", "podman"),
-    ("cli", "plugin"),  # `stratum volume-plugin` starts the server
-}
+"""Rooms, from the top. A room imports from floors below its own only: neither from above nor from beside it."""
 
 GENERATED = ("_pb2.py", "_pb2_grpc.py")
-HOOK_NEVER_LOADS = {"click", "oras", "grpc", "rich", "requests", "podman", "yaml", "jsonschema"}
-START_NEVER_LOADS = {
-    "dataclasses",
-    "inspect",
-    "subprocess",
-    "tomli_w",
-    "blake3",
-    "pyzstd",
-}
-"""What takes longer to load than a container's start has time for, besides."""
 
 
-def part_of(path: Path) -> str:
-    """The part of the package that a module belongs to: its folder or, at the top, its name."""
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
 
 
-def imported_parts(path: Path) -> Iterator[tuple[int, str]]:
-    """(line, part) of every import of the package's own modules in ``path``, also those inside functions."""
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-        names = []
+MODULES = {module_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def room_of(module: str) -> str:
+    """The room of a module: its folder or, at the top, its own name."""
+    return module.split(".")[1]
+
+
+@cache
+def parsed(module: str) -> ast.Module:
+    return ast.parse(MODULES[module].read_text("utf-8"))
+
+
+def imported(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """(line, module) of every import of the package's own modules, also inside functions and for types only."""
+    for node in ast.walk(tree):
+        names: list[str] = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}:{node.lineno}: relative import"
+            assert node.level == 0, f"line {node.lineno}: relative import"
             # `from stratum import toml` imports a module, `from stratum.refs import Ref` a name in one.
-            names = (
-                [f"stratum.{alias.name}" for alias in node.names] if node.module == "stratum" else [str(node.module)]
-            )
+            inner = [f"{node.module}.{alias.name}" for alias in node.names]
+            names = [name if name in MODULES else str(node.module) for name in inner]
         for name in names:
-            package, *rest = name.split(".")
-            if package == "stratum" and rest and is_part(rest[0]):
-                yield node.lineno, rest[0]
+            if name in MODULES and name != "stratum":
+                yield node.lineno, name
 
 
-def is_part(name: str) -> bool:
-    """Whether ``name`` is a module or folder of the package and not a value such as ``__version__``."""
-    return (PACKAGE / name).is_dir() or (PACKAGE / f"{name}.py").exists()
+def floor_of(room: str) -> int:
+    return next(number for number, rooms in enumerate(FLOORS) if room in rooms)
 
 
-def level_of(part: str) -> int:
-    return next(number for number, parts in enumerate(LEVELS) if part in parts)
-
-
-def may_import(importer: str, imported: str) -> bool:
-    return importer == imported or (importer, imported) in EXCEPTIONS or level_of(importer) < level_of(imported)
-
-
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_imports_go_down_only(path: Path) -> None:
-    part = part_of(path)
-    if part in {"__init__", "__main__"}:
-        return
+def test_imports_go_down_only() -> None:
     wrong = [
-        f"{path}:{line}: {part} imports {other}" for line, other in imported_parts(path) if not may_import(part, other)
+        f"{MODULES[module]}:{line}: {room_of(module)} imports {room_of(other)}"
+        for module in MODULES
+        if module not in {"stratum", "stratum.__main__"}
+        for line, other in imported(parsed(module))
+        if room_of(other) != room_of(module) and floor_of(room_of(other)) <= floor_of(room_of(module))
     ]
     assert not wrong, "\n".join(wrong)
 
 
-def test_every_part_has_a_level() -> None:
-    parts = {part_of(path) for path in MODULES} - {"__init__", "__main__"}
-    assert parts <= set().union(*LEVELS)
+def test_every_room_has_one_floor() -> None:
+    rooms = sorted({room_of(module) for module in MODULES if module != "stratum"} - {"__main__"})
+    assert rooms == sorted(room for floor in FLOORS for room in floor)
 
 
-def test_the_rule_is_the_designs() -> None:
-    assert may_import("cli", "api")
-    assert may_import("mount", "store")
-    assert not may_import("store", "mount")
-    assert not may_import("mount", "ingest")
-    assert not may_import("oci", "store")
-    assert not may_import("tree", "composefs")
-    assert not may_import("hook", "cli")
-    assert not may_import("csi", "hook")
-    assert not may_import("errors", "config")
+def test_no_import_is_overlooked() -> None:
+    text = """
+import stratum.refs
+from stratum import toml
+from stratum.errors import StratumError
+if TYPE_CHECKING:
+    from stratum.store.commits import Commits
+def later():
+    from stratum.sys import proc
+"""
+    assert [name for _, name in imported(ast.parse(text))] == [
+        "stratum.refs",
+        "stratum.toml",
+        "stratum.errors",
+        "stratum.store.commits",
+        "stratum.sys.proc",
+    ]
 
 
-@pytest.mark.parametrize(
-    "path",
-    [path for path in MODULES if not path.name.endswith(GENERATED)],
-    ids=lambda path: str(path.relative_to(PACKAGE)),
-)
-def test_modules_and_functions_stay_small(path: Path) -> None:
-    text = path.read_text("utf-8")
-    lines = text.count("\n")
-    assert lines <= MAX_MODULE_LINES, f"{path} has {lines} lines"
-    long = []
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            length = (node.end_lineno or node.lineno) - node.lineno + 1
-            if length > MAX_FUNCTION_LINES:
-                long.append(f"{path}:{node.lineno}: {node.name} has {length} lines")
-    assert not long, "\n".join(long)
+def test_modules_and_functions_stay_small() -> None:
+    big = []
+    for module, path in MODULES.items():
+        if path.name.endswith(GENERATED):
+            continue
+        if (lines := path.read_text("utf-8").count("\n")) > MAX_MODULE_LINES:
+            big.append(f"{path} has {lines} lines")
+        for node in ast.walk(parsed(module)):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                length = (node.end_lineno or node.lineno) - node.lineno + 1
+                if length > MAX_FUNCTION_LINES:
+                    big.append(f"{path}:{node.lineno}: {node.name} has {length} lines")
+    assert not big, "\n".join(big)
+
+
+def loaded_by(*statements: str) -> set[str]:
+    """The modules that a Python has after these statements."""
+    program = "; ".join(["import sys", *statements, "print('\\n'.join(sys.modules))"])
+    done = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
 
 
 def test_the_hook_loads_little() -> None:
-    """A container's start waits for the hook: nothing of the command line, the registry client or gRPC is loaded."""
-    program = "import sys; import stratum.hook.main; print('\\n'.join(sys.modules))"
-    done = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, text=True, check=True)
-    loaded = {name.split(".")[0] for name in done.stdout.split()}
-    assert "stratum" in loaded
-    assert not loaded & HOOK_NEVER_LOADS
-    assert not {
-        name
-        for name in done.stdout.split()
-        if name.startswith(("stratum.cli", "stratum.oci", "stratum.transfer", "stratum.csi"))
+    """A container's start waits for the hook: it looks at what it was called for before it loads more."""
+    assert {name for name in loaded_by("import stratum.hook.main") if name.startswith("stratum.")} == {
+        "stratum.errors",
+        "stratum.hook",
+        "stratum.hook.main",
+        "stratum.podman",  # the names of the stages
     }
 
 
 def test_the_start_of_a_container_loads_little() -> None:
     """All that the hook imports at createRuntime, at its top or later."""
-    main = ast.parse((PACKAGE / "hook/main.py").read_text("utf-8"))
+    main = parsed("stratum.hook.main")
     start = next(node for node in main.body if isinstance(node, ast.FunctionDef) and node.name == "create_runtime")
     imports = [ast.unparse(node) for node in ast.walk(start) if isinstance(node, ast.ImportFrom)]
     assert "from stratum.hook.volumes import ContainerVolumes" in imports
-    program = "; ".join(["import sys", *imports, "print('\\n'.join(sys.modules))"])
-    done = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, text=True, check=True)
-    assert "stratum.mount.container" in done.stdout.split()
-    assert not {name.split(".")[0] for name in done.stdout.split()} & (HOOK_NEVER_LOADS | START_NEVER_LOADS)
+    loaded = loaded_by("import stratum.hook.main", *imports)
+    assert "stratum.mount.container" in loaded
+    assert not loaded & COLD_FOR_HOOKS
+
+
+def test_what_is_cold_is_there() -> None:
+    """A name that is misspelt here would forbid nothing."""
+    missing = [name for name in COLD | COLD_FOR_HOOKS if name.startswith("stratum.") and name not in MODULES]
+    assert not missing
 
 
 def test_a_worktree_is_taken_in_the_hand_in_one_place() -> None:
     """Elsewhere than in ``Session.hold`` a caller could forget to finish what a killed switch left."""
     found = {
-        (str(path.relative_to(PACKAGE)), ast.unparse(node.func))
-        for path in MODULES
-        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        (module, ast.unparse(node.func))
+        for module in MODULES
+        for node in ast.walk(parsed(module))
         if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("worktrees.lock", "settle"))
     }
-    assert found == {("api/held.py", "place.store.worktrees.lock"), ("api/held.py", "held._settle")}
+    assert found == {("stratum.api.held", "place.store.worktrees.lock"), ("stratum.api.held", "held._settle")}

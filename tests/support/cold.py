@@ -1,0 +1,31 @@
+"""Cold modules: what takes longer to load than a mount takes to make.
+
+Verbs of every day (``stratum mount``, ``status``, ``unmount``) and a container's start never load one, so modules on
+these paths import a cold one inside the function that needs it.
+"""
+
+from __future__ import annotations
+
+COLD = {
+    "blake3",
+    "difflib",
+    "grpc",
+    "jsonschema",
+    "oras",
+    "podman",
+    "pyzstd",
+    "requests",
+    "rich",
+    "subprocess",
+    "tomli_w",
+    "urllib3",
+    "yaml",
+    "stratum.composefs",
+    "stratum.csi",
+    "stratum.ingest",
+    "stratum.oci",
+    "stratum.transfer",
+}
+
+COLD_FOR_HOOKS = COLD | {"click", "dataclasses", "inspect", "stratum.cli", "stratum.plugin"}
+"""The command line itself is one, and so is what only the command line's library needs."""
