@@ -25,7 +25,7 @@ import requests
 from stratum.errors import DeniedError, StratumError
 from stratum.oci.challenge import Challenge, read_challenges
 from stratum.oci.credentials import identity_token
-from stratum.oci.transport import Transport, origin, shown
+from stratum.oci.transport import Asked, Transport, origin, shown
 
 _TOKEN_MAX = 1 << 20
 _TOKEN = re.compile(r"[!-~]+")
@@ -36,6 +36,14 @@ Lookup = Callable[[], str | None]
 """Finds the base64 ``user:password`` of the registry, or None."""
 Scopes = Sequence[str]
 """``repository:NAME:ACTION,...`` each; none for what belongs to no repository."""
+
+
+class FinalAnswerError(Exception):
+    """What the registry answered is final: nothing better can be sent. Ends oras's part in it."""
+
+    def __init__(self, response: requests.Response) -> None:
+        super().__init__(response.status_code)
+        self.response = response
 
 
 class Auth:
@@ -62,7 +70,25 @@ class Auth:
         """What a request in need of ``scopes`` carries as Authorization; None before a challenge."""
         return self._basic or self._tokens.get(tuple(scopes))
 
-    def answer(self, response: requests.Response, sent: str | None, scopes: Scopes) -> bool:
+    def authenticate_request(
+        self, original: requests.Response, headers: Asked, refresh: bool = False
+    ) -> tuple[Asked, bool]:
+        """What oras asks after a 401 or 403: the headers of another try, and that it is worth one.
+
+        ``FinalAnswerError`` where it is not, ``StratumError`` where no token is to be had. ``refresh`` does not matter.
+        """
+        scopes = headers.scopes
+        try:
+            if original.status_code != 401 or scopes is None or not self._answer(original, headers.secret, scopes):
+                raise FinalAnswerError(original)
+        except StratumError:
+            original.close()
+            raise
+        self._transport.done(original)
+        headers.secret = self.header(scopes)
+        return headers, True
+
+    def _answer(self, response: requests.Response, sent: str | None, scopes: Scopes) -> bool:
         """Get ready for another try after a 401; False where nothing better can be sent than ``sent``."""
         if origin(response.url) != self._origin:  # somebody's to whom the registry redirected
             return False

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-from stratum.errors import NotFoundError, UsageError
+from stratum.errors import DeniedError, NotFoundError, UsageError
 from stratum.oci.access import Access
 from stratum.oci.credentials import auth_files, forget, holds, remember
 from stratum.oci.target import Target, parse_target
@@ -20,17 +21,31 @@ def login(registry: str, user: str, password: str, access: Access, environment: 
     ``REGISTRY_AUTH_FILE``, else ``$XDG_CONFIG_HOME/containers/auth.json``. Raises ``UsageError`` for a malformed
     registry or user, ``StratumError`` in the registry's words where it does not let the user in.
     """
-    from stratum.oci.client import RegistryClient
-
     target = _parse(registry)
     if not user or ":" in user or not user.isprintable() or not password:
         raise UsageError("a user name without ':' and a password are needed")
     secret = base64.b64encode(f"{user}:{password}".encode()).decode()
-    with RegistryClient(target, replace(access, credentials=lambda _host, _repository: secret)) as client:
-        client.check_access()
+    _try(target, replace(access, credentials=lambda _host, _repository: secret))
     path = _file_for(target, environment)
     remember(path, _host(target), secret)
     return path
+
+
+def _try(target: Target, access: Access) -> None:
+    """Ask for the registry's base address, which it grants to those that it lets in; ``StratumError`` otherwise."""
+    from stratum.oci.carrier import Carrier
+
+    carrier = Carrier(target, access)
+    with closing(carrier.transport) as transport:
+        response = carrier.send(carrier.base)
+        stranger, hint = carrier.auth.stranger, carrier.auth.hint
+        if response.status_code in (401, 403):
+            words = transport.words(response)
+            raise DeniedError(f"{carrier.host} does not let this user in: {words}", hint=hint if stranger else "")
+        carrier.expect(response, (200,), f"use {carrier.host} as a registry")
+        transport.done(response)
+        if stranger is not None:
+            raise DeniedError(f"{carrier.host} was not told the password: its tokens come from {stranger}", hint=hint)
 
 
 def logout(registry: str, environment: Mapping[str, str]) -> list[Path]:

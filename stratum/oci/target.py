@@ -110,8 +110,13 @@ def _split_digest(path: str, text: str) -> tuple[str, str | None]:
     return path, digest if at else None
 
 
+def is_tag(text: str) -> bool:
+    """Whether ``text`` can be a tag in a registry."""
+    return _TAG.fullmatch(text) is not None
+
+
 def _tag(tag: str, text: str) -> str:
-    if not _TAG.fullmatch(tag):
+    if not is_tag(tag):
         raise UsageError(
             f"{text!r}: {tag!r} is not a valid tag",
             hint="a tag has up to 128 letters, digits, '_', '.' and '-', and does not begin with '.' or '-'",

@@ -89,6 +89,21 @@ class PlainSession(requests.Session):
         return
 
 
+class Asked(dict[str, str]):
+    """The headers of a request, and what else belongs to it, on their way through oras, which hands them on.
+
+    ``secret`` is the Authorization header for the URL's origin. ``scopes`` are what a token has to allow; None where
+    the URL is not the registry's, so that no challenge is answered. ``again`` and ``pace`` are ``Transport.send``'s.
+    """
+
+    def __init__(self, headers: Mapping[str, str], again: bool, pace: Pace | None) -> None:
+        super().__init__(headers)
+        self.again = again
+        self.pace = pace
+        self.scopes: Sequence[str] | None = None
+        self.secret: str | None = None
+
+
 class Transport:
     """HTTP requests to one registry and to where it redirects."""
 
@@ -108,6 +123,12 @@ class Transport:
     def pace(self) -> Pace:
         """A new pace, for one answer with all the tries that it takes."""
         return Pace(self._access.patience, self._access.min_rate, self._account)
+
+    def request(
+        self, method: str, url: str, *, headers: Asked, data: bytes | None, **_constant: object
+    ) -> requests.Response:
+        """``send``, as oras calls its session; what it says of TLS and streams does not count."""
+        return self.send(method, url, headers, secret=headers.secret, data=data, again=headers.again, pace=headers.pace)
 
     def send(
         self,

@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
 from urllib.parse import urlencode, urlsplit
 
+import requests
+
 from stratum.errors import DamagedError
+from stratum.oci.carrier import Carrier
+from stratum.oci.descriptor import Descriptor
 from stratum.oci.remote import Upload
-from stratum.oci.transport import ConnectionCutError, pause
-
-if TYPE_CHECKING:
-    import requests
-
-    from stratum.oci.client import RegistryClient
-    from stratum.oci.descriptor import Descriptor
+from stratum.oci.transport import ConnectionCutError, is_busy, pause, retry_after
 
 CHUNK = 16 << 20
 """Bytes sent in one request; a smaller blob is sent in one piece."""
@@ -42,18 +39,21 @@ class LostUploadError(ConnectionCutError):
     """The registry knows nothing of the upload any more."""
 
 
-def send_blob(client: RegistryClient, place: str, upload: Upload) -> None:
-    """Store a blob by an upload begun at the URL ``place``. Raises ``StratumError`` in the registry's words."""
-    doing = f"send blob {upload.descriptor.digest} to {client.target}"
+def send_blob(carrier: Carrier, place: str, upload: Upload, arrived: Callable[[], bool]) -> None:
+    """Store a blob by an upload begun at the URL ``place``; ``arrived`` asks whether it is there.
+
+    Raises ``StratumError`` in the registry's words.
+    """
+    doing = f"send blob {upload.descriptor.digest} to {carrier.target}"
     for attempt in range(1, TRIES + 1):
         try:
-            _Session(client, place, doing).send(upload)
+            _Session(carrier, place, doing).send(upload)
             return
         except ConnectionCutError as exc:
             if attempt == TRIES:
                 raise
             _wait(exc, attempt)
-        if client.has_blob(upload.descriptor):
+        if arrived():
             return  # only the answer was lost
 
 
@@ -65,13 +65,12 @@ def _wait(error: ConnectionCutError, attempt: int) -> None:
 class _Session:
     """One upload."""
 
-    def __init__(self, client: RegistryClient, place: str, doing: str) -> None:
-        self._client = client
+    def __init__(self, carrier: Carrier, place: str, doing: str) -> None:
+        self._carrier = carrier
         self._doing = doing
-        response = client.do_request(place, "POST", data=b"", headers=dict(OCTETS))
-        client.expect_in_upload(response, (202,), doing)
-        client.done(response)
-        self._url = client.location(response, doing)
+        response = carrier.send(place, "POST", b"", OCTETS)
+        self._expect(response, (202,), lost=())
+        self._url = carrier.location(response, doing)
 
     def send(self, upload: Upload) -> None:
         data = b""
@@ -106,19 +105,19 @@ class _Session:
 
     def _patch(self, chunk: bytes, position: int) -> None:
         headers = {**OCTETS, "Content-Range": f"{position}-{position + len(chunk) - 1}"}
-        response = self._client.do_request(self._url, "PATCH", data=chunk, headers=headers)
+        response = self._carrier.send(self._url, "PATCH", chunk, headers)
         if response.status_code == 416:
-            self._client.done(response)
+            self._carrier.transport.done(response)
             raise ConnectionCutError(f"cannot {self._doing}: the registry lost count of what it has")
         self._expect(response, (202,))
-        self._url = self._client.location(response, self._doing)
+        self._url = self._carrier.location(response, self._doing)
 
     def _received(self) -> int:
         """How many bytes the registry has."""
-        response = self._client.do_request(self._url, "GET")
+        response = self._carrier.send(self._url)
         self._expect(response, (202, 204))
         if response.headers.get("Location"):
-            self._url = self._client.location(response, self._doing)
+            self._url = self._carrier.location(response, self._doing)
         match = _RANGE.fullmatch(response.headers.get("Range", ""))
         last = int(match[1]) if match else 0
         return last + 1 if last else 0
@@ -126,17 +125,20 @@ class _Session:
     def _finish(self, blob: Descriptor, data: bytes) -> None:
         separator = "&" if urlsplit(self._url).query else "?"
         url = f"{self._url}{separator}{urlencode({'digest': blob.digest})}"
-        response = self._client.do_request(url, "PUT", data=data, headers=dict(OCTETS))
+        response = self._carrier.send(url, "PUT", data, OCTETS)
         self._expect(response, (201, 202, 204), lost=(404, 416))
         if response.headers.get("Docker-Content-Digest", blob.digest) != blob.digest:
             raise DamagedError(f"cannot {self._doing}: the registry stored something else")
 
     def _expect(self, response: requests.Response, statuses: tuple[int, ...], lost: tuple[int, ...] = (404,)) -> None:
         if response.status_code in lost:
-            words = self._client.words(response)
+            words = self._carrier.transport.words(response)
             raise LostUploadError(f"cannot {self._doing}: the registry has forgotten the upload ({words})")
-        self._client.expect_in_upload(response, statuses, self._doing)
-        self._client.done(response)
+        if is_busy(response):
+            wait, words = retry_after(response, 0.0), self._carrier.transport.words(response)
+            raise BusyServerError(f"cannot {self._doing}: the registry answered {words}", wait)
+        self._carrier.expect(response, statuses, self._doing)
+        self._carrier.transport.done(response)
 
 
 def _chunks(pieces: Iterator[bytes]) -> Iterator[bytes]:

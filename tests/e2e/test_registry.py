@@ -432,7 +432,7 @@ def test_podmans_login_is_ours(
 
 def test_plain_http_elsewhere_must_be_asked_for(first: Store) -> None:
     """A host that is not loopback is spoken to in TLS unless the user says otherwise."""
-    from stratum.oci.client import scheme_for
+    from stratum.oci.carrier import scheme_for
 
     target = parse_target("registry.example.com:5000/a/b")
     assert scheme_for(target, ACCESS) == "https"
