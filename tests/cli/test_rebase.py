@@ -418,8 +418,10 @@ def test_nor_between_hosts_that_push_and_pull(steps: list[tuple[str, int, str | 
 
         def travel(sender: int, commit: str) -> None:
             place = f"oci:{root / 'layout'}:{commit[:12]}"
-            transfer.push(hosts[sender].session, f"x:{commit}", place)
-            transfer.pull(hosts[1 - sender].session, place, f"x:from-{commit[:12]}")
+            session = hosts[sender].session
+            transfer.push(session, f"x:{commit}", place, access=session.access())
+            session = hosts[1 - sender].session
+            transfer.pull(session, place, f"x:from-{commit[:12]}", access=session.access())
 
         histories.travel = travel
         for step in steps:

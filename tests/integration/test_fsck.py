@@ -34,8 +34,8 @@ class Scene:
         self.new = importing.import_directory(self.session, str(source), "app:v2").commit.metadata_hash
         worktrees.add(self.session, "app+dev", "app:v2")
         self.layout = f"oci:{tmp_path}/layout"
-        transfer.push(self.session, "app:v1", f"{self.layout}:v1")
-        transfer.push(self.session, "app:v2", f"{self.layout}:v2")
+        transfer.push(self.session, "app:v1", f"{self.layout}:v1", access=self.session.access())
+        transfer.push(self.session, "app:v2", f"{self.layout}:v2", access=self.session.access())
         self.store: Store = self.session.store
         self.root = self.store.root
         self.upper = self.root / "refs/app/worktrees/dev/upperdir"
