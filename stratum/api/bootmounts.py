@@ -12,6 +12,7 @@ from stratum.api.session import Session
 from stratum.errors import ConflictError, DamagedError, NotFoundError, StratumError, UsageError, os_error_text
 from stratum.frozen import frozen
 from stratum.refs import DEFAULT_WORKTREE, Ref, is_hash, parse_ref
+from stratum.store.holders import Host
 
 if TYPE_CHECKING:
     from stratum.mount.state import Record
@@ -58,7 +59,7 @@ def mounted_there(session: Session, text: str, place: Path, *, read_only: bool =
     from stratum.mount.state import store_key
 
     record = session.state.find_mountpoint(place)
-    if record is None or record.holder.kind != "host" or record.store_key != store_key(session.store.root):
+    if record is None or not isinstance(record.holder, Host) or record.store_key != store_key(session.store.root):
         return None
     if record.ref != full_ref(session, text) or record.read_only != (read_only or not record.is_worktree):
         return None

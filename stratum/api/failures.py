@@ -16,10 +16,9 @@ from pathlib import Path
 
 from stratum.api.session import Session
 from stratum.errors import StratumError
+from stratum.store.holders import ERROR_MAX
 from stratum.sys.atomic import write_atomic
 from stratum.sys.syscalls import open_nofollow
-
-MAX_REASON = 500
 
 
 def note_failure(session: Session, name: str, worktree: str, reason: str) -> None:
@@ -28,15 +27,14 @@ def note_failure(session: Session, name: str, worktree: str, reason: str) -> Non
     with contextlib.suppress(OSError, StratumError):
         session.state.make_runtime_dir()
         path.parent.mkdir(mode=0o700, exist_ok=True)
-        text = reason.replace("\n", " ")[:MAX_REASON]
-        write_atomic(path, text.encode("utf-8", "backslashreplace"), 0o600, durable=False)
+        write_atomic(path, reason.encode("utf-8", "backslashreplace"), 0o600, durable=False)
 
 
 def failure_of(session: Session, name: str, worktree: str) -> str | None:
     """What was noted of the worktree, or None."""
     try:
         with open(open_nofollow(_path(session, name, worktree), os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
-            return file.read(MAX_REASON * 8).decode("utf-8", "replace")
+            return file.read(ERROR_MAX * 8).decode("utf-8", "replace")
     except OSError:
         return None
 

@@ -19,14 +19,16 @@ from stratum.api.workplace import Workplace
 from stratum.errors import DamagedError, StratumError
 from stratum.frozen import field, frozen
 from stratum.refs import Ref, check_name
+from stratum.store.holders import HOST, Holder
 from stratum.store.locks import WORKTREE_WAIT
 
 if TYPE_CHECKING:
     from stratum.api.tagmoves import TagMove
     from stratum.mount.plan import MountPlan
-    from stratum.mount.state import Holder, Record
+    from stratum.mount.state import Record
+    from stratum.store.holders import Lease
     from stratum.store.transaction import Transaction
-    from stratum.store.worktrees import Lease, Worktree
+    from stratum.store.worktrees import Worktree
     from stratum.tree.model import Directory
 
     BuildUpper = Callable[[Transaction], Path]
@@ -90,8 +92,8 @@ class Held:
 
     # Who has it
 
-    def user(self, *, ended: str | None = None) -> InUse | None:
-        """Who has it in use, None where nobody has; ``ended`` is a container that is known to have ended.
+    def user(self, *, ended: Holder | None = None) -> InUse | None:
+        """Who has it in use, None where nobody has; ``ended`` is a holder that is known to have ended.
 
         ``DamagedError`` where nobody can tell.
         """
@@ -115,7 +117,7 @@ class Held:
             raise user.error()
         return user.record if user is not None else None
 
-    def _free(self, ended: str | None = None) -> tuple[bool, InUse | None]:
+    def _free(self, ended: Holder | None = None) -> tuple[bool, InUse | None]:
         try:
             user = self.user(ended=ended)
         except DamagedError:
@@ -159,11 +161,11 @@ class Held:
         at: Path | None,
         *,
         read_only: bool = False,
-        holder: Holder | None = None,
+        holder: Holder = HOST,
         make: bool = False,
         attributes: int = 0,
     ) -> Record:
-        """Mount it on the host (``mount.host.mount_recorded``) for ``holder``, the host where None.
+        """Mount it on the host (``mount.host.mount_recorded``) for ``holder``.
 
         ``attributes`` are ``MOUNT_ATTR_*`` to add. ``BusyError`` where anybody has it in use.
         """
@@ -192,11 +194,11 @@ class Held:
         message: str | None = None,
         why: str = "commit",
         pause: bool = False,
-        ended: str | None = None,
+        ended: Holder | None = None,
     ) -> Committed:
         """Commit what it shows now, move its head there and point ``tag`` (TAG or NAME:TAG) at it.
 
-        A worktree in use is not disturbed. Where nobody has it (``ended`` is a container that is known to have ended),
+        A worktree in use is not disturbed. Where nobody has it (``ended`` is a holder that is known to have ended),
         its base becomes the new commit and its upperdir is emptied, in one step. With ``pause`` a container that has it
         is paused while it is read, so that the commit is what a power cut at one moment would have left.
 

@@ -4,7 +4,7 @@ Three witnesses are asked, and any of them is enough, as each can be lost or not
 
 - the **record** of the mount in the runtime directory (``mount.state``): not there where the directory was removed or
   is another one;
-- the **lease** in the store (``store.worktrees``) with a container's first process: it holds until that process is
+- the **lease** in the store (``store.holders``) with a container's first process: it holds until that process is
   proven dead, or the end of the container was reported;
 - the **mount** itself, whose source names the worktree, in any mount namespace that can be seen and that belongs to
   this user (a stranger's mount may say what it likes).
@@ -28,7 +28,7 @@ from stratum.refs import Ref
 
 if TYPE_CHECKING:
     from stratum.mount.state import Record
-    from stratum.store.worktrees import Lease
+    from stratum.store.holders import Holder, Lease
     from stratum.sys.mountinfo import MountEntry
 
     Mounted = tuple[int, MountEntry]
@@ -56,8 +56,8 @@ class InUse:
         return BusyError(self.who, hint=self.hint)
 
 
-def in_use(place: Workplace, name: str, worktree: str, *, ended: str | None = None) -> InUse | None:
-    """Who has the worktree, or None. ``ended`` is a container whose end was reported: its lease does not count.
+def in_use(place: Workplace, name: str, worktree: str, *, ended: Holder | None = None) -> InUse | None:
+    """Who has the worktree, or None. ``ended`` is a holder whose end was reported: its lease does not count.
 
     Raises ``DamagedError`` where a record or the lease cannot be read, because then nobody can tell.
     """
@@ -66,13 +66,13 @@ def in_use(place: Workplace, name: str, worktree: str, *, ended: str | None = No
 
 
 def user_of(
-    place: Workplace, name: str, worktree: str, record: Record | None, *, ended: str | None = None
+    place: Workplace, name: str, worktree: str, record: Record | None, *, ended: Holder | None = None
 ) -> InUse | None:
     """As ``in_use``, where it is known which mount of the worktree is on record."""
     if record is not None:
         return _by_record(record)
     lease = place.store.worktrees.lease(name, worktree)
-    if lease is not None and lease.container == ended:
+    if lease is not None and lease.holder == ended:
         lease = None
     from stratum.mount.record import mounts_of
 
@@ -95,11 +95,11 @@ def refuse_in_use(place: Workplace, name: str, worktree: str) -> None:
 
 
 def _by_record(record: Record) -> InUse:
-    from stratum.mount.record import find_mount, is_numbered_here
+    from stratum.mount.record import find_mount
     from stratum.mount.state import taken
 
-    reachable = is_numbered_here(record) or find_mount(record) is not None
-    container = record.holder.id if record.holder.kind == "container" and not record.read_only else None
+    reachable = record.process.is_numbered_here or find_mount(record) is not None
+    container = record.holder.id if record.in_container and not record.read_only else None
     refusal = taken(record)
     who = refusal.message + ("" if reachable else ", which cannot be seen from here")
     return InUse(who, refusal.hint, record, reachable, container)
@@ -107,18 +107,13 @@ def _by_record(record: Record) -> InUse:
 
 def _by_lease(ref: str, lease: Lease) -> InUse | None:
     """The container of a lease, unless it is proven dead."""
-    from stratum.sys import proc
-
-    process = lease.process
-    if process is None:
-        return None
-    runs = proc.fate(process.pid, process.start_time, process.pid_namespace, process.boot)
+    runs = lease.process.fate() if lease.process is not None else False
     if runs is False:
         return None
-    short = lease.container[:12]
-    who = f"{ref} is held by container {short}, since {lease.since}"
+    holder = lease.holder
+    who = f"{ref} is held by {holder.words()}, since {lease.since}"
     who += ", though not on record here" if runs else "; whether that still runs cannot be seen from here"
-    return InUse(who, f"stop the container: podman stop {short}", container=lease.container)
+    return InUse(who, holder.how_to_release(""), container=holder.id)
 
 
 def _by_mount(place: Workplace, name: str, worktree: str, mounts: Iterable[Mounted]) -> InUse | None:

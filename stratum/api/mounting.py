@@ -10,9 +10,10 @@ from stratum.api.naming import means_path
 from stratum.api.session import Session
 from stratum.errors import NotFoundError
 from stratum.refs import parse_ref
+from stratum.store.holders import HOST, Holder
 
 if TYPE_CHECKING:
-    from stratum.mount.state import Holder, Record
+    from stratum.mount.state import Record
 
 
 def mount(
@@ -21,13 +22,13 @@ def mount(
     mountpoint: str | None = None,
     *,
     read_only: bool = False,
-    holder: Holder | None = None,
+    holder: Holder = HOST,
     make: bool = True,
     attributes: int = 0,
 ) -> Record:
     """Mount what ``text`` names: a worktree writable (NAME alone is ``main``), a tag or commit read-only.
 
-    ``holder`` is for whom, the host where None. Without ``mountpoint`` one is made in the runtime directory; a missing
+    ``holder`` is for whom. Without ``mountpoint`` one is made in the runtime directory; a missing
     one is made where ``make`` says so. ``attributes`` are ``MOUNT_ATTR_*`` to add.
 
     Raises ``BusyError`` naming the holder where the worktree is mounted already, ``UnsupportedError``

@@ -14,6 +14,7 @@ from stratum.api.naming import ref_or_mountpoint
 from stratum.api.session import Session
 from stratum.errors import ConflictError, NotFoundError, StratumError, UsageError, os_error_text
 from stratum.refs import Ref, parse_ref
+from stratum.store.holders import Host, NamedVolume
 from stratum.tree.model import Directory, Inode, lookup
 
 
@@ -141,9 +142,9 @@ def _to_worktree(session: Session, found: list[tuple[str, Inode]], ref: Ref) -> 
         if record is None:
             _write_unmounted(session, found, held)
             return Restored(places, str(held))
-        if record.holder.kind != "host":
+        if not isinstance(record.holder, (Host, NamedVolume)):
             raise UsageError(
-                f"{ref} is mounted in {record.holder.describe()}",
+                f"{ref} is mounted in {record.held_by()}",
                 hint="restore to a directory and copy it in (podman cp)",
             )
         warnings, mountpoint = [], Path(record.mountpoint)

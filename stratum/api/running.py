@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from stratum.api.session import Session
 from stratum.errors import StratumError, UnsupportedError
+from stratum.store.holders import Container
 
 if TYPE_CHECKING:
     from stratum.api.leases import Released
@@ -67,7 +68,7 @@ def run(
 
 
 def _check_volumes(session: Session, container: PodmanContainer, wanted: int) -> None:
-    mounted = sum(record.holder.id == container.id for record in session.state.records())
+    mounted = sum(record.holder == Container(container.id) for record in session.state.records())
     if mounted < wanted:
         raise UnsupportedError(
             "Podman does not call Stratum's hook for this store, so the volumes are not mounted",
@@ -101,7 +102,9 @@ def _released(session: Session, container: str) -> tuple[Released, ...]:
     """Commit what the container left, in case that its stop was not reported yet; then there is nothing to do."""
     from stratum.api.leases import reconcile
 
-    return tuple(done for done in reconcile(session, stopped=container) if done.container == container)
+    return tuple(
+        done for done in reconcile(session, stopped=Container(container)) if done.holder == Container(container)
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +122,7 @@ def ps(session: Session) -> list[Held]:
 
     held = []
     for record in session.state.of_store(session.store.root):
-        if record.holder.kind != "container":
+        if not record.in_container:
             continue
         changes = None
         if record.is_worktree:

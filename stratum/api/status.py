@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from stratum.api.bootmounts import at_boot
 from stratum.api.failures import failure_of
 from stratum.api.inuse import without_record
-from stratum.api.leases import holder_words
 from stratum.api.naming import ref_or_mountpoint
 from stratum.api.session import Session
 from stratum.api.uncommitted import Changes, Counts, OpenTree, count_changes
@@ -187,6 +186,6 @@ def _lease_status(
     if mounted:
         return None, None, failed
     user = without_record(session, tree.name, tree.worktree, lease, unrecorded)
-    if user is not None or lease is None or not lease.commit:
+    if user is not None or lease is None or not lease.promise.commit:
         return user.who if user is not None else None, None, failed
-    return None, holder_words(lease.container)[0], failed
+    return None, lease.holder.words(), failed

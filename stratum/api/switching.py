@@ -13,12 +13,12 @@ from stratum.api.session import Session
 from stratum.errors import NotFoundError, UsageError
 from stratum.frozen import field, frozen
 from stratum.refs import DEFAULT_WORKTREE, parse_ref
+from stratum.store.holders import Host, Lease, Promise
 from stratum.store.resolve import ResolvedWorktree
 
 if TYPE_CHECKING:
     from stratum.api.held import Held
     from stratum.mount.state import Record
-    from stratum.store.worktrees import Lease
 
 
 @frozen
@@ -77,7 +77,7 @@ def switch(session: Session, text: str, target: str, *, force: bool = False) -> 
     if old.is_worktree_of(store_key(store.root), found.name, found.worktree):
         return old
     lease = _lease_of(session, old)
-    kept = old.holder.kind == "host" and is_kept(session, old.mountpoint, old.ref)
+    kept = isinstance(old.holder, Host) and is_kept(session, old.mountpoint, old.ref)
     if kept:
         store.boot_mounts.check(str(found), Path(old.mountpoint), replacing=old.ref)
     with session.hold(found.ref) as held:
@@ -97,7 +97,7 @@ def switch(session: Session, text: str, target: str, *, force: bool = False) -> 
     if lease is not None and before.worktree is not None:
         from stratum.api.leases import release
 
-        release(session, before.name, before.worktree, lease.container)
+        release(session, before.name, before.worktree, lease.holder)
     return record
 
 
@@ -118,26 +118,19 @@ def _shown_at(session: Session, target: str) -> Record:
 def _lease_of(session: Session, record: Record) -> Lease | None:
     """The lease of the container that has the recorded mount, from now on for another worktree; None for the host."""
     from stratum.frozen import replace
-    from stratum.store.worktrees import Lease, Process
-    from stratum.sys import proc
 
-    holder = record.holder
-    if holder.kind != "container":
+    if not record.in_container:
         return None
     ref = parse_ref(record.ref)
     lease = session.store.worktrees.lease(ref.name, ref.worktree) if ref.worktree is not None else None
-    if lease is not None and lease.container == holder.id:
+    if lease is not None and lease.holder == record.holder:
         return replace(lease, last_error=None)
-    process = Process(
-        holder.pid, holder.start_time, record.pid_namespace or proc.pid_namespace(), record.boot or proc.boot_id()
-    )
-    return Lease(holder.id, record.since, commit=False, process=process)
+    return Lease(record.holder, record.since, Promise(commit=False), process=record.process)
 
 
 def _show(session: Session, held: Held, old: Record, force: bool) -> Record:
     """Let the mount ``old`` show the worktree in the hand."""
     from stratum.frozen import replace
-    from stratum.mount.state import host_holder
     from stratum.mount.swap import swapping
 
     plan = held.plan(read_only=old.is_worktree and old.read_only)
@@ -147,8 +140,7 @@ def _show(session: Session, held: Held, old: Record, force: bool) -> Record:
         commit=held.worktree.base_commit,
         mountpoint=Path(old.mountpoint),
         read_only=plan.read_only,
-        # Until the mount is there the claim is this process's, so that it does not outlive it.
-        holder=replace(host_holder(), kind=old.holder.kind, id=old.holder.id),
+        holder=old.holder,  # until the mount is there the claim is this process's, so that it does not outlive it
         replacing=old,
     )
     try:
@@ -158,5 +150,5 @@ def _show(session: Session, held: Held, old: Record, force: bool) -> Record:
         session.state.release(record)
         raise
     session.state.release(old)
-    held.mounted = session.state.confirm(record, mount_id, holder=old.holder)
+    held.mounted = session.state.confirm(record, mount_id, process=old.process)
     return held.mounted

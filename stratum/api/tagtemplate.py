@@ -1,7 +1,8 @@
 """Tag templates: the tag that a commit made at a container's stop gets, with fields filled in. Pure.
 
-Fields: ``{name}`` and ``{worktree}`` of the worktree, ``{container}`` and ``{commit}`` cut to 12 digits, and ``{time}``
-as ``20260131T235959Z``. For a volume, ``{container}`` is its name or ID.
+Fields: ``{name}`` and ``{worktree}`` of the worktree, ``{commit}`` cut to 12 digits, ``{time}`` as
+``20260131T235959Z``, and the one that the kind of holder has (``store.holders``), cut to 12 characters:
+``{container}``, a container's ID, or ``{volume}``, a named volume's name or a Kubernetes volume's ID.
 """
 
 from __future__ import annotations
@@ -13,18 +14,22 @@ from datetime import datetime, timezone
 from stratum.errors import UsageError
 from stratum.refs import check_name
 
-FIELDS = ("name", "worktree", "container", "time", "commit")
 SHORT_ID = 12
 
 _FIELD = re.compile(r"\{([^{}]*)\}")
 
 
-def render_tag(template: str, *, name: str, worktree: str, container: str, commit: str, time: datetime) -> str:
-    """The tag that ``template`` means. Raises ``UsageError`` for an unknown field or where the result is no tag."""
+def render_tag(
+    template: str, holder: Mapping[str, str], *, name: str, worktree: str, commit: str, time: datetime
+) -> str:
+    """The tag that ``template`` means; ``holder`` are the fields that the holder fills.
+
+    Raises ``UsageError`` for an unknown field or where the result is no tag.
+    """
     values = {
         "name": name,
         "worktree": worktree,
-        "container": container[:SHORT_ID],
+        **{field: value[:SHORT_ID] for field, value in holder.items()},
         "time": time.astimezone(timezone.utc).strftime("%Y%m%dT%H%M%SZ"),
         "commit": commit[:SHORT_ID],
     }
@@ -34,14 +39,15 @@ def render_tag(template: str, *, name: str, worktree: str, container: str, commi
         raise UsageError(f"tag template {ascii(template)[:140]}: {exc.message}", hint=exc.hint) from None
 
 
-def check_template(template: str, *, name: str, worktree: str) -> None:
-    """Raise ``UsageError`` where ``template`` would not give a tag, whatever the container, commit and time are."""
+def check_template(template: str, field: str, *, name: str, worktree: str) -> None:
+    """Raise ``UsageError`` where ``template`` would not give a tag, whatever the holder, which fills ``field``, the
+    commit and the time are."""
     digits = "0" * SHORT_ID
     moment = datetime.fromtimestamp(0, timezone.utc)
-    render_tag(template, name=name, worktree=worktree, container=digits, commit=digits, time=moment)
+    render_tag(template, {field: digits}, name=name, worktree=worktree, commit=digits, time=moment)
 
 
 def _value(values: Mapping[str, str], field: str) -> str:
     if field not in values:
-        raise UsageError(f"unknown field {{{field}}}", hint="fields: " + " ".join(f"{{{known}}}" for known in FIELDS))
+        raise UsageError(f"unknown field {{{field}}}", hint="fields: " + " ".join(f"{{{known}}}" for known in values))
     return values[field]

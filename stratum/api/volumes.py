@@ -83,7 +83,7 @@ def catch_up(session: Session, held: Held) -> StratumError | None:
     if held.lease is None or held.user() is not None:
         return None
     try:
-        release(session, held.stratum, held.name, held.lease.container)
+        release(session, held.stratum, held.name, held.lease.holder)
     except StratumError as exc:
         return exc
     return None

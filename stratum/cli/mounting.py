@@ -203,7 +203,7 @@ def status(app: App, target: str | None) -> None:
 def _print_status(app: App, stratum: StratumStatus) -> None:
     app.out.line(stratum.name or "(commits without a stratum's name)")
     for tag in stratum.mounted_tags:
-        app.out.line(f"  {tag.ref}  read-only at {safe(tag.mountpoint)} ({tag.holder.describe()})")
+        app.out.line(f"  {tag.ref}  read-only at {safe(tag.mountpoint)} ({tag.held_by()})")
     for ref, mountpoint in stratum.tags_at_boot:
         app.out.line(f"  {ref}  at boot {safe(mountpoint)}")
     for tree in stratum.worktrees:
@@ -217,9 +217,7 @@ def _print_status(app: App, stratum: StratumStatus) -> None:
             f"    base         {short(tree.base)}  ({_counted(tree.changes.since_base) or 'no changes'} since)"
         )
         for record in tree.mounts:
-            app.out.line(
-                f"    mounted      {safe(record.mountpoint)} ({record.holder.describe()}, since {record.since})"
-            )
+            app.out.line(f"    mounted      {safe(record.mountpoint)} ({record.held_by()}, since {record.since})")
         if not tree.mounts:
             app.out.line(f"    mounted      {safe(tree.held) if tree.held else 'no'}")
         if tree.waiting:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from stratum.cli.app import App, verb
 from stratum.errors import DamagedError, StratumError
+from stratum.store.holders import Container, written
 
 if TYPE_CHECKING:
     from stratum.api.leases import Released
@@ -18,7 +19,6 @@ def reconcile(app: App) -> None:
     Worktrees that a running container has mounted are left alone. At boot a systemd unit runs this; the start or stop
     of the next container does it too.
     """
-    from stratum.api.leases import holder_words
     from stratum.api.leases import reconcile as run
 
     done = run(app.session)
@@ -29,7 +29,7 @@ def reconcile(app: App) -> None:
             app.out.line(f"{released.name}+{released.worktree}\t{released.commit or '-'}\t{released.tag or '-'}")
     failed = [released for released in done if released.error is not None]
     for released in failed:
-        holder = f" of {holder_words(released.container)[0]}" if released.container else ""
+        holder = f" of {released.holder.words()}" if released.holder is not None else ""
         app.out.warn(f"{released.name}+{released.worktree}{holder}: {released.error}")
     if failed:
         damaged = any(isinstance(released.error, DamagedError) for released in failed)
@@ -46,7 +46,8 @@ def reconcile(app: App) -> None:
 def _json(released: Released) -> dict[str, Any]:
     return {
         "worktree": f"{released.name}+{released.worktree}",
-        "container": released.container,
+        "holder": None if released.holder is None else written(released.holder),
+        "container": released.holder.id if isinstance(released.holder, Container) else "",
         "commit": released.commit,
         "tag": released.tag,
         "error": None if released.error is None else released.error.message,

@@ -27,6 +27,7 @@ from stratum.csi.errors import invalid
 from stratum.errors import UsageError
 from stratum.oci.target import Target, parse_target
 from stratum.refs import Ref, parse_ref
+from stratum.store.holders import KubernetesVolume
 from stratum.sys.mountapi import (
     MOUNT_ATTR_NOATIME,
     MOUNT_ATTR_NODEV,
@@ -99,8 +100,9 @@ def volume_attributes(given: Mapping[str, str], *, read_only: bool = True) -> At
                 "the attribute tag needs commit: on-unpublish, as it is the tag that the commit gets",
                 hint="the source's own tag is written as source: NAME:TAG",
             )
+        field = "pod" if given.get(EPHEMERAL) == "true" else KubernetesVolume.field
         try:
-            check_template(tag, name="name", worktree="worktree")
+            check_template(tag, field, name="name", worktree="worktree")
         except UsageError as exc:
             raise invalid(exc.message, hint=exc.hint) from None
     source = parse_source(values["source"]) if "source" in values else None

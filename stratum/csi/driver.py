@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -17,10 +16,8 @@ from stratum.csi.metrics import Metrics
 from stratum.csi.patterns import SourcePattern, parse_pattern
 from stratum.csi.records import PullRecord, Records, SnapshotRecord, VolumeRecord
 from stratum.errors import BusyError, StratumError, os_error_text
-from stratum.mount.state import Holder
 from stratum.oci.target import Target
 from stratum.refs import Ref
-from stratum.sys import proc
 from stratum.sys.locks import locked
 
 NAME = "csi.stratum.dev"
@@ -102,7 +99,3 @@ class Driver:
     def made_stratum(self, name: str) -> bool:
         """Whether the stratum is the driver's own: that of empty volumes, or one that it pulls into."""
         return name == EMPTY_STRATUM or any(record.stratum == name for record in self.pulls.list())
-
-    def holder(self, volume_id: str) -> Holder:
-        """This driver as the holder of a volume's mount."""
-        return Holder("csi", volume_id, os.getpid(), proc.start_time(os.getpid()) or 0)

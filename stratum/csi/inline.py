@@ -118,9 +118,9 @@ def _commit(driver: Driver, record: VolumeRecord) -> None:
     try:
         tag = record.attributes.get("tagPrefix", "") + render_tag(
             record.attributes["tag"],
+            {"pod": record.attributes.get("pod") or record.key},
             name=record.stratum,
             worktree=record.key,
-            container=record.attributes.get("pod") or record.key,
             commit=commit,
             time=driver.session.now(),
         )

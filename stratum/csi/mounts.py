@@ -19,6 +19,7 @@ from stratum.csi.paths import Place
 from stratum.errors import BusyError, StratumError, os_error_text
 from stratum.mount import build, host
 from stratum.mount.record import Record
+from stratum.store.holders import KubernetesVolume
 from stratum.sys import mountapi, mountinfo
 from stratum.sys.mountapi import MOUNT_ATTR_RDONLY
 from stratum.sys.mountinfo import MountEntry
@@ -46,7 +47,7 @@ def shown_at(driver: Driver, path: Path, volume_id: str) -> MountEntry | None:
     if entry is None:
         return None
     record = record_of(driver, entry)
-    if ref_of(entry) is None or (record is not None and record.holder.id != volume_id):
+    if ref_of(entry) is None or (record is not None and record.holder != KubernetesVolume(volume_id)):
         raise precondition(f"{path} shows {entry.source} ({entry.fstype}) and not volume {volume_id}")
     return entry
 
@@ -63,7 +64,7 @@ def stage(driver: Driver, volume_id: str, ref: str, at: Place, *, read_only: boo
         return entry
     made = at.make()
     try:
-        mount(driver.session, ref, str(at.path), read_only=read_only, holder=driver.holder(volume_id))
+        mount(driver.session, ref, str(at.path), read_only=read_only, holder=KubernetesVolume(volume_id))
     except BusyError as exc:
         _unmake(at, made)
         raise precondition(exc.message, hint=exc.hint) from None
@@ -137,8 +138,4 @@ def targets(driver: Driver, volume_id: str) -> list[str]:
 
 def records_of(driver: Driver, volume_id: str) -> list[Record]:
     """The recorded mounts of a volume."""
-    return [
-        record
-        for record in driver.session.state.records()
-        if record.holder.kind == "csi" and record.holder.id == volume_id
-    ]
+    return [record for record in driver.session.state.records() if record.holder == KubernetesVolume(volume_id)]

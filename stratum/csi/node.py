@@ -24,6 +24,7 @@ from stratum.csi.publishing import keep_promise, promise_commit, volume_for_node
 from stratum.csi.sources import FROM_PUBLISH, FROM_STAGE, Asker
 from stratum.csi.usage import free_space, upperdir_usage
 from stratum.refs import parse_ref
+from stratum.store.holders import KubernetesVolume
 from stratum.store.resolve import Resolved, ResolvedWorktree
 from stratum.sys import mountinfo
 from stratum.sys.mountapi import MOUNT_ATTR_RDONLY
@@ -146,7 +147,7 @@ class Node:
             raise invalid("no volume_path is given")
         entry = mountinfo.topmost(Path(request.volume_path))
         record, shown = mounts.record_of(self._driver, entry), mounts.ref_of(entry)
-        if shown is None or (record is not None and record.holder.id != request.volume_id):
+        if shown is None or (record is not None and record.holder != KubernetesVolume(request.volume_id)):
             raise not_found(f"volume {request.volume_id[:140]!r} is not at {request.volume_path[:140]!r}")
         ref, store = parse_ref(shown), self._driver.session.store
         free = free_space(store.root)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 
-from stratum.api.leases import KUBERNETES_HOLDER, release
+from stratum.api.leases import release
 from stratum.csi.attributes import Attributes, PullPolicy
 from stratum.csi.driver import Driver
 from stratum.csi.errors import CallError, Code, not_found, precondition
@@ -17,10 +17,8 @@ from stratum.errors import ExistsError, StratumError, UsageError
 from stratum.oci.target import Target
 from stratum.refs import DEFAULT_WORKTREE, Ref, is_hash, parse_ref
 from stratum.store.clock import rfc3339, utc_now
+from stratum.store.holders import Holder, KubernetesVolume, Lease, Promise, short_error
 from stratum.store.resolve import Resolved, ResolvedWorktree
-from stratum.store.worktrees import Lease
-
-MAX_ERROR = 500
 
 _log = logging.getLogger(__name__)
 
@@ -61,27 +59,22 @@ def _make(driver: Driver, ref: Ref, source: Target | Ref, policy: PullPolicy | N
         store.tags.set(ref.name, ref.tag, commit, expected=None, why=f"made for a Kubernetes volume from {source}")
 
 
-def lease_holder(volume_id: str) -> str:
-    """The name of a volume as the holder of its worktree's lease, which stands where a container's ID else does."""
-    return KUBERNETES_HOLDER + volume_id
-
-
 def promise_commit(driver: Driver, volume_id: str, found: ResolvedWorktree, tag: str | None) -> None:
     """Note in the worktree's lease that it is committed when it is published no more, also after a reboot.
 
     What an earlier holder's lease asks for is done first.
     """
-    holder = lease_holder(volume_id)
+    holder, promise = KubernetesVolume(volume_id), Promise(tag=tag)
     with driver.session.hold(found.ref) as held:
         lease = held.lease
         error = lease.last_error if lease is not None else None
-        if lease is not None and lease.container != holder:
-            error = _release(driver, found.name, found.worktree, lease.container)
-        if lease is None or lease.container != holder or lease.tag_template != tag:
-            held.set_lease(Lease(holder, rfc3339(utc_now()), True, tag, error))
+        if lease is not None and lease.holder != holder:
+            error = _release(driver, found.name, found.worktree, lease.holder)
+        if lease is None or lease.holder != holder or lease.promise != promise:
+            held.set_lease(Lease(holder, rfc3339(utc_now()), promise, error))
 
 
-def _release(driver: Driver, name: str, worktree: str, holder: str) -> str | None:
+def _release(driver: Driver, name: str, worktree: str, holder: Holder) -> str | None:
     """Do what a lease asks for; what that failed with, if it did.
 
     No pod is kept from starting or ending by it: the work is in the worktree, the error in its lease, and so in the
@@ -91,7 +84,7 @@ def _release(driver: Driver, name: str, worktree: str, holder: str) -> str | Non
         release(driver.session, name, worktree, holder)
     except StratumError as exc:
         _log.warning("%s+%s is not committed: %s", name, worktree, exc.message)
-        return exc.message[:MAX_ERROR]
+        return short_error(exc)
     return None
 
 
@@ -111,8 +104,8 @@ def keep_promise(driver: Driver, volume_id: str, caller: Caller) -> None:
     if not isinstance(found, ResolvedWorktree):
         return
     name, worktree = found.name, found.worktree
-    holder = lease_holder(volume_id)
+    holder = KubernetesVolume(volume_id)
     lease = driver.session.store.worktrees.lease(name, worktree)
-    if lease is not None and lease.container == holder:
+    if lease is not None and lease.holder == holder:
         task = Task(f"commit of {volume_id}")
         driver.jobs.run(task, lambda: _release(driver, name, worktree, holder), caller)

@@ -86,14 +86,15 @@ def poststop() -> int:
     from stratum.config import load_config
     from stratum.hook.ocistate import read_state
     from stratum.hook.volumes import remove_scratch
+    from stratum.store.holders import Container
 
     state = read_state(_STDIN)
-    session = Session(load_config())
+    session, holder = Session(load_config()), Container(state.id)
     failure = 0
-    for released in reconcile(session, stopped=state.id, patience=TIMEOUTS[POSTSTOP] * _PATIENCE):
+    for released in reconcile(session, stopped=holder, patience=TIMEOUTS[POSTSTOP] * _PATIENCE):
         if released.error is not None:
             _say(released.error, about=f"{released.name}+{released.worktree}")
-            if released.container == state.id:
+            if released.holder == holder:
                 failure = failure or released.error.exit_code
     _fold(session, state)
     remove_scratch(state.bundle)

@@ -18,11 +18,12 @@ from stratum.hook.attach import Attachment, attach_all
 from stratum.hook.ocistate import Bundle, ContainerState
 from stratum.mount.container import ContainerProcess
 from stratum.mount.plan import MountPlan
-from stratum.mount.state import Holder, Record
-from stratum.store import Lease
+from stratum.mount.state import Record
 from stratum.store.clock import rfc3339, utc_now
+from stratum.store.holders import Container, Lease, Promise, short_error
 from stratum.store.trash import remove_tree
-from stratum.store.worktrees import Process, dress_upperdir
+from stratum.store.worktrees import dress_upperdir
+from stratum.sys.proc import process_of
 from stratum.sys.syscalls import statx_mount_id
 from stratum.volumes.request import Volume
 
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
 
 SCRATCH = "stratum-scratch"
 """Directory in the bundle for upperdirs that are thrown away: the engine removes the bundle with the container."""
-
-MAX_ERROR = 500
 
 
 @frozen
@@ -95,12 +94,12 @@ class ContainerVolumes:
         failure = catch_up(self._session, held)
         if failure is not None:
             self.warnings.append(f"what the last holder of {held} left was not committed: {failure.message}")
-        last_error = failure.message[:MAX_ERROR] if failure is not None else None
+        last_error = short_error(failure) if failure is not None else None
         held.refuse_in_use()
         record = self._claim(volume, str(held), held.worktree.base_commit, process, undo)
         # Also where there is nothing to commit at the end: as long as it runs, the lease keeps the worktree.
-        holder = Process(process.pid, process.start_time, record.pid_namespace or "", record.boot or "")
-        lease = Lease(self._state.id, rfc3339(utc_now()), volume.commit, volume.tag, last_error, holder)
+        promise = Promise(volume.commit, volume.tag)
+        lease = Lease(record.holder, rfc3339(utc_now()), promise, last_error, record.process)
         # A store that can only be read has none, and nobody who could take the worktree.
         with contextlib.suppress(*((UnsupportedError,) if volume.read_only else ())):
             held.set_lease(lease)
@@ -116,7 +115,8 @@ class ContainerVolumes:
             commit=commit,
             mountpoint=Path(volume.destination),
             read_only=volume.read_only,
-            holder=Holder("container", self._state.id, process.pid, process.start_time),
+            holder=Container(self._state.id),
+            process=process_of(process.pid, process.start_time),
         )
         _on_failure(undo, lambda: state.release(record))
         return record

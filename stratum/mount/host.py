@@ -13,7 +13,8 @@ from stratum.frozen import replace
 from stratum.mount import build
 from stratum.mount.plan import MountPlan
 from stratum.mount.record import find_mount
-from stratum.mount.state import Holder, Record, State, store_key, who_has_a_copy
+from stratum.mount.state import Record, State, store_key, who_has_a_copy
+from stratum.store.holders import HOST, Holder
 from stratum.sys import mountinfo
 from stratum.sys.mountinfo import MountEntry
 from stratum.sys.namespaces import is_own_mount_namespace
@@ -31,7 +32,7 @@ def mount_recorded(
     ref: str,
     commit: str,
     at: Path | None,
-    holder: Holder | None = None,
+    holder: Holder = HOST,
     make: bool = False,
 ) -> Record:
     """Claim, mount ``plan`` at the directory ``at``, confirm. A missing ``at`` is made where ``make`` says so.
@@ -101,10 +102,10 @@ def unmount(
     record = target if isinstance(target, Record) else state.find_mountpoint(target)
     if record is None:
         raise NotFoundError(f"{target} is not a mount of Stratum", hint="stratum status lists the mounts there are")
-    if record.holder.kind == "container":
+    if record.in_container:
         raise BusyError(
-            f"{record.ref} is mounted at {record.mountpoint} in {record.holder.describe()}",
-            hint=f"stop the container: podman stop {record.holder.id[:12]}",
+            f"{record.ref} is mounted at {record.mountpoint} in {record.held_by()}",
+            hint=record.holder.how_to_release(record.mountpoint),
         )
     mountpoint = Path(record.mountpoint)
     _check_on_top(record, mountinfo.topmost(mountpoint))

@@ -24,16 +24,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 from stratum.frozen import as_dict, frozen
 from stratum.refs import Ref
+from stratum.store.holders import Container, Holder, holder_of, written
 from stratum.sys import mountinfo, proc
 from stratum.sys.mountinfo import MountEntry
 from stratum.sys.namespaces import is_mount_namespace_made_by_us, is_mount_namespace_of_ours
+from stratum.sys.proc import Process
 from stratum.sys.syscalls import statx_mount_id
-
-HolderKind = Literal["host", "container", "csi"]
 
 _PREFIX = "stratum-"
 _SOURCE_MAX = 200
@@ -43,35 +43,14 @@ _UNIQUE_IDS_FROM = 1 << 31
 
 
 @frozen
-class Holder:
-    """For whom something is mounted: the host, a container, or a Kubernetes volume's target.
-
-    ``id`` is the container's ID or the volume's target, empty for the host. ``pid`` and ``start_time`` (ticks since
-    boot) are the container's first process, else the process that made the mount.
-    """
-
-    kind: HolderKind
-    id: str
-    pid: int
-    start_time: int
-
-    def describe(self) -> str:
-        """Who it is, in words for a message."""
-        if self.kind == "container":
-            return f"container {self.id[:12]} (process {self.pid})"
-        if self.kind == "csi":
-            return f"Kubernetes volume {self.id}"
-        return "this host"
-
-
-@frozen
 class Record:
     """One mount.
 
     ``store`` is the store's path and ``store_key`` what tells stores apart; ``ref`` is NAME+WORKTREE, NAME:TAG or a
-    commit; ``mountpoint`` is an absolute path as ``holder`` sees it. ``mount_id`` is None until the mount is attached,
-    and unique until reboot where the kernel has such IDs; ``device`` is its filesystem's "major:minor". ``since`` is
-    RFC 3339 UTC. ``boot`` and ``pid_namespace`` say what the holder's process ID means (``sys.proc``).
+    commit; ``mountpoint`` is an absolute path as ``holder`` sees it, for whom it is mounted. ``process`` is a
+    container's first process, else the one that made the mount. ``mount_id`` is None until the mount is attached, and
+    unique until reboot where the kernel has such IDs; ``device`` is its filesystem's "major:minor". ``since`` is RFC
+    3339 UTC.
     """
 
     id: str
@@ -81,12 +60,11 @@ class Record:
     commit: str
     mountpoint: str
     holder: Holder
+    process: Process
     mount_id: int | None
     read_only: bool
     since: str
     device: str | None = None
-    boot: str | None = None
-    pid_namespace: str | None = None
 
     @property
     def source(self) -> str:
@@ -101,6 +79,15 @@ class Record:
     def is_worktree(self) -> bool:
         """Whether a worktree is mounted, which has one holder at a time."""
         return "+" in self.ref
+
+    @property
+    def in_container(self) -> bool:
+        """Whether it is in a container's mount namespace, and not to be found by its path on the host."""
+        return isinstance(self.holder, Container)
+
+    def held_by(self) -> str:
+        """Who has it, in words for a message."""
+        return self.holder.words() + (f" (process {self.process.pid})" if self.in_container else "")
 
     def is_mount(self, entry: MountEntry | None) -> bool:
         """Whether ``entry`` is this mount, or a copy of it."""
@@ -120,18 +107,21 @@ class Record:
 
     def to_json(self) -> dict[str, Any]:
         """The record as JSON types, as it is stored and as commands print it."""
-        return {**as_dict(self), "holder": as_dict(self.holder)}
+        table, process = as_dict(self), self.process
+        del table["process"]
+        numbers = {"pid": process.pid, "start_time": process.start_time}
+        where = {"boot": process.boot, "pid_namespace": process.pid_namespace}
+        return {**table, "holder": {**written(self.holder), **numbers}, **where}
 
 
 def record_from_json(table: object) -> Record:
     """The record in a parsed JSON value; ``ValueError`` where it is not one."""
     fields = _checked(table, _RECORD_FIELDS, "a record")
-    holder = _checked(fields["holder"], _HOLDER_FIELDS, "a holder")
-    if holder["kind"] not in get_args(HolderKind):
-        raise ValueError(f"unknown holder kind {holder['kind']!r}")
+    holder = _checked(fields.pop("holder"), _HOLDER_FIELDS, "a holder")
     if not fields["mountpoint"].startswith("/"):
         raise ValueError("a mountpoint is not an absolute path")
-    return Record(**{**fields, "holder": Holder(**holder)})
+    process = Process(holder["pid"], holder["start_time"], fields.pop("pid_namespace"), fields.pop("boot"))
+    return Record(**fields, holder=holder_of(holder["kind"], holder["id"]), process=process)
 
 
 _HOLDER_FIELDS: Mapping[str, tuple[type, ...]] = {"kind": (str,), "id": (str,), "pid": (int,), "start_time": (int,)}
@@ -172,9 +162,9 @@ def find_mount(record: Record) -> tuple[int, MountEntry] | None:
     Looked for where it was put first, then in every other mount namespace.
     """
     first: list[int | str] = ["self"]
-    holder = record.holder
-    if holder.kind == "container" and is_numbered_here(record) and proc.alive(holder.pid, holder.start_time):
-        first.insert(0, holder.pid)
+    process = record.process
+    if record.in_container and process.is_numbered_here and proc.alive(process.pid, process.start_time):
+        first.insert(0, process.pid)
     for pid in first:
         for entry in reversed(mountinfo.read(pid, record.id)):
             if record.is_mount(entry):
@@ -204,27 +194,20 @@ def _source_ref(ref: str) -> str:
     return ref[: _SOURCE_MAX - len(_PREFIX) - 17]
 
 
-def is_numbered_here(record: Record) -> bool:
-    """Whether the holder's process ID is one of the PID namespace that ``/proc`` shows."""
-    return record.pid_namespace in (None, proc.pid_namespace())
-
-
 def is_live(record: Record) -> bool:
     """Whether the record's mount exists, or is being made by a process that still runs, as far as can be told here."""
-    if record.boot not in (None, proc.boot_id()):
+    if record.process.boot not in (None, proc.boot_id()):
         return False
     if record.mount_id is None:
-        holder = record.holder
-        runs = proc.fate(holder.pid, holder.start_time, record.pid_namespace, record.boot)
-        return runs is not False or find_mount(record) is not None
+        return record.process.fate() is not False or find_mount(record) is not None
     if _shows_at_mountpoint(record) or find_mount(record) is not None:
         return True
-    return not proc.sees_processes_of(record.pid_namespace)
+    return not proc.sees_processes_of(record.process.pid_namespace)
 
 
 def _shows_at_mountpoint(record: Record) -> bool:
     """The usual case, without reading mountinfo. Mount IDs that come back later (before Linux 6.8) do not count."""
-    if record.mount_id is None or record.mount_id < _UNIQUE_IDS_FROM or record.holder.kind == "container":
+    if record.mount_id is None or record.mount_id < _UNIQUE_IDS_FROM or record.in_container:
         return False
     try:
         return statx_mount_id(Path(record.mountpoint)) == record.mount_id

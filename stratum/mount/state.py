@@ -30,23 +30,19 @@ from pathlib import Path
 
 from stratum.errors import BusyError, DamagedError, NotFoundError, StratumError, os_error_text
 from stratum.frozen import replace
-from stratum.mount.record import Holder, Record, find_mount, is_live, record_from_json
+from stratum.mount.record import Record, find_mount, is_live, record_from_json
+from stratum.store.holders import HOST, Holder
 from stratum.sys import proc
 from stratum.sys.atomic import write_atomic
 from stratum.sys.locks import FileLock, locked
 from stratum.sys.namespaces import is_own_mount_namespace
+from stratum.sys.proc import Process
 
-__all__ = ["Holder", "Record", "State", "host_holder", "store_key"]
+__all__ = ["Record", "State", "store_key"]
 
 FORMAT = 1
 MAX_STATE = 16 << 20
 LOCK_TIMEOUT = 10.0
-
-
-def host_holder() -> Holder:
-    """The host as the holder of a mount that this process makes."""
-    pid = proc.own_pid()
-    return Holder("host", "", pid, proc.start_time(pid) or 0)
 
 
 def store_key(store: Path) -> str:
@@ -98,7 +94,7 @@ class State:
         found = None
         for record in self.records():
             below = inside and resolved.startswith(record.mountpoint.rstrip("/") + "/")
-            if record.holder.kind == "container" or not (record.mountpoint == resolved or below):
+            if record.in_container or not (record.mountpoint == resolved or below):
                 continue
             if found is None or len(record.mountpoint) >= len(found.mountpoint):
                 found = record
@@ -112,14 +108,15 @@ class State:
         commit: str,
         mountpoint: Path,
         read_only: bool,
-        holder: Holder | None = None,
+        holder: Holder = HOST,
+        process: Process | None = None,
         replacing: Record | None = None,
     ) -> Record:
         """Reserve a mount about to be made; the record's ``source`` is to be the plan's.
 
-        ``holder`` is whoever makes the mount (default: this process on the host): while that process lives, so does
-        the claim. ``replacing`` is the mount that it is to take the place of. Raises ``BusyError`` where ``ref`` is a
-        worktree that somebody has, or where the mountpoint shows another mount of Stratum.
+        ``holder`` is for whom, ``process`` the one that keeps the claim alive (default: this one). ``replacing`` is the
+        mount that it is to take the place of. Raises ``BusyError`` where ``ref`` is a worktree that somebody has, or
+        where the mountpoint shows another mount of Stratum.
         """
         record = Record(
             id=os.urandom(8).hex(),
@@ -128,12 +125,11 @@ class State:
             ref=ref,
             commit=commit,
             mountpoint=str(mountpoint),
-            holder=holder or host_holder(),
+            holder=holder,
+            process=process or proc.this_process(),
             mount_id=None,
             read_only=read_only,
             since=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            boot=proc.boot_id(),
-            pid_namespace=proc.pid_namespace(),
         )
 
         def add(records: list[Record]) -> list[Record]:
@@ -146,10 +142,12 @@ class State:
         return record
 
     def confirm(
-        self, record: Record, mount_id: int, *, holder: Holder | None = None, commit: str | None = None
+        self, record: Record, mount_id: int, *, process: Process | None = None, commit: str | None = None
     ) -> Record:
-        """Note that the claimed (or switched) mount is attached, for ``holder`` and showing ``commit`` if given."""
-        confirmed = replace(record, mount_id=mount_id, holder=holder or record.holder, commit=commit or record.commit)
+        """Note that the claimed (or switched) mount is attached, of ``process`` and showing ``commit`` if given."""
+        confirmed = replace(
+            record, mount_id=mount_id, process=process or record.process, commit=commit or record.commit
+        )
         found = find_mount(confirmed)
         confirmed = replace(confirmed, device=found[1].device if found is not None else None)
         self._change(lambda records: [*(other for other in records if other.id != record.id), confirmed])
@@ -233,9 +231,11 @@ def _check_free(wanted: Record, other: Record) -> None:
     """Raise ``BusyError`` where ``other`` is in the way of ``wanted``."""
     if wanted.is_worktree and other.store_key == wanted.store_key and other.ref == wanted.ref:
         raise taken(other)
-    same_place = other.holder.kind != "container" and wanted.holder.kind != "container"
+    same_place = not other.in_container and not wanted.in_container
     if same_place and other.mountpoint == wanted.mountpoint and who_has_a_copy(other) is None:
-        raise BusyError(f"{other.mountpoint} already shows {other.ref}", hint=_how_to_release(other))
+        raise BusyError(
+            f"{other.mountpoint} already shows {other.ref}", hint=other.holder.how_to_release(other.mountpoint)
+        )
 
 
 def taken(record: Record) -> BusyError:
@@ -248,25 +248,17 @@ def taken(record: Record) -> BusyError:
             hint="it is free when that process, and what it started, has ended",
         )
     return BusyError(
-        f"{record.ref} is mounted already, at {record.mountpoint}, by {record.holder.describe()}, since {record.since}",
-        hint=_how_to_release(record),
+        f"{record.ref} is mounted already, at {record.mountpoint}, by {record.held_by()}, since {record.since}",
+        hint=record.holder.how_to_release(record.mountpoint),
     )
 
 
 def who_has_a_copy(record: Record) -> str | None:
     """The process, in words, that keeps a recorded mount of the host alive where it is not mounted here any more: one
     with a copy in a mount namespace of its own. None where it is mounted here, or nobody is seen to have it."""
-    if record.holder.kind == "container" or record.mount_id is None:
+    if record.in_container or record.mount_id is None:
         return None
     found = find_mount(record)
     if found is None or is_own_mount_namespace(found[0]):
         return None
     return f"process {found[0]} ({proc.command_name(found[0])})"
-
-
-def _how_to_release(record: Record) -> str:
-    if record.holder.kind == "container":
-        return f"stop the container: podman stop {record.holder.id[:12]}"
-    if record.holder.kind == "csi":
-        return "delete the pod that uses the volume"
-    return f"unmount it first: stratum unmount {record.mountpoint}"

@@ -124,8 +124,8 @@ def _opened(record: Record) -> Iterator[LiveMount]:
     with contextlib.ExitStack() as opened:
         process: ContainerProcess | None = None
         pid: int | str = "self"
-        if record.holder.kind == "container":
-            pid = record.holder.pid
+        if record.in_container:
+            pid = record.process.pid
             process, root = _open_in_container(record, opened)
         else:
             root = opened.enter_context(closing(open_mountpoint(mountpoint)))
@@ -138,18 +138,18 @@ def _opened(record: Record) -> Iterator[LiveMount]:
 
 def _open_in_container(record: Record, opened: contextlib.ExitStack) -> tuple[ContainerProcess, int]:
     """The container's first process and the mountpoint in it. The process is checked once its files are open."""
-    holder = record.holder
-    process = opened.enter_context(ContainerProcess(holder.pid, holder.start_time, who=holder.describe()))
+    pid, started, who = record.process.pid, record.process.start_time, record.held_by()
+    process = opened.enter_context(ContainerProcess(pid, started, who=who))
     try:
-        process_root = opened.enter_context(closing(os.open(f"/proc/{holder.pid}/root", os.O_PATH | os.O_CLOEXEC)))
-        if not proc.alive(holder.pid, holder.start_time):
-            raise NotFoundError(f"{holder.describe()} is gone")
+        process_root = opened.enter_context(closing(os.open(f"/proc/{pid}/root", os.O_PATH | os.O_CLOEXEC)))
+        if not proc.alive(pid, started):
+            raise NotFoundError(f"{who} is gone")
         path = os.fsencode(record.mountpoint)
         root = opened.enter_context(closing(open_in_root(process_root, path, os.O_PATH | os.O_DIRECTORY)))
     except OSError as exc:
         if exc.errno == errno.EPERM:
-            raise explained(exc, f"cannot enter {holder.describe()}") from None
-        raise NotFoundError(f"{record.mountpoint} is not in {holder.describe()} any more") from None
+            raise explained(exc, f"cannot enter {who}") from None
+        raise NotFoundError(f"{record.mountpoint} is not in {who} any more") from None
     return process, root
 
 

@@ -13,15 +13,15 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
-from stratum.api.leases import VOLUME_HOLDER, release
+from stratum.api.leases import release
 from stratum.api.mounting import mount, unmount
 from stratum.api.session import Session
 from stratum.api.volumes import catch_up, ensure_worktree
 from stratum.config import Config
 from stratum.errors import BusyError, ExistsError, StratumError, UsageError
 from stratum.plugin.records import Records, VolumeRecord, check_volume_name
-from stratum.store import Lease
 from stratum.store.clock import rfc3339, utc_now
+from stratum.store.holders import Lease, NamedVolume, Promise, short_error
 from stratum.volumes.policy import PODMAN, Caller, load_policy
 from stratum.volumes.request import Volume, parse_volume
 
@@ -81,7 +81,7 @@ class PluginVolumes:
             users = self._records.users(name) if mounted else []
             place = self._records.make_mountpoint(name)
             if not mounted:
-                self._attach(session, volume, VOLUME_HOLDER + name, str(place))
+                self._attach(session, volume, NamedVolume(name), str(place))
             self._records.set_users(name, sorted({*users, user}))
             return str(place)
 
@@ -103,25 +103,25 @@ class PluginVolumes:
             if volume.ref.worktree is None:
                 return None
             try:
-                release(session, volume.ref.name, volume.ref.worktree, VOLUME_HOLDER + name)
+                release(session, volume.ref.name, volume.ref.worktree, NamedVolume(name))
             except StratumError as exc:
                 return exc
             return None
 
-    def _attach(self, session: Session, volume: Volume, holder: str, place: str) -> None:
+    def _attach(self, session: Session, volume: Volume, holder: NamedVolume, place: str) -> None:
         ref = str(volume.ref)
         if volume.ref.worktree is None:
-            mount(session, ref, place)
+            mount(session, ref, place, holder=holder)
             return
         tree = ensure_worktree(session, volume.ref, volume.beginning, why="made for a volume")
         with session.hold(tree.ref) as held, ExitStack() as undo:
             failure = catch_up(session, held)
             held.refuse_in_use()  # before the lease of whoever has it is replaced
             if volume.commit:
-                error = failure.message if failure is not None else None
-                held.set_lease(Lease(holder, rfc3339(utc_now()), True, volume.tag, error))
+                error = short_error(failure) if failure is not None else None
+                held.set_lease(Lease(holder, rfc3339(utc_now()), Promise(tag=volume.tag), error))
                 undo.callback(held.set_lease, None)
-            held.mount(Path(place), read_only=volume.read_only)
+            held.mount(Path(place), read_only=volume.read_only, holder=holder)
             undo.pop_all()
 
     def _is_mounted(self, session: Session, name: str) -> bool:
@@ -157,6 +157,6 @@ def _parsed(record: VolumeRecord) -> Volume:
     # As a container would write it; the name stands for the destination, which only the container knows.
     value = f"{ref}:/volumes/{record.name}" + (f":{';'.join(words)}" if words else "")
     try:
-        return parse_volume(record.name[:63], value)
+        return parse_volume(record.name[:63], value, holder=NamedVolume)
     except StratumError as exc:
         raise UsageError(f"volume {record.name}: {exc.message}", hint=exc.hint) from None

@@ -46,6 +46,10 @@ class Tables:
             raise DamagedError(f"{self._where}: [{table}] {key} is missing or not a string")
         return value
 
+    def maybe_text(self, table: str, key: str) -> str | None:
+        """A string, or None where the table has no such key."""
+        return self.text(table, key) if self.has(table, key) else None
+
     def hash(self, table: str, key: str) -> str:
         """64 lower-case hex digits."""
         value = self.text(table, key)

@@ -10,11 +10,8 @@ tree. meta.toml::
 
 A worktree comes, goes, and gets an empty upperdir over another base by one rename of its whole directory, so base and
 upperdir always fit together. ``mark`` tells of copies without extended attributes (``sys.copymark``). lease.toml, where
-it exists, says who holds the worktree and what is to be done when it is released; unlike the mount state it survives a
-reboot::
-
-    [lease]  container, since, commit (on release), tag_template?, last_error?
-             pid?, start_time?, pid_namespace?, boot?    the container's first process, as ``sys.proc`` knows it
+it exists, says who holds the worktree and what is to be done when it is released (``store.holders``); unlike the mount
+state it survives a reboot.
 
 Whoever works on a worktree (mounts it, commits it, changes its base) holds its lock.
 """
@@ -29,10 +26,11 @@ from pathlib import Path
 from typing import Any
 
 from stratum.errors import DamagedError, ExistsError, NotFoundError
-from stratum.frozen import as_dict, frozen, replace
+from stratum.frozen import frozen, replace
 from stratum.refs import Ref, check_name, is_name
 from stratum.store.clock import rfc3339, utc_now
 from stratum.store.commits import Commits
+from stratum.store.holders import Lease, lease_from
 from stratum.store.layout import Layout, Names, storage_error
 from stratum.store.locks import WORKTREE_WAIT, StoreLocks
 from stratum.store.namespaces import Namespaces, similar
@@ -87,32 +85,6 @@ class Worktree:
 
     def __str__(self) -> str:
         return str(self.ref)
-
-
-@frozen
-class Process:
-    """A process: its ID in a PID namespace and its start time, in one boot of a kernel (``sys.proc``)."""
-
-    pid: int
-    start_time: int
-    pid_namespace: str
-    boot: str
-
-
-@frozen
-class Lease:
-    """Who holds a worktree (a container's ID), since when, and what is to be done when it is released.
-
-    ``process`` is the container's first process: while it runs, the worktree is in use, whatever else is known. None
-    for holders that are no container.
-    """
-
-    container: str
-    since: str
-    commit: bool
-    tag_template: str | None = None
-    last_error: str | None = None
-    process: Process | None = None
 
 
 _Worktrees = list[Worktree]
@@ -310,7 +282,7 @@ class Worktrees:
             tx.write_file(directory / copymark.FILE, mark)
         tx.write_file(directory / "meta.toml", _meta(worktree))
         if lease is not None:
-            tx.write_file(directory / "lease.toml", _lease(lease))
+            tx.write_file(directory / "lease.toml", lease.to_toml())
         try:
             os.rename(upperdir, directory / "upperdir")
         except OSError as exc:
@@ -504,20 +476,12 @@ class Worktrees:
         table = self._read(path)
         if table is None:
             return None
-        fields = Tables(table, str(path))
-        return Lease(
-            container=fields.text("lease", "container"),
-            since=fields.text("lease", "since"),
-            commit=fields.flag("lease", "commit"),
-            tag_template=fields.text("lease", "tag_template") if fields.has("lease", "tag_template") else None,
-            last_error=fields.text("lease", "last_error") if fields.has("lease", "last_error") else None,
-            process=_process(fields) if fields.has("lease", "pid") else None,
-        )
+        return lease_from(table, str(path))
 
     def set_lease(self, name: str, worktree: str, lease: Lease) -> None:
         """Record who holds the worktree, replacing what was recorded. The caller holds the worktree's lock."""
         with self.lock(name, worktree), self._transactions.begin(f"leasing {name}+{worktree}") as tx:
-            tx.place_file(_lease(lease), self.get(name, worktree).directory / "lease.toml")
+            tx.place_file(lease.to_toml(), self.get(name, worktree).directory / "lease.toml")
 
     def clear_lease(self, name: str, worktree: str) -> None:
         """Forget who held the worktree. The caller holds the worktree's lock."""
@@ -564,23 +528,3 @@ def _meta(worktree: Worktree) -> bytes:
     table["last_modified"] = worktree.last_modified
     table["description"] = worktree.description
     return write_tables({"worktree": table}, f"the description of {worktree}")
-
-
-def _lease(lease: Lease) -> bytes:
-    table: dict[str, str | bool | int] = {"container": lease.container, "since": lease.since, "commit": lease.commit}
-    if lease.tag_template is not None:
-        table["tag_template"] = lease.tag_template
-    if lease.last_error is not None:
-        table["last_error"] = lease.last_error
-    if lease.process is not None:
-        table |= as_dict(lease.process)
-    return write_tables({"lease": table}, "the lease of a worktree")
-
-
-def _process(fields: Tables) -> Process:
-    return Process(
-        fields.count("lease", "pid"),
-        fields.count("lease", "start_time"),
-        fields.text("lease", "pid_namespace"),
-        fields.text("lease", "boot"),
-    )

@@ -30,6 +30,37 @@ class ProcessUse:
         return f"{self.pid} ({self.command}) {'writes' if self.writing else 'uses'} {self.path}"
 
 
+@frozen
+class Process:
+    """A process as it is written down: ``pid`` and ``start_time`` (ticks since boot) in a PID namespace of a boot; None
+    for these two means ours."""
+
+    pid: int
+    start_time: int
+    pid_namespace: str | None = None
+    boot: str | None = None
+
+    @property
+    def is_numbered_here(self) -> bool:
+        """Whether its ID is one of the PID namespace that ``/proc`` shows."""
+        return self.pid_namespace in (None, pid_namespace())
+
+    def fate(self) -> bool | None:
+        """Whether it runs; None where that cannot be told from here."""
+        return fate(self.pid, self.start_time, self.pid_namespace, self.boot)
+
+
+def process_of(pid: int, started: int) -> Process:
+    """The process ``pid`` of this moment, to be written down."""
+    return Process(pid, started, pid_namespace(), boot_id())
+
+
+def this_process() -> Process:
+    """The process that asks."""
+    pid = own_pid()
+    return process_of(pid, start_time(pid) or 0)
+
+
 def _stat_fields(pid: int) -> list[bytes] | None:
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:

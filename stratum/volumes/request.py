@@ -38,6 +38,7 @@ from stratum.api.tagtemplate import check_template
 from stratum.errors import StratumError, UsageError, quoted
 from stratum.frozen import frozen
 from stratum.refs import DEFAULT_WORKTREE, Ref, is_hash, parse_ref
+from stratum.store.holders import Container, Holder
 from stratum.tree.rootchange import AS_IT_IS, RootChange, parse_id, parse_mode
 
 DOMAIN = "stratum.dev/"
@@ -116,8 +117,11 @@ def _parse_annotation(key: str, value: str) -> Volume:
         raise UsageError(f"annotation {quoted(key)}: {exc.message}", hint=exc.hint) from None
 
 
-def parse_volume(volume_id: str, value: str) -> Volume:
-    """Parse one annotation: ``volume_id`` is the key without its prefix. Raises ``UsageError``."""
+def parse_volume(volume_id: str, value: str, holder: type[Holder] = Container) -> Volume:
+    """Parse one annotation: ``volume_id`` is the key without its prefix, ``holder`` the kind of who asks.
+
+    Raises ``UsageError``.
+    """
     if not _ID.fullmatch(volume_id):
         raise UsageError(f"{quoted(volume_id)} is not a valid volume id", hint="use letters, digits, '.', '_' and '-'")
     if len(value) > MAX_VALUE:
@@ -135,7 +139,7 @@ def parse_volume(volume_id: str, value: str) -> Volume:
     if colon and not option_text:
         raise UsageError(f"{quoted(value)} ends in ':' without an option")
     options = _options(option_text) if colon else {}
-    return _volume(volume_id, parse_ref(ref_text), _destination("/" + path), options)
+    return _volume(volume_id, parse_ref(ref_text), _destination("/" + path), options, holder)
 
 
 def _options_of(value: str) -> str:
@@ -162,7 +166,9 @@ def _can_be_option(key: str, value: str) -> bool:
     return key != "commit" or value in _COMMIT
 
 
-def _volume(volume_id: str, ref: Ref, destination: str, options: Mapping[str, str | None]) -> Volume:
+def _volume(
+    volume_id: str, ref: Ref, destination: str, options: Mapping[str, str | None], holder: type[Holder]
+) -> Volume:
     scratch = "scratch" in options
     full = _full_ref(ref, scratch)
     read_only = "ro" in options or (full.worktree is None and not scratch)
@@ -170,7 +176,7 @@ def _volume(volume_id: str, ref: Ref, destination: str, options: Mapping[str, st
     _check_beginning(full, options)
     tag = options.get("tag")
     if tag is not None:
-        check_template(tag, name=full.name, worktree=full.worktree or "")
+        check_template(tag, holder.field, name=full.name, worktree=full.worktree or "")
     create = options.get("create")
     return Volume(
         id=volume_id,

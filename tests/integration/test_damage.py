@@ -26,9 +26,9 @@ from stratum.api.session import Session
 from stratum.cli.main import run
 from stratum.config import load_config
 from stratum.store.ancestry import Ancestry
+from stratum.store.holders import Container, Lease, Promise
 from stratum.store.lineage import Recorded
 from stratum.store.reflog import parse_entry
-from stratum.store.worktrees import Lease
 from tests.support.reading import READING
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(3000)]
@@ -54,7 +54,9 @@ class Scene:
         store = self.session.store
         for name in ("dev", "switched"):
             worktrees.add(self.session, f"app+{name}", "app:v1")
-        store.worktrees.set_lease("app", "dev", Lease("c" * 64, "2026-01-01T00:00:00Z", True, "t-{time}", "it failed"))
+        store.worktrees.set_lease(
+            "app", "dev", Lease(Container("c" * 64), "2026-01-01T00:00:00Z", Promise(tag="t-{time}"), "it failed")
+        )
         self._interrupt_a_switch()
         commit = store.tags.get("app", "v1")
         store.tags.pin("app", tags={"v1"}, commits={commit})

@@ -14,6 +14,7 @@ from stratum.api import importing, maintenance, tags, transfer, worktrees
 from stratum.api.session import Session
 from stratum.config import load_config
 from stratum.store import Lease, Store
+from stratum.store.holders import Container, Promise
 from tests.support.command import Command
 from tests.support.stores import check, snapshot
 
@@ -71,7 +72,9 @@ def cut(path: Path) -> None:
 
 
 def leased(scene: Scene) -> Path:
-    scene.store.worktrees.set_lease("app", "dev", Lease("c" * 64, "2026-01-01T00:00:00Z", True, "tag"))
+    scene.store.worktrees.set_lease(
+        "app", "dev", Lease(Container("c" * 64), "2026-01-01T00:00:00Z", Promise(tag="tag"))
+    )
     return scene.root / "refs/app/worktrees/dev/lease.toml"
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from stratum.cli.main import run
-from stratum.store.worktrees import Lease
+from stratum.store.holders import Container, Lease, Promise
 from tests.support.reading import READING
 from tests.support.verbs import Scene
 
@@ -115,7 +115,7 @@ def scene(tmp_path: Path) -> Iterator[Scene]:
 def kinds(scene: Scene) -> dict[str, Path]:
     """One file of every kind."""
     store, root = scene.store, scene.store_dir
-    store.worktrees.set_lease("app", "dev", Lease("c" * 64, "2026-01-01T00:00:00Z", True))
+    store.worktrees.set_lease("app", "dev", Lease(Container("c" * 64), "2026-01-01T00:00:00Z", Promise()))
     commit = root / "commits" / store.tags.get("app", "v1")
     return {
         "format": root / "stratum.toml",

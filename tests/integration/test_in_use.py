@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -210,15 +211,14 @@ def test_a_lease_of_another_boot_holds_nothing(cli: Command, app: str, container
     lease = cli.store / "refs/app/worktrees/dev/lease.toml"
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     start = Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]
-    lines = [line for line in lease.read_text().partition("\n[check]")[0].splitlines() if " = " in line]
-    table = dict(line.split(" = ", 1) for line in lines)
-    assert table["boot"].strip("\"'") == boot
-    table |= {"pid": str(os.getpid()), "start_time": start}
-    as_text = "".join(f"{key} = {value}\n" for key, value in table.items())
-    lease.write_text(f"[lease]\n{as_text}")
+    text = lease.read_text().partition("\n[check]")[0]
+    assert boot in text
+    for key, value in (("pid", os.getpid()), ("start_time", start)):
+        text = re.sub(f"^{key} = .*$", f"{key} = {value}", text, flags=re.MULTILINE)
+    lease.write_text(text)
     shutil.rmtree(cli.runtime_dir)
     assert cli.json("reconcile") == []  # that process runs
-    lease.write_text(f"[lease]\n{as_text.replace(boot, 'another')}")
+    lease.write_text(text.replace(boot, "another"))
     assert len(cli.json("reconcile")) == 1
 
 

@@ -18,8 +18,10 @@ from stratum.errors import BusyError, ConflictError, DamagedError, NotFoundError
 from stratum.frozen import replace
 from stratum.mount import build, host
 from stratum.mount.plan import MountPlan
-from stratum.mount.state import Holder, Record, State, host_holder
+from stratum.mount.state import Record, State
+from stratum.store.holders import HOST, Container, Holder
 from stratum.sys import proc
+from stratum.sys.proc import Process, process_of, this_process
 from stratum.sys.syscalls import statx_mount_id
 from tests.support.leftovers import unmount_below
 from tests.support.mounts import Sample, make_sample, walk
@@ -53,9 +55,17 @@ class Place:
         plan = MountPlan(self.sample.image, self.sample.data)
         return host.mount_recorded(self.state, plan, store=self.sample.store, ref=ref, commit="c1", at=at)
 
-    def claim(self, ref: str = "app+dev", at: str = "/nowhere", holder: Holder | None = None) -> Record:
+    def claim(
+        self, ref: str = "app+dev", at: str = "/nowhere", holder: Holder = HOST, process: Process | None = None
+    ) -> Record:
         return self.state.claim(
-            store=self.sample.store, ref=ref, commit="c1", mountpoint=Path(at), read_only=False, holder=holder
+            store=self.sample.store,
+            ref=ref,
+            commit="c1",
+            mountpoint=Path(at),
+            read_only=False,
+            holder=holder,
+            process=process,
         )
 
 
@@ -104,7 +114,7 @@ def test_mount_and_unmount_a_worktree(place: Place) -> None:
     (at / "new").write_text("kept")
     assert place.state.records() == [record]
     assert record.mount_id == statx_mount_id(at)
-    assert record.holder.describe() == "this host"
+    assert record.held_by() == "this host"
     assert not record.read_only
     assert host.unmount(place.state, at) == record
     assert place.state.records() == []
@@ -330,7 +340,7 @@ def test_a_claim_lives_and_dies_with_its_process(place: Place) -> None:
 
 
 def test_a_recycled_process_id_does_not_keep_a_claim(place: Place) -> None:
-    place.claim(holder=replace(host_holder(), start_time=host_holder().start_time - 1))
+    place.claim(process=replace(this_process(), start_time=this_process().start_time - 1))
     assert place.state.records() == []
 
 
@@ -356,8 +366,7 @@ build.mount(MountPlan(image, (store / "objects",), upper, work, source=record.so
 def test_a_container_holds_while_its_mount_is_seen(place: Place) -> None:
     """A container stands for any process with a mount namespace of its own."""
     upper, work = place.sample.worktree("app+dev")
-    maker = replace(host_holder(), kind="container", id="0123456789abcdef")
-    record = place.claim(at="/data", holder=maker)
+    record = place.claim(at="/data", holder=Container("0123456789abcdef"))
     plan = MountPlan(place.sample.image, place.sample.data, upper, work, source=record.source)
     at = place.target("data")
     build.mount(plan, at)
@@ -366,8 +375,8 @@ def test_a_container_holds_while_its_mount_is_seen(place: Place) -> None:
         assert container.stdout is not None
         container.stdout.readline()
         build.unmount(at)
-        holder = Holder("container", "0123456789abcdef", container.pid, proc.start_time(container.pid) or 0)
-        record = place.state.confirm(record, 12345, holder=holder)
+        process = process_of(container.pid, proc.start_time(container.pid) or 0)
+        record = place.state.confirm(record, 12345, process=process)
         assert place.state.records() == [record]
         with pytest.raises(BusyError, match="by container 0123456789ab") as caught:
             place.mount_worktree(place.target("b"))
@@ -381,8 +390,8 @@ def test_a_container_holds_while_its_mount_is_seen(place: Place) -> None:
 
 def test_a_container_that_is_gone_holds_nothing(place: Place) -> None:
     with subprocess.Popen(["sleep", "1000"]) as container:
-        holder = Holder("container", "c", container.pid, proc.start_time(container.pid) or 0)
-        record = place.claim(at="/data", holder=holder)
+        process = process_of(container.pid, proc.start_time(container.pid) or 0)
+        record = place.claim(at="/data", holder=Container("c"), process=process)
         assert place.state.records() == [record]
         container.kill()
     assert place.state.records() == []

@@ -18,11 +18,13 @@ from stratum.errors import BusyError, DamagedError, NotFoundError
 from stratum.frozen import replace
 from stratum.mount import build, host
 from stratum.mount.plan import MountPlan
-from stratum.mount.state import Holder, Record, State, host_holder
+from stratum.mount.state import Record, State
 from stratum.mount.swap import swapping
+from stratum.store.holders import Container as HeldBy
 from stratum.sys import mountinfo, proc
 from stratum.sys.mountapi import move_mount
 from stratum.sys.namespaces import enter_mount_namespace, in_own_thread
+from stratum.sys.proc import Process, process_of
 from stratum.sys.syscalls import open_in_root, statx_mount_id
 from tests.support.leftovers import unmount_below
 from tests.support.mounts import Sample, make_sample, walk
@@ -275,8 +277,8 @@ class Container:
         self.process.communicate()
 
     @property
-    def holder(self) -> Holder:
-        return Holder("container", "c0ffee", self.process.pid, proc.start_time(self.process.pid) or 0)
+    def first_process(self) -> Process:
+        return process_of(self.process.pid, proc.start_time(self.process.pid) or 0)
 
     def run(self, *command: str) -> str:
         entered = ["nsenter", "--target", str(self.process.pid), "--mount", "--root", "--wd", *command]
@@ -297,19 +299,18 @@ class Container:
 
     def mount(self) -> Record:
         upper, work = self.place.one.worktree("one")
-        maker = replace(host_holder(), kind="container", id="c0ffee")
         record = self.place.state.claim(
             store=self.place.one.store,
             ref="app+dev",
             commit="c1",
             mountpoint=Path("/data"),
             read_only=False,
-            holder=maker,
+            holder=HeldBy("c0ffee"),
         )
         plan = MountPlan(self.place.one.image, self.place.one.data, upper, work, source=record.source)
         with build.closing(build.build_detached(plan)) as built:
             mount_id = self.attach(built)
-        return self.place.state.confirm(record, mount_id, holder=self.holder)
+        return self.place.state.confirm(record, mount_id, process=self.first_process)
 
 
 @pytest.fixture(params=[(), ("--user", "--map-root-user", "--pid", "--fork", "--kill-child")], ids=["plain", "userns"])

@@ -12,22 +12,22 @@ from pathlib import Path
 
 import pytest
 
-from stratum.api.leases import KUBERNETES_HOLDER, VOLUME_HOLDER
 from stratum.store import Lease, Store
+from stratum.store.holders import Container, Holder, KubernetesVolume, NamedVolume, Promise, written
 from tests.support.command import Command
-from tests.support.containers import Container
+from tests.support.containers import Container as Running
 
 pytestmark = pytest.mark.root
 
 
 @pytest.fixture
-def container(cli: Command, tmp_path: Path) -> Iterator[Container]:
+def container(cli: Command, tmp_path: Path) -> Iterator[Running]:
     """A container that has zzz+dev at /data and wrote there; beside it is the worktree aaa+dev."""
     (tmp_path / "source").mkdir()
     for name in ("aaa", "zzz"):
         cli.ok("import", "--bare", tmp_path / "source", name)
         cli.ok("worktree", "add", f"{name}+dev", f"{name}:latest")
-    made = Container(tmp_path / "bundles")
+    made = Running(tmp_path / "bundles")
     try:
         assert run_hook(cli, made, "createRuntime") == (0, "")
         Path(f"/proc/{made.process.pid}/root{made.rootfs}/data/new").write_text("written")
@@ -36,7 +36,7 @@ def container(cli: Command, tmp_path: Path) -> Iterator[Container]:
         made.stop()
 
 
-def start_hook(cli: Command, container: Container, stage: str, *prefix: str) -> subprocess.Popen[bytes]:
+def start_hook(cli: Command, container: Running, stage: str, *prefix: str) -> subprocess.Popen[bytes]:
     """Start a stage of the hook, below the command ``prefix``."""
     gone = {"status": "stopped", "pid": 0} if stage == "poststop" else {}
     process = subprocess.Popen(
@@ -52,7 +52,7 @@ def start_hook(cli: Command, container: Container, stage: str, *prefix: str) -> 
     return process
 
 
-def run_hook(cli: Command, container: Container, stage: str, *prefix: str) -> tuple[int, str]:
+def run_hook(cli: Command, container: Running, stage: str, *prefix: str) -> tuple[int, str]:
     """Run a stage of the hook; its exit status and stderr."""
     process = start_hook(cli, container, stage, *prefix)
     said = process.communicate()[1].decode()
@@ -71,7 +71,7 @@ def names(cli: Command, ref: str, tmp_path: Path) -> list[str]:
     return sorted(os.listdir(target))
 
 
-def test_a_damaged_lease_keeps_nobody_else_from_committing(cli: Command, container: Container, tmp_path: Path) -> None:
+def test_a_damaged_lease_keeps_nobody_else_from_committing(cli: Command, container: Running, tmp_path: Path) -> None:
     lease = cli.store / "refs/aaa/worktrees/dev/lease.toml"
     lease.write_text("garbage")
     container.stop()
@@ -90,7 +90,7 @@ def test_a_damaged_lease_keeps_nobody_else_from_committing(cli: Command, contain
 
 
 def test_a_damaged_lease_of_another_worktree_is_beside_the_point_of_reconcile(
-    cli: Command, container: Container, tmp_path: Path
+    cli: Command, container: Running, tmp_path: Path
 ) -> None:
     (cli.store / "refs/aaa/worktrees/dev/lease.toml").write_text("garbage")
     container.stop()
@@ -98,7 +98,7 @@ def test_a_damaged_lease_of_another_worktree_is_beside_the_point_of_reconcile(
     assert names(cli, "zzz+dev", tmp_path) == ["new"]
 
 
-def test_a_stop_waits_for_whoever_works_on_the_worktree(cli: Command, container: Container, tmp_path: Path) -> None:
+def test_a_stop_waits_for_whoever_works_on_the_worktree(cli: Command, container: Running, tmp_path: Path) -> None:
     """For as long as the hook may, which is longer than verbs wait."""
     container.stop()
     with (cli.store / "refs/zzz/worktrees/dev.lock").open("rb") as lock:
@@ -111,7 +111,7 @@ def test_a_stop_waits_for_whoever_works_on_the_worktree(cli: Command, container:
     assert names(cli, "zzz+dev", tmp_path) == ["new"]
 
 
-def test_a_stop_without_memory_is_told_of_and_made_up_for(cli: Command, container: Container, tmp_path: Path) -> None:
+def test_a_stop_without_memory_is_told_of_and_made_up_for(cli: Command, container: Running, tmp_path: Path) -> None:
     place = Path(f"/proc/{container.process.pid}/root{container.rootfs}/data")
     for number in range(10_000):
         (place / f"{number:05d}{'x' * 200}").write_bytes(os.urandom(70))
@@ -131,26 +131,28 @@ def test_a_stop_without_memory_is_told_of_and_made_up_for(cli: Command, containe
     ("holder", "words", "tag"),
     [
         (
-            KUBERNETES_HOLDER + "pvc-0a1b2c3d-4e5f",
+            KubernetesVolume("pvc-0a1b2c3d-4e5f"),
             "Kubernetes volume pvc-0a1b2c3d-4e5f was unpublished",
             "pvc-0a1b2c3d",
         ),
-        (KUBERNETES_HOLDER + "db+main", "Kubernetes volume db+main was unpublished", "db-main"),
-        (VOLUME_HOLDER + "my.volume", "volume my.volume was unmounted", "my.volume"),
-        (VOLUME_HOLDER + "___", "volume ___ was unmounted", "volume"),
-        ("0123456789abcdef", "container 0123456789ab stopped", "0123456789ab"),
+        (KubernetesVolume("db+main"), "Kubernetes volume db+main was unpublished", "db-main"),
+        (NamedVolume("my.volume"), "volume my.volume was unmounted", "my.volume"),
+        (NamedVolume("___"), "volume ___ was unmounted", "volume"),
+        (Container("0123456789abcdef"), "container 0123456789ab stopped", "0123456789ab"),
     ],
 )
 def test_the_history_says_what_ended(
-    cli: Command, container: Container, tmp_path: Path, holder: str, words: str, tag: str
+    cli: Command, container: Running, tmp_path: Path, holder: Holder, words: str, tag: str
 ) -> None:
     (tmp_path / "mnt").mkdir()
     cli.ok("mount", "aaa+dev", tmp_path / "mnt")
     (tmp_path / "mnt" / "new").write_text("written")
     cli.ok("unmount", tmp_path / "mnt")
     worktrees = Store.open(cli.store).worktrees
-    worktrees.set_lease("aaa", "dev", Lease(holder, "2026-01-01T00:00:00Z", True, "at-{container}"))
+    worktrees.set_lease("aaa", "dev", Lease(holder, "2026-01-01T00:00:00Z", Promise(tag=f"at-{{{holder.field}}}")))
     assert tree_of(cli, "aaa+dev")["waiting"] == words.rpartition(" ")[0].removesuffix(" was")
     (done,) = cli.json("reconcile")
     assert done["tag"] == f"at-{tag}"
+    assert done["holder"] == written(holder)
+    assert done["container"] == (holder.id if isinstance(holder, Container) else "")
     assert words in [entry["why"] for entry in cli.json("log", "--reflog", "aaa+dev")]

@@ -127,7 +127,7 @@ def text(data: bytes) -> str:
 
 
 def template(value: str) -> str:
-    return render_tag(value, name="a", worktree="b", container="c" * 64, commit=HASH, time=utc_now())
+    return render_tag(value, {"container": "c" * 64}, name="a", worktree="b", commit=HASH, time=utc_now())
 
 
 @st.composite

@@ -14,7 +14,7 @@ MOMENT = datetime(2026, 2, 1, 0, 59, 59, tzinfo=timezone(timedelta(hours=1)))
 
 
 def render(template: str) -> str:
-    return render_tag(template, name="app", worktree="dev", container="f" * 64, commit=HASH, time=MOMENT)
+    return render_tag(template, {"container": "f" * 64}, name="app", worktree="dev", commit=HASH, time=MOMENT)
 
 
 def test_every_field() -> None:
@@ -30,6 +30,7 @@ def test_no_field() -> None:
     ("template", "says"),
     [
         ("{nome}", "unknown field {nome}"),
+        ("{volume}", "unknown field {volume}"),
         ("{}", "unknown field {}"),
         ("{name", "not a valid tag"),
         ("{name.__class__}", "unknown field"),
@@ -43,6 +44,6 @@ def test_no_field() -> None:
 )
 def test_refuses(template: str, says: str) -> None:
     with pytest.raises(UsageError) as caught:
-        check_template(template, name="app", worktree="dev")
+        check_template(template, "container", name="app", worktree="dev")
     assert says in caught.value.message
     assert caught.value.message.startswith("tag template ")

@@ -11,6 +11,9 @@ import pytest
 from stratum import toml
 from stratum.errors import BusyError, DamagedError, ExistsError, NotFoundError, UsageError
 from stratum.store import Lease, Store
+from stratum.store.holders import Container, Holder, KubernetesVolume, NamedVolume, Promise
+from stratum.store.tables import write_tables
+from stratum.sys.proc import Process
 from tests.support.stores import check, commit, directory, leftovers
 
 MTIME = -1_234_567_891
@@ -109,7 +112,7 @@ def test_descriptions(store: Store, base: str) -> None:
 def test_renewing_puts_base_and_upperdir_in_place_at_once(store: Store, base: str, other: str) -> None:
     made = store.worktrees.create("app", "dev", base, "kept")
     (made.upperdir / "deep" / "er").mkdir(parents=True)
-    lease = Lease("container", "2025-06-09T10:30:00Z", True)
+    lease = Lease(Container("c"), "2025-06-09T10:30:00Z", Promise())
     store.worktrees.set_lease("app", "dev", lease)
     with store.worktrees.lock("app", "dev"), store.begin("a test") as tx:
         renewed = store.worktrees.renew(tx, "app", "dev", base_commit=other, head=other, why="commit")
@@ -146,8 +149,12 @@ def test_leases(store: Store, base: str) -> None:
     store.worktrees.create("app", "dev", base)
     assert store.worktrees.lease("app", "dev") is None
     for lease in (
-        Lease("abc", "2025-06-09T10:30:00Z", False),
-        Lease("def", "2025-06-09T10:31:00Z", True, "{name}-{time}", "disk full\n"),
+        Lease(Container("abc"), "2025-06-09T10:30:00Z", Promise(commit=False)),
+        Lease(Container("def"), "2025-06-09T10:31:00Z", Promise(tag="{name}-{time}"), "disk full\n"),
+        Lease(NamedVolume("___"), "2025-06-09T10:31:00Z", Promise(tag="t", move_tag=False)),
+        Lease(KubernetesVolume("db+main"), "2025-06-09T10:31:00Z", Promise()),
+        Lease(Container("c"), "2025-06-09T10:31:00Z", Promise(), None, Process(1, 2, "4:7", "b")),
+        Lease(Container("c"), "2025-06-09T10:31:00Z", Promise(), None, Process(1, 2)),
     ):
         store.worktrees.set_lease("app", "dev", lease)
         assert Store.open(store.root).worktrees.lease("app", "dev") == lease
@@ -156,6 +163,26 @@ def test_leases(store: Store, base: str) -> None:
     assert store.worktrees.lease("app", "dev") is None
     with pytest.raises(NotFoundError):
         store.worktrees.set_lease("app", "nope", lease)
+
+
+@pytest.mark.parametrize(
+    ("container", "holder", "tag"),
+    [
+        ("0123abcd", Container("0123abcd"), "at-{container}"),
+        ("volume/my.volume", NamedVolume("my.volume"), "at-{volume}"),
+        ("kubernetes/db+main", KubernetesVolume("db+main"), "at-{volume}"),
+    ],
+)
+def test_a_lease_of_the_first_form_is_read(store: Store, base: str, container: str, holder: Holder, tag: str) -> None:
+    made = store.worktrees.create("app", "dev", base)
+    table = {"container": container, "since": "2026", "commit": True, "tag_template": "at-{container}"}
+    process = {"pid": 1, "start_time": 2, "pid_namespace": "4:7", "boot": "b"}
+    (made.directory / "lease.toml").write_bytes(write_tables({"lease": table | process}, "a lease"))
+    lease = Lease(holder, "2026", Promise(tag=tag), None, Process(**process))  # type: ignore[arg-type]
+    assert store.worktrees.lease("app", "dev") == lease
+    (made.directory / "lease.toml").write_bytes(write_tables({"lease": table | {"container": "x/y"}}, "a lease"))
+    with pytest.raises(DamagedError, match="unknown holder kind 'x'"):
+        store.worktrees.lease("app", "dev")
 
 
 def test_a_locked_worktree_waits(store: Store, base: str) -> None:
