@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from os import fdopen
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from stratum.errors import NotFoundError, StratumError
-from stratum.oci.descriptor import Descriptor, describe, digest_of
+from stratum.oci.descriptor import Descriptor, digest_of
 from stratum.oci.image import Image, ImageLayer, architecture, is_commit, read_image
 from stratum.oci.mediatypes import (
     COMMIT_ANNOTATION,
@@ -27,11 +27,13 @@ from stratum.oci.mediatypes import (
     LAYER_ZSTD_MEDIA_TYPE,
     MANIFEST_MEDIA_TYPE,
 )
-from stratum.oci.remote import Sink, Upload
+from stratum.oci.remote import Sink, Source, Upload
 from stratum.progress import Progress
 from stratum.transfer.artifact import CREATED_ANNOTATION, PARENT_ANNOTATION
 from stratum.transfer.imagelayer import layer_archive
-from stratum.transfer.push import PushResult, file_pieces, scratch
+from stratum.transfer.packwork import store_opener
+from stratum.transfer.push import PushResult, Sender, file_pieces, scratch
+from stratum.transfer.running import running
 from stratum.tree.contents import objects_of
 from stratum.tree.dump import read_dump
 from stratum.tree.merge import make_layer
@@ -81,160 +83,115 @@ def push_image(
     ``deltas`` builds on an image that is there. Raises ``NotFoundError`` for an unknown commit, ``UnsupportedError``
     for a tree that no image can hold, and ``StratumError`` in the registry's words.
     """
-    meta = store.commits.meta(commit)
-    dump = store.commits.dump(commit)
-    tree = read_dump(dump)
-    with scratch(store, f"push of {commit} to {remote.target} as an image", objects_of(dump)) as directory:
-        job = _ImagePush(store, directory / "layer", remote, meta, tree, compression, dry_run, progress)
-        return job.run(tag, job.find_base(tag) if deltas else None)
-
-
-class _ImagePush:
-    """One push of one commit."""
-
-    def __init__(
-        self,
-        store: Store,
-        spool: Path,
-        remote: Sink,
-        meta: CommitMeta,
-        tree: Directory,
-        compression: str,
-        dry_run: bool,
-        progress: Progress | None,
-    ) -> None:
-        self._store = store
-        self._tree = tree
-        self._spool = spool
-        self._remote = remote
-        self._meta = meta
-        self._compression = compression
-        self._dry_run = dry_run
-        self._progress = progress
-        self._sent = [0, 0]
-        self._reused = 0
-
-    def run(self, tag: str, base: _Base | None) -> PushResult:
-        tree = self._tree
+    meta, dump = store.commits.meta(commit), store.commits.dump(commit)
+    tree, what = read_dump(dump), f"push of {commit} to {remote.target} as an image"
+    with running(f"the {what}", 1, progress) as job, scratch(store, what, objects_of(dump)) as directory:
+        base = _find_base(store, remote, tag, meta) if deltas else None
+        sender, spool = Sender(remote, job, dry_run=dry_run), directory / "layer"
         layers = list(base.image.layers) if base is not None else []
-        self._reused += len(layers)
-        if base is None:
-            layers.append(self._send_layer(tree))
-        elif base.commit != self._meta.metadata_hash:
-            layers.append(self._send_layer(make_layer(self._store.commits.tree(base.commit), tree)))
-        config_data = self._config(layers)
-        config = describe(IMAGE_CONFIG_MEDIA_TYPE, config_data)
-        self._send(Upload.of_bytes(config, config_data))
-        data = self._manifest(config, layers)
+        there = len(layers)
+        if base is None or base.commit != commit:
+            layer = tree if base is None else make_layer(store.commits.tree(base.commit), tree)
+            made = _write_layer(store, layer, compression, None if dry_run else spool, progress)
+            sender.send(Upload(made.blob, lambda start: file_pieces(spool, start)))
+            spool.unlink(missing_ok=True)
+            layers.append(made)
+        config = sender.send_bytes(IMAGE_CONFIG_MEDIA_TYPE, _config(meta, layers))
+        data = _manifest(meta, config, layers)
         digest = digest_of(data)
-        if not self._is_there(tag, digest):
-            if not self._dry_run:
-                self._remote.put_manifest(data, tag)
-            self._count(len(data))
-        return PushResult(
-            self._meta.metadata_hash, str(self._remote.target), digest, self._sent[0], self._sent[1], self._reused
-        )
+        if not _is_there(remote, tag, digest):
+            sender.send_manifest(data, tag)
+        return sender.result(commit, digest, there)
 
-    # What is there
 
-    def find_base(self, tag: str) -> _Base | None:
-        """The image to build on: of this commit, of its parent, or of any commit that the store has."""
-        tags = [tag, *[other for other in self._remote.list_tags() if other != tag][-_BASES_MAX:]]
-        found = [base for base in map(self._base, tags) if base is not None]
-        for wanted in (self._meta.metadata_hash, self._meta.parent_commit):
-            for base in found:
-                if base.commit == wanted:
-                    return base
-        return found[0] if found else None
+# What is there
 
-    def _base(self, tag: str) -> _Base | None:
-        try:
-            if is_commit(self._remote.get_manifest(tag)[0]):
-                return None
-            image = read_image(self._remote, tag)
-        except StratumError:
-            return None  # nothing, or something else than an image, which the push replaces
-        commit = image.commit
-        if commit is None or len(image.layers) >= LAYERS_MAX or not self._store.commits.exists(commit):
+
+def _find_base(store: Store, remote: Source, tag: str, meta: CommitMeta) -> _Base | None:
+    """The image to build on: of this commit, of its parent, or of any commit that the store has."""
+    tags = [tag, *[other for other in remote.list_tags() if other != tag][-_BASES_MAX:]]
+    found = [base for base in (_base(store, remote, tag) for tag in tags) if base is not None]
+    for wanted in (meta.metadata_hash, meta.parent_commit):
+        for base in found:
+            if base.commit == wanted:
+                return base
+    return found[0] if found else None
+
+
+def _base(store: Store, remote: Source, tag: str) -> _Base | None:
+    try:
+        if is_commit(remote.get_manifest(tag)[0]):
             return None
-        return _Base(image, commit)
+        image = read_image(remote, tag)
+    except StratumError:
+        return None  # nothing, or something else than an image, which the push replaces
+    commit = image.commit
+    if commit is None or len(image.layers) >= LAYERS_MAX or not store.commits.exists(commit):
+        return None
+    return _Base(image, commit)
 
-    def _is_there(self, tag: str, digest: str) -> bool:
-        try:
-            return self._remote.get_manifest(tag)[1] == digest
-        except NotFoundError:
-            return False
 
-    # Making
+def _is_there(remote: Source, tag: str, digest: str) -> bool:
+    try:
+        return remote.get_manifest(tag)[1] == digest
+    except NotFoundError:
+        return False
 
-    def _config(self, layers: list[ImageLayer]) -> bytes:
-        value = {
-            "created": self._meta.timestamp,
+
+# Making
+
+
+def _config(meta: CommitMeta, layers: list[ImageLayer]) -> bytes:
+    return _json(
+        {
+            "created": meta.timestamp,
             "architecture": architecture(),
             "os": "linux",
             "config": {},
             "rootfs": {"type": "layers", "diff_ids": [f"sha256:{layer.diff_id}" for layer in layers]},
         }
-        return _json(value)
+    )
 
-    def _manifest(self, config: Descriptor, layers: list[ImageLayer]) -> bytes:
-        annotations = {COMMIT_ANNOTATION: self._meta.metadata_hash, CREATED_ANNOTATION: self._meta.timestamp}
-        if self._meta.parent_commit is not None:
-            annotations[PARENT_ANNOTATION] = self._meta.parent_commit
-        return _json(
-            {
-                "schemaVersion": 2,
-                "mediaType": MANIFEST_MEDIA_TYPE,
-                "config": _descriptor(config),
-                "layers": [_descriptor(layer.blob) for layer in layers],
-                "annotations": dict(sorted(annotations.items())),
-            }
-        )
 
-    # Sending
+def _manifest(meta: CommitMeta, config: Descriptor, layers: list[ImageLayer]) -> bytes:
+    annotations = {COMMIT_ANNOTATION: meta.metadata_hash, CREATED_ANNOTATION: meta.timestamp}
+    if meta.parent_commit is not None:
+        annotations[PARENT_ANNOTATION] = meta.parent_commit
+    return _json(
+        {
+            "schemaVersion": 2,
+            "mediaType": MANIFEST_MEDIA_TYPE,
+            "config": _descriptor(config),
+            "layers": [_descriptor(layer.blob) for layer in layers],
+            "annotations": dict(sorted(annotations.items())),
+        }
+    )
 
-    def _send_layer(self, layer: Directory) -> ImageLayer:
-        """Make the layer's blob in a temporary file, and send it."""
-        archive, blob, size = hashlib.sha256(), hashlib.sha256(), 0
-        compressor = _compressor(self._compression)
-        with self._spool.open("xb") as file:
-            for piece in self._compressed(layer, compressor, archive.update):
-                blob.update(piece)
-                size += len(piece)
-                if not self._dry_run:
-                    file.write(piece)
-        media_type = LAYER_GZIP_MEDIA_TYPE if self._compression == GZIP else LAYER_ZSTD_MEDIA_TYPE
-        descriptor = Descriptor(media_type, f"sha256:{blob.hexdigest()}", size)
-        self._send(Upload(descriptor, lambda start: file_pieces(self._spool, start)))
-        self._spool.unlink()
-        return ImageLayer(descriptor, archive.hexdigest())
 
-    def _compressed(
-        self, layer: Directory, compressor: _Compressor, update: Callable[[bytes], None]
-    ) -> Iterator[bytes]:
+def _write_layer(
+    store: Store, layer: Directory, compression: str, path: Path | None, progress: Progress | None
+) -> ImageLayer:
+    """Make the layer's blob in the file ``path``; None: only find out what it would be."""
+    archive, blob, size = hashlib.sha256(), hashlib.sha256(), 0
+    compressor = _compressor(compression)
+
+    def compressed() -> Iterator[bytes]:
         done = 0
-        for piece in layer_archive(layer, self._open_object):
-            update(piece)
+        for piece in layer_archive(layer, store_opener(store.objects)):
+            archive.update(piece)
             done += len(piece)
-            if self._progress is not None:
-                self._progress(done, None)
+            if progress is not None:
+                progress(done, None)
             yield compressor.compress(piece)
         yield compressor.flush()
 
-    def _send(self, upload: Upload) -> None:
-        if self._remote.has_blob(upload.descriptor):
-            self._reused += 1
-            return
-        if not self._dry_run:
-            self._remote.put_blob(upload)
-        self._count(upload.descriptor.size)
-
-    def _count(self, size: int) -> None:
-        self._sent[0] += size
-        self._sent[1] += 1
-
-    def _open_object(self, digest: bytes) -> BinaryIO:
-        return fdopen(self._store.objects.open(digest), "rb", buffering=0)
+    with open(path or os.devnull, "wb") as file:
+        for piece in compressed():
+            blob.update(piece)
+            size += len(piece)
+            file.write(piece)
+    media_type = LAYER_GZIP_MEDIA_TYPE if compression == GZIP else LAYER_ZSTD_MEDIA_TYPE
+    return ImageLayer(Descriptor(media_type, f"sha256:{blob.hexdigest()}", size), archive.hexdigest())
 
 
 def _compressor(compression: str) -> _Compressor:

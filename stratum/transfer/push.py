@@ -7,64 +7,46 @@ publishes nothing, and the blobs that it sent are found by the next.
 
 from __future__ import annotations
 
-import re
-import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from stratum.errors import DamagedError, NotFoundError, StratumError, UnsupportedError, UsageError
+from stratum.errors import UnsupportedError, UsageError
 from stratum.oci.access import Access
 from stratum.oci.descriptor import Descriptor, describe, digest_of
 from stratum.oci.mediatypes import INDEX_MEDIA_TYPE
 from stratum.oci.places import open_sink, open_source
-from stratum.oci.remote import Sink, Source, Upload, fetch
+from stratum.oci.remote import Sink, Source, Upload
 from stratum.oci.target import Target
 from stratum.progress import Progress
 from stratum.store.ancestry import Ancestry
-from stratum.transfer.artifact import (
-    CONFIG_MEDIA_TYPE,
-    PACK_MEDIA_TYPE,
-    TREE_MEDIA_TYPE,
-    Manifest,
-    PackLayers,
-    read_manifest,
-    write_manifest,
-)
-from stratum.transfer.packs import (
-    PACK_MAX,
-    Member,
-    PackIndex,
-    PackWriter,
-    archived_size,
-    plan_packs,
-    read_index,
-    write_index,
-)
+from stratum.transfer.artifact import CONFIG_MEDIA_TYPE, PACK_MEDIA_TYPE, PackLayers
+from stratum.transfer.bases import There, find_there, load_base, mount_base, read_base
+from stratum.transfer.packs import PACK_MAX, Member, PackIndex, PackWriter, archived_size, write_index
 from stratum.transfer.packwork import store_opener
+from stratum.transfer.planning import Base, Plan, is_told, plan_push
 from stratum.transfer.relatives import relatives
-from stratum.transfer.reuse import BasePack, Plan, plan_reuse
+from stratum.transfer.running import Running, running
 from stratum.transfer.treeblobs import tree_blobs
-from stratum.transfer.workers import Workers
 from stratum.tree.contents import objects_of
 
 if TYPE_CHECKING:
     from stratum.store import Store
+    from stratum.store.lineage import Recorded
     from stratum.store.metadata import CommitMeta
-    from stratum.tree.blocks import Blocks
+    from stratum.tree.blocks import Dump
 
 WORKERS = 4
 """Blobs made and sent at the same time; each needs a pack's worth of temporary disk and one chunk of memory."""
 
-_BASES_MAX = 8
 _READ = 1 << 20
 
-_Made = TypeVar("_Made")
-_Result = TypeVar("_Result")
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,24 +77,15 @@ def push(
     digest, ``DamagedError`` where the store is damaged and ``StratumError`` in the registry's words.
     """
     check_pushable(target)
-    meta = store.commits.meta(commit)
-    with Workers(jobs) as workers:
-        metadata = _metadata(store, meta, workers)
-        dump = store.commits.dump(commit)
-        objects = objects_of(dump)
+    with running(f"the push to {target}", jobs, progress) as job:
+        outgoing = _Outgoing.read(store, commit, job)
         remote = open_sink(target, access, create=not dry_run)
-        with remote, scratch(store, f"push of {commit} to {target}", objects) as directory:
+        with remote, scratch(store, f"push of {commit} to {target}", outgoing.objects) as directory:
+            sender = Sender(remote, job, dry_run=dry_run)
+            there = find_there(remote, target.tag, commit, outgoing.meta.parent_commit)
             elsewhere = (open_source(place, access) for place in relatives(store, commit, target))
-            return _Push(
-                store, directory, remote, meta, metadata, target.tag, dry_run, workers, progress, elsewhere=elsewhere
-            ).run(dump, objects)
-
-
-def _metadata(store: Store, meta: CommitMeta, workers: Workers) -> Callable[[], bytes]:
-    """What returns the config blob: metadata.toml with the image described, also where nobody made the image yet."""
-    if meta.image_digest is not None:
-        return meta.to_toml
-    return workers.whole_metadata(store.root, meta.metadata_hash, meta.leaf_count)
+            packer = _Packer(store, directory, job, dry_run=dry_run)
+            return _push(outgoing, sender, packer, there, elsewhere, target.tag)
 
 
 def check_pushable(target: Target) -> None:
@@ -135,12 +108,13 @@ def push_in_order(
 
     ``base`` is the digest of the manifest in ``remote`` to build on.
     """
-    meta, dump = store.commits.meta(commit), store.commits.dump(commit)
-    objects = objects_of(dump)
-    with scratch(store, f"push of {commit} to {remote.target}", objects) as directory, Workers(jobs) as workers:
-        metadata = _metadata(store, meta, workers)
-        push = _Push(store, directory, remote, meta, metadata, tag, False, workers, progress, base, in_order=True)
-        return push.run(dump, objects)
+    what = f"push of {commit} to {remote.target}"
+    with running(f"the {what}", jobs, progress) as job:
+        outgoing = _Outgoing.read(store, commit, job)
+        with scratch(store, what, outgoing.objects) as directory:
+            found = read_base(remote, base) if base is not None else None
+            sender = Sender(remote, job, in_order=True)
+            return _push(outgoing, sender, _Packer(store, directory, job), There(found[0] if found else None), (), tag)
 
 
 @contextmanager
@@ -162,285 +136,191 @@ def scratch(store: Store, what: str, objects: Iterable[bytes]) -> Iterator[Path]
         yield directory
 
 
-class _Push:
-    """One push of one commit."""
+@dataclass(frozen=True, slots=True)
+class _Outgoing:
+    """A commit of the store. ``metadata`` gives the config blob: metadata.toml with the image described, also where
+    nobody made the image yet. ``objects`` is digest -> size in bytes, in tree order."""
 
-    def __init__(
-        self,
-        store: Store,
-        directory: Path,
-        remote: Sink,
-        meta: CommitMeta,
-        metadata: Callable[[], bytes],
-        tag: str,
-        dry_run: bool,
-        workers: Workers,
-        progress: Progress | None,
-        base: str | None = None,
-        *,
-        in_order: bool = False,
-        elsewhere: Iterable[Source] = (),
-    ) -> None:
-        self._tag = tag
-        self._turns = _Turns(in_order)
-        self._base = base
-        self._store = store
-        self._directory = directory
-        self._remote = remote
-        self._elsewhere = elsewhere
-        self._meta = meta
-        self._metadata = metadata
+    meta: CommitMeta
+    metadata: Callable[[], bytes]
+    lineage: Recorded
+    dump: Dump
+    objects: dict[bytes, int]
+
+    @classmethod
+    def read(cls, store: Store, commit: str, job: Running) -> _Outgoing:
+        meta = store.commits.meta(commit)
+        metadata = meta.to_toml
+        if meta.image_digest is None:
+            metadata = job.workers.whole_metadata(store.root, commit, meta.leaf_count)
+        dump = store.commits.dump(commit)
+        return cls(meta, metadata, Ancestry(store).to_send(commit), dump, objects_of(dump))
+
+
+def _push(
+    outgoing: _Outgoing, sender: Sender, packer: _Packer, there: There, elsewhere: Iterable[Source], tag: str
+) -> PushResult:
+    """Send what ``there`` lacks; where it has nothing to build on, what stays is mounted from ``elsewhere``."""
+    meta, lineage, present = outgoing.meta, outgoing.lineage, there.present
+    config = describe(CONFIG_MEDIA_TYPE, meta.to_toml())
+    if present is not None and present.config == config and is_told(present, lineage):
+        return sender.result(meta.metadata_hash, there.digest, len(present.blobs) + 1)
+    trees = list(tree_blobs(outgoing.dump))
+
+    def plan_on(base: Base | None) -> Plan:
+        return plan_push(meta, lineage, trees, outgoing.objects, base)
+
+    with ThreadPoolExecutor(WORKERS) as pool:
+        if there.base is not None:
+            plan = plan_on(load_base(sender.remote, there.base, pool))
+        else:
+            plan = mount_base(elsewhere, plan_on, sender.mount, pool)
+        if present is not None and plan.brings_nothing_to(present):
+            return sender.result(meta.metadata_hash, there.digest, len(present.blobs) + 1)
+        plan.check()
+        packs = sender.send_plan(plan, packer, pool)
+    config = sender.send_bytes(CONFIG_MEDIA_TYPE, outgoing.metadata())
+    digest = sender.send_manifest(plan.manifest(config, packs), tag)
+    return sender.result(meta.metadata_hash, digest)
+
+
+class Sender:
+    """Sends blobs and manifests to ``remote``, but for blobs that are there; threads may share it.
+
+    ``dry_run`` only finds out what that is; ``in_order``: a plan's blobs go in the order of its manifest.
+    """
+
+    def __init__(self, remote: Sink, job: Running, *, dry_run: bool = False, in_order: bool = False) -> None:
+        self.remote = remote
+        self._job = job
         self._dry_run = dry_run
-        self._workers = workers
-        self._progress = progress
-        self._stopped = False
-        self._lock = threading.Lock()
-        self._known: set[str] = set()
-        self._sent = [0, 0]
-        self._reused = 0
-        self._done = self._total = 0
+        self._in_order = in_order
+        self._known: frozenset[str] = frozenset()
+        self._sent: list[int] = []
+        self._reused: list[str] = []
 
-    def run(self, dump: Blocks, objects: dict[bytes, int]) -> PushResult:
-        present, base = self._find_base()
-        lineage = Ancestry(self._store).to_send(self._meta.metadata_hash)
-        told = present is not None and set(lineage.ancestors) <= set(present[0].ancestors)
-        if present is not None and told and present[0].config == describe(CONFIG_MEDIA_TYPE, self._meta.to_toml()):
-            return self._result(present[1], len(present[0].blobs) + 1)
-        with ThreadPoolExecutor(WORKERS) as pool:
-            trees = list(tree_blobs(dump))
-            plan = self._plan(base, objects, pool) if base is not None else self._mounted(objects, trees, pool)
-            same = present is not None and base is present[0] and _same_tree(base, self._meta, trees)
-            if present is not None and base is not None and same and told and not plan.members:
-                return self._result(present[1], len(base.blobs) + 1)
-            packs = plan_packs(plan.members)
-            self._total = sum(member.size for member in plan.members)
-            self._workers.start(self._total)
-            self._reused += 2 * len(plan.kept)
-            jobs = [pool.submit(self._send_tree, number, data) for number, data in enumerate(trees)]
-            pack_jobs = [pool.submit(self._send_pack, number, pack) for number, pack in enumerate(packs, len(trees))]
-            try:
-                tree_layers = [job.result() for job in jobs]
-                pack_layers = [job.result() for job in pack_jobs]
-            except BaseException:
-                self._stopped = True
-                self._workers.stop()
-                raise
-            finally:
-                pool.shutdown(cancel_futures=True)
-        config = self._send_bytes(CONFIG_MEDIA_TYPE, self._metadata())
-        manifest = Manifest(
-            self._meta.metadata_hash,
-            self._meta.timestamp,
-            config,
-            tuple(tree_layers),
-            (*plan.kept, *pack_layers),
-            self._meta.parent_commit,
-            ancestors=lineage.ancestors,
-            whole=lineage.whole,
-        )
-        data = write_manifest(manifest)
-        if not self._dry_run:
-            self._remote.put_manifest(data, self._tag)
-        self._count(len(data))
-        return self._result(digest_of(data), self._reused)
+    def result(self, commit: str, manifest_digest: str, reused: int = 0) -> PushResult:
+        """What was done; ``reused`` blobs besides were there."""
+        reused += len(self._reused)
+        return PushResult(commit, str(self.remote.target), manifest_digest, sum(self._sent), len(self._sent), reused)
 
-    def _result(self, manifest_digest: str, reused: int) -> PushResult:
-        target = str(self._remote.target)
-        return PushResult(self._meta.metadata_hash, target, manifest_digest, self._sent[0], self._sent[1], reused)
+    def mount(self, repository: str, blob: Descriptor) -> bool:
+        """Have a blob that another repository of the registry has; whether that worked."""
+        return self._dry_run or self.remote.has_blob(blob) or self.remote.mount_blob(blob, repository)
 
-    # What is there
-
-    def _find_base(self) -> tuple[tuple[Manifest, str] | None, Manifest | None]:
-        """The tag's present manifest with its digest, and the manifest whose blobs to build on.
-
-        That is the parent commit's where it is found, else the tag's, else the newest-looking.
-        """
-        if self._base is not None:
-            found = self._manifest(self._base)
-            return None, found[0] if found is not None else None
-        tag = self._tag
-        present = self._manifest(tag)
-        if present is not None:
-            return present, present[0]
-        candidates = []
-        for other in sorted(set(self._remote.list_tags()) - {tag}, key=_natural, reverse=True)[:_BASES_MAX]:
-            found = self._manifest(other)
-            if found is not None and found[0].commit in (self._meta.parent_commit, self._meta.metadata_hash):
-                return None, found[0]
-            candidates += [found[0]] if found is not None else []
-        return None, candidates[0] if candidates else None
-
-    def _manifest(self, tag: str) -> tuple[Manifest, str] | None:
-        """The commit that a tag names now, or None where it names none: then the tag is simply moved."""
-        try:
-            data, digest = self._remote.get_manifest(tag)
-        except NotFoundError:
-            return None
-        try:
-            return read_manifest(data, str(self._remote.target)), digest
-        except StratumError:
-            return None
-
-    def _plan(self, base: Manifest, objects: dict[bytes, int], pool: ThreadPoolExecutor) -> Plan:
-        """What of ``base`` can stay. A base that is damaged is not built on."""
-        try:
-            packs = self._packs(self._remote, base, pool)
-        except (DamagedError, NotFoundError):
-            return plan_reuse([], objects)
-        self._known = {blob.digest for blob in base.trees}
-        return plan_reuse(packs, objects)
-
-    def _mounted(self, objects: dict[bytes, int], trees: Sequence[bytes], pool: ThreadPoolExecutor) -> Plan:
-        """What can come from another repository, where the registry lets it be mounted: here is nothing to build on."""
-        for remote in self._elsewhere:
-            with remote:
-                try:
-                    base = read_manifest(remote.get_manifest(remote.target.reference)[0], str(remote.target))
-                    packs = self._packs(remote, base, pool)
-                except StratumError:
-                    continue  # gone, or not for this user: then everything is sent
-            plan = plan_reuse(packs, objects)
-            wanted = {digest_of(tree) for tree in trees}
-            blobs = [blob for layers in plan.kept for blob in (layers.index, layers.pack)]
-            blobs += [tree for tree in base.trees if tree.digest in wanted]
-            mount = partial(self._mount, remote.target.repository)
-            if all(pool.map(mount, blobs)):
-                self._known = wanted & {tree.digest for tree in base.trees}
-                return plan
-        return plan_reuse([], objects)
-
-    def _mount(self, repository: str, blob: Descriptor) -> bool:
-        return self._dry_run or self._remote.has_blob(blob) or self._remote.mount_blob(blob, repository)
-
-    def _packs(self, remote: Source, base: Manifest, pool: ThreadPoolExecutor) -> list[BasePack]:
-        """The packs of ``base``, which is in ``remote``, with their indexes."""
-
-        def index(layers: PackLayers) -> PackIndex:
-            return read_index(fetch(remote, layers.index), layers.pack.size, f"index {layers.index.digest}")
-
-        return [BasePack(layers, found) for layers, found in zip(base.packs, pool.map(index, base.packs), strict=True)]
-
-    # Sending
-
-    def _send_tree(self, number: int, data: bytes) -> Descriptor:
-        return self._turns.run(number, lambda: data, lambda data: self._send_bytes(TREE_MEDIA_TYPE, data))
-
-    def _send_pack(self, number: int, members: Sequence[Member]) -> PackLayers:
-        path = self._directory / f"pack-{number}"
-
-        def make() -> tuple[Upload, PackIndex]:
-            if sum(map(archived_size, members)) > PACK_MAX:
-                return self._large_pack(members)
-            return self._spooled_pack(members, path)
-
-        def send(pack: tuple[Upload, PackIndex]) -> PackLayers:
-            self._send(pack[0])
-            return PackLayers(self._send_bytes(INDEX_MEDIA_TYPE, write_index(pack[1])), pack[0].descriptor)
-
-        try:
-            return self._turns.run(number, make, send)
-        finally:
-            path.unlink(missing_ok=True)
-
-    def _spooled_pack(self, members: Sequence[Member], path: Path) -> tuple[Upload, PackIndex]:
-        """Make the pack in a temporary file."""
-        with path.open("xb", buffering=0) as file:
-            pack, index = self._make_pack(members, None if self._dry_run else file.fileno())
-        return Upload(pack, lambda start: file_pieces(path, start)), index
-
-    def _large_pack(self, members: Sequence[Member]) -> tuple[Upload, PackIndex]:
-        """Make the pack of a large object for its digest, and again when it is sent: the disk may have no room for a
-        copy."""
-        pack, index = self._make_pack(members, None)
-
-        def again(start: int) -> Iterator[bytes]:
-            for piece in PackWriter(members, store_opener(self._store.objects)).pieces():
-                if start < len(piece):
-                    yield piece[start:]
-                start = max(0, start - len(piece))
-
-        return Upload(pack, again), index
-
-    def _make_pack(self, members: Sequence[Member], fd: int | None) -> tuple[Descriptor, PackIndex]:
-        made = self._workers.make_pack(self._store.root, members, fd, self._advance)
-        pack = Descriptor(PACK_MEDIA_TYPE, f"sha256:{made.sha256}", made.size)
-        return pack, PackIndex(made.frames, tuple(members))
-
-    def _send_bytes(self, media_type: str, data: bytes) -> Descriptor:
-        blob = describe(media_type, data)
-        self._send(Upload.of_bytes(blob, data))
-        return blob
-
-    def _send(self, upload: Upload) -> None:
+    def send(self, upload: Upload) -> None:
+        """Send a blob, unless it is there."""
         blob = upload.descriptor
-        if blob.digest in self._known or self._remote.has_blob(blob):
-            with self._lock:
-                self._reused += 1
+        if blob.digest in self._known or self.remote.has_blob(blob):
+            self._reused.append(blob.digest)
             return
         if not self._dry_run:
-            self._remote.put_blob(Upload(blob, lambda start: self._unless_stopped(upload.read(start))))
-        self._count(blob.size)
+            self.remote.put_blob(Upload(blob, lambda start: self._unless_stopped(upload.read(start))))
+        self._sent.append(blob.size)
 
     def _unless_stopped(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
         for piece in pieces:
-            if self._stopped:
-                raise StratumError(f"the push to {self._remote.target} was stopped")
+            self._job.check()
             yield piece
 
-    def _count(self, size: int) -> None:
-        with self._lock:
-            self._sent[0] += size
-            self._sent[1] += 1
+    def send_bytes(self, media_type: str, data: bytes) -> Descriptor:
+        """Send a blob that is at hand."""
+        blob = describe(media_type, data)
+        self.send(Upload.of_bytes(blob, data))
+        return blob
 
-    def _advance(self, size: int, _member: Member | None) -> None:
-        """``size`` more bytes of objects are in a pack."""
-        if self._progress is not None and size:
-            with self._lock:
-                self._done += size
-                self._progress(self._done, self._total)
+    def send_manifest(self, data: bytes, tag: str) -> str:
+        """Point ``tag`` at the manifest; its digest."""
+        if not self._dry_run:
+            self.remote.put_manifest(data, tag)
+        self._sent.append(len(data))
+        return digest_of(data)
 
-
-class _Turns:
-    """Lets jobs that are made side by side act one after the other, in the order of their numbers (from 0).
-
-    Jobs must be started in that order. Without ``in_order`` each acts as soon as it is made.
-    """
-
-    def __init__(self, in_order: bool) -> None:
-        self._in_order = in_order
-        self._changed = threading.Condition()
-        self._next = 0
-        self._failed: int | None = None
-
-    def run(self, number: int, make: Callable[[], _Made], act: Callable[[_Made], _Result]) -> _Result:
+    def send_plan(self, plan: Plan, packer: _Packer, pool: ThreadPoolExecutor) -> list[PackLayers]:
+        """Send the tree layers and new packs of a plan; the packs. Where anything fails, all is ended."""
+        self._known = frozenset(blob.digest for blob in plan.known)
+        self._reused += (blob.digest for layers in plan.kept for blob in (layers.index, layers.pack))
+        self._job.start(plan.size)
+        makes = [partial(packer.make, number, members) for number, members in enumerate(plan.packs)]
         try:
-            made = make()
             if self._in_order:
-                self._wait(number)
-            result = act(made)
+                for tree in plan.trees:
+                    self.send(tree)
+                return [self._send_pack(packed) for packed in _made_ahead(makes, pool)]
+            jobs = [pool.submit(self.send, tree) for tree in plan.trees]
+            packs = [pool.submit(self._make_and_send, make) for make in makes]
+            for job in jobs:
+                job.result()
+            return [job.result() for job in packs]
         except BaseException:
-            with self._changed:
-                self._failed = number if self._failed is None else min(self._failed, number)
-                self._changed.notify_all()
+            self._job.stop()
+            pool.shutdown(cancel_futures=True)
             raise
-        with self._changed:
-            self._next += 1
-            self._changed.notify_all()
-        return result
 
-    def _wait(self, number: int) -> None:
-        def failed() -> bool:
-            return self._failed is not None and self._failed < number
+    def _make_and_send(self, make: Callable[[], _Packed]) -> PackLayers:
+        return self._send_pack(make())
 
-        with self._changed:
-            self._changed.wait_for(lambda: failed() or self._next == number)
-            if failed():
-                raise StratumError("a part of the commit that comes before this one could not be sent")
+    def _send_pack(self, packed: _Packed) -> PackLayers:
+        try:
+            self.send(packed.upload)
+            index = self.send_bytes(INDEX_MEDIA_TYPE, write_index(packed.index))
+            return PackLayers(index, packed.upload.descriptor)
+        finally:
+            packed.path.unlink(missing_ok=True)
 
 
-def _same_tree(base: Manifest, meta: CommitMeta, trees: Sequence[bytes]) -> bool:
-    """Whether ``base`` is this very commit, pushed by somebody whose metadata differ in time or origin."""
-    return base.commit == meta.metadata_hash and [tree.digest for tree in base.trees] == [digest_of(t) for t in trees]
+def _made_ahead(makes: Iterable[Callable[[], _T]], pool: Executor) -> Iterator[_T]:
+    """What ``makes`` make, in their order; some are made while one is used."""
+    ahead: deque[Future[_T]] = deque()
+    for make in makes:
+        ahead.append(pool.submit(make))
+        if len(ahead) == WORKERS:
+            yield ahead.popleft().result()
+    while ahead:
+        yield ahead.popleft().result()
+
+
+@dataclass(frozen=True, slots=True)
+class _Packed:
+    """A pack that can be sent, and what is where in it. ``path`` is its file, where it has one."""
+
+    upload: Upload
+    index: PackIndex
+    path: Path
+
+
+class _Packer:
+    """Makes packs of objects of the store, in files in ``directory``; ``dry_run`` without the files."""
+
+    def __init__(self, store: Store, directory: Path, job: Running, *, dry_run: bool = False) -> None:
+        self._store = store
+        self._directory = directory
+        self._job = job
+        self._dry_run = dry_run
+
+    def make(self, number: int, members: Sequence[Member]) -> _Packed:
+        """The pack of ``members``.
+
+        That of a large object is made for its digest, and again when it is sent: the disk may have no room for a copy.
+        """
+        path = self._directory / f"pack-{number}"
+        if sum(map(archived_size, members)) > PACK_MAX:
+            pack, index = self._write(members, None)
+            return _Packed(Upload(pack, lambda start: self._again(members, start)), index, path)
+        with path.open("xb", buffering=0) as file:
+            pack, index = self._write(members, None if self._dry_run else file.fileno())
+        return _Packed(Upload(pack, lambda start: file_pieces(path, start)), index, path)
+
+    def _write(self, members: Sequence[Member], fd: int | None) -> tuple[Descriptor, PackIndex]:
+        made = self._job.workers.make_pack(self._store.root, members, fd, lambda size, _: self._job.advance(size))
+        return Descriptor(PACK_MEDIA_TYPE, f"sha256:{made.sha256}", made.size), PackIndex(made.frames, tuple(members))
+
+    def _again(self, members: Sequence[Member], start: int) -> Iterator[bytes]:
+        """The pack's bytes from ``start`` on."""
+        for piece in PackWriter(members, store_opener(self._store.objects)).pieces():
+            if start < len(piece):
+                yield piece[start:]
+            start = max(0, start - len(piece))
 
 
 def file_pieces(path: Path, start: int) -> Iterator[bytes]:
@@ -449,8 +329,3 @@ def file_pieces(path: Path, start: int) -> Iterator[bytes]:
         file.seek(start)
         while piece := file.read(_READ):
             yield piece
-
-
-def _natural(tag: str) -> list[tuple[int, str]]:
-    """Sorts v9 before v10."""
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"([0-9]+)", tag)]

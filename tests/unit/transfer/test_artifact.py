@@ -1,4 +1,4 @@
-"""The manifest of a commit, the tree layers, what a push reuses, and how targets are written."""
+"""The manifest of a commit, the tree layers, and how targets are written."""
 
 from __future__ import annotations
 
@@ -30,8 +30,6 @@ from stratum.transfer.artifact import (
     read_manifest,
     write_manifest,
 )
-from stratum.transfer.packs import Member, PackIndex
-from stratum.transfer.reuse import SMALL_PACKS_MAX, BasePack, plan_reuse
 from stratum.tree.contents import objects_of
 from stratum.tree.digest import merkle_summary, metadata_hash
 from stratum.tree.dump import write_dump
@@ -133,43 +131,6 @@ def test_objects_of_a_dump() -> None:
     for bad in (f"/e 101 100644 1 0 0 0 0.0 12/x - {one}", "/e 9 100644 1 0 0 0 0.0 12/x - abcd"):
         with pytest.raises(DamagedError):
             objects_of(dump + bad.encode() + b"\n")
-
-
-# Reuse
-
-
-def base_pack(numbers: range, size: int = 1000) -> BasePack:
-    members = tuple(Member(n.to_bytes(32, "big"), size) for n in numbers)
-    layers = PackLayers(blob(INDEX_MEDIA_TYPE, numbers.start), blob(PACK_MEDIA_TYPE, numbers.start))
-    return BasePack(layers, PackIndex((), members))
-
-
-def needed(*numbers: int, size: int = 1000) -> dict[bytes, int]:
-    return {n.to_bytes(32, "big"): size for n in numbers}
-
-
-def test_live_packs_are_kept_and_dead_ones_written_anew() -> None:
-    live, dead = base_pack(range(10)), base_pack(range(10, 20))
-    plan = plan_reuse([live, dead], needed(*range(6), 10, 11, 30))
-    assert plan.kept == (live.layers,)
-    assert [int.from_bytes(member.digest, "big") for member in plan.members] == [10, 11, 30]
-
-
-def test_an_object_of_another_size_is_not_reused() -> None:
-    plan = plan_reuse([base_pack(range(4), 1000)], needed(*range(4), size=1001))
-    assert plan.kept == ()
-    assert len(plan.members) == 4
-
-
-def test_many_small_packs_become_few() -> None:
-    small = [base_pack(range(10 * n, 10 * n + 10)) for n in range(SMALL_PACKS_MAX)]
-    big = base_pack(range(1000, 1002), 20 << 20)
-    objects = {**needed(*range(10 * SMALL_PACKS_MAX)), **needed(1000, 1001, size=20 << 20)}
-    assert plan_reuse([big, *small], objects).members == ()
-    more = base_pack(range(500, 510))
-    plan = plan_reuse([big, *small, more], {**objects, **needed(*range(500, 510))})
-    assert plan.kept == (big.layers,)
-    assert len(plan.members) == 10 * SMALL_PACKS_MAX + 10
 
 
 # Targets
@@ -284,7 +245,7 @@ def test_the_example_of_the_specification() -> None:
     digest = verity_digest(data)
     file = File(0o100644, 0, 0, 0, size=len(data), digest=digest)
     dump = write_dump(Directory(0o40755, 0, 0, 0, children={b"hello": file}))
-    writer = packs.PackWriter([Member(digest, len(data))], lambda _digest: io.BytesIO(data))
+    writer = packs.PackWriter([packs.Member(digest, len(data))], lambda _digest: io.BytesIO(data))
     pack = b"".join(writer.pieces())
     (compressed, uncompressed) = writer.index.frames[0]
     archive = packs.decompress(pack[:compressed], uncompressed, "the pack")
