@@ -33,7 +33,7 @@ from stratum.ingest.worker import MAX_DESCRIPTORS, OK, STORE_FAILED, Answer, rea
 from stratum.store.layout import storage_error
 from stratum.store.objects import Objects
 from stratum.store.transaction import Transaction
-from stratum.tree.model import File, object_path
+from stratum.tree.model import File
 
 BATCH_FILES = 256
 BATCH_BYTES = 8 << 20
@@ -93,7 +93,7 @@ class FileReader:
         self._jobs = jobs
         self._progress = progress
         self._journal = journal
-        self._paths = (os.fsencode(objects.directory), os.fsencode(tx.object_staging))
+        self._paths = (os.fsencode(objects.layout.root), os.fsencode(tx.object_staging))
         self._salvage = [os.fsencode(dead / "objects") for dead in tx.dead]
         self._pool: Pool | None = None
         self._batch = Batch([], [], [])
@@ -203,7 +203,7 @@ class FileReader:
             node = pending.node
             node.size, node.digest, node.content, xattrs, staged, changing, metadata = result
             if staged and node.digest is not None:
-                stage(node.digest, node.size, os.fsdecode(object_path(node.digest)))
+                stage(node.digest, node.size)
             if xattrs:
                 node.xattrs = _kept(xattrs, group, pending)
             if metadata is not None:

@@ -20,17 +20,17 @@ from collections.abc import Sequence
 
 from stratum.composefs.verity import verity_digest
 from stratum.ingest.copying import SourceError, copy_hashed
+from stratum.store.objects import OBJECT_MODE, Objects, Staging
 from stratum.sys.atomic import write_all
 from stratum.sys.holes import is_sparse
 from stratum.sys.xattrs import read_xattrs
-from stratum.tree.model import INLINE_MAX, Xattrs, object_path
+from stratum.tree.model import INLINE_MAX, Xattrs
 
 ATTEMPTS = 4
 _PAUSE = 0.02
 IN_MEMORY_MAX = 4 << 20
 """Files up to this size are read whole, so that nothing is written where their object is in the store already."""
 _MORE = 64 << 10
-_OBJECT_MODE = 0o444
 _SOURCE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 Signature = tuple[int, int, int, int, int]
@@ -71,18 +71,16 @@ class Stager:
     """Reads files into ``staging``, a directory on the store's file system, where objects get the names that they will
     have in the store.
 
-    ``objects`` is the store's object directory. ``tag`` keeps the temporary names of several stagers apart.
+    ``store`` is the store's directory. ``tag`` keeps the temporary names of several stagers apart.
     ``salvage`` are directories like ``staging`` that transactions left which were killed or interrupted.
     """
 
-    def __init__(self, objects: bytes, staging: bytes, tag: str, salvage: Sequence[bytes] = ()) -> None:
-        self._objects = objects
-        self._staging = staging
-        self._salvage = salvage
-        self._tag = tag.encode()
+    def __init__(self, store: bytes, staging: bytes, tag: str, salvage: Sequence[bytes] = ()) -> None:
+        self._presence = Objects.below(os.fsdecode(store)).many()
+        self._staging = Staging(os.fsdecode(staging))
+        self._salvage = [Staging(os.fsdecode(directory)) for directory in salvage]
+        self._tag = tag
         self._counter = 0
-        self._made: set[bytes] = set()  # shards in staging
-        self._shards: dict[bytes, bool] = {}  # whether the store had it when it was first asked for
 
     def read(
         self,
@@ -143,8 +141,9 @@ class Stager:
         from stratum.store.salvage import take_object
 
         try:
-            target = self._place(digest)
-            taken = os.path.lexists(target) or take_object(self._salvage, digest, size, target)
+            target = self._staging.place(digest)
+            left = [place.path(digest) for place in self._salvage]
+            taken = os.path.lexists(target) or take_object(left, digest, size, target)
         except OSError as exc:
             raise StagingError(exc) from None
         return (size, digest, None, True) if taken else None
@@ -166,32 +165,16 @@ class Stager:
         return size, digest, None, not self._stored(digest, size) and self._write(digest, data)
 
     def _stored(self, digest: bytes, size: int) -> bool:
-        """Whether the store has the object; one of another size is damaged and does not count.
-
-        One that comes into a shard which was not there before is not seen; it is told when objects get their names.
-        """
-        path = object_path(digest)
-        shard = path[:2]
+        """Whether the store has the object; one of another size is damaged and does not count."""
         try:
-            if not self._has_shard(shard):
-                return False
-            info = os.stat(self._objects + b"/" + path, follow_symlinks=False)
-        except FileNotFoundError:
-            return False
+            return self._presence.size(digest) == size
         except OSError as exc:
             raise StagingError(exc) from None
-        return info.st_size == size and stat.S_ISREG(info.st_mode)
-
-    def _has_shard(self, shard: bytes) -> bool:
-        found = self._shards.get(shard)
-        if found is None:
-            found = self._shards[shard] = os.path.lexists(self._objects + b"/" + shard)
-        return found
 
     def _write(self, digest: bytes, data: bytes) -> bool:
         """Stage ``data``, which has this digest; nothing to do where some worker has, or is about to."""
         try:
-            path = self._place(digest)
+            path = self._staging.place(digest)
             out = _create(path)
         except FileExistsError:
             return True
@@ -207,16 +190,6 @@ class Stager:
             os.close(out)
         return True
 
-    def _place(self, digest: bytes) -> bytes:
-        """Where the object is staged, in a directory that exists."""
-        path = object_path(digest)
-        shard = path[:2]
-        if shard not in self._made:
-            with contextlib.suppress(FileExistsError):  # another worker's
-                os.mkdir(self._staging + b"/" + shard, 0o700)
-            self._made.add(shard)
-        return self._staging + b"/" + path
-
     def _large(
         self, fd: int, info: os.stat_result, candidate: bytes | None
     ) -> tuple[int, bytes | None, bytes | None, bool]:
@@ -226,12 +199,12 @@ class Stager:
             if digest == candidate:
                 return size, digest, None, False
         self._counter += 1
-        path = self._staging + b"/%b-%d" % (self._tag, self._counter)
+        path = f"{self._staging.directory}/{self._tag}-{self._counter}"
         try:
             digest, size = _copy_to_new(fd, path, info.st_size, sparse)
             staged = size > INLINE_MAX and not self._stored(digest, size)
             if staged:
-                os.rename(path, self._place(digest))
+                os.rename(path, self._staging.place(digest))
             else:
                 os.unlink(path)
         except OSError as exc:
@@ -241,11 +214,11 @@ class Stager:
         return size, digest, None, staged
 
 
-def _create(path: bytes) -> int:
-    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, _OBJECT_MODE)
+def _create(path: str) -> int:
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, OBJECT_MODE)
 
 
-def _copy_to_new(fd: int, path: bytes, size: int, sparse: bool) -> tuple[bytes, int]:
+def _copy_to_new(fd: int, path: str, size: int, sparse: bool) -> tuple[bytes, int]:
     """Copy ``fd`` to a new file, which is gone again where that fails; (digest, size)."""
     out = _create(path)
     try:

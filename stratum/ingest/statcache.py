@@ -25,7 +25,6 @@ import os
 import struct
 from collections.abc import Iterable
 
-from stratum.ingest.presence import Presence
 from stratum.ingest.staging import Signature
 from stratum.store.cachefile import CacheFile
 from stratum.store.layout import Layout
@@ -68,7 +67,7 @@ class StatCache:
         self._blobs: list[bytes | None] = [None]
         self._count = 0
         self._objects = objects
-        self._presence = Presence(objects, 0)
+        self._presence = objects.many()
 
     @classmethod
     def load(cls, objects: Objects, source: bytes) -> StatCache:
@@ -85,7 +84,7 @@ class StatCache:
         for record in _RECORD.iter_unpack(data[_COUNTS.size : end]):
             self._records.setdefault(record[0], {})[record[1]] = record
         self._count = records
-        self._presence = Presence(self._objects, records)
+        self._presence = self._objects.many(records)
         rest = _Pieces(data[end:])
         for _ in range(attribute_sets):
             self._xattrs.append(tuple((rest.blob(), rest.blob()) for _ in range(rest.number())))

@@ -23,7 +23,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from stratum.ingest.presence import Presence
 from stratum.ingest.staging import open_source
 from stratum.ingest.statcache import StatCache, source_cache
 from stratum.store import Store
@@ -72,7 +71,7 @@ def find_unchanged(store: Store, path: Path, *, devices: bool = False) -> str | 
             return None
     except OSError:
         return None
-    presence = Presence(store.objects, len(known.objects))
+    presence = store.objects.many(len(known.objects))
     if not all(presence.has(digest, size) for digest, size in known.objects):
         return None
     file.touch()

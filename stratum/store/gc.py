@@ -185,13 +185,7 @@ def _sweep_objects(store: Store, needed: set[bytes], done: Collected) -> None:
         if digest in needed:
             done.objects_kept += 1
             continue
-        path = store.objects.path(digest)
-        try:
-            done.bytes_freed += path.lstat().st_blocks * 512
-            if not done.dry_run:
-                path.unlink()
-        except OSError as exc:
-            raise storage_error(exc, f"remove {path}") from None
+        done.bytes_freed += store.objects.remove(digest, dry_run=done.dry_run)
         done.objects += 1
 
 

@@ -3,25 +3,39 @@
 The layout is composefs's digest store, so the directory is an overlayfs data layer as it stands. An object gets its
 name only after its bytes are on disk (``store.transaction``), so a named object of the right size is whole; what a
 failing disk did to it later is for ``verify`` to find.
+
+This module is the one door to the objects: how they lie in their directory, and in those of transactions, which are
+laid out like it (``Staging``), is known here only. Others ask for an object's ``state``, open it, or list them all.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import re
 import stat
 from collections.abc import Iterable, Iterator, Sequence
+from enum import Enum
 from pathlib import Path
 
 from stratum.errors import DamagedError, NotFoundError
 from stratum.store.layout import Layout, storage_error
 from stratum.sys.syscalls import RENAME_NOREPLACE, renameat2
+from stratum.tree.model import object_path
 
 OBJECT_MODE = 0o444
 _SHARD = re.compile(r"[0-9a-f]{2}")
 _REST = re.compile(r"[0-9a-f]{62}")
 _CHUNK = 1 << 20
+_LIST_FACTOR = 3
+
+
+class State(Enum):
+    """Where an object is. What that means for the commits that need it, ``store.residence`` says."""
+
+    HERE = "here"
+    MISSING = "missing"
 
 
 class Objects:
@@ -31,10 +45,10 @@ class Objects:
         self.layout = layout
         self._directory = os.fspath(layout.objects)
 
-    @property
-    def directory(self) -> Path:
-        """The object directory."""
-        return self.layout.objects
+    @classmethod
+    def below(cls, root: Path | str) -> Objects:
+        """The objects of the store at ``root``, which somebody else opened and checked (for worker processes)."""
+        return cls(Layout(Path(root)))
 
     @property
     def layers(self) -> tuple[Path, ...]:
@@ -46,23 +60,30 @@ class Objects:
         return Path(self._path(digest))
 
     def _path(self, digest: bytes) -> str:
-        name = digest.hex()
-        return f"{self._directory}/{name[:2]}/{name[2:]}"
+        return f"{self._directory}/{_place(digest)}"
+
+    def state(self, digest: bytes, size: int | None = None) -> State:
+        """Where the object (of ``size`` bytes, where given) is. One of another size is damaged, and is not there."""
+        found = self.size(digest)
+        return State.MISSING if found is None or size not in (None, found) else State.HERE
+
+    def has(self, digest: bytes, size: int | None = None) -> bool:
+        """Whether the object is here, so that it need not be written."""
+        return self.state(digest, size) is State.HERE
 
     def size(self, digest: bytes) -> int | None:
         """The object's size in bytes, or None where there is no such object."""
         try:
+            return self._size(digest)
+        except OSError as exc:
+            raise storage_error(exc, f"look for object {digest.hex()}") from None
+
+    def _size(self, digest: bytes) -> int | None:
+        try:
             info = os.lstat(self._path(digest))
         except FileNotFoundError:
             return None
-        except OSError as exc:
-            raise storage_error(exc, f"look for object {digest.hex()}") from None
         return info.st_size if stat.S_ISREG(info.st_mode) else None
-
-    def has(self, digest: bytes, size: int | None = None) -> bool:
-        """Whether there is such an object (of ``size`` bytes, where given)."""
-        found = self.size(digest)
-        return found is not None and (size is None or found == size)
 
     def open(self, digest: bytes) -> int:
         """A read-only, close-on-exec descriptor of the object; ``NotFoundError`` where there is none."""
@@ -121,40 +142,135 @@ class Objects:
 
     def names(self) -> Iterator[bytes]:
         """The digests that anything in the store is named by, be it an object or not, in order."""
-        for shard in filter(_SHARD.fullmatch, self.layout.names_in(self.layout.objects)):
-            directory = self.layout.objects / shard
-            if stat.S_ISDIR(directory.lstat().st_mode):
-                for rest in filter(_REST.fullmatch, self.layout.names_in(directory)):
-                    yield bytes.fromhex(shard + rest)
+        for path, is_ours in self.directories():
+            if is_ours and stat.S_ISDIR(path.lstat().st_mode):
+                for rest in filter(_REST.fullmatch, self.layout.names_in(path)):
+                    yield bytes.fromhex(path.name + rest)
+
+    def directories(self) -> Iterator[tuple[Path, bool]]:
+        """What is in the object directory, sorted: (path, whether it is named as a directory of objects is)."""
+        for name in self.layout.names_in(self.layout.objects):
+            yield self.layout.objects / name, _SHARD.fullmatch(name) is not None
+
+    def remove(self, digest: bytes, *, dry_run: bool = False) -> int:
+        """Remove the object, or with ``dry_run`` only look at it; the bytes that it has on disk."""
+        path = self._path(digest)
+        try:
+            usage = os.lstat(path).st_blocks * 512
+            if not dry_run:
+                os.unlink(path)
+        except OSError as exc:
+            raise storage_error(exc, f"remove {path}") from None
+        return usage
+
+    def many(self, expected: int = 0) -> Presence:
+        """For asking of many objects, about ``expected`` of them, whether they are here."""
+        return Presence(self, expected)
+
+    def take_in(self, staging: Staging, staged: Iterable[tuple[bytes, str, int]], *, settled: bool = False) -> int:
+        """Give each (digest, name in ``staging``, size) its place in the store; how many were new.
+
+        The bytes must be on disk already; making the new names durable, by a syncfs, is left to the caller. An object
+        that is there with the same size is trusted and kept; one of another size is damaged and replaced. ``settled``:
+        nobody else writes to ``staging`` meanwhile, so that a shard which the store has none of yet may move as a
+        whole. Raises ``OSError``, and ``DamagedError`` where something else than a file has an object's name.
+        """
+        new, layout = 0, self.layout
+        source = os.open(staging.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            for shard, group in itertools.groupby(sorted(staged), lambda item: _place(item[0])[:2]):
+                objects = [(_place(digest)[3:], name, size) for digest, name, size in group]
+                if settled and _move_shard(layout, source, shard, objects):
+                    new += len(objects)
+                    continue
+                _make_shard(layout, shard)
+                target = layout.open_beneath(layout.objects / shard, os.O_RDONLY | os.O_DIRECTORY)
+                try:
+                    new += sum(_name_object(source, name, target, rest, size) for rest, name, size in objects)
+                finally:
+                    os.close(target)
+        finally:
+            os.close(source)
+        return new
 
 
-def name_objects(
-    layout: Layout, staging: Path, staged: Iterable[tuple[bytes, str, int]], *, settled: bool = False
-) -> int:
-    """Give each (digest, name below ``staging``, size) its place in the store; how many were new.
+class Presence:
+    """Whether objects are in the store, for those who ask of many: by one lstat an object, or by one listing of each
+    shard where about as many are asked for (``expected``) as are there.
 
-    The bytes must be on disk already; making the new names durable, by a syncfs, is left to the caller. An object that
-    is there with the same size is trusted and kept; one of another size is damaged and replaced. ``settled``: nobody
-    else writes below ``staging`` meanwhile, so that a shard which the store has none of yet may move as a whole. Raises
-    ``OSError``, and ``DamagedError`` where something else than a file has an object's name.
+    What comes into the store meanwhile need not be seen; where it is written again, that is told when objects get their
+    names. The caller holds the store lock shared, so that no object goes away.
     """
-    new = 0
-    source = os.open(staging, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        for shard, group in itertools.groupby(sorted(staged), lambda item: item[0].hex()[:2]):
-            objects = [(digest.hex()[2:], name, size) for digest, name, size in group]
-            if settled and _move_shard(layout, source, shard, objects):
-                new += len(objects)
-                continue
-            _make_shard(layout, shard)
-            target = layout.open_beneath(layout.objects / shard, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                new += sum(_name_object(source, name, target, rest, size) for rest, name, size in objects)
-            finally:
-                os.close(target)
-    finally:
-        os.close(source)
-    return new
+
+    def __init__(self, objects: Objects, expected: int) -> None:
+        self._objects = objects
+        self._expected = expected
+        self._listing: bool | None = None
+        self._there: set[bytes] = set()
+        self._shards: dict[int, bool] = {}  # whether the store had it when it was first asked for
+
+    def has(self, digest: bytes, size: int) -> bool:
+        """Whether the store has the object; its size, ``size``, may or may not be looked at. ``StratumError``."""
+        try:
+            if self._listing is None:
+                shard = self._objects_in(digest[0])
+                self._listing = len(shard) * 256 < self._expected * _LIST_FACTOR
+                if self._listing:
+                    others = (number for number in range(256) if number != digest[0])
+                    self._there.update(shard, *map(self._objects_in, others))
+            return digest in self._there if self._listing else self.size(digest) == size
+        except OSError as exc:
+            raise storage_error(exc, f"look for object {digest.hex()}") from None
+
+    def size(self, digest: bytes) -> int | None:
+        """The object's size in bytes, or None where there is no such object. Raises ``OSError``."""
+        number = digest[0]
+        known = self._shards.get(number)
+        if known is None:
+            known = self._shards[number] = os.path.lexists(self._directory(number))
+        return self._objects._size(digest) if known else None
+
+    def _objects_in(self, number: int) -> list[bytes]:
+        directory = self._directory(number)
+        try:
+            names = os.listdir(directory)
+        except FileNotFoundError:
+            return []
+        return [bytes.fromhex(directory[-2:] + rest) for rest in names if _REST.fullmatch(rest)]
+
+    def _directory(self, number: int) -> str:
+        return f"{self._objects._directory}/{number:02x}"
+
+
+class Staging:
+    """``directory``, where the objects of a transaction wait for their names, laid out like the store's."""
+
+    def __init__(self, directory: str) -> None:
+        self.directory = directory
+        self._made: set[str] = set()
+
+    @staticmethod
+    def name(digest: bytes) -> str:
+        """What the object is called in the directory."""
+        return _place(digest)
+
+    def path(self, digest: bytes) -> str:
+        """Where the object is or would be."""
+        return f"{self.directory}/{_place(digest)}"
+
+    def place(self, digest: bytes) -> str:
+        """The same, in a directory that exists now. Raises ``OSError``."""
+        path = self.path(digest)
+        shard = path[:-63]
+        if shard not in self._made:
+            with contextlib.suppress(FileExistsError):  # another process's
+                os.mkdir(shard, 0o700)
+            self._made.add(shard)
+        return path
+
+
+def _place(digest: bytes) -> str:
+    return object_path(digest).decode()
 
 
 def _make_shard(layout: Layout, shard: str) -> None:

@@ -21,11 +21,9 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-
-from stratum.tree.model import object_path
 
 KEPT = 24 * 3600.0
 """Seconds that the leavings of an interrupted transaction wait for the next one that does the same."""
@@ -77,15 +75,13 @@ def dead_in(directory: Path) -> list[Path]:
     return [directory / name for name in sorted(os.listdir(directory)) if name.startswith(DEAD_PREFIX)]
 
 
-def take_object(places: Sequence[bytes], digest: bytes, size: int, target: bytes) -> bool:
-    """Rename the object from the first of ``places`` (laid out as ``objects/``) that has it whole to ``target``.
+def take_object(paths: Iterable[str], digest: bytes, size: int, target: str) -> bool:
+    """Rename the object from the first of ``paths`` at which it is whole to ``target``.
 
     Whether there was one: a regular file of ``size`` bytes with this digest, all of it read here. Raises ``OSError``
     where ``target`` cannot be made.
     """
-    name = object_path(digest)
-    for place in places:
-        path = place + b"/" + name
+    for path in paths:
         if not _is_whole(path, digest, size):
             continue
         try:
@@ -98,7 +94,7 @@ def take_object(places: Sequence[bytes], digest: bytes, size: int, target: bytes
     return False
 
 
-def _is_whole(path: bytes, digest: bytes, size: int) -> bool:
+def _is_whole(path: str, digest: bytes, size: int) -> bool:
     from stratum.composefs.verity import VerityHasher
 
     try:

@@ -19,6 +19,7 @@ from stratum.store.commits import DUMP, IMAGE
 from stratum.store.findings import Finding, Kind
 from stratum.store.layout import DIRECTORIES, FORMAT_FILE, Layout
 from stratum.store.metadata import METADATA
+from stratum.store.objects import Objects
 from stratum.store.pins import PINS
 
 QUARANTINE = "quarantine"
@@ -80,12 +81,8 @@ class Survey:
             yield self._finding("permissions", path, f"it is writable by {whom} (mode {info.st_mode & 0o7777:04o})")
 
     def _object_directories(self) -> Iterator[Finding]:
-        for name in self._names(self._layout.objects):
-            path = self._layout.objects / name
-            if len(name) == 2 and not set(name) - set("0123456789abcdef"):
-                yield from self.look(path, directory=True)
-            else:
-                yield self._stray(path)
+        for path, is_ours in Objects(self._layout).directories():
+            yield from self.look(path, directory=True) if is_ours else (self._stray(path),)
 
     def _refs(self) -> Iterator[Finding]:
         for name in self._names(self._layout.refs):

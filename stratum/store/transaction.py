@@ -39,7 +39,7 @@ from stratum.errors import BusyError, DamagedError, ExistsError, StratumError
 from stratum.frozen import frozen
 from stratum.store.layout import Layout, storage_error, storing
 from stratum.store.locks import StoreLocks
-from stratum.store.objects import OBJECT_MODE, Objects, name_objects
+from stratum.store.objects import OBJECT_MODE, Objects, Staging
 from stratum.store.salvage import RESUME, dead_in, take_over, waits_for_another, words
 from stratum.store.trash import remove_tree
 from stratum.sys.atomic import write_all
@@ -49,7 +49,7 @@ from stratum.sys.syscalls import AT_FDCWD, RENAME_EXCHANGE, RENAME_NOREPLACE, re
 OWNER = "owner"
 NEEDS = "needs"
 _DIGEST_SIZE = 32
-_STAGED_NAME = re.compile(r"(?:[0-9a-f]{2}/)?[0-9a-z-]+")
+_STAGED_NAME = re.compile(r"[0-9a-z-]+")
 _CHUNK = 1 << 20
 _GUARD_WAIT = 30.0
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -116,14 +116,15 @@ class Transaction:
             file.writelines(digests)
 
     def stage(self, digest: bytes, size: int, name: str | None = None) -> None:
-        """Take over ``object_staging / name`` (default: the digest in hex), complete with ``size`` bytes, as the
-        object ``digest``. ``name`` may be one in a directory of its own there.
+        """Take over ``object_staging / name``, complete with ``size`` bytes, as the object ``digest``. Without a name
+        it is where ``store.objects.Staging`` has it.
 
         The writer computed the digest over the bytes that it wrote; the file is not read again. Staging an object
         twice is fine.
         """
-        name = digest.hex() if name is None else name
-        if not _STAGED_NAME.fullmatch(name):
+        if name is None:
+            name = Staging.name(digest)
+        elif not _STAGED_NAME.fullmatch(name):
             raise ValueError(f"{name!r} is not the name of a staged object")
         self._staged[digest] = (name, size)
         self._dirty = True
@@ -187,7 +188,7 @@ class Transaction:
             for digest, name, size in staged:
                 self._check_staged(digest, name, size)
             self.sync()
-            new = name_objects(self._layout, self.object_staging, staged, settled=settled)
+            new = self._objects.take_in(Staging(str(self.object_staging)), staged, settled=settled)
             self._dirty = bool(staged)
             self.sync()
         self._published.update(self._staged)

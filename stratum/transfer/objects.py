@@ -170,8 +170,7 @@ def fetch_objects(store: Store, tx: Transaction, fetch: ObjectFetch, parts: Iter
         with store.locks.store(timeout=timeout), fetch.files.done_with():
             while verified:
                 member = verified.popleft()
-                name = member.digest.hex()
-                tx.stage(member.digest, member.size, f"{name[:2]}/{name[2:]}")
+                tx.stage(member.digest, member.size)
             tx.publish_objects(settled=settled)
 
     fetch.running.start(sum(part.size for part in parts))

@@ -24,8 +24,8 @@ from typing import Any
 
 from stratum.composefs.verity import VerityHasher, verity_digest
 from stratum.errors import DamagedError, StratumError
-from stratum.store.layout import Layout, storage_error
-from stratum.store.objects import OBJECT_MODE, Objects
+from stratum.store.layout import storage_error
+from stratum.store.objects import OBJECT_MODE, Objects, Staging
 from stratum.sys.atomic import write_all
 from stratum.sys.syscalls import die_with_parent
 from stratum.transfer.packs import FRAME_SIZE, Member, PackIndex, PackWriter, hash_piece, unpack
@@ -46,7 +46,7 @@ class Span:
     """A part of a pack to take objects from.
 
     ``frames`` is [first, last); the first of them begins at byte ``position`` of the file that the pack is in.
-    ``wanted`` are positions in ``index.members``. Objects go to ``staging / ab / cdef...``. ``what`` names the pack in
+    ``wanted`` are positions in ``index.members``. Objects go to the directory ``staging``. ``what`` names the pack in
     errors.
     """
 
@@ -77,17 +77,16 @@ def take_apart(span: Span, fd: int, report: Report) -> None:
 
     def receive(member: Member, pieces: Iterator[bytes]) -> None:
         try:
-            _stage(span, member, pieces, report)
+            _stage(staging, span, member, pieces, report)
         except OSError as exc:
             raise storage_error(exc, "write an object to the store") from None
 
-    members = span.index.members
+    members, staging = span.index.members, Staging(span.staging)
     unpack(span.index, span.frames, read, {members[number] for number in span.wanted}, receive, span.what)
 
 
-def _stage(span: Span, member: Member, pieces: Iterator[bytes], report: Report) -> None:
-    name = member.digest.hex()
-    path = f"{span.staging}/{name[:2]}/{name[2:]}"
+def _stage(staging: Staging, span: Span, member: Member, pieces: Iterator[bytes], report: Report) -> None:
+    path = staging.place(member.digest)
     if member.size <= FRAME_SIZE:
         data = b"".join(pieces)
         _check(verity_digest(data), member, span)
@@ -114,14 +113,10 @@ def _check(digest: bytes, member: Member, span: Span) -> None:
 
 
 class _Output:
-    """A new file of a transaction, in a directory that is made where it is missing."""
+    """A new file of a transaction."""
 
     def __init__(self, path: str) -> None:
-        try:
-            self._fd = os.open(path, _NEW_OBJECT, OBJECT_MODE)
-        except FileNotFoundError:
-            os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)
-            self._fd = os.open(path, _NEW_OBJECT, OBJECT_MODE)
+        self._fd = os.open(path, _NEW_OBJECT, OBJECT_MODE)
 
     def write(self, data: bytes) -> None:
         write_all(self._fd, data)
@@ -154,7 +149,7 @@ def make_pack(store: str, members: Sequence[Member], fd: int | None, report: Rep
     Raises ``DamagedError`` and ``NotFoundError`` where the store is damaged, ``StratumError`` where the pack cannot be
     written.
     """
-    writer = PackWriter(members, store_opener(Objects(Layout(Path(store))), report))
+    writer = PackWriter(members, store_opener(Objects.below(store), report))
     sha, size = hashlib.sha256(), 0
     for piece in writer.pieces():
         sha.update(piece)

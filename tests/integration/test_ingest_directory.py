@@ -224,7 +224,7 @@ def test_what_cannot_be_read_is_one_error(tmp_path: Path, jobs: int) -> None:
         "        import_directory(store, tx, Path(sys.argv[2]), jobs=int(sys.argv[3]))\n"
         "except StratumError as exc:\n"
         "    print(exc.message)\n"
-        "print(os.listdir(store.root / 'tmp'), os.listdir(store.objects.directory))\n"
+        "print(os.listdir(store.root / 'tmp'), os.listdir(store.layout.objects))\n"
     )
 
     unprivileged = ("setpriv", "--inh-caps=-all", "--bounding-set=-all", "--no-new-privs")

@@ -15,6 +15,7 @@ from stratum.errors import DamagedError, NotFoundError, StratumError
 from stratum.oci.access import Access
 from stratum.oci.target import parse_target
 from stratum.store import Store
+from stratum.store.objects import Staging
 from stratum.transfer.packs import Member, PackIndex
 from stratum.transfer.packwork import Made, Span
 from stratum.transfer.push import push
@@ -67,6 +68,7 @@ def span_of(store: Store, made: Made, staging: Path) -> Span:
 
 def test_there_and_back(workers: Workers, store: Store, tmp_path: Path) -> None:
     making, taking = Reports(), Reports()
+    (tmp_path / "staging").mkdir()
     made = make(workers, store, tmp_path / "pack", making)
     assert made.size == (tmp_path / "pack").stat().st_size
     assert workers.make_pack(store.root, members_of(store), None, Reports()) == made
@@ -75,7 +77,7 @@ def test_there_and_back(workers: Workers, store: Store, tmp_path: Path) -> None:
     assert making.size == taking.size == sum(member.size for member in members_of(store))
     assert taking.members == set(members_of(store))
     for member in members_of(store):
-        staged = tmp_path / "staging" / member.digest.hex()[:2] / member.digest.hex()[2:]
+        staged = Path(Staging(str(tmp_path / "staging")).path(member.digest))
         assert staged.read_bytes() == store.objects.path(member.digest).read_bytes()
         assert staged.stat().st_mode & 0o7777 == 0o444
 
@@ -86,6 +88,7 @@ def test_errors_keep_their_kind(workers: Workers, store: Store, tmp_path: Path) 
     data[-1000] ^= 1
     (tmp_path / "pack").write_bytes(data)
     taking = Reports()
+    (tmp_path / "staging").mkdir()
     span = span_of(store, made, tmp_path / "staging")
     with (tmp_path / "pack").open("rb") as file, pytest.raises(DamagedError, match=r"^it "):
         workers.take_apart(span, file.fileno(), taking)

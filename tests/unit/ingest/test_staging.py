@@ -13,21 +13,22 @@ from stratum.composefs.verity import VerityHasher, verity_digest
 from stratum.ingest.copying import copy_hashed
 from stratum.ingest.staging import IN_MEMORY_MAX, FileRead, Signature, Stager, signature
 from stratum.store import Store
-from stratum.tree.model import object_path
+from stratum.store.objects import Staging
 
 MIB = 1 << 20
 
 
 class Area:
-    """A source directory, a store's object directory and a staging directory."""
+    """A source directory, a store with objects only, and a staging directory."""
 
     def __init__(self, path: Path) -> None:
         self.source = path / "source"
-        self.objects = path / "objects"
+        self.store = path / "store"
+        self.objects = self.store / "objects"
         self.staging = path / "staging"
         for directory in (self.source, self.objects, self.staging):
-            directory.mkdir()
-        self.stager = Stager(os.fsencode(self.objects), os.fsencode(self.staging), "test")
+            directory.mkdir(parents=True)
+        self.stager = Stager(os.fsencode(self.store), os.fsencode(self.staging), "test")
 
     def write(self, name: str, data: bytes) -> Path:
         path = self.source / name
@@ -64,7 +65,7 @@ class Area:
 
 
 def place(digest: bytes) -> str:
-    return os.fsdecode(object_path(digest))
+    return Staging.name(digest)
 
 
 @pytest.fixture
@@ -200,7 +201,7 @@ def test_an_object_that_came_to_the_store_meanwhile_is_staged_and_not_named_agai
     one = data[0]
     two = next(other for other in data[1:] if verity_digest(other)[0] == verity_digest(one)[0])
     with store.begin("a test") as tx:
-        stager = Stager(os.fsencode(store.objects.directory), os.fsencode(tx.object_staging), "test")
+        stager = Stager(os.fsencode(store.root), os.fsencode(tx.object_staging), "test")
         directory = os.open(source, os.O_RDONLY)
         try:
             for number, content in enumerate((one, two)):
@@ -213,7 +214,7 @@ def test_an_object_that_came_to_the_store_meanwhile_is_staged_and_not_named_agai
                 size, digest, _, _, staged, _, _ = found
                 assert digest is not None
                 assert staged
-                tx.stage(digest, size, place(digest))
+                tx.stage(digest, size)
                 with store.begin("another") as another:
                     another.add_bytes(two)
                     another.publish_objects(settled=True)
@@ -228,7 +229,7 @@ def test_an_object_that_came_to_the_store_meanwhile_is_staged_and_not_named_agai
 @pytest.mark.parametrize("size", [10, 1000, IN_MEMORY_MAX + 1])
 def test_a_file_that_changed_is_read_again(area: Area, size: int) -> None:
     path = area.write("f", bytes(size))
-    stager = ChangedOnce(os.fsencode(area.objects), os.fsencode(area.staging), "test")
+    stager = ChangedOnce(os.fsencode(area.store), os.fsencode(area.staging), "test")
     stager.path = path
     found_size, digest, content, _, _, changing, metadata = area.read("f", stager=stager)
     data = bytes(size) + b"more"

@@ -13,6 +13,7 @@ import pytest
 from stratum.composefs.verity import verity_digest
 from stratum.errors import StratumError
 from stratum.store import Store
+from stratum.store.objects import Staging
 from stratum.store.salvage import KEPT, take_object
 from stratum.store.transaction import Transaction
 from tests.support.stores import check, leftovers
@@ -28,25 +29,20 @@ def store(store_dir: Path) -> Store:
 def stage(tx: Transaction, data: bytes) -> bytes:
     """Stage an object under the name that workers and pulls give it."""
     digest = verity_digest(data)
-    name = digest.hex()
-    path = tx.object_staging / name[:2] / name[2:]
-    path.parent.mkdir(exist_ok=True)
+    path = Path(Staging(str(tx.object_staging)).place(digest))
     path.write_bytes(data)
     path.chmod(0o444)
-    tx.stage(digest, len(data), f"{name[:2]}/{name[2:]}")
+    tx.stage(digest, len(data))
     return digest
 
 
 def take(tx: Transaction, data: bytes) -> bool:
     """Take the object from what the transaction has of dead ones, as an import does."""
     digest = verity_digest(data)
-    name = digest.hex("/", 31)
-    target = tx.object_staging / name
-    target.parent.mkdir(exist_ok=True)
-    places = [os.fsencode(dead / "objects") for dead in tx.dead]
-    if not take_object(places, digest, len(data), os.fsencode(target)):
+    left = [Staging(str(dead / "objects")).path(digest) for dead in tx.dead]
+    if not take_object(left, digest, len(data), Staging(str(tx.object_staging)).place(digest)):
         return False
-    tx.stage(digest, len(data), name)
+    tx.stage(digest, len(data))
     return True
 
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from stratum.composefs.verity import verity_digest
 from stratum.errors import DamagedError, ExistsError, NotFoundError, StratumError
 from stratum.store import StagedObject, Store
+from stratum.store.objects import Staging
 from stratum.store.transaction import Transaction
 from tests.support.effort import examples
 from tests.support.stores import check, leftovers
@@ -75,8 +76,8 @@ def test_what_is_there_is_not_written_again(store: Store) -> None:
     with store.begin("a test") as tx:
         assert tx.add_bytes(b"x" * 100) == digest
         assert not os.listdir(tx.object_staging)
-        (tx.object_staging / digest.hex()).write_bytes(b"x" * 100)
-        tx.stage(digest, 100)
+        (tx.object_staging / "again").write_bytes(b"x" * 100)
+        tx.stage(digest, 100, "again")
         assert tx.publish_objects() == 0
     assert store.objects.path(digest).stat().st_ino == inode
 
@@ -111,13 +112,6 @@ def test_a_short_staged_file_never_becomes_an_object(store: Store) -> None:
             tx.publish_objects()
     assert not store.objects.has(digest)
     assert not leftovers(store)
-
-
-def test_a_staged_name_is_one_component(store: Store) -> None:
-    with store.begin("a test") as tx:
-        for name in ("", ".", "..", "../x", "a/b", "/etc/passwd"):
-            with pytest.raises(ValueError, match="not the name"):
-                tx.stage(bytes(32), 1, name)
 
 
 def test_an_object_of_the_wrong_size_is_replaced(store: Store) -> None:
@@ -199,10 +193,8 @@ def _stage_in_shards(store: Store, tx: Transaction, numbers: range) -> list[byte
     for number in numbers:
         data = b"%d" % number * 100
         digest = verity_digest(data)
-        path = tx.object_staging / digest.hex()[:2] / digest.hex()[2:]
-        path.parent.mkdir(exist_ok=True, mode=0o700)
-        path.write_bytes(data)
-        tx.stage(digest, len(data), f"{path.parent.name}/{path.name}")
+        Path(Staging(str(tx.object_staging)).place(digest)).write_bytes(data)
+        tx.stage(digest, len(data))
         digests.append(digest)
     return digests
 
@@ -230,7 +222,7 @@ def test_what_is_not_staged_does_not_come_along(store: Store) -> None:
     assert len(list((store.root / "objects").glob("??/*"))) == 100
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "../x", "/x", "ab/", "ab/../x", "a/b/c", "ab/cd/ef", "xy/z", "ab/.."])
+@pytest.mark.parametrize("name", ["", ".", "..", "../x", "/x", "ab/", "ab/cd"])
 def test_names_that_no_staged_object_has(store: Store, name: str) -> None:
     with store.begin("a test") as tx, pytest.raises(ValueError, match="staged"):
         tx.stage(bytes(32), 1, name)
