@@ -451,7 +451,7 @@ def _standing_still(place: Workplace, user: InUse | None) -> Iterator[None]:
             from stratum.podman.pausing import paused
 
             try:
-                held.enter_context(paused(user.container, place.config.runtime_dir, place.config.environment))
+                held.enter_context(paused(user.container, place.config.environment))
             except StratumError as exc:
                 raise type(exc)(
                     f"container {user.container[:12]} cannot be paused, so nothing was committed: {exc.message}",

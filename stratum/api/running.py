@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import signal
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from types import FrameType
 from typing import TYPE_CHECKING
 
 from stratum.api.session import Session
@@ -16,9 +13,7 @@ from stratum.store.holders import Container
 if TYPE_CHECKING:
     from stratum.api.leases import Released
     from stratum.mount.state import Record
-    from stratum.podman.running import PodmanContainer, Request
-
-FORWARDED = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+    from stratum.podman.containers import Request
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,72 +25,42 @@ class Ran:
     released: tuple[Released, ...] = ()
 
 
-def run(
-    session: Session,
-    request: Request,
-    *,
-    detach: bool = False,
-    remove: bool = False,
-    write: Callable[[int, bytes], None],
-    stdin: int | None = None,
-) -> Ran:
+def run(session: Session, request: Request, *, detach: bool = False, remove: bool = False) -> Ran:
     """Run a container with the volumes in ``request.annotations``; its end commits them, unless ``detach``.
 
-    Its output goes to ``write(stream, data)`` (1 stdout, 2 stderr), ``stdin`` (an fd) to its input, and the signals
-    that this process gets meanwhile to its first process. Raises ``UnsupportedError`` where no hook mounts the
-    volumes: nothing has run then. A container that could not be started is removed.
+    It has this process's standard output and error, its input where the request asks for one, and the signals that
+    this process gets meanwhile. Raises ``UnsupportedError`` where no hook mounts the volumes: nothing has run then.
+    A container that could not be started is removed.
     """
-    from stratum.podman.running import PodmanContainer
+    from stratum.podman.containers import Containers
 
-    config = session.config
-    with PodmanContainer(request, config.runtime_dir, config.environment) as container:
-        try:
-            container.init()
-            _check_volumes(session, container, len(request.annotations))
-            if detach:
-                container.start()
-                return Ran(container.id)
-            code = _run_attached(container, write, stdin)
-        except BaseException:
-            # The first error is the one to tell.
-            with contextlib.suppress(StratumError):
-                container.remove()
-                _released(session, container.id)
-            raise
-        if remove:
-            container.remove()
-        return Ran(container.id, code, _released(session, container.id))
+    podman = Containers(session.config.environment)
+    container = podman.create(request, remove=detach and remove)
+    try:
+        podman.init(container)
+        _check_volumes(session, container, len(request.annotations))
+        if detach:
+            podman.start(container)
+            return Ran(container)
+        code = podman.run_attached(container, request)
+    except BaseException:
+        # The first error is the one to tell.
+        with contextlib.suppress(StratumError):
+            podman.remove(container)
+            _released(session, container)
+        raise
+    if remove:
+        podman.remove(container)
+    return Ran(container, code, _released(session, container))
 
 
-def _check_volumes(session: Session, container: PodmanContainer, wanted: int) -> None:
-    mounted = sum(record.holder == Container(container.id) for record in session.state.records())
+def _check_volumes(session: Session, container: str, wanted: int) -> None:
+    mounted = sum(record.holder == Container(container) for record in session.state.records())
     if mounted < wanted:
         raise UnsupportedError(
             "Podman does not call Stratum's hook for this store, so the volumes are not mounted",
             hint="run 'stratum hook install', and 'stratum hook doctor' to see what is missing",
         )
-
-
-def _run_attached(container: PodmanContainer, write: Callable[[int, bytes], None], stdin: int | None) -> int:
-    with container.attach() as stream, _signals_to(container):
-        container.start()
-        if stdin is not None:
-            stream.copy_input(stdin)
-        stream.copy_output(write)
-        return container.wait()
-
-
-@contextlib.contextmanager
-def _signals_to(container: PodmanContainer) -> Iterator[None]:
-    def forward(number: int, _frame: FrameType | None) -> None:
-        container.signal(number)
-
-    before = {number: signal.signal(number, forward) for number in FORWARDED}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _released(session: Session, container: str) -> tuple[Released, ...]:

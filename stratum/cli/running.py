@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,47 +13,44 @@ from stratum.cli.output import safe, short
 from stratum.errors import UsageError
 
 _VOLUME = re.compile(r"[A-Za-z0-9][^/:]*(:[^/:]*)?:/")
-_PORT = re.compile(r"(?:(\d+):)?(\d+)(?:/(tcp|udp|sctp))?")
+_SETTINGS = {"allow_interspersed_args": False, "ignore_unknown_options": True}
 
 
-@verb("run", short_help="Run a container on strata.", context_settings={"allow_interspersed_args": False})
+@verb("run", short_help="Run a container on strata.", context_settings=_SETTINGS)
 @click.option("-v", "--volume", "volumes", multiple=True, metavar="REF:DEST[:OPTION,...]", help="A stratum at DEST.")
 @click.option("--name", help="Name of the container.")
 @click.option("--rm", "remove", is_flag=True, help="Remove the container when it has ended.")
 @click.option("-d", "--detach", is_flag=True, help="Print the container's ID and leave it running.")
 @click.option("-i", "--interactive", is_flag=True, help="Pass standard input on.")
-@click.option("-e", "--env", multiple=True, metavar="KEY=VALUE", help="An environment variable.")
+@click.option("-t", "--tty", is_flag=True, help="Give it a terminal: with -i, this one.")
+@click.option("-e", "--env", multiple=True, metavar="KEY[=VALUE]", help="An environment variable.")
 @click.option("-u", "--user", help="User (and group) to run as.")
 @click.option("-w", "--workdir", help="Working directory in the container.")
 @click.option("-p", "--publish", multiple=True, metavar="[HOSTPORT:]PORT[/PROTOCOL]", help="A port to publish.")
 @click.option("--network", help="Network mode: bridge, host, none ...")
-@click.argument("image")
-@click.argument("command", nargs=-1, type=click.UNPROCESSED)
-def run(app: App, image: str, command: tuple[str, ...], **options: Any) -> int:
+@click.argument("words", metavar="[PODMAN-OPTION]... IMAGE [COMMAND]...", nargs=-1, type=click.UNPROCESSED)
+def run(app: App, words: tuple[str, ...], **options: Any) -> int:
     """Run a container with strata as volumes, and commit its worktrees when it has ended.
 
     A volume is written as in the annotation, with the same options. -v may stand after the command too; what follows a
-    '--' there belongs to the command. The exit code is the container's.
+    '--' there belongs to the command. The exit code is the container's. All other options of 'podman create' can be
+    given as --OPTION=VALUE before the image.
     """
     from stratum.api.running import run as run_container
-    from stratum.podman.running import Request
+    from stratum.podman.containers import Request
 
-    words, trailing = split_command(command)
+    others, image, command = split_options(words)
+    command, trailing = split_command(command)
     request = Request(
-        image=image,
-        command=words,
+        command=[image, *command],
         annotations=_annotations([*options["volumes"], *trailing]),
+        options=[*_podman_options(options), *others],
         stdin=options["interactive"],
-        settings=_settings(options),
+        tty=options["tty"],
     )
-    done = run_container(
-        app.session,
-        request,
-        detach=options["detach"],
-        remove=options["remove"],
-        write=_write,
-        stdin=sys.stdin.fileno() if options["interactive"] else None,
-    )
+    if not options["detach"] and any(word.startswith("--restart") for word in others):
+        raise UsageError("a container that is started again and again has no end to wait for", hint="use --detach")
+    done = run_container(app.session, request, detach=options["detach"], remove=options["remove"])
     if done.exit_code is None:
         app.out.line(done.container)
         return 0
@@ -66,6 +61,14 @@ def run(app: App, image: str, command: tuple[str, ...], **options: Any) -> int:
         elif released.commit is not None:
             app.out.note(f"{name} is committed as {short(released.commit)}")
     return done.exit_code
+
+
+def split_options(words: Sequence[str]) -> tuple[list[str], str, list[str]]:
+    """(options that only Podman knows, image, what follows it)."""
+    count = next((number for number, word in enumerate(words) if not word.startswith("-")), None)
+    if count is None:
+        raise UsageError("the image is missing", hint="stratum run [OPTION]... IMAGE [COMMAND]...")
+    return list(words[:count]), words[count], list(words[count + 1 :])
 
 
 def split_command(command: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -94,39 +97,11 @@ def _annotations(volumes: list[str]) -> dict[str, str]:
     return annotations
 
 
-def _settings(options: dict[str, Any]) -> dict[str, Any]:
-    """The options in podman-py's words, left out where they were not given."""
-    settings = {
-        "name": options["name"],
-        "remove": options["detach"] and options["remove"],
-        "environment": dict(_variable(text) for text in options["env"]),
-        "user": options["user"],
-        "working_dir": options["workdir"],
-        "ports": dict(_port(text) for text in options["publish"]),
-        "network_mode": options["network"],
-    }
-    return {key: value for key, value in settings.items() if value}
-
-
-def _variable(text: str) -> tuple[str, str]:
-    key, equals, value = text.partition("=")
-    if not key or not equals:
-        raise UsageError(f"{text!a} is not KEY=VALUE")
-    return key, value
-
-
-def _port(text: str) -> tuple[str, int | None]:
-    match = _PORT.fullmatch(text)
-    if match is None:
-        raise UsageError(f"{text!a} is not a port to publish", hint="write [HOSTPORT:]PORT[/tcp|udp|sctp]")
-    return f"{match[2]}/{match[3] or 'tcp'}", int(match[1]) if match[1] else None
-
-
-def _write(stream: int, data: bytes) -> None:
-    """The container's own bytes, to the stream that it wrote them to."""
-    sys.stdout.flush()
-    while data:
-        data = data[os.write(2 if stream == 2 else 1, data) :]
+def _podman_options(options: dict[str, Any]) -> list[str]:
+    """The options that Podman has too, as it wants them."""
+    single = [(name, options[name]) for name in ("name", "user", "workdir", "network") if options[name]]
+    repeated = [(name, value) for name in ("env", "publish") for value in options[name]]
+    return [f"--{name}={value}" for name, value in [*single, *repeated]]
 
 
 @verb("ps", short_help="List the strata that containers hold.")

@@ -1,4 +1,4 @@
-"""Podman: its program, containers that are run with it, and the files by which it starts our OCI hook."""
+"""Podman, by its own command: its settings, its containers, and the files by which it starts our OCI hook."""
 
 CREATE_RUNTIME = "createRuntime"
 POSTSTOP = "poststop"

@@ -1,13 +1,17 @@
-"""``stratum run`` and ``stratum ps`` with the real Podman, over a service of their own."""
+"""``stratum run`` and ``stratum ps`` with the real Podman."""
 
 from __future__ import annotations
 
+import io
 import json
+import os
+import pty
 import signal
 import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,7 +43,6 @@ def podman(engine: PodmanEnv, cli: Command, tmp_path: Path) -> Iterator[PodmanEn
     finally:
         engine.remove_all()
     assert not list(cli.store.glob("refs/*/worktrees/*/lease.toml"))
-    assert not list(cli.runtime_dir.glob("podman.*"))
     assert cli.json("ps") == []
 
 
@@ -81,6 +84,51 @@ def test_signals_reach_the_container(podman: PodmanEnv, cli: Command) -> None:
     assert "/got" in [change["path"] for change in cli.json("diff", "app:latest", "app+main")]
 
 
+def test_a_signal_to_all_processes_of_the_command_comes_once(podman: PodmanEnv, cli: Command) -> None:
+    """As one from the terminal does."""
+    script = "trap 'echo got it' INT; trap 'exit 5' TERM; echo ready; while :; do sleep 0.1; done"
+    command = [SCRIPT, "run", "--rm", "-v", "app:/data", podman.image, "sh", "-c", script]
+    options: dict[str, Any] = {"stdout": subprocess.PIPE, "text": True, "start_new_session": True}
+    with subprocess.Popen(command, env=cli.environment, **options) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        os.killpg(process.pid, signal.SIGINT)
+        time.sleep(1)
+        os.killpg(process.pid, signal.SIGTERM)
+        assert process.stdout.read() == "got it\n"
+        assert process.wait(60) == 5
+
+
+def test_a_terminal(podman: PodmanEnv, cli: Command) -> None:
+    ours, theirs = pty.openpty()
+    script = "tty; read -r line; echo got $line > /data/got; trap 'exit 5' INT; echo ready; while :; do sleep 0.1; done"
+    command = [SCRIPT, "run", "--rm", "-it", "-v", "app+main:/data", podman.image, "sh", "-c", script]
+    with subprocess.Popen(
+        command, env=cli.environment, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
+    ) as process:
+        os.close(theirs)
+        with open(ours, "r+b", buffering=0) as terminal:
+            read_until(terminal, b"/dev/")
+            terminal.write(b"word\r")
+            read_until(terminal, b"ready")
+            terminal.write(b"\x03")
+            assert process.wait(60) == 5
+    assert "/got" in [change["path"] for change in cli.json("diff", "app:latest", "app+main")]
+
+
+def read_until(terminal: io.RawIOBase, text: bytes) -> None:
+    seen = b""
+    while text not in seen:
+        seen += terminal.read(1000) or b""
+
+
+def test_other_options_are_podmans(podman: PodmanEnv, cli: Command) -> None:
+    args = ["--hostname=box", "--read-only", "-e", "WORD=a b", "-v", "app:/data"]
+    script = "hostname; echo $WORD; ! touch /denied 2>&1; touch /data/new; exit 125"
+    done = cli("run", "--rm", *args, podman.image, "sh", "-c", script)
+    assert (done.code, done.stdout) == (125, "box\na b\ntouch: /denied: Read-only file system\n")
+
+
 def test_a_container_in_the_background_and_ps(podman: PodmanEnv, cli: Command) -> None:
     script = "echo a > /data/a; echo ready; exec sleep 1000"
     done = cli("run", "-d", "--rm", "-v", "app+main:/data", "-v", "app:latest:/seed", podman.image, "sh", "-c", script)
@@ -107,8 +155,10 @@ def test_a_container_in_the_background_and_ps(podman: PodmanEnv, cli: Command) -
         (["-v", "app+none:/data"], 1, "there is no worktree app+none"),
         (["-v", "app+main:data"], 2, "no absolute destination"),
         (["-v", "app:/data", "-v", "app:latest:/data"], 2, "same destination"),
-        (["-e", "=x"], 2, "is not KEY=VALUE"),
-        (["-p", "none"], 2, "not a port"),
+        (["-e", "=x"], 1, "podman create: invalid environment variable"),
+        (["-p", "none"], 1, "podman create: parsing container port"),
+        (["--no-such=1"], 1, "podman create: unknown flag: --no-such"),
+        (["--restart=always"], 2, "--detach"),
     ],
 )
 def test_what_cannot_run(podman: PodmanEnv, cli: Command, args: list[str], code: int, says: str) -> None:
