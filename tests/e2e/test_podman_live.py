@@ -24,13 +24,6 @@ pytestmark = [pytest.mark.root, pytest.mark.podman]
 MAPPED = ("--uidmap", "0:300000:65536", "--gidmap", "0:400000:65536")
 
 
-@pytest.fixture(scope="module")
-def engine() -> Iterator[PodmanEnv]:
-    """One private Podman for all tests of this module."""
-    with PodmanEnv() as environment:
-        yield environment
-
-
 @pytest.fixture
 def podman(engine: PodmanEnv, cli: Command, tmp_path: Path) -> Iterator[PodmanEnv]:
     """Podman with the hook of this test's store, and a store with ``app:v1``, ``app:v2`` and ``app+dev`` on v1."""

@@ -21,13 +21,6 @@ from tests.support.command import SCRIPT, Command
 pytestmark = [pytest.mark.root, pytest.mark.podman]
 
 
-@pytest.fixture(scope="module")
-def engine() -> Iterator[PodmanEnv]:
-    """One private Podman for all tests of this module."""
-    with PodmanEnv() as environment:
-        yield environment
-
-
 @pytest.fixture
 def podman(engine: PodmanEnv, cli: Command, tmp_path: Path) -> Iterator[PodmanEnv]:
     """Podman with the hook of this test's store, which has ``app:latest`` with one file."""

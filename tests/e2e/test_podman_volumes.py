@@ -85,13 +85,6 @@ def plugin(cli: Command, tmp_path: Path) -> Iterator[Plugin]:
     assert not list(cli.store.glob("refs/*/worktrees/*/lease.toml"))
 
 
-@pytest.fixture(scope="module")
-def engine() -> Iterator[PodmanEnv]:
-    """One private Podman for all tests of this module."""
-    with PodmanEnv() as environment:
-        yield environment
-
-
 def moves(cli: Command) -> list[str]:
     """Why the head of app+main moved, oldest first, its making left out."""
     entries = [json.loads(line) for line in (cli.store / "refs/app/log.jsonl").read_text().splitlines()]

@@ -16,11 +16,11 @@ import os
 import shutil
 import socket
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from stratum.composefs.verity import verity_digest
-from stratum.ingest.reader import FileReader
+from stratum.ingest.reader import FileReader, Pending
 from stratum.ingest.upperdir import read_upperdir
 from stratum.mount.build import mount, unmount
 from stratum.mount.plan import MountPlan
@@ -28,7 +28,7 @@ from stratum.store.store import Store
 from stratum.sys.syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE, renameat2
 from stratum.tree import overlay
 from stratum.tree.dump import write_dump
-from stratum.tree.model import INLINE_MAX, Directory, File, Inode, Special, Symlink, Xattrs
+from stratum.tree.model import INLINE_MAX, Directory, File, Inode, Special, Symlink, Xattrs, lookup
 
 ROOT_USER_ACL = bytes.fromhex(
     "0200000001000600ffffffff02000700e803000004000400ffffffff10000700ffffffff20000400ffffffff"
@@ -479,3 +479,19 @@ def make_source(place: Path, *, nested: bool = True) -> Path:
     for time, path in zip(TIMES, (source / "f", source / "d" / "f", source / "d" / "sub", source), strict=True):
         os.utime(path, ns=(time, time))
     return source
+
+
+class NothingToRead:
+    """A content reader for upperdirs that hold no data."""
+
+    def read(self, directory: int, path: bytes, files: Sequence[Pending]) -> None:
+        raise AssertionError(f"{files[0].name!r} in {path!r} was read")
+
+    def finish(self) -> None:
+        """There was nothing."""
+
+
+def file_at(tree: Directory, path: bytes) -> File:
+    inode = lookup(tree, path)
+    assert isinstance(inode, File), path
+    return inode

@@ -9,20 +9,10 @@ from hypothesis import strategies as st
 from stratum.ingest.worktree import compare_upperdir
 from stratum.tree.diff import diff_trees
 from stratum.tree.model import Directory
-from tests.integration.overlay_ops import KINDS, Lab, Operations, lines, make_source
+from tests.integration.overlay_ops import KINDS, Lab, Operations, lines
 from tests.support.effort import examples
 
 pytestmark = pytest.mark.root
-
-
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
-    return Lab(tmp_path_factory.mktemp("lab"))
-
-
-@pytest.fixture(scope="module")
-def base(lab: Lab) -> Directory:
-    return lab.commit_directory(make_source(lab.place))
 
 
 NUMBERS = st.integers(0, 60)

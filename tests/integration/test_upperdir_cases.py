@@ -1,4 +1,4 @@
-"""What the kernel writes into an upperdir, case by case, and what an upperdir may not say."""
+"""What the kernel writes into an upperdir, case by case."""
 
 from __future__ import annotations
 
@@ -7,59 +7,24 @@ import resource
 import shutil
 import stat
 import subprocess
-import threading
-from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
-from stratum.errors import DamagedError
-from stratum.ingest.reader import FileReader, Pending
+from stratum.ingest.reader import FileReader
 from stratum.ingest.upperdir import read_upperdir
 from stratum.ingest.worktree import compare_upperdir
 from stratum.sys.syscalls import RENAME_EXCHANGE, renameat2
 from stratum.tree import overlay
 from stratum.tree.diff import Change, diff_trees
 from stratum.tree.model import Directory, File, Special, Symlink, lookup
-from tests.integration.overlay_ops import Lab, Worktree, lines, make_source, walk_view
+from tests.integration.overlay_ops import Lab, NothingToRead, Worktree, file_at, lines, walk_view
 
 pytestmark = pytest.mark.root
 
 
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
-    return Lab(tmp_path_factory.mktemp("lab"))
-
-
-@pytest.fixture(scope="module")
-def base(lab: Lab) -> Directory:
-    return lab.commit_directory(make_source(lab.place))
-
-
-@pytest.fixture
-def tree(lab: Lab, base: Directory) -> Iterator[Worktree]:
-    with lab.worktree(base) as worktree:
-        yield worktree
-
-
-class NothingToRead:
-    """A content reader for upperdirs that hold no data."""
-
-    def read(self, directory: int, path: bytes, files: Sequence[Pending]) -> None:
-        pytest.fail(f"{files[0].name!r} in {path!r} was read")
-
-    def finish(self) -> None:
-        """There was nothing."""
-
-
 def private(path: Path, name: str) -> bytes:
     return os.getxattr(path, f"trusted.overlay.{name}", follow_symlinks=False)
-
-
-def file_at(tree: Directory, path: bytes) -> File:
-    inode = lookup(tree, path)
-    assert isinstance(inode, File), path
-    return inode
 
 
 def changes_from(tree: Worktree, committed: Directory) -> list[Change]:
@@ -390,216 +355,6 @@ def test_changes_are_listed(tree: Worktree) -> None:
         (b"/d/new", "added"),
         (b"/large", "modified"),
     }
-
-
-# --- while it changes -----------------------------------------------------------------------------------------------
-
-
-class Meddling:
-    """A content reader before whose first file something happens."""
-
-    def __init__(self, inner: FileReader, happens: Callable[[], object]) -> None:
-        self.inner = inner
-        self.happens: Callable[[], object] | None = happens
-
-    def read(self, directory: int, path: bytes, files: Sequence[Pending]) -> None:
-        if self.happens is not None:
-            self.happens()
-            self.happens = None
-        self.inner.read(directory, path, files)
-
-    def finish(self) -> None:
-        self.inner.finish()
-
-
-def read_while(tree: Worktree, happens: Callable[[], object]) -> Directory:
-    store = tree.lab.store
-    with store.begin() as tx, FileReader(tx, store.objects) as reader:
-        return read_upperdir(tree.base, tree.upper, Meddling(reader, happens))
-
-
-def test_a_file_that_changes_is_taken_as_it_is_in_the_end(tree: Worktree) -> None:
-    path = tree.view / "d" / "changing"
-    path.write_bytes(b"first" * 100)
-    merged = read_while(tree, lambda: path.write_bytes(b"second" * 200))
-    assert file_at(merged, b"/d/changing").size == 1200
-    assert lines(merged) == lines(tree.walk())
-
-
-def test_entries_that_come_and_go_in_the_directory_that_is_read(tree: Worktree) -> None:
-    for name in ("1", "2", "3", "4"):
-        (tree.view / "d" / name).write_bytes(b"x" * 100)
-    (tree.view / "d" / "dir").mkdir()
-
-    def happens() -> None:
-        (tree.view / "d" / "4").rename(tree.view / "d" / "5")
-        (tree.view / "d" / "3").unlink()
-        (tree.view / "d" / "2").unlink()
-        (tree.view / "d" / "2").mkdir()
-        (tree.view / "d" / "dir").rmdir()
-        (tree.view / "d" / "f").unlink()
-
-    assert lines(read_while(tree, happens)) == lines(tree.walk())
-
-
-def test_subdirectories_that_are_replaced_before_they_are_read(tree: Worktree) -> None:
-    for name in ("to-file", "to-link", "to-nothing", "to-directory"):
-        (tree.view / "d" / name).mkdir()
-        (tree.view / "d" / name / "x").write_bytes(b"x" * 100)
-    (tree.view / "d" / "sub" / "f").unlink()
-    (tree.view / "d" / "a").mkdir()
-    (tree.view / "d" / "a" / "file").write_bytes(b"read first" * 10)
-    outside = tree.place / "outside"
-    outside.mkdir()
-    (outside / "secret").write_text("secret")
-
-    def happens() -> None:
-        for name in ("to-file", "to-link", "to-nothing", "to-directory", "sub"):
-            shutil.rmtree(tree.view / "d" / name)
-        (tree.view / "d" / "to-file").write_bytes(b"y" * 100)
-        (tree.view / "d" / "to-link").symlink_to(outside)
-        (tree.view / "d" / "to-directory").mkdir()
-
-    merged, truth = read_while(tree, happens), tree.walk()
-    for name in (b"to-file", b"to-link", b"to-nothing", b"to-directory/x", b"sub"):
-        mine, real = lookup(merged, b"/d/" + name), lookup(truth, b"/d/" + name)
-        assert type(mine) is type(real), name
-        assert mine is None or real is None or mine.content_key() == real.content_key()
-
-
-def test_swapped_symlinks_lead_nowhere(tree: Worktree, tmp_path: Path) -> None:
-    """A directory and a symlink that change places all the time: what the symlink leads to is never taken."""
-    outside = tmp_path / "outside"
-    outside.mkdir()
-    (outside / "secret").write_text("s" * 100)
-    (tree.view / "x").mkdir()
-    (tree.view / "x" / "mine").write_bytes(b"m")
-    (tree.view / "y").symlink_to(outside)
-    stop = threading.Event()
-
-    def swap() -> None:
-        while not stop.is_set():
-            renameat2(-100, os.fsencode(tree.view / "x"), -100, os.fsencode(tree.view / "y"), RENAME_EXCHANGE)
-
-    swapping = threading.Thread(target=swap)
-    swapping.start()
-    try:
-        for _ in range(300):
-            merged = tree.read()
-            for name in (b"x", b"y"):
-                inode = lookup(merged, b"/" + name)
-                if isinstance(inode, Directory):
-                    assert set(inode.children) == {b"mine"}
-                elif inode is not None:
-                    assert isinstance(inode, Symlink)
-    finally:
-        stop.set()
-        swapping.join()
-    tree.check()
-
-
-# --- what did not come from a mount of the worktree -----------------------------------------------------------------
-
-
-def set_private(path: Path, name: str, value: bytes) -> None:
-    os.setxattr(path, f"trusted.overlay.{name}", value)
-
-
-def test_whiteouts_marked_by_an_attribute(tree: Worktree) -> None:
-    """Other programs write them. The kernel looks nothing up there, though it may go on listing the name."""
-    tree.unmount()
-    (tree.upper / "d").mkdir()
-    set_private(tree.upper / "d", "opaque", b"x")
-    (tree.upper / "d" / "f").touch()
-    set_private(tree.upper / "d" / "f", "whiteout", b"")
-    tree.mount()
-    merged = tree.read()
-    assert not os.path.lexists(tree.view / "d" / "f")
-    assert lookup(merged, b"/d/f") is None
-    assert lookup(merged, b"/d/big") is lookup(tree.base, b"/d/big")
-
-
-@pytest.mark.parametrize(
-    "redirect",
-    [
-        b"/nothing",
-        b"/d/nothing",
-        b"nothing",
-        b"",
-        b"/",
-        b"//d",
-        b"/d/",
-        b"..",
-        b"/../d",
-        b"/d/./sub",
-        b"d/sub",
-        b"/f/x",
-    ],
-)
-def test_a_redirect_to_what_the_base_has_not_is_damage(tree: Worktree, redirect: bytes) -> None:
-    tree.unmount()
-    (tree.upper / "e").mkdir()
-    set_private(tree.upper / "e", "redirect", redirect)
-    (tree.upper / "e" / "x").touch()
-    with pytest.raises(DamagedError, match="'/e'"):
-        tree.read()
-
-
-def test_a_redirect_of_a_directory_to_a_file_is_damage(tree: Worktree) -> None:
-    tree.unmount()
-    (tree.upper / "e").mkdir()
-    set_private(tree.upper / "e", "redirect", b"/d/big")
-    with pytest.raises(DamagedError, match=r"'/e'.*no directory"):
-        tree.read()
-
-
-@pytest.mark.parametrize("redirect", [None, b"/d", b"/d/link", b"/etc/shadow", b"../../etc/shadow", b"/d/fifo"])
-def test_data_that_the_base_has_not_is_damage(tree: Worktree, redirect: bytes | None) -> None:
-    """Also where the redirect would be the path of an object, or one of the host's."""
-    tree.unmount()
-    (tree.upper / "e").touch()
-    set_private(tree.upper / "e", "metacopy", b"")
-    if redirect is not None:
-        set_private(tree.upper / "e", "redirect", redirect)
-    with pytest.raises(DamagedError, match="'/e'"):
-        tree.read()
-
-
-def test_an_object_cannot_be_named_by_its_path(tree: Worktree) -> None:
-    digest = file_at(tree.base, b"/d/big").digest
-    assert digest is not None
-    tree.unmount()
-    (tree.upper / "e").touch()
-    os.truncate(tree.upper / "e", file_at(tree.base, b"/d/big").size)
-    set_private(tree.upper / "e", "metacopy", b"\x00\x24\x00\x01" + digest)
-    set_private(tree.upper / "e", "redirect", b"/" + digest.hex()[:2].encode() + b"/" + digest.hex()[2:].encode())
-    with pytest.raises(DamagedError, match="'/e'"):
-        tree.read()
-
-
-def test_data_of_another_size_is_damage(tree: Worktree) -> None:
-    tree.unmount()
-    (tree.upper / "f").write_bytes(b"short")
-    set_private(tree.upper / "f", "metacopy", b"")
-    with pytest.raises(DamagedError, match=r"'/f'.*5 bytes and not 8"):
-        tree.read()
-
-
-def test_user_namespace_of_attributes(tree: Worktree) -> None:
-    """An upperdir of a mount with userxattr: same meanings, other prefix; trusted names are then plain."""
-    tree.unmount()
-    shutil.rmtree(tree.upper)
-    (tree.upper / "d").mkdir(parents=True)
-    os.setxattr(tree.upper / "d", "user.overlay.opaque", b"y")
-    os.setxattr(tree.upper / "d", "user.overlay.overlay.opaque", b"n")
-    (tree.upper / "e").mkdir()
-    os.setxattr(tree.upper / "e", "user.overlay.redirect", b"d")
-    merged = read_upperdir(tree.base, tree.upper, NothingToRead(), prefix=overlay.USER_PREFIX)
-    opaque = lookup(merged, b"/d")
-    assert isinstance(opaque, Directory)
-    assert not opaque.children
-    assert opaque.xattrs == ((b"user.overlay.opaque", b"n"),)
-    assert lookup(merged, b"/e/sub") is lookup(tree.base, b"/d/sub")
 
 
 def test_the_walk_sees_what_a_plain_directory_has(lab: Lab, base: Directory) -> None:
