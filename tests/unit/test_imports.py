@@ -30,6 +30,11 @@ FLOORS = (
 )
 """Rooms, from the top. A room imports from floors below its own only: neither from above nor from beside it."""
 
+DOORS = {"cli", "hook", "csi", "plugin"}
+PURE = {"tree", "composefs", "refs", "errors", "frozen", "progress", "toml"}
+TOUCHING = {"ctypes", "pathlib", "shutil", "socket", "subprocess", "tempfile", "threading", "time", "requests"}
+"""What gives a module something to touch besides its arguments; so does the built-in ``open``."""
+
 GENERATED = ("_pb2.py", "_pb2_grpc.py")
 
 
@@ -103,6 +108,39 @@ def later():
         "stratum.store.commits",
         "stratum.sys.proc",
     ]
+
+
+def places_of(module: str, *expressions: str) -> list[str]:
+    """Where ``module`` uses one of the names or attributes."""
+    nodes = (node for node in ast.walk(parsed(module)) if isinstance(node, (ast.Name, ast.Attribute)))
+    return [
+        f"{MODULES[module]}:{node.lineno}: {ast.unparse(node)}" for node in nodes if ast.unparse(node) in expressions
+    ]
+
+
+def test_pure_rooms_touch_nothing() -> None:
+    wrong = []
+    for module in [module for module in MODULES if module != "stratum" and room_of(module) in PURE]:
+        wrong += places_of(module, "open")
+        for node in ast.walk(parsed(module)):
+            names = [node.module] if isinstance(node, ast.ImportFrom) else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            wrong += [f"{MODULES[module]}: {name}" for name in names if str(name).split(".")[0] in TOUCHING]
+    assert not wrong
+
+
+def test_settings_alone_read_the_environment() -> None:
+    assert not [
+        place
+        for module in MODULES
+        if module != "stratum.config"
+        for place in places_of(module, "os.environ", "os.getenv", "os.environb")
+    ]
+
+
+def test_only_doors_print_or_exit() -> None:
+    rooms = [module for module in MODULES if module != "stratum" and room_of(module) not in DOORS]
+    assert not [place for module in rooms for place in places_of(module, "print", "sys.exit", "os._exit", "exit")]
 
 
 def test_modules_and_functions_stay_small() -> None:

@@ -1,0 +1,54 @@
+"""What the documents for developers name is there: files, folders, and every room of the package."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.unit.test_imports import floor_of
+
+CHECKOUT = Path(__file__).parents[2]
+DOCUMENTS = {
+    "CONTRIBUTING.md": ("", "stratum", "tests"),
+    "stratum/README.md": ("stratum", ""),
+    "tests/README.md": ("tests", "", "stratum"),
+    "tools/README.md": ("tools", ""),
+}
+"""Document -> the folders that paths in it begin in."""
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_named_paths_are_there(document: str) -> None:
+    named = [
+        text
+        for text in re.findall(r"`([\w./*-]+)`", (CHECKOUT / document).read_text("utf-8"))
+        if re.fullmatch(r"[\w*-][\w./*-]*(/|\.(py|md|toml|sh|txt|yaml))", text)
+    ]
+    assert named
+    bases = [CHECKOUT / base for base in DOCUMENTS[document]]
+    missing = [text for text in named if not any(list(base.glob(text)) for base in bases)]
+    assert not missing
+
+
+@pytest.mark.parametrize("document", ["CONTRIBUTING.md", "stratum/README.md"])
+def test_every_room_is_on_the_map(document: str) -> None:
+    text = (CHECKOUT / document).read_text("utf-8")
+    rooms = [path.name for path in (CHECKOUT / "stratum").iterdir() if path.is_dir() and path.name[0] != "_"]
+    assert not [room for room in rooms if f"`{room}/`" not in text]
+
+
+def test_rooms_are_told_from_the_top() -> None:
+    for document in ("CONTRIBUTING.md", "stratum/README.md"):
+        rows = re.findall(r"^\| (`[^|]*`) \|", (CHECKOUT / document).read_text("utf-8"), re.MULTILINE)
+        rooms = [name for row in rows for name in re.findall(r"`(\w+)(?:/|\.py)`", row)]
+        floors = [floor_of(room) for room in rooms]
+        assert len(set(rooms)) == len(rooms)
+        assert floors == sorted(floors)
+
+
+@pytest.mark.parametrize("document", sorted(CHECKOUT.glob("*.md")) + sorted(CHECKOUT.glob("[!.]*/*.md")), ids=str)
+def test_links_lead_somewhere(document: Path) -> None:
+    targets = re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", document.read_text("utf-8"))
+    assert not [target for target in targets if not (document.parent / target).exists()]
