@@ -8,12 +8,15 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from stratum.sys.locks import FileLock
 from tests.e2e.podman_env import PodmanEnv
 from tests.support.command import SCRIPT, Command
 
@@ -35,7 +38,7 @@ class Plugin:
         assert self.process.stderr.readline() == f"listening at {self.path}\n"
 
     def stop(self, number: int = signal.SIGTERM) -> int:
-        self.process.send_signal(number)
+        self.process.send_signal(number)  # nothing where it has ended
         self.process.communicate(timeout=30)
         return self.process.returncode
 
@@ -170,14 +173,42 @@ def test_bad_requests(cli: Command, plugin: Plugin) -> None:
     assert "not JSON" in plugin.call("VolumeDriver.Create", b"{")[1]["Err"]
     assert "not a JSON object" in plugin.call("VolumeDriver.Create", [])[1]["Err"]
     assert "there is no call" in plugin.call("VolumeDriver.Nothing", {})[1]["Err"]
-    for length in (str((1 << 20) + 1), "-1", "many"):
-        headers = {"Content-Length": length}
-        assert "is not accepted" in plugin.call("VolumeDriver.Create", b"", headers=headers)[1]["Err"]
-    assert plugin.call("Plugin.Activate", b"", method="GET")[0] == 501
+    assert "is not accepted" in plugin.call("VolumeDriver.Create", b" " * ((1 << 20) + 1))[1]["Err"]
+    for length in ("-1", "many"):
+        assert plugin.call("VolumeDriver.Create", b"", headers={"Content-Length": length})[0] == 400
+    assert plugin.call("Plugin.Activate", b"", method="GET")[0] == 405
     assert plugin.path.stat().st_mode & 0o777 == 0o600
     second = cli("volume-plugin", "--socket", plugin.path)
     assert (second.code, second.stdout) == (4, "")
     assert "another volume plugin listens" in second.stderr
+
+
+def test_calls_wait_for_their_own_volume_only_and_are_finished_before_the_end(cli: Command, plugin: Plugin) -> None:
+    for name, worktree in (("held", "main"), ("free", "other")):
+        plugin.ok("Create", Name=name, Opts={"ref": f"app+{worktree}", "create": "app:latest"})
+    with ThreadPoolExecutor() as pool:
+        with FileLock(cli.store / "refs/app/worktrees/main.lock"):
+            waiting = pool.submit(plugin.ok, "Mount", Name="held", ID="a")
+            plugin.ok("Mount", Name="free", ID="a")
+            plugin.ok("Unmount", Name="free", ID="a")
+            plugin.process.send_signal(signal.SIGTERM)
+            with pytest.raises(subprocess.TimeoutExpired):
+                plugin.process.wait(1)
+            assert not waiting.done()
+        assert Path(waiting.result()["Mountpoint"]).is_dir()
+    assert plugin.stop() == 0
+    plugin.start()
+    plugin.ok("Unmount", Name="held", ID="a")
+
+
+def test_the_packages_of_the_server_are_not_there(cli: Command, tmp_path: Path) -> None:
+    cli.ok("import", "--bare", tmp_path, "app")
+    program = "import sys; sys.modules['uvicorn'] = None; from stratum.cli.main import main; main()"
+    line = [sys.executable, "-c", program, "volume-plugin"]
+    done = subprocess.run(line, env=cli.environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 6
+    assert "needs the Python package uvicorn" in done.stderr
+    assert f"{sys.executable} -m pip install starlette uvicorn" in done.stderr
 
 
 def test_a_killed_plugin_finds_its_mounts_again(cli: Command, plugin: Plugin) -> None:

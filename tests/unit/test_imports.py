@@ -24,7 +24,7 @@ FLOORS = (
     {"api"},
     {"ingest", "mount", "transfer"},
     {"store", "oci", "podman"},
-    {"composefs", "config"},
+    {"composefs", "config", "serving"},
     {"sys", "tree", "refs"},
     {"errors", "frozen", "progress", "toml"},
 )

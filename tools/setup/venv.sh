@@ -32,6 +32,6 @@ echo "setup: virtual environment .venv with $python"
 pip=("$venv/bin/python" -m pip --quiet --disable-pip-version-check install --retries 5 --constraint "$constraints")
 # The build backend comes from the same constraints as everything else, so the build is not isolated.
 "${pip[@]}" hatchling editables grpcio-tools
-"${pip[@]}" --no-build-isolation --editable '.[csi,dev]'
+"${pip[@]}" --no-build-isolation --editable '.[csi,dev,serve]'
 compile
 echo "$inputs" >"$venv/inputs"

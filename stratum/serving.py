@@ -1,0 +1,208 @@
+"""Servers: the Unix sockets and TCP addresses that they listen at, and HTTP on them (uvicorn).
+
+A socket's file stays behind where its server was killed; the next one replaces it. Only one server listens at a path:
+looking, replacing and listening are one step under a lock, and at its end a server removes no socket but its own.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import socket
+import stat
+import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stratum.errors import BusyError, StratumError, UsageError, os_error_text
+from stratum.sys.locks import locked
+
+if TYPE_CHECKING:
+    import asyncio
+
+    import uvicorn
+    from starlette.types import ASGIApp
+
+_LOCK_WAIT = 5.0
+_STOP_WAIT = 2.0
+_BACKLOG = 64
+"""Connections that wait to be accepted, and that are accepted at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What clients get that are not trusted: ``connections`` at the same time, ``each`` of these from one address, and
+    ``seconds`` for a connection. Others are closed at once."""
+
+    connections: int
+    each: int
+    seconds: float
+
+
+@contextmanager
+def socket_place(path: Path, what: str) -> Iterator[None]:
+    """Make way for a Unix socket at ``path``, which the block binds and listens at; ``what`` names the server.
+
+    Its directory is made (mode 0700) where it is missing. Raises ``BusyError`` where a server listens there,
+    ``UsageError`` where something else is in the way, ``StratumError`` for what the system refuses.
+    """
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with _locked(path):
+            _clear(path, what)
+            yield
+    except OSError as exc:
+        raise StratumError(f"cannot listen at {path}: {os_error_text(exc)}") from None
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    lock = path.with_name(f".{path.name}.lock")
+    with locked(lock, timeout=_LOCK_WAIT, what=f"the place of the socket {path}"):
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+
+
+def _clear(path: Path, what: str) -> None:
+    try:
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise UsageError(f"{path} exists and is no socket", hint="name another place to listen at")
+    except FileNotFoundError:
+        return
+    with closing(socket.socket(socket.AF_UNIX)) as probe:
+        probe.setblocking(False)
+        answer = probe.connect_ex(str(path))
+    if answer in (0, errno.EAGAIN):  # EAGAIN: so many connections wait there that there is no place for one more
+        raise BusyError(f"another {what} listens at {path}", hint="stop it, or name another place to listen at")
+    if answer not in (errno.ECONNREFUSED, errno.ENOENT):
+        raise OSError(answer, os.strerror(answer))
+    path.unlink(missing_ok=True)
+
+
+def listen(address: Path | tuple[str, int], what: str) -> AbstractContextManager[socket.socket]:
+    """A listening socket for the block: at a path, for its owner alone, or at a host (all for '') and port.
+
+    Raises as ``socket_place`` does.
+    """
+    return _listen_unix(address, what) if isinstance(address, Path) else _listen_tcp(*address)
+
+
+@contextmanager
+def _listen_unix(path: Path, what: str) -> Iterator[socket.socket]:
+    with closing(socket.socket(socket.AF_UNIX)) as listener:
+        with socket_place(path, what):
+            os.fchmod(listener.fileno(), 0o600)  # the file's mode, from its first moment
+            listener.bind(str(path))
+            listener.listen(_BACKLOG)
+            made = path.lstat()
+        try:
+            yield listener
+        finally:
+            with suppress(OSError, BusyError), _locked(path):
+                if os.path.samestat(made, path.lstat()):
+                    path.unlink()
+
+
+@contextmanager
+def _listen_tcp(host: str, port: int) -> Iterator[socket.socket]:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with closing(socket.socket(family)) as listener:
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((host, port))
+            listener.listen(_BACKLOG)
+        except OSError as exc:
+            raise StratumError(f"cannot listen at {host}:{port}: {os_error_text(exc)}") from None
+        yield listener
+
+
+def parse_address(text: str) -> Path | tuple[str, int]:
+    """An address for ``listen`` from ``unix:///PATH`` or ``HOST:PORT``. Raises ``UsageError``."""
+    if text.startswith("unix:"):
+        path = Path(text.removeprefix("unix:").replace("//", "", 1))
+        if path.is_absolute():
+            return path
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isdecimal() or int(port) > 65535:
+        raise UsageError(f"address {text!a} is neither HOST:PORT nor unix:///PATH")
+    return host.strip("[]"), int(port)
+
+
+def serve(app: ASGIApp, listener: socket.socket) -> None:
+    """Answer with ``app`` until SIGTERM or SIGINT, and then what is asked already. For the main thread."""
+    server = _server(app, None)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # Also before and after uvicorn has its own, which send the signal once more at their end.
+        signal.signal(number, server.handle_exit)
+    server.run(sockets=[listener])
+
+
+@contextmanager
+def serving(app: ASGIApp, listener: socket.socket, limits: Limits) -> Iterator[None]:
+    """Answer with ``app`` during the block, from a thread."""
+    server = _server(app, limits)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True, name="http")
+    thread.start()
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        thread.join(_STOP_WAIT)
+
+
+def _server(app: ASGIApp, limits: Limits | None) -> uvicorn.Server:
+    import uvicorn
+    from uvicorn.protocols.http.h11_impl import H11Protocol
+
+    return uvicorn.Server(
+        uvicorn.Config(
+            app,
+            loop="asyncio",
+            http=H11Protocol if limits is None else _limited(limits),
+            ws="none",
+            lifespan="off",
+            interface="asgi3",
+            log_config=None,
+            log_level="error",
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            backlog=_BACKLOG,
+            # Counts what is at work too, also for clients that are gone.
+            limit_concurrency=None if limits is None else limits.connections + 1,
+        )
+    )
+
+
+def _limited(limits: Limits) -> type[asyncio.Protocol]:
+    from uvicorn.protocols.http.h11_impl import H11Protocol
+
+    served: dict[asyncio.Protocol, str] = {}
+
+    class Limited(H11Protocol):
+        _clock: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as its base class
+            super().connection_made(transport)
+            address = self.client[0] if self.client else ""
+            beside = list(served.values())
+            if len(beside) >= limits.connections or (address and beside.count(address) >= limits.each):
+                self.connections.discard(self)
+                transport.abort()
+                return
+            served[self] = address
+            self._clock = self.loop.call_later(limits.seconds, transport.abort)
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            served.pop(self, None)
+            if self._clock is not None:
+                self._clock.cancel()
+            super().connection_lost(exc)
+
+    return Limited
