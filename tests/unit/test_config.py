@@ -17,6 +17,7 @@ def system_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
+@pytest.mark.root
 def test_the_defaults_of_root(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     found = load_config({})
@@ -27,6 +28,7 @@ def test_the_defaults_of_root(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.jobs >= 1
 
 
+@pytest.mark.root
 def test_the_defaults_of_a_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1234)
     home = {"HOME": str(tmp_path)}
@@ -37,6 +39,7 @@ def test_the_defaults_of_a_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     assert load_config(xdg).runtime_dir == Path("/runtime/stratum")
 
 
+@pytest.mark.root
 def test_option_beats_environment_beats_user_file_beats_system_file(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, system_config: Path
 ) -> None:
@@ -54,6 +57,7 @@ def test_option_beats_environment_beats_user_file_beats_system_file(
     assert load_config(environ, store=None).store == Path("/environment")
 
 
+@pytest.mark.root
 def test_root_does_not_read_a_users_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     user = tmp_path / "stratum" / "config.toml"

@@ -119,6 +119,7 @@ def test_an_empty_rule_set_is_the_default() -> None:
     assert allowed(parse_policy(b""), PODMAN, "app:/data")
 
 
+@pytest.mark.root
 def test_reads_a_file_of_root_s(tmp_path: Path) -> None:
     path = tmp_path / "policy.toml"
     path.write_text('[[allow]]\nengine = "podman"\nstrata = ["a"]\n')
@@ -128,6 +129,7 @@ def test_reads_a_file_of_root_s(tmp_path: Path) -> None:
     assert not allowed(policy, PODMAN, "b:/data")
 
 
+@pytest.mark.root
 @pytest.mark.parametrize("mode", [0o664, 0o646, 0o666])
 def test_refuses_a_file_that_others_can_write(tmp_path: Path, mode: int) -> None:
     path = tmp_path / "policy.toml"
@@ -137,6 +139,7 @@ def test_refuses_a_file_that_others_can_write(tmp_path: Path, mode: int) -> None
         load_policy(path)
 
 
+@pytest.mark.root
 def test_refuses_another_owner_s_file(tmp_path: Path) -> None:
     path = tmp_path / "policy.toml"
     path.write_text("")
@@ -145,6 +148,7 @@ def test_refuses_another_owner_s_file(tmp_path: Path) -> None:
         load_policy(path)
 
 
+@pytest.mark.root
 def test_refuses_what_is_no_file_or_too_large(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="Is a directory"):
         load_policy(tmp_path)
