@@ -10,8 +10,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from stratum.errors import DamagedError, NotFoundError, StratumError
-from stratum.oci.descriptor import digest_of, is_digest
+from stratum.errors import DamagedError, NotFoundError, StratumError, UnsupportedError
+from stratum.oci.descriptor import MANIFEST_MAX, digest_of, is_digest
 from stratum.oci.mediatypes import INDEX_OF_MANIFESTS_MEDIA_TYPE, MANIFEST_MEDIA_TYPE
 from stratum.refs import DEFAULT_TAG
 
@@ -45,9 +45,15 @@ def read_entries(data: bytes, where: str) -> list[Entry]:
 
 
 def write_entries(entries: Sequence[Entry]) -> bytes:
-    """``index.json`` with these entries."""
+    """``index.json`` with these entries; ``UnsupportedError`` where it would be too large to be read again."""
     index = {"schemaVersion": 2, "mediaType": INDEX_OF_MANIFESTS_MEDIA_TYPE, "manifests": list(entries)}
-    return json.dumps(index, separators=(",", ":")).encode()
+    data = json.dumps(index, separators=(",", ":")).encode()
+    if len(data) > MANIFEST_MAX:
+        raise UnsupportedError(
+            f"the {INDEX_FILE} of {len(entries)} commits has {len(data)} bytes; {MANIFEST_MAX} is the limit",
+            hint="use more than one image layout or archive",
+        )
+    return data
 
 
 def make_entry(manifest: bytes, tag: str | None) -> Entry:

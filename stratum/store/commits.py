@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from stratum.errors import DamagedError, ExistsError, NotFoundError, StratumError
+from stratum.errors import DamagedError, ExistsError, NotFoundError, UnsupportedError, UsageError
 from stratum.frozen import replace
 from stratum.refs import is_hash, is_hash_prefix
 from stratum.store.clock import rfc3339, utc_now
 from stratum.store.layout import Layout, Names, storage_error
 from stratum.store.merklecache import MerkleCache
-from stratum.store.metadata import METADATA, CommitMeta, Statistics, parent_of
+from stratum.store.metadata import METADATA, METADATA_MAX, CommitMeta, Statistics, parent_of
 from stratum.store.objects import Objects
 from stratum.store.transaction import Transaction, Transactions
 from stratum.sys.atomic import fsync_dir
@@ -199,7 +199,7 @@ class Commits:
             message=message,
             origin=origin,
         )
-        tx.write_file(directory / METADATA, meta.to_toml())
+        tx.write_file(directory / METADATA, _new_metadata(meta))
         tx.publish_objects(settled=True)
         self._check_objects(tx, root, known)
         try:
@@ -231,7 +231,10 @@ class Commits:
             kept = kept_lines(root, source)
         dump = splice_dump(root, source, kept)
         if dump.size > DUMP_MAX:
-            raise StratumError(f"the tree is too big for a commit: its dump of {dump.size} bytes is over {DUMP_MAX}")
+            raise UnsupportedError(
+                f"the tree is too large for a commit: its dump has {dump.size} bytes, and {DUMP_MAX} is the limit",
+                hint="divide it into several strata; the dump has a line for each file, with its whole path",
+            )
         return dump, kept, base, stored
 
     def _merkle_nodes(self, dump: SplicedDump, base: str | None) -> MerkleNodes:
@@ -390,6 +393,14 @@ def _files_not_below(root: Directory, known: Directory | None) -> Iterator[File]
                 stack.append(child)
             elif isinstance(child, File) and id(child) not in shared:
                 yield child
+
+
+def _new_metadata(meta: CommitMeta) -> bytes:
+    """metadata.toml of a new commit; ``UsageError`` where no other store would take it."""
+    data = meta.to_toml()
+    if len(data) > METADATA_MAX:
+        raise UsageError(f"the commit's message and origin need {len(data)} bytes, and {METADATA_MAX} is the limit")
+    return data
 
 
 def _write_dump(tx: Transaction, dump: SplicedDump, stored: StoredDump) -> Path:

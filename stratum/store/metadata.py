@@ -22,6 +22,8 @@ from stratum.store.tables import Tables, is_intact, read_tables, write_tables
 from stratum.tree.model import Directory, File
 
 METADATA = "metadata.toml"
+METADATA_MAX = 1 << 20
+"""Bytes of metadata.toml. No commit with more is made, and none is taken from elsewhere."""
 _HEAD = re.compile(
     rb'\[commit\]\nmerkle_root = "[0-9a-f]{64}"\nmetadata_hash = "([0-9a-f]{64})"\ntimestamp = "[^"\n]*"\n'
     rb'(?:parent_commit = "([0-9a-f]{64})"\n|message = |\n\[)'

@@ -28,9 +28,9 @@ from stratum.oci.descriptor import (
 from stratum.oci.mediatypes import ARTIFACT_TYPE, COMMIT_ANNOTATION, INDEX_MEDIA_TYPE, MANIFEST_MEDIA_TYPE
 from stratum.refs import is_hash
 from stratum.store.lineage import ANCESTORS_MAX
+from stratum.store.metadata import METADATA_MAX, CommitMeta
 
 if TYPE_CHECKING:
-    from stratum.store.metadata import CommitMeta
     from stratum.transfer.packs import PackIndex
 
 CONFIG_MEDIA_TYPE = "application/vnd.stratum.commit.metadata.v1+toml"
@@ -43,7 +43,7 @@ PARENT_ANNOTATION = "dev.stratum.parent"
 ANCESTORS_ANNOTATION = "dev.stratum.ancestors"
 
 SIZE_MAX = {
-    CONFIG_MEDIA_TYPE: 1 << 20,
+    CONFIG_MEDIA_TYPE: METADATA_MAX,
     TREE_MEDIA_TYPE: 16 << 20,
     INDEX_MEDIA_TYPE: 64 << 20,
     PACK_MEDIA_TYPE: 1 << 44,
@@ -150,8 +150,6 @@ def read_manifest(data: bytes, where: str) -> Manifest:
 
 def read_metadata(data: bytes, manifest: Manifest, where: str) -> CommitMeta:
     """What ``data``, the config of ``manifest``, which came from ``where``, says of the commit. ``DamagedError``."""
-    from stratum.store.metadata import CommitMeta
-
     meta = CommitMeta.from_toml(data, f"the metadata of {where}")
     if meta.metadata_hash != manifest.commit:
         raise DamagedError(f"{where}: manifest and metadata name different commits")

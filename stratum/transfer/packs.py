@@ -44,6 +44,9 @@ PACK_MAX = 64 << 20
 LARGE_OBJECT = 16 << 20
 """An object of at least this size has a pack of its own."""
 
+OBJECT_MAX = 1 << 41
+"""Bytes of the largest object that is sent: the index of its pack, with a line a frame, is within ``INDEX_MAX``."""
+
 FRAME_MAX = 16 << 20
 """Largest frame that is read, in bytes of the archive."""
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from stratum.errors import UnsupportedError
 from stratum.oci.descriptor import Descriptor, describe
 from stratum.oci.mediatypes import INDEX_MEDIA_TYPE
 from stratum.oci.remote import Upload
@@ -23,7 +24,7 @@ from stratum.transfer.artifact import (
     PackLayers,
     write_manifest,
 )
-from stratum.transfer.packs import LARGE_OBJECT, Member, archived_size, plan_packs
+from stratum.transfer.packs import LARGE_OBJECT, OBJECT_MAX, Member, archived_size, plan_packs
 
 if TYPE_CHECKING:
     from stratum.store.lineage import Recorded
@@ -84,7 +85,13 @@ class Plan:
         )
 
     def check(self) -> None:
-        """``UnsupportedError`` where the manifest will be too large, as far as that is known before packs are made."""
+        """``UnsupportedError`` where an object or the manifest is too large for readers, as far as that is known before
+        packs are made."""
+        if (size := max((member.size for pack in self.packs for member in pack), default=0)) > OBJECT_MAX:
+            raise UnsupportedError(
+                f"the commit has a file of {size} bytes; {OBJECT_MAX} is the most that can be sent",
+                hint="divide the file, or keep it in this store only",
+            )
         index, pack = Descriptor(INDEX_MEDIA_TYPE, _SOME_DIGEST, 1), Descriptor(PACK_MEDIA_TYPE, _SOME_DIGEST, 1)
         self.manifest(Descriptor(CONFIG_MEDIA_TYPE, _SOME_DIGEST, 1), [PackLayers(index, pack)] * len(self.packs))
 

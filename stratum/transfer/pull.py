@@ -37,6 +37,7 @@ from stratum.transfer.packs import Member
 from stratum.transfer.resume import PackFiles
 from stratum.transfer.running import Running, running
 from stratum.transfer.treeblobs import join_tree
+from stratum.tree import blocks
 from stratum.tree.contents import objects_of
 from stratum.tree.digest import merkle_summary
 from stratum.tree.dump import read_dump
@@ -144,6 +145,8 @@ def _read(store: Store, remote: Source, manifest: Manifest, isolated: bool, job:
     with ThreadPoolExecutor(WORKERS) as pool:
         dump, commit = None if fresh else _known_dump(store, meta.metadata_hash), meta.metadata_hash
         if dump is None:
+            if sum(tree.size for tree in manifest.trees) > blocks.DUMP_MAX:
+                raise DamagedError(f"{where}: the tree is larger than {blocks.DUMP_MAX} bytes")
             dump, commit = join_tree(pool.map(get, manifest.trees), where)
         root, objects = _check_tree(dump, commit, meta, where)
         packs = read_packs(manifest.packs, get, where, pool)

@@ -14,7 +14,7 @@ from blake3 import blake3
 
 from stratum.errors import DamagedError
 from stratum.transfer.packs import compress, decompress
-from stratum.tree.blocks import DUMP_MAX, Blocks, Dump, small_blocks, whole_lines
+from stratum.tree.blocks import Blocks, Dump, small_blocks, whole_lines
 
 CUT_MASK = 0x7FF
 """A piece ends after a line whose CRC-32 has these bits clear, once it has ``PIECE_MIN`` bytes."""
@@ -57,8 +57,6 @@ def join_tree(blobs: Iterable[bytes], what: str) -> tuple[Dump, str]:
     It is kept as the blobs are, unless it is short.
     """
     kept, hasher = list(blobs), blake3()
-    if sum(map(len, kept)) > DUMP_MAX:
-        raise DamagedError(f"the tree of {what} is larger than {DUMP_MAX} bytes")
 
     def pieces() -> Iterator[bytes]:
         for number, blob in enumerate(kept):

@@ -13,7 +13,7 @@ from typing import Final
 from stratum.errors import DamagedError
 
 DUMP_MAX: Final = 1 << 32
-"""Bytes of a dump. No larger one is made, and none is read."""
+"""Bytes of a dump. No commit with a larger one is made, so none is sent or exported, and a larger one is not read."""
 LINE_MAX: Final = 1 << 17
 """Bytes of a line: the longest path twice, each byte escaped, and the longest extended attributes are fewer."""
 BLOCK_SIZE: Final = 1 << 20

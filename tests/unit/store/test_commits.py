@@ -321,7 +321,7 @@ def test_any_bytes_are_metadata_or_damage(data: bytes) -> None:
 
 def test_a_dump_that_could_not_be_read_again_is_not_written(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("stratum.tree.blocks.DUMP_MAX", 100)
-    with store.begin("a test") as tx, pytest.raises(StratumError, match="too big"):
+    with store.begin("a test") as tx, pytest.raises(StratumError, match="too large"):
         store.write_commit(tx, directory({b"a" * 100: Directory(0o40755, 0, 0, 0)}))
     assert store.commits.list() == []
 

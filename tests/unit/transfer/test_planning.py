@@ -23,7 +23,7 @@ from stratum.transfer.artifact import (
     read_manifest,
 )
 from stratum.transfer.objects import find_parts
-from stratum.transfer.packs import LARGE_OBJECT, PACK_MAX, Member, PackIndex
+from stratum.transfer.packs import FRAME_SIZE, INDEX_MAX, LARGE_OBJECT, OBJECT_MAX, PACK_MAX, Member, PackIndex
 from stratum.transfer.planning import SMALL_PACKS_MAX, Base, Plan, plan_push, plan_reuse
 
 META = CommitMeta("c" * 64, "1" * 64, "2024-01-02T03:04:05Z", 1, 1, 1, 1, None, None, "d" * 64)
@@ -133,6 +133,14 @@ def test_a_manifest_that_will_be_too_large_is_told_before_anything_is_made() -> 
     plan(needed(*range(5000), size=LARGE_OBJECT)).check()
     with pytest.raises(UnsupportedError, match="manifest of"):
         plan(needed(*range(12_000), size=LARGE_OBJECT)).check()
+
+
+def test_an_object_that_nobody_could_read_is_not_sent() -> None:
+    text = b"frame %d %d\n" % (FRAME_SIZE + 999, FRAME_SIZE) * 1000
+    assert len(text) * (OBJECT_MAX // FRAME_SIZE) // 1000 < INDEX_MAX
+    plan(needed(1, size=OBJECT_MAX)).check()
+    with pytest.raises(UnsupportedError, match=f"file of {OBJECT_MAX + 1} bytes"):
+        plan(needed(1, size=OBJECT_MAX + 1)).check()
 
 
 # Where objects are
