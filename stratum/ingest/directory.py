@@ -28,7 +28,7 @@ from stratum.ingest.dirstack import OPEN_DIRECTORY, DirectoryStack
 from stratum.ingest.journal import Journal, Journalled
 from stratum.ingest.reader import FileReader, Pending, source_error
 from stratum.ingest.staging import Signature, open_source, signature
-from stratum.ingest.statcache import Found, StatCache, settled
+from stratum.ingest.statcache import Found, StatCache, tells_changes
 from stratum.ingest.unchanged import Listing, root_entry
 from stratum.progress import Progress
 from stratum.store import Store
@@ -325,11 +325,11 @@ class _Walk:
 
     def _trusted(self) -> Iterator[tuple[Signature, Inode]]:
         """What was listed and will be the same the next time, if it is listed the same."""
-        unsettled = self._reader.unsettled
+        unlike_listed = self._reader.unlike_listed
         for key, listed, node in self._listed:
             if (
-                settled(key[4], listed)
-                and id(node) not in unsettled
+                tells_changes(key[4], listed)
+                and id(node) not in unlike_listed
                 and (not isinstance(node, File) or node.size == key[2])
             ):
                 yield key, node

@@ -28,7 +28,7 @@ from stratum.ingest.attributes import stored_xattrs
 from stratum.ingest.journal import Journal
 from stratum.ingest.pool import Batch, Pool
 from stratum.ingest.staging import FileRead, Stager, signature
-from stratum.ingest.statcache import settled
+from stratum.ingest.statcache import tells_changes
 from stratum.ingest.worker import MAX_DESCRIPTORS, OK, STORE_FAILED, Answer, read_batch
 from stratum.store.layout import storage_error
 from stratum.store.objects import Objects
@@ -74,7 +74,7 @@ class FileReader:
 
     ``jobs`` is the number of worker processes; 1 reads everything in this one. ``progress`` is called with the number
     of files read so far. ``journal`` is told what was read. ``warnings`` collects one line for each file that kept
-    changing or was gone; ``unsettled`` the ``id`` of every node whose file was not as listed. A context manager:
+    changing or was gone; ``unlike_listed`` the ``id`` of every node whose file was not as listed. A context manager:
     leaving it ends the workers.
     """
 
@@ -88,7 +88,7 @@ class FileReader:
         journal: Journal | None = None,
     ) -> None:
         self.warnings: list[str] = []
-        self.unsettled: set[int] = set()
+        self.unlike_listed: set[int] = set()
         self._tx = tx
         self._jobs = jobs
         self._progress = progress
@@ -208,23 +208,23 @@ class FileReader:
                 node.xattrs = _kept(xattrs, group, pending)
             if metadata is not None:
                 node.mode, node.uid, node.gid, node.mtime = metadata
-                self.unsettled.add(id(node))
+                self.unlike_listed.add(id(node))
             if changing:
-                self.unsettled.add(id(node))
+                self.unlike_listed.add(id(node))
                 self.warnings.append(
                     f"{_where(group, pending)} kept changing while it was read; it is stored as last read"
                 )
-            if self._journal is not None and node.digest is not None and id(node) not in self.unsettled:
+            if self._journal is not None and node.digest is not None and id(node) not in self.unlike_listed:
                 self._note(self._journal, group, pending, node.digest)
 
     def _note(self, journal: Journal, group: _Group, pending: Pending, digest: bytes) -> None:
         """Write down that the file was read, where a change of it since would be seen."""
-        if settled(pending.info.st_ctime_ns, group.time):
+        if tells_changes(pending.info.st_ctime_ns, group.time):
             journal.add(signature(pending.info), digest)
 
     def _gone(self, group: _Group, pending: Pending) -> None:
         where = _where(group, pending)
-        self.unsettled.add(id(pending.node))
+        self.unlike_listed.add(id(pending.node))
         if group.gone is None:
             raise ConflictError(f"{where} was removed while the tree was read")
         group.gone(pending)

@@ -74,10 +74,10 @@ class RememberingReader:
         """Wait until everything is read."""
         self._reader.finish()
 
-    def remember(self, unsettled: Collection[int]) -> None:
-        """Keep what is known now for the next commit, but for the nodes whose ``id`` is in ``unsettled``."""
+    def remember(self, unlike_listed: Collection[int]) -> None:
+        """Keep what is known now for the next commit, but for the nodes whose ``id`` is in ``unlike_listed``."""
         entries = self._known + [
-            (key, node) for key, node in self._read if id(node) not in unsettled and node.size == key[2]
+            (key, node) for key, node in self._read if id(node) not in unlike_listed and node.size == key[2]
         ]
         if not entries:
             return
@@ -89,12 +89,12 @@ class RememberingReader:
 
 def is_at_rest(fd: int, info: os.stat_result) -> bool:
     """Whether every later change of the open file, which was found as ``info``, will be seen in its change time."""
-    from stratum.ingest.statcache import settled
+    from stratum.ingest.statcache import tells_changes
 
     if os.major(info.st_dev) == 0 or not _nobody_writes(fd):
         return False
     now = time.time_ns()
-    return signature(os.fstat(fd)) == signature(info) and settled(info.st_ctime_ns, now)
+    return signature(os.fstat(fd)) == signature(info) and tells_changes(info.st_ctime_ns, now)
 
 
 def _nobody_writes(fd: int) -> bool:

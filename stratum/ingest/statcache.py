@@ -12,10 +12,10 @@ All little-endian.
 
 When an entry is trusted: device, inode, size, mtime and ctime are what they were, and the object is in the store.
 The kernel sets ctime on every change, to a clock that moves in steps; a file that was changed, read and changed again
-within one step looks unchanged. So an inode is only recorded where its ctime was older than ``SETTLED`` when it was
-listed (``SETTLED_COARSE`` where the time stamp is a whole second, which is all that some file systems keep). No such
-rule helps against a process that writes through a shared memory mapping: the kernel moves ctime when it first dirties
-a page and not again before the page was written back.
+within one step looks unchanged. So an inode is only recorded where its ctime was older than ``TELLS_AFTER`` when it was
+listed (``TELLS_AFTER_COARSE`` where the time stamp is a whole second, which is all that some file systems keep). No
+such rule helps against a process that writes through a shared memory mapping: the kernel moves ctime when it first
+dirties a page and not again before the page was written back.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from stratum.store.layout import Layout
 from stratum.store.objects import Objects
 from stratum.tree.model import Xattrs
 
-SETTLED = 100_000_000
-SETTLED_COARSE = 3_000_000_000
+TELLS_AFTER = 100_000_000
+TELLS_AFTER_COARSE = 3_000_000_000
 _SECOND = 1_000_000_000
 _FORM = "inodes of an import 2"
 _RECORD = struct.Struct("<QQqqq32sII")
@@ -44,9 +44,9 @@ Found = tuple[Xattrs, "bytes | None", "bytes | None"]
 """Xattrs, digest, blob (inline content or link target)."""
 
 
-def settled(ctime: int, now: int) -> bool:
+def tells_changes(ctime: int, now: int) -> bool:
     """Whether an inode listed at ``now`` with this ctime can be told from a later state of it (ns)."""
-    return now - ctime > (SETTLED if ctime % _SECOND else SETTLED_COARSE)
+    return now - ctime > (TELLS_AFTER if ctime % _SECOND else TELLS_AFTER_COARSE)
 
 
 def source_cache(layout: Layout, source: bytes, form: str, suffix: str = "") -> CacheFile:

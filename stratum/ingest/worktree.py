@@ -27,7 +27,7 @@ def store_upperdir(
     with FileReader(tx, objects, jobs=jobs or len(os.sched_getaffinity(0))) as reader:
         remembering = RememberingReader(reader, objects, upperdir)
         root = read_upperdir(base, upperdir, remembering, warn=warn)
-        remembering.remember(reader.unsettled)
+        remembering.remember(reader.unlike_listed)
     for warning in reader.warnings:
         warn(warning)
     return root

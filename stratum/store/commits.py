@@ -177,7 +177,7 @@ class Commits:
         commit = metadata_hash(dump.buffers())
         accept(commit)
         if self.exists(commit):
-            tx.publish_objects(settled=True)
+            tx.publish_objects(complete=True)
             return self.found(tx, commit, image)
         nodes = self._merkle_nodes(dump, base)
         summary = nodes.summary()
@@ -200,7 +200,7 @@ class Commits:
             origin=origin,
         )
         tx.write_file(directory / METADATA, _new_metadata(meta))
-        tx.publish_objects(settled=True)
+        tx.publish_objects(complete=True)
         self._check_objects(tx, root, known)
         try:
             tx.place_directory(directory, self._layout.commit(commit))

@@ -167,11 +167,11 @@ class Objects:
         """For asking of many objects, about ``expected`` of them, whether they are here."""
         return Presence(self, expected)
 
-    def take_in(self, staging: Staging, staged: Iterable[tuple[bytes, str, int]], *, settled: bool = False) -> int:
+    def take_in(self, staging: Staging, staged: Iterable[tuple[bytes, str, int]], *, complete: bool = False) -> int:
         """Give each (digest, name in ``staging``, size) its place in the store; how many were new.
 
         The bytes must be on disk already; making the new names durable, by a syncfs, is left to the caller. An object
-        that is there with the same size is trusted and kept; one of another size is damaged and replaced. ``settled``:
+        that is there with the same size is trusted and kept; one of another size is damaged and replaced. ``complete``:
         nobody else writes to ``staging`` meanwhile, so that a shard which the store has none of yet may move as a
         whole. Raises ``OSError``, and ``DamagedError`` where something else than a file has an object's name.
         """
@@ -180,7 +180,7 @@ class Objects:
         try:
             for shard, group in itertools.groupby(sorted(staged), lambda item: _place(item[0])[:2]):
                 objects = [(_place(digest)[3:], name, size) for digest, name, size in group]
-                if settled and _move_shard(layout, source, shard, objects):
+                if complete and _move_shard(layout, source, shard, objects):
                     new += len(objects)
                     continue
                 _make_shard(layout, shard)

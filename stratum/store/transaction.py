@@ -178,17 +178,17 @@ class Transaction:
         name = f"own-{self._counter}"
         return name, os.open(self.object_staging / name, _NEW_FILE, OBJECT_MODE)
 
-    def publish_objects(self, *, settled: bool = False) -> int:
+    def publish_objects(self, *, complete: bool = False) -> int:
         """Sync, name everything staged so far, and sync the names; how many objects were new to the store.
 
-        ``settled``: nobody writes to ``object_staging`` meanwhile; then less is to be done.
+        ``complete``: nobody writes to ``object_staging`` meanwhile; then less is to be done.
         """
         staged = [(digest, name, size) for digest, (name, size) in self._staged.items()]
         with storing("write objects to the store"):
             for digest, name, size in staged:
                 self._check_staged(digest, name, size)
             self.sync()
-            new = self._objects.take_in(Staging(str(self.object_staging)), staged, settled=settled)
+            new = self._objects.take_in(Staging(str(self.object_staging)), staged, complete=complete)
             self._dirty = bool(staged)
             self.sync()
         self._published.update(self._staged)

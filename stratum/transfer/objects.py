@@ -165,13 +165,13 @@ def fetch_objects(store: Store, tx: Transaction, fetch: ObjectFetch, parts: Iter
     if not parts:
         return
 
-    def publish(*, settled: bool, timeout: float) -> None:
-        """Give what was verified its place in the store; ``settled``: nothing is written any more."""
+    def publish(*, complete: bool, timeout: float) -> None:
+        """Give what was verified its place in the store; ``complete``: nothing is written any more."""
         with store.locks.store(timeout=timeout), fetch.files.done_with():
             while verified:
                 member = verified.popleft()
                 tx.stage(member.digest, member.size)
-            tx.publish_objects(settled=settled)
+            tx.publish_objects(complete=complete)
 
     fetch.running.start(sum(part.size for part in parts))
     pool = ThreadPoolExecutor(WORKERS)
@@ -182,13 +182,13 @@ def fetch_objects(store: Store, tx: Transaction, fetch: ObjectFetch, parts: Iter
             job.result()
             if time.monotonic() - published >= _PUBLISH_SECONDS:
                 with suppress(BusyError):  # then later
-                    publish(settled=False, timeout=0)
+                    publish(complete=False, timeout=0)
                 published = time.monotonic()
     except BaseException:
         fetch.running.stop()
         pool.shutdown(cancel_futures=True)
         with suppress(BusyError):
-            publish(settled=True, timeout=STORE_WAIT)
+            publish(complete=True, timeout=STORE_WAIT)
         raise
     pool.shutdown()
-    publish(settled=True, timeout=STORE_WAIT)
+    publish(complete=True, timeout=STORE_WAIT)

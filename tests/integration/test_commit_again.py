@@ -54,7 +54,7 @@ def commit(tree: Worktree) -> Directory:
     return root
 
 
-def settle(path: Path) -> None:
+def wait_for_the_clock(path: Path) -> None:
     """Wait until what was changed just now can be told from a later state."""
     while time.time_ns() < path.lstat().st_ctime_ns + 150_000_000:
         time.sleep(0.01)
@@ -85,7 +85,7 @@ def remembered(tree: Worktree) -> Path:
     for name in ("file", "same", "small"):
         (tree.view / name).write_bytes(CONTENT if name != "small" else b"s" * 5000)
     assert asked(tree) == [b"file", b"same", b"small"]
-    settle(tree.upper / "same")
+    wait_for_the_clock(tree.upper / "same")
     commit(tree)
     assert asked(tree) == [b"small"]
     commit(tree)
@@ -148,7 +148,7 @@ def test_a_file_that_somebody_may_write_to_is_always_read(tree: Worktree, how: s
         if how == "mapped":
             file.close()
         view[0] ^= 1
-        settle(tree.upper / "file")
+        wait_for_the_clock(tree.upper / "file")
         for _ in range(3):
             assert file_digest(commit(tree)) == verity_digest(path.read_bytes())
             assert asked(tree) == [b"file"]
@@ -156,7 +156,7 @@ def test_a_file_that_somebody_may_write_to_is_always_read(tree: Worktree, how: s
             view[SIZE - 1] ^= 1
             assert file_digest(commit(tree)) == verity_digest(path.read_bytes())
     file.close()
-    settle(tree.upper / "file")
+    wait_for_the_clock(tree.upper / "file")
     commit(tree)
     assert asked(tree) == []
 
@@ -195,7 +195,7 @@ def test_a_damaged_cache_is_ignored(tree: Worktree) -> None:
 def test_only_what_cannot_be_written_to_unseen_is_at_rest(lab: Lab, tmp_path: Path) -> None:
     path = lab.place / "plain"
     path.write_bytes(b"x")
-    settle(path)
+    wait_for_the_clock(path)
     with path.open("rb") as file:
         info = os.fstat(file.fileno())
         assert is_at_rest(file.fileno(), info)
@@ -207,7 +207,7 @@ def test_only_what_cannot_be_written_to_unseen_is_at_rest(lab: Lab, tmp_path: Pa
     shared = Path("/dev/shm") / f"stratum-{os.getpid()}"
     try:
         shared.write_bytes(b"x")
-        settle(shared)
+        wait_for_the_clock(shared)
         with shared.open("rb") as file:
             assert not is_at_rest(file.fileno(), os.fstat(file.fileno()))
     finally:

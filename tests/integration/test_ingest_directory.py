@@ -58,7 +58,7 @@ def get_file(tree: Directory, path: bytes) -> File:
     return node
 
 
-def settle(path: Path) -> None:
+def wait_for_the_clock(path: Path) -> None:
     """Wait until the stat cache may trust what was made just now."""
     until = path.lstat().st_ctime_ns + 150_000_000
     while time.time_ns() < until:
@@ -138,7 +138,7 @@ def test_hard_links_are_one_inode(store: Store, source: Path) -> None:
         tree, _ = read(store, source)
         for one, other in ((b"a", b"d/b"), (b"s", b"d/t"), (b"p", b"d/q")):
             assert lookup(tree, one) is lookup(tree, other)
-        settle(source)
+        wait_for_the_clock(source)
 
 
 def test_device_nodes_are_refused_or_taken(store: Store, source: Path) -> None:
@@ -281,7 +281,7 @@ class TestUnchanged:
     def filled(self, source: Path) -> Path:
         for number in range(20):
             (source / f"f{number}").write_bytes(b"%d" % number * 100)
-        settle(source)
+        wait_for_the_clock(source)
         return source
 
     def test_nothing_is_read(self, store: Store, filled: Path) -> None:
@@ -304,7 +304,9 @@ class TestUnchanged:
     ) -> None:
         fresh = filled / "fresh"
         fresh.write_bytes(b"x" * 100)
-        monkeypatch.setattr("stratum.ingest.directory.settled", lambda ctime, _: ctime != fresh.stat().st_ctime_ns)
+        monkeypatch.setattr(
+            "stratum.ingest.directory.tells_changes", lambda ctime, _: ctime != fresh.stat().st_ctime_ns
+        )
         self.files_read(store, filled)
         assert self.files_read(store, filled) == 1
 

@@ -84,8 +84,8 @@ class Scene:
 @pytest.fixture(autouse=True)
 def trusting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files that were changed just now are trusted; ``Scene.wait`` makes sure that they may be."""
-    monkeypatch.setattr(statcache, "SETTLED", -(10**18))
-    monkeypatch.setattr(statcache, "SETTLED_COARSE", -(10**18))
+    monkeypatch.setattr(statcache, "TELLS_AFTER", -(10**18))
+    monkeypatch.setattr(statcache, "TELLS_AFTER_COARSE", -(10**18))
 
 
 @pytest.fixture
@@ -206,8 +206,8 @@ def test_of_any_tree(tmp_path_factory: pytest.TempPathFactory, spec: Spec) -> No
 
 def test_what_may_have_changed_unseen_is_not_trusted(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """Right after a change another one can leave the change time as it is."""
-    monkeypatch.setattr(statcache, "SETTLED", 10**18)
-    monkeypatch.setattr(statcache, "SETTLED_COARSE", 10**18)
+    monkeypatch.setattr(statcache, "TELLS_AFTER", 10**18)
+    monkeypatch.setattr(statcache, "TELLS_AFTER_COARSE", 10**18)
     scene.run()
     assert scene.known() is None
     assert not scene.listing.exists()

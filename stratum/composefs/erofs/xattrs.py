@@ -46,7 +46,7 @@ class InodeXattrs:
 class XattrTable:
     """All attributes of an image.
 
-    First every inode's attributes are ``count``-ed, then ``share`` settles which are stored once for several inodes,
+    First every inode's attributes are ``count``-ed, then ``share`` decides which are stored once for several inodes,
     then ``encode`` gives each inode's part.
     """
 

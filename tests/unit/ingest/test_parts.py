@@ -17,7 +17,7 @@ from stratum.ingest.attributes import stored_xattrs
 from stratum.ingest.dirstack import OPEN_DIRECTORY, DirectoryStack
 from stratum.ingest.pool import Batch, Pool
 from stratum.ingest.staging import Signature, signature
-from stratum.ingest.statcache import SETTLED, SETTLED_COARSE, Found, StatCache, settled
+from stratum.ingest.statcache import TELLS_AFTER, TELLS_AFTER_COARSE, Found, StatCache, tells_changes
 from stratum.ingest.worker import OK, STORE_FAILED, Request
 from stratum.store import Store
 from stratum.sys.proc import alive, start_time
@@ -208,15 +208,15 @@ class TestStatCache:
         self.load(store).save(entries)
         assert len(self.load(store)) == 0
 
-    def test_when_an_inode_has_settled(self) -> None:
+    def test_when_a_change_time_tells_changes(self) -> None:
         second = 10**9
         fine, coarse = 1000 * second + 1, 1000 * second
-        assert not settled(fine, fine)
-        assert not settled(fine, fine + SETTLED)
-        assert settled(fine, fine + SETTLED + 1)
-        assert not settled(coarse, coarse + SETTLED_COARSE)
-        assert settled(coarse, coarse + SETTLED_COARSE + 1)
-        assert not settled(fine + second, fine)
+        assert not tells_changes(fine, fine)
+        assert not tells_changes(fine, fine + TELLS_AFTER)
+        assert tells_changes(fine, fine + TELLS_AFTER + 1)
+        assert not tells_changes(coarse, coarse + TELLS_AFTER_COARSE)
+        assert tells_changes(coarse, coarse + TELLS_AFTER_COARSE + 1)
+        assert not tells_changes(fine + second, fine)
 
 
 @pytest.fixture

@@ -217,10 +217,10 @@ def test_an_object_that_came_to_the_store_meanwhile_is_staged_and_not_named_agai
                 tx.stage(digest, size)
                 with store.begin("another") as another:
                     another.add_bytes(two)
-                    another.publish_objects(settled=True)
+                    another.publish_objects(complete=True)
         finally:
             os.close(directory)
-        assert tx.publish_objects(settled=True) == 1
+        assert tx.publish_objects(complete=True) == 1
         assert not [path for path in tx.object_staging.rglob("*") if path.is_file() and path.read_bytes() == one]
     assert store.objects.verify(verity_digest(one)) == len(one)
     assert store.objects.verify(verity_digest(two)) == len(two)

@@ -199,13 +199,13 @@ def _stage_in_shards(store: Store, tx: Transaction, numbers: range) -> list[byte
     return digests
 
 
-@pytest.mark.parametrize("settled", [False, True])
-def test_shards_that_the_store_lacks_and_has(store: Store, settled: bool) -> None:
+@pytest.mark.parametrize("complete", [False, True])
+def test_shards_that_the_store_lacks_and_has(store: Store, complete: bool) -> None:
     with store.begin("a test") as tx:
         digests = _stage_in_shards(store, tx, range(100))
-        assert tx.publish_objects(settled=settled) == 100
+        assert tx.publish_objects(complete=complete) == 100
         digests += _stage_in_shards(store, tx, range(50, 200))
-        assert tx.publish_objects(settled=settled) == 100
+        assert tx.publish_objects(complete=complete) == 100
     assert {digest for digest, _ in store.objects.list()} == set(digests)
     for path in (store.root / "objects").rglob("*"):
         assert stat.S_IMODE(path.stat().st_mode) == (0o755 if path.is_dir() else 0o444)
@@ -217,7 +217,7 @@ def test_what_is_not_staged_does_not_come_along(store: Store) -> None:
         digests = _stage_in_shards(store, tx, range(100))
         for directory in tx.object_staging.iterdir():
             (directory / ("0" * 62)).write_text("half an obj")
-        assert tx.publish_objects(settled=True) == 100
+        assert tx.publish_objects(complete=True) == 100
     assert {digest for digest, _ in store.objects.list()} == set(digests)
     assert len(list((store.root / "objects").glob("??/*"))) == 100
 
