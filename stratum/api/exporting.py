@@ -15,6 +15,7 @@ from stratum.api.session import Session
 from stratum.errors import NotFoundError, StratumError, UsageError, os_error_text
 from stratum.progress import Progress
 from stratum.refs import check_name, parse_ref
+from stratum.store.resolve import tag_elsewhere
 
 if TYPE_CHECKING:
     from stratum.oci.archive import ArchiveWriter
@@ -87,7 +88,7 @@ def _named(store: Store, text: str, tags: Sequence[str]) -> dict[str, str]:
     """Tag in the archive -> commit."""
     ref = parse_ref(text)
     found = store.resolve(ref)
-    named = {found.tag_elsewhere(ref): found.commit}
+    named = {tag_elsewhere(found, ref): found.commit}
     for tag in tags:
         if found.name is None:
             raise UsageError(f"{text} is no stratum, so it has no tag {tag}", hint="name it as NAME:TAG")

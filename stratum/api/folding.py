@@ -38,7 +38,7 @@ def fold(session: Session, name: str, worktree: str, *, dry_run: bool = False, t
         if tree.base_commit == tree.commit:
             return Folding("not needed")
         # Asked before the upperdir is read: one that is unmounted meanwhile was still written to after that.
-        if not held.is_free():
+        if not held.is_free()[0]:
             return Folding("in use")
         from stratum.sys.usage import disk_usage
 

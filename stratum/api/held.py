@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from stratum.api.inuse import InUse, user_of
 from stratum.api.workplace import Workplace
 from stratum.errors import DamagedError, StratumError
-from stratum.frozen import field, frozen
+from stratum.frozen import field, frozen, replace
 from stratum.refs import Ref, check_name
 from stratum.store.holders import HOST, Holder
 from stratum.store.locks import WORKTREE_WAIT
@@ -105,9 +105,13 @@ class Held:
         if user is not None:
             raise user.error()
 
-    def is_free(self) -> bool:
-        """Whether it is sure that nobody has it in use."""
-        return self._free()[0]
+    def is_free(self, *, ended: Holder | None = None) -> tuple[bool, InUse | None]:
+        """(whether it is sure that nobody has it in use, who has it), for what works either way; see ``user``."""
+        try:
+            user = self.user(ended=ended)
+        except DamagedError:
+            return False, None
+        return user is None, user
 
     def reachable_mount(self) -> Record | None:
         """Its mount, to be switched live; None where nobody has it. ``BusyError`` where somebody has it whose mount
@@ -116,13 +120,6 @@ class Held:
         if user is not None and (user.record is None or not user.reachable):
             raise user.error()
         return user.record if user is not None else None
-
-    def _free(self, ended: Holder | None = None) -> tuple[bool, InUse | None]:
-        try:
-            user = self.user(ended=ended)
-        except DamagedError:
-            return False, None
-        return user is None, user
 
     # What it shows
 
@@ -208,14 +205,14 @@ class Held:
         store, tree = self._store, self.worktree
         move = self._tag_move(tag, force)
         # Asked before the upperdir is read: one that is unmounted meanwhile was still written to after that.
-        free, user = self._free(ended)
+        free, user = self.is_free(ended=ended)
         warnings: list[str] = []
         with store.begin(f"committing {tree}") as tx:
             # As the base, the next mount shows it; a tag promises tags/TAG/commit.cfs.
             image, paused = move is not None or free, user if pause else None
-            commit = self._write(tx, message=message, image=image, paused=paused, warn=warnings.append)
+            commit = self._write(tx, tree, message=message, image=image, paused=paused, warn=warnings.append)
             if free and tree.base_commit != commit:
-                self._renew(tx, base_commit=commit, head=commit, why=why)
+                self._renew(tx, replace(tree, base_commit=commit, head=commit), why=why)
             else:
                 self._set_head(commit, why)
             if move is not None:
@@ -228,17 +225,17 @@ class Held:
 
         Base and upperdir stay; the reflog names the commit.
         """
-        before = self.worktree.commit
+        tree = self.worktree
         with self._store.begin(f"committing {self}") as tx:
-            commit = self._write(tx, image=False)
+            commit = self._write(tx, tree, image=False)
             self._set_head(commit, why)
-        return commit if commit != before else None
+        return commit if commit != tree.commit else None
 
     def fold(self) -> None:
         """Make its last commit, which it shows, its base, with an empty upperdir. Nobody may have it in use."""
         commit = self.worktree.commit
         with self._store.begin(f"folding {self}") as tx:
-            self._renew(tx, base_commit=commit, head=commit)
+            self._renew(tx, replace(self.worktree, base_commit=commit, head=commit))
 
     def _tag_move(self, tag: str | None, force: bool) -> TagMove | None:
         if tag is None:
@@ -255,20 +252,21 @@ class Held:
     def _write(
         self,
         tx: Transaction,
+        tree: Worktree,
         *,
         image: bool,
         message: str | None = None,
         paused: InUse | None = None,
         warn: Warn = lambda warning: None,
     ) -> str:
-        """Make the commit of what it shows."""
-        base = self._store.commits.open_tree(self.worktree.base_commit)
+        """Make the commit of what it shows, or showed where ``tree`` is what it was."""
+        base = self._store.commits.open_tree(tree.base_commit)
         with _standing_still(self._place, paused):
-            root = self.shown(tx, base, warn)
+            root = _read(self._place, tx, base, tree.upperdir, warn)
         made = self._store.write_commit(
             tx,
             root,
-            parent=self.worktree.commit,
+            parent=tree.commit,
             message=message,
             origin={"kind": "worktree", "worktree": str(self)},
             timestamp=self._place.now(),
@@ -281,32 +279,14 @@ class Held:
         if commit != self.worktree.commit:
             self.worktree = self._store.worktrees.set_head(self.stratum, self.name, commit, why=why)
 
-    def _renew(
-        self,
-        tx: Transaction,
-        *,
-        base_commit: str,
-        head: str | None,
-        upperdir: Path | None = None,
-        forked_from: str | None = None,
-        why: str = "",
-    ) -> None:
-        self.worktree = self._store.worktrees.renew(
-            tx,
-            self.stratum,
-            self.name,
-            base_commit=base_commit,
-            head=head,
-            upperdir=upperdir,
-            forked_from=forked_from,
-            why=why,
-        )
-
     # Another base, another upperdir
 
     def write_upperdir(self, tx: Transaction, upperdir: Path) -> None:
         """Give it another upperdir (from ``Worktrees.new_upperdir``) over the same base. Nobody has it in use."""
-        self._renew(tx, base_commit=self.worktree.base_commit, head=self.worktree.head, upperdir=upperdir)
+        self._renew(tx, self.worktree, upperdir)
+
+    def _renew(self, tx: Transaction, wanted: Worktree, upperdir: Path | None = None, *, why: str = "") -> None:
+        self.worktree = self._store.worktrees.renew(tx, wanted, upperdir, why=why)
 
     def replace(
         self,
@@ -329,56 +309,46 @@ class Held:
 
         store, tree, record = self._store, self.worktree, self.reachable_mount()
         forked_from = Ancestry(store).fork_on(tree.forked_from, tree.commit, base)
+        wanted = replace(tree, base_commit=base, head=base, forked_from=forked_from)
 
-        def build(tx: Transaction) -> tuple[Path, str | None]:
+        def prepare(tx: Transaction) -> tuple[Path, str | None]:
             upperdir = build_upper(tx) if build_upper is not None else store.worktrees.new_upperdir(tx, base)
             return upperdir, None if discard else self.keep(f"kept before {why}")
 
         if record is not None:
-            return self._replace_live(record, base, forked_from, build, why, force)
+            return self._replace_live(record, wanted, prepare, why, force)
         with store.begin(f"{why}: {tree}") as tx:
-            upperdir, kept = build(tx)
-            self._renew(tx, base_commit=base, head=base, upperdir=upperdir, forked_from=forked_from, why=why)
+            upperdir, kept = prepare(tx)
+            self._renew(tx, wanted, upperdir, why=why)
         return kept
 
     def _replace_live(
         self,
         record: Record,
-        base: str,
-        forked_from: str,
-        build: Callable[[Transaction], tuple[Path, str | None]],
+        wanted: Worktree,
+        prepare: Callable[[Transaction], tuple[Path, str | None]],
         why: str,
         force: bool,
     ) -> str | None:
         from stratum.mount.swap import swapping
 
-        store, name = self._store, (self.stratum, self.name)
+        store, placed = self._store, False
         with swapping(record, force=force) as live:
-            store.ensure_image(base)  # or its error, before anything is changed
-            placed = False
+            store.ensure_image(wanted.base_commit)  # or its error, before anything is changed
             try:
                 with store.begin(f"{why}: {self}") as tx:
-                    upperdir, kept = build(tx)
-                    self.worktree = store.worktrees.switch(
-                        tx,
-                        *name,
-                        base_commit=base,
-                        head=base,
-                        upperdir=upperdir,
-                        forked_from=forked_from,
-                        mount_id=record.mount_id,
-                        why=why,
-                    )
+                    upperdir, kept = prepare(tx)
+                    self.worktree = store.worktrees.switch(tx, wanted, upperdir, record.mount_id, why=why)
                     placed = True
                 mount_id = live.show(self.plan(read_only=record.read_only, source=record.source))
             except BaseException:
                 if placed:
                     with store.begin(f"undoing {why}: {self}") as tx:
-                        store.worktrees.undo_switch(tx, *name)
+                        store.worktrees.undo_switch(tx, self.stratum, self.name)
                     del self.worktree
                 raise
-        self.mounted = self._place.state.confirm(record, mount_id, commit=base)
-        store.worktrees.drop_retired(*name)
+        self.mounted = self._place.state.confirm(record, mount_id, commit=wanted.base_commit)
+        store.worktrees.drop_retired(self.stratum, self.name)
         return kept
 
     # What a killed switch left
@@ -406,24 +376,10 @@ class Held:
                 with swapping(record, force=True) as live:
                     mount_id = live.show(self.plan(read_only=record.read_only, source=record.source))
                 self.mounted = self._place.state.confirm(record, mount_id, commit=self.worktree.base_commit)
-            self._keep_retired(interrupted.old)
+            with store.begin(f"settling {self}") as tx:
+                commit = self._write(tx, interrupted.old, image=False)
+                store.worktrees.note(*name, commit, "kept from an interrupted switch")
         store.worktrees.drop_retired(*name)
-
-    def _keep_retired(self, old: Worktree) -> None:
-        """Commit what the retired upperdir shows, where that is not a commit yet, and have the reflog name it."""
-        store = self._store
-        base = store.commits.tree(old.base_commit)
-        with store.begin(f"settling {self}") as tx:
-            made = store.write_commit(
-                tx,
-                _read(self._place, tx, base, old.upperdir, lambda warning: None),
-                parent=old.base_commit,
-                origin={"kind": "worktree", "worktree": str(self)},
-                timestamp=self._place.now(),
-                known=base,
-            )
-            why = "kept from an interrupted switch"
-            store.worktrees.note(self.stratum, self.name, made.metadata_hash, why)
 
 
 @contextmanager

@@ -175,12 +175,12 @@ def plan_removal(session: Session, text: str, *, force: bool = False) -> Removal
     store = session.store
     ref = parse_ref(text)
     if ref.worktree is not None:
-        store.worktrees.get(ref.name, ref.worktree)
+        store.worktrees.check(ref.name, ref.worktree)
         refuse_in_use(session, ref.name, ref.worktree)
         return Removal(ref, [str(ref)])
     if ref.tag is not None:
-        if ref.tag not in store.tags.names(ref.name):
-            store.tags.get(ref.name, ref.tag)
+        if ref.tag not in store.tags.names(ref.name):  # one that cannot be read can be removed
+            store.tags.get(ref.name, ref.tag)  # its NotFoundError, with a hint
         if not force and ref.tag in store.tags.pins(ref.name).tags:
             raise pinned_error(f"the tag {ref}", str(ref))
         return Removal(ref, [str(ref)])

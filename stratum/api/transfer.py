@@ -10,6 +10,7 @@ from stratum.api.tagmoves import tag_move
 from stratum.errors import UsageError
 from stratum.progress import Progress
 from stratum.refs import check_name, parse_ref
+from stratum.store.resolve import tag_elsewhere
 
 if TYPE_CHECKING:
     from stratum.oci.access import Access
@@ -50,7 +51,7 @@ def push(
                 hint="give HOST/REPOSITORY[:TAG], or set 'registry' in the configuration and push NAME:TAG",
             )
         target = found.name.lower()
-    parsed = parse_target(target, session.config.registry, default_tag=found.tag_elsewhere(ref))
+    parsed = parse_target(target, session.config.registry, default_tag=tag_elsewhere(found, ref))
     if image is not None:
         return _push_image(store, found.commit, parsed, access, image, dry_run, progress)
     return run(store, found.commit, parsed, access, dry_run=dry_run, jobs=session.config.jobs, progress=progress)

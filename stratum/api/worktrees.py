@@ -60,20 +60,13 @@ def _new_and_base(first: str, second: str | None) -> tuple[Ref, Ref]:
 def list_worktrees(session: Session, name: str | None = None) -> list[tuple[Worktree, list[Record]]]:
     """The worktrees of ``name`` (of every stratum where None), each with the records of its mounts."""
     store = session.store
-    records = session.state.records()
-    key = _store_key(session)
-    found = []
-    for stratum in [check_name(name)] if name is not None else store.names():
-        for tree in store.worktrees.list(stratum):
-            mounts = [record for record in records if record.is_worktree_of(key, tree.name, tree.worktree)]
-            found.append((tree, mounts))
-    return found
-
-
-def _store_key(session: Session) -> str:
-    from stratum.mount.state import store_key
-
-    return store_key(session.store.root)
+    records = session.state.of_store(store.root)
+    trees = (
+        tree
+        for stratum in ([check_name(name)] if name is not None else store.names())
+        for tree in store.worktrees.list(stratum)
+    )
+    return [(tree, [record for record in records if record.ref == str(tree)]) for tree in trees]
 
 
 @frozen

@@ -21,6 +21,7 @@ from stratum.mount.plan import MountPlan
 from stratum.mount.state import Record
 from stratum.store.clock import rfc3339, utc_now
 from stratum.store.holders import Container, Lease, Promise, short_error
+from stratum.store.resolve import ResolvedWorktree
 from stratum.store.trash import remove_tree
 from stratum.store.worktrees import dress_upperdir
 from stratum.sys.proc import process_of
@@ -70,7 +71,8 @@ class ContainerVolumes:
         # Locked until the commit is on record as mounted, so that no garbage collection takes it away meanwhile.
         with self._session.store.locks.store():
             found = self._session.store.resolve(volume.ref)
-            record = self._claim(volume, found.as_commit, found.commit, process, undo)
+            ref = f"{found.name}:{found.commit}" if isinstance(found, ResolvedWorktree) else str(found)
+            record = self._claim(volume, ref, found.commit, process, undo)
         plan = MountPlan(self._session.store.ensure_image(found.commit), self._session.store.objects.layers)
         if volume.scratch:
             upper = self._scratch(volume, found.commit, undo)

@@ -33,16 +33,6 @@ class ResolvedTag:
     name: str
     tag: str
 
-    def tag_elsewhere(self, ref: Ref) -> str:
-        """The tag that it gets in a registry or archive where none is said: ``latest`` where ``ref``, which means it,
-        is NAME alone, else its own."""
-        return DEFAULT_TAG if ref.bare else self.tag
-
-    @property
-    def as_commit(self) -> str:
-        """How its commit is written where no worktree may be meant."""
-        return str(self)
-
     def __str__(self) -> str:
         return f"{self.name}:{self.tag}"
 
@@ -53,15 +43,6 @@ class ResolvedCommit:
 
     commit: str
     name: str | None = None
-
-    def tag_elsewhere(self, ref: Ref) -> str:
-        """The tag that it gets in a registry or archive where none is said: the first 12 digits of the hash."""
-        return self.commit[:12]
-
-    @property
-    def as_commit(self) -> str:
-        """How it is written where no worktree may be meant."""
-        return str(self)
 
     def __str__(self) -> str:
         return self.commit if self.name is None else f"{self.name}:{self.commit}"
@@ -75,20 +56,10 @@ class ResolvedWorktree:
     name: str
     worktree: str
 
-    def tag_elsewhere(self, ref: Ref) -> str:
-        """The tag that it gets in a registry or archive where none is said: ``latest`` where ``ref``, which means it,
-        is NAME alone, else the worktree's name."""
-        return DEFAULT_TAG if ref.bare else self.worktree
-
     @property
     def ref(self) -> Ref:
         """``NAME+WORKTREE``."""
         return Ref(self.name, worktree=self.worktree)
-
-    @property
-    def as_commit(self) -> str:
-        """How its commit is written where no worktree may be meant."""
-        return f"{self.name}:{self.commit}"
 
     def __str__(self) -> str:
         return str(self.ref)
@@ -96,6 +67,18 @@ class ResolvedWorktree:
 
 Resolved = ResolvedTag | ResolvedCommit | ResolvedWorktree
 """What a ref means; ``commit`` is a whole hash."""
+
+
+def tag_elsewhere(found: Resolved, ref: Ref) -> str:
+    """The tag that what ``ref`` means gets in a registry or archive where none is said.
+
+    ``latest`` of NAME alone; else its own tag, the worktree's name, or the first 12 digits of the hash.
+    """
+    if isinstance(found, ResolvedCommit):
+        return found.commit[:12]
+    if ref.bare:
+        return DEFAULT_TAG
+    return found.tag if isinstance(found, ResolvedTag) else found.worktree
 
 
 def of_name(store: Store, ref: Ref) -> Resolved:

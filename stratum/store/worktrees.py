@@ -94,8 +94,8 @@ _Worktrees = list[Worktree]
 class InterruptedSwitch:
     """A switch of a mounted worktree that did not come to its end.
 
-    ``old`` is the worktree as it was, with its retired directory and that base (None where it is gone already);
-    ``mount_id`` the mount that showed it.
+    ``old`` is the worktree as it was, with its retired directory, that base and no head (None where it is gone
+    already); ``mount_id`` the mount that showed it.
     """
 
     old: Worktree | None
@@ -313,8 +313,7 @@ class Worktrees:
             new = replace(old, head=head, last_modified=rfc3339(utc_now()))
             with self._transactions.begin(f"moving {old}") as tx, self._locks.ref(name):
                 self._check_commit(head)
-                if old.commit != head:
-                    self._reflog.append(name, "worktree", worktree, old.commit, head, why)
+                self._log_move(old, new, why)
                 tx.place_file(_meta(new), old.directory / "meta.toml")
                 self._mark_older(tx, old.directory)
             return new
@@ -324,57 +323,22 @@ class Worktrees:
         with self._locks.ref(name):
             self._reflog.append(name, "worktree", worktree, commit, self.get(name, worktree).commit, why)
 
-    def renew(
-        self,
-        tx: Transaction,
-        name: str,
-        worktree: str,
-        *,
-        base_commit: str,
-        head: str | None,
-        upperdir: Path | None = None,
-        forked_from: str | None = None,
-        why: str = "",
-    ) -> Worktree:
-        """Put the worktree on another base with another upperdir, in one step: fast-forward, reset, rebase.
+    def renew(self, tx: Transaction, wanted: Worktree, upperdir: Path | None = None, *, why: str = "") -> Worktree:
+        """Put a worktree on the base, head and beginning that ``wanted`` has, with another upperdir, in one step:
+        fast-forward, reset, rebase.
 
-        ``upperdir`` (from ``new_upperdir``, filled as need be) defaults to an empty one; ``forked_from`` stays where it
-        is not given. The old upperdir is deleted
+        ``upperdir`` (from ``new_upperdir``, filled as need be) defaults to an empty one. The old upperdir is deleted
         when ``tx`` ends, so nothing may have it mounted then. The caller holds the worktree's lock.
         """
-        with self.lock(name, worktree):
-            old = self.get(name, worktree)
-            for commit in {base_commit, head or base_commit}:
-                self._check_commit(commit)
-            new = replace(
-                old,
-                base_commit=base_commit,
-                head=head,
-                forked_from=forked_from or old.forked_from,
-                last_modified=rfc3339(utc_now()),
-            )
-            upperdir = upperdir or self.new_upperdir(tx, base_commit)
-            directory = self._build(tx, new, upperdir, self.lease(name, worktree))
+        with self.lock(wanted.name, wanted.worktree):
+            old, new, directory = self._build_new(tx, wanted, upperdir or self.new_upperdir(tx, wanted.base_commit))
             tx.sync()
-            with self._locks.ref(name):
-                if old.commit != new.commit:
-                    self._reflog.append(name, "worktree", worktree, old.commit, new.commit, why)
+            with self._locks.ref(new.name):
+                self._log_move(old, new, why)
                 tx.exchange(directory, old.directory)
             return new
 
-    def switch(
-        self,
-        tx: Transaction,
-        name: str,
-        worktree: str,
-        *,
-        base_commit: str,
-        head: str | None,
-        upperdir: Path,
-        forked_from: str,
-        mount_id: int | None,
-        why: str,
-    ) -> Worktree:
+    def switch(self, tx: Transaction, wanted: Worktree, upperdir: Path, mount_id: int | None, *, why: str) -> Worktree:
         """As ``renew``, for a worktree whose old upperdir is mounted: that is kept, retired, until ``drop_retired``.
 
         ``mount_id`` is the mount that shows the old upperdir. The retired directory is at
@@ -383,30 +347,31 @@ class Worktrees:
             [switch]  mount_id?
 
         The exchange of the two is one step, so with a switch.toml in the worktree's directory the retired one is the
-        old, and without it one that never came into use. The caller holds the worktree's lock and has settled what an
-        interrupted switch left.
+        old, and without it one that never came into use. The caller holds the worktree's lock, and nothing is left of
+        an interrupted switch.
         """
-        with self.lock(name, worktree):
-            old = self.get(name, worktree)
-            for commit in {base_commit, head or base_commit}:
-                self._check_commit(commit)
-            new = replace(
-                old,
-                base_commit=base_commit,
-                head=head,
-                forked_from=forked_from,
-                last_modified=rfc3339(utc_now()),
-            )
-            directory = self._build(tx, new, upperdir, self.lease(name, worktree))
+        with self.lock(wanted.name, wanted.worktree):
+            old, new, directory = self._build_new(tx, wanted, upperdir)
             table = {} if mount_id is None else {"mount_id": str(mount_id)}
             tx.write_file(directory / _SWITCH, write_tables({"switch": table}, "a switch"))
-            retired = self._retired_path(name, worktree)
-            with self._locks.ref(name):
-                if old.commit != new.commit:
-                    self._reflog.append(name, "worktree", worktree, old.commit, new.commit, why)
+            retired = self._retired_path(new.name, new.worktree)
+            with self._locks.ref(new.name):
+                self._log_move(old, new, why)
                 tx.place_directory(directory, retired)
                 tx.exchange(retired, old.directory)
             return new
+
+    def _build_new(self, tx: Transaction, wanted: Worktree, upperdir: Path) -> tuple[Worktree, Worktree, Path]:
+        """(the worktree as it is, as it is to be, the directory that is to take the old one's place)."""
+        old = self.get(wanted.name, wanted.worktree)
+        for commit in {wanted.base_commit, wanted.commit}:
+            self._check_commit(commit)
+        new = replace(wanted, last_modified=rfc3339(utc_now()))
+        return old, new, self._build(tx, new, upperdir, self.lease(new.name, new.worktree))
+
+    def _log_move(self, old: Worktree, new: Worktree, why: str) -> None:
+        if old.commit != new.commit:
+            self._reflog.append(new.name, "worktree", new.worktree, old.commit, new.commit, why)
 
     def undo_switch(self, tx: Transaction, name: str, worktree: str) -> None:
         """Take back a switch whose mount was not switched: the retired directory is the worktree again."""
@@ -433,7 +398,7 @@ class Worktrees:
         if meta is None:
             return InterruptedSwitch(None, None)
         base = Tables(meta, str(retired / "meta.toml")).hash("worktree", "base_commit")
-        old = replace(self.get(name, worktree), base_commit=base, directory=retired)
+        old = replace(self.get(name, worktree), base_commit=base, head=None, directory=retired)
         return InterruptedSwitch(old, int(mount_id) if mount_id.isdecimal() else None)
 
     def drop_retired(self, name: str, worktree: str) -> None:

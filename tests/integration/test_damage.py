@@ -25,6 +25,7 @@ from stratum.api import importing, worktrees
 from stratum.api.session import Session
 from stratum.cli.main import run
 from stratum.config import load_config
+from stratum.frozen import replace
 from stratum.store.ancestry import Ancestry
 from stratum.store.holders import Container, Lease, Promise
 from stratum.store.lineage import Recorded
@@ -69,17 +70,9 @@ class Scene:
     def _interrupt_a_switch(self) -> None:
         store, commit = self.session.store, self.session.store.tags.get("app", "v2")
         with store.worktrees.lock("app", "switched"), store.begin() as tx:
-            store.worktrees.switch(
-                tx,
-                "app",
-                "switched",
-                base_commit=commit,
-                head=None,
-                upperdir=store.worktrees.new_upperdir(tx, commit),
-                forked_from=commit,
-                mount_id=12345,
-                why="a test",
-            )
+            tree = store.worktrees.get("app", "switched")
+            wanted = replace(tree, base_commit=commit, head=None, forked_from=commit)
+            store.worktrees.switch(tx, wanted, store.worktrees.new_upperdir(tx, commit), 12345, why="a test")
 
     def run(self, *args: str) -> tuple[int, str, str]:
         out, err = io.StringIO(), io.StringIO()

@@ -125,7 +125,7 @@ def test_it_is_read_once(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
         assert held.mounted is not None
         assert held.plan().upperdir == held.worktree.upperdir
         assert held.reachable_mount() == held.mounted
-        assert not held.is_free()
+        assert not held.is_free()[0]
         held.shown()
     assert read == ["records", "_get"]
 
@@ -151,7 +151,7 @@ def test_what_is_done_shows_in_the_hand(scene: Scene) -> None:
     unmount(session, str(scene.mountpoint))
     with session.hold("app+dev") as held:
         assert held.mounted is None
-        assert held.is_free()
+        assert held.is_free() == (True, None)
         first = held.commit().commit
         assert (held.worktree.base_commit, held.worktree.commit) == (first, first)
         held.mount(scene.mountpoint)

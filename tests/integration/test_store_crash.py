@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from stratum.frozen import replace
 from stratum.store import Store
 from tests.support.injection import DONE, REFUSED, calls_of, failed_at, killed_at
 from tests.support.stores import check, commit, directory, file, leftovers
@@ -56,7 +57,8 @@ class Scene:
         with store.worktrees.lock("app", "main"), store.begin("committing") as tx:
             root = directory({name: file(tx, data) for name, data in NEW.items()})
             made = store.write_commit(tx, root).metadata_hash
-            store.worktrees.renew(tx, "app", "main", base_commit=made, head=made)
+            tree = store.worktrees.get("app", "main")
+            store.worktrees.renew(tx, replace(tree, base_commit=made, head=made))
 
     def add_and_remove(self) -> None:
         """A worktree comes, another goes."""
@@ -99,7 +101,7 @@ def scene(tmp_path: Path) -> Scene:
     return Scene(tmp_path)
 
 
-def settle(scene: Scene) -> None:
+def check_next(scene: Scene) -> None:
     """What must hold after a failure: the old state or the new, and no leftovers after the next transaction."""
     store = Store.open(scene.path)
     scene.check(store)
@@ -115,7 +117,7 @@ def test_killed_at_every_call(scene: Scene, change: Callable[[Scene], None]) -> 
             scene.fresh()
             outcome = killed_at(lambda: change(scene), call, number)
             assert outcome.status == -signal.SIGKILL, (call, number, outcome)
-            settle(scene)
+            check_next(scene)
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
@@ -130,7 +132,7 @@ def test_failing_at_every_call(scene: Scene, change: Callable[[Scene], None]) ->
             if outcome.status == REFUSED:
                 refused += 1
                 assert os.strerror(error) in outcome.message, (call, number, outcome)
-            settle(scene)
+            check_next(scene)
     assert refused >= 2
 
 
@@ -140,4 +142,4 @@ def test_a_change_that_was_killed_can_be_made_again(scene: Scene) -> None:
     scene.import_()
     store = Store.open(scene.path)
     assert store.tags.get("app", "latest") == scene.new
-    settle(scene)
+    check_next(scene)

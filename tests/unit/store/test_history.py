@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from stratum.errors import ConflictError, ExistsError, NotFoundError
+from stratum.frozen import replace
 from stratum.store import Store
 from tests.support.effort import examples
 from tests.support.stores import check, commit, leftovers
@@ -88,7 +89,8 @@ class Changes(RuleBasedStateMachine):
         if renew:
             base = head
             with self.store.begin() as tx:
-                self.store.worktrees.renew(tx, name, worktree, base_commit=base, head=head)
+                tree = self.store.worktrees.get(name, worktree)
+                self.store.worktrees.renew(tx, replace(tree, base_commit=base, head=head))
         else:
             self.store.worktrees.set_head(name, worktree, head)
         self.worktrees[name, worktree] = (base, head)

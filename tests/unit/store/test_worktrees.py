@@ -10,6 +10,7 @@ import pytest
 
 from stratum import toml
 from stratum.errors import BusyError, DamagedError, ExistsError, NotFoundError, UsageError
+from stratum.frozen import replace
 from stratum.store import Lease, Store
 from stratum.store.holders import Container, Holder, KubernetesVolume, NamedVolume, Promise
 from stratum.store.tables import write_tables
@@ -115,7 +116,7 @@ def test_renewing_puts_base_and_upperdir_in_place_at_once(store: Store, base: st
     lease = Lease(Container("c"), "2025-06-09T10:30:00Z", Promise())
     store.worktrees.set_lease("app", "dev", lease)
     with store.worktrees.lock("app", "dev"), store.begin("a test") as tx:
-        renewed = store.worktrees.renew(tx, "app", "dev", base_commit=other, head=other, why="commit")
+        renewed = store.worktrees.renew(tx, replace(made, base_commit=other, head=other), why="commit")
     assert store.worktrees.get("app", "dev") == renewed
     assert (renewed.base_commit, renewed.head, renewed.description) == (other, other, "kept")
     assert renewed.created == made.created
@@ -125,7 +126,7 @@ def test_renewing_puts_base_and_upperdir_in_place_at_once(store: Store, base: st
     with store.begin("a test") as tx:
         upperdir = store.worktrees.new_upperdir(tx, base)
         (upperdir / "carried").write_text("x")
-        store.worktrees.renew(tx, "app", "dev", base_commit=base, head=None, upperdir=upperdir)
+        store.worktrees.renew(tx, replace(renewed, base_commit=base, head=None), upperdir)
     assert os.listdir(renewed.upperdir) == ["carried"]
     assert store.worktrees.get("app", "dev").commit == base
     assert [(e.old, e.new) for e in store.reflog.read("app")] == [(None, base), (base, other), (other, base)]
