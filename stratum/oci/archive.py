@@ -94,6 +94,8 @@ class ArchiveWriter(Sink):
 
     def put_blob(self, upload: Upload) -> None:
         blob = upload.descriptor
+        if self.has_blob(blob):
+            return
         self._write(write_header(TarHeader(f"blobs/sha256/{blob.hex}".encode(), size=blob.size)))
         keep = blob.size + sum(map(len, self._small.values())) <= _KEPT_MAX and blob.media_type == INDEX_MEDIA_TYPE
         kept = []

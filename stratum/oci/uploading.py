@@ -96,6 +96,8 @@ class _Session:
                     position += len(chunk)
                     if position > furthest:
                         furthest, tries = position, 0
+                if position < upload.descriptor.size:
+                    raise DamagedError(f"cannot {self._doing}: only {position} bytes of it could be read")
             except ConnectionCutError as exc:  # noqa: PERF203  (a retry)
                 tries += 1
                 if tries == TRIES or isinstance(exc, LostUploadError):
