@@ -12,9 +12,10 @@ from pathlib import Path
 from stratum.api.session import Session
 from stratum.csi.errors import aborted
 from stratum.csi.jobs import Jobs
-from stratum.csi.metrics import Metrics
+from stratum.csi.metrics import Metrics, Volumes
 from stratum.csi.patterns import SourcePattern, parse_pattern
 from stratum.csi.records import PullRecord, Records, SnapshotRecord, VolumeRecord
+from stratum.csi.usage import upperdir_usage
 from stratum.errors import BusyError, StratumError, os_error_text
 from stratum.oci.target import Target
 from stratum.refs import Ref
@@ -64,7 +65,7 @@ class Driver:
         self.volumes = Records(store.root, VolumeRecord)
         self.snapshots = Records(store.root, SnapshotRecord)
         self.pulls = Records(store.root, PullRecord)
-        self.metrics.watch(self)
+        self.metrics.watch(self._held)
 
     @contextlib.contextmanager
     def locked(self, what: str, *names: str) -> Iterator[None]:
@@ -95,6 +96,16 @@ class Driver:
             if not self.session.store.commits.exists(commit):
                 raise aborted(f"commit {commit} was removed by a garbage collection meanwhile; call again")
             yield
+
+    def _held(self) -> Volumes:
+        worktrees = dirty = 0
+        with contextlib.suppress(StratumError):  # a damaged record is for ListVolumes to tell
+            for record in self.volumes.list():
+                with contextlib.suppress(StratumError):  # removed meanwhile
+                    tree = self.session.store.worktrees.get(record.stratum, record.key)
+                    dirty += upperdir_usage(tree.upperdir)[0]
+                    worktrees += 1
+        return Volumes(worktrees, dirty, self.jobs.running)
 
     def made_stratum(self, name: str) -> bool:
         """Whether the stratum is the driver's own: that of empty volumes, or one that it pulls into."""

@@ -12,6 +12,7 @@ import signal
 import ssl
 import sys
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 
 import stratum
@@ -87,9 +88,10 @@ def _run(args: argparse.Namespace) -> int:
     from stratum.config import load_config
     from stratum.csi import collecting
     from stratum.csi.driver import Driver, Options
-    from stratum.csi.metrics import MetricsServer
+    from stratum.csi.metrics import LIMITS
     from stratum.csi.patterns import parse_pattern
     from stratum.csi.server import log_to_stderr, serve
+    from stratum.serving import listen, parse_address, serving
     from stratum.sys.threads import use_little_address_space
 
     use_little_address_space()
@@ -109,15 +111,17 @@ def _run(args: argparse.Namespace) -> int:
     stopped = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: stopped.set())
-    if args.metrics is not None:
-        MetricsServer(args.metrics, driver.metrics).start()
-    server = serve(driver, args.endpoint)
-    collecting.start(driver, rules)
-    stopped.wait()
-    server.stop(GRACE).wait()
-    if driver.jobs.running:
-        # Jobs may be cut short anywhere, and are begun again by the next call; waiting for them helps nobody.
-        os._exit(0)
+    with ExitStack() as stack:
+        if args.metrics is not None:
+            listener = stack.enter_context(listen(parse_address(args.metrics), "server of metrics"))
+            stack.enter_context(serving(driver.metrics.app(), listener, LIMITS))
+        server = serve(driver, args.endpoint)
+        collecting.start(driver, rules)
+        stopped.wait()
+        server.stop(GRACE).wait()
+        if driver.jobs.running:
+            # Jobs may be cut short anywhere, and are begun again by the next call; waiting for them helps nobody.
+            os._exit(0)
     return 0
 
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import socket
-import stat
 import sys
 import time
 from collections.abc import Callable
@@ -28,6 +26,7 @@ from stratum.csi.errors import code_of
 from stratum.csi.identity import Identity
 from stratum.csi.node import Node
 from stratum.errors import StratumError, UsageError, os_error_text
+from stratum.serving import socket_place
 from stratum.store.clock import rfc3339, utc_now
 
 THREADS = 64
@@ -83,9 +82,9 @@ def log_to_stderr() -> None:
 
 
 def serve(driver: Driver, endpoint: str) -> grpc.Server:
-    """A started server. ``UsageError`` for an endpoint that is no ``unix://PATH``, ``StratumError`` where it is taken.
+    """A started server. A socket that an earlier driver left is replaced.
 
-    A socket that an earlier driver left is replaced.
+    Raises ``UsageError`` for an endpoint that is no ``unix://PATH``, and what ``socket_place`` does.
     """
     path = _socket_path(endpoint)
     pools = _Pools()
@@ -95,15 +94,15 @@ def serve(driver: Driver, endpoint: str) -> grpc.Server:
         services["Controller"] = Controller(driver)
     for name, service in services.items():
         server.add_generic_rpc_handlers((_handler(driver, name, service, pools),))
-    _remove_stale(path)
-    before = os.umask(0o177)  # the socket is root's, from its first moment
-    try:
-        server.add_insecure_port(f"unix:{path}")
-        server.start()
-    except RuntimeError as exc:
-        raise StratumError(f"cannot listen on {path}: {exc}") from None
-    finally:
-        os.umask(before)
+    with socket_place(path, "driver"):
+        before = os.umask(0o177)  # the socket is root's, from its first moment
+        try:
+            server.add_insecure_port(f"unix:{path}")
+            server.start()
+        except RuntimeError as exc:
+            raise StratumError(f"cannot listen at {path}: {exc}") from None
+        finally:
+            os.umask(before)
     return server
 
 
@@ -114,21 +113,6 @@ def _socket_path(endpoint: str) -> Path:
             f"endpoint {endpoint!r} is not unix:///PATH", hint=f"the path has at most {SOCKET_PATH_MAX} bytes"
         )
     return Path(path)
-
-
-def _remove_stale(path: Path) -> None:
-    """Remove the socket of a driver that is gone; refuse anything that is not a socket, or one that answers."""
-    try:
-        if not stat.S_ISSOCK(path.lstat().st_mode):
-            raise UsageError(f"{path} exists and is not a socket")
-        with socket.socket(socket.AF_UNIX) as probe:
-            if probe.connect_ex(str(path)) == 0:
-                raise StratumError(f"another driver listens on {path}", hint="stop it, or give another --endpoint")
-        path.unlink()
-    except FileNotFoundError:
-        return
-    except OSError as exc:
-        raise StratumError(f"cannot replace {path}: {os_error_text(exc)}") from None
 
 
 class _Pools:

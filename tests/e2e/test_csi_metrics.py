@@ -4,30 +4,54 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import signal
 import socket
 from pathlib import Path
 
 import grpc
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
-from stratum.csi.metrics import CONNECTIONS, CONNECTIONS_EACH
+from stratum.csi.metrics import LIMITS
 from tests.support.csi import Node
 
 pytestmark = pytest.mark.root
 
 
+FIGURES = {
+    "stratum_csi_operations": "counter",
+    "stratum_csi_operation_seconds": "histogram",
+    "stratum_csi_pulled_bytes": "counter",
+    "stratum_csi_pushed_bytes": "counter",
+    "stratum_csi_gc_runs": "counter",
+    "stratum_csi_gc_freed_bytes": "counter",
+    "stratum_csi_gc_last_success_timestamp_seconds": "gauge",
+    "stratum_csi_worktrees": "gauge",
+    "stratum_csi_dirty_bytes": "gauge",
+    "stratum_csi_jobs": "gauge",
+}
+
+
 def test_metrics(tmp_path: Path, runtime_dir: Path) -> None:
-    with Node(tmp_path / "n", "--metrics", "127.0.0.1:0") as node:
-        assert "cannot serve metrics" not in node.log.read_text()
-    with Node(tmp_path / "m", "--metrics", f"unix://{tmp_path}/metrics.sock") as node:
+    path = tmp_path / "metrics.sock"
+    with Node(tmp_path / "m", "--metrics", f"unix://{path}") as node:
+        assert path.stat().st_mode & 0o777 == 0o600
         node.create("pvc-1")
         with pytest.raises(grpc.RpcError):
             node.create("")
-        text = scrape(tmp_path / "metrics.sock")
-    assert 'stratum_csi_operations_total{method="CreateVolume",code="OK"} 1\n' in text
-    assert 'stratum_csi_operations_total{method="CreateVolume",code="INVALID_ARGUMENT"} 1\n' in text
-    assert 'stratum_csi_operation_seconds_bucket{method="CreateVolume",le="+Inf"} 2\n' in text
-    assert "\nstratum_csi_worktrees 1\n" in text
+        text = scrape(path)
+        assert node.kill(signal.SIGTERM) == 0
+    assert not path.exists()
+    families = list(text_string_to_metric_families(text))
+    assert {family.name: family.type for family in families} == FIGURES
+    assert all(family.documentation for family in families)
+    values = {(sample.name, *sample.labels.values()): sample.value for family in families for sample in family.samples}
+    assert values["stratum_csi_operations_total", "OK", "CreateVolume"] == 1
+    assert values["stratum_csi_operations_total", "INVALID_ARGUMENT", "CreateVolume"] == 1
+    assert values["stratum_csi_operation_seconds_bucket", "+Inf", "CreateVolume"] == 2
+    assert values["stratum_csi_gc_runs_total", "failed"] == 0
+    assert values["stratum_csi_worktrees",] == 1
+    assert not [name for name, *_ in values if name.endswith("_created")]
 
 
 def scrape(path: Path) -> str:
@@ -52,13 +76,13 @@ def test_connections_that_only_wait_take_nothing_from_others(tmp_path: Path, run
                 connection.send(b"GET /met")
             held.append(connection)
         assert "stratum_csi_worktrees" in scrape_from("127.0.0.2", port), "another address has a place"
-        assert node.threads() < threads + CONNECTIONS * 2 + 4
-        assert node.descriptors() < descriptors + CONNECTIONS + 8
+        assert node.threads() < threads + LIMITS.connections * 2 + 4
+        assert node.descriptors() < descriptors + LIMITS.connections + 8
         for connection in held:
             with contextlib.suppress(ConnectionError):
                 assert connection.recv(1000) == b"", "each is closed, the last ones by the clock"
         assert "stratum_csi_worktrees" in scrape_from("127.0.0.1", port)
-        assert CONNECTIONS_EACH < CONNECTIONS
+        assert LIMITS.each < LIMITS.connections
 
 
 def scrape_from(address: str, port: int) -> str:

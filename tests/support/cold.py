@@ -12,7 +12,7 @@ COLD = {
     "grpc",
     "jsonschema",
     "oras",
-    "podman",
+    "prometheus_client",
     "pyzstd",
     "requests",
     "rich",
