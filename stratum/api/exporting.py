@@ -50,7 +50,7 @@ def export(
 
     In the archive it has its own tag, or the name of its worktree, or the first 12 digits of its hash; ``latest`` where
     ``text`` is NAME alone. ``tags`` are further tags of the same stratum that go there; ``with_history`` adds the
-    parents of all of them that the store has. ``image`` is the compression of the layers (``registry.imagepush``) where
+    parents of all of them that the store has. ``image`` is the compression of the layers (``transfer.imagepush``) where
     ordinary images are written. Raises ``NotFoundError`` for what there is not.
     """
     if image is not None and with_history:
