@@ -29,10 +29,11 @@ from stratum.ingest.journal import Journal
 from stratum.ingest.pool import Batch, Pool
 from stratum.ingest.staging import FileRead, Stager, signature
 from stratum.ingest.statcache import tells_changes
-from stratum.ingest.worker import MAX_DESCRIPTORS, OK, STORE_FAILED, Answer, read_batch
+from stratum.ingest.worker import OK, STORE_FAILED, Answer, read_batch
 from stratum.store.layout import storage_error
 from stratum.store.objects import Objects
 from stratum.store.transaction import Transaction
+from stratum.sys.workers import MAX_DESCRIPTORS
 from stratum.tree.model import File
 
 BATCH_FILES = 256

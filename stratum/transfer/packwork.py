@@ -1,21 +1,17 @@
 """Taking packs apart, putting them together, describing images: what costs a pull or push its processor time.
 
-Done by worker processes (``workers``), or by the caller itself where there is little to do. A worker reads requests
-from its standard input, a socket, and answers each before it reads the next. A message is a header (``HEADER``:
-whether a descriptor comes with it, length) and a marshalled value. Requests are ``(kind, arguments)``; answers are any
-number of ``(PROGRESS, bytes, [(digest, size) of objects staged])`` and then ``(DONE, result)`` or
-``(FAILED, name of the error's class, message, hint)``. Both ends are one version of one program, which is what marshal
-asks for.
+Done by worker processes (``workers``), or by the caller itself where there is little to do. A worker answers each
+request before it reads the next. The messages (``sys.workers``): requests are ``(kind, arguments)``, with the
+descriptor of a pack where there is one; answers are any number of
+``(PROGRESS, bytes, [(digest, size) of objects staged])`` and then ``(DONE, result)`` or
+``(FAILED, name of the error's class, message, hint)``.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
-import marshal
 import os
-import socket
-import struct
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -27,12 +23,11 @@ from stratum.errors import DamagedError, StratumError
 from stratum.store.layout import storage_error
 from stratum.store.objects import OBJECT_MODE, Objects, Staging
 from stratum.sys.atomic import write_all
-from stratum.sys.syscalls import die_with_parent
+from stratum.sys.workers import Connection, serve
 from stratum.transfer.packs import FRAME_SIZE, Member, PackIndex, PackWriter, hash_piece, unpack
 
 UNPACK, MAKE, DESCRIBE = range(3)
 PROGRESS, DONE, FAILED = range(3)
-HEADER = struct.Struct("<?Q")
 
 _REPORT_BYTES = 4 << 20
 _NEW_OBJECT = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -181,15 +176,15 @@ def store_opener(objects: Objects, report: Report | None = None) -> Callable[[by
     return open_object
 
 
-class _Connection:
-    """The worker's end of the socket."""
+class _Answer:
+    """What a worker sends in answer to one request."""
 
-    def __init__(self, connection: socket.socket) -> None:
-        self._socket = connection
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
         self._bytes = 0
         self._staged: list[tuple[bytes, int]] = []
 
-    def report(self, size: int, member: Member | None) -> None:
+    def _report(self, size: int, member: Member | None) -> None:
         self._bytes += size
         if member is not None:
             self._staged.append((member.digest, member.size))
@@ -198,29 +193,27 @@ class _Connection:
 
     def _flush(self) -> None:
         if self._bytes or self._staged:
-            send(self._socket, (PROGRESS, self._bytes, self._staged))
+            self._connection.send((PROGRESS, self._bytes, self._staged))
             self._bytes, self._staged = 0, []
 
-    def answer(self, request: Any, fd: int | None) -> None:
+    def give(self, kind: int, arguments: tuple[Any, ...], fd: int | None) -> None:
+        last: tuple[Any, ...]
         try:
-            kind, arguments = request
-            result = self._run(kind, arguments, fd)
+            last = (DONE, self._run(kind, arguments, fd))
         except StratumError as exc:
-            self._flush()
-            send(self._socket, (FAILED, type(exc).__name__, exc.message, exc.hint))
-        else:
-            self._flush()
-            send(self._socket, (DONE, result))
+            last = (FAILED, type(exc).__name__, exc.message, exc.hint)
+        self._flush()
+        self._connection.send(last)
 
     def _run(self, kind: int, arguments: tuple[Any, ...], fd: int | None) -> Any:
         if kind == UNPACK:
             assert fd is not None, "there is a pack to read"
-            take_apart(unflatten_span(*arguments), fd, self.report)
+            take_apart(unflatten_span(*arguments), fd, self._report)
             return None
         if kind == DESCRIBE:
             return whole_metadata(*arguments)
         store, members = arguments
-        made = make_pack(store, unflatten_members(members), fd, self.report)
+        made = make_pack(store, unflatten_members(members), fd, self._report)
         return made.sha256, made.size, made.frames
 
 
@@ -250,49 +243,11 @@ def unflatten_members(members: Sequence[tuple[bytes, int]]) -> tuple[Member, ...
     return tuple(Member(digest, size) for digest, size in members)
 
 
-def send(connection: socket.socket, value: Any, fd: int | None = None) -> None:
-    """Send a message."""
-    body = marshal.dumps(value)
-    socket.send_fds(connection, [HEADER.pack(fd is not None, len(body))], [] if fd is None else [fd])
-    connection.sendall(body)
-
-
-def receive(connection: socket.socket) -> tuple[Any, int | None] | None:
-    """(value, descriptor) of the next message, or None at the end."""
-    head, fds, _, _ = socket.recv_fds(connection, HEADER.size, 1, socket.MSG_CMSG_CLOEXEC)
-    head += _exactly(connection, HEADER.size - len(head)) if head else b""
-    if len(head) < HEADER.size:
-        return None
-    has_fd, length = HEADER.unpack(head)
-    body = _exactly(connection, length)
-    if len(body) < length or has_fd != bool(fds):
-        return None
-    return marshal.loads(body), fds[0] if fds else None  # noqa: S302  (the other end is this program)
-
-
-def _exactly(connection: socket.socket, length: int) -> bytes:
-    data = bytearray()
-    while len(data) < length:
-        piece = connection.recv(length - len(data))
-        if not piece:
-            break
-        data += piece
-    return bytes(data)
-
-
 def main() -> None:
-    """Answer requests on the socket that is standard input until the other end closes it."""
-    die_with_parent()
-    os.umask(0o022)
-    try:
-        with socket.socket(fileno=0) as connection:
-            served = _Connection(connection)
-            while (message := receive(connection)) is not None:
-                request, fd = message
-                served.answer(request, fd)
-                if fd is not None:
-                    os.close(fd)
-    except ConnectionError:
-        return  # whoever started this is gone
-    except MemoryError:
-        raise SystemExit(1) from None  # whoever started this says what that may mean
+    """Answer the requests of the process that started this one."""
+
+    def answer(connection: Connection, request: Any, fds: list[int]) -> None:
+        kind, arguments = request
+        _Answer(connection).give(kind, arguments, fds[0] if fds else None)
+
+    serve(answer)
