@@ -4,7 +4,7 @@ The mount is the one that ``stratum.mount`` makes: one EROFS lower layer holding
 layer, ``redirect_dir=on``, ``metacopy=on``, no index. What the kernel keeps in the upperdir then means
 (Documentation/filesystems/overlayfs.rst):
 
-- a character device 0:0, or an empty file with ``trusted.overlay.whiteout`` in a directory with ``opaque=x``: deleted;
+- a character device 0:0, or an empty file with ``overlay.whiteout`` in a directory with ``opaque=x``: deleted;
 - ``opaque=y`` on a directory: nothing of the base shows in it;
 - ``redirect`` on a directory: what shows below it is the base's directory of that path (see ``upper_lower``);
 - ``metacopy`` on a file: its metadata is here, its data is the base's, at ``redirect`` where there is one;
@@ -62,14 +62,13 @@ def read_upperdir(
     reader: ContentReader,
     *,
     warn: Warn | None = None,
-    prefix: bytes = overlay.TRUSTED_PREFIX,
+    dialect: overlay.Dialect = overlay.Dialect.TRUSTED,
 ) -> Directory:
     """The tree that the overlay of ``upper`` (a path or a directory fd) over ``base`` shows.
 
     It shares what did not change with ``base``, and is ``base`` itself where nothing did. Files with data of their own
     are read by ``reader`` (a ``FileReader``), which is finished when this returns. ``warn`` gets a line for each
-    socket, which no tree holds, and each directory that kept changing. ``prefix`` is overlayfs's namespace:
-    ``overlay.USER_PREFIX`` for an upperdir of a mount with ``userxattr``.
+    socket, which no tree holds, and each directory that kept changing. ``dialect`` is that of the mount.
 
     ``DamagedError`` where the upperdir does not fit ``base``, ``ConflictError`` where directories are moved while they
     are read, ``StratumError`` with the kernel's words where something cannot be read. A path that is a copy without
@@ -82,7 +81,7 @@ def read_upperdir(
     except OSError as exc:
         raise source_error(exc, f"the upper directory {upper}") from None
     with DirectoryStack(root) as directories:
-        return _Scan(base, directories, reader, warn, prefix).run()
+        return _Scan(base, directories, reader, warn, dialect).run()
 
 
 class _Frame:
@@ -139,13 +138,18 @@ class _Scan:
     """One pass over an upperdir, directory by directory, without recursion."""
 
     def __init__(
-        self, base: Directory, directories: DirectoryStack, reader: ContentReader, warn: Warn | None, prefix: bytes
+        self,
+        base: Directory,
+        directories: DirectoryStack,
+        reader: ContentReader,
+        warn: Warn | None,
+        dialect: overlay.Dialect,
     ) -> None:
         self._base = base
         self._directories = directories
         self._reader = reader
         self._warn = warn
-        self._prefix = prefix
+        self._dialect = dialect
         self._linked: dict[tuple[int, ...], Inode] = {}  # upper inodes with several names
 
     def run(self) -> Directory:
@@ -298,7 +302,7 @@ class _Scan:
 
     def _xattrs(self, target: int, path: bytes) -> tuple[dict[bytes, bytes], Xattrs]:
         """overlayfs's own attributes without their prefix, and those that are part of the tree."""
-        private, visible = overlay.split_xattrs(read_fd_xattrs(target), self._prefix)
+        private, visible = self._dialect.split(read_fd_xattrs(target))
         try:
             return private, stored_xattrs(visible)
         except StratumError as exc:

@@ -150,7 +150,9 @@ def create_overlay(plan: MountPlan, layers: Layers, method: Method) -> int:
     """The detached overlay of ``layers``. Raises ``OSError`` or, where the kernel gave up writing, ``StratumError``."""
     with FilesystemContext("overlay") as context:
         for key, value in overlay_parameters(plan, layers, method.syntax):
-            if isinstance(value, Fd):
+            if value is None:
+                context.set_flag(key)
+            elif isinstance(value, Fd):
                 context.set_fd(key, value.number)
             else:
                 context.set_string(key, value)

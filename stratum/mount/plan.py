@@ -18,6 +18,7 @@ from pathlib import Path
 from stratum.frozen import frozen
 from stratum.sys.mountapi import MOUNT_ATTR_NODEV, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY
 from stratum.sys.syscalls import fd_path
+from stratum.tree.overlay import Dialect
 
 
 @frozen
@@ -27,7 +28,7 @@ class MountPlan:
     ``data`` are directories of objects (``ab/cdef...``), at least one. ``upperdir`` and ``workdir`` come together and
     are on one filesystem. ``read_only`` refuses writes also where there is an upperdir. ``source`` is what ``findmnt``
     shows as the source; ``context`` is an SELinux label for all files. ``extra`` are ``MOUNT_ATTR_*`` of this mount
-    besides those that every mount gets.
+    besides those that every mount gets. ``dialect`` is that of image and upperdir; USER needs Linux 6.16.
     """
 
     image: Path
@@ -38,6 +39,7 @@ class MountPlan:
     source: str = "stratum"
     context: str | None = None
     extra: int = 0
+    dialect: Dialect = Dialect.TRUSTED
 
     def __post_init__(self) -> None:
         if (self.upperdir is None) != (self.workdir is None):
@@ -118,7 +120,8 @@ class Fd:
     number: int
 
 
-Parameter = tuple[str, "str | Fd"]
+Parameter = tuple[str, "str | Fd | None"]
+"""A name and its value; None for one that has none."""
 
 
 def overlay_parameters(plan: MountPlan, layers: Layers, syntax: LayerSyntax) -> list[Parameter]:
@@ -137,7 +140,11 @@ def overlay_parameters(plan: MountPlan, layers: Layers, syntax: LayerSyntax) -> 
         parameters.append(("lowerdir", separator.join(names)))
     if layers.upperdir is not None and layers.workdir is not None:
         parameters += [("upperdir", value(layers.upperdir)), ("workdir", value(layers.workdir))]
-    parameters += [("metacopy", "on"), ("redirect_dir", "on"), ("index", "off")]
+    if plan.dialect is Dialect.USER:  # the kernel takes neither of the others then; an image's redirects it follows
+        parameters.append(("userxattr", None))
+    else:
+        parameters += [("metacopy", "on"), ("redirect_dir", "on")]
+    parameters.append(("index", "off"))
     if plan.context is not None:
         parameters.append(("context", plan.context))
     return parameters

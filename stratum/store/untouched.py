@@ -17,9 +17,9 @@ from pathlib import Path
 
 from stratum.sys.xattrs import get_xattr, list_xattrs
 from stratum.tree.model import Directory
-from stratum.tree.overlay import TRUSTED_PREFIX
+from stratum.tree.overlay import Dialect
 
-_NOTE = TRUSTED_PREFIX + b"stratum.root"
+_NOTE = Dialect.TRUSTED.own(b"stratum.root")
 _NOT_STORED = b"security.selinux"
 
 
@@ -37,7 +37,7 @@ def is_untouched(upperdir: Path) -> bool:
     info = os.stat(upperdir, follow_symlinks=False)
     if get_xattr(upperdir, _NOTE) != _text(info.st_mode, info.st_uid, info.st_gid, info.st_mtime_ns):
         return False
-    return all(name.startswith(TRUSTED_PREFIX) or name == _NOT_STORED for name in list_xattrs(upperdir))
+    return all(name.startswith(Dialect.TRUSTED.prefix) or name == _NOT_STORED for name in list_xattrs(upperdir))
 
 
 def _text(mode: int, uid: int, gid: int, mtime: int) -> bytes:

@@ -42,7 +42,7 @@ from stratum.sys import copymark
 from stratum.sys.atomic import fsync_dir
 from stratum.sys.xattrs import list_xattrs
 from stratum.tree.model import Directory
-from stratum.tree.overlay import escape_xattrs
+from stratum.tree.overlay import Dialect
 from stratum.tree.rootchange import AS_IT_IS, RootChange
 
 _SWITCH = "switch.toml"
@@ -473,7 +473,7 @@ def dress_upperdir(path: Path, root: Directory) -> None:
     try:
         os.chown(path, root.uid, root.gid)
         os.chmod(path, stat.S_IMODE(root.mode))
-        wanted = dict(escape_xattrs(root.xattrs))
+        wanted = dict(Dialect.TRUSTED.escape(root.xattrs))
         for name in list_xattrs(path):
             if name in _ACLS and name not in wanted:  # inherited from a default ACL of the store
                 os.removexattr(path, name)

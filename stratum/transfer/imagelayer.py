@@ -109,8 +109,8 @@ def _header(
 
 
 def _escaped(xattrs: Xattrs) -> Xattrs:
-    for prefix in (overlay.TRUSTED_PREFIX, overlay.USER_PREFIX):
-        xattrs = overlay.escape_xattrs(xattrs, prefix)
+    for dialect in overlay.Dialect:
+        xattrs = dialect.escape(xattrs)
     return xattrs
 
 

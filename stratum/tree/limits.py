@@ -7,11 +7,20 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Iterable
+from functools import cache
 from typing import Final
 
 from stratum.errors import UnsupportedError
 from stratum.tree.model import INLINE_MAX, Directory, File, Inode, Special, Symlink, Xattrs
-from stratum.tree.overlay import escape_xattrs, is_whiteout_device
+from stratum.tree.overlay import (
+    OPAQUE,
+    OPAQUE_XATTR_WHITEOUTS,
+    OPAQUE_YES,
+    WHITEOUT,
+    WHITEOUTS,
+    Dialect,
+    is_whiteout_device,
+)
 
 NAME_MAX: Final = 255
 PATH_MAX: Final = 4096
@@ -33,17 +42,7 @@ XATTRS_HEADER: Final = 12
 _XATTR_OVERHEAD = 7
 _SIZE_T = (1 << 64) - 1
 
-_WHITEOUT_MARKS: Xattrs = ((b"trusted.overlay.overlay.whiteout", b""), (b"user.overlay.whiteout", b""))
-_PARENT_MARKS: Xattrs = (
-    (b"trusted.overlay.overlay.whiteouts", b""),
-    (b"user.overlay.whiteouts", b""),
-    (b"trusted.overlay.overlay.opaque", b"x"),
-    (b"user.overlay.opaque", b"x"),
-)
-_ROOT_MARKS: Xattrs = ((b"trusted.overlay.opaque", b"y"),)
-_MARK_NAMES = frozenset(
-    name.replace(b"overlay.overlay.", b"overlay.") for name, _ in (*_WHITEOUT_MARKS, *_PARENT_MARKS)
-)
+_MARK_NAMES = frozenset(dialect.own(mark) for dialect in Dialect for mark in (WHITEOUT, WHITEOUTS, OPAQUE))
 
 
 def xattrs_size(xattrs: Xattrs) -> int:
@@ -58,16 +57,24 @@ def xattr_size(name: bytes, value: bytes) -> int:
     return _XATTR_OVERHEAD + len(name) + len(value)
 
 
-def overlay_marks(inode: Inode, *, holds_whiteouts: bool, is_root: bool) -> Xattrs:
-    """The extended attributes that the image needs on ``inode`` besides its own (escaped) ones.
+def overlay_marks(inode: Inode, dialect: Dialect, *, holds_whiteouts: bool, is_root: bool) -> Xattrs:
+    """The extended attributes that an image needs on ``inode`` besides its own (escaped) ones.
 
-    They are what overlayfs's own metadata for whiteouts looks like from inside a mount, in both namespaces: a
-    whiteout device is stored as an empty file that bears them, and so does the directory around it. The image's root
-    is opaque.
+    They are what overlayfs's own metadata for whiteouts looks like from inside a mount, in both dialects: a whiteout
+    device is stored as an empty file that bears them, and so does the directory around it. The image's root is opaque.
     """
     if type(inode) is Directory:
-        return (_PARENT_MARKS if holds_whiteouts else ()) + (_ROOT_MARKS if is_root else ())
-    return _WHITEOUT_MARKS if is_whiteout_device(inode) else ()
+        marks: Xattrs = ()
+        if holds_whiteouts:
+            marks = _seen_inside(dialect, WHITEOUTS, b"") + _seen_inside(dialect, OPAQUE, OPAQUE_XATTR_WHITEOUTS)
+        return (*marks, (dialect.own(OPAQUE), OPAQUE_YES)) if is_root else marks
+    return _seen_inside(dialect, WHITEOUT, b"") if is_whiteout_device(inode) else ()
+
+
+@cache
+def _seen_inside(dialect: Dialect, mark: bytes, value: bytes) -> Xattrs:
+    """What a mount shows as ``mark`` in each dialect, in an image of ``dialect``."""
+    return tuple(pair for shown in Dialect for pair in dialect.escape(((shown.own(mark), value),)))
 
 
 def with_marks(xattrs: Xattrs, marks: Iterable[tuple[bytes, bytes]]) -> Xattrs:
@@ -98,7 +105,8 @@ def check_whiteout_marks(directory: Directory) -> str | None:
     for inode in (directory, *whiteouts) if whiteouts else ():
         if any(name in _MARK_NAMES for name, _ in inode.xattrs):
             try:
-                with_marks(escape_xattrs(inode.xattrs), overlay_marks(inode, holds_whiteouts=True, is_root=False))
+                marks = overlay_marks(inode, Dialect.TRUSTED, holds_whiteouts=True, is_root=False)
+                with_marks(Dialect.TRUSTED.escape(inode.xattrs), marks)
             except UnsupportedError as exc:
                 return f"has whiteouts that cannot be stored: {exc.message}"
     return None

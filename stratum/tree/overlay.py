@@ -1,56 +1,72 @@
 """The names that overlayfs gives to its own extended attributes, and its escaping. Pure.
 
-overlayfs keeps its state in ``trusted.overlay.*`` (``user.overlay.*`` on a mount with ``userxattr``). What a user of a
-mounted overlay stores under that prefix reaches the disk one level deeper, as ``trusted.overlay.overlay.*``, and is
-shown again without that level. Trees hold what the user sees; images and upperdirs hold the escaped names.
+overlayfs keeps its state in ``trusted.overlay.*``, or in ``user.overlay.*`` on a mount with ``userxattr``: its
+``Dialect``. What a user of a mounted overlay stores under that prefix reaches the disk one level deeper, as
+``trusted.overlay.overlay.*``, and is shown again without that level. Trees hold what the user sees; images and
+upperdirs hold the escaped names. An image, an upperdir over it and the mount of both speak one dialect.
 """
 
 from __future__ import annotations
 
 import stat
 from collections.abc import Iterable
+from enum import Enum
 
 from stratum.tree.model import Inode, Special, Xattrs
 
-TRUSTED_PREFIX = b"trusted.overlay."
-USER_PREFIX = b"user.overlay."
 _ESCAPE = b"overlay."
 
 OPAQUE = b"opaque"
 REDIRECT = b"redirect"
 METACOPY = b"metacopy"
 WHITEOUT = b"whiteout"
+WHITEOUTS = b"whiteouts"
 
 OPAQUE_YES = b"y"
 OPAQUE_XATTR_WHITEOUTS = b"x"
 
-_STORED_WHITEOUT = frozenset((b"trusted.overlay.whiteout", b"user.overlay.whiteout"))
-_STORED_WHITEOUTS = frozenset((b"trusted.overlay.whiteouts", b"user.overlay.whiteouts"))
-_STORED_OPAQUE = frozenset(((b"trusted.overlay.opaque", b"x"), (b"user.overlay.opaque", b"x")))
+
+class Dialect(Enum):
+    """Which attributes are overlayfs's own: those whose name begins with ``prefix``."""
+
+    TRUSTED = b"trusted.overlay."
+    USER = b"user.overlay."
+
+    @property
+    def prefix(self) -> bytes:
+        return self.value
+
+    def own(self, attribute: bytes) -> bytes:
+        """What overlayfs's own ``attribute`` (``OPAQUE``, ...) is called on disk."""
+        return self.prefix + attribute
+
+    def split(self, xattrs: Xattrs) -> tuple[dict[bytes, bytes], Xattrs]:
+        """overlayfs's own attributes of an upper inode, by name without ``prefix``, and those that its user sees.
+
+        Escaped names among the second are unescaped by one level.
+        """
+        private: dict[bytes, bytes] = {}
+        visible: list[tuple[bytes, bytes]] = []
+        prefix, escape = self.prefix, self.prefix + _ESCAPE
+        for name, value in xattrs:
+            if not name.startswith(prefix):
+                visible.append((name, value))
+            elif name.startswith(escape):
+                visible.append((prefix + name[len(escape) :], value))
+            else:
+                private[name[len(prefix) :]] = value
+        visible.sort()
+        return private, tuple(visible)
+
+    def escape(self, xattrs: Xattrs) -> Xattrs:
+        """What ``xattrs`` of a tree are on disk below an overlay mount: the inverse of ``split``'s second value."""
+        prefix = self.prefix
+        return tuple(sorted((prefix + _ESCAPE + n[len(prefix) :] if n.startswith(prefix) else n, v) for n, v in xattrs))
 
 
-def split_xattrs(xattrs: Xattrs, prefix: bytes = TRUSTED_PREFIX) -> tuple[dict[bytes, bytes], Xattrs]:
-    """overlayfs's own attributes of an upper inode, by name without ``prefix``, and those that its user sees.
-
-    Escaped names among the second are unescaped by one level.
-    """
-    private: dict[bytes, bytes] = {}
-    visible: list[tuple[bytes, bytes]] = []
-    escape = prefix + _ESCAPE
-    for name, value in xattrs:
-        if not name.startswith(prefix):
-            visible.append((name, value))
-        elif name.startswith(escape):
-            visible.append((prefix + name[len(escape) :], value))
-        else:
-            private[name[len(prefix) :]] = value
-    visible.sort()
-    return private, tuple(visible)
-
-
-def escape_xattrs(xattrs: Xattrs, prefix: bytes = TRUSTED_PREFIX) -> Xattrs:
-    """What ``xattrs`` of a tree are on disk below an overlay mount: the inverse of ``split_xattrs``' second value."""
-    return tuple(sorted((prefix + _ESCAPE + n[len(prefix) :] if n.startswith(prefix) else n, v) for n, v in xattrs))
+_STORED_WHITEOUT = frozenset(dialect.own(WHITEOUT) for dialect in Dialect)
+_STORED_WHITEOUTS = frozenset(dialect.own(WHITEOUTS) for dialect in Dialect)
+_STORED_OPAQUE = frozenset((dialect.own(OPAQUE), OPAQUE_XATTR_WHITEOUTS) for dialect in Dialect)
 
 
 def is_whiteout_device(inode: Inode) -> bool:

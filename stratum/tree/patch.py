@@ -14,6 +14,7 @@ from stratum.tree import overlay
 from stratum.tree.merge import Task, run_deep
 from stratum.tree.model import Directory, File, Inode, Whiteout, Xattrs, with_xattrs
 
+_PREFIXES = tuple(dialect.prefix for dialect in overlay.Dialect)
 _MARKER = b".wh."
 _OPAQUE_MARKER = b".wh..wh..opq"
 _RESERVED = b".wh..wh."  # other names below this belong to aufs and are no content
@@ -63,13 +64,13 @@ class _Converter:
         """The value of the opaque attribute, and the attributes that are content."""
         xattrs = inode.xattrs
         opaque = None
-        for prefix in (overlay.TRUSTED_PREFIX, overlay.USER_PREFIX):
-            private, xattrs = overlay.split_xattrs(xattrs, prefix)
+        for dialect in overlay.Dialect:
+            private, xattrs = dialect.split(xattrs)
             opaque = private.get(overlay.OPAQUE, opaque)
             for name in (overlay.REDIRECT, overlay.METACOPY):
                 if name in private:
                     raise UsageError(
-                        f"{os.fsdecode(path)} in the patch refers to another layer ({os.fsdecode(prefix + name)})",
+                        f"{os.fsdecode(path)} in the patch refers to another layer ({os.fsdecode(dialect.own(name))})",
                         hint="copy the patch out of a mounted view instead of taking an overlay's upper directory",
                     )
         return opaque, xattrs
@@ -79,7 +80,7 @@ class _Converter:
             return Whiteout()
         if isinstance(inode, File) and inode.size == 0 and _marked_whiteout(inode.xattrs):
             return Whiteout()
-        if not any(name.startswith((overlay.TRUSTED_PREFIX, overlay.USER_PREFIX)) for name, _ in inode.xattrs):
+        if not any(name.startswith(_PREFIXES) for name, _ in inode.xattrs):
             return inode
         done = self._rewritten.get(id(inode))
         if done is None:
@@ -97,7 +98,7 @@ def _hidden_name(path: bytes, marker: bytes, inode: Inode) -> bytes:
 
 
 def _marked_whiteout(xattrs: Xattrs) -> bool:
-    names = (overlay.TRUSTED_PREFIX + overlay.WHITEOUT, overlay.USER_PREFIX + overlay.WHITEOUT)
+    names = {dialect.own(overlay.WHITEOUT) for dialect in overlay.Dialect}
     return any(name in names for name, _ in xattrs)
 
 

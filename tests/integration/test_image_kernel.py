@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,16 +15,20 @@ import pytest
 
 from stratum.composefs.erofs import image_pieces
 from stratum.composefs.verity import verity_digest
+from stratum.ingest.reader import Pending
+from stratum.ingest.upperdir import read_upperdir
 from stratum.mount.build import build_detached, kernel_method, mount_image
 from stratum.mount.plan import MountPlan
 from stratum.sys.xattrs import read_fd_xattrs
 from stratum.tree.dump import count_links, directory_nlink
 from stratum.tree.limits import overlay_marks, with_marks
 from stratum.tree.model import Directory, File, Inode, Special, Symlink, Xattrs, object_path, walk
-from stratum.tree.overlay import escape_xattrs, is_whiteout_device, split_xattrs
+from stratum.tree.overlay import METACOPY, REDIRECT, Dialect, is_whiteout_device
 from tests.support.trees import TreeBuilder
 
 pytestmark = pytest.mark.root
+
+USERXATTR = pytest.mark.parametrize("dialect", Dialect, ids=lambda dialect: dialect.name.lower())
 
 
 class Seen(NamedTuple):
@@ -100,38 +105,38 @@ def expected(root: Directory) -> dict[bytes, Seen]:
     return result
 
 
-def _marked(path: bytes, inode: Inode) -> Xattrs:
+def _marked(path: bytes, inode: Inode, dialect: Dialect) -> Xattrs:
     whiteouts = isinstance(inode, Directory) and any(map(is_whiteout_device, inode.children.values()))
-    marks = overlay_marks(inode, holds_whiteouts=whiteouts, is_root=path == b"/")
-    return with_marks(escape_xattrs(inode.xattrs), marks)
+    marks = overlay_marks(inode, dialect, holds_whiteouts=whiteouts, is_root=path == b"/")
+    return with_marks(dialect.escape(inode.xattrs), marks)
 
 
 def _mode(inode: Inode) -> int:
     return stat.S_IFREG | stat.S_IMODE(inode.mode) if is_whiteout_device(inode) else inode.mode
 
 
-def in_image(path: bytes, inode: Inode, seen: Seen) -> Seen:
+def in_image(path: bytes, inode: Inode, seen: Seen, dialect: Dialect) -> Seen:
     """What the image shows for an entry: whiteouts are files, and there are overlayfs's attributes."""
-    xattrs = _marked(path, inode)
+    xattrs = _marked(path, inode, dialect)
     if isinstance(inode, File) and inode.digest is not None:
         backing = (
-            (b"trusted.overlay.metacopy", b"\x00\x24\x00\x01" + inode.digest),
-            (b"trusted.overlay.redirect", b"/" + object_path(inode.digest)),
+            (dialect.own(METACOPY), b"\x00\x24\x00\x01" + inode.digest),
+            (dialect.own(REDIRECT), b"/" + object_path(inode.digest)),
         )
         xattrs = tuple(sorted((*xattrs, *backing)))
     return seen._replace(mode=_mode(inode), xattrs=xattrs)
 
 
-def in_overlay(path: bytes, inode: Inode, seen: Seen) -> Seen:
+def in_overlay(path: bytes, inode: Inode, seen: Seen, dialect: Dialect) -> Seen:
     """What a mounted commit shows: the tree, but for whiteouts, which are files with marks; link counts of directories
     are overlayfs's own."""
     nlink = None if isinstance(inode, Directory) else seen.nlink
-    return seen._replace(mode=_mode(inode), xattrs=split_xattrs(_marked(path, inode))[1], nlink=nlink)
+    return seen._replace(mode=_mode(inode), xattrs=dialect.split(_marked(path, inode, dialect))[1], nlink=nlink)
 
 
-def write(root: Directory, path: Path) -> Path:
+def write(root: Directory, path: Path, dialect: Dialect = Dialect.TRUSTED) -> Path:
     with path.open("wb") as file:
-        file.writelines(image_pieces(root))
+        file.writelines(image_pieces(root, dialect))
     return path
 
 
@@ -147,19 +152,19 @@ def image_view(image: Path) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def overlay_view(image: Path, objects: Path) -> Iterator[int]:
+def overlay_view(image: Path, objects: Path, dialect: Dialect = Dialect.TRUSTED) -> Iterator[int]:
     """What a mounted commit shows; a directory fd."""
-    mount = build_detached(MountPlan(image, (objects,)))
+    mount = build_detached(MountPlan(image, (objects,), dialect=dialect))
     try:
         yield mount
     finally:
         os.close(mount)
 
 
-def check_image(root: Directory, directory: Path) -> None:
+def check_image(root: Directory, directory: Path, dialect: Dialect = Dialect.TRUSTED) -> None:
     want = expected(root)
     inodes = dict(walk(root))
-    with image_view(write(root, directory / "image")) as mount:
+    with image_view(write(root, directory / "image", dialect)) as mount:
         shown = dict(seen_below(_opened(mount), read=False))
     masks = {b"/%02x" % number for number in range(256)} - want.keys()
     for path in masks:
@@ -168,31 +173,32 @@ def check_image(root: Directory, directory: Path) -> None:
         assert seen.rdev == 0
     assert shown.keys() == want.keys()
     for path, seen in shown.items():
-        assert seen == in_image(path, inodes[path], want[path]), path
+        assert seen == in_image(path, inodes[path], want[path], dialect), path
 
 
 def _opened(mount: int) -> int:
     return os.open(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=mount)
 
 
-def check_overlay(root: Directory, directory: Path) -> None:
+def check_overlay(root: Directory, directory: Path, dialect: Dialect = Dialect.TRUSTED) -> None:
     want = expected(root)
     inodes = dict(walk(root))
     (directory / "objects").mkdir(exist_ok=True)
-    with overlay_view(write(root, directory / "image"), directory / "objects") as mount:
+    with overlay_view(write(root, directory / "image", dialect), directory / "objects", dialect) as mount:
         shown = dict(seen_below(_opened(mount), read=False))
     assert shown.keys() == want.keys()
     for path, seen in shown.items():
         shown_here = seen._replace(nlink=None) if stat.S_ISDIR(seen.mode) else seen
-        assert shown_here == in_overlay(path, inodes[path], want[path]), path
+        assert shown_here == in_overlay(path, inodes[path], want[path], dialect), path
 
 
+@USERXATTR
 @pytest.mark.parametrize("seed", range(12))
-def test_generated_trees_are_shown_as_they_are(tmp_path: Path, seed: int) -> None:
+def test_generated_trees_are_shown_as_they_are(tmp_path: Path, seed: int, dialect: Dialect) -> None:
     builder = TreeBuilder(seed, mountable=True)
     root = builder.tree(builder.random.choice((10, 300, 2000)))
-    check_image(root, tmp_path)
-    check_overlay(root, tmp_path)
+    check_image(root, tmp_path, dialect)
+    check_overlay(root, tmp_path, dialect)
 
 
 def test_deep_nesting(tmp_path: Path) -> None:
@@ -212,7 +218,8 @@ def test_ten_thousand_names_in_one_directory(tmp_path: Path) -> None:
     check_image(root, tmp_path)
 
 
-def test_contents_are_read_through_the_overlay(tmp_path: Path) -> None:
+@USERXATTR
+def test_contents_are_read_through_the_overlay(tmp_path: Path, dialect: Dialect) -> None:
     rng = random.Random(5)
     objects = tmp_path / "objects"
     contents: dict[bytes, bytes] = {}
@@ -227,6 +234,43 @@ def test_contents_are_read_through_the_overlay(tmp_path: Path) -> None:
             path.write_bytes(data)
             file = File(0o100644, 0, 0, 7, size=size, digest=digest)
         root.children[b"f%d" % number] = file
-    with overlay_view(write(root, tmp_path / "image"), objects) as mount:
+    with overlay_view(write(root, tmp_path / "image", dialect), objects, dialect) as mount:
         shown = {path: seen.content for path, seen in seen_below(_opened(mount), read=True) if path != b"/"}
     assert shown == contents
+
+
+class NoContent:
+    """A content reader for an upperdir that has no files with data."""
+
+    def read(self, directory: int, path: bytes, files: Sequence[Pending]) -> None:
+        raise AssertionError(path)
+
+    def finish(self) -> None:
+        pass
+
+
+@USERXATTR
+def test_an_upperdir_is_read_in_the_dialect_that_it_was_written_in(tmp_path: Path, dialect: Dialect) -> None:
+    files: dict[bytes, Inode] = {b"%d" % number: File(0o100644, 0, 0, 7) for number in range(3)}
+    root = Directory(0o40755, 0, 0, 0, children={b"d": Directory(0o40755, 0, 0, 0, children=files), **files})
+    for name in ("objects", "upperdir", "workdir"):
+        (tmp_path / name).mkdir()
+    image = write(root, tmp_path / "image", dialect)
+    upper = tmp_path / "upperdir"
+    mount = build_detached(
+        MountPlan(image, (tmp_path / "objects",), upper, tmp_path / "workdir", dialect=dialect),
+    )
+    try:
+        view = Path(f"/proc/self/fd/{mount}")
+        (view / "1").unlink()
+        shutil.rmtree(view / "d")
+        (view / "d").mkdir()
+        (view / "d" / "new").symlink_to("there")
+        os.setxattr(view / "d", dialect.own(b"opaque"), b"the user's")
+        shown = dict(seen_below(_opened(mount), read=False))
+    finally:
+        os.close(mount)
+    assert os.getxattr(upper / "d", dialect.own(b"opaque")) == b"y"
+    merged = dict(walk(read_upperdir(root, upper, NoContent(), dialect=dialect)))
+    assert merged.keys() == shown.keys() == {b"/", b"/0", b"/2", b"/d", b"/d/new"}
+    assert merged[b"/d"].xattrs == shown[b"/d"].xattrs == ((dialect.own(b"opaque"), b"the user's"),)

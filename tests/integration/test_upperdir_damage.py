@@ -110,7 +110,7 @@ def test_user_namespace_of_attributes(tree: Worktree) -> None:
     os.setxattr(tree.upper / "d", "user.overlay.overlay.opaque", b"n")
     (tree.upper / "e").mkdir()
     os.setxattr(tree.upper / "e", "user.overlay.redirect", b"d")
-    merged = read_upperdir(tree.base, tree.upper, NothingToRead(), prefix=overlay.USER_PREFIX)
+    merged = read_upperdir(tree.base, tree.upper, NothingToRead(), dialect=overlay.Dialect.USER)
     opaque = lookup(merged, b"/d")
     assert isinstance(opaque, Directory)
     assert not opaque.children

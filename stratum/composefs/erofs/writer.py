@@ -1,4 +1,4 @@
-"""A tree as an EROFS image, byte for byte what mkcomposefs 1.0.8 makes of the tree's dump.
+"""A tree as an EROFS image: in overlayfs's own dialect, byte for byte what mkcomposefs 1.0.8 makes of the tree's dump.
 
 Two passes over the inodes in image order: the first collects what they have in common (``survey``), the second writes
 them into one buffer. What is known only when all inodes have their place (inode numbers in directories, addresses of
@@ -18,11 +18,11 @@ from typing import Final, NamedTuple
 from stratum.composefs.erofs import layout
 from stratum.composefs.erofs.directory import entries_size, split_names
 from stratum.composefs.erofs.numbering import DirectoryNode, Numbering
-from stratum.composefs.erofs.survey import METACOPY, METACOPY_SHA256, REDIRECT, SECOND, Survey
+from stratum.composefs.erofs.survey import METACOPY_SHA256, SECOND, Survey
 from stratum.composefs.erofs.xattrs import entry, filter_bit
 from stratum.errors import UnsupportedError
 from stratum.tree.model import Directory, File, Inode, Special, Symlink, object_path
-from stratum.tree.overlay import is_whiteout_device
+from stratum.tree.overlay import METACOPY, REDIRECT, Dialect, is_whiteout_device
 
 _U16: Final = 0xFFFF
 _U32: Final = 0xFFFFFFFF
@@ -41,12 +41,12 @@ class _Entries(NamedTuple):
 _Block = bytes | _Entries
 
 
-def image_pieces(root: Directory) -> Iterator[bytes | bytearray]:
-    """The image of the tree at ``root`` in consecutive pieces.
+def image_pieces(root: Directory, dialect: Dialect = Dialect.TRUSTED) -> Iterator[bytes | bytearray]:
+    """The image of the tree at ``root`` in consecutive pieces, for overlays that speak ``dialect``.
 
     Before the first piece: ``UnsupportedError`` for a tree that no image can hold (``tree.limits`` says which).
     """
-    survey = Survey(Numbering(root))
+    survey = Survey(Numbering(root), dialect)
     inodes = _Inodes(survey)
     inodes.write_all()
     inodes.fill_in()
@@ -57,23 +57,27 @@ def image_pieces(root: Directory) -> Iterator[bytes | bytearray]:
         yield block if isinstance(block, bytes) else _block(inodes.entries(block))
 
 
-# A file that has no attributes of its own and shares its content with no other file: inode, header, the attributes that
-# name its object, and a map of one chunk, up to the next slot.
-_BACKED_HEAD = (
-    layout.XATTR_HEADER.pack(_U32 & ~(filter_bit(METACOPY) | filter_bit(REDIRECT)), 0)
-    + entry(METACOPY, METACOPY_SHA256 + bytes(32))[:-32]
-)
-_REDIRECT_ENTRY = entry(REDIRECT, b"/" + bytes(65))
-_BACKED_MIDDLE = _REDIRECT_ENTRY[: -65 - 2]
-_BACKED_END = _REDIRECT_ENTRY[-2:] + layout.HOLE
-_BACKED_SIZE = len(_BACKED_HEAD) + 32 + len(_BACKED_MIDDLE) + 65 + len(_BACKED_END)
-_BACKED_COUNT = (_BACKED_SIZE - len(layout.HOLE) - layout.XATTR_HEADER.size) // 4 + 1
-_BACKED_FILE = struct.Struct(
-    f"{layout.EXTENDED_INODE.format}{len(_BACKED_HEAD)}s32s{len(_BACKED_MIDDLE)}s65s{len(_BACKED_END)}s"
-    f"{-(layout.EXTENDED_INODE.size + _BACKED_SIZE) % layout.SLOT_SIZE}x"
-)
 _BATCH = 4096
-_BACKED_SLOTS = _BACKED_FILE.size // layout.SLOT_SIZE
+
+
+class _Backed:
+    """How a file is written that has no attributes of its own and shares its content with no other file: inode, header,
+    the attributes that name its object, and a map of one chunk, up to the next slot."""
+
+    def __init__(self, dialect: Dialect) -> None:
+        metacopy, redirect = dialect.own(METACOPY), dialect.own(REDIRECT)
+        absent = _U32 & ~(filter_bit(metacopy) | filter_bit(redirect))
+        self.head = layout.XATTR_HEADER.pack(absent, 0) + entry(metacopy, METACOPY_SHA256 + bytes(32))[:-32]
+        named = entry(redirect, b"/" + bytes(65))
+        self.middle, self.end = named[: -65 - 2], named[-2:] + layout.HOLE
+        size = len(self.head) + 32 + len(self.middle) + 65 + len(self.end)
+        self.count = (size - len(layout.HOLE) - layout.XATTR_HEADER.size) // 4 + 1
+        whole = struct.Struct(
+            f"{layout.EXTENDED_INODE.format}{len(self.head)}s32s{len(self.middle)}s65s{len(self.end)}s"
+            f"{-(layout.EXTENDED_INODE.size + size) % layout.SLOT_SIZE}x"
+        )
+        self.pack = whole.pack
+        self.slots = whole.size // layout.SLOT_SIZE
 
 
 @dataclass(slots=True)
@@ -97,6 +101,7 @@ class _Inodes:
     def __init__(self, survey: Survey) -> None:
         self.survey = survey
         self.numbering = survey.numbering
+        self._backed = _Backed(survey.dialect)
         self.buffer = bytearray(layout.INODES_OFFSET)
         self.nids = array("Q")
         self.blocks: list[_Block] = []
@@ -133,7 +138,8 @@ class _Inodes:
         """
         inodes, xattrs, shared = self.numbering.inodes, self.survey.xattrs, self.survey.shared_digests
         links, oldest = self.numbering.link_counts, self.survey.oldest
-        pack, records = _BACKED_FILE.pack, []
+        backed, records = self._backed, []
+        pack, head, middle, end = backed.pack, backed.head, backed.middle, backed.end
         for number in range(first, min(first + _BATCH, len(inodes))):
             file = inodes[number]
             if type(file) is not File or number in xattrs:
@@ -147,7 +153,7 @@ class _Inodes:
             records.append(
                 pack(
                     layout.CHUNK_BASED | layout.EXTENDED,
-                    _BACKED_COUNT,
+                    backed.count,
                     file.mode,
                     0,
                     size,
@@ -157,11 +163,11 @@ class _Inodes:
                     file.gid,
                     *mtime,
                     links.get(id(file), 1) if links else 1,
-                    _BACKED_HEAD,
+                    head,
                     digest,
-                    _BACKED_MIDDLE,
+                    middle,
                     object_path(digest),
-                    _BACKED_END,
+                    end,
                 )
             )
         if not records:
@@ -169,7 +175,7 @@ class _Inodes:
         buffer = self.buffer
         buffer += bytes(-len(buffer) % layout.SLOT_SIZE)  # the map is one aligned word, in one block wherever it comes
         slot = len(buffer) // layout.SLOT_SIZE
-        self.nids.extend(range(slot, slot + _BACKED_SLOTS * len(records), _BACKED_SLOTS))
+        self.nids.extend(range(slot, slot + backed.slots * len(records), backed.slots))
         buffer += b"".join(records)
         return len(records)
 

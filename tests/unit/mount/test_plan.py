@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from stratum.mount.plan import Fd, Layers, LayerSyntax, Method, MountPlan, method_for, overlay_parameters
+from stratum.mount.plan import Fd, Layers, LayerSyntax, Method, MountPlan, Parameter, method_for, overlay_parameters
 from stratum.sys.mountapi import MOUNT_ATTR_NODEV, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY
+from stratum.tree.overlay import Dialect
 
 COMMIT = MountPlan(Path("/s/c/commit.cfs"), (Path("/s/objects"),), source="stratum-1:a:b")
 WORKTREE = MountPlan(Path("/s/c/commit.cfs"), (Path("/s/objects"),), Path("/s/up"), Path("/s/work"))
@@ -76,9 +77,15 @@ def test_older_syntaxes_name_layers_by_fd_paths_only(syntax: LayerSyntax, expect
         (LayerSyntax.LIST, [("lowerdir", "/proc/self/fd/5:/proc/self/fd/6:/proc/self/fd/9")]),
     ],
 )
-def test_data_layers_are_named_in_their_order(syntax: LayerSyntax, expected: list[tuple[str, str | Fd]]) -> None:
+def test_data_layers_are_named_in_their_order(syntax: LayerSyntax, expected: list[Parameter]) -> None:
     parameters = overlay_parameters(COMMIT, Layers(5, (6, 9)), syntax)
     assert parameters[1 : 1 + len(expected)] == expected
+
+
+def test_in_the_users_dialect_nothing_is_asked_for_that_needs_the_other() -> None:
+    plan = MountPlan(Path("/i"), (Path("/o"),), dialect=Dialect.USER)
+    parameters = overlay_parameters(plan, Layers(5, (6,)), LayerSyntax.FD)
+    assert parameters[3:] == [("userxattr", None), ("index", "off")]
 
 
 def test_a_label_is_one_parameter_commas_and_all() -> None:

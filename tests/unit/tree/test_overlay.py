@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from stratum.errors import DamagedError
 from stratum.ingest.upper_lower import lower_entry
 from stratum.tree.model import Directory, File, Xattrs
-from stratum.tree.overlay import TRUSTED_PREFIX, USER_PREFIX, escape_xattrs, split_xattrs
+from stratum.tree.overlay import Dialect
 
 NAMES = st.text("ab.", max_size=3).map(str.encode)
 PREFIXES = st.lists(st.sampled_from([b"overlay.", b"x."]), max_size=3).map(b"".join)
@@ -22,9 +22,9 @@ XATTRS = st.dictionaries(
 ).map(lambda found: tuple(sorted(found.items())))
 
 
-@given(XATTRS, st.sampled_from([TRUSTED_PREFIX, USER_PREFIX]))
-def test_what_a_user_stores_comes_back_and_is_never_overlayfs_own(xattrs: Xattrs, prefix: bytes) -> None:
-    private, visible = split_xattrs(escape_xattrs(xattrs, prefix), prefix)
+@given(XATTRS, st.sampled_from(Dialect))
+def test_what_a_user_stores_comes_back_and_is_never_overlayfs_own(xattrs: Xattrs, dialect: Dialect) -> None:
+    private, visible = dialect.split(dialect.escape(xattrs))
     assert private == {}
     assert visible == xattrs
 
@@ -37,7 +37,7 @@ def test_private_and_escaped_names() -> None:
         (b"trusted.overlays", b"plain"),
         (b"user.overlay.opaque", b"plain"),
     )
-    assert split_xattrs(stored) == (
+    assert Dialect.TRUSTED.split(stored) == (
         {b"opaque": b"y", b"overlayer": b"private too"},
         ((b"trusted.overlay.opaque", b"users"), (b"trusted.overlays", b"plain"), (b"user.overlay.opaque", b"plain")),
     )
