@@ -30,12 +30,11 @@ from stratum.store.metadata import METADATA, METADATA_MAX, CommitMeta, Statistic
 from stratum.store.objects import Objects
 from stratum.store.transaction import Transaction, Transactions
 from stratum.sys.atomic import fsync_dir
-from stratum.tree.model import Directory, File
+from stratum.tree.model import Directory, File, Source
 
 if TYPE_CHECKING:
     from stratum.store.frames import StoredDump
     from stratum.tree.blocks import Dump
-    from stratum.tree.lazy import LazyDump
     from stratum.tree.merkle import MerkleNodes
     from stratum.tree.splice import Kept, SplicedDump
 
@@ -55,7 +54,7 @@ class Commits:
         self._objects = objects
         self._transactions = transactions
         self._merkle_cache = MerkleCache(layout)
-        self._opened: WeakKeyDictionary[LazyDump, tuple[str, StoredDump]] = WeakKeyDictionary()
+        self._opened: WeakKeyDictionary[Source, tuple[str, StoredDump]] = WeakKeyDictionary()
 
     def list(self) -> Names:
         """All commits, sorted by hash."""

@@ -13,7 +13,7 @@ from operator import attrgetter
 from typing import NamedTuple
 
 from stratum.errors import DamagedError
-from stratum.tree.dump import Span
+from stratum.tree.blocks import Span
 from stratum.tree.splice import SplicedDump
 
 FRAME_SIZE = 1 << 19

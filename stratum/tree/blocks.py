@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterable, Iterator
-from typing import Final
+from typing import Final, NamedTuple
 
 from stratum.errors import DamagedError
 
@@ -21,6 +21,13 @@ BLOCK_SIZE: Final = 1 << 20
 KEPT_FREE: Final = 16 << 20
 KEPT_PER_LINE: Final = 512
 """A dump of up to ``KEPT_FREE`` bytes, and this many for each of its lines, is kept in memory."""
+
+
+class Span(NamedTuple):
+    """Bytes ``start`` to ``end`` of a dump: whole lines."""
+
+    start: int
+    end: int
 
 
 def is_short(size: int, lines: int) -> bool:

@@ -15,10 +15,9 @@ from __future__ import annotations
 import re
 import stat
 from collections.abc import Container, Iterator, Mapping
-from typing import NamedTuple
 
 from stratum.errors import DamagedError, StratumError, UnsupportedError
-from stratum.tree.blocks import BLOCK_SIZE, Blocks
+from stratum.tree.blocks import BLOCK_SIZE, Blocks, Span
 from stratum.tree.escape import (
     escape,
     escape_optional,
@@ -42,13 +41,6 @@ from stratum.tree.model import INLINE_MAX, Directory, File, Inode, Special, Syml
 _SECOND = 1_000_000_000
 _NO_DATA = (b"-", b"-", b"-")
 _SHOWN_MAX = 200
-
-
-class Span(NamedTuple):
-    """Bytes ``start`` to ``end`` of another dump: whole lines."""
-
-    start: int
-    end: int
 
 
 Piece = bytes | Span

@@ -8,28 +8,28 @@ they are read, but not whether the rest fits them.
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from functools import cached_property
 
 from stratum.errors import DamagedError, StratumError
-from stratum.tree.dump import LINE, InodeReader, Span
+from stratum.tree.blocks import Span
+from stratum.tree.dump import LINE, InodeReader
 from stratum.tree.escape import unescape
 from stratum.tree.limits import check_name
-from stratum.tree.model import Directory, Inode
+from stratum.tree.model import Directory, Inode, Region, Source
 
 _STEP = 1024
 _SPACE = 0x20
 _COMPARED = 1 << 16
 
 
-class LazyDump:
+class LazyDump(Source):
     """One dump and what was read of it. ``dump`` is canonical."""
 
     def __init__(self, dump: bytes) -> None:
         self.dump = dump
         self._read = InodeReader().read
         self._linked: dict[bytes, Inode] = {}  # inodes with several names, by the first of them, escaped
-        self._compared: LazyDump | None = None  # the dump that differs from this one as ``_difference`` says
+        self._compared: Source | None = None  # the dump that differs from this one as ``_difference`` says
         self._difference = (0, 0)
         self.read_lines: dict[int, tuple[Span, Inode]] = {}
         """``id(inode)`` -> its line, for everything read that is no directory and has one name; and the inode, so that
@@ -174,47 +174,6 @@ class LazyDump:
             at = dump.find(b"@", at + 1)
         offsets.update(map(self.find, targets))
         return sorted(offsets)
-
-
-class Region:
-    """The lines of a directory in a dump: its own at ``start``, those of what is below from ``inner`` to ``end``.
-
-    ``prefix`` is the directory's escaped path with a slash behind it; ``was_read`` tells whether its children, as
-    objects, can be anywhere else.
-    """
-
-    __slots__ = ("end", "inner", "prefix", "source", "start", "was_read")
-
-    def __init__(self, source: LazyDump, prefix: bytes, start: int, inner: int, end: int) -> None:
-        self.source = source
-        self.prefix = prefix
-        self.start = start
-        self.inner = inner
-        self.end = end
-        self.was_read = False
-
-    def read(self) -> dict[bytes, Inode]:
-        """The directory's children. ``DamagedError``."""
-        self.was_read = True
-        return self.source.children(self)
-
-    @property
-    def has_links(self) -> bool:
-        """Whether anything in the directory or below has several names, here or elsewhere."""
-        offsets = self.source.link_offsets
-        index = bisect_left(offsets, self.start)
-        return index < len(offsets) and offsets[index] < self.end
-
-    @property
-    def is_separate(self) -> bool:
-        """Whether no inode in the directory or below is, or can have become, that of a path elsewhere."""
-        return not self.was_read and not self.has_links
-
-    def same_as(self, other: Region) -> bool:
-        """Whether another dump has the very same lines here, and they are all there is to say of what is below."""
-        if self.prefix != other.prefix or self.end - self.start != other.end - other.start:
-            return False
-        return self.is_separate and other.is_separate and self.source.same_bytes(self, other)
 
 
 def _order(path: bytes) -> list[bytes]:

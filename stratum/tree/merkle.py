@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from stratum.tree.blocks import Span
 from stratum.tree.digest import HASH_SIZE, MerkleSummary, leaf_hashes, level_above, summary_above
-from stratum.tree.dump import Span
 from stratum.tree.splice import SplicedDump
 
 BLOCK_LEVEL = 6

@@ -9,11 +9,12 @@ did not just make. Link counts are no part of a tree: they are derived from its 
 from __future__ import annotations
 
 import stat
+from bisect import bisect_left
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from stratum.tree.lazy import Region
+    from stratum.tree.blocks import Span
 
 Xattrs = tuple[tuple[bytes, bytes], ...]
 
@@ -143,6 +144,67 @@ class Directory(Inode):
     def with_children(self, children: dict[bytes, Inode]) -> Directory:
         """A copy of this directory's own metadata over other children."""
         return Directory(self.mode, self.uid, self.gid, self.mtime, self.xattrs, children=children)
+
+
+class Source(Protocol):
+    """The dump that unread directories are read from: ``tree.lazy.LazyDump``.
+
+    ``read_lines`` is ``id(inode)`` -> its line, and the inode, for everything read that is no directory and has one
+    name. ``link_offsets`` are where lines of inodes with several names begin, sorted.
+    """
+
+    dump: bytes
+    read_lines: dict[int, tuple[Span, Inode]]
+
+    @property
+    def link_offsets(self) -> list[int]: ...
+
+    def children(self, region: Region) -> dict[bytes, Inode]:
+        """Name -> inode of everything in the directory of ``region``, its subdirectories not read yet."""
+
+    def same_bytes(self, ours: Region, theirs: Region) -> bool:
+        """Whether two regions of one size, here and in another dump, have the same lines."""
+
+
+class Region:
+    """The lines of a directory in a dump: its own at ``start``, those of what is below from ``inner`` to ``end``.
+
+    ``prefix`` is the directory's escaped path with a slash behind it; ``was_read`` tells whether its children, as
+    objects, can be anywhere else.
+    """
+
+    __slots__ = ("end", "inner", "prefix", "source", "start", "was_read")
+
+    def __init__(self, source: Source, prefix: bytes, start: int, inner: int, end: int) -> None:
+        self.source = source
+        self.prefix = prefix
+        self.start = start
+        self.inner = inner
+        self.end = end
+        self.was_read = False
+
+    def read(self) -> dict[bytes, Inode]:
+        """The directory's children. ``DamagedError``."""
+        self.was_read = True
+        return self.source.children(self)
+
+    @property
+    def has_links(self) -> bool:
+        """Whether anything in the directory or below has several names, here or elsewhere."""
+        offsets = self.source.link_offsets
+        index = bisect_left(offsets, self.start)
+        return index < len(offsets) and offsets[index] < self.end
+
+    @property
+    def is_separate(self) -> bool:
+        """Whether no inode in the directory or below is, or can have become, that of a path elsewhere."""
+        return not self.was_read and not self.has_links
+
+    def same_as(self, other: Region) -> bool:
+        """Whether another dump has the very same lines here, and they are all there is to say of what is below."""
+        if self.prefix != other.prefix or self.end - self.start != other.end - other.start:
+            return False
+        return self.is_separate and other.is_separate and self.source.same_bytes(self, other)
 
 
 class Whiteout(Inode):

@@ -10,11 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-from stratum.tree.blocks import is_short
-from stratum.tree.dump import NOTHING_KEPT, Piece, Span, dump_pieces
+from stratum.tree.blocks import Span, is_short
+from stratum.tree.dump import NOTHING_KEPT, Piece, dump_pieces
 from stratum.tree.escape import escape
-from stratum.tree.lazy import LazyDump, Region
-from stratum.tree.model import Directory
+from stratum.tree.model import Directory, Region, Source
 
 Kept = Mapping[int, Span]
 """``id(directory)`` -> where its lines, with those of everything below, are in the other dump."""
@@ -61,7 +60,7 @@ class SplicedDump:
         return b"".join(self.buffers())
 
 
-def kept_lines(root: Directory, source: LazyDump) -> Kept:
+def kept_lines(root: Directory, source: Source) -> Kept:
     """The directories of ``root``, topmost ones only, whose lines are those that they have in ``source``."""
     while True:
         kept = _unread(root, source)
@@ -70,7 +69,7 @@ def kept_lines(root: Directory, source: LazyDump) -> Kept:
         # One of them is in the tree at another place too, and was read there.
 
 
-def _unread(root: Directory, source: LazyDump) -> list[tuple[Directory, Region]]:
+def _unread(root: Directory, source: Source) -> list[tuple[Directory, Region]]:
     """The directories that can be kept, as far as is known before others are read, and their regions."""
     found = []
     stack = [(b"/", root)]
@@ -88,7 +87,7 @@ def _unread(root: Directory, source: LazyDump) -> list[tuple[Directory, Region]]
     return found
 
 
-def splice_dump(root: Directory, source: LazyDump | None, kept: Kept = NOTHING_KEPT) -> SplicedDump:
+def splice_dump(root: Directory, source: Source | None, kept: Kept = NOTHING_KEPT) -> SplicedDump:
     """The dump of ``root``, at the cost of what ``root`` does not share with the tree of ``source``, of which
     ``kept_lines`` said what is ``kept``. ``UnsupportedError`` as ``write_dump``."""
     if source is None:

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from stratum.errors import DamagedError
 from stratum.store.frames import FRAME_SIZE, ONE_FRAME_MAX, FrameReader, StoredDump, compress_dump, unseen_lines
-from stratum.tree.dump import Piece, Span
+from stratum.tree.blocks import Span
+from stratum.tree.dump import Piece
 from stratum.tree.splice import SplicedDump
 from tests.support.effort import examples
 

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stratum.tree.blocks import Span
 from stratum.tree.digest import merkle_summary
-from stratum.tree.dump import Piece, Span
+from stratum.tree.dump import Piece
 from stratum.tree.merkle import BLOCK, MerkleNodes
 from stratum.tree.splice import SplicedDump
 
