@@ -84,11 +84,11 @@ def uncommitted_main(session: Session, ref: Ref) -> Worktree | None:
     NAME alone. None for any other ref, and where it cannot be told: that must not keep a verb from its work."""
     if not ref.bare:
         return None
-    from stratum.store.resolve import ResolvedWorktree, of_name
+    from stratum.store.resolve import ResolvedWorktree
 
     store = session.store
     try:
-        found = of_name(store, ref)
+        found = store.of_name(ref)
         if not isinstance(found, ResolvedWorktree):
             return None
         tree = store.worktrees.get(found.name, found.worktree)

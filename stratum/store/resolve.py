@@ -14,15 +14,13 @@ What NAME alone is, is decided by ``of_name`` and nowhere else, so it is the sam
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from stratum.errors import ConflictError, ExistsError, NotFoundError, UsageError
 from stratum.frozen import frozen
 from stratum.refs import DEFAULT_TAG, DEFAULT_WORKTREE, Ref, is_hash_prefix, is_name
-from stratum.store.namespaces import similar
-
-if TYPE_CHECKING:
-    from stratum.store.store import Store
+from stratum.store.commits import Commits
+from stratum.store.namespaces import Namespaces, similar
+from stratum.store.tags import Tags
+from stratum.store.worktrees import Worktrees
 
 
 @frozen
@@ -81,130 +79,133 @@ def tag_elsewhere(found: Resolved, ref: Ref) -> str:
     return found.tag if isinstance(found, ResolvedTag) else found.worktree
 
 
-def of_name(store: Store, ref: Ref) -> Resolved:
-    """What NAME alone is: its worktree ``main``, or the tag ``latest`` where there is no ``main``, or a commit where no
-    stratum has that name.
+class Refs:
+    """The part of a store that knows what its refs mean: a ``Store`` is one."""
 
-    Raises ``NotFoundError`` where it is none of them, ``ConflictError`` for an ambiguous prefix, ``DamagedError``.
-    """
-    name = ref.name
-    if not store.namespaces.exists_name(name):
-        commit = _commit(store, name)
+    namespaces: Namespaces
+    commits: Commits
+    tags: Tags
+    worktrees: Worktrees
+
+    def of_name(self, ref: Ref) -> Resolved:
+        """What NAME alone is: its worktree ``main``, or the tag ``latest`` where there is no ``main``, or a commit
+        where no stratum has that name.
+
+        Raises ``NotFoundError`` where it is none of them, ``ConflictError`` for an ambiguous prefix, ``DamagedError``.
+        """
+        name = ref.name
+        if not self.namespaces.exists_name(name):
+            commit = self._commit(name)
+            if commit is None:
+                raise self._no_stratum(ref)
+            return ResolvedCommit(commit)
+        if self.worktrees.exists(name, DEFAULT_WORKTREE):
+            return self._worktree(name, DEFAULT_WORKTREE)
+        commit = self.tags.find(name, DEFAULT_TAG)
         if commit is None:
-            raise _no_stratum(store, ref)
-        return ResolvedCommit(commit)
-    if store.worktrees.exists(name, DEFAULT_WORKTREE):
-        return _worktree(store, name, DEFAULT_WORKTREE)
-    commit = store.tags.find(name, DEFAULT_TAG)
-    if commit is None:
-        raise _no_current(store, name)
-    return ResolvedTag(commit, name, DEFAULT_TAG)
+            raise self._no_current(name)
+        return ResolvedTag(commit, name, DEFAULT_TAG)
 
+    def _worktree(self, name: str, worktree: str) -> ResolvedWorktree:
+        return ResolvedWorktree(self.worktrees.get(name, worktree).commit, name, worktree)
 
-def _worktree(store: Store, name: str, worktree: str) -> ResolvedWorktree:
-    return ResolvedWorktree(store.worktrees.get(name, worktree).commit, name, worktree)
+    def resolve(self, ref: Ref) -> Resolved:
+        """What ``ref`` means where a commit is wanted; of a worktree, ``NAME`` alone too, its last commit.
 
+        Raises ``NotFoundError`` with a hint, ``ConflictError`` for an ambiguous prefix, listing the candidates, and
+        ``DamagedError`` for a tag or worktree that cannot be read.
+        """
+        if ref.worktree is not None:
+            return self._worktree(ref.name, ref.worktree)
+        if ref.tag is not None:
+            return self._tag_or_commit(ref.name, ref.tag)
+        return self.of_name(ref)
 
-def resolve(store: Store, ref: Ref) -> Resolved:
-    """What ``ref`` means where a commit is wanted; of a worktree, ``NAME`` alone too, its last commit.
+    def resolve_commit(self, ref: Ref) -> str:
+        """The hash of the commit that a ref means, as ``resolve`` says."""
+        return self.resolve(ref).commit
 
-    Raises ``NotFoundError`` with a hint, ``ConflictError`` for an ambiguous prefix, listing the candidates, and
-    ``DamagedError`` for a tag or worktree that cannot be read.
-    """
-    if ref.worktree is not None:
-        return _worktree(store, ref.name, ref.worktree)
-    if ref.tag is not None:
-        return _tag_or_commit(store, ref.name, ref.tag)
-    return of_name(store, ref)
+    def resolve_worktree(self, ref: Ref, *, create: bool = True) -> tuple[str, str]:
+        """(stratum, worktree) that ``ref`` means where a worktree is wanted; it is there. ``NAME`` alone is ``main``.
+        That one is made from ``latest`` where it is missing (unless ``create`` is false: ``NotFoundError`` then).
 
+        Raises as ``resolve`` does, and ``UsageError`` for a ref that names a tag or commit.
+        """
+        if ref.bare:
+            found = self.of_name(ref)
+            if isinstance(found, ResolvedCommit):
+                raise UsageError(f"{ref} is a commit; a worktree is needed here", hint="name it as NAME+WORKTREE")
+            if isinstance(found, ResolvedWorktree):
+                return found.name, found.worktree
+        elif ref.tag == DEFAULT_WORKTREE and create and self.tags.find(ref.name, ref.tag) is None:
+            ref = Ref(ref.name, worktree=DEFAULT_WORKTREE)
+        if ref.tag is not None:
+            return self._worktree_by_colon(ref.name, ref.tag)
+        name, worktree = ref.name, ref.worktree or DEFAULT_WORKTREE
+        if worktree == DEFAULT_WORKTREE and create and not self.worktrees.exists(name, worktree):
+            self._make_main(name)
+        self.worktrees.check(name, worktree)
+        return name, worktree
 
-def resolve_worktree(store: Store, ref: Ref, *, create: bool = True) -> tuple[str, str]:
-    """(stratum, worktree) that ``ref`` means where a worktree is wanted; it is there. ``NAME`` alone is ``main``. That
-    one is made from ``latest`` where it is missing (unless ``create`` is false: ``NotFoundError`` then).
+    def resolve_mountable(self, ref: Ref) -> Resolved:
+        """What ``ref`` means where either will do and a worktree is preferred: ``NAME`` alone is its worktree
+        ``main``."""
+        if ref.worktree is not None or (ref.bare and self.namespaces.exists_name(ref.name)):
+            return self._worktree(*self.resolve_worktree(ref))
+        return self.resolve(ref)
 
-    Raises as ``resolve`` does, and ``UsageError`` for a ref that names a tag or commit.
-    """
-    if ref.bare:
-        found = of_name(store, ref)
-        if isinstance(found, ResolvedCommit):
-            raise UsageError(f"{ref} is a commit; a worktree is needed here", hint="name it as NAME+WORKTREE")
-        if isinstance(found, ResolvedWorktree):
-            return found.name, found.worktree
-    elif ref.tag == DEFAULT_WORKTREE and create and store.tags.find(ref.name, ref.tag) is None:
-        ref = Ref(ref.name, worktree=DEFAULT_WORKTREE)
-    if ref.tag is not None:
-        return _worktree_by_colon(store, ref.name, ref.tag)
-    name, worktree = ref.name, ref.worktree or DEFAULT_WORKTREE
-    if worktree == DEFAULT_WORKTREE and create and not store.worktrees.exists(name, worktree):
-        _make_main(store, name)
-    store.worktrees.check(name, worktree)
-    return name, worktree
+    def _tag_or_commit(self, name: str, text: str) -> ResolvedTag | ResolvedCommit:
+        commit = self.tags.find(name, text) if is_name(text) else None
+        if commit is not None:
+            return ResolvedTag(commit, name, text)
+        self.namespaces.check(name)
+        commit = self._commit(text)
+        if commit is not None:
+            return ResolvedCommit(commit, name)
+        if is_hash_prefix(text):
+            raise NotFoundError(f"{name} has no tag {text}, and there is no commit {text}")
+        hint = similar(text, self.tags.names(name), f"'stratum list {name}' shows its tags")
+        if text in self.worktrees.names(name):
+            hint = f"{text} is a worktree: write {name}+{text}"
+        raise NotFoundError(f"there is no tag {name}:{text}", hint=hint)
 
+    def _commit(self, text: str) -> str | None:
+        """The commit with this hash or prefix, or None."""
+        found = self.commits.find(text)
+        if len(found) > 1:
+            shown = ", ".join(commit[: max(12, len(text) + 2)] for commit in found[:8])
+            more = f" and {len(found) - 8} more" if len(found) > 8 else ""
+            raise ConflictError(f"{text} is ambiguous: it begins the commits {shown}{more}", hint="give more digits")
+        return found[0] if found else None
 
-def resolve_mountable(store: Store, ref: Ref) -> Resolved:
-    """What ``ref`` means where either will do and a worktree is preferred: ``NAME`` alone is its worktree ``main``."""
-    if ref.worktree is not None or (ref.bare and store.namespaces.exists_name(ref.name)):
-        return _worktree(store, *resolve_worktree(store, ref))
-    return resolve(store, ref)
+    def _worktree_by_colon(self, name: str, text: str) -> tuple[str, str]:
+        if is_name(text) and self.worktrees.exists(name, text) and self.tags.find(name, text) is None:
+            return name, text
+        found = self._tag_or_commit(name, text)  # or its NotFoundError
+        what = "a tag" if isinstance(found, ResolvedTag) else "a commit"
+        raise UsageError(f"{name}:{text} is {what}; a worktree is needed here", hint=f"name it as {name}+WORKTREE")
 
+    def _make_main(self, name: str) -> None:
+        commit = self.tags.find(name, DEFAULT_TAG)
+        if commit is None:
+            raise self._no_current(name)
+        try:
+            self.worktrees.create(name, DEFAULT_WORKTREE, commit, why=f"made on first use from {name}:{DEFAULT_TAG}")
+        except ExistsError:  # another process needed it at the same time
+            return
 
-def _tag_or_commit(store: Store, name: str, text: str) -> ResolvedTag | ResolvedCommit:
-    commit = store.tags.find(name, text) if is_name(text) else None
-    if commit is not None:
-        return ResolvedTag(commit, name, text)
-    store.namespaces.check(name)
-    commit = _commit(store, text)
-    if commit is not None:
-        return ResolvedCommit(commit, name)
-    if is_hash_prefix(text):
-        raise NotFoundError(f"{name} has no tag {text}, and there is no commit {text}")
-    hint = similar(text, store.tags.names(name), f"'stratum list {name}' shows its tags")
-    if text in store.worktrees.names(name):
-        hint = f"{text} is a worktree: write {name}+{text}"
-    raise NotFoundError(f"there is no tag {name}:{text}", hint=hint)
+    def _no_stratum(self, ref: Ref) -> NotFoundError:
+        what = "stratum or commit" if is_hash_prefix(ref.name) else "stratum"
+        return NotFoundError(
+            f"there is no {what} {ref.name}", hint=similar(ref.name, self.namespaces.list(), "'stratum list' shows all")
+        )
 
-
-def _commit(store: Store, text: str) -> str | None:
-    """The commit with this hash or prefix, or None."""
-    found = store.commits.find(text)
-    if len(found) > 1:
-        shown = ", ".join(commit[: max(12, len(text) + 2)] for commit in found[:8])
-        more = f" and {len(found) - 8} more" if len(found) > 8 else ""
-        raise ConflictError(f"{text} is ambiguous: it begins the commits {shown}{more}", hint="give more digits")
-    return found[0] if found else None
-
-
-def _worktree_by_colon(store: Store, name: str, text: str) -> tuple[str, str]:
-    if is_name(text) and store.worktrees.exists(name, text) and store.tags.find(name, text) is None:
-        return name, text
-    found = _tag_or_commit(store, name, text)  # or its NotFoundError
-    what = "a tag" if isinstance(found, ResolvedTag) else "a commit"
-    raise UsageError(f"{name}:{text} is {what}; a worktree is needed here", hint=f"name it as {name}+WORKTREE")
-
-
-def _make_main(store: Store, name: str) -> None:
-    commit = store.tags.find(name, DEFAULT_TAG)
-    if commit is None:
-        raise _no_current(store, name)
-    try:
-        store.worktrees.create(name, DEFAULT_WORKTREE, commit, why=f"made on first use from {name}:{DEFAULT_TAG}")
-    except ExistsError:  # another process needed it at the same time
-        return
-
-
-def _no_stratum(store: Store, ref: Ref) -> NotFoundError:
-    what = "stratum or commit" if is_hash_prefix(ref.name) else "stratum"
-    return NotFoundError(
-        f"there is no {what} {ref.name}", hint=similar(ref.name, store.names(), "'stratum list' shows all")
-    )
-
-
-def _no_current(store: Store, name: str) -> NotFoundError:
-    """Of a stratum that has no state of now."""
-    tags, make = store.tags.names(name), f"stratum worktree add {name}+{DEFAULT_WORKTREE}"
-    if tags:
-        named = ", ".join(f"{name}:{tag}" for tag in tags[:5])
-        hint = f"name one of its tags ({named}), or make the worktree from one: {make} {name}:{tags[0]}"
-    else:
-        hint = f"import something as {name}, name a worktree as {name}+WORKTREE, or make one: {make} BASE"
-    return NotFoundError(f"{name} has neither a worktree {DEFAULT_WORKTREE} nor a tag {DEFAULT_TAG}", hint=hint)
+    def _no_current(self, name: str) -> NotFoundError:
+        """Of a stratum that has no state of now."""
+        tags, make = self.tags.names(name), f"stratum worktree add {name}+{DEFAULT_WORKTREE}"
+        if tags:
+            named = ", ".join(f"{name}:{tag}" for tag in tags[:5])
+            hint = f"name one of its tags ({named}), or make the worktree from one: {make} {name}:{tags[0]}"
+        else:
+            hint = f"import something as {name}, name a worktree as {name}+WORKTREE, or make one: {make} BASE"
+        return NotFoundError(f"{name} has neither a worktree {DEFAULT_WORKTREE} nor a tag {DEFAULT_TAG}", hint=hint)

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from stratum.errors import ExistsError, NotFoundError
-from stratum.refs import Ref
-from stratum.store import resolve as _resolve
 from stratum.store.bootmounts import BootMounts
 from stratum.store.commits import Commits, accept_any
 from stratum.store.layout import Layout, create_layout, open_layout
@@ -19,14 +17,14 @@ from stratum.store.metadata import CommitMeta
 from stratum.store.namespaces import Namespaces
 from stratum.store.objects import Objects
 from stratum.store.reflog import Reflog
-from stratum.store.resolve import Resolved
+from stratum.store.resolve import Refs
 from stratum.store.tags import Tags
 from stratum.store.transaction import Transaction, Transactions
 from stratum.store.worktrees import Worktrees
 from stratum.tree.model import Directory
 
 
-class Store:
+class Store(Refs):
     """An open store. Holds no descriptors and no locks between calls; several may be open on one directory."""
 
     def __init__(self, layout: Layout) -> None:
@@ -121,19 +119,3 @@ class Store:
     def remove(self, name: str) -> None:
         """Remove a stratum (``Namespaces.remove``)."""
         self.namespaces.remove(name)
-
-    def resolve(self, ref: Ref) -> Resolved:
-        """What a ref means as a commit; ``NAME`` is the last one of its worktree ``main`` (``resolve.resolve``)."""
-        return _resolve.resolve(self, ref)
-
-    def resolve_commit(self, ref: Ref) -> str:
-        """The hash of the commit that a ref means (``resolve.resolve``)."""
-        return _resolve.resolve(self, ref).commit
-
-    def resolve_worktree(self, ref: Ref, *, create: bool = True) -> tuple[str, str]:
-        """(stratum, worktree) that a ref means; ``NAME`` is ``main`` (``resolve.resolve_worktree``)."""
-        return _resolve.resolve_worktree(self, ref, create=create)
-
-    def resolve_mountable(self, ref: Ref) -> Resolved:
-        """A worktree, tag or commit; ``NAME`` is its worktree ``main`` (``resolve.resolve_mountable``)."""
-        return _resolve.resolve_mountable(self, ref)
