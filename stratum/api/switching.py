@@ -57,11 +57,11 @@ def reset(
         return Switched(str(held), old_base, commit, record.mountpoint if record is not None else None, kept)
 
 
-def switch(session: Session, text: str, target: str, *, force: bool = False) -> Record:
-    """Let what shows ``target`` now show another worktree, ``text`` (NAME+WORKTREE).
+def switch(session: Session, text: str, target: str, *, force: bool = False) -> tuple[Record, Record]:
+    """Let what shows ``target`` now show another worktree, ``text`` (NAME+WORKTREE); (its mount before, now).
 
     ``target`` is a mountpoint on the host, or a worktree that the host or a container has mounted. The worktree that
-    was shown keeps its changes and is free afterwards; one of a container is committed then as its volume asks for. A
+    was shown keeps its changes and is free afterwards, but for a container's lease, which the new one has too. A
     mountpoint that comes back after a reboot comes back with the new one.
 
     Raises ``NotFoundError`` where Stratum has mounted nothing there, ``BusyError`` where the new worktree is in use or
@@ -75,7 +75,7 @@ def switch(session: Session, text: str, target: str, *, force: bool = False) -> 
     if not isinstance(found, ResolvedWorktree):
         raise UsageError(f"{text} is not a worktree", hint="name it as NAME+WORKTREE")
     if old.is_worktree_of(store_key(store.root), found.name, found.worktree):
-        return old
+        return old, old
     lease = _lease_of(session, old)
     kept = isinstance(old.holder, Host) and is_kept(session, old.mountpoint, old.ref)
     if kept:
@@ -93,12 +93,7 @@ def switch(session: Session, text: str, target: str, *, force: bool = False) -> 
     if kept:
         place = Path(record.mountpoint)
         store.boot_mounts.set(record.ref, place, read_only=record.read_only, replacing=old.ref)
-    before = parse_ref(old.ref)
-    if lease is not None and before.worktree is not None:
-        from stratum.api.leases import release
-
-        release(session, before.name, before.worktree, lease.holder)
-    return record
+    return old, record
 
 
 def _shown_at(session: Session, target: str) -> Record:

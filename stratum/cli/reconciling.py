@@ -9,7 +9,7 @@ from stratum.errors import DamagedError, StratumError
 from stratum.store.holders import Container, written
 
 if TYPE_CHECKING:
-    from stratum.api.leases import Released
+    from stratum.volumes.grant import Released
 
 
 @verb("reconcile", short_help="Commit what stopped containers left.")
@@ -19,12 +19,14 @@ def reconcile(app: App) -> None:
     Worktrees that a running container has mounted are left alone. At boot a systemd unit runs this; the start or stop
     of the next container does it too.
     """
-    from stratum.api.leases import reconcile as run
+    from stratum.volumes.grant import reconcile as run
 
     done = run(app.session)
     if app.out.json:
         app.out.object([_json(released) for released in done])
     for released in done:
+        if released.note is not None:
+            app.out.note(released.note)
         if released.error is None and not app.out.json:
             app.out.line(f"{released.name}+{released.worktree}\t{released.commit or '-'}\t{released.tag or '-'}")
     failed = [released for released in done if released.error is not None]

@@ -36,8 +36,8 @@ def run(app: App, words: tuple[str, ...], **options: Any) -> int:
     '--' there belongs to the command. The exit code is the container's. All other options of 'podman create' can be
     given as --OPTION=VALUE before the image.
     """
-    from stratum.api.running import run as run_container
     from stratum.podman.containers import Request
+    from stratum.volumes.running import run as run_container
 
     others, image, command = split_options(words)
     command, trailing = split_command(command)
@@ -107,7 +107,7 @@ def _podman_options(options: dict[str, Any]) -> list[str]:
 @verb("ps", short_help="List the strata that containers hold.")
 def ps(app: App) -> None:
     """List the strata that containers hold: where, since when, and how many changed paths are not committed."""
-    from stratum.api.running import ps as run_ps
+    from stratum.volumes.running import ps as run_ps
 
     held = run_ps(app.session)
     if app.out.json:

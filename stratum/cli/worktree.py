@@ -129,7 +129,7 @@ def switch(app: App, ref: str, target: str, force: bool) -> None:
 
     The mount can be named by the worktree that it shows now, which reaches the mounts of running containers too.
     """
-    from stratum.api.switching import switch as run
+    from stratum.volumes.grant import switch as run
 
     record = run(app.session, ref, target, force=force)
     if app.out.json:

@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TypeVar
 
-from stratum.api.tagtemplate import check_template
 from stratum.csi.csi_pb2 import VolumeCapability
 from stratum.csi.errors import invalid
 from stratum.errors import UsageError
@@ -35,6 +34,7 @@ from stratum.sys.mountapi import (
     MOUNT_ATTR_NOSUID,
     MOUNT_ATTR_RDONLY,
 )
+from stratum.volumes.tagtemplate import check_template
 
 KUBERNETES_PREFIXES = ("csi.storage.k8s.io/", "storage.kubernetes.io/")
 EPHEMERAL = "csi.storage.k8s.io/ephemeral"

@@ -14,7 +14,6 @@ import contextlib
 import hashlib
 import logging
 
-from stratum.api.tagtemplate import render_tag
 from stratum.csi import csi_pb2 as csi
 from stratum.csi.attributes import POD_NAME, POD_NAMESPACE, POD_UID, mount_attributes, volume_attributes
 from stratum.csi.driver import Driver
@@ -25,10 +24,13 @@ from stratum.csi.paths import Place
 from stratum.csi.provisioning import exists, remove_recorded
 from stratum.csi.records import VolumeRecord
 from stratum.csi.sources import FROM_PUBLISH, Asker, fetch
-from stratum.errors import ExistsError, UsageError
+from stratum.errors import ExistsError
 from stratum.refs import Ref
+from stratum.store.holders import KubernetesVolume, Promise
 from stratum.sys import mountapi
 from stratum.sys.mountapi import MOUNT_ATTR_RDONLY
+from stratum.volumes.grant import grant, release
+from stratum.volumes.tagtemplate import SHORT_ID
 
 _log = logging.getLogger(__name__)
 
@@ -82,9 +84,8 @@ def publish(driver: Driver, request: csi.NodePublishVolumeRequest, target: Place
     else:
         ref = f"{record.stratum}+{record.key}"
         with contextlib.suppress(ExistsError):  # an earlier call made it
-            driver.session.store.worktrees.create(
-                record.stratum, record.key, record.commit, f"inline volume of pod {record.name}"[:200], why="inline"
-            )
+            what = f"inline volume of pod {record.name}"[:200]
+            driver.session.store.worktrees.create(record.stratum, record.key, record.commit, what, why=what)
     stage(driver, request.volume_id, ref, target)
     if flags:
         with target.opened() as mount:
@@ -110,20 +111,14 @@ def finish(driver: Driver, volume_id: str, caller: Caller) -> bool:
 
 
 def _commit(driver: Driver, record: VolumeRecord) -> None:
-    store, why = driver.session.store, f"inline volume of pod {record.name}"[:200]
-    with driver.session.hold(Ref(record.stratum, worktree=record.key)) as held:
-        commit = held.commit(why=why).commit
-    if "tag" not in record.attributes:
-        return
-    try:
-        tag = record.attributes.get("tagPrefix", "") + render_tag(
-            record.attributes["tag"],
-            {"pod": record.attributes.get("pod") or record.key},
-            name=record.stratum,
-            worktree=record.key,
-            commit=commit,
-            time=driver.session.now(),
-        )
-        store.tags.set(record.stratum, tag, commit, why=why)
-    except (ExistsError, UsageError) as exc:  # it exists, or got too long: no reason to keep the pod from ending
-        _log.warning("%s; commit %s of %s has no tag", exc.message, commit, why)
+    """Commit the worktree. A tag that exists, or gets too long, is no reason to keep the pod from ending."""
+    tag = record.attributes.get("tag")
+    if tag is not None:
+        pod = record.attributes.get("pod") or record.key
+        tag = record.attributes.get("tagPrefix", "") + tag.replace("{pod}", pod[:SHORT_ID])
+    session, holder = driver.session, KubernetesVolume(record.id)
+    # Promised here and not when it was mounted: the worktree goes with the pod, and nobody else is to tag it before.
+    with grant(session, Ref(record.stratum, worktree=record.key), holder, Promise(tag=tag, move_tag=False), again=True):
+        released = release(session, record.stratum, record.key, holder)
+    if released is not None and released.note is not None:
+        _log.warning("%s: %s", record.name, released.note)

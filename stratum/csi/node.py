@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from stratum.csi import csi_pb2 as csi
@@ -17,17 +18,21 @@ from stratum.csi.attributes import (
 )
 from stratum.csi.condition import condition_of
 from stratum.csi.driver import TOPOLOGY_KEY, Driver
-from stratum.csi.errors import invalid, not_found, precondition
-from stratum.csi.jobs import Caller
+from stratum.csi.errors import CallError, Code, invalid, not_found, precondition
+from stratum.csi.jobs import Caller, Task
 from stratum.csi.paths import Place, place
-from stratum.csi.publishing import keep_promise, promise_commit, volume_for_node
+from stratum.csi.provisioning import find_volume, volume_for_node
 from stratum.csi.sources import FROM_PUBLISH, FROM_STAGE, Asker
 from stratum.csi.usage import free_space, upperdir_usage
+from stratum.errors import StratumError
 from stratum.refs import parse_ref
-from stratum.store.holders import KubernetesVolume
+from stratum.store.holders import KubernetesVolume, Promise
 from stratum.store.resolve import Resolved, ResolvedWorktree
 from stratum.sys import mountinfo
 from stratum.sys.mountapi import MOUNT_ATTR_RDONLY
+from stratum.volumes.grant import grant, release
+
+_log = logging.getLogger(__name__)
 
 _RPC = csi.NodeServiceCapability.RPC
 
@@ -88,7 +93,7 @@ class Node:
         staging = self._place(request.staging_target_path, "staging_target_path")
         with self._driver.locked("volume", request.volume_id):
             mounts.release(self._driver, staging, request.volume_id)
-            keep_promise(self._driver, request.volume_id, caller)
+            self._give_back(request.volume_id, caller)
         return csi.NodeUnstageVolumeResponse()
 
     def NodePublishVolume(self, request: csi.NodePublishVolumeRequest, caller: Caller) -> csi.NodePublishVolumeResponse:
@@ -122,7 +127,10 @@ class Node:
             if others:
                 raise precondition(f"{volume_id} is for one pod only and is published at {others[0]}")
         if attributes.commit and not flags & MOUNT_ATTR_RDONLY and isinstance(found, ResolvedWorktree):
-            promise_commit(self._driver, volume_id, found, attributes.tag)
+            promise, holder = Promise(tag=attributes.tag), KubernetesVolume(volume_id)
+            with grant(self._driver.session, found.ref, holder, promise, again=True) as granted:
+                if granted.failure is not None:
+                    _log_uncommitted(granted.failure, found)
         mounts.bind(staging, target, flags)
 
     def NodeUnpublishVolume(
@@ -135,8 +143,37 @@ class Node:
             mounts.release(self._driver, target, request.volume_id)
             target.remove()
             if not inline.finish(self._driver, request.volume_id, caller):
-                keep_promise(self._driver, request.volume_id, caller)
+                self._give_back(request.volume_id, caller)
         return csi.NodeUnpublishVolumeResponse()
+
+    def _give_back(self, volume_id: str, caller: Caller) -> None:
+        """Commit the volume's worktree where that was promised and nothing has the volume published any more.
+
+        Runs as a job: ABORTED while it is under way. A commit that fails keeps no pod from ending: the work is in the
+        worktree, the error in its lease, and so in the volume's condition, and the next commit takes all of it.
+        """
+        driver, holder = self._driver, KubernetesVolume(volume_id)
+        if mounts.targets(driver, volume_id):
+            return
+        try:
+            found = find_volume(driver, volume_id)
+        except CallError as exc:
+            if exc.code == Code.NOT_FOUND:
+                return
+            raise
+        if not isinstance(found, ResolvedWorktree):
+            return
+        lease = driver.session.store.worktrees.lease(found.name, found.worktree)
+        if lease is None or lease.holder != holder:
+            return
+
+        def commit() -> None:
+            try:
+                release(driver.session, found.name, found.worktree, holder)
+            except StratumError as exc:
+                _log_uncommitted(exc, found)
+
+        driver.jobs.run(Task(f"commit of {volume_id}"), commit, caller)
 
     def NodeGetVolumeStats(
         self, request: csi.NodeGetVolumeStatsRequest, caller: Caller
@@ -178,6 +215,10 @@ def _mounted_as(found: Resolved) -> str:
     if isinstance(found, ResolvedWorktree):
         return str(found)
     return f"{found.name}:{found.commit}" if found.name is not None else found.commit
+
+
+def _log_uncommitted(error: StratumError, worktree: ResolvedWorktree) -> None:
+    _log.warning("%s is not committed: %s", worktree, error.message)
 
 
 def _require_volume(volume_id: str) -> None:

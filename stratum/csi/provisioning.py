@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import stat
 from dataclasses import dataclass
 
 from stratum.api.worktrees import remove_worktree
 from stratum.csi import elsewhere
-from stratum.csi.attributes import Attributes
+from stratum.csi.attributes import Attributes, PullPolicy
 from stratum.csi.driver import EMPTY_STRATUM, Driver
-from stratum.csi.errors import already_exists, not_found, precondition
+from stratum.csi.errors import CallError, Code, already_exists, not_found, precondition
 from stratum.csi.jobs import Task
 from stratum.csi.records import SnapshotRecord, VolumeRecord, key_for
-from stratum.csi.sources import Asker, Origin, fetch
+from stratum.csi.sources import Asker, Origin, fetch, pull
 from stratum.errors import BusyError, ExistsError, NotFoundError, UsageError
-from stratum.refs import Ref, parse_ref
+from stratum.oci.target import Target
+from stratum.refs import DEFAULT_WORKTREE, Ref, is_hash, parse_ref
 from stratum.store.resolve import Resolved, ResolvedWorktree
 from stratum.tree.model import Directory
 
@@ -182,6 +184,42 @@ def find_volume(driver: Driver, volume_id: str, *, create: bool = False) -> Reso
         return store.resolve(ref) if ref.bare and not create else store.resolve_mountable(ref)
     except (UsageError, NotFoundError) as exc:
         raise not_found(f"there is no volume {volume_id[:140]!r}: {exc.message}") from None
+
+
+def volume_for_node(driver: Driver, volume_id: str, attributes: Attributes, asker: Asker) -> Resolved:
+    """What the volume is on this node; made from its ``source`` where it is not here and has one.
+
+    A static volume may be used on every node that way: each has a worktree, or the tag, of its own.
+    """
+    try:
+        return find_volume(driver, volume_id, create=True)
+    except CallError as exc:
+        if exc.code != Code.NOT_FOUND or attributes.source is None:
+            raise
+    try:
+        ref = parse_ref(volume_id)
+    except UsageError as exc:
+        raise not_found(f"there is no volume {volume_id[:140]!r}: {exc.message}") from None
+    _make_static(driver, ref, attributes.source, attributes.pull_policy, asker)
+    return find_volume(driver, volume_id, create=True)
+
+
+def _make_static(driver: Driver, ref: Ref, source: Target | Ref, policy: PullPolicy | None, asker: Asker) -> None:
+    store = driver.session.store
+    if is_hash(ref.name) or (ref.tag is not None and is_hash(ref.tag)):
+        raise not_found(f"there is no commit {ref}")
+    if ref.tag is None:
+        origin = fetch(driver, source, asker, policy)
+        worktree = ref.worktree or DEFAULT_WORKTREE
+        with contextlib.suppress(ExistsError):  # another call made it at the same time
+            store.worktrees.create(ref.name, worktree, origin.commit, why=f"made for a Kubernetes volume from {source}")
+    elif isinstance(source, Target):
+        if policy == PullPolicy.NEVER:
+            raise precondition(f"{ref} is not on this node, and pullPolicy is Never")
+        pull(driver, source, str(ref), asker)
+    else:
+        commit = store.resolve_commit(source)
+        store.tags.set(ref.name, ref.tag, commit, expected=None, why=f"made for a Kubernetes volume from {source}")
 
 
 def delete(driver: Driver, volume_id: str) -> None:

@@ -14,14 +14,9 @@ import os
 import signal
 import sys
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING
 
 from stratum.errors import StratumError, UsageError, one_line
 from stratum.podman import CREATE_RUNTIME, POSTSTOP, TIMEOUTS
-
-if TYPE_CHECKING:
-    from stratum.api.session import Session
-    from stratum.hook.ocistate import ContainerState
 
 _MARGIN = 0.9
 _PATIENCE = 0.8
@@ -81,41 +76,26 @@ def poststop() -> int:
 
     May be called any number of times for one container, with or without createRuntime before.
     """
-    from stratum.api.leases import reconcile
     from stratum.api.session import Session
     from stratum.config import load_config
     from stratum.hook.ocistate import read_state
     from stratum.hook.volumes import remove_scratch
     from stratum.store.holders import Container
+    from stratum.volumes.grant import reconcile
 
     state = read_state(_STDIN)
     session, holder = Session(load_config()), Container(state.id)
     failure = 0
-    for released in reconcile(session, stopped=holder, patience=TIMEOUTS[POSTSTOP] * _PATIENCE):
+    for released in reconcile(session, ended=holder, patience=TIMEOUTS[POSTSTOP] * _PATIENCE):
         if released.error is not None:
             _say(released.error, about=f"{released.name}+{released.worktree}")
             if released.holder == holder:
                 failure = failure or released.error.exit_code
-    _fold(session, state)
+        elif released.note is not None:
+            _log(released.note)
     remove_scratch(state.bundle)
     session.state.records()  # reading them drops those of the stopped container
     return failure
-
-
-def _fold(session: Session, state: ContainerState) -> None:
-    """Fold the worktrees that the stopped container had and that its stop does not commit (``api.folding``)."""
-    from stratum.api.folding import fold_after_use
-    from stratum.volumes.request import parse_volumes
-
-    try:
-        volumes = parse_volumes(state.annotations)
-    except StratumError:  # such a container never started
-        return
-    for volume in volumes:
-        if volume.ref.worktree is not None and not volume.commit:
-            note = fold_after_use(session, volume.ref.name, volume.ref.worktree)
-            if note is not None:
-                _log(note)
 
 
 def _stage(args: list[str]) -> str:

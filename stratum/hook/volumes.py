@@ -9,23 +9,22 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stratum.api.held import Held
 from stratum.api.session import Session
-from stratum.api.volumes import Fill, catch_up, ensure_worktree
-from stratum.errors import StratumError, UnsupportedError, os_error_text
+from stratum.errors import StratumError, os_error_text
 from stratum.frozen import frozen, replace
 from stratum.hook.attach import Attachment, attach_all
 from stratum.hook.ocistate import Bundle, ContainerState
 from stratum.mount.container import ContainerProcess
 from stratum.mount.plan import MountPlan
 from stratum.mount.state import Record
-from stratum.store.clock import rfc3339, utc_now
-from stratum.store.holders import Container, Lease, Promise, short_error
+from stratum.store.holders import Container
 from stratum.store.resolve import ResolvedWorktree
 from stratum.store.trash import remove_tree
 from stratum.store.worktrees import dress_upperdir
-from stratum.sys.proc import process_of
+from stratum.sys.proc import Process, process_of
 from stratum.sys.syscalls import statx_mount_id
+from stratum.volumes.grant import grant
+from stratum.volumes.making import Fill, ensure_worktree
 from stratum.volumes.request import Volume
 
 if TYPE_CHECKING:
@@ -66,8 +65,14 @@ class ContainerVolumes:
         if volume.ref.worktree is not None:
             fill = self._image_at(volume.destination, process) if volume.copy_up else None
             tree = ensure_worktree(self._session, volume.ref, volume.beginning, why="made for a container", fill=fill)
-            with self._session.hold(tree.ref) as held:
-                return self._prepare_worktree(volume, held, process, opened, undo)
+            holder, first, read_only = Container(self._state.id), _first(process), volume.read_only
+            with grant(self._session, tree.ref, holder, volume.promise, process=first, read_only=read_only) as granted:
+                _on_failure(undo, granted.revoke)
+                held, failure = granted.held, granted.failure
+                if failure is not None:
+                    self.warnings.append(f"what the last holder of {held} left was not committed: {failure.message}")
+                record = self._claim(volume, str(held), held.worktree.base_commit, process, undo)
+                return self._build(volume, record, held.plan(), process, opened)
         # Locked until the commit is on record as mounted, so that no garbage collection takes it away meanwhile.
         with self._session.store.locks.store():
             found = self._session.store.resolve(volume.ref)
@@ -90,25 +95,6 @@ class ContainerVolumes:
 
         return fill
 
-    def _prepare_worktree(
-        self, volume: Volume, held: Held, process: ContainerProcess, opened: ExitStack, undo: ExitStack
-    ) -> _Mounted:
-        failure = catch_up(self._session, held)
-        if failure is not None:
-            self.warnings.append(f"what the last holder of {held} left was not committed: {failure.message}")
-        last_error = short_error(failure) if failure is not None else None
-        held.refuse_in_use()
-        record = self._claim(volume, str(held), held.worktree.base_commit, process, undo)
-        # Also where there is nothing to commit at the end: as long as it runs, the lease keeps the worktree.
-        promise = Promise(volume.commit, volume.tag)
-        lease = Lease(record.holder, rfc3339(utc_now()), promise, last_error, record.process)
-        # A store that can only be read has none, and nobody who could take the worktree.
-        with contextlib.suppress(*((UnsupportedError,) if volume.read_only else ())):
-            held.set_lease(lease)
-        worktrees = self._session.store.worktrees  # the lock is not held any more then
-        _on_failure(undo, lambda: worktrees.clear_lease(held.stratum, held.name))
-        return self._build(volume, record, held.plan(), process, opened)
-
     def _claim(self, volume: Volume, ref: str, commit: str, process: ContainerProcess, undo: ExitStack) -> Record:
         state = self._session.state
         record = state.claim(
@@ -118,7 +104,7 @@ class ContainerVolumes:
             mountpoint=Path(volume.destination),
             read_only=volume.read_only,
             holder=Container(self._state.id),
-            process=process_of(process.pid, process.start_time),
+            process=_first(process),
         )
         _on_failure(undo, lambda: state.release(record))
         return record
@@ -146,6 +132,10 @@ class ContainerVolumes:
         root = volume.root.applied(self._session.store.commits.root(commit))
         dress_upperdir(directory / "upperdir", root)
         return directory
+
+
+def _first(process: ContainerProcess) -> Process:
+    return process_of(process.pid, process.start_time)
 
 
 def remove_scratch(bundle: Path) -> None:

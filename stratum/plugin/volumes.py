@@ -10,18 +10,17 @@ from __future__ import annotations
 import threading
 from collections import defaultdict
 from collections.abc import Mapping
-from contextlib import ExitStack
 from pathlib import Path
 
-from stratum.api.leases import release
 from stratum.api.mounting import mount, unmount
 from stratum.api.session import Session
-from stratum.api.volumes import catch_up, ensure_worktree
 from stratum.config import Config
 from stratum.errors import BusyError, ExistsError, StratumError, UsageError
 from stratum.plugin.records import Records, VolumeRecord, check_volume_name
 from stratum.store.clock import rfc3339, utc_now
-from stratum.store.holders import Lease, NamedVolume, Promise, short_error
+from stratum.store.holders import NamedVolume
+from stratum.volumes.grant import grant, release
+from stratum.volumes.making import ensure_worktree
 from stratum.volumes.policy import PODMAN, Caller, load_policy
 from stratum.volumes.request import Volume, parse_volume
 
@@ -114,15 +113,8 @@ class PluginVolumes:
             mount(session, ref, place, holder=holder)
             return
         tree = ensure_worktree(session, volume.ref, volume.beginning, why="made for a volume")
-        with session.hold(tree.ref) as held, ExitStack() as undo:
-            failure = catch_up(session, held)
-            held.refuse_in_use()  # before the lease of whoever has it is replaced
-            if volume.commit:
-                error = short_error(failure) if failure is not None else None
-                held.set_lease(Lease(holder, rfc3339(utc_now()), Promise(tag=volume.tag), error))
-                undo.callback(held.set_lease, None)
-            held.mount(Path(place), read_only=volume.read_only, holder=holder)
-            undo.pop_all()
+        with grant(session, tree.ref, holder, volume.promise, read_only=volume.read_only) as granted:
+            granted.held.mount(Path(place), read_only=volume.read_only, holder=holder)
 
     def _is_mounted(self, session: Session, name: str) -> bool:
         return session.state.find_mountpoint(self._records.mountpoint(name)) is not None

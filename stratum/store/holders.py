@@ -28,7 +28,7 @@ ERROR_MAX = 500
 
 class Holder:
     """Who has a worktree. ``ended`` says, after ``words()``, what ends that; ``field`` is the field of tag templates
-    that the ID fills (``api.tagtemplate``), empty for none."""
+    that the ID fills (``volumes.tagtemplate``), empty for none."""
 
     __slots__ = ()
     kind: ClassVar[str]

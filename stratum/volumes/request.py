@@ -33,13 +33,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from stratum.api.beginning import Beginning
-from stratum.api.tagtemplate import check_template
 from stratum.errors import StratumError, UsageError, quoted
 from stratum.frozen import frozen
 from stratum.refs import DEFAULT_WORKTREE, Ref, is_hash, parse_ref
-from stratum.store.holders import Container, Holder
+from stratum.store.holders import Container, Holder, Promise
 from stratum.tree.rootchange import AS_IT_IS, RootChange, parse_id, parse_mode
+from stratum.volumes.tagtemplate import check_template
 
 DOMAIN = "stratum.dev/"
 PREFIX = f"{DOMAIN}volume."
@@ -57,6 +56,17 @@ _FLAGS = ("ro", "rw", "scratch", "copy-up")
 _WITH_VALUE = ("create", "commit", "tag", "uid", "gid", "mode")
 _ROOT = ("uid", "gid", "mode")
 _RUNTIME_OWNED = ("proc", "sys")
+
+
+@frozen
+class Beginning:
+    """What a worktree begins as that is not there yet: ``base`` is the ref of the commit that it is based on; ``empty``
+    that it is based on nothing, and the stratum is made with it. With neither, only ``main`` is made, from ``latest``.
+    ``root`` changes its root directory."""
+
+    base: Ref | None = None
+    empty: bool = False
+    root: RootChange = AS_IT_IS
 
 
 @frozen
@@ -86,6 +96,11 @@ class Volume:
     def beginning(self) -> Beginning:
         """What a missing worktree begins as."""
         return Beginning(self.create, self.create_empty, self.root)
+
+    @property
+    def promise(self) -> Promise:
+        """What is to be done when the worktree is given back."""
+        return Promise(self.commit, self.tag)
 
 
 def parse_volumes(annotations: Mapping[str, str]) -> list[Volume]:

@@ -10,14 +10,14 @@ from pathlib import Path
 import click
 import pytest
 
-from stratum.api.beginning import Beginning
 from stratum.api.session import Session
-from stratum.api.volumes import ensure_worktree
 from stratum.cli.main import VERBS
 from stratum.cli.main import cli as all_verbs
 from stratum.cli.reftype import RefType
 from stratum.config import load_config
 from stratum.refs import Ref
+from stratum.volumes.making import ensure_worktree
+from stratum.volumes.request import Beginning
 from tests.cli.trees import make_tree
 from tests.support.command import Command
 

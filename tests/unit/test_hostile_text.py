@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 
 from stratum.api.maintenance import parse_duration
 from stratum.api.patchset import parse_patchset
-from stratum.api.tagtemplate import render_tag
 from stratum.config import load_config
 from stratum.errors import DamagedError, StratumError
 from stratum.hook.ocistate import BadStateError, parse_bundle, parse_state
@@ -39,6 +38,7 @@ from stratum.tree.lazy import LazyDump
 from stratum.tree.tarstream import TarReader
 from stratum.volumes.policy import parse_policy
 from stratum.volumes.request import parse_volumes
+from stratum.volumes.tagtemplate import render_tag
 from tests.support.effort import examples
 
 HASH = "0123456789abcdef" * 4

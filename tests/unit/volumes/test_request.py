@@ -6,11 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stratum.api.beginning import Beginning
 from stratum.errors import UsageError
 from stratum.refs import Ref
 from stratum.tree.rootchange import RootChange
-from stratum.volumes.request import PREFIX, Volume, parse_volume, parse_volumes
+from stratum.volumes.request import PREFIX, Beginning, Volume, parse_volume, parse_volumes
 
 HASH = "0123456789abcdef" * 4
 

@@ -11,9 +11,9 @@ from stratum.errors import StratumError, UnsupportedError
 from stratum.store.holders import Container
 
 if TYPE_CHECKING:
-    from stratum.api.leases import Released
     from stratum.mount.state import Record
     from stratum.podman.containers import Request
+    from stratum.volumes.grant import Released
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +65,9 @@ def _check_volumes(session: Session, container: str, wanted: int) -> None:
 
 def _released(session: Session, container: str) -> tuple[Released, ...]:
     """Commit what the container left, in case that its stop was not reported yet; then there is nothing to do."""
-    from stratum.api.leases import reconcile
+    from stratum.volumes.grant import reconcile
 
-    return tuple(
-        done for done in reconcile(session, stopped=Container(container)) if done.holder == Container(container)
-    )
+    return tuple(done for done in reconcile(session, ended=Container(container)) if done.holder == Container(container))
 
 
 @dataclass(frozen=True, slots=True)

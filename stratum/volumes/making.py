@@ -1,4 +1,4 @@
-"""What a container's volume needs before it is mounted, whoever mounts it."""
+"""Making the worktree that a volume names and the store does not have yet."""
 
 from __future__ import annotations
 
@@ -7,14 +7,12 @@ import stat
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from stratum.api.beginning import Beginning
-from stratum.api.leases import release
 from stratum.api.session import Session
-from stratum.errors import ExistsError, StratumError
+from stratum.errors import ExistsError
 from stratum.refs import DEFAULT_TAG, DEFAULT_WORKTREE, Ref
+from stratum.volumes.request import Beginning
 
 if TYPE_CHECKING:
-    from stratum.api.held import Held
     from stratum.store.transaction import Transaction
     from stratum.store.worktrees import Worktree
     from stratum.tree.model import Directory
@@ -72,18 +70,3 @@ def _empty_tree() -> Directory:
     from stratum.tree.model import Directory
 
     return Directory(stat.S_IFDIR | 0o755, 0, 0, 0)
-
-
-def catch_up(session: Session, held: Held) -> StratumError | None:
-    """Work off the lease of an earlier holder whose stop was missed; the error where that failed.
-
-    The worktree may be mounted all the same: its work lies in the upperdir, and goes into
-    the next commit.
-    """
-    if held.lease is None or held.user() is not None:
-        return None
-    try:
-        release(session, held.stratum, held.name, held.lease.holder)
-    except StratumError as exc:
-        return exc
-    return None

@@ -6,8 +6,8 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
-from stratum.api.tagtemplate import check_template, render_tag
 from stratum.errors import UsageError
+from stratum.volumes.tagtemplate import check_template, render_tag
 
 HASH = "0123456789abcdef" * 4
 MOMENT = datetime(2026, 2, 1, 0, 59, 59, tzinfo=timezone(timedelta(hours=1)))
