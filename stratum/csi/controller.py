@@ -22,7 +22,7 @@ from stratum.csi.jobs import Caller
 from stratum.csi.mounts import records_of
 from stratum.csi.paging import page
 from stratum.csi.provisioning import Wanted
-from stratum.csi.records import SnapshotRecord, VolumeRecord
+from stratum.csi.records import SnapshotRecord, VolumeRecord, readable
 from stratum.csi.sources import FROM_CLASS, FROM_LIST, FROM_SNAPSHOT_CLASS, Asker
 from stratum.csi.usage import free_space
 from stratum.store.resolve import ResolvedWorktree
@@ -102,7 +102,7 @@ class Controller:
 
     def ListVolumes(self, request: csi.ListVolumesRequest, caller: Caller) -> csi.ListVolumesResponse:
         """The volumes that CreateVolume made on this node, oldest first."""
-        there = [r for r in self._driver.volumes.list() if not r.inline and provisioning.exists(self._driver, r)]
+        there = [r for r in readable(self._driver.volumes) if not r.inline and provisioning.exists(self._driver, r)]
         found = page(there, request.max_entries, request.starting_token)
         entries = []
         for record in found.records:
@@ -160,7 +160,7 @@ class Controller:
             found_one = snapshots.find(self._driver, request.snapshot_id, asker)
             there = [found_one] if found_one is not None else []
         else:
-            there = self._driver.snapshots.list()
+            there = readable(self._driver.snapshots)
         if request.source_volume_id:
             there = [record for record in there if record.source_volume == request.source_volume_id]
         found = page(there, request.max_entries, request.starting_token)

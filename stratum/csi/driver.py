@@ -14,11 +14,12 @@ from stratum.csi.errors import aborted
 from stratum.csi.jobs import Jobs
 from stratum.csi.metrics import Metrics, Volumes
 from stratum.csi.patterns import SourcePattern, parse_pattern
-from stratum.csi.records import PullRecord, Records, SnapshotRecord, VolumeRecord
+from stratum.csi.records import PullRecord, SnapshotRecord, VolumeRecord
 from stratum.csi.usage import upperdir_usage
 from stratum.errors import BusyError, StratumError, os_error_text
 from stratum.oci.target import Target
 from stratum.refs import Ref
+from stratum.store.records import Records
 from stratum.sys.locks import locked
 
 NAME = "csi.stratum.dev"
@@ -62,9 +63,9 @@ class Driver:
 
     def __post_init__(self) -> None:
         store = self.session.create_store()
-        self.volumes = Records(store.root, VolumeRecord)
-        self.snapshots = Records(store.root, SnapshotRecord)
-        self.pulls = Records(store.root, PullRecord)
+        self.volumes = Records(store.layout, "csi/volumes", VolumeRecord)
+        self.snapshots = Records(store.layout, "csi/snapshots", SnapshotRecord)
+        self.pulls = Records(store.layout, "csi/pulls", PullRecord)
         self.metrics.watch(self._held)
 
     @contextlib.contextmanager
@@ -100,7 +101,7 @@ class Driver:
     def _held(self) -> Volumes:
         worktrees = dirty = 0
         with contextlib.suppress(StratumError):  # a damaged record is for ListVolumes to tell
-            for record in self.volumes.list():
+            for record in self.volumes.scan()[0]:
                 with contextlib.suppress(StratumError):  # removed meanwhile
                     tree = self.session.store.worktrees.get(record.stratum, record.key)
                     dirty += upperdir_usage(tree.upperdir)[0]

@@ -1,36 +1,26 @@
-"""What the driver keeps about the volumes and snapshots that it made, and about what it pulled: ``<store>/csi/``.
+"""What the driver keeps about the volumes and snapshots that it made, and about what it pulled (``store.records``).
 
-::
-
-    <store>/csi/                0700
-    |-- volumes/<key>.json      a provisioned or inline volume; <key> is the name of its worktree
-    |-- snapshots/<key>.json    a snapshot; <key> is its tag
-    `-- pulls/<key>.json        what a source was when it was last pulled, for one namespace
-
-The key follows from the name that the orchestrator gives a thing, so a call that comes again finds what an earlier one
-began. A record is written (durably, by one rename) before the worktree or tag that it describes is made, and removed
-after it: a volume or snapshot exists when both are there, and a lone record is the trace of a call that was cut short.
-Records of one thing are written under its lock (``driver.Driver.locked``). Unknown fields are left out when read.
+The key of a record follows from the name that the orchestrator gives a thing, so a call that comes again finds what an
+earlier one began: that of a volume is the name of its worktree, that of a snapshot its tag. A record is written before
+the worktree or tag that it describes is made, and removed after it: a volume or snapshot exists when both are there,
+and a lone record is the trace of a call that was cut short. Records of one thing are written under its lock
+(``driver.Driver.locked``).
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import os
+import logging
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
-from typing import Any, Generic, TypeVar
+from dataclasses import dataclass, field
+from typing import TypeVar
 
-from stratum.errors import DamagedError, StratumError, os_error_text
-from stratum.refs import check_name, is_name
-from stratum.sys.atomic import fsync_dir, write_atomic
-from stratum.sys.syscalls import open_nofollow
+from stratum.refs import is_name
+from stratum.store.records import Records
+
+_log = logging.getLogger(__name__)
 
 _PLAIN_KEY_MAX = 63
-_RECORD_MAX = 1 << 20
 
 
 def key_for(name: str, prefix: str) -> str:
@@ -100,73 +90,10 @@ class PullRecord:
 
 R = TypeVar("R", VolumeRecord, SnapshotRecord, PullRecord)
 
-_DIRECTORIES = {VolumeRecord: "volumes", SnapshotRecord: "snapshots", PullRecord: "pulls"}
 
-
-class Records(Generic[R]):
-    """The records of one kind."""
-
-    def __init__(self, store: Path, kind: type[R]) -> None:
-        self._kind: type[R] = kind
-        self._directory = store / "csi" / _DIRECTORIES[kind]
-
-    def get(self, key: str) -> R | None:
-        """The record, or None. ``DamagedError`` where it cannot be understood."""
-        path = self._path(key)
-        try:
-            with open(open_nofollow(path, os.O_RDONLY), "rb") as file:
-                data = file.read(_RECORD_MAX)
-        except FileNotFoundError:
-            return None
-        except OSError as exc:
-            raise DamagedError(f"cannot read {path}: {os_error_text(exc)}") from None
-        try:
-            return self._kind(**_fields(self._kind, json.loads(data)))
-        except (ValueError, TypeError, RecursionError) as exc:
-            raise DamagedError(f"{path} is not a record: {exc}") from None
-
-    def list(self) -> list[R]:
-        """All records, oldest first."""
-        try:
-            names = os.listdir(self._directory)
-        except FileNotFoundError:
-            return []
-        keys = [name.removesuffix(".json") for name in names if name.endswith(".json")]
-        found = [record for key in keys if is_name(key) and (record := self.get(key)) is not None]
-        return sorted(found, key=lambda record: (record.created, record.key))
-
-    def put(self, record: R) -> None:
-        """Write a record, replacing the one of its key; durable when it returns."""
-        path = self._path(record.key)
-        try:
-            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            write_atomic(path, json.dumps(asdict(record), indent=1).encode() + b"\n", 0o600)
-        except OSError as exc:
-            raise StratumError(f"cannot write {path}: {os_error_text(exc)}") from None
-
-    def remove(self, key: str) -> None:
-        """Remove a record; one that is gone already is no error."""
-        path = self._path(key)
-        try:
-            path.unlink()
-            fsync_dir(self._directory)
-        except FileNotFoundError:
-            return
-        except OSError as exc:
-            raise StratumError(f"cannot remove {path}: {os_error_text(exc)}") from None
-
-    def _path(self, key: str) -> Path:
-        return self._directory / f"{check_name(key)}.json"
-
-
-def _fields(kind: type[VolumeRecord] | type[SnapshotRecord] | type[PullRecord], table: object) -> Mapping[str, Any]:
-    if not isinstance(table, dict):
-        raise ValueError("it is not an object")
-    types = {"str": str, "int": int, "bool": bool, "dict[str, str]": dict}
-    found = {}
-    for known in fields(kind):
-        if known.name in table:
-            if type(table[known.name]) is not types[str(known.type)]:
-                raise ValueError(f"{known.name} is not of type {known.type}")
-            found[known.name] = table[known.name]
+def readable(records: Records[R]) -> list[R]:
+    """The records that can be read, oldest first; the log is told of the others, which 'stratum fsck' names too."""
+    found, damaged = records.scan()
+    for error in damaged:
+        _log.warning("%s", error.message)
     return found

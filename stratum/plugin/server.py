@@ -84,7 +84,10 @@ def _answer(volumes: PluginVolumes, log: Callable[[str], None], path: str, body:
     if path == "/VolumeDriver.Get":
         return {"Volume": _described(volumes, name)}
     if path == "/VolumeDriver.List":
-        return {"Volumes": [_described(volumes, one) for one in volumes.names()]}
+        names, damaged = volumes.names()
+        for error in damaged:
+            log(error.message)
+        return {"Volumes": [_described(volumes, one) for one in names]}
     raise UsageError(f"there is no call {ascii(path)[:80]}")
 
 

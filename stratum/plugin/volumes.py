@@ -15,10 +15,12 @@ from pathlib import Path
 from stratum.api.mounting import mount, unmount
 from stratum.api.session import Session
 from stratum.config import Config
-from stratum.errors import BusyError, ExistsError, StratumError, UsageError
-from stratum.plugin.records import Records, VolumeRecord, check_volume_name
+from stratum.errors import BusyError, ExistsError, NotFoundError, StratumError, UsageError
+from stratum.plugin.records import Mountpoints, VolumeRecord, check_volume_name
+from stratum.refs import Ref
 from stratum.store.clock import rfc3339, utc_now
 from stratum.store.holders import NamedVolume
+from stratum.store.records import Records
 from stratum.volumes.grant import grant, release
 from stratum.volumes.making import ensure_worktree
 from stratum.volumes.policy import PODMAN, Caller, load_policy
@@ -33,7 +35,8 @@ class PluginVolumes:
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._records = Records(config.store, config.runtime_dir)
+        self._records = Records(Session(config).store.layout, "volumes", VolumeRecord)
+        self._mountpoints = Mountpoints(config.runtime_dir)
         self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
 
     def create(self, name: str, options: Mapping[str, str]) -> None:
@@ -41,8 +44,9 @@ class PluginVolumes:
         record = VolumeRecord(check_volume_name(name), dict(options), rfc3339(utc_now()))
         volume = _allowed(record)
         with self._locks[name]:
-            if name in self._records.names():
-                if self._records.get(name).options != record.options:
+            before = self._records.get(name)
+            if before is not None:
+                if before.options != record.options:
                     raise ExistsError(f"there is a volume {name} with other options")
                 return
             session = Session(self._config)
@@ -50,38 +54,45 @@ class PluginVolumes:
                 session.store.resolve(volume.ref)
             else:
                 ensure_worktree(session, volume.ref, volume.beginning, why="made for a volume")
-            self._records.add(record)
+            self._records.put(record)
 
     def remove(self, name: str) -> None:
         """Forget a volume; its worktree stays. ``BusyError`` while it is mounted."""
         with self._locks[check_volume_name(name)]:
-            self._records.get(name)
+            self._get(name)
             if self._is_mounted(Session(self._config), name):
                 raise BusyError(f"volume {name} is mounted", hint="stop the containers that use it")
-            self._records.remove_mountpoint(name)
+            self._mountpoints.remove_mountpoint(name)
             self._records.remove(name)
 
     def get(self, name: str) -> tuple[VolumeRecord, str]:
         """The volume and its mountpoint, empty where it is not mounted."""
-        record = self._records.get(name)
+        record = self._get(name)
         mounted = self._is_mounted(Session(self._config), name)
-        return record, str(self._records.mountpoint(name)) if mounted else ""
+        return record, str(self._mountpoints.mountpoint(name)) if mounted else ""
 
-    def names(self) -> list[str]:
-        """The names of all volumes."""
-        return self._records.names()
+    def names(self) -> tuple[list[str], list[StratumError]]:
+        """(the names of all volumes, what is wrong with records that are none)."""
+        found, damaged = self._records.scan()
+        return [record.key for record in found], damaged
+
+    def _get(self, name: str) -> VolumeRecord:
+        record = self._records.get(check_volume_name(name))
+        if record is None:
+            raise NotFoundError(f"there is no volume {name}", hint="'podman volume ls' lists them")
+        return record
 
     def mount(self, name: str, user: str) -> str:
         """Mount a volume for ``user``, where it is not yet; the mountpoint."""
         with self._locks[check_volume_name(name)]:
-            volume = _allowed(self._records.get(name))
+            volume = _allowed(self._get(name))
             session = Session(self._config)
             mounted = self._is_mounted(session, name)
-            users = self._records.users(name) if mounted else []
-            place = self._records.make_mountpoint(name)
+            users = self._mountpoints.users(name) if mounted else []
+            place = self._mountpoints.make_mountpoint(name)
             if not mounted:
                 self._attach(session, volume, NamedVolume(name), str(place))
-            self._records.set_users(name, sorted({*users, user}))
+            self._mountpoints.set_users(name, sorted({*users, user}))
             return str(place)
 
     def unmount(self, name: str, user: str) -> StratumError | None:
@@ -90,19 +101,19 @@ class PluginVolumes:
         A failure to commit is returned, as the volume is unmounted all the same; it also shows in ``status``.
         """
         with self._locks[check_volume_name(name)]:
-            volume = _parsed(self._records.get(name))
+            ref = _ref(self._get(name))
             session = Session(self._config)
-            left = [other for other in self._records.users(name) if other != user]
+            left = [other for other in self._mountpoints.users(name) if other != user]
             if self._is_mounted(session, name):
                 if left:
-                    self._records.set_users(name, left)
+                    self._mountpoints.set_users(name, left)
                     return None
-                unmount(session, str(self._records.mountpoint(name)))
-            self._records.remove_mountpoint(name)
-            if volume.ref.worktree is None:
+                unmount(session, str(self._mountpoints.mountpoint(name)))
+            self._mountpoints.remove_mountpoint(name)
+            if ref.worktree is None:
                 return None
             try:
-                release(session, volume.ref.name, volume.ref.worktree, NamedVolume(name))
+                release(session, ref.name, ref.worktree, NamedVolume(name))
             except StratumError as exc:
                 return exc
             return None
@@ -117,7 +128,7 @@ class PluginVolumes:
             granted.held.mount(Path(place), read_only=volume.read_only, holder=holder)
 
     def _is_mounted(self, session: Session, name: str) -> bool:
-        return session.state.find_mountpoint(self._records.mountpoint(name)) is not None
+        return session.state.find_mountpoint(self._mountpoints.mountpoint(name)) is not None
 
 
 def _allowed(record: VolumeRecord) -> Volume:
@@ -125,6 +136,11 @@ def _allowed(record: VolumeRecord) -> Volume:
     volume = _parsed(record)
     load_policy().check(Caller(PODMAN), volume)
     return volume
+
+
+def _ref(record: VolumeRecord) -> Ref:
+    """What the volume is of: known also where its other options are refused by now, as whatever is mounted must end."""
+    return parse_volume(record.key[:63], f"{record.options.get('ref')}:/volumes").ref
 
 
 def _parsed(record: VolumeRecord) -> Volume:
@@ -147,8 +163,8 @@ def _parsed(record: VolumeRecord) -> Volume:
         if key != "ref" and value != "false"
     ]
     # As a container would write it; the name stands for the destination, which only the container knows.
-    value = f"{ref}:/volumes/{record.name}" + (f":{';'.join(words)}" if words else "")
+    value = f"{ref}:/volumes/{record.key}" + (f":{';'.join(words)}" if words else "")
     try:
-        return parse_volume(record.name[:63], value, holder=NamedVolume)
+        return parse_volume(record.key[:63], value, holder=NamedVolume)
     except StratumError as exc:
-        raise UsageError(f"volume {record.name}: {exc.message}", hint=exc.hint) from None
+        raise UsageError(f"volume {record.key}: {exc.message}", hint=exc.hint) from None

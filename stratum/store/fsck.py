@@ -21,6 +21,7 @@ from stratum.store.facts import Facts, facts_of
 from stratum.store.findings import LOST_ATTRIBUTES, PATHS_SHOWN, UNCHECKED, Finding, Kind
 from stratum.store.metadata import METADATA, CommitMeta
 from stratum.store.pins import PINS, read_pins
+from stratum.store.records import DIRECTORIES, is_record_name, read_record
 from stratum.store.reflog import Place, is_cut_short, unknown
 from stratum.store.survey import Survey
 from stratum.store.tables import is_checked
@@ -73,6 +74,7 @@ class _Check:
         for name in self._store.names():
             self._stratum(name)
         self._boot_mounts()
+        self._records()
         present = set(self._store.commits.list())
         for commit, users in sorted(self._users.items()):
             if not self._store.commits.exists(commit):
@@ -191,6 +193,16 @@ class _Check:
                 except NotFoundError as exc:
                     problem = f"{record.mountpoint} is to show {record.ref} at every start: {exc.message}"
                     self._tell(Finding("mount", path, problem, harmless=True))
+
+    def _records(self) -> None:
+        """Check the records of services, whichever they are."""
+        for directory, what in DIRECTORIES.items():
+            with suppress(StratumError):  # it is no directory: the survey tells
+                for file in filter(is_record_name, self._layout.names_in(self._layout.root / directory)):
+                    path, hurts = f"{directory}/{file}", f"{what} {file.rpartition('.')[0]}"
+                    with self._telling("record", path, hurts), suppress(FileNotFoundError):
+                        if not read_record(self._layout, self._layout.root / path)[1]:
+                            self._tell(Finding("record", path, UNCHECKED, [hurts]))
 
     def _names_of_boot_mounts(self) -> list[str]:
         try:

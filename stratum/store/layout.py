@@ -10,6 +10,7 @@
     |-- refs/<name>/                   tags/, worktrees/, log.jsonl (``store.namespaces``), pins.toml (``store.pins``)
     |-- refs/<name>.lock               flock (``store.locks``)
     |-- mounts/                        mounts that outlive a reboot, where there are any (``store.bootmounts``)
+    |-- csi/, volumes/                 what services keep (``store.records``)
     |-- tmp/                           transactions in progress (``store.transaction``)
     |-- cache/                         may be deleted (``store.cachefile``): ingest/ (``ingest.statcache``), merkle/
     |                                  (``store.merklecache``); packs/ (``store.packcache``)

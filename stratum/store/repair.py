@@ -27,6 +27,7 @@ from stratum.store.layout import storage_error
 from stratum.store.metadata import METADATA, CommitMeta
 from stratum.store.objects import OBJECT_MODE
 from stratum.store.quarantine import Quarantine
+from stratum.store.records import read_record, record_text
 from stratum.store.reflog import Place, parse_entry, unknown
 from stratum.store.tables import read_tables, write_tables
 from stratum.sys.atomic import fsync_dir
@@ -73,6 +74,7 @@ class _Repair:
             ("worktree", self._worktree),
             ("lease", self._worktree),
             ("mount", self._mount),
+            ("record", self._record),
             ("pins", self._worktree),
             ("reflog", self._reflog),
         ):
@@ -173,6 +175,16 @@ class _Repair:
         if repaired is None:
             finding.problem += "; 'mount --persist' makes a record of that mount anew"
         return repaired
+
+    def _record(self, finding: Finding) -> str | None:
+        """As a worktree's file, of another format."""
+        if finding.problem != UNCHECKED:
+            return self._worktree(finding)
+        path = self._path(finding)
+        table, _ = read_record(self._store.layout, path)
+        with self._store.begin(f"repairing {path}") as tx:
+            tx.place_file(record_text(table), path)
+        return "taken as it is, with a new check"
 
     # What comes from elsewhere
 

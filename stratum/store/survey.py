@@ -21,10 +21,12 @@ from stratum.store.layout import DIRECTORIES, FORMAT_FILE, Layout
 from stratum.store.metadata import METADATA
 from stratum.store.objects import Objects
 from stratum.store.pins import PINS
+from stratum.store.records import DIRECTORIES as RECORDS
+from stratum.store.records import is_record_name as is_service_record
+from stratum.sys.atomic import is_temporary
 
 QUARANTINE = "quarantine"
-_SERVICES = ("csi", "volumes")
-"""What the services on top of the store keep there."""
+_SERVICES = {directory.partition("/")[0] for directory in RECORDS}
 _TOP = {FORMAT_FILE, "lock", "cache", QUARANTINE, "lost+found", "mounts", *_SERVICES, *DIRECTORIES}
 _STRATUM = {"tags", "worktrees", "log.jsonl", PINS}
 _COMMIT = {METADATA, DUMP, IMAGE, ANCESTORS}
@@ -60,6 +62,7 @@ class Survey:
         for name in self._names(self._layout.boot_mounts):
             path = self._layout.boot_mounts / name
             yield from self.look(path) if is_record_name(name) else (self._stray(path),)
+        yield from self._services()
         yield from self._scratch()
 
     def look(self, path: Path, *, directory: bool = False, writable: bool = True) -> Iterator[Finding]:
@@ -100,6 +103,19 @@ class Survey:
                         yield self._stray(path / "tags" / tag)
             else:
                 yield self._stray(path)
+
+    def _services(self) -> Iterator[Finding]:
+        """What services keep: folders of record files, and what a killed writer left beside these."""
+        for name in _SERVICES - set(RECORDS):
+            below = {directory.partition("/")[2] for directory in RECORDS if directory.startswith(f"{name}/")}
+            for entry in self._names(self._layout.root / name):
+                path = self._layout.root / name / entry
+                yield from self.look(path, directory=True) if entry in below else (self._stray(path),)
+        for directory in RECORDS:
+            for entry in self._names(self._layout.root / directory):
+                path = self._layout.root / directory / entry
+                known = is_service_record(entry) or is_temporary(entry)
+                yield from self.look(path) if known else (self._stray(path),)
 
     def _worktrees(self, directory: Path) -> Iterator[Finding]:
         for name in self._names(directory):

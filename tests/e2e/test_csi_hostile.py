@@ -199,6 +199,8 @@ def test_worktrees_of_others_are_not_volumes_to_delete(node: Node) -> None:
         {"tag": "x"},
         {"commit": "true", "tag": "../x"},
         {"commit": "true", "tag": "{nonsense}"},
+        {"commit": "true", "tag": "at-{container}"},
+        {"commit": "true", "tag": "at-{pod}"},
         {"commit": "true", "tag": "a:b"},
         {"readOnly": "true"},
     ],
@@ -224,6 +226,8 @@ def test_parameters_of_a_class(node: Node, parameters: dict[str, str]) -> None:
         ({"source": "app", "readOnly": "yes"}, Code.INVALID_ARGUMENT),
         ({"source": "app", "upperdir": "/etc"}, Code.INVALID_ARGUMENT),
         ({"source": "app", "commit": "true", "tag": "x/../y"}, Code.INVALID_ARGUMENT),
+        ({"source": "app", "commit": "true", "tag": "at-{container}"}, Code.INVALID_ARGUMENT),
+        ({"source": "app", "commit": "true", "tag": "at-{volume}"}, Code.INVALID_ARGUMENT),
     ],
 )
 def test_inline_attributes(node: Node, attributes: dict[str, str], code: grpc.StatusCode) -> None:

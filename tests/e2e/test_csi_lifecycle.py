@@ -45,7 +45,7 @@ def node(tmp_path: Path, runtime_dir: Path) -> Iterator[Node]:
 def test_static_worktree_committed_when_its_last_pod_goes(node: Node, source: Path) -> None:
     node.cli.ok("import", "--bare", source, "app")
     node.cli.ok("worktree", "add", "app+work", "app:latest")
-    attributes = {"commit": "on-unpublish", "tag": "{worktree}-done"}
+    attributes = {"commit": "on-unpublish", "tag": "{worktree}-{volume}"}
     node.stage("app+work", attributes)
     node.restart()
     first = node.publish("app+work", "pod-1", attributes)
@@ -59,15 +59,18 @@ def test_static_worktree_committed_when_its_last_pod_goes(node: Node, source: Pa
     assert (first / "greeting").read_text() == "hello"
     node.unpublish("app+work", "pod-1")
     node.unpublish("app+work", "pod-1")
-    assert "work-done" not in node.cli.ok("list", "app")
+    assert "work-app-work" not in node.cli.ok("list", "app")
     node.restart()
     node.unpublish("app+work", "pod-2")
     assert not first.exists()
     assert not second.exists()
-    assert node.cli.json("diff", "app:latest", "app:work-done") != []
+    assert node.cli.json("diff", "app:latest", "app:work-app-work") != []
     node.unstage("app+work")
     node.unstage("app+work")
-    assert node.cli.json("show", "app:work-done")["commit"] == node.cli.json("show", "app+work")["commit"]
+    assert node.cli.json("show", "app:work-app-work")["commit"] == node.cli.json("show", "app+work")["commit"]
+    why = "Kubernetes volume app+work was unpublished"
+    moved = [entry["ref"] for entry in node.cli.json("log", "--reflog", "app") if entry["why"] == why]
+    assert sorted(moved) == ["app+work", "app:work-app-work"]
 
 
 def test_tag_is_read_only_and_stays_what_it_was_when_it_was_staged(node: Node, source: Path) -> None:
@@ -142,6 +145,10 @@ def test_inline_volume_goes_with_its_pod_and_leaves_a_commit(node: Node, source:
     out.mkdir()
     node.cli.ok("restore", "tool:result", "result", "--to", out)
     assert (out / "result").read_text() == "first", "a tag that exists is not moved"
+    of_one = {"csi.storage.k8s.io/pod.uid": "0a1b2c3d-4e5f-6789", "tag": "of-{pod}"}
+    (node.publish("csi-0123", "pod", attributes | of_one, staging_target_path="") / "more").write_text("third")
+    node.unpublish("csi-0123", "pod")
+    assert node.cli.ok("show", "tool:of-0a1b2c3d-4e5")
     read_only = pod | {"source": "tool", "readOnly": "true"}
     target = node.publish("csi-4567", "pod", read_only, staging_target_path="")
     with pytest.raises(OSError, match="Read-only"):
@@ -304,6 +311,23 @@ def test_pages_show_everything_once_while_volumes_come_and_go(node: Node) -> Non
     for bad in ("x", "-1", "../1", "9" * 40):
         with refused(Code.ABORTED):
             node.controller.ListVolumes(csi.ListVolumesRequest(starting_token=bad))
+
+
+def test_a_damaged_record_is_in_nobodys_way(node: Node) -> None:
+    bad, good = (node.create(name).volume_id for name in ("bad", "good"))
+    record = node.directory / "store/csi/volumes/bad.json"
+    record.write_text(record.read_text().replace("csi-volumes", "other-volumes"))
+    (record.parent / "planted.json").symlink_to("/etc/passwd")
+    listed = node.controller.ListVolumes(csi.ListVolumesRequest()).entries
+    assert [entry.volume.volume_id for entry in listed] == [good]
+    checked = node.cli("fsck")
+    assert checked.code == 5
+    assert "csi/volumes/bad.json" in checked.stdout
+    assert "csi/volumes/planted.json" in checked.stdout
+    node.cli("fsck", "--repair")
+    assert node.cli("fsck").code == 0
+    node.delete(good)
+    node.delete(bad)
 
 
 def test_many_calls_on_one_volume_at_once(node: Node) -> None:

@@ -148,6 +148,38 @@ def test_the_calls(cli: Command, plugin: Plugin) -> None:
     assert cli("fsck").code == 0
 
 
+def test_a_damaged_record_is_in_nobodys_way(cli: Command, plugin: Plugin) -> None:
+    for name in ("bad", "good"):
+        plugin.ok("Create", Name=name, Opts={"ref": "app"})
+    record = cli.store / "volumes/bad.json"
+    record.write_text(record.read_text().replace("app", "etc"))
+    assert [volume["Name"] for volume in plugin.ok("List")["Volumes"]] == ["good"]
+    assert "changed after it was written" in plugin.refused("Mount", Name="bad", ID="a")
+    checked = cli("fsck")
+    assert checked.code == 5
+    assert "volumes/bad.json" in checked.stdout
+    cli("fsck", "--repair")
+    assert cli("fsck").code == 0
+    assert "there is no volume bad" in plugin.refused("Get", Name="bad")
+
+
+def test_a_volume_made_with_a_field_that_is_refused_by_now_is_told_of_and_ends(cli: Command, plugin: Plugin) -> None:
+    assert "fields: {name} {worktree} {volume}" in plugin.refused(
+        "Create", Name="v", Opts={"ref": "app", "tag": "at-{container}"}
+    )
+    plugin.ok("Create", Name="v", Opts={"ref": "app", "tag": "at-{volume}"})
+    place = Path(plugin.ok("Mount", Name="v", ID="a")["Mountpoint"])
+    (place / "new").write_text("x")
+    (record,) = cli.json("status", "app")[0]["worktrees"][0]["mounts"]
+    assert (record["holder"]["kind"], record["holder"]["id"]) == ("volume", "v")
+    old = {"options": {"ref": "app", "tag": "at-{container}"}, "created": "2026"}
+    (cli.store / "volumes/v.json").write_text(json.dumps(old))
+    plugin.ok("Unmount", Name="v", ID="a")
+    assert [c["path"] for c in cli.json("diff", "app:latest", "app:at-v") if c["kind"] == "added"] == ["/new"]
+    assert "unknown field {container}" in plugin.refused("Mount", Name="v", ID="a")
+    plugin.ok("Remove", Name="v")
+
+
 BAD_VOLUMES = [
     ("../x", {"ref": "app"}, "not a volume name"),
     (7, {"ref": "app"}, "not a volume name"),

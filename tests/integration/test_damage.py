@@ -30,6 +30,7 @@ from stratum.store.ancestry import Ancestry
 from stratum.store.holders import Container, Lease, Promise
 from stratum.store.lineage import Recorded
 from stratum.store.reflog import parse_entry
+from tests.support import services
 from tests.support.reading import READING
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(3000)]
@@ -59,6 +60,7 @@ class Scene:
             "app", "dev", Lease(Container("c" * 64), "2026-01-01T00:00:00Z", Promise(tag="t-{time}"), "it failed")
         )
         self._interrupt_a_switch()
+        services.put_records(store)
         commit = store.tags.get("app", "v1")
         store.tags.pin("app", tags={"v1"}, commits={commit})
         with store.begin() as tx:

@@ -15,6 +15,7 @@ from stratum.api.session import Session
 from stratum.config import load_config
 from stratum.store import Lease, Store
 from stratum.store.holders import Container, Promise
+from tests.support import services
 from tests.support.command import Command
 from tests.support.stores import check, snapshot
 
@@ -78,6 +79,18 @@ def leased(scene: Scene) -> Path:
     return scene.root / "refs/app/worktrees/dev/lease.toml"
 
 
+def recorded(scene: Scene) -> Path:
+    services.put_records(scene.store)
+    return scene.root / "csi/volumes/pvc.json"
+
+
+def without_json_check(path: Path) -> None:
+    """As a version wrote it that put none there."""
+    table = json.loads(path.read_bytes())
+    del table["check"]
+    path.write_text(json.dumps(table, indent=1))
+
+
 def without_check(path: Path) -> None:
     """Cut short where a table ends."""
     path.write_bytes(path.read_bytes().partition(b"\n[check]")[0])
@@ -139,6 +152,18 @@ CASES: dict[str, tuple[Callable[[Scene], Path], Callable[[Path], None], str, set
     ),
     "lease-cut": (leased, without_check, "lease", {"app+dev"}, True),
     "meta-unchecked": (lambda s: s.root / META, without_check, "worktree", {"app+dev"}, True),
+    "record-text": (recorded, write("{}x"), "record", {"Kubernetes volume pvc"}, False),
+    "record-bit": (recorded, flip, "record", {"Kubernetes volume pvc"}, False),
+    "record-unchecked": (recorded, without_json_check, "record", {"Kubernetes volume pvc"}, True),
+    "record-fifo": (recorded, lambda p: (p.unlink(), os.mkfifo(p), None)[2], "stray", set(), False),
+    "record-link": (recorded, lambda p: (p.unlink(), p.symlink_to("/etc/passwd"))[1], "symlink", set(), False),
+    "records-stray": (
+        lambda s: recorded(s).parent.parent / "evil",
+        lambda p: p.symlink_to("/etc"),
+        "symlink",
+        set(),
+        True,
+    ),
     "reflog-line": (lambda s: s.root / "refs/app/log.jsonl", write('{"when"\n'), "reflog", {"app"}, True),
     "reflog-empty": (lambda s: s.root / "refs/app/log.jsonl", write(""), "reflog", {"app"}, True),
     "reflog-gone": (lambda s: s.root / "refs/app/log.jsonl", Path.unlink, "reflog", {"app"}, True),

@@ -20,7 +20,7 @@ from stratum.csi.jobs import WAITING_EACH, Jobs, Lane, Task
 from stratum.csi.paging import page
 from stratum.csi.paths import place
 from stratum.csi.patterns import parse_pattern
-from stratum.csi.records import Records, SnapshotRecord, VolumeRecord, key_for
+from stratum.csi.records import VolumeRecord, key_for
 from stratum.csi.sources import registry_stratum
 from stratum.csi.usage import upperdir_usage
 from stratum.errors import (
@@ -282,39 +282,6 @@ def test_keys_can_name_files_and_worktrees(name: str) -> None:
 
 def record(key: str, created: int) -> VolumeRecord:
     return VolumeRecord(key, key, f"s+{key}", "s", "c" * 64, 0, "nothing", created=created)
-
-
-def test_records(tmp_path: Path) -> None:
-    volumes, snapshots = Records(tmp_path, VolumeRecord), Records(tmp_path, SnapshotRecord)
-    assert volumes.list() == []
-    assert volumes.get("a") is None
-    for key, created in (("b", 2), ("a", 3), ("c", 1)):
-        volumes.put(record(key, created))
-    assert [found.key for found in volumes.list()] == ["c", "b", "a"]
-    assert volumes.get("b") == record("b", 2)
-    assert snapshots.list() == []
-    volumes.remove("b")
-    volumes.remove("b")
-    assert volumes.get("b") is None
-    with pytest.raises(UsageError):
-        volumes.get("../../etc/passwd")
-
-
-@pytest.mark.parametrize("text", ["", "[]", "{}", "x", '{"key": 1}', "[" * 100_000, '{"key": "a"}'])
-def test_damaged_records(tmp_path: Path, text: str) -> None:
-    volumes = Records(tmp_path, VolumeRecord)
-    volumes.put(record("a", 1))
-    (tmp_path / "csi" / "volumes" / "a.json").write_text(text)
-    with pytest.raises(DamagedError):
-        volumes.get("a")
-
-
-def test_a_record_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
-    volumes = Records(tmp_path, VolumeRecord)
-    volumes.put(record("a", 1))
-    (tmp_path / "csi" / "volumes" / "b.json").symlink_to("a.json")
-    with pytest.raises(DamagedError):
-        volumes.get("b")
 
 
 def test_pages() -> None:
