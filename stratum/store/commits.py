@@ -159,6 +159,7 @@ class Commits:
         origin: Mapping[str, Any] | None = None,
         timestamp: datetime | None = None,
         known: Directory | None = None,
+        read_from: tuple[SplicedDump, MerkleNodes] | None = None,
         image: bool = True,
         accept: Callable[[str], None] = accept_any,
     ) -> CommitMeta:
@@ -168,19 +169,19 @@ class Commits:
         is given its name before anything of it gets a place, and may raise. ``timestamp`` (timezone-aware) defaults to
         now. Objects below directories that ``root`` shares with ``known``, the tree of a commit of this store, are
         taken to be there; every other must be, or ``DamagedError``. Where ``known`` is from ``open_tree``, what is
-        shared is not even read. ``image``: make it now, not on demand.
+        shared is not even read. ``read_from``: the canonical dump that ``root`` was read from, with its Merkle tree.
+        ``image``: make it now, not on demand.
         """
         from stratum.tree.digest import metadata_hash
 
-        dump, kept, base, stored = self._new_dump(root, known)
+        dump, kept, base, stored = self._new_dump(root, known, read_from[0] if read_from is not None else None)
         commit = metadata_hash(dump.buffers())
         accept(commit)
         if self.exists(commit):
             tx.publish_objects(complete=True)
             return self.found(tx, commit, image)
-        nodes = self._merkle_nodes(dump, base)
-        summary = nodes.summary()
-        file_count, total_size = self._statistics(root, known, kept, base)
+        nodes = read_from[1] if read_from is not None else self._merkle_nodes(dump, base)
+        summary, (file_count, total_size) = nodes.summary(), self._statistics(root, known, kept, base)
         directory = _write_dump(tx, dump, stored)
         del dump  # it is large, and so is an image in the making
         digest, size = _write_image(tx, root, directory / IMAGE) if image else (None, None)
@@ -215,9 +216,11 @@ class Commits:
 
         return metadata_hash(self._new_dump(root, known)[0].buffers())
 
-    def _new_dump(self, root: Directory, known: Directory | None) -> tuple[SplicedDump, Kept, str | None, StoredDump]:
-        """The dump of ``root``; what it keeps of that of ``known``, where this is from ``open_tree``, which commit's
-        tree that is, and how its dump is stored."""
+    def _new_dump(
+        self, root: Directory, known: Directory | None, dump: SplicedDump | None = None
+    ) -> tuple[SplicedDump, Kept, str | None, StoredDump]:
+        """The dump of ``root``, made where there is none yet; what it keeps of that of ``known``, where this is from
+        ``open_tree``, which commit's tree that is, and how its dump is stored."""
         from stratum.store.frames import NOT_STORED
         from stratum.tree.blocks import DUMP_MAX
         from stratum.tree.dump import NOTHING_KEPT
@@ -228,7 +231,7 @@ class Commits:
         if source is not None and source in self._opened:
             base, stored = self._opened[source]
             kept = kept_lines(root, source)
-        dump = splice_dump(root, source, kept)
+        dump = dump or splice_dump(root, source, kept)
         if dump.size > DUMP_MAX:
             raise UnsupportedError(
                 f"the tree is too large for a commit: its dump has {dump.size} bytes, and {DUMP_MAX} is the limit",

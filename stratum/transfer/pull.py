@@ -39,8 +39,9 @@ from stratum.transfer.running import Running, running
 from stratum.transfer.treeblobs import join_tree
 from stratum.tree import blocks
 from stratum.tree.contents import objects_of
-from stratum.tree.digest import merkle_summary
 from stratum.tree.dump import read_dump
+from stratum.tree.merkle import MerkleNodes
+from stratum.tree.splice import SplicedDump
 
 if TYPE_CHECKING:
     from stratum.store import Store
@@ -98,13 +99,14 @@ def pulled(
         found = _read(store, remote, manifest, isolated, job)
         files = PackFiles(store.layout, tx.directory, remote.target)
         objects = ObjectFetch(remote, tx.object_staging, files, job)
+        wanted = found.tree.objects
         with store.locks.store():
-            tx.need(found.objects)
-            missing = found.objects if found.fresh else _lacking(store, found.objects)
+            tx.need(wanted)
+            missing = wanted if found.fresh else _lacking(store, wanted)
         for _ in range(_ROUNDS):
             fetch_objects(store, tx, objects, find_parts(found.packs, missing))
             with store.locks.store(timeout=STORE_WAIT):
-                missing = _lacking(store, found.objects)
+                missing = _lacking(store, wanted)
                 if not missing:
                     origin = {"kind": kind, "reference": where, "manifest": digest}
                     _write(store, tx, manifest, found, origin | ({_WHOLE: True} if isolated else {}))
@@ -118,14 +120,21 @@ def pulled(
 
 
 @dataclass(frozen=True, slots=True)
+class _Tree:
+    """A tree, the dump that it was read from with its Merkle tree, and the objects in it: digest -> size in bytes."""
+
+    root: Directory
+    read_from: tuple[SplicedDump, MerkleNodes]
+    objects: dict[bytes, int]
+
+
+@dataclass(frozen=True, slots=True)
 class _Found:
-    """What an artifact says of its commit, checked. ``objects`` is digest -> size in bytes; ``fresh``: none of them may
-    come from anywhere else."""
+    """What an artifact says of its commit, checked. ``fresh``: no object may come from anywhere else."""
 
     meta: CommitMeta
     timestamp: datetime
-    root: Directory
-    objects: dict[bytes, int]
+    tree: _Tree
     packs: list[Pack]
     fresh: bool
 
@@ -148,10 +157,10 @@ def _read(store: Store, remote: Source, manifest: Manifest, isolated: bool, job:
             if sum(tree.size for tree in manifest.trees) > blocks.DUMP_MAX:
                 raise DamagedError(f"{where}: the tree is larger than {blocks.DUMP_MAX} bytes")
             dump, commit = join_tree(pool.map(get, manifest.trees), where)
-        root, objects = _check_tree(dump, commit, meta, where)
+        tree = _check_tree(dump, commit, meta, where)
         packs = read_packs(manifest.packs, get, where, pool)
-    _check_listed(objects, packs, where)
-    return _Found(meta, timestamp, root, objects, packs, fresh)
+    _check_listed(tree.objects, packs, where)
+    return _Found(meta, timestamp, tree, packs, fresh)
 
 
 def _lacking(store: Store, objects: dict[bytes, int]) -> dict[bytes, int]:
@@ -166,7 +175,8 @@ def _write(store: Store, tx: Transaction, manifest: Manifest, found: _Found, ori
     meta = found.meta
     store.commits.write(
         tx,
-        found.root,
+        found.tree.root,
+        read_from=found.tree.read_from,
         parent=meta.parent_commit,
         message=meta.message,
         origin=origin,
@@ -206,17 +216,19 @@ def _timestamp(meta: CommitMeta, where: str) -> datetime:
     return timestamp
 
 
-def _check_tree(dump: Dump, commit: str, meta: CommitMeta, where: str) -> tuple[Directory, dict[bytes, int]]:
-    """The tree and the objects of the dump, whose hash is ``commit``."""
+def _check_tree(dump: Dump, commit: str, meta: CommitMeta, where: str) -> _Tree:
+    """The tree of the dump, whose hash is ``commit``."""
     if commit != meta.metadata_hash:
         raise DamagedError(f"{where}: the tree is commit {commit}, not {meta.metadata_hash} as it is said to be")
     try:
         root, objects = read_dump(dump), objects_of(dump)
     except DamagedError as exc:
         raise DamagedError(f"{where}: {exc.message}", hint=exc.hint) from None
-    if merkle_summary(dump).root != meta.merkle_root:
+    spliced = SplicedDump(lambda: dump)
+    nodes = MerkleNodes.of(spliced)
+    if nodes.summary().root != meta.merkle_root:
         raise DamagedError(f"{where}: the Merkle root in the metadata is not that of the tree")
-    return root, objects
+    return _Tree(root, (spliced, nodes), objects)
 
 
 def _check_listed(objects: dict[bytes, int], packs: Iterable[Pack], where: str) -> None:

@@ -16,8 +16,11 @@ from stratum.errors import DamagedError, NotFoundError, StratumError, UsageError
 from stratum.frozen import replace
 from stratum.store import CommitMeta, Store
 from stratum.store.clock import commit_time, rfc3339
-from stratum.tree.dump import write_dump
+from stratum.store.metadata import METADATA_MAX
+from stratum.tree.dump import read_dump, write_dump
+from stratum.tree.merkle import MerkleNodes
 from stratum.tree.model import Directory, File
+from stratum.tree.splice import SplicedDump
 from tests.support.stores import check, commit, directory, file, leftovers, snapshot
 
 
@@ -324,6 +327,31 @@ def test_a_dump_that_could_not_be_read_again_is_not_written(store: Store, monkey
     with store.begin("a test") as tx, pytest.raises(StratumError, match="too large"):
         store.write_commit(tx, directory({b"a" * 100: Directory(0o40755, 0, 0, 0)}))
     assert store.commits.list() == []
+
+
+def test_metadata_that_could_not_be_pulled_are_not_written(store: Store) -> None:
+    with store.begin("a test") as tx, pytest.raises(UsageError, match="message and origin need 10"):
+        store.write_commit(tx, directory({}), message="x" * METADATA_MAX)
+    assert store.commits.list() == []
+
+
+def test_a_tree_that_was_read_from_a_dump_is_not_dumped_again(store: Store, tmp_path: Path) -> None:
+    other, when = Store.create(tmp_path / "other"), datetime(2025, 6, 9, tzinfo=timezone.utc)
+    files = {b"%d" % number: file_of(number) for number in range(40_000)}
+    with store.begin("a test") as tx:
+        meta = store.commits.write(tx, directory(files), timestamp=when)
+    text = store.commits.dump(meta.metadata_hash).text
+    assert text is not None
+    dump = SplicedDump([text])
+    with other.begin("a test") as tx:
+        read_from = dump, MerkleNodes.of(dump)
+        assert other.commits.write(tx, read_dump(text), timestamp=when, read_from=read_from) == meta
+    paths = [each.layout.commit(meta.metadata_hash) for each in (store, other)]
+    assert contents(paths[0]) == contents(paths[1])
+
+
+def file_of(number: int) -> File:
+    return File(0o100644, 0, 0, number, size=5, content=b"%05d" % number)
 
 
 def test_times() -> None:
