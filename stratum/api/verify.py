@@ -49,7 +49,7 @@ def verify(session: Session, text: str, path: str | None = None, *, progress: Pr
     total = sum(size for _, size in files.values())
     done = 0
     for digest, (where, size) in files.items():
-        _verify_object(store.objects.verify, commit, digest, where, size)
+        _verify_object(store.residence.verify, commit, digest, where, size)
         done += size
         if progress is not None:
             progress(done, total)
@@ -147,6 +147,6 @@ def _line_of(dump: Blocks, escaped: bytes) -> int | None:
 def _verify_object(check: Callable[[bytes, int], int], commit: str, digest: bytes, path: bytes, size: int) -> None:
     try:
         check(digest, size)
-    except (DamagedError, NotFoundError) as exc:
+    except DamagedError as exc:
         where = f"{path.decode('utf-8', 'backslashreplace')} in commit {commit}"
         raise DamagedError(f"{where}: {exc.message}", hint=exc.hint) from None

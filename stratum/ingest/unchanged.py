@@ -71,8 +71,7 @@ def find_unchanged(store: Store, path: Path, *, devices: bool = False) -> str | 
             return None
     except OSError:
         return None
-    presence = store.objects.many(len(known.objects))
-    if not all(presence.has(digest, size) for digest, size in known.objects):
+    if not store.residence.has_all(known.objects):
         return None
     file.touch()
     StatCache(store.objects, source).touch()

@@ -27,7 +27,7 @@ from stratum.store.clock import rfc3339, utc_now
 from stratum.store.layout import Layout, Names, storage_error
 from stratum.store.merklecache import MerkleCache
 from stratum.store.metadata import METADATA, METADATA_MAX, CommitMeta, Statistics, parent_of
-from stratum.store.objects import Objects
+from stratum.store.residence import Residence
 from stratum.store.transaction import Transaction, Transactions
 from stratum.sys.atomic import fsync_dir
 from stratum.tree.model import Directory, File, Source
@@ -49,9 +49,9 @@ def accept_any(commit: str) -> None:
 class Commits:
     """The commits of one store. Commits are named by their 64 hex digits."""
 
-    def __init__(self, layout: Layout, objects: Objects, transactions: Transactions) -> None:
+    def __init__(self, layout: Layout, residence: Residence, transactions: Transactions) -> None:
         self._layout = layout
-        self._objects = objects
+        self._residence = residence
         self._transactions = transactions
         self._merkle_cache = MerkleCache(layout)
         self._opened: WeakKeyDictionary[Source, tuple[str, StoredDump]] = WeakKeyDictionary()
@@ -277,16 +277,13 @@ class Commits:
         return before.file_count - old.count + new.count, before.total_size - old.total_size + new.total_size
 
     def _check_objects(self, tx: Transaction, root: Directory, known: Directory | None) -> None:
-        checked: set[bytes] = set()
-        for file in _files_not_below(root, known):
-            digest = file.digest
-            if digest is None or digest in checked or tx.published(digest):
-                continue
-            checked.add(digest)
-            if not self._objects.has(digest, file.size):
-                raise DamagedError(
-                    f"object {digest.hex()} of {file.size} bytes is needed by the commit but not in the store"
-                )
+        needed = {
+            file.digest: file.size
+            for file in _files_not_below(root, known)
+            if file.digest is not None and not tx.published(file.digest)
+        }
+        for digest, size in self._residence.lacking(needed.items()):
+            raise DamagedError(f"object {digest.hex()} of {size} bytes is needed by the commit but not in the store")
 
     def ensure_image(self, commit: str) -> Path:
         """The path of the commit's image, which is made where it is missing or has another size than it should.

@@ -276,7 +276,7 @@ class _Check:
                 if finding.kind != "permissions":
                     self._bad.setdefault(digest, []).append(finding)
             self._done.findings += findings
-        for digest, size in missing.items():
+        for digest, size in self._store.residence.lacking(missing.items()):
             path = self._store.objects.path(digest)
             finding = Finding("object", str(path.relative_to(self._layout.root)), "it is missing", digest=digest)
             finding.size = size

@@ -39,14 +39,13 @@ from typing import TYPE_CHECKING
 
 from stratum.errors import DamagedError
 from stratum.store import packcache
-from stratum.store.frames import unseen_lines
 from stratum.store.layout import storage_error
+from stratum.store.residence import Needed
 from stratum.store.retention import Retention
 from stratum.store.roots import find_roots, span_gaps
 from stratum.store.trash import remove_tree
 from stratum.sys.atomic import TEMPORARY_PREFIX
 from stratum.sys.usage import disk_usage
-from stratum.tree.contents import object_lines
 
 if TYPE_CHECKING:
     from stratum.store.store import Store
@@ -78,15 +77,6 @@ class Collected:
     folded: dict[str, int] = field(default_factory=dict)
     kept_twice: dict[str, int] = field(default_factory=dict)
     not_folded: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
-class Needed:
-    """The objects (digests of 32 bytes) that ``commits`` need, and the ``frames`` of their dumps, which they share."""
-
-    commits: set[str] = field(default_factory=set)
-    objects: set[bytes] = field(default_factory=set)
-    frames: set[bytes] = field(default_factory=set)
 
 
 def read_ahead(store: Store, rules: Retention, mounted: Mapping[str, str]) -> Needed:
@@ -153,10 +143,7 @@ def _read_needed(store: Store, commits: Mapping[str, str], needed: Needed) -> No
                 f"{exc.message}, so it is not known which objects {why} needs",
                 hint="nothing was removed; 'stratum fsck' tells more, and 'stratum fsck --repair --from' restores it",
             ) from None
-        parts = (dump,) if dump.text is None else unseen_lines(dump.text, stored, needed.frames)
-        for lines in parts:
-            needed.objects.update(digest for digest, _, _ in object_lines(lines))
-        needed.commits.add(commit)
+        needed.add(commit, dump, stored)
 
 
 def _drop_dead_transactions(store: Store, done: Collected) -> None:

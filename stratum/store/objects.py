@@ -81,7 +81,7 @@ class Objects:
     def _size(self, digest: bytes) -> int | None:
         try:
             info = os.lstat(self._path(digest))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         return info.st_size if stat.S_ISREG(info.st_mode) else None
 
@@ -234,7 +234,7 @@ class Presence:
         directory = self._directory(number)
         try:
             names = os.listdir(directory)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return []
         return [bytes.fromhex(directory[-2:] + rest) for rest in names if _REST.fullmatch(rest)]
 

@@ -190,13 +190,14 @@ class _Repair:
 
     def _fetch(self, fetch: Fetch) -> None:
         objects = {f.digest: f.size for f in self._findings if f.digest is not None and f.size is not None and f.hurts}
-        wanted = {digest: size for digest, size in objects.items() if not self._store.objects.has(digest, size)}
+        wanted = dict(self._store.residence.lacking(objects.items()))
         commits = {f.commit for f in self._findings if f.kind in ("dump", "commit") and f.commit is not None}
         commits = {commit for commit in commits if not self._store.commits.exists(commit)}
         if wanted or commits:
             fetch(wanted, commits)
+        lacking = dict(self._store.residence.lacking(wanted.items()))
         for finding in self._findings:
-            if finding.digest in wanted and self._store.objects.has(finding.digest, finding.size):
+            if finding.digest in wanted and finding.digest not in lacking:
                 finding.repair = "restored"
             if finding.commit in commits and self._store.commits.exists(finding.commit):
                 finding.repair = "restored"

@@ -17,6 +17,7 @@ from stratum.store.metadata import CommitMeta
 from stratum.store.namespaces import Namespaces
 from stratum.store.objects import Objects
 from stratum.store.reflog import Reflog
+from stratum.store.residence import Residence
 from stratum.store.resolve import Refs
 from stratum.store.tags import Tags
 from stratum.store.transaction import Transaction, Transactions
@@ -32,7 +33,8 @@ class Store(Refs):
         self.locks = StoreLocks(layout)
         self.objects = Objects(layout)
         self.transactions = Transactions(layout, self.locks, self.objects)
-        self.commits = Commits(layout, self.objects, self.transactions)
+        self.residence = Residence(self.objects)
+        self.commits = Commits(layout, self.residence, self.transactions)
         self.namespaces = Namespaces(layout, self.locks, self.transactions)
         self.reflog = Reflog(layout)
         parts = (layout, self.locks, self.transactions, self.namespaces, self.commits, self.reflog)

@@ -165,8 +165,7 @@ def _read(store: Store, remote: Source, manifest: Manifest, isolated: bool, job:
 
 def _lacking(store: Store, objects: dict[bytes, int]) -> dict[bytes, int]:
     """Those of the objects that the store has not."""
-    has = store.objects.has
-    return {digest: size for digest, size in objects.items() if not has(digest, size)}
+    return dict(store.residence.lacking(objects.items()))
 
 
 def _write(store: Store, tx: Transaction, manifest: Manifest, found: _Found, origin: dict[str, Any]) -> None:

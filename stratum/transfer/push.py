@@ -7,6 +7,7 @@ publishes nothing, and the blobs that it sent are found by the next.
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -178,6 +179,7 @@ def _push(
         if present is not None and plan.brings_nothing_to(present):
             return sender.result(meta.metadata_hash, there.digest, len(present.blobs) + 1)
         plan.check()
+        packer.check(plan.packs)
         packs = sender.send_plan(plan, packer, pool)
     config = sender.send_bytes(CONFIG_MEDIA_TYPE, outgoing.metadata())
     digest = sender.send_manifest(plan.manifest(config, packs), tag)
@@ -297,6 +299,12 @@ class _Packer:
         self._directory = directory
         self._job = job
         self._dry_run = dry_run
+
+    def check(self, packs: Iterable[Sequence[Member]]) -> None:
+        """``NotFoundError`` where the store lacks an object that is to be sent: now, and not after half of the rest."""
+        members = ((member.digest, member.size) for pack in packs for member in pack)
+        for digest, _ in self._store.residence.lacking(members):
+            os.close(self._store.objects.open(digest))
 
     def make(self, number: int, members: Sequence[Member]) -> _Packed:
         """The pack of ``members``.

@@ -34,7 +34,7 @@ def salvage(store: Store, source: Target, access: Access, objects: dict[bytes, i
     problems = []
     with open_source(source, access) as remote:
         for reference in _references(remote, source):
-            missing = {digest: size for digest, size in objects.items() if not store.objects.has(digest, size)}
+            missing = dict(store.residence.lacking(objects.items()))
             lost = {commit for commit in commits if not store.commits.exists(commit)}
             if not missing and not lost:
                 break
