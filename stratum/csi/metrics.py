@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
-from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from starlette.applications import Starlette
@@ -18,6 +17,8 @@ from stratum.serving import Limits
 
 BUCKETS = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 120.0)
 """Upper bounds of the durations' histogram, in seconds."""
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 LIMITS = Limits(connections=8, each=3, seconds=10.0)
 """Whoever reaches the driver's pod can connect, so nobody gets much."""
@@ -100,7 +101,7 @@ class Metrics:
         """The answer to GET /metrics."""
 
         def scrape(_request: Request) -> Response:
-            return Response(self.text(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
+            return Response(self.text(), media_type=CONTENT_TYPE)
 
         return Starlette(routes=[Route("/metrics", scrape)])
 

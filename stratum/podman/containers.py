@@ -1,4 +1,4 @@
-"""Podman's containers, by its own command: make, start, attach, signal, pause, remove.
+"""Podman's containers, by its own command: make, start, attach, signal, remove.
 
 ``CONTAINER_HOST`` (podman(1)) names a service to use instead of this machine's storage; set to nothing, it names none.
 """
@@ -114,14 +114,6 @@ class Containers:
         except (StratumError, ValueError, LookupError) as exc:
             said = exc.message if isinstance(exc, StratumError) else "its list of containers cannot be read"
             raise UnsupportedError(said, hint="see what 'podman ps' says, or correct CONTAINER_HOST") from None
-
-    def pause(self, container: str, *, timeout: float) -> None:
-        """Freeze the container's processes. After an error they may be frozen all the same."""
-        self._ask("pause", container, timeout=timeout)
-
-    def unpause(self, container: str) -> None:
-        """Let a paused container go on."""
-        self._ask("unpause", container)
 
     def remove(self, container: str) -> None:
         """Kill it if it runs, and remove it with what it alone used."""

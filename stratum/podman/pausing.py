@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import select
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import IO
 
 from stratum.errors import StratumError
 from stratum.podman.containers import Containers
@@ -13,7 +16,14 @@ from stratum.podman.containers import Containers
 _ANSWER = 60.0
 _WAITS = (0.1, 0.2, 0.4, 0.8)
 """Seconds before each further try to pause a container."""
-_WATCHDOG = 'read -r _; exec "$@"'
+_KEEPER = """\
+trap '' PIPE
+"$@" pause "$0" </dev/null >/dev/null || exit
+echo
+read -r _
+"$@" unpause "$0" </dev/null >/dev/null || exec "$@" unpause "$0" </dev/null >/dev/null
+"""
+"""Pauses, says so with an empty line, waits for the end of its input, and unpauses."""
 
 
 @contextmanager
@@ -21,70 +31,59 @@ def paused(container: str, environment: Mapping[str, str]) -> Iterator[None]:
     """Keep ``container`` (its ID) paused for the block.
 
     One that is paused already stays so, and one that has ended is none to pause. A pause that fails is tried again, as
-    runtimes do not always manage to freeze a busy container at once. However the block or this process ends, the
-    container goes on: a shell that waits for the end of its input unpauses it.
+    runtimes do not always manage to freeze a busy container at once. However and whenever the block or this process
+    ends, the container goes on: a shell pauses it, waits for the end of its input, and unpauses it.
     ``StratumError`` where that fails.
 
     Raises ``UnsupportedError`` where there is no Podman to ask, ``StratumError`` where it does not pause the container.
     """
     podman = Containers(environment)
-    watchdog = _pause(podman, container)
-    try:
-        yield
-    finally:
-        if watchdog is not None:
-            watchdog.communicate()
-            if watchdog.returncode != 0:
-                _unpause(podman, container)
+    with tempfile.TemporaryFile() as said:  # no pipe, on which Podman would die once we are dead
+        keeper = _pause(podman, container, said)
+        try:
+            yield
+        finally:
+            if keeper is not None:
+                keeper.communicate()
+                if keeper.returncode != 0:
+                    name = container[:12]
+                    raise StratumError(
+                        f"container {name} could not be unpaused: {_words(said)}", hint=f"run: podman unpause {name}"
+                    )
 
 
-def _pause(podman: Containers, container: str) -> subprocess.Popen[bytes] | None:
-    """Pause the container, if it runs, until the end of the returned process's input."""
-    deadline = time.monotonic() + _ANSWER
+def _pause(podman: Containers, container: str, said: IO[bytes]) -> subprocess.Popen[bytes] | None:
+    """Pause the container, if it runs, until the end of the returned process's input; its errors go to ``said``."""
     for wait in (*_WAITS, None):
         found = podman.condition(container, timeout=_ANSWER)
         if found is None:
             raise StratumError(f"Podman has no container {container[:12]}")
         if found.state != "running":
             return None
-        try:
-            return _try_pause(podman, container)
-        except StratumError:
-            # Where Podman did not answer, it may wait for the end of this very container, whose hook waits for us.
-            if wait is None or time.monotonic() > deadline:
-                raise
+        said.seek(0)
+        said.truncate()
+        pipe = subprocess.PIPE
+        line = ["/bin/sh", "-c", _KEEPER, container, *podman.line]
+        keeper = subprocess.Popen(
+            line, env=podman.environment, stdin=pipe, stdout=pipe, stderr=said, start_new_session=True
+        )
+        assert keeper.stdin is not None
+        assert keeper.stdout is not None
+        if not select.select([keeper.stdout], [], [], _ANSWER)[0]:
+            # Podman may wait for the end of this very container, whose hook waits for us: so we wait no more.
+            keeper.stdin.close()
+            keeper.stdout.close()
+            raise StratumError(f"podman pause did not end within {_ANSWER:.0f} s")
+        if keeper.stdout.read(1):
+            return keeper
+        keeper.communicate()
+        if wait is None:
+            raise StratumError(f"podman pause: {_words(said)}")
         time.sleep(wait)
     return None
 
 
-def _try_pause(podman: Containers, container: str) -> subprocess.Popen[bytes]:
-    watchdog = _watchdog(podman, container)
-    try:
-        podman.pause(container, timeout=_ANSWER)
-    except BaseException:
-        watchdog.communicate()  # perhaps it is paused all the same
-        raise
-    return watchdog
-
-
-def _watchdog(podman: Containers, container: str) -> subprocess.Popen[bytes]:
-    """A process that unpauses the container at the end of its input, which comes with the end of this process too."""
-    nowhere = subprocess.DEVNULL
-    return subprocess.Popen(
-        ["/bin/sh", "-c", _WATCHDOG, "sh", *podman.line, "unpause", container],
-        env=podman.environment,
-        stdin=subprocess.PIPE,
-        stdout=nowhere,
-        stderr=nowhere,
-        start_new_session=True,
-    )
-
-
-def _unpause(podman: Containers, container: str) -> None:
-    try:
-        podman.unpause(container)
-    except StratumError as exc:
-        name = container[:12]
-        raise StratumError(
-            f"container {name} could not be unpaused: {exc.message}", hint=f"run: podman unpause {name}"
-        ) from None
+def _words(said: IO[bytes]) -> str:
+    """All of it, as the runtime's own words stand before Podman's."""
+    said.seek(0)
+    return " ".join(said.read().decode("utf-8", "replace").split()) or "Podman does not say why"

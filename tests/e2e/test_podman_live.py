@@ -247,35 +247,45 @@ BUSY = """\
 case " $* " in
 *" pause "*)
     echo >> "$0.tries"
+    sleep "$(cat "$0.delay")"
     if [ "$(wc -l < "$0.tries")" -le "$(cat "$0.fails")" ]; then echo "unable to freeze" >&2; exit 1; fi
 esac
 exec runc "$@"
 """
 
 
-def test_a_pause_that_fails_now_and_then_is_tried_again(cli: Command, tmp_path: Path) -> None:
-    """As runc does with containers that keep the machine busy."""
+@pytest.fixture
+def busy(cli: Command, tmp_path: Path) -> Iterator[PodmanEnv]:
+    """A Podman whose runtime pauses late or not at all, and a container on ``app``."""
     (tmp_path / "source").mkdir()
     cli.ok("import", "--bare", tmp_path / "source", "app")
     runtime = tmp_path / "runtime"
     runtime.write_text(BUSY)
     runtime.chmod(0o755)
+    (tmp_path / "runtime.delay").write_text("0")
+    (tmp_path / "runtime.fails").write_text("0")
     cli.ok("hook", "install", "--force", tmp_path / "hooks")
     with PodmanEnv(runtime=str(runtime), hooks_dir=tmp_path / "hooks") as podman:
         cli.environment |= podman.for_stratum
         start(podman, ref="app")
-        inside(podman, "echo 1 > /data/one")
-        (tmp_path / "runtime.fails").write_text("2")
-        cli.ok("commit", "app", "third-try")
-        assert (tmp_path / "runtime.tries").read_text().count("\n") == 3
-        assert changed(cli, "app:latest", "app:third-try") == {"/one"}
-        (tmp_path / "runtime.fails").write_text("1000")
-        done = cli("commit", "app", "never")
-        assert done.code == 1
-        assert "cannot be paused, so nothing was committed" in done.stderr
-        assert cli("show", "app:never").code == 3
-        assert podman.state("server") == "running"
+        yield podman
         stop(podman)
+
+
+def test_a_pause_that_fails_now_and_then_is_tried_again(busy: PodmanEnv, cli: Command, tmp_path: Path) -> None:
+    """As runc does with containers that keep the machine busy."""
+    inside(busy, "echo 1 > /data/one")
+    (tmp_path / "runtime.fails").write_text("2")
+    cli.ok("commit", "app", "third-try")
+    assert (tmp_path / "runtime.tries").read_text().count("\n") == 3
+    assert changed(cli, "app:latest", "app:third-try") == {"/one"}
+    (tmp_path / "runtime.fails").write_text("1000")
+    done = cli("commit", "app", "never")
+    assert done.code == 1
+    assert "cannot be paused, so nothing was committed" in done.stderr
+    assert "unable to freeze" in done.stderr
+    assert cli("show", "app:never").code == 3
+    assert busy.state("server") == "running"
 
 
 KILLED = """\
@@ -300,6 +310,22 @@ def test_a_killed_commit_leaves_no_paused_container(podman: PodmanEnv, cli: Comm
         assert time.monotonic() < deadline
         time.sleep(0.05)
     stop(podman)
+
+
+def test_a_commit_that_is_killed_while_it_pauses_leaves_no_paused_container(
+    busy: PodmanEnv, cli: Command, tmp_path: Path
+) -> None:
+    (tmp_path / "runtime.delay").write_text("1")
+    command = [sys.executable, "-c", KILLED, container_id(busy)]
+    with subprocess.Popen(command, env=cli.environment, stdout=subprocess.DEVNULL) as process:
+        while not (tmp_path / "runtime.tries").exists():
+            time.sleep(0.02)
+        process.kill()
+    deadline = time.monotonic() + 30
+    while pauses(busy) != ["pause", "unpause"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert busy.state("server") == "running"
 
 
 @pytest.mark.parametrize("finished_by", ["the next verb", "the stop", "the next container"])
