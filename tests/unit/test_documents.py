@@ -10,6 +10,7 @@ import pytest
 from tests.unit.test_imports import floor_of
 
 CHECKOUT = Path(__file__).parents[2]
+PACKAGE = CHECKOUT / "stratum"
 DOCUMENTS = {
     "CONTRIBUTING.md": ("", "stratum", "tests"),
     "stratum/README.md": ("stratum", ""),
@@ -35,7 +36,7 @@ def test_named_paths_are_there(document: str) -> None:
 @pytest.mark.parametrize("document", ["CONTRIBUTING.md", "stratum/README.md"])
 def test_every_room_is_on_the_map(document: str) -> None:
     text = (CHECKOUT / document).read_text("utf-8")
-    rooms = [path.name for path in (CHECKOUT / "stratum").iterdir() if path.is_dir() and path.name[0] != "_"]
+    rooms = [path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name[0] != "_"]
     assert not [room for room in rooms if f"`{room}/`" not in text]
 
 

@@ -8,7 +8,10 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from functools import cache
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
+
+import pytest
 
 import stratum
 from tests.support.cold import COLD, COLD_FOR_HOOKS
@@ -84,6 +87,15 @@ def test_imports_go_down_only() -> None:
         if room_of(other) != room_of(module) and floor_of(room_of(other)) <= floor_of(room_of(module))
     ]
     assert not wrong, "\n".join(wrong)
+
+
+def test_no_modules_import_one_another_in_a_circle() -> None:
+    """Neither directly nor by way of others, also within a room: each module can be read after those it needs."""
+    needs = {module: {other for _, other in imported(parsed(module))} for module in MODULES}
+    try:
+        TopologicalSorter(needs).prepare()
+    except CycleError as exc:
+        pytest.fail(" imported by ".join(exc.args[1]), pytrace=False)
 
 
 def test_every_room_has_one_floor() -> None:
