@@ -8,7 +8,6 @@ decides that: what makes, checks, sends and fetches commits asks here, and leave
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from stratum.errors import DamagedError, NotFoundError
@@ -47,13 +46,13 @@ class Residence:
             raise DamagedError(exc.message, hint=exc.hint) from None
 
 
-@dataclass(slots=True)
 class Needed:
     """The objects (digests of 32 bytes) that ``commits`` need, and the ``frames`` of their dumps, which they share."""
 
-    commits: set[str] = field(default_factory=set)
-    objects: set[bytes] = field(default_factory=set)
-    frames: set[bytes] = field(default_factory=set)
+    def __init__(self) -> None:
+        self.commits: set[str] = set()
+        self.objects: set[bytes] = set()
+        self.frames: set[bytes] = set()
 
     def add(self, commit: str, dump: Dump, stored: StoredDump) -> None:
         """``commit``, whose dump is ``dump`` and ``stored`` so, is needed as well."""
