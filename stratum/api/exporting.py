@@ -137,7 +137,7 @@ def write_archive(path: str, run: Callable[[ArchiveWriter], None]) -> int:
                 raise StratumError(f"cannot write {path}: {os_error_text(exc)}") from None
             written += len(data)
 
-        archive = ArchiveWriter(write, Target(None, "", "", archive=Path(path)))
+        archive = ArchiveWriter(write, Target(archive=Path(path)))
         run(archive)
         archive.finish()
     return written

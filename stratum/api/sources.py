@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from stratum.errors import DamagedError, NotFoundError, StratumError, UsageError
 from stratum.progress import Progress
-from stratum.refs import DEFAULT_TAG
 
 if TYPE_CHECKING:
     from stratum.api.session import Session
@@ -254,7 +253,9 @@ def open_source(
         with _of_manifest(*_open_reference(session, path, tag, progress)) as source:
             yield source
     elif os.path.isdir(path):
-        with _of_manifest(*_open_local(_local(directory=path), tag)) as source:
+        from stratum.oci.target import Target
+
+        with _of_manifest(*_open_local(Target(directory=Path(path).absolute()), tag)) as source:
             yield source
     else:
         with _open_file(path, path, tag, progress) as source:
@@ -283,12 +284,13 @@ def _standard_input(session: Session) -> Iterator[str]:
 def _open_file(what: str, file: str, tag: str | None, progress: Progress | None) -> Iterator[TreeSource | CommitSource]:
     """What is in the ``file`` that ``what`` names in errors."""
     from stratum.oci.archive import is_layout_archive
+    from stratum.oci.target import Target
 
     if not is_layout_archive(file):
         _refuse_tag(what, tag)
         yield TarSource(what, file)
         return
-    with _of_manifest(*_open_local(_local(archive=what), tag, file, progress)) as source:
+    with _of_manifest(*_open_local(Target(archive=Path(what)), tag, file, progress)) as source:
         yield source
 
 
@@ -318,19 +320,6 @@ def _open_reference(session: Session, text: str, tag: str | None, progress: Prog
     if tag is not None and given is not None:
         raise UsageError(f"{text} names a tag already", hint="leave --tag out")
     return _open_local(target, tag or given, None, progress)
-
-
-def _local(*, directory: str | None = None, archive: str | None = None) -> Target:
-    """The layout in a directory or an archive, whatever characters its path has."""
-    from stratum.oci.target import Target
-
-    return Target(
-        None,
-        "",
-        DEFAULT_TAG,
-        directory=Path(directory).absolute() if directory is not None else None,
-        archive=Path(archive) if archive is not None else None,
-    )
 
 
 def _open_local(

@@ -90,9 +90,7 @@ class Asker:
 def registry_stratum(target: Target, namespace: str | None = None) -> str:
     """The stratum that pulls from the target's repository go into: one for classes and static volumes, and one for the
     inline volumes of each namespace, whose tags nobody else's volume makes or reads."""
-    place = f"{target.host}/{target.repository}"
-    if namespace is not None:
-        place = f"{namespace} {place}"
+    place = target.place if namespace is None else f"{namespace} {target.place}"
     return f"{target.repository.rpartition('/')[2][:60]}-{hashlib.sha256(place.encode()).hexdigest()[:32]}"
 
 

@@ -14,7 +14,7 @@ from urllib.parse import urlencode
 
 import oras.container
 
-from stratum.errors import DamagedError, DeniedError, NotFoundError, StratumError
+from stratum.errors import DamagedError, DeniedError, NotFoundError, StratumError, quoted
 from stratum.oci.access import Access
 from stratum.oci.carrier import Carrier
 from stratum.oci.deadline import Pace
@@ -62,7 +62,7 @@ class RegistryClient(Sink):
 
     def get_manifest(self, reference: str) -> tuple[bytes, str]:
         if not is_digest(reference) and not is_tag(reference):
-            raise NotFoundError(f"{self._host}/{self.target.repository} has no tag {reference!a}")
+            raise NotFoundError(f"there is no tag {quoted(reference)} in {self.target.place}")
         url, pace = self._url(self._places.manifest_url(reference)), self._transport.pace()
         for last in (False, False, True):
             response = self._carrier.send(url, headers={"Accept": _ACCEPT}, pace=pace)
@@ -154,7 +154,7 @@ class RegistryClient(Sink):
             if response.status_code == 404:
                 self._transport.done(response)
                 return []  # the repository does not exist before the first push
-            self._carrier.expect(response, (200,), f"list the tags of {self._host}/{self.target.repository}")
+            self._carrier.expect(response, (200,), f"list the tags of {self.target.place}")
             tags.update(self._tags(b"".join(self._transport.body(response, MANIFEST_MAX, "a list of tags"))))
             following = response.links.get("next", {}).get("url")
             if not following:

@@ -37,9 +37,9 @@ class Target:
     ``scheme`` is what the user wrote, or None. ``digest``, where given, decides; ``tag`` is then only a name.
     """
 
-    host: str | None
-    repository: str
-    tag: str
+    host: str | None = None
+    repository: str = ""
+    tag: str = DEFAULT_TAG
     digest: str | None = None
     scheme: str | None = None
     directory: Path | None = None
@@ -47,11 +47,14 @@ class Target:
 
     def __str__(self) -> str:
         """The reference without its scheme, as it is recorded and shown."""
+        return f"{self.place}@{self.digest}" if self.digest else f"{self.place}:{self.tag}"
+
+    @property
+    def place(self) -> str:
+        """The reference without tag and digest: where all of them are."""
         if self.archive is not None:
-            place = f"oci-archive:{self.archive}"
-        else:
-            place = f"oci:{self.directory}" if self.directory is not None else f"{self.host}/{self.repository}"
-        return f"{place}@{self.digest}" if self.digest else f"{place}:{self.tag}"
+            return f"oci-archive:{self.archive}"
+        return f"oci:{self.directory}" if self.directory is not None else f"{self.host}/{self.repository}"
 
     @property
     def reference(self) -> str:
@@ -99,8 +102,8 @@ def _parse_layout(text: str, default_tag: str) -> Target:
         raise UsageError(f"{text!r} names no {'directory' if kind == 'oci' else 'file'}", hint=_GRAMMAR)
     tag, absolute = _tag(tag, text), Path(place).absolute()
     if kind == "oci":
-        return Target(None, "", tag, digest, directory=absolute)
-    return Target(None, "", tag, digest, archive=absolute)
+        return Target(tag=tag, digest=digest, directory=absolute)
+    return Target(tag=tag, digest=digest, archive=absolute)
 
 
 def _split_digest(path: str, text: str) -> tuple[str, str | None]:

@@ -41,7 +41,7 @@ def list_remote(target: Target, access: Access) -> list[RemoteTag]:
     with open_source(target, access) as remote, ThreadPoolExecutor(WORKERS) as pool:
         tags = list(pool.map(lambda tag: _describe(remote, tag), remote.list_tags()))
     if not tags:
-        raise NotFoundError(f"{str(target).rpartition(':')[0]} does not exist, or has no tags")
+        raise NotFoundError(f"{target.place} does not exist, or has no tags")
     return tags
 
 

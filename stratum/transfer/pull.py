@@ -190,7 +190,7 @@ def _came_from(store: Store, commit: str, target: Target) -> bool:
         origin = store.commits.meta(commit).origin or {}
     except NotFoundError:
         return False
-    here, reference = f"{target.host}/{target.repository}", str(origin.get("reference"))
+    here, reference = target.place, str(origin.get("reference"))
     return origin.get(_WHOLE) is True and reference.startswith((f"{here}:", f"{here}@"))
 
 

@@ -33,7 +33,7 @@ class PackFiles:
         self._layout = layout
         self._directory = directory
         self._kept = source.host is not None
-        self._where = f"{source.host}/{source.repository}"
+        self._where = source.place
         self._done: deque[Descriptor] = deque()
 
     @contextmanager
