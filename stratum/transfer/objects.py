@@ -100,7 +100,8 @@ def find_parts(packs: Iterable[Pack], wanted: Mapping[bytes, int]) -> list[Part]
 
 
 class ObjectFetch:
-    """Fetches objects from packs in ``remote`` into ``staging / ab / cdef...``. Threads may share it.
+    """Fetches objects from packs in ``remote`` into the directory ``staging``, laid out as ``store.objects.Staging``
+    says. Threads may share it.
 
     ``files`` holds packs that are fetched whole, as they arrive.
     """
