@@ -40,6 +40,16 @@ def test_every_room_is_on_the_map(document: str) -> None:
     assert not [room for room in rooms if f"`{room}/`" not in text]
 
 
+def test_docstrings_name_modules_that_are_there() -> None:
+    missing = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for room, name in re.findall(r"``([a-z]+)\.([a-z_]+)[`.]", path.read_text("utf-8")):
+            there = not (PACKAGE / room).is_dir() or list((PACKAGE / room).glob(f"{name}*"))
+            if not there and f"{room}.{name}" not in {"mount.stratum", "csi.storage"}:
+                missing.append(f"{path}: {room}.{name}")
+    assert not missing
+
+
 def test_rooms_are_told_from_the_top() -> None:
     for document in ("CONTRIBUTING.md", "stratum/README.md"):
         rows = re.findall(r"^\| (`[^|]*`) \|", (CHECKOUT / document).read_text("utf-8"), re.MULTILINE)
