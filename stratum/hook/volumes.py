@@ -48,6 +48,7 @@ class ContainerVolumes:
         self.warnings: list[str] = []
         self._session = session
         self._state = state
+        self._holder = Container(state.id)
         self._bundle = bundle
 
     def mount(self, volumes: Sequence[Volume]) -> None:
@@ -65,8 +66,10 @@ class ContainerVolumes:
         if volume.ref.worktree is not None:
             fill = self._image_at(volume.destination, process) if volume.copy_up else None
             tree = ensure_worktree(self._session, volume.ref, volume.beginning, why="made for a container", fill=fill)
-            holder, first, read_only = Container(self._state.id), _first(process), volume.read_only
-            with grant(self._session, tree.ref, holder, volume.promise, process=first, read_only=read_only) as granted:
+            first, read_only = _first(process), volume.read_only
+            with grant(
+                self._session, tree.ref, self._holder, volume.promise, process=first, read_only=read_only
+            ) as granted:
                 _on_failure(undo, granted.revoke)
                 held, failure = granted.held, granted.failure
                 if failure is not None:
@@ -103,7 +106,7 @@ class ContainerVolumes:
             commit=commit,
             mountpoint=Path(volume.destination),
             read_only=volume.read_only,
-            holder=Container(self._state.id),
+            holder=self._holder,
             process=_first(process),
         )
         _on_failure(undo, lambda: state.release(record))

@@ -38,21 +38,19 @@ class Granted:
     ``failure`` is why what its last holder left was not committed; that goes into the next commit.
     """
 
-    def __init__(self, session: Session, held: Held, failure: StratumError | None) -> None:
+    def __init__(
+        self, session: Session, held: Held, failure: StratumError | None, before: Lease | None, lease: Lease
+    ) -> None:
         self.held = held
         self.failure = failure
         self._session = session
-        self._before = self._lease = held.lease
-
-    def _promise(self, lease: Lease) -> None:
-        if self._before is None or self._before != replace(lease, since=self._before.since):
-            self.held.set_lease(lease)
-            self._lease = lease
+        self._before = before
+        self._lease = lease
 
     def revoke(self) -> None:
         """Take it back, as if it had not been given. For the block and later, as long as nobody else has got it."""
         with self._session.hold(self.held.ref) as held:
-            if held.lease == self._lease != self._before:
+            if held.lease == self._lease:
                 held.set_lease(self._before)
 
 
@@ -71,7 +69,8 @@ def grant(
 
     What an earlier holder was promised is done first. ``process`` is a container's first one: while that runs, the
     worktree is in use. A store that can only be read has no leases, and gives worktrees to who is ``read_only`` alone.
-    ``again``: the holder, whose calls are repeated, may have it already, mounted and leased, and then keeps it.
+    ``again``: the holder, whose calls are repeated, may have it already, mounted and leased, and then keeps it; whether
+    anybody else has it mounted is seen when it is mounted.
 
     Raises ``BusyError`` where anybody else has it, ``NotFoundError``, ``DamagedError``.
     """
@@ -84,28 +83,19 @@ def grant(
                 release(session, held.stratum, held.name, held.lease.holder)
             except StratumError as exc:
                 failure = exc
-        error = held.lease.last_error if held.lease is not None else None
-        granted = Granted(session, held, failure)
-        with contextlib.suppress(*((UnsupportedError,) if read_only else ())):
-            granted._promise(
-                Lease(holder, rfc3339(utc_now()), promise, short_error(failure) if failure else error, process)
-            )
+        before = held.lease
+        error = short_error(failure) if failure is not None else before.last_error if before is not None else None
+        lease = Lease(holder, rfc3339(utc_now()), promise, error, process)
+        if before is None or before != replace(lease, since=before.since):
+            with contextlib.suppress(*((UnsupportedError,) if read_only else ())):
+                held.set_lease(lease)
+        granted = Granted(session, held, failure, before, lease)
         try:
             yield granted
         except BaseException:
             with contextlib.suppress(StratumError):  # the first error is the one to tell, and the lease goes stale
                 granted.revoke()
             raise
-
-
-@frozen
-class Leased:
-    """A worktree with a lease, or with one that cannot be read (``damage``)."""
-
-    name: str
-    worktree: str
-    lease: Lease | None
-    damage: StratumError | None = None
 
 
 @frozen
@@ -122,22 +112,19 @@ class Released:
     error: StratumError | None = None
 
 
-def leases(session: Session) -> Iterator[Leased]:
-    """Every worktree that has a lease, by name."""
+def _held(session: Session) -> Iterator[Released]:
+    """Who holds which worktree by its lease; nobody with an error where that cannot be read."""
     store = session.store
     for name in store.names():
-        try:
-            worktrees = store.worktrees.names(name)
-        except NotFoundError:  # removed at this moment
-            continue
-        for worktree in worktrees:
-            try:
-                lease = store.worktrees.lease(name, worktree)
-            except StratumError as exc:
-                yield Leased(name, worktree, None, exc)
-                continue
-            if lease is not None:
-                yield Leased(name, worktree, lease)
+        with contextlib.suppress(NotFoundError):  # removed at this moment
+            for worktree in store.worktrees.names(name):
+                try:
+                    lease = store.worktrees.lease(name, worktree)
+                except StratumError as exc:
+                    yield Released(name, worktree, None, error=exc)
+                    continue
+                if lease is not None:
+                    yield Released(name, worktree, lease.holder)
 
 
 def reconcile(session: Session, *, ended: Holder | None = None, patience: float = 0.0) -> list[Released]:
@@ -149,22 +136,18 @@ def reconcile(session: Session, *, ended: Holder | None = None, patience: float 
     worktree is committed, but keeps its upperdir where somebody still has a mount of it.
     """
     done = []
-    found = sorted(leases(session), key=lambda leased: leased.lease is None or leased.lease.holder != ended)
-    for leased in found:
-        if leased.lease is None:
-            done.append(Released(leased.name, leased.worktree, None, error=leased.damage))
+    for held in sorted(_held(session), key=lambda held: held.holder != ended):
+        name, worktree, holder = held.name, held.worktree, held.holder
+        if holder is None:
+            done.append(held)
             continue
-        holder = leased.lease.holder
         try:
-            if holder == ended:
-                with session.store.locks.patient(patience):
-                    released = release(session, leased.name, leased.worktree, holder)
-            elif in_use(session, leased.name, leased.worktree) is None:
-                released = release(session, leased.name, leased.worktree, holder)
-            else:
+            if holder != ended and in_use(session, name, worktree) is not None:
                 continue
+            with session.store.locks.patient(patience if holder == ended else 0.0):
+                released = release(session, name, worktree, holder)
         except StratumError as exc:
-            released = Released(leased.name, leased.worktree, holder, error=exc)
+            released = replace(held, error=exc)
         if released is not None:
             done.append(released)
     return done
