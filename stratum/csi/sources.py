@@ -27,7 +27,7 @@ from stratum.csi.errors import CallError, Code, invalid, precondition
 from stratum.csi.jobs import INLINE, PROVISIONING, Caller, Lane, Task
 from stratum.csi.records import PullRecord
 from stratum.errors import DeniedError, UntrustedError
-from stratum.oci.access import Access, anonymous
+from stratum.oci.access import Access, Credentials
 from stratum.oci.credentials import find_in
 from stratum.oci.target import Target, parse_target
 from stratum.oci.tls import system_authorities
@@ -226,19 +226,26 @@ def _inline_tag(driver: Driver, ref: Ref) -> Origin:
 
 @contextlib.contextmanager
 def access_for(driver: Driver, asker: Asker, target: Target) -> Iterator[Access]:
-    """How the registry of ``target`` is reached: with the asker's credentials, before (isolated: instead of) those of
-    the node. What it says in the block is put into words for those who write manifests."""
-    access, auths = driver.session.access(), _auths(asker.secrets, target)
-    of_node = anonymous if asker.isolated else access.credentials
-
-    def find(host: str, repository: str) -> str | None:
-        return find_in(auths, "the secret", host, repository) or of_node(host, repository)
-
+    """How the registry of ``target`` is reached. What it says in the block is put into words for those who write
+    manifests."""
+    access = driver.session.access()
     authorities = access.authorities
     if driver.options.ca_file is not None:
         authorities = (*(authorities or filter(None, (system_authorities(),))), driver.options.ca_file)
     with _for_pods(asker, target):
-        yield replace(access, credentials=find, authorities=authorities)
+        yield replace(access, credentials=credentials(asker, target, access.credentials), authorities=authorities)
+
+
+def credentials(asker: Asker, target: Target, of_node: Credentials) -> Credentials:
+    """What finds the asker's credentials, before (isolated: instead of) those of the node. INVALID_ARGUMENT where its
+    secrets are malformed."""
+    auths = _auths(asker.secrets, target)
+
+    def find(host: str, repository: str) -> str | None:
+        found = find_in(auths, "the secret", host, repository)
+        return found if found is not None or asker.isolated else of_node(host, repository)
+
+    return find
 
 
 @contextlib.contextmanager

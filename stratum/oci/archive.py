@@ -57,7 +57,9 @@ _PIECE = 1 << 20
 class ArchiveWriter(Sink):
     """The archive whose bytes ``write`` takes, to push to, blob by blob in a fixed order, by one thread at a time.
 
-    ``finish`` ends the archive. A tag that is a commit hash is not written: so history goes along without a name.
+    Manifests and the indexes of packs can be read again, for what comes later builds on them; other blobs cannot.
+    ``finish`` ends the archive; one that a failed upload was to go into is to be thrown away. A tag that is a commit
+    hash is not written: so history goes along without a name.
     """
 
     def __init__(self, write: Callable[[bytes], object], target: Target) -> None:

@@ -74,7 +74,8 @@ class Source(ABC):
 
     @abstractmethod
     def read_blob(self, blob: Descriptor) -> Iterator[bytes]:
-        """The blob in pieces. Once they end without an error, size and digest have been verified; not before.
+        """The blob in pieces of at most 1 MiB. Size and digest have been verified once they end without an error, not
+        before.
 
         ``NotFoundError`` where it is not there, ``DamagedError`` where it is not what the descriptor says, before more
         than ``blob.size`` bytes were given.
@@ -98,12 +99,15 @@ class Sink(Source):
     """One repository to write to. Blobs come first; a manifest, and with it the tag, when all that it names is there.
 
     What was cut short has no name: neither a blob that did not arrive whole nor a tag without a manifest. The same may
-    be written again at any time.
+    be written again at any time. What was put is known at once: ``has_blob``, ``get_manifest`` and ``list_tags`` tell.
     """
 
     @abstractmethod
     def put_blob(self, upload: Upload) -> None:
-        """Store a blob. ``DamagedError`` where the upload's bytes are not what its descriptor says."""
+        """Store a blob; one that is there already may be left as it is.
+
+        ``StratumError`` where the upload's bytes are not what its descriptor says.
+        """
 
     def mount_blob(self, blob: Descriptor, repository: str) -> bool:
         """Have the blob here without sending it, for another repository at the same place has it; whether that

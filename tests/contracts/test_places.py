@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from stratum.errors import UsageError
 from stratum.oci.access import Access
 from stratum.oci.archive import ArchiveWriter
 from stratum.oci.places import open_sink, open_source
@@ -142,6 +143,12 @@ class ArchiveShelf(Named):
                 if member.name.endswith(digest.partition(":")[2]):
                     member.size, file = len(data), io.BytesIO(data)
                 new.addfile(member, file)
+
+
+@pytest.mark.parametrize("create", [True, False])
+def test_archives_are_no_sinks(tmp_path: Path, create: bool) -> None:
+    with pytest.raises(UsageError, match="can only be read"):
+        open_sink(parse_target(f"oci-archive:{tmp_path}/a.tar"), ACCESS, create=create)
 
 
 class TestArchive(SinkContract):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import functools
 import gc
+import json
 import os
 import threading
 import time
@@ -21,7 +23,7 @@ from stratum.csi.paging import page
 from stratum.csi.paths import place
 from stratum.csi.patterns import parse_pattern
 from stratum.csi.records import VolumeRecord, key_for
-from stratum.csi.sources import registry_stratum
+from stratum.csi.sources import Asker, credentials, registry_stratum
 from stratum.csi.usage import upperdir_usage
 from stratum.errors import (
     BusyError,
@@ -126,6 +128,29 @@ def test_strata_of_registries_have_128_bits_and_valid_names() -> None:
         assert is_name(name)
         assert len(name.rpartition("-")[2]) == 32
     assert registry_stratum(long) != registry_stratum(Target("evil.example", long.repository, "latest"))
+
+
+def of_node(host: str, repository: str) -> str:
+    return f"the node's for {host}/{repository}"
+
+
+@pytest.mark.parametrize("isolated", [True, False])
+def test_the_nodes_credentials_are_for_no_isolated_asker(isolated: bool) -> None:
+    """Nor does a secret start a credential helper; there would be an error, as there is none."""
+    target = Target("reg.example", "team/app")
+    config = {"auths": {"reg.example/team": {"auth": b64("me:1")}, "other.example": {}}, "credsStore": "none"}
+    for secrets, found in (
+        ({"username": "me", "password": "2"}, b64("me:2")),
+        ({".dockerconfigjson": json.dumps(config)}, b64("me:1")),
+        ({}, None),
+    ):
+        find = credentials(Asker(Caller(), secrets, isolated=isolated), target, of_node)
+        for host, own in (("reg.example", found), ("other.example", None)):
+            assert find(host, "team/app") == (own or (None if isolated else of_node(host, "team/app")))
+
+
+def b64(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
 
 
 def test_snapshot_registry() -> None:
