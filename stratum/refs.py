@@ -103,3 +103,17 @@ def parse_ref(text: str) -> Ref:
         name, _, worktree = text.partition("+")
         return Ref(check_name(name), worktree=check_name(worktree, "worktree name"))
     return Ref(text if is_hash(text) else check_name(text))
+
+
+def parse_tag(text: str, default: str = DEFAULT_TAG) -> tuple[str, str]:
+    """(stratum, tag) of NAME or NAME:TAG, as what a verb sets; ``default`` is the tag of NAME alone. ``UsageError``."""
+    ref = parse_ref(text)
+    if ref.worktree is not None:
+        raise UsageError(f"{text} is a worktree; what is set here is a tag", hint="give NAME or NAME:TAG")
+    return check_name(ref.name), check_name(ref.tag or default, "tag")
+
+
+def parse_new_tag(text: str) -> tuple[str | None, str]:
+    """(stratum, tag) of TAG or NAME:TAG, as what a verb sets; None for the stratum that it is about. ``UsageError``."""
+    name, colon, tag = text.partition(":")
+    return (check_name(name), check_name(tag, "tag")) if colon else (None, check_name(text, "tag"))

@@ -18,7 +18,7 @@ from stratum.api.inuse import InUse, user_of
 from stratum.api.workplace import Workplace
 from stratum.errors import DamagedError, StratumError
 from stratum.frozen import field, frozen, replace
-from stratum.refs import Ref, check_name
+from stratum.refs import Ref, parse_new_tag
 from stratum.store.holders import HOST, Holder
 from stratum.store.locks import WORKTREE_WAIT
 
@@ -242,10 +242,8 @@ class Held:
             return None
         from stratum.api.tagmoves import tag_move
 
-        name = self.stratum
-        if ":" in tag:
-            name, _, tag = tag.partition(":")
-        move = tag_move(self._store, check_name(name), check_name(tag, "tag"), force=force)
+        name, tag = parse_new_tag(tag)
+        move = tag_move(self._store, name or self.stratum, tag, force=force)
         move.check(None)
         return move
 

@@ -12,7 +12,7 @@ from stratum.api.session import Session
 from stratum.api.tagmoves import TagMove, tag_move
 from stratum.errors import ConflictError, ExistsError, NotFoundError, StratumError, UsageError, os_error_text
 from stratum.progress import Progress
-from stratum.refs import DEFAULT_TAG, DEFAULT_WORKTREE, check_name, parse_ref
+from stratum.refs import DEFAULT_TAG, DEFAULT_WORKTREE, check_name, parse_ref, parse_tag
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -74,7 +74,7 @@ def import_(session: Session, path: str, name: str, options: Options = DEFAULTS)
     """
     from stratum.api.sources import CommitSource, ImageSource, fetched, open_source
 
-    stratum, tag = tag_to_set(name)
+    stratum, tag = parse_tag(name)
     with open_source(session, path, tag=options.tag, bare=options.bare, progress=options.progress) as source:
         store = session.create_store()
         if isinstance(source, CommitSource):
@@ -177,7 +177,7 @@ def import_patch(
     from stratum.store.descent import descends
 
     store = session.store
-    stratum, tag = tag_to_set(name)
+    stratum, tag = parse_tag(name)
     commit = store.resolve_commit(parse_ref(base))
     origin: dict[str, Any] = {"kind": "import", "patch_of": commit}
     with ExitStack() as stack:
@@ -232,14 +232,6 @@ def _reading(session: Session, tx: Transaction, options: Options) -> Reading:
     from stratum.api.sources import Reading
 
     return Reading(session.store, tx, session.config.jobs, options.devices, options.progress)
-
-
-def tag_to_set(name: str) -> tuple[str, str]:
-    """(stratum, tag) of NAME or NAME:TAG; ``UsageError`` for a worktree."""
-    ref = parse_ref(name)
-    if ref.worktree is not None:
-        raise UsageError(f"{name} is a worktree; a tag is set here", hint="give NAME or NAME:TAG")
-    return check_name(ref.name), check_name(ref.tag or DEFAULT_TAG, "tag")
 
 
 def init(

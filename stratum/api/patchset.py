@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from stratum import toml
 from stratum.errors import NotFoundError, UsageError, os_error_text
-from stratum.refs import Ref, parse_ref
+from stratum.refs import DEFAULT_TAG, Ref, parse_ref, parse_tag
 
 if TYPE_CHECKING:
     from stratum.api.session import Session
@@ -162,11 +162,9 @@ def build_patchset(
     The commit's origin records the commit of every ref. ``ExistsError`` where the tag names another commit, unless
     ``force``; the default tag ``latest`` moves. Returns the merge, the commit and the tag's name.
     """
-    from stratum.api.importing import tag_to_set
     from stratum.api.tagmoves import tag_move
-    from stratum.refs import DEFAULT_TAG
 
-    name, tag = tag_to_set(target)
+    name, tag = parse_tag(target)
     patchset = read_patchset(path)
     store = session.store
     with store.begin(f"building the patchset {path}") as tx:

@@ -10,7 +10,7 @@ from stratum.api.session import Session
 from stratum.api.worktrees import remove_worktree
 from stratum.errors import UsageError
 from stratum.frozen import field, frozen
-from stratum.refs import Ref, check_name, parse_ref
+from stratum.refs import Ref, check_name, parse_new_tag, parse_ref
 from stratum.store.pins import pinned_error
 from stratum.store.resolve import ResolvedTag
 
@@ -78,15 +78,10 @@ def pin(session: Session, text: str, *, on: bool = True) -> tuple[str, bool]:
 
 
 def _target(session: Session, source: Ref, new: str, commit: str) -> tuple[str, str]:
-    if ":" in new:
-        ref = parse_ref(new)
-        assert ref.tag is not None
-        return ref.name, check_name(ref.tag, "tag")
-    check_name(new, "tag")
-    store = session.store
-    if store.namespaces.exists_name(source.name):
-        return source.name, new
-    return _owner(session, commit, f"NAME:{new}"), new
+    name, tag = parse_new_tag(new)
+    if name is None and session.store.namespaces.exists_name(source.name):
+        name = source.name
+    return name or _owner(session, commit, f"NAME:{new}"), tag
 
 
 def _owner(session: Session, commit: str, better: str) -> str:

@@ -9,7 +9,7 @@ from stratum.api.session import Session
 from stratum.api.tagmoves import tag_move
 from stratum.errors import UsageError
 from stratum.progress import Progress
-from stratum.refs import check_name, parse_ref
+from stratum.refs import check_name, parse_ref, parse_tag
 from stratum.store.resolve import tag_elsewhere
 
 if TYPE_CHECKING:
@@ -135,10 +135,7 @@ def pull(
 def _destination(target: Target, name: str | None) -> tuple[str, str]:
     """(stratum, tag) that a pull sets."""
     if name is not None:
-        ref = parse_ref(name)
-        if ref.worktree is not None:
-            raise UsageError(f"{name} is a worktree; a pull sets a tag", hint="give NAME or NAME:TAG")
-        return check_name(ref.name), check_name(ref.tag or target.tag, "tag")
+        return parse_tag(name, target.tag)
     last = (target.repository or (target.directory.name if target.directory else "")).rpartition("/")[2]
     try:
         return check_name(last), check_name(target.tag, "tag")

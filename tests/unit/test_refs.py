@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stratum.errors import UsageError
-from stratum.refs import Ref, check_name, is_hash, is_hash_prefix, is_name, parse_ref
+from stratum.refs import Ref, check_name, is_hash, is_hash_prefix, is_name, parse_new_tag, parse_ref, parse_tag
 
 HASH = "0123456789abcdef" * 4
 NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", fullmatch=True).filter(is_name)
@@ -87,3 +87,19 @@ def test_malformed_refs(text: str) -> None:
 def test_tag_and_worktree_together_are_named_as_the_problem() -> None:
     with pytest.raises(UsageError, match="both a tag"):
         parse_ref("app:tag+worktree")
+
+
+def test_tags_that_a_verb_sets() -> None:
+    assert parse_tag("app") == ("app", "latest")
+    assert parse_tag("app", "v2") == ("app", "v2")
+    assert parse_tag("app:v1", "v2") == ("app", "v1")
+    assert parse_new_tag("v1") == (None, "v1")
+    assert parse_new_tag("app:v1") == ("app", "v1")
+
+
+@pytest.mark.parametrize("text", ["app+dev", "f" * 64, "app:" + "f" * 64, "app:", ":v1", "a:b:c", ""])
+def test_what_no_verb_can_set(text: str) -> None:
+    with pytest.raises(UsageError):
+        parse_tag(text)
+    with pytest.raises(UsageError):
+        parse_new_tag(text)
