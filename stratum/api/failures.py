@@ -11,14 +11,13 @@ What cannot be noted there either is told by the exit status and the log alone.
 from __future__ import annotations
 
 import contextlib
-import os
 from pathlib import Path
 
 from stratum.api.session import Session
 from stratum.errors import StratumError
 from stratum.store.holders import ERROR_MAX
 from stratum.sys.atomic import write_atomic
-from stratum.sys.syscalls import open_nofollow
+from stratum.sys.smallfile import read_regular
 
 
 def note_failure(session: Session, name: str, worktree: str, reason: str) -> None:
@@ -33,10 +32,10 @@ def note_failure(session: Session, name: str, worktree: str, reason: str) -> Non
 def failure_of(session: Session, name: str, worktree: str) -> str | None:
     """What was noted of the worktree, or None."""
     try:
-        with open(open_nofollow(_path(session, name, worktree), os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
-            return file.read(ERROR_MAX * 8).decode("utf-8", "replace")
+        data = read_regular(_path(session, name, worktree), ERROR_MAX * 8, follow=False)[1]
     except OSError:
         return None
+    return data.decode("utf-8", "replace")
 
 
 def forget_failure(session: Session, name: str, worktree: str) -> None:

@@ -37,6 +37,7 @@ from stratum.sys.atomic import write_atomic
 from stratum.sys.locks import FileLock, locked
 from stratum.sys.namespaces import is_own_mount_namespace
 from stratum.sys.proc import Process
+from stratum.sys.smallfile import read_regular
 
 __all__ = ["Record", "State", "store_key"]
 
@@ -188,18 +189,13 @@ class State:
 
     def _load(self) -> list[Record]:
         try:
-            fd = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+            status, data = read_regular(self.path, MAX_STATE, follow=False)
         except FileNotFoundError:
             return []
         except OSError as exc:
             raise self._damaged(os_error_text(exc)) from None
-        with open(fd, "rb") as file:
-            info = os.fstat(fd)
-            if not stat.S_ISREG(info.st_mode) or info.st_uid != os.geteuid():
-                raise self._damaged("it is not this user's file")
-            data = file.read(MAX_STATE + 1)
-        if len(data) > MAX_STATE:
-            raise self._damaged(f"it is larger than {MAX_STATE} bytes")
+        if status.st_uid != os.geteuid():
+            raise self._damaged("it is not this user's file")
         try:
             return _parse(data)
         except (ValueError, RecursionError) as exc:

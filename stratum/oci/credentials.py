@@ -21,6 +21,7 @@ from typing import Any
 
 from stratum.errors import StratumError, os_error_text
 from stratum.sys.atomic import write_atomic
+from stratum.sys.smallfile import read_regular
 
 _HELPER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _HELPER_TIMEOUT = 60
@@ -125,8 +126,7 @@ def _keys(host: str, repository: str) -> Iterator[str]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        with path.open("rb") as file:
-            value = json.loads(file.read(_FILE_MAX))
+        value = json.loads(read_regular(path, _FILE_MAX)[1])
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except OSError as exc:

@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from stratum.errors import StratumError, UsageError, os_error_text
 from stratum.sys.atomic import write_atomic
-from stratum.sys.syscalls import open_nofollow
+from stratum.sys.smallfile import read_regular
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 _MAX = 1 << 20
@@ -70,7 +69,7 @@ class Mountpoints:
     def users(self, name: str) -> list[str]:
         """The IDs that have it mounted, by what was noted."""
         try:
-            found = json.loads(_read(self._users(name)))
+            found = json.loads(read_regular(self._users(name), _MAX, follow=False)[1])
         except (OSError, ValueError):
             return []
         return [user for user in found if isinstance(user, str)] if isinstance(found, list) else []
@@ -84,8 +83,3 @@ class Mountpoints:
 
     def _users(self, name: str) -> Path:
         return self._mounts / f"{name}.users"
-
-
-def _read(path: Path) -> bytes:
-    with open(open_nofollow(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
-        return file.read(_MAX)

@@ -22,7 +22,8 @@ from pathlib import Path
 
 from stratum.errors import DamagedError
 from stratum.store.layout import Layout
-from stratum.sys.atomic import read_up_to, write_atomic
+from stratum.sys.atomic import write_atomic
+from stratum.sys.smallfile import READ, read_up_to
 
 _SIZE_MAX = 1 << 32
 _CHECK_SIZE = hashlib.sha256().digest_size
@@ -67,7 +68,7 @@ class CacheFile:
 
     def _read(self) -> bytes:
         """The content of a file that nobody else can have written; nothing where it is of another kind or too large."""
-        fd = self._layout.open_beneath(self.path, os.O_RDONLY | os.O_NONBLOCK)
+        fd = self._layout.open_beneath(self.path, READ)
         try:
             info = os.fstat(fd)
             ours = info.st_uid in (0, os.geteuid()) and not info.st_mode & 0o022

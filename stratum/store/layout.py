@@ -43,8 +43,9 @@ from stratum.errors import (
     os_error_text,
 )
 from stratum.frozen import frozen
-from stratum.sys.atomic import TEMPORARY_PREFIX, fsync_dir, read_up_to, write_atomic
+from stratum.sys.atomic import TEMPORARY_PREFIX, fsync_dir, write_atomic
 from stratum.sys.locks import locked
+from stratum.sys.smallfile import READ, UnfitError, read_opened
 from stratum.sys.syscalls import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, openat2
 
 FORMAT = 1
@@ -184,16 +185,10 @@ class Layout:
     def read_beneath(self, path: Path, limit: int = SMALL_FILE_MAX) -> bytes:
         """The content of the regular file ``path``; ``OSError`` as read(2), ``DamagedError`` for any other kind of
         file or one of more than ``limit`` bytes."""
-        fd = self.open_beneath(path, os.O_RDONLY | os.O_NONBLOCK)
         try:
-            info = os.fstat(fd)
-            if not stat.S_ISREG(info.st_mode):
-                raise DamagedError(f"{path} is not a regular file")
-            if info.st_size > limit:
-                raise DamagedError(f"{path} is {info.st_size} bytes long; at most {limit} make sense")
-            return read_up_to(fd, limit)
-        finally:
-            os.close(fd)
+            return read_opened(self.open_beneath(path, READ), limit)[1]
+        except UnfitError as exc:
+            raise DamagedError(f"cannot read {path}: {exc.strerror}") from None
 
     def names_in(self, directory: Path) -> list[str]:
         """The sorted names in ``directory``, which must not be a symbolic link; empty where there is none."""

@@ -23,7 +23,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 TEMPORARY_PREFIX = ".tmp-"
-_MORE = 1 << 16
 _RANDOM = 8
 _NEW_FILE_TRIES = 5
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -164,17 +163,3 @@ def write_all(fd: int, data: bytes | memoryview) -> None:
     rest = memoryview(data)
     while rest:
         rest = rest[os.write(fd, rest) :]
-
-
-def read_up_to(fd: int, limit: int) -> bytes:
-    """What a regular file has from its beginning, at most ``limit`` bytes, in buffers of its own size.
-
-    A read with a buffer of ``limit`` bytes would ask the kernel for that much memory however small the file is, which
-    it refuses where that is more than the machine has.
-    """
-    pieces, done = [], 0
-    size = min(os.fstat(fd).st_size + 1, limit)  # one more, so that the end is seen at once
-    while done < limit and (piece := os.pread(fd, min(max(size - done, _MORE), limit - done), done)):
-        pieces.append(piece)
-        done += len(piece)
-    return pieces[0] if len(pieces) == 1 else b"".join(pieces)

@@ -1,4 +1,4 @@
-"""Small files and programs that others may have had their hands on: who could have changed them, and reading them.
+"""Reading small files; and who could have changed a file or a program that others may have had their hands on.
 
 Whoever can write a settings file, a directory that it is in, or a directory on the way to a program decides what root
 does. So these are used only where root and the user who runs Stratum are the only ones who can.
@@ -14,29 +14,51 @@ from pathlib import Path
 
 from stratum.errors import UsageError, os_error_text
 
+READ = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+_MORE = 1 << 16
 
-def read_regular(path: Path, limit: int) -> tuple[os.stat_result, bytes]:
-    """What fstat(2) says of ``path`` and its content; a symlink is followed.
 
-    Raises ``OSError``, also for what is not a regular file (a fifo or device never blocks or acts) and for more than
-    ``limit`` bytes.
+class UnfitError(OSError):
+    """What is there is not a regular file, or too large; ``strerror`` says which."""
+
+
+def read_regular(path: Path, limit: int, *, follow: bool = True) -> tuple[os.stat_result, bytes]:
+    """What fstat(2) says of ``path`` and its content; a symlink is followed, or with ``follow=False`` ELOOP.
+
+    Raises ``OSError``, and of that ``UnfitError`` for what is not a regular file (a fifo or device never blocks or
+    acts) and for more than ``limit`` bytes.
     """
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    return read_opened(os.open(path, READ if follow else READ | os.O_NOFOLLOW), limit)
+
+
+def read_opened(fd: int, limit: int) -> tuple[os.stat_result, bytes]:
+    """The same of a file that was opened with ``READ``; it is closed."""
     try:
         status = os.fstat(fd)
         if stat.S_ISDIR(status.st_mode):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            raise UnfitError(errno.EISDIR, os.strerror(errno.EISDIR))
         if not stat.S_ISREG(status.st_mode):
-            raise OSError(errno.EINVAL, "not a regular file")
-        data = bytearray()
-        while len(data) <= limit:
-            chunk = os.read(fd, limit + 1 - len(data))
-            if not chunk:
-                return status, bytes(data)
-            data += chunk
-        raise OSError(errno.EFBIG, f"larger than {limit} bytes")
+            raise UnfitError(errno.EINVAL, "not a regular file")
+        data = read_up_to(fd, limit + 1) if status.st_size <= limit else None
+        if data is None or len(data) > limit:
+            raise UnfitError(errno.EFBIG, f"larger than {limit} bytes")
+        return status, data
     finally:
         os.close(fd)
+
+
+def read_up_to(fd: int, limit: int) -> bytes:
+    """What a regular file has from its beginning, at most ``limit`` bytes, in buffers of its own size.
+
+    A read with a buffer of ``limit`` bytes would ask the kernel for that much memory however small the file is, which
+    it refuses where that is more than the machine has.
+    """
+    pieces, done = [], 0
+    size = min(os.fstat(fd).st_size + 1, limit)  # one more, so that the end is seen at once
+    while done < limit and (piece := os.pread(fd, min(max(size - done, _MORE), limit - done), done)):
+        pieces.append(piece)
+        done += len(piece)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 def read_trusted(path: Path, limit: int, owners: Collection[int]) -> bytes | None:

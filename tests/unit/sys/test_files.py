@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from stratum.sys import atomic
+from stratum.sys.smallfile import UnfitError, read_regular
 from stratum.sys.syscalls import (
     AT_FDCWD,
     RENAME_NOREPLACE,
@@ -161,3 +162,21 @@ def test_get_xattr_tells_empty_from_absent(tmp_path: Path) -> None:
     os.setxattr(file, "user.empty", b"")
     assert get_xattr(file, b"user.empty") == b""
     assert get_xattr(file, b"user.absent") is None
+
+
+def test_small_files_are_regular_and_small(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(b"x" * 100)
+    status, data = read_regular(file, 100)
+    assert (status.st_size, data) == (100, b"x" * 100)
+    with pytest.raises(UnfitError, match="larger than 99 bytes"):
+        read_regular(file, 99)
+    assert read_regular(Path("/proc/self/status"), 1 << 16)[1]  # whose size is 0
+    (tmp_path / "link").symlink_to("file")
+    assert read_regular(tmp_path / "link", 100)[1] == data
+    with pytest.raises(OSError, match="symbolic"):
+        read_regular(tmp_path / "link", 100, follow=False)
+    os.mkfifo(tmp_path / "fifo")
+    for unfit in (tmp_path / "fifo", tmp_path, Path("/dev/zero")):
+        with pytest.raises(UnfitError):
+            read_regular(unfit, 100)
