@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from stratum.api import worktrees
 from stratum.api.mounting import mount, unmount
 from stratum.api.session import Session
-from stratum.errors import BusyError, ExistsError, NotFoundError, UsageError
+from stratum.errors import BusyError, DamagedError, ExistsError, NotFoundError, UsageError
 from stratum.mount.state import State
 from stratum.refs import Ref
 from stratum.store.worktrees import Worktrees
@@ -174,3 +175,12 @@ def test_mounting_takes_few_locks(scene: Scene) -> None:
     mount(scene.session, "app:v1", str(scene.directory / "v1"))
     counted = calls_of(lambda: mount(scene.session, "app+dev", str(scene.mountpoint)), "flock")
     assert counted["flock"] == 2 * 5 + 2
+
+
+def test_one_that_cannot_be_read_can_be_thrown_away(scene: Scene) -> None:
+    scene.fresh()
+    (scene.store_dir / "refs/app/worktrees/dev/meta.toml").write_text("garbage")
+    with pytest.raises(DamagedError):
+        worktrees.remove(scene.session, "app+dev")
+    worktrees.remove(scene.session, "app+dev", discard=True)
+    assert scene.store.worktrees.names("app") == []
