@@ -52,7 +52,7 @@ def figure(tmp_path: Path, name: str) -> int:
     connection.request("GET", "/metrics")
     lines = connection.getresponse().read().decode().splitlines()
     connection.close()
-    return int(next(line for line in lines if line.startswith(f"{name} ")).rpartition(" ")[2])
+    return int(float(next(line for line in lines if line.startswith(f"{name} ")).rpartition(" ")[2]))
 
 
 def after_another_run(tmp_path: Path) -> None:
