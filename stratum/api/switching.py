@@ -61,7 +61,8 @@ def switch(session: Session, text: str, target: str, *, force: bool = False) -> 
     """Let what shows ``target`` now show another worktree, ``text`` (NAME+WORKTREE); (its mount before, now).
 
     ``target`` is a mountpoint on the host, or a worktree that the host or a container has mounted. The worktree that
-    was shown keeps its changes and is free afterwards, but for a container's lease, which the new one has too. A
+    was shown keeps its changes and is free afterwards, but for the lease of a container or volume, which the new
+    one has too. A
     mountpoint that comes back after a reboot comes back with the new one.
 
     Raises ``NotFoundError`` where Stratum has mounted nothing there, ``BusyError`` where the new worktree is in use or
@@ -111,15 +112,15 @@ def _shown_at(session: Session, target: str) -> Record:
 
 
 def _lease_of(session: Session, record: Record) -> Lease | None:
-    """The lease of the container that has the recorded mount, from now on for another worktree; None for the host."""
+    """The lease of whoever has the recorded mount, from now on for another worktree; None for the host."""
     from stratum.frozen import replace
 
-    if not record.in_container:
-        return None
     ref = parse_ref(record.ref)
     lease = session.store.worktrees.lease(ref.name, ref.worktree) if ref.worktree is not None else None
     if lease is not None and lease.holder == record.holder:
         return replace(lease, last_error=None)
+    if not record.in_container:
+        return None
     return Lease(record.holder, record.since, Promise(commit=False), process=record.process)
 
 

@@ -17,11 +17,10 @@ from stratum.api.session import Session
 from stratum.config import Config
 from stratum.errors import BusyError, ExistsError, NotFoundError, StratumError, UsageError
 from stratum.plugin.records import Mountpoints, VolumeRecord, check_volume_name
-from stratum.refs import Ref
 from stratum.store.clock import rfc3339, utc_now
 from stratum.store.holders import NamedVolume
 from stratum.store.records import Records
-from stratum.volumes.grant import grant, release
+from stratum.volumes.grant import grant, reconcile
 from stratum.volumes.making import ensure_worktree
 from stratum.volumes.policy import PODMAN, Caller, load_policy
 from stratum.volumes.request import Volume, parse_volume
@@ -101,7 +100,7 @@ class PluginVolumes:
         A failure to commit is returned, as the volume is unmounted all the same; it also shows in ``status``.
         """
         with self._locks[check_volume_name(name)]:
-            ref = _ref(self._get(name))
+            self._get(name)
             session = Session(self._config)
             left = [other for other in self._mountpoints.users(name) if other != user]
             if self._is_mounted(session, name):
@@ -110,13 +109,9 @@ class PluginVolumes:
                     return None
                 unmount(session, str(self._mountpoints.mountpoint(name)))
             self._mountpoints.remove_mountpoint(name)
-            if ref.worktree is None:
-                return None
-            try:
-                release(session, ref.name, ref.worktree, NamedVolume(name))
-            except StratumError as exc:
-                return exc
-            return None
+            # It may have another worktree by now than it was made for ('worktree switch').
+            done = reconcile(session, ended=NamedVolume(name), missed=False)
+            return next((released.error for released in done if released.error is not None), None)
 
     def _attach(self, session: Session, volume: Volume, holder: NamedVolume, place: str) -> None:
         ref = str(volume.ref)
@@ -136,11 +131,6 @@ def _allowed(record: VolumeRecord) -> Volume:
     volume = _parsed(record)
     load_policy().check(Caller(PODMAN), volume)
     return volume
-
-
-def _ref(record: VolumeRecord) -> Ref:
-    """What the volume is of: known also where its other options are refused by now, as whatever is mounted must end."""
-    return parse_volume(record.key[:63], f"{record.options.get('ref')}:/volumes").ref
 
 
 def _parsed(record: VolumeRecord) -> Volume:

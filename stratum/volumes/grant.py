@@ -127,8 +127,10 @@ def _held(session: Session) -> Iterator[Released]:
                     yield Released(name, worktree, lease.holder)
 
 
-def reconcile(session: Session, *, ended: Holder | None = None, patience: float = 0.0) -> list[Released]:
-    """Keep what was promised to ``ended``, whose end is reported, and to all whose end was missed; what was done,
+def reconcile(
+    session: Session, *, ended: Holder | None = None, missed: bool = True, patience: float = 0.0
+) -> list[Released]:
+    """Keep what was promised to ``ended``, whose end is reported, and to all whose end was ``missed``; what was done,
     failures included.
 
     ``ended`` comes first, and waits up to ``patience`` seconds for locks. Nothing that is wrong with one lease keeps
@@ -142,7 +144,7 @@ def reconcile(session: Session, *, ended: Holder | None = None, patience: float 
             done.append(held)
             continue
         try:
-            if holder != ended and in_use(session, name, worktree) is not None:
+            if holder != ended and (not missed or in_use(session, name, worktree) is not None):
                 continue
             with session.store.locks.patient(patience if holder == ended else 0.0):
                 released = release(session, name, worktree, holder)
@@ -230,12 +232,12 @@ def _keep_promise(session: Session, held: Held, lease: Lease) -> Released:
 
 
 def switch(session: Session, text: str, target: str, *, force: bool = False) -> Record:
-    """Let what shows ``target`` show the worktree ``text`` (``api.switching.switch``); what a container was promised of
-    the one it had before is done."""
+    """Let what shows ``target`` show the worktree ``text`` (``api.switching.switch``); what its holder was promised of
+    the one that it had before is done."""
     from stratum.api.switching import switch as run
 
     before, now = run(session, text, target, force=force)
     ref = parse_ref(before.ref)
-    if ref.worktree is not None and before.in_container and before.ref != now.ref:
+    if ref.worktree is not None and before.ref != now.ref:
         release(session, ref.name, ref.worktree, before.holder)
     return now

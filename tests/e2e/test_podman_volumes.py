@@ -272,6 +272,20 @@ def test_a_reboot_is_made_up_for(cli: Command, plugin: Plugin) -> None:
     plugin.ok("Unmount", Name="v", ID="c")
 
 
+def test_a_volume_that_is_switched_is_committed_where_it_is(cli: Command, plugin: Plugin) -> None:
+    cli.ok("worktree", "add", "app+other", "app:latest")
+    plugin.ok("Create", Name="v", Opts={"ref": "app+main", "tag": "{worktree}-{volume}"})
+    place = Path(plugin.ok("Mount", Name="v", ID="a")["Mountpoint"])
+    (place / "before").write_text("x")
+    cli.ok("worktree", "switch", "app+other", place)
+    assert moves(cli) == ["volume v was unmounted"]
+    (place / "after").write_text("x")
+    plugin.ok("Unmount", Name="v", ID="a")
+    for worktree, path in (("main", "/before"), ("other", "/after")):
+        changes = cli.json("diff", "app:latest", f"app:{worktree}-v")
+        assert [change["path"] for change in changes if change["kind"] == "added"] == [path]
+
+
 def test_a_worktree_that_somebody_has(cli: Command, plugin: Plugin, tmp_path: Path) -> None:
     (tmp_path / "host").mkdir()
     cli.ok("mount", "app", tmp_path / "host")

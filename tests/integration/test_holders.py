@@ -202,6 +202,15 @@ def test_an_end_that_nobody_reported_is_made_up_for(scene: Scene) -> None:
     assert reconcile(scene.session) == []
 
 
+def test_an_end_that_is_reported_is_nobody_elses(scene: Scene) -> None:
+    scene.take()
+    scene.vanish()
+    assert reconcile(scene.session, ended=SOMEBODY, missed=False) == []
+    assert scene.lease_file.exists()
+    (done,) = reconcile(scene.session, ended=scene.holder, missed=False)
+    assert done.tag == scene.tag
+
+
 def test_the_next_holder_makes_up_for_it_too(scene: Scene) -> None:
     scene.take()
     scene.write("new")
