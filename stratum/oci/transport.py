@@ -339,14 +339,6 @@ def _innermost(exc: BaseException) -> BaseException:
     while current is not None and id(current) not in seen:
         seen.add(id(current))
         innermost = current
-        reason = getattr(current, "reason", None)
-        nested = [argument for argument in current.args if isinstance(argument, BaseException)]
-        current = next(
-            (
-                each
-                for each in (reason, *nested, current.__cause__, current.__context__)
-                if isinstance(each, BaseException)
-            ),
-            None,
-        )
+        inner = (getattr(current, "reason", None), *current.args, current.__cause__, current.__context__)
+        current = next((each for each in inner if isinstance(each, BaseException)), None)
     return innermost
