@@ -13,15 +13,13 @@ import stat
 from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
-from stratum.composefs.verity import VerityHasher
-from stratum.errors import DamagedError, UnsupportedError
-from stratum.sys.holes import sparse_pieces, zeros
+from stratum.errors import UnsupportedError
+from stratum.transfer.packs import object_pieces
 from stratum.tree import overlay, tarheader
 from stratum.tree.model import Directory, File, Inode, Special, Symlink, Whiteout, Xattrs, walk
 
 _MARKER = b".wh."
 _OPAQUE_MARKER = b".wh..wh..opq"
-_READ = 1 << 20
 _KINDS = {
     stat.S_IFCHR: tarheader.CHARACTER_DEVICE,
     stat.S_IFBLK: tarheader.BLOCK_DEVICE,
@@ -58,7 +56,10 @@ def layer_archive(layer: Directory, open_object: Callable[[bytes], BinaryIO]) ->
             continue
         yield tarheader.write_header(_leaf_header(path, inode))
         if isinstance(inode, File):
-            yield from _content(inode, open_object)
+            if inode.digest is None:
+                yield inode.content or b""
+            else:
+                yield from object_pieces(open_object, inode.digest, inode.size)
             yield bytes(tarheader.padding(inode.size))
     yield tarheader.END
 
@@ -112,23 +113,3 @@ def _escaped(xattrs: Xattrs) -> Xattrs:
     for dialect in overlay.Dialect:
         xattrs = dialect.escape(xattrs)
     return xattrs
-
-
-def _content(file: File, open_object: Callable[[bytes], BinaryIO]) -> Iterator[bytes]:
-    if file.digest is None:
-        yield file.content or b""
-        return
-    hasher, left = VerityHasher(), file.size
-    with open_object(file.digest) as source:
-        for piece in sparse_pieces(source, file.size, _READ):
-            left -= piece if isinstance(piece, int) else len(piece)
-            if left < 0:
-                break
-            if isinstance(piece, int):
-                hasher.update_zeros(piece)
-                yield from zeros(piece, _READ)
-            else:
-                hasher.update(piece)
-                yield piece
-    if left or hasher.digest() != file.digest:
-        raise DamagedError(f"object {file.digest.hex()} does not match its digest", hint="run 'stratum fsck'")

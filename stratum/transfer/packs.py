@@ -208,26 +208,30 @@ class PackWriter:
     def _archive(self) -> Iterator[bytes]:
         for member in self._members:
             yield header(member)
-            yield from self._content(member)
+            yield from object_pieces(self._open_object, *member)
             yield bytes(padding(member.size))
         yield END
 
-    def _content(self, member: Member) -> Iterator[bytes]:
-        hasher = VerityHasher()
-        left = member.size
-        with self._open_object(member.digest) as file:
-            for piece in sparse_pieces(file, member.size, FRAME_SIZE):
-                left -= piece if isinstance(piece, int) else len(piece)
-                if left < 0:
-                    break
-                if isinstance(piece, int):
-                    hasher.update_zeros(piece)
-                    yield from zeros(piece, FRAME_SIZE)
-                else:
-                    hash_piece(hasher, piece)
-                    yield piece
-        if left or hasher.digest() != member.digest:
-            raise DamagedError(f"object {member.digest.hex()} does not match its digest", hint="run 'stratum fsck'")
+
+def object_pieces(open_object: Callable[[bytes], BinaryIO], digest: bytes, size: int) -> Iterator[bytes]:
+    """An object's content, at most a frame at a time; ``DamagedError`` at the end where it is not what its name says.
+
+    ``open_object(digest)`` opens it. Holes are not read.
+    """
+    hasher, left = VerityHasher(), size
+    with open_object(digest) as file:
+        for piece in sparse_pieces(file, size, FRAME_SIZE):
+            left -= piece if isinstance(piece, int) else len(piece)
+            if left < 0:
+                break
+            if isinstance(piece, int):
+                hasher.update_zeros(piece)
+                yield from zeros(piece, FRAME_SIZE)
+            else:
+                hash_piece(hasher, piece)
+                yield piece
+    if left or hasher.digest() != digest:
+        raise DamagedError(f"object {digest.hex()} does not match its digest", hint="run 'stratum fsck'")
 
 
 def hash_piece(hasher: VerityHasher, piece: bytes) -> bool:

@@ -13,8 +13,8 @@ import hashlib
 import io
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,6 @@ UNPACK, MAKE, DESCRIBE = range(3)
 PROGRESS, DONE, FAILED = range(3)
 
 _REPORT_BYTES = 4 << 20
-_NEW_OBJECT = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 Report = Callable[[int, "Member | None"], None]
 """Called with the bytes that were worked through since the last time, and the object that is complete with them."""
@@ -85,19 +84,19 @@ def _stage(staging: Staging, span: Span, member: Member, pieces: Iterator[bytes]
     if member.size <= FRAME_SIZE:
         data = b"".join(pieces)
         _check(verity_digest(data), member, span)
-        with closing(_Output(path)) as output:
-            output.write(data)
+        with _new_object(path) as file:
+            write_all(file.fileno(), data)
         report(member.size, member)
         return
     hasher = VerityHasher()
-    with closing(_Output(path)) as output:
+    with _new_object(path) as file:
         for piece in pieces:
             if hash_piece(hasher, piece):
-                output.skip(len(piece))
+                file.seek(len(piece), os.SEEK_CUR)
             else:
-                output.write(piece)
+                write_all(file.fileno(), piece)
             report(len(piece), None)
-        output.end()
+        file.truncate()
     _check(hasher.digest(), member, span)
     report(0, member)
 
@@ -107,25 +106,8 @@ def _check(digest: bytes, member: Member, span: Span) -> None:
         raise DamagedError(f"{span.what}: the bytes of object {member.digest.hex()} do not match its digest")
 
 
-class _Output:
-    """A new file of a transaction."""
-
-    def __init__(self, path: str) -> None:
-        self._fd = os.open(path, _NEW_OBJECT, OBJECT_MODE)
-
-    def write(self, data: bytes) -> None:
-        write_all(self._fd, data)
-
-    def skip(self, size: int) -> None:
-        """Leave a hole."""
-        os.lseek(self._fd, size, os.SEEK_CUR)
-
-    def end(self) -> None:
-        """Make the file as long as what was written and skipped."""
-        os.ftruncate(self._fd, os.lseek(self._fd, 0, os.SEEK_CUR))
-
-    def close(self) -> None:
-        os.close(self._fd)
+def _new_object(path: str) -> io.FileIO:
+    return io.FileIO(path, "xb", opener=partial(os.open, mode=OBJECT_MODE))
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,39 +190,29 @@ class _Answer:
     def _run(self, kind: int, arguments: tuple[Any, ...], fd: int | None) -> Any:
         if kind == UNPACK:
             assert fd is not None, "there is a pack to read"
-            take_apart(unflatten_span(*arguments), fd, self._report)
+            frames, members, *rest = arguments
+            take_apart(Span(PackIndex(frames, _members(members)), *rest), fd, self._report)
             return None
         if kind == DESCRIBE:
             return whole_metadata(*arguments)
         store, members = arguments
-        made = make_pack(store, unflatten_members(members), fd, self._report)
+        made = make_pack(store, _members(members), fd, self._report)
         return made.sha256, made.size, made.frames
 
 
-def flatten_span(span: Span) -> tuple[Any, ...]:
-    """A span as a value that marshal takes."""
-    index = (span.index.frames, flatten_members(span.index.members))
-    return (*index, span.frames, span.position, list(span.wanted), span.staging, span.what)
+def plain_span(span: Span) -> tuple[Any, ...]:
+    """A span as a value that marshal takes; ``_run`` makes it one again."""
+    members = plain_members(span.index.members)
+    return (span.index.frames, members, span.frames, span.position, list(span.wanted), span.staging, span.what)
 
 
-def unflatten_span(
-    sizes: tuple[tuple[int, int], ...],
-    members: tuple[tuple[bytes, int], ...],
-    frames: tuple[int, int],
-    position: int,
-    wanted: Sequence[int],
-    staging: str,
-    what: str,
-) -> Span:
-    return Span(PackIndex(sizes, unflatten_members(members)), frames, position, wanted, staging, what)
+def plain_members(members: Sequence[Member]) -> tuple[tuple[bytes, int], ...]:
+    """The same of members."""
+    return tuple((digest, size) for digest, size in members)
 
 
-def flatten_members(members: Sequence[Member]) -> tuple[tuple[bytes, int], ...]:
-    return tuple((member.digest, member.size) for member in members)
-
-
-def unflatten_members(members: Sequence[tuple[bytes, int]]) -> tuple[Member, ...]:
-    return tuple(Member(digest, size) for digest, size in members)
+def _members(plain: Sequence[tuple[bytes, int]]) -> tuple[Member, ...]:
+    return tuple(Member(digest, size) for digest, size in plain)
 
 
 def main() -> None:

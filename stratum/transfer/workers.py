@@ -83,7 +83,7 @@ class Workers:
     def take_apart(self, span: Span, fd: int, report: Report) -> None:
         """As ``packwork.take_apart``."""
         if self._workers:
-            self._ask(packwork.UNPACK, packwork.flatten_span(span), fd, report)
+            self._ask(packwork.UNPACK, packwork.plain_span(span), fd, report)
         else:
             packwork.take_apart(span, fd, report)
 
@@ -91,7 +91,7 @@ class Workers:
         """As ``packwork.make_pack``."""
         if not self._workers:
             return packwork.make_pack(str(store), members, fd, report)
-        return Made(*self._ask(packwork.MAKE, (str(store), packwork.flatten_members(members)), fd, report))
+        return Made(*self._ask(packwork.MAKE, (str(store), packwork.plain_members(members)), fd, report))
 
     def _ask(self, kind: int, arguments: tuple[Any, ...], fd: int | None, report: Report) -> Any:
         worker = self._idle.get()
