@@ -396,10 +396,10 @@ def _files_not_below(root: Directory, known: Directory | None) -> Iterator[File]
 
 def _new_metadata(meta: CommitMeta) -> bytes:
     """metadata.toml of a new commit; ``UsageError`` where no other store would take it."""
-    data = meta.to_toml()
-    if len(data) > METADATA_MAX:
-        raise UsageError(f"the commit's message and origin need {len(data)} bytes, and {METADATA_MAX} is the limit")
-    return data
+    whole = meta if meta.image_digest is not None else replace(meta, image_digest="0" * 64, image_size=1 << 62)
+    if (size := len(whole.to_toml())) > METADATA_MAX:  # also once the image is described
+        raise UsageError(f"the commit's message and origin need {size} bytes, and {METADATA_MAX} is the limit")
+    return meta.to_toml()
 
 
 def _write_dump(tx: Transaction, dump: SplicedDump, stored: StoredDump) -> Path:

@@ -330,9 +330,15 @@ def test_a_dump_that_could_not_be_read_again_is_not_written(store: Store, monkey
 
 
 def test_metadata_that_could_not_be_pulled_are_not_written(store: Store) -> None:
-    with store.begin("a test") as tx, pytest.raises(UsageError, match="message and origin need 10"):
-        store.write_commit(tx, directory({}), message="x" * METADATA_MAX)
-    assert store.commits.list() == []
+    with store.begin("a test") as tx:
+        short = store.write_commit(tx, directory({}), message="", image=False)
+    most = METADATA_MAX - len(replace(short, image_digest="a" * 64, image_size=1 << 62).to_toml())
+    with store.begin("a test") as tx, pytest.raises(UsageError, match=f"message and origin need {METADATA_MAX + 1} b"):
+        store.write_commit(tx, directory({}, mtime=1), message="x" * (most + 1), image=False)
+    assert store.commits.list() == [short.metadata_hash]
+    with store.begin("a test") as tx:
+        commit = store.write_commit(tx, directory({}, mtime=1), message="x" * most, image=False).metadata_hash
+    assert METADATA_MAX - 100 < len(store.commits.whole_meta(commit).to_toml()) <= METADATA_MAX
 
 
 def test_a_tree_that_was_read_from_a_dump_is_not_dumped_again(store: Store, tmp_path: Path) -> None:
