@@ -143,7 +143,7 @@ class Held:
 
         tree, store = self.worktree, self._store
         return MountPlan(
-            store.ensure_image(tree.base_commit),
+            store.commits.ensure_image(tree.base_commit),
             store.objects.layers,
             tree.upperdir,
             tree.workdir,
@@ -261,7 +261,7 @@ class Held:
         base = self._store.commits.open_tree(tree.base_commit)
         with _standing_still(self._place, paused):
             root = _read(self._place, tx, base, tree.upperdir, warn)
-        made = self._store.write_commit(
+        made = self._store.commits.write(
             tx,
             root,
             parent=tree.commit,
@@ -332,7 +332,7 @@ class Held:
 
         store, placed = self._store, False
         with swapping(record, force=force) as live:
-            store.ensure_image(wanted.base_commit)  # or its error, before anything is changed
+            store.commits.ensure_image(wanted.base_commit)  # or its error, before anything is changed
             try:
                 with store.begin(f"{why}: {self}") as tx:
                     upperdir, kept = prepare(tx)

@@ -110,7 +110,7 @@ def _commit_tree(
         accept(commit)
         return store.commits.found(reading.tx, commit), []
     root, warnings = source.read(reading, None)
-    meta = store.write_commit(
+    meta = store.commits.write(
         reading.tx,
         root,
         parent=move.previous,
@@ -199,7 +199,7 @@ def import_patch(
         else:
             tree, warnings = source.read(_reading(session, tx, options), below)
             origin |= source.origin
-        meta = store.write_commit(
+        meta = store.commits.write(
             tx,
             tree,
             parent=commit,
@@ -321,6 +321,6 @@ def _import_empty(
         root = change.applied(root)
     store = session.store
     with store.begin(f"initialising {name}") as tx:
-        meta = store.write_commit(tx, root, message=message, origin={"kind": "import"}, timestamp=session.now())
+        meta = store.commits.write(tx, root, message=message, origin={"kind": "import"}, timestamp=session.now())
         store.tags.set(name, DEFAULT_TAG, meta.metadata_hash, expected=None, why="init")
     return Imported(f"{name}:{DEFAULT_TAG}", meta, None)

@@ -46,7 +46,7 @@ def mount(
         if isinstance(found, ResolvedWorktree):
             with session.hold(found.ref) as held:
                 return held.mount(at, read_only=read_only, holder=holder, attributes=attributes, make=make)
-        plan = MountPlan(store.ensure_image(found.commit), store.objects.layers, extra=attributes)
+        plan = MountPlan(store.commits.ensure_image(found.commit), store.objects.layers, extra=attributes)
         return host.mount_recorded(
             session.state,
             plan,

@@ -174,7 +174,7 @@ def build_patchset(
             "kind": "patchset",
             "layers": [{"ref": layer.ref, "commit": layer.commit} for layer in merged.layers],
         }
-        meta = store.write_commit(
+        meta = store.commits.write(
             tx,
             merged.tree,
             parent=merged.layers[0].commit,

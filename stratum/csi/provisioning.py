@@ -136,7 +136,7 @@ def _empty_commit(driver: Driver) -> str:
     store = driver.session.store
     root = Directory(stat.S_IFDIR | 0o777, 0, 0, 0)
     with store.begin("making an empty volume") as tx:
-        commit = store.write_commit(tx, root, origin={"kind": "import"}, timestamp=driver.session.now()).metadata_hash
+        commit = store.commits.write(tx, root, origin={"kind": "import"}, timestamp=driver.session.now()).metadata_hash
         if store.tags.find(EMPTY_STRATUM, "empty") is None:
             store.tags.set(EMPTY_STRATUM, "empty", commit, force=True, why="empty Kubernetes volumes")
     return commit

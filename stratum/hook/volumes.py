@@ -81,7 +81,7 @@ class ContainerVolumes:
             found = self._session.store.resolve(volume.ref)
             ref = f"{found.name}:{found.commit}" if isinstance(found, ResolvedWorktree) else str(found)
             record = self._claim(volume, ref, found.commit, process, undo)
-        plan = MountPlan(self._session.store.ensure_image(found.commit), self._session.store.objects.layers)
+        plan = MountPlan(self._session.store.commits.ensure_image(found.commit), self._session.store.objects.layers)
         if volume.scratch:
             upper = self._scratch(volume, found.commit, undo)
             plan = replace(plan, upperdir=upper / "upperdir", workdir=upper / "workdir")

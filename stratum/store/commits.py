@@ -16,6 +16,7 @@ import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -414,17 +415,6 @@ def _write_dump(tx: Transaction, dump: SplicedDump, stored: StoredDump) -> Path:
 
 def _write_image(tx: Transaction, root: Directory, path: Path) -> tuple[str, int]:
     """Write the image of ``root`` to ``path``; its fs-verity digest in hex and its size."""
-    from stratum.composefs.erofs import image_pieces
-    from stratum.composefs.verity import VerityHasher
+    from stratum.store.facts import image_of
 
-    hasher, size = VerityHasher(), 0
-
-    def pieces() -> Iterator[bytes | bytearray]:
-        nonlocal size
-        for piece in image_pieces(root):
-            hasher.update(piece)
-            size += len(piece)
-            yield piece
-
-    tx.write_pieces(path, pieces())
-    return hasher.hexdigest(), size
+    return image_of(root, partial(tx.write_pieces, path))

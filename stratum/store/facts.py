@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from stratum.frozen import as_dict, frozen, replace
@@ -59,13 +61,19 @@ def facts_of(dump: Blocks) -> Facts:
     )
 
 
-def image_of(root: Directory) -> tuple[str, int]:
-    """(fs-verity digest in hex, size in bytes) of the image of a tree, which is made for that and not kept."""
+def image_of(root: Directory, take: Callable[[Iterator[bytes | bytearray]], None] | None = None) -> tuple[str, int]:
+    """(fs-verity digest in hex, size in bytes) of the image of a tree, whose pieces ``take`` takes, or nobody."""
     from stratum.composefs.erofs import image_pieces
     from stratum.composefs.verity import VerityHasher
 
     hasher, size = VerityHasher(), 0
-    for piece in image_pieces(root):
-        hasher.update(piece)
-        size += len(piece)
+
+    def pieces() -> Iterator[bytes | bytearray]:
+        nonlocal size
+        for piece in image_pieces(root):
+            hasher.update(piece)
+            size += len(piece)
+            yield piece
+
+    deque(pieces(), maxlen=0) if take is None else take(pieces())
     return hasher.hexdigest(), size

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from stratum.errors import ExistsError, NotFoundError
 from stratum.store.bootmounts import BootMounts
-from stratum.store.commits import Commits, accept_any
+from stratum.store.commits import Commits
 from stratum.store.layout import Layout, create_layout, open_layout
 from stratum.store.locks import StoreLocks
-from stratum.store.metadata import CommitMeta
 from stratum.store.namespaces import Namespaces
 from stratum.store.objects import Objects
 from stratum.store.reflog import Reflog
@@ -22,7 +18,6 @@ from stratum.store.resolve import Refs
 from stratum.store.tags import Tags
 from stratum.store.transaction import Transaction, Transactions
 from stratum.store.worktrees import Worktrees
-from stratum.tree.model import Directory
 
 
 class Store(Refs):
@@ -75,36 +70,6 @@ class Store(Refs):
     ) -> AbstractContextManager[Transaction]:
         """A transaction (``Transactions.begin``)."""
         return self.transactions.begin(what, resumable=resumable, apart=apart)
-
-    def write_commit(
-        self,
-        tx: Transaction,
-        root: Directory,
-        *,
-        parent: str | None = None,
-        message: str | None = None,
-        origin: Mapping[str, Any] | None = None,
-        timestamp: datetime | None = None,
-        known: Directory | None = None,
-        image: bool = True,
-        accept: Callable[[str], None] = accept_any,
-    ) -> CommitMeta:
-        """Make the commit of a tree (``Commits.write``)."""
-        return self.commits.write(
-            tx,
-            root,
-            parent=parent,
-            message=message,
-            origin=origin,
-            timestamp=timestamp,
-            known=known,
-            image=image,
-            accept=accept,
-        )
-
-    def ensure_image(self, commit: str) -> Path:
-        """The path of a commit's image (``Commits.ensure_image``)."""
-        return self.commits.ensure_image(commit)
 
     def names(self) -> list[str]:
         """The strata, sorted."""

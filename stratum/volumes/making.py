@@ -59,7 +59,7 @@ def _make(session: Session, ref: Ref, beginning: Beginning, why: str, fill: Fill
             tree = _empty_tree()
         if tree is not None:
             origin = {"kind": "import", "made_for": str(ref), "made_from": made_from}
-            meta = store.write_commit(tx, tree, parent=base, origin=origin, timestamp=session.now())
+            meta = store.commits.write(tx, tree, parent=base, origin=origin, timestamp=session.now())
             base = meta.metadata_hash
         assert base is not None
         store.worktrees.create(ref.name, ref.worktree, base, why=f"{why} from {made_from}", root=beginning.root)

@@ -352,7 +352,7 @@ def start(hosts: tuple[Host, Host]) -> Histories:
         store = host.session.store
         with store.begin("a test") as tx:
             root = directory({name: File(0o100644, 0, 0, 0, size=1, content=b"0") for name in (b"a", b"b")})
-            commit = store.write_commit(tx, root).metadata_hash
+            commit = store.commits.write(tx, root).metadata_hash
         store.tags.set("x", "c0", commit)
     for host in hosts:
         worktrees.add(host.session, f"x+{host.name}", "x:c0")

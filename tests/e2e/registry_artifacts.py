@@ -54,7 +54,7 @@ def make_commit(
                 directory = child
             directory.children[name] = _file(content, None if len(content) <= INLINE_MAX else tx.add_bytes(content))
         root.children[b"link"] = Symlink(0o120777, 0, 0, 10**18, target=b"docs/readme")
-        meta = store.write_commit(tx, root, parent=parent, message=message, origin={"kind": "import"}, timestamp=TIME)
+        meta = store.commits.write(tx, root, parent=parent, message=message, origin={"kind": "import"}, timestamp=TIME)
     return meta.metadata_hash
 
 

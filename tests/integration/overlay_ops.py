@@ -114,14 +114,14 @@ class Lab:
                     info = os.lstat(path + b"/" + name)
                     if stat.S_ISREG(info.st_mode) and info.st_size > INLINE_MAX:
                         tx.add_bytes(Path(os.fsdecode(path + b"/" + name)).read_bytes())
-            self.store.write_commit(tx, tree)
+            self.store.commits.write(tx, tree)
         return tree
 
     def image(self, tree: Directory) -> Path:
         """The image of a tree that is a commit of the store."""
         from stratum.tree.digest import metadata_hash
 
-        return self.store.ensure_image(metadata_hash(write_dump(tree)))
+        return self.store.commits.ensure_image(metadata_hash(write_dump(tree)))
 
     @contextlib.contextmanager
     def worktree(self, base: Directory) -> Iterator[Worktree]:
@@ -198,7 +198,7 @@ class Worktree:
         before = lines(self.walk())
         with self.lab.store.begin() as tx, FileReader(tx, self.lab.store.objects) as reader:
             tree = read_upperdir(self.base, self.upper, reader)
-            self.lab.store.write_commit(tx, tree, known=self.base)
+            self.lab.store.commits.write(tx, tree, known=self.base)
         self.unmount()
         self.base = tree
         self._new_upper()

@@ -119,7 +119,7 @@ def test_any_tree_comes_back_as_the_same_commit(tmp_path_factory: pytest.TempPat
     here, there = session(base / "here"), session(base / "there")
     store = here.create_store()
     with store.begin("a test") as tx:
-        original = store.write_commit(tx, materialize(generated, tx)).metadata_hash
+        original = store.commits.write(tx, materialize(generated, tx)).metadata_hash
     first, second = str(base / "1.tar"), str(base / "2.tar")
     export(here, original, first)
     export(here, original, second)
@@ -136,8 +136,8 @@ def test_any_tree_comes_back_from_an_image_and_from_one_with_a_delta(
     here, there = session(base / "here"), session(base / "there")
     store = here.create_store()
     with store.begin("a test") as tx:
-        parent = store.write_commit(tx, materialize(first, tx)).metadata_hash
-        child = store.write_commit(tx, materialize(second, tx), parent=parent).metadata_hash
+        parent = store.commits.write(tx, materialize(first, tx)).metadata_hash
+        child = store.commits.write(tx, materialize(second, tx), parent=parent).metadata_hash
     for compression in ("gzip", "zstd"):
         for tag, commit_hash in (("v1", parent), ("v2", child)):
             push(here, commit_hash, f"oci:{base}/{compression}:{tag}", access=here.access(), image=compression)

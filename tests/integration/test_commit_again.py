@@ -48,7 +48,7 @@ def commit(tree: Worktree) -> Directory:
     store = tree.lab.store
     with store.begin() as tx:
         root = store_upperdir(tx, store.objects, tree.base, tree.upper, lambda warning: None)
-        store.write_commit(tx, root)
+        store.commits.write(tx, root)
     assert lines(root) == lines(tree.walk())
     assert lines(hash_upperdir(store.objects, tree.base, tree.upper, lambda warning: None)) == lines(root)
     return root

@@ -67,7 +67,7 @@ def victim(cli: Command, tmp_path: Path) -> Command:
     ((secret, _),) = Store.open(cli.store).objects.list()
     origin = Store.create(tmp_path / "origin")
     with origin.begin("test") as tx:
-        commit = origin.write_commit(tx, hostile_tree(secret), timestamp=TIME).metadata_hash
+        commit = origin.commits.write(tx, hostile_tree(secret), timestamp=TIME).metadata_hash
     layout = parse_target(f"oci:{tmp_path}/layout:v1")
     push(origin, commit, layout, Access())
     pull(Store.open(cli.store), layout, Access())

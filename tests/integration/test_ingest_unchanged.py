@@ -273,7 +273,7 @@ def test_a_lost_commit_is_made_again(imported: Scene) -> None:
     shutil.rmtree(imported.store.layout.commit(first))
     assert imported.known() is None
     assert imported.run().commit.metadata_hash == first == imported.known()
-    assert imported.store.ensure_image(first).is_file()
+    assert imported.store.commits.ensure_image(first).is_file()
 
 
 def test_a_commit_without_its_image_gets_one(imported: Scene) -> None:
@@ -283,7 +283,7 @@ def test_a_commit_without_its_image_gets_one(imported: Scene) -> None:
     with imported.store.begin("a test") as tx:
         tree = imported.store.commits.tree(first)
         shutil.rmtree(imported.store.layout.commit(first))
-        imported.store.write_commit(tx, tree, image=False)
+        imported.store.commits.write(tx, tree, image=False)
     assert imported.run().commit.image_digest is not None
 
 

@@ -121,7 +121,7 @@ def undescribed(store: Store) -> str:
     """A commit of which nobody asked for the image so far."""
     with store.begin("test") as tx:
         root = Directory(0o40755, 0, 0, 10**18, children={b"a": Symlink(0o120777, 0, 0, 10**18, target=b"b")})
-        return store.write_commit(tx, root, image=False).metadata_hash
+        return store.commits.write(tx, root, image=False).metadata_hash
 
 
 @pytest.mark.parametrize("jobs", [1, 2])

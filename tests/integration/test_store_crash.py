@@ -35,7 +35,7 @@ class Scene:
         (worktree.upperdir / self.old).write_text("work on the old base")
         with Store.create(tmp_path / "other").begin() as tx:
             root = directory({name: file(tx, data) for name, data in NEW.items()})
-            self.new = Store.open(tmp_path / "other").write_commit(tx, root).metadata_hash
+            self.new = Store.open(tmp_path / "other").commits.write(tx, root).metadata_hash
         self.fresh()
 
     def fresh(self) -> Store:
@@ -48,7 +48,7 @@ class Scene:
         store = Store.open(self.path)
         with store.begin("importing") as tx:
             root = directory({name: file(tx, data) for name, data in NEW.items()})
-            made = store.write_commit(tx, root).metadata_hash
+            made = store.commits.write(tx, root).metadata_hash
             store.tags.set("app", "latest", made, expected=self.old)
 
     def advance(self) -> None:
@@ -56,7 +56,7 @@ class Scene:
         store = Store.open(self.path)
         with store.worktrees.lock("app", "main"), store.begin("committing") as tx:
             root = directory({name: file(tx, data) for name, data in NEW.items()})
-            made = store.write_commit(tx, root).metadata_hash
+            made = store.commits.write(tx, root).metadata_hash
             tree = store.worktrees.get("app", "main")
             store.worktrees.renew(tx, replace(tree, base_commit=made, head=made))
 

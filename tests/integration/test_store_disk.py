@@ -94,12 +94,12 @@ def test_a_read_only_store_can_be_read(small_disk: Path) -> None:
     store.tags.set("app", "latest", made)
     store.worktrees.create("app", "main", made)
     other = commit(store, {b"a": b"2"})
-    store.ensure_image(other).unlink()
+    store.commits.ensure_image(other).unlink()
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
     store = Store.open(small_disk / "store")
     for text in ("app", "app:latest", "app+main", made[:8]):
         assert store.resolve_mountable(parse_ref(text)).commit == made
-    assert store.ensure_image(made).exists()
+    assert store.commits.ensure_image(made).exists()
     assert store.commits.tree(made).children
     assert store.tags.list("app") == {"latest": made}
     assert len(store.reflog.read("app")) == 2
@@ -108,7 +108,7 @@ def test_a_read_only_store_can_be_read(small_disk: Path) -> None:
         lambda: store.tags.set("app", "v1", made),
         lambda: store.worktrees.remove("app", "main"),
         lambda: store.remove("app"),
-        lambda: store.ensure_image(other),
+        lambda: store.commits.ensure_image(other),
         lambda: Store.create(small_disk / "another"),
     ):
         with pytest.raises(UnsupportedError, match="Read-only file system") as caught:
@@ -173,7 +173,7 @@ def test_the_upperdir_is_what_the_root_of_the_base_is(store_dir: Path) -> None:
     root = Directory(0o42750, 12345, 54321, 1_600_000_000_123_456_789, xattrs)
     with store.begin() as tx:
         root.children[b"file"] = file(tx, b"x" * 100)
-        base = store.write_commit(tx, root).metadata_hash
+        base = store.commits.write(tx, root).metadata_hash
     upperdir = store.worktrees.create("app", "main", base).upperdir
     info = upperdir.stat()
     assert (info.st_mode, info.st_uid, info.st_gid) == (0o42750, 12345, 54321)
@@ -192,7 +192,7 @@ def test_the_upperdir_inherits_nothing_from_the_store(store_dir: Path) -> None:
     os.chown(store_dir / "tmp", 0, 1234)
     (store_dir / "tmp").chmod(0o2755)
     with store.begin() as tx:
-        base = store.write_commit(tx, directory({}, mode=0o40700)).metadata_hash
+        base = store.commits.write(tx, directory({}, mode=0o40700)).metadata_hash
     upperdir = store.worktrees.create("app", "main", base).upperdir
     assert os.listxattr(upperdir) == ["trusted.overlay.stratum.root"]  # ours, which nobody sees in the mount
     assert (upperdir.stat().st_mode, upperdir.stat().st_gid) == (0o40700, os.getegid())

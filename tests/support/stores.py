@@ -28,7 +28,7 @@ def commit(store: Store, files: Mapping[bytes, bytes]) -> str:
     """The commit of a directory with these files."""
     with store.begin("a test") as tx:
         root = directory({name: file(tx, data) for name, data in files.items()})
-        return store.write_commit(tx, root).metadata_hash
+        return store.commits.write(tx, root).metadata_hash
 
 
 def leftovers(store: Store) -> list[str]:

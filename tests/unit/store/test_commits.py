@@ -54,7 +54,7 @@ def test_a_commit_is_written_as_designed(store: Store) -> None:
         root = directory(
             {b"a": hard_link, b"b": hard_link, b"c": file(tx, b"small"), b"d": directory({b"e": file(tx, b"")})}
         )
-        meta = store.write_commit(tx, root, parent=parent, message="why", origin={"kind": "import"}, timestamp=when)
+        meta = store.commits.write(tx, root, parent=parent, message="why", origin={"kind": "import"}, timestamp=when)
     path = store.root / "commits" / meta.metadata_hash
     assert sorted(os.listdir(path)) == ["commit.cfs", "metadata.toml", "tree.dump.zst"]
     dump = pyzstd.decompress((path / "tree.dump.zst").read_bytes())
@@ -88,7 +88,7 @@ def test_an_image_that_nobody_asked_for_is_made_when_somebody_does(store: Store,
     when = datetime(2025, 6, 9, 10, 30, tzinfo=timezone.utc)
     with store.begin("a test") as tx:
         root = directory({b"a": file(tx, b"x" * 100)})
-        meta = store.write_commit(tx, root, timestamp=when, image=False)
+        meta = store.commits.write(tx, root, timestamp=when, image=False)
     path = store.root / "commits" / meta.metadata_hash
     assert sorted(os.listdir(path)) == ["metadata.toml", "tree.dump.zst"]
     assert (meta.image_digest, meta.image_size) == (None, None)
@@ -99,10 +99,10 @@ def test_an_image_that_nobody_asked_for_is_made_when_somebody_does(store: Store,
     other = Store.create(tmp_path / "other")
     with other.begin("a test") as tx:
         tx.add_bytes(b"x" * 100)
-        other.write_commit(tx, root, timestamp=when)
+        other.commits.write(tx, root, timestamp=when)
     whole = store.commits.whole_meta(meta.metadata_hash)
     assert sorted(os.listdir(path)) == ["metadata.toml", "tree.dump.zst"]
-    store.ensure_image(meta.metadata_hash)
+    store.commits.ensure_image(meta.metadata_hash)
     assert contents(path) == contents(other.root / "commits" / meta.metadata_hash)
     assert store.commits.whole_meta(meta.metadata_hash) == store.commits.meta(meta.metadata_hash) == whole
     check(store)
@@ -110,19 +110,19 @@ def test_an_image_that_nobody_asked_for_is_made_when_somebody_does(store: Store,
 
 def test_an_image_that_is_there_but_not_described_is_made_anew(store: Store) -> None:
     with store.begin("a test") as tx:
-        commit = store.write_commit(tx, directory({}), image=False).metadata_hash
+        commit = store.commits.write(tx, directory({}), image=False).metadata_hash
     image = store.root / "commits" / commit / "commit.cfs"
     image.write_bytes(b"a crash came before metadata.toml was replaced")
-    assert store.ensure_image(commit) == image
+    assert store.commits.ensure_image(commit) == image
     assert verity_digest(image.read_bytes()).hex() == store.commits.meta(commit).image_digest
 
 
 def test_a_commit_that_is_written_again_gets_the_image_that_it_was_left_without(store: Store) -> None:
     with store.begin("a test") as tx:
         root = directory({b"a": file(tx, b"x" * 100)})
-        commit = store.write_commit(tx, root, image=False).metadata_hash
-        assert store.write_commit(tx, root, image=False).image_digest is None
-        meta = store.write_commit(tx, root)
+        commit = store.commits.write(tx, root, image=False).metadata_hash
+        assert store.commits.write(tx, root, image=False).image_digest is None
+        meta = store.commits.write(tx, root)
     image = store.root / "commits" / commit / "commit.cfs"
     assert verity_digest(image.read_bytes()).hex() == meta.image_digest
     assert store.commits.meta(commit) == meta
@@ -135,15 +135,15 @@ def test_a_commit_over_an_opened_tree_is_the_one_of_the_whole_tree(store: Store,
         linked = file(tx, b"l" * 80)
         inner = {b"x": directory({b"a": file(tx, b"a" * 70), b"l": linked}), b"y": directory({b"b": file(tx, b"b")})}
         base = directory({b"in": directory(inner), b"l": linked, b"gone": directory({b"c": file(tx, b"c" * 90)})})
-        parent = store.write_commit(tx, base).metadata_hash
+        parent = store.commits.write(tx, base).metadata_hash
         known = store.commits.open_tree(parent)
         children = {name: child for name, child in known.children.items() if name != b"gone"}
         root = known.with_children(children | {b"new": file(tx, b"n" * 75)})
-        meta = store.write_commit(tx, root, known=known, timestamp=when)
+        meta = store.commits.write(tx, root, known=known, timestamp=when)
 
         plain = store.commits.tree(meta.metadata_hash)
         (store.root / "commits" / meta.metadata_hash).rename(tmp_path / "spliced")
-        assert store.write_commit(tx, plain, timestamp=when) == meta
+        assert store.commits.write(tx, plain, timestamp=when) == meta
     assert contents(store.root / "commits" / meta.metadata_hash) == contents(tmp_path / "spliced")
     assert (meta.file_count, meta.total_size) == (5, 70 + 80 + 1 + 75)
     check(store)
@@ -151,10 +151,10 @@ def test_a_commit_over_an_opened_tree_is_the_one_of_the_whole_tree(store: Store,
 
 def test_an_equal_tree_is_the_same_commit_and_leaves_it_untouched(store: Store) -> None:
     with store.begin("a test") as tx:
-        first = store.write_commit(tx, directory({b"a": file(tx, b"x" * 100)}), message="first")
+        first = store.commits.write(tx, directory({b"a": file(tx, b"x" * 100)}), message="first")
     before = snapshot(store.root / "commits")
     with store.begin("a test") as tx:
-        assert store.write_commit(tx, directory({b"a": file(tx, b"x" * 100)}), message="second") == first
+        assert store.commits.write(tx, directory({b"a": file(tx, b"x" * 100)}), message="second") == first
     assert snapshot(store.root / "commits") == before
 
 
@@ -176,7 +176,7 @@ def test_no_commit_without_its_objects(store: Store, size: int) -> None:
         store.objects.path(digest).unlink()
     root = directory({b"d": directory({b"a": File(0o100644, 0, 0, 0, size=size, digest=digest)})})
     with store.begin("a test") as tx, pytest.raises(DamagedError, match=digest.hex()):
-        store.write_commit(tx, root)
+        store.commits.write(tx, root)
     assert store.commits.list() == []
     assert not leftovers(store)
 
@@ -185,12 +185,12 @@ def test_objects_of_known_subtrees_are_not_looked_for(store: Store) -> None:
     base = store.commits.tree(commit(store, {b"a": b"x" * 100}))
     base_root = directory({b"d": base})
     with store.begin("a test") as tx:
-        store.write_commit(tx, base_root)
+        store.commits.write(tx, base_root)
     lost = store.objects.path(verity_digest(b"x" * 100))
     lost.rename(lost.with_suffix(".away"))
     with store.begin("a test") as tx:
         changed = directory({b"d": base, b"new": file(tx, b"y" * 100)})
-        store.write_commit(tx, changed, known=base_root)
+        store.commits.write(tx, changed, known=base_root)
     lost.with_suffix(".away").rename(lost)
     check(store)
 
@@ -205,23 +205,23 @@ def test_lookups(store: Store) -> None:
     assert store.commits.find(made[0][:7]) == [made[0]]
     assert store.commits.find(made[0][:6]) == []
     assert store.commits.find("0" * 64) == []
-    for call in (store.commits.meta, store.commits.tree, store.commits.dump, store.ensure_image):
+    for call in (store.commits.meta, store.commits.tree, store.commits.dump, store.commits.ensure_image):
         with pytest.raises(NotFoundError, match="no commit"):
             call("0" * 64)
 
 
 def test_the_image_is_made_again_where_it_is_missing_or_short(store: Store) -> None:
     made = commit(store, {b"a": b"x" * 100, b"b": b"y"})
-    image = store.ensure_image(made)
+    image = store.commits.ensure_image(made)
     content, inode = image.read_bytes(), image.stat().st_ino
-    assert store.ensure_image(made).stat().st_ino == inode
+    assert store.commits.ensure_image(made).stat().st_ino == inode
     image.unlink()
-    assert store.ensure_image(made).read_bytes() == content
+    assert store.commits.ensure_image(made).read_bytes() == content
     image.write_bytes(content[:-1])
-    assert store.ensure_image(made).read_bytes() == content
+    assert store.commits.ensure_image(made).read_bytes() == content
     image.unlink()
     image.symlink_to("/etc/passwd")
-    assert store.ensure_image(made).read_bytes() == content
+    assert store.commits.ensure_image(made).read_bytes() == content
     assert not image.is_symlink()
     store.commits.verify_image(made)
     image.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
@@ -234,9 +234,9 @@ def test_an_image_that_its_metadata_does_not_know_is_damage(store: Store) -> Non
     made = commit(store, {b"a": b"x" * 100})
     path = store.root / "commits" / made / "metadata.toml"
     path.write_bytes(replace(store.commits.meta(made), image_digest="0" * 64).to_toml())
-    store.ensure_image(made).unlink()
+    store.commits.ensure_image(made).unlink()
     with pytest.raises(DamagedError, match="image"):
-        store.ensure_image(made)
+        store.commits.ensure_image(made)
     assert not leftovers(store)
 
 
@@ -325,19 +325,19 @@ def test_any_bytes_are_metadata_or_damage(data: bytes) -> None:
 def test_a_dump_that_could_not_be_read_again_is_not_written(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("stratum.tree.blocks.DUMP_MAX", 100)
     with store.begin("a test") as tx, pytest.raises(StratumError, match="too large"):
-        store.write_commit(tx, directory({b"a" * 100: Directory(0o40755, 0, 0, 0)}))
+        store.commits.write(tx, directory({b"a" * 100: Directory(0o40755, 0, 0, 0)}))
     assert store.commits.list() == []
 
 
 def test_metadata_that_could_not_be_pulled_are_not_written(store: Store) -> None:
     with store.begin("a test") as tx:
-        short = store.write_commit(tx, directory({}), message="", image=False)
+        short = store.commits.write(tx, directory({}), message="", image=False)
     most = METADATA_MAX - len(replace(short, image_digest="a" * 64, image_size=1 << 62).to_toml())
     with store.begin("a test") as tx, pytest.raises(UsageError, match=f"message and origin need {METADATA_MAX + 1} b"):
-        store.write_commit(tx, directory({}, mtime=1), message="x" * (most + 1), image=False)
+        store.commits.write(tx, directory({}, mtime=1), message="x" * (most + 1), image=False)
     assert store.commits.list() == [short.metadata_hash]
     with store.begin("a test") as tx:
-        commit = store.write_commit(tx, directory({}, mtime=1), message="x" * most, image=False).metadata_hash
+        commit = store.commits.write(tx, directory({}, mtime=1), message="x" * most, image=False).metadata_hash
     assert METADATA_MAX - 100 < len(store.commits.whole_meta(commit).to_toml()) <= METADATA_MAX
 
 

@@ -11,7 +11,7 @@ from tests.support.stores import directory
 
 def made(store: Store, number: int, parent: str | None) -> str:
     with store.begin("a test") as tx:
-        return store.write_commit(tx, directory({}, mtime=number), parent=parent).metadata_hash
+        return store.commits.write(tx, directory({}, mtime=number), parent=parent).metadata_hash
 
 
 def test_descent(store_dir: Path) -> None:

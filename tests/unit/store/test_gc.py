@@ -93,7 +93,7 @@ def test_recent_work_has_the_age_of_its_stratum(store: Store) -> None:
 def worktree_commit(store: Store, name: str) -> str:
     with store.begin("a test") as tx:
         root = directory({b"file": file(tx, name.encode() * 100)})
-        return store.write_commit(tx, root, origin={"kind": "worktree", "worktree": f"{name}+main"}).metadata_hash
+        return store.commits.write(tx, root, origin={"kind": "worktree", "worktree": f"{name}+main"}).metadata_hash
 
 
 def test_the_reflog_keeps_for_a_while(store: Store) -> None:
@@ -124,7 +124,7 @@ def test_a_damaged_hash_in_the_reflog_still_keeps_its_commit(store: Store) -> No
 
 def test_work_of_a_removed_stratum_stays_for_the_age(store: Store) -> None:
     with store.begin() as tx:
-        work = store.write_commit(
+        work = store.commits.write(
             tx, directory({b"a": file(tx, b"w" * 100)}), origin={"kind": "worktree", "worktree": "app+main"}
         ).metadata_hash
     imported = commit(store, {b"b": b"i" * 100})
@@ -217,7 +217,7 @@ def chain(store: Store, count: int, first: int = 0, parent: str | None = None) -
         with store.begin("a test") as tx:
             root = directory({b"n": file(tx, b"%d" % number * 100)})
             above = made[-1] if made else parent
-            made.append(store.write_commit(tx, root, parent=above, image=False).metadata_hash)
+            made.append(store.commits.write(tx, root, parent=above, image=False).metadata_hash)
     return made
 
 
@@ -247,7 +247,7 @@ def test_history_of_an_age_stays(store: Store) -> None:
         with store.begin("a test") as tx:
             root = directory({b"n": file(tx, b"%d" % days)})
             time = utc_now() - timedelta(days=days)
-            made.append(store.write_commit(tx, root, parent=made[-1] if made else None, timestamp=time).metadata_hash)
+            made.append(store.commits.write(tx, root, parent=made[-1] if made else None, timestamp=time).metadata_hash)
     store.tags.set("app", "v1", made[-1])
     done = run(store, Retention(timedelta(), history=timedelta(days=15)))
     assert sorted(done.commits) == sorted(made[:2])
@@ -288,7 +288,7 @@ def stops(store: Store, name: str, count: int) -> list[str]:
             root = directory({b"n": file(tx, name.encode() + b"%d" % number * 100)})
             time = utc_now() - timedelta(days=count - 1 - number)
             above = made[-1] if made else None
-            made.append(store.write_commit(tx, root, parent=above, timestamp=time).metadata_hash)
+            made.append(store.commits.write(tx, root, parent=above, timestamp=time).metadata_hash)
         store.tags.set(name, f"stop-{number}", made[-1])
     store.tags.set(name, "release", made[0])
     return made

@@ -51,7 +51,7 @@ def store(store_dir: Path) -> Store:
 def write(store: Store, root: Directory, known: Directory | None = None, *, image: bool = True) -> CommitMeta:
     """Make a commit and see that all that it says of itself is so."""
     with store.begin("a test") as tx:
-        meta = store.write_commit(tx, root, known=known, image=image)
+        meta = store.commits.write(tx, root, known=known, image=image)
     dump = store.commits.dump(meta.metadata_hash)
     summary = merkle_summary(dump)
     assert metadata_hash(dump) == meta.metadata_hash

@@ -28,7 +28,7 @@ def commit_of(store: Store, *contents: bytes) -> tuple[str, list[bytes]]:
         digests = [tx.add_bytes(data) for data in contents]
         for number, (data, digest) in enumerate(zip(contents, digests, strict=True)):
             root.children[b"f%d" % number] = File(0o100644, 0, 0, number, size=len(data), digest=digest)
-        return store.write_commit(tx, root).metadata_hash, digests
+        return store.commits.write(tx, root).metadata_hash, digests
 
 
 def test_a_commit_without_an_object_is_not_real_for_anybody(store: Store, tmp_path: Path) -> None:
@@ -45,7 +45,7 @@ def test_a_commit_without_an_object_is_not_real_for_anybody(store: Store, tmp_pa
         store.residence.verify(two, 100)
     assert [(found.digest, found.problem) for found in check(store).damage] == [(two, "it is missing")]
     with store.begin("a test") as tx, pytest.raises(DamagedError, match="needed by the commit but not in the store"):
-        store.write_commit(
+        store.commits.write(
             tx, store.commits.tree(commit).with_children({b"f": File(0o100644, 0, 0, 1, size=100, digest=two)})
         )
     with pytest.raises(NotFoundError, match="missing from the store"):

@@ -28,7 +28,7 @@ def store(store_dir: Path) -> Store:
 @pytest.fixture
 def base(store: Store) -> str:
     with store.begin("a test") as tx:
-        return store.write_commit(tx, directory({}, mode=0o41751, mtime=MTIME)).metadata_hash
+        return store.commits.write(tx, directory({}, mode=0o41751, mtime=MTIME)).metadata_hash
 
 
 @pytest.fixture
