@@ -17,7 +17,6 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, cast
 
 from stratum.errors import NotFoundError, StratumError, UsageError, os_error_text
 from stratum.ingest.attributes import stored_xattrs
@@ -101,16 +100,6 @@ def read_tar_file(
         return read_tar(tx, read, what, base=base, devices=devices, progress=progress)
     finally:
         os.close(fd)
-
-
-class _Source:
-    """Pieces as the file object that a transaction reads from."""
-
-    def __init__(self, pieces: Iterator[bytes]) -> None:
-        self._pieces = pieces
-
-    def read(self, _size: int = -1) -> bytes:
-        return next(self._pieces, b"")
 
 
 class _Builder:
@@ -233,8 +222,7 @@ class _Builder:
             return File(*common, size=member.size, content=b"".join(data) or None)
         if member.size <= IN_MEMORY_MAX:
             return File(*common, size=member.size, digest=self._tx.add_bytes(b"".join(data)))
-        staged = self._tx.add_file(cast("BinaryIO", _Source(data)), size=member.size)
-        return File(*common, size=member.size, digest=staged.digest)
+        return File(*common, size=member.size, digest=self._tx.add_pieces(data, member.size))
 
     def _common(
         self, header: tar.TarHeader, kind: int, mode: int | None = None

@@ -5,7 +5,7 @@ from stratum.store.metadata import CommitMeta
 from stratum.store.reflog import ReflogEntry
 from stratum.store.resolve import Resolved
 from stratum.store.store import Store
-from stratum.store.transaction import StagedObject, Transaction
+from stratum.store.transaction import Transaction
 from stratum.store.worktrees import Worktree
 
-__all__ = ["CommitMeta", "Lease", "ReflogEntry", "Resolved", "StagedObject", "Store", "Transaction", "Worktree"]
+__all__ = ["CommitMeta", "Lease", "ReflogEntry", "Resolved", "Store", "Transaction", "Worktree"]

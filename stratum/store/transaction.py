@@ -33,10 +33,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
 
 from stratum.errors import BusyError, DamagedError, ExistsError, StratumError
-from stratum.frozen import frozen
 from stratum.store.layout import Layout, storage_error, storing
 from stratum.store.locks import StoreLocks
 from stratum.store.objects import OBJECT_MODE, Objects, Staging
@@ -50,17 +48,8 @@ OWNER = "owner"
 NEEDS = "needs"
 _DIGEST_SIZE = 32
 _STAGED_NAME = re.compile(r"[0-9a-z-]+")
-_CHUNK = 1 << 20
 _GUARD_WAIT = 30.0
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-
-
-@frozen
-class StagedObject:
-    """What ``Transaction.add_file`` stored: digest (32 bytes) and size in bytes."""
-
-    digest: bytes
-    size: int
 
 
 class Transaction:
@@ -142,11 +131,11 @@ class Transaction:
         self.stage(digest, len(data), name)
         return digest
 
-    def add_file(self, source: BinaryIO, *, size: int | None = None) -> StagedObject:
-        """Store what ``source`` reads up to its end as an object, never holding more than a chunk in memory.
+    def add_pieces(self, pieces: Iterable[bytes], size: int) -> bytes:
+        """Store ``pieces``, one after the other, as an object; its digest.
 
-        ``size``, where known, is what must arrive: ``DamagedError`` otherwise. ``OSError`` from reading the source
-        passes through; those from writing become ``StratumError``.
+        They must be ``size`` bytes, or ``DamagedError``. What getting them raises passes through; ``OSError`` from
+        writing becomes ``StratumError``.
         """
         from stratum.composefs.verity import VerityHasher
 
@@ -154,23 +143,23 @@ class Transaction:
         with storing("write an object to the store"):
             name, fd = self._create_object()
         try:
-            while chunk := source.read(_CHUNK):
-                hasher.update(chunk)
-                written += len(chunk)
-                if size is not None and written > size:
+            for piece in pieces:
+                hasher.update(piece)
+                written += len(piece)
+                if written > size:
                     raise DamagedError(f"more than the {size} bytes that a file should have arrived")
                 with storing("write an object to the store"):
-                    write_all(fd, chunk)
+                    write_all(fd, piece)
         finally:
             os.close(fd)
-        if size is not None and written < size:
+        if written < size:
             raise DamagedError(f"only {written} of the {size} bytes of a file arrived")
         digest = hasher.digest()
-        if self.has(digest, written):
+        if self.has(digest, size):
             (self.object_staging / name).unlink()
         else:
-            self.stage(digest, written, name)
-        return StagedObject(digest, written)
+            self.stage(digest, size, name)
+        return digest
 
     def _create_object(self) -> tuple[str, int]:
         """A new file in ``object_staging`` that no worker's file can collide with: its name, a descriptor."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import struct
 import subprocess
@@ -48,7 +47,7 @@ def test_a_full_disk_is_one_clear_error_and_the_old_state(small_disk: Path) -> N
     store.tags.set("app", "latest", old)
     before = snapshot(store.root)
     with pytest.raises(StratumError, match="No space left on device") as caught, store.begin() as tx:
-        tx.add_file(io.BytesIO(bytes(8 << 20)))
+        tx.add_pieces([bytes(1 << 20)] * 8, 8 << 20)
     assert "gc" in caught.value.hint
     with pytest.raises(StratumError, match="No space left on device"), store.begin() as tx:
         tx.add_bytes(os.urandom(8 << 20))

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import io
 import multiprocessing
 import os
 import signal
@@ -13,7 +12,7 @@ from hypothesis import strategies as st
 
 from stratum.composefs.verity import verity_digest
 from stratum.errors import DamagedError, ExistsError, NotFoundError, StratumError
-from stratum.store import StagedObject, Store
+from stratum.store import Store
 from stratum.store.objects import Staging
 from stratum.store.transaction import Transaction
 from tests.support.effort import examples
@@ -68,7 +67,7 @@ def test_what_is_there_is_not_written_again(store: Store) -> None:
     with store.begin("a test") as tx:
         digest = tx.add_bytes(b"x" * 100)
         assert tx.add_bytes(b"x" * 100) == digest
-        assert tx.add_file(io.BytesIO(b"x" * 100)) == StagedObject(digest, 100)
+        assert tx.add_pieces([b"x" * 40, b"", b"x" * 60], 100) == digest
         assert len(os.listdir(tx.object_staging)) == 1
         tx.publish_objects()
         inode = store.objects.path(digest).stat().st_ino
@@ -88,7 +87,7 @@ def test_streams(tmp_path_factory: pytest.TempPathFactory, contents: list[bytes]
     store = Store.create(tmp_path_factory.mktemp("streams") / "store")
     with store.begin("a test") as tx:
         for data in contents:
-            assert tx.add_file(io.BytesIO(data), size=len(data)) == StagedObject(verity_digest(data), len(data))
+            assert tx.add_pieces([data[:4000], data[4000:]], len(data)) == verity_digest(data)
         tx.publish_objects()
     assert dict(store.objects.list()) == {verity_digest(data): len(data) for data in contents}
     check(store)
@@ -98,7 +97,7 @@ def test_streams(tmp_path_factory: pytest.TempPathFactory, contents: list[bytes]
 def test_a_stream_of_another_size_is_refused(store: Store, size: int, message: str) -> None:
     with store.begin("a test") as tx:
         with pytest.raises(DamagedError, match=message):
-            tx.add_file(io.BytesIO(b"x" * 100), size=size)
+            tx.add_pieces([b"x" * 100], size)
         assert tx.publish_objects() == 0
     assert not list(store.objects.list())
 
