@@ -135,9 +135,7 @@ class Held:
             base = self._store.commits.open_tree(self.worktree.base_commit)
         return _read(self._place, tx, base, self.worktree.upperdir, warn)
 
-    def plan(
-        self, *, read_only: bool = False, source: str = "stratum", context: str | None = None, extra: int = 0
-    ) -> MountPlan:
+    def plan(self, *, read_only: bool = False, source: str = "stratum", extra: int = 0) -> MountPlan:
         """The plan of a mount of it (``mount.plan.MountPlan``)."""
         from stratum.mount.plan import MountPlan
 
@@ -149,7 +147,6 @@ class Held:
             tree.workdir,
             read_only=read_only,
             source=source,
-            context=context,
             extra=extra,
         )
 

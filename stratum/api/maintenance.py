@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -45,28 +45,16 @@ def parse_duration(text: str) -> timedelta:
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class Counts:
-    """The counting rules of ``store.retention``, by the names they have there."""
-
-    last: int = 0
-    hourly: int = 0
-    daily: int = 0
-    weekly: int = 0
-    monthly: int = 0
-    yearly: int = 0
-
-
 def retention(
     *,
     age: str | None = None,
     history: str | None = None,
     within: str | None = None,
-    counts: Counts = Counts(),
     tags: Sequence[str] = (),
     strata: Sequence[str] = (),
+    **counts: int,
 ) -> Retention:
-    """The rules that the options of ``gc`` mean.
+    """The rules that the options of ``gc`` mean; ``counts`` are those that count, by the names of ``Retention``.
 
     With any counting rule, the reflog's age and the age of history count only where they are given too.
     ``UsageError`` for ``tags`` without a rule that keeps any.
@@ -74,7 +62,7 @@ def retention(
     from stratum.store.retention import DEFAULT_AGE, Retention
 
     kept_within = timedelta() if within is None else parse_duration(within)
-    counted = any(asdict(counts).values()) or bool(kept_within)
+    counted = any(counts.values()) or bool(kept_within)
     if tags and not counted:
         raise UsageError(
             "it is not said which of the tags are to stay, so all that match would go",
@@ -87,7 +75,7 @@ def retention(
         history=parse_duration(history) if history is not None else timedelta() if counted else None,
         tags=tuple(tags),
         strata=frozenset(map(check_name, strata)) if strata else None,
-        **asdict(counts),
+        **counts,
     )
 
 

@@ -71,12 +71,10 @@ def gc(
     Worktrees that show their last commit and still keep it twice, because it was made while they were mounted, let
     their copy go.
     """
-    from stratum.api.maintenance import Counts, retention
     from stratum.api.maintenance import gc as run
+    from stratum.api.maintenance import retention
 
-    rules = retention(
-        age=reflog_age, history=history_age, within=keep_within, counts=Counts(**keep), tags=tags, strata=strata
-    )
+    rules = retention(age=reflog_age, history=history_age, within=keep_within, tags=tags, strata=strata, **keep)
     for name in strata:
         app.session.store.namespaces.check(name)
     done = run(app.session, rules, dry_run=dry_run)

@@ -3,8 +3,8 @@
 What is taken: regular files, directories, symbolic links, fifos, hard links (names of one inode stay names of one
 inode), holes, owners, permissions, mtimes in nanoseconds and the attributes that ``ingest.attributes`` keeps. Sockets
 are left out with a warning; device nodes are refused unless asked for. Names are bytes. Other file systems mounted
-below are entered, as ``cp -a`` does, unless ``one_file_system``; their mount points are then empty directories. The
-store itself, where it is met, is left out with a warning.
+below are entered, as ``cp -a`` does; for ``import_opened`` their mount points are empty directories. The store itself,
+where it is met, is left out with a warning.
 
 The source may change meanwhile. A directory whose mtime or ctime moved while it was listed is listed again, a few
 times; files are treated as ``ingest.staging`` says. Every step down is taken by descriptor, without following symbolic
@@ -49,7 +49,6 @@ def import_directory(
     *,
     jobs: int = 1,
     devices: bool = False,
-    one_file_system: bool = False,
     cache: bool = True,
     progress: Progress | None = None,
     listing: Listing | None = None,
@@ -70,9 +69,7 @@ def import_directory(
         found = StatCache.load(store.objects, source) if cache else None
         reading = (lambda done: progress(done, None)) if progress is not None else None
         with FileReader(tx, store.objects, jobs=jobs, progress=reading, journal=Journal(tx.directory)) as reader:
-            walk = _Walk(
-                reader, found, Journalled(tx.dead), listing, _identity(os.stat(store.root)), devices, one_file_system
-            )
+            walk = _Walk(reader, found, Journalled(tx.dead), listing, _identity(os.stat(store.root)), devices, False)
             tree = walk.run(root, source)
             reader.finish()
             if found is not None:
@@ -336,7 +333,7 @@ class _Walk:
 
     def describe(self, listing: Listing) -> None:
         """Complete ``listing``, to which the entries of every directory were added."""
-        if self.warnings or self._reader.warnings or self._one_file_system:
+        if self.warnings or self._reader.warnings:
             return
         trusted = [node for _, node in self._trusted()]
         if len(trusted) == len(self._listed):

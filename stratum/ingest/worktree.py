@@ -14,17 +14,14 @@ from stratum.store.transaction import Transaction
 from stratum.tree.model import INLINE_MAX, Directory, File, lookup
 
 
-def store_upperdir(
-    tx: Transaction, objects: Objects, base: Directory, upperdir: Path, warn: Warn, *, jobs: int | None = None
-) -> Directory:
+def store_upperdir(tx: Transaction, objects: Objects, base: Directory, upperdir: Path, warn: Warn) -> Directory:
     """Read ``upperdir`` over ``base`` (``ingest.upperdir.read_upperdir``), staging every file's content in ``tx``, but
     for large files that are in the store and did not change since (``ingest.remembered``).
 
-    ``jobs`` is the number of worker processes that read where there is much to read; by default one for each CPU that
-    this process may use. Raises what reading raises, and ``StratumError`` in the kernel's words where the store cannot
-    be written.
+    Where there is much to read, a worker process does it for each CPU that this process may use. Raises what reading
+    raises, and ``StratumError`` in the kernel's words where the store cannot be written.
     """
-    with FileReader(tx, objects, jobs=jobs or len(os.sched_getaffinity(0))) as reader:
+    with FileReader(tx, objects, jobs=len(os.sched_getaffinity(0))) as reader:
         remembering = RememberingReader(reader, objects, upperdir)
         root = read_upperdir(base, upperdir, remembering, warn=warn)
         remembering.remember(reader.unlike_listed)

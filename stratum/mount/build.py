@@ -40,6 +40,7 @@ from stratum.sys.syscalls import (
 
 # EROFS answers ENOTBLK where it takes block devices only, EINVAL where it cannot read the file's filesystem.
 _NEEDS_LOOP_DEVICE = (errno.ENOTBLK, errno.EINVAL, errno.EOPNOTSUPP)
+_USES_NAMED = 8
 
 
 @cache
@@ -267,8 +268,8 @@ def busy(mountpoint: Path) -> BusyError:
     )
 
 
-def named_uses(users: list[proc.ProcessUse], limit: int = 8) -> str:
-    """The uses as text, the writing ones first, cut to ``limit``."""
+def named_uses(users: list[proc.ProcessUse]) -> str:
+    """The first uses as text, the writing ones first, and how many more there are."""
     shown = [str(use) for use in sorted(users, key=lambda use: (not use.writing, use.pid))]
-    more = [f"{len(shown) - limit} more"] if len(shown) > limit else []
-    return ", ".join(shown[:limit] + more)
+    more = [f"{len(shown) - _USES_NAMED} more"] if len(shown) > _USES_NAMED else []
+    return ", ".join(shown[:_USES_NAMED] + more)

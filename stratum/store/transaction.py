@@ -210,9 +210,9 @@ class Transaction:
         self._dirty = True
         return self.directory / f"{what}-{self._counter}"
 
-    def write_file(self, path: Path, data: bytes, mode: int = 0o644) -> None:
+    def write_file(self, path: Path, data: bytes) -> None:
         """Write a new file below ``directory``; ``sync`` makes it durable."""
-        self.write_pieces(path, (data,), mode)
+        self.write_pieces(path, (data,))
 
     def write_pieces(self, path: Path, pieces: Iterable[bytes | bytearray | memoryview], mode: int = 0o644) -> None:
         """As ``write_file``, of content that comes in pieces."""
@@ -227,11 +227,11 @@ class Transaction:
             path.mkdir()
             path.chmod(mode)
 
-    def place_file(self, data: bytes, target: Path, mode: int = 0o644) -> None:
+    def place_file(self, data: bytes, target: Path) -> None:
         """Make ``data`` the durable content of the store's file ``target``, in one step for readers."""
         path = self.new_path(target.name)
         with self._placing(target) as parent:
-            _write_and_close(os.open(path, _NEW_FILE, mode), data, sync=True)
+            _write_and_close(os.open(path, _NEW_FILE, 0o644), data, sync=True)
             os.rename(path, target.name, dst_dir_fd=parent)
 
     def place_symlink(self, points_to: str, target: Path) -> None:

@@ -156,7 +156,6 @@ def umount2(path: str | bytes | os.PathLike[str], flags: int = UMOUNT_NOFOLLOW) 
     libc_call("umount2", raw, flags, path=raw)
 
 
-def make_private(path: str | bytes = "/") -> None:
-    """Stop mounts at and below ``path`` from propagating, out and in."""
-    raw = fsencode(path)
-    libc_call("mount", None, raw, None, _MS_REC | _MS_PRIVATE, None, path=raw)
+def make_private() -> None:
+    """Stop mounts from propagating, out and in."""
+    libc_call("mount", None, b"/", None, _MS_REC | _MS_PRIVATE, None, path=b"/")

@@ -74,9 +74,9 @@ def read(pid: int | str = "self", containing: str = "") -> list[MountEntry]:
     return parse(data) if containing.encode() in data else []
 
 
-def topmost(mountpoint: Path, pid: int | str = "self") -> MountEntry | None:
+def topmost(mountpoint: Path) -> MountEntry | None:
     """The mount whose root is what ``mountpoint`` (an absolute path without symlinks) shows, or None."""
-    stacked = [entry for entry in read(pid) if entry.mountpoint == str(mountpoint)]
+    stacked = [entry for entry in read() if entry.mountpoint == str(mountpoint)]
     parents = {entry.parent for entry in stacked}
     # A mount beneath another is the parent of the one above it, and has the same mountpoint.
     tops = [entry for entry in stacked if entry.id not in parents]

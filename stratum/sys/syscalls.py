@@ -104,14 +104,14 @@ def openat2(
     return raw_call(_NR_OPENAT2, directory, raw, how, len(how), path=path)
 
 
-def open_beneath(directory: int, path: str | bytes, flags: int, mode: int = 0) -> int:
+def open_beneath(directory: int, path: str | bytes, flags: int) -> int:
     """Open ``path`` strictly below the directory fd: no absolute path, no ``..`` or symlink out of it (EXDEV)."""
-    return openat2(directory, path, flags, mode, RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS)
+    return openat2(directory, path, flags, resolve=RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS)
 
 
-def open_in_root(root: int, path: str | bytes, flags: int, mode: int = 0) -> int:
+def open_in_root(root: int, path: str | bytes, flags: int) -> int:
     """Open ``path`` as if the directory fd ``root`` were ``/``: absolute symlinks and ``..`` stay inside it."""
-    return openat2(root, path, flags, mode=mode, resolve=RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
+    return openat2(root, path, flags, resolve=RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
 
 
 def open_nofollow(path: str | bytes | os.PathLike[str], flags: int, *, directory: int | None = None) -> int:

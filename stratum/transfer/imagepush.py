@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     from stratum.tree.model import Directory
 
 GZIP = "gzip"
-ZSTD = "zstd"
 
 LAYERS_MAX = 100
 """An image that would have more layers is written as one again: container engines mount some 120 to 500."""

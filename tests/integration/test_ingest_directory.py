@@ -17,7 +17,7 @@ from hypothesis import given, settings
 
 from stratum.composefs.erofs import image_pieces
 from stratum.errors import NotFoundError, StratumError, UnsupportedError, UsageError
-from stratum.ingest.directory import import_directory
+from stratum.ingest.directory import import_directory, import_opened
 from stratum.store import Store
 from stratum.tree.dump import write_dump
 from stratum.tree.model import Directory, File, Special, Symlink, lookup, walk
@@ -192,7 +192,10 @@ def test_other_file_systems(store: Store, source: Path) -> None:
     try:
         (source / "mounted" / "file").write_bytes(b"x")
         across, _ = read(store, source)
-        stopped, _ = read(store, source, one_file_system=True)
+        root = os.open(source, os.O_RDONLY | os.O_DIRECTORY)
+        with store.begin("a test") as tx:
+            stopped, _ = import_opened(store, tx, root, b"/data", max_entries=100)
+        os.close(root)
     finally:
         subprocess.run(["umount", source / "mounted"], check=True)
     assert lookup(across, b"mounted/file") is not None

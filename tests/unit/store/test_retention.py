@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stratum.api.maintenance import Counts, parse_duration, retention
+from stratum.api.maintenance import parse_duration, retention
 from stratum.errors import UsageError
 from stratum.store.clock import rfc3339
 from stratum.store.reflog import ReflogEntry
@@ -91,9 +91,9 @@ def test_with_counting_rules_the_ages_must_be_asked_for() -> None:
     day = timedelta(days=1)
     assert retention() == Retention(DEFAULT_AGE, history=None)
     assert retention(history="1d") == Retention(DEFAULT_AGE, history=day)
-    assert retention(counts=Counts(last=1)) == Retention(NOTHING, last=1, history=NOTHING)
+    assert retention(last=1) == Retention(NOTHING, last=1, history=NOTHING)
     assert retention(within="1d") == Retention(NOTHING, within=day, history=NOTHING)
-    assert retention(counts=Counts(last=1), age="1d", history="1d") == Retention(day, last=1, history=day)
+    assert retention(last=1, age="1d", history="1d") == Retention(day, last=1, history=day)
 
 
 def test_tags_are_thinned_only_by_a_rule_that_keeps_some() -> None:
@@ -105,10 +105,10 @@ def test_tags_are_thinned_only_by_a_rule_that_keeps_some() -> None:
 
 
 def test_other_strata_have_the_rules_without_options() -> None:
-    rules = retention(counts=Counts(daily=1), tags=["*"], strata=["db", "web"])
+    rules = retention(daily=1, tags=["*"], strata=["db", "web"])
     assert rules.of("db") is rules
     assert rules.of("other") == Retention()
-    assert retention(counts=Counts(daily=1)).of("other").daily == 1
+    assert retention(daily=1).of("other").daily == 1
 
 
 def test_one_for_each_month_and_year_and_all_within() -> None:
