@@ -61,9 +61,8 @@ def switch(session: Session, text: str, target: str, *, force: bool = False) -> 
     """Let what shows ``target`` now show another worktree, ``text`` (NAME+WORKTREE); (its mount before, now).
 
     ``target`` is a mountpoint on the host, or a worktree that the host or a container has mounted. The worktree that
-    was shown keeps its changes and is free afterwards, but for the lease of a container or volume, which the new
-    one has too. A
-    mountpoint that comes back after a reboot comes back with the new one.
+    was shown keeps its changes and is free afterwards, but for the lease of a container or volume, which the new one
+    has too. A mountpoint that comes back after a reboot comes back with the new one.
 
     Raises ``NotFoundError`` where Stratum has mounted nothing there, ``BusyError`` where the new worktree is in use or
     files are open for writing.
