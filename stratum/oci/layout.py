@@ -85,29 +85,17 @@ class Layout(Sink):
         remove_abandoned(root)
         if not is_layout:
             write_atomic(Path(_LAYOUT), LAYOUT_VERSION, directory=root)
-        for name in ("blobs", _BLOBS):
-            parent = self._open_directory(os.path.dirname(name) or ".")
-            try:
-                os.mkdir(os.path.basename(name), dir_fd=parent)
-            except FileExistsError:
-                pass
-            else:
-                os.fsync(parent)
-            finally:
-                os.close(parent)
-        blobs = self._open_directory(_BLOBS)
-        try:
-            remove_abandoned(blobs)
-        finally:
-            os.close(blobs)
+        for parent, name in ((".", "blobs"), ("blobs", "sha256")):
+            with self._directory(parent) as fd, suppress(FileExistsError):
+                os.mkdir(name, dir_fd=fd)
+                os.fsync(fd)
+        with self._directory(_BLOBS) as fd:
+            remove_abandoned(fd)
 
     def _is_bare(self, name: str) -> bool:
         """Whether ``blobs`` is a directory in which no blob is."""
-        fd = self._open_directory(name)
-        try:
+        with self._directory(name) as fd:
             names = os.listdir(fd)
-        finally:
-            os.close(fd)
         return not names or (names == ["sha256"] and self._is_bare(f"{name}/sha256"))
 
     @contextmanager
@@ -131,8 +119,13 @@ class Layout(Sink):
                 hint="name the directory that has the layout's files in it",
             ) from None
 
-    def _open_directory(self, name: str) -> int:
-        return self._open_beneath(name, os.O_RDONLY | os.O_DIRECTORY)
+    @contextmanager
+    def _directory(self, name: str) -> Iterator[int]:
+        fd = self._open_beneath(name, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
 
     # Reading
 
@@ -204,9 +197,7 @@ class Layout(Sink):
     # Writing
 
     def put_blob(self, upload: Upload) -> None:
-        with self._making(f"write to {self._root}/{_BLOBS}"), ExitStack() as undo:
-            blobs = self._open_directory(_BLOBS)
-            undo.callback(os.close, blobs)
+        with self._making(f"write to {self._root}/{_BLOBS}"), self._directory(_BLOBS) as blobs, ExitStack() as undo:
             fd, temporary = new_file(Path(), 0o644, directory=blobs)
             file = undo.enter_context(os.fdopen(fd, "wb"))
             undo.callback(_unlink, temporary, blobs)

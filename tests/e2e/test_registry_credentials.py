@@ -11,6 +11,7 @@ from urllib.parse import parse_qs
 
 import pytest
 
+from stratum.errors import DeniedError
 from stratum.oci.access import Access, Credentials
 from stratum.oci.credentials import find_credentials
 from stratum.oci.target import parse_target
@@ -78,6 +79,17 @@ def test_no_password_at_hand(artifact: Artifact, store: Store) -> None:
     error = refused(store, HostileRegistry(artifact, lambda request: asks_for_password(request, 'Basic realm="x"')))
     assert "401" in error.message
     assert "stratum login" in error.hint
+
+
+@pytest.mark.parametrize(("status", "challenge", "asked"), [(403, "Basic", 1), (401, "Digest", 1), (401, "Basic", 2)])
+def test_a_refusal_is_asked_about_once(
+    artifact: Artifact, store: Store, tmp_path: Path, status: int, challenge: str, asked: int
+) -> None:
+    registry = HostileRegistry(
+        artifact, lambda request: not request.send(status, b"", {"WWW-Authenticate": f'{challenge} realm="x"'})
+    )
+    assert isinstance(refused(store, registry, password_for(registry.host, tmp_path)), DeniedError)
+    assert len(registry.seen) == asked
 
 
 def test_credentials_do_not_follow_a_redirect(artifact: Artifact, store: Store, tmp_path: Path) -> None:
