@@ -106,11 +106,14 @@ def test_the_containers_root_owns_and_changes_what_is_roots(
     assert (upper / "big").read_text().endswith("more\n")
 
 
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS.keys())
 def test_a_commit_is_shown_with_the_containers_ids(
-    sample: Sample, namespace: subprocess.Popen[bytes], tmp_path: Path
+    sample: Sample, namespace: subprocess.Popen[bytes], tmp_path: Path, method: Method
 ) -> None:
     target = tmp_path / "mnt"
-    mount(MountPlan(sample.image, sample.data), namespace, target, METHODS["new"])
+    first = sample.store / "first"
+    first.mkdir()
+    mount(MountPlan(sample.image, (first, *sample.data)), namespace, target, method)
     assert inside(namespace, "stat -c %u sub/deep/file; cat label", target) == "0\none"
 
 
