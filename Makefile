@@ -51,3 +51,4 @@ man: venv ## Man pages of all verbs, in build/man
 
 clean: ## Remove what set-up and tests made in the checkout
 	rm -rf .venv .cache .mypy_cache .ruff_cache .hypothesis build dist
+	find stratum tests tools -name __pycache__ -prune -exec rm -rf {} +
