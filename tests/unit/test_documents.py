@@ -50,6 +50,12 @@ def test_docstrings_name_modules_that_are_there() -> None:
     assert not missing
 
 
+def test_unit_tests_lie_in_folders_of_rooms() -> None:
+    folders = [path.parent for path in Path(__file__).parent.glob("*/__init__.py")]
+    assert folders
+    assert not [folder for folder in folders if not (PACKAGE / folder.name).is_dir()]
+
+
 def test_rooms_are_told_from_the_top() -> None:
     for document in ("CONTRIBUTING.md", "stratum/README.md"):
         rows = re.findall(r"^\| (`[^|]*`) \|", (CHECKOUT / document).read_text("utf-8"), re.MULTILINE)
