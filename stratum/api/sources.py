@@ -206,7 +206,7 @@ class ImageSource:
 @contextmanager
 def fetched(store: Store, source: TreeSource) -> Iterator[None]:
     """Have what comes over a network here, for the length of the block, before the store is locked for reading it."""
-    if not isinstance(source, ImageSource) or source.remote.target.host is None:
+    if not isinstance(source, ImageSource) or source.remote.local:
         yield
         return
     with store.begin(f"fetching {source.what}", apart=True) as tx:

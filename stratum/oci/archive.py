@@ -138,6 +138,8 @@ class ArchiveReader(Source):
     archive that is damaged or hostile, and ``StratumError`` for one of something else.
     """
 
+    local = True
+
     def __init__(self, target: Target, file: str | None = None) -> None:
         assert target.archive is not None
         self.target = target

@@ -50,6 +50,8 @@ _BLOBS = "blobs/sha256"
 class Layout(Sink):
     """The layout in ``target.directory``."""
 
+    local = True
+
     def __init__(self, target: Target, *, create: bool = False) -> None:
         assert target.directory is not None
         self.target = target

@@ -45,6 +45,8 @@ class Source(ABC):
     """One repository to read from. Used in a ``with`` block, or closed by ``close``."""
 
     target: Target
+    local = False
+    """Whether blobs are files of this machine: ``blob_file`` gives them, and bytes come at once and at no cost."""
 
     def __enter__(self: _SourceT) -> _SourceT:
         return self
@@ -91,7 +93,7 @@ class Source(ABC):
 
     def blob_file(self, blob: Descriptor) -> tuple[BinaryIO, int] | None:
         """A file of this machine that the blob lies in, unverified and for the caller to close, and the byte of it that
-        the blob begins at. None where blobs come over a network. ``NotFoundError`` where the blob is not there."""
+        the blob begins at. None where the place is not ``local``. ``NotFoundError`` where the blob is not there."""
         return None
 
 

@@ -97,7 +97,7 @@ def pulled(
     with store.begin(what, apart=True) as tx, running(f"the {what}", jobs, progress) as job:
         job.move(len(data))
         found = _read(store, remote, manifest, isolated, job)
-        files = PackFiles(store.layout, tx.directory, remote.target)
+        files = PackFiles(store.layout, tx.directory, remote)
         objects = ObjectFetch(remote, tx.object_staging, files, job)
         wanted = found.tree.objects
         with store.locks.store():

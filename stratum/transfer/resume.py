@@ -14,7 +14,6 @@ from typing import BinaryIO, cast
 from stratum.errors import DamagedError
 from stratum.oci.descriptor import Descriptor
 from stratum.oci.remote import Source
-from stratum.oci.target import Target
 from stratum.store import packcache
 from stratum.store.layout import Layout, NoSpaceError, storing
 from stratum.sys.atomic import write_all
@@ -29,11 +28,11 @@ class PackFiles:
     """The files of packs from ``source``: kept in the store (``store.packcache``) where they come over a network and
     no other pull has them, and nameless files in ``directory`` otherwise."""
 
-    def __init__(self, layout: Layout, directory: Path, source: Target) -> None:
+    def __init__(self, layout: Layout, directory: Path, source: Source) -> None:
         self._layout = layout
         self._directory = directory
-        self._kept = source.host is not None
-        self._where = source.place
+        self._kept = not source.local
+        self._where = source.target.place
         self._done: deque[Descriptor] = deque()
 
     @contextmanager

@@ -63,6 +63,6 @@ def _look_through(store: Store, remote: Source, reference: str, missing: dict[by
         with store.begin(what) as tx, running(what, 1, None) as job:
             with ThreadPoolExecutor(WORKERS) as pool:
                 packs = read_packs(manifest.packs, partial(fetch, remote), where, pool)
-            files = PackFiles(store.layout, tx.directory, remote.target)
+            files = PackFiles(store.layout, tx.directory, remote)
             objects = ObjectFetch(remote, tx.object_staging, files, job)
             fetch_objects(store, tx, objects, find_parts(packs, missing))

@@ -129,6 +129,7 @@ class SourceContract:
         """A file that a blob lies in is the caller's: it stays open when the place is closed."""
         with shelf.source() as source:
             found = source.blob_file(blob_of(MEDIUM))
+            assert (found is not None) == source.local
         if found is not None:
             with found[0] as file:
                 file.seek(found[1])
