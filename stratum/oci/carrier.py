@@ -9,6 +9,7 @@ called: its methods read answers whole, follow what they are told and wait witho
 from __future__ import annotations
 
 from collections.abc import Mapping
+from inspect import unwrap
 from typing import cast
 
 import oras.provider
@@ -24,7 +25,7 @@ from stratum.oci.transport import Asked, Transport, failure, origin, resolve, sh
 _API_HOSTS = {"docker.io": "registry-1.docker.io", "index.docker.io": "registry-1.docker.io"}
 _ACTIONS = {"GET": "pull", "HEAD": "pull", "DELETE": "delete"}
 
-_do_request = oras.provider.Registry.do_request.__wrapped__
+_do_request = unwrap(oras.provider.Registry.do_request)
 """Without oras's own tries, which know no deadline and send twice what must not be; ``Transport`` has its own."""
 
 
