@@ -10,8 +10,8 @@ from stratum.errors import UsageError
 
 if TYPE_CHECKING:
     from stratum.oci.access import Access
+    from stratum.store.metadata import CommitMeta
     from stratum.transfer.listing import RemoteTag
-    from stratum.transfer.lookup import RemoteCommit
 
 
 def login(
@@ -59,9 +59,9 @@ def list_remote(session: Session, target: str, access: Access) -> list[RemoteTag
     return run(parse_target(target, session.config.registry), access)
 
 
-def look_up(session: Session, source: str, access: Access) -> RemoteCommit:
+def look_up(session: Session, source: str, access: Access) -> CommitMeta:
     """What the registry says about the commit that ``source`` names; ``NotFoundError`` where there is none."""
     from stratum.oci.target import parse_target
-    from stratum.transfer.lookup import look_up as run
+    from stratum.transfer.listing import look_up as run
 
     return run(parse_target(source, session.config.registry), access)

@@ -65,8 +65,7 @@ def find(driver: Driver, snapshot_id: str, asker: Asker) -> SnapshotRecord | Non
 
     def work() -> SnapshotRecord:
         with access_for(driver, asker, handle.target) as access:
-            found = remotes.look_up(driver.session, str(handle.target), access)
-        meta = found.meta
+            meta = remotes.look_up(driver.session, str(handle.target), access)
         _check(handle, meta.metadata_hash)
         origin = (meta.origin or {}).get("worktree")
         return SnapshotRecord(

@@ -52,7 +52,7 @@ def shown_at(driver: Driver, path: Path, volume_id: str) -> MountEntry | None:
     return entry
 
 
-def stage(driver: Driver, volume_id: str, ref: str, at: Place, *, read_only: bool = False) -> MountEntry:
+def stage(driver: Driver, volume_id: str, ref: str, at: Place) -> MountEntry:
     """Have ``ref`` mounted at ``at`` for the volume; does nothing where it is. The volume's lock is held.
 
     FAILED_PRECONDITION where somebody else has the worktree.
@@ -64,7 +64,7 @@ def stage(driver: Driver, volume_id: str, ref: str, at: Place, *, read_only: boo
         return entry
     made = at.make()
     try:
-        mount(driver.session, ref, str(at.path), read_only=read_only, holder=KubernetesVolume(volume_id))
+        mount(driver.session, ref, str(at.path), holder=KubernetesVolume(volume_id))
     except BusyError as exc:
         _unmake(at, made)
         raise precondition(exc.message, hint=exc.hint) from None

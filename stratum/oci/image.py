@@ -75,7 +75,6 @@ class Image:
     """An image: lowest layer first. ``commit`` is the one that it was made from, as its maker says."""
 
     digest: str
-    config: Descriptor
     layers: tuple[ImageLayer, ...]
     annotations: Mapping[str, str] = field(default_factory=dict)
 
@@ -119,7 +118,7 @@ def read_image(remote: Source, reference: str) -> Image:
     if len(diff_ids) != len(blobs):
         raise DamagedError(f"the image {where} has {len(blobs)} layers, and {len(diff_ids)} in its configuration")
     layers = tuple(ImageLayer(blob, diff_id) for blob, diff_id in zip(blobs, diff_ids, strict=True))
-    return Image(digest, config, layers, annotations)
+    return Image(digest, layers, annotations)
 
 
 def _choose(index: Mapping[str, Any], where: str) -> str:

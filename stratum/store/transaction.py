@@ -214,10 +214,10 @@ class Transaction:
         """Write a new file below ``directory``; ``sync`` makes it durable."""
         self.write_pieces(path, (data,))
 
-    def write_pieces(self, path: Path, pieces: Iterable[bytes | bytearray | memoryview], mode: int = 0o644) -> None:
+    def write_pieces(self, path: Path, pieces: Iterable[bytes | bytearray | memoryview]) -> None:
         """As ``write_file``, of content that comes in pieces."""
         self._dirty = True
-        with storing(f"write {path.name}"), open(path, "xb", opener=partial(os.open, mode=mode)) as file:
+        with storing(f"write {path.name}"), open(path, "xb", opener=partial(os.open, mode=0o644)) as file:
             file.writelines(pieces)
 
     def make_directory(self, path: Path, mode: int = 0o755) -> None:

@@ -144,17 +144,13 @@ def syncfs(fd: int) -> None:
     libc_call("syncfs", fd)
 
 
-def statx_mount_id(
-    path: str | bytes | os.PathLike[str] = b"", *, directory: int = AT_FDCWD, follow: bool = False
-) -> int:
+def statx_mount_id(path: str | bytes | os.PathLike[str] = b"", *, directory: int = AT_FDCWD) -> int:
     """The ID of the mount that ``path`` is on; an empty path asks about the fd ``directory`` itself.
 
     Since Linux 6.8 it is unique until reboot (and above 2**31); before, it is the number in ``/proc/PID/mountinfo``,
     which the kernel gives out again after an unmount.
     """
-    return _statx(path, directory, follow, _STATX_MNT_ID_UNIQUE) or mountinfo_id(
-        path, directory=directory, follow=follow
-    )
+    return _statx(path, directory, False, _STATX_MNT_ID_UNIQUE) or mountinfo_id(path, directory=directory)
 
 
 def mountinfo_id(path: str | bytes | os.PathLike[str] = b"", *, directory: int = AT_FDCWD, follow: bool = False) -> int:

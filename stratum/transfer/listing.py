@@ -1,16 +1,20 @@
-"""What a repository holds: its tags, with what each of them names."""
+"""What a repository holds, without fetching it: its tags, with what each of them names, and what one commit says."""
 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from stratum.errors import DamagedError, NotFoundError, StratumError
 from stratum.oci.access import Access
 from stratum.oci.places import open_source
-from stratum.oci.remote import Source
+from stratum.oci.remote import Source, fetch
 from stratum.oci.target import Target
-from stratum.transfer.artifact import read_manifest
+from stratum.transfer.artifact import read_manifest, read_metadata
+
+if TYPE_CHECKING:
+    from stratum.store.metadata import CommitMeta
 
 WORKERS = 8
 
@@ -56,3 +60,14 @@ def _describe(remote: Source, tag: str) -> RemoteTag:
         return RemoteTag(tag, manifest_digest=digest, problem=exc.message)
     size = len(data) + sum(blob.size for blob in manifest.blobs)
     return RemoteTag(tag, manifest.commit, manifest.created, size, digest)
+
+
+def look_up(source: Target, access: Access) -> CommitMeta:
+    """What the commit that ``source`` names says of itself; its tree is not looked at.
+
+    Raises ``NotFoundError`` where there is none, ``DamagedError`` for what does not fit together, ``StratumError`` in
+    the registry's words.
+    """
+    with open_source(source, access) as remote:
+        manifest = read_manifest(remote.get_manifest(source.reference)[0], str(source))
+        return read_metadata(fetch(remote, manifest.config), manifest, str(source))
