@@ -36,16 +36,15 @@ def mount(
     """
     from stratum.mount import host
     from stratum.mount.plan import MountPlan
-    from stratum.store.resolve import ResolvedWorktree
 
-    store = session.store
+    store, wanted = session.store, parse_ref(text)
     at = None if mountpoint is None else Path(mountpoint)
     # Held until the mount is on record, so that no garbage collection takes the commit away meanwhile.
     with store.locks.store():
-        found = store.resolve_mountable(parse_ref(text))
-        if isinstance(found, ResolvedWorktree):
-            with session.hold(found.ref) as held:
+        if store.means_worktree(wanted):
+            with session.hold(wanted, create=True) as held:
                 return held.mount(at, read_only=read_only, holder=holder, attributes=attributes, make=make)
+        found = store.resolve(wanted)
         plan = MountPlan(store.commits.ensure_image(found.commit), store.objects.layers, extra=attributes)
         return host.mount_recorded(
             session.state,

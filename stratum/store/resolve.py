@@ -150,9 +150,13 @@ class Refs:
     def resolve_mountable(self, ref: Ref) -> Resolved:
         """What ``ref`` means where either will do and a worktree is preferred: ``NAME`` alone is its worktree
         ``main``."""
-        if ref.worktree is not None or (ref.bare and self.namespaces.exists_name(ref.name)):
+        if self.means_worktree(ref):
             return self._worktree(*self.resolve_worktree(ref))
         return self.resolve(ref)
+
+    def means_worktree(self, ref: Ref) -> bool:
+        """Whether ``ref``, as ``resolve_mountable`` reads it, can only name a worktree."""
+        return ref.worktree is not None or (ref.bare and self.namespaces.exists_name(ref.name))
 
     def _tag_or_commit(self, name: str, text: str) -> ResolvedTag | ResolvedCommit:
         commit = self.tags.find(name, text) if is_name(text) else None
