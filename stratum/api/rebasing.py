@@ -26,7 +26,7 @@ from stratum.store.ancestry import Ancestry
 
 if TYPE_CHECKING:
     from stratum.api.held import Held
-    from stratum.store import Transaction
+    from stratum.store.transaction import Transaction
     from stratum.tree.model import Directory
 
 Prefer = Literal["ours", "theirs"]

@@ -1,11 +1,22 @@
-"""The store: objects, commits, tags, worktrees and history, changed in transactions. ``store.layout`` has the map."""
+"""The store: objects, commits, tags, worktrees and history, changed in transactions. ``store.layout`` has the map.
 
-from stratum.store.holders import Lease
-from stratum.store.metadata import CommitMeta
-from stratum.store.reflog import ReflogEntry
-from stratum.store.resolve import Resolved
-from stratum.store.store import Store
-from stratum.store.transaction import Transaction
-from stratum.store.worktrees import Worktree
+``Store`` is loaded when it is asked for: worker processes need the objects only, and start often.
+"""
 
-__all__ = ["CommitMeta", "Lease", "ReflogEntry", "Resolved", "Store", "Transaction", "Worktree"]
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from stratum.store.store import Store
+else:
+
+    def __getattr__(name: str) -> object:
+        if name != "Store":
+            raise AttributeError(f"stratum.store has no {name}")
+        from stratum.store.store import Store
+
+        return Store
+
+
+__all__ = ["Store"]

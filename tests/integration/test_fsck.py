@@ -13,8 +13,8 @@ import pytest
 from stratum.api import importing, maintenance, tags, transfer, worktrees
 from stratum.api.session import Session
 from stratum.config import load_config
-from stratum.store import Lease, Store
-from stratum.store.holders import Container, Promise
+from stratum.store import Store
+from stratum.store.holders import Container, Lease, Promise
 from tests.support import services
 from tests.support.command import Command
 from tests.support.stores import check, snapshot

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from stratum.store import Lease, Store
-from stratum.store.holders import Container, Holder, KubernetesVolume, NamedVolume, Promise, written
+from stratum.store import Store
+from stratum.store.holders import Container, Holder, KubernetesVolume, Lease, NamedVolume, Promise, written
 from tests.support.command import Command
 from tests.support.containers import Container as Running
 

@@ -14,7 +14,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from stratum.ingest.attributes import stored_xattrs
-from stratum.store import Transaction
+from stratum.store.transaction import Transaction
 from stratum.tree.model import INLINE_MAX, Directory, File, Inode, Special, Symlink
 from stratum.tree.overlay import is_whiteout_device
 from stratum.tree.tarheader import END, TarHeader, padding, write_header

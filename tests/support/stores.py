@@ -6,8 +6,9 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from stratum.store import Store, Transaction
+from stratum.store import Store
 from stratum.store.salvage import RESUME
+from stratum.store.transaction import Transaction
 from stratum.tree.model import INLINE_MAX, Directory, File, Inode
 
 

@@ -22,7 +22,8 @@ from hypothesis import strategies as st
 from stratum.errors import DamagedError, StratumError, UnsupportedError
 from stratum.ingest import compression, tarball
 from stratum.ingest.tarball import read_tar
-from stratum.store import Store, Transaction
+from stratum.store import Store
+from stratum.store.transaction import Transaction
 from stratum.transfer.imagelayer import layer_archive
 from stratum.tree.dump import write_dump
 from stratum.tree.merge import apply_layer, make_layer

@@ -14,9 +14,9 @@ from stratum import toml
 from stratum.composefs.verity import verity_digest
 from stratum.errors import DamagedError, NotFoundError, StratumError, UsageError
 from stratum.frozen import replace
-from stratum.store import CommitMeta, Store
+from stratum.store import Store
 from stratum.store.clock import commit_time, rfc3339
-from stratum.store.metadata import METADATA_MAX
+from stratum.store.metadata import METADATA_MAX, CommitMeta
 from stratum.tree.dump import read_dump, write_dump
 from stratum.tree.merkle import MerkleNodes
 from stratum.tree.model import Directory, File

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stratum.errors import ConflictError, DamagedError, ExistsError, NotFoundError, UsageError
-from stratum.store import ReflogEntry, Store
-from stratum.store.reflog import parse_entry
+from stratum.store import Store
+from stratum.store.reflog import ReflogEntry, parse_entry
 from tests.support.effort import examples
 from tests.support.stores import check, commit, leftovers
 

@@ -11,8 +11,8 @@ import pytest
 from stratum import toml
 from stratum.errors import BusyError, DamagedError, ExistsError, NotFoundError, UsageError
 from stratum.frozen import replace
-from stratum.store import Lease, Store
-from stratum.store.holders import Container, Holder, KubernetesVolume, NamedVolume, Promise
+from stratum.store import Store
+from stratum.store.holders import Container, Holder, KubernetesVolume, Lease, NamedVolume, Promise
 from stratum.store.tables import write_tables
 from stratum.sys.proc import Process
 from tests.support.stores import check, commit, directory, leftovers
