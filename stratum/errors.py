@@ -7,6 +7,7 @@ Every error says what failed, on which object and why (``message``), and what to
 from __future__ import annotations
 
 _QUOTED_MAX = 140
+_PATH_MAX = 200
 
 
 def one_line(text: str) -> str:
@@ -31,6 +32,12 @@ def quoted(value: object) -> str:
     """``value`` quoted for a message: escapes made visible, cut to a readable length."""
     text = ascii(value)
     return text if len(text) <= _QUOTED_MAX else f"{text[: _QUOTED_MAX - 4]}...{text[-1]}"
+
+
+def path_text(path: bytes) -> str:
+    """A path for a message, cut to a readable length."""
+    text = path.decode("utf-8", "surrogateescape")
+    return text if len(text) <= _PATH_MAX else f"{text[:_PATH_MAX]}..."
 
 
 class StratumError(Exception):

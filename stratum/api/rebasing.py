@@ -15,6 +15,7 @@ What is the worktree's own is told by a **ground**: the commit against which bot
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -124,7 +125,7 @@ class _Rebasing:
         return rebased.tree
 
     def _conflict(self, paths: list[bytes]) -> RebaseConflictError:
-        shown = ", ".join(map(_shown, paths[:PATHS_SHOWN]))
+        shown = ", ".join(map(os.fsdecode, paths[:PATHS_SHOWN]))
         more = f" and {len(paths) - PATHS_SHOWN} more" if len(paths) > PATHS_SHOWN else ""
         what = "both sides changed" if self._ground.sure else "it is not known which side has the newer"
         hint = f"nothing was changed; --ours keeps the version of {self._tree}, --theirs takes that of {self._onto}"
@@ -136,8 +137,3 @@ class _Rebasing:
             worktree=str(self._tree),
             conflicts=paths,
         )
-
-
-def _shown(path: bytes) -> str:
-    text = path.decode("utf-8", "backslashreplace")
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)

@@ -18,7 +18,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from stratum.errors import NotFoundError, StratumError, UsageError, os_error_text
+from stratum.errors import NotFoundError, StratumError, UsageError, os_error_text, path_text
 from stratum.ingest.attributes import stored_xattrs
 from stratum.ingest.compression import Read, check_expansion, decompressed, reader_of
 from stratum.ingest.staging import IN_MEMORY_MAX
@@ -164,7 +164,9 @@ class _Builder:
                 child = directory.children[name] = self._implicit(below)
                 self._count(b"/".join(names[: number + 1]), child)
             elif not isinstance(child, Directory):
-                raise self._refused(path, f"is below {_shown(b'/'.join(names[: number + 1]))}, which is no directory")
+                raise self._refused(
+                    path, f"is below {path_text(b'/'.join(names[: number + 1]))}, which is no directory"
+                )
             directory = child
         if len(self._parents) >= _KNOWN_PARENTS:
             self._parents.clear()
@@ -196,7 +198,7 @@ class _Builder:
             inode = lookup(self._base, target)
         if inode is None or isinstance(inode, Directory):
             problem = "which is not in the archive before it" if inode is None else "which is a directory"
-            raise self._refused(header.name, f"is a hard link to {_shown(header.linkname)}, {problem}")
+            raise self._refused(header.name, f"is a hard link to {path_text(header.linkname)}, {problem}")
         return inode
 
     def _leaf(self, member: TarMember, data: Iterator[bytes]) -> Inode:
@@ -211,7 +213,7 @@ class _Builder:
         whiteout = header.kind == tar.CHARACTER_DEVICE and rdev == 0  # no device; a patch deletes with it
         if not (self._devices or whiteout):
             raise StratumError(
-                f"{self._what}: {_shown(header.name)} is a device node", hint="take device nodes with --devices"
+                f"{self._what}: {path_text(header.name)} is a device node", hint="take device nodes with --devices"
             )
         kind = stat.S_IFCHR if header.kind == tar.CHARACTER_DEVICE else stat.S_IFBLK
         return Special(*self._common(header, kind), rdev=rdev)
@@ -230,7 +232,7 @@ class _Builder:
         try:
             xattrs = stored_xattrs(header.xattrs)
         except StratumError as exc:
-            raise StratumError(f"{self._what}: {_shown(header.name)}: {exc.message}", hint=exc.hint) from None
+            raise StratumError(f"{self._what}: {path_text(header.name)}: {exc.message}", hint=exc.hint) from None
         permissions = header.mode if mode is None else mode
         return (kind | permissions, header.uid, header.gid, header.mtime, xattrs)
 
@@ -247,9 +249,4 @@ class _Builder:
             )
 
     def _refused(self, path: bytes, problem: str) -> StratumError:
-        return UsageError(f"{self._what}: {_shown(path)} {problem}")
-
-
-def _shown(path: bytes) -> str:
-    text = os.fsdecode(path)
-    return text if len(text) <= 200 else text[:196] + "..."
+        return UsageError(f"{self._what}: {path_text(path)} {problem}")

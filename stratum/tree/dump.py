@@ -16,7 +16,7 @@ import re
 import stat
 from collections.abc import Container, Iterator, Mapping
 
-from stratum.errors import DamagedError, StratumError, UnsupportedError
+from stratum.errors import DamagedError, StratumError, UnsupportedError, path_text
 from stratum.tree.blocks import BLOCK_SIZE, Blocks, Span
 from stratum.tree.escape import (
     escape,
@@ -40,7 +40,6 @@ from stratum.tree.model import INLINE_MAX, Directory, File, Inode, Special, Syml
 
 _SECOND = 1_000_000_000
 _NO_DATA = (b"-", b"-", b"-")
-_SHOWN_MAX = 200
 
 
 Piece = bytes | Span
@@ -200,14 +199,8 @@ def count_links(root: Directory, left_out: Container[int] = ()) -> dict[int, int
     return links
 
 
-def _shown(path: bytes) -> str:
-    """An escaped path for a message."""
-    text = path.decode("ascii")
-    return text if len(text) <= _SHOWN_MAX else f"{text[:_SHOWN_MAX]}..."
-
-
 def _cannot_store(path: bytes, problem: str) -> UnsupportedError:
-    return UnsupportedError(f"{_shown(path)} {problem}", hint="a commit cannot hold it")
+    return UnsupportedError(f"{path_text(path)} {problem}", hint="a commit cannot hold it")
 
 
 def _line(path: bytes, inode: Inode, nlink: int, link_target: bytes | None) -> bytes:
@@ -400,7 +393,7 @@ class _Reader:
             raise DamagedError(f"line {self._number} of the dump {exc.message}", hint=_HINT) from None
         for linked in self._linked.values():
             if linked.names != int(linked.fields[2]):
-                name = _shown(escape(linked.name))
+                name = path_text(escape(linked.name))
                 raise DamagedError(f"the dump has not all names of the hard-linked {name}", hint=_HINT)
         return self._tree
 
@@ -482,9 +475,9 @@ class _Reader:
         """The last entry of the innermost directory was read."""
         directory = self._stack.pop()
         if directory.nlink != 2 + directory.subdirectories:
-            raise DamagedError(f"ends {_shown(directory.prefix)}, whose link count does not match it")
+            raise DamagedError(f"ends {path_text(directory.prefix)}, whose link count does not match it")
         if problem := check_whiteout_marks(directory.directory):
-            raise DamagedError(f"ends {_shown(directory.prefix)}, which {problem}")
+            raise DamagedError(f"ends {path_text(directory.prefix)}, which {problem}")
 
     def _link(self, fields: tuple[bytes, ...]) -> Inode:
         linked = self._first_name(fields[9])

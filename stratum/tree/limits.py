@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from functools import cache
 from typing import Final
 
-from stratum.errors import UnsupportedError
+from stratum.errors import UnsupportedError, path_text
 from stratum.tree.model import INLINE_MAX, Directory, File, Inode, Special, Symlink, Xattrs
 from stratum.tree.overlay import (
     OPAQUE,
@@ -36,7 +36,6 @@ FILE_SIZE_MAX: Final = 1 << 53
 """Bytes of a file that is not inline: its map has to fit into one block, 1024 chunks of at most 8 TiB."""
 
 LONG_PATH_HINT: Final = "no commit can hold it, and few programs can use it; move it up or delete it, and try again"
-_SHOWN_MAX = 200
 
 XATTRS_HEADER: Final = 12
 _XATTR_OVERHEAD = 7
@@ -129,8 +128,7 @@ def refuse_long_path(path: bytes, length: int | None = None) -> None:
     the tree, is too long. For whoever reads a tree, so that it is seen before there is more of it."""
     length = len(path) if length is None else length
     if length > PATH_MAX:
-        shown = path[:_SHOWN_MAX].decode("utf-8", "backslashreplace")
-        raise UnsupportedError(f"{shown}... {check_path(length)}", hint=LONG_PATH_HINT)
+        raise UnsupportedError(f"{path_text(path)} {check_path(length)}", hint=LONG_PATH_HINT)
 
 
 def check_path(length: int) -> str | None:
