@@ -36,7 +36,7 @@ from stratum.tree.model import Directory, File, Source
 if TYPE_CHECKING:
     from stratum.store.frames import StoredDump
     from stratum.tree.blocks import Dump
-    from stratum.tree.merkle import MerkleNodes
+    from stratum.tree.merkle import Dumped, MerkleNodes
     from stratum.tree.splice import Kept, SplicedDump
 
 DUMP = "tree.dump.zst"
@@ -160,7 +160,7 @@ class Commits:
         origin: Mapping[str, Any] | None = None,
         timestamp: datetime | None = None,
         known: Directory | None = None,
-        read_from: tuple[SplicedDump, MerkleNodes] | None = None,
+        read_from: Dumped | None = None,
         image: bool = True,
         accept: Callable[[str], None] = accept_any,
     ) -> CommitMeta:
@@ -170,18 +170,18 @@ class Commits:
         is given its name before anything of it gets a place, and may raise. ``timestamp`` (timezone-aware) defaults to
         now. Objects below directories that ``root`` shares with ``known``, the tree of a commit of this store, are
         taken to be there; every other must be, or ``DamagedError``. Where ``known`` is from ``open_tree``, what is
-        shared is not even read. ``read_from``: the canonical dump that ``root`` was read from, with its Merkle tree.
+        shared is not even read. ``read_from``: the canonical dump that ``root`` was read from, which is taken.
         ``image``: make it now, not on demand.
         """
         from stratum.tree.digest import metadata_hash
 
-        dump, kept, base, stored = self._new_dump(root, known, read_from[0] if read_from is not None else None)
+        dump, kept, base, stored = self._new_dump(root, known, read_from.take() if read_from is not None else None)
         commit = metadata_hash(dump.buffers())
         accept(commit)
         if self.exists(commit):
             tx.publish_objects(complete=True)
             return self.found(tx, commit, image)
-        nodes = read_from[1] if read_from is not None else self._merkle_nodes(dump, base)
+        nodes = read_from.nodes if read_from is not None else self._merkle_nodes(dump, base)
         summary, (file_count, total_size) = nodes.summary(), self._statistics(root, known, kept, base)
         directory = _write_dump(tx, dump, stored)
         del dump  # it is large, and so is an image in the making

@@ -40,7 +40,7 @@ from stratum.transfer.treeblobs import join_tree
 from stratum.tree import blocks
 from stratum.tree.contents import objects_of
 from stratum.tree.dump import read_dump
-from stratum.tree.merkle import MerkleNodes
+from stratum.tree.merkle import Dumped, MerkleNodes
 from stratum.tree.splice import SplicedDump
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ class _Tree:
     """A tree, the dump that it was read from with its Merkle tree, and the objects in it: digest -> size in bytes."""
 
     root: Directory
-    read_from: tuple[SplicedDump, MerkleNodes]
+    read_from: Dumped
     objects: dict[bytes, int]
 
 
@@ -227,7 +227,7 @@ def _check_tree(dump: Dump, commit: str, meta: CommitMeta, where: str) -> _Tree:
     nodes = MerkleNodes.of(spliced)
     if nodes.summary().root != meta.merkle_root:
         raise DamagedError(f"{where}: the Merkle root in the metadata is not that of the tree")
-    return _Tree(root, (spliced, nodes), objects)
+    return _Tree(root, Dumped(spliced, nodes), objects)
 
 
 def _check_listed(objects: dict[bytes, int], packs: Iterable[Pack], where: str) -> None:

@@ -87,3 +87,17 @@ def _block_nodes(leaves: bytes) -> bytes:
     for _ in range(BLOCK_LEVEL):
         level = level_above(level)
     return level
+
+
+class Dumped:
+    """A dump with its Merkle tree, on the way to the commit that it becomes."""
+
+    def __init__(self, dump: SplicedDump, nodes: MerkleNodes) -> None:
+        self.nodes = nodes
+        self._dump: SplicedDump | None = dump
+
+    def take(self) -> SplicedDump:
+        """The dump, once: whoever takes it can let go of it while other large things are made."""
+        dump, self._dump = self._dump, None
+        assert dump is not None
+        return dump

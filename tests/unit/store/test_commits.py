@@ -18,7 +18,7 @@ from stratum.store import Store
 from stratum.store.clock import commit_time, rfc3339
 from stratum.store.metadata import METADATA_MAX, CommitMeta
 from stratum.tree.dump import read_dump, write_dump
-from stratum.tree.merkle import MerkleNodes
+from stratum.tree.merkle import Dumped, MerkleNodes
 from stratum.tree.model import Directory, File
 from stratum.tree.splice import SplicedDump
 from tests.support.stores import check, commit, directory, file, leftovers, snapshot
@@ -350,7 +350,7 @@ def test_a_tree_that_was_read_from_a_dump_is_not_dumped_again(store: Store, tmp_
     assert text is not None
     dump = SplicedDump([text])
     with other.begin("a test") as tx:
-        read_from = dump, MerkleNodes.of(dump)
+        read_from = Dumped(dump, MerkleNodes.of(dump))
         assert other.commits.write(tx, read_dump(text), timestamp=when, read_from=read_from) == meta
     paths = [each.layout.commit(meta.metadata_hash) for each in (store, other)]
     assert contents(paths[0]) == contents(paths[1])
