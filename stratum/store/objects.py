@@ -17,6 +17,7 @@ import re
 import stat
 from collections.abc import Iterable, Iterator, Sequence
 from enum import Enum
+from operator import itemgetter
 from pathlib import Path
 
 from stratum.errors import DamagedError, NotFoundError
@@ -212,15 +213,29 @@ class Presence:
     def has(self, digest: bytes, size: int) -> bool:
         """Whether the store has the object; its size, ``size``, may or may not be looked at. ``StratumError``."""
         try:
-            if self._listing is None:
-                shard = self._objects_in(digest[0])
-                self._listing = len(shard) * 256 < self._expected * _LIST_FACTOR
-                if self._listing:
-                    others = (number for number in range(256) if number != digest[0])
-                    self._there.update(shard, *map(self._objects_in, others))
-            return digest in self._there if self._listing else self.size(digest) == size
+            return digest in self._there if self._is_listed(digest[0]) else self.size(digest) == size
         except OSError as exc:
             raise storage_error(exc, f"look for object {digest.hex()}") from None
+
+    def has_all(self, objects: Iterable[tuple[bytes, int]]) -> bool:
+        """Whether the store has all of the objects (digest, size), as ``has`` says."""
+        asked = list(objects)
+        try:
+            if asked and self._is_listed(asked[0][0][0]):
+                return self._there.issuperset(map(itemgetter(0), asked))
+        except OSError as exc:
+            raise storage_error(exc, "look for objects") from None
+        return all(itertools.starmap(self.has, asked))
+
+    def _is_listed(self, number: int) -> bool:
+        """Whether all objects are listed, which the first question decides by the shard ``number``."""
+        if self._listing is None:
+            shard = self._objects_in(number)
+            self._listing = len(shard) * 256 < self._expected * _LIST_FACTOR
+            if self._listing:
+                others = (other for other in range(256) if other != number)
+                self._there.update(shard, *map(self._objects_in, others))
+        return self._listing
 
     def size(self, digest: bytes) -> int | None:
         """The object's size in bytes, or None where there is no such object. Raises ``OSError``."""

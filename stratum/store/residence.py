@@ -34,8 +34,7 @@ class Residence:
 
     def has_all(self, needed: Collection[Sized]) -> bool:
         """Whether none of many objects is lacking, at a glance: their sizes may or may not be looked at."""
-        presence = self._objects.many(len(needed))
-        return all(presence.has(digest, size) for digest, size in needed)
+        return self._objects.many(len(needed)).has_all(needed)
 
     def verify(self, digest: bytes, size: int) -> int:
         """Read all of an object that a commit needs, as ``Objects.verify`` does; ``DamagedError`` also where it is

@@ -145,7 +145,32 @@ def header_size(member: Member) -> int:
 
 def header(member: Member) -> bytes:
     """The tar header blocks of a member, byte for byte."""
+    if member.size > USTAR_SIZE_MAX:
+        return _written(member)
+    name, size = object_path(member.digest), b"%011o" % member.size
+    return b"%b%b%b%b%06o%b" % (
+        name,
+        _BETWEEN,
+        size,
+        _BEFORE_CHECKSUM,
+        _CHECKSUM + sum(name) + sum(size),
+        _AFTER_CHECKSUM,
+    )
+
+
+def _written(member: Member) -> bytes:
     return write_header(TarHeader(object_path(member.digest), mode=0o444, size=member.size), pax_mode=0o444)
+
+
+def _divided(block: bytes) -> tuple[bytes, bytes, int, bytes]:
+    """What all ustar headers of members have in common, as they differ in name, size and checksum only: the bytes
+    between name and size, those before the checksum, what they add to it, and the bytes after it."""
+    name, size, checksum = slice(0, 65), slice(124, 135), slice(148, 154)
+    common = int(block[checksum], 8) - sum(block[name]) - sum(block[size])
+    return block[name.stop : size.start], block[size.stop : checksum.start], common, block[checksum.stop :]
+
+
+_BETWEEN, _BEFORE_CHECKSUM, _CHECKSUM, _AFTER_CHECKSUM = _divided(_written(Member(bytes(32), 0)))
 
 
 def _layout(members: Sequence[Member]) -> tuple[list[int], int]:

@@ -302,9 +302,10 @@ class _Packer:
 
     def check(self, packs: Iterable[Sequence[Member]]) -> None:
         """``NotFoundError`` where the store lacks an object that is to be sent: now, and not after half of the rest."""
-        members = ((member.digest, member.size) for pack in packs for member in pack)
-        for digest, _ in self._store.residence.lacking(members):
-            os.close(self._store.objects.open(digest))
+        members, residence = [member for pack in packs for member in pack], self._store.residence
+        if not residence.has_all(members):
+            for digest, _ in residence.lacking(members):
+                os.close(self._store.objects.open(digest))
 
     def make(self, number: int, members: Sequence[Member]) -> _Packed:
         """The pack of ``members``.

@@ -15,6 +15,8 @@ from stratum.composefs.verity import verity_digest
 from stratum.errors import DamagedError
 from stratum.transfer import packs
 from stratum.transfer.packs import Member, PackIndex, PackWriter
+from stratum.tree.model import object_path
+from stratum.tree.tarheader import TarHeader, write_header
 
 contents = st.lists(
     st.tuples(st.integers(0, 255), st.sampled_from([65, 511, 512, 513, 4096, 1 << 20, 3_000_000])), max_size=8
@@ -87,6 +89,12 @@ def test_headers_of_any_size(size: int) -> None:
     assert (info.size, info.mode, info.isreg()) == (size, 0o444, True)
     assert info.name.replace("/", "") == bytes(range(32)).hex()
     assert len(header) == (512 if size < 8 << 30 else 1536)
+
+
+@given(st.binary(min_size=32, max_size=32), st.integers(1, 0o77777777777))
+def test_headers_are_those_of_any_tar_archive(digest: bytes, size: int) -> None:
+    plain = TarHeader(object_path(digest), mode=0o444, size=size)
+    assert packs.header(Member(digest, size)) == write_header(plain)
 
 
 sizes = st.lists(st.one_of(st.integers(65, 100_000), st.integers(1 << 20, 40 << 20)), max_size=60)
