@@ -40,7 +40,7 @@ def fetched(source: Target, wanted: Mapping[bytes, int], staging: Path) -> tuple
     ):
         manifest = read_manifest(remote.get_manifest(source.reference)[0], str(source))
         packs = read_packs(manifest.packs, partial(fetch, remote), str(source), pool)
-        files = PackFiles(Store.create(staging / "store").layout, staging, source)
+        files = PackFiles(Store.create(staging / "store").layout, staging, remote)
         objects, arrived = ObjectFetch(remote, staging, files, job), list[Member]()
         for part in find_parts(packs, wanted):
             objects.fetch(part, arrived.append)
