@@ -56,6 +56,11 @@ class StratumError(Exception):
         self.hint = one_line(hint)
         super().__init__(self.message)
 
+    @property
+    def told(self) -> str:
+        """The message, with the hint in brackets: for who has one line for both."""
+        return f"{self.message} ({self.hint})" if self.hint else self.message
+
 
 class UsageError(StratumError):
     """The request itself is malformed: a bad ref, an option's value, a bad file given by the user."""
@@ -120,6 +125,18 @@ class UnsupportedError(StratumError):
 
     exit_code = 6
     id = "unsupported"
+
+
+def foreseen(exc: Exception) -> StratumError:
+    """``exc``, or what to tell and note of an error that nobody foresaw."""
+    if isinstance(exc, StratumError):
+        return exc
+    if isinstance(exc, MemoryError):
+        return StratumError(
+            "there was not enough memory",
+            hint="try again when there is more; 'stratum reconcile' commits what was left",
+        )
+    return StratumError(f"internal error: {type(exc).__name__}: {exc}")
 
 
 def os_error_text(exc: OSError) -> str:

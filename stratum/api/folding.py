@@ -78,24 +78,19 @@ def fold_all(session: Session, *, dry_run: bool = False, before: FoldedAll | Non
     """Fold every worktree that nothing has in use; ``before``: only those that failed then, with what was done then."""
     store = session.store
     done = FoldedAll(before.folded, before.kept_twice) if before is not None else FoldedAll()
-    for name in store.names():
-        try:
-            worktrees = store.worktrees.names(name)
-        except NotFoundError:  # removed at this moment
+    for name, worktree in store.each_worktree():
+        ref = f"{name}+{worktree}"
+        if before is not None and ref not in before.failed:
             continue
-        for worktree in worktrees:
-            ref = f"{name}+{worktree}"
-            if before is not None and ref not in before.failed:
-                continue
-            try:
-                found = fold(session, name, worktree, dry_run=dry_run, timeout=0)
-            except (BusyError, NotFoundError):
-                continue
-            except StratumError as exc:
-                done.failed[ref] = exc.message
-                continue
-            if found.outcome == "folded":
-                done.folded[ref] = found.bytes
-            elif found.outcome == "uncommitted":
-                done.kept_twice[ref] = found.bytes
+        try:
+            found = fold(session, name, worktree, dry_run=dry_run, timeout=0)
+        except (BusyError, NotFoundError):
+            continue
+        except StratumError as exc:
+            done.failed[ref] = exc.message
+            continue
+        if found.outcome == "folded":
+            done.folded[ref] = found.bytes
+        elif found.outcome == "uncommitted":
+            done.kept_twice[ref] = found.bytes
     return done

@@ -38,7 +38,7 @@ class Metrics:
     """The figures of one driver; may be used by several threads at once."""
 
     def __init__(self) -> None:
-        disable_created_metrics()  # type: ignore[no-untyped-call]
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # it has no types
         self._registry = registry = CollectorRegistry()
         self._operations = Counter(
             "stratum_csi_operations",

@@ -158,7 +158,7 @@ def _answered(driver: Driver, method: str, function: Callable[[Any, Any], Any]) 
                 code, message = "OK", "done"
                 return response
             except StratumError as exc:
-                failure, message = exc, f"{exc.message} ({exc.hint})" if exc.hint else exc.message
+                failure, message = exc, exc.told
             except OSError as exc:
                 failure, message = StratumError(os_error_text(exc)), f"{method}: {os_error_text(exc)}"
             status = code_of(failure)

@@ -20,7 +20,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from stratum.config import Config
-from stratum.errors import StratumError, UsageError
+from stratum.errors import UsageError, foreseen
 from stratum.plugin.volumes import PluginVolumes
 
 MAX_BODY = 1 << 20
@@ -44,19 +44,13 @@ def plugin_app(config: Config, log: Callable[[str], None]) -> Starlette:
             answer, status = {**await run_in_threadpool(_answer, volumes, log, request.url.path, body), "Err": ""}, 200
         except (ClientDisconnect, asyncio.TimeoutError):
             return Response(status_code=408, headers={"Connection": "close"})
-        except Exception as exc:
-            text = _words(exc)
+        except Exception as exc:  # a defect too: Podman is told, and the other volumes go on
+            text = f"stratum: {foreseen(exc).told}"
             log(text)
             answer, status = {"Err": text}, 500
         return Response(json.dumps(answer), status, media_type=CONTENT_TYPE)
 
     return Starlette(routes=[Route("/{call:path}", call, methods=["POST"])])
-
-
-def _words(exc: Exception) -> str:
-    if isinstance(exc, StratumError):
-        return f"stratum: {exc.message}" + (f" ({exc.hint})" if exc.hint else "")
-    return f"stratum: internal error: {type(exc).__name__}: {exc}"
 
 
 def _answer(volumes: PluginVolumes, log: Callable[[str], None], path: str, body: Answer) -> Answer:

@@ -14,6 +14,7 @@ an ID, "volume/NAME" or "kubernetes/ID", and its templates call all of these {co
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
@@ -26,7 +27,7 @@ ERROR_MAX = 500
 """Of an error that is noted for ``status``, so many characters are kept."""
 
 
-class Holder:
+class Holder(ABC):
     """Who has a worktree. ``ended`` says, after ``words()``, what ends that; ``field`` is the field of tag templates
     that the ID fills (``volumes.tagtemplate``), empty for none."""
 
@@ -36,13 +37,13 @@ class Holder:
     field: ClassVar[str] = ""
     id: str
 
+    @abstractmethod
     def words(self) -> str:
         """Who it is, in words for people."""
-        raise NotImplementedError
 
+    @abstractmethod
     def how_to_release(self, mountpoint: str) -> str:
         """What to do to have it give back what it has at ``mountpoint``."""
-        raise NotImplementedError
 
 
 @frozen

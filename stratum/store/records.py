@@ -21,7 +21,7 @@ from contextlib import suppress
 from dataclasses import fields
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from stratum.errors import DamagedError, StratumError, UsageError
 from stratum.store.layout import Layout, storage_error, storing
@@ -43,6 +43,8 @@ _TYPES = {"str": str, "int": int, "bool": bool, "dict[str, str]": dict}
 
 class Record(Protocol):
     """What a record type has: it is a data class with fields of the types above."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
 
     @property
     def key(self) -> str:
@@ -106,7 +108,7 @@ class Records(Generic[R]):
     def put(self, record: R) -> None:
         """Write a record, replacing the one of its key; durable when it returns."""
         path = self._path(record.key)
-        table = {each.name: getattr(record, each.name) for each in fields(record)}  # type: ignore[arg-type]
+        table = {each.name: getattr(record, each.name) for each in fields(record)}
         with storing(f"write {path}"):
             for place in (self._directory.parent, self._directory):
                 with suppress(FileExistsError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -74,6 +75,16 @@ class Store(Refs):
     def names(self) -> list[str]:
         """The strata, sorted."""
         return self.namespaces.list()
+
+    def each_worktree(self) -> Iterator[tuple[str, str]]:
+        """(stratum, worktree) of each worktree, sorted; a stratum that is removed meanwhile has none."""
+        for name in self.names():
+            try:
+                worktrees = self.worktrees.names(name)
+            except NotFoundError:
+                continue
+            for worktree in worktrees:
+                yield name, worktree
 
     def users_of(self, commit: str) -> list[str]:
         """The refs that name the commit: ``NAME:TAG`` of tags, ``NAME+WORKTREE`` of heads and bases; sorted."""

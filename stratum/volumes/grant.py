@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from stratum.api.failures import forget_failure, note_failure
 from stratum.api.inuse import in_use
 from stratum.api.session import Session
-from stratum.errors import ExistsError, NotFoundError, StratumError, UnsupportedError, UsageError
+from stratum.errors import ExistsError, NotFoundError, StratumError, UnsupportedError, UsageError, foreseen
 from stratum.frozen import frozen, replace
 from stratum.refs import Ref, parse_ref
 from stratum.store.clock import rfc3339, utc_now
@@ -115,16 +115,16 @@ class Released:
 def _held(session: Session) -> Iterator[Released]:
     """Who holds which worktree by its lease; nobody with an error where that cannot be read."""
     store = session.store
-    for name in store.names():
-        with contextlib.suppress(NotFoundError):  # removed at this moment
-            for worktree in store.worktrees.names(name):
-                try:
-                    lease = store.worktrees.lease(name, worktree)
-                except StratumError as exc:
-                    yield Released(name, worktree, None, error=exc)
-                    continue
-                if lease is not None:
-                    yield Released(name, worktree, lease.holder)
+    for name, worktree in store.each_worktree():
+        try:
+            lease = store.worktrees.lease(name, worktree)
+        except NotFoundError:  # removed at this moment
+            continue
+        except StratumError as exc:
+            yield Released(name, worktree, None, error=exc)
+            continue
+        if lease is not None:
+            yield Released(name, worktree, lease.holder)
 
 
 def reconcile(
@@ -164,8 +164,8 @@ def release(session: Session, name: str, worktree: str, holder: Holder) -> Relea
     """
     try:
         released = _release(session, name, worktree, holder)
-    except Exception as exc:
-        known = _foreseen(exc)
+    except Exception as exc:  # also a defect: the promise is not kept, and status has to say so
+        known = foreseen(exc)
         note_failure(session, name, worktree, short_error(known))
         if known is exc:
             raise
@@ -189,20 +189,12 @@ def _release(session: Session, name: str, worktree: str, holder: Holder) -> Rele
             return None
         try:
             released = _keep_promise(session, held, lease)
-        except Exception as exc:
+        except Exception as exc:  # as above: the lease tells why
             with contextlib.suppress(Exception):  # the first error is the one to tell
-                held.set_lease(replace(lease, last_error=short_error(_foreseen(exc))))
+                held.set_lease(replace(lease, last_error=short_error(foreseen(exc))))
             raise
         held.set_lease(None)
     return released
-
-
-def _foreseen(exc: Exception) -> StratumError:
-    if isinstance(exc, StratumError):
-        return exc
-    if isinstance(exc, MemoryError):
-        return StratumError("there was not enough memory", hint="run 'stratum reconcile' when there is more")
-    return StratumError(f"internal error: {type(exc).__name__}: {exc}")
 
 
 def _fields_of(holder: Holder) -> dict[str, str]:

@@ -17,6 +17,27 @@ def volume(volume_id: str, value: str) -> tuple[str, str]:
     return "--annotation", f"stratum.dev/volume.{volume_id}={value}"
 
 
+def pod(podman: PodmanEnv, directory: Path, annotation: str, script: str) -> Path:
+    """The file of a pod ``server`` for ``podman play kube``, with this line as its annotation."""
+    unit = directory / "pod.yaml"
+    unit.write_text(f"""\
+apiVersion: v1
+kind: Pod
+metadata:
+  name: server
+  annotations:
+    {annotation}
+spec:
+  hostNetwork: true
+  restartPolicy: Never
+  containers:
+  - name: main
+    image: {podman.image}
+    command: [/bin/sh, -c, "{script}"]
+""")
+    return unit
+
+
 def strata_mounts(cli: Command) -> list[str]:
     """The host's mounts of strata of this test's store."""
     lines = Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()

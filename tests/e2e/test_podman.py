@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.hooked import FILES, content, head, last_container, moves, records, strata_mounts, volume, wait_for
+from tests.e2e.hooked import FILES, content, head, last_container, moves, pod, records, strata_mounts, volume, wait_for
 from tests.e2e.podman_env import PodmanEnv
 from tests.support.command import Command
 
@@ -98,22 +98,12 @@ def test_a_container_that_podman_restarts(podman: PodmanEnv, cli: Command, app: 
 
 
 def test_play_kube(podman: PodmanEnv, cli: Command, app: str, tmp_path: Path) -> None:
-    unit = tmp_path / "pod.yaml"
-    unit.write_text(f"""\
-apiVersion: v1
-kind: Pod
-metadata:
-  name: server
-  annotations:
-    stratum.dev/volume.a: app+dev:/data:create=app:latest,tag=from-kube
-spec:
-  hostNetwork: true
-  restartPolicy: Never
-  containers:
-  - name: main
-    image: {podman.image}
-    command: [/bin/sh, -c, "cat /data/one; touch /data/new"]
-""")
+    unit = pod(
+        podman,
+        tmp_path,
+        "stratum.dev/volume.a: app+dev:/data:create=app:latest,tag=from-kube",
+        "cat /data/one; touch /data/new",
+    )
     podman.podman("play", "kube", unit)
     wait_for(podman, "server-main", "first")
     podman.wait_stopped("server-main")

@@ -23,9 +23,8 @@ def test_a_start_that_fails_after_the_hook(podman: PodmanEnv, cli: Command, app:
     assert len(moves(cli, "app", "dev")) == 1
 
 
-def test_a_killed_monitor_is_made_up_for_by_the_next_container(
-    podman: PodmanEnv, cli: Command, app: str, tmp_path: Path
-) -> None:
+def lose(podman: PodmanEnv) -> str:
+    """A container that wrote to app+dev and ended without a stop that anybody reports; its ID."""
     script = "echo saved > /data/new; echo ready; exec sleep 1000"
     podman.run("-d", "--name", "lost", *volume("a", "app+dev:/data"), podman.image, "sh", "-c", script)
     wait_for(podman, "lost", "ready")
@@ -33,10 +32,17 @@ def test_a_killed_monitor_is_made_up_for_by_the_next_container(
     os.kill(int(Path(inspected["ConmonPidFile"]).read_text()), signal.SIGKILL)
     os.kill(inspected["State"]["Pid"], signal.SIGKILL)
     podman.wait_stopped("lost")
+    return str(inspected["Id"])
+
+
+def test_a_killed_monitor_is_made_up_for_by_the_next_container(
+    podman: PodmanEnv, cli: Command, app: str, tmp_path: Path
+) -> None:
+    lost = lose(podman)
     assert moves(cli, "app", "dev") == []
     shown = podman.run("--rm", *volume("a", "app+dev:/data"), podman.image, "cat", "/data/new").stdout
     assert shown == "saved\n"
-    assert moves(cli, "app", "dev") == [f"container {inspected['Id'][:12]} stopped"]
+    assert moves(cli, "app", "dev") == [f"container {lost[:12]} stopped"]
     assert content(cli, "app+dev", tmp_path)["new"] == "saved\n"
     podman.remove_all()
     assert len(moves(cli, "app", "dev")) == 1
@@ -44,18 +50,12 @@ def test_a_killed_monitor_is_made_up_for_by_the_next_container(
 
 def test_a_reboot_is_made_up_for(podman: PodmanEnv, cli: Command, app: str) -> None:
     """A reboot takes the processes and the runtime directory; the lease in the store is what remains."""
-    script = "echo saved > /data/new; echo ready; exec sleep 1000"
-    podman.run("-d", "--name", "lost", *volume("a", "app+dev:/data"), podman.image, "sh", "-c", script)
-    wait_for(podman, "lost", "ready")
-    inspected = json.loads(podman.podman("inspect", "lost").stdout)[0]
-    os.kill(int(Path(inspected["ConmonPidFile"]).read_text()), signal.SIGKILL)
-    os.kill(inspected["State"]["Pid"], signal.SIGKILL)
-    podman.wait_stopped("lost")
+    lost = lose(podman)
     for file in cli.runtime_dir.iterdir():
         file.unlink()
     done = cli.json("reconcile")
     assert [(one["worktree"], one["container"], one["commit"]) for one in done] == [
-        ("app+dev", inspected["Id"], head(cli, "app+dev"))
+        ("app+dev", lost, head(cli, "app+dev"))
     ]
     assert len(moves(cli, "app", "dev")) == 1
     assert cli.json("reconcile") == []

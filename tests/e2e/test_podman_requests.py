@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.hooked import head, records, refused, volume
+from tests.e2e.hooked import head, pod, records, refused, volume
 from tests.e2e.podman_env import PodmanEnv
 from tests.support.command import Command
 
@@ -93,22 +93,7 @@ def test_an_annotation_without_a_value_stops_the_container(podman: PodmanEnv, ap
 
 
 def test_a_misspelt_annotation_of_a_pod_stops_it(podman: PodmanEnv, cli: Command, app: str, tmp_path: Path) -> None:
-    unit = tmp_path / "pod.yaml"
-    unit.write_text(f"""\
-apiVersion: v1
-kind: Pod
-metadata:
-  name: server
-  annotations:
-    stratum.dev/volumes.a: app+dev:/data
-spec:
-  hostNetwork: true
-  restartPolicy: Never
-  containers:
-  - name: main
-    image: {podman.image}
-    command: [/bin/sh, -c, "echo it ran"]
-""")
+    unit = pod(podman, tmp_path, "stratum.dev/volumes.a: app+dev:/data", "echo it ran")
     done = podman.podman("play", "kube", unit, check=False)
     assert "annotation 'stratum.dev/volumes.a' is not known" in done.stderr
     assert "it ran" not in podman.podman("logs", "server-main", check=False).stdout
