@@ -11,6 +11,8 @@
     |-- refs/<name>.lock               flock (``store.locks``)
     |-- mounts/                        mounts that outlive a reboot, where there are any (``store.bootmounts``)
     |-- csi/, volumes/                 what services keep (``store.records``)
+    |-- sources/<manifest's SHA-256>/  the catalogs of artifacts that commits can be fetched from
+    |-- landing/                       objects that were fetched and wait for their names (``hydrate``)
     |-- tmp/                           transactions in progress (``store.transaction``)
     |-- cache/                         may be deleted (``store.cachefile``): ingest/ (``ingest.statcache``), merkle/
     |                                  (``store.merklecache``); packs/ (``store.packcache``)
@@ -134,6 +136,14 @@ class Layout:
     @property
     def boot_mounts(self) -> Path:
         return self.root / "mounts"
+
+    @property
+    def sources(self) -> Path:
+        return self.root / "sources"
+
+    @property
+    def landing(self) -> Path:
+        return self.root / "landing"
 
     @property
     def pack_cache(self) -> Path:

@@ -24,6 +24,7 @@ COLD = {
     "yaml",
     "stratum.composefs",
     "stratum.csi",
+    "stratum.hydrate",
     "stratum.ingest",
     "stratum.oci",
     "stratum.transfer",

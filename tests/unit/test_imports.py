@@ -25,6 +25,7 @@ FLOORS = (
     {"hook", "csi", "plugin"},
     {"volumes"},
     {"api"},
+    {"hydrate"},
     {"ingest", "mount", "transfer"},
     {"store", "oci", "podman"},
     {"composefs", "config", "serving"},
