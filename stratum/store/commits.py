@@ -6,14 +6,15 @@ worktree without a tag is there to be kept, and most such commits are never moun
 costs more than all else in its commit. ``ensure_image``, through which everything goes that needs an image, then makes
 it, gives it its name, and only then describes it in metadata.toml, each in one durable step. ``tree.dump.zst`` is
 the canonical dump in zstd frames (``store.frames``), so ``zstd -dc tree.dump.zst | b3sum`` prints the directory's name.
-metadata.toml is described in ``store.metadata``.
+metadata.toml is described in ``store.metadata``. Where objects may be unreal, the directory has that written in it from
+the moment that it appears (``store.sources``).
 """
 
 from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from functools import partial
@@ -29,6 +30,7 @@ from stratum.store.layout import Layout, Names, storage_error
 from stratum.store.merklecache import MerkleCache
 from stratum.store.metadata import METADATA, METADATA_MAX, CommitMeta, Statistics, parent_of
 from stratum.store.residence import Residence
+from stratum.store.sources import CommitSource, Sources, joined, not_listed
 from stratum.store.transaction import Transaction, Transactions
 from stratum.sys.atomic import fsync_dir
 from stratum.tree.model import Directory, File, Source
@@ -43,6 +45,13 @@ DUMP = "tree.dump.zst"
 IMAGE = "commit.cfs"
 
 
+WithCatalog = tuple[CommitSource, bytes]
+"""A source, and the catalog of what it has."""
+
+_Whence = tuple[list[CommitSource], bool]
+"""The sources of a commit, and whether it is partial."""
+
+
 def accept_any(commit: str) -> None:
     """Have it written whatever its name is."""
 
@@ -50,9 +59,10 @@ def accept_any(commit: str) -> None:
 class Commits:
     """The commits of one store. Commits are named by their 64 hex digits."""
 
-    def __init__(self, layout: Layout, residence: Residence, transactions: Transactions) -> None:
+    def __init__(self, layout: Layout, residence: Residence, sources: Sources, transactions: Transactions) -> None:
         self._layout = layout
         self._residence = residence
+        self._sources = sources
         self._transactions = transactions
         self._merkle_cache = MerkleCache(layout)
         self._opened: WeakKeyDictionary[Source, tuple[str, StoredDump]] = WeakKeyDictionary()
@@ -163,15 +173,19 @@ class Commits:
         read_from: Dumped | None = None,
         image: bool = True,
         accept: Callable[[str], None] = accept_any,
+        sources: Sequence[WithCatalog] = (),
     ) -> CommitMeta:
         """Make the commit of the tree ``root``, publishing the objects staged in ``tx`` first, all of them complete.
 
         Equal trees are one commit: where it exists already, it is left untouched and its metadata returned. ``accept``
         is given its name before anything of it gets a place, and may raise. ``timestamp`` (timezone-aware) defaults to
         now. Objects below directories that ``root`` shares with ``known``, the tree of a commit of this store, are
-        taken to be there; every other must be, or ``DamagedError``. Where ``known`` is from ``open_tree``, what is
-        shared is not even read. ``read_from``: the canonical dump that ``root`` was read from, which is taken.
-        ``image``: make it now, not on demand.
+        taken to be where they were; every other must be there, or ``DamagedError``. Where ``known`` is from
+        ``open_tree``, what is shared is not even read. ``read_from``: the canonical dump that ``root`` was read from,
+        which is taken. ``image``: make it now, not on demand.
+
+        ``sources`` are recorded with the commit, also with one that exists. An object may be unreal where they, or the
+        sources of any commit of the store, list it: then the commit is partial, and has these sources as well.
         """
         from stratum.tree.digest import metadata_hash
 
@@ -180,33 +194,22 @@ class Commits:
         accept(commit)
         if self.exists(commit):
             tx.publish_objects(complete=True)
-            return self.found(tx, commit, image)
+            return self._known_again(tx, commit, root, image, sources)
         nodes = read_from.nodes if read_from is not None else self._merkle_nodes(dump, base)
-        summary, (file_count, total_size) = nodes.summary(), self._statistics(root, known, kept, base)
+        summary, statistics = nodes.summary(), self._statistics(root, known, kept, base)
         directory = _write_dump(tx, dump, stored)
         del dump  # it is large, and so is an image in the making
         digest, size = _write_image(tx, root, directory / IMAGE) if image else (None, None)
-        meta = CommitMeta(
-            metadata_hash=commit,
-            merkle_root=summary.root,
-            timestamp=rfc3339(timestamp or utc_now()),
-            file_count=file_count,
-            total_size=total_size,
-            leaf_count=summary.leaf_count,
-            tree_depth=summary.tree_depth,
-            image_digest=digest,
-            image_size=size,
-            parent_commit=parent,
-            message=message,
-            origin=origin,
-        )
+        hashes, when = (commit, summary.root), rfc3339(timestamp or utc_now())
+        counts = (*statistics, summary.leaf_count, summary.tree_depth)
+        meta = CommitMeta(*hashes, when, *counts, digest, size, parent, message, origin)
         tx.write_file(directory / METADATA, _new_metadata(meta))
         tx.publish_objects(complete=True)
-        self._check_objects(tx, root, known)
+        self._write_sources(tx, directory, self._whence(tx, root, known, base, sources), sources)
         try:
             tx.place_directory(directory, self._layout.commit(commit))
         except ExistsError:  # another process wrote the same tree meanwhile
-            return self.found(tx, commit, image)
+            return self._known_again(tx, commit, root, image, sources)
         if image:  # others will be built on it
             self._merkle_cache.save(commit, nodes)
         return meta
@@ -277,14 +280,59 @@ class Commits:
         before, old = self.meta(base), Statistics(known, kept)
         return before.file_count - old.count + new.count, before.total_size - old.total_size + new.total_size
 
-    def _check_objects(self, tx: Transaction, root: Directory, known: Directory | None) -> None:
-        needed = {
-            file.digest: file.size
-            for file in _files_not_below(root, known)
-            if file.digest is not None and not tx.published(file.digest)
-        }
-        for digest, size in self._residence.lacking(needed.items()):
+    def _known_again(
+        self, tx: Transaction, commit: str, root: Directory, image: bool, sources: Sequence[WithCatalog]
+    ) -> CommitMeta:
+        """``found``, of a commit with the tree ``root`` that has ``sources`` now, and is marked as it is."""
+        for source, catalog in sources:
+            self._sources.record(tx, commit, source, catalog)
+        partial = self._sources.is_partial(commit)
+        if partial or sources:
+            lacking = self._residence.missing(_objects_not_below(root, None))
+            if lacking and not partial:
+                self._sources.set_partial(tx, commit)
+            elif partial and not lacking:
+                self._sources.clear_partial(commit)
+        return self.found(tx, commit, image)
+
+    def _whence(
+        self, tx: Transaction, root: Directory, known: Directory | None, base: str | None, given: Sequence[WithCatalog]
+    ) -> _Whence:
+        """The sources of a new commit, and whether it is partial. ``DamagedError`` where an object is nowhere.
+
+        What it shares with ``known``, the tree of ``base``, is unreal where it is unreal there. Where nobody knows
+        which commit's tree ``known`` is, and the store has partial ones, all of the tree is looked at.
+        """
+        sources, partial = [source for source, _ in given], False
+        if base is not None and self._sources.is_partial(base):
+            sources, partial = joined(sources, self._residence.inherited(base)), True
+        elif base is None and known is not None and self._sources.any_partial():
+            known = None
+        needed = {digest: size for digest, size in _objects_not_below(root, known).items() if not tx.published(digest)}
+        lacking = self._residence.missing(needed)
+        if not lacking:
+            return sources, partial
+        for _, catalog in given:
+            lacking = not_listed(lacking, catalog)
+        listing, lost = self._residence.listing(lacking)
+        for digest, size in lost.items():
             raise DamagedError(f"object {digest.hex()} of {size} bytes is needed by the commit but not in the store")
+        sources = joined(sources, (replace(source, kind="inherited") for source in listing))
+        return sources, True
+
+    def _write_sources(
+        self,
+        tx: Transaction,
+        directory: Path,
+        whence: _Whence,
+        given: Sequence[WithCatalog],
+    ) -> None:
+        """Have ``directory``, a commit's to be, say where its objects are; catalogs first."""
+        sources, partial = whence
+        for source, catalog in given:
+            self._sources.put_catalog(tx, source.manifest, catalog)
+        for name, data in self._sources.files_of(sources, partial=partial).items():
+            tx.write_file(directory / name, data)
 
     def ensure_image(self, commit: str) -> Path:
         """The path of the commit's image, which is made where it is missing or has another size than it should.
@@ -363,6 +411,11 @@ class Commits:
             raise DamagedError(f"commit {commit} has lost its {name}", hint="run 'stratum fsck'") from None
         except OSError as exc:
             raise storage_error(exc, f"read {name} of commit {commit}") from None
+
+
+def _objects_not_below(root: Directory, known: Directory | None) -> dict[bytes, int]:
+    """The objects of the files that ``_files_not_below`` finds: digest -> size."""
+    return {file.digest: file.size for file in _files_not_below(root, known) if file.digest is not None}
 
 
 def _files_not_below(root: Directory, known: Directory | None) -> Iterator[File]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from stratum.errors import ExistsError, NotFoundError
 from stratum.store.bootmounts import BootMounts
@@ -16,9 +17,13 @@ from stratum.store.objects import Objects
 from stratum.store.reflog import Reflog
 from stratum.store.residence import Residence
 from stratum.store.resolve import Refs
+from stratum.store.sources import Sources
 from stratum.store.tags import Tags
 from stratum.store.transaction import Transaction, Transactions
 from stratum.store.worktrees import Worktrees
+
+if TYPE_CHECKING:
+    from stratum.tree.blocks import Dump
 
 
 class Store(Refs):
@@ -29,8 +34,9 @@ class Store(Refs):
         self.locks = StoreLocks(layout)
         self.objects = Objects(layout)
         self.transactions = Transactions(layout, self.locks, self.objects)
-        self.residence = Residence(self.objects)
-        self.commits = Commits(layout, self.residence, self.transactions)
+        self.sources = Sources(layout)
+        self.residence = Residence(self.objects, self.sources, self._dump)
+        self.commits = Commits(layout, self.residence, self.sources, self.transactions)
         self.namespaces = Namespaces(layout, self.locks, self.transactions)
         self.reflog = Reflog(layout)
         parts = (layout, self.locks, self.transactions, self.namespaces, self.commits, self.reflog)
@@ -71,6 +77,9 @@ class Store(Refs):
     ) -> AbstractContextManager[Transaction]:
         """A transaction (``Transactions.begin``)."""
         return self.transactions.begin(what, resumable=resumable, apart=apart)
+
+    def _dump(self, commit: str) -> Dump:
+        return self.commits.dump(commit)
 
     def names(self) -> list[str]:
         """The strata, sorted."""

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from stratum.composefs.verity import verity_digest
 from stratum.store import Store
+from stratum.store.catalog import Blob, NewPack, write_catalog
+from stratum.store.residence import Condition
 from stratum.store.salvage import RESUME
+from stratum.store.sources import CommitSource
 from stratum.store.transaction import Transaction
 from stratum.tree.model import INLINE_MAX, Directory, File, Inode
 
@@ -32,6 +37,36 @@ def commit(store: Store, files: Mapping[bytes, bytes]) -> str:
         return store.commits.write(tx, root).metadata_hash
 
 
+def source(files: Mapping[bytes, bytes], place: str = "reg.example/app", kind: str = "pull") -> CommitSource:
+    """A source that has the contents of these files, by a name of its own."""
+    manifest = f"sha256:{hashlib.sha256(repr((place, sorted(files.items()))).encode()).hexdigest()}"
+    return CommitSource(f"{place}@{manifest}", manifest, "v1", "2026-01-01T00:00:00Z", kind)
+
+
+def catalog(files: Mapping[bytes, bytes]) -> bytes:
+    """The catalog of an artifact with the contents of these files in one pack of one frame."""
+    members, position = [], 0
+    for data in dict.fromkeys(data for data in files.values() if len(data) > INLINE_MAX):
+        members.append((verity_digest(data), position + 512, len(data)))
+        position += 512 + len(data)
+    packs = [NewPack(Blob(hashlib.sha256(b"a pack").digest(), 1000), [(1000, position)], members)] if members else []
+    return write_catalog(packs)
+
+
+def partial_commit(store: Store, files: Mapping[bytes, bytes], place: str = "reg.example/app") -> str:
+    """The commit of a directory with these files, as a lazy pull leaves it: no object of it is brought here."""
+    with store.begin("a test") as tx:
+        root = directory({name: _unreal(data) for name, data in files.items()})
+        return store.commits.write(tx, root, sources=[(source(files, place), catalog(files))]).metadata_hash
+
+
+def _unreal(data: bytes) -> File:
+    owner = (os.geteuid(), os.getegid())
+    if len(data) <= INLINE_MAX:
+        return File(0o100644, *owner, 0, size=len(data), content=data or None)
+    return File(0o100644, *owner, 0, size=len(data), digest=verity_digest(data))
+
+
 def leftovers(store: Store) -> list[str]:
     """What is in the store's ``tmp`` besides the lock file."""
     return sorted(set(os.listdir(store.root / "tmp")) - {"lock"})
@@ -43,15 +78,18 @@ def abandoned(store: Store) -> list[str]:
 
 
 def check(store: Store) -> None:
-    """Assert what must hold of every store at any time: each object is what its name says, each commit whole, each tag
-    and worktree at a commit that is there."""
+    """Assert what must hold of every store at any time: each object is what its name says, each commit whole, or
+    partial with a source for what is missing, each tag and worktree at a commit that is there."""
     for digest, size in store.objects.list():
         assert store.objects.verify(digest) == size
     assert {path.name for path in (store.root / "commits").iterdir()} == set(store.commits.list())
     for commit_hash in store.commits.list():
         store.commits.verify_image(commit_hash)
         for digest, size in _objects(store.commits.tree(commit_hash)).items():
-            assert store.objects.has(digest, size)
+            condition = store.residence.condition(commit_hash, digest, size)
+            assert condition is Condition.REAL or (
+                condition is Condition.UNREAL and store.sources.is_partial(commit_hash)
+            )
     for name in store.names():
         for tagged in store.tags.list(name).values():
             assert store.commits.exists(tagged)

@@ -25,10 +25,12 @@ from stratum.oci.imageindex import LAYOUT_VERSION, check_version, digest_of_tag,
 from stratum.oci.target import parse_target
 from stratum.oci.transport import origin
 from stratum.refs import parse_ref
+from stratum.store.catalog import Blob, Catalog, NewPack, write_catalog
 from stratum.store.clock import utc_now
 from stratum.store.frames import FrameReader
 from stratum.store.metadata import CommitMeta
 from stratum.store.reflog import parse_entry
+from stratum.store.sources import CommitSource, read_sources, write_sources
 from stratum.store.tables import read_tables, write_tables
 from stratum.transfer.artifact import read_manifest
 from stratum.transfer.packs import compress, read_index
@@ -47,6 +49,10 @@ DUMP = (
     b"/ 0 40755 3 0 0 0 1.5 - - -\n/a 3 100644 2 0 0 0 0.0 - abc -\n/b 0 @100644 2 0 0 0 0.0 /a - -\n"
     b"/d 0 40755 2 0 0 0 0.0 - - - user.x=1\n/d/s 1 120777 1 0 0 0 0.0 x - -\n"
 )
+SOURCES = write_sources(
+    [CommitSource(f"example.org/a@sha256:{HASH}", f"sha256:{HASH}", "v1", "2026-01-01T00:00:00Z", "pull", True, "/ca")]
+)
+CATALOG = write_catalog([NewPack(Blob(bytes(32), 200), [(100, 4096), (99, 50)], [(b"d" * 32, 512, 3600)])])
 PACK_INDEX = b"stratum-index 1\nframe 100 4096\nobject %b 1536 2000\n" % HASH.encode()
 
 
@@ -72,6 +78,17 @@ def oci_index(data: bytes) -> str:
     return digest_of_tag(entries, (tags_of(entries) or ["latest"])[0], "a file")
 
 
+def read_whole_catalog(data: bytes) -> None:
+    """Everything that a catalog leads to, checked and not."""
+    found = Catalog(data)
+    for member in found.members():
+        found.find(member.digest)
+        for number in range(*found.frames_of(member)):
+            found.frame(number)
+            found.members_within(number, number + 1)
+    found.check()
+
+
 def read_whole_tar(data: bytes) -> int:
     """The bytes in all members, at most a million of them being looked at."""
     reader, size = TarReader(io.BytesIO(data).read, "an archive"), 0
@@ -90,6 +107,8 @@ PARSERS: dict[str, tuple[Callable[[bytes], object], bytes]] = {
     "layout": (lambda data: parse_target(text(data)), b"oci:/some/dir:tag"),
     "metadata": (lambda data: CommitMeta.from_toml(data, "a file"), META),
     "tables": (lambda data: read_tables(data, "a file"), write_tables({"lease": {"container": "c"}}, "x")),
+    "catalog": (read_whole_catalog, CATALOG),
+    "sources": (lambda data: read_sources(data, "a file"), SOURCES),
     "reflog": (parse_entry, b'{"when":"2026","kind":"tag","which":"a","old":null,"new":"%b","why":""}' % HASH.encode()),
     "dump": (read_dump, DUMP),
     "zstd": (lambda data: list(FrameReader(data).pieces()), pyzstd.compress(DUMP)),
