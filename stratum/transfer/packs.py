@@ -56,9 +56,8 @@ INDEX_MAX = 64 << 20
 _OBJECT_SIZE_MAX = 1 << 44
 _LEVEL = 3
 _MAGIC = b"stratum-index 1"
-_LINE = re.compile(
-    rb"frame ([1-9][0-9]{0,14}) ([1-9][0-9]{0,14})|object ([0-9a-f]{64}) ([0-9]{1,15}) ([1-9][0-9]{0,14})"
-)
+_FRAME = re.compile(rb"^frame ([1-9][0-9]{0,14}) ([1-9][0-9]{0,14})$", re.MULTILINE)
+_OBJECT = re.compile(rb"^object ([0-9a-f]{64}) ([0-9]{1,15}) ([1-9][0-9]{0,14})$", re.MULTILINE)
 
 
 class Member(NamedTuple):
@@ -175,10 +174,10 @@ _BETWEEN, _BEFORE_CHECKSUM, _CHECKSUM, _AFTER_CHECKSUM = _divided(_written(Membe
 
 def _layout(members: Sequence[Member]) -> tuple[list[int], int]:
     offsets, position = [], 0
-    for member in members:
-        position += header_size(member)
+    for _, size in members:
+        position += BLOCK if size <= USTAR_SIZE_MAX else 3 * BLOCK  # header_size, for a million members
         offsets.append(position)
-        position += member.size + padding(member.size)
+        position += size + -size % BLOCK
     return offsets, position + len(END)
 
 
@@ -292,24 +291,30 @@ def read_index(blob: bytes, pack_size: int, what: str) -> PackIndex:
     objects give. ``DamagedError`` (naming ``what``) otherwise.
     """
     text = decompress(blob, INDEX_MAX, what)
-    lines = text.split(b"\n")
-    if lines[0] != _MAGIC or lines.pop():
+    if not text.startswith(_MAGIC + b"\n") or not text.endswith(b"\n"):
         raise DamagedError(f"{what} is not a version 1 pack index")
-    frames: list[tuple[int, int]] = []
-    members: list[Member] = []
-    offsets: list[int] = []
-    for number, line in enumerate(lines[1:], 2):
-        match = _LINE.fullmatch(line)
-        if match is None or (match[1] and members):
-            raise DamagedError(f"{what}: line {number} is malformed")
-        if match[1]:
-            frames.append((int(match[1]), int(match[2])))
-        else:
-            members.append(Member(bytes.fromhex(match[3].decode()), int(match[5])))
-            offsets.append(int(match[4]))
-    index = PackIndex(tuple(frames), tuple(members))
+    # A million lines are not looked at one by one: of each kind there are as many as there are line ends.
+    first = len(_MAGIC) + 1
+    cut = text.find(b"\nobject ", len(_MAGIC)) + 1 or len(text)
+    frames, found = _FRAME.findall(text, first, cut), _OBJECT.findall(text, cut)
+    if len(frames) != text.count(b"\n", first, cut) or len(found) != text.count(b"\n", cut):
+        raise DamagedError(f"{what}: line {_malformed_line(text, first, cut)} is malformed")
+    digests = bytes.fromhex(b"".join([digest for digest, _, _ in found]).decode())
+    members = [Member(digests[32 * number : 32 * number + 32], int(size)) for number, (_, _, size) in enumerate(found)]
+    offsets = [int(offset) for _, offset, _ in found]
+    index = PackIndex(tuple([(int(stored), int(size)) for stored, size in frames]), tuple(members))
     _check_index(index, offsets, pack_size, what)
     return index
+
+
+def _malformed_line(text: bytes, first: int, cut: int) -> int:
+    """The number of the first line from ``first`` on that is no line of a frame, or behind ``cut`` of an object."""
+    number, start = 2, first
+    while end := text.find(b"\n", start) + 1:
+        if not (_FRAME if start < cut else _OBJECT).fullmatch(text, start, end - 1):
+            break
+        number, start = number + 1, end
+    return number
 
 
 def _check_index(index: PackIndex, offsets: list[int], pack_size: int, what: str) -> None:
@@ -319,9 +324,10 @@ def _check_index(index: PackIndex, offsets: list[int], pack_size: int, what: str
         raise DamagedError(f"{what} has a frame of more than {FRAME_MAX} bytes")
     if any(member.size > _OBJECT_SIZE_MAX for member in index.members):
         raise DamagedError(f"{what} has an object of more than {_OBJECT_SIZE_MAX} bytes")
-    for member, expected, offset in zip(index.members, index.offsets, offsets, strict=True):
-        if expected != offset:
-            raise DamagedError(f"{what} says object {member.digest.hex()} is at {offset}; it must be at {expected}")
+    if index.offsets != offsets:
+        for member, expected, offset in zip(index.members, index.offsets, offsets, strict=True):
+            if expected != offset:
+                raise DamagedError(f"{what} says object {member.digest.hex()} is at {offset}; it must be at {expected}")
     if sum(size for _, size in index.frames) != index.archive_size:
         raise DamagedError(f"{what}: its frames do not add up to its objects")
     if index.blob_size != pack_size:
