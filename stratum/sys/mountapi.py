@@ -1,4 +1,5 @@
-"""The kernel's file-descriptor mount API: fsopen, fsconfig, fsmount, move_mount, open_tree, mount_setattr, umount2.
+"""The kernel's file-descriptor mount API: fsopen, fspick, fsconfig, fsmount, move_mount, open_tree, mount_setattr,
+umount2.
 
 A mount made here is **detached**: it belongs to no mount namespace and goes away with its last fd, until
 ``move_mount`` attaches it. All fds are close-on-exec. Failures are ``OSError``; those of a filesystem context
@@ -12,7 +13,7 @@ import os
 import struct
 from types import TracebackType
 
-from stratum.sys.syscalls import AT_EMPTY_PATH, fsencode, libc_call, raw_call
+from stratum.sys.syscalls import AT_EMPTY_PATH, AT_FDCWD, fsencode, libc_call, raw_call
 
 MOUNT_ATTR_RDONLY = 0x00000001
 MOUNT_ATTR_NOSUID = 0x00000002
@@ -32,10 +33,14 @@ _NR_MOVE_MOUNT = 429
 _NR_FSOPEN = 430
 _NR_FSCONFIG = 431
 _NR_FSMOUNT = 432
+_NR_FSPICK = 433
 _NR_MOUNT_SETATTR = 442
 
 _FSOPEN_CLOEXEC = 1
 _FSMOUNT_CLOEXEC = 1
+_FSPICK_CLOEXEC = 1
+_FSPICK_SYMLINK_NOFOLLOW = 2
+_FSPICK_EMPTY_PATH = 8
 _OPEN_TREE_CLONE = 1
 _ATTR_ATIME = 0x00000070
 """The field of ``MOUNT_ATTR_*`` that says when access times are updated: one value, not flags."""
@@ -47,6 +52,7 @@ _SET_FLAG = 0
 _SET_STRING = 1
 _SET_FD = 5
 _CMD_CREATE = 6
+_CMD_RECONFIGURE = 7
 
 _MS_REC = 0x4000
 _MS_PRIVATE = 0x40000
@@ -57,12 +63,23 @@ _LOG_MESSAGE_MAX = 8192
 class FilesystemContext:
     """One filesystem being configured: fsopen(2), any number of parameters, ``create``, then ``mount``.
 
-    A context manager that closes the context; the mount lives on by its own fd.
+    Or, of ``picked``, one that is mounted, for ``reconfigure``. A context manager that closes the context; the mount
+    lives on by its own fd.
     """
 
-    def __init__(self, fstype: str) -> None:
+    def __init__(self, fstype: str, fd: int | None = None) -> None:
         self.fstype = fstype
-        self.fd = raw_call(_NR_FSOPEN, fstype.encode(), _FSOPEN_CLOEXEC, path=fstype)
+        self.fd = raw_call(_NR_FSOPEN, fstype.encode(), _FSOPEN_CLOEXEC, path=fstype) if fd is None else fd
+
+    @classmethod
+    def picked(cls, mount: int | str | bytes | os.PathLike[str]) -> FilesystemContext:
+        """The filesystem of a mount: an fd of its root, or its path, which may be another process's by
+        ``/proc/PID/root``. EINVAL where that is not the root of a mount."""
+        if isinstance(mount, int):
+            return cls("remount", raw_call(_NR_FSPICK, mount, b"", _FSPICK_CLOEXEC | _FSPICK_EMPTY_PATH))
+        raw = fsencode(mount)
+        flags = _FSPICK_CLOEXEC | _FSPICK_SYMLINK_NOFOLLOW
+        return cls("remount", raw_call(_NR_FSPICK, AT_FDCWD, raw, flags, path=raw))
 
     def __enter__(self) -> FilesystemContext:
         return self
@@ -87,6 +104,10 @@ class FilesystemContext:
     def create(self) -> None:
         """Make the superblock from the parameters."""
         self._configure(_CMD_CREATE, None, None, 0)
+
+    def reconfigure(self) -> None:
+        """Give a picked superblock the parameters. All others of it stay."""
+        self._configure(_CMD_RECONFIGURE, None, None, 0)
 
     def mount(self, attributes: int = 0) -> int:
         """A detached mount of the created superblock with ``MOUNT_ATTR_*``, as an fd."""
@@ -121,6 +142,26 @@ class FilesystemContext:
         about = f"{self.fstype}: {key}" if key is not None else self.fstype
         text = f"{os.strerror(exc.errno or 0)} ({said})" if said else os.strerror(exc.errno or 0)
         return OSError(exc.errno, f"{about}: {text}")
+
+
+def refresh_mount(mount: int | str | bytes | os.PathLike[str]) -> None:
+    """Have the filesystem of a mount forget the names and files that nobody has open, without changing it: the next
+    look at a file is a first one. Open and mapped files are not disturbed.
+
+    An overlay keeps, with each file, the layer that its content was found in; so this is how it comes to see that an
+    object lies elsewhere now, and how the space of one that was removed is freed. ``mount`` as for ``picked``. Raises
+    ``OSError``.
+    """
+    try:
+        with FilesystemContext.picked(mount) as context:
+            context.reconfigure()
+    except OSError as exc:
+        if exc.errno != errno.EROFS:
+            raise
+        # An overlay that has nothing to write to wants to hear that it stays read-only; others would become so by it.
+        with FilesystemContext.picked(mount) as context:
+            context.set_flag("ro")
+            context.reconfigure()
 
 
 def move_mount(mount: int, target: int, *, beneath: bool = False) -> None:

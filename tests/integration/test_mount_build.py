@@ -17,7 +17,7 @@ from stratum.errors import BusyError, DamagedError, NotFoundError, StratumError,
 from stratum.mount import build
 from stratum.mount.plan import LayerSyntax, Method, MountPlan
 from stratum.sys import mountinfo
-from stratum.sys.mountapi import FilesystemContext
+from stratum.sys.mountapi import FilesystemContext, refresh_mount
 from stratum.sys.proc import users_of_device
 from stratum.sys.syscalls import statx_mount_id
 from stratum.tree.model import object_path
@@ -356,3 +356,32 @@ def test_unmounting_nothing(target: Path) -> None:
         build.unmount(target)
     with pytest.raises(NotFoundError, match="nothing is mounted"):
         build.unmount(target / "missing")
+
+
+@pytest.mark.parametrize("writable", [False, True])
+def test_a_refreshed_mount_looks_for_objects_anew_and_lets_go_of_removed_ones(
+    sample: Sample, target: Path, writable: bool
+) -> None:
+    second = sample.store / "second"
+    (second / object_of(sample, sample.source / "big")[:2]).mkdir(parents=True)
+    mount(MountPlan(sample.image, (*sample.data, second), *(sample.worktree() if writable else ())), target)
+    flags = os.statvfs(target).f_flag
+    content = (target / "big").read_bytes()
+    with (target / "sub" / "deep" / "file").open("rb") as open_file:
+        gone = sample.data[0] / object_of(sample, sample.source / "big")
+        gone.rename(second / object_of(sample, sample.source / "big"))
+        (sample.data[0] / object_of(sample, sample.source / "sub" / "deep" / "file")).unlink()
+        refresh_mount(target)
+        assert (target / "big").read_bytes() == content
+        assert open_file.read() == b"deep " * 1000
+    (second / object_of(sample, sample.source / "big")).unlink()
+    assert (target / "big").read_bytes() == content  # found before, and kept
+    fd = os.open(target, os.O_PATH)
+    refresh_mount(fd)
+    os.close(fd)
+    for name in ("big", "sub/deep/file"):
+        with pytest.raises(FileNotFoundError):
+            (target / name).read_bytes()
+    assert os.statvfs(target).f_flag == flags
+    with pytest.raises(OSError, match=os.strerror(errno.EINVAL)):
+        refresh_mount(target / "sub")
