@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stratum.api.workplace import Workplace
@@ -27,20 +25,9 @@ class Session(Workplace):
 
     def access(self, *, plain_http: bool = False, ca_file: str | None = None) -> Access:
         """How registries are reached by the settings, the environment they came with, and a verb's options."""
-        from stratum.oci.access import Access, proxies_in
-        from stratum.oci.credentials import find_credentials
+        from stratum.oci.access import access_of
 
-        config = self.config
-        named = config.environment.get("SSL_CERT_FILE")
-        return Access(
-            credentials=functools.partial(find_credentials, environment=config.environment),
-            insecure_registries=config.insecure_registries,
-            plain_http=plain_http,
-            ca_file=Path(ca_file) if ca_file is not None else None,
-            authorities=(Path(named),) if named else (),
-            proxies=proxies_in(config.environment),
-            token_realms=config.token_realms,
-        )
+        return access_of(self.config, plain_http=plain_http, ca_file=ca_file)
 
     @contextmanager
     def hold(self, target: str | Ref, *, create: bool = False, timeout: float | None = None) -> Iterator[Held]:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from stratum.config import Config
 
 Credentials = Callable[[str, str], "str | None"]
 """Finds the base64 ``user:password`` for (host, repository), or None; ``credentials.IDENTITY`` is a user of its own.
@@ -46,3 +51,19 @@ def proxies_in(environment: Mapping[str, str]) -> dict[str, str]:
     """The ``proxies`` that environment variables, in capitals or not, name."""
     wanted = ("http_proxy", "https_proxy", "no_proxy")
     return {name.lower(): value for name, value in environment.items() if name.lower() in wanted and value}
+
+
+def access_of(config: Config, *, plain_http: bool = False, ca_file: str | Path | None = None) -> Access:
+    """How registries are reached by the settings, the environment they came with, and a verb's options."""
+    from stratum.oci.credentials import find_credentials
+
+    named = config.environment.get("SSL_CERT_FILE")
+    return Access(
+        credentials=functools.partial(find_credentials, environment=config.environment),
+        insecure_registries=config.insecure_registries,
+        plain_http=plain_http,
+        ca_file=Path(ca_file) if ca_file is not None else None,
+        authorities=(Path(named),) if named else (),
+        proxies=proxies_in(config.environment),
+        token_realms=config.token_realms,
+    )
