@@ -6,19 +6,41 @@ the first data layer that has it; a file whose object is in none of them cannot 
 and a workdir. Each parameter is handed to the kernel by itself, and each layer as an open file, so no character in a
 path has a meaning.
 
+A commit that is not here whole gets a **gate** (``mount.gate``): a FUSE filesystem whose directory ``ask``, as a data
+layer after the objects, lets who opens a file wait until its object is in the directory ``landing``, the layer after
+that. The last layer, ``err``, has the error where that failed.
+
 ``index=off`` is always said: with an index, a worktree could not be mounted over another base (ESTALE).
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
 
-from stratum.frozen import frozen
+from stratum.frozen import field, frozen
 from stratum.sys.mountapi import MOUNT_ATTR_NODEV, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY
 from stratum.sys.syscalls import fd_path
 from stratum.tree.overlay import Dialect
+
+
+@frozen
+class Gate:
+    """What fetches the objects of ``commit`` that the store at ``store`` does not have yet, for one mount.
+
+    ``landing`` is the directory where they wait for their names, ``runtime_dir`` that of the socket of who fetches
+    them. ``settings`` is the part of the environment by which registries are reached, ``options`` what was asked for
+    this mount. Neither is for other users' eyes.
+    """
+
+    store: Path
+    commit: str
+    landing: Path
+    runtime_dir: Path
+    settings: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, str] = field(default_factory=dict)
 
 
 @frozen
@@ -28,7 +50,8 @@ class MountPlan:
     ``data`` are directories of objects (``ab/cdef...``), at least one. ``upperdir`` and ``workdir`` come together and
     are on one filesystem. ``read_only`` refuses writes also where there is an upperdir. ``source`` is what ``findmnt``
     shows as the source; ``context`` is an SELinux label for all files. ``extra`` are ``MOUNT_ATTR_*`` of this mount
-    besides those that every mount gets. ``dialect`` is that of image and upperdir; USER needs Linux 6.16.
+    besides those that every mount gets. ``dialect`` is that of image and upperdir; USER needs Linux 6.16. ``gate`` is
+    there where objects of the commit may be missing; it needs Linux 6.5.
     """
 
     image: Path
@@ -40,6 +63,7 @@ class MountPlan:
     context: str | None = None
     extra: int = 0
     dialect: Dialect = Dialect.TRUSTED
+    gate: Gate | None = None
 
     def __post_init__(self) -> None:
         if (self.upperdir is None) != (self.workdir is None):
