@@ -50,7 +50,8 @@ class Record:
     commit; ``mountpoint`` is an absolute path as ``holder`` sees it, for whom it is mounted. ``process`` is a
     container's first process, else the one that made the mount. ``mount_id`` is None until the mount is attached, and
     unique until reboot where the kernel has such IDs; ``device`` is its filesystem's "major:minor". ``since`` is RFC
-    3339 UTC.
+    3339 UTC. ``gate`` is whether what is not here of the commit is fetched when it is read; None where nobody noted it,
+    as for mounts of versions that had no gate.
     """
 
     id: str
@@ -65,6 +66,7 @@ class Record:
     read_only: bool
     since: str
     device: str | None = None
+    gate: bool | None = None
 
     @property
     def source(self) -> str:
@@ -137,6 +139,7 @@ _RECORD_FIELDS: Mapping[str, tuple[type, ...]] = {
     "read_only": (bool,),
     "since": (str,),
     "device": (str, type(None)),
+    "gate": (bool, type(None)),
     "boot": (str, type(None)),
     "pid_namespace": (str, type(None)),
 }

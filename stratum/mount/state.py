@@ -112,12 +112,13 @@ class State:
         holder: Holder = HOST,
         process: Process | None = None,
         replacing: Record | None = None,
+        gate: bool | None = None,
     ) -> Record:
         """Reserve a mount about to be made; the record's ``source`` is to be the plan's.
 
         ``holder`` is for whom, ``process`` the one that keeps the claim alive (default: this one). ``replacing`` is the
-        mount that it is to take the place of. Raises ``BusyError`` where ``ref`` is a worktree that somebody has, or
-        where the mountpoint shows another mount of Stratum.
+        mount that it is to take the place of, ``gate`` whether the plan has a gate. Raises ``BusyError`` where ``ref``
+        is a worktree that somebody has, or where the mountpoint shows another mount of Stratum.
         """
         record = Record(
             id=os.urandom(8).hex(),
@@ -131,6 +132,7 @@ class State:
             mount_id=None,
             read_only=read_only,
             since=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            gate=gate,
         )
 
         def add(records: list[Record]) -> list[Record]:
@@ -143,11 +145,22 @@ class State:
         return record
 
     def confirm(
-        self, record: Record, mount_id: int, *, process: Process | None = None, commit: str | None = None
+        self,
+        record: Record,
+        mount_id: int,
+        *,
+        process: Process | None = None,
+        commit: str | None = None,
+        gate: bool | None = None,
     ) -> Record:
-        """Note that the claimed (or switched) mount is attached, of ``process`` and showing ``commit`` if given."""
+        """Note that the claimed (or switched) mount is attached, of ``process``, showing ``commit`` and with or without
+        ``gate`` if given."""
         confirmed = replace(
-            record, mount_id=mount_id, process=process or record.process, commit=commit or record.commit
+            record,
+            mount_id=mount_id,
+            process=process or record.process,
+            commit=commit or record.commit,
+            gate=record.gate if gate is None else gate,
         )
         found = find_mount(confirmed)
         confirmed = replace(confirmed, device=found[1].device if found is not None else None)

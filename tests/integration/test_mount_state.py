@@ -18,6 +18,7 @@ from stratum.errors import BusyError, ConflictError, DamagedError, NotFoundError
 from stratum.frozen import replace
 from stratum.mount import build, host
 from stratum.mount.plan import MountPlan
+from stratum.mount.record import record_from_json
 from stratum.mount.state import Record, State
 from stratum.store.holders import HOST, Container, Holder
 from stratum.sys import proc
@@ -472,3 +473,23 @@ def test_a_runtime_directory_that_is_anothers_is_not_used(place: Place) -> None:
 def test_reading_where_nothing_was_ever_mounted_writes_nothing(place: Place) -> None:
     assert place.state.records() == []
     assert not place.state.runtime_dir.exists()
+
+
+@pytest.mark.parametrize("before", [None, False, True])
+@pytest.mark.parametrize("after", [None, False, True])
+def test_whether_a_mount_has_a_gate_is_on_record(place: Place, before: bool | None, after: bool | None) -> None:
+    """Also what is known no more once the mount was replaced; nothing, in records of versions that had none."""
+    record = place.state.claim(
+        store=place.sample.store,
+        ref="app:v1",
+        commit="c1",
+        mountpoint=Path("/nowhere"),
+        read_only=True,
+        process=this_process(),
+        gate=before,
+    )
+    assert [found.gate for found in place.state.records()] == [before]
+    table = record.to_json()
+    del table["gate"]
+    assert record_from_json(table).gate is None
+    assert place.state.confirm(record, 7, gate=after).gate is (before if after is None else after)
