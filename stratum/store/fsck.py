@@ -19,6 +19,7 @@ from stratum.store.ancestry import ANCESTORS, Ancestry
 from stratum.store.commits import DUMP, IMAGE
 from stratum.store.facts import Facts, facts_of
 from stratum.store.findings import LOST_ATTRIBUTES, PATHS_SHOWN, UNCHECKED, Finding, Kind
+from stratum.store.keeping import RESIDENCE, read_rules
 from stratum.store.metadata import METADATA, CommitMeta
 from stratum.store.pins import PINS, read_pins
 from stratum.store.records import DIRECTORIES, is_record_name, read_record
@@ -111,6 +112,9 @@ class _Check:
             for commit in read_pins(self._layout, name).commits:
                 self._users.setdefault(commit, []).append(f"{name}:{commit}")
             self._tell_unchecked("pins", f"refs/{name}/{PINS}", name)
+        with self._telling("rules", f"refs/{name}/{RESIDENCE}", name):
+            read_rules(self._layout, name)
+            self._tell_unchecked("rules", f"refs/{name}/{RESIDENCE}", name)
 
     def _names(self, directory: str) -> list[str]:
         try:

@@ -7,7 +7,8 @@
     |-- objects/ab/cdef...             file contents by fs-verity digest (``store.objects``)
     |-- commits/<metadata_hash>/       metadata.toml, commit.cfs, tree.dump.zst (``store.commits``), ancestors
     |                                  (``store.ancestry``)
-    |-- refs/<name>/                   tags/, worktrees/, log.jsonl (``store.namespaces``), pins.toml (``store.pins``)
+    |-- refs/<name>/                   tags/, worktrees/, log.jsonl (``store.namespaces``), pins.toml (``store.pins``),
+    |                                  residence.toml (``store.keeping``)
     |-- refs/<name>.lock               flock (``store.locks``)
     |-- mounts/                        mounts that outlive a reboot, where there are any (``store.bootmounts``)
     |-- csi/, volumes/                 what services keep (``store.records``)

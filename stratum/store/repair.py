@@ -76,6 +76,7 @@ class _Repair:
             ("mount", self._mount),
             ("record", self._record),
             ("pins", self._worktree),
+            ("rules", self._rules),
             ("reflog", self._reflog),
         ):
             self._each(kind, step)
@@ -168,6 +169,13 @@ class _Repair:
         if self._take(finding) is not None:
             finding.problem += "; it is in quarantine now"
         return None
+
+    def _rules(self, finding: Finding) -> str | None:
+        """As a worktree's file; without rules, nothing of the stratum is kept but what only this store has."""
+        repaired = self._worktree(finding)
+        if repaired is None:
+            finding.problem += "; 'stratum realize' sets rules anew"
+        return repaired
 
     def _mount(self, finding: Finding) -> str | None:
         """As a worktree's file; what a record said is lost with it, and the person is told."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from stratum.errors import ExistsError, NotFoundError
 from stratum.store.bootmounts import BootMounts
 from stratum.store.commits import Commits
+from stratum.store.keeping import Keeping
 from stratum.store.layout import Layout, create_layout, open_layout
 from stratum.store.locks import StoreLocks
 from stratum.store.namespaces import Namespaces
@@ -38,6 +39,7 @@ class Store(Refs):
         self.residence = Residence(self.objects, self.sources, self._dump)
         self.commits = Commits(layout, self.residence, self.sources, self.transactions)
         self.namespaces = Namespaces(layout, self.locks, self.transactions)
+        self.keeping = Keeping(layout, self.locks, self.transactions, self.namespaces)
         self.reflog = Reflog(layout)
         parts = (layout, self.locks, self.transactions, self.namespaces, self.commits, self.reflog)
         self.tags = Tags(*parts)

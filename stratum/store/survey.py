@@ -17,6 +17,7 @@ from stratum.store.ancestry import ANCESTORS
 from stratum.store.bootmounts import is_record_name
 from stratum.store.commits import DUMP, IMAGE
 from stratum.store.findings import Finding, Kind
+from stratum.store.keeping import RESIDENCE
 from stratum.store.layout import DIRECTORIES, FORMAT_FILE, Layout
 from stratum.store.metadata import METADATA
 from stratum.store.objects import Objects
@@ -28,7 +29,7 @@ from stratum.sys.atomic import is_temporary
 QUARANTINE = "quarantine"
 _SERVICES = {directory.partition("/")[0] for directory in RECORDS}
 _TOP = {FORMAT_FILE, "lock", "cache", QUARANTINE, "lost+found", "mounts", *_SERVICES, *DIRECTORIES}
-_STRATUM = {"tags", "worktrees", "log.jsonl", PINS}
+_STRATUM = {"tags", "worktrees", "log.jsonl", PINS, RESIDENCE}
 _COMMIT = {METADATA, DUMP, IMAGE, ANCESTORS}
 _WORKTREE = {"upperdir", "workdir", "meta.toml", "lease.toml", "switch.toml", "mark"}
 _THE_KERNELS = {"upperdir", "workdir"}

@@ -28,6 +28,7 @@ from stratum.refs import parse_ref
 from stratum.store.catalog import Blob, Catalog, NewPack, write_catalog
 from stratum.store.clock import utc_now
 from stratum.store.frames import FrameReader
+from stratum.store.keeping import parse_rules
 from stratum.store.metadata import CommitMeta
 from stratum.store.reflog import parse_entry
 from stratum.store.sources import CommitSource, read_sources, write_sources
@@ -109,6 +110,7 @@ PARSERS: dict[str, tuple[Callable[[bytes], object], bytes]] = {
     "tables": (lambda data: read_tables(data, "a file"), write_tables({"lease": {"container": "c"}}, "x")),
     "catalog": (read_whole_catalog, CATALOG),
     "sources": (lambda data: read_sources(data, "a file"), SOURCES),
+    "residence": (lambda data: parse_rules(data, "a file"), b'[residence]\n"/" = "real"\n"/a\\\\x20b" = "unreal"\n'),
     "reflog": (parse_entry, b'{"when":"2026","kind":"tag","which":"a","old":null,"new":"%b","why":""}' % HASH.encode()),
     "dump": (read_dump, DUMP),
     "zstd": (lambda data: list(FrameReader(data).pieces()), pyzstd.compress(DUMP)),
