@@ -9,14 +9,16 @@ that others than root and the caller own or can write, or one in such a director
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from stratum import toml
-from stratum.errors import UsageError
+from stratum.errors import UsageError, quoted
 from stratum.frozen import frozen
 from stratum.sys.smallfile import read_trusted
 
+NO_LIMIT = 1 << 62
+"""As a number of bytes: whatever there is room for."""
 SYSTEM_CONFIG = Path("/etc/stratum/config.toml")
 _MAX_FILE = 1 << 20
 
@@ -58,13 +60,35 @@ SETTINGS = (
         "HOST[:PORT]=URL list, comma-separated (in the file a table): registries whose tokens come from another host,"
         " which may be sent the registry's passwords.",
     ),
+    Setting(
+        "cache_max",
+        "STRATUM_CACHE_MAX",
+        "what 'stratum cache limit' set, else none",
+        "Bytes that content which can be fetched again may take, such as 50G.",
+    ),
+    Setting(
+        "cache_min_free",
+        "STRATUM_CACHE_MIN_FREE",
+        "what 'stratum cache limit' set, else 15",
+        "Percent of the store's file system that such content leaves free.",
+    ),
+    Setting(
+        "cache_verified_hours",
+        "STRATUM_CACHE_VERIFIED_HOURS",
+        "6",
+        "Hours for which a source that was seen to have content is believed when that is to be evicted.",
+    ),
     Setting("jobs", "STRATUM_JOBS", "number of processors", "Worker processes that read and hash files."),
 )
 
 
 @frozen
 class Config:
-    """The settings in force. ``environment`` is the environment they were read from, for programs started with it."""
+    """The settings in force. ``environment`` is the environment they were read from, for programs started with it.
+
+    ``cache_max`` (bytes, ``NO_LIMIT`` for none) and ``cache_min_free`` (percent) are None where nobody set them: then
+    what is noted in the store counts.
+    """
 
     store: Path
     runtime_dir: Path
@@ -73,6 +97,9 @@ class Config:
     token_realms: Mapping[str, str]
     jobs: int
     environment: Mapping[str, str]
+    cache_max: int | None = None
+    cache_min_free: int | None = None
+    cache_verified_hours: int = 6
 
 
 def load_config(environ: Mapping[str, str] | None = None, **overrides: str | None) -> Config:
@@ -99,6 +126,9 @@ def load_config(environ: Mapping[str, str] | None = None, **overrides: str | Non
         token_realms=_pairs(values.get("token_realms", ""), "token_realms"),
         jobs=_count(values.get("jobs")),
         environment=env,
+        cache_max=_optional(parse_bytes, values.get("cache_max"), "cache_max"),
+        cache_min_free=_optional(parse_percent, values.get("cache_min_free"), "cache_min_free"),
+        cache_verified_hours=_hours(values.get("cache_verified_hours")),
     )
 
 
@@ -119,7 +149,7 @@ def _file_values(path: Path) -> dict[str, str]:
     for key, value in table.items():
         if key not in known:
             raise UsageError(f"{path}: unknown key {key!r}", hint=f"known keys: {', '.join(sorted(known))}")
-        values[key] = _text(value, f"{path}: {key}", number=key == "jobs")
+        values[key] = _text(value, f"{path}: {key}", number=key in _NUMBERS)
     return values
 
 
@@ -168,6 +198,44 @@ def _is_url(text: str) -> bool:
 
 
 _PAIR = 'write it as token_realms = { "registry.example.com" = "https://gitlab.example.com" }'
+
+
+_NUMBERS = {"jobs", "cache_max", "cache_min_free", "cache_verified_hours"}
+_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+
+
+def parse_bytes(text: str, what: str) -> int:
+    """A number of bytes: ``123``, ``50G``, ``1.5 TiB`` (by 1024), ``NO_LIMIT`` for ``none``. ``UsageError``."""
+    word = text.strip().lower()
+    if word == "none":
+        return NO_LIMIT
+    word = word.removesuffix("ib") if word.endswith("ib") else word.removesuffix("b")
+    unit = word[-1:] if word[-1:] in ("k", "m", "g", "t") else ""
+    number, _, fraction = word.removesuffix(unit).strip().partition(".")
+    digits = number + fraction
+    if not (number and digits.isascii() and digits.isdecimal() and len(digits) <= 19):
+        raise UsageError(f"{what} must be a number of bytes such as 50G, or none, not {quoted(text)}")
+    return min(int(int(digits) * _UNITS[unit] // 10 ** len(fraction)), NO_LIMIT)
+
+
+def parse_percent(text: str, what: str) -> int:
+    """A whole number from 0 to 99, with or without a percent sign. ``UsageError``."""
+    word = text.strip().removesuffix("%").strip()
+    if not (word.isascii() and word.isdecimal() and len(word) <= 2):
+        raise UsageError(f"{what} must be a percentage from 0 to 99, not {quoted(text)}")
+    return int(word)
+
+
+def _optional(parse: Callable[[str, str], int], value: str | None, what: str) -> int | None:
+    return parse(value, what) if value else None
+
+
+def _hours(value: str | None) -> int:
+    if not value:
+        return 6
+    if not (value.isascii() and value.isdecimal() and len(value) <= 4):
+        raise UsageError(f"cache_verified_hours must be a number of hours up to 9999, not {quoted(value)}")
+    return int(value)
 
 
 def _count(value: str | None) -> int:

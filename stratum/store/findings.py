@@ -30,8 +30,8 @@ Kind = Literal[
 ]
 """``commit`` is one that a ref names and the store does not have; ``directory`` a
 missing one; ``symlink`` one that somebody planted; ``stray`` a
-file that no store has; ``rules`` those of residence (``store.keeping``); ``mount`` the record of one that outlives a
-reboot; ``record`` one of a service (``store.records``); ``state`` the record of mounts."""
+file that no store has; ``rules`` those of residence (``store.keeping``, ``store.budget``); ``mount`` the record of one
+that outlives a reboot; ``record`` one of a service (``store.records``); ``state`` the record of mounts."""
 
 PATHS_SHOWN = 5
 UNCHECKED = "its check is gone"

@@ -16,6 +16,7 @@ from stratum.errors import DamagedError, NotFoundError, StratumError, os_error_t
 from stratum.progress import Progress
 from stratum.refs import is_name
 from stratum.store.ancestry import ANCESTORS, Ancestry
+from stratum.store.budget import BUDGET, parse_budget
 from stratum.store.commits import DUMP, IMAGE
 from stratum.store.facts import Facts, facts_of
 from stratum.store.findings import LOST_ATTRIBUTES, PATHS_SHOWN, UNCHECKED, Finding, Kind
@@ -76,6 +77,7 @@ class _Check:
             self._stratum(name)
         self._boot_mounts()
         self._records()
+        self._budget()
         present = set(self._store.commits.list())
         for commit, users in sorted(self._users.items()):
             if not self._store.commits.exists(commit):
@@ -207,6 +209,11 @@ class _Check:
                     with self._telling("record", path, hurts), suppress(FileNotFoundError):
                         if not read_record(self._layout, self._layout.root / path)[1]:
                             self._tell(Finding("record", path, UNCHECKED, [hurts]))
+
+    def _budget(self) -> None:
+        with self._telling("rules", BUDGET, "the limits of the cache"), suppress(FileNotFoundError):
+            parse_budget(self._layout.read_beneath(self._layout.root / BUDGET), BUDGET)
+            self._tell_unchecked("rules", BUDGET, "the limits of the cache")
 
     def _names_of_boot_mounts(self) -> list[str]:
         try:

@@ -4,6 +4,7 @@
 
     store/                             0700, owned by the user who runs Stratum or by root
     |-- stratum.toml                   format = 1; written last, so its presence means a whole store
+    |-- cache.toml                     limits (``store.budget``), where somebody set some
     |-- objects/ab/cdef...             file contents by fs-verity digest (``store.objects``)
     |-- commits/<metadata_hash>/       metadata.toml, commit.cfs, tree.dump.zst (``store.commits``), ancestors
     |                                  (``store.ancestry``)

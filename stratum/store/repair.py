@@ -171,10 +171,10 @@ class _Repair:
         return None
 
     def _rules(self, finding: Finding) -> str | None:
-        """As a worktree's file; without rules, nothing of the stratum is kept but what only this store has."""
+        """As a worktree's file; without rules, nothing is kept but what only this store has."""
         repaired = self._worktree(finding)
         if repaired is None:
-            finding.problem += "; 'stratum realize' sets rules anew"
+            finding.problem += "; 'stratum realize' and 'stratum cache limit' set them anew"
         return repaired
 
     def _mount(self, finding: Finding) -> str | None:

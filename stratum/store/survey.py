@@ -15,6 +15,7 @@ from stratum.errors import DamagedError
 from stratum.refs import is_hash, is_name
 from stratum.store.ancestry import ANCESTORS
 from stratum.store.bootmounts import is_record_name
+from stratum.store.budget import BUDGET
 from stratum.store.commits import DUMP, IMAGE
 from stratum.store.findings import Finding, Kind
 from stratum.store.keeping import RESIDENCE
@@ -28,7 +29,7 @@ from stratum.sys.atomic import is_temporary
 
 QUARANTINE = "quarantine"
 _SERVICES = {directory.partition("/")[0] for directory in RECORDS}
-_TOP = {FORMAT_FILE, "lock", "cache", QUARANTINE, "lost+found", "mounts", *_SERVICES, *DIRECTORIES}
+_TOP = {FORMAT_FILE, BUDGET, "lock", "cache", QUARANTINE, "lost+found", "mounts", *_SERVICES, *DIRECTORIES}
 _STRATUM = {"tags", "worktrees", "log.jsonl", PINS, RESIDENCE}
 _COMMIT = {METADATA, DUMP, IMAGE, ANCESTORS}
 _WORKTREE = {"upperdir", "workdir", "meta.toml", "lease.toml", "switch.toml", "mark"}

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from stratum import config
-from stratum.config import load_config
+from stratum.config import NO_LIMIT, load_config
 from stratum.errors import UsageError
 
 
@@ -194,3 +194,43 @@ def test_every_setting_has_a_variable_and_help() -> None:
     for setting in config.SETTINGS:
         assert setting.env == "STRATUM_" + setting.key.upper()
         assert setting.help.endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("0", 0),
+        ("123", 123),
+        ("50G", 50 << 30),
+        ("1.5 TiB", 3 << 39),
+        ("2mb", 2 << 20),
+        ("10b", 10),
+        ("none", NO_LIMIT),
+        ("9" * 19 + "T", NO_LIMIT),
+    ],
+)
+def test_a_number_of_bytes(text: str, size: int) -> None:
+    assert load_config({"STRATUM_CACHE_MAX": text}).cache_max == size
+
+
+@pytest.mark.parametrize("text", ["-1", "1e9", "G", "50 X", "1..5", "٣", "50GG", ".5", "9" * 20, "ib", " "])
+def test_what_is_no_number_of_bytes(text: str) -> None:
+    with pytest.raises(UsageError, match="cache_max"):
+        load_config({"STRATUM_CACHE_MAX": text})
+
+
+@pytest.mark.parametrize("text", ["100", "-1", "x", "%", "1.5"])
+def test_what_is_no_percentage(text: str) -> None:
+    with pytest.raises(UsageError, match="cache_min_free"):
+        load_config({"STRATUM_CACHE_MIN_FREE": text})
+
+
+def test_limits_of_the_cache(system_config: Path) -> None:
+    found = load_config({})
+    assert (found.cache_max, found.cache_min_free, found.cache_verified_hours) == (None, None, 6)
+    system_config.write_text('cache_max = "10G"\ncache_min_free = 20\ncache_verified_hours = 0\n')
+    found = load_config({"STRATUM_CACHE_MIN_FREE": "5%"})
+    assert (found.cache_max, found.cache_min_free, found.cache_verified_hours) == (10 << 30, 5, 0)
+    for text in ("x", "99999", "-1"):
+        with pytest.raises(UsageError, match="cache_verified_hours"):
+            load_config({"STRATUM_CACHE_VERIFIED_HOURS": text})

@@ -25,6 +25,7 @@ from stratum.oci.imageindex import LAYOUT_VERSION, check_version, digest_of_tag,
 from stratum.oci.target import parse_target
 from stratum.oci.transport import origin
 from stratum.refs import parse_ref
+from stratum.store.budget import parse_budget
 from stratum.store.catalog import Blob, Catalog, NewPack, write_catalog
 from stratum.store.clock import utc_now
 from stratum.store.frames import FrameReader
@@ -111,6 +112,7 @@ PARSERS: dict[str, tuple[Callable[[bytes], object], bytes]] = {
     "catalog": (read_whole_catalog, CATALOG),
     "sources": (lambda data: read_sources(data, "a file"), SOURCES),
     "residence": (lambda data: parse_rules(data, "a file"), b'[residence]\n"/" = "real"\n"/a\\\\x20b" = "unreal"\n'),
+    "budget": (lambda data: parse_budget(data, "a file"), b"[cache]\nmax = 10\nmin_free = 15\n"),
     "reflog": (parse_entry, b'{"when":"2026","kind":"tag","which":"a","old":null,"new":"%b","why":""}' % HASH.encode()),
     "dump": (read_dump, DUMP),
     "zstd": (lambda data: list(FrameReader(data).pieces()), pyzstd.compress(DUMP)),

@@ -1,0 +1,84 @@
+"""How much room content may take that can be fetched again: ``cache.toml`` of a store.
+
+::
+
+    [cache]  max (bytes, where there is a limit), min_free (percent of the file system, where it is not the default)
+    [check]  tells changed bytes (``store.tables``)
+
+There is no file where nobody set a limit. What the settings (``config``) say comes first.
+"""
+
+from __future__ import annotations
+
+import os
+
+from stratum.config import NO_LIMIT, Config
+from stratum.errors import DamagedError
+from stratum.frozen import frozen
+from stratum.store.layout import Layout, storage_error
+from stratum.store.tables import Tables, read_tables, write_tables
+from stratum.store.transaction import Transactions
+
+BUDGET = "cache.toml"
+MIN_FREE = 15
+"""Percent. Kubelets begin to throw pods out at 10."""
+
+
+@frozen
+class Budget:
+    """``max`` is in bytes, ``min_free`` in percent of the file system; ``is_set`` says whether anybody chose either."""
+
+    max: int = NO_LIMIT
+    min_free: int = MIN_FREE
+    is_set: bool = False
+
+    def excess(self, layout: Layout, held: int, coming: int = 0) -> int:
+        """The bytes that must go for ``coming`` more to fit in, where content that can be fetched again takes ``held``;
+        0 or less where they do. Raises ``StratumError``."""
+        try:
+            disk = os.statvfs(layout.root)
+        except OSError as exc:
+            raise storage_error(exc, f"look at the file system of {layout.root}") from None
+        free, size = disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize
+        return max(held + coming - self.max, size * self.min_free // 100 + coming - free)
+
+
+def read_budget(layout: Layout, config: Config) -> Budget:
+    """The budget of the store. ``DamagedError``."""
+    noted = _noted(layout)
+    limit = config.cache_max if config.cache_max is not None else noted.get("max", NO_LIMIT)
+    free = config.cache_min_free if config.cache_min_free is not None else noted.get("min_free", MIN_FREE)
+    return Budget(limit, free, bool(noted) or config.cache_max is not None or config.cache_min_free is not None)
+
+
+def set_budget(
+    layout: Layout, transactions: Transactions, *, limit: int | None = None, min_free: int | None = None
+) -> None:
+    """Note a ``limit`` (bytes), ``min_free`` (percent), or both, in the store, durably."""
+    with transactions.begin("setting the limits of the cache") as tx:
+        try:
+            noted = _noted(layout)
+        except DamagedError:
+            noted = {}
+        noted.update({key: value for key, value in (("max", limit), ("min_free", min_free)) if value is not None})
+        tx.place_file(write_tables({"cache": noted}, "the limits of the cache"), layout.root / BUDGET)
+
+
+def parse_budget(data: bytes, where: str) -> dict[str, int]:
+    """What the file ``where`` notes. ``DamagedError``."""
+    tables = Tables(read_tables(data, where), where)
+    noted = {key: tables.count("cache", key) for key in ("max", "min_free") if tables.has("cache", key)}
+    if noted.get("max", 0) > NO_LIMIT or noted.get("min_free", 0) > 99:
+        raise DamagedError(f"{where} has a limit that cannot be", hint="set it again with 'stratum cache limit'")
+    return noted
+
+
+def _noted(layout: Layout) -> dict[str, int]:
+    path = layout.root / BUDGET
+    try:
+        data = layout.read_beneath(path)
+    except FileNotFoundError:
+        return {}
+    except OSError as exc:
+        raise storage_error(exc, f"read {path}") from None
+    return parse_budget(data, str(path))
