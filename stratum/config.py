@@ -17,8 +17,11 @@ from stratum.errors import UsageError, quoted
 from stratum.frozen import frozen
 from stratum.sys.smallfile import read_trusted
 
+PULLS = ("whole", "lazy")
+PREFETCHES = ("none", "profile", "all")
 NO_LIMIT = 1 << 62
 """As a number of bytes: whatever there is room for."""
+
 SYSTEM_CONFIG = Path("/etc/stratum/config.toml")
 _MAX_FILE = 1 << 20
 
@@ -78,13 +81,27 @@ SETTINGS = (
         "6",
         "Hours for which a source that was seen to have content is believed when that is to be evicted.",
     ),
+    Setting(
+        "pull",
+        "STRATUM_PULL",
+        "whole",
+        "What a pull brings that is not told: 'whole' (every file) or 'lazy' (each file when it is first read).",
+    ),
+    Setting(
+        "prefetch",
+        "STRATUM_PREFETCH",
+        "profile",
+        "What is fetched of a mounted commit that is not here whole before anybody asks: 'none', 'profile' (what was"
+        " read first, the last time) or 'all'.",
+    ),
     Setting("jobs", "STRATUM_JOBS", "number of processors", "Worker processes that read and hash files."),
 )
 
 
 @frozen
 class Config:
-    """The settings in force. ``environment`` is the environment they were read from, for programs started with it.
+    """The settings in force. ``lazy`` is whether a pull that is not told is lazy. ``environment`` is the environment
+    they were read from, for programs started with it.
 
     ``cache_max`` (bytes, ``NO_LIMIT`` for none) and ``cache_min_free`` (percent) are None where nobody set them: then
     what is noted in the store counts.
@@ -95,6 +112,8 @@ class Config:
     registry: str | None
     insecure_registries: tuple[str, ...]
     token_realms: Mapping[str, str]
+    lazy: bool
+    prefetch: str
     jobs: int
     environment: Mapping[str, str]
     cache_max: int | None = None
@@ -124,6 +143,8 @@ def load_config(environ: Mapping[str, str] | None = None, **overrides: str | Non
         registry=values.get("registry") or None,
         insecure_registries=tuple(h.strip() for h in values.get("insecure_registries", "").split(",") if h.strip()),
         token_realms=_pairs(values.get("token_realms", ""), "token_realms"),
+        lazy=_choice(values.get("pull"), "pull", PULLS) == "lazy",
+        prefetch=_choice(values.get("prefetch") or "profile", "prefetch", PREFETCHES),
         jobs=_count(values.get("jobs")),
         environment=env,
         cache_max=_optional(parse_bytes, values.get("cache_max"), "cache_max"),
@@ -236,6 +257,15 @@ def _hours(value: str | None) -> int:
     if not (value.isascii() and value.isdecimal() and len(value) <= 4):
         raise UsageError(f"cache_verified_hours must be a number of hours up to 9999, not {quoted(value)}")
     return int(value)
+
+
+def _choice(value: str | None, key: str, choices: tuple[str, ...]) -> str:
+    """``value``, by default the first of ``choices``."""
+    if value is None:
+        return choices[0]
+    if value not in choices:
+        raise UsageError(f"{key} must be one of {', '.join(choices)}, not {value[:80]!r}")
+    return value
 
 
 def _count(value: str | None) -> int:

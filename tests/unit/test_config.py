@@ -25,6 +25,7 @@ def test_the_defaults_of_root(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.runtime_dir == Path("/run/stratum")
     assert found.registry is None
     assert found.insecure_registries == ()
+    assert (found.lazy, found.prefetch) == (False, "profile")
     assert found.jobs >= 1
 
 
@@ -109,6 +110,19 @@ def test_a_relative_path_is_below_the_working_directory(monkeypatch: pytest.Monk
 def test_bad_jobs(jobs: str) -> None:
     with pytest.raises(UsageError, match="jobs"):
         load_config({"STRATUM_JOBS": jobs})
+
+
+def test_what_a_pull_brings_that_is_not_told(system_config: Path) -> None:
+    system_config.write_text('pull = "lazy"\nprefetch = "all"\n')
+    assert (load_config({}).lazy, load_config({}).prefetch) == (True, "all")
+    environ = {"STRATUM_PULL": "whole", "STRATUM_PREFETCH": "none"}
+    assert (load_config(environ).lazy, load_config(environ).prefetch) == (False, "none")
+
+
+@pytest.mark.parametrize("name", ["STRATUM_PULL", "STRATUM_PREFETCH"])
+def test_one_of_a_few_words(name: str) -> None:
+    with pytest.raises(UsageError, match=r"must be one of .*, not 'some\\nthing'"):
+        load_config({name: "some\nthing"})
 
 
 @pytest.mark.parametrize(
