@@ -8,6 +8,8 @@
     destinations = ["/data", "/srv/*"]   # paths in the container; default: all
     namespaces = ["team-a"]         # Kubernetes namespaces; default: all
     access = "ro"                   # "ro" or "rw"; default: rw, which includes ro. "ro" makes nothing out of nothing
+    pull = true                     # and, with the option lazy, have a missing tag fetched from the registry of the
+                                    # settings, with the credentials that root has there; default: false
 
 Patterns are those of the shell, with ``*`` matching '/' too. A ref that is a commit hash, or may be the beginning of
 one, reaches any stratum's content: only a rule with ``strata = ["*"]`` (or none) lets it through.
@@ -69,9 +71,10 @@ class Rule:
     destinations: tuple[str, ...] = _ALL
     namespaces: tuple[str, ...] = _ALL
     read_only: bool = False
+    pull: bool = False
 
     def allows(self, caller: Caller, volume: Volume) -> bool:
-        """Whether this rule lets ``caller`` mount ``volume``, and make it from its ``create`` base."""
+        """Whether this rule lets ``caller`` mount ``volume``, make it from its ``create`` base, and fetch that."""
         refs = [volume.ref] if volume.create is None else [volume.ref, volume.create]
         return (
             caller.engine == self.engine
@@ -79,6 +82,7 @@ class Rule:
             and _matches(self.destinations, volume.destination)
             and _matches(self.namespaces, caller.namespace)
             and (not self.read_only or (volume.read_only and not _brings_content(volume)))
+            and (self.pull or not volume.lazy)
         )
 
 
@@ -95,8 +99,9 @@ class Policy:
         if not allowed:
             who = f"{caller.engine} namespace {caller.namespace}" if caller.namespace else caller.engine
             access = "read-only" if volume.read_only else "writable"
+            lazily = ", with 'lazy'" if volume.lazy else ""
             raise ForbiddenError(
-                f"policy: {who} may not mount {volume.ref} {access} at {volume.destination}",
+                f"policy: {who} may not mount {volume.ref} {access} at {volume.destination}{lazily}",
                 hint=f"an administrator can allow it in {POLICY_FILE}",
             )
 
@@ -142,13 +147,16 @@ def parse_policy(data: bytes, path: Path = POLICY_FILE) -> Policy:
 def _rule(table: object, what: str) -> Rule:
     if not isinstance(table, dict):
         raise UsageError(f"{what} is not a table", hint="write [[allow]] above each rule")
-    _check_keys(table, ("engine", "strata", "destinations", "namespaces", "access"), what)
+    _check_keys(table, ("engine", "strata", "destinations", "namespaces", "access", "pull"), what)
     engine = table.get("engine")
     if engine not in ENGINES:
         raise UsageError(f'{what}: engine must be "podman" or "kubernetes"')
     access = table.get("access", "rw")
     if access not in ("ro", "rw"):
         raise UsageError(f'{what}: access must be "ro" or "rw"')
+    pull = table.get("pull", False)
+    if not isinstance(pull, bool):
+        raise UsageError(f"{what}: pull must be true or false")
     if engine == PODMAN and "namespaces" in table:
         raise UsageError(f"{what}: namespaces are for Kubernetes")
     return Rule(
@@ -157,6 +165,7 @@ def _rule(table: object, what: str) -> Rule:
         destinations=_patterns(table, "destinations", what),
         namespaces=_patterns(table, "namespaces", what),
         read_only=access == "ro",
+        pull=pull,
     )
 
 

@@ -16,12 +16,19 @@
                     tag=TEMPLATE           move this tag of the stratum to that commit; the template may use
                                            {name} {worktree} {container} {time} {commit}
                     scratch                a writable view of a tag or commit whose changes are thrown away
+                    lazy                   a tag that is not here is fetched from the registry of the settings: its
+                                           names at once, each file when it is first read
+                    prefetch=none|profile|all
+                                           what is fetched of a commit that is not here whole before anybody asks
 
 What a worktree begins with is looked at when it is made, and never again; the worktree ``main`` is made from the tag
 ``latest`` where ``create`` says nothing else.
 
 NAME alone is the worktree ``main``; with ``scratch``, which wants a commit, the last commit of ``main``, or the tag
 ``latest`` where there is no ``main`` (see stratum.refs).
+
+``lazy`` is for the tag that the volume shows or that a worktree is made from; it means nothing where the store has that
+tag. A commit that is not here whole is read through the gate with it and without.
 
 Options are separated by ',' or ';'. Podman before 5.0 splits what follows ``--annotation`` at commas itself, so there
 only ';' keeps them together; what such a split leaves over is recognised and refused, because losing
@@ -33,9 +40,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from stratum.config import PREFETCHES
 from stratum.errors import StratumError, UsageError, quoted
 from stratum.frozen import frozen
-from stratum.refs import DEFAULT_WORKTREE, Ref, is_hash, parse_ref
+from stratum.refs import DEFAULT_TAG, DEFAULT_WORKTREE, Ref, is_hash, parse_ref
 from stratum.store.holders import Container, Holder, Promise
 from stratum.tree.rootchange import AS_IT_IS, RootChange, parse_id, parse_mode
 from stratum.volumes.tagtemplate import check_template
@@ -52,8 +60,8 @@ _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _SEPARATOR = re.compile("[,;]")
 _COMMIT = ("on-stop", "never")
-_FLAGS = ("ro", "rw", "scratch", "copy-up")
-_WITH_VALUE = ("create", "commit", "tag", "uid", "gid", "mode")
+_FLAGS = ("ro", "rw", "scratch", "copy-up", "lazy")
+_WITH_VALUE = ("create", "commit", "tag", "uid", "gid", "mode", "prefetch")
 _ROOT = ("uid", "gid", "mode")
 _RUNTIME_OWNED = ("proc", "sys")
 
@@ -77,7 +85,8 @@ class Volume:
     normalised (absolute, no empty, '.' or '..' component, not '/'). ``create`` is the ref a missing worktree is made
     from, ``create_empty`` says that it is made from nothing; ``root`` and ``copy_up`` are for one that is made.
     ``commit`` is whether the worktree is committed when the container has stopped, ``tag`` the checked template of the
-    tag that then moves.
+    tag that then moves. ``lazy`` is whether ``fetched`` may be fetched from elsewhere, ``prefetch`` what is fetched of
+    the commit before anybody asks (None: what the settings say).
     """
 
     id: str
@@ -91,6 +100,13 @@ class Volume:
     create_empty: bool = False
     root: RootChange = AS_IT_IS
     copy_up: bool = False
+    lazy: bool = False
+    prefetch: str | None = None
+
+    @property
+    def fetched(self) -> Ref | None:
+        """The tag that the volume shows, or that its worktree is made from; None where that is no tag."""
+        return _tag_behind(self.ref, self.create, self.create_empty)
 
     @property
     def beginning(self) -> Beginning:
@@ -178,7 +194,8 @@ def _can_be_option(key: str, value: str) -> bool:
         _parsed_root({key: value})
     except UsageError:
         return False
-    return key != "commit" or value in _COMMIT
+    choices = {"commit": _COMMIT, "prefetch": PREFETCHES}.get(key)
+    return choices is None or value in choices
 
 
 def _volume(
@@ -189,6 +206,7 @@ def _volume(
     read_only = "ro" in options or (full.worktree is None and not scratch)
     _check_combination(full, options)
     _check_beginning(full, options)
+    _check_lazy(full, options)
     tag = options.get("tag")
     if tag is not None:
         check_template(tag, holder.field, name=full.name, worktree=full.worktree or "")
@@ -205,6 +223,8 @@ def _volume(
         create_empty="create" in options and create is None,
         root=_parsed_root(options),
         copy_up="copy-up" in options,
+        lazy="lazy" in options,
+        prefetch=options.get("prefetch"),
     )
 
 
@@ -238,13 +258,14 @@ def _options(text: str) -> dict[str, str | None]:
             raise UsageError(
                 f"unknown option {quoted(item)}",
                 hint="options: ro, rw, create, create=BASE, uid=N, gid=N, mode=OCTAL, copy-up, "
-                "commit=on-stop|never, tag=TEMPLATE, scratch",
+                "commit=on-stop|never, tag=TEMPLATE, scratch, lazy, prefetch=none|profile|all",
             )
         if key in found:
             raise UsageError(f"option {key!r} is given twice")
         found[key] = value if equals else None
-    if found.get("commit") not in (None, *_COMMIT):
-        raise UsageError(f"commit={found['commit']} is not known", hint="use commit=on-stop or commit=never")
+    for key, choices in (("commit", _COMMIT), ("prefetch", PREFETCHES)):
+        if found.get(key) not in (None, *choices):
+            raise UsageError(f"{key}={found[key]} is not known", hint=f"use {key}={f' or {key}='.join(choices)}")
     return found
 
 
@@ -286,6 +307,29 @@ def _check_beginning(ref: Ref, options: Mapping[str, str | None]) -> None:
             f"option {found!r} is for a worktree that is made, and {ref} is not made here",
             hint="add create=BASE, or create for an empty one; 'worktree add' has --uid, --gid and --mode",
         )
+
+
+def _check_lazy(ref: Ref, options: Mapping[str, str | None]) -> None:
+    """Refuse ``lazy`` where there is no tag to look for: it would never have an effect."""
+    create = options.get("create")
+    base = parse_ref(create) if create is not None else None
+    if "lazy" in options and _tag_behind(ref, base, "create" in options and base is None) is None:
+        raise UsageError(
+            f"option 'lazy' is for a tag that may have to be fetched, and {base or ref} is none",
+            hint="name NAME:TAG, or a worktree that is made from one: create=NAME:TAG",
+        )
+
+
+def _tag_behind(ref: Ref, base: Ref | None, empty: bool) -> Ref | None:
+    if ref.worktree is not None:
+        if base is None and not empty and ref.worktree == DEFAULT_WORKTREE:
+            base = Ref(ref.name)
+        if base is None:
+            return None
+        ref = base
+    if ref.worktree is not None or is_hash(ref.tag or ref.name):
+        return None
+    return Ref(ref.name, tag=ref.tag or DEFAULT_TAG)
 
 
 def _destination(text: str) -> str:

@@ -70,6 +70,17 @@ def test_the_base_of_a_new_worktree_counts_too() -> None:
     assert not allowed(policy, TEAM_A, "a+new:/data:create=secret:v1")
 
 
+def test_what_is_not_here_is_fetched_where_a_rule_says_so() -> None:
+    rule = b'[[allow]]\nengine = "kubernetes"\nstrata = ["a"]\naccess = "ro"\n'
+    assert allowed(Policy(), PODMAN, "a:v1:/data:lazy")
+    assert not allowed(parse_policy(rule), TEAM_A, "a:v1:/data:lazy")
+    with pytest.raises(ForbiddenError, match="may not mount a:v1 read-only at /data, with 'lazy'"):
+        parse_policy(rule).check(TEAM_A, parse_volume("v", "a:v1:/data:lazy"))
+    assert allowed(parse_policy(rule), TEAM_A, "a:v1:/data:prefetch=none")
+    assert allowed(parse_policy(rule + b"pull = true"), TEAM_A, "a:v1:/data:lazy")
+    assert not allowed(parse_policy(rule + b"pull = true"), TEAM_A, "b:v1:/data:lazy")
+
+
 @pytest.mark.parametrize(
     "value",
     [f"{HASH}:/data", f"a:{HASH}:/data", "a:0123abc:/data", f"a:/d:create={HASH}", "a:/d:create=0123abc"],
@@ -105,6 +116,7 @@ def test_a_pod_cannot_pass_for_podman() -> None:
         (b'[[allow]]\nengine = "podman"\nstrata = "x"', "strata is not a list"),
         (b'[[allow]]\nengine = "podman"\nstrata = [1]', "strata is not a list"),
         (b'[[allow]]\nengine = "podman"\naccess = "w"', "access must be"),
+        (b'[[allow]]\nengine = "podman"\npull = "yes"', "pull must be"),
         (b'[[allow]]\nengine = "podman"\nnamespaces = ["x"]', "namespaces are for Kubernetes"),
         (b"[[allow]", "not valid TOML"),
         (b"\xff", "not valid TOML"),

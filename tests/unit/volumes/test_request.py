@@ -29,6 +29,15 @@ HASH = "0123456789abcdef" * 4
         ("app:v1:/data:scratch", Volume("v", Ref("app", tag="v1"), "/data", False, scratch=True)),
         ("app:/data:scratch", Volume("v", Ref("app"), "/data", False, scratch=True)),
         ("app:/data:scratch,rw", Volume("v", Ref("app"), "/data", False, scratch=True)),
+        ("app:v1:/data:lazy", Volume("v", Ref("app", tag="v1"), "/data", True, lazy=True)),
+        (
+            "app+dev:/data:prefetch=all",
+            Volume("v", Ref("app", worktree="dev"), "/data", False, commit=True, prefetch="all"),
+        ),
+        (
+            "app:v1:/data:scratch;lazy;prefetch=none",
+            Volume("v", Ref("app", tag="v1"), "/data", False, scratch=True, lazy=True, prefetch="none"),
+        ),
         ("app:/a//b/./c/", Volume("v", Ref("app", worktree="main"), "/a/b/c", False, commit=True)),
         ("app:/with, comma/ünï", Volume("v", Ref("app", worktree="main"), "/with, comma/ünï", False, commit=True)),
         ("app:/a;b,c:ro;commit=never", Volume("v", Ref("app", worktree="main"), "/a;b,c", True)),
@@ -118,6 +127,16 @@ def test_accepts(value: str, expected: Volume) -> None:
         ("app:/data:mode=000755", "is not a mode"),
         ("app:/data:copy-up=yes", "takes no value"),
         ("app+dev:/data:uid=1", "is not made here"),
+        ("app:v1:/data:lazy=true", "takes no value"),
+        ("app:v1:/data:lazy,lazy", "given twice"),
+        ("app:v1:/data:prefetch", "needs a value"),
+        ("app:v1:/data:prefetch=", "needs a value"),
+        ("app:v1:/data:prefetch=some", "not known"),
+        ("app+dev:/data:lazy", "app+dev is none"),
+        ("app+dev:/data:lazy,create", "app+dev is none"),
+        ("app+dev:/data:lazy,create=base+wt", "base+wt is none"),
+        (f"app:{HASH}:/data:lazy", "is none"),
+        (f"{HASH}:/data:lazy", "is none"),
         ("app+dev:/data:copy-up", "is not made here"),
         ("app+dev:/data:scratch", "is a worktree"),
         ("app:v1:/data:rw", "needs a worktree"),
@@ -139,6 +158,25 @@ def test_refuses(value: str, says: str) -> None:
     assert caught.value.message.startswith(f"annotation '{PREFIX}v': ")
     assert "\n" not in caught.value.message
     assert len(caught.value.message) < 600
+
+
+@pytest.mark.parametrize(
+    ("value", "tag"),
+    [
+        ("app:v1:/d", "app:v1"),
+        ("app:20260101:/d", "app:20260101"),
+        ("app:/d", "app:latest"),
+        ("app:/d:scratch", "app:latest"),
+        ("app+main:/d", "app:latest"),
+        ("app+dev:/d:create=base:v1", "base:v1"),
+        ("app+dev:/d:create=base", "base:latest"),
+        ("app+dev:/d:create", "None"),
+        ("app+dev:/d", "None"),
+        (f"app+dev:/d:create={HASH}", "None"),
+    ],
+)
+def test_the_tag_that_may_have_to_be_fetched(value: str, tag: str) -> None:
+    assert str(parse_volume("v", value).fetched) == tag
 
 
 def test_what_a_worktree_begins_with() -> None:
