@@ -12,7 +12,7 @@ import hypothesis
 import pytest
 
 from stratum.sys.namespaces import CLONE_NEWNS, unshare
-from tests.support import capabilities
+from tests.support import capabilities, hydrating
 from tests.support.command import Command
 from tests.support.effort import examples
 from tests.support.leftovers import Session, unmount_below
@@ -98,12 +98,14 @@ def store_dir(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def runtime_dir(tmp_path: Path) -> Iterator[Path]:
-    """A private runtime directory; what is still mounted below the test's directory at the end is taken down."""
+    """A private runtime directory; what is still mounted below the test's directory at the end is taken down, and what
+    serves such mounts."""
     directory = tmp_path / "run"
     directory.mkdir(mode=0o700)
     yield directory
     if os.geteuid() == 0:
         unmount_below(tmp_path)
+    hydrating.stop(directory)
 
 
 @pytest.fixture
