@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -79,13 +80,18 @@ def _push_image(
 
 @dataclass(frozen=True, slots=True)
 class Pulled:
-    """A commit that was pulled and the tag that names it now."""
+    """A commit that was pulled and the tag that names it now.
+
+    ``objects`` and ``unreal``: (number, bytes) of the objects that it needs, and of those that are not here.
+    """
 
     commit: str
     ref: str
     previous: str | None
     manifest_digest: str
     bytes_received: int
+    objects: tuple[int, int]
+    unreal: tuple[int, int]
 
 
 def pull(
@@ -95,6 +101,7 @@ def pull(
     *,
     access: Access,
     isolated: bool = False,
+    lazy: bool = False,
     force: bool = False,
     progress: Progress | None = None,
 ) -> Pulled:
@@ -103,14 +110,19 @@ def pull(
     ``name`` (NAME or NAME:TAG) defaults to the last part of the repository and the tag that was pulled. A tag of the
     same name as the one that is pulled moves where the commit descends from the one that it names; any other that names
     another commit is ``ExistsError``, before anything is fetched, unless ``force``. The reflog keeps where it was.
-    ``isolated`` is ``transfer.pull``'s.
+    ``isolated`` and ``lazy`` are ``transfer.pull``'s.
+
+    Raises as that, and ``UnsupportedError`` for a lazy pull on a kernel that could not show the commit.
     """
+    from stratum.mount.plan import check_lazy
     from stratum.oci.places import open_source
     from stratum.oci.target import parse_target
     from stratum.store.descent import descends
     from stratum.transfer.artifact import told_ancestors
     from stratum.transfer.pull import pulled
 
+    if lazy:
+        check_lazy(os.uname().release)
     target = parse_target(source, session.config.registry)
     stratum, tag = _destination(target, name)
     store = session.create_store()
@@ -126,10 +138,22 @@ def pull(
     # The store is locked from when the commit is there until the tag is set.
     with (
         open_source(target, access) as remote,
-        pulled(store, remote, target.reference, jobs=jobs, isolated=isolated, progress=progress, accept=accept) as done,
+        pulled(
+            store,
+            remote,
+            target.reference,
+            access=access,
+            jobs=jobs,
+            isolated=isolated,
+            lazy=lazy,
+            progress=progress,
+            accept=accept,
+        ) as done,
     ):
         move.set(store, done.commit, f"pull {target}")
-    return Pulled(done.commit, str(move), move.previous, done.manifest_digest, done.bytes_received)
+    return Pulled(
+        done.commit, str(move), move.previous, done.manifest_digest, done.bytes_received, done.objects, done.unreal
+    )
 
 
 def _destination(target: Target, name: str | None) -> tuple[str, str]:

@@ -74,18 +74,24 @@ def push(
 @click.option("--plain-http", is_flag=True, help="Use HTTP without TLS. Loopback addresses need no such permission.")
 @click.option("--ca-file", metavar="FILE", help="Trust the certificate authorities in FILE.")
 @click.option("-f", "--force", is_flag=True, help="Move the tag if it exists.")
-def pull(app: App, source: str, name: str | None, plain_http: bool, ca_file: str | None, force: bool) -> None:
+@click.option("--lazy", is_flag=True, help="Fetch names only; each file comes when it is first read.")
+def pull(
+    app: App, source: str, name: str | None, plain_http: bool, ca_file: str | None, force: bool, lazy: bool
+) -> None:
     """Fetch a commit from a registry and point NAME:TAG at it.
 
     NAME defaults to the last part of the repository, TAG to the tag that was pulled. A tag that names another commit
     moves where it has the name of the tag that is pulled and the new commit descends from the old one; in all other
     cases it is an error, and nothing is fetched, unless --force moves it.
+
+    With --lazy the commit can be mounted as soon as its tree is here, however much is in it. Reading a file that is not
+    here fetches it from the registry, which has to be reachable then.
     """
     from stratum.api.transfer import pull as run
 
     access = app.session.access(plain_http=plain_http, ca_file=ca_file)
     with progress_bar(app.out, "pulling") as advance:
-        done = run(app.session, source, name, access=access, force=force, progress=advance)
+        done = run(app.session, source, name, access=access, force=force, lazy=lazy, progress=advance)
     if app.out.json:
         app.out.object(
             {
@@ -94,9 +100,15 @@ def pull(app: App, source: str, name: str | None, plain_http: bool, ca_file: str
                 "previous": done.previous,
                 "manifest": done.manifest_digest,
                 "bytes_received": done.bytes_received,
+                "unreal": {"objects": done.unreal[0], "bytes": done.unreal[1]},
             }
         )
         return
     app.out.line(done.commit)
     app.out.note(f"{done.ref} is {short(done.commit)}; received {human_size(done.bytes_received)}")
+    if done.unreal[0]:
+        app.out.note(
+            f"{done.unreal[0]} of {done.objects[0]} objects ({human_size(done.unreal[1])} of"
+            f" {human_size(done.objects[1])}) are not here yet: each comes when it is first read"
+        )
     note_main(app, done.ref, done.commit)

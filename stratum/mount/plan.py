@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
 
+from stratum.errors import UnsupportedError
 from stratum.frozen import field, frozen
 from stratum.sys.mountapi import MOUNT_ATTR_NODEV, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY
 from stratum.sys.syscalls import fd_path
@@ -122,6 +123,16 @@ def method_for(release: str) -> Method:
     match = re.match(r"(\d+)\.(\d+)", release)
     version = (int(match[1]), int(match[2])) if match else (0, 0)
     return next(method for least, method in _METHODS if version >= least)
+
+
+def check_lazy(release: str) -> None:
+    """``UnsupportedError`` where the kernel ``release`` cannot fetch files when they are first read."""
+    if method_for(release).syntax is LayerSyntax.LIST:
+        raise UnsupportedError(
+            f"files that are fetched when they are first read need Linux 6.5, and this is {release}: older kernels"
+            " look for the content of a file already when it is listed",
+            hint="pull the commit whole",
+        )
 
 
 @frozen

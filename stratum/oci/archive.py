@@ -144,6 +144,7 @@ class ArchiveReader(Source):
         assert target.archive is not None
         self.target = target
         self._where = str(target.archive)
+        self.lasting = file in (None, self._where)
         self._fd = _open(file or self._where)
         self._blobs: dict[str, _Place] = {}
         self._files: dict[str, _Place] = {}

@@ -47,6 +47,8 @@ class Source(ABC):
     target: Target
     local = False
     """Whether blobs are files of this machine: ``blob_file`` gives them, and bytes come at once and at no cost."""
+    lasting = True
+    """Whether ``target`` leads to it again, also another process."""
 
     def __enter__(self: _SourceT) -> _SourceT:
         return self

@@ -1,13 +1,19 @@
-"""From the packs of an artifact to the catalog that is kept of it (``store.catalog``)."""
+"""What is kept of an artifact that has a commit: where it is (``store.sources``), and what its packs hold
+(``store.catalog``)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from stratum.oci.target import Target, is_loopback, parse_target
 from stratum.store.catalog import Blob, NewPack, write_catalog
+from stratum.store.clock import rfc3339, utc_now
+from stratum.store.sources import CommitSource
 
 if TYPE_CHECKING:
+    from stratum.oci.access import Access
     from stratum.oci.descriptor import Descriptor
     from stratum.transfer.artifact import Pack
 
@@ -32,3 +38,27 @@ def _new_packs(packs: Iterable[Pack], left: dict[bytes, int]) -> Iterator[NewPac
 
 def _blob(blob: Descriptor) -> Blob:
     return Blob(bytes.fromhex(blob.hex), blob.size)
+
+
+def source_of(target: Target, manifest: str, kind: str, access: Access | None) -> CommitSource:
+    """The artifact whose ``manifest`` (a digest) ``target`` named just now, reached by ``access``."""
+    scheme, host = target.scheme, target.host or ""
+    archive = target.archive.absolute() if target.archive is not None else None
+    reference = str(replace(target, digest=manifest, archive=archive))
+    if scheme == "https" and is_loopback(host):  # where HTTP is what is spoken otherwise
+        reference = f"https://{reference}"
+    ca_file = access.ca_file if access is not None else None
+    return CommitSource(
+        reference,
+        manifest,
+        None if target.digest is not None else target.tag,
+        rfc3339(utc_now()),
+        kind,
+        plain_http=scheme == "http" or (access is not None and access.plain_http and scheme is None and bool(host)),
+        ca_file=str(ca_file.absolute()) if ca_file is not None and host else None,
+    )
+
+
+def target_of(source: CommitSource) -> Target:
+    """What ``source_of`` made the source of; ``UsageError`` where its reference is none."""
+    return parse_target(source.reference)

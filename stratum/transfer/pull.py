@@ -10,6 +10,10 @@ What is in the store already is not fetched, but the artifact has to list it: a 
 Where the store has what others may not see (``isolated``), all is fetched, unless a pull of that kind has fetched this
 very commit from this very repository before.
 
+Where the packs are, and what is in them, is recorded with the commit (``store.sources``). A **lazy** pull ends there:
+it fetches no pack, and what the store has not already stays unreal. Such a pull proves of no object that the artifact
+has it, so an isolated one cannot be lazy: who knows a digest could read what others have brought here.
+
 The registry takes its time, so the store is not locked while it does. The transaction tells garbage collections what
 it needs (``Transaction.need``), be it there already or still to come, and they keep that. At the end, with the store
 locked until the caller has given the commit a name, it is looked at once more; what is gone is fetched again.
@@ -17,14 +21,15 @@ locked until the caller has given the commit a name, it is looked at once more; 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from stratum.errors import BusyError, DamagedError, NotFoundError
+from stratum.errors import BusyError, DamagedError, NotFoundError, UnsupportedError
+from stratum.oci.access import Access
 from stratum.oci.descriptor import Descriptor
 from stratum.oci.remote import Source, fetch
 from stratum.oci.target import Target
@@ -32,6 +37,7 @@ from stratum.progress import Progress
 from stratum.store.ancestry import Ancestry
 from stratum.store.lineage import Recorded
 from stratum.transfer.artifact import Manifest, Pack, read_manifest, read_metadata
+from stratum.transfer.catalogs import catalog_of, source_of
 from stratum.transfer.objects import STORE_WAIT, WORKERS, ObjectFetch, fetch_objects, find_parts, read_packs
 from stratum.transfer.packs import Member
 from stratum.transfer.resume import PackFiles
@@ -45,6 +51,7 @@ from stratum.tree.splice import SplicedDump
 
 if TYPE_CHECKING:
     from stratum.store import Store
+    from stratum.store.commits import WithCatalog
     from stratum.store.metadata import CommitMeta
     from stratum.store.transaction import Transaction
     from stratum.tree.blocks import Dump
@@ -59,11 +66,16 @@ _ROUNDS = 5
 
 @dataclass(frozen=True, slots=True)
 class PullResult:
-    """``manifest_digest`` is what the tag named; ``bytes_received`` counts blobs and the manifest."""
+    """``manifest_digest`` is what the tag named; ``bytes_received`` counts blobs and the manifest.
+
+    ``objects`` are those that the commit needs, ``unreal`` those of them that are not here: (number, bytes).
+    """
 
     commit: str
     manifest_digest: str
     bytes_received: int
+    objects: tuple[int, int]
+    unreal: tuple[int, int]
 
 
 @contextmanager
@@ -73,8 +85,10 @@ def pulled(
     reference: str,
     *,
     kind: str = "pull",
+    access: Access | None = None,
     jobs: int = 1,
     isolated: bool = False,
+    lazy: bool = False,
     progress: Progress | None = None,
     accept: Callable[[Manifest], None] | None = None,
 ) -> Iterator[PullResult]:
@@ -82,12 +96,18 @@ def pulled(
 
     The store is locked until the block ends, so that no garbage collection finds the commit without the name that the
     block gives it. Until the commit is there, the store is not locked. ``accept`` is given the manifest before anything
-    else is fetched, and may raise. ``kind`` is the origin that a new commit gets. ``jobs`` processes unpack and verify.
-    ``isolated``: the artifact is the only place where anything is taken from.
+    else is fetched, and may raise. ``kind`` is the origin that a new commit gets. ``access`` is what ``remote`` was
+    opened with. ``jobs`` processes unpack and verify. ``isolated``: the artifact is the only place where anything is
+    taken from. ``lazy``: no object is fetched, and of a commit that is here nothing changes.
 
     Raises ``NotFoundError`` where there is none, ``DamagedError`` for anything that does not match, ``StratumError`` in
-    the words of the other side.
+    the words of the other side, ``UnsupportedError`` for a lazy pull that is isolated.
     """
+    if isolated and lazy:
+        raise UnsupportedError(
+            "a pull that may use nothing of others cannot be lazy: nothing would show that the artifact has the files",
+            hint="pull it whole, or have an administrator of this machine pull it",
+        )
     where = str(remote.target)
     data, digest = remote.get_manifest(reference)
     manifest = read_manifest(data, where)
@@ -97,9 +117,15 @@ def pulled(
     with store.begin(what, apart=True) as tx, running(f"the {what}", jobs, progress) as job:
         job.move(len(data))
         found = _read(store, remote, manifest, isolated, job)
+        wanted = found.tree.objects
+        write = _Writer(store, tx, manifest, found, _sources(remote, digest, kind, access, found))
+        if lazy:
+            with store.locks.store(timeout=STORE_WAIT):
+                write({"kind": kind, "reference": where, "manifest": digest})
+                yield _result(manifest, digest, job, wanted, _lacking(store, wanted))
+            return
         files = PackFiles(store.layout, tx.directory, remote)
         objects = ObjectFetch(remote, tx.object_staging, files, job)
-        wanted = found.tree.objects
         with store.locks.store():
             tx.need(wanted)
             missing = wanted if found.fresh else _lacking(store, wanted)
@@ -109,14 +135,23 @@ def pulled(
                 missing = _lacking(store, wanted)
                 if not missing:
                     origin = {"kind": kind, "reference": where, "manifest": digest}
-                    _write(store, tx, manifest, found, origin | ({_WHOLE: True} if isolated else {}))
+                    write(origin | ({_WHOLE: True} if isolated else {}))
                     files.remove(layers.pack for layers in manifest.packs)
-                    yield PullResult(manifest.commit, digest, job.moved)
+                    yield _result(manifest, digest, job, wanted, {})
                     return
     raise BusyError(
         f"objects of {where} disappear from the store as fast as they are fetched",
         hint="wait until whatever removes them is done, and pull again",
     )
+
+
+def _result(
+    manifest: Manifest, digest: str, job: Running, wanted: dict[bytes, int], lacking: dict[bytes, int]
+) -> PullResult:
+    def measure(objects: dict[bytes, int]) -> tuple[int, int]:
+        return len(objects), sum(objects.values())
+
+    return PullResult(manifest.commit, digest, job.moved, measure(wanted), measure(lacking))
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,23 +200,42 @@ def _read(store: Store, remote: Source, manifest: Manifest, isolated: bool, job:
 
 def _lacking(store: Store, objects: dict[bytes, int]) -> dict[bytes, int]:
     """Those of the objects that the store has not."""
-    return dict(store.residence.lacking(objects.items()))
+    return store.residence.missing(objects)
 
 
-def _write(store: Store, tx: Transaction, manifest: Manifest, found: _Found, origin: dict[str, Any]) -> None:
-    """Make the commit, of which the store has every object, and keep what the artifact tells of its history, also of
-    one that was here before."""
-    meta = found.meta
-    store.commits.write(
-        tx,
-        found.tree.root,
-        read_from=found.tree.read_from,
-        parent=meta.parent_commit,
-        message=meta.message,
-        origin=origin,
-        timestamp=found.timestamp,
-    )
-    Ancestry(store).record(tx, meta.metadata_hash, Recorded(manifest.ancestors, manifest.whole))
+def _sources(remote: Source, digest: str, kind: str, access: Access | None, found: _Found) -> list[WithCatalog]:
+    """The place that the commit comes from, with what is there; nothing where nobody finds it there again."""
+    if not remote.lasting:
+        return []
+    source = source_of(remote.target, digest, "import" if kind == "import" else "pull", access)
+    return [(source, catalog_of(found.packs, found.tree.objects))]
+
+
+@dataclass(frozen=True, slots=True)
+class _Writer:
+    """Makes the commit, of which the store has every object or is told the source of, and keeps what the artifact tells
+    of its history and where its objects are, also of one that was here before. Called with the origin."""
+
+    store: Store
+    tx: Transaction
+    manifest: Manifest
+    found: _Found
+    sources: Sequence[WithCatalog]
+
+    def __call__(self, origin: dict[str, Any]) -> None:
+        meta, tree = self.found.meta, self.found.tree
+        self.store.commits.write(
+            self.tx,
+            tree.root,
+            read_from=tree.read_from,
+            parent=meta.parent_commit,
+            message=meta.message,
+            origin=origin,
+            timestamp=self.found.timestamp,
+            sources=self.sources,
+        )
+        lineage = Recorded(self.manifest.ancestors, self.manifest.whole)
+        Ancestry(self.store).record(self.tx, meta.metadata_hash, lineage)
 
 
 def _came_from(store: Store, commit: str, target: Target) -> bool:

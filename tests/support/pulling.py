@@ -9,10 +9,12 @@ from stratum.store import Store
 from stratum.transfer.pull import PullResult, pulled
 
 
-def pull(store: Store, source: Target, access: Access, *, jobs: int = 1, isolated: bool = False) -> PullResult:
+def pull(
+    store: Store, source: Target, access: Access, *, jobs: int = 1, isolated: bool = False, lazy: bool = False
+) -> PullResult:
     """Bring the commit that ``source`` names into the store."""
     with (
         open_source(source, access) as remote,
-        pulled(store, remote, source.reference, jobs=jobs, isolated=isolated) as done,
+        pulled(store, remote, source.reference, access=access, jobs=jobs, isolated=isolated, lazy=lazy) as done,
     ):
         return done
