@@ -13,16 +13,20 @@ Kept are the commits that
 
 and every object of a commit that is kept, or that a living transaction says it needs. Everything else goes: first the
 dead transactions in ``tmp/``, which makes room, then the tags that the retention lets go, then commits, each by one
-durable rename, then objects, then caches of commits that went and of imports that were not repeated within
-``CACHE_AGE``, packs that no pull is fetching, abandoned temporary files, and lock files of refs that are gone. A commit
-therefore never outlives its objects, nor a tag its commit, and the next run finds what an interrupted one left. Before
+durable rename, then objects, then catalogs that no commit names (``store.sources``), what a dead process left in
+``landing/``, caches of commits that went and of imports that were not repeated within ``CACHE_AGE``, packs that no pull
+is fetching, abandoned temporary files, and lock files of refs that are gone. A commit therefore never outlives its
+objects, nor a tag its commit, and the next run finds what an interrupted one left. Where the sources of a commit cannot
+be read, all catalogs stay. Before
 commits go, those that stay and descend from them are told of them (``store.ancestry``), so that a history goes on
 behind the gap; where the disk is too full for that, it ends there.
 
 All of it happens under the exclusive store lock, but for reading the trees of what is to be kept: that takes longest,
 and is done before, under the shared one (``read_ahead``), as commits never change. Whoever relies on something that no
 ref names yet, holds the shared one from the moment of looking until a ref or a mount record names it, or until their
-transaction has a list of it, so nothing that is needed is ever looked at as garbage. No space is needed for it. Where
+transaction has a list of it, so nothing that is needed is ever looked at as garbage. Only what is fetched for a mount
+gets its name in ``objects/`` without any lock: the commit of a mount is kept with all its objects, whether these are
+here when it is looked at, come meanwhile or are never fetched. No space is needed for it. Where
 it cannot be known what is needed, as a tag, worktree, pin or kept commit is damaged, nothing is removed:
 ``DamagedError``.
 """
@@ -31,20 +35,21 @@ from __future__ import annotations
 
 import stat
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stratum.errors import DamagedError
+from stratum.errors import BusyError, DamagedError
 from stratum.store import packcache
-from stratum.store.layout import storage_error
+from stratum.store.layout import LANDING_OWNER, storage_error
 from stratum.store.residence import Needed
 from stratum.store.retention import Retention
 from stratum.store.roots import find_roots, span_gaps
 from stratum.store.trash import remove_tree
 from stratum.sys.atomic import TEMPORARY_PREFIX
+from stratum.sys.locks import is_locked, locked
 from stratum.sys.usage import disk_usage
 
 if TYPE_CHECKING:
@@ -122,13 +127,20 @@ def collect(
         if not dry_run:
             store.transactions.discard(store.layout.commit(commit))
     _sweep_objects(store, needed.objects, done)
+    _drop(store, _unnamed_catalogs(store, done.kept), done)
+    with _nobody_lands(store, dry_run) as abandoned:
+        _drop(store, abandoned, done)
     unused = packcache.unused(store.layout)
-    for path in (*_old_caches(store, done.kept), *unused, *_abandoned_files(store), *_dead_locks(store)):
+    _drop(store, (*_old_caches(store, done.kept), *unused, *_abandoned_files(store), *_dead_locks(store)), done)
+    return done
+
+
+def _drop(store: Store, paths: Iterable[Path], done: Collected) -> None:
+    for path in paths:
         done.others.append(str(path.relative_to(store.root)))
         done.bytes_freed += disk_usage(path)
-        if not dry_run:
+        if not done.dry_run:
             store.transactions.discard(path)
-    return done
 
 
 def _read_needed(store: Store, commits: Mapping[str, str], needed: Needed) -> None:
@@ -174,6 +186,37 @@ def _sweep_objects(store: Store, needed: set[bytes], done: Collected) -> None:
             continue
         done.bytes_freed += store.objects.remove(digest, dry_run=done.dry_run)
         done.objects += 1
+
+
+def _unnamed_catalogs(store: Store, commits: Iterable[str]) -> list[Path]:
+    """Catalogs that none of ``commits`` names; none where one of these has sources that cannot be read."""
+    try:
+        named = {source.manifest for commit in commits for source in store.sources.of(commit)}
+    except DamagedError:
+        return []
+    return [store.sources.catalog_path(found).parent for found in store.sources.manifests() if found not in named]
+
+
+@contextmanager
+def _nobody_lands(store: Store, dry_run: bool) -> Iterator[list[Path]]:
+    """What is in ``landing/``, for a block in which nobody puts anything there; nothing where a process lives that
+    does."""
+    landing = store.layout.landing
+    names = [name for name in store.layout.names_in(landing) if name != LANDING_OWNER]
+    if not names:
+        yield []
+        return
+    with ExitStack() as lock:
+        try:
+            if not dry_run:
+                lock.enter_context(locked(landing / LANDING_OWNER, timeout=0))
+            elif is_locked(landing / LANDING_OWNER):
+                names = []
+        except BusyError:
+            names = []
+        except OSError as exc:
+            raise storage_error(exc, f"look at {landing}") from None
+        yield [landing / name for name in names]
 
 
 def _old_caches(store: Store, commits: Mapping[str, str]) -> Iterator[Path]:

@@ -7,14 +7,14 @@
     |-- cache.toml                     limits (``store.budget``), where somebody set some
     |-- objects/ab/cdef...             file contents by fs-verity digest (``store.objects``)
     |-- commits/<metadata_hash>/       metadata.toml, commit.cfs, tree.dump.zst (``store.commits``), ancestors
-    |                                  (``store.ancestry``)
+    |                                  (``store.ancestry``), sources.toml, partial (``store.sources``)
     |-- refs/<name>/                   tags/, worktrees/, log.jsonl (``store.namespaces``), pins.toml (``store.pins``),
     |                                  residence.toml (``store.keeping``)
     |-- refs/<name>.lock               flock (``store.locks``)
     |-- mounts/                        mounts that outlive a reboot, where there are any (``store.bootmounts``)
     |-- csi/, volumes/                 what services keep (``store.records``)
-    |-- sources/<manifest's SHA-256>/  the catalogs of artifacts that commits can be fetched from
-    |-- landing/                       objects that were fetched and wait for their names (``hydrate``)
+    |-- sources/<manifest's SHA-256>/  catalog of an artifact that commits can be fetched from (``store.sources``)
+    |-- landing/                       owner, and objects that were fetched and wait for their names (``hydrate``)
     |-- tmp/                           transactions in progress (``store.transaction``)
     |-- cache/                         may be deleted (``store.cachefile``): ingest/ (``ingest.statcache``), merkle/
     |                                  (``store.merklecache``); packs/ (``store.packcache``)
@@ -54,6 +54,8 @@ from stratum.sys.syscalls import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, openat2
 
 FORMAT = 1
 FORMAT_FILE = "stratum.toml"
+LANDING_OWNER = "owner"
+"""In ``landing/``: flock'd by the process that fetches into it, for as long as it lives."""
 DIRECTORIES = ("objects", "commits", "refs", "tmp")
 SMALL_FILE_MAX = 16 << 20
 """No metadata file of a store (TOML) is read beyond this many bytes."""

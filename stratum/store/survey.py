@@ -25,13 +25,15 @@ from stratum.store.objects import Objects
 from stratum.store.pins import PINS
 from stratum.store.records import DIRECTORIES as RECORDS
 from stratum.store.records import is_record_name as is_service_record
+from stratum.store.sources import CATALOG, LOCK, PARTIAL, SOURCES
 from stratum.sys.atomic import is_temporary
 
 QUARANTINE = "quarantine"
 _SERVICES = {directory.partition("/")[0] for directory in RECORDS}
-_TOP = {FORMAT_FILE, BUDGET, "lock", "cache", QUARANTINE, "lost+found", "mounts", *_SERVICES, *DIRECTORIES}
+_LAZY = {"sources", "landing"}
+_TOP = {FORMAT_FILE, BUDGET, "lock", "cache", QUARANTINE, "lost+found", "mounts", *_LAZY, *_SERVICES, *DIRECTORIES}
 _STRATUM = {"tags", "worktrees", "log.jsonl", PINS, RESIDENCE}
-_COMMIT = {METADATA, DUMP, IMAGE, ANCESTORS}
+_COMMIT = {METADATA, DUMP, IMAGE, ANCESTORS, SOURCES, PARTIAL}
 _WORKTREE = {"upperdir", "workdir", "meta.toml", "lease.toml", "switch.toml", "mark"}
 _THE_KERNELS = {"upperdir", "workdir"}
 """Worktree directories with owners and modes of their own."""
@@ -50,7 +52,9 @@ class Survey:
         for name in self._names(root):
             path = root / name
             if name in _TOP or name.startswith(".tmp-"):
-                yield from self.look(path, directory=name in (*DIRECTORIES, *_SERVICES, "cache", "mounts", QUARANTINE))
+                yield from self.look(
+                    path, directory=name in (*DIRECTORIES, *_SERVICES, *_LAZY, "cache", "mounts", QUARANTINE)
+                )
             else:
                 yield self._stray(path)
         yield from self._object_directories()
@@ -65,6 +69,8 @@ class Survey:
             path = self._layout.boot_mounts / name
             yield from self.look(path) if is_record_name(name) else (self._stray(path),)
         yield from self._services()
+        yield from self._catalogs()
+        yield from self._landing()
         yield from self._scratch()
 
     def look(self, path: Path, *, directory: bool = False, writable: bool = True) -> Iterator[Finding]:
@@ -118,6 +124,22 @@ class Survey:
                 path = self._layout.root / directory / entry
                 known = is_service_record(entry) or is_temporary(entry)
                 yield from self.look(path) if known else (self._stray(path),)
+
+    def _catalogs(self) -> Iterator[Finding]:
+        for name in self._names(self._layout.sources):
+            path = self._layout.sources / name
+            if is_hash(name):
+                yield from self._contents(path, {CATALOG})
+            else:
+                yield from self.look(path) if name == LOCK else (self._stray(path),)
+
+    def _landing(self) -> Iterator[Finding]:
+        """What is in it comes and goes and is nobody's but its owner's; links are in none of it."""
+        for name in self._names(self._layout.landing):
+            path = self._layout.landing / name
+            yield from self.look(path, directory=_is_directory(path))
+            for file in self._names(path) if _is_directory(path) else ():
+                yield from self.look(path / file)
 
     def _worktrees(self, directory: Path) -> Iterator[Finding]:
         for name in self._names(directory):

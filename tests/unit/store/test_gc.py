@@ -5,16 +5,20 @@ from __future__ import annotations
 import os
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from stratum.composefs.verity import verity_digest
 from stratum.errors import BusyError, DamagedError
 from stratum.store import Store
 from stratum.store.ancestry import Ancestry
 from stratum.store.clock import utc_now
 from stratum.store.gc import CACHE_AGE, Collected, collect, read_ahead
 from stratum.store.retention import Retention
-from tests.support.stores import check, commit, directory, file, leftovers
+from stratum.store.sources import SOURCES
+from stratum.sys.locks import locked
+from tests.support.stores import check, commit, directory, file, leftovers, partial_commit, source
 
 NONE = Retention(timedelta())
 
@@ -340,3 +344,83 @@ def test_a_damaged_tree_that_stays_keeps_the_tags(store: Store) -> None:
     with pytest.raises(DamagedError):
         run(store, Retention(timedelta(), last=1, tags=("*",)))
     assert len(store.tags.list("db")) == 4
+
+
+def test_real_objects_of_partial_commits_stay_and_catalogs_go_with_the_last_commit(store: Store) -> None:
+    kept, loose = partial_commit(store, big(b"a")), partial_commit(store, big(b"b"))
+    store.tags.set("app", "v1", kept)
+    commit(store, {b"one": b"s" * 5000})  # it makes what both share real
+    assert len(store.sources.manifests()) == 2
+    done = run(store, dry_run=True)
+    assert f"sources/{source(big(b'b')).manifest[7:]}" in done.others
+    assert len(store.sources.manifests()) == 2
+    done = run(store)
+    assert loose in done.commits
+    assert (done.objects, done.objects_kept) == (0, 1)
+    assert store.sources.manifests() == [source(big(b"a")).manifest]
+    assert store.sources.is_partial(kept)
+    check(store)
+
+
+@pytest.mark.parametrize("spoiled", ["sources", "catalog"])
+def test_damage_to_what_tells_of_sources_removes_nothing_that_is_needed(store: Store, spoiled: str) -> None:
+    files = big(b"a")
+    kept = partial_commit(store, files)
+    store.tags.set("app", "v1", kept)
+    commit(store, {b"one": b"s" * 5000})
+    partial_commit(store, big(b"b"))
+    one = source(files)
+    path = store.layout.commit(kept) / SOURCES if spoiled == "sources" else store.sources.catalog_path(one.manifest)
+    path.write_bytes(b"[" + path.read_bytes())
+    done = run(store)
+    assert one.manifest in store.sources.manifests()
+    assert len(store.sources.manifests()) == (2 if spoiled == "sources" else 1), "nobody knows which are needed"
+    assert done.objects_kept == 1
+    assert store.commits.exists(kept)
+
+
+def test_what_lands_stays_while_somebody_fetches(store: Store) -> None:
+    landing = store.layout.landing
+    (landing / "ab").mkdir(parents=True)
+    (landing / "ab/cd").write_bytes(b"x" * 5000)
+    (landing / "whole.part").write_bytes(b"y" * 5000)
+    with locked(landing / "owner"):
+        assert not run(store).others
+        assert not run(store, dry_run=True).others
+    assert sorted(run(store, dry_run=True).others) == ["landing/ab", "landing/whole.part"]
+    assert (landing / "ab/cd").exists()
+    done = run(store)
+    assert sorted(done.others) == ["landing/ab", "landing/whole.part"]
+    assert os.listdir(landing) == ["owner"], "the directory itself is a layer of mounts, and stays"
+    assert not run(store).others
+
+
+def test_what_is_named_for_a_mount_while_a_collection_runs_stays(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The worker links objects without any lock; whenever it does, the commit that is mounted needs them."""
+    files = {b"%d" % number: b"%d" % number * 3000 for number in range(40)}
+    mounted, garbage = partial_commit(store, files), commit(store, {b"x": b"x" * 5000})
+    waiting = [(verity_digest(data), data) for data in files.values()]
+
+    def land() -> None:
+        if waiting:
+            digest, data = waiting.pop()
+            path = store.objects.path(digest)
+            path.parent.mkdir(exist_ok=True)
+            (store.root / "tmp/fetched").write_bytes(data)
+            os.rename(store.root / "tmp/fetched", path)
+
+    real_lstat = os.lstat
+
+    def lstat(path: Any, **options: Any) -> os.stat_result:
+        land()
+        return real_lstat(path, **options)
+
+    monkeypatch.setattr(os, "lstat", lstat)
+    done = run(store, **{mounted: "mounted at /x"})
+    monkeypatch.undo()
+    assert list(done.commits) == [garbage]
+    while waiting:
+        land()
+    assert run(store, **{mounted: "mounted at /x"}).objects == 0
+    assert all(store.objects.has(verity_digest(data), len(data)) for data in files.values())
+    check(store)
