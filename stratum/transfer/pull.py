@@ -104,12 +104,8 @@ def pulled(
     the words of the other side, ``UnsupportedError`` for a lazy pull that is isolated.
     """
     if isolated and lazy:
-        raise UnsupportedError(
-            "a pull that may use nothing of others cannot be lazy: nothing would show that the artifact has the files",
-            hint="pull it whole, or have an administrator of this machine pull it",
-        )
-    where = str(remote.target)
-    data, digest = remote.get_manifest(reference)
+        raise _not_lazy()
+    where, (data, digest) = str(remote.target), remote.get_manifest(reference)
     manifest = read_manifest(data, where)
     if accept is not None:
         accept(manifest)
@@ -142,6 +138,13 @@ def pulled(
     raise BusyError(
         f"objects of {where} disappear from the store as fast as they are fetched",
         hint="wait until whatever removes them is done, and pull again",
+    )
+
+
+def _not_lazy() -> UnsupportedError:
+    return UnsupportedError(
+        "a pull that may use nothing of others cannot be lazy: nothing would show that the artifact has the files",
+        hint="pull it whole, or have an administrator of this machine pull it",
     )
 
 
