@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stratum.api.session import Session
+from stratum.api.unreal import bring_all
 from stratum.errors import NotFoundError, StratumError, UsageError, os_error_text
 from stratum.progress import Progress
 from stratum.refs import check_name, parse_ref
@@ -44,6 +45,7 @@ def export(
     tags: Sequence[str] = (),
     with_history: bool = False,
     image: str | None = None,
+    offline: bool = False,
     progress: Progress | None = None,
 ) -> Exported:
     """Write the commit that the ref ``text`` names to the file ``path`` (``-``: standard output), which appears whole.
@@ -51,7 +53,8 @@ def export(
     In the archive it has its own tag, or the name of its worktree, or the first 12 digits of its hash; ``latest`` where
     ``text`` is NAME alone. ``tags`` are further tags of the same stratum that go there; ``with_history`` adds the
     parents of all of them that the store has. ``image`` is the compression of the layers (``transfer.imagepush``) where
-    ordinary images are written. Raises ``NotFoundError`` for what there is not.
+    ordinary images are written. What is not here is fetched first (``api.unreal``), with ``offline`` it is an error.
+    Raises ``NotFoundError`` for what there is not.
     """
     if image is not None and with_history:
         raise UsageError("an image has no history to take along", hint="leave --with-history or '--as image' out")
@@ -79,6 +82,8 @@ def export(
             for tag in others:
                 archive.put_manifest(archive.get_manifest(base)[0], tag)
 
+    for commit in order:
+        bring_all(session, commit, offline=offline, progress=progress)
     with store.locks.store():
         size = write_archive(path, run)
     return Exported(path, named, history, size)

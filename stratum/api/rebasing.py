@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Literal
 
 from stratum.api.session import Session
 from stratum.api.switching import Switched
+from stratum.api.unreal import bring_inodes
 from stratum.errors import ConflictError
 from stratum.refs import parse_ref
 from stratum.store.ancestry import Ancestry
@@ -82,6 +83,7 @@ class _Rebasing:
 
     def __init__(self, session: Session, held: Held, commit: str, onto: str, prefer: Prefer | None) -> None:
         tree = held.worktree
+        self._session = session
         self._store = session.store
         self._held = held
         self._tree = tree
@@ -91,6 +93,7 @@ class _Rebasing:
         self._ground = Ancestry(self._store).ground(tree.commit, tree.forked_from, commit)
         self._base = self._store.commits.tree(tree.base_commit)
         self._new = self._store.commits.tree(commit)
+        self._known_to = (tree.base_commit, commit)
         self.conflicts: list[bytes] = []
 
     def look(self) -> None:
@@ -107,7 +110,9 @@ class _Rebasing:
         merged = self._merge(self._held.shown(tx, self._base))
         upperdir = store.worktrees.new_upperdir(tx, self._commit)
         tx.publish_objects()
-        restore(store.objects, upper_form(make_layer(self._new, merged)), upperdir)
+        layer = make_layer(self._new, merged)
+        bring_inodes(self._session, self._known_to, [layer])
+        restore(store.objects, upper_form(layer), upperdir)
         return upperdir
 
     def _merge(self, shown: Directory) -> Directory:

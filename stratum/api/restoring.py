@@ -12,7 +12,9 @@ from pathlib import Path
 from stratum.api.held import Held
 from stratum.api.naming import ref_or_mountpoint
 from stratum.api.session import Session
+from stratum.api.unreal import bring_inodes
 from stratum.errors import ConflictError, NotFoundError, StratumError, UsageError, os_error_text
+from stratum.progress import Progress
 from stratum.refs import Ref, parse_ref
 from stratum.store.holders import Host, NamedVolume
 from stratum.tree.model import Directory, Inode, lookup
@@ -36,6 +38,8 @@ def restore(
     force: bool = False,
     devices: bool = False,
     setuid: bool = False,
+    offline: bool = False,
+    progress: Progress | None = None,
 ) -> Restored:
     """Bring ``paths`` of what ``source`` shows back.
 
@@ -46,31 +50,35 @@ def restore(
     directory that exists is filled, and what else is in it stays. In a directory, ``devices`` asks for device nodes,
     and ``setuid`` for what makes a program run as somebody else (``ingest.restore.Rules``).
 
-    Raises ``NotFoundError`` for a path that ``source`` does not have, before anything is written.
+    What is not here is fetched first (``api.unreal``), with ``offline`` it is an error. Raises ``NotFoundError`` for a
+    path that ``source`` does not have, before anything is written.
     """
     with ExitStack() as locks:
-        tree = _source_tree(session, source, locks)
+        tree, commit = _source_tree(session, source, locks)
         found = [_find(tree, path, source) for path in paths]
         target = _worktree_target(session, to)
+        bring_inodes(session, [commit], [inode for _, inode in found], offline=offline, progress=progress)
         if target is None:
             assert to is not None
             return _to_directory(session, found, to, force, devices, setuid)
         return _to_worktree(session, found, target)
 
 
-def _source_tree(session: Session, source: str, locks: ExitStack) -> Directory:
-    """The tree to restore from, with every content in the store: of a worktree, what it shows now.
+def _source_tree(session: Session, source: str, locks: ExitStack) -> tuple[Directory, str]:
+    """The tree to restore from, of a worktree what it shows now, and the commit whose sources have what of it is not in
+    the store.
 
     ``locks`` then holds the store, so that no garbage collection takes what no commit holds yet.
     """
     store, ref = session.store, ref_or_mountpoint(session, source)
     if ref.worktree is None:
-        return store.commits.open_tree(store.resolve_commit(ref))
+        commit = store.resolve_commit(ref)
+        return store.commits.open_tree(commit), commit
     locks.enter_context(store.locks.store())
     with session.hold(ref) as held, store.begin(f"restoring from {held}") as tx:
         root = held.shown(tx)
         tx.publish_objects()
-    return root
+        return root, held.worktree.base_commit
 
 
 def _find(tree: Directory, path: str, source: str) -> tuple[str, Inode]:

@@ -16,8 +16,11 @@ from stratum.cli.reftype import REF
 @click.argument("file", metavar="FILE|-", type=click.Path(allow_dash=True))
 @click.option("--tag", "tags", metavar="TAG", multiple=True, help="Another tag of the same stratum to take along.")
 @click.option("--with-history", is_flag=True, help="Take the parents along that the store has.")
+@click.option("--offline", is_flag=True, help="Fetch nothing: what is not here is an error.")
 @image_options
-def export(app: App, ref: str, file: str, tags: tuple[str, ...], with_history: bool, image: str | None) -> None:
+def export(
+    app: App, ref: str, file: str, tags: tuple[str, ...], with_history: bool, offline: bool, image: str | None
+) -> None:
     """Write a commit to FILE, from which 'stratum import' reads it anywhere.
 
     FILE (by custom NAME.stratum.tar) is an OCI image layout in a tar archive, which skopeo and oras read too. It
@@ -32,7 +35,16 @@ def export(app: App, ref: str, file: str, tags: tuple[str, ...], with_history: b
 
     note_uncommitted(app, ref)
     with progress_bar(app.out, "exporting") as advance:
-        done = run(app.session, ref, file, tags=tags, with_history=with_history, image=image, progress=advance)
+        done = run(
+            app.session,
+            ref,
+            file,
+            tags=tags,
+            with_history=with_history,
+            image=image,
+            offline=offline,
+            progress=advance,
+        )
     if app.out.json and file != STDOUT:
         app.out.object(
             {"file": done.path, "tags": done.tags, "history": done.history, "size": done.size},

@@ -11,8 +11,11 @@ from stratum.cli.output import Output
 
 
 @contextmanager
-def progress_bar(out: Output, label: str, *, unit: str = "bytes") -> Iterator[progress.Progress | None]:
-    """Yield a callable that moves the bar, or None where no bar is shown. ``unit`` is ``bytes`` or ``files``."""
+def progress_bar(
+    out: Output, label: str, *, unit: str = "bytes", late: bool = False
+) -> Iterator[progress.Progress | None]:
+    """Yield a callable that moves the bar, or None where no bar is shown. ``unit`` is ``bytes`` or ``files``; ``late``:
+    it is shown when it is first moved."""
     if out.quiet or out.json or not sys.stderr.isatty():
         yield None
         return
@@ -32,9 +35,9 @@ def progress_bar(out: Output, label: str, *, unit: str = "bytes") -> Iterator[pr
     columns += [DownloadColumn(), TransferSpeedColumn()] if unit == "bytes" else [MofNCompleteColumn()]
     columns.append(TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(label, total=None)
+        task = bar.add_task(label, total=None, visible=not late)
 
         def advance(done: int, total: int | None) -> None:
-            bar.update(task, completed=done, total=total)
+            bar.update(task, completed=done, total=total, visible=True)
 
         yield advance

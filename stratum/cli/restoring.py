@@ -7,6 +7,7 @@ import click
 from stratum.cli.app import App, verb
 from stratum.cli.notes import note_uncommitted
 from stratum.cli.output import safe
+from stratum.cli.progress import progress_bar
 from stratum.cli.reftype import REF, WORKTREE_OR_PATH
 
 
@@ -22,8 +23,16 @@ from stratum.cli.reftype import REF, WORKTREE_OR_PATH
 @click.option("-f", "--force", is_flag=True, help="Replace what exists in DIR.")
 @click.option("--devices", is_flag=True, help="Make device nodes in DIR; without this they are left out.")
 @click.option("--setuid", is_flag=True, help="Keep set-user-ID and set-group-ID bits and capabilities of files in DIR.")
+@click.option("--offline", is_flag=True, help="Fetch nothing: what is not here is an error.")
 def restore(
-    app: App, ref: str, paths: tuple[str, ...], to: str | None, force: bool, devices: bool, setuid: bool
+    app: App,
+    ref: str,
+    paths: tuple[str, ...],
+    to: str | None,
+    force: bool,
+    devices: bool,
+    setuid: bool,
+    offline: bool,
 ) -> None:
     """Bring files or directories of a commit back, into a directory or a worktree.
 
@@ -38,7 +47,18 @@ def restore(
     from stratum.api.restoring import restore as run
 
     note_uncommitted(app, ref)
-    done = run(app.session, ref, list(paths), to, force=force, devices=devices, setuid=setuid)
+    with progress_bar(app.out, "fetching", late=True) as advance:
+        done = run(
+            app.session,
+            ref,
+            list(paths),
+            to,
+            force=force,
+            devices=devices,
+            setuid=setuid,
+            offline=offline,
+            progress=advance,
+        )
     for warning in done.warnings:
         app.out.warn(warning)
     if app.out.json:

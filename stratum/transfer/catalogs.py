@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stratum.oci.target import Target, is_loopback, parse_target
@@ -62,3 +63,9 @@ def source_of(target: Target, manifest: str, kind: str, access: Access | None) -
 def target_of(source: CommitSource) -> Target:
     """What ``source_of`` made the source of; ``UsageError`` where its reference is none."""
     return parse_target(source.reference)
+
+
+def access_to(access: Access, source: CommitSource) -> Access:
+    """``access``, with what the source says of how its place is spoken to."""
+    ca_file = Path(source.ca_file) if source.ca_file is not None else access.ca_file
+    return replace(access, plain_http=access.plain_http or source.plain_http, ca_file=ca_file)

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from stratum.errors import UnsupportedError
+from stratum.errors import DamagedError, UnreachableError, UnsupportedError
+from stratum.frozen import replace
 from stratum.mount.plan import check_lazy
 from stratum.oci.access import Access
 from stratum.oci.target import Target, parse_target
@@ -19,12 +20,18 @@ from stratum.transfer.catalogs import target_of
 from stratum.transfer.packs import PACK_MAX
 from stratum.transfer.pull import PullResult
 from stratum.transfer.push import push
+from stratum.transfer.realize import check_real, fetch_missing, mark_whole
 from stratum.tree.contents import objects_of
+from stratum.tree.model import INLINE_MAX
 from tests.e2e.registry_artifacts import FILES, make_commit
 from tests.e2e.registry_server import RegistryServer, registry_server
+from tests.support.command import Command
 from tests.support.pulling import pull
 
 pytestmark = pytest.mark.registry
+
+CONTENTS = sum(len(content) for content in set(FILES.values()) if len(content) > INLINE_MAX)
+"""Bytes of the objects of ``FILES``."""
 
 
 @pytest.fixture(scope="module")
@@ -150,3 +157,108 @@ def test_old_kernels_refuse_and_say_why() -> None:
     for release in ("6.4.12", "5.10.0-30-amd64", "strange"):
         with pytest.raises(UnsupportedError, match=r"need Linux 6\.5"):
             check_lazy(release)
+
+
+# Bringing what is not here
+
+
+def test_what_is_missing_comes_from_the_source(store: Store, app: Target) -> None:
+    done = lazily(store, app)
+    objects = needed(store, done.commit)
+    some = dict(list(objects.items())[:2])
+    fetch_missing(store, some, Access(), commits=[done.commit])
+    assert {digest for digest, _ in store.objects.list()} == set(some)
+    assert store.sources.is_partial(done.commit)
+    fetch_missing(store, objects, Access(), commits=[done.commit])
+    for digest, size in objects.items():
+        assert store.objects.verify(digest) == size
+    mark_whole(store, [done.commit])
+    assert not store.sources.is_partial(done.commit)
+
+
+def test_a_part_costs_what_it_is_large(server: RegistryServer, origin: Store, store: Store) -> None:
+    files = {f"file-{number:02}": random.Random(number).randbytes(500_000) for number in range(40)}
+    target = parse_target(f"{server.host}/team/parts:v1")
+    push(origin, make_commit(origin, files), target, Access())
+    done = lazily(store, target)
+    digest, size = list(needed(store, done.commit).items())[17]
+    before = len(server.requests())
+    fetch_missing(store, {digest: size}, Access(), commits=[done.commit])
+    assert [found for found, _ in store.objects.list()] == [digest]
+    assert len(server.requests()) - before == 3, "the manifest, one index, one range of a pack"
+
+
+def test_another_source_is_asked_where_one_is_away(
+    server: RegistryServer, origin: Store, store: Store, app: Target
+) -> None:
+    other = parse_target(f"{server.host}/{app.repository}-copy:v1")
+    push(origin, origin.commits.list()[0], other, Access())
+    done = lazily(store, app)
+    lazily(store, other)
+    away = replace(store.sources.of(done.commit)[0], reference=f"127.0.0.1:1/gone@{done.manifest_digest}")
+    with store.begin("test") as tx:
+        store.sources.record(tx, done.commit, away, None)
+    assert store.sources.of(done.commit)[0] == away
+    fetch_missing(store, needed(store, done.commit), Access(), commits=[done.commit])
+    assert conditions(store, done.commit) == {Condition.REAL}
+
+
+def test_the_first_error_is_told_where_no_source_has_it(store: Store, app: Target, server: RegistryServer) -> None:
+    done = lazily(store, app)
+    (source,) = store.sources.of(done.commit)
+    with store.begin("test") as tx:
+        store.sources.forget(tx, done.commit, source.reference)
+        store.sources.record(
+            tx, done.commit, replace(source, reference=f"127.0.0.1:1/gone@{done.manifest_digest}"), None
+        )
+    with pytest.raises(UnreachableError, match=r"127\.0\.0\.1:1"):
+        fetch_missing(store, needed(store, done.commit), Access(), commits=[done.commit])
+    with pytest.raises(DamagedError, match="no source of the commit has it"):
+        fetch_missing(store, {bytes(32): 5}, Access(), commits=[done.commit])
+
+
+def test_offline_says_what_is_where(store: Store, app: Target) -> None:
+    done = lazily(store, app)
+    objects = needed(store, done.commit)
+    with pytest.raises(
+        UnsupportedError, match=rf"5 of 5 objects \({sum(objects.values())} bytes\).*{app.place} \(seen 2"
+    ):
+        check_real(store, objects, [done.commit])
+    fetch_missing(store, objects, Access(), commits=[done.commit])
+    check_real(store, objects, [done.commit])
+
+
+# The verbs
+
+
+def test_the_pull_says_what_is_not_here(cli: Command, app: Target) -> None:
+    assert cli.json("pull", "--lazy", str(app), "app:v1")["unreal"] == {"objects": 5, "bytes": CONTENTS}
+    assert "5 of 5 objects" in cli("pull", "--lazy", str(app), "other:v1").stderr
+    whole = cli("pull", str(app), "app:v1")
+    assert (whole.code, "not here yet" in whole.stderr) == (0, False)
+    assert cli.json("pull", "--lazy", str(app), "app:v1")["unreal"] == {"objects": 0, "bytes": 0}
+
+
+def test_restore_fetches_what_it_writes_and_no_more(cli: Command, app: Target, tmp_path: Path) -> None:
+    cli.ok("pull", "--lazy", str(app), "app:v1")
+    out = tmp_path / "out"
+    out.mkdir()
+    refused = cli("restore", "--offline", "app:v1", "bin/tool", "--to", str(out))
+    assert refused.code == 6
+    assert str(app.place) in refused.stderr
+    assert list(out.iterdir()) == []
+    cli.ok("restore", "app:v1", "bin/tool", "--to", str(out))
+    assert (out / "tool").read_bytes() == FILES["bin/tool"]
+    assert len(list(Store.open(cli.store).objects.list())) == 1
+    cli.ok("restore", "--offline", "app:v1", "bin/tool", "--to", str(out))
+
+
+def test_an_export_of_what_is_not_here_is_that_of_the_whole(cli: Command, app: Target, tmp_path: Path) -> None:
+    cli.ok("pull", "--lazy", str(app), "app:v1")
+    assert cli("export", "--offline", "app:v1", str(tmp_path / "none.tar")).code == 6
+    assert not (tmp_path / "none.tar").exists()
+    cli.ok("export", "app:v1", str(tmp_path / "lazy.tar"))
+    commit = cli.ok("pull", str(app), "app:v1")
+    assert not Store.open(cli.store).sources.is_partial(commit)
+    cli.ok("export", "app:v1", str(tmp_path / "whole.tar"))
+    assert (tmp_path / "lazy.tar").read_bytes() == (tmp_path / "whole.tar").read_bytes()
