@@ -183,6 +183,21 @@ class Catalog:
                 high = middle
         return None
 
+    def beginning_with(self, prefix: bytes) -> Iterator[bytes]:
+        """The digests that begin with ``prefix``, in order."""
+        low, high = 0, self._member_count
+        while low < high:
+            middle = (low + high) // 2
+            if self._digest(self._ordered(middle)) < prefix:
+                low = middle + 1
+            else:
+                high = middle
+        for place in range(low, self._member_count):
+            digest = self._digest(self._ordered(place))
+            if not digest.startswith(prefix):
+                return
+            yield digest
+
     def member(self, number: int) -> CatalogMember:
         """The object of that number. ``DamagedError`` where its pack cannot be."""
         if not 0 <= number < self._member_count:

@@ -91,3 +91,11 @@ def test_whatever_is_no_catalog_is_refused_or_found_out(text: bytes, data: st.Da
                 catalog.frame(number)
     except DamagedError:
         pass
+
+
+@given(st.lists(st.binary(min_size=2, max_size=2), min_size=1, max_size=40, unique=True), st.binary(max_size=3))
+def test_objects_are_found_by_how_their_digests_begin(beginnings: list[bytes], prefix: bytes) -> None:
+    digests = [beginning + bytes(30) for beginning in beginnings]
+    members = [(one, 100 * place, 10) for place, one in enumerate(digests)]
+    catalog = Catalog(write_catalog([NewPack(Blob(digest(0), 9), [(9, 100 * len(digests))], members)]))
+    assert list(catalog.beginning_with(prefix)) == sorted(one for one in digests if one.startswith(prefix))
