@@ -22,6 +22,7 @@ from pathlib import Path
 
 from stratum.errors import DamagedError, NotFoundError
 from stratum.store.layout import Layout, storage_error
+from stratum.sys.atomic import temporary_name
 from stratum.sys.syscalls import RENAME_NOREPLACE, renameat2
 from stratum.tree.model import object_path
 
@@ -194,6 +195,43 @@ class Objects:
             os.close(source)
         return new
 
+    def share(self, staging: Staging, objects: Iterable[tuple[bytes, int]]) -> Sequence[bytes]:
+        """Give each (digest, size) that is in ``staging`` a name in the store, besides the one that it has there; those
+        that could not be named, as something else than a file has the name.
+
+        Bytes on disk, and which of two objects of a name stays, is as in ``take_in``. What is not in ``staging`` any
+        more is passed over. Raises ``OSError``.
+        """
+        refused: list[bytes] = []
+        for shard, group in itertools.groupby(sorted(objects), lambda item: _place(item[0])[:2]):
+            _make_shard(self.layout, shard)
+            target = self.layout.open_beneath(self.layout.objects / shard, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                refused += [
+                    digest
+                    for digest, size in group
+                    if not _link_object(staging.path(digest), target, _place(digest)[3:], size)
+                ]
+            finally:
+                os.close(target)
+        return refused
+
+    def adopt(self, path: Path, digest: bytes, size: int) -> None:
+        """Give the file at ``path``, whose bytes are on disk, its name in the store, durably. Raises as ``take_in``."""
+        shard, rest = _place(digest).split("/")
+        _make_shard(self.layout, shard)
+        source = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            target = self.layout.open_beneath(self.layout.objects / shard, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                if not _name_object(source, path.name, target, rest, size):
+                    os.unlink(path.name, dir_fd=source)
+                os.fsync(target)
+            finally:
+                os.close(target)
+        finally:
+            os.close(source)
+
 
 class Presence:
     """Whether objects are in the store, for those who ask of many: by one lstat an object, or by one listing of each
@@ -328,4 +366,21 @@ def _name_object(source: int, name: str, shard: int, rest: str, size: int) -> bo
         if info.st_size == size:
             return False
         os.rename(name, rest, src_dir_fd=source, dst_dir_fd=shard)
+    return True
+
+
+def _link_object(path: str, shard: int, rest: str, size: int) -> bool:
+    """Link the file ``path`` as an object, unless it is gone; False where something else than a file has the name."""
+    try:
+        os.link(path, rest, dst_dir_fd=shard)
+    except FileExistsError:
+        info = os.stat(rest, dir_fd=shard, follow_symlinks=False)
+        if not stat.S_ISREG(info.st_mode):
+            return False
+        if info.st_size != size:
+            beside = temporary_name()
+            os.link(path, beside, dst_dir_fd=shard)
+            os.rename(beside, rest, src_dir_fd=shard, dst_dir_fd=shard)
+    except FileNotFoundError:
+        pass
     return True

@@ -1,0 +1,147 @@
+"""Cutting frames of a pack into the objects that a commit needs.
+
+A catalog says where in the archive of a pack each object begins; what is at that place is believed only if its
+fs-verity digest is the object's. Everything else that frames hold (headers, objects of other commits) is passed over.
+So nothing that a place sends can become anything but what was asked for.
+
+An object that lies on the seam of two runs of frames is put together from both (``Seams``), whichever comes first.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from stratum.errors import DamagedError, StratumError
+from stratum.transfer.packs import decompress
+
+if TYPE_CHECKING:
+    from stratum.hydrate.landing import Arriving, Landing
+    from stratum.store.catalog import Catalog, CatalogFrame, CatalogMember
+
+SEAM_MAX = 1 << 20
+"""Only objects of up to so many bytes are put together from two runs of frames."""
+SEAMS_BYTES = 8 << 20
+
+Landed = Callable[["CatalogMember", "StratumError | None"], None]
+"""Told of each object that landed, or did not and why."""
+
+
+class Seams:
+    """Pieces of objects that lie on seams, at most ``SEAMS_BYTES`` of them; the oldest go first."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._pieces: OrderedDict[int, tuple[int, bytes]] = OrderedDict()
+        self._bytes = 0
+
+    def has(self, number: int) -> bool:
+        """Whether a piece of the object with this number in the catalog is kept."""
+        return number in self._pieces
+
+    def meet(self, member: CatalogMember, start: int, piece: bytes) -> bytes | None:
+        """The whole object, where ``piece``, which begins at its byte ``start``, was what lacked."""
+        with self._lock:
+            other = self._pieces.pop(member.number, None)
+            if other is not None:
+                self._bytes -= len(other[1])
+                (begun, first), (then, second) = sorted([other, (start, piece)])
+                if begun + len(first) == then:
+                    start, piece = begun, first + second
+                if len(piece) == member.size:
+                    return piece
+            self._pieces[member.number] = (start, piece)
+            self._bytes += len(piece)
+            while self._bytes > SEAMS_BYTES:
+                self._bytes -= len(self._pieces.popitem(last=False)[1][1])
+            return None
+
+
+def archive_of(frames: Iterator[tuple[CatalogFrame, bytes]], what: str) -> Iterator[tuple[int, memoryview]]:
+    """(where it begins in the archive, content) of each compressed frame. ``DamagedError`` naming ``what``."""
+    for frame, data in frames:
+        content = decompress(data, frame.archive_size, what)
+        if len(content) != frame.archive_size:
+            raise DamagedError(f"{what}: a frame has {len(content)} bytes, not {frame.archive_size}")
+        yield frame.archive_start, memoryview(content)
+
+
+class Cutter:
+    """Lands the objects of frames [first, last) of a pack that are ``wanted``, and tells ``landed`` of each."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        span: tuple[int, int],
+        landing: Landing,
+        seams: Seams,
+        wanted: Callable[[CatalogMember], bool],
+        landed: Landed,
+    ) -> None:
+        self._catalog, self._span, self._landing, self._seams = catalog, span, landing, seams
+        self._wanted, self._landed = wanted, landed
+        self._arriving: Arriving | None = None
+
+    def cut(self, pieces: Iterator[tuple[int, memoryview]]) -> None:
+        """Take the objects from the content of the frames, in order. Raises what ``pieces`` does; memory: a frame."""
+        members = self._members()
+        member = next(members, None)
+        try:
+            for begin, content in pieces:
+                end = begin + len(content)
+                while member is not None and member.offset < end:
+                    self._take(member, begin, content)
+                    if member.offset + member.size > end:
+                        break
+                    member = next(members, None)
+        finally:
+            if self._arriving is not None:
+                self._arriving.drop()
+
+    def _members(self) -> Iterator[CatalogMember]:
+        """What is wanted and lies in the frames in whole or, at their ends, in part."""
+        first, last = self._catalog.members_within(*self._span)
+        begin = self._catalog.frame(self._span[0])
+        pack = self._catalog.packs[begin.pack]
+        low, high = max(first - 1, pack.members[0]), min(last + 1, pack.members[1])
+        for member in self._catalog.members(low, high):
+            whole = first <= member.number < last
+            reaches = member.offset + member.size > begin.archive_start
+            if (whole or (reaches and member.size <= SEAM_MAX)) and self._wanted(member):
+                yield member
+
+    def _take(self, member: CatalogMember, begin: int, content: memoryview) -> None:
+        """Take what ``content``, which begins at byte ``begin`` of the archive, has of the object."""
+        start = max(member.offset, begin)
+        piece = content[start - begin : member.offset + member.size - begin]
+        try:
+            if len(piece) == member.size:
+                self._landing.add(member.digest, piece)
+            elif not piece or not self._put(member, start - member.offset, piece):
+                return
+        except StratumError as exc:
+            self._arriving = None
+            self._landed(member, exc)
+            return
+        self._landed(member, None)
+
+    def _put(self, member: CatalogMember, start: int, piece: memoryview) -> bool:
+        """Whether the object has landed with this piece of it."""
+        if member.size <= SEAM_MAX:
+            whole = self._seams.meet(member, start, bytes(piece))
+            if whole is None:
+                return False
+            self._landing.add(member.digest, whole)
+            return True
+        if start == 0:
+            self._arriving = self._landing.arriving(member.digest, member.size)
+        if self._arriving is None:  # what came before failed
+            return False
+        self._arriving.write(piece)
+        if start + len(piece) < member.size:
+            return False
+        arrived, self._arriving = self._arriving, None
+        arrived.done()
+        return True
