@@ -121,6 +121,29 @@ class Config:
     cache_verified_hours: int = 6
 
 
+_CARRIED = {
+    "DOCKER_CONFIG",
+    "HOME",
+    "HTTPS_PROXY",
+    "HTTP_PROXY",
+    "NO_PROXY",
+    "PATH",
+    "REGISTRY_AUTH_FILE",
+    "SSL_CERT_FILE",
+    "XDG_CONFIG_HOME",
+    "XDG_RUNTIME_DIR",
+}
+
+
+def carried(environment: Mapping[str, str]) -> dict[str, str]:
+    """The part of an environment that says how registries are reached: for who fetches later, in another process."""
+    return {
+        name: value
+        for name, value in environment.items()
+        if name.upper() in _CARRIED or (name.startswith("STRATUM_") and any(name == each.env for each in SETTINGS))
+    }
+
+
 def load_config(environ: Mapping[str, str] | None = None, **overrides: str | None) -> Config:
     """Read the settings; ``overrides`` are command-line options by key (None where not given).
 

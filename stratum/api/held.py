@@ -9,7 +9,7 @@ and the mount shows the old one; who takes the worktree in the hand next finishe
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from stratum.api.tagmoves import TagMove
     from stratum.mount.plan import MountPlan
     from stratum.mount.state import Record
+    from stratum.mount.swap import LiveMount
     from stratum.store.holders import Lease
     from stratum.store.transaction import Transaction
     from stratum.store.worktrees import Worktree
@@ -135,8 +136,15 @@ class Held:
             base = self._store.commits.open_tree(self.worktree.base_commit)
         return _read(self._place, tx, base, self.worktree.upperdir, warn)
 
-    def plan(self, *, read_only: bool = False, source: str = "stratum", extra: int = 0) -> MountPlan:
-        """The plan of a mount of it (``mount.plan.MountPlan``)."""
+    def plan(
+        self,
+        *,
+        read_only: bool = False,
+        source: str = "stratum",
+        extra: int = 0,
+        options: Mapping[str, str] | None = None,
+    ) -> MountPlan:
+        """The plan of a mount of it (``mount.plan.MountPlan``); ``options`` as for ``Workplace.gate``."""
         from stratum.mount.plan import MountPlan
 
         tree, store = self.worktree, self._store
@@ -148,6 +156,7 @@ class Held:
             read_only=read_only,
             source=source,
             extra=extra,
+            gate=self._place.gate(tree.base_commit, options),
         )
 
     def mount(
@@ -158,17 +167,19 @@ class Held:
         holder: Holder = HOST,
         make: bool = False,
         attributes: int = 0,
+        options: Mapping[str, str] | None = None,
     ) -> Record:
         """Mount it on the host (``mount.host.mount_recorded``) for ``holder``.
 
-        ``attributes`` are ``MOUNT_ATTR_*`` to add. ``BusyError`` where anybody has it in use.
+        ``attributes`` are ``MOUNT_ATTR_*`` to add, ``options`` those of its gate. ``BusyError`` where anybody has it in
+        use.
         """
         from stratum.mount import host
 
         self.refuse_in_use()
         self.mounted = host.mount_recorded(
             self._place.state,
-            self.plan(read_only=read_only, extra=attributes),
+            self.plan(read_only=read_only, extra=attributes, options=options),
             store=self._store.root,
             ref=str(self),
             commit=self.worktree.base_commit,
@@ -335,16 +346,26 @@ class Held:
                     upperdir, kept = prepare(tx)
                     self.worktree = store.worktrees.switch(tx, wanted, upperdir, record.mount_id, why=why)
                     placed = True
-                mount_id = live.show(self.plan(read_only=record.read_only, source=record.source))
+                shown = self._show_in(live, record)
             except BaseException:
                 if placed:
                     with store.begin(f"undoing {why}: {self}") as tx:
                         store.worktrees.undo_switch(tx, self.stratum, self.name)
                     del self.worktree
                 raise
-        self.mounted = self._place.state.confirm(record, mount_id, commit=wanted.base_commit)
+        self._confirm(record, *shown)
         store.worktrees.drop_retired(self.stratum, self.name)
         return kept
+
+    def _show_in(self, live: LiveMount, record: Record) -> tuple[int, bool]:
+        """Let its mount show it as it is now: (the mount ID, whether it has a gate)."""
+        plan = self.plan(read_only=record.read_only, source=record.source)
+        return live.show(plan), plan.gate is not None
+
+    def _confirm(self, record: Record, mount_id: int, gate: bool) -> None:
+        """Note what its mount shows now."""
+        base = self.worktree.base_commit
+        self.mounted = self._place.state.confirm(record, mount_id, commit=base, gate=gate)
 
     # What a killed switch left
 
@@ -369,8 +390,8 @@ class Held:
                 from stratum.mount.swap import swapping
 
                 with swapping(record, force=True) as live:
-                    mount_id = live.show(self.plan(read_only=record.read_only, source=record.source))
-                self.mounted = self._place.state.confirm(record, mount_id, commit=self.worktree.base_commit)
+                    shown = self._show_in(live, record)
+                self._confirm(record, *shown)
             with store.begin(f"settling {self}") as tx:
                 commit = self._write(tx, interrupted.old, image=False)
                 store.worktrees.note(*name, commit, "kept from an interrupted switch")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,11 +25,13 @@ def mount(
     holder: Holder = HOST,
     make: bool = True,
     attributes: int = 0,
+    options: Mapping[str, str] | None = None,
 ) -> Record:
     """Mount what ``text`` names: a worktree writable (NAME alone is ``main``), a tag or commit read-only.
 
     ``holder`` is for whom. Without ``mountpoint`` one is made in the runtime directory; a missing
-    one is made where ``make`` says so. ``attributes`` are ``MOUNT_ATTR_*`` to add.
+    one is made where ``make`` says so. ``attributes`` are ``MOUNT_ATTR_*`` to add. ``options`` are for the gate of a
+    commit that is not here whole (``Workplace.gate``).
 
     Raises ``BusyError`` naming the holder where the worktree is mounted already, ``UnsupportedError``
     without the privilege or the kernel features.
@@ -43,9 +45,12 @@ def mount(
     with store.locks.store():
         if store.means_worktree(wanted):
             with session.hold(wanted, create=True) as held:
-                return held.mount(at, read_only=read_only, holder=holder, attributes=attributes, make=make)
+                return held.mount(
+                    at, read_only=read_only, holder=holder, attributes=attributes, make=make, options=options
+                )
         found = store.resolve(wanted)
-        plan = MountPlan(store.commits.ensure_image(found.commit), store.objects.layers, extra=attributes)
+        image, gate = store.commits.ensure_image(found.commit), session.gate(found.commit, options)
+        plan = MountPlan(image, store.objects.layers, extra=attributes, gate=gate)
         return host.mount_recorded(
             session.state,
             plan,

@@ -137,6 +137,7 @@ def _show(session: Session, held: Held, old: Record, force: bool) -> Record:
         read_only=plan.read_only,
         holder=old.holder,  # until the mount is there the claim is this process's, so that it does not outlive it
         replacing=old,
+        gate=plan.gate is not None,
     )
     try:
         with swapping(old, force=force) as live:

@@ -6,9 +6,11 @@ import functools
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from datetime import datetime
 
     from stratum.config import Config
+    from stratum.mount.plan import Gate
     from stratum.mount.state import State
     from stratum.store import Store
 
@@ -43,6 +45,21 @@ class Workplace:
         from stratum.mount.state import State
 
         return State(self.config.runtime_dir)
+
+    def gate(self, commit: str, options: Mapping[str, str] | None = None) -> Gate | None:
+        """What a mount of ``commit`` needs to fetch what is read of it; None where the commit is here whole.
+
+        ``options``: ``prefetch`` (none, profile or all), ``wait`` (forever: for sources that are away), and how the
+        sources are reached for this mount. Without any, those of the mount in whose place it comes stay.
+        """
+        if not self.store.sources.is_partial(commit):
+            return None
+        from stratum.config import carried
+        from stratum.mount.plan import Gate
+
+        config, layout = self.config, self.store.layout
+        settings = carried(config.environment)
+        return Gate(layout.root, commit, layout.landing, config.runtime_dir, settings, dict(options or {}))
 
     def now(self) -> datetime:
         """The time that commits made now carry."""

@@ -39,6 +39,7 @@ SCRATCH = "stratum-scratch"
 class _Mounted:
     record: Record
     attachment: Attachment
+    gate: bool
 
 
 class ContainerVolumes:
@@ -58,7 +59,7 @@ class ContainerVolumes:
             attach_all(process, self._bundle.rootfs, [item.attachment for item in mounted])
             for item in mounted:
                 mount_id = statx_mount_id(directory=item.attachment.mount)
-                self._session.state.confirm(item.record, mount_id)
+                self._session.state.confirm(item.record, mount_id, gate=item.gate)
             undo.pop_all()
 
     def _prepare(self, volume: Volume, process: ContainerProcess, opened: ExitStack, undo: ExitStack) -> _Mounted:
@@ -75,13 +76,15 @@ class ContainerVolumes:
                 if failure is not None:
                     self.warnings.append(f"what the last holder of {held} left was not committed: {failure.message}")
                 record = self._claim(volume, str(held), held.worktree.base_commit, process, undo)
-                return self._build(volume, record, held.plan(), process, opened)
+                return self._build(volume, record, held.plan(options=_gate_options(volume)), process, opened)
         # Locked until the commit is on record as mounted, so that no garbage collection takes it away meanwhile.
         with self._session.store.locks.store():
             found = self._session.store.resolve(volume.ref)
             ref = f"{found.name}:{found.commit}" if isinstance(found, ResolvedWorktree) else str(found)
             record = self._claim(volume, ref, found.commit, process, undo)
-        plan = MountPlan(self._session.store.commits.ensure_image(found.commit), self._session.store.objects.layers)
+        image = self._session.store.commits.ensure_image(found.commit)
+        gate = self._session.gate(found.commit, _gate_options(volume))
+        plan = MountPlan(image, self._session.store.objects.layers, gate=gate)
         if volume.scratch:
             upper = self._scratch(volume, found.commit, undo)
             plan = replace(plan, upperdir=upper / "upperdir", workdir=upper / "workdir")
@@ -118,7 +121,7 @@ class ContainerVolumes:
         label = self._bundle.mount_label
         mount = process.build(replace(plan, read_only=volume.read_only, source=record.source, context=label))
         opened.callback(os.close, mount)
-        return _Mounted(record, Attachment(mount, volume.destination))
+        return _Mounted(record, Attachment(mount, volume.destination), plan.gate is not None)
 
     def _scratch(self, volume: Volume, commit: str, undo: ExitStack) -> Path:
         """A fresh upperdir and workdir in the bundle."""
@@ -135,6 +138,11 @@ class ContainerVolumes:
         root = volume.root.applied(self._session.store.commits.root(commit))
         dress_upperdir(directory / "upperdir", root)
         return directory
+
+
+def _gate_options(volume: Volume) -> dict[str, str]:
+    """What is said of fetching what is read of a commit that is not here whole."""
+    return {"prefetch": volume.prefetch} if volume.prefetch is not None else {}
 
 
 def _first(process: ContainerProcess) -> Process:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from stratum.errors import (
     BusyError,
@@ -24,7 +25,7 @@ from stratum.errors import (
     UsageError,
     os_error_text,
 )
-from stratum.mount.plan import Fd, Layers, Method, MountPlan, method_for, overlay_parameters
+from stratum.mount.plan import Fd, Layers, LayerSyntax, Method, MountPlan, method_for, overlay_parameters
 from stratum.sys import loop, mountapi, mountinfo, proc
 from stratum.sys.copymark import check_mark
 from stratum.sys.mountapi import MNT_DETACH, MOUNT_ATTR_RDONLY, UMOUNT_NOFOLLOW, FilesystemContext
@@ -37,6 +38,9 @@ from stratum.sys.syscalls import (
     openat2,
     statx_mount_id,
 )
+
+if TYPE_CHECKING:
+    from stratum.mount.gate import GateLayers
 
 # EROFS answers ENOTBLK where it takes block devices only, EINVAL where it cannot read the file's filesystem.
 _NEEDS_LOOP_DEVICE = (errno.ENOTBLK, errno.EINVAL, errno.EOPNOTSUPP)
@@ -57,10 +61,10 @@ def build_detached(plan: MountPlan, method: Method | None = None) -> int:
     """
     chosen = method or kernel_method()
 
-    def build() -> int:
+    def build(gate: GateLayers | None) -> int:
         with ExitStack() as opened:
             image = opened.enter_context(opened_layer(plan.image, os.O_RDONLY))
-            data = tuple(opened.enter_context(opened_layer(layer)) for layer in plan.data)
+            data = data_layers(plan, gate, chosen, lambda path: opened.enter_context(opened_layer(path)))
             upper = opened.enter_context(opened_layer(plan.upperdir)) if plan.upperdir else None
             # On a read-only file system the kernel takes no upperdir, only a layer to read.
             reads_only = upper is not None and bool(os.fstatvfs(upper).f_flag & os.ST_RDONLY)
@@ -77,14 +81,50 @@ def build_detached(plan: MountPlan, method: Method | None = None) -> int:
     return run_build(build, plan, chosen)
 
 
-def run_build(build: Callable[[], int], plan: MountPlan, method: Method) -> int:
-    """Call ``build``, in a throw-away mount namespace where ``method`` needs one, with errors put in words."""
+def run_build(build: Callable[[GateLayers | None], int], plan: MountPlan, method: Method) -> int:
+    """Call ``build`` with the plan's gate, if it has one, in a throw-away mount namespace where ``method`` needs one,
+    with errors put in words."""
     if plan.upperdir is not None:
         check_mark(plan.upperdir.parent)
     try:
-        return in_own_thread(lambda: _in_private_namespace(build)) if method.attached_layers else build()
+        with opened_gate(plan, method) as gate:
+            if method.attached_layers:
+                return in_own_thread(lambda: _in_private_namespace(lambda: build(gate)))
+            return build(gate)
     except OSError as exc:
         raise explained(exc, f"cannot mount {plan.image}") from None
+
+
+@contextlib.contextmanager
+def opened_gate(plan: MountPlan, method: Method) -> Iterator[GateLayers | None]:
+    """The filesystem of the plan's gate during the block; None where it has no gate. It is made here, before anything
+    is done in another namespace, as who serves it may have to be started."""
+    if plan.gate is None:
+        yield None
+        return
+    if method.syntax is LayerSyntax.LIST:
+        raise UnsupportedError(
+            "files of the commit are not here, and fetching them when they are read needs Linux 6.5",
+            hint="fetch them first: stratum realize REF",
+        )
+    from stratum.mount.gate import gate_layers
+
+    with gate_layers(plan.gate, plan.source) as gate:
+        yield gate
+
+
+def data_layers(
+    plan: MountPlan, gate: GateLayers | None, method: Method, opened: Callable[[Path], int]
+) -> tuple[int, ...]:
+    """The data layers of the plan, with those of its gate: fds. ``opened`` opens a directory.
+
+    An object that is not there is asked for in ``ask``, and then is in the landing; else ``err`` says why not.
+    """
+    data = tuple(opened(layer) for layer in plan.data)
+    if gate is None or plan.gate is None:
+        return data
+    attach_layer(gate.mount, plan, method)
+    return (*data, gate.ask, opened(plan.gate.landing), gate.err)
 
 
 def _in_private_namespace(build: Callable[[], int]) -> int:

@@ -24,7 +24,7 @@ import json
 import os
 import socket
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,16 @@ class GarbageError(ValueError):
 def socket_path(runtime_dir: Path | str) -> str:
     """Where the keeper of a runtime directory listens."""
     return os.path.join(runtime_dir, SOCKET)
+
+
+@contextlib.contextmanager
+def reachable(runtime_dir: Path | str) -> Iterator[str]:
+    """The same in a form that is short enough for a socket's address, during the block. ``OSError``."""
+    directory = os.open(runtime_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{directory}/{SOCKET}"
+    finally:
+        os.close(directory)
 
 
 def encode(message: Mapping[str, Any]) -> bytes:

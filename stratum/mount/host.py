@@ -44,7 +44,13 @@ def mount_recorded(
     with made_mountpoint(at if make else None):
         place = canonical_mountpoint(at) if at is not None else ephemeral_mountpoint(state, store, ref)
         record = state.claim(
-            store=store, ref=ref, commit=commit, mountpoint=place, read_only=not plan.writable, holder=holder
+            store=store,
+            ref=ref,
+            commit=commit,
+            mountpoint=place,
+            read_only=not plan.writable,
+            holder=holder,
+            gate=plan.gate is not None,
         )
         try:
             if at is None:

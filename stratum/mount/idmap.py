@@ -3,7 +3,7 @@
 The files of a stratum keep IDs that mean the same on every host (0 is root). Inside a user namespace whose 0 is, say,
 100000 outside, they would belong to nobody; so every layer is idmapped by that namespace: the detached mount of the
 image, a detached clone of each data layer, and one of the worktree's directory, cloned once because upperdir and
-workdir must be on the same mount.
+workdir must be on the same mount. A gate's directories stay as they are: nobody sees who owns what is in them.
 
 The overlay must be made with the filesystem IDs of the namespace's root, because the kernel makes the workdir's files
 by them, and with all capabilities effective, which the change of IDs takes away: else it silently mounts read-only.
@@ -14,12 +14,14 @@ from __future__ import annotations
 import os
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from stratum.frozen import frozen
 from stratum.mount.build import (
     attach_layer,
     closing,
     create_overlay,
+    data_layers,
     kernel_method,
     mount_image,
     opened_layer,
@@ -28,6 +30,9 @@ from stratum.mount.build import (
 from stratum.mount.plan import Layers, Method, MountPlan
 from stratum.sys import mountapi, namespaces
 from stratum.sys.syscalls import open_beneath
+
+if TYPE_CHECKING:
+    from stratum.mount.gate import GateLayers
 
 
 @frozen
@@ -49,12 +54,17 @@ def build_idmapped(plan: MountPlan, idmap: IdMap, method: Method | None = None) 
         raise ValueError("an idmapped upperdir and workdir must be in one directory")
     chosen = method or kernel_method()
 
-    def build() -> int:
+    def build(gate: GateLayers | None) -> int:
         with ExitStack() as opened:
             image = opened.enter_context(opened_layer(plan.image, os.O_RDONLY))
             image_mount = opened.enter_context(closing(mount_image(image, chosen)))
-            data = tuple(opened.enter_context(closing(_clone(layer))) for layer in plan.data)
-            layers = [image_mount, *data]
+            layers = [image_mount]
+
+            def cloned(directory: Path) -> int:
+                layers.append(opened.enter_context(closing(_clone(directory))))
+                return layers[-1]
+
+            data = data_layers(plan, gate, chosen, cloned)
             upper = work = None
             if plan.upperdir is not None and plan.workdir is not None:
                 worktree = opened.enter_context(closing(_clone(plan.upperdir.parent)))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from stratum import config
-from stratum.config import NO_LIMIT, load_config
+from stratum.config import NO_LIMIT, carried, load_config
 from stratum.errors import UsageError
 
 
@@ -248,3 +248,9 @@ def test_limits_of_the_cache(system_config: Path) -> None:
     for text in ("x", "99999", "-1"):
         with pytest.raises(UsageError, match="cache_verified_hours"):
             load_config({"STRATUM_CACHE_VERIFIED_HOURS": text})
+
+
+def test_what_is_carried_to_who_fetches_later() -> None:
+    """How registries are reached, and the settings; nothing else of an environment, which may hold secrets."""
+    wanted = {"HOME": "/root", "https_proxy": "http://p", "HTTPS_PROXY": "http://p", "STRATUM_REGISTRY": "r"}
+    assert carried({**wanted, "AWS_SECRET": "s", "LD_PRELOAD": "/x.so", "STRATUM_SECRET": "s"}) == wanted

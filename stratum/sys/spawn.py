@@ -1,0 +1,40 @@
+"""Programs that outlive who starts them: new interpreters in sessions of their own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from typing import Any
+
+import stratum
+
+_PROGRAM = "import sys; sys.path[:] = {paths!r}; from {module} import main; main({argument!r})"
+_ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
+
+
+def spawn(module: str, argument: Any, *, stdin: int | None = None, stderr: int | None = None) -> int:
+    """Start ``main(argument)`` of ``module``, found where this process finds modules; its process ID.
+
+    Its standard files are ``stdin`` and ``stderr``, descriptors, or /dev/null; others it does not get, and none of this
+    one's environment. Raises ``OSError``.
+    """
+    program = _PROGRAM.format(paths=search_path(), module=module, argument=argument)
+    with contextlib.ExitStack() as opened:
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        opened.callback(os.close, null)
+        files = (null if stdin is None else stdin, null, null if stderr is None else stderr)
+        return os.posix_spawn(
+            sys.executable,
+            [sys.executable, "-I", "-S", "-c", program],
+            _ENVIRONMENT,
+            file_actions=[(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(files)],
+            setsid=True,
+        )
+
+
+def search_path() -> list[str]:
+    """Where this process finds modules, but for what depends on a working directory."""
+    package = os.path.dirname(os.path.dirname(os.path.abspath(stratum.__file__)))
+    found = [path for path in sys.path if os.path.isabs(path)]
+    return found if package in found else [*found, package]
