@@ -1,0 +1,63 @@
+"""How a mount's sources are reached: the settings of who mounted it, and the secrets of that mount alone."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+
+import pytest
+
+from stratum.errors import UsageError
+from stratum.hydrate.reaching import access_for
+
+
+def secret(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> dict[str, str]:
+    """Settings that lead to a password for any repository of two registries."""
+    auths = {host: {"auth": secret(f"node:{host}")} for host in ("one.example", "two.example")}
+    path = tmp_path / "auth.json"
+    path.write_text(json.dumps({"auths": auths}))
+    return {"REGISTRY_AUTH_FILE": str(path), "STRATUM_INSECURE_REGISTRIES": "one.example", "https_proxy": "http://p"}
+
+
+def test_the_settings_of_who_mounted_it(settings: dict[str, str]) -> None:
+    access = access_for(settings, {"prefetch": "all"})
+    assert access.credentials("one.example", "team/app") == secret("node:one.example")
+    assert access.insecure_registries == ("one.example",)
+    assert access.proxies == {"https_proxy": "http://p"}
+    assert access.authorities == ()
+
+
+def test_the_secrets_of_the_mount_come_first(settings: dict[str, str]) -> None:
+    auths = {"one.example/team/app": {"auth": secret("pod:x")}}
+    access = access_for(settings, {"credentials": json.dumps(auths)})
+    assert access.credentials("one.example", "team/app") == secret("pod:x")
+    assert access.credentials("one.example", "team/other") == secret("node:one.example")
+    assert access.credentials("two.example", "team/app") == secret("node:two.example")
+    assert "pod" not in repr(access)
+
+
+def test_an_isolated_mount_has_none_of_the_nodes(settings: dict[str, str]) -> None:
+    auths = {"one.example/team/app": {"auth": secret("pod:x")}}
+    access = access_for(settings, {"credentials": json.dumps(auths), "isolated": "true"})
+    assert access.credentials("one.example", "team/app") == secret("pod:x")
+    assert access.credentials("two.example", "team/app") is None
+    assert access_for(settings, {"isolated": "true"}).credentials("one.example", "team/app") is None
+
+
+def test_further_authorities_count_beside_those_that_did(settings: dict[str, str], tmp_path: Path) -> None:
+    own = {"authorities": str(tmp_path / "ca.crt")}
+    assert access_for(settings, own).authorities[-1] == tmp_path / "ca.crt"
+    named = {**settings, "SSL_CERT_FILE": "/named.crt"}
+    assert access_for(named, own).authorities == (Path("/named.crt"), tmp_path / "ca.crt")
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", "[" * 100_000, "1"])
+def test_credentials_that_are_no_table(settings: dict[str, str], text: str) -> None:
+    with pytest.raises(UsageError, match="credentials of a mount"):
+        access_for(settings, {"credentials": text})
