@@ -23,6 +23,7 @@ from stratum.store.trash import remove_tree
 from stratum.store.worktrees import dress_upperdir
 from stratum.sys.proc import Process, process_of
 from stratum.sys.syscalls import statx_mount_id
+from stratum.volumes.fetching import ensure_fetched
 from stratum.volumes.grant import grant
 from stratum.volumes.making import Fill, ensure_worktree
 from stratum.volumes.request import Volume
@@ -64,6 +65,7 @@ class ContainerVolumes:
 
     def _prepare(self, volume: Volume, process: ContainerProcess, opened: ExitStack, undo: ExitStack) -> _Mounted:
         """Claim what ``volume`` names and build its mount. ``opened`` gets the mount's fd, ``undo`` the way back."""
+        ensure_fetched(self._session, volume)
         if volume.ref.worktree is not None:
             fill = self._image_at(volume.destination, process) if volume.copy_up else None
             tree = ensure_worktree(self._session, volume.ref, volume.beginning, why="made for a container", fill=fill)

@@ -20,6 +20,7 @@ from stratum.plugin.records import Mountpoints, VolumeRecord, check_volume_name
 from stratum.store.clock import rfc3339, utc_now
 from stratum.store.holders import NamedVolume
 from stratum.store.records import Records
+from stratum.volumes.fetching import ensure_fetched
 from stratum.volumes.grant import grant, reconcile
 from stratum.volumes.making import ensure_worktree
 from stratum.volumes.policy import PODMAN, Caller, load_policy
@@ -49,6 +50,7 @@ class PluginVolumes:
                     raise ExistsError(f"there is a volume {name} with other options")
                 return
             session = Session(self._config)
+            ensure_fetched(session, volume)
             if volume.ref.worktree is None:
                 session.store.resolve(volume.ref)
             else:
@@ -114,6 +116,7 @@ class PluginVolumes:
             return next((released.error for released in done if released.error is not None), None)
 
     def _attach(self, session: Session, volume: Volume, holder: NamedVolume, place: str) -> None:
+        ensure_fetched(session, volume)  # it may have been removed since the volume was made
         ref = str(volume.ref)
         if volume.ref.worktree is None:
             mount(session, ref, place, holder=holder)

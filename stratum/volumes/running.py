@@ -28,12 +28,18 @@ class Ran:
 def run(session: Session, request: Request, *, detach: bool = False, remove: bool = False) -> Ran:
     """Run a container with the volumes in ``request.annotations``; its end commits them, unless ``detach``.
 
+    What they ask for lazily and is not here is pulled first, with this session's settings and credentials.
+
     It has this process's standard output and error, its input where the request asks for one, and the signals that
     this process gets meanwhile. Raises ``UnsupportedError`` where no hook mounts the volumes: nothing has run then.
     A container that could not be started is removed.
     """
     from stratum.podman.containers import Containers
+    from stratum.volumes.fetching import ensure_fetched
+    from stratum.volumes.request import parse_volumes
 
+    for volume in parse_volumes(request.annotations):
+        ensure_fetched(session, volume)
     podman = Containers(session.config.environment)
     container = podman.create(request, remove=detach and remove)
     try:
