@@ -7,6 +7,8 @@
     tag        StorageClass, inline, static volume   template of the tag that such a commit gets ({time}, {commit} ...)
     readOnly   inline, static volume                 true | false (the default)
     pullPolicy StorageClass, inline, static volume   Always | IfNotPresent | Never, for a source in a registry
+    lazy       StorageClass, static volume           true: what is pulled for it comes file by file, when it is read
+    prefetch   StorageClass, inline, static volume   none | profile | all: what of it is fetched before anybody asks
     registry   VolumeSnapshotClass                   HOST[:PORT]/REPOSITORY that snapshots are pushed to
 
 Any other key is refused, so that a misspelt one is not silently ignored; those that Kubernetes adds
@@ -21,6 +23,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TypeVar
 
+from stratum.config import PREFETCHES
 from stratum.csi.csi_pb2 import VolumeCapability
 from stratum.csi.errors import invalid
 from stratum.errors import UsageError
@@ -74,23 +77,29 @@ Modes = VolumeCapability.AccessMode
 
 @dataclass(frozen=True, slots=True)
 class Attributes:
-    """Attributes of a volume, checked. ``source`` and ``pull_policy`` are None where none is given."""
+    """Attributes of a volume, checked. Those that can be None are not given then."""
 
     source: Target | Ref | None = None
     commit: bool = False
     tag: str | None = None
     read_only: bool = False
     pull_policy: PullPolicy | None = None
+    lazy: bool | None = None
+    prefetch: str | None = None
 
     def context(self) -> dict[str, str]:
-        """The volume context that says the same about what happens at unpublish."""
+        """The volume context that says the same about how it is mounted and what happens at unpublish."""
         context = {"commit": "on-unpublish"} if self.commit else {}
-        return context | ({"tag": self.tag} if self.tag is not None else {})
+        if self.tag is not None:
+            context["tag"] = self.tag
+        if self.lazy is not None:
+            context["lazy"] = "true" if self.lazy else "false"
+        return context | ({"prefetch": self.prefetch} if self.prefetch is not None else {})
 
 
 def volume_attributes(given: Mapping[str, str], *, read_only: bool = True) -> Attributes:
     """Attributes from StorageClass parameters (``read_only`` not allowed) or a volume context. INVALID_ARGUMENT."""
-    known = {"source", "commit", "tag", "pullPolicy"} | ({"readOnly"} if read_only else set())
+    known = {"source", "commit", "tag", "pullPolicy", "lazy", "prefetch"} | ({"readOnly"} if read_only else set())
     values = _known(given, known)
     commit = _choice(values, "commit", _COMMIT) or False
     tag = values.get("tag")
@@ -109,7 +118,11 @@ def volume_attributes(given: Mapping[str, str], *, read_only: bool = True) -> At
     policy = _choice(values, "pullPolicy", _POLICIES)
     if policy is not None and not isinstance(source, Target):
         raise invalid("the attribute pullPolicy needs a source in a registry")
-    attributes = Attributes(source, commit, tag, _choice(values, "readOnly", _FLAGS) or False, policy)
+    lazy, prefetch = _choice(values, "lazy", _FLAGS), _choice(values, "prefetch", {each: each for each in PREFETCHES})
+    if lazy and isinstance(source, Ref):
+        raise invalid("the attribute lazy is for what is pulled, and the source is on the node")
+    read_only_wanted = _choice(values, "readOnly", _FLAGS) or False
+    attributes = Attributes(source, commit, tag, read_only_wanted, policy, lazy, prefetch)
     if attributes.read_only and attributes.commit:
         raise invalid("a volume cannot be readOnly and committed on unpublish")
     return attributes

@@ -88,12 +88,15 @@ def find(driver: Driver, snapshot_id: str, asker: Asker) -> SnapshotRecord | Non
         return None
 
 
-def restore(driver: Driver, snapshot_id: str, asker: Asker) -> Origin:
-    """Have the snapshot's content in the store. NOT_FOUND where there is no such snapshot, ABORTED during its pull."""
+def restore(driver: Driver, snapshot_id: str, asker: Asker, *, lazy: bool | None) -> Origin:
+    """Have the snapshot's content in the store, ``lazy`` as ``fetch`` has it.
+
+    NOT_FOUND where there is no such snapshot, ABORTED during its pull.
+    """
     handle = parse_handle(snapshot_id)
     if handle is None:
         raise not_found(f"there is no snapshot {snapshot_id}")
-    origin = fetch(driver, handle.target, asker)
+    origin = fetch(driver, handle.target, asker, lazy=lazy)
     _check(handle, origin.commit)
     return origin
 

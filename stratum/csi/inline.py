@@ -5,7 +5,8 @@ Who writes a pod's specification decides what is in these attributes, so the dri
 and its record go when the volume is unpublished. A commit that was asked for stays; it never moves a tag that exists,
 as that may be somebody else's. Where the stratum is the node's, which pods of several namespaces may have as their
 source, its tag begins with the pod's namespace and '.', which no namespace has in its name: so nobody takes, or makes,
-a tag that others look for. What is pulled for a namespace is in a stratum of its own.
+a tag that others look for. What is pulled for a namespace is in a stratum of its own, and it is pulled whole: a commit
+that lists contents without bringing them would show those that the node has of others.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from stratum.csi.provisioning import exists, remove_recorded
 from stratum.csi.records import VolumeRecord
 from stratum.csi.sources import FROM_PUBLISH, Asker, fetch
 from stratum.errors import ExistsError
+from stratum.oci.target import Target
 from stratum.refs import Ref
 from stratum.store.holders import KubernetesVolume, Promise
 from stratum.sys import mountapi
@@ -63,6 +65,8 @@ def publish(driver: Driver, request: csi.NodePublishVolumeRequest, target: Place
     if record is None or not driver.session.store.commits.exists(record.commit):
         namespace = request.volume_context.get(POD_NAMESPACE, "")
         asker = Asker(caller, dict(request.secrets), namespace, FROM_PUBLISH, isolated=True)
+        if wanted.lazy and isinstance(wanted.source, Target):
+            _log.info("%s: lazy means nothing for an inline volume: what pods name is pulled whole", _pod(request))
         origin = fetch(driver, wanted.source, asker, wanted.pull_policy)
         record = VolumeRecord(
             key=inline_key(request.volume_id),

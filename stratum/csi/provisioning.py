@@ -110,13 +110,14 @@ def _origin(driver: Driver, wanted: Wanted, asker: Asker) -> Origin:
         record = find_snapshot(driver, wanted.snapshot_id)
         if record is not None and driver.session.store.commits.exists(record.commit):
             return Origin(record.stratum, record.commit)
-        return elsewhere.restore(driver, wanted.snapshot_id, asker)
+        return elsewhere.restore(driver, wanted.snapshot_id, asker, lazy=wanted.attributes.lazy)
     if wanted.volume_id is not None:
         source = wanted.volume_id
         task = Task(f"clone of {source}", (wanted.name,), owner=asker.namespace)
         return driver.jobs.run(task, lambda: _from_volume(driver, source), asker.caller)
-    if wanted.attributes.source is not None:
-        return fetch(driver, wanted.attributes.source, asker, wanted.attributes.pull_policy)
+    attributes = wanted.attributes
+    if attributes.source is not None:
+        return fetch(driver, attributes.source, asker, attributes.pull_policy, lazy=attributes.lazy)
     return Origin(EMPTY_STRATUM, _empty_commit(driver))
 
 
@@ -200,23 +201,24 @@ def volume_for_node(driver: Driver, volume_id: str, attributes: Attributes, aske
         ref = parse_ref(volume_id)
     except UsageError as exc:
         raise not_found(f"there is no volume {volume_id[:140]!r}: {exc.message}") from None
-    _make_static(driver, ref, attributes.source, attributes.pull_policy, asker)
+    _make_static(driver, ref, attributes.source, attributes, asker)
     return find_volume(driver, volume_id, create=True)
 
 
-def _make_static(driver: Driver, ref: Ref, source: Target | Ref, policy: PullPolicy | None, asker: Asker) -> None:
-    store = driver.session.store
+def _make_static(driver: Driver, ref: Ref, source: Target | Ref, attributes: Attributes, asker: Asker) -> None:
+    store, policy, lazy = driver.session.store, attributes.pull_policy, attributes.lazy
     if is_hash(ref.name) or (ref.tag is not None and is_hash(ref.tag)):
         raise not_found(f"there is no commit {ref}")
     if ref.tag is None:
-        origin = fetch(driver, source, asker, policy)
+        origin = fetch(driver, source, asker, policy, lazy=lazy)
         worktree = ref.worktree or DEFAULT_WORKTREE
         with contextlib.suppress(ExistsError):  # another call made it at the same time
             store.worktrees.create(ref.name, worktree, origin.commit, why=f"made for a Kubernetes volume from {source}")
     elif isinstance(source, Target):
         if policy == PullPolicy.NEVER:
             raise precondition(f"{ref} is not on this node, and pullPolicy is Never")
-        pull(driver, source, str(ref), asker)
+        lazy = driver.session.config.lazy if lazy is None else lazy
+        pull(driver, source, str(ref), asker, lazy=lazy)
     else:
         commit = store.resolve_commit(source)
         store.tags.set(ref.name, ref.tag, commit, expected=None, why=f"made for a Kubernetes volume from {source}")

@@ -94,11 +94,15 @@ def registry_stratum(target: Target, namespace: str | None = None) -> str:
     return f"{target.repository.rpartition('/')[2][:60]}-{hashlib.sha256(place.encode()).hexdigest()[:32]}"
 
 
-def fetch(driver: Driver, source: Target | Ref, asker: Asker, policy: PullPolicy | None = None) -> Origin:
+def fetch(
+    driver: Driver, source: Target | Ref, asker: Asker, policy: PullPolicy | None = None, *, lazy: bool | None = None
+) -> Origin:
     """Have the content of ``source`` in the store. ABORTED while a pull goes on in the background.
 
     Of the node's strata, an isolated asker may have tags only. ``policy`` says when a registry is asked; by default
-    once for a digest, and each time for a tag. FAILED_PRECONDITION where it may not be asked and that was never done.
+    once for a digest, and each time for a tag. ``lazy`` says whether a pull leaves contents to the first read (None:
+    what the settings say); for an isolated asker it brings them always, as a list of contents proves nothing about who
+    may read them. FAILED_PRECONDITION where the registry may not be asked and that was never done.
     """
     if isinstance(source, Ref):
         if asker.isolated and driver.made_stratum(source.name):
@@ -108,8 +112,10 @@ def fetch(driver: Driver, source: Target | Ref, asker: Asker, policy: PullPolicy
         return _inline_tag(driver, source) if asker.isolated else _local(driver, source)
     if policy is None:
         policy = PullPolicy.IF_NOT_PRESENT if source.digest else PullPolicy.ALWAYS
+    lazy = not asker.isolated and (driver.session.config.lazy if lazy is None else lazy)
     known = _pulled_before(driver, source, asker) if policy != PullPolicy.ALWAYS else None
-    if known is not None:
+    partial = known is not None and driver.session.store.sources.is_partial(known.commit)
+    if known is not None and (lazy or policy == PullPolicy.NEVER or not partial):
         return Origin(known.stratum, known.commit)
     if policy == PullPolicy.NEVER:
         raise precondition(
@@ -119,7 +125,7 @@ def fetch(driver: Driver, source: Target | Ref, asker: Asker, policy: PullPolicy
     stratum = registry_stratum(source, asker.namespace if asker.isolated else None)
     tag = check_name(f"sha256-{source.digest.partition(':')[2][:32]}" if source.digest else source.tag, "tag")
     record = PullRecord(_pull_key(source, asker), str(source), asker.tenant, stratum, tag)
-    commit = pull(driver, source, f"{stratum}:{tag}", asker, record)
+    commit = pull(driver, source, f"{stratum}:{tag}", asker, record, lazy=lazy)
     if driver.pulls.get(record.key) is None:  # it joined another tenant's pull
         driver.pulls.put(replace(record, commit=commit))
     return Origin(stratum, commit)
@@ -144,14 +150,16 @@ def _pulled_before(driver: Driver, source: Target, asker: Asker) -> PullRecord |
     return record
 
 
-def pull(driver: Driver, target: Target, name: str, asker: Asker, record: PullRecord | None = None) -> str:
+def pull(
+    driver: Driver, target: Target, name: str, asker: Asker, record: PullRecord | None = None, *, lazy: bool
+) -> str:
     """Pull ``target`` to NAME:TAG in a job, and put it on ``record``; the commit.
 
     A tag in a stratum that the driver made for pulls is the driver's to move.
     """
     ours = record is not None
     # Another pod's secrets may not join a pull that was let in with these.
-    task = Task(f"pull of {target}", (name, asker.proof()), asker.lane, asker.namespace)
+    task = Task(f"pull of {target}", (name, asker.proof(), *(("lazy",) if lazy else ())), asker.lane, asker.namespace)
 
     def check_wanted(_done: int, _total: int | None) -> None:
         driver.jobs.check_wanted(task)
@@ -164,6 +172,7 @@ def pull(driver: Driver, target: Target, name: str, asker: Asker, record: PullRe
                 name,
                 access=access,
                 isolated=asker.isolated,
+                lazy=lazy,
                 force=ours,
                 progress=check_wanted,
             )
@@ -239,7 +248,7 @@ def access_for(driver: Driver, asker: Asker, target: Target) -> Iterator[Access]
 def credentials(asker: Asker, target: Target, of_node: Credentials) -> Credentials:
     """What finds the asker's credentials, before (isolated: instead of) those of the node. INVALID_ARGUMENT where its
     secrets are malformed."""
-    auths = _auths(asker.secrets, target)
+    auths = auths_of(asker.secrets, target)
 
     def find(host: str, repository: str) -> str | None:
         found = find_in(auths, "the secret", host, repository)
@@ -260,8 +269,9 @@ def _for_pods(asker: Asker, target: Target) -> Iterator[None]:
         raise UntrustedError(exc.message, hint="--ca-file of stratum-csi names further authorities") from None
 
 
-def _auths(secrets: Mapping[str, str], target: Target) -> dict[str, dict[str, str]]:
-    """The ``auths`` table of a docker configuration, and nothing that would start a credential helper."""
+def auths_of(secrets: Mapping[str, str], target: Target | None) -> dict[str, dict[str, str]]:
+    """The ``auths`` table of a docker configuration, and nothing that would start a credential helper. A user and a
+    password without a host are for that of ``target``. INVALID_ARGUMENT where the secrets are malformed."""
     found: dict[str, dict[str, str]] = {}
     if _DOCKER_CONFIG in secrets:
         for host, entry in _docker_auths(secrets[_DOCKER_CONFIG]).items():
@@ -271,7 +281,7 @@ def _auths(secrets: Mapping[str, str], target: Target) -> dict[str, dict[str, st
                 found[host] = {"auth": entry["auth"]}
             elif isinstance(entry.get("username"), str) and isinstance(entry.get("password"), str):
                 found[host] = {"auth": _basic(entry["username"], entry["password"])}
-    if "username" in secrets and "password" in secrets and target.host is not None:
+    if "username" in secrets and "password" in secrets and target is not None and target.host is not None:
         found[target.host] = {"auth": _basic(secrets["username"], secrets["password"])}
     return found
 

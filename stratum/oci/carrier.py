@@ -22,7 +22,6 @@ from stratum.oci.deadline import Pace
 from stratum.oci.target import Target, is_loopback
 from stratum.oci.transport import Asked, Transport, failure, origin, resolve, shown
 
-_API_HOSTS = {"docker.io": "registry-1.docker.io", "index.docker.io": "registry-1.docker.io"}
 _ACTIONS = {"GET": "pull", "HEAD": "pull", "DELETE": "delete"}
 
 _do_request = unwrap(oras.provider.Registry.do_request)
@@ -47,8 +46,8 @@ class Carrier:
 
     def __init__(self, target: Target, access: Access) -> None:
         assert target.host is not None
-        self.target, self.host = target, target.host
-        self.api_host = _API_HOSTS.get(self.host, self.host)
+        assert target.api_host is not None
+        self.target, self.host, self.api_host = target, target.host, target.api_host
         self.scheme = scheme_for(target, access)
         self.base = f"{self.scheme}://{self.api_host}/v2/"
         self._origin = origin(self.base)

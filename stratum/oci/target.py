@@ -27,6 +27,7 @@ _TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}")
 _HOST_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _HOST = re.compile(rf"(?P<name>{_HOST_LABEL}(?:\.{_HOST_LABEL})*|\[[0-9a-fA-F:.]+\])(?::(?P<port>[0-9]{{1,5}}))?")
 _REPOSITORY_MAX = 255
+_API_HOSTS = {"docker.io": "registry-1.docker.io", "index.docker.io": "registry-1.docker.io"}
 _GRAMMAR = "write it as HOST[:PORT]/REPOSITORY[:TAG] or oci:DIRECTORY[:TAG]"
 
 
@@ -55,6 +56,11 @@ class Target:
         if self.archive is not None:
             return f"oci-archive:{self.archive}"
         return f"oci:{self.directory}" if self.directory is not None else f"{self.host}/{self.repository}"
+
+    @property
+    def api_host(self) -> str | None:
+        """The host that is spoken to, and that passwords are looked up for."""
+        return None if self.host is None else _API_HOSTS.get(self.host, self.host)
 
     @property
     def reference(self) -> str:

@@ -121,6 +121,27 @@ def test_kubernetes_own_keys_are_passed_over() -> None:
     assert volume_attributes(found.context()) == found
 
 
+@pytest.mark.parametrize(("lazy", "value"), [("true", True), ("false", False)])
+@pytest.mark.parametrize("prefetch", ["none", "profile", "all"])
+def test_what_is_fetched_when_is_said_to_the_node_too(lazy: str, value: bool, prefetch: str) -> None:
+    found = volume_attributes({"lazy": lazy, "prefetch": prefetch, "source": "reg.example.com/db"})
+    assert (found.lazy, found.prefetch) == (value, prefetch)
+    assert found.context() == {"lazy": lazy, "prefetch": prefetch}
+    at_the_node = volume_attributes(found.context())
+    assert (at_the_node.lazy, at_the_node.prefetch) == (value, prefetch)
+    assert volume_attributes({}).lazy is None, "the settings of the node say it"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"lazy": "yes"}, {"lazy": ""}, {"prefetch": "some"}, {"lazy": "true", "source": "app:v1"}],
+)
+def test_bad_wishes_of_what_is_fetched_when(given: dict[str, str]) -> None:
+    with pytest.raises(CallError) as caught:
+        volume_attributes(given)
+    assert caught.value.code == Code.INVALID_ARGUMENT
+
+
 def test_strata_of_registries_have_128_bits_and_valid_names() -> None:
     long = Target("reg.example.com", "team/" + "a" * 200, "latest")
     for target in (long, Target("reg.example.com:5000", "app", "latest")):
