@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from stratum.config import load_config
+from stratum.config import Config
 from stratum.errors import UsageError
 from stratum.oci.access import Access, Credentials, access_of
 
@@ -23,12 +23,12 @@ ISOLATED = "isolated"
 AUTHORITIES = "authorities"
 
 
-def access_for(settings: Mapping[str, str], options: Mapping[str, str]) -> Access:
+def access_for(config: Config, options: Mapping[str, str]) -> Access:
     """How a mount's sources are reached. The files that it names are read when a source is, not now.
 
-    ``UsageError`` where the options, or the settings at this moment, are of the wrong form.
+    ``config`` are the settings of who mounted it. ``UsageError`` where the credentials are no such table.
     """
-    access = access_of(load_config(settings))
+    access = access_of(config)
     if AUTHORITIES in options:
         from stratum.oci.tls import system_authorities
 

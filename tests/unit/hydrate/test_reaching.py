@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from stratum.config import load_config
 from stratum.errors import UsageError
 from stratum.hydrate.reaching import access_for
 
@@ -26,7 +27,7 @@ def settings(tmp_path: Path) -> dict[str, str]:
 
 
 def test_the_settings_of_who_mounted_it(settings: dict[str, str]) -> None:
-    access = access_for(settings, {"prefetch": "all"})
+    access = access_for(load_config(settings), {"prefetch": "all"})
     assert access.credentials("one.example", "team/app") == secret("node:one.example")
     assert access.insecure_registries == ("one.example",)
     assert access.proxies == {"https_proxy": "http://p"}
@@ -35,7 +36,7 @@ def test_the_settings_of_who_mounted_it(settings: dict[str, str]) -> None:
 
 def test_the_secrets_of_the_mount_come_first(settings: dict[str, str]) -> None:
     auths = {"one.example/team/app": {"auth": secret("pod:x")}}
-    access = access_for(settings, {"credentials": json.dumps(auths)})
+    access = access_for(load_config(settings), {"credentials": json.dumps(auths)})
     assert access.credentials("one.example", "team/app") == secret("pod:x")
     assert access.credentials("one.example", "team/other") == secret("node:one.example")
     assert access.credentials("two.example", "team/app") == secret("node:two.example")
@@ -44,20 +45,20 @@ def test_the_secrets_of_the_mount_come_first(settings: dict[str, str]) -> None:
 
 def test_an_isolated_mount_has_none_of_the_nodes(settings: dict[str, str]) -> None:
     auths = {"one.example/team/app": {"auth": secret("pod:x")}}
-    access = access_for(settings, {"credentials": json.dumps(auths), "isolated": "true"})
+    access = access_for(load_config(settings), {"credentials": json.dumps(auths), "isolated": "true"})
     assert access.credentials("one.example", "team/app") == secret("pod:x")
     assert access.credentials("two.example", "team/app") is None
-    assert access_for(settings, {"isolated": "true"}).credentials("one.example", "team/app") is None
+    assert access_for(load_config(settings), {"isolated": "true"}).credentials("one.example", "team/app") is None
 
 
 def test_further_authorities_count_beside_those_that_did(settings: dict[str, str], tmp_path: Path) -> None:
     own = {"authorities": str(tmp_path / "ca.crt")}
-    assert access_for(settings, own).authorities[-1] == tmp_path / "ca.crt"
+    assert access_for(load_config(settings), own).authorities[-1] == tmp_path / "ca.crt"
     named = {**settings, "SSL_CERT_FILE": "/named.crt"}
-    assert access_for(named, own).authorities == (Path("/named.crt"), tmp_path / "ca.crt")
+    assert access_for(load_config(named), own).authorities == (Path("/named.crt"), tmp_path / "ca.crt")
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", "[" * 100_000, "1"])
 def test_credentials_that_are_no_table(settings: dict[str, str], text: str) -> None:
     with pytest.raises(UsageError, match="credentials of a mount"):
-        access_for(settings, {"credentials": text})
+        access_for(load_config(settings), {"credentials": text})
