@@ -9,21 +9,22 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 from stratum.sys.mountapi import make_private
 from stratum.sys.namespaces import CLONE_NEWNS, unshare
-from tests.bench import report, works
+from tests.bench import lazy, report, works
 from tests.bench.jobs import JOBS, Bench
-from tests.bench.measure import Job
+from tests.bench.measure import Figure, Job
 from tests.bench.peers import KEEPERS
 from tests.support.leftovers import unmount_below
 
 PEERS = ("podman", "oras", *(keeper.name for keeper in KEEPERS))
 FILES = 54_000
 SHORT = "/mnt"
-WORKS = ("small", "large", "many", "duplicates")
+WORKS = ("small", "large", "many", "duplicates", "lazy")
 
 
 def main() -> None:
@@ -74,18 +75,32 @@ def run(work: str, directory: Path, options: argparse.Namespace) -> None:
     make_work(work, tree, options)
     works.read_all(tree)
     done: list[Job] = []
+    figures: list[Figure] = []
     with ExitStack() as opened:
         bench = Bench(directory, tree, set(options.peers), opened)
-        for name in options.jobs:
-            for job in JOBS[name](bench):
+        for job in jobs(work, bench, options):
+            if isinstance(job, Figure):
+                print(f"  {report.figure(job)}", flush=True)
+                figures.append(job)
+            else:
                 job.run(options.rounds, options.budget)
                 print(f"  {report.summary(job)}", flush=True)
                 done.append(job)
     print("\n" + report.table([line for job in done for line in report.rows(job)]) + "\n")
-    if work == "small" and options.files == FILES:  # what the targets are about
-        for verdict in filter(None, map(report.verdict, done)):
+    if work in ("small", "lazy") and options.files == FILES:  # what the targets are about
+        for verdict in (*filter(None, map(report.verdict, done)), *map(report.figure, figures)):
             print(verdict)
-    print("written:", *report.write(options.output, work, done))
+    print("written:", *report.write(options.output, work, done, figures))
+
+
+def jobs(work: str, bench: Bench, options: argparse.Namespace) -> Iterator[Job | Figure]:
+    """The jobs that are asked for of a work, or all that it has."""
+    if work == "lazy":
+        yield from lazy.jobs(bench, [name for name in options.jobs or lazy.USUAL if name in lazy.NAMES])
+    else:
+        for name in options.jobs or JOBS:
+            if name in JOBS:
+                yield from JOBS[name](bench)
 
 
 def make_work(work: str, tree: Path, options: argparse.Namespace) -> None:
@@ -104,11 +119,11 @@ def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="make bench BENCH_ARGS=...", description=__doc__)
     parser.add_argument("--work", nargs="+", choices=WORKS, default=["small"], help="trees to work on")
-    parser.add_argument("--jobs", nargs="+", choices=list(JOBS), default=list(JOBS))
+    parser.add_argument("--jobs", nargs="+", choices=[*JOBS, *lazy.NAMES], help="jobs of the works")
     parser.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS), help="programs to compare with")
     parser.add_argument("--rounds", type=int, default=5, help="measured runs of every program, after a warm-up")
     parser.add_argument("--budget", type=float, default=30, help="seconds after which a job begins no further round")
-    parser.add_argument("--files", type=int, default=FILES, help="files of 'small' and 'duplicates'")
+    parser.add_argument("--files", type=int, default=FILES, help="files of 'small', 'duplicates' and 'lazy'")
     parser.add_argument("--many", type=int, default=1_000_000, help="files of 'many'")
     parser.add_argument("--size", type=int, default=1024, help="MiB of 'large' (10240 for the full work)")
     parser.add_argument("--directory", default="/var/tmp", help="where trees and repositories are made")

@@ -50,11 +50,15 @@ class Entrant:
 
 @dataclass
 class Job:
-    """What several entrants do, one after the other in every round. ``before`` is called once a round, unmeasured."""
+    """What several entrants do, one after the other in every round. ``before`` is called once a round, unmeasured.
+
+    ``wanted`` is the median time that ours is to stay below, in seconds, where there is such a target.
+    """
 
     name: str
     entrants: list[Entrant]
     before: Callable[[], None] = lambda: None
+    wanted: float | None = None
 
     def run(self, rounds: int, budget: float) -> None:
         """A warm-up round and ``rounds`` that count, but no further one once ``budget`` seconds have passed.
@@ -76,6 +80,16 @@ class Job:
         """The median over the rounds of ours (the first entrant) divided by ``other``."""
         pairs = zip(self.entrants[0].runs, other.runs, strict=True)
         return statistics.median(getattr(a, what) / max(getattr(b, what), 1e-6) for a, b in pairs)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Something else than a time, that is to be ``wanted`` at most."""
+
+    name: str
+    value: float
+    unit: str
+    wanted: float
 
 
 def measured(entrant: Entrant) -> Run:

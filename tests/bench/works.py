@@ -59,6 +59,31 @@ def large_files(root: Path, total: int, *, count: int = 4) -> None:
                 left -= len(block)
 
 
+def sparse_file(path: Path, size: int, *, pieces: int = 100) -> None:
+    """A file of ``size`` bytes that is a hole, but for ``pieces`` of 1 MiB that do not compress; one in the middle."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = random.Random(3)
+    with path.open("wb") as file:
+        file.truncate(size)
+        for position in (size // 2, *(rng.randrange(size - (1 << 20)) for _ in range(pieces - 1))):
+            file.seek(position)
+            file.write(rng.randbytes(1 << 20))
+
+
+def tiny_files(root: Path, directories: int, files: int) -> None:
+    """``files`` files in each of ``directories`` directories, each of a hundred bytes of its own."""
+    for number in range(directories):
+        place = root / f"{number:04d}"
+        place.mkdir(parents=True)
+        for name in range(files):
+            (place / f"{name:04d}").write_bytes(b"%099d\n" % (number * files + name))
+
+
+def size(root: Path) -> int:
+    """Bytes in the files below ``root``."""
+    return sum(os.lstat(os.path.join(place, name)).st_size for place, _, names in os.walk(root) for name in names)
+
+
 def add_files(root: Path, count: int, tag: str) -> None:
     """``count`` new files named after ``tag``, spread over the directories of ``root``."""
     directories = [place for place, _, _ in itertools.islice(os.walk(root), count)]

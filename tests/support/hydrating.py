@@ -13,6 +13,8 @@ from pathlib import Path
 
 def keeper(runtime_dir: Path) -> int | None:
     """The process that listens at the runtime directory's socket."""
+    if not runtime_dir.exists():
+        return None
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
         place = os.open(runtime_dir, os.O_PATH | os.O_DIRECTORY)  # paths of sockets have to be short
         try:
