@@ -2,7 +2,8 @@
 
 It serves the storage directory of ``tests.e2e.registry_server`` (pushes go to that one), in a process of its own, so
 that it can be killed and started again at the same address, and tests do not share a Python with it. What it does is
-changed while it runs (``tell``), and what it was asked can be looked at (``asked``).
+changed while it runs (``tell``), and what it was asked can be looked at (``asked``). A repository has as many other
+names as one likes, ``alias/ANY/NAME``, so that it can be faulty for some and well for others.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import re
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Awaitable, Callable, Iterator
@@ -49,7 +51,7 @@ class Manner:
     - ``whole``: the whole blob where a range was asked for
     - a status: ``401``, ``403``, ``404``, ``429``, ``500``, ``503``
 
-    ``login`` is the ``USER:PASSWORD`` that is asked for.
+    ``faults`` are more of them, path to fault. ``login`` is the ``USER:PASSWORD`` that is asked for.
     """
 
     delay: float = 0.0
@@ -58,6 +60,7 @@ class Manner:
     where: str = ""
     times: int = -1
     login: str = ""
+    faults: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -86,11 +89,21 @@ class SlowRegistry:
     log: Path
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
     manner: Manner = field(default_factory=Manner)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def tell(self, **changes: Any) -> None:
         """Answer from now on so (fields of ``Manner``), until told otherwise."""
-        self.manner = Manner(**{**asdict(self.manner), **changes})
-        self._control("PUT", json.dumps(asdict(self.manner)).encode())
+        with self._lock:
+            self.manner = Manner(**{**asdict(self.manner), **changes})
+            self._control("PUT", json.dumps(asdict(self.manner)).encode())
+
+    def fault_at(self, where: str, fault: str | None) -> None:
+        """A fault, or no longer one, for paths that hold ``where``."""
+        with self._lock:
+            self.manner.faults.pop(where, None)
+            if fault is not None:
+                self.manner.faults[where] = fault
+            self._control("PUT", json.dumps(asdict(self.manner)).encode())
 
     def well(self) -> None:
         """No faults any more."""
@@ -108,6 +121,10 @@ class SlowRegistry:
     def forget(self) -> None:
         """Count from here."""
         self._control("DELETE")
+
+    def alias(self, name: str, reference: str) -> str:
+        """Another reference to what ``reference`` names here; its requests have ``alias/NAME/`` in their paths."""
+        return reference.replace(f"{self.host}/", f"{self.host}/alias/{name}/", 1)
 
     def die(self) -> None:
         """Be gone: connections are cut, new ones refused."""
@@ -172,7 +189,7 @@ def _start(storage: Path, host: str, log: Path) -> subprocess.Popen[bytes]:
 
 # What follows runs in the registry's own process.
 
-_PATH = re.compile(r"/v2/(?P<name>.+)/(?P<kind>manifests|blobs|tags|referrers)/(?P<reference>[^/]+)")
+_PATH = re.compile(r"/v2/(?:alias/[^/]+/)?(?P<name>.+)/(?P<kind>manifests|blobs|tags|referrers)/(?P<reference>[^/]+)")
 _RANGE = re.compile(r"bytes=(\d+)-(\d*)")
 _ANSWERS = {401: "UNAUTHORIZED", 403: "DENIED", 404: "BLOB_UNKNOWN", 429: "TOOMANYREQUESTS"}
 
@@ -256,6 +273,9 @@ class Application:
 
     def _fault(self, path: str) -> str:
         manner = self._manner
+        for where, fault in manner.faults.items():
+            if where in path:
+                return fault
         if not manner.fault or manner.where not in path or manner.times == 0:
             return ""
         manner.times -= manner.times > 0
