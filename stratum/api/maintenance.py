@@ -8,12 +8,15 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 
 from stratum.api.session import Session
-from stratum.errors import DamagedError, UnsupportedError, UsageError
+from stratum.errors import DamagedError, StratumError, UnsupportedError, UsageError
+from stratum.frozen import replace
 from stratum.progress import Progress
 from stratum.refs import check_name
+from stratum.store.clock import rfc3339, utc_now
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     from stratum.store.fsck import Checked
     from stratum.store.gc import Collected
     from stratum.store.retention import Retention
+    from stratum.store.sources import CommitSource
 
 _DURATION = re.compile(r"(?:\d{1,9}[smhdwy])+")
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400, "y": 365 * 86400}
@@ -110,53 +114,96 @@ def _mounted(session: Session) -> dict[str, str]:
 class Fscked:
     """What a check found, and what a repair did: ``damage`` is what is left, ``quarantine`` where things were put.
 
-    ``problems`` are those of the place that damaged things were to be restored from.
+    ``problems`` are those of the place that damaged things were to be restored from, ``away`` the sources that could
+    not be asked, with why.
     """
 
     checked: Checked
     damage: list[Finding]
     quarantine: Path | None = None
     problems: list[str] = field(default_factory=list)
+    away: dict[str, str] = field(default_factory=dict)
 
 
-def fsck(session: Session, *, read_data: bool = True, progress: Progress | None = None) -> Fscked:
-    """Check the whole store (``store.fsck``), and the record of mounts. Works on a read-only store."""
+def fsck(session: Session, *, read_data: bool = True, remote: bool = False, progress: Progress | None = None) -> Fscked:
+    """Check the whole store (``store.fsck``), and the record of mounts. Works on a read-only store, but for ``remote``:
+    all sources are asked first whether they still have what commits may be fetched from there."""
     from contextlib import ExitStack
 
     from stratum.store.fsck import check
 
     store = session.store
+    away = ask_sources(session) if remote else {}
     with ExitStack() as locks:
         with suppress(UnsupportedError):  # whoever may only read the store does without
             locks.enter_context(store.locks.store())
         checked = check(store, read_data=read_data, progress=progress)
     checked.findings += _state_findings(session)
-    return Fscked(checked, checked.damage)
+    return Fscked(checked, checked.damage, away=away)
 
 
 def fsck_repair(
-    session: Session, *, read_data: bool = True, source: str | None = None, progress: Progress | None = None
+    session: Session,
+    *,
+    read_data: bool = True,
+    source: str | None = None,
+    remote: bool = False,
+    progress: Progress | None = None,
 ) -> Fscked:
     """Check the store, repair what can be (``store.repair``), restoring from ``source`` what is lost here.
 
-    ``source`` is a registry reference, ``oci:DIRECTORY`` or an exported file. Raises ``BusyError`` where the store is
-    in use.
+    ``source`` is a registry reference, ``oci:DIRECTORY`` or an exported file; ``remote`` as for ``fsck``. What a source
+    of a commit has is left to be fetched from there. Raises ``BusyError`` where the store is in use.
     """
     from stratum.store.fsck import check
     from stratum.store.repair import repair
 
     store = session.store
     fetch, problems = _fetcher(session, source)
+    away = ask_sources(session) if remote else {}
     with store.locks.store(exclusive=True):
         checked = check(store, read_data=read_data, progress=progress)
-        quarantine = repair(store, checked.findings, fetch)
+        quarantine = repair(store, checked.findings, fetch, partial(_catalog, session))
         left = checked.damage
         if any(finding.repair is not None for finding in checked.findings):
             known = {finding.path for finding in left}
             left += [finding for finding in check(store, read_data=False).damage if finding.path not in known]
     state = _state_findings(session)
     checked.findings += state
-    return Fscked(checked, left + state, quarantine, problems)
+    return Fscked(checked, left + state, quarantine, problems, away)
+
+
+def _catalog(session: Session, source: CommitSource) -> bytes:
+    from stratum.transfer.asking import fetch_catalog
+
+    access = session.access(plain_http=source.plain_http, ca_file=source.ca_file)
+    return fetch_catalog(session.store, source, access)
+
+
+def ask_sources(session: Session) -> dict[str, str]:
+    """Ask every source whether it still has what it is the source of, and write down the answers; reference -> why not,
+    of those that could not be asked."""
+    from stratum.transfer.asking import still_has
+
+    store, away = session.store, dict[str, str]()
+    asked: dict[CommitSource, list[str]] = {}
+    for commit in store.sources.commits():
+        with suppress(DamagedError):
+            for source in store.sources.of(commit):
+                plain = replace(source, tag=None, seen="", kind="", gone=None)
+                asked.setdefault(plain, []).append(commit)
+    for source, commits in asked.items():
+        try:
+            catalog = store.sources.catalog(source.manifest)
+            access = session.access(plain_http=source.plain_http, ca_file=source.ca_file)
+            there = still_has(source, catalog, access)
+        except StratumError as exc:
+            away[source.reference] = exc.message
+            continue
+        with store.begin("noting what was seen") as tx:
+            for commit in filter(store.commits.exists, commits):
+                store.sources.seen(tx, commit, source.reference, rfc3339(utc_now()), gone=not there)
+    return away
 
 
 def _fetcher(

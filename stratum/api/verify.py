@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,19 +22,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """A commit that is whole: its hash, the number of distinct objects read, and their bytes."""
+    """A commit of which all that is here is as it should be: its hash, the number of distinct objects read, and their
+    bytes; ``unreal`` are those that are not here, which a source has: (number, bytes)."""
 
     commit: str
     objects: int
     size: int
+    unreal: tuple[int, int] = (0, 0)
 
 
 def verify(session: Session, text: str, path: str | None = None, *, progress: Progress | None = None) -> Verified:
     """Read everything that makes up the commit that ``text`` names and compare it with its hashes.
 
     The dump with the commit's name and the Merkle root, the image with the dump, every object with its digest and
-    size. With ``path``, the objects of that file, or of what is below that directory, only. ``DamagedError`` names the
-    first thing that does not match, with a path that it hurts; ``NotFoundError`` where the commit has no such path.
+    size. With ``path``, the objects of that file, or of what is below that directory, only. Objects that are unreal are
+    counted, and nothing else: what is fetched is compared then. ``DamagedError`` names the first thing that does not
+    match, with a path that it hurts; ``NotFoundError`` where the commit has no such path.
     """
     store = session.store
     commit = store.resolve_commit(parse_ref(text))
@@ -46,14 +49,28 @@ def verify(session: Session, text: str, path: str | None = None, *, progress: Pr
     for where, inode in _below(store, commit, path):
         if isinstance(inode, File) and inode.digest is not None:
             files.setdefault(inode.digest, (where, inode.size))
+    unreal = _unreal(store, commit, {digest: size for digest, (_, size) in files.items()})
+    files = {digest: found for digest, found in files.items() if digest not in unreal}
     total = sum(size for _, size in files.values())
     done = 0
     for digest, (where, size) in files.items():
-        _verify_object(store.residence.verify, commit, digest, where, size)
+        if not _verify_object(store, commit, digest, where, size):
+            unreal[digest] = size
+            continue
         done += size
         if progress is not None:
             progress(done, total)
-    return Verified(commit, len(files), total)
+    return Verified(commit, len(files.keys() - unreal.keys()), done, (len(unreal), sum(unreal.values())))
+
+
+def _unreal(store: Store, commit: str, needed: dict[bytes, int]) -> dict[bytes, int]:
+    """Those of the objects of a partial commit that are not here and that a source has."""
+    if not store.sources.is_partial(commit):
+        return {}
+    missing = store.residence.missing(needed)
+    lost = store.residence.lost([commit], missing)
+    # One that is here with another size is damaged, whoever else has it.
+    return {d: size for d, size in missing.items() if d not in lost and store.objects.size(d) is None}
 
 
 def _verify_tree(meta: CommitMeta, dump: Blocks) -> None:
@@ -144,9 +161,16 @@ def _line_of(dump: Blocks, escaped: bytes) -> int | None:
     return next((number for number, line in enumerate(lines_of(dump)) if line.startswith(wanted)), None)
 
 
-def _verify_object(check: Callable[[bytes, int], int], commit: str, digest: bytes, path: bytes, size: int) -> None:
+def _verify_object(store: Store, commit: str, digest: bytes, path: bytes, size: int) -> bool:
+    """Read an object; False where it was let go at this moment, as a source has it."""
     try:
-        check(digest, size)
+        store.residence.verify(digest, size)
     except DamagedError as exc:
+        hint = exc.hint
+        if not store.residence.lost([commit], {digest: size}):
+            if store.objects.size(digest) is None and store.sources.is_partial(commit):
+                return False
+            hint = "run 'stratum fsck --repair': it is fetched from a source of the commit then"
         where = f"{path.decode('utf-8', 'backslashreplace')} in commit {commit}"
-        raise DamagedError(f"{where}: {exc.message}", hint=exc.hint) from None
+        raise DamagedError(f"{where}: {exc.message}", hint=hint) from None
+    return True

@@ -199,9 +199,15 @@ def verify(app: App, ref: str, path: str | None, proof: bool) -> None:
         app.out.object(document | ({"target": _proof_json(found.target)} if found.target is not None else {}))
         return
     if app.out.json:
-        app.out.object({"commit": done.commit, "objects": done.objects, "bytes": done.size, "ok": True})
+        unreal = {"unreal": done.unreal[0], "unreal_bytes": done.unreal[1]}
+        app.out.object({"commit": done.commit, "objects": done.objects, "bytes": done.size, **unreal, "ok": True})
         return
     what = done.commit if path is None else f"{safe(path)} in {done.commit}"
+    if done.unreal[0]:
+        count, size = done.unreal
+        app.out.line(f"{what} is whole as far as it is here: {done.objects} objects, {human_size(done.size)}")
+        app.out.note(f"{count} objects ({human_size(size)}) are unreal; realize them to verify them: stratum realize")
+        return
     app.out.line(f"{what} is whole: {done.objects} objects, {human_size(done.size)}")
 
 

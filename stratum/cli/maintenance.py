@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from stratum.cli.app import App, verb
-from stratum.cli.output import human_size, safe, short
+from stratum.cli.output import ago, human_size, safe, short
 from stratum.cli.progress import progress_bar
 from stratum.errors import DamagedError, UsageError
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from stratum.api.maintenance import Fscked
     from stratum.store.findings import Finding
     from stratum.store.gc import Collected
+    from stratum.store.sourcecheck import PartialCommit
+    from stratum.store.sources import CommitSource
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 _COUNT = click.IntRange(min=0)
@@ -144,11 +146,16 @@ def _print_collected(app: App, done: Collected) -> None:
 @click.option(
     "--from", "source", metavar="oci:DIR|REGISTRY|FILE", help="With --repair: restore what is lost from there."
 )
-def fsck(app: App, depth: str, repair: bool, source: str | None) -> None:
+@click.option("--remote", is_flag=True, help="First ask all sources whether they still have what is not here.")
+def fsck(app: App, depth: str, repair: bool, source: str | None, remote: bool) -> None:
     """Check everything in the store, and tell which refs each damage hurts. Exit code 5 where damage is left.
 
+    Files that were never fetched, or let go, are no damage where a source of their commit has them; how many there are
+    is told. With --remote the sources are asked; where one does not have them any more, they are lost.
+
     --repair makes images, metadata and tags again from what proves them, restores objects and commits from elsewhere,
-    and moves the rest out of the way, to 'quarantine' in the store. It deletes nothing.
+    and moves the rest out of the way, to 'quarantine' in the store. It deletes nothing. A damaged file that a source
+    has is fetched from there when it is next read.
     """
     from stratum.api.maintenance import fsck as check
     from stratum.api.maintenance import fsck_repair
@@ -157,9 +164,11 @@ def fsck(app: App, depth: str, repair: bool, source: str | None) -> None:
         raise UsageError("--from is for --repair", hint="add --repair")
     with progress_bar(app.out, "checking") as advance:
         if repair:
-            done = fsck_repair(app.session, read_data=depth == "data", source=source, progress=advance)
+            done = fsck_repair(app.session, read_data=depth == "data", source=source, remote=remote, progress=advance)
         else:
-            done = check(app.session, read_data=depth == "data", progress=advance)
+            done = check(app.session, read_data=depth == "data", remote=remote, progress=advance)
+    for reference, why in done.away.items():
+        app.out.warn(f"{reference} could not be asked: {why}")
     for problem in done.problems:
         app.out.warn(f"{source}: {problem}")
     if app.out.json:
@@ -185,11 +194,44 @@ def _print_fscked(app: App, done: Fscked) -> None:
             app.out.line(f"  hurts {safe(', '.join(finding.hurts))}")
         for file in finding.files:
             app.out.line(f"  in {file}")
+    for commit in done.checked.partial:
+        app.out.line(_partial_line(commit))
     if done.quarantine is not None:
         app.out.note(f"what was moved out of the way is in {done.quarantine}")
     checked = done.checked
     read = f", {human_size(checked.bytes_read)} read" if checked.data_read else ", contents not read"
     app.out.note(f"checked {checked.commits} commits and {checked.objects} objects{read}")
+
+
+def _partial_line(found: PartialCommit) -> str:
+    counts = found.counts
+    what = found.users[0] if found.users[0] != found.commit else f"commit {short(found.commit)}"
+    line = f"{what}: {counts.real} of {counts.real + counts.unreal + counts.lost} objects real"
+    if counts.unreal:
+        places = ", ".join(f"{source.place} ({_seen(source)})" for source in found.sources)
+        line += f", {counts.unreal} unreal ({human_size(counts.unreal_bytes)}) at {places}"
+    return safe(line + (f", {counts.lost} lost" if counts.lost else ""))
+
+
+def _seen(source: CommitSource) -> str:
+    return f"gone since {source.gone}" if source.gone is not None else f"seen {ago(source.seen)}"
+
+
+def _partial_json(found: PartialCommit) -> dict[str, Any]:
+    counts = found.counts
+    return {
+        "commit": found.commit,
+        "refs": [safe(ref) for ref in found.users],
+        "real": counts.real,
+        "real_bytes": counts.real_bytes,
+        "unreal": counts.unreal,
+        "unreal_bytes": counts.unreal_bytes,
+        "lost": counts.lost,
+        "lost_bytes": counts.lost_bytes,
+        "sources": [
+            {"reference": safe(source.reference), "seen": source.seen, "gone": source.gone} for source in found.sources
+        ],
+    }
 
 
 def _fscked_json(done: Fscked) -> dict[str, Any]:
@@ -201,6 +243,8 @@ def _fscked_json(done: Fscked) -> dict[str, Any]:
         "objects": done.checked.objects,
         "bytes_read": done.checked.bytes_read,
         "quarantine": str(done.quarantine) if done.quarantine is not None else None,
+        "partial": [_partial_json(found) for found in done.checked.partial],
+        "away": [{"reference": safe(place), "problem": safe(why)} for place, why in done.away.items()],
         "findings": [_finding_json(finding) for finding in findings],
     }
 

@@ -108,6 +108,21 @@ def human_size(size: int) -> str:
     return f"{size} B"
 
 
+def ago(when: str) -> str:
+    """How long ago a time (RFC 3339 in UTC) was, in its largest unit: ``2 h ago``; as it is where it is no time."""
+    from datetime import datetime, timezone
+
+    try:
+        then = datetime.fromisoformat(when.replace("Z", "+00:00"))
+        seconds = (datetime.now(timezone.utc) - then).total_seconds()
+    except (ValueError, TypeError):  # or a time of no zone
+        return when
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{int(seconds // size)} {unit} ago"
+    return "just now"
+
+
 def short(commit: str) -> str:
     """A commit hash as shown to people: its first 12 digits."""
     return commit[:12]

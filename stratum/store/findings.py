@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from stratum.errors import NotFoundError, StratumError, os_error_text
 from stratum.sys.copymark import HINT
 
 Kind = Literal[
@@ -13,6 +14,8 @@ Kind = Literal[
     "dump",
     "metadata",
     "ancestors",
+    "sources",
+    "catalog",
     "commit",
     "tag",
     "worktree",
@@ -28,7 +31,8 @@ Kind = Literal[
     "stray",
     "state",
 ]
-"""``commit`` is one that a ref names and the store does not have; ``directory`` a
+"""``commit`` is one that a ref names and the store does not have; ``sources`` is about where a commit can be fetched
+from, ``catalog`` about what a place has; ``directory`` a
 missing one; ``symlink`` one that somebody planted; ``stray`` a
 file that no store has; ``rules`` those of residence (``store.keeping``, ``store.budget``); ``mount`` the record of one
 that outlives a reboot; ``record`` one of a service (``store.records``); ``state`` the record of mounts."""
@@ -46,7 +50,7 @@ class Finding:
 
     ``hurts`` are the refs (or commits without one) that suffer; ``files`` some of the paths in them. ``harmless``
     findings are no damage. ``commit`` and ``digest`` say which one it is about; ``size`` is that of the object as it
-    should be. ``repair`` says what a repair did about it.
+    should be, ``needed_by`` the commits that need it. ``repair`` says what a repair did about it.
     """
 
     kind: Kind
@@ -59,3 +63,27 @@ class Finding:
     size: int | None = None
     harmless: bool = False
     repair: str | None = None
+    needed_by: list[str] = field(default_factory=list)
+
+
+class Telling:
+    """A block whose errors become findings; what is gone by now is none."""
+
+    def __init__(self, findings: list[Finding], kind: Kind, path: str, *hurts: str, commit: str | None = None) -> None:
+        self._findings = findings
+        self._finding = Finding(kind, path, "", list(hurts), commit=commit)
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
+        if error is None or isinstance(error, NotFoundError):
+            return error is not None
+        if isinstance(error, StratumError):
+            self._finding.problem = error.message
+        elif isinstance(error, OSError):
+            self._finding.problem = os_error_text(error)
+        else:
+            return False
+        self._findings.append(self._finding)
+        return True

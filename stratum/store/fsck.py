@@ -12,19 +12,20 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from stratum.errors import DamagedError, NotFoundError, StratumError, os_error_text
+from stratum.errors import DamagedError, NotFoundError, StratumError
 from stratum.progress import Progress
 from stratum.refs import is_name
 from stratum.store.ancestry import ANCESTORS, Ancestry
 from stratum.store.budget import BUDGET, parse_budget
 from stratum.store.commits import DUMP, IMAGE
 from stratum.store.facts import Facts, facts_of
-from stratum.store.findings import LOST_ATTRIBUTES, PATHS_SHOWN, UNCHECKED, Finding, Kind
+from stratum.store.findings import LOST_ATTRIBUTES, PATHS_SHOWN, UNCHECKED, Finding, Kind, Telling
 from stratum.store.keeping import RESIDENCE, read_rules
 from stratum.store.metadata import METADATA, CommitMeta
 from stratum.store.pins import PINS, read_pins
 from stratum.store.records import DIRECTORIES, is_record_name, read_record
 from stratum.store.reflog import Place, is_cut_short, unknown
+from stratum.store.sourcecheck import PartialCommit, SourceCheck
 from stratum.store.survey import Survey
 from stratum.store.tables import is_checked
 from stratum.store.worktrees import Worktree
@@ -37,13 +38,15 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Checked:
-    """What a check looked at and found. ``data_read`` says whether objects and images were read in full."""
+    """What a check looked at and found. ``data_read`` says whether objects and images were read in full; ``partial``
+    are the commits that are not here whole."""
 
     data_read: bool
     commits: int = 0
     objects: int = 0
     bytes_read: int = 0
     findings: list[Finding] = field(default_factory=list)
+    partial: list[PartialCommit] = field(default_factory=list)
 
     @property
     def damage(self) -> list[Finding]:
@@ -66,6 +69,7 @@ class _Check:
         self._progress = progress
         self._done = Checked(read_data)
         self._survey = Survey(store.layout)
+        self._sources = SourceCheck(store, self._done.findings)
         self._users: dict[str, list[str]] = {}
         self._needed: dict[bytes, int] = {}
         self._readable: list[str] = []
@@ -85,15 +89,17 @@ class _Check:
         for commit in sorted(present):
             if self._store.commits.exists(commit):
                 self._commit(commit)
+        self._sources.catalogs()
         self._objects()
         self._whom_objects_hurt()
+        self._done.partial = self._sources.partial
         return self._done
 
     def _tell(self, finding: Finding) -> None:
         self._done.findings.append(finding)
 
-    def _telling(self, kind: Kind, path: str, ref: str) -> _Telling:
-        return _Telling(self._done.findings, kind, path, ref)
+    def _telling(self, kind: Kind, path: str, ref: str) -> Telling:
+        return Telling(self._done.findings, kind, path, ref)
 
     # Refs
 
@@ -235,6 +241,7 @@ class _Check:
                 self._tell(Finding("metadata", f"{path}/{METADATA}", UNCHECKED, users, commit=commit))
         with self._telling_commit("ancestors", f"{path}/{ANCESTORS}", commit, users):
             Ancestry(self._store).recorded(commit)
+        self._sources.commit(commit, users)
         with self._telling_commit("dump", f"{path}/{DUMP}", commit, users):
             dump = commits.dump(commit)
             facts = facts_of(dump) if self._done.data_read else None
@@ -266,8 +273,8 @@ class _Check:
             if self._store.commits.image_digest(commit, expected.image_size) != expected.image_digest:
                 raise DamagedError("it is not the image of the commit's tree")
 
-    def _telling_commit(self, kind: Kind, path: str, commit: str, users: list[str]) -> _Telling:
-        return _Telling(self._done.findings, kind, path, *users, commit=commit)
+    def _telling_commit(self, kind: Kind, path: str, commit: str, users: list[str]) -> Telling:
+        return Telling(self._done.findings, kind, path, *users, commit=commit)
 
     # Objects
 
@@ -287,10 +294,16 @@ class _Check:
                 if finding.kind != "permissions":
                     self._bad.setdefault(digest, []).append(finding)
             self._done.findings += findings
-        for digest, size in self._store.residence.lacking(missing.items()):
+        missing = dict(self._store.residence.lacking(missing.items()))
+        lost = self._sources.lost(missing, self._users, self._readable)
+        gone = self._store.residence.listing({digest: missing[digest] for digest in lost})
+        for digest in sorted(lost):
             path = self._store.objects.path(digest)
-            finding = Finding("object", str(path.relative_to(self._layout.root)), "it is missing", digest=digest)
-            finding.size = size
+            problem = "it is missing"
+            if digest not in gone[1]:
+                problem += f", and {', '.join(source.place for source in gone[0])} has it no more"
+            finding = Finding("object", str(path.relative_to(self._layout.root)), problem, digest=digest)
+            finding.size = missing[digest]
             self._bad.setdefault(digest, []).append(finding)
             self._tell(finding)
 
@@ -318,29 +331,8 @@ class _Check:
             for digest, _, path in object_lines(self._store.commits.dump(commit)):
                 for finding in self._bad.get(digest, ()):
                     finding.hurts += [user for user in users if user not in finding.hurts]
+                    if commit not in finding.needed_by:
+                        finding.needed_by.append(commit)
                     where = f"{users[0]} {path.decode('ascii', 'backslashreplace')}"
                     if len(finding.files) < PATHS_SHOWN and where not in finding.files:
                         finding.files.append(where)
-
-
-class _Telling:
-    """A block whose errors become findings; what is gone by now is none."""
-
-    def __init__(self, findings: list[Finding], kind: Kind, path: str, *hurts: str, commit: str | None = None) -> None:
-        self._findings = findings
-        self._finding = Finding(kind, path, "", list(hurts), commit=commit)
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
-        if error is None or isinstance(error, NotFoundError):
-            return error is not None
-        if isinstance(error, StratumError):
-            self._finding.problem = error.message
-        elif isinstance(error, OSError):
-            self._finding.problem = os_error_text(error)
-        else:
-            return False
-        self._findings.append(self._finding)
-        return True

@@ -2,8 +2,9 @@
 
 Nothing is deleted. What something else in the store proves is made again: images and the provable part of metadata.toml
 from the dump, a damaged tag from the reflog. What is damaged and stands in the way of something whole goes into
-quarantine: an object (an import or pull brings it back then), a commit without its dump, a worktree without its
-meta.toml (its upperdir with it), planted links. A worktree's upperdir is never looked into.
+quarantine: an object (an import or pull brings it back then, or the next read, where a source has it), a commit
+without its dump, a worktree without its meta.toml (its upperdir with it), planted links. A worktree's upperdir is never
+looked into. What tells of sources is mended by ``store.sourcerepair``.
 
 Every step is complete in itself, so a repair may be interrupted and run again.
 """
@@ -29,6 +30,7 @@ from stratum.store.objects import OBJECT_MODE
 from stratum.store.quarantine import Quarantine
 from stratum.store.records import read_record, record_text
 from stratum.store.reflog import Place, parse_entry, unknown
+from stratum.store.sourcerepair import FetchCatalog, SourceRepair
 from stratum.store.tables import read_tables, write_tables
 from stratum.sys.atomic import fsync_dir
 
@@ -39,20 +41,24 @@ Fetch = Callable[[dict[bytes, int], set[str]], None]
 """Bring these objects (digest -> size) and commits from elsewhere, as far as they are there."""
 
 
-def repair(store: Store, findings: Iterable[Finding], fetch: Fetch | None = None) -> Path | None:
+def repair(
+    store: Store, findings: Iterable[Finding], fetch: Fetch | None = None, catalog: FetchCatalog | None = None
+) -> Path | None:
     """Mend ``findings`` and note in each what was done; the quarantine's directory where anything went there.
 
-    ``fetch`` is asked once for what is missing by then. The caller holds the store lock exclusively.
+    ``fetch`` is asked once for what is missing by then, ``catalog`` for each catalog that is damaged. The caller holds
+    the store lock exclusively.
     """
-    return _Repair(store, list(findings)).run(fetch)
+    return _Repair(store, list(findings), catalog).run(fetch)
 
 
 class _Repair:
-    def __init__(self, store: Store, findings: list[Finding]) -> None:
+    def __init__(self, store: Store, findings: list[Finding], catalog: FetchCatalog | None) -> None:
         self._store = store
         self._findings = findings
         self._quarantine = Quarantine(store.layout)
         self._taken: set[str] = set()
+        self._sources = SourceRepair(store, self._take, catalog)
 
     def run(self, fetch: Fetch | None) -> Path | None:
         for kind, step in (
@@ -60,6 +66,8 @@ class _Repair:
             ("symlink", self._misplaced),
             ("stray", self._misplaced),
             ("directory", self._directory),
+            ("catalog", self._sources.catalog),
+            ("sources", self._sources.sources),
             ("object", self._object),
             ("dump", self._dump),
         ):
@@ -125,7 +133,11 @@ class _Repair:
         return "owner and mode put right"
 
     def _misplaced(self, finding: Finding) -> str | None:
-        return self._take(finding) if finding.digest is None else self._object(finding)
+        if finding.digest is not None:
+            return self._object(finding)
+        taken = self._take(finding)
+        self._sources.mark_again(finding)
+        return taken
 
     def _directory(self, finding: Finding) -> str | None:
         path = self._path(finding)
@@ -145,8 +157,12 @@ class _Repair:
         return "made again, with the tags that the reflog tells of"
 
     def _object(self, finding: Finding) -> str | None:
-        """Out of the way, so that the next import or pull of this content brings a whole one."""
+        """Out of the way, so that the next import or pull of this content brings a whole one, or the next read, where
+        a source has it."""
+        fetched = self._sources.let_be_fetched(finding)
         taken = self._take(finding)
+        if taken is not None and fetched is not None:
+            return f"{taken}; {fetched}"
         return taken if not finding.hurts else None
 
     def _dump(self, finding: Finding) -> str | None:

@@ -98,11 +98,14 @@ class Residence:
                 break
         return rest
 
-    def listing(self, objects: Mapping[bytes, int]) -> tuple[list[CommitSource], dict[bytes, int]]:
-        """Sources of commits of the store that list ``objects`` together, be they gone or not, and those that none
-        lists."""
+    def listing(
+        self, objects: Mapping[bytes, int], commits: Iterable[str] | None = None
+    ) -> tuple[list[CommitSource], dict[bytes, int]]:
+        """Sources of ``commits``, of all by default, that list ``objects`` together, be they gone or not, and those
+        that none lists."""
         rest, found = dict(objects), []
-        for source, catalog in self._catalogs(self._sources.commits()) if rest else ():
+        among = self._sources.commits() if commits is None else commits
+        for source, catalog in self._catalogs(among) if rest else ():
             less = _without(rest, catalog)
             if len(less) < len(rest):
                 found.append(source)

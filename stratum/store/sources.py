@@ -33,7 +33,7 @@ from stratum.errors import DamagedError, ExistsError, NotFoundError
 from stratum.frozen import frozen, replace
 from stratum.refs import is_hash
 from stratum.store.layout import Layout, storage_error, storing
-from stratum.store.tables import read_tables, write_tables
+from stratum.store.tables import is_checked, read_tables, write_tables
 from stratum.sys.atomic import fsync_dir
 from stratum.sys.locks import locked
 from stratum.sys.smallfile import READ
@@ -106,7 +106,12 @@ def write_sources(sources: Iterable[CommitSource]) -> bytes:
 
 
 def read_sources(data: bytes, where: str) -> list[CommitSource]:
-    """What such a file says; ``DamagedError`` names ``where``. Keys that are not known are left out."""
+    """What such a file says; ``DamagedError`` names ``where``. Keys that are not known are left out.
+
+    A file without a check is damaged, as one that was cut short between two sources would say too little.
+    """
+    if not is_checked(data):
+        raise _damaged(where, "its check is gone")
     tables = read_tables(data, where).get("source", [])
     if not isinstance(tables, list) or len(tables) > SOURCES_MAX:
         raise _damaged(where, "it holds no list of sources")

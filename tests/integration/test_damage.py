@@ -32,6 +32,7 @@ from stratum.store.lineage import Recorded
 from stratum.store.reflog import parse_entry
 from tests.support import services
 from tests.support.reading import READING
+from tests.support.stores import partial_commit
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(3000)]
 
@@ -65,6 +66,7 @@ class Scene:
         store.tags.pin("app", tags={"v1"}, commits={commit})
         with store.begin() as tx:
             Ancestry(store).record(tx, commit, Recorded(("e" * 64, "f" * 64), True))
+        store.tags.set("far", "v1", partial_commit(store, {b"a": b"a" * 100, b"b": b"b" * 200}))
         self.said = self.reading()
         code, findings, _ = self.fsck()
         assert (code, findings) == (0, [])

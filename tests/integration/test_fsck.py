@@ -202,6 +202,8 @@ def test_damage_is_named_and_mended(scene: Scene, name: str) -> None:
 
 
 def test_without_a_source_what_is_lost_is_kept_aside_and_said(scene: Scene) -> None:
+    for commit in (scene.old, scene.new):
+        scene.commit(commit, "sources.toml").unlink(missing_ok=True)
     flip(scene.object(OBJECT))
     damaged = scene.object(OBJECT).read_bytes()
     flip(scene.commit(scene.old, "tree.dump.zst"))
