@@ -10,8 +10,11 @@ all or nothing is known of a failure, as after a change of workers.
 In two cases ``ask`` has a file (``hydrate.large``): of a large object, of which only what is read is fetched, and where
 the caller wants to change metadata only, for which overlayfs opens nothing: that fetches nothing at all.
 
-Directories are fixed and last; a miss is never remembered. Nothing that the kernel knows of is in the memory of the
-server only, so that another can go on with the descriptor: it has what waits sent to it once more.
+Directories are fixed and last; a miss is never remembered. Nothing that the kernel needs is in the memory of the server
+only, so that another can go on with the descriptor: it has what waits sent to it once more.
+
+A FUSE file stays one as long as the kernel knows it. So when its object is here, the mount is refreshed first
+(``sys.mountapi.refresh_mount``), which lets go of it, then ``prune`` has the kernel forget it: what opens it next asks.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
 from pathlib import Path
@@ -48,8 +51,9 @@ _SHARD = re.compile(rb"[0-9a-f]{2}")
 _REST = re.compile(rb"[0-9a-f]{62}")
 
 _DIRECTORY_VALID = 3600
-_ATTRIBUTES_VALID = 86400
-"""Seconds that the kernel may believe them; content that has a digest never changes."""
+_FILE_VALID = 10 * 365 * 86400
+"""Seconds that the kernel may believe what it was told. If it might not, it would ask of a file again each time that
+anybody looks at its name in the mount: that would need a server, and any other answer would be ESTALE to who looks."""
 
 _LOOK_AGAIN = 0.2
 """Seconds between looks at readers that got a signal which did not end them."""
@@ -122,6 +126,7 @@ class Connection:
         self._lock = threading.Lock()
         self._waiting: dict[int, _Waiting] = {}
         self._failures: dict[bytes, int] = {}
+        self._known: Counter[int] = Counter()  # FUSE files -> how often the kernel was given them
         self._counts: Counter[str] = Counter()
         self._last_problem = ""
         self._using = 0
@@ -148,6 +153,22 @@ class Connection:
         if last:
             os.close(self.device)
 
+    def prune(self) -> None:
+        """Have the kernel forget FUSE files that nobody uses, where it can (Linux 6.18). To be called after the mount
+        was refreshed: until then, it uses them."""
+        with self._lock:
+            known = list(self._known)
+        if not known or not self._use():
+            return
+        try:
+            fuse.prune(self.device, known)
+        except fuse.Ended:
+            self.ended = True
+        except OSError as exc:
+            self._note(exc)
+        finally:
+            self._unuse()
+
     def handle(self) -> None:
         """Read one request, if there is one, and answer it or have it answered: this never waits.
 
@@ -160,6 +181,8 @@ class Connection:
             request = fuseproto.parse_request(data)
             if request.opcode == Opcode.INTERRUPT:
                 self._interrupted(fuseproto.parse_interrupt(request.body))
+            elif request.opcode in fuseproto.UNANSWERED:
+                self._forget(fuseproto.parse_forget(request))
         except StratumError as exc:
             self._note(exc)
             return
@@ -221,24 +244,25 @@ class Connection:
             waiting = self._waiting[request.base] = _Waiting(request)
             return waiting
 
-    def _answer(self, waiting: _Waiting, body: bytes = b"", *, code: int = 0) -> None:
-        """Answer a request, unless that was done."""
+    def _answer(self, waiting: _Waiting, body: bytes = b"", *, code: int = 0) -> bool:
+        """Answer a request, unless that was done; whether somebody waited for it."""
         with self._lock:
             if self._waiting.pop(waiting.base, None) is None:
-                return
+                return False
         if code and not 0 < code < _ERRNO_MAX:  # the kernel would not take it, and the reader wait on
             code = errno.EIO
         message = fuseproto.refusal(waiting.unique, code) if code else fuseproto.reply(waiting.unique, body)
         if not self._use():
-            return
+            return False
         try:
-            fuse.send(self.device, message)
+            return fuse.send(self.device, message)
         except fuse.Ended:
             self.ended = True
         except OSError as exc:
             self._note(exc)
         finally:
             self._unuse()
+        return False
 
     def _use(self) -> bool:
         """Keep the device from being closed, and its number from becoming another file's; False where it is closed."""
@@ -326,10 +350,13 @@ class Connection:
             return
         digest = self._files.digest_of(request.node)
         if digest is None:
-            self._answer(waiting, code=errno.ESTALE)
-        elif request.opcode == Opcode.GETATTR:
+            self._answer(waiting, code=errno.EIO)
+            return
+        with self._lock:
+            self._known.setdefault(request.node, 1)  # another server gave it
+        if request.opcode == Opcode.GETATTR:
             attributes = fuseproto.regular(request.node, self._files.size(digest))
-            self._answer(waiting, fuseproto.attributes_reply(attributes, valid=_ATTRIBUTES_VALID))
+            self._answer(waiting, fuseproto.attributes_reply(attributes, valid=_FILE_VALID))
         elif request.opcode == Opcode.OPEN:
             self._open(waiting, digest)
         else:
@@ -342,20 +369,39 @@ class Connection:
         if size is None:
             self._answer(waiting, code=errno.ENOENT)
             return
-        if self._fetcher.condition(digest) == UNREAL:
-            large = self._fetcher.is_large(digest)
-            node = self._files.node_of(digest) if large or not needs_content(waiting.tid) else None
-            if node is not None:
-                self._count("large" if large else "metadata_only")
-                attributes = fuseproto.regular(node, size)
-                self._answer(waiting, fuseproto.entry(attributes, entry_valid=0, attr_valid=_ATTRIBUTES_VALID))
-                return
+        large = self._fetcher.is_large(digest)
+        node = self._file_for(digest, large, waiting.tid)
+        if node is not None:
+            self._count("large" if large else "metadata_only")
+            attributes = fuseproto.regular(node, size)
+            with self._lock:
+                self._known[node] += 1
+            if not self._answer(waiting, fuseproto.entry(attributes, entry_valid=_FILE_VALID, attr_valid=_FILE_VALID)):
+                self._forget([(node, 1)])
+            return
 
         def fetched(code: int) -> None:
             self._fetched(digest, code, size)
             self._answer(waiting, code=errno.ENOENT)
 
         self._fetcher.want(digest, self._who(waiting, digest), fetched)
+
+    def _file_for(self, digest: bytes, large: bool, tid: int) -> int | None:
+        """The node ID of the FUSE file that a lookup gets; None where it gets none. What the kernel knows stays."""
+        node = self._files.node_of(digest)
+        if node in self._known:
+            return node
+        if self._fetcher.condition(digest) != UNREAL:
+            return None
+        return node if large or not needs_content(tid) else None
+
+    def _forget(self, nodes: Iterable[tuple[int, int]]) -> None:
+        with self._lock:
+            for node, times in nodes:
+                if node in self._known:
+                    self._known[node] -= times
+                    if self._known[node] <= 0:
+                        del self._known[node]
 
     def _err(self, waiting: _Waiting, digest: bytes) -> None:
         """Answer why the object is not there; never that there is none, which would be a wrong answer."""

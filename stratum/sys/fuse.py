@@ -12,6 +12,7 @@ import errno
 import fcntl
 import os
 import struct
+from collections.abc import Sequence
 from contextlib import suppress
 
 from stratum.sys import fuseproto
@@ -28,6 +29,7 @@ DEVICE = "/dev/fuse"
 READ_AHEAD = 512
 """KiB that the kernel reads ahead in the files of such a filesystem; 128 where nobody says."""
 
+_AT_ONCE = 256
 _CLONE = 0x8004E500
 _AT_STATX_DONT_SYNC = 0x4000
 _STATX_SIZE = 256
@@ -131,8 +133,20 @@ def send(device: int, message: bytes) -> bool:
 def send_again(device: int) -> bool:
     """Have every request sent again that was read and not answered, by whomever; False where the kernel cannot (before
     Linux 6.9). ``Ended``; ``OSError``."""
+    return _notify(device, fuseproto.resend())
+
+
+def prune(device: int, nodes: Sequence[int]) -> bool:
+    """Have the kernel forget those of the nodes that nobody uses, so that they are looked up anew; False where it
+    cannot (before Linux 6.18). ``Ended``; ``OSError``."""
+    return all(
+        _notify(device, fuseproto.prune(nodes[start : start + _AT_ONCE])) for start in range(0, len(nodes), _AT_ONCE)
+    )
+
+
+def _notify(device: int, message: bytes) -> bool:
     try:
-        send(device, fuseproto.resend())
+        send(device, message)
     except OSError as exc:
         if exc.errno == errno.EINVAL:
             return False

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import stat
 import struct
+from collections.abc import Sequence
 from enum import IntEnum, IntFlag
 from typing import NamedTuple
 
@@ -36,6 +37,7 @@ _MAX_BACKGROUND = 64
 _CONGESTION = 48
 _NO_REPLY = 0
 _NOTIFY_RESEND = 7
+_NOTIFY_PRUNE = 9
 
 _IN_HEADER = struct.Struct("=IIQQIIIHH")
 _OUT_HEADER = struct.Struct("=IiQ")
@@ -50,6 +52,10 @@ _OPEN_OUT = struct.Struct("=QII")
 _READ_IN = struct.Struct("=QQIIQII")
 _STATFS_OUT = struct.Struct("=QQQQQIIII24x")
 _INTERRUPT_IN = struct.Struct("=Q")
+_FORGET_IN = struct.Struct("=Q")
+_BATCH_FORGET_IN = struct.Struct("=II")
+_FORGET_ONE = struct.Struct("=QQ")
+_PRUNE_OUT = struct.Struct("=IIQ")
 
 
 class Opcode(IntEnum):
@@ -225,6 +231,12 @@ def resend() -> bytes:
     return _OUT_HEADER.pack(_OUT_HEADER.size, _NOTIFY_RESEND, _NO_REPLY)
 
 
+def prune(nodes: Sequence[int]) -> bytes:
+    """A message that has the kernel forget those of the nodes that nobody uses (Linux 6.18). Others stay."""
+    body = _PRUNE_OUT.pack(len(nodes), 0, 0) + struct.pack(f"={len(nodes)}Q", *nodes)
+    return _OUT_HEADER.pack(_OUT_HEADER.size + len(body), _NOTIFY_PRUNE, _NO_REPLY) + body
+
+
 def entry(attributes: Attributes, *, entry_valid: int, attr_valid: int) -> bytes:
     """The body of an answer to LOOKUP; for how many seconds the name and the attributes hold."""
     head = _ENTRY.pack(attributes.node, 0, entry_valid, attr_valid, 0, 0)
@@ -280,6 +292,18 @@ def parse_read(body: bytes) -> tuple[int, int]:
 def parse_interrupt(body: bytes) -> int:
     """The number of the request that a signal came for, as it was last sent. ``ProtocolError``."""
     return int(_unpacked(_INTERRUPT_IN, body)[0])
+
+
+def parse_forget(request: Request) -> list[tuple[int, int]]:
+    """(node, number of LOOKUPs that gave it) of those that the kernel knows no more, of a FORGET of either kind.
+    ``ProtocolError``."""
+    if request.opcode == Opcode.FORGET:
+        return [(request.node, _unpacked(_FORGET_IN, request.body)[0])]
+    (count, _) = _unpacked(_BATCH_FORGET_IN, request.body)
+    rest = request.body[_BATCH_FORGET_IN.size :]
+    if len(rest) < count * _FORGET_ONE.size:
+        raise ProtocolError(f"a FUSE request that forgets {count} nodes in {len(rest)} bytes")
+    return [_FORGET_ONE.unpack_from(rest, place * _FORGET_ONE.size) for place in range(count)]
 
 
 def parse_name(body: bytes) -> bytes:

@@ -50,6 +50,20 @@ def test_what_is_no_request_is_refused(data: bytes) -> None:
         fuseproto.parse_request(data)
 
 
+def test_what_is_forgotten_is_told_one_by_one_or_together() -> None:
+    one = fuseproto.parse_request(raw(2, struct.pack("=Q", 3), node=99))
+    assert fuseproto.parse_forget(one) == [(99, 3)]
+    many = fuseproto.parse_request(raw(42, struct.pack("=IIQQQQ", 2, 0, 99, 3, 100, 1), node=0))
+    assert fuseproto.parse_forget(many) == [(99, 3), (100, 1)]
+    with pytest.raises(ProtocolError):
+        fuseproto.parse_forget(fuseproto.parse_request(raw(42, struct.pack("=IIQQ", 2, 0, 99, 3), node=0)))
+
+
+def test_the_kernel_is_asked_to_forget() -> None:
+    message = fuseproto.prune([99, 100])
+    assert message == struct.pack("=IiQIIQQQ", 48, 9, 0, 2, 0, 0, 99, 100)
+
+
 @given(st.binary(max_size=120))
 def test_no_bytes_are_more_than_a_protocol_error(data: bytes) -> None:
     for parse in (
@@ -59,6 +73,7 @@ def test_no_bytes_are_more_than_a_protocol_error(data: bytes) -> None:
         fuseproto.parse_read,
         fuseproto.parse_interrupt,
         fuseproto.parse_name,
+        lambda body: fuseproto.parse_forget(fuseproto.Request(42, 2, 0, 0, 0, 0, body)),
     ):
         with contextlib.suppress(ProtocolError):
             parse(data)
