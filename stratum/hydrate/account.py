@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from stratum.hydrate.reader import Reader
 
 READERS_MAX = 1000
 TOP = 20
 OTHERS = ("(others)", None)
-
-
-@dataclass(frozen=True)
-class Reader:
-    """Who asks: process, thread, program, and the container where it is in one."""
-
-    pid: int
-    tid: int
-    name: str
-    container: str | None
 
 
 class Account:

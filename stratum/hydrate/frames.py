@@ -19,6 +19,7 @@ from stratum.transfer.packs import decompress
 
 if TYPE_CHECKING:
     from stratum.hydrate.landing import Arriving, Landing
+    from stratum.hydrate.remote import Remote
     from stratum.store.catalog import Catalog, CatalogFrame, CatalogMember
 
 SEAM_MAX = 1 << 20
@@ -38,28 +39,48 @@ class Seams:
         self._bytes = 0
 
     def has(self, number: int) -> bool:
-        """Whether a piece of the object with this number in the catalog is kept."""
+        """Whether a piece of the object with this number is kept."""
         return number in self._pieces
 
-    def meet(self, member: CatalogMember, start: int, piece: bytes) -> bytes | None:
-        """The whole object, where ``piece``, which begins at its byte ``start``, was what lacked."""
+    def meet(self, number: int, size: int, start: int, piece: bytes) -> bytes | None:
+        """The whole object (of the ``number`` and ``size``), where ``piece``, which begins at its byte ``start``, was
+        what lacked."""
         with self._lock:
-            other = self._pieces.pop(member.number, None)
+            other = self._pieces.pop(number, None)
             if other is not None:
                 self._bytes -= len(other[1])
                 (begun, first), (then, second) = sorted([other, (start, piece)])
                 if begun + len(first) == then:
                     start, piece = begun, first + second
-                if len(piece) == member.size:
+                if len(piece) == size:
                     return piece
-            self._pieces[member.number] = (start, piece)
+            self._pieces[number] = (start, piece)
             self._bytes += len(piece)
             while self._bytes > SEAMS_BYTES:
                 self._bytes -= len(self._pieces.popitem(last=False)[1][1])
             return None
 
 
-def archive_of(frames: Iterator[tuple[CatalogFrame, bytes]], what: str) -> Iterator[tuple[int, memoryview]]:
+def compressed(
+    catalog: Catalog, remote: Remote, first: int, last: int, most: int
+) -> Iterator[tuple[CatalogFrame, memoryview]]:
+    """The frames [first, last) of a pack with their bytes, which are asked for up to ``most`` at a time. Raises
+    ``StratumError``."""
+    while first < last:
+        together = [catalog.frame(first)]
+        size = together[0].size
+        first += 1
+        while first < last and size + (frame := catalog.frame(first)).size <= most:
+            together.append(frame)
+            size += frame.size
+            first += 1
+        start = together[0].start
+        data = memoryview(remote.read(catalog.packs[together[0].pack].pack, start, size))
+        for frame in together:
+            yield frame, data[frame.start - start : frame.start - start + frame.size]
+
+
+def archive_of(frames: Iterator[tuple[CatalogFrame, memoryview]], what: str) -> Iterator[tuple[int, memoryview]]:
     """(where it begins in the archive, content) of each compressed frame. ``DamagedError`` naming ``what``."""
     for frame, data in frames:
         content = decompress(data, frame.archive_size, what)
@@ -130,7 +151,7 @@ class Cutter:
     def _put(self, member: CatalogMember, start: int, piece: memoryview) -> bool:
         """Whether the object has landed with this piece of it."""
         if member.size <= SEAM_MAX:
-            whole = self._seams.meet(member, start, bytes(piece))
+            whole = self._seams.meet(member.number, member.size, start, bytes(piece))
             if whole is None:
                 return False
             self._landing.add(member.digest, whole)

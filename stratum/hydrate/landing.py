@@ -5,7 +5,7 @@
     landing/owner        flock of the worker that fetches; others leave all of this alone while it is held
     landing/ab/cdef...   an object, verified, mode 0444: a data layer of mounts, as ``objects/`` is
     landing/new/         objects that are arriving
-    landing/parts/       large objects, of which parts are here
+    landing/parts/       large objects, of which parts are here (``hydrate.parts``)
 
 A reader gets an object the moment it is verified; that its bytes get to the disk is not waited for. Every
 ``PUBLISH_SECONDS``, or ``PUBLISH_BYTES``, one syncfs makes all that has landed durable, and then link(2) gives each
@@ -39,6 +39,7 @@ from typing import TYPE_CHECKING
 
 from stratum.composefs.verity import Buffer, VerityHasher, verity_digest
 from stratum.errors import DamagedError, StratumError, os_error_text
+from stratum.hydrate.parts import Parts
 from stratum.store.layout import storage_error
 from stratum.store.objects import OBJECT_MODE, Staging
 from stratum.sys.atomic import write_all
@@ -79,7 +80,7 @@ class Landing:
     ) -> None:
         self.store = store
         self.path = store.layout.landing
-        self.parts = self.path / PARTS
+        self.parts = Parts(self.path / PARTS, self.adopt)
         self.log = log or _drop
         self.before = before or _nothing
         self._publish_seconds, self._kept_seconds = publish_seconds, kept_seconds
@@ -97,7 +98,7 @@ class Landing:
         """How many objects got their names."""
         self._lock = FileLock(self.path / OWNER, timeout=_OWNER_WAIT, what=f"the landing of {store.root}")
         try:
-            for directory in (self.path, self.path / NEW, self.parts):
+            for directory in (self.path, self.path / NEW, self.parts.directory):
                 directory.mkdir(mode=0o755, exist_ok=True)
             self._lock.acquire()
             self._root = os.open(store.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

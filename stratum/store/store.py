@@ -15,6 +15,7 @@ from stratum.store.layout import Layout, create_layout, open_layout
 from stratum.store.locks import StoreLocks
 from stratum.store.namespaces import Namespaces
 from stratum.store.objects import Objects
+from stratum.store.profiles import Profiles
 from stratum.store.reflog import Reflog
 from stratum.store.residence import Residence
 from stratum.store.resolve import Refs
@@ -34,6 +35,7 @@ class Store(Refs):
         self.layout = layout
         self.locks = StoreLocks(layout)
         self.objects = Objects(layout)
+        self.profiles = Profiles(layout)
         self.transactions = Transactions(layout, self.locks, self.objects)
         self.sources = Sources(layout)
         self.residence = Residence(self.objects, self.sources, self._dump)

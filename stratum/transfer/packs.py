@@ -433,7 +433,7 @@ def _options() -> dict[int, int]:
     return {CParameter.compressionLevel: _LEVEL, CParameter.checksumFlag: 1}
 
 
-def decompress(data: bytes, limit: int, what: str) -> bytes:
+def decompress(data: bytes | memoryview, limit: int, what: str) -> bytes:
     """What one zstd frame holds; ``DamagedError`` where it is malformed, followed by more, or over ``limit`` bytes."""
     import pyzstd
 
