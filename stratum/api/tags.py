@@ -73,7 +73,7 @@ def pin(session: Session, text: str, *, on: bool = True) -> tuple[str, bool]:
     found = store.resolve(ref)
     if isinstance(found, ResolvedTag):
         return str(found), store.tags.pin(found.name, tags={found.tag}, on=on)
-    name = found.name if found.name is not None else _owner(session, found.commit, f"NAME:{text}")
+    name = found.name if found.name is not None else owner_of(session, found.commit, f"NAME:{text}")
     return f"{name}:{found.commit}", store.tags.pin(name, commits={found.commit}, on=on)
 
 
@@ -81,11 +81,12 @@ def _target(session: Session, source: Ref, new: str, commit: str) -> tuple[str, 
     name, tag = parse_new_tag(new)
     if name is None and session.store.namespaces.exists_name(source.name):
         name = source.name
-    return name or _owner(session, commit, f"NAME:{new}"), tag
+    return name or owner_of(session, commit, f"NAME:{new}"), tag
 
 
-def _owner(session: Session, commit: str, better: str) -> str:
-    """The one stratum whose tags or worktrees name the commit; ``better`` is what to write where it is not just one."""
+def owner_of(session: Session, commit: str, better: str) -> str:
+    """The one stratum whose tags or worktrees name the commit; ``better`` is what to write where it is not just one.
+    ``UsageError``."""
     owners = sorted({user.partition(":")[0].partition("+")[0] for user in session.store.users_of(commit)})
     if len(owners) != 1:
         found = "no stratum refers" if not owners else f"several strata refer ({', '.join(owners)})"

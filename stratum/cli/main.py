@@ -53,6 +53,9 @@ VERBS = {
     "help": "stratum.cli.helping:help_",
     "completion": "stratum.cli.helping:completion",
     "restore": "stratum.cli.restoring:restore",
+    "realize": "stratum.cli.realizing:realize",
+    "unrealize": "stratum.cli.realizing:unrealize",
+    "cache": "stratum.cli.cache:cache",
 }
 """Verb -> where its command lives, so that one verb loads one module."""
 

@@ -36,7 +36,7 @@ from stratum.sys.proc import Process
 from stratum.sys.syscalls import statx_mount_id
 
 _PREFIX = "stratum-"
-_SOURCE_MAX = 200
+SOURCE_MAX = 200
 """The kernel takes parameters of up to 255 bytes."""
 
 _UNIQUE_IDS_FROM = 1 << 31
@@ -71,7 +71,7 @@ class Record:
     @property
     def source(self) -> str:
         """The source to make the mount with; it is what identifies the mount."""
-        return f"{self._source_prefix}{self.ref}"[:_SOURCE_MAX]
+        return f"{self._source_prefix}{self.ref}"[:SOURCE_MAX]
 
     @property
     def _source_prefix(self) -> str:
@@ -194,7 +194,7 @@ def shows_ref(entry: MountEntry, ref: str) -> bool:
 
 def _source_ref(ref: str) -> str:
     """As much of ``ref`` as a source has room for."""
-    return ref[: _SOURCE_MAX - len(_PREFIX) - 17]
+    return ref[: SOURCE_MAX - len(_PREFIX) - 17]
 
 
 def is_live(record: Record) -> bool:

@@ -22,6 +22,8 @@ from stratum.store.transaction import Transactions
 BUDGET = "cache.toml"
 MIN_FREE = 15
 """Percent. Kubelets begin to throw pods out at 10."""
+MARGIN = 20
+"""Where a limit is passed, so large a part of it (1 / 20) goes besides."""
 
 
 @frozen
@@ -34,13 +36,18 @@ class Budget:
 
     def excess(self, layout: Layout, held: int, coming: int = 0) -> int:
         """The bytes that must go for ``coming`` more to fit in, where content that can be fetched again takes ``held``;
-        0 or less where they do. Raises ``StratumError``."""
+        0 where they do. More than just enough, so that not each little thing makes something go. Raises
+        ``StratumError``."""
         try:
             disk = os.statvfs(layout.root)
         except OSError as exc:
             raise storage_error(exc, f"look at the file system of {layout.root}") from None
-        free, size = disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize
-        return max(held + coming - self.max, size * self.min_free // 100 + coming - free)
+        free, kept = disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize * self.min_free // 100
+        above, below = held + coming - self.max, kept + coming - free
+        return max(
+            above + self.max // MARGIN if above > 0 else 0,
+            below + kept // MARGIN if below > 0 else 0,
+        )
 
 
 def read_budget(layout: Layout, config: Config) -> Budget:

@@ -19,6 +19,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from enum import Enum
 from operator import itemgetter
 from pathlib import Path
+from typing import NamedTuple
 
 from stratum.errors import DamagedError, NotFoundError
 from stratum.store.layout import Layout, storage_error
@@ -38,6 +39,14 @@ class State(Enum):
 
     HERE = "here"
     MISSING = "missing"
+
+
+class Weight(NamedTuple):
+    """An object as it lies on disk: its size and the bytes it takes there, and when it came (seconds since 1970)."""
+
+    size: int
+    usage: int
+    came: float
 
 
 class Objects:
@@ -86,6 +95,16 @@ class Objects:
         except (FileNotFoundError, NotADirectoryError):
             return None
         return info.st_size if stat.S_ISREG(info.st_mode) else None
+
+    def weigh(self, digest: bytes) -> Weight | None:
+        """The object as it lies on disk, or None where there is no such object."""
+        try:
+            info = os.lstat(self._path(digest))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as exc:
+            raise storage_error(exc, f"look for object {digest.hex()}") from None
+        return Weight(info.st_size, info.st_blocks * 512, info.st_mtime) if stat.S_ISREG(info.st_mode) else None
 
     def open(self, digest: bytes) -> int:
         """A read-only, close-on-exec descriptor of the object; ``NotFoundError`` where there is none."""

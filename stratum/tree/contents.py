@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from stratum.errors import DamagedError
-from stratum.tree.blocks import Blocks, lines_of
+from stratum.tree.blocks import Blocks, lines_of, small_blocks
 
 _PATH, _SIZE, _MODE, _PAYLOAD, _DIGEST, _COLUMNS = 0, 1, 2, 8, 10, 11
 """Columns of a line (``tree.dump``), and how many every line has."""
@@ -43,6 +43,28 @@ def objects_of(dump: Blocks) -> dict[bytes, int]:
         if objects.setdefault(digest, size) != size:
             raise _damaged(path, f"has object {digest.hex()} with another size than a file before it")
     return objects
+
+
+def graded_objects(dump: Blocks, grade: Callable[[bytes], int]) -> dict[bytes, tuple[int, int]]:
+    """The objects of a canonical dump: digest (32 bytes) -> (size, the greatest ``grade`` of the escaped paths of the
+    files that have it, all names of a file taken). ``DamagedError`` as ``object_lines``."""
+    found: dict[bytes, tuple[int, int]] = {}
+    links: dict[bytes, int] = {}
+    for line in lines_of(dump):
+        target = link_target(line)
+        if target is not None:
+            links[target] = max(links.get(target, 0), grade(line.partition(b" ")[0]))
+    for digest, size, path in object_lines(dump):
+        level = max(grade(path), links.get(path, 0))
+        known = found.get(digest)
+        found[digest] = (size, level if known is None else max(level, known[1]))
+    return found
+
+
+def has_path(dump: Blocks, path: bytes) -> bool:
+    """Whether the dump has a line for the escaped ``path``."""
+    wanted = path + b" "
+    return any(block.startswith(wanted) or b"\n" + wanted in block for block in small_blocks(dump))
 
 
 def link_target(line: bytes) -> bytes | None:

@@ -40,10 +40,11 @@ def test_settings_come_before_what_is_noted(store: Store) -> None:
 def test_what_must_go(store: Store) -> None:
     disk = os.statvfs(store.root)
     size, free = disk.f_blocks * disk.f_frsize, disk.f_bavail * disk.f_frsize
-    assert Budget(100, 0).excess(store.layout, 90) == -10
-    assert Budget(100, 0).excess(store.layout, 90, 30) == 20
+    assert Budget(100, 0).excess(store.layout, 90) == 0
+    assert Budget(100, 0).excess(store.layout, 90, 10) == 0
+    assert Budget(100, 0).excess(store.layout, 90, 30) == 20 + 5
     assert Budget(NO_LIMIT, 0).excess(store.layout, 90, size) >= size - free - (64 << 20)
-    wanted = size * 99 // 100 - free
+    wanted = size * 99 // 100 * 21 // 20 - free
     assert abs(Budget(NO_LIMIT, 99).excess(store.layout, 0) - wanted) < 64 << 20
 
 

@@ -1,0 +1,76 @@
+"""Asking places whether they still have what commits were found to have there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from stratum.errors import DamagedError, NotFoundError, StratumError
+from stratum.oci.access import Access
+from stratum.oci.descriptor import Descriptor
+from stratum.oci.places import open_source
+from stratum.oci.target import Target
+from stratum.transfer.catalogs import access_to, target_of
+
+if TYPE_CHECKING:
+    from stratum.store.sources import CommitSource
+    from stratum.store.store import Store
+
+_PACKS = "application/octet-stream"
+_AT_ONCE = 8
+_CONNECT = 5.0
+_PATIENCE = 30.0
+"""Seconds that a place has for one answer: somebody may be waiting for room."""
+
+
+def ask(store: Store, sources: Iterable[CommitSource], access: Access) -> tuple[dict[str, bool], list[str]]:
+    """Whether each of the places has the artifact and all of its packs, by the reference of the source; and what went
+    wrong with those that did not say, in words.
+
+    A place that cannot be reached is not asked again. The packs are those of the catalogs in ``store``.
+    """
+    patient = replace(access, connect_timeout=_CONNECT, read_timeout=_PATIENCE, patience=_PATIENCE)
+    by_place: dict[str, list[CommitSource]] = {}
+    answers: dict[str, bool] = {}
+    problems: list[str] = []
+    for source in sources:
+        by_place.setdefault(source.place, []).append(source)
+    for place, among in by_place.items():
+        problem = _ask_place(store, among, patient, answers)
+        problems += [f"{place}: {problem}"] if problem else []
+    return answers, problems
+
+
+def _ask_place(store: Store, sources: list[CommitSource], access: Access, answers: dict[str, bool]) -> str | None:
+    """Ask one place for its sources, as far as it answers; what went wrong."""
+    try:
+        for source in sources:
+            blobs = _packs(store, source)
+            if blobs is not None:
+                answers[source.reference] = still_there(target_of(source), blobs, access_to(access, source))
+    except StratumError as exc:
+        return exc.message
+    return None
+
+
+def _packs(store: Store, source: CommitSource) -> list[Descriptor] | None:
+    """The packs of a source; None where its catalog cannot be read, so that it lists nothing."""
+    try:
+        packs = store.sources.catalog(source.manifest).packs
+    except (DamagedError, NotFoundError):
+        return None
+    return [Descriptor(_PACKS, f"sha256:{pack.pack.sha256.hex()}", pack.pack.size) for pack in packs]
+
+
+def still_there(target: Target, blobs: Iterable[Descriptor], access: Access) -> bool:
+    """Whether a place has the manifest that ``target`` names by digest, and the blobs. Raises ``StratumError`` where it
+    does not say."""
+    try:
+        with open_source(target, access) as place:
+            place.get_manifest(target.reference)
+            with ThreadPoolExecutor(_AT_ONCE) as pool:
+                return all(pool.map(place.has_blob, blobs))
+    except NotFoundError:
+        return False

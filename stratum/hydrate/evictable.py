@@ -1,0 +1,223 @@
+"""What may be evicted from a store: derived each time from what commits need and sources list, noted nowhere.
+
+An object may go where a source is recorded that lists it, for every commit in the store that needs it (also for those
+that a garbage collection would take), and each such source was lately seen to have it. So what only this store has can
+never go, whatever else went wrong: a commit that was never pushed has no source. Besides, what stays is
+
+- what a mount shows that has no gate, or one that nobody serves: whoever reads there could not wait for it;
+- what a rule of residence keeps (``store.keeping``), in all commits that its stratum names;
+- what a living transaction needs.
+
+``Shelf`` remembers, from one derivation to the next, what the trees of commits hold, as that never changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from dataclasses import dataclass, field
+from enum import Enum
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stratum.errors import DamagedError, NotFoundError
+from stratum.store.keeping import RESIDENCE, ROOT, Rule, Rules
+from stratum.store.layout import storage_error
+from stratum.store.pins import read_pins
+from stratum.store.sources import SOURCES, CommitSource
+
+if TYPE_CHECKING:
+    from stratum.store.store import Store
+
+Parts = list[frozenset[bytes]]
+"""The objects of a commit, as sets that other commits may share."""
+
+_CATALOGS = 4
+
+
+class Why(Enum):
+    """Why an object stays, the strongest reason first."""
+
+    LOCAL = "only this store has it"
+    GONE = "its source was not seen to have it lately"
+    MOUNTED = "a mount without a gate shows it"
+    RULE = "a rule keeps it"
+    BUSY = "a running command needs it"
+    RECENT = "it came just now"
+
+
+@dataclass(slots=True)
+class Derived:
+    """``listed`` are the objects that sources list: digest -> size; ``held`` which of them stay, and why; ``first``
+    those that rules let go before others. ``unverified`` are the sources that would have to be seen to have what is
+    held for that. ``stamp`` is another one where any of that may be otherwise."""
+
+    listed: dict[bytes, int] = field(default_factory=dict)
+    held: dict[Why, set[bytes]] = field(default_factory=lambda: {why: set() for why in Why})
+    first: set[bytes] = field(default_factory=set)
+    unverified: dict[str, CommitSource] = field(default_factory=dict)
+    stamp: object = None
+
+    def why(self, digest: bytes) -> Why | None:
+        """Why the object stays; None where it may go."""
+        return next((why for why, objects in self.held.items() if digest in objects), None)
+
+    def free(self) -> Iterator[bytes]:
+        """The objects that may go, be they here or not."""
+        held = set[bytes]().union(*self.held.values())
+        return (digest for digest in self.listed if digest not in held)
+
+
+class Shelf:
+    """The objects of the commits of ``store``."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._frames: dict[bytes, frozenset[bytes]] = {}
+        self._commits: dict[str, Parts] = {}
+        self._catalog = lru_cache(_CATALOGS)(self._read_catalog)
+
+    def derive(self, fresh: Callable[[CommitSource], bool], unguarded: Set[str]) -> Derived:
+        """What may go now, where a source is believed that is ``fresh``, and ``unguarded`` are the commits that mounts
+        show without a gate that is served.
+
+        The caller holds the store's lock. Raises ``DamagedError`` where it cannot be known what is needed.
+        """
+        found = Derived(stamp=self.stamp(unguarded))
+        for commit in self._store.commits.list():
+            self._add(found, commit, fresh)
+            if commit in unguarded:
+                found.held[Why.MOUNTED].update(*self.parts(commit))
+        self._add_rules(found)
+        found.held[Why.BUSY].update(self._store.transactions.needed())
+        return found
+
+    def stamp(self, unguarded: Set[str]) -> object:
+        """What tells whether anything changed that a derivation depends on, but for running transactions."""
+        store, layout = self._store, self._store.layout
+        commits = [(commit, _stat(layout.commit(commit) / SOURCES)) for commit in store.commits.list()]
+        ruled = [
+            (name, _stat(layout.ref(name) / RESIDENCE), sorted(_named(store, name))) for name in self._with_rules()
+        ]
+        return commits, ruled, sorted(unguarded)
+
+    def parts(self, commit: str) -> Parts:
+        """The objects of the commit. ``DamagedError`` where its tree cannot be read."""
+        parts = self._commits.get(commit)
+        if parts is None:
+            try:
+                parts = self._commits[commit] = list(self._read(commit))
+            except DamagedError as exc:
+                raise DamagedError(
+                    f"{exc.message}, so it is not known what commit {commit} needs",
+                    hint="nothing is evicted; 'stratum fsck' tells more, 'stratum gc' removes what nothing names",
+                ) from None
+        return parts
+
+    def _read(self, commit: str) -> Iterator[frozenset[bytes]]:
+        from hashlib import blake2b
+
+        dump, stored = self._store.commits.read_dump(commit)
+        if dump.text is None:
+            yield _objects(dump)
+            return
+        text, data = dump.text, memoryview(stored.data)
+        for frame in stored.frames:
+            # A frame may begin and end in the middle of a line, which is another one in another dump.
+            first = text.rfind(b"\n", 0, frame.first) + 1
+            second = text.find(b"\n", frame.first) + 1 or len(text)
+            yield _objects(text[first:second])
+            key = blake2b(data[frame.start : frame.end], digest_size=16).digest()
+            if key not in self._frames:
+                self._frames[key] = _objects(text[second : text.rfind(b"\n", 0, frame.last) + 1])
+            yield self._frames[key]
+
+    def _add(self, found: Derived, commit: str, fresh: Callable[[CommitSource], bool]) -> None:
+        """Add what the sources of a commit list, and what of the commit they do not."""
+        store, parts = self._store, self.parts(commit)
+        try:
+            sources = [source for source in store.sources.of(commit) if source.gone is None]
+        except DamagedError:
+            sources = []
+        for source in sources:
+            for digest, size in self._catalog(source.manifest).items():
+                if found.listed.setdefault(digest, size) != size:  # one of them lies
+                    found.held[Why.LOCAL].add(digest)
+        believed = [source for source in sources if fresh(source)]
+        local = self._without(parts, sources)
+        found.held[Why.LOCAL] |= local
+        if len(believed) < len(sources):
+            found.held[Why.GONE] |= self._without(parts, believed) - local
+            found.unverified.update({source.reference: source for source in sources if source not in believed})
+
+    def _without(self, parts: Parts, sources: Iterable[CommitSource]) -> set[bytes]:
+        """The objects in ``parts`` that none of the sources lists."""
+        rest = set[bytes]().union(*parts)
+        for manifest in {source.manifest for source in sources}:
+            rest.difference_update(self._catalog(manifest))
+        return rest
+
+    def _read_catalog(self, manifest: str) -> Mapping[bytes, int]:
+        """What the catalog of ``manifest`` lists; nothing where it is damaged or missing."""
+        try:
+            catalog = self._store.sources.catalog(manifest)
+            catalog.check()
+            return dict(catalog.digests())
+        except (DamagedError, NotFoundError):
+            return {}
+
+    # Rules
+
+    def _with_rules(self) -> Mapping[str, Rules]:
+        return self._store.keeping.with_rules(self._store.names())
+
+    def _add_rules(self, found: Derived) -> None:
+        kept, first = set[bytes](), set[bytes]()
+        for name, rules in self._with_rules().items():
+            for commit in _named(self._store, name):
+                if not self._store.commits.exists(commit):
+                    continue
+                grades = self.ruled(commit, rules)
+                kept |= grades[Rule.REAL] | grades[Rule.AUTO]
+                first |= grades[Rule.UNREAL]
+                found.held[Why.RULE] |= grades[Rule.REAL]
+        found.first = first - kept
+
+    def ruled(self, commit: str, rules: Rules) -> dict[Rule, set[bytes]]:
+        """The objects of the commit by the greatest rule of their paths. ``DamagedError``."""
+        from stratum.tree.contents import graded_objects
+
+        found: dict[Rule, set[bytes]] = {rule: set() for rule in Rule}
+        if not rules.rules.keys() - {ROOT}:
+            found[rules.of(ROOT)].update(*self.parts(commit))
+            return found
+        for digest, (_, grade) in graded_objects(self._store.commits.dump(commit), rules.of_lines()).items():
+            found[Rule(grade)].add(digest)
+        return found
+
+
+def _named(store: Store, name: str) -> set[str]:
+    """The commits that a stratum names: by tags, worktrees and pins. ``DamagedError`` where that cannot be known."""
+    try:
+        found = set(store.tags.list(name).values()) | set(read_pins(store.layout, name).commits)
+        for worktree in store.worktrees.list(name):
+            found |= {worktree.base_commit, worktree.commit}
+    except NotFoundError:  # removed just now
+        return set()
+    return found
+
+
+def _objects(lines: bytes | Iterable[bytes]) -> frozenset[bytes]:
+    from stratum.tree.contents import object_lines
+
+    return frozenset(digest for digest, _, _ in object_lines(lines))
+
+
+def _stat(path: Path) -> tuple[int, int, int] | None:
+    try:
+        info = path.lstat()
+    except FileNotFoundError:
+        return None
+    except OSError as exc:
+        raise storage_error(exc, f"read {path}") from None
+    return info.st_ino, info.st_size, info.st_mtime_ns
