@@ -14,11 +14,20 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+from dataclasses import replace
 
 from stratum.csi import csi_pb2 as csi
-from stratum.csi.attributes import POD_NAME, POD_NAMESPACE, POD_UID, mount_attributes, volume_attributes
+from stratum.csi.attributes import (
+    POD_NAME,
+    POD_NAMESPACE,
+    POD_UID,
+    Attributes,
+    mount_attributes,
+    volume_attributes,
+)
 from stratum.csi.driver import Driver
 from stratum.csi.errors import CallError, Code, invalid
+from stratum.csi.gates import gate_options
 from stratum.csi.jobs import Caller, Task
 from stratum.csi.mounts import check_access, records_of, shown_at, stage
 from stratum.csi.paths import Place
@@ -61,28 +70,10 @@ def publish(driver: Driver, request: csi.NodePublishVolumeRequest, target: Place
         raise CallError(Code.PERMISSION_DENIED, f"inline volumes may not have {wanted.source} as their source")
     if wanted.commit and flags & MOUNT_ATTR_RDONLY:
         raise invalid("a read-only volume cannot be committed on unpublish")
+    asker = _asker(request, caller)
     record = driver.volumes.get(inline_key(request.volume_id))
     if record is None or not driver.session.store.commits.exists(record.commit):
-        namespace = request.volume_context.get(POD_NAMESPACE, "")
-        asker = Asker(caller, dict(request.secrets), namespace, FROM_PUBLISH, isolated=True)
-        if wanted.lazy and isinstance(wanted.source, Target):
-            _log.info("%s: lazy means nothing for an inline volume: what pods name is pulled whole", _pod(request))
-        origin = fetch(driver, wanted.source, asker, wanted.pull_policy)
-        record = VolumeRecord(
-            key=inline_key(request.volume_id),
-            name=_pod(request),
-            id=request.volume_id,
-            stratum=origin.stratum,
-            commit=origin.commit,
-            capacity=0,
-            origin=f"source {wanted.source}",
-            inline=True,
-            attributes=wanted.context()
-            | {"pod": request.volume_context.get(POD_UID, "")}
-            | ({"tagPrefix": f"{namespace}."} if namespace and isinstance(wanted.source, Ref) else {}),
-        )
-        with driver.keeping(record.commit):
-            driver.volumes.put(record)
+        record = _recorded(driver, request, wanted, asker)
     if flags & MOUNT_ATTR_RDONLY:
         ref = f"{record.stratum}:{record.commit}"
     else:
@@ -90,10 +81,43 @@ def publish(driver: Driver, request: csi.NodePublishVolumeRequest, target: Place
         with contextlib.suppress(ExistsError):  # an earlier call made it
             what = f"inline volume of pod {record.name}"[:200]
             driver.session.store.worktrees.create(record.stratum, record.key, record.commit, what, why=what)
-    stage(driver, request.volume_id, ref, target)
+    pulled = wanted.source if isinstance(wanted.source, Target) else None
+    # What the node has is read with what the node has, as it let the pod name it.
+    reader = replace(asker, isolated=pulled is not None)
+    commit, prefetch = record.commit, wanted.prefetch
+    stage(driver, request.volume_id, ref, target, lambda: gate_options(driver, commit, reader, prefetch, pulled))
     if flags:
         with target.opened() as mount:
             mountapi.mount_setattr(mount, attributes=flags)
+
+
+def _asker(request: csi.NodePublishVolumeRequest, caller: Caller) -> Asker:
+    namespace = request.volume_context.get(POD_NAMESPACE, "")
+    return Asker(caller, dict(request.secrets), namespace, FROM_PUBLISH, isolated=True)
+
+
+def _recorded(driver: Driver, request: csi.NodePublishVolumeRequest, wanted: Attributes, asker: Asker) -> VolumeRecord:
+    """Put the volume on record, once its content is in the store."""
+    assert wanted.source is not None
+    if wanted.lazy and isinstance(wanted.source, Target):
+        _log.info("%s: lazy means nothing for an inline volume: what pods name is pulled whole", _pod(request))
+    origin = fetch(driver, wanted.source, asker, wanted.pull_policy)
+    record = VolumeRecord(
+        key=inline_key(request.volume_id),
+        name=_pod(request),
+        id=request.volume_id,
+        stratum=origin.stratum,
+        commit=origin.commit,
+        capacity=0,
+        origin=f"source {wanted.source}",
+        inline=True,
+        attributes=wanted.context()
+        | {"pod": request.volume_context.get(POD_UID, "")}
+        | ({"tagPrefix": f"{asker.namespace}."} if asker.namespace and isinstance(wanted.source, Ref) else {}),
+    )
+    with driver.keeping(record.commit):
+        driver.volumes.put(record)
+    return record
 
 
 def _pod(request: csi.NodePublishVolumeRequest) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from stratum.api.mounting import mount
@@ -52,8 +53,10 @@ def shown_at(driver: Driver, path: Path, volume_id: str) -> MountEntry | None:
     return entry
 
 
-def stage(driver: Driver, volume_id: str, ref: str, at: Place) -> MountEntry:
+def stage(driver: Driver, volume_id: str, ref: str, at: Place, options: Callable[[], Mapping[str, str]]) -> MountEntry:
     """Have ``ref`` mounted at ``at`` for the volume; does nothing where it is. The volume's lock is held.
+
+    ``options`` gives those of a gate (``csi.gates``).
 
     FAILED_PRECONDITION where somebody else has the worktree.
     """
@@ -64,7 +67,7 @@ def stage(driver: Driver, volume_id: str, ref: str, at: Place) -> MountEntry:
         return entry
     made = at.make()
     try:
-        mount(driver.session, ref, str(at.path), holder=KubernetesVolume(volume_id))
+        mount(driver.session, ref, str(at.path), holder=KubernetesVolume(volume_id), options=options())
     except BusyError as exc:
         _unmake(at, made)
         raise precondition(exc.message, hint=exc.hint) from None

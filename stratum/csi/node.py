@@ -19,6 +19,7 @@ from stratum.csi.attributes import (
 from stratum.csi.condition import condition_of
 from stratum.csi.driver import TOPOLOGY_KEY, Driver
 from stratum.csi.errors import CallError, Code, invalid, not_found, precondition
+from stratum.csi.gates import base_of, gate_options, origin_of
 from stratum.csi.jobs import Caller, Task
 from stratum.csi.paths import Place, place
 from stratum.csi.provisioning import find_volume, volume_for_node
@@ -84,7 +85,12 @@ class Node:
         namespace = request.volume_context.get(POD_NAMESPACE, "")
         asker = Asker(caller, dict(request.secrets), namespace, named_in)
         found = volume_for_node(self._driver, volume_id, attributes, asker)
-        mounts.stage(self._driver, volume_id, _mounted_as(found), staging)
+
+        def options() -> dict[str, str]:
+            base, origin = base_of(self._driver, found), origin_of(self._driver, volume_id, attributes)
+            return gate_options(self._driver, base, asker, attributes.prefetch, origin)
+
+        mounts.stage(self._driver, volume_id, _mounted_as(found), staging, options)
         return found
 
     def NodeUnstageVolume(self, request: csi.NodeUnstageVolumeRequest, caller: Caller) -> csi.NodeUnstageVolumeResponse:

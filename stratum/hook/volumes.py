@@ -78,14 +78,14 @@ class ContainerVolumes:
                 if failure is not None:
                     self.warnings.append(f"what the last holder of {held} left was not committed: {failure.message}")
                 record = self._claim(volume, str(held), held.worktree.base_commit, process, undo)
-                return self._build(volume, record, held.plan(options=_gate_options(volume)), process, opened)
+                return self._build(volume, record, held.plan(options=volume.gate_options), process, opened)
         # Locked until the commit is on record as mounted, so that no garbage collection takes it away meanwhile.
         with self._session.store.locks.store():
             found = self._session.store.resolve(volume.ref)
             ref = f"{found.name}:{found.commit}" if isinstance(found, ResolvedWorktree) else str(found)
             record = self._claim(volume, ref, found.commit, process, undo)
         image = self._session.store.commits.ensure_image(found.commit)
-        gate = self._session.gate(found.commit, _gate_options(volume))
+        gate = self._session.gate(found.commit, volume.gate_options)
         plan = MountPlan(image, self._session.store.objects.layers, gate=gate)
         if volume.scratch:
             upper = self._scratch(volume, found.commit, undo)
@@ -140,11 +140,6 @@ class ContainerVolumes:
         root = volume.root.applied(self._session.store.commits.root(commit))
         dress_upperdir(directory / "upperdir", root)
         return directory
-
-
-def _gate_options(volume: Volume) -> dict[str, str]:
-    """What is said of fetching what is read of a commit that is not here whole."""
-    return {"prefetch": volume.prefetch} if volume.prefetch is not None else {}
 
 
 def _first(process: ContainerProcess) -> Process:

@@ -117,13 +117,13 @@ class PluginVolumes:
 
     def _attach(self, session: Session, volume: Volume, holder: NamedVolume, place: str) -> None:
         ensure_fetched(session, volume)  # it may have been removed since the volume was made
-        ref = str(volume.ref)
+        options = volume.gate_options
         if volume.ref.worktree is None:
-            mount(session, ref, place, holder=holder)
+            mount(session, str(volume.ref), place, holder=holder, options=options)
             return
         tree = ensure_worktree(session, volume.ref, volume.beginning, why="made for a volume")
         with grant(session, tree.ref, holder, volume.promise, read_only=volume.read_only) as granted:
-            granted.held.mount(Path(place), read_only=volume.read_only, holder=holder)
+            granted.held.mount(Path(place), read_only=volume.read_only, holder=holder, options=options)
 
     def _is_mounted(self, session: Session, name: str) -> bool:
         return session.state.find_mountpoint(self._mountpoints.mountpoint(name)) is not None

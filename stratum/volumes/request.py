@@ -109,6 +109,11 @@ class Volume:
         return _tag_behind(self.ref, self.create, self.create_empty)
 
     @property
+    def gate_options(self) -> dict[str, str]:
+        """What a gate in front of the volume's commit is told (``Workplace.gate``)."""
+        return {"prefetch": self.prefetch} if self.prefetch is not None else {}
+
+    @property
     def beginning(self) -> Beginning:
         """What a missing worktree begins as."""
         return Beginning(self.create, self.create_empty, self.root)
