@@ -211,8 +211,7 @@ class Catalog:
 
     def digests(self) -> Iterator[tuple[bytes, int]]:
         """(digest, size) of every object, in the order of the packs."""
-        for number in range(self._member_count):
-            digest, _, size = _MEMBER.unpack_from(self._data, self._members_at + number * _MEMBER.size)
+        for digest, _, size in _MEMBER.iter_unpack(memoryview(self._data)[self._members_at : self._order_at]):
             yield digest, size
 
     def frame(self, number: int) -> CatalogFrame:

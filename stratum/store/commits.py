@@ -314,6 +314,8 @@ class Commits:
             return sources, partial
         for _, catalog in given:
             lacking = not_listed(lacking, catalog)
+        if partial and base is not None:
+            lacking = self._residence.lost([base], lacking)
         listing, lost = self._residence.listing(lacking)
         for digest, size in lost.items():
             raise DamagedError(f"object {digest.hex()} of {size} bytes is needed by the commit but not in the store")

@@ -73,11 +73,15 @@ class Residence:
         return Condition.LOST if self.lost([commit], {digest: size}) else Condition.UNREAL
 
     def counts(self, commit: str) -> ResidenceCounts:
-        """What the objects of the commit are for it, each counted once. ``NotFoundError``, ``DamagedError``."""
+        """What the objects of the commit are for it, each counted once; at a glance, as sizes are not looked at, and
+        all of a commit that is not partial is taken to be real. ``NotFoundError``, ``DamagedError``."""
         from stratum.tree.contents import objects_of
 
         needed = objects_of(self._dump(commit))
-        missing = self.missing(needed)
+        missing = dict[bytes, int]()
+        if self._sources.is_partial(commit):
+            has = self._objects.many(len(needed)).has
+            missing = {digest: size for digest, size in needed.items() if not has(digest, size)}
         lost = self.lost([commit], missing) if missing else {}
         total, gone, lost_bytes = sum(needed.values()), sum(missing.values()), sum(lost.values())
         return ResidenceCounts(

@@ -348,11 +348,8 @@ def not_listed(objects: Mapping[bytes, int], catalog: bytes | Catalog) -> dict[b
     if isinstance(catalog, bytes):
         catalog = Catalog(catalog)
     if len(objects) * _SEARCH > len(catalog):
-        rest = dict(objects)
-        for digest, size in catalog.digests():
-            if rest.get(digest) == size:
-                del rest[digest]
-        return rest
+        listed = dict(catalog.digests())
+        return {digest: size for digest, size in objects.items() if listed.get(digest) != size}
     found = ((digest, size, catalog.find(digest)) for digest, size in objects.items())
     return {digest: size for digest, size, number in found if number is None or catalog.member(number).size != size}
 
