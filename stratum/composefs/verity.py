@@ -8,6 +8,7 @@ blocks are hashed in turn, until one digest is left. The root of an empty file i
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 from hashlib import sha256
 from typing import Final
 
@@ -120,3 +121,75 @@ class VerityHasher:
                 return block
             carry = sha256(block.ljust(BLOCK_SIZE, b"\0")).digest() if block else b""
         return carry
+
+
+# A part of a file, checked without the rest
+
+
+CHUNK_SIZE: Final = BLOCK_SIZE * _FANOUT
+"""Bytes of a file that one hash of the tree's second level is for."""
+
+
+def chunk_count(size: int) -> int:
+    """How many chunks, and so hashes, a file of ``size`` bytes has."""
+    return -(-size // CHUNK_SIZE)
+
+
+class ChunkHasher(VerityHasher):
+    """``VerityHasher`` that keeps the hashes of the file's chunks: those one level above its blocks, 32 bytes for each
+    ``CHUNK_SIZE`` bytes, the last of which may be of fewer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._chunks = bytearray()
+
+    def _add(self, level: int, digests: bytes) -> None:
+        if level == 1:
+            self._chunks += digests
+        super()._add(level, digests)
+
+    def _add_equal(self, level: int, digest: bytes, count: int) -> None:
+        if level == 1:
+            self._add(1, digest * count)
+        else:
+            super()._add_equal(level, digest, count)
+
+    def chunk_hashes(self) -> bytes:
+        """The hashes of all chunks of what was fed so far."""
+        blocks = bytes(self._levels[0])
+        if self._partial:
+            blocks += sha256(self._partial.ljust(BLOCK_SIZE, b"\0")).digest()
+        return bytes(self._chunks) + (sha256(blocks.ljust(BLOCK_SIZE, b"\0")).digest() if blocks else b"")
+
+
+def level1_hashes(pieces: Iterable[Buffer]) -> bytes:
+    """The hashes of the chunks (``ChunkHasher``) of a file that consists of ``pieces``."""
+    hasher = ChunkHasher()
+    for piece in pieces:
+        hasher.update(piece)
+    return hasher.chunk_hashes()
+
+
+def root_of_level1(hashes: bytes, size: int) -> bytes:
+    """The digest of the file of ``size`` bytes whose chunks have these ``hashes``: what an object is named by, so that
+    hashes which lead to that name are the object's. The file has more than one block, and as many chunks as hashes, or
+    ``ValueError``."""
+    if size <= BLOCK_SIZE or len(hashes) != chunk_count(size) * DIGEST_SIZE:
+        raise ValueError(f"{len(hashes)} bytes are not the hashes of the chunks of a file of {size} bytes")
+    level = hashes
+    while len(level) > DIGEST_SIZE:
+        level = b"".join(
+            sha256(level[start : start + BLOCK_SIZE].ljust(BLOCK_SIZE, b"\0")).digest()
+            for start in range(0, len(level), BLOCK_SIZE)
+        )
+    return _descriptor_digest(size, level)
+
+
+def chunk_hash(chunk: Buffer) -> bytes:
+    """The hash of a chunk of a file: ``CHUNK_SIZE`` bytes, fewer at its end, never none."""
+    view = memoryview(chunk).cast("B")
+    blocks = b"".join(
+        sha256(bytes(view[start : start + BLOCK_SIZE]).ljust(BLOCK_SIZE, b"\0")).digest()
+        for start in range(0, len(view), BLOCK_SIZE)
+    )
+    return sha256(blocks.ljust(BLOCK_SIZE, b"\0")).digest()

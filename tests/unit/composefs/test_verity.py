@@ -9,7 +9,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stratum.composefs.verity import BLOCK_SIZE, VerityHasher, verity_digest
+from stratum.composefs.verity import (
+    BLOCK_SIZE,
+    CHUNK_SIZE,
+    ChunkHasher,
+    VerityHasher,
+    chunk_count,
+    chunk_hash,
+    level1_hashes,
+    root_of_level1,
+    verity_digest,
+)
 from tests.support.effort import examples
 
 
@@ -129,3 +139,71 @@ def test_runs_of_zeros_are_as_if_they_were_fed(runs: list[tuple[bool, int, int]]
         else:
             quick.update(piece)
         assert quick.digest() == plain.digest()
+
+
+# Parts of files
+
+
+SIZES = st.one_of(
+    st.integers(1, CHUNK_SIZE),
+    st.builds(lambda chunks, more: chunks * CHUNK_SIZE + more, st.integers(1, 3), st.integers(-BLOCK_SIZE, BLOCK_SIZE)),
+)
+
+
+def content(size: int, seed: int) -> bytes:
+    return (hashlib.sha256(bytes((seed,))).digest() * (size // 32 + 1))[:size]
+
+
+@settings(max_examples=examples(20), deadline=None)
+@given(SIZES, st.integers(0, 9), st.integers(1000, 2 * CHUNK_SIZE))
+def test_the_hashes_of_chunks_lead_to_the_digest_and_check_each_chunk(size: int, seed: int, step: int) -> None:
+    data = content(size, seed)
+    hashes = level1_hashes(data[start : start + step] for start in range(0, size, step))
+    assert len(hashes) == 32 * chunk_count(size)
+    for number in range(chunk_count(size)):
+        chunk = data[number * CHUNK_SIZE : (number + 1) * CHUNK_SIZE]
+        assert chunk_hash(chunk) == hashes[32 * number : 32 * number + 32]
+    if size > BLOCK_SIZE:
+        assert root_of_level1(hashes, size) == verity_digest(data)
+
+
+@settings(max_examples=examples(20), deadline=None)
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, CHUNK_SIZE + 7)), min_size=1, max_size=5))
+def test_holes_have_the_hashes_of_zeros(runs: list[tuple[bool, int]]) -> None:
+    hasher, data = ChunkHasher(), b""
+    for hole, size in runs:
+        piece = bytes(size) if hole else content(size, 3)
+        data += piece
+        hasher.update_zeros(size) if hole else hasher.update(piece)
+        assert hasher.chunk_hashes() == level1_hashes([data])
+        assert hasher.digest() == verity_digest(data)
+
+
+def test_a_hole_over_many_levels_has_the_hashes_of_zeros() -> None:
+    hasher, size = ChunkHasher(), (LEAVES + 2) * CHUNK_SIZE + 5
+    hasher.update(b"head")
+    hasher.update_zeros(size - 4)
+    zeros = chunk_hash(bytes(CHUNK_SIZE))
+    hashes = hasher.chunk_hashes()
+    assert hashes == (chunk_hash(b"head" + bytes(CHUNK_SIZE - 4)) + zeros * (LEAVES + 1) + chunk_hash(bytes(5)))
+    assert root_of_level1(hashes, size) == hasher.digest()
+
+
+@given(st.integers(CHUNK_SIZE + 1, 3 * CHUNK_SIZE), st.integers(0, 1 << 30), st.integers(0, 7))
+@settings(max_examples=examples(20), deadline=None)
+def test_one_bit_is_noticed(size: int, where: int, bit: int) -> None:
+    data = content(size, 1)
+    hashes = level1_hashes([data])
+    changed = bytearray(hashes)
+    changed[where % len(hashes)] ^= 1 << bit
+    assert root_of_level1(bytes(changed), size) != verity_digest(data)
+    number = where % chunk_count(size)
+    chunk = bytearray(data[number * CHUNK_SIZE : (number + 1) * CHUNK_SIZE])
+    chunk[where % len(chunk)] ^= 1 << bit
+    assert chunk_hash(chunk) != hashes[32 * number : 32 * number + 32]
+
+
+@pytest.mark.parametrize(("count", "size"), [(0, 0), (1, BLOCK_SIZE), (0, 5000), (2, CHUNK_SIZE), (1, CHUNK_SIZE + 1)])
+def test_so_many_hashes_cannot_be_of_that_file(count: int, size: int) -> None:
+    with pytest.raises(ValueError, match="not the hashes"):
+        root_of_level1(bytes(32 * count), size)
