@@ -3,16 +3,19 @@
 An OCI image manifest 1.1 with ``artifactType`` ``application/vnd.stratum.commit.v1``::
 
     config    metadata.toml of the commit
-    layers    tree+ (index pack)*
+    layers    tree+ (index pack verity?)*
 
-The tree layers, decompressed and joined, are the canonical dump. Each pack follows the index that describes it. The
+The tree layers, decompressed and joined, are the canonical dump. Each pack follows the index that describes it,
+and that of a large object may be followed by the hashes of its parts (``composefs.verity``), by which each part can be
+checked alone; a reader needs none. The
 manifest is compact JSON with a fixed key order, so equal commits pushed from anywhere have equal manifests.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +28,13 @@ from stratum.oci.descriptor import (
     read_annotations,
     read_descriptor,
 )
-from stratum.oci.mediatypes import ARTIFACT_TYPE, COMMIT_ANNOTATION, INDEX_MEDIA_TYPE, MANIFEST_MEDIA_TYPE
+from stratum.oci.mediatypes import (
+    ARTIFACT_TYPE,
+    COMMIT_ANNOTATION,
+    INDEX_MEDIA_TYPE,
+    MANIFEST_MEDIA_TYPE,
+    VERITY_MEDIA_TYPE,
+)
 from stratum.refs import is_hash
 from stratum.store.lineage import ANCESTORS_MAX
 from stratum.store.metadata import METADATA_MAX, CommitMeta
@@ -47,6 +56,7 @@ SIZE_MAX = {
     TREE_MEDIA_TYPE: 16 << 20,
     INDEX_MEDIA_TYPE: 64 << 20,
     PACK_MEDIA_TYPE: 1 << 44,
+    VERITY_MEDIA_TYPE: 32 << 20,
 }
 """Largest blob of each kind, in bytes as stored."""
 
@@ -55,10 +65,16 @@ _END = "end"
 
 @dataclass(frozen=True, slots=True)
 class PackLayers:
-    """A pack and the index that tells where its objects are."""
+    """A pack and the index that tells where its objects are; ``verity`` are the hashes of the parts of its object."""
 
     index: Descriptor
     pack: Descriptor
+    verity: Descriptor | None = None
+
+    @property
+    def blobs(self) -> tuple[Descriptor, ...]:
+        """All of them, in the order of the manifest."""
+        return (self.index, self.pack) if self.verity is None else (self.index, self.pack, self.verity)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +105,7 @@ class Manifest:
     @property
     def blobs(self) -> list[Descriptor]:
         """Every blob the manifest refers to, in its order."""
-        layers = [self.config, *self.trees]
-        for pack in self.packs:
-            layers += (pack.index, pack.pack)
-        return layers
+        return [self.config, *self.trees, *(blob for pack in self.packs for blob in pack.blobs)]
 
 
 def told_ancestors(manifest: Manifest) -> tuple[str, ...]:
@@ -109,7 +122,8 @@ def write_manifest(manifest: Manifest) -> bytes:
         annotations[ANCESTORS_ANNOTATION] = " ".join((*manifest.ancestors, *([_END] if manifest.whole else [])))
     layers = [_layer(tree, f"tree-{n:05}.dump.zst") for n, tree in enumerate(manifest.trees)]
     for n, pack in enumerate(manifest.packs):
-        layers += (_layer(pack.index, f"pack-{n:05}.index.zst"), _layer(pack.pack, f"pack-{n:05}.tar.zst"))
+        titles = (f"pack-{n:05}.{kind}" for kind in ("index.zst", "tar.zst", "verity"))
+        layers += (_layer(blob, title) for blob, title in zip(pack.blobs, titles, strict=False))
     value = {
         "schemaVersion": 2,
         "mediaType": MANIFEST_MEDIA_TYPE,
@@ -210,25 +224,31 @@ def _check_kind(value: dict[str, Any]) -> None:
 
 
 def _read_layers(layers: Sequence[object]) -> tuple[tuple[Descriptor, ...], tuple[PackLayers, ...]]:
-    allowed = _only(TREE_MEDIA_TYPE, INDEX_MEDIA_TYPE, PACK_MEDIA_TYPE)
+    allowed = _only(TREE_MEDIA_TYPE, INDEX_MEDIA_TYPE, PACK_MEDIA_TYPE, VERITY_MEDIA_TYPE)
     blobs = [read_descriptor(layer, f"layer {n}", allowed) for n, layer in enumerate(layers)]
-    if len({blob.digest for blob in blobs}) != len(blobs):
+    # Two files that differ in the zeros at their end can have the same hashes.
+    distinct = [blob.digest for blob in blobs if blob.media_type != VERITY_MEDIA_TYPE]
+    if len(set(distinct)) != len(distinct):
         raise MalformedError("a layer is listed twice")
     titles = [layer.get("annotations", {}).get(TITLE_ANNOTATION) for layer in layers if isinstance(layer, dict)]
     named = [title for title in titles if title is not None]
     if len(set(named)) != len(named):
         raise MalformedError("two layers have the same title")
     trees = [blob for blob in blobs if blob.media_type == TREE_MEDIA_TYPE]
-    rest = blobs[len(trees) :]
     if not trees or blobs[: len(trees)] != trees:
         raise MalformedError("the tree layers do not come first")
-    indexes, packs = rest[0::2], rest[1::2]
-    alternate = all(blob.media_type == INDEX_MEDIA_TYPE for blob in indexes) and all(
-        blob.media_type == PACK_MEDIA_TYPE for blob in packs
-    )
-    if len(indexes) != len(packs) or not alternate:
-        raise MalformedError("packs and their indexes are not in pairs")
-    return tuple(trees), tuple(PackLayers(index, pack) for index, pack in zip(indexes, packs, strict=True))
+    return tuple(trees), tuple(_read_packs(blobs[len(trees) :]))
+
+
+def _read_packs(blobs: list[Descriptor]) -> Iterator[PackLayers]:
+    """The packs among the layers behind the trees."""
+    rest = deque(blobs)
+    while rest:
+        index, pack = rest.popleft(), rest.popleft() if rest else None
+        if pack is None or (index.media_type, pack.media_type) != (INDEX_MEDIA_TYPE, PACK_MEDIA_TYPE):
+            raise MalformedError("packs and their indexes are not in pairs")
+        verity = rest.popleft() if rest and rest[0].media_type == VERITY_MEDIA_TYPE else None
+        yield PackLayers(index, pack, verity)
 
 
 def _only(*media_types: str) -> dict[str, int]:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stratum.composefs.verity import DIGEST_SIZE, chunk_count
 from stratum.oci.target import Target, is_loopback, parse_target
 from stratum.store.catalog import Blob, NewPack, write_catalog
 from stratum.store.clock import rfc3339, utc_now
@@ -34,7 +35,15 @@ def _new_packs(packs: Iterable[Pack], left: dict[bytes, int]) -> Iterator[NewPac
                 del left[digest]
                 members.append((digest, offset, size))
         if members:
-            yield NewPack(_blob(pack.layers.pack), pack.index.frames, members)
+            yield NewPack(_blob(pack.layers.pack), pack.index.frames, members, _verity(pack))
+
+
+def _verity(pack: Pack) -> Blob | None:
+    """The blob with the hashes of the pack's large object; one that cannot be that is as none."""
+    verity, members = pack.layers.verity, pack.index.members
+    if verity is None or len(members) != 1 or verity.size != DIGEST_SIZE * chunk_count(members[0].size):
+        return None
+    return _blob(verity)
 
 
 def _blob(blob: Descriptor) -> Blob:

@@ -3,7 +3,8 @@
 A pack is a ustar archive in the zstd seekable format (independent frames, a seek table in a skippable frame at the
 end). Its bytes follow from its objects alone: members ``ab/cdef...`` in the given order, regular files, mode 0444,
 owner 0:0, mtime 0, no user or group name, two zero blocks at the end and no further padding. From 8 GiB on a member has
-a pax header with its ``size``. Frames hold 1 MiB of the archive each.
+a pax header with its ``size``. Frames hold 1 MiB of the archive each; in the pack of a large object the headers have
+the first frame for themselves, so that the others begin with a chunk of the object (``composefs.verity``).
 
 The index of a pack is text, compressed as one zstd frame::
 
@@ -26,7 +27,7 @@ from functools import cached_property
 from itertools import accumulate
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
-from stratum.composefs.verity import VerityHasher
+from stratum.composefs.verity import ChunkHasher, VerityHasher
 from stratum.errors import DamagedError
 from stratum.sys.holes import sparse_pieces, zeros
 from stratum.tree.model import object_path
@@ -42,7 +43,10 @@ PACK_MAX = 64 << 20
 """A pack of several objects is an archive of at most this many bytes."""
 
 LARGE_OBJECT = 16 << 20
-"""An object of at least this size has a pack of its own."""
+"""An object of at least this size has a pack of its own, and goes with the hashes of its chunks."""
+
+CHUNKED_MAX = 1 << 39
+"""Bytes of the largest object whose hashes go with it: they are read as a whole, 32 bytes for each 512 KiB."""
 
 OBJECT_MAX = 1 << 41
 """Bytes of the largest object that is sent: the index of its pack, with a line a frame, is within ``INDEX_MAX``."""
@@ -191,14 +195,22 @@ def seek_table(frames: Sequence[tuple[int, int]]) -> bytes:
 class PackWriter:
     """Makes the pack of ``members``.
 
-    ``pieces`` gives its bytes; once it has ended, ``index`` tells what is where. ``open_object(digest)`` opens an
-    object for reading. Memory: a few frames, whatever the sizes.
+    ``pieces`` gives its bytes; once it has ended, ``index`` tells what is where, and ``verity`` are the hashes of the
+    chunks of a large object. ``open_object(digest)`` opens an object for reading. Memory: a few frames and the hashes,
+    whatever the sizes.
     """
 
     def __init__(self, members: Sequence[Member], open_object: Callable[[bytes], BinaryIO]) -> None:
         self._members = tuple(members)
         self._open_object = open_object
         self._frames: list[tuple[int, int]] = []
+        self._large = len(self._members) == 1 and self._members[0].size >= LARGE_OBJECT
+        self._hasher = ChunkHasher() if self._large and self._members[0].size <= CHUNKED_MAX else None
+
+    @property
+    def verity(self) -> bytes | None:
+        """The blob that goes with the pack of a large object; None for any other."""
+        return self._hasher.chunk_hashes() if self._hasher is not None else None
 
     @property
     def index(self) -> PackIndex:
@@ -213,6 +225,9 @@ class PackWriter:
         buffer = bytearray()
         for piece in self._archive():
             buffer += piece
+            if self._large and not self._frames:
+                yield self._count(_frame(compressor, piece), len(piece))
+                buffer.clear()
             while len(buffer) >= FRAME_SIZE:
                 data = bytes(buffer[:FRAME_SIZE])
                 del buffer[:FRAME_SIZE]
@@ -232,17 +247,19 @@ class PackWriter:
     def _archive(self) -> Iterator[bytes]:
         for member in self._members:
             yield header(member)
-            yield from object_pieces(self._open_object, *member)
+            yield from object_pieces(self._open_object, *member, hasher=self._hasher)
             yield bytes(padding(member.size))
         yield END
 
 
-def object_pieces(open_object: Callable[[bytes], BinaryIO], digest: bytes, size: int) -> Iterator[bytes]:
+def object_pieces(
+    open_object: Callable[[bytes], BinaryIO], digest: bytes, size: int, *, hasher: VerityHasher | None = None
+) -> Iterator[bytes]:
     """An object's content, at most a frame at a time; ``DamagedError`` at the end where it is not what its name says.
 
-    ``open_object(digest)`` opens it. Holes are not read.
+    ``open_object(digest)`` opens it; ``hasher`` is a new one to use. Holes are not read.
     """
-    hasher, left = VerityHasher(), size
+    hasher, left = hasher or VerityHasher(), size
     with open_object(digest) as file:
         for piece in sparse_pieces(file, size, FRAME_SIZE):
             left -= piece if isinstance(piece, int) else len(piece)

@@ -112,11 +112,13 @@ def _new_object(path: str) -> io.FileIO:
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """A pack: ``sha256`` in hex, its size in bytes, and the (compressed, uncompressed) sizes of its frames."""
+    """A pack: ``sha256`` in hex, its size in bytes, the (compressed, uncompressed) sizes of its frames, and the hashes
+    of the chunks of a large object."""
 
     sha256: str
     size: int
     frames: tuple[tuple[int, int], ...]
+    verity: bytes | None
 
 
 def make_pack(store: str, members: Sequence[Member], fd: int | None, report: Report) -> Made:
@@ -136,7 +138,7 @@ def make_pack(store: str, members: Sequence[Member], fd: int | None, report: Rep
                 write_all(fd, piece)
             except OSError as exc:
                 raise storage_error(exc, "write a pack to the store") from None
-    return Made(sha.hexdigest(), size, writer.index.frames)
+    return Made(sha.hexdigest(), size, writer.index.frames, writer.verity)
 
 
 def whole_metadata(store: str, commit: str) -> bytes:
@@ -197,7 +199,7 @@ class _Answer:
             return whole_metadata(*arguments)
         store, members = arguments
         made = make_pack(store, _members(members), fd, self._report)
-        return made.sha256, made.size, made.frames
+        return made.sha256, made.size, made.frames, made.verity
 
 
 def plain_span(span: Span) -> tuple[Any, ...]:

@@ -66,7 +66,7 @@ class Plan:
     @property
     def borrowed(self) -> list[Descriptor]:
         """The blobs of the base that stay."""
-        return [*self.known, *(blob for layers in self.kept for blob in (layers.index, layers.pack))]
+        return [*self.known, *(blob for layers in self.kept for blob in layers.blobs)]
 
     def manifest(self, config: Descriptor, packs: Sequence[PackLayers]) -> bytes:
         """The manifest, once the new packs are made. ``UnsupportedError`` where it is too large."""

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, TypeVar
 from stratum.errors import UnsupportedError, UsageError
 from stratum.oci.access import Access
 from stratum.oci.descriptor import Descriptor, describe, digest_of
-from stratum.oci.mediatypes import INDEX_MEDIA_TYPE
+from stratum.oci.mediatypes import INDEX_MEDIA_TYPE, VERITY_MEDIA_TYPE
 from stratum.oci.places import open_sink, open_source
 from stratum.oci.remote import Sink, Source, Upload
 from stratum.oci.target import Target
@@ -241,7 +241,7 @@ class Sender:
     def send_plan(self, plan: Plan, packer: _Packer, pool: ThreadPoolExecutor) -> list[PackLayers]:
         """Send the tree layers and new packs of a plan; the packs. Where anything fails, all is ended."""
         self._known = frozenset(blob.digest for blob in plan.known)
-        self._reused += (blob.digest for layers in plan.kept for blob in (layers.index, layers.pack))
+        self._reused += (blob.digest for layers in plan.kept for blob in layers.blobs)
         self._job.start(plan.size)
         makes = [partial(packer.make, number, members) for number, members in enumerate(plan.packs)]
         try:
@@ -266,7 +266,8 @@ class Sender:
         try:
             self.send(packed.upload)
             index = self.send_bytes(INDEX_MEDIA_TYPE, write_index(packed.index))
-            return PackLayers(index, packed.upload.descriptor)
+            verity = self.send_bytes(VERITY_MEDIA_TYPE, packed.verity) if packed.verity is not None else None
+            return PackLayers(index, packed.upload.descriptor, verity)
         finally:
             packed.path.unlink(missing_ok=True)
 
@@ -284,10 +285,12 @@ def _made_ahead(makes: Iterable[Callable[[], _T]], pool: Executor) -> Iterator[_
 
 @dataclass(frozen=True, slots=True)
 class _Packed:
-    """A pack that can be sent, and what is where in it. ``path`` is its file, where it has one."""
+    """A pack that can be sent, what is where in it, and the hashes of the chunks of a large object. ``path`` is its
+    file, where it has one."""
 
     upload: Upload
     index: PackIndex
+    verity: bytes | None
     path: Path
 
 
@@ -314,15 +317,16 @@ class _Packer:
         """
         path = self._directory / f"pack-{number}"
         if sum(map(archived_size, members)) > PACK_MAX:
-            pack, index = self._write(members, None)
-            return _Packed(Upload(pack, lambda start: self._again(members, start)), index, path)
+            pack, index, verity = self._write(members, None)
+            return _Packed(Upload(pack, lambda start: self._again(members, start)), index, verity, path)
         with path.open("xb", buffering=0) as file:
-            pack, index = self._write(members, None if self._dry_run else file.fileno())
-        return _Packed(Upload(pack, lambda start: file_pieces(path, start)), index, path)
+            pack, index, verity = self._write(members, None if self._dry_run else file.fileno())
+        return _Packed(Upload(pack, lambda start: file_pieces(path, start)), index, verity, path)
 
-    def _write(self, members: Sequence[Member], fd: int | None) -> tuple[Descriptor, PackIndex]:
+    def _write(self, members: Sequence[Member], fd: int | None) -> tuple[Descriptor, PackIndex, bytes | None]:
         made = self._job.workers.make_pack(self._store.root, members, fd, lambda size, _: self._job.advance(size))
-        return Descriptor(PACK_MEDIA_TYPE, f"sha256:{made.sha256}", made.size), PackIndex(made.frames, tuple(members))
+        pack = Descriptor(PACK_MEDIA_TYPE, f"sha256:{made.sha256}", made.size)
+        return pack, PackIndex(made.frames, tuple(members)), made.verity
 
     def _again(self, members: Sequence[Member], start: int) -> Iterator[bytes]:
         """The pack's bytes from ``start`` on."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from stratum.composefs.verity import root_of_level1
 from stratum.errors import DamagedError, UnreachableError, UnsupportedError
 from stratum.frozen import replace
 from stratum.mount.plan import check_lazy
@@ -99,6 +100,16 @@ def test_the_size_of_the_contents_costs_nothing(server: RegistryServer, origin: 
     done = lazily(store, target)
     assert done.bytes_received < 10_000
     assert done.unreal[1] > PACK_MAX
+    digest, size = next(item for item in needed(store, commit).items() if item[1] > PACK_MAX)
+    catalog = store.sources.catalog(done.manifest_digest)
+    number = catalog.find(digest)
+    assert number is not None
+    hashes = catalog.packs[catalog.member(number).pack].verity
+    assert hashes is not None
+    data = server.blob(target.repository, f"sha256:{hashes.sha256.hex()}")
+    assert len(data) == hashes.size
+    assert root_of_level1(data, size) == digest
+    assert [pack.verity for pack in catalog.packs].count(None) == len(catalog.packs) - 1
 
 
 def test_what_is_here_already_is_real(store: Store, app: Target) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from stratum.composefs.verity import verity_digest
 from stratum.errors import DamagedError, StratumError, UnsupportedError, UsageError
 from stratum.oci.descriptor import MANIFEST_MAX, Descriptor
-from stratum.oci.mediatypes import INDEX_MEDIA_TYPE
+from stratum.oci.mediatypes import INDEX_MEDIA_TYPE, VERITY_MEDIA_TYPE
 from stratum.oci.target import is_loopback, parse_target
 from stratum.store.lineage import ANCESTORS_MAX
 from stratum.transfer import packs, treeblobs
@@ -40,24 +41,41 @@ def blob(media_type: str, number: int) -> Descriptor:
     return Descriptor(media_type, f"sha256:{number:064x}", number + 1)
 
 
-def manifest(trees: int, pack_count: int, parent: str | None = None) -> Manifest:
+def manifest(trees: int, pack_count: int, parent: str | None = None, verity: Sequence[int] = ()) -> Manifest:
+    """``verity``: the packs whose object's hashes go with them, all the same."""
     return Manifest(
         "c" * 64,
         "2024-01-02T03:04:05Z",
         blob(CONFIG_MEDIA_TYPE, 0),
         tuple(blob(TREE_MEDIA_TYPE, 1 + n) for n in range(trees)),
         tuple(
-            PackLayers(blob(INDEX_MEDIA_TYPE, 10_000 + 2 * n), blob(PACK_MEDIA_TYPE, 10_001 + 2 * n))
+            PackLayers(
+                blob(INDEX_MEDIA_TYPE, 10_000 + 2 * n),
+                blob(PACK_MEDIA_TYPE, 10_001 + 2 * n),
+                blob(VERITY_MEDIA_TYPE, 30_000) if n in verity else None,
+            )
             for n in range(pack_count)
         ),
         parent,
     )
 
 
-@given(st.integers(1, 5), st.integers(0, 5), st.sampled_from([None, "d" * 64]))
-def test_manifests_round_trip(trees: int, pack_count: int, parent: str | None) -> None:
-    value = manifest(trees, pack_count, parent)
+@given(st.integers(1, 5), st.integers(0, 5), st.sampled_from([None, "d" * 64]), st.sets(st.integers(0, 4)))
+def test_manifests_round_trip(trees: int, pack_count: int, parent: str | None, verity: set[int]) -> None:
+    value = manifest(trees, pack_count, parent, sorted(verity))
     assert read_manifest(write_manifest(value), "x") == value
+
+
+@pytest.mark.parametrize("at", [0, 1, 2, 4])
+def test_hashes_stand_behind_their_pack_only(at: int) -> None:
+    value = json.loads(write_manifest(manifest(1, 1, verity=[0])))
+    hashes = value["layers"].pop()
+    read_manifest(json.dumps(value).encode(), "x")
+    value["layers"].insert(at, {**hashes, "annotations": {}})
+    if at == 4:
+        value["layers"].append({**hashes, "annotations": {}})
+    with pytest.raises(DamagedError, match=r"pairs|first"):
+        read_manifest(json.dumps(value).encode(), "x")
 
 
 hashes = st.binary(min_size=32, max_size=32).map(bytes.hex)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyzstd import SeekableZstdFile, ZstdFile
 
-from stratum.composefs.verity import verity_digest
+from stratum.composefs.verity import CHUNK_SIZE, chunk_hash, level1_hashes, root_of_level1, verity_digest
 from stratum.errors import DamagedError
 from stratum.transfer import packs
 from stratum.transfer.packs import Member, PackIndex, PackWriter
@@ -78,6 +78,36 @@ def test_other_readers_agree(kinds: list[tuple[int, int]]) -> None:
         for offset, (member, data) in zip(index.offsets, objects.items(), strict=True):
             seekable.seek(offset)
             assert seekable.read(member.size) == data
+
+
+def test_a_large_object_goes_with_the_hashes_of_its_chunks_and_frames_begin_with_one() -> None:
+    data = random.Random(3).randbytes(packs.LARGE_OBJECT - 5) + bytes(3 << 20) + b"end"
+    member = Member(verity_digest(data), len(data))
+    writer = PackWriter([member], lambda _digest: io.BytesIO(data))
+    pack, hashes = b"".join(writer.pieces()), writer.verity
+    assert hashes == level1_hashes([data])
+    assert root_of_level1(hashes, len(data)) == member.digest
+    index = packs.read_index(packs.write_index(writer.index), len(pack), "the index")
+    starts, archive = index.frame_starts
+    offset = index.offsets[0]
+    assert archive[1] == offset
+    for number in range(1, len(index.frames) - 1):
+        assert (archive[number] - offset) % CHUNK_SIZE == 0
+        frame = packs.decompress(pack[starts[number] : starts[number + 1]], packs.FRAME_SIZE, "a frame")
+        chunk = (archive[number] - offset) // CHUNK_SIZE
+        assert chunk_hash(frame[:CHUNK_SIZE]) == hashes[32 * chunk : 32 * chunk + 32]
+    assert unpack(index, (0, len(index.frames)), pack, {member}) == {member: data}
+    with SeekableZstdFile(io.BytesIO(pack)) as seekable:
+        seekable.seek(offset)
+        assert seekable.read(len(data)) == data
+
+
+def test_small_objects_go_without() -> None:
+    objects = objects_of([(1, 3_000_000), (2, 65)])
+    by_digest = {member.digest: data for member, data in objects.items()}
+    writer = PackWriter(list(objects), lambda digest: io.BytesIO(by_digest[digest]))
+    list(writer.pieces())
+    assert writer.verity is None
 
 
 @pytest.mark.parametrize("size", [1, 0o77777777777, 0o77777777777 + 1, 20 << 30, 1 << 43])
