@@ -68,6 +68,7 @@ _NOTHING_TO_DO = frozenset(
 )
 _COUNTED = (
     "lookups",
+    "hits",
     "asked",
     "asked_bytes",
     "metadata_only",
@@ -191,18 +192,15 @@ class Connection:
         waiting = self._taken(request)
         if waiting is None:
             return
-        if self._is_quick(request):
-            self._guarded(self._quick, waiting, request)
-            return
-        try:
-            self._pool.submit(self._guarded, self._slow, waiting, request)
-        except RuntimeError as exc:  # it was shut down
-            self._note(exc)
-            self._answer(waiting, code=errno.EIO)
+        if request.node >= FIRST_NODE:
+            self._later(waiting, lambda: self._of_file(waiting, request))
+        else:
+            self._guarded(waiting, lambda: self._of_directory(waiting, request))
 
     def status(self) -> dict[str, Any]:
         """What was asked so far, and who waits now. Counts since this server began; ``bytes`` and ``asked_bytes`` are
-        those read of FUSE files and those of objects that were waited for. All texts are one line."""
+        those read of FUSE files and those of objects that were waited for; ``hits`` are lookups of what had landed. All
+        texts are one line."""
         now = time.monotonic()
         with self._lock:
             counts, problem = dict(self._counts), self._last_problem
@@ -279,12 +277,26 @@ class Connection:
         if last:
             os.close(self.device)
 
-    def _guarded(self, handler: Callable[[_Waiting, Request], None], waiting: _Waiting, request: Request) -> None:
+    def _guarded(self, waiting: _Waiting, answer: Callable[[], None]) -> None:
+        """Answer a request, or tell its reader that it failed."""
         try:
-            handler(waiting, request)
+            answer()
         except OSError as exc:
             self._answer(waiting, code=exc.errno or errno.EIO)
         except Exception as exc:  # a request without an answer is a reader that hangs
+            self._note(exc)
+            self._answer(waiting, code=errno.EIO)
+
+    def _later(self, waiting: _Waiting, answer: Callable[[], None]) -> None:
+        """Answer a request in the pool, if its reader still waits then."""
+
+        def run() -> None:
+            if self._waiting.get(waiting.base) is waiting:
+                self._guarded(waiting, answer)
+
+        try:
+            self._pool.submit(run)
+        except RuntimeError as exc:  # it was shut down
             self._note(exc)
             self._answer(waiting, code=errno.EIO)
 
@@ -300,23 +312,14 @@ class Connection:
 
     # What is asked
 
-    def _is_quick(self, request: Request) -> bool:
-        """Whether it is answered without a look at a disk."""
-        if request.opcode == Opcode.LOOKUP:
-            return not _ASK_SHARDS <= request.node < _ERR_SHARDS + _SHARD_COUNT
-        return request.opcode not in (Opcode.GETATTR, Opcode.OPEN, Opcode.READ) or request.node < FIRST_NODE
-
-    def _quick(self, waiting: _Waiting, request: Request) -> None:
+    def _of_directory(self, waiting: _Waiting, request: Request) -> None:
+        """Answer what is asked of a directory, at once: to look for an object is no look at a disk, as overlayfs has
+        just looked there."""
         opcode, node = request.opcode, request.node
-        if opcode == Opcode.INIT:
+        if opcode == Opcode.LOOKUP:
+            self._look_up(waiting, node, fuseproto.parse_name(request.body))
+        elif opcode == Opcode.INIT:
             self._greet(waiting, request)
-        elif opcode == Opcode.LOOKUP:
-            body = fuseproto.entry(
-                _directory(_fixed_child(node, fuseproto.parse_name(request.body))),
-                entry_valid=_DIRECTORY_VALID,
-                attr_valid=_DIRECTORY_VALID,
-            )
-            self._answer(waiting, body)
         elif opcode == Opcode.GETATTR:
             self._answer(waiting, fuseproto.attributes_reply(_directory(node), valid=_DIRECTORY_VALID))
         elif opcode == Opcode.OPENDIR:
@@ -338,29 +341,15 @@ class Connection:
         self._answer(waiting, fuseproto.hello(theirs))
         self.greeted = True
 
-    def _slow(self, waiting: _Waiting, request: Request) -> None:
-        if waiting.base not in self._waiting:  # its reader was killed meanwhile
-            return
-        if request.opcode == Opcode.LOOKUP:
-            name = fuseproto.parse_name(request.body)
-            if request.node < _ERR_SHARDS:
-                self._ask(waiting, _digest(request.node - _ASK_SHARDS, name))
-            else:
-                self._err(waiting, _digest(request.node - _ERR_SHARDS, name))
-            return
-        digest = self._files.digest_of(request.node)
-        if digest is None:
-            self._answer(waiting, code=errno.EIO)
-            return
-        with self._lock:
-            self._known.setdefault(request.node, 1)  # another server gave it
-        if request.opcode == Opcode.GETATTR:
-            attributes = fuseproto.regular(request.node, self._files.size(digest))
-            self._answer(waiting, fuseproto.attributes_reply(attributes, valid=_FILE_VALID))
-        elif request.opcode == Opcode.OPEN:
-            self._open(waiting, digest)
+    def _look_up(self, waiting: _Waiting, node: int, name: bytes) -> None:
+        if _ASK_SHARDS <= node < _ERR_SHARDS:
+            self._ask(waiting, _digest(node - _ASK_SHARDS, name))
+        elif _ERR_SHARDS <= node < _ERR_SHARDS + _SHARD_COUNT:
+            self._err(waiting, _digest(node - _ERR_SHARDS, name))
         else:
-            self._read(waiting, digest, *fuseproto.parse_read(request.body))
+            directory = _directory(_fixed_child(node, name))
+            body = fuseproto.entry(directory, entry_valid=_DIRECTORY_VALID, attr_valid=_DIRECTORY_VALID)
+            self._answer(waiting, body)
 
     def _ask(self, waiting: _Waiting, digest: bytes) -> None:
         """Answer that nothing is there when the object is where overlayfs looks next; or with a FUSE file."""
@@ -369,31 +358,40 @@ class Connection:
         if size is None:
             self._answer(waiting, code=errno.ENOENT)
             return
-        large = self._fetcher.is_large(digest)
-        node = self._file_for(digest, large, waiting.tid)
+        is_here = self._fetcher.condition(digest) != UNREAL
+        node = self._file_for(digest, is_here, waiting.tid)
         if node is not None:
-            self._count("large" if large else "metadata_only")
-            attributes = fuseproto.regular(node, size)
-            with self._lock:
-                self._known[node] += 1
-            if not self._answer(waiting, fuseproto.entry(attributes, entry_valid=_FILE_VALID, attr_valid=_FILE_VALID)):
-                self._forget([(node, 1)])
+            self._give(waiting, node, size)
             return
 
         def fetched(code: int) -> None:
-            self._fetched(digest, code, size)
+            self._fetched(digest, code, 0 if is_here else size)
             self._answer(waiting, code=errno.ENOENT)
 
-        self._fetcher.want(digest, self._who(waiting, digest), fetched)
+        if is_here:
+            self._fetcher.want(digest, None, fetched)
+        else:
+            self._later(waiting, lambda: self._fetcher.want(digest, self._who(waiting, digest), fetched))
 
-    def _file_for(self, digest: bytes, large: bool, tid: int) -> int | None:
+    def _file_for(self, digest: bytes, is_here: bool, tid: int) -> int | None:
         """The node ID of the FUSE file that a lookup gets; None where it gets none. What the kernel knows stays."""
-        node = self._files.node_of(digest)
-        if node in self._known:
-            return node
-        if self._fetcher.condition(digest) != UNREAL:
+        if is_here:
+            return node if self._known and (node := self._files.node_of(digest)) in self._known else None
+        if self._fetcher.is_large(digest):
+            self._count("large")
+        elif not needs_content(tid):
+            self._count("metadata_only")
+        elif not self._known or self._files.node_of(digest) not in self._known:
             return None
-        return node if large or not needs_content(tid) else None
+        return self._files.node_of(digest)
+
+    def _give(self, waiting: _Waiting, node: int, size: int) -> None:
+        """Answer with a FUSE file."""
+        body = fuseproto.entry(fuseproto.regular(node, size), entry_valid=_FILE_VALID, attr_valid=_FILE_VALID)
+        with self._lock:
+            self._known[node] += 1
+        if not self._answer(waiting, body):
+            self._forget([(node, 1)])
 
     def _forget(self, nodes: Iterable[tuple[int, int]]) -> None:
         with self._lock:
@@ -413,6 +411,26 @@ class Connection:
             with self._lock:
                 code = self._failures.get(digest, errno.ESTALE)
         self._answer(waiting, code=code)
+
+    def _of_file(self, waiting: _Waiting, request: Request) -> None:
+        """Answer what is asked of an object that is a FUSE file."""
+        digest = self._files.digest_of(request.node)
+        if digest is None:
+            self._answer(waiting, code=errno.EIO)
+            return
+        with self._lock:
+            self._known.setdefault(request.node, 1)  # another server gave it
+        if request.opcode == Opcode.GETATTR:
+            attributes = fuseproto.regular(request.node, self._files.size(digest))
+            self._answer(waiting, fuseproto.attributes_reply(attributes, valid=_FILE_VALID))
+        elif request.opcode == Opcode.OPEN:
+            self._open(waiting, digest)
+        elif request.opcode == Opcode.READ:
+            self._read(waiting, digest, *fuseproto.parse_read(request.body))
+        elif request.opcode in _NOTHING_TO_DO:
+            self._answer(waiting)
+        else:
+            self._answer(waiting, code=errno.ENOSYS)
 
     def _open(self, waiting: _Waiting, digest: bytes) -> None:
         size = self._files.size(digest)
@@ -445,11 +463,11 @@ class Connection:
         return reader
 
     def _fetched(self, digest: bytes, code: int, size: int) -> None:
-        """Remember what ``err`` will be asked for."""
+        """Count a fetch of ``size`` bytes (0: it was here), and remember what ``err`` will be asked for."""
         with self._lock:
             self._failures.pop(digest, None)
             if not code:
-                self._counts["asked"] += 1
+                self._counts["asked" if size else "hits"] += 1
                 self._counts["asked_bytes"] += size
                 return
             self._counts["failures"] += 1
