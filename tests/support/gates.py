@@ -84,8 +84,7 @@ class Gated:
 
     def open(self) -> None:
         """Make the gate, serve it, and mount the commit with it."""
-        self.device, mount = fuse.mount_detached()
-        self.number = fuse.device_number(mount)
+        self.device, mount = self.make()
         self.start()
         try:
             built = self.build(mount)
@@ -93,6 +92,10 @@ class Gated:
             os.close(mount)
         with build.closing(built):
             build.attach(built, self.view)
+
+    def make(self) -> tuple[int, int]:
+        """The gate: its device and its mount."""
+        return fuse.mount_detached()
 
     def build(self, mount: int) -> int:
         """The overlay with the gate that ``mount`` is of; detached."""
