@@ -30,6 +30,7 @@ def spawn(module: str, argument: Any, *, stdin: int | None = None, stderr: int |
             _ENVIRONMENT,
             file_actions=[(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(files)],
             setsid=True,
+            setsigmask=(),
         )
 
 

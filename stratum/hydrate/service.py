@@ -1,0 +1,202 @@
+"""What systemd and the machine are to a keeper: sd_notify(3), descriptors kept for it, its cgroup, its log."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import re
+import socket
+import stat
+import sys
+import time
+from collections.abc import Iterable, Iterator
+
+from stratum.mount.gatewire import reachable, socket_path
+
+FIRST_LISTEN_FD = 3
+_FUSE_DEVICE = os.makedev(10, 229)
+_LOG_MAX = 1 << 20
+_LOCK = "hydrate.lock"
+_OTHERS = re.compile(
+    r"(libpod|crio|docker|containerd|cri-containerd|kubepods|conmon|buildah|podman)[-_.:]?.*|.+\.(scope|service)"
+)
+"""A cgroup of an engine, a login or another unit: whose processes somebody ends, freezes or limits."""
+
+
+class Notifier:
+    """Tells the service manager at the socket ``address`` (NOTIFY_SOCKET); where that is empty, nobody."""
+
+    def __init__(self, address: str) -> None:
+        self._address = "\0" + address[1:] if address.startswith("@") else address
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) if address else None
+        if self._socket is not None:
+            self._socket.setblocking(False)
+
+    @property
+    def is_heard(self) -> bool:
+        """Whether there is a service manager."""
+        return self._socket is not None
+
+    def tell(self, text: str, fds: Iterable[int] = ()) -> None:
+        """Send assignments, a line each. One that does not listen is left alone."""
+        if self._socket is None:
+            return
+        with contextlib.suppress(OSError):
+            socket.send_fds(self._socket, [text.encode()], list(fds), address=self._address)
+
+    def keep(self, name: str, fds: Iterable[int]) -> None:
+        """Have descriptors kept, under one name, for the next process of the service."""
+        # Without being watched: a filesystem's descriptor would wake the manager for each request.
+        self.tell(f"FDSTORE=1\nFDNAME={name}\nFDPOLL=0", fds)
+
+    def drop(self, name: str) -> None:
+        """Have the descriptors of that name closed."""
+        self.tell(f"FDSTOREREMOVE=1\nFDNAME={name}")
+
+
+def passed(names: list[str]) -> tuple[socket.socket | None, dict[str, tuple[int, bytes]]]:
+    """What the service manager passed, from descriptor 3 on, by its names: (the listening socket, name -> (descriptor
+    of a filesystem, what was written beside it)). Whatever is none of it is closed."""
+    listener: socket.socket | None = None
+    devices: dict[str, int] = {}
+    texts: dict[str, bytes] = {}
+    for fd, name in enumerate(names, FIRST_LISTEN_FD):
+        try:
+            info = os.fstat(fd)
+        except OSError:
+            continue
+        os.set_inheritable(fd, False)
+        if stat.S_ISSOCK(info.st_mode) and listener is None:
+            listener = socket.socket(fileno=fd)
+        elif is_fuse_device(info) and name not in devices:
+            devices[name] = fd
+        else:
+            if stat.S_ISREG(info.st_mode):
+                texts[name] = os.pread(fd, info.st_size, 0)
+            os.close(fd)
+    for name in devices.keys() - texts.keys():
+        os.close(devices.pop(name))
+    return listener, {name: (fd, texts[name]) for name, fd in devices.items()}
+
+
+def is_fuse_device(info: os.stat_result) -> bool:
+    """Whether a descriptor, by its fstat, is one of /dev/fuse."""
+    return stat.S_ISCHR(info.st_mode) and info.st_rdev == _FUSE_DEVICE
+
+
+def memory_file(data: bytes) -> int:
+    """A file in memory that holds ``data``; its descriptor."""
+    fd = os.memfd_create("stratum-gate", os.MFD_CLOEXEC)
+    os.write(fd, data)
+    return fd
+
+
+def settle_in() -> None:
+    """Be no process that is ended or slowed by chance: out of the cgroup of who happened to start this one, last to be
+    killed where memory is short, and with the limits and priority that are allowed. What is refused is done without."""
+    import resource
+
+    for kind in (resource.RLIMIT_NOFILE, resource.RLIMIT_CPU, resource.RLIMIT_FSIZE, resource.RLIMIT_NPROC):
+        with contextlib.suppress(OSError, ValueError):
+            _, most = resource.getrlimit(kind)
+            resource.setrlimit(kind, (most, most))
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, 0, 0)
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+        file.write("-900")
+    for directories in ways_out(_read("/proc/self/cgroup"), _read("/proc/self/mountinfo")):
+        for directory in directories:
+            with contextlib.suppress(OSError):
+                with open(f"{directory}/cgroup.procs", "w", encoding="ascii") as file:
+                    file.write(str(os.getpid()))
+                break
+
+
+def ways_out(cgroups: str, mountinfo: str) -> Iterator[list[str]]:
+    """For each hierarchy in which this process is in a cgroup of somebody else's, the directories of the cgroups around
+    that, the nearest first. The texts are of ``/proc/self/cgroup`` and ``/proc/self/mountinfo``."""
+    mounts: dict[str, str] = {}
+    for line in mountinfo.splitlines():
+        before, _, after = line.partition(" - ")
+        fields, tail = before.split(" "), after.split(" ")
+        if len(fields) < 5 or len(tail) < 3 or fields[3] != "/":
+            continue
+        if tail[0] == "cgroup2":
+            mounts.setdefault("", fields[4])
+        elif tail[0] == "cgroup":
+            for option in tail[2].split(","):
+                mounts.setdefault(option, fields[4])
+    for line in cgroups.splitlines():
+        _, controllers, path = [*line.split(":", 2), "", ""][:3]
+        root = mounts.get(controllers.split(",")[0])
+        parts = [part for part in path.split("/") if part]
+        first = next((number for number, part in enumerate(parts) if _OTHERS.fullmatch(part)), None)
+        if root is None or first is None or ".." in parts:
+            continue
+        yield ["/".join([root, *parts[:depth]]) for depth in range(first, -1, -1)]
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+def log_to(path: str) -> None:
+    """Have standard error be the file that a keeper without a service manager logs to, and the others /dev/null. A file
+    that is large is begun anew."""
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    if os.fstat(file).st_size > _LOG_MAX:
+        os.ftruncate(file, 0)
+    for number, fd in enumerate((null, null, file)):
+        os.dup2(fd, number)
+    os.close(null)
+    os.close(file)
+
+
+def log(text: str) -> None:
+    """Write a line to the log, which is standard error."""
+    moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    with contextlib.suppress(OSError, ValueError):
+        sys.stderr.write(f"{moment} {os.getpid()} {text}\n")
+        sys.stderr.flush()
+
+
+def listen(runtime_dir: str, backlog: int) -> socket.socket | None:
+    """Listen at the keeper's socket of a runtime directory; None where somebody does already. ``OSError``."""
+    with _locked(runtime_dir), reachable(runtime_dir) as path:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
+            probe.setblocking(False)
+            answer = probe.connect_ex(path)
+        if answer in (0, errno.EAGAIN):
+            return None
+        if answer == errno.ECONNREFUSED:  # its keeper was killed
+            os.unlink(path)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        listener.bind(path)
+        listener.listen(backlog)
+        return listener
+
+
+def leave(runtime_dir: str, listener: socket.socket, place: os.stat_result) -> None:
+    """Stop to listen, and remove the socket, if it is still the one that was at ``place``."""
+    with contextlib.suppress(OSError), _locked(runtime_dir):
+        if os.path.samestat(place, os.lstat(socket_path(runtime_dir))):
+            os.unlink(socket_path(runtime_dir))
+        listener.close()
+
+
+@contextlib.contextmanager
+def _locked(runtime_dir: str) -> Iterator[None]:
+    """Hold the lock under which sockets come and go there."""
+    fd = os.open(os.path.join(runtime_dir, _LOCK), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)  # nobody has it for longer than a moment
+        yield
+    finally:
+        os.close(fd)

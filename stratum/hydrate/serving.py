@@ -1,0 +1,159 @@
+"""What serves one mount: a fetcher for its commit over the landing of its store, and how its sources are reached."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stratum.errors import StratumError
+from stratum.hydrate.fetch import Fetcher
+from stratum.hydrate.gate import Connection
+from stratum.hydrate.landing import Landing
+from stratum.hydrate.large import Done, DoneReading
+from stratum.hydrate.reader import Reader
+from stratum.mount.plan import Gate
+from stratum.store import Store
+from stratum.store.objects import Objects
+from stratum.sys import mountapi, mountinfo
+
+if TYPE_CHECKING:
+    from stratum.config import Config
+    from stratum.oci.access import Access
+    from stratum.store.sources import CommitSource
+
+_REFRESH = 10.0
+"""Seconds between two times that one mount is made to look for its objects anew."""
+
+
+class Serving:
+    """The fetcher of one mount. ``source`` is that of the mount."""
+
+    def __init__(self, gate: Gate, source: str, landing: Landing, config: Config) -> None:
+        self.landing = landing
+        self._source = source
+        self._refreshed = 0.0
+        self._refreshing = threading.Lock()
+        self._prefetch = gate.options.get("prefetch") or config.prefetch
+        self.fetcher: Any = Fetcher(
+            landing,
+            gate.commit,
+            lambda where: _reached(config, gate, where),
+            wait=gate.options.get("wait") == "forever",
+            realized=lambda _digest: self.refresh(),
+        )
+        self._catalogs = []
+        for where in landing.store.sources.of(gate.commit):
+            with contextlib.suppress(StratumError):  # the fetcher's status says so
+                self._catalogs.append(landing.store.sources.catalog(where.manifest))
+
+    def connection(self, device: int, pool: Executor) -> Connection:
+        """What answers the requests of the filesystem."""
+        objects, landing = self.landing.store.objects, self.landing.path
+        return Connection(device, self.fetcher, self._catalogs, objects, landing, pool, became_native=self.refresh)
+
+    def begin(self) -> None:
+        """Fetch ahead what is to be fetched ahead."""
+        if self._prefetch != "none":
+            self.fetcher.prefetch(self._prefetch)
+
+    def refresh(self) -> None:
+        """Have the mount look for its objects anew, now and then at most: large ones that are whole are native files
+        then. From any thread; it is done in one of its own, and what cannot be refreshed is slower, no more."""
+        if not self._refreshing.acquire(blocking=False):
+            return
+        wait = max(0.0, self._refreshed + _REFRESH - time.monotonic())
+        timer = threading.Timer(wait, self._refresh)
+        timer.daemon = True
+        timer.start()
+
+    def _refresh(self) -> None:
+        self._refreshed = time.monotonic()
+        self._refreshing.release()
+        refresh_mounts(self._source)
+
+    def close(self) -> None:
+        """End; who waits is told EIO."""
+        self.fetcher.close()
+
+
+class Servings:
+    """Makes them. Each store has one landing, for as long as this is there."""
+
+    def __init__(self, log: Callable[[str], None]) -> None:
+        self._log = log
+        self._lock = threading.Lock()
+        self._landings: dict[Path, Landing] = {}
+
+    def make(self, gate: Gate, source: str) -> Serving:
+        """For a gate. Raises ``StratumError``."""
+        from stratum.config import load_config
+
+        config = load_config(gate.settings, store=str(gate.store), runtime_dir=str(gate.runtime_dir))
+        with self._lock:
+            landing = self._landings.get(gate.store)
+            if landing is None:
+                landing = self._landings[gate.store] = Landing(Store.open(gate.store), log=self._log)
+        with landing.store.locks.store():
+            return Serving(gate, source, landing, config)
+
+    def close(self) -> None:
+        """Give what has landed its place."""
+        with self._lock:
+            for landing in self._landings.values():
+                with contextlib.suppress(StratumError, OSError):
+                    landing.close()
+            self._landings.clear()
+
+
+def _reached(config: Config, gate: Gate, source: CommitSource) -> Access:
+    """How a source is reached: by the settings and options of the mount, in the way in which it was before."""
+    from dataclasses import replace
+
+    from stratum.hydrate.reaching import access_for
+
+    ca_file = Path(source.ca_file) if source.ca_file is not None else None
+    return replace(access_for(config, gate.options), plain_http=source.plain_http, ca_file=ca_file)
+
+
+def refresh_mounts(source: str) -> None:
+    """Have the mounts with that source, copies in other mount namespaces too, look for their objects anew."""
+    done = set()
+    for pid, entry in mountinfo.everywhere(source.partition(":")[0]):
+        if entry.source != source or entry.fstype != "overlay" or entry.root != "/" or entry.device in done:
+            continue
+        done.add(entry.device)
+        with contextlib.suppress(OSError):
+            mountapi.refresh_mount(f"/proc/{pid}/root{entry.mountpoint}")
+
+
+class _Refusing:
+    """A fetcher of nothing: whoever asks is told EIO."""
+
+    def size(self, digest: bytes) -> int | None:
+        return None
+
+    def is_large(self, digest: bytes) -> bool:
+        return False
+
+    def condition(self, digest: bytes) -> str:
+        return "unreal"
+
+    def want(self, digest: bytes, reader: Reader | None, done: Done) -> None:
+        import errno
+
+        done(errno.EIO)
+
+    def read_range(self, digest: bytes, start: int, size: int, reader: Reader | None, done: DoneReading) -> None:
+        import errno
+
+        done(errno.EIO, b"")
+
+
+def refusing(device: int, pool: Executor) -> Connection:
+    """What answers for a filesystem whose objects cannot be fetched now."""
+    return Connection(device, _Refusing(), (), Objects.below("/nonexistent"), Path("/nonexistent"), pool)

@@ -1,0 +1,356 @@
+"""The worker: answers what is asked of the gates' filesystems, and fetches for it.
+
+One loop reads the requests of all filesystems and what the keeper says. It never waits: what may take time, such as to
+open a store, is done in threads. So what is wrong with one mount, its store or its sources keeps no other waiting.
+
+A worker that takes over has the kernel send again what the one before had read. Where the kernel cannot do that (before
+Linux 6.9), each worker reads from a descriptor of its own, so that what it had read fails with it and is not waited for
+for ever.
+
+Where the keeper is gone, the worker starts another and hands over what it has. Where a fetcher cannot be made, what is
+read fails at once, and making it is tried again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import queue
+import select
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from stratum.errors import StratumError, foreseen
+from stratum.hydrate import service
+from stratum.hydrate.gate import Connection
+from stratum.hydrate.wire import Channel
+from stratum.mount.gate import ask_keeper, gate_from_json
+from stratum.mount.gatewire import GarbageError, Message, close_all, error_to_json, send
+from stratum.mount.plan import Gate
+from stratum.sys import fuse
+from stratum.sys.threads import use_little_address_space
+
+if TYPE_CHECKING:
+    from stratum.hydrate.serving import Serving
+
+_THREADS = 32
+"""Requests that look at a disk at the same time."""
+_OPENERS = 4
+RETRY = 5.0
+"""Seconds after which it is tried again to make a fetcher."""
+_MAX_NAMED = 64
+_CLOSING = 5.0
+"""Seconds in which fetchers end, and write what they noted."""
+
+
+class Gated:
+    """A filesystem that is served: what was asked with it, and, once they are made, what answers for it."""
+
+    def __init__(self, device: int, request: Message, gate: Gate) -> None:
+        self.id = str(request["id"])
+        self.device = device
+        self.request = request
+        self.gate = gate
+        self.again = bool(request.get("again"))
+        self.connection: Connection | None = None
+        self.serving: Serving | None = None
+        self.problem: StratumError | None = None
+
+    def described(self) -> Message:
+        """As ``status`` shows it."""
+        about: Message = {key: self.request[key] for key in ("id", "source", "since")}
+        about |= {"store": str(self.gate.store), "commit": self.gate.commit}
+        if self.problem is not None:
+            about["problem"] = self.problem.told
+        if self.connection is not None:
+            about["gate"] = self.connection.status()
+        if self.serving is not None:
+            about["fetcher"] = self.serving.fetcher.status()
+        return about
+
+
+class Worker:
+    """See the module; ``run`` serves until the keeper says ``retire`` or is gone."""
+
+    def __init__(self, channel: Channel) -> None:
+        from stratum.hydrate.serving import Servings
+
+        self._channel = channel
+        self._gated: dict[str, Gated] = {}
+        self._by_fd: dict[int, Gated] = {}
+        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="gate")
+        self._openers = ThreadPoolExecutor(_OPENERS, thread_name_prefix="open")
+        self._servings = Servings(service.log)
+        self._todo: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._epoll = select.epoll()
+        self._epoll.register(self._wake, select.EPOLLIN)
+        self._epoll.register(channel.fileno(), select.EPOLLIN)
+        self._retry_at: dict[str, float] = {}
+        self._retired = False
+        self._ending = 0
+
+    def run(self) -> None:
+        """Serve until it is over."""
+        self._channel.post({"ready": True, "pid": os.getpid()})
+        while not self._channel.ended and not self._retired:
+            events = select.EPOLLIN | (select.EPOLLOUT if self._channel.has_unsent else 0)
+            self._epoll.modify(self._channel.fileno(), events)
+            for fd, _ in self._epoll.poll(self._wait()):
+                if fd == self._channel.fileno():
+                    self._told()
+                elif fd == self._wake:
+                    self._do_todo()
+                elif fd in self._by_fd:
+                    self._asked(self._by_fd[fd])
+            self._retry()
+        self._end()
+
+    def _wait(self) -> float | None:
+        return max(0.0, min(self._retry_at.values()) - time.monotonic()) if self._retry_at else None
+
+    def _later(self, task: Callable[[], None]) -> None:
+        """Have the loop do something; for other threads."""
+        self._todo.put(task)
+        os.eventfd_write(self._wake, 1)
+
+    def _do_todo(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._wake)
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._todo.get_nowait()()
+
+    # What filesystems ask
+
+    def _asked(self, gated: Gated) -> None:
+        connection = gated.connection
+        assert connection is not None
+        try:
+            connection.handle()
+        except Exception as exc:  # a defect: the others go on
+            service.log(f"internal error: {type(exc).__name__}: {exc}")
+            connection.close()
+        if connection.ended:
+            self._drop(gated)
+            self._channel.post({"ended": gated.id})
+
+    def _drop(self, gated: Gated) -> None:
+        """Let go of a filesystem that has ended."""
+        self._disconnect(gated)
+        self._gated.pop(gated.id, None)
+        self._retry_at.pop(gated.id, None)
+        os.close(gated.device)
+        if gated.serving is not None:
+            self._openers.submit(self._forget, gated.serving)
+
+    def _forget(self, serving: Serving) -> None:
+        """In a thread, as it may write to a disk: end what fetched for a filesystem."""
+        self._ending += 1
+        try:
+            serving.close()
+        finally:
+            self._ending -= 1
+        if not self._ending:  # what it was made of refers to one another, and has catalogs open
+            self._later(self._tidy)
+
+    def _tidy(self) -> None:
+        self._openers.submit(gc.collect)
+
+    def _disconnect(self, gated: Gated) -> None:
+        if gated.connection is not None:
+            fd = gated.connection.fileno()
+            del self._by_fd[fd]
+            with contextlib.suppress(OSError):
+                self._epoll.unregister(fd)
+            gated.connection.close()
+            gated.connection = None
+
+    # What the keeper says
+
+    def _told(self) -> None:
+        self._channel.flush()
+        for message, fds in self._channel.messages():
+            try:
+                self._do(message, fds)
+            finally:
+                close_all(fds)
+
+    def _do(self, message: Message, fds: list[int]) -> None:
+        op = message.get("op")
+        if op == "ping":
+            self._channel.post({"pong": True})
+        elif op == "retire":
+            self._retired = True
+        elif op == "serve":
+            self._serve(message, fds[0])
+        elif op == "request" and fds:
+            self._request(message["request"], socket.socket(fileno=os.dup(fds[0])))
+
+    def _serve(self, message: Message, device: int) -> None:
+        try:
+            gate = gate_from_json(message["gate"])
+        except GarbageError as exc:
+            self._channel.post({"failed": message["id"], **error_to_json(StratumError(str(exc)))})
+            return
+        gated = Gated(os.dup(device), message, gate)
+        self._gated[gated.id] = gated
+        self._openers.submit(self._open, gated)
+
+    def _open(self, gated: Gated) -> None:
+        """In a thread: make what fetches for the filesystem."""
+        try:
+            serving = self._servings.make(gated.gate, gated.request["source"])
+        except Exception as exc:  # whatever it is: somebody waits
+            problem = foreseen(exc)
+            self._later(lambda: self._not_opened(gated, problem))
+        else:
+            self._later(lambda: self._opened(gated, serving))
+
+    def _opened(self, gated: Gated, serving: Serving) -> None:
+        if self._gated.get(gated.id) is not gated:  # it ended meanwhile
+            self._openers.submit(self._forget, serving)
+            return
+        gated.serving, gated.problem = serving, None
+        self._connect(gated, serving.connection)
+        self._openers.submit(serving.begin)
+        self._channel.post({"served": gated.id})
+
+    def _not_opened(self, gated: Gated, problem: StratumError) -> None:
+        if self._gated.get(gated.id) is not gated:
+            return
+        service.log(f"cannot fetch for {gated.request['source']}: {problem.told}")
+        if not gated.again:  # who mounts is told, and that is that
+            self._drop(gated)
+            self._channel.post({"failed": gated.id, **error_to_json(problem)})
+            return
+        gated.problem = problem
+        self._retry_at[gated.id] = time.monotonic() + RETRY
+        if gated.connection is None:
+            from stratum.hydrate.serving import refusing
+
+            self._connect(gated, refusing)
+
+    def _connect(self, gated: Gated, make: Callable[[int, ThreadPoolExecutor], Connection]) -> None:
+        """Read the filesystem's requests, with what ``make`` makes, from now on."""
+        again = gated.again or gated.connection is not None
+        self._disconnect(gated)
+        device = os.dup(gated.device)
+        if not _RESENDS:
+            with contextlib.suppress(OSError):
+                cloned = fuse.clone(gated.device)
+                os.close(device)
+                device = cloned
+        gated.connection = connection = make(device, self._pool)
+        self._by_fd[connection.fileno()] = gated
+        self._epoll.register(connection.fileno(), select.EPOLLIN)
+        if again:
+            with contextlib.suppress(OSError):
+                connection.take_over()
+
+    def _retry(self) -> None:
+        now = time.monotonic()
+        for name in [name for name, when in self._retry_at.items() if when <= now]:
+            del self._retry_at[name]
+            self._openers.submit(self._open, self._gated[name])
+
+    # What others ask
+
+    def _request(self, request: Message, client: socket.socket) -> None:
+        """In a thread, as it may take time. The list is of this moment."""
+        served = list(self._gated.values())
+
+        def answer() -> None:
+            with client:
+                client.settimeout(10.0)
+                try:
+                    _answer(request, served, client)
+                except Exception as exc:
+                    with contextlib.suppress(OSError, GarbageError):
+                        send(client, error_to_json(foreseen(exc)))
+
+        self._openers.submit(answer)
+
+    # The end
+
+    def _end(self) -> None:
+        """Stop to read requests, have what was fetched get its place, and, where no keeper is left, find another."""
+        for gated in self._gated.values():
+            self._disconnect(gated)
+        for pool in (self._openers, self._pool):
+            pool.shutdown(wait=False, cancel_futures=True)
+        closing = [threading.Thread(target=gated.serving.close) for gated in self._gated.values() if gated.serving]
+        for thread in closing:
+            thread.start()
+        deadline = time.monotonic() + _CLOSING
+        for thread in closing:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        self._servings.close()
+        if not self._retired:
+            self._hand_over()
+        for gated in self._gated.values():
+            os.close(gated.device)
+
+    def _hand_over(self) -> None:
+        service.log("the keeper is gone; another is started")
+        for gated in self._gated.values():
+            request = {key: gated.request[key] for key in ("id", "source", "since", "gate")}
+            request |= {"op": "serve", "again": True}
+            try:
+                ask_keeper(gated.gate.runtime_dir, request, [gated.device], start=True)
+            except StratumError as exc:
+                service.log(f"cannot hand over {gated.request['source']}: {exc.told}")
+
+
+def _answer(request: Message, served: list[Gated], client: socket.socket) -> None:
+    """Answer what somebody asked of the worker."""
+    op = request.get("op")
+    if op == "status":
+        for gated in served:
+            send(client, {"connections": [gated.described()], "more": True})
+        send(client, {"connections": [], "worker": os.getpid()})
+        return
+    chosen = [gated for gated in served if _is_meant(gated, request) and gated.serving is not None]
+    if op == "prefetch":
+        for gated in chosen:
+            assert gated.serving is not None
+            gated.serving.fetcher.prefetch(str(request.get("what", "profile")))
+    elif op == "publish":
+        for gated in chosen:
+            assert gated.serving is not None
+            gated.serving.landing.publish()
+    else:
+        raise StratumError(f"there is no request {str(op)[:40]!a}")
+    send(client, {"ok": True, "connections": [gated.id for gated in chosen][:_MAX_NAMED]})
+
+
+def _is_meant(gated: Gated, request: Message) -> bool:
+    """Whether a request is about this one: by its ID, the store, the commit or the source, as far as it says."""
+    about = {"id": gated.id, "store": str(gated.gate.store), "commit": gated.gate.commit}
+    about["source"] = gated.request["source"]
+    return all(request.get(key) in (None, value) for key, value in about.items())
+
+
+def _resends(release: str) -> bool:
+    numbers = [part for part in release.replace("-", ".").split(".")[:2] if part.isdecimal()]
+    return [int(number) for number in numbers] >= [6, 9]
+
+
+_RESENDS = _resends(os.uname().release)
+
+
+def main(_runtime_dir: str) -> None:
+    """Be a worker, with the keeper at standard input. The argument is for who looks at a list of processes."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # the keeper says when
+        signal.signal(number, signal.SIG_IGN)
+    os.chdir("/")
+    os.umask(0o022)
+    use_little_address_space()
+    Worker(Channel(socket.socket(fileno=0))).run()
+    signal.raise_signal(signal.SIGKILL)  # a thread that hangs at a disk would keep it from ending
