@@ -57,6 +57,8 @@ def gates(session: Session) -> tuple[list[dict[str, Any]], str | None]:
     from stratum.mount.gate import ask_keeper
 
     root = str(session.store.root)
+    if not session.config.runtime_dir.is_dir():
+        return [], None
     try:
         answers = ask_keeper(session.config.runtime_dir, {"op": "status"})
     except StratumError as exc:

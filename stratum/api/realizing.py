@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from stratum.api.session import Session
 from stratum.api.tags import owner_of
 from stratum.errors import NotFoundError, path_text
-from stratum.frozen import field, frozen
+from stratum.frozen import field, frozen, replace
 from stratum.progress import Progress
 from stratum.refs import parse_ref
 from stratum.store.keeping import ROOT, Rule, Rules, check_path
@@ -92,9 +92,7 @@ def realize(
     part, store = find_part(session, text), session.store
     rules = Rules()
     if keep:
-        name = _stratum_of(session, part, "--no-keep")
-        store.keeping.set(name, part.path, Rule.REAL)
-        rules = store.keeping.of(name)
+        part, rules = _ruled(session, part, Rule.REAL, "--no-keep")
     needed = objects_below(store.commits.dump(part.commit), part.path, rules)
     with store.locks.store():
         missing = store.residence.missing(needed)
@@ -108,17 +106,20 @@ def realize(
     return Realized(part, len(needed), sum(needed.values()), fetched, keep, unreal, process, log)
 
 
-def realize_ruled(session: Session, name: str, commit: str, access: Access, progress: Progress | None = None) -> int:
-    """Fetch what the rules of the stratum keep of a commit of it; how many bytes that were. Raises as ``realize``."""
+def realize_ruled(
+    session: Session, name: str, commit: str, access: Access, progress: Progress | None = None
+) -> tuple[int, int]:
+    """Fetch what the rules of the stratum keep of a commit of it: how many objects and bytes that were. Raises as
+    ``realize``."""
     store = session.store
     rules = store.keeping.of(name)
     if not rules.has(Rule.REAL) or not store.sources.is_partial(commit):
-        return 0
+        return 0, 0
     with store.locks.store():
         missing = store.residence.missing(ruled_real(store.commits.dump(commit), rules))
     if missing:
         bring(session, missing, commit, access, progress)
-    return sum(missing.values())
+    return len(missing), sum(missing.values())
 
 
 def ruled_real(dump: Dump, rules: Rules) -> dict[bytes, int]:
@@ -158,9 +159,20 @@ def bring(place: Workplace, missing: Objects, commit: str, access: Access, progr
     mark_whole(store, [commit])
 
 
-def _stratum_of(session: Session, part: Part, option: str) -> str:
-    """The stratum that gets a rule."""
-    return part.name or owner_of(session, part.commit, f"NAME:{part.commit[:12]}, or {option}")
+def _ruled(session: Session, part: Part, rule: Rule, otherwise: str = "") -> tuple[Part, Rules]:
+    """Make ``rule`` that of the part: (the part, in its stratum, and the rules of that). ``otherwise`` is the option
+    that needs no stratum."""
+    found = _in_stratum(session, part, otherwise)
+    assert found.name is not None
+    session.store.keeping.set(found.name, part.path, rule)
+    return found, session.store.keeping.of(found.name)
+
+
+def _in_stratum(session: Session, part: Part, otherwise: str = "") -> Part:
+    if part.name is not None:
+        return part
+    better = f"NAME:{part.commit[:12]}" + (f", or {otherwise}" if otherwise else "")
+    return replace(part, name=owner_of(session, part.commit, better))
 
 
 def _start(session: Session, text: str) -> tuple[int, str]:
@@ -209,10 +221,8 @@ def unrealize(session: Session, text: str, *, access: Access) -> Unrealized:
     """
     from stratum.hydrate.evict import Evictor
 
-    part, store = find_part(session, text), session.store
-    name = _stratum_of(session, part, "")
-    store.keeping.set(name, part.path, Rule.UNREAL)
-    rules = store.keeping.of(name)
+    store = session.store
+    part, rules = _ruled(session, find_part(session, text), Rule.UNREAL)
     objects = objects_below(store.commits.dump(part.commit), part.path, Rules())
     evictor = Evictor(store, session.state, session.config, access)
     evicted = evictor.evict(lambda held: held, only=objects, older_than=0)
@@ -222,5 +232,6 @@ def unrealize(session: Session, text: str, *, access: Access) -> Unrealized:
 
 def let_decide(session: Session, text: str) -> tuple[Part, bool]:
     """Have no rule say what is here of REF[:/PATH], but the cache; whether that changed anything."""
-    part = find_part(session, text)
-    return part, session.store.keeping.set(_stratum_of(session, part, ""), part.path, Rule.AUTO)
+    part = _in_stratum(session, find_part(session, text))
+    assert part.name is not None
+    return part, session.store.keeping.set(part.name, part.path, Rule.AUTO)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from stratum.api.session import Session
@@ -82,7 +82,8 @@ def _push_image(
 class Pulled:
     """A commit that was pulled and the tag that names it now.
 
-    ``objects`` and ``unreal``: (number, bytes) of the objects that it needs, and of those that are not here.
+    ``objects`` and ``unreal``: (number, bytes) of the objects that it needs, and of those that are not here; ``kept``
+    those that came of a lazy pull because rules of residence keep them.
     """
 
     commit: str
@@ -92,6 +93,7 @@ class Pulled:
     bytes_received: int
     objects: tuple[int, int]
     unreal: tuple[int, int]
+    kept: tuple[int, int] = (0, 0)
 
 
 def pull(
@@ -134,7 +136,6 @@ def pull(
         follows = old is not None and tag == target.tag and descends(store, new, old, told)
         move.check(new, follows=follows)
 
-    jobs = session.config.jobs
     # The store is locked from when the commit is there until the tag is set.
     with (
         open_source(target, access) as remote,
@@ -143,7 +144,7 @@ def pull(
             remote,
             target.reference,
             access=access,
-            jobs=jobs,
+            jobs=session.config.jobs,
             isolated=isolated,
             lazy=lazy,
             progress=progress,
@@ -151,9 +152,19 @@ def pull(
         ) as done,
     ):
         move.set(store, done.commit, f"pull {target}")
-    return Pulled(
+    found = Pulled(
         done.commit, str(move), move.previous, done.manifest_digest, done.bytes_received, done.objects, done.unreal
     )
+    return _with_ruled(session, stratum, found, access, progress) if lazy else found
+
+
+def _with_ruled(session: Session, stratum: str, pulled: Pulled, access: Access, progress: Progress | None) -> Pulled:
+    """Have what the stratum's rules keep of a commit that was pulled lazily."""
+    from stratum.api.realizing import realize_ruled
+
+    kept = realize_ruled(session, stratum, pulled.commit, access, progress)
+    unreal = (pulled.unreal[0] - kept[0], pulled.unreal[1] - kept[1])
+    return replace(pulled, unreal=unreal, kept=kept, bytes_received=pulled.bytes_received + kept[1])
 
 
 def _destination(target: Target, name: str | None) -> tuple[str, str]:

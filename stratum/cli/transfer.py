@@ -101,11 +101,14 @@ def pull(
                 "manifest": done.manifest_digest,
                 "bytes_received": done.bytes_received,
                 "unreal": {"objects": done.unreal[0], "bytes": done.unreal[1]},
+                "kept": {"objects": done.kept[0], "bytes": done.kept[1]},
             }
         )
         return
     app.out.line(done.commit)
     app.out.note(f"{done.ref} is {short(done.commit)}; received {human_size(done.bytes_received)}")
+    if done.kept[0]:
+        app.out.note(f"{done.kept[0]} objects, {human_size(done.kept[1])}, came at once, as rules keep them here")
     if done.unreal[0]:
         app.out.note(
             f"{done.unreal[0]} of {done.objects[0]} objects ({human_size(done.unreal[1])} of"

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from stratum.errors import DamagedError, NotFoundError, StratumError
+from stratum.errors import DamagedError, NotFoundError, StratumError, UnreachableError
 from stratum.oci.access import Access
 from stratum.oci.descriptor import Descriptor
 from stratum.oci.places import open_source
@@ -66,7 +66,10 @@ def _packs(store: Store, source: CommitSource) -> list[Descriptor] | None:
 
 def still_there(target: Target, blobs: Iterable[Descriptor], access: Access) -> bool:
     """Whether a place has the manifest that ``target`` names by digest, and the blobs. Raises ``StratumError`` where it
-    does not say."""
+    does not say, as a directory on a disk that is not mounted now."""
+    directory = target.directory or target.archive
+    if directory is not None and not directory.exists():
+        raise UnreachableError(f"{directory} is not there now")
     try:
         with open_source(target, access) as place:
             place.get_manifest(target.reference)

@@ -90,6 +90,7 @@ class Evictor:
         self._access = access
         self._shelf = Shelf(store)
         self._estimate: int | None = None
+        self._confirmed: set[str] = set()
 
     def held(self, *, older_than: float = MIN_AGE) -> Held:
         """What the store holds. Raises as ``evict``."""
@@ -175,7 +176,11 @@ class Evictor:
 
     def _derive(self) -> Derived:
         limit = self._config.cache_verified_hours * 3600
-        return self._shelf.derive(lambda source: _age(source.seen) <= limit, self._unguarded())
+
+        def fresh(source: CommitSource) -> bool:
+            return source.reference in self._confirmed or _age(source.seen) <= limit
+
+        return self._shelf.derive(fresh, self._unguarded())
 
     def _unguarded(self) -> set[str]:
         return unguarded(self._store, self._state)
@@ -237,6 +242,7 @@ class Evictor:
         assert self._access is not None
         answers, problems = ask(self._store, sources, self._access)
         done.problems += problems
+        self._confirmed.update(reference for reference, is_there in answers.items() if is_there)
         now = rfc3339(utc_now())
         with self._store.begin("noting what sources have") as tx:
             for commit in self._store.commits.list():

@@ -28,7 +28,6 @@ from stratum.store.keeping import Rule, Rules
 from stratum.store.locks import StoreLocks
 from stratum.store.sources import CommitSource
 from stratum.sys.pagecache import resident_pages
-from stratum.tree.escape import escape
 from tests.support import stores
 from tests.support.effort import examples
 
@@ -365,18 +364,6 @@ def test_rules_are_for_all_names_of_a_file(place: Place) -> None:
     assert found == {Rule.REAL: {DIGESTS[b"a"]}, Rule.UNREAL: {DIGESTS[b"b"]}, Rule.AUTO: {DIGESTS[b"c"]}}
     found = Shelf(place.store).ruled(made, Rules({b"/": Rule.REAL}))
     assert found[Rule.REAL] == {DIGESTS[name] for name in (b"a", b"b", b"c")}
-
-
-def test_a_hard_link_below_a_rule_keeps_the_file(place: Place) -> None:
-    from stratum.tree.contents import graded_objects
-
-    lines = (
-        b"/ 0 40755 3 0 0 0 0.0 - - -\n/a 5000 100644 2 0 0 0 0.0 x/y - %b\n"
-        b"/d 0 40755 2 0 0 0 0.0 - - -\n/d/link 0 @100644 2 0 0 0 0.0 /a - -\n" % DIGESTS[b"a"].hex().encode()
-    )
-    of = Rules({b"/d": Rule.REAL}).of_lines()
-    assert graded_objects(lines, of) == {DIGESTS[b"a"]: (5000, Rule.REAL)}
-    assert escape(b"/d/link") == b"/d/link"
 
 
 @settings(max_examples=examples(6))
