@@ -105,7 +105,8 @@ class StratumSummary:
 
 @frozen
 class ListedTag:
-    """One tag of a stratum: commit, its time (RFC 3339), number of files and their bytes, whether it is pinned."""
+    """One tag of a stratum: commit, its time (RFC 3339), number of files and their bytes, whether it is pinned, and
+    whether some of its content may not be here."""
 
     tag: str
     commit: str
@@ -113,6 +114,7 @@ class ListedTag:
     files: int
     size: int
     pinned: bool = False
+    partial: bool = False
 
 
 @frozen
@@ -139,7 +141,8 @@ def list_stratum(session: Session, name: str) -> ListedStratum:
     for tag_name, commit in store.tags.list(name).items():
         meta = store.commits.meta(commit)
         pinned = tag_name in pins.tags
-        tags.append(ListedTag(tag_name, commit, meta.timestamp, meta.file_count, meta.total_size, pinned))
+        partial = store.sources.is_partial(commit)
+        tags.append(ListedTag(tag_name, commit, meta.timestamp, meta.file_count, meta.total_size, pinned, partial))
     pinned_commits = [(commit, store.commits.meta(commit).timestamp) for commit in sorted(pins.commits)]
     return ListedStratum(name, tags, store.worktrees.list(name), pinned_commits)
 

@@ -23,14 +23,18 @@ _LETTERS = {"added": "A", "deleted": "D", "modified": "M", "type": "T", "metadat
 @verb("show")
 @click.argument("ref", metavar="REF|HASH", type=REF)
 def show(app: App, ref: str) -> None:
-    """Show a commit's metadata."""
+    """Show a commit's metadata, the refs that name it and, where it is not here whole, how much of it is."""
     from stratum.api.history import show as run
+    from stratum.api.residing import Residings
+    from stratum.cli.residing import residing_json, residing_text
 
     note_uncommitted(app, ref)
     shown = run(app.session, ref)
     meta = shown.commit
+    residing = Residings(app.session).of(meta.metadata_hash)
     if app.out.json:
-        app.out.object({**meta.to_table(), "tags": shown.tags, "worktrees": shown.worktrees})
+        residence = residing_json(residing)
+        app.out.object({**meta.to_table(), "tags": shown.tags, "worktrees": shown.worktrees, "residence": residence})
         return
     app.out.line(f"commit      {meta.metadata_hash}")
     app.out.line(f"merkle root {meta.merkle_root}")
@@ -40,6 +44,8 @@ def show(app: App, ref: str) -> None:
         app.out.line(f"parent      {meta.parent_commit}")
     app.out.line(f"time        {meta.timestamp}")
     app.out.line(f"files       {meta.file_count} ({human_size(meta.total_size)})")
+    if residing is not None:
+        app.out.line(f"content     {residing_text(residing)}")
     for key, value in (meta.origin or {}).items():
         for item in value if isinstance(value, list) else [value]:
             text = " ".join(map(str, item.values())) if isinstance(item, dict) else str(item)

@@ -14,6 +14,7 @@ from stratum.errors import StratumError
 
 if TYPE_CHECKING:
     from stratum.api.bootmounts import Brought
+    from stratum.api.residing import Residings
     from stratum.api.status import StratumStatus, WorktreeStatus
     from stratum.api.uncommitted import Counts
 
@@ -184,26 +185,31 @@ def status(app: App, target: str | None) -> None:
     Of a worktree: what is not committed ('clean' where all of it is), its last commit, its base, and what it has
     changed in that. In JSON, 'uncommitted' and 'since_base' count paths as {added, modified, deleted}; 'clean' is true
     where nothing is uncommitted; 'added', 'modified' and 'deleted' are those of 'since_base'.
+
+    Where a base, or a tag that is mounted, is not here whole: how much of it is, where the rest is, and whether that
+    can be reached; in JSON 'residence', null for what is here whole.
     """
     from stratum.api.bootmounts import damaged_records
+    from stratum.api.residing import Residings
     from stratum.api.status import status as run
 
-    strata = run(app.session, target)
+    strata, residings = run(app.session, target), Residings(app.session)
     for error in damaged_records(app.session):
         app.out.warn(error.message)
     if app.out.json:
-        app.out.object([_stratum_json(stratum) for stratum in strata])
+        app.out.object([_stratum_json(stratum, residings) for stratum in strata])
         return
     if not strata:
         app.out.note("the store holds no strata")
     for stratum in strata:
-        _print_status(app, stratum)
+        _print_status(app, stratum, residings)
 
 
-def _print_status(app: App, stratum: StratumStatus) -> None:
+def _print_status(app: App, stratum: StratumStatus, residings: Residings) -> None:
     app.out.line(stratum.name or "(commits without a stratum's name)")
     for tag in stratum.mounted_tags:
         app.out.line(f"  {tag.ref}  read-only at {safe(tag.mountpoint)} ({tag.held_by()})")
+        _print_residing(app, residings, tag.commit)
     for ref, mountpoint in stratum.tags_at_boot:
         app.out.line(f"  {ref}  at boot {safe(mountpoint)}")
     for tree in stratum.worktrees:
@@ -216,6 +222,7 @@ def _print_status(app: App, stratum: StratumStatus) -> None:
         app.out.line(
             f"    base         {short(tree.base)}  ({_counted(tree.changes.since_base) or 'no changes'} since)"
         )
+        _print_residing(app, residings, tree.base)
         for record in tree.mounts:
             app.out.line(f"    mounted      {safe(record.mountpoint)} ({record.held_by()}, since {record.since})")
         if not tree.mounts:
@@ -226,6 +233,24 @@ def _print_status(app: App, stratum: StratumStatus) -> None:
             app.out.line(f"    at boot      {safe(mountpoint)}")
         if tree.lease_error:
             app.out.line(f"    failed       {safe(tree.lease_error)}")
+
+
+def _print_residing(app: App, residings: Residings, commit: str) -> None:
+    """Say what is here of a commit, where that is not all."""
+    found = residings.of(commit)
+    if found is not None:
+        from stratum.cli.residing import residing_text
+
+        app.out.line(f"    content      {residing_text(found)}")
+
+
+def _residence(residings: Residings, commit: str) -> dict[str, Any] | None:
+    found = residings.of(commit)
+    if found is None:
+        return None
+    from stratum.cli.residing import residing_json
+
+    return residing_json(found)
 
 
 def _uncommitted(tree: WorktreeStatus) -> str:
@@ -243,11 +268,13 @@ def _counts_json(counts: Counts) -> dict[str, int]:
     return {"added": counts.added, "modified": counts.modified, "deleted": counts.deleted}
 
 
-def _stratum_json(stratum: StratumStatus) -> dict[str, Any]:
+def _stratum_json(stratum: StratumStatus, residings: Residings) -> dict[str, Any]:
     return {
         "name": stratum.name,
         "tags": stratum.tags,
-        "mounted_tags": [record.to_json() for record in stratum.mounted_tags],
+        "mounted_tags": [
+            {**record.to_json(), "residence": _residence(residings, record.commit)} for record in stratum.mounted_tags
+        ],
         "at_boot": [{"ref": ref, "mountpoint": mountpoint} for ref, mountpoint in stratum.tags_at_boot],
         "worktrees": [
             {
@@ -265,6 +292,7 @@ def _stratum_json(stratum: StratumStatus) -> dict[str, Any]:
                 "held": tree.held,
                 "waiting": tree.waiting,
                 "failed": tree.lease_error,
+                "residence": _residence(residings, tree.base),
             }
             for tree in stratum.worktrees
         ],

@@ -100,6 +100,7 @@ def list_(app: App, name: str | None, remote: str | None, plain_http: bool, ca_f
                         "files": t.files,
                         "size": t.size,
                         "pinned": t.pinned,
+                        "partial": t.partial,
                     }
                     for t in listed.tags
                 ],

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from stratum.cli.app import App, verb
-from stratum.cli.output import safe, short
+from stratum.cli.output import human_size, safe, short
 from stratum.errors import UsageError
+
+if TYPE_CHECKING:
+    from stratum.api.residing import Residing
 
 _VOLUME = re.compile(r"[A-Za-z0-9][^/:]*(:[^/:]*)?:/")
 _SETTINGS = {"allow_interspersed_args": False, "ignore_unknown_options": True}
@@ -106,15 +109,27 @@ def _podman_options(options: dict[str, Any]) -> list[str]:
 
 @verb("ps", short_help="List the strata that containers hold.")
 def ps(app: App) -> None:
-    """List the strata that containers hold: where, since when, and how many changed paths are not committed."""
+    """List the strata that containers hold: where, since when, how many changed paths are not committed, and how much
+    of what they show is not here yet."""
+    from stratum.api.residing import Residings
+    from stratum.cli.residing import residing_json
     from stratum.volumes.running import ps as run_ps
 
-    held = run_ps(app.session)
+    held, residings = run_ps(app.session), Residings(app.session)
     if app.out.json:
-        app.out.object([{**item.record.to_json(), "changes": item.changes} for item in held])
+        app.out.object(
+            [
+                {
+                    **item.record.to_json(),
+                    "changes": item.changes,
+                    "residence": residing_json(residings.of(item.record.commit)),
+                }
+                for item in held
+            ]
+        )
         return
     app.out.table(
-        ("CONTAINER", "REF", "DESTINATION", "ACCESS", "SINCE", "UNCOMMITTED"),
+        ("CONTAINER", "REF", "DESTINATION", "ACCESS", "SINCE", "UNCOMMITTED", "UNREAL"),
         [
             (
                 short(item.record.holder.id),
@@ -123,7 +138,12 @@ def ps(app: App) -> None:
                 "ro" if item.record.read_only else "rw",
                 item.record.since,
                 "-" if item.changes is None else str(item.changes),
+                _unreal(residings.of(item.record.commit)),
             )
             for item in held
         ],
     )
+
+
+def _unreal(found: Residing | None) -> str:
+    return "-" if found is None else human_size(found.counts.unreal_bytes)

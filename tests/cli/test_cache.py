@@ -201,6 +201,28 @@ def test_without_the_layout_nothing_comes(cli: Command, lazy: str, layout: Path)
     assert cli.json("cache", "status")["rules"] == [{"stratum": "cached", "path": "/", "rule": "real"}]
 
 
+def test_what_is_here_is_shown(cli: Command, lazy: str, layout: Path) -> None:
+    assert cli.json("show", lazy)["residence"] == {
+        "real": {"objects": 0, "bytes": 0},
+        "unreal": {"objects": 4, "bytes": 4 * SIZE},
+        "lost": {"objects": 0, "bytes": 0},
+        "places": [f"oci:{layout}"],
+        "away": [],
+    }
+    cli.ok("realize", f"{lazy}:/tmp")
+    said = f"4.9 KiB real, 14.6 KiB unreal at oci:{layout}"
+    assert f"content     {said}\n" in cli.ok("show", lazy)
+    assert [tag["partial"] for tag in cli.json("list", "cached")["tags"]] == [True]
+    cli.ok("worktree", "add", "cached+dev", lazy)
+    assert f"    content      {said}\n" in cli.ok("status")
+    ((stratum,),) = ([found["worktrees"] for found in cli.json("status")],)
+    assert stratum[0]["residence"]["unreal"] == {"objects": 3, "bytes": 3 * SIZE}
+    cli.ok("realize", lazy)
+    assert cli.json("show", lazy)["residence"] is None
+    assert "content" not in cli.ok("status") + cli.ok("show", lazy)
+    assert [tag["partial"] for tag in cli.json("list", "cached")["tags"]] == [False]
+
+
 @pytest.mark.parametrize(
     ("args", "code"),
     [
