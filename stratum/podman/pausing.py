@@ -12,10 +12,14 @@ from typing import IO
 
 from stratum.errors import StratumError
 from stratum.podman.containers import Containers
+from stratum.sys import proc
 
 _ANSWER = 60.0
+_NAMED = 4
 _WAITS = (0.1, 0.2, 0.4, 0.8)
 """Seconds before each further try to pause a container."""
+_WAITS_FOR_READERS = (1.0,) * 8
+"""Seconds before tries beyond these, where a process in it waits for something, as for a file that is being fetched."""
 _KEEPER = """\
 trap '' PIPE
 "$@" pause "$0" </dev/null >/dev/null || exit
@@ -31,8 +35,9 @@ def paused(container: str, environment: Mapping[str, str]) -> Iterator[None]:
     """Keep ``container`` (its ID) paused for the block.
 
     One that is paused already stays so, and one that has ended is none to pause. A pause that fails is tried again, as
-    runtimes do not always manage to freeze a busy container at once. However and whenever the block or this process
-    ends, the container goes on: a shell pauses it, waits for the end of its input, and unpauses it.
+    runtimes do not always manage to freeze a busy container at once, and cannot while a process in it waits in the
+    kernel for a file that is being fetched: that is waited for, but not for long. However and whenever the block or
+    this process ends, the container goes on: a shell pauses it, waits for the end of its input, and unpauses it.
     ``StratumError`` where that fails.
 
     Raises ``UnsupportedError`` where there is no Podman to ask, ``StratumError`` where it does not pause the container.
@@ -54,7 +59,8 @@ def paused(container: str, environment: Mapping[str, str]) -> Iterator[None]:
 
 def _pause(podman: Containers, container: str, said: IO[bytes]) -> subprocess.Popen[bytes] | None:
     """Pause the container, if it runs, until the end of the returned process's input; its errors go to ``said``."""
-    for wait in (*_WAITS, None):
+    stuck: list[tuple[int, str]] = []
+    for wait in (*_WAITS, *_WAITS_FOR_READERS, None):
         found = podman.condition(container, timeout=_ANSWER)
         if found is None:
             raise StratumError(f"Podman has no container {container[:12]}")
@@ -77,10 +83,17 @@ def _pause(podman: Containers, container: str, said: IO[bytes]) -> subprocess.Po
         if keeper.stdout.read(1):
             return keeper
         keeper.communicate()
-        if wait is None:
-            raise StratumError(f"podman pause: {_words(said)}")
+        stuck = proc.stuck_in(container) or stuck
+        if wait is None or (wait in _WAITS_FOR_READERS and not stuck):
+            raise StratumError(_why_not(stuck) or f"podman pause: {_words(said)}")
         time.sleep(wait)
     return None
+
+
+def _why_not(stuck: list[tuple[int, str]]) -> str:
+    """Who keeps a container from being frozen, in words; nothing where nobody is seen."""
+    names = ", ".join(f"{pid} ({name})" for pid, name in stuck[:_NAMED])
+    return f"processes in it wait in the kernel, as for a file that is being fetched: {names}" if stuck else ""
 
 
 def _words(said: IO[bytes]) -> str:

@@ -163,6 +163,24 @@ def processes() -> Iterator[int]:
             yield int(name)
 
 
+def stuck_in(cgroup: str) -> list[tuple[int, str]]:
+    """(process ID, name) of the processes of a cgroup whose path has ``cgroup`` in it, of which a thread waits in the
+    kernel for something that no signal but a deadly one ends, so that it cannot be frozen: such as for a file that is
+    being fetched."""
+    found = []
+    for pid in processes():
+        try:
+            with open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="replace") as file:
+                if cgroup not in file.read():
+                    continue
+            threads = os.listdir(f"/proc/{pid}/task")
+        except OSError:
+            continue
+        if any((_stat_fields(int(thread)) or [b""])[0] == b"D" for thread in threads):
+            found.append((pid, command_name(pid)))
+    return found
+
+
 def users_of_device(device: str) -> list[ProcessUse]:
     """Who uses the filesystem whose device is ``device`` ("major:minor" as in mountinfo).
 
