@@ -11,6 +11,7 @@ from pathlib import Path
 
 from stratum.api.session import Session
 from stratum.csi.errors import aborted
+from stratum.csi.hydration import HydrationCollector, connections_of, counts_of
 from stratum.csi.jobs import Jobs
 from stratum.csi.metrics import Metrics, Volumes
 from stratum.csi.patterns import SourcePattern, parse_pattern
@@ -66,7 +67,9 @@ class Driver:
         self.volumes = Records(store.layout, "csi/volumes", VolumeRecord)
         self.snapshots = Records(store.layout, "csi/snapshots", SnapshotRecord)
         self.pulls = Records(store.layout, "csi/pulls", PullRecord)
-        self.metrics.watch(self._held)
+        session = self.session
+        hydration = HydrationCollector(lambda: connections_of(session), lambda commit: counts_of(session, commit))
+        self.metrics.watch(self._held, hydration)
 
     @contextlib.contextmanager
     def locked(self, what: str, *names: str) -> Iterator[None]:

@@ -69,9 +69,10 @@ class Metrics:
             registry=registry,
         )
 
-    def watch(self, volumes: Callable[[], Volumes]) -> None:
-        """Report what ``volumes`` says at that moment too."""
-        self._registry.register(_VolumesCollector(volumes))
+    def watch(self, volumes: Callable[[], Volumes], *others: Collector) -> None:
+        """Report what ``volumes`` and others say at that moment too."""
+        for collector in (_VolumesCollector(volumes), *others):
+            self._registry.register(collector)
 
     def operation(self, method: str, code: str, seconds: float) -> None:
         """Count a call that ended with the gRPC status ``code``."""

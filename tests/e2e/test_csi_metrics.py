@@ -29,6 +29,16 @@ FIGURES = {
     "stratum_csi_worktrees": "gauge",
     "stratum_csi_dirty_bytes": "gauge",
     "stratum_csi_jobs": "gauge",
+    "stratum_csi_lazy_keeper_up": "gauge",
+    "stratum_csi_lazy_mounts": "gauge",
+    "stratum_csi_lazy_waiting": "gauge",
+    "stratum_csi_lazy_waiting_seconds": "gauge",
+    "stratum_csi_lazy_sources": "gauge",
+    "stratum_csi_lazy_asks": "counter",
+    "stratum_csi_lazy_hits": "counter",
+    "stratum_csi_lazy_errors": "counter",
+    "stratum_csi_lazy_fetches": "counter",
+    "stratum_csi_lazy_fetched_bytes": "counter",
 }
 
 
