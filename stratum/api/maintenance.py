@@ -12,8 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from stratum.api.session import Session
-from stratum.errors import DamagedError, StratumError, UnsupportedError, UsageError
-from stratum.frozen import replace
+from stratum.errors import DamagedError, UnsupportedError, UsageError
 from stratum.progress import Progress
 from stratum.refs import check_name
 from stratum.store.clock import rfc3339, utc_now
@@ -114,15 +113,15 @@ def _mounted(session: Session) -> dict[str, str]:
 class Fscked:
     """What a check found, and what a repair did: ``damage`` is what is left, ``quarantine`` where things were put.
 
-    ``problems`` are those of the place that damaged things were to be restored from, ``away`` the sources that could
-    not be asked, with why.
+    ``problems`` are those of the place that damaged things were to be restored from, ``away`` tells of
+    the sources that could not be asked.
     """
 
     checked: Checked
     damage: list[Finding]
     quarantine: Path | None = None
     problems: list[str] = field(default_factory=list)
-    away: dict[str, str] = field(default_factory=dict)
+    away: list[str] = field(default_factory=list)
 
 
 def fsck(session: Session, *, read_data: bool = True, remote: bool = False, progress: Progress | None = None) -> Fscked:
@@ -133,7 +132,7 @@ def fsck(session: Session, *, read_data: bool = True, remote: bool = False, prog
     from stratum.store.fsck import check
 
     store = session.store
-    away = ask_sources(session) if remote else {}
+    away = ask_sources(session) if remote else []
     with ExitStack() as locks:
         with suppress(UnsupportedError):  # whoever may only read the store does without
             locks.enter_context(store.locks.store())
@@ -160,7 +159,7 @@ def fsck_repair(
 
     store = session.store
     fetch, problems = _fetcher(session, source)
-    away = ask_sources(session) if remote else {}
+    away = ask_sources(session) if remote else []
     with store.locks.store(exclusive=True):
         checked = check(store, read_data=read_data, progress=progress)
         quarantine = repair(store, checked.findings, fetch, partial(_catalog, session))
@@ -174,36 +173,29 @@ def fsck_repair(
 
 
 def _catalog(session: Session, source: CommitSource) -> bytes:
-    from stratum.transfer.asking import fetch_catalog
+    from stratum.transfer.realize import fetch_catalog
 
-    access = session.access(plain_http=source.plain_http, ca_file=source.ca_file)
-    return fetch_catalog(session.store, source, access)
+    return fetch_catalog(session.store, source, session.access())
 
 
-def ask_sources(session: Session) -> dict[str, str]:
-    """Ask every source whether it still has what it is the source of, and write down the answers; reference -> why not,
-    of those that could not be asked."""
-    from stratum.transfer.asking import still_has
+def ask_sources(session: Session) -> list[str]:
+    """Ask every source whether it still has what it is the source of, and write down what they say; what went wrong
+    with those that did not."""
+    from stratum.hydrate.asking import ask
 
-    store, away = session.store, dict[str, str]()
-    asked: dict[CommitSource, list[str]] = {}
+    store = session.store
+    named: dict[str, tuple[CommitSource, list[str]]] = {}
     for commit in store.sources.commits():
         with suppress(DamagedError):
             for source in store.sources.of(commit):
-                plain = replace(source, tag=None, seen="", kind="", gone=None)
-                asked.setdefault(plain, []).append(commit)
-    for source, commits in asked.items():
-        try:
-            catalog = store.sources.catalog(source.manifest)
-            access = session.access(plain_http=source.plain_http, ca_file=source.ca_file)
-            there = still_has(source, catalog, access)
-        except StratumError as exc:
-            away[source.reference] = exc.message
-            continue
-        with store.begin("noting what was seen") as tx:
-            for commit in filter(store.commits.exists, commits):
-                store.sources.seen(tx, commit, source.reference, rfc3339(utc_now()), gone=not there)
-    return away
+                named.setdefault(source.reference, (source, []))[1].append(commit)
+    answers, problems = ask(store, [source for source, _ in named.values()], session.access())
+    if answers:
+        with store.begin("noting what sources have") as tx:
+            for reference, there in answers.items():
+                for commit in filter(store.commits.exists, named[reference][1]):
+                    store.sources.seen(tx, commit, reference, rfc3339(utc_now()), gone=not there)
+    return problems
 
 
 def _fetcher(

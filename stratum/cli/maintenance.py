@@ -167,8 +167,8 @@ def fsck(app: App, depth: str, repair: bool, source: str | None, remote: bool) -
             done = fsck_repair(app.session, read_data=depth == "data", source=source, remote=remote, progress=advance)
         else:
             done = check(app.session, read_data=depth == "data", remote=remote, progress=advance)
-    for reference, why in done.away.items():
-        app.out.warn(f"{reference} could not be asked: {why}")
+    for problem in done.away:
+        app.out.warn(f"could not be asked: {problem}")
     for problem in done.problems:
         app.out.warn(f"{source}: {problem}")
     if app.out.json:
@@ -244,7 +244,7 @@ def _fscked_json(done: Fscked) -> dict[str, Any]:
         "bytes_read": done.checked.bytes_read,
         "quarantine": str(done.quarantine) if done.quarantine is not None else None,
         "partial": [_partial_json(found) for found in done.checked.partial],
-        "away": [{"reference": safe(place), "problem": safe(why)} for place, why in done.away.items()],
+        "away": [safe(problem) for problem in done.away],
         "findings": [_finding_json(finding) for finding in findings],
     }
 

@@ -98,9 +98,13 @@ class Landing:
         """How many objects got their names."""
         self._lock = FileLock(self.path / OWNER, timeout=_OWNER_WAIT, what=f"the landing of {store.root}")
         try:
-            for directory in (self.path, self.path / NEW, self.parts.directory):
-                directory.mkdir(mode=0o755, exist_ok=True)
+            self.path.mkdir(mode=0o755, exist_ok=True)
             self._lock.acquire()
+            for directory in (
+                self.path / NEW,
+                self.parts.directory,
+            ):  # a collection takes them where nobody has the lock
+                directory.mkdir(mode=0o755, exist_ok=True)
             self._root = os.open(store.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             self._wipe()
         except OSError as exc:

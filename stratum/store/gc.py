@@ -35,7 +35,7 @@ from __future__ import annotations
 
 import stat
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,7 +43,7 @@ from typing import TYPE_CHECKING
 
 from stratum.errors import BusyError, DamagedError
 from stratum.store import packcache
-from stratum.store.layout import LANDING_OWNER, storage_error
+from stratum.store.layout import LANDING_OWNER, LANDING_PARTS, storage_error
 from stratum.store.residence import Needed
 from stratum.store.retention import Retention
 from stratum.store.roots import find_roots, span_gaps
@@ -55,6 +55,8 @@ from stratum.sys.usage import disk_usage
 if TYPE_CHECKING:
     from stratum.store.store import Store
 
+PARTS_KEPT = 24 * 3600.0
+"""Seconds that parts of an object wait, since something was last written to them."""
 CACHE_AGE = 30 * 24 * 3600.0
 """Seconds."""
 
@@ -128,7 +130,7 @@ def collect(
             store.transactions.discard(store.layout.commit(commit))
     _sweep_objects(store, needed.objects, done)
     _drop(store, _unnamed_catalogs(store, done.kept), done)
-    with _nobody_lands(store, dry_run) as abandoned:
+    with _nobody_lands(store, needed.objects, dry_run) as abandoned:
         _drop(store, abandoned, done)
     unused = packcache.unused(store.layout)
     _drop(store, (*_old_caches(store, done.kept), *unused, *_abandoned_files(store), *_dead_locks(store)), done)
@@ -198,12 +200,14 @@ def _unnamed_catalogs(store: Store, commits: Iterable[str]) -> list[Path]:
 
 
 @contextmanager
-def _nobody_lands(store: Store, dry_run: bool) -> Iterator[list[Path]]:
-    """What is in ``landing/``, for a block in which nobody puts anything there; nothing where a process lives that
-    does."""
+def _nobody_lands(store: Store, needed: Collection[bytes], dry_run: bool) -> Iterator[list[Path]]:
+    """What may go of ``landing/``, in a block in which nobody puts anything there; nothing where a process lives that
+    does. Parts of large objects that are ``needed`` wait for ``PARTS_KEPT`` for whoever reads on."""
     landing = store.layout.landing
-    names = [name for name in store.layout.names_in(landing) if name != LANDING_OWNER]
-    if not names:
+    names = [name for name in store.layout.names_in(landing) if name not in (LANDING_OWNER, LANDING_PARTS)]
+    parts = [landing / LANDING_PARTS / name for name in store.layout.names_in(landing / LANDING_PARTS)]
+    going = [landing / name for name in names] + [path for path in parts if not _is_waiting(path, needed)]
+    if not going:
         yield []
         return
     with ExitStack() as lock:
@@ -211,12 +215,21 @@ def _nobody_lands(store: Store, dry_run: bool) -> Iterator[list[Path]]:
             if not dry_run:
                 lock.enter_context(locked(landing / LANDING_OWNER, timeout=0))
             elif is_locked(landing / LANDING_OWNER):
-                names = []
+                going = []
         except BusyError:
-            names = []
+            going = []
         except OSError as exc:
             raise storage_error(exc, f"look at {landing}") from None
-        yield [landing / name for name in names]
+        yield going
+
+
+def _is_waiting(path: Path, needed: Collection[bytes]) -> bool:
+    """Whether a file with parts of an object is to be kept."""
+    try:
+        digest = bytes.fromhex(path.name.partition(".")[0])
+        return digest in needed and time.time() - path.lstat().st_mtime < PARTS_KEPT
+    except (ValueError, FileNotFoundError):
+        return False
 
 
 def _old_caches(store: Store, commits: Mapping[str, str]) -> Iterator[Path]:

@@ -56,6 +56,8 @@ FORMAT = 1
 FORMAT_FILE = "stratum.toml"
 LANDING_OWNER = "owner"
 """In ``landing/``: flock'd by the process that fetches into it, for as long as it lives."""
+LANDING_PARTS = "parts"
+"""In ``landing/``: large objects of which parts are here, each with files beside it whose names begin as its own."""
 DIRECTORIES = ("objects", "commits", "refs", "tmp")
 SMALL_FILE_MAX = 16 << 20
 """No metadata file of a store (TOML) is read beyond this many bytes."""

@@ -18,7 +18,7 @@ from stratum.oci.places import open_source
 from stratum.oci.remote import fetch
 from stratum.progress import Progress
 from stratum.transfer.artifact import PackLayers, read_manifest
-from stratum.transfer.catalogs import access_to, target_of
+from stratum.transfer.catalogs import access_to, catalog_of, target_of
 from stratum.transfer.objects import WORKERS, ObjectFetch, fetch_objects, find_parts, read_packs
 from stratum.transfer.resume import PackFiles
 from stratum.transfer.running import running
@@ -161,3 +161,15 @@ def mark_whole(store: Store, commits: Iterable[str]) -> None:
         with store.locks.store():
             if store.sources.is_partial(commit) and not store.residence.missing(objects_of(store.commits.dump(commit))):
                 store.sources.clear_partial(commit)
+
+
+def fetch_catalog(store: Store, source: CommitSource, access: Access) -> bytes:
+    """The catalog of an artifact, made anew from what its place says. ``NotFoundError``, ``DamagedError``,
+    ``StratumError`` in the place's words."""
+    target = target_of(source)
+    with open_source(target, access_to(access, source)) as remote, ThreadPoolExecutor(WORKERS) as pool:
+        manifest = read_manifest(remote.get_manifest(source.manifest)[0], str(target))
+        packs = read_packs(manifest.packs, partial(fetch, remote), str(target), pool)
+    if store.commits.exists(manifest.commit):
+        return catalog_of(packs, objects_of(store.commits.dump(manifest.commit)))
+    return catalog_of(packs, {member.digest: member.size for pack in packs for member in pack.index.members})

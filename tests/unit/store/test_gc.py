@@ -395,6 +395,19 @@ def test_what_lands_stays_while_somebody_fetches(store: Store) -> None:
     assert not run(store).others
 
 
+def test_parts_of_large_objects_wait_for_a_day(store: Store) -> None:
+    store.tags.set("app", "v1", partial_commit(store, big(b"a")))
+    parts = store.layout.landing / "parts"
+    parts.mkdir(parents=True)
+    needed = verity_digest(b"a" * 5000).hex()
+    for name in (needed, f"{needed}.map", "0" * 64, "0" * 64 + ".hashes", "strange"):
+        (parts / name).write_bytes(b"x" * 100)
+    assert len(run(store).others) == 3
+    assert sorted(os.listdir(parts)) == [needed, f"{needed}.map"]
+    os.utime(parts / needed, (0, 0))
+    assert run(store).others == [f"landing/parts/{needed}"]
+
+
 def test_what_is_named_for_a_mount_while_a_collection_runs_stays(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """The worker links objects without any lock; whenever it does, the commit that is mounted needs them."""
     files = {b"%d" % number: b"%d" % number * 3000 for number in range(40)}
