@@ -6,6 +6,7 @@
     2. worktree   refs/<name>/worktrees/<wt>.lock   exclusive; held while a commit, mount, reset or rebase works on it
     3. ref        refs/<name>.lock                  exclusive and short: a stratum's tags, heads and reflog
     4. state      the mount state's own lock        owned by ``mount.state``, taken last
+    5. sources    sources/lock                      owned by ``store.sources``, for a moment in which nothing is taken
 
 A lock further down is never held while one further up is taken for the first time; the code below refuses it, so that
 no two processes can wait for each other. The worktree lock comes before the ref lock because it is the long one: two

@@ -292,10 +292,13 @@ class Sources:
             return False
 
     def _make_directory(self) -> None:
-        if not self._layout.sources.is_dir():
-            with storing(f"make {self._layout.sources}"), suppress(FileExistsError):
-                self._layout.sources.mkdir(mode=0o755)
+        path = self._layout.sources
+        with storing(f"make {path}"):
+            with suppress(FileExistsError):
+                path.mkdir(mode=0o755)
                 fsync_dir(self._layout.root)
+            if not stat.S_ISDIR(path.lstat().st_mode):
+                raise DamagedError(f"{path} is not a directory", hint="run 'stratum fsck --repair'")
 
 
 class _Changing:

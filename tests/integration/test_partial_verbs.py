@@ -89,6 +89,23 @@ def test_what_needs_no_content_goes_on_without_the_place(scene: Scene, tmp_path:
     assert (code, "damaged" in out, out.count("unreal") >= 6) == (0, False, True)
 
 
+def test_a_changed_mode_of_an_unreal_file_is_committed(scene: Scene, tmp_path: Path) -> None:
+    """overlayfs copies the metadata only, of a file that nobody has here."""
+    shutil.rmtree(scene.layout)
+    place = tmp_path / "mnt"
+    place.mkdir()
+    assert scene.cli("worktree", "add", "app+dev", "app:v1").code == 0
+    assert scene.cli("mount", "app+dev", str(place)).code == 0
+    (place / "same").chmod(0o600)
+    (place / "same").rename(place / "other")
+    assert scene.cli("commit", "app+dev", "changed").code == 0
+    assert scene.cli("unmount", str(place)).code == 0
+    assert scene.counts("app:changed") == ResidenceCounts(0, 0, 1, 12000)
+    tree = scene.store.commits.tree(scene.store.tags.get("app", "changed"))
+    assert {name: inode.mode for name, inode in tree.children.items()} == {b"other": 0o100600}
+    check(scene.store)
+
+
 def test_an_import_of_the_same_content_makes_it_real(scene: Scene) -> None:
     commit = scene.store.tags.get("app", "v2")
     assert scene.cli("import", "--bare", str(scene.source), "mine").code == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -191,3 +192,28 @@ def test_a_partial_commit_has_its_files_from_the_beginning(store: Store) -> None
     ]
     assert (store.layout.commit(there) / PARTIAL).read_bytes() == b""
     assert store.sources.of(there) == [source(FILES)]
+
+
+def test_many_who_record_at_once_forget_nothing(store: Store) -> None:
+    there = commit(store, FILES)
+    places = [f"reg.example/app{number}" for number in range(12)]
+
+    def record(place: str) -> None:
+        mine = Store.open(store.root)
+        with mine.begin("a test") as tx:
+            mine.sources.record(tx, there, source(FILES, place), catalog(FILES))
+
+    with ThreadPoolExecutor(len(places)) as pool:
+        list(pool.map(record, places))
+    assert {found.place for found in store.sources.of(there)} == set(places)
+
+
+def test_a_planted_link_is_not_followed(store: Store, tmp_path: Path) -> None:
+    there = commit(store, FILES)
+    (tmp_path / "theirs").mkdir()
+    store.layout.sources.symlink_to(tmp_path / "theirs")
+    with store.begin("a test") as tx, pytest.raises(DamagedError, match="is not a directory"):
+        store.sources.record(tx, there, source(FILES), catalog(FILES))
+    with pytest.raises(DamagedError):
+        store.sources.manifests()
+    assert os.listdir(tmp_path / "theirs") == []
