@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from stratum.api.session import Session
 from stratum.api.tagmoves import tag_move
+from stratum.api.unreal import bring_all
 from stratum.errors import UsageError
 from stratum.progress import Progress
 from stratum.refs import check_name, parse_ref, parse_tag
@@ -28,6 +29,7 @@ def push(
     *,
     access: Access,
     dry_run: bool = False,
+    offline: bool = False,
     image: str | None = None,
     progress: Progress | None = None,
 ) -> PushResult:
@@ -35,7 +37,8 @@ def push(
 
     Where ``target`` says no tag, it gets that of NAME:TAG, the worktree's name of NAME+WORKTREE, the first 12 digits of
     a hash, and ``latest`` for NAME alone. Without ``target``, it goes to the repository NAME in the default registry.
-    ``image`` is the compression of the layers (``transfer.imagepush``) where it is sent as an ordinary image.
+    ``image`` is the compression of the layers (``transfer.imagepush``) where it is sent as an ordinary image. What has
+    to be sent and is not here is fetched first, unless ``offline``.
 
     Raises ``UsageError`` for a target of the wrong form, and ``StratumError`` with the registry's own words.
     """
@@ -54,8 +57,18 @@ def push(
         target = found.name.lower()
     parsed = parse_target(target, session.config.registry, default_tag=tag_elsewhere(found, ref))
     if image is not None:
+        bring_all(session, found.commit, offline=offline or dry_run, progress=progress)
         return _push_image(store, found.commit, parsed, access, image, dry_run, progress)
-    return run(store, found.commit, parsed, access, dry_run=dry_run, jobs=session.config.jobs, progress=progress)
+    return run(
+        store,
+        found.commit,
+        parsed,
+        access,
+        dry_run=dry_run,
+        offline=offline,
+        jobs=session.config.jobs,
+        progress=progress,
+    )
 
 
 def _push_image(

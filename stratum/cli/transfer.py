@@ -17,6 +17,7 @@ from stratum.cli.reftype import REF
 @click.option("--plain-http", is_flag=True, help="Use HTTP without TLS. Loopback addresses need no such permission.")
 @click.option("--ca-file", metavar="FILE", help="Trust the certificate authorities in FILE.")
 @click.option("-n", "--dry-run", is_flag=True, help="Only say what would be sent.")
+@click.option("--offline", is_flag=True, help="Fetch nothing that is not here: what would have to be is an error.")
 @image_options
 def push(
     app: App,
@@ -25,6 +26,7 @@ def push(
     plain_http: bool,
     ca_file: str | None,
     dry_run: bool,
+    offline: bool,
     image: str | None,
 ) -> None:
     """Send a commit to a registry, or to an OCI image layout (oci:DIRECTORY[:TAG]), as an OCI artifact.
@@ -45,6 +47,7 @@ def push(
             target,
             access=app.session.access(plain_http=plain_http, ca_file=ca_file),
             dry_run=dry_run,
+            offline=offline,
             image=image,
             progress=advance,
         )

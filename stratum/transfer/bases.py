@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +13,7 @@ from stratum.oci.descriptor import Descriptor
 from stratum.oci.remote import Source, fetch
 from stratum.transfer.artifact import Manifest, read_manifest
 from stratum.transfer.objects import read_packs
+from stratum.transfer.packs import Member
 from stratum.transfer.planning import Base, Plan
 
 _BASES_MAX = 8
@@ -82,6 +83,54 @@ def mount_base(
         if all(pool.map(partial(mount, remote.target.repository), found.borrowed)):
             return found
     return plan(None)
+
+
+@dataclass(frozen=True, slots=True)
+class Bases:
+    """What a push to ``remote`` can build on.
+
+    ``there`` is what the repository has by its tags, ``known`` are digests of other manifests in it that have objects
+    of the commit; ``elsewhere`` are places whose blobs can be mounted by ``mount(repository, blob)``, which tells
+    whether that worked. ``lacking(packs)`` are the objects for new packs that would have to be fetched.
+    """
+
+    remote: Source
+    there: There
+    elsewhere: Iterable[Source]
+    known: Iterable[str]
+    lacking: Callable[[Iterable[Sequence[Member]]], Mapping[bytes, int]]
+    mount: Callable[[str, Descriptor], bool]
+
+    def best(self, plan_on: Callable[[Base | None], Plan], pool: Executor) -> Plan:
+        """The plan to push by: the one on what the repository has, else on what can be mounted. Where that would send
+        objects that are not here, the one for which the least has to be fetched."""
+
+        def to_fetch(plan: Plan) -> int:
+            return sum(self.lacking(plan.packs).values())
+
+        there = self.there.base
+        base = load_base(self.remote, there, pool) if there is not None else None
+        plan = plan_on(base) if there is not None else mount_base(self.elsewhere, plan_on, self.mount, pool)
+        if not to_fetch(plan):
+            return plan
+        wider = self._wider(base, pool)
+        if wider is not None:
+            plan = min(plan, plan_on(wider), key=to_fetch)
+        if to_fetch(plan) and there is not None:
+            plan = min(plan, mount_base(self.elsewhere, plan_on, self.mount, pool), key=to_fetch)
+        return plan
+
+    def _wider(self, base: Base | None, pool: Executor) -> Base | None:
+        """``base`` with the packs of the other manifests in the repository too."""
+        packs = list(base.packs) if base is not None else []
+        for digest in self.known:
+            found = read_base(self.remote, digest)
+            other = load_base(self.remote, found[0], pool) if found is not None else None
+            if other is not None:
+                have = {pack.layers.pack.digest for pack in packs}
+                packs += (pack for pack in other.packs if pack.layers.pack.digest not in have)
+                base = Base(base.manifest if base is not None else other.manifest, packs)
+        return base
 
 
 def _natural(tag: str) -> list[tuple[int, str]]:

@@ -55,7 +55,7 @@ class Plan:
     lineage: Recorded
     trees: tuple[Upload, ...]
     known: tuple[Descriptor, ...]
-    kept: tuple[PackLayers, ...]
+    kept: tuple[Pack, ...]
     packs: tuple[tuple[Member, ...], ...]
 
     @property
@@ -66,7 +66,7 @@ class Plan:
     @property
     def borrowed(self) -> list[Descriptor]:
         """The blobs of the base that stay."""
-        return [*self.known, *(blob for layers in self.kept for blob in layers.blobs)]
+        return [*self.known, *(blob for pack in self.kept for blob in pack.layers.blobs)]
 
     def manifest(self, config: Descriptor, packs: Sequence[PackLayers]) -> bytes:
         """The manifest, once the new packs are made. ``UnsupportedError`` where it is too large."""
@@ -77,7 +77,7 @@ class Plan:
                 meta.timestamp,
                 config,
                 tuple(tree.descriptor for tree in self.trees),
-                (*self.kept, *packs),
+                (*(pack.layers for pack in self.kept), *packs),
                 meta.parent_commit,
                 ancestors=self.lineage.ancestors,
                 whole=self.lineage.whole,
@@ -119,7 +119,7 @@ def plan_push(
     return Plan(meta, lineage, uploads, known, kept, tuple(plan_packs(members)))
 
 
-def plan_reuse(base: Sequence[Pack], objects: Mapping[bytes, int]) -> tuple[tuple[PackLayers, ...], list[Member]]:
+def plan_reuse(base: Sequence[Pack], objects: Mapping[bytes, int]) -> tuple[tuple[Pack, ...], list[Member]]:
     """(the packs of ``base`` that stay as they are, the ``objects`` that need new ones, in their order)."""
     kept, left = _keep(base, objects)
     small = [pack for pack in kept if pack.index.archive_size < LARGE_OBJECT]
@@ -128,7 +128,7 @@ def plan_reuse(base: Sequence[Pack], objects: Mapping[bytes, int]) -> tuple[tupl
     if len(kept) < len(base):  # each object counts for a pack that is really kept
         kept, left = _keep(kept, objects)
     members = [Member(digest, size) for digest, size in objects.items() if digest in left]
-    return tuple(pack.layers for pack in kept), members
+    return tuple(kept), members
 
 
 def _keep(packs: Sequence[Pack], objects: Mapping[bytes, int]) -> tuple[list[Pack], set[bytes]]:

@@ -3,6 +3,10 @@
 What the repository has is not sent again: the tag's present manifest (or that of the parent commit under another tag)
 tells which packs and tree layers can stay, and every other blob is asked for before it is sent. A push that dies
 publishes nothing, and the blobs that it sent are found by the next.
+
+Objects that are not here are left in the packs that they are in, where these are in the repository already, or can be
+mounted from another of the same registry; what has to go into a new pack is fetched first. The target is recorded as a
+source of the commit.
 """
 
 from __future__ import annotations
@@ -22,15 +26,18 @@ from stratum.oci.access import Access
 from stratum.oci.descriptor import Descriptor, describe, digest_of
 from stratum.oci.mediatypes import INDEX_MEDIA_TYPE, VERITY_MEDIA_TYPE
 from stratum.oci.places import open_sink, open_source
-from stratum.oci.remote import Sink, Source, Upload
+from stratum.oci.remote import Sink, Upload
 from stratum.oci.target import Target
 from stratum.progress import Progress
 from stratum.store.ancestry import Ancestry
-from stratum.transfer.artifact import CONFIG_MEDIA_TYPE, PACK_MEDIA_TYPE, PackLayers
-from stratum.transfer.bases import There, find_there, load_base, mount_base, read_base
+from stratum.transfer.artifact import CONFIG_MEDIA_TYPE, PACK_MEDIA_TYPE, Pack, PackLayers
+from stratum.transfer.bases import Bases, There, find_there, read_base
+from stratum.transfer.catalogs import source_of
 from stratum.transfer.packs import PACK_MAX, Member, PackIndex, PackWriter, archived_size, write_index
 from stratum.transfer.packwork import store_opener
 from stratum.transfer.planning import Base, Plan, is_told, plan_push
+from stratum.transfer.realize import check_real, fetch_missing
+from stratum.transfer.recording import record_push, sources_in
 from stratum.transfer.relatives import relatives
 from stratum.transfer.running import Running, running
 from stratum.transfer.treeblobs import tree_blobs
@@ -69,13 +76,15 @@ def push(
     access: Access,
     *,
     dry_run: bool = False,
+    offline: bool = False,
     jobs: int = 1,
     progress: Progress | None = None,
 ) -> PushResult:
     """Make ``target`` name the commit; ``dry_run`` only finds out what that would send.
 
-    ``jobs`` processes make packs. Raises ``NotFoundError`` for an unknown commit, ``UsageError`` for a target with a
-    digest, ``DamagedError`` where the store is damaged and ``StratumError`` in the registry's words.
+    ``jobs`` processes make packs. What is not here and has to be sent is fetched, unless ``offline``, or for a dry run:
+    then ``UnsupportedError`` says where it is. Raises ``NotFoundError`` for an unknown commit, ``UsageError`` for a
+    target with a digest, ``DamagedError`` where the store is damaged and ``StratumError`` in the registry's words.
     """
     check_pushable(target)
     with running(f"the push to {target}", jobs, progress) as job:
@@ -85,8 +94,24 @@ def push(
             sender = Sender(remote, job, dry_run=dry_run)
             there = find_there(remote, target.tag, commit, outgoing.meta.parent_commit)
             elsewhere = (open_source(place, access) for place in relatives(store, commit, target))
-            packer = _Packer(store, directory, job, dry_run=dry_run)
-            return _push(outgoing, sender, packer, there, elsewhere, target.tag)
+            bring = partial(_bring, store, commit, access, jobs, fetch=not (offline or dry_run))
+            packer = _Packer(store, directory, job, dry_run=dry_run, bring=bring)
+            bases = Bases(remote, there, elsewhere, sources_in(store, commit, remote), packer.lacking, sender.mount)
+            done, packs = _push(outgoing, sender, packer, bases, target.tag)
+            if not dry_run:
+                source = source_of(remote.target, done.manifest_digest, "push", access)
+                record_push(store, commit, remote, source, outgoing.objects, packs)
+            return done
+
+
+def _bring(store: Store, commit: str, access: Access, jobs: int, objects: dict[bytes, int], *, fetch: bool) -> None:
+    """Have ``objects`` of the commit here, or say where they are."""
+    if not store.sources.is_partial(commit):
+        return
+    if fetch:
+        fetch_missing(store, objects, access, commits=[commit], jobs=jobs)
+    else:
+        check_real(store, objects, [commit])
 
 
 def check_pushable(target: Target) -> None:
@@ -114,8 +139,9 @@ def push_in_order(
         outgoing = _Outgoing.read(store, commit, job)
         with scratch(store, what, outgoing.objects) as directory:
             found = read_base(remote, base) if base is not None else None
-            sender = Sender(remote, job, in_order=True)
-            return _push(outgoing, sender, _Packer(store, directory, job), There(found[0] if found else None), (), tag)
+            sender, packer = Sender(remote, job, in_order=True), _Packer(store, directory, job)
+            bases = Bases(remote, There(found[0] if found else None), (), (), packer.lacking, sender.mount)
+            return _push(outgoing, sender, packer, bases, tag)[0]
 
 
 @contextmanager
@@ -159,31 +185,28 @@ class _Outgoing:
 
 
 def _push(
-    outgoing: _Outgoing, sender: Sender, packer: _Packer, there: There, elsewhere: Iterable[Source], tag: str
-) -> PushResult:
-    """Send what ``there`` lacks; where it has nothing to build on, what stays is mounted from ``elsewhere``."""
-    meta, lineage, present = outgoing.meta, outgoing.lineage, there.present
-    config = describe(CONFIG_MEDIA_TYPE, meta.to_toml())
+    outgoing: _Outgoing, sender: Sender, packer: _Packer, bases: Bases, tag: str
+) -> tuple[PushResult, list[Pack] | None]:
+    """Send what the repository lacks. What was done, and the packs of the manifest, where they had to be looked at."""
+    meta, lineage, there = outgoing.meta, outgoing.lineage, bases.there
+    present, config = there.present, describe(CONFIG_MEDIA_TYPE, meta.to_toml())
     if present is not None and present.config == config and is_told(present, lineage):
-        return sender.result(meta.metadata_hash, there.digest, len(present.blobs) + 1)
+        return sender.result(meta.metadata_hash, there.digest, len(present.blobs) + 1), None
     trees = list(tree_blobs(outgoing.dump))
 
     def plan_on(base: Base | None) -> Plan:
         return plan_push(meta, lineage, trees, outgoing.objects, base)
 
     with ThreadPoolExecutor(WORKERS) as pool:
-        if there.base is not None:
-            plan = plan_on(load_base(sender.remote, there.base, pool))
-        else:
-            plan = mount_base(elsewhere, plan_on, sender.mount, pool)
+        plan = bases.best(plan_on, pool)
         if present is not None and plan.brings_nothing_to(present):
-            return sender.result(meta.metadata_hash, there.digest, len(present.blobs) + 1)
+            return sender.result(meta.metadata_hash, there.digest, len(present.blobs) + 1), list(plan.kept)
         plan.check()
         packer.check(plan.packs)
         packs = sender.send_plan(plan, packer, pool)
     config = sender.send_bytes(CONFIG_MEDIA_TYPE, outgoing.metadata())
-    digest = sender.send_manifest(plan.manifest(config, packs), tag)
-    return sender.result(meta.metadata_hash, digest)
+    digest = sender.send_manifest(plan.manifest(config, [pack.layers for pack in packs]), tag)
+    return sender.result(meta.metadata_hash, digest), [*plan.kept, *packs]
 
 
 class Sender:
@@ -238,10 +261,10 @@ class Sender:
         self._sent.append(len(data))
         return digest_of(data)
 
-    def send_plan(self, plan: Plan, packer: _Packer, pool: ThreadPoolExecutor) -> list[PackLayers]:
+    def send_plan(self, plan: Plan, packer: _Packer, pool: ThreadPoolExecutor) -> list[Pack]:
         """Send the tree layers and new packs of a plan; the packs. Where anything fails, all is ended."""
         self._known = frozenset(blob.digest for blob in plan.known)
-        self._reused += (blob.digest for layers in plan.kept for blob in layers.blobs)
+        self._reused += (blob.digest for pack in plan.kept for blob in pack.layers.blobs)
         self._job.start(plan.size)
         makes = [partial(packer.make, number, members) for number, members in enumerate(plan.packs)]
         try:
@@ -259,15 +282,15 @@ class Sender:
             pool.shutdown(cancel_futures=True)
             raise
 
-    def _make_and_send(self, make: Callable[[], _Packed]) -> PackLayers:
+    def _make_and_send(self, make: Callable[[], _Packed]) -> Pack:
         return self._send_pack(make())
 
-    def _send_pack(self, packed: _Packed) -> PackLayers:
+    def _send_pack(self, packed: _Packed) -> Pack:
         try:
             self.send(packed.upload)
             index = self.send_bytes(INDEX_MEDIA_TYPE, write_index(packed.index))
             verity = self.send_bytes(VERITY_MEDIA_TYPE, packed.verity) if packed.verity is not None else None
-            return PackLayers(index, packed.upload.descriptor, verity)
+            return Pack(PackLayers(index, packed.upload.descriptor, verity), packed.index)
         finally:
             packed.path.unlink(missing_ok=True)
 
@@ -295,19 +318,36 @@ class _Packed:
 
 
 class _Packer:
-    """Makes packs of objects of the store, in files in ``directory``; ``dry_run`` without the files."""
+    """Makes packs of objects of the store, in files in ``directory``; ``dry_run`` without the files. ``bring`` has
+    objects here that are not."""
 
-    def __init__(self, store: Store, directory: Path, job: Running, *, dry_run: bool = False) -> None:
+    def __init__(
+        self,
+        store: Store,
+        directory: Path,
+        job: Running,
+        *,
+        dry_run: bool = False,
+        bring: Callable[[dict[bytes, int]], None] = lambda objects: None,
+    ) -> None:
         self._store = store
         self._directory = directory
         self._job = job
         self._dry_run = dry_run
+        self._bring = bring
 
-    def check(self, packs: Iterable[Sequence[Member]]) -> None:
-        """``NotFoundError`` where the store lacks an object that is to be sent: now, and not after half of the rest."""
+    def lacking(self, packs: Iterable[Sequence[Member]]) -> dict[bytes, int]:
+        """The objects in ``packs`` that the store has not."""
         members, residence = [member for pack in packs for member in pack], self._store.residence
-        if not residence.has_all(members):
-            for digest, _ in residence.lacking(members):
+        return {} if residence.has_all(members) else dict(residence.lacking(members))
+
+    def check(self, packs: Sequence[Sequence[Member]]) -> None:
+        """Have the objects that are to be sent here, or raise ``NotFoundError``: now, and not after half of the
+        rest."""
+        lacking = self.lacking(packs)
+        if lacking:
+            self._bring(lacking)
+            for digest in self.lacking(packs):
                 os.close(self._store.objects.open(digest))
 
     def make(self, number: int, members: Sequence[Member]) -> _Packed:

@@ -1,4 +1,5 @@
-"""Other repositories of a registry that have blobs of a commit, because it or an ancestor was pulled from there.
+"""Other repositories of a registry that have blobs of a commit, because it or an ancestor was pulled from or pushed to
+there.
 
 A registry makes such blobs part of another repository without being sent them (cross-repository mount, OCI
 distribution specification 1.1), so a commit goes from ``team/staging`` to ``team/production`` for the price of a
@@ -10,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from stratum.errors import NotFoundError, UsageError
+from stratum.errors import DamagedError, NotFoundError, UsageError
 from stratum.oci.target import Target, parse_target
+from stratum.transfer.catalogs import target_of
 
 if TYPE_CHECKING:
     from stratum.store import Store
@@ -21,8 +23,8 @@ GENERATIONS_MAX = 16
 
 
 def relatives(store: Store, commit: str, target: Target) -> Iterator[Target]:
-    """The manifests in other repositories of the registry of ``target`` that the commit and its ancestors came from,
-    the nearest first. Only what the store itself recorded counts."""
+    """The manifests in other repositories of the registry of ``target`` that the commit and its ancestors came from, or
+    are known to be in, the nearest first. Only what the store itself recorded counts."""
     seen = {target.repository}
     ancestor: str | None = commit
     for _ in range(GENERATIONS_MAX):
@@ -32,11 +34,19 @@ def relatives(store: Store, commit: str, target: Target) -> Iterator[Target]:
             meta = store.commits.meta(ancestor)
         except NotFoundError:
             return
-        place = _place(meta.origin or {})
-        if place is not None and place.host == target.host and place.repository not in seen:
-            seen.add(place.repository)
-            yield place
+        for place in (_place(meta.origin or {}), *_recorded(store, ancestor)):
+            if place is not None and place.host == target.host and place.repository not in seen:
+                seen.add(place.repository)
+                yield place
         ancestor = meta.parent_commit
+
+
+def _recorded(store: Store, commit: str) -> list[Target]:
+    """The commit's sources; none where their list is damaged."""
+    try:
+        return [target_of(source) for source in store.sources.of(commit)]
+    except (DamagedError, UsageError):
+        return []
 
 
 def _place(origin: object) -> Target | None:

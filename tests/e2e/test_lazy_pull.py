@@ -149,7 +149,7 @@ def test_a_pull_after_another(store: Store, app: Target, first: str) -> None:
     assert conditions(store, done.commit) == {Condition.REAL}
 
 
-def test_an_eager_pull_and_a_push_record_where_the_commit_is(store: Store, origin: Store, app: Target) -> None:
+def test_an_eager_pull_records_where_the_commit_is(store: Store, app: Target) -> None:
     done = pull(store, app, Access())
     (source,) = store.sources.of(done.commit)
     assert (source.kind, target_of(source).digest) == ("pull", done.manifest_digest)
@@ -273,3 +273,80 @@ def test_an_export_of_what_is_not_here_is_that_of_the_whole(cli: Command, app: T
     assert not Store.open(cli.store).sources.is_partial(commit)
     cli.ok("export", "app:v1", str(tmp_path / "whole.tar"))
     assert (tmp_path / "lazy.tar").read_bytes() == (tmp_path / "whole.tar").read_bytes()
+
+
+# Pushes
+
+
+def test_a_push_makes_the_target_a_source(origin: Store, app: Target) -> None:
+    (commit,) = origin.commits.list()
+    for _ in range(3):
+        (source,) = origin.sources.of(commit)
+        assert (source.kind, source.tag, source.place) == ("push", "v1", app.place)
+        assert dict(origin.sources.catalog(source.manifest).digests()) == needed(origin, commit)
+        assert not origin.sources.is_partial(commit)
+        done = push(origin, commit, app, Access())  # nothing is sent: the source was seen again
+        assert (done.blobs_sent, done.manifest_digest) == (0, source.manifest)
+
+
+def test_what_is_there_already_becomes_a_source_when_it_is_pushed_again(
+    origin: Store, app: Target, tmp_path: Path
+) -> None:
+    other = Store.create(tmp_path / "other")
+    commit = make_commit(other, FILES)
+    done = push(other, commit, app, Access())
+    assert done.blobs_sent == 0
+    (source,) = other.sources.of(commit)
+    assert dict(other.sources.catalog(source.manifest).digests()) == needed(other, commit)
+
+
+def test_a_dry_run_records_nothing(store: Store, server: RegistryServer) -> None:
+    commit = make_commit(store, FILES)
+    push(store, commit, parse_target(f"{server.host}/dry/run:v1"), Access(), dry_run=True)
+    assert store.sources.of(commit) == []
+
+
+def test_another_repository_of_the_registry_gets_what_is_not_here(
+    server: RegistryServer, store: Store, app: Target, tmp_path: Path
+) -> None:
+    done = lazily(store, app)
+    other = parse_target(f"{server.host}/{app.repository}-production:v1")
+    push(store, done.commit, other, Access(), offline=True)
+    assert conditions(store, done.commit) == {Condition.UNREAL}
+    assert {source.place for source in store.sources.of(done.commit)} == {app.place, other.place}
+    third = Store.create(tmp_path / "third")
+    assert pull(third, other, Access()).commit == done.commit
+
+
+def test_another_tag_of_the_repository_gets_what_is_not_here(
+    origin: Store, store: Store, app: Target, tmp_path: Path
+) -> None:
+    old = parse_target(f"{app.place}:old")
+    push(origin, make_commit(origin, {"other": b"something else\n" * 100}), old, Access())
+    done = lazily(store, app)
+    sent = push(store, done.commit, old, Access(), offline=True)
+    assert conditions(store, done.commit) == {Condition.UNREAL}
+    assert sent.blobs_sent <= 2
+    assert pull(Store.create(tmp_path / "third"), old, Access()).commit == done.commit
+
+
+def test_elsewhere_it_is_fetched_first(store: Store, app: Target, tmp_path: Path) -> None:
+    done, layout = lazily(store, app), parse_target(f"oci:{tmp_path}/layout:v1")
+    for options in ({"offline": True}, {"dry_run": True}):
+        with pytest.raises(UnsupportedError, match=f"5 of 5 objects.*{app.place}"):
+            push(store, done.commit, layout, Access(), **options)
+    push(store, done.commit, layout, Access())
+    assert conditions(store, done.commit) == {Condition.REAL}
+    third = Store.create(tmp_path / "third")
+    assert pull(third, layout, Access(), lazy=True).commit == done.commit
+    fetch_missing(third, needed(third, done.commit), Access(), commits=[done.commit])
+    assert conditions(third, done.commit) == {Condition.REAL}
+
+
+def test_the_command_says_what_offline_keeps_it_from(cli: Command, app: Target, tmp_path: Path) -> None:
+    cli.ok("pull", "--lazy", str(app), "app:v1")
+    refused = cli("push", "--offline", "app:v1", f"oci:{tmp_path}/layout:v1")
+    assert (refused.code, app.place in refused.stderr) == (6, True)
+    image = cli("push", "--offline", "--as", "image", "app:v1", f"oci:{tmp_path}/images:v1")
+    assert image.code == 6
+    cli.ok("push", "--as", "image", "app:v1", f"oci:{tmp_path}/images:v1")

@@ -66,7 +66,7 @@ def base(*packs: Pack, trees: tuple[bytes, ...] = TREES, commit: str = META.meta
 def test_live_packs_are_kept_and_dead_ones_written_anew() -> None:
     live, dead = pack(range(10)), pack(range(10, 20))
     kept, members = plan_reuse([live, dead], needed(*range(6), 10, 11, 30))
-    assert kept == (live.layers,)
+    assert kept == (live,)
     assert numbers_of(members) == [10, 11, 30]
 
 
@@ -83,7 +83,7 @@ def test_many_small_packs_become_few() -> None:
     assert plan_reuse([big, *small], objects)[1] == []
     more = pack(range(500, 510))
     kept, members = plan_reuse([big, *small, more], {**objects, **needed(*range(500, 510))})
-    assert kept == (big.layers,)
+    assert kept == (big,)
     assert len(members) == 10 * SMALL_PACKS_MAX + 10
 
 
