@@ -104,7 +104,7 @@ def clone(device: int) -> int:
 
 
 def receive(device: int) -> bytes | None:
-    """The next request, or None where none waits. ``Ended``; ``OSError``."""
+    """The next request, or None where there is none now. ``Ended``; ``OSError``."""
     try:
         return os.read(device, fuseproto.READ_BUFFER)
     except BlockingIOError:
@@ -112,8 +112,8 @@ def receive(device: int) -> bytes | None:
     except OSError as exc:
         if exc.errno in (errno.ENODEV, errno.ECONNABORTED):
             raise Ended from None
-        if exc.errno == errno.ENOENT:  # its caller was killed before it was read
-            return receive(device)
+        if exc.errno == errno.ENOENT:  # its caller was killed while it was read
+            return None
         raise
 
 

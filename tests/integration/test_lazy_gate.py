@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import mmap
 import os
 import random
 import shutil
@@ -347,6 +348,26 @@ def test_a_large_file_is_read_by_ranges(gated: Gated) -> None:
     assert (gated.view / "large").read_bytes() == LARGE
     assert gated.status()["ranges"] == ranges  # from the page cache
     assert gated.fetched == []
+
+
+def test_a_large_file_is_read_past_the_page_cache(gated: Gated) -> None:
+    fd = os.open(gated.view / "large", os.O_RDONLY | os.O_DIRECT)
+    try:
+        with mmap.mmap(-1, 3 << 20) as buffer:
+            assert os.preadv(fd, [buffer], 9 << 20) == 3 << 20
+            assert buffer[:] == LARGE[9 << 20 : 12 << 20]
+            assert os.preadv(fd, [buffer], len(LARGE) - 4096) == 4096
+            assert buffer[:4096] == LARGE[-4096:]
+    finally:
+        os.close(fd)
+
+
+def test_a_large_file_is_written_to(gated: Gated) -> None:
+    with (gated.view / "large").open("ab") as file:
+        file.write(b"more")
+    assert gated.fetched == []
+    gated.kill()
+    assert (gated.view / "large").read_bytes() == LARGE + b"more"
 
 
 def test_a_large_program_is_started(tmp_path: Path) -> None:
