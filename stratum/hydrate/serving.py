@@ -38,6 +38,7 @@ class Serving:
         self._source = source
         self._refreshed = 0.0
         self._refreshing = threading.Lock()
+        self._connection: Connection | None = None
         self._prefetch = gate.options.get("prefetch") or config.prefetch
         self.fetcher: Any = Fetcher(
             landing,
@@ -54,7 +55,10 @@ class Serving:
     def connection(self, device: int, pool: Executor) -> Connection:
         """What answers the requests of the filesystem."""
         objects, landing = self.landing.store.objects, self.landing.path
-        return Connection(device, self.fetcher, self._catalogs, objects, landing, pool, became_native=self.refresh)
+        self._connection = Connection(
+            device, self.fetcher, self._catalogs, objects, landing, pool, became_native=self.refresh
+        )
+        return self._connection
 
     def begin(self) -> None:
         """Fetch ahead what is to be fetched ahead."""
@@ -75,6 +79,8 @@ class Serving:
         self._refreshed = time.monotonic()
         self._refreshing.release()
         refresh_mounts(self._source)
+        if self._connection is not None:
+            self._connection.prune()
 
     def close(self) -> None:
         """End; who waits is told EIO."""
