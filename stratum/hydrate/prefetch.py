@@ -34,6 +34,7 @@ class Prefetch:
         self._lock = threading.Lock()
         self._asked: dict[str, Iterator[Job]] = {}
         self._on_way = 0
+        self._ending = False
         self._progress: dict[str, Progress] = {}
 
     def ask(self, what: str) -> None:
@@ -48,8 +49,8 @@ class Prefetch:
 
     @property
     def running(self) -> bool:
-        """Whether anything is being fetched, or to be."""
-        return bool(self._asked or self._on_way)
+        """Whether anything is being fetched, or to be; also while ``ended`` is."""
+        return bool(self._asked or self._on_way or self._ending)
 
     def status(self) -> dict[str, Any]:
         """What was asked for, and how far that is, in objects of the profile or in frames."""
@@ -75,9 +76,13 @@ class Prefetch:
         """A piece has been fetched, or not."""
         with self._lock:
             self._on_way -= 1
-            running = self.running
-        if not running:
+            ends = self._ending = not self.running
+        if not ends:
+            return
+        try:
             self._ended()
+        finally:
+            self._ending = False
 
 
 class _Counted:

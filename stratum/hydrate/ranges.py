@@ -61,7 +61,7 @@ class _Fetch:
 class _Call:
     """Something else to be done for an object; a job of the lanes."""
 
-    def __init__(self, call: Callable[[], None], rank: int) -> None:
+    def __init__(self, call: Callable[[], object], rank: int) -> None:
         self._call, self.rank = call, rank
 
     def run(self) -> None:
@@ -102,7 +102,7 @@ class LargeObject:
         self._preparing = False
         self._preparation = threading.Lock()
         self._cursor = 0
-        self._tried = False
+        self._prepared: threading.Event | None = None
         self._next = self._ahead = self._window = 0
         self._error: StratumError | None = None
         self._closed = False
@@ -137,12 +137,14 @@ class LargeObject:
     def background(self, first: int, last: int) -> Job | None:
         """The next thing to do so that the chunks [first, last) come; None where nothing is left to be begun. For one
         thread at a time, which asks for one range until it is told None."""
-        if not self.part.has_hashes:
-            if self.part.is_complete or self._tried:
-                self._tried = False
-                return None
-            self._tried = True
-            return _Call(self._prepare, BACKGROUND)
+        if not self.part.has_hashes and not self.part.is_complete:
+            if self._prepared is None:
+                self._prepared = threading.Event()
+                return _Call(self._prepare_ahead, BACKGROUND)
+            if not self._prepared.is_set():
+                return _Call(partial(self._prepared.wait, 1.0), BACKGROUND)
+            self._prepared = None  # it could not be prepared; whoever asks next tries again
+            return None
         self._cursor = max(self._cursor, first)
         with self._lock:
             place = self._place()
@@ -154,7 +156,6 @@ class LargeObject:
                     if fetches:
                         return fetches[0]
         self._cursor = 0
-        self._tried = False
         return None
 
     # Planning
@@ -249,10 +250,17 @@ class LargeObject:
                 self._lanes.put(_Call(self._prepare, rank))
         return False
 
+    def _prepare_ahead(self) -> None:
+        try:
+            self._prepare()
+        finally:
+            if self._prepared is not None:
+                self._prepared.set()
+
     def _prepare(self) -> None:
         """Get the hashes or, where no source has any, all of the object."""
         with self._preparation:
-            error = self._prepared()
+            error = self._brought_about()
         with self._lock:
             self._preparing = False
             self._error = error or self._error
@@ -262,7 +270,7 @@ class LargeObject:
         else:
             self._give_up(asks)
 
-    def _prepared(self) -> StratumError | None:
+    def _brought_about(self) -> StratumError | None:
         """What failed."""
         error: StratumError | None = None
         if self.part.has_hashes or self.part.is_complete:

@@ -1,8 +1,8 @@
 """What is likely to be asked for next, in numbers of frames. Pure.
 
 Frames lie in the order of the tree, so whoever reads a directory, or all of it, asks for one frame after the other.
-Some such readers are told apart. Whoever goes on where they were gets more ahead each time that they come near its end;
-whoever jumps gets a little, and nothing any more after many jumps in vain.
+Some such readers are told apart. Whoever goes on where they were gets twice as much ahead whenever they have read a
+part of it; whoever jumps gets a little, and nothing any more after many jumps in vain.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ JUMPS = 16
 
 
 class _Stream:
-    __slots__ = ("ahead", "position", "size")
+    __slots__ = ("ahead", "position", "read", "size")
 
     def __init__(self, position: int, ahead: int, size: int) -> None:
         self.position = position
+        self.read = 0
         self.ahead = ahead
         self.size = size
 
@@ -47,8 +48,9 @@ class ReadAhead:
             self._streams = [*self._streams[1 - STREAMS :], stream]
         elif first > stream.position:
             self._jumps = 0
-            if last + stream.size // 2 >= stream.ahead:
-                stream.size = min(max(2 * stream.size, SMALLEST), self._largest)
+            stream.read += first - stream.position
+            if stream.read >= stream.size // 4:
+                stream.size, stream.read = min(max(2 * stream.size, SMALLEST), self._largest), 0
             stream.position = first
         start, stop = max(stream.ahead, last), min(last + stream.size, end)
         if start >= stop or (stop - start < stream.size // 4 and stop < end):

@@ -233,7 +233,7 @@ def _is_waiting(path: Path, needed: Collection[bytes]) -> bool:
 
 
 def _old_caches(store: Store, commits: Mapping[str, str]) -> Iterator[Path]:
-    """Caches of imports that were not repeated for ``CACHE_AGE``, and of anything but ``commits``."""
+    """Caches of imports that were not repeated for ``CACHE_AGE``, and of anything but ``commits``; so with profiles."""
     directory = store.layout.ingest_cache
     oldest = time.time() - CACHE_AGE
     for name in store.layout.names_in(directory):
@@ -244,11 +244,14 @@ def _old_caches(store: Store, commits: Mapping[str, str]) -> Iterator[Path]:
     for name in store.layout.names_in(directory):
         if not name.startswith(TEMPORARY_PREFIX) and name not in commits:
             yield directory / name
+    for name in store.profiles.commits():
+        if name not in commits:
+            yield store.profiles.path(name)
 
 
 def _abandoned_files(store: Store) -> Iterator[Path]:
     """Temporary files whose writer is dead, as every writer holds the store's lock."""
-    for directory in (store.root, store.layout.ingest_cache, store.layout.merkle_cache):
+    for directory in (store.root, store.layout.ingest_cache, store.layout.merkle_cache, store.layout.profiles):
         for name in store.layout.names_in(directory):
             if name.startswith(TEMPORARY_PREFIX):
                 yield directory / name

@@ -148,6 +148,10 @@ class Layout:
         return self.root / "sources"
 
     @property
+    def profiles(self) -> Path:
+        return self.root / "profiles"
+
+    @property
     def landing(self) -> Path:
         return self.root / "landing"
 

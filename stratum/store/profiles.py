@@ -23,7 +23,7 @@ class Profiles:
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
-        self._directory = layout.root / "profiles"
+        self._directory = layout.profiles
 
     def path(self, commit: str) -> Path:
         """Where the commit's profile is or would be."""
@@ -44,7 +44,7 @@ class Profiles:
 
     def remove(self, commit: str) -> None:
         """Remove it, where there is one."""
-        with suppress(FileNotFoundError), storing(f"remove the profile of commit {commit}"):
+        with storing(f"remove the profile of commit {commit}"), suppress(FileNotFoundError):
             os.unlink(self.path(commit))
 
     def commits(self) -> Iterator[str]:

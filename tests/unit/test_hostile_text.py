@@ -19,6 +19,7 @@ from stratum.api.patchset import parse_patchset
 from stratum.config import load_config
 from stratum.errors import DamagedError, StratumError
 from stratum.hook.ocistate import BadStateError, parse_bundle, parse_state
+from stratum.hydrate.profile import Entry, read_profile, write_profile
 from stratum.mount.record import record_from_json
 from stratum.oci.challenge import read_challenges
 from stratum.oci.imageindex import LAYOUT_VERSION, check_version, digest_of_tag, read_entries, tags_of
@@ -129,6 +130,7 @@ PARSERS: dict[str, tuple[Callable[[bytes], object], bytes]] = {
     "manifest": (lambda data: read_manifest(data, "a place"), b'{"schemaVersion":2,"layers":[],"config":{}}'),
     "oci-index": (oci_index, b'{"manifests":[{"digest":"sha256:%b"}]}' % HASH.encode()),
     "oci-layout": (lambda data: check_version(data, "a file"), LAYOUT_VERSION),
+    "profile": (read_profile, write_profile([Entry(b"x" * 32), Entry(b"y" * 32, 3, 4)])),
     "pack-index": (lambda data: read_index(compress(data), 3000, "a pack"), PACK_INDEX),
     "tree-objects": (objects_of, DUMP),
     "lazy-dump": (lambda data: write_dump(LazyDump(data).root()), DUMP),
