@@ -29,7 +29,7 @@ from tests.support.slowregistry import SlowRegistry, slow_registry
 
 pytestmark = pytest.mark.registry
 
-FILES = small_files(100)
+FILES = small_files(400)
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def test_all_of_it_comes_over_a_slow_line(lazy: Partial, far: SlowRegistry) -> N
             assert get(fetcher, digest) == [0]
             lazy.check(digest)
         assert state(fetcher)["state"] == "ok"
-        assert len(far.ranges()) == state(fetcher)["requests"] < 20
+        assert len(far.ranges()) == state(fetcher)["requests"] < 40
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ def test_passwords_that_changed_are_read_again_once(lazy: Partial, far: SlowRegi
     missing = next(digest for digest in order if fetcher.condition(digest) == "unreal")
     before = len(asked)
     assert get(fetcher, missing) == [errno.EIO]
-    assert len(asked) - before <= 3
+    assert len(asked) - before <= 6, "then the breaker is open"
     assert state(fetcher)["state"] == "denied"
     password[0] = "user:third"
     until(lambda: get(fetcher, missing) == [0])
