@@ -21,9 +21,9 @@ import os
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from hashlib import sha256
 from pathlib import Path
 
+from stratum.composefs.verity import CHUNK_SIZE, DIGEST_SIZE, chunk_count, chunk_hash, root_of_level1
 from stratum.errors import DamagedError
 from stratum.store.layout import storage_error
 from stratum.sys.atomic import write_all
@@ -31,9 +31,9 @@ from stratum.sys.atomic import write_all
 Adopt = Callable[[Path, int, bytes, int], None]
 """``Landing.adopt``: gives a file, open as a descriptor, its name as the object of a digest and a size."""
 
-CHUNK = 512 << 10
-"""Bytes of the object that a level-1 hash is of."""
-_HASH = 32
+CHUNK = CHUNK_SIZE
+"""Bytes of the object that a hash is of."""
+_HASH = DIGEST_SIZE
 _OPEN = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -42,7 +42,7 @@ class Part:
 
     def __init__(self, directory: Path, adopt: Adopt, digest: bytes, size: int) -> None:
         self.digest, self.size = digest, size
-        self.chunks = -(-size // CHUNK)
+        self.chunks = chunk_count(size)
         self.users = 0
         self.filling = threading.Lock()
         """Held by whoever writes all of it, from the beginning to the end."""
@@ -219,23 +219,3 @@ def _pwrite(fd: int, data: bytes, offset: int) -> None:
     while view:
         written = os.pwrite(fd, view, offset)
         view, offset = view[written:], offset + written
-
-
-def chunk_hash(data: bytes) -> bytes:
-    """The level-1 hash of a chunk."""
-    view = memoryview(data)
-    hashes = b"".join(
-        sha256(bytes(view[start : start + 4096]).ljust(4096, b"\0")).digest() for start in range(0, len(view), 4096)
-    )
-    return sha256(hashes.ljust(4096, b"\0")).digest()
-
-
-def root_of_level1(hashes: bytes, size: int) -> bytes:
-    """The fs-verity digest of a file of ``size`` bytes whose level-1 hashes these are."""
-    from stratum.composefs.verity import _descriptor_digest
-
-    while len(hashes) > _HASH:
-        hashes = b"".join(
-            sha256(hashes[start : start + 4096].ljust(4096, b"\0")).digest() for start in range(0, len(hashes), 4096)
-        )
-    return _descriptor_digest(size, hashes)

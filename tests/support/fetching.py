@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import random
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -18,14 +17,13 @@ from stratum.hydrate.reader import Reader
 from stratum.oci.access import Access
 from stratum.oci.target import parse_target
 from stratum.store import Store
-from stratum.store.catalog import Blob, Catalog, NewPack, write_catalog
+from stratum.store.catalog import Catalog, NewPack, write_catalog
 from stratum.transfer.packs import LARGE_OBJECT
 from stratum.transfer.push import push
 from tests.support import stores
 from tests.support.pulling import pull
 
 READER = Reader(1, 2, "cat", None)
-CHUNK = 512 << 10
 WAIT = 60.0
 
 
@@ -89,23 +87,17 @@ class Partial:
                 return
         raise AssertionError("it is nowhere")
 
-    def add_hashes(self) -> None:
-        """Have the artifact's catalog name blobs with the hashes of large objects, and the layout have these."""
+    def forget_hashes(self) -> None:
+        """Have the artifact's catalog name no blobs with the hashes of large objects, as one of another program."""
         packs = []
         for pack in self.catalog.packs:
             members = list(self.catalog.members(*pack.members))
-            verity = None
-            if members[0].size >= LARGE_OBJECT:
-                hashes = level1(self.contents[members[0].digest])
-                verity = Blob(hashlib.sha256(hashes).digest(), len(hashes))
-                self.blob(verity.sha256).write_bytes(hashes)
             frames = [self.catalog.frame(number) for number in range(*pack.frames)]
             packs.append(
                 NewPack(
                     pack.pack,
                     [(frame.size, frame.archive_size) for frame in frames],
                     [(member.digest, member.offset, member.size) for member in members],
-                    verity,
                 )
             )
         self.store.sources.catalog_path(self.source.manifest).write_bytes(write_catalog(packs))
@@ -120,14 +112,6 @@ def partial(tmp_path: Path, files: Mapping[bytes, bytes]) -> Partial:
     store = Store.create(tmp_path / "store")
     assert pull(store, target, Access(), lazy=True).commit == commit
     return Partial(store, commit, tmp_path / "place", {verity_digest(data): data for data in files.values()})
-
-
-def level1(data: bytes) -> bytes:
-    """The level-1 hashes of a file, by the letter of the kernel's documentation."""
-    blocks = [hashlib.sha256(data[at : at + 4096].ljust(4096, b"\0")).digest() for at in range(0, len(data), 4096)]
-    return b"".join(
-        hashlib.sha256(b"".join(blocks[at : at + 128]).ljust(4096, b"\0")).digest() for at in range(0, len(blocks), 128)
-    )
 
 
 class Answers:

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from stratum.composefs.verity import verity_digest
+from stratum.composefs.verity import level1_hashes, verity_digest
 from stratum.errors import DamagedError
 from stratum.hydrate import wants
 from stratum.hydrate.fetch import Fetcher
 from stratum.hydrate.landing import Landing
-from stratum.hydrate.parts import Part
+from stratum.hydrate.parts import CHUNK, Part
 from stratum.transfer.packs import LARGE_OBJECT
-from tests.support.fetching import CHUNK, READER, Answers, Partial, get, level1, partial, read, until
+from tests.support.fetching import READER, Answers, Partial, get, partial, read, until
 
 SIZE = LARGE_OBJECT + 3 * CHUNK + 12345
 LARGE = b"".join(random.Random(n).randbytes(SIZE // 16) + bytes(SIZE // 16) for n in range(8))
@@ -25,9 +25,7 @@ DIGEST = verity_digest(LARGE)
 
 @pytest.fixture
 def lazy(tmp_path: Path) -> Partial:
-    made = partial(tmp_path, {b"large": LARGE, b"small": LARGE[:5000]})
-    made.add_hashes()
-    return made
+    return partial(tmp_path, {b"large": LARGE, b"small": LARGE[:5000]})
 
 
 def requests(fetcher: Fetcher) -> int:
@@ -117,6 +115,7 @@ def test_hashes_that_do_not_lead_to_the_digest_are_not_used(lazy: Partial) -> No
 
 def test_without_hashes_all_of_it_comes_before_the_first_byte(tmp_path: Path) -> None:
     lazy = partial(tmp_path, {b"large": LARGE})
+    lazy.forget_hashes()
     with lazy.fetcher() as fetcher:
         answers = Answers()
         for start in (SIZE - 10, 0, SIZE // 2):
@@ -128,6 +127,7 @@ def test_without_hashes_all_of_it_comes_before_the_first_byte(tmp_path: Path) ->
 
 def test_without_hashes_a_lie_is_never_given_out(tmp_path: Path) -> None:
     lazy = partial(tmp_path, {b"large": LARGE})
+    lazy.forget_hashes()
     pack = pack_of(lazy)
     good = damage(pack, pack.stat().st_size // 2)
     with lazy.fetcher() as fetcher:
@@ -225,7 +225,7 @@ def test_two_mounts_share_the_parts(lazy: Partial) -> None:
 def test_a_chunk_is_believed_by_its_hash_only(tmp_path: Path) -> None:
     adopted: list[bytes] = []
     part = Part(tmp_path, lambda path, fd, digest, size: adopted.append(digest), DIGEST, SIZE)
-    hashes = level1(LARGE)
+    hashes = level1_hashes([LARGE])
     with pytest.raises(DamagedError, match="do not lead to its digest"):
         part.use_hashes(hashes[:-1] + b"x")
     part.use_hashes(hashes)
