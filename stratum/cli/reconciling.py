@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import click
+
 from stratum.cli.app import App, verb
+from stratum.cli.output import safe
 from stratum.errors import DamagedError, StratumError
 from stratum.store.holders import Container, written
 
@@ -12,16 +15,21 @@ if TYPE_CHECKING:
     from stratum.volumes.grant import Released
 
 
-@verb("reconcile", short_help="Commit what stopped containers left.")
-def reconcile(app: App) -> None:
+@verb("reconcile", short_help="Commit what stopped containers left, and mend mounts.")
+@click.option("--mounts", is_flag=True, help="Only mend mounts.")
+def reconcile(app: App, mounts: bool) -> None:
     """Commit the worktrees of containers that ended without the hook being told: a reboot, a killed monitor.
 
     Worktrees that a running container has mounted are left alone. At boot a systemd unit runs this; the start or stop
     of the next container does it too.
+
+    Mounts of commits that are not here whole are mended where what fetched for them was killed: what is read there
+    comes again, and whoever uses them goes on.
     """
     from stratum.volumes.grant import reconcile as run
 
-    done = run(app.session)
+    mended, failed_mounts = _mend(app)
+    done = [] if mounts else run(app.session)
     if app.out.json:
         app.out.object([_json(released) for released in done])
     for released in done:
@@ -41,8 +49,28 @@ def reconcile(app: App) -> None:
             + ("'stratum fsck --repair' mends damage; then" if damaged else "mend the cause and")
             + " run 'stratum reconcile' again",
         )
-    if not done:
+    if failed_mounts:
+        raise StratumError(
+            f"{failed_mounts} mounts could not be mended: what is not here of them cannot be read there",
+            hint="'stratum realize' fetches what they show; a new mount reads it too",
+        )
+    if not done and not mended:
         app.out.note("there was nothing to do")
+
+
+def _mend(app: App) -> tuple[int, int]:
+    """Mend mounts; how many there were, and how many could not be mended."""
+    from stratum.api.healing import heal
+
+    failed, found = 0, heal(app.session)
+    for healed in found:
+        place = f"{healed.record.ref} at {safe(healed.record.mountpoint)}"
+        for problem in [*healed.problems, *([healed.error.told] if healed.error else [])]:
+            app.out.warn(f"{place}: {safe(problem)}")
+        failed += healed.error is not None or bool(healed.problems)
+        if healed.error is None:
+            app.out.note(f"{place} fetches again what is read there")
+    return len(found), failed
 
 
 def _json(released: Released) -> dict[str, Any]:

@@ -14,9 +14,13 @@ import sys
 import threading
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import stratum
 from stratum.errors import StratumError, UsageError, os_error_text
+
+if TYPE_CHECKING:
+    from stratum.csi.driver import Driver
 
 NODE_ID_MAX = 63
 GRACE = 5.0
@@ -117,12 +121,23 @@ def _run(args: argparse.Namespace) -> int:
             stack.enter_context(serving(driver.metrics.app(), listener, LIMITS))
         server = serve(driver, args.endpoint)
         collecting.start(driver, rules)
+        threading.Thread(target=_heal, args=(driver,), name="heal", daemon=True).start()
         stopped.wait()
         server.stop(GRACE).wait()
         if driver.jobs.running:
             # Jobs may be cut short anywhere, and are begun again by the next call; waiting for them helps nobody.
             os._exit(0)
     return 0
+
+
+def _heal(driver: Driver) -> None:
+    """Mend mounts of volumes whose gate ended while no driver ran, such as with the pod that it was started in."""
+    import logging
+
+    from stratum.api.healing import heal_by_the_way
+
+    for line in heal_by_the_way(driver.session):
+        logging.getLogger(__name__).warning("%s", line)
 
 
 def _node_id(node_id: str) -> str:

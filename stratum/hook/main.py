@@ -60,14 +60,16 @@ def create_runtime() -> int:
     for volume in volumes:
         policy.check(caller, volume)
 
+    from stratum.api.healing import heal_by_the_way
     from stratum.api.session import Session
     from stratum.config import load_config
     from stratum.hook.volumes import ContainerVolumes
 
-    container = ContainerVolumes(Session(load_config()), state, read_bundle(state.bundle))
+    session = Session(load_config())
+    container = ContainerVolumes(session, state, read_bundle(state.bundle))
     container.mount(volumes)
-    for warning in container.warnings:
-        _log(warning)
+    for line in [*container.warnings, *heal_by_the_way(session)]:
+        _log(line)
     return 0
 
 

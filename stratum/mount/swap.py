@@ -10,6 +10,9 @@ mounted below it until both are unmounted.
 Nothing written to the old mount may be lost, so it is made read-only first, which the kernel refuses while a file there
 is open for writing: no write can slip in between the check and the switch.
 
+A mount with a gate that nobody serves any more is switched to a new one of the same thing, and then its copies are
+too: bind mounts, also in other mount namespaces, of all of it or of what is below a directory.
+
 A mount in a container is reached by a thread that joins the container's mount namespace. The mount that is switched is
 always addressed by an fd of its root, never by path, so nobody who can rename directories there (the container's
 processes) can have another mount taken away.
@@ -24,7 +27,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-from stratum.errors import BusyError, NotFoundError
+from stratum.errors import BusyError, NotFoundError, StratumError, os_error_text
 from stratum.frozen import frozen, replace
 from stratum.mount.build import build_detached, closing, explained, named_uses, open_mountpoint
 from stratum.mount.container import ContainerProcess, context_of
@@ -70,23 +73,79 @@ class LiveMount:
 
         return in_own_thread(entered)
 
-    def show(self, plan: MountPlan, *, beneath: bool = True) -> int:
+    def show(self, plan: MountPlan, *, beneath: bool = True, problems: list[str] | None = None) -> int:
         """Let the mountpoint show the mount of ``plan`` instead, as the holder is to see it: in a container with its
         users' IDs and its SELinux label. The mount ID, to be given to ``State.confirm`` then.
 
         The source of ``plan`` is to be that of a record, this one or a claim that replaces it, so that the state stays
-        true if this process dies halfway. ``beneath=False`` takes the way of old kernels. Raises what
+        true if this process dies halfway. ``beneath=False`` takes the way of old kernels. With ``problems`` the copies
+        of the mount show the new one too; the list gets what could not be switched, in words. Raises what
         ``build_detached`` raises.
         """
+        plan = replace(plan, extra=plan.extra | attributes_of(self.entry.options) & ~MOUNT_ATTR_RDONLY)
         if self.process is None:
             built = build_detached(plan)
         else:
             built = self.process.build(replace(plan, context=context_of(self.entry.super_options)))
         with closing(built):
             try:
-                return self.run(lambda: _switch(built, self.root, beneath))
+                mount_id = self.run(lambda: _switch(built, self.root, beneath))
             except OSError as exc:
                 raise explained(exc, f"cannot switch {self.record.mountpoint}") from None
+            if problems is not None:
+                self._switch_copies(built, problems)
+            return mount_id
+
+    def _switch_copies(self, built: int, problems: list[str]) -> None:
+        """Let all that still shows the mount's filesystem show the mount ``built``."""
+        for pid, entry in list(mountinfo.everywhere(self.record.id)):
+            if entry.device != self.entry.device or not self.record.is_copy(pid, entry):
+                continue
+            try:
+                self._switch_copy(built, pid, entry)
+            except (OSError, StratumError) as exc:
+                why = os_error_text(exc) if isinstance(exc, OSError) else exc.message
+                problems.append(f"{entry.mountpoint} of process {pid} still shows the old mount: {why}")
+
+    def _switch_copy(self, built: int, pid: int, entry: MountEntry) -> None:
+        if mountinfo.below(entry, pid):
+            raise BusyError("other filesystems are mounted on it")
+        with contextlib.ExitStack() as opened:
+            namespace = opened.enter_context(closing(os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)))
+            root = opened.enter_context(closing(os.open(f"/proc/{pid}/root", os.O_PATH | os.O_CLOEXEC)))
+            old = opened.enter_context(closing(open_in_root(root, os.fsencode(entry.mountpoint), os.O_PATH)))
+            if mountinfo_id(directory=old) != entry.id:
+                raise BusyError("something else is mounted over it")
+            shown = built
+            if entry.root != "/":
+                shown = opened.enter_context(closing(open_in_root(built, os.fsencode(entry.root), os.O_PATH)))
+            # A mount can be cloned in the namespace that it is attached in.
+            copy = opened.enter_context(closing(self.run(lambda: mountapi.open_tree_clone(shown))))
+            mountapi.mount_setattr(copy, attributes=attributes_of(entry.options))
+
+            def switch() -> None:
+                enter_mount_namespace(namespace)
+                _switch(copy, old, True)
+
+            in_own_thread(switch)
+
+
+_ATTRIBUTES = {
+    "ro": MOUNT_ATTR_RDONLY,
+    "nosuid": mountapi.MOUNT_ATTR_NOSUID,
+    "nodev": mountapi.MOUNT_ATTR_NODEV,
+    "noexec": mountapi.MOUNT_ATTR_NOEXEC,
+    "noatime": mountapi.MOUNT_ATTR_NOATIME,
+    "nodiratime": mountapi.MOUNT_ATTR_NODIRATIME,
+}
+
+
+def attributes_of(options: str) -> int:
+    """The ``MOUNT_ATTR_*`` that a mount has, from its options in mountinfo."""
+    found = 0
+    for option in options.split(","):
+        found |= _ATTRIBUTES.get(option, 0)
+    return found
 
 
 @contextlib.contextmanager

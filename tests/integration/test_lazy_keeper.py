@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import signal
@@ -21,7 +22,8 @@ from stratum.errors import BusyError, StratumError, UsageError
 from stratum.mount.gate import ask_keeper, gate_layers
 from stratum.mount.gatewire import MAX_PACKET, reachable, socket_path
 from stratum.mount.plan import Gate
-from stratum.sys import fuse
+from stratum.store import Store
+from stratum.sys import fuse, mountinfo
 from tests.support import hydrating
 from tests.support.lazily import Far, Lazily, far_registry, until
 from tests.support.leftovers import unmount_below
@@ -349,3 +351,83 @@ def test_a_live_switch_keeps_what_was_said_for_the_mount(tmp_path: Path, far: Fa
         assert connections(lazily.run)[0]["id"] != first[0]["id"]
         assert connections(lazily.run)[0]["source"] == first[0]["source"]
         assert not lazily.read(far.group(0)[:3])
+
+
+# Healing
+
+
+def kill_both(lazily: Lazily) -> None:
+    hydrating.kill(*hydrating.processes(lazily.run))
+
+
+def test_reconcile_gives_mounts_a_gate_that_is_served_and_programs_go_on(tmp_path: Path, far: Far) -> None:
+    far.well()
+    with Lazily(tmp_path, far, worktree=True) as lazily:
+        (lazily.mnt / "own").write_text("mine")
+        with (lazily.mnt / "log").open("a") as log:
+            kill_both(lazily)
+            assert set(lazily.read(far.group(0)[:2])) == set(far.group(0)[:2])
+            lazily.cli.ok("reconcile")
+            assert (lazily.mnt / "own").read_text() == "mine"
+            log.write("goes on")
+        assert (lazily.mnt / "log").read_text() == "goes on"
+        (lazily.mnt / "new").write_text("written after")
+        assert not lazily.read(far.sums, threads=8)
+        (record,) = lazily.cli.json("status")[0]["worktrees"][0]["mounts"]
+        assert record["gate"] is True
+        lazily.cli.ok("commit", "app+dev")
+        lazily.cli.ok("unmount", lazily.mnt)
+        lazily.cli.ok("mount", "app+dev", lazily.mnt)
+        assert [(lazily.mnt / name).read_text() for name in ("own", "log", "new")] == [
+            "mine",
+            "goes on",
+            "written after",
+        ]
+
+
+def test_reconcile_leaves_mounts_alone_whose_gate_is_served(lazily: Lazily) -> None:
+    before = connections(lazily.run)
+    lazily.cli.ok("reconcile")
+    assert connections(lazily.run) == before
+
+
+def test_reconcile_mends_a_mount_of_a_tag_and_its_copies(lazily: Lazily, far: Far) -> None:
+    """A bind mount of it, one of a directory in it, and one in another mount namespace, read-only as they were."""
+    whole, part = lazily.mnt.with_name("whole"), lazily.mnt.with_name("part")
+    for place, source in ((whole, lazily.mnt), (part, lazily.mnt / "d4")):
+        place.mkdir()
+        subprocess.run(["mount", "--bind", source, place], check=True)
+    subprocess.run(["mount", "-o", "remount,bind,noexec", whole], check=True)
+    path = far.group(4)[1]
+    elsewhere = subprocess.Popen(
+        ["unshare", "-m", "sh", "-c", f"echo there; read _; cat {whole / path} | sha256sum"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert elsewhere.stdout is not None
+    assert elsewhere.stdout.readline() == "there\n"
+    kill_both(lazily)
+    lazily.cli.ok("reconcile")
+    assert hashlib.sha256((part / path.partition("/")[2]).read_bytes()).hexdigest() == far.sums[path]
+    assert elsewhere.communicate("go\n")[0].split()[0] == far.sums[path]
+    assert hashlib.sha256((whole / far.group(4)[2]).read_bytes()).hexdigest() == far.sums[far.group(4)[2]]
+    entry = mountinfo.topmost(whole)
+    assert entry is not None
+    assert {"ro", "noexec"} <= set(entry.options.split(","))
+    until(lambda: len(connections(lazily.run)) == 1)
+
+
+def test_reconcile_gives_a_gate_to_a_mount_that_has_none(lazily: Lazily, far: Far) -> None:
+    """Made when its commit was here whole; then objects went."""
+    lazily.cli.ok("unmount", lazily.mnt)
+    lazily.cli.ok("realize", "app:v1")
+    lazily.cli.ok("mount", "app:v1", lazily.mnt)
+    assert connections(lazily.run) == []
+    store = Store.open(lazily.cli.store)
+    with store.begin("test") as tx:
+        store.sources.set_partial(tx, far.commit)
+    for path in (lazily.cli.store / "objects").glob("??/*"):
+        path.unlink()
+    lazily.cli.ok("reconcile")
+    lazily.everything_is_right()

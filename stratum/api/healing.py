@@ -1,0 +1,129 @@
+"""Mounts whose gate nobody serves any more, because its keeper and its worker were both killed, get a new one.
+
+What is not here of such a mount fails when it is read. Nothing of that is touched to find it out: the keeper says what
+it serves, and the record of mounts what there should be. The new mount takes the place of the old one in one step
+(``mount.swap``), over the same upperdir, and whoever reads there goes on. So it does for a mount that was made when its
+commit was here whole, and has no gate.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stratum.api.session import Session
+from stratum.errors import NotFoundError, StratumError
+from stratum.frozen import frozen
+from stratum.refs import parse_ref
+
+if TYPE_CHECKING:
+    from stratum.mount.state import Record
+    from stratum.sys.mountinfo import MountEntry
+
+_HANDING_OVER = 0.5
+"""Seconds in which a worker whose keeper was killed finds another."""
+
+
+@frozen
+class Healed:
+    """A mount that got a new gate, or the ``error`` that says why not. ``problems``: copies of it that did not."""
+
+    record: Record
+    problems: list[str]
+    error: StratumError | None = None
+
+
+def heal(session: Session) -> list[Healed]:
+    """Give every mount of the store that needs a gate, and has none that is served, a new one; what was done.
+
+    Costs next to nothing where all commits that are mounted are here whole. Nothing that is wrong with one mount keeps
+    the others from being healed. Raises ``StratumError`` where the keeper does not answer.
+    """
+    needing = [record for record in session.state.of_store(session.store.root) if _needs_gate(session, record)]
+    if not needing:
+        return []
+    served = _served(session)
+    if any(record.id not in served for record in needing):
+        time.sleep(_HANDING_OVER)
+        served = _served(session)
+    return [healed for record in needing if record.id not in served for healed in _healed(session, record)]
+
+
+def heal_by_the_way(session: Session) -> list[str]:
+    """The same by somebody who came for something else: what went wrong, and what was done, a line each."""
+    try:
+        done = heal(session)
+    except StratumError as exc:
+        return [f"mounts that fetch what is read were not looked at: {exc.told}"]
+    lines = []
+    for healed in done:
+        place = f"{healed.record.ref} at {healed.record.mountpoint}"
+        lines += [f"{place}: {problem}" for problem in healed.problems]
+        lines.append(f"{place}: {healed.error.told if healed.error else 'fetches again what is read there'}")
+    return lines
+
+
+def _needs_gate(session: Session, record: Record) -> bool:
+    return record.mount_id is not None and session.store.sources.is_partial(record.commit)
+
+
+def _served(session: Session) -> set[str]:
+    """The IDs of the mounts that the keeper serves. Where there is none, one is started, which others may wait for."""
+    from stratum.mount.gate import ask_keeper
+
+    answers = ask_keeper(session.config.runtime_dir, {"op": "list"}, start=True)
+    sources = [str(each["source"]) for answer in answers for each in answer["connections"]]
+    return {source.removeprefix("stratum-").partition(":")[0] for source in sources}
+
+
+def _healed(session: Session, record: Record) -> list[Healed]:
+    try:
+        problems = _show_worktree(session, record) if record.is_worktree else _show_commit(session, record)
+    except NotFoundError:  # it was unmounted meanwhile, or removed
+        return []
+    except StratumError as exc:
+        return [Healed(record, [], exc)]
+    return [Healed(record, problems)]
+
+
+def _show_worktree(session: Session, record: Record) -> list[str]:
+    with session.hold(parse_ref(record.ref)) as held:
+        if held.mounted is None or held.mounted.id != record.id:
+            raise NotFoundError(f"{record.mountpoint} does not show {record.ref} any more")
+        return held.show_anew()
+
+
+def _show_commit(session: Session, record: Record) -> list[str]:
+    from stratum.mount.plan import MountPlan
+    from stratum.mount.swap import swapping
+
+    store, problems = session.store, list[str]()
+    with store.locks.store(), swapping(record, force=True) as live:
+        gate = session.gate(record.commit)
+        plan = MountPlan(
+            store.commits.ensure_image(record.commit),
+            store.objects.layers,
+            *_scratch(record, live.entry),
+            read_only=record.read_only,
+            source=record.source,
+            gate=gate,
+        )
+        mount_id = live.show(plan, problems=problems)
+    session.state.confirm(record, mount_id, gate=gate is not None)
+    return problems
+
+
+def _scratch(record: Record, entry: MountEntry) -> tuple[Path | None, Path | None]:
+    """The upperdir and workdir of a commit's mount whose writes are thrown away with the container: in its bundle. The
+    kernel tells where, of the mount that was put on record and no other, as anybody may make one that says so."""
+    options = dict(option.partition("=")[::2] for option in entry.super_options.split(","))
+    if "upperdir" not in options:
+        return None, None
+    upper, work = Path(options["upperdir"]), Path(options.get("workdir", ""))
+    if entry.device != record.device or upper.parent != work.parent or not upper.is_dir() or not work.is_dir():
+        raise StratumError(
+            f"it is not known where {record.held_by()} writes what it writes at {record.mountpoint}",
+            hint="start the container again",
+        )
+    return upper, work
