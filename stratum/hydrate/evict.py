@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 MIN_AGE = 600.0
 """Seconds for which what came stays."""
+SHORT_AGE = 60.0
+"""The same where nothing older may go: time enough for whoever has it fetched to open it."""
 LOCK_WAIT = 10.0
 """Seconds to wait for others to let go of the store, where somebody waits for room."""
 _BATCH = 2000
@@ -90,7 +92,14 @@ class Evictor:
         self._access = access
         self._shelf = Shelf(store)
         self._estimate: int | None = None
+        self._asked: set[str] = set()
         self._confirmed: set[str] = set()
+
+    @property
+    def estimate(self) -> int | None:
+        """The bytes that the content takes that sources have, by the last look and what was let in since; None where
+        nobody looked."""
+        return self._estimate
 
     def held(self, *, older_than: float = MIN_AGE) -> Held:
         """What the store holds. Raises as ``evict``."""
@@ -125,7 +134,16 @@ class Evictor:
             return Evicted()
         if known is None and not budget.is_set and not self._store.sources.any_partial():
             return Evicted()
-        done = self.evict(lambda held: budget.excess(self._store.layout, held, coming), timeout=LOCK_WAIT)
+        done = Evicted()
+        for older_than in (MIN_AGE, SHORT_AGE):  # rather than to fill the disk
+            more = self.evict(
+                lambda held: budget.excess(self._store.layout, held, coming), older_than=older_than, timeout=LOCK_WAIT
+            )
+            more.objects, more.bytes = more.objects + done.objects, more.bytes + done.bytes
+            more.marked, more.problems = done.marked + more.marked, done.problems + more.problems
+            done = more
+            if not done.short:
+                break
         if self._estimate is not None:
             self._estimate += coming
         return done
@@ -144,7 +162,7 @@ class Evictor:
 
         Raises ``DamagedError`` where it cannot be known what is needed, ``BusyError`` where the store is in use.
         """
-        done, asked, trials = Evicted(dry_run), set[str](), 0
+        done, trials = Evicted(dry_run), 0
         while True:
             with self._store.locks.store():
                 derived = self._derive()
@@ -156,9 +174,9 @@ class Evictor:
             done.stays, may_go = self._parted(derived, looked_at, older_than)
             chosen = list(_enough(self._in_order(may_go, derived), needed))
             done.short = max(0, needed - sum(item.weight.usage for item in chosen))
-            new = {ref: source for ref, source in derived.unverified.items() if ref not in asked}
+            new = {ref: source for ref, source in derived.unverified.items() if ref not in self._asked}
             if done.short and new and self._access is not None:
-                asked.update(new)
+                self._asked.update(new)
                 self._ask(new.values(), done)
                 continue
             if dry_run:
