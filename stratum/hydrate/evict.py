@@ -3,7 +3,7 @@
 What may go is derived (``hydrate.evictable``). Of that, objects go in this order: those that rules call unreal; then
 those of which nothing is in the page cache, which the kernel fills for whoever reads, so nobody has to be asked on the
 way of a read; then the others; among equals those that came longest ago, by the hour, and of those the largest. What
-came within the last minutes stays.
+came within the last minutes stays, and so does what still has a name in the landing.
 
 Each batch is removed under the store's exclusive lock, after a look whether anything changed since it was derived what
 may go. First the commits that need the objects are marked as partial, durably, then the objects go: a kill or a power
@@ -214,7 +214,8 @@ class Evictor:
         if derived.listed.get(item.digest) != item.weight.size:
             return Why.LOCAL
         why = derived.why(item.digest)
-        if why is None and item.weight.came > time.time() - older_than:
+        # One that is still in the landing would free nothing, and whoever was just told that it is there looks for it.
+        if why is None and (item.weight.came > time.time() - older_than or item.weight.names > 1):
             return Why.RECENT
         return why
 

@@ -16,6 +16,7 @@ from stratum.hydrate.gate import Connection
 from stratum.hydrate.landing import Landing
 from stratum.hydrate.large import Done, DoneReading
 from stratum.hydrate.reader import Reader
+from stratum.hydrate.room import Room
 from stratum.mount.plan import Gate
 from stratum.store import Store
 from stratum.store.objects import Objects
@@ -103,7 +104,9 @@ class Servings:
         with self._lock:
             landing = self._landings.get(gate.store)
             if landing is None:
-                landing = self._landings[gate.store] = Landing(Store.open(gate.store), log=self._log)
+                store = Store.open(gate.store)
+                room = Room(store.layout, config, self._log)
+                landing = self._landings[gate.store] = Landing(store, log=self._log, before=room)
         with landing.store.locks.store():
             return Serving(gate, source, landing, config)
 

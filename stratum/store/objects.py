@@ -42,11 +42,13 @@ class State(Enum):
 
 
 class Weight(NamedTuple):
-    """An object as it lies on disk: its size and the bytes it takes there, and when it came (seconds since 1970)."""
+    """An object as it lies on disk: its size and the bytes it takes there, when it came (seconds since 1970), and how
+    many names it has: one, but while it is in the landing too."""
 
     size: int
     usage: int
     came: float
+    names: int = 1
 
 
 class Objects:
@@ -104,7 +106,9 @@ class Objects:
             return None
         except OSError as exc:
             raise storage_error(exc, f"look for object {digest.hex()}") from None
-        return Weight(info.st_size, info.st_blocks * 512, info.st_mtime) if stat.S_ISREG(info.st_mode) else None
+        if not stat.S_ISREG(info.st_mode):
+            return None
+        return Weight(info.st_size, info.st_blocks * 512, info.st_mtime, info.st_nlink)
 
     def open(self, digest: bytes) -> int:
         """A read-only, close-on-exec descriptor of the object; ``NotFoundError`` where there is none."""

@@ -265,6 +265,17 @@ def test_what_came_just_now_stays(place: Place) -> None:
     assert place.here() == b"b"
 
 
+def test_what_is_in_the_landing_too_stays(place: Place) -> None:
+    place.sourced(b"ab")
+    other = place.store.root / "landed"
+    os.link(place.store.objects.path(DIGESTS[b"a"]), other)
+    done = place.evict()
+    assert (done.objects, place.here()) == (1, b"a")
+    assert done.stays.keys() == {Why.RECENT}
+    other.unlink()
+    assert place.evict().objects == 1
+
+
 def test_only_some_objects(place: Place) -> None:
     place.sourced(b"abc")
     assert place.evict(only={DIGESTS[b"b"], verity_digest(b"none")}).objects == 1
