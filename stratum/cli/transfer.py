@@ -77,9 +77,13 @@ def push(
 @click.option("--plain-http", is_flag=True, help="Use HTTP without TLS. Loopback addresses need no such permission.")
 @click.option("--ca-file", metavar="FILE", help="Trust the certificate authorities in FILE.")
 @click.option("-f", "--force", is_flag=True, help="Move the tag if it exists.")
-@click.option("--lazy", is_flag=True, help="Fetch names only; each file comes when it is first read.")
+@click.option(
+    "--lazy/--whole",
+    default=None,
+    help="Fetch names only; each file comes when it is first read. Default: 'pull' of the settings, which is whole.",
+)
 def pull(
-    app: App, source: str, name: str | None, plain_http: bool, ca_file: str | None, force: bool, lazy: bool
+    app: App, source: str, name: str | None, plain_http: bool, ca_file: str | None, force: bool, lazy: bool | None
 ) -> None:
     """Fetch a commit from a registry and point NAME:TAG at it.
 
@@ -93,6 +97,7 @@ def pull(
     from stratum.api.transfer import pull as run
 
     access = app.session.access(plain_http=plain_http, ca_file=ca_file)
+    lazy = app.session.config.lazy if lazy is None else lazy
     with progress_bar(app.out, "pulling") as advance:
         done = run(app.session, source, name, access=access, force=force, lazy=lazy, progress=advance)
     if app.out.json:
