@@ -13,6 +13,7 @@ from contextlib import suppress
 from urllib.parse import urlencode
 
 import oras.container
+import requests
 
 from stratum.errors import DamagedError, DeniedError, NotFoundError, StratumError, quoted
 from stratum.oci.access import Access
@@ -25,6 +26,7 @@ from stratum.oci.mediatypes import (
     INDEX_OF_MANIFESTS_MEDIA_TYPE,
     MANIFEST_MEDIA_TYPE,
 )
+from stratum.oci.referrers import Referrer, is_referrers_tag, read_referrers, subject_of
 from stratum.oci.remote import Sink, Upload, verified
 from stratum.oci.target import Target, is_tag
 from stratum.oci.transport import ConnectionCutError, pause, resolve, shown
@@ -158,7 +160,7 @@ class RegistryClient(Sink):
             tags.update(self._tags(b"".join(self._transport.body(response, MANIFEST_MAX, "a list of tags"))))
             following = response.links.get("next", {}).get("url")
             if not following:
-                return sorted(tags)
+                return sorted(tag for tag in tags if not is_referrers_tag(tag))
             url = resolve(response.url, following)
             if not self._carrier.is_home(url):
                 break
@@ -172,6 +174,15 @@ class RegistryClient(Sink):
         except (ValueError, KeyError, TypeError, RecursionError):
             pass
         raise DamagedError(f"{self._host} gave something that is not a list of the tags of {self.target.repository}")
+
+    def list_referrers(self, subject: str, artifact_type: str) -> list[Referrer]:
+        place = self._url(self._places.manifest_url(subject)).replace("/manifests/", "/referrers/")
+        response = self._carrier.send(f"{place}?{urlencode({'artifactType': artifact_type})}")
+        if response.status_code != 200:  # a registry that does not know the Referrers API
+            self._transport.done(response)
+            return super().list_referrers(subject, artifact_type)
+        data = b"".join(self._transport.body(response, MANIFEST_MAX, "a list of referrers"))
+        return read_referrers(data, artifact_type, self.target.place)
 
     # Writing
 
@@ -194,11 +205,21 @@ class RegistryClient(Sink):
         return response.status_code == 201
 
     def put_manifest(self, data: bytes, tag: str) -> None:
+        self._put(data, tag)
+
+    def put_referrer(self, data: bytes) -> None:
+        response = self._put(data, digest_of(data))
+        if response.headers.get("OCI-Subject") != subject_of(data):  # it did not take note of it
+            self.list_referrer(data)
+
+    def _put(self, data: bytes, reference: str) -> requests.Response:
+        """Store a manifest by a tag or its digest; the registry's answer."""
         doing = f"send the manifest of {self.target}"
-        url = self._url(self._places.manifest_url(tag))
-        headers = {"Content-Type": MANIFEST_MEDIA_TYPE}
+        url = self._url(self._places.manifest_url(reference))
+        headers = {"Content-Type": json.loads(data).get("mediaType", MANIFEST_MEDIA_TYPE)}
         response = self._carrier.send(url, "PUT", data, headers, again=True)
         self._carrier.expect(response, (200, 201, 202), doing)
         self._transport.done(response)
         if response.headers.get("Docker-Content-Digest", digest_of(data)) != digest_of(data):
             raise DamagedError(f"cannot {doing}: the registry stored something else")
+        return response

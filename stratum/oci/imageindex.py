@@ -13,6 +13,7 @@ from typing import Any
 from stratum.errors import DamagedError, NotFoundError, StratumError, UnsupportedError
 from stratum.oci.descriptor import MANIFEST_MAX, digest_of, is_digest
 from stratum.oci.mediatypes import INDEX_OF_MANIFESTS_MEDIA_TYPE, MANIFEST_MEDIA_TYPE
+from stratum.oci.referrers import is_referrers_tag
 from stratum.refs import DEFAULT_TAG
 
 REF_NAME = "org.opencontainers.image.ref.name"
@@ -57,9 +58,11 @@ def write_entries(entries: Sequence[Entry]) -> bytes:
 
 
 def make_entry(manifest: bytes, tag: str | None) -> Entry:
-    """The entry for a manifest that was made here."""
-    entry: Entry = {"mediaType": MANIFEST_MEDIA_TYPE, "digest": digest_of(manifest), "size": len(manifest)}
-    artifact_type = json.loads(manifest).get("artifactType")
+    """The entry for a manifest, or an index of some, that was made here."""
+    told = json.loads(manifest)
+    media_type = told.get("mediaType", MANIFEST_MEDIA_TYPE)
+    entry: Entry = {"mediaType": media_type, "digest": digest_of(manifest), "size": len(manifest)}
+    artifact_type = told.get("artifactType")
     if artifact_type is not None:
         entry["artifactType"] = artifact_type
     if tag is not None:
@@ -88,13 +91,14 @@ def digest_of_tag(entries: Sequence[Entry], tag: str, where: str) -> str:
     The tag ``latest`` also finds the only entry of a layout, whatever its name: other tools write one unnamed image.
     """
     found = [entry for entry in entries if tag_of(entry) == tag]
-    if not found and tag == DEFAULT_TAG and len(entries) == 1:
-        found = list(entries)
+    if not found and tag == DEFAULT_TAG:
+        others = [entry for entry in entries if not is_referrers_tag(tag_of(entry) or "")]
+        found = others if len(others) == 1 else []
     if not found:
         raise NotFoundError(f"there is no tag {tag} in {where}")
     return digest_of_entry(found[-1], where)
 
 
 def tags_of(entries: Sequence[Entry]) -> list[str]:
-    """The tags, sorted."""
-    return sorted({tag for tag in map(tag_of, entries) if tag is not None})
+    """The tags, sorted, but for those of indexes of referrers."""
+    return sorted({tag for tag in map(tag_of, entries) if tag is not None and not is_referrers_tag(tag)})

@@ -13,4 +13,5 @@ DOCKER_LIST_MEDIA_TYPE = "application/vnd.docker.distribution.manifest.list.v2+j
 ARTIFACT_TYPE = "application/vnd.stratum.commit.v1"
 INDEX_MEDIA_TYPE = "application/vnd.stratum.index.v1+zstd"
 VERITY_MEDIA_TYPE = "application/vnd.stratum.verity.v1"
+PROFILE_TYPE = "application/vnd.stratum.profile.v1"
 COMMIT_ANNOTATION = "dev.stratum.commit"

@@ -22,8 +22,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, TypeVar
 
-from stratum.errors import DamagedError
-from stratum.oci.descriptor import Descriptor
+from stratum.errors import DamagedError, NotFoundError
+from stratum.oci.descriptor import Descriptor, describe
+from stratum.oci.mediatypes import MANIFEST_MEDIA_TYPE
+from stratum.oci.referrers import Referrer, read_referrers, referrers_tag, subject_of, with_referrer
 from stratum.oci.target import Target
 
 _SourceT = TypeVar("_SourceT", bound="Source")
@@ -70,7 +72,15 @@ class Source(ABC):
 
     @abstractmethod
     def list_tags(self) -> list[str]:
-        """The tags, sorted; none where the repository does not exist."""
+        """The tags, sorted, but for those of indexes of referrers; none where the repository does not exist."""
+
+    def list_referrers(self, subject: str, artifact_type: str) -> list[Referrer]:
+        """The manifests of a type that refer to the manifest with the digest ``subject``, be that there or not."""
+        try:
+            data, _ = self.get_manifest(referrers_tag(subject))
+        except NotFoundError:
+            return []
+        return read_referrers(data, artifact_type, self.target.place)
 
     @abstractmethod
     def has_blob(self, blob: Descriptor) -> bool:
@@ -122,8 +132,24 @@ class Sink(Source):
     def put_manifest(self, data: bytes, tag: str) -> None:
         """Store a manifest whose blobs are all there, then point ``tag`` at it, in one step for whoever reads the tag.
 
-        Of two writers at the same time the last one's manifest has the tag; both are there by their digests.
+        ``data`` is a manifest, or an index of some. Of two writers at the same time the last one's manifest has the
+        tag; both are there by their digests.
         """
+
+    def put_referrer(self, data: bytes) -> None:
+        """Store a manifest that was made here and refers to another by its ``subject``: it has no tag, and
+        ``list_referrers`` finds it. What it names is there. Of two writers at the same time one may be forgotten."""
+        self.put_blob(Upload.of_bytes(describe(MANIFEST_MEDIA_TYPE, data), data))
+        self.list_referrer(data)
+
+    def list_referrer(self, data: bytes) -> None:
+        """Add a manifest that is there to the index of those that refer to its ``subject``."""
+        tag = referrers_tag(subject_of(data))
+        try:
+            index: bytes | None = self.get_manifest(tag)[0]
+        except NotFoundError:
+            index = None
+        self.put_manifest(with_referrer(index, data, self.target.place), tag)
 
 
 def verified(pieces: Iterable[bytes], blob: Descriptor, where: str) -> Iterator[bytes]:

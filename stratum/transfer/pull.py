@@ -40,6 +40,7 @@ from stratum.transfer.artifact import Manifest, Pack, read_manifest, read_metada
 from stratum.transfer.catalogs import catalog_of, source_of
 from stratum.transfer.objects import STORE_WAIT, WORKERS, ObjectFetch, fetch_objects, find_parts, read_packs
 from stratum.transfer.packs import Member
+from stratum.transfer.profiles import bring_profile
 from stratum.transfer.resume import PackFiles
 from stratum.transfer.running import Running, running
 from stratum.transfer.treeblobs import join_tree
@@ -112,7 +113,7 @@ def pulled(
     what = f"{kind} of {where}"
     with store.begin(what, apart=True) as tx, running(f"the {what}", jobs, progress) as job:
         job.move(len(data))
-        found = _read(store, remote, manifest, isolated, job)
+        found = _read(store, remote, manifest, isolated, job, profile_of=digest if lazy else None)
         wanted = found.tree.objects
         write = _Writer(store, tx, manifest, found, _sources(remote, digest, kind, access, found))
         if lazy:
@@ -177,8 +178,10 @@ class _Found:
     fresh: bool
 
 
-def _read(store: Store, remote: Source, manifest: Manifest, isolated: bool, job: Running) -> _Found:
-    """Fetch and check all but the packs."""
+def _read(
+    store: Store, remote: Source, manifest: Manifest, isolated: bool, job: Running, profile_of: str | None = None
+) -> _Found:
+    """Fetch and check all but the packs; beside that, the profile that refers to the manifest ``profile_of``."""
     where = str(remote.target)
 
     def get(blob: Descriptor) -> bytes:
@@ -190,6 +193,8 @@ def _read(store: Store, remote: Source, manifest: Manifest, isolated: bool, job:
     timestamp = _timestamp(meta, where)
     fresh = isolated and not _came_from(store, meta.metadata_hash, remote.target)
     with ThreadPoolExecutor(WORKERS) as pool:
+        if profile_of is not None:
+            pool.submit(bring_profile, store, manifest.commit, remote, profile_of)
         dump, commit = None if fresh else _known_dump(store, meta.metadata_hash), meta.metadata_hash
         if dump is None:
             if sum(tree.size for tree in manifest.trees) > blocks.DUMP_MAX:

@@ -36,6 +36,7 @@ from stratum.transfer.catalogs import source_of
 from stratum.transfer.packs import PACK_MAX, Member, PackIndex, PackWriter, archived_size, write_index
 from stratum.transfer.packwork import store_opener
 from stratum.transfer.planning import Base, Plan, is_told, plan_push
+from stratum.transfer.profiles import send_profile
 from stratum.transfer.realize import check_real, fetch_missing
 from stratum.transfer.recording import record_push, sources_in
 from stratum.transfer.relatives import relatives
@@ -99,6 +100,7 @@ def push(
             bases = Bases(remote, there, elsewhere, sources_in(store, commit, remote), packer.lacking, sender.mount)
             done, packs = _push(outgoing, sender, packer, bases, target.tag)
             if not dry_run:
+                send_profile(store, commit, remote, done.manifest_digest)
                 source = source_of(remote.target, done.manifest_digest, "push", access)
                 record_push(store, commit, remote, source, outgoing.objects, packs)
             return done

@@ -21,6 +21,7 @@ import pytest
 from stratum.errors import DamagedError, NotFoundError, StratumError
 from stratum.oci.descriptor import MANIFEST_MAX, Descriptor, describe, digest_of
 from stratum.oci.mediatypes import MANIFEST_MEDIA_TYPE
+from stratum.oci.referrers import referrers_tag
 from stratum.oci.remote import Sink, Source, Upload, fetch
 
 SMALL = b"a blob"
@@ -72,6 +73,13 @@ def manifest_of(*blobs: Descriptor, **annotations: str) -> bytes:
     return json.dumps(
         {**manifest, "layers": values[1:], "config": values[0], "annotations": annotations}, indent=3
     ).encode()
+
+
+def referrer_of(subject: bytes, kind: str, *blobs: Descriptor, **annotations: str) -> bytes:
+    """A manifest of the blobs that refers to the manifest ``subject``."""
+    value = json.loads(manifest_of(*blobs, **annotations))
+    about = {"mediaType": MANIFEST_MEDIA_TYPE, "digest": digest_of(subject), "size": len(subject)}
+    return json.dumps({**value, "artifactType": f"application/{kind}", "subject": about}).encode()
 
 
 def put(sink: Sink, *contents: bytes) -> list[Descriptor]:
@@ -216,6 +224,39 @@ class SinkContract(SourceContract):
             assert source.list_tags() == ["v1"]
             assert source.get_manifest("v1")[0] == second
             assert source.get_manifest(digest_of(first))[0] == first
+
+    def test_referrers_are_found_by_what_they_refer_to(self, shelf: Shelf) -> None:
+        with shelf.sink() as sink:
+            blobs = put(sink, SMALL, MEDIUM)
+            first, second = (manifest_of(*blobs, number=number) for number in ("1", "2"))
+            sink.put_manifest(first, "v1")
+            made = [referrer_of(first, kind, *blobs, at=str(at)) for kind in ("x", "y") for at in range(2)]
+            for data in made:
+                assert sink.list_referrers(digest_of(second), "application/x") == []
+                sink.put_referrer(data)
+            sink.put_referrer(made[0])
+        with shelf.source() as source:
+            assert source.list_tags() == ["v1"]
+            for kind, expected in (("x", made[:2]), ("y", made[2:]), ("z", [])):
+                found = source.list_referrers(digest_of(first), f"application/{kind}")
+                digests = {referrer.manifest.digest: referrer.annotations for referrer in found}
+                assert digests == {digest_of(data): {"at": str(at)} for at, data in enumerate(expected)}
+                assert len(found) == len(digests)
+                for digest in digests:
+                    assert source.get_manifest(digest)[0] in expected
+            assert source.list_referrers(digest_of(second), "application/x") == []
+
+    @pytest.mark.parametrize("index", [b"[]", b'{"manifests": 5}', b'{"manifests": [{"digest": "../x"}]}'])
+    def test_a_list_of_referrers_that_is_none(self, shelf: Shelf, index: bytes) -> None:
+        with shelf.sink() as sink:
+            (blob,) = put(sink, SMALL)
+            data = manifest_of(blob)
+            sink.put_manifest(data, "v1")
+            sink.put_referrer(referrer_of(data, "x", blob))
+            listed = sink.get_manifest(referrers_tag(digest_of(data)))[1]
+        shelf.spoil(listed, index)
+        with pytest.raises(StratumError), shelf.source() as source:
+            source.list_referrers(digest_of(data), "application/x")
 
     def test_a_mount_that_cannot_be(self, shelf: Shelf) -> None:
         with shelf.sink() as sink:

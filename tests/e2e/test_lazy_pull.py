@@ -14,9 +14,12 @@ from stratum.errors import DamagedError, UnreachableError, UnsupportedError
 from stratum.frozen import replace
 from stratum.mount.plan import check_lazy
 from stratum.oci.access import Access
+from stratum.oci.mediatypes import PROFILE_TYPE
+from stratum.oci.places import open_source
 from stratum.oci.target import Target, parse_target
 from stratum.store import Store
 from stratum.store.residence import Condition
+from stratum.transfer import profiles
 from stratum.transfer.catalogs import target_of
 from stratum.transfer.packs import PACK_MAX
 from stratum.transfer.pull import PullResult
@@ -24,7 +27,7 @@ from stratum.transfer.push import push
 from stratum.transfer.realize import check_real, fetch_missing, mark_whole
 from stratum.tree.contents import objects_of
 from stratum.tree.model import INLINE_MAX
-from tests.e2e.registry_artifacts import FILES, make_commit
+from tests.e2e.registry_artifacts import FILES, TIME, make_commit
 from tests.e2e.registry_server import RegistryServer, registry_server
 from tests.support.command import Command
 from tests.support.pulling import pull
@@ -350,3 +353,59 @@ def test_the_command_says_what_offline_keeps_it_from(cli: Command, app: Target, 
     image = cli("push", "--offline", "--as", "image", "app:v1", f"oci:{tmp_path}/images:v1")
     assert image.code == 6
     cli.ok("push", "--as", "image", "app:v1", f"oci:{tmp_path}/images:v1")
+
+
+# Profiles
+
+
+def test_a_profile_travels_with_the_commit(server: RegistryServer, origin: Store, store: Store, app: Target) -> None:
+    (commit,) = origin.commits.list()
+    origin.profiles.write(commit, b"the first order")
+    push(origin, commit, app, Access())
+    lazily(store, app)
+    assert store.profiles.read(commit) == b"the first order"
+    before = len(server.requests())
+    push(origin, commit, app, Access())
+    assert not [line for line in server.requests()[before:] if line.startswith(("PUT", "POST"))], "it is there already"
+    lazily(store, app)
+    assert store.profiles.read(commit) == b"the first order"
+    with open_source(app, Access()) as remote:
+        assert remote.list_tags() == ["v1"]
+
+
+def test_the_newest_profile_is_taken_and_that_of_the_store_stays(
+    origin: Store, store: Store, app: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (commit,) = origin.commits.list()
+    for number in (2, 1, 3, 0):
+        monkeypatch.setattr(profiles, "utc_now", lambda number=number: TIME.replace(year=2030 + number))
+        origin.profiles.write(commit, b"order %d" % number)
+        push(origin, commit, app, Access())
+    lazily(store, app)
+    assert store.profiles.read(commit) == b"order 3"
+    store.profiles.write(commit, b"its own")
+    lazily(store, app)
+    assert store.profiles.read(commit) == b"its own"
+
+
+@pytest.mark.parametrize("lie", [b"not JSON", b"{}", b'{"layers":[{}],"subject":{}}'])
+def test_a_profile_that_is_none_keeps_no_pull_from_working(
+    origin: Store, store: Store, tmp_path: Path, lie: bytes
+) -> None:
+    layout = parse_target(f"oci:{tmp_path}/layout:v1")
+    commit = make_commit(origin, FILES)
+    origin.profiles.write(commit, b"some order")
+    done = push(origin, commit, layout, Access())
+    with open_source(layout, Access()) as remote:
+        (referrer,) = remote.list_referrers(done.manifest_digest, PROFILE_TYPE)
+    (tmp_path / "layout/blobs/sha256" / referrer.manifest.hex).write_bytes(lie)
+    assert lazily(store, layout).commit == commit
+    assert store.profiles.read(commit) is None
+
+
+def test_an_eager_pull_needs_no_profile(origin: Store, store: Store, app: Target) -> None:
+    (commit,) = origin.commits.list()
+    origin.profiles.write(commit, b"some order")
+    push(origin, commit, app, Access())
+    pull(store, app, Access())
+    assert store.profiles.read(commit) is None

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from stratum.errors import DamagedError, NotFoundError
 from stratum.oci.descriptor import MANIFEST_MAX, Descriptor, digest_of, is_digest
+from stratum.oci.referrers import is_referrers_tag
 from stratum.oci.remote import Sink, Upload, verified
 from stratum.oci.target import Target
 
@@ -32,7 +33,7 @@ class ToyPlace(Sink):
         return data, digest
 
     def list_tags(self) -> list[str]:
-        return sorted(self._memory.tags)
+        return sorted(tag for tag in self._memory.tags if not is_referrers_tag(tag))
 
     def has_blob(self, blob: Descriptor) -> bool:
         return len(self._memory.blobs.get(blob.digest, b"")) == blob.size and blob.digest in self._memory.blobs

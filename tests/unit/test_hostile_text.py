@@ -23,6 +23,8 @@ from stratum.hydrate.profile import Entry, read_profile, write_profile
 from stratum.mount.record import record_from_json
 from stratum.oci.challenge import read_challenges
 from stratum.oci.imageindex import LAYOUT_VERSION, check_version, digest_of_tag, read_entries, tags_of
+from stratum.oci.mediatypes import MANIFEST_MEDIA_TYPE
+from stratum.oci.referrers import read_referrers
 from stratum.oci.target import parse_target
 from stratum.oci.transport import origin
 from stratum.refs import parse_ref
@@ -128,6 +130,11 @@ PARSERS: dict[str, tuple[Callable[[bytes], object], bytes]] = {
     "bundle": (lambda data: parse_bundle(data, Path("/b")), b'{"root":{"path":"rootfs"},"linux":{"uidMappings":[]}}'),
     "template": (lambda data: template(text(data)), b"{name}-{worktree}-{container}-{time}-{commit}"),
     "manifest": (lambda data: read_manifest(data, "a place"), b'{"schemaVersion":2,"layers":[],"config":{}}'),
+    "referrers": (
+        lambda data: read_referrers(data, "x", "a place"),
+        b'{"manifests":[{"mediaType":"%b","digest":"sha256:%b","size":5,"artifactType":"x","annotations":{}}]}'
+        % (MANIFEST_MEDIA_TYPE.encode(), HASH.encode()),
+    ),
     "oci-index": (oci_index, b'{"manifests":[{"digest":"sha256:%b"}]}' % HASH.encode()),
     "oci-layout": (lambda data: check_version(data, "a file"), LAYOUT_VERSION),
     "profile": (read_profile, write_profile([Entry(b"x" * 32), Entry(b"y" * 32, 3, 4)])),
