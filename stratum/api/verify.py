@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from stratum.api.session import Session
+from stratum.api.unreal import bring
 from stratum.errors import DamagedError, NotFoundError, UsageError
 from stratum.progress import Progress
 from stratum.refs import parse_ref
@@ -31,12 +32,19 @@ class Verified:
     unreal: tuple[int, int] = (0, 0)
 
 
-def verify(session: Session, text: str, path: str | None = None, *, progress: Progress | None = None) -> Verified:
+def verify(
+    session: Session,
+    text: str,
+    path: str | None = None,
+    *,
+    realize: bool = False,
+    progress: Progress | None = None,
+) -> Verified:
     """Read everything that makes up the commit that ``text`` names and compare it with its hashes.
 
     The dump with the commit's name and the Merkle root, the image with the dump, every object with its digest and
     size. With ``path``, the objects of that file, or of what is below that directory, only. Objects that are unreal are
-    counted, and nothing else: what is fetched is compared then. ``DamagedError`` names the first thing that does not
+    counted, and nothing else, or with ``realize`` fetched first. ``DamagedError`` names the first thing that does not
     match, with a path that it hurts; ``NotFoundError`` where the commit has no such path.
     """
     store = session.store
@@ -50,6 +58,9 @@ def verify(session: Session, text: str, path: str | None = None, *, progress: Pr
         if isinstance(inode, File) and inode.digest is not None:
             files.setdefault(inode.digest, (where, inode.size))
     unreal = _unreal(store, commit, {digest: size for digest, (_, size) in files.items()})
+    if realize:
+        bring(session, [commit], unreal, progress=progress)
+        unreal = {}
     files = {digest: found for digest, found in files.items() if digest not in unreal}
     total = sum(size for _, size in files.values())
     done = 0

@@ -181,8 +181,11 @@ _TYPES = {
 @click.argument("ref", metavar="REF|HASH", type=REF)
 @click.argument("path", metavar="[PATH]", required=False)
 @click.option("--proof", is_flag=True, help="Print a proof, as JSON, that PATH is in the commit.")
-def verify(app: App, ref: str, path: str | None, proof: bool) -> None:
+@click.option("--realize", is_flag=True, help="Fetch what is not here first, so that all of it is checked.")
+def verify(app: App, ref: str, path: str | None, proof: bool, realize: bool) -> None:
     """Check a commit's tree, its two hashes, its image and the content of every object, or of PATH in it.
+
+    What is not here, as it was never fetched or let go, is counted and not checked, but with --realize.
 
     The proof holds PATH's line of the commit's dump and the hashes beside its way to the Merkle root (RFC 9162,
     BLAKE3), so that whoever knows the root can check it without the rest of the commit.
@@ -196,7 +199,7 @@ def verify(app: App, ref: str, path: str | None, proof: bool) -> None:
         raise UsageError("--proof needs a PATH", hint="'/' is the root of the commit")
     note_uncommitted(app, ref)
     with progress_bar(app.out, "verifying") as advance:
-        done = run(app.session, ref, path, progress=advance)
+        done = run(app.session, ref, path, realize=realize, progress=advance)
     if proof:
         assert path is not None
         found = prove(app.session, ref, path)
@@ -212,7 +215,7 @@ def verify(app: App, ref: str, path: str | None, proof: bool) -> None:
     if done.unreal[0]:
         count, size = done.unreal
         app.out.line(f"{what} is whole as far as it is here: {done.objects} objects, {human_size(done.size)}")
-        app.out.note(f"{count} objects ({human_size(size)}) are unreal; realize them to verify them: stratum realize")
+        app.out.note(f"{count} objects ({human_size(size)}) are unreal; realize them to verify them: --realize")
         return
     app.out.line(f"{what} is whole: {done.objects} objects, {human_size(done.size)}")
 

@@ -241,6 +241,11 @@ def test_what_is_unreal_is_not_verified_and_no_damage(scene: Scene, cli: Command
     assert cli("verify", "app:v1").code == 5
     here.unlink()
     assert cli("verify", "app:v1").code == 0
+    assert cli.json("verify", "app:v1", "/dir/own", "--realize")["objects"] == 1
+    assert scene.counts() == ResidenceCounts(1, 8000, 2, 16000)
+    code, out, _ = cli("verify", "app:v1", "--realize")
+    assert (code, out) == (0, f"{scene.commit} is whole: 3 objects, 23.4 KiB\n")
+    here.unlink()
     scene.file("sources.toml").unlink()
     code, _, err = cli("verify", "app:v1")
     assert (code, "is missing from the store" in err) == (5, True)
