@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from stratum.api.session import Session
-from stratum.api.tagmoves import tag_move
+from stratum.api.tagmoves import TagMove, tag_move
 from stratum.api.unreal import bring_all
-from stratum.errors import UsageError
+from stratum.errors import DamagedError, UsageError
 from stratum.progress import Progress
 from stratum.refs import check_name, parse_ref, parse_tag
 from stratum.store.resolve import tag_elsewhere
@@ -30,6 +32,7 @@ def push(
     access: Access,
     dry_run: bool = False,
     offline: bool = False,
+    keep_tag: bool = False,
     image: str | None = None,
     progress: Progress | None = None,
 ) -> PushResult:
@@ -38,7 +41,7 @@ def push(
     Where ``target`` says no tag, it gets that of NAME:TAG, the worktree's name of NAME+WORKTREE, the first 12 digits of
     a hash, and ``latest`` for NAME alone. Without ``target``, it goes to the repository NAME in the default registry.
     ``image`` is the compression of the layers (``transfer.imagepush``) where it is sent as an ordinary image. What has
-    to be sent and is not here is fetched first, unless ``offline``.
+    to be sent and is not here is fetched first, unless ``offline``. ``keep_tag`` is ``transfer.push``'s.
 
     Raises ``UsageError`` for a target of the wrong form, and ``StratumError`` with the registry's own words.
     """
@@ -57,6 +60,8 @@ def push(
         target = found.name.lower()
     parsed = parse_target(target, session.config.registry, default_tag=tag_elsewhere(found, ref))
     if image is not None:
+        if keep_tag:
+            raise UsageError("an image gets no tag that keeps it", hint="leave --keep-tag or '--as image' out")
         bring_all(session, found.commit, offline=offline or dry_run, progress=progress)
         return _push_image(store, found.commit, parsed, access, image, dry_run, progress)
     return run(
@@ -66,6 +71,7 @@ def push(
         access,
         dry_run=dry_run,
         offline=offline,
+        keep_tag=keep_tag,
         jobs=session.config.jobs,
         progress=progress,
     )
@@ -117,6 +123,8 @@ def pull(
     access: Access,
     isolated: bool = False,
     lazy: bool = False,
+    prefetch: str = "none",
+    keep_tag: bool = False,
     force: bool = False,
     progress: Progress | None = None,
 ) -> Pulled:
@@ -125,15 +133,17 @@ def pull(
     ``name`` (NAME or NAME:TAG) defaults to the last part of the repository and the tag that was pulled. A tag of the
     same name as the one that is pulled moves where the commit descends from the one that it names; any other that names
     another commit is ``ExistsError``, before anything is fetched, unless ``force``. The reflog keeps where it was.
-    ``isolated`` and ``lazy`` are ``transfer.pull``'s.
+    ``isolated`` and ``lazy`` are ``transfer.pull``'s; after a lazy pull what the commit's ``profile`` lists, or
+    ``all``, is fetched too where ``prefetch`` says so, and meanwhile the commit can be used. ``keep_tag``: the place
+    keeps the manifest by another tag, also when the one that was pulled moves; where it does not let us, that is the
+    error after all else was done.
 
     Raises as that, and ``UnsupportedError`` for a lazy pull on a kernel that could not show the commit.
     """
     from stratum.mount.plan import check_lazy
     from stratum.oci.places import open_source
     from stratum.oci.target import parse_target
-    from stratum.store.descent import descends
-    from stratum.transfer.artifact import told_ancestors
+    from stratum.transfer.keeptag import keep
     from stratum.transfer.pull import pulled
 
     if lazy:
@@ -143,16 +153,8 @@ def pull(
     store = session.create_store()
     move = tag_move(store, stratum, tag, force=force)
 
-    def accept(manifest: Manifest) -> None:
-        old, new = move.previous, manifest.commit
-        told = {new: told_ancestors(manifest)}
-        follows = old is not None and tag == target.tag and descends(store, new, old, told)
-        move.check(new, follows=follows)
-
-    # The store is locked from when the commit is there until the tag is set.
-    with (
-        open_source(target, access) as remote,
-        pulled(
+    with open_source(target, access) as remote:
+        bring = pulled(
             store,
             remote,
             target.reference,
@@ -161,14 +163,55 @@ def pull(
             isolated=isolated,
             lazy=lazy,
             progress=progress,
-            accept=accept,
-        ) as done,
-    ):
-        move.set(store, done.commit, f"pull {target}")
+            accept=partial(_accept, store, move, may_follow=tag == target.tag),
+        )
+        with bring as done:  # the store is locked from when the commit is there until the tag is set
+            move.set(store, done.commit, f"pull {target}")
+        if keep_tag:
+            keep(remote, done.manifest_digest)
     found = Pulled(
         done.commit, str(move), move.previous, done.manifest_digest, done.bytes_received, done.objects, done.unreal
     )
-    return _with_ruled(session, stratum, found, access, progress) if lazy else found
+    if not lazy:
+        return found
+    return _prefetched(session, _with_ruled(session, stratum, found, access, progress), prefetch, access, progress)
+
+
+def _accept(store: Store, move: TagMove, manifest: Manifest, *, may_follow: bool) -> None:
+    """Raise where the tag may not move to the commit of ``manifest``, which it ``may_follow``."""
+    from stratum.store.descent import descends
+    from stratum.transfer.artifact import told_ancestors
+
+    old, new = move.previous, manifest.commit
+    told = {new: told_ancestors(manifest)}
+    move.check(new, follows=old is not None and may_follow and descends(store, new, old, told))
+
+
+def _prefetched(session: Session, pulled: Pulled, prefetch: str, access: Access, progress: Progress | None) -> Pulled:
+    """Have at once of a commit that was pulled lazily what its profile lists, or all of it. Large objects of a profile
+    stay away: of these only parts are read."""
+    from stratum.api.realizing import bring
+    from stratum.hydrate.profile import read_profile
+    from stratum.tree.contents import objects_of
+
+    store = session.store
+    if prefetch == "none" or not store.sources.is_partial(pulled.commit):
+        return pulled
+    wanted = objects_of(store.commits.dump(pulled.commit))
+    if prefetch == "profile":
+        listed = set()
+        with suppress(DamagedError):  # a profile that is damaged is none
+            entries = read_profile(store.profiles.read(pulled.commit) or b"")
+            listed = {entry.digest for entry in entries if not entry.chunks}
+        wanted = {digest: size for digest, size in wanted.items() if digest in listed}
+    with store.locks.store():
+        missing = store.residence.missing(wanted)
+    if not missing:
+        return pulled
+    bring(session, missing, pulled.commit, access, progress)
+    count, size = len(missing), sum(missing.values())
+    unreal = (pulled.unreal[0] - count, pulled.unreal[1] - size)
+    return replace(pulled, unreal=unreal, bytes_received=pulled.bytes_received + size)
 
 
 def _with_ruled(session: Session, stratum: str, pulled: Pulled, access: Access, progress: Progress | None) -> Pulled:

@@ -57,14 +57,19 @@ def bring(
     partial = [commit for commit in commits if store.sources.is_partial(commit)]
     if not partial:
         return
+    from stratum.hydrate.evict import make_room
     from stratum.oci.access import access_of
     from stratum.transfer.realize import check_real, fetch_missing
 
     if offline:
         check_real(store, objects, partial)
         return
-    access, jobs = access_of(place.config), place.config.jobs
-    fetch_missing(store, objects, access, commits=partial, jobs=jobs, progress=progress)
+    with store.locks.store():
+        missing = store.residence.missing(objects)
+    if missing:
+        access, jobs = access_of(place.config), place.config.jobs
+        make_room(store, place.state, place.config, access, sum(missing.values()))
+        fetch_missing(store, missing, access, commits=partial, jobs=jobs, progress=progress)
 
 
 def _files(inodes: Iterable[Inode]) -> Iterator[File]:

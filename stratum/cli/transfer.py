@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from stratum.cli.app import App, image_options, verb
@@ -9,6 +11,11 @@ from stratum.cli.notes import note_main, note_uncommitted
 from stratum.cli.output import human_size, safe, short
 from stratum.cli.progress import progress_bar
 from stratum.cli.reftype import REF
+from stratum.config import PREFETCHES
+from stratum.errors import UsageError
+
+if TYPE_CHECKING:
+    from stratum.api.transfer import Pulled
 
 
 @verb("push", short_help="Send a commit to a registry.")
@@ -18,6 +25,7 @@ from stratum.cli.reftype import REF
 @click.option("--ca-file", metavar="FILE", help="Trust the certificate authorities in FILE.")
 @click.option("-n", "--dry-run", is_flag=True, help="Only say what would be sent.")
 @click.option("--offline", is_flag=True, help="Fetch nothing that is not here: what would have to be is an error.")
+@click.option("--keep-tag", is_flag=True, help="Also set the tag stratum-keep-... there, so that it is never removed.")
 @image_options
 def push(
     app: App,
@@ -27,6 +35,7 @@ def push(
     ca_file: str | None,
     dry_run: bool,
     offline: bool,
+    keep_tag: bool,
     image: str | None,
 ) -> None:
     """Send a commit to a registry, or to an OCI image layout (oci:DIRECTORY[:TAG]), as an OCI artifact.
@@ -48,6 +57,7 @@ def push(
             access=app.session.access(plain_http=plain_http, ca_file=ca_file),
             dry_run=dry_run,
             offline=offline,
+            keep_tag=keep_tag,
             image=image,
             progress=advance,
         )
@@ -82,8 +92,24 @@ def push(
     default=None,
     help="Fetch names only; each file comes when it is first read. Default: 'pull' of the settings, which is whole.",
 )
+@click.option(
+    "--prefetch",
+    type=click.Choice(PREFETCHES),
+    default="none",
+    show_default=True,
+    help="With --lazy: what to fetch before this verb ends, when the commit can be mounted already.",
+)
+@click.option("--keep-tag", is_flag=True, help="Also set the tag stratum-keep-... there, so that it is never removed.")
 def pull(
-    app: App, source: str, name: str | None, plain_http: bool, ca_file: str | None, force: bool, lazy: bool | None
+    app: App,
+    source: str,
+    name: str | None,
+    plain_http: bool,
+    ca_file: str | None,
+    force: bool,
+    lazy: bool | None,
+    prefetch: str,
+    keep_tag: bool,
 ) -> None:
     """Fetch a commit from a registry and point NAME:TAG at it.
 
@@ -92,14 +118,31 @@ def pull(
     cases it is an error, and nothing is fetched, unless --force moves it.
 
     With --lazy the commit can be mounted as soon as its tree is here, however much is in it. Reading a file that is not
-    here fetches it from the registry, which has to be reachable then.
+    here fetches it from the registry, which has to be reachable then. '--prefetch profile' fetches the files that were
+    read first where the commit was used before, as far as that was pushed with it.
     """
     from stratum.api.transfer import pull as run
 
-    access = app.session.access(plain_http=plain_http, ca_file=ca_file)
     lazy = app.session.config.lazy if lazy is None else lazy
+    if prefetch != "none" and not lazy:
+        raise UsageError("--prefetch is for --lazy: without it everything is fetched")
+    access = app.session.access(plain_http=plain_http, ca_file=ca_file)
     with progress_bar(app.out, "pulling") as advance:
-        done = run(app.session, source, name, access=access, force=force, lazy=lazy, progress=advance)
+        done = run(
+            app.session,
+            source,
+            name,
+            access=access,
+            force=force,
+            lazy=lazy,
+            prefetch=prefetch,
+            keep_tag=keep_tag,
+            progress=advance,
+        )
+    _tell_pulled(app, done)
+
+
+def _tell_pulled(app: App, done: Pulled) -> None:
     if app.out.json:
         app.out.object(
             {

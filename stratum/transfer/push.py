@@ -33,6 +33,7 @@ from stratum.store.ancestry import Ancestry
 from stratum.transfer.artifact import CONFIG_MEDIA_TYPE, PACK_MEDIA_TYPE, Pack, PackLayers
 from stratum.transfer.bases import Bases, There, find_there, read_base
 from stratum.transfer.catalogs import source_of
+from stratum.transfer.keeptag import keep
 from stratum.transfer.packs import PACK_MAX, Member, PackIndex, PackWriter, archived_size, write_index
 from stratum.transfer.packwork import store_opener
 from stratum.transfer.planning import Base, Plan, is_told, plan_push
@@ -78,14 +79,16 @@ def push(
     *,
     dry_run: bool = False,
     offline: bool = False,
+    keep_tag: bool = False,
     jobs: int = 1,
     progress: Progress | None = None,
 ) -> PushResult:
     """Make ``target`` name the commit; ``dry_run`` only finds out what that would send.
 
-    ``jobs`` processes make packs. What is not here and has to be sent is fetched, unless ``offline``, or for a dry run:
-    then ``UnsupportedError`` says where it is. Raises ``NotFoundError`` for an unknown commit, ``UsageError`` for a
-    target with a digest, ``DamagedError`` where the store is damaged and ``StratumError`` in the registry's words.
+    ``jobs`` processes make packs. ``keep_tag``: another tag keeps the manifest there. What is not here and has to be
+    sent is fetched, unless ``offline``, or for a dry run: then ``UnsupportedError`` says where it is. Raises
+    ``NotFoundError`` for an unknown commit, ``UsageError`` for a target with a digest, ``DamagedError`` where the store
+    is damaged and ``StratumError`` in the registry's words.
     """
     check_pushable(target)
     with running(f"the push to {target}", jobs, progress) as job:
@@ -100,6 +103,8 @@ def push(
             bases = Bases(remote, there, elsewhere, sources_in(store, commit, remote), packer.lacking, sender.mount)
             done, packs = _push(outgoing, sender, packer, bases, target.tag)
             if not dry_run:
+                if keep_tag:
+                    keep(remote, done.manifest_digest)
                 send_profile(store, commit, remote, done.manifest_digest)
                 source = source_of(remote.target, done.manifest_digest, "push", access)
                 record_push(store, commit, remote, source, outgoing.objects, packs)

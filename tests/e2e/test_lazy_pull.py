@@ -12,6 +12,7 @@ import pytest
 from stratum.composefs.verity import root_of_level1
 from stratum.errors import DamagedError, UnreachableError, UnsupportedError
 from stratum.frozen import replace
+from stratum.hydrate.profile import Entry, write_profile
 from stratum.mount.plan import check_lazy
 from stratum.oci.access import Access
 from stratum.oci.mediatypes import PROFILE_TYPE
@@ -409,3 +410,51 @@ def test_an_eager_pull_needs_no_profile(origin: Store, store: Store, app: Target
     push(origin, commit, app, Access())
     pull(store, app, Access())
     assert store.profiles.read(commit) is None
+
+
+# What is fetched at once, and the tag that keeps
+
+
+def profile_of(*digests: bytes) -> bytes:
+    return write_profile(Entry(digest) for digest in digests)
+
+
+def test_a_pull_fetches_ahead_what_it_is_told_to(cli: Command, origin: Store, app: Target) -> None:
+    (commit,) = origin.commits.list()
+    first, second, *_ = needed(origin, commit)
+    origin.profiles.write(commit, profile_of(second, first, bytes(32)))
+    push(origin, commit, app, Access())
+    assert cli("pull", "--prefetch", "all", str(app), "app:v1").code == 2
+    assert cli.json("pull", "--lazy", str(app), "app:v1")["unreal"]["objects"] == 5
+    assert cli.json("pull", "--lazy", "--prefetch", "profile", str(app), "app:v1")["unreal"]["objects"] == 3
+    store = Store.open(cli.store)
+    assert {digest for digest, _ in store.objects.list()} == {first, second}
+    assert cli.json("pull", "--lazy", "--prefetch", "all", str(app), "app:v1")["unreal"] == {"objects": 0, "bytes": 0}
+    assert not store.sources.is_partial(commit)
+
+
+def test_a_tag_keeps_the_manifest_when_the_other_moves(
+    cli: Command, origin: Store, app: Target, tmp_path: Path
+) -> None:
+    (commit,) = origin.commits.list()
+    (source,) = origin.sources.of(commit)
+    kept = f"stratum-keep-{source.manifest[7:19]}"
+    cli.ok("pull", "--lazy", "--keep-tag", str(app), "app:v1")
+    with open_source(app, Access()) as remote:
+        assert remote.list_tags() == [kept, "v1"]
+        assert remote.get_manifest(kept)[1] == source.manifest
+    cli.ok("pull", str(app), "app:v1")
+    cli.ok("push", "--keep-tag", "app:v1", f"oci:{tmp_path}/layout:v2")
+    with open_source(parse_target(f"oci:{tmp_path}/layout:v2"), Access()) as layout:
+        tags = layout.list_tags()
+        assert len(tags) == 2
+        assert layout.get_manifest(tags[0]) == layout.get_manifest(tags[1])
+
+
+def test_a_place_that_takes_no_tag_says_so_when_all_is_done(cli: Command, app: Target, tmp_path: Path) -> None:
+    cli.ok("pull", str(app), "app:v1")
+    cli.ok("export", "app:v1", str(tmp_path / "app.tar"))
+    refused = cli("pull", "--keep-tag", f"oci-archive:{tmp_path}/app.tar:v1", "other:v1")
+    assert refused.code == 2
+    assert re.search(r"can only be read: it gets no tag stratum-keep-[0-9a-f]{12}", refused.stderr)
+    assert cli.ok("show", "other:v1")
