@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stratum.errors import NotFoundError, UsageError
@@ -13,7 +15,9 @@ from stratum.refs import is_hash, parse_ref
 if TYPE_CHECKING:
     from stratum.mount.state import State
     from stratum.store.store import Store
+    from stratum.sys.mountinfo import MountEntry
 
+_DATA_LAYER = re.compile(r",datadir\+=(.*?)(?=,(?:datadir\+|upperdir|redirect_dir)=)", re.DOTALL)
 _ID = slice(len("stratum-"), len("stratum-") + 16)
 
 
@@ -33,9 +37,23 @@ def unguarded(store: Store, state: State) -> set[str]:
             found |= {record.commit, *_of_worktree(store, record.ref)}
     known = {record.id for record in records}
     for _, entry in mounts_of():
-        if entry.source[_ID] not in known:  # another runtime directory's, or one whose record was lost
+        # Those of another runtime directory, or whose record was lost.
+        if entry.source[_ID] not in known and may_show(entry, store.layout.objects):
             found |= _commits_of(store, entry.source)
     return found
+
+
+def may_show(entry: MountEntry, objects: Path) -> bool:
+    """Whether a mount may have the directory ``objects`` as a layer. Kernels before 6.15 do not tell; nor does a path
+    that is another in the namespace of who mounted it."""
+    match = _DATA_LAYER.search(entry.super_options)
+    told = match[1] if match is not None else ""
+    if told == str(objects) or not told.startswith("/") or told.startswith("/proc/self/fd/"):
+        return True
+    try:
+        return os.path.samestat(os.stat(told), os.stat(objects))
+    except OSError:
+        return True
 
 
 def _served(state: State) -> set[str]:
