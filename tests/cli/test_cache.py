@@ -157,6 +157,22 @@ def test_what_only_this_store_has_stays(cli: Command, tmp_path: Path, lazy: str)
     assert (tmp_path / "out" / "own").read_text() == content("o")
 
 
+def test_after_a_push_it_may_go(cli: Command, tmp_path: Path, layout: Path) -> None:
+    cli.ok("import", "--bare", make_tree(tmp_path / "local", {"own": content("o")}), "cached:local")
+    assert cli.json("cache", "evict", "--to", "0", "--older-than", "0")["evicted_objects"] == 0
+    cli.ok("push", "cached:local", f"oci:{layout}")
+    assert cli.json("cache", "evict", "--to", "0")["evicted_objects"] == 0, "it came just now"
+    assert cli.json("cache", "evict", "--older-than", "0")["evicted_objects"] == 0, "there is room"
+    would = cli.json("cache", "evict", "--to", "0", "--older-than", "0", "-n")
+    assert (would["dry_run"], would["evicted_objects"], would["partial_commits"]) == (True, 1, [])
+    assert real(cli) == 1
+    done = cli.json("cache", "evict", "--to", "0", "--older-than", "0")
+    assert (done["evicted_objects"], len(done["partial_commits"])) == (1, 1)
+    (tmp_path / "out").mkdir()
+    cli.ok("restore", "cached:local", "own", "--to", tmp_path / "out")
+    assert (tmp_path / "out" / "own").read_text() == content("o")
+
+
 def test_a_place_is_asked_where_it_was_not_seen_lately(cli: Command, lazy: str, layout: Path) -> None:
     cli.ok("realize", "--no-keep", lazy)
     time.sleep(1.1)  # times are noted in seconds
