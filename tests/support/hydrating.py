@@ -55,25 +55,27 @@ def memory(runtime_dir: Path) -> int:
 
 
 def kill(*pids: int | None) -> None:
-    """Kill processes, all of them before any is waited for, and wait until they are gone."""
+    """Kill processes, so that none has the time to start another in the place of one, and wait until they are gone."""
     gone = [pid for pid in pids if pid is not None]
-    for pid in gone:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+    for number in (signal.SIGSTOP, signal.SIGKILL):
+        for pid in reversed(gone):
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
     deadline = time.monotonic() + 10
-    while any(map(_lives, gone)):
+    while any(map(lives, gone)):
         assert time.monotonic() < deadline, f"processes {gone} cannot be killed"
         time.sleep(0.005)
 
 
-def _lives(pid: int) -> bool:
+def lives(pid: int) -> bool:
+    """Whether a thread of the process does: the first may be dead before others have let go of their files."""
     try:
-        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+        threads = os.listdir(f"/proc/{pid}/task")
+        return any("\nState:\tZ" not in Path(f"/proc/{pid}/task/{thread}/status").read_text() for thread in threads)
     except (FileNotFoundError, ProcessLookupError):
         return False
 
 
 def stop(runtime_dir: Path) -> None:
-    """End keeper and worker of a runtime directory, where there are some. The keeper goes first, as it would start
-    another worker."""
+    """End keeper and worker of a runtime directory, where there are some."""
     kill(*processes(runtime_dir))
