@@ -16,8 +16,7 @@ from typing import Protocol
 from stratum.errors import StratumError
 from stratum.hydrate.reader import Reader
 from stratum.store.catalog import Catalog
-from stratum.store.objects import Objects
-from stratum.tree.model import object_path
+from stratum.store.objects import Objects, Staging
 
 UNREAL = "unreal"
 
@@ -144,6 +143,5 @@ class ObjectFiles:
         with suppress(StratumError):
             return self._objects.open(digest)
         with suppress(FileNotFoundError):
-            path = os.path.join(self._landing, os.fsdecode(object_path(digest)))
-            return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            return os.open(Staging(self._landing).path(digest), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         return self._objects.open(digest)
