@@ -23,7 +23,8 @@ pytestmark = pytest.mark.root
 
 
 class Scene:
-    """A store with two commits of ``app``, a worktree with work in it, and an OCI layout that has both commits."""
+    """A store with two commits of ``app``, a worktree with work in it, and an OCI layout that has both commits, which
+    the store does not know. What is different where it does is in ``test_fsck_sources``."""
 
     def __init__(self, tmp_path: Path) -> None:
         self.session = Session(load_config({}, store=str(tmp_path / "store"), runtime_dir=str(tmp_path / "run")))
@@ -40,6 +41,8 @@ class Scene:
         transfer.push(self.session, "app:v2", f"{self.layout}:v2", access=self.session.access())
         self.store: Store = self.session.store
         self.root = self.store.root
+        for commit in (self.old, self.new):
+            self.commit(commit, "sources.toml").unlink()
         self.upper = self.root / "refs/app/worktrees/dev/upperdir"
         (self.upper / "work").write_text("only here")
 
@@ -202,8 +205,6 @@ def test_damage_is_named_and_mended(scene: Scene, name: str) -> None:
 
 
 def test_without_a_source_what_is_lost_is_kept_aside_and_said(scene: Scene) -> None:
-    for commit in (scene.old, scene.new):
-        scene.commit(commit, "sources.toml").unlink(missing_ok=True)
     flip(scene.object(OBJECT))
     damaged = scene.object(OBJECT).read_bytes()
     flip(scene.commit(scene.old, "tree.dump.zst"))
