@@ -157,10 +157,13 @@ def make_certificate(directory: Path) -> tuple[Path, Path]:
     return certificate, key
 
 
-def refused(store: Store, registry: HostileRegistry, access: Access = ACCESS) -> StratumError:
-    """Pull from ``registry``, which must fail and leave nothing; the error."""
-    with registry, pytest.raises(StratumError) as caught:
-        pull(store, parse_target(registry.target), access)
-    assert_only_verified_objects(store)
-    assert "\n" not in caught.value.message
+def refused(store: Store, registry: HostileRegistry, access: Access = ACCESS, *, lazily: bool = False) -> StratumError:
+    """Pull from ``registry``, and lazily before where that is to fail as well, which must fail and leave nothing; the
+    error."""
+    with registry:
+        for lazy in (True, False) if lazily else (False,):
+            with pytest.raises(StratumError) as caught:
+                pull(store, parse_target(registry.target), access, lazy=lazy)
+            assert_only_verified_objects(store)
+            assert "\n" not in caught.value.message
     return caught.value
