@@ -104,7 +104,12 @@ class Fetcher:
     def want(self, digest: bytes, reader: Reader | None, done: Done) -> None:
         """Have the object brought; ``done`` is told 0 when it is in the landing or the store, ENOENT where no source
         lists it, EIO where none has it."""
-        place = self.supplies.find(digest)
+        try:
+            place = self.supplies.find(digest)
+        except StratumError as exc:  # a catalog is damaged
+            self._note(digest, exc)
+            done(errno.EIO)
+            return
         if place is None:
             done(errno.ENOENT)
             return
@@ -121,7 +126,8 @@ class Fetcher:
             done(0 if is_here else errno.EIO)
         else:
             self._wants.wait_for(place.member, reader, done)
-        self._wants.read_ahead(place)
+        with suppress(StratumError):
+            self._wants.read_ahead(place)
 
     def read_range(
         self, digest: bytes, start: int, size: int, reader: Reader | None, done: Callable[[int, bytes], None]

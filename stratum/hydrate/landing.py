@@ -26,6 +26,7 @@ were verified; so nobody who holds the lock finds less here than they saw.
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import threading
@@ -82,14 +83,16 @@ class Landing:
         self.path = store.layout.landing
         self.parts = Parts(self.path / PARTS, self.adopt)
         self.log = log or _drop
-        self.before = before or _nothing
+        self.before = before
         self._publish_seconds, self._kept_seconds = publish_seconds, kept_seconds
         self._staging = Staging(str(self.path))
         self._new = str(self.path / NEW)
         self._wake = threading.Condition()
         self._publishing = threading.Lock()
-        self._counter = 0
+        self._numbers = itertools.count()
         self._pending: dict[bytes, int] = {}
+        self._being_named: dict[bytes, int] = {}
+        self._nameless: dict[bytes, int] = {}  # what cannot have its name: read from here for as long as this lives
         self._pending_bytes = 0
         self._pending_since = 0.0
         self._named: deque[tuple[float, bytes]] = deque()  # (when, digests) of what has both names
@@ -129,11 +132,9 @@ class Landing:
     # Landing
 
     def has(self, digest: bytes, size: int) -> bool:
-        """Whether the object has landed, and still is here."""
-        try:
-            return os.lstat(self._staging.path(digest)).st_size == size
-        except OSError:
-            return False
+        """Whether the object has landed, and waits for its name in ``objects/``. Costs no system call."""
+        found = self._pending.get(digest) or self._being_named.get(digest) or self._nameless.get(digest)
+        return found == size
 
     def add(self, digest: bytes, data: Buffer) -> None:
         """Land a small object that is at hand. ``DamagedError`` where ``data`` is not what the digest says,
@@ -167,10 +168,9 @@ class Landing:
         self._landed(digest, size)
 
     def _fresh(self, size: int) -> str:
-        self.before(size)
-        with self._wake:
-            self._counter += 1
-            return f"{self._new}/{self._counter}"
+        if self.before is not None:
+            self.before(size)
+        return f"{self._new}/{next(self._numbers)}"
 
     def _landed(self, digest: bytes, size: int) -> None:
         with self._wake:
@@ -224,7 +224,8 @@ class Landing:
             return
         for digest in refused:
             self.log(f"object {digest.hex()} was fetched and gets no name: something else than a file has it")
-        self.published += len(batch) - len(refused)
+            self._nameless[digest] = batch.pop(digest)
+        self.published += len(batch)
         self._named.append((time.monotonic(), b"".join(batch)))
 
     def _forget_old(self) -> None:
@@ -333,8 +334,4 @@ def _words(exc: Exception) -> str:
 
 
 def _drop(_line: str) -> None:
-    return
-
-
-def _nothing(_size: int) -> None:
     return

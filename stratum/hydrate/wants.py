@@ -99,7 +99,7 @@ class Wants:
     ) -> None:
         self._landing, self._supplies, self._lanes = landing, supplies, lanes
         self._came, self._failed, self._wait = came, failed, wait
-        self._has = landing.store.objects.has
+        self._landed_already, self._has = landing.has, landing.store.objects.has
         self._lock = threading.Lock()
         self._wants: dict[bytes, _Want] = {}
         self._on_way: dict[tuple[int, int], _Span] = {}  # (number of the source, frame) -> the span that brings it
@@ -119,7 +119,7 @@ class Wants:
 
     def is_here(self, digest: bytes, size: int) -> bool:
         """Whether the object is in the landing or the store."""
-        return self._landing.has(digest, size) or self._has(digest, size)
+        return self._landed_already(digest, size) or self._has(digest, size)  # in this order: so it goes
 
     def spans(self, supply: Supply, start: int, stop: int, together: int, rank: int) -> list[_Span]:
         """Jobs that bring the frames [start, stop), but for those that came or are on their way, at most ``together``
@@ -140,6 +140,13 @@ class Wants:
 
     def plan(self, want: _Want) -> None:
         """Have a want brought by what is on its way, or by a span of its own; fail where no source is left."""
+        try:
+            self._plan(want)
+        except StratumError as exc:  # a catalog is damaged
+            want.error = exc
+            self._fail(want)
+
+    def _plan(self, want: _Want) -> None:
         for place in self._supplies.places(want.digest, want.source):
             supply, member = place
             want.source = supply.number

@@ -237,12 +237,11 @@ class Catalog:
         pack = self._pack_of_frame(first)
         start, end = self._frame_entry(first)[1], self._frame_entry(last)[1]
         low = self._first_member(pack, start)
-        high = low
-        while high < pack.members[1]:
-            member = self.member(high)
-            if member.offset + member.size > end:
-                break
-            high += 1
+        # Members lie one behind the other, so only the last that begins there can end elsewhere.
+        high = self._first_member(pack, end)
+        if high > low:
+            behind = self.member(high - 1)
+            high -= behind.offset + behind.size > end
         return low, high
 
     # The parts

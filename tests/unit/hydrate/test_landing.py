@@ -40,7 +40,7 @@ def test_an_object_can_be_read_before_it_has_a_name_and_afterwards(store: Store)
     assert landed(store).stat().st_mode & 0o7777 == 0o444
     landing.publish()
     assert store.objects.verify(DIGEST) == len(DATA)
-    assert landing.has(DIGEST, len(DATA)), "whoever was told of it finds it"
+    assert landed(store).read_bytes() == DATA, "whoever was told of it finds it"
     landing.close()
     assert store.objects.path(DIGEST).stat().st_mode & 0o7777 == 0o444
 
@@ -49,7 +49,7 @@ def test_names_come_by_themselves_and_landing_is_left_when_that_is_long_ago(stor
     landing = Landing(store, publish_seconds=0.05, kept_seconds=0.2)
     landing.add(DIGEST, DATA)
     until(lambda: store.objects.has(DIGEST))
-    until(lambda: not landing.has(DIGEST, len(DATA)))
+    until(lambda: not landed(store).exists())
     assert store.objects.verify(DIGEST) == len(DATA)
     landing.close()
 
