@@ -47,6 +47,7 @@ VERBS = {
     "ps": "stratum.cli.running:ps",
     "volume-plugin": "stratum.cli.plugin:volume_plugin",
     "reconcile": "stratum.cli.reconciling:reconcile",
+    "hydrate": "stratum.cli.hydrating:hydrate",
     "reset": "stratum.cli.switching:reset",
     "rebase": "stratum.cli.switching:rebase",
     "patchset": "stratum.cli.patchset:patchset",
@@ -59,7 +60,7 @@ VERBS = {
 }
 """Verb -> where its command lives, so that one verb loads one module."""
 
-HIDDEN = {"umount"}
+HIDDEN = {"hydrate", "umount"}
 
 
 class _Verbs(click.Group):

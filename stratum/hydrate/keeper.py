@@ -51,7 +51,7 @@ _LIST = 100
 _BACK_OFF = (0.0, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 _HEALTHY = 30.0
 _SWEEP = 10.0
-_LOCK = "hydrate.lock"
+_NOTES = 0.1
 
 
 class Keeper:
@@ -122,6 +122,8 @@ class Keeper:
             if self._stopping:
                 break
             self._watch_channels()
+            if self._notifier.has_unsent:
+                self._due.setdefault("notes", time.monotonic() + _NOTES)
             wait = max(0.0, min(self._due.values()) - time.monotonic())
             for fd, _ in self._epoll.poll(wait):
                 self._handle(fd)
@@ -155,7 +157,11 @@ class Keeper:
 
     def _on_watchdog(self) -> None:
         self._after("watchdog", self._watchdog / 2)
-        self._notifier.tell("WATCHDOG=1")
+        if not self._notifier.has_unsent:
+            self._notifier.tell("WATCHDOG=1")
+
+    def _on_notes(self) -> None:
+        self._notifier.flush()
 
     def _on_ping(self) -> None:
         """Look after the workers: one that does not answer, start or end in time is killed."""
@@ -487,8 +493,8 @@ def main(settings: dict[str, Any]) -> None:
         if os.fork():
             return
         os.setsid()
-        listener.listen(_CLIENTS)  # whoever connects is told the process that called this last
         service.log_to(os.path.join(runtime_dir, "hydrate.log"))
+    listener.listen(_CLIENTS)  # whoever connects is told the process that called this last
     service.settle_in()
     notifier = service.Notifier(settings.get("notify", ""))
     lasting = not settings.get("start")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import contextlib
 import errno
 import fcntl
@@ -11,9 +12,11 @@ import socket
 import stat
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
-from stratum.mount.gatewire import reachable, socket_path
+from stratum.mount.gatewire import close_all, reachable, socket_path
 
 FIRST_LISTEN_FD = 3
 _FUSE_DEVICE = os.makedev(10, 229)
@@ -25,12 +28,28 @@ _OTHERS = re.compile(
 """A cgroup of an engine, a login or another unit: whose processes somebody ends, freezes or limits."""
 
 
+def of_service_manager(environment: Mapping[str, str], pid: int) -> dict[str, Any]:
+    """What a service manager says to the process ``pid`` (sd_listen_fds(3), sd_notify(3), sd_watchdog_enabled(3)), as
+    settings of a keeper: ``notify``, ``watchdog`` in seconds, ``names`` of descriptors. Empty where there is none."""
+    found: dict[str, Any] = {}
+    if environment.get("NOTIFY_SOCKET"):
+        found["notify"] = environment["NOTIFY_SOCKET"]
+    if environment.get("LISTEN_PID") == str(pid) and environment.get("LISTEN_FDS", "").isdecimal():
+        names = environment.get("LISTEN_FDNAMES", "").split(":")
+        count = int(environment["LISTEN_FDS"])
+        found["names"] = [names[number] if number < len(names) else "" for number in range(count)]
+    if environment.get("WATCHDOG_PID", str(pid)) == str(pid) and environment.get("WATCHDOG_USEC", "").isdecimal():
+        found["watchdog"] = int(environment["WATCHDOG_USEC"]) / 1e6
+    return found
+
+
 class Notifier:
     """Tells the service manager at the socket ``address`` (NOTIFY_SOCKET); where that is empty, nobody."""
 
     def __init__(self, address: str) -> None:
         self._address = "\0" + address[1:] if address.startswith("@") else address
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) if address else None
+        self._unsent: deque[tuple[bytes, list[int]]] = deque()
         if self._socket is not None:
             self._socket.setblocking(False)
 
@@ -39,12 +58,31 @@ class Notifier:
         """Whether there is a service manager."""
         return self._socket is not None
 
+    @property
+    def has_unsent(self) -> bool:
+        """Whether ``flush`` is to be called in a moment: the service manager does not keep up."""
+        return bool(self._unsent)
+
     def tell(self, text: str, fds: Iterable[int] = ()) -> None:
-        """Send assignments, a line each. One that does not listen is left alone."""
-        if self._socket is None:
-            return
-        with contextlib.suppress(OSError):
-            socket.send_fds(self._socket, [text.encode()], list(fds), address=self._address)
+        """Send assignments, a line each, now or when the manager takes them; the descriptors stay the caller's."""
+        if self._socket is not None:
+            self._unsent.append((text.encode(), [os.dup(fd) for fd in fds]))
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what the manager takes now."""
+        while self._unsent and self._socket is not None:
+            text, fds = self._unsent[0]
+            numbers = array.array("i", fds)
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, numbers)] if numbers else []
+            try:
+                self._socket.sendmsg([text], rights, socket.MSG_NOSIGNAL, self._address)
+            except BlockingIOError:
+                return
+            except OSError:  # it does not listen
+                pass
+            self._unsent.popleft()
+            close_all(fds)
 
     def keep(self, name: str, fds: Iterable[int]) -> None:
         """Have descriptors kept, under one name, for the next process of the service."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 import stratum
 
@@ -19,19 +19,28 @@ def spawn(module: str, argument: Any, *, stdin: int | None = None, stderr: int |
     Its standard files are ``stdin`` and ``stderr``, descriptors, or /dev/null; others it does not get, and none of this
     one's environment. Raises ``OSError``.
     """
-    program = _PROGRAM.format(paths=search_path(), module=module, argument=argument)
     with contextlib.ExitStack() as opened:
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         opened.callback(os.close, null)
         files = (null if stdin is None else stdin, null, null if stderr is None else stderr)
         return os.posix_spawn(
             sys.executable,
-            [sys.executable, "-I", "-S", "-c", program],
+            _arguments(module, argument),
             _ENVIRONMENT,
             file_actions=[(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(files)],
             setsid=True,
             setsigmask=(),
         )
+
+
+def become(module: str, argument: Any) -> NoReturn:
+    """The same in place of this process, with its files and session. Raises ``OSError``."""
+    os.execve(sys.executable, _arguments(module, argument), _ENVIRONMENT)  # noqa: S606  (just that is wanted)
+
+
+def _arguments(module: str, argument: Any) -> list[str]:
+    program = _PROGRAM.format(paths=search_path(), module=module, argument=argument)
+    return [sys.executable, "-I", "-S", "-c", program]
 
 
 def search_path() -> list[str]:

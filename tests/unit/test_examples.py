@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import subprocess
 from collections import defaultdict
 from pathlib import Path
 
@@ -89,6 +90,28 @@ def test_services_run_stratum() -> None:
         unit = parse_unit(path)
         assert set(unit) == {"Unit", "Service", "Install"}
         assert dict(unit["Service"])["ExecStart"].startswith("/opt/stratum/bin/stratum ")
+
+
+def test_units_are_what_systemd_takes(tmp_path: Path) -> None:
+    """But for what later versions brought."""
+    for path in (*EXAMPLES.glob("*.service"), *EXAMPLES.glob("*.socket")):
+        text = path.read_text().replace("/opt/stratum/bin/stratum", "/bin/true")
+        (tmp_path / path.name).write_text(text)
+    units = sorted(map(str, tmp_path.iterdir()))
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", *units], capture_output=True, text=True, check=False
+    )
+    told = [line for line in done.stderr.splitlines() if str(tmp_path) in line or "stratum-" in line]
+    assert [line for line in told if "FileDescriptorStorePreserve" not in line] == []
+
+
+def test_what_fetches_is_there_before_what_reads() -> None:
+    unit = parse_unit(EXAMPLES / "stratum-hydrate.service")
+    before = {name for key, value in unit["Unit"] if key == "Before" for name in value.split()}
+    assert {"podman.service", "kubelet.service", "stratum-mounts.service"} <= before
+    service = dict(unit["Service"])
+    assert (service["Type"], service["Restart"]) == ("notify", "always")
+    assert int(service["FileDescriptorStoreMax"]) >= 4096
 
 
 def test_the_policy() -> None:
