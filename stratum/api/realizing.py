@@ -111,23 +111,17 @@ def realize_ruled(
 ) -> tuple[int, int]:
     """Fetch what the rules of the stratum keep of a commit of it: how many objects and bytes that were. Raises as
     ``realize``."""
+    from stratum.hydrate.kept import objects_kept
+
     store = session.store
     rules = store.keeping.of(name)
     if not rules.has(Rule.REAL) or not store.sources.is_partial(commit):
         return 0, 0
     with store.locks.store():
-        missing = store.residence.missing(ruled_real(store.commits.dump(commit), rules))
+        missing = store.residence.missing(objects_kept(store.commits.dump(commit), rules))
     if missing:
         bring(session, missing, commit, access, progress)
     return len(missing), sum(missing.values())
-
-
-def ruled_real(dump: Dump, rules: Rules) -> dict[bytes, int]:
-    """The objects of a dump that the rules keep."""
-    from stratum.tree.contents import graded_objects
-
-    graded = graded_objects(dump, rules.of_lines())
-    return {digest: size for digest, (size, grade) in graded.items() if grade == Rule.REAL}
 
 
 def objects_below(dump: Dump, path: bytes, rules: Rules) -> dict[bytes, int]:

@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stratum.errors import DamagedError, NotFoundError
+from stratum.hydrate.kept import commits_named
 from stratum.store.keeping import RESIDENCE, ROOT, Rule, Rules
 from stratum.store.layout import storage_error
-from stratum.store.pins import read_pins
 from stratum.store.sources import SOURCES, CommitSource
 
 if TYPE_CHECKING:
@@ -97,7 +97,8 @@ class Shelf:
         store, layout = self._store, self._store.layout
         commits = [(commit, _stat(layout.commit(commit) / SOURCES)) for commit in store.commits.list()]
         ruled = [
-            (name, _stat(layout.ref(name) / RESIDENCE), sorted(_named(store, name))) for name in self._with_rules()
+            (name, _stat(layout.ref(name) / RESIDENCE), sorted(commits_named(store, name)))
+            for name in self._with_rules()
         ]
         return commits, ruled, sorted(unguarded)
 
@@ -174,7 +175,7 @@ class Shelf:
     def _add_rules(self, found: Derived) -> None:
         kept, first = set[bytes](), set[bytes]()
         for name, rules in self._with_rules().items():
-            for commit in _named(self._store, name):
+            for commit in commits_named(self._store, name):
                 if not self._store.commits.exists(commit):
                     continue
                 grades = self.ruled(commit, rules)
@@ -194,17 +195,6 @@ class Shelf:
         for digest, (_, grade) in graded_objects(self._store.commits.dump(commit), rules.of_lines()).items():
             found[Rule(grade)].add(digest)
         return found
-
-
-def _named(store: Store, name: str) -> set[str]:
-    """The commits that a stratum names: by tags, worktrees and pins. ``DamagedError`` where that cannot be known."""
-    try:
-        found = set(store.tags.list(name).values()) | set(read_pins(store.layout, name).commits)
-        for worktree in store.worktrees.list(name):
-            found |= {worktree.base_commit, worktree.commit}
-    except NotFoundError:  # removed just now
-        return set()
-    return found
 
 
 def _objects(lines: bytes | Iterable[bytes]) -> frozenset[bytes]:

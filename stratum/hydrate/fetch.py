@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from stratum.errors import DamagedError, StratumError, foreseen
 from stratum.hydrate.account import Account
+from stratum.hydrate.kept import kept_objects
 from stratum.hydrate.lanes import BACKGROUND, Lanes
 from stratum.hydrate.parts import CHUNK
 from stratum.hydrate.prefetch import Prefetch, Progress
@@ -75,7 +76,8 @@ class Fetcher:
         self._large: dict[bytes, LargeObject] = {}
         self.supplies = Supplies(self.store, commit, access, landing.parts.directory)
         self._recording = Recording(sum(len(supply.catalog) for supply in self.supplies))
-        self._prefetch = Prefetch({"profile": self._of_profile, "all": self._of_all}, self._caught_up)
+        makers = {"profile": self._of_profile, "kept": self._of_kept, "all": self._of_all}
+        self._prefetch = Prefetch(makers, self._caught_up)
         self._lanes = Lanes(f"fetch {commit[:12]}", self._prefetch.next)
         self._wants = Wants(landing, self.supplies, self._lanes, came=self._came, failed=self._note, wait=wait)
 
@@ -153,8 +155,8 @@ class Fetcher:
             done(errno.EIO, b"")
 
     def prefetch(self, what: str) -> None:
-        """Fetch what nobody asked for, while nobody waits: "profile", what earlier runs read, or "all". ``UsageError``
-        for anything else."""
+        """Fetch what nobody asked for, while nobody waits: "profile", what earlier runs read, "kept", what rules of
+        residence keep, or "all". ``UsageError`` for anything else."""
         self._prefetch.ask(what)
         self._lanes.stir()
 
@@ -257,6 +259,25 @@ class Fetcher:
             else:
                 frames = supply.catalog.frames_of(member)
                 yield from self._wants.spans(supply, *frames, frames[1] - frames[0], BACKGROUND)
+
+    def _of_kept(self, progress: Progress) -> Iterator[Job]:
+        try:
+            with self.store.locks.store():
+                kept = kept_objects(self.store, self.commit)
+        except StratumError as exc:
+            self.landing.log(exc.told)
+            return
+        progress.total = len(kept)
+        for digest, size in kept.items():
+            progress.done += 1
+            place = self.supplies.find(digest)
+            if place is None or self._wants.is_here(digest, size):
+                continue
+            if size >= LARGE_OBJECT:
+                yield from self._parts_of(place, 0, -(-size // CHUNK))
+            else:
+                frames = place.supply.catalog.frames_of(place.member)
+                yield from self._wants.spans(place.supply, *frames, frames[1] - frames[0], BACKGROUND)
 
     def _of_all(self, progress: Progress) -> Iterator[Job]:
         packs = [(supply, pack) for supply in self.supplies for pack in supply.catalog.packs]

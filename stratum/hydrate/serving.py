@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from stratum.errors import StratumError
 from stratum.hydrate.fetch import Fetcher
 from stratum.hydrate.gate import Connection
+from stratum.hydrate.kept import rules_for
 from stratum.hydrate.landing import Landing
 from stratum.hydrate.large import Done, DoneReading
 from stratum.hydrate.reader import Reader
@@ -65,6 +66,9 @@ class Serving:
         """Fetch ahead what is to be fetched ahead."""
         if self._prefetch != "none":
             self.fetcher.prefetch(self._prefetch)
+        with contextlib.suppress(StratumError):  # a check of the store tells
+            if rules_for(self.landing.store, self.fetcher.commit):
+                self.fetcher.prefetch("kept")
 
     def refresh(self) -> None:
         """Have the mount look for its objects anew, now and then at most: large ones that are whole are native files

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from stratum.store import Store
+from stratum.store.keeping import Rule
 from stratum.tree.contents import objects_of
 from tests.support import hydrating
 from tests.support.disks import disk
@@ -200,14 +201,14 @@ def test_a_fetch_makes_room(far: Far, tmp_path: Path) -> None:
 
 
 def test_who_had_what_fetched_and_what_is_away(lazy: Lazily, far: Far) -> None:
-    assert not lazy.read(far.group(4))
+    assert not lazy.read(far.group(0)[:5])
     (gate,) = lazy.cli.json("cache", "status", "--who")["mounts"]
     assert Path(sys.executable).name in {reader["program"] for reader in gate["fetcher"]["readers"]}
     assert gate["fetcher"]["bytes"] > 0
     said = lazy.cli.ok("cache", "status", "--who")
     assert "objects fetched" in said
     far.slow.tell(fault="503")
-    assert lazy.read(far.group(5))
+    assert lazy.read(far.group(7))
     residence = lazy.cli.json("status")[0]["mounted_tags"][0]["residence"]
     assert residence["unreal"]["objects"] > 0
     assert [away["place"] for away in residence["away"]] == [far.reference.rpartition(":")[0]]
@@ -223,3 +224,16 @@ def test_needed_objects_are_never_lost(lazy: Lazily, far: Far) -> None:
         needed = objects_of(store.commits.dump(commit))
         assert not store.residence.lost([commit], store.residence.missing(needed))
     assert json.loads(lazy.cli.ok("--format", "json", "fsck", "--quick"))["ok"]
+
+
+def test_what_rules_keep_comes_with_a_mount(far: Far, tmp_path: Path) -> None:
+    """Though nobody reads it: what was evicted before there was a rule, or is new in a directory that has one."""
+    lazy = Lazily(tmp_path / "lazy", far)
+    lazy.cli.ok("pull", "--lazy", far.reference, "app:v1")
+    Store.open(lazy.cli.store).keeping.set("app", b"/d5", Rule.REAL)
+    with lazy:
+        until(lambda: real(lazy) >= len(far.group(5)), 60, "it does not come")
+        (gate,) = lazy.cli.json("cache", "status")["mounts"]
+        assert [asked["what"] for asked in gate["fetcher"]["prefetch"]["asked"]] == ["profile", "kept"]
+        hydrating.stop(lazy.run)
+        assert not lazy.read(far.group(5))
