@@ -1,7 +1,8 @@
 """The main job on real input: ``python -m tools.demo`` as root, after set-up (``make demo`` does both).
 
 A tree that is on every Debian machine becomes a commit; a container works on a worktree of it; the stop of the
-container commits what it did; the result travels through a registry into a second, empty store; the trees are compared.
+container commits what it did; the result travels through a registry into a second, empty store; the trees are compared;
+a third store reads it lazily.
 Everything lives in one new directory, which is gone at the end; so is everything that was started or mounted.
 """
 
@@ -19,6 +20,8 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
+from stratum.errors import UnsupportedError
+from stratum.mount.plan import check_lazy
 from tests.e2e.podman_env import PodmanEnv
 from tests.e2e.registry_server import registry_server
 from tools.demo import plan as plans
@@ -67,6 +70,7 @@ def tell(resources: ExitStack, tree: Path) -> None:
     address = resources.enter_context(registry_server(stage.directory / "registry")).host
     send_through_registry(stage, address)
     compare(stage)
+    read_lazily(stage, address, tree, changes)
 
 
 def import_tree(stage: Stage, tree: Path) -> None:
@@ -158,6 +162,33 @@ def compare(stage: Stage) -> None:
     stage.check(not differing, same + _listed({os.fsdecode(name) for name in differing}))
     for store, mountpoint in mounts.items():
         stage.stratum("unmount", mountpoint, store=store)
+
+
+def read_lazily(stage: Stage, address: str, tree: Path, changes: plans.Plan) -> None:
+    """A third store pulls names alone, mounts the commit at once, and fetches what is read."""
+    stage.step("Pull lazily into a third store: names now, each file when it is first read")
+    try:
+        check_lazy(os.uname().release)
+    except UnsupportedError as exc:
+        stage.say(f"not here: {exc.message}")
+        return
+    mountpoint = stage.directory / "third"
+    mountpoint.mkdir()
+    stage.stratum("pull", "--lazy", f"{address}/demo:stopped", "demo", store=stage.third)
+    stage.stratum("mount", "demo:stopped", mountpoint, store=stage.third)
+    stage.say(f"find sees {count(mountpoint):,} entries")
+    stage.check(not _objects(stage.third), "no content is here yet")
+    same = all((mountpoint / path).read_bytes() == (tree / path).read_bytes() for path in changes.read)
+    stage.check(same, f"{len(changes.read)} files were read, and are those of {tree}")
+    told = json.loads(stage.stratum("--format", "json", "cache", "status", "--who", store=stage.third, quiet=True))
+    came = told["gates"][0]["fetcher"]["objects"]
+    stage.say(f"{came:,} objects came for that: those beside what was read, in the packs and soon after, come with it")
+    stage.stratum("unmount", mountpoint, store=stage.third)
+
+
+def _objects(store: Path) -> int:
+    """How many objects a store has."""
+    return sum(len(names) for _, _, names in os.walk(store / "objects"))
 
 
 def wait_for(condition: Callable[[], str], what: str, seconds: float) -> str:

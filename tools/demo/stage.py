@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from types import TracebackType
 
+from tests.support import hydrating
 from tests.support.leftovers import Session, unmount_below
 from tests.support.small import limited
 
@@ -26,13 +27,14 @@ class DemoError(Exception):
 
 
 class Stage:
-    """A directory with two stores and a runtime directory; leaving it takes everything down, whatever happened."""
+    """A directory with three stores and a runtime directory; leaving it takes everything down, whatever happened."""
 
     def __init__(self) -> None:
         # Not /tmp: Debian 13 keeps that in memory.
         self.directory = Path(tempfile.mkdtemp(prefix="stratum-demo.", dir="/var/tmp"))
         self.first = self.directory / "first-store"
         self.second = self.directory / "second-store"
+        self.third = self.directory / "third-store"
         self.runtime_dir = self.directory / "run"
         self.session = Session(self.directory, alone=False)
         self.started = time.monotonic()
@@ -44,6 +46,7 @@ class Stage:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
+        hydrating.stop(self.runtime_dir)  # it would end by itself, ten seconds after the last lazy mount
         left = self.session.leftovers()
         unmount_below(self.directory)
         shutil.rmtree(self.directory)
