@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from stratum.store import Store
+from tests.support import hydrating
 from tests.support.leftovers import unmount_below
 from tests.support.stores import leftovers
 from tests.support.verbs import Scene
@@ -72,13 +73,25 @@ def pulling():
     verb("pull", *rng.choice([(), ("--force",)]), f"oci:{directory}/layout:latest", f"app:t{rng.randrange(4)}")
 def building():
     verb("patchset", "build", f"{directory}/patchset.toml", f"app:t{rng.randrange(4)}", "--force")
+def pulling_lazily():
+    verb("pull", "--lazy", "--force", f"oci:{directory}/layout:latest", f"app:t{rng.randrange(4)}")
+def pushing():
+    verb("push", f"app:t{rng.randrange(4)}", f"oci:{scratch}/layout:t{rng.randrange(4)}")
+def evicting():
+    verb("cache", "evict", "--to", rng.choice(["0", "100K"]), "--older-than", "0")
+def realizing():
+    verb(rng.choice(["realize", "unrealize"]), f"app:t{rng.randrange(4)}")
+WHOLE = [importing, importing, committing, committing, removing, tagging, looking, collecting, checking, pulling,
+         building]
+LAZY = [pulling_lazily, pulling_lazily, pushing, evicting, evicting, realizing, looking, checking]
 while time.time() < float(until):
-    rng.choice([importing, importing, committing, committing, removing, tagging, looking, collecting, checking, pulling,
-                building])()
+    rng.choice(WHOLE + LAZY if os.environ.get("LAZY") else WHOLE)()
 """
 
 
-def test_everybody_at_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("lazily", [False, True], ids=["whole", "lazily"])
+def test_everybody_at_once(tmp_path: Path, lazily: bool) -> None:
+    """Also with content that comes and goes: nothing is damaged, and whoever reads has what there should be."""
     scene = Scene(tmp_path)
     seed = random.randrange(1 << 30)
     print(f"seed {seed}")
@@ -88,6 +101,7 @@ def test_everybody_at_once(tmp_path: Path) -> None:
             [sys.executable, "-c", WORKER, tmp_path, f"w{number}", str(until), str(seed + number)],
             stderr=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
+            env={**os.environ, "LAZY": "1" if lazily else ""},
         )
         for number in range(6)
     ]
@@ -101,6 +115,7 @@ def test_everybody_at_once(tmp_path: Path) -> None:
             worker.kill()
             worker.wait()
         unmount_below(tmp_path)
+        hydrating.stop(scene.runtime_dir)
 
 
 def test_two_who_want_the_same_tag(tmp_path: Path) -> None:
