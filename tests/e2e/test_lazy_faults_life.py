@@ -23,6 +23,28 @@ def sums_of(tree: Path) -> dict[str, str]:
     }
 
 
+def test_a_commit_over_a_base_that_is_not_here_travels_whole(far: Far, tmp_path: Path) -> None:
+    """Changed, pushed to a repository that has nothing of it, pulled from there with all of it: the same."""
+    with Lazily(tmp_path / "lazily", far, worktree=True) as lazily:
+        (lazily.mnt / "new").write_bytes(os.urandom(70_000))
+        with (lazily.mnt / LARGE).open("r+b") as changed:
+            changed.seek(5 << 20)
+            changed.write(b"changed in the middle")
+        (lazily.mnt / "d6/f00").unlink()
+        commit = lazily.cli.ok("commit", "app+dev")
+        lazily.cli.ok("push", "app+dev", f"{far.server.host}/elsewhere/app:v2")
+        wanted = sums_of(lazily.mnt)
+        assert set(wanted) == set(far.sums) - {"d6/f00"} | {"new"}
+        lazily.cli.ok("fsck")
+    other = Command(tmp_path / "other", tmp_path / "other-run")
+    far.slow.die()
+    assert other.ok("pull", f"{far.server.host}/elsewhere/app:v2", "app") == commit
+    (tmp_path / "restored").mkdir()
+    other.ok("restore", "app:v2", "/", "--to", tmp_path / "restored")
+    assert sums_of(tmp_path / "restored") == wanted
+    other.ok("fsck")
+
+
 def test_what_only_this_store_has_is_never_dropped(far: Far, tmp_path: Path) -> None:
     with Lazily(tmp_path / "lazily", far, worktree=True) as lazily:
         local = os.urandom(90_000)

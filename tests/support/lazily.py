@@ -194,6 +194,7 @@ class Lazily:
         (directory / "run").mkdir(mode=0o700)
         self._reference = reference or far.reference
         self._worktree = worktree
+        self._readings: list[Reading] = []
 
     def __enter__(self) -> Lazily:
         self.cli.ok("pull", "--lazy", self._reference, "app:v1")
@@ -206,9 +207,12 @@ class Lazily:
         self.end()
 
     def end(self) -> None:
-        """Take the mount down, and what serves it."""
-        unmount_below(self.mnt)
+        """Take the mount down, what serves it, and who reads there still."""
         hydrating.stop(self.run)
+        for reading in self._readings:
+            if reading.process.returncode is None:
+                reading.kill()
+        unmount_below(self.mnt)
 
     @property
     def run(self) -> Path:
@@ -226,7 +230,8 @@ class Lazily:
 
     def start(self, paths: Iterable[str], threads: int = 1) -> Reading:
         """Begin to read."""
-        return Reading(self.mnt, self.far.sums, paths, threads)
+        self._readings.append(Reading(self.mnt, self.far.sums, paths, threads))
+        return self._readings[-1]
 
     def read(self, paths: Iterable[str], threads: int = 1, timeout: float = 60) -> dict[str, int]:
         """Read now; what failed, with its errno."""
