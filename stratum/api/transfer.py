@@ -136,9 +136,8 @@ def pull(
     ``isolated`` and ``lazy`` are ``transfer.pull``'s; after a lazy pull what the commit's ``profile`` lists, or
     ``all``, is fetched too where ``prefetch`` says so, and meanwhile the commit can be used. ``keep_tag``: the place
     keeps the manifest by another tag, also when the one that was pulled moves; where it does not let us, that is the
-    error after all else was done.
-
-    Raises as that, and ``UnsupportedError`` for a lazy pull on a kernel that could not show the commit.
+    error after all else was done. Raises as ``transfer.pull``, and ``UnsupportedError`` for a lazy pull on a kernel
+    that could not show the commit.
     """
     from stratum.mount.plan import check_lazy
     from stratum.oci.places import open_source
@@ -164,6 +163,7 @@ def pull(
             lazy=lazy,
             progress=progress,
             accept=partial(_accept, store, move, may_follow=tag == target.tag),
+            room=partial(_make_room, session, access),
         )
         with bring as done:  # the store is locked from when the commit is there until the tag is set
             move.set(store, done.commit, f"pull {target}")
@@ -175,6 +175,13 @@ def pull(
     if not lazy:
         return found
     return _prefetched(session, _with_ruled(session, stratum, found, access, progress), prefetch, access, progress)
+
+
+def _make_room(session: Session, access: Access, coming: int) -> None:
+    """Have what can be fetched again make room for what is pulled, where that is within the limits then."""
+    from stratum.hydrate.evict import make_room
+
+    make_room(session.store, session.state, session.config, access, coming)
 
 
 def _accept(store: Store, move: TagMove, manifest: Manifest, *, may_follow: bool) -> None:

@@ -20,7 +20,7 @@ from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from stratum.errors import BusyError
+from stratum.errors import StratumError
 from stratum.hydrate.evictable import Derived, Shelf, Why
 from stratum.hydrate.guarding import refresh, unguarded
 from stratum.store.budget import read_budget
@@ -311,11 +311,11 @@ class Evictor:
 
 
 def make_room(store: Store, state: State, config: Config, access: Access | None, coming: int) -> Evicted:
-    """``Evictor.make_room``, for who asks once. Where room cannot be made because somebody holds the store, the disk is
-    full as it is: that is ``short`` too."""
+    """``Evictor.make_room``, for who asks once, and goes on where no room can be made, be it that somebody holds the
+    store or that it is damaged: that is ``short`` too."""
     try:
         return Evictor(store, state, config, access).make_room(coming)
-    except BusyError as exc:
+    except StratumError as exc:
         return Evicted(short=coming, problems=[exc.message])
 
 

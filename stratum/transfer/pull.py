@@ -92,6 +92,7 @@ def pulled(
     lazy: bool = False,
     progress: Progress | None = None,
     accept: Callable[[Manifest], None] | None = None,
+    room: Callable[[int], object] | None = None,
 ) -> Iterator[PullResult]:
     """Bring the commit that ``reference`` (a tag or digest) is in ``remote`` into the store; no tag of it is moved.
 
@@ -99,7 +100,8 @@ def pulled(
     block gives it. Until the commit is there, the store is not locked. ``accept`` is given the manifest before anything
     else is fetched, and may raise. ``kind`` is the origin that a new commit gets. ``access`` is what ``remote`` was
     opened with. ``jobs`` processes unpack and verify. ``isolated``: the artifact is the only place where anything is
-    taken from. ``lazy``: no object is fetched, and of a commit that is here nothing changes.
+    taken from. ``lazy``: no object is fetched, and of a commit that is here nothing changes. ``room`` is told how many
+    bytes of objects are about to come, while the store is not locked.
 
     Raises ``NotFoundError`` where there is none, ``DamagedError`` for anything that does not match, ``StratumError`` in
     the words of the other side, ``UnsupportedError`` for a lazy pull that is isolated.
@@ -123,9 +125,7 @@ def pulled(
             return
         files = PackFiles(store.layout, tx.directory, remote)
         objects = ObjectFetch(remote, tx.object_staging, files, job)
-        with store.locks.store():
-            tx.need(wanted)
-            missing = wanted if found.fresh else _lacking(store, wanted)
+        missing = _needed(store, tx, wanted, found, room)
         for _ in range(_ROUNDS):
             fetch_objects(store, tx, objects, find_parts(found.packs, missing))
             with store.locks.store(timeout=STORE_WAIT):
@@ -140,6 +140,18 @@ def pulled(
         f"objects of {where} disappear from the store as fast as they are fetched",
         hint="wait until whatever removes them is done, and pull again",
     )
+
+
+def _needed(
+    store: Store, tx: Transaction, wanted: dict[bytes, int], found: _Found, room: Callable[[int], object] | None
+) -> dict[bytes, int]:
+    """What is to be fetched of ``wanted``, all of which stays from now on."""
+    with store.locks.store():
+        tx.need(wanted)
+        missing = wanted if found.fresh else _lacking(store, wanted)
+    if room is not None and missing:
+        room(sum(missing.values()))
+    return missing
 
 
 def _not_lazy() -> UnsupportedError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from pathlib import Path
@@ -207,6 +208,24 @@ def test_limits(cli: Command, lazy: str) -> None:
     assert real(cli) == 1
     assert (done["evicted_objects"], done["short"]) == (3, 0)
     assert "min-free" in cli.ok("cache")
+
+
+@pytest.mark.parametrize("limited", [False, True])
+def test_a_pull_makes_room(cli: Command, tmp_path: Path, layout: Path, limited: bool) -> None:
+    """What is pulled whole: only in a store that is a cache does other content go for it."""
+    origin = Command(tmp_path / "origin", tmp_path / "origin-run")
+    for tag, letters in (("v1", "abc"), ("v2", "xyz")):
+        origin.ok("import", "--bare", make_tree(tmp_path / tag, {c: content(c) for c in letters}), f"cached:{tag}")
+        origin.ok("push", f"cached:{tag}", f"oci:{layout}:{tag}")
+    cli.ok("pull", f"oci:{layout}:v1", "cached")
+    for path in (cli.store / "objects").glob("??/*"):
+        os.utime(path, (0, 0))
+    if limited:
+        cli.ok("cache", "limit", "--max", "25k", "--min-free", "0")
+    cli.ok("pull", f"oci:{layout}:v2", "cached")
+    assert real(cli) == (4 if limited else 6)
+    assert [tag["partial"] for tag in cli.json("list", "cached")["tags"]] == [limited, False]
+    cli.ok("fsck")
 
 
 def test_without_the_layout_nothing_comes(cli: Command, lazy: str, layout: Path) -> None:
