@@ -12,6 +12,7 @@ from stratum.errors import DamagedError, NotFoundError, StratumError
 from stratum.oci.descriptor import Descriptor
 from stratum.oci.remote import Source, fetch
 from stratum.transfer.artifact import Manifest, read_manifest
+from stratum.transfer.keeptag import chosen
 from stratum.transfer.objects import read_packs
 from stratum.transfer.packs import Member
 from stratum.transfer.planning import Base, Plan
@@ -36,7 +37,7 @@ def find_there(remote: Source, tag: str, commit: str, parent: str | None) -> The
     if present is not None:
         return There(present[0], *present)
     candidates = []
-    for other in sorted(set(remote.list_tags()) - {tag}, key=_natural, reverse=True)[:_BASES_MAX]:
+    for other in sorted(set(chosen(remote.list_tags())) - {tag}, key=_natural, reverse=True)[:_BASES_MAX]:
         found = read_base(remote, other)
         if found is not None and found[0].commit in (parent, commit):
             return There(found[0])

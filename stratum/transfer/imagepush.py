@@ -31,6 +31,7 @@ from stratum.oci.remote import Sink, Source, Upload
 from stratum.progress import Progress
 from stratum.transfer.artifact import CREATED_ANNOTATION, PARENT_ANNOTATION
 from stratum.transfer.imagelayer import layer_archive
+from stratum.transfer.keeptag import chosen
 from stratum.transfer.packwork import store_opener
 from stratum.transfer.push import PushResult, Sender, file_pieces, scratch
 from stratum.transfer.running import running
@@ -108,7 +109,7 @@ def push_image(
 
 def _find_base(store: Store, remote: Source, tag: str, meta: CommitMeta) -> _Base | None:
     """The image to build on: of this commit, of its parent, or of any commit that the store has."""
-    tags = [tag, *[other for other in remote.list_tags() if other != tag][-_BASES_MAX:]]
+    tags = [tag, *[other for other in chosen(remote.list_tags()) if other != tag][-_BASES_MAX:]]
     found = [base for base in (_base(store, remote, tag) for tag in tags) if base is not None]
     for wanted in (meta.metadata_hash, meta.parent_commit):
         for base in found:

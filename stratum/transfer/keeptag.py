@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from stratum.errors import StratumError, UsageError
 from stratum.oci.remote import Sink, Source
 
+_BEGINNING = "stratum-keep-"
 _DIGITS = 12
 
 
 def keep_tag(manifest: str) -> str:
     """The tag for the manifest with this digest."""
-    return f"stratum-keep-{manifest.partition(':')[2][:_DIGITS]}"
+    return f"{_BEGINNING}{manifest.partition(':')[2][:_DIGITS]}"
+
+
+def chosen(tags: Iterable[str]) -> list[str]:
+    """The tags that somebody chose, without those that keep: these name what others named before."""
+    return [tag for tag in tags if not tag.startswith(_BEGINNING)]
 
 
 def keep(remote: Source, manifest: str) -> str:

@@ -48,6 +48,7 @@ from stratum.tree import blocks
 from stratum.tree.contents import objects_of
 from stratum.tree.dump import read_dump
 from stratum.tree.merkle import Dumped, MerkleNodes
+from stratum.tree.model import Directory, File
 from stratum.tree.splice import SplicedDump
 
 if TYPE_CHECKING:
@@ -56,7 +57,6 @@ if TYPE_CHECKING:
     from stratum.store.metadata import CommitMeta
     from stratum.store.transaction import Transaction
     from stratum.tree.blocks import Dump
-    from stratum.tree.model import Directory
 
 _WHOLE = "whole"
 """Key of a commit's origin: true where everything of it came from there."""
@@ -294,7 +294,10 @@ def _check_tree(dump: Dump, commit: str, meta: CommitMeta, where: str) -> _Tree:
     if commit != meta.metadata_hash:
         raise DamagedError(f"{where}: the tree is commit {commit}, not {meta.metadata_hash} as it is said to be")
     try:
-        root, objects = read_dump(dump), objects_of(dump)
+        root = read_dump(dump)
+        objects = _objects_in(root)
+        if objects is None:
+            objects = objects_of(dump)  # which says what is wrong with it
     except DamagedError as exc:
         raise DamagedError(f"{where}: {exc.message}", hint=exc.hint) from None
     spliced = SplicedDump(lambda: dump)
@@ -302,6 +305,24 @@ def _check_tree(dump: Dump, commit: str, meta: CommitMeta, where: str) -> _Tree:
     if nodes.summary().root != meta.merkle_root:
         raise DamagedError(f"{where}: the Merkle root in the metadata is not that of the tree")
     return _Tree(root, Dumped(spliced, nodes), objects)
+
+
+def _objects_in(root: Directory) -> dict[bytes, int] | None:
+    """The objects of a tree, digest -> size in bytes; None where one has two sizes or none. ``objects_of`` says the
+    same of a dump in several times the time."""
+    found: dict[bytes, int] = {}
+    stack = [root]
+    while stack:
+        for inode in stack.pop().children.values():
+            if isinstance(inode, Directory):
+                stack.append(inode)
+            elif (
+                isinstance(inode, File)
+                and inode.digest is not None
+                and (inode.size <= 0 or found.setdefault(inode.digest, inode.size) != inode.size)
+            ):
+                return None
+    return found
 
 
 def _check_listed(objects: dict[bytes, int], packs: Iterable[Pack], where: str) -> None:
