@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from stratum.store.sources import CommitSource
 
 _MEMO_MAX = 1024
+_NEXT = 3
 
 
 class Supply:
@@ -34,6 +35,8 @@ class Supply:
         self.complete = bytearray(max((pack.frames[1] for pack in catalog.packs), default=0) + 1)
         self.seams = Seams()
         self.ahead = ReadAhead()
+        self.asked = range(0)
+        """The numbers of the objects in the frame that was asked for last."""
 
     def pack(self, member: CatalogMember) -> CatalogPack:
         """The pack that the object is in."""
@@ -57,6 +60,7 @@ class Supplies:
         self.problems: list[str] = []
         self._all: list[Supply] = []
         self._memo: dict[bytes, Place | None] = {}
+        self._last: Place | None = None
         base = 0
         for source in sorted(store.sources.of(commit), key=lambda source: source.gone is not None):
             try:
@@ -80,11 +84,21 @@ class Supplies:
         try:
             return self._memo[digest]
         except KeyError:
-            place = next(self.places(digest), None)
+            place = self._next(digest) or next(self.places(digest), None)
             if len(self._memo) >= _MEMO_MAX:
                 self._memo.clear()
-            self._memo[digest] = place
+            self._memo[digest] = self._last = place
             return place
+
+    def _next(self, digest: bytes) -> Place | None:
+        """The object, where it is the next but a few after the last one: files are mostly read in their order."""
+        if self._last is None or self._last.supply.number:
+            return None
+        supply, number = self._last.supply, self._last.member.number
+        for other in range(number + 1, min(number + 1 + _NEXT, len(supply.catalog))):
+            if supply.catalog.digest(other) == digest:
+                return Place(supply, supply.catalog.member(other))
+        return None
 
     def places(self, digest: bytes, start: int = 0) -> Iterator[Place]:
         """Where the object can be had, of the sources from the number ``start`` on, in their order."""

@@ -200,9 +200,10 @@ class Wants:
 
     def read_ahead(self, place: Place) -> None:
         supply, member = place
-        if member.size >= LARGE_OBJECT:
+        if member.size >= LARGE_OBJECT or member.number in supply.asked:
             return
         first, last = supply.catalog.frames_of(member)
+        supply.asked = range(*supply.catalog.members_within(first, first + 1))
         end = supply.pack(member).frames[1]
         with self._lock:
             start, stop = supply.ahead.asked(first, last, end)

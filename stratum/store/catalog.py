@@ -198,6 +198,10 @@ class Catalog:
                 return
             yield digest
 
+    def digest(self, number: int) -> bytes:
+        """The digest of the object of that number, which is below ``len``."""
+        return self._digest(number)
+
     def member(self, number: int) -> CatalogMember:
         """The object of that number. ``DamagedError`` where its pack cannot be."""
         if not 0 <= number < self._member_count:
