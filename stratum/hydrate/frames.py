@@ -84,6 +84,7 @@ def archive_of(frames: Iterator[tuple[CatalogFrame, memoryview]], what: str) -> 
     """(where it begins in the archive, content) of each compressed frame. ``DamagedError`` naming ``what``."""
     for frame, data in frames:
         content = decompress(data, frame.archive_size, what)
+        del data
         if len(content) != frame.archive_size:
             raise DamagedError(f"{what}: a frame has {len(content)} bytes, not {frame.archive_size}")
         yield frame.archive_start, memoryview(content)

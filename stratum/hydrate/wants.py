@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 REQUEST_BYTES = 4 << 20
 """Consecutive frames are asked for together up to so many bytes."""
-AHEAD_BYTES = 1 << 20
+AHEAD_BYTES = 512 << 10
 """The same of frames that nobody waits for: several such requests are on their way at once."""
 RETRY_SECONDS = 5.0
 """With ``wait``, sources that failed are asked again after so long."""
