@@ -37,6 +37,7 @@ from stratum.mount.gatewire import (
     socket_path,
 )
 
+_NAME = "stratum-hydrate"
 IDLE = 10.0
 """Seconds without any filesystem after which a keeper without a service manager ends."""
 PING = 10.0
@@ -482,6 +483,8 @@ def main(settings: dict[str, Any]) -> None:
     runtime_dir = settings["runtime_dir"]
     os.umask(0o077)
     os.chdir("/")
+    if settings.get("start"):
+        os.closerange(3, 1 << 20)  # what an engine left open for its hook, whose end somebody may wait for
     listener, kept = service.passed(settings.get("names", []))
     place = None
     if listener is None:
@@ -495,6 +498,7 @@ def main(settings: dict[str, Any]) -> None:
         os.setsid()
         service.log_to(os.path.join(runtime_dir, "hydrate.log"))
     listener.listen(_CLIENTS)  # whoever connects is told the process that called this last
+    service.call_itself(_NAME)
     service.settle_in()
     notifier = service.Notifier(settings.get("notify", ""))
     lasting = not settings.get("start")

@@ -29,7 +29,7 @@ class Served:
         return str(self.request["id"])
 
     def described(self) -> Message:
-        """As ``list`` shows it."""
+        """As ``list`` shows it: of options the names only, as there are passwords among them."""
         gate = self.request["gate"]
         return {
             "id": self.id,
@@ -37,6 +37,7 @@ class Served:
             "store": gate["store"],
             "commit": gate["commit"],
             "since": self.request["since"],
+            "options": sorted(gate.get("options", {})),
         }
 
     def answer(self, message: Message) -> None:

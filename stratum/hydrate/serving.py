@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from stratum.errors import StratumError
 from stratum.hydrate.fetch import Fetcher
@@ -22,6 +23,7 @@ from stratum.mount.plan import Gate
 from stratum.store import Store
 from stratum.store.objects import Objects
 from stratum.sys import mountapi, mountinfo
+from stratum.sys.syscalls import open_in_root
 
 if TYPE_CHECKING:
     from stratum.config import Config
@@ -42,7 +44,7 @@ class Serving:
         self._refreshing = threading.Lock()
         self._connection: Connection | None = None
         self._prefetch = gate.options.get("prefetch") or config.prefetch
-        self.fetcher: Any = Fetcher(
+        self.fetcher = Fetcher(
             landing,
             gate.commit,
             lambda where: _reached(config, gate, where),
@@ -99,20 +101,49 @@ class Servings:
         self._log = log
         self._lock = threading.Lock()
         self._landings: dict[Path, Landing] = {}
+        self._users: dict[Path, int] = {}
 
     def make(self, gate: Gate, source: str) -> Serving:
         """For a gate. Raises ``StratumError``."""
         from stratum.config import load_config
 
         config = load_config(gate.settings, store=str(gate.store), runtime_dir=str(gate.runtime_dir))
+        landing = self._taken(gate.store, config)
+        try:
+            with landing.store.locks.store():
+                return Serving(gate, source, landing, config)
+        except BaseException:
+            self._given_back(landing)
+            raise
+
+    def end(self, serving: Serving) -> None:
+        """End what was made. With the last one of a store its landing is closed, and the store left alone."""
+        try:
+            serving.close()
+        finally:
+            self._given_back(serving.landing)
+
+    def _taken(self, root: Path, config: Config) -> Landing:
         with self._lock:
-            landing = self._landings.get(gate.store)
+            landing = self._landings.get(root)
             if landing is None:
-                store = Store.open(gate.store)
+                store = Store.open(root)
                 room = Room(store.layout, config, self._log)
-                landing = self._landings[gate.store] = Landing(store, log=self._log, before=room)
-        with landing.store.locks.store():
-            return Serving(gate, source, landing, config)
+                landing = self._landings[root] = Landing(store, log=self._log, before=room)
+            self._users[root] = self._users.get(root, 0) + 1
+            return landing
+
+    def _given_back(self, landing: Landing) -> None:
+        with self._lock:
+            root = next((root for root, known in self._landings.items() if known is landing), None)
+            if root is None:
+                return
+            self._users[root] -= 1
+            if self._users[root]:
+                return
+            del self._landings[root]
+        with contextlib.suppress(StratumError, OSError):  # who mounts now waits for the landing a little
+            landing.close()
 
     def close(self) -> None:
         """Give what has landed its place."""
@@ -134,14 +165,22 @@ def _reached(config: Config, gate: Gate, source: CommitSource) -> Access:
 
 
 def refresh_mounts(source: str) -> None:
-    """Have the mounts with that source, copies in other mount namespaces too, look for their objects anew."""
+    """Have the mounts with that source, also where only copies in other mount namespaces are left, look for their
+    objects anew."""
     done = set()
     for pid, entry in mountinfo.everywhere(source.partition(":")[0]):
         if entry.source != source or entry.fstype != "overlay" or entry.root != "/" or entry.device in done:
             continue
-        done.add(entry.device)
-        with contextlib.suppress(OSError):
-            mountapi.refresh_mount(f"/proc/{pid}/root{entry.mountpoint}")
+        with contextlib.suppress(OSError), contextlib.ExitStack() as opened:
+            flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+            outside = os.open(f"/proc/{pid}/root", flags)
+            opened.callback(os.close, outside)
+            root = open_in_root(outside, os.fsencode(entry.mountpoint), flags)
+            opened.callback(os.close, root)
+            device = os.fstat(root).st_dev
+            if f"{os.major(device)}:{os.minor(device)}" == entry.device:  # nothing else was put in its way
+                mountapi.refresh_mount(root)
+                done.add(entry.device)
 
 
 class _Refusing:

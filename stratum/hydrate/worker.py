@@ -154,7 +154,7 @@ class Worker:
         """In a thread, as it may write to a disk: end what fetched for a filesystem."""
         self._ending += 1
         try:
-            serving.close()
+            self._servings.end(serving)
         finally:
             self._ending -= 1
         if not self._ending:  # what it was made of refers to one another, and has catalogs open
@@ -351,6 +351,7 @@ def main(_runtime_dir: str) -> None:
         signal.signal(number, signal.SIG_IGN)
     os.chdir("/")
     os.umask(0o022)
+    service.call_itself("stratum-fetch")
     use_little_address_space()
     Worker(Channel(socket.socket(fileno=0))).run()
     signal.raise_signal(signal.SIGKILL)  # a thread that hangs at a disk would keep it from ending

@@ -5,7 +5,8 @@ Descriptors come with the packet (SCM_RIGHTS). A request has a field ``op``; the
 
 - ``serve``, with a descriptor of /dev/fuse: answer for this filesystem. ``source`` is that of the mount that it is a
   layer of, ``gate`` as ``mount.gate`` writes it. Answered when the filesystem is ready.
-- ``list``: ``connections``, with ``id``, ``source``, ``store``, ``commit`` and ``since`` of each that is served.
+- ``list``: ``connections``, with ``id``, ``source``, ``store``, ``commit``, ``since`` and names of ``options`` of each
+  that is served.
 - ``status``: ``connections`` as above, each with what its fetcher says of itself.
 - ``restart-worker``: have a new process of the code on disk take over. ``worker``: its ID.
 - ``stop``: end; refused while there are connections, unless ``force``.

@@ -16,8 +16,8 @@ _ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin
 def spawn(module: str, argument: Any, *, stdin: int | None = None, stderr: int | None = None) -> int:
     """Start ``main(argument)`` of ``module``, found where this process finds modules; its process ID.
 
-    Its standard files are ``stdin`` and ``stderr``, descriptors, or /dev/null; others it does not get, and none of this
-    one's environment. Raises ``OSError``.
+    Its standard files are ``stdin`` and ``stderr``, descriptors, or /dev/null; it gets nothing of this one's
+    environment, but what is open here and inheritable. Raises ``OSError``.
     """
     with contextlib.ExitStack() as opened:
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)

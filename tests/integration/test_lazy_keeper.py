@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -18,6 +19,9 @@ from typing import Any
 
 import pytest
 
+from stratum.api import mounting
+from stratum.api.session import Session
+from stratum.config import load_config
 from stratum.errors import BusyError, StratumError, UsageError
 from stratum.mount.gate import ask_keeper, gate_layers
 from stratum.mount.gatewire import MAX_PACKET, reachable, socket_path
@@ -25,6 +29,7 @@ from stratum.mount.plan import Gate
 from stratum.store import Store
 from stratum.sys import fuse, mountinfo
 from tests.support import hydrating
+from tests.support.command import SCRIPT, Command
 from tests.support.lazily import Far, Lazily, far_registry, until
 from tests.support.leftovers import unmount_below
 
@@ -328,6 +333,48 @@ def test_a_client_that_says_nothing_is_let_go(lazily: Lazily) -> None:
         assert client.recv(10) == b""
 
 
+def test_what_an_engine_left_open_for_its_hook_is_closed(lazily: Lazily) -> None:
+    """Whoever waits for the end of it would wait as long as anything is mounted."""
+    lazily.cli.ok("unmount", lazily.mnt)
+    hydrating.stop(lazily.run)
+    reading, writing = os.pipe()
+    subprocess.run(
+        [SCRIPT, "mount", "app:v1", lazily.mnt], env=lazily.cli.environment, pass_fds=[writing], check=True, timeout=60
+    )
+    os.close(writing)
+    assert len(connections(lazily.run)) == 1
+    os.set_blocking(reading, False)
+    assert os.read(reading, 1) == b""
+    os.close(reading)
+
+
+def test_a_store_that_nobody_reads_is_left_alone(tmp_path: Path, far: Far) -> None:
+    """Its disk can be unmounted while mounts of other stores are served."""
+    far.well()
+    with Lazily(tmp_path / "one", far) as lazily:
+        cli = Command(tmp_path / "two", lazily.run)
+        cli.ok("pull", "--lazy", far.reference, "app:v1")
+        other = tmp_path / "mnt"
+        cli.ok("mount", "app:v1", other)
+        assert (other / "tiny").read_bytes() == b"ten bytes!"
+        worker = hydrating.worker(lazily.run)
+        assert any(str(tmp_path / "two") in link for link in links(worker))
+        cli.ok("unmount", other)
+        until(lambda: not any(str(tmp_path / "two") in link for link in links(worker)))
+        cli.ok("mount", "app:v1", other)
+        assert (other / "tiny").read_bytes() == b"ten bytes!"
+        cli.ok("unmount", other)
+
+
+def links(pid: int | None) -> list[str]:
+    """What a process has open."""
+    found = []
+    for name in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(FileNotFoundError):
+            found.append(os.readlink(f"/proc/{pid}/fd/{name}"))
+    return found
+
+
 def all_processes() -> list[int]:
     return [int(name) for name in os.listdir("/proc") if name.isdecimal()]
 
@@ -343,13 +390,18 @@ def test_a_live_switch_keeps_what_was_said_for_the_mount(tmp_path: Path, far: Fa
     """Another mount is made of it, with a filesystem of its own; the old one's ends."""
     far.well()
     with Lazily(tmp_path, far, worktree=True) as lazily:
+        lazily.cli.ok("unmount", lazily.mnt)
+        session = Session(load_config(lazily.cli.environment))
+        mounting.mount(session, "app+dev", str(lazily.mnt), options={"prefetch": "none"})
         first = connections(lazily.run)
+        assert [each["options"] for each in first] == [["prefetch"]]
         (lazily.mnt / "new").write_text("x")
         lazily.cli.ok("commit", "app+dev")
         lazily.cli.ok("reset", "app+dev")
         until(lambda: len(connections(lazily.run)) == 1)
         assert connections(lazily.run)[0]["id"] != first[0]["id"]
         assert connections(lazily.run)[0]["source"] == first[0]["source"]
+        assert connections(lazily.run)[0]["options"] == ["prefetch"]
         assert not lazily.read(far.group(0)[:3])
 
 

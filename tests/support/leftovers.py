@@ -15,7 +15,15 @@ from pathlib import Path
 
 MARK = "TESTS_OF_STRATUM"
 RUN = Path("/run/stratum")
-OUR_SERVERS = {"conmon", "podman", "docker-registry", "stratum", "stratum-hook"}
+OUR_SERVERS = {
+    "conmon",
+    "podman",
+    "docker-registry",
+    "stratum",
+    "stratum-fetch",
+    "stratum-hook",
+    "stratum-hydrate",
+}
 PATIENCE = 10.0
 """Seconds that processes get to end: a container's monitor outlives the container a little."""
 
