@@ -9,12 +9,14 @@ commit was here whole, and has no gate.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stratum.api.session import Session
 from stratum.errors import NotFoundError, StratumError
 from stratum.frozen import frozen
+from stratum.mount.plan import gate_starts_keeper
 from stratum.refs import parse_ref
 
 if TYPE_CHECKING:
@@ -34,26 +36,31 @@ class Healed:
     error: StratumError | None = None
 
 
-def heal(session: Session) -> list[Healed]:
+def heal(session: Session, options: Mapping[str, str] | None = None) -> list[Healed]:
     """Give every mount of the store that needs a gate, and has none that is served, a new one; what was done.
 
+    ``options`` are those of the new gates (``Workplace.gate``): those that the mounts had are gone with their keeper.
     Costs next to nothing where all commits that are mounted are here whole. Nothing that is wrong with one mount keeps
     the others from being healed. Raises ``StratumError`` where the keeper does not answer.
     """
     needing = [record for record in session.state.of_store(session.store.root) if _needs_gate(session, record)]
     if not needing:
         return []
-    served = _served(session)
-    if any(record.id not in served for record in needing):
+    start = gate_starts_keeper(options or {})
+    served = _served(session, start)
+    if served is not None and any(record.id not in served for record in needing):
         time.sleep(_HANDING_OVER)
-        served = _served(session)
-    return [healed for record in needing if record.id not in served for healed in _healed(session, record)]
+        served = _served(session, start)
+    if served is None:
+        return []
+    missing = [record for record in needing if record.id not in served]
+    return [healed for record in missing for healed in _healed(session, record, options)]
 
 
-def heal_by_the_way(session: Session) -> list[str]:
+def heal_by_the_way(session: Session, options: Mapping[str, str] | None = None) -> list[str]:
     """The same by somebody who came for something else: what went wrong, and what was done, a line each."""
     try:
-        done = heal(session)
+        done = heal(session, options)
     except StratumError as exc:
         return [f"mounts that fetch what is read were not looked at: {exc.told}"]
     lines = []
@@ -68,18 +75,22 @@ def _needs_gate(session: Session, record: Record) -> bool:
     return record.mount_id is not None and session.store.sources.is_partial(record.commit)
 
 
-def _served(session: Session) -> set[str]:
-    """The IDs of the mounts that the keeper serves. Where there is none, one is started, which others may wait for."""
+def _served(session: Session, start: bool) -> set[str] | None:
+    """The IDs of the mounts that the keeper serves. Where there is none, one is started, which others may wait for;
+    without ``start`` the answer is None."""
     from stratum.mount.gate import ask_keeper
 
-    answers = ask_keeper(session.config.runtime_dir, {"op": "list"}, start=True)
+    answers = ask_keeper(session.config.runtime_dir, {"op": "list"}, start=start)
+    if not answers:
+        return None
     sources = [str(each["source"]) for answer in answers for each in answer["connections"]]
     return {source.removeprefix("stratum-").partition(":")[0] for source in sources}
 
 
-def _healed(session: Session, record: Record) -> list[Healed]:
+def _healed(session: Session, record: Record, options: Mapping[str, str] | None) -> list[Healed]:
+    show = _show_worktree if record.is_worktree else _show_commit
     try:
-        problems = _show_worktree(session, record) if record.is_worktree else _show_commit(session, record)
+        problems = show(session, record, options)
     except NotFoundError:  # it was unmounted meanwhile, or removed
         return []
     except StratumError as exc:
@@ -87,20 +98,20 @@ def _healed(session: Session, record: Record) -> list[Healed]:
     return [Healed(record, problems)]
 
 
-def _show_worktree(session: Session, record: Record) -> list[str]:
+def _show_worktree(session: Session, record: Record, options: Mapping[str, str] | None) -> list[str]:
     with session.hold(parse_ref(record.ref)) as held:
         if held.mounted is None or held.mounted.id != record.id:
             raise NotFoundError(f"{record.mountpoint} does not show {record.ref} any more")
-        return held.show_anew()
+        return held.show_anew(options)
 
 
-def _show_commit(session: Session, record: Record) -> list[str]:
+def _show_commit(session: Session, record: Record, options: Mapping[str, str] | None) -> list[str]:
     from stratum.mount.plan import MountPlan
     from stratum.mount.swap import swapping
 
     store, problems = session.store, list[str]()
     with store.locks.store(), swapping(record, force=True) as live:
-        gate = session.gate(record.commit)
+        gate = session.gate(record.commit, options)
         plan = MountPlan(
             store.commits.ensure_image(record.commit),
             store.objects.layers,

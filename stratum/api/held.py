@@ -357,9 +357,9 @@ class Held:
         store.worktrees.drop_retired(self.stratum, self.name)
         return kept
 
-    def show_anew(self) -> list[str]:
-        """Have its mount, which is there, and the copies of that be made anew, and so get a gate that is served. In
-        words, the copies for which that could not be done.
+    def show_anew(self, options: Mapping[str, str] | None = None) -> list[str]:
+        """Have its mount, which is there, and the copies of that be made anew, and so get a gate that is served, with
+        ``options``. In words, the copies for which that could not be done.
 
         Nobody is asked to close anything: files that are open stay with the old mount, and what is written to them is
         in the same upperdir. Raises what ``mount.swap`` raises.
@@ -369,13 +369,19 @@ class Held:
         record, problems = self.mounted, list[str]()
         assert record is not None
         with swapping(record, force=True) as live:
-            shown = self._show_in(live, record, problems)
+            shown = self._show_in(live, record, problems, options)
         self._confirm(record, *shown)
         return problems
 
-    def _show_in(self, live: LiveMount, record: Record, problems: list[str] | None = None) -> tuple[int, bool]:
+    def _show_in(
+        self,
+        live: LiveMount,
+        record: Record,
+        problems: list[str] | None = None,
+        options: Mapping[str, str] | None = None,
+    ) -> tuple[int, bool]:
         """Let its mount show it as it is now: (the mount ID, whether it has a gate)."""
-        plan = self.plan(read_only=record.read_only, source=record.source)
+        plan = self.plan(read_only=record.read_only, source=record.source, options=options)
         return live.show(plan, problems=problems), plan.gate is not None
 
     def _confirm(self, record: Record, mount_id: int, gate: bool) -> None:

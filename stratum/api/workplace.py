@@ -49,8 +49,9 @@ class Workplace:
     def gate(self, commit: str, options: Mapping[str, str] | None = None) -> Gate | None:
         """What a mount of ``commit`` needs to fetch what is read of it; None where the commit is here whole.
 
-        ``options``: ``prefetch`` (none, profile or all), ``wait`` (forever: for sources that are away), and how the
-        sources are reached for this mount. Without any, those of the mount in whose place it comes stay.
+        ``options``: ``prefetch`` (none, profile or all), ``wait`` (forever: for sources that are away), ``start``
+        (never: others start the keeper), and how the sources are reached for this mount. Without any, those of the
+        mount in whose place it comes stay.
         """
         if not self.store.sources.is_partial(commit):
             return None

@@ -36,7 +36,8 @@ LOCK_WAIT = 0.5
 @dataclass(frozen=True, slots=True)
 class Options:
     """How the driver was started. Inline volumes' sources must match one of ``inline_sources``; ``ca_file`` has
-    certificate authorities for registries besides the system's."""
+    certificate authorities for registries besides the system's. With ``external_keeper`` nothing is started that stands
+    behind mounts: somebody else runs it."""
 
     node_id: str
     kubelet_dir: Path
@@ -44,6 +45,7 @@ class Options:
     allow_inline: bool = False
     inline_sources: tuple[SourcePattern, ...] = (parse_pattern("*"),)
     ca_file: Path | None = None
+    external_keeper: bool = False
 
     def allows_inline_source(self, source: Target | Ref) -> bool:
         """Whether pod authors may name ``source``."""

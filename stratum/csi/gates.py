@@ -28,9 +28,7 @@ def gate_options(
     volume was made from, and the only one that a secret without a host in it is for."""
     if not driver.session.store.sources.is_partial(commit):
         return {}
-    options = {} if prefetch is None else {"prefetch": prefetch}
-    if driver.options.ca_file is not None:
-        options[AUTHORITIES] = str(driver.options.ca_file)
+    options = node_options(driver) | ({} if prefetch is None else {"prefetch": prefetch})
     if asker.isolated:
         options[ISOLATED] = "true"
     places = {origin} if origin is not None else set()
@@ -47,6 +45,12 @@ def gate_options(
     if found:
         options[CREDENTIALS] = json.dumps(found)
     return options
+
+
+def node_options(driver: Driver) -> dict[str, str]:
+    """What is the same for all gates of this driver."""
+    options = {} if driver.options.ca_file is None else {AUTHORITIES: str(driver.options.ca_file)}
+    return options | ({"start": "never"} if driver.options.external_keeper else {})
 
 
 def base_of(driver: Driver, found: Resolved) -> str:

@@ -14,13 +14,9 @@ import sys
 import threading
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import stratum
 from stratum.errors import StratumError, UsageError, os_error_text
-
-if TYPE_CHECKING:
-    from stratum.csi.driver import Driver
 
 NODE_ID_MAX = 63
 GRACE = 5.0
@@ -63,6 +59,12 @@ def command_line() -> argparse.ArgumentParser:
     add("--store", metavar="DIR", help="Directory of the store. Default: as for the stratum command.")
     add("--runtime-dir", metavar="DIR", help="Directory of the mount state. Default: as for the stratum command.")
     add("--ca-file", metavar="FILE", help="Certificate authorities of registries, besides the system's; PEM.")
+    add(
+        "--external-keeper",
+        action="store_true",
+        help="Lazy volumes wait for a keeper (stratum hydrate) that is run elsewhere, as the driver may end at any "
+        "time. Default: one is started where none runs.",
+    )
     add("--metrics", metavar="HOST:PORT|unix:///PATH", help="Serve metrics for Prometheus at /metrics there.")
     add(
         "--gc-interval",
@@ -90,7 +92,7 @@ def _run(args: argparse.Namespace) -> int:
     from stratum.api.maintenance import parse_duration
     from stratum.api.session import Session
     from stratum.config import load_config
-    from stratum.csi import collecting
+    from stratum.csi import collecting, healing
     from stratum.csi.driver import Driver, Options
     from stratum.csi.metrics import LIMITS
     from stratum.csi.patterns import parse_pattern
@@ -105,6 +107,7 @@ def _run(args: argparse.Namespace) -> int:
         controller=args.controller,
         allow_inline=args.allow_inline,
         ca_file=_ca_file(args.ca_file),
+        external_keeper=args.external_keeper,
         inline_sources=tuple(parse_pattern(text) for text in args.inline_source or ("*",)),
     )
     rules = collecting.Rules(*(parse_duration(text) for text in (args.gc_interval, args.reflog_age, args.pulled_age)))
@@ -121,23 +124,13 @@ def _run(args: argparse.Namespace) -> int:
             stack.enter_context(serving(driver.metrics.app(), listener, LIMITS))
         server = serve(driver, args.endpoint)
         collecting.start(driver, rules)
-        threading.Thread(target=_heal, args=(driver,), name="heal", daemon=True).start()
+        healing.start(driver)
         stopped.wait()
         server.stop(GRACE).wait()
         if driver.jobs.running:
             # Jobs may be cut short anywhere, and are begun again by the next call; waiting for them helps nobody.
             os._exit(0)
     return 0
-
-
-def _heal(driver: Driver) -> None:
-    """Mend mounts of volumes whose gate ended while no driver ran, such as with the pod that it was started in."""
-    import logging
-
-    from stratum.api.healing import heal_by_the_way
-
-    for line in heal_by_the_way(driver.session):
-        logging.getLogger(__name__).warning("%s", line)
 
 
 def _node_id(node_id: str) -> str:

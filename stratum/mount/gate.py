@@ -16,10 +16,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from stratum.errors import StratumError, UnsupportedError, os_error_text
+from stratum.errors import StratumError, UnreachableError, UnsupportedError, os_error_text
 from stratum.frozen import frozen
 from stratum.mount.gatewire import GarbageError, Message, raise_error, reachable, receive, send
-from stratum.mount.plan import Gate
+from stratum.mount.plan import Gate, gate_starts_keeper
 from stratum.sys import fuse
 
 KEEPER = "stratum.hydrate.keeper"
@@ -61,9 +61,14 @@ def gate_layers(gate: Gate, source: str) -> Iterator[GateLayers]:
         opened.callback(os.close, mount)
         try:
             request = {"op": "serve", "id": os.urandom(8).hex(), "source": source, "gate": gate_to_json(gate)}
-            ask_keeper(gate.runtime_dir, request, [device], start=True)
+            answers = ask_keeper(gate.runtime_dir, request, [device], start=gate_starts_keeper(gate.options))
         finally:
             os.close(device)  # the keeper has its own: where it ends, the filesystem does
+        if not answers:
+            raise UnreachableError(
+                "the keeper of what is fetched when it is read does not run",
+                hint=f"it is started by others here: 'stratum hydrate', with the runtime directory {gate.runtime_dir}",
+            )
         directories = []
         for name in (ASK, ERR):
             directories.append(os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=mount))

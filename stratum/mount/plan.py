@@ -44,6 +44,11 @@ class Gate:
     options: Mapping[str, str] = field(default_factory=dict)
 
 
+def gate_starts_keeper(options: Mapping[str, str]) -> bool:
+    """Whether a gate with these options starts a keeper where none runs, or leaves that to others."""
+    return options.get("start") != "never"
+
+
 @frozen
 class MountPlan:
     """One mount: ``image`` (a commit's EROFS image) over ``data``, writable where there is an upperdir.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -106,9 +106,14 @@ def test_attributes_are_ones_that_the_driver_takes() -> None:
             assert claim["spec"]["dataSource"]["name"] in names["VolumeSnapshot"]
 
 
+def pod_of(documents: Iterable[Document], daemonset: str) -> Document:
+    (found,) = (d for d in documents if d["kind"] == "DaemonSet" and d["metadata"]["name"] == daemonset)
+    spec: Document = found["spec"]["template"]["spec"]
+    return spec
+
+
 def test_driver_container() -> None:
-    (daemonset,) = of_kind("DaemonSet")
-    pod = daemonset["spec"]["template"]["spec"]
+    pod = pod_of(of_kind("DaemonSet"), "stratum-csi")
     containers = {container["name"]: container for container in pod["containers"]}
     check_driver_arguments(containers["driver"]["args"])
     assert not pod.get("hostNetwork", False)
@@ -127,11 +132,30 @@ def test_driver_container() -> None:
             assert not container["securityContext"]["allowPrivilegeEscalation"]
 
 
+def test_what_stands_behind_mounts_is_in_pods_of_its_own() -> None:
+    (daemonset,) = (d for d in of_kind("DaemonSet") if d["metadata"]["name"] == "stratum-hydrate")
+    assert daemonset["spec"]["updateStrategy"]["type"] == "OnDelete", "an upgrade of the driver is in no reader's way"
+    pods = [pod_of(of_kind("DaemonSet"), name) for name in ("stratum-csi", "stratum-hydrate")]
+    (container,) = pods[1]["containers"]
+    driver = next(each for each in pods[0]["containers"] if each["name"] == "driver")
+    assert container["image"] == driver["image"]
+    assert container["securityContext"] == driver["securityContext"]
+    for pod in pods:
+        assert pod["hostPID"], "who reads is a process of the node"
+        assert pod["priorityClassName"] == "system-node-critical"
+    places = [{v["name"]: v["hostPath"]["path"] for v in pod["volumes"] if "hostPath" in v} for pod in pods]
+    mounted = {mount["name"]: mount for mount in container["volumeMounts"]}
+    for name in ("store", "runtime", "kubelet", "devices"):
+        assert mounted[name]["mountPath"] == places[0][name] == places[1][name]
+    assert mounted["kubelet"]["mountPropagation"] == "HostToContainer", "it is told of mounts, and makes none"
+
+
 def check_driver_arguments(arguments: list[str]) -> None:
     """They are what the program's own parser takes."""
     args = command_line().parse_args(arguments)
     assert args.endpoint == "unix:///csi/csi.sock"
     assert args.controller
+    assert args.external_keeper
 
 
 @pytest.mark.parametrize(
@@ -146,28 +170,33 @@ def check_driver_arguments(arguments: list[str]) -> None:
 )
 def test_kustomize(directory: str, snapshotter: bool, inline: bool) -> None:
     built = build(directory)
-    kinds = {document["kind"]: document for document in built}
-    assert set(kinds) == {
-        "Namespace",
-        "ServiceAccount",
+    assert sorted(document["kind"] for document in built) == [
+        "CSIDriver",
         "ClusterRole",
         "ClusterRoleBinding",
+        "DaemonSet",
+        "DaemonSet",
+        "Namespace",
         "Role",
         "RoleBinding",
-        "CSIDriver",
-        "DaemonSet",
-    }
+        "ServiceAccount",
+    ]
     for document in built:
         kubernetes_validate.validate(document, VERSIONS[-1], strict=True)
-    containers = {c["name"]: c for c in kinds["DaemonSet"]["spec"]["template"]["spec"]["containers"]}
+    containers = {c["name"]: c for c in pod_of(built, "stratum-csi")["containers"]}
+    (hydrate,) = pod_of(built, "stratum-hydrate")["containers"]
+    assert hydrate["image"] == containers["driver"]["image"]
+    assert hydrate.get("imagePullPolicy") == containers["driver"].get("imagePullPolicy")
     assert ("csi-snapshotter" in containers) == snapshotter
     assert ("--allow-inline" in containers["driver"]["args"]) == inline
-    assert ("Ephemeral" in kinds["CSIDriver"]["spec"]["volumeLifecycleModes"]) == inline
+    (csi_driver,) = (document for document in built if document["kind"] == "CSIDriver")
+    assert ("Ephemeral" in csi_driver["spec"]["volumeLifecycleModes"]) == inline
     check_driver_arguments(containers["driver"]["args"])
     ca_file = command_line().parse_args(containers["driver"]["args"]).ca_file
-    places = [mount["mountPath"] for mount in containers["driver"]["volumeMounts"]]
     assert (ca_file is not None) == (directory == "overlays/private-ca")
-    assert ca_file is None or str(Path(ca_file).parent) in places
+    for container in (containers["driver"], hydrate):
+        places = [mount["mountPath"] for mount in container["volumeMounts"]]
+        assert ca_file is None or str(Path(ca_file).parent) in places
 
 
 def test_kustomize_classes() -> None:
