@@ -6,9 +6,14 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from stratum.api.session import Session
+from stratum.config import load_config
+from stratum.errors import UsageError
+from stratum.plugin.volumes import PluginVolumes
 from tests.e2e.hooked import refused, volume, wait_for
 from tests.e2e.podman_env import PodmanEnv
 from tests.support.command import Command
@@ -122,6 +127,21 @@ def test_what_is_nowhere_starts_nothing(lazily: PodmanEnv, cli: Command, far: Fa
     done = cli("run", "-v", "app:v1:/data:lazy", lazily.image, "true", env={"STRATUM_REGISTRY": ""})
     assert done.code == 3
     assert "the settings name no registry" in done.stderr
+
+
+def test_a_named_volume_is_pulled_lazily(cli: Command, tmp_path: Path, far: Far) -> None:
+    config = load_config(cli.environment | {"STRATUM_REGISTRY": setting(far)})
+    Session(config).create_store()
+    volumes = PluginVolumes(config)
+    volumes.create("models", {"ref": "app:v1", "lazy": "true", "prefetch": "none"})
+    place = Path(volumes.mount("models", "container"))
+    try:
+        assert far.slow.ranges() == []
+        assert hashlib.sha256((place / "d3/f09").read_bytes()).hexdigest() == far.sums["d3/f09"]
+    finally:
+        assert volumes.unmount("models", "container") is None
+    with pytest.raises(UsageError, match="is none"):
+        volumes.create("other", {"ref": "app+dev", "lazy": "true"})
 
 
 @pytest.mark.parametrize("word", ["kill", "stop"])
