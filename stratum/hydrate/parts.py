@@ -161,6 +161,15 @@ class Part:
         except OSError as exc:
             raise storage_error(exc, f"write object {self.digest.hex()}") from None
 
+    def abandon_whole(self) -> None:
+        """Forget what was appended: it is a hole again, as large as the object. ``StratumError``."""
+        try:
+            os.ftruncate(self._fd, 0)
+            os.ftruncate(self._fd, self.size)
+        except OSError as exc:
+            raise storage_error(exc, f"write object {self.digest.hex()}") from None
+        self._fresh = True
+
     def append(self, piece: memoryview) -> None:
         """Write what comes next. ``StratumError``."""
         try:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
-from stratum.errors import DamagedError, NotFoundError, StratumError, foreseen
+from stratum.errors import DamagedError, NotFoundError, StratumError, UnreachableError, foreseen
 from stratum.hydrate.frames import Seams, archive_of, compressed
 from stratum.hydrate.lanes import AHEAD, BACKGROUND, DEMAND
 from stratum.hydrate.parts import CHUNK, Part
@@ -277,7 +277,11 @@ class LargeObject:
             return None
         for supply, member in self._supplies.places(self.digest):
             blob = supply.pack(member).verity
-            if blob is not None and supply.remote.usable(blob.sha256):
+            if blob is None:
+                continue
+            if supply.remote.is_away:
+                error = error or UnreachableError(supply.remote.words)
+            elif supply.remote.usable(blob.sha256):
                 error = self._guarded(partial(self._use_hashes, supply, blob))
                 if error is None:
                     return None
@@ -297,30 +301,39 @@ class LargeObject:
 
     def _fetch_whole(self, error: StratumError | None) -> None:
         """Fetch the object from the beginning to the end. ``StratumError`` where no source gives it."""
-        from stratum.composefs.verity import VerityHasher
-
         with self.part.filling:
             if self.part.is_complete:
                 return
             self.part.begin_whole()
-            hasher, position = VerityHasher(), 0
-            for place in self._supplies.places(self.digest):
-                try:
-                    for piece in self._pieces(place, position):
-                        hasher.update(piece)
-                        self.part.append(piece)
-                        position += len(piece)
-                        self._came(len(piece))
-                except StratumError as exc:
-                    error = exc
-                if position == self.size:
-                    break
-            if position < self.size:
-                raise error or StratumError(f"no source has object {self.digest.hex()} any more")
-            if hasher.digest() != self.digest:
-                raise DamagedError(f"the bytes of object {self.digest.hex()} do not match its digest")
+            try:
+                self._append_all(error)
+            except BaseException:
+                self.part.abandon_whole()
+                raise
             if self.part.name_it():
                 self._realized()
+
+    def _append_all(self, error: StratumError | None) -> None:
+        """Write the object from its first byte to its last, and check it. ``StratumError``, ``error`` where there is no
+        other."""
+        from stratum.composefs.verity import VerityHasher
+
+        hasher, position = VerityHasher(), 0
+        for place in self._supplies.places(self.digest):
+            try:
+                for piece in self._pieces(place, position):
+                    hasher.update(piece)
+                    self.part.append(piece)
+                    position += len(piece)
+                    self._came(len(piece))
+            except StratumError as exc:
+                error = exc
+            if position == self.size:
+                break
+        if position < self.size:
+            raise error or StratumError(f"no source has object {self.digest.hex()} any more")
+        if hasher.digest() != self.digest:
+            raise DamagedError(f"the bytes of object {self.digest.hex()} do not match its digest")
 
     def _pieces(self, place: Place, position: int) -> Iterator[memoryview]:
         """The object's bytes from ``position`` on."""

@@ -97,6 +97,12 @@ class Remote:
                 until = None
             return until is None and self._breaker.would_allow(now)
 
+    @property
+    def is_away(self) -> bool:
+        """Whether it failed so often that nothing is asked of it for now."""
+        with self._lock:
+            return not self._breaker.would_allow(time.monotonic())
+
     def read(self, blob: Blob, start: int, size: int) -> bytes:
         """``size`` bytes of the blob from ``start`` on, not verified. ``StratumError``; nothing is given short."""
         return self._asked(blob, lambda source, descriptor: self._range(source, descriptor, start, size))

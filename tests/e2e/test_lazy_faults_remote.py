@@ -12,7 +12,9 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -98,6 +100,31 @@ def test_a_registry_that_is_gone_costs_each_read_next_to_nothing(lazily: Lazily,
     far.slow.live()
     lazily.right_again(paths)
     lazily.everything_is_right()
+
+
+MAPPED = """
+import hashlib, mmap, sys
+with open(sys.argv[1], "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+    print(hashlib.sha256(mapped).hexdigest())
+"""
+
+
+def test_a_map_of_what_cannot_be_had_is_a_signal_and_no_zeros(lazily: Lazily, far: Far) -> None:
+    """Both for a file that is opened in vain, and for one whose first part is here."""
+    with (lazily.mnt / LARGE).open("rb") as begun, (far.tree / LARGE).open("rb") as original:
+        assert begun.read(1 << 20) == original.read(1 << 20)
+    far.slow.die()
+    for path in (LARGE, SPARSE, far.group(7)[-1]):
+        done = subprocess.run([sys.executable, "-c", MAPPED, lazily.mnt / path], capture_output=True, check=False)
+        if done.returncode == 0:
+            assert done.stdout.decode().strip() == far.sums[path]
+        else:
+            assert done.returncode == -signal.SIGBUS or b"Input/output error" in done.stderr
+    far.slow.live()
+    lazily.right_again([LARGE, SPARSE])
+    for path in (LARGE, SPARSE):
+        done = subprocess.run([sys.executable, "-c", MAPPED, lazily.mnt / path], capture_output=True, check=True)
+        assert done.stdout.decode().strip() == far.sums[path]
 
 
 def test_one_that_is_away_is_asked_now_and_then_only(lazily: Lazily, far: Far) -> None:

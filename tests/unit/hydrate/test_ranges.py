@@ -240,3 +240,19 @@ def test_a_chunk_is_believed_by_its_hash_only(tmp_path: Path) -> None:
     assert part.complete()
     assert adopted == [DIGEST]
     part.close()
+
+
+def test_nothing_of_a_whole_that_was_given_up_is_among_the_parts(tmp_path: Path) -> None:
+    """Neither wrong bytes where the object has zeros, nor an end that is missing."""
+    part = Part(tmp_path, lambda *_: None, DIGEST, SIZE)
+    try:
+        part.begin_whole()
+        part.append(memoryview(b"lies" * (SIZE // 8)))
+        part.abandon_whole()
+        part.use_hashes(level1_hashes([LARGE]))
+        for chunk in range(part.chunks):
+            assert not part.has(chunk)
+            part.put(chunk, LARGE[chunk * CHUNK : (chunk + 1) * CHUNK])
+        assert part.read(0, SIZE) == LARGE
+    finally:
+        part.close()
