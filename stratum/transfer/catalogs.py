@@ -50,6 +50,12 @@ def _blob(blob: Descriptor) -> Blob:
     return Blob(bytes.fromhex(blob.hex), blob.size)
 
 
+def can_be_noted(target: Target) -> bool:
+    """Whether the target can be a source of a commit: a path with bytes that are not Unicode has no place in a file of
+    text."""
+    return str(target).isprintable()
+
+
 def source_of(target: Target, manifest: str, kind: str, access: Access | None) -> CommitSource:
     """The artifact whose ``manifest`` (a digest) ``target`` named just now, reached by ``access``."""
     scheme, host = target.scheme, target.host or ""

@@ -37,7 +37,7 @@ from stratum.progress import Progress
 from stratum.store.ancestry import Ancestry
 from stratum.store.lineage import Recorded
 from stratum.transfer.artifact import Manifest, Pack, read_manifest, read_metadata
-from stratum.transfer.catalogs import catalog_of, source_of
+from stratum.transfer.catalogs import can_be_noted, catalog_of, source_of
 from stratum.transfer.objects import STORE_WAIT, WORKERS, ObjectFetch, fetch_objects, find_parts, read_packs
 from stratum.transfer.packs import Member
 from stratum.transfer.profiles import bring_profile
@@ -225,7 +225,7 @@ def _lacking(store: Store, objects: dict[bytes, int]) -> dict[bytes, int]:
 
 def _sources(remote: Source, digest: str, kind: str, access: Access | None, found: _Found) -> list[WithCatalog]:
     """The place that the commit comes from, with what is there; nothing where nobody finds it there again."""
-    if not remote.lasting:
+    if not remote.lasting or not can_be_noted(remote.target):
         return []
     source = source_of(remote.target, digest, "import" if kind == "import" else "pull", access)
     return [(source, catalog_of(found.packs, found.tree.objects))]

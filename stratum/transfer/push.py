@@ -32,7 +32,7 @@ from stratum.progress import Progress
 from stratum.store.ancestry import Ancestry
 from stratum.transfer.artifact import CONFIG_MEDIA_TYPE, PACK_MEDIA_TYPE, Pack, PackLayers
 from stratum.transfer.bases import Bases, There, find_there, read_base
-from stratum.transfer.catalogs import source_of
+from stratum.transfer.catalogs import can_be_noted, source_of
 from stratum.transfer.keeptag import keep
 from stratum.transfer.packs import PACK_MAX, Member, PackIndex, PackWriter, archived_size, write_index
 from stratum.transfer.packwork import store_opener
@@ -106,8 +106,9 @@ def push(
                 if keep_tag:
                     keep(remote, done.manifest_digest)
                 send_profile(store, commit, remote, done.manifest_digest)
-                source = source_of(remote.target, done.manifest_digest, "push", access)
-                record_push(store, commit, remote, source, outgoing.objects, packs)
+                if can_be_noted(remote.target):
+                    source = source_of(remote.target, done.manifest_digest, "push", access)
+                    record_push(store, commit, remote, source, outgoing.objects, packs)
             return done
 
 

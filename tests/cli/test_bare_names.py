@@ -83,6 +83,15 @@ class Verbs:
         self.cli.ok("restore", "db", "/", "--to", place)
         return self.cli.ok("import", "--bare", place, self.new("from-restored"))
 
+    def by_realize(self) -> str:
+        commit: str = self.cli.json("realize", "--no-keep", "db")["commit"]
+        return commit
+
+    def by_unrealize(self) -> str:
+        commit: str = self.cli.json("unrealize", "db")["commit"]
+        self.cli.ok("unrealize", "--auto", "db")
+        return commit
+
     def by_worktree_add(self) -> str:
         first, second, third = (self.new("w") for _ in range(3))
         self.cli.ok("worktree", "add", f"db+{first}")
