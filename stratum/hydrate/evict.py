@@ -20,7 +20,7 @@ from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from stratum.errors import StratumError
+from stratum.errors import DamagedError, StratumError
 from stratum.hydrate.evictable import Derived, Shelf, Why
 from stratum.hydrate.guarding import refresh, unguarded
 from stratum.store.budget import read_budget
@@ -41,8 +41,10 @@ SHORT_AGE = 60.0
 """The same where nothing older may go: time enough for whoever has it fetched to open it."""
 LOCK_WAIT = 10.0
 """Seconds to wait for others to let go of the store, where somebody waits for room."""
-_BATCH = 2000
-_BATCH_BYTES = 1 << 30
+_BATCH = 250
+"""Objects that go while the store is locked, at first; then as many as take ``_LOCKED`` seconds, by the last ones."""
+_BATCH_MAX = 5000
+_LOCKED = 0.25
 _TRIES = 5
 _SKEW = 60.0
 """Seconds by which a clock may have been put back since something was noted."""
@@ -264,17 +266,22 @@ class Evictor:
         self._confirmed.update(reference for reference, is_there in answers.items() if is_there)
         now = rfc3339(utc_now())
         with self._store.begin("noting what sources have") as tx:
-            for commit in self._store.commits.list():
-                for source in self._store.sources.of(commit) if answers else ():
-                    if source.reference in answers:
-                        self._store.sources.seen(tx, commit, source.reference, now, gone=not answers[source.reference])
+            for commit in self._store.commits.list() if answers else ():
+                with suppress(DamagedError):  # then it has no sources, and a check tells
+                    for source in self._store.sources.of(commit):
+                        is_there = answers.get(source.reference)
+                        if is_there is not None:
+                            self._store.sources.seen(tx, commit, source.reference, now, gone=not is_there)
 
     # Having it go
 
     def _remove(self, items: list[_Here], derived: Derived, done: Evicted, timeout: float | None) -> bool:
         """Remove the objects, batch by batch; whether it came to the end: else things have changed meanwhile."""
-        for batch in _batches(items):
+        first, count = 0, _BATCH
+        while batch := items[first : first + count]:
+            first += count
             with self._exclusive(timeout):
+                locked = time.monotonic()
                 if self._shelf.stamp(self._unguarded()) != derived.stamp:
                     return False
                 busy = set(self._store.transactions.needed())
@@ -287,6 +294,8 @@ class Evictor:
                 for item in unchanged:
                     done.bytes += self._store.objects.remove(item.digest)
                     done.objects += 1
+                seconds = max(time.monotonic() - locked, 1e-3)
+            count = max(_BATCH // 10, min(int(count * _LOCKED / seconds), _BATCH_MAX), 1)
         return True
 
     def _exclusive(self, timeout: float | None) -> AbstractContextManager[None]:
@@ -338,16 +347,3 @@ def _enough(items: Iterable[_Here], needed: int) -> Iterator[_Here]:
             return
         sizes += item.weight.usage
         yield item
-
-
-def _batches(items: Iterable[_Here]) -> Iterator[list[_Here]]:
-    batch: list[_Here] = []
-    size = 0
-    for item in items:
-        batch.append(item)
-        size += item.weight.usage
-        if len(batch) >= _BATCH or size >= _BATCH_BYTES:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch

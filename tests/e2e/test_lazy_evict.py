@@ -18,6 +18,7 @@ from stratum.store import Store
 from stratum.store.keeping import Rule
 from stratum.tree.contents import objects_of
 from tests.support import hydrating
+from tests.support.command import SCRIPT
 from tests.support.disks import disk
 from tests.support.lazily import LARGE, Far, Lazily, far_registry, until
 from tests.support.leftovers import unmount_below
@@ -237,3 +238,28 @@ def test_what_rules_keep_comes_with_a_mount(far: Far, tmp_path: Path) -> None:
         assert [asked["what"] for asked in gate["fetcher"]["prefetch"]["asked"]] == ["profile", "kept"]
         hydrating.stop(lazy.run)
         assert not lazy.read(far.group(5))
+
+
+def test_space_comes_back_of_a_mount_in_a_namespace_of_its_own(far: Far, tmp_path: Path) -> None:
+    """As a container's is, which nobody else sees."""
+    with disk(tmp_path / "image", tmp_path / "disk", size=128 << 20) as place:
+        lazy = Lazily(tmp_path / "lazy", far, store=place / "store")
+        lazy.cli.ok("pull", "--lazy", far.reference, "app:v1")
+        lazy.cli.ok("realize", "--no-keep", "app:v1:/d0")
+        script = (
+            f"{SCRIPT} -q mount app:v1 {lazy.mnt} && cat {lazy.mnt}/d0/* >/dev/null && echo ready && exec sleep 100"
+        )
+        command = ["unshare", "-m", "--propagation", "private", "sh", "-c", script]
+        with subprocess.Popen(command, env=lazy.cli.environment, stdout=subprocess.PIPE, text=True) as inside:
+            try:
+                assert inside.stdout is not None
+                lines = [inside.stdout.readline(), inside.stdout.readline()]
+                assert "ready\n" in lines
+                assert not lazy.mnt.is_mount()
+                filled = used(place)
+                done = lazy.cli.json(*EVICT)
+                assert done["evicted_objects"] >= 59
+                assert filled - used(place) >= done["bytes_freed"] * 0.9
+            finally:
+                inside.kill()
+        hydrating.stop(lazy.run)
