@@ -44,6 +44,7 @@ _THREADS = 32
 _OPENERS = 4
 RETRY = 5.0
 """Seconds after which it is tried again to make a fetcher."""
+_TIDY = (0.0, 2.0, 12.0, 60.0)
 _MAX_NAMED = 64
 _CLOSING = 5.0
 """Seconds in which fetchers end, and write what they noted."""
@@ -94,7 +95,7 @@ class Worker:
         self._epoll.register(channel.fileno(), select.EPOLLIN)
         self._retry_at: dict[str, float] = {}
         self._retired = False
-        self._ending = 0
+        self._tidy_at: list[float] = []
 
     def run(self) -> None:
         """Serve until it is over."""
@@ -113,7 +114,8 @@ class Worker:
         self._end()
 
     def _wait(self) -> float | None:
-        return max(0.0, min(self._retry_at.values()) - time.monotonic()) if self._retry_at else None
+        due = [*self._retry_at.values(), *self._tidy_at]
+        return max(0.0, min(due) - time.monotonic()) if due else None
 
     def _later(self, task: Callable[[], None]) -> None:
         """Have the loop do something; for other threads."""
@@ -152,16 +154,16 @@ class Worker:
 
     def _forget(self, serving: Serving) -> None:
         """In a thread, as it may write to a disk: end what fetched for a filesystem."""
-        self._ending += 1
         try:
             self._servings.end(serving)
         finally:
-            self._ending -= 1
-        if not self._ending:  # what it was made of refers to one another, and has catalogs open
             self._later(self._tidy)
 
     def _tidy(self) -> None:
-        self._openers.submit(gc.collect)
+        """Have catalogs closed that what has ended had open: its parts refer to one another, and some threads take a
+        while to end."""
+        now = time.monotonic()
+        self._tidy_at = [now + seconds for seconds in _TIDY]
 
     def _disconnect(self, gated: Gated) -> None:
         if gated.connection is not None:
@@ -259,6 +261,9 @@ class Worker:
         for name in [name for name, when in self._retry_at.items() if when <= now]:
             del self._retry_at[name]
             self._openers.submit(self._open, self._gated[name])
+        if any(when <= now for when in self._tidy_at):
+            self._tidy_at = [when for when in self._tidy_at if when > now]
+            self._openers.submit(gc.collect)
 
     # What others ask
 
