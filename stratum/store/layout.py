@@ -15,6 +15,8 @@
     |-- csi/, volumes/                 what services keep (``store.records``)
     |-- sources/<manifest's SHA-256>/  catalog of an artifact that commits can be fetched from (``store.sources``)
     |-- landing/                       owner, and objects that were fetched and wait for their names (``hydrate``)
+    |-- cache.toml                     limits of what can be fetched again (``store.budget``)
+    |-- profiles/<metadata_hash>       in what order objects were read (``store.profiles``)
     |-- tmp/                           transactions in progress (``store.transaction``)
     |-- cache/                         may be deleted (``store.cachefile``): ingest/ (``ingest.statcache``), merkle/
     |                                  (``store.merklecache``); packs/ (``store.packcache``)

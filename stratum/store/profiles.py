@@ -37,9 +37,10 @@ class Profiles:
             return None
 
     def write(self, commit: str, data: bytes) -> None:
-        """Have ``data`` be the commit's profile, in one durable step. ``StratumError``."""
+        """Have ``data`` be the commit's profile, in one durable step. ``StratumError``, ``DamagedError``."""
         with storing(f"write the profile of commit {commit}"):
             self._directory.mkdir(mode=0o755, exist_ok=True)
+            os.close(self._layout.open_beneath(self._directory, os.O_PATH | os.O_DIRECTORY))  # or that it is a link
             write_atomic(self.path(commit), data)
 
     def remove(self, commit: str) -> None:

@@ -30,7 +30,7 @@ from stratum.sys.atomic import is_temporary
 
 QUARANTINE = "quarantine"
 _SERVICES = {directory.partition("/")[0] for directory in RECORDS}
-_LAZY = {"sources", "landing"}
+_LAZY = {"sources", "landing", "profiles"}
 _TOP = {FORMAT_FILE, BUDGET, "lock", "cache", QUARANTINE, "lost+found", "mounts", *_LAZY, *_SERVICES, *DIRECTORIES}
 _STRATUM = {"tags", "worktrees", "log.jsonl", PINS, RESIDENCE}
 _COMMIT = {METADATA, DUMP, IMAGE, ANCESTORS, SOURCES, PARTIAL}
@@ -70,6 +70,7 @@ class Survey:
             yield from self.look(path) if is_record_name(name) else (self._stray(path),)
         yield from self._services()
         yield from self._catalogs()
+        yield from self._profiles()
         yield from self._landing()
         yield from self._scratch()
 
@@ -132,6 +133,11 @@ class Survey:
                 yield from self._contents(path, {CATALOG})
             else:
                 yield from self.look(path) if name == LOCK else (self._stray(path),)
+
+    def _profiles(self) -> Iterator[Finding]:
+        for name in self._names(self._layout.profiles):
+            path = self._layout.profiles / name
+            yield from self.look(path) if is_hash(name) or is_temporary(name) else (self._stray(path),)
 
     def _landing(self) -> Iterator[Finding]:
         """What is in it comes and goes and is nobody's but its owner's; links are in none of it."""

@@ -1,40 +1,41 @@
-"""Profiles of commits: written whole, read where they can be, collected with their commits."""
+"""Profiles in a store: a file a commit, which a check knows and nobody leads elsewhere."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
+from stratum.errors import DamagedError
 from stratum.store import Store
-from stratum.store.gc import collect
-from stratum.store.profiles import PROFILE_MAX
-from stratum.store.retention import Retention
-from tests.support import stores
+from stratum.store.fsck import check
+
+COMMIT = "ab" * 32
 
 
-def test_what_is_written_is_read_and_damage_is_no_profile(tmp_path: Path) -> None:
-    store = Store.create(tmp_path / "store")
-    commit = stores.commit(store, {b"a": b"x" * 5000})
-    assert store.profiles.read(commit) is None
-    store.profiles.write(commit, b"one")
-    store.profiles.write(commit, b"two")
-    assert store.profiles.read(commit) == b"two"
-    assert list(store.profiles.commits()) == [commit]
-    path = store.profiles.path(commit)
-    path.write_bytes(bytes(PROFILE_MAX + 1))
-    assert store.profiles.read(commit) is None
-    path.unlink()
-    path.symlink_to("/etc/passwd")
-    assert store.profiles.read(commit) is None
-    store.profiles.remove(commit)
-    store.profiles.remove(commit)
-    assert not list(store.profiles.commits())
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store.create(tmp_path / "store")
 
 
-def test_a_profile_goes_with_its_commit(tmp_path: Path) -> None:
-    store = Store.create(tmp_path / "store")
-    kept, gone = (stores.commit(store, {name: name * 5000}) for name in (b"k", b"g"))
-    store.profiles.write(kept, b"kept")
-    store.profiles.write(gone, b"gone")
-    with store.locks.store(exclusive=True):
-        collect(store, Retention(), {kept: "mounted"})
-    assert list(store.profiles.commits()) == [kept]
+def test_what_was_written_is_read_and_is_no_stranger_to_a_check(store: Store) -> None:
+    assert store.profiles.read(COMMIT) is None
+    store.profiles.write(COMMIT, b"first")
+    store.profiles.write(COMMIT, b"second")
+    assert store.profiles.read(COMMIT) == b"second"
+    assert list(store.profiles.commits()) == [COMMIT]
+    assert not check(store).findings
+    (store.layout.profiles / "strange").write_bytes(b"")
+    assert [finding.path for finding in check(store).findings] == ["profiles/strange"]
+    store.profiles.remove(COMMIT)
+    assert store.profiles.read(COMMIT) is None
+
+
+def test_a_link_in_its_place_leads_nowhere(store: Store, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    store.layout.profiles.symlink_to(elsewhere)
+    with pytest.raises(DamagedError):
+        store.profiles.write(COMMIT, b"data")
+    assert not list(elsewhere.iterdir())
+    assert [finding.kind for finding in check(store).findings] == ["symlink"]
