@@ -197,7 +197,9 @@ class Connection:
 
     def receive(self) -> tuple[Any, list[int]] | None:
         """(value, descriptors) of the next message, or None at the end."""
-        head, fds, _, _ = socket.recv_fds(self._socket, _HEADER.size, MAX_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC)
+        head, fds, _, _ = socket.recv_fds(self._socket, _HEADER.size, MAX_DESCRIPTORS)
+        for fd in fds:  # Python 3.11 hands no flags on that would say so
+            os.set_inheritable(fd, False)
         head += self._exactly(_HEADER.size - len(head)) if head else b""
         if len(head) < _HEADER.size:
             return None
