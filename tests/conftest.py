@@ -7,6 +7,7 @@ import random
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
@@ -16,6 +17,9 @@ from tests.support import capabilities, hydrating
 from tests.support.command import Command
 from tests.support.effort import examples
 from tests.support.leftovers import Session, unmount_below
+
+if TYPE_CHECKING:
+    from tests.support.lazily import Far
 
 # Generated examples do real work on disks and mounts, so time is no criterion; in CI they are the same in every run.
 hypothesis.settings.register_profile(
@@ -106,6 +110,22 @@ def runtime_dir(tmp_path: Path) -> Iterator[Path]:
     if os.geteuid() == 0:
         unmount_below(tmp_path)
     hydrating.stop(directory)
+
+
+@pytest.fixture(scope="session")
+def far_away(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Far]:
+    """One registry far away for all tests."""
+    from tests.support.lazily import far_registry
+
+    with far_registry(tmp_path_factory.mktemp("far")) as registry:
+        yield registry
+
+
+@pytest.fixture
+def far(far_away: Far) -> Far:
+    """It, well and at once, with nothing asked yet."""
+    far_away.well()
+    return far_away
 
 
 @pytest.fixture

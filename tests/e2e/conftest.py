@@ -10,7 +10,7 @@ import pytest
 from tests.e2e.hooked import FILES, records, strata_mounts
 from tests.e2e.podman_env import PodmanEnv
 from tests.support.command import Command
-from tests.support.lazily import Far, Lazily, far_registry
+from tests.support.lazily import Far, Lazily
 
 
 @pytest.fixture(scope="module")
@@ -48,20 +48,6 @@ def app(cli: Command, tmp_path: Path) -> str:
     commit = cli.ok("import", "--bare", source, "app")
     cli.ok("worktree", "add", "app+dev", "app:latest")
     return commit
-
-
-@pytest.fixture(scope="session")
-def far_away(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Far]:
-    """One registry far away for all tests."""
-    with far_registry(tmp_path_factory.mktemp("far")) as registry:
-        yield registry
-
-
-@pytest.fixture
-def far(far_away: Far) -> Far:
-    """It, well and at once, with nothing asked yet."""
-    far_away.well()
-    return far_away
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import hashlib
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import grpc
@@ -18,26 +18,13 @@ from stratum.csi import csi_pb2 as csi
 from tests.e2e.test_csi_metrics import scrape
 from tests.support import hydrating
 from tests.support.csi import Node, refused
-from tests.support.lazily import LARGE, Far, far_registry
+from tests.support.lazily import LARGE, Far
 
 pytestmark = [pytest.mark.root, pytest.mark.registry]
 
 Code = grpc.StatusCode
 LAZY = {"lazy": "true", "prefetch": "none"}
 PASSWORD = {"username": "user", "password": "secret"}
-
-
-@pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Far]:
-    """One for all tests of this module."""
-    with far_registry(tmp_path_factory.mktemp("far")) as found:
-        yield found
-
-
-@pytest.fixture
-def far(registry: Far) -> Far:
-    registry.well()
-    return registry
 
 
 def sum_of(path: Path) -> str:

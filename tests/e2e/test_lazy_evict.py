@@ -20,24 +20,12 @@ from stratum.tree.contents import objects_of
 from tests.support import hydrating
 from tests.support.command import SCRIPT
 from tests.support.disks import disk
-from tests.support.lazily import LARGE, Far, Lazily, far_registry, until
+from tests.support.lazily import LARGE, Far, Lazily, until
 from tests.support.leftovers import unmount_below
 
 pytestmark = [pytest.mark.root, pytest.mark.registry]
 
 EVICT = ("cache", "evict", "--to", "0", "--older-than", "0")
-
-
-@pytest.fixture(scope="module")
-def far_away(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Far]:
-    with far_registry(tmp_path_factory.mktemp("far")) as found:
-        yield found
-
-
-@pytest.fixture
-def far(far_away: Far) -> Far:
-    far_away.well()
-    return far_away
 
 
 @pytest.fixture

@@ -8,8 +8,6 @@ from __future__ import annotations
 import errno
 import os
 import random
-import shutil
-import signal
 import subprocess
 import time
 from pathlib import Path
@@ -18,27 +16,12 @@ import pytest
 
 from stratum.store import Store
 from tests.support import hydrating
-from tests.support.disks import disk, fill, mounted
+from tests.support.disks import disk, fill, mounted, stopped_copy
 from tests.support.lazily import LARGE, SPARSE, Far, Lazily, Reading
 
 pytestmark = [pytest.mark.root, pytest.mark.registry, pytest.mark.timeout(3000)]
 
 CUTS = int(os.environ.get("STRATUM_TEST_POWER_CUTS", "2"))
-
-
-def stopped_copy(image: Path, copy: Path, pids: list[int]) -> None:
-    """Copy a disk as it is at one moment, with who writes to it stopped (see ``integration/test_power_cut.py``)."""
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
-    try:
-        for _ in range(50):
-            shutil.copyfile(image, copy)
-            if subprocess.run(["cmp", "-s", image, copy], check=False).returncode == 0:
-                return
-        raise AssertionError("the disk never holds still")
-    finally:
-        for pid in pids:
-            os.kill(pid, signal.SIGCONT)
 
 
 def test_after_a_power_cut_while_files_are_fetched_the_store_is_right(far: Far, tmp_path: Path) -> None:

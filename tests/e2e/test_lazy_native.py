@@ -4,22 +4,15 @@ its metadata changed first, too."""
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from stratum.hydrate import serving
 from tests.support import hydrating
-from tests.support.lazily import LARGE, Far, Lazily, far_registry
+from tests.support.lazily import LARGE, Far, Lazily
 
 pytestmark = [pytest.mark.root, pytest.mark.registry]
-
-
-@pytest.fixture(scope="module")
-def far(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Far]:
-    with far_registry(tmp_path_factory.mktemp("far")) as far:
-        yield far
 
 
 def test_files_that_were_read_are_native(far: Far, tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,25 +16,12 @@ from stratum.plugin.volumes import PluginVolumes
 from tests.e2e.hooked import refused, volume, wait_for
 from tests.e2e.podman_env import PodmanEnv
 from tests.support.command import Command
-from tests.support.lazily import LARGE, LARGE_SIZE, Far, far_registry
+from tests.support.lazily import LARGE, LARGE_SIZE, Far
 
 pytestmark = [pytest.mark.root, pytest.mark.podman, pytest.mark.registry]
 
 MAPPED = ("--uidmap", "0:300000:65536", "--gidmap", "0:400000:65536")
 SUMS = "cd /data; find . -type f | sed s,./,, | sort | xargs sha256sum"
-
-
-@pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Far]:
-    """One for all tests of this module, with ``team/app:v1``."""
-    with far_registry(tmp_path_factory.mktemp("far")) as found:
-        yield found
-
-
-@pytest.fixture
-def far(registry: Far) -> Far:
-    registry.well()
-    return registry
 
 
 def setting(far: Far) -> str:

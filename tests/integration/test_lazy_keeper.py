@@ -30,21 +30,14 @@ from stratum.store import Store
 from stratum.sys import fuse, mountinfo
 from tests.support import hydrating
 from tests.support.command import SCRIPT, Command
-from tests.support.lazily import Far, Lazily, far_registry, until
+from tests.support.lazily import Far, Lazily, until
 from tests.support.leftovers import unmount_below
 
 pytestmark = [pytest.mark.root, pytest.mark.registry]
 
 
-@pytest.fixture(scope="module")
-def far(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Far]:
-    with far_registry(tmp_path_factory.mktemp("far")) as found:
-        yield found
-
-
 @pytest.fixture
 def lazily(tmp_path: Path, far: Far) -> Iterator[Lazily]:
-    far.well()
     with Lazily(tmp_path, far) as mounted:
         yield mounted
         unmount_below(tmp_path)
@@ -149,7 +142,6 @@ def test_a_worker_that_does_not_answer_is_replaced(lazily: Lazily, far: Far) -> 
 
 
 def test_two_that_mount_start_one_keeper(tmp_path: Path, far: Far) -> None:
-    far.well()
     with Lazily(tmp_path, far) as lazily:
         lazily.cli.ok("unmount", lazily.mnt)
         hydrating.stop(lazily.run)
@@ -177,7 +169,6 @@ def test_the_socket_of_a_killed_keeper_is_replaced(lazily: Lazily, far: Far) -> 
 
 
 def test_a_keeper_without_mounts_ends_and_removes_its_socket(tmp_path: Path, far: Far) -> None:
-    far.well()
     with Lazily(tmp_path, far) as lazily:
         pids = hydrating.processes(lazily.run)
         lazily.cli.ok("unmount", lazily.mnt)
@@ -350,7 +341,6 @@ def test_what_an_engine_left_open_for_its_hook_is_closed(lazily: Lazily) -> None
 
 def test_a_store_that_nobody_reads_is_left_alone(tmp_path: Path, far: Far) -> None:
     """Its disk can be unmounted while mounts of other stores are served."""
-    far.well()
     with Lazily(tmp_path / "one", far) as lazily:
         cli = Command(tmp_path / "two", lazily.run)
         cli.ok("pull", "--lazy", far.reference, "app:v1")
@@ -388,7 +378,6 @@ def command(pid: int) -> str:
 
 def test_a_live_switch_keeps_what_was_said_for_the_mount(tmp_path: Path, far: Far) -> None:
     """Another mount is made of it, with a filesystem of its own; the old one's ends."""
-    far.well()
     with Lazily(tmp_path, far, worktree=True) as lazily:
         lazily.cli.ok("unmount", lazily.mnt)
         session = Session(load_config(lazily.cli.environment))
@@ -413,7 +402,6 @@ def kill_both(lazily: Lazily) -> None:
 
 
 def test_reconcile_gives_mounts_a_gate_that_is_served_and_programs_go_on(tmp_path: Path, far: Far) -> None:
-    far.well()
     with Lazily(tmp_path, far, worktree=True) as lazily:
         (lazily.mnt / "own").write_text("mine")
         with (lazily.mnt / "log").open("a") as log:

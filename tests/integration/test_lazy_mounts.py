@@ -17,21 +17,14 @@ from stratum.frozen import replace
 from stratum.mount.build import attach, build_detached, opened_gate
 from stratum.mount.idmap import IdMap, build_idmapped
 from stratum.mount.plan import LayerSyntax, Method, MountPlan
-from tests.support.lazily import Far, Lazily, far_registry, until
+from tests.support.lazily import Far, Lazily, until
 from tests.support.leftovers import unmount_below
 
 pytestmark = [pytest.mark.root, pytest.mark.registry]
 
 
-@pytest.fixture(scope="module")
-def far(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Far]:
-    with far_registry(tmp_path_factory.mktemp("far")) as found:
-        yield found
-
-
 @pytest.fixture
 def lazily(tmp_path: Path, far: Far) -> Iterator[Lazily]:
-    far.well()
     with Lazily(tmp_path, far, worktree=True) as mounted:
         mounted.cli.ok("unmount", mounted.mnt)
         yield mounted

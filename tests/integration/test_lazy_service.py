@@ -17,7 +17,7 @@ from stratum.hydrate.service import of_service_manager, ways_out
 from stratum.mount.gatewire import socket_path
 from tests.support import hydrating
 from tests.support.command import SCRIPT
-from tests.support.lazily import Far, Lazily, far_registry, until
+from tests.support.lazily import Far, Lazily, until
 
 # Descriptors get the numbers from 3 on, as systemd gives them.
 LAUNCH = """
@@ -81,15 +81,8 @@ class Manager:
         self.process.wait(10)
 
 
-@pytest.fixture(scope="module")
-def far(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Far]:
-    with far_registry(tmp_path_factory.mktemp("far")) as found:
-        yield found
-
-
 @pytest.fixture
 def manager(tmp_path: Path, far: Far) -> Iterator[Manager]:
-    far.well()
     lazily = Lazily(tmp_path, far)
     lazily.cli.ok("pull", "--lazy", far.reference, "app:v1")
     with (
@@ -126,7 +119,6 @@ def test_mounts_outlive_all_processes_of_the_service(manager: Manager, far: Far)
     manager.kill()
     manager.start()
     assert not reading.finish()
-    far.well()
     manager.lazily.everything_is_right()
     manager.lazily.cli.ok("unmount", manager.lazily.mnt)
     until(lambda: manager.heard() and not manager.kept)

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import os
 import random
-import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -22,7 +20,7 @@ import pytest
 from stratum.api import maintenance
 from stratum.api.session import Session
 from stratum.config import load_config
-from tests.support.disks import disk, mounted
+from tests.support.disks import disk, mounted, stopped_copy
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(3000)]
 
@@ -101,21 +99,6 @@ for number in range(100000):
 """
 
 
-def stopped_copy(image: Path, copy: Path, writers: list[subprocess.Popen[bytes]]) -> None:
-    """Copy the disk as it is at one moment."""
-    for writer in writers:
-        writer.send_signal(signal.SIGSTOP)
-    try:
-        for _ in range(50):
-            shutil.copyfile(image, copy)
-            if subprocess.run(["cmp", "-s", image, copy], check=False).returncode == 0:
-                return
-        raise AssertionError("the disk never holds still")
-    finally:
-        for writer in writers:
-            writer.send_signal(signal.SIGCONT)
-
-
 def check(disk_path: Path, runtime_dir: Path, reported: list[str]) -> None:
     """The store is whole, and everything that was reported is there."""
     session = Session(load_config({}, store=str(disk_path / "store"), runtime_dir=str(runtime_dir)))
@@ -171,7 +154,7 @@ def test_whatever_was_reported_is_there(tmp_path: Path, lazily: bool) -> None:
                 time.sleep(random.uniform(0.1, 1.0))
                 assert all(writer.poll() is None for writer in writers), "a writer failed"
                 before = reported.read_text().splitlines()
-                stopped_copy(image, copy, writers)
+                stopped_copy(image, copy, [writer.pid for writer in writers])
                 checked = subprocess.run(["e2fsck", "-fy", copy], check=False, capture_output=True)
                 assert checked.returncode in (0, 1), checked.stdout
                 with mounted(copy, tmp_path / "after") as after:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -51,3 +54,18 @@ def use_up_inodes(path: Path) -> Path:
         for number in range(1 << 20):
             (directory / str(number)).touch()
     return directory
+
+
+def stopped_copy(image: Path, copy: Path, pids: list[int]) -> None:
+    """Copy a disk as it is at one moment, with who writes to it stopped."""
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        for _ in range(50):
+            shutil.copyfile(image, copy)
+            if subprocess.run(["cmp", "-s", image, copy], check=False).returncode == 0:
+                return
+        raise AssertionError("the disk never holds still")
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
