@@ -21,7 +21,7 @@ from tests.support.lazily import LARGE, SPARSE, Far, Lazily, Reading
 
 pytestmark = [pytest.mark.root, pytest.mark.registry, pytest.mark.timeout(3000)]
 
-CUTS = int(os.environ.get("STRATUM_TEST_POWER_CUTS", "2"))
+CUTS = int(os.environ.get("STRATUM_TEST_POWER_CUTS", "1"))
 
 
 def test_after_a_power_cut_while_files_are_fetched_the_store_is_right(far: Far, tmp_path: Path) -> None:

@@ -35,6 +35,8 @@ from tests.support.leftovers import unmount_below
 
 pytestmark = [pytest.mark.root, pytest.mark.registry]
 
+MOUNTS = 50 if os.environ.get("STRATUM_TEST_LAZY") == "all" else 10
+
 
 @pytest.fixture
 def lazily(tmp_path: Path, far: Far) -> Iterator[Lazily]:
@@ -184,7 +186,7 @@ def test_mounts_and_unmounts_leave_no_process_descriptor_or_connection(lazily: L
     until(lambda: len(connections(lazily.run)) == 1)
     time.sleep(0.1)
     open_before = [descriptors(keeper), descriptors(worker)]
-    for _ in range(50):
+    for _ in range(MOUNTS):
         lazily.cli.ok("mount", "app:v1", other)
         assert (other / "tiny").read_bytes() == b"ten bytes!"
         lazily.cli.ok("unmount", other)
