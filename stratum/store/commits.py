@@ -26,7 +26,8 @@ from stratum.errors import DamagedError, ExistsError, NotFoundError, Unsupported
 from stratum.frozen import replace
 from stratum.refs import is_hash, is_hash_prefix
 from stratum.store.clock import rfc3339, utc_now
-from stratum.store.layout import Layout, Names, storage_error
+from stratum.store.facts import Drawing, image_of
+from stratum.store.layout import Layout, Names, storage_error, storing
 from stratum.store.merklecache import MerkleCache
 from stratum.store.metadata import METADATA, METADATA_MAX, CommitMeta, Statistics, parent_of
 from stratum.store.residence import Residence
@@ -163,7 +164,7 @@ class Commits:
     def write(
         self,
         tx: Transaction,
-        root: Directory,
+        root: Directory | Drawing,
         *,
         parent: str | None = None,
         message: str | None = None,
@@ -182,7 +183,7 @@ class Commits:
         now. Objects below directories that ``root`` shares with ``known``, the tree of a commit of this store, are
         taken to be where they were; every other must be there, or ``DamagedError``. Where ``known`` is from
         ``open_tree``, what is shared is not even read. ``read_from``: the canonical dump that ``root`` was read from,
-        which is taken. ``image``: make it now, not on demand.
+        which is taken; there must be one of a tree that is a ``Drawing``. ``image``: make it now, not on demand.
 
         ``sources`` are recorded with the commit, also with one that exists. An object may be unreal where they, or the
         sources of any commit of the store, list it: then the commit is partial, and has these sources as well.
@@ -196,12 +197,11 @@ class Commits:
             tx.publish_objects(complete=True)
             return self._known_again(tx, commit, root, image, sources)
         nodes = read_from.nodes if read_from is not None else self._merkle_nodes(dump, base)
-        summary, statistics = nodes.summary(), self._statistics(root, known, kept, base)
-        directory = _write_dump(tx, dump, stored)
+        summary, directory = nodes.summary(), _write_dump(tx, dump, stored)
         del dump  # it is large, and so is an image in the making
         digest, size = _write_image(tx, root, directory / IMAGE) if image else (None, None)
         hashes, when = (commit, summary.root), rfc3339(timestamp or utc_now())
-        counts = (*statistics, summary.leaf_count, summary.tree_depth)
+        counts = (*self._statistics(root, known, kept, base), summary.leaf_count, summary.tree_depth)
         meta = CommitMeta(*hashes, when, *counts, digest, size, parent, message, origin)
         tx.write_file(directory / METADATA, _new_metadata(meta))
         tx.publish_objects(complete=True)
@@ -221,7 +221,7 @@ class Commits:
         return metadata_hash(self._new_dump(root, known)[0].buffers())
 
     def _new_dump(
-        self, root: Directory, known: Directory | None, dump: SplicedDump | None = None
+        self, root: Directory | Drawing, known: Directory | None, dump: SplicedDump | None = None
     ) -> tuple[SplicedDump, Kept, str | None, StoredDump]:
         """The dump of ``root``, made where there is none yet; what it keeps of that of ``known``, where this is from
         ``open_tree``, which commit's tree that is, and how its dump is stored."""
@@ -230,8 +230,11 @@ class Commits:
         from stratum.tree.dump import NOTHING_KEPT
         from stratum.tree.splice import kept_lines, splice_dump
 
-        source = known.region.source if known is not None and known.region is not None else None
         base, stored, kept = None, NOT_STORED, NOTHING_KEPT
+        if isinstance(root, Drawing):
+            assert dump is not None, "what is drawn was read from a dump"
+            return dump, kept, base, stored
+        source = known.region.source if known is not None and known.region is not None else None
         if source is not None and source in self._opened:
             base, stored = self._opened[source]
             kept = kept_lines(root, source)
@@ -270,10 +273,12 @@ class Commits:
         return self._make_image(tx, meta) if image and meta.image_digest is None else meta
 
     def _statistics(
-        self, root: Directory, known: Directory | None, kept: Mapping[int, object], base: str | None
+        self, root: Directory | Drawing, known: Directory | None, kept: Mapping[int, object], base: str | None
     ) -> tuple[int, int]:
         """(regular files, bytes) of ``root``: what ``known``, the tree of ``base``, has, with the difference outside of
         ``kept``."""
+        if isinstance(root, Drawing):
+            return root.wait().file_count, root.wait().total_size
         new = Statistics(root, kept)
         if not kept or known is None or base is None:
             return new.count, new.total_size
@@ -281,7 +286,7 @@ class Commits:
         return before.file_count - old.count + new.count, before.total_size - old.total_size + new.total_size
 
     def _known_again(
-        self, tx: Transaction, commit: str, root: Directory, image: bool, sources: Sequence[WithCatalog]
+        self, tx: Transaction, commit: str, root: Directory | Drawing, image: bool, sources: Sequence[WithCatalog]
     ) -> CommitMeta:
         """``found``, of a commit with the tree ``root`` that has ``sources`` now, and is marked as it is."""
         for source, catalog in sources:
@@ -296,7 +301,12 @@ class Commits:
         return self.found(tx, commit, image)
 
     def _whence(
-        self, tx: Transaction, root: Directory, known: Directory | None, base: str | None, given: Sequence[WithCatalog]
+        self,
+        tx: Transaction,
+        root: Directory | Drawing,
+        known: Directory | None,
+        base: str | None,
+        given: Sequence[WithCatalog],
     ) -> _Whence:
         """The sources of a new commit, and whether it is partial. ``DamagedError`` where an object is nowhere.
 
@@ -376,8 +386,6 @@ class Commits:
         meta = self.meta(commit)
         if meta.image_digest is not None:
             return meta
-        from stratum.store.facts import image_of
-
         digest, size = image_of(self.tree(commit))
         return replace(meta, image_digest=digest, image_size=size)
 
@@ -415,8 +423,10 @@ class Commits:
             raise storage_error(exc, f"read {name} of commit {commit}") from None
 
 
-def _objects_not_below(root: Directory, known: Directory | None) -> dict[bytes, int]:
+def _objects_not_below(root: Directory | Drawing, known: Directory | None) -> Mapping[bytes, int]:
     """The objects of the files that ``_files_not_below`` finds: digest -> size."""
+    if isinstance(root, Drawing):
+        return root.objects
     return {file.digest: file.size for file in _files_not_below(root, known) if file.digest is not None}
 
 
@@ -468,8 +478,11 @@ def _write_dump(tx: Transaction, dump: SplicedDump, stored: StoredDump) -> Path:
     return directory
 
 
-def _write_image(tx: Transaction, root: Directory, path: Path) -> tuple[str, int]:
+def _write_image(tx: Transaction, root: Directory | Drawing, path: Path) -> tuple[str, int]:
     """Write the image of ``root`` to ``path``; its fs-verity digest in hex and its size."""
-    from stratum.store.facts import image_of
-
+    if isinstance(root, Drawing):
+        drawn = root.wait()
+        with storing(f"write {path.name}"):
+            os.rename(root.image, path)
+        return drawn.image_digest, drawn.image_size
     return image_of(root, partial(tx.write_pieces, path))

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache, partial
+from typing import TYPE_CHECKING, NamedTuple
 
 from stratum.frozen import as_dict, frozen, replace
 from stratum.store.metadata import CommitMeta, Statistics
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from stratum.tree.blocks import Blocks
     from stratum.tree.model import Directory
 
@@ -59,6 +63,41 @@ def facts_of(dump: Blocks) -> Facts:
         image_digest=image_digest,
         image_size=image_size,
     )
+
+
+class Drawn(NamedTuple):
+    """A tree of which there is an image: regular files, their bytes, the image's fs-verity digest in hex, its size."""
+
+    file_count: int
+    total_size: int
+    image_digest: str
+    image_size: int
+
+
+class Drawing:
+    """A tree that is read from its dump, and whose image is made, somewhere else.
+
+    ``objects`` are those of the tree: digest -> size in bytes. ``image`` is the file that the image is written to.
+    ``wait`` is called once, and returns when that is done; it raises ``DamagedError`` where the dump is not canonical,
+    ``StratumError``.
+    """
+
+    def __init__(self, objects: Mapping[bytes, int], image: Path, wait: Callable[[], Drawn]) -> None:
+        self.objects = objects
+        self.image = image
+        self.wait = cache(wait)
+
+
+def draw(dump: Blocks, image: Path) -> Drawn:
+    """Read the tree of ``dump`` and write its image to the new file ``image``. ``DamagedError`` where the dump is not
+    canonical, ``OSError``."""
+    from stratum.tree.dump import read_dump
+
+    root = read_dump(dump)
+    statistics = Statistics(root)
+    with open(image, "xb", opener=partial(os.open, mode=0o644)) as file:
+        digest, size = image_of(root, file.writelines)
+    return Drawn(statistics.count, statistics.total_size, digest, size)
 
 
 def image_of(root: Directory, take: Callable[[Iterator[bytes | bytearray]], None] | None = None) -> tuple[str, int]:

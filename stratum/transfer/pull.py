@@ -21,7 +21,7 @@ locked until the caller has given the commit a name, it is looked at once more; 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,6 +35,7 @@ from stratum.oci.remote import Source, fetch
 from stratum.oci.target import Target
 from stratum.progress import Progress
 from stratum.store.ancestry import Ancestry
+from stratum.store.facts import Drawing
 from stratum.store.lineage import Recorded
 from stratum.transfer.artifact import Manifest, Pack, read_manifest, read_metadata
 from stratum.transfer.catalogs import can_be_noted, catalog_of, source_of
@@ -46,14 +47,15 @@ from stratum.transfer.running import Running, running
 from stratum.transfer.treeblobs import join_tree
 from stratum.tree import blocks
 from stratum.tree.contents import objects_of
-from stratum.tree.dump import read_dump
 from stratum.tree.merkle import Dumped, MerkleNodes
-from stratum.tree.model import Directory, File
 from stratum.tree.splice import SplicedDump
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from stratum.store import Store
     from stratum.store.commits import WithCatalog
+    from stratum.store.facts import Drawn
     from stratum.store.metadata import CommitMeta
     from stratum.store.transaction import Transaction
     from stratum.tree.blocks import Dump
@@ -115,7 +117,7 @@ def pulled(
     what = f"{kind} of {where}"
     with store.begin(what, apart=True) as tx, running(f"the {what}", jobs, progress) as job:
         job.move(len(data))
-        found = _read(store, remote, manifest, isolated, job, profile_of=digest if lazy else None)
+        found = _read(tx, store, remote, manifest, isolated, job, profile_of=digest if lazy else None)
         wanted = found.tree.objects
         write = _Writer(store, tx, manifest, found, _sources(remote, digest, kind, access, found))
         if lazy:
@@ -143,9 +145,10 @@ def pulled(
 
 
 def _needed(
-    store: Store, tx: Transaction, wanted: dict[bytes, int], found: _Found, room: Callable[[int], object] | None
-) -> dict[bytes, int]:
+    store: Store, tx: Transaction, wanted: Mapping[bytes, int], found: _Found, room: Callable[[int], object] | None
+) -> Mapping[bytes, int]:
     """What is to be fetched of ``wanted``, all of which stays from now on."""
+    found.tree.drawing.wait()  # nothing is fetched for a tree that cannot be
     with store.locks.store():
         tx.need(wanted)
         missing = wanted if found.fresh else _lacking(store, wanted)
@@ -162,9 +165,9 @@ def _not_lazy() -> UnsupportedError:
 
 
 def _result(
-    manifest: Manifest, digest: str, job: Running, wanted: dict[bytes, int], lacking: dict[bytes, int]
+    manifest: Manifest, digest: str, job: Running, wanted: Mapping[bytes, int], lacking: Mapping[bytes, int]
 ) -> PullResult:
-    def measure(objects: dict[bytes, int]) -> tuple[int, int]:
+    def measure(objects: Mapping[bytes, int]) -> tuple[int, int]:
         return len(objects), sum(objects.values())
 
     return PullResult(manifest.commit, digest, job.moved, measure(wanted), measure(lacking))
@@ -172,11 +175,16 @@ def _result(
 
 @dataclass(frozen=True, slots=True)
 class _Tree:
-    """A tree, the dump that it was read from with its Merkle tree, and the objects in it: digest -> size in bytes."""
+    """A tree that is read and drawn beside all else, which says in the end whether its dump is canonical, and the dump
+    with its Merkle tree."""
 
-    root: Directory
+    drawing: Drawing
     read_from: Dumped
-    objects: dict[bytes, int]
+
+    @property
+    def objects(self) -> Mapping[bytes, int]:
+        """The objects in it: digest -> size in bytes."""
+        return self.drawing.objects
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +199,13 @@ class _Found:
 
 
 def _read(
-    store: Store, remote: Source, manifest: Manifest, isolated: bool, job: Running, profile_of: str | None = None
+    tx: Transaction,
+    store: Store,
+    remote: Source,
+    manifest: Manifest,
+    isolated: bool,
+    job: Running,
+    profile_of: str | None = None,
 ) -> _Found:
     """Fetch and check all but the packs; beside that, the profile that refers to the manifest ``profile_of``."""
     where = str(remote.target)
@@ -204,21 +218,26 @@ def _read(
     meta = read_metadata(get(manifest.config), manifest, where)
     timestamp = _timestamp(meta, where)
     fresh = isolated and not _came_from(store, meta.metadata_hash, remote.target)
+    image = tx.new_path("image")
     with ThreadPoolExecutor(WORKERS) as pool:
         if profile_of is not None:
             pool.submit(bring_profile, store, manifest.commit, remote, profile_of)
         dump, commit = None if fresh else _known_dump(store, meta.metadata_hash), meta.metadata_hash
         if dump is None:
-            if sum(tree.size for tree in manifest.trees) > blocks.DUMP_MAX:
+            size = sum(tree.size for tree in manifest.trees)
+            if size > blocks.DUMP_MAX:
                 raise DamagedError(f"{where}: the tree is larger than {blocks.DUMP_MAX} bytes")
+            job.workers.expect_tree(size)
             dump, commit = join_tree(pool.map(get, manifest.trees), where)
-        tree = _check_tree(dump, commit, meta, where)
+        if commit != meta.metadata_hash:
+            raise DamagedError(f"{where}: the tree is commit {commit}, not {meta.metadata_hash} as it is said to be")
+        tree = _check_tree(dump, meta, where, job.workers.draw(dump, image), image)
         packs = read_packs(manifest.packs, get, where, pool)
     _check_listed(tree.objects, packs, where)
     return _Found(meta, timestamp, tree, packs, fresh)
 
 
-def _lacking(store: Store, objects: dict[bytes, int]) -> dict[bytes, int]:
+def _lacking(store: Store, objects: Mapping[bytes, int]) -> dict[bytes, int]:
     """Those of the objects that the store has not."""
     return store.residence.missing(objects)
 
@@ -246,7 +265,7 @@ class _Writer:
         meta, tree = self.found.meta, self.found.tree
         self.store.commits.write(
             self.tx,
-            tree.root,
+            tree.drawing,
             read_from=tree.read_from,
             parent=meta.parent_commit,
             message=meta.message,
@@ -289,43 +308,28 @@ def _timestamp(meta: CommitMeta, where: str) -> datetime:
     return timestamp
 
 
-def _check_tree(dump: Dump, commit: str, meta: CommitMeta, where: str) -> _Tree:
-    """The tree of the dump, whose hash is ``commit``."""
-    if commit != meta.metadata_hash:
-        raise DamagedError(f"{where}: the tree is commit {commit}, not {meta.metadata_hash} as it is said to be")
+def _check_tree(dump: Dump, meta: CommitMeta, where: str, drawing: Callable[[], Drawn], image: Path) -> _Tree:
+    """The tree of the dump, whose hash is that of the commit, and whose ``image`` is in the making."""
+
+    def drawn() -> Drawn:
+        try:
+            return drawing()
+        except DamagedError as exc:
+            raise DamagedError(f"{where}: {exc.message}", hint=exc.hint) from None
+
     try:
-        root = read_dump(dump)
-        objects = _objects_in(root)
-        if objects is None:
-            objects = objects_of(dump)  # which says what is wrong with it
+        objects = objects_of(dump)
     except DamagedError as exc:
+        drawn()  # which says more of it
         raise DamagedError(f"{where}: {exc.message}", hint=exc.hint) from None
     spliced = SplicedDump(lambda: dump)
     nodes = MerkleNodes.of(spliced)
     if nodes.summary().root != meta.merkle_root:
         raise DamagedError(f"{where}: the Merkle root in the metadata is not that of the tree")
-    return _Tree(root, Dumped(spliced, nodes), objects)
+    return _Tree(Drawing(objects, image, drawn), Dumped(spliced, nodes))
 
 
-def _objects_in(root: Directory) -> dict[bytes, int] | None:
-    """The objects of a tree, digest -> size in bytes; None where one has two sizes or none. ``objects_of`` says the
-    same of a dump in several times the time."""
-    found: dict[bytes, int] = {}
-    stack = [root]
-    while stack:
-        for inode in stack.pop().children.values():
-            if isinstance(inode, Directory):
-                stack.append(inode)
-            elif (
-                isinstance(inode, File)
-                and inode.digest is not None
-                and (inode.size <= 0 or found.setdefault(inode.digest, inode.size) != inode.size)
-            ):
-                return None
-    return found
-
-
-def _check_listed(objects: dict[bytes, int], packs: Iterable[Pack], where: str) -> None:
+def _check_listed(objects: Mapping[bytes, int], packs: Iterable[Pack], where: str) -> None:
     """The artifact has every object of the tree."""
     listed = {member for pack in packs for member in pack.index.members}
     for digest, size in objects.items():

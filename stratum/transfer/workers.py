@@ -14,13 +14,19 @@ from typing import Any
 
 from stratum import errors
 from stratum.errors import StratumError
+from stratum.store.facts import Drawn
+from stratum.sys.atomic import write_all
 from stratum.sys.workers import Worker
-from stratum.transfer import packwork
+from stratum.transfer import packwork, treework
 from stratum.transfer.packs import Member
 from stratum.transfer.packwork import Made, Report, Span
+from stratum.tree.blocks import Dump
 
 WORTH_IT = 16 << 20
 """With fewer bytes of objects than this, no worker is started: that takes as long as the work."""
+
+TREE_WORTH_IT = 256 << 10
+"""With fewer bytes of tree layers than this, the tree is read here."""
 
 ENTRIES_WORTH_IT = 10_000
 """The same, of a tree whose image is to be described."""
@@ -33,6 +39,7 @@ class Workers:
         self._jobs = jobs
         self._workers: list[Worker] = []
         self._describing: Worker | None = None
+        self._drawing: Worker | None = None
         self._idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
 
     def __enter__(self) -> Workers:
@@ -46,7 +53,7 @@ class Workers:
 
     @property
     def _all(self) -> list[Worker]:
-        return self._workers + ([self._describing] if self._describing is not None else [])
+        return [*self._workers, *filter(None, (self._describing, self._drawing))]
 
     @property
     def processes(self) -> list[int]:
@@ -79,6 +86,26 @@ class Workers:
         worker = self._describing = _worker()
         worker.post((packwork.DESCRIBE, arguments))
         return lambda: bytes(_result(worker, lambda size, member: None))
+
+    def expect_tree(self, size: int) -> None:
+        """A tree whose layers have ``size`` bytes is to be drawn soon. By the thread that leaves the context."""
+        if self._jobs > 1 and size >= TREE_WORTH_IT and self._drawing is None:
+            self._drawing = Worker("stratum.transfer.treework", "reads a tree", ("blake3",))
+
+    def draw(self, dump: Dump, image: Path) -> Callable[[], Drawn]:
+        """Begin with ``treework.draw_image``, where the tree was expected and can be in memory as a whole, beside what
+        the caller does meanwhile; the function returned waits for it. To be called once."""
+        worker, text = self._drawing, dump.text
+        if worker is None or text is None:
+            return lambda: treework.draw_image(dump, image)
+        fd = os.memfd_create("dump")
+        try:
+            write_all(fd, text)
+        except BaseException:
+            os.close(fd)
+            raise
+        worker.post(str(image), (fd,))
+        return lambda: Drawn(*_result(worker, lambda size, member: None))
 
     def take_apart(self, span: Span, fd: int, report: Report) -> None:
         """As ``packwork.take_apart``."""

@@ -19,7 +19,8 @@ from stratum.store.objects import Staging
 from stratum.transfer.packs import Member, PackIndex
 from stratum.transfer.packwork import Made, Span
 from stratum.transfer.push import push
-from stratum.transfer.workers import ENTRIES_WORTH_IT, WORTH_IT, Workers
+from stratum.transfer.workers import ENTRIES_WORTH_IT, TREE_WORTH_IT, WORTH_IT, Workers
+from stratum.tree.blocks import Dump
 from stratum.tree.model import Directory, Symlink
 from tests.e2e.registry_artifacts import FILES, assert_only_verified_objects, make_commit
 from tests.support.pulling import pull
@@ -158,6 +159,38 @@ def test_a_push_describes_an_image_that_nobody_made(store: Store, undescribed: s
     blobs = [path.read_bytes() for path in (tmp_path / "layout/blobs/sha256").iterdir()]
     assert expected in blobs
     assert store.commits.meta(undescribed).image_digest is None
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_trees_are_drawn_beside_the_rest(store: Store, jobs: int, tmp_path: Path) -> None:
+    commit = store.commits.list()[0]
+    dump, meta = store.commits.dump(commit), store.commits.meta(commit)
+    with Workers(jobs) as workers:
+        workers.expect_tree(TREE_WORTH_IT)
+        assert len(workers.processes) == (jobs > 1)
+        drawn = workers.draw(dump, tmp_path / "image")()
+    assert drawn == (meta.file_count, meta.total_size, meta.image_digest, meta.image_size)
+    assert (tmp_path / "image").read_bytes() == store.commits.ensure_image(commit).read_bytes()
+    assert (tmp_path / "image").stat().st_mode & 0o7777 == 0o644
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_trees_that_cannot_be_drawn(jobs: int, tmp_path: Path) -> None:
+    for text, image, words in (
+        (b"/ 0 40755 3 0 0 0 0.0 - - -\n", tmp_path / "image", "link count"),
+        (b"/ 0 40755 2 0 0 0 0.0 - - -\n", tmp_path / "no" / "image", "cannot write image"),
+    ):
+        with Workers(jobs) as workers:
+            workers.expect_tree(TREE_WORTH_IT)
+            wait = workers.draw(Dump(lambda text=text: [text]), image)  # type: ignore[misc]
+            with pytest.raises(StratumError, match=words):
+                wait()
+
+
+def test_a_small_tree_is_drawn_here() -> None:
+    with Workers(2) as workers:
+        workers.expect_tree(TREE_WORTH_IT - 1)
+        assert not workers.processes
 
 
 def test_stopping_ends_those_who_wait(store: Store, tmp_path: Path) -> None:
