@@ -103,6 +103,25 @@ class Fetcher:
 
     # Asking
 
+    def pass_on(self, digest: bytes) -> bool:
+        """Whether the object has landed and is no large one; then it is counted as ``want`` counts it, and what is
+        next is fetched."""
+        try:
+            place = self.supplies.find(digest)
+        except StratumError:  # a catalog is damaged: ``want`` says so
+            return False
+        if place is None or not self.landing.has(digest, place.member.size) or place.member.size >= LARGE_OBJECT:
+            return False
+        with self._lock:
+            if self._closed:
+                return False
+            self._account.asks += 1
+            self._account.hits += 1
+            self._recording.asked(place.supply.base + place.member.number)
+        with suppress(StratumError):
+            self._wants.read_ahead(place)
+        return True
+
     def want(self, digest: bytes, reader: Reader | None, done: Done) -> None:
         """Have the object brought; ``done`` is told 0 when it is in the landing or the store, ENOENT where no source
         lists it, EIO where none has it."""

@@ -41,6 +41,9 @@ class Fetching(Protocol):
     def condition(self, digest: bytes) -> str:
         """ "here" (in the store), "landed" (in the landing directory), or "unreal"."""
 
+    def pass_on(self, digest: bytes) -> bool:
+        """Whether the object has landed and is no large one; then that is counted as ``want`` of it would be."""
+
     def want(self, digest: bytes, reader: Reader | None, done: Done) -> None:
         """Fetch the object, and call ``done`` from any thread, with 0 when it is here or landed, else an errno."""
 

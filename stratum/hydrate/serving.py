@@ -195,6 +195,9 @@ class _Refusing:
     def condition(self, digest: bytes) -> str:
         return "unreal"
 
+    def pass_on(self, digest: bytes) -> bool:
+        return False
+
     def want(self, digest: bytes, reader: Reader | None, done: Done) -> None:
         import errno
 

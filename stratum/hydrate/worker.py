@@ -100,9 +100,11 @@ class Worker:
     def run(self) -> None:
         """Serve until it is over."""
         self._channel.post({"ready": True, "pid": os.getpid()})
+        unsent = False
         while not self._channel.ended and not self._retired:
-            events = select.EPOLLIN | (select.EPOLLOUT if self._channel.has_unsent else 0)
-            self._epoll.modify(self._channel.fileno(), events)
+            if unsent != self._channel.has_unsent:
+                unsent = not unsent
+                self._epoll.modify(self._channel.fileno(), select.EPOLLIN | (select.EPOLLOUT if unsent else 0))
             for fd, _ in self._epoll.poll(self._wait()):
                 if fd == self._channel.fileno():
                     self._told()

@@ -178,6 +178,17 @@ def parse_request(data: bytes) -> Request:
     return Request(opcode, unique, node, uid, gid, pid, data[_IN_HEADER.size : length - extensions * 8])
 
 
+def glance(data: bytes) -> tuple[int, int, int, bytes]:
+    """(opcode, unique, node, name) of what one read gave, as far as it is a lookup without more; nothing is checked
+    but its length. For those who go on to ``parse_request`` where this is not what they look for."""
+    if len(data) < _IN_HEADER.size:
+        return 0, 0, 0, b""
+    length, opcode, unique, node, _, _, _, extensions, _ = _IN_HEADER.unpack_from(data)
+    if length != len(data) or extensions:
+        return 0, 0, 0, b""
+    return opcode, unique, node, data[_IN_HEADER.size : -1]
+
+
 def parse_hello(body: bytes) -> Hello:
     """The body of INIT. ``ProtocolError`` where the kernel's protocol is another, or too old."""
     if len(body) >= _INIT_IN.size:

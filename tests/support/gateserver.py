@@ -64,6 +64,9 @@ class DirectoryFetcher:
     def in_landing(self, digest: bytes) -> Path:
         return self.landing / os.fsdecode(object_path(digest))
 
+    def pass_on(self, digest: bytes) -> bool:
+        return self.condition(digest) == "landed"
+
     def want(self, digest: bytes, reader: Reader | None, done: Callable[[int], None]) -> None:
         if self.condition(digest) != "unreal":
             done(0)

@@ -274,6 +274,20 @@ def test_who_read_what_is_counted(lazy: Partial) -> None:
         assert status["largest"][0]["bytes"] > 0
 
 
+def test_what_has_landed_is_passed_on_and_counted_as_any_other_want(lazy: Partial) -> None:
+    with lazy.fetcher() as fetcher:
+        first, second = lazy.in_order()[:2]
+        assert not fetcher.pass_on(first), "it is not here"
+        assert not fetcher.pass_on(bytes(32)), "no source lists it"
+        assert get(fetcher, first) == [0]
+        until(lambda: fetcher.condition(second) == "landed")
+        assert fetcher.pass_on(second)
+        status = fetcher.status()
+        assert (status["asks"], status["hits"]) == (2, 1)
+        fetcher.close()
+        assert not fetcher.pass_on(second), "it has ended"
+
+
 def test_the_end_answers_all(lazy: Partial) -> None:
     answers = Answers()
     landing = Landing(lazy.store)

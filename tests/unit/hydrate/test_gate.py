@@ -51,6 +51,11 @@ class Remote:
     def condition(self, digest: bytes) -> str:
         return self.state
 
+    def pass_on(self, digest: bytes) -> bool:
+        if self.error is not None:
+            raise self.error
+        return digest == DIGEST and self.state == "landed" and not self.large
+
     def want(self, digest: bytes, reader: Reader | None, done: Callable[[int], None]) -> None:
         if self.state == "unreal":
             self.asked.append(done)
@@ -128,6 +133,17 @@ def lookup(gate: Gate, node: int, name: bytes) -> tuple[int, int]:
     """(errno, node) of a lookup."""
     code, body = gate.asked(Opcode.LOOKUP, node, name + b"\0")
     return code, struct.unpack_from("=Q", body)[0] if body else 0
+
+
+def test_what_has_landed_is_answered_without_a_thread(gate: Gate) -> None:
+    gate.remote.state = "landed"
+    gate.pool.shutdown()
+    for _ in range(3):
+        assert lookup(gate, ASK_NODE, REST) == (errno.ENOENT, 0)
+    status = gate.connection.status()
+    assert (status["lookups"], status["hits"], status["waiting"]) == (3, 3, [])
+    gate.remote.error = RuntimeError("a defect")
+    assert lookup(gate, ASK_NODE, REST)[0] == errno.EIO, "an answer all the same"
 
 
 def test_the_directories_are_fixed(gate: Gate) -> None:

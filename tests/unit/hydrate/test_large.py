@@ -37,6 +37,9 @@ class Remote:
     def condition(self, digest: bytes) -> str:
         return "landed" if (self.landing / os.fsdecode(object_path(digest))).exists() else "unreal"
 
+    def pass_on(self, digest: bytes) -> bool:
+        return self.condition(digest) == "landed"
+
     def want(self, digest: bytes, reader: Reader | None, done: object) -> None:
         self.wanted.append(digest)
         if not self.code:
