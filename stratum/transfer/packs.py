@@ -25,9 +25,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
+from operator import itemgetter
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
-from stratum.composefs.verity import ChunkHasher, VerityHasher
+from stratum.composefs.verity import DIGEST_SIZE, ChunkHasher, VerityHasher
 from stratum.errors import DamagedError
 from stratum.sys.holes import sparse_pieces, zeros
 from stratum.tree.model import object_path
@@ -58,6 +59,7 @@ INDEX_MAX = 64 << 20
 """Largest index that is read, in bytes of text."""
 
 _OBJECT_SIZE_MAX = 1 << 44
+_DIGEST_OF, _SIZE_OF = itemgetter(0), itemgetter(1)  # of a member, for a million of them
 _LEVEL = 3
 _MAGIC = b"stratum-index 1"
 _FRAME = re.compile(rb"^frame ([1-9][0-9]{0,14}) ([1-9][0-9]{0,14})$", re.MULTILINE)
@@ -316,11 +318,12 @@ def read_index(blob: bytes, pack_size: int, what: str) -> PackIndex:
     frames, found = _FRAME.findall(text, first, cut), _OBJECT.findall(text, cut)
     if len(frames) != text.count(b"\n", first, cut) or len(found) != text.count(b"\n", cut):
         raise DamagedError(f"{what}: line {_malformed_line(text, first, cut)} is malformed")
-    digests = bytes.fromhex(b"".join([digest for digest, _, _ in found]).decode())
-    members = [Member(digests[32 * number : 32 * number + 32], int(size)) for number, (_, _, size) in enumerate(found)]
-    offsets = [int(offset) for _, offset, _ in found]
-    index = PackIndex(tuple([(int(stored), int(size)) for stored, size in frames]), tuple(members))
-    _check_index(index, offsets, pack_size, what)
+    digests, places, sizes = zip(*found, strict=True) if found else ((), (), ())
+    raw = bytes.fromhex(b"".join(digests).decode())
+    each = [raw[at : at + DIGEST_SIZE] for at in range(0, len(raw), DIGEST_SIZE)]
+    members = tuple(map(Member._make, zip(each, map(int, sizes), strict=True)))
+    index = PackIndex(tuple([(int(stored), int(size)) for stored, size in frames]), members)
+    _check_index(index, list(map(int, places)), pack_size, what)
     return index
 
 
@@ -335,11 +338,11 @@ def _malformed_line(text: bytes, first: int, cut: int) -> int:
 
 
 def _check_index(index: PackIndex, offsets: list[int], pack_size: int, what: str) -> None:
-    if not index.members or len({member.digest for member in index.members}) != len(index.members):
+    if not index.members or len(set(map(_DIGEST_OF, index.members))) != len(index.members):
         raise DamagedError(f"{what} lists no object, or one twice")
     if any(uncompressed > FRAME_MAX or compressed > 2 * FRAME_MAX for compressed, uncompressed in index.frames):
         raise DamagedError(f"{what} has a frame of more than {FRAME_MAX} bytes")
-    if any(member.size > _OBJECT_SIZE_MAX for member in index.members):
+    if max(map(_SIZE_OF, index.members)) > _OBJECT_SIZE_MAX:
         raise DamagedError(f"{what} has an object of more than {_OBJECT_SIZE_MAX} bytes")
     if index.offsets != offsets:
         for member, expected, offset in zip(index.members, index.offsets, offsets, strict=True):
