@@ -251,7 +251,7 @@ class Landing:
                     return
             try:
                 self.publish()
-            except Exception as exc:
+            except Exception as exc:  # also of a defect: the thread lives as long as the landing
                 self.log(f"objects that were fetched get no names yet: {_words(exc)}")
 
     def _due(self) -> bool:

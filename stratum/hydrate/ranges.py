@@ -295,7 +295,7 @@ class LargeObject:
     def _guarded(self, call: Callable[[], None]) -> StratumError | None:
         try:
             call()
-        except Exception as exc:
+        except Exception as exc:  # also of a defect: readers wait
             return foreseen(exc)
         return None
 

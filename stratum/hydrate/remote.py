@@ -151,7 +151,7 @@ class Remote:
             except DeniedError:
                 self._forget_connection()  # and with it the password, which may be another by now
                 data = ask(self._source(), descriptor)
-        except Exception as exc:
+        except Exception as exc:  # what libraries raise, too: a place that fails is one that is away
             error = foreseen(exc)
             self._failed(blob, error)
             raise error from None

@@ -6,6 +6,7 @@ Sources are tried in their order; those that are known to be gone come last, for
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -68,7 +69,7 @@ class Supplies:
             except StratumError as exc:
                 self.problems.append(exc.message)
                 continue
-            remote = Remote(source, lambda source=source: access(source), scratch)  # type: ignore[misc]
+            remote = Remote(source, partial(access, source), scratch)
             self._all.append(Supply(len(self._all), base, catalog, remote))
             base += len(catalog)
 

@@ -250,7 +250,7 @@ class Wants:
         error: StratumError | None = None
         try:
             self._fetch(span)
-        except Exception as exc:
+        except Exception as exc:  # also of a defect: readers wait for the end of the span
             error = foreseen(exc)
         self._ended(span, error)
 

@@ -278,7 +278,7 @@ class Worker:
                 client.settimeout(10.0)
                 try:
                     _answer(request, served, client)
-                except Exception as exc:
+                except Exception as exc:  # whatever it is: somebody waits
                     with contextlib.suppress(OSError, GarbageError):
                         send(client, error_to_json(foreseen(exc)))
 
