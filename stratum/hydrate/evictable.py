@@ -4,6 +4,7 @@ An object may go where a source is recorded that lists it, for every commit in t
 that a garbage collection would take), and each such source was lately seen to have it. So what only this store has can
 never go, whatever else went wrong: a commit that was never pushed has no source. Besides, what stays is
 
+- what otherwise only an archive has, which is a file that people remove once they have imported it;
 - what a mount shows that has no gate, or one that nobody serves: whoever reads there could not wait for it;
 - what a rule of residence keeps (``store.keeping``), in all commits that its stratum names;
 - what a living transaction needs.
@@ -20,7 +21,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stratum.errors import DamagedError, NotFoundError
+from stratum.errors import DamagedError, NotFoundError, UsageError
 from stratum.hydrate.kept import commits_named
 from stratum.store.keeping import RESIDENCE, ROOT, Rule, Rules
 from stratum.store.layout import storage_error
@@ -39,6 +40,7 @@ class Why(Enum):
     """Why an object stays, the strongest reason first."""
 
     LOCAL = "only this store has it"
+    ARCHIVE = "besides this store, only an archive file has it"
     GONE = "its source was not seen to have it lately"
     MOUNTED = "a mount without a gate shows it"
     RULE = "a rule keeps it"
@@ -144,12 +146,17 @@ class Shelf:
             for digest, size in self._catalog(source.manifest).items():
                 if found.listed.setdefault(digest, size) != size:  # one of them lies
                     found.held[Why.LOCAL].add(digest)
-        believed = [source for source in sources if fresh(source)]
+        lasting = [source for source in sources if not is_archive(source)]
+        believed = [source for source in lasting if fresh(source)]
         local = self._without(parts, sources)
         found.held[Why.LOCAL] |= local
-        if len(believed) < len(sources):
+        if len(lasting) < len(sources):
+            filed = self._without(parts, lasting) - local
+            found.held[Why.ARCHIVE] |= filed
+            local |= filed
+        if len(believed) < len(lasting):
             found.held[Why.GONE] |= self._without(parts, believed) - local
-            found.unverified.update({source.reference: source for source in sources if source not in believed})
+            found.unverified.update({source.reference: source for source in lasting if source not in believed})
 
     def _without(self, parts: Parts, sources: Iterable[CommitSource]) -> set[bytes]:
         """The objects in ``parts`` that none of the sources lists."""
@@ -195,6 +202,16 @@ class Shelf:
         for digest, (_, grade) in graded_objects(self._store.commits.dump(commit), rules.of_lines()).items():
             found[Rule(grade)].add(digest)
         return found
+
+
+def is_archive(source: CommitSource) -> bool:
+    """Whether the source is a file, and not a registry or a layout; what cannot be read cannot be asked either."""
+    from stratum.transfer.catalogs import target_of
+
+    try:
+        return target_of(source).archive is not None
+    except UsageError:
+        return False
 
 
 def _objects(lines: bytes | Iterable[bytes]) -> frozenset[bytes]:

@@ -291,3 +291,16 @@ def test_a_hash_is_a_stratums_where_just_one_has_it(cli: Command, lazy: str) -> 
     result = cli("realize", f"{commit}:/tmp")
     assert (result.code, "--no-keep" in result.stderr) == (2, True)
     assert cli.json("realize", "--no-keep", f"{commit}:/data")["objects"] == 3
+
+
+def test_what_an_archive_has_too_stays(cli: Command, tmp_path: Path) -> None:
+    """It was imported to be here, and the archive is removed tomorrow."""
+    origin = Command(tmp_path / "origin", tmp_path / "origin-run")
+    origin.ok("import", "--bare", make_tree(tmp_path / "src", {"a": content("a"), "b": content("b")}), "app:v1")
+    origin.ok("export", "app:v1", tmp_path / "app.stratum.tar")
+    cli.ok("import", tmp_path / "app.stratum.tar", "app:v1")
+    for verb in (("unrealize", "app:v1"), ("cache", "evict", "--to", "0", "--older-than", "0")):
+        assert stays(cli.json(*verb))["archive"] == 2
+    assert real(cli) == 2
+    cli.ok("push", "app:v1", f"oci:{tmp_path}/layout:v1")
+    assert cli.json("unrealize", "app:v1")["dropped_objects"] == 2
