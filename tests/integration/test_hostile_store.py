@@ -90,7 +90,7 @@ READS: tuple[tuple[str, ...], ...] = (
     *READING,
     ("verify", "app:v2", "/dir", "--proof"),
     ("restore", "app:v1", "/", "--to", "TARGET", "--force"),
-    ("push", "app:v2", "oci:LAYOUT:x"),
+    ("push", "app:v1", "oci:LAYOUT:x"),
     ("fsck", "--quick"),
 )
 WRITING: tuple[tuple[str, ...], ...] = (

@@ -158,7 +158,10 @@ def test_a_source_that_is_away_fails_at_once_after_a_few_times(lazy: Partial) ->
             assert get(fetcher, first) == [errno.EIO]
         (condition,) = fetcher.status()["sources"]
         assert condition["state"] == "away"
-        assert condition["requests"] == 3, "the breaker is open"
+        assert condition["requests"] >= 3
+        for _ in range(5):
+            assert get(fetcher, first) == [errno.EIO]
+        assert fetcher.status()["sources"][0]["requests"] == condition["requests"], "the breaker is open"
         assert fetcher.status()["failed"][-1]["error"]
 
 
