@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING
 
 from stratum.errors import DamagedError, StratumError
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 SEAM_MAX = 1 << 20
 """Only objects of up to so many bytes are put together from two runs of frames."""
 SEAMS_BYTES = 8 << 20
+
+_UNPACKING = threading.Lock()
+"""Threads of one interpreter do not unpack faster side by side: they only keep the one that answers readers waiting.
+Fetching goes on meanwhile."""
 
 Landed = Callable[["CatalogMember", "StratumError | None"], None]
 """Told of each object that landed, or did not and why."""
@@ -80,14 +84,21 @@ def compressed(
             yield frame, data[frame.start - start : frame.start - start + frame.size]
 
 
-def archive_of(frames: Iterator[tuple[CatalogFrame, memoryview]], what: str) -> Iterator[tuple[int, memoryview]]:
-    """(where it begins in the archive, content) of each compressed frame. ``DamagedError`` naming ``what``."""
+def archive_of(
+    frames: Iterator[tuple[CatalogFrame, memoryview]], what: str
+) -> Generator[tuple[int, memoryview], None, None]:
+    """(where it begins in the archive, content) of each compressed frame. ``DamagedError`` naming ``what``.
+
+    While the caller has the content of one, nobody else gets any: to be closed by who does not read on.
+    """
     for frame, data in frames:
-        content = decompress(data, frame.archive_size, what)
-        del data
-        if len(content) != frame.archive_size:
-            raise DamagedError(f"{what}: a frame has {len(content)} bytes, not {frame.archive_size}")
-        yield frame.archive_start, memoryview(content)
+        with _UNPACKING:
+            content = decompress(data, frame.archive_size, what)
+            del data
+            if len(content) != frame.archive_size:
+                raise DamagedError(f"{what}: a frame has {len(content)} bytes, not {frame.archive_size}")
+            yield frame.archive_start, memoryview(content)
+            del content
 
 
 class Cutter:

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import errno
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
+from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -321,11 +322,12 @@ class LargeObject:
         hasher, position = VerityHasher(), 0
         for place in self._supplies.places(self.digest):
             try:
-                for piece in self._pieces(place, position):
-                    hasher.update(piece)
-                    self.part.append(piece)
-                    position += len(piece)
-                    self._came(len(piece))
+                with closing(self._pieces(place, position)) as pieces:
+                    for piece in pieces:
+                        hasher.update(piece)
+                        self.part.append(piece)
+                        position += len(piece)
+                        self._came(len(piece))
             except StratumError as exc:
                 error = exc
             if position == self.size:
@@ -335,16 +337,17 @@ class LargeObject:
         if hasher.digest() != self.digest:
             raise DamagedError(f"the bytes of object {self.digest.hex()} do not match its digest")
 
-    def _pieces(self, place: Place, position: int) -> Iterator[memoryview]:
+    def _pieces(self, place: Place, position: int) -> Generator[memoryview, None, None]:
         """The object's bytes from ``position`` on."""
         supply, member = place
         first, last = supply.catalog.frames_of(member, position)
         frames = compressed(supply.catalog, supply.remote, first, last, _REQUEST_BYTES)
-        for begin, content in archive_of(frames, f"a pack of {supply.remote.source.place}"):
-            start = max(member.offset + position - begin, 0)
-            piece = content[start : member.offset + member.size - begin]
-            position += len(piece)
-            yield piece
+        with closing(archive_of(frames, f"a pack of {supply.remote.source.place}")) as pieces:
+            for begin, content in pieces:
+                start = max(member.offset + position - begin, 0)
+                piece = content[start : member.offset + member.size - begin]
+                position += len(piece)
+                yield piece
 
     # Fetching
 
@@ -379,10 +382,11 @@ class LargeObject:
         what = f"a pack of {supply.remote.source.place}"
         frames = compressed(supply.catalog, supply.remote, fetch.first, fetch.last, _REQUEST_BYTES)
         try:
-            for begin, content in archive_of(frames, what):
-                first = max(member.offset - begin, 0)
-                data = content[first : member.offset + member.size - begin]
-                self._cut(begin + first - member.offset, data, seams)
+            with closing(archive_of(frames, what)) as pieces:
+                for begin, content in pieces:
+                    first = max(member.offset - begin, 0)
+                    data = content[first : member.offset + member.size - begin]
+                    self._cut(begin + first - member.offset, data, seams)
         except DamagedError as exc:
             supply.remote.damaged(supply.pack(member).pack.sha256, exc.message)
             raise

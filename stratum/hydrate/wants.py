@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 from stratum.errors import DamagedError, StratumError, foreseen
@@ -276,7 +277,8 @@ class Wants:
         most = REQUEST_BYTES if span.rank == DEMAND else AHEAD_BYTES
         frames = compressed(catalog, supply.remote, first, last, most)
         try:
-            Cutter(catalog, (first, last), self._landing, supply.seams, wanted, landed).cut(archive_of(frames, what))
+            with closing(archive_of(frames, what)) as pieces:
+                Cutter(catalog, (first, last), self._landing, supply.seams, wanted, landed).cut(pieces)
         except DamagedError as exc:
             supply.remote.damaged(catalog.packs[catalog.frame(first).pack].pack.sha256, exc.message)
             raise

@@ -153,6 +153,12 @@ def fetcher_with(lazy: Partial, landing: Landing, credentials: Credentials) -> F
     return Fetcher(landing, lazy.commit, lambda _source: Access(credentials=credentials))
 
 
+def comes_no_more(fetcher: Fetcher) -> bool:
+    before = fetcher.status()["sources"][0]["requests"]
+    time.sleep(0.5)
+    return bool(fetcher.status()["sources"][0]["requests"] == before)
+
+
 def test_passwords_that_changed_are_read_again_once(lazy: Partial, far: SlowRegistry) -> None:
     password, asked = ["user:first"], list[str]()
     far.tell(login="user:first")
@@ -163,6 +169,7 @@ def test_passwords_that_changed_are_read_again_once(lazy: Partial, far: SlowRegi
     far.tell(login="user:second")
     password[0] = "user:second"
     assert get(fetcher, order[-1]) == [0], "they were asked for anew"
+    until(lambda: comes_no_more(fetcher))  # what was fetched ahead
     far.tell(login="user:third")
     missing = next(digest for digest in order if fetcher.condition(digest) == "unreal")
     before = len(asked)
