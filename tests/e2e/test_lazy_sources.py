@@ -17,6 +17,7 @@ from stratum.composefs.verity import verity_digest
 from stratum.hydrate import remote
 from stratum.hydrate.fetch import Fetcher
 from stratum.hydrate.landing import Landing
+from stratum.hydrate.lanes import LANES
 from stratum.oci.access import Access, Credentials, anonymous
 from stratum.oci.target import parse_target
 from stratum.store import Store
@@ -174,7 +175,11 @@ def test_passwords_that_changed_are_read_again_once(lazy: Partial, far: SlowRegi
     missing = next(digest for digest in order if fetcher.condition(digest) == "unreal")
     before = len(asked)
     assert get(fetcher, missing) == [errno.EIO]
-    assert len(asked) - before <= 6, "then the breaker is open"
+    until(lambda: comes_no_more(fetcher))
+    assert len(asked) - before <= 2 * LANES, "all that was on its way, twice"
+    before = len(asked)
+    assert get(fetcher, missing) == [errno.EIO]
+    assert len(asked) == before, "the breaker is open"
     assert state(fetcher)["state"] == "denied"
     password[0] = "user:third"
     until(lambda: get(fetcher, missing) == [0])
