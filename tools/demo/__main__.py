@@ -181,7 +181,7 @@ def read_lazily(stage: Stage, address: str, tree: Path, changes: plans.Plan) -> 
     same = all((mountpoint / path).read_bytes() == (tree / path).read_bytes() for path in changes.read)
     stage.check(same, f"{len(changes.read)} files were read, and are those of {tree}")
     told = json.loads(stage.stratum("--format", "json", "cache", "status", "--who", store=stage.third, quiet=True))
-    came = told["gates"][0]["fetcher"]["objects"]
+    came = told["mounts"][0]["fetcher"]["objects"]
     stage.say(f"{came:,} objects came for that: those beside what was read, in the packs and soon after, come with it")
     stage.stratum("unmount", mountpoint, store=stage.third)
 
