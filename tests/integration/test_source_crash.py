@@ -3,10 +3,7 @@ object is missing only where its commit says so and a source has it."""
 
 from __future__ import annotations
 
-import errno
-import os
 import shutil
-import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,8 +13,9 @@ from stratum.composefs.verity import verity_digest
 from stratum.store import Store
 from stratum.store import fsck as checking
 from stratum.store.repair import repair
-from tests.support.injection import DONE, REFUSED, calls_of, failed_at, killed_at
-from tests.support.stores import catalog, check, commit, directory, file, leftovers, partial_commit, source
+from tests.support import crashing
+from tests.support.injection import calls_of, killed_at
+from tests.support.stores import catalog, check, commit, directory, file, partial_commit, source
 
 pytestmark = pytest.mark.root  # strace attaches to a child
 
@@ -105,41 +103,17 @@ def scene(tmp_path: Path) -> Scene:
     return Scene(tmp_path)
 
 
-def check_next(scene: Scene) -> None:
-    store = Store.open(scene.path)
-    scene.check(store)
-    with store.begin("the next"):
-        pass
-    assert not leftovers(store)
-
-
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
 def test_killed_at_every_call(scene: Scene, change: Callable[[Scene], None]) -> None:
-    for call, count in calls_of(lambda: change(scene)).items():
-        for number in range(1, count + 1):
-            scene.fresh()
-            outcome = killed_at(lambda: change(scene), call, number)
-            assert outcome.status == -signal.SIGKILL, (call, number, outcome)
-            check_next(scene)
+    crashing.killed_at_every_call(scene, lambda: change(scene))
     scene.fresh()
     change(scene)
-    check_next(scene)
+    crashing.check_next(scene)
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
 def test_failing_at_every_call(scene: Scene, change: Callable[[Scene], None]) -> None:
-    refused = 0
-    for call, count in calls_of(lambda: change(scene)).items():
-        error = errno.EIO if "sync" in call else errno.ENOSPC
-        for number in range(1, count + 1):
-            scene.fresh()
-            outcome = failed_at(lambda: change(scene), call, number, errno.errorcode[error])
-            assert outcome.status in (DONE, REFUSED), (call, number, outcome)
-            if outcome.status == REFUSED:
-                refused += 1
-                assert os.strerror(error) in outcome.message, (call, number, outcome)
-            check_next(scene)
-    assert refused >= 2
+    crashing.failing_at_every_call(scene, lambda: change(scene))
 
 
 def test_a_repair_that_is_killed_loses_nothing_that_a_source_has(scene: Scene) -> None:
@@ -169,4 +143,4 @@ def test_a_repair_that_is_killed_loses_nothing_that_a_source_has(scene: Scene) -
                 assert store.sources.is_partial(scene.here), (call, number)
             mend()
             assert not store.objects.has(digest)
-            check_next(scene)
+            crashing.check_next(scene)

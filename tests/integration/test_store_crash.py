@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import signal
@@ -13,8 +12,9 @@ import pytest
 
 from stratum.frozen import replace
 from stratum.store import Store
-from tests.support.injection import DONE, REFUSED, calls_of, failed_at, killed_at
-from tests.support.stores import check, commit, directory, file, leftovers
+from tests.support import crashing
+from tests.support.injection import killed_at
+from tests.support.stores import check, commit, directory, file
 
 pytestmark = pytest.mark.root  # strace attaches to a child
 
@@ -101,39 +101,14 @@ def scene(tmp_path: Path) -> Scene:
     return Scene(tmp_path)
 
 
-def check_next(scene: Scene) -> None:
-    """What must hold after a failure: the old state or the new, and no leftovers after the next transaction."""
-    store = Store.open(scene.path)
-    scene.check(store)
-    with store.begin("the next"):
-        pass
-    assert not leftovers(store)
-
-
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
 def test_killed_at_every_call(scene: Scene, change: Callable[[Scene], None]) -> None:
-    for call, count in calls_of(lambda: change(scene)).items():
-        for number in range(1, count + 1):
-            scene.fresh()
-            outcome = killed_at(lambda: change(scene), call, number)
-            assert outcome.status == -signal.SIGKILL, (call, number, outcome)
-            check_next(scene)
+    crashing.killed_at_every_call(scene, lambda: change(scene))
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
 def test_failing_at_every_call(scene: Scene, change: Callable[[Scene], None]) -> None:
-    refused = 0
-    for call, count in calls_of(lambda: change(scene)).items():
-        error = errno.EIO if "sync" in call else errno.ENOSPC
-        for number in range(1, count + 1):
-            scene.fresh()
-            outcome = failed_at(lambda: change(scene), call, number, errno.errorcode[error])
-            assert outcome.status in (DONE, REFUSED), (call, number, outcome)
-            if outcome.status == REFUSED:
-                refused += 1
-                assert os.strerror(error) in outcome.message, (call, number, outcome)
-            check_next(scene)
-    assert refused >= 2
+    crashing.failing_at_every_call(scene, lambda: change(scene))
 
 
 def test_a_change_that_was_killed_can_be_made_again(scene: Scene) -> None:
@@ -142,4 +117,4 @@ def test_a_change_that_was_killed_can_be_made_again(scene: Scene) -> None:
     scene.import_()
     store = Store.open(scene.path)
     assert store.tags.get("app", "latest") == scene.new
-    check_next(scene)
+    crashing.check_next(scene)
