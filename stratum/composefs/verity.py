@@ -8,7 +8,6 @@ blocks are hashed in turn, until one digest is left. The root of an empty file i
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
 from hashlib import sha256
 from typing import Final
 
@@ -160,14 +159,6 @@ class ChunkHasher(VerityHasher):
         if self._partial:
             blocks += sha256(self._partial.ljust(BLOCK_SIZE, b"\0")).digest()
         return bytes(self._chunks) + (sha256(blocks.ljust(BLOCK_SIZE, b"\0")).digest() if blocks else b"")
-
-
-def level1_hashes(pieces: Iterable[Buffer]) -> bytes:
-    """The hashes of the chunks (``ChunkHasher``) of a file that consists of ``pieces``."""
-    hasher = ChunkHasher()
-    for piece in pieces:
-        hasher.update(piece)
-    return hasher.chunk_hashes()
 
 
 def root_of_level1(hashes: bytes, size: int) -> bytes:

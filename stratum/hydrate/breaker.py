@@ -56,7 +56,3 @@ class Breaker:
         self._trial = None
         if self._until is not None or self._failures >= self._limit:
             self._until = now + self._pause
-
-    def opens_again(self, now: float) -> float:
-        """Seconds until somebody is let through."""
-        return 0.0 if self._until is None else max(0.0, self._until - now)

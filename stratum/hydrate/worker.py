@@ -27,13 +27,13 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from stratum.errors import StratumError, foreseen
+from stratum.errors import StratumError, UsageError, foreseen
 from stratum.hydrate import service
 from stratum.hydrate.gate import Connection
 from stratum.hydrate.wire import Channel
 from stratum.mount.gate import ask_keeper, gate_from_json
 from stratum.mount.gatewire import GarbageError, Message, close_all, error_to_json, send
-from stratum.mount.plan import Gate
+from stratum.mount.plan import Gate, kernel_version
 from stratum.sys import fuse
 from stratum.sys.threads import use_little_address_space
 
@@ -46,7 +46,6 @@ _OPENERS = 4
 RETRY = 5.0
 """Seconds after which it is tried again to make a fetcher."""
 _TIDY = (0.0, 2.0, 12.0, 60.0)
-_MAX_NAMED = 64
 _SWITCH = 0.02
 """Seconds after which a thread that is running has to let others run. All of them make a system call, and with that
 let others run, far more often; to have each that waits look again every 5 ms costs more than they gain."""
@@ -322,38 +321,14 @@ class Worker:
 def _answer(request: Message, served: list[Gated], client: socket.socket) -> None:
     """Answer what somebody asked of the worker."""
     op = request.get("op")
-    if op == "status":
-        for gated in served:
-            send(client, {"connections": [gated.described()], "more": True})
-        send(client, {"connections": [], "worker": os.getpid()})
-        return
-    chosen = [gated for gated in served if _is_meant(gated, request) and gated.serving is not None]
-    if op == "prefetch":
-        for gated in chosen:
-            assert gated.serving is not None
-            gated.serving.fetcher.prefetch(str(request.get("what", "profile")))
-    elif op == "publish":
-        for gated in chosen:
-            assert gated.serving is not None
-            gated.serving.landing.publish()
-    else:
-        raise StratumError(f"there is no request {str(op)[:40]!a}")
-    send(client, {"ok": True, "connections": [gated.id for gated in chosen][:_MAX_NAMED]})
+    if op != "status":
+        raise UsageError(f"there is no request {str(op)[:40]!a}")
+    for gated in served:
+        send(client, {"connections": [gated.described()], "more": True})
+    send(client, {"connections": [], "worker": os.getpid()})
 
 
-def _is_meant(gated: Gated, request: Message) -> bool:
-    """Whether a request is about this one: by its ID, the store, the commit or the source, as far as it says."""
-    about = {"id": gated.id, "store": str(gated.gate.store), "commit": gated.gate.commit}
-    about["source"] = gated.request["source"]
-    return all(request.get(key) in (None, value) for key, value in about.items())
-
-
-def _resends(release: str) -> bool:
-    numbers = [part for part in release.replace("-", ".").split(".")[:2] if part.isdecimal()]
-    return [int(number) for number in numbers] >= [6, 9]
-
-
-_RESENDS = _resends(os.uname().release)
+_RESENDS = kernel_version(os.uname().release) >= (6, 9)
 
 
 def main(_runtime_dir: str) -> None:

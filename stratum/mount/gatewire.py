@@ -11,7 +11,7 @@ Descriptors come with the packet (SCM_RIGHTS). A request has a field ``op``; the
 - ``restart-worker``: have a new process of the code on disk take over. ``worker``: its ID.
 - ``stop``: end; refused while there are connections, unless ``force``.
 
-Everything else that is asked is for the worker process, which does the fetching.
+What else is asked is passed on to the worker, which answers ``status`` too.
 
 The keeper listens for its own user and root alone, and holds what it is sent in memory for as long as the mount is
 there. It is small and loads little, and so does this module.

@@ -125,9 +125,14 @@ def method_for(release: str) -> Method:
     A kernel with features brought back from later ones, or of an unreadable release, gets an older way, which every
     later kernel still takes.
     """
-    match = re.match(r"(\d+)\.(\d+)", release)
-    version = (int(match[1]), int(match[2])) if match else (0, 0)
+    version = kernel_version(release)
     return next(method for least, method in _METHODS if version >= least)
+
+
+def kernel_version(release: str) -> tuple[int, int]:
+    """The first two numbers of a kernel's ``release``; (0, 0) where it is unreadable."""
+    match = re.match(r"(\d+)\.(\d+)", release)
+    return (int(match[1]), int(match[2])) if match else (0, 0)
 
 
 def check_lazy(release: str) -> None:

@@ -47,7 +47,6 @@ _INIT_OUT = struct.Struct("=IIIIHHIIHHIIH22x")
 _ATTR = struct.Struct("=QQQQQQIIIIIIIIII")
 _ENTRY = struct.Struct("=QQQQII")
 _ATTR_OUT = struct.Struct("=QII")
-_OPEN_IN = struct.Struct("=II")
 _OPEN_OUT = struct.Struct("=QII")
 _READ_IN = struct.Struct("=QQIIQII")
 _STATFS_OUT = struct.Struct("=QQQQQIIII24x")
@@ -287,11 +286,6 @@ def regular(node: int, size: int) -> Attributes:
 def opened(handle: int, flags: OpenFlag) -> bytes:
     """The body of an answer to OPEN and OPENDIR."""
     return _OPEN_OUT.pack(handle, flags, 0)
-
-
-def parse_open(body: bytes) -> int:
-    """The flags of open(2), of the body of OPEN. ``ProtocolError``."""
-    return int(_unpacked(_OPEN_IN, body)[0])
 
 
 def parse_read(body: bytes) -> tuple[int, int]:

@@ -263,7 +263,7 @@ def test_sigterm_ends_it_in_order(lazily: Lazily) -> None:
         b'{"op": "serve"}',
         b'{"op": "serve", "id": "a/b", "source": "s", "gate": {}}',
         b'{"op": ["list"]}',
-        b'{"op": "prefetch", "id": 7}',
+        b'{"op": "status", "id": 7}',
     ],
 )
 def test_garbage_ends_nothing(lazily: Lazily, packet: bytes) -> None:
@@ -279,7 +279,7 @@ def test_garbage_ends_nothing(lazily: Lazily, packet: bytes) -> None:
             socket.send_fds(client, [packet], fds)
             client.shutdown(socket.SHUT_WR)
             told = client.recv(MAX_PACKET)
-            assert not told or "error" in json.loads(told) or packet.startswith(b'{"op": "prefetch"')
+            assert not told or "error" in json.loads(told) or packet.startswith(b'{"op": "status"')
     for fd in (device, mount, file):
         os.close(fd)
     assert hydrating.processes(lazily.run) == [keeper, worker]

@@ -16,10 +16,10 @@ from stratum.composefs.verity import (
     VerityHasher,
     chunk_count,
     chunk_hash,
-    level1_hashes,
     root_of_level1,
     verity_digest,
 )
+from tests.support.chunks import level1_hashes
 from tests.support.effort import examples
 
 

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from stratum.composefs.verity import level1_hashes, verity_digest
+from stratum.composefs.verity import verity_digest
 from stratum.errors import DamagedError
 from stratum.hydrate import wants
 from stratum.hydrate.fetch import Fetcher
 from stratum.hydrate.landing import Landing
 from stratum.hydrate.parts import CHUNK, Part
 from stratum.transfer.packs import LARGE_OBJECT
+from tests.support.chunks import level1_hashes
 from tests.support.fetching import READER, Answers, Partial, get, partial, read, until
 
 SIZE = LARGE_OBJECT + 3 * CHUNK + 12345

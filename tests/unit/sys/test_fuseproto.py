@@ -69,7 +69,6 @@ def test_no_bytes_are_more_than_a_protocol_error(data: bytes) -> None:
     for parse in (
         fuseproto.parse_request,
         fuseproto.parse_hello,
-        fuseproto.parse_open,
         fuseproto.parse_read,
         fuseproto.parse_interrupt,
         fuseproto.parse_name,

@@ -11,12 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyzstd import SeekableZstdFile, ZstdFile
 
-from stratum.composefs.verity import CHUNK_SIZE, chunk_hash, level1_hashes, root_of_level1, verity_digest
+from stratum.composefs.verity import CHUNK_SIZE, chunk_hash, root_of_level1, verity_digest
 from stratum.errors import DamagedError
 from stratum.transfer import packs
 from stratum.transfer.packs import Member, PackIndex, PackWriter
 from stratum.tree.model import object_path
 from stratum.tree.tarheader import TarHeader, write_header
+from tests.support.chunks import level1_hashes
 
 contents = st.lists(
     st.tuples(st.integers(0, 255), st.sampled_from([65, 511, 512, 513, 4096, 1 << 20, 3_000_000])), max_size=8
