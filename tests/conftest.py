@@ -58,6 +58,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(pytest.mark.xdist_group(group))
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Fail where the groups are not kept together: then tests share a machine that cannot, and fixtures are made anew
+    for every few of them."""
+    config = session.config
+    if _is_worker(config) and config.getoption("loadgroup", False):
+        assert all("@" in item.nodeid for item in session.items), "pytest-xdist does not know the groups of the tests"
+
+
 def pytest_sessionstart(session: pytest.Session) -> None:
     """With several processes in CI, the one that starts them looks at the machine before and after them."""
     if os.environ.get("CI") and session.config.getoption("numprocesses", None):

@@ -36,24 +36,26 @@ def unguarded(store: Store, state: State) -> set[str]:
         if not record.gate or record.id not in served:
             found |= {record.commit, *_of_worktree(store, record.ref)}
     known = {record.id for record in records}
-    for _, entry in mounts_of():
+    for pid, entry in mounts_of():
         # Those of another runtime directory, or whose record was lost.
-        if entry.source[_ID] not in known and may_show(entry, store.layout.objects):
+        if entry.source[_ID] not in known and may_show(entry, store.layout.objects, pid):
             found |= _commits_of(store, entry.source)
     return found
 
 
-def may_show(entry: MountEntry, objects: Path) -> bool:
-    """Whether a mount may have the directory ``objects`` as a layer. Kernels before 6.15 do not tell; nor does a path
-    that is another in the namespace of who mounted it."""
+def may_show(entry: MountEntry, objects: Path, pid: int) -> bool:
+    """Whether a mount that process ``pid`` sees may have the directory ``objects`` as a layer. Kernels before 6.15 do
+    not tell; nor does a path that is another in the namespace of who mounted it."""
     match = _DATA_LAYER.search(entry.super_options)
     told = match[1] if match is not None else ""
     if told == str(objects) or not told.startswith("/") or told.startswith("/proc/self/fd/"):
         return True
-    try:
-        return os.path.samestat(os.stat(told), os.stat(objects))
-    except OSError:
-        return True
+    for root in ("", f"/proc/{pid}/root"):
+        with suppress(OSError):
+            # A container's root is another, where the path may be there and be something else.
+            if not root or os.path.samestat(os.stat(root), os.stat("/")):
+                return os.path.samestat(os.stat(root + told), os.stat(objects))
+    return True
 
 
 def _served(state: State) -> set[str]:

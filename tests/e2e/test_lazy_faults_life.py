@@ -94,7 +94,7 @@ def test_a_piece_of_a_large_file_is_a_few_requests(lazily: Lazily, far: Far) -> 
     with (far.tree / LARGE).open("rb") as original:
         original.seek(10 << 20)
         assert found == original.read(1 << 20)
-    assert len(far.slow.asked()) <= 3
+    assert len(far.slow.asked()) <= 6, "not one for each of its 256 pages, however the kernel reads ahead"
     assert sum(one.sent for one in far.slow.ranges()) < 8 << 20
 
 
