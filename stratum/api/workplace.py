@@ -60,7 +60,8 @@ class Workplace:
 
         config, layout = self.config, self.store.layout
         settings = carried(config.environment)
-        return Gate(layout.root, commit, layout.landing, config.runtime_dir, settings, dict(options or {}))
+        places = layout.landing, layout.ahead, config.runtime_dir
+        return Gate(layout.root, commit, *places, settings, dict(options or {}))
 
     def now(self) -> datetime:
         """The time that commits made now carry."""

@@ -98,6 +98,8 @@ class Fetcher:
         if size is None:
             return UNREAL
         if self.landing.has(digest, size):
+            with suppress(StratumError):  # who looks for it there does not find it, and says so
+                self.landing.show(digest)
             return LANDED
         return HERE if self.store.objects.has(digest, size) else UNREAL
 
@@ -108,9 +110,10 @@ class Fetcher:
         next is fetched."""
         try:
             place = self.supplies.find(digest)
-        except StratumError:  # a catalog is damaged: ``want`` says so
-            return False
-        if place is None or not self.landing.has(digest, place.member.size) or place.member.size >= LARGE_OBJECT:
+            if place is None or not self.landing.has(digest, place.member.size) or place.member.size >= LARGE_OBJECT:
+                return False
+            self.landing.show(digest)
+        except StratumError:  # a catalog is damaged, or the disk full: ``want`` says so
             return False
         with self._lock:
             if self._closed:
@@ -138,6 +141,12 @@ class Fetcher:
             self._want_large(place, reader, done)
             return
         is_here = self._wants.is_here(digest, place.member.size)
+        try:
+            self.landing.show(digest)
+        except StratumError as exc:
+            self._note(digest, exc)
+            done(errno.EIO)
+            return
         with self._lock:
             closed = self._closed
             self._account.asks += 1

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 SEAM_MAX = 1 << 20
 """Only objects of up to so many bytes are put together from two runs of frames."""
 SEAMS_BYTES = 8 << 20
+NOTICED = 16
 
 _UNPACKING = threading.Lock()
 """Threads of one interpreter do not unpack faster side by side: they only keep the one that answers readers waiting.
@@ -102,7 +103,11 @@ def archive_of(
 
 
 class Cutter:
-    """Lands the objects of frames [first, last) of a pack that are ``wanted``, and tells ``landed`` of each."""
+    """Lands the objects of frames [first, last) of a pack that are ``wanted``, and tells ``landed`` of each.
+
+    What is ``ahead`` of its readers lands where they find it without asking, but for one of ``NOTICED`` objects of a
+    frame: by those it is known how far readers have come, and what they read, at little cost.
+    """
 
     def __init__(
         self,
@@ -111,10 +116,12 @@ class Cutter:
         landing: Landing,
         seams: Seams,
         wanted: Callable[[CatalogMember], bool],
+        ahead: Callable[[CatalogMember], bool],
         landed: Landed,
     ) -> None:
         self._catalog, self._span, self._landing, self._seams = catalog, span, landing, seams
-        self._wanted, self._landed = wanted, landed
+        self._wanted, self._ahead, self._landed = wanted, ahead, landed
+        self._taken = 0
         self._arriving: Arriving | None = None
 
     def cut(self, pieces: Iterator[tuple[int, memoryview]]) -> None:
@@ -124,6 +131,7 @@ class Cutter:
         try:
             for begin, content in pieces:
                 end = begin + len(content)
+                self._taken = 0
                 while member is not None and member.offset < end:
                     self._take(member, begin, content)
                     if member.offset + member.size > end:
@@ -151,7 +159,9 @@ class Cutter:
         piece = content[start - begin : member.offset + member.size - begin]
         try:
             if len(piece) == member.size:
-                self._landing.add(member.digest, piece)
+                ahead = bool(self._taken % NOTICED) and self._ahead(member)
+                self._taken += 1
+                self._landing.add(member.digest, piece, ahead=ahead)
             elif not piece or not self._put(member, start - member.offset, piece):
                 return
         except StratumError as exc:

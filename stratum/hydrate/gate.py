@@ -1,7 +1,7 @@
 """The gate: a FUSE filesystem by which overlayfs asks for the objects of a mount that are not here.
 
-An overlay looks for an object in its data layers one after the other: ``objects``, ``ask``, ``landing``, ``err``. The
-first and the third are directories of the store, the others are the two directories of the gate. A lookup in ``ask``
+An overlay looks for an object in its data layers one after the other: ``objects``, ``ahead``, ``ask``, ``landing``,
+``err``. ``ask`` and ``err`` are the two directories of the gate, the others are directories of the store. A lookup in ``ask``
 waits until the object is fetched, and then finds nothing there: the overlay goes on to ``landing`` and has an ordinary
 file, with no server behind it, from then on. Where that failed, what a lookup in ``err`` answers is what the reader
 gets: the errno of the fetch, or ESTALE, at which the kernel opens the file once more, where the object is here after

@@ -6,15 +6,19 @@
     landing/ab/cdef...   an object, verified, mode 0444: a data layer of mounts, as ``objects/`` is
     landing/new/         objects that are arriving
     landing/parts/       large objects, of which parts are here (``hydrate.parts``)
+    ahead/ab/cdef...     an object as in landing/, that nobody had asked for: a data layer before the gate
+
+A mount finds what is in ``ahead`` without asking for it. Whoever looked there before it came, and asks, is told that it
+is in ``landing``, and so it then is too (``show``).
 
 A reader gets an object the moment it is verified; that its bytes get to the disk is not waited for. Every
 ``PUBLISH_SECONDS``, or ``PUBLISH_BYTES``, one syncfs makes all that has landed durable, and then link(2) gives each
-object its name in ``objects/``. So a name there is never of bytes that a power cut can take. The name in ``landing/``
-stays for ``KEPT_SECONDS``: whoever was told that the object is there finds it. A syncfs that fails has lost bytes,
+object its name in ``objects/``. So a name there is never of bytes that a power cut can take. The other names
+stay for ``KEPT_SECONDS``: whoever was told that the object is there finds it. A syncfs that fails has lost bytes,
 nobody knows which: what waited then is forgotten, and fetched again when it is asked for.
 
-What a dead worker left in ``landing/`` is not trusted, for after a power cut it may be anything: it is deleted when the
-next one starts. Directories stay, as they are layers of mounts.
+What a dead worker left in both is not trusted, for after a power cut it may be anything: it is deleted when the next
+one starts. Directories stay, as they are layers of mounts.
 
 No lock of the store is held while objects get their names. That would have first reads wait for a garbage collection,
 and is not needed: a collection removes only objects that no kept commit needs, and a commit that is mounted is kept.
@@ -86,6 +90,7 @@ class Landing:
         self.before = before
         self._publish_seconds, self._kept_seconds = publish_seconds, kept_seconds
         self._staging = Staging(str(self.path))
+        self._ahead = Staging(str(store.layout.ahead))
         self._new = str(self.path / NEW)
         self._wake = threading.Condition()
         self._publishing = threading.Lock()
@@ -93,6 +98,7 @@ class Landing:
         self._pending: dict[bytes, int] = {}
         self._being_named: dict[bytes, int] = {}
         self._nameless: dict[bytes, int] = {}  # what cannot have its name: read from here for as long as this lives
+        self._hidden: set[bytes] = set()  # what is in ahead only
         self._pending_bytes = 0
         self._pending_since = 0.0
         self._named: deque[tuple[float, bytes]] = deque()  # (when, digests) of what has both names
@@ -103,6 +109,7 @@ class Landing:
         try:
             self.path.mkdir(mode=0o755, exist_ok=True)
             self._lock.acquire()
+            store.layout.ahead.mkdir(mode=0o755, exist_ok=True)
             for directory in (
                 self.path / NEW,
                 self.parts.directory,
@@ -136,9 +143,22 @@ class Landing:
         found = self._pending.get(digest) or self._being_named.get(digest) or self._nameless.get(digest)
         return found == size
 
-    def add(self, digest: bytes, data: Buffer) -> None:
-        """Land a small object that is at hand. ``DamagedError`` where ``data`` is not what the digest says,
-        ``StratumError`` where it cannot be written."""
+    def show(self, digest: bytes) -> None:
+        """Have an object that landed be in ``landing``, for who will look there and nowhere else. ``StratumError``."""
+        if digest not in self._hidden:
+            return
+        try:
+            with suppress(FileExistsError):  # somebody else asked
+                os.link(self._ahead.path(digest), self._staging.place(digest))
+        except FileNotFoundError:  # it has had its name in objects for long
+            pass
+        except OSError as exc:
+            raise storage_error(exc, f"write object {digest.hex()}") from None
+        self._hidden.discard(digest)
+
+    def add(self, digest: bytes, data: Buffer, *, ahead: bool = False) -> None:
+        """Land a small object that is at hand; ``ahead``: nobody asked for it. ``DamagedError`` where ``data`` is not
+        what the digest says, ``StratumError`` where it cannot be written."""
         if verity_digest(data) != digest:
             raise _differs(digest)
         size = len(data)
@@ -150,7 +170,9 @@ class Landing:
                     write_all(fd, memoryview(data))
                 finally:
                     os.close(fd)
-                os.rename(path, self._staging.place(digest))
+                if ahead:
+                    self._hidden.add(digest)
+                os.rename(path, (self._ahead if ahead else self._staging).place(digest))
             except BaseException:
                 with suppress(OSError):
                     os.unlink(path)
@@ -202,8 +224,10 @@ class Landing:
         with self._publishing:
             with self._wake:
                 batch, self._pending, self._pending_bytes = self._pending, {}, 0
+                self._being_named = batch  # what is on its way to the disk for seconds is not fetched once more
             if batch:
                 self._publish(batch)
+                self._being_named = {}
             self._forget_old()
 
     def _publish(self, batch: dict[bytes, int]) -> None:
@@ -211,10 +235,11 @@ class Landing:
             syncfs(self._root)
         except OSError as exc:
             self.log(f"objects that were fetched could not be written to disk: {os_error_text(exc)}")
+            self._being_named = {}
             self._remove(b"".join(batch))
             return
         try:
-            refused = self.store.objects.share(self._staging, batch.items())
+            refused = self._share(batch)
         except (OSError, StratumError) as exc:
             self.log(f"objects that were fetched get no names yet: {_words(exc)}")
             with self._wake:
@@ -228,19 +253,28 @@ class Landing:
         self.published += len(batch)
         self._named.append((time.monotonic(), b"".join(batch)))
 
+    def _share(self, batch: dict[bytes, int]) -> list[bytes]:
+        hidden = {digest: size for digest, size in batch.items() if digest in self._hidden}
+        shown = [item for item in batch.items() if item[0] not in hidden]
+        share = self.store.objects.share
+        return [*share(self._staging, shown), *share(self._ahead, hidden.items())]
+
     def _forget_old(self) -> None:
-        """Remove the names in ``landing/`` of what has had its name in ``objects/`` for long enough."""
+        """Remove the names in ``landing/`` and ``ahead/`` of what has had its name in ``objects/`` for long enough."""
         while self._named and self._named[0][0] <= time.monotonic() - self._kept_seconds:
             _, digests = self._named.popleft()
             self._remove(digests, older_than=time.time() - self._kept_seconds)
 
     def _remove(self, digests: bytes, older_than: float | None = None) -> None:
         for start in range(0, len(digests), _DIGEST):
-            path = self._staging.path(digests[start : start + _DIGEST])
-            with suppress(OSError):
-                # A younger one of the same name landed again meanwhile.
-                if older_than is None or os.lstat(path).st_mtime <= older_than:
-                    os.unlink(path)
+            digest = digests[start : start + _DIGEST]
+            for place in (self._ahead, self._staging):  # in this order: ``show`` takes from the first to the second
+                path = place.path(digest)
+                with suppress(OSError):
+                    # A younger one of the same name landed again meanwhile.
+                    if older_than is None or os.lstat(path).st_mtime <= older_than:
+                        os.unlink(path)
+                        self._hidden.discard(digest)
 
     def _run(self) -> None:
         while True:
@@ -270,7 +304,7 @@ class Landing:
 
     def _wipe(self) -> None:
         """Delete what a dead worker left, but for parts of large objects, which are verified before they are used."""
-        for entry in list(os.scandir(self.path)):
+        for entry in (*os.scandir(self.path), *os.scandir(self.store.layout.ahead)):
             if entry.name in (OWNER, PARTS):
                 continue
             if not entry.is_dir(follow_symlinks=False):

@@ -270,6 +270,9 @@ class Wants:
         def wanted(member: CatalogMember) -> bool:
             return member.size < LARGE_OBJECT and not self.is_here(member.digest, member.size)
 
+        def ahead(member: CatalogMember) -> bool:
+            return member.digest not in self._wants
+
         def landed(member: CatalogMember, error: StratumError | None) -> None:
             self._landed(span, member, error)
 
@@ -278,7 +281,7 @@ class Wants:
         frames = compressed(catalog, supply.remote, first, last, most)
         try:
             with closing(archive_of(frames, what)) as pieces:
-                Cutter(catalog, (first, last), self._landing, supply.seams, wanted, landed).cut(pieces)
+                Cutter(catalog, (first, last), self._landing, supply.seams, wanted, ahead, landed).cut(pieces)
         except DamagedError as exc:
             supply.remote.damaged(catalog.packs[catalog.frame(first).pack].pack.sha256, exc.message)
             raise
@@ -354,6 +357,11 @@ class Wants:
             if self._wants.get(want.digest) is not want:
                 return False
             del self._wants[want.digest]
+        if not code:
+            try:  # it may have come before it was asked for
+                self._landing.show(want.digest)
+            except StratumError as exc:
+                want.error, code = exc, errno.EIO
         for done in want.waiting:
             done(code)
         return True

@@ -118,13 +118,14 @@ def data_layers(
 ) -> tuple[int, ...]:
     """The data layers of the plan, with those of its gate: fds. ``opened`` opens a directory.
 
-    An object that is not there is asked for in ``ask``, and then is in the landing; else ``err`` says why not.
+    An object that is neither there nor was fetched ahead is asked for in ``ask``, and then is in the landing; else
+    ``err`` says why not.
     """
     data = tuple(opened(layer) for layer in plan.data)
     if gate is None or plan.gate is None:
         return data
     attach_layer(gate.mount, plan, method)
-    return (*data, gate.ask, opened(plan.gate.landing), gate.err)
+    return (*data, opened(plan.gate.ahead), gate.ask, opened(plan.gate.landing), gate.err)
 
 
 def _in_private_namespace(build: Callable[[], int]) -> int:

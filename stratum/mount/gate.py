@@ -48,7 +48,8 @@ def gate_layers(gate: Gate, source: str) -> Iterator[GateLayers]:
     ``UnsupportedError`` where the kernel has no FUSE, ``OSError``, and ``StratumError`` where it is not served.
     """
     try:
-        gate.landing.mkdir(mode=0o755, exist_ok=True)
+        for directory in (gate.landing, gate.ahead):
+            directory.mkdir(mode=0o755, exist_ok=True)
         device, mount = fuse.mount_detached()
     except OSError as exc:
         if exc.errno in (errno.ENOENT, errno.ENODEV):
@@ -178,6 +179,7 @@ def gate_to_json(gate: Gate) -> dict[str, Any]:
         "store": str(gate.store),
         "commit": gate.commit,
         "landing": str(gate.landing),
+        "ahead": str(gate.ahead),
         "runtime_dir": str(gate.runtime_dir),
         "settings": dict(gate.settings),
         "options": dict(gate.options),
@@ -188,12 +190,13 @@ def gate_from_json(table: object) -> Gate:
     """The gate in a message; ``GarbageError``."""
     if not isinstance(table, dict):
         raise GarbageError("a gate is not an object")
-    texts = [table.get(key) for key in ("store", "commit", "landing", "runtime_dir")]
+    texts = [table.get(key) for key in ("store", "commit", "landing", "ahead", "runtime_dir")]
     maps = [table.get(key) for key in ("settings", "options")]
     if not all(isinstance(text, str) and text and "\0" not in text for text in texts) or not all(map(_is_texts, maps)):
         raise GarbageError("a gate lacks a field, or one is of the wrong kind")
-    store, commit, landing, runtime_dir = map(str, texts)
-    return Gate(Path(store), commit, Path(landing), Path(runtime_dir), *(dict(table or {}) for table in maps))
+    store, commit, landing, ahead, runtime_dir = map(str, texts)
+    places = Path(landing), Path(ahead), Path(runtime_dir)
+    return Gate(Path(store), commit, *places, *(dict(table or {}) for table in maps))
 
 
 def _is_texts(value: object) -> bool:

@@ -8,7 +8,8 @@ path has a meaning.
 
 A commit that is not here whole gets a **gate** (``mount.gate``): a FUSE filesystem whose directory ``ask``, as a data
 layer after the objects, lets who opens a file wait until its object is in the directory ``landing``, the layer after
-that. The last layer, ``err``, has the error where that failed.
+that. The last layer, ``err``, has the error where that failed. What was fetched and nobody had asked for is in the
+directory ``ahead``, the layer before ``ask``: no layer can be there twice.
 
 ``index=off`` is always said: with an index, a worktree could not be mounted over another base (ESTALE).
 """
@@ -31,14 +32,15 @@ from stratum.tree.overlay import Dialect
 class Gate:
     """What fetches the objects of ``commit`` that the store at ``store`` does not have yet, for one mount.
 
-    ``landing`` is the directory where they wait for their names, ``runtime_dir`` that of the socket of who fetches
-    them. ``settings`` is the part of the environment by which registries are reached, ``options`` what was asked for
+    ``landing`` and ``ahead`` are the directories where they wait for their names, those that were asked for and those
+    that were not; ``runtime_dir`` is that of the socket of who fetches them. ``settings`` is the part of the environment by which registries are reached, ``options`` what was asked for
     this mount. Neither is for other users' eyes.
     """
 
     store: Path
     commit: str
     landing: Path
+    ahead: Path
     runtime_dir: Path
     settings: Mapping[str, str] = field(default_factory=dict)
     options: Mapping[str, str] = field(default_factory=dict)

@@ -201,12 +201,13 @@ def _unnamed_catalogs(store: Store, commits: Iterable[str]) -> list[Path]:
 
 @contextmanager
 def _nobody_lands(store: Store, needed: Collection[bytes], dry_run: bool) -> Iterator[list[Path]]:
-    """What may go of ``landing/``, in a block in which nobody puts anything there; nothing where a process lives that
-    does. Parts of large objects that are ``needed`` wait for ``PARTS_KEPT`` for whoever reads on."""
+    """What may go of ``landing/`` and ``ahead/``, in a block in which nobody puts anything there; nothing where a
+    process lives that does. Parts of large objects that are ``needed`` wait for ``PARTS_KEPT`` for whoever reads on."""
     landing = store.layout.landing
     names = [name for name in store.layout.names_in(landing) if name not in (LANDING_OWNER, LANDING_PARTS)]
     parts = [landing / LANDING_PARTS / name for name in store.layout.names_in(landing / LANDING_PARTS)]
     going = [landing / name for name in names] + [path for path in parts if not _is_waiting(path, needed)]
+    going += [store.layout.ahead / name for name in store.layout.names_in(store.layout.ahead)]
     if not going:
         yield []
         return

@@ -15,6 +15,7 @@
     |-- csi/, volumes/                 what services keep (``store.records``)
     |-- sources/<manifest's SHA-256>/  catalog of an artifact that commits can be fetched from (``store.sources``)
     |-- landing/                       owner, and objects that were fetched and wait for their names (``hydrate``)
+    |-- ahead/                         those of them that nobody has asked for
     |-- cache.toml                     limits of what can be fetched again (``store.budget``)
     |-- profiles/<metadata_hash>       in what order objects were read (``store.profiles``)
     |-- tmp/                           transactions in progress (``store.transaction``)
@@ -156,6 +157,10 @@ class Layout:
     @property
     def landing(self) -> Path:
         return self.root / "landing"
+
+    @property
+    def ahead(self) -> Path:
+        return self.root / "ahead"
 
     @property
     def pack_cache(self) -> Path:

@@ -30,7 +30,7 @@ from stratum.sys.atomic import is_temporary
 
 QUARANTINE = "quarantine"
 _SERVICES = {directory.partition("/")[0] for directory in RECORDS}
-_LAZY = {"sources", "landing", "profiles"}
+_LAZY = {"sources", "landing", "ahead", "profiles"}
 _TOP = {FORMAT_FILE, BUDGET, "lock", "cache", QUARANTINE, "lost+found", "mounts", *_LAZY, *_SERVICES, *DIRECTORIES}
 _STRATUM = {"tags", "worktrees", "log.jsonl", PINS, RESIDENCE}
 _COMMIT = {METADATA, DUMP, IMAGE, ANCESTORS, SOURCES, PARTIAL}
@@ -141,11 +141,12 @@ class Survey:
 
     def _landing(self) -> Iterator[Finding]:
         """What is in it comes and goes and is nobody's but its owner's; links are in none of it."""
-        for name in self._names(self._layout.landing):
-            path = self._layout.landing / name
-            yield from self.look(path, directory=_is_directory(path))
-            for file in self._names(path) if _is_directory(path) else ():
-                yield from self.look(path / file)
+        for place in (self._layout.landing, self._layout.ahead):
+            for name in self._names(place):
+                path = place / name
+                yield from self.look(path, directory=_is_directory(path))
+                for file in self._names(path) if _is_directory(path) else ():
+                    yield from self.look(path / file)
 
     def _worktrees(self, directory: Path) -> Iterator[Finding]:
         for name in self._names(directory):

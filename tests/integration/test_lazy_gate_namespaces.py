@@ -46,7 +46,9 @@ def test_an_idmapped_mount_has_a_gate_that_is_not(tmp_path: Path, monkeypatch: p
                 directory = self.place / "worktree"
                 for name in ("upper", "work"):
                     (directory / name).mkdir(parents=True)
-                gate = Gate(self.store.root, self.commit, self.landing, self.place, {}, {})
+                ahead = self.place / "ahead"
+                ahead.mkdir()
+                gate = Gate(self.store.root, self.commit, self.landing, ahead, self.place, {}, {})
                 layers = self.store.objects.layers
                 plan = MountPlan(self.image, layers, directory / "upper", directory / "work", gate=gate)
                 with build.closing(os.open(f"/proc/{namespace.pid}/ns/user", os.O_RDONLY)) as fd:

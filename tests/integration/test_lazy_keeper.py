@@ -210,7 +210,8 @@ def test_a_mounter_that_is_killed_leaves_nothing(lazily: Lazily, far: Far) -> No
 
 def gate_of(lazily: Lazily, **changes: Any) -> Gate:
     store = lazily.cli.store
-    fields = {"store": store, "commit": lazily.far.commit, "landing": store / "landing", "runtime_dir": lazily.run}
+    places = {"landing": store / "landing", "ahead": store / "ahead", "runtime_dir": lazily.run}
+    fields = {"store": store, "commit": lazily.far.commit, **places}
     return Gate(**{**fields, **changes})
 
 

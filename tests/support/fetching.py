@@ -79,7 +79,8 @@ class Partial:
 
     def check(self, digest: bytes) -> None:
         """The object is in the landing or the store, and is what it should be."""
-        for path in (self.store.layout.landing, self.store.layout.objects):
+        layout = self.store.layout
+        for path in (layout.ahead, layout.landing, layout.objects):
             file = path / digest.hex()[:2] / digest.hex()[2:]
             if file.exists():
                 assert file.read_bytes() == self.contents[digest]

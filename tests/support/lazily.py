@@ -251,7 +251,8 @@ class Lazily:
 
     def landed(self) -> list[Path]:
         """What was fetched and has no name yet."""
-        return [path for path in (self.cli.store / "landing").rglob("*") if path.is_file() and len(path.name) >= 60]
+        places = (self.cli.store / "landing", self.cli.store / "ahead")
+        return [path for place in places for path in place.rglob("*") if path.is_file() and len(path.name) >= 60]
 
 
 def until(what: Callable[[], object], patience: float = 20, otherwise: str = "it does not come") -> None:

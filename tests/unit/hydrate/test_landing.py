@@ -54,6 +54,37 @@ def test_names_come_by_themselves_and_landing_is_left_when_that_is_long_ago(stor
     landing.close()
 
 
+def test_what_nobody_asked_for_is_found_before_the_gate_and_shown_to_who_asks(store: Store) -> None:
+    landing = Landing(store, publish_seconds=1000, kept_seconds=0)
+    landing.add(DIGEST, DATA, ahead=True)
+    ahead = store.layout.ahead / DIGEST.hex()[:2] / DIGEST.hex()[2:]
+    assert landing.has(DIGEST, len(DATA))
+    assert ahead.read_bytes() == DATA
+    assert not landed(store).exists()
+    for _ in range(2):
+        landing.show(DIGEST)
+        assert landed(store).read_bytes() == DATA
+    other = DATA[1:]
+    landing.add(verity_digest(other), other, ahead=True)
+    landing.publish()
+    for data in (DATA, other):
+        assert store.objects.verify(verity_digest(data)) == len(data)
+    landing.publish()
+    assert not ahead.exists()
+    assert not landed(store).exists()
+    landing.show(verity_digest(other))  # whoever asked while it went: it is in the store
+    landing.close()
+
+
+def test_what_is_on_its_way_to_the_disk_has_landed(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    landing = Landing(store, publish_seconds=1000)
+    seen = []
+    monkeypatch.setattr(module, "syncfs", lambda _fd: seen.append(landing.has(DIGEST, len(DATA))))
+    landing.add(DIGEST, DATA)
+    landing.close()
+    assert seen == [True]
+
+
 def test_many_bytes_are_named_at_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PUBLISH_BYTES", len(DATA))
     landing = Landing(store, publish_seconds=1000)

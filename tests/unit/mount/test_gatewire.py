@@ -30,7 +30,9 @@ def open_descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
-GATE = Gate(Path("/s"), "ab" * 32, Path("/s/landing"), Path("/run/x"), {"HOME": "/root"}, {"prefetch": "all"})
+GATE = Gate(
+    Path("/s"), "ab" * 32, Path("/s/landing"), Path("/s/ahead"), Path("/run/x"), {"HOME": "/root"}, {"prefetch": "all"}
+)
 
 
 @pytest.fixture

@@ -384,13 +384,14 @@ def test_what_lands_stays_while_somebody_fetches(store: Store) -> None:
     (landing / "ab").mkdir(parents=True)
     (landing / "ab/cd").write_bytes(b"x" * 5000)
     (landing / "whole.part").write_bytes(b"y" * 5000)
+    (store.layout.ahead / "ef").mkdir(parents=True)
     with locked(landing / "owner"):
         assert not run(store).others
         assert not run(store, dry_run=True).others
-    assert sorted(run(store, dry_run=True).others) == ["landing/ab", "landing/whole.part"]
+    assert sorted(run(store, dry_run=True).others) == ["ahead/ef", "landing/ab", "landing/whole.part"]
     assert (landing / "ab/cd").exists()
     done = run(store)
-    assert sorted(done.others) == ["landing/ab", "landing/whole.part"]
+    assert sorted(done.others) == ["ahead/ef", "landing/ab", "landing/whole.part"]
     assert os.listdir(landing) == ["owner"], "the directory itself is a layer of mounts, and stays"
     assert not run(store).others
 
