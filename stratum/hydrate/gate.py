@@ -1,11 +1,12 @@
 """The gate: a FUSE filesystem by which overlayfs asks for the objects of a mount that are not here.
 
 An overlay looks for an object in its data layers one after the other: ``objects``, ``ahead``, ``ask``, ``landing``,
-``err``. ``ask`` and ``err`` are the two directories of the gate, the others are directories of the store. A lookup in ``ask``
-waits until the object is fetched, and then finds nothing there: the overlay goes on to ``landing`` and has an ordinary
-file, with no server behind it, from then on. Where that failed, what a lookup in ``err`` answers is what the reader
-gets: the errno of the fetch, or ESTALE, at which the kernel opens the file once more, where the object is here after
-all or nothing is known of a failure, as after a change of workers.
+``err``. ``ask`` and ``err`` are the two directories of the gate, the others are directories of the store. A lookup in
+``ask`` waits until the object is fetched, and then finds nothing there: the overlay goes on to ``landing`` and has an
+ordinary file, with no server behind it, from then on. Where that failed, what a lookup in ``err`` answers is what the
+reader gets: the errno of the fetch, or ESTALE, at which the kernel opens the file once more, where the object is here
+after all or nothing is known of a failure, as after a change of workers. What was fetched with it and nobody had asked
+for is in ``ahead``: nobody asks for it either.
 
 In two cases ``ask`` has a file (``hydrate.large``): of a large object, of which only what is read is fetched, and where
 the caller wants to change metadata only, for which overlayfs opens nothing: that fetches nothing at all.

@@ -33,8 +33,9 @@ class Gate:
     """What fetches the objects of ``commit`` that the store at ``store`` does not have yet, for one mount.
 
     ``landing`` and ``ahead`` are the directories where they wait for their names, those that were asked for and those
-    that were not; ``runtime_dir`` is that of the socket of who fetches them. ``settings`` is the part of the environment by which registries are reached, ``options`` what was asked for
-    this mount. Neither is for other users' eyes.
+    that were not; ``runtime_dir`` is that of the socket of who fetches them. ``settings`` is the part of the
+    environment by which registries are reached, ``options`` what was asked for this mount. Neither is for other users'
+    eyes.
     """
 
     store: Path
