@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from stratum.hydrate.lanes import Job
     from stratum.hydrate.reader import Reader
     from stratum.hydrate.supply import Place
+    from stratum.hydrate.unpacker import Unpacker
     from stratum.oci.access import Access
     from stratum.store.sources import CommitSource
 
@@ -51,8 +52,8 @@ class Fetcher:
     called when one is, which may be again after a failure.
 
     ``wait``: readers wait for sources that are away, for as long as it takes. ``realized`` is told of each large
-    object that is whole now, so that mounts that show it in parts can be refreshed. ``DamagedError`` where it is not
-    known which sources the commit has.
+    object that is whole now, so that mounts that show it in parts can be refreshed. ``unpacker`` unpacks what comes,
+    by default that is done here. ``DamagedError`` where it is not known which sources the commit has.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Fetcher:
         *,
         wait: bool = False,
         realized: Callable[[bytes], None] | None = None,
+        unpacker: Unpacker | None = None,
     ) -> None:
         self.commit = commit
         self.landing = landing
@@ -79,7 +81,15 @@ class Fetcher:
         makers = {"profile": self._of_profile, "kept": self._of_kept, "all": self._of_all}
         self._prefetch = Prefetch(makers, self._caught_up)
         self._lanes = Lanes(f"fetch {commit[:12]}", self._prefetch.next)
-        self._wants = Wants(landing, self.supplies, self._lanes, came=self._came, failed=self._note, wait=wait)
+        self._wants = Wants(
+            landing,
+            self.supplies,
+            self._lanes,
+            came=self._came,
+            failed=self._note,
+            unpacker=unpacker,
+            wait=wait,
+        )
 
     # What is where
 

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from stratum.errors import DamagedError, StratumError
-from stratum.transfer.packs import decompress
+from stratum.errors import StratumError
+from stratum.hydrate.unpack import Frame, Putter, Unpacked, Whole, content_of
+from stratum.hydrate.unpacker import UNPACKING
 
 if TYPE_CHECKING:
     from stratum.hydrate.landing import Arriving, Landing
@@ -27,12 +28,9 @@ SEAM_MAX = 1 << 20
 SEAMS_BYTES = 8 << 20
 NOTICED = 16
 
-_UNPACKING = threading.Lock()
-"""Threads of one interpreter do not unpack faster side by side: they only keep the one that answers readers waiting.
-Fetching goes on meanwhile."""
-
 Landed = Callable[["CatalogMember", "StratumError | None"], None]
 """Told of each object that landed, or did not and why."""
+Unpack = Callable[[Frame, Putter], Unpacked]
 
 
 class Seams:
@@ -93,12 +91,10 @@ def archive_of(
     While the caller has the content of one, nobody else gets any: to be closed by who does not read on.
     """
     for frame, data in frames:
-        with _UNPACKING:
-            content = decompress(data, frame.archive_size, what)
+        with UNPACKING:
+            content = content_of(data, frame.archive_size, what)
             del data
-            if len(content) != frame.archive_size:
-                raise DamagedError(f"{what}: a frame has {len(content)} bytes, not {frame.archive_size}")
-            yield frame.archive_start, memoryview(content)
+            yield frame.archive_start, content
             del content
 
 
@@ -121,22 +117,24 @@ class Cutter:
     ) -> None:
         self._catalog, self._span, self._landing, self._seams = catalog, span, landing, seams
         self._wanted, self._ahead, self._landed = wanted, ahead, landed
-        self._taken = 0
         self._arriving: Arriving | None = None
 
-    def cut(self, pieces: Iterator[tuple[int, memoryview]]) -> None:
-        """Take the objects from the content of the frames, in order. Raises what ``pieces`` does; memory: a frame."""
+    def cut(self, frames: Iterator[tuple[CatalogFrame, memoryview]], unpack: Unpack, what: str) -> None:
+        """Take the objects from the compressed frames, in order, as ``unpack`` has them. Raises what that does, naming
+        ``what``, and what ``frames`` does."""
         members = self._members()
         member = next(members, None)
         try:
-            for begin, content in pieces:
-                end = begin + len(content)
-                self._taken = 0
+            for frame, data in frames:
+                end = frame.archive_start + frame.archive_size
+                found = []
                 while member is not None and member.offset < end:
-                    self._take(member, begin, content)
+                    found.append(member)
                     if member.offset + member.size > end:
                         break
                     member = next(members, None)
+                if found:
+                    self._take(frame, data, found, unpack, what)
         finally:
             if self._arriving is not None:
                 self._arriving.drop()
@@ -153,22 +151,37 @@ class Cutter:
             if (whole or (reaches and member.size <= SEAM_MAX)) and self._wanted(member):
                 yield member
 
-    def _take(self, member: CatalogMember, begin: int, content: memoryview) -> None:
-        """Take what ``content``, which begins at byte ``begin`` of the archive, has of the object."""
-        start = max(member.offset, begin)
-        piece = content[start - begin : member.offset + member.size - begin]
-        try:
-            if len(piece) == member.size:
-                ahead = bool(self._taken % NOTICED) and self._ahead(member)
-                self._taken += 1
-                self._landing.add(member.digest, piece, ahead=ahead)
-            elif not piece or not self._put(member, start - member.offset, piece):
-                return
-        except StratumError as exc:
-            self._arriving = None
-            self._landed(member, exc)
-            return
-        self._landed(member, None)
+    def _take(
+        self, frame: CatalogFrame, data: memoryview, members: Iterable[CatalogMember], unpack: Unpack, what: str
+    ) -> None:
+        """Take what the frame has of these objects."""
+        begin, end = frame.archive_start, frame.archive_start + frame.archive_size
+        inside, wholes, across, pieces = [], list[Whole](), [], []
+        for member in members:
+            start, stop = max(member.offset, begin), min(member.offset + member.size, end)
+            if stop - start == member.size:
+                ahead = bool(len(wholes) % NOTICED) and self._ahead(member)
+                wholes.append(Whole(member.digest, start - begin, stop - begin, ahead))
+                inside.append(member)
+            elif stop > start:
+                across.append((member, start - member.offset))
+                pieces.append((start - begin, stop - begin))
+        self._landing.make_room(sum(member.size for member in inside))
+        done = unpack(Frame(data, frame.archive_size, wholes, pieces, what), self._landing.putter)
+        for number, (member, whole) in enumerate(zip(inside, wholes, strict=True)):
+            error = done.problems.get(number)
+            if error is None:
+                self._landing.landed(member.digest, member.size, ahead=whole.ahead)
+            self._landed(member, error)
+        for (member, begun), piece in zip(across, done.pieces, strict=True):
+            try:
+                if not self._put(member, begun, memoryview(piece)):
+                    continue
+            except StratumError as exc:
+                self._arriving = None
+                self._landed(member, exc)
+            else:
+                self._landed(member, None)
 
     def _put(self, member: CatalogMember, start: int, piece: memoryview) -> bool:
         """Whether the object has landed with this piece of it."""

@@ -30,7 +30,6 @@ were verified; so nobody who holds the lock finds less here than they saw.
 
 from __future__ import annotations
 
-import itertools
 import os
 import shutil
 import threading
@@ -42,11 +41,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stratum.composefs.verity import Buffer, VerityHasher, verity_digest
-from stratum.errors import DamagedError, StratumError, os_error_text
+from stratum.composefs.verity import Buffer, VerityHasher
+from stratum.errors import StratumError, os_error_text
 from stratum.hydrate.parts import Parts
+from stratum.hydrate.unpack import NEW_FILE, Putter, differs
 from stratum.store.layout import storage_error
-from stratum.store.objects import OBJECT_MODE, Staging
+from stratum.store.objects import OBJECT_MODE
 from stratum.sys.atomic import write_all
 from stratum.sys.locks import FileLock
 from stratum.sys.malloc import give_back_at_once
@@ -63,7 +63,6 @@ NEW = "new"
 PARTS = "parts"
 _OWNER_WAIT = 10.0
 _DIGEST = 32
-_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Landing:
@@ -89,12 +88,9 @@ class Landing:
         self.log = log or _drop
         self.before = before
         self._publish_seconds, self._kept_seconds = publish_seconds, kept_seconds
-        self._staging = Staging(str(self.path))
-        self._ahead = Staging(str(store.layout.ahead))
-        self._new = str(self.path / NEW)
+        self.putter = Putter(str(self.path), str(store.layout.ahead), NEW)
         self._wake = threading.Condition()
         self._publishing = threading.Lock()
-        self._numbers = itertools.count()
         self._pending: dict[bytes, int] = {}
         self._being_named: dict[bytes, int] = {}
         self._nameless: dict[bytes, int] = {}  # what cannot have its name: read from here for as long as this lives
@@ -149,59 +145,45 @@ class Landing:
             return
         try:
             with suppress(FileExistsError):  # somebody else asked
-                os.link(self._ahead.path(digest), self._staging.place(digest))
+                os.link(self.putter.ahead.path(digest), self.putter.landing.place(digest))
         except FileNotFoundError:  # it has had its name in objects for long
             pass
         except OSError as exc:
             raise storage_error(exc, f"write object {digest.hex()}") from None
         self._hidden.discard(digest)
 
-    def add(self, digest: bytes, data: Buffer, *, ahead: bool = False) -> None:
-        """Land a small object that is at hand; ``ahead``: nobody asked for it. ``DamagedError`` where ``data`` is not
-        what the digest says, ``StratumError`` where it cannot be written."""
-        if verity_digest(data) != digest:
-            raise _differs(digest)
-        size = len(data)
-        path = self._fresh(size)
-        try:
-            try:
-                fd = os.open(path, _NEW_FILE, OBJECT_MODE)
-                try:
-                    write_all(fd, memoryview(data))
-                finally:
-                    os.close(fd)
-                if ahead:
-                    self._hidden.add(digest)
-                os.rename(path, (self._ahead if ahead else self._staging).place(digest))
-            except BaseException:
-                with suppress(OSError):
-                    os.unlink(path)
-                raise
-        except OSError as exc:
-            raise storage_error(exc, f"write object {digest.hex()}") from None
-        self._landed(digest, size)
+    def add(self, digest: bytes, data: Buffer) -> None:
+        """Land a small object that is at hand. ``DamagedError`` where ``data`` is not what the digest says,
+        ``StratumError`` where it cannot be written."""
+        self.make_room(len(data))
+        self.putter.put(digest, data)
+        self.landed(digest, len(data))
 
-    def arriving(self, digest: bytes, size: int) -> Arriving:
-        """An object that comes in pieces. ``StratumError`` where it cannot be written."""
-        return Arriving(self._fresh(size), digest, size, self._take)
-
-    def _take(self, path: str, digest: bytes, size: int) -> None:
-        os.rename(path, self._staging.place(digest))
-        self._landed(digest, size)
-
-    def _fresh(self, size: int) -> str:
-        if self.before is not None:
-            self.before(size)
-        return f"{self._new}/{next(self._numbers)}"
-
-    def _landed(self, digest: bytes, size: int) -> None:
+    def landed(self, digest: bytes, size: int, *, ahead: bool = False) -> None:
+        """An object is there now, as ``putter`` puts it; ``ahead``: nobody asked for it."""
         with self._wake:
+            if ahead:
+                self._hidden.add(digest)
             if not self._pending:
                 self._pending_since = time.monotonic()
             self._pending[digest] = size
             self._pending_bytes += size
             if len(self._pending) == 1 or self._pending_bytes >= PUBLISH_BYTES:
                 self._wake.notify_all()
+
+    def make_room(self, size: int) -> None:
+        """So many bytes are about to be written."""
+        if self.before is not None:
+            self.before(size)
+
+    def arriving(self, digest: bytes, size: int) -> Arriving:
+        """An object that comes in pieces. ``StratumError`` where it cannot be written."""
+        self.make_room(size)
+        return Arriving(self.putter.fresh(), digest, size, self._take)
+
+    def _take(self, path: str, digest: bytes, size: int) -> None:
+        os.rename(path, self.putter.landing.place(digest))
+        self.landed(digest, size)
 
     def adopt(self, path: Path, fd: int, digest: bytes, size: int) -> None:
         """Give the file at ``path``, open as ``fd``, whole and verified, its name among the objects, and no other.
@@ -257,7 +239,7 @@ class Landing:
         hidden = {digest: size for digest, size in batch.items() if digest in self._hidden}
         shown = [item for item in batch.items() if item[0] not in hidden]
         share = self.store.objects.share
-        return [*share(self._staging, shown), *share(self._ahead, hidden.items())]
+        return [*share(self.putter.landing, shown), *share(self.putter.ahead, hidden.items())]
 
     def _forget_old(self) -> None:
         """Remove the names in ``landing/`` and ``ahead/`` of what has had its name in ``objects/`` for long enough."""
@@ -268,7 +250,10 @@ class Landing:
     def _remove(self, digests: bytes, older_than: float | None = None) -> None:
         for start in range(0, len(digests), _DIGEST):
             digest = digests[start : start + _DIGEST]
-            for place in (self._ahead, self._staging):  # in this order: ``show`` takes from the first to the second
+            for place in (
+                self.putter.ahead,
+                self.putter.landing,
+            ):  # in this order: ``show`` takes from the first to the second
                 path = place.path(digest)
                 with suppress(OSError):
                     # A younger one of the same name landed again meanwhile.
@@ -324,7 +309,7 @@ class Arriving:
         self._path, self._digest, self._size, self._take = path, digest, size, take
         self._hasher = VerityHasher()
         self._written = 0
-        self._fd = self._writing(partial(os.open, path, _NEW_FILE, OBJECT_MODE))
+        self._fd = self._writing(partial(os.open, path, NEW_FILE, OBJECT_MODE))
 
     def write(self, piece: Buffer) -> None:
         """Add a piece. ``StratumError`` where it cannot be written."""
@@ -336,7 +321,7 @@ class Arriving:
         """Have it land. ``DamagedError`` where it is not what its digest says."""
         if self._written != self._size or self._hasher.digest() != self._digest:
             self.drop()
-            raise _differs(self._digest)
+            raise differs(self._digest)
         os.close(self._fd)
         self._fd = -1
         self._writing(partial(self._take, self._path, self._digest, self._size))
@@ -355,10 +340,6 @@ class Arriving:
         except OSError as exc:
             self.drop()
             raise storage_error(exc, f"write object {self._digest.hex()}") from None
-
-
-def _differs(digest: bytes) -> DamagedError:
-    return DamagedError(f"the bytes of object {digest.hex()} do not match its digest")
 
 
 def _words(exc: Exception) -> str:

@@ -19,6 +19,7 @@ from stratum.hydrate.landing import Landing
 from stratum.hydrate.large import Done, DoneReading
 from stratum.hydrate.reader import Reader
 from stratum.hydrate.room import Room
+from stratum.hydrate.unpacker import Unpacker
 from stratum.mount.plan import Gate
 from stratum.store import Store
 from stratum.store.objects import Objects
@@ -37,7 +38,7 @@ _REFRESH = 10.0
 class Serving:
     """The fetcher of one mount. ``source`` is that of the mount."""
 
-    def __init__(self, gate: Gate, source: str, landing: Landing, config: Config) -> None:
+    def __init__(self, gate: Gate, source: str, landing: Landing, config: Config, unpacker: Unpacker) -> None:
         self.landing = landing
         self._source = source
         self._refreshed = 0.0
@@ -50,6 +51,7 @@ class Serving:
             lambda where: _reached(config, gate, where),
             wait=gate.options.get("wait") == "forever",
             realized=lambda _digest: self.refresh(),
+            unpacker=unpacker,
         )
         self._catalogs = []
         for where in landing.store.sources.of(gate.commit):
@@ -97,11 +99,12 @@ class Serving:
 class Servings:
     """Makes them. Each store has one landing, for as long as this is there."""
 
-    def __init__(self, log: Callable[[str], None]) -> None:
+    def __init__(self, log: Callable[[str], None], about: str = "") -> None:
         self._log = log
         self._lock = threading.Lock()
         self._landings: dict[Path, Landing] = {}
         self._users: dict[Path, int] = {}
+        self._unpacker = Unpacker(about)
 
     def make(self, gate: Gate, source: str) -> Serving:
         """For a gate. Raises ``StratumError``."""
@@ -111,7 +114,7 @@ class Servings:
         landing = self._taken(gate.store, config)
         try:
             with landing.store.locks.store():
-                return Serving(gate, source, landing, config)
+                return Serving(gate, source, landing, config, self._unpacker)
         except BaseException:
             self._given_back(landing)
             raise
@@ -147,6 +150,7 @@ class Servings:
 
     def close(self) -> None:
         """Give what has landed its place."""
+        self._unpacker.close()
         with self._lock:
             for landing in self._landings.values():
                 with contextlib.suppress(StratumError, OSError):

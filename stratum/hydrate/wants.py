@@ -12,18 +12,19 @@ from __future__ import annotations
 import errno
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from typing import TYPE_CHECKING
 
 from stratum.errors import DamagedError, StratumError, foreseen
-from stratum.hydrate.frames import SEAM_MAX, Cutter, archive_of, compressed
+from stratum.hydrate.frames import SEAM_MAX, Cutter, compressed
 from stratum.hydrate.lanes import AHEAD, BACKGROUND, DEMAND, Lanes
+from stratum.hydrate.unpacker import unpack_here
 from stratum.transfer.packs import LARGE_OBJECT
 
 if TYPE_CHECKING:
     from stratum.hydrate.landing import Landing
     from stratum.hydrate.reader import Reader
     from stratum.hydrate.supply import Place, Supplies, Supply
+    from stratum.hydrate.unpacker import Unpacker
     from stratum.store.catalog import CatalogMember
 
 REQUEST_BYTES = 4 << 20
@@ -96,9 +97,11 @@ class Wants:
         *,
         came: Callable[[bytes, int, Reader | None], None],
         failed: Callable[[bytes, StratumError], None],
+        unpacker: Unpacker | None,
         wait: bool,
     ) -> None:
-        self._landing, self._supplies, self._lanes = landing, supplies, lanes
+        self._landing, self._supplies, self._lanes, self._unpacker = landing, supplies, lanes, unpacker
+        self._unpack = unpack_here if unpacker is None else unpacker.unpack
         self._came, self._failed, self._wait = came, failed, wait
         self._landed_already, self._has = landing.has, landing.store.objects.has
         self._lock = threading.Lock()
@@ -276,12 +279,14 @@ class Wants:
         def landed(member: CatalogMember, error: StratumError | None) -> None:
             self._landed(span, member, error)
 
+        if span.rank != DEMAND and self._unpacker is not None:
+            self._unpacker.expect_much()
         what = f"a pack of {supply.remote.source.place}"
         most = REQUEST_BYTES if span.rank == DEMAND else AHEAD_BYTES
         frames = compressed(catalog, supply.remote, first, last, most)
         try:
-            with closing(archive_of(frames, what)) as pieces:
-                Cutter(catalog, (first, last), self._landing, supply.seams, wanted, ahead, landed).cut(pieces)
+            cutter = Cutter(catalog, (first, last), self._landing, supply.seams, wanted, ahead, landed)
+            cutter.cut(frames, self._unpack, what)
         except DamagedError as exc:
             supply.remote.damaged(catalog.packs[catalog.frame(first).pack].pack.sha256, exc.message)
             raise

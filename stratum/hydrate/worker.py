@@ -82,7 +82,7 @@ class Gated:
 class Worker:
     """See the module; ``run`` serves until the keeper says ``retire`` or is gone."""
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: Channel, runtime_dir: str) -> None:
         from stratum.hydrate.serving import Servings
 
         self._channel = channel
@@ -90,7 +90,7 @@ class Worker:
         self._by_fd: dict[int, Gated] = {}
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="gate")
         self._openers = ThreadPoolExecutor(_OPENERS, thread_name_prefix="open")
-        self._servings = Servings(service.log)
+        self._servings = Servings(service.log, runtime_dir)
         self._todo: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._epoll = select.epoll()
@@ -331,8 +331,8 @@ def _answer(request: Message, served: list[Gated], client: socket.socket) -> Non
 _RESENDS = kernel_version(os.uname().release) >= (6, 9)
 
 
-def main(_runtime_dir: str) -> None:
-    """Be a worker, with the keeper at standard input. The argument is for who looks at a list of processes."""
+def main(runtime_dir: str) -> None:
+    """Be a worker, with the keeper at standard input. ``runtime_dir`` is for who looks at a list of processes."""
     for number in (signal.SIGINT, signal.SIGTERM):  # the keeper says when
         signal.signal(number, signal.SIG_IGN)
     os.chdir("/")
@@ -340,5 +340,5 @@ def main(_runtime_dir: str) -> None:
     service.call_itself("stratum-fetch")
     use_little_address_space()
     sys.setswitchinterval(_SWITCH)
-    Worker(Channel(socket.socket(fileno=0))).run()
+    Worker(Channel(socket.socket(fileno=0)), runtime_dir).run()
     signal.raise_signal(signal.SIGKILL)  # a thread that hangs at a disk would keep it from ending

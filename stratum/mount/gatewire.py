@@ -142,11 +142,19 @@ def error_to_json(error: StratumError) -> Message:
     return {"error": {"id": error.id, "message": error.message[:_ERROR_MAX], "hint": error.hint[:_ERROR_MAX]}}
 
 
-def raise_error(answer: Message) -> Message:
-    """The answer, or the ``StratumError`` that it tells of."""
+def error_from_json(answer: Message) -> StratumError | None:
+    """What the answer says went wrong; None where it does not."""
     told = answer.get("error")
     if told is None:
-        return answer
+        return None
     fields = told if isinstance(told, dict) else {}
     kind = _ERRORS.get(str(fields.get("id")), StratumError)
-    raise kind(str(fields.get("message", "it was refused")), hint=str(fields.get("hint", "")))
+    return kind(str(fields.get("message", "it was refused")), hint=str(fields.get("hint", "")))
+
+
+def raise_error(answer: Message) -> Message:
+    """The answer, or the ``StratumError`` that it tells of."""
+    error = error_from_json(answer)
+    if error is not None:
+        raise error
+    return answer

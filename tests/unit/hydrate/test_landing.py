@@ -13,9 +13,11 @@ import pytest
 from stratum.composefs.verity import verity_digest
 from stratum.errors import BusyError, DamagedError, StratumError
 from stratum.hydrate import landing as module
+from stratum.hydrate import unpack
 from stratum.hydrate.landing import Landing
 from stratum.store import Store
 from stratum.store.layout import NoSpaceError
+from stratum.store.objects import Staging
 from tests.support.fetching import until
 
 DATA = random.Random(1).randbytes(10_000)
@@ -56,7 +58,9 @@ def test_names_come_by_themselves_and_landing_is_left_when_that_is_long_ago(stor
 
 def test_what_nobody_asked_for_is_found_before_the_gate_and_shown_to_who_asks(store: Store) -> None:
     landing = Landing(store, publish_seconds=1000, kept_seconds=0)
-    landing.add(DIGEST, DATA, ahead=True)
+    landing.putter.put(DIGEST, DATA, ahead=True)
+    assert not landing.has(DIGEST, len(DATA))
+    landing.landed(DIGEST, len(DATA), ahead=True)
     ahead = store.layout.ahead / DIGEST.hex()[:2] / DIGEST.hex()[2:]
     assert landing.has(DIGEST, len(DATA))
     assert ahead.read_bytes() == DATA
@@ -65,7 +69,8 @@ def test_what_nobody_asked_for_is_found_before_the_gate_and_shown_to_who_asks(st
         landing.show(DIGEST)
         assert landed(store).read_bytes() == DATA
     other = DATA[1:]
-    landing.add(verity_digest(other), other, ahead=True)
+    landing.putter.put(verity_digest(other), other, ahead=True)
+    landing.landed(verity_digest(other), len(other), ahead=True)
     landing.publish()
     for data in (DATA, other):
         assert store.objects.verify(verity_digest(data)) == len(data)
@@ -234,15 +239,16 @@ def in_pieces(landing: Landing) -> None:
 @pytest.mark.parametrize("call", ["write_all", "Staging.place"])
 def test_a_full_disk_leaves_nothing_half_written(store: Store, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
     landing = Landing(store)
-    owner, name = (module, call) if "." not in call else (module.Staging, "place")
-    works = failing(monkeypatch, owner, name, errno.ENOSPC)
+    owners = [(module, call), (unpack, call)] if "." not in call else [(Staging, "place")]
+    works = [failing(monkeypatch, owner, name, errno.ENOSPC) for owner, name in owners]
     with pytest.raises(NoSpaceError, match="write object"):
         landing.add(DIGEST, DATA)
     with pytest.raises(NoSpaceError):
         in_pieces(landing)
     assert not os.listdir(store.layout.landing / "new")
     assert not landing.has(DIGEST, len(DATA))
-    works()
+    for work in works:
+        work()
     landing.add(DIGEST, DATA)
     landing.close()
     assert store.objects.verify(DIGEST) == len(DATA)
