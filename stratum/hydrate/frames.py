@@ -39,22 +39,29 @@ class Seams:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._pieces: OrderedDict[int, tuple[int, bytes]] = OrderedDict()
+        self._whole: set[int] = set()
         self._bytes = 0
 
     def has(self, number: int) -> bool:
-        """Whether a piece of the object with this number is kept."""
-        return number in self._pieces
+        """Whether a piece of the object with this number is kept, or all of it until it has landed."""
+        return number in self._whole or number in self._pieces
+
+    def landed(self, number: int) -> None:
+        """What ``meet`` gave has landed, or cannot."""
+        self._whole.discard(number)
 
     def meet(self, number: int, size: int, start: int, piece: bytes) -> bytes | None:
         """The whole object (of the ``number`` and ``size``), where ``piece``, which begins at its byte ``start``, was
-        what lacked."""
+        what lacked. Then ``landed`` is to be called."""
         with self._lock:
-            other = self._pieces.pop(number, None)
+            other = self._pieces.get(number)
             if other is not None:
-                self._bytes -= len(other[1])
                 (begun, first), (then, second) = sorted([other, (start, piece)])
                 if begun + len(first) == then:
                     start, piece = begun, first + second
+                if len(piece) == size:
+                    self._whole.add(number)
+                self._bytes -= len(self._pieces.pop(number)[1])
                 if len(piece) == size:
                     return piece
             self._pieces[number] = (start, piece)
@@ -189,7 +196,10 @@ class Cutter:
             whole = self._seams.meet(member.number, member.size, start, bytes(piece))
             if whole is None:
                 return False
-            self._landing.add(member.digest, whole)
+            try:
+                self._landing.add(member.digest, whole)
+            finally:
+                self._seams.landed(member.number)
             return True
         if start == 0:
             self._arriving = self._landing.arriving(member.digest, member.size)

@@ -94,7 +94,7 @@ class Landing:
         self._pending: dict[bytes, int] = {}
         self._being_named: dict[bytes, int] = {}
         self._nameless: dict[bytes, int] = {}  # what cannot have its name: read from here for as long as this lives
-        self._hidden: set[bytes] = set()  # what is in ahead only
+        self._hidden: set[bytes] = set()  # what is in ahead only, and waits for its name
         self._pending_bytes = 0
         self._pending_since = 0.0
         self._named: deque[tuple[float, bytes]] = deque()  # (when, digests) of what has both names
@@ -205,8 +205,10 @@ class Landing:
         """Give all that has landed by now its name. What fails is logged."""
         with self._publishing:
             with self._wake:
-                batch, self._pending, self._pending_bytes = self._pending, {}, 0
-                self._being_named = batch  # what is on its way to the disk for seconds is not fetched once more
+                # What is on its way to the disk for seconds is not fetched once more. ``has`` takes no lock, so it is
+                # in one of both at any moment.
+                batch = self._being_named = self._pending
+                self._pending, self._pending_bytes = {}, 0
             if batch:
                 self._publish(batch)
                 self._being_named = {}
@@ -218,6 +220,7 @@ class Landing:
         except OSError as exc:
             self.log(f"objects that were fetched could not be written to disk: {os_error_text(exc)}")
             self._being_named = {}
+            self._hidden.difference_update(batch)
             self._remove(b"".join(batch))
             return
         try:
@@ -232,6 +235,7 @@ class Landing:
         for digest in refused:
             self.log(f"object {digest.hex()} was fetched and gets no name: something else than a file has it")
             self._nameless[digest] = batch.pop(digest)
+        self._hidden.difference_update(batch)
         self.published += len(batch)
         self._named.append((time.monotonic(), b"".join(batch)))
 
@@ -259,7 +263,6 @@ class Landing:
                     # A younger one of the same name landed again meanwhile.
                     if older_than is None or os.lstat(path).st_mtime <= older_than:
                         os.unlink(path)
-                        self._hidden.discard(digest)
 
     def _run(self) -> None:
         while True:

@@ -404,6 +404,7 @@ class LargeObject:
             if piece is not None and not self.part.has(chunk):
                 self.part.put(chunk, piece)
                 self._came(length)
+            seams.landed(chunk)
             at = stop
 
     def _complete(self) -> None:

@@ -85,6 +85,7 @@ def test_a_signal_to_all_processes_of_the_command_comes_once(podman: PodmanEnv, 
     with subprocess.Popen(command, env=cli.environment, **options) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
+        time.sleep(1)  # podman begins to pass signals on a moment after the program began
         os.killpg(process.pid, signal.SIGINT)
         assert process.stdout.readline() == "got it\n"
         time.sleep(1)
