@@ -14,9 +14,13 @@ import os
 import signal
 import sys
 from types import FrameType, TracebackType
+from typing import TYPE_CHECKING
 
 from stratum.errors import StratumError, UsageError, one_line
 from stratum.podman import CREATE_RUNTIME, POSTSTOP, TIMEOUTS
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _MARGIN = 0.9
 _PATIENCE = 0.8
@@ -97,7 +101,19 @@ def poststop() -> int:
             _log(released.note)
     remove_scratch(state.bundle)
     session.state.records()  # reading them drops those of the stopped container
+    _let_monitor_end(session.config.runtime_dir, state.id)
     return failure
+
+
+def _let_monitor_end(runtime_dir: Path, container: str) -> None:
+    """The container's monitor waits for its children, of which a keeper that was started for the container is one."""
+    from contextlib import suppress
+
+    from stratum.mount.gate import ask_keeper
+
+    if runtime_dir.is_dir():
+        with suppress(StratumError):
+            ask_keeper(runtime_dir, {"op": "move", "container": container})
 
 
 def _stage(args: list[str]) -> str:

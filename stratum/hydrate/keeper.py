@@ -9,6 +9,11 @@ ENOTCONN from then on, until ``stratum reconcile`` puts new mounts in their plac
 It listens in a runtime directory (``mount.gatewire``). Under systemd the socket is passed to it,
 and the service manager keeps the descriptors, and what was asked with them, for the next keeper. Else whoever mounts
 starts it, and it ends when nothing has been mounted for a while.
+
+One that the hook started is a child of the container's monitor, as conmon takes in all orphans below it, and waits for
+all its children before it ends: with it a service whose main process it is, and whoever waits for that. So when that
+container has stopped, the hook says ``move``, and the keeper leaves its place to another, which its worker starts:
+conmon takes in nobody by then.
 """
 
 from __future__ import annotations
@@ -80,6 +85,7 @@ class Keeper:
         self._failures = 0
         self._due: dict[str, float] = {}
         self._stopping = False
+        self._moving = False
         self._epoll = select.epoll()
         self._wakeup, theirs = socket.socketpair()
         for end in (self._wakeup, theirs, listener):
@@ -129,7 +135,8 @@ class Keeper:
             for fd, _ in self._epoll.poll(wait):
                 self._handle(fd)
             self._reap()
-        self._end()
+        if not self._moving:
+            self._end()
 
     # Time
 
@@ -383,6 +390,7 @@ class Keeper:
         answers: dict[str, Callable[[Message, list[int], socket.socket], None]] = {
             "serve": self._do_serve,
             "list": self._do_list,
+            "move": self._do_move,
             "restart-worker": self._do_restart,
             "stop": self._do_stop,
         }
@@ -436,6 +444,11 @@ class Keeper:
                 raise StratumError(f"cannot start a worker: {exc}") from None
             self._watch(self._successor)
         self._asked_for.append(client)
+
+    def _do_move(self, message: Message, _fds: list[int], client: socket.socket) -> None:
+        self._moving = service.is_monitor_of(os.getppid(), str(message.get("container")))
+        reply(client, {"ok": True, "moves": self._moving})
+        self._stopping |= self._moving
 
     def _do_stop(self, message: Message, _fds: list[int], client: socket.socket) -> None:
         if self._served and not message.get("force"):

@@ -137,6 +137,16 @@ def call_itself(name: str) -> None:
         file.write(name)
 
 
+def is_monitor_of(pid: int, container: str) -> bool:
+    """Whether that process is the monitor of a container: conmon, which has its ID among its arguments."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            arguments = file.read().split(b"\0")
+    except OSError:
+        return False
+    return os.path.basename(arguments[0]) == b"conmon" and container.encode() in arguments[1:]
+
+
 def settle_in() -> None:
     """Be no process that is ended or slowed by chance: out of the cgroup of who happened to start this one, last to be
     killed where memory is short, and with the limits and priority that are allowed. What is refused is done without."""

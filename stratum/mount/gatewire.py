@@ -9,6 +9,8 @@ Descriptors come with the packet (SCM_RIGHTS). A request has a field ``op``; the
   that is served.
 - ``status``: ``connections`` as above, each with what its fetcher says of itself.
 - ``restart-worker``: have a new process of the code on disk take over. ``worker``: its ID.
+- ``move``: where this is a child of the monitor of the ``container``, leave its place to another keeper. ``moves``:
+  whether it does.
 - ``stop``: end; refused while there are connections, unless ``force``.
 
 What else is asked is passed on to the worker, which answers ``status`` too.

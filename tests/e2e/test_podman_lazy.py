@@ -15,8 +15,9 @@ from stratum.errors import UsageError
 from stratum.plugin.volumes import PluginVolumes
 from tests.e2e.hooked import refused, volume, wait_for
 from tests.e2e.podman_env import PodmanEnv
+from tests.support import hydrating
 from tests.support.command import Command
-from tests.support.lazily import LARGE, LARGE_SIZE, Far
+from tests.support.lazily import LARGE, LARGE_SIZE, Far, until
 
 pytestmark = [pytest.mark.root, pytest.mark.podman, pytest.mark.registry]
 
@@ -174,3 +175,33 @@ def test_a_commit_with_a_pause_waits_for_a_reader_for_a_while(lazily: PodmanEnv,
     assert far.sums["d5/f30"] in lazily.podman("logs", "server").stdout
     assert "/new" in {change["path"] for change in cli.json("diff", "app:v1", "app:live")}
     stop(lazily)
+
+
+@pytest.mark.parametrize("word", ["exit", "stop"])
+def test_a_monitor_ends_with_its_container(lazily: PodmanEnv, cli: Command, far: Far, word: str) -> None:
+    """Also that of the one that the keeper was started for, whose child that is; others go on reading."""
+    start(lazily, "app+first:/data:create=app:v1;lazy;prefetch=none", "until [ -e /data/end ]; do sleep 0.1; done")
+    keeper = hydrating.keeper(cli.runtime_dir)
+    monitor = Path(f"/proc/{parent(keeper)}")
+    assert (monitor / "comm").read_text() == "conmon\n"
+    lazily.run("-d", "--name", "other", *volume("a", "app:v1:/data:lazy"), lazily.image, "sleep", "1000")
+    script = "cd /data; until [ -e /tmp/end ]; do sha256sum d*/f0[0-3]; done > /tmp/sums"
+    reading = lazily.start("exec", "other", "sh", "-ec", script)
+    if word == "exit":
+        inside(lazily, "touch /data/end")
+    else:
+        lazily.podman("stop", "--time", "0", "server")
+    until(lambda: not monitor.exists(), 8, "the monitor waits for somebody")
+    until(lambda: hydrating.keeper(cli.runtime_dir) not in (None, keeper))
+    time.sleep(1)
+    lazily.podman("exec", "other", "touch", "/tmp/end")
+    assert reading.wait(60) == 0
+    said = lazily.podman("exec", "other", "sort", "-u", "/tmp/sums").stdout
+    names = [f"d{group}/f0{number}" for group in range(8) for number in range(4)]
+    assert sorted(said.splitlines(True)) == sorted(sums(far, name) for name in names)
+    assert (Path(f"/proc/{parent(hydrating.keeper(cli.runtime_dir))}") / "comm").read_text() != "conmon\n"
+    assert ("/end" in [change["path"] for change in cli.json("diff", "app:v1", "app+first")]) == (word == "exit")
+
+
+def parent(pid: int | None) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
