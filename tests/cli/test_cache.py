@@ -197,6 +197,7 @@ def test_a_place_is_asked_where_it_was_not_seen_lately(cli: Command, lazy: str, 
 
 
 def test_limits(cli: Command, lazy: str) -> None:
+    del cli.environment["STRATUM_CACHE_MIN_FREE"]
     assert cli.ok("cache", "limit") == "max none, min-free 15 %"
     assert cli.json("cache", "limit", "--max", "10G", "--min-free", "5%") == {"max": 10 << 30, "min_free": 5}
     assert cli.ok("cache", "limit") == "max 10.0 GiB, min-free 5 %"

@@ -62,7 +62,8 @@ def cut_short(cli: Command, source: Path, store_dir: Path, number: signal.Signal
     while not enough and process.poll() is None:
         time.sleep(0.02)
         os.killpg(process.pid, signal.SIGSTOP)  # with its workers: looking takes longer than staging the rest may
-        enough = len(staged(store_dir)) >= FILES // 4
+        noted = any((store_dir / "tmp").glob(f"*/{NAME}"))
+        enough = noted and len(staged(store_dir)) >= FILES // 4
         if enough:
             process.send_signal(number)
         os.killpg(process.pid, signal.SIGCONT)

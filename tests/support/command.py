@@ -38,6 +38,7 @@ class Command:
             "PATH": programs_first(inherited.get("PATH", os.defpath)),
             "STRATUM_STORE": str(store),
             "STRATUM_RUNTIME_DIR": str(runtime_dir),
+            "STRATUM_CACHE_MIN_FREE": "0",  # however full the disk is that tests run on
             "NO_COLOR": "1",
         }
 
