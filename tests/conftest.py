@@ -109,6 +109,12 @@ def nothing_left_behind(request: pytest.FixtureRequest, tmp_path_factory: pytest
 
 
 @pytest.fixture
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For what is tried again in this process, where it is not the waiting that is tested."""
+    monkeypatch.setattr("stratum.oci.transport.PAUSE", 0.01)
+
+
+@pytest.fixture
 def store_dir(tmp_path: Path) -> Path:
     """Where the store of this test goes; not there yet."""
     return tmp_path / "store"

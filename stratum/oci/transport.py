@@ -40,6 +40,7 @@ _WORDS_MAX = 300
 _REDIRECTS_MAX = 5
 _ATTEMPTS = 4
 _BUSY = (429, 500, 502, 503, 504)
+PAUSE = 0.2
 _LONGEST_PAUSE = 30.0
 _SLACK = 10
 """How many answers may use up all patience before that is too slow."""
@@ -310,7 +311,7 @@ def is_busy(response: requests.Response) -> bool:
 
 def pause(attempt: int) -> float:
     """The seconds to wait after the try ``attempt``, which counts from 1."""
-    return min(0.2 * 3.0**attempt, 20.0)
+    return min(PAUSE * 3.0**attempt, 20.0)
 
 
 def retry_after(response: requests.Response, otherwise: float) -> float:

@@ -94,6 +94,7 @@ class RegistryShelf(Named):
 
 
 @pytest.mark.registry
+@pytest.mark.usefixtures("short_pauses")
 class TestRegistry(SharedSinkContract):
     @pytest.fixture
     def shelf(self, server: RegistryServer, tmp_path: Path) -> Iterator[Shelf]:

@@ -53,6 +53,7 @@ def rest_of(request: Handler, data: bytes) -> bytes:
     return data[first:]
 
 
+@pytest.mark.usefixtures("short_pauses")
 @pytest.mark.parametrize("number", [CONFIG, PACK])
 def test_a_connection_that_is_cut_after_every_byte(artifact: Artifact, store: Store, number: int) -> None:
     def cut(request: Handler, data: bytes) -> None:
@@ -250,6 +251,7 @@ def test_uploads_are_tried_again(tmp_path: Path, store: Store, method: str, stat
         assert uploads.stumbled
 
 
+@pytest.mark.usefixtures("short_pauses")
 def test_an_upload_that_is_lost_every_time(store: Store) -> None:
     uploads = Uploads("PUT", 404, "before", UNKNOWN, times=1000)
     commit = make_commit(store, SMALL)

@@ -125,7 +125,7 @@ def test_a_spliced_dump_is_the_written_one(tree: Directory, seed: int, changes: 
 def test_a_large_tree_is_spliced_like_a_small_one(seed: int) -> None:
     dump = write_dump(TreeBuilder(seed).tree(1500))
     rng = random.Random(seed)
-    for _ in range(examples(8)):
+    for _ in range(examples(3)):
         opened, plain = open_dump(dump), read_dump(dump)
         source = source_of(opened)
         number = rng.randrange(1 << 32)
