@@ -77,5 +77,17 @@ def lives(pid: int) -> bool:
 
 
 def stop(runtime_dir: Path) -> None:
-    """End keeper and worker of a runtime directory, where there are some."""
-    kill(*processes(runtime_dir))
+    """End all that serves a runtime directory, also what is about to take another's place."""
+    while pids := _all_of(runtime_dir):
+        kill(*pids)
+
+
+def _all_of(runtime_dir: Path) -> list[int]:
+    """Keepers, workers and what is beside them, by what they were started with."""
+    found, place = [], repr(str(runtime_dir))
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            line = os.fsdecode((entry / "cmdline").read_bytes())
+            if "from stratum.hydrate." in line and place in line and lives(int(entry.name)):
+                found.append(int(entry.name))
+    return found
