@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import subprocess
@@ -39,7 +40,11 @@ _MACHINE = pytest.StashKey[Session]()
 
 def pytest_configure(config: pytest.Config) -> None:
     """Of several processes (``--numprocesses``) each has a mount namespace of its own: what the tests of another one
-    start would get copies of its mounts, and so keep worktrees in use."""
+    start would get copies of its mounts, and so keep worktrees in use.
+
+    What pytest keeps of thousands of tests is not looked at again and again for garbage.
+    """
+    gc.set_threshold(50_000, 20, 50)
     if _is_worker(config) and capabilities.missing_root() is None:
         unshare(CLONE_NEWNS)
         subprocess.run(["mount", "--make-rprivate", "/"], check=True)
