@@ -254,10 +254,8 @@ class Landing:
     def _remove(self, digests: bytes, older_than: float | None = None) -> None:
         for start in range(0, len(digests), _DIGEST):
             digest = digests[start : start + _DIGEST]
-            for place in (
-                self.putter.ahead,
-                self.putter.landing,
-            ):  # in this order: ``show`` takes from the first to the second
+            # In this order: ``show`` takes from the first to the second.
+            for place in (self.putter.ahead, self.putter.landing):
                 path = place.path(digest)
                 with suppress(OSError):
                     # A younger one of the same name landed again meanwhile.

@@ -71,7 +71,7 @@ class Unpacker:
             if connection is not None:
                 try:
                     return _answer_to(connection, frame, putter)
-                except (OSError, EOFError, ValueError):  # it ended, or was ended
+                except (OSError, EOFError, ValueError, TypeError, LookupError, AttributeError):  # it ended, or errs
                     self._let_go(connection)
         return unpack_here(frame, putter)
 
@@ -111,7 +111,7 @@ def unpack_here(frame: Frame, putter: Putter) -> Unpacked:
 
 
 def _answer_to(connection: socket.socket, frame: Frame, putter: Putter) -> Unpacked:
-    """What the process says of a frame. ``OSError``, ``EOFError``, ``ValueError``, and the error that it tells of."""
+    """What the process says of a frame; the error that it tells of. Any other where it says nothing, or nonsense."""
     request = {
         "landing": putter.landing.directory,
         "ahead": putter.ahead.directory,
@@ -145,7 +145,8 @@ def _send(connection: socket.socket, message: dict[str, Any], *data: Buffer) -> 
 
 
 def _receive(connection: socket.socket) -> tuple[dict[str, Any], memoryview] | None:
-    """A message; None at the end. ``OSError``, ``EOFError`` where it is cut, ``ValueError`` where it is none."""
+    """A message; None at the end. ``OSError``, ``EOFError`` where it is cut, ``ValueError`` or ``TypeError`` where it
+    is none."""
     head = _read(connection, _LENGTHS.size)
     if head is None:
         return None

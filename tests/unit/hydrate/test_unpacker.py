@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -47,20 +48,18 @@ def unpacker() -> Iterator[Unpacker]:
     made.close()
 
 
-def started(unpacker: Unpacker, putter: Putter) -> int:
-    """Have the process there; its ID, by the names of its files."""
+def started(unpacker: Unpacker) -> int:
+    """Have the process there; its ID."""
     unpacker.expect_much()
     until(lambda: unpacker._to_process() is not None)
-    connection = unpacker._socket
-    assert connection is not None
     return int(Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()[-1])
 
 
 @pytest.fixture(params=["here", "beside"])
-def do(request: pytest.FixtureRequest, unpacker: Unpacker, putter: Putter, monkeypatch: pytest.MonkeyPatch) -> Do:
+def do(request: pytest.FixtureRequest, unpacker: Unpacker, monkeypatch: pytest.MonkeyPatch) -> Do:
     if request.param == "here":
         return unpack_here
-    started(unpacker, putter)
+    started(unpacker)
     monkeypatch.setattr(module, "unpack", None)  # it must not be done here
     return unpacker.unpack
 
@@ -114,17 +113,17 @@ def test_what_cannot_be_written_is_told(do: Do, putter: Putter) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
 def test_where_the_process_dies_it_is_done_here(unpacker: Unpacker, putter: Putter, number: int) -> None:
-    first = started(unpacker, putter)
+    first = started(unpacker)
     os.kill(first, number)
     assert unpacker.unpack(frame(), putter).problems == {}
     assert Path(putter.landing.path(verity_digest(OBJECTS[0]))).read_bytes() == OBJECTS[0]
-    second = started(unpacker, putter)
+    second = started(unpacker)
     assert second != first
     assert unpacker.unpack(frame(), putter).problems == {}
 
 
-def test_a_process_with_nothing_to_do_ends(unpacker: Unpacker, putter: Putter, monkeypatch: pytest.MonkeyPatch) -> None:
-    process = started(unpacker, putter)
+def test_a_process_that_is_let_go_ends(unpacker: Unpacker, putter: Putter) -> None:
+    process = started(unpacker)
     unpacker.close()
     until(lambda: not Path(f"/proc/{process}").exists())
     assert unpacker.unpack(frame(), putter).problems == {}
@@ -136,3 +135,13 @@ def test_where_none_can_be_started_it_is_done_here(
     monkeypatch.setattr("sys.executable", "/nonexistent")
     unpacker.expect_much()
     assert unpacker.unpack(frame(), putter).problems == {}
+
+
+@pytest.mark.parametrize("answer", [b"[]", b"{}", b"no JSON", b'{"problems": {"x": {}}}', b'{"problems": []}'])
+def test_where_it_says_nonsense_it_is_done_here(unpacker: Unpacker, putter: Putter, answer: bytes) -> None:
+    ours, theirs = socket.socketpair()
+    unpacker._socket, unpacker._ready = ours, True
+    with theirs:
+        theirs.sendall(module._LENGTHS.pack(len(answer), 0) + answer)
+        assert unpacker.unpack(frame(), putter).problems == {}
+    assert unpacker._socket is None
