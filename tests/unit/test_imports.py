@@ -25,6 +25,7 @@ FLOORS = (
     {"hook", "csi", "plugin"},
     {"volumes"},
     {"api"},
+    {"history"},
     {"hydrate"},
     {"ingest", "mount", "transfer"},
     {"store", "oci", "podman"},
