@@ -32,7 +32,7 @@ def hydrate(app: App, restart_worker: bool, stop: bool) -> None:
             raise NotFoundError(f"nothing serves mounts of {runtime_dir} now, so there is nothing to do")
         app.out.note(f"process {answers[0]['worker']} took over" if restart_worker else "it ends")
         return
-    from stratum.hydrate.service import of_service_manager
+    from stratum.sys.daemon import of_service_manager
     from stratum.sys.spawn import become
 
     app.session.state.make_runtime_dir()

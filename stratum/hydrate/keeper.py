@@ -30,19 +30,20 @@ from collections.abc import Callable
 from typing import Any
 
 from stratum.errors import BusyError, NotFoundError, StratumError, UsageError
-from stratum.hydrate import service
-from stratum.hydrate.served import Process, Served, checked, now, reply, sent
-from stratum.mount.gatewire import (
+from stratum.hydrate.served import Process, Served, checked, is_fuse_device, now, passed, reply, sent
+from stratum.mount.gatewire import SOCKET, socket_path
+from stratum.sys import daemon
+from stratum.sys.packets import (
     GarbageError,
     Message,
     close_all,
     error_to_json,
     peer,
     receive,
-    socket_path,
 )
 
 _NAME = "stratum-hydrate"
+_LOCK = "hydrate.lock"
 IDLE = 10.0
 """Seconds without any filesystem after which a keeper without a service manager ends."""
 PING = 10.0
@@ -67,7 +68,7 @@ class Keeper:
         self,
         runtime_dir: str,
         listener: socket.socket,
-        notifier: service.Notifier,
+        notifier: daemon.Notifier,
         *,
         lasting: bool,
         watchdog: float,
@@ -106,7 +107,7 @@ class Keeper:
         try:
             served = Served(device, checked(json.loads(text)))
         except (ValueError, RecursionError) as exc:
-            service.log(f"what was kept of a filesystem is damaged: {exc}")
+            daemon.log(f"what was kept of a filesystem is damaged: {exc}")
             os.close(device)
             return
         served.shown = True
@@ -185,7 +186,7 @@ class Keeper:
             else:
                 late = now - process.started > STARTING
             if late:
-                service.log(f"the worker {process.pid} does not answer, and is killed")
+                daemon.log(f"the worker {process.pid} does not answer, and is killed")
                 process.kill()
         if self._worker is not None or self._successor is not None:
             retiring = self._worker is not None and self._worker.retiring is not None
@@ -203,7 +204,7 @@ class Keeper:
         try:
             self._worker = Process(self._runtime_dir)
         except OSError as exc:
-            service.log(f"cannot start a worker: {exc}")
+            daemon.log(f"cannot start a worker: {exc}")
             self._start_later()
             return
         self._watch(self._worker)
@@ -255,7 +256,7 @@ class Keeper:
             self._tell_successor(error_to_json(StratumError("the new worker ended before it was ready", hint=_LOGGED)))
             return
         if process.retiring is None:
-            service.log(f"the worker {process.pid} has ended")
+            daemon.log(f"the worker {process.pid} has ended")
         self._worker = None
         if self._successor is not None:
             self._succeed()
@@ -345,7 +346,7 @@ class Keeper:
             client, _ = self._listener.accept()
         except OSError as exc:
             if exc.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
-                service.log(f"cannot take a connection: {exc}")
+                daemon.log(f"cannot take a connection: {exc}")
                 time.sleep(0.1)  # it stays in the queue
             return
         client.setblocking(False)
@@ -380,7 +381,7 @@ class Keeper:
         except StratumError as exc:
             reply(client, error_to_json(exc))
         except Exception as exc:  # a defect must not end it
-            service.log(f"internal error: {type(exc).__name__}: {exc}")
+            daemon.log(f"internal error: {type(exc).__name__}: {exc}")
             reply(client, error_to_json(StratumError(f"internal error: {type(exc).__name__}: {exc}")))
         finally:
             close_all(fds)
@@ -397,7 +398,7 @@ class Keeper:
         answers.get(str(message.get("op")), self._do_pass_on)(message, fds, client)
 
     def _do_serve(self, message: Message, fds: list[int], client: socket.socket) -> None:
-        if len(fds) != 1 or not service.is_fuse_device(os.fstat(fds[0])):
+        if len(fds) != 1 or not is_fuse_device(os.fstat(fds[0])):
             raise UsageError("one descriptor of /dev/fuse is needed")
         known = self._served.get(str(message.get("id")))
         if known is not None:  # handed over by a worker, and by the service manager too
@@ -415,7 +416,7 @@ class Keeper:
         served.waiting, served.shown = client, bool(message.get("again"))
         self._served[served.id] = served
         if self._notifier.is_heard:
-            note = service.memory_file(json.dumps(request).encode())
+            note = daemon.memory_file(json.dumps(request).encode())
             self._notifier.keep(served.id, (served.device, note))
             os.close(note)
         if served.shown:  # who hands it over is about to end, and does not wait for a worker
@@ -446,7 +447,7 @@ class Keeper:
         self._asked_for.append(client)
 
     def _do_move(self, message: Message, _fds: list[int], client: socket.socket) -> None:
-        self._moving = service.is_monitor_of(os.getppid(), str(message.get("container")))
+        self._moving = daemon.is_monitor_of(os.getppid(), str(message.get("container")))
         reply(client, {"ok": True, "moves": self._moving})
         self._stopping |= self._moving
 
@@ -498,10 +499,10 @@ def main(settings: dict[str, Any]) -> None:
     os.chdir("/")
     if settings.get("start"):
         os.closerange(3, 1 << 20)  # what an engine left open for its hook, whose end somebody may wait for
-    listener, kept = service.passed(settings.get("names", []))
+    listener, kept = passed(settings.get("names", []))
     place = None
     if listener is None:
-        listener = service.listen(runtime_dir, _CLIENTS)
+        listener = daemon.listen(runtime_dir, SOCKET, _LOCK, _CLIENTS)
         if listener is None:
             return
         place = os.stat(socket_path(runtime_dir))
@@ -509,15 +510,15 @@ def main(settings: dict[str, Any]) -> None:
         if os.fork():
             return
         os.setsid()
-        service.log_to(os.path.join(runtime_dir, "hydrate.log"))
+        daemon.log_to(os.path.join(runtime_dir, "hydrate.log"))
     listener.listen(_CLIENTS)  # whoever connects is told the process that called this last
-    service.call_itself(_NAME)
-    service.settle_in()
-    notifier = service.Notifier(settings.get("notify", ""))
+    daemon.call_itself(_NAME)
+    daemon.settle_in()
+    notifier = daemon.Notifier(settings.get("notify", ""))
     lasting = not settings.get("start")
     keeper = Keeper(runtime_dir, listener, notifier, lasting=lasting, watchdog=settings.get("watchdog", 0.0))
     for fd, text in kept.values():
         keeper.adopt(fd, text)
     keeper.run()
     if place is not None:
-        service.leave(runtime_dir, listener, place)
+        daemon.leave(runtime_dir, SOCKET, _LOCK, listener, place)

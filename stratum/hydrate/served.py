@@ -6,12 +6,16 @@ import contextlib
 import os
 import signal
 import socket
+import stat
 import time
 from typing import Any
 
 from stratum.hydrate.wire import Channel
-from stratum.mount.gatewire import GarbageError, Message, send
+from stratum.sys.daemon import FIRST_LISTEN_FD
+from stratum.sys.packets import GarbageError, Message, send
 from stratum.sys.spawn import spawn
+
+_FUSE_DEVICE = os.makedev(10, 229)
 
 
 class Served:
@@ -106,3 +110,33 @@ def checked(request: Any) -> Message:
 
 def now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def passed(names: list[str]) -> tuple[socket.socket | None, dict[str, tuple[int, bytes]]]:
+    """What the service manager passed, from descriptor 3 on, by its names: (the listening socket, name -> (descriptor
+    of a filesystem, what was written beside it)). Whatever is none of it is closed."""
+    listener: socket.socket | None = None
+    devices: dict[str, int] = {}
+    texts: dict[str, bytes] = {}
+    for fd, name in enumerate(names, FIRST_LISTEN_FD):
+        try:
+            info = os.fstat(fd)
+        except OSError:
+            continue
+        os.set_inheritable(fd, False)
+        if stat.S_ISSOCK(info.st_mode) and listener is None:
+            listener = socket.socket(fileno=fd)
+        elif is_fuse_device(info) and name not in devices:
+            devices[name] = fd
+        else:
+            if stat.S_ISREG(info.st_mode):
+                texts[name] = os.pread(fd, info.st_size, 0)
+            os.close(fd)
+    for name in devices.keys() - texts.keys():
+        os.close(devices.pop(name))
+    return listener, {name: (fd, texts[name]) for name, fd in devices.items()}
+
+
+def is_fuse_device(info: os.stat_result) -> bool:
+    """Whether a descriptor, by its fstat, is one of /dev/fuse."""
+    return stat.S_ISCHR(info.st_mode) and info.st_rdev == _FUSE_DEVICE

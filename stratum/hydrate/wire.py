@@ -13,7 +13,7 @@ import socket
 from collections import deque
 from collections.abc import Iterable, Iterator
 
-from stratum.mount.gatewire import GarbageError, Message, close_all, receive, send
+from stratum.sys.packets import GarbageError, Message, close_all, receive, send
 
 _AT_ONCE = 64
 

@@ -28,13 +28,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from stratum.errors import StratumError, UsageError, foreseen
-from stratum.hydrate import service
 from stratum.hydrate.gate import Connection
 from stratum.hydrate.wire import Channel
 from stratum.mount.gate import ask_keeper, gate_from_json
-from stratum.mount.gatewire import GarbageError, Message, close_all, error_to_json, send
 from stratum.mount.plan import Gate, kernel_version
-from stratum.sys import fuse
+from stratum.sys import daemon, fuse
+from stratum.sys.packets import GarbageError, Message, close_all, error_to_json, send
 from stratum.sys.threads import use_little_address_space
 
 if TYPE_CHECKING:
@@ -90,7 +89,7 @@ class Worker:
         self._by_fd: dict[int, Gated] = {}
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="gate")
         self._openers = ThreadPoolExecutor(_OPENERS, thread_name_prefix="open")
-        self._servings = Servings(service.log, runtime_dir)
+        self._servings = Servings(daemon.log, runtime_dir)
         self._todo: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._epoll = select.epoll()
@@ -142,7 +141,7 @@ class Worker:
         try:
             connection.handle()
         except Exception as exc:  # a defect: the others go on
-            service.log(f"internal error: {type(exc).__name__}: {exc}")
+            daemon.log(f"internal error: {type(exc).__name__}: {exc}")
             connection.close()
         if connection.ended:
             self._drop(gated)
@@ -232,7 +231,7 @@ class Worker:
     def _not_opened(self, gated: Gated, problem: StratumError) -> None:
         if self._gated.get(gated.id) is not gated:
             return
-        service.log(f"cannot fetch for {gated.request['source']}: {problem.told}")
+        daemon.log(f"cannot fetch for {gated.request['source']}: {problem.told}")
         if not gated.again:  # who mounts is told, and that is that
             self._drop(gated)
             self._channel.post({"failed": gated.id, **error_to_json(problem)})
@@ -308,14 +307,14 @@ class Worker:
             os.close(gated.device)
 
     def _hand_over(self) -> None:
-        service.log("the keeper is gone; another is started")
+        daemon.log("the keeper is gone; another is started")
         for gated in self._gated.values():
             request = {key: gated.request[key] for key in ("id", "source", "since", "gate")}
             request |= {"op": "serve", "again": True}
             try:
                 ask_keeper(gated.gate.runtime_dir, request, [gated.device], start=True)
             except StratumError as exc:
-                service.log(f"cannot hand over {gated.request['source']}: {exc.told}")
+                daemon.log(f"cannot hand over {gated.request['source']}: {exc.told}")
 
 
 def _answer(request: Message, served: list[Gated], client: socket.socket) -> None:
@@ -337,7 +336,7 @@ def main(runtime_dir: str) -> None:
         signal.signal(number, signal.SIG_IGN)
     os.chdir("/")
     os.umask(0o022)
-    service.call_itself("stratum-fetch")
+    daemon.call_itself("stratum-fetch")
     use_little_address_space()
     sys.setswitchinterval(_SWITCH)
     Worker(Channel(socket.socket(fileno=0)), runtime_dir).run()

@@ -18,9 +18,10 @@ from typing import Any
 
 from stratum.errors import StratumError, UnreachableError, UnsupportedError, os_error_text
 from stratum.frozen import frozen
-from stratum.mount.gatewire import GarbageError, Message, raise_error, reachable, receive, send
+from stratum.mount.gatewire import reachable
 from stratum.mount.plan import Gate, gate_starts_keeper
 from stratum.sys import fuse
+from stratum.sys.packets import GarbageError, Message, raise_error, receive, send
 
 KEEPER = "stratum.hydrate.keeper"
 ASK = "ask"

@@ -21,38 +21,13 @@ there. It is small and loads little, and so does this module.
 
 from __future__ import annotations
 
-import array
-import contextlib
-import json
 import os
-import socket
-import struct
-from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
-from stratum.errors import (
-    BusyError,
-    DamagedError,
-    NotFoundError,
-    StratumError,
-    UnsupportedError,
-    UsageError,
-)
+from stratum.sys import packets
 
 SOCKET = "hydrate.sock"
-MAX_PACKET = 128 << 10
-"""Bytes; a Unix socket takes 208 KiB in one packet where nobody set another limit."""
-MAX_FDS = 4
-_ERROR_MAX = 2000
-
-_PEER = struct.Struct("=iII")
-
-Message = dict[str, Any]
-
-
-class GarbageError(ValueError):
-    """What came is no message."""
 
 
 def socket_path(runtime_dir: Path | str) -> str:
@@ -60,103 +35,6 @@ def socket_path(runtime_dir: Path | str) -> str:
     return os.path.join(runtime_dir, SOCKET)
 
 
-@contextlib.contextmanager
-def reachable(runtime_dir: Path | str) -> Iterator[str]:
+def reachable(runtime_dir: Path | str) -> AbstractContextManager[str]:
     """The same in a form that is short enough for a socket's address, during the block. ``OSError``."""
-    directory = os.open(runtime_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield f"/proc/self/fd/{directory}/{SOCKET}"
-    finally:
-        os.close(directory)
-
-
-def encode(message: Mapping[str, Any]) -> bytes:
-    """A message as it is sent; ``GarbageError`` where it is too long."""
-    data = json.dumps(message, separators=(",", ":")).encode("ascii")
-    if len(data) > MAX_PACKET:
-        raise GarbageError(f"a message of {len(data)} bytes is longer than {MAX_PACKET}")
-    return data
-
-
-def decode(data: bytes) -> Message:
-    """The message in a packet; ``GarbageError``."""
-    if len(data) > MAX_PACKET:
-        raise GarbageError(f"a message is longer than {MAX_PACKET} bytes")
-    try:
-        message = json.loads(data)
-    except (ValueError, RecursionError) as exc:
-        raise GarbageError(f"what came is not JSON: {exc}") from None
-    if not isinstance(message, dict):
-        raise GarbageError("what came is not a JSON object")
-    return message
-
-
-def send(connection: socket.socket, message: Mapping[str, Any], fds: Iterable[int] = ()) -> None:
-    """Send one message. ``OSError``, of which ``BlockingIOError`` where the other end does not read."""
-    numbers = array.array("i", fds)
-    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, numbers)] if numbers else []
-    connection.sendmsg([encode(message)], rights, socket.MSG_NOSIGNAL)
-
-
-def receive(connection: socket.socket) -> tuple[Message, list[int]] | None:
-    """The next message and its descriptors, which are the caller's and close-on-exec; None at the end.
-
-    ``GarbageError``, with the descriptors closed; ``OSError``.
-    """
-    numbers = array.array("i")
-    space = socket.CMSG_SPACE(MAX_FDS * numbers.itemsize)
-    data, rights, flags, _ = connection.recvmsg(MAX_PACKET + 1, space, socket.MSG_CMSG_CLOEXEC)
-    for level, kind, content in rights:
-        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-            numbers.frombytes(content[: len(content) - len(content) % numbers.itemsize])
-    fds = list(numbers)
-    try:
-        if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
-            raise GarbageError("what came is longer than any message")
-        if not data:
-            if fds:
-                raise GarbageError("what came is empty")
-            return None
-        return decode(data), fds
-    except GarbageError:
-        close_all(fds)
-        raise
-
-
-def close_all(fds: Iterable[int]) -> None:
-    """Close descriptors."""
-    for fd in fds:
-        with contextlib.suppress(OSError):
-            os.close(fd)
-
-
-def peer(connection: socket.socket) -> tuple[int, int]:
-    """The process and user at the other end, as they were when it connected."""
-    pid, uid, _ = _PEER.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
-    return pid, uid
-
-
-_ERRORS = {kind.id: kind for kind in (BusyError, DamagedError, NotFoundError, UnsupportedError, UsageError)}
-
-
-def error_to_json(error: StratumError) -> Message:
-    """An answer that says what went wrong."""
-    return {"error": {"id": error.id, "message": error.message[:_ERROR_MAX], "hint": error.hint[:_ERROR_MAX]}}
-
-
-def error_from_json(answer: Message) -> StratumError | None:
-    """What the answer says went wrong; None where it does not."""
-    told = answer.get("error")
-    if told is None:
-        return None
-    fields = told if isinstance(told, dict) else {}
-    kind = _ERRORS.get(str(fields.get("id")), StratumError)
-    return kind(str(fields.get("message", "it was refused")), hint=str(fields.get("hint", "")))
-
-
-def raise_error(answer: Message) -> Message:
-    """The answer, or the ``StratumError`` that it tells of."""
-    error = error_from_json(answer)
-    if error is not None:
-        raise error
-    return answer
+    return packets.reachable(runtime_dir, SOCKET)

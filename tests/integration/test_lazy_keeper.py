@@ -24,10 +24,11 @@ from stratum.api.session import Session
 from stratum.config import load_config
 from stratum.errors import BusyError, StratumError, UsageError
 from stratum.mount.gate import ask_keeper, gate_layers
-from stratum.mount.gatewire import MAX_PACKET, reachable, socket_path
+from stratum.mount.gatewire import reachable, socket_path
 from stratum.mount.plan import Gate
 from stratum.store import Store
 from stratum.sys import fuse, mountinfo
+from stratum.sys.packets import MAX_PACKET
 from tests.support import hydrating
 from tests.support.command import SCRIPT, Command
 from tests.support.lazily import Far, Lazily, until

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from stratum.hydrate.service import of_service_manager, ways_out
 from stratum.mount.gatewire import socket_path
+from stratum.sys.daemon import of_service_manager, ways_out
 from tests.support import hydrating
 from tests.support.command import SCRIPT
 from tests.support.lazily import Far, Lazily, until

@@ -9,19 +9,16 @@ import fcntl
 import os
 import re
 import socket
-import stat
 import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from stratum.mount.gatewire import close_all, reachable, socket_path
+from stratum.sys.packets import close_all, reachable
 
 FIRST_LISTEN_FD = 3
-_FUSE_DEVICE = os.makedev(10, 229)
 _LOG_MAX = 1 << 20
-_LOCK = "hydrate.lock"
 _OTHERS = re.compile(
     r"(libpod|crio|docker|containerd|cri-containerd|kubepods|conmon|buildah|podman)[-_.:]?.*|.+\.(scope|service)"
 )
@@ -94,39 +91,9 @@ class Notifier:
         self.tell(f"FDSTOREREMOVE=1\nFDNAME={name}")
 
 
-def passed(names: list[str]) -> tuple[socket.socket | None, dict[str, tuple[int, bytes]]]:
-    """What the service manager passed, from descriptor 3 on, by its names: (the listening socket, name -> (descriptor
-    of a filesystem, what was written beside it)). Whatever is none of it is closed."""
-    listener: socket.socket | None = None
-    devices: dict[str, int] = {}
-    texts: dict[str, bytes] = {}
-    for fd, name in enumerate(names, FIRST_LISTEN_FD):
-        try:
-            info = os.fstat(fd)
-        except OSError:
-            continue
-        os.set_inheritable(fd, False)
-        if stat.S_ISSOCK(info.st_mode) and listener is None:
-            listener = socket.socket(fileno=fd)
-        elif is_fuse_device(info) and name not in devices:
-            devices[name] = fd
-        else:
-            if stat.S_ISREG(info.st_mode):
-                texts[name] = os.pread(fd, info.st_size, 0)
-            os.close(fd)
-    for name in devices.keys() - texts.keys():
-        os.close(devices.pop(name))
-    return listener, {name: (fd, texts[name]) for name, fd in devices.items()}
-
-
-def is_fuse_device(info: os.stat_result) -> bool:
-    """Whether a descriptor, by its fstat, is one of /dev/fuse."""
-    return stat.S_ISCHR(info.st_mode) and info.st_rdev == _FUSE_DEVICE
-
-
 def memory_file(data: bytes) -> int:
     """A file in memory that holds ``data``; its descriptor."""
-    fd = os.memfd_create("stratum-gate", os.MFD_CLOEXEC)
+    fd = os.memfd_create("stratum", os.MFD_CLOEXEC)
     os.write(fd, data)
     return fd
 
@@ -221,9 +188,10 @@ def log(text: str) -> None:
         sys.stderr.flush()
 
 
-def listen(runtime_dir: str, backlog: int) -> socket.socket | None:
-    """Listen at the keeper's socket of a runtime directory; None where somebody does already. ``OSError``."""
-    with _locked(runtime_dir), reachable(runtime_dir) as path:
+def listen(directory: str, name: str, lock: str, backlog: int) -> socket.socket | None:
+    """Listen at the socket ``name`` in ``directory``; None where somebody does already. ``lock`` is the file beside it
+    that is locked while sockets come and go there. ``OSError``."""
+    with _locked(directory, lock), reachable(directory, name) as path:
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
             probe.setblocking(False)
             answer = probe.connect_ex(path)
@@ -237,18 +205,19 @@ def listen(runtime_dir: str, backlog: int) -> socket.socket | None:
         return listener
 
 
-def leave(runtime_dir: str, listener: socket.socket, place: os.stat_result) -> None:
+def leave(directory: str, name: str, lock: str, listener: socket.socket, place: os.stat_result) -> None:
     """Stop to listen, and remove the socket, if it is still the one that was at ``place``."""
-    with contextlib.suppress(OSError), _locked(runtime_dir):
-        if os.path.samestat(place, os.lstat(socket_path(runtime_dir))):
-            os.unlink(socket_path(runtime_dir))
+    path = os.path.join(directory, name)
+    with contextlib.suppress(OSError), _locked(directory, lock):
+        if os.path.samestat(place, os.lstat(path)):
+            os.unlink(path)
         listener.close()
 
 
 @contextlib.contextmanager
-def _locked(runtime_dir: str) -> Iterator[None]:
-    """Hold the lock under which sockets come and go there."""
-    fd = os.open(os.path.join(runtime_dir, _LOCK), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+def _locked(directory: str, name: str) -> Iterator[None]:
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    fd = os.open(os.path.join(directory, name), flags, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)  # nobody has it for longer than a moment
         yield
