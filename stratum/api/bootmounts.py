@@ -71,7 +71,7 @@ def full_ref(session: Session, text: str) -> str:
     ref = parse_ref(text)
     if ref.bare and session.store.namespaces.exists_name(ref.name):
         return str(Ref(ref.name, worktree=DEFAULT_WORKTREE))
-    return text if ref.worktree is not None else str(session.store.resolve(ref))
+    return text if ref.live else str(session.store.resolve(ref))
 
 
 @frozen

@@ -9,7 +9,7 @@ from stratum.api.naming import ref_or_mountpoint
 from stratum.api.session import Session
 from stratum.errors import DamagedError, NotFoundError
 from stratum.frozen import frozen
-from stratum.refs import parse_ref
+from stratum.refs import parse_lasting, parse_ref
 
 if TYPE_CHECKING:
     from stratum.store.metadata import CommitMeta
@@ -74,7 +74,7 @@ def log(session: Session, text: str) -> list[Logged]:
 
 def reflog(session: Session, text: str) -> list[tuple[str, ReflogEntry]]:
     """Every move of the tags and worktrees that ``text`` names (NAME: all of them), newest first, as (ref, move)."""
-    store, ref = session.store, parse_ref(text)
+    store, ref = session.store, parse_lasting(text)
     store.namespaces.check(ref.name)
     moves = []
     for entry in reversed(store.reflog.read(ref.name)):
@@ -106,7 +106,7 @@ def _implied(session: Session, text: str) -> tuple[Directory, Directory]:
 
     store = session.store
     ref = ref_or_mountpoint(session, text)
-    if ref.worktree is not None:
+    if ref.live:
         with session.hold(ref) as held:
             tree = held.worktree
             base = store.commits.open_tree(tree.base_commit)
@@ -125,7 +125,7 @@ def _implied(session: Session, text: str) -> tuple[Directory, Directory]:
 def tree_of(session: Session, text: str) -> Directory:
     """The tree that ``text`` shows: a tag's or commit's, or what a worktree (or mountpoint) shows at this moment."""
     store, ref = session.store, ref_or_mountpoint(session, text)
-    if ref.worktree is None:
+    if not ref.live:
         return store.commits.open_tree(store.resolve_commit(ref))
     with session.hold(ref) as held:
         return held.shown()

@@ -15,7 +15,7 @@ from stratum.api.session import Session
 from stratum.api.unreal import bring_inodes
 from stratum.errors import ConflictError, NotFoundError, StratumError, UsageError, os_error_text
 from stratum.progress import Progress
-from stratum.refs import Ref, parse_ref
+from stratum.refs import Ref, parse_lasting
 from stratum.store.holders import Host, NamedVolume
 from stratum.tree.model import Directory, Inode, lookup
 
@@ -71,7 +71,7 @@ def _source_tree(session: Session, source: str, locks: ExitStack) -> tuple[Direc
     ``locks`` then holds the store, so that no garbage collection takes what no commit holds yet.
     """
     store, ref = session.store, ref_or_mountpoint(session, source)
-    if ref.worktree is None:
+    if not ref.live:
         commit = store.resolve_commit(ref)
         return store.commits.open_tree(commit), commit
     locks.enter_context(store.locks.store())
@@ -97,7 +97,7 @@ def _worktree_target(session: Session, to: str | None) -> Ref | None:
     if to is None:
         ref = ref_or_mountpoint(session, ".")
     elif "+" in to and "/" not in to and not os.path.isdir(to):
-        ref = parse_ref(to)
+        ref = parse_lasting(to)
     else:
         return None
     if ref.worktree is None:

@@ -12,7 +12,7 @@ from stratum.api.bootmounts import is_kept
 from stratum.api.session import Session
 from stratum.errors import NotFoundError, UsageError
 from stratum.frozen import field, frozen
-from stratum.refs import DEFAULT_WORKTREE, parse_ref
+from stratum.refs import DEFAULT_WORKTREE, parse_lasting, parse_ref
 from stratum.store.holders import Host, Lease, Promise
 from stratum.store.resolve import ResolvedWorktree
 
@@ -99,7 +99,7 @@ def switch(session: Session, text: str, target: str, *, force: bool = False) -> 
 def _shown_at(session: Session, target: str) -> Record:
     """The mount at the mountpoint ``target``, or of the worktree of that name."""
     if "+" in target and "/" not in target:
-        ref = parse_ref(target)
+        ref = parse_lasting(target)
         record = session.state.find_worktree(session.store.root, ref.name, ref.worktree or DEFAULT_WORKTREE)
         what = f"{target} is not mounted"
     else:

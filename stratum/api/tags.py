@@ -10,7 +10,7 @@ from stratum.api.session import Session
 from stratum.api.worktrees import remove_worktree
 from stratum.errors import UsageError
 from stratum.frozen import field, frozen
-from stratum.refs import Ref, check_name, parse_new_tag, parse_ref
+from stratum.refs import Ref, check_name, parse_lasting, parse_new_tag, parse_ref
 from stratum.store.pins import pinned_error
 from stratum.store.resolve import ResolvedTag
 
@@ -172,7 +172,7 @@ def plan_removal(session: Session, text: str, *, force: bool = False) -> Removal
     """What removing ``text`` means. ``NotFoundError`` where it does not exist, ``BusyError`` where it is mounted,
     ``ConflictError`` where it, or something in it, is pinned, unless ``force``."""
     store = session.store
-    ref = parse_ref(text)
+    ref = parse_lasting(text)
     if ref.worktree is not None:
         store.worktrees.check(ref.name, ref.worktree)
         refuse_in_use(session, ref.name, ref.worktree)

@@ -41,13 +41,13 @@ def _new_and_base(first: str, second: str | None) -> tuple[Ref, Ref]:
     """(the worktree to make, its base). ``NAME+X Y`` always makes X over Y, and ``NAME+X`` over NAME."""
     if second is None:
         new = parse_ref(first)
-        if new.worktree is None:
+        if not new.live:
             raise UsageError(
                 f"{first} names no worktree to make", hint="write NAME+WORKTREE, or give BASE and WORKTREE"
             )
         return new, Ref(new.name)
     left = parse_ref(first)
-    if left.worktree is not None:
+    if left.live:
         return left, parse_ref(second)
     if "+" in second or ":" in second:
         raise UsageError(

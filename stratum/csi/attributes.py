@@ -28,7 +28,7 @@ from stratum.csi.csi_pb2 import VolumeCapability
 from stratum.csi.errors import invalid
 from stratum.errors import UsageError
 from stratum.oci.target import Target, parse_target
-from stratum.refs import Ref, parse_ref
+from stratum.refs import Ref, parse_lasting
 from stratum.store.holders import KubernetesVolume
 from stratum.sys.mountapi import (
     MOUNT_ATTR_NOATIME,
@@ -132,7 +132,7 @@ def parse_source(text: str) -> Target | Ref:
     """A registry reference (with host) or a ref. Nothing that reaches the node's files, or leaves TLS out, is one."""
     try:
         if "/" not in text:
-            return parse_ref(text)
+            return parse_lasting(text)
         if "://" in text or text.startswith(("oci:", "oci-archive:")):
             raise invalid(f"source {text[:140]!r}: only a registry reference or a ref can be a source")
         return parse_target(text)

@@ -16,7 +16,7 @@ from stratum.csi.records import SnapshotRecord, VolumeRecord, key_for
 from stratum.csi.sources import Asker, Origin, fetch, pull
 from stratum.errors import BusyError, ExistsError, NotFoundError, UsageError
 from stratum.oci.target import Target
-from stratum.refs import DEFAULT_WORKTREE, Ref, is_hash, parse_ref
+from stratum.refs import DEFAULT_WORKTREE, Ref, is_hash, parse_lasting
 from stratum.store.resolve import Resolved, ResolvedWorktree
 from stratum.tree.model import Directory
 
@@ -181,7 +181,7 @@ def find_volume(driver: Driver, volume_id: str, *, create: bool = False) -> Reso
     """
     store = driver.session.store
     try:
-        ref = parse_ref(volume_id)
+        ref = parse_lasting(volume_id)
         return store.resolve(ref) if ref.bare and not create else store.resolve_mountable(ref)
     except (UsageError, NotFoundError) as exc:
         raise not_found(f"there is no volume {volume_id[:140]!r}: {exc.message}") from None
@@ -198,7 +198,7 @@ def volume_for_node(driver: Driver, volume_id: str, attributes: Attributes, aske
         if exc.code != Code.NOT_FOUND or attributes.source is None:
             raise
     try:
-        ref = parse_ref(volume_id)
+        ref = parse_lasting(volume_id)
     except UsageError as exc:
         raise not_found(f"there is no volume {volume_id[:140]!r}: {exc.message}") from None
     _make_static(driver, ref, attributes.source, attributes, asker)
@@ -231,7 +231,7 @@ def delete(driver: Driver, volume_id: str) -> None:
     """
     key = volume_id.rpartition("+")[2]
     try:
-        ref, record = parse_ref(volume_id), driver.volumes.get(key)
+        ref, record = parse_lasting(volume_id), driver.volumes.get(key)
     except UsageError:
         return
     store = driver.session.store

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from stratum.errors import NotFoundError, UsageError
 from stratum.mount.record import SOURCE_MAX, Record, find_mount, mounts_of
-from stratum.refs import is_hash, parse_ref
+from stratum.refs import is_hash, parse_lasting
 
 if TYPE_CHECKING:
     from stratum.mount.state import State
@@ -77,7 +77,7 @@ def _commits_of(store: Store, source: str) -> set[str]:
     if len(source) >= SOURCE_MAX:  # the ref may go on
         return set(store.commits.list())
     try:
-        ref = parse_ref(text)
+        ref = parse_lasting(text)
         if not store.namespaces.exists(ref.name):
             return set()
     except UsageError:
@@ -93,7 +93,7 @@ def _commits_of(store: Store, source: str) -> set[str]:
 def _of_worktree(store: Store, text: str) -> set[str]:
     """What the worktree that the ref ``text`` names may show, be it in the middle of a switch; nothing for another
     ref."""
-    ref = parse_ref(text)
+    ref = parse_lasting(text)
     if ref.worktree is None:
         return set()
     try:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from stratum.errors import ConflictError, DamagedError, ExistsError, UsageError
 from stratum.frozen import frozen
-from stratum.refs import Ref, is_hash, parse_ref
+from stratum.refs import Ref, is_hash, parse_lasting
 from stratum.store.clock import rfc3339, utc_now
 from stratum.store.layout import Layout, storage_error
 from stratum.store.tables import Tables, read_tables, write_tables
@@ -38,7 +38,7 @@ class BootMount:
 
     def parsed(self) -> Ref:
         """The ref; a whole commit hash is ``Ref(name=HASH)``."""
-        return parse_ref(self.ref)
+        return parse_lasting(self.ref)
 
     @property
     def commit(self) -> str | None:

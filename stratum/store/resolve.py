@@ -8,6 +8,8 @@
                    need; as a commit, the last one of ``main``, and ``latest`` only where there is no ``main``
     HASH           a commit by hash or unique prefix, where no stratum has that name
     NAME:WORKTREE  the worktree, where one is meant and no tag has that name
+    NAME+WORKTREE@CHANGE, NAME@CHANGE
+                   the commit of what the worktree showed after that operation of its history, made on need
 
 What NAME alone is, is decided by ``of_name`` and nowhere else, so it is the same in every verb.
 """
@@ -115,6 +117,8 @@ class Refs:
         Raises ``NotFoundError`` with a hint, ``ConflictError`` for an ambiguous prefix, listing the candidates, and
         ``DamagedError`` for a tag or worktree that cannot be read.
         """
+        if ref.change is not None:
+            raise self._no_history(ref)
         if ref.worktree is not None:
             return self._worktree(ref.name, ref.worktree)
         if ref.tag is not None:
@@ -131,6 +135,11 @@ class Refs:
 
         Raises as ``resolve`` does, and ``UsageError`` for a ref that names a tag or commit.
         """
+        if ref.change is not None:
+            raise UsageError(
+                f"{ref} is a state in a worktree's history; a worktree is needed here",
+                hint=f"make one from it: stratum worktree add {ref.name}+WORKTREE {ref}",
+            )
         if ref.bare:
             found = self.of_name(ref)
             if isinstance(found, ResolvedCommit):
@@ -156,7 +165,7 @@ class Refs:
 
     def means_worktree(self, ref: Ref) -> bool:
         """Whether ``ref``, as ``resolve_mountable`` reads it, can only name a worktree."""
-        return ref.worktree is not None or (ref.bare and self.namespaces.exists_name(ref.name))
+        return ref.live or (ref.bare and self.namespaces.exists_name(ref.name))
 
     def _tag_or_commit(self, name: str, text: str) -> ResolvedTag | ResolvedCommit:
         commit = self.tags.find(name, text) if is_name(text) else None
@@ -188,6 +197,13 @@ class Refs:
         found = self._tag_or_commit(name, text)  # or its NotFoundError
         what = "a tag" if isinstance(found, ResolvedTag) else "a commit"
         raise UsageError(f"{name}:{text} is {what}; a worktree is needed here", hint=f"name it as {name}+WORKTREE")
+
+    def _no_history(self, ref: Ref) -> NotFoundError:
+        """Of a ref with a CHANGE, whose worktree keeps no history; its own error where there is no such worktree."""
+        worktree = ref.worktree or DEFAULT_WORKTREE
+        self.worktrees.check(ref.name, worktree)
+        whose = f"{ref.name}+{worktree}"
+        return NotFoundError(f"{whose} has no history", hint=f"'stratum history on {whose}' begins one")
 
     def _make_main(self, name: str) -> None:
         commit = self.tags.find(name, DEFAULT_TAG)

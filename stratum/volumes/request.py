@@ -43,7 +43,7 @@ from collections.abc import Mapping
 from stratum.config import PREFETCHES
 from stratum.errors import StratumError, UsageError, quoted
 from stratum.frozen import frozen
-from stratum.refs import DEFAULT_TAG, DEFAULT_WORKTREE, Ref, is_hash, parse_ref
+from stratum.refs import DEFAULT_TAG, DEFAULT_WORKTREE, Ref, is_hash, parse_lasting
 from stratum.store.holders import Container, Holder, Promise
 from stratum.tree.rootchange import AS_IT_IS, RootChange, parse_id, parse_mode
 from stratum.volumes.tagtemplate import check_template
@@ -175,7 +175,7 @@ def parse_volume(volume_id: str, value: str, holder: type[Holder] = Container) -
     if colon and not option_text:
         raise UsageError(f"{quoted(value)} ends in ':' without an option")
     options = _options(option_text) if colon else {}
-    return _volume(volume_id, parse_ref(ref_text), _destination("/" + path), options, holder)
+    return _volume(volume_id, parse_lasting(ref_text), _destination("/" + path), options, holder)
 
 
 def _options_of(value: str) -> str:
@@ -221,7 +221,7 @@ def _volume(
         ref=full,
         destination=destination,
         read_only=read_only,
-        create=parse_ref(create) if create is not None else None,
+        create=parse_lasting(create) if create is not None else None,
         commit=full.worktree is not None and not read_only and options.get("commit") != "never",
         tag=tag,
         scratch=scratch,
@@ -317,7 +317,7 @@ def _check_beginning(ref: Ref, options: Mapping[str, str | None]) -> None:
 def _check_lazy(ref: Ref, options: Mapping[str, str | None]) -> None:
     """Refuse ``lazy`` where there is no tag to look for: it would never have an effect."""
     create = options.get("create")
-    base = parse_ref(create) if create is not None else None
+    base = parse_lasting(create) if create is not None else None
     if "lazy" in options and _tag_behind(ref, base, "create" in options and base is None) is None:
         raise UsageError(
             f"option 'lazy' is for a tag that may have to be fetched, and {base or ref} is none",

@@ -107,6 +107,7 @@ def read_whole_tar(data: bytes) -> int:
 
 PARSERS: dict[str, tuple[Callable[[bytes], object], bytes]] = {
     "ref": (lambda data: parse_ref(text(data)), b"name+tree"),
+    "change": (lambda data: parse_ref(text(data)), b"name+tree@4711"),
     "duration": (lambda data: parse_duration(text(data)), b"1d12h"),
     "target": (lambda data: parse_target(text(data)), b"example.org:5000/a/b:tag@sha256:" + HASH.encode()),
     "layout": (lambda data: parse_target(text(data)), b"oci:/some/dir:tag"),

@@ -5,7 +5,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stratum.errors import UsageError
-from stratum.refs import Ref, check_name, is_hash, is_hash_prefix, is_name, parse_new_tag, parse_ref, parse_tag
+from stratum.refs import (
+    Ref,
+    check_name,
+    is_hash,
+    is_hash_prefix,
+    is_name,
+    parse_lasting,
+    parse_new_tag,
+    parse_ref,
+    parse_tag,
+)
 
 HASH = "0123456789abcdef" * 4
 NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", fullmatch=True).filter(is_name)
@@ -51,11 +61,13 @@ def test_is_name_agrees_with_check_name(text: str) -> None:
 
 @given(NAMES, NAMES)
 def test_refs_round_trip(name: str, second: str) -> None:
-    for ref in (Ref(name), Ref(name, tag=second), Ref(name, worktree=second)):
+    refs = Ref(name), Ref(name, tag=second), Ref(name, worktree=second)
+    for ref in (*refs, Ref(name, change=1), Ref(name, worktree=second, change=10**15 - 1)):
         assert parse_ref(str(ref)) == ref
     assert Ref(name).bare
     assert not Ref(name, tag=second).bare
     assert not Ref(name, worktree=second).bare
+    assert not Ref(name, change=1).bare
 
 
 @given(st.text())
@@ -82,6 +94,51 @@ def test_hashes() -> None:
 def test_malformed_refs(text: str) -> None:
     with pytest.raises(UsageError):
         parse_ref(text)
+
+
+def test_changes() -> None:
+    assert parse_ref("app@4711") == Ref("app", change=4711)
+    assert parse_ref("app+dev@1") == Ref("app", worktree="dev", change=1)
+    assert parse_ref("app+dev").live
+    assert not parse_ref("app+dev@1").live
+    assert not parse_ref("app").live
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "@",
+            "@1",
+            "app@",
+            "app@0",
+            "app@01",
+            "app@-1",
+            "app@+1",
+            "app@1x",
+            "app@1@2",
+            "app@1+dev",
+            "app@1\n",
+            "app+@1",
+        ),
+        *("app@\u0661", "app@" + "9" * 16, "app:v1@3", f"{HASH}@3", f"app:{HASH}@3", "a:b+c@1"),
+    ],
+)
+def test_malformed_changes(text: str) -> None:
+    with pytest.raises(UsageError):
+        parse_ref(text)
+
+
+def test_a_tag_has_no_change() -> None:
+    with pytest.raises(UsageError, match="do not change") as caught:
+        parse_ref("app:v1@3")
+    assert "@3" in caught.value.hint
+    with pytest.raises(UsageError, match="state of a worktree"):
+        parse_tag("app@3")
+    with pytest.raises(UsageError, match="worktree's history") as caught:
+        parse_lasting("app+dev@3")
+    assert "stratum tag app+dev@3 TAG" in caught.value.hint
+    assert parse_lasting("app+dev") == Ref("app", worktree="dev")
 
 
 def test_tag_and_worktree_together_are_named_as_the_problem() -> None:

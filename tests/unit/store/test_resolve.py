@@ -150,9 +150,21 @@ def test_where_a_worktree_is_meant(store: Store, first: str, second: str) -> Non
     assert store.resolve_worktree(parse_ref("app+dev")) == ("app", "dev")
     assert store.resolve_worktree(parse_ref("app:dev")) == ("app", "dev")
     store.tags.set("app", "dev", first)
-    for text in ("app:dev", "app:v1", f"app:{first}", first, first[:7]):
+    for text in ("app:dev", "app:v1", f"app:{first}", first, first[:7], "app+dev@1", "app@1"):
         with pytest.raises(UsageError, match="a worktree is needed"):
             store.resolve_worktree(parse_ref(text))
+
+
+@pytest.mark.parametrize("text", ["app@1", "app+dev@1"])
+def test_a_worktree_without_history_has_no_changes(store: Store, second: str, text: str) -> None:
+    store.resolve_worktree(parse_ref("app"))
+    whose = "app+dev" if "dev" in text else "app+main"
+    with pytest.raises(NotFoundError, match="has no history") as caught:
+        store.resolve_mountable(parse_ref(text))
+    assert whose in caught.value.message
+    assert f"history on {whose}" in caught.value.hint
+    with pytest.raises(NotFoundError, match="no worktree app\\+other"):
+        store.resolve(parse_ref("app+other@1"))
 
 
 def test_what_is_mounted(store: Store, first: str, second: str) -> None:

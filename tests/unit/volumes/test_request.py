@@ -64,6 +64,8 @@ def test_accepts(value: str, expected: Volume) -> None:
     [
         ("", "no absolute destination"),
         ("app", "no absolute destination"),
+        ("app+dev@3:/data:ro", "state in a worktree's history"),
+        ("app+dev:/data:create=app@3", "state in a worktree's history"),
         ("app:data", "no absolute destination"),
         ("app:../data", "no absolute destination"),
         (":/data", "not a valid stratum name"),
