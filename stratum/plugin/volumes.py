@@ -26,8 +26,8 @@ from stratum.volumes.making import ensure_worktree
 from stratum.volumes.policy import PODMAN, Caller, load_policy
 from stratum.volumes.request import Volume, parse_volume
 
-OPTIONS = ("ref", "ro", "rw", "create", "commit", "tag", "uid", "gid", "mode", "lazy", "prefetch")
-_FLAGS = ("ro", "rw", "lazy")
+OPTIONS = ("ref", "ro", "rw", "create", "commit", "tag", "uid", "gid", "mode", "lazy", "prefetch", "history")
+_FLAGS = ("ro", "rw", "lazy", "history")
 
 
 class PluginVolumes:

@@ -10,6 +10,8 @@
     access = "ro"                   # "ro" or "rw"; default: rw, which includes ro. "ro" makes nothing out of nothing
     pull = true                     # and, with the option lazy, have a missing tag fetched from the registry of the
                                     # settings, with the credentials that root has there; default: false
+    history = true                  # and, with the option history, have all that is written in a worktree kept, which
+                                    # takes room of the store's; default: false
 
 Patterns are those of the shell, with ``*`` matching '/' too. A ref that is a commit hash, or may be the beginning of
 one, reaches any stratum's content: only a rule with ``strata = ["*"]`` (or none) lets it through.
@@ -72,6 +74,7 @@ class Rule:
     namespaces: tuple[str, ...] = _ALL
     read_only: bool = False
     pull: bool = False
+    history: bool = False
 
     def allows(self, caller: Caller, volume: Volume) -> bool:
         """Whether this rule lets ``caller`` mount ``volume``, make it from its ``create`` base, and fetch that."""
@@ -83,6 +86,7 @@ class Rule:
             and _matches(self.namespaces, caller.namespace)
             and (not self.read_only or (volume.read_only and not _brings_content(volume)))
             and (self.pull or not volume.lazy)
+            and (self.history or not volume.history)
         )
 
 
@@ -99,9 +103,10 @@ class Policy:
         if not allowed:
             who = f"{caller.engine} namespace {caller.namespace}" if caller.namespace else caller.engine
             access = "read-only" if volume.read_only else "writable"
-            lazily = ", with 'lazy'" if volume.lazy else ""
+            asked = [f"'{word}'" for word, given in (("lazy", volume.lazy), ("history", volume.history)) if given]
+            options = f", with {' and '.join(asked)}" if asked else ""
             raise ForbiddenError(
-                f"policy: {who} may not mount {volume.ref} {access} at {volume.destination}{lazily}",
+                f"policy: {who} may not mount {volume.ref} {access} at {volume.destination}{options}",
                 hint=f"an administrator can allow it in {POLICY_FILE}",
             )
 
@@ -147,16 +152,13 @@ def parse_policy(data: bytes, path: Path = POLICY_FILE) -> Policy:
 def _rule(table: object, what: str) -> Rule:
     if not isinstance(table, dict):
         raise UsageError(f"{what} is not a table", hint="write [[allow]] above each rule")
-    _check_keys(table, ("engine", "strata", "destinations", "namespaces", "access", "pull"), what)
+    _check_keys(table, ("engine", "strata", "destinations", "namespaces", "access", "pull", "history"), what)
     engine = table.get("engine")
     if engine not in ENGINES:
         raise UsageError(f'{what}: engine must be "podman" or "kubernetes"')
     access = table.get("access", "rw")
     if access not in ("ro", "rw"):
         raise UsageError(f'{what}: access must be "ro" or "rw"')
-    pull = table.get("pull", False)
-    if not isinstance(pull, bool):
-        raise UsageError(f"{what}: pull must be true or false")
     if engine == PODMAN and "namespaces" in table:
         raise UsageError(f"{what}: namespaces are for Kubernetes")
     return Rule(
@@ -165,8 +167,16 @@ def _rule(table: object, what: str) -> Rule:
         destinations=_patterns(table, "destinations", what),
         namespaces=_patterns(table, "namespaces", what),
         read_only=access == "ro",
-        pull=pull,
+        pull=_flag(table, "pull", what),
+        history=_flag(table, "history", what),
     )
+
+
+def _flag(table: Mapping[str, Any], key: str, what: str) -> bool:
+    value = table.get(key, False)
+    if not isinstance(value, bool):
+        raise UsageError(f"{what}: {key} must be true or false")
+    return value
 
 
 def _patterns(table: Mapping[str, Any], key: str, what: str) -> tuple[str, ...]:

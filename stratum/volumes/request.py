@@ -16,6 +16,8 @@
                     tag=TEMPLATE           move this tag of the stratum to that commit; the template may use
                                            {name} {worktree} {container} {time} {commit}
                     scratch                a writable view of a tag or commit whose changes are thrown away
+                    history                each change of the worktree is kept as it is written, from now on: the
+                                           worktree has a history, also when the container is gone
                     lazy                   a tag that is not here is fetched from the registry of the settings: its
                                            names at once, each file when it is first read
                     prefetch=none|profile|all
@@ -60,7 +62,7 @@ _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _SEPARATOR = re.compile("[,;]")
 _COMMIT = ("on-stop", "never")
-_FLAGS = ("ro", "rw", "scratch", "copy-up", "lazy")
+_FLAGS = ("ro", "rw", "scratch", "copy-up", "lazy", "history")
 _WITH_VALUE = ("create", "commit", "tag", "uid", "gid", "mode", "prefetch")
 _ROOT = ("uid", "gid", "mode")
 _RUNTIME_OWNED = ("proc", "sys")
@@ -86,7 +88,8 @@ class Volume:
     from, ``create_empty`` says that it is made from nothing; ``root`` and ``copy_up`` are for one that is made.
     ``commit`` is whether the worktree is committed when the container has stopped, ``tag`` the checked template of the
     tag that then moves. ``lazy`` is whether ``fetched`` may be fetched from elsewhere, ``prefetch`` what is fetched of
-    the commit before anybody asks (None: what the settings say).
+    the commit before anybody asks (None: what the settings say). ``history`` is whether the worktree gets a history
+    where it has none.
     """
 
     id: str
@@ -102,6 +105,7 @@ class Volume:
     copy_up: bool = False
     lazy: bool = False
     prefetch: str | None = None
+    history: bool = False
 
     @property
     def fetched(self) -> Ref | None:
@@ -230,6 +234,7 @@ def _volume(
         copy_up="copy-up" in options,
         lazy="lazy" in options,
         prefetch=options.get("prefetch"),
+        history="history" in options,
     )
 
 
@@ -263,7 +268,7 @@ def _options(text: str) -> dict[str, str | None]:
             raise UsageError(
                 f"unknown option {quoted(item)}",
                 hint="options: ro, rw, create, create=BASE, uid=N, gid=N, mode=OCTAL, copy-up, "
-                "commit=on-stop|never, tag=TEMPLATE, scratch, lazy, prefetch=none|profile|all",
+                "commit=on-stop|never, tag=TEMPLATE, scratch, lazy, prefetch=none|profile|all, history",
             )
         if key in found:
             raise UsageError(f"option {key!r} is given twice")
@@ -279,10 +284,12 @@ def _check_combination(ref: Ref, options: Mapping[str, str | None]) -> None:
         ("ro", "rw"),
         ("ro", "scratch"),
         ("ro", "tag"),
+        ("ro", "history"),
         ("scratch", "create"),
         ("scratch", "commit"),
         ("scratch", "tag"),
         ("scratch", "copy-up"),
+        ("scratch", "history"),
     ]
     for first, second in clashes:
         if first in options and second in options:
@@ -294,7 +301,7 @@ def _check_combination(ref: Ref, options: Mapping[str, str | None]) -> None:
     if ref.worktree is not None and "scratch" in options:
         raise UsageError(f"option 'scratch' is for a tag or commit, {ref} is a worktree")
     if ref.worktree is None and "scratch" not in options:
-        needing = ("rw", "create", "commit", "tag", *_ROOT, "copy-up")
+        needing = ("rw", "create", "commit", "tag", *_ROOT, "copy-up", "history")
         writing = next((key for key in needing if key in options), None)
         if writing is not None:
             raise UsageError(

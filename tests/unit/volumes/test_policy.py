@@ -81,6 +81,19 @@ def test_what_is_not_here_is_fetched_where_a_rule_says_so() -> None:
     assert not allowed(parse_policy(rule + b"pull = true"), TEAM_A, "b:v1:/data:lazy")
 
 
+def test_a_history_is_begun_where_a_rule_says_so() -> None:
+    rule = b'[[allow]]\nengine = "kubernetes"\nstrata = ["a"]\n'
+    assert allowed(Policy(), PODMAN, "a+dev:/data:history")
+    assert not allowed(Policy(), TEAM_A, "a+dev:/data:history")
+    assert allowed(parse_policy(rule), TEAM_A, "a+dev:/data")
+    with pytest.raises(ForbiddenError, match=r"may not mount a\+dev writable at /data, with 'lazy' and 'history'"):
+        parse_policy(rule).check(TEAM_A, parse_volume("v", "a+dev:/data:create=a:v1;lazy;history"))
+    assert not allowed(parse_policy(rule + b"pull = true"), TEAM_A, "a+dev:/data:history")
+    assert allowed(parse_policy(rule + b"history = true"), TEAM_A, "a+dev:/data:history")
+    assert not allowed(parse_policy(rule + b"history = true"), TEAM_A, "b+dev:/data:history")
+    assert not allowed(parse_policy(rule + b"history = true\naccess = 'ro'"), TEAM_A, "a+dev:/data:history")
+
+
 @pytest.mark.parametrize(
     "value",
     [f"{HASH}:/data", f"a:{HASH}:/data", "a:0123abc:/data", f"a:/d:create={HASH}", "a:/d:create=0123abc"],
@@ -117,6 +130,7 @@ def test_a_pod_cannot_pass_for_podman() -> None:
         (b'[[allow]]\nengine = "podman"\nstrata = [1]', "strata is not a list"),
         (b'[[allow]]\nengine = "podman"\naccess = "w"', "access must be"),
         (b'[[allow]]\nengine = "podman"\npull = "yes"', "pull must be"),
+        (b'[[allow]]\nengine = "podman"\nhistory = 1', "history must be"),
         (b'[[allow]]\nengine = "podman"\nnamespaces = ["x"]', "namespaces are for Kubernetes"),
         (b"[[allow]", "not valid TOML"),
         (b"\xff", "not valid TOML"),
