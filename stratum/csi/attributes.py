@@ -9,6 +9,7 @@
     pullPolicy StorageClass, inline, static volume   Always | IfNotPresent | Never, for a source in a registry
     lazy       StorageClass, static volume           true: what is pulled for it comes file by file, when it is read
     prefetch   StorageClass, inline, static volume   none | profile | all: what of it is fetched before anybody asks
+    history    StorageClass, inline, static volume   true: each change is kept as it is written | false (the default)
     registry   VolumeSnapshotClass                   HOST[:PORT]/REPOSITORY that snapshots are pushed to
 
 Any other key is refused, so that a misspelt one is not silently ignored; those that Kubernetes adds
@@ -86,6 +87,7 @@ class Attributes:
     pull_policy: PullPolicy | None = None
     lazy: bool | None = None
     prefetch: str | None = None
+    history: bool = False
 
     def context(self) -> dict[str, str]:
         """The volume context that says the same about how it is mounted and what happens at unpublish."""
@@ -94,13 +96,15 @@ class Attributes:
             context["tag"] = self.tag
         if self.lazy is not None:
             context["lazy"] = "true" if self.lazy else "false"
+        if self.history:
+            context["history"] = "true"
         return context | ({"prefetch": self.prefetch} if self.prefetch is not None else {})
 
 
 def volume_attributes(given: Mapping[str, str], *, read_only: bool = True) -> Attributes:
     """Attributes from StorageClass parameters (``read_only`` not allowed) or a volume context. INVALID_ARGUMENT."""
-    known = {"source", "commit", "tag", "pullPolicy", "lazy", "prefetch"} | ({"readOnly"} if read_only else set())
-    values = _known(given, known)
+    known = {"source", "commit", "tag", "pullPolicy", "lazy", "prefetch", "history"}
+    values = _known(given, known | ({"readOnly"} if read_only else set()))
     commit = _choice(values, "commit", _COMMIT) or False
     tag = values.get("tag")
     if tag is not None:
@@ -122,9 +126,12 @@ def volume_attributes(given: Mapping[str, str], *, read_only: bool = True) -> At
     if lazy and isinstance(source, Ref):
         raise invalid("the attribute lazy is for what is pulled, and the source is on the node")
     read_only_wanted = _choice(values, "readOnly", _FLAGS) or False
-    attributes = Attributes(source, commit, tag, read_only_wanted, policy, lazy, prefetch)
+    history = _choice(values, "history", _FLAGS) or False
+    attributes = Attributes(source, commit, tag, read_only_wanted, policy, lazy, prefetch, history)
     if attributes.read_only and attributes.commit:
         raise invalid("a volume cannot be readOnly and committed on unpublish")
+    if attributes.read_only and attributes.history:
+        raise invalid("a volume cannot be readOnly and have a history, as nothing is written in it")
     return attributes
 
 

@@ -142,6 +142,27 @@ def test_bad_wishes_of_what_is_fetched_when(given: dict[str, str]) -> None:
     assert caught.value.code == Code.INVALID_ARGUMENT
 
 
+def test_a_history_is_asked_for_at_the_node_too() -> None:
+    assert volume_attributes({"history": "true"}).context() == {"history": "true"}
+    assert volume_attributes(volume_attributes({"history": "true"}, read_only=False).context()).history
+    assert volume_attributes({"history": "false"}).context() == {} == volume_attributes({}).context()
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"history": "yes"}, "none of true, false"),
+        ({"history": ""}, "none of true, false"),
+        ({"History": "true"}, "unknown key"),
+        ({"history": "true", "readOnly": "true"}, "cannot be readOnly and have a history"),
+    ],
+)
+def test_bad_wishes_of_a_history(given: dict[str, str], says: str) -> None:
+    with pytest.raises(CallError, match=says) as caught:
+        volume_attributes(given)
+    assert caught.value.code == Code.INVALID_ARGUMENT
+
+
 def test_strata_of_registries_have_128_bits_and_valid_names() -> None:
     long = Target("reg.example.com", "team/" + "a" * 200, "latest")
     for target in (long, Target("reg.example.com:5000", "app", "latest")):
