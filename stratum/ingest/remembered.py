@@ -14,9 +14,7 @@ through a mapping.
 
 from __future__ import annotations
 
-import fcntl
 import os
-import signal
 import time
 from collections.abc import Collection, Sequence
 from functools import cached_property
@@ -27,6 +25,7 @@ from stratum.ingest.reader import Pending
 from stratum.ingest.staging import Signature, signature
 from stratum.ingest.upperdir import ContentReader
 from stratum.store.objects import Objects
+from stratum.sys.leases import nobody_writes
 from stratum.tree.model import File
 
 if TYPE_CHECKING:
@@ -91,18 +90,7 @@ def is_at_rest(fd: int, info: os.stat_result) -> bool:
     """Whether every later change of the open file, which was found as ``info``, will be seen in its change time."""
     from stratum.ingest.statcache import tells_changes
 
-    if os.major(info.st_dev) == 0 or not _nobody_writes(fd):
+    if os.major(info.st_dev) == 0 or not nobody_writes(fd):
         return False
     now = time.time_ns()
     return signature(os.fstat(fd)) == signature(info) and tells_changes(info.st_ctime_ns, now)
-
-
-def _nobody_writes(fd: int) -> bool:
-    """Whether the file was not open for writing at this moment, as far as the caller may know."""
-    try:
-        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)  # for who opens it at this very moment: one that is ignored
-        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
-        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
-    except OSError:
-        return False
-    return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import struct
 import tarfile
 from collections.abc import Callable
 from contextlib import suppress
@@ -37,6 +38,7 @@ from stratum.store.metadata import CommitMeta
 from stratum.store.reflog import parse_entry
 from stratum.store.sources import CommitSource, read_sources, write_sources
 from stratum.store.tables import read_tables, write_tables
+from stratum.sys.fanotify import parse_closes, parse_names
 from stratum.transfer.artifact import read_manifest
 from stratum.transfer.packs import compress, read_index
 from stratum.tree.contents import objects_of
@@ -58,6 +60,11 @@ SOURCES = write_sources(
     [CommitSource(f"example.org/a@sha256:{HASH}", f"sha256:{HASH}", "v1", "2026-01-01T00:00:00Z", "pull", True, "/ca")]
 )
 CATALOG = write_catalog([NewPack(Blob(bytes(32), 200), [(100, 4096), (99, 50)], [(b"d" * 32, 512, 3600)])])
+NAME_EVENT = (
+    struct.pack("=IBBHQii", 84, 3, 0, 24, 0x100, -1, 7)
+    + struct.pack("=BBHQIi8s4s", 2, 0, 32, 0, 8, 1, b"12345678", b"ab\0\0")
+    + struct.pack("=BBHQIi8s", 1, 0, 28, 0, 8, 1, b"12345678")
+)
 PACK_INDEX = b"stratum-index 1\nframe 100 4096\nobject %b 1536 2000\n" % HASH.encode()
 
 
@@ -151,6 +158,8 @@ PARSERS: dict[str, tuple[Callable[[bytes], object], bytes]] = {
         lambda data: load_config({"STRATUM_TOKEN_REALMS": text(data)}),
         b"example.org:5000=https://example.org/token,b=http://[::1]:1",
     ),
+    "name-events": (parse_names, NAME_EVENT),
+    "close-events": (parse_closes, NAME_EVENT[:24]),
     "url": (lambda data: origin(text(data)), b"https://[::1]:5000/v2/?a=b"),
 }
 

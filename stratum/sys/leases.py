@@ -1,0 +1,69 @@
+"""Read leases (fcntl(2)): the kernel says whether a file is open for writing, and keeps who wants to write waiting.
+
+A lease is granted where nobody has the file open for writing, or mapped such that it can be written to. While it is
+held, open(2) for writing waits until it is given back, but with O_NONBLOCK fails at once with EWOULDBLOCK. Reading,
+renaming, unlinking and changing metadata go on, and so does truncate(2), which needs no open file. Who waits is told by
+``is_wanted``; after ``/proc/sys/fs/lease-break-time`` seconds the kernel takes the lease away.
+
+It has to be the file that the writers open: for a mounted overlay that is the one in the upperdir. The descriptor is
+open for reading only. A writer that is just closing may still count as one for a moment after its close is told.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from enum import Enum
+
+_BUSY = (errno.EAGAIN, errno.EBUSY)
+
+
+class Lease(Enum):
+    """What the kernel answered to the wish for a lease."""
+
+    GRANTED = "granted"
+    REFUSED = "refused"
+    """Somebody has the file open for writing."""
+    IMPOSSIBLE = "impossible"
+    """The file system has no leases, or the file is another user's: who writes is not known."""
+
+
+def take_lease(fd: int) -> Lease:
+    """Take a read lease of the file, which lasts until ``give_back`` or until the open file is closed."""
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)  # for who opens it meanwhile: one that is ignored
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+    except OSError as exc:
+        return Lease.REFUSED if exc.errno in _BUSY else Lease.IMPOSSIBLE
+    return Lease.GRANTED
+
+
+def give_back(fd: int) -> None:
+    """End the lease; no error where there is none any more."""
+    with suppress(OSError):
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+
+
+def is_wanted(fd: int) -> bool:
+    """Whether somebody waits for the lease that is held, or the kernel took it."""
+    return fcntl.fcntl(fd, fcntl.F_GETLEASE) != fcntl.F_RDLCK
+
+
+@contextmanager
+def read_lease(fd: int) -> Iterator[Lease]:
+    """The file with a read lease for the block, where it is granted."""
+    lease = take_lease(fd)
+    try:
+        yield lease
+    finally:
+        if lease is Lease.GRANTED:
+            give_back(fd)
+
+
+def nobody_writes(fd: int) -> bool:
+    """Whether the file was not open for writing at this moment, as far as the caller may know."""
+    with read_lease(fd) as lease:
+        return lease is Lease.GRANTED
