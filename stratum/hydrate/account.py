@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from stratum.hydrate.reader import Reader
+    from stratum.sys.actors import Actor
 
 READERS_MAX = 1000
 TOP = 20
@@ -24,7 +24,7 @@ class Account:
         self._readers: dict[tuple[str, str | None], list[int]] = {}
         self._largest: dict[bytes, int] = {}
 
-    def fetched(self, digest: bytes, size: int, reader: Reader | None) -> None:
+    def fetched(self, digest: bytes, size: int, reader: Actor | None) -> None:
         """An object, or ``size`` bytes of it, came, and for whom."""
         self.objects += 1
         self.bytes += size
@@ -36,7 +36,7 @@ class Account:
         if len(self._largest) > 4 * TOP:
             self._largest = dict(sorted(self._largest.items(), key=lambda item: -item[1])[:TOP])
 
-    def _of(self, reader: Reader) -> list[int]:
+    def _of(self, reader: Actor) -> list[int]:
         key = (reader.name, reader.container)
         if key not in self._readers and len(self._readers) >= READERS_MAX:
             key = OTHERS

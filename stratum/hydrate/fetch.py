@@ -32,11 +32,11 @@ from stratum.transfer.packs import LARGE_OBJECT
 if TYPE_CHECKING:
     from stratum.hydrate.landing import Landing
     from stratum.hydrate.lanes import Job
-    from stratum.hydrate.reader import Reader
     from stratum.hydrate.supply import Place
     from stratum.hydrate.unpacker import Unpacker
     from stratum.oci.access import Access
     from stratum.store.sources import CommitSource
+    from stratum.sys.actors import Actor
 
 TOGETHER = 4
 """Frames that are fetched together, at most, where nobody waits for them."""
@@ -135,7 +135,7 @@ class Fetcher:
             self._wants.read_ahead(place)
         return True
 
-    def want(self, digest: bytes, reader: Reader | None, done: Done) -> None:
+    def want(self, digest: bytes, reader: Actor | None, done: Done) -> None:
         """Have the object brought; ``done`` is told 0 when it is in the landing or the store, ENOENT where no source
         lists it, EIO where none has it."""
         try:
@@ -170,7 +170,7 @@ class Fetcher:
             self._wants.read_ahead(place)
 
     def read_range(
-        self, digest: bytes, start: int, size: int, reader: Reader | None, done: Callable[[int, bytes], None]
+        self, digest: bytes, start: int, size: int, reader: Actor | None, done: Callable[[int, bytes], None]
     ) -> None:
         """``size`` bytes, fewer at its end, of a large object from ``start`` on; ``done`` is told (errno, bytes)."""
         place = self.supplies.find(digest)
@@ -228,13 +228,13 @@ class Fetcher:
             "problems": self.supplies.problems,
         }
 
-    def _came(self, digest: bytes, size: int, reader: Reader | None) -> None:
+    def _came(self, digest: bytes, size: int, reader: Actor | None) -> None:
         with self._lock:
             self._account.fetched(digest, size, reader)
 
     # Large objects
 
-    def _want_large(self, place: Place, reader: Reader | None, done: Done) -> None:
+    def _want_large(self, place: Place, reader: Actor | None, done: Done) -> None:
         digest, size = place.member.digest, place.member.size
         try:
             if self.store.objects.has(digest, size):
@@ -245,7 +245,7 @@ class Fetcher:
             self._note(digest, foreseen(exc))
             done(errno.EIO)
 
-    def _large_object(self, place: Place, reader: Reader | None) -> LargeObject:
+    def _large_object(self, place: Place, reader: Actor | None) -> LargeObject:
         """The object of which parts are here. ``StratumError``."""
         digest, size = place.member.digest, place.member.size
 

@@ -34,10 +34,11 @@ from typing import Any
 
 from stratum.errors import StratumError, one_line
 from stratum.hydrate.large import FIRST_NODE, UNREAL, Fetching, ObjectFiles
-from stratum.hydrate.reader import Reader, Readers, is_dying, needs_content
+from stratum.hydrate.reader import is_dying, needs_content
 from stratum.store.catalog import Catalog
 from stratum.store.objects import Objects
 from stratum.sys import fuse, fuseproto
+from stratum.sys.actors import Actor, Actors
 from stratum.sys.fuseproto import ROOT_NODE, Attributes, Opcode, OpenFlag, Request
 
 ASK = "ask"
@@ -94,7 +95,7 @@ class _Waiting:
         self.tid = request.tid
         self.since = time.monotonic()
         self.digest: bytes | None = None
-        self.reader: Reader | None = None
+        self.reader: Actor | None = None
         self.signalled = False
 
 
@@ -124,7 +125,7 @@ class Connection:
         self._fetcher = fetcher
         self._files = ObjectFiles(fetcher, catalogs, objects, landing, became_native)
         self._pool = pool
-        self._readers = Readers()
+        self._readers = Actors()
         self._lock = threading.Lock()
         self._waiting: dict[int, _Waiting] = {}
         self._failures: dict[bytes, int] = {}
@@ -480,7 +481,7 @@ class Connection:
 
         self._files.read(digest, start, size, self._who(waiting, digest), read)
 
-    def _who(self, waiting: _Waiting, digest: bytes) -> Reader | None:
+    def _who(self, waiting: _Waiting, digest: bytes) -> Actor | None:
         reader = self._readers.of(waiting.tid)
         with self._lock:
             waiting.digest, waiting.reader = digest, reader

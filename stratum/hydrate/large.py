@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Protocol
 
 from stratum.errors import StratumError
-from stratum.hydrate.reader import Reader
 from stratum.store.catalog import Catalog
 from stratum.store.objects import Objects, Staging
+from stratum.sys.actors import Actor
 
 UNREAL = "unreal"
 
@@ -44,10 +44,10 @@ class Fetching(Protocol):
     def pass_on(self, digest: bytes) -> bool:
         """Whether the object has landed and is no large one; then that is counted as ``want`` of it would be."""
 
-    def want(self, digest: bytes, reader: Reader | None, done: Done) -> None:
+    def want(self, digest: bytes, reader: Actor | None, done: Done) -> None:
         """Fetch the object, and call ``done`` from any thread, with 0 when it is here or landed, else an errno."""
 
-    def read_range(self, digest: bytes, start: int, size: int, reader: Reader | None, done: DoneReading) -> None:
+    def read_range(self, digest: bytes, start: int, size: int, reader: Actor | None, done: DoneReading) -> None:
         """Fetch a range of a large object, and call ``done`` from any thread with (0, bytes) or (errno, b"")."""
 
 
@@ -98,7 +98,7 @@ class ObjectFiles:
         """Whether it can be read from without fetching all of it."""
         return self._fetcher.condition(digest) != UNREAL or self._fetcher.is_large(digest)
 
-    def read(self, digest: bytes, start: int, size: int, reader: Reader | None, done: DoneReading) -> None:
+    def read(self, digest: bytes, start: int, size: int, reader: Actor | None, done: DoneReading) -> None:
         """Read what there is of the object from ``start`` on, up to ``size`` bytes; ``done`` gets (0, bytes) or (errno,
         b""). There are never less than that: the kernel would take the rest for zeros."""
         length = max(0, min(size, self.size(digest) - start))

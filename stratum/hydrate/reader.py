@@ -7,19 +7,11 @@ it but whether content is fetched early or when it is opened, how soon a killed 
 from __future__ import annotations
 
 import os
-import re
-import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 
-from stratum.errors import one_line
+from stratum.sys.actors import read_proc, status_fields
 
-_CONTAINER = re.compile(rb"[0-9a-f]{64}")
-_NAME_MAX = 16
 _SIGNALS = ("SigPnd", "ShdPnd", "SigBlk", "SigIgn", "SigCgt")
-_REMEMBERED = 1.0
-_REMEMBERED_MAX = 1024
-_READ_MAX = 1 << 16
 
 _METADATA_CALLS: Mapping[str, frozenset[int]] = {
     "x86_64": frozenset(
@@ -44,64 +36,10 @@ _OPEN_CALLS: Mapping[str, Mapping[int, int]] = {"x86_64": {2: 1, 257: 2}, "aarch
 """Those that open a file, and which of their arguments are the flags."""
 
 
-@dataclass(frozen=True)
-class Reader:
-    """A thread that reads: the ID of its process, its own, the program's short name, and the 64 digits of the container
-    that it is in, where it is in one."""
-
-    pid: int
-    tid: int
-    name: str
-    container: str | None
-
-
-class Readers:
-    """Readers by thread ID, each remembered for a second: one that reads many files is looked at once."""
-
-    def __init__(self) -> None:
-        self._known: dict[int, tuple[float, Reader]] = {}
-
-    def of(self, tid: int) -> Reader | None:
-        """Who the thread is; None where it is gone, or of a PID namespace that is not seen from here (0)."""
-        now = time.monotonic()
-        known = self._known.get(tid)
-        if known is not None and now - known[0] < _REMEMBERED:
-            return known[1]
-        reader = reader_of(tid)
-        if reader is not None:
-            if len(self._known) >= _REMEMBERED_MAX:
-                self._known = {}
-            self._known[tid] = (now, reader)
-        return reader
-
-
-def reader_of(tid: int) -> Reader | None:
-    """Who the thread is; None where it is gone or has no number here (0)."""
-    if tid <= 0:
-        return None
-    try:
-        status = _status_fields(_read(f"/proc/{tid}/status"))
-        groups = _read(f"/proc/{tid}/cgroup")
-    except OSError:
-        return None
-    try:
-        pid = int(status.get(b"Tgid", b""))
-    except ValueError:
-        return None
-    name = one_line(status.get(b"Name", b"?").decode("utf-8", "replace"))
-    return Reader(pid, tid, name[: _NAME_MAX * 4], container_of(groups))
-
-
-def container_of(cgroups: bytes) -> str | None:
-    """The container that ``/proc/PID/cgroup`` tells of: the last 64 digits in it, as engines nest them."""
-    found: list[bytes] = _CONTAINER.findall(cgroups)
-    return found[-1].decode() if found else None
-
-
 def needs_content(tid: int) -> bool:
     """Whether the thread waits for a file because of what is in it. True where that cannot be told."""
     try:
-        text = _read(f"/proc/{tid}/syscall") if tid > 0 else b""
+        text = read_proc(f"/proc/{tid}/syscall") if tid > 0 else b""
     except OSError:
         return True
     return call_needs_content(text, os.uname().machine)
@@ -130,7 +68,7 @@ def is_dying(tid: int) -> bool:
     if tid <= 0:
         return False
     try:
-        return has_fatal_signal(_read(f"/proc/{tid}/status"))
+        return has_fatal_signal(read_proc(f"/proc/{tid}/status"))
     except (FileNotFoundError, ProcessLookupError):
         return True
     except OSError:
@@ -139,22 +77,9 @@ def is_dying(tid: int) -> bool:
 
 def has_fatal_signal(status: bytes) -> bool:
     """Whether a signal waits that ends the thread, by the text of ``/proc/TID/status``."""
-    fields = _status_fields(status)
+    fields = status_fields(status)
     try:
         own, shared, blocked, ignored, caught = (int(fields[name.encode()], 16) for name in _SIGNALS)
     except (KeyError, ValueError):
         return False
     return bool((own | shared) & ~blocked & ~ignored & ~caught)
-
-
-def _status_fields(status: bytes) -> dict[bytes, bytes]:
-    pairs = (line.partition(b":") for line in status.splitlines())
-    return {key: value.strip() for key, _, value in pairs}
-
-
-def _read(path: str) -> bytes:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        return os.read(fd, _READ_MAX)
-    finally:
-        os.close(fd)

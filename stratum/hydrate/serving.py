@@ -17,13 +17,13 @@ from stratum.hydrate.gate import Connection
 from stratum.hydrate.kept import rules_for
 from stratum.hydrate.landing import Landing
 from stratum.hydrate.large import Done, DoneReading
-from stratum.hydrate.reader import Reader
 from stratum.hydrate.room import Room
 from stratum.hydrate.unpacker import Unpacker
 from stratum.mount.plan import Gate
 from stratum.store import Store
 from stratum.store.objects import Objects
 from stratum.sys import mountapi, mountinfo
+from stratum.sys.actors import Actor
 from stratum.sys.syscalls import open_in_root
 
 if TYPE_CHECKING:
@@ -202,12 +202,12 @@ class _Refusing:
     def pass_on(self, digest: bytes) -> bool:
         return False
 
-    def want(self, digest: bytes, reader: Reader | None, done: Done) -> None:
+    def want(self, digest: bytes, reader: Actor | None, done: Done) -> None:
         import errno
 
         done(errno.EIO)
 
-    def read_range(self, digest: bytes, start: int, size: int, reader: Reader | None, done: DoneReading) -> None:
+    def read_range(self, digest: bytes, start: int, size: int, reader: Actor | None, done: DoneReading) -> None:
         import errno
 
         done(errno.EIO, b"")

@@ -22,10 +22,10 @@ from stratum.transfer.packs import LARGE_OBJECT
 
 if TYPE_CHECKING:
     from stratum.hydrate.landing import Landing
-    from stratum.hydrate.reader import Reader
     from stratum.hydrate.supply import Place, Supplies, Supply
     from stratum.hydrate.unpacker import Unpacker
     from stratum.store.catalog import CatalogMember
+    from stratum.sys.actors import Actor
 
 REQUEST_BYTES = 4 << 20
 """Consecutive frames are asked for together up to so many bytes."""
@@ -45,7 +45,7 @@ class _Want:
 
     __slots__ = ("digest", "error", "reader", "size", "source", "spans", "tries", "waiting")
 
-    def __init__(self, digest: bytes, size: int, reader: Reader | None) -> None:
+    def __init__(self, digest: bytes, size: int, reader: Actor | None) -> None:
         self.digest, self.size, self.reader = digest, size, reader
         self.waiting: list[Done] = []
         self.spans = 0  # those on their way that may bring it
@@ -95,7 +95,7 @@ class Wants:
         supplies: Supplies,
         lanes: Lanes,
         *,
-        came: Callable[[bytes, int, Reader | None], None],
+        came: Callable[[bytes, int, Actor | None], None],
         failed: Callable[[bytes, StratumError], None],
         unpacker: Unpacker | None,
         wait: bool,
@@ -131,7 +131,7 @@ class Wants:
         with self._lock:
             return [] if self._closed else list(self._spans(supply, start, stop, together, rank))
 
-    def wait_for(self, member: CatalogMember, reader: Reader | None, done: Done) -> None:
+    def wait_for(self, member: CatalogMember, reader: Actor | None, done: Done) -> None:
         with self._lock:
             known = self._wants.get(member.digest)
             want = known or _Want(member.digest, member.size, reader)

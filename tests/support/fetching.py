@@ -13,17 +13,17 @@ from typing import Any
 from stratum.composefs.verity import verity_digest
 from stratum.hydrate.fetch import Fetcher
 from stratum.hydrate.landing import Landing
-from stratum.hydrate.reader import Reader
 from stratum.oci.access import Access
 from stratum.oci.target import parse_target
 from stratum.store import Store
 from stratum.store.catalog import Catalog, NewPack, write_catalog
+from stratum.sys.actors import Actor
 from stratum.transfer.packs import LARGE_OBJECT
 from stratum.transfer.push import push
 from tests.support import stores
 from tests.support.pulling import pull
 
-READER = Reader(1, 2, "cat", None)
+READER = Actor(1, 2, "cat", None)
 WAIT = 60.0
 
 

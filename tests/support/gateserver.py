@@ -23,9 +23,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from stratum.hydrate.gate import Connection
-from stratum.hydrate.reader import Reader
 from stratum.store.catalog import Catalog
 from stratum.store.objects import Objects
+from stratum.sys.actors import Actor
 from stratum.tree.model import object_path
 
 LARGE = 16 << 20
@@ -67,7 +67,7 @@ class DirectoryFetcher:
     def pass_on(self, digest: bytes) -> bool:
         return self.condition(digest) == "landed"
 
-    def want(self, digest: bytes, reader: Reader | None, done: Callable[[int], None]) -> None:
+    def want(self, digest: bytes, reader: Actor | None, done: Callable[[int], None]) -> None:
         if self.condition(digest) != "unreal":
             done(0)
             return
@@ -108,7 +108,7 @@ class DirectoryFetcher:
         return 0
 
     def read_range(
-        self, digest: bytes, start: int, size: int, reader: Reader | None, done: Callable[[int, bytes], None]
+        self, digest: bytes, start: int, size: int, reader: Actor | None, done: Callable[[int, bytes], None]
     ) -> None:
         def read() -> None:
             if code := self.attempt():

@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 
 from stratum.hydrate.gate import Connection
 from stratum.hydrate.large import FIRST_NODE, DoneReading
-from stratum.hydrate.reader import Reader
 from stratum.store.catalog import Blob, Catalog, NewPack, write_catalog
 from stratum.store.objects import Objects
+from stratum.sys.actors import Actor
 from stratum.sys.fuseproto import Opcode
 
 DIGEST = bytes(range(32))
@@ -56,13 +56,13 @@ class Remote:
             raise self.error
         return digest == DIGEST and self.state == "landed" and not self.large
 
-    def want(self, digest: bytes, reader: Reader | None, done: Callable[[int], None]) -> None:
+    def want(self, digest: bytes, reader: Actor | None, done: Callable[[int], None]) -> None:
         if self.state == "unreal":
             self.asked.append(done)
         else:
             done(0)
 
-    def read_range(self, digest: bytes, start: int, size: int, reader: Reader | None, done: DoneReading) -> None:
+    def read_range(self, digest: bytes, start: int, size: int, reader: Actor | None, done: DoneReading) -> None:
         self.ranges.append(done)
 
 

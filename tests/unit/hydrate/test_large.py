@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from stratum.hydrate.large import FIRST_NODE, DoneReading, ObjectFiles
-from stratum.hydrate.reader import Reader
 from stratum.store.catalog import Blob, Catalog, NewPack, write_catalog
 from stratum.store.layout import Layout
 from stratum.store.objects import Objects
+from stratum.sys.actors import Actor
 from stratum.tree.model import object_path
 
 SIZE = 10_000
@@ -40,7 +40,7 @@ class Remote:
     def pass_on(self, digest: bytes) -> bool:
         return self.condition(digest) == "landed"
 
-    def want(self, digest: bytes, reader: Reader | None, done: object) -> None:
+    def want(self, digest: bytes, reader: Actor | None, done: object) -> None:
         self.wanted.append(digest)
         if not self.code:
             path = self.landing / os.fsdecode(object_path(digest))
@@ -48,7 +48,7 @@ class Remote:
             path.write_bytes(b"x" * SIZE)
         done(self.code)  # type: ignore[operator]
 
-    def read_range(self, digest: bytes, start: int, size: int, reader: Reader | None, done: DoneReading) -> None:
+    def read_range(self, digest: bytes, start: int, size: int, reader: Actor | None, done: DoneReading) -> None:
         done(self.code, self.answer)
 
 

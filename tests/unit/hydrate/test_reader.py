@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import os
 import subprocess
-import threading
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from stratum.hydrate import reader
-from stratum.hydrate.reader import Readers, call_needs_content, container_of, has_fatal_signal, reader_of
-
-ID = "5a" * 32
-OTHER = "c3" * 32
+from stratum.hydrate.reader import call_needs_content, has_fatal_signal
 
 
 def status(**masks: int) -> bytes:
@@ -72,48 +68,22 @@ def test_a_signal_ends_a_reader_that_neither_blocks_ignores_nor_handles_it(masks
     assert has_fatal_signal(status(**masks)) is fatal
 
 
-@pytest.mark.parametrize(
-    ("cgroups", "container"),
-    [
-        (b"0::/\n", None),
-        (b"", None),
-        (f"0::/machine.slice/libpod-{ID}.scope/container\n".encode(), ID),
-        (f"1:cpu:/kubepods/pod12/{OTHER}\n0::/kubepods/pod12/{ID}\n".encode(), ID),
-        (f"0::/docker/{OTHER}/docker/{ID}\n".encode(), ID),
-        (f"0::/x-{ID[:60]}\n".encode(), None),
-    ],
-)
-def test_a_container_is_what_its_cgroup_is_named_by(cgroups: bytes, container: str | None) -> None:
-    assert container_of(cgroups) == container
-
-
 @given(st.binary(max_size=300))
 def test_any_text_is_survived(text: bytes) -> None:
     assert call_needs_content(text, "x86_64") in (True, False)
     assert has_fatal_signal(text) in (True, False)
-    container_of(text)
 
 
-def test_readers_are_threads_of_processes() -> None:
-    found = reader_of(threading.get_native_id())
-    assert found is not None
-    assert (found.pid, found.tid) == (os.getpid(), threading.get_native_id())
+def test_who_is_killed_is_dying() -> None:
     process = subprocess.Popen(["sleep", "60"], process_group=0)
     try:
-        asleep = Readers().of(process.pid)
-        while asleep is not None and asleep.name != "sleep":  # not executed yet
-            asleep = reader_of(process.pid)
-        assert asleep is not None
-        assert asleep.pid == process.pid
         assert not reader.is_dying(process.pid)
     finally:
         process.kill()
         process.wait()
-    assert reader_of(process.pid) is None
     assert reader.is_dying(process.pid)
 
 
-def test_a_thread_without_a_number_is_nobody_who_reads_and_does_not_end() -> None:
-    assert reader_of(0) is None
+def test_a_thread_without_a_number_does_not_end() -> None:
     assert not reader.is_dying(0)
     assert reader.needs_content(0)
