@@ -8,6 +8,7 @@ import struct
 import tarfile
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
@@ -45,11 +46,13 @@ from stratum.tree.contents import objects_of
 from stratum.tree.dump import read_dump, write_dump
 from stratum.tree.lazy import LazyDump
 from stratum.tree.tarstream import TarReader
+from stratum.tree.timewords import parse_when
 from stratum.volumes.policy import parse_policy
 from stratum.volumes.request import parse_volumes
 from stratum.volumes.tagtemplate import render_tag
 from tests.support.effort import examples
 
+NOON = datetime(2026, 11, 29, 12, tzinfo=timezone.utc)
 HASH = "0123456789abcdef" * 4
 META = CommitMeta(HASH, HASH, "2026-01-01T00:00:00Z", 1, 2, 3, 4, HASH, 5, HASH, "why", {"kind": "import"}).to_toml()
 DUMP = (
@@ -116,6 +119,10 @@ PARSERS: dict[str, tuple[Callable[[bytes], object], bytes]] = {
     "ref": (lambda data: parse_ref(text(data)), b"name+tree"),
     "change": (lambda data: parse_ref(text(data)), b"name+tree@4711"),
     "duration": (lambda data: parse_duration(text(data)), b"1d12h"),
+    "moment": (
+        lambda data: parse_when(text(data), NOON, lambda moment: moment.replace(tzinfo=NOON.tzinfo)),
+        b"2d3h ago",
+    ),
     "target": (lambda data: parse_target(text(data)), b"example.org:5000/a/b:tag@sha256:" + HASH.encode()),
     "layout": (lambda data: parse_target(text(data)), b"oci:/some/dir:tag"),
     "metadata": (lambda data: CommitMeta.from_toml(data, "a file"), META),
