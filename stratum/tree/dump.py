@@ -207,6 +207,11 @@ def _line(path: bytes, inode: Inode, nlink: int, link_target: bytes | None) -> b
     """One line; ``path`` and ``link_target`` (None unless this is a further hard link) are escaped already."""
     if problem := check_inode(inode):
         raise _cannot_store(path, problem)
+    return unchecked_line(path, inode, nlink, link_target)
+
+
+def unchecked_line(path: bytes, inode: Inode, nlink: int, link_target: bytes | None = None) -> bytes:
+    """One line, of an inode that is as ``tree.limits.check_inode`` has it, or a file of which no content is known."""
     size = rdev = 0
     payload = content = digest = b"-"
     if isinstance(inode, File):

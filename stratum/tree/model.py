@@ -81,6 +81,12 @@ class File(Inode):
         return (self.size, self.digest, self.content)
 
 
+def content_unknown(inode: Inode) -> bool:
+    """Whether it is a regular file of which nobody knows the content, as only the trees of a history have them
+    (``tree.oplog``): no commit can hold one."""
+    return isinstance(inode, File) and inode.size > 0 and inode.digest is None and inode.content is None
+
+
 class Symlink(Inode):
     """A symbolic link to ``target`` (1 to 4095 bytes, no NUL)."""
 

@@ -45,6 +45,7 @@ from stratum.transfer.packs import compress, read_index
 from stratum.tree.contents import objects_of
 from stratum.tree.dump import read_dump, write_dump
 from stratum.tree.lazy import LazyDump
+from stratum.tree.oplog import Record, encode, entry_of, inode_of, object_of, parse, without_content
 from stratum.tree.tarstream import TarReader
 from stratum.tree.timewords import parse_when
 from stratum.volumes.policy import parse_policy
@@ -68,6 +69,7 @@ NAME_EVENT = (
     + struct.pack("=BBHQIi8s4s", 2, 0, 32, 0, 8, 1, b"12345678", b"ab\0\0")
     + struct.pack("=BBHQIi8s", 1, 0, 28, 0, 8, 1, b"12345678")
 )
+ENTRY = b"70 100644 1 2 0 5.3 ab/%b - ab%b user.a=b" % (b"ab" * 31, b"ab" * 31)
 PACK_INDEX = b"stratum-index 1\nframe 100 4096\nobject %b 1536 2000\n" % HASH.encode()
 
 
@@ -115,6 +117,18 @@ def read_whole_tar(data: bytes) -> int:
     return size
 
 
+def operation(line: bytes) -> None:
+    record = parse(line)
+    assert record is None or encode(record) == line + b"\n"
+
+
+def entry(data: bytes) -> None:
+    """All that is asked of an entry."""
+    without_content(data)
+    object_of(data)
+    assert entry_of(inode_of(data)) == data
+
+
 PARSERS: dict[str, tuple[Callable[[bytes], object], bytes]] = {
     "ref": (lambda data: parse_ref(text(data)), b"name+tree"),
     "change": (lambda data: parse_ref(text(data)), b"name+tree@4711"),
@@ -132,6 +146,8 @@ PARSERS: dict[str, tuple[Callable[[bytes], object], bytes]] = {
     "residence": (lambda data: parse_rules(data, "a file"), b'[residence]\n"/" = "real"\n"/a\\\\x20b" = "unreal"\n'),
     "budget": (lambda data: parse_budget(data, "a file"), b"[cache]\nmax = 10\nmin_free = 15\n"),
     "reflog": (parse_entry, b'{"when":"2026","kind":"tag","which":"a","old":null,"new":"%b","why":""}' % HASH.encode()),
+    "operation": (operation, encode(Record(7, "2026-11-29T23:59:01.123Z", "create", b"/a b", ENTRY, by="vi"))[:-1]),
+    "entry": (entry, ENTRY),
     "dump": (read_dump, DUMP),
     "zstd": (lambda data: list(FrameReader(data).pieces()), pyzstd.compress(DUMP)),
     "patchset": (
