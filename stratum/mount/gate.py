@@ -10,26 +10,20 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import socket
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from stratum.errors import StratumError, UnreachableError, UnsupportedError, os_error_text
+from stratum.errors import UnreachableError, UnsupportedError, os_error_text
 from stratum.frozen import frozen
-from stratum.mount.gatewire import reachable
+from stratum.mount.gatewire import SOCKET
 from stratum.mount.plan import Gate, gate_starts_keeper
 from stratum.sys import fuse
-from stratum.sys.packets import GarbageError, Message, raise_error, receive, send
+from stratum.sys.packets import GarbageError, Message
 
 KEEPER = "stratum.hydrate.keeper"
 ASK = "ask"
 ERR = "err"
-PATIENCE = 60.0
-"""Seconds that the keeper's answer is waited for: a worker that is started meanwhile has that long."""
-_TRIES = 5
-_PAUSE = 0.02
 
 
 @frozen
@@ -86,92 +80,17 @@ def ask_keeper(
 
     Raises the ``StratumError`` that it answers with, or one where it does not answer.
     """
-    numbers = list(fds)
-    for attempt in range(_TRIES):
-        answers = _asked(runtime_dir, request, numbers, start)
-        if answers is not None:
-            return answers
-        time.sleep(_PAUSE * attempt)
-    raise StratumError("the keeper of what is fetched when it is read ends at once", hint=_hint(runtime_dir))
+    from stratum.sys.asking import Daemon
 
+    hint = f"its log says more: {runtime_dir / 'hydrate.log'}, or 'journalctl -u stratum-hydrate'"
+    keeper = Daemon(runtime_dir, SOCKET, "the keeper of what is fetched when it is read", hint)
 
-def _asked(runtime_dir: Path, request: Mapping[str, Any], fds: list[int], start: bool) -> list[Message] | None:
-    """The answers, or None where the keeper ended at this moment, as one that has nothing to keep does."""
-    try:
-        with _connected(runtime_dir, start=start) as connection:
-            if connection is None:
-                return []
-            send(connection, request, fds)
-            return list(_answers(connection))
-    except TimeoutError:
-        raise StratumError(
-            "the keeper of what is fetched when it is read does not answer", hint=_hint(runtime_dir)
-        ) from None
-    except (ConnectionError, EOFError):
-        return None
-    except (OSError, GarbageError) as exc:
-        text = os_error_text(exc) if isinstance(exc, OSError) else str(exc)
-        raise StratumError(f"cannot reach the keeper of what is fetched when it is read: {text}") from None
+    def start_it() -> int:
+        from stratum.sys.spawn import spawn
 
+        return spawn(KEEPER, {"runtime_dir": str(runtime_dir), "start": True})
 
-def _answers(connection: socket.socket) -> Iterator[Message]:
-    while True:
-        received = receive(connection)
-        if received is None:
-            raise EOFError
-        answer = raise_error(received[0])
-        yield answer
-        if not answer.get("more"):
-            return
-
-
-@contextlib.contextmanager
-def _connected(runtime_dir: Path, *, start: bool) -> Iterator[socket.socket | None]:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
-        connection.settimeout(PATIENCE)
-        if not _connects(connection, runtime_dir):
-            if not start:
-                yield None
-                return
-            _start_keeper(runtime_dir)
-            if not _connects(connection, runtime_dir):
-                raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
-        yield connection
-
-
-def _connects(connection: socket.socket, runtime_dir: Path) -> bool:
-    """Connect to the keeper; False where none listens."""
-    deadline = time.monotonic() + PATIENCE
-    with reachable(runtime_dir) as path:
-        while (answer := connection.connect_ex(path)) == errno.EAGAIN:  # no place for one more who waits
-            if time.monotonic() > deadline:
-                raise TimeoutError
-            time.sleep(_PAUSE)
-    if answer not in (0, errno.ENOENT, errno.ECONNREFUSED):
-        raise OSError(answer, os.strerror(answer))
-    return answer == 0
-
-
-def _start_keeper(runtime_dir: Path) -> None:
-    """Start one, and return when it listens; where two do that, one of them does."""
-    from stratum.sys.spawn import spawn
-
-    try:
-        pid = spawn(KEEPER, {"runtime_dir": str(runtime_dir), "start": True})
-        _, status = os.waitpid(pid, 0)
-    except OSError as exc:
-        raise StratumError(
-            f"cannot start the keeper of what is fetched when it is read: {os_error_text(exc)}"
-        ) from None
-    if status:
-        raise StratumError(
-            f"the keeper of what is fetched when it is read did not start: it ended with {status}",
-            hint=_hint(runtime_dir),
-        )
-
-
-def _hint(runtime_dir: Path) -> str:
-    return f"its log says more: {runtime_dir / 'hydrate.log'}, or 'journalctl -u stratum-hydrate'"
+    return keeper.ask(request, fds, start=start_it if start else None)
 
 
 def gate_to_json(gate: Gate) -> dict[str, Any]:
