@@ -53,7 +53,11 @@ class Container:
         """The output of a command that the container's root runs."""
         user = ["--user", "--setuid", "0", "--setgid", "0"] if self.user_namespace else []
         line = ["nsenter", "--mount", "--target", str(self.process.pid), *user, *command]
-        return subprocess.run(line, check=True, capture_output=True, text=True).stdout
+        done = subprocess.run(line, check=False, capture_output=True, text=True)
+        if done.returncode:  # shown where it fails a test
+            print(done.stderr, Path(f"/proc/{self.process.pid}/mountinfo").read_text())
+        done.check_returncode()
+        return done.stdout
 
     def stop(self) -> None:
         """Kill the container."""
