@@ -101,11 +101,12 @@ def _side_by_side(
     after = new.children if new is not None else {}
     for name in sorted(before.keys() | after.keys()):
         a, b = before.get(name), after.get(name)
-        if a is not b and not _same_lines(a, b):
+        if a is not b and not same_lines(a, b):
             yield prefix + name, a, b
 
 
-def _same_lines(a: Inode | None, b: Inode | None) -> bool:
+def same_lines(a: Inode | None, b: Inode | None) -> bool:
+    """Whether two directories were opened from the same lines of two dumps, which say all of what is in them."""
     return (
         isinstance(a, Directory)
         and isinstance(b, Directory)
@@ -134,8 +135,13 @@ def _entries_moved(a: Directory, b: Directory) -> bool:
 
 
 def _first_names(root: Directory) -> dict[int, tuple[bytes, bytes]]:
-    """``id(inode)`` -> where its first name is, as the directory's path with a slash behind it and the name, for
-    hard-linked inodes only. The directories' paths are shared, as whole paths can be many times the tree."""
+    return {key: names[0] for key, names in linked_names(root).items()}
+
+
+def linked_names(root: Directory) -> dict[int, list[tuple[bytes, bytes]]]:
+    """``id(inode)`` -> where its names are, each as the directory's path with a slash behind it and the name, in the
+    order of a dump, for hard-linked inodes only. The directories' paths are shared, as whole paths can be many times
+    the tree."""
     separate: set[int] = set()
     inner: list[Directory] = [root]
     for directory in inner:
@@ -144,7 +150,7 @@ def _first_names(root: Directory) -> dict[int, tuple[bytes, bytes]]:
         else:
             inner += [child for child in directory.children.values() if isinstance(child, Directory)]
     links = count_links(root, separate)
-    first: dict[int, tuple[bytes, bytes]] = {}
+    found: dict[int, list[tuple[bytes, bytes]]] = {}
     stack: list[tuple[bytes, Directory, Iterator[bytes]]] = []
     if links:
         stack.append((b"/", root, iter(sorted(root.children))))
@@ -157,10 +163,10 @@ def _first_names(root: Directory) -> dict[int, tuple[bytes, bytes]]:
                     stack.append((prefix + name + b"/", child, iter(sorted(child.children))))
                     break
             elif id(child) in links:
-                first.setdefault(id(child), (prefix, name))
+                found.setdefault(id(child), []).append((prefix, name))
         else:
             stack.pop()
-    return first
+    return found
 
 
 def _size(inode: Inode | None) -> int:
