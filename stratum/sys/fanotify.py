@@ -79,6 +79,8 @@ class CloseEvent(NamedTuple):
 class NameEvent(NamedTuple):
     """An event of a group of names. Directories and ``child`` are handles; ``name`` is ``.`` for the directory itself.
 
+    Events of one name of one inode that wait are one event, whose mask has them all: their order is not told.
+
     ``directory`` is None where the kernel knows of none, as for a file with a mark of its own, and in an overflow. A
     rename has the old place in ``directory`` and ``name``, the new one in the fields for that. One of the two may be
     missing where only the other directory has a mark. ``pid`` is 0 where the group may not know.
