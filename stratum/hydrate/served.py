@@ -1,19 +1,16 @@
-"""What a keeper has: filesystems, the worker processes that serve them, and clients that wait for an answer."""
+"""What the keeper of gates has: filesystems, and clients that wait until they are served."""
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
 import socket
 import stat
 import time
 from typing import Any
 
-from stratum.hydrate.wire import Channel
 from stratum.sys.daemon import FIRST_LISTEN_FD
-from stratum.sys.packets import GarbageError, Message, send
-from stratum.sys.spawn import spawn
+from stratum.sys.keeper import reply
+from stratum.sys.packets import Message
 
 _FUSE_DEVICE = os.makedev(10, 229)
 
@@ -49,49 +46,6 @@ class Served:
         if self.waiting is not None:
             reply(self.waiting, message)
             self.waiting = None
-
-
-class Process:
-    """A worker process: ``pid``, its channel, and when it was started and heard of."""
-
-    def __init__(self, runtime_dir: str) -> None:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            try:
-                self.pid = spawn("stratum.hydrate.worker", runtime_dir, stdin=theirs.fileno(), stderr=2)
-            except OSError:
-                ours.close()
-                raise
-        self._handle = os.pidfd_open(self.pid)  # its number may be another's once it was reaped
-        self.channel = Channel(ours)
-        self.started = self.heard = time.monotonic()
-        self.ready = False
-        self.retiring: float | None = None
-
-    def kill(self) -> None:
-        """End it now."""
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self._handle, signal.SIGKILL)
-
-    def close(self) -> None:
-        """End it, and forget it."""
-        self.kill()
-        os.close(self._handle)
-        self.channel.close()
-
-
-def reply(client: socket.socket, message: Message) -> None:
-    """Answer, and hang up."""
-    sent(client, message)
-    client.close()
-
-
-def sent(client: socket.socket, message: Message) -> bool:
-    try:
-        send(client, message)
-    except (OSError, GarbageError):
-        return False
-    return True
 
 
 def checked(request: Any) -> Message:

@@ -9,6 +9,10 @@ for ever.
 
 Where the keeper is gone, the worker starts another and hands over what it has. Where a fetcher cannot be made, what is
 read fails at once, and making it is tried again.
+
+Besides what any keeper and its worker say (``sys.keeper``), the keeper says ``serve`` with a filesystem's descriptor
+(``id``, ``source``, ``gate``, and ``again`` where another worker may have read requests of it); the worker says
+``served`` or ``failed`` of an ID, and ``ended`` of one whose filesystem is gone.
 """
 
 from __future__ import annotations
@@ -29,11 +33,10 @@ from typing import TYPE_CHECKING
 
 from stratum.errors import StratumError, UsageError, foreseen
 from stratum.hydrate.gate import Connection
-from stratum.hydrate.wire import Channel
 from stratum.mount.gate import ask_keeper, gate_from_json
 from stratum.mount.plan import Gate, kernel_version
 from stratum.sys import daemon, fuse
-from stratum.sys.packets import GarbageError, Message, close_all, error_to_json, send
+from stratum.sys.packets import Channel, GarbageError, Message, close_all, error_to_json, send
 from stratum.sys.threads import use_little_address_space
 
 if TYPE_CHECKING:

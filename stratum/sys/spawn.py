@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import sys
+from collections.abc import Iterable
 from typing import Any, NoReturn
 
 import stratum
 
 _PROGRAM = "import sys; sys.path[:] = {paths!r}; from {module} import main; main({argument!r})"
+_HIGH = 64
 _ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
 
 
-def spawn(module: str, argument: Any, *, stdin: int | None = None, stderr: int | None = None) -> int:
+def spawn(
+    module: str, argument: Any, *, stdin: int | None = None, stderr: int | None = None, passing: Iterable[int] = ()
+) -> int:
     """Start ``main(argument)`` of ``module``, found where this process finds modules; its process ID.
 
-    Its standard files are ``stdin`` and ``stderr``, descriptors, or /dev/null; it gets nothing of this one's
-    environment, but what is open here and inheritable. Raises ``OSError``.
+    Its standard files are ``stdin`` and ``stderr``, descriptors, or /dev/null, and those from 3 on the descriptors
+    ``passing``; it gets nothing of this one's environment, but what is open here and inheritable. Raises ``OSError``.
     """
     with contextlib.ExitStack() as opened:
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         opened.callback(os.close, null)
-        files = (null if stdin is None else stdin, null, null if stderr is None else stderr)
+        files = [null if stdin is None else stdin, null, null if stderr is None else stderr]
+        for fd in passing:  # from numbers that none of them is to get
+            files.append(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _HIGH))
+            opened.callback(os.close, files[-1])
         return os.posix_spawn(
             sys.executable,
             _arguments(module, argument),

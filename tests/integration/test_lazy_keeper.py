@@ -127,8 +127,8 @@ def test_a_worker_that_does_not_answer_is_replaced(lazily: Lazily, far: Far) -> 
     """One that is stopped looks like one that hangs. The real limit is 30 s, so the keeper here is another."""
     hydrating.stop(lazily.run)
     program = (
-        "import sys; sys.path[:] = {path!r}; from stratum.hydrate import keeper; keeper.PING = 0.2; "
-        "keeper.PATIENCE = 1.0; keeper.main({settings!r})"
+        "import sys; sys.path[:] = {path!r}; from stratum.hydrate import keeper; keeper.Keeper.PING = 0.2; "
+        "keeper.Keeper.PATIENCE = 1.0; keeper.main({settings!r})"
     )
     settings = {"runtime_dir": str(lazily.run), "start": True}
     subprocess.run([sys.executable, "-IS", "-c", program.format(path=sys.path, settings=settings)], check=True)
