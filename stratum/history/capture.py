@@ -95,12 +95,15 @@ class Capturer:
         self._placing = threading.Lock()
         self._shares_blocks = True
 
-    def capture(self, fd: int, info: os.stat_result | None = None, *, max_file: int | None = None) -> Captured | None:
+    def capture(
+        self, fd: int, info: os.stat_result | None = None, *, max_file: int | None = None, held_up: bool = False
+    ) -> Captured | None:
         """The content of the file that ``fd`` is open on for reading, and as ``info`` says if that is known already.
 
         None where there is no whole version to be taken: somebody writes to it now and will close it, it kept changing,
-        it is no regular file, or has no data of its own. ``max_file`` is another limit for this file. ``StratumError``
-        where the store fails for another reason than that it is full.
+        it is no regular file, or has no data of its own. ``max_file`` is another limit for this file. ``held_up``:
+        who has it open for writing is held up in the open(2), so that no lease is needed. ``StratumError`` where the
+        store fails for another reason than that it is full.
         """
         info = os.fstat(fd) if info is None else info
         if not stat.S_ISREG(info.st_mode):
@@ -111,8 +114,8 @@ class Capturer:
                 return _unknown(info, "large")
             if info.st_size > INLINE_MAX and not self._has_space():
                 return _unknown(info, "space")
-            lease = self._lease(fd)
-            if lease is Lease.REFUSED:
+            lease = take_lease(fd) if held_up else self._lease(fd)
+            if lease is Lease.REFUSED and not held_up:
                 return None
             try:
                 taken = self._take(fd, info, lease)

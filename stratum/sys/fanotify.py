@@ -42,6 +42,8 @@ FAN_MARK_ADD = 0x1
 FAN_MARK_REMOVE = 0x2
 FAN_MARK_ONLYDIR = 0x8
 FAN_MARK_IGNORED_MASK = 0x20
+FAN_MARK_EVICTABLE = 0x200
+"""The mark goes when the kernel needs the memory of the file's inode (Linux 5.19)."""
 
 FAN_ALLOW = 0x1
 FAN_DENY = 0x2
@@ -119,10 +121,10 @@ def mark_file(group: int, mask: int, fd: int, flags: int = 0) -> None:
     libc_call("fanotify_mark", group, FAN_MARK_ADD | flags, mask, -1, path, path=path)
 
 
-def unmark_file(group: int, mask: int, fd: int) -> None:
+def unmark_file(group: int, mask: int, fd: int, flags: int = 0) -> None:
     """Take ``mask`` from the mark of the file that ``fd`` is open on; ``FileNotFoundError`` where there is none."""
     path = fsencode(fd_path(fd))
-    libc_call("fanotify_mark", group, FAN_MARK_REMOVE, mask, -1, path, path=path)
+    libc_call("fanotify_mark", group, FAN_MARK_REMOVE | flags, mask, -1, path, path=path)
 
 
 def read_events(group: int, size: int) -> bytes:
