@@ -111,14 +111,15 @@ class Keeper(abc.ABC):
         self.worker: Process | None = None
         self.stopping = False
         self._listener = listener
-        self._lasting = lasting
+        self.lasting = lasting
         self._watchdog = watchdog
         self._successor: Process | None = None
         self._asked_for: list[socket.socket] = []
         self._clients: dict[int, tuple[socket.socket, float]] = {}
         self._failures = 0
         self._due: dict[str, float] = {}
-        self._moving = False
+        self.moves = False
+        """Whether its worker is to start another in its place."""
         self._epoll = select.epoll()
         self._wakeup, theirs = socket.socketpair()
         for end in (self._wakeup, theirs, listener):
@@ -195,7 +196,7 @@ class Keeper(abc.ABC):
             for fd, _ in self._epoll.poll(wait):
                 self._handle(fd)
             self._reap()
-        if not self._moving:
+        if not self.moves:
             self._end()
 
     # Time
@@ -214,7 +215,7 @@ class Keeper(abc.ABC):
 
     def _on_idle(self) -> None:
         """End, where nothing was there to be kept for long enough."""
-        if self._lasting or self.is_needed() or self._clients:
+        if self.lasting or self.is_needed() or self._clients:
             return
         self.stopping = True
 
@@ -259,7 +260,7 @@ class Keeper(abc.ABC):
             self.worker = self.new_worker()
         except OSError as exc:
             daemon.log(f"cannot start a worker: {exc}")
-            self._start_later()
+            self.start_later()
             return
         self._watch(self.worker)
 
@@ -268,7 +269,7 @@ class Keeper(abc.ABC):
         """Whether a worker is started in a moment."""
         return "start" in self._due
 
-    def _start_later(self) -> None:
+    def start_later(self) -> None:
         """After a failure: soon, and less soon with each one in a row."""
         wait = _BACK_OFF[min(self._failures, len(_BACK_OFF) - 1)]
         self._failures += 1
@@ -316,13 +317,15 @@ class Keeper(abc.ABC):
         if process.retiring is None:
             daemon.log(f"the worker {process.pid} has ended")
         self.worker = None
+        if self.stopping:
+            return
         if self._successor is not None:
             self._succeed()
             return
         if time.monotonic() - process.started > _HEALTHY:
             self._failures = 0
         if self.is_needed():
-            self._start_later()
+            self.start_later()
 
     def _succeed(self) -> None:
         """Have the new worker take over: at once where there is no other, else once the other has gone."""
@@ -430,9 +433,9 @@ class Keeper(abc.ABC):
         self._asked_for.append(client)
 
     def _do_move(self, message: Message, _fds: list[int], client: socket.socket) -> None:
-        self._moving = daemon.is_monitor_of(os.getppid(), str(message.get("container")))
-        reply(client, {"ok": True, "moves": self._moving})
-        self.stopping |= self._moving
+        self.moves = daemon.is_monitor_of(os.getppid(), str(message.get("container")))
+        reply(client, {"ok": True, "moves": self.moves})
+        self.stopping |= self.moves
 
     def _end(self) -> None:
         """Have the worker finish, and go."""

@@ -77,6 +77,12 @@ class FileLock:
         finally:
             os.close(fd)
 
+    def detach(self) -> int:
+        """Give the lock to the caller: the descriptor that has it, for as long as that, or a copy of it, is open."""
+        assert self._fd is not None, "the lock is not held"
+        fd, self._fd = self._fd, None
+        return fd
+
     def _try(self, fd: int) -> bool:
         try:
             fcntl.flock(fd, (fcntl.LOCK_EX if self.exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
