@@ -37,7 +37,7 @@ def place(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def strict(staging: Path, place: Path) -> Iterator[Strict]:
-    made = Strict(str(staging), f"of {staging}")
+    made = Strict(Staging(str(staging)), str(staging.with_name("aside")), f"of {staging}")
     with contextlib.closing(made):
         with directory_of(place) as fd:
             made.mark_directory(fd)
@@ -174,7 +174,8 @@ def test_a_process_that_hangs_is_killed_and_everybody_goes_on(strict: Strict, pl
     out, _ = reader.communicate(timeout=60)
     assert out == b"before"
     deadline = time.monotonic() + 30
-    while strict.read() == [] and strict.alive:
+    while strict.alive:
+        assert strict.read() == []
         assert time.monotonic() < deadline
     assert f"{SILENCE_SECONDS:g} seconds" in strict.why
     assert strict.sync() == []
@@ -185,8 +186,9 @@ def test_a_process_that_hangs_is_killed_and_everybody_goes_on(strict: Strict, pl
 def test_the_end_of_the_watcher_frees_everybody(staging: Path, place: Path) -> None:
     """Killed, with a process that hangs."""
     program = (
-        "import os, signal, sys, time; from stratum.history.strict import Strict\n"
-        "strict = Strict(sys.argv[1]); strict.mark_directory(os.open(sys.argv[2], os.O_RDONLY))\n"
+        "import os, signal, sys, time; from stratum.history.strict import Staging, Strict\n"
+        "strict = Strict(Staging(sys.argv[1]), sys.argv[1] + '-aside')\n"
+        "strict.mark_directory(os.open(sys.argv[2], os.O_RDONLY))\n"
         "os.kill(strict.pid, signal.SIGSTOP); print(strict.pid, flush=True); time.sleep(600)"
     )
     rewrite(place / "file", b"content")
