@@ -23,7 +23,7 @@ _TOGETHER = 1 << 23
 """New lines of this many bytes are compressed before there are more."""
 _PIECE = 1 << 22
 _LEVEL = 1
-_MAGIC = b"\x28\xb5\x2f\xfd"
+MAGIC = b"\x28\xb5\x2f\xfd"
 _RLE = 1
 _RESERVED = 3
 
@@ -111,7 +111,7 @@ class FrameReader:
         data, view, frames = self._data, memoryview(self._data), list[Frame]()
         start = first = 0
         while start < len(data) or not frames:
-            end, last = _frame_end(data, start), first
+            end, last = frame_end(data, start), first
             for piece in _decompress(view[start:end]):
                 last += len(piece)
                 yield piece
@@ -154,9 +154,9 @@ def _decompress(frame: memoryview) -> Iterator[bytes]:
         raise DamagedError("a zstd frame of it is not valid")
 
 
-def _frame_end(data: bytes, start: int) -> int:
+def frame_end(data: bytes, start: int) -> int:
     """Where the frame at ``start`` ends, by its blocks' sizes (RFC 8878, section 3.1.1)."""
-    if data[start : start + 4] != _MAGIC:
+    if data[start : start + 4] != MAGIC:
         raise DamagedError("it is not a zstd frame" if not start else "something follows its last zstd frame")
     try:
         descriptor = data[start + 4]

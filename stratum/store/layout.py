@@ -9,7 +9,7 @@
     |-- commits/<metadata_hash>/       metadata.toml, commit.cfs, tree.dump.zst (``store.commits``), ancestors
     |                                  (``store.ancestry``), sources.toml, partial (``store.sources``)
     |-- refs/<name>/                   tags/, worktrees/, log.jsonl (``store.namespaces``), pins.toml (``store.pins``),
-    |                                  residence.toml (``store.keeping``)
+    |                                  residence.toml (``store.keeping``), history/<wt>/ (``store.histories``)
     |-- refs/<name>.lock               flock (``store.locks``)
     |-- mounts/                        mounts that outlive a reboot, where there are any (``store.bootmounts``)
     |-- csi/, volumes/                 what services keep (``store.records``)
@@ -18,6 +18,7 @@
     |-- ahead/                         those of them that nobody has asked for
     |-- cache.toml                     limits of what can be fetched again (``store.budget``)
     |-- profiles/<metadata_hash>       in what order objects were read (``store.profiles``)
+    |-- watch.lock                     flock of who writes histories (``store.histories``)
     |-- tmp/                           transactions in progress (``store.transaction``)
     |-- cache/                         may be deleted (``store.cachefile``): ingest/ (``ingest.statcache``), merkle/
     |                                  (``store.merklecache``); packs/ (``store.packcache``)
@@ -189,6 +190,13 @@ class Layout:
 
     def reflog(self, name: str) -> Path:
         return self.refs / name / "log.jsonl"
+
+    def history(self, name: str, worktree: str) -> Path:
+        return self.refs / name / "history" / worktree
+
+    @property
+    def watch_lock(self) -> Path:
+        return self.root / "watch.lock"
 
     def open_beneath(self, path: Path, flags: int = os.O_RDONLY, mode: int = 0) -> int:
         """Open ``path``, which is below the root, following no symbolic link; a close-on-exec descriptor.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from stratum.errors import ExistsError, NotFoundError
 from stratum.store.bootmounts import BootMounts
 from stratum.store.commits import Commits
+from stratum.store.histories import Histories
 from stratum.store.keeping import Keeping
 from stratum.store.layout import Layout, create_layout, open_layout
 from stratum.store.locks import StoreLocks
@@ -46,6 +47,7 @@ class Store(Refs):
         parts = (layout, self.locks, self.transactions, self.namespaces, self.commits, self.reflog)
         self.tags = Tags(*parts)
         self.worktrees = Worktrees(*parts)
+        self.histories = Histories(layout)
         self.boot_mounts = BootMounts(layout, self.transactions)
 
     @classmethod

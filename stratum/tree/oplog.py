@@ -92,6 +92,8 @@ class Record:
     over: str | None = None
 
 
+_SETTERS = tuple(getattr(Record, name).__set__ for name in Record.__slots__)  # type: ignore[attr-defined]  # set by frozen()
+
 # Which of path, entry, link, was, commit and over an operation has, as bits from the highest.
 _PATH, _ENTRY, _LINK, _WAS, _COMMIT, _OVER = 32, 16, 8, 4, 2, 1
 _EITHER = frozenset((_PATH | _ENTRY, _PATH | _LINK))
@@ -113,25 +115,28 @@ _FORMS: dict[bytes, frozenset[int]] = {
 _OF_ROOT = frozenset((b"setattr", b"mtime"))
 _OP_NAMES = {op.encode(): op for op in OPS}
 
-_TEXT = rb'([ !#-\[\]-~]*(?:\\["\\][ !#-\[\]-~]*)*)'  # of a dump, as a string of JSON
+_TEXT = rb'([0-9][ !#-\[\]-~]*(?:\\["\\][ !#-\[\]-~]*)*)'  # an entry, as a string of JSON
+_PLACE = rb'(/[!#-\[\]-~]*(?:\\["\\][!#-\[\]-~]*)*)'  # an absolute path of a dump
 _WORDS = rb'((?:[ !#-\[\]-~]|\\(?:["\\bfnrt]|u[0-9a-f]{4}))+)'
 _HASH = rb"([0-9a-f]{64})"
 _CHECK = b',"check":"'
 _RECORD = re.compile(
-    rb'\{"n":([1-9][0-9]{0,11}),"t":"([0-9]{4}-[0-9]{2}-[0-9]{2})T((?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]'
-    rb'\.[0-9]{3})Z","op":"([a-z]{3,8})"'
-    rb'(?:,"path":"' + _TEXT + rb'")?(?:,"entry":"' + _TEXT + rb'")?(?:,"link":"' + _TEXT + rb'")?'
-    rb'(?:,"was":"' + _TEXT + rb'")?(?:,"commit":"' + _HASH + rb'")?(?:,"over":"' + _HASH + rb'")?'
+    rb'\{"n":([1-9][0-9]{0,11}),"t":"([0-9]{4}-[0-9]{2}-[0-9]{2}T(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]'
+    rb'\.[0-9]{3}Z)","op":"([a-z]{3,8})"'
+    rb'(?:,"path":"' + _PLACE + rb'")?(?:,"entry":"' + _TEXT + rb'")?(?:,"link":"' + _PLACE + rb'")?'
+    rb'(?:,"was":"' + _PLACE + rb'")?(?:,"commit":"' + _HASH + rb'")?(?:,"over":"' + _HASH + rb'")?'
     rb'(?:,"why":"' + _WORDS + rb'")?(?:,"by":"' + _WORDS + rb'")?(?:,"container":"' + _HASH + rb'")?'
     rb',"check":"([0-9a-f]{16})"\}'
 )
 _END = re.compile(rb'\{"end":([1-9][0-9]{0,11}),"check":"([0-9a-f]{16})"\}')
 _CHECK_SIZE = len(_CHECK) + 16 + 2
+_PLAIN = 256
+"""Bytes of a path none of whose names can be too long."""
 _IN_JSON = re.compile(rb"\\(.)")
 _SPECIAL = re.compile(rb'["\\]')
 _HASH_TEXT = re.compile(r"[0-9a-f]{64}")
 _WHEN = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]\.[0-9]{3}Z")
-_ENTRY_TEXT = re.compile(rb"[ -~]+")
+_ENTRY_TEXT = re.compile(rb"[0-9][ -~]*")
 _DAYS = (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
 
 
@@ -175,7 +180,7 @@ def _check(record: Record) -> None:
     for text in (record.commit, record.over, record.container):
         if text and not _HASH_TEXT.fullmatch(text):
             raise ValueError(f"no hash in a record: {text!r}")
-    problem = record.path and _problem(op, record.path, record.was)
+    problem = record.path and _op_problem(op, record.path, record.was)
     for path in (record.path, record.link, record.was):
         if path is not None and (problem := problem or _path_problem(path)):
             raise UnsupportedError(f"{path_text(path)} {problem}", hint="no history can tell of it")
@@ -199,33 +204,36 @@ def parse(line: bytes) -> Record | None:
     found = _RECORD.fullmatch(line) if len(line) <= LINE_MAX else None
     if found is None:
         return None
-    n, date, clock, op, path, entry, link, was, commit, over, why, by, container, check = found.groups()
-    if blake2b(line[:-_CHECK_SIZE], digest_size=8).hexdigest().encode() != check or not _is_date(date):
+    n, when, op, path, entry, link, was, commit, over, why, by, container, check = found.groups()
+    if blake2b(line[:-_CHECK_SIZE], digest_size=8).hexdigest().encode() != check or not _is_date(when[:10]):
         return None
     if _form(path, entry, link, was, commit, over) not in _FORMS.get(op, ()) or (op == b"gap" and why is None):
         return None
     try:
-        raw = None if path is None else _unquote_path(path)
-        raw_link = None if link is None else _unquote_path(link)
-        raw_was = None if was is None else _unquote_path(was)
-        if raw is not None and _problem(op, raw, raw_was):
-            return None
-        return Record(
+        if path is not None and (b"\\" in path or not _is_plain(path)):
+            path = _unquote_path(path)
+        values = (
             int(n),
-            b"%bT%bZ".__mod__((date, clock)).decode(),
+            when.decode(),
             _OP_NAMES[op],
-            raw,
-            None if entry is None else _unquote_entry(entry),
-            raw_link,
-            raw_was,
-            None if commit is None else commit.decode(),
-            None if why is None else _unquote_words(why, WHY_MAX),
-            None if by is None else _unquote_words(by, BY_MAX),
-            None if container is None else container.decode(),
-            None if over is None else over.decode(),
+            path,
+            entry and _unquote_entry(entry),
+            link and _unquote_path(link),
+            was and _unquote_path(was),
+            commit and commit.decode(),
+            why and _unquote_words(why, WHY_MAX),
+            by and _unquote_words(by, BY_MAX),
+            container and container.decode(),
+            over and over.decode(),
         )
     except (ValueError, DamagedError):
         return None
+    if path is not None and (path == b"/" or was is not None) and _op_problem(op, path, values[6]):
+        return None
+    record = Record.__new__(Record)  # as its __init__ does, which took longer than all the rest
+    for set_field, value in zip(_SETTERS, values, strict=True):
+        set_field(record, value)
+    return record
 
 
 def parse_end(line: bytes) -> int | None:
@@ -325,20 +333,20 @@ def _unquote(text: bytes) -> bytes:
 
 def _unquote_entry(text: bytes) -> bytes:
     entry = _unquote(text)
-    if not entry or len(entry) > _ENTRY_MAX:
+    if len(entry) > _ENTRY_MAX:
         raise ValueError(text)
     return entry
 
 
 def _unquote_path(text: bytes) -> bytes:
-    if b"\\" not in text and b'"' not in text:
+    if b"\\" not in text:
         path = text
     else:
         escaped = _unquote(text)
         path = unescape(escaped)
         if escape(path) != escaped:
             raise ValueError(text)
-    if b" " in text or _path_problem(path):
+    if _path_problem(path):
         raise ValueError(text)
     return path
 
@@ -363,13 +371,13 @@ def _unquote_words(text: bytes, limit: int) -> str:
     return words
 
 
-def _problem(op: bytes, path: bytes, was: bytes | None) -> str | None:
-    """Why an operation cannot have that path, as the end of a sentence about it, or None."""
+def _op_problem(op: bytes, path: bytes, was: bytes | None) -> str | None:
+    """Why an operation cannot be at that path, as the end of a sentence about it, or None."""
     if path == b"/" and op not in _OF_ROOT:
         return "is the top of the tree, which stays"
     if was is not None and (was in (b"/", path) or path.startswith(was + b"/")):
         return "is, or is below, what it was renamed from"
-    return _path_problem(path)
+    return None
 
 
 def _path_problem(path: bytes) -> str | None:
@@ -378,12 +386,17 @@ def _path_problem(path: bytes) -> str | None:
         return None
     if path[:1] != b"/":
         return "is not an absolute path"
-    if len(path) < 256 and b"//" not in path and b"/." not in path and b"\0" not in path and path[-1] != 0x2F:
+    if _is_plain(path) and b"\0" not in path:
         return None
     for name in path[1:].split(b"/"):
         if problem := check_name(name):
             return problem
     return check_path(len(path))
+
+
+def _is_plain(path: bytes) -> bool:
+    """Whether no name in an absolute path can be one that is not possible."""
+    return len(path) < _PLAIN and b"//" not in path and b"/." not in path and path[-1] != 0x2F
 
 
 @lru_cache(maxsize=1024)

@@ -37,6 +37,7 @@ from stratum.store.frames import FrameReader
 from stratum.store.keeping import parse_rules
 from stratum.store.metadata import CommitMeta
 from stratum.store.reflog import parse_entry
+from stratum.store.segments import pack, split_lines, unpack, whole_end
 from stratum.store.sources import CommitSource, read_sources, write_sources
 from stratum.store.tables import read_tables, write_tables
 from stratum.sys.fanotify import parse_closes, parse_names
@@ -45,7 +46,7 @@ from stratum.transfer.packs import compress, read_index
 from stratum.tree.contents import objects_of
 from stratum.tree.dump import read_dump, write_dump
 from stratum.tree.lazy import LazyDump
-from stratum.tree.oplog import Record, encode, entry_of, inode_of, object_of, parse, without_content
+from stratum.tree.oplog import Record, encode, end_line, entry_of, inode_of, object_of, parse, without_content
 from stratum.tree.tarstream import TarReader
 from stratum.tree.timewords import parse_when
 from stratum.volumes.policy import parse_policy
@@ -70,6 +71,7 @@ NAME_EVENT = (
     + struct.pack("=BBHQIi8s", 1, 0, 28, 0, 8, 1, b"12345678")
 )
 ENTRY = b"70 100644 1 2 0 5.3 ab/%b - ab%b user.a=b" % (b"ab" * 31, b"ab" * 31)
+OPERATION = encode(Record(7, "2026-11-29T23:59:01.123Z", "create", b"/a b", ENTRY, by="vi"))
 PACK_INDEX = b"stratum-index 1\nframe 100 4096\nobject %b 1536 2000\n" % HASH.encode()
 
 
@@ -117,6 +119,13 @@ def read_whole_tar(data: bytes) -> int:
     return size
 
 
+def read_segment(data: bytes) -> None:
+    """A sealed segment, and the same as a raw one."""
+    for block in (*unpack(data), data[: whole_end(data)]):
+        for line in split_lines(block):
+            operation(line)
+
+
 def operation(line: bytes) -> None:
     record = parse(line)
     assert record is None or encode(record) == line + b"\n"
@@ -146,9 +155,10 @@ PARSERS: dict[str, tuple[Callable[[bytes], object], bytes]] = {
     "residence": (lambda data: parse_rules(data, "a file"), b'[residence]\n"/" = "real"\n"/a\\\\x20b" = "unreal"\n'),
     "budget": (lambda data: parse_budget(data, "a file"), b"[cache]\nmax = 10\nmin_free = 15\n"),
     "reflog": (parse_entry, b'{"when":"2026","kind":"tag","which":"a","old":null,"new":"%b","why":""}' % HASH.encode()),
-    "operation": (operation, encode(Record(7, "2026-11-29T23:59:01.123Z", "create", b"/a b", ENTRY, by="vi"))[:-1]),
+    "operation": (operation, OPERATION[:-1]),
     "entry": (entry, ENTRY),
     "dump": (read_dump, DUMP),
+    "segment": (read_segment, b"".join(pack(OPERATION + end_line(7)))),
     "zstd": (lambda data: list(FrameReader(data).pieces()), pyzstd.compress(DUMP)),
     "patchset": (
         lambda data: parse_patchset(text(data), "a file"),

@@ -1,0 +1,321 @@
+"""Histories of worktrees: what was done in each, operation by operation (``tree.oplog``).
+
+::
+
+    refs/<name>/history/<wt>/settings.toml             there while the history is on
+    refs/<name>/history/<wt>/000000000001.jsonl.zst    the log (``store.segments``)
+    watch.lock                                         flock: who holds it is the one writer of all histories
+
+    [history]  since (RFC 3339), exclude (patterns of paths), max_file (bytes), strict
+
+Beside the worktrees, not in them: a worktree's directory is exchanged when it gets another base, and the log outlives
+the worktree for a while. Reading takes no lock. Writers hold the store's lock, shared, from publishing objects until
+the records that name them are appended; garbage collection, which holds it exclusively, takes what the logs name for
+needed (``roots``).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stratum.errors import DamagedError, NotFoundError
+from stratum.frozen import frozen
+from stratum.refs import check_name, is_name
+from stratum.store.layout import Layout, storage_error
+
+if TYPE_CHECKING:
+    from stratum.store.logcheck import HistoryUsage
+    from stratum.store.logwriter import LogWriter
+    from stratum.store.segments import Log
+    from stratum.tree.oplog import Record
+
+SETTINGS = "settings.toml"
+MAX_FILE = 64 << 20
+_PATTERNS_MAX = 1000
+
+
+@frozen
+class HistorySettings:
+    """How the history of a worktree is kept. ``since`` is RFC 3339; ``exclude`` are patterns of absolute paths of which
+    nothing is told; of files larger than ``max_file`` bytes no content is kept; ``strict``: no version is lost, and
+    every open waits for the watcher."""
+
+    since: str
+    exclude: tuple[str, ...] = ()
+    max_file: int = MAX_FILE
+    strict: bool = False
+
+
+_Pairs = list[tuple[str, str]]
+
+
+class Histories:
+    """The histories of one store."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+
+    # Settings
+
+    def settings(self, name: str, worktree: str) -> HistorySettings | None:
+        """How the history is kept, or None where it is off. ``DamagedError``."""
+        path = self._directory(name, worktree) / SETTINGS
+        try:
+            os.lstat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as exc:
+            raise storage_error(exc, f"look for {path}") from None
+        return self._read_settings(path)
+
+    def _read_settings(self, path: Path) -> HistorySettings | None:
+        from stratum.store.tables import Tables, read_tables
+
+        try:
+            data = self._layout.read_beneath(path)
+        except FileNotFoundError:
+            return None
+        except OSError as exc:
+            raise storage_error(exc, f"read {path}") from None
+        tables = Tables(read_tables(data, str(path)), str(path))
+        exclude = tables.table("history").get("exclude")
+        if not isinstance(exclude, list) or len(exclude) > _PATTERNS_MAX or not all(type(x) is str for x in exclude):
+            raise DamagedError(f"{path}: [history] exclude is not a list of patterns", hint="run 'stratum fsck'")
+        return HistorySettings(
+            tables.text("history", "since"),
+            tuple(exclude),
+            tables.count("history", "max_file"),
+            tables.flag("history", "strict"),
+        )
+
+    def set_settings(self, name: str, worktree: str, settings: HistorySettings | None) -> None:
+        """Switch a history on, or change how it is kept; with None switch it off, and its log stays. Durable."""
+        from stratum.store.tables import write_tables
+        from stratum.sys.atomic import remove_abandoned, write_atomic
+
+        directory = self._directory(name, worktree)
+        try:
+            if settings is None:
+                with suppress(FileNotFoundError):
+                    fd = self._layout.open_beneath(directory, os.O_RDONLY | os.O_DIRECTORY)
+                    try:
+                        os.unlink(SETTINGS, dir_fd=fd)
+                        os.fsync(fd)
+                    finally:
+                        os.close(fd)
+                return
+            table = {
+                "since": settings.since,
+                "exclude": list(settings.exclude),
+                "max_file": settings.max_file,
+                "strict": settings.strict,
+            }
+            data = write_tables({"history": table}, f"how the history of {name}+{worktree} is kept")
+            fd = self._make(directory)
+            try:
+                remove_abandoned(fd)
+                write_atomic(Path(SETTINGS), data, 0o600, directory=fd)
+            finally:
+                os.close(fd)
+        except OSError as exc:
+            raise storage_error(exc, f"write {directory / SETTINGS}") from None
+
+    def _make(self, directory: Path) -> int:
+        """Make a history's directory, durably, where it is missing; a descriptor of it."""
+        flags = os.O_RDONLY | os.O_DIRECTORY
+        for path in (directory.parent, directory):
+            fd = self._layout.open_beneath(path.parent, flags)
+            try:
+                with suppress(FileExistsError):
+                    os.mkdir(path.name, 0o700, dir_fd=fd)
+                    os.fsync(fd)
+            finally:
+                os.close(fd)
+        return self._layout.open_beneath(directory, flags)
+
+    # Which there are
+
+    def watched(self) -> _Pairs:
+        """(stratum, worktree) of each worktree that exists and has its history on, sorted."""
+        return [
+            (name, worktree)
+            for name, worktree in self._directories()
+            if os.path.lexists(self._directory(name, worktree) / SETTINGS)
+            and os.path.lexists(self._layout.worktree(name, worktree))
+        ]
+
+    def each(self) -> _Pairs:
+        """(stratum, worktree) of each that has a log, also of those that were removed; sorted."""
+        return [(name, worktree) for name, worktree in self._directories() if self._log(name, worktree).segments()]
+
+    def _directories(self) -> _Pairs:
+        names = [name for name in self._layout.names_in(self._layout.refs) if is_name(name)]
+        return [
+            (name, worktree)
+            for name in names
+            if os.path.lexists(self._layout.ref(name) / "history")
+            for worktree in self._layout.names_in(self._layout.ref(name) / "history")
+            if is_name(worktree)
+        ]
+
+    # Writing
+
+    def writing(self, *, timeout: float = 0.0) -> AbstractContextManager[object]:
+        """Be the one who writes histories, for a block; ``BusyError`` names who is, after ``timeout`` seconds."""
+        from stratum.sys.locks import locked
+
+        return locked(self._layout.watch_lock, timeout=timeout, what="the history of this store")
+
+    def writer(self, name: str, worktree: str) -> LogWriter:
+        """Who appends to the log. The caller is ``writing``, and closes it. ``DamagedError``, ``StratumError``."""
+        from stratum.store.logwriter import LogWriter
+
+        directory = self._directory(name, worktree)
+        try:
+            os.close(self._make(directory))
+        except OSError as exc:
+            raise storage_error(exc, f"make {directory}") from None
+        return LogWriter(self._log(name, worktree))
+
+    # Reading
+
+    def records(self, name: str, worktree: str, *, first: int = 0, last: int | None = None) -> Iterator[Record]:
+        """The records ``first`` to ``last``, oldest first. ``DamagedError`` where a line between them is none, or
+        where some are missing."""
+        return self._log(name, worktree).records(first, last)
+
+    def newest(self, name: str, worktree: str) -> Iterator[Record]:
+        """All records, newest first, read as they are asked for; damaged ones are left out."""
+        from stratum.store.segments import split_lines
+        from stratum.tree.oplog import parse
+
+        log = self._log(name, worktree)
+        for segment in reversed(log.segments()):
+            for block in reversed(log.blocks(segment)):
+                for line in reversed(split_lines(block)):
+                    if (record := parse(line)) is not None:
+                        yield record
+
+    def find(self, name: str, worktree: str, path: bytes, *, below: bool = False) -> list[Record]:
+        """The records that are of ``path``, or by which something was renamed from it; oldest first. With ``below``
+        also those of all that is below it. Damaged ones are left out."""
+        from stratum.store.segments import lines_with
+        from stratum.tree.oplog import parse, quote_path
+
+        log = self._log(name, worktree)
+        prefix = path.rstrip(b"/") + b"/"
+        wanted = b'":"' + quote_path(path) + b'"'
+        needle = b'":"' + quote_path(prefix if path == b"/" else path) if below else wanted
+        found = []
+        for segment in log.segments():
+            for block in log.blocks(segment):
+                for line in lines_with(block, needle):
+                    record = parse(line)
+                    if record is not None and _is_of(record, path, prefix if below else None):
+                        found.append(record)
+        return found
+
+    def get(self, name: str, worktree: str, n: int) -> Record:
+        """The record of CHANGE ``n``. ``NotFoundError``, ``DamagedError``."""
+        from stratum.store.segments import record_in
+
+        log = self._log(name, worktree)
+        segment = next((found for found in reversed(log.segments()) if found.first <= n), None)
+        for block in log.blocks(segment) if segment is not None else ():
+            if (record := record_in(block, n)) is not None:
+                return record
+        raise self._no_change(name, worktree, n)
+
+    def _no_change(self, name: str, worktree: str, n: int) -> NotFoundError:
+        segments = self._log(name, worktree).segments()
+        if not segments:
+            return self._no_history(name, worktree)
+        last = self.last(name, worktree)
+        return NotFoundError(
+            f"there is no CHANGE {n} of {name}+{worktree}",
+            hint=f"its history has {segments[0].first} to {last}; 'stratum history {name}+{worktree}' lists them",
+        )
+
+    def _no_history(self, name: str, worktree: str) -> NotFoundError:
+        return NotFoundError(
+            f"there is no history of {name}+{worktree}",
+            hint=f"'stratum history on {name}+{worktree}' has one kept from then on",
+        )
+
+    def epoch(self, name: str, worktree: str, n: int | None = None) -> Iterator[Record]:
+        """The last ``base`` record up to CHANGE ``n`` (default: the last), then all records up to that. Raises
+        ``NotFoundError`` where there is no history or no such CHANGE, ``DamagedError`` where it cannot be known what
+        was done."""
+        log = self._log(name, worktree)
+        segments = log.segments()
+        if not segments:
+            raise self._no_history(name, worktree)
+        if n is not None and not segments[0].first <= n <= self.last(name, worktree):
+            raise self._no_change(name, worktree, n)
+        for segment in reversed(segments):
+            if n is not None and segment.first > n:
+                continue
+            base = log.last_base(segment, n)
+            if base is not None:
+                return self._checked(name, worktree, log.records(base.n, n), n)
+        raise log.damaged(0)
+
+    def _checked(self, name: str, worktree: str, records: Iterator[Record], n: int | None) -> Iterator[Record]:
+        last = 0
+        for record in records:
+            last = record.n
+            yield record
+        if n is not None and last != n:
+            raise self._no_change(name, worktree, n)
+
+    def last(self, name: str, worktree: str) -> int:
+        """The number of the last record, 0 where there is none."""
+        return next((record.n for record in self.newest(name, worktree)), 0)
+
+    def problems(self, name: str, worktree: str) -> list[str]:
+        """What is wrong with the log, as ends of sentences about it. What a crash leaves is no problem."""
+        from stratum.store.logcheck import problems
+
+        return problems(self._log(name, worktree))
+
+    def usage(self, name: str, worktree: str) -> HistoryUsage:
+        """What the history has and takes. Damaged parts are left out."""
+        from stratum.store.logcheck import usage
+
+        return usage(self._log(name, worktree))
+
+    def roots(self) -> tuple[set[bytes], dict[str, str]]:
+        """What the logs need: digests of objects, and commits -> why. What a damaged line mentions is among them;
+        ``DamagedError`` where a part cannot be read at all."""
+        from stratum.store.logcheck import needs
+
+        digests: set[bytes] = set()
+        commits: dict[str, str] = {}
+        for name, worktree in self.each():
+            log = self._log(name, worktree)
+            for segment in log.segments():
+                needed = needs(log, segment)
+                digests |= needed.digests
+                for commit in needed.commits:
+                    commits.setdefault(commit, f"history of {name}+{worktree}")
+        return digests, commits
+
+    def _directory(self, name: str, worktree: str) -> Path:
+        return self._layout.history(check_name(name), check_name(worktree, "worktree name"))
+
+    def _log(self, name: str, worktree: str) -> Log:
+        from stratum.store.segments import Log
+
+        return Log(self._layout, self._directory(name, worktree), f"{name}+{worktree}")
+
+
+def _is_of(record: Record, path: bytes, prefix: bytes | None) -> bool:
+    """Whether the record is of ``path``, or of what begins with ``prefix``."""
+    for found in (record.path, record.was):
+        if found is not None and (found == path or (prefix is not None and found.startswith(prefix))):
+            return True
+    return False

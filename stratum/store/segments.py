@@ -1,0 +1,284 @@
+"""The segments of one log: files of a worktree's history (``store.histories``), each named by its first CHANGE.
+
+::
+
+    000000004711.jsonl       raw: lines of ``tree.oplog``, appended to a batch at a time, each batch synced
+    000000000001.jsonl.zst   sealed: the same, without the ends of batches within, in zstd frames of whole lines
+
+Only the newest segment is appended to. Once it has ``SEAL_SIZE`` bytes, the next batch begins another and the full one
+is sealed: a temporary file is written and synced, gets its name by one rename, and then the raw one goes. Where both
+are there, as after a power cut, the raw one is read. What is behind the last whole batch of a raw segment is not there
+for readers; the next writer cuts it off.
+
+CHANGES are numbered one by one. Where some are missing, the first that is there again has to be a ``gap`` or a
+``base``, as a writer begins with after damage.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from stratum.errors import DamagedError
+from stratum.store.frames import MAGIC, frame_end
+from stratum.store.layout import Layout, storage_error
+from stratum.tree.oplog import LINE_MAX, Record, end_line, parse, parse_end
+
+SEAL_SIZE = 2 << 20
+FRAME_SIZE = 1 << 20
+"""Bytes of lines that are compressed together; of the last frame, less."""
+SEGMENT_MAX = 1 << 30
+"""Bytes of a segment's file that are read."""
+HINT = "'stratum fsck' tells more; what can be read stays listed, and a new batch begins behind the damage"
+
+_LEVEL = 9
+_UNPACKED_MAX = 1 << 28
+_NAME = re.compile(r"([0-9]{12})\.jsonl(\.zst)?")
+_END = b'{"end":'
+_BASE = b'"op":"base"'
+_PIECE = 1 << 22
+
+
+class Segment(NamedTuple):
+    """A segment's first CHANGE, and whether it is sealed."""
+
+    first: int
+    sealed: bool
+
+    @property
+    def name(self) -> str:
+        """The name of its file."""
+        return segment_name(self.first, sealed=self.sealed)
+
+
+def segment_name(first: int, *, sealed: bool = False) -> str:
+    """The name of the file of a segment."""
+    return f"{first:012d}.jsonl" + (".zst" if sealed else "")
+
+
+class Log:
+    """The segments in one directory; ``what`` is the worktree, for messages."""
+
+    def __init__(self, layout: Layout, directory: Path, what: str) -> None:
+        self._layout = layout
+        self.directory = directory
+        self.what = what
+
+    def segments(self) -> list[Segment]:
+        """What there is, oldest first; of one that is both raw and sealed, the raw one."""
+        found: dict[int, bool] = {}
+        for name in self.names():
+            if match := _NAME.fullmatch(name):
+                first = int(match[1])
+                found[first] = found.get(first, True) and match[2] is not None
+        return [Segment(first, found[first]) for first in sorted(found)]
+
+    def open_directory(self) -> int:
+        """A descriptor of the directory. ``OSError``; ``DamagedError`` where a symbolic link is in the way."""
+        return self._layout.open_beneath(self.directory, os.O_RDONLY | os.O_DIRECTORY)
+
+    def names(self) -> list[str]:
+        """The names of everything in the directory."""
+        return self._layout.names_in(self.directory)
+
+    def files(self) -> list[str]:
+        """The names of the files of all segments."""
+        return [name for name in self.names() if _NAME.fullmatch(name)]
+
+    def size(self, segment: Segment) -> int:
+        """The bytes of a segment's file, 0 where it went meanwhile."""
+        try:
+            return (self.directory / segment.name).lstat().st_size
+        except OSError:
+            return 0
+
+    def blocks(self, segment: Segment, *, whole: bool = True) -> list[bytes | None]:
+        """The lines of a segment in blocks of whole ones, with ``whole`` as far as batches are whole; None in the place
+        of a frame that is damaged. Nothing where the segment went meanwhile."""
+        for sealed in (segment.sealed, not segment.sealed, segment.sealed):  # it is sealed at this moment, maybe
+            path = self.directory / segment_name(segment.first, sealed=sealed)
+            try:
+                data = self._layout.read_beneath(path, SEGMENT_MAX)
+            except FileNotFoundError:
+                continue
+            except OSError as exc:
+                raise storage_error(exc, f"read {path}") from None
+            if sealed:
+                return list(unpack(data))
+            return [data[: whole_end(data)] if whole else data]
+        return []
+
+    def lines(self, segment: Segment) -> Iterator[bytes]:
+        """The lines of a segment without their line breaks; an empty one in the place of a damaged frame."""
+        for block in self.blocks(segment):
+            yield from split_lines(block)
+
+    def records(self, first: int = 0, last: int | None = None) -> Iterator[Record]:
+        """The records ``first`` to ``last``, oldest first. ``DamagedError`` where a line between them is none, or
+        where some are missing."""
+        segments = self.segments()
+        begin = max((number for number, segment in enumerate(segments) if segment.first <= first), default=0)
+        before: int | None = None
+        for segment in segments[begin:]:
+            if last is not None and segment.first > last:
+                return
+            for line in self._from(segment, first):
+                end, record = parse_end(line), parse(line)
+                if end is not None and before in (None, end):
+                    continue
+                if record is None:
+                    raise self.damaged(before or segment.first - 1)
+                if problem := out_of_order(before, record):
+                    raise DamagedError(f"the history of {self.what} {problem}", hint=HINT)
+                before = record.n
+                if first <= before and (last is None or before <= last):
+                    yield record
+                if last is not None and before >= last:
+                    return
+
+    def _from(self, segment: Segment, n: int) -> Iterator[bytes]:
+        """The lines of a segment from that of the record ``n``, or all where it has none."""
+        blocks, start = self.blocks(segment), b'{"n":%d,' % n
+        for number, block in enumerate(blocks):
+            at = _line_at(block, start) if block is not None else -1
+            if block is not None and at >= 0:
+                blocks = [block[at:], *blocks[number + 1 :]]
+                break
+        for block in blocks:
+            yield from split_lines(block)
+
+    def last_base(self, segment: Segment, n: int | None) -> Record | None:
+        """The last ``base`` record in a segment, up to that of number ``n``."""
+        for block in reversed(self.blocks(segment)):
+            for line in reversed(list(lines_with(block, _BASE))):
+                record = parse(line)
+                if record is not None and record.op == "base" and (n is None or record.n <= n):
+                    return record
+        return None
+
+    def damaged(self, n: int) -> DamagedError:
+        """What to raise where the line after the CHANGE ``n`` is none."""
+        where = f"after CHANGE {n}" if n else "at its beginning"
+        return DamagedError(f"the history of {self.what} is damaged {where}", hint=HINT)
+
+
+def split_lines(block: bytes | None) -> list[bytes]:
+    """The lines of a block without their line breaks; of a damaged one, one that is no line."""
+    if block is None:
+        return [b""]
+    lines = block.split(b"\n")
+    if not lines[-1]:
+        lines.pop()
+    return lines
+
+
+def lines_with(block: bytes | None, text: bytes) -> Iterator[bytes]:
+    """The lines of a block that contain ``text``."""
+    if block is None:
+        return
+    at = block.find(text)
+    while at >= 0:
+        end = block.find(b"\n", at)
+        end = len(block) if end < 0 else end
+        yield block[block.rfind(b"\n", 0, at) + 1 : end]
+        at = block.find(text, end)
+
+
+def record_in(block: bytes | None, n: int) -> Record | None:
+    """The record of number ``n`` in a block, or None; ``DamagedError`` where its line is damaged."""
+    start = b'{"n":%d,' % n
+    at = _line_at(block or b"", start)
+    if block is None or at < 0:
+        return None
+    record = parse(split_lines(block[at : at + LINE_MAX])[0])
+    if record is None:
+        raise DamagedError(f"CHANGE {n} is damaged", hint=HINT)
+    return record
+
+
+def _line_at(block: bytes, start: bytes) -> int:
+    """Where a line begins with ``start``; -1 where none does."""
+    if block.startswith(start):
+        return 0
+    at = block.find(b"\n" + start)
+    return at if at < 0 else at + 1
+
+
+def out_of_order(before: int | None, record: Record) -> str | None:
+    """What is wrong with a record after that of number ``before``, as the end of a sentence, or None."""
+    if before is None or record.n == before + 1:
+        return None
+    if record.n <= before:
+        return f"has CHANGE {record.n} after {before}"
+    if record.op in ("gap", "base"):
+        return None
+    return f"has lost the CHANGES {before + 1} to {record.n - 1}"
+
+
+def whole_end(data: bytes) -> int:
+    """Where the last whole batch of a raw segment ends, with the line break, where it has one."""
+    stop = len(data)
+    while (at := data.rfind(_END, 0, stop)) >= 0:
+        end = data.find(b"\n", at)
+        line = data[at : len(data) if end < 0 else end] if end < 0 or end - at < LINE_MAX else b""
+        if (not at or data[at - 1] == 0x0A) and parse_end(line) is not None:
+            return len(data) if end < 0 else end + 1
+        stop = at
+    return 0
+
+
+def pack(lines: bytes) -> Iterator[bytes]:
+    """A sealed segment, frame by frame, of the lines of a raw one, which end with a batch."""
+    import pyzstd
+
+    options: dict[int, int] = {pyzstd.CParameter.compressionLevel: _LEVEL, pyzstd.CParameter.checksumFlag: 1}
+    start = last = 0
+    while start < len(lines):
+        cut = lines.rfind(b"\n", start, start + FRAME_SIZE) + 1 or lines.find(b"\n", start) + 1 or len(lines)
+        kept = []
+        for line in split_lines(lines[start:cut]):
+            n = parse_end(line)
+            if n is None:
+                kept.append(line + b"\n")
+            last = n or last
+        start = cut
+        if start == len(lines):
+            kept.append(end_line(last))
+        yield pyzstd.compress(b"".join(kept), options)
+
+
+def unpack(data: bytes) -> Iterator[bytes | None]:
+    """What the frames of a sealed segment hold; None for each that is damaged."""
+    start = 0
+    while 0 <= start < len(data):
+        block, start = _unpack_frame(data, start)
+        yield block
+
+
+def _unpack_frame(data: bytes, start: int) -> tuple[bytes | None, int]:
+    """What the frame at ``start`` holds, and where the next may begin."""
+    try:
+        end = frame_end(data, start)
+        return _unpacked(memoryview(data)[start:end]), end
+    except DamagedError:
+        return None, data.find(MAGIC, start + 1)
+
+
+def _unpacked(frame: memoryview) -> bytes:
+    import pyzstd
+
+    decompressor = pyzstd.ZstdDecompressor(option={pyzstd.DParameter.windowLogMax: 27})
+    try:
+        pieces = [decompressor.decompress(frame, _PIECE)]
+        size = len(pieces[0])
+        while not decompressor.eof and not decompressor.needs_input and size < _UNPACKED_MAX:
+            pieces.append(decompressor.decompress(b"", _PIECE))
+            size += len(pieces[-1])
+    except pyzstd.ZstdError as exc:
+        raise DamagedError(f"a zstd frame of it is not valid: {exc}") from None
+    if not decompressor.eof:
+        raise DamagedError("a zstd frame of it is not valid")
+    return b"".join(pieces)
