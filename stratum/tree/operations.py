@@ -45,7 +45,8 @@ def operations(
 class _Difference:
     """What is between two trees, once nothing is moved any more.
 
-    Of an inode with several names, the first one in the order of a dump is made, and the others are linked to it.
+    Of an inode with several names that is in the new tree only, the first name in the order of a dump is made, and the
+    others are linked to it.
     """
 
     def __init__(self, old: Directory, new: Directory, names_of: NamesOf | None) -> None:
@@ -55,7 +56,7 @@ class _Difference:
         self._old_names: dict[int, list[tuple[bytes, bytes]]] | None = None
         self._new_names: dict[int, list[tuple[bytes, bytes]]] | None = None
         self._old_links: dict[int, tuple[bytes, bool]] = {}  # the first name, and whether a name still has the inode
-        self._firsts: dict[int, bytes | None] = {}  # of inodes in ``new``, by ``id``; None: it has one name
+        self._main_names: dict[int, bytes | None] = {}  # of inodes in ``new``, by ``id``; None: it has one name
 
     def operations(self, items: Sequence[Item]) -> list[Operation]:
         """The operations for ``items``, which are in the order of a dump."""
@@ -73,42 +74,45 @@ class _Difference:
 
     def _other(self, path: bytes, before: Inode | None, inode: Inode, made: list[Operation]) -> None:
         """What is to be done for an inode that is no directory, where there is ``before``, of the same type."""
-        first = self._first_in_new(path, inode)
-        link = None if first == path else first
+        main = self._main_name(path, inode)
+        link = None if main == path else main
         if before is None:
             op = "link" if link is not None else _making(inode)
         elif before.content_key() != inode.content_key():
             op = "write"
-        elif before.metadata() != inode.metadata() or self._is_linked_anew(path, before, first):
+        elif before.metadata() != inode.metadata() or self._is_linked_anew(path, before, main):
             op = "setattr"
         else:
             return
         made.append(Operation(op, path, inode if link is None else None, link))
 
-    def _first_in_new(self, path: bytes, inode: Inode) -> bytes:
-        """The first name of the inode that is at ``path`` in the new tree."""
+    def _main_name(self, path: bytes, inode: Inode) -> bytes:
+        """The name of the inode, at ``path`` and elsewhere in the new tree, that its others are linked to: one that it
+        has in the old tree already, else the first."""
         key = id(inode)
-        if self._names_of is None:
-            if self._new_names is None:
-                self._new_names = linked_names(self._new)
-            return b"".join(self._new_names[key][0]) if key in self._new_names else path
-        if key not in self._firsts:
-            names = [name for name in self._names_of(inode) if lookup(self._new, name) is inode]
-            self._firsts[key] = min(names, key=order_key) if len(names) > 1 else None
-        return self._firsts[key] or path
+        if key not in self._main_names:
+            if self._names_of is not None:
+                names = [name for name in self._names_of(inode) if lookup(self._new, name) is inode]
+            else:
+                if self._new_names is None:
+                    self._new_names = linked_names(self._new)
+                names = [b"".join(name) for name in self._new_names.get(key, ())]
+            known = [name for name in names if lookup(self._old, name) is inode]
+            self._main_names[key] = min(known or names, key=order_key) if len(names) > 1 else None
+        return self._main_names[key] or path
 
-    def _is_linked_anew(self, path: bytes, before: Inode, first: bytes) -> bool:
+    def _is_linked_anew(self, path: bytes, before: Inode, main: bytes) -> bool:
         """Whether an inode that is equal to the one ``before`` has other names, and the operations on those names do
         not see to that."""
         if self._old_names is None:
             self._old_names = linked_names(self._old)
         key = id(before)
         if key not in self._old_names:
-            return path != first
+            return path != main
         if key not in self._old_links:
             names = [b"".join(name) for name in self._old_names[key]]
             self._old_links[key] = names[0], any(lookup(self._new, name) is before for name in names)
-        return self._old_links[key] != (first, False)
+        return self._old_links[key] != (main, False)
 
 
 def _directory(

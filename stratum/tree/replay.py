@@ -12,6 +12,7 @@ import stat
 from stratum.errors import DamagedError, path_text
 from stratum.frozen import frozen
 from stratum.tree.model import Directory, File, Inode, Symlink, lookup
+from stratum.tree.oplog import Record, inode_of
 
 _NO_CHANGE = frozenset(("base", "gap", "version"))
 _NEW = frozenset(("create", "mkdir", "symlink", "special", "link"))
@@ -52,21 +53,25 @@ class Replay:
         self._last = None
         return self._root
 
-    def apply(self, operation: Operation) -> None:
-        """Carry out one operation.
+    def apply(self, operation: Operation | Record) -> None:
+        """Carry out one operation, or what a record says of it.
 
         ``base``, ``gap`` and ``version`` change nothing. ``DamagedError`` where the tree is not one on which the
-        operation can have been done; it stays as it was then.
+        operation can have been done, or the record is damaged; the tree stays as it was then.
         """
         op, path = operation.op, operation.path
-        if op in _NO_CHANGE:
+        if op in _NO_CHANGE or path is None:
             return
         if op == "rename":
             self._rename(path, operation.was)
         elif op == "delete":
             self._delete(path)
         elif op in _NEW or op in _CHANGED:
-            self._set(op, path, operation.inode, operation.link)
+            if isinstance(operation, Operation):
+                inode = operation.inode
+            else:
+                inode = None if operation.entry is None else inode_of(operation.entry)
+            self._set(op, path, inode, operation.link)
         else:
             raise _impossible(op, path, "no such operation is known")
 

@@ -14,6 +14,7 @@ from stratum.tree.dump import read_dump, write_dump
 from stratum.tree.lazy import LazyDump
 from stratum.tree.model import Directory, File, Inode, Special, Symlink, lookup, walk
 from stratum.tree.operations import Operation, operations
+from stratum.tree.oplog import Record, encode, entry_of, parse
 from stratum.tree.replay import Replay
 from tests.support.effort import examples
 from tests.support.trees import trees
@@ -43,12 +44,33 @@ def check(old: Directory, new: Directory, moved: dict[bytes, bytes] | None = Non
     for names_of in (None, names_in(new)):
         found = operations(old, new, names_of, moved=moved)
         replay, whole = Replay(old), Replay(old)
-        for operation in found:
+        for number, operation in enumerate(found, 1):
             replay.apply(operation)
-            whole.apply(operation)
+            whole.apply(recorded(number, operation))
             write_dump(replay.root)
         assert write_dump(replay.root) == write_dump(whole.root) == after
         assert write_dump(old) == before
+    return found
+
+
+def recorded(number: int, operation: Operation) -> Record:
+    """The operation as the log gives it back."""
+    inode = operation.inode
+    entry = None if inode is None else entry_of(inode)
+    found = parse(
+        encode(
+            Record(
+                number,
+                "2026-11-29T23:59:01.123Z",
+                operation.op,
+                operation.path,
+                entry=entry,
+                link=operation.link,
+                was=operation.was,
+            )
+        )[:-1]
+    )
+    assert found is not None
     return found
 
 
