@@ -2,8 +2,9 @@
 
 What is taken is always a whole version, what the file held between two writers, or nothing. A read lease
 (``sys.leases``) says that nobody has the file open for writing, or mapped to be written to, and keeps the next writer
-waiting in its open(2); only truncate(2) and changes of metadata go on, and are seen in the size and the times, which
-are compared. Where a writer has the file open, its close is still to come, and the version is taken then.
+waiting in its open(2); only truncate(2) through an overlay and changes of metadata go on, and are seen in the size and
+the times, which are compared. Where a writer has the file open, its close is still to come, and the version is taken
+then.
 
 The lease is held while the content is copied, never while it is hashed. Where the file system shares blocks between
 files (FICLONE) that is no time at all; elsewhere a large file is given up as soon as a writer waits.

@@ -1,12 +1,13 @@
 """Read leases (fcntl(2)): the kernel says whether a file is open for writing, and keeps who wants to write waiting.
 
 A lease is granted where nobody has the file open for writing, or mapped such that it can be written to. While it is
-held, open(2) for writing waits until it is given back, but with O_NONBLOCK fails at once with EWOULDBLOCK. Reading,
-renaming, unlinking and changing metadata go on, and so does truncate(2), which needs no open file. Who waits is told by
-``is_wanted``; after ``/proc/sys/fs/lease-break-time`` seconds the kernel takes the lease away.
+held, open(2) for writing and truncate(2) wait until it is given back; with O_NONBLOCK open fails at once with
+EWOULDBLOCK. Reading, renaming, unlinking and changing metadata go on. Who waits is told by ``is_wanted``; after
+``/proc/sys/fs/lease-break-time`` seconds the kernel takes the lease away.
 
-It has to be the file that the writers open: for a mounted overlay that is the one in the upperdir. The descriptor is
-open for reading only. A writer that is just closing may still count as one for a moment after its close is told.
+For a mounted overlay it has to be the file in the upperdir, which is what its writers open. There truncate(2) of a path
+does not wait: overlayfs cuts the file without opening it. The descriptor is open for reading only. A writer that is
+just closing may still count as one for a moment after its close is told.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Small ext4 file systems in files: to be filled up, cut off, remounted."""
+"""Small file systems in files: to be filled up, cut off, remounted."""
 
 from __future__ import annotations
 
@@ -17,6 +17,29 @@ def disk(image: Path, mountpoint: Path, *, size: int = 64 << 20, inodes: int = 1
     with image.open("wb") as file:
         file.truncate(size)
     subprocess.run(["mkfs.ext4", "-q", "-F", "-N", str(inodes), "-m", "0", image], check=True)
+    with mounted(image, mountpoint) as path:
+        yield path
+
+
+SHARING = {"xfs": 300 << 20, "btrfs": 120 << 20}
+"""Kinds of file systems whose files can share blocks, and the fewest bytes that such a one has."""
+
+
+def kinds_here() -> list[str]:
+    """The kinds of file systems that this machine can make: ext4, and of ``SHARING`` those whose programs are there."""
+    return ["ext4", *(kind for kind in SHARING if shutil.which(f"mkfs.{kind}") is not None)]
+
+
+@contextmanager
+def disk_of(kind: str, image: Path, mountpoint: Path) -> Iterator[Path]:
+    """A new file system of a kind of ``kinds_here`` in the file ``image``, mounted at ``mountpoint`` for the block."""
+    if kind == "ext4":
+        with disk(image, mountpoint) as path:
+            yield path
+        return
+    with image.open("wb") as file:
+        file.truncate(SHARING[kind])
+    subprocess.run([f"mkfs.{kind}", "-q", image], check=True)
     with mounted(image, mountpoint) as path:
         yield path
 
