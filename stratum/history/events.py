@@ -1,11 +1,12 @@
 """What the kernel tells of the directories of upperdirs: two groups of fanotify(7), marked directory by directory.
 
 *Closes* come with an open descriptor: it pins the inode, so that what a writer closed can still be read after it was
-renamed over or unlinked. *Names* say what happened to which entry of which directory. Since Linux 6.5 what is done
-through an overlay is told on the file system of its upperdir, whoever did it and in whatever container.
+renamed over or unlinked. *Names* say what happened to which entry of which directory; that a file was closed, too, as
+an open file does not say by which name. Since Linux 6.5 what is done through an overlay is told on the file system of
+its upperdir, whoever did it and in whatever container.
 
-Names need no privilege. Closes need CAP_SYS_ADMIN: without it, names tell of closes too, but what was replaced since
-then cannot be read any more.
+Names need no privilege. Closes need CAP_SYS_ADMIN: without it, what was replaced since it was closed cannot be read any
+more.
 
 Events are hints. A name may be stale by the time it is read, that of a file with several names may be another than the
 one that was used, and a close that could not be opened is lost; whatever is lost is told (``take_losses``).
@@ -61,7 +62,7 @@ _EVENT_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOATIME
 
 _CLOSES = FAN_CLOSE_WRITE
 _ENTRIES = FAN_CREATE | FAN_DELETE | FAN_RENAME
-_NAMES = _ENTRIES | FAN_ATTRIB | FAN_MODIFY
+_NAMES = _ENTRIES | FAN_ATTRIB | FAN_MODIFY | FAN_CLOSE_WRITE
 
 _FULL = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
@@ -110,7 +111,7 @@ class Groups:
 
     @property
     def has_descriptors(self) -> bool:
-        """Whether closes come with what was closed; if not, names have FAN_CLOSE_WRITE among their events."""
+        """Whether closes come with what was closed; if not, they are only told of among names, as they are anyway."""
         return self._closes >= 0
 
     def close(self) -> None:
@@ -130,7 +131,7 @@ class Groups:
     def mark_file(self, fd: int) -> None:
         """Tell of the regular file ``fd`` (which may be O_PATH) by whatever name, also one in a directory that nobody
         watches: one with several names. Raises ``StratumError``."""
-        self._mark(fd, _CLOSES, FAN_ATTRIB | FAN_MODIFY, directory=False)
+        self._mark(fd, _CLOSES, FAN_ATTRIB | FAN_MODIFY | FAN_CLOSE_WRITE, directory=False)
 
     def mark_names_only(self, fd: int) -> None:
         """Tell only which entries come to the directory ``fd``, go from it or are renamed. ``StratumError``."""
@@ -143,7 +144,7 @@ class Groups:
         """Tell no more of the directory ``fd``; no error where nobody was told. ``StratumError``."""
         for group, mask in (
             (self._closes, _CLOSES | FAN_EVENT_ON_CHILD),
-            (self._names, _NAMES | FAN_CLOSE_WRITE | FAN_ONDIR | FAN_EVENT_ON_CHILD),
+            (self._names, _NAMES | FAN_ONDIR | FAN_EVENT_ON_CHILD),
         ):
             if group < 0:
                 continue
@@ -157,10 +158,8 @@ class Groups:
     def _mark(self, fd: int, closes: int, names: int, *, directory: bool) -> None:
         mark = mark_directory if directory else mark_file
         try:
-            if self._closes < 0:
-                mark(self._names, names | FAN_CLOSE_WRITE, fd)
-                return
-            mark(self._closes, closes, fd)
+            if self._closes >= 0:
+                mark(self._closes, closes, fd)
             mark(self._names, names, fd)
         except OSError as exc:
             raise _cannot_mark(exc) from None
