@@ -1,0 +1,173 @@
+"""From what changed to records of the log.
+
+A batch begins with what has no path: gaps, and the commit that a new epoch begins with. Then come versions that paths
+had and lost again, in the order in which they were closed; then the operations, which end with the tree that was read.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+from stratum.errors import UnsupportedError
+from stratum.history.capture import Captured
+from stratum.sys.actors import Actor
+from stratum.tree.model import Directory, File, Inode, lookup
+from stratum.tree.operations import Operation
+from stratum.tree.oplog import Record, entry_of, when_text
+
+_DEFAULT_MODE = stat.S_IFREG | 0o600
+
+
+class Mark(NamedTuple):
+    """A record without a path: ``base`` with its commit, or ``gap``."""
+
+    op: str
+    why: str
+    commit: str | None = None
+
+
+class Version(NamedTuple):
+    """A content that the file ``path`` had at ``when`` (ns)."""
+
+    path: bytes
+    captured: Captured
+    when: int
+    mode: int
+    actor: Actor | None
+
+
+def lost_versions(versions: Sequence[Version], old: Directory, new: Directory) -> list[Version]:
+    """Those of ``versions``, in the order of their closes, that neither tree tells of: not what a path had in ``old``
+    until then, nor what it has in ``new``, nor the same as the one before."""
+    last: dict[bytes, object] = {}
+    found: list[Version] = []
+    final: dict[bytes, int] = {}
+    for version in versions:
+        path = version.path
+        before = last[path] if path in last else _content_at(old, path)
+        content = _content(version.captured)
+        if content != before:
+            final[path] = len(found)
+            found.append(version)
+        last[path] = content
+    ended = {place for path, place in final.items() if last[path] == _content_at(new, path)}
+    return [version for place, version in enumerate(found) if place not in ended]
+
+
+def _content(captured: Captured) -> object:
+    if captured.unknown is not None:
+        return captured.signature  # two of them may be of one size, and differ
+    return (captured.size, captured.digest, captured.content)
+
+
+def _content_at(root: Directory, path: bytes) -> object:
+    inode = lookup(root, path)
+    return inode.content_key() if isinstance(inode, File) else None
+
+
+class Telling:
+    """Makes the records of one batch, numbered from ``first``. ``old`` and ``new`` are the trees before and after;
+    ``actors`` says by whose doing a path, or what is in it, changed; ``why`` for which reason a content is unknown."""
+
+    def __init__(
+        self,
+        first: int,
+        now: int,
+        old: Directory,
+        new: Directory,
+        actors: Mapping[bytes, Actor],
+        why: Callable[[bytes, File], str],
+    ) -> None:
+        self.records: list[Record] = []
+        self.unfit: list[tuple[bytes, str]] = []
+        """Paths that no record can tell of, and why."""
+        self._first = first
+        self._now = when_text(now)
+        self._latest = now
+        self._old = old
+        self._new = new
+        self._actors = actors
+        self._why = why
+
+    @property
+    def _next(self) -> int:
+        return self._first + len(self.records)
+
+    def mark(self, mark: Mark) -> None:
+        """Tell of a gap, or of a new epoch."""
+        self.records.append(Record(self._next, self._now, mark.op, commit=mark.commit, why=mark.why or None))
+
+    def version(self, version: Version) -> None:
+        """Tell of a content that is not there any more."""
+        captured = version.captured
+        inode = self._around(version)
+        inode.size, inode.digest, inode.content = captured.size, captured.digest, captured.content
+        inode.mtime = captured.signature[3]
+        when = when_text(min(version.when, self._latest)) if version.when else self._now
+        self._add(
+            "version", version.path, when, version.actor or self.actor(version.path), entry=inode, why=captured.unknown
+        )
+
+    def _around(self, version: Version) -> File:
+        """A file with the metadata that a version most probably had; its owner is never that of an open file, whose IDs
+        may be mapped."""
+        for tree in (self._new, self._old):
+            found = lookup(tree, version.path)
+            if isinstance(found, File):
+                return File(*found.metadata())
+        parent = lookup(self._new, version.path.rpartition(b"/")[0])
+        uid, gid = (parent.uid, parent.gid) if parent is not None else (0, 0)
+        return File(version.mode or _DEFAULT_MODE, uid, gid, 0)
+
+    def operation(self, operation: Operation) -> None:
+        """Tell of one change."""
+        inode, why = operation.inode, None
+        if operation.op == "rename":
+            inode = None
+        elif isinstance(inode, File) and inode.size and inode.digest is None and inode.content is None:
+            why = self._why(operation.path, inode)
+        self._add(
+            operation.op,
+            operation.path,
+            self._now,
+            self.actor(operation.path),
+            entry=inode,
+            link=operation.link,
+            was=operation.was,
+            why=why,
+        )
+
+    def _add(
+        self,
+        op: str,
+        path: bytes,
+        when: str,
+        actor: Actor | None,
+        *,
+        entry: Inode | None = None,
+        link: bytes | None = None,
+        was: bytes | None = None,
+        why: str | None = None,
+    ) -> None:
+        try:
+            text = entry_of(entry) if entry is not None else None
+        except UnsupportedError as exc:
+            self.unfit.append((path, exc.message))
+            return
+        by, container = (actor.name, actor.container) if actor is not None else (None, None)
+        self.records.append(
+            Record(
+                self._next, when, op, path, entry=text, link=link, was=was, why=why, by=by or None, container=container
+            )
+        )
+
+    def actor(self, path: bytes) -> Actor | None:
+        """By whose doing ``path`` changed: that of what is nearest above, where nothing is known of it."""
+        while path:
+            found = self._actors.get(path)
+            if found is not None:
+                return found
+            path = path.rpartition(b"/")[0]
+        return self._actors.get(b"/")
