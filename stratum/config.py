@@ -19,6 +19,7 @@ from stratum.sys.smallfile import read_trusted
 
 PULLS = ("whole", "lazy")
 PREFETCHES = ("none", "profile", "all")
+EVENTS = ("auto", "scan")
 NO_LIMIT = 1 << 62
 """As a number of bytes: whatever there is room for."""
 
@@ -94,6 +95,12 @@ SETTINGS = (
         "What is fetched of a mounted commit that is not here whole before anybody asks: 'none', 'profile' (what was"
         " read first, the last time) or 'all'.",
     ),
+    Setting(
+        "history_events",
+        "STRATUM_HISTORY_EVENTS",
+        "auto",
+        "How histories are kept: 'auto' (by what the kernel tells, where it does) or 'scan' (by looking now and then).",
+    ),
     Setting("jobs", "STRATUM_JOBS", "number of processors", "Worker processes that read and hash files."),
 )
 
@@ -119,6 +126,7 @@ class Config:
     cache_max: int | None = None
     cache_min_free: int | None = None
     cache_verified_hours: int = 6
+    history_events: str = "auto"
 
 
 _CARRIED = {
@@ -173,6 +181,7 @@ def load_config(environ: Mapping[str, str] | None = None, **overrides: str | Non
         cache_max=_optional(parse_bytes, values.get("cache_max"), "cache_max"),
         cache_min_free=_optional(parse_percent, values.get("cache_min_free"), "cache_min_free"),
         cache_verified_hours=_hours(values.get("cache_verified_hours")),
+        history_events=_choice(values.get("history_events"), "history_events", EVENTS),
     )
 
 

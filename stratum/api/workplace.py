@@ -6,7 +6,7 @@ import functools
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from datetime import datetime
 
     from stratum.config import Config
@@ -20,6 +20,10 @@ class Workplace:
 
     def __init__(self, config: Config) -> None:
         self.config = config
+        self.tell: Callable[[str], None] = _nobody
+        """Gets what did not work and keeps nobody from going on; for who talks with people to set."""
+        self.starts_watchers = True
+        """Whether who watches the store is started where it is needed, or by others."""
         self._store: Store | None = None
 
     @property
@@ -68,3 +72,7 @@ class Workplace:
         from stratum.store.clock import commit_time
 
         return commit_time(self.config.environment)
+
+
+def _nobody(_text: str) -> None:
+    pass

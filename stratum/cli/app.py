@@ -37,7 +37,9 @@ class App:
         from stratum.api.session import Session
         from stratum.config import load_config
 
-        return Session(load_config(store=self._store, runtime_dir=self._runtime_dir))
+        session = Session(load_config(store=self._store, runtime_dir=self._runtime_dir))
+        session.tell = self.out.warn
+        return session
 
 
 def verb(name: str, **attributes: Any) -> Callable[[Callable[..., Any]], click.Command]:

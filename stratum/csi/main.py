@@ -7,6 +7,7 @@ again at any time while pods run.
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import signal
 import ssl
@@ -114,7 +115,10 @@ def _run(args: argparse.Namespace) -> int:
     os.chdir("/")
     os.umask(0o022)
     log_to_stderr()
-    driver = Driver(options, Session(load_config(store=args.store, runtime_dir=args.runtime_dir)))
+    session = Session(load_config(store=args.store, runtime_dir=args.runtime_dir))
+    session.tell = logging.getLogger("stratum.csi").warning
+    session.starts_watchers = not args.external_keeper
+    driver = Driver(options, session)
     stopped = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: stopped.set())

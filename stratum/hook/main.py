@@ -70,6 +70,7 @@ def create_runtime() -> int:
     from stratum.hook.volumes import ContainerVolumes
 
     session = Session(load_config())
+    session.tell = _log
     container = ContainerVolumes(session, state, read_bundle(state.bundle))
     container.mount(volumes)
     for line in [*container.warnings, *heal_by_the_way(session)]:
@@ -91,6 +92,7 @@ def poststop() -> int:
 
     state = read_state(_STDIN)
     session, holder = Session(load_config()), Container(state.id)
+    session.tell = _log
     failure = 0
     for released in reconcile(session, ended=holder, patience=TIMEOUTS[POSTSTOP] * _PATIENCE):
         if released.error is not None:

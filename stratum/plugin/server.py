@@ -36,7 +36,7 @@ def plugin_app(config: Config, log: Callable[[str], None]) -> Starlette:
 
     Each call runs in a thread; calls on one volume wait for one another.
     """
-    volumes = PluginVolumes(config)
+    volumes = PluginVolumes(config, log)
 
     async def call(request: Request) -> Response:
         try:

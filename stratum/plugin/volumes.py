@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from stratum.api.mounting import mount, unmount
@@ -31,10 +31,12 @@ _FLAGS = ("ro", "rw", "lazy", "history")
 
 
 class PluginVolumes:
-    """The named volumes of the store in ``config``. Calls may come from several threads at a time."""
+    """The named volumes of the store in ``config``; ``log`` gets a line for what goes wrong and stops nobody. Calls may
+    come from several threads at a time."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, log: Callable[[str], None]) -> None:
         self._config = config
+        self._log = log
         self._records = Records(Session(config).store.layout, "volumes", VolumeRecord)
         self._mountpoints = Mountpoints(config.runtime_dir)
         self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
@@ -49,7 +51,7 @@ class PluginVolumes:
                 if before.options != record.options:
                     raise ExistsError(f"there is a volume {name} with other options")
                 return
-            session = Session(self._config)
+            session = self._session()
             ensure_fetched(session, volume)
             if volume.ref.worktree is None:
                 session.store.resolve(volume.ref)
@@ -61,7 +63,7 @@ class PluginVolumes:
         """Forget a volume; its worktree stays. ``BusyError`` while it is mounted."""
         with self._locks[check_volume_name(name)]:
             self._get(name)
-            if self._is_mounted(Session(self._config), name):
+            if self._is_mounted(self._session(), name):
                 raise BusyError(f"volume {name} is mounted", hint="stop the containers that use it")
             self._mountpoints.remove_mountpoint(name)
             self._records.remove(name)
@@ -69,7 +71,7 @@ class PluginVolumes:
     def get(self, name: str) -> tuple[VolumeRecord, str]:
         """The volume and its mountpoint, empty where it is not mounted."""
         record = self._get(name)
-        mounted = self._is_mounted(Session(self._config), name)
+        mounted = self._is_mounted(self._session(), name)
         return record, str(self._mountpoints.mountpoint(name)) if mounted else ""
 
     def names(self) -> tuple[list[str], list[StratumError]]:
@@ -87,7 +89,7 @@ class PluginVolumes:
         """Mount a volume for ``user``, where it is not yet; the mountpoint."""
         with self._locks[check_volume_name(name)]:
             volume = _allowed(self._get(name))
-            session = Session(self._config)
+            session = self._session()
             mounted = self._is_mounted(session, name)
             users = self._mountpoints.users(name) if mounted else []
             place = self._mountpoints.make_mountpoint(name)
@@ -103,7 +105,7 @@ class PluginVolumes:
         """
         with self._locks[check_volume_name(name)]:
             self._get(name)
-            session = Session(self._config)
+            session = self._session()
             left = [other for other in self._mountpoints.users(name) if other != user]
             if self._is_mounted(session, name):
                 if left:
@@ -124,6 +126,11 @@ class PluginVolumes:
         tree = ensure_worktree(session, volume.ref, volume.beginning, why="made for a volume")
         with grant(session, tree.ref, holder, volume.promise, read_only=volume.read_only) as granted:
             granted.held.mount(Path(place), read_only=volume.read_only, holder=holder, options=options)
+
+    def _session(self) -> Session:
+        session = Session(self._config)
+        session.tell = self._log
+        return session
 
     def _is_mounted(self, session: Session, name: str) -> bool:
         return session.state.find_mountpoint(self._mountpoints.mountpoint(name)) is not None

@@ -119,7 +119,7 @@ def test_what_is_nowhere_starts_nothing(lazily: PodmanEnv, cli: Command, far: Fa
 def test_a_named_volume_is_pulled_lazily(cli: Command, tmp_path: Path, far: Far) -> None:
     config = load_config(cli.environment | {"STRATUM_REGISTRY": setting(far)})
     Session(config).create_store()
-    volumes = PluginVolumes(config)
+    volumes = PluginVolumes(config, print)
     volumes.create("models", {"ref": "app:v1", "lazy": "true", "prefetch": "none"})
     place = Path(volumes.mount("models", "container"))
     try:

@@ -169,7 +169,7 @@ def test_a_volume_does_not_replace_the_lease_of_a_container(cli: Command, app: s
     shutil.rmtree(cli.runtime_dir)
     lease = (cli.store / "refs/app/worktrees/dev/lease.toml").read_text()
     assert container.id in lease
-    volumes = PluginVolumes(load_config(cli.environment))
+    volumes = PluginVolumes(load_config(cli.environment), print)
     volumes.create("own", {"ref": "app+dev"})
     with pytest.raises(BusyError, match=container.id[:12]):
         volumes.mount("own", "somebody")
