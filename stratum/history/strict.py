@@ -21,6 +21,7 @@ import struct
 import threading
 import time
 from base64 import b64decode
+from collections.abc import Callable, Collection
 from typing import NamedTuple
 
 from stratum.errors import StratumError
@@ -35,6 +36,7 @@ BEAT = struct.Struct("=q")
 """The time of the process's last sign of life, in shared memory: ``time.monotonic_ns``."""
 _START_SECONDS = 30.0
 _MARK_SECONDS = 10.0
+_LASTING = 60.0
 
 
 class StrictVersion(NamedTuple):
@@ -225,3 +227,94 @@ class Strict:
                 os.kill(self.pid, signal.SIGKILL)
                 os.waitpid(self.pid, 0)
                 return
+
+
+class Strictness:
+    """The strict histories of one watcher: it has the process for as long as there are any. ``staging`` and ``about``
+    are as in ``Strict``; ``tell`` gets lines for people. For one thread."""
+
+    def __init__(self, staging: Staging, about: str, tell: Callable[[str], None]) -> None:
+        self._staging = staging
+        self._about = about
+        self._tell = tell
+        self._process: Strict | None = None
+        self._worktrees: frozenset[str] = frozenset()
+        self._failures = 0
+        self._started = 0.0
+        self.next_start: float | None = None
+        """When ``use`` is to be called again (``time.monotonic``); None where that is not needed."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether there is a process that holds openers up."""
+        return self._process is not None
+
+    @property
+    def fd(self) -> int:
+        """Readable when there is something to ``read``; -1 where nothing will be."""
+        return self._process.fd if self._process is not None else -1
+
+    def use(self, worktrees: Collection[str]) -> bool:
+        """Have these worktrees, and no others, strict. Whether all of their directories are to be marked anew."""
+        wanted = frozenset(worktrees)
+        if not wanted >= self._worktrees:  # what is marked stays marked
+            self.close()
+        anew, self._worktrees = bool(wanted - self._worktrees), wanted
+        if wanted and self._process is None and (self.next_start or 0.0) <= time.monotonic():
+            anew = self._start()
+        return anew and self.alive
+
+    def mark_directory(self, fd: int) -> None:
+        """Have the files in an open directory held up from now on."""
+        if self._process is not None:
+            self._process.mark_directory(fd)
+
+    def mark_file(self, fd: int) -> None:
+        """Have one file held up."""
+        if self._process is not None:
+            self._process.mark_file(fd)
+
+    def limit(self, max_file: int, has_space: bool) -> None:
+        """As ``Strict.limit``."""
+        if self._process is not None:
+            self._process.limit(max_file, has_space)
+
+    def read(self, *, sync: bool = False) -> list[StrictVersion]:
+        """What was taken since; ``sync``: with everything that was closed by now."""
+        if self._process is None:
+            return []
+        found = self._process.sync() if sync else self._process.read()
+        if losses := self._process.take_losses():
+            self._tell(f"strict histories may lack versions: {losses} could not be kept")
+        if not self._process.alive:
+            self._tell(f"strict histories are not strict for a while: {self._process.why}")
+            self._put_off()
+        return found
+
+    def close(self) -> None:
+        """End the process."""
+        if self._process is not None:
+            self._process.close()
+            self._process = None
+        self._worktrees = frozenset()
+        self.next_start = None
+
+    def _start(self) -> bool:
+        self._started = time.monotonic()
+        self.next_start = None
+        try:
+            self._process = Strict(self._staging, f"{self._staging.directory}-strict", self._about)
+        except StratumError as exc:
+            self._tell(exc.told)
+            self._put_off()
+            return False
+        return True
+
+    def _put_off(self) -> None:
+        """Start another process, later each time that it does not last."""
+        if self._process is not None:
+            self._process.close()
+            self._process = None
+        now = time.monotonic()
+        self._failures = 0 if now - self._started > _LASTING else min(self._failures + 1, 8)
+        self.next_start = now + 2.0**self._failures

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from stratum.history.strict import SILENCE_SECONDS, Strict, StrictVersion
+from stratum.history.strict import SILENCE_SECONDS, Strict, Strictness, StrictVersion
 from stratum.store.objects import Staging
 from tests.support.hydrating import lives
+from tests.support.watching import children
 
 pytestmark = pytest.mark.root
 
@@ -202,3 +203,37 @@ def test_the_end_of_the_watcher_frees_everybody(staging: Path, place: Path) -> N
     while lives(pid):
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def test_a_watcher_has_another_process_where_one_ends(staging: Path, place: Path) -> None:
+    """It is told that marks are to be set anew, and for as long as nothing is strict there is no process."""
+    told: list[str] = []
+    strictness = Strictness(Staging(str(staging)), "a test", told.append)
+    assert not strictness.use([])
+    assert strictness.fd == -1
+    with contextlib.closing(strictness):
+        for number in range(2):
+            assert strictness.use(["app+one"])
+            assert not strictness.use(["app+one"])
+            with directory_of(place) as fd:
+                strictness.mark_directory(fd)
+            rewrite(place / "file", b"version %d" % number)
+            assert contents(staging, strictness.read(sync=True)) == [b"version %d" % number]
+            if not number:
+                (pid,) = [pid for pid in children(os.getpid()) if "holdup" in command_line(pid)]
+                os.kill(pid, signal.SIGKILL)
+                deadline = time.monotonic() + 30
+                while strictness.alive:
+                    assert strictness.read() == []
+                    assert time.monotonic() < deadline
+                assert told == ["strict histories are not strict for a while: it has ended"]
+                assert strictness.next_start is not None
+                time.sleep(max(0.0, strictness.next_start - time.monotonic()))
+        assert strictness.use(["app+one", "app+two"])  # the new one is to be marked
+        assert strictness.use(["app+two"])  # the other one is not to be held up any more
+        strictness.use([])
+        assert not strictness.alive
+
+
+def command_line(pid: int) -> str:
+    return Path(f"/proc/{pid}/cmdline").read_text()
