@@ -98,7 +98,7 @@ def remove_worktree(session: Session, ref: Ref, *, discard: bool = False) -> str
     """Remove the worktree ``ref``; the commit that its uncommitted work was kept as, or None where there was none.
 
     Raises ``BusyError`` where it is mounted, ``NoSpaceError`` where there is such work and no room for its commit.
-    ``discard`` throws the work away.
+    ``discard`` throws the work away, and its history; else that goes with its age.
     """
     from stratum.store.layout import NoSpaceError
     from stratum.tree.digest import metadata_hash
@@ -118,4 +118,5 @@ def remove_worktree(session: Session, ref: Ref, *, discard: bool = False) -> str
                 ) from None
         why = "removed" + (f", its changes kept as {kept}" if kept else "")
         session.store.worktrees.remove(held.stratum, held.name, why=why)
+        session.store.histories.retire(held.stratum, held.name, discard=discard)
     return kept

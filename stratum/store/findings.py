@@ -21,6 +21,7 @@ Kind = Literal[
     "worktree",
     "lease",
     "reflog",
+    "history",
     "mount",
     "record",
     "pins",
@@ -35,7 +36,8 @@ Kind = Literal[
 from, ``catalog`` about what a place has; ``directory`` a
 missing one; ``symlink`` one that somebody planted; ``stray`` a
 file that no store has; ``rules`` those of residence (``store.keeping``, ``store.budget``); ``mount`` the record of one
-that outlives a reboot; ``record`` one of a service (``store.records``); ``state`` the record of mounts."""
+that outlives a reboot; ``history`` what was done in a worktree (``store.histories``);
+``record`` one of a service (``store.records``); ``state`` the record of mounts."""
 
 PATHS_SHOWN = 5
 UNCHECKED = "its check is gone"

@@ -20,7 +20,9 @@ from stratum.store.budget import BUDGET, parse_budget
 from stratum.store.commits import DUMP, IMAGE
 from stratum.store.facts import Facts, facts_of
 from stratum.store.findings import LOST_ATTRIBUTES, PATHS_SHOWN, UNCHECKED, Finding, Kind, Telling
+from stratum.store.histories import SETTINGS
 from stratum.store.keeping import RESIDENCE, read_rules
+from stratum.store.logcheck import named_objects, needs
 from stratum.store.metadata import METADATA, CommitMeta
 from stratum.store.pins import PINS, read_pins
 from stratum.store.records import DIRECTORIES, is_record_name, read_record
@@ -33,6 +35,7 @@ from stratum.sys.copymark import LostAttributesError, check_mark
 from stratum.tree.contents import object_lines
 
 if TYPE_CHECKING:
+    from stratum.store.segments import Log, Segment
     from stratum.store.store import Store
 
 
@@ -72,6 +75,7 @@ class _Check:
         self._sources = SourceCheck(store, self._done.findings)
         self._users: dict[str, list[str]] = {}
         self._needed: dict[bytes, int] = {}
+        self._versions: dict[bytes, tuple[int, str]] = {}  # size, and in whose history
         self._readable: list[str] = []
         self._bad: dict[bytes, list[Finding]] = {}
 
@@ -79,6 +83,7 @@ class _Check:
         self._done.findings += self._survey.findings()
         for name in self._store.names():
             self._stratum(name)
+        self._histories()
         self._boot_mounts()
         self._records()
         self._budget()
@@ -189,6 +194,31 @@ class _Check:
                 problem = f"the history has it at {commit}, and it is not there"
                 self._tell(Finding("tag", f"refs/{name}/tags/{tag}", problem, harmless=True))
 
+    def _histories(self) -> None:
+        """Check the logs, and what they need: commits to begin with, and objects, which are met later."""
+        histories = self._store.histories
+        for name, worktree in histories.directories():
+            ref = f"{name}+{worktree}"
+            log = histories.log(name, worktree)
+            path = str(log.directory.relative_to(self._layout.root))
+            with self._telling("history", f"{path}/{SETTINGS}", ref):
+                if histories.settings(name, worktree) is not None:
+                    self._tell_unchecked("history", f"{path}/{SETTINGS}", ref)
+            with self._telling("history", path, ref):
+                for problem in histories.problems(name, worktree):
+                    self._tell(Finding("history", path, f"it {problem}", [ref]))
+            for segment in log.segments():
+                with self._telling("history", f"{path}/{segment.name}", ref):
+                    self._history_needs(log, segment, ref)
+
+    def _history_needs(self, log: Log, segment: Segment, ref: str) -> None:
+        for digest, size in named_objects(log, segment).items():
+            self._versions.setdefault(digest, (size, ref))
+        for commit in needs(log, segment).commits:
+            if not self._store.commits.exists(commit):
+                path = str((log.directory / segment.name).relative_to(self._layout.root))
+                self._tell(Finding("history", path, f"it begins with commit {commit}, which is missing", [ref]))
+
     def _boot_mounts(self) -> None:
         """Check the records of mounts that outlive a reboot. One whose ref is gone is told, and is no damage."""
         mounts = self._store.boot_mounts
@@ -280,7 +310,8 @@ class _Check:
 
     def _objects(self) -> None:
         """Every object on disk, and which of those that commits need are not among them."""
-        missing = dict(self._needed)
+        versions = {digest: size for digest, (size, _) in self._versions.items()}
+        missing = versions | self._needed
         for digest in self._store.objects.names():
             expected = missing.pop(digest, None)
             self._done.objects += 1
@@ -295,6 +326,11 @@ class _Check:
                     self._bad.setdefault(digest, []).append(finding)
             self._done.findings += findings
         missing = dict(self._store.residence.lacking(missing.items()))
+        for digest in missing.keys() & (self._versions.keys() - self._needed.keys()):
+            path, (size, ref) = self._store.objects.path(digest), self._versions[digest]
+            problem = f"it is missing: a version of {size} bytes in the history of {ref}"
+            self._tell(Finding("object", str(path.relative_to(self._layout.root)), problem, [ref], digest=digest))
+            del missing[digest]
         lost = self._sources.lost(missing, self._users, self._readable)
         gone = self._store.residence.listing({digest: missing[digest] for digest in lost})
         for digest in sorted(lost):

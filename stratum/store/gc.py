@@ -8,12 +8,14 @@ Kept are the commits that
 - are ancestors of what a tag, a worktree or a pin names, as far as ``store.retention`` has history kept,
 - the reflogs mention, as ``store.retention`` decides; what a damaged line of a reflog mentions, be it half of the hash,
   is kept as well,
+- the histories of worktrees begin with (``store.histories``),
 - were made from a worktree less than the retention's age ago and are mentioned nowhere, as when a whole stratum was
   removed: what they hold may be nowhere else,
 
-and every object of a commit that is kept, or that a living transaction says it needs. Everything else goes: first the
-dead transactions in ``tmp/``, which makes room, then the tags that the retention lets go, then commits, each by one
-durable rename, then objects, then catalogs that no commit names (``store.sources``), what a dead process left in
+and every object of a commit that is kept, that a history names, or that a living transaction says it needs. Everything
+else goes: first the dead transactions in ``tmp/``, which makes room, then the tags that the retention lets go, then
+commits, each by one durable rename, then objects, then catalogs that no commit names (``store.sources``), what a
+dead process left in
 ``landing/``, caches of commits that went and of imports that were not repeated within ``CACHE_AGE``, packs that no pull
 is fetching, abandoned temporary files, and lock files of refs that are gone. A commit therefore never outlives its
 objects, nor a tag its commit, and the next run finds what an interrupted one left. Where the sources of a commit cannot
@@ -46,7 +48,7 @@ from stratum.store import packcache
 from stratum.store.layout import LANDING_OWNER, LANDING_PARTS, storage_error
 from stratum.store.residence import Needed
 from stratum.store.retention import Retention
-from stratum.store.roots import find_roots, span_gaps
+from stratum.store.roots import Roots, find_roots, span_gaps
 from stratum.store.trash import remove_tree
 from stratum.sys.atomic import TEMPORARY_PREFIX
 from stratum.sys.locks import is_locked, locked
@@ -92,8 +94,18 @@ def read_ahead(store: Store, rules: Retention, mounted: Mapping[str, str]) -> Ne
     The caller holds the store's lock shared. Of a commit that goes meanwhile, the next collection takes the objects.
     """
     needed = Needed()
-    _read_needed(store, find_roots(store, rules, mounted).kept, needed)
+    watched = store.histories.roots(needed.logs)[1]
+    _read_needed(store, _roots(store, rules, mounted, watched).kept, needed)
     return needed
+
+
+def _roots(store: Store, rules: Retention, mounted: Mapping[str, str], watched: Mapping[str, str]) -> Roots:
+    """What is kept, also for histories: ``watched`` is commit -> the history of which worktree needs it."""
+    roots = find_roots(store, rules, mounted)
+    for commit, why in watched.items():
+        if store.commits.exists(commit):  # else the history was already without it
+            roots.kept.setdefault(commit, why)
+    return roots
 
 
 def collect(
@@ -111,10 +123,12 @@ def collect(
     be known what is needed.
     """
     done = Collected(dry_run)
-    roots = find_roots(store, rules, mounted)
-    done.kept, done.tags = roots.kept, roots.going_tags
     needed = needed or Needed()
+    versions, watched = store.histories.roots(needed.logs)
+    roots = _roots(store, rules, mounted, watched)
+    done.kept, done.tags = roots.kept, roots.going_tags
     _read_needed(store, done.kept, needed)
+    needed.objects.update(versions)
     needed.objects.update(store.transactions.needed())
     _drop_dead_transactions(store, done)
     going = [commit for commit in store.commits.list() if commit not in done.kept]

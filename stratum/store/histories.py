@@ -4,6 +4,7 @@
 
     refs/<name>/history/<wt>/settings.toml             there while the history is on
     refs/<name>/history/<wt>/000000000001.jsonl.zst    the log (``store.segments``)
+    histories/<name>/<wt>/                             the same of a stratum that was removed
     watch.lock                                         flock: who holds it is the one writer of all histories
 
     [history]  since (RFC 3339), exclude (patterns of paths), max_file (bytes), strict
@@ -17,6 +18,7 @@ needed (``roots``).
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
@@ -28,7 +30,7 @@ from stratum.refs import check_name, is_name
 from stratum.store.layout import Layout, storage_error
 
 if TYPE_CHECKING:
-    from stratum.store.logcheck import HistoryUsage
+    from stratum.store.logcheck import HistoryUsage, Needs
     from stratum.store.logwriter import LogWriter
     from stratum.store.segments import Log
     from stratum.tree.oplog import Record
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 SETTINGS = "settings.toml"
 MAX_FILE = 64 << 20
 _PATTERNS_MAX = 1000
+_FILE = re.compile(r"[0-9]{12}\.jsonl(?:\.zst)?|damaged-[0-9]{12}")
 
 
 @frozen
@@ -100,13 +103,7 @@ class Histories:
         directory = self._directory(name, worktree)
         try:
             if settings is None:
-                with suppress(FileNotFoundError):
-                    fd = self._layout.open_beneath(directory, os.O_RDONLY | os.O_DIRECTORY)
-                    try:
-                        os.unlink(SETTINGS, dir_fd=fd)
-                        os.fsync(fd)
-                    finally:
-                        os.close(fd)
+                _switch_off(self._layout, directory)
                 return
             table = {
                 "since": settings.since,
@@ -126,16 +123,9 @@ class Histories:
 
     def _make(self, directory: Path) -> int:
         """Make a history's directory, durably, where it is missing; a descriptor of it."""
-        flags = os.O_RDONLY | os.O_DIRECTORY
         for path in (directory.parent, directory):
-            fd = self._layout.open_beneath(path.parent, flags)
-            try:
-                with suppress(FileExistsError):
-                    os.mkdir(path.name, 0o700, dir_fd=fd)
-                    os.fsync(fd)
-            finally:
-                os.close(fd)
-        return self._layout.open_beneath(directory, flags)
+            _make_directory(self._layout, path)
+        return self._layout.open_beneath(directory, os.O_RDONLY | os.O_DIRECTORY)
 
     # Which there are
 
@@ -143,22 +133,25 @@ class Histories:
         """(stratum, worktree) of each worktree that exists and has its history on, sorted."""
         return [
             (name, worktree)
-            for name, worktree in self._directories()
+            for name, worktree in self.directories()
             if os.path.lexists(self._directory(name, worktree) / SETTINGS)
             and os.path.lexists(self._layout.worktree(name, worktree))
         ]
 
     def each(self) -> _Pairs:
         """(stratum, worktree) of each that has a log, also of those that were removed; sorted."""
-        return [(name, worktree) for name, worktree in self._directories() if self._log(name, worktree).segments()]
+        return [pair for pair in self.directories() if self.log(*pair).segments()]
 
-    def _directories(self) -> _Pairs:
-        names = [name for name in self._layout.names_in(self._layout.refs) if is_name(name)]
+    def directories(self) -> _Pairs:
+        """(stratum, worktree) of each that has a directory for its history, with or without a log; sorted."""
+        found = {name: self._layout.ref(name) / "history" for name in self._layout.names_in(self._layout.refs)}
+        for name in self._layout.names_in(self._layout.removed_histories):
+            found.setdefault(name, self._layout.removed_histories / name)
         return [
             (name, worktree)
-            for name in names
-            if os.path.lexists(self._layout.ref(name) / "history")
-            for worktree in self._layout.names_in(self._layout.ref(name) / "history")
+            for name, directory in sorted(found.items())
+            if is_name(name) and os.path.lexists(directory)
+            for worktree in self._layout.names_in(directory)
             if is_name(worktree)
         ]
 
@@ -179,21 +172,21 @@ class Histories:
             os.close(self._make(directory))
         except OSError as exc:
             raise storage_error(exc, f"make {directory}") from None
-        return LogWriter(self._log(name, worktree))
+        return LogWriter(self.log(name, worktree))
 
     # Reading
 
     def records(self, name: str, worktree: str, *, first: int = 0, last: int | None = None) -> Iterator[Record]:
         """The records ``first`` to ``last``, oldest first. ``DamagedError`` where a line between them is none, or
         where some are missing."""
-        return self._log(name, worktree).records(first, last)
+        return self.log(name, worktree).records(first, last)
 
     def newest(self, name: str, worktree: str) -> Iterator[Record]:
         """All records, newest first, read as they are asked for; damaged ones are left out."""
         from stratum.store.segments import split_lines
         from stratum.tree.oplog import parse
 
-        log = self._log(name, worktree)
+        log = self.log(name, worktree)
         for segment in reversed(log.segments()):
             for block in reversed(log.blocks(segment)):
                 for line in reversed(split_lines(block)):
@@ -206,7 +199,7 @@ class Histories:
         from stratum.store.segments import lines_with
         from stratum.tree.oplog import parse, quote_path
 
-        log = self._log(name, worktree)
+        log = self.log(name, worktree)
         prefix = path.rstrip(b"/") + b"/"
         wanted = b'":"' + quote_path(path) + b'"'
         needle = b'":"' + quote_path(prefix if path == b"/" else path) if below else wanted
@@ -223,7 +216,7 @@ class Histories:
         """The record of CHANGE ``n``. ``NotFoundError``, ``DamagedError``."""
         from stratum.store.segments import record_in
 
-        log = self._log(name, worktree)
+        log = self.log(name, worktree)
         segment = next((found for found in reversed(log.segments()) if found.first <= n), None)
         for block in log.blocks(segment) if segment is not None else ():
             if (record := record_in(block, n)) is not None:
@@ -231,7 +224,7 @@ class Histories:
         raise self._no_change(name, worktree, n)
 
     def _no_change(self, name: str, worktree: str, n: int) -> NotFoundError:
-        segments = self._log(name, worktree).segments()
+        segments = self.log(name, worktree).segments()
         if not segments:
             return self._no_history(name, worktree)
         last = self.last(name, worktree)
@@ -250,7 +243,7 @@ class Histories:
         """The last ``base`` record up to CHANGE ``n`` (default: the last), then all records up to that. Raises
         ``NotFoundError`` where there is no history or no such CHANGE, ``DamagedError`` where it cannot be known what
         was done."""
-        log = self._log(name, worktree)
+        log = self.log(name, worktree)
         segments = log.segments()
         if not segments:
             raise self._no_history(name, worktree)
@@ -261,7 +254,7 @@ class Histories:
                 continue
             base = log.last_base(segment, n)
             if base is not None:
-                return self._checked(name, worktree, log.records(base.n, n), n)
+                return self._checked(name, worktree, log.records(base.n, n, exact=True), n)
         raise log.damaged(0)
 
     def _checked(self, name: str, worktree: str, records: Iterator[Record], n: int | None) -> Iterator[Record]:
@@ -280,37 +273,143 @@ class Histories:
         """What is wrong with the log, as ends of sentences about it. What a crash leaves is no problem."""
         from stratum.store.logcheck import problems
 
-        return problems(self._log(name, worktree))
+        return problems(self.log(name, worktree))
 
     def usage(self, name: str, worktree: str) -> HistoryUsage:
         """What the history has and takes. Damaged parts are left out."""
         from stratum.store.logcheck import usage
 
-        return usage(self._log(name, worktree))
+        return usage(self.log(name, worktree))
 
-    def roots(self) -> tuple[set[bytes], dict[str, str]]:
+    def roots(self, known: dict[object, Needs] | None = None) -> tuple[set[bytes], dict[str, str]]:
         """What the logs need: digests of objects, and commits -> why. What a damaged line mentions is among them;
-        ``DamagedError`` where a part cannot be read at all."""
+        ``DamagedError`` where a part cannot be read at all.
+
+        ``known`` is what segments need that were read before, and gets what others need.
+        """
         from stratum.store.logcheck import needs
 
         digests: set[bytes] = set()
         commits: dict[str, str] = {}
         for name, worktree in self.each():
-            log = self._log(name, worktree)
+            log = self.log(name, worktree)
             for segment in log.segments():
-                needed = needs(log, segment)
+                key = log.key(segment)
+                needed = known.get(key) if known is not None else None
+                if needed is None:
+                    needed = needs(log, segment)
+                    if known is not None:
+                        known[key] = needed
                 digests |= needed.digests
                 for commit in needed.commits:
                     commits.setdefault(commit, f"history of {name}+{worktree}")
         return digests, commits
 
-    def _directory(self, name: str, worktree: str) -> Path:
-        return self._layout.history(check_name(name), check_name(worktree, "worktree name"))
+    # Going
 
-    def _log(self, name: str, worktree: str) -> Log:
+    def retire(self, name: str, worktree: str, *, discard: bool = False) -> None:
+        """The worktree was removed: its history is off and, with ``discard``, gone; else it goes with its age."""
+        directory = self._directory(name, worktree)
+        if not os.path.lexists(directory):
+            return
+        if discard:
+            from stratum.store.trash import remove_tree
+
+            try:
+                os.close(self._layout.open_beneath(directory, os.O_RDONLY | os.O_DIRECTORY))
+                remove_tree(directory)
+            except OSError as exc:
+                raise storage_error(exc, f"remove {directory}") from None
+            return
+        self.set_settings(name, worktree, None)
+        with suppress(OSError):  # from now on it ages
+            os.utime(directory, follow_symlinks=False)
+
+    def _directory(self, name: str, worktree: str) -> Path:
+        path = self._layout.history(check_name(name), check_name(worktree, "worktree name"))
+        if not os.path.lexists(path) and not os.path.lexists(self._layout.ref(name)):
+            removed = self._layout.removed_histories / name / worktree
+            return removed if os.path.lexists(removed) else path
+        return path
+
+    def log(self, name: str, worktree: str) -> Log:
+        """The segments of a history."""
         from stratum.store.segments import Log
 
         return Log(self._layout, self._directory(name, worktree), f"{name}+{worktree}")
+
+
+def is_history_file(name: str) -> bool:
+    """Whether a file in a history's directory can have this name."""
+    return name == SETTINGS or _FILE.fullmatch(name) is not None
+
+
+def keep_of_removed(layout: Layout, name: str) -> None:
+    """Take the histories of a stratum that is about to be removed out of its directory. The caller holds the store's
+    lock exclusively."""
+    directory = layout.ref(name) / "history"
+    if not os.path.lexists(directory):
+        return
+    kept = layout.removed_histories / name
+    try:
+        for path in (layout.removed_histories, kept):
+            _make_directory(layout, path)
+        for worktree in layout.names_in(directory):
+            if is_name(worktree) and not os.path.lexists(kept / worktree):
+                _move(layout, directory / worktree, kept / worktree)
+                _switch_off(layout, kept / worktree)
+    except OSError as exc:
+        raise storage_error(exc, f"keep the histories of {name}") from None
+
+
+def take_back(layout: Layout, name: str) -> None:
+    """A stratum of this name is there again: its worktrees have the histories that they had."""
+    kept = layout.removed_histories / name
+    if not os.path.lexists(kept):
+        return
+    try:
+        _make_directory(layout, layout.ref(name) / "history")
+        for worktree in layout.names_in(kept):
+            if not os.path.lexists(layout.history(name, worktree)):
+                _move(layout, kept / worktree, layout.history(name, worktree))
+        with suppress(OSError):  # what is there twice stays
+            os.rmdir(kept)
+    except OSError as exc:
+        raise storage_error(exc, f"take back the histories of {name}") from None
+
+
+def _make_directory(layout: Layout, path: Path) -> None:
+    fd = layout.open_beneath(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with suppress(FileExistsError):
+            os.mkdir(path.name, 0o700, dir_fd=fd)
+            os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _switch_off(layout: Layout, directory: Path) -> None:
+    with suppress(FileNotFoundError):
+        fd = layout.open_beneath(directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.unlink(SETTINGS, dir_fd=fd)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+def _move(layout: Layout, old: Path, new: Path) -> None:
+    source = layout.open_beneath(old.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        target = layout.open_beneath(new.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.rename(old.name, new.name, src_dir_fd=source, dst_dir_fd=target)
+            os.fsync(target)
+            os.fsync(source)
+        finally:
+            os.close(target)
+    finally:
+        os.close(source)
 
 
 def _is_of(record: Record, path: bytes, prefix: bytes | None) -> bool:

@@ -12,6 +12,7 @@
     |                                  residence.toml (``store.keeping``), history/<wt>/ (``store.histories``)
     |-- refs/<name>.lock               flock (``store.locks``)
     |-- mounts/                        mounts that outlive a reboot, where there are any (``store.bootmounts``)
+    |-- histories/<name>/<wt>/         histories of strata that were removed (``store.histories``)
     |-- csi/, volumes/                 what services keep (``store.records``)
     |-- sources/<manifest's SHA-256>/  catalog of an artifact that commits can be fetched from (``store.sources``)
     |-- landing/                       owner, and objects that were fetched and wait for their names (``hydrate``)
@@ -193,6 +194,10 @@ class Layout:
 
     def history(self, name: str, worktree: str) -> Path:
         return self.refs / name / "history" / worktree
+
+    @property
+    def removed_histories(self) -> Path:
+        return self.root / "histories"
 
     @property
     def watch_lock(self) -> Path:

@@ -69,6 +69,15 @@ def needs(log: Log, segment: Segment) -> Needs:
     return Needs(frozenset(digests), frozenset(commits))
 
 
+def named_objects(log: Log, segment: Segment) -> dict[bytes, int]:
+    """The objects that a segment names, with their sizes; what is damaged is left out."""
+    return {
+        bytes.fromhex(digest.decode("ascii")): int(size)
+        for block in log.blocks(segment)
+        for size, digest in _OBJECT.findall(block or b"")
+    }
+
+
 def usage(log: Log) -> HistoryUsage:
     """What the history has and takes. Damaged parts are left out."""
     records = gaps = raw = sealed = 0

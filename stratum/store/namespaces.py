@@ -8,6 +8,7 @@ from contextlib import suppress
 
 from stratum.errors import DamagedError, NotFoundError
 from stratum.refs import check_name, is_name
+from stratum.store.histories import keep_of_removed, take_back
 from stratum.store.layout import Layout, Names, storage_error
 from stratum.store.locks import StoreLocks
 from stratum.store.transaction import Transaction, Transactions
@@ -59,15 +60,18 @@ class Namespaces:
             tx.make_directory(directory / part)
         tx.write_file(directory / "log.jsonl", b"")
         tx.place_directory(directory, self._layout.ref(name))
+        take_back(self._layout, name)
 
     def remove(self, name: str) -> None:
-        """Remove the stratum with its tags, worktrees and history, in one step; its commits stay until gc.
+        """Remove the stratum with its tags, worktrees and reflog, in one step; its commits stay until gc, and so do
+        the histories of its worktrees.
 
         That none of its worktrees is mounted is the caller's to check. ``NotFoundError``, ``BusyError``.
         """
         check_name(name)
         with self._locks.store(exclusive=True):
             self.check(name)
+            keep_of_removed(self._layout, name)
             self._transactions.discard(self._layout.ref(name))
             with suppress(OSError):
                 self._layout.ref_lock(name).unlink()  # who waits for it holds the store's lock, so nobody does

@@ -20,6 +20,7 @@ from stratum.store.sources import CommitSource, Sources, not_listed
 if TYPE_CHECKING:
     from stratum.store.catalog import Catalog
     from stratum.store.frames import StoredDump
+    from stratum.store.logcheck import Needs
     from stratum.tree.blocks import Dump
 
 Sized = tuple[bytes, int]
@@ -178,12 +179,14 @@ def _lists(catalog: Catalog, digest: bytes) -> bool:
 
 
 class Needed:
-    """The objects (digests of 32 bytes) that ``commits`` need, and the ``frames`` of their dumps, which they share."""
+    """The objects (digests of 32 bytes) that ``commits`` need, and the ``frames`` of their dumps, which they share;
+    what segments of histories need (``Histories.roots``)."""
 
     def __init__(self) -> None:
         self.commits: set[str] = set()
         self.objects: set[bytes] = set()
         self.frames: set[bytes] = set()
+        self.logs: dict[object, Needs] = {}
 
     def add(self, commit: str, dump: Dump, stored: StoredDump) -> None:
         """``commit``, whose dump is ``dump`` and ``stored`` so, is needed as well."""

@@ -95,6 +95,15 @@ class Log:
         except OSError:
             return 0
 
+    def key(self, segment: Segment) -> object:
+        """Another one where the segment's file may be another."""
+        path = self.directory / segment.name
+        try:
+            info = path.lstat()
+        except OSError:
+            return object()
+        return (str(path), info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns)
+
     def blocks(self, segment: Segment, *, whole: bool = True) -> list[bytes | None]:
         """The lines of a segment in blocks of whole ones, with ``whole`` as far as batches are whole; None in the place
         of a frame that is damaged. Nothing where the segment went meanwhile."""
@@ -116,9 +125,9 @@ class Log:
         for block in self.blocks(segment):
             yield from split_lines(block)
 
-    def records(self, first: int = 0, last: int | None = None) -> Iterator[Record]:
+    def records(self, first: int = 0, last: int | None = None, *, exact: bool = False) -> Iterator[Record]:
         """The records ``first`` to ``last``, oldest first. ``DamagedError`` where a line between them is none, or
-        where some are missing."""
+        where some are missing; with ``exact`` also where a gap or base tells that."""
         segments = self.segments()
         begin = max((number for number, segment in enumerate(segments) if segment.first <= first), default=0)
         before: int | None = None
@@ -131,7 +140,7 @@ class Log:
                     continue
                 if record is None:
                     raise self.damaged(before or segment.first - 1)
-                if problem := out_of_order(before, record):
+                if problem := out_of_order(before, record, exact=exact):
                     raise DamagedError(f"the history of {self.what} {problem}", hint=HINT)
                 before = record.n
                 if first <= before and (last is None or before <= last):
@@ -207,13 +216,13 @@ def _line_at(block: bytes, start: bytes) -> int:
     return at if at < 0 else at + 1
 
 
-def out_of_order(before: int | None, record: Record) -> str | None:
+def out_of_order(before: int | None, record: Record, *, exact: bool = False) -> str | None:
     """What is wrong with a record after that of number ``before``, as the end of a sentence, or None."""
     if before is None or record.n == before + 1:
         return None
     if record.n <= before:
         return f"has CHANGE {record.n} after {before}"
-    if record.op in ("gap", "base"):
+    if not exact and record.op in ("gap", "base"):
         return None
     return f"has lost the CHANGES {before + 1} to {record.n - 1}"
 

@@ -18,6 +18,7 @@ from stratum.store.bootmounts import is_record_name
 from stratum.store.budget import BUDGET
 from stratum.store.commits import DUMP, IMAGE
 from stratum.store.findings import Finding, Kind
+from stratum.store.histories import is_history_file
 from stratum.store.keeping import RESIDENCE
 from stratum.store.layout import DIRECTORIES, FORMAT_FILE, Layout
 from stratum.store.metadata import METADATA
@@ -30,9 +31,21 @@ from stratum.sys.atomic import is_temporary
 
 QUARANTINE = "quarantine"
 _SERVICES = {directory.partition("/")[0] for directory in RECORDS}
-_LAZY = {"sources", "landing", "ahead", "profiles"}
-_TOP = {FORMAT_FILE, BUDGET, "lock", "cache", QUARANTINE, "lost+found", "mounts", *_LAZY, *_SERVICES, *DIRECTORIES}
-_STRATUM = {"tags", "worktrees", "log.jsonl", PINS, RESIDENCE}
+_LAZY = {"sources", "landing", "ahead", "profiles", "histories"}
+_TOP = {
+    FORMAT_FILE,
+    BUDGET,
+    "lock",
+    "watch.lock",
+    "cache",
+    QUARANTINE,
+    "lost+found",
+    "mounts",
+    *_LAZY,
+    *_SERVICES,
+    *DIRECTORIES,
+}
+_STRATUM = {"tags", "worktrees", "history", "log.jsonl", PINS, RESIDENCE}
 _COMMIT = {METADATA, DUMP, IMAGE, ANCESTORS, SOURCES, PARTIAL}
 _WORKTREE = {"upperdir", "workdir", "meta.toml", "lease.toml", "switch.toml", "mark"}
 _THE_KERNELS = {"upperdir", "workdir"}
@@ -72,6 +85,9 @@ class Survey:
         yield from self._catalogs()
         yield from self._profiles()
         yield from self._landing()
+        for name in self._names(self._layout.removed_histories):
+            yield from self.look(self._layout.removed_histories / name, directory=True)
+            yield from self._histories(self._layout.removed_histories / name)
         yield from self._scratch()
 
     def look(self, path: Path, *, directory: bool = False, writable: bool = True) -> Iterator[Finding]:
@@ -102,11 +118,12 @@ class Survey:
             if name.endswith(".lock"):
                 yield from self.look(path)
             elif is_name(name):
-                yield from self._contents(path, _STRATUM, directories={"tags", "worktrees"})
+                yield from self._contents(path, _STRATUM, directories={"tags", "worktrees", "history"})
                 for part in ("tags", "worktrees"):
                     if not os.path.lexists(path / part) and os.path.lexists(path):
                         yield self._finding("directory", path / part, "it is missing")
                 yield from self._worktrees(path / "worktrees")
+                yield from self._histories(path / "history")
                 for tag in self._names(path / "tags"):
                     if not is_name(tag):
                         yield self._stray(path / "tags" / tag)
@@ -157,6 +174,17 @@ class Survey:
                 yield from self._contents(path, _WORKTREE, kept=_THE_KERNELS)
             else:
                 yield self._stray(path)
+
+    def _histories(self, directory: Path) -> Iterator[Finding]:
+        for name in self._names(directory):
+            path = directory / name
+            if not is_name(name):
+                yield self._stray(path)
+                continue
+            yield from self.look(path, directory=True)
+            for file in self._names(path):
+                known = is_history_file(file) or is_temporary(file)
+                yield from self.look(path / file) if known else (self._stray(path / file),)
 
     def _scratch(self) -> Iterator[Finding]:
         """Transactions and caches: what is in them is checked by whoever uses it."""
