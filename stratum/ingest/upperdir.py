@@ -1,14 +1,6 @@
 """An overlayfs upperdir over a base tree, read as the tree that the mounted overlay shows.
 
-The mount is the one that ``stratum.mount`` makes: one EROFS lower layer holding the base tree, objects as a data-only
-layer, ``redirect_dir=on``, ``metacopy=on``, no index. What the kernel keeps in the upperdir then means
-(Documentation/filesystems/overlayfs.rst):
-
-- a character device 0:0, or an empty file with ``overlay.whiteout`` in a directory with ``opaque=x``: deleted;
-- ``opaque=y`` on a directory: nothing of the base shows in it;
-- ``redirect`` on a directory: what shows below it is the base's directory of that path (see ``upper_lower``);
-- ``metacopy`` on a file: its metadata is here, its data is the base's, at ``redirect`` where there is one;
-- ``overlay.*`` below the prefix: attributes of the user's, escaped once; every other name is bookkeeping.
+What each entry stands for says ``ingest.upperentry``.
 
 Two names are one inode when their upper inodes are. A base inode with several names loses one when that name is
 copied up, in the mounted view as here: without an index the kernel does not keep such links.
@@ -23,26 +15,29 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from stratum.errors import StratumError
-from stratum.ingest.attributes import stored_xattrs
 from stratum.ingest.dirstack import OPEN_DIRECTORY, DirectoryStack
 from stratum.ingest.reader import Pending, source_error
 from stratum.ingest.staging import open_source
-from stratum.ingest.upper_lower import damaged, lower_entry
+from stratum.ingest.upperentry import (
+    OPEN_ENTRY,
+    Metadata,
+    UpperEntries,
+    UpperEntry,
+    Warn,
+    merged_directory,
+    metadata,
+)
 from stratum.sys.copymark import check_mark
-from stratum.sys.xattrs import read_fd_xattrs
 from stratum.tree import overlay
 from stratum.tree.limits import refuse_long_path
-from stratum.tree.model import Directory, File, Inode, Special, Symlink, Xattrs
+from stratum.tree.model import Directory, File, Inode
 
 _ATTEMPTS = 3
-_ENTRY = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
-Warn = Callable[[str], None]
 _Stamp = tuple[int, int, int]
 
 
@@ -96,42 +91,11 @@ class _Frame:
         self.children: dict[bytes, Inode] = {}
         self.subdirectories: list[bytes] = []
         self.xattr_whiteouts = False
-        self.metadata: tuple[int, int, int, int, Xattrs] = (0, 0, 0, 0, ())
+        self.metadata: Metadata = (0, 0, 0, 0, ())
 
     def within(self, name: bytes) -> bytes:
         """The path of an entry."""
         return self.path.rstrip(b"/") + b"/" + name
-
-    def finish(self) -> Directory:
-        """The merged directory: the lower one itself where nothing differs."""
-        lower, children = self.lower, self.children
-        mode, uid, gid, mtime, xattrs = self.metadata
-        metadata = (mode, uid, gid, mtime, overlay.directory_xattrs(xattrs, children.values()))
-        if (
-            lower is not None
-            and lower.metadata() == metadata
-            and lower.children.keys() == children.keys()
-            and all(children[name] is child for name, child in lower.children.items())
-        ):
-            return lower
-        return Directory(*metadata, children=children)
-
-
-class _Entry:
-    """An upper entry that is no directory: open as ``fd`` (O_PATH), with overlayfs's attributes and the user's."""
-
-    __slots__ = ("fd", "info", "name", "path", "private", "xattrs")
-
-    def __init__(self, fd: int, info: os.stat_result, name: bytes, path: bytes) -> None:
-        self.fd = fd
-        self.info = info
-        self.name = name
-        self.path = path
-        self.private: dict[bytes, bytes] = {}
-        self.xattrs: Xattrs = ()
-
-    def metadata(self) -> tuple[int, int, int, int, Xattrs]:
-        return _metadata(self.info, self.xattrs)
 
 
 class _Scan:
@@ -145,15 +109,13 @@ class _Scan:
         warn: Warn | None,
         dialect: overlay.Dialect,
     ) -> None:
-        self._base = base
         self._directories = directories
         self._reader = reader
-        self._warn = warn
-        self._dialect = dialect
+        self._entries = UpperEntries(base, dialect, warn)
         self._linked: dict[tuple[int, ...], Inode] = {}  # upper inodes with several names
 
     def run(self) -> Directory:
-        frame = _Frame(b"", b"/", self._base)
+        frame = _Frame(b"", b"/", self._entries.base)
         frames = [frame]
         try:
             self._list(frame)
@@ -168,26 +130,26 @@ class _Scan:
                 frames.pop()
                 if frames:
                     self._directories.pop()
-                    frames[-1].children[frame.name] = frame.finish()
+                    frames[-1].children[frame.name] = _finished(frame)
         except OSError as exc:
             raise source_error(exc, f"{os.fsdecode(frame.path)} in the upper directory") from exc
         self._reader.finish()
-        return frame.finish()
+        return _finished(frame)
 
     def _list(self, frame: _Frame) -> None:
         """Read the current directory into ``frame``: all but its subdirectories, whose names are left there."""
         fd = self._directories.top
         for _ in range(_ATTEMPTS):
             before = os.fstat(fd)
-            private, xattrs = self._xattrs(fd, frame.path)
-            frame.metadata = _metadata(before, xattrs)
+            private, xattrs = self._entries.attributes(fd, frame.path)
+            frame.metadata = metadata(before, xattrs)
             frame.xattr_whiteouts = private.get(overlay.OPAQUE) == overlay.OPAQUE_XATTR_WHITEOUTS
             frame.children = dict(frame.lower.children) if frame.lower is not None else {}
             names = sorted(map(os.fsencode, os.listdir(fd)), reverse=True)
             frame.subdirectories = [name for name in names if self._take(frame, name)]
             if _stamp(os.fstat(fd)) == _stamp(before):
                 return
-        self._report(f"{os.fsdecode(frame.path)}: the directory kept changing while it was read")
+        self._entries.warn(f"{os.fsdecode(frame.path)}: the directory kept changing while it was read")
 
     def _take(self, frame: _Frame, name: bytes) -> bool:
         """Put one entry into ``frame``; True for a directory, which is left alone."""
@@ -195,7 +157,7 @@ class _Scan:
         if fd is None:
             return False
         try:
-            entry = _Entry(fd, os.fstat(fd), name, frame.within(name))
+            entry = UpperEntry(fd, os.fstat(fd), name, frame.within(name))
             refuse_long_path(entry.path)
             if stat.S_ISDIR(entry.info.st_mode):
                 return True
@@ -214,7 +176,7 @@ class _Scan:
         What has gone from the upperdir without leaving a whiteout hides nothing of the base.
         """
         try:
-            return os.open(name, _ENTRY, dir_fd=self._directories.top)
+            return os.open(name, OPEN_ENTRY, dir_fd=self._directories.top)
         except FileNotFoundError:
             return None
 
@@ -230,69 +192,27 @@ class _Scan:
             return None
         self._directories.push(fd, os.fstat(fd))
         path = frame.within(name)
-        private, _ = self._xattrs(fd, path)
-        if private.get(overlay.OPAQUE) == overlay.OPAQUE_YES:
-            return _Frame(name, path, None)
-        redirect = private.get(overlay.REDIRECT)
-        lower = lower_entry(self._base, frame.lower, name, redirect, path)
-        if lower is None or isinstance(lower, Directory):
-            return _Frame(name, path, lower)
-        if redirect is not None:
-            raise damaged(path, f"it is redirected to {os.fsdecode(redirect)!r}, which is no directory there")
-        return _Frame(name, path, None)
+        private, _ = self._entries.attributes(fd, path)
+        return _Frame(name, path, self._entries.lower_directory(frame.lower, name, private, path))
 
-    def _inode(self, frame: _Frame, entry: _Entry) -> Inode | None:
+    def _inode(self, frame: _Frame, entry: UpperEntry) -> Inode | None:
         """The inode of an entry; None where the name is deleted, or is one that no tree can have."""
-        info, mode = entry.info, entry.info.st_mode
-        if stat.S_ISCHR(mode) and info.st_rdev == 0:
-            return None
-        if stat.S_ISSOCK(mode):
-            self._report(f"{os.fsdecode(entry.path)}: sockets are not stored")
-            return None
-        key = (info.st_dev, info.st_ino, info.st_size, *_metadata(info, ())[:4])
-        known = self._linked.get(key) if info.st_nlink > 1 else None
+        info = entry.info
+        key = (info.st_dev, info.st_ino, info.st_size, *metadata(info, ())[:4]) if info.st_nlink > 1 else None
+        known = self._linked.get(key) if key is not None else None
         if known is not None:
             return known
-        entry.private, entry.xattrs = self._xattrs(entry.fd, entry.path)
-        inode: Inode
-        if stat.S_ISREG(mode):
-            if frame.xattr_whiteouts and info.st_size == 0 and overlay.WHITEOUT in entry.private:
-                return None
-            inode = self._file(frame, entry)
-        elif stat.S_ISLNK(mode):
-            inode = Symlink(*entry.metadata(), target=os.readlink(b"", dir_fd=entry.fd))
-        else:
-            inode = Special(*entry.metadata(), rdev=info.st_rdev)
-        if info.st_nlink > 1:
+        inode = self._entries.inode(entry, frame.lower, xattr_whiteouts=frame.xattr_whiteouts)
+        if entry.has_data and isinstance(inode, File):
+            self._read(frame, entry, inode)
+        if key is not None and inode is not None:
             self._linked[key] = inode
         return inode
 
-    def _file(self, frame: _Frame, entry: _Entry) -> Inode:
-        """A regular file: with the base's data, with its own, or what stands for a whiteout device of the base."""
-        mode, uid, gid, mtime, xattrs = entry.metadata()
-        size = entry.info.st_size
-        if overlay.stores_whiteout(size, xattrs):
-            device = stat.S_IFCHR | stat.S_IMODE(mode)
-            return Special(device, uid, gid, mtime, overlay.whiteout_xattrs(xattrs))
-        if overlay.METACOPY in entry.private:
-            redirect = entry.private.get(overlay.REDIRECT)
-            lower = lower_entry(self._base, frame.lower, entry.name, redirect, entry.path)
-            if lower is not None and overlay.is_whiteout_device(lower) and not size:
-                return File(mode, uid, gid, mtime, xattrs)  # it is an empty file in the image, and its marks are gone
-            if not isinstance(lower, File):
-                raise damaged(entry.path, "its data is the base's, but the base has no such file")
-            if lower.size != size:
-                raise damaged(entry.path, f"its data is the base's, but it has {size} bytes and not {lower.size}")
-            return File(mode, uid, gid, mtime, xattrs, size=size, digest=lower.digest, content=lower.content)
-        node = File(mode, uid, gid, mtime, xattrs)
-        if size:
-            below = frame.lower.children.get(entry.name) if frame.lower is not None else None
-            candidate = below.digest if isinstance(below, File) and below.size == size else None
-            self._read(entry, node, candidate)
-        return node
-
-    def _read(self, entry: _Entry, node: File, candidate: bytes | None) -> None:
+    def _read(self, frame: _Frame, entry: UpperEntry, node: File) -> None:
         """Have the content read from the very inode that was looked at, whatever has its name by then."""
+        below = frame.lower.children.get(entry.name) if frame.lower is not None else None
+        candidate = below.digest if isinstance(below, File) and below.size == entry.info.st_size else None
         fd = open_source(f"/proc/self/fd/{entry.fd}", os.O_RDONLY | os.O_CLOEXEC)
         try:
             pending = Pending(entry.name, entry.info, node, xattrs=False, candidate=candidate, opened=True)
@@ -300,21 +220,9 @@ class _Scan:
         finally:
             os.close(fd)
 
-    def _xattrs(self, target: int, path: bytes) -> tuple[dict[bytes, bytes], Xattrs]:
-        """overlayfs's own attributes without their prefix, and those that are part of the tree."""
-        private, visible = self._dialect.split(read_fd_xattrs(target))
-        try:
-            return private, stored_xattrs(visible)
-        except StratumError as exc:
-            raise StratumError(f"cannot store {os.fsdecode(path)}: {exc.message}", hint=exc.hint) from None
 
-    def _report(self, warning: str) -> None:
-        if self._warn is not None:
-            self._warn(warning)
-
-
-def _metadata(info: os.stat_result, xattrs: Xattrs) -> tuple[int, int, int, int, Xattrs]:
-    return (info.st_mode, info.st_uid, info.st_gid, info.st_mtime_ns, xattrs)
+def _finished(frame: _Frame) -> Directory:
+    return merged_directory(frame.metadata, frame.lower, frame.children)
 
 
 def _stamp(info: os.stat_result) -> _Stamp:

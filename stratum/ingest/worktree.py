@@ -8,7 +8,8 @@ from pathlib import Path
 
 from stratum.ingest.reader import FileReader, Pending, source_error
 from stratum.ingest.remembered import REMEMBERED_MIN, RememberingReader
-from stratum.ingest.upperdir import ContentReader, Warn, read_upperdir
+from stratum.ingest.upperdir import ContentReader, read_upperdir
+from stratum.ingest.upperentry import Warn
 from stratum.store.objects import Objects
 from stratum.store.transaction import Transaction
 from stratum.tree.model import INLINE_MAX, Directory, File, lookup
