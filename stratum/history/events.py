@@ -155,6 +155,20 @@ class Groups:
             except OSError as exc:
                 raise _cannot_mark(exc) from None
 
+    def try_mark(self, directory: str | os.PathLike[str]) -> str | None:
+        """Mark the directory at a path; why that cannot be done, in words, or None."""
+        try:
+            fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as exc:
+            return _cannot_mark(exc).told
+        try:
+            self.mark_directory(fd)
+        except StratumError as exc:
+            return exc.told
+        finally:
+            os.close(fd)
+        return None
+
     def _mark(self, fd: int, closes: int, names: int, *, directory: bool) -> None:
         mark = mark_directory if directory else mark_file
         try:
@@ -231,16 +245,22 @@ class Groups:
             self._losses.append(words)
 
 
-def probe() -> str | None:
-    """Why the events of an upperdir cannot be had here, in words; None where they can."""
+def probe(directory: str | os.PathLike[str] | None = None) -> str | None:
+    """Why the events of an upperdir cannot be had here, in words; None where they can.
+
+    With a ``directory`` also whether its file system has them: before Linux 6.8 a subvolume of btrfs has not.
+    """
     old = too_old(os.uname().release)
     if old is not None:
         return old
     try:
-        Groups.open().close()
+        groups = Groups.open()
     except UnsupportedError as exc:
         return exc.told
-    return None
+    try:
+        return groups.try_mark(directory) if directory is not None else None
+    finally:
+        groups.close()
 
 
 def too_old(release: str) -> str | None:

@@ -17,12 +17,13 @@ from pathlib import Path
 
 import pytest
 
-from stratum.errors import UnsupportedError
+from stratum.errors import StratumError, UnsupportedError
 from stratum.history.events import CLOSES_AT_ONCE, Groups, probe
 from stratum.sys import fanotify
 from stratum.sys.handles import handle_of
 from stratum.sys.syscalls import RENAME_EXCHANGE, renameat2
 from tests.integration.overlay_ops import Worktree
+from tests.support.disks import disk_of, kinds_here
 from tests.support.events import Watched
 
 pytestmark = pytest.mark.root
@@ -428,3 +429,37 @@ def test_no_groups_are_to_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
         for groups in held:
             groups.close()
     assert probe() is None
+
+
+def test_a_directory_that_cannot_be_marked_is_told(groups: Groups, tmp_path: Path) -> None:
+    assert probe(tmp_path) is None
+    assert groups.pending() == (0, 0), "what was tried is not marked"
+    (tmp_path / "file").touch()
+    for name, why in (("file", errno.ENOTDIR), ("gone", errno.ENOENT)):
+        assert probe(tmp_path / name) == f"cannot watch a directory of the store: {os.strerror(why)}"
+    fd = os.open(tmp_path / "file", os.O_PATH)
+    with pytest.raises(StratumError, match=os.strerror(errno.ENOTDIR)):
+        groups.mark_directory(fd)
+    os.close(fd)
+
+
+@pytest.mark.parametrize("kind", kinds_here())
+def test_file_systems(groups: Groups, tmp_path: Path, kind: str) -> None:
+    """Handles are those that the events have, whatever they look like."""
+    with disk_of(kind, tmp_path / "image", tmp_path / "disk") as mountpoint:
+        place = mountpoint / "place"
+        place.mkdir()
+        assert probe(place) is None
+        fd = os.open(place, os.O_PATH)
+        groups.mark_directory(fd)
+        (place / "a").write_bytes(b"1")
+        os.rename(place / "a", place / "b")
+        events = groups.read_names()
+        assert {event.directory for event in events} == {handle_of(fd)}
+        assert {event.child for event in events} == {handle_of(fd, b"b")}
+        assert events[-1].new_directory == handle_of(fd)
+        [close] = groups.read_closes()
+        assert handle_of(close.fd) == handle_of(fd, b"b")
+        assert os.pread(close.fd, 2, 0) == b"1"
+        os.close(close.fd)
+        os.close(fd)
