@@ -40,6 +40,8 @@ from stratum.tree.overlay import METACOPY, Dialect
 
 IN_MEMORY_MAX = 1 << 20
 """Files up to this size are read whole, also while a writer waits: it waits for one read(2)."""
+_DENSE_MIN = 64 << 10
+"""Below this size holes are not looked for."""
 _TRIES = 3
 _STEP = 4 << 20
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -158,7 +160,7 @@ class Capturer:
         """
         if info.st_size and get_xattr(fd, self._metacopy) is not None:
             return _GivenUp()
-        if info.st_size <= IN_MEMORY_MAX:
+        if info.st_size <= (_DENSE_MIN if is_sparse(info) else IN_MEMORY_MAX):
             data = os.pread(fd, info.st_size + 1, 0)
             return data if len(data) == info.st_size else None
         return self._copy(fd, info, lease)
@@ -181,7 +183,7 @@ class Capturer:
     def _new_copy(self) -> _Copy:
         path = f"{self.staging.directory}/{temporary_name()}"
         try:
-            return _Copy(path, os.open(path, _NEW, OBJECT_MODE))
+            return _Copy(path, _create(path))
         except OSError as exc:
             if exc.errno in _FULL:
                 raise
@@ -234,7 +236,7 @@ class Capturer:
         with self._placing:  # so that a name that is there is complete
             path = self._place(digest)
             try:
-                out = os.open(path, _NEW, OBJECT_MODE)
+                out = _create(path)
             except FileExistsError:
                 return
             try:
@@ -294,6 +296,13 @@ class _Patience:
         time.sleep(seconds)
         self._left -= time.monotonic() - now
         return True
+
+
+def _create(path: str) -> int:
+    """A new file with an object's mode, whatever the umask of whoever watches."""
+    fd = os.open(path, _NEW, OBJECT_MODE)
+    os.fchmod(fd, OBJECT_MODE)
+    return fd
 
 
 def _unknown(info: os.stat_result, why: str) -> Captured:

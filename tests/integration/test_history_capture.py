@@ -157,6 +157,17 @@ def test_nothing_torn_is_ever_taken(tree: Worktree, place: Place, size: int, cut
     assert all(len(os.path.basename(name)) == 62 for name in place.staged()), "copies that were given up are gone"
 
 
+def test_what_is_taken_has_the_mode_of_an_object(place: Place, tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        for size in (5000, LARGE):
+            (tmp_path / "file").write_bytes(b"x" * size)
+            assert place.capture(tmp_path / "file") is not None
+    finally:
+        os.umask(before)
+    assert {stat.S_IMODE(os.stat(path).st_mode) for path in place.staged()} == {0o444}
+
+
 def test_what_is_mapped_to_be_written_is_not_taken_until_that_ends(place: Place, tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(bytes(5000))
@@ -334,18 +345,19 @@ def test_large_files_are_told_and_not_read(place: Place, tmp_path: Path) -> None
     assert place.content(captured) == bytes(101)
 
 
-def test_holes_stay_holes(place: Place, tmp_path: Path) -> None:
+@pytest.mark.parametrize("size", [100_000, MAX_FILE])
+def test_holes_stay_holes(place: Place, tmp_path: Path, size: int) -> None:
     path = tmp_path / "sparse"
     with path.open("wb") as file:
-        file.truncate(MAX_FILE)
-        file.seek(MAX_FILE // 2 + 777)
+        file.truncate(size)
+        file.seek(size // 2 + 777)
         file.write(b"data")
     captured = place.capture(path)
     assert captured is not None
     assert captured.digest == verity_digest(path.read_bytes())
     assert place.content(captured) == path.read_bytes()
     [staged] = place.staged()
-    assert os.stat(staged).st_blocks * 512 < 1 << 20
+    assert os.stat(staged).st_blocks * 512 < 20_000
 
 
 def test_without_room_only_what_takes_none_is_taken(place: Place, tmp_path: Path) -> None:

@@ -10,9 +10,12 @@ from pathlib import Path
 import pytest
 
 from stratum.errors import StratumError
+from stratum.history.capture import Capturer
+from stratum.history.events import Groups
 from stratum.mount import build
 from stratum.mount.idmap import IdMap, build_idmapped
 from stratum.mount.plan import LayerSyntax, Method, MountPlan
+from stratum.store.objects import Staging
 from tests.support.leftovers import unmount_below
 from tests.support.mounts import Sample, make_sample
 
@@ -115,6 +118,36 @@ def test_a_commit_is_shown_with_the_containers_ids(
     first.mkdir()
     mount(MountPlan(sample.image, (first, *sample.data)), namespace, target, method)
     assert inside(namespace, "stat -c %u sub/deep/file; cat label", target) == "0\none"
+
+
+def test_what_the_containers_users_write_is_told_and_taken(
+    sample: Sample, namespace: subprocess.Popen[bytes], tmp_path: Path
+) -> None:
+    """The descriptors of events show the container's idea of the owner; the content is what was written."""
+    upper, work = sample.worktree()
+    target = tmp_path / "mnt"
+    mount(MountPlan(sample.image, sample.data, upper, work), namespace, target, Method())
+    staging = tmp_path / "staging"
+    staging.mkdir()
+    capturer = Capturer(Staging(str(staging)), max_file=lambda: 1 << 20, has_space=lambda: True)
+    groups = Groups.open()
+    try:
+        watched = os.open(upper, os.O_PATH)
+        groups.mark_directory(watched)
+        os.close(watched)
+        inside(namespace, "echo one > new; mv new kept; echo two > new; rm new; chmod 600 label; echo 3 >> big", target)
+        taken = []
+        for close in groups.read_closes():
+            assert os.fstat(close.fd).st_uid == HOST_ROOT
+            captured = capturer.capture(close.fd)
+            os.close(close.fd)
+            assert captured is not None
+            taken.append(captured.content or Path(capturer.staging.path(captured.digest or b"")).read_bytes())
+        assert taken == [b"one\n", b"two\n", (upper / "big").read_bytes()]
+        assert {event.new_name or event.name for event in groups.read_names()} >= {b"kept", b"label", b"big"}
+    finally:
+        groups.close()
+    build.unmount(target)
 
 
 def test_the_callers_identity_does_not_change(
