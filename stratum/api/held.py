@@ -64,6 +64,7 @@ class Held:
         self.mounted: Record | None = place.state.find_worktree(place.store.root, stratum, name)
         self._place = place
         self._store = place.store
+        self._may_lack = False
 
     def __str__(self) -> str:
         return str(self.ref)
@@ -177,6 +178,7 @@ class Held:
         from stratum.mount import host
 
         self.refuse_in_use()
+        self.ensure_watched()
         self.mounted = host.mount_recorded(
             self._place.state,
             self.plan(read_only=read_only, extra=attributes, options=options),
@@ -188,6 +190,31 @@ class Held:
             make=make,
         )
         return self.mounted
+
+    # Its history
+
+    def ensure_watched(self) -> None:
+        """Before somebody writes to it, have its history kept, if that is on."""
+        if self._store.histories.settings(self.stratum, self.name) is None:
+            return
+        from stratum.api.watcher import ensure_watched
+
+        self._note(ensure_watched(self._place, self.stratum, self.name))
+
+    def flush(self) -> None:
+        """Before its upperdir is read or goes, have all that was closed by now in its history, if that is on. Who
+        watches and does not answer is waited for once."""
+        if self._may_lack or self._store.histories.settings(self.stratum, self.name) is None:
+            return
+        from stratum.api.watcher import flushed
+
+        note = flushed(self._place, self.stratum, self.name)
+        self._may_lack = note is not None
+        self._note(note)
+
+    def _note(self, note: str | None) -> None:
+        if note is not None:
+            self._place.tell(note)
 
     # Commits
 
@@ -215,6 +242,7 @@ class Held:
         # Asked before the upperdir is read: one that is unmounted meanwhile was still written to after that.
         free, user = self.is_free(ended=ended)
         warnings: list[str] = []
+        self.flush()
         with store.begin(f"committing {tree}") as tx:
             # As the base, the next mount shows it; a tag promises tags/TAG/commit.cfs.
             image, paused = move is not None or free, user if pause else None
@@ -234,6 +262,7 @@ class Held:
         Base and upperdir stay; the reflog names the commit.
         """
         tree = self.worktree
+        self.flush()
         with self._store.begin(f"committing {self}") as tx:
             commit = self._write(tx, tree, image=False)
             self._set_head(commit, why)
@@ -242,6 +271,7 @@ class Held:
     def fold(self) -> None:
         """Make its last commit, which it shows, its base, with an empty upperdir. Nobody may have it in use."""
         commit = self.worktree.commit
+        self.flush()
         with self._store.begin(f"folding {self}") as tx:
             self._renew(tx, replace(self.worktree, base_commit=commit, head=commit))
 
@@ -289,6 +319,7 @@ class Held:
 
     def write_upperdir(self, tx: Transaction, upperdir: Path) -> None:
         """Give it another upperdir (from ``Worktrees.new_upperdir``) over the same base. Nobody has it in use."""
+        self.flush()
         self._renew(tx, self.worktree, upperdir)
 
     def _renew(self, tx: Transaction, wanted: Worktree, upperdir: Path | None = None, *, why: str = "") -> None:
@@ -319,6 +350,7 @@ class Held:
 
         def prepare(tx: Transaction) -> tuple[Path, str | None]:
             upperdir = build_upper(tx) if build_upper is not None else store.worktrees.new_upperdir(tx, base)
+            self.flush()
             return upperdir, None if discard else self.keep(f"kept before {why}")
 
         if record is not None:

@@ -87,13 +87,14 @@ def unmount(
         done = [host.unmount(session.state, record, lazy=lazy, warn=warn) for record in records]
     for record in [] if lazy else done:  # whoever has files open there may still write to them
         if record.is_worktree:
-            _fold(session, record, warn)
+            _tidy(session, record, warn)
     return done
 
 
-def _fold(session: Session, record: Record, warn: Callable[[str], None]) -> None:
-    """Fold the worktree of a mount that is gone, if it is one of this store."""
+def _tidy(session: Session, record: Record, warn: Callable[[str], None]) -> None:
+    """Have the history of the worktree of a mount that is gone up to date, and fold it, if it is one of this store."""
     from stratum.api.folding import fold_after_use
+    from stratum.api.watcher import flushed
     from stratum.mount.state import store_key
 
     ref = parse_ref(record.ref)
@@ -102,9 +103,9 @@ def _fold(session: Session, record: Record, warn: Callable[[str], None]) -> None
             return
     except NotFoundError:  # this session has no store
         return
-    problem = fold_after_use(session, ref.name, ref.worktree)
-    if problem is not None:
-        warn(problem)
+    for problem in (flushed(session, ref.name, ref.worktree), fold_after_use(session, ref.name, ref.worktree)):
+        if problem is not None:
+            warn(problem)
 
 
 def find_mounts(session: Session, text: str) -> list[Record]:

@@ -115,21 +115,21 @@ def is_monitor_of(pid: int, container: str) -> bool:
 
 
 def settle_in(*, alone: bool = True) -> None:
-    """Be no process that is ended or slowed by chance: out of the cgroup of who happened to start this one (``alone``),
-    last to be killed where memory is short, and with the limits and priority that are allowed. What is refused is done
-    without."""
+    """Be no process that is ended or slowed by chance: with the limits that are allowed and, where nobody else sees to
+    that (``alone``), of an ordinary priority, last to be killed where memory is short, and out of the cgroup of who
+    happened to start this one. What is refused is done without."""
     import resource
 
     for kind in (resource.RLIMIT_NOFILE, resource.RLIMIT_CPU, resource.RLIMIT_FSIZE, resource.RLIMIT_NPROC):
         with contextlib.suppress(OSError, ValueError):
             _, most = resource.getrlimit(kind)
             resource.setrlimit(kind, (most, most))
+    if not alone:
+        return
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, 0, 0)
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
         file.write("-900")
-    if not alone:
-        return
     for directories in ways_out(_read("/proc/self/cgroup"), _read("/proc/self/mountinfo")):
         for directory in directories:
             with contextlib.suppress(OSError):

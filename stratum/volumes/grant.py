@@ -90,6 +90,7 @@ def grant(
             with contextlib.suppress(*((UnsupportedError,) if read_only else ())):
                 held.set_lease(lease)
         granted = Granted(session, held, failure, before, lease)
+        held.ensure_watched()
         try:
             yield granted
         except BaseException:
@@ -187,6 +188,7 @@ def _release(session: Session, name: str, worktree: str, holder: Holder) -> Rele
         lease = held.lease
         if lease is None or lease.holder != holder:
             return None
+        held.flush()
         try:
             released = _keep_promise(session, held, lease)
         except Exception as exc:  # as above: the lease tells why

@@ -77,7 +77,8 @@ def lives(pid: int) -> bool:
 
 
 def stop(runtime_dir: Path) -> None:
-    """End all that serves a runtime directory, also what is about to take another's place."""
+    """End all that serves a runtime directory, and all that watches with one, also what is about to take another's
+    place."""
     while pids := _all_of(runtime_dir):
         kill(*pids)
 
@@ -88,6 +89,10 @@ def _all_of(runtime_dir: Path) -> list[int]:
     for entry in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             line = os.fsdecode((entry / "cmdline").read_bytes())
-            if "from stratum.hydrate." in line and place in line and lives(int(entry.name)):
+            if (
+                ("from stratum.hydrate." in line or "from stratum.history." in line)
+                and place in line
+                and lives(int(entry.name))
+            ):
                 found.append(int(entry.name))
     return found

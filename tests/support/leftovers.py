@@ -23,6 +23,8 @@ OUR_SERVERS = {
     "stratum-fetch",
     "stratum-hook",
     "stratum-hydrate",
+    "stratum-record",
+    "stratum-watch",
 }
 PATIENCE = 10.0
 """Seconds that processes get to end: a container's monitor outlives the container a little."""

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from stratum.cli.maintenance import gc
+from stratum.history.keeper import KEPT, Keeper
 from stratum.podman.install import HOOK_PATH, hook_json
 from stratum.volumes.policy import parse_policy
 from stratum.volumes.request import PREFIX, Volume, parse_volumes
@@ -110,6 +111,16 @@ def test_what_fetches_is_there_before_what_reads() -> None:
     service = dict(unit["Service"])
     assert (service["Type"], service["Restart"]) == ("notify", "always")
     assert int(service["FileDescriptorStoreMax"]) >= 4096
+
+
+def test_what_watches_is_there_before_what_writes_and_keeps_what_it_has() -> None:
+    unit = parse_unit(EXAMPLES / "stratum-watch.service")
+    before = {name for key, value in unit["Unit"] if key == "Before" for name in value.split()}
+    assert {"podman.service", "kubelet.service", "stratum-mounts.service", "stratum-reconcile.service"} <= before
+    service = dict(unit["Service"])
+    assert (service["Type"], service["Restart"], service["KillMode"]) == ("notify", "always", "mixed")
+    assert int(service["FileDescriptorStoreMax"]) > len(KEPT)
+    assert int(service["TimeoutStopSec"].removesuffix("s")) > Keeper.RETIRING
 
 
 def test_the_policy() -> None:
