@@ -98,6 +98,11 @@ def is_hash_prefix(text: str) -> bool:
     return _PREFIX.fullmatch(text) is not None
 
 
+def is_change(text: str) -> bool:
+    """Whether ``text`` may be a CHANGE: a number from 1 on."""
+    return _CHANGE.fullmatch(text) is not None
+
+
 def parse_ref(text: str) -> Ref:
     """Parse ``text`` by the grammar above; ``UsageError`` says what is wrong with it.
 
@@ -122,7 +127,7 @@ def parse_ref(text: str) -> Ref:
 def _parse_change(text: str) -> Ref:
     """``NAME+WORKTREE@CHANGE`` or ``NAME@CHANGE``."""
     whose, _, number = text.partition("@")
-    if not _CHANGE.fullmatch(number):
+    if not is_change(number):
         raise UsageError(
             f"{quoted(text)} names no CHANGE after the '@'",
             hint="write NAME+WORKTREE@CHANGE, with a number that 'stratum history NAME+WORKTREE' shows",

@@ -212,6 +212,18 @@ class Histories:
                         found.append(record)
         return found
 
+    def marks(self, name: str, worktree: str) -> list[Record]:
+        """The records that are of no path: ``base`` and ``gap``, oldest first. Damaged ones are left out."""
+        from stratum.store.segments import lines_with
+        from stratum.tree.oplog import parse
+
+        log, found = self._log(name, worktree), []
+        for segment in log.segments():
+            for block in log.blocks(segment):
+                for op in (b'"op":"base"', b'"op":"gap"'):
+                    found += [record for line in lines_with(block, op) if (record := parse(line)) is not None]
+        return sorted((r for r in found if r.path is None), key=lambda record: record.n)
+
     def get(self, name: str, worktree: str, n: int) -> Record:
         """The record of CHANGE ``n``. ``NotFoundError``, ``DamagedError``."""
         from stratum.store.segments import record_in

@@ -19,6 +19,7 @@ from __future__ import annotations
 from stratum.errors import ConflictError, ExistsError, NotFoundError, UsageError
 from stratum.frozen import frozen
 from stratum.refs import DEFAULT_TAG, DEFAULT_WORKTREE, Ref, is_hash_prefix, is_name
+from stratum.store.changes import Changes
 from stratum.store.commits import Commits
 from stratum.store.namespaces import Namespaces, similar
 from stratum.store.tags import Tags
@@ -88,6 +89,7 @@ class Refs:
     commits: Commits
     tags: Tags
     worktrees: Worktrees
+    changes: Changes
 
     def of_name(self, ref: Ref) -> Resolved:
         """What NAME alone is: its worktree ``main``, or the tag ``latest`` where there is no ``main``, or a commit
@@ -115,10 +117,10 @@ class Refs:
         """What ``ref`` means where a commit is wanted; of a worktree, ``NAME`` alone too, its last commit.
 
         Raises ``NotFoundError`` with a hint, ``ConflictError`` for an ambiguous prefix, listing the candidates, and
-        ``DamagedError`` for a tag or worktree that cannot be read.
+        ``DamagedError`` for a tag or worktree that cannot be read. For a state of a history, as ``Changes.commit``.
         """
         if ref.change is not None:
-            raise self._no_history(ref)
+            return ResolvedCommit(self.changes.commit(ref), ref.name)
         if ref.worktree is not None:
             return self._worktree(ref.name, ref.worktree)
         if ref.tag is not None:
@@ -197,13 +199,6 @@ class Refs:
         found = self._tag_or_commit(name, text)  # or its NotFoundError
         what = "a tag" if isinstance(found, ResolvedTag) else "a commit"
         raise UsageError(f"{name}:{text} is {what}; a worktree is needed here", hint=f"name it as {name}+WORKTREE")
-
-    def _no_history(self, ref: Ref) -> NotFoundError:
-        """Of a ref with a CHANGE, whose worktree keeps no history; its own error where there is no such worktree."""
-        worktree = ref.worktree or DEFAULT_WORKTREE
-        self.worktrees.check(ref.name, worktree)
-        whose = f"{ref.name}+{worktree}"
-        return NotFoundError(f"{whose} has no history", hint=f"'stratum history on {whose}' begins one")
 
     def _make_main(self, name: str) -> None:
         commit = self.tags.find(name, DEFAULT_TAG)

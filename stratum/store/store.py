@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from stratum.errors import ExistsError, NotFoundError
 from stratum.store.bootmounts import BootMounts
+from stratum.store.changes import Changes
 from stratum.store.commits import Commits
 from stratum.store.histories import Histories
 from stratum.store.keeping import Keeping
@@ -48,6 +49,7 @@ class Store(Refs):
         self.tags = Tags(*parts)
         self.worktrees = Worktrees(*parts)
         self.histories = Histories(layout)
+        self.changes = Changes(self.histories, self.commits, self.worktrees, self.begin)
         self.boot_mounts = BootMounts(layout, self.transactions)
 
     @classmethod

@@ -470,3 +470,11 @@ def test_a_writer_that_is_closed_leaves_no_descriptor(histories: Histories) -> N
     before = len(os.listdir("/proc/self/fd"))
     write(histories, list(work(5)))
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_what_is_of_no_path_is_found(histories: Histories, small_segments: None) -> None:
+    log = list(work(200))
+    log[77] = Record(78, log[77].when, "gap", why='nobody watched: "op":"base"')
+    log[130] = Record(131, log[130].when, "base", commit="cd" * 32)
+    write(histories, log, 10)
+    assert histories.marks(*APP) == [log[0], log[77], log[130]]
