@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from stratum.api.naming import ref_or_mountpoint
 from stratum.api.session import Session
-from stratum.errors import DamagedError, NotFoundError
+from stratum.errors import DamagedError, NotFoundError, path_text
 from stratum.frozen import frozen
 from stratum.refs import parse_lasting, parse_ref
 
@@ -86,19 +86,31 @@ def reflog(session: Session, text: str) -> list[tuple[str, ReflogEntry]]:
     return moves
 
 
-def diff(session: Session, first: str, second: str | None = None) -> Iterator[Change]:
-    """What changed from ``first`` to ``second``.
+def diff(session: Session, first: str, second: str | None = None, paths: Sequence[str] = ()) -> Iterator[Change]:
+    """What changed from ``first`` to ``second``, in all or at ``paths`` and below.
 
     A worktree stands for what it shows now. With one argument: a worktree against its last commit (its base where there
-    is none), a commit against its parent (against nothing where it has none).
+    is none), a commit against its parent (against nothing where it has none), a state of a history against the one
+    before. ``NotFoundError`` for a path that neither has.
     """
+    from stratum.api.versions import path_in
     from stratum.tree.diff import diff_trees
+    from stratum.tree.model import lookup
 
     if second is None:
         old, new = _implied(session, first)
     else:
         old, new = tree_of(session, first), tree_of(session, second)
-    return diff_trees(old, new)
+    wanted = [path_in(path) for path in paths]
+    for path in wanted:
+        if lookup(old, path) is None and lookup(new, path) is None:
+            raise NotFoundError(f"neither {first} nor {second or 'what was before'} has {path_text(path)}")
+    changes = diff_trees(old, new)
+    return (change for change in changes if _is_at(change.path, wanted)) if wanted else changes
+
+
+def _is_at(path: bytes, wanted: list[bytes]) -> bool:
+    return any(path == above or path.startswith(above.rstrip(b"/") + b"/") for above in wanted)
 
 
 def _implied(session: Session, text: str) -> tuple[Directory, Directory]:
@@ -112,6 +124,9 @@ def _implied(session: Session, text: str) -> tuple[Directory, Directory]:
             base = store.commits.open_tree(tree.base_commit)
             committed = base if tree.commit == tree.base_commit else store.commits.open_tree(tree.commit)
             return committed, held.shown(base=base)
+    if ref.change is not None:
+        state = store.changes.state(ref)
+        return state.before(), state.tree
     commit = store.resolve_commit(ref)
     new = store.commits.open_tree(commit)
     parent = store.commits.meta(commit).parent_commit
@@ -123,8 +138,11 @@ def _implied(session: Session, text: str) -> tuple[Directory, Directory]:
 
 
 def tree_of(session: Session, text: str) -> Directory:
-    """The tree that ``text`` shows: a tag's or commit's, or what a worktree (or mountpoint) shows at this moment."""
+    """The tree that ``text`` shows: a tag's or commit's, what a worktree (or mountpoint) shows at this moment, or a
+    state of its history, in which there can be files whose content nobody knows."""
     store, ref = session.store, ref_or_mountpoint(session, text)
+    if ref.change is not None:
+        return store.changes.state(ref).tree
     if not ref.live:
         return store.commits.open_tree(store.resolve_commit(ref))
     with session.hold(ref) as held:

@@ -1,32 +1,36 @@
-"""``restore``: files and directories of a commit, back into a directory or a worktree."""
+"""``restore``: files and directories of a commit or an earlier state, back into a directory or a worktree."""
 
 from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from stratum.api.held import Held
 from stratum.api.naming import ref_or_mountpoint
+from stratum.api.reading import found_in, warning_of
 from stratum.api.session import Session
 from stratum.api.unreal import bring_inodes
+from stratum.api.versions import change_at, up_to_date, worktree_named
 from stratum.errors import ConflictError, NotFoundError, StratumError, UsageError, os_error_text
 from stratum.progress import Progress
-from stratum.refs import Ref, parse_lasting
+from stratum.refs import DEFAULT_WORKTREE, Ref, is_change, parse_lasting, parse_ref
 from stratum.store.holders import Host, NamedVolume
-from stratum.tree.model import Directory, Inode, lookup
+from stratum.tree.model import Directory, Inode
 
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """What was written: the places (paths of the file system, or paths in ``worktree`` where one is set), warnings."""
+    """What was written: the places (paths of the file system, or paths in ``worktree`` where one is set), warnings, and
+    what it was taken from."""
 
     places: list[str]
     worktree: str | None = None
     warnings: list[str] = field(default_factory=list)
+    source: str = ""
 
 
 def restore(
@@ -43,58 +47,59 @@ def restore(
 ) -> Restored:
     """Bring ``paths`` of what ``source`` shows back.
 
-    ``to`` is a directory (each path goes there under its last name; the root fills it) or NAME+WORKTREE (each path goes
-    to the same place there; no mount is needed, and a mounted one is written through its mount). Without ``to``, the
-    worktree that is mounted at the current directory. In a directory, what exists and is not what is restored is
-    ``ExistsError`` unless ``force``; in a worktree it is replaced: its uncommitted state can be committed first. A
-    directory that exists is filled, and what else is in it stays. In a directory, ``devices`` asks for device nodes,
-    and ``setuid`` for what makes a program run as somebody else (``ingest.restore.Rules``).
+    ``source`` is any ref, or a path that shows one. ``to`` is a directory (each path goes there under its last name;
+    the root fills it) or NAME+WORKTREE (each path goes to the same place there; no mount is needed, and a mounted one
+    is written through its mount). Without ``to`` it is the worktree whose state ``source`` is, else the one that is
+    mounted at the current directory. In a directory, what exists and is not what is restored is ``ExistsError`` unless
+    ``force``; in a worktree it is replaced: its uncommitted state can be committed first. A directory that exists is
+    filled, and what else is in it stays. In a directory, ``devices`` asks for device nodes, and ``setuid`` for what
+    makes a program run as somebody else (``ingest.restore.Rules``).
 
-    What is not here is fetched first (``api.unreal``), with ``offline`` it is an error. Raises ``NotFoundError`` for a
-    path that ``source`` does not have, before anything is written.
+    What is not here is fetched first (``api.unreal``), with ``offline`` it is an error. Raises as ``found_in`` does,
+    before anything is written.
     """
-    with ExitStack() as locks:
-        tree, commit = _source_tree(session, source, locks)
-        found = [_find(tree, path, source) for path in paths]
-        target = _worktree_target(session, to)
-        bring_inodes(session, [commit], [inode for _, inode in found], offline=offline, progress=progress)
+    with found_in(session, source, paths) as items:
+        target = _worktree_target(session, to, source)
+        commits, inodes = {item.commit for item in items}, [item.inode for item in items]
+        bring_inodes(session, commits, inodes, offline=offline, progress=progress)
+        found = [(os.fsdecode(item.path.strip(b"/")), item.inode) for item in items]
         if target is None:
             assert to is not None
-            return _to_directory(session, found, to, force, devices, setuid)
-        return _to_worktree(session, found, target)
+            done = _to_directory(session, found, to, force, devices, setuid)
+        else:
+            done = _to_worktree(session, found, target)
+        left_out = [path for item in items for path in item.left_out]
+        warnings = [warning_of(left_out, "what was restored")] if left_out else []
+        return Restored(done.places, done.worktree, warnings + done.warnings, source)
 
 
-def _source_tree(session: Session, source: str, locks: ExitStack) -> tuple[Directory, str]:
-    """The tree to restore from, of a worktree what it shows now, and the commit whose sources have what of it is not in
-    the store.
+def state_at(session: Session, source: str, at: str) -> tuple[str, list[str]]:
+    """(the state NAME+WORKTREE@CHANGE that the worktree ``source`` showed at the moment ``at``, notes on it)."""
+    ref = worktree_named(session, source)
+    up_to_date(session, ref.name, ref.worktree or DEFAULT_WORKTREE)
+    change, note = change_at(session, ref.name, ref.worktree or DEFAULT_WORKTREE, at)
+    return str(Ref(ref.name, worktree=ref.worktree, change=change)), [note] if note is not None else []
 
-    ``locks`` then holds the store, so that no garbage collection takes what no commit holds yet.
+
+def with_change(session: Session, source: str, paths: Sequence[str]) -> tuple[str, list[str]]:
+    """(source, paths) of ``restore NAME+WORKTREE PATH CHANGE`` as of ``restore NAME+WORKTREE@CHANGE PATH``; any other
+    arguments as they are. A number is a CHANGE where the worktree has a history; as a path it is written ``./4711``.
     """
-    store, ref = session.store, ref_or_mountpoint(session, source)
-    if not ref.live:
-        commit = store.resolve_commit(ref)
-        return store.commits.open_tree(commit), commit
-    locks.enter_context(store.locks.store())
-    with session.hold(ref) as held, store.begin(f"restoring from {held}") as tx:
-        root = held.shown(tx)
-        tx.publish_objects()
-        return root, held.worktree.base_commit
+    if len(paths) != 2 or not is_change(paths[1]):
+        return source, list(paths)
+    try:
+        ref = worktree_named(session, source)
+    except (NotFoundError, UsageError):
+        return source, list(paths)
+    return str(Ref(ref.name, worktree=ref.worktree, change=int(paths[1]))), [paths[0]]
 
 
-def _find(tree: Directory, path: str, source: str) -> tuple[str, Inode]:
-    """(``path`` without slashes around it and empty steps, what is there)."""
-    names = [name for name in os.fsencode(path).split(b"/") if name not in (b"", b".")]
-    if b".." in names:
-        raise UsageError(f"{path}: a path in a commit has no '..'")
-    inode = lookup(tree, b"/".join(names))
-    if inode is None:
-        raise NotFoundError(f"{source} has no {path}")
-    return os.fsdecode(b"/".join(names)), inode
-
-
-def _worktree_target(session: Session, to: str | None) -> Ref | None:
+def _worktree_target(session: Session, to: str | None, source: str) -> Ref | None:
     """The worktree that is the target; None for a directory."""
-    if to is None:
+    if to is None and "@" in source and "/" not in source:
+        state = parse_ref(source)
+        ref = Ref(state.name, worktree=state.worktree or DEFAULT_WORKTREE)
+    elif to is None:
         ref = ref_or_mountpoint(session, ".")
     elif "+" in to and "/" not in to and not os.path.isdir(to):
         ref = parse_lasting(to)

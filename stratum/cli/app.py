@@ -68,6 +68,41 @@ def verb(name: str, **attributes: Any) -> Callable[[Callable[..., Any]], click.C
     return decorate
 
 
+class VerbGroup(click.Group):
+    """A verb that has words of its own besides its arguments: what ``command`` does, or where the first word is one of
+    the group's commands, that."""
+
+    allow_interspersed_args = True
+
+    def __init__(self, command: click.Command) -> None:
+        def callback(**given: Any) -> Any:
+            assert command.callback is not None
+            return command.callback(**given) if given else None
+
+        super().__init__(
+            command.name,
+            callback=callback,
+            params=command.params,
+            help=command.help,
+            short_help=command.short_help,
+            invoke_without_command=True,
+        )
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args and args[0] in self.commands:
+            ctx.allow_interspersed_args = False
+        else:
+            ctx.allow_extra_args = False
+        return super().parse_args(ctx, args)
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        params = super().get_params(ctx)
+        return params if ctx.allow_interspersed_args else [param for param in params if param not in self.params]
+
+    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
+        return click.Command.collect_usage_pieces(self, ctx)
+
+
 def message_option(function: Callable[..., Any]) -> Callable[..., Any]:
     """``-m/--message``: kept in the commit's metadata."""
     return click.option("-m", "--message", type=NOTE, help="Message kept with the commit.")(function)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import stat
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,20 +9,29 @@ import click
 from stratum.cli.app import App, verb
 from stratum.cli.notes import note_uncommitted
 from stratum.cli.output import human_size, safe, safe_lines, short
-from stratum.cli.reftype import REF, REF_OR_PATH
+from stratum.cli.reading import inode_json, print_path
+from stratum.cli.reftype import IN_REF, REF, REF_OR_PATH
 
 if TYPE_CHECKING:
     from stratum.tree.diff import Change
     from stratum.tree.digest import InclusionProof
-    from stratum.tree.model import Inode
 
 _LETTERS = {"added": "A", "deleted": "D", "modified": "M", "type": "T", "metadata": "m"}
 
 
-@verb("show")
-@click.argument("ref", metavar="REF|HASH", type=REF)
-def show(app: App, ref: str) -> None:
-    """Show a commit's metadata, the refs that name it and, where it is not here whole, how much of it is."""
+@verb("show", short_help="Show a commit, or a path in one.")
+@click.argument("ref", metavar="REF|HASH", type=REF_OR_PATH)
+@click.argument("path", metavar="[PATH]", required=False, type=IN_REF)
+def show(app: App, ref: str, path: str | None) -> None:
+    """Show a commit's metadata, the refs that name it and, where it is not here whole, how much of it is.
+
+    With PATH: the content of that file, what is in that directory, or where that symbolic link points; of a commit, of
+    what a worktree shows now (NAME+WORKTREE), or of what it showed after an operation of its history
+    (NAME+WORKTREE@CHANGE).
+    """
+    if path is not None:
+        print_path(app, ref, path)
+        return
     from stratum.api.history import show as run
     from stratum.api.residing import Residings
     from stratum.cli.residing import residing_json, residing_text
@@ -100,19 +108,22 @@ def _print_reflog(app: App, ref: str) -> None:
 @verb("diff", short_help="Show what changed.")
 @click.argument("first", metavar="A", type=REF_OR_PATH)
 @click.argument("second", metavar="[B]", required=False, type=REF_OR_PATH)
+@click.argument("paths", metavar="[PATH]...", nargs=-1, type=IN_REF)
 @click.option("--stat", "as_stat", is_flag=True, help="Only the number of changes of each kind and the bytes.")
 @click.option("--name-only", is_flag=True, help="Only the paths.")
-def diff(app: App, first: str, second: str | None, as_stat: bool, name_only: bool) -> None:
-    """Show what changed from A to B.
+def diff(app: App, first: str, second: str | None, paths: tuple[str, ...], as_stat: bool, name_only: bool) -> None:
+    """Show what changed from A to B, in all or in PATHs and what is below them.
 
     NAME+WORKTREE, or a path where it is mounted, is what the worktree shows now. With A alone: what of a worktree is
     not committed yet (it is compared with its last commit), and of a commit what it changed in its parent. For all that
     a worktree has changed in its base: 'stratum diff BASE NAME+WORKTREE', with the base that 'stratum status' shows.
+
+    NAME+WORKTREE@CHANGE is what the worktree showed after that operation of its history; alone, what that one changed.
     """
     from stratum.api.history import diff as run
 
     note_uncommitted(app, first, second)
-    changes = list(run(app.session, first, second))
+    changes = list(run(app.session, first, second, paths))
     if app.out.json:
         app.out.object([_change_json(change) for change in changes])
         return
@@ -143,38 +154,9 @@ def _change_json(change: Change) -> dict[str, Any]:
         "path": safe(change.path),
         "kind": change.kind,
         "fields": list(change.fields),
-        "old": _inode_json(change.old),
-        "new": _inode_json(change.new),
+        "old": None if change.old is None else inode_json(change.old),
+        "new": None if change.new is None else inode_json(change.new),
     }
-
-
-def _inode_json(inode: Inode | None) -> dict[str, Any] | None:
-    if inode is None:
-        return None
-    document: dict[str, Any] = {
-        "type": _TYPES.get(stat.S_IFMT(inode.mode), "unknown"),
-        "mode": f"{stat.S_IMODE(inode.mode):04o}",
-        "uid": inode.uid,
-        "gid": inode.gid,
-        "mtime_ns": inode.mtime,
-    }
-    size, digest = getattr(inode, "size", None), getattr(inode, "digest", None)
-    if size is not None:
-        document["size"] = size
-    if digest is not None:
-        document["digest"] = digest.hex()
-    return document
-
-
-_TYPES = {
-    stat.S_IFREG: "file",
-    stat.S_IFDIR: "directory",
-    stat.S_IFLNK: "symlink",
-    stat.S_IFIFO: "fifo",
-    stat.S_IFCHR: "character-device",
-    stat.S_IFBLK: "block-device",
-    stat.S_IFSOCK: "socket",
-}
 
 
 @verb("verify", short_help="Check one commit, or one file of it.")

@@ -32,6 +32,8 @@ VERBS = {
     "list": "stratum.cli.refs:list_",
     "remove": "stratum.cli.refs:remove",
     "show": "stratum.cli.history:show",
+    "cat": "stratum.cli.reading:cat",
+    "history": "stratum.cli.versions:history",
     "log": "stratum.cli.history:log",
     "diff": "stratum.cli.history:diff",
     "verify": "stratum.cli.history:verify",
@@ -101,6 +103,7 @@ def cli(ctx: click.Context, store: str | None, runtime_dir: str | None, output_f
 
     A REF is NAME:TAG, NAME:HASH, NAME+WORKTREE or HASH. NAME alone is the stratum as it is now, for every verb: its
     worktree 'main'; where a commit is wanted, the last commit of 'main', or the tag 'latest' where there is no 'main'.
+    NAME+WORKTREE@CHANGE is the commit of what a worktree showed after an operation of its history.
     """
     from stratum.cli.app import App
 

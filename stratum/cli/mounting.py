@@ -32,7 +32,8 @@ def mount(
 ) -> None:
     """Mount a worktree (writable) or a tag or commit (read-only) and print where.
 
-    NAME alone is its worktree 'main'. Without a MOUNTPOINT one is made in the runtime directory.
+    NAME alone is its worktree 'main'. NAME+WORKTREE@CHANGE is what the worktree showed after that operation of its
+    history, read-only. Without a MOUNTPOINT one is made in the runtime directory.
 
     With --persist the mount comes back after a reboot: 'stratum mount --all', which stratum-mounts.service runs, mounts
     it again. --persist and --no-persist of something that is mounted there already change just that. 'unmount' leaves
@@ -49,6 +50,10 @@ def mount(
         return
     if ref is None:
         raise click.UsageError("Missing argument 'REF'.")
+    if "@" in ref:
+        from stratum.cli.notes import warn_left_out
+
+        warn_left_out(app, ref)
     if persist is None:
         from stratum.api.mounting import mount as run
 

@@ -10,7 +10,11 @@ from stratum.refs import DEFAULT_TAG, DEFAULT_WORKTREE, parse_ref
 
 def note_uncommitted(app: App, *refs: str | None) -> None:
     """One line where some of ``refs``, of which a verb takes the commits, are NAME alone and its worktree ``main`` has
-    uncommitted changes. Whatever keeps that from being found out is no error of the verb."""
+    uncommitted changes. A warning where a commit of an earlier state cannot have all that was there. Whatever keeps
+    that from being found out is no error of the verb."""
+    for text in dict.fromkeys(refs):
+        if text is not None and "@" in text:
+            warn_left_out(app, text)
     if app.out.quiet or app.out.json:
         return
     from stratum.api.uncommitted import uncommitted_main
@@ -28,6 +32,21 @@ def note_uncommitted(app: App, *refs: str | None) -> None:
             )
     if found:
         app.out.note("; ".join(found))
+
+
+def warn_left_out(app: App, text: str) -> None:
+    """Say what is not in the commit of NAME+WORKTREE@CHANGE, as nobody knows its content."""
+    from stratum.api.reading import warning_of
+    from stratum.api.versions import up_to_date
+
+    try:
+        ref, changes = parse_ref(text), app.session.store.changes
+        up_to_date(app.session, *changes.worktree_of(ref))
+        unknown = changes.state(ref).whole()[1]
+    except StratumError:  # the verb says it better
+        return
+    if unknown:
+        app.out.warn(warning_of(unknown, str(ref)))
 
 
 def note_main(app: App, ref: str, commit: str) -> None:

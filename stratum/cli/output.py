@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stratum.errors import escaped, one_line
+
+if TYPE_CHECKING:
+    from datetime import datetime
 
 TEXT = "text"
 JSON = "json"
@@ -121,6 +124,20 @@ def ago(when: str) -> str:
         if seconds >= size:
             return f"{int(seconds // size)} {unit} ago"
     return "just now"
+
+
+def local_time(when: str, now: datetime | None = None) -> str:
+    """A time (RFC 3339 in UTC) as local clocks show it, to the second: ``today 14:05:11``, ``yesterday 14:05:11``, or
+    the date; as it is where it is no time."""
+    from datetime import datetime, timedelta
+
+    try:
+        then = datetime.fromisoformat(when.replace("Z", "+00:00")).astimezone()
+    except (ValueError, OverflowError):
+        return when
+    today = (now or datetime.now()).date()
+    days = {today: "today", today - timedelta(days=1): "yesterday"}
+    return f"{days.get(then.date(), then.date().isoformat())} {then:%H:%M:%S}"
 
 
 def short(commit: str) -> str:

@@ -6,6 +6,7 @@ Refs and paths take any text; what is wrong with them is found by those who use 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import click
@@ -15,6 +16,11 @@ from stratum.errors import StratumError
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
+
+    from stratum.api.session import Session
+
+_CHANGES_MAX = 50
+"""How many CHANGEs are offered: the newest."""
 
 
 class RefType(click.ParamType[str]):
@@ -32,25 +38,65 @@ class RefType(click.ParamType[str]):
         from click.shell_completion import CompletionItem
 
         try:
-            found = [CompletionItem(ref) for ref in self._refs(ctx) if ref.startswith(incomplete)]
+            found = [CompletionItem(ref) for ref in self._refs(ctx, incomplete) if ref.startswith(incomplete)]
         except (StratumError, OSError):
             found = []
         if self._paths:
             found.append(CompletionItem(incomplete, type="file"))
         return found
 
-    def _refs(self, ctx: click.Context) -> Iterator[str]:
-        from stratum.api.session import Session
-        from stratum.config import load_config
+    def _refs(self, ctx: click.Context, incomplete: str) -> Iterator[str]:
+        store = _session(ctx).store
+        whose, at, _ = incomplete.partition("@")
+        if at:
+            from stratum.refs import parse_ref
 
-        options = ctx.find_root().params
-        store = Session(load_config(store=options.get("store"), runtime_dir=options.get("runtime_dir"))).store
+            newest = store.histories.newest(*store.changes.worktree_of(parse_ref(whose)))
+            yield from (f"{whose}@{record.n}" for record in islice(newest, _CHANGES_MAX))
+            return
         for name in store.names():
             yield name
             if self._tags:
                 yield from (f"{name}:{tag}" for tag in store.tags.names(name))
             if self._worktrees:
                 yield from (f"{name}+{worktree}" for worktree in store.worktrees.names(name))
+
+
+class InRefType(click.ParamType[str]):
+    """A path in what the argument before it names; with ``changes``, after one path also a CHANGE of it."""
+
+    name = "path"
+
+    def __init__(self, *, changes: bool = False) -> None:
+        self._changes = changes
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """The paths that begin with ``incomplete``, a directory at a time; none where that cannot be read."""
+        from click.shell_completion import CompletionItem
+
+        try:
+            found = [CompletionItem(value, help=told) for value, told in self._values(ctx, param, incomplete)]
+        except (StratumError, OSError):
+            return []
+        return [item for item in found if item.value.startswith(incomplete)]
+
+    def _values(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> Iterator[tuple[str, str | None]]:
+        from stratum.api.completing import changes_of, paths_in
+
+        text = next(value for value in ctx.params.values() if isinstance(value, str))
+        session, given = _session(ctx), ctx.params.get(param.name or "")
+        if self._changes and isinstance(given, tuple) and len(given) == 1:
+            yield from changes_of(session, text, given[0], _CHANGES_MAX)
+        yield from ((path, None) for path in paths_in(session, text, incomplete) if path.isprintable())
+
+
+def _session(ctx: click.Context) -> Session:
+    """The session of the global options before the verb."""
+    from stratum.api.session import Session
+    from stratum.config import load_config
+
+    options = ctx.find_root().params
+    return Session(load_config(store=options.get("store"), runtime_dir=options.get("runtime_dir")))
 
 
 class NoteType(click.ParamType[str]):
@@ -67,6 +113,8 @@ class NoteType(click.ParamType[str]):
 
 
 NOTE = NoteType()
+IN_REF = InRefType()
+PATHS_AND_CHANGE = InRefType(changes=True)
 REF = RefType()
 WORKTREE = RefType(tags=False)
 NAME = RefType(tags=False, worktrees=False)

@@ -1,6 +1,8 @@
-"""``restore``: files out of commits."""
+"""``restore``: files out of commits and earlier states."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import click
 
@@ -8,18 +10,20 @@ from stratum.cli.app import App, verb
 from stratum.cli.notes import note_uncommitted
 from stratum.cli.output import safe
 from stratum.cli.progress import progress_bar
-from stratum.cli.reftype import REF, WORKTREE_OR_PATH
+from stratum.cli.reftype import PATHS_AND_CHANGE, REF_OR_PATH, WORKTREE_OR_PATH
+from stratum.errors import UsageError
 
 
-@verb("restore", short_help="Bring files of a commit back.")
-@click.argument("ref", metavar="REF|HASH", type=REF)
-@click.argument("paths", metavar="PATH...", nargs=-1, required=True)
+@verb("restore", short_help="Bring files of a commit or an earlier state back.")
+@click.argument("ref", metavar="REF|HASH", type=REF_OR_PATH)
+@click.argument("paths", metavar="PATH... [CHANGE]", nargs=-1, required=True, type=PATHS_AND_CHANGE)
 @click.option(
     "--to",
-    metavar="DIR|NAME+WORKTREE",
+    metavar="DIR|NAME+WORKTREE|-",
     type=WORKTREE_OR_PATH,
-    help="Where to; default: the worktree mounted at this directory.",
+    help="Where to; '-' prints a file. Default: the worktree whose state it is, or the one mounted at this directory.",
 )
+@click.option("--at", metavar="WHEN", help="As it was then: '10 minutes ago', '14:05', 'yesterday 14:05', RFC 3339.")
 @click.option("-f", "--force", is_flag=True, help="Replace what exists in DIR.")
 @click.option("--devices", is_flag=True, help="Make device nodes in DIR; without this they are left out.")
 @click.option("--setuid", is_flag=True, help="Keep set-user-ID and set-group-ID bits and capabilities of files in DIR.")
@@ -29,16 +33,22 @@ def restore(
     ref: str,
     paths: tuple[str, ...],
     to: str | None,
+    at: str | None,
     force: bool,
     devices: bool,
     setuid: bool,
     offline: bool,
 ) -> None:
-    """Bring files or directories of a commit back, into a directory or a worktree.
+    """Bring files or directories of a commit or an earlier state back, into a directory or a worktree.
 
     PATH is a path in the commit ('/' is all of it). NAME+WORKTREE is what the worktree shows now, NAME alone the last
     commit of its worktree 'main'. In DIR each path gets its last name; in a worktree it goes back to its place. No
     mount is needed, and no root for a directory of one's own.
+
+    'restore NAME+WORKTREE PATH CHANGE', which is 'restore NAME+WORKTREE@CHANGE PATH', brings back what PATH was after
+    that operation of the worktree's history ('stratum history NAME+WORKTREE PATH' lists them), and --at what it was at
+    a moment, to the worktree itself where --to says nothing else. That is one more operation there, and can be undone
+    like any other. A number after one PATH is a CHANGE; a file of such a name is written ./4711.
 
     A restore to DIR that was interrupted can be run again: what is there already, and is what is restored, stays; what
     is something else is refused without --force. No symbolic link below DIR is followed. Device nodes and what makes a
@@ -46,23 +56,42 @@ def restore(
     """
     from stratum.api.restoring import restore as run
 
-    note_uncommitted(app, ref)
+    ref, given = _source(app, ref, paths, at)
+    if to == "-":
+        _print(app, ref, given, offline=offline)
+        return
+    if "@" not in ref:
+        note_uncommitted(app, ref)
+    options = {"force": force, "devices": devices, "setuid": setuid, "offline": offline}
     with progress_bar(app.out, "fetching", late=True) as advance:
-        done = run(
-            app.session,
-            ref,
-            list(paths),
-            to,
-            force=force,
-            devices=devices,
-            setuid=setuid,
-            offline=offline,
-            progress=advance,
-        )
+        done = run(app.session, ref, given, to, progress=advance, **options)
     for warning in done.warnings:
         app.out.warn(warning)
     if app.out.json:
-        app.out.object({"places": done.places, "worktree": done.worktree, "warnings": done.warnings})
+        document = {"places": done.places, "worktree": done.worktree, "warnings": done.warnings, "source": done.source}
+        app.out.object(document)
         return
     for place in done.places:
         app.out.line(safe(place))
+    if at is not None:
+        app.out.note(f"this is what was there at {done.source}")
+
+
+def _source(app: App, ref: str, paths: Sequence[str], at: str | None) -> tuple[str, list[str]]:
+    """(the ref to restore from, the paths): with a CHANGE among the paths, or a moment, the state that is meant."""
+    from stratum.api.restoring import state_at, with_change
+
+    if at is None:
+        return with_change(app.session, ref, paths)
+    state, notes = state_at(app.session, ref, at)
+    for note in notes:
+        app.out.warn(note)
+    return state, list(paths)
+
+
+def _print(app: App, ref: str, paths: Sequence[str], *, offline: bool) -> None:
+    from stratum.cli.reading import print_file
+
+    if len(paths) != 1:
+        raise UsageError("'--to -' prints one file", hint="name one PATH, or a directory after --to")
+    print_file(app, ref, paths[0], offline=offline)
