@@ -41,6 +41,7 @@ from stratum.store.holders import KubernetesVolume, Promise
 from stratum.sys import mountapi
 from stratum.sys.mountapi import MOUNT_ATTR_RDONLY
 from stratum.volumes.grant import grant, release
+from stratum.volumes.historic import ensure_history
 from stratum.volumes.tagtemplate import SHORT_ID
 
 _log = logging.getLogger(__name__)
@@ -70,6 +71,8 @@ def publish(driver: Driver, request: csi.NodePublishVolumeRequest, target: Place
         raise CallError(Code.PERMISSION_DENIED, f"inline volumes may not have {wanted.source} as their source")
     if wanted.commit and flags & MOUNT_ATTR_RDONLY:
         raise invalid("a read-only volume cannot be committed on unpublish")
+    if wanted.history and flags & MOUNT_ATTR_RDONLY:
+        raise invalid("a read-only volume has no history, as nothing is written in it")
     asker = _asker(request, caller)
     record = driver.volumes.get(inline_key(request.volume_id))
     if record is None or not driver.session.store.commits.exists(record.commit):
@@ -81,6 +84,8 @@ def publish(driver: Driver, request: csi.NodePublishVolumeRequest, target: Place
         with contextlib.suppress(ExistsError):  # an earlier call made it
             what = f"inline volume of pod {record.name}"[:200]
             driver.session.store.worktrees.create(record.stratum, record.key, record.commit, what, why=what)
+        if wanted.history:
+            ensure_history(driver.session, Ref(record.stratum, worktree=record.key))
     pulled = wanted.source if isinstance(wanted.source, Target) else None
     # What the node has is read with what the node has, as it let the pod name it.
     reader = replace(asker, isolated=pulled is not None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from stratum.api.session import Session
 from stratum.csi import csi_pb2 as csi
 from stratum.csi import inline, mounts
 from stratum.csi.attributes import (
@@ -32,6 +33,7 @@ from stratum.store.resolve import Resolved, ResolvedWorktree
 from stratum.sys import mountinfo
 from stratum.sys.mountapi import MOUNT_ATTR_RDONLY
 from stratum.volumes.grant import grant, release
+from stratum.volumes.historic import ensure_history
 
 _log = logging.getLogger(__name__)
 
@@ -90,6 +92,10 @@ class Node:
             base, origin = base_of(self._driver, found), origin_of(self._driver, volume_id, attributes)
             return gate_options(self._driver, base, asker, attributes.prefetch, origin)
 
+        if attributes.history:
+            if not isinstance(found, ResolvedWorktree):
+                raise invalid(f"the attribute history needs a worktree, and {volume_id} is a commit")
+            ensure_history(self._driver.session, found.ref)
         mounts.stage(self._driver, volume_id, _mounted_as(found), staging, options)
         return found
 
@@ -153,7 +159,8 @@ class Node:
         return csi.NodeUnpublishVolumeResponse()
 
     def _give_back(self, volume_id: str, caller: Caller) -> None:
-        """Commit the volume's worktree where that was promised and nothing has the volume published any more.
+        """Have all that was written be in the volume's history, and commit its worktree where that was promised, once
+        nothing has the volume published any more.
 
         Runs as a job: ABORTED while it is under way. A commit that fails keeps no pod from ending: the work is in the
         worktree, the error in its lease, and so in the volume's condition, and the next commit takes all of it.
@@ -169,13 +176,16 @@ class Node:
             raise
         if not isinstance(found, ResolvedWorktree):
             return
-        lease = driver.session.store.worktrees.lease(found.name, found.worktree)
+        session, store = driver.session, driver.session.store
+        lease = store.worktrees.lease(found.name, found.worktree)
         if lease is None or lease.holder != holder:
+            if store.histories.settings(found.name, found.worktree) is not None:
+                driver.jobs.run(Task(f"history of {volume_id}"), lambda: _flush(session, found), caller)
             return
 
         def commit() -> None:
             try:
-                release(driver.session, found.name, found.worktree, holder)
+                release(session, found.name, found.worktree, holder)
             except StratumError as exc:
                 _log_uncommitted(exc, found)
 
@@ -225,6 +235,14 @@ def _mounted_as(found: Resolved) -> str:
 
 def _log_uncommitted(error: StratumError, worktree: ResolvedWorktree) -> None:
     _log.warning("%s is not committed: %s", worktree, error.message)
+
+
+def _flush(session: Session, worktree: ResolvedWorktree) -> None:
+    from stratum.api.watcher import flushed
+
+    note = flushed(session, worktree.name, worktree.worktree)
+    if note is not None:
+        session.tell(note)
 
 
 def _require_volume(volume_id: str) -> None:

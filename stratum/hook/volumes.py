@@ -25,6 +25,7 @@ from stratum.sys.proc import Process, process_of
 from stratum.sys.syscalls import statx_mount_id
 from stratum.volumes.fetching import ensure_fetched
 from stratum.volumes.grant import grant
+from stratum.volumes.historic import ensure_history
 from stratum.volumes.making import Fill, ensure_worktree
 from stratum.volumes.request import Volume
 
@@ -77,6 +78,8 @@ class ContainerVolumes:
                 held, failure = granted.held, granted.failure
                 if failure is not None:
                     self.warnings.append(f"what the last holder of {held} left was not committed: {failure.message}")
+                if volume.history:
+                    ensure_history(self._session, held.ref)
                 record = self._claim(volume, str(held), held.worktree.base_commit, process, undo)
                 return self._build(volume, record, held.plan(options=volume.gate_options), process, opened)
         # Locked until the commit is on record as mounted, so that no garbage collection takes it away meanwhile.

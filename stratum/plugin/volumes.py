@@ -22,6 +22,7 @@ from stratum.store.holders import NamedVolume
 from stratum.store.records import Records
 from stratum.volumes.fetching import ensure_fetched
 from stratum.volumes.grant import grant, reconcile
+from stratum.volumes.historic import ensure_history
 from stratum.volumes.making import ensure_worktree
 from stratum.volumes.policy import PODMAN, Caller, load_policy
 from stratum.volumes.request import Volume, parse_volume
@@ -125,6 +126,8 @@ class PluginVolumes:
             return
         tree = ensure_worktree(session, volume.ref, volume.beginning, why="made for a volume")
         with grant(session, tree.ref, holder, volume.promise, read_only=volume.read_only) as granted:
+            if volume.history:
+                ensure_history(session, granted.held.ref)
             granted.held.mount(Path(place), read_only=volume.read_only, holder=holder, options=options)
 
     def _session(self) -> Session:
