@@ -217,7 +217,7 @@ class Histories:
         from stratum.store.segments import lines_with
         from stratum.tree.oplog import parse
 
-        log, found = self._log(name, worktree), []
+        log, found = self.log(name, worktree), []
         for segment in log.segments():
             for block in log.blocks(segment):
                 for op in (b'"op":"base"', b'"op":"gap"'):
