@@ -129,7 +129,7 @@ class Keeper(keeper.Keeper):
         if self._settings.get("config", {}).get("events") == "scan":
             return
         try:
-            why = probe()
+            why = probe(self._store)
             groups = Groups.open() if why is None else None
         except UnsupportedError as exc:
             why, groups = exc.told, None
