@@ -236,15 +236,8 @@ class _Listing:
         return [found[n] for n in sorted(found)], path
 
     def _of_name(self, path: bytes, upto: int | None) -> list[Record]:
-        histories, whose = self._store.histories, (self._name, self._worktree)
-        records = {r.n: r for r in histories.find(*whose, path, below=True)}
-        above = path.rpartition(b"/")[0]
-        while above:
-            moved = (r for r in histories.find(*whose, above) if r.op == "rename")
-            records |= {r.n: r for r in moved}
-            above = above.rpartition(b"/")[0]
-        records |= {r.n: r for r in histories.marks(*whose)}
-        return [records[n] for n in sorted(records) if upto is None or n <= upto]
+        records = self._store.histories.about(self._name, self._worktree, path)
+        return [record for record in records if upto is None or record.n <= upto]
 
     def _ground(self, path: bytes, records: list[Record], first: int | None) -> Line | None:
         """The line that tells what ``path`` was before the CHANGE ``first``, its oldest: in the base of that epoch, or

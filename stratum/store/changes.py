@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from stratum.store.transaction import Transaction
     from stratum.store.worktrees import Worktrees
     from stratum.tree.model import Directory
-    from stratum.tree.operations import Operation
     from stratum.tree.oplog import Record
 
 Begin = Callable[[str], AbstractContextManager["Transaction"]]
@@ -138,8 +137,7 @@ def replayed(ground: Directory, records: Iterable[Record]) -> Directory:
     replay, last = Replay(ground), None
     for record in records:
         last = record
-        if record.path is not None:
-            replay.apply(operation_of(record))
+        replay.apply(record)
     if last is None or last.op != "version" or last.path is None or last.entry is None:
         return replay.root
     there, above = lookup(replay.root, last.path), lookup(replay.root, last.path.rpartition(b"/")[0])
@@ -148,13 +146,3 @@ def replayed(ground: Directory, records: Iterable[Record]) -> Directory:
             replay.apply(Operation("delete", last.path))
         replay.apply(Operation("create", last.path, inode_of(last.entry)))
     return replay.root
-
-
-def operation_of(record: Record) -> Operation:
-    """The operation that a record of a path tells of. ``DamagedError``."""
-    from stratum.tree.operations import Operation
-    from stratum.tree.oplog import inode_of
-
-    assert record.path is not None
-    inode = inode_of(record.entry) if record.entry is not None else None
-    return Operation(record.op, record.path, inode, record.link, record.was)

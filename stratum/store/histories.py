@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from stratum.tree.oplog import Record
 
 SETTINGS = "settings.toml"
+_OTHERS = re.compile(rb'"op":"(base|gap|rename)"')
 MAX_FILE = 64 << 20
 _PATTERNS_MAX = 1000
 _FILE = re.compile(r"[0-9]{12}\.jsonl(?:\.zst)?|damaged-[0-9]{12}")
@@ -212,17 +213,29 @@ class Histories:
                         found.append(record)
         return found
 
-    def marks(self, name: str, worktree: str) -> list[Record]:
-        """The records that are of no path: ``base`` and ``gap``, oldest first. Damaged ones are left out."""
+    def about(self, name: str, worktree: str, path: bytes) -> list[Record]:
+        """All that bears on ``path``, oldest first: the records of it and of all that is below, renames of directories
+        that it is or was in, and every ``base`` and ``gap``. Damaged ones are left out. In one pass over the log."""
         from stratum.store.segments import lines_with
-        from stratum.tree.oplog import parse
+        from stratum.tree.oplog import parse, quote_path
 
-        log, found = self.log(name, worktree), []
+        above, needle = [], b'":"' + quote_path(path.rstrip(b"/") or b"/")
+        parent = path.rpartition(b"/")[0]
+        while parent:
+            above.append(b'":"' + quote_path(parent) + b'"')
+            parent = parent.rpartition(b"/")[0]
+        log, lines = self.log(name, worktree), list[bytes]()
         for segment in log.segments():
             for block in log.blocks(segment):
-                for op in (b'"op":"base"', b'"op":"gap"'):
-                    found += [record for line in lines_with(block, op) if (record := parse(line)) is not None]
-        return sorted((r for r in found if r.path is None), key=lambda record: record.n)
+                lines += lines_with(block, needle)
+                for match in _OTHERS.finditer(block or b""):
+                    assert block is not None
+                    end = block.find(b"\n", match.end())
+                    line = block[block.rfind(b"\n", 0, match.start()) + 1 : end if end >= 0 else len(block)]
+                    if match[1] != b"rename" or any(text in line for text in above):
+                        lines.append(line)
+        found = {record.n: record for line in lines if (record := parse(line)) is not None}
+        return [found[n] for n in sorted(found) if _bears_on(found[n], path)]
 
     def get(self, name: str, worktree: str, n: int) -> Record:
         """The record of CHANGE ``n``. ``NotFoundError``, ``DamagedError``."""
@@ -422,6 +435,13 @@ def _move(layout: Layout, old: Path, new: Path) -> None:
             os.close(target)
     finally:
         os.close(source)
+
+
+def _bears_on(record: Record, path: bytes) -> bool:
+    if record.path is None or _is_of(record, path, path.rstrip(b"/") + b"/"):
+        return True
+    above = (record.path, record.was or record.path)
+    return record.op == "rename" and any(path.startswith(found + b"/") for found in above)
 
 
 def _is_of(record: Record, path: bytes, prefix: bytes | None) -> bool:

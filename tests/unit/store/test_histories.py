@@ -472,9 +472,19 @@ def test_a_writer_that_is_closed_leaves_no_descriptor(histories: Histories) -> N
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_what_is_of_no_path_is_found(histories: Histories, small_segments: None) -> None:
+def test_what_bears_on_a_path_is_found(histories: Histories, small_segments: None) -> None:
     log = list(work(200))
-    log[77] = Record(78, log[77].when, "gap", why='nobody watched: "op":"base"')
-    log[130] = Record(131, log[130].when, "base", commit="cd" * 32)
+    when, entry = log[0].when, log[1].entry
+    log[40] = Record(41, when, "write", b"/a/b/c", entry)
+    log[50] = Record(51, when, "write", b"/a/b/cd", entry)
+    log[60] = Record(61, when, "write", b"/a/b/c/d", entry)
+    log[70] = Record(71, when, "rename", b"/x", was=b"/a/b")
+    log[77] = Record(78, when, "gap", why='nobody watched: "op":"base"')
+    log[80] = Record(81, when, "rename", b"/a", was=b"/y")
+    log[90] = Record(91, when, "rename", b"/a/z", was=b"/a/y")
+    log[100] = Record(101, when, "rename", b"/a/z", was=b"/a/b/c")
+    log[130] = Record(131, when, "base", commit="cd" * 32)
     write(histories, log, 10)
-    assert histories.marks(*APP) == [log[0], log[77], log[130]]
+    numbers = [record.n for record in histories.about(*APP, b"/a/b/c")]
+    assert numbers == [1, 41, 61, 71, 78, 81, 101, 131]
+    assert len(histories.about(*APP, b"/")) == 200
