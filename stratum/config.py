@@ -83,6 +83,12 @@ SETTINGS = (
         "Hours for which a source that was seen to have content is believed when that is to be evicted.",
     ),
     Setting(
+        "history_max",
+        "STRATUM_HISTORY_MAX",
+        "a tenth of the store's file system",
+        "Bytes that contents in histories may take, such as 50G or 'none'; a garbage collection lets the oldest go.",
+    ),
+    Setting(
         "pull",
         "STRATUM_PULL",
         "whole",
@@ -111,7 +117,7 @@ class Config:
     they were read from, for programs started with it.
 
     ``cache_max`` (bytes, ``NO_LIMIT`` for none) and ``cache_min_free`` (percent) are None where nobody set them: then
-    what is noted in the store counts.
+    what is noted in the store counts; so is ``history_max``, and then a tenth of the file system counts.
     """
 
     store: Path
@@ -126,6 +132,7 @@ class Config:
     cache_max: int | None = None
     cache_min_free: int | None = None
     cache_verified_hours: int = 6
+    history_max: int | None = None
     history_events: str = "auto"
 
 
@@ -180,6 +187,7 @@ def load_config(environ: Mapping[str, str] | None = None, **overrides: str | Non
         environment=env,
         cache_max=_optional(parse_bytes, values.get("cache_max"), "cache_max"),
         cache_min_free=_optional(parse_percent, values.get("cache_min_free"), "cache_min_free"),
+        history_max=_optional(parse_bytes, values.get("history_max"), "history_max"),
         cache_verified_hours=_hours(values.get("cache_verified_hours")),
         history_events=_choice(values.get("history_events"), "history_events", EVENTS),
     )
@@ -253,7 +261,7 @@ def _is_url(text: str) -> bool:
 _PAIR = 'write it as token_realms = { "registry.example.com" = "https://gitlab.example.com" }'
 
 
-_NUMBERS = {"jobs", "cache_max", "cache_min_free", "cache_verified_hours"}
+_NUMBERS = {"jobs", "cache_max", "history_max", "cache_min_free", "cache_verified_hours"}
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 

@@ -88,15 +88,22 @@ def gc(session: Session, rules: Retention, *, dry_run: bool = False) -> Collecte
     ``BusyError`` names who holds the store, after a bounded wait.
     """
     from stratum.api.folding import fold_all
+    from stratum.store.forgetting import carry_out, plan, seal_idle
     from stratum.store.gc import collect, read_ahead
 
     store, needed = session.store, None
     folded = fold_all(session, dry_run=dry_run)
-    if not dry_run:
-        with store.locks.store():
+    with store.locks.store():
+        if not dry_run:
+            seal_idle(store)
             needed = read_ahead(store, rules, _mounted(session))
+        forgetting = plan(store, session.config.history_max)
     with store.locks.store(exclusive=not dry_run):
-        done = collect(store, rules, _mounted(session), dry_run=dry_run, needed=needed)
+        if not dry_run:
+            carry_out(store, forgetting)
+        done = collect(
+            store, rules, _mounted(session), dry_run=dry_run, needed=needed, forgotten=forgetting if dry_run else None
+        )
     if folded.failed and not dry_run:  # there may be room for it now
         folded = fold_all(session, before=folded)
     done.folded, done.kept_twice, done.not_folded = folded.folded, folded.kept_twice, folded.failed

@@ -55,6 +55,7 @@ from stratum.sys.locks import is_locked, locked
 from stratum.sys.usage import disk_usage
 
 if TYPE_CHECKING:
+    from stratum.store.forgetting import Forgetting
     from stratum.store.store import Store
 
 PARTS_KEPT = 24 * 3600.0
@@ -115,16 +116,20 @@ def collect(
     *,
     dry_run: bool = False,
     needed: Needed | None = None,
+    forgotten: Forgetting | None = None,
 ) -> Collected:
     """Remove what nothing refers to, or with ``dry_run`` only find it.
 
-    ``mounted`` is commit -> where it is mounted, ``needed`` what was read ahead. The caller holds the store's lock,
+    ``mounted`` is commit -> where it is mounted, ``needed`` what was read ahead, ``forgotten`` what histories would not
+    name any more by then (``store.forgetting``). The caller holds the store's lock,
     exclusively unless it is a ``dry_run``, since before it looked for mounts. Raises ``DamagedError`` where it cannot
     be known what is needed.
     """
     done = Collected(dry_run)
     needed = needed or Needed()
-    versions, watched = store.histories.roots(needed.logs)
+    versions, watched = store.histories.roots(needed.logs, without=forgotten.expired if forgotten is not None else ())
+    if forgotten is not None:
+        versions -= forgotten.going
     roots = _roots(store, rules, mounted, watched)
     done.kept, done.tags = roots.kept, roots.going_tags
     _read_needed(store, done.kept, needed)

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -306,17 +306,22 @@ class Histories:
 
         return usage(self.log(name, worktree))
 
-    def roots(self, known: dict[object, Needs] | None = None) -> tuple[set[bytes], dict[str, str]]:
+    def roots(
+        self, known: dict[object, Needs] | None = None, *, without: Collection[tuple[str, str]] = ()
+    ) -> tuple[set[bytes], dict[str, str]]:
         """What the logs need: digests of objects, and commits -> why. What a damaged line mentions is among them;
         ``DamagedError`` where a part cannot be read at all.
 
-        ``known`` is what segments need that were read before, and gets what others need.
+        ``known`` is what segments need that were read before, and gets what others need; the histories ``without`` are
+        left out.
         """
         from stratum.store.logcheck import needs
 
         digests: set[bytes] = set()
         commits: dict[str, str] = {}
         for name, worktree in self.each():
+            if (name, worktree) in without:
+                continue
             log = self.log(name, worktree)
             for segment in log.segments():
                 key = log.key(segment)

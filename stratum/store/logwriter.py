@@ -13,10 +13,12 @@ import re
 import stat
 from collections.abc import Sequence
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 
 from stratum.errors import DamagedError
 from stratum.store.layout import NoSpaceError, storage_error
+from stratum.store.retention import parse_time
 from stratum.store.segments import (
     HINT,
     SEAL_SIZE,
@@ -33,6 +35,7 @@ from stratum.tree.oplog import Record, encode, end_line, parse, parse_end
 
 DAMAGED_PREFIX = "damaged-"
 _APPEND = os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_DAY = timedelta(days=1)
 _NUMBER = re.compile(rb'\{"(?:n|end)":([1-9][0-9]{0,11}),')
 
 
@@ -49,6 +52,7 @@ class LogWriter:
         self._first = 0  # of the segment that is open
         self._size = 0
         self._seal_at = SEAL_SIZE
+        self._began = ""  # the time of the first record of the segment that is open, if it has one
         self.next_n = 1
         try:
             self._directory = log.open_directory()
@@ -75,15 +79,25 @@ class LogWriter:
         try:
             if self._fd >= 0:
                 self._check_untouched()
-                if self._size >= self._seal_at:
+                if self._size >= self._seal_at or self._is_old(records[0].when):
                     self._seal_full()
             if self._fd < 0:
                 self._open_new()
             self._write(data)
         except OSError as exc:
             raise storage_error(exc, f"write the history of {self._log.what}") from None
+        self._began = self._began or records[0].when
         self._size += len(data)
         self.next_n = records[-1].n + 1
+
+    def seal(self) -> None:
+        """Seal the segment that is open, if any, however small it is."""
+        if self._fd >= 0 and self._size:
+            try:
+                self._check_untouched()
+                self._seal_full()
+            except OSError as exc:
+                raise storage_error(exc, f"write the history of {self._log.what}") from None
 
     def close(self) -> None:
         """Give the descriptors back; nothing is left to write."""
@@ -132,6 +146,8 @@ class LogWriter:
             if (n := parse_end(line)) is not None:
                 self.next_n = n + 1
                 break
+        first = parse(split_lines(data[:whole])[0]) if whole else None
+        self._began = first.when if first is not None else ""
         rest = data[whole:]
         if rest and not is_torn(rest):
             numbers = [int(match[1]) for match in _NUMBER.finditer(rest)]
@@ -186,7 +202,12 @@ class LogWriter:
             with suppress(OSError):
                 os.unlink(name, dir_fd=self._directory)
             raise
-        self._fd, self._first, self._size, self._seal_at = fd, self.next_n, 0, SEAL_SIZE
+        self._fd, self._first, self._size, self._seal_at, self._began = fd, self.next_n, 0, SEAL_SIZE, ""
+
+    def _is_old(self, now: str) -> bool:
+        """Whether the segment that is open was begun a day before ``now``: only sealed ones are thinned out."""
+        began, then = parse_time(self._began), parse_time(now)
+        return began is not None and then is not None and then - began >= _DAY
 
     def _write(self, data: bytes) -> None:
         try:

@@ -4,6 +4,8 @@
 
     000000004711.jsonl       raw: lines of ``tree.oplog``, appended to a batch at a time, each batch synced
     000000000001.jsonl.zst   sealed: the same, without the ends of batches within, in zstd frames of whole lines
+    000000000990-000000001000.jsonl.zst   carried over, sealed: a base and what it does not hold, in the place of all
+                             segments up to that CHANGE, which are not there for readers
 
 Only the newest segment is appended to. Once it has ``SEAL_SIZE`` bytes, the next batch begins another and the full one
 is sealed: a temporary file is written and synced, gets its name by one rename, and then the raw one goes. Where both
@@ -36,26 +38,29 @@ HINT = "'stratum fsck' tells more; what can be read stays listed, and a new batc
 
 _LEVEL = 9
 _UNPACKED_MAX = 1 << 28
-_NAME = re.compile(r"([0-9]{12})\.jsonl(\.zst)?")
+_NAME = re.compile(r"([0-9]{12})(?:\.jsonl(\.zst)?|-([0-9]{12})\.jsonl\.zst)")
 _END = b'{"end":'
 _BASE = b'"op":"base"'
 _PIECE = 1 << 22
 
 
 class Segment(NamedTuple):
-    """A segment's first CHANGE, and whether it is sealed."""
+    """A segment's first CHANGE, whether it is sealed, and of one that was carried over the last CHANGE, else 0."""
 
     first: int
     sealed: bool
+    carried: int = 0
 
     @property
     def name(self) -> str:
         """The name of its file."""
-        return segment_name(self.first, sealed=self.sealed)
+        return segment_name(self.first, sealed=self.sealed, carried=self.carried)
 
 
-def segment_name(first: int, *, sealed: bool = False) -> str:
+def segment_name(first: int, *, sealed: bool = False, carried: int = 0) -> str:
     """The name of the file of a segment."""
+    if carried:
+        return f"{first:012d}-{carried:012d}.jsonl.zst"
     return f"{first:012d}.jsonl" + (".zst" if sealed else "")
 
 
@@ -70,11 +75,16 @@ class Log:
     def segments(self) -> list[Segment]:
         """What there is, oldest first; of one that is both raw and sealed, the raw one."""
         found: dict[int, bool] = {}
+        carried = Segment(0, True)
         for name in self.names():
             if match := _NAME.fullmatch(name):
                 first = int(match[1])
-                found[first] = found.get(first, True) and match[2] is not None
-        return [Segment(first, found[first]) for first in sorted(found)]
+                if match[3] is None:
+                    found[first] = found.get(first, True) and match[2] is not None
+                elif int(match[3]) > carried.carried:
+                    carried = Segment(first, True, int(match[3]))
+        rest = [Segment(first, found[first]) for first in sorted(found) if first > carried.carried]
+        return [carried, *rest] if carried.carried else rest
 
     def open_directory(self) -> int:
         """A descriptor of the directory. ``OSError``; ``DamagedError`` where a symbolic link is in the way."""
@@ -108,7 +118,7 @@ class Log:
         """The lines of a segment in blocks of whole ones, with ``whole`` as far as batches are whole; None in the place
         of a frame that is damaged. Nothing where the segment went meanwhile."""
         for sealed in (segment.sealed, not segment.sealed, segment.sealed):  # it is sealed at this moment, maybe
-            path = self.directory / segment_name(segment.first, sealed=sealed)
+            path = self.directory / segment_name(segment.first, sealed=sealed, carried=segment.carried)
             try:
                 data = self._layout.read_beneath(path, SEGMENT_MAX)
             except FileNotFoundError:

@@ -242,6 +242,8 @@ def test_what_is_no_percentage(text: str) -> None:
 def test_limits_of_the_cache(system_config: Path) -> None:
     found = load_config({})
     assert (found.cache_max, found.cache_min_free, found.cache_verified_hours) == (None, None, 6)
+    assert found.history_max is None
+    assert load_config({"STRATUM_HISTORY_MAX": "1.5 GiB"}).history_max == 3 << 29
     system_config.write_text('cache_max = "10G"\ncache_min_free = 20\ncache_verified_hours = 0\n')
     found = load_config({"STRATUM_CACHE_MIN_FREE": "5%"})
     assert (found.cache_max, found.cache_min_free, found.cache_verified_hours) == (10 << 30, 5, 0)

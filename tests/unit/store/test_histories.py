@@ -73,7 +73,7 @@ def append_one(histories: Histories) -> Record:
     """What a writer does that comes after a crash: begin, and append."""
     with histories.writing():
         writer = histories.writer(*APP)
-        record = Record(writer.next_n, "2027-01-01T00:00:00.000Z", "gap", why="nobody watched")
+        record = Record(writer.next_n, "2026-11-30T06:00:00.000Z", "gap", why="nobody watched")
         writer.append([record])
         writer.close()
     return record
@@ -289,6 +289,21 @@ def test_a_log_that_is_edited_while_it_is_written_is_noticed(histories: Historie
             again = histories.writer(*APP)
             again.append([Record(again.next_n, log[0].when, "gap", why="the log was changed")])
             again.close()
+
+
+def test_a_segment_is_sealed_once_it_is_a_day_old(histories: Histories) -> None:
+    def at(day: int, clock: str) -> Record:
+        writer = histories.writer(*APP)
+        record = Record(writer.next_n, f"2026-11-{day}T{clock}:00.000Z", "gap", why="x")
+        writer.append([record])
+        writer.close()
+        return record
+
+    with histories.writing():
+        log = [at(10, "12:00"), at(11, "11:59"), at(11, "12:00"), at(12, "11:00"), at(12, "00:00"), at(20, "00:00")]
+    names = [segment_name(1, sealed=True), segment_name(3, sealed=True), segment_name(6)]
+    assert sorted(path.name for path in place(histories).iterdir()) == names
+    assert read(histories) == log
 
 
 def test_numbers_have_to_follow(histories: Histories) -> None:
