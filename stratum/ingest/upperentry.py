@@ -10,7 +10,7 @@ layer, ``redirect_dir=on``, ``metacopy=on``, no index. What the kernel keeps in 
 - ``metacopy`` on a file: its metadata is here, its data is the base's, at ``redirect`` where there is one;
 - ``overlay.*`` below the prefix: attributes of the user's, escaped once; every other name is bookkeeping.
 
-Whoever walks an upperdir (``ingest.upperdir``) opens each entry relative
+Whoever walks an upperdir (``ingest.upperdir``, once; ``ingest.upperstate``, again and again) opens each entry relative
 to its directory, without following symlinks, and asks here what it is; nothing is changed.
 """
 
@@ -19,6 +19,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable
+from operator import is_not
 
 from stratum.errors import StratumError
 from stratum.ingest.attributes import stored_xattrs
@@ -63,13 +64,13 @@ class UpperEntries:
 
     def __init__(self, base: Directory, dialect: overlay.Dialect, warn: Warn | None) -> None:
         self.base = base
-        self._dialect = dialect
+        self.dialect = dialect
         self._warn = warn
 
     def attributes(self, target: int, path: bytes) -> tuple[dict[bytes, bytes], Xattrs]:
         """overlayfs's own attributes without their prefix, and those that are part of the tree. ``StratumError`` where
         those are more than a tree can hold."""
-        private, visible = self._dialect.split(read_fd_xattrs(target))
+        private, visible = self.dialect.split(read_fd_xattrs(target))
         try:
             return private, stored_xattrs(visible)
         except StratumError as exc:
@@ -156,7 +157,7 @@ def merged_directory(own: Metadata, lower: Directory | None, children: dict[byte
         lower is not None
         and lower.metadata() == (mode, uid, gid, mtime, xattrs)
         and len(lower.children) == len(children)
-        and all(children.get(name) is child for name, child in lower.children.items())
+        and not any(map(is_not, map(children.get, lower.children), lower.children.values()))
     ):
         return lower
     return Directory(mode, uid, gid, mtime, xattrs, children=children)
