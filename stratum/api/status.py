@@ -17,19 +17,22 @@ from stratum.refs import is_hash
 from stratum.sys.copymark import LostAttributesError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
+    from typing import Any
 
+    from stratum.api.historystatus import HistoryStatus
     from stratum.mount.state import Record
     from stratum.store.worktrees import Worktree
     from stratum.sys.mountinfo import MountEntry
 
+    Asked = Callable[[], Mapping[str, Any] | None]
     Unrecorded = Callable[[], list[tuple[int, MountEntry]]]
 
 
 @frozen
 class WorktreeStatus:
     """A worktree: commits are whole hashes, ``head_time`` is RFC 3339. ``changes`` counts what it shows that is not
-    committed, and what it shows beyond its base.
+    committed, and what it shows beyond its base. ``history`` is None where none is kept.
 
     ``held`` says who has the worktree where no mount of it is on record. ``waiting`` is the holder of a lease that is
     still to be worked off, because nobody has the worktree any more; ``lease_error`` says why that failed, or why any
@@ -47,6 +50,7 @@ class WorktreeStatus:
     at_boot: list[str] = field(default_factory=list)
     held: str | None = None
     waiting: str | None = None
+    history: HistoryStatus | None = None
 
 
 @frozen
@@ -76,6 +80,7 @@ def status(session: Session, target: str | None = None) -> list[StratumStatus]:
     kept = at_boot(session)
     open_tree = lru_cache(2)(store.commits.open_tree)  # worktrees side by side often have one base
     unrecorded = lru_cache(1)(_mounts_there_are)
+    asked = lru_cache(1)(lambda: _who_watches(session))
     if target is not None:
         ref = ref_or_mountpoint(session, target)
         by_hash = [record for record in by_hash if record.ref == ref.name]
@@ -100,7 +105,11 @@ def status(session: Session, target: str | None = None) -> list[StratumStatus]:
                 tags=tags,
                 mounted_tags=[record for record in records if record.ref.startswith(f"{name}:")],
                 worktrees=[
-                    replace(found, at_boot=kept.get(f"{name}+{found.name}", []))
+                    replace(
+                        found,
+                        at_boot=kept.get(f"{name}+{found.name}", []),
+                        history=_history(session, name, found.name, asked, whole=only is not None),
+                    )
                     for found in worktrees
                     if found is not None
                 ],
@@ -111,6 +120,23 @@ def status(session: Session, target: str | None = None) -> list[StratumStatus]:
     if by_hash or (by_hash_at_boot and target is None):
         strata.append(StratumStatus("", {}, by_hash, tags_at_boot=by_hash_at_boot))
     return strata
+
+
+def _history(session: Session, name: str, worktree: str, asked: Asked, *, whole: bool) -> HistoryStatus | None:
+    try:
+        if session.store.histories.settings(name, worktree) is None:
+            return None
+    except StratumError:  # what is wrong is told below
+        pass
+    from stratum.api.historystatus import history_status
+
+    return history_status(session, name, worktree, asked, whole=whole)
+
+
+def _who_watches(session: Session) -> Mapping[str, Any] | None:
+    from stratum.api.watcher import watch_status
+
+    return watch_status(session)
 
 
 def _worktree_now(

@@ -14,6 +14,7 @@ from stratum.errors import StratumError
 
 if TYPE_CHECKING:
     from stratum.api.bootmounts import Brought
+    from stratum.api.historystatus import HistoryStatus
     from stratum.api.residing import Residings
     from stratum.api.status import StratumStatus, WorktreeStatus
     from stratum.api.uncommitted import Counts
@@ -191,6 +192,10 @@ def status(app: App, target: str | None) -> None:
     changed in that. In JSON, 'uncommitted' and 'since_base' count paths as {added, modified, deleted}; 'clean' is true
     where nothing is uncommitted; 'added', 'modified' and 'deleted' are those of 'since_base'.
 
+    Where its history is kept: since when, whether somebody watches, what was done and is not recorded yet, and which
+    files are open for writing, which have no version before they are closed; of one worktree also how often nobody
+    watched today, and what the history takes. In JSON 'history', null where none is kept.
+
     Where a base, or a tag that is mounted, is not here whole: how much of it is, where the rest is, and whether that
     can be reached; in JSON 'residence', null for what is here whole.
     """
@@ -236,6 +241,10 @@ def _print_status(app: App, stratum: StratumStatus, residings: Residings) -> Non
             app.out.line(f"    waiting      what {safe(tree.waiting)} left is not committed yet: stratum reconcile")
         for mountpoint in tree.at_boot:
             app.out.line(f"    at boot      {safe(mountpoint)}")
+        if tree.history is not None:
+            from stratum.cli.versions import status_text
+
+            app.out.line(f"    history      {status_text(tree.history)}")
         if tree.lease_error:
             app.out.line(f"    failed       {safe(tree.lease_error)}")
 
@@ -256,6 +265,12 @@ def _residence(residings: Residings, commit: str) -> dict[str, Any] | None:
     from stratum.cli.residing import residing_json
 
     return residing_json(found)
+
+
+def _history_json(history: HistoryStatus) -> dict[str, Any]:
+    from stratum.cli.versions import status_json
+
+    return status_json(history)
 
 
 def _uncommitted(tree: WorktreeStatus) -> str:
@@ -298,6 +313,7 @@ def _stratum_json(stratum: StratumStatus, residings: Residings) -> dict[str, Any
                 "waiting": tree.waiting,
                 "failed": tree.lease_error,
                 "residence": _residence(residings, tree.base),
+                "history": None if tree.history is None else _history_json(tree.history),
             }
             for tree in stratum.worktrees
         ],

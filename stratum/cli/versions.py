@@ -11,6 +11,7 @@ from stratum.cli.output import human_size, local_time, safe, short
 from stratum.cli.reftype import WORKTREE_OR_PATH
 
 if TYPE_CHECKING:
+    from stratum.api.historystatus import HistoryStatus
     from stratum.api.versions import Line
 
 _UNKNOWN = {
@@ -121,3 +122,44 @@ def _what(line: Line, *, named: bool) -> str:
     if line.unknown is not None:
         path += f" (content not kept: {_UNKNOWN.get(line.unknown, safe(line.unknown))})"
     return path
+
+
+def status_text(history: HistoryStatus) -> str:
+    """How a history is doing, in one line."""
+    words = [f"since {local_time(history.since)}" if history.since else "not known"]
+    if not history.watched:
+        words.append("nobody watches now ('stratum watch' does, or a mount)")
+    elif not history.events:
+        words.append("watched by looking again and again: this kernel tells of nothing")
+    if history.pending:
+        words.append(f"{history.pending} changes pending")
+    if history.change:
+        words.append(f"last CHANGE {history.change}, {local_time(history.when)}")
+    if history.gaps_today:
+        words.append(f"{history.gaps_today} {'gap' if history.gaps_today == 1 else 'gaps'} today")
+    if history.size is not None:
+        log, contents = history.size
+        words.append(f"{human_size(contents)} of contents, {human_size(log)} of log")
+    if history.open:
+        shown = ", ".join(map(safe, history.open[:3])) + (", ..." if len(history.open) > 3 else "")
+        words.append(f"open for writing: {shown} (no version until closed or committed)")
+    if history.trouble:
+        words.append(safe(history.trouble))
+    return "; ".join(words)
+
+
+def status_json(history: HistoryStatus) -> dict[str, Any]:
+    """The same for programs."""
+    return {
+        "since": history.since,
+        "change": history.change,
+        "when": history.when,
+        "watched": history.watched,
+        "events": history.events,
+        "pending": history.pending,
+        "open": [safe(path) for path in history.open],
+        "trouble": history.trouble,
+        "log_bytes": history.size[0] if history.size is not None else None,
+        "content_bytes": history.size[1] if history.size is not None else None,
+        "gaps_today": history.gaps_today,
+    }

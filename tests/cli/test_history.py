@@ -302,6 +302,25 @@ def test_a_number_is_a_path_where_there_is_no_worktree_with_a_history(cli: Comma
 
 
 @pytest.mark.usefixtures("book")
+def test_status(cli: Command) -> None:
+    line = next(line for line in cli.ok("status", "app+dev").splitlines() if line.startswith("    history"))
+    assert "since 2026-11-21" in line
+    assert "nobody watches now" in line
+    assert "last CHANGE 9" in line
+    assert "203 B of contents" in line
+    (tree,) = cli.json("status", "app+dev")[0]["worktrees"]
+    assert tree["history"]["change"] == 9
+    assert (tree["history"]["watched"], tree["history"]["content_bytes"]) == (False, 203)
+    (tree,) = cli.json("status", "app")[0]["worktrees"]
+    assert tree["history"]["log_bytes"] is None
+    (cli.store / "refs/app/history/dev/settings.toml").write_text("nonsense")
+    (tree,) = cli.json("status", "app")[0]["worktrees"]
+    assert "settings.toml" in tree["history"]["trouble"]
+    cli.ok("worktree", "add", "app+other", "app:latest")
+    assert "history" not in cli.ok("status", "app+other")
+
+
+@pytest.mark.usefixtures("book")
 def test_completion(cli: Command) -> None:
     assert completed(cli, "stratum show app+dev@", ["stratum", "show", "app+dev", "@"])[:2] == ["9", "8"]
     assert completed(cli, "stratum cat app+dev@2 d/", ["stratum", "cat", "app+dev", "@", "2", "d/"]) == ["d/big"]
