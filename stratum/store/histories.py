@@ -39,7 +39,7 @@ SETTINGS = "settings.toml"
 _OTHERS = re.compile(rb'"op":"(base|gap|rename)"')
 MAX_FILE = 64 << 20
 _PATTERNS_MAX = 1000
-_FILE = re.compile(r"[0-9]{12}\.jsonl(?:\.zst)?|damaged-[0-9]{12}")
+_FILE = re.compile(r"[0-9]{12}\.jsonl(?:\.zst)?|[0-9]{12}-[0-9]{12}\.jsonl\.zst|damaged-[0-9]{12}")
 
 
 @frozen
