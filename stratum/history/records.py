@@ -13,7 +13,7 @@ from typing import NamedTuple
 from stratum.errors import UnsupportedError
 from stratum.history.capture import Captured
 from stratum.sys.actors import Actor
-from stratum.tree.model import Directory, File, Inode, lookup
+from stratum.tree.model import Directory, File, Inode, content_unknown, lookup
 from stratum.tree.operations import Operation
 from stratum.tree.oplog import Record, entry_of, when_text
 
@@ -58,13 +58,15 @@ def lost_versions(versions: Sequence[Version], old: Directory, new: Directory) -
 
 def _content(captured: Captured) -> object:
     if captured.unknown is not None:
-        return captured.signature  # two of them may be of one size, and differ
+        return (captured.size, captured.signature[3])  # two of them may be of one size, and differ
     return (captured.size, captured.digest, captured.content)
 
 
 def _content_at(root: Directory, path: bytes) -> object:
     inode = lookup(root, path)
-    return inode.content_key() if isinstance(inode, File) else None
+    if not isinstance(inode, File):
+        return None
+    return (inode.size, inode.mtime) if content_unknown(inode) else inode.content_key()
 
 
 class Telling:
@@ -105,7 +107,7 @@ class Telling:
         inode = self._around(version)
         inode.size, inode.digest, inode.content = captured.size, captured.digest, captured.content
         inode.mtime = captured.signature[3]
-        when = when_text(min(version.when, self._latest)) if version.when else self._now
+        when = when_text(min(version.when, self._latest))
         self._add(
             "version", version.path, when, version.actor or self.actor(version.path), entry=inode, why=captured.unknown
         )
@@ -123,13 +125,15 @@ class Telling:
 
     def operation(self, operation: Operation) -> None:
         """Tell of one change."""
-        inode, why = operation.inode, None
-        if operation.op == "rename":
+        inode, why, op = operation.inode, None, operation.op
+        if op == "rename":
             inode = None
-        elif isinstance(inode, File) and inode.size and inode.digest is None and inode.content is None:
+        elif isinstance(inode, File) and content_unknown(inode):
             why = self._why(operation.path, inode)
+            if op == "setattr" and _content_at(self._old, operation.path) != (inode.size, inode.mtime):
+                op = "write"  # another one, which is not known either
         self._add(
-            operation.op,
+            op,
             operation.path,
             self._now,
             self.actor(operation.path),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import os
 import struct
 
 from stratum.sys.syscalls import AT_EMPTY_PATH, libc_call
@@ -34,3 +35,8 @@ def handle_of(fd: int, name: bytes = b"") -> bytes:
         libc_call("name_to_handle_at", fd, name, buffer, mount, flags, path=name or None)
     (size,) = struct.unpack_from("=I", buffer)
     return buffer.raw[: _HEAD.size + size]
+
+
+def identity(info: os.stat_result) -> tuple[int, int]:
+    """Device and inode number: what tells an inode from all others that there are at this moment."""
+    return (info.st_dev, info.st_ino)

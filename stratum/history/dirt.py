@@ -1,0 +1,92 @@
+"""What events say changed in one upperdir, until a batch looks at it."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from stratum.ingest.upperstate import UpperDirectory
+    from stratum.sys.actors import Actor
+
+NAMES_MAX = 4096
+"""From so many entries on, a directory is looked at as a whole."""
+_MOVES_MAX = 10_000
+_ACTORS_MAX = 50_000
+
+Entry = "tuple[UpperDirectory, bytes]"
+
+
+class Dirt:
+    """Entries by their directories; a directory of which nothing is named is looked at itself."""
+
+    def __init__(self) -> None:
+        self.names: dict[UpperDirectory, set[bytes] | None] = {}
+        """The names of entries in a directory, None for all of them."""
+        self.modified: dict[UpperDirectory, set[bytes]] = {}
+        """Files of which nothing is known but that they were written to: they may still be open."""
+        self.actors: dict[tuple[UpperDirectory, bytes], Actor] = {}
+        """Who did something with an entry last."""
+        self.moves: dict[tuple[UpperDirectory, bytes], tuple[UpperDirectory, bytes]] = {}
+        """Where entries that were renamed were before."""
+        self.first = 0.0
+        self.last = 0.0
+        """When the first and the last of it was told (``time.monotonic``); 0 where nothing was."""
+
+    def __bool__(self) -> bool:
+        return self.first > 0
+
+    def touch(self) -> None:
+        """Something is to be looked at."""
+        self.last = time.monotonic()
+        self.first = self.first or self.last
+
+    def add(self, directory: UpperDirectory, name: bytes | None, actor: Actor | None = None) -> None:
+        """The entry ``name`` changed; None: the directory itself."""
+        self.touch()
+        names = self.names.setdefault(directory, set())
+        if name is None or names is None:
+            return
+        names.add(name)
+        if len(names) > NAMES_MAX:
+            self.names[directory] = None
+        self._by(directory, name, actor)
+
+    def add_modified(self, directory: UpperDirectory, name: bytes, actor: Actor | None = None) -> None:
+        """Somebody wrote to the file ``name``, or cut it short."""
+        self.touch()
+        names = self.modified.setdefault(directory, set())
+        names.add(name)
+        if len(names) > NAMES_MAX:
+            del self.modified[directory]
+            self.names[directory] = None
+        self._by(directory, name, actor)
+
+    def add_move(self, old: tuple[UpperDirectory, bytes], new: tuple[UpperDirectory, bytes]) -> None:
+        """The entry ``old`` became ``new``."""
+        if len(self.moves) < _MOVES_MAX:
+            self.moves[new] = self.moves.pop(old, old)
+
+    def _by(self, directory: UpperDirectory, name: bytes, actor: Actor | None) -> None:
+        if actor is not None and len(self.actors) < _ACTORS_MAX:
+            self.actors[directory, name] = actor
+
+    def forget(self, directory: UpperDirectory) -> None:
+        """A directory is gone; what is dirty in it with it."""
+        self.names.pop(directory, None)
+        self.modified.pop(directory, None)
+
+
+class Paths:
+    """The paths of entries at one moment, that of each directory asked for once."""
+
+    def __init__(self) -> None:
+        self._known: dict[UpperDirectory, bytes] = {}
+
+    def of(self, entry: tuple[UpperDirectory, bytes]) -> bytes:
+        """The path of an entry; of the directory itself where the name is ``.``."""
+        directory, name = entry
+        path = self._known.get(directory)
+        if path is None:
+            path = self._known[directory] = directory.path()
+        return path if name == b"." else path.rstrip(b"/") + b"/" + name

@@ -1,0 +1,298 @@
+"""One upperdir over one base commit, open, with the directories in it that the kernel tells of; what all have together.
+
+Paths below it are opened without following symlinks, whatever a writer does with them meanwhile.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from stratum.errors import NotFoundError, StratumError
+from stratum.history.dirt import Dirt, Paths
+from stratum.history.versions import Key
+from stratum.ingest.upperstate import UpperState
+from stratum.store.layout import storage_error
+from stratum.sys.actors import Actor, Actors
+from stratum.sys.fanotify import FAN_MODIFY, FAN_ONDIR
+from stratum.sys.handles import handle_of, identity
+from stratum.sys.syscalls import RESOLVE_BENEATH, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, fd_path, openat2
+
+if TYPE_CHECKING:
+    from stratum.history.capture import Capturer
+    from stratum.history.contents import Contents
+    from stratum.history.events import Groups
+    from stratum.history.publishing import Publisher
+    from stratum.history.strict import Strictness
+    from stratum.ingest.upperstate import UpperDirectory
+    from stratum.store import Store
+    from stratum.tree.model import Directory
+
+Handle = bytes
+
+_TRIES = 20
+_PLACES_MAX = 20_000
+_UPPER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_ENTRY = os.O_PATH | os.O_NOFOLLOW
+_READ = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+_BENEATH = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS
+
+
+class Common:
+    """The store, how it is heard of, and what the kernel's handles mean. ``groups`` is None where there are no events;
+    ``breathe`` is called in the middle of long work, and listens."""
+
+    def __init__(
+        self,
+        store: Store,
+        groups: Groups | None,
+        capturer: Capturer,
+        publisher: Publisher,
+        strict: Strictness,
+        breathe: Callable[[], None],
+    ) -> None:
+        self.store = store
+        self.groups = groups
+        self.capturer = capturer
+        self.publisher = publisher
+        self.strict = strict
+        self.breathe = breathe
+        self.trees = Trees(store)
+        self.actors = Actors()
+        self.directories: dict[Handle, tuple[Epoch, UpperDirectory]] = {}
+        """The directories that the kernel tells of."""
+        self.linked: dict[Handle, Epoch] = {}
+        """The files with several names that it tells of."""
+        self._places: dict[Handle, tuple[Epoch, UpperDirectory, bytes]] = {}
+        self._older: dict[Handle, tuple[Epoch, UpperDirectory, bytes]] = {}
+
+    def put(
+        self, handle: Handle, epoch: Epoch, directory: UpperDirectory, name: bytes, *, only_new: bool = False
+    ) -> None:
+        """Remember, for a while, which entry of which directory a file was the last time that something was told of
+        it; ``only_new``: unless one is remembered already."""
+        if only_new and self.place(handle) is not None:
+            return
+        if len(self._places) >= _PLACES_MAX:
+            self._older, self._places = self._places, {}
+        self._places[handle] = (epoch, directory, name)
+
+    def place(self, handle: Handle | None) -> tuple[Epoch, UpperDirectory, bytes] | None:
+        """What was remembered of it."""
+        if handle is None:
+            return None
+        return self._places.get(handle) or self._older.get(handle)
+
+    def forget(self, epoch: Epoch) -> None:
+        """Forget all handles of an upperdir."""
+        self.directories = {handle: item for handle, item in self.directories.items() if item[0] is not epoch}
+        self.linked = {handle: item for handle, item in self.linked.items() if item is not epoch}
+        for places in (self._places, self._older):
+            for handle in [handle for handle, item in places.items() if item[0] is epoch]:
+                del places[handle]
+
+
+class Trees:
+    """Trees of commits that worktrees have as their bases, each opened once."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._open: dict[str, Directory] = {}
+
+    def of(self, commit: str) -> Directory:
+        """The tree of a commit. ``StratumError``."""
+        if commit not in self._open:
+            self._open[commit] = self._store.commits.open_tree(commit)
+        return self._open[commit]
+
+    def keep(self, commits: set[str]) -> None:
+        """Forget all others."""
+        self._open = {commit: tree for commit, tree in self._open.items() if commit in commits}
+
+
+class Epoch:
+    """The upperdir that ``name+worktree`` has now, over the tree of the commit ``base``."""
+
+    def __init__(self, common: Common, name: str, worktree: str, contents: Contents) -> None:
+        """``NotFoundError`` where there is no such worktree, ``StratumError``."""
+        self._common = common
+        self._contents = contents
+        self._links: dict[bytes, set[tuple[UpperDirectory, bytes]]] = {}
+        self._path = common.store.layout.worktree(name, worktree)
+        self.base, self._fd = self._open(name, worktree)
+        self.dirt = Dirt()
+        self.closed: set[Key] = set()
+        """Files that were closed since the last batch: those that were mapped may have changed without a trace."""
+        self.strict = False
+        """Whether openers are held up until what was closed is taken."""
+        try:
+            self._key = identity(os.fstat(self._fd))
+            self.state = UpperState(common.trees.of(self.base), self._fd, contents, marks=self)
+        except BaseException:
+            os.close(self._fd)
+            raise
+
+    def _open(self, name: str, worktree: str) -> tuple[str, int]:
+        """The base commit and the upperdir that belong together: of one directory, as they come and go with it."""
+        store = self._common.store
+        for _ in range(_TRIES):
+            base = store.worktrees.get(name, worktree).base_commit
+            try:
+                outer = store.layout.open_beneath(self._path, os.O_PATH | os.O_DIRECTORY)
+            except FileNotFoundError:
+                continue
+            except OSError as exc:
+                raise storage_error(exc, f"look at {self._path}") from None
+            try:
+                upper = os.open("upperdir", _UPPER, dir_fd=outer)
+                again = store.worktrees.get(name, worktree).base_commit
+                if again == base and identity(os.lstat(self._path)) == identity(os.fstat(outer)):
+                    return base, upper
+                os.close(upper)
+            except FileNotFoundError:
+                continue
+            except OSError as exc:
+                raise storage_error(exc, f"open {self._path / 'upperdir'}") from None
+            finally:
+                os.close(outer)
+        raise StratumError(f"the worktree {name}+{worktree} is changed as fast as it is looked at")
+
+    def is_current(self) -> bool:
+        """Whether the worktree has this upperdir still. ``NotFoundError`` where there is no worktree any more."""
+        try:
+            return identity(os.lstat(self._path / "upperdir")) == self._key
+        except OSError:
+            if os.path.lexists(self._path):
+                return False
+            raise NotFoundError(f"{self._path} is not there any more") from None
+
+    def close(self) -> None:
+        """Forget it."""
+        self._common.forget(self)
+        self.state.close()
+        os.close(self._fd)
+
+    def unmark(self) -> None:
+        """Have the kernel tell no more of its directories."""
+        groups = self._common.groups
+        if groups is None:
+            return
+        for epoch, directory in list(self._common.directories.values()):
+            if epoch is self:
+                with suppress(OSError, StratumError):
+                    fd = self.open_entry(directory.path())
+                    try:
+                        groups.unmark_directory(fd)
+                    finally:
+                        os.close(fd)
+
+    # What is told
+
+    def note(self, directory: UpperDirectory, name: bytes, mask: int, actor: Actor | None) -> None:
+        """The kernel told of an entry of a directory, or of the directory itself (``.``)."""
+        if name in (b"", b"."):
+            self.dirt.add(directory, None)
+        elif mask & ~FAN_ONDIR == FAN_MODIFY:
+            self.dirt.add_modified(directory, name, actor)
+        else:
+            self.dirt.add(directory, name, actor)
+
+    def note_linked(self, handle: bytes, actor: Actor | None) -> None:
+        """The kernel told of a file with several names."""
+        for directory, name in self._links.get(handle, ()):
+            self.dirt.add(directory, name, actor)
+
+    def path_of_linked(self, handle: bytes) -> bytes | None:
+        """A path that a file with several names has, or had."""
+        for directory, name in self._links.get(handle, ()):
+            return directory.path().rstrip(b"/") + b"/" + name
+        return None
+
+    # Files
+
+    def open_entry(self, path: bytes) -> int:
+        """An O_PATH descriptor of what is at ``path``, of a symlink itself. ``OSError``."""
+        return openat2(self._fd, path.lstrip(b"/") or b".", _ENTRY, resolve=_BENEATH)
+
+    def has(self, path: bytes, key: tuple[int, int]) -> bool:
+        """Whether the file with this device and inode number is at ``path``."""
+        try:
+            fd = self.open_entry(path)
+        except OSError:
+            return False
+        try:
+            return identity(os.fstat(fd)) == key
+        finally:
+            os.close(fd)
+
+    def is_open_for_writing(self, path: bytes) -> bool:
+        """Whether ``path`` is a regular file that somebody has open for writing, as far as that can be told."""
+        return self._key_if_open(path) is not None
+
+    def _key_if_open(self, path: bytes) -> Key | None:
+        """Device and inode number of the file, if it is open for writing."""
+        try:
+            entry = self.open_entry(path)
+        except OSError:
+            return None
+        try:
+            info = os.fstat(entry)
+            if not stat.S_ISREG(info.st_mode):
+                return None
+            fd = os.open(fd_path(entry), _READ)
+        except OSError:
+            return None
+        finally:
+            os.close(entry)
+        try:
+            return identity(info) if self._common.capturer.is_open_for_writing(fd) else None
+        finally:
+            os.close(fd)
+
+    def settle_modified(self, dirt: Dirt, paths: Paths, still_open: set[Key]) -> None:
+        """Files that were written to are dirty, but for those that are still open, which are put into ``still_open``:
+        their close is told of, too."""
+        for directory, names in dirt.modified.items():
+            known = dirt.names.get(directory, set())
+            if known is None:
+                continue
+            for name in names - known:
+                key = self._key_if_open(paths.of((directory, name)))
+                if key is not None:
+                    still_open.add(key)
+                else:
+                    dirt.names.setdefault(directory, set())
+                    dirt.add(directory, name)
+        dirt.modified.clear()
+
+    # What the incremental reading of the upperdir calls (``ingest.upperstate.Marks``)
+
+    def directory(self, directory: UpperDirectory, fd: int) -> None:
+        """A directory is about to be listed: have the kernel tell of it from now on."""
+        self._common.breathe()
+        self._contents.newest = max(self._contents.newest, os.fstat(fd).st_ctime_ns)
+        if self._common.groups is not None:
+            self._common.directories[handle_of(fd)] = (self, directory)
+            self._common.groups.mark_directory(fd)
+            if self.strict:
+                self._common.strict.mark_directory(fd)
+
+    def linked(self, fd: int, directory: UpperDirectory, name: bytes) -> None:
+        """A file has several names: have the kernel tell of it by whatever name."""
+        if self._common.groups is None:
+            return
+        handle = handle_of(fd)
+        if self._common.linked.get(handle) is not self:
+            self._common.linked[handle] = self
+            self._links[handle] = set()
+            self._common.groups.mark_file(fd)
+            if self.strict:
+                self._common.strict.mark_file(fd)
+        self._links[handle].add((directory, name))
+
+    def gone(self, directory: UpperDirectory) -> None:
+        """A directory is not there any more."""
+        self.dirt.forget(directory)

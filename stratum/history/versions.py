@@ -1,0 +1,182 @@
+"""Versions of the files of one watched worktree, from the close of a file until a batch with it is durable.
+
+A file of more than ``LARGE`` bytes that is closed again and again is not taken each time: it waits, and the last close
+within ``LARGE_PAUSE`` seconds counts. Meanwhile a descriptor keeps it from vanishing.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from stratum.ingest.staging import Signature, signature
+from stratum.sys.handles import identity
+
+if TYPE_CHECKING:
+    from stratum.history.capture import Captured
+    from stratum.history.publishing import Publisher
+    from stratum.sys.actors import Actor
+
+LARGE = 1 << 20
+LARGE_PAUSE = 10.0
+VERSIONS_MAX = 20_000
+"""So many wait for a batch at most. There are more only where no batch can be made, and the oldest are given up."""
+_SEEN_MAX = 10_000
+_PAUSES_MAX = 1000
+
+CLOCK_STEP = 20_000_000
+"""Nanoseconds by which the time of a change may be behind the clock, and more."""
+
+Key = tuple[int, int]
+
+
+class Taken(NamedTuple):
+    """A version: what was captured at ``when`` (ns), of the file with this handle. ``hint`` is a path that it probably
+    has or had, ``mode`` that of the open file, ``actor`` who closed it."""
+
+    captured: Captured
+    when: int
+    handle: bytes | None
+    hint: bytes
+    mode: int
+    actor: Actor | None
+
+
+@dataclass
+class Closed:
+    """A file that was closed: open as ``fd``, with the handle, the path that it probably has, and who closed it.
+    ``place`` tells files apart that take turns at one path."""
+
+    fd: int
+    info: os.stat_result
+    handle: bytes
+    hint: bytes
+    place: object
+    actor: Actor | None
+
+
+@dataclass
+class _Deferred:
+    closed: Closed
+    due: float
+
+
+class Versions:
+    """What was taken of one worktree, and what is to be taken later."""
+
+    def __init__(self, publisher: Publisher) -> None:
+        self._publisher = publisher
+        self.taken: list[Taken] = []
+        """In the order of the closes."""
+        self.latest: dict[Key, Captured] = {}
+        """The last version of each file in ``taken``."""
+        self.given_up = 0
+        """How many were given up since somebody looked."""
+        self._captured: set[Captured] = set()
+        self._older: set[Captured] = set()
+        self._seen: dict[Key, Signature] = {}
+        self._deferred: dict[object, _Deferred] = {}
+        self._large: dict[object, float] = {}
+
+    def knows(self, info: os.stat_result) -> bool:
+        """Whether the file was taken as it is, lately, so that every change since would show in its times."""
+        return self._seen.get(identity(info)) == signature(info)
+
+    def add(self, taken: Taken) -> None:
+        """Keep a version until its batch is durable."""
+        captured = taken.captured
+        if captured.digest is not None:
+            self._publisher.hold(captured.digest)
+        if captured in self._captured or captured in self._older:  # as by a strict history, and by this one
+            self.release([taken])
+            return
+        self._captured.add(captured)
+        if len(self._seen) >= _SEEN_MAX:
+            self._seen.clear()
+        if taken.when - captured.signature[4] > CLOCK_STEP:
+            self._seen[captured.key] = captured.signature
+        self.latest[captured.key] = captured
+        self.taken.append(taken)
+        if len(self.taken) > VERSIONS_MAX:
+            half = self.taken[: VERSIONS_MAX // 2]
+            del self.taken[: len(half)]
+            self.given_up += len(half)
+            self.release(half)
+            self._find_latest()
+
+    def swap(self) -> list[Taken]:
+        """All that was taken, for a batch, in the order in which it was; ``release`` or ``put_back`` it."""
+        taken, self.taken = self.taken, []
+        self._older, self._captured = self._captured, set()
+        return taken
+
+    def put_back(self, taken: list[Taken]) -> None:
+        """They are for the next batch."""
+        self.taken[:0] = taken
+        self._find_latest()
+
+    def release(self, taken: Iterable[Taken]) -> None:
+        """They are durable, or nobody wants them."""
+        self._publisher.drop(item.captured.digest for item in taken if item.captured.digest is not None)
+
+    def forget(self) -> None:
+        """Give up what was taken, and take again what is there."""
+        self.release(self.swap())
+        self._find_latest()
+        self._seen.clear()
+        self._older.clear()
+
+    def _find_latest(self) -> None:
+        self.latest = {item.captured.key: item.captured for item in self.taken}
+
+    def batch_is_done(self, taken: Iterable[Taken]) -> None:
+        """A batch with them is durable."""
+        self.release(taken)
+        self._find_latest()
+
+    def close(self) -> None:
+        """Give up everything."""
+        self.release(self.swap())
+        for deferred in self._deferred.values():
+            os.close(deferred.closed.fd)
+        self._deferred.clear()
+
+    # Large files
+
+    def defer(self, closed: Closed) -> bool:
+        """Whether it is to be taken later; its descriptor is not the caller's then."""
+        now = time.monotonic()
+        if closed.info.st_size <= LARGE:
+            return False
+        if len(self._large) > _PAUSES_MAX:
+            self._large = {place: at for place, at in self._large.items() if now - at < LARGE_PAUSE}
+        last = self._large.get(closed.place)
+        if last is None or now - last >= LARGE_PAUSE:
+            self._large[closed.place] = now
+            return False
+        before = self._deferred.pop(closed.place, None)
+        if before is not None:
+            os.close(before.closed.fd)
+        self._deferred[closed.place] = _Deferred(closed, last + LARGE_PAUSE)
+        return True
+
+    def waits(self, key: Key) -> bool:
+        """Whether the file is to be taken later."""
+        return bool(self._deferred) and any(identity(item.closed.info) == key for item in self._deferred.values())
+
+    def due(self, *, everything: bool) -> list[Closed]:
+        """Those whose time has come, or all of them; their descriptors are the caller's."""
+        now = time.monotonic()
+        places = [place for place, item in self._deferred.items() if everything or item.due <= now]
+        found = [self._deferred.pop(place).closed for place in places]
+        for closed in found:
+            self._large[closed.place] = now
+        return found
+
+    @property
+    def next_due(self) -> float | None:
+        """When the first of them is due (``time.monotonic``)."""
+        return min((item.due for item in self._deferred.values()), default=None)
