@@ -7,6 +7,7 @@ never go, whatever else went wrong: a commit that was never pushed has no source
 - what otherwise only an archive has, which is a file that people remove once they have imported it;
 - what a mount shows that has no gate, or one that nobody serves: whoever reads there could not wait for it;
 - what a rule of residence keeps (``store.keeping``), in all commits that its stratum names;
+- what the history of a worktree names: its commits come and go;
 - what a living transaction needs.
 
 ``Shelf`` remembers, from one derivation to the next, what the trees of commits hold, as that never changes.
@@ -28,6 +29,7 @@ from stratum.store.layout import storage_error
 from stratum.store.sources import SOURCES, CommitSource
 
 if TYPE_CHECKING:
+    from stratum.store.logcheck import Needs
     from stratum.store.store import Store
 
 Parts = list[frozenset[bytes]]
@@ -44,6 +46,7 @@ class Why(Enum):
     GONE = "its source was not seen to have it lately"
     MOUNTED = "a mount without a gate shows it"
     RULE = "a rule keeps it"
+    HISTORY = "the history of a worktree names it"
     BUSY = "a running command needs it"
     RECENT = "it came just now"
 
@@ -77,6 +80,7 @@ class Shelf:
         self._store = store
         self._frames: dict[bytes, frozenset[bytes]] = {}
         self._commits: dict[str, Parts] = {}
+        self._logs: dict[object, Needs] = {}
         self._catalog = lru_cache(_CATALOGS)(self._read_catalog)
 
     def derive(self, fresh: Callable[[CommitSource], bool], unguarded: Set[str]) -> Derived:
@@ -91,6 +95,7 @@ class Shelf:
             if commit in unguarded:
                 found.held[Why.MOUNTED].update(*self.parts(commit))
         self._add_rules(found)
+        found.held[Why.HISTORY].update(self._store.histories.roots(self._logs)[0])
         found.held[Why.BUSY].update(self._store.transactions.needed())
         return found
 
@@ -102,7 +107,7 @@ class Shelf:
             (name, _stat(layout.ref(name) / RESIDENCE), sorted(commits_named(store, name)))
             for name in self._with_rules()
         ]
-        return commits, ruled, sorted(unguarded)
+        return commits, ruled, sorted(unguarded), store.histories.stamp()
 
     def parts(self, commit: str) -> Parts:
         """The objects of the commit. ``DamagedError`` where its tree cannot be read."""

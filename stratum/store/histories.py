@@ -319,21 +319,36 @@ class Histories:
 
         digests: set[bytes] = set()
         commits: dict[str, str] = {}
+        known = {} if known is None else known
+        seen = set()
         for name, worktree in self.each():
             if (name, worktree) in without:
                 continue
             log = self.log(name, worktree)
             for segment in log.segments():
                 key = log.key(segment)
-                needed = known.get(key) if known is not None else None
+                needed = known.get(key)
                 if needed is None:
-                    needed = needs(log, segment)
-                    if known is not None:
-                        known[key] = needed
+                    needed = known[key] = needs(log, segment)
+                seen.add(key)
                 digests |= needed.digests
-                for commit in needed.commits:
+                for commit in (*needed.commits, *self._mentioned(needed.torn)):
                     commits.setdefault(commit, f"history of {name}+{worktree}")
+        for key in known.keys() - seen:
+            del known[key]
         return digests, commits
+
+    def _mentioned(self, lines: bytes) -> list[str]:
+        """The commits of this store of which damaged lines have at least half of the name."""
+        if not lines:
+            return []
+        names = self._layout.names_in(self._layout.commits)
+        return [name for name in names if name[:32].encode() in lines or name[32:].encode() in lines]
+
+    def stamp(self) -> object:
+        """Another one where any log may have changed."""
+        logs = [self.log(*pair) for pair in self.directories()]
+        return [log.key(segment) for log in logs for segment in log.segments()]
 
     # Going
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from stratum.errors import DamagedError, StratumError
 from stratum.frozen import frozen
 from stratum.store.logwriter import DAMAGED_PREFIX, is_torn
-from stratum.store.segments import Log, Segment, out_of_order, split_lines, whole_end
+from stratum.store.segments import Log, Segment, lines_with, out_of_order, split_lines, whole_end
 from stratum.tree.oplog import parse, parse_end
 
 _DIGEST = re.compile(rb" - ([0-9a-f]{64})")
@@ -20,6 +20,7 @@ _OBJECT = re.compile(
 )
 _TIME = re.compile(rb'\{"n":[0-9]+,"t":"([-0-9T:.]+Z)"')
 _RECORD = b'{"n":'
+_BASE = (b'"op":"base"', b'"commit":"')  # one changed byte spares one of them
 _GAP = b'"op":"gap"'
 _TOLD = 20
 """Problems of one log that are told one by one."""
@@ -41,10 +42,11 @@ class HistoryUsage:
 
 @frozen
 class Needs:
-    """Digests of the objects that a segment names, and commits."""
+    """Digests of the objects that a segment names, and commits; the lines that name a commit and are damaged."""
 
     digests: frozenset[bytes]
     commits: frozenset[str]
+    torn: bytes = b""
 
 
 def needs(log: Log, segment: Segment) -> Needs:
@@ -54,6 +56,7 @@ def needs(log: Log, segment: Segment) -> Needs:
     """
     digests: set[bytes] = set()
     commits: set[str] = set()
+    torn: set[bytes] = set()
     for block in log.blocks(segment, whole=False):
         if block is None:
             raise DamagedError(
@@ -66,7 +69,9 @@ def needs(log: Log, segment: Segment) -> Needs:
             found.add(block[max(at - 2, 0) : at] + rest)
         digests.update(bytes.fromhex(text.decode("ascii")) for text in found if _HASH.fullmatch(text))
         commits.update(map(bytes.decode, _COMMIT.findall(block)))
-    return Needs(frozenset(digests), frozenset(commits))
+        bases = {line for text in _BASE for line in lines_with(block, text)}
+        torn.update(line for line in bases if parse(line) is None)
+    return Needs(frozenset(digests), frozenset(commits), b"\n".join(torn))
 
 
 def named_objects(log: Log, segment: Segment) -> dict[bytes, int]:

@@ -28,6 +28,8 @@ from stratum.store.keeping import Rule, Rules
 from stratum.store.locks import StoreLocks
 from stratum.store.sources import CommitSource
 from stratum.sys.pagecache import resident_pages
+from stratum.tree.model import File
+from stratum.tree.oplog import Record, entry_of
 from tests.support import stores
 from tests.support.effort import examples
 
@@ -413,3 +415,22 @@ def _write(store: Store, tx: object, root: object, data: dict[bytes, int]) -> st
     manifest = f"sha256:{len(data):064x}"
     noted = CommitSource(f"r/x@{manifest}", manifest, None, rfc3339(utc_now()), "pull")
     return store.commits.write(tx, root, sources=[(noted, text)], image=False).metadata_hash  # type: ignore[arg-type]
+
+
+def test_what_a_history_names_stays(place: Place) -> None:
+    """Its commits come and go, and who asks for a version has no source to fetch it from."""
+    made = place.sourced(b"ab", "v1")
+    place.store.worktrees.create(NAME, "dev", made)
+    log = [Record(1, "2026-11-29T23:59:01.123Z", "base", commit=made)]
+    entry = entry_of(File(0o100644, 0, 0, 0, size=5000, digest=DIGESTS[b"a"]))
+    log.append(Record(2, "2026-11-29T23:59:02.123Z", "create", b"/v", entry))
+    with place.store.histories.writing():
+        writer = place.store.histories.writer(NAME, "dev")
+        for record in log:
+            before = place.evictor.held(older_than=0.0).stays
+            writer.append([record])
+        writer.close()
+    assert before == {}
+    assert place.evictor.held(older_than=0.0).stays.keys() == {Why.HISTORY}
+    place.evict()
+    assert place.here() == b"a"

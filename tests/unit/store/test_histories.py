@@ -400,14 +400,15 @@ def test_what_a_history_needs_and_takes(histories: Histories) -> None:
     assert min(usage.raw, usage.sealed) > 0
 
 
-def test_what_a_damaged_line_names_is_needed(histories: Histories) -> None:
+def test_what_a_damaged_line_names_is_needed(store: Store, histories: Histories) -> None:
     log = list(work(3))
     write(histories, log, 3)
+    (store.layout.commits / COMMIT).mkdir()
+    (store.layout.commits / ("cd" * 32)).mkdir()
     raw = place(histories) / segment_name(1)
     data = raw.read_bytes()
     wanted = histories.roots()
-    line = data.index(b'{"n":2,')
-    for at in range(line, data.index(b"\n", line)):
+    for at in range(data.index(b'{"end"')):
         raw.write_bytes(data[:at] + b"~" + data[at + 1 :])
         digests, commits = histories.roots()
         assert wanted[0] <= digests
