@@ -215,9 +215,9 @@ class _Check:
         for digest, size in named_objects(log, segment).items():
             self._versions.setdefault(digest, (size, ref))
         for commit in needs(log, segment).commits:
-            if not self._store.commits.exists(commit):
-                path = str((log.directory / segment.name).relative_to(self._layout.root))
-                self._tell(Finding("history", path, f"it begins with commit {commit}, which is missing", [ref]))
+            users = self._users.setdefault(commit, [])
+            if f"history of {ref}" not in users:
+                users.append(f"history of {ref}")
 
     def _boot_mounts(self) -> None:
         """Check the records of mounts that outlive a reboot. One whose ref is gone is told, and is no damage."""
@@ -329,7 +329,9 @@ class _Check:
         for digest in missing.keys() & (self._versions.keys() - self._needed.keys()):
             path, (size, ref) = self._store.objects.path(digest), self._versions[digest]
             problem = f"it is missing: a version of {size} bytes in the history of {ref}"
-            self._tell(Finding("object", str(path.relative_to(self._layout.root)), problem, [ref], digest=digest))
+            finding = Finding("object", str(path.relative_to(self._layout.root)), problem, [ref], digest=digest)
+            finding.size = size
+            self._tell(finding)
             del missing[digest]
         lost = self._sources.lost(missing, self._users, self._readable)
         gone = self._store.residence.listing({digest: missing[digest] for digest in lost})

@@ -18,13 +18,15 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stratum.errors import DamagedError, NotFoundError
+from stratum.errors import BusyError, DamagedError, NotFoundError
 from stratum.frozen import replace
 from stratum.store.clock import rfc3339
 from stratum.store.commits import IMAGE
 from stratum.store.facts import facts_of
 from stratum.store.findings import LOST_ATTRIBUTES, UNCHECKED, Finding
+from stratum.store.histories import SETTINGS
 from stratum.store.layout import storage_error
+from stratum.store.logrepair import mend
 from stratum.store.metadata import METADATA, CommitMeta
 from stratum.store.objects import OBJECT_MODE
 from stratum.store.quarantine import Quarantine
@@ -86,6 +88,7 @@ class _Repair:
             ("pins", self._worktree),
             ("rules", self._rules),
             ("reflog", self._reflog),
+            ("history", self._history),
         ):
             self._each(kind, step)
         return self._quarantine.directory if self._taken else None
@@ -291,6 +294,26 @@ class _Repair:
             return "begun anew with where tags and worktrees are"
         put = ["damaged lines put into quarantine"] if bad else []
         return ", ".join([*put, *(f"told where {which} is" for which in added)]) or "mended already"
+
+    def _history(self, finding: Finding) -> str | None:
+        """The settings as a worktree's file; a log is mended once, whatever is wrong with it."""
+        path = self._path(finding)
+        if path.name == SETTINGS:
+            repaired = self._worktree(finding)
+            if repaired is None:
+                finding.problem += "; 'stratum history on' switches it on again"
+            return repaired
+        top, name, *rest = Path(finding.path).parts
+        worktree = rest[1] if top == "refs" else rest[0]
+        histories = self._store.histories
+        try:
+            with histories.writing():
+                done = mend(histories.log(name, worktree), self._quarantine)
+        except BusyError as exc:
+            raise DamagedError(exc.message) from None
+        if self._quarantine.directory.exists():
+            self._taken.add(finding.path)
+        return done
 
     def _tell_of_refs(self, name: str) -> list[str]:
         """Add to the history where refs are that it does not know to be there; their names."""

@@ -27,7 +27,7 @@ from typing import NamedTuple
 from stratum.errors import DamagedError
 from stratum.store.frames import MAGIC, frame_end
 from stratum.store.layout import Layout, storage_error
-from stratum.tree.oplog import LINE_MAX, Record, end_line, parse, parse_end
+from stratum.tree.oplog import LINE_MAX, LOST, Record, end_line, parse, parse_end
 
 SEAL_SIZE = 2 << 20
 FRAME_SIZE = 1 << 20
@@ -117,18 +117,30 @@ class Log:
     def blocks(self, segment: Segment, *, whole: bool = True) -> list[bytes | None]:
         """The lines of a segment in blocks of whole ones, with ``whole`` as far as batches are whole; None in the place
         of a frame that is damaged. Nothing where the segment went meanwhile."""
+        found = self._read(segment)
+        if found is None:
+            return []
+        sealed, data = found
+        if sealed:
+            return list(unpack(data))
+        return [data[: whole_end(data)] if whole else data]
+
+    def raw(self, segment: Segment) -> bytes:
+        """The file of a segment as it is; nothing where it went meanwhile."""
+        found = self._read(segment)
+        return found[1] if found is not None else b""
+
+    def _read(self, segment: Segment) -> tuple[bool, bytes] | None:
+        """Whether the segment's file is sealed, and what is in it."""
         for sealed in (segment.sealed, not segment.sealed, segment.sealed):  # it is sealed at this moment, maybe
             path = self.directory / segment_name(segment.first, sealed=sealed, carried=segment.carried)
             try:
-                data = self._layout.read_beneath(path, SEGMENT_MAX)
+                return sealed, self._layout.read_beneath(path, SEGMENT_MAX)
             except FileNotFoundError:
                 continue
             except OSError as exc:
                 raise storage_error(exc, f"read {path}") from None
-            if sealed:
-                return list(unpack(data))
-            return [data[: whole_end(data)] if whole else data]
-        return []
+        return None
 
     def lines(self, segment: Segment) -> Iterator[bytes]:
         """The lines of a segment without their line breaks; an empty one in the place of a damaged frame."""
@@ -228,6 +240,8 @@ def _line_at(block: bytes, start: bytes) -> int:
 
 def out_of_order(before: int | None, record: Record, *, exact: bool = False) -> str | None:
     """What is wrong with a record after that of number ``before``, as the end of a sentence, or None."""
+    if exact and record.op == "gap" and record.why == LOST:
+        return f"has lost what was told up to CHANGE {record.n}"
     if before is None or record.n == before + 1:
         return None
     if record.n <= before:

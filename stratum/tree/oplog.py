@@ -62,6 +62,9 @@ UNKNOWN = ("open", "large", "space", "thinned", "unreadable")
 """Why the content of a version is not known: still open for writing, larger than is kept, no space, thinned out by age,
 could not be read."""
 
+LOST = "what was told here is damaged or lost"
+"""``why`` of a gap in the place of records: what follows, until the next base, does not make the tree that it was."""
+
 LINE_MAX = 1 << 18
 """Bytes of a line: three paths and an entry, all of it escapes, have room."""
 N_MAX = 10**12 - 1

@@ -112,7 +112,8 @@ def test_a_base_that_is_gone_is_told_and_stops_nothing(store: Store, base: str) 
     watch(store, base)
     append(store, [Record(2, WHEN, "base", commit="ab" * 32)])
     assert base in run(store).kept
-    assert problems(store) == [f"history it begins with commit {'ab' * 32}, which is missing"]
+    found = [finding for finding in check(store).findings if finding.problem == "it is missing"]
+    assert [(finding.path, finding.hurts) for finding in found] == [(f"commits/{'ab' * 32}", ["history of app+dev"])]
 
 
 def test_a_log_that_cannot_be_read_stops_a_collection(store: Store, base: str) -> None:
