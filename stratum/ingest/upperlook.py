@@ -86,11 +86,13 @@ class Look:
         self._misses: dict[UpperDirectory, int] = {}
         self._drafts: dict[UpperDirectory, dict[bytes, Inode]] = {}
         self._looked: set[UpperDirectory] = set()
+        self._listed: set[UpperDirectory] = set()
         self._detached: dict[UpperDirectory, None] = {}
         self._origins: dict[UpperDirectory, tuple[UpperDirectory | None, bytes]] = {}  # before this look
         self._went: dict[Number, tuple[UpperInode, tuple[UpperDirectory, bytes]]] = {}  # that lost their last name
         self._moved_files: list[tuple[UpperInode, UpperDirectory, bytes]] = []  # with the old name
-        self._copied_up: list[tuple[UpperDirectory, bytes]] = []  # with where they were
+        self._copied_up: dict[UpperDirectory, bytes] = {}  # new ones, with their redirects
+        self._copied_files: list[tuple[UpperDirectory, bytes, bytes]] = []
         self._verified: set[Number] = set()
         self._now = 0
 
@@ -203,6 +205,8 @@ class Look:
             directory.is_marked = True
         self._looked.add(directory)
         self._now = time.time_ns()
+        if os.fstat(fd).st_nlink == 0:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         path = directory.path()
         private, xattrs = self._entries.attributes(fd, path)
         lower: Directory | None = self._entries.base
@@ -214,7 +218,7 @@ class Look:
         directory.lower, directory.xattr_whiteouts = lower, xattr_whiteouts
         directory.redirect = private.get(overlay.REDIRECT) if directory.parent is not None else None
         if is_new and directory.redirect is not None:
-            self._copied_up.append((directory, directory.redirect))
+            self._copied_up[directory] = directory.redirect
         if names is None or is_new or is_other:
             self._list(directory, fd, anew=is_other)
         else:
@@ -227,6 +231,7 @@ class Look:
     def _list(self, directory: UpperDirectory, fd: int, *, anew: bool) -> None:
         """Look at all names, also those that are known and have gone; ``anew``: what shows below is another one."""
         lower, prefix = directory.lower, directory.path().rstrip(b"/") + b"/"
+        self._listed.add(directory)
         for _ in range(_ATTEMPTS):
             before = os.fstat(fd)
             names = list(map(os.fsencode, os.listdir(fd)))
@@ -359,8 +364,10 @@ class Look:
             return
         if before is not None and _are_equal(before, inode):
             inode = before
-        elif moved_from:
+        elif moved_from is not None:
             self._moved_files.append((known, *moved_from))
+        elif before is None and overlay.REDIRECT in entry.private:
+            self._copied_files.append((directory, name, entry.private[overlay.REDIRECT]))
         self._nodes.set_inode(known, inode, entry.info, trusted=trusted)
         for other, other_name in known.places():
             self._set(other, other_name, inode)
@@ -437,7 +444,7 @@ class Look:
     def _merged(self, directory: UpperDirectory) -> Directory:
         before, children = directory.merged, self._drafts.pop(directory, None)
         if before is not None:
-            if children is None or _are_same(children, before.children):
+            if children is None or (directory in self._listed and _are_same(children, before.children)):
                 children = before.children
             own = directory.metadata
             if children is before.children and before.metadata() == (
@@ -461,22 +468,20 @@ class Look:
     # what was moved
 
     def _tell_moved(self) -> None:
-        for directory in self._origins:
+        for directory in (*self._origins, *self._copied_up):
             if self._is_attached(directory):
-                self._tell(directory.path(), self._old_path(directory))
+                self._tell(directory, b"", self._old_path(directory))
         for known, old_directory, old_name in self._moved_files:
             above = self._old_path(old_directory)
             if known.directory is not None and above is not None:
-                self._tell(known.directory.within(known.name), above + b"/" + old_name)
-        for directory, redirect in self._copied_up:
-            if self._is_attached(directory) and directory.parent is not None:
-                above = self._old_path(directory.parent)
-                if redirect.startswith(b"/"):
-                    self._tell(directory.path(), redirect)
-                elif above is not None:
-                    self._tell(directory.path(), above + b"/" + redirect)
+                self._tell(known.directory, known.name, above + b"/" + old_name)
+        for directory, name, redirect in self._copied_files:
+            above = b"" if redirect.startswith(b"/") else self._old_path(directory)
+            if above is not None:
+                self._tell(directory, name, above + b"/" + redirect.lstrip(b"/"))
 
-    def _tell(self, path: bytes, was: bytes | None) -> None:
+    def _tell(self, directory: UpperDirectory, name: bytes, was: bytes | None) -> None:
+        path = directory.within(name) if name else directory.path()
         if was is not None and was != path:
             self.moved[path] = was
 
@@ -485,9 +490,13 @@ class Look:
         parts: list[bytes] = []
         inner: UpperDirectory | None = directory
         while inner is not None and inner is not self._nodes.root:
-            inner, name = self._origins.get(inner, (inner.parent, inner.name))
-            parts.append(name)
-        return b"".join(b"/" + name for name in reversed(parts)) if inner is not None else None
+            redirect = self._copied_up.get(inner, inner.name)
+            if redirect.startswith(b"/"):
+                parts.append(redirect)
+                break
+            inner, name = self._origins.get(inner, (inner.parent, redirect))
+            parts.append(b"/" + name)
+        return b"".join(reversed(parts)) if inner is not None else None
 
 
 def handle(fd: int) -> bytes:

@@ -113,7 +113,7 @@ class UpperState:
             redirected = [directory for directory in self._nodes.directories.values() if directory.redirect is not None]
             self._renamed = [(_lower_path(directory) + b"/", directory.path() + b"/") for directory in redirected]
         moved = [path + name[len(lower) :] for lower, path in self._renamed for name in names if name.startswith(lower)]
-        return names + moved
+        return list(dict.fromkeys(names + moved))
 
     def paths_of(self, key: tuple[int, int]) -> Sequence[bytes]:
         """The paths, as of the last look, of the upper file with this device and inode number."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Mapping, Sequence
-from itertools import compress
+from itertools import compress, count, islice
 from operator import is_not
 
 from stratum.errors import DamagedError
@@ -221,8 +221,13 @@ def _differing(old: Directory | None, new: Directory | None) -> list[tuple[bytes
     after: Mapping[bytes, Inode] = new.children if new is not None else {}
     if not before:
         return [(name, None, inode) for name, inode in after.items()]
-    names = list(compress(after, map(is_not, map(before.get, after), after.values())))
-    if len(before) + sum(name not in before for name in names) > len(after):
-        names += before.keys() - after.keys()
+    shorter = min(len(before), len(after))
+    if next(compress(count(), map(is_not, before, after)), shorter) == shorter:  # the same names in the same order
+        names = list(compress(after, map(is_not, before.values(), after.values())))
+        names += islice(after if len(after) > shorter else before, shorter, None)
+    else:
+        names = list(compress(after, map(is_not, map(before.get, after), after.values())))
+        if len(before) + sum(name not in before for name in names) > len(after):
+            names += before.keys() - after.keys()
     pairs = [(name, before.get(name), after.get(name)) for name in names]
     return [pair for pair in pairs if not same_lines(pair[1], pair[2])]
