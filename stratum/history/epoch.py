@@ -12,9 +12,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from stratum.errors import NotFoundError, StratumError
-from stratum.history.dirt import Dirt, Paths
+from stratum.history.dirt import AnyDirectory, Dirt, NewDirectory, Paths
 from stratum.history.versions import Key
-from stratum.ingest.upperstate import UpperState
+from stratum.ingest.upperstate import UpperDirectory, UpperState
 from stratum.store.layout import storage_error
 from stratum.sys.actors import Actor, Actors
 from stratum.sys.fanotify import FAN_MODIFY, FAN_ONDIR
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from stratum.history.events import Groups
     from stratum.history.publishing import Publisher
     from stratum.history.strict import Strictness
-    from stratum.ingest.upperstate import UpperDirectory
     from stratum.store import Store
     from stratum.tree.model import Directory
 
@@ -62,15 +61,15 @@ class Common:
         self.breathe = breathe
         self.trees = Trees(store)
         self.actors = Actors()
-        self.directories: dict[Handle, tuple[Epoch, UpperDirectory]] = {}
+        self.directories: dict[Handle, tuple[Epoch, AnyDirectory]] = {}
         """The directories that the kernel tells of."""
         self.linked: dict[Handle, Epoch] = {}
         """The files with several names that it tells of."""
-        self._places: dict[Handle, tuple[Epoch, UpperDirectory, bytes]] = {}
-        self._older: dict[Handle, tuple[Epoch, UpperDirectory, bytes]] = {}
+        self._places: dict[Handle, tuple[Epoch, AnyDirectory, bytes]] = {}
+        self._older: dict[Handle, tuple[Epoch, AnyDirectory, bytes]] = {}
 
     def put(
-        self, handle: Handle, epoch: Epoch, directory: UpperDirectory, name: bytes, *, only_new: bool = False
+        self, handle: Handle, epoch: Epoch, directory: AnyDirectory, name: bytes, *, only_new: bool = False
     ) -> None:
         """Remember, for a while, which entry of which directory a file was the last time that something was told of
         it; ``only_new``: unless one is remembered already."""
@@ -80,7 +79,7 @@ class Common:
             self._older, self._places = self._places, {}
         self._places[handle] = (epoch, directory, name)
 
-    def place(self, handle: Handle | None) -> tuple[Epoch, UpperDirectory, bytes] | None:
+    def place(self, handle: Handle | None) -> tuple[Epoch, AnyDirectory, bytes] | None:
         """What was remembered of it."""
         if handle is None:
             return None
@@ -120,9 +119,10 @@ class Epoch:
         """``NotFoundError`` where there is no such worktree, ``StratumError``."""
         self._common = common
         self._contents = contents
-        self._links: dict[bytes, set[tuple[UpperDirectory, bytes]]] = {}
+        self._links: dict[bytes, set[tuple[AnyDirectory, bytes]]] = {}
         self._path = common.store.layout.worktree(name, worktree)
         self.base, self._fd = self._open(name, worktree)
+        self._new: dict[Handle, NewDirectory] = {}
         self.dirt = Dirt()
         self.closed: set[Key] = set()
         """Files that were closed since the last batch: those that were mapped may have changed without a trace."""
@@ -191,7 +191,7 @@ class Epoch:
 
     # What is told
 
-    def note(self, directory: UpperDirectory, name: bytes, mask: int, actor: Actor | None) -> None:
+    def note(self, directory: AnyDirectory, name: bytes, mask: int, actor: Actor | None) -> None:
         """The kernel told of an entry of a directory, or of the directory itself (``.``)."""
         if name in (b"", b"."):
             self.dirt.add(directory, None)
@@ -268,6 +268,41 @@ class Epoch:
                     dirt.add(directory, name)
         dirt.modified.clear()
 
+    def mark(self, handle: Handle, directory: AnyDirectory, fd: int) -> None:
+        """Have the kernel tell of the directory ``fd``, which has this handle. ``StratumError``."""
+        common = self._common
+        common.directories[handle] = (self, directory)
+        if isinstance(directory, NewDirectory):
+            self._new[handle] = directory
+        if common.groups is not None:
+            common.groups.mark_directory(fd)
+        if self.strict:
+            common.strict.mark_directory(fd)
+
+    def read(self, dirt: Dirt, closed: set[Key], *, scan: bool) -> tuple[Directory, dict[bytes, bytes]]:
+        """The tree, with what is dirty looked at, or all of it; old paths by new ones of what was moved.
+
+        Directories that were new are known then, or gone. Raises what ``ingest.upperstate`` raises.
+        """
+        new, self._new = self._new, {}
+        moved: dict[bytes, bytes] = {}
+        try:
+            if scan:
+                self.state.scan()
+                moved.update(self.state.moved)
+            names = {
+                directory: names for directory, names in dirt.names.items() if isinstance(directory, UpperDirectory)
+            }
+            root = self.state.refresh(names, closed=closed)
+        except BaseException:
+            self._new = new | self._new
+            raise
+        for handle, directory in new.items():
+            known = self._common.directories.get(handle)
+            if known is not None and known[1] is directory:
+                del self._common.directories[handle]
+        return root, moved | dict(self.state.moved)
+
     # What the incremental reading of the upperdir calls (``ingest.upperstate.Marks``)
 
     def directory(self, directory: UpperDirectory, fd: int) -> None:
@@ -275,10 +310,7 @@ class Epoch:
         self._common.breathe()
         self._contents.newest = max(self._contents.newest, os.fstat(fd).st_ctime_ns)
         if self._common.groups is not None:
-            self._common.directories[handle_of(fd)] = (self, directory)
-            self._common.groups.mark_directory(fd)
-            if self.strict:
-                self._common.strict.mark_directory(fd)
+            self.mark(handle_of(fd), directory, fd)
 
     def linked(self, fd: int, directory: UpperDirectory, name: bytes) -> None:
         """A file has several names: have the kernel tell of it by whatever name."""

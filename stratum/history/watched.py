@@ -32,6 +32,7 @@ from stratum.tree.operations import operations
 from stratum.tree.replay import Replay
 
 if TYPE_CHECKING:
+    from stratum.history.dirt import AnyDirectory
     from stratum.history.epoch import Common
     from stratum.store.histories import HistorySettings
     from stratum.sys.actors import Actor
@@ -260,6 +261,11 @@ class Watched:
             self.versions.add(taken)
             self.check()
 
+    def remember(self, handle: bytes, directory: AnyDirectory, name: bytes) -> None:
+        """The file with this handle is, or was, there."""
+        if self._epoch is not None:
+            self._common.put(handle, self._epoch, directory, name, only_new=True)
+
     def _take_due(self, *, everything: bool) -> None:
         for closed in self.versions.due(everything=everything):
             try:
@@ -339,14 +345,10 @@ class Watched:
         origins = {entry: before.of(origin) for entry, origin in dirt.moves.items()}
         scan, self._scan = self._scan, True  # until it succeeds
         epoch.strict = self.settings.strict
-        moved: dict[bytes, bytes] = {}
-        if scan:
-            epoch.state.scan()
-            moved.update(epoch.state.moved)
-        root = epoch.state.refresh(dirt.names, closed=closed)
+        root, found = epoch.read(dirt, closed, scan=scan)
         after = Paths()
         actors.update((after.of(entry), actor) for entry, actor in dirt.actors.items())
-        moved = {after.of(entry): origin for entry, origin in origins.items()} | moved | dict(epoch.state.moved)
+        moved = {after.of(entry): origin for entry, origin in origins.items()} | found
         if any(self.excluding.covers(old) and not self.excluding.covers(new) for new, old in moved.items()):
             root = epoch.state.scan()  # for the contents of what is not excluded any more
         self._scan = False

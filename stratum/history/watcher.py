@@ -21,8 +21,10 @@ from typing import TYPE_CHECKING, Any
 
 from stratum.errors import NotFoundError, StratumError, foreseen
 from stratum.history.capture import Capturer
+from stratum.history.dirt import NewDirectory
 from stratum.history.epoch import Common, Epoch
-from stratum.history.events import probe
+from stratum.history.events import CLOSES_AT_ONCE, probe
+from stratum.history.newdirs import welcome
 from stratum.history.publishing import Batch, Publisher
 from stratum.history.reserve import Space
 from stratum.history.scanning import Pace
@@ -30,10 +32,11 @@ from stratum.history.strict import Strictness, StrictVersion
 from stratum.history.versions import Closed, Taken
 from stratum.history.watched import Watched
 from stratum.store.histories import MAX_FILE
-from stratum.sys.fanotify import FAN_DELETE, FAN_ONDIR, FAN_RENAME
+from stratum.sys.fanotify import FAN_CREATE, FAN_DELETE, FAN_ONDIR, FAN_RENAME
 from stratum.sys.handles import handle_of, identity
 
 if TYPE_CHECKING:
+    from stratum.history.dirt import AnyDirectory
     from stratum.history.events import Groups
     from stratum.store import Store
     from stratum.sys.fanotify import CloseEvent, NameEvent
@@ -44,6 +47,8 @@ BREATH = 0.002
 """Seconds of work after which it is listened again."""
 LOOK = 60.0
 """Seconds after which settings and worktrees are looked at though nobody said that they changed."""
+CLOSES_IN_TURN = 8
+"""So many times closes are read between two readings of names, which bring more at a time."""
 DRAIN = 20.0
 """Seconds for which a flush reads events that were there, at most."""
 FLUSH = 60.0
@@ -84,6 +89,7 @@ class Watcher:
         self._unresolved: list[Closed] = []
         self._listened = 0.0
         self._listening = False
+        self._heard = (0, 0)  # closes, names
         self._next_look = 0.0
         self._since = time.time()
 
@@ -272,11 +278,16 @@ class Watcher:
     def _drain(self) -> None:
         """Read what the kernel has to tell until now."""
         groups, deadline = self._common.groups, time.monotonic() + DRAIN
-        self.listen()
-        while groups is not None and any(groups.pending()) and time.monotonic() < deadline:
+        closes, names = groups.pending() if groups is not None else (0, 0)
+        while groups is not None and (closes > 0 or names > 0) and time.monotonic() < deadline:
+            before = self._heard
             self.listen()
+            if not any(groups.pending()):
+                break
+            closes, names = closes - self._heard[0] + before[0], names - self._heard[1] + before[1]
         for version in self._strict.read(sync=True):
             self._guarded(self._take, version)
+        self.listen()
 
     def listen(self, seconds: float = LISTEN_AT_ONCE) -> None:
         """Read what the kernel has to tell, for about that long."""
@@ -286,22 +297,31 @@ class Watcher:
         self._listening = True
         try:
             deadline = time.monotonic() + seconds
-            while True:
-                names, closes = groups.read_names(), groups.read_closes()
-                for name in names:
-                    self._guarded(self._name, name)
-                self._resolve(last=not names)
-                for close in closes:
-                    self._guarded(self._close, close)
-                for version in self._strict.read():
-                    self._guarded(self._take, version)
-                if not (names or closes or self._unresolved) or time.monotonic() > deadline:
-                    break
+            while self._hear(groups) and time.monotonic() < deadline:
+                pass
             if groups.overflowed or groups.lost:
                 self._lose(groups.take_losses() or "events were lost")
         finally:
             self._listening = False
             self._listened = time.monotonic()
+
+    def _hear(self, groups: Groups) -> bool:
+        """Read some names, and about as many closes; whether there was anything."""
+        names, count = groups.read_names(), 0
+        for name in names:
+            self._guarded(self._name, name)
+        self._resolve(last=not names)
+        for _ in range(CLOSES_IN_TURN):
+            closes = groups.read_closes()
+            count += len(closes)
+            for close in closes:
+                self._guarded(self._close, close)
+            if len(closes) < CLOSES_AT_ONCE:
+                break
+        for version in self._strict.read():
+            self._guarded(self._take, version)
+        self._heard = (self._heard[0] + count, self._heard[1] + len(names))
+        return bool(names or count or self._unresolved)
 
     def _guarded(self, what: Callable[[Any], None], event: object) -> None:
         """Whatever one event brings, the next one is listened to; what this one told is found by looking."""
@@ -331,7 +351,11 @@ class Watcher:
                 found[0].note(found[1], name, event.mask, actor)
         if old is not None and new is not None and old[0] is new[0]:
             new[0].dirt.add_move((old[1], event.name), (new[1], event.new_name))
-        if event.child is None or event.mask & FAN_ONDIR:
+        if event.child is None:
+            return
+        if event.mask & FAN_ONDIR:
+            if event.mask & (FAN_CREATE | FAN_RENAME):
+                self._welcome(new or old, event.new_name if new is not None else event.name, event.child)
             return
         if (linked := common.linked.get(event.child)) is not None:
             linked.note_linked(event.child, actor)
@@ -339,6 +363,20 @@ class Watcher:
             common.put(event.child, new[0], new[1], event.new_name)
         elif old is not None and event.name not in (b"", b"."):
             common.put(event.child, old[0], old[1], event.name, only_new=bool(event.mask & FAN_DELETE))
+
+    def _welcome(self, place: tuple[Epoch, AnyDirectory] | None, name: bytes, handle: bytes) -> None:
+        """A directory is new: listen to it from now on. One that was heard of is somewhere else now."""
+        if place is None or name in (b"", b"."):
+            return
+        epoch, directory = place
+        known = self._common.directories.get(handle)
+        if known is not None:
+            if isinstance(known[1], NewDirectory):
+                known[1].parent, known[1].name = directory, name
+            return
+        watched = self._watched_with(epoch)
+        if watched is not None:
+            welcome(self._common, watched, epoch, (directory, name), handle)
 
     def _close(self, event: CloseEvent) -> None:
         keep = False

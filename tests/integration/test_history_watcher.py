@@ -195,6 +195,36 @@ def test_a_moved_directory_of_the_base_is_a_rename(app: Recorded) -> None:
     app.check()
 
 
+def test_versions_in_directories_that_are_new_are_kept(app: Recorded) -> None:
+    """Also where the directory is moved before a batch finds it, and in one that is made in it."""
+    (app.view / "new" / "deep").mkdir(parents=True)
+    app.watcher.listen()
+    contents = [b"%d" % number * 100 for number in range(5)]
+    for content in contents:
+        (app.view / "new" / "deep" / "f").write_bytes(content)
+        app.watcher.listen()
+    os.rename(app.view / "new", app.view / "moved")
+    (app.view / "moved" / "deep" / "deeper").mkdir()
+    app.watcher.listen()
+    for content in contents:
+        (app.view / "moved" / "deep" / "deeper" / "f").write_bytes(content)
+        os.rename(app.view / "moved" / "deep" / "deeper" / "f", app.view / "moved" / "deep" / "g")
+    app.check()
+    assert app.versions(b"/moved/deep/f")[-1] == contents[-1]
+    kept = [app.versions(path) for path in (b"/new/deep/f", b"/moved/deep/f")]
+    assert kept[0] + kept[1] == contents
+    assert app.versions(b"/moved/deep/g") == contents
+
+
+def test_files_that_were_closed_before_their_directory_was_heard_of(app: Recorded) -> None:
+    (app.view / "new" / "deep").mkdir(parents=True)
+    (app.view / "new" / "deep" / "f").write_bytes(b"first" * 20)
+    app.watcher.listen()
+    (app.view / "new" / "deep" / "f").write_bytes(b"second" * 20)
+    app.check()
+    assert app.versions(b"/new/deep/f") == [b"first" * 20, b"second" * 20]
+
+
 def test_files_with_several_names_are_followed(app: Recorded) -> None:
     view = app.view
     (view / "dir").mkdir()
