@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from stratum.api.naming import ref_or_mountpoint
 from stratum.api.session import Session
 from stratum.errors import DamagedError, NotFoundError, path_text
-from stratum.frozen import frozen
+from stratum.frozen import frozen, replace
 from stratum.refs import parse_lasting, parse_ref
 
 if TYPE_CHECKING:
+    from stratum.refs import Ref
     from stratum.store.metadata import CommitMeta
     from stratum.store.reflog import ReflogEntry
     from stratum.tree.diff import Change
@@ -125,8 +127,7 @@ def _implied(session: Session, text: str) -> tuple[Directory, Directory]:
             committed = base if tree.commit == tree.base_commit else store.commits.open_tree(tree.commit)
             return committed, held.shown(base=base)
     if ref.change is not None:
-        state = store.changes.state(ref)
-        return state.before(), state.tree
+        return _implied_of_state(session, ref)
     commit = store.resolve_commit(ref)
     new = store.commits.open_tree(commit)
     parent = store.commits.meta(commit).parent_commit
@@ -137,11 +138,27 @@ def _implied(session: Session, text: str) -> tuple[Directory, Directory]:
     return store.commits.open_tree(parent), new
 
 
+def _implied_of_state(session: Session, ref: Ref) -> tuple[Directory, Directory]:
+    """(what was before an operation of a history, what was after it)."""
+    from stratum.api.versions import up_to_date
+
+    changes = session.store.changes
+    up_to_date(session, *changes.worktree_of(ref))
+    state = changes.state(ref)
+    if state.record.op == "base" and state.record.n > 1:
+        with suppress(NotFoundError):  # the history begins here, or what was before is not kept any more
+            return changes.state(replace(ref, change=state.record.n - 1)).tree, state.tree
+    return state.before(), state.tree
+
+
 def tree_of(session: Session, text: str) -> Directory:
     """The tree that ``text`` shows: a tag's or commit's, what a worktree (or mountpoint) shows at this moment, or a
     state of its history, in which there can be files whose content nobody knows."""
     store, ref = session.store, ref_or_mountpoint(session, text)
     if ref.change is not None:
+        from stratum.api.versions import up_to_date
+
+        up_to_date(session, *store.changes.worktree_of(ref))
         return store.changes.state(ref).tree
     if not ref.live:
         return store.commits.open_tree(store.resolve_commit(ref))

@@ -158,12 +158,20 @@ def content(
     What is not here is fetched first, with ``offline`` it is an error. ``UsageError`` for what is no regular file.
     Raises as ``found_in``.
     """
+    fd = -1
     with found_in(session, text, [path]) as (found,):
         inode = found.inode
         if not isinstance(inode, File):
             raise UsageError(f"{path_text(found.path)} is {kind_of(inode)}", hint=_instead(inode, text, found.path))
         bring_inodes(session, [found.commit], [inode], offline=offline, progress=progress)
-        take(inode, _pieces(session, inode))
+        if inode.digest is not None:
+            fd = session.store.objects.open(inode.digest)
+    # Without the store's lock: who takes it may take it slowly, and what is open stays.
+    try:
+        take(inode, _pieces(inode, fd))
+    finally:
+        if fd >= 0:
+            os.close(fd)
 
 
 def kind_of(inode: Inode) -> str:
@@ -185,20 +193,18 @@ def _instead(inode: Inode, text: str, path: bytes) -> str:
     return "only regular files have content"
 
 
-def _pieces(session: Session, file: File) -> Iterator[bytes]:
+def _pieces(file: File, fd: int) -> Iterator[bytes]:
+    """The content of a file, whose object is open as ``fd``. ``DamagedError`` behind the last piece, where it is not
+    what it should be."""
     if file.digest is None:
         yield file.content or b""
         return
     from stratum.composefs.verity import VerityHasher
 
     hasher = VerityHasher()
-    fd = session.store.objects.open(file.digest)
-    try:
-        while piece := os.read(fd, _PIECE):
-            hasher.update(piece)
-            yield piece
-    finally:
-        os.close(fd)
+    while piece := os.read(fd, _PIECE):
+        hasher.update(piece)
+        yield piece
     if hasher.digest() != file.digest:
         raise DamagedError(
             f"object {file.digest.hex()}, which was just printed, does not match its digest", hint="run 'stratum fsck'"

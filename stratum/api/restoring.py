@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from stratum.api.held import Held
-from stratum.api.naming import ref_or_mountpoint
+from stratum.api.naming import means_path, ref_or_mountpoint
 from stratum.api.reading import found_in, warning_of
 from stratum.api.session import Session
 from stratum.api.unreal import bring_inodes
-from stratum.api.versions import change_at, up_to_date, worktree_named
+from stratum.api.versions import change_at, named, up_to_date, worktree_named
 from stratum.errors import ConflictError, NotFoundError, StratumError, UsageError, os_error_text
 from stratum.progress import Progress
 from stratum.refs import DEFAULT_WORKTREE, Ref, is_change, parse_lasting, parse_ref
@@ -82,16 +82,28 @@ def state_at(session: Session, source: str, at: str) -> tuple[str, list[str]]:
 
 
 def with_change(session: Session, source: str, paths: Sequence[str]) -> tuple[str, list[str]]:
-    """(source, paths) of ``restore NAME+WORKTREE PATH CHANGE`` as of ``restore NAME+WORKTREE@CHANGE PATH``; any other
-    arguments as they are. A number is a CHANGE where the worktree has a history; as a path it is written ``./4711``.
+    """(source, paths) of ``restore NAME+WORKTREE PATH CHANGE``, or ``restore MOUNTPOINT/PATH CHANGE``, as of ``restore
+    NAME+WORKTREE@CHANGE PATH``; any other arguments as they are. A number is a CHANGE where the worktree has a history;
+    as a path it is written ``./4711``.
     """
-    if len(paths) != 2 or not is_change(paths[1]):
+    if not paths or len(paths) > 2 or not is_change(paths[-1]):
         return source, list(paths)
+    whose, wanted = split_path(session, source, paths[:-1])
     try:
-        ref = worktree_named(session, source)
+        ref = worktree_named(session, whose) if len(wanted) == 1 else None
     except (NotFoundError, UsageError):
+        ref = None
+    if ref is None:
         return source, list(paths)
-    return str(Ref(ref.name, worktree=ref.worktree, change=int(paths[1]))), [paths[0]]
+    return str(Ref(ref.name, worktree=ref.worktree, change=int(paths[-1]))), wanted
+
+
+def split_path(session: Session, source: str, paths: Sequence[str]) -> tuple[str, list[str]]:
+    """(NAME+WORKTREE, the path in it) where ``source`` is a path below a mountpoint and no other is given."""
+    if paths or not means_path(session, source):
+        return source, list(paths)
+    ref, inner = named(session, source)
+    return str(ref), [os.fsdecode(inner)] if inner is not None else []
 
 
 def _worktree_target(session: Session, to: str | None, source: str) -> Ref | None:

@@ -94,6 +94,12 @@ def history(session: Session, text: str, path: str | None = None, wanted: Wanted
     listing = _Listing(session, name, worktree, ref.change, wanted)
     if raw is None:
         return Listed(f"{name}+{worktree}", None, list(listing.all()), notes)
+    settings = session.store.histories.settings(name, worktree)
+    if settings is not None and settings.exclude:
+        from stratum.history.excluding import Excluding
+
+        if Excluding(settings.exclude).covers(raw):
+            notes.append(f"{path_text(raw)} is excluded: nothing more is recorded of it")
     lines, told = listing.of_path(raw)
     return Listed(f"{name}+{worktree}", raw, lines, notes + told)
 

@@ -122,7 +122,7 @@ def diff(app: App, first: str, second: str | None, paths: tuple[str, ...], as_st
     """
     from stratum.api.history import diff as run
 
-    note_uncommitted(app, first, second)
+    note_uncommitted(app, *(ref for ref in (first, second) if ref is not None and "@" not in ref))
     changes = list(run(app.session, first, second, paths))
     if app.out.json:
         app.out.object([_change_json(change) for change in changes])

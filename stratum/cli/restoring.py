@@ -15,8 +15,8 @@ from stratum.errors import UsageError
 
 
 @verb("restore", short_help="Bring files of a commit or an earlier state back.")
-@click.argument("ref", metavar="REF|HASH", type=REF_OR_PATH)
-@click.argument("paths", metavar="PATH... [CHANGE]", nargs=-1, required=True, type=PATHS_AND_CHANGE)
+@click.argument("ref", metavar="REF|HASH|MOUNTPOINT/PATH", type=REF_OR_PATH)
+@click.argument("paths", metavar="[PATH]... [CHANGE]", nargs=-1, type=PATHS_AND_CHANGE)
 @click.option(
     "--to",
     metavar="DIR|NAME+WORKTREE|-",
@@ -48,7 +48,8 @@ def restore(
     'restore NAME+WORKTREE PATH CHANGE', which is 'restore NAME+WORKTREE@CHANGE PATH', brings back what PATH was after
     that operation of the worktree's history ('stratum history NAME+WORKTREE PATH' lists them), and --at what it was at
     a moment, to the worktree itself where --to says nothing else. That is one more operation there, and can be undone
-    like any other. A number after one PATH is a CHANGE; a file of such a name is written ./4711.
+    like any other. Where the worktree is mounted, MOUNTPOINT/PATH says both: 'restore ./app.conf 4711'. A number after
+    one PATH is a CHANGE; a file of such a name is written ./4711.
 
     A restore to DIR that was interrupted can be run again: what is there already, and is what is restored, stays; what
     is something else is refused without --force. No symbolic link below DIR is followed. Device nodes and what makes a
@@ -79,14 +80,18 @@ def restore(
 
 def _source(app: App, ref: str, paths: Sequence[str], at: str | None) -> tuple[str, list[str]]:
     """(the ref to restore from, the paths): with a CHANGE among the paths, or a moment, the state that is meant."""
-    from stratum.api.restoring import state_at, with_change
+    from stratum.api.restoring import split_path, state_at, with_change
 
     if at is None:
-        return with_change(app.session, ref, paths)
-    state, notes = state_at(app.session, ref, at)
-    for note in notes:
-        app.out.warn(note)
-    return state, list(paths)
+        ref, given = with_change(app.session, ref, paths)
+    else:
+        whose, given = split_path(app.session, ref, paths)
+        ref, notes = state_at(app.session, whose, at)
+        for note in notes:
+            app.out.warn(note)
+    if not given:
+        raise UsageError("it is not said what to restore", hint="name a PATH; '/' is all of it")
+    return ref, given
 
 
 def _print(app: App, ref: str, paths: Sequence[str], *, offline: bool) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from stratum.frozen import replace
 from stratum.store import Store
 from tests.cli.test_completion import completed
 from tests.cli.trees import BIG, make_tree, shown
@@ -299,6 +300,54 @@ def test_a_number_is_a_path_where_there_is_no_worktree_with_a_history(cli: Comma
     cli.ok("import", "--bare", make_tree(tmp_path / "n", {"a": "1", "4711": "n"}), "numbers")
     cli.ok("restore", "numbers:latest", "a", "4711", "--to", out)
     assert shown(out) == {"a": "1", "4711": "n"}
+
+
+def test_what_is_excluded_is_said(cli: Command, book: Logbook) -> None:
+    settings = book.store.histories.settings("app", "dev")
+    assert settings is not None
+    book.store.histories.set_settings("app", "dev", replace(settings, exclude=("*/big",)))
+    assert "/e/big is excluded" in cli("history", "app+dev", "e/big").stderr
+    assert "excluded" not in cli("history", "app+dev", "app.conf").stderr
+
+
+@pytest.mark.root
+@pytest.mark.usefixtures("book")
+def test_a_path_where_it_is_mounted(cli: Command, tmp_path: Path) -> None:
+    mnt = tmp_path / "mnt"
+    mnt.mkdir()
+    cli.ok("mount", "app+dev", mnt)
+    assert changes(cli, mnt / "app.conf") == changes(cli, "app+dev", "app.conf")
+    assert changes(cli, mnt / "never-here" / ".." / "e" / "big") == changes(cli, "app+dev", "e/big")
+    assert changes(cli, mnt) == changes(cli, "app+dev")
+    assert cli("history", tmp_path / "src" / "app.conf").code == 2
+    assert cli("history", tmp_path / "nothing").code == 3
+    cli.ok("restore", "app+dev", "app.conf", "2")
+    assert (mnt / "app.conf").read_text() == "second"
+    cli.ok("restore", mnt / "app.conf", "4")
+    assert (mnt / "app.conf").read_text() == "between"
+    cli.ok("restore", "./app.conf", "--at", "2026-11-21T14:00:05Z", cwd=mnt)
+    assert (mnt / "app.conf").read_text() == "third"
+    cli.ok("restore", "app+dev@8", "e")
+    assert (mnt / "e" / "big").read_text() == BIG
+    assert cli("restore", mnt, "4").code == 3
+    assert cli("restore", "app+dev").code == 2
+    cli.ok("unmount", mnt)
+    cli.ok("restore", "app+dev@2", "app.conf")
+    assert cli.ok("cat", "app+dev", "app.conf") == "second"
+
+
+def test_a_base_is_compared_with_what_was_before(cli: Command, book: Logbook) -> None:
+    n = book.begin(book.store.tags.get("app", "latest"), "reset")
+    assert cli.ok("diff", f"app+dev@{n}").splitlines() == [
+        "A /app.conf",
+        "A /d",
+        "A /d/big",
+        "D /e",
+        "D /e/big",
+        "D /e/log",
+        "D /new",
+    ]
+    assert cli.ok("diff", "app+dev@1") == ""
 
 
 @pytest.mark.usefixtures("book")
