@@ -394,6 +394,9 @@ class Watched:
                 path = paths.of(place[1:])
             elif self._epoch is not None and (known := self._epoch.state.paths_of(item.captured.key)):
                 path = known[0]
+            if path.rpartition(b"/")[2] == b"#%d" % item.captured.key[1]:  # O_TMPFILE: the kernel's name for none
+                assert self._epoch is not None
+                path = next(iter(self._epoch.state.paths_of(item.captured.key)), b"")
             if path.startswith(b"/") and not self.excluding.covers(path):
                 placed.append(Version(path, item.captured, item.when, item.mode, item.actor))
         return placed
