@@ -83,7 +83,7 @@ def retention(
 
 
 def gc(session: Session, rules: Retention, *, dry_run: bool = False) -> Collected:
-    """Fold worktrees and remove what nothing needs (``store.gc``).
+    """Fold worktrees, let histories forget (``store.forgetting``) and remove what nothing needs (``store.gc``).
 
     ``BusyError`` names who holds the store, after a bounded wait.
     """
@@ -106,6 +106,7 @@ def gc(session: Session, rules: Retention, *, dry_run: bool = False) -> Collecte
         )
     if folded.failed and not dry_run:  # there may be room for it now
         folded = fold_all(session, before=folded)
+    done.versions, done.histories = len(forgetting.going), [f"{name}+{tree}" for name, tree in forgetting.expired]
     done.folded, done.kept_twice, done.not_folded = folded.folded, folded.kept_twice, folded.failed
     return done
 

@@ -70,6 +70,10 @@ def gc(
 
         stratum gc --stratum db --tags 'stop-*' --keep-last 10 --keep-daily 14 --keep-monthly 12
 
+    Histories of worktrees let contents go with their age: all versions of a file stay for a day, one an hour for a
+    week, one a day for 30 days; what a worktree shows always stays. The oldest go earlier where all of them take more
+    than the setting history_max. The history of a worktree that was removed goes 30 days later.
+
     Worktrees that show their last commit and still keep it twice, because it was made while they were mounted, let
     their copy go.
     """
@@ -104,6 +108,8 @@ def _gc_json(done: Collected) -> dict[str, Any]:
         ],
         "removed_objects": done.objects,
         "kept_objects": done.objects_kept,
+        "forgotten_versions": done.versions,
+        "removed_histories": done.histories,
         "removed_leftovers": [safe(path) for path in done.others],
         "bytes_freed": done.bytes_freed,
     }
@@ -127,6 +133,10 @@ def _print_collected(app: App, done: Collected) -> None:
     for commit, why in sorted(done.commits.items(), key=lambda item: (done.strata[item[0]], item[0])):
         whose = f" of {', '.join(done.strata[commit])}" if done.strata[commit] else ""
         app.out.line(f"{word} commit {short(commit)}{whose}: {why}")
+    for ref in done.histories:
+        app.out.line(f"{word} the history of {ref}, which is no worktree any more")
+    if done.versions:
+        app.out.line(f"{word} {done.versions} versions of files from histories: their age, or history_max")
     for path in done.others:
         app.out.line(f"{word} leftover {safe(path)}")
     if done.dry_run:

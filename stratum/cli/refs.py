@@ -124,13 +124,14 @@ def list_(app: App, name: str | None, remote: str | None, plain_http: bool, ca_f
 @verb("remove", short_help="Remove a tag, a worktree or a stratum.")
 @click.argument("ref", metavar="NAME|NAME:TAG|NAME+WORKTREE", type=REF)
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
-@click.option("--discard", is_flag=True, help="Throw uncommitted changes of worktrees away.")
+@click.option("--discard", is_flag=True, help="Throw uncommitted changes of worktrees away, and their histories.")
 @click.option("-f", "--force", is_flag=True, help="Also what is pinned.")
 @click.option("-n", "--dry-run", is_flag=True, help="Only say what would be removed.")
 def remove(app: App, ref: str, yes: bool, discard: bool, force: bool, dry_run: bool) -> None:
     """Remove a tag, a worktree, or a whole stratum with all its tags and worktrees.
 
     Commits stay in the store until a garbage collection finds that nothing refers to them. What is pinned stays.
+    Histories of worktrees go 30 days later.
     """
     from stratum.api.tags import plan_removal
     from stratum.api.tags import remove as run

@@ -96,10 +96,11 @@ def _where(mounted: list[str], kept: list[str]) -> str:
 
 @verb("remove")
 @click.argument("ref", metavar="NAME+WORKTREE", type=WORKTREE)
-@click.option("--discard", is_flag=True, help="Throw uncommitted changes away instead of committing them first.")
+@click.option("--discard", is_flag=True, help="Throw uncommitted changes and the history away.")
 @click.option("-n", "--dry-run", is_flag=True, help="Only say what would be done.")
 def remove(app: App, ref: str, discard: bool, dry_run: bool) -> None:
-    """Remove a worktree that is not mounted. What it holds uncommitted is committed first; the reflog names it."""
+    """Remove a worktree that is not mounted. What it holds uncommitted is committed first; the reflog names it.
+    Its history goes 30 days later ('stratum gc'), or comes back with a worktree of that name."""
     from stratum.api.worktrees import remove as run
 
     removed = run(app.session, ref, discard=discard, dry_run=dry_run)

@@ -72,7 +72,8 @@ class Collected:
     why, and ``strata`` whose they were, by what the reflogs tell. ``bytes_freed`` counts disk space of everything
     removed. ``others`` are paths, relative to the store, of leftovers, old caches and lock files. What became of
     worktrees that keep their last commit twice is filled in by whoever folds them (``api.folding``): ref -> bytes on
-    disk of what was ``folded`` and of what is ``kept_twice`` still, ref -> why it was ``not_folded``.
+    disk of what was ``folded`` and of what is ``kept_twice`` still, ref -> why it was ``not_folded``. So
+    is what histories forgot (``store.forgetting``): how many ``versions``, and the refs of those that went whole.
     """
 
     dry_run: bool
@@ -87,6 +88,8 @@ class Collected:
     folded: dict[str, int] = field(default_factory=dict)
     kept_twice: dict[str, int] = field(default_factory=dict)
     not_folded: dict[str, str] = field(default_factory=dict)
+    versions: int = 0
+    histories: list[str] = field(default_factory=list)
 
 
 def read_ahead(store: Store, rules: Retention, mounted: Mapping[str, str]) -> Needed:

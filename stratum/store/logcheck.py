@@ -134,7 +134,8 @@ def _problems(log: Log) -> Iterator[str]:
             if end is not None and before in (None, end):
                 continue
             if record is None:
-                yield f"is damaged after CHANGE {before or segment.first - 1} ({segment.name})"
+                n = before or segment.first - 1
+                yield f"is damaged {f'after CHANGE {n}' if n else 'at its beginning'} ({segment.name})"
             elif first and record.n != segment.first:
                 yield f"begins {segment.name} with CHANGE {record.n}"
             elif problem := out_of_order(before, record):
