@@ -11,7 +11,7 @@ import stat
 
 from stratum.errors import DamagedError, path_text
 from stratum.frozen import frozen
-from stratum.tree.model import Directory, File, Inode, Symlink, lookup
+from stratum.tree.model import Directory, File, Inode, Symlink, lookup, with_xattrs
 from stratum.tree.oplog import Record, inode_of
 
 _NO_CHANGE = frozenset(("base", "gap", "version"))
@@ -83,7 +83,10 @@ class Replay:
         found = self.lookup(path)
         if (found is None) != (op in _NEW):
             raise _impossible(op, path, "it is not there" if found is None else "it is there already")
-        if link is not None:
+        if link is None:
+            if inode is not None and not isinstance(inode, Directory):
+                inode = with_xattrs(inode, inode.xattrs)  # another path may have that object, and this is no link to it
+        else:
             inode = self.lookup(link)
             if inode is None or isinstance(inode, Directory):
                 raise _impossible(op, path, f"it is a hard link to {path_text(link)}, where no file is")
