@@ -107,5 +107,5 @@ class Contents:
         finally:
             os.close(source)
         if captured is not None:
-            self._versions.add(Taken(captured, time.time_ns(), None, path, info.st_mode, None))
+            self._versions.add(Taken(captured, time.time_ns(), None, path, info.st_mode, None, found=True))
         return captured

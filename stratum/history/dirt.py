@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Union
 
 if TYPE_CHECKING:
@@ -100,10 +101,11 @@ class Dirt:
 
 
 class Paths:
-    """The paths of entries at one moment, that of each directory asked for once."""
+    """The paths of entries at one moment, that of each directory asked for once. ``gone`` are paths of directories that
+    are not there any more."""
 
-    def __init__(self) -> None:
-        self._known: dict[AnyDirectory, bytes] = {}
+    def __init__(self, gone: Mapping[AnyDirectory, bytes] | None = None) -> None:
+        self._known: dict[AnyDirectory, bytes] = dict(gone or {})
 
     def of(self, entry: tuple[AnyDirectory, bytes]) -> bytes:
         """The path of an entry; of the directory itself where the name is ``.``."""

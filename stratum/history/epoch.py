@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -34,6 +34,7 @@ Handle = bytes
 
 _TRIES = 20
 _PLACES_MAX = 20_000
+_LINKS_MAX = 10_000
 _UPPER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _ENTRY = os.O_PATH | os.O_NOFOLLOW
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
@@ -119,7 +120,10 @@ class Epoch:
         """``NotFoundError`` where there is no such worktree, ``StratumError``."""
         self._common = common
         self._contents = contents
-        self._links: dict[bytes, set[tuple[AnyDirectory, bytes]]] = {}
+        self._links: dict[Handle, Key] = {}
+        self._gone: list[UpperDirectory] = []
+        self.gone_paths: dict[AnyDirectory, bytes] = {}
+        """The paths that directories had which went with the last batch: there may be more to be told of them."""
         self._path = common.store.layout.worktree(name, worktree)
         self.base, self._fd = self._open(name, worktree)
         self._new: dict[Handle, NewDirectory] = {}
@@ -200,16 +204,15 @@ class Epoch:
         else:
             self.dirt.add(directory, name, actor)
 
-    def note_linked(self, handle: bytes, actor: Actor | None) -> None:
+    def note_linked(self, handle: Handle) -> None:
         """The kernel told of a file with several names."""
-        for directory, name in self._links.get(handle, ()):
-            self.dirt.add(directory, name, actor)
+        if handle in self._links:
+            self.closed.add(self._links[handle])
+            self.dirt.touch()
 
-    def path_of_linked(self, handle: bytes) -> bytes | None:
-        """A path that a file with several names has, or had."""
-        for directory, name in self._links.get(handle, ()):
-            return directory.path().rstrip(b"/") + b"/" + name
-        return None
+    def path_of_linked(self, handle: Handle) -> bytes | None:
+        """A path that a file with several names has."""
+        return next(iter(self.state.paths_of(self._links[handle])), None) if handle in self._links else None
 
     # Files
 
@@ -285,6 +288,7 @@ class Epoch:
         Directories that were new are known then, or gone. Raises what ``ingest.upperstate`` raises.
         """
         new, self._new = self._new, {}
+        gone, self._gone, self.gone_paths = self._gone, [], {}
         moved: dict[bytes, bytes] = {}
         try:
             if scan:
@@ -296,12 +300,36 @@ class Epoch:
             root = self.state.refresh(names, closed=closed)
         except BaseException:
             self._new = new | self._new
+            self._gone += gone
             raise
-        for handle, directory in new.items():
-            known = self._common.directories.get(handle)
-            if known is not None and known[1] is directory:
-                del self._common.directories[handle]
+        self._forget([*new.items(), *((directory.handle, directory) for directory in gone)])
         return root, moved | dict(self.state.moved)
+
+    def _forget(self, directories: Iterable[tuple[Handle, AnyDirectory]]) -> None:
+        known = self._common.directories
+        for handle, directory in directories:
+            if handle in known and known[handle][1] is directory:
+                del known[handle]
+
+    def be_strict(self, strict: bool) -> None:
+        """Have openers held up from now on, or no more."""
+        self.strict = strict
+        for epoch, directory in list(self._common.directories.values()) if strict else ():
+            if epoch is self:
+                with suppress(OSError):
+                    fd = self.open_entry(directory.path())
+                    try:
+                        self._common.strict.mark_directory(fd)
+                    finally:
+                        os.close(fd)
+        for key in self._links.values() if strict else ():
+            for path in self.state.paths_of(key)[:1]:
+                with suppress(OSError):
+                    fd = self.open_entry(path)
+                    try:
+                        self._common.strict.mark_file(fd)
+                    finally:
+                        os.close(fd)
 
     # What the incremental reading of the upperdir calls (``ingest.upperstate.Marks``)
 
@@ -314,17 +342,25 @@ class Epoch:
 
     def linked(self, fd: int, directory: UpperDirectory, name: bytes) -> None:
         """A file has several names: have the kernel tell of it by whatever name."""
-        if self._common.groups is None:
+        common, handle = self._common, handle_of(fd)
+        if common.groups is None or common.linked.get(handle) is self:
             return
-        handle = handle_of(fd)
-        if self._common.linked.get(handle) is not self:
-            self._common.linked[handle] = self
-            self._links[handle] = set()
-            self._common.groups.mark_file(fd)
-            if self.strict:
-                self._common.strict.mark_file(fd)
-        self._links[handle].add((directory, name))
+        if len(self._links) >= _LINKS_MAX:
+            self._forget_links()
+        common.linked[handle] = self
+        self._links[handle] = identity(os.fstat(fd))
+        common.groups.mark_file(fd)
+        if self.strict:
+            common.strict.mark_file(fd)
+
+    def _forget_links(self) -> None:
+        """Forget files that are not there any more."""
+        for handle in [handle for handle, key in self._links.items() if not self.state.paths_of(key)]:
+            del self._links[handle]
+            self._common.linked.pop(handle, None)
 
     def gone(self, directory: UpperDirectory) -> None:
-        """A directory is not there any more."""
+        """A directory is not there any more. What is still told of it is understood until the next batch."""
         self.dirt.forget(directory)
+        self.gone_paths[directory] = directory.path()
+        self._gone.append(directory)

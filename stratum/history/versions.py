@@ -43,6 +43,8 @@ class Taken(NamedTuple):
     hint: bytes
     mode: int
     actor: Actor | None
+    found: bool = False
+    """Whether it is what was there when a batch looked, after all closes that were told of by then."""
 
 
 @dataclass
@@ -114,8 +116,8 @@ class Versions:
         return taken
 
     def put_back(self, taken: list[Taken]) -> None:
-        """They are for the next batch."""
-        self.taken[:0] = taken
+        """They are for the next batch, before all that it adds."""
+        self.taken[:0] = [item._replace(found=False) for item in taken]
         self._find_latest()
 
     def release(self, taken: Iterable[Taken]) -> None:

@@ -168,7 +168,7 @@ class Watched:
         """Begin a new epoch, with the upperdir that the worktree has now. ``NotFoundError``, ``StratumError``."""
         if self._epoch is not None and self._recorded is not None:
             taken = self.versions.swap()
-            placed = self._placed(taken, Paths())
+            placed = self._placed(taken, Paths(self._epoch.gone_paths))
             self._old.add(_Old(taken, lost_versions(placed, self._recorded, self._recorded)))
             self.versions.put_back([])
             self._epoch.close()
@@ -234,6 +234,11 @@ class Watched:
         self._scan = True
         if self._epoch is not None:
             self._epoch.dirt.touch()
+
+    def be_strict(self, strict: bool, *, anew: bool) -> None:
+        """Have openers held up or not; ``anew``: by another process than until now."""
+        if self._epoch is not None and (strict is not self._epoch.strict or (strict and anew)):
+            self._epoch.be_strict(strict)
 
     def check(self) -> None:
         """Have the next batch look whether the worktree has the upperdir still."""
@@ -332,6 +337,16 @@ class Watched:
                 return found
         raise StratumError(f"the worktree {self} is changed as fast as it is looked at")
 
+    def get_acquainted(self) -> None:
+        """Look at everything, so that what the kernel tells is understood; the next batch tells what is different."""
+        if self._epoch is None or self._broken:
+            return
+        try:
+            self._epoch.state.scan()
+            self._scan = False
+        except Exception as exc:
+            self._failed(exc)
+
     def _read(self, epoch: Epoch) -> tuple[Directory, dict[bytes, Actor], dict[bytes, bytes], Paths]:
         """Read what is dirty: the tree, who did something to which path, old paths by new ones, paths as they are."""
         assert self._recorded is not None
@@ -344,9 +359,8 @@ class Watched:
         actors = {before.of(entry): actor for entry, actor in dirt.actors.items()}
         origins = {entry: before.of(origin) for entry, origin in dirt.moves.items()}
         scan, self._scan = self._scan, True  # until it succeeds
-        epoch.strict = self.settings.strict
         root, found = epoch.read(dirt, closed, scan=scan)
-        after = Paths()
+        after = Paths(epoch.gone_paths)
         actors.update((after.of(entry), actor) for entry, actor in dirt.actors.items())
         moved = {after.of(entry): origin for entry, origin in origins.items()} | found
         if any(self.excluding.covers(old) and not self.excluding.covers(new) for new, old in moved.items()):
@@ -387,7 +401,7 @@ class Watched:
     def _placed(self, taken: list[Taken], paths: Paths) -> list[Version]:
         """Where versions belong: the path that the file has, or had when it was heard of last."""
         placed = []
-        for item in sorted(taken, key=lambda item: item.when):
+        for item in sorted(taken, key=lambda item: (item.found, item.when)):
             place = self._common.place(item.handle)
             path = item.hint
             if place is not None and place[0] is self._epoch:

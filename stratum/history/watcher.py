@@ -50,7 +50,9 @@ LOOK = 60.0
 CLOSES_IN_TURN = 8
 """So many times closes are read between two readings of names, which bring more at a time."""
 DRAIN = 20.0
-"""Seconds for which a flush reads events that were there, at most."""
+"""Seconds for which a flush reads events that were there, at most,"""
+DRAIN_BATCH = 0.5
+"""and those for which any other batch does: what was closed before it is to be recorded before what it finds."""
 FLUSH = 60.0
 _UNRESOLVED_MAX = 256
 _DELETED = b" (deleted)"
@@ -90,6 +92,9 @@ class Watcher:
         self._listened = 0.0
         self._listening = False
         self._heard = (0, 0)  # closes, names
+        self._owners: dict[int, Watched] = {}
+        # What waits in kept groups is of directories that are known only once they were looked at.
+        self._deaf = bool(kept)
         self._next_look = 0.0
         self._since = time.time()
 
@@ -140,9 +145,9 @@ class Watcher:
         strict = {ref: watched for ref, watched in self._watched.items() if watched.settings.strict}
         if self._common.groups is None:
             return
-        if self._strict.use(strict):
-            for watched in strict.values():
-                watched.look_again()
+        anew = self._strict.use(strict)
+        for watched in self._watched.values():
+            watched.be_strict(self._strict.alive and watched.settings.strict, anew=anew)
         self._strict.limit(max((watched.settings.max_file for watched in strict.values()), default=0), self._space())
 
     def _drop(self, ref: str) -> None:
@@ -190,10 +195,19 @@ class Watcher:
             self.look()
         elif self._strict.next_start is not None and self._strict.next_start <= time.monotonic():
             self._use_strict()
+        if self._deaf:
+            self._begin_to_hear()
         self._wait(timeout)
         self.listen()
         self._finish()
         self._make_batches()
+
+    def _begin_to_hear(self) -> None:
+        """Look at all worktrees, and only then listen to what is told of them."""
+        for watched in self._watched.values():
+            watched.get_acquainted()
+        self._deaf = False
+        self._drain(DRAIN)
 
     def _wait(self, timeout: float) -> None:
         now = time.monotonic()
@@ -219,7 +233,9 @@ class Watcher:
         ``NotFoundError`` where it is not watched; ``StratumError`` where it cannot be done now.
         """
         deadline = time.monotonic() + FLUSH
-        self._drain()
+        if self._deaf:
+            self._begin_to_hear()
+        self._drain_all()
         ref = f"{name}+{worktree}"
         while self._publisher.busy:
             self._check_time(deadline, ref)
@@ -254,7 +270,7 @@ class Watcher:
     def close(self) -> None:
         """Bring what is known into the logs, and watch no more."""
         with suppress(StratumError):
-            self._drain()
+            self._drain_all()
             while self._publisher.busy:
                 self._wait_for_publisher()
             self._make_batches(everything=True)
@@ -275,9 +291,9 @@ class Watcher:
         if time.monotonic() - self._listened > BREATH:
             self.listen(BREATH)
 
-    def _drain(self) -> None:
-        """Read what the kernel has to tell until now."""
-        groups, deadline = self._common.groups, time.monotonic() + DRAIN
+    def _drain(self, seconds: float) -> None:
+        """Read what the kernel has to tell until now, for so long at most."""
+        groups, deadline = self._common.groups, time.monotonic() + seconds
         closes, names = groups.pending() if groups is not None else (0, 0)
         while groups is not None and (closes > 0 or names > 0) and time.monotonic() < deadline:
             before = self._heard
@@ -285,6 +301,10 @@ class Watcher:
             if not any(groups.pending()):
                 break
             closes, names = closes - self._heard[0] + before[0], names - self._heard[1] + before[1]
+
+    def _drain_all(self) -> None:
+        """The same, with what another process takes."""
+        self._drain(DRAIN)
         for version in self._strict.read(sync=True):
             self._guarded(self._take, version)
         self.listen()
@@ -292,7 +312,7 @@ class Watcher:
     def listen(self, seconds: float = LISTEN_AT_ONCE) -> None:
         """Read what the kernel has to tell, for about that long."""
         groups = self._common.groups
-        if groups is None or self._listening:
+        if groups is None or self._listening or self._deaf:
             return
         self._listening = True
         try:
@@ -358,7 +378,7 @@ class Watcher:
                 self._welcome(new or old, event.new_name if new is not None else event.name, event.child)
             return
         if (linked := common.linked.get(event.child)) is not None:
-            linked.note_linked(event.child, actor)
+            linked.note_linked(event.child)
         if event.mask & FAN_RENAME and new is not None:
             common.put(event.child, new[0], new[1], event.new_name)
         elif old is not None and event.name not in (b"", b"."):
@@ -426,7 +446,11 @@ class Watcher:
         return self._watched_with(epoch)
 
     def _watched_with(self, epoch: Epoch) -> Watched | None:
-        return next((watched for watched in self._watched.values() if watched.epoch is epoch), None)
+        watched = self._owners.get(id(epoch))
+        if watched is None or watched.epoch is not epoch:
+            self._owners = {id(watched.epoch): watched for watched in self._watched.values()}
+            watched = self._owners.get(id(epoch))
+        return watched
 
     def _owner_by_path(self, closed: Closed) -> Watched | None:
         """Whose file it is by the path that the open file has."""
@@ -462,11 +486,10 @@ class Watcher:
         if self._publisher.busy:
             return
         now, found = time.monotonic(), []
+        if not everything and any(self._is_due(ref, now) for ref in self._watched):
+            self._drain(DRAIN_BATCH)
         for ref, watched in list(self._watched.items()):
-            pace = self._paces[ref] if self._common.groups is None else None
-            if pace is not None and (pace.next <= now or everything):
-                watched.look_again()
-            elif not everything and ((due := watched.due()) is None or due > now):
+            if not everything and not self._is_due(ref, now):
                 continue
             with suppress(StratumError):
                 batch = self._prepare(ref, watched, everything=everything)
@@ -474,6 +497,12 @@ class Watcher:
                     found.append((watched, batch))
         if found:
             self._start(found)
+
+    def _is_due(self, ref: str, now: float) -> bool:
+        if self._common.groups is None:
+            return self._paces[ref].next <= now
+        due = self._watched[ref].due()
+        return due is not None and due <= now
 
     def _prepare(self, ref: str, watched: Watched, *, everything: bool) -> Batch | None:
         started = time.monotonic()

@@ -187,6 +187,28 @@ def test_a_restart_with_the_same_groups_leaves_no_gap(app: Recorded) -> None:
     assert "base" not in ops(app, last)
 
 
+def test_a_restart_with_the_same_groups_of_many_worktrees(app: Recorded) -> None:
+    """What waits in the groups is of all of them; it is not read before they are all known."""
+    app.add("other")
+    other = app.mount(app.place / "view-other", "other")
+    app.watcher.look()
+    app.flush("other")
+    app.stop(keep=True)
+    contents = [b"%d" % number * 100 for number in range(5)]
+    for view in (app.view, other):
+        for content in contents:
+            (view / "atomic").write_bytes(content)
+            os.rename(view / "atomic", view / "f")
+        (view / "gone").write_bytes(b"gone" * 20)
+        (view / "gone").unlink()
+    app.start(kept=True)
+    for view, worktree in ((app.view, "dev"), (other, "other")):
+        app.check(view, worktree)
+        assert app.versions(b"/f", worktree) == contents
+        assert app.versions(b"/gone", worktree) == [b"gone" * 20]
+        assert "gap" not in [op for op, _ in app.told_of(worktree=worktree)]
+
+
 def test_a_restart_with_new_groups_tells_of_a_gap_where_anything_happened(app: Recorded) -> None:
     some_changes(app)
     app.check()

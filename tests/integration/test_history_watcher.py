@@ -225,6 +225,36 @@ def test_files_that_were_closed_before_their_directory_was_heard_of(app: Recorde
     assert app.versions(b"/new/deep/f") == [b"first" * 20, b"second" * 20]
 
 
+def test_a_version_in_a_directory_that_is_gone(app: Recorded) -> None:
+    (app.view / "a" / "b").mkdir(parents=True)
+    (app.view / "a" / "b" / "f").write_bytes(b"first" * 20)
+    app.flush()
+    (app.view / "a" / "b" / "f").write_bytes(b"last" * 20)
+    shutil.rmtree(app.view / "a")
+    app.check()
+    assert app.versions(b"/a/b/f") == [b"first" * 20, b"last" * 20]
+    (app.view / "a").mkdir()
+    (app.view / "a" / "f").write_bytes(b"short-lived" * 20)
+    shutil.rmtree(app.view / "a")
+    app.check()
+    assert app.versions(b"/a/f") in ([b"short-lived" * 20], [])
+
+
+def test_what_is_gone_is_forgotten(app: Recorded) -> None:
+    before = len(app.watcher._common.directories)
+    for number in range(20):
+        (app.view / "made" / str(number)).mkdir(parents=True)
+        (app.view / "made" / str(number) / "f").write_bytes(b"1")
+        os.link(app.view / "made" / str(number) / "f", app.view / "made" / str(number) / "g")
+        app.flush()
+        shutil.rmtree(app.view / "made")
+        app.flush()
+    app.flush()
+    (app.view / "f").write_bytes(b"1")
+    app.check()
+    assert len(app.watcher._common.directories) <= before + 1
+
+
 def test_files_with_several_names_are_followed(app: Recorded) -> None:
     view = app.view
     (view / "dir").mkdir()

@@ -41,6 +41,7 @@ class Recorded:
         self.groups: Groups | None = None
         self._watcher: Watcher | None = None
         self._mounted: set[Path] = set()
+        self._watched: list[str] = []
         self.add("dev", **settings)
 
     def close(self) -> None:
@@ -103,13 +104,14 @@ class Recorded:
         if not scanning:
             assert self.groups is not None
             mine = Groups.adopt(*map(os.dup, self.groups.fds))
-        self._watcher = Watcher(self.store, mine, kept=["app+dev"] if kept else (), tell=self.told.append)
+        self._watcher = Watcher(self.store, mine, kept=self._watched if kept else (), tell=self.told.append)
         self._watcher.look()
         self.flush()
         return self._watcher
 
     def stop(self, *, keep: bool = False) -> None:
         if self._watcher is not None:
+            self._watched = self._watcher.watching()
             self._watcher.close()
             self._watcher = None
         if not keep and self.groups is not None:
