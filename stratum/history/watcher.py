@@ -273,6 +273,8 @@ class Watcher:
             self._drain_all()
             while self._publisher.busy:
                 self._wait_for_publisher()
+            self._resolve(last=True)
+            self._listening = True  # no more: what comes now waits for the next watcher, and is not to be lost here
             self._make_batches(everything=True)
             while self._publisher.busy:
                 self._wait_for_publisher()
@@ -455,10 +457,11 @@ class Watcher:
     def _owner_by_path(self, closed: Closed) -> Watched | None:
         """Whose file it is by the path that the open file has."""
         path = os.readlink(os.fsencode(f"/proc/self/fd/{closed.fd}"))
-        if closed.info.st_nlink == 0:
+        is_gone = os.fstat(closed.fd).st_nlink == 0  # it may have been there when its close was read
+        if is_gone:
             path = path.removesuffix(_DELETED)
         closed.hint = closed.place = path
-        if closed.info.st_nlink == 0 and len(self._watched) == 1:
+        if is_gone and len(self._watched) == 1:
             return next(iter(self._watched.values()))
         return self._having(path, identity(closed.info))
 
