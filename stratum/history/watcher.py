@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from stratum.history.dirt import AnyDirectory
     from stratum.history.events import Groups
     from stratum.store import Store
+    from stratum.sys.actors import Actor
     from stratum.sys.fanotify import CloseEvent, NameEvent
 
 LISTEN_AT_ONCE = 0.25
@@ -384,7 +385,15 @@ class Watcher:
         if event.mask & FAN_RENAME and new is not None:
             common.put(event.child, new[0], new[1], event.new_name)
         elif old is not None and event.name not in (b"", b"."):
-            common.put(event.child, old[0], old[1], event.name, only_new=bool(event.mask & FAN_DELETE))
+            self._named(event.child, (*old, event.name), event.mask, actor)
+
+    def _named(self, handle: bytes, place: tuple[Epoch, AnyDirectory, bytes], mask: int, actor: Actor | None) -> None:
+        """Something was told of a file under a name: the one that the kernel looked it up by first, which it need not
+        have any more. The one that was remembered of it is looked at too."""
+        known = self._common.place(handle)
+        if known is not None and known != place:
+            known[0].note(known[1], known[2], mask, actor)
+        self._common.put(handle, *place, only_new=mask & (FAN_CREATE | FAN_DELETE) != FAN_CREATE)
 
     def _welcome(self, place: tuple[Epoch, AnyDirectory] | None, name: bytes, handle: bytes) -> None:
         """A directory is new: listen to it from now on. One that was heard of is somewhere else now."""
