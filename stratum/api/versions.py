@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from stratum.api.naming import means_path, ref_or_mountpoint
 from stratum.api.session import Session
 from stratum.errors import DamagedError, NotFoundError, StratumError, UsageError, path_text
-from stratum.frozen import field, frozen, replace
+from stratum.frozen import field, frozen
 from stratum.refs import Ref
 from stratum.tree.model import Directory, File, content_unknown, lookup
 from stratum.tree.oplog import OPS, Record, inode_of
@@ -33,7 +33,7 @@ _TWIN = timedelta(seconds=10)
 class Line:
     """One line: an operation, a commit, or the ``base`` that everything above it was done to.
 
-    ``change`` is None of a commit that begins no epoch. ``when`` is RFC 3339 in UTC. ``size`` is that of a regular
+    ``change`` is None of a commit. ``when`` is RFC 3339 in UTC. ``size`` is that of a regular
     file, and ``unknown`` says why its content is not kept (``tree.oplog.UNKNOWN``). ``by`` is a program, ``container``
     its ID; ``commit`` a whole hash; ``why`` what a commit's message, a gap or a base says.
     """
@@ -68,7 +68,7 @@ class Wanted:
     """Which lines: ``since`` and ``until`` as people write moments, ``ops`` (none: all), at most ``limit``.
 
     ``follow``: a path goes on under the name that it had before it was renamed. ``everything``: also directories whose
-    time moved only because something in them came or went.
+    time moved only because something in them came or went, and bases that a commit beside them tells of.
     """
 
     since: str | None = None
@@ -94,6 +94,8 @@ def history(session: Session, text: str, path: str | None = None, wanted: Wanted
     listing = _Listing(session, name, worktree, ref.change, wanted)
     if raw is None:
         return Listed(f"{name}+{worktree}", None, list(listing.all()), notes)
+    if not session.store.histories.last(name, worktree):
+        return Listed(f"{name}+{worktree}", raw, [], [*notes, f"nothing is recorded of {name}+{worktree} yet"])
     settings = session.store.histories.settings(name, worktree)
     if settings is not None and settings.exclude:
         from stratum.history.excluding import Excluding
@@ -333,28 +335,15 @@ class _Listing:
         last = self._store.histories.get(self._name, self._worktree, self._last) if self._last is not None else None
         if last is not None:
             moves = [entry for entry in moves if entry.when <= last.when]
+        times = _times_of(moves)
         for record in records:
             if last is not None and record.n > last.n:
                 continue
-            twin = self._twin(record, moves) if record.op == "base" else None
-            while moves and moves[0] is not twin and _end_of_second(moves[0].when) >= record.when:
+            while moves and _end_of_second(moves[0].when) >= record.when:
                 yield self._move(moves.pop(0))
-            if twin is not None:
-                yield replace(self._move(moves.pop(moves.index(twin))), change=record.n, when=record.when)
-            else:
+            told = record.op == "base" and record.n > 1 and _follows(record, times)
+            if not told or self._wanted.everything or "base" in self._wanted.ops:
                 yield line_of(record)
-
-    @staticmethod
-    def _twin(record: Record, moves: list[ReflogEntry]) -> ReflogEntry | None:
-        """The move that the epoch of a ``base`` record began with."""
-        then = datetime.fromisoformat(record.when.replace("Z", "+00:00"))
-        for entry in moves[:4]:
-            with suppress(ValueError):
-                if entry.new == record.commit:
-                    moved = datetime.fromisoformat(entry.when.replace("Z", "+00:00"))
-                    if abs(then - moved) <= _TWIN:
-                        return entry
-        return None
 
     def _move(self, entry: ReflogEntry) -> Line:
         assert entry.new is not None
@@ -362,6 +351,25 @@ class _Listing:
         with suppress(StratumError):
             why = self._store.commits.meta(entry.new).message or why
         return Line(None, entry.when, "commit", commit=entry.new, why=why)
+
+
+def _times_of(moves: Iterable[ReflogEntry]) -> dict[str, list[datetime]]:
+    """When a worktree was moved to each commit."""
+    found: dict[str, list[datetime]] = {}
+    for entry in moves:
+        with suppress(ValueError):
+            found.setdefault(entry.new or "", []).append(_time(entry.when))
+    return found
+
+
+def _follows(record: Record, times: Mapping[str, list[datetime]]) -> bool:
+    """Whether a ``base`` record is of an epoch that began as the worktree was moved to its commit."""
+    then = _time(record.when)
+    return any(abs(then - moved) <= _TWIN for moved in times.get(record.commit or "", ()))
+
+
+def _time(when: str) -> datetime:
+    return datetime.fromisoformat(when.replace("Z", "+00:00"))
 
 
 def line_of(record: Record) -> Line:

@@ -32,7 +32,9 @@ _UNKNOWN = {
 @click.option("--until", metavar="WHEN", help="Nothing newer.")
 @click.option("--op", "ops", metavar="OP", multiple=True, help="Only these operations: write, delete, commit, ...")
 @click.option("--follow-renames", is_flag=True, help="Go on under the name that PATH had before.")
-@click.option("--all", "everything", is_flag=True, help="Also directories of which only the time moved.")
+@click.option(
+    "--all", "everything", is_flag=True, help="Also directories of which only the time moved, and every base."
+)
 def listing(
     app: App,
     ref: str,

@@ -13,6 +13,7 @@ import pytest
 
 from stratum.frozen import replace
 from stratum.store import Store
+from stratum.store.histories import HistorySettings
 from tests.cli.test_completion import completed
 from tests.cli.trees import BIG, make_tree, shown
 from tests.support.command import Command
@@ -377,3 +378,38 @@ def test_completion(cli: Command) -> None:
     assert completed(cli, "stratum restore app+dev app.conf ", words)[:4] == ["9", "5", "4", "2"]
     assert "app+dev" in completed(cli, "stratum history ap", ["stratum", "history", "ap"])
     assert completed(cli, "stratum cat app+dev@99 a", ["stratum", "cat", "app+dev", "@", "99", "a"]) == []
+
+
+def test_an_epoch_is_told_by_the_commit_that_it_begins_with(cli: Command, tmp_path: Path) -> None:
+    cli.ok("import", "--bare", make_tree(tmp_path / "src", {"a": "1"}), "app")
+    cli.ok("worktree", "add", "app+dev", "app:latest")
+    book = Logbook(Store.open(cli.store))
+    book.write("/a", b"2")
+    cli.ok("import", "--bare", make_tree(tmp_path / "other", {"a": "9"}), "app:other")
+    cli.ok("reset", "app+dev", "app:other")
+    other = book.store.tags.get("app", "other")
+    book.at = datetime.now(timezone.utc)
+    begun = book.begin(other, "the worktree is on another commit")
+    last = book.write("/a", b"10")
+    document = json.loads(cli.ok("history", "--format", "json", "app+dev"))
+    assert [line["change"] for line in document if line["op"] != "commit"] == [last, 2, 1]
+    assert next(line for line in document if line["commit"] == other)["why"].startswith("reset to")
+    assert begun in changes(cli, "app+dev", "--all")
+    assert begun in changes(cli, "app+dev", "--op", "base")
+    assert [line["change"] for line in listed(cli, "app+dev", "a")] == [last, 2, 1]
+    book.at = book.at + timedelta(hours=1)
+    later = book.begin(other, "the worktree is on another commit")
+    assert later in changes(cli, "app+dev")
+    assert cli("history", "app+dev", "--op", "frob").code == 2
+
+
+def test_a_history_that_nothing_was_recorded_in(cli: Command, tmp_path: Path) -> None:
+    cli.ok("import", "--bare", make_tree(tmp_path / "src", {"a": "1"}), "app")
+    cli.ok("worktree", "add", "app+dev", "app:latest")
+    store = Store.open(cli.store)
+    store.histories.set_settings("app", "dev", HistorySettings("2026-11-21T14:00:00Z"))
+    for path in ((), ("a",)):
+        result = cli("history", "app+dev", *path)
+        assert (result.code, result.stdout) == (0, "")
+        assert "nothing is recorded of app+dev" in result.stderr
+    assert "since" in cli.ok("status", "app+dev")
