@@ -413,3 +413,23 @@ def test_a_history_that_nothing_was_recorded_in(cli: Command, tmp_path: Path) ->
         assert (result.code, result.stdout) == (0, "")
         assert "nothing is recorded of app+dev" in result.stderr
     assert "since" in cli.ok("status", "app+dev")
+
+
+def test_a_log_that_was_edited_or_cut(cli: Command, book: Logbook) -> None:
+    (log,) = (cli.store / "refs/app/history/dev").glob("*.jsonl")
+    whole = log.read_bytes()
+    log.write_bytes(whole.replace(b'"by":"cp"', b'"by":"cq"'))
+    assert changes(cli, "app+dev") == [9, 8, 7, 6, 5, 4, 2, 1]
+    assert cli.ok("cat", "app+dev@2", "app.conf") == "second"
+    for arguments in (("cat", "app+dev@5", "app.conf"), ("tag", "app+dev@5", "x"), ("restore", "app+dev", "new", "4")):
+        result = cli(*arguments)
+        assert (result.code, result.stdout) == (5, "")
+        assert "damaged after CHANGE 2" in result.stderr
+        assert "fsck" in result.stderr
+    log.write_bytes(whole[:-1000])
+    assert changes(cli, "app+dev")[-1] == 1
+    last = changes(cli, "app+dev")[0]
+    assert cli("cat", f"app+dev@{last + 1}", "d/big").code == 3
+    log.write_bytes(b"")
+    assert changes(cli, "app+dev") == []
+    assert cli("show", "app+dev@1").code == 3
