@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
 from stratum.api.naming import ref_or_mountpoint
@@ -13,6 +13,7 @@ from stratum.frozen import frozen, replace
 from stratum.refs import parse_lasting, parse_ref
 
 if TYPE_CHECKING:
+    from stratum.api.held import Held
     from stratum.refs import Ref
     from stratum.store.metadata import CommitMeta
     from stratum.store.reflog import ReflogEntry
@@ -88,21 +89,31 @@ def reflog(session: Session, text: str) -> list[tuple[str, ReflogEntry]]:
     return moves
 
 
-def diff(session: Session, first: str, second: str | None = None, paths: Sequence[str] = ()) -> Iterator[Change]:
+def diff(
+    session: Session,
+    first: str,
+    second: str | None = None,
+    paths: Sequence[str] = (),
+    *,
+    keeping: ExitStack | None = None,
+) -> Iterator[Change]:
     """What changed from ``first`` to ``second``, in all or at ``paths`` and below.
 
     A worktree stands for what it shows now. With one argument: a worktree against its last commit (its base where there
     is none), a commit against its parent (against nothing where it has none), a state of a history against the one
-    before. ``NotFoundError`` for a path that neither has.
+    before. With ``keeping``, contents that only a worktree has are stored, and until it is closed no garbage collection
+    takes them. ``NotFoundError`` for a path that neither has.
     """
     from stratum.api.versions import path_in
     from stratum.tree.diff import diff_trees
     from stratum.tree.model import lookup
 
+    if keeping is not None:
+        keeping.enter_context(session.store.locks.store())
     if second is None:
-        old, new = _implied(session, first)
+        old, new = _implied(session, first, keeping)
     else:
-        old, new = tree_of(session, first), tree_of(session, second)
+        old, new = tree_of(session, first, keeping), tree_of(session, second, keeping)
     wanted = [path_in(path) for path in paths]
     for path in wanted:
         if lookup(old, path) is None and lookup(new, path) is None:
@@ -115,7 +126,7 @@ def _is_at(path: bytes, wanted: list[bytes]) -> bool:
     return any(path == above or path.startswith(above.rstrip(b"/") + b"/") for above in wanted)
 
 
-def _implied(session: Session, text: str) -> tuple[Directory, Directory]:
+def _implied(session: Session, text: str, keeping: ExitStack | None) -> tuple[Directory, Directory]:
     from stratum.tree.model import Directory
 
     store = session.store
@@ -125,7 +136,7 @@ def _implied(session: Session, text: str) -> tuple[Directory, Directory]:
             tree = held.worktree
             base = store.commits.open_tree(tree.base_commit)
             committed = base if tree.commit == tree.base_commit else store.commits.open_tree(tree.commit)
-            return committed, held.shown(base=base)
+            return committed, _shown(session, held, keeping, base)
     if ref.change is not None:
         return _implied_of_state(session, ref)
     commit = store.resolve_commit(ref)
@@ -151,7 +162,17 @@ def _implied_of_state(session: Session, ref: Ref) -> tuple[Directory, Directory]
     return state.before(), state.tree
 
 
-def tree_of(session: Session, text: str) -> Directory:
+def _shown(session: Session, held: Held, keeping: ExitStack | None, base: Directory | None = None) -> Directory:
+    """The tree that a worktree shows now; with ``keeping``, its contents are in the store."""
+    if keeping is None:
+        return held.shown(base=base)
+    with session.store.begin(f"reading {held}") as tx:
+        shown = held.shown(tx, base)
+        tx.publish_objects()
+        return shown
+
+
+def tree_of(session: Session, text: str, keeping: ExitStack | None = None) -> Directory:
     """The tree that ``text`` shows: a tag's or commit's, what a worktree (or mountpoint) shows at this moment, or a
     state of its history, in which there can be files whose content nobody knows."""
     store, ref = session.store, ref_or_mountpoint(session, text)
@@ -163,4 +184,4 @@ def tree_of(session: Session, text: str) -> Directory:
     if not ref.live:
         return store.commits.open_tree(store.resolve_commit(ref))
     with session.hold(ref) as held:
-        return held.shown()
+        return _shown(session, held, keeping)

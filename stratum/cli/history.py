@@ -11,6 +11,7 @@ from stratum.cli.notes import note_uncommitted
 from stratum.cli.output import human_size, safe, safe_lines, short
 from stratum.cli.reading import inode_json, print_path
 from stratum.cli.reftype import IN_REF, REF, REF_OR_PATH
+from stratum.errors import one_line
 
 if TYPE_CHECKING:
     from stratum.tree.diff import Change
@@ -111,7 +112,10 @@ def _print_reflog(app: App, ref: str) -> None:
 @click.argument("paths", metavar="[PATH]...", nargs=-1, type=IN_REF)
 @click.option("--stat", "as_stat", is_flag=True, help="Only the number of changes of each kind and the bytes.")
 @click.option("--name-only", is_flag=True, help="Only the paths.")
-def diff(app: App, first: str, second: str | None, paths: tuple[str, ...], as_stat: bool, name_only: bool) -> None:
+@click.option("-p", "--patch", is_flag=True, help="Also the lines that differ, of files that are text.")
+def diff(
+    app: App, first: str, second: str | None, paths: tuple[str, ...], as_stat: bool, name_only: bool, patch: bool
+) -> None:
     """Show what changed from A to B, in all or in PATHs and what is below them.
 
     NAME+WORKTREE, or a path where it is mounted, is what the worktree shows now. With A alone: what of a worktree is
@@ -123,6 +127,9 @@ def diff(app: App, first: str, second: str | None, paths: tuple[str, ...], as_st
     from stratum.api.history import diff as run
 
     note_uncommitted(app, *(ref for ref in (first, second) if ref is not None and "@" not in ref))
+    if patch:
+        _print_patches(app, first, second, paths)
+        return
     changes = list(run(app.session, first, second, paths))
     if app.out.json:
         app.out.object([_change_json(change) for change in changes])
@@ -131,12 +138,27 @@ def diff(app: App, first: str, second: str | None, paths: tuple[str, ...], as_st
         _print_stat(app, changes)
         return
     for change in changes:
-        path = safe(change.path)
-        if name_only:
-            app.out.line(path)
-        else:
-            detail = f"  ({', '.join(change.fields)})" if change.kind == "metadata" else ""
-            app.out.line(f"{_LETTERS[change.kind]} {path}{detail}")
+        app.out.line(safe(change.path) if name_only else _change_line(change))
+
+
+def _change_line(change: Change) -> str:
+    detail = f"  ({', '.join(change.fields)})" if change.kind == "metadata" else ""
+    return f"{_LETTERS[change.kind]} {safe(change.path)}{detail}"
+
+
+def _print_patches(app: App, first: str, second: str | None, paths: tuple[str, ...]) -> None:
+    from stratum.api.reading import patches
+    from stratum.cli.progress import progress_bar
+
+    with progress_bar(app.out, "fetching", late=True) as advance:
+        found = patches(app.session, first, second, paths, progress=advance)
+    if app.out.json:
+        app.out.object([{**_change_json(change), "patch": text} for change, text in found])
+        return
+    for change, text in found:
+        app.out.line(_change_line(change))
+        for line in text.removesuffix("\n").split("\n") if text else ():
+            app.out.line("\t".join(map(one_line, line.split("\t"))))
 
 
 def _print_stat(app: App, changes: list[Change]) -> None:

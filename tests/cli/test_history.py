@@ -269,6 +269,33 @@ def test_differences(cli: Command) -> None:
     assert cli.ok("diff", "app+dev@9", "app+dev", "app.conf").splitlines() == ["A /app.conf"]
 
 
+def test_differences_line_by_line(cli: Command, book: Logbook) -> None:
+    n = book.write("/app.conf", b"one\ntwo\n\x1bthree", "create")
+    m = book.write("/app.conf", b"one\n2\t\n\x1bthree")
+    assert cli.ok("diff", "-p", f"app+dev@{n}", f"app+dev@{m}").splitlines() == [
+        "M /app.conf",
+        "--- a/app.conf",
+        "+++ b/app.conf",
+        "@@ -1,3 +1,3 @@",
+        " one",
+        "-two",
+        "+2\t",
+        " \\x1bthree",
+        "\\ No newline at end of file",
+    ]
+    assert cli.ok("diff", "-p", "app+dev@1", f"app+dev@{m}", "new").splitlines()[:3] == [
+        "A /new",
+        "--- /dev/null",
+        "+++ b/new",
+    ]
+    binary = book.write("/app.conf", b"\0" * 100)
+    assert cli.ok("diff", "-p", f"app+dev@{binary}") == "M /app.conf"
+    assert cli.ok("diff", "-p", "app+dev@7") == "A /e/log"
+    (change,) = json.loads(cli.ok("--format", "json", "diff", "-p", f"app+dev@{m}"))
+    assert change["patch"].startswith("--- a/app.conf\n")
+    assert "+first" in cli.ok("diff", "-p", f"app+dev@{m}", "app+dev", "app.conf").splitlines()
+
+
 @pytest.mark.usefixtures("book")
 def test_into_a_directory(cli: Command, tmp_path: Path) -> None:
     out = tmp_path / "out"
