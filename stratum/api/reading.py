@@ -278,6 +278,4 @@ def _pieces(file: File, fd: int) -> Iterator[bytes]:
         hasher.update(piece)
         yield piece
     if hasher.digest() != file.digest:
-        raise DamagedError(
-            f"object {file.digest.hex()}, which was just printed, does not match its digest", hint="run 'stratum fsck'"
-        )
+        raise DamagedError(f"object {file.digest.hex()} does not match its digest", hint="run 'stratum fsck'")

@@ -347,7 +347,7 @@ class _Listing:
 
     def _move(self, entry: ReflogEntry) -> Line:
         assert entry.new is not None
-        why = entry.why
+        why: str | None = entry.why if entry.why != "commit" else None
         with suppress(StratumError):
             why = self._store.commits.meta(entry.new).message or why
         return Line(None, entry.when, "commit", commit=entry.new, why=why)
