@@ -36,6 +36,11 @@ def tag(session: Session, source: str, new: str, *, move: bool = False, force: b
     commit. ``move`` removes the old tag afterwards. ``ExistsError`` where ``new`` names another commit, unless
     ``force``.
     """
+    with session.store.locks.store():  # so that no garbage collection takes a commit that is made for it
+        return _tag(session, source, new, move, force)
+
+
+def _tag(session: Session, source: str, new: str, move: bool, force: bool) -> Tagged:
     store = session.store
     ref = parse_ref(source)
     found = store.resolve(ref)

@@ -117,10 +117,14 @@ def named(session: Session, text: str) -> tuple[Ref, bytes | None]:
 
     record = session.state.find_mountpoint(Path(text), inside=True)
     assert record is not None
-    inner = os.path.relpath(os.path.realpath(os.path.dirname(os.path.abspath(text))), record.mountpoint)
     if os.path.realpath(text) == record.mountpoint:
         return ref, None
-    return ref, path_in(os.path.join(inner, os.path.basename(os.path.abspath(text))))
+    # The last name as it is: it can be that of a symbolic link, whose own history is meant.
+    path = os.path.abspath(text)
+    place = os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
+    if not place.startswith(record.mountpoint.rstrip("/") + "/"):
+        place = os.path.realpath(text)
+    return ref, path_in(os.path.relpath(place, record.mountpoint))
 
 
 def worktree_named(session: Session, text: str) -> Ref:

@@ -31,10 +31,11 @@ def add(
     """
     new, base = _new_and_base(first, second)
     assert new.worktree is not None
-    commit = session.store.resolve_commit(base)
-    return session.store.worktrees.create(
-        new.name, new.worktree, commit, description, why=f"worktree add, based on {base}", root=root
-    )
+    with session.store.locks.store():  # so that no garbage collection takes a commit that is made for it
+        commit = session.store.resolve_commit(base)
+        return session.store.worktrees.create(
+            new.name, new.worktree, commit, description, why=f"worktree add, based on {base}", root=root
+        )
 
 
 def _new_and_base(first: str, second: str | None) -> tuple[Ref, Ref]:

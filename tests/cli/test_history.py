@@ -347,6 +347,10 @@ def test_a_path_where_it_is_mounted(cli: Command, tmp_path: Path) -> None:
     assert changes(cli, mnt / "app.conf") == changes(cli, "app+dev", "app.conf")
     assert changes(cli, mnt / "never-here" / ".." / "e" / "big") == changes(cli, "app+dev", "e/big")
     assert changes(cli, mnt) == changes(cli, "app+dev")
+    (tmp_path / "from-outside").symlink_to(mnt / "app.conf")
+    assert changes(cli, tmp_path / "from-outside") == changes(cli, "app+dev", "app.conf")
+    (mnt / "from-inside").symlink_to("/etc/passwd")
+    assert cli("history", mnt / "from-inside").code == 2  # it leads out of the worktree
     assert cli("history", tmp_path / "src" / "app.conf").code == 2
     assert cli("history", tmp_path / "nothing").code == 3
     cli.ok("restore", "app+dev", "app.conf", "2")
