@@ -12,9 +12,9 @@ from collections.abc import Callable
 
 from stratum.history.capture import Captured, Capturer
 from stratum.history.excluding import Excluding
-from stratum.history.versions import CLOCK_STEP, Key, Taken, Versions
-from stratum.ingest.staging import open_source, signature
-from stratum.sys.handles import identity
+from stratum.history.versions import CLOCK_STEP, Key, Taken, Versions, is_as_taken
+from stratum.ingest.staging import open_source
+from stratum.sys.handles import handle_of, identity
 from stratum.sys.syscalls import fd_path
 from stratum.tree.model import Directory, File, lookup
 
@@ -67,16 +67,16 @@ class Contents:
         if self._excluding.covers(path):
             return info.st_size, None, None
         known = self._versions.latest.get(key)
-        if known is not None and known.signature == signature(info):
-            return self._of(known, path)
+        if known is not None and is_as_taken(known, info, handle_of(fd)):
+            return self._of(known.captured, path)
         if (trusted := self._trusted(info, path)) is not None:
             return trusted.size, trusted.digest, trusted.content
         captured = None if self._versions.waits(key) else self._captured(fd, info, path)
         if captured is not None:
             return self._of(captured, path)
         self.unsettled.add(key)
-        if known is not None:
-            return self._of(known, path)
+        if known is not None and known.handle == handle_of(fd):
+            return self._of(known.captured, path)
         if before is not None:
             return before.size, before.digest, before.content
         self.why[path] = "open"
@@ -107,5 +107,5 @@ class Contents:
         finally:
             os.close(source)
         if captured is not None:
-            self._versions.add(Taken(captured, time.time_ns(), None, path, info.st_mode, None, found=True))
+            self._versions.add(Taken(captured, time.time_ns(), handle_of(fd), path, info.st_mode, None, found=True))
         return captured

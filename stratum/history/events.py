@@ -266,14 +266,19 @@ def probe(directory: str | os.PathLike[str] | None = None) -> str | None:
 def too_old(release: str) -> str | None:
     """Whether a kernel with this release, as uname(2) tells it, says nothing of what is done through an overlay: why,
     in words; None where it does."""
-    found = _RELEASE.match(release)
-    if found is not None and (int(found[1]), int(found[2])) >= _KERNEL_MIN:
+    if is_kernel(release, _KERNEL_MIN):
         return None
     return (
         f"Linux {release} does not tell of what is written through an overlay: that takes Linux 6.5"
-        if found is not None
+        if _RELEASE.match(release) is not None
         else f"it is not known what the kernel {release!a} tells of files"
     )
+
+
+def is_kernel(release: str, version: tuple[int, int]) -> bool:
+    """Whether a kernel with this release, as uname(2) tells it, is known to be of this version or a later one."""
+    found = _RELEASE.match(release)
+    return found is not None and (int(found[1]), int(found[2])) >= version
 
 
 def _init_closes() -> int:

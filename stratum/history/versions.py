@@ -10,9 +10,11 @@ import os
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
-from stratum.ingest.staging import Signature, signature
+from stratum.history.events import is_kernel
+from stratum.ingest.staging import signature
 from stratum.sys.handles import identity
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ CLOCK_STEP = 20_000_000
 """Nanoseconds by which the time of a change may be behind the clock, and more."""
 
 Key = tuple[int, int]
+Handle = bytes
 
 
 class Taken(NamedTuple):
@@ -66,6 +69,23 @@ class _Deferred:
     due: float
 
 
+def is_as_taken(taken: Taken, info: os.stat_result, handle: Handle) -> bool:
+    """Whether the file with this handle is as it was taken: every change since would show in its times.
+
+    A file that came in place of a deleted one may have its number, its size and, within a tick of the clock, its times;
+    it has not its handle. Before Linux 6.13 there may be several changes within a tick, of which times tell nothing.
+    """
+    if taken.captured.signature != signature(info) or taken.handle != handle:
+        return False
+    return _is_clock_fine() or taken.when - info.st_ctime_ns > CLOCK_STEP
+
+
+@cache
+def _is_clock_fine() -> bool:
+    """Whether a change gets another time than what was looked at before it."""
+    return is_kernel(os.uname().release, (6, 13))
+
+
 class Versions:
     """What was taken of one worktree, and what is to be taken later."""
 
@@ -73,19 +93,20 @@ class Versions:
         self._publisher = publisher
         self.taken: list[Taken] = []
         """In the order of the closes."""
-        self.latest: dict[Key, Captured] = {}
+        self.latest: dict[Key, Taken] = {}
         """The last version of each file in ``taken``."""
         self.given_up = 0
         """How many were given up since somebody looked."""
         self._captured: set[Captured] = set()
         self._older: set[Captured] = set()
-        self._seen: dict[Key, Signature] = {}
+        self._seen: dict[Key, Taken] = {}
         self._deferred: dict[object, _Deferred] = {}
         self._large: dict[object, float] = {}
 
-    def knows(self, info: os.stat_result) -> bool:
-        """Whether the file was taken as it is, lately, so that every change since would show in its times."""
-        return self._seen.get(identity(info)) == signature(info)
+    def knows(self, info: os.stat_result, handle: Handle) -> bool:
+        """Whether the file was taken as it is, lately."""
+        taken = self._seen.get(identity(info))
+        return taken is not None and is_as_taken(taken, info, handle)
 
     def add(self, taken: Taken) -> None:
         """Keep a version until its batch is durable."""
@@ -98,9 +119,7 @@ class Versions:
         self._captured.add(captured)
         if len(self._seen) >= _SEEN_MAX:
             self._seen.clear()
-        if taken.when - captured.signature[4] > CLOCK_STEP:
-            self._seen[captured.key] = captured.signature
-        self.latest[captured.key] = captured
+        self._seen[captured.key] = self.latest[captured.key] = taken
         self.taken.append(taken)
         if len(self.taken) > VERSIONS_MAX:
             half = self.taken[: VERSIONS_MAX // 2]
@@ -132,7 +151,7 @@ class Versions:
         self._older.clear()
 
     def _find_latest(self) -> None:
-        self.latest = {item.captured.key: item.captured for item in self.taken}
+        self.latest = {item.captured.key: item for item in self.taken}
 
     def batch_is_done(self, taken: Iterable[Taken]) -> None:
         """A batch with them is durable."""

@@ -251,7 +251,7 @@ class Watched:
             self._epoch.closed.add(identity(closed.info))
             if self._epoch.strict and self._common.strict.alive:
                 return False
-        if self.versions.knows(closed.info) or self.excluding.covers(closed.hint):
+        if self.versions.knows(closed.info, closed.handle) or self.excluding.covers(closed.hint):
             return False
         if later and self.versions.defer(closed):
             return True
