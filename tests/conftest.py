@@ -15,7 +15,7 @@ import pytest
 
 from stratum.sys.namespaces import CLONE_NEWNS, unshare
 from tests.support import capabilities, hydrating
-from tests.support.command import Command
+from tests.support.command import Command, close_servers
 from tests.support.effort import examples
 from tests.support.leftovers import Session, unmount_below
 
@@ -108,6 +108,7 @@ def nothing_left_behind(request: pytest.FixtureRequest, tmp_path_factory: pytest
     alone = bool(os.environ.get("CI")) and not _is_worker(request.config)
     session = Session(tmp_path_factory.getbasetemp(), alone=alone)
     yield
+    close_servers()
     left = session.leftovers()
     unmount_below(tmp_path_factory.getbasetemp())
     assert not left, "the tests left behind:\n" + "\n".join(left)

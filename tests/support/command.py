@@ -1,4 +1,5 @@
-"""The ``stratum`` command as users run it: the installed console script, in a process of its own."""
+"""The ``stratum`` command as users run it, in a process of its own: the installed console script, or a fork of an
+interpreter that has loaded it (``tests.support.warm``)."""
 
 from __future__ import annotations
 
@@ -10,8 +11,28 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tests.support.small import ADDRESS_SPACE, limited, programs_first
+from tests.support.warm import Warm
 
 SCRIPT = Path(sys.executable).with_name("stratum")
+
+
+_servers: dict[int, Warm] = {}
+"""Of this process; one that was forked from it needs its own."""
+
+
+def _warm(environment: dict[str, str]) -> Warm | None:
+    """What runs commands with this environment without starting an interpreter; None where a new one might differ."""
+    server = _servers.get(os.getpid())
+    if server is None:
+        server = _servers[os.getpid()] = Warm(SCRIPT, environment)
+    return server if server.stands_for(environment) else None
+
+
+def close_servers() -> None:
+    """End what runs commands for this process."""
+    server = _servers.pop(os.getpid(), None)
+    if server is not None:
+        server.close()
 
 
 class Result(NamedTuple):
@@ -49,22 +70,32 @@ class Command:
         env: dict[str, str] | None = None,
         stdin: str = "",
         timeout: float = 120,
+        fresh: bool = False,
     ) -> Result:
-        """Run ``stratum ARGS``; ``env`` is added to the environment."""
-        done = subprocess.run(
-            limited([SCRIPT, *args], self.address_space),
-            cwd=cwd,
-            env=self.environment | (env or {}),
-            input=stdin.encode("utf-8", "surrogateescape"),
-            capture_output=True,
-            timeout=timeout,
-            check=False,
-        )
-        return Result(
-            done.returncode,
-            done.stdout.decode("utf-8", "surrogateescape"),
-            done.stderr.decode("utf-8", "surrogateescape"),
-        )
+        """Run ``stratum ARGS``; ``env`` is added to the environment. ``fresh``: in a new interpreter."""
+        environment, given = self.environment | (env or {}), stdin.encode("utf-8", "surrogateescape")
+        warm = None if fresh else _warm(environment)
+        if warm is not None:
+            code, out, err = warm.run(
+                args,
+                cwd=cwd,
+                environment=environment,
+                stdin=given,
+                address_space=self.address_space,
+                timeout=timeout,
+            )
+        else:
+            done = subprocess.run(
+                limited([SCRIPT, *args], self.address_space),
+                cwd=cwd,
+                env=environment,
+                input=given,
+                capture_output=True,
+                timeout=timeout,
+                check=False,
+            )
+            code, out, err = done.returncode, done.stdout, done.stderr
+        return Result(code, out.decode("utf-8", "surrogateescape"), err.decode("utf-8", "surrogateescape"))
 
     def ok(self, *args: str | bytes | Path, **kwargs: Any) -> str:
         """Run a command that must succeed; its stdout without the last line break."""
