@@ -95,7 +95,10 @@ class Record:
     over: str | None = None
 
 
-_SETTERS = tuple(getattr(Record, name).__set__ for name in Record.__slots__)  # type: ignore[attr-defined]  # set by frozen()
+_set_n, _set_when, _set_op, _set_path, _set_entry, _set_by, *_SET_REST = [
+    getattr(Record, name).__set__
+    for name in ("n", "when", "op", "path", "entry", "by", "link", "was", "commit", "why", "container", "over")
+]
 
 # Which of path, entry, link, was, commit and over an operation has, as bits from the highest.
 _PATH, _ENTRY, _LINK, _WAS, _COMMIT, _OVER = 32, 16, 8, 4, 2, 1
@@ -131,7 +134,14 @@ _RECORD = re.compile(
     rb'(?:,"why":"' + _WORDS + rb'")?(?:,"by":"' + _WORDS + rb'")?(?:,"container":"' + _HASH + rb'")?'
     rb',"check":"([0-9a-f]{16})"\}'
 )
+# The most frequent record: a path with an entry, and neither escapes nor anything rare in it.
+_PLAIN_RECORD = re.compile(
+    rb'\{"n":([1-9][0-9]{0,11}),"t":"([0-9]{4}-[0-9]{2}-[0-9]{2}T(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]'
+    rb'\.[0-9]{3}Z)","op":"(create|write|version|setattr|mkdir|mtime)","path":"(/[!#-\[\]-~]+)",'
+    rb'"entry":"([0-9][ !#-\[\]-~]*)"(?:,"by":"([ !#-\[\]-~]{1,255})")?,"check":"([0-9a-f]{16})"\}'
+)
 _END = re.compile(rb'\{"end":([1-9][0-9]{0,11}),"check":"([0-9a-f]{16})"\}')
+_END_BEGINS = b'{"end"'
 _CHECK_SIZE = len(_CHECK) + 16 + 2
 _PLAIN = 256
 """Bytes of a path none of whose names can be too long."""
@@ -204,6 +214,28 @@ def end_line(n: int) -> bytes:
 
 def parse(line: bytes) -> Record | None:
     """The record in a line, without its line break; None where there is none, or one that was changed."""
+    found = _PLAIN_RECORD.fullmatch(line)
+    if found is None or len(line) > _ENTRY_MAX:
+        return _parse(line)
+    n, when, op, path, entry, by, check = found.groups()
+    if blake2b(line[:-_CHECK_SIZE], digest_size=8).hexdigest().encode() != check or not _is_plain(path):
+        return _parse(line)
+    if not _is_date(when[:10]):
+        return None
+    made = Record.__new__(Record)  # as its __init__ does, which took longer than all the rest
+    _set_n(made, int(n))
+    _set_when(made, when.decode())
+    _set_op(made, _OP_NAMES[op])
+    _set_path(made, path)
+    _set_entry(made, entry)
+    _set_by(made, by and by.decode())
+    for set_field in _SET_REST:
+        set_field(made, None)
+    return made
+
+
+def _parse(line: bytes) -> Record | None:
+    """The same, of any record."""
     found = _RECORD.fullmatch(line) if len(line) <= LINE_MAX else None
     if found is None:
         return None
@@ -233,15 +265,12 @@ def parse(line: bytes) -> Record | None:
         return None
     if path is not None and (path == b"/" or was is not None) and _op_problem(op, path, values[6]):
         return None
-    record = Record.__new__(Record)  # as its __init__ does, which took longer than all the rest
-    for set_field, value in zip(_SETTERS, values, strict=True):
-        set_field(record, value)
-    return record
+    return Record(*values)  # type: ignore[arg-type]  # what is bytes still is what was decoded
 
 
 def parse_end(line: bytes) -> int | None:
     """The number in the last line of a batch, without its line break; None where it is none, or was changed."""
-    found = _END.fullmatch(line)
+    found = _END.fullmatch(line) if line.startswith(_END_BEGINS) else None
     if found is None or blake2b(line[:-_CHECK_SIZE], digest_size=8).hexdigest().encode() != found[2]:
         return None
     return int(found[1])
