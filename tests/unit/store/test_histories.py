@@ -504,3 +504,10 @@ def test_what_bears_on_a_path_is_found(histories: Histories, small_segments: Non
     numbers = [record.n for record in histories.about(*APP, b"/a/b/c")]
     assert numbers == [1, 41, 61, 71, 78, 81, 101, 131]
     assert len(histories.about(*APP, b"/")) == 200
+
+
+def test_a_sealed_record_takes_at_most_a_hundred_bytes() -> None:
+    """With names, times and contents as programs leave them, each record in a batch of its own."""
+    log = list(work(20_000))
+    data = b"".join(encode(record) + end_line(record.n) for record in log)
+    assert sum(map(len, pack(data))) <= 100 * len(log)
