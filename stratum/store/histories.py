@@ -67,9 +67,9 @@ class Histories:
 
     def settings(self, name: str, worktree: str) -> HistorySettings | None:
         """How the history is kept, or None where it is off. ``DamagedError``."""
-        path = self._directory(name, worktree) / SETTINGS
+        path = self._place(name, worktree) / SETTINGS
         try:
-            os.lstat(path)
+            os.lstat(path)  # all that it costs where there is none
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as exc:
@@ -101,7 +101,7 @@ class Histories:
         from stratum.store.tables import write_tables
         from stratum.sys.atomic import remove_abandoned, write_atomic
 
-        directory = self._directory(name, worktree)
+        directory = self._place(name, worktree)
         try:
             if settings is None:
                 _switch_off(self._layout, directory)
@@ -135,7 +135,7 @@ class Histories:
         return [
             (name, worktree)
             for name, worktree in self.directories()
-            if os.path.lexists(self._directory(name, worktree) / SETTINGS)
+            if os.path.lexists(self._layout.history(name, worktree) / SETTINGS)
             and os.path.lexists(self._layout.worktree(name, worktree))
         ]
 
@@ -370,8 +370,12 @@ class Histories:
         with suppress(OSError):  # from now on it ages
             os.utime(directory, follow_symlinks=False)
 
+    def _place(self, name: str, worktree: str) -> Path:
+        return self._layout.history(check_name(name), check_name(worktree, "worktree name"))
+
     def _directory(self, name: str, worktree: str) -> Path:
-        path = self._layout.history(check_name(name), check_name(worktree, "worktree name"))
+        """Where the history is: of a stratum that was removed, beside the strata."""
+        path = self._place(name, worktree)
         if not os.path.lexists(path) and not os.path.lexists(self._layout.ref(name)):
             removed = self._layout.removed_histories / name / worktree
             return removed if os.path.lexists(removed) else path

@@ -19,6 +19,7 @@ from stratum.store.logwriter import LogWriter
 from stratum.tree.model import File
 from stratum.tree.oplog import Record, entry_of, when_text
 from tests.support import crashing, disks
+from tests.support.injection import calls_of
 from tests.support.operations import work
 from tests.support.stores import check, commit
 
@@ -146,6 +147,14 @@ def test_killed_at_every_call(scene: Scene, change: str) -> None:
 @pytest.mark.parametrize("change", CHANGES)
 def test_failing_at_every_call(scene: Scene, change: str) -> None:
     crashing.failing_at_every_call(scene, lambda: CHANGES[change](scene))
+
+
+def test_a_worktree_without_history_costs_one_look(tmp_path: Path) -> None:
+    store = Store.create(tmp_path / "store")
+    store.worktrees.create("app", "dev", commit(store, {b"f": b"f" * 100}))
+    looked = calls_of(lambda: store.histories.settings(*APP), "%file")
+    nothing = calls_of(lambda: None, "%file")
+    assert looked.total() - nothing.total() == 1
 
 
 def append_rest(writer: LogWriter, log: list[Record]) -> None:
