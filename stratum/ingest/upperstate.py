@@ -64,6 +64,7 @@ class UpperState:
         except OSError as exc:
             raise source_error(exc, "the upper directory") from None
         self._nodes = self._nothing_known()
+        self._forgotten: list[UpperDirectory] = []  # that were marked, and may have gone since
 
     def scan(self) -> Directory:
         """The tree, with everything looked at; files that did not change are not read again."""
@@ -138,16 +139,25 @@ class UpperState:
             try:
                 look.run(pending)
             except Tangled:  # directories were moved while they were looked at, so that nothing that is known holds
-                self._nodes = self._nothing_known()
+                self._forget()
                 look = Look(self._nodes, self._fd, self._entries, self._contents, self._marks)
                 look.run({self._nodes.root: None})
         except BaseException:
-            self._nodes = self._nothing_known()
+            self._forget()
             raise
         root = self._nodes.root.merged
         assert root is not None
+        for directory in self._forgotten:
+            again = self._nodes.directories.get(directory.key)
+            if again is None or again.handle != directory.handle:
+                self._marks.gone(directory)
+        self._forgotten.clear()
         self.root, self.moved, self._renamed = root, look.moved, None
         return root
+
+    def _forget(self) -> None:
+        self._forgotten += self._nodes.directories.values()
+        self._nodes = self._nothing_known()
 
     def _nothing_known(self) -> UpperNodes:
         info = os.fstat(self._fd)

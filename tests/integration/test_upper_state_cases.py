@@ -350,8 +350,8 @@ def test_paths_that_are_too_long_are_left_out_until_they_are_short(tree: Worktre
 
 def test_an_upperdir_that_does_not_fit_is_damage_and_is_read_anew_when_it_does(tree: Worktree) -> None:
     tree.unmount()
-    fd = os.open(tree.upper, os.O_RDONLY)
-    with UpperState(tree.base, fd, Reading(), marks=Marking()) as state:
+    fd, marks = os.open(tree.upper, os.O_RDONLY), Marking()
+    with UpperState(tree.base, fd, Reading(), marks=marks) as state:
         os.close(fd)
         (tree.upper / "e").mkdir()
         os.setxattr(tree.upper / "e", "trusted.overlay.redirect", b"/nothing")
@@ -360,6 +360,16 @@ def test_an_upperdir_that_does_not_fit_is_damage_and_is_read_anew_when_it_does(t
                 look()
         os.setxattr(tree.upper / "e", "trusted.overlay.redirect", b"/d")
         assert lines(state.refresh({})) == lines(tree.read())
+        assert sorted(found.path() for found in marks.directories.values()) == [b"/", b"/e"]
+        (tree.upper / "f").mkdir()
+        os.setxattr(tree.upper / "f", "trusted.overlay.redirect", b"/nothing")
+        with pytest.raises(DamagedError, match="'/f'"):
+            state.scan()
+        shutil.rmtree(tree.upper / "e")
+        os.removexattr(tree.upper / "f", "trusted.overlay.redirect")
+        assert lines(state.refresh({})) == lines(tree.read())
+        assert sorted(found.path() for found in marks.directories.values()) == [b"/", b"/f"]
+        (tree.upper / "e").mkdir()
         os.rmdir(tree.upper / "e")
         shutil.rmtree(tree.upper)
         with pytest.raises(StratumError, match="cannot read / in the upper directory"):

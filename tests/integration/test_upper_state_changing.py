@@ -110,6 +110,25 @@ def test_entries_that_go_or_become_others(tree: Worktree, tmp_path: Path, as_lis
         watched.check()
 
 
+def test_a_directory_that_comes_to_be_in_what_was_in_it(tree: Worktree) -> None:
+    """All that is known is forgotten then."""
+    (tree.view / "a" / "b").mkdir(parents=True)
+    (tree.view / "a" / "b" / "f").write_bytes(b"f" * 100)
+
+    def deed() -> None:
+        (tree.view / "a" / "b").rename(tree.view / "b")
+        (tree.view / "a").rename(tree.view / "b" / "a")
+
+    watched = meddled(tree, b"/a/b/f", deed)
+    with watched.state:
+        [inner] = [found for found in watched.marks.directories.values() if found.path() == b"/a/b"]
+        os.utime(tree.view / "a" / "b" / "f")
+        watched.state.refresh({inner: None})
+        assert sorted(found.path() for found in watched.marks.directories.values()) == [b"/", b"/b", b"/b/a"]
+        assert inner not in watched.marks.directories.values()
+        watched.check()
+
+
 def test_what_comes_before_a_directory_is_listed_is_seen(tree: Worktree) -> None:
     """It is marked first: what comes after that has an event."""
 

@@ -124,6 +124,18 @@ def test_what_a_save_looks_like() -> None:
     assert told(old, new) == ["write /f", "mtime /"]
 
 
+def test_a_content_becomes_known() -> None:
+    common = (stat.S_IFREG | 0o644, 0, 0, 0)
+    old, new = directory({b"f": File(*common, size=70)}), directory({b"f": File(*common, size=70, digest=b"d" * 32)})
+    [found] = operations(old, new)
+    assert (found.op, found.path) == ("write", b"/f")
+    for one, two in ((old, new), (new, old), (directory(), old)):
+        replay = Replay(one)
+        for number, operation in enumerate(operations(one, two), 1):
+            replay.apply(recorded(number, operation))
+        assert operations(replay.root, two) == []
+
+
 def test_metadata() -> None:
     old = directory({b"f": file(b"1"), b"d": directory()})
     new = directory({b"f": file(b"1", mtime=3), b"d": directory(mode=0o700)})
