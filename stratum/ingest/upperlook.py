@@ -37,7 +37,8 @@ class Contents(Protocol):
     ) -> tuple[int, bytes | None, bytes | None]:
         """Size, digest and inline content of the upper file open as ``fd`` (O_PATH) and found as ``info``: what it
         holds, or (size, None, None) where that is not known. ``before`` is what was known of it, or of what it took
-        the place of."""
+        the place of. Of an empty file it is asked only where that was not empty: whoever writes it anew may just have
+        begun."""
 
 
 class Marks(Protocol):
@@ -399,7 +400,7 @@ class Look:
         for _ in range(_ATTEMPTS):
             info, entry.has_data = entry.info, False
             inode = self._entries.inode(entry, directory.lower, xattr_whiteouts=directory.xattr_whiteouts)
-            if entry.has_data and isinstance(inode, File):
+            if isinstance(inode, File) and (entry.has_data or _was_emptied(entry, known)):
                 size, inode.digest, inode.content = self._contents.content(entry.fd, info, entry.path, known)
                 inode.size = info.st_size if size == info.st_size else size  # one object for both, as there are many
             entry.info = os.fstat(entry.fd)
@@ -513,6 +514,10 @@ def _depth(directory: UpperDirectory) -> int:
 
 def _stamp(info: os.stat_result) -> tuple[int, int, int]:
     return (info.st_size, info.st_mtime_ns, info.st_ctime_ns)
+
+
+def _was_emptied(entry: UpperEntry, before: File | None) -> bool:
+    return before is not None and before.size > 0 and not entry.info.st_size and overlay.METACOPY not in entry.private
 
 
 def _is_unknown(inode: Inode | None) -> bool:

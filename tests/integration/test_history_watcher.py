@@ -142,6 +142,23 @@ def test_a_file_that_is_open_has_the_content_of_its_last_close(app: Recorded) ->
     app.check()
 
 
+def test_a_file_that_is_about_to_be_written_anew_is_not_empty(app: Recorded) -> None:
+    (app.view / "f").write_bytes(b"1" * 100)
+    app.flush()
+    with open(app.view / "f", "wb", buffering=0) as file:
+        (app.view / "f").chmod(0o600)
+        app.flush()
+        assert set(app.versions(b"/f")) == {b"1" * 100}
+        file.write(b"2" * 100)
+    (app.view / "none").write_bytes(b"1")
+    app.check()
+    os.truncate(app.view / "f", 0)
+    (app.view / "none").write_bytes(b"")
+    app.check()
+    assert app.versions(b"/f")[-2:] == [b"2" * 100, b""]
+    assert app.versions(b"/none") == [b"1", b""]
+
+
 def test_a_file_that_was_looked_at_while_it_was_open_is_taken_when_it_is_closed(app: Recorded) -> None:
     """Though nothing was written to it since."""
     with open(app.view / "f", "wb", buffering=0) as file:
