@@ -43,7 +43,7 @@ _BENEATH = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS
 
 class Common:
     """The store, how it is heard of, and what the kernel's handles mean. ``groups`` is None where there are no events;
-    ``breathe`` is called in the middle of long work, and listens."""
+    ``breathe`` is called in the middle of long work, and listens; ``settle`` hears all that was told by now."""
 
     def __init__(
         self,
@@ -53,6 +53,7 @@ class Common:
         publisher: Publisher,
         strict: Strictness,
         breathe: Callable[[], None],
+        settle: Callable[[], None],
     ) -> None:
         self.store = store
         self.groups = groups
@@ -60,6 +61,7 @@ class Common:
         self.publisher = publisher
         self.strict = strict
         self.breathe = breathe
+        self.settle = settle
         self.trees = Trees(store)
         self.actors = Actors()
         self.directories: dict[Handle, tuple[Epoch, AnyDirectory]] = {}

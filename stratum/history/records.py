@@ -29,31 +29,43 @@ class Mark(NamedTuple):
 
 
 class Version(NamedTuple):
-    """A content that the file ``path`` had at ``when`` (ns)."""
+    """A content that the file ``path`` had at ``when`` (ns). ``is_later``: perhaps not before the new tree was read."""
 
     path: bytes
     captured: Captured
     when: int
     mode: int
     actor: Actor | None
+    is_later: bool = False
 
 
-def lost_versions(versions: Sequence[Version], old: Directory, new: Directory) -> list[Version]:
-    """Those of ``versions``, in the order of their closes, that neither tree tells of: not what a path had in ``old``
-    until then, nor what it has in ``new``, nor the same as the one before."""
-    last: dict[bytes, object] = {}
-    found: list[Version] = []
-    final: dict[bytes, int] = {}
-    for version in versions:
-        path = version.path
-        before = last[path] if path in last else _content_at(old, path)
-        content = _content(version.captured)
-        if content != before:
-            final[path] = len(found)
-            found.append(version)
-        last[path] = content
-    ended = {place for path, place in final.items() if last[path] == _content_at(new, path)}
-    return [version for place, version in enumerate(found) if place not in ended]
+def sift(versions: Sequence[Version], old: Directory, new: Directory | None) -> tuple[list[int], list[int]]:
+    """Of ``versions``, in the order of their closes: which are to be told as lost, and which are for the next batch.
+
+    Lost are those that neither tree tells of: not what a path had in ``old`` until then, nor what it has in ``new``,
+    nor the same as the one before. For the next batch are those that may have come after what ``new`` has. Without a
+    new tree, all are lost.
+    """
+    chains: dict[bytes, list[int]] = {}
+    for place, version in enumerate(versions):
+        chains.setdefault(version.path, []).append(place)
+    lost: list[int] = []
+    later: list[int] = []
+    for path, places in chains.items():
+        contents = [_content(versions[place].captured) for place in places]
+        final = _content_at(new, path) if new is not None else None
+        end = max((at for at, content in enumerate(contents) if content == final), default=-1)
+        before, told = _content_at(old, path), []
+        for at, (place, content) in enumerate(zip(places, contents, strict=True)):
+            if at > end and new is not None and versions[place].is_later:
+                later.append(place)
+            elif content != before:
+                told.append((place, content))
+                before = content
+        if told and told[-1][1] == final:
+            told.pop()
+        lost += [place for place, _ in told]
+    return sorted(lost), sorted(later)
 
 
 def _content(captured: Captured) -> object:

@@ -50,6 +50,32 @@ class Taken(NamedTuple):
     """Whether it is what was there when a batch looked, after all closes that were told of by then."""
 
 
+def in_order(taken: Iterable[Taken], looked_at: int) -> list[Taken]:
+    """Versions in the order in which they were there; ``looked_at`` (ns) is when a batch looked for what it found.
+
+    What was captured before comes first; then what was closed before and read late, what the look found, and what was
+    closed since. Those of one file are in the order of their changes.
+    """
+
+    def rank(item: Taken) -> tuple[int, int]:
+        if item.found:
+            return 2, item.when
+        if item.when < looked_at:
+            return 0, item.when
+        return (3 if item.captured.signature[4] >= looked_at else 1), item.when
+
+    found = sorted(taken, key=rank)
+    places: dict[Key, list[int]] = {}
+    for place, item in enumerate(found):
+        places.setdefault(item.captured.key, []).append(place)
+    for own in places.values():
+        if len(own) > 1:
+            changes = sorted((found[place] for place in own), key=lambda item: item.captured.signature[4])
+            for place, item in zip(own, changes, strict=True):
+                found[place] = item
+    return found
+
+
 @dataclass
 class Closed:
     """A file that was closed: open as ``fd``, with the handle, the path that it probably has, and who closed it.

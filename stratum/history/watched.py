@@ -25,8 +25,8 @@ from stratum.history.dirt import Dirt, Paths
 from stratum.history.epoch import Epoch
 from stratum.history.excluding import Excluding
 from stratum.history.publishing import Batch
-from stratum.history.records import Mark, Telling, Version, lost_versions
-from stratum.history.versions import CLOCK_STEP, Closed, Taken, Versions
+from stratum.history.records import Mark, Telling, Version, sift
+from stratum.history.versions import CLOCK_STEP, Closed, Taken, Versions, in_order
 from stratum.sys.handles import identity
 from stratum.tree.operations import operations
 from stratum.tree.replay import Replay
@@ -93,6 +93,7 @@ class Watched:
         self._flight: _Flight | None = None
         self._scan = True
         self._not_before = 0.0
+        self._looked_at = 0
         self._failures = 0
         self._broken = False
         self.trouble: str | None = None
@@ -168,8 +169,9 @@ class Watched:
         """Begin a new epoch, with the upperdir that the worktree has now. ``NotFoundError``, ``StratumError``."""
         if self._epoch is not None and self._recorded is not None:
             taken = self.versions.swap()
-            placed = self._placed(taken, Paths(self._epoch.gone_paths))
-            self._old.add(_Old(taken, lost_versions(placed, self._recorded, self._recorded)))
+            versions = [version for _, version in self._placed(taken, Paths(self._epoch.gone_paths))]
+            lost, _ = sift(versions, self._recorded, None)
+            self._old.add(_Old(taken, [versions[place] for place in lost]))
             self.versions.put_back([])
             self._epoch.close()
             self._epoch = None
@@ -331,9 +333,11 @@ class Watched:
             if self._epoch is None or not self._epoch.is_current():
                 self._cut()
             assert self._epoch is not None
+            self._looked_at = time.time_ns()
             found = self._read(self._epoch)
             # What was read while a verb took the upperdir away is not what anybody did to the worktree.
             if self._epoch.is_current():
+                self._common.settle()  # what was closed before is told before what was found
                 return found
         raise StratumError(f"the worktree {self} is changed as fast as it is looked at")
 
@@ -374,7 +378,9 @@ class Watched:
         assert recorded is not None
         moved = {new: old for new, old in moved.items() if new != old}
         changes = operations(recorded, tree, self._names_of, moved=moved)
-        versions = lost_versions(self._placed(self.versions.taken, paths), recorded, tree)
+        placed = self._placed(self.versions.taken, paths)
+        lost, later = sift([version for _, version in placed], recorded, tree)
+        versions = [placed[place][1] for place in lost]
         marks = list(self._marks)
         if given_up := self.versions.given_up:
             marks.insert(0, Mark("gap", f"{given_up} versions came faster than they could be kept"))
@@ -390,6 +396,11 @@ class Watched:
         for operation in changes:
             telling.operation(operation)
         taken, old = self.versions.swap(), self._old
+        if later:
+            self.versions.put_back([placed[place][0] for place in later])
+            kept = {id(placed[place][0]) for place in later}
+            taken = [item for item in taken if id(item) not in kept]
+            self.check()
         objects = {
             item.captured.digest: item.captured.size
             for item in (*old.taken, *taken)
@@ -398,10 +409,11 @@ class Watched:
         self._marks, self._old, self._doubt, self.versions.given_up = [], _Old(), None, 0
         return _Flight(Batch(self._log, telling.records, objects), tree, taken, marks, old)
 
-    def _placed(self, taken: list[Taken], paths: Paths) -> list[Version]:
-        """Where versions belong: the path that the file has, or had when it was heard of last."""
+    def _placed(self, taken: list[Taken], paths: Paths) -> list[tuple[Taken, Version]]:
+        """Where versions belong, in the order in which they were: the path that the file has, or had when it was heard
+        of last."""
         placed = []
-        for item in sorted(taken, key=lambda item: (item.found, item.when)):
+        for item in in_order(taken, self._looked_at):
             place = self._common.place(item.handle)
             path = item.hint
             if place is not None and place[0] is self._epoch:
@@ -412,7 +424,8 @@ class Watched:
                 assert self._epoch is not None
                 path = next(iter(self._epoch.state.paths_of(item.captured.key)), b"")
             if path.startswith(b"/") and not self.excluding.covers(path):
-                placed.append(Version(path, item.captured, item.when, item.mode, item.actor))
+                is_later = not item.found and item.captured.signature[4] >= self._looked_at
+                placed.append((item, Version(path, item.captured, item.when, item.mode, item.actor, is_later)))
         return placed
 
     def _names_of(self, inode: Inode) -> list[bytes]:

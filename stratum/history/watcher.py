@@ -83,7 +83,7 @@ class Watcher:
         self._space = Space(store.layout, self._space_changed)
         capturer = Capturer(self._publisher.staging, max_file=lambda: MAX_FILE, has_space=self._space)
         self._strict = Strictness(self._publisher.staging, str(store.root), tell)
-        self._common = Common(store, groups, capturer, self._publisher, self._strict, self._breathe)
+        self._common = Common(store, groups, capturer, self._publisher, self._strict, self._breathe, self._settle)
         self._watched: dict[str, Watched] = {}
         self._paces: dict[str, Pace] = {}
         self._troubles: dict[str, str] = {}
@@ -304,6 +304,15 @@ class Watcher:
             if not any(groups.pending()):
                 break
             closes, names = closes - self._heard[0] + before[0], names - self._heard[1] + before[1]
+
+    def _settle(self) -> None:
+        """Hear what was told by now, as a batch is about to tell what it found."""
+        groups = self._common.groups
+        if groups is not None and groups.pending()[0]:
+            self._drain(DRAIN_BATCH)
+        if self._strict.alive and not self._listening:
+            for version in self._strict.read(sync=True):
+                self._guarded(self._take, version)
 
     def _drain_all(self) -> None:
         """The same, with what another process takes."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from stratum.history.capture import Captured
-from stratum.history.records import Mark, Telling, Version, lost_versions
+from stratum.history.records import Mark, Telling, Version, sift
 from stratum.sys.actors import Actor
 from stratum.tree.model import Directory, File
 from stratum.tree.operations import Operation
@@ -20,8 +20,10 @@ def captured(content: bytes, number: int = 1, unknown: str | None = None) -> Cap
     return Captured((1, number), signature, len(content), None, None if unknown else content or None, unknown)
 
 
-def version(content: bytes, path: bytes = b"/f", when: int = NOW, unknown: str | None = None) -> Version:
-    return Version(path, captured(content, unknown=unknown), when, 0o100640, None)
+def version(
+    content: bytes, path: bytes = b"/f", when: int = NOW, unknown: str | None = None, later: bool = False
+) -> Version:
+    return Version(path, captured(content, unknown=unknown), when, 0o100640, None, later)
 
 
 def tree(**files: bytes) -> Directory:
@@ -52,14 +54,38 @@ def test_versions_that_neither_tree_has_are_told(
 ) -> None:
     old = tree() if before is None else tree(f=before)
     new = tree() if after is None else tree(f=after)
-    found = lost_versions([version(content) for content in closed], old, new)
-    assert [item.captured.content or b"" for item in found] == lost
+    found, later = sift([version(content) for content in closed], old, new)
+    assert [closed[place] for place in found] == lost
+    assert later == []
 
 
 def test_paths_do_not_mix() -> None:
     closed = [version(b"1", b"/f"), version(b"1", b"/g"), version(b"2", b"/f"), version(b"2", b"/g")]
-    found = lost_versions(closed, tree(f=b"0", g=b"0"), tree(f=b"2", g=b"3"))
-    assert [(item.path, item.captured.content) for item in found] == [(b"/f", b"1"), (b"/g", b"1"), (b"/g", b"2")]
+    found, _ = sift(closed, tree(f=b"0", g=b"0"), tree(f=b"2", g=b"3"))
+    assert found == [0, 1, 3]
+
+
+@pytest.mark.parametrize(
+    ("closed", "after", "lost", "later"),
+    [
+        ([(b"1", False), (b"2", True)], b"1", [], [1]),
+        ([(b"1", False), (b"2", True)], b"2", [0], []),
+        ([(b"1", False), (b"2", True), (b"3", True)], b"2", [0], [2]),
+        ([(b"1", True)], b"0", [], [0]),
+        ([(b"1", False)], b"0", [0], []),
+        ([(b"1", True)], None, [], [0]),
+    ],
+)
+def test_what_was_closed_after_the_look_is_for_the_next_batch(
+    closed: list[tuple[bytes, bool]], after: bytes | None, lost: list[int], later: list[int]
+) -> None:
+    versions = [version(content, later=later) for content, later in closed]
+    assert sift(versions, tree(f=b"0"), tree() if after is None else tree(f=after)) == (lost, later)
+
+
+def test_of_an_upperdir_that_is_gone_all_versions_are_told() -> None:
+    closed = [version(b"1"), version(b"1"), version(b"0", later=True)]
+    assert sift(closed, tree(f=b"0"), None) == ([0, 2], [])
 
 
 def told(old: Directory, new: Directory, **actors: Actor) -> Telling:
