@@ -13,6 +13,8 @@ from stratum.errors import NotFoundError, StratumError
 if TYPE_CHECKING:
     from stratum.api.workplace import Workplace
 
+FLUSH_PATIENCE = 60.0
+"""Seconds for which whoever is about to stop waits for a watcher that may hang."""
 _LOOKING = 10.0
 """Seconds for which whoever mounts waits until the worktree is watched."""
 _ASKING = 5.0
@@ -26,7 +28,7 @@ def flushed(place: Workplace, name: str, worktree: str) -> str | None:
             return None
         from stratum.history.wire import flush
 
-        flush(place.config.runtime_dir, place.store.root, name, worktree)
+        flush(place.config.runtime_dir, place.store.root, name, worktree, timeout=FLUSH_PATIENCE)
     except NotFoundError:  # it was turned off, or the worktree removed, at this moment
         return None
     except StratumError as exc:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 from stratum.api.watcher import ensure_watched, flushed, keeper_settings, look, watch_status
@@ -16,15 +17,18 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Kept",
+    "Recorded",
     "become_watcher",
     "ensure_watched",
     "flushed",
     "history_off",
     "history_on",
+    "watch_once",
     "watch_status",
 ]
 
 _PATTERN_MAX = 4096
+_LOCK_WAIT = 5.0
 
 
 @frozen
@@ -93,6 +97,62 @@ def history_off(session: Session, text: str) -> tuple[str, bool]:
     return f"{name}+{worktree}", was_on
 
 
+@frozen
+class Recorded:
+    """A worktree whose history is up to date: its last CHANGE before and now (0: none), or why it is not."""
+
+    worktree: str
+    before: int
+    change: int
+    error: StratumError | None = None
+
+
+def watch_once(session: Session) -> Iterator[Recorded]:
+    """Bring the history of every worktree that has one up to date: what changed since it was, in one step, but for what
+    was there in between. Where somebody watches, that is all that was closed by now.
+
+    ``BusyError`` where somebody watches who cannot be asked; nothing that is wrong with one keeps the others from it.
+    """
+    from stratum.history.wire import ask
+
+    store = session.store
+    answer = ask(session.config.runtime_dir, store.root, {"op": "look"})
+    if answer is None:
+        yield from _scanned(session)
+        return
+    from stratum.history.wire import flush
+
+    for pair in store.histories.watched():
+        before = store.histories.last(*pair)
+        yield _brought_up(partial(flush, session.config.runtime_dir, store.root, *pair), "+".join(pair), before)
+
+
+def _brought_up(flush: Callable[[], int | None], worktree: str, before: int) -> Recorded:
+    try:
+        change = flush()
+    except StratumError as exc:
+        return Recorded(worktree, before, before, exc)
+    if change is None:
+        return Recorded(worktree, before, before, StratumError("who watched has ended", hint="try again"))
+    return Recorded(worktree, before, change)
+
+
+def _scanned(session: Session) -> Iterator[Recorded]:
+    """The same by this process, as nobody watches."""
+    from stratum.history.watcher import Watcher
+
+    store = session.store
+    with store.histories.writing(timeout=_LOCK_WAIT):
+        befores = {pair: store.histories.last(*pair) for pair in store.histories.watched()}
+        watcher = Watcher(store, None)
+        try:
+            watcher.look()
+            for pair, before in befores.items():
+                yield _brought_up(partial(watcher.flush, *pair), "+".join(pair), before)
+        finally:
+            watcher.close()
+
+
 def become_watcher(session: Session) -> None:
     """Watch the store in place of this process, until stopped. ``BusyError`` where somebody does that."""
     import os
@@ -103,13 +163,16 @@ def become_watcher(session: Session) -> None:
 
     store = session.store
     session.state.make_runtime_dir()
-    found = watch_status(session)
-    if found is not None and found.get("lasting"):
-        raise BusyError(
-            f"the store {store.root} is watched already, by process {found.get('pid')}",
-            hint="end that first: stratum watch --stop",
-        )
-    if found is None:
-        with store.histories.writing():  # or who does it, with another runtime directory
-            pass
-    become(KEEPER, {**keeper_settings(session), **of_service_manager(session.config.environment, os.getpid())})
+    managed = of_service_manager(session.config.environment, os.getpid())
+    found = None
+    if not managed.get("names"):  # of one before, whose place this takes
+        found = watch_status(session)
+        if found is not None and found.get("lasting"):
+            raise BusyError(
+                f"the store {store.root} is watched already, by process {found.get('pid')}",
+                hint="end that first: stratum watch --stop",
+            )
+        if found is None:
+            with store.histories.writing():  # or who does it, with another runtime directory
+                pass
+    become(KEEPER, {**keeper_settings(session), **managed})

@@ -50,6 +50,7 @@ VERBS = {
     "volume-plugin": "stratum.cli.plugin:volume_plugin",
     "reconcile": "stratum.cli.reconciling:reconcile",
     "hydrate": "stratum.cli.hydrating:hydrate",
+    "watch": "stratum.cli.watching:watch",
     "reset": "stratum.cli.switching:reset",
     "rebase": "stratum.cli.switching:rebase",
     "patchset": "stratum.cli.patchset:patchset",

@@ -9,6 +9,7 @@ import click
 from stratum.cli.app import App, VerbGroup, verb
 from stratum.cli.output import human_size, local_time, safe, short
 from stratum.cli.reftype import WORKTREE_OR_PATH
+from stratum.cli.watching import off, on
 
 if TYPE_CHECKING:
     from stratum.api.historystatus import HistoryStatus
@@ -74,6 +75,8 @@ def listing(
 
 
 history = VerbGroup(listing)
+history.add_command(on)
+history.add_command(off)
 
 
 def line_json(line: Line) -> dict[str, Any]:

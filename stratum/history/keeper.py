@@ -1,5 +1,5 @@
 """The keeper of a store's watcher (``sys.keeper``): it has the kernel's events of the store's worktrees, the lock that
-says who writes their histories, and the socket (``history.wire``); its worker watches.
+says who writes their histories, and the socket (``history.wire``); its worker watches (``history.service``).
 
 So a worker that is killed leaves no gap: what happens meanwhile waits in the kernel for the next one, with the files
 that were replaced. A keeper that is killed leaves its worker with copies of all descriptors; the worker brings what it

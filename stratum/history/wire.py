@@ -30,8 +30,7 @@ from stratum.sys.packets import Message
 KEEPER = "stratum.history.keeper"
 LOG = "watch.log"
 LOCK = "watch-sockets.lock"
-FLUSH_PATIENCE = 60.0
-"""Seconds for which whoever is about to stop waits for a watcher that may hang."""
+_PATIENCE = 60.0
 _TRIES = 1000
 
 
@@ -52,7 +51,7 @@ def ask(
     request: Mapping[str, Any],
     *,
     start: Callable[[], int] | None = None,
-    timeout: float = FLUSH_PATIENCE,
+    timeout: float = _PATIENCE,
 ) -> Message | None:
     """The answer of who watches the store; None where nobody does. It may be asked more than once, where its worker
     ends meanwhile.
@@ -65,9 +64,7 @@ def ask(
     return answers[-1] if answers else None
 
 
-def flush(
-    runtime_dir: Path, store_root: Path, name: str, worktree: str, *, timeout: float = FLUSH_PATIENCE
-) -> int | None:
+def flush(runtime_dir: Path, store_root: Path, name: str, worktree: str, *, timeout: float = _PATIENCE) -> int | None:
     """Wait until everything that was closed in a worktree by now is in its log; its last CHANGE (0: there is none yet).
     None where nobody watches the store.
 

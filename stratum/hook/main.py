@@ -20,12 +20,13 @@ from stratum.errors import StratumError, UsageError, one_line
 from stratum.podman import CREATE_RUNTIME, POSTSTOP, TIMEOUTS
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from stratum.api.session import Session
 
 _MARGIN = 0.9
 _PATIENCE = 0.8
 """How much of its time limit the stop of a container waits for whoever has the store or the worktree locked."""
 _STDIN = 0
+_MOVING = 10.0
 
 
 class TimedOutError(StratumError):
@@ -103,19 +104,26 @@ def poststop() -> int:
             _log(released.note)
     remove_scratch(state.bundle)
     session.state.records()  # reading them drops those of the stopped container
-    _let_monitor_end(session.config.runtime_dir, state.id)
+    _let_monitor_end(session, state.id)
     return failure
 
 
-def _let_monitor_end(runtime_dir: Path, container: str) -> None:
+def _let_monitor_end(session: Session, container: str) -> None:
     """The container's monitor waits for its children, of which a keeper that was started for the container is one."""
     from contextlib import suppress
 
     from stratum.mount.gate import ask_keeper
 
-    if runtime_dir.is_dir():
-        with suppress(StratumError):
-            ask_keeper(runtime_dir, {"op": "move", "container": container})
+    runtime_dir, request = session.config.runtime_dir, {"op": "move", "container": container}
+    if not runtime_dir.is_dir():
+        return
+    with suppress(StratumError):
+        ask_keeper(runtime_dir, request)
+    if any(name.startswith("watch-") for name in os.listdir(runtime_dir)):
+        from stratum.history.wire import ask
+
+        with suppress(StratumError, OSError):
+            ask(runtime_dir, session.store.root, request, timeout=_MOVING)
 
 
 def _stage(args: list[str]) -> str:

@@ -90,7 +90,7 @@ def _all_of(runtime_dir: Path) -> list[int]:
         with suppress(OSError):
             line = os.fsdecode((entry / "cmdline").read_bytes())
             if (
-                ("from stratum.hydrate." in line or "from stratum.history." in line)
+                ("from stratum.hydrate" in line or "from stratum.history" in line)
                 and place in line
                 and lives(int(entry.name))
             ):

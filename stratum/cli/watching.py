@@ -1,0 +1,134 @@
+"""``watch``, ``history on`` and ``history off``: histories of worktrees, and the process that keeps them."""
+
+from __future__ import annotations
+
+import click
+
+from stratum.cli.app import App, verb
+from stratum.cli.output import human_size, safe
+from stratum.cli.reftype import WORKTREE_OR_PATH
+from stratum.errors import NotFoundError, StratumError
+
+
+@verb("watch", short_help="Keep the histories of worktrees.")
+@click.option("--once", is_flag=True, help="Bring the histories up to date, and end.")
+@click.option(
+    "--restart-worker", is_flag=True, help="Have the code that is installed now take over; nothing is missed."
+)
+@click.option("--stop", is_flag=True, help="End what runs, with all that was closed by now in the histories.")
+def watch(app: App, once: bool, restart_worker: bool, stop: bool) -> None:
+    """Watch all worktrees whose history is on ('stratum history on'), until stopped.
+
+    Nobody has to run this: turning a history on starts it, and so does a mount of such a worktree.
+    stratum-watch.service runs it, so that it is there from the start of the machine on, and nothing is missed while it
+    is started anew. What was started by the way makes room for it. Packages run it with --restart-worker after an
+    upgrade.
+
+    --once is for who wants no process all the time, as from cron: the histories then have what is there at that moment,
+    but not what was there in between.
+    """
+    if once + restart_worker + stop > 1:
+        raise click.UsageError("--once, --restart-worker and --stop are not for the same time")
+    if once:
+        _watch_once(app)
+    elif restart_worker or stop:
+        _tell(app, "restart-worker" if restart_worker else "stop")
+    else:
+        from stratum.api.watching import become_watcher
+
+        become_watcher(app.session)
+
+
+def _tell(app: App, op: str) -> None:
+    from stratum.history.wire import ask
+
+    answer = ask(app.session.config.runtime_dir, app.session.store.root, {"op": op})
+    if answer is None:
+        raise NotFoundError(f"nobody watches {app.session.store.root} now, so there is nothing to do")
+    app.out.note(f"process {answer['worker']} took over" if op == "restart-worker" else "it has ended")
+
+
+def _watch_once(app: App) -> None:
+    from stratum.api.watching import watch_once
+
+    done = []
+    for item in watch_once(app.session):
+        done.append(item)
+        if app.out.json:
+            continue
+        if item.error is not None:
+            app.out.warn(f"{item.worktree}: {item.error.message}")
+        elif item.change == item.before:
+            app.out.line(f"{item.worktree}  nothing new")
+        else:
+            app.out.line(f"{item.worktree}  {item.change - item.before} records, up to CHANGE {item.change}")
+    if app.out.json:
+        app.out.object(
+            [
+                {
+                    "worktree": item.worktree,
+                    "before": item.before,
+                    "change": item.change,
+                    "error": None if item.error is None else {"id": item.error.id, "message": item.error.message},
+                }
+                for item in done
+            ]
+        )
+    failed = [item for item in done if item.error is not None]
+    if failed:
+        raise StratumError(f"{len(failed)} of {len(done)} histories could not be brought up to date")
+    if not done:
+        app.out.note("no worktree has its history on; 'stratum history on NAME+WORKTREE' turns one on")
+
+
+@verb("on", short_help="Keep everything that happens in a worktree from now on.")
+@click.argument("target", metavar="NAME[+WORKTREE]|MOUNTPOINT", type=WORKTREE_OR_PATH)
+@click.option(
+    "--exclude", metavar="PATTERN", multiple=True, help="Keep nothing of paths like '*/node_modules'; may be repeated."
+)
+@click.option("--max-file", metavar="SIZE", help="Keep no content of larger files; 64M where not given, or none.")
+@click.option("--strict", is_flag=True, help="Lose no version, however fast it is replaced: each open waits a little.")
+def on(app: App, target: str, exclude: tuple[str, ...], max_file: str | None, strict: bool) -> None:
+    """Keep every version of every file in a worktree from now on: 'stratum history' lists them, 'stratum restore'
+    brings them back.
+
+    Said again, it changes what is excluded, the largest file and --strict; what is not given is as by default.
+    A pattern has * ? and [], of which * stands for slashes too; what is in an excluded directory is excluded with it.
+    """
+    from stratum.api.watching import history_on
+    from stratum.config import parse_bytes
+
+    limit = None if max_file is None else parse_bytes(max_file, "--max-file")
+    kept = history_on(app.session, target, exclude=exclude, max_file=limit, strict=strict)
+    settings = kept.settings
+    if app.out.json:
+        app.out.object(
+            {
+                "worktree": kept.worktree,
+                "since": settings.since,
+                "exclude": list(map(safe, settings.exclude)),
+                "max_file": settings.max_file,
+                "strict": settings.strict,
+                "was_on": kept.was_on,
+                "note": kept.note,
+            }
+        )
+        return
+    if kept.note is not None:
+        app.out.warn(kept.note)
+    already = "is kept, as it was already" if kept.was_on else "is kept from now on"
+    app.out.note(f"the history of {kept.worktree} {already}; contents of files up to {human_size(settings.max_file)}")
+
+
+@verb("off", short_help="Keep nothing more of what happens in a worktree.")
+@click.argument("target", metavar="NAME[+WORKTREE]|MOUNTPOINT", type=WORKTREE_OR_PATH)
+def off(app: App, target: str) -> None:
+    """Keep nothing more of what happens in a worktree. What was kept stays, and can be listed and restored, for as long
+    as 'stratum gc' leaves it there."""
+    from stratum.api.watching import history_off
+
+    worktree, was_on = history_off(app.session, target)
+    if app.out.json:
+        app.out.object({"worktree": worktree, "was_on": was_on})
+    else:
+        app.out.note(f"the history of {worktree} {'is not kept any more' if was_on else 'was not kept'}")
