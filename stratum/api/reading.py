@@ -69,8 +69,7 @@ def found_in(session: Session, text: str, paths: list[str]) -> Iterator[list[Fou
             # Asked without the store's lock, so that who writes the history can have it.
             up_to_date(session, *session.store.changes.worktree_of(ref))
             locks.enter_context(session.store.locks.store())
-            state = session.store.changes.state(ref)
-            yield [_of_state(session, state, path_in(path)) for path in paths]
+            yield [_of_change(session, ref, path_in(path)) for path in paths]
             return
         tree, commit = _tree_of(session, ref, locks)
         yield [_of_tree(tree, commit, text, path_in(path)) for path in paths]
@@ -95,6 +94,13 @@ def _of_tree(tree: Directory, commit: str, text: str, path: bytes) -> Found:
     if inode is None:
         raise _not_in(text, tree, path)
     return Found(path, inode, commit, [])
+
+
+def _of_change(session: Session, ref: Ref, path: bytes) -> Found:
+    found = session.store.changes.traced(ref, path)
+    if found is not None and not content_unknown(found[0]):
+        return Found(path, *found, [])
+    return _of_state(session, session.store.changes.state(ref), path)
 
 
 def _of_state(session: Session, state: State, path: bytes) -> Found:

@@ -9,6 +9,7 @@ The worktree itself can be gone: its history outlives it.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
@@ -22,8 +23,11 @@ if TYPE_CHECKING:
     from stratum.store.histories import Histories
     from stratum.store.transaction import Transaction
     from stratum.store.worktrees import Worktrees
-    from stratum.tree.model import Directory
+    from stratum.tree.model import Directory, Inode
     from stratum.tree.oplog import Record
+
+_TRACED_MAX = 100
+"""Paths of which the records are kept while one is traced."""
 
 Begin = Callable[[str], AbstractContextManager["Transaction"]]
 
@@ -101,6 +105,30 @@ class Changes:
         ground = self._commits.open_tree(base)
         self._last = State(name, worktree, records[-1], base, ground, replayed(ground, records), records)
         return self._last
+
+    def traced(self, ref: Ref, path: bytes) -> tuple[Inode, str] | None:
+        """(the file, link or device at ``path`` in the state that a ref with a CHANGE names, the base of that epoch),
+        by the records that bear on it alone. None where that cannot be told so, and where nothing is there: then the
+        whole ``state`` tells."""
+        from stratum.tree.oplog import LOST
+        from stratum.tree.tracing import WholeTreeError, traced
+
+        whose, n = self.worktree_of(ref), ref.change or 0
+        about = functools.lru_cache(_TRACED_MAX)(functools.partial(self._histories.about, *whose))
+        records = [record for record in about(path) if record.n <= n]
+        base = next((record for record in reversed(records) if record.op == "base"), None)
+        if base is None or base.commit is None or not self._commits.exists(base.commit):
+            return None
+        known = self._histories.is_whole(*whose, base.n, n)
+        lost = any(record.why == LOST for record in records if record.op == "gap" and record.n > base.n)
+        between = records[-1].n == n and records[-1].op == "version"
+        if lost or between or not known:
+            return None
+        try:
+            inode = traced(about, self._commits.open_tree(base.commit), path, base.n, n)
+        except WholeTreeError:
+            return None
+        return (inode, base.commit) if inode is not None else None
 
     def commit(self, ref: Ref) -> str:
         """The commit of the state that a ref with a CHANGE names, made where there is none; without the files whose

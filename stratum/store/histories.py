@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from stratum.tree.oplog import Record
 
 SETTINGS = "settings.toml"
+_NUMBER = re.compile(rb'\{"(n|end)":([1-9][0-9]{0,11}),')
 _OTHERS = re.compile(rb'"op":"(base|gap|rename)"')
 MAX_FILE = 64 << 20
 _PATTERNS_MAX = 1000
@@ -236,6 +237,31 @@ class Histories:
                         lines.append(line)
         found = {record.n: record for line in lines if (record := parse(line)) is not None}
         return [found[n] for n in sorted(found) if _bears_on(found[n], path)]
+
+    def is_whole(self, name: str, worktree: str, first: int, last: int) -> bool:
+        """Whether the log has all records from ``first`` to ``last`` as they were written, and no other line between
+        them: ``find`` and ``about`` then leave out none."""
+        from stratum.store.segments import split_lines
+        from stratum.tree.oplog import is_intact
+
+        log, before = self.log(name, worktree), 0
+        segments = [segment for segment in log.segments() if segment.first <= last]
+        begin = max((number for number, segment in enumerate(segments) if segment.first <= first), default=0)
+        for segment in segments[begin:]:
+            if segment.carried:  # its numbers have gaps
+                return False
+            for block in log.blocks(segment):
+                for line in split_lines(block):
+                    found = _NUMBER.match(line)
+                    if found is None or not is_intact(line):
+                        return False
+                    n = int(found[2])
+                    if n != (before if found[1] == b"end" else before + 1) and before:
+                        return False
+                    before = n
+                    if n >= last:
+                        return True
+        return False
 
     def get(self, name: str, worktree: str, n: int) -> Record:
         """The record of CHANGE ``n``. ``NotFoundError``, ``DamagedError``."""

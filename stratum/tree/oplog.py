@@ -276,6 +276,12 @@ def parse_end(line: bytes) -> int | None:
     return int(found[1])
 
 
+def is_intact(line: bytes) -> bool:
+    """Whether a line, without its line break, is as it was written. That is a fraction of reading it."""
+    body = line[:-_CHECK_SIZE]
+    return blake2b(body, digest_size=8).hexdigest().encode() == line[-18:-2] and line[len(body) : -18] == _CHECK
+
+
 def when_text(nanoseconds: int) -> str:
     """A time since the epoch, not before it, as records have it."""
     from datetime import datetime, timezone

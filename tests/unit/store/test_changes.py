@@ -11,6 +11,7 @@ from stratum.refs import parse_ref
 from stratum.store import Store
 from stratum.store.resolve import ResolvedCommit
 from stratum.tree.model import Directory, File, lookup
+from stratum.tree.oplog import entry_of
 from tests.support.logbook import Logbook
 from tests.support.stores import commit
 
@@ -71,6 +72,44 @@ def test_a_version_between_two_looks_is_what_its_change_shows(book: Logbook) -> 
     assert files(state(book, replaced))[b"a"] == b"after"
     assert files(state(book, short))[b"short"] == b"lived"
     assert files(state(book, lost)) == {b"a": b"after", b"big": 200}
+
+
+def test_one_path_is_told_without_all_others(book: Logbook) -> None:
+    book.write("/a", b"2")
+    book.mkdir("/d")
+    book.create("/d/f", BIG + b"f")
+    book.write("/a", b"between", "version")
+    book.rename("/d", "/e")
+    book.add("gap", None, why="nobody watched")
+    book.delete("/a")
+    book.begin(commit(book.store, {b"a": b"new"}), "reset")
+    book.add("link", "/l", link=b"/a")
+    told = 0
+    for n in range(1, book.n + 1):
+        tree = state(book, n)
+        for path in (b"/a", b"/d", b"/d/f", b"/e/f", b"/big", b"/l", b"/never", b"/"):
+            found = book.store.changes.traced(parse_ref(f"app+dev@{n}"), path)
+            if found is not None:
+                there = lookup(tree, path)
+                assert there is not None
+                assert entry_of(found[0]) == entry_of(there)
+                told += 1
+    assert told > 20
+    newest = book.store.changes.traced(parse_ref(f"app+dev@{book.n}"), b"/l")
+    assert newest is not None
+    assert newest[1] != book.store.worktrees.get("app", "dev").base_commit
+
+
+def test_of_a_log_with_damage_nothing_is_told_by_parts(book: Logbook) -> None:
+    for data in (b"2", b"3", b"4"):
+        book.write("/a", data)
+    (log,) = (book.store.root / "refs/app/history/dev").glob("*.jsonl")
+    log.write_bytes(log.read_bytes().replace(b" 3 - 3 ", b" 3 - 4 ").replace(b"- 3 -", b"- 5 -"))
+    assert book.store.changes.traced(parse_ref("app+dev@2"), b"/big") is not None
+    assert book.store.changes.traced(parse_ref("app+dev@4"), b"/big") is None
+    with pytest.raises(DamagedError):
+        state(book, 4)
+    assert book.store.changes.traced(parse_ref("app+dev@99"), b"/big") is None
 
 
 def test_before_is_the_state_without_the_operation(book: Logbook) -> None:

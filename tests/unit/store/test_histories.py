@@ -511,3 +511,27 @@ def test_a_sealed_record_takes_at_most_a_hundred_bytes() -> None:
     log = list(work(20_000))
     data = b"".join(encode(record) + end_line(record.n) for record in log)
     assert sum(map(len, pack(data))) <= 100 * len(log)
+
+
+def test_whether_a_log_is_whole(histories: Histories, small_segments: None) -> None:
+    write(histories, list(work(200)), 10)
+    assert histories.is_whole(*APP, 1, 200)
+    assert histories.is_whole(*APP, 150, 160)
+    assert not histories.is_whole(*APP, 1, 201)
+    newest = max(path for path in place(histories).iterdir() if path.name.endswith(".jsonl"))
+    whole = newest.read_bytes()
+    first = int(newest.name[:12])
+    newest.write_bytes(whole.replace(b'"t":"', b'"t":"1', 1))
+    assert histories.is_whole(*APP, 1, first - 1)
+    assert not histories.is_whole(*APP, 1, first)
+    lines = whole.split(b"\n")
+    newest.write_bytes(b"\n".join([lines[0], *lines[2:]]))
+    assert not histories.is_whole(*APP, 1, 200)
+    newest.write_bytes(whole)
+    assert histories.is_whole(*APP, 1, 200)
+    sealed = min(path for path in place(histories).iterdir() if path.name.endswith(".zst"))
+    data = bytearray(sealed.read_bytes())
+    data[len(data) // 2] ^= 1
+    sealed.write_bytes(data)
+    assert not histories.is_whole(*APP, 1, 200)
+    assert histories.is_whole(*APP, first, 200)
