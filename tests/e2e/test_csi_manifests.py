@@ -11,6 +11,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from stratum.cli.main import VERBS
 from stratum.csi.attributes import snapshot_registry, volume_attributes
 from stratum.csi.driver import NAME, TOPOLOGY_KEY
 from stratum.csi.elsewhere import parse_handle
@@ -132,12 +133,16 @@ def test_driver_container() -> None:
             assert not container["securityContext"]["allowPrivilegeEscalation"]
 
 
+def containers_of(documents: Iterable[Document], daemonset: str) -> dict[str, Document]:
+    return {container["name"]: container for container in pod_of(documents, daemonset)["containers"]}
+
+
 def test_what_stands_behind_mounts_is_in_pods_of_its_own() -> None:
     (daemonset,) = (d for d in of_kind("DaemonSet") if d["metadata"]["name"] == "stratum-hydrate")
     assert daemonset["spec"]["updateStrategy"]["type"] == "OnDelete", "an upgrade of the driver is in no reader's way"
     pods = [pod_of(of_kind("DaemonSet"), name) for name in ("stratum-csi", "stratum-hydrate")]
-    (container,) = pods[1]["containers"]
-    driver = next(each for each in pods[0]["containers"] if each["name"] == "driver")
+    container = containers_of(of_kind("DaemonSet"), "stratum-hydrate")["hydrate"]
+    driver = containers_of(of_kind("DaemonSet"), "stratum-csi")["driver"]
     assert container["image"] == driver["image"]
     assert container["securityContext"] == driver["securityContext"]
     for pod in pods:
@@ -148,6 +153,25 @@ def test_what_stands_behind_mounts_is_in_pods_of_its_own() -> None:
     for name in ("store", "runtime", "kubelet", "devices"):
         assert mounted[name]["mountPath"] == places[0][name] == places[1][name]
     assert mounted["kubelet"]["mountPropagation"] == "HostToContainer", "it is told of mounts, and makes none"
+
+
+def test_what_keeps_histories_outlives_the_driver_and_has_what_it_needs() -> None:
+    containers = containers_of(of_kind("DaemonSet"), "stratum-hydrate")
+    assert set(containers) == {"hydrate", "watch"}
+    watch = containers["watch"]
+    assert watch["image"] == containers["hydrate"]["image"]
+    program, verb = watch["command"]
+    assert (program, verb in VERBS) == (containers["hydrate"]["command"][0], True)
+    mounted = {mount["name"]: mount["mountPath"] for mount in watch["volumeMounts"]}
+    driver = containers_of(of_kind("DaemonSet"), "stratum-csi")["driver"]
+    # The socket's name has the store's device and inode in it: both see the same directories.
+    places = {mount["name"]: mount["mountPath"] for mount in driver["volumeMounts"]}
+    assert (mounted["store"], mounted["runtime"]) == (places["store"], places["runtime"])
+    context = watch["securityContext"]
+    assert context["readOnlyRootFilesystem"]
+    assert not context["privileged"]
+    assert context["capabilities"]["drop"] == ["ALL"]
+    assert watch["resources"]["limits"]["memory"]
 
 
 def check_driver_arguments(arguments: list[str]) -> None:
@@ -183,10 +207,11 @@ def test_kustomize(directory: str, snapshotter: bool, inline: bool) -> None:
     ]
     for document in built:
         kubernetes_validate.validate(document, VERSIONS[-1], strict=True)
-    containers = {c["name"]: c for c in pod_of(built, "stratum-csi")["containers"]}
-    (hydrate,) = pod_of(built, "stratum-hydrate")["containers"]
-    assert hydrate["image"] == containers["driver"]["image"]
-    assert hydrate.get("imagePullPolicy") == containers["driver"].get("imagePullPolicy")
+    containers = containers_of(built, "stratum-csi")
+    hydrate, watch = containers_of(built, "stratum-hydrate").values()
+    for container in (hydrate, watch):
+        assert container["image"] == containers["driver"]["image"]
+        assert container.get("imagePullPolicy") == containers["driver"].get("imagePullPolicy")
     assert ("csi-snapshotter" in containers) == snapshotter
     assert ("--allow-inline" in containers["driver"]["args"]) == inline
     (csi_driver,) = (document for document in built if document["kind"] == "CSIDriver")

@@ -94,6 +94,20 @@ def moves(cli: Command) -> list[str]:
     return [e["why"] for e in entries if (e["kind"], e["which"]) == ("worktree", "main") and e["old"] is not None]
 
 
+def test_a_volume_with_a_history(engine: PodmanEnv, cli: Command, plugin: Plugin) -> None:
+    engine.use_volume_plugin("stratum", plugin.path)
+    create = ["volume", "create", "--driver", "stratum", "--opt", "ref=app+main", "--opt", "history"]
+    engine.podman(*create, "app.kept")
+    script = "echo 1 > /data/one; echo 2 > /data/one; rm /data/one"
+    engine.run("--rm", "-v", "app.kept:/data", engine.image, "sh", "-ec", script)
+    ops = [line["op"] for line in cli.json("history", "app", "/one") if line["op"] not in ("commit", "base")]
+    assert ops[0] == "delete", "it is there once the volume is unmounted"
+    engine.podman("volume", "rm", "app.kept")
+    refused = engine.podman(*create[:-3], "ref=app:latest", "--opt", "history", "broken", check=False)
+    assert "'history' needs a worktree" in refused.stderr
+    cli.ok("watch", "--stop")
+
+
 def test_podman_volumes(engine: PodmanEnv, cli: Command, plugin: Plugin) -> None:
     engine.use_volume_plugin("stratum", plugin.path)
     create = ["volume", "create", "--driver", "stratum"]

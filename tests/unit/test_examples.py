@@ -84,6 +84,7 @@ def test_the_game_server_has_a_worktree_for_each_profile() -> None:
     for profile in ("vanilla", "modded"):
         refs = {volume.destination: (str(volume.ref), volume.read_only) for volume in volumes(unit, profile)}
         assert refs == {"/srv/game": (f"game+{profile}", False), "/srv/assets": ("game-assets:latest", True)}
+        assert [volume.destination for volume in volumes(unit, profile) if volume.history] == ["/srv/game"]
 
 
 def test_services_run_stratum() -> None:

@@ -1,0 +1,150 @@
+"""Containers whose worktree has a history: what they write is in it, when it was written, by whom, also what they wrote
+last before they were stopped."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stratum.store import Store
+from stratum.tree.model import File
+from stratum.tree.oplog import Record, inode_of
+from tests.e2e.hooked import refused, volume, wait_for
+from tests.e2e.podman_env import PodmanEnv
+from tests.support import watching
+from tests.support.command import Command
+
+pytestmark = [pytest.mark.root, pytest.mark.podman]
+
+
+@pytest.fixture
+def podman(podman: PodmanEnv, cli: Command, tmp_path: Path) -> Iterator[PodmanEnv]:
+    """Podman with the hook of this test's store, also for ``stratum run``; at the end nobody watches."""
+    podman.read_hooks_from(tmp_path / "hooks")
+    yield podman
+    podman.remove_all()
+    assert cli("watch", "--stop").code in (0, 3)
+    watching.stop(cli.runtime_dir)
+
+
+def lines(cli: Command, *args: str) -> list[dict[str, Any]]:
+    """What ``history`` lists, oldest first."""
+    listed: list[dict[str, Any]] = cli.json("history", *args)
+    return listed[::-1]
+
+
+def records(cli: Command) -> list[Record]:
+    """The log of app+dev."""
+    return list(Store.open(cli.store).histories.records("app", "dev"))
+
+
+def files(cli: Command, path: bytes) -> list[File]:
+    """What the file at ``path`` was, one after the other."""
+    found = [inode_of(record.entry) for record in records(cli) if record.path == path and record.entry is not None]
+    assert all(isinstance(inode, File) for inode in found)
+    return [inode for inode in found if isinstance(inode, File)]
+
+
+def contents(cli: Command, path: bytes) -> list[bytes | None]:
+    return [file.content for file in files(cli, path)]
+
+
+def change(cli: Command, content: bytes) -> str:
+    """The CHANGE that first brought this content."""
+    found = ((record.n, inode_of(record.entry)) for record in records(cli) if record.entry is not None)
+    return str(next(n for n, inode in found if isinstance(inode, File) and inode.content == content))
+
+
+def start(podman: PodmanEnv, script: str, *options: str, value: str = "app+dev:/data:history") -> str:
+    """Start the container ``writer``; its ID."""
+    line = ["-d", "--name", "writer", *options, *volume("v", value), podman.image, "sh", "-ec", script]
+    return podman.run(*line).stdout.strip()
+
+
+def test_who_did_what_is_listed_while_it_runs(podman: PodmanEnv, cli: Command, app: str) -> None:
+    script = "echo 1 > /data/new; rm -r /data/sub; echo 2 > /data/new; echo 3 > /data/one; echo done; sleep 1000"
+    container = start(podman, script)
+    wait_for(podman, "writer", "done")
+    listed = lines(cli, "app+dev")
+    assert [line["op"] for line in listed if line["path"] == "/one"] == ["write"]
+    assert {line["path"] for line in listed if line["op"] == "delete"} == {
+        "/sub",
+        "/sub/two",
+        "/sub/deep",
+        "/sub/deep/three",
+    }
+    shell = [line for line in listed if line["path"] in ("/new", "/one")]
+    assert {(line["by"], line["container"]) for line in shell} == {("sh", container)}
+    assert contents(cli, b"/new")[-1] == b"2\n"
+    back = cli.runtime_dir / "back"
+    back.mkdir()
+    cli.ok("restore", f"app+dev@{listed[0]['change']}", "/sub", "--to", back)
+    assert (back / "sub" / "deep" / "three").read_text() == "third\n"
+    podman.remove("writer")
+
+
+def test_all_that_was_closed_is_there_after_the_stop(podman: PodmanEnv, cli: Command, app: str) -> None:
+    script = "i=0; while :; do i=$((i+1)); echo $i > /data/counter; echo x > /data/f$((i%9)); echo $i; sleep 0.02; done"
+    start(podman, script)
+    wait_for(podman, "writer", "\n25\n")
+    podman.podman("kill", "writer")
+    podman.podman("wait", "writer")
+    said = podman.podman("logs", "writer").stdout.split()
+    deadline = time.monotonic() + 60
+    while list(cli.store.glob("refs/*/worktrees/*/lease.toml")):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    known = [content for content in contents(cli, b"/counter") if content]
+    assert known[: len(said)] == [f"{number}\n".encode() for number in said]
+    epochs = [record for record in records(cli) if record.op == "base"]
+    assert len(epochs) == 2, "the stop's commit is the base of what comes next"
+    assert cli.json("diff", f"app+dev@{epochs[1].n - 1}", "app+dev") == [], "which is what was recorded"
+    podman.podman("rm", "writer")
+    again = podman.run("--rm", *volume("v", "app+dev:/data"), podman.image, "sh", "-c", "echo after > /data/one")
+    assert again.returncode == 0
+    assert contents(cli, b"/one")[-1] == b"after\n", "it stays on"
+
+
+def test_a_version_is_brought_back_after_the_stop(podman: PodmanEnv, cli: Command, app: str) -> None:
+    run = ["--rm", *volume("v", "app+dev:/data:history"), podman.image, "sh", "-ec"]
+    for text in ("good", "bad"):
+        podman.run(*run, f"echo {text} > /data/save; chmod 640 /data/save; chown 5:6 /data/save")
+    cli.ok("restore", "app+dev", "/save", change(cli, b"good\n"))
+    done = [line["op"] for line in lines(cli, "app+dev", "/save") if line["op"] not in ("base", "commit", "version")]
+    assert done == ["create", "write", "write"], "a restore is a change too"
+    assert podman.run(*run, "cat /data/save").stdout == "good\n"
+    cli.ok("restore", "app+dev", "/save", change(cli, b"bad\n"))
+    assert podman.run(*run, "cat /data/save; stat -c '%a %u:%g' /data/save").stdout == "bad\n640 5:6\n"
+
+
+@pytest.mark.parametrize("options", [("--uidmap", "0:200000:65536"), ("--read-only",)], ids=["users", "read-only"])
+def test_owners_are_those_in_the_container(podman: PodmanEnv, cli: Command, app: str, options: tuple[str, ...]) -> None:
+    script = (
+        "echo 1 > /data/mine; chown 7:8 /data/mine; chmod 600 /data/mine; echo 2 >> /data/mine; echo done; sleep 1000"
+    )
+    start(podman, script, *options)
+    wait_for(podman, "writer", "done")
+    podman.remove("writer")
+    last = files(cli, b"/mine")[-1]
+    assert (last.uid, last.gid, last.mode & 0o7777, last.content) == (7, 8, 0o600, b"1\n2\n")
+    assert all((file.uid, file.gid) in ((0, 0), (7, 8)) for file in files(cli, b"/mine"))
+    assert cli.json("diff", f"app+dev@{next(r.n for r in records(cli)[::-1] if r.op == 'base') - 1}", "app+dev") == []
+
+
+def test_what_cannot_have_a_history(podman: PodmanEnv, cli: Command, app: str) -> None:
+    needs = "annotation 'stratum.dev/volume.v': option 'history' needs a worktree, app:latest is a commit"
+    assert refused(podman, *volume("v", "app:latest:/data:history")).startswith(needs)
+    assert "'ro' and 'history' exclude each other" in refused(podman, *volume("v", "app+dev:/data:ro;history"))
+    done = cli("run", "--rm", "-v", "app:latest:/data:history", podman.image, "true")
+    assert (done.code, done.stdout, len(done.stderr.splitlines())) == (2, "", 2)
+    assert Store.open(cli.store).histories.watched() == []
+
+
+def test_run_with_a_history(podman: PodmanEnv, cli: Command, app: str) -> None:
+    done = cli("run", "--rm", "-v", "app+dev:/data:history;commit=never", podman.image, "sh", "-c", "echo x > /data/y")
+    assert done.code == 0, done.stderr
+    assert contents(cli, b"/y") == [b"x\n"]
