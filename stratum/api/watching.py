@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from stratum.api.watcher import ensure_watched, flushed, keeper_settings, look, watch_status
-from stratum.errors import BusyError, StratumError, UsageError, quoted
+from stratum.errors import BusyError, NotFoundError, StratumError, UsageError, quoted
 from stratum.frozen import frozen
 
 if TYPE_CHECKING:
@@ -80,8 +80,12 @@ def _check_pattern(pattern: str) -> None:
         )
 
 
-def history_off(session: Session, text: str) -> tuple[str, bool]:
-    """Keep nothing more of what happens in the worktree; what was kept stays. (The worktree, whether it was on.)"""
+def history_off(session: Session, text: str, *, discard: bool = False) -> tuple[str, bool]:
+    """Keep nothing more of what happens in the worktree; what was kept stays, but with ``discard``. (The worktree,
+    whether it was on.)
+
+    ``BusyError`` where what is to be discarded is another watcher's, which cannot be asked from here.
+    """
     from stratum.api.naming import ref_or_mountpoint
 
     histories = session.store.histories
@@ -91,10 +95,24 @@ def history_off(session: Session, text: str) -> tuple[str, bool]:
         if was_on:
             flushed(session, name, worktree)
             histories.set_settings(name, worktree, None)
-    if was_on:
+        if discard:
+            _discard(session, name, worktree)
+    if was_on and not discard:
         with suppress(StratumError):  # where nobody watches, nobody has to stop
             look(session, start=False)
     return f"{name}+{worktree}", was_on
+
+
+def _discard(session: Session, name: str, worktree: str) -> None:
+    """Remove what was kept of a worktree whose history is off, once nobody appends to it."""
+    histories = session.store.histories
+    try:
+        look(session, start=False)
+    except NotFoundError:  # nobody watches who could be asked
+        with histories.writing(timeout=_LOCK_WAIT):
+            histories.retire(name, worktree, discard=True)
+        return
+    histories.retire(name, worktree, discard=True)
 
 
 @frozen

@@ -122,13 +122,19 @@ def on(app: App, target: str, exclude: tuple[str, ...], max_file: str | None, st
 
 @verb("off", short_help="Keep nothing more of what happens in a worktree.")
 @click.argument("target", metavar="NAME[+WORKTREE]|MOUNTPOINT", type=WORKTREE_OR_PATH)
-def off(app: App, target: str) -> None:
+@click.option("--discard", is_flag=True, help="Also throw away all that was kept; it cannot be brought back.")
+def off(app: App, target: str, discard: bool) -> None:
     """Keep nothing more of what happens in a worktree. What was kept stays, and can be listed and restored, for as long
-    as 'stratum gc' leaves it there."""
+    as 'stratum gc' leaves it there.
+
+    With --discard all of it goes, such as what nobody is to see any more; the next 'stratum gc' removes the contents
+    that no commit has.
+    """
     from stratum.api.watching import history_off
 
-    worktree, was_on = history_off(app.session, target)
+    worktree, was_on = history_off(app.session, target, discard=discard)
     if app.out.json:
-        app.out.object({"worktree": worktree, "was_on": was_on})
-    else:
-        app.out.note(f"the history of {worktree} {'is not kept any more' if was_on else 'was not kept'}")
+        app.out.object({"worktree": worktree, "was_on": was_on, "discarded": discard})
+        return
+    gone = "; all that was kept is gone" if discard else ""
+    app.out.note(f"the history of {worktree} {'is not kept any more' if was_on else 'was not kept'}{gone}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,7 +47,43 @@ def test_settings_are_those_that_were_given_last(cli: Command) -> None:
 
 def test_a_name_alone_is_its_worktree_main(cli: Command) -> None:
     assert cli.json("history", "on", "app")["worktree"] == "app+main"
-    assert cli.json("history", "off", "app") == {"worktree": "app+main", "was_on": True}
+    assert cli.json("history", "off", "app") == {"worktree": "app+main", "was_on": True, "discarded": False}
+
+
+def test_what_was_kept_can_be_discarded(cli: Command, tmp_path: Path) -> None:
+    secret = b"a password that is too long to be kept in the log itself: " + os.urandom(40).hex().encode()
+    view = tmp_path / "view"
+    view.mkdir()
+    cli.ok("history", "on", "app+dev")
+    cli.ok("history", "on", "app")  # who watches has another one to go on with
+    cli.ok("mount", "app+dev", view)
+    (view / "secret").write_bytes(secret)
+    (view / "short").write_bytes(b"hunter2")
+    assert cli.ok("history", "app+dev", "/secret")
+    (view / "secret").unlink()
+    (view / "short").unlink()
+    cli.ok("history", "app+dev")
+    assert holds(cli, secret)
+    assert holds(cli, b"hunter2")
+    shown = cli("history", "off", "app+dev", "--discard")
+    assert (shown.code, shown.stderr) == (0, "the history of app+dev is not kept any more; all that was kept is gone\n")
+    assert cli("history", "app+dev").code == 3
+    cli.ok("gc")
+    assert not holds(cli, secret)
+    assert not holds(cli, b"hunter2")
+    cli.ok("history", "on", "app+dev")
+    (view / "new").write_text("y")
+    assert cli.json("history", "app+dev")[-1]["change"] == 1, "it begins anew"
+    cli.ok("watch", "--stop")
+    assert cli.json("history", "off", "app+dev", "--discard")["discarded"]
+    assert cli("history", "app+dev").code == 3
+    cli.ok("unmount", view)
+
+
+def holds(cli: Command, text: bytes) -> bool:
+    """Whether any file of the store has these bytes."""
+    files = [path for path in cli.store.rglob("*") if path.is_file() and not path.is_symlink()]
+    return any(text in path.read_bytes() for path in files)
 
 
 @pytest.mark.parametrize(
