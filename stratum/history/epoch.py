@@ -43,7 +43,7 @@ _BENEATH = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS
 
 class Common:
     """The store, how it is heard of, and what the kernel's handles mean. ``groups`` is None where there are no events;
-    ``breathe`` is called in the middle of long work, and listens; ``settle`` hears all that was told by now."""
+    ``breathe`` is called in the middle of long work, and listens; ``hear_out`` hears all that was told by now."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class Common:
         publisher: Publisher,
         strict: Strictness,
         breathe: Callable[[], None],
-        settle: Callable[[], None],
+        hear_out: Callable[[], None],
     ) -> None:
         self.store = store
         self.groups = groups
@@ -61,7 +61,7 @@ class Common:
         self.publisher = publisher
         self.strict = strict
         self.breathe = breathe
-        self.settle = settle
+        self.hear_out = hear_out
         self.trees = Trees(store)
         self.actors = Actors()
         self.directories: dict[Handle, tuple[Epoch, AnyDirectory]] = {}

@@ -337,7 +337,7 @@ class Watched:
             found = self._read(self._epoch)
             # What was read while a verb took the upperdir away is not what anybody did to the worktree.
             if self._epoch.is_current():
-                self._common.settle()  # what was closed before is told before what was found
+                self._common.hear_out()  # what was closed before is told before what was found
                 return found
         raise StratumError(f"the worktree {self} is changed as fast as it is looked at")
 

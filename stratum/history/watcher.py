@@ -83,7 +83,7 @@ class Watcher:
         self._space = Space(store.layout, self._space_changed)
         capturer = Capturer(self._publisher.staging, max_file=lambda: MAX_FILE, has_space=self._space)
         self._strict = Strictness(self._publisher.staging, str(store.root), tell)
-        self._common = Common(store, groups, capturer, self._publisher, self._strict, self._breathe, self._settle)
+        self._common = Common(store, groups, capturer, self._publisher, self._strict, self._breathe, self._hear_out)
         self._watched: dict[str, Watched] = {}
         self._paces: dict[str, Pace] = {}
         self._troubles: dict[str, str] = {}
@@ -305,7 +305,7 @@ class Watcher:
                 break
             closes, names = closes - self._heard[0] + before[0], names - self._heard[1] + before[1]
 
-    def _settle(self) -> None:
+    def _hear_out(self) -> None:
         """Hear what was told by now, as a batch is about to tell what it found."""
         groups = self._common.groups
         if groups is not None and groups.pending()[0]:
