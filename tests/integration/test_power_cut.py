@@ -98,6 +98,48 @@ for number in range(100000):
         done(f"{disk}/store", "gc", "--reflog-age", "0")
 """
 
+HISTORY_WRITER = """
+import os, pathlib, sys, time
+from datetime import datetime, timedelta, timezone
+from stratum.cli.main import run
+from stratum.store import Store, forgetting, gc
+from stratum.store.retention import Retention
+from stratum.tree.model import File
+from stratum.tree.oplog import Record, entry_of, when_text
+disk, scratch, name = sys.argv[1:]
+report = os.open(f"{scratch}/reported", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+source = pathlib.Path(scratch, name)
+source.mkdir()
+(source / "f").write_bytes(b"f" * 5000)
+options = ["--quiet", "--store", f"{disk}/store", "--runtime-dir", f"{scratch}/run-{name}"]
+assert run([*options, "import", "--bare", str(source), name]) == 0
+assert run([*options, "worktree", "add", f"{name}+dev", f"{name}:latest"]) == 0
+store = Store.open(pathlib.Path(disk, "store"))
+forgetting.CARRY_SIZE = 1
+began = datetime(2026, 1, 1, tzinfo=timezone.utc)
+base = store.worktrees.get(name, "dev").base_commit
+writer = store.histories.writer(name, "dev")
+writer.append([Record(1, when_text(int(began.timestamp()) * 10**9), "base", commit=base)])
+for number in range(100000):
+    now = began + timedelta(days=number // 2)
+    batch = []
+    with store.locks.store(), store.begin("versions") as tx:
+        for n in range(writer.next_n, writer.next_n + number % 5 + 1):
+            data = os.urandom(100) * (n % 37 + 1)
+            entry = entry_of(File(0o100644, 0, 0, 0, size=len(data), digest=tx.add_bytes(data)))
+            when = when_text(int(now.timestamp()) * 10**9)
+            batch.append(Record(n, when, "version" if n % 3 == 0 else "write" if n > 2 else "create", b"/v", entry))
+        tx.publish_objects()
+        writer.append(batch)
+    os.write(report, f"{name}+dev@{batch[-1].n}\\n".encode())
+    if number % 8 == 7:
+        with store.locks.store():
+            plan = forgetting.plan(store, 20_000, now=now)
+        with store.locks.store(exclusive=True):
+            forgetting.carry_out(store, plan)
+            gc.collect(store, Retention(timedelta()), {})
+"""
+
 
 def check(disk_path: Path, runtime_dir: Path, reported: list[str]) -> None:
     """The store is whole, and everything that was reported is there."""
@@ -134,9 +176,30 @@ def check_lazy(disk_path: Path, runtime_dir: Path, reported: list[str]) -> None:
             assert store.residence.counts(store.tags.get(*tag.split(":"))).unreal == 0, tag
 
 
-@pytest.mark.parametrize("lazily", [False, True], ids=["whole", "lazily"])
-def test_whatever_was_reported_is_there(tmp_path: Path, lazily: bool) -> None:
-    writer_of, checked_by = (LAZY_WRITER, check_lazy) if lazily else (WRITER, check)
+def check_history(disk_path: Path, runtime_dir: Path, reported: list[str]) -> None:
+    """Every log is whole and has all that was reported, and every content that it names is there."""
+    session = Session(load_config({}, store=str(disk_path / "store"), runtime_dir=str(runtime_dir)))
+    histories = session.store.histories
+    found = maintenance.fsck(session).checked.findings
+    assert not [finding for finding in found if not finding.harmless], found
+    for line in reported:
+        whose, _, n = line.partition("@")
+        name, _, worktree = whose.partition("+")
+        assert histories.last(name, worktree) >= int(n)
+    for pair in histories.each():
+        last = histories.last(*pair)
+        assert [record.n for record in histories.epoch(*pair)][-1] == last
+        writer = histories.writer(*pair)
+        assert writer.next_n == last + 1
+        writer.close()
+
+
+KINDS = {"whole": (WRITER, check), "lazily": (LAZY_WRITER, check_lazy), "histories": (HISTORY_WRITER, check_history)}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_whatever_was_reported_is_there(tmp_path: Path, kind: str) -> None:
+    writer_of, checked_by = KINDS[kind]
     image = tmp_path / "image"
     reported = tmp_path / "reported"
     (tmp_path / "after").mkdir()
