@@ -389,6 +389,8 @@ class Histories:
             try:
                 os.close(self._layout.open_beneath(directory, os.O_RDONLY | os.O_DIRECTORY))
                 remove_tree(directory)
+                with suppress(OSError):  # the others' histories are there too
+                    os.rmdir(directory.parent)
             except OSError as exc:
                 raise storage_error(exc, f"remove {directory}") from None
             return
@@ -426,11 +428,12 @@ def keep_of_removed(layout: Layout, name: str) -> None:
     if not os.path.lexists(directory):
         return
     kept = layout.removed_histories / name
+    going = [worktree for worktree in layout.names_in(directory) if is_name(worktree)]
     try:
-        for path in (layout.removed_histories, kept):
+        for path in (layout.removed_histories, kept) if going else ():
             _make_directory(layout, path)
-        for worktree in layout.names_in(directory):
-            if is_name(worktree) and not os.path.lexists(kept / worktree):
+        for worktree in going:
+            if not os.path.lexists(kept / worktree):
                 _move(layout, directory / worktree, kept / worktree)
                 _switch_off(layout, kept / worktree)
     except OSError as exc:

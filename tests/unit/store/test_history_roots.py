@@ -186,6 +186,20 @@ def test_histories_of_a_removed_stratum_stay_and_come_back(store: Store, base: s
     assert problems(store) == []
 
 
+def test_nothing_is_left_of_histories_that_went(store: Store, base: str) -> None:
+    watch(store, base)
+    store.histories.retire(*APP, discard=True)
+    assert not store.layout.history(*APP).parent.exists()
+    watch_again = [Record(1, WHEN, "base", commit=base)]
+    append(store, watch_again)
+    store.remove("app")
+    store.histories.retire(*APP, discard=True)
+    assert store.layout.names_in(store.layout.removed_histories) == []
+    store.worktrees.create("app", "dev", base)
+    store.remove("app")
+    assert store.layout.names_in(store.layout.removed_histories) == []
+
+
 def test_a_removal_that_was_cut_off_loses_no_history(store: Store, base: str) -> None:
     from stratum.store.histories import keep_of_removed
 
