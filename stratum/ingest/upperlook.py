@@ -251,6 +251,10 @@ class Look:
 
     def _take(self, directory: UpperDirectory, fd: int, prefix: bytes, name: bytes, *, anew: bool) -> None:
         """Look at one name."""
+        known = None if anew else directory.known.get(name)
+        if known is not None and len(prefix) + len(name) <= PATH_MAX and self._stays(known, fd, name):
+            self._set(directory, name, known.inode)
+            return
         try:
             entry = os.open(name, OPEN_ENTRY, dir_fd=fd)
         except FileNotFoundError:
@@ -271,7 +275,7 @@ class Look:
                 self._leave_out(directory, name)
             else:
                 self._forget_subdirectory(directory, name)
-                self._take_file(directory, UpperEntry(entry, info, name, prefix + name), anew=anew)
+                self._take_file(directory, UpperEntry(entry, info, name, prefix + name))
         finally:
             os.close(entry)
 
@@ -339,7 +343,7 @@ class Look:
 
     # other entries
 
-    def _take_file(self, directory: UpperDirectory, entry: UpperEntry, *, anew: bool) -> None:
+    def _take_file(self, directory: UpperDirectory, entry: UpperEntry) -> None:
         """Look at an entry that is no directory and no whiteout."""
         info, name = entry.info, entry.name
         number = self._nodes.number((info.st_dev, info.st_ino))
@@ -347,9 +351,6 @@ class Look:
         if here is not None and here.number != number:
             self._forget_file(directory, name)
             here = None
-        if here is not None and here.count() <= info.st_nlink and self._is_unchanged(here, info) and not anew:
-            self._set(directory, name, here.inode)
-            return
         if info.st_nlink > 1:
             self._marks.linked(entry.fd, directory, name)
             entry.info = info = os.fstat(entry.fd)
@@ -388,8 +389,21 @@ class Look:
         self._nodes.add(known, directory, name)
         return known, moved_from
 
-    def _is_unchanged(self, known: UpperInode, info: os.stat_result) -> bool:
-        return known.is_like(info) and known.number not in self._closed and not _is_unknown(known.inode)
+    def _stays(self, known: UpperInode, fd: int, name: bytes) -> bool:
+        """Whether the name in the directory ``fd`` is still one of the inode, which did not change."""
+        try:
+            info = os.stat(name, dir_fd=fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return (
+            known.ctime == info.st_ctime_ns
+            and known.mtime == info.st_mtime_ns
+            and known.size == info.st_size
+            and known.number == self._nodes.number((info.st_dev, info.st_ino))
+            and (known.more is None or known.count() <= info.st_nlink)
+            and known.number not in self._closed
+            and not (isinstance(known.inode, File) and content_unknown(known.inode))
+        )
 
     def _read(self, directory: UpperDirectory, entry: UpperEntry, before: Inode | None) -> tuple[Inode | None, bool]:
         """What an entry stands for, and whether its times will tell of each change from now on."""
@@ -403,9 +417,10 @@ class Look:
             if isinstance(inode, File) and (entry.has_data or _was_emptied(entry, known)):
                 size, inode.digest, inode.content = self._contents.content(entry.fd, info, entry.path, known)
                 inode.size = info.st_size if size == info.st_size else size  # one object for both, as there are many
-            entry.info = os.fstat(entry.fd)
-            if _stamp(entry.info) == _stamp(info):
+            after = os.fstat(entry.fd)
+            if _stamp(after) == _stamp(info):
                 return inode, tells_changes(info.st_ctime_ns, self._now)
+            entry.info = after
         return inode, False
 
     def _forget_file(self, directory: UpperDirectory, name: bytes) -> None:
@@ -518,10 +533,6 @@ def _stamp(info: os.stat_result) -> tuple[int, int, int]:
 
 def _was_emptied(entry: UpperEntry, before: File | None) -> bool:
     return before is not None and before.size > 0 and not entry.info.st_size and overlay.METACOPY not in entry.private
-
-
-def _is_unknown(inode: Inode | None) -> bool:
-    return isinstance(inode, File) and content_unknown(inode)
 
 
 def _are_equal(one: Inode, two: Inode) -> bool:

@@ -115,10 +115,6 @@ class UpperInode:
         """How many names are known."""
         return (self.directory is not None) + len(self.more or ())
 
-    def is_like(self, info: os.stat_result) -> bool:
-        """Whether it did not change since it was looked at, where that can be told."""
-        return self.ctime == info.st_ctime_ns and self.mtime == info.st_mtime_ns and self.size == info.st_size
-
 
 class UpperNodes:
     """All that is known of an upperdir, whose top is ``root``."""
