@@ -424,7 +424,9 @@ class Watched:
                 assert self._epoch is not None
                 path = next(iter(self._epoch.state.paths_of(item.captured.key)), b"")
             if path.startswith(b"/") and not self.excluding.covers(path):
-                is_later = not item.found and item.captured.signature[4] >= self._looked_at
+                captured = item.captured  # of a file that is open, an earlier content is known to the tree
+                since = captured.signature[4] >= self._looked_at or captured.key in self._contents.unsettled
+                is_later = not item.found and since
                 placed.append((item, Version(path, item.captured, item.when, item.mode, item.actor, is_later)))
         return placed
 
