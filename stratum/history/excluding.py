@@ -24,18 +24,20 @@ class Excluding:
 
     def __init__(self, patterns: Sequence[str]) -> None:
         self._match = re.compile("|".join(map(fnmatch.translate, patterns))).match if patterns else None
+        self.unfit: set[bytes] = set()
+        """Paths of what no log can hold, which are excluded too."""
         self._known: dict[bytes, tuple[Directory, Directory | None, Directory]] = {}
 
     def __bool__(self) -> bool:
-        return self._match is not None
+        return self._match is not None or bool(self.unfit)
 
     def names(self, path: bytes) -> bool:
-        """Whether a pattern fits just this path."""
-        return self._match is not None and self._match(os.fsdecode(path)) is not None
+        """Whether just this path is excluded."""
+        return path in self.unfit or (self._match is not None and self._match(os.fsdecode(path)) is not None)
 
     def covers(self, path: bytes) -> bool:
         """Whether ``path`` is excluded: itself, or by a directory that it is in."""
-        if self._match is None:
+        if not self:
             return False
         at = 0
         while at >= 0:
@@ -49,7 +51,7 @@ class Excluding:
 
         The cost is that of what differs, where it is called again and again of trees that follow one another.
         """
-        if self._match is None:
+        if not self:
             return shown
         if len(self._known) > _REMEMBERED_MAX:
             self._known.clear()

@@ -95,8 +95,8 @@ class Telling:
         why: Callable[[bytes, File], str],
     ) -> None:
         self.records: list[Record] = []
-        self.unfit: list[tuple[bytes, str]] = []
-        """Paths that no record can tell of, and why."""
+        self.unfit: set[bytes] = set()
+        """Paths of what no log can hold, such as a file of exabytes. Operations on them are left out."""
         self._first = first
         self._now = when_text(now)
         self._latest = now
@@ -169,8 +169,9 @@ class Telling:
     ) -> None:
         try:
             text = entry_of(entry) if entry is not None else None
-        except UnsupportedError as exc:
-            self.unfit.append((path, exc.message))
+        except UnsupportedError:
+            if op != "version":
+                self.unfit.add(path)
             return
         by, container = (actor.name, actor.container) if actor is not None else (None, None)
         self.records.append(

@@ -213,6 +213,7 @@ class Watched:
             "changes": sum(1 if names is None else max(1, len(names)) for names in dirt.names.values()),
             "versions": len(self.versions.taken),
             "open": [os.fsdecode(path) for path in sorted(self._find_open())],
+            "unfit": [os.fsdecode(path) for path in sorted(self.excluding.unfit)],
             "trouble": self.trouble,
         }
 
@@ -370,6 +371,7 @@ class Watched:
         if any(self.excluding.covers(old) and not self.excluding.covers(new) for new, old in moved.items()):
             root = epoch.state.scan()  # for the contents of what is not excluded any more
         self._scan = False
+        self.excluding.unfit.clear()
         return self.excluding.applied(root, self._recorded), actors, moved, after
 
     def _told(self, tree: Directory, actors: dict[bytes, Actor], moved: dict[bytes, bytes], paths: Paths) -> _Flight:
@@ -395,6 +397,9 @@ class Watched:
             telling.version(version)
         for operation in changes:
             telling.operation(operation)
+        if telling.unfit:
+            self.excluding.unfit.update(telling.unfit)
+            return self._told(self.excluding.applied(tree, recorded), actors, moved, paths)
         taken, old = self.versions.swap(), self._old
         if later:
             self.versions.put_back([placed[place][0] for place in later])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import subprocess
@@ -13,9 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from stratum.api.maintenance import gc
 from stratum.errors import StratumError
 from stratum.history import reserve, versions, watched
 from stratum.history.versions import LARGE
+from stratum.store.retention import Retention
 from tests.integration.overlay_ops import lines, walk_view
 from tests.support.disks import disk, fill
 from tests.support.recorded import Recorded
@@ -200,6 +203,22 @@ def test_of_what_is_excluded_nothing_is_recorded(tmp_path: Path) -> None:
         app.close()
 
 
+def test_what_no_log_can_hold_is_left_out(app: Recorded) -> None:
+    """As a file that is larger than any that a commit can have, with holes in place of all of it."""
+    (app.view / "dir").mkdir()
+    with open(app.view / "dir" / "huge", "wb") as file:
+        for size in (1 << 63) - 1, (1 << 62), 17 << 40, 15 << 40:
+            with contextlib.suppress(OSError):
+                file.truncate(size)
+                break
+    (app.view / "dir" / "f").write_bytes(b"1")
+    app.flush()
+    assert ("create", "/dir/f") in app.told_of()
+    os.truncate(app.view / "dir" / "huge", 10)
+    app.check()
+    assert app.versions(b"/dir/huge")[-1] == bytes(10)
+
+
 # Many, and others
 
 
@@ -312,6 +331,19 @@ def test_whoever_has_the_store_for_himself_is_waited_for(app: Recorded) -> None:
         thread.join()
     app.check()
     assert app.versions(b"/f") == contents
+
+
+def test_a_garbage_collection_takes_nothing_that_is_on_its_way(app: Recorded) -> None:
+    contents = [b"%d" % number * 100 for number in range(3)]
+    for content in contents:
+        (app.view / "atomic").write_bytes(content)
+        os.rename(app.view / "atomic", app.view / "f")
+        app.watcher.listen()
+        gc(app.session, Retention())
+    app.check()
+    gc(app.session, Retention())
+    assert app.versions(b"/f") == contents
+    assert app.store.histories.problems("app", "dev") == []
 
 
 # Without events, and strictly
