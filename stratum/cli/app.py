@@ -97,7 +97,9 @@ class VerbGroup(click.Group):
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         params = super().get_params(ctx)
-        return params if ctx.allow_interspersed_args else [param for param in params if param not in self.params]
+        if ctx.command is self and ctx.allow_interspersed_args:
+            return params
+        return [param for param in params if param not in self.params]  # as its commands have none of them
 
     def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
         return click.Command.collect_usage_pieces(self, ctx)

@@ -464,3 +464,16 @@ def test_a_log_that_was_edited_or_cut(cli: Command, book: Logbook) -> None:
     log.write_bytes(b"")
     assert changes(cli, "app+dev") == []
     assert cli("show", "app+dev@1").code == 3
+
+
+def test_the_verb_is_a_group_too(cli: Command, tmp_path: Path) -> None:
+    cli.ok("import", "--bare", make_tree(tmp_path / "src", {"a": "1"}), "on")
+    cli.ok("worktree", "add", "on+main", "on:latest")
+    Logbook(Store.open(cli.store), "on", "main")
+    assert changes(cli, "on+main") == [1]
+    assert cli.ok("history", "on", "--help").startswith("Usage: stratum history on [OPTIONS] ")
+    assert "Commands:" in cli.ok("history", "--help")
+    assert "see 'stratum history on --help'" in cli("history", "on").stderr
+    assert "see 'stratum history --help'" in cli("history", "a", "b", "c").stderr
+    assert cli("history").code == 2
+    assert cli("history", "-n", "1", "on+main").code == 0
