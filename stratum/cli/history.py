@@ -21,7 +21,7 @@ _LETTERS = {"added": "A", "deleted": "D", "modified": "M", "type": "T", "metadat
 
 
 @verb("show", short_help="Show a commit, or a path in one.")
-@click.argument("ref", metavar="REF|HASH", type=REF_OR_PATH)
+@click.argument("ref", metavar="REF|HASH", type=REF)
 @click.argument("path", metavar="[PATH]", required=False, type=IN_REF)
 def show(app: App, ref: str, path: str | None) -> None:
     """Show a commit's metadata, the refs that name it and, where it is not here whole, how much of it is.
