@@ -76,9 +76,11 @@ def restore(
 def state_at(session: Session, source: str, at: str) -> tuple[str, list[str]]:
     """(the state NAME+WORKTREE@CHANGE that the worktree ``source`` showed at the moment ``at``, notes on it)."""
     ref = worktree_named(session, source)
-    up_to_date(session, ref.name, ref.worktree or DEFAULT_WORKTREE)
+    stale = up_to_date(session, ref.name, ref.worktree or DEFAULT_WORKTREE)
     change, note = change_at(session, ref.name, ref.worktree or DEFAULT_WORKTREE, at)
-    return str(Ref(ref.name, worktree=ref.worktree, change=change)), [note] if note is not None else []
+    return str(Ref(ref.name, worktree=ref.worktree, change=change)), [
+        text for text in (stale, note) if text is not None
+    ]
 
 
 def with_change(session: Session, source: str, paths: Sequence[str]) -> tuple[str, list[str]]:

@@ -147,15 +147,17 @@ def path_in(path: str) -> bytes:
 
 
 def up_to_date(session: Session, name: str, worktree: str, *, timeout: float = FLUSH_WAIT) -> str | None:
-    """Have the log say everything that was done by now, where somebody watches; a note where that did not work."""
+    """Have the log say everything that was done by now; a note where that did not work, or nobody watches."""
     from stratum.history.wire import flush
 
     if session.store.histories.settings(name, worktree) is None:
         return None
     try:
-        flush(session.config.runtime_dir, session.store.root, name, worktree, timeout=timeout)
+        last = flush(session.config.runtime_dir, session.store.root, name, worktree, timeout=timeout)
     except StratumError as exc:
         return exc.told
+    if last is None:
+        return f"nobody watches {name}+{worktree} now: 'stratum watch --once' brings its history up to date"
     return None
 
 

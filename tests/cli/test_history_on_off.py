@@ -80,6 +80,16 @@ def test_what_was_kept_can_be_discarded(cli: Command, tmp_path: Path) -> None:
     cli.ok("unmount", view)
 
 
+def test_what_is_listed_while_nobody_watches_is_told_to_be_old(cli: Command) -> None:
+    cli.ok("history", "on", "app+dev")
+    assert cli("history", "app+dev").stderr == ""
+    cli.ok("watch", "--stop")
+    for words in (["history", "app+dev"], ["restore", "app+dev", "/file", "--at", "now", "--to", "-"]):
+        shown = cli(*words)
+        assert "nobody watches app+dev now: 'stratum watch --once' brings its history up to date" in shown.stderr, words
+    cli.ok("watch", "--once")
+
+
 def holds(cli: Command, text: bytes) -> bool:
     """Whether any file of the store has these bytes."""
     files = [path for path in cli.store.rglob("*") if path.is_file() and not path.is_symlink()]
