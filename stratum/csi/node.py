@@ -219,7 +219,7 @@ class Node:
                 _usage(csi.VolumeUsage.BYTES, size, free.bytes),
                 _usage(csi.VolumeUsage.INODES, inodes, free.inodes),
             ],
-            volume_condition=condition_of(self._driver, ref.name, ref.worktree),
+            volume_condition=condition_of(self._driver, ref.name, ref.worktree, history=True),
         )
 
     def _place(self, path: str, what: str) -> Place:

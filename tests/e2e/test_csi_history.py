@@ -12,6 +12,7 @@ import grpc
 import pytest
 import yaml
 
+from stratum.csi import csi_pb2 as csi
 from stratum.history.wire import flush
 from stratum.store import Store
 from stratum.store.histories import Histories
@@ -43,6 +44,12 @@ def written(node: Node, volume_id: str) -> list[tuple[str, bytes | None]]:
     """(operation, path) of all that is recorded by now, oldest first."""
     name, _, worktree = volume_id.partition("+")
     return [(record.op, record.path) for record in histories(node).records(name, worktree) if record.path is not None]
+
+
+def condition(node: Node, volume_id: str, place: Path) -> tuple[bool, str]:
+    request = csi.NodeGetVolumeStatsRequest(volume_id=volume_id, volume_path=str(place))
+    found = node.node.NodeGetVolumeStats(request, timeout=60).volume_condition
+    return found.abnormal, found.message
 
 
 def test_a_class_with_a_history(node: Node) -> None:
@@ -133,6 +140,7 @@ def test_what_the_manifest_gives_is_enough_to_watch(tmp_path: Path, runtime_dir:
         node.stage(volume_id, context)
         place = node.publish(volume_id, "pod-1", context)
         assert watching.processes(node.cli.runtime_dir) == []
+        assert condition(node, volume_id, place) == (True, "its history is not kept now: nobody watches it")
         (place / "before").write_text("x")
         line = ["setpriv", "--bounding-set", given, "--inh-caps", given, SCRIPT, "watch"]
         watcher = subprocess.Popen(line, env=node.cli.environment, stderr=subprocess.PIPE)
@@ -141,6 +149,7 @@ def test_what_the_manifest_gives_is_enough_to_watch(tmp_path: Path, runtime_dir:
             while flush(node.cli.runtime_dir, node.cli.store, *volume_id.split("+")) is None:
                 assert time.monotonic() < deadline
                 time.sleep(0.1)
+            assert condition(node, volume_id, place)[0] is False
             os.chown(place, 1234, 1234)
             place.chmod(0o700)
             write = "umask 077; echo 1 > private; mkdir sub; echo 2 > sub/private; sleep 0.1; echo 3 > sub/private"
