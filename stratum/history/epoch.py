@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from stratum.tree.model import Directory
 
 Handle = bytes
+Place = tuple["Epoch", "AnyDirectory", bytes]
+"""An entry of a directory of an upperdir."""
 
 _TRIES = 20
 _PLACES_MAX = 20_000
@@ -95,6 +97,13 @@ class Common:
         for places in (self._places, self._older):
             for handle in [handle for handle, item in places.items() if item[0] is epoch]:
                 del places[handle]
+
+
+def is_same_place(one: Place, two: Place) -> bool:
+    """Whether two entries are one: a directory that is new is another object than the same one once it is known."""
+    if one[0] is not two[0] or one[2] != two[2]:
+        return False
+    return one[1] is two[1] or one[1].path() == two[1].path()
 
 
 class Trees:
@@ -342,9 +351,35 @@ class Epoch:
         if self._common.groups is not None:
             self.mark(handle_of(fd), directory, fd)
 
+    def seen(self, fd: int, directory: UpperDirectory, name: bytes) -> None:
+        """An entry that is no directory is about to be looked at. Where the kernel told of it by another name, it goes
+        on to do so, as overlayfs has found it by that: also when that name, and its directory, are gone."""
+        common = self._common
+        if common.groups is None:
+            return
+        handle, here = handle_of(fd), (self, directory, name)
+        place = common.place(handle)
+        if place is None or place != here:
+            common.put(handle, *here)
+        if place is not None and not is_same_place(place, here):
+            self.linked(fd, directory, name)
+
+    def mark_linked(self, handle: Handle, directory: AnyDirectory, name: bytes) -> None:
+        """A file got another name, which is this: have the kernel tell of it by whatever name."""
+        with suppress(OSError):
+            fd = self.open_entry(directory.path().rstrip(b"/") + b"/" + name)
+            try:
+                if handle_of(fd) == handle:
+                    self._mark_file(handle, fd)
+            finally:
+                os.close(fd)
+
     def linked(self, fd: int, directory: UpperDirectory, name: bytes) -> None:
         """A file has several names: have the kernel tell of it by whatever name."""
-        common, handle = self._common, handle_of(fd)
+        self._mark_file(handle_of(fd), fd)
+
+    def _mark_file(self, handle: Handle, fd: int) -> None:
+        common = self._common
         if common.groups is None or common.linked.get(handle) is self:
             return
         if len(self._links) >= _LINKS_MAX:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from stratum.errors import NotFoundError, StratumError, foreseen
 from stratum.history.capture import Capturer
 from stratum.history.dirt import NewDirectory
-from stratum.history.epoch import Common, Epoch
+from stratum.history.epoch import Common, Epoch, Place, is_same_place
 from stratum.history.events import CLOSES_AT_ONCE, probe
 from stratum.history.newdirs import welcome
 from stratum.history.publishing import Batch, Publisher
@@ -32,7 +32,7 @@ from stratum.history.strict import Strictness, StrictVersion
 from stratum.history.versions import Closed, Taken
 from stratum.history.watched import Watched
 from stratum.store.histories import MAX_FILE
-from stratum.sys.fanotify import FAN_CREATE, FAN_DELETE, FAN_ONDIR, FAN_RENAME
+from stratum.sys.fanotify import FAN_CREATE, FAN_ONDIR, FAN_RENAME
 from stratum.sys.handles import handle_of, identity
 
 if TYPE_CHECKING:
@@ -396,13 +396,18 @@ class Watcher:
         elif old is not None and event.name not in (b"", b"."):
             self._named(event.child, (*old, event.name), event.mask, actor)
 
-    def _named(self, handle: bytes, place: tuple[Epoch, AnyDirectory, bytes], mask: int, actor: Actor | None) -> None:
+    def _named(self, handle: bytes, place: Place, mask: int, actor: Actor | None) -> None:
         """Something was told of a file under a name: the one that the kernel looked it up by first, which it need not
-        have any more. The one that was remembered of it is looked at too."""
+        have any more. The one that was remembered of it is looked at too. One that got a further name is marked itself,
+        as nothing may be told of it once the first one is gone, and its directory."""
         known = self._common.place(handle)
-        if known is not None and known != place:
-            known[0].note(known[1], known[2], mask, actor)
-        self._common.put(handle, *place, only_new=mask & (FAN_CREATE | FAN_DELETE) != FAN_CREATE)
+        if known is None or is_same_place(known, place) or mask & FAN_CREATE:
+            self._common.put(handle, *place)
+        if known is None or is_same_place(known, place):
+            return
+        known[0].note(known[1], known[2], mask, actor)
+        if mask & FAN_CREATE:
+            place[0].mark_linked(handle, place[1], place[2])
 
     def _welcome(self, place: tuple[Epoch, AnyDirectory] | None, name: bytes, handle: bytes) -> None:
         """A directory is new: listen to it from now on. One that was heard of is somewhere else now."""

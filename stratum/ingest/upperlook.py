@@ -47,6 +47,9 @@ class Marks(Protocol):
     def directory(self, directory: UpperDirectory, fd: int) -> None:
         """A directory that was not known is about to be listed."""
 
+    def seen(self, fd: int, directory: UpperDirectory, name: bytes) -> None:
+        """An entry that is no directory, open as ``fd`` (O_PATH), is about to be looked at."""
+
     def linked(self, fd: int, directory: UpperDirectory, name: bytes) -> None:
         """A file, open as ``fd`` (O_PATH), has more than one name: its events may come under any of them, or none."""
 
@@ -351,9 +354,10 @@ class Look:
         if here is not None and here.number != number:
             self._forget_file(directory, name)
             here = None
+        self._marks.seen(entry.fd, directory, name)
         if info.st_nlink > 1:
             self._marks.linked(entry.fd, directory, name)
-            entry.info = info = os.fstat(entry.fd)
+        entry.info = info = os.fstat(entry.fd)
         known, moved_from = (here, None) if here is not None else self._known(directory, name, number, info)
         if info.st_nlink < known.count() and number not in self._verified:
             self._verified.add(number)

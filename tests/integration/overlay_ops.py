@@ -314,7 +314,7 @@ class Operations:
         fd = os.open(os.path.dirname(target), os.O_TMPFILE | os.O_WRONLY)
         try:
             os.write(fd, b"t" * SIZES[c % len(SIZES)])
-            os.link(f"/proc/self/fd/{fd}", target, follow_symlinks=True)
+            os.link(f"/proc/self/fd/{fd}", target, src_dir_fd=fd, follow_symlinks=True)
         finally:
             os.close(fd)
 

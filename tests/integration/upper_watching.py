@@ -50,6 +50,9 @@ class Marking:
         assert self.directories.get(directory.key) is not directory
         self.directories[directory.key] = directory
 
+    def seen(self, fd: int, directory: UpperDirectory, name: bytes) -> None:
+        assert stat.S_IFMT(os.fstat(fd).st_mode) != stat.S_IFDIR, (directory.path(), name)
+
     def linked(self, fd: int, directory: UpperDirectory, name: bytes) -> None:
         info = os.fstat(fd)
         self.files.add((info.st_dev, info.st_ino))
