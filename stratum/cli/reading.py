@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from stratum.cli.app import App, verb
+from stratum.cli.notes import note_uncommitted
 from stratum.cli.output import human_size, safe
 from stratum.cli.progress import progress_bar
 from stratum.cli.reftype import IN_REF, REF_OR_PATH
@@ -42,6 +43,8 @@ def cat(app: App, ref: str, path: str, offline: bool) -> None:
 
     In JSON, 'content' is in base64.
     """
+    if "@" not in ref:
+        note_uncommitted(app, ref)
     print_file(app, ref, path, offline=offline)
 
 
@@ -74,6 +77,8 @@ def print_path(app: App, ref: str, path: str) -> None:
     from stratum.api.reading import found_in, warning_of
     from stratum.tree.model import Directory, File, Symlink
 
+    if "@" not in ref:
+        note_uncommitted(app, ref)
     with found_in(app.session, ref, [path]) as (found,):
         inode = found.inode
     if isinstance(inode, File) and not app.out.json:

@@ -47,6 +47,11 @@ class Verbs:
     def by_show(self) -> str:
         return self._commit_of("db")
 
+    def by_cat(self) -> str:
+        shown = self.cli("cat", "db", "f")[:2]
+        assert self.cli("show", "db", "f")[:2] == shown
+        return self._same_as(lambda ref: self.cli("cat", ref, "f")[:2] == shown)
+
     def by_log(self) -> str:
         commit: str = self.cli.json("log", "db")[0]["commit"]["metadata_hash"]
         return commit
@@ -144,6 +149,7 @@ class Verbs:
 NAMESPACES_AND_WORKTREES = {
     *("list", "remove", "status", "worktree list"),
     *("mount", "unmount", "umount", "commit", "worktree remove", "worktree switch"),
+    *("history", "history on", "history off"),
 }
 """Verbs to which NAME is the stratum as such, or its worktree ``main``."""
 
@@ -152,9 +158,9 @@ def verbs_with_refs() -> Iterator[str]:
     context = click.Context(all_verbs)
     for verb in VERBS:
         command = all_verbs.get_command(context, verb)
-        commands = dict(command.commands) if isinstance(command, click.Group) else {"": command}
-        for word, inner in commands.items():
-            assert inner is not None
+        assert command is not None
+        commands = dict(command.commands) if isinstance(command, click.Group) else {}
+        for word, inner in {"": command, **commands}.items():
             if any(isinstance(parameter.type, RefType) for parameter in inner.params):
                 yield f"{verb} {word}".strip()
 
