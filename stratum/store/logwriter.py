@@ -121,6 +121,8 @@ class LogWriter:
         newest = segments[-1]
         if newest.sealed:
             self.next_n = max(_last_number(self._log, newest), newest.first - 1) + 1
+            if None in self._log.blocks(newest):  # no record takes less than a byte
+                self.next_n = max(self.next_n, newest.first + self._log.size(newest) + 1)
             return
         self._fd, self._first = self._open(newest.name), newest.first
         self._cut()

@@ -37,11 +37,10 @@ SEGMENT_MAX = 1 << 30
 HINT = "'stratum fsck' tells more; what can be read stays listed, and a new batch begins behind the damage"
 
 _LEVEL = 9
-_UNPACKED_MAX = 1 << 28
+_UNPACKED_MAX = 2 * FRAME_SIZE
 _NAME = re.compile(r"([0-9]{12})(?:\.jsonl(\.zst)?|-([0-9]{12})\.jsonl\.zst)")
 _END = b'{"end":'
 _BASE = b'"op":"base"'
-_PIECE = 1 << 22
 
 
 class Segment(NamedTuple):
@@ -284,11 +283,12 @@ def pack(lines: bytes) -> Iterator[bytes]:
 
 
 def unpack(data: bytes) -> Iterator[bytes | None]:
-    """What the frames of a sealed segment hold; None for each that is damaged."""
-    start = 0
+    """What the frames of a sealed segment hold; None for each that is damaged, or holds more than any does."""
+    start = size = 0
     while 0 <= start < len(data):
         block, start = _unpack_frame(data, start)
-        yield block
+        size += len(block or b"")
+        yield block if size <= SEGMENT_MAX else None
 
 
 def _unpack_frame(data: bytes, start: int) -> tuple[bytes | None, int]:
@@ -305,13 +305,9 @@ def _unpacked(frame: memoryview) -> bytes:
 
     decompressor = pyzstd.ZstdDecompressor(option={pyzstd.DParameter.windowLogMax: 27})
     try:
-        pieces = [decompressor.decompress(frame, _PIECE)]
-        size = len(pieces[0])
-        while not decompressor.eof and not decompressor.needs_input and size < _UNPACKED_MAX:
-            pieces.append(decompressor.decompress(b"", _PIECE))
-            size += len(pieces[-1])
+        block: bytes = decompressor.decompress(frame, _UNPACKED_MAX + 1)
     except pyzstd.ZstdError as exc:
         raise DamagedError(f"a zstd frame of it is not valid: {exc}") from None
-    if not decompressor.eof:
+    if len(block) > _UNPACKED_MAX or not decompressor.eof:
         raise DamagedError("a zstd frame of it is not valid")
-    return b"".join(pieces)
+    return block

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -425,6 +426,41 @@ def test_what_cannot_be_read_is_not_taken_for_unneeded(histories: Histories) -> 
     with pytest.raises(DamagedError, match="not known what the history of app"):
         histories.roots()
     assert 0 < histories.usage(*APP).records < 100
+
+
+def test_numbers_in_a_sealed_segment_that_cannot_be_read_are_not_used_again(histories: Histories) -> None:
+    write(histories, list(work(50)))
+    with histories.writing():
+        writer = histories.writer(*APP)
+        writer.seal()
+        writer.close()
+    sealed = place(histories) / segment_name(1, sealed=True)
+    data = bytearray(sealed.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    sealed.write_bytes(data)
+    record = append_one(histories)
+    assert record.n > 50
+    assert list(histories.newest(*APP)) == [record]
+    assert sealed.read_bytes() == data
+    assert append_one(histories).n == record.n + 1
+
+
+@pytest.mark.parametrize("size", [3 << 20, 1 << 30])
+def test_a_frame_that_holds_more_than_any_does_is_damaged(histories: Histories, size: int) -> None:
+    import pyzstd
+
+    place(histories).mkdir(parents=True)
+    compressor = pyzstd.ZstdCompressor()
+    pieces = [compressor.compress(bytes(1 << 20)) for _ in range(size >> 20)]
+    sealed = place(histories) / segment_name(1, sealed=True)
+    sealed.write_bytes(b"".join([*pieces, compressor.flush()]) + b"".join(pack(encode(next(work(1))) + end_line(1))))
+    tracemalloc.start()
+    try:
+        assert list(histories.newest(*APP)) == list(work(1))
+        assert tracemalloc.get_traced_memory()[1] < 16 << 20
+    finally:
+        tracemalloc.stop()
+    assert histories.problems(*APP) == ["is damaged at its beginning (000000000001.jsonl.zst)"]
 
 
 def test_settings(store: Store, histories: Histories) -> None:
