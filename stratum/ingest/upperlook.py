@@ -256,7 +256,8 @@ class Look:
         """Look at one name."""
         known = None if anew else directory.known.get(name)
         if known is not None and len(prefix) + len(name) <= PATH_MAX and self._stays(known, fd, name):
-            self._set(directory, name, known.inode)
+            # The name as the object that it is elsewhere: there are as many as files.
+            self._set(directory, known.name if known.name == name else name, known.inode)
             return
         try:
             entry = os.open(name, OPEN_ENTRY, dir_fd=fd)
