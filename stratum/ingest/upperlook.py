@@ -21,6 +21,7 @@ from stratum.ingest.statcache import tells_changes
 from stratum.ingest.upperentry import OPEN_ENTRY, UpperEntries, UpperEntry, is_whiteout, merged_directory, metadata
 from stratum.ingest.uppernodes import Number, UpperDirectory, UpperInode, UpperNodes
 from stratum.sys.handles import handle_of
+from stratum.sys.syscalls import birth_time
 from stratum.tree import overlay
 from stratum.tree.limits import NAME_MAX, PATH_MAX, check_name
 from stratum.tree.model import Directory, File, Inode, content_unknown
@@ -371,7 +372,7 @@ class Look:
             return
         if before is not None and _are_equal(before, inode):
             inode = before
-        elif moved_from is not None:
+        elif moved_from is not None and not _was_born_after(entry.fd, abs(known.ctime)):
             self._moved_files.append((known, *moved_from))
         elif before is None and overlay.REDIRECT in entry.private:
             self._copied_files.append((directory, name, entry.private[overlay.REDIRECT]))
@@ -534,6 +535,12 @@ def _depth(directory: UpperDirectory) -> int:
 
 def _stamp(info: os.stat_result) -> tuple[int, int, int]:
     return (info.st_size, info.st_mtime_ns, info.st_ctime_ns)
+
+
+def _was_born_after(fd: int, ctime: int) -> bool:
+    """Whether an inode is another one than the one with its number that had this change time, or may be."""
+    born = birth_time(fd)
+    return born is None or born > ctime
 
 
 def _was_emptied(entry: UpperEntry, before: File | None) -> bool:

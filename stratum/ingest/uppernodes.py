@@ -15,9 +15,6 @@ from stratum.tree.model import Directory, Inode
 Number = int | tuple[int, int]
 """An inode number; with the device before it where that is not the upperdir's."""
 
-NOT_TRUSTED = -1
-"""Instead of the change time of an inode that may change without another one."""
-
 
 class UpperDirectory:
     """A directory of an upperdir.
@@ -90,8 +87,8 @@ class UpperDirectory:
 class UpperInode:
     """An upper inode that is no directory: what it was when it was last looked at, and the names that it has.
 
-    ``inode`` is what it stands for. ``directory`` and ``name`` are one of its names; ``more`` has the others, and is
-    None as long as it never was seen with a link count above one.
+    ``ctime`` is negative where it may change and have the same change time. ``inode`` is what it stands for.
+    ``directory`` and ``name`` are one of its names; ``more`` has the others, and is None as long as it never had any.
     """
 
     __slots__ = ("ctime", "directory", "inode", "more", "mtime", "name", "number", "size")
@@ -100,7 +97,7 @@ class UpperInode:
         self.number = number
         self.size = 0
         self.mtime = 0
-        self.ctime = NOT_TRUSTED
+        self.ctime = 0
         self.inode: Inode | None = None
         self.directory: UpperDirectory | None = None
         self.name = b""
@@ -169,4 +166,4 @@ class UpperNodes:
             if known.more:
                 self.linked[id(inode)] = known
         known.size, known.mtime = info.st_size, info.st_mtime_ns
-        known.ctime = info.st_ctime_ns if trusted else NOT_TRUSTED
+        known.ctime = info.st_ctime_ns if trusted else -info.st_ctime_ns

@@ -28,6 +28,8 @@ RENAME_EXCHANGE = 2
 
 _NR_OPENAT2 = 437
 
+_STATX_BTIME = 0x800
+_STATX_BTIME_OFFSET = 0x50
 _STATX_MNT_ID = 0x1000
 _STATX_MNT_ID_UNIQUE = 0x4000
 _STATX_SIZE = 256
@@ -150,7 +152,8 @@ def statx_mount_id(path: str | bytes | os.PathLike[str] = b"", *, directory: int
     Since Linux 6.8 it is unique until reboot (and above 2**31); before, it is the number in ``/proc/PID/mountinfo``,
     which the kernel gives out again after an unmount.
     """
-    return _statx(path, directory, False, _STATX_MNT_ID_UNIQUE) or mountinfo_id(path, directory=directory)
+    found = _statx(path, directory, False, _STATX_MNT_ID_UNIQUE)
+    return _mount_id(found) if found is not None else mountinfo_id(path, directory=directory)
 
 
 def mountinfo_id(path: str | bytes | os.PathLike[str] = b"", *, directory: int = AT_FDCWD, follow: bool = False) -> int:
@@ -159,19 +162,32 @@ def mountinfo_id(path: str | bytes | os.PathLike[str] = b"", *, directory: int =
     if found is None:
         raise_errno(errno.ENOSYS, "this kernel does not tell mount IDs (Linux >= 5.8 does)", fsencode(path))
     assert found is not None
-    return found
+    return _mount_id(found)
 
 
-def _statx(path: str | bytes | os.PathLike[str], directory: int, follow: bool, wanted: int) -> int | None:
+def birth_time(fd: int) -> int | None:
+    """When the inode that ``fd`` is open on, which may be O_PATH, was made, in ns since the epoch; None where its file
+    system does not tell."""
+    found = _statx(b"", fd, False, _STATX_BTIME)
+    if found is None:
+        return None
+    seconds, nanoseconds = struct.unpack_from("=qI", found, _STATX_BTIME_OFFSET)
+    return int(seconds * 1_000_000_000 + nanoseconds)
+
+
+def _mount_id(found: bytes) -> int:
+    (mount_id,) = struct.unpack_from("=Q", found, _STATX_MNT_ID_OFFSET)
+    return int(mount_id)
+
+
+def _statx(path: str | bytes | os.PathLike[str], directory: int, follow: bool, wanted: int) -> bytes | None:
+    """statx(2): its ``struct statx``; None where the kernel does not tell what is ``wanted``."""
     raw = fsencode(path)
     flags = (0 if raw else AT_EMPTY_PATH) | (0 if follow else AT_SYMLINK_NOFOLLOW)
     buffer = ctypes.create_string_buffer(_STATX_SIZE)
     libc_call("statx", directory, raw, flags, wanted, buffer, path=raw or None)
     (mask,) = struct.unpack_from("=I", buffer, 0)
-    if not mask & wanted:
-        return None
-    (mount_id,) = struct.unpack_from("=Q", buffer, _STATX_MNT_ID_OFFSET)
-    return int(mount_id)
+    return buffer.raw if mask & wanted else None
 
 
 def die_with_parent() -> None:

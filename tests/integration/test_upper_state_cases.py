@@ -19,6 +19,7 @@ from stratum.ingest.upperstate import UpperState
 from stratum.sys.syscalls import RENAME_EXCHANGE, renameat2
 from stratum.tree import overlay
 from stratum.tree.model import Directory, File, content_unknown, lookup
+from stratum.tree.operations import operations
 from tests.integration.overlay_ops import Worktree, file_at, lines
 from tests.integration.upper_watching import Marking, Reading, Watched
 from tests.support.disks import disk
@@ -421,6 +422,31 @@ def test_inode_numbers_that_are_given_again(tmp_path: Path) -> None:
     assert len(numbers) < 5
 
 
+def test_a_new_file_that_took_the_number_of_another_one_is_no_other_name_of_it(tmp_path: Path) -> None:
+    base, numbers = Directory(stat.S_IFDIR | 0o755, 0, 0, 0), set[int]()
+    with disk(tmp_path / "image", tmp_path / "disk") as upper:
+        fd, marks = os.open(upper, os.O_RDONLY), Marking()
+        with UpperState(base, fd, Reading(), marks=marks) as state:
+            os.close(fd)
+            (upper / "0").write_bytes(b"0" * 100)
+            old = state.scan()
+            [root] = [found for found in marks.directories.values() if found.path() == b"/"]
+            for number in range(1, 6):
+                (upper / f"{number - 1}").unlink()
+                (upper / f"{number}").write_bytes(b"%d" % number * 100)
+                numbers.add((upper / f"{number}").stat().st_ino)
+                new = state.refresh({root: {b"%d" % (number - 1), b"%d" % number}})
+                found = [change.op for change in operations(old, new, state.names_of, moved=state.moved)]
+                assert found == ["delete", "create", "mtime"]
+                old = new
+            (upper / "5").rename(upper / "6")
+            (upper / "6").write_bytes(b"6" * 200)
+            new = state.refresh({root: {b"5", b"6"}})
+            found = [change.op for change in operations(old, new, state.names_of, moved=state.moved)]
+            assert found == ["rename", "write", "mtime"]
+    assert len(numbers) < 5
+
+
 def test_extended_attributes_that_no_tree_can_hold_are_left_out(tmp_path: Path) -> None:
     base, warnings = Directory(stat.S_IFDIR | 0o755, 0, 0, 0), list[str]()
     with disk(tmp_path / "image", tmp_path / "disk") as upper:
@@ -470,6 +496,7 @@ class Nothing:
     def content(self, fd, info, path, before): return 1, None, b"x"
     def directory(self, directory, fd): pass
     def linked(self, fd, directory, name): pass
+    def seen(self, fd, directory, name): pass
     def gone(self, directory): pass
 
 def used():
