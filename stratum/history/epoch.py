@@ -35,8 +35,9 @@ Place = tuple["Epoch", "AnyDirectory", bytes]
 """An entry of a directory of an upperdir."""
 
 _TRIES = 20
-_PLACES_MAX = 20_000
+_PLACES_MAX = 10_000
 _LINKS_MAX = 10_000
+_ACTORS_KEPT = 60.0  # seconds: what a program did just before its end is heard of later
 _UPPER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _ENTRY = os.O_PATH | os.O_NOFOLLOW
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
@@ -65,7 +66,7 @@ class Common:
         self.breathe = breathe
         self.hear_out = hear_out
         self.trees = Trees(store)
-        self.actors = Actors()
+        self.actors = Actors(kept=_ACTORS_KEPT)
         self.directories: dict[Handle, tuple[Epoch, AnyDirectory]] = {}
         """The directories that the kernel tells of."""
         self.linked: dict[Handle, Epoch] = {}

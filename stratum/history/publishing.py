@@ -147,13 +147,12 @@ class Publisher:
         shards = set()  # also of what is there, which somebody else may have named a moment ago
         for batch in batches:
             for digest, size in batch.objects.items():
-                shards.add(os.path.dirname(objects.path(digest)))
-                if digest in wanted or objects.has(digest, size):
-                    continue
-                if os.path.lexists(self.staging.path(digest)):
+                if digest not in wanted and not objects.has(digest, size):
+                    if not os.path.lexists(self.staging.path(digest)):
+                        batch.error = DamagedError(f"{_LOST} ({digest.hex()})")
+                        continue
                     wanted[digest] = size
-                else:
-                    batch.error = DamagedError(f"{_LOST} ({digest.hex()})")
+                shards.add(os.path.dirname(objects.path(digest)))
         if not shards:
             return
         with storing("write objects to the store"):

@@ -17,6 +17,7 @@ import queue
 import select
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +27,7 @@ from stratum.errors import StratumError, UsageError, foreseen
 from stratum.history.keeper import CLOSES, KEPT, NAMES
 from stratum.history.wire import KEEPER
 from stratum.sys import daemon
+from stratum.sys.malloc import give_back_at_once
 from stratum.sys.packets import Channel, GarbageError, Message, close_all, error_to_json, send
 from stratum.sys.spawn import spawn
 from stratum.sys.threads import use_little_address_space
@@ -37,6 +39,8 @@ _CLOSING = 25.0
 """Seconds in which what is known is to be in the logs at the end."""
 _IDLE = 60.0
 _ANSWERING = 10.0
+_TURN = 0.0005
+"""Seconds for which a thread may go on while another one wants to."""
 
 Asked = tuple[Message, socket.socket]
 
@@ -226,5 +230,7 @@ def main(settings: dict[str, Any]) -> None:
         os.set_inheritable(fd, False)
     daemon.call_itself("stratum-record")
     use_little_address_space()
+    give_back_at_once()
+    sys.setswitchinterval(_TURN)  # what was closed is not to wait for the thread that publishes
     Service(Channel(socket.socket(fileno=0)), settings, fds).run()
     signal.raise_signal(signal.SIGKILL)  # a thread that hangs at a disk would keep it from ending

@@ -26,7 +26,7 @@ LARGE = 1 << 20
 LARGE_PAUSE = 10.0
 VERSIONS_MAX = 20_000
 """So many wait for a batch at most. There are more only where no batch can be made, and the oldest are given up."""
-_SEEN_MAX = 10_000
+_SEEN_MAX = 4_000
 _PAUSES_MAX = 1000
 
 CLOCK_STEP = 20_000_000

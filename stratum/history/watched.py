@@ -43,6 +43,8 @@ QUIET = 0.2
 """Seconds without an event after which a batch is made,"""
 LONGEST = 1.0
 """and those after which one is made though events go on."""
+MUCH = 2000
+"""With so many versions a batch is made at once, so that little has to be kept in memory."""
 RETRY = 5.0
 """Seconds after which a batch that failed is tried again."""
 RETRY_MAX = 60.0
@@ -291,7 +293,8 @@ class Watched:
         times = []
         if self._epoch is None or self._epoch.dirt:
             dirt = self._epoch.dirt if self._epoch is not None else None
-            times.append(min(dirt.last + QUIET, dirt.first + LONGEST) if dirt is not None else 0.0)
+            is_much = len(self.versions.taken) > MUCH
+            times.append(min(dirt.last + QUIET, dirt.first + LONGEST) if dirt is not None and not is_much else 0.0)
         if (deferred := self.versions.next_due) is not None:
             times.append(deferred)
         return max(min(times), self._not_before) if times else None

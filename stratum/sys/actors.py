@@ -32,10 +32,12 @@ class Actor:
 
 
 class Actors:
-    """Threads by their IDs, each remembered for a second: one that does much is looked at once."""
+    """Threads by their IDs, each remembered for a second: one that does much is looked at once. Those that are gone by
+    then are remembered for ``kept`` seconds, for who asks late."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, kept: float = 0.0) -> None:
         self._known: dict[int, tuple[float, Actor]] = {}
+        self._kept = kept
 
     def of(self, tid: int) -> Actor | None:
         """Who the thread is; None where it is gone, or of a PID namespace that is not seen from here (0)."""
@@ -48,6 +50,8 @@ class Actors:
             if len(self._known) >= _REMEMBERED_MAX:
                 self._known = {}
             self._known[tid] = (now, actor)
+        elif known is not None and now - known[0] < self._kept:
+            return known[1]
         return actor
 
 

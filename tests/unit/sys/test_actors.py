@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import threading
+import time
 
 import pytest
 from hypothesis import given
@@ -56,3 +57,18 @@ def test_actors_are_threads_of_processes() -> None:
 
 def test_a_thread_without_a_number_is_nobody() -> None:
     assert actor_of(0) is None
+
+
+def test_who_is_gone_is_remembered_for_a_while() -> None:
+    process = subprocess.Popen(["sleep", "60"], process_group=0)
+    actors, forgetful = Actors(kept=60), Actors()
+    try:
+        found = actors.of(process.pid)
+        assert found is not None
+        forgetful.of(process.pid)
+    finally:
+        process.kill()
+        process.wait()
+    time.sleep(1.1)  # by then it is looked at again
+    assert actors.of(process.pid) == found
+    assert forgetful.of(process.pid) is None
