@@ -242,6 +242,8 @@ class Watcher:
             self._check_time(deadline, ref)
             self._wait_for_publisher()
         watched = self._watched.get(ref)
+        if watched is None and ref in self._troubles:
+            raise StratumError(f"the history of {ref} is not kept: {self._troubles[ref]}")
         if watched is None:
             raise NotFoundError(f"the history of {ref} is not kept", hint=f"stratum history on {ref}")
         batch = self._prepare(ref, watched, everything=True)
