@@ -3,7 +3,7 @@
 Contents wait in a transaction that lasts as long as the watcher does, apart from the store's lock, so that a garbage
 collection never waits for the watcher. They keep their names there until the records that tell of them are on disk:
 where a log cannot be written, the contents are still there for the next try, whatever was collected meanwhile. What was
-on its way when a watcher died is in the directory of a dead transaction, which the next one deletes.
+on its way when a watcher was killed is taken over by the next one (``history.pending``).
 
 All this is done in a thread, as a lock or a disk may take its time, while versions have to be taken when they are
 closed. A batch of several worktrees is one job: what is small is synced file by file, as a syncfs(2) would have the
@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from stratum.errors import BusyError, DamagedError, StratumError
+from stratum.history.pending import Pending
 from stratum.store.layout import storing
 from stratum.store.objects import Staging
 from stratum.sys.syscalls import syncfs
@@ -59,8 +60,12 @@ class Publisher:
         self._done: queue.SimpleQueue[list[Batch]] = queue.SimpleQueue()
         self._closing = False
         self._stack = ExitStack()
-        tx = self._stack.enter_context(store.begin("what is written in worktrees", apart=True))
+        tx = self._stack.enter_context(store.begin("what is written in worktrees", resumable=True, apart=True))
         self.staging = Staging(str(tx.object_staging))
+        self.left = list(tx.dead)
+        """The directories of transactions of watchers that were killed."""
+        self.pending = Pending(tx.directory)
+        self._stack.callback(self.pending.close)
         with storing("open the store"):
             self._root = os.open(store.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._stack.callback(os.close, self._root)

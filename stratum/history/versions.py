@@ -115,8 +115,9 @@ def _is_clock_fine() -> bool:
 class Versions:
     """What was taken of one worktree, and what is to be taken later."""
 
-    def __init__(self, publisher: Publisher) -> None:
+    def __init__(self, publisher: Publisher, ref: str) -> None:
         self._publisher = publisher
+        self._ref = ref
         self.taken: list[Taken] = []
         """In the order of the closes."""
         self.latest: dict[Key, Taken] = {}
@@ -147,6 +148,7 @@ class Versions:
             self._seen.clear()
         self._seen[captured.key] = self.latest[captured.key] = taken
         self.taken.append(taken)
+        self._publisher.pending.add(self._ref, taken)
         if len(self.taken) > VERSIONS_MAX:
             half = self.taken[: VERSIONS_MAX // 2]
             del self.taken[: len(half)]
@@ -167,7 +169,9 @@ class Versions:
 
     def release(self, taken: Iterable[Taken]) -> None:
         """They are durable, or nobody wants them."""
-        self._publisher.drop(item.captured.digest for item in taken if item.captured.digest is not None)
+        items = list(taken)
+        self._publisher.drop(item.captured.digest for item in items if item.captured.digest is not None)
+        self._publisher.pending.done(self._ref, items)
 
     def forget(self) -> None:
         """Give up what was taken, and take again what is there."""

@@ -82,7 +82,7 @@ class Watched:
         self.name = name
         self.worktree = worktree
         self.settings = settings
-        self.versions = Versions(common.publisher)
+        self.versions = Versions(common.publisher, f"{name}+{worktree}")
         self.excluding = Excluding(settings.exclude)
         self._common = common
         self._contents = Contents(common.capturer, settings.max_file, self.excluding, self.versions, common.breathe)

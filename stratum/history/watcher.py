@@ -20,6 +20,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from stratum.errors import NotFoundError, StratumError, foreseen
+from stratum.history.adopting import adopt
 from stratum.history.capture import Capturer
 from stratum.history.dirt import NewDirectory
 from stratum.history.epoch import Common, Epoch, Place, is_same_place
@@ -114,6 +115,8 @@ class Watcher:
         self._mark_stems({name for name, _ in wanted.values()})
         for ref, (name, worktree) in wanted.items():
             self._look_at(ref, name, worktree)
+        if self._publisher.left:
+            adopt(self._store, self._publisher, self._watched, self._kept.__contains__)
         self._kept.clear()
         self._use_strict()
         self._common.trees.keep({watched.base for watched in self._watched.values() if watched.base is not None})
@@ -345,6 +348,7 @@ class Watcher:
         for name in names:
             self._guarded(self._name, name)
         self._resolve(last=not names)
+        self._publisher.pending.reading(True)
         for _ in range(CLOSES_IN_TURN):
             closes = groups.read_closes()
             count += len(closes)
@@ -354,6 +358,7 @@ class Watcher:
                 break
         for version in self._strict.read():
             self._guarded(self._take, version)
+        self._publisher.pending.reading(bool(self._unresolved))
         self._heard = (self._heard[0] + count, self._heard[1] + len(names))
         return bool(names or count or self._unresolved)
 
@@ -394,9 +399,14 @@ class Watcher:
         if (linked := common.linked.get(event.child)) is not None:
             linked.note_linked(event.child)
         if event.mask & FAN_RENAME and new is not None:
-            common.put(event.child, new[0], new[1], event.new_name)
+            self._renamed(event.child, *new, event.new_name)
         elif old is not None and event.name not in (b"", b"."):
             self._named(event.child, (*old, event.name), event.mask, actor)
+
+    def _renamed(self, handle: bytes, epoch: Epoch, directory: AnyDirectory, name: bytes) -> None:
+        self._common.put(handle, epoch, directory, name)
+        if handle in (pending := self._publisher.pending).handles:
+            pending.renamed(handle, directory.path().rstrip(b"/") + b"/" + name)
 
     def _named(self, handle: bytes, place: Place, mask: int, actor: Actor | None) -> None:
         """Something was told of a file under a name: the one that the kernel looked it up by first, which it need not

@@ -19,6 +19,7 @@ import pytest
 from stratum.api import watcher
 from stratum.api.watching import history_off, history_on
 from stratum.errors import BusyError, StratumError
+from stratum.history.adopting import KILLED
 from stratum.history.wire import flush, socket_name
 from stratum.sys.packets import MAX_PACKET, reachable
 from tests.support import hydrating
@@ -83,9 +84,9 @@ def test_where_one_is_killed_nothing_is_missed(watched: Watched, which: str) -> 
         time.sleep(0.3)
     writer.end()
     watched.is_exact()
-    assert not watched.gaps()
-    if which == "keeper":  # its worker has the time to bring what it took into the log
+    if not watched.gaps():  # a worker may be killed just when it reads what was closed, and then that is told
         assert set(writer.written) <= watched.contents("/often")
+    assert set(watched.gaps()) <= ({KILLED} if which == "worker" else set())
 
 
 def test_a_worker_killed_at_any_point_of_its_start_is_replaced(watched: Watched) -> None:
@@ -96,7 +97,9 @@ def test_a_worker_killed_at_any_point_of_its_start_is_replaced(watched: Watched)
         time.sleep(0.08 * number)
     writer.end()
     watched.is_exact()
-    assert not watched.gaps()
+    if not watched.gaps():
+        assert set(writer.written) <= watched.contents("/often")
+    assert set(watched.gaps()) <= {KILLED}
 
 
 def test_where_both_are_killed_there_is_a_gap_and_then_it_is_exact_again(watched: Watched) -> None:

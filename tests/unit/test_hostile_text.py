@@ -20,6 +20,7 @@ from stratum.api.maintenance import parse_duration
 from stratum.api.patchset import parse_patchset
 from stratum.config import load_config
 from stratum.errors import DamagedError, StratumError
+from stratum.history.pending import parse_pending
 from stratum.hook.ocistate import BadStateError, parse_bundle, parse_state
 from stratum.hydrate.profile import Entry, read_profile, write_profile
 from stratum.mount.record import record_from_json
@@ -72,6 +73,10 @@ NAME_EVENT = (
 )
 ENTRY = b"70 100644 1 2 0 5.3 ab/%b - ab%b user.a=b" % (b"ab" * 31, b"ab" * 31)
 OPERATION = encode(Record(7, "2026-11-29T23:59:01.123Z", "create", b"/a b", ENTRY, by="vi"))
+PENDING = (
+    b'{"n":1,"ref":"a+b","key":[1,2],"signature":[1,2,1,4,5],"size":1,"digest":null,"content":"eA==","unknown":null,'
+    b'"when":9,"handle":"ab","path":"L2E=","mode":33188,"actor":[7,8,"vim",null]}\n{"moved":"ab","path":"L2I="}\n{"done":[1]}\n'
+)
 PACK_INDEX = b"stratum-index 1\nframe 100 4096\nobject %b 1536 2000\n" % HASH.encode()
 
 
@@ -156,6 +161,7 @@ PARSERS: dict[str, tuple[Callable[[bytes], object], bytes]] = {
     "budget": (lambda data: parse_budget(data, "a file"), b"[cache]\nmax = 10\nmin_free = 15\n"),
     "reflog": (parse_entry, b'{"when":"2026","kind":"tag","which":"a","old":null,"new":"%b","why":""}' % HASH.encode()),
     "operation": (operation, OPERATION[:-1]),
+    "pending": (parse_pending, PENDING),
     "entry": (entry, ENTRY),
     "dump": (read_dump, DUMP),
     "segment": (read_segment, b"".join(pack(OPERATION + end_line(7)))),
