@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 
+from stratum.api.session import Session
+from stratum.api.watching import watch_status
+from stratum.config import load_config
 from stratum.store import Store
 from stratum.tree.model import File
 from stratum.tree.oplog import Record, inode_of
@@ -107,6 +110,34 @@ def test_all_that_was_closed_is_there_after_the_stop(podman: PodmanEnv, cli: Com
     again = podman.run("--rm", *volume("v", "app+dev:/data"), podman.image, "sh", "-c", "echo after > /data/one")
     assert again.returncode == 0
     assert contents(cli, b"/one")[-1] == b"after\n", "it stays on"
+
+
+def parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def test_a_monitor_ends_with_the_container_that_the_watcher_was_started_for(
+    podman: PodmanEnv, cli: Command, app: str
+) -> None:
+    """Another keeper takes its place, and misses nothing."""
+    start(podman, "until [ -e /data/end ]; do sleep 0.1; done")
+    status = watch_status(Session(load_config(cli.environment)))
+    assert status is not None
+    monitor = Path(f"/proc/{parent(status['pid'])}")
+    assert (monitor / "comm").read_text() == "conmon\n"
+    podman.podman("exec", "writer", "sh", "-c", "echo last > /data/new; touch /data/end")
+    deadline = time.monotonic() + 60
+    while monitor.exists():
+        assert time.monotonic() < deadline, "the monitor waits for somebody"
+        time.sleep(0.05)
+    cli.ok("watch", "--once")
+    after = watch_status(Session(load_config(cli.environment)))
+    assert after is not None
+    assert after["pid"] != status["pid"]
+    assert (Path(f"/proc/{parent(after['pid'])}") / "comm").read_text() != "conmon\n"
+    assert contents(cli, b"/new")[-1] == b"last\n"
+    assert "gap" not in {record.op for record in records(cli)}
+    podman.remove("writer")
 
 
 def test_a_version_is_brought_back_after_the_stop(podman: PodmanEnv, cli: Command, app: str) -> None:
