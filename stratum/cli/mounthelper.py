@@ -82,6 +82,7 @@ def _mount(request: Request) -> None:
     from stratum.mount.host import canonical_mountpoint
 
     session: Session = Session(load_config(None, **request.settings))
+    session.tell = _say
     place = canonical_mountpoint(Path(request.directory))
     # 'mount -a' cannot tell by itself, as the kernel does not show the ref as the source.
     if mounted_there(session, request.spec, place, read_only=request.read_only) is not None:

@@ -180,3 +180,18 @@ def test_who_is_not_root_has_histories_of_their_own_store(tmp_path: Path) -> Non
         assert not scene.running()
     finally:
         scene.close()
+
+
+# Without events
+
+
+def test_by_a_setting_upperdirs_are_looked_through(watched: Watched) -> None:
+    watched.cli.environment["STRATUM_HISTORY_EVENTS"] = "scan"
+    watched.on()
+    status = watched.ask("status")
+    assert status is not None
+    assert status["watcher"]["events"] is False
+    (watched.mnt / "new").write_text("x")
+    until(lambda: watched.of("/new"))
+    watched.is_exact()
+    assert watched.cli("status", env={"STRATUM_HISTORY_EVENTS": "never"}).code == 2

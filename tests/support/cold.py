@@ -24,6 +24,7 @@ COLD = {
     "yaml",
     "stratum.composefs",
     "stratum.csi",
+    "stratum.history",
     "stratum.hydrate",
     "stratum.ingest",
     "stratum.oci",
