@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from stratum.api.held import Held
 from stratum.api.naming import means_path, ref_or_mountpoint
@@ -20,6 +21,9 @@ from stratum.progress import Progress
 from stratum.refs import DEFAULT_WORKTREE, Ref, is_change, parse_lasting, parse_ref
 from stratum.store.holders import Host, NamedVolume
 from stratum.tree.model import Directory, Inode
+
+if TYPE_CHECKING:
+    from stratum.mount.record import Record
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +165,6 @@ def _opened(path: str) -> Iterator[int]:
 
 def _to_worktree(session: Session, found: list[tuple[str, Inode]], ref: Ref) -> Restored:
     from stratum.ingest.restore import Rules, restore_below
-    from stratum.sys.syscalls import statx_mount_id
 
     places = [path or "/" for path, _ in found]
     with session.hold(ref) as held:
@@ -169,23 +172,43 @@ def _to_worktree(session: Session, found: list[tuple[str, Inode]], ref: Ref) -> 
         if record is None:
             _write_unmounted(session, found, held)
             return Restored(places, str(held))
-        if not isinstance(record.holder, (Host, NamedVolume)):
-            raise UsageError(
-                f"{ref} is mounted in {record.held_by()}",
-                hint="restore to a directory and copy it in (podman cp)",
-            )
-        warnings, mountpoint = [], Path(record.mountpoint)
-        with _opened(record.mountpoint) as root:
-            # Whoever can rename what is above a mountpoint could have led the path to another place.
-            if statx_mount_id(directory=root) != record.mount_id:
-                raise ConflictError(
-                    f"{mountpoint} does not show {ref}, which is mounted there",
-                    hint="something above it was moved or replaced: put that back, or unmount it where it is now",
-                )
+        with _shown_by(record) as root:
+            rules, shown = Rules(overwrite=True), Path(record.mountpoint)
+            warnings = []
             for path, inode in found:
-                rules = Rules(overwrite=True)
-                warnings += restore_below(session.store.objects, inode, root, mountpoint, os.fsencode(path), rules)
+                warnings += restore_below(session.store.objects, inode, root, shown, os.fsencode(path), rules)
         return Restored(places, str(held), warnings)
+
+
+@contextmanager
+def _shown_by(record: Record) -> Iterator[int]:
+    """A descriptor of the root of a worktree's mount, to write through. ``ConflictError`` where it is not shown there,
+    ``UsageError`` where it is in a place that cannot be written to from here."""
+    from stratum.sys.syscalls import statx_mount_id
+
+    mountpoint = record.mountpoint
+    if record.in_container:
+        from stratum.mount.swap import check_nothing_below, opened
+
+        with opened(record) as live:
+            if live.process is not None and live.process.has_user_namespace:
+                raise UsageError(
+                    f"{record.ref} is mounted in {record.held_by()}, whose users have other IDs",
+                    hint="restore to a directory and copy it in (podman cp)",
+                )
+            check_nothing_below(live)
+            yield live.root
+        return
+    if not isinstance(record.holder, (Host, NamedVolume)):
+        raise UsageError(f"{record.ref} is mounted in {record.held_by()}", hint="restore to a directory and copy it in")
+    with _opened(mountpoint) as root:
+        # Whoever can rename what is above a mountpoint could have led the path to another place.
+        if statx_mount_id(directory=root) != record.mount_id:
+            raise ConflictError(
+                f"{mountpoint} does not show {record.ref}, which is mounted there",
+                hint="something above it was moved or replaced: put that back, or unmount it where it is now",
+            )
+        yield root
 
 
 def _write_unmounted(session: Session, found: list[tuple[str, Inode]], held: Held) -> None:

@@ -156,8 +156,8 @@ def swapping(record: Record, *, force: bool = False) -> Iterator[LiveMount]:
     (``force`` goes on, and what they write in the block, which is possible then, is lost), or where other filesystems
     are mounted on the mountpoint; ``NotFoundError`` where the record's mount is not shown any more.
     """
-    with _opened(record) as live:
-        _check_nothing_below(live)
+    with opened(record) as live:
+        check_nothing_below(live)
         with contextlib.nullcontext() if force else _writes_held(live):
             yield live
 
@@ -169,7 +169,7 @@ def allow_writes(record: Record) -> None:
     """
     if record.read_only:
         return
-    with contextlib.suppress(NotFoundError), _opened(record) as live:
+    with contextlib.suppress(NotFoundError), opened(record) as live:
         if live.refuses_writes:
             try:
                 live.take_writes()
@@ -178,16 +178,17 @@ def allow_writes(record: Record) -> None:
 
 
 @contextlib.contextmanager
-def _opened(record: Record) -> Iterator[LiveMount]:
+def opened(record: Record) -> Iterator[LiveMount]:
+    """The mount of ``record``, on the host or in a container. ``NotFoundError`` where it is not shown any more."""
     mountpoint = Path(record.mountpoint)
-    with contextlib.ExitStack() as opened:
+    with contextlib.ExitStack() as stack:
         process: ContainerProcess | None = None
         pid: int | str = "self"
         if record.in_container:
             pid = record.process.pid
-            process, root = _open_in_container(record, opened)
+            process, root = _open_in_container(record, stack)
         else:
-            root = opened.enter_context(closing(open_mountpoint(mountpoint)))
+            root = stack.enter_context(closing(open_mountpoint(mountpoint)))
         number = mountinfo_id(directory=root)
         entry = next((entry for entry in mountinfo.read(pid) if entry.id == number), None)
         if entry is None or not record.is_mount(entry):
@@ -212,7 +213,8 @@ def _open_in_container(record: Record, opened: contextlib.ExitStack) -> tuple[Co
     return process, root
 
 
-def _check_nothing_below(live: LiveMount) -> None:
+def check_nothing_below(live: LiveMount) -> None:
+    """``BusyError`` where other filesystems are mounted on the mount."""
     nested = mountinfo.below(live.entry, live.pid)
     if nested:
         raise BusyError(

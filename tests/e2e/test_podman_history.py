@@ -140,6 +140,33 @@ def test_a_monitor_ends_with_the_container_that_the_watcher_was_started_for(
     podman.remove("writer")
 
 
+def test_a_version_is_brought_back_while_it_runs(podman: PodmanEnv, cli: Command, app: str) -> None:
+    script = (
+        "echo good > /data/save; chown 5:6 /data/save; echo bad > /data/save; rm -r /data/sub; echo done; sleep 1000"
+    )
+    start(podman, script)
+    wait_for(podman, "writer", "done")
+    there = cli.json("history", "app+dev")[-1]["change"]
+    bad = max(line["change"] for line in cli.json("history", "app+dev", "/save"))
+    cli.ok("restore", "app+dev", "/save", change(cli, b"good\n"))
+    cli.ok("restore", "app+dev", "/sub", str(there))
+    shown = podman.podman("exec", "writer", "sh", "-c", "cat /data/save /data/sub/deep/three; stat -c %u:%g /data/save")
+    assert shown.stdout == "good\nthird\n5:6\n"
+    assert [line["by"] for line in cli.json("history", "app+dev", "/save") if line["change"] > bad] == ["stratum"]
+    podman.remove("writer")
+
+
+def test_users_with_other_ids_are_told_how(podman: PodmanEnv, cli: Command, app: str) -> None:
+    start(podman, "echo good > /data/save; echo done; sleep 1000", "--uidmap", "0:200000:65536")
+    wait_for(podman, "writer", "done")
+    assert lines(cli, "app+dev", "/save")
+    refused_by = cli("restore", "app+dev", "/save", change(cli, b"good\n"))
+    assert (refused_by.code, refused_by.stdout) == (2, "")
+    assert "whose users have other IDs" in refused_by.stderr
+    assert "podman cp" in refused_by.stderr
+    podman.remove("writer")
+
+
 def test_a_version_is_brought_back_after_the_stop(podman: PodmanEnv, cli: Command, app: str) -> None:
     run = ["--rm", *volume("v", "app+dev:/data:history"), podman.image, "sh", "-ec"]
     for text in ("good", "bad"):
