@@ -19,8 +19,9 @@ class HistoryStatus:
     """The history of a worktree, which is on since ``since`` (RFC 3339). ``change`` is the last CHANGE, 0 where there
     is none, and ``when`` its time.
 
-    ``watched``: somebody watches it now; by ``events`` of the kernel, or else by looking again and again. ``pending``
-    is what was done and is not in the log yet, as far as that is known; ``open`` are files open for writing, which have
+    ``watched``: somebody watches it now; by ``events`` of the kernel, or else by looking again and again, because of
+    ``why_no_events`` (None: the settings say so). ``pending`` is what was done and is not in the log yet, as far as
+    that is known; ``open`` are files open for writing, which have
     no version until they are closed or committed. ``trouble`` is what keeps it from being recorded, or in all.
 
     ``size`` is the bytes of the log and of the contents that it names, and ``gaps_today`` how often nobody watched
@@ -32,6 +33,7 @@ class HistoryStatus:
     when: str
     watched: bool = False
     events: bool = False
+    why_no_events: str | None = None
     pending: int = 0
     open: list[str] = field(default_factory=list)
     trouble: str | None = None
@@ -68,10 +70,18 @@ def _watched(answer: Watcher | None, ref: str) -> dict[str, Any]:
     return {
         "watched": True,
         "events": watcher.get("events") is True,
+        "why_no_events": why_no_events(answer),
         "pending": pending,
         "open": [path for path in opened if isinstance(path, str)] if isinstance(opened, list) else [],
         "trouble": _trouble(watcher, ref),
     }
+
+
+def why_no_events(answer: Watcher | None) -> str | None:
+    """Why who watches the store has no events, in the kernel's words or those of who asked it; None where it has some,
+    or the settings say so."""
+    why = _table(answer, "watcher").get("why_no_events")
+    return why if isinstance(why, str) else None
 
 
 def _trouble(watcher: Watcher, ref: str) -> str | None:

@@ -34,7 +34,7 @@ _LOCK_WAIT = 5.0
 @frozen
 class Kept:
     """A history that is kept from now on: of which worktree, how, whether it was kept before, and why nobody watches,
-    if so."""
+    or why not all is seen, if so."""
 
     worktree: str
     settings: HistorySettings
@@ -69,7 +69,20 @@ def history_on(
         settings = HistorySettings(since, tuple(exclude), MAX_FILE if max_file is None else max_file, strict)
         if settings != before:
             histories.set_settings(name, worktree, settings)
-    return Kept(f"{name}+{worktree}", settings, before is not None, ensure_watched(session, name, worktree))
+    note = ensure_watched(session, name, worktree) or _seen_in_part(session, name, worktree, strict)
+    return Kept(f"{name}+{worktree}", settings, before is not None, note)
+
+
+def _seen_in_part(session: Session, name: str, worktree: str, strict: bool) -> str | None:
+    """Why not every version is seen of a worktree that somebody watches."""
+    from stratum.api.historystatus import history_status
+
+    found = history_status(session, name, worktree, lambda: watch_status(session), whole=False)
+    if found is None or not found.watched or found.events:
+        return None
+    why = found.why_no_events or "so say the settings (history_events)"
+    strictly = ", and --strict has no effect" if strict else ""
+    return f"what comes and goes in {name}+{worktree} between two looks is not seen{strictly}: {why}"
 
 
 def _check_pattern(pattern: str) -> None:

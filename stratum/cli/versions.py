@@ -135,7 +135,8 @@ def status_text(history: HistoryStatus) -> str:
     if not history.watched:
         words.append("nobody watches now ('stratum watch' does, or a mount)")
     elif not history.events:
-        words.append("watched by looking again and again: this kernel tells of nothing")
+        why = safe(history.why_no_events or "so say the settings (history_events)")
+        words.append(f"watched by looking again and again: {why}")
     if history.pending:
         words.append(f"{history.pending} changes pending")
     if history.change:
@@ -161,6 +162,7 @@ def status_json(history: HistoryStatus) -> dict[str, Any]:
         "when": history.when,
         "watched": history.watched,
         "events": history.events,
+        "why_no_events": history.why_no_events,
         "pending": history.pending,
         "open": [safe(path) for path in history.open],
         "trouble": history.trouble,

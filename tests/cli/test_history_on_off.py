@@ -90,6 +90,17 @@ def test_what_is_listed_while_nobody_watches_is_told_to_be_old(cli: Command) -> 
     cli.ok("watch", "--once")
 
 
+def test_where_the_kernel_is_not_asked_it_is_said_what_is_not_seen(cli: Command) -> None:
+    looking = {"STRATUM_HISTORY_EVENTS": "scan"}
+    shown = cli("history", "on", "app+dev", "--strict", env=looking)
+    assert shown.code == 0
+    assert shown.stderr.splitlines()[0] == (
+        "warning: what comes and goes in app+dev between two looks is not seen, and --strict has no effect: "
+        "so say the settings (history_events)"
+    )
+    assert "watched by looking again and again: so say the settings" in cli.ok("status", "app+dev")
+
+
 def holds(cli: Command, text: bytes) -> bool:
     """Whether any file of the store has these bytes."""
     files = [path for path in cli.store.rglob("*") if path.is_file() and not path.is_symlink()]
