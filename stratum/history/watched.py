@@ -28,6 +28,7 @@ from stratum.history.publishing import Batch
 from stratum.history.records import Mark, Telling, Version, sift
 from stratum.history.versions import CLOCK_STEP, Closed, Taken, Versions, in_order
 from stratum.sys.handles import identity
+from stratum.sys.proc import booted_at
 from stratum.tree.operations import operations
 from stratum.tree.replay import Replay
 
@@ -162,7 +163,8 @@ class Watched:
             self._marks.append(Mark("base", "the worktree is on another commit", base))
             return self._common.trees.of(base)
         root = replay.root
-        self._contents.trust(root, nanoseconds(last))
+        if nanoseconds(last) > booted_at():  # else what was not synced may be lost, and times would not tell
+            self._contents.trust(root, nanoseconds(last))
         if not kept or nanoseconds(self.settings.since) > nanoseconds(last):
             self._doubt = (f"nobody watched since {last}", nanoseconds(last) - CLOCK_STEP)
         return root

@@ -8,6 +8,7 @@ PID namespace that the ID is of, and the boot, too: read elsewhere or later, the
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -88,6 +89,11 @@ _FIRST_PID_NAMESPACE = 0xEFFFFFFC
 
 
 @cache
+def booted_at() -> int:
+    """When the machine was started, in nanoseconds since the epoch by the clock as it is now."""
+    return time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
 def boot_id() -> str:
     """What tells this run of the kernel from every other one; empty where ``/proc`` does not say."""
     try:
