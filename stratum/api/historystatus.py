@@ -21,8 +21,8 @@ class HistoryStatus:
 
     ``watched``: somebody watches it now; by ``events`` of the kernel, or else by looking again and again, because of
     ``why_no_events`` (None: the settings say so). ``pending`` is what was done and is not in the log yet, as far as
-    that is known; ``open`` are files open for writing, which have
-    no version until they are closed or committed. ``trouble`` is what keeps it from being recorded, or in all.
+    that is known; ``open`` are files open for writing, which have no version until they are closed or committed.
+    ``trouble`` is what keeps it from being recorded, or in all.
 
     ``size`` is the bytes of the log and of the contents that it names, and ``gaps_today`` how often nobody watched
     today; both are None where they were not asked for.
