@@ -156,13 +156,14 @@ class LogWriter:
             write_atomic(Path(f"{DAMAGED_PREFIX}{self.next_n:012d}"), rest, 0o600, directory=self._directory)
             close_to = [n for n in numbers if self.next_n <= n < self.next_n + len(rest)]
             self.next_n = max([self.next_n, *(n + 1 for n in close_to)])
+        broken = whole > 0 and data[whole - 1] != 0x0A  # the last line break was lost
         if rest:
             os.ftruncate(self._fd, whole)
-            os.fsync(self._fd)
-        elif data and data[-1] != 0x0A:  # the last line break was lost
+        if broken:
             write_all(self._fd, b"\n")
-            os.fsync(self._fd)
             whole += 1
+        if rest or broken:
+            os.fsync(self._fd)
         self._size = whole
         if rest and self.next_n > self._first and not whole:
             self._leave_empty()

@@ -40,6 +40,8 @@ _LEVEL = 9
 _UNPACKED_MAX = 2 * FRAME_SIZE
 _NAME = re.compile(r"([0-9]{12})(?:\.jsonl(\.zst)?|-([0-9]{12})\.jsonl\.zst)")
 _END = b'{"end":'
+_END_MAX = 64
+"""Bytes of the line that ends a batch."""
 _BASE = b'"op":"base"'
 
 
@@ -251,13 +253,12 @@ def out_of_order(before: int | None, record: Record, *, exact: bool = False) -> 
 
 
 def whole_end(data: bytes) -> int:
-    """Where the last whole batch of a raw segment ends, with the line break, where it has one."""
+    """Where the last whole batch of a raw segment ends, with the line break, where it has one; 0 without any."""
     stop = len(data)
     while (at := data.rfind(_END, 0, stop)) >= 0:
-        end = data.find(b"\n", at)
-        line = data[at : len(data) if end < 0 else end] if end < 0 or end - at < LINE_MAX else b""
-        if (not at or data[at - 1] == 0x0A) and parse_end(line) is not None:
-            return len(data) if end < 0 else end + 1
+        end = data.find(b"}", at, at + _END_MAX) + 1
+        if (not at or data[at - 1] == 0x0A) and end and parse_end(data[at:end]) is not None:
+            return end + 1 if data[end : end + 1] == b"\n" else end
         stop = at
     return 0
 

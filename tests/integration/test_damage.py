@@ -27,9 +27,12 @@ from stratum.cli.main import run
 from stratum.config import load_config
 from stratum.frozen import replace
 from stratum.store.ancestry import Ancestry
+from stratum.store.histories import HistorySettings
 from stratum.store.holders import Container, Lease, Promise
 from stratum.store.lineage import Recorded
 from stratum.store.reflog import parse_entry
+from stratum.tree.model import File
+from stratum.tree.oplog import Record, entry_of
 from tests.support import services
 from tests.support.reading import READING
 from tests.support.stores import partial_commit
@@ -67,6 +70,7 @@ class Scene:
         with store.begin() as tx:
             Ancestry(store).record(tx, commit, Recorded(("e" * 64, "f" * 64), True))
         store.tags.set("far", "v1", partial_commit(store, {b"a": b"a" * 100, b"b": b"b" * 200}))
+        self._keep_a_history(commit)
         self.said = self.reading()
         code, findings, _ = self.fsck()
         assert (code, findings) == (0, [])
@@ -77,6 +81,19 @@ class Scene:
             tree = store.worktrees.get("app", "switched")
             wanted = replace(tree, base_commit=commit, head=None, forked_from=commit)
             store.worktrees.switch(tx, wanted, store.worktrees.new_upperdir(tx, commit), 12345, why="a test")
+
+    def _keep_a_history(self, base: str) -> None:
+        """With a sealed segment and one that is appended to, of which nothing but whole batches can go unnoticed."""
+        store, when = self.session.store, "2026-01-01T00:00:00.000Z"
+        store.histories.set_settings("app", "dev", HistorySettings("2026-01-01T00:00:00Z", ("*.o",)))
+        with store.histories.writing(), store.begin() as tx:
+            entry = entry_of(File(0o100644, 0, 0, 0, size=300, digest=tx.add_bytes(b"v" * 300)))
+            tx.publish_objects()
+            writer = store.histories.writer("app", "dev")
+            writer.append([Record(1, when, "base", commit=base), Record(2, when, "create", b"/v", entry, by="vi")])
+            writer.seal()
+            writer.append([Record(3, when, "delete", b"/v")])
+            writer.close()
 
     def run(self, *args: str) -> tuple[int, str, str]:
         out, err = io.StringIO(), io.StringIO()
@@ -191,7 +208,9 @@ def test_a_file_cut_short(scene: Scene) -> None:
     for path in scene.files():
         for length in places(path.stat().st_size):
             with changed(path, itemgetter(slice(length))):
-                if path.name != "log.jsonl" or not may_be_older(scene, path.read_bytes()):
+                if path.parent.name == "dev" and path.suffix == ".jsonl":
+                    assert scene.fsck()[0] == 0  # a history that is cut is as a crash leaves it
+                elif path.name != "log.jsonl" or not may_be_older(scene, path.read_bytes()):
                     scene.judge(path, f"cut to {length} bytes")
 
 

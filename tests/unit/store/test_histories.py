@@ -501,9 +501,23 @@ def test_one_writes_at_a_time(store: Store, histories: Histories) -> None:
 @settings(max_examples=examples(100))
 def test_where_the_last_batch_ends(rest: bytes, count: int) -> None:
     data = b"".join(encode(r) + end_line(r.n) for r in work(count))
-    whole = whole_end(data + rest)
-    assert whole == len(data) or data[:whole] == data[: len(data)]
+    assert whole_end(data + rest) == len(data)
     assert whole_end(data + b"x" + end_line(9)) == len(data)
+    if count:
+        assert whole_end(data[:-1]) == len(data) - 1
+        assert whole_end(data[:-1] + b"x" + rest) == len(data) - 1
+
+
+def test_a_last_line_break_that_was_changed_costs_nothing(histories: Histories) -> None:
+    log = list(work(4))
+    write(histories, log, 2)
+    raw = place(histories) / segment_name(1)
+    raw.write_bytes(raw.read_bytes()[:-1] + b"\x8a")
+    assert read(histories) == log
+    record = append_one(histories)
+    assert read(histories) == [*log, record]
+    assert histories.problems(*APP) == []
+    assert sorted(path.name for path in place(histories).iterdir()) == [raw.name]
 
 
 def test_a_sealed_segment_has_the_same_records(histories: Histories) -> None:
