@@ -585,3 +585,22 @@ def test_whether_a_log_is_whole(histories: Histories, small_segments: None) -> N
     sealed.write_bytes(data)
     assert not histories.is_whole(*APP, 1, 200)
     assert histories.is_whole(*APP, first, 200)
+
+
+def test_any_changed_bit_is_named_or_changes_nothing(histories: Histories) -> None:
+    log = list(work(4))
+    with histories.writing():
+        writer = histories.writer(*APP)
+        writer.append(log[:2])
+        writer.seal()
+        writer.append(log[2:3])
+        writer.append(log[3:])
+        writer.close()
+    for path in sorted(place(histories).iterdir()):
+        data = path.read_bytes()
+        for at in range(len(data)):
+            changed = bytearray(data)
+            changed[at] ^= 1 << at % 8
+            path.write_bytes(changed)
+            assert histories.problems(*APP) or read(histories) == log, (path.name, at)
+        path.write_bytes(data)
