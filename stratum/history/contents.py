@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from stratum.history.capture import Captured, Capturer
 from stratum.history.excluding import Excluding
+from stratum.history.largefiles import LargeFiles
 from stratum.history.versions import CLOCK_STEP, Key, Taken, Versions, is_as_taken
 from stratum.ingest.staging import open_source
 from stratum.sys.handles import handle_of, identity
@@ -33,12 +34,14 @@ class Contents:
         max_file: int,
         excluding: Excluding,
         versions: Versions,
+        large: LargeFiles,
         breathe: Callable[[], None],
     ) -> None:
         self._capturer = capturer
         self._max_file = max_file
         self._excluding = excluding
         self._versions = versions
+        self._large = large
         self._breathe = breathe
         self._recorded: Directory | None = None
         self._recorded_at = 0
@@ -71,7 +74,7 @@ class Contents:
             return self._of(known.captured, path)
         if (trusted := self._trusted(info, path)) is not None:
             return trusted.size, trusted.digest, trusted.content
-        captured = None if self._versions.waits(key) else self._captured(fd, info, path)
+        captured = None if self._versions.waits(key) or self._large.waits(key) else self._captured(fd, info, path)
         if captured is not None:
             return self._of(captured, path)
         self.unsettled.add(key)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from stratum.history.capture import Capturer
     from stratum.history.contents import Contents
     from stratum.history.events import Groups
+    from stratum.history.largefiles import LargeFiles
     from stratum.history.publishing import Publisher
     from stratum.history.strict import Strictness
     from stratum.store import Store
@@ -54,6 +55,7 @@ class Common:
         groups: Groups | None,
         capturer: Capturer,
         publisher: Publisher,
+        large: LargeFiles,
         strict: Strictness,
         breathe: Callable[[], None],
         hear_out: Callable[[], None],
@@ -62,6 +64,7 @@ class Common:
         self.groups = groups
         self.capturer = capturer
         self.publisher = publisher
+        self.large = large
         self.strict = strict
         self.breathe = breathe
         self.hear_out = hear_out

@@ -87,6 +87,10 @@ class Publisher:
         """Keep a staged object once more."""
         self._held[digest] += 1
 
+    def is_staged(self, digest: bytes) -> bool:
+        """Whether it is still there: of two that are equal, the first may have been dropped meanwhile."""
+        return os.path.lexists(self.staging.path(digest))
+
     def drop(self, digests: Iterable[bytes]) -> None:
         """Keep them once less; what nobody holds any more is deleted from ``staging``."""
         for digest in digests:

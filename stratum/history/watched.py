@@ -26,13 +26,14 @@ from stratum.history.epoch import Epoch
 from stratum.history.excluding import Excluding
 from stratum.history.publishing import Batch
 from stratum.history.records import Mark, Telling, Version, sift
-from stratum.history.versions import CLOCK_STEP, Closed, Taken, Versions, in_order
+from stratum.history.versions import CLOCK_STEP, LARGE, Closed, Taken, Versions, in_order
 from stratum.sys.handles import identity
 from stratum.sys.proc import booted_at
 from stratum.tree.operations import operations
 from stratum.tree.replay import Replay
 
 if TYPE_CHECKING:
+    from stratum.history.capture import Captured
     from stratum.history.dirt import AnyDirectory
     from stratum.history.epoch import Common
     from stratum.store.histories import HistorySettings
@@ -86,7 +87,9 @@ class Watched:
         self.versions = Versions(common.publisher, f"{name}+{worktree}")
         self.excluding = Excluding(settings.exclude)
         self._common = common
-        self._contents = Contents(common.capturer, settings.max_file, self.excluding, self.versions, common.breathe)
+        self._contents = Contents(
+            common.capturer, settings.max_file, self.excluding, self.versions, common.large, common.breathe
+        )
         self._log = common.store.histories.writer(name, worktree)
         self._epoch: Epoch | None = None
         self._recorded: Directory | None = None
@@ -252,8 +255,9 @@ class Watched:
         if self._epoch is not None:
             self._epoch.dirt.touch()
 
-    def closed(self, closed: Closed, *, later: bool = True) -> bool:
-        """A file of the worktree was closed: take its content. Whether its descriptor is kept, to do that ``later``."""
+    def closed(self, closed: Closed, *, later: bool = True, aside: bool = True) -> bool:
+        """A file of the worktree was closed: take its content. Whether its descriptor is kept, to do that ``later``, or
+        ``aside``."""
         if self._epoch is not None:
             self._epoch.closed.add(identity(closed.info))
             if self._epoch.strict and self._common.strict.alive:
@@ -262,10 +266,26 @@ class Watched:
             return False
         if later and self.versions.defer(closed):
             return True
+        if aside and closed.info.st_size > LARGE and self._common.large.put(self, closed, self.settings.max_file):
+            return True
         captured = self._common.capturer.capture(closed.fd, closed.info, max_file=self.settings.max_file)
         if captured is not None:
             self.take(Taken(captured, time.time_ns(), closed.handle, closed.hint, closed.info.st_mode, closed.actor))
         return False
+
+    def arrived(self, closed: Closed, captured: Captured | None, when: int) -> None:
+        """A large file was taken aside."""
+        os.close(closed.fd)
+        if self._epoch is not None:
+            self._epoch.closed.add(identity(closed.info))
+            self.check()
+        if captured is None or (captured.digest is not None and not self._common.publisher.is_staged(captured.digest)):
+            return
+        if self._epoch is not None:
+            self.take(Taken(captured, when, closed.handle, closed.hint, closed.info.st_mode, closed.actor))
+        elif captured.digest is not None:
+            self._common.publisher.hold(captured.digest)
+            self._common.publisher.drop([captured.digest])
 
     def take(self, taken: Taken) -> None:
         """Keep a version that was captured."""
@@ -280,10 +300,12 @@ class Watched:
 
     def _take_due(self, *, everything: bool) -> None:
         for closed in self.versions.due(everything=everything):
+            kept = False
             try:
-                self.closed(closed, later=False)
+                kept = self.closed(closed, later=False, aside=not everything)
             finally:
-                os.close(closed.fd)
+                if not kept:
+                    os.close(closed.fd)
             place = self._common.place(closed.handle)
             if place is not None and place[0] is self._epoch:
                 self._epoch.dirt.add(place[1], place[2], closed.actor)

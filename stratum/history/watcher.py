@@ -25,6 +25,7 @@ from stratum.history.capture import Capturer
 from stratum.history.dirt import NewDirectory
 from stratum.history.epoch import Common, Epoch, Place, is_same_place
 from stratum.history.events import CLOSES_AT_ONCE, probe
+from stratum.history.largefiles import LargeFiles
 from stratum.history.newdirs import welcome
 from stratum.history.publishing import Batch, Publisher
 from stratum.history.reserve import Space
@@ -84,7 +85,8 @@ class Watcher:
         self._space = Space(store.layout, self._space_changed)
         capturer = Capturer(self._publisher.staging, max_file=lambda: MAX_FILE, has_space=self._space)
         self._strict = Strictness(self._publisher.staging, str(store.root), tell)
-        self._common = Common(store, groups, capturer, self._publisher, self._strict, self._breathe, self._hear_out)
+        large, strict = LargeFiles(capturer, self.wake), self._strict
+        self._common = Common(store, groups, capturer, self._publisher, large, strict, self._breathe, self._hear_out)
         self._watched: dict[str, Watched] = {}
         self._paces: dict[str, Pace] = {}
         self._troubles: dict[str, str] = {}
@@ -249,6 +251,9 @@ class Watcher:
             raise StratumError(f"the history of {ref} is not kept: {self._troubles[ref]}")
         if watched is None:
             raise NotFoundError(f"the history of {ref} is not kept", hint=f"stratum history on {ref}")
+        while self._common.large.pending(watched):
+            self._check_time(deadline, ref)
+            self._wait_for_publisher()
         batch = self._prepare(ref, watched, everything=True)
         if batch is None:
             return watched.last
@@ -280,6 +285,7 @@ class Watcher:
             while self._publisher.busy:
                 self._wait_for_publisher()
             self._resolve(last=True)
+            self._common.large.close()
             self._listening = True  # no more: what comes now waits for the next watcher, and is not to be lost here
             self._make_batches(everything=True)
             while self._publisher.busy:
@@ -287,6 +293,7 @@ class Watcher:
         for watched in self._watched.values():
             watched.close()
         self._watched.clear()
+        self._common.large.close()
         self._strict.close()
         self._publisher.close()
         if self._common.groups is not None:
@@ -303,6 +310,8 @@ class Watcher:
         """Read what the kernel has to tell until now, for so long at most."""
         groups, deadline = self._common.groups, time.monotonic() + seconds
         closes, names = groups.pending() if groups is not None else (0, 0)
+        if self._deaf or self._listening:
+            return
         while groups is not None and (closes > 0 or names > 0) and time.monotonic() < deadline:
             before = self._heard
             self.listen()
@@ -358,7 +367,8 @@ class Watcher:
                 break
         for version in self._strict.read():
             self._guarded(self._take, version)
-        self._publisher.pending.reading(bool(self._unresolved))
+        self._common.large.deliver()
+        self._publisher.pending.reading(bool(self._unresolved) or self._common.large.is_busy)
         self._heard = (self._heard[0] + count, self._heard[1] + len(names))
         return bool(names or count or self._unresolved)
 

@@ -11,12 +11,14 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from stratum.api.maintenance import gc
 from stratum.errors import StratumError
 from stratum.history import reserve, versions, watched
+from stratum.history.capture import Captured, Capturer
 from stratum.history.versions import LARGE
 from stratum.store.retention import Retention
 from tests.integration.overlay_ops import lines, walk_view
@@ -130,6 +132,43 @@ def test_a_large_file_that_is_written_in_place(app: Recorded, monkeypatch: pytes
         file.write(b"4")
     app.watcher.listen()
     app.run(lambda: (app.versions(b"/log")[-1] or b"").endswith(b"4"))
+
+
+def test_small_files_are_taken_while_a_large_one_is(app: Recorded, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, release = threading.Event(), threading.Event()
+    capture = Capturer.capture
+
+    def slow(capturer: Capturer, fd: int, info: os.stat_result, **more: Any) -> Captured | None:
+        if info.st_size > LARGE:
+            begun.set()
+            release.wait(60)
+        return capture(capturer, fd, info, **more)
+
+    monkeypatch.setattr(Capturer, "capture", slow)
+    (app.view / "huge").write_bytes(b"1" * (LARGE + 1))
+    app.watcher.listen()
+    assert begun.wait(60)
+    contents = [b"%d" % number * 100 for number in range(5)]
+    for content in contents:
+        (app.view / "f").write_bytes(content)
+        app.watcher.listen()
+    app.run(lambda: app.versions(b"/f") == contents)
+    assert not any(app.versions(b"/huge"))
+    release.set()
+    app.check()
+    assert app.versions(b"/huge")[-1] == b"1" * (LARGE + 1)
+
+
+def test_many_large_files(app: Recorded) -> None:
+    for number in range(70):
+        (app.view / f"large{number}").write_bytes(b"%d" % number * LARGE)
+    app.check()
+    for number in range(3):
+        (app.view / f"large{number}").write_bytes(b"%d," % number * LARGE)
+    app.watcher.listen()
+    app.stop()
+    app.start()
+    app.check()
 
 
 def test_files_that_are_too_large_are_recorded_without_their_content(tmp_path: Path) -> None:
