@@ -59,6 +59,7 @@ def test_a_class_with_a_history(node: Node) -> None:
     node.stage(volume_id, context)
     place = node.publish(volume_id, "pod-1", context)
     (place / "save").write_text("first")
+    assert flush(node.cli.runtime_dir, node.cli.store, *volume_id.split("+"))
     node.restart()
     (place / "save").write_text("second")
     (place / "save").unlink()
