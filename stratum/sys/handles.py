@@ -11,30 +11,42 @@ import ctypes
 import errno
 import os
 import struct
+from collections.abc import Callable
+from functools import cache
+from typing import cast
 
-from stratum.sys.syscalls import AT_EMPTY_PATH, libc_call
+from stratum.sys.syscalls import AT_EMPTY_PATH, libc, raise_errno
 
 _AT_HANDLE_FID = 0x200
 _MAX_SIZE = 128
 _HEAD = struct.Struct("=Ii")
 _EMPTY = _HEAD.pack(_MAX_SIZE, 0)
+_Buffer = ctypes.c_char * (_HEAD.size + _MAX_SIZE)
+_MOUNT = ctypes.create_string_buffer(4)  # of which nothing is read
 
 
 def handle_of(fd: int, name: bytes = b"") -> bytes:
     """The handle of what ``fd`` is open on, which may be O_PATH; with ``name``, of that entry of the directory ``fd``,
     of a symlink itself. ``OSError``."""
-    buffer = ctypes.create_string_buffer(_EMPTY, _HEAD.size + _MAX_SIZE)
-    mount = ctypes.create_string_buffer(4)
+    buffer = _Buffer()
+    buffer.raw = _EMPTY
     flags = 0 if name else AT_EMPTY_PATH
-    try:
-        libc_call("name_to_handle_at", fd, name, buffer, mount, flags | _AT_HANDLE_FID, path=name or None)
-    except OSError as exc:
-        if exc.errno != errno.EINVAL:
-            raise
+    call = _name_to_handle_at()
+    if call(fd, name, buffer, _MOUNT, flags | _AT_HANDLE_FID) == -1:
+        code = ctypes.get_errno()
         # Linux before 6.5, where each handle can be opened, and is the same.
-        libc_call("name_to_handle_at", fd, name, buffer, mount, flags, path=name or None)
-    (size,) = struct.unpack_from("=I", buffer)
-    return buffer.raw[: _HEAD.size + size]
+        if code != errno.EINVAL or call(fd, name, buffer, _MOUNT, flags) == -1:
+            raise_errno(ctypes.get_errno() if code == errno.EINVAL else code, path=name or None)
+    found = buffer.raw
+    return found[: _HEAD.size + _HEAD.unpack_from(found)[0]]
+
+
+@cache
+def _name_to_handle_at() -> Callable[[int, bytes, object, object, int], int]:
+    """The C library's function. It is called for every file that a watcher looks at, so its types are told once."""
+    function = libc().name_to_handle_at
+    function.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int]
+    return cast("Callable[[int, bytes, object, object, int], int]", function)
 
 
 def identity(info: os.stat_result) -> tuple[int, int]:
