@@ -10,7 +10,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from tests.bench import works
-from tests.bench.measure import Entrant, Job
+from tests.bench.history import histories
+from tests.bench.measure import Entrant, Figure, Job
 from tests.bench.peers import KEEPERS, Keeper, Stratum
 from tests.e2e.podman_env import PodmanEnv
 from tests.e2e.registry_server import registry_server
@@ -366,7 +367,7 @@ def reading(bench: Bench) -> Iterator[Job]:
 
 FIO = "--readonly --rw=randread --bs=4k --size=60k --loops=2000 --ioengine=psync --output=/dev/null"
 
-JOBS: dict[str, Callable[[Bench], Iterator[Job]]] = {
+JOBS: dict[str, Callable[[Bench], Iterator[Job] | Iterator[Job | Figure]]] = {
     "import": first_import,
     "again": unchanged_import,
     "image": images,
@@ -378,6 +379,7 @@ JOBS: dict[str, Callable[[Bench], Iterator[Job]]] = {
     "transfer": transfers,
     "archive": archives,
     "gc": cleaning,
+    "history": histories,
 }
 
 
