@@ -93,7 +93,8 @@ class Watcher:
         self._jobs: dict[int, Watched] = {}
         self._stems: dict[bytes, str] = {}
         self._unresolved: list[Closed] = []
-        self._listened, self._listening = 0.0, False
+        self._listened = 0.0
+        self._listening = False
         self._heard = (0, 0)  # closes, names
         self._owners: dict[int, Watched] = {}
         # What waits in kept groups is of directories that are known only once they were looked at.
