@@ -27,6 +27,7 @@ from stratum.history.epoch import Common, Epoch, Place, is_same_place
 from stratum.history.events import CLOSES_AT_ONCE, probe
 from stratum.history.largefiles import LargeFiles
 from stratum.history.newdirs import welcome
+from stratum.history.owners import Owners
 from stratum.history.publishing import Batch, Publisher
 from stratum.history.reserve import Space
 from stratum.history.scanning import Pace
@@ -35,7 +36,7 @@ from stratum.history.versions import Closed, Taken
 from stratum.history.watched import Watched
 from stratum.store.histories import MAX_FILE
 from stratum.sys.fanotify import FAN_CREATE, FAN_ONDIR, FAN_RENAME
-from stratum.sys.handles import handle_of, identity
+from stratum.sys.handles import handle_of
 
 if TYPE_CHECKING:
     from stratum.history.dirt import AnyDirectory
@@ -58,7 +59,6 @@ DRAIN_BATCH = 0.5
 """and those for which any other batch does: what was closed before it is to be recorded before what it finds."""
 FLUSH = 60.0
 _UNRESOLVED_MAX = 256
-_DELETED = b" (deleted)"
 
 
 class Watcher:
@@ -88,6 +88,7 @@ class Watcher:
         large, strict = LargeFiles(capturer, self.wake), self._strict
         self._common = Common(store, groups, capturer, self._publisher, large, strict, self._breathe, self._hear_out)
         self._watched: dict[str, Watched] = {}
+        self._owners = Owners(self._common, self._watched)
         self._paces: dict[str, Pace] = {}
         self._troubles: dict[str, str] = {}
         self._jobs: dict[int, Watched] = {}
@@ -96,7 +97,6 @@ class Watcher:
         self._listened = 0.0
         self._listening = False
         self._heard = (0, 0)  # closes, names
-        self._owners: dict[int, Watched] = {}
         # What waits in kept groups is of directories that are known only once they were looked at.
         self._deaf = bool(kept)
         self._next_look = 0.0
@@ -441,7 +441,7 @@ class Watcher:
             if isinstance(known[1], NewDirectory):
                 known[1].parent, known[1].name = directory, name
             return
-        watched = self._watched_with(epoch)
+        watched = self._owners.with_epoch(epoch)
         if watched is not None:
             welcome(self._common, watched, epoch, (directory, name), handle)
 
@@ -458,7 +458,7 @@ class Watcher:
 
     def _take_or_wait(self, closed: Closed) -> bool:
         """Take what was closed; whether its descriptor is kept."""
-        owner = self._owner_of(closed)
+        owner = self._owners.of(closed)
         if owner is not None:
             return owner.closed(closed)
         # Its name has not been read yet: that is in the other group.
@@ -471,57 +471,17 @@ class Watcher:
         """Take what was closed before its name was told; at ``last`` also what nobody tells the name of."""
         unresolved, self._unresolved = self._unresolved, []
         for closed in unresolved:
-            owner = self._owner_of(closed) or (self._owner_by_path(closed) if last else None)
+            owner = self._owners.of(closed) or (self._owners.by_path(closed) if last else None)
             if owner is None and not last:
                 self._unresolved.append(closed)
             elif owner is None or not owner.closed(closed):
                 os.close(closed.fd)
 
-    def _owner_of(self, closed: Closed) -> Watched | None:
-        """Whose file it is by what was told of it; its path is noted."""
-        place = self._common.place(closed.handle)
-        if place is not None:
-            epoch, directory, name = place
-            closed.hint = directory.path().rstrip(b"/") + b"/" + name
-            closed.place = (directory, name)
-        elif (linked := self._common.linked.get(closed.handle)) is not None:
-            epoch = linked
-            closed.hint = epoch.path_of_linked(closed.handle) or b""
-            closed.place = closed.handle
-        else:
-            return None
-        return self._watched_with(epoch)
-
-    def _watched_with(self, epoch: Epoch) -> Watched | None:
-        watched = self._owners.get(id(epoch))
-        if watched is None or watched.epoch is not epoch:
-            self._owners = {id(watched.epoch): watched for watched in self._watched.values()}
-            watched = self._owners.get(id(epoch))
-        return watched
-
-    def _owner_by_path(self, closed: Closed) -> Watched | None:
-        """Whose file it is by the path that the open file has."""
-        path = os.readlink(os.fsencode(f"/proc/self/fd/{closed.fd}"))
-        is_gone = os.fstat(closed.fd).st_nlink == 0  # it may have been there when its close was read
-        if is_gone:
-            path = path.removesuffix(_DELETED)
-        closed.hint = closed.place = path
-        if is_gone and len(self._watched) == 1:
-            return next(iter(self._watched.values()))
-        return self._having(path, identity(closed.info))
-
-    def _having(self, path: bytes, key: tuple[int, int]) -> Watched | None:
-        """The worktree that has this very file at ``path``."""
-        for watched in self._watched.values():
-            if watched.epoch is not None and watched.epoch.has(path, key):
-                return watched
-        return None
-
     def _take(self, version: StrictVersion) -> None:
         """Keep a version that was captured before anybody could open the file again."""
         captured, when, handle, path, mode, pid = version
         place = self._common.place(handle)
-        owner = self._watched_with(place[0]) if place is not None else self._having(path, captured.key)
+        owner = self._owners.with_epoch(place[0]) if place is not None else self._owners.having(path, captured.key)
         if owner is None:
             strict = [watched for watched in self._watched.values() if watched.settings.strict]
             owner = strict[0] if len(strict) == 1 else None
