@@ -65,7 +65,7 @@ class Writer(threading.Thread):
 
 
 def test_what_is_closed_is_in_the_log_soon_and_by_whom(watched: Watched) -> None:
-    subprocess.run(["sh", "-c", "echo hello > new"], cwd=watched.mnt, check=True)
+    subprocess.run(["sh", "-c", "echo hello > new; sleep 2"], cwd=watched.mnt, check=True)  # it is seen while it lives
     until(lambda: watched.of("/new"))
     (record,) = [record for record in watched.records() if record.path == b"/new"]
     assert (record.op, record.by) == ("create", "sh")
