@@ -106,6 +106,15 @@ def is_as_taken(taken: Taken, info: os.stat_result, handle: Handle) -> bool:
     return _is_clock_fine() or taken.when - info.st_ctime_ns > CLOCK_STEP
 
 
+def _is_newer(taken: Taken, other: Taken | None) -> bool:
+    """Whether it is not an earlier version of a file than another one, which may have come by a shorter way."""
+    return other is None or taken.handle != other.handle or _changed(taken) >= _changed(other)
+
+
+def _changed(taken: Taken) -> int:
+    return taken.captured.signature[4]
+
+
 @cache
 def _is_clock_fine() -> bool:
     """Whether a change gets another time than what was looked at before it."""
@@ -146,7 +155,8 @@ class Versions:
         self._captured.add(captured)
         if len(self._seen) >= _SEEN_MAX:
             self._seen.clear()
-        self._seen[captured.key] = self.latest[captured.key] = taken
+        if _is_newer(taken, self.latest.get(captured.key)):
+            self._seen[captured.key] = self.latest[captured.key] = taken
         self.taken.append(taken)
         self._publisher.pending.add(self._ref, taken)
         if len(self.taken) > VERSIONS_MAX:
@@ -181,7 +191,10 @@ class Versions:
         self._older.clear()
 
     def _find_latest(self) -> None:
-        self.latest = {item.captured.key: item for item in self.taken}
+        self.latest = {}
+        for item in self.taken:
+            if _is_newer(item, self.latest.get(item.captured.key)):
+                self.latest[item.captured.key] = item
 
     def batch_is_done(self, taken: Iterable[Taken]) -> None:
         """A batch with them is durable."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from stratum.frozen import replace
 from stratum.history import versions
 from stratum.history.capture import Captured
 from stratum.history.versions import CLOCK_STEP, Taken, is_as_taken
@@ -47,3 +48,14 @@ def test_where_the_clock_of_files_is_coarse_times_tell_nothing_for_a_while(
 def test_a_file_that_changed_is_not_as_it_was(info: os.stat_result, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"another")
     assert not is_as_taken(taken(info, 2 * CLOCK_STEP), (tmp_path / "file").stat(), b"handle")
+
+
+def test_what_comes_late_is_not_the_latest(info: os.stat_result) -> None:
+    now = taken(info, 0)
+    device, inode, size, mtime, ctime = now.captured.signature
+    before = now._replace(captured=replace(now.captured, signature=(device, inode, size, mtime, ctime - 1)))
+    assert versions._is_newer(now, None)
+    assert versions._is_newer(now, before)
+    assert versions._is_newer(now, now)
+    assert not versions._is_newer(before, now)
+    assert versions._is_newer(before._replace(handle=b"another"), now), "that is another file"
