@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 FLUSH_PATIENCE = 60.0
 """Seconds for which whoever is about to stop waits for a watcher that may hang."""
 _LOOKING = 10.0
-"""Seconds for which whoever mounts waits until the worktree is watched."""
+"""Seconds for which whoever mounts waits until the worktree is watched,"""
+PATIENCE = 60.0
+"""and those for which who turns a history on does."""
 _ASKING = 5.0
 
 
@@ -36,19 +38,19 @@ def flushed(place: Workplace, name: str, worktree: str) -> str | None:
     return None
 
 
-def ensure_watched(place: Workplace, name: str, worktree: str) -> str | None:
+def ensure_watched(place: Workplace, name: str, worktree: str, *, patience: float = _LOOKING) -> str | None:
     """Have somebody watch the worktree, where its history is on: who watches the store looks at it, and is started
-    first where there is nobody, unless others do that. Where that did not work, why."""
+    first where there is nobody, unless others do that. Where that did not work within ``patience`` seconds, why."""
     try:
         if place.store.histories.settings(name, worktree) is None:
             return None
-        look(place)
+        look(place, patience=patience)
     except StratumError as exc:
         return f"the history of {name}+{worktree} is not kept now: {exc.told}"
     return None
 
 
-def look(place: Workplace, *, start: bool = True) -> None:
+def look(place: Workplace, *, start: bool = True, patience: float = _LOOKING) -> None:
     """Have whoever watches the store look what is to be watched; one is started where there is none. Raises
     ``StratumError``."""
     from stratum.history.wire import ask
@@ -59,7 +61,7 @@ def look(place: Workplace, *, start: bool = True) -> None:
         place.store.root,
         {"op": "look"},
         start=(lambda: _start(place)) if start and place.starts_watchers else None,
-        timeout=_LOOKING,
+        timeout=patience,
     )
     if answer is None:
         raise NotFoundError(

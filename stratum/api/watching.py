@@ -7,7 +7,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
-from stratum.api.watcher import ensure_watched, flushed, keeper_settings, look, watch_status
+from stratum.api.watcher import PATIENCE, ensure_watched, flushed, keeper_settings, look, watch_status
 from stratum.errors import BusyError, NotFoundError, StratumError, UsageError, quoted
 from stratum.frozen import frozen
 
@@ -69,7 +69,7 @@ def history_on(
         settings = HistorySettings(since, tuple(exclude), MAX_FILE if max_file is None else max_file, strict)
         if settings != before:
             histories.set_settings(name, worktree, settings)
-    note = ensure_watched(session, name, worktree) or _seen_in_part(session, name, worktree, strict)
+    note = ensure_watched(session, name, worktree, patience=PATIENCE) or _seen_in_part(session, name, worktree, strict)
     return Kept(f"{name}+{worktree}", settings, before is not None, note)
 
 

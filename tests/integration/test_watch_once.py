@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from stratum.api.watching import history_on
 from stratum.sys import mountapi
 from tests.support.command import SCRIPT
 from tests.support.watched import Watched, until
@@ -187,7 +188,9 @@ def test_who_is_not_root_has_histories_of_their_own_store(tmp_path: Path) -> Non
 
 def test_by_a_setting_upperdirs_are_looked_through(watched: Watched) -> None:
     watched.cli.environment["STRATUM_HISTORY_EVENTS"] = "scan"
-    watched.on()
+    note = history_on(watched.session, "app+dev").note
+    assert note is not None
+    assert "between two looks is not seen" in note
     status = watched.ask("status")
     assert status is not None
     assert status["watcher"]["events"] is False
