@@ -26,6 +26,15 @@ class NewDirectory:
         self.parent = parent
         self.name = name
 
+    def move(self, parent: AnyDirectory, name: bytes) -> None:
+        """It is there now. Nothing changes where it would be in itself: then not all was heard of yet."""
+        above, depth = parent, 0
+        while isinstance(above, NewDirectory) and depth < _DEPTH_MAX:
+            if above is self:
+                return
+            above, depth = above.parent, depth + 1
+        self.parent, self.name = parent, name
+
     def path(self) -> bytes:
         """The path."""
         names: list[bytes] = []

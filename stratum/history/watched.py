@@ -29,6 +29,7 @@ from stratum.history.records import Mark, Telling, Version, sift
 from stratum.history.versions import CLOCK_STEP, LARGE, Closed, Taken, Versions, in_order
 from stratum.sys.handles import identity
 from stratum.sys.proc import booted_at
+from stratum.tree.limits import PATH_MAX
 from stratum.tree.operations import operations
 from stratum.tree.replay import Replay
 
@@ -454,6 +455,8 @@ class Watched:
                 path = known[0]
             if path.rpartition(b"/")[2] == b"#%d" % item.captured.key[1]:  # O_TMPFILE: the kernel's name for none
                 assert self._epoch is not None
+                path = next(iter(self._epoch.state.paths_of(item.captured.key)), b"")
+            if len(path) > PATH_MAX and self._epoch is not None:  # as it was heard of; no path can be that long
                 path = next(iter(self._epoch.state.paths_of(item.captured.key)), b"")
             if path.startswith(b"/") and not self.excluding.covers(path):
                 captured = item.captured  # of a file that is open, an earlier content is known to the tree

@@ -403,8 +403,10 @@ class Watcher:
         if event.child is None:
             return
         if event.mask & FAN_ONDIR:
-            if event.mask & (FAN_CREATE | FAN_RENAME):
-                self._welcome(new or old, event.new_name if new is not None else event.name, event.child)
+            # One that was renamed, and has no new place, went to where nobody listens yet.
+            renamed = bool(event.mask & FAN_RENAME)
+            if renamed or event.mask & FAN_CREATE:
+                self._welcome(new if renamed else old, event.new_name if renamed else event.name, event.child)
             return
         if (linked := common.linked.get(event.child)) is not None:
             linked.note_linked(event.child)
@@ -439,7 +441,7 @@ class Watcher:
         known = self._common.directories.get(handle)
         if known is not None:
             if isinstance(known[1], NewDirectory):
-                known[1].parent, known[1].name = directory, name
+                known[1].move(directory, name)
             return
         watched = self._owners.with_epoch(epoch)
         if watched is not None:

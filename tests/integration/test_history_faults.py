@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from stratum.history.adopting import KILLED
 from tests.support import watching
 from tests.support.capabilities import program
 from tests.support.command import Command
@@ -29,7 +30,7 @@ KILLS = int(os.environ.get("STRATUM_TEST_HISTORY_KILLS", "4"))
 
 
 def test_a_worker_killed_at_any_moment_leaves_no_gap(cli: Command, tmp_path: Path) -> None:
-    """The keeper has the events, and starts another."""
+    """The keeper has the events, and starts another. What the dead one had just read of them is told as missing."""
     with farm(cli, tmp_path, files=30) as made, Crowd(made.view, tmp_path, seed_of("killed"), 2) as crowd:
         for _ in range(KILLS):
             crowd.start(80)
@@ -38,7 +39,7 @@ def test_a_worker_killed_at_any_moment_leaves_no_gap(cli: Command, tmp_path: Pat
             crowd.wait()
             made.check(made.flush())
         made.check_whole()
-        assert not gaps(made.records())
+        assert {gap.why for gap in gaps(made.records())} <= {KILLED}
 
 
 def test_when_all_that_watches_is_killed_the_log_says_so(cli: Command, tmp_path: Path) -> None:
