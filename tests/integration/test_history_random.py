@@ -1,6 +1,6 @@
 """Whatever several processes do to a worktree at once: a replay of its history is what the mount shows.
 
-``STRATUM_TEST_HISTORY`` is the number of operations of the long run (100000 takes twenty minutes; default 1500).
+``STRATUM_TEST_HISTORY`` is the number of operations of the long run (100000 take six minutes; default 1500).
 """
 
 from __future__ import annotations
