@@ -17,7 +17,7 @@ def test_descriptors_are_passed_from_number_3_on_in_their_order(below: bool) -> 
     for number, fd in enumerate(files):
         os.write(fd, f"{number}".encode())
     passed = [*reversed(files)] if below else files
-    pid = spawn("tests.support.descriptors", len(files), stderr=writing, passing=passed)
+    pid = spawn("tests.support.passed", len(files), stderr=writing, passing=passed)
     os.close(writing)
     text = b""
     while data := os.read(reading, 4096):
