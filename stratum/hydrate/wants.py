@@ -134,10 +134,14 @@ class Wants:
     def wait_for(self, member: CatalogMember, reader: Actor | None, done: Done) -> None:
         with self._lock:
             known = self._wants.get(member.digest)
-            want = known or _Want(member.digest, member.size, reader)
-            self._wants[member.digest] = want
-            want.waiting.append(done)
-        if known is None:
+            came = known is None and self.is_here(member.digest, member.size)  # since whoever asks looked
+            if not came:
+                want = known or _Want(member.digest, member.size, reader)
+                self._wants[member.digest] = want
+                want.waiting.append(done)
+        if came:
+            done(0)
+        elif known is None:
             self.plan(want)
         else:
             self._hurry(want)

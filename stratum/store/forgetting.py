@@ -105,8 +105,11 @@ def carry_out(store: Store, wanted: Forgetting) -> None:
 def seal_idle(store: Store, *, now: datetime | None = None) -> None:
     """Seal what was appended to last more than a day ago, so that it can be thinned out; not where somebody watches.
     The caller holds the store's lock shared."""
+    histories = store.histories.each()
+    if not histories:
+        return
     with suppress(BusyError, NoSpaceError), store.histories.writing():
-        for name, worktree in store.histories.each():
+        for name, worktree in histories:
             log = store.histories.log(name, worktree)
             newest = log.segments()[-1]
             last = next(store.histories.newest(name, worktree), None)

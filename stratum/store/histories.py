@@ -20,7 +20,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Collection, Iterator
-from contextlib import AbstractContextManager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -159,11 +159,21 @@ class Histories:
 
     # Writing
 
-    def writing(self, *, timeout: float = 0.0) -> AbstractContextManager[object]:
-        """Be the one who writes histories, for a block; ``BusyError`` names who is, after ``timeout`` seconds."""
+    @contextmanager
+    def writing(self, *, timeout: float = 0.0) -> Iterator[None]:
+        """Be the one who writes histories, for a block; ``BusyError`` names who is, after ``timeout`` seconds.
+        ``StratumError`` where the store cannot be written."""
         from stratum.sys.locks import locked
 
-        return locked(self._layout.watch_lock, timeout=timeout, what="the history of this store")
+        lock = locked(self._layout.watch_lock, timeout=timeout, what="the history of this store")
+        try:
+            lock.acquire()
+        except OSError as exc:
+            raise storage_error(exc, f"lock {self._layout.watch_lock}") from None
+        try:
+            yield
+        finally:
+            lock.release()
 
     def writer(self, name: str, worktree: str) -> LogWriter:
         """Who appends to the log. The caller is ``writing``, and closes it. ``DamagedError``, ``StratumError``."""
