@@ -174,7 +174,11 @@ def test_who_is_not_root_has_histories_of_their_own_store(tmp_path: Path) -> Non
         made = ["/usr/bin/python3", "-c", AS_NOBODY, "/usr/bin/python3", "-c", program, str(upper / "new")]
         subprocess.run(made, check=True)
         until(lambda: "create" in run("history", "app+dev", "/new").stdout)
-        change = json.loads(run("--format", "json", "history", "app+dev", "/new").stdout)[0]["change"]
+        (change,) = (
+            line["change"]
+            for line in json.loads(run("--format", "json", "history", "app+dev", "/new").stdout)
+            if line["op"] == "create"
+        )
         assert run("cat", f"app+dev@{change}", "/new").stdout == "x" * 100
         stopped = run("watch", "--stop")
         assert stopped.returncode == 0, stopped.stderr
