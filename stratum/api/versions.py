@@ -331,7 +331,8 @@ class _Listing:
     def _with_commits(self, records: Iterable[Record]) -> Iterator[Line]:
         """The lines of ``records``, newest first, with the commits and other moves of the worktree between them.
 
-        Moves have whole seconds: what was recorded in that second was mostly before it, as a commit waits for that.
+        Moves have whole seconds: what was recorded in that second was mostly before it, as a commit waits for that; but
+        nothing was before the worktree.
         """
         moves = [
             entry
@@ -345,7 +346,7 @@ class _Listing:
         for record in records:
             if last is not None and record.n > last.n:
                 continue
-            while moves and _end_of_second(moves[0].when) >= record.when:
+            while moves and _at_latest(moves[0]) >= record.when:
                 yield self._move(moves.pop(0))
             told = record.op == "base" and record.n > 1 and _follows(record, times)
             if not told or self._wanted.everything or "base" in self._wanted.ops:
@@ -413,8 +414,8 @@ def _is_at_or_above(above: bytes | None, path: bytes) -> bool:
     return above is not None and (path == above or path.startswith(above.rstrip(b"/") + b"/"))
 
 
-def _end_of_second(when: str) -> str:
-    return when[:-1] + ".999Z"
+def _at_latest(move: ReflogEntry) -> str:
+    return move.when[:-1] + (".000Z" if move.old is None else ".999Z")
 
 
 def _word(path: bytes) -> str:

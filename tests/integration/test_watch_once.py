@@ -174,11 +174,9 @@ def test_who_is_not_root_has_histories_of_their_own_store(tmp_path: Path) -> Non
         made = ["/usr/bin/python3", "-c", AS_NOBODY, "/usr/bin/python3", "-c", program, str(upper / "new")]
         subprocess.run(made, check=True)
         until(lambda: "create" in run("history", "app+dev", "/new").stdout)
-        (change,) = (
-            line["change"]
-            for line in json.loads(run("--format", "json", "history", "app+dev", "/new").stdout)
-            if line["op"] == "create"
-        )
+        newest = json.loads(run("--format", "json", "history", "app+dev", "/new").stdout)[0]
+        assert newest["op"] == "create", "the making of the worktree, in the same second, was before"
+        change = newest["change"]
         assert run("cat", f"app+dev@{change}", "/new").stdout == "x" * 100
         stopped = run("watch", "--stop")
         assert stopped.returncode == 0, stopped.stderr
