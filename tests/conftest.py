@@ -156,5 +156,5 @@ def far(far_away: Far) -> Far:
 
 @pytest.fixture
 def cli(store_dir: Path, runtime_dir: Path) -> Command:
-    """The real ``stratum`` script with a store and a runtime directory of its own: ``code, out, err = cli("list")``."""
+    """The ``stratum`` command with a store and a runtime directory of its own: ``code, out, err = cli("list")``."""
     return Command(store_dir, runtime_dir)

@@ -14,6 +14,12 @@ from tests.support.command import SCRIPT, Command
 
 
 @pytest.fixture
+def cli(store_dir: Path, runtime_dir: Path) -> Command:
+    """The script itself, not a fork of what has loaded it."""
+    return Command(store_dir, runtime_dir, fresh=True)
+
+
+@pytest.fixture
 def app(cli: Command, tmp_path: Path) -> Path:
     """A store with ``app:latest``; the source directory."""
     source = make_tree(tmp_path / "src", {"a": "1", "d/b": "2"})

@@ -46,10 +46,13 @@ class Result(NamedTuple):
 class Command:
     """``stratum`` with a store and a runtime directory of its own: ``command("tag", ref, "v1") -> Result``.
 
-    It runs as on a small machine, with ``address_space`` bytes.
+    It runs as on a small machine, with ``address_space`` bytes. ``fresh``: in a new interpreter each time.
     """
 
-    def __init__(self, store: Path, runtime_dir: Path, address_space: int = ADDRESS_SPACE) -> None:
+    def __init__(
+        self, store: Path, runtime_dir: Path, address_space: int = ADDRESS_SPACE, *, fresh: bool = False
+    ) -> None:
+        self.fresh = fresh
         self.store = store
         self.runtime_dir = runtime_dir
         self.address_space = address_space
@@ -70,11 +73,10 @@ class Command:
         env: dict[str, str] | None = None,
         stdin: str = "",
         timeout: float = 120,
-        fresh: bool = False,
     ) -> Result:
-        """Run ``stratum ARGS``; ``env`` is added to the environment. ``fresh``: in a new interpreter."""
+        """Run ``stratum ARGS``; ``env`` is added to the environment."""
         environment, given = self.environment | (env or {}), stdin.encode("utf-8", "surrogateescape")
-        warm = None if fresh else _warm(environment)
+        warm = None if self.fresh else _warm(environment)
         if warm is not None:
             code, out, err = warm.run(
                 args,
