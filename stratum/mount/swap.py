@@ -23,6 +23,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -40,6 +41,8 @@ from stratum.sys.namespaces import enter_mount_namespace, in_own_thread
 from stratum.sys.syscalls import mountinfo_id, open_in_root, statx_mount_id
 
 _NO_BENEATH = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
+_PAUSES = (0.001, 0.01, 0.05, 0.2, None)
+"""Seconds after which a mount that somebody writes to, but no process does, is asked again to refuse writes."""
 
 T = TypeVar("T")
 
@@ -233,12 +236,7 @@ def _writes_held(live: LiveMount) -> Iterator[None]:
     if live.record.read_only or live.refuses_writes:
         yield
         return
-    try:
-        live.run(lambda: mountapi.mount_setattr(live.root, attributes=MOUNT_ATTR_RDONLY))
-    except OSError as exc:
-        if exc.errno == errno.EBUSY:
-            raise _written_to(live, _writers(live)) from None
-        raise explained(exc, f"cannot stop writes to {live.record.mountpoint}") from None
+    _refuse_writes(live)
     try:
         # A bind mount of it in another mount namespace is a mount of its own, and still takes writes.
         writers = _writers(live)
@@ -249,6 +247,22 @@ def _writes_held(live: LiveMount) -> Iterator[None]:
         # EINVAL: it was switched and is detached.
         with contextlib.suppress(OSError):
             live.take_writes()
+
+
+def _refuse_writes(live: LiveMount) -> None:
+    """Have the mount refuse writes. Raises as ``_writes_held`` does."""
+    for pause in _PAUSES:
+        try:
+            live.run(lambda: mountapi.mount_setattr(live.root, attributes=MOUNT_ATTR_RDONLY))
+            return
+        except OSError as exc:
+            if exc.errno != errno.EBUSY:
+                raise explained(exc, f"cannot stop writes to {live.record.mountpoint}") from None
+        # Where no process has a file open for writing, the kernel writes for one that reads: a time of access.
+        writers = _writers(live)
+        if writers or pause is None:
+            raise _written_to(live, writers)
+        time.sleep(pause)
 
 
 def _writers(live: LiveMount) -> list[proc.ProcessUse]:

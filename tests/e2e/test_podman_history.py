@@ -143,7 +143,8 @@ def test_a_monitor_ends_with_the_container_that_the_watcher_was_started_for(
 
 def test_a_version_is_brought_back_while_it_runs(podman: PodmanEnv, cli: Command, app: str) -> None:
     script = (
-        "echo good > /data/save; chown 5:6 /data/save; echo bad > /data/save; rm -r /data/sub; echo done; sleep 1000"
+        "echo good > /data/save; chown 5:6 /data/save; sleep 1; echo bad > /data/save; rm -r /data/sub; echo done;"
+        " sleep 1000"
     )
     start(podman, script)
     wait_for(podman, "writer", "done")

@@ -49,6 +49,7 @@ def test_when_all_that_watches_is_killed_the_log_says_so(cli: Command, tmp_path:
             time.sleep(random.uniform(0.0, 0.4))
             watching.stop(cli.runtime_dir)
             crowd.wait()
+            crowd.work(20)  # all that went before may be in the log already
             cli.ok("history", "on", made.ref)
             made.check(made.flush())
             assert len(gaps(made.records())) == number + 1
@@ -215,6 +216,7 @@ def test_a_full_disk_is_the_writers_alone(tmp_path: Path) -> None:
                 crowd.work(60)
             made.check(made.flush(), unknown_too=True)
             made.check_whole()
+            time.sleep(1)
             (made.view / "kept").write_bytes(b"again " * 100)
             made.flush()
             assert made.versions(b"/kept")[-1] == content_key(b"again " * 100)

@@ -171,7 +171,7 @@ def test_one_in_the_foreground_takes_over_from_one_that_was_started_by_the_way(w
     with subprocess.Popen([SCRIPT, "watch"], env=watched.cli.environment) as foreground:
         until(lambda: (watched.ask("status") or {}).get("lasting"))
         assert watched.keeper == foreground.pid
-        assert keeper not in watched.running()
+        until(lambda: keeper not in watched.running())
         writer.end()
         watched.is_exact()
         assert not watched.gaps()
