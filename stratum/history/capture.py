@@ -122,12 +122,13 @@ class Capturer:
                 return None
             try:
                 taken = self._take(fd, info, lease)
+                after = os.fstat(fd)  # before the next writer, who waits for the lease, goes on
             except OSError as exc:
                 return _unknown(info, "space" if exc.errno in _FULL else "unreadable")
             finally:
                 if lease is Lease.GRANTED:
                     give_back(fd)
-            before, info = signature(info), os.fstat(fd)
+            before, info = signature(info), after
             if isinstance(taken, _GivenUp):
                 return None
             if taken is not None and signature(info) == before:
