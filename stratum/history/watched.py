@@ -337,7 +337,7 @@ class Watched:
                 self._recover()
             self._take_due(everything=everything)
             flight = self._told(*self._look())
-        except Exception as exc:
+        except Exception as exc:  # also a defect: it is tried again, and the other worktrees are watched meanwhile
             self._failed(exc)
             if isinstance(exc, StratumError):
                 raise
@@ -377,7 +377,7 @@ class Watched:
         try:
             self._epoch.state.scan()
             self._scan = False
-        except Exception as exc:
+        except Exception as exc:  # as above: the next batch looks again
             self._failed(exc)
 
     def _read(self, epoch: Epoch) -> tuple[Directory, dict[bytes, Actor], dict[bytes, bytes], Paths]:

@@ -376,7 +376,7 @@ class Watcher:
         """Whatever one event brings, the next one is listened to; what this one told is found by looking."""
         try:
             what(event)
-        except Exception as exc:
+        except Exception as exc:  # what writers bring about, even by a defect, must not end the watcher
             self._lose(f"an event could not be understood: {foreseen(exc).told}")
 
     def _lose(self, why: str) -> None:

@@ -22,18 +22,14 @@ from stratum.frozen import replace
 from stratum.history import watched
 from stratum.store.histories import HistorySettings
 from stratum.store.logwriter import LogWriter
-from tests.support.recorded import SINCE, Recorded
+from tests.support.recorded import SINCE, Recorded, begun
 
 pytestmark = pytest.mark.root
 
 
 @pytest.fixture
 def app(tmp_path: Path) -> Iterator[Recorded]:
-    recorded = Recorded(tmp_path)
-    recorded.mount()
-    recorded.start()
-    yield recorded
-    recorded.close()
+    yield from begun(tmp_path)
 
 
 def ops(app: Recorded, after: int = 0) -> list[str]:

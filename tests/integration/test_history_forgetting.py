@@ -16,7 +16,7 @@ from stratum.store.fsck import check
 from stratum.store.gc import Collected, collect, read_ahead
 from stratum.store.retention import Retention
 from tests.integration.overlay_ops import KINDS, lines
-from tests.support.recorded import Recorded
+from tests.support.recorded import Recorded, begun
 
 pytestmark = pytest.mark.root
 
@@ -29,11 +29,7 @@ def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Recorded]:
     """Whose segments have some thirty records, and are small enough to go one by one."""
     monkeypatch.setattr("stratum.store.logwriter.SEAL_SIZE", 8_000)
     monkeypatch.setattr("stratum.store.forgetting.CARRY_SIZE", 1)
-    recorded = Recorded(tmp_path)
-    recorded.mount()
-    recorded.start()
-    yield recorded
-    recorded.close()
+    yield from begun(tmp_path)
 
 
 def collect_at(app: Recorded, now: datetime, most: int) -> Collected:

@@ -23,18 +23,14 @@ from stratum.history.versions import LARGE
 from stratum.store.retention import Retention
 from tests.integration.overlay_ops import lines, walk_view
 from tests.support.disks import disk, fill
-from tests.support.recorded import Recorded
+from tests.support.recorded import Recorded, begun
 
 pytestmark = pytest.mark.root
 
 
 @pytest.fixture
 def app(tmp_path: Path) -> Iterator[Recorded]:
-    recorded = Recorded(tmp_path)
-    recorded.mount()
-    recorded.start()
-    yield recorded
-    recorded.close()
+    yield from begun(tmp_path)
 
 
 @pytest.fixture

@@ -11,18 +11,14 @@ from pathlib import Path
 import pytest
 
 from tests.integration.overlay_ops import KINDS
-from tests.support.recorded import Recorded
+from tests.support.recorded import Recorded, begun
 
 pytestmark = pytest.mark.root
 
 
 @pytest.fixture
 def app(tmp_path: Path) -> Iterator[Recorded]:
-    recorded = Recorded(tmp_path)
-    recorded.mount()
-    recorded.start()
-    yield recorded
-    recorded.close()
+    yield from begun(tmp_path)
 
 
 def test_a_file_that_has_lost_the_name_it_was_known_by(app: Recorded) -> None:

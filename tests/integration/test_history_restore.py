@@ -11,18 +11,14 @@ import pytest
 from stratum.ingest.restore import Rules, restore_below
 from stratum.refs import parse_ref
 from stratum.tree.model import Inode, lookup
-from tests.support.recorded import Recorded
+from tests.support.recorded import Recorded, begun
 
 pytestmark = pytest.mark.root
 
 
 @pytest.fixture
 def app(tmp_path: Path) -> Iterator[Recorded]:
-    recorded = Recorded(tmp_path)
-    recorded.mount()
-    recorded.start()
-    yield recorded
-    recorded.close()
+    yield from begun(tmp_path)
 
 
 def at(app: Recorded, n: int, path: bytes) -> Inode:

@@ -13,18 +13,14 @@ import pytest
 
 from stratum.sys.syscalls import RENAME_EXCHANGE, renameat2
 from tests.integration.overlay_ops import KINDS, Operation
-from tests.support.recorded import Recorded
+from tests.support.recorded import Recorded, begun
 
 pytestmark = pytest.mark.root
 
 
 @pytest.fixture
 def app(tmp_path: Path) -> Iterator[Recorded]:
-    recorded = Recorded(tmp_path)
-    recorded.mount()
-    recorded.start()
-    yield recorded
-    recorded.close()
+    yield from begun(tmp_path)
 
 
 def some(seed: int) -> Iterator[Operation]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -189,3 +189,12 @@ class Recorded:
 def is_unknown(inode: object) -> bool:
     """Whether it is a file whose content is not known."""
     return isinstance(inode, File) and inode.size > 0 and inode.digest is None and inode.content is None
+
+
+def begun(directory: Path) -> Iterator[Recorded]:
+    """A worktree that is mounted and watched, for a fixture."""
+    recorded = Recorded(directory)
+    recorded.mount()
+    recorded.start()
+    yield recorded
+    recorded.close()

@@ -16,7 +16,7 @@ from stratum.errors import BusyError, DamagedError, NotFoundError, UsageError
 from stratum.store import Store
 from stratum.store import segments as segments_module
 from stratum.store.histories import Histories, HistorySettings
-from stratum.store.segments import pack, segment_name, unpack, whole_end
+from stratum.store.segments import pack, segment_name, unpack
 from stratum.tree.model import File
 from stratum.tree.oplog import Record, encode, end_line, entry_of
 from tests.support.effort import examples
@@ -495,17 +495,6 @@ def test_settings_that_are_none(histories: Histories, text: str) -> None:
 def test_one_writes_at_a_time(store: Store, histories: Histories) -> None:
     with histories.writing(), pytest.raises(BusyError, match=f"process {os.getpid()}"), store.histories.writing():
         pass
-
-
-@given(st.binary(max_size=300), st.integers(0, 3))
-@settings(max_examples=examples(100))
-def test_where_the_last_batch_ends(rest: bytes, count: int) -> None:
-    data = b"".join(encode(r) + end_line(r.n) for r in work(count))
-    assert whole_end(data + rest) == len(data)
-    assert whole_end(data + b"x" + end_line(9)) == len(data)
-    if count:
-        assert whole_end(data[:-1]) == len(data) - 1
-        assert whole_end(data[:-1] + b"x" + rest) == len(data) - 1
 
 
 def test_a_last_line_break_that_was_changed_costs_nothing(histories: Histories) -> None:
