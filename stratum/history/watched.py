@@ -456,9 +456,10 @@ class Watched:
             if path.rpartition(b"/")[2] == b"#%d" % item.captured.key[1]:  # O_TMPFILE: the kernel's name for none
                 assert self._epoch is not None
                 path = next(iter(self._epoch.state.paths_of(item.captured.key)), b"")
-            if len(path) > PATH_MAX and self._epoch is not None:  # as it was heard of; no path can be that long
+            # As it was heard of: no path can be that long, and none of a file is that of the top.
+            if (len(path) > PATH_MAX or path == b"/") and self._epoch is not None:
                 path = next(iter(self._epoch.state.paths_of(item.captured.key)), b"")
-            if path.startswith(b"/") and not self.excluding.covers(path):
+            if path.startswith(b"/") and path != b"/" and not self.excluding.covers(path):
                 captured = item.captured  # of a file that is open, an earlier content is known to the tree
                 since = captured.signature[4] >= self._looked_at or captured.key in self._contents.unsettled
                 is_later = not item.found and since
