@@ -29,7 +29,7 @@ _SKIPPABLE = re.compile(rb"[\x50-\x5f]\x2a\x4d\x18")
 
 
 class _Decoder(Protocol):
-    """The interface that ``lzma`` and ``pyzstd`` share."""
+    """The interface that ``lzma`` and ``zstd`` share."""
 
     @property
     def eof(self) -> bool: ...
@@ -92,10 +92,10 @@ def _format_of(start: bytes) -> _Format | None:
 
         return _Format(lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=2 << WINDOW_MAX), lzma.LZMAError)
     if start.startswith(b"\x28\xb5\x2f\xfd") or _SKIPPABLE.match(start):
-        import pyzstd
+        from stratum import zstd
 
-        option: dict[int, int] = {pyzstd.DParameter.windowLogMax: WINDOW_MAX}
-        return _Format(lambda: pyzstd.ZstdDecompressor(option=option), pyzstd.ZstdError)
+        option: dict[int, int] = {zstd.DecompressionParameter.window_log_max: WINDOW_MAX}
+        return _Format(lambda: zstd.ZstdDecompressor(options=option), zstd.ZstdError)
     return None
 
 

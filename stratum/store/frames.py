@@ -85,9 +85,9 @@ def _new_frames(parts: list[bytes | memoryview]) -> Iterator[bytes]:
 
 
 def _compress(content: bytes | memoryview) -> bytes:
-    import pyzstd
+    from stratum import zstd
 
-    return pyzstd.compress(content, _LEVEL)
+    return zstd.compress(content, _LEVEL)
 
 
 class FrameReader:
@@ -140,15 +140,15 @@ def unseen_lines(dump: bytes, stored: StoredDump, seen: set[bytes]) -> Iterator[
 
 def _decompress(frame: memoryview) -> Iterator[bytes]:
     """What a frame holds, in pieces of at most ``_PIECE`` bytes."""
-    import pyzstd
+    from stratum import zstd
 
-    decompressor = pyzstd.ZstdDecompressor(option={pyzstd.DParameter.windowLogMax: 27})
+    decompressor = zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: 27})
     try:
         content: bytes = decompressor.decompress(frame, _PIECE)
         while content:
             yield content
             content = b"" if decompressor.needs_input or decompressor.eof else decompressor.decompress(b"", _PIECE)
-    except pyzstd.ZstdError as exc:
+    except zstd.ZstdError as exc:
         raise DamagedError(f"a zstd frame of it is not valid: {exc}") from None
     if not decompressor.eof or decompressor.unused_data:
         raise DamagedError("a zstd frame of it is not valid")

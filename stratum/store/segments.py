@@ -265,9 +265,12 @@ def whole_end(data: bytes) -> int:
 
 def pack(lines: bytes) -> Iterator[bytes]:
     """A sealed segment, frame by frame, of the lines of a raw one, which end with a batch."""
-    import pyzstd
+    from stratum import zstd
 
-    options: dict[int, int] = {pyzstd.CParameter.compressionLevel: _LEVEL, pyzstd.CParameter.checksumFlag: 1}
+    options: dict[int, int] = {
+        zstd.CompressionParameter.compression_level: _LEVEL,
+        zstd.CompressionParameter.checksum_flag: 1,
+    }
     start = last = 0
     while start < len(lines):
         cut = lines.rfind(b"\n", start, start + FRAME_SIZE) + 1 or lines.find(b"\n", start) + 1 or len(lines)
@@ -280,7 +283,7 @@ def pack(lines: bytes) -> Iterator[bytes]:
         start = cut
         if start == len(lines):
             kept.append(end_line(last))
-        yield pyzstd.compress(b"".join(kept), options)
+        yield zstd.compress(b"".join(kept), options=options)
 
 
 def unpack(data: bytes) -> Iterator[bytes | None]:
@@ -302,12 +305,12 @@ def _unpack_frame(data: bytes, start: int) -> tuple[bytes | None, int]:
 
 
 def _unpacked(frame: memoryview) -> bytes:
-    import pyzstd
+    from stratum import zstd
 
-    decompressor = pyzstd.ZstdDecompressor(option={pyzstd.DParameter.windowLogMax: 27})
+    decompressor = zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: 27})
     try:
         block: bytes = decompressor.decompress(frame, _UNPACKED_MAX + 1)
-    except pyzstd.ZstdError as exc:
+    except zstd.ZstdError as exc:
         raise DamagedError(f"a zstd frame of it is not valid: {exc}") from None
     if len(block) > _UNPACKED_MAX or not decompressor.eof:
         raise DamagedError("a zstd frame of it is not valid")

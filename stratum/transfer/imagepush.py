@@ -197,13 +197,13 @@ def _write_layer(
 def _compressor(compression: str) -> _Compressor:
     if compression == GZIP:
         return zlib.compressobj(_GZIP_LEVEL, wbits=31)
-    import pyzstd
+    from stratum import zstd
 
     options: dict[int, int] = {
-        pyzstd.CParameter.compressionLevel: _ZSTD_LEVEL,
-        pyzstd.CParameter.checksumFlag: 1,
+        zstd.CompressionParameter.compression_level: _ZSTD_LEVEL,
+        zstd.CompressionParameter.checksum_flag: 1,
     }
-    compressor: _Compressor = pyzstd.ZstdCompressor(options)
+    compressor: _Compressor = zstd.ZstdCompressor(options=options)
     return compressor
 
 

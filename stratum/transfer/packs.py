@@ -35,7 +35,7 @@ from stratum.tree.model import object_path
 from stratum.tree.tarheader import BLOCK, END, USTAR_SIZE_MAX, TarHeader, padding, write_header
 
 if TYPE_CHECKING:
-    from pyzstd import ZstdCompressor
+    from stratum.zstd import ZstdCompressor
 
 FRAME_SIZE = 1 << 20
 """Bytes of the archive in one zstd frame."""
@@ -220,9 +220,9 @@ class PackWriter:
 
     def pieces(self) -> Iterator[bytes]:
         """The pack's bytes, a frame at a time. ``DamagedError`` where an object is not what its name says."""
-        from pyzstd import ZstdCompressor
+        from stratum.zstd import ZstdCompressor
 
-        compressor = ZstdCompressor(_options())
+        compressor = ZstdCompressor(options=_options())
         empty, of_zeros = bytes(FRAME_SIZE), b""  # most of a sparse file is one frame again and again
         buffer = bytearray()
         for piece in self._archive():
@@ -441,26 +441,26 @@ class _Archive:
 
 def compress(data: bytes) -> bytes:
     """``data`` as one zstd frame, with a checksum."""
-    import pyzstd
+    from stratum import zstd
 
-    return pyzstd.compress(data, _options())
+    return zstd.compress(data, options=_options())
 
 
 def _options() -> dict[int, int]:
     """How everything is compressed. The bytes depend on these and on the version of libzstd, on nothing else."""
-    from pyzstd import CParameter
+    from stratum.zstd import CompressionParameter
 
-    return {CParameter.compressionLevel: _LEVEL, CParameter.checksumFlag: 1}
+    return {CompressionParameter.compression_level: _LEVEL, CompressionParameter.checksum_flag: 1}
 
 
 def decompress(data: bytes | memoryview, limit: int, what: str) -> bytes:
     """What one zstd frame holds; ``DamagedError`` where it is malformed, followed by more, or over ``limit`` bytes."""
-    import pyzstd
+    from stratum import zstd
 
-    decompressor = pyzstd.ZstdDecompressor()
+    decompressor = zstd.ZstdDecompressor()
     try:
         text = decompressor.decompress(data, limit + 1)
-    except pyzstd.ZstdError as exc:
+    except zstd.ZstdError as exc:
         raise DamagedError(f"{what} cannot be decompressed: {exc}") from None
     if len(text) > limit:
         raise DamagedError(f"{what} decompresses to more than {limit} bytes")

@@ -130,7 +130,7 @@ class Workers:
 
 
 def _worker() -> Worker:
-    return Worker("stratum.transfer.packwork", "works on packs", ("pyzstd",))
+    return Worker("stratum.transfer.packwork", "works on packs", ("stratum.zstd",))
 
 
 def _result(worker: Worker, report: Report) -> Any:

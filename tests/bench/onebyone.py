@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import sys
 
-import pyzstd
-
+from stratum import zstd
 from stratum.oci.access import Access
 from stratum.oci.places import open_source
 from stratum.oci.remote import fetch
@@ -31,7 +30,7 @@ def main() -> None:
                 start, end = compressed[first], compressed[last]
                 data = source.read_range(layers.pack, start, end - start)
                 assert data is not None, "no ranges"
-                pyzstd.decompress(data)
+                zstd.decompress(data)
                 left -= 1
             if not left:
                 return

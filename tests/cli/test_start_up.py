@@ -64,5 +64,13 @@ def test_commits_load_what_they_need(cli: Command, tmp_path: Path) -> None:
     (mountpoint / "b").write_bytes(bytes(100))
     slow = loaded(cli, "commit", "app+main") & NEVER
     # What a commit is made with.
-    assert slow <= {"blake3", "pyzstd", "tomli_w", "subprocess", "stratum.ingest", "stratum.composefs"}
+    assert slow <= {
+        "backports",
+        "blake3",
+        "stratum.zstd",
+        "tomli_w",
+        "subprocess",
+        "stratum.ingest",
+        "stratum.composefs",
+    }
     cli.ok("unmount", mountpoint)

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pyzstd import compress, decompress
 
 from stratum.errors import DamagedError, NotFoundError, StratumError
 from stratum.oci.descriptor import digest_of
@@ -23,6 +22,7 @@ from stratum.store import Store
 from stratum.transfer import packs
 from stratum.transfer.packs import PackIndex
 from stratum.tree.digest import merkle_summary, metadata_hash
+from stratum.zstd import compress, decompress
 from tests.e2e.hostile_registry import ACCESS, Handler, HostileRegistry, refused
 from tests.e2e.registry_artifacts import Artifact, make_artifact
 from tests.support.pulling import pull

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import pyzstd
 
+from stratum import zstd
 from stratum.api.importing import Options, import_, import_patch
 from stratum.api.session import Session
 from stratum.api.transfer import push
@@ -127,7 +127,7 @@ def test_layers_are_laid_over_one_another(at: Session, make: Maker) -> None:
 
 @pytest.mark.parametrize(
     ("compress", "kind"),
-    [(lambda data: data, LAYER), (pyzstd.compress, LAYER + "+zstd"), (gzip.compress, LAYER)],
+    [(lambda data: data, LAYER), (zstd.compress, LAYER + "+zstd"), (gzip.compress, LAYER)],
     ids=["plain", "zstd", "gzip that says it is plain"],
 )
 def test_every_compression(at: Session, make: Maker, compress: Callable[[bytes], bytes], kind: str) -> None:

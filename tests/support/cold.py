@@ -7,13 +7,13 @@ these paths import a cold one inside the function that needs it.
 from __future__ import annotations
 
 COLD = {
+    "backports",
     "blake3",
     "difflib",
     "grpc",
     "jsonschema",
     "oras",
     "prometheus_client",
-    "pyzstd",
     "requests",
     "rich",
     "starlette",
@@ -29,6 +29,7 @@ COLD = {
     "stratum.ingest",
     "stratum.oci",
     "stratum.transfer",
+    "stratum.zstd",
 }
 
 COLD_FOR_HOOKS = COLD | {"click", "dataclasses", "inspect", "stratum.cli", "stratum.plugin"}

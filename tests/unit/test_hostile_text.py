@@ -12,10 +12,10 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
-import pyzstd
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from stratum import zstd
 from stratum.api.maintenance import parse_duration
 from stratum.api.patchset import parse_patchset
 from stratum.config import load_config
@@ -165,7 +165,7 @@ PARSERS: dict[str, tuple[Callable[[bytes], object], bytes]] = {
     "entry": (entry, ENTRY),
     "dump": (read_dump, DUMP),
     "segment": (read_segment, b"".join(pack(OPERATION + end_line(7)))),
-    "zstd": (lambda data: list(FrameReader(data).pieces()), pyzstd.compress(DUMP)),
+    "zstd": (lambda data: list(FrameReader(data).pieces()), zstd.compress(DUMP)),
     "patchset": (
         lambda data: parse_patchset(text(data), "a file"),
         b'[patchset]\nbase = "a:b"\npatches = ["c", "d+e"]\n',

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import pyzstd
 
+from stratum import zstd
 from stratum.composefs.verity import verity_digest
 from stratum.errors import DamagedError, StratumError
 from stratum.hydrate import unpacker as module
@@ -30,7 +30,7 @@ def frame(**changes: object) -> Frame:
     for number, data in enumerate(OBJECTS):
         wholes.append(Whole(verity_digest(data), at, at + len(data), number > 0))
         at += len(data)
-    made = Frame(pyzstd.compress(CONTENT), len(CONTENT), wholes, [(at, len(CONTENT)), (0, 6)], "a pack of there")
+    made = Frame(zstd.compress(CONTENT), len(CONTENT), wholes, [(at, len(CONTENT)), (0, 6)], "a pack of there")
     return made._replace(**changes)
 
 
@@ -91,8 +91,8 @@ def test_a_wrong_object_is_told_and_the_others_are_put(do: Do, putter: Putter) -
     ("changes", "words"),
     [
         ({"data": b"no zstd"}, "cannot be decompressed"),
-        ({"data": pyzstd.compress(CONTENT) + b"more"}, "not one whole zstd frame"),
-        ({"data": pyzstd.compress(bytes(100_000_000))}, "decompresses to more"),
+        ({"data": zstd.compress(CONTENT) + b"more"}, "not one whole zstd frame"),
+        ({"data": zstd.compress(bytes(100_000_000))}, "decompresses to more"),
         ({"size": len(CONTENT) + 1}, "a frame has"),
     ],
 )

@@ -15,10 +15,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import pyzstd
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stratum import zstd
 from stratum.errors import DamagedError, StratumError, UnsupportedError
 from stratum.ingest import compression, tarball
 from stratum.ingest.tarball import read_tar
@@ -338,16 +338,16 @@ def test_mutated_archives_are_read_or_refused_in_words(
 # Compression
 
 PLAIN = tar(file(b"a", BIG), file(b"b", b"x" * 100_000))
-CHECKED: dict[int, int] = {pyzstd.CParameter.checksumFlag: 1}
+CHECKED: dict[int, int] = {zstd.CompressionParameter.checksum_flag: 1}
 COMPRESSED = {
     "gzip": gzip.compress(PLAIN),
     "two gzip members": gzip.compress(PLAIN[:3000]) + gzip.compress(PLAIN[3000:]) + bytes(100),
     "xz": lzma.compress(PLAIN),
     "two xz streams": lzma.compress(PLAIN[:5000]) + bytes(4) + lzma.compress(PLAIN[5000:]),
-    "zstd": pyzstd.compress(PLAIN, CHECKED),
+    "zstd": zstd.compress(PLAIN, options=CHECKED),
     "zstd with a skippable frame": b"\x50\x2a\x4d\x18\x03\0\0\0abc"
-    + pyzstd.compress(PLAIN[:9000], CHECKED)
-    + pyzstd.compress(PLAIN[9000:], CHECKED),
+    + zstd.compress(PLAIN[:9000], options=CHECKED)
+    + zstd.compress(PLAIN[9000:], options=CHECKED),
 }
 
 
@@ -372,8 +372,8 @@ def test_other_compressions_are_no_archives(tx: Transaction) -> None:
 
 
 def test_a_zstd_window_of_gigabytes_is_refused(tx: Transaction) -> None:
-    options: dict[int, int] = {pyzstd.CParameter.windowLog: 30, pyzstd.CParameter.contentSizeFlag: 0}
-    compressor = pyzstd.ZstdCompressor(options)
+    options: dict[int, int] = {zstd.CompressionParameter.window_log: 30, zstd.CompressionParameter.content_size_flag: 0}
+    compressor = zstd.ZstdCompressor(options=options)
     data = compressor.compress(PLAIN) + compressor.flush()
     with pytest.raises(DamagedError, match="cannot be decompressed"):
         read(tx, data)
@@ -383,7 +383,7 @@ def test_bombs_are_refused(tx: Transaction, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(compression, "EXPANSION_FREE", 1 << 20)
     zeros = write_header(TarHeader(b"zeros", size=64 << 20)) + bytes(64 << 20) + END
     with pytest.raises(StratumError, match="decompression bomb"):
-        read(tx, pyzstd.compress(zeros))
+        read(tx, zstd.compress(zeros))
     sparse = (
         TarHeader(b"x", size=512, records={}),
         b"0\n".ljust(512, b"\0"),

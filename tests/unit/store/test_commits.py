@@ -5,12 +5,11 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
-import pyzstd
 from blake3 import blake3
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stratum import toml
+from stratum import toml, zstd
 from stratum.composefs.verity import verity_digest
 from stratum.errors import DamagedError, NotFoundError, StratumError, UsageError
 from stratum.frozen import replace
@@ -57,7 +56,7 @@ def test_a_commit_is_written_as_designed(store: Store) -> None:
         meta = store.commits.write(tx, root, parent=parent, message="why", origin={"kind": "import"}, timestamp=when)
     path = store.root / "commits" / meta.metadata_hash
     assert sorted(os.listdir(path)) == ["commit.cfs", "metadata.toml", "tree.dump.zst"]
-    dump = pyzstd.decompress((path / "tree.dump.zst").read_bytes())
+    dump = zstd.decompress((path / "tree.dump.zst").read_bytes())
     assert dump == write_dump(root)
     assert blake3(dump).hexdigest() == meta.metadata_hash
     image = (path / "commit.cfs").read_bytes()
@@ -244,7 +243,7 @@ def test_damage_is_named(store: Store) -> None:
     made, other = commit(store, {b"a": b"1"}), commit(store, {b"a": b"2"})
     path = store.root / "commits" / made
     good = (path / "tree.dump.zst").read_bytes()
-    for bad in (b"", b"x", good[:-1], good + b"x", pyzstd.compress(b"/ 0\n"), store.commits.stored_dump(other)):
+    for bad in (b"", b"x", good[:-1], good + b"x", zstd.compress(b"/ 0\n"), store.commits.stored_dump(other)):
         (path / "tree.dump.zst").write_bytes(bad)
         with pytest.raises(DamagedError, match=made):
             store.commits.tree(made)

@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
-import pyzstd
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stratum import zstd
 from stratum.errors import DamagedError
 from stratum.store.frames import FRAME_SIZE, ONE_FRAME_MAX, FrameReader, StoredDump, compress_dump, unseen_lines
 from stratum.tree.blocks import Span
@@ -61,21 +61,21 @@ def test_a_damaged_bit_is_damage_or_another_dump(place: int, bit: int) -> None:
         dump, known = read(bytes(frame))
     except DamagedError:
         return
-    assert b"".join(pyzstd.decompress(frame[part.start : part.end]) for part in known.frames) == dump
+    assert b"".join(zstd.decompress(frame[part.start : part.end]) for part in known.frames) == dump
 
 
 @pytest.mark.parametrize(
     "options",
     [
-        {pyzstd.CParameter.checksumFlag: 1},
-        {pyzstd.CParameter.contentSizeFlag: 0},
-        {pyzstd.CParameter.compressionLevel: 19, pyzstd.CParameter.checksumFlag: 1},
-        {pyzstd.CParameter.windowLog: 10},
+        {zstd.CompressionParameter.checksum_flag: 1},
+        {zstd.CompressionParameter.content_size_flag: 0},
+        {zstd.CompressionParameter.compression_level: 19, zstd.CompressionParameter.checksum_flag: 1},
+        {zstd.CompressionParameter.window_log: 10},
     ],
 )
 def test_frames_that_others_wrote_are_read(options: dict[int, int]) -> None:
     for data in (b"", b"x", b"x" * 1_000_000, random.Random(2).randbytes(300_000), b"line\n" * 70_000):
-        compressor = pyzstd.ZstdCompressor(options)
+        compressor = zstd.ZstdCompressor(options=options)
         parts = [compressor.compress(data[:1000]), compressor.compress(data[1000:]), compressor.flush()]
         frame = b"".join(parts)
         assert read(frame)[0] == data
@@ -93,7 +93,7 @@ def test_a_large_dump_is_frames_that_any_tool_joins(tmp_path: Path) -> None:
     assert dump == data
     assert len(known.frames) == len(data) // FRAME_SIZE
     (tmp_path / "dump.zst").write_bytes(whole)
-    assert pyzstd.decompress(whole) == data
+    assert zstd.decompress(whole) == data
     assert [frame.first for frame in known.frames[1:]] == [frame.last for frame in known.frames[:-1]]
 
 
@@ -130,7 +130,7 @@ def test_changes_upon_changes_do_not_crumble_the_frames() -> None:
 
 def test_a_bomb_stays_small(tmp_path: Path) -> None:
     bomb = tmp_path / "bomb"
-    bomb.write_bytes(pyzstd.compress(bytes(1 << 30), 1))
+    bomb.write_bytes(zstd.compress(bytes(1 << 30), 1))
     assert bomb.stat().st_size < 1 << 20
     code = (
         "import re, sys\n"
@@ -165,7 +165,7 @@ def test_lines_that_were_in_frames_before_are_left_out_and_no_others(dumps: list
     found: set[bytes] = set()
     for parts in (*dumps, dumps[0]):
         whole = [*parts, b"\n"]
-        dump, known = read(b"".join(map(pyzstd.compress, whole)))
+        dump, known = read(b"".join(map(zstd.compress, whole)))
         assert dump == b"".join(whole)
         for line in unseen_lines(dump, known, seen):
             assert line.endswith(b"\n")

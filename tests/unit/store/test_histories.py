@@ -447,10 +447,10 @@ def test_numbers_in_a_sealed_segment_that_cannot_be_read_are_not_used_again(hist
 
 @pytest.mark.parametrize("size", [3 << 20, 1 << 30])
 def test_a_frame_that_holds_more_than_any_does_is_damaged(histories: Histories, size: int) -> None:
-    import pyzstd
+    from stratum import zstd
 
     place(histories).mkdir(parents=True)
-    compressor = pyzstd.ZstdCompressor()
+    compressor = zstd.ZstdCompressor()
     pieces = [compressor.compress(bytes(1 << 20)) for _ in range(size >> 20)]
     sealed = place(histories) / segment_name(1, sealed=True)
     sealed.write_bytes(b"".join([*pieces, compressor.flush()]) + b"".join(pack(encode(next(work(1))) + end_line(1))))
