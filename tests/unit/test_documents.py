@@ -65,7 +65,27 @@ def test_rooms_are_told_from_the_top() -> None:
         assert floors == sorted(floors)
 
 
-@pytest.mark.parametrize("document", sorted(CHECKOUT.glob("*.md")) + sorted(CHECKOUT.glob("[!.]*/*.md")), ids=str)
+PAGES = sorted(CHECKOUT.glob("*.md")) + sorted(CHECKOUT.glob("[!.]*/**/*.md"))
+"""Every document of the project."""
+
+
+def anchors(document: Path) -> set[str]:
+    """What a link into a document can name: its headings, as forges write them."""
+    headings = re.findall(r"^#+ (.*)$", document.read_text("utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", PAGES, ids=lambda path: str(path.relative_to(CHECKOUT)))
 def test_links_lead_somewhere(document: Path) -> None:
-    targets = re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", document.read_text("utf-8"))
-    assert not [target for target in targets if not (document.parent / target).exists()]
+    lost = []
+    for target, anchor in re.findall(r"\]\(([^)#:\s]*)(?:#([^)\s]*))?\)", document.read_text("utf-8")):
+        path = document.parent / target if target else document
+        if not path.exists() or (anchor and path.suffix == ".md" and anchor not in anchors(path)):
+            lost.append(f"{target}#{anchor}")
+    assert not lost
+
+
+def test_the_index_lists_every_page() -> None:
+    docs = CHECKOUT / "docs"
+    named = re.findall(r"\]\(([^)#:\s]+)\)", (docs / "README.md").read_text("utf-8"))
+    assert {page.relative_to(docs).as_posix() for page in docs.rglob("*.md")} - {"README.md"} <= set(named)
