@@ -63,6 +63,11 @@ def page(names: Words, command: click.Command) -> str:
             found = command.get_command(context, name)
             assert found is not None
             lines += [".TP", f"\\fB{title}-{escape(name)}\\fP(1)", escape(found.get_short_help_str(200))]
+    examples = getattr(command, "examples", ())
+    if examples:
+        lines.append(".SH EXAMPLES")
+        for text, line in examples:
+            lines += [".PP", escape(f"{text}:"), ".PP", ".RS 4", ".nf", escape(line), ".fi", ".RE"]
     lines.append(".SH EXIT STATUS")
     for code, text in EXIT_CODES:
         lines += [".TP", f"\\fB{code}\\fP", escape(text)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -42,17 +42,43 @@ class App:
         return session
 
 
-def verb(name: str, **attributes: Any) -> Callable[[Callable[..., Any]], click.Command]:
-    """Make a command of ``function(app, ...)``, with ``--format`` and ``--quiet`` accepted after the verb too."""
+Examples = Sequence[tuple[str, str]]
+"""What each does, and the command line."""
 
-    def decorate(function: Callable[..., Any]) -> click.Command:
+
+class _Helped(click.Command):
+    """A command whose help ends with examples."""
+
+    examples: Examples = ()
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The examples, and what click puts there."""
+        if self.examples:
+            lines = [f"# {text}\n  {line}\n" for text, line in self.examples]
+            formatter.write("\nExamples:\n  " + "\n  ".join(lines))
+        super().format_epilog(ctx, formatter)
+
+
+class Verb(_Helped):
+    """A verb, or a verb of one."""
+
+
+def verb(name: str, *, examples: Examples = (), **attributes: Any) -> Callable[[Callable[..., Any]], Verb]:
+    """Make a command of ``function(app, ...)``, with ``--format`` and ``--quiet`` accepted after the verb too.
+
+    ``examples`` are shown in its help and its man page: one to four. What a verb of the first level does in a few words
+    is in the table of ``cli/verbs.py``; another gives it as ``short_help``.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Verb:
         @functools.wraps(function)
         def callback(*args: Any, output_format: str | None, quiet: bool, **kwargs: Any) -> Any:
             app: App = click.get_current_context().obj
             app.out = Output(output_format or app.out.format, quiet=quiet or app.out.quiet)
             return function(app, *args, **kwargs)
 
-        command = click.Command(name, callback=callback, **attributes)
+        command = Verb(name, callback=callback, **attributes)
+        command.examples = examples
         command.help = inspect.cleandoc(function.__doc__ or "")
         command.params += reversed(getattr(function, "__click_params__", []))
         command.params += [
@@ -68,13 +94,27 @@ def verb(name: str, **attributes: Any) -> Callable[[Callable[..., Any]], click.C
     return decorate
 
 
-class VerbGroup(click.Group):
+class VerbsBelow(click.Group):
+    """A word with verbs of its own, one of which has to follow it. 'help' may, as 'help' before it."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] == "help" and "help" not in self.commands:
+            if len(args) == 1:
+                click.echo(ctx.get_help())
+                ctx.exit()
+            args = [args[1], "--help"]
+        return super().resolve_command(ctx, args)
+
+
+class VerbGroup(_Helped, click.Group):
     """A verb that has words of its own besides its arguments: what ``command`` does, or where the first word is one of
     the group's commands, that."""
 
     allow_interspersed_args = True
 
-    def __init__(self, command: click.Command) -> None:
+    def __init__(self, command: Verb) -> None:
         def callback(**given: Any) -> Any:
             assert command.callback is not None
             return command.callback(**given) if given else None
@@ -87,6 +127,7 @@ class VerbGroup(click.Group):
             short_help=command.short_help,
             invoke_without_command=True,
         )
+        self.examples = command.examples
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if args and args[0] in self.commands:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from stratum.cli.app import App, verb
+from stratum.cli.app import App, VerbsBelow, verb
 from stratum.cli.output import human_size, safe, short
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ Counts = Mapping["Why", tuple[int, int]]
 """Why objects stay -> how many, and how many bytes they take."""
 
 
-@click.group("cache", short_help="Show, limit and empty the cache.", invoke_without_command=True)
+@click.group("cache", cls=VerbsBelow, invoke_without_command=True)
 @click.pass_context
 def cache(ctx: click.Context) -> None:
     """Content that can be fetched again is a cache of where it came from: what is not read for long goes first where
@@ -32,7 +32,13 @@ def cache(ctx: click.Context) -> None:
         ctx.invoke(status, who=False, output_format=None, quiet=False)
 
 
-@verb("status", short_help="Show what is here of what can be fetched again.")
+@verb(
+    "status",
+    short_help="Show what is here of what can be fetched again.",
+    examples=[
+        ("What takes the room?", "stratum cache status"),
+    ],
+)
 @click.option("--who", is_flag=True, help="Also which programs and containers had how much fetched.")
 def status(app: App, who: bool) -> None:
     """Show how much content is here that can be fetched again, how much of it may go now, what stays and why, and which
@@ -117,7 +123,13 @@ def _budget_json(budget: Budget) -> dict[str, Any]:
     return {"max": None if budget.max >= NO_LIMIT else budget.max, "min_free": budget.min_free}
 
 
-@verb("evict", short_help="Have content go that can be fetched again.")
+@verb(
+    "evict",
+    short_help="Have content go that can be fetched again.",
+    examples=[
+        ("Until 10 GiB are left", "stratum cache evict --to 10G"),
+    ],
+)
 @click.option("--to", metavar="BYTES", help="Until what is left takes so much, such as 10G or 0; default: the limits.")
 @click.option("--older-than", metavar="DURATION", default="10m", show_default=True, help="Only what came before that.")
 @click.option("-n", "--dry-run", is_flag=True, help="Only say what would go.")
@@ -168,7 +180,13 @@ def _print_evicted(app: App, done: Evicted) -> None:
     app.out.note(f"{word} {done.objects} objects, {human_size(done.bytes)}")
 
 
-@verb("limit", short_help="Show or set how much room the cache may take.")
+@verb(
+    "limit",
+    short_help="Show or set how much room the cache may take.",
+    examples=[
+        ("Not more than 50 GiB", "stratum cache limit --max 50G"),
+    ],
+)
 @click.option("--max", "limit", metavar="BYTES|none", help="Bytes that it may take, such as 50G.")
 @click.option("--min-free", metavar="PERCENT", help="Percent of the file system that it leaves free.")
 def limit(app: App, limit: str | None, min_free: str | None) -> None:

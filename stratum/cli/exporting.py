@@ -11,7 +11,14 @@ from stratum.cli.progress import progress_bar
 from stratum.cli.reftype import REF
 
 
-@verb("export", short_help="Write a commit to an archive.")
+@verb(
+    "export",
+    examples=[
+        ("Write a commit to a file", "stratum export db:v1 db.stratum.tar"),
+        ("With the commits before it", "stratum export db db.stratum.tar --with-history"),
+        ("Hand it to another machine", "stratum export db - | ssh host stratum import - db"),
+    ],
+)
 @click.argument("ref", metavar="REF|HASH", type=REF)
 @click.argument("file", metavar="FILE|-", type=click.Path(allow_dash=True))
 @click.option("--tag", "tags", metavar="TAG", multiple=True, help="Another tag of the same stratum to take along.")

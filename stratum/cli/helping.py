@@ -41,7 +41,13 @@ complete -o nosort -F %(complete_func)s %(prog_name)s
 and of a completion only what comes after that end goes back."""
 
 
-@verb("help")
+@verb(
+    "help",
+    examples=[
+        ("Of a verb", "stratum help commit"),
+        ("Of a verb's verb", "stratum help worktree add"),
+    ],
+)
 @click.argument("words", metavar="[VERB]...", nargs=-1)
 def help_(app: App, words: tuple[str, ...]) -> None:
     """Show the help of a verb."""
@@ -56,7 +62,13 @@ def help_(app: App, words: tuple[str, ...]) -> None:
     app.out.line(command.get_help(context))
 
 
-@verb("completion", short_help="Print a shell's completion script.")
+@verb(
+    "completion",
+    examples=[
+        ("For this shell", "source <(stratum completion bash)"),
+        ("For fish, for good", "stratum completion fish > ~/.config/fish/completions/stratum.fish"),
+    ],
+)
 @click.argument("shell", type=click.Choice(SHELLS))
 def completion(app: App, shell: str) -> None:
     """Print the completion script of SHELL; refs are completed from the store.

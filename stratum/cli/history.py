@@ -20,7 +20,13 @@ if TYPE_CHECKING:
 _LETTERS = {"added": "A", "deleted": "D", "modified": "M", "type": "T", "metadata": "m"}
 
 
-@verb("show", short_help="Show a commit, or a path in one.")
+@verb(
+    "show",
+    examples=[
+        ("The newest commit of db", "stratum show db"),
+        ("A file of a commit", "stratum show db:v1 /etc/db.conf"),
+    ],
+)
 @click.argument("ref", metavar="REF|HASH", type=REF)
 @click.argument("path", metavar="[PATH]", required=False, type=IN_REF)
 def show(app: App, ref: str, path: str | None) -> None:
@@ -64,7 +70,13 @@ def show(app: App, ref: str, path: str | None) -> None:
         app.out.line(safe_lines(meta.message))
 
 
-@verb("log")
+@verb(
+    "log",
+    examples=[
+        ("The commits that db was made from", "stratum log db"),
+        ("Every move of its tags and worktrees", "stratum log --reflog db"),
+    ],
+)
 @click.argument("ref", metavar="REF|HASH", type=REF)
 @click.option("--reflog", is_flag=True, help="Every move of the tags and worktrees of NAME instead of the parents.")
 def log(app: App, ref: str, reflog: bool) -> None:
@@ -106,7 +118,14 @@ def _print_reflog(app: App, ref: str) -> None:
         app.out.line(f"{entry.when}  {name}  {old} -> {new}  {safe(entry.why)}")
 
 
-@verb("diff", short_help="Show what changed.")
+@verb(
+    "diff",
+    examples=[
+        ("What of a worktree is not committed", "stratum diff db+dev"),
+        ("Between two commits", "stratum diff db:v1 db:v2"),
+        ("The lines of one file that differ", "stratum diff -p db:v1 db /etc/db.conf"),
+    ],
+)
 @click.argument("first", metavar="A", type=REF_OR_PATH)
 @click.argument("second", metavar="[B]", required=False, type=REF_OR_PATH)
 @click.argument("paths", metavar="[PATH]...", nargs=-1, type=IN_REF)
@@ -181,7 +200,12 @@ def _change_json(change: Change) -> dict[str, Any]:
     }
 
 
-@verb("verify", short_help="Check one commit, or one file of it.")
+@verb(
+    "verify",
+    examples=[
+        ("Check a commit and all of its files", "stratum verify db:v1"),
+    ],
+)
 @click.argument("ref", metavar="REF|HASH", type=REF)
 @click.argument("path", metavar="[PATH]", required=False)
 @click.option("--proof", is_flag=True, help="Print a proof, as JSON, that PATH is in the commit.")

@@ -7,16 +7,22 @@ from pathlib import Path
 
 import click
 
-from stratum.cli.app import App, verb
+from stratum.cli.app import App, VerbsBelow, verb
 from stratum.errors import UnsupportedError, one_line
 
 
-@click.group("hook", short_help="Install, remove or examine the OCI hook.")
+@click.group("hook", cls=VerbsBelow)
 def hook() -> None:
     """Install, remove or examine the OCI hook that mounts worktrees into containers."""
 
 
-@verb("install")
+@verb(
+    "install",
+    short_help="Write the hook's two JSON files.",
+    examples=[
+        ("Where the container engines look", "stratum hook install"),
+    ],
+)
 @click.argument("directory", metavar="[DIR]", required=False, type=click.Path(path_type=Path))
 @click.option("-f", "--force", is_flag=True, help="Install it although others could change what root runs then.")
 def install(app: App, directory: Path | None, force: bool) -> None:
@@ -30,7 +36,13 @@ def install(app: App, directory: Path | None, force: bool) -> None:
     _report(app, "installed", run(directory, app.session.config, force=force, warn=app.out.warn))
 
 
-@verb("uninstall")
+@verb(
+    "uninstall",
+    short_help="Remove what 'hook install' wrote.",
+    examples=[
+        ("From where it was installed", "stratum hook uninstall"),
+    ],
+)
 @click.argument("directory", metavar="[DIR]", required=False, type=click.Path(path_type=Path))
 def uninstall(app: App, directory: Path | None) -> None:
     """Remove the files that 'hook install' wrote to DIR."""
@@ -39,7 +51,13 @@ def uninstall(app: App, directory: Path | None) -> None:
     _report(app, "removed", run(directory))
 
 
-@verb("doctor")
+@verb(
+    "doctor",
+    short_help="Check everything that volumes in containers need.",
+    examples=[
+        ("Is everything there?", "stratum hook doctor"),
+    ],
+)
 @click.argument("directory", metavar="[DIR]", required=False, type=click.Path(path_type=Path))
 def doctor(app: App, directory: Path | None) -> None:
     """Check everything that volumes in containers need, and say how to mend what is missing.

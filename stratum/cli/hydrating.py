@@ -10,7 +10,12 @@ from stratum.cli.app import App, verb
 from stratum.errors import BusyError, NotFoundError
 
 
-@verb("hydrate")
+@verb(
+    "hydrate",
+    examples=[
+        ("Have new code take over", "stratum hydrate --restart-worker"),
+    ],
+)
 @click.option(
     "--restart-worker", is_flag=True, help="Have the code that is installed now take over; readers wait a moment."
 )

@@ -22,7 +22,15 @@ if TYPE_CHECKING:
     from stratum.tree.rootchange import RootChange
 
 
-@verb("import")
+@verb(
+    "import",
+    examples=[
+        ("Make a stratum of a directory", "stratum import ./app app"),
+        ("Give the commit a tag and a message", "stratum import ./app app:v1 -m 'as released'"),
+        ("Lay changes over the newest commit of app", "stratum import --patch app app:v2 ./changes"),
+        ("Take what 'stratum export' wrote, or an image's files", "stratum import app.stratum.tar app"),
+    ],
+)
 @click.argument(
     "arguments", metavar="PATH NAME[:TAG]  |  --patch [BASE] REF PATH", nargs=-1, required=True, type=REF_OR_PATH
 )
@@ -78,7 +86,14 @@ def import_(
     note_main(app, done.ref, done.commit.metadata_hash)
 
 
-@verb("init")
+@verb(
+    "init",
+    examples=[
+        ("Make an empty stratum for a service's data", "stratum init db /srv/db"),
+        ("Take a directory that is in use under control, where it is", "stratum init site /srv/site --migrate"),
+        ("For a container that runs as user 1000", "stratum init db /srv/db --uid 1000 --gid 1000"),
+    ],
+)
 @click.argument("name")
 @click.argument("mountpoint", type=PATH)
 @click.option("--migrate", is_flag=True, help="Take what is in MOUNTPOINT as the first commit.")

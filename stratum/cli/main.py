@@ -17,73 +17,39 @@ import click
 
 from stratum import __version__
 from stratum.cli.output import JSON, TEXT, print_error
+from stratum.cli.verbs import ALIASES, GROUPS, LISTED, VERBS
 from stratum.errors import StratumError, os_error_text
 
-VERBS = {
-    "import": "stratum.cli.importing:import_",
-    "init": "stratum.cli.importing:init",
-    "commit": "stratum.cli.mounting:commit",
-    "mount": "stratum.cli.mounting:mount",
-    "unmount": "stratum.cli.mounting:unmount",
-    "umount": "stratum.cli.mounting:unmount",
-    "status": "stratum.cli.mounting:status",
-    "worktree": "stratum.cli.worktree:worktree",
-    "tag": "stratum.cli.refs:tag",
-    "list": "stratum.cli.refs:list_",
-    "remove": "stratum.cli.refs:remove",
-    "show": "stratum.cli.history:show",
-    "cat": "stratum.cli.reading:cat",
-    "history": "stratum.cli.versions:history",
-    "log": "stratum.cli.history:log",
-    "diff": "stratum.cli.history:diff",
-    "verify": "stratum.cli.history:verify",
-    "push": "stratum.cli.transfer:push",
-    "pull": "stratum.cli.transfer:pull",
-    "login": "stratum.cli.registries:login",
-    "logout": "stratum.cli.registries:logout",
-    "export": "stratum.cli.exporting:export",
-    "hook": "stratum.cli.hook:hook",
-    "fsck": "stratum.cli.maintenance:fsck",
-    "gc": "stratum.cli.maintenance:gc",
-    "run": "stratum.cli.running:run",
-    "ps": "stratum.cli.running:ps",
-    "volume-plugin": "stratum.cli.plugin:volume_plugin",
-    "reconcile": "stratum.cli.reconciling:reconcile",
-    "hydrate": "stratum.cli.hydrating:hydrate",
-    "watch": "stratum.cli.watching:watch",
-    "reset": "stratum.cli.switching:reset",
-    "rebase": "stratum.cli.switching:rebase",
-    "patchset": "stratum.cli.patchset:patchset",
-    "help": "stratum.cli.helping:help_",
-    "completion": "stratum.cli.helping:completion",
-    "restore": "stratum.cli.restoring:restore",
-    "realize": "stratum.cli.realizing:realize",
-    "unrealize": "stratum.cli.realizing:unrealize",
-    "cache": "stratum.cli.cache:cache",
-}
-"""Verb -> where its command lives, so that one verb loads one module."""
-
-HIDDEN = {"hydrate", "umount"}
+_WIDEST = max(map(len, LISTED))
 
 
 class _Verbs(click.Group):
     """A group whose commands are imported when they are asked for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted(verb for verb in VERBS if verb not in HIDDEN)
+        return LISTED
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        place = VERBS.get(cmd_name)
-        if place is None:
+        entry = VERBS.get(ALIASES.get(cmd_name, cmd_name))
+        if entry is None:
             return None
+        place, summary = entry
         module, _, attribute = place.partition(":")
         command: click.Command = getattr(importlib.import_module(module), attribute)
+        command.short_help = summary
         return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The verbs in their groups, as in the table: no module of a verb is loaded for that."""
+        for title, group in GROUPS.items():
+            if title:
+                with formatter.section(title):
+                    formatter.write_dl([(f"{name:<{_WIDEST}}", summary) for name, (_, summary) in group.items()])
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and args[0] not in VERBS:
+        if args and args[0] not in VERBS and args[0] not in ALIASES:
             import difflib
 
             close = difflib.get_close_matches(args[0], self.list_commands(ctx), n=1)

@@ -27,7 +27,13 @@ def _keep(unit: str, help_text: str) -> Callable[[Command], Command]:
     return click.option(f"--keep-{unit}", unit, type=_COUNT, default=0, metavar="N", help=help_text)
 
 
-@verb("gc", short_help="Remove what nothing names any more.")
+@verb(
+    "gc",
+    examples=[
+        ("What would go?", "stratum gc -n"),
+        ("Thin out tags that stops made", "stratum gc --stratum db --tags 'stop-*' --keep-last 10 --keep-daily 14"),
+    ],
+)
 @click.option("-n", "--dry-run", is_flag=True, help="Only say what would be removed.")
 @click.option(
     "--reflog-age", metavar="DURATION", help="Keep what refs named within this time, e.g. 12h, 30d; default 30d."
@@ -149,7 +155,14 @@ def _print_collected(app: App, done: Collected) -> None:
     )
 
 
-@verb("fsck", short_help="Check the whole store, and repair it.")
+@verb(
+    "fsck",
+    examples=[
+        ("Check everything", "stratum fsck"),
+        ("Only names, sizes and trees", "stratum fsck --quick"),
+        ("Repair, with what a backup has", "stratum fsck --repair --from oci:/backup/db"),
+    ],
+)
 @click.option("--read-data", "depth", flag_value="data", default=True, help="Read every object and image (default).")
 @click.option("--quick", "depth", flag_value="quick", help="Only names, sizes, metadata and trees.")
 @click.option("--repair", is_flag=True, help="Repair what can be; put what cannot into quarantine.")

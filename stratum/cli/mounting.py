@@ -20,7 +20,14 @@ if TYPE_CHECKING:
     from stratum.api.uncommitted import Counts
 
 
-@verb("mount", short_help="Mount a worktree, tag or commit.")
+@verb(
+    "mount",
+    examples=[
+        ("Mount the worktree 'main' of db, writable", "stratum mount db /srv/db"),
+        ("Look at an old commit, read-only", "stratum mount db:v1 /mnt/old"),
+        ("Have it mounted there at every start of the machine", "stratum mount db+dev /srv/dev --persist"),
+    ],
+)
 @click.argument("ref", metavar="REF", required=False, type=REF)
 @click.argument("mountpoint", required=False, type=PATH)
 @click.option("--read-only", is_flag=True, help="Mount a worktree without letting anyone write to it.")
@@ -107,7 +114,14 @@ def _brought_json(item: Brought) -> dict[str, Any]:
     }
 
 
-@verb("unmount", short_help="Unmount a stratum.")
+@verb(
+    "unmount",
+    examples=[
+        ("Unmount by place", "stratum unmount /srv/db"),
+        ("Unmount wherever it is mounted", "stratum unmount db+dev"),
+        ("And do not mount it at the next start again", "stratum unmount --forget /srv/dev"),
+    ],
+)
 @click.argument("target", metavar="MOUNTPOINT|REF", type=REF_OR_PATH)
 @click.option("--forget", is_flag=True, help="And do not mount it again at the next start of the machine.")
 def unmount(app: App, target: str, forget: bool) -> None:
@@ -145,7 +159,14 @@ def unmount(app: App, target: str, forget: bool) -> None:
         app.out.note(f"{safe(mountpoint)} is not mounted at the next start")
 
 
-@verb("commit", short_help="Commit what a worktree shows now.")
+@verb(
+    "commit",
+    examples=[
+        ("Commit the worktree 'main' of db", "stratum commit db -m 'before the upgrade'"),
+        ("Commit another worktree, and tag the commit", "stratum commit db+dev v2"),
+        ("Commit what is mounted here", "stratum commit ."),
+    ],
+)
 @click.argument("target", metavar="REF|PATH", type=WORKTREE_OR_PATH)
 @click.argument("tag", required=False)
 @click.option("-f", "--force", is_flag=True, help="Move TAG if it exists.")
@@ -183,7 +204,14 @@ def commit(app: App, target: str, tag: str | None, force: bool, no_pause: bool, 
         app.out.note(f"nothing changed in {done.worktree} since {short(done.commit)}{tagged}")
 
 
-@verb("status", short_help="Show mounts, holders, commits and changes.")
+@verb(
+    "status",
+    examples=[
+        ("Everything", "stratum status"),
+        ("One worktree: is it clean?", "stratum status db+dev"),
+        ("What is mounted here", "stratum status ."),
+    ],
+)
 @click.argument("target", metavar="[REF|MOUNTPOINT]", required=False, type=REF_OR_PATH)
 def status(app: App, target: str | None) -> None:
     """Show mounts, holders, commits and changes of a worktree, a stratum, or everything.

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from stratum.cli.app import App, message_option, verb
+from stratum.cli.app import App, VerbsBelow, message_option, verb
 from stratum.cli.notes import note_uncommitted
 from stratum.cli.output import human_size, safe, short
 from stratum.cli.reftype import PATH, REF
@@ -15,12 +15,18 @@ if TYPE_CHECKING:
     from stratum.api.patchset import Applied
 
 
-@click.group("patchset", short_help="Merge patches into one commit.")
+@click.group("patchset", cls=VerbsBelow)
 def patchset() -> None:
     """Merge an ordered list of patches onto a base into one commit."""
 
 
-@verb("build")
+@verb(
+    "build",
+    short_help="Merge what a file lists into one commit.",
+    examples=[
+        ("Merge what a file lists, and tag the result", "stratum patchset build mods.toml game:modded"),
+    ],
+)
 @click.argument("file", metavar="FILE", type=PATH)
 @click.argument("target", metavar="NAME[:TAG]", type=REF)
 @click.option("-f", "--force", is_flag=True, help="Move the tag if it exists.")
@@ -42,7 +48,13 @@ def build(app: App, file: str, target: str, force: bool, message: str | None) ->
     )
 
 
-@verb("show")
+@verb(
+    "show",
+    short_help="Show what a file would apply, in order.",
+    examples=[
+        ("What overrides what?", "stratum patchset show mods.toml"),
+    ],
+)
 @click.argument("file", metavar="FILE", type=PATH)
 def show(app: App, file: str) -> None:
     """Show what the patchset FILE would apply, in order, and what overrides what. Nothing is written."""

@@ -11,7 +11,12 @@ from stratum.cli.app import App, verb
 from stratum.errors import UnsupportedError
 
 
-@verb("volume-plugin")
+@verb(
+    "volume-plugin",
+    examples=[
+        ("Serve Podman until stopped", "stratum volume-plugin"),
+    ],
+)
 @click.option("--socket", metavar="PATH", type=click.Path(path_type=Path), help="Where to listen.")
 def volume_plugin(app: App, socket: Path | None) -> None:
     """Serve strata as named volumes to Podman until stopped; a volume is committed after its last use.

@@ -33,7 +33,13 @@ _TYPES = {
 }
 
 
-@verb("cat", short_help="Print a file of a commit or of an earlier state.")
+@verb(
+    "cat",
+    examples=[
+        ("A file as it was in a commit", "stratum cat db:v1 /etc/db.conf"),
+        ("As a worktree shows it now", "stratum cat db+dev /etc/db.conf"),
+    ],
+)
 @click.argument("ref", metavar="REF|HASH", type=REF_OR_PATH)
 @click.argument("path", type=IN_REF)
 @click.option("--offline", is_flag=True, help="Fetch nothing: what is not here is an error.")

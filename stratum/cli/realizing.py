@@ -19,7 +19,13 @@ if TYPE_CHECKING:
 _PART = "REF[:/PATH]"
 
 
-@verb("realize", short_help="Fetch content now, and keep it here.")
+@verb(
+    "realize",
+    examples=[
+        ("Fetch all of a commit", "stratum realize db:v1"),
+        ("A directory, for good", "stratum realize db:/etc"),
+    ],
+)
 @click.argument("part", metavar=_PART, type=REF)
 @click.option("--wait/--background", "wait", default=True, help="Return when all is here (default), or at once.")
 @click.option("--no-keep", is_flag=True, help="Only fetch it: it may go again where room is needed.")
@@ -73,7 +79,12 @@ def _realized_json(done: Realized) -> dict[str, object]:
     }
 
 
-@verb("unrealize", short_help="Drop content that can be fetched again.")
+@verb(
+    "unrealize",
+    examples=[
+        ("Drop what can be fetched again", "stratum unrealize db:/media"),
+    ],
+)
 @click.argument("part", metavar=_PART, type=REF)
 @click.option("--auto", is_flag=True, help="Drop nothing: take the rule away, and let the cache decide.")
 @click.option("--plain-http", is_flag=True, help="Use HTTP without TLS. Loopback addresses need no such permission.")

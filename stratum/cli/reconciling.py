@@ -15,7 +15,12 @@ if TYPE_CHECKING:
     from stratum.volumes.grant import Released
 
 
-@verb("reconcile", short_help="Commit what stopped containers left, and mend mounts.")
+@verb(
+    "reconcile",
+    examples=[
+        ("After a crash of the machine", "stratum reconcile"),
+    ],
+)
 @click.option("--mounts", is_flag=True, help="Only mend mounts.")
 def reconcile(app: App, mounts: bool) -> None:
     """Commit the worktrees of containers that ended without the hook being told: a reboot, a killed monitor.

@@ -13,7 +13,14 @@ from stratum.cli.reftype import NAME, REF
 from stratum.errors import UsageError
 
 
-@verb("tag")
+@verb(
+    "tag",
+    examples=[
+        ("Tag what db is now", "stratum tag db v1"),
+        ("Rename a tag", "stratum tag --move db:v1 v1.0"),
+        ("Keep a commit from every garbage collection", "stratum tag --pin db:v1"),
+    ],
+)
 @click.argument("ref", metavar="REF|HASH", type=REF)
 @click.argument("new", metavar="[TAG|NAME:TAG]", required=False, type=REF)
 @click.option("--move", is_flag=True, help="Rename: remove the old tag.")
@@ -61,7 +68,14 @@ def _pin(app: App, ref: str, *, on: bool) -> None:
     app.out.note(f"{what} {'is' if changed else 'was'} {word}{'' if changed else ' already' if on else ''}")
 
 
-@verb("list", short_help="List strata, tags and worktrees.")
+@verb(
+    "list",
+    examples=[
+        ("All strata", "stratum list"),
+        ("Tags and worktrees of one", "stratum list db"),
+        ("What a repository holds", "stratum list --remote registry.example.com/data/db"),
+    ],
+)
 @click.argument("name", metavar="[NAME]", required=False, type=NAME)
 @click.option(
     "--remote", metavar="HOST/REPOSITORY", help="List the tags of a repository, or of oci:DIRECTORY, instead."
@@ -121,7 +135,14 @@ def list_(app: App, name: str | None, remote: str | None, plain_http: bool, ca_f
     app.out.table(("REF", "COMMIT", "TIME", "PINNED"), lines)
 
 
-@verb("remove", short_help="Remove a tag, a worktree or a stratum.")
+@verb(
+    "remove",
+    examples=[
+        ("Remove a tag", "stratum remove db:v1"),
+        ("Remove a stratum with all that it has", "stratum remove db --yes"),
+        ("Only say what would be removed", "stratum remove -n db"),
+    ],
+)
 @click.argument("ref", metavar="NAME|NAME:TAG|NAME+WORKTREE", type=REF)
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @click.option("--discard", is_flag=True, help="Throw uncommitted changes of worktrees away, and their histories.")

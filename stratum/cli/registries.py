@@ -13,7 +13,13 @@ from stratum.errors import UsageError
 _PASSWORD_MAX = 64 << 10
 
 
-@verb("login", short_help="Log in to a registry.")
+@verb(
+    "login",
+    examples=[
+        ("With a user name", "stratum login registry.example.com -u alice"),
+        ("In a script", "stratum login registry.example.com -u ci --password-stdin < token"),
+    ],
+)
 @click.argument("registry", metavar="[HOST[:PORT]]", required=False)
 @click.option("-u", "--user", "--username", metavar="USER", help="User name; asked for on a terminal otherwise.")
 @click.option("--password-stdin", is_flag=True, help="Read the password from standard input instead of asking for it.")
@@ -65,7 +71,12 @@ def _read_password() -> str:
         raise UsageError("the password on standard input is not UTF-8") from None
 
 
-@verb("logout", short_help="Forget a registry's credentials.")
+@verb(
+    "logout",
+    examples=[
+        ("Forget the password", "stratum logout registry.example.com"),
+    ],
+)
 @click.argument("registry", metavar="[HOST[:PORT]]", required=False)
 def logout(app: App, registry: str | None) -> None:
     """Forget the credentials of a registry, in every file that has them."""

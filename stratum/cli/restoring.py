@@ -14,7 +14,14 @@ from stratum.cli.reftype import PATHS_AND_CHANGE, REF_OR_PATH, WORKTREE_OR_PATH
 from stratum.errors import UsageError
 
 
-@verb("restore", short_help="Bring files of a commit or an earlier state back.")
+@verb(
+    "restore",
+    examples=[
+        ("A file of a commit, to here", "stratum restore db:v1 /etc/db.conf --to ."),
+        ("Undo what was done to a file, by a number that 'history' shows", "stratum restore db+dev /etc/db.conf 4711"),
+        ("A directory as it was", "stratum restore db+dev /etc --at yesterday"),
+    ],
+)
 @click.argument("ref", metavar="REF|HASH|MOUNTPOINT/PATH", type=REF_OR_PATH)
 @click.argument("paths", metavar="[PATH]... [CHANGE]", nargs=-1, type=PATHS_AND_CHANGE)
 @click.option(

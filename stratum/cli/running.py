@@ -19,7 +19,14 @@ _VOLUME = re.compile(r"[A-Za-z0-9][^/:]*(:[^/:]*)?:/")
 _SETTINGS = {"allow_interspersed_args": False, "ignore_unknown_options": True}
 
 
-@verb("run", short_help="Run a container on strata.", context_settings=_SETTINGS)
+@verb(
+    "run",
+    context_settings=_SETTINGS,
+    examples=[
+        ("A shell with a worktree at /data, committed when it ends", "stratum run --rm -it -v db+dev:/data alpine sh"),
+        ("A service that goes on", "stratum run -d --name db -v db:/var/lib/db registry.example.com/db:16"),
+    ],
+)
 @click.option("-v", "--volume", "volumes", multiple=True, metavar="REF:DEST[:OPTION,...]", help="A stratum at DEST.")
 @click.option("--name", help="Name of the container.")
 @click.option("--rm", "remove", is_flag=True, help="Remove the container when it has ended.")
@@ -107,7 +114,12 @@ def _podman_options(options: dict[str, Any]) -> list[str]:
     return [f"--{name}={value}" for name, value in [*single, *repeated]]
 
 
-@verb("ps", short_help="List the strata that containers hold.")
+@verb(
+    "ps",
+    examples=[
+        ("Who holds what", "stratum ps"),
+    ],
+)
 def ps(app: App) -> None:
     """List the strata that containers hold: where, since when, how many changed paths are not committed, and how much
     of what they show is not here yet."""

@@ -21,7 +21,14 @@ _force = click.option("-f", "--force", is_flag=True, help="Go on although files 
 _dry_run = click.option("-n", "--dry-run", is_flag=True, help="Only say what would be done.")
 
 
-@verb("reset", short_help="Let a worktree show another commit.")
+@verb(
+    "reset",
+    examples=[
+        ("Back to the last commit", "stratum reset db+dev"),
+        ("To a tag, live", "stratum reset /srv/db db:v1"),
+        ("Only say what would change", "stratum reset -n db+dev db:v1"),
+    ],
+)
 @click.argument("target", metavar="MOUNTPOINT|NAME+WORKTREE", type=WORKTREE_OR_PATH)
 @click.argument("to", metavar="[REF]", required=False, type=REF)
 @_discard
@@ -40,7 +47,13 @@ def reset(app: App, target: str, to: str | None, discard: bool, force: bool, dry
     _report(app, "reset", done, dry_run)
 
 
-@verb("rebase", short_help="Carry a worktree's changes onto another commit.")
+@verb(
+    "rebase",
+    examples=[
+        ("Carry the changes of a worktree to a new version", "stratum rebase db+dev db:v2"),
+        ("Where both changed a file, take the new version's", "stratum rebase db+dev db:v2 --theirs"),
+    ],
+)
 @click.argument("target", metavar="MOUNTPOINT|NAME+WORKTREE", type=WORKTREE_OR_PATH)
 @click.argument("onto", metavar="REF", type=REF)
 @click.option("--ours", is_flag=True, help="Where both sides changed a path, keep the worktree's version.")

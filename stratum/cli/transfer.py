@@ -18,7 +18,14 @@ if TYPE_CHECKING:
     from stratum.api.transfer import Pulled
 
 
-@verb("push", short_help="Send a commit to a registry.")
+@verb(
+    "push",
+    examples=[
+        ("Send what db is now", "stratum push db registry.example.com/data/db"),
+        ("Send a tag, to a directory", "stratum push db:v1 oci:/backup/db"),
+        ("Send it as a container image", "stratum push db registry.example.com/data/db:image --as image"),
+    ],
+)
 @click.argument("ref", metavar="REF|HASH", type=REF)
 @click.argument("target", metavar="HOST/REPOSITORY[:TAG]", required=False)
 @click.option("--plain-http", is_flag=True, help="Use HTTP without TLS. Loopback addresses need no such permission.")
@@ -81,7 +88,14 @@ def push(
     )
 
 
-@verb("pull", short_help="Fetch a commit from a registry.")
+@verb(
+    "pull",
+    examples=[
+        ("Fetch the newest commit", "stratum pull registry.example.com/data/db"),
+        ("Fetch a tag, under another name", "stratum pull registry.example.com/data/db:v1 olddb"),
+        ("Use it at once; files come when they are read", "stratum pull --lazy registry.example.com/data/db"),
+    ],
+)
 @click.argument("source", metavar="HOST/REPOSITORY[:TAG|@DIGEST]")
 @click.argument("name", metavar="[NAME[:TAG]]", required=False)
 @click.option("--plain-http", is_flag=True, help="Use HTTP without TLS. Loopback addresses need no such permission.")

@@ -25,7 +25,14 @@ _UNKNOWN = {
 """Why nobody knows a version's content."""
 
 
-@verb("history", short_help="List what was done in a worktree.")
+@verb(
+    "history",
+    examples=[
+        ("The last things done in a worktree", "stratum history db+dev -n 20"),
+        ("All versions of a file", "stratum history db+dev /etc/db.conf"),
+        ("What was deleted today", "stratum history db+dev --op delete --since today"),
+    ],
+)
 @click.argument("ref", metavar="NAME[+WORKTREE]|MOUNTPOINT", type=WORKTREE_OR_PATH)
 @click.argument("path", metavar="[PATH]", required=False)
 @click.option("-n", "--limit", metavar="N", type=click.IntRange(min=1), help="At most N lines.")

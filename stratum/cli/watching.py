@@ -10,7 +10,12 @@ from stratum.cli.reftype import WORKTREE_OR_PATH
 from stratum.errors import NotFoundError, StratumError
 
 
-@verb("watch", short_help="Keep the histories of worktrees.")
+@verb(
+    "watch",
+    examples=[
+        ("Bring the histories up to date, as from cron", "stratum watch --once"),
+    ],
+)
 @click.option("--once", is_flag=True, help="Bring the histories up to date, and end.")
 @click.option(
     "--restart-worker", is_flag=True, help="Have the code that is installed now take over; nothing is missed."
@@ -81,7 +86,14 @@ def _watch_once(app: App) -> None:
         app.out.note("no worktree has its history on; 'stratum history on NAME+WORKTREE' turns one on")
 
 
-@verb("on", short_help="Keep everything that happens in a worktree from now on.")
+@verb(
+    "on",
+    short_help="Keep everything that happens in a worktree from now on.",
+    examples=[
+        ("Keep every version of every file from now on", "stratum history on db+dev"),
+        ("But not those of caches", "stratum history on db+dev --exclude '*/cache'"),
+    ],
+)
 @click.argument("target", metavar="NAME[+WORKTREE]|MOUNTPOINT", type=WORKTREE_OR_PATH)
 @click.option(
     "--exclude", metavar="PATTERN", multiple=True, help="Keep nothing of paths like '*/node_modules'; may be repeated."
@@ -120,7 +132,13 @@ def on(app: App, target: str, exclude: tuple[str, ...], max_file: str | None, st
     app.out.note(f"the history of {kept.worktree} {already}; contents of files up to {human_size(settings.max_file)}")
 
 
-@verb("off", short_help="Keep nothing more of what happens in a worktree.")
+@verb(
+    "off",
+    short_help="Keep nothing more of what happens in a worktree.",
+    examples=[
+        ("Keep nothing more", "stratum history off db+dev"),
+    ],
+)
 @click.argument("target", metavar="NAME[+WORKTREE]|MOUNTPOINT", type=WORKTREE_OR_PATH)
 @click.option("--discard", is_flag=True, help="Also throw away all that was kept; it cannot be brought back.")
 def off(app: App, target: str, discard: bool) -> None:

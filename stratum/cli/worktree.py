@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from stratum.cli.app import App, root_options, verb
+from stratum.cli.app import App, VerbsBelow, root_options, verb
 from stratum.cli.notes import note_uncommitted
 from stratum.cli.output import safe, short
 from stratum.cli.reftype import NAME, NOTE, REF, WORKTREE, WORKTREE_OR_PATH
@@ -15,12 +15,19 @@ if TYPE_CHECKING:
     from stratum.tree.rootchange import RootChange
 
 
-@click.group("worktree", short_help="Make, list, remove and switch worktrees.")
+@click.group("worktree", cls=VerbsBelow)
 def worktree() -> None:
     """Make, list, remove and switch worktrees: named writable layers over a commit."""
 
 
-@verb("add")
+@verb(
+    "add",
+    short_help="Make a worktree.",
+    examples=[
+        ("A worktree over what db is now", "stratum worktree add db+dev"),
+        ("Over an old tag", "stratum worktree add db+fix db:v1"),
+    ],
+)
 @click.argument("first", metavar="NAME+WORKTREE|BASE", type=REF)
 @click.argument("second", metavar="[BASE|WORKTREE]", required=False, type=REF)
 @click.option("--description", type=NOTE, default="", help="Shown by 'worktree list' and 'status'.")
@@ -46,7 +53,12 @@ def add(app: App, first: str, second: str | None, description: str, root: RootCh
         app.out.note(f"{made.ref} is based on {short(made.base_commit)}")
 
 
-@verb("list")
+@verb(
+    "list",
+    examples=[
+        ("Of one stratum", "stratum worktree list db"),
+    ],
+)
 @click.argument("name", metavar="[NAME]", required=False, type=NAME)
 def list_(app: App, name: str | None) -> None:
     """List the worktrees of NAME, or of every stratum."""
@@ -94,7 +106,12 @@ def _where(mounted: list[str], kept: list[str]) -> str:
     return ", ".join(places) or "-"
 
 
-@verb("remove")
+@verb(
+    "remove",
+    examples=[
+        ("Remove it; uncommitted changes are kept as a commit", "stratum worktree remove db+dev"),
+    ],
+)
 @click.argument("ref", metavar="NAME+WORKTREE", type=WORKTREE)
 @click.option("--discard", is_flag=True, help="Throw uncommitted changes and the history away.")
 @click.option("-n", "--dry-run", is_flag=True, help="Only say what would be done.")
@@ -121,7 +138,13 @@ def remove(app: App, ref: str, discard: bool, dry_run: bool) -> None:
         app.out.note(f"{safe(mountpoint)} is not mounted at the next start")
 
 
-@verb("switch")
+@verb(
+    "switch",
+    short_help="Let a live mount show another worktree.",
+    examples=[
+        ("Let a mount show another worktree, under whoever uses it", "stratum worktree switch db+fix /srv/db"),
+    ],
+)
 @click.argument("ref", metavar="NAME+WORKTREE", type=WORKTREE)
 @click.argument("target", metavar="MOUNTPOINT|OLD+WORKTREE", type=WORKTREE_OR_PATH)
 @click.option("-f", "--force", is_flag=True, help="Go on although files are open for writing there.")

@@ -11,9 +11,9 @@ import click
 import pytest
 
 from stratum.api.session import Session
-from stratum.cli.main import VERBS
 from stratum.cli.main import cli as all_verbs
 from stratum.cli.reftype import RefType
+from stratum.cli.verbs import VERBS
 from stratum.config import load_config
 from stratum.refs import Ref
 from stratum.volumes.making import ensure_worktree

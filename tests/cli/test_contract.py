@@ -175,7 +175,7 @@ def test_source_date_epoch(cli: Command, tmp_path: Path) -> None:
 
 
 def test_help_of_every_verb(cli: Command) -> None:
-    from stratum.cli.main import VERBS
+    from stratum.cli.verbs import VERBS
 
     for verb in VERBS:
         assert cli.ok("help", verb).startswith("Usage: stratum")

@@ -11,7 +11,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from stratum.cli.main import VERBS
+from stratum.cli.verbs import VERBS
 from stratum.csi.attributes import snapshot_registry, volume_attributes
 from stratum.csi.driver import NAME, TOPOLOGY_KEY
 from stratum.csi.elsewhere import parse_handle
