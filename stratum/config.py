@@ -29,10 +29,11 @@ _MAX_FILE = 1 << 20
 
 @frozen
 class Setting:
-    """One setting: its key in the file, its environment variable, its default in words and its help."""
+    """One setting: its key in the file, its environment variable, what its value is, its default in words, its help."""
 
     key: str
     env: str
+    form: str
     default: str
     help: str
 
@@ -41,74 +42,125 @@ SETTINGS = (
     Setting(
         "store",
         "STRATUM_STORE",
+        "directory",
         "/var/lib/stratum for root, else $XDG_DATA_HOME/stratum",
         "Directory of the store.",
     ),
     Setting(
         "runtime_dir",
         "STRATUM_RUNTIME_DIR",
+        "directory",
         "/run/stratum for root, else $XDG_RUNTIME_DIR/stratum",
         "Directory of the mount state and of mounts made without a mountpoint.",
     ),
-    Setting("registry", "STRATUM_REGISTRY", "none", "Registry that push and pull use where a target names none."),
+    Setting(
+        "registry",
+        "STRATUM_REGISTRY",
+        "HOST[:PORT][/PATH]",
+        "none",
+        "Registry that push and pull use where a target names none.",
+    ),
     Setting(
         "insecure_registries",
         "STRATUM_INSECURE_REGISTRIES",
+        "list of HOST[:PORT]; one text, comma-separated, in the environment",
         "none",
-        "HOST[:PORT] list, comma-separated, to reach over plain HTTP; loopback is allowed always.",
+        "Registries to reach over plain HTTP; loopback is allowed always.",
     ),
     Setting(
         "token_realms",
         "STRATUM_TOKEN_REALMS",
+        "table of HOST[:PORT] = URL; HOST[:PORT]=URL, comma-separated, in the environment",
         "none",
-        "HOST[:PORT]=URL list, comma-separated (in the file a table): registries whose tokens come from another host,"
-        " which may be sent the registry's passwords.",
+        "Registries whose tokens come from another host, which may be sent the registry's passwords.",
     ),
     Setting(
         "cache_max",
         "STRATUM_CACHE_MAX",
+        "bytes, such as 50G, or none",
         "what 'stratum cache limit' set, else none",
-        "Bytes that content which can be fetched again may take, such as 50G.",
+        "How much content that can be fetched again may take.",
     ),
     Setting(
         "cache_min_free",
         "STRATUM_CACHE_MIN_FREE",
+        "percent, 0 to 99",
         "what 'stratum cache limit' set, else 15",
-        "Percent of the store's file system that such content leaves free.",
+        "How much of the store's file system such content leaves free.",
     ),
     Setting(
         "cache_verified_hours",
         "STRATUM_CACHE_VERIFIED_HOURS",
+        "hours, 0 to 9999",
         "6",
-        "Hours for which a source that was seen to have content is believed when that is to be evicted.",
+        "For how long a source that was seen to have content is believed when that is to be evicted.",
     ),
     Setting(
         "history_max",
         "STRATUM_HISTORY_MAX",
+        "bytes, such as 50G, or none",
         "a tenth of the store's file system",
-        "Bytes that contents in histories may take, such as 50G or 'none'; a garbage collection lets the oldest go.",
+        "How much contents in histories may take; a garbage collection lets the oldest go.",
     ),
     Setting(
         "pull",
         "STRATUM_PULL",
+        "whole or lazy",
         "whole",
-        "What a pull brings that is not told: 'whole' (every file) or 'lazy' (each file when it is first read).",
+        "What a pull brings that is not told: every file, or each file when it is first read.",
     ),
     Setting(
         "prefetch",
         "STRATUM_PREFETCH",
+        "none, profile or all",
         "profile",
-        "What is fetched of a mounted commit that is not here whole before anybody asks: 'none', 'profile' (what was"
-        " read first, the last time) or 'all'.",
+        "What is fetched of a mounted commit that is not here whole before anybody asks: nothing, what was read first"
+        " the last time, or everything.",
     ),
     Setting(
         "history_events",
         "STRATUM_HISTORY_EVENTS",
+        "auto or scan",
         "auto",
-        "How histories are kept: 'auto' (by what the kernel tells, where it does) or 'scan' (by looking now and then).",
+        "How histories are kept: by what the kernel tells, where it does, or by looking now and then.",
     ),
-    Setting("jobs", "STRATUM_JOBS", "number of processors", "Worker processes that read and hash files."),
+    Setting(
+        "jobs",
+        "STRATUM_JOBS",
+        "number, 1 to 1024",
+        "number of processors",
+        "Worker processes that read and hash files.",
+    ),
 )
+
+VARIABLES = {
+    "SOURCE_DATE_EPOCH": "Seconds since 1970: the time that new commits get instead of now.",
+    "REGISTRY_AUTH_FILE": "The file with passwords of registries, looked into first.",
+    "DOCKER_CONFIG": "Directory of Docker's config.json, looked into last; ~/.docker where not given.",
+    "SSL_CERT_FILE": "Certificate authorities to trust besides the system's.",
+    "HTTPS_PROXY": "Proxy for registries; also in small letters.",
+    "HTTP_PROXY": "Proxy for registries over plain HTTP; also in small letters.",
+    "NO_PROXY": "Hosts that are reached without a proxy; also in small letters.",
+    "XDG_CONFIG_HOME": "Where a user's settings and passwords are; ~/.config where not given.",
+    "XDG_DATA_HOME": "Where the store of anybody but root is; ~/.local/share where not given.",
+    "XDG_RUNTIME_DIR": "Where the mount state and the passwords of a login are; /run/user/UID where not given.",
+    "HOME": "Where those directories are that are not given.",
+    "PATH": "Where podman and credential helpers are found.",
+    "CONTAINER_HOST": "The Podman service to use instead of the podman program alone.",
+    "NO_COLOR": "Where it is set, tables and progress have no colours.",
+}
+"""Environment variable -> what it is heeded for; those of settings are in ``SETTINGS``."""
+
+FILES = {
+    "/etc/stratum/config.toml": "Settings. Only root may write it.",
+    "$XDG_CONFIG_HOME/stratum/config.toml": "Settings of a user other than root; they win.",
+    "/etc/stratum/policy.toml": "Which strata containers may mount, where, and who may ask for them.",
+    "/var/lib/stratum": "The store of root (setting 'store').",
+    "/run/stratum": "Mount state, sockets, mounts without a mountpoint (setting 'runtime_dir'); gone with a reboot.",
+    "/etc/containers/oci/hooks.d/stratum-*.json": "The hook, for Podman and CRI-O; 'stratum hook install' writes it.",
+    "/etc/containers/containers.conf.d/stratum-hooks.conf": "Where Podman looks for hooks; likewise.",
+}
+"""File or directory -> what is in it."""
 
 
 @frozen

@@ -6,6 +6,18 @@ Every error says what failed, on which object and why (``message``), and what to
 
 from __future__ import annotations
 
+EXIT_CODES = {
+    0: "Done.",
+    1: "Failed.",
+    2: "The command itself is malformed.",
+    3: "Something that was named does not exist.",
+    4: "It exists already, is in use, or was changed by somebody else meanwhile.",
+    5: "Damage was found.",
+    6: "Not possible here: a privilege, a kernel feature or a program is missing.",
+    130: "Interrupted.",
+}
+"""How a command ends -> what that means."""
+
 _QUOTED_MAX = 140
 _PATH_MAX = 200
 

@@ -10,18 +10,7 @@ import click
 
 from stratum import __version__
 from stratum.cli.main import cli
-
-EXIT_CODES = (
-    ("0", "Done."),
-    ("1", "Failed."),
-    ("2", "The command itself is malformed."),
-    ("3", "Something that was named does not exist."),
-    ("4", "It exists already, is in use, or was changed by somebody else meanwhile."),
-    ("5", "Damage was found."),
-    ("6", "Not possible here: a privilege, a kernel feature or a program is missing."),
-    ("130", "Interrupted."),
-)
-
+from stratum.errors import EXIT_CODES
 
 Words = tuple[str, ...]
 
@@ -69,7 +58,7 @@ def page(names: Words, command: click.Command) -> str:
         for text, line in examples:
             lines += [".PP", escape(f"{text}:"), ".PP", ".RS 4", ".nf", escape(line), ".fi", ".RE"]
     lines.append(".SH EXIT STATUS")
-    for code, text in EXIT_CODES:
+    for code, text in EXIT_CODES.items():
         lines += [".TP", f"\\fB{code}\\fP", escape(text)]
     if len(names) > 1:
         lines += [".SH SEE ALSO", f"\\fB{'-'.join(names[:-1])}\\fP(1)"]

@@ -256,3 +256,23 @@ def test_what_is_carried_to_who_fetches_later() -> None:
     """How registries are reached, and the settings; nothing else of an environment, which may hold secrets."""
     wanted = {"HOME": "/root", "https_proxy": "http://p", "HTTPS_PROXY": "http://p", "STRATUM_REGISTRY": "r"}
     assert carried({**wanted, "AWS_SECRET": "s", "LD_PRELOAD": "/x.so", "STRATUM_SECRET": "s"}) == wanted
+
+
+def test_the_tables_name_what_is_read() -> None:
+    from stratum.config import _CARRIED, FILES, SETTINGS, VARIABLES
+    from stratum.podman.install import DEFAULT_DIRECTORY, PODMAN_SETTINGS
+    from stratum.volumes.policy import POLICY_FILE
+
+    assert set(VARIABLES) >= _CARRIED
+    assert all(setting.env == f"STRATUM_{setting.key.upper()}" for setting in SETTINGS)
+    named = {str(path) for path in (POLICY_FILE, PODMAN_SETTINGS, DEFAULT_DIRECTORY / "stratum-*.json")}
+    assert named | {"/etc/stratum/config.toml"} <= set(FILES)
+
+
+def test_every_error_ends_with_a_code_that_is_told() -> None:
+    from stratum.errors import EXIT_CODES, StratumError
+
+    def classes(parent: type[StratumError]) -> list[type[StratumError]]:
+        return [parent, *(each for child in parent.__subclasses__() for each in classes(child))]
+
+    assert {each.exit_code for each in classes(StratumError)} <= set(EXIT_CODES)
