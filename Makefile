@@ -11,7 +11,7 @@ export PYTEST_DEBUG_TEMPROOT ?= /var/tmp
 export PYTHONDONTWRITEBYTECODE :=
 
 .NOTPARALLEL:
-.PHONY: help venv setup demo quick test bench lint format man clean
+.PHONY: help venv setup demo quick test bench lint format man docs clean
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -48,6 +48,9 @@ format: venv ## Lay the code out and apply ruff's safe fixes
 
 man: venv ## Man pages of all verbs, in build/man
 	@$(BIN)/python -m tools.manpages build/man
+
+docs: venv ## The pages that the code says of itself, in docs/reference
+	@$(BIN)/python -m tools.reference
 
 clean: ## Remove what set-up and tests made in the checkout
 	rm -rf .venv .cache .mypy_cache .ruff_cache .hypothesis build dist

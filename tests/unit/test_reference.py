@@ -1,0 +1,26 @@
+"""The reference in docs/reference is made of what the code says of itself."""
+
+from __future__ import annotations
+
+from stratum.cli.main import cli
+from stratum.config import SETTINGS
+from tools.manpages import commands
+from tools.reference import config, exit_codes, plain, verbs
+
+
+def test_every_command_and_option_is_in_it() -> None:
+    text = verbs()
+    for names, command in commands(cli):
+        assert len(names) == 1 or f"# {' '.join(names)}\n" in text
+        for param in command.params:
+            if param.param_type_name == "option" and not getattr(param, "hidden", False):
+                assert param.opts[-1] in text, names
+
+
+def test_every_setting_and_error_is_in_it() -> None:
+    assert all(f"| `{setting.key}` |" in config() for setting in SETTINGS)
+    assert "| `rebase-conflict` | 4 |" in exit_codes()
+
+
+def test_text_is_shown_as_it_stands() -> None:
+    assert plain("a|b  *c*\n<d> _e_ ``f|g``") == r"a\|b \*c\* \<d\> \_e\_ `f\|g`"
