@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from stratum.api.naming import ref_or_mountpoint
 from stratum.api.session import Session
-from stratum.errors import DamagedError, NotFoundError, path_text
+from stratum.errors import NotFoundError, path_text
 from stratum.frozen import frozen, replace
 from stratum.refs import parse_lasting, parse_ref
 
@@ -52,27 +52,8 @@ def log(session: Session, text: str) -> list[Logged]:
     from stratum.store.ancestry import Ancestry
 
     store = session.store
-    ancestry = Ancestry(store)
-    commit: str | None = store.resolve_commit(parse_ref(text))
-    found: list[Logged] = []
-    seen: set[str] = set()
-    while commit is not None:
-        seen.add(commit)
-        meta = store.commits.meta(commit)
-        missing: list[str] = []
-        following = None
-        try:
-            ancestors = ancestry.known(commit).ancestors
-        except DamagedError:  # fsck tells
-            ancestors = (meta.parent_commit,) if meta.parent_commit is not None else ()
-        for ancestor in ancestors:
-            if store.commits.exists(ancestor):
-                following = ancestor
-                break
-            missing.append(ancestor)
-        found.append(Logged(meta, tuple(missing)))
-        commit = following if following not in seen else None
-    return found
+    line = Ancestry(store).line(store.resolve_commit(parse_ref(text)))
+    return [Logged(store.commits.meta(step.commit), step.missing) for step in line]
 
 
 def reflog(session: Session, text: str) -> list[tuple[str, ReflogEntry]]:

@@ -1,12 +1,13 @@
-"""What an argument names: a ref, or what is mounted at a path."""
+"""What an argument names: a ref, what is mounted at a path, or a path in either."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 from stratum.api.workplace import Workplace
 from stratum.errors import NotFoundError, UsageError
-from stratum.refs import Ref, is_name, parse_ref
+from stratum.refs import Ref, is_name, parse_ref, split_ref_path
 
 
 def ref_or_mountpoint(place: Workplace, text: str) -> Ref:
@@ -40,3 +41,42 @@ def means_path(place: Workplace, text: str) -> bool:
     from pathlib import Path
 
     return place.state.find_mountpoint(Path(text), inside=True) is not None
+
+
+def ref_and_path(place: Workplace, text: str) -> tuple[Ref, str | None]:
+    """(the ref, the path in it) that ``text`` names: REF:/PATH, or a path of the file system at or below a mount of
+    Stratum. The path is None for a ref alone, and for the mountpoint itself. Raises as ``ref_or_mountpoint``."""
+    ref_text, path = split_ref_path(text)
+    if path is not None:
+        return parse_ref(ref_text), path
+    ref = ref_or_mountpoint(place, text)
+    if not means_path(place, text):
+        return ref, None
+    from pathlib import Path
+
+    record = place.state.find_mountpoint(Path(text), inside=True)
+    assert record is not None
+    if os.path.realpath(text) == record.mountpoint:
+        return ref, None
+    # The last name as it is: it can be that of a symbolic link, whose own content is meant.
+    path = os.path.abspath(text)
+    here = os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
+    if not here.startswith(record.mountpoint.rstrip("/") + "/"):
+        here = os.path.realpath(text)
+    return ref, "/" + os.path.relpath(here, record.mountpoint)
+
+
+def with_paths(place: Workplace, text: str, paths: Sequence[str]) -> tuple[str, list[str]]:
+    """(what names the ref, the paths in it) of REF PATH..., of REF:/PATH, and of a path below a mount of Stratum.
+
+    ``UsageError`` for both a path in ``text`` and ``paths`` beside it; raises as ``ref_or_mountpoint``.
+    """
+    ref, path = split_ref_path(text)
+    if path is None and not paths and means_path(place, text):
+        found, path = ref_and_path(place, text)
+        return str(found), [] if path is None else [path]
+    if path is None:
+        return text, list(paths)
+    if paths:
+        raise UsageError(f"{text} names a path already, and {paths[0]} is another", hint="write REF and the PATHs")
+    return ref, [path]

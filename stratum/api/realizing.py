@@ -11,7 +11,7 @@ from stratum.api.tags import owner_of
 from stratum.errors import NotFoundError, path_text
 from stratum.frozen import field, frozen, replace
 from stratum.progress import Progress
-from stratum.refs import parse_ref
+from stratum.refs import parse_ref, split_ref_path
 from stratum.store.keeping import ROOT, Rule, Rules, check_path
 from stratum.tree.escape import escape
 
@@ -58,8 +58,8 @@ class Realized:
 
 def parse_part(text: str) -> tuple[str, bytes]:
     """(REF, PATH) of REF[:/PATH]; the path is ``/`` where none is given. ``UsageError``."""
-    ref, colon, path = text.partition(":/")
-    return (ref, check_path(os.fsencode(f"/{path}"))) if colon else (text, ROOT)
+    ref, path = split_ref_path(text)
+    return (ref, check_path(os.fsencode(f"/{path.lstrip('/')}"))) if path is not None else (text, ROOT)
 
 
 def find_part(session: Session, text: str) -> Part:

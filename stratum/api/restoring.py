@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stratum.api.held import Held
-from stratum.api.naming import means_path, ref_or_mountpoint
+from stratum.api.naming import ref_or_mountpoint, with_paths
 from stratum.api.reading import found_in, warning_of
 from stratum.api.session import Session
 from stratum.api.unreal import bring_inodes
-from stratum.api.versions import change_at, named, up_to_date, worktree_named
+from stratum.api.versions import change_at, up_to_date, worktree_named
 from stratum.errors import ConflictError, NotFoundError, StratumError, UsageError, os_error_text
 from stratum.progress import Progress
 from stratum.refs import DEFAULT_WORKTREE, Ref, is_change, parse_lasting, parse_ref
@@ -53,7 +53,8 @@ def restore(
 
     ``source`` is any ref, or a path that shows one. ``to`` is a directory (each path goes there under its last name;
     the root fills it) or NAME+WORKTREE (each path goes to the same place there; no mount is needed, and a mounted one
-    is written through its mount). Without ``to`` it is the worktree whose state ``source`` is, else the one that is
+    is written through its mount). Without ``to`` it is the worktree whose state ``source`` is (NAME+WORKTREE@CHANGE,
+    NAME+WORKTREE@{WHEN}), else the one that is
     mounted at the current directory. In a directory, what exists and is not what is restored is ``ExistsError`` unless
     ``force``; in a worktree it is replaced: its uncommitted state can be committed first. A directory that exists is
     filled, and what else is in it stays. In a directory, ``devices`` asks for device nodes, and ``setuid`` for what
@@ -94,7 +95,7 @@ def with_change(session: Session, source: str, paths: Sequence[str]) -> tuple[st
     """
     if not paths or len(paths) > 2 or not is_change(paths[-1]):
         return source, list(paths)
-    whose, wanted = split_path(session, source, paths[:-1])
+    whose, wanted = with_paths(session, source, paths[:-1])
     try:
         ref = worktree_named(session, whose) if len(wanted) == 1 else None
     except (NotFoundError, UsageError):
@@ -104,18 +105,10 @@ def with_change(session: Session, source: str, paths: Sequence[str]) -> tuple[st
     return str(Ref(ref.name, worktree=ref.worktree, change=int(paths[-1]))), wanted
 
 
-def split_path(session: Session, source: str, paths: Sequence[str]) -> tuple[str, list[str]]:
-    """(NAME+WORKTREE, the path in it) where ``source`` is a path below a mountpoint and no other is given."""
-    if paths or not means_path(session, source):
-        return source, list(paths)
-    ref, inner = named(session, source)
-    return str(ref), [os.fsdecode(inner)] if inner is not None else []
-
-
 def _worktree_target(session: Session, to: str | None, source: str) -> Ref | None:
     """The worktree that is the target; None for a directory."""
-    if to is None and "@" in source and "/" not in source:
-        state = parse_ref(source)
+    state = parse_ref(source) if to is None and "/" not in source and source not in (".", "..") else None
+    if state is not None and state.tag is None and (state.change is not None or state.when is not None):
         ref = Ref(state.name, worktree=state.worktree or DEFAULT_WORKTREE)
     elif to is None:
         ref = ref_or_mountpoint(session, ".")

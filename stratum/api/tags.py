@@ -71,7 +71,7 @@ def pin(session: Session, text: str, *, on: bool = True) -> tuple[str, bool]:
     """
     store = session.store
     ref = parse_ref(text)
-    if not on and ref.tag is not None and store.namespaces.exists(ref.name):
+    if not on and ref.tag is not None and not ref.past and store.namespaces.exists(ref.name):
         pins = store.tags.pins(ref.name)
         if ref.tag in pins.tags or ref.tag in pins.commits:  # also where the tag or commit itself is not there any more
             return f"{ref.name}:{ref.tag}", store.tags.pin(ref.name, tags={ref.tag}, commits={ref.tag}, on=False)

@@ -8,7 +8,7 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from stratum.api.naming import means_path, ref_or_mountpoint
+from stratum.api.naming import ref_and_path
 from stratum.api.session import Session
 from stratum.errors import DamagedError, NotFoundError, StratumError, UsageError, path_text
 from stratum.frozen import field, frozen
@@ -107,24 +107,11 @@ def history(session: Session, text: str, path: str | None = None, wanted: Wanted
 
 
 def named(session: Session, text: str) -> tuple[Ref, bytes | None]:
-    """(the worktree that ``text`` is about, the path in it where ``text`` is one below its mountpoint)."""
-    ref = ref_or_mountpoint(session, text)
-    if ref.tag is not None:
+    """(the worktree that ``text`` is about, the path in it where ``text`` is REF:/PATH or one below its mountpoint)."""
+    ref, path = ref_and_path(session, text)
+    if ref.tag is not None or ref.past:
         raise UsageError(f"{text} is a tag or commit, which has no history of its own", hint="name NAME+WORKTREE")
-    if not means_path(session, text):
-        return ref, None
-    from pathlib import Path
-
-    record = session.state.find_mountpoint(Path(text), inside=True)
-    assert record is not None
-    if os.path.realpath(text) == record.mountpoint:
-        return ref, None
-    # The last name as it is: it can be that of a symbolic link, whose own history is meant.
-    path = os.path.abspath(text)
-    place = os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
-    if not place.startswith(record.mountpoint.rstrip("/") + "/"):
-        place = os.path.realpath(text)
-    return ref, path_in(os.path.relpath(place, record.mountpoint))
+    return ref, path_in(path) if path is not None else None
 
 
 def worktree_named(session: Session, text: str) -> Ref:

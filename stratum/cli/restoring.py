@@ -87,12 +87,13 @@ def restore(
 
 def _source(app: App, ref: str, paths: Sequence[str], at: str | None) -> tuple[str, list[str]]:
     """(the ref to restore from, the paths): with a CHANGE among the paths, or a moment, the state that is meant."""
-    from stratum.api.restoring import split_path, state_at, with_change
+    from stratum.api.naming import with_paths
+    from stratum.api.restoring import state_at, with_change
 
     if at is None:
-        ref, given = with_change(app.session, ref, paths)
+        ref, given = with_paths(app.session, *with_change(app.session, ref, paths))
     else:
-        whose, given = split_path(app.session, ref, paths)
+        whose, given = with_paths(app.session, ref, paths)
         ref, notes = state_at(app.session, whose, at)
         for note in notes:
             app.out.warn(note)

@@ -17,14 +17,18 @@ from __future__ import annotations
 
 import re
 from hashlib import sha256
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from stratum.errors import DamagedError
+from stratum.frozen import frozen
 from stratum.store.layout import storage_error
 from stratum.store.lineage import ANCESTORS_MAX, Lineages, Recorded
 
 if TYPE_CHECKING:
-    from stratum.store.store import Store
+    from collections.abc import Iterator
+
+    from stratum.store.commits import Commits
+    from stratum.store.layout import Layout
     from stratum.store.transaction import Transaction
 
 ANCESTORS = "ancestors"
@@ -33,6 +37,24 @@ _FORM = re.compile(rb"(?:[0-9a-f]{64}\n){1,%d}(?:end\n)?" % ANCESTORS_MAX)
 _CHECK = b"check "
 _FILE_MAX = 128 << 10
 NOTHING = Recorded()
+
+
+class HasCommits(Protocol):
+    """A store, or what has a store's commits."""
+
+    layout: Layout
+    commits: Commits
+
+
+@frozen
+class Step:
+    """A commit of a line of descent. ``missing`` are the ancestors, nearest first, that come next and are not in this
+    store, as they were collected or never pulled. ``is_last``: no other commit of the line is here, and what is beyond
+    the last of ``missing`` is not known."""
+
+    commit: str
+    missing: tuple[str, ...]
+    is_last: bool
 
 
 def write_ancestors(recorded: Recorded) -> bytes:
@@ -55,7 +77,7 @@ def read_ancestors(data: bytes, where: str) -> Recorded:
 class Ancestry(Lineages):
     """The ancestors of the commits of one store, each read once. For one verb: it sees no later change."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: HasCommits) -> None:
         self._store = store
         self._steps: dict[str, Recorded] = {}
 
@@ -93,6 +115,30 @@ class Ancestry(Lineages):
         gap = [other for other in ((parent,) if parent else ()) + recorded.ancestors[-1:] if not self.has(other)]
         whole = not gap or recorded.whole or any(self.has(other) for other in recorded.ancestors)
         return Recorded(tuple(other for other in found if other != commit), whole)
+
+    def line(self, commit: str) -> Iterator[Step]:
+        """The commit and its ancestors, newest first, each the nearest that is here of the one before.
+
+        ``NotFoundError``, ``DamagedError``.
+        """
+        seen: set[str] = set()
+        current: str | None = commit
+        while current is not None:
+            seen.add(current)
+            try:
+                ancestors = self.known(current).ancestors
+            except DamagedError:  # fsck tells
+                parent = self._store.commits.parent(current)
+                ancestors = (parent,) if parent is not None else ()
+            missing: list[str] = []
+            following = None
+            for ancestor in ancestors:
+                if self.has(ancestor):
+                    following = ancestor if ancestor not in seen else None
+                    break
+                missing.append(ancestor)
+            yield Step(current, tuple(missing), following is None)
+            current = following
 
     def fork_on(self, fork: str, head: str, base: str) -> str:
         """Where the work that is a worktree's own begins, once ``base`` is its base and last commit; ``fork`` is where

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
-from stratum.errors import DamagedError, NotFoundError
+from stratum.errors import DamagedError, NotFoundError, UsageError
 from stratum.frozen import frozen
 from stratum.refs import DEFAULT_WORKTREE, Ref
 
@@ -75,7 +75,9 @@ class Changes:
 
     def worktree_of(self, ref: Ref) -> tuple[str, str]:
         """(stratum, worktree) whose history ``ref`` is about; NAME alone is its ``main``. ``NotFoundError`` where it
-        has none."""
+        has none, ``UsageError`` for a ref that names a commit."""
+        if ref.past:
+            raise UsageError(f"{ref} is a commit; a worktree is needed here", hint="name it as NAME+WORKTREE")
         name, worktree = ref.name, ref.worktree or DEFAULT_WORKTREE
         if self._histories.settings(name, worktree) is None and not self._histories.last(name, worktree):
             self._worktrees.check(name, worktree)

@@ -10,6 +10,8 @@
     NAME:WORKTREE  the worktree, where one is meant and no tag has that name
     NAME+WORKTREE@CHANGE, NAME@CHANGE
                    the commit of what the worktree showed after that operation of its history, made on need
+    REF@{WHEN}     the commit that the tag, the worktree or NAME named at that moment (``store.past``)
+    REF~N          the commit that many generations before
 
 What NAME alone is, is decided by ``of_name`` and nowhere else, so it is the same in every verb.
 """
@@ -17,11 +19,12 @@ What NAME alone is, is decided by ``of_name`` and nowhere else, so it is the sam
 from __future__ import annotations
 
 from stratum.errors import ConflictError, ExistsError, NotFoundError, UsageError
-from stratum.frozen import frozen
+from stratum.frozen import frozen, replace
 from stratum.refs import DEFAULT_TAG, DEFAULT_WORKTREE, Ref, is_hash_prefix, is_name
 from stratum.store.changes import Changes
 from stratum.store.commits import Commits
 from stratum.store.namespaces import Namespaces, similar
+from stratum.store.past import Past
 from stratum.store.tags import Tags
 from stratum.store.worktrees import Worktrees
 
@@ -90,6 +93,7 @@ class Refs:
     tags: Tags
     worktrees: Worktrees
     changes: Changes
+    past: Past
 
     def of_name(self, ref: Ref) -> Resolved:
         """What NAME alone is: its worktree ``main``, or the tag ``latest`` where there is no ``main``, or a commit
@@ -119,6 +123,8 @@ class Refs:
         Raises ``NotFoundError`` with a hint, ``ConflictError`` for an ambiguous prefix, listing the candidates, and
         ``DamagedError`` for a tag or worktree that cannot be read. For a state of a history, as ``Changes.commit``.
         """
+        if ref.past:
+            return self._of_past(ref)
         if ref.change is not None:
             return ResolvedCommit(self.changes.commit(ref), ref.name)
         if ref.worktree is not None:
@@ -126,6 +132,19 @@ class Refs:
         if ref.tag is not None:
             return self._tag_or_commit(ref.name, ref.tag)
         return self.of_name(ref)
+
+    def _of_past(self, ref: Ref) -> ResolvedCommit:
+        begin = replace(ref, back=0)
+        if ref.when is None:
+            found = self.resolve(begin)
+            commit, name = found.commit, found.name
+        else:
+            if not self.namespaces.exists_name(ref.name) or not self.past.knows(ref):
+                known = self.resolve(replace(begin, when=None))
+                if isinstance(known, ResolvedCommit):
+                    raise UsageError(f"{known} is a commit, at any time", hint=f"leave '@{{{ref.when}}}' out")
+            commit, name = self.past.named(begin), ref.name
+        return ResolvedCommit(self.past.before(commit, ref.back, str(begin)) if ref.back else commit, name)
 
     def resolve_commit(self, ref: Ref) -> str:
         """The hash of the commit that a ref means, as ``resolve`` says."""
@@ -137,6 +156,11 @@ class Refs:
 
         Raises as ``resolve`` does, and ``UsageError`` for a ref that names a tag or commit.
         """
+        if ref.past:
+            raise UsageError(
+                f"{ref} is a commit; a worktree is needed here",
+                hint=f"make one from it: stratum worktree add {ref.name}+WORKTREE '{ref}'",
+            )
         if ref.change is not None:
             raise UsageError(
                 f"{ref} is a state in a worktree's history; a worktree is needed here",

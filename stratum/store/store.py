@@ -17,6 +17,7 @@ from stratum.store.layout import Layout, create_layout, open_layout
 from stratum.store.locks import StoreLocks
 from stratum.store.namespaces import Namespaces
 from stratum.store.objects import Objects
+from stratum.store.past import Past
 from stratum.store.profiles import Profiles
 from stratum.store.reflog import Reflog
 from stratum.store.residence import Residence
@@ -45,6 +46,7 @@ class Store(Refs):
         self.namespaces = Namespaces(layout, self.locks, self.transactions)
         self.keeping = Keeping(layout, self.locks, self.transactions, self.namespaces)
         self.reflog = Reflog(layout)
+        self.past = Past(layout, self.commits, self.reflog)
         parts = (layout, self.locks, self.transactions, self.namespaces, self.commits, self.reflog)
         self.tags = Tags(*parts)
         self.worktrees = Worktrees(*parts)

@@ -30,7 +30,7 @@ from stratum.oci.mediatypes import MANIFEST_MEDIA_TYPE
 from stratum.oci.referrers import read_referrers
 from stratum.oci.target import parse_target
 from stratum.oci.transport import origin
-from stratum.refs import parse_ref
+from stratum.refs import parse_ref, split_ref_path
 from stratum.store.budget import parse_budget
 from stratum.store.catalog import Blob, Catalog, NewPack, write_catalog
 from stratum.store.clock import utc_now
@@ -146,6 +146,8 @@ def entry(data: bytes) -> None:
 PARSERS: dict[str, tuple[Callable[[bytes], object], bytes]] = {
     "ref": (lambda data: parse_ref(text(data)), b"name+tree"),
     "change": (lambda data: parse_ref(text(data)), b"name+tree@4711"),
+    "past ref": (lambda data: parse_ref(text(data)), b"name+tree@{2026-11-20 14:00}~2^"),
+    "path in a ref": (lambda data: split_ref_path(text(data)), b"name:tag@{14:00}~1:/path/a"),
     "duration": (lambda data: parse_duration(text(data)), b"1d12h"),
     "moment": (
         lambda data: parse_when(text(data), NOON, lambda moment: moment.replace(tzinfo=NOON.tzinfo)),

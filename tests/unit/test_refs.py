@@ -15,6 +15,7 @@ from stratum.refs import (
     parse_new_tag,
     parse_ref,
     parse_tag,
+    split_ref_path,
 )
 
 HASH = "0123456789abcdef" * 4
@@ -62,8 +63,15 @@ def test_is_name_agrees_with_check_name(text: str) -> None:
 @given(NAMES, NAMES)
 def test_refs_round_trip(name: str, second: str) -> None:
     refs = Ref(name), Ref(name, tag=second), Ref(name, worktree=second)
-    for ref in (*refs, Ref(name, change=1), Ref(name, worktree=second, change=10**15 - 1)):
+    past = (
+        Ref(name, when="yesterday 14:05"),
+        Ref(name, tag=second, back=3),
+        Ref(name, worktree=second, when="2h", back=1),
+    )
+    for ref in (*refs, *past, Ref(name, change=1), Ref(name, worktree=second, change=10**15 - 1)):
         assert parse_ref(str(ref)) == ref
+        assert split_ref_path(f"{ref}:/a:/b") == (str(ref), "/a:/b")
+        assert split_ref_path(str(ref)) == (str(ref), None)
     assert Ref(name).bare
     assert not Ref(name, tag=second).bare
     assert not Ref(name, worktree=second).bare
@@ -76,7 +84,15 @@ def test_any_text_is_a_ref_or_a_usage_error(text: str) -> None:
         ref = parse_ref(text)
     except UsageError:
         return
-    assert str(ref) == text
+    assert str(ref) == text or ref.past
+    assert parse_ref(str(ref)) == ref
+
+
+@given(st.text("ab:/.@{}~^+ 1"))
+def test_a_path_in_a_ref_is_what_follows_it(text: str) -> None:
+    ref, path = split_ref_path(text)
+    assert (ref if path is None else f"{ref}:{path}") in (text, f"{text}/")
+    assert path is None or ref
 
 
 def test_hashes() -> None:
@@ -139,6 +155,70 @@ def test_a_tag_has_no_change() -> None:
         parse_lasting("app+dev@3")
     assert "stratum tag app+dev@3 TAG" in caught.value.hint
     assert parse_lasting("app+dev") == Ref("app", worktree="dev")
+
+
+@pytest.mark.parametrize(
+    ("text", "ref"),
+    [
+        ("app~", Ref("app", back=1)),
+        ("app^", Ref("app", back=1)),
+        ("app:v1~2", Ref("app", tag="v1", back=2)),
+        ("app+dev^^~3~", Ref("app", worktree="dev", back=6)),
+        (f"{HASH}~1", Ref(HASH, back=1)),
+        (f"app:{HASH}^", Ref("app", tag=HASH, back=1)),
+        ("app@{ 2h }", Ref("app", when="2h")),
+        ("app:v1@{2026-11-20 14:00}", Ref("app", tag="v1", when="2026-11-20 14:00")),
+        ("app+dev@{yesterday}~1", Ref("app", worktree="dev", when="yesterday", back=1)),
+    ],
+)
+def test_what_was_before(text: str, ref: Ref) -> None:
+    assert parse_ref(text) == ref
+    assert ref.past
+    assert not ref.live
+    assert not ref.bare
+    for refuse in (parse_lasting, parse_tag, parse_new_tag):
+        with pytest.raises(UsageError) as caught:
+            refuse(text)
+        assert caught.value.message
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("~", "^1", "app~0", "app~01", "app~-1", "app~x", "app^2", "app~1:v1", "app~99999999", "~1app", "app~1+dev"),
+        *("app@{}", "app@{ }", "app@{2h", "app@{2h}}", "app@{a}@{b}", "app~1@{2h}", "app@{" + "x" * 101 + "}"),
+        *("app@1~1", "app@1@{2h}", f"{HASH}@{{2h}}", f"app:{HASH}@{{2h}}", "app@{2h}\n", "a:b+c~1", "app@{2h}1"),
+    ],
+)
+def test_malformed_past(text: str) -> None:
+    with pytest.raises(UsageError):
+        parse_ref(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "split"),
+    [
+        ("app:/etc/passwd", ("app", "/etc/passwd")),
+        ("app:v1:/etc", ("app:v1", "/etc")),
+        ("app:v1:etc/a:b", ("app:v1", "etc/a:b")),
+        ("app:v1:", ("app:v1", "/")),
+        ("app+dev:/x", ("app+dev", "/x")),
+        ("app+dev@12:/x", ("app+dev@12", "/x")),
+        ("app@{2026-11-20 14:00}~1:/x", ("app@{2026-11-20 14:00}~1", "/x")),
+        ("app:v1@{14:00}:x", ("app:v1@{14:00}", "x")),
+        (f"{HASH}:/x", (HASH, "/x")),
+        ("app:v1", ("app:v1", None)),
+        ("app@{14:00}", ("app@{14:00}", None)),
+        ("./app:/x", ("./app:/x", None)),
+        ("..:/x", ("..:/x", None)),
+        ("/srv/app:/x", ("/srv/app:/x", None)),
+        ("app/a:v1:/x", ("app/a:v1:/x", None)),
+        ("app:v1/x:y", ("app:v1/x:y", None)),
+        (":/x", (":/x", None)),
+    ],
+)
+def test_paths_in_refs(text: str, split: tuple[str, str | None]) -> None:
+    assert split_ref_path(text) == split
 
 
 def test_tag_and_worktree_together_are_named_as_the_problem() -> None:
