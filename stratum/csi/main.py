@@ -17,7 +17,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import stratum
-from stratum.errors import StratumError, UsageError, os_error_text
+from stratum.errors import StratumError, UnsupportedError, UsageError, os_error_text
 
 NODE_ID_MAX = 63
 GRACE = 5.0
@@ -93,6 +93,8 @@ def _run(args: argparse.Namespace) -> int:
     from stratum.api.maintenance import parse_duration
     from stratum.api.session import Session
     from stratum.config import load_config
+
+    _look_for_packages()
     from stratum.csi import collecting, healing
     from stratum.csi.driver import Driver, Options
     from stratum.csi.metrics import LIMITS
@@ -135,6 +137,19 @@ def _run(args: argparse.Namespace) -> int:
             # Jobs may be cut short anywhere, and are begun again by the next call; waiting for them helps nobody.
             os._exit(0)
     return 0
+
+
+def _look_for_packages() -> None:
+    """That what the extra ``csi`` brings is installed."""
+    try:
+        import grpc  # noqa: F401 - what the driver's own modules load, and not every installation has
+        import prometheus_client  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ModuleNotFoundError as exc:
+        raise UnsupportedError(
+            f"the driver needs the Python package {exc.name}, which is not installed",
+            hint=f"{sys.executable} -m pip install 'stratum-oci[csi]', or the driver's container image (k8s/README.md)",
+        ) from None
 
 
 def _node_id(node_id: str) -> str:

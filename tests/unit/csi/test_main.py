@@ -1,0 +1,21 @@
+"""The driver's program where it cannot start."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from stratum.csi.main import main
+
+
+@pytest.mark.parametrize("package", ["grpc", "prometheus_client", "uvicorn"])
+def test_without_its_extra_one_line_says_what_is_missing(
+    package: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)  # as where it is not installed
+    assert main(["--endpoint", "unix:///none", "--node-id", "n"]) == 6
+    assert capsys.readouterr().err.splitlines() == [
+        f"error: the driver needs the Python package {package}, which is not installed",
+        f"hint: {sys.executable} -m pip install 'stratum-oci[csi]', or the driver's container image (k8s/README.md)",
+    ]

@@ -1,0 +1,55 @@
+"""The wheel: its name, and what is installed beside the package."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from email import message_from_bytes
+
+import pytest
+
+import stratum
+from stratum.cli.main import HIDDEN, VERBS
+from tools.share import CHECKOUT, COMPLETION, kept
+
+DATA = f"stratum_oci-{stratum.__version__}.data/data/share"
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+    """The wheel, as ``pip wheel`` builds it of this checkout."""
+    place = tmp_path_factory.mktemp("dist")
+    pip = [sys.executable, "-m", "pip", "--quiet", "wheel", "--no-deps", "--no-build-isolation"]
+    done = subprocess.run([*pip, "-w", place, CHECKOUT], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (path,) = place.iterdir()
+    assert path.name == f"stratum_oci-{stratum.__version__}-py3-none-any.whl"
+    return zipfile.ZipFile(path)
+
+
+def test_its_metadata(wheel: zipfile.ZipFile) -> None:
+    about = f"stratum_oci-{stratum.__version__}.dist-info"
+    metadata = message_from_bytes(wheel.read(f"{about}/METADATA"))
+    assert (metadata["Name"], metadata["Version"]) == ("stratum-oci", stratum.__version__)
+    programs = wheel.read(f"{about}/entry_points.txt").decode().splitlines()
+    assert {line.partition(" ")[0] for line in programs} >= {"stratum", "stratum-csi", "stratum-hook", "mount.stratum"}
+
+
+def test_it_has_the_package_and_no_tests(wheel: zipfile.ZipFile) -> None:
+    assert {name.split("/")[0] for name in wheel.namelist() if ".d" not in name.split("/")[0]} == {"stratum"}
+    ours = {str(path.relative_to(CHECKOUT)) for path in (CHECKOUT / "stratum").rglob("*.py")}
+    assert ours <= set(wheel.namelist())
+
+
+def test_it_has_units_examples_man_pages_and_completion(wheel: zipfile.ZipFile) -> None:
+    data = {name.removeprefix(f"{DATA}/") for name in wheel.namelist() if name.startswith(DATA)}
+    files = kept()
+    assert {"stratum/systemd/stratum-watch.service", "stratum/systemd/stratum-hydrate.socket"} <= set(files)
+    assert "stratum/examples/quadlet/database.container" in files
+    pages = {f"man/man1/stratum-{verb}.1" for verb in VERBS if verb not in HIDDEN}
+    assert data >= {*files, *pages, "man/man1/stratum.1", *COMPLETION.values()}
+    for place, path in files.items():
+        assert wheel.read(f"{DATA}/{place}") == path.read_bytes()
+    for place in COMPLETION.values():
+        assert b"_STRATUM_COMPLETE" in wheel.read(f"{DATA}/{place}")

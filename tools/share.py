@@ -1,0 +1,48 @@
+"""What is installed beside the package: man pages, completion, units and examples, by where they go below ``share/``.
+
+``python -m tools.share DIRECTORY`` writes what is made from the command line itself. The wheel carries all of it, and
+``make install`` and the Debian package put the wheel's files where the system looks for them.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+CHECKOUT = Path(__file__).parents[1]
+COMPLETION = {
+    "bash": "bash-completion/completions/stratum",
+    "zsh": "zsh/site-functions/_stratum",
+    "fish": "fish/vendor_completions.d/stratum.fish",
+}
+"""Shell -> file below ``share/`` that it looks into by itself."""
+UNITS = "stratum/systemd"
+EXAMPLES = "stratum/examples"
+UNIT_KINDS = (".service", ".socket", ".timer")
+
+
+def kept() -> dict[str, Path]:
+    """Files that are in the checkout as they are installed: place below ``share/`` -> file."""
+    hooks = CHECKOUT / "oci-hooks"
+    found = {f"{UNITS}/{path.name}": path for path in sorted(hooks.iterdir()) if path.suffix in UNIT_KINDS}
+    found[f"{EXAMPLES}/policy.toml"] = hooks / "policy.toml"
+    found |= {f"{EXAMPLES}/quadlet/{path.name}": path for path in sorted((hooks / "quadlet").iterdir())}
+    return found
+
+
+def make(directory: Path) -> dict[str, Path]:
+    """Write the files that are made from the command line to ``directory``: place below ``share/`` -> file."""
+    from tools.manpages import main as write_pages
+
+    write_pages(directory / "man/man1")
+    for shell, place in COMPLETION.items():
+        path = directory / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        said = subprocess.run([sys.executable, "-m", "stratum", "completion", shell], check=True, capture_output=True)
+        path.write_bytes(said.stdout)
+    return {str(path.relative_to(directory)): path for path in sorted(directory.rglob("*")) if path.is_file()}
+
+
+if __name__ == "__main__":
+    make(Path(sys.argv[1]))
