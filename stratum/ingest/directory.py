@@ -24,7 +24,6 @@ from pathlib import Path
 
 from stratum.errors import ConflictError, NotFoundError, StratumError, UsageError, os_error_text
 from stratum.ingest.attributes import stored_xattrs
-from stratum.ingest.dirstack import OPEN_DIRECTORY, DirectoryStack
 from stratum.ingest.journal import Journal, Journalled
 from stratum.ingest.reader import FileReader, Pending, source_error
 from stratum.ingest.staging import Signature, open_source, signature
@@ -33,6 +32,7 @@ from stratum.ingest.unchanged import Listing, root_entry
 from stratum.progress import Progress
 from stratum.store import Store
 from stratum.store.transaction import Transaction
+from stratum.sys.dirstack import OPEN_DIRECTORY, DirectoryStack
 from stratum.sys.xattrs import read_xattrs
 from stratum.tree.limits import NAME_MAX, PATH_MAX, refuse_long_path
 from stratum.tree.model import Directory, File, Inode, Special, Symlink, Xattrs

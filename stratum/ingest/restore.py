@@ -30,9 +30,9 @@ from stratum.frozen import frozen
 from stratum.ingest.alike import find_alike
 from stratum.ingest.attributes import stored_xattrs
 from stratum.ingest.copying import SourceError, copy_hashed
-from stratum.ingest.dirstack import OPEN_DIRECTORY, DirectoryStack
 from stratum.store.objects import Objects
 from stratum.sys.atomic import write_all
+from stratum.sys.dirstack import OPEN_DIRECTORY, DirectoryStack
 from stratum.sys.holes import is_sparse
 from stratum.sys.syscalls import (
     RENAME_NOREPLACE,

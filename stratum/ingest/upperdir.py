@@ -19,7 +19,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from stratum.ingest.dirstack import OPEN_DIRECTORY, DirectoryStack
 from stratum.ingest.reader import Pending, source_error
 from stratum.ingest.staging import open_source
 from stratum.ingest.upperentry import (
@@ -32,6 +31,7 @@ from stratum.ingest.upperentry import (
     metadata,
 )
 from stratum.sys.copymark import check_mark
+from stratum.sys.dirstack import OPEN_DIRECTORY, DirectoryStack
 from stratum.tree import overlay
 from stratum.tree.limits import refuse_long_path
 from stratum.tree.model import Directory, File, Inode

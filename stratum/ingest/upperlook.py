@@ -15,11 +15,11 @@ from collections.abc import Collection, Mapping
 from operator import is_not
 from typing import Protocol
 
-from stratum.ingest.dirstack import MAX_OPEN, OPEN_DIRECTORY
 from stratum.ingest.reader import source_error
 from stratum.ingest.statcache import tells_changes
 from stratum.ingest.upperentry import OPEN_ENTRY, UpperEntries, UpperEntry, is_whiteout, merged_directory, metadata
 from stratum.ingest.uppernodes import Number, UpperDirectory, UpperInode, UpperNodes
+from stratum.sys.dirstack import MAX_OPEN, OPEN_DIRECTORY
 from stratum.sys.handles import handle_of
 from stratum.sys.syscalls import birth_time
 from stratum.tree import overlay

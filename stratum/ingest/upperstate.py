@@ -19,11 +19,11 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from types import TracebackType
 
 from stratum.errors import StratumError
-from stratum.ingest.dirstack import OPEN_DIRECTORY
 from stratum.ingest.reader import source_error
 from stratum.ingest.upperentry import UpperEntries, Warn
 from stratum.ingest.upperlook import Contents, Look, Marks, Tangled, handle
 from stratum.ingest.uppernodes import UpperDirectory, UpperNodes
+from stratum.sys.dirstack import OPEN_DIRECTORY
 from stratum.sys.xattrs import read_fd_xattrs
 from stratum.tree.diff import linked_names
 from stratum.tree.model import Directory, Inode, Xattrs

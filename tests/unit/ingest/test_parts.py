@@ -1,4 +1,4 @@
-"""The pieces below an import: the directory stack, attribute rules, the stat cache, the worker pool."""
+"""The pieces below an import: attribute rules, the stat cache, the worker pool."""
 
 from __future__ import annotations
 
@@ -12,63 +12,18 @@ from pathlib import Path
 import pytest
 
 from stratum.composefs.verity import verity_digest
-from stratum.errors import ConflictError, StratumError
+from stratum.errors import StratumError
 from stratum.ingest.attributes import stored_xattrs
-from stratum.ingest.dirstack import OPEN_DIRECTORY, DirectoryStack
 from stratum.ingest.pool import Batch, Pool
 from stratum.ingest.staging import Signature, signature
 from stratum.ingest.statcache import TELLS_AFTER, TELLS_AFTER_COARSE, Found, StatCache, tells_changes
 from stratum.ingest.worker import OK, STORE_FAILED, Request
 from stratum.store import Store
+from stratum.sys.dirstack import OPEN_DIRECTORY
 from stratum.sys.proc import alive, start_time
 
 HUGE = 15 << 40
 """Bytes of a hole that takes longer to hash than a test lasts; ext4 has no larger files."""
-
-
-class TestDirectoryStack:
-    def descend(self, stack: DirectoryStack, depth: int) -> None:
-        for _ in range(depth):
-            fd = os.open("d", OPEN_DIRECTORY, dir_fd=stack.top)
-            stack.push(fd, os.fstat(fd))
-
-    def ascend(self, stack: DirectoryStack) -> None:
-        while len(stack) > 1:
-            stack.pop()
-
-    def make(self, path: Path, depth: int) -> int:
-        root = os.open(path, OPEN_DIRECTORY)
-        fd = os.dup(root)
-        for _ in range(depth):
-            os.mkdir("d", dir_fd=fd)
-            below = os.open("d", OPEN_DIRECTORY, dir_fd=fd)
-            os.close(fd)
-            fd = below
-        os.close(fd)
-        return root
-
-    def test_few_descriptors_however_deep(self, tmp_path: Path) -> None:
-        root = self.make(tmp_path, 50)
-        inodes = []
-        before = len(os.listdir("/proc/self/fd"))
-        with DirectoryStack(root, max_open=4) as stack:
-            for _ in range(50):
-                inodes.append(os.fstat(stack.top).st_ino)
-                self.descend(stack, 1)
-            assert len(os.listdir("/proc/self/fd")) <= before + 5
-            while inodes:
-                stack.pop()
-                assert os.fstat(stack.top).st_ino == inodes.pop()
-            assert len(stack) == 1
-        assert len(os.listdir("/proc/self/fd")) == before - 1
-
-    def test_a_directory_that_was_moved_is_noticed(self, tmp_path: Path) -> None:
-        root = self.make(tmp_path, 10)
-        with DirectoryStack(root, max_open=2) as stack:
-            self.descend(stack, 10)
-            (tmp_path / "d/d/d/d").rename(tmp_path / "elsewhere")
-            with pytest.raises(ConflictError, match="moved"):
-                self.ascend(stack)
 
 
 class TestAttributes:
