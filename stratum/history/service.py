@@ -19,7 +19,6 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +26,7 @@ from stratum.errors import StratumError, UsageError, foreseen
 from stratum.history.keeper import CLOSES, KEPT, NAMES
 from stratum.history.wire import KEEPER
 from stratum.sys import daemon
+from stratum.sys.handover import Handover
 from stratum.sys.malloc import give_back_at_once
 from stratum.sys.packets import Channel, GarbageError, Message, close_all, error_to_json, send
 from stratum.sys.spawn import spawn
@@ -53,8 +53,7 @@ class Service:
         self._settings = settings
         self._fds = fds
         self._asked: queue.SimpleQueue[Asked] = queue.SimpleQueue()
-        self._todo: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._later = Handover()
         self._thread: threading.Thread | None = None
         self._watcher: Watcher | None = None
         self._watching: list[str] | None = None
@@ -68,11 +67,11 @@ class Service:
         """Work until the keeper says to end, or is gone."""
         self._channel.post({"ready": True, "pid": os.getpid()})
         poll = select.poll()
-        poll.register(self._wake, select.POLLIN)
+        poll.register(self._later.fd, select.POLLIN)
         while not (self._channel.ended or self._retired or self._broken):
             poll.register(self._channel.fileno(), select.POLLIN | (select.POLLOUT if self._channel.has_unsent else 0))
             poll.poll()
-            self._do_todo()
+            self._later.do()
             self._channel.flush()
             for message, fds in self._channel.messages():
                 try:
@@ -99,18 +98,6 @@ class Service:
         """Have the other thread look what is to be done."""
         if self._watcher is not None:
             self._watcher.wake()
-
-    def _later(self, task: Callable[[], None]) -> None:
-        """Have the thread that talks with the keeper do something."""
-        self._todo.put(task)
-        os.eventfd_write(self._wake, 1)
-
-    def _do_todo(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            os.eventfd_read(self._wake)
-        with contextlib.suppress(queue.Empty):
-            while True:
-                self._todo.get_nowait()()
 
     def _end(self) -> None:
         """Have all that is known brought into the logs, and, where no keeper is left, start another."""
@@ -149,7 +136,7 @@ class Service:
         except Exception as exc:  # whatever it is, the next one may get further
             problem = foreseen(exc)
             daemon.log(f"cannot watch {self._settings['store']}: {problem.told}")
-            self._later(lambda: self._break(problem))
+            self._later.put(lambda: self._break(problem))
 
     def _break(self, problem: StratumError) -> None:
         self._channel.post({"failed": error_to_json(problem)["error"]})
@@ -185,7 +172,7 @@ class Service:
         watching = watcher.watching()
         if watching != self._watching:
             self._watching = watching
-            self._later(lambda: self._channel.post({"watching": watching}))
+            self._later.put(lambda: self._channel.post({"watching": watching}))
 
     def _answer(self) -> None:
         """Do what was asked by now."""

@@ -20,7 +20,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
-import queue
 import select
 import signal
 import socket
@@ -36,6 +35,7 @@ from stratum.hydrate.gate import Connection
 from stratum.mount.gate import ask_keeper, gate_from_json
 from stratum.mount.plan import Gate, kernel_version
 from stratum.sys import daemon, fuse
+from stratum.sys.handover import Handover
 from stratum.sys.packets import Channel, GarbageError, Message, close_all, error_to_json, send
 from stratum.sys.threads import use_little_address_space
 
@@ -93,10 +93,9 @@ class Worker:
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="gate")
         self._openers = ThreadPoolExecutor(_OPENERS, thread_name_prefix="open")
         self._servings = Servings(daemon.log, runtime_dir)
-        self._todo: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._later = Handover()
         self._epoll = select.epoll()
-        self._epoll.register(self._wake, select.EPOLLIN)
+        self._epoll.register(self._later.fd, select.EPOLLIN)
         self._epoll.register(channel.fileno(), select.EPOLLIN)
         self._retry_at: dict[str, float] = {}
         self._retired = False
@@ -113,8 +112,8 @@ class Worker:
             for fd, _ in self._epoll.poll(self._wait()):
                 if fd == self._channel.fileno():
                     self._told()
-                elif fd == self._wake:
-                    self._do_todo()
+                elif fd == self._later.fd:
+                    self._later.do()
                 elif fd in self._by_fd:
                     self._asked(self._by_fd[fd])
             self._retry()
@@ -123,18 +122,6 @@ class Worker:
     def _wait(self) -> float | None:
         due = [*self._retry_at.values(), *self._tidy_at]
         return max(0.0, min(due) - time.monotonic()) if due else None
-
-    def _later(self, task: Callable[[], None]) -> None:
-        """Have the loop do something; for other threads."""
-        self._todo.put(task)
-        os.eventfd_write(self._wake, 1)
-
-    def _do_todo(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            os.eventfd_read(self._wake)
-        with contextlib.suppress(queue.Empty):
-            while True:
-                self._todo.get_nowait()()
 
     # What filesystems ask
 
@@ -164,7 +151,7 @@ class Worker:
         try:
             self._servings.end(serving)
         finally:
-            self._later(self._tidy)
+            self._later.put(self._tidy)
 
     def _tidy(self) -> None:
         """Have catalogs closed that what has ended had open: its parts refer to one another, and some threads take a
@@ -218,9 +205,9 @@ class Worker:
             serving = self._servings.make(gated.gate, gated.request["source"])
         except Exception as exc:  # whatever it is: somebody waits
             problem = foreseen(exc)
-            self._later(lambda: self._not_opened(gated, problem))
+            self._later.put(lambda: self._not_opened(gated, problem))
         else:
-            self._later(lambda: self._opened(gated, serving))
+            self._later.put(lambda: self._opened(gated, serving))
 
     def _opened(self, gated: Gated, serving: Serving) -> None:
         if self._gated.get(gated.id) is not gated:  # it ended meanwhile
