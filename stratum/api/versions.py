@@ -303,7 +303,7 @@ class _Listing:
             if wanted.limit is not None and count >= wanted.limit:
                 return
             if line.when < self._since:
-                if line.op != "commit":  # its time is a second, so an operation that is older can be shown above it
+                if line.op != "commit":  # its time may be a second, so that an operation before it is shown above it
                     return
                 continue
             if line.when > self._until:
@@ -316,11 +316,7 @@ class _Listing:
             yield line
 
     def _with_commits(self, records: Iterable[Record]) -> Iterator[Line]:
-        """The lines of ``records``, newest first, with the commits and other moves of the worktree between them.
-
-        Moves have whole seconds: what was recorded in that second was mostly before it, as a commit waits for that; but
-        nothing was before the worktree.
-        """
+        """The lines of ``records``, newest first, with the commits and other moves of the worktree between them."""
         moves = [
             entry
             for entry in reversed(self._store.reflog.read(self._name))
@@ -333,7 +329,7 @@ class _Listing:
         for record in records:
             if last is not None and record.n > last.n:
                 continue
-            while moves and _at_latest(moves[0]) >= record.when:
+            while moves and _is_after(moves[0], record.when):
                 yield self._move(moves.pop(0))
             told = record.op == "base" and record.n > 1 and _follows(record, times)
             if not told or self._wanted.everything or "base" in self._wanted.ops:
@@ -401,8 +397,15 @@ def _is_at_or_above(above: bytes | None, path: bytes) -> bool:
     return above is not None and (path == above or path.startswith(above.rstrip(b"/") + b"/"))
 
 
-def _at_latest(move: ReflogEntry) -> str:
-    return move.when[:-1] + (".000Z" if move.old is None else ".999Z")
+def _is_after(move: ReflogEntry, when: str) -> bool:
+    """Whether a worktree was moved after what was recorded then.
+
+    At the same time it was: a commit waits for what is recorded. But nothing was before the worktree. The first
+    versions wrote whole seconds.
+    """
+    began = move.old is None
+    moved = move.when if "." in move.when else move.when[:-1] + (".000Z" if began else ".999Z")
+    return moved > when if began else moved >= when
 
 
 def _word(path: bytes) -> str:

@@ -115,7 +115,12 @@ def _print_reflog(app: App, ref: str) -> None:
         return
     for name, entry in entries:
         old, new = (short(c) if c else "-" for c in (entry.old, entry.new))
-        app.out.line(f"{entry.when}  {name}  {old} -> {new}  {safe(entry.why)}")
+        app.out.line(f"{_second(entry.when)}  {name}  {old} -> {new}  {safe(entry.why)}")
+
+
+def _second(when: str) -> str:
+    """A time without its milliseconds."""
+    return when.partition(".")[0].removesuffix("Z") + "Z"
 
 
 @verb(

@@ -1,4 +1,4 @@
-"""Times as the store writes them: RFC 3339 in UTC, to the second."""
+"""Times as the store writes them: RFC 3339 in UTC, to the second or the millisecond."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ def utc_now() -> datetime:
     return datetime.now(timezone.utc)
 
 
-def rfc3339(time: datetime) -> str:
-    """``time`` (timezone-aware) as ``YYYY-MM-DDTHH:MM:SSZ``."""
+def rfc3339(time: datetime, *, milliseconds: bool = False) -> str:
+    """``time`` (timezone-aware) as ``YYYY-MM-DDTHH:MM:SSZ``, or with three digits of the second after a point."""
     from datetime import timezone
 
-    return time.astimezone(timezone.utc).replace(tzinfo=None).isoformat(timespec="seconds") + "Z"
+    unit = "milliseconds" if milliseconds else "seconds"
+    return time.astimezone(timezone.utc).replace(tzinfo=None).isoformat(timespec=unit) + "Z"
 
 
 def commit_time(environment: Mapping[str, str]) -> datetime:

@@ -2,9 +2,10 @@
 
 ::
 
-    {"when": "2025-06-09T10:30:00Z", "kind": "tag", "which": "latest", "old": HASH or null, "new": HASH or null,
+    {"when": "2025-06-09T10:30:00.125Z", "kind": "tag", "which": "latest", "old": HASH or null, "new": HASH or null,
      "why": "import", "check": 16 hex digits}
 
+``when`` has milliseconds, as the records of a worktree's history have; the first versions wrote whole seconds.
 ``kind`` is ``tag`` or ``worktree``; ``new`` is null where the tag or worktree was removed. An entry is written, in one
 write(2) and synced, *before* the move that it tells of, so a crash may leave an entry whose move did not happen, but
 never a commit that was moved away from and is named nowhere. Writers hold the stratum's lock. A line that a crash cut
@@ -41,8 +42,8 @@ _COMPLETE = re.compile(re.escape(_CHECK) + rb'[0-9a-f]{16}"\}')
 
 @frozen
 class ReflogEntry:
-    """One move of a tag or a worktree's head. ``when`` is RFC 3339; ``old`` is None for a new ref, ``new`` for a
-    removed one."""
+    """One move of a tag or a worktree's head. ``when`` is RFC 3339, with milliseconds or, where it is old, without;
+    ``old`` is None for a new ref, ``new`` for a removed one."""
 
     when: str
     kind: Kind
@@ -62,7 +63,8 @@ class Reflog:
         """Add an entry, durably. The caller holds the lock of stratum ``name``."""
         import json
 
-        entry = {"when": rfc3339(utc_now()), "kind": kind, "which": which, "old": old, "new": new, "why": why}
+        when = rfc3339(utc_now(), milliseconds=True)
+        entry = {"when": when, "kind": kind, "which": which, "old": old, "new": new, "why": why}
         body = json.dumps(entry).encode("ascii")[:-1]
         line = body + _CHECK + _hash(body) + b'"}\n'
         try:

@@ -141,6 +141,39 @@ def test_commits_are_between_what_was_done(cli: Command, tmp_path: Path) -> None
     assert all("\x1b" not in line[-1] for line in lines)
 
 
+def test_commits_of_the_same_second_are_where_they_were_made(cli: Command, tmp_path: Path) -> None:
+    cli.ok("import", "--bare", make_tree(tmp_path / "src", {"a": "1"}), "app")
+    cli.ok("worktree", "add", "app+dev", "app:latest")
+    book = Logbook(Store.open(cli.store))
+    log = book.store.root / "refs" / "app" / "log.jsonl"
+    base = book.store.tags.get("app", "latest")
+
+    def move(when: str, old: str | None) -> None:
+        table = {"when": when, "kind": "worktree", "which": "dev", "old": old, "new": base, "why": f"at {when}"}
+        with log.open("a") as file:
+            file.write(json.dumps(table) + "\n")
+
+    log.write_text("")
+    second = "2026-11-21T14:00:05"
+    move(f"{second}.100Z", None)
+    move(f"{second}.250Z", base)
+    move(f"{second}Z", base)  # as the first versions wrote it
+    for at in (100, 200, 250, 300):
+        book.at = datetime.fromisoformat(f"{second}.{at}+00:00") - timedelta(seconds=1)
+        book.write("/a", b"%d" % at)
+    found = json.loads(cli.ok("history", "--format", "json", "app+dev"))
+    moves = [(line["op"] == "commit", line["when"]) for line in found if line["change"] != 1]
+    assert moves == [
+        (True, f"{second}Z"),
+        (False, f"{second}.300Z"),
+        (True, f"{second}.250Z"),
+        (False, f"{second}.250Z"),
+        (False, f"{second}.200Z"),
+        (False, f"{second}.100Z"),
+        (True, f"{second}.100Z"),
+    ]
+
+
 def test_json_says_all(cli: Command, book: Logbook) -> None:
     book.create("/we\x1bird\udcff", b"x", by="\x1b[31m")
     first, *others = listed(cli, "app+dev", "-n", "9")

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from stratum.errors import ConflictError, DamagedError, ExistsError, NotFoundError, UsageError
 from stratum.store import Store
 from stratum.store.reflog import ReflogEntry, parse_entry
+from stratum.store.retention import parse_time
 from tests.support.effort import examples
 from tests.support.stores import check, commit, leftovers
 
@@ -231,6 +233,16 @@ def test_the_reflog_is_lines_of_json(store: Store, commits: list[str]) -> None:
             "check": hashlib.blake2b(lines[0].split(b', "check"')[0], digest_size=8).hexdigest(),
         }
     ]
+
+
+def test_the_reflog_tells_milliseconds(store: Store, commits: list[str]) -> None:
+    before = time.time_ns() // 1_000_000
+    store.tags.set("app", "v1", commits[0])
+    (entry,) = store.reflog.read("app")
+    assert entry.when[-5] == "."
+    told = parse_time(entry.when)
+    assert told is not None
+    assert before <= round(told.timestamp() * 1000) <= time.time_ns() // 1_000_000
 
 
 def test_every_changed_bit_of_a_line_is_seen_or_changes_nothing(store: Store, commits: list[str]) -> None:
