@@ -11,13 +11,17 @@ export PYTEST_DEBUG_TEMPROOT ?= /var/tmp
 export PYTHONDONTWRITEBYTECODE :=
 
 .NOTPARALLEL:
-.PHONY: help venv setup demo quick test bench lint format man docs clean
+.PHONY: help venv setup setup-test demo quick test bench lint format man docs clean
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
 
-setup: ## Debian packages (as root, where missing), .venv, programs to compare with; nothing when all is there
-	@tools/setup/packages.sh
+setup: ## What the demo needs: Debian packages (as root, where missing) and .venv; nothing when all is there
+	@tools/setup/packages.sh demo
+	@tools/setup/venv.sh
+
+setup-test: ## What the tests need besides: more packages, programs of Debian sid to compare with (in .cache)
+	@tools/setup/packages.sh test
 	@tools/setup/venv.sh
 	@tools/setup/oracles.sh
 
@@ -30,10 +34,10 @@ demo: setup ## The main job end to end: import, container, commit, push, pull, c
 quick: lint ## Lint, types and unit tests, in under a minute: without root, Podman or any set-up but .venv
 	@STRATUM_TEST_EXAMPLES=0.1 $(BIN)/pytest --numprocesses $(JOBS) --dist loadgroup -m 'not root' tests/unit
 
-test: setup lint ## Everything: lint, types, whole suite (as root, with podman and the real kernel)
+test: setup-test lint ## Everything: lint, types, whole suite (as root, with podman and the real kernel)
 	@$(BIN)/pytest --numprocesses $(JOBS) --dist loadgroup
 
-bench: setup ## Side by side with what people use instead (tests/bench/README.md); BENCH_ARGS selects
+bench: setup-test ## Side by side with what people use instead (tests/bench/README.md); BENCH_ARGS selects
 	@tools/setup/packages.sh bench
 	@$(BIN)/python -m tests.bench $(BENCH_ARGS)
 

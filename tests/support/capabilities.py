@@ -22,7 +22,7 @@ def program(name: str) -> Path:
         return fetched
     found = shutil.which(name)
     if found is None:
-        pytest.fail(f"{name} is not on this machine: run 'make setup' as root", pytrace=False)
+        pytest.fail(f"{name} is not on this machine: run 'make setup-test' as root", pytrace=False)
     return Path(found)
 
 
@@ -42,7 +42,7 @@ def _missing_programs(*names: str) -> Callable[[], str | None]:
     @cache
     def missing() -> str | None:
         absent = [name for name in names if not (ORACLES / name).exists() and shutil.which(name) is None]
-        return f"this test needs {', '.join(absent)}: run 'make setup' as root" if absent else None
+        return f"this test needs {', '.join(absent)}: run 'make setup-test' as root" if absent else None
 
     return missing
 

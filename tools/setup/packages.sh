@@ -1,12 +1,16 @@
 #!/bin/bash
-# Installs the Debian packages that the project, its tests and its demo use, and only those that are missing.
-# With the argument 'bench', those of the benchmark too. Package names are the same in Debian 12 and 13. Needs root when something is missing, nothing otherwise.
+# Installs Debian packages that are missing: packages.sh install|demo|test|bench, each with what the ones before it need.
+# Package names are the same in Debian 12 and 13, and none is of sid. Needs root when something is missing, nothing otherwise.
 set -euo pipefail
 
+purpose=${1:-demo}
 packages=(
     ca-certificates  # TLS for pip
-    python3-venv     # the virtual environment
+    python3
+    python3-venv     # the virtual environment, and pip
+)
 
+demo=(
     podman           # containers
     conmon
     crun             # OCI runtimes: the hook is tested with those that run on the machine
@@ -15,9 +19,14 @@ packages=(
     netavark         # container networks, with the firewall tool each release's netavark calls
     iptables
     nftables
-    busybox-static   # content of the test images
-
+    busybox-static   # content of the images
     docker-registry  # the registry server that tests and demo start on loopback
+    mount
+    procps
+    util-linux
+)
+
+tests=(
     skopeo           # other people's readers of what push and export write
     umoci
     xz-utils
@@ -27,15 +36,19 @@ packages=(
     attr
     b3sum
     e2fsprogs
-    mount
-    procps
     strace           # kills at a chosen system call (crash tests)
-    util-linux
+    systemd          # reads the units
 )
 
-if [[ "${1:-}" == bench ]]; then
-    packages+=(borgbackup casync fio git ostree restic) # what 'make bench' compares with
-fi
+peers=(borgbackup casync fio git ostree restic) # what 'make bench' compares with
+
+case $purpose in
+    install) ;;
+    demo) packages+=("${demo[@]}") ;;
+    test) packages+=("${demo[@]}" "${tests[@]}") ;;
+    bench) packages+=("${demo[@]}" "${tests[@]}" "${peers[@]}") ;;
+    *) echo "setup: packages.sh knows install, demo, test and bench, not '$purpose'" >&2; exit 2 ;;
+esac
 
 missing=()
 for package in "${packages[@]}"; do
@@ -49,11 +62,11 @@ fi
 
 echo "setup: Debian packages to install: ${missing[*]}"
 if ! command -v apt-get >/dev/null; then
-    echo "setup: there is no apt-get here; set-up is for Debian 12 and 13 (see README.md for what is needed)" >&2
+    echo "setup: there is no apt-get here; install what provides: ${missing[*]}" >&2
     exit 1
 fi
 if [[ $EUID -ne 0 ]]; then
-    echo "setup: installing packages needs root: run 'make setup' as root once" >&2
+    echo "setup: installing packages needs root: as root, apt-get install ${missing[*]}" >&2
     exit 1
 fi
 

@@ -29,7 +29,7 @@ fi
 
 echo "setup: virtual environment .venv with $python"
 "$python" -m venv --clear "$venv"
-pip=("$venv/bin/python" -m pip --quiet --disable-pip-version-check install --retries 5 --constraint "$constraints")
+pip=("$python" -m tools.setup.pip "$venv/bin/python" install --constraint "$constraints")
 # The build backend comes from the same constraints as everything else, so the build is not isolated.
 "${pip[@]}" hatchling editables grpcio-tools
 "${pip[@]}" --no-build-isolation --editable '.[csi,dev,serve]'
