@@ -112,7 +112,7 @@ class FrameReader:
         start = first = 0
         while start < len(data) or not frames:
             end, last = frame_end(data, start), first
-            for piece in _decompress(view[start:end]):
+            for piece in unpacked(view[start:end]):
                 last += len(piece)
                 yield piece
             frames.append(Frame(start, end, first, last))
@@ -138,16 +138,16 @@ def unseen_lines(dump: bytes, stored: StoredDump, seen: set[bytes]) -> Iterator[
         yield dump[first : dump.find(b"\n", last - 1) + 1 or len(dump)]
 
 
-def _decompress(frame: memoryview) -> Iterator[bytes]:
-    """What a frame holds, in pieces of at most ``_PIECE`` bytes."""
+def unpacked(frame: bytes | memoryview, size: int = _PIECE) -> Iterator[bytes]:
+    """What a frame holds, in pieces of at most ``size`` bytes. ``DamagedError``."""
     from stratum import zstd
 
     decompressor = zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: 27})
     try:
-        content: bytes = decompressor.decompress(frame, _PIECE)
+        content: bytes = decompressor.decompress(frame, size)
         while content:
             yield content
-            content = b"" if decompressor.needs_input or decompressor.eof else decompressor.decompress(b"", _PIECE)
+            content = b"" if decompressor.needs_input or decompressor.eof else decompressor.decompress(b"", size)
     except zstd.ZstdError as exc:
         raise DamagedError(f"a zstd frame of it is not valid: {exc}") from None
     if not decompressor.eof or decompressor.unused_data:
