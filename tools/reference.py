@@ -14,6 +14,7 @@ from pathlib import Path
 import click
 
 from stratum.cli.main import cli
+from stratum.cli.verbs import GROUPS
 from stratum.config import FILES, SETTINGS, VARIABLES
 from stratum.errors import EXIT_CODES, StratumError
 from tools.manpages import Words, commands
@@ -78,8 +79,7 @@ def section(names: Words, command: click.Command) -> str:
 
 def verbs() -> str:
     """The page of all commands."""
-    found = list(commands(cli))
-    (_, root), *others = found
+    (_, root), *others = commands(cli)
     context = click.Context(root, info_name="stratum")
     options = [record for p in root.get_params(context) if (record := p.get_help_record(context)) is not None]
     head = [
@@ -90,7 +90,11 @@ def verbs() -> str:
         "What a verb prints with `--format json` has a [schema](../schemas/README.md); how it ends says its"
         " [exit code](exit-codes.md).",
     ]
-    return "\n\n".join([*head, *(section(names, command).rstrip() for names, command in others)]) + "\n"
+    parts = []
+    for title, group in GROUPS.items():
+        told = [section(names, command) for names, command in others if names[1] in group and title]
+        parts += [f"## {title}", *told] if told else []
+    return "\n\n".join(part.rstrip() for part in [*head, *parts]) + "\n"
 
 
 def config() -> str:
