@@ -96,13 +96,18 @@ def gc(session: Session, rules: Retention, *, dry_run: bool = False) -> Collecte
     with store.locks.store():
         if not dry_run:
             seal_idle(store)
-            needed = read_ahead(store, rules, _mounted(session))
+            needed = read_ahead(store, rules, mounted_commits(session))
         forgetting = plan(store, session.config.history_max)
     with store.locks.store(exclusive=not dry_run):
         if not dry_run:
             carry_out(store, forgetting)
         done = collect(
-            store, rules, _mounted(session), dry_run=dry_run, needed=needed, forgotten=forgetting if dry_run else None
+            store,
+            rules,
+            mounted_commits(session),
+            dry_run=dry_run,
+            needed=needed,
+            forgotten=forgetting if dry_run else None,
         )
     if folded.failed and not dry_run:  # there may be room for it now
         folded = fold_all(session, before=folded)
@@ -111,7 +116,7 @@ def gc(session: Session, rules: Retention, *, dry_run: bool = False) -> Collecte
     return done
 
 
-def _mounted(session: Session) -> dict[str, str]:
+def mounted_commits(session: Session) -> dict[str, str]:
     """Commit -> where it is mounted, for the commits of this store that are."""
     records = session.state.of_store(session.store.root)
     return {record.commit: f"mounted at {record.mountpoint}" for record in records}

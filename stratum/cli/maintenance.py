@@ -34,7 +34,7 @@ def _keep(unit: str, help_text: str) -> Callable[[Command], Command]:
         ("Thin out tags that stops made", "stratum gc --stratum db --tags 'stop-*' --keep-last 10 --keep-daily 14"),
     ],
 )
-@click.option("-n", "--dry-run", is_flag=True, help="Only say what would be removed.")
+@click.option("-n", "--dry-run", is_flag=True, help="Only say what would be removed, and of which strata.")
 @click.option(
     "--reflog-age", metavar="DURATION", help="Keep what refs named within this time, e.g. 12h, 30d; default 30d."
 )
@@ -118,7 +118,15 @@ def _gc_json(done: Collected) -> dict[str, Any]:
         "removed_histories": done.histories,
         "removed_leftovers": [safe(path) for path in done.others],
         "bytes_freed": done.bytes_freed,
+        "by_stratum": _by_stratum(done) if done.dry_run else None,
     }
+
+
+def _by_stratum(done: Collected) -> list[dict[str, Any]]:
+    return [
+        {"stratum": name or None, "commits": going.commits, "objects": going.objects, "bytes": going.bytes}
+        for name, going in sorted(done.by_stratum.items())
+    ]
 
 
 def _sizes(worktrees: dict[str, int]) -> list[dict[str, Any]]:
@@ -148,6 +156,9 @@ def _print_collected(app: App, done: Collected) -> None:
     if done.dry_run:
         for commit, why in sorted(done.kept.items()):
             app.out.line(f"would keep commit {short(commit)}: {safe(why)}")
+    for name, going in sorted(done.by_stratum.items()):
+        whose = f"of {name}" if name else "of several strata, or of none that is known"
+        app.out.line(f"would free {human_size(going.bytes)}: {going.commits} commits, {going.objects} objects {whose}")
     tags = f"{len(done.tags)} tags, " if done.tags else ""
     app.out.note(
         f"{word} {tags}{len(done.commits)} commits and {done.objects} objects, {human_size(done.bytes_freed)}; "

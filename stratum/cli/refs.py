@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
 from stratum.cli.app import App, verb
 from stratum.cli.notes import note_uncommitted
-from stratum.cli.output import safe, short
+from stratum.cli.output import human_size, safe, short
 from stratum.cli.reftype import NAME, REF
 from stratum.errors import UsageError
+
+if TYPE_CHECKING:
+    from stratum.api.shares import Size
+    from stratum.refs import Ref
 
 
 @verb(
@@ -147,7 +152,7 @@ def list_(app: App, name: str | None, remote: str | None, plain_http: bool, ca_f
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @click.option("--discard", is_flag=True, help="Throw uncommitted changes of worktrees away, and their histories.")
 @click.option("-f", "--force", is_flag=True, help="Also what is pinned.")
-@click.option("-n", "--dry-run", is_flag=True, help="Only say what would be removed.")
+@click.option("-n", "--dry-run", is_flag=True, help="Only say what would be removed, and what that would free.")
 def remove(app: App, ref: str, yes: bool, discard: bool, force: bool, dry_run: bool) -> None:
     """Remove a tag, a worktree, or a whole stratum with all its tags and worktrees.
 
@@ -160,18 +165,28 @@ def remove(app: App, ref: str, yes: bool, discard: bool, force: bool, dry_run: b
     plan = plan_removal(app.session, ref, force=force)
     if plan.whole_stratum and not (yes or dry_run):
         _confirm(plan.description)
+    frees = _frees(app, plan.ref) if dry_run else None
     kept, forgotten = ([], []) if dry_run else run(app.session, plan, discard=discard, force=force)
     if app.out.json:
-        app.out.object(
-            {"removed": plan.removes, "kept_commits": kept, "forgotten_mounts": forgotten, "dry_run": dry_run}
-        )
+        size = {"disk": frees.disk, "apparent": frees.apparent} if frees is not None else None
+        done = {"removed": plan.removes, "kept_commits": kept, "forgotten_mounts": forgotten, "dry_run": dry_run}
+        app.out.object({**done, "frees": size})
         return
     for item in plan.removes:
         app.out.note(f"{'would remove' if dry_run else 'removed'} {item}")
+    if frees is not None:
+        later = "which gc frees once the reflog lets go, after 30 days" if frees.disk else "so gc would free nothing"
+        app.out.note(f"{human_size(frees.disk)} are of nothing else, {later}")
     for item in kept:
         app.out.note(f"uncommitted changes are kept as commit {item}")
     for mountpoint in forgotten:
         app.out.note(f"{safe(mountpoint)} is not mounted at the next start")
+
+
+def _frees(app: App, ref: Ref) -> Size:
+    from stratum.api.usage import freed_by_removal
+
+    return freed_by_removal(app.session, ref).exclusive
 
 
 def _confirm(description: str) -> None:

@@ -50,6 +50,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "reconcile": ("stratum.cli.reconciling:reconcile", "Commit what stopped containers left, and mend mounts."),
     },
     "Disk and health": {
+        "du": ("stratum.cli.usage:du", "Show what uses the disk, and what is shared."),
         "gc": ("stratum.cli.maintenance:gc", "Remove what nothing names any more."),
         "fsck": ("stratum.cli.maintenance:fsck", "Check the whole store, and repair it."),
         "verify": ("stratum.cli.history:verify", "Check one commit, or one file of it."),

@@ -37,13 +37,13 @@ from __future__ import annotations
 
 import stat
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stratum.errors import BusyError, DamagedError
+from stratum.errors import BusyError, DamagedError, NotFoundError
 from stratum.store import packcache
 from stratum.store.layout import LANDING_OWNER, LANDING_PARTS, storage_error
 from stratum.store.residence import Needed
@@ -65,6 +65,16 @@ CACHE_AGE = 30 * 24 * 3600.0
 
 
 @dataclass(slots=True)
+class Going:
+    """What of a stratum would be removed: commits, objects that only these need, and the bytes that all this has on
+    disk."""
+
+    commits: int = 0
+    objects: int = 0
+    bytes: int = 0
+
+
+@dataclass(slots=True)
 class Collected:
     """What a collection removed, or would remove.
 
@@ -74,6 +84,9 @@ class Collected:
     worktrees that keep their last commit twice is filled in by whoever folds them (``api.folding``): ref -> bytes on
     disk of what was ``folded`` and of what is ``kept_twice`` still, ref -> why it was ``not_folded``. So
     is what histories forgot (``store.forgetting``): how many ``versions``, and the refs of those that went whole.
+
+    ``by_stratum`` is only found by a dry run, as whose the objects are has to be read: stratum -> what would go of it.
+    What was of several strata, or of none that is known, is under the empty name.
     """
 
     dry_run: bool
@@ -90,6 +103,11 @@ class Collected:
     not_folded: dict[str, str] = field(default_factory=dict)
     versions: int = 0
     histories: list[str] = field(default_factory=list)
+    by_stratum: dict[str, Going] = field(default_factory=dict)
+
+    def owner(self, commit: str) -> str:
+        """The stratum that a commit which goes was of; empty where that is not just one."""
+        return self.strata[commit][0] if len(self.strata[commit]) == 1 else ""
 
 
 def read_ahead(store: Store, rules: Retention, mounted: Mapping[str, str]) -> Needed:
@@ -99,12 +117,12 @@ def read_ahead(store: Store, rules: Retention, mounted: Mapping[str, str]) -> Ne
     """
     needed = Needed()
     watched = store.histories.roots(needed.logs)[1]
-    _read_needed(store, _roots(store, rules, mounted, watched).kept, needed)
+    _read_needed(store, what_stays(store, rules, mounted, watched).kept, needed)
     return needed
 
 
-def _roots(store: Store, rules: Retention, mounted: Mapping[str, str], watched: Mapping[str, str]) -> Roots:
-    """What is kept, also for histories: ``watched`` is commit -> the history of which worktree needs it."""
+def what_stays(store: Store, rules: Retention, mounted: Mapping[str, str], watched: Mapping[str, str]) -> Roots:
+    """What a collection keeps, also for histories: ``watched`` is commit -> the history of which worktree needs it."""
     roots = find_roots(store, rules, mounted)
     for commit, why in watched.items():
         if store.commits.exists(commit):  # else the history was already without it
@@ -133,7 +151,7 @@ def collect(
     versions, watched = store.histories.roots(needed.logs, without=forgotten.expired if forgotten is not None else ())
     if forgotten is not None:
         versions -= forgotten.going
-    roots = _roots(store, rules, mounted, watched)
+    roots = what_stays(store, rules, mounted, watched)
     done.kept, done.tags = roots.kept, roots.going_tags
     _read_needed(store, done.kept, needed)
     needed.objects.update(versions)
@@ -144,19 +162,37 @@ def collect(
         for (name, tag), commit in done.tags.items():
             store.tags.remove(name, tag, expected=commit, why="gc: thinned out")
         span_gaps(store, done.kept, set(going))
+    owners: dict[bytes, str] = {}
     for commit in going:
         done.commits[commit] = "no ref, mount or recent history names it"
         done.strata[commit] = sorted(roots.mentioned.get(commit, ()))
-        done.bytes_freed += disk_usage(store.layout.commit(commit))
-        if not dry_run:
+        usage = disk_usage(store.layout.commit(commit))
+        done.bytes_freed += usage
+        if dry_run:
+            _add_going(done, done.owner(commit), usage, commits=1)
+            _own_objects(store, commit, done.owner(commit), needed.objects, owners)
+        else:
             store.transactions.discard(store.layout.commit(commit))
-    _sweep_objects(store, needed.objects, done)
-    _drop(store, _unnamed_catalogs(store, done.kept), done)
-    with _nobody_lands(store, needed.objects, dry_run) as abandoned:
-        _drop(store, abandoned, done)
-    unused = packcache.unused(store.layout)
-    _drop(store, (*_old_caches(store, done.kept), *unused, *_abandoned_files(store), *_dead_locks(store)), done)
+    _sweep_objects(store, needed.objects, owners, done)
+    with _leftovers(store, done.kept, needed.objects.__contains__, dry_run) as others:
+        _drop(store, others, done)
     return done
+
+
+def leftovers(store: Store, kept: Collection[str], is_needed: Callable[[bytes], bool]) -> list[Path]:
+    """What else a collection would remove now that keeps the commits ``kept``; ``is_needed`` says it of objects."""
+    with _leftovers(store, kept, is_needed, True) as others:
+        return [*_dead_transactions(store), *others]
+
+
+@contextmanager
+def _leftovers(
+    store: Store, kept: Collection[str], is_needed: Callable[[bytes], bool], dry_run: bool
+) -> Iterator[Iterable[Path]]:
+    """Leftovers of the dead, but for their transactions, and old caches, in a block in which they may be removed."""
+    with _nobody_lands(store, is_needed, dry_run) as abandoned:
+        caches = (*_old_caches(store, kept), *packcache.unused(store.layout))
+        yield (*_unnamed_catalogs(store, kept), *abandoned, *caches, *_abandoned_files(store), *_dead_locks(store))
 
 
 def _drop(store: Store, paths: Iterable[Path], done: Collected) -> None:
@@ -184,10 +220,7 @@ def _read_needed(store: Store, commits: Mapping[str, str], needed: Needed) -> No
 
 def _drop_dead_transactions(store: Store, done: Collected) -> None:
     """Delete what is in ``tmp/`` but for what a living transaction has there."""
-    for name in store.layout.names_in(store.layout.tmp):
-        path = store.layout.tmp / name
-        if path == store.layout.tmp / "lock" or store.transactions.is_alive(name):
-            continue
+    for path in _dead_transactions(store):
         usage = disk_usage(path)
         if not done.dry_run:
             try:
@@ -203,13 +236,38 @@ def _drop_dead_transactions(store: Store, done: Collected) -> None:
         done.bytes_freed += usage
 
 
-def _sweep_objects(store: Store, needed: set[bytes], done: Collected) -> None:
+def _dead_transactions(store: Store) -> Iterator[Path]:
+    for name in store.layout.names_in(store.layout.tmp):
+        if name != "lock" and not store.transactions.is_alive(name):
+            yield store.layout.tmp / name
+
+
+def _own_objects(store: Store, commit: str, owner: str, needed: Collection[bytes], owners: dict[bytes, str]) -> None:
+    """Note in ``owners`` whose the objects are that nothing but commits needs that go, ``commit`` of ``owner`` being
+    one of these. What cannot be read of it is nobody's."""
+    from stratum.tree.contents import object_lines
+
+    with suppress(DamagedError, NotFoundError):
+        for digest, _, _ in object_lines(store.commits.dump(commit)):
+            if digest not in needed and owners.setdefault(digest, owner) != owner:
+                owners[digest] = ""
+
+
+def _add_going(done: Collected, owner: str, usage: int, *, commits: int = 0, objects: int = 0) -> None:
+    going = done.by_stratum.setdefault(owner, Going())
+    going.commits, going.objects, going.bytes = going.commits + commits, going.objects + objects, going.bytes + usage
+
+
+def _sweep_objects(store: Store, needed: Collection[bytes], owners: Mapping[bytes, str], done: Collected) -> None:
     for digest, _ in store.objects.list():
         if digest in needed:
             done.objects_kept += 1
             continue
-        done.bytes_freed += store.objects.remove(digest, dry_run=done.dry_run)
+        usage = store.objects.remove(digest, dry_run=done.dry_run)
+        done.bytes_freed += usage
         done.objects += 1
+        if done.dry_run:
+            _add_going(done, owners.get(digest, ""), usage, objects=1)
 
 
 def _unnamed_catalogs(store: Store, commits: Iterable[str]) -> list[Path]:
@@ -222,13 +280,13 @@ def _unnamed_catalogs(store: Store, commits: Iterable[str]) -> list[Path]:
 
 
 @contextmanager
-def _nobody_lands(store: Store, needed: Collection[bytes], dry_run: bool) -> Iterator[list[Path]]:
+def _nobody_lands(store: Store, is_needed: Callable[[bytes], bool], dry_run: bool) -> Iterator[list[Path]]:
     """What may go of ``landing/`` and ``ahead/``, in a block in which nobody puts anything there; nothing where a
-    process lives that does. Parts of large objects that are ``needed`` wait for ``PARTS_KEPT`` for whoever reads on."""
+    process lives that does. Parts of large objects that are needed wait for ``PARTS_KEPT`` for whoever reads on."""
     landing = store.layout.landing
     names = [name for name in store.layout.names_in(landing) if name not in (LANDING_OWNER, LANDING_PARTS)]
     parts = [landing / LANDING_PARTS / name for name in store.layout.names_in(landing / LANDING_PARTS)]
-    going = [landing / name for name in names] + [path for path in parts if not _is_waiting(path, needed)]
+    going = [landing / name for name in names] + [path for path in parts if not _is_waiting(path, is_needed)]
     going += [store.layout.ahead / name for name in store.layout.names_in(store.layout.ahead)]
     if not going:
         yield []
@@ -246,16 +304,16 @@ def _nobody_lands(store: Store, needed: Collection[bytes], dry_run: bool) -> Ite
         yield going
 
 
-def _is_waiting(path: Path, needed: Collection[bytes]) -> bool:
+def _is_waiting(path: Path, is_needed: Callable[[bytes], bool]) -> bool:
     """Whether a file with parts of an object is to be kept."""
     try:
         digest = bytes.fromhex(path.name.partition(".")[0])
-        return digest in needed and time.time() - path.lstat().st_mtime < PARTS_KEPT
+        return is_needed(digest) and time.time() - path.lstat().st_mtime < PARTS_KEPT
     except (ValueError, FileNotFoundError):
         return False
 
 
-def _old_caches(store: Store, commits: Mapping[str, str]) -> Iterator[Path]:
+def _old_caches(store: Store, commits: Collection[str]) -> Iterator[Path]:
     """Caches of imports that were not repeated for ``CACHE_AGE``, and of anything but ``commits``; so with profiles."""
     directory = store.layout.ingest_cache
     oldest = time.time() - CACHE_AGE

@@ -351,28 +351,39 @@ class Histories:
         ``known`` is what segments need that were read before, and gets what others need; the histories ``without`` are
         left out.
         """
-        from stratum.store.logcheck import needs
-
         digests: set[bytes] = set()
         commits: dict[str, str] = {}
         known = {} if known is None else known
         seen = set()
-        for name, worktree in self.each():
-            if (name, worktree) in without:
+        for pair in self.each():
+            if pair in without:
                 continue
-            log = self.log(name, worktree)
-            for segment in log.segments():
-                key = log.key(segment)
-                needed = known.get(key)
-                if needed is None:
-                    needed = known[key] = needs(log, segment)
+            for key, needed in self._needs(*pair, known):
                 seen.add(key)
                 digests |= needed.digests
                 for commit in (*needed.commits, *self._mentioned(needed.torn)):
-                    commits.setdefault(commit, f"history of {name}+{worktree}")
+                    commits.setdefault(commit, f"history of {'+'.join(pair)}")
         for key in known.keys() - seen:
             del known[key]
         return digests, commits
+
+    def needed_by(self, name: str, worktree: str) -> tuple[set[bytes], set[str]]:
+        """What one log needs: digests, and commits; raises as ``roots``."""
+        found = [needed for _, needed in self._needs(name, worktree, {})]
+        commits = (commit for needed in found for commit in (*needed.commits, *self._mentioned(needed.torn)))
+        return set().union(*(needed.digests for needed in found)), set(commits)
+
+    def _needs(self, name: str, worktree: str, known: dict[object, Needs]) -> Iterator[tuple[object, Needs]]:
+        """(key, what it needs) of each segment of a log."""
+        from stratum.store.logcheck import needs
+
+        log = self.log(name, worktree)
+        for segment in log.segments():
+            key = log.key(segment)
+            needed = known.get(key)
+            if needed is None:
+                needed = known[key] = needs(log, segment)
+            yield key, needed
 
     def _mentioned(self, lines: bytes) -> list[str]:
         """The commits of this store of which damaged lines have at least half of the name."""

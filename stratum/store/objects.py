@@ -165,6 +165,26 @@ class Objects:
             if size is not None:
                 yield digest, size
 
+    def weights(self) -> Iterator[tuple[bytes, int, int]]:
+        """Every object as (digest, bytes on disk, size), for who asks for all of them; in no order."""
+        for path, is_ours in self.directories():
+            if not is_ours or not stat.S_ISDIR(path.lstat().st_mode):
+                continue
+            fd = self.layout.open_beneath(path, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                with os.scandir(fd) as entries:
+                    for entry in entries:
+                        try:
+                            info = entry.stat(follow_symlinks=False)
+                        except FileNotFoundError:  # collected at this moment
+                            continue
+                        if stat.S_ISREG(info.st_mode) and _REST.fullmatch(entry.name):
+                            yield bytes.fromhex(path.name + entry.name), info.st_blocks * 512, info.st_size
+            except OSError as exc:
+                raise storage_error(exc, f"list {path}") from None
+            finally:
+                os.close(fd)
+
     def names(self) -> Iterator[bytes]:
         """The digests that anything in the store is named by, be it an object or not, in order."""
         for path, is_ours in self.directories():

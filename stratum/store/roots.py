@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
 from stratum.errors import DamagedError
@@ -33,12 +33,14 @@ class Roots:
     mentioned: dict[str, set[str]] = field(default_factory=dict)
 
 
-class _Named(NamedTuple):
-    """A commit that something of a stratum names."""
+class Named(NamedTuple):
+    """A commit that something of a stratum names: ``worktree`` a worktree, ``tag`` a tag."""
 
     commit: str
     why: str
     stratum: str
+    worktree: str | None = None
+    tag: str | None = None
 
 
 def find_roots(store: Store, rules: Retention, mounted: Mapping[str, str]) -> Roots:
@@ -48,7 +50,7 @@ def find_roots(store: Store, rules: Retention, mounted: Mapping[str, str]) -> Ro
     """
     roots, now = Roots(), utc_now()
     logs = {name: store.reflog.scan(name) for name in store.names()}
-    named = list(_named(store, rules, {name: log[0] for name, log in logs.items()}, roots.going_tags))
+    named = list(named_commits(store, rules, {name: log[0] for name, log in logs.items()}, roots.going_tags))
     roots.kept = {item.commit: item.why for item in named}
     for commit, where in mounted.items():
         roots.kept.setdefault(commit, where)
@@ -74,28 +76,29 @@ def find_roots(store: Store, rules: Retention, mounted: Mapping[str, str]) -> Ro
     return roots
 
 
-def _named(
+def named_commits(
     store: Store,
     rules: Retention,
     logs: Mapping[str, Iterable[ReflogEntry]],
     going: dict[tuple[str, str], str],
-) -> Iterator[_Named]:
+) -> Iterator[Named]:
     """What pins, worktrees and tags name, tags last, as theirs is the strongest reason. ``going`` gets the tags that
     the rules let go instead."""
     pins = {name: read_pins(store.layout, name) for name in logs}
     for name, pinned in pins.items():
         for commit in pinned.commits:
-            yield _Named(commit, f"pinned in {name}", name)
+            yield Named(commit, f"pinned in {name}", name)
     for name in logs:
         for worktree in store.worktrees.list(name):
             for commit in {worktree.base_commit, worktree.commit, worktree.forked_from}:
-                yield _Named(commit, str(worktree), name)
+                yield Named(commit, str(worktree), name, worktree.worktree)
             interrupted = store.worktrees.interrupted_switch(name, worktree.worktree)
             if interrupted is not None and interrupted.old is not None:
-                yield _Named(interrupted.old.base_commit, f"{worktree} (interrupted switch)", name)
+                why = f"{worktree} (interrupted switch)"
+                yield Named(interrupted.old.base_commit, why, name, worktree.worktree)
     for record in store.boot_mounts.list():
         if record.commit is not None:
-            yield _Named(record.commit, f"mounted at every start at {record.mountpoint}", record.parsed().name)
+            yield Named(record.commit, f"mounted at every start at {record.mountpoint}", record.parsed().name)
     for name, entries in logs.items():
         tags = store.tags.list(name)
         kept_by = _thin(store, tags, entries, rules.of(name))
@@ -104,7 +107,7 @@ def _named(
                 going[name, tag] = commit
                 continue
             rule = kept_by.get(tag)
-            yield _Named(commit, f"{name}:{tag}" + (f" ({rule})" if rule else ""), name)
+            yield Named(commit, f"{name}:{tag}" + (f" ({rule})" if rule else ""), name, tag=tag)
 
 
 def _thin(
@@ -124,27 +127,36 @@ def _thin(
     return thin_tags(dated, rules)
 
 
-def _histories(store: Store, rules: Retention, named: Iterable[_Named], now: datetime) -> Iterator[tuple[str, str]]:
+def _histories(store: Store, rules: Retention, named: Iterable[Named], now: datetime) -> Iterator[tuple[str, str]]:
     """(commit, why) for the ancestors of what is named, as far as the rules have them kept and the store has them."""
     ancestry = Ancestry(store)
-    seen: set[tuple[object, str]] = set()
+    seen: dict[object, set[str]] = {}
     for item in named:
         age = rules.of(item.stratum).history
-        waiting = [item.commit] if age is None or age else []
-        while waiting:
-            commit = waiting.pop()
-            if (age, commit) in seen or not store.commits.exists(commit):
-                continue
-            seen.add((age, commit))
-            if commit != item.commit and age is not None and _is_older(store, commit, now, age.total_seconds()):
-                continue
+        for commit in kept_ancestors(store, ancestry, item, age, now, seen.setdefault(age, set())):
             yield commit, f"history of {item.why.partition(' (')[0]}"
-            try:
-                waiting += ancestry.known(commit).ancestors
-            except DamagedError as exc:
-                raise DamagedError(
-                    f"{exc.message}, so it is not known what is the history of {item.why}", hint=_HINT
-                ) from None
+
+
+def kept_ancestors(
+    store: Store, ancestry: Ancestry, item: Named, age: timedelta | None, now: datetime, seen: set[str]
+) -> Iterator[str]:
+    """The commit of ``item`` and its ancestors, those that were made less than ``age`` ago where it is given, but for
+    what was ``seen`` before, which gets them. ``DamagedError``."""
+    waiting = [item.commit] if age is None or age else []
+    while waiting:
+        commit = waiting.pop()
+        if commit in seen or not store.commits.exists(commit):
+            continue
+        seen.add(commit)
+        if commit != item.commit and age is not None and _is_older(store, commit, now, age.total_seconds()):
+            continue
+        yield commit
+        try:
+            waiting += ancestry.known(commit).ancestors
+        except DamagedError as exc:
+            raise DamagedError(
+                f"{exc.message}, so it is not known what is the history of {item.why}", hint=_HINT
+            ) from None
 
 
 def _is_older(store: Store, commit: str, now: datetime, age: float) -> bool:

@@ -23,9 +23,13 @@ class Usage(NamedTuple):
     size: int = 0
     entries: int = 0
 
-    def plus(self, other: Usage) -> Usage:
-        """Both together."""
-        return Usage(self.disk + other.disk, self.size + other.size, self.entries + other.entries)
+    def plus(self, *others: Usage) -> Usage:
+        """All of them together."""
+        return Usage(*map(sum, zip(self, *others, strict=True)))
+
+    def minus(self, other: Usage) -> Usage:
+        """What is left without the ``other``, which is a part of this."""
+        return Usage(self.disk - other.disk, self.size - other.size, self.entries - other.entries)
 
 
 def disk_usage(path: Path) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 
 from stratum.errors import DamagedError
@@ -11,6 +12,7 @@ _PATH, _SIZE, _MODE, _PAYLOAD, _DIGEST, _COLUMNS = 0, 1, 2, 8, 10, 11
 """Columns of a line (``tree.dump``), and how many every line has."""
 
 _LINK_MARK = b"@"
+_OBJECT_LINE = re.compile(r"^[^ \n]+ ([0-9]{1,19}) [0-7]+ (?:[^ \n]+ ){7}([0-9a-f]{64})(?=[ \n]|\Z)", re.MULTILINE)
 _SHOWN_MAX = 200
 
 
@@ -31,6 +33,12 @@ def object_lines(dump: Blocks) -> Iterator[tuple[bytes, int, bytes]]:
         if len(digest) != 32 or size <= 0:
             raise _damaged(fields[_PATH], "has a digest or size that cannot be")
         yield digest, size, fields[_PATH]
+
+
+def named_objects(lines: str) -> list[tuple[str, str]]:
+    """(size, digest in hex) of each of some lines that has its content in an object, several times faster than
+    ``object_lines``. What is no line of a dump is passed over."""
+    return _OBJECT_LINE.findall(lines)
 
 
 def objects_of(dump: Blocks) -> dict[bytes, int]:

@@ -1,0 +1,148 @@
+"""What the parts of a store take on disk, but for its objects (``store.sharing``): found by a walk, nothing is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stratum.frozen import field, frozen
+from stratum.refs import is_hash, is_name
+from stratum.store.commits import IMAGE
+from stratum.store.objects import Objects
+from stratum.sys.usage import Usage, usage_of
+
+if TYPE_CHECKING:
+    from stratum.store.layout import Layout
+
+Pair = tuple[str, str]
+"""A stratum and a worktree of it."""
+
+
+@frozen
+class Footprint:
+    """What each commit takes without its image (``metadata``), and its image; what each worktree takes with what was
+    written in it, and the log of each history, also where its worktree is gone. ``parts`` are all parts of the store,
+    these as sums, and add up to the whole but for its objects."""
+
+    metadata: dict[str, Usage] = field(default_factory=dict)
+    images: dict[str, Usage] = field(default_factory=dict)
+    worktrees: dict[Pair, Usage] = field(default_factory=dict)
+    histories: dict[Pair, Usage] = field(default_factory=dict)
+    parts: dict[str, Usage] = field(default_factory=dict)
+
+    def of_commit(self, commit: str) -> Usage:
+        """All that is in the commit's directory."""
+        return self.metadata.get(commit, Usage()).plus(self.images.get(commit, Usage()))
+
+
+PARTS = (
+    "objects",
+    "metadata",
+    "images",
+    "worktrees",
+    "histories",
+    "refs",
+    "catalogs",
+    "packs",
+    "cache",
+    "landing",
+    "transactions",
+    "quarantine",
+    "other",
+)
+"""Of a store, as ``Footprint.parts`` has them; ``objects`` are the directories that objects are in."""
+_TOP = {
+    "sources": "catalogs",
+    "profiles": "catalogs",
+    "landing": "landing",
+    "ahead": "landing",
+    "tmp": "transactions",
+    "quarantine": "quarantine",
+}
+
+
+def footprint(layout: Layout) -> Footprint:
+    """What everything takes now. ``StratumError`` where the store cannot be listed."""
+    found = Footprint(parts=dict.fromkeys(PARTS, Usage()))
+    _add(found, "other", _itself(layout.root))
+    for name, path in _entries(layout, layout.root):
+        if name == "objects":
+            for directory in (path, *(shard for shard, _ in Objects(layout).directories())):
+                _add(found, "objects", _itself(directory))
+        elif name == "commits":
+            _commits(layout, found)
+        elif name == "refs":
+            _refs(layout, found)
+        elif name == "histories":
+            _add(found, "histories", _itself(path))
+            for stratum, directory in _entries(layout, path):
+                _histories(layout, found, stratum, directory)
+        elif name == "cache":
+            _add(found, "cache", _itself(path))
+            for kind, directory in _entries(layout, path):
+                _add(found, "packs" if kind == "packs" else "cache", usage_of(directory))
+        else:
+            _add(found, _TOP.get(name, "other"), usage_of(path))
+    return found
+
+
+def _commits(layout: Layout, found: Footprint) -> None:
+    _add(found, "metadata", _itself(layout.commits))
+    for name, path in _entries(layout, layout.commits):
+        whole, image = usage_of(path), usage_of(path / IMAGE)
+        rest = whole.minus(image)
+        if is_hash(name):
+            found.metadata[name], found.images[name] = rest, image
+        _add(found, "metadata", rest)
+        _add(found, "images", image)
+
+
+def _refs(layout: Layout, found: Footprint) -> None:
+    _add(found, "refs", _itself(layout.refs))
+    for name, path in _entries(layout, layout.refs):
+        if not is_name(name):
+            _add(found, "refs", usage_of(path))
+            continue
+        _add(found, "refs", _itself(path))
+        for part, below in _entries(layout, path):
+            if part == "worktrees":
+                _add(found, "refs", _itself(below))
+                for worktree, directory in _entries(layout, below):
+                    usage = usage_of(directory)
+                    _add(found, "refs" if worktree.endswith(".lock") else "worktrees", usage)
+                    owner = worktree.removeprefix(".").removesuffix(".retired")
+                    if is_name(owner):
+                        found.worktrees[name, owner] = found.worktrees.get((name, owner), Usage()).plus(usage)
+            elif part == "history":
+                _histories(layout, found, name, below)
+            else:
+                _add(found, "refs", usage_of(below))
+
+
+def _histories(layout: Layout, found: Footprint, name: str, directory: Path) -> None:
+    _add(found, "histories", _itself(directory))
+    for worktree, path in _entries(layout, directory):
+        found.histories[name, worktree] = usage_of(path)
+        _add(found, "histories", found.histories[name, worktree])
+
+
+def _entries(layout: Layout, directory: Path) -> Iterator[tuple[str, Path]]:
+    """(name, path) of what is in a directory; nothing where something else has its place, which fsck tells of."""
+    if directory.is_symlink() or not directory.is_dir():
+        return
+    for name in layout.names_in(directory):
+        yield name, directory / name
+
+
+def _itself(path: Path) -> Usage:
+    """A directory without what is in it."""
+    try:
+        info = path.lstat()
+    except OSError:
+        return Usage()
+    return Usage(info.st_blocks * 512, info.st_size, 1)
+
+
+def _add(found: Footprint, part: str, usage: Usage) -> None:
+    found.parts[part] = found.parts[part].plus(usage)

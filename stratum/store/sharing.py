@@ -1,0 +1,277 @@
+"""Which objects several commits and histories share, and what each of these has for itself.
+
+Somebody who needs objects is a **user**: a commit, or the history of a worktree. Each gets a bit, each object the set
+of the bits of its users, and objects with one set are counted together: whatever is asked of who shares what is then
+answered by the sets, of which there are few.
+
+Dumps of large trees are zstd frames that other dumps have too (``store.frames``). Each frame is unpacked once, however
+many commits have it, and nothing of it is kept but its objects' sets, so this takes about 200 bytes of memory for an
+object, and time for an object rather than for a line of each dump. Dumps are not compared with their commit's name
+here: what is damaged counts wrongly, and ``fsck`` tells of it.
+
+Whoever calls this holds the store's lock, shared, so that nothing is collected meanwhile.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NamedTuple
+
+from stratum.errors import DamagedError, NotFoundError
+from stratum.store.frames import frame_end, unpacked
+from stratum.tree.blocks import LINE_MAX
+from stratum.tree.contents import named_objects
+
+if TYPE_CHECKING:
+    from stratum.store.store import Store
+
+_KEY = 16
+"""Bytes of a digest that tell objects apart here."""
+_NOT_HERE = -1
+_SIZE_MAX = (1 << 63) - 1
+
+
+class Amount(NamedTuple):
+    """Some objects, or files: how many are here, their bytes on disk and their size; those that are not here count as
+    ``remote`` with their size."""
+
+    objects: int = 0
+    disk: int = 0
+    size: int = 0
+    remote_objects: int = 0
+    remote: int = 0
+
+    def plus(self, *others: Amount) -> Amount:
+        """All of them together."""
+        return Amount(*map(sum, zip(self, *others, strict=True)))
+
+    def minus(self, other: Amount) -> Amount:
+        """What is left without the ``other``."""
+        return Amount(*(mine - its for mine, its in zip(self, other, strict=True)))
+
+
+class Sharing:
+    """Who shares what, as ``measure`` found it. ``damaged`` are users of which not all is known, with what is wrong."""
+
+    def __init__(
+        self,
+        bits: Mapping[object, int],
+        amounts: Mapping[int, Amount],
+        damaged: Mapping[object, str],
+        users_of: Callable[[bytes], int],
+    ) -> None:
+        self._bits = bits
+        self._amounts = amounts
+        self.damaged = damaged
+        self.users_of = users_of
+        """The set of users of the object with this digest."""
+
+    def mask(self, users: Iterable[object]) -> int:
+        """The set of those of the ``users`` that were measured."""
+        found = 0
+        for user in users:
+            found |= self._bits.get(user, 0)
+        return found
+
+    def total(self, users: int) -> Amount:
+        """The objects that any of the set ``users`` needs."""
+        return Amount().plus(*(amount for mask, amount in self._amounts.items() if mask & users))
+
+    def own(self, users: int, others: int) -> Amount:
+        """The objects that any of the set ``users`` needs, and none of the set ``others``."""
+        return Amount().plus(*(amount for mask, amount in self._amounts.items() if mask & users and not mask & others))
+
+    def each(self, users: Iterable[object], staying: int) -> dict[object, tuple[Amount, Amount]]:
+        """For each of the ``users`` the objects that it needs, and those of them that nobody else of the set
+        ``staying`` needs."""
+        found = {user: (Amount(), Amount()) for user in users}
+        bits = {self._bits[user]: user for user in found if user in self._bits}
+        wanted = self.mask(found)
+        for mask, amount in self._amounts.items():
+            rest, needing = mask & wanted, mask & staying
+            while rest:
+                bit = rest & -rest
+                rest ^= bit
+                total, own = found[bits[bit]]
+                found[bits[bit]] = total.plus(amount), own.plus(amount) if not needing & ~bit else own
+        return found
+
+    def unneeded(self, users: int) -> Amount:
+        """The objects that none of the set ``users`` needs."""
+        return Amount().plus(*(amount for mask, amount in self._amounts.items() if not mask & users))
+
+    def sets(self) -> Iterator[tuple[int, Amount]]:
+        """Each set of users that shares any objects, and these."""
+        return iter(self._amounts.items())
+
+
+def measure(store: Store, commits: Iterable[str], others: Mapping[object, Iterable[bytes]]) -> Sharing:
+    """What ``commits`` and ``others`` (user -> digests that it needs) share of the objects in the store, and what they
+    need of others. Raises ``StratumError`` where the store cannot be read."""
+    measured = _Measuring(store)
+    bits: dict[object, int] = {}
+    for commit in commits:
+        bits[commit] = 1 << len(bits)
+        measured.find_frames(commit, bits[commit])
+    for user, digests in others.items():
+        bits[user] = 1 << len(bits)
+        measured.add_digests(digests, bits[user])
+    measured.read_frames()
+    return Sharing(bits, measured.amounts(), measured.damaged, measured.users_of)
+
+
+class _Frame:
+    """A frame of dumps: where it can be read (commit, its beginning and end there), the set of who has it, and what is
+    in it before its first line's end and behind its last one (``head``, ``tail``; ``whole`` where it has none)."""
+
+    __slots__ = ("head", "mask", "place", "tail", "whole")
+
+    def __init__(self, place: tuple[str, int, int]) -> None:
+        self.place = place
+        self.mask = 0
+        self.head = self.tail = b""
+        self.whole = False
+
+
+class _Measuring:
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._index: dict[bytes, int] = {}
+        self._disk, self._size = array("q"), array("q")
+        for digest, disk, size in store.objects.weights():
+            self._index[digest[:_KEY]] = len(self._disk)
+            self._disk.append(disk)
+            self._size.append(size)
+        self._set_of = array("L", bytes(array("L").itemsize * len(self._disk)))
+        self._masks = [0]
+        self._numbers = {0: 0}
+        self._frames: dict[bytes, _Frame] = {}
+        self._dumps: dict[str, tuple[int, list[_Frame]]] = {}
+        self.damaged: dict[object, str] = {}
+
+    @contextmanager
+    def _told(self, commit: str) -> Iterator[None]:
+        """Note what is wrong with a commit in the block, and go on."""
+        try:
+            yield
+        except (DamagedError, NotFoundError) as exc:
+            self.damaged.setdefault(commit, exc.message)
+
+    def find_frames(self, commit: str, mask: int) -> None:
+        """Note which frames the commit's dump is made of."""
+        from hashlib import blake2b
+
+        frames: list[_Frame] = []
+        with self._told(commit):
+            data = self._store.commits.stored_dump(commit)
+            start = 0
+            while start < len(data):
+                end = frame_end(data, start)
+                key = blake2b(memoryview(data)[start:end], digest_size=16).digest()
+                frame = self._frames.get(key)
+                if frame is None:
+                    frame = self._frames[key] = _Frame((commit, start, end))
+                frame.mask |= mask
+                frames.append(frame)
+                start = end
+        self._dumps[commit] = mask, frames
+
+    def read_frames(self) -> None:
+        """Find out what is in the frames, and in the lines that go over their borders."""
+        last, data = "", b""
+        for frame in self._frames.values():
+            commit, start, end = frame.place
+            with self._told(commit):
+                if commit != last:
+                    last, data = commit, self._store.commits.stored_dump(commit)
+                self._read_frame(frame, memoryview(data)[start:end])
+        for commit, (mask, frames) in self._dumps.items():
+            with self._told(commit):
+                self._add_lines(b"".join(_across(frames)), mask)
+
+    def _read_frame(self, frame: _Frame, data: memoryview) -> None:
+        rest, first = b"", True
+        for unpacked_piece in unpacked(data):
+            piece = rest + unpacked_piece
+            cut = piece.rfind(b"\n") + 1
+            rest = piece[cut:]
+            if len(rest) > LINE_MAX:
+                raise DamagedError(f"the dump has a line of more than {LINE_MAX} bytes")
+            if not cut:
+                continue
+            start = 0
+            if first:
+                start, first = piece.find(b"\n") + 1, False
+                frame.head = piece[:start]
+            self._add_lines(piece[start:cut], frame.mask)
+        frame.tail, frame.whole = rest, first
+
+    def _add_lines(self, lines: bytes, mask: int) -> None:
+        """Add the users in ``mask`` to the objects of some lines."""
+        numbers = []
+        for size, digest in named_objects(lines.decode("latin-1")):
+            key = bytes.fromhex(digest[: 2 * _KEY])
+            number = self._index.get(key)
+            if number is None:
+                number = self._index[key] = len(self._disk)
+                self._disk.append(_NOT_HERE)
+                self._size.append(min(int(size), _SIZE_MAX))
+                self._set_of.append(0)
+            numbers.append(number)
+        self._add(numbers, mask)
+
+    def add_digests(self, digests: Iterable[bytes], mask: int) -> None:
+        """Add the users in ``mask`` to these objects. What is not here, of what only a history names, is forgotten."""
+        numbers = (self._index.get(digest[:_KEY]) for digest in digests)
+        self._add((number for number in numbers if number is not None), mask)
+
+    def _add(self, numbers: Iterable[int], mask: int) -> None:
+        sets, moved = self._set_of, dict[int, int]()
+        for number in numbers:
+            old = sets[number]
+            new = moved.get(old)
+            if new is None:
+                new = moved[old] = self._set(self._masks[old] | mask)
+            sets[number] = new
+
+    def _set(self, mask: int) -> int:
+        number = self._numbers.get(mask)
+        if number is None:
+            number = self._numbers[mask] = len(self._masks)
+            self._masks.append(mask)
+        return number
+
+    def users_of(self, digest: bytes) -> int:
+        """The set of users of an object."""
+        number = self._index.get(digest[:_KEY])
+        return 0 if number is None else self._masks[self._set_of[number]]
+
+    def amounts(self) -> dict[int, Amount]:
+        """What objects each set of users has."""
+        here = [[0, 0, 0, 0, 0] for _ in self._masks]
+        for number, disk, size in zip(self._set_of, self._disk, self._size, strict=True):
+            sums = here[number]
+            if disk == _NOT_HERE:
+                sums[3] += 1
+                sums[4] += size
+            else:
+                sums[0] += 1
+                sums[1] += disk
+                sums[2] += size
+        return {mask: Amount(*sums) for mask, sums in zip(self._masks, here, strict=True) if any(sums)}
+
+
+def _across(frames: list[_Frame]) -> Iterator[bytes]:
+    """The lines that begin in one frame of a dump and end in another, and the first of each frame."""
+    carried = b""
+    for frame in frames:
+        if frame.whole:
+            carried += frame.tail
+            if len(carried) > LINE_MAX:
+                raise DamagedError(f"the dump has a line of more than {LINE_MAX} bytes")
+            continue
+        yield carried + frame.head
+        carried = frame.tail
+    yield carried
