@@ -10,8 +10,13 @@ export PYTEST_DEBUG_TEMPROOT ?= /var/tmp
 # Where Python may not keep what it compiled, every start of pytest rewrites all tests again: 9 s instead of 2.
 export PYTHONDONTWRITEBYTECODE :=
 
+# Installing: the interpreter stays what it is, whatever a checkout, a virtual environment or a user's own Python becomes.
+PREFIX ?= /usr/local
+PYTHON ?= /usr/bin/python3
+INSTALL = $(PYTHON) -m tools.install --prefix "$(PREFIX)" --destdir "$(DESTDIR)"
+
 .NOTPARALLEL:
-.PHONY: help venv setup setup-test demo quick test bench lint format man docs clean
+.PHONY: help venv setup setup-test demo quick test bench lint format man docs install uninstall clean
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -55,6 +60,13 @@ man: venv ## Man pages of all verbs, in build/man
 
 docs: venv ## The pages that the code says of itself, in docs/reference
 	@$(BIN)/python -m tools.reference
+
+install: ## Into PREFIX (default /usr/local): programs, units, man pages, completion; HOOK=yes, DESTDIR=, PYTHON=
+	@tools/setup/packages.sh install
+	@$(INSTALL) --python "$(PYTHON)" --hook "$(HOOK)" install
+
+uninstall: ## What 'make install' installed in PREFIX, and nothing else; stores and configuration stay
+	@$(INSTALL) --force "$(FORCE)" uninstall
 
 clean: ## Remove what set-up and tests made in the checkout
 	rm -rf .venv .cache .mypy_cache .ruff_cache .hypothesis build dist

@@ -22,8 +22,8 @@ HINT = (
 CERTIFICATE = "set PIP_CERT to the file of the authority that certifies it, or PIP_INDEX_URL to another index"
 
 
-class PipError(Exception):
-    """What pip could not do; ``hint`` says what next."""
+class SetupError(Exception):
+    """What could not be set up; ``hint`` says what next."""
 
     def __init__(self, message: str, hint: str) -> None:
         super().__init__(message)
@@ -31,7 +31,7 @@ class PipError(Exception):
 
 
 def pip(python: str | Path, *arguments: str | Path) -> None:
-    """Run pip of the interpreter ``python``. Raises ``PipError``; all that pip said is then in ``build/pip.log``."""
+    """Run pip of the interpreter ``python``. Raises ``SetupError``; all that pip said is then in ``build/pip.log``."""
     quiet = ["--disable-pip-version-check", "--no-input", "--retries", str(RETRIES)]
     command = [str(python), "-m", "pip", *map(str, arguments), *quiet]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
@@ -41,7 +41,7 @@ def pip(python: str | Path, *arguments: str | Path) -> None:
     LOG.parent.mkdir(exist_ok=True)
     LOG.write_text(f"$ {' '.join(command)}\n{said}", "utf-8")
     message, hint = failure(said)
-    raise PipError(message, f"{hint}; all that pip said is in {LOG}" if hint else f"all that pip said is in {LOG}")
+    raise SetupError(message, f"{hint}; all that pip said is in {LOG}" if hint else f"all that pip said is in {LOG}")
 
 
 def failure(said: str) -> tuple[str, str]:
@@ -77,7 +77,7 @@ def main() -> int:
     """The program; the exit status."""
     try:
         pip(sys.argv[1], *sys.argv[2:])
-    except PipError as exc:
+    except SetupError as exc:
         sys.stderr.write(f"error: {exc}\nhint: {exc.hint}\n")
         return 1
     return 0

@@ -1,0 +1,1 @@
+"""Installing from a checkout: ``make install``, ``make uninstall`` and ``make deb``. Standard library only."""
