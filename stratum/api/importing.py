@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from stratum.api.sources import CommitSource, Reading, TreeSource
+    from stratum.ingest.selection import Excludes, LeftOut
     from stratum.mount.state import Record
     from stratum.store import Store
     from stratum.store.metadata import CommitMeta
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
 class Imported:
     """What an import made: the tag, its commit, the commit that the tag named before, and warnings.
 
-    Of ``init`` also the mount, whether it comes back at every start, and where the originals were moved to.
+    Of a directory also what was left out; of ``init`` the mount, whether it comes back at every start, and where the
+    originals were moved to.
     """
 
     ref: str
@@ -40,6 +42,7 @@ class Imported:
     mount: Record | None = None
     persistent: bool = False
     originals: Path | None = None
+    left_out: LeftOut | None = None
 
     @property
     def changed(self) -> bool:
@@ -50,7 +53,7 @@ class Imported:
 @dataclass(frozen=True, slots=True)
 class Options:
     """How to import: ``tag`` chooses in a layout that holds several, ``bare`` takes a directory as a directory,
-    ``force`` moves a tag that names another commit."""
+    ``force`` moves a tag that names another commit, ``excludes`` leaves something out of a directory."""
 
     tag: str | None = None
     bare: bool = False
@@ -58,6 +61,7 @@ class Options:
     devices: bool = False
     progress: Progress | None = None
     force: bool = False
+    excludes: Excludes | None = None
 
 
 DEFAULTS = Options()
@@ -76,6 +80,7 @@ def import_(session: Session, path: str, name: str, options: Options = DEFAULTS)
 
     stratum, tag = parse_tag(name)
     with open_source(session, path, tag=options.tag, bare=options.bare, progress=options.progress) as source:
+        _check_excludes(source, path, options)
         store = session.create_store()
         if isinstance(source, CommitSource):
             return _import_commit(session, source, path, stratum, tag, options)
@@ -88,7 +93,24 @@ def import_(session: Session, path: str, name: str, options: Options = DEFAULTS)
             move.set(store, meta.metadata_hash, f"import {path}")
     if isinstance(source, ImageSource) and source.image.commit not in (None, meta.metadata_hash):
         warnings.append(f"{path} says that it was made from commit {source.image.commit}, which is another tree")
-    return Imported(str(move), meta, move.previous, warnings)
+    return Imported(str(move), meta, move.previous, warnings, left_out=_left_out(source))
+
+
+def _check_excludes(source: TreeSource | CommitSource, path: str, options: Options) -> None:
+    """Refuse to leave something out of what is taken whole."""
+    from stratum.api.sources import DirectorySource
+
+    asked = options.excludes is not None and options.excludes.asked
+    if asked and not isinstance(source, DirectorySource):
+        raise UsageError(
+            f"something can be left out of a directory only, and {path} is none", hint="unpack it, and import that"
+        )
+
+
+def _left_out(source: TreeSource | CommitSource) -> LeftOut | None:
+    from stratum.api.sources import DirectorySource
+
+    return source.left_out if isinstance(source, DirectorySource) else None
 
 
 def _commit_tree(
@@ -184,6 +206,7 @@ def import_patch(
         source = stack.enter_context(
             open_source(session, path, tag=options.tag, bare=options.bare, progress=options.progress)
         )
+        _check_excludes(source, path, options)
         move = tag_move(store, stratum, tag, force=options.force)
         follows = tag == DEFAULT_TAG and move.previous is not None and descends(store, commit, move.previous)
         if isinstance(source, CommitSource):  # it needs no name, as long as the store is locked
@@ -210,7 +233,7 @@ def import_patch(
             accept=lambda made: move.check(made, follows=follows),
         )
         move.set(store, meta.metadata_hash, f"import of the patch {path}")
-    return Imported(str(move), meta, move.previous, warnings)
+    return Imported(str(move), meta, move.previous, warnings, left_out=_left_out(source))
 
 
 def _patch_commit(
@@ -231,7 +254,7 @@ def _patch_commit(
 def _reading(session: Session, tx: Transaction, options: Options) -> Reading:
     from stratum.api.sources import Reading
 
-    return Reading(session.store, tx, session.config.jobs, options.devices, options.progress)
+    return Reading(session.store, tx, session.config.jobs, options.devices, options.progress, options.excludes)
 
 
 def init(

@@ -26,6 +26,7 @@ from stratum.progress import Progress
 
 if TYPE_CHECKING:
     from stratum.api.session import Session
+    from stratum.ingest.selection import Excludes, LeftOut
     from stratum.ingest.unchanged import Listing
     from stratum.oci.archive import ArchiveReader
     from stratum.oci.descriptor import Descriptor
@@ -51,6 +52,8 @@ class Reading:
     jobs: int = 1
     devices: bool = False
     progress: Progress | None = None
+    excludes: Excludes | None = None
+    """What a directory is to be taken without; other sources are taken whole."""
 
 
 class TreeSource(Protocol):
@@ -73,18 +76,28 @@ class DirectorySource:
     what: str
     origin: dict[str, Any] = field(default_factory=dict)
     listing: Listing | None = None
+    left_out: LeftOut | None = None
 
     def unchanged(self, reading: Reading) -> str | None:
         """The commit that the directory is, where that is known without reading it (``ingest.unchanged``)."""
+        from stratum.ingest.selection import NOTHING, LeftOut
         from stratum.ingest.unchanged import find_unchanged
 
-        return find_unchanged(reading.store, Path(self.what), devices=reading.devices)
+        self.left_out = LeftOut()
+        return find_unchanged(
+            reading.store,
+            Path(self.what),
+            devices=reading.devices,
+            excludes=reading.excludes or NOTHING,
+            left_out=self.left_out,
+        )
 
     def read(self, reading: Reading, base: Directory | None) -> tuple[Directory, list[str]]:
         from stratum.ingest.directory import import_directory
+        from stratum.ingest.selection import NOTHING, LeftOut
         from stratum.ingest.unchanged import Listing
 
-        self.listing = Listing()
+        self.listing, self.left_out = Listing(), LeftOut()
         tree, warnings = import_directory(
             reading.store,
             reading.tx,
@@ -93,6 +106,8 @@ class DirectorySource:
             devices=reading.devices,
             progress=reading.progress,
             listing=self.listing,
+            excludes=reading.excludes or NOTHING,
+            left_out=self.left_out,
         )
         return laid_over(base, tree), warnings
 

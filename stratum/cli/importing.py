@@ -11,6 +11,7 @@ import click
 
 from stratum.api.sources import REFERENCE_PREFIXES, STDIN
 from stratum.cli.app import App, message_option, root_options, verb
+from stratum.cli.excluding import exclude_options, left_out_json, left_out_text
 from stratum.cli.notes import note_main, note_uncommitted
 from stratum.cli.output import human_size, safe, short
 from stratum.cli.progress import progress_bar
@@ -19,6 +20,7 @@ from stratum.errors import NotFoundError, UsageError
 
 if TYPE_CHECKING:
     from stratum.api.importing import Imported
+    from stratum.ingest.selection import Excludes
     from stratum.tree.rootchange import RootChange
 
 
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
         ("Make a stratum of a directory", "stratum import ./app app"),
         ("Give the commit a tag and a message", "stratum import ./app app:v1 -m 'as released'"),
         ("Lay changes over the newest commit of app", "stratum import --patch app app:v2 ./changes"),
+        ("Leave out caches and what others mounted", "stratum import . home --exclude .cache/ --one-file-system"),
         ("Take what 'stratum export' wrote, or an image's files", "stratum import app.stratum.tar app"),
     ],
 )
@@ -39,6 +42,7 @@ if TYPE_CHECKING:
 @click.option("--tag", metavar="TAG", help="Which one to take of the tags in an export or OCI image layout.")
 @click.option("--devices", is_flag=True, help="Take device nodes too; without this they are refused.")
 @click.option("-f", "--force", is_flag=True, help="Move the tag if it exists.")
+@exclude_options
 @message_option
 def import_(
     app: App,
@@ -49,6 +53,7 @@ def import_(
     devices: bool,
     force: bool,
     message: str | None,
+    excludes: Excludes,
 ) -> None:
     """Make a commit from PATH and point NAME:TAG (NAME:latest without a TAG) at it.
 
@@ -66,6 +71,12 @@ def import_(
     A new commit is made on top of the one that the tag names, or of BASE. The tag 'latest' moves to what was made on
     top of it, be it now or in an export; every other tag that names another commit is an error unless --force moves it.
 
+    Of a directory, what fits a PATTERN is left out: a name anywhere below, or a path from the directory on where
+    PATTERN has a slash at its beginning or inside; a slash at the end is for directories, '**' for any number of them,
+    and '!PATTERN' takes what a pattern before it left out. The last one that fits decides, --exclude after
+    --exclude-from. After them come the lines of files '.stratumignore' in the directory, each for where it lies and
+    below.
+
     An import of a directory that was interrupted or killed goes on where it was when it is run again within a day.
     """
     path, names = path_and_names(arguments)
@@ -76,7 +87,7 @@ def import_(
     from stratum.api import importing
 
     with progress_bar(app.out, "importing", unit="files" if os.path.isdir(path) else "bytes") as advance:
-        options = importing.Options(tag, bare, message, devices, advance, force)
+        options = importing.Options(tag, bare, message, devices, advance, force, excludes)
         if patch:
             note_uncommitted(app, names[0])
             done = importing.import_patch(app.session, path, names[-1], names[0], options)
@@ -206,13 +217,15 @@ def report_import(app: App, done: Imported) -> None:
         app.out.warn(warning)
     meta = done.commit
     if app.out.json:
-        app.out.object(import_json(done))
+        app.out.object({**import_json(done), "left_out": left_out_json(done.left_out)})
         return
     app.out.line(meta.metadata_hash)
     app.out.note(
         f"{done.ref} is {short(meta.metadata_hash)}: {meta.file_count} files, {human_size(meta.total_size)}"
         + ("" if done.changed else ", unchanged")
     )
+    if done.left_out:
+        app.out.note(f"left out: {left_out_text(done.left_out)}")
 
 
 def path_and_names(arguments: Sequence[str]) -> tuple[str, list[str]]:

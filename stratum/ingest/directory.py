@@ -3,8 +3,9 @@
 What is taken: regular files, directories, symbolic links, fifos, hard links (names of one inode stay names of one
 inode), holes, owners, permissions, mtimes in nanoseconds and the attributes that ``ingest.attributes`` keeps. Sockets
 are left out with a warning; device nodes are refused unless asked for. Names are bytes. Other file systems mounted
-below are entered, as ``cp -a`` does; for ``import_opened`` their mount points are empty directories. The store itself,
-where it is met, is left out with a warning.
+below are entered, as ``cp -a`` does, but for those that the kernel makes up (proc, sysfs ...), which are refused; for
+``import_opened`` their mount points are empty directories. The store itself, where it is met, is left out with a
+warning, and what was not wanted without one (``ingest.selection``).
 
 The source may change meanwhile. A directory whose mtime or ctime moved while it was listed is listed again, a few
 times; files are treated as ``ingest.staging`` says. Every step down is taken by descriptor, without following symbolic
@@ -16,16 +17,18 @@ from __future__ import annotations
 import errno
 import itertools
 import os
+import shlex
 import stat
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from stratum.errors import ConflictError, NotFoundError, StratumError, UsageError, os_error_text
 from stratum.ingest.attributes import stored_xattrs
 from stratum.ingest.journal import Journal, Journalled
 from stratum.ingest.reader import FileReader, Pending, source_error
+from stratum.ingest.selection import NOTHING, Excludes, LeftOut, Place, Selection, below
 from stratum.ingest.staging import Signature, open_source, signature
 from stratum.ingest.statcache import Found, StatCache, tells_changes
 from stratum.ingest.unchanged import Listing, root_entry
@@ -40,6 +43,14 @@ from stratum.tree.model import Directory, File, Inode, Special, Symlink, Xattrs
 _LISTINGS = 3
 _TYPE = stat.S_IFMT
 _Subdirectories = Iterator[tuple[str, bytes, os.stat_result]]
+_Entered = tuple[Directory, Place, _Subdirectories]
+_MADE_UP = frozenset(
+    (
+        *("binfmt_misc", "bpf", "cgroup", "cgroup2", "configfs", "debugfs", "efivarfs", "fusectl", "mqueue", "proc"),
+        *("pstore", "securityfs", "selinuxfs", "sysfs", "tracefs"),
+    )
+)
+"""File systems of the kernel whose files are not content: reading some waits, never ends or does something."""
 
 
 def import_directory(
@@ -52,11 +63,14 @@ def import_directory(
     cache: bool = True,
     progress: Progress | None = None,
     listing: Listing | None = None,
+    excludes: Excludes = NOTHING,
+    left_out: LeftOut | None = None,
 ) -> tuple[Directory, list[str]]:
     """The tree of the directory ``path``, with its objects in ``tx`` or in the store; and warnings, a line each.
 
     ``jobs`` processes read files. ``devices`` takes device nodes too. ``cache`` remembers the source's inodes in the
-    store, and trusts what it remembers (``ingest.statcache``). ``listing`` is filled with what was seen.
+    store, and trusts what it remembers (``ingest.statcache``). ``listing`` is filled with what was seen, and
+    ``left_out`` with how much of it ``excludes`` left out.
 
     Raises ``NotFoundError`` or ``UsageError`` where ``path`` is no directory, ``ConflictError`` where the source
     changed in a way that no snapshot can be made of, ``StratumError`` naming the path for what cannot be read or
@@ -68,8 +82,11 @@ def import_directory(
         source = os.fsencode(os.path.realpath(path))
         found = StatCache.load(store.objects, source) if cache else None
         reading = (lambda done: progress(done, None)) if progress is not None else None
-        with FileReader(tx, store.objects, jobs=jobs, progress=reading, journal=Journal(tx.directory)) as reader:
-            walk = _Walk(reader, found, Journalled(tx.dead), listing, _identity(os.stat(store.root)), devices, False)
+        selection = Selection(excludes, os.fstat(root).st_dev, left_out)
+        journal, dead = Journal(tx.directory), Journalled(tx.dead)
+        failed = Unreadable(source, os.fstat(root).st_dev).error
+        with FileReader(tx, store.objects, jobs=jobs, progress=reading, journal=journal, failed=failed) as reader:
+            walk = _Walk(reader, found, dead, listing, selection, _identity(os.stat(store.root)), devices, failed)
             tree = walk.run(root, source)
             reader.finish()
             if found is not None:
@@ -88,8 +105,19 @@ def import_opened(
 
     Read by this process alone, remembered nowhere, on one file system; more than ``max_entries`` are ``StratumError``.
     """
+    selection = Selection(Excludes(one_file_system=True), os.fstat(root).st_dev)
     with FileReader(tx, store.objects) as reader:
-        walk = _Walk(reader, None, Journalled(()), None, _identity(os.stat(store.root)), False, True, max_entries)
+        walk = _Walk(
+            reader,
+            None,
+            Journalled(()),
+            None,
+            selection,
+            _identity(os.stat(store.root)),
+            False,
+            source_error,
+            max_entries,
+        )
         tree = walk.run(root, name)
         reader.finish()
         return tree, walk.warnings + reader.warnings
@@ -125,9 +153,10 @@ class _Walk:
         cache: StatCache | None,
         journalled: Journalled,
         listing: Listing | None,
+        selection: Selection,
         store: tuple[int, int],
         devices: bool,
-        one_file_system: bool,
+        failed: Callable[[OSError, str], StratumError],
         max_entries: int = sys.maxsize,
     ) -> None:
         self.warnings: list[str] = []
@@ -135,15 +164,15 @@ class _Walk:
         self._cache = cache
         self._journalled = journalled
         self._listing = listing
+        self._selection = selection
         self._store = store
         self._devices = devices
-        self._one_file_system = one_file_system
+        self._failed = failed
         self._max_entries = max_entries
         self._links: dict[tuple[int, int], Inode] = {}
         self._listed: list[tuple[Signature, int, Inode]] = []  # when it was listed (ns)
         self._hits = 0
         self._now = 0
-        self._device = 0
         self._top = 0  # length of the source's path
 
     def run(self, root: int, path: bytes) -> Directory:
@@ -151,19 +180,18 @@ class _Walk:
         prefix = path.rstrip(b"/")
         self._top = len(prefix)
         info = os.fstat(root)
-        self._device = info.st_dev
         if _identity(info) == self._store:
             raise UsageError(f"{os.fsdecode(path)} is the store itself")
         if self._listing is not None:
             self._listing.add(root_entry(info))
-        tree, subdirectories = self._directory(root, prefix, info)
-        frames = [(prefix, tree, subdirectories)]
+        tree, place, subdirectories = self._directory(root, prefix, Place(), info)
+        frames = [(prefix, tree, place, subdirectories)]
         with DirectoryStack(os.dup(root)) as stack:
             while frames:
-                prefix, node, subdirectories = frames[-1]
+                prefix, node, place, subdirectories = frames[-1]
                 for text, name, listed in subdirectories:
                     child = prefix + b"/" + name
-                    entered = self._enter(stack, text, child, listed)
+                    entered = self._enter(stack, text, child, below(place, name), listed)
                     if entered is not None:
                         node.children[name] = entered[0]
                         frames.append((child, *entered))
@@ -175,8 +203,8 @@ class _Walk:
         return tree
 
     def _enter(
-        self, stack: DirectoryStack, text: str, path: bytes, listed: os.stat_result
-    ) -> tuple[Directory, _Subdirectories] | None:
+        self, stack: DirectoryStack, text: str, path: bytes, place: Place, listed: os.stat_result
+    ) -> _Entered | None:
         """Open a subdirectory, push it and list it; None where it is left out."""
         if _identity(listed) == self._store:
             self.warnings.append(f"{os.fsdecode(path)} is the store itself; it is left out")
@@ -189,22 +217,23 @@ class _Walk:
         except OSError as exc:
             if exc.errno in (errno.ELOOP, errno.ENOTDIR):
                 raise _replaced(path) from None
-            raise source_error(exc, os.fsdecode(path)) from None
+            raise self._failed(exc, os.fsdecode(path)) from None
         info = os.fstat(fd)
         stack.push(fd, info)
         refuse_long_path(path, len(path) - self._top)
-        return self._directory(fd, path, info)
+        return self._directory(fd, path, place, info)
 
-    def _directory(self, fd: int, path: bytes, info: os.stat_result) -> tuple[Directory, _Subdirectories]:
+    def _directory(self, fd: int, path: bytes, place: Place, info: os.stat_result) -> _Entered:
         """The node of the open directory ``fd`` with everything in it but its subdirectories, which are returned."""
         try:
             info, entries = self._entries(fd, path, info)
+            place, entries = self._selection.chosen(fd, place, info, entries)
             found = self._cache.find(info) if self._cache is not None else None
             if found is not None:
                 self._hits += 1
             xattrs = found[0] if found is not None else _kept(read_xattrs(fd), path)
         except OSError as exc:
-            raise source_error(exc, os.fsdecode(path)) from None
+            raise self._failed(exc, os.fsdecode(path)) from None
         node = Directory(info.st_mode, info.st_uid, info.st_gid, info.st_mtime_ns, xattrs)
         self._listed.append((signature(info), self._now, node))
         if self._listing is not None:
@@ -219,6 +248,8 @@ class _Walk:
             name = os.fsencode(text)
             kind = entry.st_mode & 0o170000
             if kind == stat.S_IFDIR:
+                if entry.st_dev != info.st_dev and self._selection.crosses:
+                    _refuse_made_up(path + b"/" + name, entry.st_dev)
                 subdirectories.append((text, name, entry))
             elif kind == stat.S_IFREG:
                 node.children[name] = self._file(name, entry, pending)
@@ -228,13 +259,13 @@ class _Walk:
                     node.children[name] = other
         if pending:
             self._reader.read(fd, path, pending, gone=lambda file: _leave_out(node, file, path))
-        return node, iter(subdirectories)
+        return node, place, iter(subdirectories)
 
     def _entries(
         self, fd: int, path: bytes, info: os.stat_result
     ) -> tuple[os.stat_result, list[tuple[str, os.stat_result]]]:
         """(the directory's own state, its entries) of one listing in which it did not change."""
-        if self._one_file_system and info.st_dev != self._device:
+        if self._selection.is_beyond(info):
             return info, []
         for _ in range(_LISTINGS):
             self._now = time.time_ns()
@@ -284,7 +315,9 @@ class _Walk:
             return None
         whiteout = kind == stat.S_IFCHR and info.st_rdev == 0  # no device; a patch tree deletes with it
         if kind in (stat.S_IFCHR, stat.S_IFBLK) and not (self._devices or whiteout):
-            raise StratumError(f"{where} is a device node", hint="leave it out, or take device nodes with --devices")
+            raise StratumError(
+                f"{where} is a device node", hint="leave it out (--exclude), or take device nodes with --devices"
+            )
         try:
             node = self._read_other(fd, text, info, where)
         except FileNotFoundError:
@@ -293,7 +326,7 @@ class _Walk:
         except OSError as exc:
             if exc.errno == errno.EINVAL:  # readlink(2) of something else
                 raise _replaced(path + b"/" + name) from None
-            raise source_error(exc, where) from None
+            raise self._failed(exc, where) from None
         self._listed.append((signature(info), self._now, node))
         if info.st_nlink > 1:
             self._links[(info.st_dev, info.st_ino)] = node
@@ -371,6 +404,44 @@ def _kept(xattrs: Xattrs, path: bytes) -> Xattrs:
         return stored_xattrs(xattrs)
     except StratumError as exc:
         raise StratumError(f"cannot store {os.fsdecode(path)}: {exc.message}", hint=exc.hint) from None
+
+
+def _refuse_made_up(path: bytes, device: int) -> None:
+    """Refuse a mount point of a file system whose files are not content."""
+    from stratum.sys.mountinfo import read
+
+    number = f"{os.major(device)}:{os.minor(device)}"
+    found = next((entry.fstype for entry in read() if entry.device == number), None)
+    if found in _MADE_UP:
+        raise UsageError(
+            f"{os.fsdecode(path)} is a file system of the kernel ({found}), which holds no files to keep",
+            hint="--one-file-system leaves out all that is mounted below, --exclude PATTERN what you name",
+        )
+
+
+class Unreadable:
+    """Says of what cannot be read in the directory ``source``, on ``device``, how an import goes on without it."""
+
+    def __init__(self, source: bytes, device: int) -> None:
+        self._source = source.rstrip(b"/")
+        self._device = device
+
+    def error(self, exc: OSError, where: str) -> StratumError:
+        """What to raise for ``where``, a path."""
+        found = source_error(exc, where)
+        inside = os.fsdecode(os.fsencode(where).removeprefix(self._source))
+        if isinstance(found, ConflictError) or not inside:
+            return found
+        out = f"leave it out: --exclude {shlex.quote(inside)}"
+        if self._is_elsewhere(where):
+            out += ", or all that is mounted below: --one-file-system"
+        return StratumError(found.message, hint=f"{found.hint}; or {out}" if found.hint else out)
+
+    def _is_elsewhere(self, where: str) -> bool:
+        try:
+            return os.lstat(where).st_dev != self._device
+        except OSError:
+            return False
 
 
 def _replaced(path: bytes) -> ConflictError:

@@ -74,7 +74,8 @@ class FileReader:
     """Fills ``File`` nodes with the content of source files, staged in ``tx``.
 
     ``jobs`` is the number of worker processes; 1 reads everything in this one. ``progress`` is called with the number
-    of files read so far. ``journal`` is told what was read. ``warnings`` collects one line for each file that kept
+    of files read so far. ``journal`` is told what was read. ``failed`` makes the error for a path that cannot be read.
+    ``warnings`` collects one line for each file that kept
     changing or was gone; ``unlike_listed`` the ``id`` of every node whose file was not as listed. A context manager:
     leaving it ends the workers.
     """
@@ -87,6 +88,7 @@ class FileReader:
         jobs: int = 1,
         progress: Callable[[int], None] | None = None,
         journal: Journal | None = None,
+        failed: Callable[[OSError, str], StratumError] | None = None,
     ) -> None:
         self.warnings: list[str] = []
         self.unlike_listed: set[int] = set()
@@ -94,6 +96,7 @@ class FileReader:
         self._jobs = jobs
         self._progress = progress
         self._journal = journal
+        self._failed = failed or source_error
         self._paths = (os.fsencode(objects.layout.root), os.fsencode(tx.object_staging))
         self._salvage = [os.fsencode(dead / "objects") for dead in tx.dead]
         self._pool: Pool | None = None
@@ -186,7 +189,7 @@ class FileReader:
     def _take(self, answers: list[tuple[Batch, Answer]]) -> None:
         for batch, answer in answers:
             if answer[0] != OK:
-                raise _failure(batch.tag, answer)
+                raise self._failure(batch.tag, answer)
             for group, results in zip(batch.tag, answer[1], strict=True):
                 self._fill(group, results)
                 self._done += len(results)
@@ -218,6 +221,13 @@ class FileReader:
             if self._journal is not None and node.digest is not None and id(node) not in self.unlike_listed:
                 self._note(self._journal, group, pending, node.digest)
 
+    def _failure(self, groups: list[_Group], answer: Answer) -> StratumError:
+        if answer[0] == STORE_FAILED:
+            _, code, text = answer
+            return storage_error(OSError(code, text), "write an object to the store")
+        _, number, place, code, text = answer
+        return self._failed(OSError(code, text), _where(groups[number], groups[number].files[place]))
+
     def _note(self, journal: Journal, group: _Group, pending: Pending, digest: bytes) -> None:
         """Write down that the file was read, where a change of it since would be seen."""
         if tells_changes(pending.info.st_ctime_ns, group.time):
@@ -241,14 +251,6 @@ def _kept(xattrs: Any, group: _Group, pending: Pending) -> Any:
         return stored_xattrs(xattrs)
     except StratumError as exc:
         raise StratumError(f"cannot store {_where(group, pending)}: {exc.message}", hint=exc.hint) from None
-
-
-def _failure(groups: list[_Group], answer: Answer) -> StratumError:
-    if answer[0] == STORE_FAILED:
-        _, code, text = answer
-        return storage_error(OSError(code, text), "write an object to the store")
-    _, number, place, code, text = answer
-    return source_error(OSError(code, text), _where(groups[number], groups[number].files[place]))
 
 
 def source_error(exc: OSError, where: str) -> StratumError:

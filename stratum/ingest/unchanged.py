@@ -3,8 +3,8 @@
 One file for each source directory and user, beside the one of ``ingest.statcache`` and treated like it::
 
     head             1 where device nodes were asked for; number of directories, of objects: three u32; commit: 32 bytes
-    directories      SHA-256 of what each directory held (``_digest``), depth first, in the order in which they list
-                     their names; before them that of the source itself
+    directories      SHA-256 of what was taken of each directory (``_digest``), depth first, in the order in which they
+                     list their names; before them that of the source itself
     objects          digest (32 bytes), size (u64) of each that the commit needs
 
 All little-endian. It is only written for an import that left nothing out and after which every single inode may be
@@ -23,6 +23,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from stratum.errors import StratumError
+from stratum.ingest.selection import NOTHING, Entry, Excludes, LeftOut, Place, Selection, below
 from stratum.ingest.staging import open_source
 from stratum.ingest.statcache import StatCache, source_cache
 from stratum.store import Store
@@ -35,9 +37,6 @@ _DIGEST_SIZE = hashlib.sha256().digest_size
 _MARSHAL_VERSION = 2  # the last that writes equal values as equal bytes
 _DEPTH_MAX = 64
 _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-
-Entry = tuple[str, os.stat_result]
-"""Name, and what lstat says."""
 
 
 @dataclass(slots=True)
@@ -56,10 +55,18 @@ class Listing:
         self.digests.append(_digest(entries))
 
 
-def find_unchanged(store: Store, path: Path, *, devices: bool = False) -> str | None:
+def find_unchanged(
+    store: Store,
+    path: Path,
+    *,
+    devices: bool = False,
+    excludes: Excludes = NOTHING,
+    left_out: LeftOut | None = None,
+) -> str | None:
     """The commit that the directory ``path`` became when it was last imported, where an import would make the same.
 
-    None where that is not known; nothing is raised for what an import raises errors for.
+    None where that is not known; nothing is raised for what an import raises errors for. ``left_out`` is filled as an
+    import fills it, where the commit is known.
     """
     source = os.fsencode(os.path.realpath(path))
     file = _cache(store, source)
@@ -67,10 +74,13 @@ def find_unchanged(store: Store, path: Path, *, devices: bool = False) -> str | 
         known = _Known.parse(file.load())
         if known is None or known.devices != devices or not store.commits.exists(known.commit):
             return None
-        if not _is_listed(path, known.digests):
-            return None
-    except OSError:
+        left = _is_listed(path, known.digests, excludes)
+    except (OSError, StratumError):
         return None
+    if left is None:
+        return None
+    if left_out is not None:
+        left_out.take(left)
     if not store.residence.has_all(known.objects):
         return None
     file.touch()
@@ -122,34 +132,42 @@ def root_entry(info: os.stat_result) -> list[Entry]:
     return [("", info)]
 
 
-def _is_listed(path: Path, digests: Sequence[bytes]) -> bool:
-    """Whether listing ``path`` and all below gives ``digests``. ``OSError`` where something cannot be listed."""
+def _is_listed(path: Path, digests: Sequence[bytes], excludes: Excludes) -> LeftOut | None:
+    """What was left out where listing ``path`` and all below gives ``digests``, None where it does not. ``OSError`` and
+    ``StratumError`` where something cannot be listed."""
     expected = iter(digests)
     opened = [open_source(os.fspath(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)]
     try:
-        if _digest(root_entry(os.fstat(opened[0]))) != next(expected, None):
-            return False
-        entered: list[Iterator[str]] = []  # the subdirectories that are still to be listed, for each of opened
-        while (inner := _subdirectories(opened[-1], next(expected, None))) is not None:
+        top = os.fstat(opened[0])
+        if _digest(root_entry(top)) != next(expected, None):
+            return None
+        selection, place = Selection(excludes, top.st_dev), Place()
+        entered: list[tuple[Place, Iterator[str]]] = []  # what is still to be listed, for each of opened
+        while (inner := _subdirectories(selection, place, opened[-1], next(expected, None))) is not None:
             entered.append(inner)
-            while (name := next(entered[-1], None)) is None:
+            while (name := next(entered[-1][1], None)) is None:
                 if len(entered) == 1:
-                    return next(expected, None) is None
+                    return selection.left_out if next(expected, None) is None else None
                 entered.pop()
                 os.close(opened.pop())
             if len(opened) == _DEPTH_MAX:
-                return False
+                return None
             opened.append(open_source(name, _OPEN, opened[-1]))
-        return False
+            place = below(entered[-1][0], os.fsencode(name))
+        return None
     finally:
         for fd in opened:
             os.close(fd)
 
 
-def _subdirectories(fd: int, digest: bytes | None) -> Iterator[str] | None:
-    """The subdirectories of the open directory ``fd``; None where listing it does not give ``digest``."""
+def _subdirectories(
+    selection: Selection, place: Place, fd: int, digest: bytes | None
+) -> tuple[Place, Iterator[str]] | None:
+    """The subdirectories of the open directory ``fd``, and the rules for them; None where what is taken of it does not
+    give ``digest``."""
     with os.scandir(fd) as listing:
         entries = [(entry.name, entry.stat(follow_symlinks=False)) for entry in listing]
+    place, entries = selection.chosen(fd, place, os.fstat(fd), entries)
     if _digest(entries) != digest:
         return None
-    return iter([name for name, info in entries if stat.S_ISDIR(info.st_mode)])
+    return place, iter([name for name, info in entries if stat.S_ISDIR(info.st_mode)])

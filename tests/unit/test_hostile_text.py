@@ -46,6 +46,7 @@ from stratum.transfer.artifact import read_manifest
 from stratum.transfer.packs import compress, read_index
 from stratum.tree.contents import objects_of
 from stratum.tree.dump import read_dump, write_dump
+from stratum.tree.ignore import Rules, lines_of, parse_patterns
 from stratum.tree.lazy import LazyDump
 from stratum.tree.oplog import Record, encode, end_line, entry_of, inode_of, object_of, parse, without_content
 from stratum.tree.tarstream import TarReader
@@ -159,6 +160,10 @@ PARSERS: dict[str, tuple[Callable[[bytes], object], bytes]] = {
     "tables": (lambda data: read_tables(data, "a file"), write_tables({"lease": {"container": "c"}}, "x")),
     "catalog": (read_whole_catalog, CATALOG),
     "sources": (lambda data: read_sources(data, "a file"), SOURCES),
+    "patterns": (
+        lambda data: Rules(parse_patterns(lines_of(data))).verdict(data[:4096], data[-9:], True),
+        b"*.log\n/a/**/b?\n!d/[a-z]*\\ \n[!]-]/[[:alpha:]]\n# text\n",
+    ),
     "residence": (lambda data: parse_rules(data, "a file"), b'[residence]\n"/" = "real"\n"/a\\\\x20b" = "unreal"\n'),
     "budget": (lambda data: parse_budget(data, "a file"), b"[cache]\nmax = 10\nmin_free = 15\n"),
     "reflog": (parse_entry, b'{"when":"2026","kind":"tag","which":"a","old":null,"new":"%b","why":""}' % HASH.encode()),
