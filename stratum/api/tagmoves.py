@@ -32,7 +32,7 @@ class TagMove:
             return
         raise ExistsError(
             f"the tag {self} exists already and names commit {self.previous}",
-            hint="use another tag, or --force to move this one",
+            hint=f"use another tag, or --force to move this one; 'stratum show {self}' shows what it names",
         )
 
     def set(self, store: Store, commit: str, why: str) -> None:

@@ -84,7 +84,7 @@ def remove(session: Session, text: str, *, discard: bool = False, dry_run: bool 
     """Remove the worktree that ``text`` (NAME+WORKTREE, or NAME:WORKTREE) names; see ``remove_worktree``."""
     ref = parse_ref(text)
     if ref.bare:
-        raise UsageError(f"{text} names no worktree", hint=f"write {text}+WORKTREE")
+        raise UsageError(f"{text} names no worktree", hint=f"write {text}+WORKTREE; 'stratum worktree list' shows them")
     name, worktree = session.store.resolve_worktree(ref, create=False)
     ref = Ref(name, worktree=worktree)
     refuse_in_use(session, name, worktree)

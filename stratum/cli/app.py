@@ -105,6 +105,10 @@ class VerbsBelow(click.Group):
                 click.echo(ctx.get_help())
                 ctx.exit()
             args = [args[1], "--help"]
+        if args and args[0] not in self.commands:
+            from stratum.cli.mistakes import unknown_verb
+
+            raise unknown_verb(ctx, args, self.commands)
         return super().resolve_command(ctx, args)
 
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from stratum.cli.app import App, verb
 from stratum.cli.output import write_stdout
-from stratum.errors import UsageError
+from stratum.cli.verbs import LISTED, TOPICS, VERBS
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 SHELLS = ("bash", "zsh", "fish")
 
@@ -41,22 +46,55 @@ complete -o nosort -F %(complete_func)s %(prog_name)s
 and of a completion only what comes after that end goes back."""
 
 
+class _WordsType(click.ParamType[str]):
+    """A verb, a topic, and after a verb its verbs."""
+
+    name = "verb"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        from click.shell_completion import CompletionItem
+
+        root = ctx.find_root()
+        command: click.Command = root.command
+        for word in ctx.params.get(param.name or "") or ():
+            found = command.get_command(root, word) if isinstance(command, click.Group) else None
+            if found is None:
+                return []
+            command = found
+        if command is root.command:
+            known = {**{name: VERBS[name][1] for name in LISTED}, **TOPICS}
+        else:
+            below = command.commands if isinstance(command, click.Group) else {}
+            known = {name: each.get_short_help_str() for name, each in below.items()}
+        return [CompletionItem(word, help=text) for word, text in known.items() if word.startswith(incomplete)]
+
+
 @verb(
     "help",
     examples=[
         ("Of a verb", "stratum help commit"),
         ("Of a verb's verb", "stratum help worktree add"),
+        ("How commits are named", "stratum help refs"),
     ],
 )
-@click.argument("words", metavar="[VERB]...", nargs=-1)
+@click.argument("words", metavar="[VERB]... | [TOPIC]", nargs=-1, type=_WordsType())
 def help_(app: App, words: tuple[str, ...]) -> None:
-    """Show the help of a verb."""
+    """Show the help of a verb, or of a topic: refs, config, environment, files, exit-codes."""
     context = click.get_current_context().find_root()
+    if len(words) == 1 and words[0] in TOPICS:
+        from stratum.cli.topics import write
+
+        formatter = context.make_formatter()
+        write(words[0], formatter)
+        app.out.line(formatter.getvalue().rstrip("\n"))
+        return
     command: click.Command = context.command
-    for word in words:
+    for number, word in enumerate(words):
         found = command.get_command(context, word) if isinstance(command, click.Group) else None
         if found is None:
-            raise UsageError(f"there is no verb {word!a}", hint="'stratum help' lists the verbs")
+            from stratum.cli.mistakes import unknown_help
+
+            raise unknown_help(context, words[number:])
         context = click.Context(found, info_name=word, parent=context)
         command = found
     app.out.line(command.get_help(context))

@@ -17,7 +17,7 @@ import click
 
 from stratum import __version__
 from stratum.cli.output import JSON, TEXT, print_error
-from stratum.cli.verbs import ALIASES, GROUPS, LISTED, VERBS
+from stratum.cli.verbs import ALIASES, GROUPS, LISTED, TOPICS, VERBS
 from stratum.errors import StratumError, os_error_text
 
 _WIDEST = max(map(len, LISTED))
@@ -45,16 +45,16 @@ class _Verbs(click.Group):
             if title:
                 with formatter.section(title):
                     formatter.write_dl([(f"{name:<{_WIDEST}}", summary) for name, (_, summary) in group.items()])
+        with formatter.section("Topics of 'stratum help'"):
+            formatter.write_dl([(f"{name:<{_WIDEST}}", summary) for name, summary in TOPICS.items()])
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in VERBS and args[0] not in ALIASES:
-            import difflib
+            from stratum.cli.mistakes import unknown_verb
 
-            close = difflib.get_close_matches(args[0], self.list_commands(ctx), n=1)
-            hint = f" Did you mean '{close[0]}'?" if close else ""
-            raise click.UsageError(f"there is no verb {args[0]!a}.{hint}", ctx)
+            raise unknown_verb(ctx, args, LISTED)
         return super().resolve_command(ctx, args)
 
 
@@ -97,15 +97,14 @@ def run(args: list[str]) -> int:
             click.echo(exc.format_message(), err=True)
         return exc.exit_code
     except click.ClickException as exc:
-        hint = f"see '{exc.ctx.command_path} --help'" if isinstance(exc, click.UsageError) and exc.ctx else ""
-        message = " ".join(exc.format_message().split())  # some of click's go over several lines
+        message, hint = _usage(args, exc)
         print_error(exc.exit_code, "usage", message, hint, as_json=as_json)
         return exc.exit_code
     except (click.Abort, KeyboardInterrupt):
         print_error(130, "interrupted", "interrupted", "", as_json=as_json)
         return 130
     except StratumError as exc:
-        print_error(exc.exit_code, exc.id, exc.message, exc.hint, as_json=as_json)
+        print_error(exc.exit_code, exc.id, exc.message, _hint(args, exc), as_json=as_json)
         return exc.exit_code
     except BrokenPipeError:
         _silence_stdout()
@@ -118,6 +117,23 @@ def run(args: list[str]) -> int:
         print_error(1, "failed", "out of memory", "", as_json=as_json)
         return 1
     return result if isinstance(result, int) else 0
+
+
+def _usage(args: list[str], exc: click.ClickException) -> tuple[str, str]:
+    """What to tell of arguments that the parser refused."""
+    from stratum.cli.mistakes import unknown_option, usage_hint
+
+    if isinstance(exc, click.NoSuchOption):
+        return unknown_option(cli, args, exc)
+    message = " ".join(exc.format_message().split())  # some of click's go over several lines
+    return message, usage_hint(cli, args, exc) if isinstance(exc, click.UsageError) else ""
+
+
+def _hint(args: list[str], exc: StratumError) -> str:
+    """What to tell of an error that a verb raised, besides the error."""
+    from stratum.cli.mistakes import better_hint
+
+    return better_hint(cli, args, exc)
 
 
 def _json_wanted(args: list[str]) -> bool:

@@ -57,7 +57,7 @@ def mount(
         _mount_all(app)
         return
     if ref is None:
-        raise click.UsageError("Missing argument 'REF'.")
+        raise click.MissingParameter(param_hint="'REF'", param_type="argument")
     if "@" in ref:
         from stratum.cli.notes import warn_left_out
 

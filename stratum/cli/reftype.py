@@ -31,7 +31,7 @@ class RefType(click.ParamType[str]):
     def __init__(self, *, tags: bool = True, worktrees: bool = True, paths: bool = False) -> None:
         self._tags = tags
         self._worktrees = worktrees
-        self._paths = paths
+        self.paths = paths
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         """The refs of the store that begin with ``incomplete``; none where it cannot be read."""
@@ -41,12 +41,12 @@ class RefType(click.ParamType[str]):
             found = [CompletionItem(ref) for ref in self._refs(ctx, incomplete) if ref.startswith(incomplete)]
         except (StratumError, OSError):
             found = []
-        if self._paths:
+        if self.paths:
             found.append(CompletionItem(incomplete, type="file"))
         return found
 
     def _refs(self, ctx: click.Context, incomplete: str) -> Iterator[str]:
-        store = _session(ctx).store
+        store = session_of(ctx).store
         whose, at, _ = incomplete.partition("@")
         if at:
             from stratum.refs import parse_ref
@@ -84,13 +84,13 @@ class InRefType(click.ParamType[str]):
         from stratum.api.completing import changes_of, paths_in
 
         text = next(value for value in ctx.params.values() if isinstance(value, str))
-        session, given = _session(ctx), ctx.params.get(param.name or "")
+        session, given = session_of(ctx), ctx.params.get(param.name or "")
         if self._changes and isinstance(given, tuple) and len(given) == 1:
             yield from changes_of(session, text, given[0], _CHANGES_MAX)
         yield from ((path, None) for path in paths_in(session, text, incomplete) if path.isprintable())
 
 
-def _session(ctx: click.Context) -> Session:
+def session_of(ctx: click.Context) -> Session:
     """The session of the global options before the verb."""
     from stratum.api.session import Session
     from stratum.config import load_config

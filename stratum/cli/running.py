@@ -77,7 +77,7 @@ def split_options(words: Sequence[str]) -> tuple[list[str], str, list[str]]:
     """(options that only Podman knows, image, what follows it)."""
     count = next((number for number, word in enumerate(words) if not word.startswith("-")), None)
     if count is None:
-        raise UsageError("the image is missing", hint="stratum run [OPTION]... IMAGE [COMMAND]...")
+        raise UsageError("the image is missing", hint="for example 'stratum run --rm -it -v db+dev:/data alpine sh'")
     return list(words[:count]), words[count], list(words[count + 1 :])
 
 

@@ -71,6 +71,15 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
 ALIASES = {"rm": "remove", "umount": "unmount"}
 """Other names of verbs, which are not listed."""
 
+TOPICS = {
+    "refs": "How commits, tags and worktrees are named.",
+    "config": "The settings.",
+    "environment": "Variables of the environment.",
+    "files": "Where what is kept.",
+    "exit-codes": "How a command can end.",
+}
+"""What 'stratum help' tells besides verbs, and a summary (``cli/topics.py``)."""
+
 VERBS = {name: entry for group in GROUPS.values() for name, entry in group.items()}
 """Verb -> where its command lives, and its summary."""
 

@@ -67,6 +67,9 @@ def mount_recorded(
         return state.confirm(record, mount_id)
 
 
+_ELSEWHERE = "name a directory elsewhere, or none: 'stratum mount REF' makes one"
+
+
 @contextlib.contextmanager
 def made_mountpoint(path: Path | None) -> Iterator[None]:
     """Make the directory ``path`` where just that is missing; it goes again where the block fails."""
@@ -78,12 +81,14 @@ def made_mountpoint(path: Path | None) -> Iterator[None]:
             import shlex
 
             if path.parent.exists():  # of a file system that takes no directories, such as proc
-                raise StratumError(f"cannot make the mountpoint {path}: {os_error_text(exc)}") from None
+                raise StratumError(
+                    f"cannot make the mountpoint {path}: {os_error_text(exc)}", hint=_ELSEWHERE
+                ) from None
             raise NotFoundError(
                 f"{path.parent} does not exist", hint=f"make it first: mkdir -p {shlex.quote(str(path.parent))}"
             ) from None
         except OSError as exc:
-            raise StratumError(f"cannot make the mountpoint {path}: {os_error_text(exc)}") from None
+            raise StratumError(f"cannot make the mountpoint {path}: {os_error_text(exc)}", hint=_ELSEWHERE) from None
         made = True
     try:
         yield
@@ -107,7 +112,7 @@ def unmount(
     """
     record = target if isinstance(target, Record) else state.find_mountpoint(target)
     if record is None:
-        raise NotFoundError(f"{target} is not a mount of Stratum", hint="stratum status lists the mounts there are")
+        raise NotFoundError(f"{target} is not a mount of Stratum", hint="'stratum status' lists the mounts there are")
     if record.in_container:
         raise BusyError(
             f"{record.ref} is mounted at {record.mountpoint} in {record.held_by()}",

@@ -273,7 +273,7 @@ def open_layout(path: Path) -> Layout:
     return layout
 
 
-_MAKE_ONE = "an import or 'stratum init' makes one; --store or STRATUM_STORE names another place"
+_MAKE_ONE = "'stratum init NAME MOUNTPOINT' or 'stratum import PATH NAME' makes one; --store names another place"
 
 
 def _check_trust(path: Path, info: os.stat_result) -> None:

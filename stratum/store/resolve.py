@@ -202,7 +202,9 @@ class Refs:
         if commit is not None:
             return ResolvedCommit(commit, name)
         if is_hash_prefix(text):
-            raise NotFoundError(f"{name} has no tag {text}, and there is no commit {text}")
+            raise NotFoundError(
+                f"{name} has no tag {text}, and there is no commit {text}", hint=f"'stratum list {name}' shows its tags"
+            )
         hint = similar(text, self.tags.names(name), f"'stratum list {name}' shows its tags")
         if text in self.worktrees.names(name):
             hint = f"{text} is a worktree: write {name}+{text}"
@@ -222,7 +224,10 @@ class Refs:
             return name, text
         found = self._tag_or_commit(name, text)  # or its NotFoundError
         what = "a tag" if isinstance(found, ResolvedTag) else "a commit"
-        raise UsageError(f"{name}:{text} is {what}; a worktree is needed here", hint=f"name it as {name}+WORKTREE")
+        raise UsageError(
+            f"{name}:{text} is {what}; a worktree is needed here",
+            hint=f"name it as {name}+WORKTREE; 'stratum worktree list {name}' shows them",
+        )
 
     def _make_main(self, name: str) -> None:
         commit = self.tags.find(name, DEFAULT_TAG)

@@ -130,7 +130,9 @@ class Tags:
                 _check_expected(name, tag, old, expected)
             elif old is not None and not force:
                 raise ExistsError(
-                    f"the tag {name}:{tag} exists already", hint="use another tag, or --force to move this one"
+                    f"the tag {name}:{tag} exists already",
+                    hint="use another tag, or --force to move this one; "
+                    f"'stratum show {name}:{tag}' shows what it names",
                 )
             self._namespaces.ensure(tx, name)
             self._reflog.append(name, "tag", tag, old, commit, why)

@@ -229,7 +229,8 @@ class Worktrees:
         with self._transactions.begin(f"making worktree {name}+{worktree}") as tx, self._locks.ref(name):
             if self._namespaces.exists(name) and self.exists(name, worktree):
                 raise ExistsError(
-                    f"the worktree {name}+{worktree} exists already", hint="use another name, or remove it first"
+                    f"the worktree {name}+{worktree} exists already",
+                    hint=f"use another name, or remove it first: stratum worktree remove {name}+{worktree}",
                 )
             now = rfc3339(utc_now())
             made = Worktree(

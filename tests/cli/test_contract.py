@@ -226,4 +226,8 @@ def test_unmount_tells_programs_what_it_unmounted(cli: Command, app: Path, tmp_p
 @pytest.mark.root
 def test_a_mountpoint_that_cannot_be_made(cli: Command, app: Path) -> None:
     code, _, err = cli("mount", "app:latest", "/proc/stratum")
-    assert (code, err) == (1, "error: cannot make the mountpoint /proc/stratum: No such file or directory\n")
+    assert (code, err) == (
+        1,
+        "error: cannot make the mountpoint /proc/stratum: No such file or directory\n"
+        "hint: name a directory elsewhere, or none: 'stratum mount REF' makes one\n",
+    )

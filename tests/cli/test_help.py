@@ -9,7 +9,11 @@ import click
 import pytest
 
 from stratum.cli.main import cli as all_verbs
-from stratum.cli.verbs import ALIASES, GROUPS, LISTED, VERBS
+from stratum.cli.topics import FORMS
+from stratum.cli.verbs import ALIASES, GROUPS, LISTED, TOPICS, VERBS
+from stratum.config import SETTINGS
+from stratum.errors import EXIT_CODES, UsageError
+from stratum.refs import parse_ref, split_ref_path
 from tests.support.command import Command
 from tests.support.commandline import leaves, parse, stratum_calls
 
@@ -58,7 +62,7 @@ def test_examples_that_are_no_command_lines_are_found() -> None:
         "stratum worktree ad db+dev",
         "stratum gc --keep-last x",
     ):
-        with pytest.raises(click.UsageError):
+        with pytest.raises((click.UsageError, UsageError)):
             parse(stratum_calls(line)[0])
 
 
@@ -86,3 +90,20 @@ def test_the_list_of_verbs_loads_no_verb() -> None:
     loaded = set(done.stdout.splitlines()[-1].split())
     assert "stratum.cli.verbs" in loaded
     assert not {place.partition(":")[0] for place, _ in VERBS.values()} & loaded
+
+
+def test_topics(cli: Command) -> None:
+    whole = cli.ok("help")
+    for topic, summary in TOPICS.items():
+        assert summary in whole
+        assert cli.ok("help", topic)
+    settings = cli.ok("help", "config")
+    assert all(f"{setting.key} " in settings for setting in SETTINGS)
+    assert all(f"{code} " in cli.ok("help", "exit-codes") for code in EXIT_CODES)
+
+
+def test_every_form_of_a_ref_is_one() -> None:
+    for form in FORMS:
+        text = form.replace("CHANGE", "7").replace("WHEN", "yesterday").replace("~N", "~2").replace("HASH", "0123abcd")
+        ref, path = split_ref_path(text)
+        assert (str(parse_ref(ref)), path) == (ref, "/PATH" if "PATH" in text else None)

@@ -44,8 +44,8 @@ def stratum_calls(line: str) -> list[list[str]]:
 
 
 def parse(args: Sequence[str]) -> click.Command | None:
-    """The command that would be run with ``args``; None where help would be shown. ``click.UsageError`` where the
-    command line would refuse them."""
+    """The command that would be run with ``args``; None where help would be shown. The ``UsageError`` of click or
+    of Stratum where the command line would refuse them."""
     command: click.Command = cli
     try:
         context = cli.make_context("stratum", list(args))
