@@ -1,4 +1,4 @@
-"""What the READMEs say about reboots, as they say it: the units, the link for fstab, the originals of a migration."""
+"""What the documents say about reboots, as they say it: the units, the link for fstab, the originals of a migration."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CHECKOUT = Path(__file__).parents[2]
 
 def blocks(readme: Path, heading: str) -> list[str]:
     """The indented blocks of a README's section."""
-    section = readme.read_text("utf-8").partition(f"\n{heading}\n")[2].partition("\n## ")[0]
+    section = f"\n{readme.read_text('utf-8')}".partition(f"\n{heading}\n")[2].partition("\n## ")[0]
     found: list[list[str]] = [[]]
     for line in section.splitlines():
         if line.startswith("    "):
@@ -67,7 +67,7 @@ def test_the_units_are_installed_from_a_checkout(cli: Command, tmp_path: Path) -
 
 
 def test_what_the_readme_says_about_reboots(cli: Command, tmp_path: Path) -> None:
-    persist, fstab, migrate, originals = blocks(CHECKOUT / "README.md", "## After a reboot")
+    persist, fstab, migrate, originals = blocks(CHECKOUT / "docs/boot.md", "# After a reboot")
     make_tree(tmp_path / "srv/db", {"f": "original", "sub/g": "deep"})
     make_tree(tmp_path / "src", {"file": "1"})
     (tmp_path / "srv/dev").mkdir()
