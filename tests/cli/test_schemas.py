@@ -91,6 +91,8 @@ def script(work: Path) -> Iterator[list[str | Path]]:
     yield ["pull", f"{layout}:v2", "pulled"]
     yield ["export", "app:v2", work / "v2.stratum.tar", "--with-history"]
     yield ["import", work / "v2.stratum.tar", "imported"]
+    yield ["du", "--commits", "--worktrees"]
+    yield ["remove", "-n", "app:v3"]
     yield ["cache", "status", "--who"]
     yield ["cache", "limit", "--max", "10G"]
     yield ["cache", "evict", "-n"]
