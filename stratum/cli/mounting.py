@@ -210,10 +210,12 @@ def commit(app: App, target: str, tag: str | None, force: bool, no_pause: bool, 
         ("Everything", "stratum status"),
         ("One worktree: is it clean?", "stratum status db+dev"),
         ("What is mounted here", "stratum status ."),
+        ("One line for the prompt of a shell, nothing outside of strata", "stratum status --short"),
     ],
 )
 @click.argument("target", metavar="[REF|MOUNTPOINT]", required=False, type=REF_OR_PATH)
-def status(app: App, target: str | None) -> None:
+@click.option("-s", "--short", is_flag=True, help="One line about where one is, or about a path, for a shell's prompt.")
+def status(app: App, target: str | None, short: bool) -> None:
     """Show mounts, holders, commits and changes of a worktree, a stratum, or everything.
 
     Of a worktree: what is not committed ('clean' where all of it is), its last commit, its base, and what it has
@@ -226,7 +228,17 @@ def status(app: App, target: str | None) -> None:
 
     Where a base, or a tag that is mounted, is not here whole: how much of it is, where the rest is, and whether that
     can be reached; in JSON 'residence', null for what is here whole.
+
+    --short prints one line about the worktree that the working directory, or a path, is in, such as 'db+main* v2': '*'
+    where something is not committed, '?' where a short look does not tell; the tag of its last commit, or the commit;
+    'rec' while its history is kept, 'gap' while nobody watches; 'lazy' where its base is not here whole, 'ro' where it
+    is read-only. It prints nothing outside of strata, and what it cannot find out is left out.
     """
+    if short:
+        from stratum.cli.prompt import print_prompt
+
+        print_prompt(app, target or ".")
+        return
     from stratum.api.bootmounts import damaged_records
     from stratum.api.residing import Residings
     from stratum.api.status import status as run

@@ -47,7 +47,7 @@ class Output:
         """One line of data on stdout."""
         write_stdout(text + "\n")
 
-    def object(self, value: Mapping[str, Any] | Sequence[Any]) -> None:
+    def object(self, value: Mapping[str, Any] | Sequence[Any] | None) -> None:
         """One JSON document on stdout."""
         import json
 

@@ -139,7 +139,7 @@ def _stratum_json(row: StratumUsage) -> dict[str, Any]:
 
 def _commit_json(row: CommitUsage) -> dict[str, Any]:
     why = safe(row.why) if row.why is not None else None
-    head = {"commit": row.commit, "refs": row.refs, "timestamp": row.time, "kept": why}
+    head = {"commit": row.commit, "refs": row.refs, "timestamp": row.time or None, "kept": why}
     return {**head, "image": _size_json(row.image), **_share_json(row.share)}
 
 

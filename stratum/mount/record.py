@@ -33,7 +33,7 @@ from stratum.sys import mountinfo, proc
 from stratum.sys.mountinfo import MountEntry
 from stratum.sys.namespaces import is_mount_namespace_made_by_us, is_mount_namespace_of_ours
 from stratum.sys.proc import Process
-from stratum.sys.syscalls import statx_mount_id
+from stratum.sys.syscalls import mountinfo_id, statx_mount_id
 
 _PREFIX = "stratum-"
 SOURCE_MAX = 200
@@ -185,6 +185,20 @@ def mounts_of(ref: str = "") -> Iterator[tuple[int, MountEntry]]:
         ours = entry.fstype == "overlay" and entry.source.startswith(_PREFIX) and (not ref or shows_ref(entry, ref))
         if ours and is_mount_namespace_of_ours(pid):
             yield pid, entry
+
+
+def mount_at(path: str) -> tuple[str, str] | None:
+    """(record ID, ref) by the source of the mount that ``path`` is on; None where that is none of Stratum's, or the
+    path is not there. The ref may be cut off (``SOURCE_MAX``), and anybody who may mount may have written it."""
+    try:
+        number = mountinfo_id(path, follow=True)
+    except OSError:
+        return None
+    entry = next((entry for entry in mountinfo.read(containing=_PREFIX) if entry.id == number), None)
+    if entry is None or entry.fstype != "overlay" or not entry.source.startswith(_PREFIX):
+        return None
+    found, _, ref = entry.source.removeprefix(_PREFIX).partition(":")
+    return found, ref
 
 
 def shows_ref(entry: MountEntry, ref: str) -> bool:

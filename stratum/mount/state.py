@@ -101,6 +101,14 @@ class State:
                 found = record
         return found
 
+    def peek(self, record_id: str) -> Record | None:
+        """The record of this ID as it is noted, without a lock and whether its mount is there or not; for who has seen
+        that. None where there is none, or it cannot be read."""
+        try:
+            return next((record for record in self._load() if record.id == record_id), None)
+        except DamagedError:
+            return None
+
     def claim(
         self,
         *,

@@ -32,8 +32,9 @@ def note_root(upperdir: Path, root: Directory) -> None:
 
 def is_untouched(upperdir: Path) -> bool:
     """Whether ``upperdir`` shows its base and nothing else; False also where that is not known. Raises ``OSError``."""
-    if os.listdir(upperdir):
-        return False
+    with os.scandir(upperdir) as entries:  # of which there may be very many
+        if next(entries, None) is not None:
+            return False
     info = os.stat(upperdir, follow_symlinks=False)
     if get_xattr(upperdir, _NOTE) != _text(info.st_mode, info.st_uid, info.st_gid, info.st_mtime_ns):
         return False

@@ -6,6 +6,7 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -54,7 +55,7 @@ def usage_of(path: Path) -> Usage:
     except OSError:
         return _own(info)
     total, seen = _own(info), set[tuple[int, int]]()
-    for found in _below(root):
+    for found in below(root):
         if found.st_nlink > 1 and not stat.S_ISDIR(found.st_mode):
             if (found.st_dev, found.st_ino) in seen:
                 continue
@@ -67,16 +68,21 @@ def _own(info: os.stat_result) -> Usage:
     return Usage(info.st_blocks * BLOCK, info.st_size, 1)
 
 
-def _below(root: int) -> Iterator[os.stat_result]:
-    """What is below the directory open as ``root``, which is closed in the end. What goes away meanwhile may be left
-    out, and so may what is beside a directory that is moved elsewhere."""
+def below(root: int, most: int | None = None) -> Iterator[os.stat_result]:
+    """What is below the directory open as ``root``, on its file system, at ``most`` so many; ``root`` is closed in the
+    end. What goes away meanwhile may be left out, and so may what is beside a directory that is moved elsewhere."""
     device = os.fstat(root).st_dev
     with DirectoryStack(root) as stack:
-        waiting = [_listed(stack.top)]
+        waiting = [_listed(stack.top, most)]
         while waiting:
             directories, infos = waiting[-1]
+            if most is not None:
+                del infos[most:]
+                most -= len(infos)
             yield from (info for info in infos if info.st_dev == device)
             infos.clear()
+            if most == 0:
+                return
             if not directories:
                 waiting.pop()
                 if not waiting:
@@ -93,14 +99,14 @@ def _below(root: int) -> Iterator[os.stat_result]:
                     os.close(fd)
                     continue
                 stack.push(fd, info)
-                waiting.append(_listed(fd))
+                waiting.append(_listed(fd, most))
 
 
-def _listed(fd: int) -> tuple[list[str], list[os.stat_result]]:
-    """The directories in the one open as ``fd``, and all that is in it."""
+def _listed(fd: int, most: int | None) -> tuple[list[str], list[os.stat_result]]:
+    """The directories in the one open as ``fd``, and all that is in it; ``most`` bounds how far it is looked."""
     directories, infos = [], []
     with suppress(OSError), os.scandir(fd) as entries:
-        for entry in entries:
+        for entry in islice(entries, most):
             with suppress(OSError):
                 info = entry.stat(follow_symlinks=False)
                 infos.append(info)

@@ -49,6 +49,7 @@ def test_mounting_loads_little(cli: Command, tmp_path: Path) -> None:
         ("mount", "app+main", mountpoint),
         ("status",),
         ("status", "app+main"),
+        ("status", "--short", mountpoint),
         ("unmount", mountpoint),
         ("mount", "app:latest"),
         ("unmount", "app:latest"),
