@@ -78,7 +78,7 @@ def anchors(document: Path) -> set[str]:
 @pytest.mark.parametrize("document", PAGES, ids=lambda path: str(path.relative_to(CHECKOUT)))
 def test_links_lead_somewhere(document: Path) -> None:
     lost = []
-    prose = re.sub(r"^```.*?^```$|^ {4}.*$", "", document.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+    prose = re.sub(r"^```.*?^```$|^ {4}[^\n]*$", "", document.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
     for target, anchor in re.findall(r"\]\(([^)#:\s]*)(?:#([^)\s]*))?\)", prose):
         path = document.parent / target if target else document
         if not path.exists() or (anchor and path.suffix == ".md" and anchor not in anchors(path)):
