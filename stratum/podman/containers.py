@@ -5,12 +5,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import queue
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import FrameType
 
@@ -31,6 +34,11 @@ FORWARDED = (
 
 _UNTYPED = "ctrl-^,ctrl-],ctrl-_,ctrl-b,ctrl-^,ctrl-z,ctrl-],ctrl-b"
 """For a service instead of no detach keys, which Podman 4.3 cannot tell one."""
+
+_NOT_STARTED = ("created", "initialized")
+_ANSWER = 30.0
+_PAUSE = 0.1
+_KILL_TRIES = 5
 
 _PODMANS_OWN = (125, 126, 127)
 """Exit codes that Podman has for failures of its own; a container may end with them too."""
@@ -89,21 +97,47 @@ class Containers:
 
     def run_attached(self, container: str, request: Request) -> int:
         """Start a container that ``create`` made, with our standard streams (input as requested) and signals; its exit
-        code."""
+        code.
+
+        A signal that comes before the container runs is passed on once it does.
+        """
         keys = _UNTYPED if "--url" in self.line else ""
-        options = ["--attach", "--sig-proxy", f"--detach-keys={keys}", *(["--interactive"] if request.stdin else [])]
+        # Podman's own passing on begins some time after the container does; until then it would die of SIGTERM, with
+        # exit code 0 and the container running on.
+        options = ["--attach", "--sig-proxy=false", f"--detach-keys={keys}"]
+        options += ["--interactive"] if request.stdin else []
         stdin = None if request.stdin or request.tty else subprocess.DEVNULL
-        # In a session of its own Podman gets the terminal's signals from us alone, once.
+        # In a session of its own Podman gets none of the terminal's signals.
         process = self._popen([*self.line, "start", *options, container], stdin)
-        with _signals_to(process):
+        with passed_on(FORWARDED, lambda number: self._signal(container, process, number)):
             code = process.wait()
-        if code >= 0 and code not in _PODMANS_OWN:
-            return code
-        found = self.condition(container)
-        if found is None or found.state in ("created", "initialized"):
-            how = f"exit status {code}" if code > 0 else f"signal {-code}"
-            raise StratumError(f"podman start ended with {how} before container {container[:12]} ran")
-        return int(self._ask("wait", container))
+            if code > 0 and code not in _PODMANS_OWN:
+                return code
+            # Nothing of Podman's own end says for certain that the container's was before it.
+            found = self.condition(container)
+            if found is None or found.state in _NOT_STARTED:
+                how = f"exit status {code}" if code >= 0 else f"signal {-code}"
+                raise StratumError(f"podman start ended with {how} before container {container[:12]} ran")
+            return found.exit_code if found.state == "exited" else int(self._ask("wait", container, apart=True))
+
+    def _signal(self, container: str, attached: subprocess.Popen[bytes], number: int) -> None:
+        """Send a signal to a container that ``attached`` starts and stays with, as soon as it runs."""
+        if number == signal.SIGWINCH:
+            attached.send_signal(number)  # it gives the container's terminal the size of ours
+        tries = _KILL_TRIES
+        while tries:
+            try:
+                self._ask("kill", f"--signal={number}", container, timeout=_ANSWER, apart=True)
+                return
+            except StratumError:
+                tries -= 1
+            with contextlib.suppress(StratumError):
+                found = self.condition(container, timeout=_ANSWER)
+                if found is None or found.state == "exited":
+                    return
+                if found.state in _NOT_STARTED and attached.poll() is None:
+                    tries = _KILL_TRIES
+            time.sleep(_PAUSE)
 
     def condition(self, container: str, *, timeout: float | None = None) -> Condition | None:
         """What the container with this ID is doing; None where there is none. ``timeout`` is in seconds."""
@@ -119,7 +153,8 @@ class Containers:
         """Kill it if it runs, and remove it with what it alone used."""
         self._ask("rm", "--force", "--time=0", "--volumes", container)
 
-    def _ask(self, verb: str, *args: str, timeout: float | None = None) -> str:
+    def _ask(self, verb: str, *args: str, timeout: float | None = None, apart: bool = False) -> str:
+        """The output of a Podman command; ``apart`` keeps the terminal's signals from it."""
         try:
             done = subprocess.run(
                 [*self.line, verb, *args],
@@ -129,6 +164,7 @@ class Containers:
                 text=True,
                 errors="replace",
                 timeout=timeout,
+                start_new_session=apart,
                 check=False,
             )
         except OSError as exc:
@@ -152,14 +188,31 @@ def own_words(stderr: str) -> str:
     return " ".join(text.split())
 
 
-@contextmanager
-def _signals_to(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    def forward(number: int, _frame: FrameType | None) -> None:
-        process.send_signal(number)
+@contextlib.contextmanager
+def passed_on(numbers: Iterable[int], send: Callable[[int], None]) -> Iterator[None]:
+    """Call ``send`` with the number of each of these signals that this process gets during the block.
 
-    before = {number: signal.signal(number, forward) for number in FORWARDED}
+    It is called in a thread, once after the other, in the order in which they came. Those that wait when the block ends
+    are dropped.
+    """
+    came: queue.SimpleQueue[int] = queue.SimpleQueue()
+    ended = threading.Event()
+
+    def pass_on() -> None:
+        while (number := came.get()) and not ended.is_set():
+            send(number)
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        came.put(number)
+
+    sender = threading.Thread(target=pass_on, name="signals", daemon=True)
+    sender.start()
+    before = {number: signal.signal(number, note) for number in numbers}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        ended.set()
+        came.put(0)
+        sender.join()

@@ -8,7 +8,6 @@ import os
 import pty
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import pytest
 
 from tests.e2e.podman_env import PodmanEnv
 from tests.support.command import SCRIPT, Command
+from tests.support.watched import until
 
 pytestmark = [pytest.mark.root, pytest.mark.podman]
 
@@ -77,6 +77,30 @@ def test_signals_reach_the_container(podman: PodmanEnv, cli: Command) -> None:
     assert "/got" in [change["path"] for change in cli.json("diff", "app:latest", "app+main")]
 
 
+def test_a_signal_before_the_container_runs_waits_for_it(podman: PodmanEnv, cli: Command, tmp_path: Path) -> None:
+    slow = tmp_path / "programs" / "podman"
+    slow.parent.mkdir()
+    slow.write_text(SLOW_START.format(path=cli.environment["PATH"], reached=tmp_path))
+    slow.chmod(0o755)
+    cli.environment |= {"PATH": f"{slow.parent}:{cli.environment['PATH']}"}
+    # Not the first process of a namespace, which the kernel keeps from signals that it does not expect.
+    command = [SCRIPT, "run", "--rm", "--pid=host", "-v", "app+main:/data", podman.image, "sleep", "100"]
+    with subprocess.Popen(command, env=cli.environment) as process:
+        until((tmp_path / "starting").exists, 60)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 128 + signal.SIGTERM
+
+
+SLOW_START = """\
+#!/bin/sh
+case " $* " in
+*" start "*) touch {reached}/starting; until [ -e {reached}/told ]; do sleep 0.1; done ;;
+*" kill "*) touch {reached}/told ;;
+esac
+PATH={path} exec podman "$@"
+"""
+
+
 def test_a_signal_to_all_processes_of_the_command_comes_once(podman: PodmanEnv, cli: Command) -> None:
     """As one from the terminal does."""
     script = "trap 'echo got it' INT; trap 'exit 5' TERM; echo ready; while :; do sleep 0.1; done"
@@ -85,10 +109,8 @@ def test_a_signal_to_all_processes_of_the_command_comes_once(podman: PodmanEnv, 
     with subprocess.Popen(command, env=cli.environment, **options) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
-        time.sleep(1)  # podman begins to pass signals on a moment after the program began
         os.killpg(process.pid, signal.SIGINT)
         assert process.stdout.readline() == "got it\n"
-        time.sleep(1)
         os.killpg(process.pid, signal.SIGTERM)
         assert process.stdout.read() == ""
         assert process.wait(60) == 5
@@ -128,10 +150,7 @@ def test_a_container_in_the_background_and_ps(podman: PodmanEnv, cli: Command) -
     script = "echo a > /data/a; echo ready; exec sleep 1000"
     done = cli("run", "-d", "--rm", "-v", "app+main:/data", "-v", "app:latest:/seed", podman.image, "sh", "-c", script)
     container = done.stdout.strip()
-    deadline = time.monotonic() + 30
-    while "ready" not in podman.podman("logs", container).stdout:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    until(lambda: "ready" in podman.podman("logs", container).stdout)
     held = {(item["ref"], item["mountpoint"], item["read_only"], item["changes"]) for item in cli.json("ps")}
     assert held == {("app+main", "/data", False, 1), ("app:latest", "/seed", True, None)}
     assert {item["holder"]["id"] for item in cli.json("ps")} == {container}
