@@ -190,6 +190,8 @@ def forget(session: Session, which: Callable[[BootMount], bool]) -> list[str]:
 
 def damaged_records(session: Session) -> list[DamagedError]:
     """What is wrong with records that cannot be read."""
+    if session.no_store_yet:
+        return []
     return list(session.store.boot_mounts.scan()[1].values())
 
 

@@ -73,6 +73,8 @@ def status(session: Session, target: str | None = None) -> list[StratumStatus]:
 
     Reading it drops records of mounts that are gone.
     """
+    if target is None and session.no_store_yet:
+        return []
     store = session.store
     records = session.state.of_store(store.root)
     by_hash = [record for record in records if is_hash(record.ref)]

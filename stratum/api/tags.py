@@ -134,6 +134,8 @@ class ListedStratum:
 
 def list_strata(session: Session) -> list[StratumSummary]:
     """All strata, by name."""
+    if session.no_store_yet:
+        return []
     store = session.store
     return [StratumSummary(name, store.tags.names(name), store.worktrees.names(name)) for name in store.names()]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -34,6 +35,15 @@ class Workplace:
 
             self._store = Store.open(self.config.store)
         return self._store
+
+    @property
+    def no_store_yet(self) -> bool:
+        """Whether where the store is to be there is an empty directory: all that reads finds nothing then."""
+        try:
+            with os.scandir(self.config.store) as entries:
+                return next(entries, None) is None
+        except OSError:
+            return False
 
     def create_store(self) -> Store:
         """The store, made first where there is none: for verbs that bring content in."""

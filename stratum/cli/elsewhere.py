@@ -32,7 +32,7 @@ _TAG = ("tag --move NAME:TAG NEW", "renames a tag")
 _STATUS = ("status", "shows what is mounted, held and not committed")
 _SETTINGS = ("help config", "lists the settings")
 _REMOTE = ("list --remote {HOST/REPOSITORY}", "lists what a repository in a registry has")
-_USE = ("list --format json {NAME}", "has the sizes of commits")
+_USE = ("du {}", "shows what takes the room on the disk")
 
 WORDS: dict[str, Way] = {
     "add": ("commit {NAME}", "commits all that a worktree shows; nothing is staged"),
@@ -111,6 +111,7 @@ WORDS: dict[str, Way] = {
     "subvolume": ("worktree list", "lists the worktrees"),
     "switch": ("worktree switch {NAME+WORKTREE MOUNTPOINT}", "lets a live mount show another worktree"),
     "system df": _USE,
+    "system info": ("info", "shows the version, the store and what the kernel can do"),
     "system prune": _GC,
     "system": _STATUS,
     "tags": _LIST,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from stratum.cli.app import App, message_option, verb
-from stratum.cli.output import safe, short
+from stratum.cli.output import NO_STRATA, safe, short
 from stratum.cli.reftype import PATH, REF, REF_OR_PATH, WORKTREE_OR_PATH
 from stratum.errors import StratumError
 
@@ -250,7 +250,7 @@ def status(app: App, target: str | None, short: bool) -> None:
         app.out.object([_stratum_json(stratum, residings) for stratum in strata])
         return
     if not strata:
-        app.out.note("the store holds no strata")
+        app.out.note(NO_STRATA)
     for stratum in strata:
         _print_status(app, stratum, residings)
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 TEXT = "text"
 JSON = "json"
 
+NO_STRATA = "the store holds no strata; 'stratum init NAME MOUNTPOINT' or 'stratum import PATH NAME' makes the first"
+
 
 def safe(value: bytes | str) -> str:
     """``value`` as printable text: whatever a terminal could act on or UTF-8 cannot carry is shown as an escape."""

@@ -9,7 +9,7 @@ import click
 
 from stratum.cli.app import App, verb
 from stratum.cli.notes import note_uncommitted
-from stratum.cli.output import human_size, safe, short
+from stratum.cli.output import NO_STRATA, human_size, safe, short
 from stratum.cli.reftype import NAME, REF
 from stratum.errors import UsageError
 
@@ -103,6 +103,8 @@ def list_(app: App, name: str | None, remote: str | None, plain_http: bool, ca_f
         if app.out.json:
             app.out.object([{"name": s.name, "tags": s.tags, "worktrees": s.worktrees} for s in strata])
         else:
+            if not strata:
+                app.out.note(NO_STRATA)
             rows = [(s.name, ", ".join(s.tags) or "-", ", ".join(s.worktrees) or "-") for s in strata]
             app.out.table(("STRATUM", "TAGS", "WORKTREES"), rows)
         return

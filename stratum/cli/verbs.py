@@ -59,6 +59,8 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "unrealize": ("stratum.cli.realizing:unrealize", "Drop content that can be fetched again."),
     },
     "Other": {
+        "info": ("stratum.cli.info:info", "Show the version, the store and what the kernel can do."),
+        "version": ("stratum.cli.info:version", "Print the version."),
         "help": ("stratum.cli.helping:help_", "Show the help of a verb."),
         "completion": ("stratum.cli.helping:completion", "Print a shell's completion script."),
     },

@@ -46,6 +46,11 @@ exec c sh                        | 2 | 'stratum run --rm -it -v NAME+WORKTREE:/d
 shell app                        | 2 | 'stratum run --rm -it
 stop c                           | 2 | RUN 'stratum ps'
 container ls                     | 2 | RUN 'stratum ps'
+df                               | 2 | RUN 'stratum du'
+system df                        | 2 | RUN 'stratum du'
+system info                      | 2 | RUN 'stratum info'
+version --verbose                | 2 | 'stratum help version'
+infos                            | 2 | RUN 'stratum info'
 system prune                     | 2 | RUN 'stratum gc -n'
 build .                          | 2 | 'stratum patchset build
 save app TMP/app.tar             | 2 | RUN 'stratum export app TMP/app.tar'
@@ -106,7 +111,7 @@ history onn app+dev              | 3 | 'stratum history on app+dev'
 """
 
 OPTIONS = """
-list --size                      | 2 | 'stratum
+list --size                      | 2 | RUN 'stratum du'
 list -a                          | 2 | RUN 'stratum list'
 list --all                       | 2 | RUN 'stratum list'
 list --json                      | 2 | RUN 'stratum list --format json'

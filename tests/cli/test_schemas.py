@@ -112,6 +112,8 @@ def script(work: Path) -> Iterator[list[str | Path]]:
     yield ["gc", "-n", "--keep-last", "1", "--tags", "v*"]
     yield ["gc", "--reflog-age", "0s"]
     yield ["fsck"]
+    yield ["info"]
+    yield ["version"]
 
 
 @pytest.fixture(scope="module")
