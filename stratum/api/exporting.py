@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stratum.api.naming import ref_or_mountpoint
 from stratum.api.session import Session
 from stratum.api.unreal import bring_all
 from stratum.errors import NotFoundError, StratumError, UsageError, os_error_text
 from stratum.progress import Progress
-from stratum.refs import check_name, parse_ref
+from stratum.refs import check_name
 from stratum.store.resolve import tag_elsewhere
 
 if TYPE_CHECKING:
@@ -48,7 +49,8 @@ def export(
     offline: bool = False,
     progress: Progress | None = None,
 ) -> Exported:
-    """Write the commit that the ref ``text`` names to the file ``path`` (``-``: standard output), which appears whole.
+    """Write the commit that ``text``, a ref or a path at or below a mountpoint, names to the file ``path`` (``-``:
+    standard output), which appears whole.
 
     In the archive it has its own tag, or the name of its worktree, or the first 12 digits of its hash; ``latest`` where
     ``text`` is NAME alone. ``tags`` are further tags of the same stratum that go there; ``with_history`` adds the
@@ -59,7 +61,7 @@ def export(
     if image is not None and with_history:
         raise UsageError("an image has no history to take along", hint="leave --with-history or '--as image' out")
     store = session.store
-    named = _named(store, text, tags)
+    named = _named(session, text, tags)
     order, history = _with_parents(store, named) if with_history else (list(dict.fromkeys(named.values())), [])
     names: dict[str, list[str]] = {}
     for tag, commit in named.items():
@@ -89,9 +91,9 @@ def export(
     return Exported(path, named, history, size)
 
 
-def _named(store: Store, text: str, tags: Sequence[str]) -> dict[str, str]:
+def _named(session: Session, text: str, tags: Sequence[str]) -> dict[str, str]:
     """Tag in the archive -> commit."""
-    ref = parse_ref(text)
+    store, ref = session.store, ref_or_mountpoint(session, text)
     found = store.resolve(ref)
     named = {tag_elsewhere(found, ref): found.commit}
     for tag in tags:

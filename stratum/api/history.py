@@ -1,4 +1,4 @@
-"""Looking at commits: metadata, parents, moves of refs, differences."""
+"""Looking at commits: metadata and differences."""
 
 from __future__ import annotations
 
@@ -10,13 +10,11 @@ from stratum.api.naming import ref_or_mountpoint
 from stratum.api.session import Session
 from stratum.errors import NotFoundError, path_text
 from stratum.frozen import frozen, replace
-from stratum.refs import parse_lasting, parse_ref
 
 if TYPE_CHECKING:
     from stratum.api.held import Held
     from stratum.refs import Ref
     from stratum.store.metadata import CommitMeta
-    from stratum.store.reflog import ReflogEntry
     from stratum.tree.diff import Change
     from stratum.tree.model import Directory
 
@@ -31,43 +29,11 @@ class Shown:
 
 
 def show(session: Session, text: str) -> Shown:
-    """The commit that ``text`` names."""
+    """The commit that ``text`` names: a ref, or a path at or below a mountpoint."""
     store = session.store
-    commit = store.resolve_commit(parse_ref(text))
+    commit = store.resolve_commit(ref_or_mountpoint(session, text))
     users = store.users_of(commit)
     return Shown(store.commits.meta(commit), [u for u in users if ":" in u], [u for u in users if "+" in u])
-
-
-@frozen
-class Logged:
-    """A commit in a history. ``missing`` are the ancestors, nearest first, that come next and are not in this store, as
-    they were collected or never pulled; what is beyond the last of them is known only where another commit follows."""
-
-    commit: CommitMeta
-    missing: tuple[str, ...] = ()
-
-
-def log(session: Session, text: str) -> list[Logged]:
-    """The commit that ``text`` names and its ancestors, newest first, as far as the store has them."""
-    from stratum.store.ancestry import Ancestry
-
-    store = session.store
-    line = Ancestry(store).line(store.resolve_commit(parse_ref(text)))
-    return [Logged(store.commits.meta(step.commit), step.missing) for step in line]
-
-
-def reflog(session: Session, text: str) -> list[tuple[str, ReflogEntry]]:
-    """Every move of the tags and worktrees that ``text`` names (NAME: all of them), newest first, as (ref, move)."""
-    store, ref = session.store, parse_lasting(text)
-    store.namespaces.check(ref.name)
-    moves = []
-    for entry in reversed(store.reflog.read(ref.name)):
-        if ref.tag not in (None, entry.which if entry.kind == "tag" else ""):
-            continue
-        if ref.worktree not in (None, entry.which if entry.kind == "worktree" else ""):
-            continue
-        moves.append((f"{ref.name}{':' if entry.kind == 'tag' else '+'}{entry.which}", entry))
-    return moves
 
 
 def diff(

@@ -80,3 +80,15 @@ def with_paths(place: Workplace, text: str, paths: Sequence[str]) -> tuple[str, 
     if paths:
         raise UsageError(f"{text} names a path already, and {paths[0]} is another", hint="write REF and the PATHs")
     return ref, [path]
+
+
+def here(place: Workplace) -> str:
+    """The current directory as an argument, where something of Stratum is mounted at or above it. ``UsageError``."""
+    from pathlib import Path
+
+    if place.state.find_mountpoint(Path("."), inside=True) is None:
+        raise UsageError(
+            "it is not said what, and nothing of Stratum is mounted at the current directory",
+            hint="name a REF, such as NAME or NAME:TAG; 'stratum list' shows what there is",
+        )
+    return "."

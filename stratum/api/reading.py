@@ -264,7 +264,7 @@ def kind_of(inode: Inode) -> str:
 
 def _instead(inode: Inode, text: str, path: bytes) -> str:
     if isinstance(inode, Directory):
-        return f"'stratum show {text} PATH' lists what is in it"
+        return f"'stratum ls {text} PATH' lists what is in it"
     if isinstance(inode, Symlink):
         target = os.path.normpath(os.path.join(os.path.dirname(path), inode.target))
         return f"what it points to is {path_text(target)}"

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 
 from stratum.api.bootmounts import forget_removed, rename
 from stratum.api.inuse import refuse_in_use
+from stratum.api.naming import ref_or_mountpoint
 from stratum.api.session import Session
 from stratum.api.worktrees import remove_worktree
 from stratum.errors import UsageError
 from stratum.frozen import field, frozen
-from stratum.refs import Ref, check_name, parse_lasting, parse_new_tag, parse_ref
+from stratum.refs import Ref, check_name, parse_lasting, parse_new_tag
 from stratum.store.pins import pinned_error
 from stratum.store.resolve import ResolvedTag
 
@@ -42,7 +43,7 @@ def tag(session: Session, source: str, new: str, *, move: bool = False, force: b
 
 def _tag(session: Session, source: str, new: str, move: bool, force: bool) -> Tagged:
     store = session.store
-    ref = parse_ref(source)
+    ref = ref_or_mountpoint(session, source)
     found = store.resolve(ref)
     commit = found.commit
     old_tag = (found.name, found.tag) if isinstance(found, ResolvedTag) else None
@@ -70,7 +71,7 @@ def pin(session: Session, text: str, *, on: bool = True) -> tuple[str, bool]:
     belong to just one stratum. ``NotFoundError``, ``UsageError``.
     """
     store = session.store
-    ref = parse_ref(text)
+    ref = ref_or_mountpoint(session, text)
     if not on and ref.tag is not None and not ref.past and store.namespaces.exists(ref.name):
         pins = store.tags.pins(ref.name)
         if ref.tag in pins.tags or ref.tag in pins.commits:  # also where the tag or commit itself is not there any more

@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from stratum.api.naming import ref_or_mountpoint
 from stratum.api.session import Session
 from stratum.api.tagmoves import TagMove, tag_move
 from stratum.api.unreal import bring_all
 from stratum.errors import DamagedError, UsageError
 from stratum.progress import Progress
-from stratum.refs import check_name, parse_ref, parse_tag
+from stratum.refs import check_name, parse_tag
 from stratum.store.resolve import tag_elsewhere
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def push(
     image: str | None = None,
     progress: Progress | None = None,
 ) -> PushResult:
-    """Send the commit that the ref ``text`` names to ``target``.
+    """Send the commit that ``text`` names, a ref or a path at or below a mountpoint, to ``target``.
 
     Where ``target`` says no tag, it gets that of NAME:TAG, the worktree's name of NAME+WORKTREE, the first 12 digits of
     a hash, and ``latest`` for NAME alone. Without ``target``, it goes to the repository NAME in the default registry.
@@ -49,7 +50,7 @@ def push(
     from stratum.transfer.push import push as run
 
     store = session.store
-    ref = parse_ref(text)
+    ref = ref_or_mountpoint(session, text)
     found = store.resolve(ref)
     if target is None:
         if found.name is None or session.config.registry is None:

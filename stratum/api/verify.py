@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from stratum.api.naming import ref_or_mountpoint
 from stratum.api.session import Session
 from stratum.api.unreal import bring
 from stratum.errors import DamagedError, NotFoundError, UsageError
 from stratum.progress import Progress
-from stratum.refs import parse_ref
 from stratum.tree.model import Directory, File, Inode, walk
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def verify(
     match, with a path that it hurts; ``NotFoundError`` where the commit has no such path.
     """
     store = session.store
-    commit = store.resolve_commit(parse_ref(text))
+    commit = store.resolve_commit(ref_or_mountpoint(session, text))
     meta = store.commits.meta(commit)
     dump = store.commits.dump(commit)
     _verify_tree(meta, dump)
@@ -150,7 +150,7 @@ def prove(session: Session, text: str, path: str) -> Proof:
     from stratum.tree.escape import escape
 
     store = session.store
-    commit = store.resolve_commit(parse_ref(text))
+    commit = store.resolve_commit(ref_or_mountpoint(session, text))
     dump = store.commits.dump(commit)
     _verify_tree(store.commits.meta(commit), dump)
     escaped = b"/" + b"/".join(map(escape, _names(path)))

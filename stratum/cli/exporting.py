@@ -8,7 +8,7 @@ from stratum.cli.app import App, image_options, verb
 from stratum.cli.notes import note_uncommitted
 from stratum.cli.output import human_size, safe, short
 from stratum.cli.progress import progress_bar
-from stratum.cli.reftype import REF
+from stratum.cli.reftype import REF_OR_PATH
 
 
 @verb(
@@ -19,7 +19,7 @@ from stratum.cli.reftype import REF
         ("Hand it to another machine", "stratum export db - | ssh host stratum import - db"),
     ],
 )
-@click.argument("ref", metavar="REF|HASH", type=REF)
+@click.argument("ref", metavar="REF|HASH|PATH", type=REF_OR_PATH)
 @click.argument("file", metavar="FILE|-", type=click.Path(allow_dash=True))
 @click.option("--tag", "tags", metavar="TAG", multiple=True, help="Another tag of the same stratum to take along.")
 @click.option("--with-history", is_flag=True, help="Take the parents along that the store has.")

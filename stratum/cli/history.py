@@ -1,4 +1,4 @@
-"""``show``, ``log``, ``diff`` and ``verify``: looking at commits."""
+"""``show``, ``diff`` and ``verify``: looking at commits."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import click
 
 from stratum.cli.app import App, verb
 from stratum.cli.notes import note_uncommitted
-from stratum.cli.output import human_size, safe, safe_lines, short
+from stratum.cli.output import human_size, safe, safe_lines
 from stratum.cli.reading import inode_json, print_path
-from stratum.cli.reftype import IN_REF, REF, REF_OR_PATH
+from stratum.cli.reftype import IN_REF, REF_OR_PATH
 from stratum.errors import one_line
 
 if TYPE_CHECKING:
@@ -24,20 +24,24 @@ _LETTERS = {"added": "A", "deleted": "D", "modified": "M", "type": "T", "metadat
     "show",
     examples=[
         ("The newest commit of db", "stratum show db"),
-        ("A file of a commit", "stratum show db:v1 /etc/db.conf"),
+        ("A file of a commit", "stratum show db:v1:/etc/db.conf"),
+        ("The commit before the last one", "stratum show db~1"),
     ],
 )
-@click.argument("ref", metavar="REF|HASH", type=REF)
+@click.argument("ref", metavar="REF|HASH|MOUNTPOINT", type=REF_OR_PATH)
 @click.argument("path", metavar="[PATH]", required=False, type=IN_REF)
 def show(app: App, ref: str, path: str | None) -> None:
     """Show a commit's metadata, the refs that name it and, where it is not here whole, how much of it is.
 
     With PATH: the content of that file, what is in that directory, or where that symbolic link points; of a commit, of
     what a worktree shows now (NAME+WORKTREE), or of what it showed after an operation of its history
-    (NAME+WORKTREE@CHANGE).
+    (NAME+WORKTREE@CHANGE). REF:/PATH and MOUNTPOINT/PATH say both.
     """
-    if path is not None:
-        print_path(app, ref, path)
+    from stratum.api.naming import with_paths
+
+    ref, paths = with_paths(app.session, ref, [path] if path is not None else [])
+    if paths:
+        print_path(app, ref, paths[0])
         return
     from stratum.api.history import show as run
     from stratum.api.residing import Residings
@@ -68,59 +72,6 @@ def show(app: App, ref: str, path: str | None) -> None:
     if meta.message:
         app.out.line("")
         app.out.line(safe_lines(meta.message))
-
-
-@verb(
-    "log",
-    examples=[
-        ("The commits that db was made from", "stratum log db"),
-        ("Every move of its tags and worktrees", "stratum log --reflog db"),
-    ],
-)
-@click.argument("ref", metavar="REF|HASH", type=REF)
-@click.option("--reflog", is_flag=True, help="Every move of the tags and worktrees of NAME instead of the parents.")
-def log(app: App, ref: str, reflog: bool) -> None:
-    """Show a commit and those that it was made from, newest first.
-
-    A line with '...' tells where commits are not in this store, as 'gc' collected them or nobody pulled them.
-    """
-    if reflog:
-        _print_reflog(app, ref)
-        return
-    from stratum.api.history import log as run
-
-    note_uncommitted(app, ref)
-    entries = run(app.session, ref)
-    if app.out.json:
-        app.out.object([{**entry.commit.to_table(), "missing": list(entry.missing)} for entry in entries])
-        return
-    for number, entry in enumerate(entries, 1):
-        meta = entry.commit
-        first_line = (meta.message or "").split("\n", 1)[0]
-        app.out.line(f"{short(meta.metadata_hash)}  {meta.timestamp}  {safe(first_line)}".rstrip())
-        if entry.missing:
-            where = f"older commits, from {short(entry.missing[0])} on,"
-            if number < len(entries):
-                where = "a commit" if len(entry.missing) == 1 else f"{len(entry.missing)} commits"
-            is_missing = "is" if where == "a commit" else "are"
-            app.out.line(f"...           {where} {is_missing} not in this store: collected by gc, or never pulled")
-
-
-def _print_reflog(app: App, ref: str) -> None:
-    from stratum.api.history import reflog as run
-
-    entries = run(app.session, ref)
-    if app.out.json:
-        app.out.object([{"ref": name, "when": e.when, "old": e.old, "new": e.new, "why": e.why} for name, e in entries])
-        return
-    for name, entry in entries:
-        old, new = (short(c) if c else "-" for c in (entry.old, entry.new))
-        app.out.line(f"{_second(entry.when)}  {name}  {old} -> {new}  {safe(entry.why)}")
-
-
-def _second(when: str) -> str:
-    """A time without its milliseconds."""
-    return when.partition(".")[0].removesuffix("Z") + "Z"
 
 
 @verb(
@@ -211,8 +162,8 @@ def _change_json(change: Change) -> dict[str, Any]:
         ("Check a commit and all of its files", "stratum verify db:v1"),
     ],
 )
-@click.argument("ref", metavar="REF|HASH", type=REF)
-@click.argument("path", metavar="[PATH]", required=False)
+@click.argument("ref", metavar="REF|HASH|MOUNTPOINT", type=REF_OR_PATH)
+@click.argument("path", metavar="[PATH]", required=False, type=IN_REF)
 @click.option("--proof", is_flag=True, help="Print a proof, as JSON, that PATH is in the commit.")
 @click.option("--realize", is_flag=True, help="Fetch what is not here first, so that all of it is checked.")
 def verify(app: App, ref: str, path: str | None, proof: bool, realize: bool) -> None:
@@ -223,11 +174,14 @@ def verify(app: App, ref: str, path: str | None, proof: bool, realize: bool) -> 
     The proof holds PATH's line of the commit's dump and the hashes beside its way to the Merkle root (RFC 9162,
     BLAKE3), so that whoever knows the root can check it without the rest of the commit.
     """
+    from stratum.api.naming import with_paths
     from stratum.api.verify import prove
     from stratum.api.verify import verify as run
     from stratum.cli.progress import progress_bar
     from stratum.errors import UsageError
 
+    ref, paths = with_paths(app.session, ref, [path] if path is not None else [])
+    path = paths[0] if paths else None
     if proof and path is None:
         raise UsageError("--proof needs a PATH", hint="'/' is the root of the commit")
     note_uncommitted(app, ref)

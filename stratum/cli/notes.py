@@ -5,24 +5,25 @@ from __future__ import annotations
 from stratum.cli.app import App
 from stratum.cli.output import short
 from stratum.errors import StratumError
-from stratum.refs import DEFAULT_TAG, DEFAULT_WORKTREE, parse_ref
+from stratum.refs import DEFAULT_TAG, DEFAULT_WORKTREE, parse_ref, split_ref_path
 
 
 def note_uncommitted(app: App, *refs: str | None) -> None:
     """One line where some of ``refs``, of which a verb takes the commits, are NAME alone and its worktree ``main`` has
     uncommitted changes. A warning where a commit of an earlier state cannot have all that was there. Whatever keeps
     that from being found out is no error of the verb."""
-    for text in dict.fromkeys(refs):
-        if text is not None and "@" in text:
+    whole = dict.fromkeys(split_ref_path(text)[0] for text in refs if text is not None)
+    for text in whole:
+        if "@" in text:
             warn_left_out(app, text)
     if app.out.quiet or app.out.json:
         return
     from stratum.api.uncommitted import uncommitted_main
 
     found = []
-    for text in dict.fromkeys(refs):
+    for text in whole:
         try:
-            tree = uncommitted_main(app.session, parse_ref(text)) if text is not None else None
+            tree = uncommitted_main(app.session, parse_ref(text))
         except StratumError:  # the verb says it better
             continue
         if tree is not None:

@@ -40,18 +40,23 @@ _TYPES = {
         ("As a worktree shows it now", "stratum cat db+dev /etc/db.conf"),
     ],
 )
-@click.argument("ref", metavar="REF|HASH", type=REF_OR_PATH)
-@click.argument("path", type=IN_REF)
+@click.argument("ref", metavar="REF|HASH|MOUNTPOINT", type=REF_OR_PATH)
+@click.argument("path", metavar="[PATH]", required=False, type=IN_REF)
 @click.option("--offline", is_flag=True, help="Fetch nothing: what is not here is an error.")
-def cat(app: App, ref: str, path: str, offline: bool) -> None:
+def cat(app: App, ref: str, path: str | None, offline: bool) -> None:
     """Print the file PATH of a commit, of what a worktree shows now (NAME+WORKTREE), or of what it showed after an
-    operation of its history (NAME+WORKTREE@CHANGE).
+    operation of its history (NAME+WORKTREE@CHANGE). REF:/PATH and MOUNTPOINT/PATH say both.
 
     In JSON, 'content' is in base64.
     """
+    from stratum.api.naming import with_paths
+
+    ref, paths = with_paths(app.session, ref, [path] if path is not None else [])
+    if not paths:
+        raise UsageError("it is not said which file", hint=f"write {ref}:/PATH, or {ref} and PATH")
     if "@" not in ref:
         note_uncommitted(app, ref)
-    print_file(app, ref, path, offline=offline)
+    print_file(app, ref, paths[0], offline=offline)
 
 
 def print_file(app: App, ref: str, path: str, *, offline: bool = False) -> None:

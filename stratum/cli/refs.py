@@ -10,7 +10,7 @@ import click
 from stratum.cli.app import App, verb
 from stratum.cli.notes import note_uncommitted
 from stratum.cli.output import NO_STRATA, human_size, safe, short
-from stratum.cli.reftype import NAME, REF
+from stratum.cli.reftype import NAME, REF, REF_OR_PATH
 from stratum.errors import UsageError
 
 if TYPE_CHECKING:
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
         ("Keep a commit from every garbage collection", "stratum tag --pin db:v1"),
     ],
 )
-@click.argument("ref", metavar="REF|HASH", type=REF)
+@click.argument("ref", metavar="REF|HASH|PATH", type=REF_OR_PATH)
 @click.argument("new", metavar="[TAG|NAME:TAG]", required=False, type=REF)
 @click.option("--move", is_flag=True, help="Rename: remove the old tag.")
 @click.option("-f", "--force", is_flag=True, help="Move NEW if it exists.")
 @click.option("--pin", is_flag=True, help="Pin the new tag, or without one what REF names.")
 @click.option("--unpin", is_flag=True, help="Let what REF names go again.")
 def tag(app: App, ref: str, new: str | None, move: bool, force: bool, pin: bool, unpin: bool) -> None:
-    """Point a tag at the commit that REF names, or pin what REF names.
+    """Point a tag at the commit that REF names, or pin what REF names. A PATH is what is mounted there.
 
     A pinned tag or commit is removed by no garbage collection, whatever its rules, and by 'remove' only with --force.
     'list NAME' shows what is pinned.

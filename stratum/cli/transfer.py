@@ -10,7 +10,7 @@ from stratum.cli.app import App, image_options, verb
 from stratum.cli.notes import note_main, note_uncommitted
 from stratum.cli.output import human_size, safe, short
 from stratum.cli.progress import progress_bar
-from stratum.cli.reftype import REF
+from stratum.cli.reftype import REF_OR_PATH
 from stratum.config import PREFETCHES
 from stratum.errors import UsageError
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         ("Send it as a container image", "stratum push db registry.example.com/data/db:image --as image"),
     ],
 )
-@click.argument("ref", metavar="REF|HASH", type=REF)
+@click.argument("ref", metavar="REF|HASH|PATH", type=REF_OR_PATH)
 @click.argument("target", metavar="HOST/REPOSITORY[:TAG]", required=False)
 @click.option("--plain-http", is_flag=True, help="Use HTTP without TLS. Loopback addresses need no such permission.")
 @click.option("--ca-file", metavar="FILE", help="Trust the certificate authorities in FILE.")

@@ -23,7 +23,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "patchset": ("stratum.cli.patchset:patchset", "Merge patches into one commit."),
     },
     "Look at commits and files": {
-        "log": ("stratum.cli.history:log", "Show a commit and those that it was made from."),
+        "log": ("stratum.cli.log:log", "Show a commit and those that it was made from."),
         "show": ("stratum.cli.history:show", "Show a commit, or a path in one."),
         "diff": ("stratum.cli.history:diff", "Show what changed."),
         "cat": ("stratum.cli.reading:cat", "Print a file of a commit or of an earlier state."),

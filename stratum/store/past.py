@@ -1,6 +1,6 @@
 """Commits that are found from others: what a tag or worktree named at a moment, and the generations before a commit.
 
-The reflog says what was named. It has whole seconds, and a moment without a fraction is that second as a whole.
+The reflog says what was named. A moment without a fraction is that second as a whole.
 """
 
 from __future__ import annotations
@@ -38,14 +38,15 @@ class Past:
         ``UsageError`` for what is no moment. ``NotFoundError`` where it named nothing then, and where the commit is not
         in the store any more.
         """
-        from datetime import datetime
+        from datetime import datetime, timedelta
 
         from stratum.tree.timewords import parse_when
 
         assert ref.when is not None
         when = parse_when(ref.when, datetime.now().astimezone(), datetime.astimezone)
         entries = [entry for entry in self._reflog.read(ref.name) if _is_of(ref, entry)]
-        until = [entry for entry in entries if _time(entry).replace(microsecond=0) <= when]
+        bound = when if when.microsecond else when + timedelta(microseconds=999_999)
+        until = [entry for entry in entries if _time(entry) <= bound]
         last = {(entry.kind, entry.which): entry for entry in until}
         found = next((entry for entry in (last.get(place) for place in _places(ref)) if entry and entry.new), None)
         if found is None or found.new is None:

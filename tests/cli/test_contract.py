@@ -40,7 +40,12 @@ BAD = [
     (("list", "nothing"), 3, "not-found"),
     (("show", "app:nothing"), 3, "not-found"),
     (("show", "0123456789abcdef"), 3, "not-found"),
-    (("show", "a/b"), 2, "usage"),
+    (("show", "a/b"), 3, "not-found"),
+    (("show", "app:latest~9"), 3, "not-found"),
+    (("log", "app", "nothing"), 3, "not-found"),
+    (("log",), 2, "usage"),
+    (("remove", "app:latest~1"), 2, "usage"),
+    (("tag", "--unpin", "app:latest~1"), 3, "not-found"),
     (("show", ".."), 2, "usage"),
     (("show", "app:.."), 2, "usage"),
     (("show", "app:latest+main"), 2, "usage"),
@@ -185,7 +190,7 @@ def test_help_of_every_verb(cli: Command) -> None:
 def test_completion_offers_refs(cli: Command, app: Path) -> None:
     for shell in ("bash", "zsh", "fish"):
         assert "_STRATUM_COMPLETE" in cli.ok("completion", shell)
-    env = {"COMP_WORDS": "stratum show app", "COMP_CWORD": "2", "_STRATUM_COMPLETE": "bash_complete"}
+    env = {"COMP_WORDS": "stratum mount app", "COMP_CWORD": "2", "_STRATUM_COMPLETE": "bash_complete"}
     assert cli("", env=env).stdout.split() == ["plain,app", "plain,app:latest"]
 
 

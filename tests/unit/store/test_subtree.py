@@ -7,7 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stratum import zstd
@@ -19,11 +19,12 @@ from stratum.store.subtree import Subtree
 from stratum.tree.dump import write_dump
 from stratum.tree.escape import escape
 from stratum.tree.model import Directory, File, Inode
+from tests.support.effort import examples
 from tests.support.stores import directory, file
 
 NAMES = st.sampled_from([b"a", b"a b", b"ab", b"b", b"\xff", b"-"])
 PATHS = st.lists(NAMES, min_size=1, max_size=3).map(lambda names: b"/" + b"/".join(names))
-FILES = st.dictionaries(PATHS, st.sampled_from([b"1", b"2", b"x" * 60]), max_size=8)
+FILES = st.dictionaries(PATHS, st.sampled_from([b"1", b"2", b"x" * 60]), max_size=6)
 
 
 @pytest.fixture
@@ -67,7 +68,8 @@ def lines_at(dump: bytes, path: bytes) -> list[list[bytes]]:
     return [line[:3] + line[4:] for line in lines if line[0] == own or line[0].startswith(inside)]
 
 
-@given(st.lists(FILES, min_size=2, max_size=4), st.lists(PATHS, min_size=1, max_size=3), st.integers(1, 300))
+@settings(max_examples=examples(40))
+@given(st.lists(FILES, min_size=2, max_size=4), st.lists(PATHS, min_size=1, max_size=3), st.integers(20, 400))
 def test_it_is_what_the_dumps_say(trees: list[dict[bytes, bytes]], paths: list[bytes], modulus: int) -> None:
     dumps = {str(number): dump_of(files) for number, files in enumerate(trees)}
     stored = {number: in_frames(dump, modulus) for number, dump in dumps.items()}
