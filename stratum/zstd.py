@@ -29,7 +29,11 @@ else:
         decompress,
     )
 
+PACKAGES = () if sys.version_info >= (3, 14) else ("backports.zstd",)
+"""What has to be found besides the standard library for this to load."""
+
 __all__ = [
+    "PACKAGES",
     "CompressionParameter",
     "DecompressionParameter",
     "ZstdCompressor",

@@ -252,5 +252,6 @@ def _paths(packages: Sequence[str]) -> list[str]:
             spec = importlib.util.find_spec(name)
             assert spec is not None
             assert spec.origin is not None
-            places.append(Path(spec.origin).parent.parent)
+            of_package = spec.submodule_search_locations is not None  # its __init__.py is one further down
+            places.append(Path(spec.origin).parents[name.count(".") + of_package])
     return list(dict.fromkeys(map(str, places)))

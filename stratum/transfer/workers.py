@@ -130,7 +130,9 @@ class Workers:
 
 
 def _worker() -> Worker:
-    return Worker("stratum.transfer.packwork", "works on packs", ("stratum.zstd",))
+    from stratum.zstd import PACKAGES
+
+    return Worker("stratum.transfer.packwork", "works on packs", PACKAGES)
 
 
 def _result(worker: Worker, report: Report) -> Any:

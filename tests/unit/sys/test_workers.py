@@ -59,3 +59,13 @@ def test_who_waits_is_told_of_a_kill(worker: Worker) -> None:
     with pytest.raises(StratumError, match="was killed by signal 9"):
         worker.next()
     timer.join()
+
+
+def test_a_worker_has_the_packages_that_it_is_to_have() -> None:
+    from stratum.zstd import PACKAGES
+
+    for names in (["blake3"], ["click.core"], [*PACKAGES]):
+        made = Worker("tests.support.echo", "tells it again", ("tests", *names))
+        made.post(["import", *names])
+        assert made.next() == names
+        made.close()
