@@ -3,14 +3,20 @@
 Between the making of a directory and its mark nothing is told of it. That is as short as this can make it: when its
 making is heard of, it is marked, and what is in it already is looked at, directory by directory. Files that were closed
 before are taken now, so that only a version is missed that was replaced within this time.
+
+Who makes a flood of directories, as an unpacking archive does, writes to each for a moment and never again. There each
+is left alone for that moment: the kernel has nothing to tell of files that are looked at anyway, and the writer nothing
+to pay for it.
 """
 
 from __future__ import annotations
 
 import os
 import stat
+import time
+from collections import deque
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from stratum.history.dirt import NewDirectory
 from stratum.history.versions import Closed
@@ -24,14 +30,62 @@ if TYPE_CHECKING:
 
 ENTRIES_MAX = 2000
 """So many entries are looked at when one directory is heard of; the next batch looks at all."""
+FLOOD = 16
+"""So many directories may come at once before it is a flood,"""
+FLOOD_RATE = 100
+"""and so many a second."""
+ALONE = 0.004
+"""Seconds for which a directory is left alone in a flood."""
 _LIST = os.O_RDONLY | os.O_DIRECTORY | os.O_NOATIME | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOATIME | os.O_CLOEXEC
 
 
-def welcome(common: Common, watched: Watched, epoch: Epoch, place: tuple[AnyDirectory, bytes], handle: bytes) -> None:
-    """Have the kernel tell of the directory at ``place``, if it has this ``handle``, and of those in it; take what
-    files in them hold. Raises ``StratumError`` where a directory cannot be marked; what is gone is passed over."""
-    todo: list[tuple[AnyDirectory, bytes, bytes | None]] = [(*place, handle)]
+class Arrival(NamedTuple):
+    """A directory that was heard of: ``name`` in ``directory`` of an upperdir, with its handle."""
+
+    epoch: Epoch
+    directory: AnyDirectory
+    name: bytes
+    handle: bytes
+
+
+class Arrivals:
+    """Those that are left alone for a moment. A batch that is made meanwhile finds them as any other."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[tuple[float, Arrival]] = deque()
+        self._left = float(FLOOD)
+        self._seen = 0.0
+
+    def wait(self, arrival: Arrival) -> bool:
+        """Whether it is one of a flood, and is to be welcomed later (``due``)."""
+        now = time.monotonic()
+        self._left = min(FLOOD, self._left + (now - self._seen) * FLOOD_RATE)
+        self._seen = now
+        if self._left >= 1:
+            self._left -= 1
+            return False
+        self._waiting.append((now + ALONE, arrival))
+        return True
+
+    def due(self) -> list[Arrival]:
+        """Those whose moment is over."""
+        now, found = time.monotonic(), []
+        while self._waiting and self._waiting[0][0] <= now:
+            found.append(self._waiting.popleft()[1])
+        return found
+
+    @property
+    def next_due(self) -> float | None:
+        """When the first of them is due (``time.monotonic``)."""
+        return self._waiting[0][0] if self._waiting else None
+
+
+def welcome(common: Common, watched: Watched, arrival: Arrival) -> None:
+    """Have the kernel tell of a directory, if it is still there, and of those in it; take what files in them hold.
+    Raises ``StratumError`` where a directory cannot be marked; what is gone is passed over."""
+    epoch = arrival.epoch
+    todo: list[tuple[AnyDirectory, bytes, bytes | None]] = [(arrival.directory, arrival.name, arrival.handle)]
     left = ENTRIES_MAX
     while todo and left > 0:
         parent, name, wanted = todo.pop()

@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import queue
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, suppress
@@ -34,6 +35,10 @@ if TYPE_CHECKING:
 
 FILES_SYNCED = 64
 """Up to so many files or directories are synced one by one."""
+REST = 3.0
+"""After a job comes a pause, so many times as long,"""
+REST_MAX = 3.0
+"""but so many seconds at most."""
 _LOCK_WAIT = 5.0
 _LOST = "the content of a version is gone from the store's tmp directory"
 
@@ -71,6 +76,8 @@ class Publisher:
         self._stack.callback(os.close, self._root)
         self.busy = False
         """Whether a job is not done yet, or was not taken."""
+        self.rest_until = 0.0
+        """Until when no other one should be begun (``time.monotonic``): a sync has writers wait for the disk."""
         self._thread = threading.Thread(target=self._run, name="publishing", daemon=True)
         self._thread.start()
 
@@ -130,13 +137,19 @@ class Publisher:
 
     def _publish(self, batches: list[Batch]) -> None:
         with self._locked():
-            self._name_objects(batches)
-            for batch in batches:
-                if batch.error is None and batch.records:
-                    try:
-                        batch.log.append(batch.records)
-                    except StratumError as exc:
-                        batch.error = exc
+            began = time.monotonic()
+            self._write(batches)
+            done = time.monotonic()
+            self.rest_until = done + min((done - began) * REST, REST_MAX)
+
+    def _write(self, batches: list[Batch]) -> None:
+        self._name_objects(batches)
+        for batch in batches:
+            if batch.error is None and batch.records:
+                try:
+                    batch.log.append(batch.records)
+                except StratumError as exc:
+                    batch.error = exc
 
     def _locked(self) -> ExitStack:
         """The store's lock, shared. Whoever has it for itself is waited for: what is captured meanwhile is kept."""

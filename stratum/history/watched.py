@@ -48,6 +48,8 @@ LONGEST = 1.0
 """and those after which one is made though events go on."""
 MUCH = 2000
 """With so many versions a batch is made at once, so that little has to be kept in memory."""
+FULL = 8000
+"""With so many also where the one before has just been written."""
 RETRY = 5.0
 """Seconds after which a batch that failed is tried again."""
 RETRY_MAX = 60.0
@@ -113,6 +115,11 @@ class Watched:
     def last(self) -> int:
         """The last CHANGE that is durable."""
         return self._log.next_n - 1
+
+    @property
+    def is_full(self) -> bool:
+        """Whether so many versions wait for a batch that none may be put off."""
+        return len(self.versions.taken) > FULL
 
     @property
     def epoch(self) -> Epoch | None:

@@ -26,7 +26,7 @@ from stratum.history.dirt import NewDirectory
 from stratum.history.epoch import Common, Epoch, Place, is_same_place
 from stratum.history.events import CLOSES_AT_ONCE, probe
 from stratum.history.largefiles import LargeFiles
-from stratum.history.newdirs import welcome
+from stratum.history.newdirs import Arrival, Arrivals, welcome
 from stratum.history.owners import Owners
 from stratum.history.publishing import Batch, Publisher
 from stratum.history.reserve import Space
@@ -51,6 +51,8 @@ BREATH = 0.002
 """Seconds of work after which it is listened again."""
 LOOK = 60.0
 """Seconds after which settings and worktrees are looked at though nobody said that they changed."""
+NAMES_REST = 0.002
+"""Seconds for which names are let gather after some were read, where nothing else happens."""
 CLOSES_IN_TURN = 8
 """So many times closes are read between two readings of names, which bring more at a time."""
 DRAIN = 20.0
@@ -94,7 +96,8 @@ class Watcher:
         self._jobs: dict[int, Watched] = {}
         self._stems: dict[bytes, str] = {}
         self._unresolved: list[Closed] = []
-        self._listened = 0.0
+        self._arrivals = Arrivals()
+        self._listened = self._named_at = 0.0
         self._listening = False
         self._heard = (0, 0)  # closes, names
         # What waits in kept groups is of directories that are known only once they were looked at.
@@ -216,22 +219,32 @@ class Watcher:
         self._drain(DRAIN)
 
     def _wait(self, timeout: float) -> None:
-        now = time.monotonic()
-        times = [now + timeout, self._next_look]
-        if self._strict.next_start is not None:
-            times.append(self._strict.next_start)
-        if not self._publisher.busy:
-            times += [due for watched in self._watched.values() if (due := watched.due()) is not None]
-            if self._common.groups is None:
-                times += [pace.next for pace in self._paces.values()]
+        until = self._next_time(timeout)
+        closes, names = self._common.groups.fds if self._common.groups is not None else (-1, -1)
         poll = select.poll()
-        poll.register(self._wake, select.POLLIN)
-        for fd in (self._strict.fd, *(self._common.groups.fds if self._common.groups is not None else ())):
+        for fd in (self._wake, self._strict.fd, closes):
             if fd >= 0:
                 poll.register(fd, select.POLLIN)
-        poll.poll(max(0.0, min(times) - now) * 1000)
+        # Who writes on and on to open files is not to wake this process each time.
+        resting = min(self._named_at + NAMES_REST, until) - time.monotonic()
+        if names < 0 or resting <= 0 or not poll.poll(resting * 1000):
+            if names >= 0:
+                poll.register(names, select.POLLIN)
+            poll.poll(max(0.0, until - time.monotonic()) * 1000)
         with suppress(BlockingIOError):
             os.eventfd_read(self._wake)
+
+    def _next_time(self, timeout: float) -> float:
+        """When something is to be done though nobody tells of anything."""
+        times = [time.monotonic() + timeout, self._next_look]
+        times += [due for due in (self._strict.next_start, self._arrivals.next_due) if due is not None]
+        if not self._publisher.busy:
+            for watched in self._watched.values():
+                if (due := watched.due()) is not None:
+                    times.append(due if watched.is_full else max(due, self._publisher.rest_until))
+            if self._common.groups is None:
+                times += [pace.next for pace in self._paces.values()]
+        return min(times)
 
     def flush(self, name: str, worktree: str) -> int:
         """Have everything that was closed by now in the log of a worktree; its last CHANGE then.
@@ -354,8 +367,12 @@ class Watcher:
     def _hear(self, groups: Groups) -> bool:
         """Read some names, and about as many closes; whether there was anything."""
         names, count = groups.read_names(), 0
+        if names:
+            self._named_at = time.monotonic()
         for name in names:
             self._guarded(self._name, name)
+        for arrival in self._arrivals.due():
+            self._guarded(self._welcome_now, arrival)
         self._resolve(last=not names)
         self._publisher.pending.reading(True)
         for _ in range(CLOSES_IN_TURN):
@@ -443,9 +460,14 @@ class Watcher:
             if isinstance(known[1], NewDirectory):
                 known[1].move(directory, name)
             return
-        watched = self._owners.with_epoch(epoch)
+        arrival = Arrival(epoch, directory, name, handle)
+        if epoch.strict or not self._arrivals.wait(arrival):
+            self._welcome_now(arrival)
+
+    def _welcome_now(self, arrival: Arrival) -> None:
+        watched = self._owners.with_epoch(arrival.epoch)
         if watched is not None:
-            welcome(self._common, watched, epoch, (directory, name), handle)
+            welcome(self._common, watched, arrival)
 
     def _close(self, event: CloseEvent) -> None:
         keep = False
@@ -511,8 +533,9 @@ class Watcher:
     def _is_due(self, ref: str, now: float) -> bool:
         if self._common.groups is None:
             return self._paces[ref].next <= now
-        due = self._watched[ref].due()
-        return due is not None and due <= now
+        watched = self._watched[ref]
+        due = watched.due()
+        return due is not None and due <= now and (watched.is_full or now >= self._publisher.rest_until)
 
     def _prepare(self, ref: str, watched: Watched, *, everything: bool) -> Batch | None:
         started = time.monotonic()
