@@ -16,7 +16,7 @@ PYTHON ?= /usr/bin/python3
 INSTALL = $(PYTHON) -m tools.install --prefix "$(PREFIX)" --destdir "$(DESTDIR)"
 
 .NOTPARALLEL:
-.PHONY: help venv setup setup-test demo quick test bench lint format man docs install uninstall clean
+.PHONY: help venv setup setup-test demo quick test bench lint format man docs install uninstall deb clean
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -67,6 +67,10 @@ install: ## Into PREFIX (default /usr/local): programs, units, man pages, comple
 
 uninstall: ## What 'make install' installed in PREFIX, and nothing else; stores and configuration stay
 	@$(INSTALL) --force "$(FORCE)" uninstall
+
+deb: ## A package for Debian 12 and 13, in dist
+	@tools/setup/packages.sh install
+	@$(INSTALL) --python "$(PYTHON)" deb
 
 clean: ## Remove what set-up and tests made in the checkout
 	rm -rf .venv .cache .mypy_cache .ruff_cache .hypothesis build dist

@@ -7,12 +7,15 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from tools.install import installing, running
+from tools.install.deb import PYTHONS, build_deb
 from tools.install.places import Places
-from tools.install.tree import Builder, builder_for, make_working_tree, version_of
+from tools.install.tree import Builder, builder_for, make_tree, make_working_tree, version_of
 from tools.setup.pip import SetupError
+from tools.share import CHECKOUT
 
 
 def main() -> int:
@@ -22,6 +25,8 @@ def main() -> int:
     try:
         if args.what == "install":
             _install(args)
+        elif args.what == "deb":
+            _deb(args)
         else:
             installing.uninstall(_target(args), _say, force=args.force == "yes")
     except SetupError as exc:
@@ -36,7 +41,7 @@ def main() -> int:
 def command_line() -> argparse.ArgumentParser:
     """The program's options."""
     parser = argparse.ArgumentParser(prog="tools.install", description=__doc__)
-    parser.add_argument("what", choices=["install", "uninstall"])
+    parser.add_argument("what", choices=["install", "uninstall", "deb"])
     parser.add_argument("--prefix", default="/usr/local")
     parser.add_argument("--destdir", default="", help="goes before every path that is written")
     parser.add_argument("--python", type=Path, default=Path("/usr/bin/python3"), help="what runs the programs")
@@ -83,6 +88,15 @@ def _install(args: argparse.Namespace) -> None:
         subprocess.run([f"{places.bin}/stratum", "hook", "install"], check=True)
     elif places.system and not running.hooks_of(places.tree):
         _say("'stratum hook install' has container engines use it; README.md says how units are enabled")
+
+
+def _deb(args: argparse.Namespace) -> None:
+    def make(tree: Path, place: str) -> tuple[list[str], Path]:
+        _say(f"fetching packages for Python {', '.join(PYTHONS)}, and building")
+        return make_tree(tree, place, Path("/usr/bin/python3"), builder_of(args), PYTHONS)
+
+    with tempfile.TemporaryDirectory(prefix="stratum-deb-", dir="/var/tmp") as work:
+        print(build_deb(CHECKOUT / "dist", Path(work), make))
 
 
 def _check_python(python: Path) -> None:
