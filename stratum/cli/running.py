@@ -102,9 +102,16 @@ def split_command(command: Sequence[str]) -> tuple[list[str], list[str]]:
 def _annotations(volumes: list[str]) -> dict[str, str]:
     from stratum.volumes.request import PREFIX, parse_volumes
 
-    annotations = {f"{PREFIX}v{number}": volume for number, volume in enumerate(volumes)}
+    annotations = {f"{PREFIX}v{number}": separated(volume) for number, volume in enumerate(volumes)}
     parse_volumes(annotations)
     return annotations
+
+
+def separated(volume: str) -> str:
+    """``volume`` with its options separated by ';': Podman before 5.0 splits annotations at commas."""
+    ref, slash, rest = volume.partition(":/")
+    destination, colon, options = rest.partition(":")
+    return f"{ref}{slash}{destination}{colon}{options.replace(',', ';')}"
 
 
 def _podman_options(options: dict[str, Any]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from stratum.cli.running import split_command, split_options
+from stratum.cli.running import separated, split_command, split_options
 from stratum.errors import UsageError
 from stratum.podman.containers import own_words
 
@@ -24,6 +24,12 @@ from stratum.podman.containers import own_words
 )
 def test_volumes_may_follow_the_command(words: list[str], command: list[str], volumes: list[str]) -> None:
     assert split_command(words) == (command, volumes)
+
+
+def test_options_of_a_volume_reach_every_podman() -> None:
+    assert separated("db+a:/d,e:create,uid=1;ro,tag=x") == "db+a:/d,e:create;uid=1;ro;tag=x"
+    assert separated("db:/data") == "db:/data"
+    assert separated("db,x") == "db,x"
 
 
 def test_options_that_stratum_does_not_know_stand_before_the_image() -> None:
