@@ -16,6 +16,7 @@ from stratum.errors import DamagedError, UnsupportedError, UsageError
 from stratum.progress import Progress
 from stratum.refs import check_name
 from stratum.store.clock import rfc3339, utc_now
+from stratum.store.runs import FSCK, FSCK_QUICK, GC, note_run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -113,6 +114,9 @@ def gc(session: Session, rules: Retention, *, dry_run: bool = False) -> Collecte
         folded = fold_all(session, before=folded)
     done.versions, done.histories = len(forgetting.going), [f"{name}+{tree}" for name, tree in forgetting.expired]
     done.folded, done.kept_twice, done.not_folded = folded.folded, folded.kept_twice, folded.failed
+    if not dry_run:
+        freed = done.bytes_freed + sum(done.folded.values())
+        note_run(store.layout, GC, {"freed": freed, "commits": len(done.commits), "objects": done.objects})
     return done
 
 
@@ -137,9 +141,17 @@ class Fscked:
     away: list[str] = field(default_factory=list)
 
 
-def fsck(session: Session, *, read_data: bool = True, remote: bool = False, progress: Progress | None = None) -> Fscked:
+def fsck(
+    session: Session,
+    *,
+    read_data: bool = True,
+    remote: bool = False,
+    noted: bool = False,
+    progress: Progress | None = None,
+) -> Fscked:
     """Check the whole store (``store.fsck``), and the record of mounts. Works on a read-only store, but for ``remote``:
-    all sources are asked first whether they still have what commits may be fetched from there."""
+    all sources are asked first whether they still have what commits may be fetched from there. Nothing in the store is
+    changed, but that with ``noted`` it is noted that it was checked (``store.runs``)."""
     from contextlib import ExitStack
 
     from stratum.store.fsck import check
@@ -151,7 +163,16 @@ def fsck(session: Session, *, read_data: bool = True, remote: bool = False, prog
             locks.enter_context(store.locks.store())
         checked = check(store, read_data=read_data, progress=progress)
     checked.findings += _state_findings(session)
+    if noted:
+        _note_check(session, checked.damage, read_data=read_data)
     return Fscked(checked, checked.damage, away=away)
+
+
+def _note_check(session: Session, damage: list[Finding], *, read_data: bool) -> None:
+    layout = session.store.layout
+    runs = str(layout.runs.relative_to(layout.root))
+    if not any(finding.path.startswith(runs) for finding in damage):  # what is told of here is not written over
+        note_run(layout, FSCK if read_data else FSCK_QUICK, {"damaged": len(damage)})
 
 
 def fsck_repair(
@@ -182,6 +203,7 @@ def fsck_repair(
             left += [finding for finding in check(store, read_data=False).damage if finding.path not in known]
     state = _state_findings(session)
     checked.findings += state
+    _note_check(session, left + state, read_data=read_data)
     return Fscked(checked, left + state, quarantine, problems, away)
 
 

@@ -73,7 +73,7 @@ def _worktree(store: Store, tree: Worktree, read_only: bool) -> Prompt:
         str(tree),
         tree.commit,
         _tag(store, tree),
-        _is_dirty(tree),
+        is_dirty(tree),
         _history(store, tree),
         store.sources.is_partial(tree.base_commit),
         read_only,
@@ -87,7 +87,7 @@ def _tag(store: Store, tree: Worktree) -> str | None:
     return min(found, key=lambda tag: (tag == "latest", tag), default=None)
 
 
-def _is_dirty(tree: Worktree) -> bool | None:
+def is_dirty(tree: Worktree) -> bool | None:
     """Whether the worktree shows what is in no commit. Where its last commit was made while it was mounted, what is
     newer than that is not in it; what was written while that was made may be missed."""
     if tree.commit == tree.base_commit:

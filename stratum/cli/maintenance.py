@@ -200,7 +200,7 @@ def fsck(app: App, depth: str, repair: bool, source: str | None, remote: bool) -
         if repair:
             done = fsck_repair(app.session, read_data=depth == "data", source=source, remote=remote, progress=advance)
         else:
-            done = check(app.session, read_data=depth == "data", remote=remote, progress=advance)
+            done = check(app.session, read_data=depth == "data", remote=remote, noted=True, progress=advance)
     for problem in done.away:
         app.out.warn(f"could not be asked: {problem}")
     for problem in done.problems:

@@ -49,6 +49,10 @@ class Output:
         """One line of data on stdout."""
         write_stdout(text + "\n")
 
+    def text(self, text: str) -> None:
+        """Lines of data on stdout, as they are."""
+        write_stdout(text)
+
     def object(self, value: Mapping[str, Any] | Sequence[Any] | None) -> None:
         """One JSON document on stdout."""
         import json

@@ -54,6 +54,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "gc": ("stratum.cli.maintenance:gc", "Remove what nothing names any more."),
         "fsck": ("stratum.cli.maintenance:fsck", "Check the whole store, and repair it."),
         "verify": ("stratum.cli.history:verify", "Check one commit, or one file of it."),
+        "metrics": ("stratum.cli.metrics:metrics", "Print figures for Prometheus."),
         "cache": ("stratum.cli.cache:cache", "Show, limit and empty the cache."),
         "realize": ("stratum.cli.realizing:realize", "Fetch content now, and keep it here."),
         "unrealize": ("stratum.cli.realizing:unrealize", "Drop content that can be fetched again."),

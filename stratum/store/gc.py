@@ -332,7 +332,8 @@ def _old_caches(store: Store, commits: Collection[str]) -> Iterator[Path]:
 
 def _abandoned_files(store: Store) -> Iterator[Path]:
     """Temporary files whose writer is dead, as every writer holds the store's lock."""
-    for directory in (store.root, store.layout.ingest_cache, store.layout.merkle_cache, store.layout.profiles):
+    caches = store.layout.ingest_cache, store.layout.merkle_cache, store.layout.runs
+    for directory in (store.root, *caches, store.layout.profiles):
         for name in store.layout.names_in(directory):
             if name.startswith(TEMPORARY_PREFIX):
                 yield directory / name

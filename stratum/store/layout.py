@@ -22,7 +22,7 @@
     |-- watch.lock                     flock of who writes histories (``store.histories``)
     |-- tmp/                           transactions in progress (``store.transaction``)
     |-- cache/                         may be deleted (``store.cachefile``): ingest/ (``ingest.statcache``), merkle/
-    |                                  (``store.merklecache``); packs/ (``store.packcache``)
+    |                                  (``store.merklecache``); packs/ (``store.packcache``), runs/ (``store.runs``)
     `-- lock                           flock (``store.locks``)
 
 Who may own a store. What is in it gets mounted by the kernel and restored with its owners and modes, so a store is
@@ -143,6 +143,10 @@ class Layout:
     @property
     def merkle_cache(self) -> Path:
         return self.root / "cache" / "merkle"
+
+    @property
+    def runs(self) -> Path:
+        return self.root / "cache" / "runs"
 
     @property
     def boot_mounts(self) -> Path:

@@ -104,6 +104,23 @@ def usage(log: Log) -> HistoryUsage:
     return HistoryUsage(records, gaps, raw, sealed, sum(objects.values()), oldest.decode(), newest.decode())
 
 
+def gaps_since(log: Log, when: str) -> int:
+    """How many gaps the log has that are not older than ``when`` (RFC 3339, UTC); only its end is read."""
+    found = 0
+    for segment in reversed(log.segments()):
+        for block in reversed(log.blocks(segment)):
+            if block is None:
+                continue
+            lines = [
+                line for line in lines_with(block, _GAP) if (time := _TIME.match(line)) and time[1].decode() >= when
+            ]
+            found += len(lines)
+            oldest = _TIME.search(block)
+            if oldest is not None and oldest[1].decode() < when:
+                return found
+    return found
+
+
 def problems(log: Log) -> list[str]:
     """What is wrong with the log, as ends of sentences about the history. What a crash leaves is no problem."""
     found = [

@@ -114,6 +114,7 @@ def script(work: Path) -> Iterator[list[str | Path]]:
     yield ["fsck"]
     yield ["info"]
     yield ["version"]
+    yield ["metrics"]
 
 
 @pytest.fixture(scope="module")
