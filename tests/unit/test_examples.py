@@ -15,6 +15,7 @@ from stratum.history.keeper import KEPT, Keeper
 from stratum.podman.install import HOOK_PATH, hook_json
 from stratum.volumes.policy import parse_policy
 from stratum.volumes.request import PREFIX, Volume, parse_volumes
+from tests.support.commandline import parse
 
 EXAMPLES = Path(__file__).parents[2] / "oci-hooks"
 CONTAINER_KEYS = {"Annotation", "ContainerName", "Environment", "Exec", "Image", "Secret", "WorkingDir"}
@@ -90,14 +91,36 @@ def test_the_game_server_has_a_worktree_for_each_profile() -> None:
 def test_services_run_stratum() -> None:
     for path in EXAMPLES.glob("*.service"):
         unit = parse_unit(path)
-        assert set(unit) == {"Unit", "Service", "Install"}
-        assert dict(unit["Service"])["ExecStart"].startswith("/opt/stratum/bin/stratum ")
+        started = path.with_suffix(".timer").exists()  # then that is what is enabled
+        assert set(unit) == {"Unit", "Service"} | (set() if started else {"Install"})
+        program, *words = shlex.split(dict(unit["Service"])["ExecStart"])
+        assert program == "/opt/stratum/bin/stratum"
+        assert parse(words) is not None
+
+
+def test_timers_are_of_a_service_that_gets_no_more_than_it_needs() -> None:
+    timers = sorted(EXAMPLES.glob("*.timer"))
+    assert {path.stem for path in timers} == {
+        f"stratum-{what}" for what in ("commit@", "gc", "push@", "metrics", "fsck")
+    }
+    readme = (EXAMPLES / "README.md").read_text()
+    for path in timers:
+        timer = parse_unit(path)
+        assert set(timer) == {"Unit", "Timer", "Install"}
+        assert timer["Install"] == [("WantedBy", "timers.target")]
+        unit = parse_unit(path.with_suffix(".service"))
+        assert ("ConditionPathExists", "/var/lib/stratum/stratum.toml") in unit["Unit"]
+        service = dict(unit["Service"])
+        assert (service["Type"], service["NoNewPrivileges"]) == ("oneshot", "yes")
+        assert "TimeoutStartSec" in service
+        assert ("IPAddressDeny" in service) == (path.stem != "stratum-push@")
+        assert f"`{path.name}`" in readme
 
 
 def test_units_are_what_systemd_takes(tmp_path: Path) -> None:
-    for path in (*EXAMPLES.glob("*.service"), *EXAMPLES.glob("*.socket")):
+    for path in (*EXAMPLES.glob("*.service"), *EXAMPLES.glob("*.socket"), *EXAMPLES.glob("*.timer")):
         text = path.read_text().replace("/opt/stratum/bin/stratum", "/bin/true")
-        (tmp_path / path.name).write_text(text)
+        (tmp_path / path.name.replace("@", "@db\\x2bmain")).write_text(text)
     units = sorted(map(str, tmp_path.iterdir()))
     done = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", *units], capture_output=True, text=True, check=False
