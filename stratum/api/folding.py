@@ -38,10 +38,10 @@ def fold(session: Session, name: str, worktree: str, *, dry_run: bool = False, t
         if tree.base_commit == tree.commit:
             return Folding("not needed")
         # Asked before the upperdir is read: one that is unmounted meanwhile was still written to after that.
-        if not held.is_free()[0]:
-            return Folding("in use")
         from stratum.sys.usage import disk_usage
 
+        if not held.is_free()[0]:
+            return Folding("in use", disk_usage(tree.upperdir))
         base = commits.open_tree(tree.base_commit)
         shown = commits.identify(held.shown(base=base), base)
         size = disk_usage(tree.upperdir)
@@ -65,19 +65,20 @@ def fold_after_use(session: Session, name: str, worktree: str) -> str | None:
 class FoldedAll:
     """What became of the worktrees of a store whose last commit was not their base.
 
-    Ref -> bytes on disk of what was (or would be) ``folded``, and of what is ``kept_twice`` as something on top of the
-    last commit is not committed; ref -> why it ``failed``.
+    Ref -> bytes on disk of what was (or would be) ``folded``, of what is ``kept_twice`` as something on top of the last
+    commit is not committed, and of what is while it is ``in_use``; ref -> why it ``failed``.
     """
 
     folded: dict[str, int] = field(default_factory=dict)
     kept_twice: dict[str, int] = field(default_factory=dict)
+    in_use: dict[str, int] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
 
 
 def fold_all(session: Session, *, dry_run: bool = False, before: FoldedAll | None = None) -> FoldedAll:
     """Fold every worktree that nothing has in use; ``before``: only those that failed then, with what was done then."""
     store = session.store
-    done = FoldedAll(before.folded, before.kept_twice) if before is not None else FoldedAll()
+    done = FoldedAll(before.folded, before.kept_twice, before.in_use) if before is not None else FoldedAll()
     for name, worktree in store.each_worktree():
         ref = f"{name}+{worktree}"
         if before is not None and ref not in before.failed:
@@ -93,4 +94,6 @@ def fold_all(session: Session, *, dry_run: bool = False, before: FoldedAll | Non
             done.folded[ref] = found.bytes
         elif found.outcome == "uncommitted":
             done.kept_twice[ref] = found.bytes
+        elif found.outcome == "in use":
+            done.in_use[ref] = found.bytes
     return done

@@ -113,7 +113,8 @@ def gc(session: Session, rules: Retention, *, dry_run: bool = False) -> Collecte
     if folded.failed and not dry_run:  # there may be room for it now
         folded = fold_all(session, before=folded)
     done.versions, done.histories = len(forgetting.going), [f"{name}+{tree}" for name, tree in forgetting.expired]
-    done.folded, done.kept_twice, done.not_folded = folded.folded, folded.kept_twice, folded.failed
+    done.folded, done.kept_twice = folded.folded, folded.kept_twice
+    done.in_use, done.not_folded = folded.in_use, folded.failed
     if not dry_run:
         freed = done.bytes_freed + sum(done.folded.values())
         note_run(store.layout, GC, {"freed": freed, "commits": len(done.commits), "objects": done.objects})

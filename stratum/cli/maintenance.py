@@ -103,6 +103,7 @@ def _gc_json(done: Collected) -> dict[str, Any]:
     return {
         "folded": _sizes(done.folded),
         "kept_twice": _sizes(done.kept_twice),
+        "kept_in_use": _sizes(done.in_use),
         "dry_run": done.dry_run,
         "kept": [{"commit": commit, "why": safe(why)} for commit, why in sorted(done.kept.items())],
         "removed_tags": [
@@ -138,6 +139,10 @@ def _print_folded(app: App, done: Collected) -> None:
         app.out.line(f"{'would free' if done.dry_run else 'freed'} {human_size(size)} of {ref}: its last commit has it")
     for ref, size in sorted(done.kept_twice.items()):
         app.out.line(f"{ref} keeps up to {human_size(size)} twice: commit what changed on top of its last commit")
+    for ref, size in sorted(done.in_use.items()):
+        app.out.line(
+            f"{ref} keeps up to {human_size(size)} twice while it is in use; its unmount or stop lets the copy go"
+        )
 
 
 def _print_collected(app: App, done: Collected) -> None:

@@ -82,8 +82,9 @@ class Collected:
     why, and ``strata`` whose they were, by what the reflogs tell. ``bytes_freed`` counts disk space of everything
     removed. ``others`` are paths, relative to the store, of leftovers, old caches and lock files. What became of
     worktrees that keep their last commit twice is filled in by whoever folds them (``api.folding``): ref -> bytes on
-    disk of what was ``folded`` and of what is ``kept_twice`` still, ref -> why it was ``not_folded``. So
-    is what histories forgot (``store.forgetting``): how many ``versions``, and the refs of those that went whole.
+    disk of what was ``folded``, of what is ``kept_twice`` still, and of what is while it is ``in_use``; ref -> why it
+    was ``not_folded``. So is what histories forgot (``store.forgetting``): how many ``versions``, and the refs of those
+    that went whole.
 
     ``by_stratum`` is only found by a dry run, as whose the objects are has to be read: stratum -> what would go of it.
     What was of several strata, or of none that is known, is under the empty name.
@@ -100,6 +101,7 @@ class Collected:
     bytes_freed: int = 0
     folded: dict[str, int] = field(default_factory=dict)
     kept_twice: dict[str, int] = field(default_factory=dict)
+    in_use: dict[str, int] = field(default_factory=dict)
     not_folded: dict[str, str] = field(default_factory=dict)
     versions: int = 0
     histories: list[str] = field(default_factory=list)

@@ -43,6 +43,17 @@ def test_unmount_folds(cli: Command, place: Path) -> None:
     cli.ok("unmount", "app+main")
 
 
+def test_gc_says_what_is_kept_twice_while_it_is_in_use(cli: Command, place: Path) -> None:
+    assert "app+main keeps up to" in cli.ok("gc")
+    done = cli.json("gc", "-n")
+    (kept,) = done["kept_in_use"]
+    assert (kept["worktree"], done["kept_twice"], done["folded"]) == ("app+main", [], [])
+    assert kept["bytes"] >= len(BIG) * 1000
+    assert upperdir(cli) == ["large"]
+    cli.ok("unmount", place)
+    assert cli.json("gc")["kept_in_use"] == []
+
+
 def test_what_is_not_committed_is_left_and_gc_says_so(cli: Command, place: Path) -> None:
     (place / "more").write_text("m")
     cli.ok("unmount", place)
