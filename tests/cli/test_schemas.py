@@ -69,6 +69,7 @@ def script(work: Path) -> Iterator[list[str | Path]]:
     yield ["show", "app:v1", "/file"]
     yield ["cat", "app:v1", "/big"]
     yield ["log", "app+dev"]
+    yield ["log", "app+dev", "/file"]
     yield ["log", "--reflog", "app"]
     yield ["verify", "app:v1"]
     yield ["verify", "--proof", "app:v1", "second"]
