@@ -66,7 +66,7 @@ class Verb(_Helped):
 def verb(name: str, *, examples: Examples = (), **attributes: Any) -> Callable[[Callable[..., Any]], Verb]:
     """Make a command of ``function(app, ...)``, with ``--format`` and ``--quiet`` accepted after the verb too.
 
-    ``examples`` are shown in its help and its man page: one to four. What a verb of the first level does in a few words
+    ``examples`` are shown in its help and its man page: one to five. What a verb of the first level does in a few words
     is in the table of ``cli/verbs.py``; another gives it as ``short_help``.
     """
 

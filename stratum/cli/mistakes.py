@@ -165,7 +165,7 @@ def _wrong_ref(context: click.Context) -> bool:
     from stratum.refs import parse_ref
 
     for text, type_ in _positionals(context):
-        if isinstance(type_, RefType) and not type_.paths:
+        if isinstance(type_, RefType) and "/" not in text and text not in (".", ".."):
             try:
                 parse_ref(text)
             except UsageError:

@@ -31,7 +31,7 @@ class RefType(click.ParamType[str]):
     def __init__(self, *, tags: bool = True, worktrees: bool = True, paths: bool = False) -> None:
         self._tags = tags
         self._worktrees = worktrees
-        self.paths = paths
+        self._paths = paths
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         """The refs of the store that begin with ``incomplete``; none where it cannot be read."""
@@ -41,7 +41,7 @@ class RefType(click.ParamType[str]):
             found = [CompletionItem(ref) for ref in self._refs(ctx, incomplete) if ref.startswith(incomplete)]
         except (StratumError, OSError):
             found = []
-        if self.paths:
+        if self._paths:
             found.append(CompletionItem(incomplete, type="file"))
         return found
 

@@ -47,7 +47,7 @@ def test_summaries_are_short_and_whole() -> None:
 def test_examples_are_command_lines() -> None:
     for words, command in COMMANDS.items():
         examples = getattr(command, "examples", ())
-        assert 1 <= len(examples) <= 4, f"{words} needs one to four examples"
+        assert 1 <= len(examples) <= 5, f"{words} needs one to five examples"
         for text, line in examples:
             assert (len(text) <= 72, text.endswith(".")) == (True, False), line
             calls = stratum_calls(line)
