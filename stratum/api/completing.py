@@ -10,6 +10,7 @@ from stratum.api.naming import ref_or_mountpoint
 from stratum.api.session import Session
 from stratum.api.versions import line_of, path_in, worktree_named
 from stratum.errors import UsageError
+from stratum.store import Store
 from stratum.tree.model import Directory, lookup
 
 
@@ -23,9 +24,25 @@ def paths_in(session: Session, text: str, incomplete: str) -> Iterator[str]:
     if not isinstance(directory, Directory):
         raise UsageError(f"{text} has no directory {above}")
     prefix = incomplete[: len(incomplete) - len(begun)]
-    for name in sorted(directory.children):
+    wanted = os.fsencode(begun)
+    for name in sorted(name for name in directory.children if name.startswith(wanted)):
         slash = "/" if isinstance(directory.children[name], Directory) else ""
         yield f"{prefix}{os.fsdecode(name)}{slash}"
+
+
+def refs_in(store: Store, incomplete: str, *, tags: bool, worktrees: bool) -> Iterator[str]:
+    """The strata that ``incomplete`` may begin or be, and their ``tags`` and ``worktrees``. Raises what reading them
+    raises."""
+    name, sign, _ = incomplete.replace("+", ":").partition(":")
+    names = store.names()
+    for stratum in [each for each in names if each == name] if sign else names:
+        if not stratum.startswith(name):
+            continue
+        yield stratum
+        if tags:
+            yield from (f"{stratum}:{tag}" for tag in store.tags.names(stratum))
+        if worktrees:
+            yield from (f"{stratum}+{worktree}" for worktree in store.worktrees.names(stratum))
 
 
 def changes_of(session: Session, text: str, path: str, limit: int) -> Iterator[tuple[str, str]]:

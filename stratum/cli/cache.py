@@ -9,6 +9,7 @@ import click
 
 from stratum.cli.app import App, VerbsBelow, verb
 from stratum.cli.output import human_size, safe, short
+from stratum.cli.reftype import PATH
 
 if TYPE_CHECKING:
     from stratum.api.cache import CacheStatus
@@ -134,7 +135,7 @@ def _budget_json(budget: Budget) -> dict[str, Any]:
 @click.option("--older-than", metavar="DURATION", default="10m", show_default=True, help="Only what came before that.")
 @click.option("-n", "--dry-run", is_flag=True, help="Only say what would go.")
 @click.option("--plain-http", is_flag=True, help="Use HTTP without TLS. Loopback addresses need no such permission.")
-@click.option("--ca-file", metavar="FILE", help="Trust the certificate authorities in FILE.")
+@click.option("--ca-file", metavar="FILE", type=PATH, help="Trust the certificate authorities in FILE.")
 def evict(app: App, to: str | None, older_than: str, dry_run: bool, plain_http: bool, ca_file: str | None) -> None:
     """Drop content that can be fetched again: first what rules call unreal, then what was not read for longest.
 

@@ -36,14 +36,19 @@ _BASH = r"""%(complete_func)s() {
         case $type in
             dir) compopt -o dirnames ;;
             file) compopt -o default ;;
-            plain) COMPREPLY+=("${value#"$prefix"}") ;;
+            plain)
+                value=${value#"$prefix"}
+                [[ -z $value ]] || printf -v value %%q "$value"
+                COMPREPLY+=("$value")
+                ;;
         esac
     done < <(COMP_WORDS="${words[*]}" COMP_CWORD=$((${#words[@]} - 1)) %(complete_var)s=bash_complete "$1")
+    [[ ${#COMPREPLY[@]} != 1 || ${COMPREPLY[0]} != */ ]] || compopt -o nospace
 }
 complete -o nosort -F %(complete_func)s %(prog_name)s
 """
 """Readline takes the ':' of a ref for the end of a word: the words are put together again as they stand in the line,
-and of a completion only what comes after that end goes back."""
+and of a completion only what comes after that end goes back, as it has to be quoted. After a directory no space."""
 
 
 class _WordsType(click.ParamType[str]):
@@ -121,4 +126,6 @@ def completion(app: App, shell: str) -> None:
     root = click.get_current_context().find_root().command
     instance = made(root, {}, "stratum", "_STRATUM_COMPLETE")
     template = _BASH if shell == "bash" else instance.source_template
+    # click's script for fish cuts values and their explanations off at a comma
+    template = template.replace('string split ","', 'string split --max 1 ","')
     write_stdout(template % instance.source_vars())

@@ -58,9 +58,15 @@ class _Verbs(click.Group):
         return super().resolve_command(ctx, args)
 
 
+_DIRECTORY = click.Path(readable=False)
+"""For the shell to complete; what it is, is found by who opens it."""
+
+
 @click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--store", metavar="DIR", help="Directory of the store (also STRATUM_STORE).")
-@click.option("--runtime-dir", metavar="DIR", help="Directory of the mount state (also STRATUM_RUNTIME_DIR).")
+@click.option("--store", metavar="DIR", type=_DIRECTORY, help="Directory of the store (also STRATUM_STORE).")
+@click.option(
+    "--runtime-dir", metavar="DIR", type=_DIRECTORY, help="Directory of the mount state (also STRATUM_RUNTIME_DIR)."
+)
 @click.option("--format", "output_format", type=click.Choice([TEXT, JSON]), help="Output for people or for programs.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress and no notes.")
 @click.version_option(__version__, "-V", "--version", message="stratum %(version)s")

@@ -10,7 +10,7 @@ from stratum.cli.app import App, verb
 from stratum.cli.cache import stays_json, stays_lines
 from stratum.cli.output import human_size, safe
 from stratum.cli.progress import progress_bar
-from stratum.cli.reftype import REF
+from stratum.cli.reftype import PATH, REF
 from stratum.errors import UsageError
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ _PART = "REF[:/PATH]"
 @click.option("--wait/--background", "wait", default=True, help="Return when all is here (default), or at once.")
 @click.option("--no-keep", is_flag=True, help="Only fetch it: it may go again where room is needed.")
 @click.option("--plain-http", is_flag=True, help="Use HTTP without TLS. Loopback addresses need no such permission.")
-@click.option("--ca-file", metavar="FILE", help="Trust the certificate authorities in FILE.")
+@click.option("--ca-file", metavar="FILE", type=PATH, help="Trust the certificate authorities in FILE.")
 def realize(app: App, part: str, wait: bool, no_keep: bool, plain_http: bool, ca_file: str | None) -> None:
     """Fetch what is not here of a commit, or of a path in it, and keep it here.
 
@@ -88,7 +88,7 @@ def _realized_json(done: Realized) -> dict[str, object]:
 @click.argument("part", metavar=_PART, type=REF)
 @click.option("--auto", is_flag=True, help="Drop nothing: take the rule away, and let the cache decide.")
 @click.option("--plain-http", is_flag=True, help="Use HTTP without TLS. Loopback addresses need no such permission.")
-@click.option("--ca-file", metavar="FILE", help="Trust the certificate authorities in FILE.")
+@click.option("--ca-file", metavar="FILE", type=PATH, help="Trust the certificate authorities in FILE.")
 def unrealize(app: App, part: str, auto: bool, plain_http: bool, ca_file: str | None) -> None:
     """Drop content of a commit, or of a path in it, that can be fetched again.
 

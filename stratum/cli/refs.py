@@ -10,7 +10,7 @@ import click
 from stratum.cli.app import App, verb
 from stratum.cli.notes import note_uncommitted
 from stratum.cli.output import NO_STRATA, human_size, safe, short
-from stratum.cli.reftype import NAME, REF, REF_OR_PATH
+from stratum.cli.reftype import NAME, PATH, REF, REF_OR_PATH
 from stratum.errors import UsageError
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def _pin(app: App, ref: str, *, on: bool) -> None:
     "--remote", metavar="HOST/REPOSITORY", help="List the tags of a repository, or of oci:DIRECTORY, instead."
 )
 @click.option("--plain-http", is_flag=True, help="With --remote: use HTTP without TLS.")
-@click.option("--ca-file", metavar="FILE", help="With --remote: trust the certificate authorities in FILE.")
+@click.option("--ca-file", metavar="FILE", type=PATH, help="With --remote: trust the certificate authorities in FILE.")
 def list_(app: App, name: str | None, remote: str | None, plain_http: bool, ca_file: str | None) -> None:
     """List the tags and worktrees of NAME, or all strata, or the tags of a repository with their dates and sizes."""
     if remote is not None:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 _CHANGES_MAX = 50
 """How many CHANGEs are offered: the newest."""
+_OFFERED_MAX = 1000
+"""How many refs or paths are offered; a shell shows no more, and a person reads fewer."""
 
 
 class RefType(click.ParamType[str]):
@@ -46,20 +48,23 @@ class RefType(click.ParamType[str]):
         return found
 
     def _refs(self, ctx: click.Context, incomplete: str) -> Iterator[str]:
-        store = session_of(ctx).store
+        from stratum.api.completing import paths_in, refs_in
+        from stratum.refs import parse_ref, split_ref_path
+
+        session = session_of(ctx)
+        ref, path = split_ref_path(incomplete)
+        if path is not None:
+            begun = incomplete[len(ref) + 1 :]
+            found = (found for found in paths_in(session, ref, begun) if found.isprintable())
+            yield from (f"{ref}:{path}" for path in islice(found, _OFFERED_MAX))
+            return
+        store = session.store
         whose, at, _ = incomplete.partition("@")
         if at:
-            from stratum.refs import parse_ref
-
             newest = store.histories.newest(*store.changes.worktree_of(parse_ref(whose)))
             yield from (f"{whose}@{record.n}" for record in islice(newest, _CHANGES_MAX))
             return
-        for name in store.names():
-            yield name
-            if self._tags:
-                yield from (f"{name}:{tag}" for tag in store.tags.names(name))
-            if self._worktrees:
-                yield from (f"{name}+{worktree}" for worktree in store.worktrees.names(name))
+        yield from islice(refs_in(store, incomplete, tags=self._tags, worktrees=self._worktrees), _OFFERED_MAX)
 
 
 class InRefType(click.ParamType[str]):
@@ -87,7 +92,8 @@ class InRefType(click.ParamType[str]):
         session, given = session_of(ctx), ctx.params.get(param.name or "")
         if self._changes and isinstance(given, tuple) and len(given) == 1:
             yield from changes_of(session, text, given[0], _CHANGES_MAX)
-        yield from ((path, None) for path in paths_in(session, text, incomplete) if path.isprintable())
+        found = (path for path in paths_in(session, text, incomplete) if path.isprintable())
+        yield from ((path, None) for path in islice(found, _OFFERED_MAX))
 
 
 def session_of(ctx: click.Context) -> Session:
@@ -97,6 +103,16 @@ def session_of(ctx: click.Context) -> Session:
 
     options = ctx.find_root().params
     return Session(load_config(store=options.get("store"), runtime_dir=options.get("runtime_dir")))
+
+
+class VolumeType(click.ParamType[str]):
+    """A volume of a container, which begins with a ref."""
+
+    name = "volume"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """The refs that begin so."""
+        return REF.shell_complete(ctx, param, incomplete)
 
 
 class NoteType(click.ParamType[str]):
@@ -120,4 +136,5 @@ WORKTREE = RefType(tags=False)
 NAME = RefType(tags=False, worktrees=False)
 REF_OR_PATH = RefType(paths=True)
 WORKTREE_OR_PATH = RefType(tags=False, paths=True)
+VOLUME = VolumeType()
 PATH = click.Path(readable=False)

@@ -8,6 +8,7 @@ import click
 
 from stratum.cli.app import App, verb
 from stratum.cli.output import human_size, safe, short
+from stratum.cli.reftype import PATH
 from stratum.errors import UsageError
 
 _PASSWORD_MAX = 64 << 10
@@ -24,7 +25,7 @@ _PASSWORD_MAX = 64 << 10
 @click.option("-u", "--user", "--username", metavar="USER", help="User name; asked for on a terminal otherwise.")
 @click.option("--password-stdin", is_flag=True, help="Read the password from standard input instead of asking for it.")
 @click.option("--plain-http", is_flag=True, help="Use HTTP without TLS. Loopback addresses need no such permission.")
-@click.option("--ca-file", metavar="FILE", help="Trust the certificate authorities in FILE.")
+@click.option("--ca-file", metavar="FILE", type=PATH, help="Trust the certificate authorities in FILE.")
 def login(
     app: App, registry: str | None, user: str | None, password_stdin: bool, plain_http: bool, ca_file: str | None
 ) -> None:

@@ -10,6 +10,7 @@ import click
 
 from stratum.cli.app import App, verb
 from stratum.cli.output import human_size, safe, short
+from stratum.cli.reftype import VOLUME
 from stratum.errors import UsageError
 
 if TYPE_CHECKING:
@@ -27,7 +28,9 @@ _SETTINGS = {"allow_interspersed_args": False, "ignore_unknown_options": True}
         ("A service that goes on", "stratum run -d --name db -v db:/var/lib/db registry.example.com/db:16"),
     ],
 )
-@click.option("-v", "--volume", "volumes", multiple=True, metavar="REF:DEST[:OPTION,...]", help="A stratum at DEST.")
+@click.option(
+    "-v", "--volume", "volumes", multiple=True, metavar="REF:DEST[:OPTION,...]", type=VOLUME, help="A stratum at DEST."
+)
 @click.option("--name", help="Name of the container.")
 @click.option("--rm", "remove", is_flag=True, help="Remove the container when it has ended.")
 @click.option("-d", "--detach", is_flag=True, help="Print the container's ID and leave it running.")

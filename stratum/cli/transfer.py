@@ -10,7 +10,7 @@ from stratum.cli.app import App, image_options, verb
 from stratum.cli.notes import note_main, note_uncommitted
 from stratum.cli.output import human_size, safe, short
 from stratum.cli.progress import progress_bar
-from stratum.cli.reftype import REF_OR_PATH
+from stratum.cli.reftype import PATH, REF_OR_PATH
 from stratum.config import PREFETCHES
 from stratum.errors import UsageError
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 @click.argument("ref", metavar="REF|HASH|PATH", type=REF_OR_PATH)
 @click.argument("target", metavar="HOST/REPOSITORY[:TAG]", required=False)
 @click.option("--plain-http", is_flag=True, help="Use HTTP without TLS. Loopback addresses need no such permission.")
-@click.option("--ca-file", metavar="FILE", help="Trust the certificate authorities in FILE.")
+@click.option("--ca-file", metavar="FILE", type=PATH, help="Trust the certificate authorities in FILE.")
 @click.option("-n", "--dry-run", is_flag=True, help="Only say what would be sent.")
 @click.option("--offline", is_flag=True, help="Fetch nothing that is not here: what would have to be is an error.")
 @click.option("--keep-tag", is_flag=True, help="Also set the tag stratum-keep-... there, so that it is never removed.")
@@ -99,7 +99,7 @@ def push(
 @click.argument("source", metavar="HOST/REPOSITORY[:TAG|@DIGEST]")
 @click.argument("name", metavar="[NAME[:TAG]]", required=False)
 @click.option("--plain-http", is_flag=True, help="Use HTTP without TLS. Loopback addresses need no such permission.")
-@click.option("--ca-file", metavar="FILE", help="Trust the certificate authorities in FILE.")
+@click.option("--ca-file", metavar="FILE", type=PATH, help="Trust the certificate authorities in FILE.")
 @click.option("-f", "--force", is_flag=True, help="Move the tag if it exists.")
 @click.option(
     "--lazy/--whole",
