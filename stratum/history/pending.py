@@ -61,6 +61,14 @@ class Left(NamedTuple):
 _Key = tuple[str, int, tuple[int, int]]
 
 
+class _Note(NamedTuple):
+    """A line: which version's, and its place and size in the file; the place is -1 where it is not there."""
+
+    number: int
+    at: int
+    size: int
+
+
 class Pending:
     """The notes in ``directory``, which is new. What cannot be noted, as where the disk is full, is lost with the
     watcher. Raises ``StratumError`` where the files cannot be made."""
@@ -69,13 +77,12 @@ class Pending:
         with storing("write to the store"):
             self._notes = os.open(directory / NOTES, _NEW, 0o600)
             self._reading = os.open(directory / READING, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        self._lines: dict[_Key, bytes] = {}
+        self._noted: dict[_Key, _Note] = {}
         self.handles: set[bytes] = set()
         """The files that versions are of."""
-        self._numbers: dict[_Key, int] = {}
         self._moved: dict[bytes, bytes] = {}
         self._count = 0
-        self._size = 0
+        self._size = self._wanted = 0  # of the file, and of those lines in it that are not done
         self._is_reading = False
 
     def close(self) -> None:
@@ -94,12 +101,12 @@ class Pending:
         """Note a version of the worktree ``ref``."""
         key = _key(ref, version)
         self._count += 1
-        self._numbers[key] = self._count
         if version.handle is not None:
             self._moved.pop(version.handle, None)  # it has its path of now
             self.handles.add(version.handle)
-        self._lines[key] = line = _line({"n": self._count, "ref": ref, **_table(version)})
-        self._write(line)
+        line = _line({"n": self._count, "ref": ref, **_table(version)})
+        self._noted[key] = _Note(self._count, self._write(line), len(line))
+        self._wanted += len(line)
 
     def renamed(self, handle: bytes, path: bytes) -> None:
         """Note that a file, which versions are of, has another path."""
@@ -110,31 +117,49 @@ class Pending:
         """Note that they are in the log, or that nobody wants them."""
         numbers = []
         for version in versions:
-            key = _key(ref, version)
-            if self._lines.pop(key, None) is not None:
-                numbers.append(self._numbers.pop(key))
+            note = self._noted.pop(_key(ref, version), None)
+            if note is not None:
+                numbers.append(note.number)
+                self._wanted -= note.size
         if not numbers:
             return
-        if not self._lines:
-            self.handles.clear()
+        if not self._noted:
+            self._noted = {}  # one that had many has room for as many
+            self.handles = set()
             self._moved.clear()
-            self._begin_anew()
-        elif self._size > _TIDY + 4 * sum(map(len, self._lines.values())):
-            self._begin_anew()
-            for line in (*self._lines.values(), *self._moved.values()):
-                self._write(line)
+            self._cut(0)
+        elif self._size > _TIDY + 4 * self._wanted:
+            self._tidy()
         else:
             self._write(_line({"done": numbers}))
 
-    def _begin_anew(self) -> None:
-        self._size = 0
+    def _tidy(self) -> None:
+        """Have in the file what is not done, and nothing else."""
+        lines: dict[_Key, bytes] = {}
         with suppress(OSError):
-            os.ftruncate(self._notes, 0)
+            for key, note in self._noted.items():
+                lines[key] = os.pread(self._notes, note.size, note.at) if note.at >= 0 else b""
+        self._cut(0)
+        for key, line in lines.items():
+            self._noted[key] = self._noted[key]._replace(at=self._write(line))
+        for line in self._moved.values():
+            self._write(line)
 
-    def _write(self, line: bytes) -> None:
-        self._size += len(line)
+    def _cut(self, size: int) -> None:
+        self._size = size
         with suppress(OSError):
-            os.write(self._notes, line)
+            os.ftruncate(self._notes, size)
+
+    def _write(self, line: bytes) -> int:
+        """Where in the file the line is; -1 where there was no room for it."""
+        try:
+            if os.write(self._notes, line) == len(line):
+                self._size += len(line)
+                return self._size - len(line)
+        except OSError:
+            return -1
+        self._cut(self._size)
+        return -1
 
 
 def _key(ref: str, version: Noted) -> _Key:

@@ -133,6 +133,7 @@ class Publisher:
             except Exception as exc:  # a defect: it must not end the thread, and those who wait must hear of it
                 _fail(batches, StratumError(f"cannot write the history: {type(exc).__name__}: {exc}"))
             self._done.put(batches)
+            del batches  # many records, which nobody wants any more
             self._wake()
 
     def _publish(self, batches: list[Batch]) -> None:

@@ -169,7 +169,9 @@ class Versions:
     def swap(self) -> list[Taken]:
         """All that was taken, for a batch, in the order in which it was; ``release`` or ``put_back`` it."""
         taken, self.taken = self.taken, []
-        self._older, self._captured = self._captured, set()
+        # Of very many, what comes twice is told twice, at worst.
+        self._older = self._captured if len(self._captured) <= _SEEN_MAX else set()
+        self._captured = set()
         return taken
 
     def put_back(self, taken: list[Taken]) -> None:

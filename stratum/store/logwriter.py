@@ -34,6 +34,7 @@ from stratum.sys.atomic import remove_abandoned, write_all, write_atomic
 from stratum.tree.oplog import Record, encode, end_line, parse, parse_end
 
 DAMAGED_PREFIX = "damaged-"
+_AT_ONCE = 500
 _APPEND = os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _DAY = timedelta(days=1)
 _NUMBER = re.compile(rb'\{"(?:n|end)":([1-9][0-9]{0,11}),')
@@ -75,7 +76,6 @@ class LogWriter:
             return
         if [record.n for record in records] != list(range(self.next_n, self.next_n + len(records))):
             raise ValueError(f"a batch is numbered one by one from {self.next_n}")
-        data = b"".join([*map(encode, records), end_line(records[-1].n)])
         try:
             if self._fd >= 0:
                 self._check_untouched()
@@ -83,11 +83,11 @@ class LogWriter:
                     self._seal_full()
             if self._fd < 0:
                 self._open_new()
-            self._write(data)
+            size = self._write(records)
         except OSError as exc:
             raise storage_error(exc, f"write the history of {self._log.what}") from None
         self._began = self._began or records[0].when
-        self._size += len(data)
+        self._size += size
         self.next_n = records[-1].n + 1
 
     def seal(self) -> None:
@@ -212,13 +212,21 @@ class LogWriter:
         began, then = parse_time(self._began), parse_time(now)
         return began is not None and then is not None and then - began >= _DAY
 
-    def _write(self, data: bytes) -> None:
+    def _write(self, records: Sequence[Record]) -> int:
+        """Write a batch; its size in bytes."""
+        size = 0
         try:
-            write_all(self._fd, data)
+            for start in range(0, len(records), _AT_ONCE):
+                piece = records[start : start + _AT_ONCE]
+                end = [end_line(piece[-1].n)] if start + len(piece) == len(records) else []
+                data = b"".join([*map(encode, piece), *end])
+                write_all(self._fd, data)
+                size += len(data)
             os.fsync(self._fd)
-        except OSError:
+        except BaseException:
             os.ftruncate(self._fd, self._size)
             raise
+        return size
 
     def _check_untouched(self) -> None:
         """``DamagedError`` where the file that is open is not the segment any more, or not what we left."""
