@@ -10,7 +10,7 @@ from email import message_from_bytes
 import pytest
 
 import stratum
-from stratum.cli.main import HIDDEN, VERBS
+from stratum.cli.verbs import LISTED
 from tools.share import CHECKOUT, COMPLETION, kept
 
 DATA = f"stratum_oci-{stratum.__version__}.data/data/share"
@@ -47,7 +47,7 @@ def test_it_has_units_examples_man_pages_and_completion(wheel: zipfile.ZipFile) 
     files = kept()
     assert {"stratum/systemd/stratum-watch.service", "stratum/systemd/stratum-hydrate.socket"} <= set(files)
     assert "stratum/examples/quadlet/database.container" in files
-    pages = {f"man/man1/stratum-{verb}.1" for verb in VERBS if verb not in HIDDEN}
+    pages = {f"man/man1/stratum-{verb}.1" for verb in LISTED}
     assert data >= {*files, *pages, "man/man1/stratum.1", *COMPLETION.values()}
     for place, path in files.items():
         assert wheel.read(f"{DATA}/{place}") == path.read_bytes()
