@@ -56,7 +56,8 @@ def build(images: Images) -> str:
     places = [place for place in os.environ.get("STRATUM_TEST_PIP_CONF", "").split(":") if place]
     volumes = [option for place in places for option in ("--volume", f"{place}:{place}:ro")]
     options = ["--isolation", "chroot", "--build-arg", "BASE=localhost/debian:test", *volumes]
-    images.buildah("bud", *options, "--file", CHECKOUT / "k8s" / "Containerfile", "--tag", "stratum-csi:test", CHECKOUT)
+    target = ["--target", "csi", "--tag", "stratum-csi:test"]
+    images.buildah("bud", *options, "--file", CHECKOUT / "Containerfile", *target, CHECKOUT)
     return "localhost/stratum-csi:test"
 
 

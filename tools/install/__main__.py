@@ -13,7 +13,7 @@ from pathlib import Path
 from tools.install import installing, running
 from tools.install.deb import PYTHONS, build_deb
 from tools.install.places import Places
-from tools.install.tree import Builder, builder_for, make_tree, make_working_tree, version_of
+from tools.install.tree import EXTRAS, Builder, builder_for, make_tree, make_working_tree, version_of
 from tools.setup.pip import SetupError
 from tools.share import CHECKOUT
 
@@ -46,6 +46,7 @@ def command_line() -> argparse.ArgumentParser:
     parser.add_argument("--destdir", default="", help="goes before every path that is written")
     parser.add_argument("--python", type=Path, default=Path("/usr/bin/python3"), help="what runs the programs")
     parser.add_argument("--build-python", type=Path, help="has pip and all that the wheel is built with")
+    parser.add_argument("--extras", default=EXTRAS, help="of the project, with commas; default: %(default)s")
     parser.add_argument("--hook", default="no", help="yes: have container engines run it")
     parser.add_argument("--force", default="no", help="yes: uninstall although the hook is installed")
     return parser
@@ -61,7 +62,9 @@ def _target(args: argparse.Namespace) -> installing.Target:
 
 def builder_of(args: argparse.Namespace) -> Builder:
     """What packages are fetched and built with."""
-    return builder_for(args.python) if args.build_python is None else Builder(args.build_python, isolated=False)
+    if args.build_python is None:
+        return builder_for(args.python, args.extras)
+    return Builder(args.build_python, isolated=False, extras=args.extras)
 
 
 def _install(args: argparse.Namespace) -> None:

@@ -126,7 +126,8 @@ def _control(root: Path, pythons: tuple[str, ...]) -> None:
         "AFTER_LAST": AFTER_LAST,
         "ENABLED": " ".join(ENABLED),
         "RESTARTED": " ".join(SERVICES),
-        "UNITS": " ".join(units),
+        "UNITS": " ".join(unit for unit in units if "@" not in unit),
+        "STOPPED": " ".join(unit.replace("@.", "@*.") for unit in units),
     }
     place.mkdir()
     (place / "md5sums").write_text("\n".join(sums) + "\n")

@@ -68,7 +68,8 @@ def before_removal(places: Places, destdir: str, *, force: bool, say: Callable[[
             )
         if _systemd() and places.system:
             units = [path.name for path in sorted(Path(places.units).glob("stratum-*"))]
-            _systemctl("disable", "--now", *units)
+            _systemctl("stop", *(unit.replace("@.", "@*.") for unit in units))
+            _systemctl("disable", *units)
         _stratum(places, "watch", "--stop")
     if hooks and not destdir:
         _stratum(places, "hook", "uninstall")  # also what has Podman look there

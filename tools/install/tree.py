@@ -53,10 +53,12 @@ print(json.dumps(sorted(missing - there)))
 
 @dataclass(frozen=True)
 class Builder:
-    """``python`` has pip. ``isolated``: pip fetches what the wheel is built with; else ``python`` has it."""
+    """``python`` has pip. ``isolated``: pip fetches what the wheel is built with; else ``python`` has it. ``extras``
+    are those of the project that are installed."""
 
     python: Path
     isolated: bool = True
+    extras: str = EXTRAS
 
     def wheel(self, directory: Path) -> Path:
         """Build the project's wheel in ``directory``."""
@@ -83,7 +85,7 @@ class Builder:
         return found
 
 
-def builder_for(python: Path) -> Builder:
+def builder_for(python: Path, extras: str = EXTRAS) -> Builder:
     """An environment of ``python`` in ``.cache`` that has pip."""
     place = CHECKOUT / ".cache/install-venv"
     ours = place / "bin/python"
@@ -95,7 +97,7 @@ def builder_for(python: Path) -> Builder:
             last = (done.stderr or done.stdout).strip().rpartition("\n")[2]
             raise SetupError(f"{python} cannot make a virtual environment: {last}", "apt-get install python3-venv")
         mark.write_text(about)
-    return Builder(ours)
+    return Builder(ours, extras=extras)
 
 
 def version_of(python: Path) -> str:
@@ -129,7 +131,7 @@ def make_tree(
     (tree / "bin").mkdir()
     (tree / "bin/python3").symlink_to(python)
     with tempfile.TemporaryDirectory(prefix="stratum-install-") as work:
-        wanted = [f"{builder.wheel(Path(work))}[{EXTRAS}]"]
+        wanted = [f"{builder.wheel(Path(work))}[{builder.extras}]"]
         if versions:
             _packages_of_all(site, wanted, builder, versions, Path(work))
         else:
