@@ -19,7 +19,7 @@ from itertools import zip_longest
 from stratum.errors import DamagedError
 from stratum.frozen import frozen, replace
 from stratum.store.frames import frame_end, unpacked
-from stratum.tree.blocks import LINE_MAX, lines_of, whole_lines
+from stratum.tree.blocks import LINE_MAX, whole_lines
 from stratum.tree.escape import escape, unescape
 
 _LINKS = 3
@@ -65,6 +65,7 @@ class Subtree:
         self._read = read
         self._path = escape(path)
         self._own = (self._path + b" ", self._path.rstrip(b"/") + b"/")
+        """What the path's own line begins with, and what those of all below it do."""
         self._order = _order(self._path)
         self._kept: dict[str, _Stored] = {}
 
@@ -132,10 +133,16 @@ class Subtree:
 
     def _lines(self, stored: _Stored, first: int, last: int) -> Iterator[bytes]:
         """The path's lines in some frames, the last one as far as it is there."""
-        lines = lines_of(whole_lines(piece for _, piece in stored.unpacked(first, last)))
-        if first > 0:  # the end of a line
-            next(lines, None)
-        return (line for line in lines if line.startswith(self._own))
+        is_begun = first > 0  # with the end of a line
+        for block in whole_lines(piece for _, piece in stored.unpacked(first, last)):
+            lines = b"\n" + (block.partition(b"\n")[2] if is_begun else block)
+            is_begun = False
+            own, inside = (lines.find(b"\n" + beginning) for beginning in self._own)
+            start = own if own >= 0 else inside
+            if start >= 0:  # they are one stretch
+                last_one = lines.rfind(b"\n" + self._own[1]) if inside >= 0 else start
+                end = lines.find(b"\n", last_one + 1)
+                yield from lines[start + 1 : end if end >= 0 else None].split(b"\n")
 
 
 def _path_in(stored: _Stored, number: int) -> tuple[int, list[bytes]]:
