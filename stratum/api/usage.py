@@ -10,7 +10,7 @@ from stratum.api.folding import fold_all
 from stratum.api.shares import CommitUsage, Share, StoreUsage, StratumUsage, Survey, WorktreeUsage
 from stratum.errors import UnsupportedError
 from stratum.frozen import field, frozen
-from stratum.refs import Ref, parse_lasting
+from stratum.refs import Ref, parse_lasting, parse_ref
 
 if TYPE_CHECKING:
     from stratum.api.session import Session
@@ -87,8 +87,11 @@ def _asked(session: Session, refs: Sequence[str]) -> tuple[list[str], list[str],
     """The strata, commits and worktrees that the refs name."""
     store = session.store
     names, commits, pairs = list[str](), list[str](), list[Pair]()
-    for ref in map(parse_lasting, refs):
-        if ref.worktree is not None:
+    for text in refs:
+        ref = parse_ref(text)
+        if ref.change is not None:  # it may have no commit yet, and nothing is made here
+            parse_lasting(text)
+        if ref.live:
             pairs.append(store.resolve_worktree(ref, create=False))
         elif ref.bare and (store.namespaces.exists_name(ref.name) or not store.commits.find(ref.name)):
             store.namespaces.check(ref.name)

@@ -80,6 +80,8 @@ def test_strata_commits_and_worktrees(strata: Command) -> None:
     asked = strata.json("du", "db+main", "db:v2", "other")
     assert (asked["worktrees"], [row["name"] for row in asked["strata"]]) == ([worktree], ["other"])
     assert [row["refs"] for row in asked["commits"]] == [["db:v2"]]
+    assert strata.json("du", "db:v2@{now}")["commits"] == asked["commits"]
+    assert strata("du", "db+main@1").code == 2
     out = strata.ok("du", "--commits", "db")
     assert all(len(line.split("\t")) == 7 for line in out.splitlines())
     assert strata("du", "none").code == 3
