@@ -3,7 +3,8 @@
 ::
 
     DIRECTORY                        its content; with an OCI image layout in it, the layout's (not with bare)
-    FILE                             a tar archive, plain or compressed; with an OCI image layout in it, the layout's
+    FILE                             a tar archive, plain or compressed; with an OCI image layout in it, the layout's;
+                                     a zip or 7z archive
     oci:DIRECTORY[:TAG]              an OCI image layout
     oci-archive:FILE[:TAG]           one in a tar
     docker://HOST/REPOSITORY[:TAG]   a registry
@@ -138,6 +139,24 @@ class TarSource:
                 f"{self.what} is an OCI image layout that is compressed or damaged",
                 hint="decompress it, so that it can be checked before anything is read",
             )
+        return laid_over(base, tree), warnings
+
+
+@dataclass(slots=True)
+class ZipSource:
+    """A zip archive, or with ``seven`` a 7z archive; over a base, one with whiteouts."""
+
+    what: str
+    file: str
+    seven: bool
+    origin: dict[str, Any] = field(default_factory=dict)
+
+    def read(self, reading: Reading, base: Directory | None) -> tuple[Directory, list[str]]:
+        from stratum.ingest.sevenzip import read_sevenzip_file
+        from stratum.ingest.zipped import read_zip_file
+
+        read = read_sevenzip_file if self.seven else read_zip_file
+        tree, warnings = read(reading.tx, self.file, self.what, base=base, progress=reading.progress)
         return laid_over(base, tree), warnings
 
 
@@ -303,10 +322,22 @@ def _open_file(what: str, file: str, tag: str | None, progress: Progress | None)
 
     if not is_layout_archive(file):
         _refuse_tag(what, tag)
-        yield TarSource(what, file)
+        yield _archive(what, file)
         return
     with _of_manifest(*_open_local(Target(archive=Path(what)), tag, file, progress)) as source:
         yield source
+
+
+def _archive(what: str, file: str) -> TarSource | ZipSource:
+    """The archive, told by its first bytes; what is none is found out by who reads it."""
+    from stratum.ingest.sevenzip import MAGIC as MAGIC_OF_7Z
+    from stratum.ingest.zipped import MAGIC as MAGIC_OF_ZIP
+
+    with open(file, "rb") as opened:
+        start = opened.read(6)
+    if start.startswith(MAGIC_OF_ZIP):
+        return ZipSource(what, file, seven=False)
+    return ZipSource(what, file, seven=True) if start == MAGIC_OF_7Z else TarSource(what, file)
 
 
 @contextmanager

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
         ("Make a stratum of a directory", "stratum import ./app app"),
         ("Give the commit a tag and a message", "stratum import ./app app:v1 -m 'as released'"),
         ("Lay changes over the newest commit of app", "stratum import --patch app app:v2 ./changes"),
-        ("Leave out caches and what others mounted", "stratum import . home --exclude .cache/ --one-file-system"),
+        ("Leave something out", "stratum import . home --exclude .cache/ --one-file-system"),
         ("Take what 'stratum export' wrote, or an image's files", "stratum import app.stratum.tar app"),
     ],
 )
@@ -57,10 +57,10 @@ def import_(
 ) -> None:
     """Make a commit from PATH and point NAME:TAG (NAME:latest without a TAG) at it.
 
-    PATH is a directory, a tar archive (plain or compressed with gzip, xz or zstd), a file written by 'stratum export',
-    an OCI image layout (oci:DIRECTORY[:TAG] or oci-archive:FILE[:TAG]), an image in a registry
-    (docker://HOST/REPOSITORY[:TAG]), or '-' for a file that comes through standard input. Of an ordinary container
-    image the layers are put together.
+    PATH is a directory, a tar archive (plain or compressed with gzip, xz or zstd), a zip or 7z archive (7z with the
+    Python package py7zr), a file written by 'stratum export', an OCI image layout (oci:DIRECTORY[:TAG] or
+    oci-archive:FILE[:TAG]), an image in a registry (docker://HOST/REPOSITORY[:TAG]), or '-' for a file that comes
+    through standard input. Of an ordinary container image the layers are put together.
 
     PATH may stand before or after the names, where just one of the arguments exists as a path.
 

@@ -174,6 +174,19 @@ def read_block(block: bytes, where: str) -> RawHeader:
     return RawHeader(block, name, kind, size, _text(block[157:257]))
 
 
+def looks_like_header(block: bytes) -> bool:
+    """Whether the first block of a file is that of a tar archive, be it damaged: what is none has no right checksum and
+    no magic word. A file of zeros is an empty archive."""
+    if len(block) < BLOCK:
+        return False
+    said = _OCTAL.fullmatch(block[148:156].replace(b"\0", b" "))
+    return (
+        not block.strip(b"\0")
+        or block[257:262] == b"ustar"
+        or (said is not None and _checksum_is(int(said[1] or b"0", 8), block))
+    )
+
+
 def _checksum_is(said: int, block: bytes) -> bool:
     """Whether ``said`` is the block's checksum, or the one of old programs that summed up signed bytes."""
     counted = block[:148] + block[156:]

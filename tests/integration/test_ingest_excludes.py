@@ -208,6 +208,13 @@ def test_what_cannot_be_read_can_be_left_out(cli: Command, tmp_path: Path) -> No
     cli.ok("import", "--bare", str(source), "app", "--exclude", "/in side/null")
 
 
+def test_what_is_no_archive_is_no_damage(cli: Command, tmp_path: Path) -> None:
+    for name, data in (("text", b"just text\n" * 100), ("empty", b""), ("app.rar", b"Rar!\x1a\7\0" + bytes(600))):
+        (tmp_path / name).write_bytes(data)
+        code, _, err = cli("import", str(tmp_path / name), "app")
+        assert (code, "is no archive that is known here" in err) == (2, True)
+
+
 def test_a_migration_takes_all(cli: Command, tmp_path: Path) -> None:
     place = tmp_path / "place"
     place.mkdir()

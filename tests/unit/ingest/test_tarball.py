@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from stratum import zstd
 from stratum.errors import DamagedError, StratumError, UnsupportedError
-from stratum.ingest import compression, tarball
+from stratum.ingest import compression, treebuilder
 from stratum.ingest.tarball import read_tar
 from stratum.store import Store
 from stratum.store.transaction import Transaction
@@ -302,7 +302,7 @@ def test_acls_as_text_are_left_out_with_a_warning(tx: Transaction) -> None:
 
 
 def test_metadata_are_bounded(tx: Transaction, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tarball, "METADATA_MAX", 10_000)
+    monkeypatch.setattr(treebuilder, "METADATA_MAX", 10_000)
     with pytest.raises(StratumError, match="more names and attributes"):
         read(tx, tar(*(file(b"%d" % number) for number in range(100))))
     with pytest.raises(StratumError, match="more names and attributes"):
