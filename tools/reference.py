@@ -14,6 +14,7 @@ from pathlib import Path
 import click
 
 from stratum.cli.main import cli
+from stratum.cli.topics import FORMS, NAMES
 from stratum.cli.verbs import GROUPS
 from stratum.config import FILES, SETTINGS, VARIABLES
 from stratum.errors import EXIT_CODES, StratumError
@@ -116,6 +117,42 @@ write.
     return head + table(("Key", "Environment", "Value", "Default", "What it is"), rows)
 
 
+def refs() -> str:
+    """The page of refs."""
+    head = """# Refs: how things are named
+
+"""
+    rows = [(code(form), plain(text)) for form, text in FORMS.items()]
+    rest = """
+## NAME alone
+
+For every verb it is the stratum as it is now: `stratum commit db; stratum push db HOST/db` sends what was committed,
+and so do `export`, `tag`, `restore`, `show`, `log`, `diff`, `verify`, `worktree add`, `reset`, `rebase` and a
+patchset take it. The worktree `main` is made from `NAME:latest` when it is first needed; where there is no `main`,
+the commit is that of `NAME:latest`. Where `main` has changes that are not committed, a verb that takes its last
+commit says so. `stratum status` says `clean` where nothing is uncommitted, and `stratum diff NAME+WORKTREE` shows
+what is.
+
+## Where a tag is left out
+
+A push without a tag at the place, and an export, use the tag of `NAME:TAG`, `latest` for `NAME`, the worktree's name
+for `NAME+WORKTREE`, and the first 12 digits of a hash.
+
+## When tags move
+
+Tags move only when asked. A tag that names another commit is an error (exit code 4) for `tag`, `commit`, `import` and
+`pull` unless `--force`; but `latest` follows an import that is made on top of it, and a pulled tag follows the tag of
+that name in its registry where the new commit descends from the old one.
+
+## Moments
+
+`WHEN` in `REF@{WHEN}`, and for `--at`, `--since` and `--until`, is `2h`, `1d12h`, `10 minutes ago`, `14:05`,
+`yesterday`, `yesterday 14:05`, `2026-11-29`, `2026-11-29 14:05` or a time in RFC 3339. Without a zone it is local
+time.
+"""
+    return head + table(("Form", "What it means"), rows) + "\n" + plain(NAMES) + "\n" + rest
+
+
 def environment() -> str:
     """The page of the environment."""
     rows = [(code(s.env), f"The setting [{s.key}](config.md). {plain(s.help)}") for s in SETTINGS]
@@ -170,6 +207,7 @@ def _errors() -> list[type[StratumError]]:
 
 PAGES = {
     "verbs.md": verbs,
+    "refs.md": refs,
     "config.md": config,
     "environment.md": environment,
     "files.md": files,

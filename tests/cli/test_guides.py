@@ -16,7 +16,12 @@ from tests.support.transcript import replay
 CHECKOUT = Path(__file__).parents[2]
 DOCS = CHECKOUT / "docs"
 BEFORE = {
-    "": "for place in /home /srv /opt; do mount -t tmpfs tmpfs $place; done",
+    "README.md": """
+        mount -t tmpfs tmpfs /srv
+        mkdir -p /srv/app app/cache app/bin
+        printf 'port = 80\nworkers = 4\n' >app/app.conf
+        for file in cache/index bin/app; do head -c 40000 /dev/urandom >app/$file; done
+    """,
     "dotfiles.md": """
         for place in /home /srv; do mount -t tmpfs tmpfs $place; done
         mkdir -p /home/ann/.config/nvim /home/ann/.config/sway && cd /home/ann/.config
@@ -42,11 +47,12 @@ BEFORE = {
 
 
 @pytest.mark.root
-@pytest.mark.parametrize("page", sorted(page for page in BEFORE if page))
+@pytest.mark.parametrize("page", sorted(BEFORE))
 def test_the_session_of_a_guide(page: str, cli: Command, tmp_path: Path) -> None:
     environment = {**cli.environment, "PATH": f"{SCRIPT.parent}:{os.environ['PATH']}"}
     try:
-        assert replay(DOCS / page, BEFORE[page], environment, tmp_path) == []
+        document = CHECKOUT / page if page == "README.md" else DOCS / page
+        assert replay(document, BEFORE[page], environment, tmp_path) == []
     finally:
         hydrating.stop(cli.runtime_dir)
 
