@@ -79,7 +79,7 @@ def log(session: Session, text: str, paths: Sequence[str] = (), wanted: Wanted |
     names = _Names(store, found.name, found.commit)
     changed = _Changed(store, raw) if raw else None
     shown = 0
-    for step, following in _pairs(Ancestry(store).line(found.commit)):
+    for step, following in pairs(Ancestry(store).line(found.commit)):
         meta = store.commits.meta(step.commit)
         is_wanted = within(meta.timestamp)
         change = changed.by(step, following) if changed is not None and is_wanted else None
@@ -110,7 +110,7 @@ def reflog(session: Session, text: str, limit: int | None = None) -> list[tuple[
     return moves[:limit]
 
 
-def _pairs(steps: Iterator[Step]) -> Iterator[tuple[Step, Step | None]]:
+def pairs(steps: Iterator[Step]) -> Iterator[tuple[Step, Step | None]]:
     """Each step with the one after it."""
     before = next(steps, None)
     while before is not None:

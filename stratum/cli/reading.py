@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from stratum.tree.model import File, Inode
 
 _JSON_MAX = 16 << 20
-_TYPES = {
+TYPES = {
     stat.S_IFREG: "file",
     stat.S_IFDIR: "directory",
     stat.S_IFLNK: "symlink",
@@ -136,7 +136,7 @@ def inode_json(inode: Inode) -> dict[str, Any]:
     from stratum.tree.model import File, Symlink
 
     document: dict[str, Any] = {
-        "type": _TYPES.get(stat.S_IFMT(inode.mode), "unknown"),
+        "type": TYPES.get(stat.S_IFMT(inode.mode), "unknown"),
         "mode": f"{stat.S_IMODE(inode.mode):04o}",
         "uid": inode.uid,
         "gid": inode.gid,

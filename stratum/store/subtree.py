@@ -1,4 +1,4 @@
-"""One path in many commits: whether it is there, and whether it is the same in two of them.
+"""One path in many commits: whether it is there, and whether it is the same in two of them; and all that differs.
 
 The dump of a commit that differs in little from another one's has mostly its frames (``store.frames``). What the frames
 around a path say is the same where these are the same bytes, and is not even unpacked then. Otherwise those that differ
@@ -92,7 +92,7 @@ class Subtree:
             after = self._keep(new, self._located(after))
             sides = [self._between(side, ahead, end) for side, end in zip((before, after), ends, strict=True)]
             return all(
-                a == b or (a is not None and b is not None and _told(a) == _told(b)) for a, b in zip_longest(*sides)
+                a == b or (a is not None and b is not None and told(a) == told(b)) for a, b in zip_longest(*sides)
             )
 
     def _open(self, commit: str) -> _Stored:
@@ -124,25 +124,75 @@ class Subtree:
     def _between(self, stored: _Stored, ahead: int, end: int) -> Iterator[bytes]:
         """The path's lines that are, if only in part, in the frames from ``ahead`` to before ``end``; what is around
         these is the same in another dump."""
-        start = ahead
-        while start > stored.first and (start == ahead or not stored.has_line_end(start)):
-            start -= 1
-        while end < min(stored.last, len(stored.frames) - 1) and not stored.has_line_end(end):
-            end += 1
-        return self._lines(stored, max(start, stored.first), min(end, stored.last))
+        return self._lines(stored, *_around(stored, ahead, end))
 
     def _lines(self, stored: _Stored, first: int, last: int) -> Iterator[bytes]:
         """The path's lines in some frames, the last one as far as it is there."""
-        is_begun = first > 0  # with the end of a line
-        for block in whole_lines(piece for _, piece in stored.unpacked(first, last)):
-            lines = b"\n" + (block.partition(b"\n")[2] if is_begun else block)
-            is_begun = False
+        for block in _blocks(stored, first, last):
+            lines = b"\n" + block
             own, inside = (lines.find(b"\n" + beginning) for beginning in self._own)
             start = own if own >= 0 else inside
             if start >= 0:  # they are one stretch
                 last_one = lines.rfind(b"\n" + self._own[1]) if inside >= 0 else start
                 end = lines.find(b"\n", last_one + 1)
                 yield from lines[start + 1 : end if end >= 0 else None].split(b"\n")
+
+
+class Differing:
+    """The lines of dumps that differ from those of others; ``read`` is as for ``Subtree``."""
+
+    def __init__(self, read: Callable[[str], bytes]) -> None:
+        self._read = read
+
+    def lines(self, commit: str) -> Iterator[bytes]:
+        """All lines of the commit's dump."""
+        with _reading(commit):
+            stored = _stored(self._read(commit))
+            for block in _blocks(stored, 0, len(stored.frames)):
+                yield from block.removesuffix(b"\n").split(b"\n")
+
+    def between(self, old: str, new: str) -> tuple[Iterator[bytes], Iterator[bytes]]:
+        """(lines of the old dump, lines of the new one): at least those that the other does not have."""
+        with _reading(old):
+            before = _stored(self._read(old))
+        with _reading(new):
+            after = _stored(self._read(new))
+        ahead, behind = _shared(before, after)
+        return self._side(old, before, ahead, behind), self._side(new, after, ahead, behind)
+
+    def _side(self, commit: str, stored: _Stored, ahead: int, behind: int) -> Iterator[bytes]:
+        with _reading(commit):
+            end = len(stored.frames) - behind
+            if end > ahead:
+                whole = replace(stored, last=len(stored.frames))
+                for block in _blocks(stored, *_around(whole, ahead, end)):
+                    yield from block.removesuffix(b"\n").split(b"\n")
+
+
+def told(line: bytes) -> list[bytes]:
+    """What a line says of its inode, but for how many names it has."""
+    fields = line.split(b" ")
+    del fields[_LINKS : _LINKS + 1]
+    return fields
+
+
+def _around(stored: _Stored, ahead: int, end: int) -> tuple[int, int]:
+    """(the first, the last frame) of those that have whole lines of what is in the frames from ``ahead`` to before
+    ``end``, within those that the dump is about."""
+    start = ahead
+    while start > stored.first and (start == ahead or not stored.has_line_end(start)):
+        start -= 1
+    while end < min(stored.last, len(stored.frames) - 1) and not stored.has_line_end(end):
+        end += 1
+    return max(start, stored.first), min(end, stored.last)
+
+
+def _blocks(stored: _Stored, first: int, last: int) -> Iterator[bytes]:
+    """Whole lines in blocks, but for the last one, which is as far as it is there."""
+    is_begun = first > 0  # with the end of a line
+    for block in whole_lines(piece for _, piece in stored.unpacked(first, last)):
+        yield block.partition(b"\n")[2] if is_begun else block
+        is_begun = False
 
 
 def _path_in(stored: _Stored, number: int) -> tuple[int, list[bytes]]:
@@ -190,13 +240,6 @@ def _shared(before: _Stored, after: _Stored) -> tuple[int, int]:
     while behind < most - ahead and before.packed(-1 - behind) == after.packed(-1 - behind):
         behind += 1
     return ahead, behind
-
-
-def _told(line: bytes) -> list[bytes]:
-    """What a line says of its inode, but for how many names it has."""
-    fields = line.split(b" ")
-    del fields[_LINKS : _LINKS + 1]
-    return fields
 
 
 def _order(path: bytes) -> list[bytes]:

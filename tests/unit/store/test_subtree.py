@@ -15,7 +15,7 @@ from stratum.errors import DamagedError
 from stratum.store import Store
 from stratum.store.commits import DUMP
 from stratum.store.frames import MAGIC
-from stratum.store.subtree import Subtree
+from stratum.store.subtree import Differing, Subtree
 from stratum.tree.dump import write_dump
 from stratum.tree.escape import escape
 from stratum.tree.model import Directory, File, Inode
@@ -73,11 +73,17 @@ def lines_at(dump: bytes, path: bytes) -> list[list[bytes]]:
 def test_it_is_what_the_dumps_say(trees: list[dict[bytes, bytes]], paths: list[bytes], modulus: int) -> None:
     dumps = {str(number): dump_of(files) for number, files in enumerate(trees)}
     stored = {number: in_frames(dump, modulus) for number, dump in dumps.items()}
+    for old, new in pairwise(stored):
+        before, after = (set(dumps[number].split(b"\n")) for number in (old, new))
+        old_lines, new_lines = map(set, Differing(stored.__getitem__).between(old, new))
+        assert before - after == old_lines - new_lines
+        assert after - before == new_lines - old_lines
     for path in (*paths, b"/"):
         subtree = Subtree(stored.__getitem__, path)
         for old, new in pairwise(stored):
             assert subtree.is_same(old, new) is (lines_at(dumps[old], path) == lines_at(dumps[new], path))
         for number, dump in dumps.items():
+            assert list(Differing(stored.__getitem__).lines(number)) == dump.removesuffix(b"\n").split(b"\n")
             assert Subtree(stored.__getitem__, path).is_in(number) is bool(lines_at(dump, path))
             assert subtree.is_in(number) is bool(lines_at(dump, path))
 
