@@ -7,10 +7,10 @@ import os
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict
-from html import escape
 from pathlib import Path
 
-from tests.bench.measure import Entrant, Figure, Job
+from tests.bench.measure import Figure, Job
+from tests.bench.plot import plot
 
 TARGETS: dict[str, tuple[str, float]] = {
     "first import": ("best", 0.6),
@@ -123,37 +123,7 @@ def write(directory: Path, work: str, jobs: Sequence[Job], figures: Sequence[Fig
     """Write ``bench-WORK.json`` and ``bench-WORK.svg`` to ``directory``; their paths."""
     directory.mkdir(parents=True, exist_ok=True)
     as_json, as_svg = directory / f"bench-{work}.json", directory / f"bench-{work}.svg"
-    as_json.write_text(json.dumps(document(work, jobs, figures), indent=1) + "\n")
-    as_svg.write_text(picture(work, jobs))
+    found = document(work, jobs, figures)
+    as_json.write_text(json.dumps(found, indent=1) + "\n")
+    as_svg.write_text(plot(found))
     return [as_json, as_svg]
-
-
-_LINE, _LEFT, _WIDTH = 18, 280, 460
-
-
-def picture(work: str, jobs: Sequence[Job]) -> str:
-    """A bar of the median time for every program, as long as its share of the slowest of the job; SVG 1.1."""
-    parts: list[str] = []
-    y = 40
-    for job in jobs:
-        slowest = max(entrant.median("wall") for entrant in job.entrants)
-        parts.append(f'<text x="8" y="{y + 13}" font-weight="bold">{escape(job.name)}</text>')
-        for number, entrant in enumerate(job.entrants):
-            parts.append(_bar(entrant, y, slowest, "#2a6f97" if number == 0 else "#b8b8b8"))
-            y += _LINE
-        y += _LINE // 2
-    head = f'<text x="8" y="22" font-size="15">{escape(work)}: median seconds</text>'
-    size = f'width="{_LEFT + _WIDTH + 90}" height="{y}"'
-    style = 'font-family="sans-serif" font-size="12"'
-    top = f'<svg xmlns="http://www.w3.org/2000/svg" {size} {style}>'
-    return "\n".join([top, '<rect width="100%" height="100%" fill="white"/>', head, *parts, "</svg>", ""])
-
-
-def _bar(entrant: Entrant, y: int, slowest: float, colour: str) -> str:
-    wall = entrant.median("wall")
-    length = max(1, round(_WIDTH * wall / slowest))
-    return (
-        f'<text x="{_LEFT - 8}" y="{y + 13}" text-anchor="end">{escape(entrant.name)}</text>'
-        f'<rect x="{_LEFT}" y="{y + 2}" width="{length}" height="{_LINE - 4}" fill="{colour}"/>'
-        f'<text x="{_LEFT + length + 6}" y="{y + 13}">{wall:.3f}</text>'
-    )

@@ -147,7 +147,7 @@ class Verbs:
 
 
 NAMESPACES_AND_WORKTREES = {
-    *("list", "remove", "status", "worktree list"),
+    *("list", "remove", "status", "worktree list", "du"),
     *("mount", "unmount", "umount", "commit", "worktree remove", "worktree switch"),
     *("history", "history on", "history off"),
 }
