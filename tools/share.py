@@ -1,4 +1,5 @@
-"""What is installed beside the package: man pages, completion, units and examples, by where they go below ``share/``.
+"""What is installed beside the package: man pages, completion, units, examples and schemas of JSON, by where they go
+below ``share/``.
 
 ``python -m tools.share DIRECTORY`` writes what is made from the command line itself. The wheel carries all of it, and
 ``make install`` and the Debian package put the wheel's files where the system looks for them.
@@ -28,6 +29,7 @@ def kept() -> dict[str, Path]:
     found = {f"{UNITS}/{path.name}": path for path in sorted(hooks.iterdir()) if path.suffix in UNIT_KINDS}
     found[f"{EXAMPLES}/policy.toml"] = hooks / "policy.toml"
     found |= {f"{EXAMPLES}/quadlet/{path.name}": path for path in sorted((hooks / "quadlet").iterdir())}
+    found |= {f"{EXAMPLES}/schemas/{path.name}": path for path in sorted((CHECKOUT / "docs/schemas").glob("*.json"))}
     return found
 
 
