@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from stratum.api.naming import ref_or_mountpoint
 from stratum.api.session import Session
-from stratum.errors import NotFoundError, path_text
+from stratum.errors import NotFoundError, UsageError, path_text
 from stratum.frozen import frozen, replace
 
 if TYPE_CHECKING:
@@ -46,15 +46,28 @@ def diff(
 ) -> Iterator[Change]:
     """What changed from ``first`` to ``second``, in all or at ``paths`` and below.
 
+    A path in ``first`` or ``second`` (REF:/PATH, or one below a mountpoint) is one of ``paths``.
+
     A worktree stands for what it shows now. With one argument: a worktree against its last commit (its base where there
     is none), a commit against its parent (against nothing where it has none), a state of a history against the one
     before. With ``keeping``, contents that only a worktree has are stored, and until it is closed no garbage collection
     takes them. ``NotFoundError`` for a path that neither has.
     """
+    from stratum.api.naming import with_paths
     from stratum.api.versions import path_in
     from stratum.tree.diff import diff_trees
     from stratum.tree.model import lookup
 
+    first, inner = with_paths(session, first, [])
+    paths = [*paths, *inner]
+    if second is not None:
+        second, other = with_paths(session, second, [])
+        if inner and other and path_in(inner[0]) != path_in(other[0]):
+            raise UsageError(
+                f"{inner[0]} and {other[0]} are two paths; one path is compared, in both",
+                hint="'stratum restore' brings them out, for diff(1) to compare",
+            )
+        paths = [*paths, *other]
     if keeping is not None:
         keeping.enter_context(session.store.locks.store())
     if second is None:

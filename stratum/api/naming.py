@@ -83,7 +83,7 @@ def with_paths(place: Workplace, text: str, paths: Sequence[str]) -> tuple[str, 
 
 
 def here(place: Workplace) -> str:
-    """The current directory as an argument, where something of Stratum is mounted at or above it. ``UsageError``."""
+    """The ref that is mounted at the current directory, or above it. ``UsageError`` where none is."""
     from pathlib import Path
 
     if place.state.find_mountpoint(Path("."), inside=True) is None:
@@ -91,4 +91,4 @@ def here(place: Workplace) -> str:
             "it is not said what, and nothing of Stratum is mounted at the current directory",
             hint="name a REF, such as NAME or NAME:TAG; 'stratum list' shows what there is",
         )
-    return "."
+    return str(ref_or_mountpoint(place, "."))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from stratum.api.naming import ref_or_mountpoint
 from stratum.api.session import Session
-from stratum.api.unreal import bring, bring_inodes
+from stratum.api.unreal import bring_inodes
 from stratum.api.versions import has_content, path_in, up_to_date
 from stratum.errors import DamagedError, NotFoundError, StratumError, UsageError, path_text
 from stratum.frozen import frozen
@@ -19,14 +19,9 @@ from stratum.tree.model import Directory, File, Inode, Symlink, content_unknown,
 from stratum.tree.unknown import similar_path, unknown_files, without
 
 if TYPE_CHECKING:
-    from typing import TypeGuard
-
     from stratum.store.changes import State
-    from stratum.tree.diff import Change
 
 _PIECE = 1 << 20
-PATCH_MAX = 1 << 20
-"""Bytes of a file that is compared line by line."""
 _LISTED_MAX = 5
 _UNKNOWN = {
     "open": "it was open for writing, and not closed yet",
@@ -179,77 +174,10 @@ def content(
             fd = session.store.objects.open(inode.digest)
     # Without the store's lock: who takes it may take it slowly, and what is open stays.
     try:
-        take(inode, _pieces(inode, fd))
+        take(inode, pieces(inode, fd))
     finally:
         if fd >= 0:
             os.close(fd)
-
-
-def patches(
-    session: Session,
-    first: str,
-    second: str | None = None,
-    paths: Sequence[str] = (),
-    *,
-    progress: Progress | None = None,
-) -> list[tuple[Change, str | None]]:
-    """What changed from ``first`` to ``second``, as ``api.history.diff`` has it, each with the difference of its text
-    in the unified format; None of what is no text, or has no content, or more than ``PATCH_MAX`` bytes.
-
-    What is not here is fetched first. Raises as ``diff`` does.
-    """
-    from stratum.api.history import diff
-
-    with ExitStack() as keeping:
-        changes = list(diff(session, first, second, paths, keeping=keeping))
-        files = [inode for change in changes for inode in (change.old, change.new) if _is_small(inode)]
-        _bring_any(session, files, progress)
-        return [(change, _patch(session, change)) for change in changes]
-
-
-def _is_small(inode: Inode | None) -> TypeGuard[File]:
-    return isinstance(inode, File) and inode.size <= PATCH_MAX and not content_unknown(inode)
-
-
-def _bring_any(session: Session, files: list[File], progress: Progress | None) -> None:
-    """Have the contents here that any commit of the store has a source of."""
-    store = session.store
-    missing = store.residence.missing({file.digest: file.size for file in files if file.digest is not None})
-    if missing:
-        bring(session, [c for c in store.commits.list() if store.sources.is_partial(c)], missing, progress=progress)
-
-
-def _patch(session: Session, change: Change) -> str | None:
-    sides = [inode for inode in (change.old, change.new) if inode is not None]
-    if change.kind == "metadata" or not all(map(_is_small, sides)):
-        return None
-    old, new = (_text(session, inode) for inode in (change.old, change.new))
-    if old is None or new is None:
-        return None
-    from difflib import unified_diff
-
-    name = path_text(change.path)
-    before, after = (f"a{name}" if change.old else "/dev/null"), (f"b{name}" if change.new else "/dev/null")
-    return "".join(
-        line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n"
-        for line in unified_diff(old, new, before, after)
-    )
-
-
-def _text(session: Session, inode: Inode | None) -> list[str] | None:
-    """The lines of a file, none where there is no file; None where it is no text."""
-    if inode is None:
-        return []
-    assert isinstance(inode, File)
-    fd = session.store.objects.open(inode.digest) if inode.digest is not None else -1
-    try:
-        data = b"".join(_pieces(inode, fd))
-    finally:
-        if fd >= 0:
-            os.close(fd)
-    return (
-        None if b"\0" in data else [line.decode("utf-8", "surrogateescape") for line in data.splitlines(keepends=True)]
-    )
 
 
 def kind_of(inode: Inode) -> str:
@@ -271,7 +199,7 @@ def _instead(inode: Inode, text: str, path: bytes) -> str:
     return "only regular files have content"
 
 
-def _pieces(file: File, fd: int) -> Iterator[bytes]:
+def pieces(file: File, fd: int) -> Iterator[bytes]:
     """The content of a file, whose object is open as ``fd``. ``DamagedError`` behind the last piece, where it is not
     what it should be."""
     if file.digest is None:

@@ -1,4 +1,4 @@
-"""``show``, ``diff`` and ``verify``: looking at commits."""
+"""``show`` and ``verify``: looking at commits."""
 
 from __future__ import annotations
 
@@ -9,15 +9,11 @@ import click
 from stratum.cli.app import App, verb
 from stratum.cli.notes import note_uncommitted
 from stratum.cli.output import human_size, safe, safe_lines
-from stratum.cli.reading import inode_json, print_path
+from stratum.cli.reading import print_path
 from stratum.cli.reftype import IN_REF, REF_OR_PATH
-from stratum.errors import one_line
 
 if TYPE_CHECKING:
-    from stratum.tree.diff import Change
     from stratum.tree.digest import InclusionProof
-
-_LETTERS = {"added": "A", "deleted": "D", "modified": "M", "type": "T", "metadata": "m"}
 
 
 @verb(
@@ -72,88 +68,6 @@ def show(app: App, ref: str, path: str | None) -> None:
     if meta.message:
         app.out.line("")
         app.out.line(safe_lines(meta.message))
-
-
-@verb(
-    "diff",
-    examples=[
-        ("What of a worktree is not committed", "stratum diff db+dev"),
-        ("Between two commits", "stratum diff db:v1 db:v2"),
-        ("The lines of one file that differ", "stratum diff -p db:v1 db /etc/db.conf"),
-    ],
-)
-@click.argument("first", metavar="A", type=REF_OR_PATH)
-@click.argument("second", metavar="[B]", required=False, type=REF_OR_PATH)
-@click.argument("paths", metavar="[PATH]...", nargs=-1, type=IN_REF)
-@click.option("--stat", "as_stat", is_flag=True, help="Only the number of changes of each kind and the bytes.")
-@click.option("--name-only", is_flag=True, help="Only the paths.")
-@click.option("-p", "--patch", is_flag=True, help="Also the lines that differ, of files that are text.")
-def diff(
-    app: App, first: str, second: str | None, paths: tuple[str, ...], as_stat: bool, name_only: bool, patch: bool
-) -> None:
-    """Show what changed from A to B, in all or in PATHs and what is below them.
-
-    NAME+WORKTREE, or a path where it is mounted, is what the worktree shows now. With A alone: what of a worktree is
-    not committed yet (it is compared with its last commit), and of a commit what it changed in its parent. For all that
-    a worktree has changed in its base: 'stratum diff BASE NAME+WORKTREE', with the base that 'stratum status' shows.
-
-    NAME+WORKTREE@CHANGE is what the worktree showed after that operation of its history; alone, what that one changed.
-    """
-    from stratum.api.history import diff as run
-
-    note_uncommitted(app, *(ref for ref in (first, second) if ref is not None and "@" not in ref))
-    if patch:
-        _print_patches(app, first, second, paths)
-        return
-    changes = list(run(app.session, first, second, paths))
-    if app.out.json:
-        app.out.object([_change_json(change) for change in changes])
-        return
-    if as_stat:
-        _print_stat(app, changes)
-        return
-    for change in changes:
-        app.out.line(safe(change.path) if name_only else _change_line(change))
-
-
-def _change_line(change: Change) -> str:
-    detail = f"  ({', '.join(change.fields)})" if change.kind == "metadata" else ""
-    return f"{_LETTERS[change.kind]} {safe(change.path)}{detail}"
-
-
-def _print_patches(app: App, first: str, second: str | None, paths: tuple[str, ...]) -> None:
-    from stratum.api.reading import patches
-    from stratum.cli.progress import progress_bar
-
-    with progress_bar(app.out, "fetching", late=True) as advance:
-        found = patches(app.session, first, second, paths, progress=advance)
-    if app.out.json:
-        app.out.object([{**_change_json(change), "patch": text} for change, text in found])
-        return
-    for change, text in found:
-        app.out.line(_change_line(change))
-        for line in text.removesuffix("\n").split("\n") if text else ():
-            app.out.line("\t".join(map(one_line, line.split("\t"))))
-
-
-def _print_stat(app: App, changes: list[Change]) -> None:
-    counts = dict.fromkeys(_LETTERS, 0)
-    for change in changes:
-        counts[change.kind] += 1
-    total = sum(change.size_change for change in changes)
-    names = {"type": "changed type", "metadata": "metadata only"}
-    app.out.line(", ".join(f"{count} {names.get(kind, kind)}" for kind, count in counts.items()))
-    app.out.line(f"{'+' if total >= 0 else '-'}{human_size(abs(total))}")
-
-
-def _change_json(change: Change) -> dict[str, Any]:
-    return {
-        "path": safe(change.path),
-        "kind": change.kind,
-        "fields": list(change.fields),
-        "old": None if change.old is None else inode_json(change.old),
-        "new": None if change.new is None else inode_json(change.new),
-    }
 
 
 @verb(

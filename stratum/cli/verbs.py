@@ -25,7 +25,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     "Look at commits and files": {
         "log": ("stratum.cli.log:log", "Show a commit and those that it was made from."),
         "show": ("stratum.cli.history:show", "Show a commit, or a path in one."),
-        "diff": ("stratum.cli.history:diff", "Show what changed."),
+        "diff": ("stratum.cli.diffing:diff", "Show what changed."),
         "ls": ("stratum.cli.finding:ls", "List what is in a directory of a commit."),
         "cat": ("stratum.cli.reading:cat", "Print a file of a commit or of an earlier state."),
         "find": ("stratum.cli.finding:find", "Find paths in a commit, or in its history."),
