@@ -214,7 +214,7 @@ BAD = [
     (("show", "app+dev@5", "nope"), 3, "app+dev@5 has no /nope", ""),
     (("cat", "app+dev@9", "app.conf"), 3, "has no /app.conf", "CHANGE 5"),
     (("cat", "app+dev@2", "new"), 3, "has no /new", "CHANGE 3"),
-    (("cat", "app+dev@2", "d"), 2, "is a directory", "stratum show"),
+    (("cat", "app+dev@2", "d"), 2, "is a directory", "stratum ls"),
     (("cat", "app+dev@8", "e/log"), 1, "open for writing", ""),
     (("restore", "app+dev", "e/log", "7", "--to", "."), 1, "open for writing", ""),
     (("restore", "app+dev", "app.conf", "77"), 3, "no CHANGE 77", "1 to 9"),
