@@ -5,8 +5,9 @@ of the bits of its users, and objects with one set are counted together: whateve
 answered by the sets, of which there are few.
 
 Dumps of large trees are zstd frames that other dumps have too (``store.frames``). Each frame is unpacked once, however
-many commits have it, and nothing of it is kept but its objects' sets, so this takes about 200 bytes of memory for an
-object, and time for an object rather than for a line of each dump. Dumps are not compared with their commit's name
+many commits have it, and taken apart into **stretches** of lines, about a directory each, of which dumps that differ in
+little have most in common. Each stretch is read once, so this takes time for what differs rather than for each line of
+each dump, and about 200 bytes of memory for an object. Dumps are not compared with their commit's name
 here: what is damaged counts wrongly, and ``fsck`` tells of it.
 
 Whoever calls this holds the store's lock, shared, so that nothing is collected meanwhile.
@@ -17,18 +18,21 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from hashlib import blake2b
 from typing import TYPE_CHECKING, NamedTuple
 
 from stratum.errors import DamagedError, NotFoundError
 from stratum.store.frames import frame_end, unpacked
 from stratum.tree.blocks import LINE_MAX
-from stratum.tree.contents import named_objects
+from stratum.tree.contents import named_digests, named_objects
 
 if TYPE_CHECKING:
     from stratum.store.store import Store
 
-_KEY = 16
-"""Bytes of a digest that tell objects apart here."""
+_DIGITS = 24
+"""Hex digits of a digest that tell objects apart here."""
+_CUT = b" 0 4"
+"""What a directory's line has behind its path (its size, its mode). A stretch begins with a line that has it."""
 _NOT_HERE = -1
 _SIZE_MAX = (1 << 63) - 1
 
@@ -135,19 +139,30 @@ class _Frame:
         self.whole = False
 
 
+class _Stretch:
+    """The ``numbers`` of the objects in some lines, and the set of who has these lines."""
+
+    __slots__ = ("mask", "numbers")
+
+    def __init__(self, numbers: array[int]) -> None:
+        self.mask = 0
+        self.numbers = numbers
+
+
 class _Measuring:
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._index: dict[bytes, int] = {}
+        self._index: dict[str, int] = {}
         self._disk, self._size = array("q"), array("q")
         for digest, disk, size in store.objects.weights():
-            self._index[digest[:_KEY]] = len(self._disk)
+            self._index[_key(digest)] = len(self._disk)
             self._disk.append(disk)
             self._size.append(size)
         self._set_of = array("L", bytes(array("L").itemsize * len(self._disk)))
         self._masks = [0]
         self._numbers = {0: 0}
         self._frames: dict[bytes, _Frame] = {}
+        self._stretches: dict[bytes, _Stretch] = {}
         self._dumps: dict[str, tuple[int, list[_Frame]]] = {}
         self.damaged: dict[object, str] = {}
 
@@ -161,8 +176,6 @@ class _Measuring:
 
     def find_frames(self, commit: str, mask: int) -> None:
         """Note which frames the commit's dump is made of."""
-        from hashlib import blake2b
-
         frames: list[_Frame] = []
         with self._told(commit):
             data = self._store.commits.stored_dump(commit)
@@ -189,7 +202,9 @@ class _Measuring:
                 self._read_frame(frame, memoryview(data)[start:end])
         for commit, (mask, frames) in self._dumps.items():
             with self._told(commit):
-                self._add_lines(b"".join(_across(frames)), mask)
+                self._add(self._objects_in(b"".join(_across(frames))), mask)
+        for stretch in self._stretches.values():
+            self._add(stretch.numbers, stretch.mask)
 
     def _read_frame(self, frame: _Frame, data: memoryview) -> None:
         rest, first = b"", True
@@ -205,26 +220,50 @@ class _Measuring:
             if first:
                 start, first = piece.find(b"\n") + 1, False
                 frame.head = piece[:start]
-            self._add_lines(piece[start:cut], frame.mask)
+            self._add_stretches(piece[start:cut], frame.mask)
         frame.tail, frame.whole = rest, first
 
-    def _add_lines(self, lines: bytes, mask: int) -> None:
-        """Add the users in ``mask`` to the objects of some lines."""
-        numbers = []
-        for size, digest in named_objects(lines.decode("latin-1")):
-            key = bytes.fromhex(digest[: 2 * _KEY])
-            number = self._index.get(key)
+    def _add_stretches(self, lines: bytes, mask: int) -> None:
+        """Have the users in ``mask`` need the objects of some lines, once all frames are read."""
+        start = at = 0
+        while start < len(lines):
+            at = lines.find(_CUT, max(at, start) + len(_CUT))
+            cut = lines.rfind(b"\n", start, at) + 1 if at >= 0 else len(lines)
+            if cut <= start:  # the line that it begins with, or one with this twice
+                continue
+            stretch = lines[start:cut]
+            key = blake2b(stretch, digest_size=16).digest()
+            found = self._stretches.get(key)
+            if found is None:
+                found = self._stretches[key] = _Stretch(self._objects_in(stretch))
+            found.mask |= mask
+            start = cut
+
+    def _objects_in(self, lines: bytes) -> array[int]:
+        """The numbers of the objects of some lines; those that are not here get one too."""
+        text, numbers = lines.decode("latin-1"), array("L")
+        for digest in named_digests(text):
+            number = self._index.get(digest[:_DIGITS])
             if number is None:
-                number = self._index[key] = len(self._disk)
+                self._add_missing(text)
+                number = self._index.get(digest[:_DIGITS])
+            if number is not None:  # else it was no line of a dump
+                numbers.append(number)
+        return numbers
+
+    def _add_missing(self, lines: str) -> None:
+        """Give the objects of some lines that are not here their numbers."""
+        for size, digest in named_objects(lines):
+            key = digest[:_DIGITS]
+            if key not in self._index:
+                self._index[key] = len(self._disk)
                 self._disk.append(_NOT_HERE)
                 self._size.append(min(int(size), _SIZE_MAX))
                 self._set_of.append(0)
-            numbers.append(number)
-        self._add(numbers, mask)
 
     def add_digests(self, digests: Iterable[bytes], mask: int) -> None:
         """Add the users in ``mask`` to these objects. What is not here, of what only a history names, is forgotten."""
-        numbers = (self._index.get(digest[:_KEY]) for digest in digests)
+        numbers = (self._index.get(_key(digest)) for digest in digests)
         self._add((number for number in numbers if number is not None), mask)
 
     def _add(self, numbers: Iterable[int], mask: int) -> None:
@@ -245,7 +284,7 @@ class _Measuring:
 
     def users_of(self, digest: bytes) -> int:
         """The set of users of an object."""
-        number = self._index.get(digest[:_KEY])
+        number = self._index.get(_key(digest))
         return 0 if number is None else self._masks[self._set_of[number]]
 
     def amounts(self) -> dict[int, Amount]:
@@ -261,6 +300,10 @@ class _Measuring:
                 sums[1] += disk
                 sums[2] += size
         return {mask: Amount(*sums) for mask, sums in zip(self._masks, here, strict=True) if any(sums)}
+
+
+def _key(digest: bytes) -> str:
+    return digest[: _DIGITS // 2].hex()
 
 
 def _across(frames: list[_Frame]) -> Iterator[bytes]:

@@ -12,6 +12,8 @@ _PATH, _SIZE, _MODE, _PAYLOAD, _DIGEST, _COLUMNS = 0, 1, 2, 8, 10, 11
 """Columns of a line (``tree.dump``), and how many every line has."""
 
 _LINK_MARK = b"@"
+_OBJECT = re.compile(r" - ([0-9a-f]{64})(?![^ \n])")
+"""Of a line: no content, and a digest. Nothing else in a line has a column that is just "-" and such a one next."""
 _OBJECT_LINE = re.compile(r"^[^ \n]+ ([0-9]{1,19}) [0-7]+ (?:[^ \n]+ ){7}([0-9a-f]{64})(?=[ \n]|\Z)", re.MULTILINE)
 _SHOWN_MAX = 200
 
@@ -35,9 +37,14 @@ def object_lines(dump: Blocks) -> Iterator[tuple[bytes, int, bytes]]:
         yield digest, size, fields[_PATH]
 
 
+def named_digests(lines: str) -> list[str]:
+    """The digest, in hex, of each of some lines of a dump that has its content in an object: several times faster than
+    ``object_lines``. What is no line of a dump may be passed over or not."""
+    return _OBJECT.findall(lines)
+
+
 def named_objects(lines: str) -> list[tuple[str, str]]:
-    """(size, digest in hex) of each of some lines that has its content in an object, several times faster than
-    ``object_lines``. What is no line of a dump is passed over."""
+    """The same with sizes: (size, digest). What is no line of a dump is passed over."""
     return _OBJECT_LINE.findall(lines)
 
 

@@ -45,7 +45,7 @@ from stratum.store.tables import read_tables, write_tables
 from stratum.sys.fanotify import parse_closes, parse_names
 from stratum.transfer.artifact import read_manifest
 from stratum.transfer.packs import compress, read_index
-from stratum.tree.contents import named_objects, objects_of
+from stratum.tree.contents import named_digests, named_objects, objects_of
 from stratum.tree.dump import read_dump, write_dump
 from stratum.tree.ignore import Rules, lines_of, parse_patterns
 from stratum.tree.lazy import LazyDump
@@ -196,6 +196,7 @@ PARSERS: dict[str, tuple[Callable[[bytes], object], bytes]] = {
     "pack-index": (lambda data: read_index(compress(data), 3000, "a pack"), PACK_INDEX),
     "tree-objects": (objects_of, DUMP),
     "named-objects": (lambda data: named_objects(data.decode("latin-1")), DUMP),
+    "named-digests": (lambda data: named_digests(data.decode("latin-1")), DUMP),
     "runs": (read_run, b'{"freed": 4096, "commits": 1, "time": 1700000000}'),
     "lazy-dump": (lambda data: write_dump(LazyDump(data).root()), DUMP),
     "tar": (read_whole_tar, TAR),

@@ -17,7 +17,7 @@ from stratum.store.retention import Retention
 from stratum.store.roots import find_roots
 from stratum.store.sharing import Amount, Sharing, measure
 from stratum.sys.usage import usage_of
-from stratum.tree.contents import named_objects, objects_of
+from stratum.tree.contents import named_digests, named_objects, objects_of
 from stratum.tree.model import Directory, File
 from tests.support.stores import commit, directory, file, partial_commit
 
@@ -124,6 +124,7 @@ def test_lines_of_a_dump_that_name_objects(store: Store) -> None:
     dump = store.commits.dump(commit(store, {b"with space": b"a" * 500, b"inline": b"b", b"c": b"c" * 600}))
     text = b"".join(dump).decode()
     assert {bytes.fromhex(digest): int(size) for size, digest in named_objects(text)} == objects_of(dump)
+    assert set(map(bytes.fromhex, named_digests(text))) == objects_of(dump).keys()
     assert named_objects("no line of a dump\n/a 5 @120000 1 0 0 0 0.0 /b - " + "a" * 64 + "\n") == []
 
 
