@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Protocol
 
-Progress = Callable[[int, int | None], None]
-"""Called with what is done so far and the total, None while it is not known: bytes, or entries of a tree."""
+
+class Progress(Protocol):
+    """Called again and again, with numbers that do not go down."""
+
+    def __call__(self, done: int, total: int | None, /, files: int | None = None) -> None:
+        """``done`` of ``total`` bytes, None while that is not known or guessed; in so many ``files``, where that says
+        something."""

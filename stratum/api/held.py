@@ -466,7 +466,7 @@ def _read(place: Workplace, tx: Transaction | None, base: Directory, upperdir: P
 
     if tx is None:
         return worktree.hash_upperdir(place.store.objects, base, upperdir, warn)
-    return worktree.store_upperdir(tx, place.store.objects, base, upperdir, warn)
+    return worktree.store_upperdir(tx, place.store.objects, base, upperdir, warn, place.progress)
 
 
 @contextmanager

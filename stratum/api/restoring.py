@@ -23,6 +23,7 @@ from stratum.store.holders import Host, NamedVolume
 from stratum.tree.model import Directory, Inode
 
 if TYPE_CHECKING:
+    from stratum.ingest.restore import Rules, Told
     from stratum.mount.record import Record
 
 
@@ -48,6 +49,7 @@ def restore(
     setuid: bool = False,
     offline: bool = False,
     progress: Progress | None = None,
+    writing: Progress | None = None,
 ) -> Restored:
     """Bring ``paths`` of what ``source`` shows back.
 
@@ -60,7 +62,8 @@ def restore(
     filled, and what else is in it stays. In a directory, ``devices`` asks for device nodes, and ``setuid`` for what
     makes a program run as somebody else (``ingest.restore.Rules``).
 
-    What is not here is fetched first (``api.unreal``), with ``offline`` it is an error. Raises as ``found_in`` does,
+    What is not here is fetched first (``api.unreal``), with ``offline`` it is an error. ``progress`` is told how far
+    that is, ``writing`` what is written then. Raises as ``found_in`` does,
     before anything is written.
     """
     with found_in(session, source, paths) as items:
@@ -68,11 +71,14 @@ def restore(
         commits, inodes = {item.commit for item in items}, [item.inode for item in items]
         bring_inodes(session, commits, inodes, offline=offline, progress=progress)
         found = [(os.fsdecode(item.path.strip(b"/")), item.inode) for item in items]
+        from stratum.ingest.restore import Rules
+
+        told = _telling(inodes, writing) if writing is not None else None
         if target is None:
             assert to is not None
-            done = _to_directory(session, found, to, force, devices, setuid)
+            done = _to_directory(session, found, to, Rules(force, devices, setuid), told)
         else:
-            done = _to_worktree(session, found, target)
+            done = _to_worktree(session, found, target, told)
         left_out = [path for item in items for path in item.left_out]
         warnings = [warning_of(left_out, "what was restored")] if left_out else []
         return Restored(done.places, done.worktree, warnings + done.warnings, source)
@@ -122,21 +128,36 @@ def _worktree_target(session: Session, to: str | None, source: str) -> Ref | Non
     return ref
 
 
+def _telling(inodes: list[Inode], writing: Progress) -> Told:
+    """What a restore of ``inodes`` calls, to have ``writing`` told of all that there is, too."""
+    from stratum.tree.model import File, walk
+
+    below = (walk(inode) if isinstance(inode, Directory) else ((b"", inode),) for inode in inodes)
+    sizes = {id(inode): inode.size for entries in below for _, inode in entries if isinstance(inode, File)}
+    total, done, files = sum(sizes.values()), 0, 0
+
+    def told(size: int, ends: bool) -> None:
+        nonlocal done, files
+        done, files = done + size, files + ends
+        writing(done, total, files=files)
+
+    return told
+
+
 def _to_directory(
-    session: Session, found: list[tuple[str, Inode]], to: str, force: bool, devices: bool, setuid: bool
+    session: Session, found: list[tuple[str, Inode]], to: str, rules: Rules, told: Told | None
 ) -> Restored:
-    from stratum.ingest.restore import Rules, is_device, restore_below
+    from stratum.ingest.restore import is_device, restore_below
 
     places, warnings = [], []
     # Links on the way to it are the user's choice; below it none is followed, whatever others do there meanwhile.
     with _opened(to) as root:
         for path, inode in found:
-            if is_device(inode) and not devices:
+            if is_device(inode) and not rules.devices:
                 raise StratumError(f"{path} is a device node", hint="make device nodes with --devices")
         for path, inode in found:
             name = os.path.basename(path)
-            rules = Rules(force, devices, setuid)
-            warnings += restore_below(session.store.objects, inode, root, Path(to), os.fsencode(name), rules)
+            warnings += restore_below(session.store.objects, inode, root, Path(to), os.fsencode(name), rules, told)
             places.append(os.path.join(to, name) if name else to)
     return Restored(places, None, warnings)
 
@@ -156,7 +177,7 @@ def _opened(path: str) -> Iterator[int]:
         os.close(fd)
 
 
-def _to_worktree(session: Session, found: list[tuple[str, Inode]], ref: Ref) -> Restored:
+def _to_worktree(session: Session, found: list[tuple[str, Inode]], ref: Ref, told: Told | None) -> Restored:
     from stratum.ingest.restore import Rules, restore_below
 
     places = [path or "/" for path, _ in found]
@@ -169,7 +190,7 @@ def _to_worktree(session: Session, found: list[tuple[str, Inode]], ref: Ref) -> 
             rules, shown = Rules(overwrite=True), Path(record.mountpoint)
             warnings = []
             for path, inode in found:
-                warnings += restore_below(session.store.objects, inode, root, shown, os.fsencode(path), rules)
+                warnings += restore_below(session.store.objects, inode, root, shown, os.fsencode(path), rules, told)
         return Restored(places, str(held), warnings)
 
 

@@ -64,13 +64,13 @@ def verify(
     files = {digest: found for digest, found in files.items() if digest not in unreal}
     total = sum(size for _, size in files.values())
     done = 0
-    for digest, (where, size) in files.items():
+    for number, (digest, (where, size)) in enumerate(files.items(), 1):
         if not _verify_object(store, commit, digest, where, size):
             unreal[digest] = size
             continue
         done += size
         if progress is not None:
-            progress(done, total)
+            progress(done, total, files=number)
     return Verified(commit, len(files.keys() - unreal.keys()), done, (len(unreal), sum(unreal.values())))
 
 

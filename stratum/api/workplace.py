@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from stratum.config import Config
     from stratum.mount.plan import Gate
     from stratum.mount.state import State
+    from stratum.progress import Progress
     from stratum.store import Store
 
 
@@ -23,6 +24,8 @@ class Workplace:
         self.config = config
         self.tell: Callable[[str], None] = _nobody
         """Gets what did not work and keeps nobody from going on; for who talks with people to set."""
+        self.progress: Progress | None = None
+        """Is told how far the commit of a worktree is; for who talks with people to set."""
         self.starts_watchers = True
         """Whether who watches the store is started where it is needed, or by others."""
         self._store: Store | None = None

@@ -180,7 +180,10 @@ def commit(app: App, target: str, tag: str | None, force: bool, no_pause: bool, 
     be paused, nothing is committed. What is mounted on the host is not held still: files that programs change meanwhile
     may be of different moments. A TAG that exists is an error unless --force moves it.
     """
-    with app.session.hold(target, create=True) as held:
+    from stratum.cli.progress import progress_bar
+
+    with app.session.hold(target, create=True) as held, progress_bar(app.out, "committing", late=True) as advance:
+        app.session.progress = advance
         done = held.commit(tag=tag, force=force, message=message, pause=not no_pause)
     for warning in done.warnings:
         app.out.warn(warning)

@@ -9,7 +9,7 @@ import click
 from stratum.cli.app import App, verb
 from stratum.cli.notes import note_uncommitted
 from stratum.cli.output import safe
-from stratum.cli.progress import progress_bar
+from stratum.cli.progress import progress_bars
 from stratum.cli.reftype import PATHS_AND_CHANGE, REF_OR_PATH, WORKTREE_OR_PATH
 from stratum.errors import UsageError
 
@@ -71,8 +71,8 @@ def restore(
     if "@" not in ref:
         note_uncommitted(app, ref)
     options = {"force": force, "devices": devices, "setuid": setuid, "offline": offline}
-    with progress_bar(app.out, "fetching", late=True) as advance:
-        done = run(app.session, ref, given, to, progress=advance, **options)
+    with progress_bars(app.out, "fetching", "restoring", late=True) as (fetching, writing):
+        done = run(app.session, ref, given, to, progress=fetching, writing=writing, **options)
     for warning in done.warnings:
         app.out.warn(warning)
     if app.out.json:

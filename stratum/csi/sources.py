@@ -161,7 +161,7 @@ def pull(
     # Another pod's secrets may not join a pull that was let in with these.
     task = Task(f"pull of {target}", (name, asker.proof(), *(("lazy",) if lazy else ())), asker.lane, asker.namespace)
 
-    def check_wanted(_done: int, _total: int | None) -> None:
+    def check_wanted(_done: int, _total: int | None, /, files: int | None = None) -> None:
         driver.jobs.check_wanted(task)
 
     def work() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 from stratum.composefs.verity import VerityHasher
 from stratum.sys.atomic import write_all
@@ -11,11 +12,14 @@ from stratum.sys.holes import next_data
 CHUNK = 1 << 20
 
 
-def copy_hashed(source: int, target: int | None, size: int, *, sparse: bool) -> tuple[bytes, int]:
+def copy_hashed(
+    source: int, target: int | None, size: int, *, sparse: bool, told: Callable[[int], None] | None = None
+) -> tuple[bytes, int]:
     """Copy ``size`` bytes from the start of ``source`` to ``target`` (None: only hash); (fs-verity digest, bytes read).
 
     The digest is of exactly the bytes written. Fewer bytes are read where the file ends early. With ``sparse`` the
-    holes of the source are not read and become holes of the target, a new and empty file. Raises ``SourceError`` for
+    holes of the source are not read and become holes of the target, a new and empty file. ``told`` is called with the
+    bytes of each piece, holes too. Raises ``SourceError`` for
     what goes wrong with the source and ``OSError`` for the target.
     """
     hasher = VerityHasher()
@@ -25,6 +29,8 @@ def copy_hashed(source: int, target: int | None, size: int, *, sparse: bool) -> 
         start, end = _next_data(source, offset, size) if sparse else (0, size)
         if start > offset:
             hasher.update_zeros(start - offset)
+            if told is not None:
+                told(start - offset)
             offset = start
         while offset < end:
             done = _read(source, memoryview(buffer)[: end - offset], offset)
@@ -36,6 +42,8 @@ def copy_hashed(source: int, target: int | None, size: int, *, sparse: bool) -> 
                 os.lseek(target, offset, os.SEEK_SET)
                 write_all(target, piece)
             offset += done
+            if told is not None:
+                told(done)
     return _finish(hasher, target, offset)
 
 

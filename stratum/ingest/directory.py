@@ -22,6 +22,7 @@ import stat
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from stratum.errors import ConflictError, NotFoundError, StratumError, UsageError, os_error_text
@@ -81,11 +82,13 @@ def import_directory(
     try:
         source = os.fsencode(os.path.realpath(path))
         found = StatCache.load(store.objects, source) if cache else None
-        reading = (lambda done: progress(done, None)) if progress is not None else None
         selection = Selection(excludes, os.fstat(root).st_dev, left_out)
         journal, dead = Journal(tx.directory), Journalled(tx.dead)
         failed = Unreadable(source, os.fstat(root).st_dev).error
-        with FileReader(tx, store.objects, jobs=jobs, progress=reading, journal=journal, failed=failed) as reader:
+        with (
+            _telling(root, excludes, found, progress) as reading,
+            FileReader(tx, store.objects, jobs=jobs, progress=reading, journal=journal, failed=failed) as reader,
+        ):
             walk = _Walk(reader, found, dead, listing, selection, _identity(os.stat(store.root)), devices, failed)
             tree = walk.run(root, source)
             reader.finish()
@@ -96,6 +99,25 @@ def import_directory(
             return tree, walk.warnings + reader.warnings
     finally:
         os.close(root)
+
+
+@contextmanager
+def _telling(
+    root: int, excludes: Excludes, cache: StatCache | None, progress: Progress | None
+) -> Iterator[Callable[[int, int], None] | None]:
+    """What the reader calls, to have ``progress`` told of all that there is, too: as much as the last time or, where
+    that is not known, what a process counts meanwhile."""
+    if progress is None:
+        yield None
+        return
+    before = cache.size if cache is not None else 0
+    if before:
+        yield lambda size, files: progress(size, before, files=files)
+        return
+    from stratum.ingest.counting import Counting
+
+    with Counting(root, excludes) as counting:
+        yield lambda size, files: progress(size, counting.look(), files=files)
 
 
 def import_opened(
@@ -293,6 +315,7 @@ class _Walk:
         if found is not None:
             self._hits += 1
             node.xattrs, node.digest, node.content = found
+            self._reader.pass_over(info.st_size)
         else:
             candidate = self._cache.candidate(info) if self._cache is not None else None
             before = self._journalled.find(signature(info)) if self._journalled else None

@@ -73,9 +73,9 @@ class _Group:
 class FileReader:
     """Fills ``File`` nodes with the content of source files, staged in ``tx``.
 
-    ``jobs`` is the number of worker processes; 1 reads everything in this one. ``progress`` is called with the number
-    of files read so far. ``journal`` is told what was read. ``failed`` makes the error for a path that cannot be read.
-    ``warnings`` collects one line for each file that kept
+    ``jobs`` is the number of worker processes; 1 reads everything in this one. ``progress`` is called with the bytes of
+    the files so far and their number; ``pass_over`` adds what need not be read. ``journal`` is told what was read.
+    ``failed`` makes the error for a path that cannot be read. ``warnings`` collects one line for each file that kept
     changing or was gone; ``unlike_listed`` the ``id`` of every node whose file was not as listed. A context manager:
     leaving it ends the workers.
     """
@@ -86,7 +86,7 @@ class FileReader:
         objects: Objects,
         *,
         jobs: int = 1,
-        progress: Callable[[int], None] | None = None,
+        progress: Callable[[int, int], None] | None = None,
         journal: Journal | None = None,
         failed: Callable[[OSError, str], StratumError] | None = None,
     ) -> None:
@@ -103,7 +103,8 @@ class FileReader:
         self._batch = Batch([], [], [])
         self._files = 0
         self._bytes = 0
-        self._done = 0
+        self._done = self._size = 0
+        self._passed_over = 0
 
     def read(
         self,
@@ -137,6 +138,13 @@ class FileReader:
                 or len(self._batch.directories) >= MAX_DESCRIPTORS
             ):
                 self._dispatch()
+
+    def pass_over(self, size: int) -> None:
+        """Count a file of so many bytes that is known already."""
+        self._passed_over += 1
+        self._size += size
+        if self._passed_over % BATCH_FILES == 0:
+            self._tell()
 
     def finish(self) -> None:
         """Wait until everything is read."""
@@ -193,10 +201,15 @@ class FileReader:
             for group, results in zip(batch.tag, answer[1], strict=True):
                 self._fill(group, results)
                 self._done += len(results)
+                self._size += sum(result[0] for result in results if result is not None)
             if self._journal is not None:
                 self._journal.flush()
-        if answers and self._progress is not None:
-            self._progress(self._done)
+        if answers:
+            self._tell()
+
+    def _tell(self) -> None:
+        if self._progress is not None:
+            self._progress(self._size, self._done + self._passed_over)
 
     def _fill(self, group: _Group, results: list[FileRead | None]) -> None:
         stage = self._tx.stage

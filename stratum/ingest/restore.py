@@ -21,7 +21,7 @@ import fcntl
 import os
 import re
 import stat
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -52,6 +52,9 @@ _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _HANDLE = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _TEMPORARY = b".stratum-restore-"
 _LEFTOVER = re.compile(re.escape(_TEMPORARY) + rb"[0-9a-f]{16}")
+Told = Callable[[int, bool], None]
+"""Is called with the bytes of a piece, and whether it ends a file."""
+
 _Target = int | str
 """A file by descriptor, or by the ``/proc`` path of one that cannot be read or written (a symbolic link, a device)."""
 
@@ -88,9 +91,12 @@ def restore(objects: Objects, inode: Inode, target: Path, *, overwrite: bool = F
     return _put(objects, inode, parent, path, Rules(overwrite))
 
 
-def restore_below(objects: Objects, inode: Inode, root: int, shown: Path, path: bytes, rules: Rules) -> list[str]:
+def restore_below(
+    objects: Objects, inode: Inode, root: int, shown: Path, path: bytes, rules: Rules, told: Told | None = None
+) -> list[str]:
     """As ``restore``, to ``path`` in the open directory ``root`` (called ``shown``), by no symbolic link from there on:
-    whoever writes there cannot lead it elsewhere. The empty path is ``root`` itself.
+    whoever writes there cannot lead it elsewhere. The empty path is ``root`` itself. ``told`` is called with the
+    bytes of each piece that is written or there already, and whether it ends a file.
 
     ``NotFoundError`` where the directory that ``path`` is in is missing, or is none.
     """
@@ -98,9 +104,9 @@ def restore_below(objects: Objects, inode: Inode, root: int, shown: Path, path: 
     where = b"/".join([os.fsencode(shown), *names])
     parent = _open_below(root, shown, names[:-1])
     if not isinstance(inode, Directory):
-        return _put(objects, inode, parent, where, rules)
+        return _put(objects, inode, parent, where, rules, told)
     if not names:
-        return _fill(objects, inode, parent, where, rules)
+        return _fill(objects, inode, parent, where, rules, told)
     try:
         with _writing(where):
             with suppress(FileExistsError):
@@ -111,7 +117,7 @@ def restore_below(objects: Objects, inode: Inode, root: int, shown: Path, path: 
                 raise FileExistsError from None
     finally:
         os.close(parent)
-    return _fill(objects, inode, top, where, rules)
+    return _fill(objects, inode, top, where, rules, told)
 
 
 def _open_below(root: int, place: Path, names: list[bytes]) -> int:
@@ -127,19 +133,21 @@ def _open_below(root: int, place: Path, names: list[bytes]) -> int:
         raise StratumError(f"cannot open {shown}: {os_error_text(exc)}") from None
 
 
-def _fill(objects: Objects, tree: Directory, root: int, path: bytes, rules: Rules) -> list[str]:
+def _fill(
+    objects: Objects, tree: Directory, root: int, path: bytes, rules: Rules, told: Told | None = None
+) -> list[str]:
     """Restore ``tree`` into the open directory ``root``, which is called ``path`` and closed here."""
     with DirectoryStack(root) as stack:
-        restorer = _Restorer(objects, rules, _alone_in(root))
+        restorer = _Restorer(objects, rules, _alone_in(root), told)
         restorer.directory(stack, tree, path.rstrip(b"/"))
     return restorer.warnings()
 
 
-def _put(objects: Objects, inode: Inode, parent: int, path: bytes, rules: Rules) -> list[str]:
+def _put(objects: Objects, inode: Inode, parent: int, path: bytes, rules: Rules, told: Told | None = None) -> list[str]:
     """Restore ``inode``, no directory, as ``path``, in the open directory ``parent``, which is closed here."""
     directory, _, name = path.rpartition(b"/")
     try:
-        restorer = _Restorer(objects, rules, _alone_in(parent))
+        restorer = _Restorer(objects, rules, _alone_in(parent), told)
         restorer.clean(parent, (name,))
         restorer.entry(parent, name, inode, directory, fresh=False)
     finally:
@@ -174,14 +182,19 @@ def _writing(path: bytes) -> Iterator[None]:
         raise StratumError(f"cannot write {os.fsdecode(path)}: {os_error_text(exc)}") from None
 
 
+def _nobody(_size: int, _ends: bool) -> None:
+    pass
+
+
 class _Restorer:
     """Writes inodes; remembers where hard-linked ones went and what could not be done.
 
     ``alone``: nobody else restores to the same place now.
     """
 
-    def __init__(self, objects: Objects, rules: Rules, alone: bool) -> None:
+    def __init__(self, objects: Objects, rules: Rules, alone: bool, told: Told | None) -> None:
         self._objects = objects
+        self._told = told or _nobody
         self._rules = rules
         self._alone = alone
         self._root = os.geteuid() == 0
@@ -316,6 +329,7 @@ class _Restorer:
             return 0
         with _writing(where):
             if not (fresh or self._rules.overwrite) and (number := self._found(directory, name, inode, where)):
+                self._told(getattr(inode, "size", 0), True)
                 return number
             try:
                 handle, made_as = self._make(directory, inode, where)
@@ -401,13 +415,19 @@ class _Restorer:
             raise
         return handle, made_as
 
+    def _told_piece(self, size: int) -> None:
+        self._told(size, False)
+
     def _content(self, handle: int, file: File, where: bytes) -> None:
         if file.digest is None:
             write_all(handle, file.content or b"")
+            self._told(file.size, True)
             return
         source = self._objects.open(file.digest)
         try:
-            digest, size = copy_hashed(source, handle, file.size, sparse=is_sparse(os.fstat(source)))
+            sparse = is_sparse(os.fstat(source))
+            digest, size = copy_hashed(source, handle, file.size, sparse=sparse, told=self._told_piece)
+            self._told(0, True)
         except SourceError as exc:
             raise StratumError(
                 f"cannot read object {file.digest.hex()}: {os_error_text(exc.error)}",

@@ -115,6 +115,12 @@ class StatCache:
     def __len__(self) -> int:
         return self._count
 
+    @property
+    def size(self) -> int:
+        """The bytes of the files that are known and have objects."""
+        known = (record for records in self._records.values() for record in records.values())
+        return sum(record[2] for record in known if record[5] != _NO_DIGEST)
+
     def save(self, entries: Iterable[tuple[Signature, Found]]) -> None:
         """Replace the cache by ``entries``. Failing to is no error: the next import is slower."""
         writer = _Writer()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from stratum.ingest.reader import FileReader, Pending, source_error
 from stratum.ingest.remembered import REMEMBERED_MIN, RememberingReader
@@ -14,15 +15,26 @@ from stratum.store.objects import Objects
 from stratum.store.transaction import Transaction
 from stratum.tree.model import INLINE_MAX, Directory, File, lookup
 
+if TYPE_CHECKING:
+    from stratum.progress import Progress
 
-def store_upperdir(tx: Transaction, objects: Objects, base: Directory, upperdir: Path, warn: Warn) -> Directory:
+
+def store_upperdir(
+    tx: Transaction,
+    objects: Objects,
+    base: Directory,
+    upperdir: Path,
+    warn: Warn,
+    progress: Progress | None = None,
+) -> Directory:
     """Read ``upperdir`` over ``base`` (``ingest.upperdir.read_upperdir``), staging every file's content in ``tx``, but
     for large files that are in the store and did not change since (``ingest.remembered``).
 
     Where there is much to read, a worker process does it for each CPU that this process may use. Raises what reading
     raises, and ``StratumError`` in the kernel's words where the store cannot be written.
     """
-    with FileReader(tx, objects, jobs=len(os.sched_getaffinity(0))) as reader:
+    told = (lambda size, files: progress(size, None, files=files)) if progress is not None else None
+    with FileReader(tx, objects, jobs=len(os.sched_getaffinity(0)), progress=told) as reader:
         remembering = RememberingReader(reader, objects, upperdir)
         root = read_upperdir(base, upperdir, remembering, warn=warn)
         remembering.remember(reader.unlike_listed)

@@ -60,7 +60,8 @@ class Checked:
 def check(store: Store, *, read_data: bool = True, progress: Progress | None = None) -> Checked:
     """Check everything; with ``read_data`` also every byte of objects and images. Changes nothing.
 
-    ``progress`` is told the bytes of objects that were read. Raises only what keeps the store from being read at all.
+    ``progress`` is told the bytes of objects that were read, of those that are needed. Raises only what keeps the store
+    from being read at all.
     """
     return _Check(store, read_data, progress).run()
 
@@ -71,6 +72,7 @@ class _Check:
         self._layout = store.layout
         self._progress = progress
         self._done = Checked(read_data)
+        self._total = 0  # bytes of the objects that anything needs
         self._survey = Survey(store.layout)
         self._sources = SourceCheck(store, self._done.findings)
         self._users: dict[str, list[str]] = {}
@@ -312,6 +314,7 @@ class _Check:
         """Every object on disk, and which of those that commits need are not among them."""
         versions = {digest: size for digest, (size, _) in self._versions.items()}
         missing = versions | self._needed
+        self._total = sum(missing.values())
         for digest in self._store.objects.names():
             expected = missing.pop(digest, None)
             self._done.objects += 1
@@ -354,7 +357,7 @@ class _Check:
             if self._done.data_read:
                 self._done.bytes_read += self._store.objects.verify(digest)
                 if self._progress is not None:
-                    self._progress(self._done.bytes_read, None)
+                    self._progress(self._done.bytes_read, self._total, files=self._done.objects)
         except NotFoundError:  # collected at this moment
             return None
         except DamagedError:

@@ -18,6 +18,8 @@ from hypothesis import given, settings
 from stratum.composefs.erofs import image_pieces
 from stratum.errors import NotFoundError, StratumError, UnsupportedError, UsageError
 from stratum.ingest.directory import import_directory, import_opened
+from stratum.ingest.staging import Stager
+from stratum.ingest.worker import Answer, Request, read_batch
 from stratum.store import Store
 from stratum.tree.dump import write_dump
 from stratum.tree.model import Directory, File, Special, Symlink, lookup, walk
@@ -274,11 +276,19 @@ def test_xattrs_that_no_image_holds_are_an_error_with_the_path(store: Store) -> 
 
 class TestUnchanged:
     def files_read(self, store: Store, path: Path) -> int:
-        seen = [0]
-        with store.begin("a test") as tx:
-            import_directory(store, tx, path, progress=lambda done, _: seen.append(done))
+        """How many files an import opens."""
+        seen = 0
+
+        def counting(stager: Stager, directories: list[int], request: Request) -> Answer:
+            nonlocal seen
+            seen += sum(map(len, request))
+            return read_batch(stager, directories, request)
+
+        with pytest.MonkeyPatch.context() as patched, store.begin("a test") as tx:
+            patched.setattr("stratum.ingest.reader.read_batch", counting)
+            import_directory(store, tx, path)
             tx.publish_objects()
-        return seen[-1]
+        return seen
 
     @pytest.fixture
     def filled(self, source: Path) -> Path:
@@ -358,7 +368,7 @@ def test_interrupted_by_ctrl_c(tmp_path: Path, source: Path) -> None:
         "from stratum.store import Store\n"
         "store = Store.create(Path(sys.argv[1]))\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs ignore it
-        "def progress(done, total): os.killpg(0, signal.SIGINT)\n"
+        "def progress(done, total, files): os.killpg(0, signal.SIGINT)\n"
         "try:\n"
         "    with store.begin('a test') as tx:\n"
         "        import_directory(store, tx, Path(sys.argv[2]), jobs=2, progress=progress)\n"
