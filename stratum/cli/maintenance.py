@@ -149,9 +149,9 @@ def _print_collected(app: App, done: Collected) -> None:
     word = "would remove" if done.dry_run else "removed"
     for (name, tag), commit in sorted(done.tags.items()):
         app.out.line(f"{word} tag {name}:{tag} of {short(commit)}: no rule keeps it")
-    for commit, why in sorted(done.commits.items(), key=lambda item: (done.strata[item[0]], item[0])):
+    for commit in sorted(done.commits, key=lambda commit: (done.strata[commit], commit)):
         whose = f" of {', '.join(done.strata[commit])}" if done.strata[commit] else ""
-        app.out.line(f"{word} commit {short(commit)}{whose}: {why}")
+        app.out.line(f"{word} commit {short(commit)}{whose}")
     for ref in done.histories:
         app.out.line(f"{word} the history of {ref}, which is no worktree any more")
     if done.versions:
@@ -166,8 +166,8 @@ def _print_collected(app: App, done: Collected) -> None:
         app.out.line(f"would free {human_size(going.bytes)}: {going.commits} commits, {going.objects} objects {whose}")
     tags = f"{len(done.tags)} tags, " if done.tags else ""
     app.out.note(
-        f"{word} {tags}{len(done.commits)} commits and {done.objects} objects, {human_size(done.bytes_freed)}; "
-        f"{len(done.kept)} commits and {done.objects_kept} objects stay"
+        f"{word} {tags}{len(done.commits)} commits that nothing names and {done.objects} objects, "
+        f"{human_size(done.bytes_freed)}; {len(done.kept)} commits and {done.objects_kept} objects stay"
     )
 
 

@@ -20,13 +20,16 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from stratum.config import Config
-from stratum.errors import UsageError, foreseen
+from stratum.errors import NotFoundError, UsageError, foreseen
 from stratum.plugin.volumes import PluginVolumes
 
 MAX_BODY = 1 << 20
 CONTENT_TYPE = "application/vnd.docker.plugins.v1.1+json"
 _PATIENCE = 60.0
 """Seconds that a call may take to arrive."""
+
+_ASKING = {"/VolumeDriver.Get", "/VolumeDriver.Remove"}
+"""Calls that Podman makes also to hear that there is no such volume: nothing went wrong then."""
 
 Answer = dict[str, Any]
 
@@ -46,7 +49,8 @@ def plugin_app(config: Config, log: Callable[[str], None]) -> Starlette:
             return Response(status_code=408, headers={"Connection": "close"})
         except Exception as exc:  # a defect too: Podman is told, and the other volumes go on
             text = f"stratum: {foreseen(exc).told}"
-            log(text)
+            if not (isinstance(exc, NotFoundError) and request.url.path in _ASKING):
+                log(text)
             answer, status = {"Err": text}, 500
         return Response(json.dumps(answer), status, media_type=CONTENT_TYPE)
 

@@ -29,6 +29,8 @@ class Plugin:
     def __init__(self, cli: Command, path: Path) -> None:
         self.cli = cli
         self.path = path
+        self.said = ""
+        """What it printed, of those that have ended."""
         self.start()
 
     def start(self) -> None:
@@ -39,7 +41,7 @@ class Plugin:
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         self.process.send_signal(number)  # nothing where it has ended
-        self.process.communicate(timeout=30)
+        self.said += self.process.communicate(timeout=30)[1] or ""
         return self.process.returncode
 
     def call(
@@ -134,6 +136,9 @@ def test_podman_volumes(engine: PodmanEnv, cli: Command, plugin: Plugin) -> None
     refused = engine.podman(*create, "--opt", "ref=none", "broken", check=False)
     assert refused.returncode != 0
     assert "there is no stratum none" in refused.stderr
+    plugin.stop()
+    [line] = plugin.said.splitlines()  # what went well says nothing
+    assert "there is no stratum none" in line
 
 
 def test_the_calls(cli: Command, plugin: Plugin) -> None:
