@@ -12,7 +12,10 @@ _RESET = ("reset NAME+WORKTREE {REF}", "lets a worktree show another commit")
 _COMMIT = ("commit {NAME}", "commits all that a worktree shows")
 _PULL = ("pull {HOST/REPOSITORY}", "fetches a commit from a registry")
 _PUSH = ("push {NAME HOST/REPOSITORY}", "sends a commit to a registry")
-_HISTORY = ("history NAME+WORKTREE PATH", "lists who changed a file, where its history is kept")
+_BLAME = (
+    "log NAME PATH",
+    "lists the commits that changed a file; 'stratum history NAME+WORKTREE PATH' also who did, where that is kept",
+)
 _LIST = ("list", "lists strata, tags and worktrees")
 _SHOW = ("show {REF}", "shows a commit and what names it")
 _REMOVE = ("remove {REF}", "removes a tag, a worktree or a stratum")
@@ -24,7 +27,7 @@ _EXPORT = ("export {REF FILE}", "writes a commit to an archive")
 _IMPORT = ("import {PATH NAME}", "makes a commit of a directory or an archive")
 _INIT = ("init {NAME MOUNTPOINT}", "makes a stratum and mounts it")
 _CAT = ("cat {REF PATH}", "prints a file of a commit")
-_FILES = ("show {REF} /", "lists the files of a commit")
+_FILES = ("ls -R {REF}", "lists the files of a commit")
 _OUT = ("restore REF PATH --to DIR", "copies files out of a commit")
 _LOG = ("log {NAME}", "lists commits, the newest first")
 _REFLOG = ("log --reflog {NAME}", "lists every move of tags and worktrees")
@@ -36,12 +39,12 @@ _USE = ("du {}", "shows what takes the room on the disk")
 
 WORDS: dict[str, Way] = {
     "add": ("commit {NAME}", "commits all that a worktree shows; nothing is staged"),
-    "annotate": _HISTORY,
+    "annotate": _BLAME,
     "apply": ("import --patch {REF PATH}", "lays changes over a commit"),
     "archive": _EXPORT,
     "attach": _RUN,
     "backup": ("commit NAME", "commits a worktree; 'stratum push NAME HOST/REPOSITORY' sends it away"),
-    "blame": _HISTORY,
+    "blame": _BLAME,
     "branch": ("worktree add NAME+WORKTREE", "makes a worktree; 'stratum worktree list' lists them"),
     "build": ("patchset build {FILE NAME}", "merges patches into one commit"),
     "check": _FSCK,
@@ -75,6 +78,7 @@ WORDS: dict[str, Way] = {
     "inspect": _SHOW,
     "kill": _PS,
     "load": _IMPORT,
+    "locate": ("find {REF GLOB}", "finds paths in a commit"),
     "logs": _REFLOG,
     "ls-files": _FILES,
     "ls-remote": _REMOTE,
@@ -115,6 +119,8 @@ WORDS: dict[str, Way] = {
     "system prune": _GC,
     "system": _STATUS,
     "tags": _LIST,
+    "tree": _FILES,
+    "whatchanged": _LOG,
     "undo": (
         "restore NAME+WORKTREE PATH CHANGE",
         "brings a file back; 'stratum history NAME+WORKTREE PATH' has the CHANGEs",
@@ -157,7 +163,8 @@ OPTIONS: dict[str, dict[str, Way]] = {
     "log": {
         "-p --patch": ("diff -p {REF}", "shows the lines that a commit changed"),
         "--stat --name-only --name-status": ("diff --stat {REF}", "counts what a commit changed"),
-        "--follow": ("history NAME+WORKTREE PATH --follow-renames", "follows a file, where a history is kept"),
+        "--follow": ("log {NAME PATH}", "lists the commits that changed a path; one that was renamed came and went"),
+        "--graph --all --decorate": ("log {NAME}", "lists commits with the refs that are at them"),
         "-g --walk-reflogs": _REFLOG,
     },
     "remove": {
@@ -209,6 +216,15 @@ OPTIONS: dict[str, dict[str, Way]] = {
     "fsck": {
         "--fix -y -p --auto": ("fsck --repair", "repairs what can be"),
         "--full --all -f": ("fsck", "checks everything"),
+    },
+    "ls": {
+        "-a --all -d -h -lh -la": ("ls -l {REF}", "lists everything in a directory, with owners and sizes"),
+        "-r --recurse": ("ls -R {REF}", "lists all that is below"),
+    },
+    "find": {
+        "-n -name --name -iname": ("find REF GLOB", "finds names that fit"),
+        "-path --path": ("find REF '/DIR/**/GLOB'", "finds paths that fit"),
+        "-t -type": ("find REF GLOB --type f", "finds files only"),
     },
     "verify": {"-a --all": ("fsck", "checks all commits")},
     "status": {"--porcelain -z": ("status --format json", "is for programs")},

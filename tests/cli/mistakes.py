@@ -7,6 +7,8 @@ patchset.
 """
 
 RUN = "RUN "
+OTHERWISE = ("mkdir", "--migrate", "did you mean /")
+"""What is in a hint that names no command, and says what to do all the same."""
 
 VERBS = """
 checkout app:v1                  | 2 | 'stratum reset NAME+WORKTREE app:v1'
@@ -24,7 +26,10 @@ stash                            | 2 | 'stratum reset NAME+WORKTREE'
 revert app:v1                    | 2 | 'stratum reset NAME+WORKTREE app:v1'
 merge app+dev                    | 2 | 'stratum rebase NAME+WORKTREE app+dev'
 cherry-pick v1                   | 2 | 'stratum restore REF PATH --to NAME+WORKTREE'
-blame /a                         | 2 | 'stratum history NAME+WORKTREE PATH'
+blame /a                         | 2 | 'stratum log NAME PATH'
+ls-files app:v1                  | 2 | RUN 'stratum ls -R app:v1'
+tree app:v1                      | 2 | RUN 'stratum ls -R app:v1'
+locate app:v1 a                  | 2 | RUN 'stratum find app:v1 a'
 rev-parse app                    | 2 | RUN 'stratum show app'
 reflog app                       | 2 | RUN 'stratum log --reflog app'
 remote -v                        | 2 | 'stratum list --remote HOST/REPOSITORY'
@@ -119,7 +124,11 @@ list --format yaml               | 2 | 'stratum list --help'
 list --format=table              | 2 | 'stratum list --help'
 log -p app                       | 2 | RUN 'stratum diff -p app'
 log --name-only app:v2           | 2 | RUN 'stratum diff --stat app:v2'
-log --follow app                 | 2 | 'stratum history NAME+WORKTREE PATH --follow-renames'
+log --follow app /a              | 2 | RUN 'stratum log app /a'
+log --graph app                  | 2 | RUN 'stratum log app'
+ls -la app:v1                    | 2 | RUN 'stratum ls -l app:v1'
+find app:v1 --name a             | 2 | 'stratum find REF GLOB'
+find app:v1 -name a              | 2 | 'stratum find REF GLOB'
 rm -rf app                       | 2 | 'stratum remove --yes app'
 rm -r app                        | 2 | 'stratum remove --yes app'
 remove --all                     | 2 | 'stratum remove --yes NAME'
@@ -323,6 +332,13 @@ list --remote 127.0.0.1          | 2 | 'stratum list --help'
 logout nowhere.invalid           | 3 | 'stratum logout --help'
 import TMP/nothing new           | 3 | 'stratum import --help'
 import --bare FILE new           | 2 | 'stratum import --help'
+import FILE new                  | 2 | known are tar
+ls nope                          | 3 | RUN 'stratum list'
+ls app:v1 /nope                  | 3 | 'stratum
+ls app:v1:/nope                  | 3 | 'stratum
+ls app:v1:/a/b                   | 3 | did you mean /a?
+find nope x                      | 3 | RUN 'stratum list'
+ls EMPTY                         | 2 | RUN 'stratum status'
 import /dev/null new             | 2 | 'stratum import --help'
 import oci:TMP/nothing new       | 3 | 'stratum import --help'
 export app /nowhere/f            | 3 | 'stratum export --help'
@@ -330,6 +346,8 @@ export app FULL                  | 2 | 'stratum export --help'
 patchset build FILE new          | 2 | 'stratum patchset build --help'
 patchset show TMP/nothing        | 3 | 'stratum patchset show --help'
 patchset show SRC                | 2 | 'stratum patchset show --help'
+cat app:v1 /d                    | 2 | 'stratum ls app:v1
+cat app:v1:/nope                 | 3 | 'stratum
 cat app:v1 /nope                 | 3 | 'stratum
 show app:v1 /nope                | 3 | 'stratum
 diff app:v1 app:v2 /nope         | 3 | 'stratum

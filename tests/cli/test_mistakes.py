@@ -14,6 +14,7 @@ import click
 import pytest
 
 from stratum.cli.main import run
+from stratum.cli.verbs import VERBS
 from stratum.errors import UsageError
 from tests.cli import mistakes
 from tests.cli.trees import make_tree
@@ -120,7 +121,7 @@ def _problem(here: Here, line: str, code: int, expected: str) -> str:
     refused = [call for call in named if not is_command(call)]
     if refused:
         return f"{hint} names what is no command: {refused}"
-    if not named and "mkdir" not in hint and "--migrate" not in hint:
+    if not named and not any(word in hint for word in mistakes.OTHERWISE):
         return f"no command in {hint}"
     if expected.startswith(mistakes.RUN):
         [call] = stratum_calls(wanted.strip("'"))
@@ -133,7 +134,9 @@ def _problem(here: Here, line: str, code: int, expected: str) -> str:
 
 
 def is_command(call: list[str]) -> bool:
-    """Whether the parser takes a command."""
+    """Whether the parser takes a command; a verb alone may also be what a sentence is about."""
+    if len(call) == 1 and call[0] in VERBS:
+        return True
     try:
         parse(call)
     except (click.UsageError, UsageError):
