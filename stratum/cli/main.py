@@ -62,7 +62,7 @@ _DIRECTORY = click.Path(readable=False)
 """For the shell to complete; what it is, is found by who opens it."""
 
 
-@click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_Verbs, subcommand_metavar="VERB [ARGS]...", context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--store", metavar="DIR", type=_DIRECTORY, help="Directory of the store (also STRATUM_STORE).")
 @click.option(
     "--runtime-dir", metavar="DIR", type=_DIRECTORY, help="Directory of the mount state (also STRATUM_RUNTIME_DIR)."

@@ -10,6 +10,7 @@ import click
 from stratum.cli.app import App, verb
 from stratum.cli.output import ago, human_size, safe, short
 from stratum.cli.progress import progress_bar
+from stratum.cli.reftype import OF_STRATUM
 from stratum.errors import DamagedError, UsageError
 
 if TYPE_CHECKING:
@@ -51,7 +52,9 @@ def _keep(unit: str, help_text: str) -> Callable[[Command], Command]:
 @_keep("yearly", "Keep the newest commit of each of the last N years that have any.")
 @click.option("--keep-within", metavar="DURATION", help="Keep what is older than a ref's newest by no more than this.")
 @click.option("--tags", metavar="GLOB", multiple=True, help="Also thin out the tags that match; may be repeated.")
-@click.option("--stratum", "strata", metavar="NAME", multiple=True, help="Only thin out NAME; may be repeated.")
+@click.option(
+    "--stratum", "strata", metavar="NAME", type=OF_STRATUM, multiple=True, help="Only thin out NAME; may be repeated."
+)
 def gc(
     app: App,
     dry_run: bool,

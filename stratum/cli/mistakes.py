@@ -138,6 +138,8 @@ def _by_arguments(root: click.Group, args: Sequence[str], context: click.Context
     session = session_of(context)
     verb = " ".join(ALIASES.get(word, word) for word in context.command_path.split()[1:])
     given = _positionals(context)
+    if given and given[0][0] == "help" and not names_something(session, "help"):
+        return f"did you mean '{context.command_path} --help'?"
     if isinstance(context.command, click.Group) and given and not names_something(session, given[0][0]):
         found = _like(given[0][0], context.command.commands)
         if found is not None:

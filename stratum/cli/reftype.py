@@ -105,14 +105,31 @@ def session_of(ctx: click.Context) -> Session:
     return Session(load_config(store=options.get("store"), runtime_dir=options.get("runtime_dir")))
 
 
-class VolumeType(click.ParamType[str]):
-    """A volume of a container, which begins with a ref."""
+class BegunType(click.ParamType[str]):
+    """Text of which the beginning is a ref, such as a volume of a container."""
 
-    name = "volume"
+    name = "text"
+
+    def __init__(self, ref: RefType) -> None:
+        self._ref = ref
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         """The refs that begin so."""
-        return REF.shell_complete(ctx, param, incomplete)
+        return self._ref.shell_complete(ctx, param, incomplete)
+
+
+class OpType(click.ParamType[str]):
+    """A kind of operation of a history, which the shell is told; who takes it says what is none."""
+
+    name = "op"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """The kinds that begin so."""
+        from click.shell_completion import CompletionItem
+
+        from stratum.api.versions import KINDS
+
+        return [CompletionItem(kind) for kind in KINDS if kind.startswith(incomplete)]
 
 
 class NoteType(click.ParamType[str]):
@@ -136,5 +153,7 @@ WORKTREE = RefType(tags=False)
 NAME = RefType(tags=False, worktrees=False)
 REF_OR_PATH = RefType(paths=True)
 WORKTREE_OR_PATH = RefType(tags=False, paths=True)
-VOLUME = VolumeType()
+VOLUME = BegunType(REF)
+OF_STRATUM = BegunType(NAME)
+OP = OpType()
 PATH = click.Path(readable=False)

@@ -8,7 +8,7 @@ import click
 
 from stratum.cli.app import App, VerbGroup, verb
 from stratum.cli.output import human_size, local_time, safe, short
-from stratum.cli.reftype import WORKTREE_OR_PATH
+from stratum.cli.reftype import OP, WORKTREE_OR_PATH
 from stratum.cli.watching import off, on
 
 if TYPE_CHECKING:
@@ -38,7 +38,9 @@ _UNKNOWN = {
 @click.option("-n", "--limit", metavar="N", type=click.IntRange(min=1), help="At most N lines.")
 @click.option("--since", metavar="WHEN", help="Nothing older: '2h', '14:05', 'yesterday', a date or RFC 3339.")
 @click.option("--until", metavar="WHEN", help="Nothing newer.")
-@click.option("--op", "ops", metavar="OP", multiple=True, help="Only these operations: write, delete, commit, ...")
+@click.option(
+    "--op", "ops", metavar="OP", type=OP, multiple=True, help="Only these operations: write, delete, commit, ..."
+)
 @click.option("--follow-renames", is_flag=True, help="Go on under the name that PATH had before.")
 @click.option(
     "--all", "everything", is_flag=True, help="Also directories of which only the time moved, and every base."

@@ -112,6 +112,8 @@ cache info                       | 2 | RUN 'stratum cache status'
 patchset apply MODS app:m        | 2 | 'stratum patchset build MODS app:m'
 hook status                      | 2 | 'stratum hook doctor'
 hook remove                      | 2 | 'stratum hook uninstall'
+history help                     | 3 | RUN 'stratum history --help'
+commit help                      | 3 | RUN 'stratum commit --help'
 history onn app+dev              | 3 | 'stratum history on app+dev'
 """
 

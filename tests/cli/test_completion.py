@@ -88,6 +88,8 @@ def test_what_help_tells_of(cli: Command) -> None:
 @pytest.mark.usefixtures("store")
 def test_volumes_and_choices(cli: Command) -> None:
     assert completed(cli, "stratum run -v app:", ["stratum", "run", "-v", "app", ":"]) == ["v1", "v2"]
+    assert completed(cli, "stratum gc --stratum a", ["stratum", "gc", "--stratum", "a"]) == ["app"]
+    assert completed(cli, "stratum history --op de", ["stratum", "history", "--op", "de"]) == ["delete"]
     assert completed(cli, "stratum push --as i", ["stratum", "push", "--as", "i"]) == ["image"]
     assert completed(cli, "stratum pull --prefetch p", ["stratum", "pull", "--prefetch", "p"]) == ["profile"]
     assert completed(cli, "stratum worktree ", ["stratum", "worktree", ""]) == ["add", "list", "remove", "switch"]
