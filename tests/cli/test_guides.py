@@ -34,13 +34,14 @@ BEFORE = {
     """,
     "mods.md": """
         for place in /home /srv /opt; do mount -t tmpfs tmpfs $place; done
-        mkdir -p /home/ann/game /opt/game/data /srv/mods/textures/data /srv/mods/quests/data
+        mkdir -p /home/ann/game /opt/game/data /srv/mods/textures/data quests/data
         head -c 300000 /dev/urandom >/opt/game/game.bin
         for file in intro.mp4 textures.pak world.esm; do head -c 90000 /dev/urandom >/opt/game/data/$file; done
         head -c 90001 /dev/urandom >/srv/mods/textures/data/textures.pak
         touch /srv/mods/textures/data/.wh.intro.mp4
-        head -c 40000 /dev/urandom >/srv/mods/quests/data/quests.esp
-        head -c 90002 /dev/urandom >/srv/mods/quests/data/textures.pak
+        head -c 40000 /dev/urandom >quests/data/quests.esp
+        head -c 90002 /dev/urandom >quests/data/textures.pak
+        (cd quests && python3 -m zipfile -c /srv/mods/quests.zip data)
     """,
 }
 """Page -> what is there before its session begins."""
