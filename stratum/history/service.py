@@ -19,6 +19,7 @@ import signal
 import socket
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,6 +108,7 @@ class Service:
             self._thread.join(_CLOSING)
             if self._thread.is_alive():
                 daemon.log("what was done last did not get into the logs in time")
+        self._later.do()
         if self._broken:
             self._channel.flush()
         elif not self._retired and not self._settings.get("notify"):
@@ -179,16 +181,14 @@ class Service:
         with contextlib.suppress(queue.Empty):
             while True:
                 request, client = self._asked.get_nowait()
-                with client:
-                    client.settimeout(_ANSWERING)
-                    try:
-                        answer = self._answer_to(request)
-                    except StratumError as exc:
-                        answer = error_to_json(exc)
-                    except OSError as exc:
-                        answer = error_to_json(foreseen(exc))
-                    with contextlib.suppress(OSError, GarbageError):
-                        send(client, answer)
+                try:
+                    answer = self._answer_to(request)
+                except StratumError as exc:
+                    answer = error_to_json(exc)
+                except OSError as exc:
+                    answer = error_to_json(foreseen(exc))
+                # After the keeper was told what is watched: who is told so may count on it, whoever is killed then.
+                self._later.put(partial(_reply, client, answer))
 
     def _answer_to(self, request: Message) -> Message:
         watcher, op = self._watcher, request.get("op")
@@ -204,6 +204,12 @@ class Service:
         if op == "status":
             return {**request.get("keeper", {}), "watcher": watcher.status()}
         raise UsageError(f"there is no request {str(op)[:40]!a}")
+
+
+def _reply(client: socket.socket, answer: Message) -> None:
+    with client, contextlib.suppress(OSError, GarbageError):
+        client.settimeout(_ANSWERING)
+        send(client, answer)
 
 
 def main(settings: dict[str, Any]) -> None:

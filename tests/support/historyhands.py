@@ -25,7 +25,8 @@ ACCEPTED = {
     errno.ENAMETOOLONG, errno.EFAULT,
 }  # fmt: skip
 """What the kernel may answer to a senseless operation."""
-IN_A_CROWD = {errno.ENOENT, errno.ESTALE}
+IN_A_CROWD = {errno.ENOENT, errno.ESTALE, errno.ESPIPE}
+"""And to one on what has just gone, or is a FIFO now."""
 FULL = {errno.ENOSPC, errno.EDQUOT}
 SIZES = (0, 1, 64, 65, 4096, 5000, 70_000)
 LARGE = 1_500_000

@@ -61,7 +61,7 @@ def kill(*pids: int | None) -> None:
         for pid in reversed(gone):
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60  # one that waits for a disk ends when it has it
     while any(map(lives, gone)):
         assert time.monotonic() < deadline, f"processes {gone} cannot be killed"
         time.sleep(0.005)
