@@ -354,7 +354,7 @@ class Held:
             return upperdir, None if discard else self.keep(f"kept before {why}")
 
         if record is not None:
-            return self._replace_live(record, wanted, prepare, why, force)
+            return self._replace_live(record, wanted, prepare, why, force=force, discard=discard)
         with store.begin(f"{why}: {tree}") as tx:
             upperdir, kept = prepare(tx)
             self._renew(tx, wanted, upperdir, why=why)
@@ -366,19 +366,23 @@ class Held:
         wanted: Worktree,
         prepare: Callable[[Transaction], tuple[Path, str | None]],
         why: str,
+        *,
         force: bool,
+        discard: bool,
     ) -> str | None:
         from stratum.mount.swap import swapping
 
-        store, placed = self._store, False
+        store, placed, problems = self._store, False, list[str]()
         with swapping(record, force=force) as live:
+            copied = live.has_copies()
             store.commits.ensure_image(wanted.base_commit)  # or its error, before anything is changed
             try:
                 with store.begin(f"{why}: {self}") as tx:
                     upperdir, kept = prepare(tx)
+                    last = self.worktree.commit
                     self.worktree = store.worktrees.switch(tx, wanted, upperdir, record.mount_id, why=why)
                     placed = True
-                shown = self._show_in(live, record)
+                shown = self._show_in(live, record, problems)
             except BaseException:
                 if placed:
                     with store.begin(f"undoing {why}: {self}") as tx:
@@ -386,8 +390,24 @@ class Held:
                     del self.worktree
                 raise
         self._confirm(record, *shown)
+        for problem in problems:
+            self._note(problem)
+        if copied and not discard:
+            self._keep_retired("kept from what was shown before", known=last)
         store.worktrees.drop_retired(self.stratum, self.name)
         return kept
+
+    def _keep_retired(self, why: str, *, known: str | None = None) -> None:
+        """Commit, untagged, what the retired upperdir holds, unless that is the commit ``known``; the reflog names
+        it."""
+        store, name = self._store, (self.stratum, self.name)
+        interrupted = store.worktrees.interrupted_switch(*name)
+        if interrupted is None or interrupted.old is None:
+            return
+        with store.begin(f"settling {self}") as tx:
+            commit = self._write(tx, interrupted.old, image=False)
+            if commit != known:
+                store.worktrees.note(*name, commit, why)
 
     def show_anew(self, options: Mapping[str, str] | None = None) -> list[str]:
         """Have its mount, which is there, and the copies of that be made anew, and so get a gate that is served, with
@@ -444,11 +464,9 @@ class Held:
                 from stratum.mount.swap import swapping
 
                 with swapping(record, force=True) as live:
-                    shown = self._show_in(live, record)
+                    shown = self._show_in(live, record, [])
                 self._confirm(record, *shown)
-            with store.begin(f"settling {self}") as tx:
-                commit = self._write(tx, interrupted.old, image=False)
-                store.worktrees.note(*name, commit, "kept from an interrupted switch")
+            self._keep_retired("kept from an interrupted switch")
         store.worktrees.drop_retired(*name)
 
 

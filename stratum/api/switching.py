@@ -128,7 +128,7 @@ def _show(session: Session, held: Held, old: Record, force: bool) -> Record:
     from stratum.frozen import replace
     from stratum.mount.swap import swapping
 
-    plan = held.plan(read_only=old.is_worktree and old.read_only)
+    plan, problems = held.plan(read_only=old.is_worktree and old.read_only), list[str]()
     record = session.state.claim(
         store=session.store.root,
         ref=str(held),
@@ -141,10 +141,12 @@ def _show(session: Session, held: Held, old: Record, force: bool) -> Record:
     )
     try:
         with swapping(old, force=force) as live:
-            mount_id = live.show(replace(plan, source=record.source))
+            mount_id = live.show(replace(plan, source=record.source), problems=problems)
     except BaseException:
         session.state.release(record)
         raise
     session.state.release(old)
+    for problem in problems:
+        session.tell(problem)
     held.mounted = session.state.confirm(record, mount_id, process=old.process)
     return held.mounted

@@ -10,8 +10,8 @@ mounted below it until both are unmounted.
 Nothing written to the old mount may be lost, so it is made read-only first, which the kernel refuses while a file there
 is open for writing: no write can slip in between the check and the switch.
 
-A mount with a gate that nobody serves any more is switched to a new one of the same thing, and then its copies are
-too: bind mounts, also in other mount namespaces, of all of it or of what is below a directory.
+Its copies are switched too: bind mounts, also in other mount namespaces, of all of it or of what is below a directory,
+as pods have them. What is written through one of them until then is in what was shown before.
 
 A mount in a container is reached by a thread that joins the container's mount namespace. The mount that is switched is
 always addressed by an fd of its root, never by path, so nobody who can rename directories there (the container's
@@ -75,6 +75,16 @@ class LiveMount:
             return work()
 
         return in_own_thread(entered)
+
+    def has_copies(self) -> bool:
+        """Whether anything else shows the mount's filesystem."""
+        mine = 0
+        for pid, entry in mountinfo.everywhere(self.record.id):
+            if entry.device == self.entry.device and self.record.is_copy(pid, entry):
+                mine += 1
+                if mine > 1:
+                    return True
+        return False
 
     def show(self, plan: MountPlan, *, beneath: bool = True, problems: list[str] | None = None) -> int:
         """Let the mountpoint show the mount of ``plan`` instead, as the holder is to see it: in a container with its

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -71,6 +72,40 @@ def test_static_worktree_committed_when_its_last_pod_goes(node: Node, source: Pa
     why = "Kubernetes volume app+work was unpublished"
     moved = [entry["ref"] for entry in node.cli.json("log", "--reflog", "app") if entry["why"] == why]
     assert sorted(moved) == ["app+work", "app:work-app-work"]
+
+
+def test_what_a_volume_is_reset_to_its_pods_show_at_once(node: Node, source: Path) -> None:
+    """Also in mount namespaces of their own; a pod that has a file open for writing is left alone."""
+    node.cli.ok("import", "--bare", source, "app")
+    node.cli.ok("worktree", "add", "app+work", "app:latest")
+    node.stage("app+work", {})
+    first, second = node.publish("app+work", "pod-1", {}), node.publish("app+work", "pod-2", {}, readonly=True)
+    with subprocess.Popen(
+        ["unshare", "-m", "--propagation", "private", "sh", "-c", "echo; read x"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as pod:
+        assert pod.stdout is not None
+        pod.stdout.readline()
+        inside = Path(f"/proc/{pod.pid}/root{first}")
+        with open(inside / "new", "w") as file:
+            file.write("from pod 1")
+            file.flush()
+            refusal = node.cli("reset", "app+work", "app:latest")
+            assert refusal.code == 4
+            assert "open for writing" in refusal.stderr
+        node.cli.ok("reset", "app+work", "app:latest")
+        for place in (first, second, inside):
+            assert not (place / "new").exists()
+        (inside / "after").write_text("of pod 1")
+        with pytest.raises(OSError, match="Read-only"):
+            (second / "other").write_text("no")
+        assert (second / "after").read_text() == (first / "after").read_text() == "of pod 1"
+        pod.communicate(b"\n")
+    node.unpublish("app+work", "pod-1")
+    node.unpublish("app+work", "pod-2")
+    node.unstage("app+work")
+    assert [change["path"] for change in node.cli.json("diff", "app:latest", "app+work")] == ["/after"]
 
 
 def test_tag_is_read_only_and_stays_what_it_was_when_it_was_staged(node: Node, source: Path) -> None:
