@@ -14,6 +14,9 @@ EXIT_CODES = {
     4: "It exists already, is in use, or was changed by somebody else meanwhile.",
     5: "Damage was found.",
     6: "Not possible here: a privilege, a kernel feature or a program is missing.",
+    125: "Of 'stratum run': Podman failed.",
+    126: "Of 'stratum run': the container's command cannot be run.",
+    127: "Of 'stratum run': the container's command is not there.",
     130: "Interrupted.",
 }
 """How a command ends -> what that means."""

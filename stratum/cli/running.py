@@ -8,28 +8,64 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from stratum.cli.app import App, verb
+from stratum.cli.app import App, Verb, verb
 from stratum.cli.output import human_size, safe, short
 from stratum.cli.reftype import VOLUME
 from stratum.errors import UsageError
 
 if TYPE_CHECKING:
     from stratum.api.residing import Residing
+    from stratum.podman.commandline import Line
 
 _VOLUME = re.compile(r"[A-Za-z0-9][^/:]*(:[^/:]*)?:/")
-_SETTINGS = {"allow_interspersed_args": False, "ignore_unknown_options": True}
+_SETTINGS = {"allow_interspersed_args": False, "ignore_unknown_options": True, "help_option_names": ["--help"]}
+
+
+class _PodmanVerb(Verb):
+    """A verb with the command line of ``podman run``: Podman says which options there are."""
+
+    def __init__(self, command: Verb) -> None:
+        super().__init__(
+            command.name,
+            callback=command.callback,
+            params=command.params,
+            help=command.help,
+            context_settings=_SETTINGS,
+        )
+        self.examples = command.examples
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if ctx.resilient_parsing or ctx.obj is None or args == ["--help"]:
+            return super().parse_args(ctx, args)
+        if args == ["-h"]:  # with more words it is the container's host name
+            return super().parse_args(ctx, ["--help"])
+        from stratum.volumes.running import read_line
+
+        if not args:
+            raise _no_image()
+        line = read_line(ctx.obj.session, args)
+        own = [option for option in line.options if option.name in ("format", "quiet", "help")]
+        words = [option.word for option in own if option.name == "format" or option.on]
+        left = super().parse_args(ctx, [*dict.fromkeys(words), "--", *line.rest])
+        ctx.params["line"] = line
+        return left
 
 
 @verb(
     "run",
-    context_settings=_SETTINGS,
     examples=[
         ("A shell with a worktree at /data, committed when it ends", "stratum run --rm -it -v db+dev:/data alpine sh"),
         ("A service that goes on", "stratum run -d --name db -v db:/var/lib/db registry.example.com/db:16"),
     ],
 )
 @click.option(
-    "-v", "--volume", "volumes", multiple=True, metavar="REF:DEST[:OPTION,...]", type=VOLUME, help="A stratum at DEST."
+    "-v",
+    "--volume",
+    "volumes",
+    multiple=True,
+    metavar="SOURCE:DEST[:OPTION,...]",
+    type=VOLUME,
+    help="A stratum, a directory or a volume of Podman at DEST.",
 )
 @click.option("--name", help="Name of the container.")
 @click.option("--rm", "remove", is_flag=True, help="Remove the container when it has ended.")
@@ -41,29 +77,31 @@ _SETTINGS = {"allow_interspersed_args": False, "ignore_unknown_options": True}
 @click.option("-w", "--workdir", help="Working directory in the container.")
 @click.option("-p", "--publish", multiple=True, metavar="[HOSTPORT:]PORT[/PROTOCOL]", help="A port to publish.")
 @click.option("--network", help="Network mode: bridge, host, none ...")
+@click.option("--entrypoint", help="Instead of the image's entry point.")
+@click.option("--detach-keys", metavar="KEYS", help="What leaves the terminal, the container going on: ctrl-p,ctrl-q.")
 @click.argument("words", metavar="[PODMAN-OPTION]... IMAGE [COMMAND]...", nargs=-1, type=click.UNPROCESSED)
-def run(app: App, words: tuple[str, ...], **options: Any) -> int:
+def run(app: App, words: tuple[str, ...], line: Line, **_shown: Any) -> int:
     """Run a container with strata as volumes, and commit its worktrees when it has ended.
 
-    A volume is written as in the annotation, with the same options. -v may stand after the command too; what follows a
-    '--' there belongs to the command. The exit code is the container's. All other options of 'podman create' can be
-    given as --OPTION=VALUE before the image.
+    The command line is that of 'podman run', with all options of the Podman that is installed; those below are the most
+    used. A volume is a stratum, written as in the annotation, or one of Podman's: what begins with '/' or '.' is a
+    directory of the host; NAME+WORKTREE, NAME:TAG and what has a stratum's option is a stratum; NAME alone is that
+    which is there, a stratum or a volume of Podman, and an error where both are. -v of a stratum may stand after the
+    command too; what follows a '--' there belongs to the command.
+
+    The exit code is the container's. As with 'podman run' it is 125 where Podman fails, 126 where the command cannot be
+    run, 127 where it is not there. A worktree is committed at the container's end, also after the detach keys.
     """
-    from stratum.podman.containers import Request
     from stratum.volumes.running import run as run_container
 
-    others, image, command = split_options(words)
-    command, trailing = split_command(command)
-    request = Request(
-        command=[image, *command],
-        annotations=_annotations([*options["volumes"], *trailing]),
-        options=[*_podman_options(options), *others],
-        stdin=options["interactive"],
-        tty=options["tty"],
-    )
-    if not options["detach"] and any(word.startswith("--restart") for word in others):
-        raise UsageError("a container that is started again and again has no end to wait for", hint="use --detach")
-    done = run_container(app.session, request, detach=options["detach"], remove=options["remove"])
+    if not words:
+        raise _no_image()
+    command, trailing = split_command(words[1:])
+    done = run_container(app.session, line, [words[0], *command], trailing)
+    if done.left:
+        name = short(done.container)
+        app.out.note(f"container {name} goes on: 'podman attach {name}', and when it has ended 'podman rm {name}'")
+        return 0
     if done.exit_code is None:
         app.out.line(done.container)
         return 0
@@ -76,12 +114,11 @@ def run(app: App, words: tuple[str, ...], **options: Any) -> int:
     return done.exit_code
 
 
-def split_options(words: Sequence[str]) -> tuple[list[str], str, list[str]]:
-    """(options that only Podman knows, image, what follows it)."""
-    count = next((number for number, word in enumerate(words) if not word.startswith("-")), None)
-    if count is None:
-        raise UsageError("the image is missing", hint="for example 'stratum run --rm -it -v db+dev:/data alpine sh'")
-    return list(words[:count]), words[count], list(words[count + 1 :])
+run = _PodmanVerb(run)
+
+
+def _no_image() -> UsageError:
+    return UsageError("the image is missing", hint="for example 'stratum run --rm -it -v db+dev:/data alpine sh'")
 
 
 def split_command(command: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -100,28 +137,6 @@ def split_command(command: Sequence[str]) -> tuple[list[str], list[str]]:
         else:
             rest.append(word)
     return rest, volumes
-
-
-def _annotations(volumes: list[str]) -> dict[str, str]:
-    from stratum.volumes.request import PREFIX, parse_volumes
-
-    annotations = {f"{PREFIX}v{number}": separated(volume) for number, volume in enumerate(volumes)}
-    parse_volumes(annotations)
-    return annotations
-
-
-def separated(volume: str) -> str:
-    """``volume`` with its options separated by ';': Podman before 5.0 splits annotations at commas."""
-    ref, slash, rest = volume.partition(":/")
-    destination, colon, options = rest.partition(":")
-    return f"{ref}{slash}{destination}{colon}{options.replace(',', ';')}"
-
-
-def _podman_options(options: dict[str, Any]) -> list[str]:
-    """The options that Podman has too, as it wants them."""
-    single = [(name, options[name]) for name in ("name", "user", "workdir", "network") if options[name]]
-    repeated = [(name, value) for name in ("env", "publish") for value in options[name]]
-    return [f"--{name}={value}" for name, value in [*single, *repeated]]
 
 
 @verb(

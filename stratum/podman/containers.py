@@ -11,13 +11,19 @@ import queue
 import shutil
 import signal
 import subprocess
+import sys
+import termios
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from stratum.errors import StratumError, UnsupportedError, os_error_text
+
+if TYPE_CHECKING:
+    from stratum.podman.commandline import Line
 
 FORWARDED = (
     signal.SIGHUP,
@@ -47,13 +53,15 @@ _PODMANS_OWN = (125, 126, 127)
 @dataclass(frozen=True, slots=True)
 class Request:
     """The container to make: the image and its command (nothing for the image's own), and further options of
-    ``podman create``. ``stdin`` and ``tty`` are ``--interactive`` and ``--tty``."""
+    ``podman create``. ``stdin`` and ``tty`` are ``--interactive`` and ``--tty``; ``detach_keys`` what leaves the
+    container's terminal, None for what Podman's settings say."""
 
     command: Sequence[str]
     annotations: Mapping[str, str]
     options: Sequence[str] = ()
     stdin: bool = False
     tty: bool = False
+    detach_keys: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +70,25 @@ class Condition:
 
     state: str
     exit_code: int
+
+
+class PodmanError(StratumError):
+    """Podman could not run a container; the exit codes are those of ``podman run``."""
+
+    exit_code = 125
+    id = "podman"
+
+
+class NotExecutableError(PodmanError):
+    """The program that the container is to run cannot be run."""
+
+    exit_code = 126
+
+
+class NoSuchProgramError(PodmanError):
+    """The program that the container is to run is not in it."""
+
+    exit_code = 127
 
 
 class Containers:
@@ -79,37 +106,66 @@ class Containers:
         # That the variable is there makes Podman use a service, whatever it says.
         self.environment = {key: value for key, value in environment.items() if key != "CONTAINER_HOST"}
 
+    def read_line(self, words: Sequence[str]) -> Line:
+        """Read what could follow ``podman run``, by the grammar of this very Podman and with ``--format VALUE``.
+
+        Raises as ``parse_line``.
+        """
+        from stratum.podman.commandline import parse_line, read_grammar
+
+        try:
+            grammar = read_grammar(self._ask("run", "--help", timeout=_ANSWER)).with_valued("format")
+        except ValueError:
+            raise UnsupportedError("cannot learn from 'podman run --help' which options there are") from None
+        return parse_line(words, grammar, self._takes_value)
+
+    def _takes_value(self, option: str) -> bool:
+        """Whether an option that ``--help`` does not show, as some old spellings, takes a value."""
+        try:
+            self._ask("create", option, timeout=_ANSWER)
+        except StratumError as exc:
+            if "unknown" in exc.message:
+                raise PodmanError(
+                    exc.message.partition(" See ")[0], hint="see 'stratum run --help' and 'podman run --help'"
+                ) from None
+            return "needs an argument" in exc.message
+        return False
+
+    def has_volume(self, name: str) -> bool:
+        """Whether Podman has a named volume of this name."""
+        found = json.loads(self._ask("volume", "ls", "--format=json", timeout=_ANSWER) or "[]")
+        return any(volume.get("Name") == name for volume in found)
+
     def create(self, request: Request, *, remove: bool = False) -> str:
         """Make a container, pulling its image where it is missing; its ID. With ``remove`` its end removes it."""
         flags = {"--interactive": request.stdin, "--tty": request.tty, "--rm": remove}
         annotations = [f"--annotation={key}={value}" for key, value in request.annotations.items()]
         chosen = [flag for flag, wanted in flags.items() if wanted]
-        said = self._ask("create", *request.options, *annotations, *chosen, "--", *request.command)
+        said = self._make("create", *request.options, *annotations, *chosen, "--", *request.command)
         return said.split()[-1]
 
     def init(self, container: str) -> None:
         """Let the runtime set the container up, hooks included; nothing of it runs yet."""
-        self._ask("init", container)
+        self._make("init", container)
 
     def start(self, container: str) -> None:
         """Start what the container runs, and leave it running."""
-        self._ask("start", container)
+        self._make("start", container)
 
-    def run_attached(self, container: str, request: Request) -> int:
+    def run_attached(self, container: str, request: Request) -> int | None:
         """Start a container that ``create`` made, with our standard streams (input as requested) and signals; its exit
-        code.
+        code, None where the detach keys were typed and it goes on.
 
         A signal that comes before the container runs is passed on once it does.
         """
-        keys = _UNTYPED if "--url" in self.line else ""
         # Podman's own passing on begins some time after the container does; until then it would die of SIGTERM, with
         # exit code 0 and the container running on.
-        options = ["--attach", "--sig-proxy=false", f"--detach-keys={keys}"]
+        options = ["--attach", "--sig-proxy=false", *self._detach_keys(request)]
         options += ["--interactive"] if request.stdin else []
         stdin = None if request.stdin or request.tty else subprocess.DEVNULL
         # In a session of its own Podman gets none of the terminal's signals.
         process = self._popen([*self.line, "start", *options, container], stdin)
-        with passed_on(FORWARDED, lambda number: self._signal(container, process, number)):
+        with _terminal_kept(), passed_on(FORWARDED, lambda number: self._signal(container, process, number)):
             code = process.wait()
             if code > 0 and code not in _PODMANS_OWN:
                 return code
@@ -117,8 +173,16 @@ class Containers:
             found = self.condition(container)
             if found is None or found.state in _NOT_STARTED:
                 how = f"exit status {code}" if code >= 0 else f"signal {-code}"
-                raise StratumError(f"podman start ended with {how} before container {container[:12]} ran")
+                raise _podman_error(f"podman start ended with {how} before container {container[:12]} ran", code)
+            if code == 0 and found.state == "running" and _at_terminal(request):
+                return None
             return found.exit_code if found.state == "exited" else int(self._ask("wait", container, apart=True))
+
+    def _detach_keys(self, request: Request) -> list[str]:
+        """The keys that leave the container's terminal; none where what is read is not typed."""
+        if _at_terminal(request):
+            return [] if request.detach_keys is None else [f"--detach-keys={request.detach_keys}"]
+        return [f"--detach-keys={_UNTYPED if '--url' in self.line else ''}"]
 
     def _signal(self, container: str, attached: subprocess.Popen[bytes], number: int) -> None:
         """Send a signal to a container that ``attached`` starts and stays with, as soon as it runs."""
@@ -153,6 +217,15 @@ class Containers:
         """Kill it if it runs, and remove it with what it alone used."""
         self._ask("rm", "--force", "--time=0", "--volumes", container)
 
+    def _make(self, verb: str, *args: str) -> str:
+        """``_ask``, with ``PodmanError`` for what keeps a container from running."""
+        try:
+            return self._ask(verb, *args)
+        except UnsupportedError:
+            raise
+        except StratumError as exc:
+            raise _podman_error(exc.message) from None
+
     def _ask(self, verb: str, *args: str, timeout: float | None = None, apart: bool = False) -> str:
         """The output of a Podman command; ``apart`` keeps the terminal's signals from it."""
         try:
@@ -180,6 +253,35 @@ class Containers:
             return subprocess.Popen(line, env=self.environment, stdin=stdin, start_new_session=True)
         except OSError as exc:
             raise UnsupportedError(f"cannot run {line[0]}: {os_error_text(exc)}") from None
+
+
+def _podman_error(message: str, code: int = 125) -> PodmanError:
+    """The error for Podman's words, or for its exit code."""
+    if code == NoSuchProgramError.exit_code or "attempted to invoke a command that was not found" in message:
+        return NoSuchProgramError(message)
+    if code == NotExecutableError.exit_code or "OCI permission denied" in message:
+        return NotExecutableError(message)
+    return PodmanError(message)
+
+
+def _at_terminal(request: Request) -> bool:
+    return request.stdin and request.tty and sys.stdin.isatty()
+
+
+@contextlib.contextmanager
+def _terminal_kept() -> Iterator[None]:
+    """Give the terminal its mode back after the block, in case that Podman was killed in it."""
+    if not sys.stdin.isatty():
+        yield
+        return
+    fd = sys.stdin.fileno()
+    mode = termios.tcgetattr(fd)
+    try:
+        yield
+    finally:
+        before = signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+        termios.tcsetattr(fd, termios.TCSANOW, mode)
+        signal.signal(signal.SIGTTOU, before)
 
 
 def own_words(stderr: str) -> str:

@@ -182,6 +182,12 @@ def parse_volume(volume_id: str, value: str, holder: type[Holder] = Container) -
     return _volume(volume_id, parse_lasting(ref_text), _destination("/" + path), options, holder)
 
 
+def has_options_of_ours(value: str) -> bool:
+    """Whether the value of an annotation has an option that no other volume has: not just ro or rw."""
+    given = {item.partition("=")[0] for item in _SEPARATOR.split(_options_of(value))}
+    return not given.isdisjoint({*_FLAGS, *_WITH_VALUE} - {"ro", "rw"})
+
+
 def _options_of(value: str) -> str:
     """What follows the destination in an annotation's value."""
     return value.partition(":/")[2].partition(":")[2]

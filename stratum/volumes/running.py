@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,21 +13,32 @@ from stratum.store.holders import Container
 
 if TYPE_CHECKING:
     from stratum.mount.state import Record
-    from stratum.podman.containers import Request
+    from stratum.podman.commandline import Line
     from stratum.volumes.grant import Released
 
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """A container's ID, its exit code (None where it goes on in the background) and what became of its worktrees."""
+    """A container's ID, its exit code (None where it goes on) and what became of its worktrees. ``left`` is whether its
+    terminal was left with the detach keys."""
 
     container: str
     exit_code: int | None = None
     released: tuple[Released, ...] = ()
+    left: bool = False
 
 
-def run(session: Session, request: Request, *, detach: bool = False, remove: bool = False) -> Ran:
-    """Run a container with the volumes in ``request.annotations``; its end commits them, unless ``detach``.
+def read_line(session: Session, words: Sequence[str]) -> Line:
+    """Read what could follow ``podman run``, as the Podman that is here reads it. Raises ``UsageError``."""
+    from stratum.podman.containers import Containers
+
+    return Containers(session.config.environment).read_line(words)
+
+
+def run(session: Session, line: Line, command: Sequence[str], strata: Sequence[str]) -> Ran:
+    """Run the container of a command line with its strata; its end commits them, unless it is left in the background.
+
+    ``command`` is the image with its command, ``strata`` are volumes beyond those in the line's options.
 
     What they ask for lazily and is not here is pulled first, with this session's settings and credentials.
 
@@ -37,10 +49,13 @@ def run(session: Session, request: Request, *, detach: bool = False, remove: boo
     from stratum.podman.containers import Containers
     from stratum.volumes.fetching import ensure_fetched
     from stratum.volumes.request import parse_volumes
+    from stratum.volumes.runline import wanted_of
 
+    podman = Containers(session.config.environment)
+    wanted = wanted_of(session, podman, line, command, strata)
+    request, detach, remove = wanted.request, wanted.detach, wanted.remove
     for volume in parse_volumes(request.annotations):
         ensure_fetched(session, volume)
-    podman = Containers(session.config.environment)
     container = podman.create(request, remove=detach and remove)
     try:
         podman.init(container)
@@ -55,6 +70,8 @@ def run(session: Session, request: Request, *, detach: bool = False, remove: boo
             podman.remove(container)
             _released(session, container)
         raise
+    if code is None:
+        return Ran(container, left=True)
     if remove:
         podman.remove(container)
     return Ran(container, code, _released(session, container))

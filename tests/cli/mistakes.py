@@ -178,7 +178,7 @@ worktree remove -f app+other     | 2 | 'stratum worktree remove --discard NAME+W
 tag app -x                       | 2 | 'stratum tag --help'
 reset --hard app+dev             | 2 | 'stratum reset --help'
 run -v app+dev alpine            | 2 | 'stratum run --help'
-run -v ./dir:/x alpine           | 2 | 'stratum run --help'
+run --nosuch alpine              | 125 | 'stratum run --help'
 run                              | 2 | 'stratum run --rm
 cache limit --max lots           | 2 | 'stratum cache limit --help'
 cache limit --min-free 200       | 2 | 'stratum cache limit --help'

@@ -8,6 +8,8 @@ import os
 import pty
 import signal
 import subprocess
+import termios
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -133,10 +135,82 @@ def test_a_terminal(podman: PodmanEnv, cli: Command) -> None:
     assert "/got" in [change["path"] for change in cli.json("diff", "app:latest", "app+main")]
 
 
+def typed(terminal: io.RawIOBase, keys: bytes) -> bool:
+    """Type keys one by one: Podman knows its own only where it reads each alone."""
+    for key in keys:
+        terminal.write(bytes([key]))
+        time.sleep(0.3)
+    return True
+
+
 def read_until(terminal: io.RawIOBase, text: bytes) -> None:
     seen = b""
     while text not in seen:
         seen += terminal.read(1000) or b""
+
+
+def test_the_size_of_a_terminal_and_the_keys_that_leave_it(podman: PodmanEnv, cli: Command) -> None:
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(ours, (30, 90))
+    before = termios.tcgetattr(theirs)
+    script = "trap 'stty size' WINCH; stty size; while :; do sleep 0.1; done"
+    command = [SCRIPT, "run", "--name", "box", "-it", "-v", "app+main:/data", podman.image, "sh", "-c", script]
+    with (
+        subprocess.Popen(
+            command, env=cli.environment, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
+        ) as process,
+        open(ours, "r+b", buffering=0) as terminal,
+    ):
+        read_until(terminal, b"30 90")
+        termios.tcsetwinsize(ours, (40, 132))
+        process.send_signal(signal.SIGWINCH)
+        read_until(terminal, b"40 132")
+        until(lambda: typed(terminal, b"\x10\x11") and process.poll() is not None, 60)
+        assert process.returncode == 0
+        read_until(terminal, b"goes on")
+        assert termios.tcgetattr(theirs) == before
+    os.close(theirs)
+    assert podman.podman("ps", "--format={{.Names}}").stdout.split() == ["box"]
+    assert [item["ref"] for item in cli.json("ps")] == ["app+main"]
+
+
+def test_volumes_of_the_host_and_of_podman(podman: PodmanEnv, cli: Command, tmp_path: Path) -> None:
+    (tmp_path / "dir").mkdir()
+    podman.podman("volume", "create", "kept")
+    podman.podman("volume", "create", "app")
+    volumes = ["-v", f"{tmp_path}/dir:/abs:ro,Z", "-v./dir:/rel", "--volume=kept:/kept:U", "-v", "/no-name"]
+    script = "echo a > /rel/a; cat /abs/a; ! touch /abs/b 2>&1; touch /kept/c /no-name/d; cat /data/one"
+    done = cli("run", "--rm", *volumes, "-v", "app:latest:/data", podman.image, "sh", "-c", script, cwd=tmp_path)
+    assert (done.code, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == ["a", "touch: /abs/b: Read-only file system", "first"]
+    assert (tmp_path / "dir" / "a").read_text() == "a\n"
+    mountpoint = podman.podman("volume", "inspect", "--format={{.Mountpoint}}", "kept").stdout.strip()
+    assert os.listdir(mountpoint) == ["c"]
+    assert sorted(podman.podman("volume", "ls", "--quiet").stdout.split()) == ["app", "kept"]
+    done = cli("run", "--rm", "-v", "app:/data", podman.image, "true")
+    assert done.code == 2
+    assert "write app+main:/data for the stratum, or --mount=type=volume,source=app,destination=/data" in done.stderr
+    podman.podman("volume", "rm", "app", "kept")
+
+
+def test_options_with_and_without_equals_signs(podman: PodmanEnv, cli: Command, tmp_path: Path) -> None:
+    (tmp_path / "env").write_text("FROM_FILE=x\n")
+    options = [
+        "--env-file",
+        tmp_path / "env",
+        "--entrypoint",
+        "sh",
+        "-ieWORD=y",
+        "--user=7:8",
+        "-w/tmp",
+        "--net",
+        "none",
+    ]
+    options += ["--label", "a=b", "--cap-drop=all", "--mount", "type=tmpfs,dst=/scratch", "--rm=true", "-h", "box"]
+    script = "echo $FROM_FILE $WORD $(id -u) $(id -g) $PWD $(hostname); ls -d /scratch; cat"
+    done = cli("run", *options, "-v", "app:/data", podman.image, "-c", script, stdin="in\n")
+    assert (done.code, done.stdout) == (0, "x y 7 8 /tmp box\n/scratch\nin\n")
+    assert containers(podman) == []
 
 
 def test_other_options_are_podmans(podman: PodmanEnv, cli: Command) -> None:
@@ -166,13 +240,19 @@ def test_a_container_in_the_background_and_ps(podman: PodmanEnv, cli: Command) -
 @pytest.mark.parametrize(
     ("args", "code", "says"),
     [
-        (["-v", "app+none:/data"], 1, "there is no worktree app+none"),
+        (["-v", "app+none:/data"], 125, "there is no worktree app+none"),
         (["-v", "app+main:data"], 2, "no absolute destination"),
         (["-v", "app:/data", "-v", "app:latest:/data"], 2, "same destination"),
-        (["-e", "=x"], 1, "podman create: "),
-        (["-p", "none"], 1, "podman create: "),
-        (["--no-such=1"], 1, "podman create: unknown flag: --no-such"),
-        (["--restart=always"], 2, "--detach"),
+        (["-e", "=x"], 125, "podman create: "),
+        (["-p", "none"], 125, "podman create: "),
+        (["--no-such=1"], 125, "podman create: unknown flag: --no-such"),
+        (["--no-such", "1"], 125, "podman create: unknown flag: --no-such"),
+        (["-itX"], 125, "unknown shorthand flag: 'X'"),
+        (["--rm=maybe"], 2, "--rm is true or false, not 'maybe'"),
+        (["--restart", "always"], 2, "--detach"),
+        (["-a", "stdout"], 2, "attaches all streams"),
+        (["--sig-proxy=false"], 2, "--detach"),
+        (["-v", "none:/data"], 3, "no stratum none, and Podman has no volume"),
     ],
 )
 def test_what_cannot_run(podman: PodmanEnv, cli: Command, args: list[str], code: int, says: str) -> None:
@@ -193,9 +273,10 @@ def test_nothing_runs_where_no_hook_mounts_the_volumes(podman: PodmanEnv, cli: C
 
 def test_an_image_or_program_that_is_not_there(podman: PodmanEnv, cli: Command) -> None:
     done = cli("run", "-v", "app:/data", "localhost/none:1", "true")
-    assert done.code != 0
+    assert done.code == 125
     assert "localhost/none" in done.stderr
     done = cli("--format", "json", "run", "-v", "app:/data", podman.image, "no-such-program")
-    assert done.code != 0
+    assert (done.code, json.loads(done.stderr)["id"]) == (127, "podman")
     assert "no-such-program" in json.loads(done.stderr)["message"]
+    assert cli("run", "-v", "app:/data", podman.image, "/etc").code == 126
     assert containers(podman) == []

@@ -30,6 +30,7 @@ from stratum.oci.mediatypes import MANIFEST_MEDIA_TYPE
 from stratum.oci.referrers import read_referrers
 from stratum.oci.target import parse_target
 from stratum.oci.transport import origin
+from stratum.podman.commandline import Grammar, parse_line
 from stratum.refs import parse_ref, split_ref_path
 from stratum.store.budget import parse_budget
 from stratum.store.catalog import Blob, Catalog, NewPack, write_catalog
@@ -182,6 +183,10 @@ PARSERS: dict[str, tuple[Callable[[bytes], object], bytes]] = {
     "annotations": (lambda data: parse_volumes({"stratum.dev/volume.a": text(data)}), VOLUME.encode()),
     "volume-id": (lambda data: parse_volumes({"stratum.dev/volume." + text(data): VOLUME}), b"data"),
     "state": (parse_state, b'{"ociVersion":"1.0.2","id":"c","status":"creating","pid":1,"bundle":"/b"}'),
+    "line of podman run": (
+        lambda data: parse_line(text(data).split(), Grammar({"rm": False, "env": True}, {"e": "env"}), "--net".__eq__),
+        b"--rm -e A=b --net host -- image",
+    ),
     "bundle": (lambda data: parse_bundle(data, Path("/b")), b'{"root":{"path":"rootfs"},"linux":{"uidMappings":[]}}'),
     "template": (lambda data: template(text(data)), b"{name}-{worktree}-{container}-{time}-{commit}"),
     "manifest": (lambda data: read_manifest(data, "a place"), b'{"schemaVersion":2,"layers":[],"config":{}}'),

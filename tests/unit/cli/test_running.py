@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from stratum.cli.running import separated, split_command, split_options
-from stratum.errors import UsageError
+from stratum.cli.running import split_command
 from stratum.podman.containers import own_words
+from stratum.volumes.runline import separated
 
 
 @pytest.mark.parametrize(
@@ -26,22 +26,7 @@ def test_volumes_may_follow_the_command(words: list[str], command: list[str], vo
     assert split_command(words) == (command, volumes)
 
 
-def test_options_of_a_volume_reach_every_podman() -> None:
-    assert separated("db+a:/d,e:create,uid=1;ro,tag=x") == "db+a:/d,e:create;uid=1;ro;tag=x"
-    assert separated("db:/data") == "db:/data"
-    assert separated("db,x") == "db,x"
-
-
-def test_options_that_stratum_does_not_know_stand_before_the_image() -> None:
-    assert split_options(["--memory=1g", "--privileged", "image", "ls", "-l"]) == (
-        ["--memory=1g", "--privileged"],
-        "image",
-        ["ls", "-l"],
-    )
-    assert split_options(["image"]) == ([], "image", [])
-    for words in ([], ["--privileged"]):
-        with pytest.raises(UsageError, match="the image is missing"):
-            split_options(words)
+from stratum.volumes.runline import separated
 
 
 @pytest.mark.parametrize(
