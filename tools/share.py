@@ -28,6 +28,7 @@ def kept() -> dict[str, Path]:
     hooks = CHECKOUT / "oci-hooks"
     found = {f"{UNITS}/{path.name}": path for path in sorted(hooks.iterdir()) if path.suffix in UNIT_KINDS}
     found[f"{EXAMPLES}/policy.toml"] = hooks / "policy.toml"
+    found |= {f"man/man8/{path.name}": path for path in sorted((CHECKOUT / "tools/man").iterdir())}
     found |= {f"{EXAMPLES}/quadlet/{path.name}": path for path in sorted((hooks / "quadlet").iterdir())}
     found |= {f"{EXAMPLES}/schemas/{path.name}": path for path in sorted((CHECKOUT / "docs/schemas").glob("*.json"))}
     return found

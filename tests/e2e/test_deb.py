@@ -1,7 +1,7 @@
 """The Debian package on bare Debian 12 and 13: installed, used, upgraded, removed and purged, without a network.
 
-It takes ten minutes, and the network for building, so it runs where ``STRATUM_TEST_DEB`` is set, with debootstrap. The
-systems are kept in ``.cache/debootstrap``. Debian is fetched from ``DEBIAN_MIRROR``, if that is set.
+It takes a quarter of an hour, and the network for building, so it runs where ``STRATUM_TEST_DEB`` is set, with
+debootstrap. The systems are kept in ``.cache/debootstrap``. Debian is fetched from ``DEBIAN_MIRROR``, if that is set.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ import shutil
 import subprocess
 from email.utils import formatdate
 from pathlib import Path
+from time import gmtime
 
 from tools.install.installing import MANIFEST, Make, Target, install
 from tools.install.places import PACKAGE, Places
@@ -75,13 +76,13 @@ def _documents(root: Path, epoch: int) -> None:
     (place / "changelog.Debian").write_text(entry)
     _gzip(place / "changelog.Debian", place / "changelog.Debian.gz")
     (place / "changelog.Debian").unlink()
-    (place / "copyright").write_text(_copyright(root))
+    (place / "copyright").write_text(_copyright(root, gmtime(epoch).tm_year))
     overrides = root / "usr/share/lintian/overrides" / PACKAGE
     overrides.parent.mkdir(parents=True)
     shutil.copyfile(TEMPLATES / "lintian-overrides", overrides)
 
 
-def _copyright(root: Path) -> str:
+def _copyright(root: Path, year: int) -> str:
     """The project's licence, and that of each package that is in it, as its metadata and files say."""
     lines = [
         "Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/",
@@ -89,7 +90,7 @@ def _copyright(root: Path) -> str:
         "Comment: Python packages of others are in /usr/lib/stratum; each has its licence beside its metadata.",
         "",
         "Files: *",
-        "Copyright: the Stratum developers",
+        f"Copyright: {year} the Stratum developers",
         "License: Apache-2.0",
         " On Debian systems, the Apache License 2.0 is in /usr/share/common-licenses/Apache-2.0.",
     ]
@@ -142,9 +143,14 @@ def _control(root: Path, pythons: tuple[str, ...]) -> None:
 
 
 def _normalize(root: Path) -> None:
-    """Modes as a package has them, whatever the umask and the archives of others say."""
+    """Modes and links as a package has them, whatever the umask and the archives of others say."""
     for path in [root, *root.rglob("*")]:
-        if not path.is_symlink():
+        if path.is_symlink():
+            named = os.readlink(path)
+            if named.startswith("/usr/"):  # links within /usr are relative in a package
+                path.unlink()
+                path.symlink_to(os.path.relpath(named, f"/{path.parent.relative_to(root)}"))
+        else:
             program = path.is_dir() or path.parent == root / "usr/lib/stratum/bin"
             path.chmod(0o755 if program else 0o644)
 

@@ -137,6 +137,8 @@ def make_tree(
         else:
             builder.packages(site, wanted)
     shutil.rmtree(site / "bin", ignore_errors=True)
+    for path in site.glob("*/tests"):  # of others, who put them into their packages
+        shutil.rmtree(path)
     for name in NOT_KEPT:
         for path in site.glob(f"*.dist-info/{name}"):
             path.unlink()
