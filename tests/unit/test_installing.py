@@ -96,6 +96,8 @@ def test_places_that_the_system_looks_into() -> None:
     assert list(Places("/usr").files([name])) == ["/usr/lib/systemd/system/a.service"]
     assert list(Places("/srv/it").files([name])) == ["/etc/systemd/system/a.service"]
     assert list(Places("/usr").files([COMPLETION["zsh"]])) == ["/usr/share/zsh/vendor-completions/_stratum"]
+    assert list(Places("/usr").files([COMPLETION["fish"]])) == ["/usr/share/fish/vendor_completions.d/stratum.fish"]
+    assert list(Places("/usr/local").files([COMPLETION["fish"]])) == ["/etc/fish/completions/stratum.fish"]
     home = Places("/home/u/.local", system=False)
     assert home.files([name]) == {}
     assert list(home.links(["stratum", "mount.stratum"])) == ["/home/u/.local/bin/stratum"]

@@ -90,7 +90,7 @@ def _install(args: argparse.Namespace) -> None:
     if args.hook == "yes":
         subprocess.run([f"{places.bin}/stratum", "hook", "install"], check=True)
     elif places.system and not running.hooks_of(places.tree):
-        _say("'stratum hook install' has container engines use it; README.md says how units are enabled")
+        _say("'stratum hook install' has container engines use it; docs/installing.md says how units are enabled")
 
 
 def _deb(args: argparse.Namespace) -> None:

@@ -49,6 +49,8 @@ class Places:
                     targets[f"{self.units}/{name.removeprefix(f'{UNITS}/')}"] = name
             elif name.startswith(f"{EXAMPLES}/"):
                 targets[f"{self.prefix}/share/doc/{PACKAGE}/examples/{name.removeprefix(f'{EXAMPLES}/')}"] = name
+            elif name == COMPLETION["fish"] and self.system and self.prefix != "/usr":
+                targets["/etc/fish/completions/stratum.fish"] = name  # Debian's fish does not look into /usr/local
             elif name == COMPLETION["zsh"]:
                 targets[f"{self.prefix}/share/zsh/{zsh}/_stratum"] = name
             else:

@@ -82,9 +82,9 @@ def after_removal(say: Callable[[str], None]) -> None:
     """Tell systemd, and say what stays."""
     if _systemd():
         _systemctl("daemon-reload")
-    stays = [path for path in ("/var/lib/stratum", "/etc/stratum") if Path(path).exists()]
-    if stays:
-        say(f"{' and '.join(stays)} stay as they are; so does what is mounted, until 'umount'")
+    left = [path for path in ("/var/lib/stratum", "/etc/stratum") if Path(path).exists()]
+    if left:
+        say(f"left as it is: {' and '.join(left)}, and what is mounted, until 'umount'")
 
 
 def _systemd() -> bool:
