@@ -68,7 +68,7 @@ def refusal(interpreter: str, risk: str) -> UnsupportedError:
     """That the hook is not installed, or should not be, where it is."""
     return UnsupportedError(
         f"root would run {interpreter} for every container, and others could change what that does: {risk}",
-        hint="install Stratum where only root can write, such as /opt/stratum, and run 'hook install' from there",
+        hint="install Stratum where only root can write, as 'make install' does, and run 'hook install' from there",
     )
 
 

@@ -42,6 +42,25 @@ def test_it_has_the_package_and_no_tests(wheel: zipfile.ZipFile) -> None:
     assert ours <= set(wheel.namelist())
 
 
+def test_the_images_are_built_from_all_that_the_wheel_is() -> None:
+    lines = (CHECKOUT / "Containerfile").read_text().splitlines()
+    copied = {
+        word for line in lines if line.startswith("COPY ") and "--from" not in line for word in line.split()[1:-1]
+    }
+    let_in = {line[1:] for line in (CHECKOUT / ".containerignore").read_text().splitlines() if line.startswith("!")}
+    assert copied == let_in
+    for path in [
+        *kept().values(),
+        CHECKOUT / "pyproject.toml",
+        CHECKOUT / "hatch_build.py",
+        CHECKOUT / "tools/share.py",
+    ]:
+        above = {
+            str(parent.relative_to(CHECKOUT)) for parent in [path, *path.parents] if parent.is_relative_to(CHECKOUT)
+        }
+        assert above & copied
+
+
 def test_it_has_units_examples_man_pages_and_completion(wheel: zipfile.ZipFile) -> None:
     data = {name.removeprefix(f"{DATA}/") for name in wheel.namelist() if name.startswith(DATA)}
     files = kept()

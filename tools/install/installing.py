@@ -80,7 +80,8 @@ def install(target: Target, make: Make, say: Callable[[str], None]) -> None:
         except BaseException:
             shutil.rmtree(new)
             raise
-        os.sync()  # the tree is whole on the disk before it counts
+        if target.live:
+            os.sync()  # the tree is whole on the disk before it counts
         upgrade = tree.exists()
         _exchange(new, tree)
         for path, what in wanted.items():
