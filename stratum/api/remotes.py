@@ -59,6 +59,15 @@ def list_remote(session: Session, target: str, access: Access) -> list[RemoteTag
     return run(parse_target(target, session.config.registry), access)
 
 
+def list_repositories(session: Session, registry: str, access: Access) -> list[str]:
+    """What ``registry`` (``oci.target.registry_alone``) has, each as HOST/REPOSITORY. Raises as ``oci.catalog``."""
+    from stratum.oci.catalog import list_repositories as run
+    from stratum.oci.target import parse_target
+
+    target = parse_target(f"{registry}/repository")
+    return [f"{target.host}/{name}" for name in run(target, access)]
+
+
 def look_up(session: Session, source: str, access: Access) -> CommitMeta:
     """What the registry says about the commit that ``source`` names; ``NotFoundError`` where there is none."""
     from stratum.oci.target import parse_target

@@ -77,6 +77,9 @@ def cli(ctx: click.Context, store: str | None, runtime_dir: str | None, output_f
     A REF is NAME:TAG, NAME:HASH, NAME+WORKTREE or HASH. NAME alone is the stratum as it is now, for every verb: its
     worktree 'main'; where a commit is wanted, the last commit of 'main', or the tag 'latest' where there is no 'main'.
     NAME+WORKTREE@CHANGE is the commit of what a worktree showed after an operation of its history.
+
+    REF~2 is the second commit before one, REF@{yesterday} what a tag or worktree named then ('10 minutes ago', '2h', a
+    date, RFC 3339), and REF:/PATH a file or directory in it.
     """
     from stratum.cli.app import App
 

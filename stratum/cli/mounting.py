@@ -164,24 +164,29 @@ def unmount(app: App, target: str, forget: bool) -> None:
     examples=[
         ("Commit the worktree 'main' of db", "stratum commit db -m 'before the upgrade'"),
         ("Commit another worktree, and tag the commit", "stratum commit db+dev v2"),
-        ("Commit what is mounted here", "stratum commit ."),
+        ("Commit what is mounted here", "stratum commit"),
     ],
 )
-@click.argument("target", metavar="REF|PATH", type=WORKTREE_OR_PATH)
+@click.argument("target", metavar="[REF|PATH]", required=False, type=WORKTREE_OR_PATH)
 @click.argument("tag", required=False)
 @click.option("-f", "--force", is_flag=True, help="Move TAG if it exists.")
 @click.option("--no-pause", is_flag=True, help="Do not pause the container that has the worktree meanwhile.")
 @message_option
-def commit(app: App, target: str, tag: str | None, force: bool, no_pause: bool, message: str | None) -> None:
+def commit(app: App, target: str | None, tag: str | None, force: bool, no_pause: bool, message: str | None) -> None:
     """Make a commit of what a worktree shows now, and point TAG at it.
 
-    The worktree is given as NAME+WORKTREE (NAME alone: 'main') or as a path at or below where it is mounted. A mounted
-    worktree stays mounted and is not disturbed, but a container that has it is paused while it is read; where it cannot
-    be paused, nothing is committed. What is mounted on the host is not held still: files that programs change meanwhile
-    may be of different moments. A TAG that exists is an error unless --force moves it.
+    The worktree is given as NAME+WORKTREE (NAME alone: 'main') or as a path at or below where it is mounted; without
+    either it is the one that is mounted at the current directory. A mounted worktree stays mounted and is not
+    disturbed, but a container that has it is paused while it is read; where it cannot be paused, nothing is committed.
+    What is mounted on the host is not held still: files that programs change meanwhile may be of different moments.
+    A TAG that exists is an error unless --force moves it.
     """
     from stratum.cli.progress import progress_bar
 
+    if target is None:
+        from stratum.api.naming import here
+
+        target = here(app.session)
     with app.session.hold(target, create=True) as held, progress_bar(app.out, "committing", late=True) as advance:
         app.session.progress = advance
         done = held.commit(tag=tag, force=force, message=message, pause=not no_pause)

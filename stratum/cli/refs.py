@@ -79,11 +79,14 @@ def _pin(app: App, ref: str, *, on: bool) -> None:
         ("All strata", "stratum list"),
         ("Tags and worktrees of one", "stratum list db"),
         ("What a repository holds", "stratum list --remote registry.example.com/data/db"),
+        ("Which repositories a registry has", "stratum list --remote registry.example.com"),
     ],
 )
 @click.argument("name", metavar="[NAME]", required=False, type=NAME)
 @click.option(
-    "--remote", metavar="HOST/REPOSITORY", help="List the tags of a repository, or of oci:DIRECTORY, instead."
+    "--remote",
+    metavar="HOST[/REPOSITORY]",
+    help="List the tags of a repository, or of oci:DIRECTORY, or the repositories of a registry, instead.",
 )
 @click.option("--plain-http", is_flag=True, help="With --remote: use HTTP without TLS.")
 @click.option("--ca-file", metavar="FILE", type=PATH, help="With --remote: trust the certificate authorities in FILE.")

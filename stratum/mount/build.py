@@ -303,6 +303,7 @@ def busy(mountpoint: Path) -> BusyError:
             hint="unmount them first",
         )
     users = proc.users_of_device(entry.device) if entry else []
+    users = [use for use in users if use.pid != os.getpid()] or users  # whose own directory is that of who called it
     return BusyError(
         f"{mountpoint} is in use: {named_uses(users) if users else 'by the kernel'}",
         hint="stop these processes or leave the directory, then try again",

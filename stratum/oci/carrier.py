@@ -114,6 +114,8 @@ class Carrier:
         """What a token for this request has to allow."""
         if url == self.base:
             return ()
+        if url.startswith(f"{self.base}_catalog?"):
+            return ("registry:catalog:*",)
         scopes = (f"repository:{self.target.repository}:{_ACTIONS.get(method, 'pull,push')}",)
         return scopes if other is None else (*scopes, f"repository:{other}:pull")
 

@@ -124,6 +124,11 @@ def is_tag(text: str) -> bool:
     return _TAG.fullmatch(text) is not None
 
 
+def is_repository(text: str) -> bool:
+    """Whether ``text`` can be the name of a repository."""
+    return len(text) <= _REPOSITORY_MAX and _REPOSITORY.fullmatch(text) is not None
+
+
 def _tag(tag: str, text: str) -> str:
     if not is_tag(tag):
         raise UsageError(
@@ -143,6 +148,24 @@ def _host(host: str, text: str) -> str:
         except ValueError:
             raise UsageError(f"{text!r}: {host!r} is not a valid host", hint=_GRAMMAR) from None
     return host.lower()
+
+
+def registry_alone(text: str, default_registry: str | None = None) -> str | None:
+    """The registry ([http(s)://]HOST[:PORT]) where ``text`` names one and no repository; None for anything else.
+
+    A slash at the end or a scheme say so; without a default registry, in which HOST could be a repository, also what
+    HOST looks like.
+    """
+    scheme, mark, rest = text.rpartition("://")
+    host = rest.removesuffix("/")
+    looks = "." in host or ":" in host or host == "localhost"
+    if (
+        scheme not in ("", "http", "https")
+        or _HOST.fullmatch(host) is None
+        or text.startswith(("oci:", "oci-archive:"))
+    ):
+        return None
+    return f"{scheme}{mark}{host}" if mark or host != rest or (looks and default_registry is None) else None
 
 
 def is_loopback(host: str) -> bool:

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from stratum.errors import NotFoundError, StratumError
+from stratum.errors import DamagedError, DeniedError, NotFoundError, StratumError, UnsupportedError
 from stratum.oci.access import Access
-from stratum.oci.target import parse_target
+from stratum.oci.catalog import list_repositories
+from stratum.oci.target import parse_target, registry_alone
 from stratum.store import Store
 from stratum.transfer.listing import list_remote
 from stratum.transfer.push import push
@@ -29,6 +30,8 @@ def test_tags_of_a_repository(tmp_path: Path) -> None:
         listed = list_remote(parse_target(f"{server.host}/a/b"), Access())
         with pytest.raises(NotFoundError, match="/a/c does not exist"):
             list_remote(parse_target(f"{server.host}/a/c"), Access())
+        push(store, commits["v1"], parse_target(f"{server.host}/other:v1"), Access())
+        assert list_repositories(parse_target(f"{server.host}/any"), Access()) == ["a/b", "other"]
     assert {each.tag: each.commit for each in listed} == commits
     assert {each.tag: each.manifest_digest for each in listed} == {tag: p.manifest_digest for tag, p in pushed.items()}
     assert {each.created for each in listed} == {"2024-05-06T07:08:09Z"}
@@ -82,3 +85,45 @@ def test_a_tag_list_that_goes_on_forever(following: str) -> None:
 
     with HostileRegistry(behaviour=behaviour) as registry, pytest.raises(StratumError):
         list_remote(parse_target(registry.target), Access())
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "error"),
+    [
+        (404, b"", UnsupportedError),
+        (403, b"", DeniedError),
+        (200, b'{"repositories":["a b"]}', DamagedError),
+        (200, b"[]", DamagedError),
+        (200, b"[" * 100_000, DamagedError),
+    ],
+)
+def test_a_registry_that_does_not_tell(status: int, body: bytes, error: type[StratumError]) -> None:
+    def behaviour(request: Handler) -> bool:
+        if not request.path.startswith("/v2/_catalog?"):
+            return False
+        request.send(status, body)
+        return True
+
+    with HostileRegistry(behaviour=behaviour) as registry, pytest.raises(error):
+        list_repositories(parse_target(registry.target), Access())
+
+
+@pytest.mark.parametrize(
+    ("text", "default", "registry"),
+    [
+        ("registry.example.com", None, "registry.example.com"),
+        ("registry.example.com/", "other.example", "registry.example.com"),
+        ("http://[::1]:5000/", None, "http://[::1]:5000"),
+        ("localhost:5000", None, "localhost:5000"),
+        ("localhost:5000", "other.example", None),
+        ("db", None, None),
+        ("db:v1", "other.example", None),
+        ("registry.example.com/db", None, None),
+        ("ftp://registry.example.com", None, None),
+        ("oci:layout", None, None),
+        ("", None, None),
+        ("//", None, None),
+    ],
+)
+def test_a_registry_and_no_repository(text: str, default: str | None, registry: str | None) -> None:
+    assert registry_alone(text, default) == registry
