@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 
 from stratum.api.workplace import Workplace
 from stratum.errors import StratumError, UsageError
-from stratum.refs import DEFAULT_TAG, is_name, parse_ref
+from stratum.refs import DEFAULT_TAG, is_name, parse_ref, split_ref_path
 
 _STRATA_MAX = 200
 """In how many strata a tag or worktree without its stratum's name is looked for."""
+_COMPARED_MAX = 5000
+"""With how many strata, tags or worktrees a name is compared; comparing more takes longer than a hint may."""
 _CUTOFF = 0.6
 """How like a name has to be (of 1); less is like everything."""
 
@@ -19,15 +22,19 @@ _CUTOFF = 0.6
 def names_something(place: Workplace, text: str) -> bool:
     """Whether ``text`` is a ref of a stratum that is there; its tag or worktree need not be."""
     try:
-        return place.store.namespaces.exists(parse_ref(text).name)
+        return place.store.namespaces.exists(parse_ref(split_ref_path(text)[0]).name)
     except UsageError:
         return False
 
 
 def means_something(place: Workplace, text: str) -> bool:
-    """Whether ``text`` is a ref of a commit or worktree that is there."""
+    """Whether ``text`` is a ref of a commit or worktree that is there; its path is not looked for. Of what is told by
+    CHANGEs and moments it is the stratum: to look for more could make a commit."""
+    ref = split_ref_path(text)[0]
+    if "@" in ref:
+        return names_something(place, ref)
     try:
-        place.store.resolve(parse_ref(text))
+        place.store.resolve(parse_ref(ref))
     except StratumError:
         return False
     return True
@@ -42,10 +49,14 @@ def meant_ref(place: Workplace, text: str) -> str | None:
     mounted = _mounted(place, text)
     if mounted is not None:
         return mounted
+    ref, path = split_ref_path(text)
+    if path is not None:
+        meant = meant_ref(place, ref)
+        return f"{meant}:{path}" if meant is not None else None
     name, sign, rest = _parts(text)
     if not is_name(name) or (rest and not is_name(rest)):
         return None
-    strata = place.store.names()
+    strata = place.store.names()[:_COMPARED_MAX]
     if name not in strata and not sign:
         named = _without_stratum(place, name, strata[:_STRATA_MAX])
         if named is not None:
@@ -91,7 +102,7 @@ def _refs(place: Workplace, stratum: str) -> Iterator[str]:
 
 def _below(place: Workplace, stratum: str, sign: str, rest: str) -> str | None:
     """The tag or worktree of ``stratum`` that is meant: by its name, else by a name like it."""
-    refs = list(_refs(place, stratum))
+    refs = list(islice(_refs(place, stratum), _COMPARED_MAX))
     for other in (sign, ":", "+"):
         if f"{stratum}{other}{rest}" in refs:
             return f"{stratum}{other}{rest}"

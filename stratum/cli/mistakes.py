@@ -120,7 +120,7 @@ def better_hint(root: click.Group, args: Sequence[str], error: StratumError) -> 
         return error.hint
     try:
         hint = _by_arguments(root, args, context, error)
-    except (StratumError, OSError):  # there is no store, or it cannot be read: that is what the error says
+    except Exception:  # there is no store, or a defect: no hint may hide the error that there is
         hint = ""
     if hint or "stratum " in error.hint:
         return hint or error.hint

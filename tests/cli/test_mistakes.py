@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import re
 import shlex
 import shutil
@@ -16,6 +17,7 @@ import pytest
 from stratum.cli.main import run
 from stratum.cli.verbs import VERBS
 from stratum.errors import UsageError
+from stratum.store import Store
 from tests.cli import mistakes
 from tests.cli.trees import make_tree
 from tests.support.command import Command, Result
@@ -174,3 +176,22 @@ def test_no_suggestion_misleads(here: Here) -> None:
 
 def test_the_command_itself_says_it(cli: Command) -> None:
     assert cli("comit").stderr == "error: there is no verb 'comit'\nhint: did you mean 'stratum commit --help'?\n"
+
+
+def test_a_hint_is_looked_for_without_writing(here: Here) -> None:
+    """A state of a history becomes a commit when somebody asks for it; a hint is no reason for one."""
+    here.ok("worktree", "add", "app+kept", "app:v1")
+    mountpoint = here.directory / "KEPT"
+    here.ok("mount", "app+kept", mountpoint)
+    here.ok("history", "on", "app+kept")
+    (mountpoint / "new").write_text("1")
+    here.ok("watch", "--once")
+    newest = json.loads(here("--format", "json", "history", "app+kept").stdout)[0]["change"]
+    store = Store.open(here.directory / "store")
+    before = store.commits.list()
+    done = here("cat", f"app+kept@{newest}", "/nope")
+    assert (done.code, "has no /nope" in done.stderr) == (3, True)
+    assert store.commits.list() == before
+    here.ok("unmount", mountpoint)
+    here.ok("history", "off", "app+kept")
+    here("watch", "--stop")
