@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import re
 import shlex
@@ -14,7 +12,6 @@ from pathlib import Path
 import click
 import pytest
 
-from stratum.cli.main import run
 from stratum.cli.verbs import VERBS
 from stratum.errors import UsageError
 from stratum.store import Store
@@ -22,6 +19,7 @@ from tests.cli import mistakes
 from tests.cli.trees import make_tree
 from tests.support.command import Command, Result
 from tests.support.commandline import parse, stratum_calls
+from tests.support.inprocess import stratum
 from tests.support.leftovers import unmount_below
 
 pytestmark = pytest.mark.root
@@ -56,11 +54,7 @@ class Here:
 
     def __call__(self, *args: object) -> Result:
         """Run ``stratum ARGS``."""
-        out, err = io.TextIOWrapper(io.BytesIO(), "utf-8", "surrogateescape"), io.StringIO()
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            code = run(list(map(str, args)))
-            out.flush()
-        return Result(code, out.buffer.getvalue().decode("utf-8", "surrogateescape"), err.getvalue())  # type: ignore[attr-defined]
+        return stratum(*args)
 
     def ok(self, *args: object) -> None:
         """Run a command that must succeed."""
