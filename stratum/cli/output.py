@@ -75,12 +75,11 @@ class Output:
             for row in rows:
                 write_stdout("\t".join(row) + "\n")
             return
-        from rich import box
         from rich.console import Console
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
         for title in header:
             table.add_column(title, overflow="fold")
         for row in rows:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -236,3 +237,17 @@ def test_a_mountpoint_that_cannot_be_made(cli: Command, app: Path) -> None:
         "error: cannot make the mountpoint /proc/stratum: No such file or directory\n"
         "hint: name a directory elsewhere, or none: 'stratum mount REF' makes one\n",
     )
+
+
+def test_tables_on_a_terminal(cli: Command, app: Path) -> None:
+    """A header, and a line for each row with its columns aligned: no frame, no empty lines."""
+    ours, theirs = os.openpty()
+    environment = {**cli.environment, "COLUMNS": "80"}
+    subprocess.run([SCRIPT, "list"], env=environment, stdout=theirs, stdin=subprocess.DEVNULL, check=True)
+    os.close(theirs)
+    shown = os.read(ours, 4096).decode()
+    os.close(ours)
+    assert [line.split() for line in re.sub(r"\x1b\[[0-9;]*m", "", shown).splitlines()] == [
+        ["STRATUM", "TAGS", "WORKTREES"],
+        ["app", "latest", "-"],
+    ]
