@@ -40,6 +40,13 @@ def means_something(place: Workplace, text: str) -> bool:
     return True
 
 
+def like_stratum(place: Workplace, text: str) -> bool:
+    """Whether there is no stratum of the name that ``text`` begins with, and one of nearly that name."""
+    name = _parts(split_ref_path(text)[0])[0]
+    strata = place.store.names()[:_COMPARED_MAX]
+    return is_name(name) and name not in strata and _like(name, strata) is not None
+
+
 def meant_ref(place: Workplace, text: str) -> str | None:
     """The ref that is there and most like ``text``, which does not exist itself; None where none is.
 

@@ -18,10 +18,12 @@ import click
 from stratum.cli.elsewhere import BELOW, OPTIONS, WORDS, Way
 from stratum.cli.reftype import RefType
 from stratum.cli.verbs import ALIASES, TOPICS, VERBS
-from stratum.errors import StratumError, UsageError
+from stratum.errors import StratumError, UsageError, quoted
 
 _SAFE = re.compile(r"[A-Za-z0-9_@%+=:,./~-]+")
 """What can be repeated in a hint: it needs no quotes in a shell, and nothing in it acts on a terminal."""
+_COMMAND = re.compile(r"(?:'|: |^)stratum ")
+"""Where a hint names a command."""
 _REF_FIRST = {
     "cat",
     "commit",
@@ -46,7 +48,7 @@ def unknown_verb(context: click.Context, args: Sequence[str], names: Iterable[st
     above = context.command_path.split()[1:]
     word, rest = args[0], args[1:]
     here = " ".join(["stratum", *above])
-    message = f"there is no verb {word!a}" + (f" of '{here}'" if above else "")
+    message = f"there is no verb {quoted(word)}" + (f" of '{here}'" if above else "")
     return UsageError(
         message, hint=_verb_hint(context, above, word, rest, list(names)) or f"'{here} --help' lists the verbs"
     )
@@ -58,7 +60,7 @@ def unknown_help(context: click.Context, words: Sequence[str]) -> UsageError:
     names = context.command.list_commands(context) if isinstance(context.command, click.Group) else []
     known = [*names, *([] if above else TOPICS)]
     found = _like(words[0], known)
-    what = f"verb {words[0]!a} of '{context.command_path}'" if above else f"verb or topic {words[0]!a}"
+    what = f"verb {quoted(words[0])} of '{context.command_path}'" if above else f"verb or topic {quoted(words[0])}"
     meant = f"did you mean '{_line(['help', *above, found])}'?" if found else ""
     return UsageError(f"there is no {what}", hint=meant or f"'{_line(['help', *above])}' lists what there is")
 
@@ -86,7 +88,7 @@ def unknown_option(root: click.Group, args: Sequence[str], error: click.NoSuchOp
     words = context.command_path.split()[1:] if context is not None else []
     verb = " ".join(ALIASES.get(word, word) for word in words)
     option = error.option_name
-    message = f"'{' '.join(['stratum', *words])}' has no option {option!a}"
+    message = f"'{' '.join(['stratum', *words])}' has no option {quoted(option)}"
     rest = _without_option(_after(args, words), option)
     for table in (verb, "*" if verb else ""):
         for options, (command, what) in OPTIONS.get(table, {}).items():
@@ -122,7 +124,7 @@ def better_hint(root: click.Group, args: Sequence[str], error: StratumError) -> 
         hint = _by_arguments(root, args, context, error)
     except Exception:  # there is no store, or a defect: no hint may hide the error that there is
         hint = ""
-    if hint or "stratum " in error.hint:
+    if hint or _COMMAND.search(error.hint):
         return hint or error.hint
     see = f"see '{'stratum help refs' if _wrong_ref(context) else f'{context.command_path} --help'}'"
     if error.exit_code == 2:
@@ -132,7 +134,7 @@ def better_hint(root: click.Group, args: Sequence[str], error: StratumError) -> 
 
 def _by_arguments(root: click.Group, args: Sequence[str], context: click.Context, error: StratumError) -> str:
     """The command that was meant, by what its arguments are; empty where they do not tell."""
-    from stratum.api.meant import means_something, meant_ref, names_something
+    from stratum.api.meant import like_stratum, means_something, meant_ref, names_something
     from stratum.cli.reftype import NAME, session_of
 
     session = session_of(context)
@@ -147,7 +149,7 @@ def _by_arguments(root: click.Group, args: Sequence[str], context: click.Context
     if len(given) == 2:
         (first, _), (second, _) = given
         there = names_something(session, first), names_something(session, second)
-        if _swapped(verb, first, second, there, error):
+        if not like_stratum(session, first) and _swapped(verb, first, second, there, error):
             return _meant(root, _replaced(args, {first: second, second: first}), "the other way round")
     for text, type_ in given:
         if not isinstance(type_, RefType):
