@@ -12,13 +12,14 @@ from pathlib import Path
 import click
 import pytest
 
-from stratum.cli.verbs import VERBS
+from stratum.cli.elsewhere import BELOW, OPTIONS, WORDS, Way
+from stratum.cli.verbs import ALIASES, VERBS
 from stratum.errors import UsageError
 from stratum.store import Store
 from tests.cli import mistakes
 from tests.cli.trees import make_tree
 from tests.support.command import Command, Result
-from tests.support.commandline import parse, stratum_calls
+from tests.support.commandline import leaves, parse, stratum_calls
 from tests.support.inprocess import stratum
 from tests.support.leftovers import unmount_below
 
@@ -189,3 +190,29 @@ def test_a_hint_is_looked_for_without_writing(here: Here) -> None:
     here.ok("unmount", mountpoint)
     here.ok("history", "off", "app+kept")
     here("watch", "--stop")
+
+
+def ways() -> Iterator[tuple[str, Way]]:
+    """Everything that stands for something of another tool."""
+    yield from WORDS.items()
+    for verb, table in OPTIONS.items():
+        for options, (command, what) in table.items():
+            yield f"{verb} {options}", (command.replace("{VERB}", "list" if verb == "*" else verb), what)
+
+
+def test_everything_that_stands_for_something_is_a_command() -> None:
+    for words, (command, what) in ways():
+        for line in (command.replace("{", "").replace("}", ""), *re.findall(r"'stratum ([^']*)'", what)):
+            assert is_command(shlex.split(line)), f"{words}: {line}"
+
+
+def test_what_is_here_needs_nothing_that_stands_for_it() -> None:
+    assert not set(WORDS) & {*VERBS, *ALIASES}
+    commands = {" ".join(words): command for words, command in leaves()}
+    for verb, table in OPTIONS.items():
+        known = {name for param in commands[verb].params for name in param.opts} if verb in commands else set()
+        foreign = [option for options in table for option in options.split()]
+        assert len(foreign) == len(set(foreign)), verb
+        assert not known & set(foreign), f"{verb} has these itself"
+    for name, foreign_words in BELOW.items():
+        assert name not in foreign_words
