@@ -1,5 +1,5 @@
 """``python -m stratum``."""
 
-from stratum.cli.main import main
+from stratum.cli.start import main
 
 main()

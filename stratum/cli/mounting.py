@@ -245,7 +245,7 @@ def status(app: App, target: str | None, short: bool) -> None:
     if short:
         from stratum.cli.prompt import print_prompt
 
-        print_prompt(app, target or ".")
+        print_prompt(app.session, app.out, target or ".")
         return
     from stratum.api.bootmounts import damaged_records
     from stratum.api.residing import Residings

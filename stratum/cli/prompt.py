@@ -8,23 +8,24 @@ from stratum.cli.output import safe
 
 if TYPE_CHECKING:
     from stratum.api.prompt import Prompt
-    from stratum.cli.app import App
+    from stratum.api.session import Session
+    from stratum.cli.output import Output
 
 _SHOWN = 7
 """Digits of a commit that no tag names: as many as a ref needs."""
 
 
-def print_prompt(app: App, path: str) -> None:
+def print_prompt(session: Session, out: Output, path: str) -> None:
     """Say what is mounted at ``path``, or nothing."""
     from stratum.api.prompt import prompt
 
-    found = prompt(app.session, path)
-    if app.out.json:
+    found = prompt(session, path)
+    if out.json:
         from stratum.frozen import as_dict
 
-        app.out.object({**as_dict(found), "ref": safe(found.ref)} if found is not None else None)
+        out.object({**as_dict(found), "ref": safe(found.ref)} if found is not None else None)
     elif found is not None:
-        app.out.line(_line(found))
+        out.line(_line(found))
 
 
 def _line(found: Prompt) -> str:

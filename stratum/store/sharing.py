@@ -158,7 +158,7 @@ class _Measuring:
             self._index[_key(digest)] = len(self._disk)
             self._disk.append(disk)
             self._size.append(size)
-        self._set_of = array("L", bytes(array("L").itemsize * len(self._disk)))
+        self._set_of = array("I", bytes(array("I").itemsize * len(self._disk)))
         self._masks = [0]
         self._numbers = {0: 0}
         self._frames: dict[bytes, _Frame] = {}
@@ -241,7 +241,7 @@ class _Measuring:
 
     def _objects_in(self, lines: bytes) -> array[int]:
         """The numbers of the objects of some lines; those that are not here get one too."""
-        text, numbers = lines.decode("latin-1"), array("L")
+        text, numbers = lines.decode("latin-1"), array("I")
         for digest in named_digests(text):
             number = self._index.get(digest[:_DIGITS])
             if number is None:

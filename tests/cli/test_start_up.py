@@ -58,6 +58,33 @@ def test_mounting_loads_little(cli: Command, tmp_path: Path) -> None:
         assert not slow, args
 
 
+def test_the_line_of_a_prompt_goes_without_the_command_line(cli: Command, tmp_path: Path) -> None:
+    cli.ok("import", make_tree(tmp_path / "src", {"a": "1"}), "app")
+    mountpoint = tmp_path / "mnt"
+    cli.ok("mount", "app+main", mountpoint)
+    program = "from stratum.cli.start import main; main(); print(*sys.modules, file=sys.stderr)"
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", f"import sys; sys.path = {sys.path!r}\n{program}", "status", "--short"],
+        env=cli.environment,
+        cwd=mountpoint,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == cli.ok("status", "--short", mountpoint) + "\n" == "app+main latest\n"
+    assert {"click", "stratum.cli.main", *NEVER}.isdisjoint(done.stderr.split())
+    cli.ok("unmount", mountpoint)
+    broken = {**cli.environment, "STRATUM_HISTORY_MAX": "nonsense"}
+    by_prompt, by_command = (
+        subprocess.run(
+            [sys.executable, "-m", "stratum", *words], env=broken, capture_output=True, text=True, check=False
+        )
+        for words in (["status", "--short"], ["status", "--short", "."])
+    )
+    assert (by_prompt.returncode, by_prompt.stderr) == (by_command.returncode, by_command.stderr)
+    assert by_prompt.stderr.startswith("error: ")
+
+
 def test_commits_load_what_they_need(cli: Command, tmp_path: Path) -> None:
     cli.ok("import", make_tree(tmp_path / "src", {"a": "1"}), "app")
     mountpoint = tmp_path / "mnt"

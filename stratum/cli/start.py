@@ -1,0 +1,35 @@
+"""Where ``stratum`` starts.
+
+A shell waits for the line of its prompt each time, and loading the command line takes as long as finding out what is in
+that line. So ``stratum status --short``, just as it stands in prompts, goes without; whatever else is given, and what
+fails, is the command line's.
+"""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Print the line of a prompt, or run the command line; never returns from that."""
+    if sys.argv[1:] == ["status", "--short"] and sys.stdout is not None and _prompt():
+        return
+    from stratum.cli.main import main as run
+
+    run()
+
+
+def _prompt() -> bool:
+    """Print the line of a prompt; whether that was possible."""
+    from stratum.api.session import Session
+    from stratum.cli.output import Output
+    from stratum.cli.prompt import print_prompt
+    from stratum.config import load_config
+    from stratum.errors import StratumError
+
+    try:
+        print_prompt(Session(load_config()), Output(), ".")
+        sys.stdout.flush()
+    except (StratumError, OSError):
+        return False
+    return True
