@@ -8,7 +8,8 @@ Every figure is of bytes on disk (``st_blocks``) and of sizes (``st_size``). Of 
   no history. Of a stratum: what no other stratum needs, its reflog included. Of a worktree: what nothing else needs
   but reflogs, which let go with their age. What is garbage already needs nothing.
 - **remote** is what it needs and is not here, by its size; it counts nowhere else.
-- **gc** is what a collection without options would free now.
+- **gc** is what a collection without options would free now: nothing where the tree of a commit that is kept is
+  damaged, as a collection then refuses to go on.
 """
 
 from __future__ import annotations
@@ -166,6 +167,7 @@ class Survey:
         self._sharing = measure(store, self._commits, others)
         self._footprint = footprint(store.layout)
         self._needing = self._sharing.mask([*roots.kept, *self._logs, _RUNNING])
+        self._refuses = any(commit in roots.kept for commit in self._sharing.damaged)
         self._counts = _counted(self._reached.values())
         self._lasting = _counted(commits for root, commits in self._reached.items() if root.kind != REFLOG)
 
@@ -206,8 +208,12 @@ class Survey:
         parts = self._footprint.worktrees, self._footprint.histories
         extra = Usage().plus(*(usage for part in parts for pair, usage in part.items() if pair[0] == name))
         folded = sum(size for ref, size in self._foldable.items() if ref.partition("+")[0] == name)
-        share = found.share(extra, self._left_by(name) + folded)
+        share = found.share(extra, self._freed(self._left_by(name) + folded))
         return StratumUsage(name, len(found.commits), len(self._store.worktrees.names(name)), share)
+
+    def _freed(self, size: int) -> int:
+        """What a collection frees that would take ``size`` bytes."""
+        return 0 if self._refuses else size
 
     def _left_by(self, name: str) -> int:
         """Bytes on disk of the garbage that is of this stratum and of no other."""
@@ -224,7 +230,7 @@ class Survey:
         log = self._footprint.histories.get(pair, Usage())
         found = self._group(mine.__contains__, self._lasting)
         return WorktreeUsage(
-            ref, _size(written), _size(log), found.share(written.plus(log), self._foldable.get(ref, 0))
+            ref, _size(written), _size(log), found.share(written.plus(log), self._freed(self._foldable.get(ref, 0)))
         )
 
     def tag(self, name: str, tag: str) -> Share:
@@ -258,7 +264,7 @@ class Survey:
             exclusive,
             objects.remote,
             objects.objects + objects.remote_objects,
-            exclusive.disk if why is None else 0,
+            self._freed(exclusive.disk) if why is None else 0,
         )
         image = _size(self._footprint.images.get(commit, Usage()))
         return CommitUsage(commit, refs, time, image, why, share)
@@ -286,7 +292,7 @@ class Survey:
             len(self._commits),
             everything.remote,
             everything.remote_objects,
-            gc,
+            self._freed(gc),
             free.f_bavail * free.f_frsize,
             {str(user): problem for user, problem in self._sharing.damaged.items()},
         )

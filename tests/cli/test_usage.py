@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from pathlib import Path
@@ -105,6 +106,17 @@ def test_dry_runs_tell_bytes(strata: Command) -> None:
     assert (going["stratum"], going["bytes"]) == ("db", frees)
     done = strata.json("gc", "--reflog-age", "0")
     assert (done["bytes_freed"], done["by_stratum"]) == (frees, None)
+
+
+def test_nothing_is_said_to_be_free_where_gc_would_refuse(strata: Command) -> None:
+    dump = next(path / "tree.dump.zst" for path in (strata.store / "refs/db/tags").iterdir() if path.name == "v2")
+    dump.write_bytes(dump.read_bytes()[:-10])
+    result = strata("du", "-s", "--format", "json")
+    assert result.code == 0
+    assert "does not count whole" in result.stderr
+    assert json.loads(result.stdout)["store"]["gc"] == 0
+    assert [row["gc"] for row in strata.json("du", "--commits")["commits"]] == [0, 0, 0]
+    assert strata("gc").code == 5
 
 
 def test_what_is_not_here_is_remote(cli: Command, tmp_path: Path) -> None:
