@@ -156,7 +156,14 @@ def test_patchsets(cli: Command, commits: list[str], tmp_path: Path) -> None:
     layers = cli.json("patchset", "show", file)
     assert [layer["ref"] for layer in layers] == ["app:v1", "app:one", "app:two"]
     overrides = [(o["path"], o["ref"]) for o in layers[2]["overrides"]]
-    assert overrides == [("/a", "app:one"), ("/d/b", "app:v1")]
+    assert overrides == [("/a", "app:one")]
+    assert [(o["path"], o["ref"]) for o in layers[2]["deletes"]] == [("/d/b", "app:v1")]
+    assert "   /d/b  deletes that of app:v1\n" in cli.ok("patchset", "show", file) + "\n"
+    conflicts = cli.json("patchset", "show", "--conflicts", file)
+    assert conflicts == [{"path": "/a", "refs": ["app:one", "app:two"], "wins": "app:two"}]
+    assert cli.ok("patchset", "show", "--conflicts", file) == "/a  app:two wins over app:one"
+    stat = cli.ok("patchset", "show", "--stat", file).splitlines()[2].split("\t")
+    assert [stat[0], *stat[2:]] == ["app:two", "1", "1", "1", "1", "4 B"]
     assert sorted((cli.store / "commits").iterdir()) == before
     built = cli.ok("patchset", "build", file, "app:merged")
     assert len(list((cli.store / "commits").iterdir())) == len(before) + 1

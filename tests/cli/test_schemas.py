@@ -90,7 +90,8 @@ def script(work: Path) -> Iterator[list[str | Path]]:
     yield ["restore", "app:v1", "big", "--to", "-"]
     yield ["restore", "app:v1", "big", "--to", "app+dev"]
     (work / "set.toml").write_text('[patchset]\nbase = "app:v1"\npatches = ["app:v2", "app:v3"]\n')
-    yield ["patchset", "show", work / "set.toml"]
+    for how in ((), ("--stat",), ("--conflicts",)):
+        yield ["patchset", "show", *how, work / "set.toml"]
     yield ["patchset", "build", work / "set.toml", "app:merged"]
     yield ["push", "-n", "app:v2", f"{layout}:v2"]
     yield ["push", "app:v2", f"{layout}:v2"]
