@@ -473,7 +473,7 @@ def test_who_keeps_files_open_holds_nobody_up() -> None:
     patience = capturing._Patience(0.1, 0.05)
     begun = time.monotonic()
     waited = sum(patience.wait(0.002) for _ in range(500))
-    assert 20 <= waited <= (0.05 + 0.1 * (time.monotonic() - begun)) / 0.002 + 1
+    assert 1 <= waited <= (0.05 + 0.1 * (time.monotonic() - begun)) / 0.002 + 1
 
 
 def test_versions_that_are_replaced_at_once_are_all_taken(tree: Worktree, place: Place) -> None:

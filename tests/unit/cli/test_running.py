@@ -6,7 +6,6 @@ import pytest
 
 from stratum.cli.running import split_command
 from stratum.podman.containers import own_words
-from stratum.volumes.runline import separated
 
 
 @pytest.mark.parametrize(
@@ -24,9 +23,6 @@ from stratum.volumes.runline import separated
 )
 def test_volumes_may_follow_the_command(words: list[str], command: list[str], volumes: list[str]) -> None:
     assert split_command(words) == (command, volumes)
-
-
-from stratum.volumes.runline import separated
 
 
 @pytest.mark.parametrize(
