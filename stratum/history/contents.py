@@ -1,7 +1,8 @@
 """Contents of the files of one watched worktree: taken when they were closed, or read where none was taken.
 
-A file that somebody has open for writing has no content yet: it keeps that of its last close, or is one whose content
-is not known, until it is closed. The same goes for a large file that is closed again and again (``history.versions``).
+A file that somebody has open for writing has no content yet: it keeps that of its last close, or, where it was empty,
+is one whose content is not known, until it is closed. The same goes for a large file that is closed again and again
+(``history.versions``).
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ class Contents:
         self.unsettled.add(key)
         if known is not None and known.handle == handle_of(fd):
             return self._of(known.captured, path)
-        if before is not None:
+        if before is not None and before.size:  # one that is empty may just have been made, and was never closed
             return before.size, before.digest, before.content
         self.why[path] = "open"
         return info.st_size, None, None

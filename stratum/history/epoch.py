@@ -20,6 +20,7 @@ from stratum.sys.actors import Actor, Actors
 from stratum.sys.fanotify import FAN_MODIFY, FAN_ONDIR
 from stratum.sys.handles import handle_of, identity
 from stratum.sys.syscalls import RESOLVE_BENEATH, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, fd_path, openat2
+from stratum.tree.model import File
 
 if TYPE_CHECKING:
     from stratum.history.capture import Capturer
@@ -272,7 +273,7 @@ class Epoch:
 
     def settle_modified(self, dirt: Dirt, paths: Paths, still_open: set[Key]) -> None:
         """Files that were written to are dirty, but for those that are still open, which are put into ``still_open``:
-        their close is told of, too."""
+        their close is told of, too. But what was empty is so no more."""
         for directory, names in dirt.modified.items():
             known = dirt.names.get(directory, set())
             if known is None:
@@ -281,7 +282,7 @@ class Epoch:
                 key = self._key_if_open(paths.of((directory, name)))
                 if key is not None:
                     still_open.add(key)
-                else:
+                if key is None or _was_empty(directory, name):
                     dirt.names.setdefault(directory, set())
                     dirt.add(directory, name)
         dirt.modified.clear()
@@ -405,3 +406,9 @@ class Epoch:
         self.dirt.forget(directory)
         self.gone_paths[directory] = directory.path()
         self._gone.append(directory)
+
+
+def _was_empty(directory: AnyDirectory, name: bytes) -> bool:
+    """Whether an entry was an empty file at the last look."""
+    known = directory.known.get(name) if isinstance(directory, UpperDirectory) else None
+    return known is not None and isinstance(known.inode, File) and not known.inode.size

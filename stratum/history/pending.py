@@ -58,6 +58,7 @@ class Left(NamedTuple):
     actor: Actor | None
 
 
+_encode = json.JSONEncoder(separators=(",", ":")).encode
 _Key = tuple[str, int, tuple[int, int]]
 
 
@@ -167,7 +168,7 @@ def _key(ref: str, version: Noted) -> _Key:
 
 
 def _line(table: Mapping[str, Any]) -> bytes:
-    return json.dumps(table, separators=(",", ":")).encode("ascii") + b"\n"
+    return _encode(table).encode("ascii") + b"\n"
 
 
 def _text(data: bytes) -> str:

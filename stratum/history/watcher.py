@@ -374,8 +374,8 @@ class Watcher:
         for arrival in self._arrivals.due():
             self._guarded(self._welcome_now, arrival)
         self._resolve(last=not names)
-        self._publisher.pending.reading(True)
-        for _ in range(CLOSES_IN_TURN):
+        for _ in range(CLOSES_IN_TURN if groups.pending()[0] else 0):
+            self._publisher.pending.reading(True)
             closes = groups.read_closes()
             count += len(closes)
             for close in closes:

@@ -138,6 +138,18 @@ def test_a_file_that_is_open_has_the_content_of_its_last_close(app: Recorded) ->
     app.check()
 
 
+def test_a_file_that_was_empty_when_it_was_looked_at_does_not_stay_so(app: Recorded) -> None:
+    """As a database, which has no content that anybody knows until it is closed."""
+    with open(app.view / "new", "wb", buffering=0) as file:
+        app.flush()
+        file.write(b"1" * 100)
+        app.flush()
+        assert app.versions(b"/new") == [b"", None]
+        assert [record.why for record in app.records() if record.path == b"/new"] == [None, "open"]
+    app.check()
+    assert app.versions(b"/new") == [b"", None, b"1" * 100]
+
+
 def test_a_file_that_is_about_to_be_written_anew_is_not_empty(app: Recorded) -> None:
     (app.view / "f").write_bytes(b"1" * 100)
     app.flush()
