@@ -110,9 +110,12 @@ class LiveMount:
             return mount_id
 
     def _switch_copies(self, built: int, problems: list[str]) -> None:
-        """Let all that still shows the mount's filesystem show the mount ``built``."""
+        """Let all that still shows what the mount showed show the mount ``built``: also what a switch left that was
+        killed, while the mount itself shows something newer. Where that is below the new one it is not to be seen."""
+        new = os.fstat(built).st_dev
+        shown = f"{os.major(new)}:{os.minor(new)}"
         for pid, entry in list(mountinfo.everywhere(self.record.id)):
-            if entry.device != self.entry.device or not self.record.is_copy(pid, entry):
+            if entry.device == shown or entry.id == self.entry.id or not self.record.is_copy(pid, entry):
                 continue
             try:
                 self._switch_copy(built, pid, entry)
