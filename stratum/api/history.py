@@ -21,19 +21,24 @@ if TYPE_CHECKING:
 
 @frozen
 class Shown:
-    """A commit's metadata and the refs that name it."""
+    """A commit's metadata, the refs that name it, and what made it, where that is worth telling (``api.log``)."""
 
     commit: CommitMeta
     tags: list[str]
     worktrees: list[str]
+    why: str | None
 
 
 def show(session: Session, text: str) -> Shown:
     """The commit that ``text`` names: a ref, or a path at or below a mountpoint."""
+    from stratum.api.log import reasons
+
     store = session.store
-    commit = store.resolve_commit(ref_or_mountpoint(session, text))
-    users = store.users_of(commit)
-    return Shown(store.commits.meta(commit), [u for u in users if ":" in u], [u for u in users if "+" in u])
+    found = store.resolve(ref_or_mountpoint(session, text))
+    users = store.users_of(found.commit)
+    names = {user.partition(":")[0].partition("+")[0] for user in users} | ({found.name} if found.name else set())
+    why = reasons(store, sorted(names)).get(found.commit)
+    return Shown(store.commits.meta(found.commit), [u for u in users if ":" in u], [u for u in users if "+" in u], why)
 
 
 def diff(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -119,6 +119,17 @@ def pairs(steps: Iterator[Step]) -> Iterator[tuple[Step, Step | None]]:
         before = after
 
 
+def reasons(store: Store, names: Iterable[str]) -> dict[str, str]:
+    """Commit -> what was said when a tag or worktree of these strata first came to it, where that is worth telling."""
+    found: dict[str, str] = {}
+    for name in names:
+        with suppress(StratumError):  # it tells less, then
+            for entry in store.reflog.read(name):
+                if entry.new is not None:
+                    found.setdefault(entry.new, entry.why)
+    return {commit: why for commit, why in found.items() if why not in _SAID_ANYWAY}
+
+
 class _Changed:
     """What commits changed at some paths and below."""
 
@@ -149,7 +160,6 @@ class _Names:
     def __init__(self, store: Store, name: str | None, tip: str) -> None:
         self._tags: dict[str, list[str]] = {}
         self._worktrees: dict[str, list[str]] = {}
-        self._why: dict[str, str] = {}
         owners = {name} if name is not None else set()
         for stratum in store.names():
             with suppress(StratumError):  # what is damaged, or was removed at this moment, is not this verb's to tell
@@ -160,17 +170,12 @@ class _Names:
                 for tree in store.worktrees.list(stratum):
                     self._worktrees.setdefault(tree.commit, []).append(str(tree))
                     owners |= {stratum} if tree.commit == tip else set()
-        for owner in owners:
-            with suppress(StratumError):
-                for entry in store.reflog.read(owner):
-                    if entry.new is not None:
-                        self._why.setdefault(entry.new, entry.why)
+        self._why = reasons(store, owners)
 
     def logged(self, meta: CommitMeta, change: str | None) -> Logged:
         commit = meta.metadata_hash
-        why = self._why.get(commit, "")
-        told = None if why in _SAID_ANYWAY else why
-        return Logged(meta, sorted(self._tags.get(commit, [])), sorted(self._worktrees.get(commit, [])), told, change)
+        tags, worktrees = sorted(self._tags.get(commit, [])), sorted(self._worktrees.get(commit, []))
+        return Logged(meta, tags, worktrees, self._why.get(commit), change)
 
 
 def _within(wanted: Wanted) -> Callable[[str], bool]:

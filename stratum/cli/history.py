@@ -49,7 +49,8 @@ def show(app: App, ref: str, path: str | None) -> None:
     residing = Residings(app.session).of(meta.metadata_hash)
     if app.out.json:
         residence = residing_json(residing)
-        app.out.object({**meta.to_table(), "tags": shown.tags, "worktrees": shown.worktrees, "residence": residence})
+        refs = {"tags": shown.tags, "worktrees": shown.worktrees}
+        app.out.object({**meta.to_table(), **refs, "why": shown.why, "residence": residence})
         return
     app.out.line(f"commit      {meta.metadata_hash}")
     app.out.line(f"merkle root {meta.merkle_root}")
@@ -58,6 +59,8 @@ def show(app: App, ref: str, path: str | None) -> None:
     if meta.parent_commit:
         app.out.line(f"parent      {meta.parent_commit}")
     app.out.line(f"time        {meta.timestamp}")
+    if shown.why is not None:
+        app.out.line(f"made as     {safe(shown.why)}")
     app.out.line(f"files       {meta.file_count} ({human_size(meta.total_size)})")
     if residing is not None:
         app.out.line(f"content     {residing_text(residing)}")

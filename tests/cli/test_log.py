@@ -101,7 +101,9 @@ def test_what_made_a_commit(cli: Command, line: list[str], tmp_path: Path) -> No
         tree = store.commits.open_tree(line[1]).with_children({})
         made = store.commits.write(tx, tree, parent=line[1], image=False).metadata_hash
     store.worktrees.set_head("app", "dev", made, why="container 0123456789ab stopped")
-    assert cli.json("log", "app+dev")[0]["why"] == "container 0123456789ab stopped"
+    for entry in (cli.json("log", "app+dev")[0], cli.json("show", "app+dev")):
+        assert entry["why"] == "container 0123456789ab stopped"
+    assert "made as     container 0123456789ab stopped" in cli.ok("show", "app+dev")
     assert cli.ok("log", "app+dev", "-n1", "--oneline") == f"{made[:12]}  (app+dev)  [container 0123456789ab stopped]"
 
 
