@@ -130,7 +130,8 @@ def init(
 
     With --migrate, what MOUNTPOINT holds becomes the first commit, and stays where it is, below the mount. It can be
     seen there by whoever unmounts, and takes its space twice; --originals moves it to DIR, a new directory on the same
-    file system, once it is committed, mounted and on record. Stop programs that write there first.
+    file system, once it is committed, mounted and on record. Nothing is left out, whatever a '.stratumignore' says.
+    Stop programs that write there first.
     """
     from stratum.api.importing import init as run
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import stat
 import struct
+import sys
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stratum.errors import DamagedError, StratumError, UsageError
+from stratum.errors import DamagedError, StratumError, UnsupportedError, UsageError
 from stratum.ingest import compression, sevenzip, treebuilder, zipped
 from stratum.ingest.sevenzip import read_sevenzip_file
 from stratum.ingest.zipped import read_zip_file
@@ -315,6 +316,14 @@ def test_a_7z_leads_nowhere(tx: Transaction, tmp_path: Path, name: str) -> None:
     (tmp_path / "x.7z").write_bytes(data)
     with pytest.raises(UsageError, match="leads out of the archive"):
         read_sevenzip_file(tx, str(tmp_path / "x.7z"), "x.7z")
+
+
+def test_without_the_package(tx: Transaction, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "x.7z").write_bytes(SEVEN)
+    monkeypatch.setitem(sys.modules, "py7zr", None)
+    with pytest.raises(UnsupportedError, match="py7zr is not here") as caught:
+        read_sevenzip_file(tx, str(tmp_path / "x.7z"), "x.7z")
+    assert "-m pip install py7zr" in caught.value.hint
 
 
 def test_a_7z_that_is_encrypted_or_a_bomb(tx: Transaction, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
