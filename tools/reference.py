@@ -81,7 +81,7 @@ def section(names: Words, command: click.Command) -> str:
 def verbs() -> str:
     """The page of all commands."""
     (_, root), *others = commands(cli)
-    context = click.Context(root, info_name="stratum")
+    context = click.Context(root, info_name="stratum", **root.context_settings)
     options = [record for p in root.get_params(context) if (record := p.get_help_record(context)) is not None]
     head = [
         "# Verbs",

@@ -267,7 +267,7 @@ def test_what_is_here_is_shown(cli: Command, lazy: str, layout: Path) -> None:
         (("realize", "cached:v1:/nope"), 3),
         (("realize", "cached:v1:/data/../tmp"), 2),
         (("realize", "cached:v1:/data//in"), 2),
-        (("realize", "cached:v1:data"), 2),
+        (("realize", "cached:v1:nope"), 3),
         (("realize", b"cached:v1:/\xff"), 3),
         (("unrealize", "nothing"), 3),
         (("unrealize", "--auto", "cached:v1:/nope"), 3),

@@ -10,10 +10,13 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tests.support.schemas import of_command, problems
 from tests.support.small import ADDRESS_SPACE, limited, programs_first
 from tests.support.warm import Warm
 
 SCRIPT = Path(sys.executable).with_name("stratum")
+_CHECKED_MAX = 1 << 16
+"""Characters of JSON that are compared with a schema: more takes long, and has more of the same."""
 
 
 _servers: dict[int, Warm] = {}
@@ -106,5 +109,9 @@ class Command:
         return result.stdout.removesuffix("\n")
 
     def json(self, *args: str | bytes | Path, **kwargs: Any) -> Any:
-        """Run a reading verb with ``--format json``; the document it printed."""
-        return json.loads(self.ok("--format", "json", *args, **kwargs))
+        """Run a verb with ``--format json``; the document it printed, which is as the schema of the verb says."""
+        text = self.ok("--format", "json", *args, **kwargs)
+        document = json.loads(text)
+        if len(text) <= _CHECKED_MAX:
+            assert not (wrong := problems(of_command(list(map(os.fsdecode, args))), document)), wrong
+        return document

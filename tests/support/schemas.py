@@ -33,8 +33,10 @@ def validator(name: str) -> Draft202012Validator:
 def of_command(words: Sequence[str]) -> str:
     """The schema of a command line: 'worktree-list' for ``worktree list app``."""
     words = [word for word in words if not word.startswith("-") and word not in ("json", "text")]
-    pair = "-".join(words[:2])
-    return pair if pair in schemas() else words[0]
+    for name in ("-".join(words[:2]), words[0], f"{words[0]}-status"):  # 'cache' alone is 'cache status'
+        if name in schemas():
+            return name
+    raise KeyError(f"no schema for {words}")
 
 
 def problems(name: str, document: object) -> list[str]:

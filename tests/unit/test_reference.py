@@ -5,12 +5,14 @@ from __future__ import annotations
 from stratum.cli.main import cli
 from stratum.config import SETTINGS
 from tools.manpages import commands
-from tools.reference import config, exit_codes, pages, plain, verbs
+from tools.picture import picture
+from tools.reference import CHECKOUT, config, exit_codes, pages, plain, verbs
 
 
 def test_the_pages_are_those_of_the_code() -> None:
     old = [path.name for path, text in pages().items() if path.read_text("utf-8") != text]
     assert not old, "'make docs' writes them anew"
+    assert (CHECKOUT / "docs/how-it-works.svg").read_text("utf-8") == picture(), "tools/picture.py writes it anew"
 
 
 def test_every_command_and_option_is_in_it() -> None:
