@@ -52,6 +52,14 @@ class Verbs:
         assert self.cli("show", "db", "f")[:2] == shown
         return self._same_as(lambda ref: self.cli("cat", ref, "f")[:2] == shown)
 
+    def by_ls(self) -> str:
+        shown = self.cli.json("ls", "-R", "db")
+        return self._same_as(lambda ref: self.cli.json("ls", "-R", ref) == shown)
+
+    def by_find(self) -> str:
+        shown = self.cli.json("find", "db", "*")
+        return self._same_as(lambda ref: self.cli.json("find", ref, "*") == shown)
+
     def by_log(self) -> str:
         commit: str = self.cli.json("log", "db")[0]["commit"]["metadata_hash"]
         return commit
