@@ -23,6 +23,7 @@ from stratum.store.holders import HOST, Holder
 from stratum.store.locks import WORKTREE_WAIT
 
 if TYPE_CHECKING:
+    from stratum.api.quiescing import Quiesce
     from stratum.api.tagmoves import TagMove
     from stratum.mount.plan import MountPlan
     from stratum.mount.state import Record
@@ -226,33 +227,40 @@ class Held:
         message: str | None = None,
         why: str = "commit",
         pause: bool = False,
+        quiesce: Quiesce | None = None,
         ended: Holder | None = None,
     ) -> Committed:
         """Commit what it shows now, move its head there and point ``tag`` (TAG or NAME:TAG) at it.
 
         A worktree in use is not disturbed. Where nobody has it (``ended`` is a holder that is known to have ended),
         its base becomes the new commit and its upperdir is emptied, in one step. With ``pause`` a container that has it
-        is paused while it is read, so that the commit is what a power cut at one moment would have left.
+        is paused while it is read, so that the commit is what a power cut at one moment would have left. With
+        ``quiesce`` commands in that container are run before and after.
 
         ``ExistsError`` where the tag names another commit, before anything is written, unless ``force``;
-        ``StratumError`` where the container cannot be paused. Durable when it returns.
+        ``StratumError`` where the container cannot be paused, or the command before fails. Durable when it returns.
         """
         store, tree = self._store, self.worktree
         move = self._tag_move(tag, force)
         # Asked before the upperdir is read: one that is unmounted meanwhile was still written to after that.
         free, user = self.is_free(ended=ended)
         warnings: list[str] = []
-        self.flush()
-        with store.begin(f"committing {tree}") as tx:
-            # As the base, the next mount shows it; a tag promises tags/TAG/commit.cfs.
-            image, paused = move is not None or free, user if pause else None
-            commit = self._write(tx, tree, message=message, image=image, paused=paused, warn=warnings.append)
-            if free and tree.base_commit != commit:
-                self._renew(tx, replace(tree, base_commit=commit, head=commit), why=why)
-            else:
-                self._set_head(commit, why)
-            if move is not None:
-                move.set(store, commit, f"{why} of {tree}")
+        with ExitStack() as around:
+            if quiesce is not None:
+                from stratum.api.quiescing import quiesced
+
+                around.enter_context(quiesced(self._place, str(self), user, self.lease, quiesce))
+            self.flush()
+            with store.begin(f"committing {tree}") as tx:
+                # As the base, the next mount shows it; a tag promises tags/TAG/commit.cfs.
+                image, paused = move is not None or free, user if pause else None
+                commit = self._write(tx, tree, message=message, image=image, paused=paused, warn=warnings.append)
+                if free and tree.base_commit != commit:
+                    self._renew(tx, replace(tree, base_commit=commit, head=commit), why=why)
+                else:
+                    self._set_head(commit, why)
+                if move is not None:
+                    move.set(store, commit, f"{why} of {tree}")
         full_tag = str(move) if move is not None else None
         return Committed(str(tree), commit, tree.commit, commit != tree.commit, full_tag, warnings)
 

@@ -165,14 +165,31 @@ def unmount(app: App, target: str, forget: bool) -> None:
         ("Commit the worktree 'main' of db", "stratum commit db -m 'before the upgrade'"),
         ("Commit another worktree, and tag the commit", "stratum commit db+dev v2"),
         ("Commit what is mounted here", "stratum commit"),
+        (
+            "Have Redis write all it has first, while its container runs",
+            "stratum commit cache --quiesce 'redis-cli save'",
+        ),
     ],
 )
 @click.argument("target", metavar="[REF|PATH]", required=False, type=WORKTREE_OR_PATH)
 @click.argument("tag", required=False)
 @click.option("-f", "--force", is_flag=True, help="Move TAG if it exists.")
 @click.option("--no-pause", is_flag=True, help="Do not pause the container that has the worktree meanwhile.")
+@click.option("--quiesce", metavar="COMMAND", help="Run this in the container that has the worktree first.")
+@click.option("--unquiesce", metavar="COMMAND", help="Run this in it afterwards, however the commit went.")
+@click.option("--no-quiesce", is_flag=True, help="Run no command in it, whatever its volume says.")
 @message_option
-def commit(app: App, target: str | None, tag: str | None, force: bool, no_pause: bool, message: str | None) -> None:
+def commit(
+    app: App,
+    target: str | None,
+    tag: str | None,
+    force: bool,
+    no_pause: bool,
+    message: str | None,
+    quiesce: str | None,
+    unquiesce: str | None,
+    no_quiesce: bool,
+) -> None:
     """Make a commit of what a worktree shows now, and point TAG at it.
 
     The worktree is given as NAME+WORKTREE (NAME alone: 'main') or as a path at or below where it is mounted; without
@@ -180,16 +197,24 @@ def commit(app: App, target: str | None, tag: str | None, force: bool, no_pause:
     disturbed, but a container that has it is paused while it is read; where it cannot be paused, nothing is committed.
     What is mounted on the host is not held still: files that programs change meanwhile may be of different moments.
     A TAG that exists is an error unless --force moves it.
+
+    The commands are those of the options pre-commit= and post-commit= of the container's volume, where it has them, or
+    those given here. /bin/sh runs them in the container, with its rights, before it is paused and after it goes on.
+    Where the first one fails nothing is committed; the second runs in any case.
     """
+    from stratum.api.quiescing import Quiesce
     from stratum.cli.progress import progress_bar
 
+    if no_quiesce and (quiesce is not None or unquiesce is not None):
+        raise click.UsageError("--no-quiesce runs no command: leave out --quiesce and --unquiesce")
+    commands = Quiesce(quiesce, unquiesce, none=no_quiesce)
     if target is None:
         from stratum.api.naming import here
 
         target = here(app.session)
     with app.session.hold(target, create=True) as held, progress_bar(app.out, "committing", late=True) as advance:
         app.session.progress = advance
-        done = held.commit(tag=tag, force=force, message=message, pause=not no_pause)
+        done = held.commit(tag=tag, force=force, message=message, pause=not no_pause, quiesce=commands)
     for warning in done.warnings:
         app.out.warn(warning)
     if app.out.json:

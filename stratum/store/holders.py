@@ -5,7 +5,7 @@ a holder as its ``kind`` and its ``id``; the history, errors and ``status`` say 
 
 A lease (lease.toml of a worktree) is there while somebody has the worktree and until what was promised is done::
 
-    [lease]   since, commit (on release), tag_template?, move_tag?, last_error?
+    [lease]   since, commit (on release), tag_template?, move_tag?, last_error?, pre_commit?, post_commit?
     [holder]  kind, id, pid?, start_time?, pid_namespace?, boot?    the last four are a container's first process
 
 The first form, which is read too, has no table [holder]: in [lease] there are the process and ``container``, which is
@@ -130,11 +130,16 @@ def holder_of(kind: str, holder_id: str) -> Holder:
 @frozen
 class Promise:
     """What is to be done when a holder gives a worktree back: commit it, and point the tag of ``tag`` (a template) at
-    that commit. ``move_tag`` says whether a tag that exists may be moved."""
+    that commit. ``move_tag`` says whether a tag that exists may be moved.
+
+    ``pre_commit`` and ``post_commit`` are commands for the time in between: run in the container around a commit.
+    """
 
     commit: bool = True
     tag: str | None = None
     move_tag: bool = True
+    pre_commit: str | None = None
+    post_commit: str | None = None
 
 
 @frozen
@@ -155,8 +160,12 @@ class Lease:
         table: dict[str, str | bool] = {"since": self.since, "commit": self.promise.commit}
         if self.promise.tag is not None:
             table |= {"tag_template": self.promise.tag, "move_tag": self.promise.move_tag}
-        if self.last_error is not None:
-            table["last_error"] = self.last_error
+        words = {
+            "last_error": self.last_error,
+            "pre_commit": self.promise.pre_commit,
+            "post_commit": self.promise.post_commit,
+        }
+        table |= {key: value for key, value in words.items() if value is not None}
         process = as_dict(self.process) if self.process is not None else {}
         holder = written(self.holder) | {key: value for key, value in process.items() if value is not None}
         return write_tables({"lease": table, "holder": holder}, "the lease of a worktree")
@@ -184,7 +193,8 @@ def lease_from(tables: Mapping[str, Any], where: str) -> Lease:
             fields.maybe_text(table, "pid_namespace"),
             fields.maybe_text(table, "boot"),
         )
-    promise = Promise(fields.flag("lease", "commit"), tag, move)
+    commands = (fields.maybe_text("lease", "pre_commit"), fields.maybe_text("lease", "post_commit"))
+    promise = Promise(fields.flag("lease", "commit"), tag, move, *commands)
     return Lease(holder, fields.text("lease", "since"), promise, fields.maybe_text("lease", "last_error"), process)
 
 

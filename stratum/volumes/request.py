@@ -15,6 +15,8 @@
                     commit=on-stop|never   when the worktree is committed (default: on-stop, if it is mounted rw)
                     tag=TEMPLATE           move this tag of the stratum to that commit; the template may use
                                            {name} {worktree} {container} {time} {commit}
+                    pre-commit=COMMAND     what /bin/sh runs in the container before a commit while it runs, and
+                    post-commit=COMMAND    after it, also when the first or the commit failed; no ',' or ';' in them
                     scratch                a writable view of a tag or commit whose changes are thrown away
                     history                each change of the worktree is kept as it is written, from now on: the
                                            worktree has a history, also when the container is gone
@@ -63,7 +65,8 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _SEPARATOR = re.compile("[,;]")
 _COMMIT = ("on-stop", "never")
 _FLAGS = ("ro", "rw", "scratch", "copy-up", "lazy", "history")
-_WITH_VALUE = ("create", "commit", "tag", "uid", "gid", "mode", "prefetch")
+_COMMANDS = ("pre-commit", "post-commit")
+_WITH_VALUE = ("create", "commit", "tag", "uid", "gid", "mode", "prefetch", *_COMMANDS)
 _ROOT = ("uid", "gid", "mode")
 _RUNTIME_OWNED = ("proc", "sys")
 
@@ -89,7 +92,7 @@ class Volume:
     ``commit`` is whether the worktree is committed when the container has stopped, ``tag`` the checked template of the
     tag that then moves. ``lazy`` is whether ``fetched`` may be fetched from elsewhere, ``prefetch`` what is fetched of
     the commit before anybody asks (None: what the settings say). ``history`` is whether the worktree gets a history
-    where it has none.
+    where it has none. ``pre_commit`` and ``post_commit`` are commands for the container around a commit.
     """
 
     id: str
@@ -106,6 +109,8 @@ class Volume:
     lazy: bool = False
     prefetch: str | None = None
     history: bool = False
+    pre_commit: str | None = None
+    post_commit: str | None = None
 
     @property
     def fetched(self) -> Ref | None:
@@ -125,7 +130,7 @@ class Volume:
     @property
     def promise(self) -> Promise:
         """What is to be done when the worktree is given back."""
-        return Promise(self.commit, self.tag)
+        return Promise(self.commit, self.tag, pre_commit=self.pre_commit, post_commit=self.post_commit)
 
 
 def parse_volumes(annotations: Mapping[str, str]) -> list[Volume]:
@@ -225,6 +230,9 @@ def _volume(
     tag = options.get("tag")
     if tag is not None:
         check_template(tag, holder.field, name=full.name, worktree=full.worktree or "")
+    command = next((key for key in _COMMANDS if key in options), None)
+    if command is not None and holder is not Container:
+        raise UsageError(f"option {command!r} runs in the container, and is for volumes in annotations")
     create = options.get("create")
     return Volume(
         id=volume_id,
@@ -241,6 +249,8 @@ def _volume(
         lazy="lazy" in options,
         prefetch=options.get("prefetch"),
         history="history" in options,
+        pre_commit=options.get("pre-commit"),
+        post_commit=options.get("post-commit"),
     )
 
 
@@ -274,7 +284,8 @@ def _options(text: str) -> dict[str, str | None]:
             raise UsageError(
                 f"unknown option {quoted(item)}",
                 hint="options: ro, rw, create, create=BASE, uid=N, gid=N, mode=OCTAL, copy-up, "
-                "commit=on-stop|never, tag=TEMPLATE, scratch, lazy, prefetch=none|profile|all, history",
+                "commit=on-stop|never, tag=TEMPLATE, scratch, lazy, prefetch=none|profile|all, history, "
+                "pre-commit=COMMAND, post-commit=COMMAND",
             )
         if key in found:
             raise UsageError(f"option {key!r} is given twice")
@@ -296,6 +307,7 @@ def _check_combination(ref: Ref, options: Mapping[str, str | None]) -> None:
         ("scratch", "tag"),
         ("scratch", "copy-up"),
         ("scratch", "history"),
+        *((first, second) for first in ("ro", "scratch") for second in _COMMANDS),
     ]
     for first, second in clashes:
         if first in options and second in options:
@@ -307,7 +319,7 @@ def _check_combination(ref: Ref, options: Mapping[str, str | None]) -> None:
     if ref.worktree is not None and "scratch" in options:
         raise UsageError(f"option 'scratch' is for a tag or commit, {ref} is a worktree")
     if ref.worktree is None and "scratch" not in options:
-        needing = ("rw", "create", "commit", "tag", *_ROOT, "copy-up", "history")
+        needing = ("rw", "create", "commit", "tag", *_ROOT, "copy-up", "history", *_COMMANDS)
         writing = next((key for key in needing if key in options), None)
         if writing is not None:
             raise UsageError(

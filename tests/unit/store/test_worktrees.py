@@ -154,6 +154,7 @@ def test_leases(store: Store, base: str) -> None:
         Lease(Container("def"), "2025-06-09T10:31:00Z", Promise(tag="{name}-{time}"), "disk full\n"),
         Lease(NamedVolume("___"), "2025-06-09T10:31:00Z", Promise(tag="t", move_tag=False)),
         Lease(KubernetesVolume("db+main"), "2025-06-09T10:31:00Z", Promise()),
+        Lease(Container("x"), "2025-06-09T10:31:00Z", Promise(pre_commit="a 'b' && \"c\"", post_commit="d")),
         Lease(Container("c"), "2025-06-09T10:31:00Z", Promise(), None, Process(1, 2, "4:7", "b")),
         Lease(Container("c"), "2025-06-09T10:31:00Z", Promise(), None, Process(1, 2)),
     ):

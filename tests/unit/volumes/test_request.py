@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from stratum.errors import UsageError
 from stratum.refs import Ref
+from stratum.store.holders import NamedVolume
 from stratum.tree.rootchange import RootChange
 from stratum.volumes.request import PREFIX, Beginning, Volume, parse_volume, parse_volumes
 
@@ -143,6 +144,11 @@ def test_accepts(value: str, expected: Volume) -> None:
         ("app+dev:/data:ro;history", "'ro' and 'history' exclude each other"),
         ("app:v1:/data:history", "'history' needs a worktree, app:v1 is a commit"),
         (f"{HASH}:/data:history", "'history' needs a worktree"),
+        ("app:v1:/data:scratch;pre-commit=sync", "'scratch' and 'pre-commit' exclude each other"),
+        ("app+dev:/data:ro;post-commit=sync", "'ro' and 'post-commit' exclude each other"),
+        ("app:v1:/data:post-commit=sync", "needs a worktree"),
+        ("app+dev:/data:pre-commit=", "needs a value"),
+        ("app+dev:/data:pre-commit", "needs a value"),
         ("app:v1:/data:scratch;history", "'scratch' and 'history' exclude each other"),
         ("app:v1:/data:lazy,lazy", "given twice"),
         ("app:v1:/data:prefetch", "needs a value"),
@@ -283,3 +289,13 @@ def test_any_text_is_a_volume_or_one_error(text: str) -> None:
         assert volume.destination.startswith("/")
         assert ".." not in volume.destination.split("/")
         assert not volume.ref.bare or len(volume.ref.name) == 64
+
+
+def test_commands_around_a_commit() -> None:
+    text = "db+dev:/data:pre-commit=psql -U postgres -c CHECKPOINT && cat a:b=c;commit=never;post-commit=x"
+    volume = parse_volume("v", text)
+    assert volume.pre_commit == "psql -U postgres -c CHECKPOINT && cat a:b=c"
+    assert (volume.promise.pre_commit, volume.promise.post_commit) == (volume.pre_commit, "x")
+    assert not volume.promise.commit
+    with pytest.raises(UsageError, match="is for volumes in annotations"):
+        parse_volume("v", text, holder=NamedVolume)
