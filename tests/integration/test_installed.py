@@ -67,6 +67,7 @@ mount -t stratum app+dev /run/at
 cat /run/at/file
 umount /run/at
 stratum --quiet hook install /run/hooks
+stratum --quiet metrics | grep -c ^stratum_
 stratum completion bash | diff - "$1/share/bash-completion/completions/stratum"
 "$1/lib/stratum/bin/python3" -I -c 'import stratum, sys; print(stratum.__file__, sys.dont_write_bytecode)'
 """

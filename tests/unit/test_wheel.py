@@ -68,6 +68,11 @@ def test_it_has_units_examples_man_pages_and_completion(wheel: zipfile.ZipFile) 
     assert "stratum/examples/quadlet/database.container" in files
     pages = {f"man/man1/stratum-{verb}.1" for verb in LISTED}
     assert data >= {*files, *pages, "man/man1/stratum.1", *COMPLETION.values()}
+    units = [path.read_text() for path in files.values() if path.suffix == ".service"]
+    documented = {
+        line.partition(":")[2] for text in units for line in text.splitlines() if line.startswith("Documentation")
+    }
+    assert {f"man/man1/{page.removesuffix('(1)')}.1" for page in documented} <= data
     for place, path in files.items():
         assert wheel.read(f"{DATA}/{place}") == path.read_bytes()
     for place in COMPLETION.values():
