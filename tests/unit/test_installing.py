@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from tests.support.capabilities import CHECKOUT
 from tools.install import installing
 from tools.install.installing import Target, install, uninstall
 from tools.install.places import PROGRAM_IN_UNITS, Places
+from tools.install.tree import Builder, merge, version_of
 from tools.setup.pip import SetupError
 from tools.share import COMPLETION, kept
 
@@ -229,7 +232,6 @@ def test_a_removal_is_refused_while_the_hook_runs_it(target: Target, root: Path,
 
 
 def test_the_makefile_asks_for_a_prefix_that_is_a_path() -> None:
-    import subprocess
 
     done = subprocess.run(
         ["make", "--no-print-directory", "uninstall", "PREFIX=here"],
@@ -243,3 +245,34 @@ def test_the_makefile_asks_for_a_prefix_that_is_a_path() -> None:
         "error: PREFIX=here is no absolute path",
         "hint: PREFIX=$HOME/.local, for example",
     ]
+
+
+def test_what_another_python_wants_besides_is_found(tmp_path: Path) -> None:
+    for name, wants in (("a", "b; python_version < '3.13'"), ("c", "d; extra == 'x'"), ("e_f", "A>=1")):
+        (tmp_path / f"{name}-1.dist-info").mkdir()
+        metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\nRequires-Dist: {wants}\n"
+        (tmp_path / f"{name}-1.dist-info/METADATA").write_text(metadata)
+    builder = Builder(Path(sys.executable))
+    assert builder.missing(tmp_path, ("3.13",)) == []
+    assert builder.missing(tmp_path, ("3.11", "3.13")) == ["b"]
+
+
+def test_packages_of_two_pythons_are_put_together(tmp_path: Path) -> None:
+    for version in ("311", "313"):
+        (tmp_path / version / "a-1.dist-info").mkdir(parents=True)
+        (tmp_path / version / f"a.cpython-{version}.so").write_text(version)
+        (tmp_path / version / "a.py").write_text("same")
+        (tmp_path / version / "a-1.dist-info/WHEEL").write_text(version)
+        merge(tmp_path / version, tmp_path / "both")
+    found = {str(path.relative_to(tmp_path / "both")) for path in (tmp_path / "both").rglob("*") if path.is_file()}
+    assert found == {"a.py", "a.cpython-311.so", "a.cpython-313.so", "a-1.dist-info/WHEEL"}
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/a.py").write_text("another")
+    with pytest.raises(SetupError, match="is not the same for all Pythons"):
+        merge(tmp_path / "other", tmp_path / "both")
+
+
+@pytest.mark.parametrize("python", ["/nonexistent/python3", "/bin/false"])
+def test_an_interpreter_that_does_not_run(python: str) -> None:
+    with pytest.raises(SetupError, match=f"{python} does not run"):
+        version_of(Path(python))
