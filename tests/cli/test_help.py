@@ -25,7 +25,8 @@ def test_help_lists_the_verbs_in_groups(cli: Command) -> None:
     lines = cli.ok("--help").splitlines()
     titles = [title for title in GROUPS if title]
     assert [line[:-1] for line in lines if line[:-1] in titles] == titles
-    assert [line.split()[0] for line in lines if line.startswith("  ") and line.split()[0] in LISTED] == LISTED
+    listed = lines[lines.index(f"{titles[0]}:") :]  # what is said before may have a verb's word first in a line
+    assert [line.split()[0] for line in listed if line.startswith("  ") and line.split()[0] in LISTED] == LISTED
     for name in LISTED:
         assert any(line.split() == [name, *VERBS[name][1].split()] for line in lines), name
 
