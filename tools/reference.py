@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -51,8 +52,10 @@ def prose(text: str) -> str:
     """A command's help: its paragraphs, and what is set in as it stands."""
     parts = []
     for paragraph in inspect.cleandoc(text).split("\n\n"):
-        set_in = paragraph.startswith("    ")
-        parts.append(paragraph.rstrip() if set_in else plain(paragraph))
+        if paragraph.startswith("\b\n"):  # click's own mark
+            parts.append(textwrap.indent(textwrap.dedent(paragraph[2:]), "    ").rstrip())
+        else:
+            parts.append(paragraph.rstrip() if paragraph.startswith("    ") else plain(paragraph))
     return "\n\n".join(parts)
 
 

@@ -6,7 +6,7 @@ from stratum.cli.main import cli
 from stratum.config import SETTINGS
 from tools.manpages import commands
 from tools.picture import picture
-from tools.reference import CHECKOUT, config, exit_codes, pages, plain, verbs
+from tools.reference import CHECKOUT, config, exit_codes, pages, plain, prose, verbs
 
 
 def test_the_pages_are_those_of_the_code() -> None:
@@ -31,3 +31,4 @@ def test_every_setting_and_error_is_in_it() -> None:
 
 def test_text_is_shown_as_it_stands() -> None:
     assert plain("a|b  *c*\n<d> _e_ ``f|g``") == r"a\|b \*c\* \<d\> \_e\_ `f\|g`"
+    assert prose("a *b*\n\n\b\n  [c]\n  d\n\n    set in") == "a \\*b\\*\n\n    [c]\n    d\n\n    set in"
