@@ -102,8 +102,10 @@ def _check_excludes(source: TreeSource | CommitSource, path: str, options: Optio
 
     asked = options.excludes is not None and options.excludes.asked
     if asked and not isinstance(source, DirectorySource):
+        layout = os.path.isdir(path)
         raise UsageError(
-            f"something can be left out of a directory only, and {path} is none", hint="unpack it, and import that"
+            f"something can be left out of a directory only, and {path} is {'an image layout' if layout else 'none'}",
+            hint="--bare takes it as a directory" if layout else "unpack it, and import that",
         )
 
 
