@@ -170,7 +170,7 @@ def test_no_suggestion_misleads(here: Here) -> None:
 
 
 def test_the_command_itself_says_it(cli: Command) -> None:
-    assert cli("comit").stderr == "error: there is no verb 'comit'\nhint: did you mean 'stratum commit --help'?\n"
+    assert cli("psuh").stderr == "error: there is no verb 'psuh'\nhint: did you mean 'stratum push --help'?\n"
 
 
 def test_a_hint_is_looked_for_without_writing(here: Here) -> None:
