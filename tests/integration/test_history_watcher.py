@@ -241,6 +241,23 @@ def test_versions_in_directories_that_are_new_are_kept(app: Recorded) -> None:
     assert app.versions(b"/moved/deep/g") == contents
 
 
+def test_in_a_flood_of_directories_no_version_is_missed_that_is_there_for_a_moment(app: Recorded) -> None:
+    places = [app.view / f"made-{number}" / "f" for number in range(100)]
+    for place in places:
+        place.parent.mkdir()
+        place.write_bytes(b"first" * 20)
+    app.watcher.listen()
+    while app.watcher._arrivals.next_due is not None:
+        app.watcher.run_once(0.01)
+    for place in places:
+        place.write_bytes(b"second" * 20)
+        app.watcher.listen()
+    app.check()
+    for place in places:
+        path = os.fsencode("/" + str(place.relative_to(app.view)))
+        assert app.versions(path) == [b"first" * 20, b"second" * 20]
+
+
 def test_files_that_were_closed_before_their_directory_was_heard_of(app: Recorded) -> None:
     (app.view / "new" / "deep").mkdir(parents=True)
     (app.view / "new" / "deep" / "f").write_bytes(b"first" * 20)
