@@ -6,6 +6,7 @@ import pytest
 
 from stratum.cli.running import split_command
 from stratum.podman.containers import own_words
+from stratum.volumes.runline import separated
 
 
 @pytest.mark.parametrize(
@@ -23,6 +24,12 @@ from stratum.podman.containers import own_words
 )
 def test_volumes_may_follow_the_command(words: list[str], command: list[str], volumes: list[str]) -> None:
     assert split_command(words) == (command, volumes)
+
+
+def test_options_of_a_volume_reach_every_podman() -> None:
+    assert separated("db+a:/d,e:create,uid=1;ro,tag=x") == "db+a:/d,e:create;uid=1;ro;tag=x"
+    assert separated("db:/data") == "db:/data"
+    assert separated("db,x") == "db,x"
 
 
 @pytest.mark.parametrize(
