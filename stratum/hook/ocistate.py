@@ -9,15 +9,17 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from stratum.errors import StratumError, os_error_text
+from stratum.errors import StratumError, one_line, os_error_text
 from stratum.frozen import frozen
 from stratum.sys.smallfile import read_regular
 
 MAX_STATE = 4 << 20
 MAX_CONFIG = 16 << 20
+MAX_CALLED = 200
 
 _CONTAINER_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,254}")
 
@@ -39,10 +41,14 @@ class ContainerState:
 
 @frozen
 class Bundle:
-    """The parts of ``config.json`` that a mount depends on. ``rootfs`` is absolute."""
+    """The parts of ``config.json`` that a mount depends on. ``rootfs`` is absolute.
+
+    ``lists`` are files in which Podman's storage may list the container, by where the bundle is and what it mounts.
+    """
 
     rootfs: Path
     mount_label: str | None
+    lists: tuple[Path, ...] = ()
 
 
 def read_state(fd: int) -> ContainerState:
@@ -105,7 +111,50 @@ def parse_bundle(data: bytes, bundle: Path) -> Bundle:
     return Bundle(
         rootfs=bundle / root,
         mount_label=label,
+        lists=_lists(bundle, config.get("mounts")),
     )
+
+
+def _lists(bundle: Path, mounts: object) -> tuple[Path, ...]:
+    """Podman has a bundle in DIR/ID/userdata, and makes files for the container in RUNDIR/ID/userdata."""
+    if bundle.name != "userdata" or len(bundle.parts) < 4 or not isinstance(mounts, list):
+        return ()
+    own = f"/{bundle.parent.name}/userdata/"
+    sources = [mount.get("source") for mount in mounts if isinstance(mount, dict)]
+    found = (source.partition(own)[0] for source in sources if isinstance(source, str) and own in source)
+    rundir = next((text for text in found if text.startswith("/") and "\0" not in text), None)
+    volatile = (Path(rundir) / "volatile-containers.json",) if rundir is not None else ()
+    return (bundle.parents[1] / "containers.json", *volatile)
+
+
+def called(lists: Sequence[Path], container_id: str) -> str | None:
+    """The name of a container and of its image, for people, where Podman's storage tells them; None where it does not.
+
+    Podman is not asked: it has the container locked while it starts.
+    """
+    for path in lists:
+        try:
+            found = parse_called(read_regular(path, MAX_CONFIG)[1], container_id)
+        except (OSError, BadStateError):
+            found = None
+        if found is not None:
+            return found
+    return None
+
+
+def parse_called(data: bytes, container_id: str) -> str | None:
+    """``called``, from the text of such a list. Raises ``BadStateError``."""
+    listed = _json(data, "the list of containers")
+    for entry in listed if isinstance(listed, list) else ():
+        if not isinstance(entry, dict) or entry.get("id") != container_id or not isinstance(entry.get("metadata"), str):
+            continue
+        about = _object(
+            _json(entry["metadata"].encode("utf-8", "surrogatepass"), "the metadata of a container"),
+            "the metadata of a container",
+        )
+        words = [about.get(key) for key in ("name", "image-name")]
+        return one_line(", ".join(word for word in words if isinstance(word, str) and word))[:MAX_CALLED] or None
+    return None
 
 
 def _json(data: bytes, what: str) -> object:

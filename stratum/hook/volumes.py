@@ -13,7 +13,7 @@ from stratum.api.session import Session
 from stratum.errors import StratumError, os_error_text
 from stratum.frozen import frozen, replace
 from stratum.hook.attach import Attachment, attach_all
-from stratum.hook.ocistate import Bundle, ContainerState
+from stratum.hook.ocistate import Bundle, ContainerState, called
 from stratum.mount.container import ContainerProcess
 from stratum.mount.plan import MountPlan
 from stratum.mount.state import Record
@@ -53,6 +53,7 @@ class ContainerVolumes:
         self._state = state
         self._holder = Container(state.id)
         self._bundle = bundle
+        self._about = called(bundle.lists, state.id)
 
     def mount(self, volumes: Sequence[Volume]) -> None:
         """Mount ``volumes`` (parents first) into the container, or raise ``StratumError`` and leave nothing held."""
@@ -72,7 +73,13 @@ class ContainerVolumes:
             tree = ensure_worktree(self._session, volume.ref, volume.beginning, why="made for a container", fill=fill)
             first, read_only = _first(process), volume.read_only
             with grant(
-                self._session, tree.ref, self._holder, volume.promise, process=first, read_only=read_only
+                self._session,
+                tree.ref,
+                self._holder,
+                volume.promise,
+                process=first,
+                read_only=read_only,
+                about=self._about,
             ) as granted:
                 _on_failure(undo, granted.revoke)
                 held, failure = granted.held, granted.failure

@@ -6,7 +6,7 @@ a holder as its ``kind`` and its ``id``; the history, errors and ``status`` say 
 A lease (lease.toml of a worktree) is there while somebody has the worktree and until what was promised is done::
 
     [lease]   since, commit (on release), tag_template?, move_tag?, last_error?, pre_commit?, post_commit?
-    [holder]  kind, id, pid?, start_time?, pid_namespace?, boot?    the last four are a container's first process
+    [holder]  kind, id, about?, pid?, start_time?, pid_namespace?, boot?    the last four: a container's first process
 
 The first form, which is read too, has no table [holder]: in [lease] there are the process and ``container``, which is
 an ID, "volume/NAME" or "kubernetes/ID", and its templates call all of these {container}.
@@ -147,6 +147,7 @@ class Lease:
     """Who holds a worktree, since when, and what is promised. ``last_error`` is what keeping the promise failed with.
 
     ``process`` is a container's first process: while it runs, the worktree is in use, whatever else is known.
+    ``about`` is what people call the holder: a container's name and its image's, for the reflog.
     """
 
     holder: Holder
@@ -154,6 +155,7 @@ class Lease:
     promise: Promise
     last_error: str | None = None
     process: Process | None = None
+    about: str | None = None
 
     def to_toml(self) -> bytes:
         """The content of lease.toml."""
@@ -168,6 +170,7 @@ class Lease:
         table |= {key: value for key, value in words.items() if value is not None}
         process = as_dict(self.process) if self.process is not None else {}
         holder = written(self.holder) | {key: value for key, value in process.items() if value is not None}
+        holder |= {"about": self.about} if self.about is not None else {}
         return write_tables({"lease": table, "holder": holder}, "the lease of a worktree")
 
 
@@ -195,7 +198,8 @@ def lease_from(tables: Mapping[str, Any], where: str) -> Lease:
         )
     commands = (fields.maybe_text("lease", "pre_commit"), fields.maybe_text("lease", "post_commit"))
     promise = Promise(fields.flag("lease", "commit"), tag, move, *commands)
-    return Lease(holder, fields.text("lease", "since"), promise, fields.maybe_text("lease", "last_error"), process)
+    last_error, about = fields.maybe_text("lease", "last_error"), fields.maybe_text(table, "about")
+    return Lease(holder, fields.text("lease", "since"), promise, last_error, process, about)
 
 
 def _first_form(container: str) -> tuple[str, str]:

@@ -64,13 +64,14 @@ def grant(
     process: Process | None = None,
     read_only: bool = False,
     again: bool = False,
+    about: str | None = None,
 ) -> Iterator[Granted]:
     """Give the worktree ``ref`` to ``holder``, which mounts it in the block; if that fails, nothing was given.
 
     What an earlier holder was promised is done first. ``process`` is a container's first one: while that runs, the
     worktree is in use. A store that can only be read has no leases, and gives worktrees to who is ``read_only`` alone.
     ``again``: the holder, whose calls are repeated, may have it already, mounted and leased, and then keeps it; whether
-    anybody else has it mounted is seen when it is mounted.
+    anybody else has it mounted is seen when it is mounted. ``about`` is what people call the holder.
 
     Raises ``BusyError`` where anybody else has it, ``NotFoundError``, ``DamagedError``.
     """
@@ -85,7 +86,7 @@ def grant(
                 failure = exc
         before = held.lease
         error = short_error(failure) if failure is not None else before.last_error if before is not None else None
-        lease = Lease(holder, rfc3339(utc_now()), promise, error, process)
+        lease = Lease(holder, rfc3339(utc_now()), promise, error, process, about)
         if before is None or before != replace(lease, since=before.since):
             with contextlib.suppress(*((UnsupportedError,) if read_only else ())):
                 held.set_lease(lease)
@@ -208,7 +209,7 @@ def _keep_promise(session: Session, held: Held, lease: Lease) -> Released:
     name, worktree, holder, promise = held.stratum, held.name, lease.holder, lease.promise
     if not promise.commit:
         return Released(name, worktree, holder)
-    why = f"{holder.words()} {holder.ended}"
+    why = f"{holder.words()}{f' ({lease.about})' if lease.about is not None else ''} {holder.ended}"
     commit = held.commit(why=why, ended=holder).commit
     if promise.tag is None:
         return Released(name, worktree, holder, commit)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from pathlib import Path
 
@@ -57,10 +58,11 @@ def head(cli: Command, ref: str) -> str:
 
 
 def moves(cli: Command, name: str, worktree: str) -> list[str]:
-    """Why the head of a worktree moved, oldest first, its making left out."""
+    """Why the head of a worktree moved, oldest first, its making and what people call a container left out."""
     lines = (cli.store / "refs" / name / "log.jsonl").read_text().splitlines()
     entries = [json.loads(line) for line in lines]
-    return [e["why"] for e in entries if e["kind"] == "worktree" and e["which"] == worktree and e["old"] is not None]
+    moved = [e for e in entries if e["kind"] == "worktree" and e["which"] == worktree and e["old"] is not None]
+    return [re.sub(r" \(.*\) stopped$", " stopped", e["why"]) for e in moved]
 
 
 def content(cli: Command, ref: str, tmp_path: Path) -> dict[str, str]:

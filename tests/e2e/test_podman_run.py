@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import termios
@@ -56,6 +57,8 @@ def test_output_exit_code_and_commit(podman: PodmanEnv, cli: Command) -> None:
     assert containers(podman) == []
     changes = cli.json("diff", "app:latest", "app:run-main")
     assert [change["path"] for change in changes if change["kind"] == "added"] == ["/new"]
+    whys = [entry["why"] for entry in cli.json("log", "--reflog", "app+main")]
+    assert re.fullmatch(rf"container [0-9a-f]{{12}} \([a-z_]+, {podman.image}\) stopped", whys[0])
     again = cli("run", "--name", "again", podman.image, "cat", "/data/new", "-v", "app:/data")
     assert (again.code, again.stdout) == (0, "hello /tmp\n")
     assert containers(podman) == ["again"]

@@ -21,7 +21,7 @@ from stratum.api.patchset import parse_patchset
 from stratum.config import load_config
 from stratum.errors import DamagedError, StratumError
 from stratum.history.pending import parse_pending
-from stratum.hook.ocistate import BadStateError, parse_bundle, parse_state
+from stratum.hook.ocistate import BadStateError, parse_bundle, parse_called, parse_state
 from stratum.hydrate.profile import Entry, read_profile, write_profile
 from stratum.mount.record import record_from_json
 from stratum.oci.catalog import read_catalog
@@ -187,6 +187,10 @@ PARSERS: dict[str, tuple[Callable[[bytes], object], bytes]] = {
     "line of podman run": (
         lambda data: parse_line(text(data).split(), Grammar({"rm": False, "env": True}, {"e": "env"}), "--net".__eq__),
         b"--rm -e A=b --net host -- image",
+    ),
+    "containers of Podman": (
+        lambda data: parse_called(data, "c"),
+        b'[{"id":"c","names":["box"],"metadata":"{\\"name\\":\\"box\\",\\"image-name\\":\\"a/b:1\\"}"}]',
     ),
     "bundle": (lambda data: parse_bundle(data, Path("/b")), b'{"root":{"path":"rootfs"},"linux":{"uidMappings":[]}}'),
     "template": (lambda data: template(text(data)), b"{name}-{worktree}-{container}-{time}-{commit}"),

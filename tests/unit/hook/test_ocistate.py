@@ -16,6 +16,7 @@ from stratum.hook.ocistate import (
     MAX_STATE,
     BadStateError,
     Bundle,
+    called,
     parse_bundle,
     parse_state,
     read_bundle,
@@ -169,3 +170,25 @@ def test_any_bytes_are_a_state_or_one_error(data: bytes) -> None:
     with pytest.raises(BadStateError) as caught:
         parse_state(data)
     assert "\n" not in caught.value.message
+
+
+def test_what_people_call_a_container(tmp_path: Path) -> None:
+    config = {
+        "root": {"path": "/r"},
+        "mounts": [{"source": "tmpfs"}, {"source": "/run/s/overlay-containers/c1/userdata/hosts"}],
+    }
+    lists = parse_bundle(json.dumps(config).encode(), Path("/g/overlay-containers/c1/userdata")).lists
+    names = ["/g/overlay-containers/containers.json", "/run/s/overlay-containers/volatile-containers.json"]
+    assert list(map(str, lists)) == names
+    for bundle in ("/userdata", "/c1/userdata", "/b"):
+        assert parse_bundle(json.dumps(config).encode(), Path(bundle)).lists == ()
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.write_text("no JSON")
+    metadata = json.dumps({"name": "web", "image-name": "docker.io/library/redis:7\x1b[1m" + "x" * 300})
+    second.write_text(json.dumps([{"id": "c0", "metadata": "{}"}, 7, {"id": "c1", "metadata": metadata}]))
+    found = called([first, tmp_path / "none", second], "c1")
+    assert found is not None
+    assert found.startswith("web, docker.io/library/redis:7\\x1b[1mxxx")
+    assert len(found) == 200
+    assert called([second], "c0") is None
+    assert called([second], "c2") is None

@@ -157,6 +157,7 @@ def test_leases(store: Store, base: str) -> None:
         Lease(Container("x"), "2025-06-09T10:31:00Z", Promise(pre_commit="a 'b' && \"c\"", post_commit="d")),
         Lease(Container("c"), "2025-06-09T10:31:00Z", Promise(), None, Process(1, 2, "4:7", "b")),
         Lease(Container("c"), "2025-06-09T10:31:00Z", Promise(), None, Process(1, 2)),
+        Lease(Container("c"), "2025-06-09T10:31:00Z", Promise(), about="web, docker.io/library/redis:7"),
     ):
         store.worktrees.set_lease("app", "dev", lease)
         assert Store.open(store.root).worktrees.lease("app", "dev") == lease
