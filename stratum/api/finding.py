@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from stratum.api.log import pairs
@@ -153,7 +153,7 @@ def find_in_history(
 _Told = list[bytes]
 
 
-def _fitting(lines: Iterator[bytes], wanted: _Wanted) -> dict[bytes, _Told]:
+def _fitting(lines: Iterable[bytes], wanted: _Wanted) -> dict[bytes, _Told]:
     """Path -> what its line says, of the lines that are wanted."""
     from stratum.store.subtree import told
     from stratum.tree.escape import unescape

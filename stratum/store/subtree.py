@@ -151,22 +151,24 @@ class Differing:
             for block in _blocks(stored, 0, len(stored.frames)):
                 yield from block.removesuffix(b"\n").split(b"\n")
 
-    def between(self, old: str, new: str) -> tuple[Iterator[bytes], Iterator[bytes]]:
-        """(lines of the old dump, lines of the new one): at least those that the other does not have."""
+    def between(self, old: str, new: str) -> tuple[set[bytes], set[bytes]]:
+        """(lines of the old dump, lines of the new one) that the other does not have."""
         with _reading(old):
             before = _stored(self._read(old))
         with _reading(new):
             after = _stored(self._read(new))
         ahead, behind = _shared(before, after)
-        return self._side(old, before, ahead, behind), self._side(new, after, ahead, behind)
+        left, right = (self._side(commit, stored, ahead, behind) for commit, stored in ((old, before), (new, after)))
+        return left - right, right - left
 
-    def _side(self, commit: str, stored: _Stored, ahead: int, behind: int) -> Iterator[bytes]:
+    def _side(self, commit: str, stored: _Stored, ahead: int, behind: int) -> set[bytes]:
+        """The lines that are, if only in part, in the frames that the other dump does not have."""
+        lines = set[bytes]()
         with _reading(commit):
-            end = len(stored.frames) - behind
-            if end > ahead:
-                whole = replace(stored, last=len(stored.frames))
-                for block in _blocks(stored, *_around(whole, ahead, end)):
-                    yield from block.removesuffix(b"\n").split(b"\n")
+            whole = replace(stored, last=len(stored.frames))
+            for block in _blocks(stored, *_around(whole, ahead, len(stored.frames) - behind)):
+                lines.update(block.removesuffix(b"\n").split(b"\n"))
+        return lines
 
 
 def told(line: bytes) -> list[bytes]:

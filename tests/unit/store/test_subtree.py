@@ -75,9 +75,7 @@ def test_it_is_what_the_dumps_say(trees: list[dict[bytes, bytes]], paths: list[b
     stored = {number: in_frames(dump, modulus) for number, dump in dumps.items()}
     for old, new in pairwise(stored):
         before, after = (set(dumps[number].split(b"\n")) for number in (old, new))
-        old_lines, new_lines = map(set, Differing(stored.__getitem__).between(old, new))
-        assert before - after == old_lines - new_lines
-        assert after - before == new_lines - old_lines
+        assert Differing(stored.__getitem__).between(old, new) == (before - after, after - before)
     for path in (*paths, b"/"):
         subtree = Subtree(stored.__getitem__, path)
         for old, new in pairwise(stored):
