@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from stratum.store.reflog import ReflogEntry
     from stratum.store.subtree import Subtree
 
-_SAID_ANYWAY = ("", "commit", "import", "init", "pull")
-"""Why a ref was moved to a commit, where that tells nothing but that the commit was made."""
+_SAID_ANYWAY = ("", "commit", "import", "init", "pull", "tag", "worktree")
+"""The first word of why a ref was moved to a commit, where that tells nothing but that somebody made or named it."""
 _KEPT_DUMPS = 3
 
 
@@ -127,7 +127,7 @@ def reasons(store: Store, names: Iterable[str]) -> dict[str, str]:
             for entry in store.reflog.read(name):
                 if entry.new is not None:
                     found.setdefault(entry.new, entry.why)
-    return {commit: why for commit, why in found.items() if why not in _SAID_ANYWAY}
+    return {commit: why for commit, why in found.items() if why.partition(" ")[0] not in _SAID_ANYWAY}
 
 
 class _Changed:

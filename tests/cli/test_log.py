@@ -39,7 +39,7 @@ def line(cli: Command) -> list[str]:
                 image=False,
             )
         made.append(meta.metadata_hash)
-        store.tags.set("app", "latest", made[-1], force=True)
+        store.tags.set("app", "latest", made[-1], force=True, why="import /srv/app")
     store.tags.set("app", "v1", made[0])
     return made
 
@@ -86,6 +86,7 @@ def test_what_names_them(cli: Command, line: list[str]) -> None:
     assert shown[2] == f"{line[2][:12]}  (app+dev)  number 2"
     assert shown[4] == f"{line[0][:12]}  (app:v1)  number 0"
     entries = cli.json("log", "app", "-n", "3")
+    assert {entry["why"] for entry in entries} == {None}
     assert [(entry["tags"], entry["worktrees"]) for entry in entries] == [
         (["app:latest"], []),
         ([], []),
