@@ -86,8 +86,8 @@ class Rules:
                 self._others.append(number)
         self._others.reverse()
 
-    def __bool__(self) -> bool:
-        return bool(self._patterns)
+    def __len__(self) -> int:
+        return len(self._patterns)
 
     def verdict(self, path: bytes, name: bytes, directory: bool) -> bool | None:
         """Whether it is to be left out; None where no pattern fits. ``path`` is relative to the patterns' directory."""
@@ -154,6 +154,17 @@ def _without_spaces(line: bytes) -> bytes:
 def _plain_length(text: bytes) -> int:
     """How many characters at the beginning stand for themselves."""
     return next((at for at, char in enumerate(text) if char in _SPECIAL), len(text))
+
+
+def _set_regex(chosen: set[int]) -> bytes:
+    """The regex of one of these characters, by its ranges: the library takes long over sets that are spelled out."""
+    ranges: list[list[int]] = []
+    for char in sorted(chosen):
+        if ranges and char == ranges[-1][1] + 1:
+            ranges[-1][1] = char
+        else:
+            ranges.append([char, char])
+    return b"[%b]" % b"".join(b"\\x%02x-\\x%02x" % (first, last) for first, last in ranges)
 
 
 class _Translation:
@@ -264,7 +275,7 @@ class _Translation:
         chosen.discard(0x2F)
         if not chosen:
             raise _MalformedError
-        return b"[%b]" % b"".join(b"\\x%02x" % char for char in sorted(chosen)), at + 1
+        return _set_regex(chosen), at + 1
 
     def _class(self, at: int) -> tuple[bytes | None, int]:
         """(members, where it ends) of the [:class:] that begins at ``at``; no members where it is none."""
