@@ -27,7 +27,7 @@ from stratum.tree.ignore import Rules, lines_of, parse_patterns, verdict_of
 IGNORE_FILE = ".stratumignore"
 IGNORE_FILE_MAX = 256 << 10
 PATTERNS_MAX = 10_000
-"""Most patterns that are obeyed in one file."""
+"""Most patterns of such files that are in force in one directory."""
 
 _TAG = "CACHEDIR.TAG"
 _SIGNATURE = b"Signature: 8a477f597d28d172789f06886806bc55"
@@ -174,9 +174,11 @@ def _with_file(fd: int, place: Place, entries: Sequence[Entry]) -> Place:
             f"cannot read {where}: {os_error_text(exc)}", hint="take it away, or import with --no-ignore-files"
         ) from None
     patterns = parse_patterns(lines_of(data)) if data is not None else []
-    if data is not None and (len(data) > IGNORE_FILE_MAX or len(patterns) > PATTERNS_MAX):
+    in_force = len(patterns) + sum(len(rules) for _, rules in place.rules)
+    if data is not None and (len(data) > IGNORE_FILE_MAX or in_force > PATTERNS_MAX):
         raise StratumError(
-            f"{where} has more than {IGNORE_FILE_MAX >> 10} KiB or {PATTERNS_MAX} patterns",
+            f"{where} has more than {IGNORE_FILE_MAX >> 10} KiB, or with those above it more than {PATTERNS_MAX} "
+            "patterns",
             hint="make it shorter, or import with --no-ignore-files",
         )
     return Place(place.path, ((place.path, Rules(patterns)), *place.rules)) if patterns else place

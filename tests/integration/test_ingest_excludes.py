@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from stratum.errors import StratumError
 from stratum.ingest import statcache
 from stratum.ingest.directory import import_directory
-from stratum.ingest.selection import Excludes, LeftOut
+from stratum.ingest.selection import PATTERNS_MAX, Excludes, LeftOut
 from stratum.ingest.unchanged import Listing, find_unchanged, remember
 from stratum.store import Store
 from stratum.tree.digest import metadata_hash
@@ -96,6 +96,10 @@ def test_an_ignore_file_is_obeyed_or_an_error(scene: Scene, tmp_path: Path) -> N
     with pytest.raises(StratumError, match=r"\.stratumignore has more than 256 KiB"):
         scene.read(Excludes(ignore_files=True))
     assert "/a" in scene.read(Excludes())[0]
+    for place in ("", "d/", "d/e/"):
+        scene.write(f"{place}.stratumignore", "x\n" * (PATTERNS_MAX // 2))
+    with pytest.raises(StratumError, match=rf"d/e/\.stratumignore has .* with those above it more than {PATTERNS_MAX}"):
+        scene.read(Excludes(ignore_files=True))
 
 
 def test_caches_large_files_and_hard_links(scene: Scene) -> None:
