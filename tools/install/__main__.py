@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -56,6 +57,11 @@ def _target(args: argparse.Namespace) -> installing.Target:
     prefix = os.path.normpath(args.prefix)
     if not os.path.isabs(prefix):
         raise SetupError(f"PREFIX={args.prefix} is no absolute path", "PREFIX=$HOME/.local, for example")
+    if not re.fullmatch(r"(/[\w.+@~-]+)+", prefix):
+        raise SetupError(
+            f"PREFIX={args.prefix} has what the first line of a program or a unit cannot name",
+            "use letters, digits and the characters . + @ ~ _ - for its directories",
+        )
     destdir = os.path.abspath(args.destdir) if args.destdir else ""
     return installing.Target(Places(prefix, system=bool(destdir) or os.geteuid() == 0), destdir)
 
