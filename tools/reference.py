@@ -196,16 +196,18 @@ def _errors() -> list[type[StratumError]]:
 
     import stratum
 
-    for found in pkgutil.walk_packages(stratum.__path__, "stratum."):
+    for module in pkgutil.walk_packages(stratum.__path__, "stratum."):
         # What is for Kubernetes needs packages that only it has; a __main__ runs.
-        if not found.name.startswith("stratum.csi") and not found.name.endswith("__main__"):
-            importlib.import_module(found.name)
+        if not module.name.startswith("stratum.csi") and not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
 
     def below(parent: type[StratumError]) -> list[type[StratumError]]:
         return [each for child in parent.__subclasses__() for each in [*below(child), child]]
 
-    # Those of sys/ are caught above it.
-    return [each for each in [*below(StratumError), StratumError] if not each.__module__.startswith("stratum.sys.")]
+    # Those of sys/ are caught above it; who asks may have loaded more than what was loaded here.
+    others = ("stratum.sys.", "stratum.csi.")
+    found = [each for each in [*below(StratumError), StratumError] if each.__module__.startswith("stratum.")]
+    return [each for each in found if not each.__module__.startswith(others)]
 
 
 PAGES = {

@@ -56,7 +56,8 @@ class Watched:
 
     def on(self, worktree: str = "app+dev") -> None:
         """Have the history kept, and somebody watch."""
-        assert history_on(self.session, worktree).note is None
+        note = history_on(self.session, worktree).note
+        assert note is None, note
 
     def ask(self, op: str, timeout: float = PATIENCE) -> dict[str, Any] | None:
         """What who watches answers."""

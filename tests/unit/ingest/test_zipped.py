@@ -338,6 +338,11 @@ def test_a_7z_that_is_encrypted_or_a_bomb(tx: Transaction, tmp_path: Path, monke
     with pytest.raises(StratumError, match="decompression bomb"):
         read_sevenzip_file(tx, str(path), "x.7z")
     monkeypatch.setattr(compression, "EXPANSION_FREE", 1 << 30)
+    # A dictionary so large is allocated anew, whatever this process has to spare.
+    with py7zr.SevenZipFile(
+        path, "w", filters=[{"id": py7zr.FILTER_LZMA2, "preset": 0, "dict_size": 40 << 20}]
+    ) as archive:
+        archive.writestr(bytes(4 << 20), "a")
     monkeypatch.setattr(sevenzip, "MEMORY_MAX", 1 << 20)
     with pytest.raises(StratumError, match="bytes of memory to unpack"):
         read_sevenzip_file(tx, str(path), "x.7z")
