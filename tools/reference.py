@@ -150,8 +150,8 @@ that name in its registry where the new commit descends from the old one.
 ## Moments
 
 `WHEN` in `REF@{WHEN}`, and for `--at`, `--since` and `--until`, is `2h`, `1d12h`, `10 minutes ago`, `14:05`,
-`yesterday`, `yesterday 14:05`, `2026-11-29`, `2026-11-29 14:05` or a time in RFC 3339. Without a zone it is local
-time.
+`yesterday`, `yesterday 14:05`, `tuesday`, `last tuesday 18:00`, `2026-11-29`, `2026-11-29 14:05` or a time in RFC
+3339. Without a zone it is local time. A day of the week is the last one of that name before today.
 """
     return head + table(("Form", "What it means"), rows) + "\n" + plain(NAMES) + "\n" + rest
 

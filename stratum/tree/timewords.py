@@ -6,6 +6,7 @@
     2026-11-29                 the beginning of that day
     14:05  14:05:11            the last time that it was so late, today or yesterday
     today  yesterday           the beginning of the day; with a time behind it, that time: yesterday 14:05
+    tuesday  last tuesday      the last day of that name before today, likewise: tuesday 18:00
     now
     10 minutes ago  2h  1d12h  that long before now; 'ago' can be left out, a dot can stand for a space
 
@@ -39,6 +40,7 @@ _UNITS = {
 }  # fmt: skip
 _SPAN = re.compile(r"(an?|[0-9]{1,9}) ?([a-z]+?)s?(?: |$|(?=[0-9]))")
 _DAYS = {"today": 0, "yesterday": 1}
+_WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 
 
 def parse_when(text: str, now: datetime, local: Local) -> datetime:
@@ -54,7 +56,7 @@ def parse_when(text: str, now: datetime, local: Local) -> datetime:
             pass
     raise UsageError(
         f"{quoted(text)} is no time",
-        hint="write 14:05, 'yesterday 14:05', '10 minutes ago', 2h, 2026-11-29 or 2026-11-29T14:05:11Z",
+        hint="write 14:05, 'yesterday 14:05', tuesday, '10 minutes ago', 2h, 2026-11-29 or 2026-11-29T14:05:11Z",
     )
 
 
@@ -84,15 +86,19 @@ def _clock(words: str, now: datetime, local: Local) -> datetime | None:
 
 
 def _day(words: str, now: datetime, local: Local) -> datetime | None:
-    day, _, clock = words.partition(" ")
+    day, _, clock = words.removeprefix("last ").partition(" ")
     if words == "now":
         return now
-    if day not in _DAYS:
+    if day in _WEEKDAYS:
+        before = (now.weekday() - _WEEKDAYS.index(day) - 1) % 7 + 1
+    elif day in _DAYS and words.startswith(day):
+        before = _DAYS[day]
+    else:
         return None
     found = _CLOCK.fullmatch(clock.removeprefix("at "))
     if clock and found is None:
         return None
-    midnight = datetime(now.year, now.month, now.day) - timedelta(days=_DAYS[day])
+    midnight = datetime(now.year, now.month, now.day) - timedelta(days=before)
     return local(midnight + (_since_midnight(found.groups()) if found is not None else timedelta()))
 
 

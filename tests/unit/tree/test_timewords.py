@@ -36,6 +36,9 @@ def local(moment: datetime) -> datetime:
         ("today 14:05:11", "2026-03-31T14:05:11+01:00"),
         ("Yesterday", "2026-03-30T00:00:00+01:00"),
         ("yesterday at 23:59", "2026-03-30T23:59:00+01:00"),
+        ("monday", "2026-03-30T00:00:00+01:00"),
+        ("Last Wednesday at 18:00", "2026-03-25T18:00:00+01:00"),
+        ("tuesday 18:00", "2026-03-24T18:00:00+01:00"),
         ("now", NOW.isoformat()),
         ("10 minutes ago", "2026-03-31T14:20:15.250000+01:00"),
         ("  10   Minutes  AGO ", "2026-03-31T14:20:15.250000+01:00"),
@@ -63,6 +66,7 @@ def test_moments(text: str, meant: str) -> None:
     "text",
     [
         *("", " ", "ago", "tomorrow", "2026-02-30", "2026-13-01", "24:00", "14:60", "14", "14:5", "yesterday noon"),
+        *("last", "last yesterday", "last now", "last tuesday 25:00", "tues", "next monday"),
         *("2 fortnights ago", "h", "2", "-2h", "2h ago ago", "999999999 years ago", "999999999d", "0000-01-01"),
         *("\u0661h", "14:05\x00", "x" * 1000, "2026-03-29T14:05:11+25:00", "1h " * 60),
     ],
