@@ -164,7 +164,10 @@ def is_ours(path: Path) -> bool:
     except (ValueError, KeyError, TypeError):
         ours = False
     if not ours:
-        raise ConflictError(f"{path} was not written by 'stratum hook install'", hint="move it out of the way")
+        raise ConflictError(
+            f"{path} was not written by 'stratum hook install'",
+            hint=f"look at it, then: mv {path} {path}.old; and the same again",
+        )
     return True
 
 

@@ -84,7 +84,9 @@ def _places(interpreter: str, environment: dict[str, str]) -> list[str]:
             check=False,
         )
     except OSError as exc:
-        raise UnsupportedError(f"cannot run {interpreter}: {os_error_text(exc)}") from None
+        raise UnsupportedError(
+            f"cannot run {interpreter}: {os_error_text(exc)}", hint="run: stratum hook install"
+        ) from None
     if done.returncode != 0:
         last = done.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
         raise UnsupportedError(

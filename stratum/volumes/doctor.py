@@ -176,7 +176,7 @@ def _try_interpreter(interpreter: str, environment: dict[str, str]) -> None:
 def _policy() -> str:
     rules = load_policy().rules
     if not rules:
-        return f"{POLICY_FILE} has no rules: Podman may mount everything, Kubernetes pods nothing"
+        return f"no rules in {POLICY_FILE}: Podman may mount everything, Kubernetes pods nothing"
     return f"{len(rules)} rules in {POLICY_FILE}"
 
 

@@ -68,8 +68,9 @@ def test_again_and_away(tmp_path: Path) -> None:
 def test_a_file_of_somebody_else_is_left_alone(tmp_path: Path, text: str) -> None:
     taken = tmp_path / "stratum-poststop.json"
     taken.write_text(text)
-    with pytest.raises(ConflictError, match="was not written by"):
+    with pytest.raises(ConflictError, match="was not written by") as refused:
         put(tmp_path)
+    assert f"mv {taken} {taken}.old" in (refused.value.hint or "")
     with pytest.raises(ConflictError, match="was not written by"):
         uninstall(tmp_path)
     assert taken.read_text() == text
