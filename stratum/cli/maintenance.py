@@ -219,7 +219,9 @@ def fsck(app: App, depth: str, repair: bool, source: str | None, remote: bool) -
         _print_fscked(app, done)
     if done.damage:
         hint = (
-            "what is left needs a copy of it: --from, a pull, or an import" if repair else "see 'stratum fsck --help'"
+            "what is left needs a copy of it: --from, a pull, or an import"
+            if repair
+            else "'stratum fsck --repair' mends what can be, with --from SOURCE also from a copy; it deletes nothing"
         )
         count = len(done.damage)
         raise DamagedError(f"{count} {'thing is' if count == 1 else 'things are'} damaged or missing", hint=hint)
