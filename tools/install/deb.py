@@ -29,7 +29,7 @@ ENABLED = ("stratum-hydrate.socket", "stratum-mounts.service", "stratum-reconcil
 """Units that whoever installs the package wants; others are enabled by hand."""
 TEMPLATES = CHECKOUT / "tools/install/debian"
 SCRIPTS = ("postinst", "prerm", "postrm")
-DOCUMENTS = ("README.md", "SECURITY.md", "docs", "oci-hooks/README.md", "registry", "k8s/README.md")
+DOCUMENTS = ("README.md", "SECURITY.md", "docs", "oci-hooks/README.md", "oci-hooks/quadlet", "registry", "k8s")
 """What of the checkout is in the package's documentation, where the files lead to one another."""
 
 
