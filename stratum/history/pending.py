@@ -137,12 +137,15 @@ class Pending:
     def _tidy(self) -> None:
         """Have in the file what is not done, and nothing else."""
         lines: dict[_Key, bytes] = {}
-        with suppress(OSError):
-            for key, note in self._noted.items():
-                lines[key] = os.pread(self._notes, note.size, note.at) if note.at >= 0 else b""
+        for key, note in self._noted.items():
+            lines[key] = b""
+            if note.at >= 0:
+                with suppress(OSError):
+                    lines[key] = os.pread(self._notes, note.size, note.at)
         self._cut(0)
         for key, line in lines.items():
-            self._noted[key] = self._noted[key]._replace(at=self._write(line))
+            at = self._write(line) if len(line) == self._noted[key].size else -1
+            self._noted[key] = self._noted[key]._replace(at=at)
         for line in self._moved.values():
             self._write(line)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import resource
+import signal
 from pathlib import Path
 
 import pytest
@@ -70,6 +72,26 @@ def test_the_file_does_not_grow_for_ever(tmp_path: Path, notes: Pending, monkeyp
         notes.done("app+dev", [version(number)])
         assert left_in(tmp_path)[0] == [stays._replace(hint=b"/moved")]
     assert (tmp_path / NOTES).stat().st_size < 20_000
+
+
+def test_what_there_was_no_room_for_harms_no_other(
+    tmp_path: Path, notes: Pending, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_TIDY", 1000)
+    stays = version(1)
+    notes.add("app+dev", stays)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        notes.add("app+dev", version(0, handle=b"longer than others" * 9))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, ignored)
+    for number in range(2, 100):
+        notes.add("app+dev", version(number))
+        notes.done("app+dev", [version(number)])
+        assert left_in(tmp_path)[0] == [stays]
 
 
 def test_nothing_is_found_where_there_is_nothing(tmp_path: Path) -> None:
