@@ -31,7 +31,8 @@ _SOME = 64
 @frozen
 class Patch:
     """A change, and ``text``, the difference of its lines in the unified format; or why there is none: ``binary``,
-    ``large`` (more than ``PATCH_MAX`` bytes), ``unknown`` (nobody knows a content), or nothing of that."""
+    ``large`` (more than ``PATCH_MAX`` bytes, or too much to compare), ``unknown`` (nobody knows a content), or nothing
+    of that."""
 
     change: Change
     text: str | None
@@ -91,20 +92,19 @@ def _patch(session: Session, change: Change) -> tuple[str | None, str | None]:
         return None, "unknown"
     if not all(map(_is_small, sides)):
         return None, "large"
+    from stratum.tree.linediff import TooMuchError, unified
+
     old, new = (_lines(session, inode) for inode in (change.old, change.new))
     if old is None or new is None:
         return None, "binary"
-    from difflib import unified_diff
-
     name = path_text(change.path)
     before, after = (f"a{name}" if change.old else "/dev/null"), (f"b{name}" if change.new else "/dev/null")
-    return (
-        "".join(
-            line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n"
-            for line in unified_diff(old, new, before, after)
-        ),
-        None,
-    )
+    try:
+        lines = list(unified(old, new, before, after))
+    except TooMuchError:
+        return None, "large"
+    whole = (line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines)
+    return "".join(whole), None
 
 
 def _lines(session: Session, inode: Inode | None) -> list[str] | None:
