@@ -84,13 +84,15 @@ def test_what_there_was_no_room_for_harms_no_other(
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
     try:
-        notes.add("app+dev", version(0, handle=b"longer than others" * 9))
+        notes.add("app+dev", version(0, handle=b"longer than others" * 4))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, ignored)
-    for number in range(2, 100):
-        notes.add("app+dev", version(number))
-        notes.done("app+dev", [version(number)])
+    for number in range(2, 100, 2):
+        some = [version(number), version(number + 1)]
+        for each in some:
+            notes.add("app+dev", each)
+        notes.done("app+dev", some)
         assert left_in(tmp_path)[0] == [stays]
 
 
