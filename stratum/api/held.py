@@ -21,6 +21,7 @@ from stratum.frozen import field, frozen, replace
 from stratum.refs import Ref, parse_new_tag
 from stratum.store.holders import HOST, Holder
 from stratum.store.locks import WORKTREE_WAIT
+from stratum.store.reflog import KEPT_BEFORE
 
 if TYPE_CHECKING:
     from stratum.api.quiescing import Quiesce
@@ -359,7 +360,7 @@ class Held:
         def prepare(tx: Transaction) -> tuple[Path, str | None]:
             upperdir = build_upper(tx) if build_upper is not None else store.worktrees.new_upperdir(tx, base)
             self.flush()
-            return upperdir, None if discard else self.keep(f"kept before {why}")
+            return upperdir, None if discard else self.keep(KEPT_BEFORE + why)
 
         if record is not None:
             return self._replace_live(record, wanted, prepare, why, force=force, discard=discard)

@@ -60,7 +60,8 @@ def retention(
 ) -> Retention:
     """The rules that the options of ``gc`` mean; ``counts`` are those that count, by the names of ``Retention``.
 
-    With any counting rule, the reflog's age and the age of history count only where they are given too.
+    With any counting rule, the reflog's age and the age of history count only where they are given too, but for what
+    was not committed when a reset came, which stays for the reflog's usual age.
     ``UsageError`` for ``tags`` without a rule that keeps any.
     """
     from stratum.store.retention import DEFAULT_AGE, Retention
@@ -75,6 +76,7 @@ def retention(
     default = timedelta() if counted else DEFAULT_AGE
     return Retention(
         age=default if age is None else parse_duration(age),
+        set_aside=DEFAULT_AGE if counted and age is None else timedelta(),
         within=kept_within,
         history=parse_duration(history) if history is not None else timedelta() if counted else None,
         tags=tuple(tags),

@@ -102,6 +102,7 @@ def remove_worktree(session: Session, ref: Ref, *, discard: bool = False) -> str
     ``discard`` throws the work away, and its history; else that goes with its age.
     """
     from stratum.store.layout import NoSpaceError
+    from stratum.store.reflog import KEPT_BEFORE
     from stratum.tree.digest import metadata_hash
     from stratum.tree.dump import write_dump
 
@@ -110,7 +111,7 @@ def remove_worktree(session: Session, ref: Ref, *, discard: bool = False) -> str
         kept = None
         try:
             if not discard:
-                kept = held.keep("kept before removal")
+                kept = held.keep(KEPT_BEFORE + "removal")
         except NoSpaceError as exc:
             if metadata_hash(write_dump(held.shown())) != held.worktree.commit:
                 raise NoSpaceError(

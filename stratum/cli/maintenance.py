@@ -72,10 +72,11 @@ def gc(
     were moved away from and those made before a reset.
 
     With --keep options, history and what the reflog mentions are thinned out instead, for every tag and worktree by
-    itself as 'restic forget' does; --history-age and --reflog-age count only where they are given too. Tags are not
-    touched, but with --tags: those that match are thinned out by the same rules, the tags of one stratum together, by
-    the times of their commits. Pinned tags and commits (stratum tag --pin) always stay. With --stratum, the options are
-    for that stratum; the others are kept as without options.
+    itself as 'restic forget' does; --history-age and --reflog-age count only where they are given too. What was not
+    committed at a reset, rebase or removal, and was kept then, stays for 30 days all the same. Tags are not touched,
+    but with --tags: those that match are thinned out by the same rules, the tags of one stratum together, by the times
+    of their commits. Pinned tags and commits (stratum tag --pin) always stay. With --stratum, the options are for that
+    stratum; the others are kept as without options.
 
         stratum gc --stratum db --tags 'stop-*' --keep-last 10 --keep-daily 14 --keep-monthly 12
 

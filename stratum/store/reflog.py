@@ -35,6 +35,8 @@ from stratum.sys.atomic import write_all
 Kind = Literal["tag", "worktree"]
 Place = tuple[Kind, str, str]
 """A tag or worktree, its name, and the commit that it is at."""
+KEPT_BEFORE = "kept before "
+"""How ``why`` begins where changes that nobody committed were made a commit, before a reset, rebase or removal."""
 _READ_MAX = 1 << 30
 _CHECK = b', "check": "'
 _COMPLETE = re.compile(re.escape(_CHECK) + rb'[0-9a-f]{16}"\}')

@@ -9,7 +9,8 @@ A commit that a ref once named, or that was made automatically (before a reset, 
   the ``last`` newest whatever their times, and all that are older than the newest by no more than ``within``. A commit
   stays if one rule keeps it.
 
-A reflog entry whose time cannot be read keeps its commits.
+What was not committed when a reset, rebase or removal came is kept for ``set_aside`` at least: nobody chose to have it
+counted with the commits that were made on purpose. A reflog entry whose time cannot be read keeps its commits.
 
 Ancestors of what tags and worktrees name are kept as well: all of them where ``history`` is None, else those that were
 made less than that ago.
@@ -28,7 +29,7 @@ from datetime import datetime, timedelta, timezone
 from fnmatch import fnmatchcase
 from typing import NamedTuple, TypeVar
 
-from stratum.store.reflog import ReflogEntry
+from stratum.store.reflog import KEPT_BEFORE, ReflogEntry
 
 DEFAULT_AGE = timedelta(days=30)
 _T = TypeVar("_T")
@@ -39,6 +40,7 @@ class Retention:
     """What is to be kept; see above. A count or duration of 0 is a rule that keeps nothing."""
 
     age: timedelta = DEFAULT_AGE
+    set_aside: timedelta = timedelta()
     last: int = 0
     hourly: int = 0
     daily: int = 0
@@ -115,6 +117,8 @@ def retained(entries: Iterable[ReflogEntry], rules: Retention, now: datetime) ->
         mentioned = [commit for commit in (entry.old, entry.new) if commit is not None]
         if time is None or now - time < rules.age:
             kept.update(dict.fromkeys(mentioned, "reflog"))
+        elif entry.new is not None and entry.why.startswith(KEPT_BEFORE) and now - time < rules.set_aside:
+            kept[entry.new] = "reflog"
         if time is None or (entry.kind == "tag" and rules.thins(entry.which)):
             continue
         history = histories.setdefault((entry.kind, entry.which), {})

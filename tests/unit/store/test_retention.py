@@ -49,6 +49,15 @@ def test_within_one_second_the_later_entry_is_the_newer() -> None:
     assert set(retained(history(*hours(1, 1, 1)), Retention(NOTHING, last=1), NOW)) == {"2"}
 
 
+def test_what_was_set_aside_stays_whatever_is_counted() -> None:
+    aside = ReflogEntry(rfc3339(NOW - timedelta(days=2)), "worktree", "main", "0", "aside", "kept before reset")
+    entries = [*history(*hours(100)), aside, *history(*hours(20, 10))]
+    rules = retention(last=1)
+    assert set(retained(entries, rules, NOW)) == {"1", "aside"}
+    assert set(retained(entries, rules, NOW + timedelta(days=29))) == {"1"}
+    assert set(retained(entries, retention(last=1, age="1d"), NOW)) == {"0", "1"}
+
+
 def test_a_commit_that_a_ref_came_back_to_is_new_again() -> None:
     entries = history(*hours(5, 4))
     entries.append(ReflogEntry(rfc3339(NOW), "worktree", "main", "1", "0", "reset"))
@@ -91,8 +100,8 @@ def test_with_counting_rules_the_ages_must_be_asked_for() -> None:
     day = timedelta(days=1)
     assert retention() == Retention(DEFAULT_AGE, history=None)
     assert retention(history="1d") == Retention(DEFAULT_AGE, history=day)
-    assert retention(last=1) == Retention(NOTHING, last=1, history=NOTHING)
-    assert retention(within="1d") == Retention(NOTHING, within=day, history=NOTHING)
+    assert retention(last=1) == Retention(NOTHING, DEFAULT_AGE, last=1, history=NOTHING)
+    assert retention(within="1d") == Retention(NOTHING, DEFAULT_AGE, within=day, history=NOTHING)
     assert retention(last=1, age="1d", history="1d") == Retention(day, last=1, history=day)
 
 
