@@ -217,22 +217,28 @@ def _repeatable(root: click.Group, args: Sequence[str]) -> bool:
     return all(_SAFE.fullmatch(word) for word in args) and _parsed(root, args) is not None
 
 
-def _parsed(root: click.Group, args: Sequence[str]) -> click.Context | None:
-    """The context in which the command of ``args`` would be called; None where it is refused, or is for help."""
+def context_of(root: click.Group, args: Sequence[str]) -> click.Context:
+    """The context in which the command of ``args`` would be called. Raises what click, or the type of an argument,
+    raises where it is refused, and click's ``Exit`` where it is for help."""
     command: click.Command = root
+    context = root.make_context("stratum", list(args))
+    while isinstance(command, click.Group):
+        words = [*context._protected_args, *context.args]
+        if not words:
+            break
+        name, found, rest = command.resolve_command(context, words)
+        assert found is not None
+        context = found.make_context(name, rest, parent=context)
+        command = found
+    return context
+
+
+def _parsed(root: click.Group, args: Sequence[str]) -> click.Context | None:
+    """The same; None where it is refused, or is for help."""
     try:
-        context = root.make_context("stratum", list(args), resilient_parsing=False)
-        while isinstance(command, click.Group):
-            words = [*context._protected_args, *context.args]
-            if not words:
-                break
-            name, found, rest = command.resolve_command(context, words)
-            assert found is not None
-            context = found.make_context(name, rest, parent=context)
-            command = found
+        return context_of(root, args)
     except (click.ClickException, click.exceptions.Exit, StratumError):
         return None
-    return context
 
 
 def _positionals(context: click.Context) -> list[tuple[str, click.ParamType[Any]]]:

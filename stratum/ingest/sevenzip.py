@@ -102,7 +102,7 @@ def _told(what: str) -> Iterator[None]:
             f"{what} is packed in a way that is not known here: {exc}",
             hint="unpack it yourself, and import the directory",
         ) from None
-    except Exception as exc:
+    except Exception as exc:  # the library ends on damage with whatever its code came upon
         raise DamagedError(f"{what} cannot be read as a 7z archive: {exc or type(exc).__name__}") from None
 
 

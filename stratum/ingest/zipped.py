@@ -68,13 +68,11 @@ def read_zip_file(
     with _told(what), bounded_memory(MEMORY_MAX), zipfile.ZipFile(path) as archive:
         members = archive.infolist()
         total = sum(member.compress_size for member in members)
-        source = taken = expanded = 0
-        for member in members:
-            source += member.compress_size
-        size_of_file = _size_of(archive)
+        source = min(total, _size_of(archive))  # members may claim the same bytes
+        taken = expanded = 0
         for member in members:
             name = _name(member)
-            check_expansion(expanded + member.file_size, min(source, size_of_file), what)
+            check_expansion(expanded + member.file_size, source, what)
             builder.add(_member(archive, member, name, what), _data(archive, member, name, what))
             expanded += member.file_size
             taken += member.compress_size

@@ -26,10 +26,11 @@ from stratum.oci.mediatypes import (
     INDEX_OF_MANIFESTS_MEDIA_TYPE,
     MANIFEST_MEDIA_TYPE,
 )
+from stratum.oci.names import list_names
 from stratum.oci.referrers import Referrer, is_referrers_tag, read_referrers, subject_of
 from stratum.oci.remote import Sink, Upload, verified
 from stratum.oci.target import Target, is_tag
-from stratum.oci.transport import ConnectionCutError, pause, resolve, shown
+from stratum.oci.transport import ConnectionCutError, pause, shown
 from stratum.oci.uploading import OCTETS, send_blob
 
 _ACCEPT = (
@@ -39,7 +40,6 @@ _ACCEPT = (
 _TRIES = 5
 _PROGRESS = 64 << 10
 """A connection that brings fewer bytes than this before it is cut has brought nothing."""
-_TAG_PAGES_MAX = 200
 
 
 class RegistryClient(Sink):
@@ -149,31 +149,10 @@ class RegistryClient(Sink):
         return None
 
     def list_tags(self) -> list[str]:
-        tags: set[str] = set()
-        url = self._url(self._places.tags_url())
-        for _ in range(_TAG_PAGES_MAX):
-            response = self._carrier.send(url)
-            if response.status_code == 404:
-                self._transport.done(response)
-                return []  # the repository does not exist before the first push
-            self._carrier.expect(response, (200,), f"list the tags of {self.target.place}")
-            tags.update(self._tags(b"".join(self._transport.body(response, MANIFEST_MAX, "a list of tags"))))
-            following = response.links.get("next", {}).get("url")
-            if not following:
-                return sorted(tag for tag in tags if not is_referrers_tag(tag))
-            url = resolve(response.url, following)
-            if not self._carrier.is_home(url):
-                break
-        raise StratumError(f"{self._host} gave a list of the tags of {self.target.repository} that leads nowhere")
-
-    def _tags(self, body: bytes) -> list[str]:
-        try:
-            tags = json.loads(body)["tags"] or []
-            if isinstance(tags, list) and all(isinstance(tag, str) and is_tag(tag) for tag in tags):
-                return tags
-        except (ValueError, KeyError, TypeError, RecursionError):
-            pass
-        raise DamagedError(f"{self._host} gave something that is not a list of the tags of {self.target.repository}")
+        what = f"the tags of {self.target.place}"
+        found = list_names(self._carrier, self._url(self._places.tags_url()), "tags", is_tag, what, absent=(404,))
+        # The repository does not exist before the first push.
+        return sorted(tag for tag in found or () if not is_referrers_tag(tag))
 
     def list_referrers(self, subject: str, artifact_type: str) -> list[Referrer]:
         place = self._url(self._places.manifest_url(subject)).replace("/manifests/", "/referrers/")

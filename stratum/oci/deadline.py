@@ -179,13 +179,13 @@ class _Response(http.client.HTTPResponse):
 
     def _read_and_discard_trailer(self) -> None:
         with self._counted():
-            super()._read_and_discard_trailer()  # type: ignore[misc]
+            super()._read_and_discard_trailer()  # type: ignore[misc]  # private, and in no stub
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
         """Lines that are read in the block have a limit together."""
         file = self.fp
-        self.fp = _Lines(file)  # type: ignore[assignment]
+        self.fp = _Lines(file)  # type: ignore[assignment]  # all that is used of it
         try:
             yield
         finally:
@@ -243,10 +243,10 @@ class Adapter(requests.adapters.HTTPAdapter):
 
     def build_response(self, *args: Any, **kwargs: Any) -> requests.Response:
         response = super().build_response(*args, **kwargs)
-        response.pace = _current.pace  # type: ignore[attr-defined]
+        response.pace = _current.pace  # type: ignore[attr-defined]  # set here, for pace_of
         return response
 
 
 def pace_of(response: requests.Response) -> Pace:
     """The pace that an answer has to keep."""
-    return cast("Pace", response.pace)  # type: ignore[attr-defined]
+    return cast("Pace", response.pace)  # type: ignore[attr-defined]  # set above

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 import click
 
 from stratum.cli.main import cli
+from stratum.cli.mistakes import context_of
 
 Words = tuple[str, ...]
 
@@ -46,17 +47,7 @@ def stratum_calls(line: str) -> list[list[str]]:
 def parse(args: Sequence[str]) -> click.Command | None:
     """The command that would be run with ``args``; None where help would be shown. The ``UsageError`` of click or
     of Stratum where the command line would refuse them."""
-    command: click.Command = cli
     try:
-        context = cli.make_context("stratum", list(args))
-        while isinstance(command, click.Group):
-            rest = [*context._protected_args, *context.args]
-            if not rest:
-                break
-            name, found, rest = command.resolve_command(context, rest)
-            assert found is not None
-            context = found.make_context(name, rest, parent=context)
-            command = found
+        return context_of(cli, args).command
     except click.exceptions.Exit:
         return None
-    return command

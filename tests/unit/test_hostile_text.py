@@ -24,12 +24,12 @@ from stratum.history.pending import parse_pending
 from stratum.hook.ocistate import BadStateError, parse_bundle, parse_called, parse_state
 from stratum.hydrate.profile import Entry, read_profile, write_profile
 from stratum.mount.record import record_from_json
-from stratum.oci.catalog import read_catalog
 from stratum.oci.challenge import read_challenges
 from stratum.oci.imageindex import LAYOUT_VERSION, check_version, digest_of_tag, read_entries, tags_of
 from stratum.oci.mediatypes import MANIFEST_MEDIA_TYPE
+from stratum.oci.names import read_names
 from stratum.oci.referrers import read_referrers
-from stratum.oci.target import parse_target
+from stratum.oci.target import is_repository, parse_target
 from stratum.oci.transport import origin
 from stratum.podman.commandline import Grammar, parse_line
 from stratum.refs import parse_ref, split_ref_path
@@ -200,7 +200,10 @@ PARSERS: dict[str, tuple[Callable[[bytes], object], bytes]] = {
         b'{"manifests":[{"mediaType":"%b","digest":"sha256:%b","size":5,"artifactType":"x","annotations":{}}]}'
         % (MANIFEST_MEDIA_TYPE.encode(), HASH.encode()),
     ),
-    "catalog-of-registry": (lambda data: read_catalog(data, "a place"), b'{"repositories":["a/b"]}'),
+    "names-of-registry": (
+        lambda data: read_names(data, "repositories", is_repository, "a place", "them"),
+        b'{"repositories":["a/b"]}',
+    ),
     "oci-index": (oci_index, b'{"manifests":[{"digest":"sha256:%b"}]}' % HASH.encode()),
     "oci-layout": (lambda data: check_version(data, "a file"), LAYOUT_VERSION),
     "profile": (read_profile, write_profile([Entry(b"x" * 32), Entry(b"y" * 32, 3, 4)])),
