@@ -29,7 +29,7 @@ _KEPT_DUMPS = 3
 @frozen
 class Logged:
     """A commit in a line of descent: the tags at it, the worktrees whose last commit it is, and what was said, if it is
-    worth telling, when the first of them came to it: "container 0123456789ab stopped".
+    worth telling, when the first of them came to it: "container 0123456789ab (db, postgres:15) stopped".
 
     ``change`` is what it did, against the next one that is here, to the paths that were asked for: ``added``,
     ``deleted`` or ``modified``; None where none were.

@@ -23,6 +23,7 @@ _RECORD = b'{"n":'
 _BASE = (b'"op":"base"', b'"commit":"')  # one changed byte spares one of them
 _GAP = b'"op":"gap"'
 _TOLD = 20
+_SECONDS = len("2026-11-29T23:59:01")
 """Problems of one log that are told one by one."""
 
 
@@ -105,18 +106,21 @@ def usage(log: Log) -> HistoryUsage:
 
 
 def gaps_since(log: Log, when: str) -> int:
-    """How many gaps the log has that are not older than ``when`` (RFC 3339, UTC); only its end is read."""
+    """How many gaps the log has that are not older than ``when`` (RFC 3339, UTC; whole seconds count); only its
+    end is read."""
     found = 0
     for segment in reversed(log.segments()):
         for block in reversed(log.blocks(segment)):
             if block is None:
                 continue
             lines = [
-                line for line in lines_with(block, _GAP) if (time := _TIME.match(line)) and time[1].decode() >= when
+                line
+                for line in lines_with(block, _GAP)
+                if (time := _TIME.match(line)) and time[1].decode()[:_SECONDS] >= when[:_SECONDS]
             ]
             found += len(lines)
             oldest = _TIME.search(block)
-            if oldest is not None and oldest[1].decode() < when:
+            if oldest is not None and oldest[1].decode()[:_SECONDS] < when[:_SECONDS]:
                 return found
     return found
 
