@@ -251,7 +251,10 @@ class Keeper(keeper.Keeper):
         self.stopping = True
 
     def end(self) -> None:
-        """Tell those who waited for it that it has ended."""
+        """Let the lock go, and tell those who waited for it that it has ended: others can write histories now."""
+        lock = self.fds.pop(WATCH_LOCK, None)
+        if lock is not None:
+            os.close(lock)
         for client in self._asked_to_stop:
             reply(client, {"ok": True})
 

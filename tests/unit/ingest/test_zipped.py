@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import stat
 import struct
+import subprocess
 import sys
 import zipfile
 import zlib
@@ -18,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stratum.errors import DamagedError, StratumError, UnsupportedError, UsageError
-from stratum.ingest import compression, sevenzip, treebuilder, zipped
+from stratum.ingest import compression, treebuilder, zipped
 from stratum.ingest.sevenzip import read_sevenzip_file
 from stratum.ingest.zipped import read_zip_file
 from stratum.store import Store
@@ -337,12 +338,30 @@ def test_a_7z_that_is_encrypted_or_a_bomb(tx: Transaction, tmp_path: Path, monke
     monkeypatch.setattr(compression, "EXPANSION_FREE", 1 << 20)
     with pytest.raises(StratumError, match="decompression bomb"):
         read_sevenzip_file(tx, str(path), "x.7z")
-    monkeypatch.setattr(compression, "EXPANSION_FREE", 1 << 30)
-    # A dictionary so large is allocated anew, whatever this process has to spare.
+
+
+FEW_BYTES = """
+import sys
+from pathlib import Path
+from stratum.errors import StratumError
+from stratum.ingest import sevenzip
+from stratum.store import Store
+
+sevenzip.MEMORY_MAX = 1 << 20
+with Store.create(Path(sys.argv[2])).begin("a test") as tx:
+    try:
+        sevenzip.read_sevenzip_file(tx, sys.argv[1], "x.7z")
+    except StratumError as exc:
+        print(exc.message)
+"""
+
+
+def test_a_7z_that_takes_much_memory(tmp_path: Path) -> None:
+    """In a process of its own, which has no memory to spare from before."""
+    path = tmp_path / "x.7z"
     with py7zr.SevenZipFile(
         path, "w", filters=[{"id": py7zr.FILTER_LZMA2, "preset": 0, "dict_size": 40 << 20}]
     ) as archive:
         archive.writestr(bytes(4 << 20), "a")
-    monkeypatch.setattr(sevenzip, "MEMORY_MAX", 1 << 20)
-    with pytest.raises(StratumError, match="bytes of memory to unpack"):
-        read_sevenzip_file(tx, str(path), "x.7z")
+    said = subprocess.check_output([sys.executable, "-c", FEW_BYTES, path, tmp_path / "store"], text=True)
+    assert said == f"x.7z needs more than {1 << 20} bytes of memory to unpack\n"
