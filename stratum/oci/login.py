@@ -10,6 +10,7 @@ from pathlib import Path
 
 from stratum.errors import DeniedError, NotFoundError, UsageError
 from stratum.oci.access import Access
+from stratum.oci.bucketname import BUCKET_PREFIXES
 from stratum.oci.credentials import auth_files, forget, holds, remember
 from stratum.oci.target import Target, parse_target
 
@@ -71,7 +72,7 @@ def _file_for(target: Target, environment: Mapping[str, str]) -> Path:
 def _parse(registry: str) -> Target:
     """The registry as a target; its repository has no meaning."""
     place = registry.rpartition("://")[2].rstrip("/")
-    if "/" in place or place.startswith("oci:"):
+    if "/" in place or place.startswith("oci:") or registry.startswith(BUCKET_PREFIXES):
         raise UsageError(f"{registry!r} is not a registry", hint="write it as [http://|https://]HOST[:PORT]")
     return parse_target(f"{registry.rstrip('/')}/repository")
 

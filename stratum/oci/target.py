@@ -6,6 +6,7 @@
     REPOSITORY[:TAG][@sha256:DIGEST]                                   in the default registry of the settings
     oci:DIRECTORY[:TAG][@sha256:DIGEST]                                an OCI image layout
     oci-archive:FILE[:TAG][@sha256:DIGEST]                             an OCI image layout in a tar, to read from
+    s3://BUCKET[/PREFIX][:TAG][@sha256:DIGEST]                         an object store (``bucketname`` has them all)
 
 REPOSITORY and TAG follow the OCI distribution specification 1.1. The first part of a reference is a host where it
 contains '.' or ':' or is ``localhost``, as in every container tool.
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stratum.errors import UsageError
+from stratum.oci.bucketname import BUCKET_PREFIXES, Bucket, other_scheme, split_bucket
 from stratum.oci.descriptor import is_digest
 from stratum.refs import DEFAULT_TAG
 
@@ -28,12 +30,12 @@ _HOST_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _HOST = re.compile(rf"(?P<name>{_HOST_LABEL}(?:\.{_HOST_LABEL})*|\[[0-9a-fA-F:.]+\])(?::(?P<port>[0-9]{{1,5}}))?")
 _REPOSITORY_MAX = 255
 _API_HOSTS = {"docker.io": "registry-1.docker.io", "index.docker.io": "registry-1.docker.io"}
-_GRAMMAR = "write it as HOST[:PORT]/REPOSITORY[:TAG] or oci:DIRECTORY[:TAG]"
+_GRAMMAR = "write it as HOST[:PORT]/REPOSITORY[:TAG], s3://BUCKET[/PREFIX][:TAG] or oci:DIRECTORY[:TAG]"
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A parsed target: exactly one of ``host`` (with port, lower case), ``directory`` and ``archive`` is set.
+    """A parsed target: exactly one of ``host`` (with port, lower case), ``directory``, ``archive``, ``bucket`` is set.
 
     ``scheme`` is what the user wrote, or None. ``digest``, where given, decides; ``tag`` is then only a name.
     """
@@ -45,9 +47,12 @@ class Target:
     scheme: str | None = None
     directory: Path | None = None
     archive: Path | None = None
+    bucket: Bucket | None = None
 
     def __str__(self) -> str:
-        """The reference without its scheme, as it is recorded and shown."""
+        """The reference without http:// or https://, as it is recorded and shown."""
+        if self.bucket is not None and self.digest is None:
+            return f"{self.bucket}:{self.tag}{self.bucket.query}"
         return f"{self.place}@{self.digest}" if self.digest else f"{self.place}:{self.tag}"
 
     @property
@@ -55,6 +60,8 @@ class Target:
         """The reference without tag and digest: where all of them are."""
         if self.archive is not None:
             return f"oci-archive:{self.archive}"
+        if self.bucket is not None:
+            return f"{self.bucket}{self.bucket.query}"
         return f"oci:{self.directory}" if self.directory is not None else f"{self.host}/{self.repository}"
 
     @property
@@ -77,12 +84,15 @@ def parse_target(text: str, default_registry: str | None = None, *, default_tag:
     """
     if text.startswith(("oci:", "oci-archive:")):
         return _parse_layout(text, default_tag)
+    if text.startswith(BUCKET_PREFIXES):
+        bucket, tag, digest = split_bucket(text)
+        return Target(tag=_tag(tag, str(bucket)) if tag is not None else default_tag, digest=digest, bucket=bucket)
     scheme, rest = None, text
     for known in ("http", "https"):
         if text.lower().startswith(known + "://"):
             scheme, rest = known, text[len(known) + 3 :]
     if "://" in rest:
-        raise UsageError(f"{text!r}: only http:// and https:// registries can be reached", hint=_GRAMMAR)
+        raise _other_scheme(rest)
     first, slash, _ = rest.partition("/")
     if not (slash and ("." in first or ":" in first or first == "localhost")):
         if scheme is not None or default_registry is None:
@@ -96,6 +106,16 @@ def parse_target(text: str, default_registry: str | None = None, *, default_tag:
             hint="a repository is lower-case letters and digits, with '.', '_', '-' and '/' between them",
         )
     return Target(_host(first, text), repository, _tag(tag, text) if colon else default_tag, digest, scheme)
+
+
+def _other_scheme(text: str) -> UsageError:
+    """What is said of a URL that leads to no place. Its scheme alone is repeated: a password may be in the rest."""
+    scheme, ours = text.partition("://")[0], other_scheme(text)
+    known = ", ".join((*BUCKET_PREFIXES, "http://", "https://"))
+    return UsageError(
+        f"{scheme[:40]!r} is not the scheme of a place; those that are: {known}",
+        hint=f"write it as {ours}://..." if ours else _GRAMMAR,
+    )
 
 
 def _parse_layout(text: str, default_tag: str) -> Target:

@@ -159,6 +159,7 @@ PARSERS: dict[str, tuple[Callable[[bytes], object], bytes]] = {
     ),
     "target": (lambda data: parse_target(text(data)), b"example.org:5000/a/b:tag@sha256:" + HASH.encode()),
     "layout": (lambda data: parse_target(text(data)), b"oci:/some/dir:tag"),
+    "bucket": (lambda data: parse_target(text(data)), b"s3://name/a/b:tag?endpoint=http://[::1]:9000&region=auto"),
     "metadata": (lambda data: CommitMeta.from_toml(data, "a file"), META),
     "tables": (lambda data: read_tables(data, "a file"), write_tables({"lease": {"container": "c"}}, "x")),
     "catalog": (read_whole_catalog, CATALOG),
