@@ -1,4 +1,4 @@
-"""Commits to and from registries."""
+"""Commits to and from places."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def push(
     ``image`` is the compression of the layers (``transfer.imagepush``) where it is sent as an ordinary image. What has
     to be sent and is not here is fetched first, unless ``offline``. ``keep_tag`` is ``transfer.push``'s.
 
-    Raises ``UsageError`` for a target of the wrong form, and ``StratumError`` with the registry's own words.
+    Raises ``UsageError`` for a target of the wrong form, and ``StratumError`` with the place's own words.
     """
     from stratum.oci.target import parse_target
     from stratum.transfer.push import push as run
@@ -56,7 +56,8 @@ def push(
         if found.name is None or session.config.registry is None:
             raise UsageError(
                 f"it is not said where to push {text} to",
-                hint="give HOST/REPOSITORY[:TAG], or set 'registry' in the configuration and push NAME:TAG",
+                hint="give HOST/REPOSITORY[:TAG] or s3://BUCKET/PREFIX[:TAG], or set 'registry' in the configuration "
+                "and push NAME:TAG",
             )
         target = found.name.lower()
     parsed = parse_target(target, session.config.registry, default_tag=tag_elsewhere(found, ref))
@@ -235,7 +236,10 @@ def _destination(target: Target, name: str | None) -> tuple[str, str]:
     """(stratum, tag) that a pull sets."""
     if name is not None:
         return parse_tag(name, target.tag)
-    last = (target.repository or (target.directory.name if target.directory else "")).rpartition("/")[2]
+    if target.bucket is not None:
+        last = target.bucket.last
+    else:
+        last = (target.repository or (target.directory.name if target.directory else "")).rpartition("/")[2]
     try:
         return check_name(last), check_name(target.tag, "tag")
     except UsageError as exc:

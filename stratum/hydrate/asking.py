@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stratum.errors import DamagedError, NotFoundError, StratumError, UnreachableError
@@ -68,6 +69,8 @@ def still_there(target: Target, blobs: Iterable[Descriptor], access: Access) -> 
     """Whether a place has the manifest that ``target`` names by digest, and the blobs. Raises ``StratumError`` where it
     does not say, as a directory on a disk that is not mounted now."""
     directory = target.directory or target.archive
+    if target.bucket is not None and target.bucket.scheme == "file":
+        directory = Path(target.bucket.name)
     if directory is not None and not directory.exists():
         raise UnreachableError(f"{directory} is not there now")
     try:

@@ -76,7 +76,8 @@ class Target:
 
 
 def parse_target(text: str, default_registry: str | None = None, *, default_tag: str = DEFAULT_TAG) -> Target:
-    """Parse ``text``; ``default_registry`` (HOST[:PORT][/PREFIX]) stands before a bare REPOSITORY.
+    """Parse ``text``; ``default_registry`` (HOST[:PORT][/PREFIX] or s3://BUCKET[/PREFIX]) stands before a bare
+    REPOSITORY.
 
     ``default_tag`` stands for a tag that is not given.
 
@@ -97,7 +98,7 @@ def parse_target(text: str, default_registry: str | None = None, *, default_tag:
     if not (slash and ("." in first or ":" in first or first == "localhost")):
         if scheme is not None or default_registry is None:
             raise UsageError(f"{text!r} names no registry", hint=f"{_GRAMMAR}, or set 'registry' in the configuration")
-        return parse_target(f"{default_registry.rstrip('/')}/{rest}", default_tag=default_tag)
+        return parse_target(below(default_registry, rest), default_tag=default_tag)
     path, digest = _split_digest(rest[len(first) + 1 :], text)
     repository, colon, tag = path.partition(":")
     if not _REPOSITORY.fullmatch(repository) or len(repository) > _REPOSITORY_MAX:
@@ -106,6 +107,13 @@ def parse_target(text: str, default_registry: str | None = None, *, default_tag:
             hint="a repository is lower-case letters and digits, with '.', '_', '-' and '/' between them",
         )
     return Target(_host(first, text), repository, _tag(tag, text) if colon else default_tag, digest, scheme)
+
+
+def below(registry: str, rest: str) -> str:
+    """REPOSITORY[:TAG][@sha256:DIGEST] in a registry or object store as the settings name it, with the ``?`` of that at
+    the end."""
+    place, mark, query = registry.partition("?")
+    return f"{place.rstrip('/')}/{rest}{mark}{query}"
 
 
 def _other_scheme(text: str) -> UsageError:

@@ -155,7 +155,7 @@ class SourceRepair:
         if not _MANIFEST.fullmatch(manifest) or manifest not in self._store.sources.manifests():
             return None
         place, at, _ = where.partition("@")
-        if not at:
+        if not at and "?" not in where:  # where a tag is followed by how the place is reached, it does no harm
             place = where.rpartition(":")[0]
         source = CommitSource(f"{place}@{manifest}", manifest, None, meta.timestamp, _PULLED[kind])
         try:

@@ -1,4 +1,5 @@
-"""What is there already that a push can build on: in its repository, or in another one of the same registry."""
+"""What is there already that a push can build on: in its repository, or in another one of the same registry or
+bucket."""
 
 from __future__ import annotations
 
@@ -16,6 +17,7 @@ from stratum.transfer.keeptag import chosen
 from stratum.transfer.objects import read_packs
 from stratum.transfer.packs import Member
 from stratum.transfer.planning import Base, Plan
+from stratum.transfer.relatives import where
 
 _BASES_MAX = 8
 
@@ -81,7 +83,7 @@ def mount_base(
             except StratumError:
                 continue  # gone, or not for this user
         found = plan(base)
-        if all(pool.map(partial(mount, remote.target.repository), found.borrowed)):
+        if all(pool.map(partial(mount, where(remote.target)[1]), found.borrowed)):
             return found
     return plan(None)
 

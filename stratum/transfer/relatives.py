@@ -1,9 +1,9 @@
-"""Other repositories of a registry that have blobs of a commit, because it or an ancestor was pulled from or pushed to
-there.
+"""Other repositories of a registry, or prefixes of a bucket, that have blobs of a commit, because it or an ancestor was
+pulled from or pushed to there.
 
 A registry makes such blobs part of another repository without being sent them (cross-repository mount, OCI
-distribution specification 1.1), so a commit goes from ``team/staging`` to ``team/production`` for the price of a
-manifest.
+distribution specification 1.1), and an object store copies them. So a commit goes from ``team/staging`` to
+``team/production`` for the price of a manifest.
 """
 
 from __future__ import annotations
@@ -23,22 +23,31 @@ GENERATIONS_MAX = 16
 
 
 def relatives(store: Store, commit: str, target: Target) -> Iterator[Target]:
-    """The manifests in other repositories of the registry of ``target`` that the commit and its ancestors came from, or
+    """The manifests elsewhere in the registry or bucket of ``target`` that the commit and its ancestors came from, or
     are known to be in, the nearest first. Only what the store itself recorded counts."""
-    seen = {target.repository}
+    keeper, repository = where(target)
+    seen = {repository}
     ancestor: str | None = commit
     for _ in range(GENERATIONS_MAX):
-        if ancestor is None or target.host is None:
+        if ancestor is None or keeper is None:
             return
         try:
             meta = store.commits.meta(ancestor)
         except NotFoundError:
             return
         for place in (_place(meta.origin or {}), *_recorded(store, ancestor)):
-            if place is not None and place.host == target.host and place.repository not in seen:
-                seen.add(place.repository)
+            other = where(place) if place is not None else (None, "")
+            if place is not None and other[0] == keeper and other[1] not in seen:
+                seen.add(other[1])
                 yield place
         ancestor = meta.parent_commit
+
+
+def where(target: Target) -> tuple[str | None, str]:
+    """The registry or bucket that has the place, and what the place is called there; None for all others."""
+    if target.bucket is not None:
+        return target.bucket.root, target.bucket.prefix
+    return target.host, target.repository
 
 
 def _recorded(store: Store, commit: str) -> list[Target]:

@@ -11,7 +11,8 @@ def ensure_fetched(session: Session, volume: Volume) -> None:
     """Have the tag that ``volume`` shows, or its worktree is made from, in the store.
 
     Of a volume that is ``lazy``, and where nothing in the store has that name, NAME:TAG is pulled lazily from the
-    repository NAME of the registry in the settings, as ``stratum pull`` would. What is here is not looked up again.
+    repository NAME of the registry (or object store) in the settings, as ``stratum pull`` would. What is here is not
+    looked up again.
     The policy has let the volume pass. Raises ``NotFoundError`` where the settings name no registry, and as a pull.
     """
     tag = volume.fetched
@@ -24,9 +25,10 @@ def ensure_fetched(session: Session, volume: Volume) -> None:
             hint=f"set 'registry' in /etc/stratum/config.toml, or: stratum pull --lazy HOST/REPOSITORY {tag}",
         )
     from stratum.api.transfer import pull
+    from stratum.oci.target import below
 
     # Written with the registry, as a stratum may have a name that would be something else there, like oci.
-    source = f"{registry.rstrip('/')}/{tag.name.lower()}:{tag.tag}"
+    source = below(registry, f"{tag.name.lower()}:{tag.tag}")
     try:
         pull(session, source, str(tag), access=session.access(), lazy=True)
     except ConflictError:  # another container's start has pulled it meanwhile

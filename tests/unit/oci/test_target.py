@@ -135,6 +135,27 @@ def test_no_secret_is_repeated(text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("default", "text", "place"),
+    [
+        ("s3://data", "app:v2", "s3://data/app"),
+        ("s3://data/team/", "app:v2", "s3://data/team/app"),
+        (
+            "s3://data/team?endpoint=http://localhost:9000&region=x",
+            "a/app:v2",
+            "s3://data/team/a/app?endpoint=http://localhost:9000&region=x",
+        ),
+        ("file:///srv/strata", "app:v2", "file:///srv/strata/app"),
+        ("registry.example.com/team/", "app:v2", "registry.example.com/team/app"),
+    ],
+)
+def test_a_bare_repository_is_in_the_place_of_the_settings(default: str, text: str, place: str) -> None:
+    for digest in (None, DIGEST):
+        target = parse_target(f"{text}@{digest}" if digest else text, default)
+        assert (target.place, target.tag, target.digest) == (place, "v2", digest)
+    assert parse_target("app", default, default_tag="dev").tag == "dev"
+
+
+@pytest.mark.parametrize(
     ("text", "name"),
     [("s3://data/a/models", "models"), ("s3://data", "data"), ("file:///srv/data", "data"), ("memory://", "")],
 )
