@@ -2,15 +2,17 @@
 
 ::
 
-    source     StorageClass, inline, static volume   HOST[:PORT]/REPOSITORY[:TAG][@DIGEST], or a ref of this node
+    source     StorageClass, inline, static volume   HOST[:PORT]/REPOSITORY[:TAG][@DIGEST], s3://BUCKET[/PREFIX][:TAG]
+                                                     [@DIGEST] (gs://, az://), or a ref of this node
     commit     StorageClass, inline, static volume   on-unpublish (or true) | never (or false, the default)
     tag        StorageClass, inline, static volume   template of the tag that such a commit gets ({time}, {commit} ...)
     readOnly   inline, static volume                 true | false (the default)
-    pullPolicy StorageClass, inline, static volume   Always | IfNotPresent | Never, for a source in a registry
+    pullPolicy StorageClass, inline, static volume   Always | IfNotPresent | Never, for a source that is not on the node
     lazy       StorageClass, static volume           true: what is pulled for it comes file by file, when it is read
     prefetch   StorageClass, inline, static volume   none | profile | all: what of it is fetched before anybody asks
     history    StorageClass, inline, static volume   true: each change is kept as it is written | false (the default)
-    registry   VolumeSnapshotClass                   HOST[:PORT]/REPOSITORY that snapshots are pushed to
+    registry   VolumeSnapshotClass                   HOST[:PORT]/REPOSITORY or s3://BUCKET[/PREFIX] that snapshots are
+                                                     pushed to
 
 Any other key is refused, so that a misspelt one is not silently ignored; those that Kubernetes adds
 (``csi.storage.k8s.io/...``, ``storage.kubernetes.io/...``) are for the driver's eyes only.
@@ -28,7 +30,8 @@ from stratum.config import PREFETCHES
 from stratum.csi.csi_pb2 import VolumeCapability
 from stratum.csi.errors import invalid
 from stratum.errors import UsageError
-from stratum.oci.target import Target, parse_target
+from stratum.oci.bucketname import BUCKET_PREFIXES, NETWORK
+from stratum.oci.target import Target, is_loopback, parse_target
 from stratum.refs import Ref, parse_lasting
 from stratum.store.holders import KubernetesVolume
 from stratum.sys.mountapi import (
@@ -121,7 +124,7 @@ def volume_attributes(given: Mapping[str, str], *, read_only: bool = True) -> At
     source = parse_source(values["source"]) if "source" in values else None
     policy = _choice(values, "pullPolicy", _POLICIES)
     if policy is not None and not isinstance(source, Target):
-        raise invalid("the attribute pullPolicy needs a source in a registry")
+        raise invalid("the attribute pullPolicy needs a source in a registry or an object store")
     lazy, prefetch = _choice(values, "lazy", _FLAGS), _choice(values, "prefetch", {each: each for each in PREFETCHES})
     if lazy and isinstance(source, Ref):
         raise invalid("the attribute lazy is for what is pulled, and the source is on the node")
@@ -136,26 +139,50 @@ def volume_attributes(given: Mapping[str, str], *, read_only: bool = True) -> At
 
 
 def parse_source(text: str) -> Target | Ref:
-    """A registry reference (with host) or a ref. Nothing that reaches the node's files, or leaves TLS out, is one."""
+    """A reference to a registry (with host) or an object store, or a ref. Nothing that reaches the node's files, or
+    leaves TLS out, is one."""
     try:
+        if text.startswith(BUCKET_PREFIXES):
+            return _in_object_store(text)
         if "/" not in text:
             return parse_lasting(text)
         if "://" in text or text.startswith(("oci:", "oci-archive:")):
-            raise invalid(f"source {text[:140]!r}: only a registry reference or a ref can be a source")
+            raise invalid(
+                f"source {text[:140]!r}: only a reference to a registry or an object store, or a ref, can be a source"
+            )
         return parse_target(text)
     except UsageError as exc:
         raise invalid(f"source: {exc.message}", hint=exc.hint) from None
 
 
+def _in_object_store(text: str) -> Target:
+    target = parse_target(text)
+    bucket = target.bucket
+    if bucket is None or bucket.scheme not in NETWORK:
+        schemes = ", ".join(f"{scheme}://" for scheme in NETWORK)
+        raise invalid(f"source {text[:140]!r}: of object stores only {schemes} can be a source")
+    scheme, _, host = (bucket.endpoint or "").partition("://")
+    if scheme == "http" and not is_loopback(host.partition("/")[0]):
+        raise invalid(
+            f"source {text[:140]!r}: the endpoint leaves TLS out",
+            hint=f'an administrator can name it in the settings of the node: [places."{bucket.root}"]',
+        )
+    return target
+
+
 def snapshot_registry(parameters: Mapping[str, str]) -> str | None:
-    """HOST/REPOSITORY of a VolumeSnapshotClass, without tag or digest, or None. INVALID_ARGUMENT."""
+    """The place that a VolumeSnapshotClass names, without tag or digest, or None. INVALID_ARGUMENT."""
     registry = _known(parameters, {"registry"}).get("registry")
     if registry is None:
         return None
     target = parse_source(registry)
-    if not isinstance(target, Target) or target.digest or str(target) != f"{registry.lower()}:latest":
-        raise invalid(f"registry {registry[:140]!r} is not HOST[:PORT]/REPOSITORY")
-    return registry.lower()
+    if not isinstance(target, Target) or target.digest or _has_tag(registry, target):
+        raise invalid(f"registry {registry[:140]!r} is neither HOST[:PORT]/REPOSITORY nor s3://BUCKET[/PREFIX]")
+    return target.place
+
+
+def _has_tag(text: str, target: Target) -> bool:
+    return target.tag != "latest" or text.partition("?")[0].endswith(":latest")
 
 
 def _known(given: Mapping[str, str], known: set[str]) -> dict[str, str]:

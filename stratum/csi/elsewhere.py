@@ -1,12 +1,13 @@
-"""Snapshots that this node has no record of: their handles say where in a registry they are.
+"""Snapshots that this node has no record of: their handles say in which registry or object store they are.
 
 ::
 
     HOST/REPOSITORY:KEY-COMMIT          as this driver makes them; COMMIT is the first 32 digits of the commit
     HOST/REPOSITORY[:TAG]@sha256:...    any pushed commit, by the digest of its manifest
+    s3://BUCKET[/PREFIX]:KEY-COMMIT     the same in an object store; so with a digest
 
-Both say what the content is, so a tag that was moved is noticed. ListSnapshots and CreateVolume take the same handles,
-and ask the registry: a snapshot of another node, of a cluster that is gone, or one that nobody made with Kubernetes.
+All say what the content is, so a tag that was moved is noticed. ListSnapshots and CreateVolume take the same handles,
+and ask the place: a snapshot of another node, of a cluster that is gone, or one that nobody made with Kubernetes.
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from stratum.api import remotes
+from stratum.csi.attributes import parse_source
 from stratum.csi.driver import Driver
-from stratum.csi.errors import not_found, precondition
+from stratum.csi.errors import CallError, not_found, precondition
 from stratum.csi.jobs import Task
 from stratum.csi.records import SnapshotRecord
 from stratum.csi.sources import Asker, Origin, access_for, fetch
-from stratum.errors import NotFoundError, UsageError
-from stratum.oci.target import Target, parse_target
+from stratum.errors import NotFoundError
+from stratum.oci.target import Target
 
 COMMIT_DIGITS = 32
 """So many digits of its commit end the tag of a pushed snapshot."""
@@ -40,13 +42,11 @@ class Handle:
 
 def parse_handle(snapshot_id: str) -> Handle | None:
     """The place that a snapshot's ID names, or None where it names none."""
-    if "/" not in snapshot_id:
-        return None
     try:
-        target = parse_target(snapshot_id)
-    except UsageError:
+        target = parse_source(snapshot_id)
+    except CallError:
         return None
-    if target.host is None or target.scheme is not None:
+    if not isinstance(target, Target):
         return None
     if target.digest is not None:
         return Handle(target, None)
@@ -55,9 +55,9 @@ def parse_handle(snapshot_id: str) -> Handle | None:
 
 
 def find(driver: Driver, snapshot_id: str, asker: Asker) -> SnapshotRecord | None:
-    """What the registry says about the snapshot, as a record that is not kept; None where there is no such snapshot.
+    """What the place says about the snapshot, as a record that is not kept; None where there is no such snapshot.
 
-    ABORTED while the registry is being asked. FAILED_PRECONDITION where the tag names something else by now.
+    ABORTED while it is being asked. FAILED_PRECONDITION where the tag names something else by now.
     """
     handle = parse_handle(snapshot_id)
     if handle is None:

@@ -160,8 +160,9 @@ def volume_record(driver: Driver, volume_id: str) -> VolumeRecord | None:
 
 
 def snapshot_key_of(snapshot_id: str) -> str:
-    """The key in a snapshot ID, which is ``STRATUM:KEY`` or ``HOST/REPOSITORY:KEY-COMMIT``."""
-    tag = snapshot_id.rpartition(":")[2]
+    """The key in a snapshot ID, which is ``STRATUM:KEY``, or ends in ``:KEY-COMMIT`` where it is in a registry or an
+    object store, of which ``?`` and how it is reached may follow."""
+    tag = snapshot_id.partition("?")[0].rpartition(":")[2]
     return tag.rpartition("-")[0] if "/" in snapshot_id else tag
 
 

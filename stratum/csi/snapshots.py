@@ -1,7 +1,8 @@
-"""Snapshots: a commit of the volume as it is, and a tag; pushed to a registry where the class names one.
+"""Snapshots: a commit of the volume as it is, and a tag; pushed to the place that the class names, if it does.
 
-The ID of a snapshot says where it is: ``STRATUM:KEY`` in the node's store, or ``HOST/REPOSITORY:KEY-COMMIT`` in a
-registry, with the first digits of the commit, so that another node finds it and knows that it is what was snapshotted.
+The ID of a snapshot says where it is: ``STRATUM:KEY`` in the node's store, ``HOST/REPOSITORY:KEY-COMMIT`` in a
+registry, or ``s3://BUCKET/PREFIX:KEY-COMMIT`` in an object store, with the first digits of the commit, so that another
+node finds it and knows that it is what was snapshotted.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from stratum.csi.jobs import PUSHING, Task
 from stratum.csi.provisioning import find_snapshot, find_volume, volume_record
 from stratum.csi.records import SnapshotRecord, key_for
 from stratum.csi.sources import Asker, push
+from stratum.oci.target import parse_target
 from stratum.store.resolve import ResolvedWorktree
 
 PUSH_PATIENCE = 1.0
@@ -39,7 +41,8 @@ def create(
     if record is None:
         task = Task(f"snapshot of {volume_id}", (name, registry or ""), owner=asker.namespace)
         record = driver.jobs.run(task, lambda: _take(driver, key, name, volume_id, registry), asker.caller)
-    if record.name != name or record.source_volume != volume_id or record.target.rpartition(":")[0] != (registry or ""):
+    pushed_to = parse_target(record.target).place if record.target else None
+    if record.name != name or record.source_volume != volume_id or pushed_to != registry:
         raise already_exists(f"snapshot {name} exists, of volume {record.source_volume}")
     store = driver.session.store
     if store.tags.find(record.stratum, key) is None:
@@ -60,7 +63,8 @@ def _take(driver: Driver, key: str, name: str, volume_id: str, registry: str | N
             commit = held.commit(why=f"snapshot {name}"[:200]).commit
     volume = volume_record(driver, volume_id)
     size = driver.session.store.commits.meta(commit).total_size
-    target = f"{registry}:{key}-{commit[:COMMIT_DIGITS]}" if registry is not None else ""
+    tag = f"{key}-{commit[:COMMIT_DIGITS]}"
+    target = str(parse_target(registry, default_tag=tag)) if registry is not None else ""
     record = SnapshotRecord(
         key=key,
         name=name,

@@ -15,6 +15,7 @@ import hashlib
 import hmac
 import json
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -91,7 +92,9 @@ def registry_stratum(target: Target, namespace: str | None = None) -> str:
     """The stratum that pulls from the target's repository go into: one for classes and static volumes, and one for the
     inline volumes of each namespace, whose tags nobody else's volume makes or reads."""
     place = target.place if namespace is None else f"{namespace} {target.place}"
-    return f"{target.repository.rpartition('/')[2][:60]}-{hashlib.sha256(place.encode()).hexdigest()[:32]}"
+    last = target.repository.rpartition("/")[2] if target.bucket is None else target.bucket.last
+    called = re.sub(r"[^A-Za-z0-9._-]+", "-", last)[:60].strip("._-") or "pulled"
+    return f"{called}-{hashlib.sha256(place.encode()).hexdigest()[:32]}"
 
 
 def fetch(
@@ -204,7 +207,7 @@ def _recorded(driver: Driver, record: PullRecord | None) -> Iterator[list[str]]:
 
 
 def push(driver: Driver, commit: str, reference: str, asker: Asker) -> None:
-    """Push a commit to ``reference`` (HOST/REPOSITORY:TAG)."""
+    """Push a commit to ``reference``, a place with a tag."""
     with access_for(driver, asker, parse_target(reference)) as access:
         done = transfer.push(driver.session, commit, reference, access=access)
     driver.metrics.pushed(done.bytes_sent)
@@ -263,7 +266,7 @@ def _for_pods(asker: Asker, target: Target) -> Iterator[None]:
     try:
         yield
     except DeniedError as exc:
-        hint = f"name a secret for {target.host}, of a user who may do this, in {asker.named_in}"
+        hint = f"name a secret for {target.host or target.place}, of a user who may do this, in {asker.named_in}"
         raise DeniedError(exc.message, hint=hint) from None
     except UntrustedError as exc:
         raise UntrustedError(exc.message, hint="--ca-file of stratum-csi names further authorities") from None
