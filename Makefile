@@ -25,10 +25,8 @@ setup: ## What the demo needs: Debian packages (as root, where missing) and .ven
 	@tools/setup/packages.sh demo
 	@tools/setup/venv.sh
 
-setup-test: ## What the tests need besides: more packages, programs of Debian sid to compare with (in .cache)
-	@tools/setup/packages.sh test
-	@tools/setup/venv.sh
-	@tools/setup/oracles.sh
+setup-test: ## What the tests need besides: more packages, programs of Debian sid and Go modules to compare with (in .cache)
+	@tools/setup/test.sh
 
 venv: ## Only .venv with the project and its development tools; needs no root
 	@tools/setup/venv.sh

@@ -18,20 +18,21 @@ if ! version=$("$python" -c 'import sys; print(sys.version); sys.exit(sys.versio
 fi
 
 compile() { # for those who keep Python from writing what it compiled: each start would compile everything again
-    "$venv/bin/python" -m compileall -q stratum
+    "$venv/bin/python" -m compileall -q "$@"
 }
 
 inputs=$({ printf '%s\n' "$venv" "$python" "$version"; cat pyproject.toml hatch_build.py stratum/csi/csi.proto "$constraints" tools/setup/venv.sh; } | sha256sum)
 if [[ -x "$venv/bin/stratum" && "$(cat "$venv/inputs" 2>/dev/null)" == "$inputs" ]]; then
-    compile
+    compile stratum
     exit 0
 fi
 
 echo "setup: virtual environment .venv with $python"
 "$python" -m venv --clear "$venv"
-pip=("$python" -m tools.setup.pip "$venv/bin/python" install --constraint "$constraints")
+pip=("$python" -m tools.setup.pip "$venv/bin/python" install --no-compile --constraint "$constraints")
 # The build backend comes from the same constraints as everything else, so the build is not isolated.
 "${pip[@]}" hatchling editables grpcio-tools
 "${pip[@]}" --no-build-isolation --editable '.[csi,dev,serve]'
-compile
+# pip would compile all that it installs, on one core; half of that is tests, or is imported by nobody here.
+compile -j 0 -x '/(tests|pip|setuptools|mypy|mypyc|pandas)/' stratum "$venv/lib"
 echo "$inputs" >"$venv/inputs"
