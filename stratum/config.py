@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from stratum import toml
 from stratum.errors import UsageError, quoted
@@ -73,6 +74,14 @@ SETTINGS = (
         "table of HOST[:PORT] = URL; HOST[:PORT]=URL, comma-separated, in the environment",
         "none",
         "Registries whose tokens come from another host, which may be sent the registry's passwords.",
+    ),
+    Setting(
+        "places",
+        "STRATUM_PLACES",
+        'table of "s3://BUCKET" = table; as JSON in the environment',
+        "none",
+        "How object stores are reached: endpoint, region, profile, credentials_file, account, anonymous,"
+        " unsafe_concurrent.",
     ),
     Setting(
         "cache_max",
@@ -164,6 +173,24 @@ FILES = {
 
 
 @frozen
+class PlaceSettings:
+    """What the settings say of one object store, None where they say nothing.
+
+    ``profile`` is one of the AWS tools' files, ``credentials_file`` one of the form that the store's own tools read,
+    ``account`` an Azure storage account. ``anonymous``: no credentials are sent. ``unsafe_concurrent``: it may be
+    written to, also where it heeds no conditions.
+    """
+
+    endpoint: str | None = None
+    region: str | None = None
+    profile: str | None = None
+    credentials_file: str | None = None
+    account: str | None = None
+    anonymous: bool = False
+    unsafe_concurrent: bool = False
+
+
+@frozen
 class Config:
     """The settings in force. ``lazy`` is whether a pull that is not told is lazy. ``environment`` is the environment
     they were read from, for programs started with it.
@@ -186,6 +213,7 @@ class Config:
     cache_verified_hours: int = 6
     history_max: int | None = None
     history_events: str = "auto"
+    places: Mapping[str, PlaceSettings] = MappingProxyType({})
 
 
 _CARRIED = {
@@ -242,6 +270,7 @@ def load_config(environ: Mapping[str, str] | None = None, **overrides: str | Non
         history_max=_optional(parse_bytes, values.get("history_max"), "history_max"),
         cache_verified_hours=_hours(values.get("cache_verified_hours")),
         history_events=_choice(values.get("history_events"), "history_events", EVENTS),
+        places=_places(values.get("places", "")),
     )
 
 
@@ -268,6 +297,10 @@ def _file_values(path: Path) -> dict[str, str]:
 
 def _text(value: object, where: str, *, number: bool) -> str:
     """A value of the file as an environment variable would have it."""
+    if isinstance(value, dict) and where.endswith(": places"):
+        import json  # hardly anybody has this setting
+
+        return json.dumps(value, default=str)
     if isinstance(value, dict) and where.endswith("token_realms"):
         value = [f"{host}={url}" if isinstance(url, str) else url for host, url in value.items()]
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
@@ -299,6 +332,42 @@ def _pairs(text: str, key: str) -> dict[str, str]:
     return found
 
 
+def _places(text: str) -> Mapping[str, PlaceSettings]:
+    """The tables of object stores. ``UsageError`` for a key that there is not, or a value of another kind."""
+    if not text.strip():
+        return MappingProxyType({})
+    import json
+
+    try:
+        tables = json.loads(text)
+    except (ValueError, RecursionError):
+        raise UsageError("places is not JSON", hint=_PLACE) from None
+    if not isinstance(tables, dict) or not all(isinstance(table, dict) for table in tables.values()):
+        raise UsageError("places must be a table of tables", hint=_PLACE)
+    return MappingProxyType({_place_name(name): _place(name, table) for name, table in tables.items()})
+
+
+def _place_name(name: str) -> str:
+    scheme, mark, bucket = name.partition("://")
+    if scheme not in ("s3", "gs", "az") or not mark or not bucket or set(bucket) & set("/:?@"):
+        raise UsageError(f"places: {quoted(name)} does not name an object store", hint=_PLACE)
+    return name
+
+
+def _place(name: str, table: Mapping[str, object]) -> PlaceSettings:
+    found: dict[str, str | bool] = {}
+    for key, value in table.items():
+        kind = _PLACE_KEYS.get(key)
+        if kind is None:
+            raise UsageError(
+                f"places: {name} has the unknown key {quoted(key)}", hint=f"known keys: {', '.join(_PLACE_KEYS)}"
+            )
+        if not isinstance(value, kind) or (isinstance(value, str) and not value.isprintable()):
+            raise UsageError(f"places: {key} of {name} must be {'true or false' if kind is bool else 'text'}")
+        found[key] = value  # type: ignore[assignment]
+    return PlaceSettings(**found)  # type: ignore[arg-type]
+
+
 def _is_url(text: str) -> bool:
     from urllib.parse import urlsplit  # hardly anybody has this setting
 
@@ -310,6 +379,16 @@ def _is_url(text: str) -> bool:
     return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.username is None and port != 0
 
 
+_PLACE_KEYS = {
+    "endpoint": str,
+    "region": str,
+    "profile": str,
+    "credentials_file": str,
+    "account": str,
+    "anonymous": bool,
+    "unsafe_concurrent": bool,
+}
+_PLACE = 'write it as [places."s3://BUCKET"] with lines such as endpoint = "https://HOST"'
 _PAIR = 'write it as token_realms = { "registry.example.com" = "https://gitlab.example.com" }'
 
 

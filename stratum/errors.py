@@ -110,20 +110,26 @@ class BusyError(ConflictError):
     id = "busy"
 
 
+class ChangedError(ConflictError):
+    """What was to be replaced in a place is not any more what it was: somebody else was faster."""
+
+    id = "changed"
+
+
 class DeniedError(StratumError):
-    """A registry does not let this user do it: the password is missing or wrong, or the user lacks the right."""
+    """A registry or an object store does not let this user do it: the password is missing or wrong, or the right."""
 
     id = "denied"
 
 
 class UnreachableError(StratumError):
-    """A registry cannot be reached, or breaks off: trying again later may help."""
+    """A registry or an object store cannot be reached, or breaks off: trying again later may help."""
 
     id = "unreachable"
 
 
 class UntrustedError(StratumError):
-    """A registry's certificate is signed by nobody who is trusted, or is for another host."""
+    """A registry's or an object store's certificate is signed by nobody who is trusted, or is for another host."""
 
     id = "untrusted"
 

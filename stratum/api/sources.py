@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 DOCKER = "docker://"
 STDIN = "-"
-REFERENCE_PREFIXES = ("oci:", "oci-archive:", DOCKER)
+REFERENCE_PREFIXES = ("oci:", "oci-archive:", DOCKER, "s3://", "gs://", "az://", "file://", "memory://")
 
 
 @dataclass(frozen=True, slots=True)
@@ -365,6 +365,8 @@ def _open_reference(session: Session, text: str, tag: str | None, progress: Prog
     given = target.digest or (target.tag if text.endswith(f":{target.tag}") else None)
     if tag is not None and given is not None:
         raise UsageError(f"{text} names a tag already", hint="leave --tag out")
+    if target.bucket is not None:
+        return open_place(target, session.access()), tag or target.reference
     return _open_local(target, tag or given, None, progress)
 
 

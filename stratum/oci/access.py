@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from stratum.config import Config
+    from stratum.config import Config, PlaceSettings
 
 Credentials = Callable[[str, str], "str | None"]
 """Finds the base64 ``user:password`` for (host, repository), or None; ``credentials.IDENTITY`` is a user of its own.
@@ -25,13 +25,19 @@ def anonymous(_host: str, _repository: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """How registries are reached. Nothing else is looked at: no settings, no environment, no file of the user's.
+    """How registries and object stores are reached. Nothing else is looked at: no settings, no environment, no file of
+    the user's.
 
     ``plain_http`` is the user's explicit wish for HTTP without TLS. ``ca_file`` has the certificate authorities that
     the user wants to count, else those of all ``authorities`` do, else the system's. ``proxies`` has ``http_proxy``,
     ``https_proxy`` and ``no_proxy``, as far as they are set. ``token_realms`` is HOST[:PORT] of a registry -> URL of
     another host that gives out its tokens and may be sent its passwords. Times are in seconds; ``min_rate``, in bytes a
     second, is what an answer must keep up with in any ``patience`` seconds.
+
+    For object stores: ``places`` is what the settings say of each, by ``Bucket.root``. ``environment`` has variables of
+    their own tools (``AWS_...``, ``GOOGLE_...``, ``AZURE_...``; ``HOME`` and ``PATH``). ``ambient`` is whether files
+    and programs that it names count besides its keys, and what role this machine has; without it, and without keys,
+    requests are anonymous. ``unsafe_concurrent`` allows writing to a store that heeds no conditions.
     """
 
     credentials: Credentials = field(default=anonymous, repr=False)
@@ -45,6 +51,10 @@ class Access:
     read_timeout: float = 60.0
     patience: float = 180.0
     min_rate: int = 4096
+    places: Mapping[str, PlaceSettings] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    ambient: bool = False
+    unsafe_concurrent: bool = False
 
 
 def proxies_in(environment: Mapping[str, str]) -> dict[str, str]:
@@ -66,4 +76,7 @@ def access_of(config: Config, *, plain_http: bool = False, ca_file: str | Path |
         authorities=(Path(named),) if named else (),
         proxies=proxies_in(config.environment),
         token_realms=config.token_realms,
+        places=config.places,
+        environment=config.environment,
+        ambient=True,
     )

@@ -1,4 +1,4 @@
-"""From a target to the place that it names: a registry, an OCI image layout, an archive."""
+"""From a target to the place that it names: a registry, an OCI image layout, an archive, an object store."""
 
 from __future__ import annotations
 
@@ -30,8 +30,12 @@ def open_source(target: Target, access: Access) -> Source:
 def open_sink(target: Target, access: Access, *, create: bool) -> Sink:
     """The place to write what ``target`` names to; ``create`` makes an OCI image layout where there is none.
 
-    ``UsageError`` for an archive, ``StratumError`` where no layout can be made.
+    ``UsageError`` for an archive, ``StratumError`` where no layout can be made, or an object store cannot be used.
     """
+    if target.bucket is not None:
+        from stratum.oci.objectstore import ObjectStore
+
+        return ObjectStore(target, access)
     if target.directory is not None:
         from stratum.oci.layout import Layout
 
