@@ -27,7 +27,7 @@ FLOORS = (
     {"api"},
     {"history"},
     {"hydrate"},
-    {"ingest", "mount", "transfer"},
+    {"content", "ingest", "mount", "transfer"},
     {"store", "oci", "podman"},
     {"c4", "composefs", "config", "serving"},
     {"sys", "tree", "refs"},
