@@ -18,6 +18,8 @@ from hypothesis import strategies as st
 from stratum import zstd
 from stratum.api.maintenance import parse_duration
 from stratum.api.patchset import parse_patchset
+from stratum.c4 import reader as c4m
+from stratum.c4.ids import parse as parse_c4_id
 from stratum.config import load_config
 from stratum.errors import DamagedError, StratumError
 from stratum.history.pending import parse_pending
@@ -225,6 +227,13 @@ PARSERS: dict[str, tuple[Callable[[bytes], object], bytes]] = {
     ),
     "name-events": (parse_names, NAME_EVENT),
     "close-events": (parse_closes, NAME_EVENT[:24]),
+    "c4 id": (lambda data: parse_c4_id(text(data)), b"c4" + b"1" * 88),
+    "c4m": (
+        lambda data: c4m.read(c4m.split_lines([data], "a file"), "a file"),
+        b"-rw-r--r-- - 1,234 a\\ b.[1-3].exr ->2 -\ndrwxr-xr-x Jan  1 10:00:00 2025 PST - d/ <- nas:b\n"
+        b"  - - - \xc2\xa4\xe2\xa0\x81\xc2\xa4\n"
+        b"c4" + b"1" * 88 + b"\nlrwxrwxrwx 2025-01-01T00:00:00Z 0 l -> c4 -\n",
+    ),
     "url": (lambda data: origin(text(data)), b"https://[::1]:5000/v2/?a=b"),
 }
 
