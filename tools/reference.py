@@ -19,6 +19,7 @@ from stratum.cli.topics import FORMS, NAMES
 from stratum.cli.verbs import GROUPS
 from stratum.config import FILES, SETTINGS, VARIABLES
 from stratum.errors import EXIT_CODES, StratumError
+from tools import api
 from tools.manpages import Words, commands
 
 CHECKOUT = Path(__file__).parents[1]
@@ -217,6 +218,7 @@ PAGES = {
     "environment.md": environment,
     "files.md": files,
     "exit-codes.md": exit_codes,
+    "python.md": api.page,
 }
 """Page in docs/reference -> what makes its text."""
 

@@ -22,6 +22,7 @@ MAX_FUNCTION_LINES = 60
 
 FLOORS = (
     {"cli"},
+    {"public"},
     {"hook", "csi", "plugin"},
     {"volumes"},
     {"api"},

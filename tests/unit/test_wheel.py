@@ -39,7 +39,7 @@ def test_its_metadata(wheel: zipfile.ZipFile) -> None:
 def test_it_has_the_package_and_no_tests(wheel: zipfile.ZipFile) -> None:
     assert {name.split("/")[0] for name in wheel.namelist() if ".d" not in name.split("/")[0]} == {"stratum"}
     ours = {str(path.relative_to(CHECKOUT)) for path in (CHECKOUT / "stratum").rglob("*.py")}
-    assert ours <= set(wheel.namelist())
+    assert {*ours, "stratum/py.typed"} <= set(wheel.namelist())
 
 
 def test_the_images_are_built_from_all_that_the_wheel_is() -> None:
