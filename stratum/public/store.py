@@ -489,7 +489,10 @@ def open_store(path: str | os.PathLike[str] | None = None, *, create: bool = Fal
     session.tell = _log.warning
     if create:
         session.create_store()
-    return Store(session)
+    try:
+        return Store(session)
+    except NotFoundError as exc:
+        raise NotFoundError(exc.message, hint="stratum.open_store(create=True) makes one") from None
 
 
 def _path(path: PathLike) -> bytes:

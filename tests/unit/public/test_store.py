@@ -286,8 +286,9 @@ def test_a_worktree(store: stratum.Store, commit: stratum.Commit) -> None:
 
 
 def test_a_store_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(stratum.NotFoundError):
+    with pytest.raises(stratum.NotFoundError, match="no store at") as raised:
         stratum.open_store(tmp_path / "none")
+    assert "create=True" in raised.value.hint
     assert not (tmp_path / "none").exists()
     monkeypatch.setenv("STRATUM_STORE", str(tmp_path / "by-environment"))
     assert stratum.open_store(create=True).path == tmp_path / "by-environment"
