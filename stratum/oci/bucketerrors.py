@@ -20,6 +20,7 @@ from stratum.errors import (
     UntrustedError,
 )
 
+_ASKED = re.compile(r"Error performing [A-Z]+ [a-z]+://([^/\s?]{1,300})")
 _STATUS = re.compile(r"status code: ([0-9]{3})")
 _CODE = re.compile(r"<Code>([A-Za-z0-9._ -]{1,80})</Code>")
 _MESSAGE = re.compile(r"<Message>([^<]{1,1000})</Message>")
@@ -76,7 +77,10 @@ def failure(exc: Exception, doing: str, place: Place) -> StratumError:
     """The error for ``exc``, which obstore raised while ``doing`` something at ``place``."""
     text = str(exc)[:100_000]
     message = f"cannot {doing}"
-    status, code = _first(_STATUS, text), _first(_CODE, text)
+    status, code, asked = _first(_STATUS, text), _first(_CODE, text), _first(_ASKED, text).rpartition("@")[2]
+    if asked and _without_port(asked) != _without_port(place.host):  # whoever gives out credentials
+        said = f"{asked} answered {status}" if status else _unanswered(exc, text, asked, Place("", asked)).message
+        return DeniedError(f"{message}: no credentials for {place.host} could be had: {said}", hint=KEYS_HINT)
     if status:
         return _answered(text, status, code, message, place)
     return _unanswered(exc, text, message, place)
@@ -115,6 +119,19 @@ def _answered(text: str, status: str, code: str, message: str, place: Place) -> 
 
 
 _REASONS: tuple[tuple[str, type[StratumError], str, str], ...] = (
+    (
+        r"Received redirect without LOCATION",
+        StratumError,
+        "this is not the region of the bucket, says {host}",
+        "add ?region=NAME with the bucket's own region",
+    ),
+    (
+        r"non-partial response|Requested [0-9]+\.\.",
+        DamagedError,
+        "{host} sent something else than the part that was asked for",
+        "",
+    ),
+    (r"invalid path", DamagedError, "{host} lists an object whose name cannot be one", ""),
     (r"dns error|failed to lookup address|Name or service not known", UnreachableError, "there is no host {host}", ""),
     (r"ConnectionRefused|Connection refused", UnreachableError, "{host} refused the connection", ""),
     (r"NetworkUnreachable|HostUnreachable|No route to host", UnreachableError, "there is no way to {host}", ""),
@@ -175,6 +192,10 @@ def _unanswered(exc: Exception, text: str, message: str, place: Place) -> Stratu
             return kind(f"{message}: {words.format(host=place.host)}", hint=hint)
     said = place.clean(text.partition("\n\nDebug source")[0])
     return StratumError(f"{message}: {said or name}")
+
+
+def _without_port(host: str) -> str:
+    return re.sub(r":[0-9]+\Z", "", host.lower())
 
 
 def _first(pattern: re.Pattern[str], text: str) -> str:

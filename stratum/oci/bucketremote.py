@@ -12,7 +12,7 @@ import json
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -139,7 +139,7 @@ class RemoteBucket(BucketStore):
 
     def get(self, key: str, limit: int) -> tuple[bytes, str]:
         full, data = self._full(key), bytearray()
-        with self._doing(f"get {self._place.name}: {key}"):
+        with self._doing(f"get {key} of {self._place.name}"):
             result = self._library.get(self._clients.reading, full)
             meta = result.meta
             if meta["size"] <= limit:
@@ -166,7 +166,7 @@ class RemoteBucket(BucketStore):
         while True:
             begun = position
             try:
-                with self._doing(f"get {self._place.name}: {key}"):
+                with self._doing(f"get {key} of {self._place.name}"):
                     result = self._library.get(self._clients.reading, self._full(key), options=options)
                     meta = result.meta
                     for piece in self._body(result, key, pace):
@@ -185,7 +185,7 @@ class RemoteBucket(BucketStore):
         if size <= 0:
             return b""
         data = bytearray()
-        full, doing = self._full(key), f"get a part of {self._place.name}: {key}"
+        full, doing = self._full(key), f"get a part of {key} of {self._place.name}"
         try:
             result = self._library.get(self._clients.reading, full, options={"range": (start, start + size)})
             with self._doing(doing):
@@ -205,7 +205,7 @@ class RemoteBucket(BucketStore):
     def head(self, key: str) -> Entry | None:
         full = self._full(key)
         try:
-            with self._doing(f"ask for {self._place.name}: {key}"):
+            with self._doing(f"ask for {key} of {self._place.name}"):
                 meta = self._library.head(self._clients.reading, full)
         except NotFoundError:
             return None
@@ -249,7 +249,7 @@ class RemoteBucket(BucketStore):
             mode = {"version" if self.bucket.scheme == "gs" else "e_tag": when.version}
         full = self._full(key)
         client = self._clients.reading if len(data) <= PIECE else self._clients.writing
-        with self._doing(f"put {self._place.name}: {key}"):
+        with self._doing(f"put {key} to {self._place.name}"):
             done = self._library.put(client, full, data, mode=mode, use_multipart=False)
         return self._version(done)
 
@@ -261,13 +261,13 @@ class RemoteBucket(BucketStore):
         return self._put(key, data, ALWAYS)
 
     def put_stream(self, key: str, pieces: Iterable[bytes], size: int) -> None:
-        checked = Exactly(pieces, size, f"{self._place.name}: {key}")
+        checked = Exactly(pieces, size, f"{key} to {self._place.name}")
         if size <= PART:
             self._put(key, b"".join(checked), ALWAYS)
             return
         full, part = self._full(key), max(PART, -(-size // _PARTS_MAX))
         try:
-            with self._doing(f"put {self._place.name}: {key}"):
+            with self._doing(f"put {key} to {self._place.name}"):
                 self._library.put(
                     self._clients.writing,
                     full,
@@ -360,7 +360,8 @@ class RemoteBucket(BucketStore):
                 raise
             heeds = False
         finally:
-            self.delete([key])
+            with suppress(StratumError):  # who may not remove anything leaves a byte behind
+                self.delete([key])
         if heeds:
             self._put(_MARK, json.dumps({"heeded_at": [self._clients.where]}).encode(), ALWAYS)
         return heeds
