@@ -59,11 +59,19 @@ KEYS_HINT = (
 
 
 class Place:
-    """An object store as errors name it: ``name`` (the reference), ``host``; ``secrets`` are never in an error."""
+    """An object store as errors name it: ``name`` (the reference), ``host``; ``secrets`` are never in an error.
+    ``trouble`` is why credentials could not be renewed the last time."""
 
     def __init__(self, name: str, host: str, scheme: str = "s3", secrets: Iterable[str] = ()) -> None:
         self.name, self.host, self.scheme = name, host, scheme
-        self._secrets = sorted({each for each in secrets if len(each) > 3}, key=len, reverse=True)
+        self._secrets: list[str] = []
+        self.trouble: StratumError | None = None
+        self.keep(secrets)
+
+    def keep(self, secrets: Iterable[str | None]) -> None:
+        """Show none of these, either."""
+        found = {*self._secrets, *(each for each in secrets if each and len(each) > 3)}
+        self._secrets = sorted(found, key=len, reverse=True)
 
     def clean(self, text: str) -> str:
         """``text`` without secrets, URLs and control characters, cut to a readable length."""
@@ -77,6 +85,8 @@ def failure(exc: Exception, doing: str, place: Place) -> StratumError:
     """The error for ``exc``, which obstore raised while ``doing`` something at ``place``."""
     text = str(exc)[:100_000]
     message = f"cannot {doing}"
+    if place.trouble is not None and "credential provider" in text:
+        return DeniedError(f"{message}: {place.clean(place.trouble.message)}", hint=place.trouble.hint or KEYS_HINT)
     status, code, asked = _first(_STATUS, text), _first(_CODE, text), _first(_ASKED, text).rpartition("@")[2]
     if asked and _without_port(asked) != _without_port(place.host):  # whoever gives out credentials
         said = f"{asked} answered {status}" if status else _unanswered(exc, text, asked, Place("", asked)).message
@@ -109,7 +119,7 @@ def _answered(text: str, status: str, code: str, message: str, place: Place) -> 
     if code in _WRONG_KEY or status in ("401", "403"):
         skewed = code == "RequestTimeTooSkewed"
         return DeniedError(f"{message}: {words}", hint="set this machine's clock" if skewed else KEYS_HINT)
-    if code in _CONFLICT or status in ("409", "412"):
+    if code in _CONFLICT or status == "412" or (status == "409" and not code):
         return ChangedError(f"{message}: it was changed by somebody else meanwhile ({words})", hint="try again")
     if status == "404":
         return NotFoundError(f"{message}: {words}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -76,7 +76,7 @@ def _store(
 
     kinds: dict[str, Any] = {"s3": stores.S3Store, "gs": stores.GCSStore, "az": stores.AzureStore}
     retries = {"max_retries": _RETRIES, "retry_timeout": timedelta(seconds=access.patience)}
-    given = {"credential_provider": found.provider} if found.provider is not None else {}
+    given = {"credential_provider": _renewing(found.provider, place)} if found.provider is not None else {}
     try:
         store: ObjectStore = kinds[bucket.scheme](
             bucket.name, config={**found.config, **more}, client_options=options, retry_config=retries, **given
@@ -84,6 +84,22 @@ def _store(
     except Exception as exc:
         raise failure(exc, f"use {place.name}", place) from None
     return store
+
+
+def _renewing(provider: Callable[[], Any], place: Place) -> Callable[[], Any]:
+    """``provider``, as obstore calls it: at first, and whenever what it gave is about to end."""
+
+    def provide() -> Any:
+        try:
+            keys = provider()
+        except StratumError as exc:
+            place.trouble = exc
+            raise
+        place.trouble = None
+        place.keep((keys.get("secret_access_key"), keys.get("token")))
+        return keys
+
+    return provide
 
 
 def _options(endpoint: str, access: Access, *, long: bool) -> dict[str, Any]:

@@ -20,7 +20,6 @@ import pytest
 
 from tests.support.gotools import go_program
 
-VERSION = "v1.8.0"
 KEY, SECRET = "stratum-test", "tell-nobody-of-this-secret"
 REGION = "us-east-1"
 _START_TIMEOUT = 60
@@ -66,7 +65,7 @@ class S3Server:
 
 def gateway() -> Path:
     """The program, built where it is not there yet."""
-    return go_program("github.com/versity/versitygw/cmd/versitygw", VERSION)
+    return go_program("versitygw")
 
 
 @contextlib.contextmanager

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ from stratum.oci import foundkeys
 from stratum.oci.access import Access
 from stratum.oci.awskeys import aws_found
 from stratum.oci.azurekeys import azure_found
-from stratum.oci.bucket import open_bucket
+from stratum.oci.bucket import BucketStore, open_bucket
 from stratum.oci.bucketname import Bucket
 from stratum.oci.foundkeys import Found
 from stratum.oci.gcskeys import gcs_found
@@ -275,3 +277,31 @@ def test_a_real_server_takes_them(s3_server: S3Server, home: Path, monkeypatch: 
         with open_bucket(S3, access) as bucket:
             bucket.put("x", profile.encode())
             assert bucket.get("x", 100)[0] == profile.encode()
+
+
+def write_until(bucket: BucketStore, enough: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not enough() and time.monotonic() < deadline:
+        bucket.put("renewed", b"")
+        time.sleep(0.2)
+
+
+def test_keys_are_renewed_while_a_bucket_is_open(s3_server: S3Server, home: Path, tmp_path: Path) -> None:
+    """And where that fails, the error says why, without what the program printed of its keys."""
+    s3_server.bucket("data")
+    answer, count = tmp_path / "answer", tmp_path / "count"
+    (tmp_path / "give").write_text(f"#!/bin/sh\necho x >> {count}\nexec cat {answer}\n")
+    (tmp_path / "give").chmod(0o755)
+    soon = (datetime.now(timezone.utc) + timedelta(seconds=1)).isoformat()
+    answer.write_text(json.dumps({"Version": 1, "AccessKeyId": KEY, "SecretAccessKey": SECRET, "Expiration": soon}))
+    with (home / ".aws/config").open("a") as file:
+        file.write(f"[profile p]\ncredential_process = {tmp_path}/give\n")
+    told = PlaceSettings(endpoint=s3_server.endpoint, profile="p", region="us-east-1")
+    access = access_with({"HOME": str(home), "PATH": "/usr/bin:/bin"}, s3=told)
+    with open_bucket(S3, access) as bucket:
+        write_until(bucket, lambda: len(count.read_text().split()) >= 3)
+        assert len(count.read_text().split()) >= 3
+        answer.write_text(json.dumps({"SecretAccessKey": SECRET}))
+        with pytest.raises(DeniedError, match="not credentials") as caught:
+            write_until(bucket, lambda: False)
+        assert SECRET not in caught.value.told
