@@ -125,7 +125,7 @@ class Exactly:
 
     def __init__(self, pieces: Iterable[bytes], size: int, what: str) -> None:
         self._pieces, self._size, self._what = pieces, size, what
-        self.error: BaseException | None = None
+        self.error: Exception | None = None
 
     def __iter__(self) -> Iterator[bytes]:
         given = 0
@@ -138,7 +138,7 @@ class Exactly:
                     yield piece
             if given != self._size:
                 raise DamagedError(f"cannot write {self._what}: {given} bytes came instead of {self._size}")
-        except BaseException as exc:
+        except Exception as exc:
             self.error = exc
             raise
 
