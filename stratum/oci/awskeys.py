@@ -21,6 +21,7 @@ from stratum.errors import DeniedError, StratumError, UsageError, quoted
 from stratum.oci.access import Access
 from stratum.oci.bucketname import Bucket
 from stratum.oci.foundkeys import (
+    USUAL_REGION,
     Found,
     endpoint_from,
     has_metadata_service,
@@ -56,7 +57,7 @@ def aws_found(bucket: Bucket, access: Access) -> Found:
         profile.table.get("region"),
     )
     given = endpoint_from(bucket, settings.endpoint, *_endpoints(environment, profile))
-    region = region or "us-east-1"
+    region = region or USUAL_REGION
     endpoint = given or f"https://s3.{region}.amazonaws.com{'.cn' if region.startswith('cn-') else ''}"
     config: Keys = {
         "region": region,

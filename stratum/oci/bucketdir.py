@@ -47,7 +47,7 @@ class DirectoryBucket(BucketStore):
     local = True
 
     def __init__(self, bucket: Bucket) -> None:
-        self.bucket = bucket
+        self.bucket = self.located = bucket
         self._root = Path(bucket.name)
         self._tidied: set[str] = set()
         self._fd: int | None = None

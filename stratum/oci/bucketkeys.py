@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -13,7 +14,7 @@ from stratum.oci.access import Access
 from stratum.oci.bucketerrors import Place, failure
 from stratum.oci.bucketname import Bucket
 from stratum.oci.bucketremote import Clients, obstore
-from stratum.oci.foundkeys import Found
+from stratum.oci.foundkeys import USUAL_REGION, Found, settings_of
 from stratum.oci.target import is_loopback
 
 if TYPE_CHECKING:
@@ -40,7 +41,19 @@ def client_of(bucket: Bucket, access: Access) -> Clients:
         return _store(bucket, found, options, access, place, more)
 
     plain = (lambda: make(short, disable_bulk_delete=True)) if bucket.scheme == "s3" else None
-    return Clients(make(short), make(long), place, found.endpoint, found.known, plain)
+    located = _located(bucket, found, access)
+    return Clients(make(short), make(long), place, found.endpoint, found.known, located, plain)
+
+
+def _located(bucket: Bucket, found: Found, access: Access) -> Bucket:
+    """The bucket with the endpoint and the region that were found in the environment or in files of other tools."""
+    settings = settings_of(bucket, access)
+    endpoint, region = bucket.endpoint, bucket.region
+    if endpoint is None and not (settings.endpoint or settings.account) and (not found.known or bucket.scheme == "az"):
+        endpoint = found.endpoint
+    if region is None and bucket.scheme == "s3" and not settings.region and found.config["region"] != USUAL_REGION:
+        region = found.config["region"]
+    return replace(bucket, endpoint=endpoint, region=region)
 
 
 def _found(bucket: Bucket, access: Access) -> Found:

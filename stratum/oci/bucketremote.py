@@ -75,6 +75,7 @@ class Clients:
     place: Place
     where: str
     known: bool = True
+    located: Bucket | None = None
     plain: Callable[[], ObjectStore] | None = field(default=None, repr=False)
 
 
@@ -110,6 +111,7 @@ class RemoteBucket(BucketStore):
 
     def __init__(self, bucket: Bucket, clients: Clients, access: Access, *, unsafe: bool = False) -> None:
         self.bucket = bucket
+        self.located = clients.located or bucket
         self._library = obstore()
         self._clients = clients
         self._place = clients.place
@@ -280,6 +282,15 @@ class RemoteBucket(BucketStore):
             if checked.error is not None:
                 raise checked.error from None
             raise
+
+    def copy_from(self, prefix: str, key: str) -> bool:
+        source = f"{prefix}/{check_key(key)}" if prefix else check_key(key)
+        try:
+            with self._doing(f"copy {key} to {self._place.name}"):
+                self._library.copy(self._clients.writing, source, self._full(key))
+        except StratumError:  # not there, too large to be copied, not for this user: it is sent then
+            return False
+        return True
 
     def delete(self, keys: Iterable[str]) -> None:
         rest = iter(keys)

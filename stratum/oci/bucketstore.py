@@ -58,6 +58,8 @@ class BucketStore(ABC):
     """The objects of one bucket below one prefix. Used in a ``with`` block, or closed by ``close``."""
 
     bucket: Bucket
+    located: Bucket
+    """``bucket`` as another process finds it: with what of endpoint and region is neither in the settings nor usual."""
     local = False
     """Whether objects are files of this machine: ``file`` gives them."""
 
@@ -101,6 +103,11 @@ class BucketStore(ABC):
     def put_stream(self, key: str, pieces: Iterable[bytes], size: int) -> None:
         """Store an object of ``size`` bytes, sent in parts side by side. It has its key when all of it is there; where
         ``pieces`` raises, or has another size, it never gets it. ``StratumError``, and what ``pieces`` raises."""
+
+    def copy_from(self, prefix: str, key: str) -> bool:
+        """Have the object that has ``key`` below another ``prefix`` of the same bucket here as well, without its bytes
+        going over the network; whether that worked."""
+        return False
 
     @abstractmethod
     def delete(self, keys: Iterable[str]) -> None:

@@ -22,6 +22,9 @@ from stratum.oci.bucketname import Bucket, parse_endpoint, parse_region
 from stratum.sys.smallfile import read_regular
 
 FILE_MAX = 1 << 20
+USUAL_REGION = "us-east-1"
+"""That of S3 where nobody says another."""
+
 _PROGRAM_TIMEOUT = 60
 _METADATA = ("169.254.169.254", 80)
 _METADATA_TIMEOUT = 1.0

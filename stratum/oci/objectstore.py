@@ -23,6 +23,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import BinaryIO
 
 from stratum.errors import ChangedError, DamagedError, NotFoundError, StratumError, quoted
@@ -63,6 +64,10 @@ class ObjectStore(Sink):
         self.lasting = target.bucket.scheme != "memory"
         self._ready = False
         self._lock = threading.Lock()
+
+    @property
+    def noted(self) -> Target:
+        return replace(self.target, bucket=self.bucket.located)
 
     def close(self) -> None:
         self.bucket.close()
@@ -148,6 +153,10 @@ class ObjectStore(Sink):
         self.prepare()
         blob = upload.descriptor
         self.bucket.put_stream(_blob_key(blob.digest), verified(upload.read(0), blob, "the store"), blob.size)
+
+    def mount_blob(self, blob: Descriptor, repository: str) -> bool:
+        self.prepare()
+        return self.bucket.copy_from(repository, _blob_key(blob.digest)) and self.has_blob(blob)
 
     def put_manifest(self, data: bytes, tag: str) -> None:
         if is_referrers_tag(tag):

@@ -52,6 +52,11 @@ class Source(ABC):
     lasting = True
     """Whether ``target`` leads to it again, also another process."""
 
+    @property
+    def noted(self) -> Target:
+        """``target`` as another process finds it, too: with what of it came from this one's environment."""
+        return self.target
+
     def __enter__(self: _SourceT) -> _SourceT:
         return self
 
@@ -135,6 +140,11 @@ class Sink(Source):
         ``data`` is a manifest, or an index of some. Of two writers at the same time the last one's manifest has the
         tag; both are there by their digests.
         """
+
+    def replace_manifest(self, data: bytes, tag: str, expected: str | None) -> None:
+        """As ``put_manifest``, but only where the tag still names the manifest with the digest ``expected`` (None:
+        where there is no such tag): ``ChangedError`` otherwise. A place that cannot know does it in any case."""
+        self.put_manifest(data, tag)
 
     def put_referrer(self, data: bytes) -> None:
         """Store a manifest that was made here and refers to another by its ``subject``: it has no tag, and

@@ -24,39 +24,45 @@ _BASES_MAX = 8
 
 @dataclass(frozen=True, slots=True)
 class There:
-    """What a repository has: the commit that the tag names now, ``present``, with the digest of its manifest, and the
-    one to build on."""
+    """What a repository has: the commit that the tag names now, ``present``, and the one to build on; ``digest`` is
+    what the tag names, a commit or not, None where there is no such tag."""
 
     base: Manifest | None = None
     present: Manifest | None = None
-    digest: str = ""
+    digest: str | None = None
 
 
 def find_there(remote: Source, tag: str, commit: str, parent: str | None) -> There:
     """What there is for a push of ``commit`` to ``tag``: to build on is what the tag names, else the commit or its
     parent under another tag, else the newest-looking. A tag that names something else counts as none."""
-    present = read_base(remote, tag)
+    present, digest = read_manifest_of(remote, tag)
     if present is not None:
-        return There(present[0], *present)
+        return There(present, present, digest)
     candidates = []
     for other in sorted(set(chosen(remote.list_tags())) - {tag}, key=_natural, reverse=True)[:_BASES_MAX]:
         found = read_base(remote, other)
         if found is not None and found[0].commit in (parent, commit):
-            return There(found[0])
+            return There(found[0], None, digest)
         candidates += [found[0]] if found is not None else []
-    return There(candidates[0] if candidates else None)
+    return There(candidates[0] if candidates else None, None, digest)
 
 
 def read_base(remote: Source, reference: str) -> tuple[Manifest, str] | None:
     """The commit that a tag or digest names, with the digest of its manifest; None where it names none."""
+    manifest, digest = read_manifest_of(remote, reference)
+    return (manifest, digest) if manifest is not None and digest is not None else None
+
+
+def read_manifest_of(remote: Source, reference: str) -> tuple[Manifest | None, str | None]:
+    """What a tag or digest names, where that is a commit, and the digest of what it names; None where there is none."""
     try:
         data, digest = remote.get_manifest(reference)
     except NotFoundError:
-        return None
+        return None, None
     try:
         return read_manifest(data, str(remote.target)), digest
     except StratumError:
-        return None
+        return None, digest
 
 
 def load_base(remote: Source, manifest: Manifest, pool: Executor) -> Base | None:

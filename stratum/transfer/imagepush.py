@@ -86,6 +86,7 @@ def push_image(
     meta, dump = store.commits.meta(commit), store.commits.dump(commit)
     tree, what = read_dump(dump), f"push of {commit} to {remote.target} as an image"
     with running(f"the {what}", 1, progress) as job, scratch(store, what, objects_of(dump)) as directory:
+        named = _named(remote, tag)
         base = _find_base(store, remote, tag, meta) if deltas else None
         sender, spool = Sender(remote, job, dry_run=dry_run), directory / "layer"
         layers = list(base.image.layers) if base is not None else []
@@ -99,8 +100,8 @@ def push_image(
         config = sender.send_bytes(IMAGE_CONFIG_MEDIA_TYPE, _config(meta, layers))
         data = _manifest(meta, config, layers)
         digest = digest_of(data)
-        if not _is_there(remote, tag, digest):
-            sender.send_manifest(data, tag)
+        if named != digest:
+            sender.send_manifest(data, tag, named)
         return sender.result(commit, digest, there)
 
 
@@ -131,11 +132,12 @@ def _base(store: Store, remote: Source, tag: str) -> _Base | None:
     return _Base(image, commit)
 
 
-def _is_there(remote: Source, tag: str, digest: str) -> bool:
+def _named(remote: Source, tag: str) -> str | None:
+    """The digest of what the tag names; None where there is no such tag."""
     try:
-        return remote.get_manifest(tag)[1] == digest
+        return remote.get_manifest(tag)[1]
     except NotFoundError:
-        return False
+        return None
 
 
 # Making

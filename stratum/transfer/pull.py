@@ -28,11 +28,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from stratum.errors import BusyError, DamagedError, NotFoundError, UnsupportedError
+from stratum.errors import BusyError, DamagedError, NotFoundError, UnsupportedError, UsageError
 from stratum.oci.access import Access
 from stratum.oci.descriptor import Descriptor
 from stratum.oci.remote import Source, fetch
-from stratum.oci.target import Target
+from stratum.oci.target import Target, parse_target
 from stratum.progress import Progress
 from stratum.store.ancestry import Ancestry
 from stratum.store.facts import Drawing
@@ -244,9 +244,9 @@ def _lacking(store: Store, objects: Mapping[bytes, int]) -> dict[bytes, int]:
 
 def _sources(remote: Source, digest: str, kind: str, access: Access | None, found: _Found) -> list[WithCatalog]:
     """The place that the commit comes from, with what is there; nothing where nobody finds it there again."""
-    if not remote.lasting or not can_be_noted(remote.target):
+    if not remote.lasting or not can_be_noted(remote.noted):
         return []
-    source = source_of(remote.target, digest, "import" if kind == "import" else "pull", access)
+    source = source_of(remote.noted, digest, "import" if kind == "import" else "pull", access)
     return [(source, catalog_of(found.packs, found.tree.objects))]
 
 
@@ -283,8 +283,10 @@ def _came_from(store: Store, commit: str, target: Target) -> bool:
         origin = store.commits.meta(commit).origin or {}
     except NotFoundError:
         return False
-    here, reference = target.place, str(origin.get("reference"))
-    return origin.get(_WHOLE) is True and reference.startswith((f"{here}:", f"{here}@"))
+    try:
+        return origin.get(_WHOLE) is True and parse_target(str(origin.get("reference"))).place == target.place
+    except UsageError:
+        return False
 
 
 def _known_dump(store: Store, commit: str) -> Dump | None:

@@ -106,8 +106,8 @@ def push(
                 if keep_tag:
                     keep(remote, done.manifest_digest)
                 send_profile(store, commit, remote, done.manifest_digest)
-                if can_be_noted(remote.target):
-                    source = source_of(remote.target, done.manifest_digest, "push", access)
+                if remote.lasting and can_be_noted(remote.noted):
+                    source = source_of(remote.noted, done.manifest_digest, "push", access)
                     record_push(store, commit, remote, source, outgoing.objects, packs)
             return done
 
@@ -198,7 +198,7 @@ def _push(
     """Send what the repository lacks. What was done, and the packs of the manifest, where they had to be looked at."""
     meta, lineage, there = outgoing.meta, outgoing.lineage, bases.there
     present, config = there.present, describe(CONFIG_MEDIA_TYPE, meta.to_toml())
-    if present is not None and present.config == config and is_told(present, lineage):
+    if present is not None and there.digest and present.config == config and is_told(present, lineage):
         return sender.result(meta.metadata_hash, there.digest, len(present.blobs) + 1), None
     trees = list(tree_blobs(outgoing.dump))
 
@@ -207,13 +207,13 @@ def _push(
 
     with ThreadPoolExecutor(WORKERS) as pool:
         plan = bases.best(plan_on, pool)
-        if present is not None and plan.brings_nothing_to(present):
+        if present is not None and there.digest and plan.brings_nothing_to(present):
             return sender.result(meta.metadata_hash, there.digest, len(present.blobs) + 1), list(plan.kept)
         plan.check()
         packer.check(plan.packs)
         packs = sender.send_plan(plan, packer, pool)
     config = sender.send_bytes(CONFIG_MEDIA_TYPE, outgoing.metadata())
-    digest = sender.send_manifest(plan.manifest(config, [pack.layers for pack in packs]), tag)
+    digest = sender.send_manifest(plan.manifest(config, [pack.layers for pack in packs]), tag, there.digest)
     return sender.result(meta.metadata_hash, digest), [*plan.kept, *packs]
 
 
@@ -262,10 +262,10 @@ class Sender:
         self.send(Upload.of_bytes(blob, data))
         return blob
 
-    def send_manifest(self, data: bytes, tag: str) -> str:
-        """Point ``tag`` at the manifest; its digest."""
+    def send_manifest(self, data: bytes, tag: str, expected: str | None) -> str:
+        """Point ``tag``, which named ``expected`` (a digest) when it was looked at, at the manifest; its digest."""
         if not self._dry_run:
-            self.remote.put_manifest(data, tag)
+            self.remote.replace_manifest(data, tag, expected)
         self._sent.append(len(data))
         return digest_of(data)
 

@@ -22,7 +22,7 @@ def sources_in(store: Store, commit: str, remote: Source) -> list[str]:
     """The digests of the manifests in ``remote`` that the commit has recorded as sources."""
     try:
         sources = store.sources.of(commit)
-        return [source.manifest for source in sources if target_of(source).place == remote.target.place]
+        return [source.manifest for source in sources if target_of(source).place == remote.noted.place]
     except (DamagedError, UsageError):
         return []
 
