@@ -1,4 +1,4 @@
-"""Exports: commits as ``.stratum.tar`` files."""
+"""Exports: commits as ``.stratum.tar`` files, or with their tags in an object store."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import stat
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,10 +20,14 @@ from stratum.refs import check_name
 from stratum.store.resolve import tag_elsewhere
 
 if TYPE_CHECKING:
-    from stratum.oci.archive import ArchiveWriter
+    from stratum.oci.access import Access
+    from stratum.oci.remote import Sink
+    from stratum.oci.target import Target
     from stratum.store import Store
 
 STDOUT = "-"
+ARCHIVE = ".tar"
+"""How the name of an object ends that an export is written to as a file; other names in object stores are places."""
 _MODE = 0o600
 """An export holds what only root may read."""
 
@@ -47,33 +51,36 @@ def export(
     with_history: bool = False,
     image: str | None = None,
     offline: bool = False,
+    access: Access | None = None,
     progress: Progress | None = None,
 ) -> Exported:
     """Write the commit that ``text``, a ref or a path at or below a mountpoint, names to the file ``path`` (``-``:
     standard output), which appears whole.
 
-    In the archive it has its own tag, or the name of its worktree, or the first 12 digits of its hash; ``latest`` where
-    ``text`` is NAME alone. ``tags`` are further tags of the same stratum that go there; ``with_history`` adds the
-    parents of all of them that the store has. ``image`` is the compression of the layers (``transfer.imagepush``) where
-    ordinary images are written. What is not here is fetched first (``api.unreal``), with ``offline`` it is an error.
-    Raises ``NotFoundError`` for what there is not.
+    Where ``path`` is in an object store and ends in ``.tar``, the file is an object there; any other name is a place,
+    which gets the same tags. In the archive the commit has its own tag, or the name of its worktree, or the first 12
+    digits of its hash; ``latest`` where ``text`` is NAME alone. ``tags`` are further tags of the same stratum that go
+    there; ``with_history`` adds the parents of all of them that the store has. ``image`` is the compression of the
+    layers (``transfer.imagepush``) where ordinary images are written. ``access`` is how an object store is reached.
+    What is not here is fetched first (``api.unreal``), with ``offline`` it is an error. Raises ``NotFoundError`` for
+    what there is not.
     """
     if image is not None and with_history:
         raise UsageError("an image has no history to take along", hint="leave --with-history or '--as image' out")
-    store = session.store
+    store, place = session.store, _object_store(path)
     named = _named(session, text, tags)
     order, history = _with_parents(store, named) if with_history else (list(dict.fromkeys(named.values())), [])
     names: dict[str, list[str]] = {}
     for tag, commit in named.items():
         names.setdefault(commit, []).append(tag)
+    tagged = [(commit, names.get(commit, [commit])) for commit in order]
 
-    def run(archive: ArchiveWriter) -> None:
+    def run(archive: Sink) -> None:
         from stratum.transfer.imagepush import push_image
         from stratum.transfer.push import push_in_order
 
         base = None
-        for commit in order:
-            first, *others = names.get(commit, [commit])
+        for commit, (first, *others) in tagged:
             if image is not None:
                 done = push_image(store, commit, archive, first, compression=image, deltas=False, progress=progress)
             else:
@@ -86,9 +93,71 @@ def export(
 
     for commit in order:
         bring_all(session, commit, offline=offline, progress=progress)
-    with store.locks.store():
-        size = write_archive(path, run)
+    if place is None:
+        with store.locks.store():
+            size = write_archive(path.removeprefix("file://"), run)
+    elif place.bucket is not None and place.bucket.prefix.endswith(ARCHIVE):
+        size = _to_object(session, place, access or session.access(), run)
+    else:
+        size = _to_place(session, place, access or session.access(), tagged, image, progress)
     return Exported(path, named, history, size)
+
+
+def _to_object(session: Session, target: Target, access: Access, run: Callable[[Sink], None]) -> int:
+    """Have ``run`` fill an archive that is one object; its size."""
+    from stratum.api.objects import put_object
+    from stratum.oci.archive import ArchiveWriter
+
+    def fill(write: Callable[[bytes], None]) -> None:
+        archive = ArchiveWriter(write, target)
+        with session.store.locks.store():
+            run(archive)
+            archive.finish()
+
+    return put_object(session, target, access, fill)
+
+
+def _to_place(
+    session: Session,
+    place: Target,
+    access: Access,
+    tagged: Sequence[tuple[str, list[str]]],
+    image: str | None,
+    progress: Progress | None,
+) -> int:
+    """Push each commit with its tags, in their order; the bytes that were sent. A commit without a tag gets its hash as
+    one, as what nothing names goes."""
+    from stratum.oci.places import open_sink
+    from stratum.transfer.imagepush import push_image
+    from stratum.transfer.push import push
+
+    sent, store, jobs = 0, session.store, session.config.jobs
+    with open_sink(place, access, create=True) as sink:
+        for commit, (first, *others) in tagged:
+            if image is not None:
+                done = push_image(store, commit, sink, first, compression=image, progress=progress)
+            else:
+                done = push(store, commit, replace(place, tag=first), access, jobs=jobs, progress=progress)
+            sent += done.bytes_sent
+            for tag in others:
+                sink.put_manifest(sink.get_manifest(done.manifest_digest)[0], tag)
+    return sent
+
+
+def _object_store(path: str) -> Target | None:
+    """The place or object in an object store that ``path`` names; None for a file, which file:// names as well."""
+    from stratum.oci.bucketname import BUCKET_PREFIXES
+    from stratum.oci.target import parse_target
+
+    if not path.startswith(BUCKET_PREFIXES) or (path.startswith("file://") and path.endswith(ARCHIVE)):
+        return None
+    target = parse_target(path, default_tag="")
+    if target.tag or target.digest:
+        raise UsageError(
+            f"{path} names a tag or a digest, and an export has the tags of what it exports",
+            hint="leave it out, or use 'stratum push' for one commit under another tag",
+        )
+    return target
 
 
 def _named(session: Session, text: str, tags: Sequence[str]) -> dict[str, str]:
@@ -125,7 +194,7 @@ def _with_parents(store: Store, named: dict[str, str]) -> tuple[list[str], list[
     return list(order), [commit for commit in order if commit not in tagged]
 
 
-def write_archive(path: str, run: Callable[[ArchiveWriter], None]) -> int:
+def write_archive(path: str, run: Callable[[Sink], object]) -> int:
     """Have ``run`` fill an archive in the file ``path``; its size in bytes."""
     from stratum.oci.archive import ArchiveWriter
     from stratum.oci.target import Target

@@ -188,7 +188,7 @@ def fsck_repair(
 ) -> Fscked:
     """Check the store, repair what can be (``store.repair``), restoring from ``source`` what is lost here.
 
-    ``source`` is a registry reference, ``oci:DIRECTORY`` or an exported file; ``remote`` as for ``fsck``. What a source
+    ``source`` is a place (``oci.target``) or an exported file; ``remote`` as for ``fsck``. What a source
     of a commit has is left to be fetched from there. Raises ``BusyError`` where the store is in use.
     """
     from stratum.store.fsck import check

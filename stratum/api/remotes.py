@@ -42,7 +42,11 @@ def logout(session: Session, registry: str | None) -> tuple[str, list[Path]]:
 
 
 def registry_or_default(session: Session, registry: str | None) -> str:
-    """``registry``, or the host of the settings' default registry. ``UsageError`` where there is none."""
+    """``registry``, or the host of the settings' default registry. ``UsageError`` where there is none, or an object
+    store is named, which has no login."""
+    from stratum.oci.login import check_registry
+
+    check_registry(registry or session.config.registry or "")
     if registry is not None:
         return registry
     if session.config.registry is None:
@@ -59,13 +63,32 @@ def list_remote(session: Session, target: str, access: Access) -> list[RemoteTag
     return run(parse_target(target, session.config.registry), access)
 
 
-def list_repositories(session: Session, registry: str, access: Access) -> list[str]:
-    """What ``registry`` (``oci.target.registry_alone``) has, each as HOST/REPOSITORY. Raises as ``oci.catalog``."""
-    from stratum.oci.catalog import list_repositories as run
-    from stratum.oci.target import parse_target
+def list_repositories(session: Session, text: str, access: Access) -> list[str] | None:
+    """What the registry or the bucket that ``text`` names has, each as a target is written; None where ``text`` is a
+    repository itself.
 
-    target = parse_target(f"{registry}/repository")
-    return [f"{target.host}/{name}" for name in run(target, access)]
+    A bucket or prefix is one where it has tags, or where nothing below has some; a slash at its end says that what is
+    below is meant. Raises as ``oci.catalog``.
+    """
+    from stratum.oci.catalog import list_prefixes
+    from stratum.oci.catalog import list_repositories as run
+    from stratum.oci.places import open_source
+    from stratum.oci.target import parse_target, registry_alone
+
+    registry = registry_alone(text, session.config.registry)
+    if registry is not None:
+        target = parse_target(f"{registry}/repository")
+        return [f"{target.host}/{name}" for name in run(target, access)]
+    target = parse_target(text, session.config.registry)
+    if target.bucket is None:
+        return None
+    below = text.partition("?")[0].endswith("/")
+    if not below:
+        with open_source(target, access) as place:
+            if place.list_tags():
+                return None
+    found = [f"{bucket}{bucket.query}" for bucket in list_prefixes(target.bucket, access)]
+    return found if found or below else None
 
 
 def look_up(session: Session, source: str, access: Access) -> CommitMeta:

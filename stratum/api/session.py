@@ -23,11 +23,16 @@ class Session(Workplace):
         super().__init__(config)
         self._thread = threading.local()
 
-    def access(self, *, plain_http: bool = False, ca_file: str | None = None) -> Access:
-        """How registries are reached by the settings, the environment they came with, and a verb's options."""
+    def access(
+        self, *, plain_http: bool = False, ca_file: str | None = None, unsafe_concurrent: bool = False
+    ) -> Access:
+        """How places are reached by the settings, the environment they came with, and a verb's options."""
+        from dataclasses import replace
+
         from stratum.oci.access import access_of
 
-        return access_of(self.config, plain_http=plain_http, ca_file=ca_file)
+        access = access_of(self.config, plain_http=plain_http, ca_file=ca_file)
+        return replace(access, unsafe_concurrent=True) if unsafe_concurrent else access
 
     @contextmanager
     def hold(self, target: str | Ref, *, create: bool = False, timeout: float | None = None) -> Iterator[Held]:

@@ -8,9 +8,12 @@
     oci:DIRECTORY[:TAG]              an OCI image layout
     oci-archive:FILE[:TAG]           one in a tar
     docker://HOST/REPOSITORY[:TAG]   a registry
+    s3://BUCKET[/PREFIX][:TAG]       an object store (``oci.bucketname`` has all schemes); where an object has just that
+                                     name, what a FILE can be
     -                                standard input: what a FILE can be
 
-A layout or registry holds commits, which are taken as they are, or container images, whose layers become a tree.
+A layout, a registry or an object store holds commits, which are taken as they are, or container images, whose layers
+become a tree.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from stratum.errors import DamagedError, NotFoundError, StratumError, UsageError
+from stratum.oci.bucketname import BUCKET_PREFIXES
 from stratum.progress import Progress
 
 if TYPE_CHECKING:
@@ -283,6 +287,9 @@ def open_source(
     elif os.path.isdir(path) and (bare or not os.path.isfile(os.path.join(path, "oci-layout"))):
         _refuse_tag(path, tag)
         yield DirectorySource(path)
+    elif path.startswith(BUCKET_PREFIXES):
+        with _in_object_store(session, path, tag, progress) as source:
+            yield source
     elif path.startswith(REFERENCE_PREFIXES):
         with _of_manifest(*_open_reference(session, path, tag, progress)) as source:
             yield source
@@ -294,6 +301,48 @@ def open_source(
     else:
         with _open_file(path, path, tag, progress) as source:
             yield source
+
+
+@contextmanager
+def _in_object_store(
+    session: Session, text: str, tag: str | None, progress: Progress | None
+) -> Iterator[TreeSource | CommitSource]:
+    """A file that is an object, or what a place has under a tag: the one that is given, or the only one."""
+    from stratum.api.objects import fetched_object
+    from stratum.oci.places import open_source as open_place
+    from stratum.oci.target import parse_target
+
+    target, access = parse_target(text, default_tag=""), session.access()
+    given = target.digest or target.tag or None
+    if given is None:
+        assert target.bucket is not None
+        if target.bucket.scheme == "file" and os.path.isfile(target.bucket.name):
+            with _open_file(target.bucket.name, target.bucket.name, tag, progress) as source:
+                yield source
+            return
+        with fetched_object(session, target, access) as file:
+            if file is not None:
+                with _open_file(text, file, tag, progress) as source:
+                    yield source
+                return
+    elif tag is not None:
+        raise UsageError(f"{text} names a tag already", hint="leave --tag out")
+    remote = open_place(target, access)
+    try:
+        chosen = given or tag or _only_tag(remote.list_tags(), target.place)
+    except BaseException:
+        remote.close()
+        raise
+    with _of_manifest(remote, chosen) as found:
+        yield found
+
+
+def _only_tag(tags: list[str], where: str) -> str:
+    if not tags:
+        raise NotFoundError(f"{where} does not exist, or has no tags")
+    if len(tags) > 1:
+        raise UsageError(f"{where} holds several tags: {', '.join(tags)}", hint=f"choose one: --tag {tags[0]}")
+    return tags[0]
 
 
 @contextmanager
@@ -365,8 +414,6 @@ def _open_reference(session: Session, text: str, tag: str | None, progress: Prog
     given = target.digest or (target.tag if text.endswith(f":{target.tag}") else None)
     if tag is not None and given is not None:
         raise UsageError(f"{text} names a tag already", hint="leave --tag out")
-    if target.bucket is not None:
-        return open_place(target, session.access()), tag or target.reference
     return _open_local(target, tag or given, None, progress)
 
 
@@ -399,13 +446,11 @@ def _choose(remote: Layout | ArchiveReader, tag: str | None, where: str) -> str:
     if tag is not None:
         return tag
     tags, entries = remote.list_tags(), remote.entries()
-    if len(tags) == 1:
-        return tags[0]
     if not tags and len(entries) == 1:
         return digest_of_entry(entries[0], where)
     if not tags:
         raise StratumError(f"{where} holds {len(entries)} manifests and no tag")
-    raise UsageError(f"{where} holds several tags: {', '.join(tags)}", hint=f"choose one: --tag {tags[0]}")
+    return _only_tag(tags, where)
 
 
 @dataclass(frozen=True, slots=True)

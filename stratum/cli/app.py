@@ -176,6 +176,13 @@ def root_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return click.option("--uid", metavar="NUMBER", help="User that the new root directory belongs to.")(with_root)
 
 
+unsafe_option = click.option(
+    "--unsafe-concurrent",
+    is_flag=True,
+    help="Write also to an object store that heeds no conditions: of two who do at once, one may lose what it wrote.",
+)
+
+
 def image_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """``--as image`` and ``--compression``: together the parameter ``image``, None for an artifact."""
 

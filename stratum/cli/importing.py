@@ -59,8 +59,9 @@ def import_(
 
     PATH is a directory, a tar archive (plain or compressed with gzip, xz or zstd), a zip or 7z archive (7z with the
     Python package py7zr), a file written by 'stratum export', an OCI image layout (oci:DIRECTORY[:TAG] or
-    oci-archive:FILE[:TAG]), an image in a registry (docker://HOST/REPOSITORY[:TAG]), or '-' for a file that comes
-    through standard input. Of an ordinary container image the layers are put together.
+    oci-archive:FILE[:TAG]), an image in a registry (docker://HOST/REPOSITORY[:TAG]), what is in an object store
+    (s3://BUCKET[/PREFIX][:TAG], or an archive that is an object there, s3://BUCKET/FILE.tar), or '-' for a file that
+    comes through standard input. Of an ordinary container image the layers are put together.
 
     PATH may stand before or after the names, where just one of the arguments exists as a path.
 

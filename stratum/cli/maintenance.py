@@ -187,7 +187,10 @@ def _print_collected(app: App, done: Collected) -> None:
 @click.option("--quick", "depth", flag_value="quick", help="Only names, sizes, metadata and trees.")
 @click.option("--repair", is_flag=True, help="Repair what can be; put what cannot into quarantine.")
 @click.option(
-    "--from", "source", metavar="oci:DIR|REGISTRY|FILE", help="With --repair: restore what is lost from there."
+    "--from",
+    "source",
+    metavar="PLACE|FILE",
+    help="With --repair: restore what is lost from there: HOST/REPOSITORY, s3://BUCKET/PREFIX, oci:DIR, an export.",
 )
 @click.option("--remote", is_flag=True, help="First ask all sources whether they still have what is not here.")
 def fsck(app: App, depth: str, repair: bool, source: str | None, remote: bool) -> None:

@@ -80,13 +80,15 @@ def _pin(app: App, ref: str, *, on: bool) -> None:
         ("Tags and worktrees of one", "stratum list db"),
         ("What a repository holds", "stratum list --remote registry.example.com/data/db"),
         ("Which repositories a registry has", "stratum list --remote registry.example.com"),
+        ("What a bucket holds", "stratum list --remote s3://backup"),
     ],
 )
 @click.argument("name", metavar="[NAME]", required=False, type=NAME)
 @click.option(
     "--remote",
     metavar="HOST[/REPOSITORY]",
-    help="List the tags of a repository, or of oci:DIRECTORY, or the repositories of a registry, instead.",
+    help="List the tags of a repository, of s3://BUCKET/PREFIX or of oci:DIRECTORY, or what repositories a registry or"
+    " s3://BUCKET has, instead.",
 )
 @click.option("--plain-http", is_flag=True, help="With --remote: use HTTP without TLS.")
 @click.option("--ca-file", metavar="FILE", type=PATH, help="With --remote: trust the certificate authorities in FILE.")

@@ -92,16 +92,14 @@ def logout(app: App, registry: str | None) -> None:
 
 
 def list_remote(app: App, target: str, *, plain_http: bool, ca_file: str | None) -> None:
-    """Print the tags of the repository ``target`` with what they name, or the repositories of the registry that it
-    is."""
+    """Print the tags of the repository ``target`` with what they name, or the repositories of the registry or bucket
+    that it is."""
     from stratum.api.remotes import list_remote as run
     from stratum.api.remotes import list_repositories
-    from stratum.oci.target import registry_alone
 
     access = app.session.access(plain_http=plain_http, ca_file=ca_file)
-    registry = registry_alone(target, app.session.config.registry)
-    if registry is not None:
-        repositories = list_repositories(app.session, registry, access)
+    repositories = list_repositories(app.session, target, access)
+    if repositories is not None:
         if app.out.json:
             app.out.object([{"repository": safe(repository)} for repository in repositories])
             return

@@ -1,4 +1,4 @@
-"""``push`` and ``pull``: commits to and from registries."""
+"""``push`` and ``pull``: commits to and from places."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from stratum.cli.app import App, image_options, verb
+from stratum.cli.app import App, image_options, unsafe_option, verb
 from stratum.cli.notes import note_main, note_uncommitted
 from stratum.cli.output import human_size, safe, short
 from stratum.cli.progress import progress_bar
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     "push",
     examples=[
         ("Send what db is now", "stratum push db registry.example.com/data/db"),
+        ("Send it to a bucket", "stratum push db s3://backup/data/db"),
         ("Send a tag, to a directory", "stratum push db:v1 oci:/backup/db"),
         ("Send it as a container image", "stratum push db registry.example.com/data/db:image --as image"),
     ],
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 @click.option("-n", "--dry-run", is_flag=True, help="Only say what would be sent.")
 @click.option("--offline", is_flag=True, help="Fetch nothing that is not here: what would have to be is an error.")
 @click.option("--keep-tag", is_flag=True, help="Also set the tag stratum-keep-... there, so that it is never removed.")
+@unsafe_option
 @image_options
 def push(
     app: App,
@@ -43,9 +45,11 @@ def push(
     dry_run: bool,
     offline: bool,
     keep_tag: bool,
+    unsafe_concurrent: bool,
     image: str | None,
 ) -> None:
-    """Send a commit to a registry, or to an OCI image layout (oci:DIRECTORY[:TAG]), as an OCI artifact.
+    """Send a commit to a registry, an object store (s3://BUCKET[/PREFIX][:TAG]; gs://, az:// and file:// likewise), or
+    an OCI image layout (oci:DIRECTORY[:TAG]), as an OCI artifact.
 
     NAME alone is the last commit of its worktree 'main'. Where no TAG is given, it is the tag of NAME:TAG, 'latest' for
     NAME alone, the worktree's name for NAME+WORKTREE, and the first 12 digits of a hash.
@@ -61,7 +65,7 @@ def push(
             app.session,
             ref,
             target,
-            access=app.session.access(plain_http=plain_http, ca_file=ca_file),
+            access=app.session.access(plain_http=plain_http, ca_file=ca_file, unsafe_concurrent=unsafe_concurrent),
             dry_run=dry_run,
             offline=offline,
             keep_tag=keep_tag,
@@ -93,6 +97,7 @@ def push(
     examples=[
         ("Fetch the newest commit", "stratum pull registry.example.com/data/db"),
         ("Fetch a tag, under another name", "stratum pull registry.example.com/data/db:v1 olddb"),
+        ("Fetch from a bucket", "stratum pull s3://backup/data/db"),
         ("Use it at once; files come when they are read", "stratum pull --lazy registry.example.com/data/db"),
     ],
 )
@@ -114,6 +119,7 @@ def push(
     help="With --lazy: what to fetch before this verb ends, when the commit can be mounted already.",
 )
 @click.option("--keep-tag", is_flag=True, help="Also set the tag stratum-keep-... there, so that it is never removed.")
+@unsafe_option
 def pull(
     app: App,
     source: str,
@@ -124,23 +130,25 @@ def pull(
     lazy: bool | None,
     prefetch: str,
     keep_tag: bool,
+    unsafe_concurrent: bool,
 ) -> None:
-    """Fetch a commit from a registry and point NAME:TAG at it.
+    """Fetch a commit from a registry, an object store (s3://BUCKET[/PREFIX][:TAG]) or an OCI image layout, and point
+    NAME:TAG at it.
 
-    NAME defaults to the last part of the repository, TAG to the tag that was pulled. A tag that names another commit
-    moves where it has the name of the tag that is pulled and the new commit descends from the old one; in all other
-    cases it is an error, and nothing is fetched, unless --force moves it.
+    NAME defaults to the last part of the repository or prefix, TAG to the tag that was pulled. A tag that names another
+    commit moves where it has the name of the tag that is pulled and the new commit descends from the old one; in all
+    other cases it is an error, and nothing is fetched, unless --force moves it.
 
     With --lazy the commit can be mounted as soon as its tree is here, however much is in it. Reading a file that is not
-    here fetches it from the registry, which has to be reachable then. '--prefetch profile' fetches the files that were
-    read first where the commit was used before, as far as that was pushed with it.
+    here fetches it from where it was pulled from, which has to be reachable then. '--prefetch profile' fetches the
+    files that were read first where the commit was used before, as far as that was pushed with it.
     """
     from stratum.api.transfer import pull as run
 
     lazy = app.session.config.lazy if lazy is None else lazy
     if prefetch != "none" and not lazy:
         raise UsageError("--prefetch is for --lazy: without it everything is fetched")
-    access = app.session.access(plain_http=plain_http, ca_file=ca_file)
+    access = app.session.access(plain_http=plain_http, ca_file=ca_file, unsafe_concurrent=unsafe_concurrent)
     with progress_bar(app.out, "pulling") as advance:
         done = run(
             app.session,

@@ -72,15 +72,20 @@ def _file_for(target: Target, environment: Mapping[str, str]) -> Path:
 def _parse(registry: str) -> Target:
     """The registry as a target; its repository has no meaning."""
     place = registry.rpartition("://")[2].rstrip("/")
-    if registry.startswith(BUCKET_PREFIXES):
-        raise UsageError(
-            f"{registry!a} is an object store, which has no login: its keys are those of its own tools",
-            hint="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run 'aws configure' ('gcloud auth "
-            "application-default login', AZURE_STORAGE_ACCOUNT_KEY for gs:// and az://)",
-        )
+    check_registry(registry)
     if "/" in place or place.startswith("oci:"):
         raise UsageError(f"{registry!r} is not a registry", hint="write it as [http://|https://]HOST[:PORT]")
     return parse_target(f"{registry.rstrip('/')}/repository")
+
+
+def check_registry(place: str) -> None:
+    """``UsageError`` for an object store, that says what to do instead of logging in."""
+    if place.startswith(BUCKET_PREFIXES):
+        raise UsageError(
+            f"{place!a} is an object store, which has no login: its keys are those of its own tools",
+            hint="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run 'aws configure' ('gcloud auth "
+            "application-default login', AZURE_STORAGE_ACCOUNT_KEY for gs:// and az://)",
+        )
 
 
 def _host(target: Target) -> str:

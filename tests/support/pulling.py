@@ -5,16 +5,33 @@ from __future__ import annotations
 from stratum.oci.access import Access
 from stratum.oci.places import open_source
 from stratum.oci.target import Target
+from stratum.progress import Progress
 from stratum.store import Store
 from stratum.transfer.pull import PullResult, pulled
 
 
 def pull(
-    store: Store, source: Target, access: Access, *, jobs: int = 1, isolated: bool = False, lazy: bool = False
+    store: Store,
+    source: Target,
+    access: Access,
+    *,
+    jobs: int = 1,
+    isolated: bool = False,
+    lazy: bool = False,
+    progress: Progress | None = None,
 ) -> PullResult:
     """Bring the commit that ``source`` names into the store."""
     with (
         open_source(source, access) as remote,
-        pulled(store, remote, source.reference, access=access, jobs=jobs, isolated=isolated, lazy=lazy) as done,
+        pulled(
+            store,
+            remote,
+            source.reference,
+            access=access,
+            jobs=jobs,
+            isolated=isolated,
+            lazy=lazy,
+            progress=progress,
+        ) as done,
     ):
         return done

@@ -35,6 +35,16 @@ class S3Server:
     process: subprocess.Popen[bytes] = field(repr=False)
     scheme: str = "http"
 
+    def kill(self) -> None:
+        """End it without warning; connections to it are cut."""
+        self.process.kill()
+        self.process.wait()
+
+    def start(self) -> None:
+        """Start it again, where it was."""
+        self.process = _started(list(map(str, self.process.args)), self.log, self.directory.parent)  # type: ignore[arg-type]
+        _wait(self.process, self.host, self.log)
+
     @property
     def endpoint(self) -> str:
         return f"{self.scheme}://{self.host}"
@@ -76,17 +86,21 @@ def s3_running(directory: Path, *, certificate: tuple[Path, Path] | None = None)
     host = f"127.0.0.1:{_free_port()}"
     tls = ["--cert", str(certificate[0]), "--key", str(certificate[1])] if certificate is not None else []
     command = [str(gateway()), "--port", host, *tls, "posix", str(data)]
-    environment = {"PATH": "/usr/bin:/bin", "ROOT_ACCESS_KEY": KEY, "ROOT_SECRET_KEY": SECRET, "HOME": str(directory)}
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            _dying_with_us(command), stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=environment
-        )
+    process = _started(_dying_with_us(command), log, directory)
+    server = S3Server(host, data, log, process, "https" if certificate is not None else "http")
     try:
         _wait(process, host, log)
-        yield S3Server(host, data, log, process, "https" if certificate is not None else "http")
+        yield server
     finally:
-        process.kill()
-        process.wait()
+        server.kill()
+
+
+def _started(command: list[str], log: Path, home: Path) -> subprocess.Popen[bytes]:
+    environment = {"PATH": "/usr/bin:/bin", "ROOT_ACCESS_KEY": KEY, "ROOT_SECRET_KEY": SECRET, "HOME": str(home)}
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=environment
+        )
 
 
 def _dying_with_us(command: Sequence[str]) -> list[str]:
