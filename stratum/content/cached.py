@@ -167,6 +167,8 @@ class CachedStore(ContentStore[Id]):
                 raise
             self._trust(content_id)
         if size is None:
+            with self._room:
+                self._held = None  # to be measured
             self._make_room(0)
         return content_id
 
