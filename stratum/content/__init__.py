@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from stratum.content.base import ContentSource, ContentStore, KeptStore
     from stratum.content.cached import CachedStore
     from stratum.content.memory import MemoryStore
+    from stratum.content.objectstore import ObjectStore
     from stratum.content.treestore import LocalStore, TreeStore
 else:
     _MODULES = {
@@ -20,6 +21,7 @@ else:
         "KeptStore": "base",
         "LocalStore": "treestore",
         "MemoryStore": "memory",
+        "ObjectStore": "objectstore",
         "TreeStore": "treestore",
     }
 
@@ -38,5 +40,6 @@ __all__ = [
     "KeptStore",
     "LocalStore",
     "MemoryStore",
+    "ObjectStore",
     "TreeStore",
 ]

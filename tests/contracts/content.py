@@ -180,11 +180,11 @@ class ContentContract:
         with pytest.raises(NotFoundError, match=missing):
             store.delete(missing)
 
-    @pytest.mark.parametrize("name", HOSTILE, ids=[ascii(name)[:12] for name in HOSTILE])
-    def test_what_is_no_id(self, store: ContentStore[C4Id], name: C4Id) -> None:
-        for method in (store.get, store.has, store.size, store.delete):
-            with pytest.raises(UsageError):
-                method(name)
+    def test_what_is_no_id(self, store: ContentStore[C4Id]) -> None:
+        for name in HOSTILE:
+            for method in (store.get, store.has, store.size, store.delete):
+                with pytest.raises(UsageError):
+                    method(name)  # type: ignore[arg-type]
 
     def test_what_is_no_stream(self, store: ContentStore[C4Id]) -> None:
         for wrong in (io.StringIO("text"), "text", 7, None):
@@ -204,7 +204,7 @@ class ContentContract:
             for spoilt in (data[:-1] + bytes([data[-1] ^ 1]), data[:-1], data + b"!", b""):
                 c4id = store.put(data)
                 pantry.spoil(c4id, spoilt)
-                found = given(pantry.open() if pantry.lasts else store, c4id)
+                found = given(store, c4id)
                 assert found != data
                 assert data.startswith(found) or spoilt.startswith(found)
                 if len(spoilt) <= PIECE:

@@ -21,6 +21,7 @@ from stratum.api.patchset import parse_patchset
 from stratum.c4 import reader as c4m
 from stratum.c4.ids import parse as parse_c4_id
 from stratum.config import load_config
+from stratum.content.objectstore import read_record
 from stratum.errors import DamagedError, StratumError
 from stratum.history.pending import parse_pending
 from stratum.hook.ocistate import BadStateError, parse_bundle, parse_called, parse_state
@@ -172,6 +173,7 @@ PARSERS: dict[str, tuple[Callable[[bytes], object], bytes]] = {
     ),
     "residence": (lambda data: parse_rules(data, "a file"), b'[residence]\n"/" = "real"\n"/a\\\\x20b" = "unreal"\n'),
     "budget": (lambda data: parse_budget(data, "a file"), b"[cache]\nmax = 10\nmin_free = 15\n"),
+    "references": (lambda data: read_record(data, "a content", "a key"), b'{"references": 2, "removing": false}\n'),
     "reflog": (parse_entry, b'{"when":"2026","kind":"tag","which":"a","old":null,"new":"%b","why":""}' % HASH.encode()),
     "operation": (operation, OPERATION[:-1]),
     "pending": (parse_pending, PENDING),
