@@ -23,6 +23,7 @@ from stratum.c4.ids import parse as parse_c4_id
 from stratum.config import load_config
 from stratum.content.objectstore import read_record
 from stratum.errors import DamagedError, StratumError
+from stratum.fs.address import split_path
 from stratum.history.pending import parse_pending
 from stratum.hook.ocistate import BadStateError, parse_bundle, parse_called, parse_state
 from stratum.hydrate.profile import Entry, read_profile, write_profile
@@ -155,6 +156,7 @@ PARSERS: dict[str, tuple[Callable[[bytes], object], bytes]] = {
     "change": (lambda data: parse_ref(text(data)), b"name+tree@4711"),
     "past ref": (lambda data: parse_ref(text(data)), b"name+tree@{2026-11-20 14:00}~2^"),
     "path in a ref": (lambda data: split_ref_path(text(data)), b"name:tag@{14:00}~1:/path/a"),
+    "path of a URL": (lambda data: split_path(text(data)), b"reg.example:5000/app/x:v1@sha256:%b/a:/b" % HASH.encode()),
     "duration": (lambda data: parse_duration(text(data)), b"1d12h"),
     "moment": (
         lambda data: parse_when(text(data), NOON, lambda moment: moment.replace(tzinfo=NOON.tzinfo)),

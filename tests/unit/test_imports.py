@@ -21,7 +21,7 @@ MAX_MODULE_LINES = 600
 MAX_FUNCTION_LINES = 60
 
 FLOORS = (
-    {"cli"},
+    {"cli", "fs"},
     {"public"},
     {"hook", "csi", "plugin"},
     {"volumes"},

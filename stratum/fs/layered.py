@@ -1,0 +1,294 @@
+"""A layer with what it lies over, and the commit that becomes of both."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from stratum.errors import ConflictError, DamagedError, StratumError, UsageError
+from stratum.fs.contents import DirectoryContents, MemoryContents
+from stratum.fs.layer import Changes, Layer
+from stratum.fs.layerlog import FileLog, MemoryLog
+from stratum.fs.opened import BytesContent, Content, ObjectContent, Opened
+from stratum.oci.places import open_source
+from stratum.refs import check_name, parse_new_tag, parse_ref
+from stratum.store.layout import storing
+from stratum.store.resolve import ResolvedTag
+from stratum.tree.model import Directory, File
+
+if TYPE_CHECKING:
+    from stratum.api.session import Session
+    from stratum.oci.access import Access
+    from stratum.oci.target import Target
+    from stratum.store import Store
+    from stratum.store.transaction import Transaction
+
+MEMORY = "memory"
+_AT_DIGEST = "@sha256:"
+_PIECE = 1 << 20
+
+
+class Ground(Protocol):
+    """What opens the commit that a layer lies over."""
+
+    @property
+    def session(self) -> Session: ...
+
+    def access(self) -> Access:
+        """How places are reached."""
+
+    def target(self, reference: str) -> Target:
+        """The target that the reference of a place is. ``UsageError``."""
+
+    def open_local(self, commit: str) -> Opened:
+        """A commit of the local store."""
+
+    def open_place(self, target: Target) -> tuple[Opened, str]:
+        """A commit of a place, and the digest of its manifest."""
+
+
+class Layered:
+    """A layer over a commit. ``origin`` is the tag or other ref that the commit was named by, or the reference of a
+    place, with the digest of the manifest."""
+
+    def __init__(
+        self, ground: Ground, layer: Callable[[Callable[[str, str], Directory]], Layer], lasting: bool
+    ) -> None:
+        self._ground = ground
+        self.lasting = lasting
+        self._base: Opened | None = None
+        self.layer = layer(self._open_base)
+
+    def _open_base(self, commit: str, origin: str) -> Directory:
+        if _AT_DIGEST in origin:
+            opened, _ = self._ground.open_place(self._ground.target(origin))
+            if opened.commit != commit:
+                raise DamagedError(f"{origin} is commit {opened.commit}, and the layer lies over {commit}")
+        else:
+            opened = self._ground.open_local(commit)
+        self._base = opened
+        return opened.root
+
+    def begin(self, ref: str | None, place: str | None) -> None:
+        """Have a new layer lie over what ``ref`` or ``place`` names; one that is there already must lie over that."""
+        log = self.layer.log
+        if not isinstance(log, FileLog):
+            self.layer.begin(*self._named(ref, place))
+            return
+        with log.writing():
+            begun = log.exists
+            if not begun:
+                if ref is None and place is None:
+                    raise UsageError("a new layer needs what it lies over", hint="give a ref or a place")
+                self.layer.begin(*self._named(ref, place))
+        if begun and (ref is not None or place is not None):
+            self._check(ref, place)
+
+    def _named(self, ref: str | None, place: str | None) -> tuple[str, str]:
+        """(commit, origin) of what is named now."""
+        if place is not None:
+            target = self._ground.target(place)
+            opened, digest = self._ground.open_place(target)
+            return opened.commit, str(replace(target, digest=digest))
+        found = self._ground.session.store.resolve(parse_ref(ref or ""))
+        return found.commit, str(found)
+
+    def _check(self, ref: str | None, place: str | None) -> None:
+        self.layer.snapshot()
+        base, origin = self.layer.base, self.layer.origin
+        given = ref if ref is not None else place or ""
+        if given == origin or (place is not None and origin.startswith(f"{self._ground.target(place).place}@")):
+            return
+        commit, named = self._named(ref, place)
+        if commit != base and named != origin:
+            raise UsageError(
+                f"the layer lies over commit {base} ({origin}), and {given} is commit {commit}",
+                hint=f"open it with {origin}, or use another directory",
+            )
+
+    # Reading
+
+    @property
+    def base(self) -> Opened:
+        """The commit that it lies over now."""
+        assert self._base is not None
+        return self._base
+
+    def tree(self) -> Directory:
+        """What is shown now."""
+        return self.layer.snapshot()
+
+    @property
+    def when(self) -> datetime:
+        """The time of the commit below."""
+        return self.base.when
+
+    @property
+    def remote(self) -> bool:
+        """Whether contents of the commit below come from elsewhere."""
+        return self.base.remote
+
+    def content(self, file: File) -> Content:
+        """Open the content of a file of the tree."""
+        kept = self.layer.contents.open(file.digest) if file.digest is not None else None
+        if kept is None:
+            return self.base.content(file)
+        return ObjectContent(kept) if isinstance(kept, int) else BytesContent(kept)
+
+    def changing(self) -> AbstractContextManager[Changes]:
+        """A block of changes (``Layer.changing``)."""
+        return self.layer.changing()
+
+    # The commit
+
+    def flatten(self, tag: str | None, message: str | None, force: bool) -> str:
+        """Make the commit of what is shown, and have ``tag`` name it; the commit's hash. Then the layer lies over that,
+        with nothing in it."""
+        made = ""
+
+        def make(root: Directory) -> tuple[str, str]:
+            nonlocal made
+            name, short = self._tag(tag)
+            made = self._commit(root, name, short, message, force)
+            return made, f"{name}:{short}"
+
+        self.layer.become(make)
+        return made
+
+    def _tag(self, text: str | None) -> tuple[str, str]:
+        """(stratum, tag) that ``flatten`` is to set."""
+        origin = self.layer.origin
+        ref = parse_ref(origin) if _AT_DIGEST not in origin else None
+        if text is None:
+            if ref is None or ref.tag is None or not self._is_tag(origin):
+                raise UsageError(f"{origin} is no tag that could move", hint="say which: flatten(tag='NAME:TAG')")
+            return check_name(ref.name), check_name(ref.tag, "tag")
+        name, tag = parse_new_tag(text)
+        if name is None and ref is not None and self._ground.session.store.namespaces.exists_name(ref.name):
+            name = ref.name
+        if name is None:
+            raise UsageError(f"{origin} is in no stratum of the store", hint=f"say in which: flatten(tag='NAME:{tag}')")
+        return name, tag
+
+    def _is_tag(self, origin: str) -> bool:
+        ref = parse_ref(origin)
+        store = self._ground.session.store
+        try:
+            return isinstance(store.resolve(ref), ResolvedTag)
+        except StratumError:
+            return ref.tag is not None and ref.tag != self.layer.base  # a tag that somebody removed
+
+    def _commit(self, root: Directory, name: str, tag: str, message: str | None, force: bool) -> str:
+        session, origin, base = self._ground.session, self.layer.origin, self.layer.base
+        store = session.create_store()
+        expected = base if f"{name}:{tag}" == origin else None
+
+        def accept(commit: str) -> None:
+            found = store.tags.find(name, tag) if not force else None
+            if found not in (None, commit, expected) or (found is None and expected is not None and not force):
+                raise _moved(f"{name}:{tag}", found, expected)
+
+        with ExitStack() as stack:
+            known: Directory | None = self.base.root
+            if _AT_DIGEST in origin:
+                known = None
+                self._bring(stack, store, origin)
+            tx = stack.enter_context(store.begin(f"flattening a layer over {origin}"))
+            self._add_contents(tx, root)
+            meta = store.commits.write(
+                tx,
+                root,
+                parent=base,
+                message=message,
+                origin={"kind": "layer", "base": origin},
+                timestamp=session.now(),
+                known=known,
+                accept=accept,
+            )
+            commit = meta.metadata_hash
+            if force:
+                store.tags.set(name, tag, commit, force=True, why="flatten")
+            else:
+                store.tags.set(name, tag, commit, expected=expected, why="flatten")
+            return commit
+
+    def _bring(self, stack: ExitStack, store: Store, origin: str) -> None:
+        """Have the commit of a place in the store, without its contents, for as long as ``stack`` is open."""
+        from stratum.transfer.pull import pulled
+
+        target, access = self._ground.target(origin), self._ground.access()
+        remote = stack.enter_context(open_source(target, access))
+        stack.enter_context(pulled(store, remote, target.reference, access=access, lazy=True))
+
+    def _add_contents(self, tx: Transaction, root: Directory) -> None:
+        for digest, size in _written(root):
+            kept = self.layer.contents.open(digest)
+            if kept is None:
+                continue
+            try:
+                if not tx.has(digest, size) and tx.add_pieces(_pieces(kept), size) != digest:
+                    raise DamagedError(f"content {digest.hex()} of the layer does not match its digest")
+            finally:
+                if isinstance(kept, int):
+                    os.close(kept)
+
+
+def open_layer(ground: Ground, text: str, ref: str | None, place: str | None) -> Layered:
+    """The layer that ``text`` says: ``memory``, or a directory. ``StratumError``, ``OSError``."""
+    if text == MEMORY:
+        key = (str(ground.session.config.store), ref, place)
+        known = _in_memory.get(key)
+        if known is None:
+            known = Layered(ground, lambda base: Layer(MemoryLog(), MemoryContents(), base), lasting=False)
+            known.begin(ref, place)
+            known = _in_memory.setdefault(key, known)
+        return known
+    directory = Path(text).absolute()
+    with storing(f"make {directory}"):
+        directory.mkdir(0o700, parents=True, exist_ok=True)
+    contents = DirectoryContents(directory / "objects")
+    layered = Layered(ground, lambda base: Layer(FileLog(directory), contents, base), lasting=True)
+    layered.begin(ref, place)
+    return layered
+
+
+_in_memory: weakref.WeakValueDictionary[tuple[str | None, ...], Layered] = weakref.WeakValueDictionary()
+
+
+def _moved(tag: str, found: str | None, expected: str | None) -> ConflictError:
+    if expected is None:
+        words = f"the tag {tag} exists already and names commit {found}"
+        return ConflictError(words, hint="give another tag, or force=True to move this one")
+    what = f"moved to {found}" if found is not None else "removed"
+    return ConflictError(
+        f"the tag {tag} was {what} by somebody else meanwhile; the layer lies over {expected}",
+        hint="give another tag, or force=True to have it name what is in the layer",
+    )
+
+
+def _written(root: Directory) -> Iterator[tuple[bytes, int]]:
+    """(digest, size) of each file in a directory that is not as it was in the commit."""
+    todo = [root]
+    while todo:
+        directory = todo.pop()
+        if directory.region is not None:
+            continue
+        for inode in directory.children.values():
+            if isinstance(inode, Directory):
+                todo.append(inode)
+            elif isinstance(inode, File) and inode.digest is not None:
+                yield inode.digest, inode.size
+
+
+def _pieces(kept: int | bytes) -> Iterable[bytes]:
+    if isinstance(kept, bytes):
+        yield kept
+        return
+    while piece := os.read(kept, _PIECE):
+        yield piece
