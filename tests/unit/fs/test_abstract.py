@@ -1,13 +1,13 @@
-"""fsspec's own tests: all of them with a layer to write to, in memory and in a directory, and those that read without."""
+"""fsspec's own tests: all of them with a layer to write to, and those that read with a commit alone."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import fsspec.tests.abstract as abstract
 import pytest
-from fsspec.implementations.local import LocalFileSystem
 
 from stratum.api.importing import import_directory
 from stratum.api.session import Session
@@ -71,13 +71,55 @@ class TestPipeToDirectory(OverLayer, abstract.AbstractPipeTests):
     layer = "layer"
 
 
-class TestCopyInDirectory(OverLayer, abstract.AbstractCopyTests):
-    layer = "layer"
-
-
-class TestGetFromDirectory(OverLayer, abstract.AbstractGetTests):
-    layer = "layer"
-
-
 class TestPutToDirectory(OverLayer, abstract.AbstractPutTests):
     layer = "layer"
+
+
+class TestGetFromCommit(abstract.AbstractFixtures, abstract.AbstractGetTests):
+    """What they read is made with a layer, and then read from the commit of that."""
+
+    @pytest.fixture
+    def writer(self, tmp_path: Path) -> StratumFileSystem:
+        store = empty_store(tmp_path).config.store
+        return StratumFileSystem("data:v1", store=str(store), layer="memory", skip_instance_cache=True)
+
+    @pytest.fixture
+    def fs(self, writer: StratumFileSystem, tmp_path: Path) -> StratumFileSystem:
+        return StratumFileSystem(store=str(tmp_path / "store"), skip_instance_cache=True)
+
+    @pytest.fixture
+    def fs_path(self) -> str:
+        return "data:v1"
+
+    def _made(self, writer: StratumFileSystem, make: Callable[..., str], fs_join: Callable[..., str]) -> str:
+        source = make(writer, fs_join, "")
+        writer.flatten()
+        return fs_join("data:v1", source.strip("/"))
+
+    @pytest.fixture
+    def fs_bulk_operations_scenario_0(self, writer: StratumFileSystem, fs_join: Callable[..., str]) -> str:
+        return self._made(writer, self._bulk_operations_scenario_0, fs_join)
+
+    @pytest.fixture
+    def fs_glob_edge_cases_files(self, writer: StratumFileSystem, fs_join: Callable[..., str]) -> str:
+        return self._made(writer, self._glob_edge_cases_files, fs_join)
+
+    @pytest.fixture
+    def fs_dir_and_file_with_same_name_prefix(self, writer: StratumFileSystem, fs_join: Callable[..., str]) -> str:
+        return self._made(writer, self._dir_and_file_with_same_name_prefix, fs_join)
+
+    @pytest.fixture
+    def fs_10_files_with_hashed_names(self, writer: StratumFileSystem, fs_join: Callable[..., str]) -> str:
+        return self._made(writer, self._10_files_with_hashed_names, fs_join)
+
+    def test_get_directory_recursive(self, writer: StratumFileSystem, fs: StratumFileSystem, tmp_path: Path) -> None:
+        """That of the suite writes to what it reads."""
+        writer.pipe("src/file", b"")
+        writer.flatten()
+        target = tmp_path / "target"
+        for source, below in (("data:v1/src", "src"), ("data:v1/src/", "")):
+            shutil.rmtree(target, ignore_errors=True)
+            fs.get(source, str(target), recursive=True)
+            assert [path.name for path in target.iterdir()] == ["file"]
+            fs.get(source, str(target), recursive=True)
+            assert (target / below / "file").is_file()
