@@ -14,7 +14,7 @@ from stratum.store import Store
 from stratum.store import fsck as checking
 from stratum.store.repair import repair
 from tests.support import crashing
-from tests.support.injection import calls_of, killed_at
+from tests.support.injection import killed_at
 from tests.support.stores import catalog, check, commit, directory, file, partial_commit, source
 
 pytestmark = pytest.mark.root  # strace attaches to a child
@@ -134,13 +134,12 @@ def test_a_repair_that_is_killed_loses_nothing_that_a_source_has(scene: Scene) -
             repair(store, checking.check(store).findings)
 
     damaged()
-    for call, count in calls_of(mend).items():
-        for number in range(1, count + 1):
-            damaged()
-            killed_at(mend, call, number)
-            store = Store.open(scene.path)
-            if not store.objects.has(digest):
-                assert store.sources.is_partial(scene.here), (call, number)
-            mend()
-            assert not store.objects.has(digest)
-            crashing.check_next(scene)
+    for call, number in crashing.points(mend):
+        damaged()
+        killed_at(mend, call, number)
+        store = Store.open(scene.path)
+        if not store.objects.has(digest):
+            assert store.sources.is_partial(scene.here), (call, number)
+        mend()
+        assert not store.objects.has(digest)
+        crashing.check_next(scene)

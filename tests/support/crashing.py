@@ -1,17 +1,25 @@
-"""A change of a store that is killed, or fails, at every call that changes something."""
+"""A change of a store that is killed, or fails, at every call that changes something.
+
+By default a few calls of each kind are taken, other ones in every run but in CI; with ``STRATUM_TEST_KILLS=all`` it is
+every call.
+"""
 
 from __future__ import annotations
 
 import errno
 import os
+import random
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
 from stratum.store import Store
 from tests.support.injection import DONE, REFUSED, calls_of, failed_at, killed_at
 from tests.support.stores import leftovers
+
+EVERY = os.environ.get("STRATUM_TEST_KILLS") == "all"
+SAMPLE = 5
 
 
 class Scene(Protocol):
@@ -34,27 +42,33 @@ def check_next(scene: Scene) -> None:
     assert not leftovers(store)
 
 
+def points(change: Callable[[], None]) -> Iterator[tuple[str, int]]:
+    """Where to interrupt ``change``, as (call, number)."""
+    for call, count in calls_of(change).items():
+        numbers = range(1, count + 1)
+        for number in numbers if EVERY else sorted(random.sample(numbers, min(SAMPLE, count))):
+            yield call, number
+
+
 def killed_at_every_call(scene: Scene, change: Callable[[], None]) -> None:
     """Kill ``change`` at each of its calls."""
-    for call, count in calls_of(change).items():
-        for number in range(1, count + 1):
-            scene.fresh()
-            outcome = killed_at(change, call, number)
-            assert outcome.status == -signal.SIGKILL, (call, number, outcome)
-            check_next(scene)
+    for call, number in points(change):
+        scene.fresh()
+        outcome = killed_at(change, call, number)
+        assert outcome.status == -signal.SIGKILL, (call, number, outcome)
+        check_next(scene)
 
 
 def failing_at_every_call(scene: Scene, change: Callable[[], None]) -> None:
     """Have each of its calls fail, a sync as on a broken disk, others as on a full one."""
     refused = 0
-    for call, count in calls_of(change).items():
+    for call, number in points(change):
         error = errno.EIO if "sync" in call else errno.ENOSPC
-        for number in range(1, count + 1):
-            scene.fresh()
-            outcome = failed_at(change, call, number, errno.errorcode[error])
-            assert outcome.status in (DONE, REFUSED), (call, number, outcome)
-            if outcome.status == REFUSED:
-                refused += 1
-                assert os.strerror(error) in outcome.message, (call, number, outcome)
-            check_next(scene)
+        scene.fresh()
+        outcome = failed_at(change, call, number, errno.errorcode[error])
+        assert outcome.status in (DONE, REFUSED), (call, number, outcome)
+        if outcome.status == REFUSED:
+            refused += 1
+            assert os.strerror(error) in outcome.message, (call, number, outcome)
+        check_next(scene)
     assert refused >= 2

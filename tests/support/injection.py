@@ -12,6 +12,7 @@ import re
 import socket
 import subprocess
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -129,4 +130,4 @@ def _wait_until_traced(pid: int, tracer: subprocess.Popen[bytes]) -> None:
         status = Path(f"/proc/{pid}/status").read_text("ascii", "replace")
         if f"TracerPid:\t{tracer.pid}\n" in status:
             return
-        os.sched_yield()
+        time.sleep(0.001)
