@@ -37,6 +37,16 @@ def test_data_is_on_stdout_and_notes_are_on_stderr(cli: Command, tmp_path: Path)
     assert cli("import", "-q", tmp_path / "src", "app").stderr == ""
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Command:
+    """The script, with a store that has ``app:latest``, for what changes nothing."""
+    directory = tmp_path_factory.mktemp("shared")
+    (directory / "run").mkdir(mode=0o700)
+    cli = Command(directory / "store", directory / "run", fresh=True)
+    cli.ok("import", "--bare", make_tree(directory / "src", {"a": "1", "d/b": "2"}), "app")
+    return cli
+
+
 BAD = [
     (("list", "nothing"), 3, "not-found"),
     (("show", "app:nothing"), 3, "not-found"),
@@ -93,10 +103,12 @@ BAD = [
 
 @pytest.mark.parametrize(("arguments", "code", "error_id"), BAD, ids=[" ".join(map(repr, a)) for a, _, _ in BAD])
 def test_bad_input_gets_one_clear_error(
-    cli: Command, app: Path, tmp_path: Path, arguments: tuple[str, ...], code: int, error_id: str
+    shared: Command, tmp_path: Path, arguments: tuple[str, ...], code: int, error_id: str
 ) -> None:
+    """On one store, as nothing changes it. Once by the script itself, and once by a fork that has loaded it."""
+    cli = Command(shared.store, shared.runtime_dir)
     before = sorted(path for path in cli.store.rglob("*") if "tmp" not in path.parts)
-    result = cli("--format", "json", *arguments, cwd=tmp_path)
+    result = shared("--format", "json", *arguments, cwd=tmp_path)
     assert (result.code, result.stdout) == (code, "")
     error = json.loads(result.stderr)
     assert (error["code"], error["id"]) == (code, error_id)
@@ -182,6 +194,8 @@ def test_source_date_epoch(cli: Command, tmp_path: Path) -> None:
 
 def test_help_of_every_verb(cli: Command) -> None:
     from stratum.cli.verbs import VERBS
+
+    cli.fresh = False
 
     for verb in VERBS:
         assert cli.ok("help", verb).startswith("Usage: stratum")

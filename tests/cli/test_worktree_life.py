@@ -304,7 +304,7 @@ def test_a_live_switch_is_one_step_for_readers(cli: Command, app: dict[str, str]
     cli.ok("mount", "app+main", mnt)
     cli.ok("worktree", "add", "app+other", "app:v2")
     with reader_of(mnt, tmp_path / "stop") as views:
-        for _ in range(3):
+        for _ in range(2):
             cli.ok("reset", mnt, "app:v2")
             cli.ok("reset", mnt, "app:v1")
             cli.ok("worktree", "switch", "app+other", mnt)

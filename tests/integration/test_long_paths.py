@@ -70,7 +70,7 @@ def scratch(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_files_in_long_paths_cost_what_files_cost(cli: Command, scratch: Path, tmp_path: Path) -> None:
-    count = 10_000  # of which each has 15,300 bytes of path in the dump
+    count = 4000  # of which each has 15,300 bytes of path in the dump
     bound = STARTED + PER_ENTRY * count
     directory = open_deep(scratch, 15)
     for number in range(count):

@@ -14,7 +14,7 @@ from tests.support.command import SCRIPT, Command
 pytestmark = pytest.mark.root
 
 SIZE = 3 << 40
-SENT = 4 << 30
+SENT = 1 << 30
 DATA = b"data" * 5000
 
 

@@ -7,7 +7,7 @@ import random
 import tarfile
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyzstd import SeekableZstdFile, ZstdFile
 
@@ -18,6 +18,7 @@ from stratum.transfer.packs import Member, PackIndex, PackWriter
 from stratum.tree.model import object_path
 from stratum.tree.tarheader import TarHeader, write_header
 from tests.support.chunks import level1_hashes
+from tests.support.effort import examples
 
 contents = st.lists(
     st.tuples(st.integers(0, 255), st.sampled_from([65, 511, 512, 513, 4096, 1 << 20, 3_000_000])), max_size=8
@@ -45,6 +46,7 @@ def unpack(index: PackIndex, span: tuple[int, int], pack: bytes, wanted: set[Mem
     return got
 
 
+@settings(max_examples=examples(40))
 @given(contents.filter(bool))
 def test_packs_round_trip(kinds: list[tuple[int, int]]) -> None:
     objects = objects_of(kinds)
@@ -57,6 +59,7 @@ def test_packs_round_trip(kinds: list[tuple[int, int]]) -> None:
     assert write(objects)[0] == pack
 
 
+@settings(max_examples=examples(40))
 @given(contents.filter(bool))
 def test_other_readers_agree(kinds: list[tuple[int, int]]) -> None:
     objects = objects_of(kinds)

@@ -81,20 +81,20 @@ def told(old: Directory, new: Directory, moved: dict[bytes, bytes] | None = None
     ]
 
 
-@settings(max_examples=examples(120))
+@settings(max_examples=examples(60))
 @given(trees, trees)
 def test_any_two_trees(old: Directory, new: Directory) -> None:
     check(old, new)
 
 
-@settings(max_examples=examples(250))
+@settings(max_examples=examples(120))
 @given(trees, changes, st.booleans())
 def test_any_change_of_a_tree(old: Directory, steps: Changes, hinted: bool) -> None:
     new, moved = steps.applied(old)
     check(old, new, moved if hinted else None)
 
 
-@settings(max_examples=examples(120))
+@settings(max_examples=examples(60))
 @given(trees, changes, st.dictionaries(st.binary(max_size=6), st.binary(max_size=6)))
 def test_wrong_hints_change_nothing(old: Directory, steps: Changes, wrong: dict[bytes, bytes]) -> None:
     new, _ = steps.applied(old)
@@ -103,7 +103,7 @@ def test_wrong_hints_change_nothing(old: Directory, steps: Changes, wrong: dict[
     check(old, new, {b"/" + key: b"/" + value for key, value in wrong.items()} | moved)
 
 
-@settings(max_examples=examples(80))
+@settings(max_examples=examples(40))
 @given(trees, changes)
 def test_the_same_where_no_object_is_shared(old: Directory, steps: Changes) -> None:
     new, moved = steps.applied(old)

@@ -54,7 +54,7 @@ def test_one_changed_byte_is_seen(record: Record, data: st.DataObject) -> None:
 
 
 @given(records())
-@settings(max_examples=examples(40))
+@settings(max_examples=examples(15))
 def test_a_line_that_was_cut_is_none(record: Record) -> None:
     line = encode(record)
     assert not any(parse(line[:size]) for size in range(len(line) - 1))
