@@ -5,6 +5,8 @@ SHELL := /bin/bash
 BIN := .venv/bin
 # How many processes run the suite: two cores carry three, as a third of the time is waiting.
 JOBS ?= 3
+# They take groups of tests in the order in which tests/conftest.py puts them, not by the number of tests.
+SIDE_BY_SIDE := --numprocesses $(JOBS) --dist loadgroup --no-loadscope-reorder
 # Debian 13 keeps /tmp in memory; the trees of the tests and the demo are better on a disk.
 export PYTEST_DEBUG_TEMPROOT ?= /var/tmp
 # Where Python may not keep what it compiled, every start of pytest rewrites all tests again: 9 s instead of 2.
@@ -35,10 +37,10 @@ demo: setup ## The main job end to end: import, container, commit, push, pull, c
 	@$(BIN)/python -m tools.demo
 
 quick: lint ## Lint, types and unit tests, in under a minute: without root, Podman or any set-up but .venv
-	@STRATUM_TEST_EXAMPLES=0.1 $(BIN)/pytest --numprocesses $(JOBS) --dist loadgroup -m 'not root' tests/unit
+	@STRATUM_TEST_EXAMPLES=0.1 $(BIN)/pytest $(SIDE_BY_SIDE) -m 'not root' tests/unit
 
 test: setup-test lint ## Everything: lint, types, whole suite (as root, with podman and the real kernel)
-	@$(BIN)/pytest --numprocesses $(JOBS) --dist loadgroup
+	@$(BIN)/pytest $(SIDE_BY_SIDE)
 
 bench: setup-test ## Side by side with what people use instead (tests/bench/README.md); BENCH_ARGS selects
 	@tools/setup/packages.sh bench

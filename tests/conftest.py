@@ -60,13 +60,26 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
     return f"{argname}-of-{len(val)}" if isinstance(val, (str, bytes)) and len(val) > 200 else None
 
 
+LONGEST = ["podman", "csi", "e2e", "integration", "cli"]
+"""Groups of tests, and folders of files that are groups of their own, by how long one takes."""
+
+
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What one process runs as a whole: the tests of a file, all of Podman's and all of the CSI driver's."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What one process runs as a whole: the tests of a file, all of Podman's and all of the CSI driver's.
+
+    Of several processes each takes the next group when it is through with one. The long ones come first, so that at the
+    end all have something to do.
+    """
+    places: dict[str, int] = {}
     for item in items:
         name = "csi" if item.path.name.startswith("test_csi_") else str(item.path)
         group = "podman" if item.get_closest_marker("podman") else name
         item.add_marker(pytest.mark.xdist_group(group))
+        kind = group if group in LONGEST else item.path.relative_to(Path(__file__).parent).parts[0]
+        places[item.nodeid] = LONGEST.index(kind) if kind in LONGEST else len(LONGEST)
+    if config.getoption("loadgroup", False):
+        items.sort(key=lambda item: places[item.nodeid])
 
 
 @pytest.hookimpl(trylast=True)
