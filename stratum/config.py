@@ -142,6 +142,44 @@ SETTINGS = (
     ),
 )
 
+STORE_VARIABLES = {
+    "AWS_ACCESS_KEY_ID": "The key for S3; with AWS_SECRET_ACCESS_KEY and, for a session, AWS_SESSION_TOKEN.",
+    "AWS_SECRET_ACCESS_KEY": "The secret of that key.",
+    "AWS_SESSION_TOKEN": "The token of a session of that key.",
+    "AWS_PROFILE": "The profile of the AWS tools to use for S3; also AWS_DEFAULT_PROFILE.",
+    "AWS_DEFAULT_PROFILE": "Likewise.",
+    "AWS_SHARED_CREDENTIALS_FILE": "Where profiles have their keys; ~/.aws/credentials where not given.",
+    "AWS_CONFIG_FILE": "Where profiles have the rest; ~/.aws/config where not given.",
+    "AWS_REGION": "The region of buckets that say none; also AWS_DEFAULT_REGION.",
+    "AWS_DEFAULT_REGION": "Likewise.",
+    "AWS_ENDPOINT_URL": "The server of S3 for buckets that say none; AWS_ENDPOINT_URL_S3 wins.",
+    "AWS_ENDPOINT_URL_S3": "Likewise.",
+    "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS": "true: those two, and what profiles say of it, do not count.",
+    "AWS_WEB_IDENTITY_TOKEN_FILE": "A token to get the keys of AWS_ROLE_ARN with, as Kubernetes gives it.",
+    "AWS_ROLE_ARN": "The role that token is for.",
+    "AWS_ROLE_SESSION_NAME": "The name of its session.",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI": "Where a container gets the keys of its role; also ..._FULL_URI.",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI": "Likewise.",
+    "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE": "The token to ask for them with.",
+    "AWS_EC2_METADATA_DISABLED": "true: the machine's role is not asked for.",
+    "GOOGLE_APPLICATION_CREDENTIALS": "The file with credentials for Google Cloud Storage.",
+    "GOOGLE_SERVICE_ACCOUNT_KEY": "The key of a service account itself, as JSON.",
+    "CLOUDSDK_CONFIG": "Where gcloud keeps its files; ~/.config/gcloud where not given.",
+    "STORAGE_EMULATOR_HOST": "An emulator of Google Cloud Storage, which is asked without credentials.",
+    "AZURE_STORAGE_ACCOUNT": "The storage account of az:// containers.",
+    "AZURE_STORAGE_KEY": "The key of that account.",
+    "AZURE_STORAGE_SAS_TOKEN": "A shared access signature instead of a key.",
+    "AZURE_STORAGE_CONNECTION_STRING": "Account, key and endpoint in one.",
+    "AZURE_STORAGE_SERVICE_ENDPOINT": "The server of az:// containers that say none.",
+    "AZURE_CLIENT_ID": "A service principal, with AZURE_TENANT_ID and AZURE_CLIENT_SECRET; or a workload's identity.",
+    "AZURE_TENANT_ID": "The tenant of that principal.",
+    "AZURE_CLIENT_SECRET": "The secret of that principal.",
+    "AZURE_FEDERATED_TOKEN_FILE": "The token of a workload's identity, as Kubernetes gives it.",
+    "AZURE_AUTHORITY_HOST": "Who gives out tokens of such identities.",
+    "AZURE_CONFIG_DIR": "Where az keeps its files; ~/.azure where not given.",
+}
+"""Those of the tools of object stores -> what they are heeded for."""
+
 VARIABLES = {
     "SOURCE_DATE_EPOCH": "Seconds since 1970: the time that new commits get instead of now.",
     "REGISTRY_AUTH_FILE": "The file with passwords of registries, looked into first.",
@@ -157,6 +195,7 @@ VARIABLES = {
     "PATH": "Where podman and credential helpers are found.",
     "CONTAINER_HOST": "The Podman service to use instead of the podman program alone.",
     "NO_COLOR": "Where it is set, tables and progress have no colours.",
+    **STORE_VARIABLES,
 }
 """Environment variable -> what it is heeded for; those of settings are in ``SETTINGS``."""
 
@@ -231,11 +270,14 @@ _CARRIED = {
 
 
 def carried(environment: Mapping[str, str]) -> dict[str, str]:
-    """The part of an environment that says how registries are reached: for who fetches later, in another process."""
+    """The part of an environment that says how registries and object stores are reached: for who fetches later, in
+    another process. There are secrets in it: it is kept where root alone can read, and gone with a reboot."""
     return {
         name: value
         for name, value in environment.items()
-        if name.upper() in _CARRIED or (name.startswith("STRATUM_") and any(name == each.env for each in SETTINGS))
+        if name.upper() in _CARRIED
+        or name in STORE_VARIABLES
+        or (name.startswith("STRATUM_") and any(name == each.env for each in SETTINGS))
     }
 
 

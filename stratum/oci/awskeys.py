@@ -95,7 +95,7 @@ def _keys(
 ) -> tuple[Callable[[], Keys] | None, tuple[str, ...]] | None:
     """What gives keys, and what of them is secret; None where nobody has any. A web identity goes to ``config``."""
     environment = access.environment
-    chosen = settings.profile or settings.credentials_file
+    chosen = (settings.profile or settings.credentials_file) if access.ambient else None
     if not chosen and environment.get("AWS_ACCESS_KEY_ID"):
         keys = _static(
             environment["AWS_ACCESS_KEY_ID"],
@@ -153,7 +153,7 @@ class _Profile:
         self.name = self._needed or "default"
         self.table: dict[str, str] = {}
         self._services: dict[str, str] = {}
-        self._own = keys_file(settings)
+        self._own = keys_file(settings, access)
         self._credentials, self._config = self._own, None
         if not access.ambient:
             self._credentials = None

@@ -37,16 +37,16 @@ _DEVELOPMENT_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6
 """The emulator's, which is published."""
 
 _NAMES = {
-    "account": ("AZURE_STORAGE_ACCOUNT", "AZURE_STORAGE_ACCOUNT_NAME"),
-    "key": ("AZURE_STORAGE_KEY", "AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_ACCESS_KEY"),
-    "sas": ("AZURE_STORAGE_SAS_TOKEN", "AZURE_STORAGE_SAS_KEY"),
+    "account": "AZURE_STORAGE_ACCOUNT",
+    "key": "AZURE_STORAGE_KEY",
+    "sas": "AZURE_STORAGE_SAS_TOKEN",
 }
 
 
 def azure_found(bucket: Bucket, access: Access) -> Found:
     """How it is reached. ``DeniedError`` where there are no credentials; ``UsageError``, ``StratumError``."""
     settings, environment = settings_of(bucket, access), access.environment
-    path = keys_file(settings) if access.ambient else None
+    path = keys_file(settings, access)
     text = read_file(path, "the connection string", needed=True) if path else None
     string = _connection(text or environment.get("AZURE_STORAGE_CONNECTION_STRING", ""))
     suffix = string.get("EndpointSuffix", "core.windows.net")
@@ -81,7 +81,7 @@ def azure_found(bucket: Bucket, access: Access) -> Found:
 
 
 def _variable(environment: Mapping[str, str], what: str) -> str | None:
-    return first(*map(environment.get, _NAMES[what]))
+    return environment.get(_NAMES[what]) or None
 
 
 def _account_in(endpoint: str | None) -> str | None:

@@ -7,7 +7,6 @@ No file or program that it names is read or run, and the role that this machine 
 from __future__ import annotations
 
 import json
-import os
 import socket
 import subprocess
 from collections.abc import Callable, Mapping
@@ -131,6 +130,9 @@ def no_keys(bucket: Bucket, endpoint: str, where: str) -> DeniedError:
     )
 
 
-def keys_file(settings: PlaceSettings) -> Path | None:
-    """The file with credentials that the settings name."""
-    return Path(os.path.expanduser(settings.credentials_file)) if settings.credentials_file else None
+def keys_file(settings: PlaceSettings, access: Access) -> Path | None:
+    """The file with credentials that the settings name; None for who comes with credentials of their own."""
+    named = settings.credentials_file if access.ambient else None
+    if named and named.startswith("~/"):
+        return home_file(access.environment, named[2:])
+    return Path(named) if named else None

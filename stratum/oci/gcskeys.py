@@ -38,16 +38,16 @@ def gcs_found(bucket: Bucket, access: Access) -> Found:
     given = endpoint_from(bucket, settings.endpoint, emulator)
     endpoint = given or _SERVICE
     config: dict[str, Any] = {"base_url": endpoint, "skip_signature": False}
-    key = environment.get("GOOGLE_SERVICE_ACCOUNT_KEY")
-    if settings.anonymous or (emulator and given and not settings.credentials_file):
+    key, own = environment.get("GOOGLE_SERVICE_ACCOUNT_KEY"), keys_file(settings, access)
+    if settings.anonymous or (emulator and not own):
         config["skip_signature"] = True
-    elif key and not settings.credentials_file:
+    elif key and not own:
         config["service_account_key"] = key
         return Found(config, endpoint, given is None, None, _secrets(json_of(key, "GOOGLE_SERVICE_ACCOUNT_KEY")))
     elif not access.ambient:
         config["skip_signature"] = True
     else:
-        path = keys_file(settings) or _file(access)
+        path = own or _file(access)
         if path is not None:
             return Found(config, endpoint, given is None, None, _from_file(path, config))
         if not has_metadata_service():
@@ -58,7 +58,7 @@ def gcs_found(bucket: Bucket, access: Access) -> Found:
 
 
 def _file(access: Access) -> Path | None:
-    named = access.environment.get("GOOGLE_APPLICATION_CREDENTIALS") or access.environment.get("GOOGLE_SERVICE_ACCOUNT")
+    named = access.environment.get("GOOGLE_APPLICATION_CREDENTIALS")
     if named:
         return Path(named)
     configured = access.environment.get("CLOUDSDK_CONFIG")

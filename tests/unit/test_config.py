@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from stratum import config
-from stratum.config import NO_LIMIT, carried, load_config
+from stratum.config import NO_LIMIT, PlaceSettings, carried, load_config
 from stratum.errors import UsageError
 
 
@@ -99,6 +99,44 @@ def test_token_realms(system_config: Path) -> None:
 def test_bad_token_realms(text: str) -> None:
     with pytest.raises(UsageError, match="token_realms"):
         load_config({"STRATUM_TOKEN_REALMS": text})
+
+
+def test_places(system_config: Path) -> None:
+    system_config.write_text(
+        '[places."s3://data"]\nendpoint = "https://s3.example.com"\nregion = "eu"\nunsafe_concurrent = true\n'
+        '[places."az://models"]\naccount = "mine"\n'
+    )
+    expected = {
+        "s3://data": PlaceSettings(endpoint="https://s3.example.com", region="eu", unsafe_concurrent=True),
+        "az://models": PlaceSettings(account="mine"),
+    }
+    assert load_config({}).places == expected
+    text = '{"gs://x": {"anonymous": true}}'
+    assert load_config({"STRATUM_PLACES": text}).places == {"gs://x": PlaceSettings(anonymous=True)}
+    assert carried({"STRATUM_PLACES": text}) == {"STRATUM_PLACES": text}
+    system_config.write_text("")
+    assert load_config({}).places == {}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "no",
+        "[]",
+        '{"s3://x": 1}',
+        '{"s3://": {}}',
+        '{"s3://x/y": {}}',
+        '{"https://x": {}}',
+        '{"s3://x": {"secret_access_key": "s"}}',
+        '{"s3://x": {"region": 1}}',
+        '{"s3://x": {"region": "a\\nb"}}',
+        '{"s3://x": {"anonymous": "yes"}}',
+        "[" * 100_000,
+    ],
+)
+def test_bad_places(text: str) -> None:
+    with pytest.raises(UsageError, match="places"):
+        load_config({"STRATUM_PLACES": text})
 
 
 def test_a_relative_path_is_below_the_working_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -255,6 +293,7 @@ def test_limits_of_the_cache(system_config: Path) -> None:
 def test_what_is_carried_to_who_fetches_later() -> None:
     """How registries are reached, and the settings; nothing else of an environment, which may hold secrets."""
     wanted = {"HOME": "/root", "https_proxy": "http://p", "HTTPS_PROXY": "http://p", "STRATUM_REGISTRY": "r"}
+    wanted |= {"AWS_ACCESS_KEY_ID": "k", "AZURE_STORAGE_KEY": "k"}
     assert carried({**wanted, "AWS_SECRET": "s", "LD_PRELOAD": "/x.so", "STRATUM_SECRET": "s"}) == wanted
 
 
