@@ -157,6 +157,8 @@ def _authorities(access: Access) -> str:
     for path in (access.ca_file,) if access.ca_file is not None else access.authorities:
         try:
             texts.append(path.read_text("ascii", "ignore"))
-        except OSError as exc:  # noqa: PERF203  (hardly ever more than one)
+        except OSError as exc:
             raise StratumError(f"cannot read the certificates in {path}: {os_error_text(exc)}") from None
+        if "-----BEGIN CERTIFICATE-----" not in texts[-1]:
+            raise UsageError(f"{path} has no certificates in it", hint="it is a text with -----BEGIN CERTIFICATE-----")
     return "\n".join(texts)

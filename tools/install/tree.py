@@ -21,7 +21,7 @@ from tools.setup.pip import SetupError, pip
 from tools.share import CHECKOUT
 
 CONSTRAINTS = CHECKOUT / "tools/constraints.txt"
-EXTRAS = "archives,metrics,serve"
+EXTRAS = "archives,metrics,places,serve"
 """Those of the project that a host has a use for; the driver for Kubernetes has an image."""
 SCRIPT = """#!{place}/bin/python3 -I
 import sys
