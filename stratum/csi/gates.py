@@ -13,9 +13,9 @@ import json
 from stratum.csi.attributes import Attributes
 from stratum.csi.driver import Driver
 from stratum.csi.provisioning import volume_record
-from stratum.csi.sources import Asker, auths_of
+from stratum.csi.sources import Asker, auths_of, keys_of
 from stratum.errors import StratumError, UsageError
-from stratum.hydrate.reaching import AUTHORITIES, CREDENTIALS, ISOLATED
+from stratum.hydrate.reaching import AUTHORITIES, CREDENTIALS, ISOLATED, KEYS, keys_to_json
 from stratum.oci.credentials import find_in
 from stratum.oci.target import Target, parse_target
 from stratum.store.resolve import Resolved, ResolvedWorktree
@@ -44,6 +44,9 @@ def gate_options(
             found[f"{place.api_host}/{place.repository}"] = {"auth": secret}
     if found:
         options[CREDENTIALS] = json.dumps(found)
+    keys = keys_of(asker.secrets) if origin is not None and origin.bucket is not None else {}
+    if origin is not None and keys:
+        options[KEYS] = keys_to_json(origin, keys)
     return options
 
 

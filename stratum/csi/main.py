@@ -49,7 +49,8 @@ def command_line() -> argparse.ArgumentParser:
         action="append",
         metavar="PATTERN",
         help="Source that inline volumes may name; repeatable. HOST/REPOSITORY, where * stays within one label of the "
-        "host or one component of the repository and ** does not, or a shell pattern of refs. Default: any.",
+        "host or one component of the repository and ** does not, s3://BUCKET/PREFIX (gs://, az://) likewise, or a "
+        "shell pattern of refs. Default: any that is not in an object store.",
     )
     add(
         "--kubelet-dir",

@@ -3,8 +3,8 @@
 What is pulled goes into a stratum of its own, named after the repository and a digest of where it is, so that no pull
 for a volume moves a tag that a user, or another registry's repository, gave. It is on record (``PullRecord``), so that
 a volume may begin with it again without asking the registry, and that it goes when no volume uses it any more. Secrets
-are those of ``kubernetes.io/dockerconfigjson`` or ``kubernetes.io/basic-auth``; they live in memory for as long as the
-call needs them.
+are those of ``kubernetes.io/dockerconfigjson`` or ``kubernetes.io/basic-auth``, or keys of an object store; they live
+in memory for as long as the call needs them.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from stratum.csi.errors import CallError, Code, invalid, precondition
 from stratum.csi.jobs import INLINE, PROVISIONING, Caller, Lane, Task
 from stratum.csi.records import PullRecord
 from stratum.errors import DeniedError, UntrustedError
+from stratum.hydrate.reaching import with_keys
 from stratum.oci.access import Access, Credentials
 from stratum.oci.credentials import find_in
 from stratum.oci.target import Target, parse_target
@@ -48,6 +49,17 @@ class Origin:
     stratum: str
     commit: str
 
+
+KEYS = (
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "GOOGLE_SERVICE_ACCOUNT_KEY",
+    "AZURE_STORAGE_ACCOUNT_NAME",
+    "AZURE_STORAGE_ACCOUNT_KEY",
+    "AZURE_STORAGE_SAS_TOKEN",
+)
+"""Names of keys in a secret for an object store."""
 
 FROM_PUBLISH = "nodePublishSecretRef of the volume"
 FROM_STAGE = "nodeStageSecretRef of the volume"
@@ -244,8 +256,12 @@ def access_for(driver: Driver, asker: Asker, target: Target) -> Iterator[Access]
     authorities = access.authorities
     if driver.options.ca_file is not None:
         authorities = (*(authorities or filter(None, (system_authorities(),))), driver.options.ca_file)
+    access = replace(access, credentials=credentials(asker, target, access.credentials), authorities=authorities)
+    if target.bucket is not None:
+        keys = keys_of(asker.secrets)
+        access = with_keys(access, keys) if keys or asker.isolated else access
     with _for_pods(asker, target):
-        yield replace(access, credentials=credentials(asker, target, access.credentials), authorities=authorities)
+        yield access
 
 
 def credentials(asker: Asker, target: Target, of_node: Credentials) -> Credentials:
@@ -270,6 +286,12 @@ def _for_pods(asker: Asker, target: Target) -> Iterator[None]:
         raise DeniedError(exc.message, hint=hint) from None
     except UntrustedError as exc:
         raise UntrustedError(exc.message, hint="--ca-file of stratum-csi names further authorities") from None
+
+
+def keys_of(secrets: Mapping[str, str]) -> dict[str, str]:
+    """Those of a secret that are keys of an object store, as its own tools call them. Nothing else of it counts: no
+    file, no program, no other address."""
+    return {name: secrets[name] for name in KEYS if secrets.get(name)}
 
 
 def auths_of(secrets: Mapping[str, str], target: Target | None) -> dict[str, dict[str, str]]:

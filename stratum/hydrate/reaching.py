@@ -3,6 +3,8 @@
 The options of a gate (``mount.plan``) that count here:
 
 - ``credentials``: the ``auths`` table of a docker configuration, as JSON; asked before what the settings name.
+- ``keys``: of one object store, as JSON: ``place``, its reference, and ``environment``, variables with keys. For that
+  store they count instead of the environment of who mounted.
 - ``isolated``: ``true`` where no others than these count.
 - ``authorities``: a file of certificate authorities that count besides the system's.
 """
@@ -16,15 +18,22 @@ from pathlib import Path
 
 from stratum.config import Config
 from stratum.errors import UsageError
+from stratum.frozen import replace as replace_frozen
 from stratum.oci.access import Access, Credentials, access_of
+from stratum.oci.bucketname import Bucket
+from stratum.oci.target import Target, parse_target
 
 CREDENTIALS = "credentials"
+KEYS = "keys"
 ISOLATED = "isolated"
 AUTHORITIES = "authorities"
 
+_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AZURE_STORAGE_SERVICE_ENDPOINT", "STORAGE_EMULATOR_HOST")
+_REGIONS = ("AWS_REGION", "AWS_DEFAULT_REGION")
 
-def access_for(config: Config, options: Mapping[str, str]) -> Access:
-    """How a mount's sources are reached. The files that it names are read when a source is, not now.
+
+def access_for(config: Config, options: Mapping[str, str], source: Target | None = None) -> Access:
+    """How a mount's ``source`` is reached. The files that it names are read when a source is, not now.
 
     ``config`` are the settings of who mounted it. ``UsageError`` where the credentials are no such table.
     """
@@ -38,7 +47,39 @@ def access_for(config: Config, options: Mapping[str, str]) -> Access:
     if CREDENTIALS in options or isolated:
         found = _preferring(options.get(CREDENTIALS, "{}"), None if isolated else access.credentials)
         access = replace(access, credentials=found)
-    return access
+    if source is None or source.bucket is None:
+        return access
+    keys = _keys(options[KEYS], source.bucket, access.environment) if KEYS in options else None
+    return with_keys(access, keys or {}) if keys is not None or isolated else access
+
+
+def with_keys(access: Access, keys: Mapping[str, str]) -> Access:
+    """``access`` for whom an object store is reached with these keys alone (variables), or without any. Of what this
+    machine has, only where stores are counts."""
+    places = {
+        root: replace_frozen(place, profile=None, credentials_file=None, unsafe_concurrent=False)
+        for root, place in access.places.items()
+    }
+    where = {name: access.environment[name] for name in (*_ENDPOINTS, *_REGIONS) if name in access.environment}
+    return replace(access, environment={**where, **keys}, ambient=False, places=places)
+
+
+def keys_to_json(place: Target, keys: Mapping[str, str]) -> str:
+    """The option ``keys``."""
+    return json.dumps({"place": place.place, "environment": dict(keys)})
+
+
+def _keys(text: str, bucket: Bucket, environment: Mapping[str, str]) -> dict[str, str] | None:
+    """The keys for ``bucket``; None where they are for another store, be it of the same name."""
+    try:
+        table = json.loads(text)
+        place, keys = parse_target(table["place"]).bucket, dict(table["environment"])
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError, UsageError):
+        place, keys = None, {}
+    if place is None or not all(isinstance(value, str) for value in keys.values()):
+        raise UsageError("the keys of a mount are not those of an object store")
+    endpoints = {place.endpoint, *(map(environment.get, _ENDPOINTS) if place.endpoint is None else ())}
+    return keys if place.root == bucket.root and bucket.endpoint in endpoints else None
 
 
 def _preferring(text: str, others: Credentials | None) -> Credentials:

@@ -163,9 +163,10 @@ def _reached(config: Config, gate: Gate, source: CommitSource) -> Access:
     from dataclasses import replace
 
     from stratum.hydrate.reaching import access_for
+    from stratum.transfer.catalogs import target_of
 
     ca_file = Path(source.ca_file) if source.ca_file is not None else None
-    return replace(access_for(config, gate.options), plain_http=source.plain_http, ca_file=ca_file)
+    return replace(access_for(config, gate.options, target_of(source)), plain_http=source.plain_http, ca_file=ca_file)
 
 
 def refresh_mounts(source: str) -> None:

@@ -291,7 +291,8 @@ def test_limits_of_the_cache(system_config: Path) -> None:
 
 
 def test_what_is_carried_to_who_fetches_later() -> None:
-    """How registries are reached, and the settings; nothing else of an environment, which may hold secrets."""
+    """How registries and object stores are reached, and the settings; nothing else of an environment, which may hold
+    other secrets."""
     wanted = {"HOME": "/root", "https_proxy": "http://p", "HTTPS_PROXY": "http://p", "STRATUM_REGISTRY": "r"}
     wanted |= {"AWS_ACCESS_KEY_ID": "k", "AZURE_STORAGE_KEY": "k"}
     assert carried({**wanted, "AWS_SECRET": "s", "LD_PRELOAD": "/x.so", "STRATUM_SECRET": "s"}) == wanted

@@ -10,7 +10,8 @@ import pytest
 
 from stratum.config import load_config
 from stratum.errors import UsageError
-from stratum.hydrate.reaching import access_for
+from stratum.hydrate.reaching import access_for, keys_to_json
+from stratum.oci.target import parse_target
 
 
 def secret(text: str) -> str:
@@ -62,3 +63,50 @@ def test_further_authorities_count_beside_those_that_did(settings: dict[str, str
 def test_credentials_that_are_no_table(settings: dict[str, str], text: str) -> None:
     with pytest.raises(UsageError, match="credentials of a mount"):
         access_for(load_config(settings), {"credentials": text})
+
+
+KEYS = {"AWS_ACCESS_KEY_ID": "pod", "AWS_SECRET_ACCESS_KEY": "secret"}
+OF_NODE = {
+    "AWS_ACCESS_KEY_ID": "node",
+    "AWS_SECRET_ACCESS_KEY": "node's",
+    "AWS_ENDPOINT_URL": "https://minio.example",
+    "HOME": "/root",
+    "STRATUM_PLACES": json.dumps({"s3://data": {"region": "eu-1", "profile": "node"}}),
+}
+
+
+@pytest.mark.parametrize(
+    ("source", "ours"),
+    [
+        ("s3://data/app:v1", True),
+        ("s3://data/other", True),
+        ("s3://data/app?endpoint=https://minio.example", True),
+        ("s3://data/app?endpoint=https://evil.example", False),
+        ("s3://more/app", False),
+        ("gs://data/app", False),
+    ],
+)
+@pytest.mark.parametrize("isolated", [True, False])
+def test_keys_of_a_mount_are_for_its_own_bucket(source: str, ours: bool, isolated: bool) -> None:
+    """Nothing of the node's comes with them, but where the bucket is; without them an isolated mount has none."""
+    options = {"keys": keys_to_json(parse_target("s3://data/app:v1"), KEYS)} | (
+        {"isolated": "true"} if isolated else {}
+    )
+    access = access_for(load_config(OF_NODE), options, parse_target(source))
+    where = {"AWS_ENDPOINT_URL": "https://minio.example"}
+    if ours or isolated:
+        assert access.environment == where | (KEYS if ours else {})
+        assert not access.ambient
+        assert (access.places["s3://data"].region, access.places["s3://data"].profile) == ("eu-1", None)
+    else:
+        assert access.environment["AWS_ACCESS_KEY_ID"] == "node"
+        assert access.ambient
+    assert "secret" not in repr(access)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"place": 1, "environment": {}}', '{"place": "s3://a", "environment": 3}']
+)
+def test_keys_that_are_none_are_refused(text: str) -> None:
+    with pytest.raises(UsageError):
+        access_for(load_config({}), {"keys": text}, parse_target("s3://data/app"))
