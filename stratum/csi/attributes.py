@@ -165,7 +165,8 @@ def _in_object_store(text: str) -> Target:
     if scheme == "http" and not is_loopback(host.partition("/")[0]):
         raise invalid(
             f"source {text[:140]!r}: the endpoint leaves TLS out",
-            hint=f'an administrator can name it in the settings of the node: [places."{bucket.root}"]',
+            hint=f'an administrator can name it in the settings of the node: [places."{bucket.root}"], and its host in '
+            "insecure_registries",
         )
     return target
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stratum.composefs.verity import DIGEST_SIZE, chunk_count
+from stratum.oci.bucketname import NETWORK
 from stratum.oci.target import Target, is_loopback, parse_target
 from stratum.store.catalog import Blob, NewPack, write_catalog
 from stratum.store.clock import rfc3339, utc_now
@@ -64,14 +65,15 @@ def source_of(target: Target, manifest: str, kind: str, access: Access | None) -
     if scheme == "https" and is_loopback(host):  # where HTTP is what is spoken otherwise
         reference = f"https://{reference}"
     ca_file = access.ca_file if access is not None else None
+    far = bool(host) or (target.bucket is not None and target.bucket.scheme in NETWORK)
     return CommitSource(
         reference,
         manifest,
         None if target.digest is not None else target.tag,
         rfc3339(utc_now()),
         kind,
-        plain_http=scheme == "http" or (access is not None and access.plain_http and scheme is None and bool(host)),
-        ca_file=str(ca_file.absolute()) if ca_file is not None and host else None,
+        plain_http=scheme == "http" or (access is not None and access.plain_http and scheme is None and far),
+        ca_file=str(ca_file.absolute()) if ca_file is not None and far else None,
     )
 
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stratum.oci.access import Access
 from stratum.oci.descriptor import Descriptor
 from stratum.oci.mediatypes import INDEX_MEDIA_TYPE
+from stratum.oci.target import parse_target
 from stratum.store.catalog import Catalog
+from stratum.store.sources import read_sources, write_sources
 from stratum.transfer.artifact import PACK_MEDIA_TYPE, Pack, PackLayers
-from stratum.transfer.catalogs import catalog_of
+from stratum.transfer.catalogs import access_to, catalog_of, source_of, target_of
 from stratum.transfer.packs import FRAME_SIZE, Member, PackIndex
 
 _MEMBERS = st.builds(
@@ -61,3 +67,27 @@ def test_an_object_of_another_size_is_another(member: Member) -> None:
     catalog = Catalog(catalog_of([pack_of(0, [member])], {member.digest: member.size + 1}))
     assert len(catalog) == 0
     assert catalog.packs == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "far"),
+    [
+        ("registry.example.com/app:v1", True),
+        ("s3://data/app:v1", True),
+        ("s3://data/app:v1?endpoint=http://minio.example.com:9000&region=eu-1", True),
+        ("az://data:v1", True),
+        ("file:///srv/strata/app:v1", False),
+        ("oci:/srv/layout:v1", False),
+    ],
+)
+def test_a_source_says_how_its_place_is_reached(text: str, far: bool) -> None:
+    """To a later process too, which has the file and none of the options."""
+    manifest = "sha256:" + "ab" * 32
+    access = Access(plain_http=True, ca_file=Path("/ca.pem"))
+    noted = source_of(parse_target(text), manifest, "pull", access)
+    (source,) = read_sources(write_sources([noted]), "a test")
+    assert source == noted
+    target = target_of(source)
+    assert (target.place, target.digest, source.tag) == (parse_target(text).place, manifest, "v1")
+    later = access_to(Access(), source)
+    assert (later.plain_http, later.ca_file) == ((True, Path("/ca.pem")) if far else (False, None))
