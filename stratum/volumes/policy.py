@@ -8,8 +8,9 @@
     destinations = ["/data", "/srv/*"]   # paths in the container; default: all
     namespaces = ["team-a"]         # Kubernetes namespaces; default: all
     access = "ro"                   # "ro" or "rw"; default: rw, which includes ro. "ro" makes nothing out of nothing
-    pull = true                     # and, with the option lazy, have a missing tag fetched from the registry of the
-                                    # settings, with the credentials that root has there; default: false
+    pull = true                     # and, with the option lazy, have a missing tag fetched from the registry (or the
+                                    # object store) of the settings, with the credentials that root has there; default:
+                                    # false. No annotation names another place
     history = true                  # and, with the option history, have all that is written in a worktree kept, which
                                     # takes room of the store's; default: false
 
