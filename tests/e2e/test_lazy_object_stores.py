@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 import time
 from collections.abc import Iterator
@@ -10,10 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from stratum.api.session import Session
+from stratum.config import load_config
 from stratum.mount.gate import ask_keeper
+from stratum.volumes.fetching import ensure_fetched
+from stratum.volumes.request import parse_volume
 from tests.support import hydrating
 from tests.support.command import Command
-from tests.support.s3server import SECRET, S3Server, s3_running
+from tests.support.s3server import KEY, SECRET, S3Server, s3_running
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(1200)]  # the first time, versitygw is built
 
@@ -102,3 +107,24 @@ def condition(machine: Command) -> list[dict[str, object]]:
     (connection,) = (each for answer in answers for each in answer.get("connections", ()))
     found: list[dict[str, object]] = connection["fetcher"]["sources"]
     return found
+
+
+def test_what_a_container_asks_for_lazily_may_be_in_a_bucket_of_the_settings(
+    s3_server: S3Server, tree: dict[str, str], tmp_path: Path
+) -> None:
+    """The hook has no environment: the settings say where the bucket is, and which file has its keys."""
+    maker = Command(tmp_path / "maker", tmp_path / "maker-run")
+    maker.ok("import", "--bare", tmp_path / "tree", "big:v1")
+    bucket = s3_server.bucket("of-the-settings")
+    place = f"{bucket}/team/big?endpoint={s3_server.endpoint}"
+    maker.ok("push", "big:v1", place, env=s3_server.environment)
+    keys = tmp_path / "keys"
+    keys.write_text(f"[default]\naws_access_key_id = {KEY}\naws_secret_access_key = {SECRET}\n")
+    table = {bucket: {"endpoint": s3_server.endpoint, "credentials_file": str(keys)}}
+    settings = {"STRATUM_REGISTRY": f"{bucket}/team", "STRATUM_PLACES": json.dumps(table)}
+    session = Session(load_config(settings, store=str(tmp_path / "store"), runtime_dir=str(tmp_path / "run")))
+    ensure_fetched(session, parse_volume("a", "big:v1:/data:lazy"))
+    commit = session.store.tags.get("big", "v1")
+    assert session.store.sources.is_partial(commit)
+    (source,) = session.store.sources.of(commit)
+    assert source.place == f"{bucket}/team/big", "where it is stays in the settings"
