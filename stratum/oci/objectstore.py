@@ -7,13 +7,14 @@ Below the prefix of the reference::
     referrers/<64 hex digits>          the index of manifests that refer to the manifest with this digest
     conditions.json                    which servers were seen to heed conditions of a put (``bucketremote``)
     clock                              written to read the server's clock
-    gc/...                             of whoever removes what nothing names any more
+    gc/...                             of whoever removes what nothing names any more, and of pushes, which look out
+                                       for that (``guard``)
 
 A blob has its name when all of its bytes are there and are those of its digest; manifests are blobs, too. A tag is one
 small object, moved by a put that names the version which is replaced: of two writers one is told that it was too late,
-looks again and writes once more. The same goes for an index of referrers, to which both add theirs. So nobody's tag or
-referrer is lost, whoever else writes. What is read is the word of a stranger, and is verified like what a registry
-sends.
+looks again and writes once more. A tag that was removed is an empty object, put in the same way, as deleting depends on
+no version. The same goes for an index of referrers, to which both add theirs. So nobody's tag or referrer is lost,
+whoever else writes. What is read is the word of a stranger, and is verified like what a registry sends.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from stratum.oci.descriptor import (
     json_object,
     read_descriptor,
 )
+from stratum.oci.guard import Guard, Machine
 from stratum.oci.mediatypes import INDEX_OF_MANIFESTS_MEDIA_TYPE, MANIFEST_MEDIA_TYPE
 from stratum.oci.referrers import is_referrers_tag, subject_of, with_referrer
 from stratum.oci.remote import Sink, Upload, verified
@@ -54,12 +56,23 @@ _KINDS = {MANIFEST_MEDIA_TYPE: MANIFEST_MAX, INDEX_OF_MANIFESTS_MEDIA_TYPE: MANI
 
 
 class ObjectStore(Sink):
-    """The object store that ``target`` names."""
+    """The object store that ``target`` names, also to write to (``writes``). ``bucket`` are its objects, where it is
+    open already."""
 
-    def __init__(self, target: Target, access: Access) -> None:
+    def __init__(
+        self,
+        target: Target,
+        access: Access,
+        *,
+        writes: bool = False,
+        bucket: BucketStore | None = None,
+        machine: Machine | None = None,
+    ) -> None:
         assert target.bucket is not None
         self.target = target
-        self.bucket: BucketStore = open_bucket(target.bucket, access)
+        self.bucket = bucket if bucket is not None else open_bucket(target.bucket, access)
+        self._guard = Guard(self.bucket, machine)
+        self._writes = writes
         self.local = self.bucket.local
         self.lasting = target.bucket.scheme != "memory"
         self._ready = False
@@ -70,6 +83,7 @@ class ObjectStore(Sink):
         return replace(self.target, bucket=self.bucket.located)
 
     def close(self) -> None:
+        self._guard.close()
         self.bucket.close()
 
     # Reading
@@ -93,14 +107,23 @@ class ObjectStore(Sink):
 
     def read_tag(self, tag: str) -> tuple[Descriptor, str]:
         """What a tag names, and the version of the tag. ``NotFoundError``, ``DamagedError``."""
-        if not is_tag(tag) or is_referrers_tag(tag):
+        found, version = self._tag(tag)
+        if found is None or version is None:
             raise NotFoundError(f"there is no tag {quoted(tag)} in {self.target.place}")
+        return found, version
+
+    def _tag(self, tag: str) -> tuple[Descriptor | None, str | None]:
+        """What a tag names, None where there is no such tag; and the version of its object, where there is one."""
+        if not is_tag(tag) or is_referrers_tag(tag):
+            return None, None
         try:
             data, version = self.bucket.get(TAGS + tag, _TAG_MAX)
         except NotFoundError as exc:
             if "no such" in exc.message:
                 raise
-            raise NotFoundError(f"there is no tag {tag} in {self.target.place}") from None
+            return None, None
+        if not data:  # it was removed
+            return None, version
         try:
             return read_descriptor(json_object(data), "the tag", _KINDS), version
         except MalformedError as exc:
@@ -110,15 +133,20 @@ class ObjectStore(Sink):
         found = []
         for entry in self.bucket.list(TAGS):
             tag = entry.key.removeprefix(TAGS)
-            if is_tag(tag) and not is_referrers_tag(tag):
+            if entry.size and is_tag(tag) and not is_referrers_tag(tag):
                 found.append(tag)
             if len(found) > _TAGS_MAX:
                 raise DamagedError(f"{self.target.place} has more than {_TAGS_MAX} tags")
         return sorted(found)
 
     def has_blob(self, blob: Descriptor) -> bool:
+        if self._writes:
+            self._guard.begin()
         entry = self.bucket.head(_blob_key(blob.digest))
-        return entry is not None and entry.size == blob.size
+        if entry is None or entry.size != blob.size:
+            return False
+        self._guard.there(blob.digest)
+        return True
 
     def read_blob(self, blob: Descriptor) -> Iterator[bytes]:
         return verified(self._pieces(blob), blob, self.target.place)
@@ -151,38 +179,49 @@ class ObjectStore(Sink):
 
     def put_blob(self, upload: Upload) -> None:
         self.prepare()
+        self._guard.begin()
+        self._guard.sending()
+        self._put_blob(upload)
+        self._guard.there(upload.descriptor.digest)
+
+    def _put_blob(self, upload: Upload) -> None:
         blob = upload.descriptor
         self.bucket.put_stream(_blob_key(blob.digest), verified(upload.read(0), blob, "the store"), blob.size)
 
     def mount_blob(self, blob: Descriptor, repository: str) -> bool:
         self.prepare()
+        self._guard.begin()
         return self.bucket.copy_from(repository, _blob_key(blob.digest)) and self.has_blob(blob)
 
     def put_manifest(self, data: bytes, tag: str) -> None:
-        if is_referrers_tag(tag):
-            self.prepare()
-            self._again(lambda: self._put_index(tag.partition("-")[2], lambda _: data))
-            return
-        self._put_manifest(data)
-        self._again(lambda: self._move(data, tag))
+        self._publish(data, tag, lambda: self._move(data, tag))
 
     def replace_manifest(self, data: bytes, tag: str, expected: str | None) -> None:
         """As ``put_manifest``, but only where the tag still names the manifest with the digest ``expected``; None:
         where there is no such tag. ``ChangedError`` otherwise."""
-        self._put_manifest(data)
-        self._again(lambda: self._move(data, tag, (expected,)))
+        self._publish(data, tag, lambda: self._move(data, tag, (expected,)))
 
-    def _put_manifest(self, data: bytes) -> None:
+    def _publish(self, data: bytes, tag: str, move: Callable[[], None]) -> None:
+        """Store a manifest, then ``move`` the tag, or the index of referrers that a tag stands for."""
+        self.prepare()
         if len(data) > MANIFEST_MAX:
             raise StratumError(f"a manifest of {len(data)} bytes is too large: {MANIFEST_MAX} is the limit")
-        self.put_blob(Upload.of_bytes(describe(MANIFEST_MEDIA_TYPE, data), data))
+        manifest = Upload.of_bytes(describe(MANIFEST_MEDIA_TYPE, data), data)
+        if is_referrers_tag(tag):
+            name = tag.partition("-")[2]
+            self._guard.publish(
+                data,
+                REFERRERS + name,
+                lambda: None,
+                lambda: self._again(lambda: self._put_index(name, lambda _: data)),
+            )
+        else:
+            self._guard.publish(data, TAGS + tag, lambda: self._put_blob(manifest), lambda: self._again(move))
 
     def _move(self, data: bytes, tag: str, expected: tuple[str | None] | None = None) -> None:
         """Have the tag name the manifest ``data``, which is there. ``_RaceLostError`` where somebody was faster."""
         try:
-            before, version = self.read_tag(tag)
-        except NotFoundError:
-            before, version = None, None
+            before, version = self._tag(tag)
         except DamagedError:
             if expected is not None:
                 raise
@@ -198,21 +237,49 @@ class ObjectStore(Sink):
         kind = json.loads(data).get("mediaType")
         kind = kind if kind in _KINDS else MANIFEST_MEDIA_TYPE
         value = {"mediaType": kind, "digest": digest_of(data), "size": len(data)}
+        self._guard.check()
         self._put_small(TAGS + tag, json.dumps(value, separators=(",", ":")).encode(), version)
 
     def list_referrer(self, data: bytes) -> None:
         self.prepare()
-        subject = subject_of(data)
+        name = subject_of(data).partition(":")[2]
+        manifest = Upload.of_bytes(describe(MANIFEST_MEDIA_TYPE, data), data)
 
         def add(index: bytes | None) -> bytes:
             return with_referrer(index, data, self.target.place)
 
-        self._again(lambda: self._put_index(subject.partition(":")[2], add))
+        def write() -> None:
+            self._again(lambda: self._put_index(name, add))
+
+        self._guard.publish(data, REFERRERS + name, lambda: self._put_blob(manifest), write)
+
+    def remove_tag(self, tag: str, expected: str | None = None) -> str:
+        """Remove a tag, unless somebody else moves it meanwhile; the digest of the manifest that it named.
+
+        The manifest and its blobs stay, until a collection finds that nothing names them. ``NotFoundError``;
+        ``ChangedError`` where it does not name the manifest with the digest ``expected`` any more.
+        """
+        self.prepare()
+        named = self.read_tag(tag)[0].digest if expected is None else expected
+
+        def remove() -> None:
+            found, version = self.read_tag(tag)
+            if found.digest != named:
+                raise ChangedError(
+                    f"the tag {tag} in {self.target.place} was moved by somebody else meanwhile: it names "
+                    f"{found.digest} now",
+                    hint="see what that is, and remove it again",
+                )
+            self._put_small(TAGS + tag, b"", version)
+
+        self._again(remove)
+        return named
 
     def _put_index(self, name: str, change: Callable[[bytes | None], bytes]) -> None:
         index, version = self._listed(name)
         changed = change(index)
         if changed != index:
+            self._guard.check()
             self._put_small(REFERRERS + name, changed, version)
 
     def _listed(self, name: str) -> tuple[bytes | None, str | None]:

@@ -35,7 +35,7 @@ def open_sink(target: Target, access: Access, *, create: bool) -> Sink:
     if target.bucket is not None:
         from stratum.oci.objectstore import ObjectStore
 
-        return ObjectStore(target, access)
+        return ObjectStore(target, access, writes=create)
     if target.directory is not None:
         from stratum.oci.layout import Layout
 

@@ -15,7 +15,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, TypeVar
 from stratum.errors import UnsupportedError, UsageError
 from stratum.oci.access import Access
 from stratum.oci.descriptor import Descriptor, describe, digest_of
+from stratum.oci.guard import CollectedError
 from stratum.oci.mediatypes import INDEX_MEDIA_TYPE, VERITY_MEDIA_TYPE
 from stratum.oci.places import open_sink, open_source
 from stratum.oci.remote import Sink, Upload
@@ -55,6 +56,7 @@ WORKERS = 4
 """Blobs made and sent at the same time; each needs a pack's worth of temporary disk and one chunk of memory."""
 
 _READ = 1 << 20
+_TRIES = 3
 
 _T = TypeVar("_T")
 
@@ -95,13 +97,18 @@ def push(
         outgoing = _Outgoing.read(store, commit, job)
         remote = open_sink(target, access, create=not dry_run)
         with remote, scratch(store, f"push of {commit} to {target}", outgoing.objects) as directory:
-            sender = Sender(remote, job, dry_run=dry_run)
-            there = find_there(remote, target.tag, commit, outgoing.meta.parent_commit)
-            elsewhere = (open_source(place, access) for place in relatives(store, commit, target))
             bring = partial(_bring, store, commit, access, jobs, fetch=not (offline or dry_run))
             packer = _Packer(store, directory, job, dry_run=dry_run, bring=bring)
-            bases = Bases(remote, there, elsewhere, sources_in(store, commit, remote), packer.lacking, sender.mount)
-            done, packs = _push(outgoing, sender, packer, bases, target.tag)
+
+            def attempt(*, anew: bool) -> tuple[PushResult, list[Pack] | None]:
+                sender = Sender(remote, job, dry_run=dry_run)
+                there = find_there(remote, target.tag, commit, outgoing.meta.parent_commit)
+                there = There(digest=there.digest) if anew else there
+                elsewhere = (open_source(place, access) for place in relatives(store, commit, target))
+                bases = Bases(remote, there, elsewhere, sources_in(store, commit, remote), packer.lacking, sender.mount)
+                return _push(outgoing, sender, packer, bases, target.tag)
+
+            done, packs = _until_all_is_there(attempt)
             if not dry_run:
                 if keep_tag:
                     keep(remote, done.manifest_digest)
@@ -110,6 +117,14 @@ def push(
                     source = source_of(remote.noted, done.manifest_digest, "push", access)
                     record_push(store, commit, remote, source, outgoing.objects, packs)
             return done
+
+
+def _until_all_is_there(push: Callable[..., _T]) -> _T:
+    """Push, and again where a garbage collection of the place took what was built on: in the end on nothing."""
+    for _ in range(_TRIES):
+        with suppress(CollectedError):
+            return push(anew=False)
+    return push(anew=True)
 
 
 def _bring(store: Store, commit: str, access: Access, jobs: int, objects: dict[bytes, int], *, fetch: bool) -> None:
