@@ -55,6 +55,10 @@ def id_of_bytes(data: bytes) -> C4Id:
     return id_of_digest(hashlib.sha512(data, usedforsecurity=False).digest())
 
 
+EMPTY = id_of_bytes(b"")
+"""The ID of nothing: of the empty file, and of the directory with nothing in it."""
+
+
 def digest_of(c4id: C4Id) -> bytes:
     """The SHA-512 that a parsed ID stands for, 64 bytes."""
     number = 0

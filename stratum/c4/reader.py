@@ -88,22 +88,19 @@ def read(lines: Iterable[bytes], what: str, *, base: Manifest | None = None) -> 
     Where the text begins with the ID of another manifest, that is ``base``; without one, the entries that change it
     are what is returned, with ``base`` set. Raises UsageError for all that is not C4M.
     """
-    sections, closing = read_sections(lines, what)
-    if closing is not None:
-        raise UsageError(
-            f"{what}, line {closing.line}: a patch without entries",
-            hint="what ends with the ID of its result, as 'c4 diff' writes it, is read by 'stratum c4 patch'",
-        )
+    sections = read_sections(lines, what)
     for section in sections:
         if section.before is not None and not section.manifest.children:
-            raise UsageError(f"{what}, line {section.line}: a patch without entries")
+            raise UsageError(
+                f"{what}, line {section.line}: a patch without entries",
+                hint="what ends with the ID of its result, as 'c4 diff' writes it, is read by 'stratum c4 patch'",
+            )
     return resolve(sections, what, base=base)
 
 
-def resolve(
-    sections: list[Section], what: str, *, base: Manifest | None = None, closing: Section | None = None
-) -> Manifest:
-    """The manifest after all patches, each ID on the way checked where it can be. Raises UsageError."""
+def resolve(sections: list[Section], what: str, *, base: Manifest | None = None) -> Manifest:
+    """The manifest after all patches, each ID on the way checked where it can be. A section without entries is only
+    that. Raises UsageError."""
     first = sections[0] if sections else Section(None, 1)
     state: Manifest | None = None
     if first.before is None:
@@ -113,10 +110,10 @@ def resolve(
         state = apply(base, first.manifest, what)
     result = first.manifest if state is None else state
     above = first.manifest
-    for section in [*sections[1:], *([closing] if closing else [])]:
+    for section in sections[1:]:
         if state is not None:
             _must_be(section, state, what, above)
-        if section is not closing:
+        if section.manifest.children:
             result = apply(result, section.manifest, what, unknown_base=state is None)
             state = None if state is None else result
         above = section.manifest
@@ -135,12 +132,10 @@ def _must_be(section: Section, state: Manifest, what: str, above: Manifest | Non
         )
 
 
-def read_sections(lines: Iterable[bytes], what: str) -> tuple[list[Section], Section | None]:
-    """The sections of a text as they stand there, and the one without entries that an ID at the end begins, if any.
-
-    Two IDs one after the other, as where one patch ends and the next begins, begin one section: the last counts, and
-    both have to be the same. Raises UsageError.
-    """
+def read_sections(lines: Iterable[bytes], what: str) -> list[Section]:
+    """The sections of a text as they stand there. An ID at the end, of the result, begins one without entries; two IDs
+    one after the other, as where one patch ends and the next begins, have to be the same and begin one. Raises
+    UsageError."""
     return _Parser(what).read(lines)
 
 
@@ -155,15 +150,12 @@ class _Parser:
         self._open: list[dict[bytes, Node] | None] = []
         """The children of the last entry of each depth, from the top; None where it is no directory."""
 
-    def read(self, lines: Iterable[bytes]) -> tuple[list[Section], Section | None]:
+    def read(self, lines: Iterable[bytes]) -> list[Section]:
         for self._number, line in enumerate(lines, 1):
             self._line(line)
-        closing = None
-        if self._section is not None and not self._section.manifest.children and self._sections:
-            closing = self._section
-        elif self._section is not None:
+        if self._section is not None:
             self._sections.append(self._section)
-        return self._sections, closing
+        return self._sections
 
     def _error(self, why: str, hint: str = "") -> UsageError:
         return UsageError(f"{self._what}, line {self._number}: {why}", hint=hint)

@@ -19,8 +19,7 @@ ADDED = f"{FILE} b.txt {BRAVO}\n"
 
 
 def chain(*texts: str) -> Manifest:
-    sections, closing = read_sections(split_lines(["".join(texts).encode()], "a.c4m"), "a.c4m")
-    return resolve(sections, "a.c4m", closing=closing)
+    return resolve(read_sections(split_lines(["".join(texts).encode()], "a.c4m"), "a.c4m"), "a.c4m")
 
 
 def test_a_stream_of_updates() -> None:
@@ -125,8 +124,8 @@ def test_a_patch_makes_one_of_the_other(old: Manifest, new: Manifest) -> None:
     assert bool(patch.children) == (text_of(old) != text_of(new))
     text = f"{id_of(old)}\n{text_of(patch)}{id_of(new)}\n"
     if patch.children:
-        sections, closing = read_sections(split_lines([text.encode()], "p"), "p")
-        assert text_of(resolve(sections, "p", base=old, closing=closing)) == text_of(new)
+        sections = read_sections(split_lines([text.encode()], "p"), "p")
+        assert text_of(resolve(sections, "p", base=old)) == text_of(new)
         assert text_of(chain(text_of(old), text)) == text_of(new) if old.children else True
 
 

@@ -1,0 +1,176 @@
+"""The C4 IDs of the files of a commit: from the tree, from what is remembered, or by reading objects.
+
+One object is read once, by worker processes where that is worth it. In memory are the digests of all objects and as
+many SHA-512s, each in one piece: a hundred bytes an object.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping, Sequence
+from math import isqrt
+from typing import TYPE_CHECKING, Protocol
+
+from stratum.c4.ids import DIGEST_SIZE, C4Id, id_of_bytes, id_of_digest
+from stratum.progress import Progress
+from stratum.tree.model import Directory, File
+
+if TYPE_CHECKING:
+    from stratum.api.session import Session
+    from stratum.store import Store
+    from stratum.sys.workers import Worker
+
+_KEY = 32
+_BATCH = 512
+_BATCH_BYTES = 8 << 20
+_WORTH_IT = 16 << 20
+_MANY = 5_000
+"""With fewer bytes and fewer objects than this, no process is started."""
+_ASKED = 100_000
+"""Objects that are asked for at once of what is remembered."""
+
+
+class Remembered(Protocol):
+    """SHA-512s of objects that were read before."""
+
+    def get(self, digests: Sequence[bytes]) -> Mapping[bytes, bytes]:
+        """Digest -> SHA-512, of those that are known."""
+
+    def put(self, found: Mapping[bytes, bytes]) -> None: ...
+
+
+class FileIds:
+    """Says the ID of each file of a tree, once ``read`` has been called."""
+
+    def __init__(self, session: Session, root: Directory) -> None:
+        self._session = session
+        objects: dict[bytes, int] = {}
+        todo = [root]
+        while todo:
+            for inode in todo.pop().children.values():
+                if isinstance(inode, Directory):
+                    todo.append(inode)
+                elif isinstance(inode, File) and inode.digest is not None:
+                    objects[inode.digest] = inode.size
+        self._count = len(objects)
+        self._keys = b"".join(sorted(objects))
+        self._sizes = objects
+        self._spread = 4 * isqrt(self._count) + 1
+        self._values = bytearray(DIGEST_SIZE * self._count)
+
+    def __call__(self, file: File) -> C4Id:
+        if file.digest is None:
+            return id_of_bytes(file.content or b"")
+        start = DIGEST_SIZE * self._place(file.digest)
+        return id_of_digest(bytes(self._values[start : start + DIGEST_SIZE]))
+
+    def _place(self, digest: bytes) -> int:
+        """Where a digest is among all: they are evenly spread, so its first bytes say about where."""
+        count, keys = self._count, self._keys
+        guess = int.from_bytes(digest[:4], "big") * count >> 32
+        low, high = max(0, guess - self._spread), min(count, guess + self._spread)
+
+        def key(place: int) -> bytes:
+            return keys[_KEY * place : _KEY * place + _KEY]
+
+        if low and key(low) > digest:
+            low = 0
+        if high < count and key(high) < digest:
+            high = count
+        return bisect_left(range(count), digest, low, high, key=key)
+
+    def read(self, remembered: Remembered | None = None, progress: Progress | None = None) -> None:
+        """Find the SHA-512 of every object. ``DamagedError`` for one that is missing or damaged."""
+        missing = list(self._known(remembered)) if remembered is not None else list(self._sizes.items())
+        total = sum(size for _, size in missing)
+        done = 0
+        for batch, found in _identified(self._session.store, _batches(missing), self._jobs(missing, total)):
+            for (digest, size), sha in zip(batch, found, strict=True):
+                self._set(digest, sha)
+                done += size
+            if remembered is not None:
+                remembered.put({digest: sha for (digest, _), sha in zip(batch, found, strict=True)})
+            if progress is not None:
+                progress(done, total)
+        self._sizes = {}
+
+    def _known(self, remembered: Remembered) -> Iterator[tuple[bytes, int]]:
+        """Take what is remembered; the objects that are not."""
+        digests = list(self._sizes)
+        for start in range(0, len(digests), _ASKED):
+            asked = digests[start : start + _ASKED]
+            found = remembered.get(asked)
+            for digest in asked:
+                if (sha := found.get(digest)) is not None:
+                    self._set(digest, sha)
+                else:
+                    yield digest, self._sizes[digest]
+
+    def _set(self, digest: bytes, sha: bytes) -> None:
+        start = DIGEST_SIZE * self._place(digest)
+        self._values[start : start + DIGEST_SIZE] = sha
+
+    def _jobs(self, objects: Sequence[object], size: int) -> int:
+        """How many worker processes to start; 0 where the work is done here."""
+        jobs = self._session.config.jobs
+        return jobs if jobs > 1 and (size >= _WORTH_IT or len(objects) >= _MANY) else 0
+
+
+Batch = list[tuple[bytes, int]]
+
+
+def _batches(objects: Sequence[tuple[bytes, int]]) -> Iterator[Batch]:
+    batch: Batch = []
+    held = 0
+    for digest, size in sorted(objects):  # as the directories of the store have them
+        batch.append((digest, size))
+        held += size
+        if len(batch) >= _BATCH or held >= _BATCH_BYTES:
+            yield batch
+            batch, held = [], 0
+    if batch:
+        yield batch
+
+
+def _identified(store: Store, batches: Iterator[Batch], jobs: int) -> Iterator[tuple[Batch, list[bytes]]]:
+    """The SHA-512s of each batch, in any order."""
+    from stratum.store.identify import identify
+
+    if not jobs:
+        for batch in batches:
+            yield batch, identify(store.objects, batch)
+        return
+    from collections import deque
+
+    from stratum.sys.workers import Worker
+
+    workers: deque[tuple[Worker, Batch]] = deque()
+    started: list[Worker] = []
+    try:
+        for batch in batches:
+            if len(started) < jobs:
+                worker = Worker("stratum.store.identify", "reads objects")
+                started.append(worker)
+                worker.post(bytes(store.root))
+            else:
+                worker, done = workers.popleft()
+                yield done, _answer(worker)
+            worker.post(batch)
+            workers.append((worker, batch))
+        for worker, done in workers:
+            yield done, _answer(worker)
+    finally:
+        for worker in started:
+            worker.close()
+
+
+def _answer(worker: Worker) -> list[bytes]:
+    from stratum import errors
+    from stratum.store.identify import OK
+
+    kind, *values = worker.next()
+    if kind == OK:
+        found: list[bytes] = values[0]
+        return found
+    name, message, hint = values
+    raise getattr(errors, name, errors.StratumError)(message, hint=hint)
