@@ -9,6 +9,8 @@ A path is that of a URL without ``stratum://``, or any path given to a file syst
     SCHEME://BUCKET[/PREFIX]:TAG/PATH        a commit in an object store: s3, gs, az, file, memory
     oci:DIRECTORY:TAG/PATH                   a commit in an OCI image layout; ``oci-archive:FILE:TAG/PATH``
 
+Where an object store is (``?endpoint=URL``) is said by options of the file system or by the settings, not in a path.
+
 In a place, TAG may be followed by or be ``@sha256:DIGEST``. The reference of a place ends with the first part of the
 path (what is between two '/') that has a tag or digest at its end; a ':' right before a '/' ends it too, with the tag
 ``latest`` where it has none (``HOST/REPOSITORY:/PATH``).
@@ -28,6 +30,7 @@ from stratum.oci.target import is_tag, parse_target
 from stratum.refs import DEFAULT_TAG, split_ref_path
 
 _SCHEME = re.compile(r"(s3|gs|az|file|memory|https?)://", re.IGNORECASE)
+_BUCKETS = ("s3://", "gs://", "az://")
 _LAYOUT = re.compile(r"oci(?:-archive)?:(?=[/.])")
 _DIGEST = re.compile(r"[^@]*@sha256:[0-9a-f]{64}")
 _MOMENT = re.compile(r"@\{[^{}]*\}")
@@ -79,6 +82,11 @@ def split_path(path: str) -> tuple[Address | None, str]:
         begun = scheme.end()
         first = 1 if scheme.group().lower().startswith("http") else 0
         found = _place(text, begun, first)
+        if "?" in (found[0].reference if found is not None else text) and scheme.group().lower() in _BUCKETS:
+            raise UsageError(
+                f"{quoted(path)}: where an object store is, is no part of a path",
+                hint="give endpoint= and region= as options, or place= with the whole reference",
+            )
         if found is None:
             raise UsageError(f"{quoted(path)} has no tag, so nothing says where its reference ends", hint=_HINT)
         return found

@@ -102,7 +102,7 @@ class ReadingFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has
         with translated():
             self._session = Session(load_config(store=os.fspath(store) if store is not None else None))
         self._ca_file = os.fspath(ca_file) if ca_file is not None else None
-        self._plain_http, self._bucket = plain_http, _query(endpoint, region)
+        self._plain_http, self._elsewhere = plain_http, _query(endpoint, region)
         directory = os.path.abspath(cache_dir) if cache_dir is not None else None
         self._caching = Caching(int(cache_bytes), directory, int(cache_dir_bytes))
         self._expiry = EXPIRY if listings_expiry_time is None else float(listings_expiry_time)
@@ -161,10 +161,10 @@ class ReadingFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has
         return self._session.access(plain_http=self._plain_http, ca_file=self._ca_file)
 
     def _target(self, reference: str) -> Target:
-        text = reference
-        if self._bucket and "?" not in text and "://" in text and not text.startswith("http"):
-            text += self._bucket
-        return parse_target(text, self._session.config.registry)
+        target = parse_target(reference, self._session.config.registry)
+        if target.bucket is None or not self._elsewhere or target.bucket.query:
+            return target
+        return parse_target(f"{reference}{self._elsewhere}")
 
     def _open_commit(self, address: Address) -> Opened:
         """The commit of an address, as it is now. ``StratumError``."""

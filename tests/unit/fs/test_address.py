@@ -75,6 +75,12 @@ def test_a_place_needs_a_tag(path: str) -> None:
         split_path(path)
 
 
+def test_where_a_store_is_is_no_part_of_a_path() -> None:
+    with pytest.raises(UsageError, match="is no part of a path"):
+        split_path("s3://bucket/prefix:v1?endpoint=http://127.0.0.1:7070/a")
+    assert split_path("s3://bucket/prefix:v1/a?.csv")[1] == "a?.csv"
+
+
 REFS = st.sampled_from(["models", "models:v1", "models:2026", "reg.example", "localhost", "a+b", "s3://b/p:v1"])
 INNER = st.text("ab:./@", max_size=12).map(clean)
 
