@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import islice
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from stratum.errors import (
@@ -220,7 +221,7 @@ class RemoteBucket(BucketStore):
             stream = self._library.list(
                 self._clients.reading, folder.rstrip("/") or None, offset=offset, chunk_size=_LISTED_AT_ONCE
             )
-            for page in stream:
+            for page in self._pages(iter(stream)):
                 for meta in page:
                     key = meta["path"].removeprefix(self._below)
                     if not (meta["path"].startswith(folder) and is_key(key) and key > after):
@@ -229,6 +230,35 @@ class RemoteBucket(BucketStore):
                         raise DamagedError(f"{self._place.host} does not list {self._place.name} in order")
                     last = key
                     yield self._entry(key, meta)
+
+    def _pages(self, pages: Iterator[Sequence[ObjectMeta]]) -> Iterator[Sequence[ObjectMeta]]:
+        """The pages of a listing, each of which has to come in ``access.patience`` seconds. ``UnreachableError``.
+
+        A server can give empty pages without an end, for which obstore asks on and on, and hears no interrupt
+        meanwhile. So another thread waits for it, and is left behind where that takes too long.
+        """
+        arrived: SimpleQueue[Sequence[ObjectMeta] | BaseException | None] = SimpleQueue()
+
+        def wait() -> None:
+            try:
+                arrived.put(next(pages, None))
+            except BaseException as exc:  # for who waits here
+                arrived.put(exc)
+
+        while True:
+            threading.Thread(target=wait, daemon=True).start()
+            try:
+                page = arrived.get(timeout=self._access.patience)
+            except Empty:
+                seconds = f"{self._access.patience:g} seconds"
+                raise UnreachableError(
+                    f"cannot list {self._place.name}: {self._place.host} named nothing for {seconds}"
+                ) from None
+            if page is None:
+                return
+            if isinstance(page, BaseException):
+                raise page
+            yield page
 
     def _entry(self, key: str, meta: ObjectMeta) -> Entry:
         return Entry(key, meta["size"], meta["last_modified"].timestamp(), self._version(meta))
