@@ -84,10 +84,15 @@ class Pushed:
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """How a place is reached, besides what the settings say of it."""
+    """How a place is reached, besides what the settings say of it.
+
+    ``plain_http`` allows HTTP without TLS, ``ca_file`` names a file with certificate authorities to trust, and
+    ``unsafe_concurrent`` allows to write to an object store that heeds no conditions, where nobody else writes.
+    """
 
     plain_http: bool = False
     ca_file: str | None = None
+    unsafe_concurrent: bool = False
 
 
 def entry_of(path: bytes, inode: Inode) -> Entry:

@@ -401,7 +401,7 @@ class Store:
         access: Access | None = None,
         progress: Progress | None = None,
     ) -> Pushed:
-        """Send a commit to a place, as ``stratum push`` names it: HOST/REPOSITORY[:TAG], oci:DIRECTORY, and others.
+        """Send a commit to a place: HOST/REPOSITORY[:TAG], s3://BUCKET/PREFIX, oci:DIRECTORY, as ``stratum push``.
 
         ``DeniedError``, ``UnreachableError``, ``UntrustedError``, ``StratumError`` with the place's own words.
         """
@@ -446,7 +446,9 @@ class Store:
 
     def _access(self, access: Access | None) -> PlaceAccess:
         wanted = access or Access()
-        return self._session.access(plain_http=wanted.plain_http, ca_file=wanted.ca_file)
+        return self._session.access(
+            plain_http=wanted.plain_http, ca_file=wanted.ca_file, unsafe_concurrent=wanted.unsafe_concurrent
+        )
 
     def _open(self, commit: Commit, path: bytes, verify: bool) -> BinaryIO:
         import io

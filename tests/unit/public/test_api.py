@@ -15,7 +15,7 @@ from tests.unit.test_imports import loaded_by
 
 CHECKOUT = Path(__file__).parents[3]
 PUBLIC = {
-    "Access": ["ca_file", "plain_http"],
+    "Access": ["ca_file", "plain_http", "unsafe_concurrent"],
     "BusyError": [],
     "Change": ["fields", "kind", "new", "old", "path"],
     "Commit": [
