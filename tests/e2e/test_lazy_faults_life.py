@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.command import Command
-from tests.support.lazily import LARGE, SPARSE, Far, Lazily
+from tests.support.lazily import LARGE, SPARSE, SPARSE_SIZE, Far, Lazily
 
 pytestmark = [pytest.mark.root, pytest.mark.registry, pytest.mark.timeout(600)]
 
@@ -83,7 +83,7 @@ def test_links_attributes_holes_and_programs_are_as_they_were(lazily: Lazily, fa
     lazily.cli.ok("verify", "app:v1")
 
 
-SPARSE_MIDDLE = 24 << 20
+SPARSE_MIDDLE = SPARSE_SIZE // 2
 
 
 def test_a_piece_of_a_large_file_is_a_few_requests(lazily: Lazily, far: Far) -> None:

@@ -29,7 +29,7 @@ GROUPS = 8
 EACH = 60
 LARGE, SPARSE = "large.bin", "sparse.bin"
 LARGE_SIZE = 20 << 20
-SPARSE_SIZE = 48 << 20
+SPARSE_SIZE = 20 << 20
 
 READER = """
 import hashlib, json, os, sys, threading
