@@ -27,6 +27,7 @@ from stratum.errors import (
     UnsupportedError,
 )
 from stratum.oci.access import Access
+from stratum.oci.bucketcalls import call, each
 from stratum.oci.bucketerrors import Place, failure, status_of
 from stratum.oci.bucketname import Bucket
 from stratum.oci.bucketstore import (
@@ -143,7 +144,7 @@ class RemoteBucket(BucketStore):
     def get(self, key: str, limit: int) -> tuple[bytes, str]:
         full, data = self._full(key), bytearray()
         with self._doing(f"get {key} of {self._place.name}"):
-            result = self._library.get(self._clients.reading, full)
+            result = call(self._library, "get", self._clients.reading, full)
             meta = result.meta
             if meta["size"] <= limit:
                 for piece in self._body(result, key):
@@ -157,7 +158,7 @@ class RemoteBucket(BucketStore):
     def _body(self, result: Any, key: str, pace: Pace | None = None) -> Iterator[bytes]:
         """What arrives of an answer, piece by piece. ``StratumError`` where it is too slow."""
         pace = pace or self._pace()
-        for piece in result.stream(min_chunk_size=1):
+        for piece in each(result.stream(min_chunk_size=1)):
             pace.count(len(piece))
             yield piece
             if pace.over:
@@ -170,7 +171,7 @@ class RemoteBucket(BucketStore):
             begun = position
             try:
                 with self._doing(f"get {key} of {self._place.name}"):
-                    result = self._library.get(self._clients.reading, self._full(key), options=options)
+                    result = call(self._library, "get", self._clients.reading, self._full(key), options=options)
                     meta = result.meta
                     for piece in self._body(result, key, pace):
                         position += len(piece)
@@ -190,7 +191,7 @@ class RemoteBucket(BucketStore):
         data = bytearray()
         full, doing = self._full(key), f"get a part of {key} of {self._place.name}"
         try:
-            result = self._library.get(self._clients.reading, full, options={"range": (start, start + size)})
+            result = call(self._library, "get", self._clients.reading, full, options={"range": (start, start + size)})
             with self._doing(doing):
                 for piece in self._body(result, key):
                     data += piece
@@ -209,7 +210,7 @@ class RemoteBucket(BucketStore):
         full = self._full(key)
         try:
             with self._doing(f"ask for {key} of {self._place.name}"):
-                meta = self._library.head(self._clients.reading, full)
+                meta = call(self._library, "head", self._clients.reading, full)
         except NotFoundError:
             return None
         return self._entry(key, meta)
@@ -282,7 +283,7 @@ class RemoteBucket(BucketStore):
         full = self._full(key)
         client = self._clients.reading if len(data) <= PIECE else self._clients.writing
         with self._doing(f"put {key} to {self._place.name}"):
-            done = self._library.put(client, full, data, mode=mode, use_multipart=False)
+            done = call(self._library, "put", client, full, data, mode=mode, use_multipart=False)
         return self._version(done)
 
     def _put_without(self, key: str, data: bytes, when: When) -> str:
@@ -300,7 +301,9 @@ class RemoteBucket(BucketStore):
         full, part = self._full(key), max(PART, -(-size // _PARTS_MAX))
         try:
             with self._doing(f"put {key} to {self._place.name}"):
-                self._library.put(
+                call(
+                    self._library,
+                    "put",
                     self._clients.writing,
                     full,
                     iter(checked),
@@ -317,7 +320,7 @@ class RemoteBucket(BucketStore):
         source = f"{prefix}/{check_key(key)}" if prefix else check_key(key)
         try:
             with self._doing(f"copy {key} to {self._place.name}"):
-                self._library.copy(self._clients.writing, source, self._full(key))
+                call(self._library, "copy", self._clients.writing, source, self._full(key))
         except StratumError:  # not there, too large to be copied, not for this user: it is sent then
             return False
         return True
@@ -343,12 +346,12 @@ class RemoteBucket(BucketStore):
     def _delete(self, keys: Sequence[str]) -> None:
         with self._doing(f"remove objects from {self._place.name}"):
             try:
-                self._library.delete(self._deleting, [*keys])
+                call(self._library, "delete", self._deleting, [*keys])
             except self._library.exceptions.BaseError as exc:
                 if status_of(exc) not in (400, 405, 501) or self._clients.plain is None:
                     raise
                 self._deleting = self._clients.plain()  # it knows no removal of many at once
-                self._library.delete(self._deleting, [*keys])
+                call(self._library, "delete", self._deleting, [*keys])
 
     def server_time(self) -> float:
         self._put(_CLOCK, os.urandom(8), ALWAYS)

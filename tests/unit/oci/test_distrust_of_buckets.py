@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 
@@ -129,6 +131,30 @@ def test_an_answer_that_never_comes(store: OddStore) -> None:
     with pytest.raises(UnreachableError, match="did not answer in time"):
         opened(store, patience=1.0, read_timeout=0.5).get("x", 10)
     assert time.monotonic() - begun < 20
+
+
+def test_ctrl_c_ends_what_waits(store: OddStore) -> None:
+    """At once, and not when the server's time is over."""
+    store.odd = lambda _asked: time.sleep(60)
+    bucket, begun = opened(store, patience=600.0, read_timeout=600.0), time.monotonic()
+    asks: list[Callable[[], object]] = [
+        lambda: bucket.get("x", 10),
+        lambda: list(bucket.list("")),
+        lambda: bucket.put_stream("x", iter([bytes(9 << 20)]), 9 << 20),
+    ]
+
+    def interrupted(ask: Callable[[], object]) -> None:
+        timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
+        try:
+            timer.start()
+            ask()
+        finally:
+            timer.join()
+
+    for ask in asks:
+        with pytest.raises(KeyboardInterrupt):
+            interrupted(ask)
+    assert time.monotonic() - begun < 50
 
 
 def test_more_than_there_should_be(store: OddStore) -> None:
