@@ -259,15 +259,16 @@ def _file(environment: Table, variable: str, name: str) -> Path | None:
 def _sections(path: Path | None, *, needed: bool) -> dict[str, dict[str, str]]:
     """The sections of a file of the AWS tools; empty where it is not there. ``StratumError`` where it is none."""
     text = read_file(path, "the AWS profile", needed=needed) if path is not None else None
-    if text is None:
-        return {}
-    parser = configparser.RawConfigParser(strict=False, default_section="\0", delimiters=("=",), allow_no_value=True)
+    return read_sections(text, str(path)) if text is not None else {}
+
+
+def read_sections(text: str, where: str) -> dict[str, dict[str, str]]:
+    """The sections in the text of such a file. ``StratumError`` names ``where`` it came from."""
+    parser = configparser.RawConfigParser(strict=False, default_section="\0", delimiters=("=",))
     try:
         parser.read_string(text)
     except configparser.Error:
         raise StratumError(
-            f"{path} is not a file of the AWS tools", hint="its lines are [profile] and key = value"
+            f"{where} is not a file of the AWS tools", hint="its lines are [profile] and key = value"
         ) from None
-    return {
-        " ".join(name.split()): {key: value or "" for key, value in parser.items(name)} for name in parser.sections()
-    }
+    return {" ".join(name.split()): dict(parser.items(name)) for name in parser.sections()}

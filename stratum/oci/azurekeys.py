@@ -48,7 +48,7 @@ def azure_found(bucket: Bucket, access: Access) -> Found:
     settings, environment = settings_of(bucket, access), access.environment
     path = keys_file(settings, access)
     text = read_file(path, "the connection string", needed=True) if path else None
-    string = _connection(text or environment.get("AZURE_STORAGE_CONNECTION_STRING", ""))
+    string = read_connection(text or environment.get("AZURE_STORAGE_CONNECTION_STRING", ""))
     suffix = string.get("EndpointSuffix", "core.windows.net")
     given = endpoint_from(
         bucket, settings.endpoint, string.get("BlobEndpoint"), environment.get("AZURE_STORAGE_SERVICE_ENDPOINT")
@@ -91,7 +91,7 @@ def _account_in(endpoint: str | None) -> str | None:
     return name if rest.startswith("blob.core.") else None
 
 
-def _connection(text: str) -> dict[str, str]:
+def read_connection(text: str) -> dict[str, str]:
     """A connection string as a table. ``UsageError``."""
     table = {}
     for part in filter(None, map(str.strip, text.strip().split(";"))):

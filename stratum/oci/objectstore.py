@@ -124,10 +124,7 @@ class ObjectStore(Sink):
             return None, None
         if not data:  # it was removed
             return None, version
-        try:
-            return read_descriptor(json_object(data), "the tag", _KINDS), version
-        except MalformedError as exc:
-            raise DamagedError(f"the tag {tag} in {self.target.place} is not valid: {exc}") from None
+        return read_tag(data, tag, self.target.place), version
 
     def list_tags(self) -> list[str]:
         found = []
@@ -311,6 +308,14 @@ class ObjectStore(Sink):
 
 class _RaceLostError(ChangedError):
     """Somebody else wrote between reading and writing."""
+
+
+def read_tag(data: bytes, tag: str, where: str) -> Descriptor:
+    """What the object of a tag names; ``DamagedError`` says ``where`` it is."""
+    try:
+        return read_descriptor(json_object(data), "the tag", _KINDS)
+    except MalformedError as exc:
+        raise DamagedError(f"the tag {tag} in {where} is not valid: {exc}") from None
 
 
 def referrers_subject(tag: str) -> str:

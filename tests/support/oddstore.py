@@ -109,7 +109,8 @@ class OddStore:
         return Answer(200, (), {"ETag": etag(body)})
 
     def post(self, asked: Asked, body: bytes) -> Answer:
-        assert "delete" in asked.query
+        if "delete" not in asked.query:
+            return Answer.error(501, "NotImplemented", "no uploads in parts")
         keys = re.findall(r"<Key>([^<]*)</Key>", body.decode())
         for key in keys:
             self.objects.pop(key, None)

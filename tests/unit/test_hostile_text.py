@@ -28,10 +28,14 @@ from stratum.history.pending import parse_pending
 from stratum.hook.ocistate import BadStateError, parse_bundle, parse_called, parse_state
 from stratum.hydrate.profile import Entry, read_profile, write_profile
 from stratum.mount.record import record_from_json
+from stratum.oci.awskeys import read_sections
+from stratum.oci.azurekeys import read_connection
+from stratum.oci.bucketerrors import Place, failure
 from stratum.oci.challenge import read_challenges
 from stratum.oci.imageindex import LAYOUT_VERSION, check_version, digest_of_tag, read_entries, tags_of
 from stratum.oci.mediatypes import MANIFEST_MEDIA_TYPE
 from stratum.oci.names import read_names
+from stratum.oci.objectstore import read_tag
 from stratum.oci.referrers import read_referrers
 from stratum.oci.target import is_repository, parse_target
 from stratum.oci.transport import origin
@@ -165,6 +169,27 @@ PARSERS: dict[str, tuple[Callable[[bytes], object], bytes]] = {
     "target": (lambda data: parse_target(text(data)), b"example.org:5000/a/b:tag@sha256:" + HASH.encode()),
     "layout": (lambda data: parse_target(text(data)), b"oci:/some/dir:tag"),
     "bucket": (lambda data: parse_target(text(data)), b"s3://name/a/b:tag?endpoint=http://[::1]:9000&region=auto"),
+    "tables of object stores": (
+        lambda data: load_config({"STRATUM_PLACES": text(data)}),
+        b'{"s3://data": {"endpoint": "https://s3.example.com", "anonymous": true}}',
+    ),
+    "profiles of AWS": (
+        lambda data: read_sections(text(data), "a file"),
+        b"[default]\naws_access_key_id = a\n[profile b]\ns3 =\n  endpoint_url = https://c\n",
+    ),
+    "connection string": (
+        lambda data: read_connection(text(data)),
+        b"DefaultEndpointsProtocol=https;AccountName=a;AccountKey=YQ==;EndpointSuffix=core.windows.net",
+    ),
+    "error of an object store": (
+        lambda data: failure(ValueError(text(data)), "do it", Place("s3://a", "host")),
+        b"Error performing GET http://host/a in 1ms - Server returned non-2xx status code: 403 Forbidden: <Error><Code>"
+        b"AccessDenied</Code><Message>no &amp; never</Message></Error>",
+    ),
+    "tag of an object store": (
+        lambda data: read_tag(data, "v1", "a place"),
+        b'{"mediaType":"%b","digest":"sha256:%b","size":5}' % (MANIFEST_MEDIA_TYPE.encode(), HASH.encode()),
+    ),
     "metadata": (lambda data: CommitMeta.from_toml(data, "a file"), META),
     "tables": (lambda data: read_tables(data, "a file"), write_tables({"lease": {"container": "c"}}, "x")),
     "catalog": (read_whole_catalog, CATALOG),
