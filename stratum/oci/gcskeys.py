@@ -26,6 +26,7 @@ from stratum.oci.foundkeys import (
 
 _SERVICE = "https://storage.googleapis.com"
 _KINDS = ("service_account", "authorized_user")
+_NOBODY = "anonymous"
 _ADC = "application_default_credentials.json"
 
 
@@ -40,21 +41,26 @@ def gcs_found(bucket: Bucket, access: Access) -> Found:
     config: dict[str, Any] = {"base_url": endpoint, "skip_signature": False}
     key, own = environment.get("GOOGLE_SERVICE_ACCOUNT_KEY"), keys_file(settings, access)
     if settings.anonymous or (emulator and not own):
-        config["skip_signature"] = True
-    elif key and not own:
+        return _anonymous(config, endpoint, given)
+    if key and not own:
         config["service_account_key"] = key
         return Found(config, endpoint, given is None, None, _secrets(json_of(key, "GOOGLE_SERVICE_ACCOUNT_KEY")))
-    elif not access.ambient:
-        config["skip_signature"] = True
-    else:
-        path = own or _file(access)
-        if path is not None:
-            return Found(config, endpoint, given is None, None, _from_file(path, config))
-        if not has_metadata_service():
-            raise no_keys(
-                bucket, endpoint, "not in GOOGLE_APPLICATION_CREDENTIALS, and gcloud auth application-default has none"
-            )
+    if not access.ambient:
+        return _anonymous(config, endpoint, given)
+    path = own or _file(access)
+    if path is not None:
+        return Found(config, endpoint, given is None, None, _from_file(path, config))
+    if not has_metadata_service():
+        raise no_keys(
+            bucket, endpoint, "not in GOOGLE_APPLICATION_CREDENTIALS, and gcloud auth application-default has none"
+        )
     return Found(config, endpoint, given is None)
+
+
+def _anonymous(config: dict[str, Any], endpoint: str, given: str | None) -> Found:
+    """Without credentials. obstore would ask the machine for some to write with, also so: it gets a token of nobody."""
+    config["skip_signature"] = True
+    return Found(config, endpoint, given is None, lambda: {"token": _NOBODY, "expires_at": None})
 
 
 def _file(access: Access) -> Path | None:

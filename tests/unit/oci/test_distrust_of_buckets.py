@@ -5,12 +5,16 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from stratum.config import PlaceSettings
 from stratum.errors import (
     ChangedError,
     DamagedError,
@@ -23,6 +27,7 @@ from stratum.errors import (
 )
 from stratum.oci.access import Access
 from stratum.oci.bucket import ABSENT, BucketStore, Match, open_bucket
+from stratum.oci.bucketname import Bucket
 from stratum.oci.objectstore import ObjectStore
 from stratum.oci.places import open_sink
 from stratum.oci.target import parse_target
@@ -299,3 +304,69 @@ def sink_of(store: OddStore, *, unsafe_concurrent: bool = False) -> ObjectStore:
     sink = open_sink(parse_target(store.reference), access, create=True)
     assert isinstance(sink, ObjectStore)
     return sink
+
+
+def test_conditions_of_google_go_by_generation() -> None:
+    generations: dict[str, int] = {}
+
+    def google(asked: Asked) -> Answer | None:
+        now = generations.get(asked.key, 0)
+        headers = {"ETag": '"e"', "Last-Modified": DATE, "x-goog-generation": str(now)}
+        if asked.method != "PUT":
+            return Answer(200, (b"1",), headers) if now else Answer.error(404, "NoSuchKey")
+        if asked.headers.get("x-goog-if-generation-match", str(now)) != str(now):
+            return Answer.error(412, "PreconditionFailed")
+        generations[asked.key] = now + 1
+        return Answer(200, (), {**headers, "x-goog-generation": str(now + 1)})
+
+    with odd_store(odd=google) as store:
+        conditions_hold(open_bucket(Bucket("gs", "odd", "", store.endpoint), FOREIGN))
+        tokens = {asked.headers.get("authorization", "Bearer anonymous") for asked in store.asked}
+        assert tokens == {"Bearer anonymous"}, "and what role this machine has is nobody's business"
+
+
+def test_conditions_of_azure_go_by_etag() -> None:
+    versions: dict[str, int] = {}
+
+    def azure(asked: Asked) -> Answer | None:
+        now = versions.get(asked.key, 0)
+        headers = {"ETag": f'"0x{now}"', "Last-Modified": DATE}
+        if asked.method != "PUT":
+            return Answer(200, (b"1",), headers) if now else Answer.error(404, "BlobNotFound")
+        if asked.headers.get("if-none-match") == "*" and now:
+            return Answer.error(409, "BlobAlreadyExists")
+        if asked.headers.get("if-match", f'"0x{now}"') != f'"0x{now}"':
+            return Answer.error(412, "ConditionNotMet")
+        versions[asked.key] = now + 1
+        return Answer(201, (), {**headers, "ETag": f'"0x{now + 1}"'})
+
+    with odd_store(odd=azure) as store:
+        access = replace(FOREIGN, places={"az://odd": PlaceSettings(account="account", anonymous=True)})
+        conditions_hold(open_bucket(Bucket("az", "odd", "", store.endpoint), access))
+
+
+FOREIGN = Access(connect_timeout=5, read_timeout=5, patience=10)
+
+
+def conditions_hold(bucket: BucketStore) -> None:
+    """The store is known to heed none, so it is tried first."""
+    with bucket:
+        first = bucket.put("x", b"1", when=ABSENT)
+        assert bucket.get("x", 10) == (b"1", first)
+        second = bucket.put("x", b"1", when=Match(first))
+        assert second != first
+        for when in (ABSENT, Match(first)):
+            with pytest.raises(ChangedError):
+                bucket.put("x", b"1", when=when)
+
+
+def test_without_the_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "obstore", None)
+    for text in ("s3://data", "gs://data", "az://data", "memory://data"):
+        bucket = parse_target(text).bucket
+        assert bucket is not None
+        with pytest.raises(UnsupportedError, match="obstore") as caught:
+            open_bucket(bucket, ACCESS)
+        assert caught.value.hint == "pip install 'stratum-oci[places]'"
+    with open_bucket(Bucket("file", str(tmp_path)), ACCESS) as local:
+        local.put("x", b"needs no library")
