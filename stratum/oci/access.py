@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,25 +55,6 @@ class Access:
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     ambient: bool = False
     unsafe_concurrent: bool = False
-
-
-def asked_by(access: Access, keys: Mapping[str, str], *, isolated: bool) -> Access:
-    """``access`` for somebody who came with ``keys``, a table of the tools' variables, of which keys alone count;
-    without any that are for object stores, with those of this machine or, ``isolated``, with none at all."""
-    if not isolated and not any(name in keys for name in KEYS):
-        return access
-    return replace(access, environment=dict(keys), ambient=False)
-
-
-KEYS = (
-    "AWS_ACCESS_KEY_ID",
-    "GOOGLE_SERVICE_ACCOUNT_KEY",
-    "AZURE_STORAGE_CONNECTION_STRING",
-    "AZURE_STORAGE_KEY",
-    "AZURE_STORAGE_SAS_TOKEN",
-    "AZURE_CLIENT_SECRET",
-)
-"""The variables that are credentials by themselves."""
 
 
 def proxies_in(environment: Mapping[str, str]) -> dict[str, str]:

@@ -14,7 +14,7 @@ import pytest
 from stratum.config import PlaceSettings
 from stratum.errors import DeniedError, StratumError, UsageError
 from stratum.oci import foundkeys
-from stratum.oci.access import Access, asked_by
+from stratum.oci.access import Access
 from stratum.oci.awskeys import aws_found
 from stratum.oci.azurekeys import azure_found
 from stratum.oci.bucket import BucketStore, open_bucket
@@ -170,20 +170,14 @@ def test_nothing_but_keys_of_who_may_not_name_files(home: Path, tmp_path: Path) 
     assert given(aws_found(S3, access_with({**environment, **keys}, ambient=False)))[0] == "e"
 
 
-def test_who_comes_with_keys_of_their_own(home: Path) -> None:
-    node = access_with({"HOME": str(home)}, s3=PlaceSettings(region="eu", profile="work"))
+def test_settings_that_name_files_are_not_for_who_comes_with_keys(home: Path) -> None:
+    told = PlaceSettings(region="eu", profile="work", credentials_file="/etc/shadow")
     keys = {"AWS_ACCESS_KEY_ID": "theirs", "AWS_SECRET_ACCESS_KEY": "s", "AWS_PROFILE": "default"}
-    found = aws_found(S3, asked_by(node, keys, isolated=False))
+    found = aws_found(S3, access_with(keys, ambient=False, s3=told))
     assert given(found) == ("theirs", "s", None)
     assert found.config["region"] == "eu"
-    for others in ({}, {"AWS_PROFILE": "default"}):
-        assert given(aws_found(S3, asked_by(node, others, isolated=False)))[0] == "w"
-        found = aws_found(S3, asked_by(node, others, isolated=True))
-        assert found.provider is None
-        assert found.config["skip_signature"] is True
-    node = access_with({"HOME": str(home)}, gs=PlaceSettings(credentials_file="/etc/shadow"))
-    found = gcs_found(GS, asked_by(node, {"GOOGLE_SERVICE_ACCOUNT_KEY": '{"private_key": "pk"}'}, isolated=True))
-    assert found.secrets == ("pk",)
+    google = {"GOOGLE_SERVICE_ACCOUNT_KEY": '{"private_key": "pk"}'}
+    assert gcs_found(GS, access_with(google, ambient=False, gs=told)).secrets == ("pk",)
 
 
 def test_without_any_credentials(tmp_path: Path) -> None:
