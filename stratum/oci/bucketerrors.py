@@ -53,9 +53,11 @@ _CONFLICT = {
 }
 _BUSY = {"429", "500", "502", "503", "504"}
 
-KEYS_HINT = (
-    "see that the credentials are those of a user who may do this; the page of places tells where they are found"
-)
+_KEYS = {
+    "s3": "see AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE and ~/.aws",
+    "gs": "see GOOGLE_APPLICATION_CREDENTIALS, or run 'gcloud auth application-default login'",
+    "az": "see AZURE_STORAGE_KEY, AZURE_STORAGE_SAS_TOKEN and the like, or run 'az login'",
+}
 
 
 class Place:
@@ -63,7 +65,8 @@ class Place:
     ``trouble`` is why credentials could not be renewed the last time."""
 
     def __init__(self, name: str, host: str, scheme: str = "s3", secrets: Iterable[str] = ()) -> None:
-        self.name, self.host, self.scheme = name, host, scheme
+        self.name, self.host, self.keys_hint = name, host, _KEYS.get(scheme, "")
+        self.kind = "container" if scheme == "az" else "bucket"
         self._secrets: list[str] = []
         self.trouble: StratumError | None = None
         self.keep(secrets)
@@ -86,11 +89,13 @@ def failure(exc: Exception, doing: str, place: Place) -> StratumError:
     text = str(exc)[:100_000]
     message = f"cannot {doing}"
     if place.trouble is not None and "credential provider" in text:
-        return DeniedError(f"{message}: {place.clean(place.trouble.message)}", hint=place.trouble.hint or KEYS_HINT)
+        return DeniedError(
+            f"{message}: {place.clean(place.trouble.message)}", hint=place.trouble.hint or place.keys_hint
+        )
     status, code, asked = _first(_STATUS, text), _first(_CODE, text), _first(_ASKED, text).rpartition("@")[2]
     if asked and _without_port(asked) != _without_port(place.host):  # whoever gives out credentials
         said = f"{asked} answered {status}" if status else _unanswered(exc, text, asked, Place("", asked)).message
-        return DeniedError(f"{message}: no credentials for {place.host} could be had: {said}", hint=KEYS_HINT)
+        return DeniedError(f"{message}: no credentials for {place.host} could be had: {said}", hint=place.keys_hint)
     if status:
         return _answered(text, status, code, message, place)
     return _unanswered(exc, text, message, place)
@@ -105,10 +110,9 @@ def _answered(text: str, status: str, code: str, message: str, place: Place) -> 
     said = place.clean(html.unescape(_first(_MESSAGE, text) or _first(_JSON_MESSAGE, text)))
     words = ": ".join(filter(None, (f"{place.host} answered {status} {code}".strip(), said)))
     if code in _NO_BUCKET:
-        what = "container" if place.scheme == "az" else "bucket"
         return NotFoundError(
-            f"{message}: {place.host} has no such {what} ({words.partition(' answered ')[2]})",
-            hint=f"make the {what} with the store's own tools, or see that name and endpoint are right",
+            f"{message}: {place.host} has no such {place.kind} ({words.partition(' answered ')[2]})",
+            hint=f"make the {place.kind} with the store's own tools, or see that name and endpoint are right",
         )
     if code in _EXPIRED or "has expired" in said:
         return DeniedError(f"{message}: the credentials have expired ({words})", hint="log in again, and try again")
@@ -118,7 +122,7 @@ def _answered(text: str, status: str, code: str, message: str, place: Place) -> 
         return StratumError(f"{message}: this is not the region of the bucket ({words})", hint=hint)
     if code in _WRONG_KEY or status in ("401", "403"):
         skewed = code == "RequestTimeTooSkewed"
-        return DeniedError(f"{message}: {words}", hint="set this machine's clock" if skewed else KEYS_HINT)
+        return DeniedError(f"{message}: {words}", hint="set this machine's clock" if skewed else place.keys_hint)
     if code in _CONFLICT or status == "412" or (status == "409" and not code):
         return ChangedError(f"{message}: it was changed by somebody else meanwhile ({words})", hint="try again")
     if status == "404":
@@ -170,7 +174,7 @@ _REASONS: tuple[tuple[str, type[StratumError], str, str], ...] = (
         "",
     ),
     (
-        r"[Ii]nvalid (?:[a-z]+ )*response|unexpected|missing field",
+        r"[Ii]nvalid (?:[a-z]{1,20} ){0,4}response|unexpected|missing field",
         DamagedError,
         "{host} gave an answer that is none of an object store",
         "see that the endpoint is right",
@@ -185,7 +189,7 @@ _REASONS: tuple[tuple[str, type[StratumError], str, str], ...] = (
         r"credential|Credential|OAuth|Unauthenticated|token|169\.254\.169\.254|metadata\.google",
         DeniedError,
         "no credentials for {host} could be had",
-        KEYS_HINT,
+        "",
     ),
     (r"kind: Connect|error sending request|kind: Request", UnreachableError, "{host} cannot be reached", ""),
 )
@@ -199,7 +203,8 @@ def _unanswered(exc: Exception, text: str, message: str, place: Place) -> Stratu
         return NotFoundError(f"{message}: it is not there")
     for pattern, kind, words, hint in _REASONS:
         if re.search(pattern, text):
-            return kind(f"{message}: {words.format(host=place.host)}", hint=hint)
+            otherwise = place.keys_hint if kind is DeniedError else ""
+            return kind(f"{message}: {words.format(host=place.host)}", hint=hint or otherwise)
     said = place.clean(text.partition("\n\nDebug source")[0])
     return StratumError(f"{message}: {said or name}")
 
