@@ -153,19 +153,40 @@ def list_(app: App, name: str | None, remote: str | None, plain_http: bool, ca_f
         ("Remove a tag", "stratum remove db:v1"),
         ("Remove a stratum with all that it has", "stratum remove db --yes"),
         ("Only say what would be removed", "stratum remove -n db"),
+        ("Remove a tag from an object store", "stratum remove s3://backup/db:v1"),
     ],
 )
-@click.argument("ref", metavar="NAME|NAME:TAG|NAME+WORKTREE", type=REF)
+@click.argument("ref", metavar="NAME|NAME:TAG|NAME+WORKTREE|PLACE:TAG", type=REF)
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @click.option("--discard", is_flag=True, help="Throw uncommitted changes of worktrees away, and their histories.")
 @click.option("-f", "--force", is_flag=True, help="Also what is pinned.")
 @click.option("-n", "--dry-run", is_flag=True, help="Only say what would be removed, and what that would free.")
-def remove(app: App, ref: str, yes: bool, discard: bool, force: bool, dry_run: bool) -> None:
+@click.option("--plain-http", is_flag=True, help="With PLACE:TAG: use HTTP without TLS.")
+@click.option("--ca-file", metavar="FILE", type=PATH, help="With PLACE:TAG: trust the certificate authorities in FILE.")
+def remove(
+    app: App,
+    ref: str,
+    yes: bool,
+    discard: bool,
+    force: bool,
+    dry_run: bool,
+    plain_http: bool,
+    ca_file: str | None,
+) -> None:
     """Remove a tag, a worktree, or a whole stratum with all its tags and worktrees.
 
     Commits stay in the store until a garbage collection finds that nothing refers to them. What is pinned stays.
     Histories of worktrees go 30 days later.
+
+    PLACE:TAG is a tag in an object store, such as s3://BUCKET/PREFIX:TAG: only that name goes, and what it named when
+    'stratum gc --place' finds that nothing else names it.
     """
+    if "://" in ref or ref.startswith(("oci:", "oci-archive:")):
+        from stratum.cli.places import remove_remote_tag
+
+        access = app.session.access(plain_http=plain_http, ca_file=ca_file)
+        remove_remote_tag(app, ref, access, dry_run=dry_run)
+        return
     from stratum.api.tags import plan_removal
     from stratum.api.tags import remove as run
 

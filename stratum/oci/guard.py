@@ -92,6 +92,7 @@ _T = TypeVar("_T")
 _HOST_MAX = 200
 _POLL_MIN, _POLL_MAX = 0.2, 5.0
 _RENEW = 3600
+_TRIES = 3
 _NAMED_MAX = 3
 
 
@@ -212,21 +213,22 @@ class Guard:
     # Writing and reading records
 
     def _write(self, record: PushRecord) -> None:
-        key = f"{PUSHES}{self._id}-{len(self._written)}"
-        at = self._now()
-        self._store.put(key, record.to_bytes(), when=ALWAYS)
-        self._written.append(key)
-        self._written_at = at
-        if self._begun is None:
-            self._begun = self._time_of(key)
-
-    def _time_of(self, key: str) -> float:
-        entry = self._store.head(key)
-        if entry is None:
-            raise StratumError(
-                f"{key}, which was just written, is not there", hint="the object store is not strongly consistent"
-            )
-        return entry.modified
+        for _ in range(_TRIES):
+            key = f"{PUSHES}{self._id}-{len(self._written)}"
+            at = self._now()
+            self._store.put(key, record.to_bytes(), when=ALWAYS)
+            self._written.append(key)
+            self._written_at = at
+            if self._begun is not None:
+                return
+            entry = self._store.head(key)
+            if entry is not None:  # else it stood still for so long that the record was forgotten
+                self._begun = entry.modified
+                return
+        raise StratumError(
+            f"{self._written[-1]}, which was just written, is not there",
+            hint="is the object store strongly consistent, and its bucket one that keeps what it gets?",
+        )
 
     def _sweep(self) -> SweepRecord | None:
         try:
@@ -262,8 +264,10 @@ class Guard:
 
     def _is_stale(self) -> bool:
         """Whether nobody writes the record of the collection any more, by the server's clock."""
-        entry = self._store.head(SWEEP_KEY)
-        return entry is None or self._time_of(self._written[-1]) - entry.modified > self._limits.stale
+        own, entry = self._store.head(self._written[-1]), self._store.head(SWEEP_KEY)
+        if own is None:
+            return False
+        return entry is None or own.modified - entry.modified > self._limits.stale
 
     def _closure(self, links: Links) -> list[str]:
         """All that has to be there: the blobs, and of an index the manifests with their blobs, as far as these are

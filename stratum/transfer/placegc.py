@@ -74,10 +74,10 @@ class PlaceCollected:
     """What a collection did, or in a dry run would do.
 
     ``removed`` and ``waiting`` (what nothing names, but not for long enough) are by ``KINDS``; of what waits, the first
-    may go at ``due``, by the server's clock, on which it was ``time``. ``kept`` are blobs that are needed, or that a
-    push may need. ``missing`` is how many blobs are needed that are not there, ``others`` counts what is not ours, of
-    which ``other_keys`` are the first. ``manifests`` are needed, ``manifests_read`` were not known from before.
-    ``pushes`` were going on.
+    may go at ``due`` and the last at ``all_due``, by the server's clock, on which it was ``time``. ``kept`` are blobs
+    that are needed, or that a push may need. ``missing`` is how many blobs are needed that are not there, ``others``
+    counts what is not ours, of which ``other_keys`` are the first. ``manifests`` are needed, ``manifests_read`` were
+    not known from before. ``pushes`` were going on.
     """
 
     dry_run: bool
@@ -89,6 +89,7 @@ class PlaceCollected:
     removed: dict[str, Amount] = field(default_factory=_amounts)
     waiting: dict[str, Amount] = field(default_factory=_amounts)
     due: float | None = None
+    all_due: float | None = None
     missing: int = 0
     others: Amount = field(default_factory=Amount)
     other_keys: list[str] = field(default_factory=list)
@@ -233,6 +234,7 @@ class _Run:
         self._count(self.done.waiting, mark)
         due = max(mark.since, mark.modified) + self._age
         self.done.due = due if self.done.due is None else min(due, self.done.due)
+        self.done.all_due = due if self.done.all_due is None else max(due, self.done.all_due)
 
     def _count(self, amounts: dict[str, Amount], mark: Mark) -> None:
         amounts[self._kind(mark.key)].add(mark.size)
