@@ -11,7 +11,8 @@ The contract, which ``tests/contracts/content.py`` holds each store to:
 - ``delete`` takes one reference away, and the content with the last one. ``NotFoundError`` where there is none.
 - Every method may be called by any thread, and by several processes at once.
 
-``Id`` is what IDs are: C4 IDs (``str``) for the stores of this room.
+``Id`` is what IDs are: C4 IDs (``str``) for the stores of this room. The objects of a commit, those that are here and
+those that are not, have the same contract by their digests (``bytes``): ``hydrate.content``.
 """
 
 from __future__ import annotations

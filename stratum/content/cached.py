@@ -9,6 +9,8 @@ With a ``limit`` the near store has at most so many bytes: before more is fetche
 time goes, but never what is being read. What is larger than the limit is not kept. Several processes may share a near
 store: each looks at all of it whenever it evicts, so together they are over the limit by what they fetch between two
 looks, a tenth of it each at most. A near store that cannot be written to is done without.
+
+What lazy strata read is such a store too: ``hydrate.content``.
 """
 
 from __future__ import annotations
@@ -122,8 +124,9 @@ class CachedStore(ContentStore[Id]):
         except NotFoundError:
             return None
         except DamagedError:
-            self._drop(content_id)
-            return None
+            if self._drop(content_id):
+                return None
+            return _pieces(self.far.get(content_id))  # it stays in the way
 
     def _watched(self, stream: BinaryIO, content_id: Id) -> Iterator[bytes]:
         try:
@@ -137,10 +140,14 @@ class CachedStore(ContentStore[Id]):
             self._trusted.clear()
         self._trusted.add(content_id)
 
-    def _drop(self, content_id: Id) -> None:
+    def _drop(self, content_id: Id) -> bool:
+        """Have the near store not have the content; whether that could be done."""
         self._trusted.discard(content_id)
-        with suppress(StratumError):
+        try:
             self.near.discard(content_id)
+        except StratumError:
+            return False
+        return True
 
     # Writing
 

@@ -1,8 +1,9 @@
 """Fetching the objects of one commit for whoever reads them.
 
-What is asked for and is not here is a want (``hydrate.wants``) or, of a large object, a part (``hydrate.ranges``).
-Lanes (``hydrate.lanes``) do first what is waited for, then what is likely to be next (``hydrate.readahead``), then what
-was to be fetched before anybody asks (``hydrate.prefetch``). Where no source has an object the reader gets EIO, and
+Who opens a file asks a content store (``hydrate.content``): what is near first, and then what sources have. What is
+asked for and is not here is a want (``hydrate.wants``) or, of a large object, a part (``hydrate.ranges``). Lanes
+(``hydrate.lanes``) do first what is waited for, then what is likely to be next (``hydrate.readahead``), then what was
+to be fetched before anybody asks (``hydrate.prefetch``). Where no source has an object the reader gets EIO, and
 ``status`` says why.
 """
 
@@ -16,8 +17,10 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from stratum.content.cached import CachedStore
 from stratum.errors import DamagedError, StratumError, foreseen
 from stratum.hydrate.account import Account
+from stratum.hydrate.content import FarObjects, NearObjects
 from stratum.hydrate.kept import kept_objects
 from stratum.hydrate.lanes import BACKGROUND, Lanes
 from stratum.hydrate.parts import CHUNK
@@ -30,6 +33,7 @@ from stratum.store.clock import rfc3339, utc_now
 from stratum.transfer.packs import LARGE_OBJECT
 
 if TYPE_CHECKING:
+    from stratum.content.base import Done as DoneFetching
     from stratum.hydrate.landing import Landing
     from stratum.hydrate.lanes import Job
     from stratum.hydrate.supply import Place
@@ -90,6 +94,9 @@ class Fetcher:
             unpacker=unpacker,
             wait=wait,
         )
+        self._far = FarObjects(self.supplies, self._fetch)
+        self.content: CachedStore[bytes] = CachedStore(NearObjects(landing, self.supplies), self._far)
+        """The objects of the commit by their digests: those that are here, and those that sources have."""
 
     # What is where
 
@@ -147,8 +154,12 @@ class Fetcher:
         if place is None:
             done(errno.ENOENT)
             return
+
+        def told(error: StratumError | None) -> None:
+            done(0 if error is None else errno.EIO)
+
         if place.member.size >= LARGE_OBJECT:
-            self._want_large(place, reader, done)
+            self.content.want(digest, told, reader)
             return
         is_here = self._wants.is_here(digest, place.member.size)
         try:
@@ -165,7 +176,7 @@ class Fetcher:
         if is_here or closed:
             done(0 if is_here else errno.EIO)
         else:
-            self._wants.wait_for(place.member, reader, done)
+            self.content.want(digest, told, reader)
         with suppress(StratumError):
             self._wants.read_ahead(place)
 
@@ -205,6 +216,7 @@ class Fetcher:
                 return
             self._closed = True
             large, self._large = list(self._large.values()), {}
+        self._far.close()
         self._lanes.close()
         self._wants.close()
         self._lanes.join(CLOSE_SECONDS)
@@ -234,16 +246,21 @@ class Fetcher:
 
     # Large objects
 
-    def _want_large(self, place: Place, reader: Actor | None, done: Done) -> None:
-        digest, size = place.member.digest, place.member.size
+    def _fetch(self, place: Place, done: DoneFetching, who: Any) -> None:
+        """Have an object brought that is not here; ``who``, a reader or None, waits for it."""
+        digest = place.member.digest
+
+        def told(code: int, _data: bytes = b"") -> None:
+            done(StratumError(f"object {digest.hex()} cannot be fetched: 'stratum status' says why") if code else None)
+
+        if place.member.size < LARGE_OBJECT:
+            self._wants.wait_for(place.member, who, told)
+            return
         try:
-            if self.store.objects.has(digest, size):
-                done(0)
-            else:
-                self._large_object(place, reader).fill(lambda code, _: done(code))
+            self._large_object(place, who).fill(told)
         except (OSError, StratumError) as exc:
             self._note(digest, foreseen(exc))
-            done(errno.EIO)
+            done(foreseen(exc))
 
     def _large_object(self, place: Place, reader: Actor | None) -> LargeObject:
         """The object of which parts are here. ``StratumError``."""

@@ -171,6 +171,13 @@ class Landing:
             if len(self._pending) == 1 or self._pending_bytes >= PUBLISH_BYTES:
                 self._wake.notify_all()
 
+    def open(self, digest: bytes) -> int:
+        """A read-only descriptor of an object that landed, or has its name by now. ``NotFoundError``."""
+        for path in (self.putter.ahead.path(digest), self.putter.landing.path(digest)):
+            with suppress(FileNotFoundError):
+                return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        return self.store.objects.open(digest)
+
     def make_room(self, size: int) -> None:
         """So many bytes are about to be written."""
         if self.before is not None:
@@ -179,9 +186,10 @@ class Landing:
     def arriving(self, digest: bytes, size: int) -> Arriving:
         """An object that comes in pieces. ``StratumError`` where it cannot be written."""
         self.make_room(size)
-        return Arriving(self.putter.fresh(), digest, size, self._take)
+        return Arriving(self.putter.fresh(), digest, size, self.take)
 
-    def _take(self, path: str, digest: bytes, size: int) -> None:
+    def take(self, path: str, digest: bytes, size: int) -> None:
+        """Have the file ``path``, of ``putter.fresh``, land: it was verified. Raises ``OSError``."""
         os.rename(path, self.putter.landing.place(digest))
         self.landed(digest, size)
 
