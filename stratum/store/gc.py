@@ -45,6 +45,7 @@ from typing import TYPE_CHECKING
 
 from stratum.errors import BusyError, DamagedError, NotFoundError
 from stratum.store import packcache
+from stratum.store.c4cache import C4Cache
 from stratum.store.layout import LANDING_OWNER, LANDING_PARTS, storage_error
 from stratum.store.residence import Needed
 from stratum.store.retention import Retention
@@ -176,6 +177,8 @@ def collect(
         else:
             store.transactions.discard(store.layout.commit(commit))
     _sweep_objects(store, needed.objects, owners, done)
+    if not dry_run:
+        C4Cache(store.layout).drop(needed.objects.__contains__)
     with _leftovers(store, done.kept, needed.objects.__contains__, dry_run) as others:
         _drop(store, others, done)
     return done
@@ -334,7 +337,7 @@ def _old_caches(store: Store, commits: Collection[str]) -> Iterator[Path]:
 
 def _abandoned_files(store: Store) -> Iterator[Path]:
     """Temporary files whose writer is dead, as every writer holds the store's lock."""
-    caches = store.layout.ingest_cache, store.layout.merkle_cache, store.layout.runs
+    caches = store.layout.ingest_cache, store.layout.merkle_cache, store.layout.c4_cache, store.layout.runs
     for directory in (store.root, *caches, store.layout.profiles):
         for name in store.layout.names_in(directory):
             if name.startswith(TEMPORARY_PREFIX):

@@ -22,7 +22,8 @@
     |-- watch.lock                     flock of who writes histories (``store.histories``)
     |-- tmp/                           transactions in progress (``store.transaction``)
     |-- cache/                         may be deleted (``store.cachefile``): ingest/ (``ingest.statcache``), merkle/
-    |                                  (``store.merklecache``); packs/ (``store.packcache``), runs/ (``store.runs``)
+    |                                  (``store.merklecache``), c4/ (``store.c4cache``); packs/ (``store.packcache``),
+    |                                  runs/ (``store.runs``)
     `-- lock                           flock (``store.locks``)
 
 Who may own a store. What is in it gets mounted by the kernel and restored with its owners and modes, so a store is
@@ -143,6 +144,10 @@ class Layout:
     @property
     def merkle_cache(self) -> Path:
         return self.root / "cache" / "merkle"
+
+    @property
+    def c4_cache(self) -> Path:
+        return self.root / "cache" / "c4"
 
     @property
     def runs(self) -> Path:
