@@ -30,13 +30,15 @@ def store(store_dir: Path) -> Store:
 
 
 def test_what_was_put_is_known(store: Store) -> None:
-    cache, some, others = C4Cache(store.layout), known(700), known(300, 1000)
+    cache, some, others = C4Cache(store.layout), known(300), known(100, 1000)
     assert cache.get(some) == {}
     cache.put(some)
     cache.put(dict(list(some.items())[:10]))
     assert cache.get([*others, *some, *some]) == some
     C4Cache(store.layout).put(others)
     assert cache.get([*others, *some]) == some | others
+    for digest, value in (some | others).items():
+        assert cache.get([digest]) == {digest: value}
     cache.put({})
     assert cache.get([bytes(32), b"\xff" * 32]) == {}
 
@@ -84,6 +86,16 @@ def test_writers_at_once_may_lose_some_and_spoil_nothing(store: Store) -> None:
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(work, range(0, 40, 10)))
     assert C4Cache(store.layout).get(everything).items() <= everything.items()
+
+
+def test_few_and_many_of_a_large_file(store: Store) -> None:
+    cache = C4Cache(store.layout)
+    some = {bytes([7, number]) + bytes(30): bytes([number]) * 64 for number in range(0, 200, 2)}
+    cache.put(some)
+    for count in (1, 3, 50, 100):
+        asked = [bytes([7, number]) + bytes(30) for number in range(2 * count)]
+        assert cache.get(asked) == {digest: some[digest] for digest in asked if digest in some}
+    assert cache.get([bytes([7, 255]) + bytes(30), bytes([7]) + bytes(31)]) == {bytes([7]) + bytes(31): bytes(64)}
 
 
 def test_it_is_bounded(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
