@@ -1,6 +1,6 @@
 """Content stores: bytes by the ID that follows from them. ``content.base`` has the contract.
 
-Each class is loaded when it is asked for.
+What is in ``__all__`` is public, as docs/content-stores.md says, and loaded when it is asked for.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from stratum.content.cached import CachedStore
     from stratum.content.memory import MemoryStore
     from stratum.content.objectstore import ObjectStore
+    from stratum.content.opening import open_content_store
     from stratum.content.treestore import LocalStore, TreeStore
 else:
     _MODULES = {
@@ -23,6 +24,7 @@ else:
         "MemoryStore": "memory",
         "ObjectStore": "objectstore",
         "TreeStore": "treestore",
+        "open_content_store": "opening",
     }
 
     def __getattr__(name: str) -> object:
@@ -42,4 +44,5 @@ __all__ = [
     "MemoryStore",
     "ObjectStore",
     "TreeStore",
+    "open_content_store",
 ]

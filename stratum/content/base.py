@@ -19,11 +19,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Iterator
-from typing import BinaryIO, Generic, TypeVar
+from typing import Any, BinaryIO, Generic, TypeVar
 
 from stratum.errors import StratumError, foreseen
 
 Id = TypeVar("Id", bound=Hashable)
+_SourceT = TypeVar("_SourceT", bound="ContentSource[Any]")
 
 Stream = BinaryIO | bytes
 """What is stored: a file open for reading bytes, from where it is to its end, or the bytes themselves."""
@@ -37,7 +38,17 @@ Entry = tuple[Id, int, float]
 
 
 class ContentSource(ABC, Generic[Id]):
-    """Where contents can be read."""
+    """Where contents can be read. A context manager, which closes it at the end."""
+
+    def __enter__(self: _SourceT) -> _SourceT:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of connections, where there are any; nothing else may be called then."""
+        return
 
     @abstractmethod
     def get(self, content_id: Id) -> BinaryIO:

@@ -49,6 +49,10 @@ class CachedStore(ContentStore[Id]):
         self._since = 0
         self._held: int | None = None
 
+    def close(self) -> None:
+        self.near.close()
+        self.far.close()
+
     # Reading
 
     def size(self, content_id: Id) -> int | None:

@@ -74,7 +74,7 @@ class _State(Enum):
 
 
 class ObjectStore(ContentStore[C4Id]):
-    """The contents in ``bucket``, which is the caller's to close. For all threads.
+    """The contents in ``bucket``, which is closed with this. For all threads.
 
     ``tree``: as a tree, as ``TreeStore`` has it. ``spool`` is the directory for contents of more than a MiB while they
     wait to be sent, by default that for temporary files.
@@ -90,6 +90,9 @@ class ObjectStore(ContentStore[C4Id]):
 
     def __str__(self) -> str:
         return str(self._bucket.bucket)
+
+    def close(self) -> None:
+        self._bucket.close()
 
     # Reading
 
