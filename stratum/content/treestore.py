@@ -123,6 +123,8 @@ class TreeStore(KeptStore[C4Id]):
                         continue
                     if coming.directory is not None:
                         self._sync(coming.directory)
+                        if self._durable:
+                            self._trie.settle(root, coming.id)
                         self._trie.grow(root, coming.id)
                 return coming.id
 

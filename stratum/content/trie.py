@@ -51,6 +51,7 @@ class Trie:
         self._split = split
         self._levels = levels
         self._known: set[str] = set()
+        self._settled: set[str] = set()
         self._counts: dict[str, tuple[int, int]] = {}  # directory -> (contents, how many puts ago that was counted)
 
     # Looking
@@ -120,6 +121,7 @@ class Trie:
             chain, directory = self._leaf(root, c4id)
         except FileNotFoundError:  # somebody took a directory away
             self._known.clear()
+            self._settled.clear()
             chain, directory = self._leaf(root, c4id)
         try:
             os.rename(temporary, c4id, src_dir_fd=root, dst_dir_fd=directory)
@@ -130,6 +132,18 @@ class Trie:
         count, age = self._counts.get(chain[0], (self._split, 0))
         self._counts[chain[0]] = (count + 1, age + 1)
         return directory
+
+    def settle(self, root: int, c4id: C4Id) -> None:
+        """Have the directories on the way of the ID be durable, whoever made them."""
+        for directory in self._chain(root, c4id):
+            if directory and directory not in self._settled:
+                parent = self._open(root, directory.rpartition("/")[0] or ".", _DIRECTORY)
+                try:
+                    os.fsync(parent)
+                finally:
+                    os.close(parent)
+                if len(self._settled) < _KNOWN_MAX:
+                    self._settled.add(directory)
 
     def _leaf(self, root: int, c4id: C4Id) -> tuple[list[str], int]:
         """The directories on the way of the ID, and a descriptor of the first of them."""
@@ -232,7 +246,6 @@ class Trie:
             try:
                 with suppress(FileExistsError):
                     os.mkdir(c4id[end - _STEP : end], 0o777, dir_fd=parent)
-                    os.fsync(parent)
             finally:
                 os.close(parent)
 

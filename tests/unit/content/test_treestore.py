@@ -176,6 +176,26 @@ def test_names_come_after_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         assert directory == "sync "
 
 
+def test_directories_are_durable_whoever_made_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process may have been killed, or not have cared, before it synced what it made."""
+    synced: list[str] = []
+    real_fsync = os.fsync
+
+    def fsync(fd: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{fd}").replace(str(tmp_path), "") or "/")
+        real_fsync(fd)
+
+    c4id = id_of_bytes(b"one")
+    for number, store in enumerate((LocalStore(tmp_path / "0"), LocalStore(tmp_path / "1"), TreeStore(tmp_path / "2"))):
+        if number:
+            (tmp_path / str(number) / "c4" / c4id[2:4]).mkdir(parents=True)
+        monkeypatch.setattr(os, "fsync", fsync)
+        synced.clear()
+        store.put(b"one")
+        monkeypatch.undo()
+        assert synced[1:] == [f"/{number}/c4/{c4id[2:4]}", f"/{number}/c4", f"/{number}"]
+
+
 def test_writers_that_are_killed(tmp_path: Path) -> None:
     """What has a name is whole, and what had none is taken away by the next one."""
     program = f"""
