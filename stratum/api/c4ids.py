@@ -27,7 +27,7 @@ _WORTH_IT = 16 << 20
 _MANY = 5_000
 """With fewer bytes and fewer objects than this, no process is started."""
 _ASKED = 100_000
-"""Objects that are asked for at once of what is remembered."""
+"""Objects that are asked for, or remembered, at once."""
 
 
 class Remembered(Protocol):
@@ -79,24 +79,29 @@ class FileIds:
             high = count
         return bisect_left(range(count), digest, low, high, key=key)
 
-    def read(self, remembered: Remembered | None = None, progress: Progress | None = None) -> None:
+    def read(self, progress: Progress | None = None, remembered: Remembered | None = None) -> None:
         """Find the SHA-512 of every object. ``DamagedError`` for one that is missing or damaged."""
         missing = list(self._known(remembered)) if remembered is not None else list(self._sizes.items())
         total = sum(size for _, size in missing)
         done = 0
+        fresh: dict[bytes, bytes] = {}
         for batch, found in _identified(self._session.store, _batches(missing), self._jobs(missing, total)):
             for (digest, size), sha in zip(batch, found, strict=True):
                 self._set(digest, sha)
                 done += size
-            if remembered is not None:
-                remembered.put({digest: sha for (digest, _), sha in zip(batch, found, strict=True)})
+                fresh[digest] = sha
+            if remembered is not None and len(fresh) >= _ASKED:
+                remembered.put(fresh)
+                fresh = {}
             if progress is not None:
                 progress(done, total)
+        if remembered is not None and fresh:
+            remembered.put(fresh)
         self._sizes = {}
 
     def _known(self, remembered: Remembered) -> Iterator[tuple[bytes, int]]:
         """Take what is remembered; the objects that are not."""
-        digests = list(self._sizes)
+        digests = sorted(self._sizes)
         for start in range(0, len(digests), _ASKED):
             asked = digests[start : start + _ASKED]
             found = remembered.get(asked)

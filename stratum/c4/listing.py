@@ -90,10 +90,16 @@ class _Frame:
         self.unknown_time = False
 
 
+def nothing_there(path: bytes) -> C4Id | None:
+    """What ``outside`` says where links are not followed out of a tree."""
+    return None
+
+
 class Lister:
-    """``ids`` says the ID of a file's content. ``top`` is the absolute path that the tree has, where absolute links
-    can lead into it; ``outside`` says the ID of what is at an absolute path that is not in the tree. With ``groups``
-    files with several names are hard link groups, numbered in the order of the text."""
+    """Lists the directory at ``start`` in the tree ``root``. ``ids`` says the ID of a file's content. ``top`` is the
+    absolute path that the tree has, where absolute links can lead into it; ``outside`` says the ID of what is at an
+    absolute path that is not in the tree. With ``groups`` files with several names are hard link groups, numbered in
+    the order of the text."""
 
     def __init__(
         self,
@@ -101,11 +107,13 @@ class Lister:
         ids: Callable[[File], C4Id | None],
         spool: Spool,
         *,
+        start: Path = (),
         groups: bool = False,
         top: bytes | None = None,
-        outside: Callable[[bytes], C4Id | None] = lambda path: None,
+        outside: Callable[[bytes], C4Id | None] = nothing_there,
     ) -> None:
         self._root = root
+        self._start = start
         self._ids = ids
         self._spool = spool
         self._top = None if top is None else _clean(top.split(b"/"))
@@ -116,19 +124,29 @@ class Lister:
         self.entries = 0
         self.lost: Counter[str] = Counter()
         """What the text does not say -> of how many entries."""
-        self._links: dict[int, int] = {}
+        self._met: set[int] = set()
 
     def run(self) -> Listed:
-        """List all of the tree: what is said of its root."""
+        """List the directory and all that is below it: what is known of it."""
         self.lost[ROOT] += 1
         stack: list[_Frame] = []
-        self._begin(stack, self._root, ())
+        self._begin(stack, self.directory, self._start)
         while stack:
             frame = stack[-1]
             if self._go_on(frame, stack):
                 self._finish(frame)
                 stack.pop()
-        return self._done[id(self._root)]
+        return self._done[id(self.directory)]
+
+    @property
+    def directory(self) -> Directory:
+        """The directory at ``start``."""
+        directory = self._root
+        for name in self._start:
+            inside = directory.children[name]
+            assert isinstance(inside, Directory)
+            directory = inside
+        return directory
 
     def _begin(self, stack: list[_Frame], directory: Directory, path: Path) -> None:
         stack.append(_Frame(directory, path, Listed(_seconds(directory.mtime))))
@@ -183,8 +201,9 @@ class Lister:
             frame.unknown_time = True
         elif frame.newest is None or time > frame.newest:
             frame.newest = time
-        self.entries += 1
-        self._count_lost(inode)
+        if frame.path[: len(self._start)] == self._start:
+            self.entries += 1
+            self._count_lost(inode)
         if len(frame.lines) >= _FLUSH:
             self._flush(frame)
 
@@ -227,8 +246,9 @@ class Lister:
         if isinstance(inode, Special) and inode.rdev:
             lost[DEVICES] += 1
         if isinstance(inode, (Special, Symlink)):
-            names = self._links[id(inode)] = self._links.get(id(inode), 0) + 1
-            lost[LINKS] += names > 1
+            if id(inode) in self._met:
+                lost[LINKS] += 1
+            self._met.add(id(inode))
 
     def _target(self, path: Path, target: bytes) -> C4Id | tuple[Directory, Path] | None:
         """What a link in the directory at ``path`` points to: the ID of a file, or a directory and where it is."""
@@ -296,7 +316,7 @@ class Lister:
             yield from _indented(self._pieces(found.files), indent)
             stack.append((_lines(self._pieces(found.directories)), iter(found.inside)))
 
-        yield from enter(self._done[id(self._root)])
+        yield from enter(self._done[id(self.directory)])
         while stack:
             lines, inside = stack[-1]
             line = next(lines, None)

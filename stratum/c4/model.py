@@ -14,6 +14,9 @@ from stratum.c4.names import in_order
 UNKNOWN = "?"
 """The kind of an entry whose mode is null, and that is no directory."""
 
+SIZE_MAX = (1 << 63) - 1
+"""Bytes of a file or directory; what has more is null."""
+
 UNGROUPED = -1
 """The group of a hard link that says no group."""
 

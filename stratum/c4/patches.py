@@ -7,6 +7,8 @@ the other.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from stratum.c4.model import Manifest, Node, ordered
 from stratum.c4.writer import Filled, fill
 from stratum.errors import UsageError, quoted
@@ -101,3 +103,31 @@ def apply(base: Manifest, patch: Manifest, what: str, *, unknown_base: bool = Fa
             if key.endswith(b"/") and key in state and key[:-1] in state:
                 raise UsageError(f"{what}, line {state[key].line}: {quoted(key[:-1])} is a file and a directory")
     return result
+
+
+class Counts(NamedTuple):
+    """How many entries a patch adds, removes and changes; of a directory that is removed, itself alone."""
+
+    added: int
+    removed: int
+    changed: int
+
+
+def count(old: Manifest, patch: Manifest) -> Counts:
+    """What the entries of ``patch`` do to ``old``."""
+    added = removed = changed = 0
+    work: list[tuple[Children, Children]] = [(old.children, patch.children)]
+    while work:
+        state, changes = work.pop()
+        for key, node in changes.items():
+            there = state.get(key)
+            if there is None:
+                added += 1
+            elif there.said() == node.said():
+                removed += 1
+                continue
+            else:
+                changed += 1
+            if node.children:
+                work.append(((there.children if there is not None else None) or {}, node.children))
+    return Counts(added, removed, changed)

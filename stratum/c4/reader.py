@@ -21,7 +21,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from stratum.c4.ids import ID_LENGTH, C4Id, is_id, parse
-from stratum.c4.model import UNGROUPED, UNKNOWN, Manifest, Node
+from stratum.c4.model import SIZE_MAX, UNGROUPED, UNKNOWN, Manifest, Node
 from stratum.c4.names import read_name
 from stratum.c4.patches import apply
 from stratum.c4.sequence import id_of_list, numbers
@@ -36,7 +36,6 @@ LIST_MAX = ID_LENGTH * 100_000
 ENTRIES_MAX = 8_000_000
 DEPTH_MAX = 2048
 """A path has no more components: Linux takes none with over 4096 bytes."""
-SIZE_MAX = (1 << 63) - 1
 
 _MODE = r"-|[-dlpsbc][r-][w-][xsS-][r-][w-][xsS-][r-][w-][xtT-]"
 _CLOCK = r"[0-9]{2}:[0-9]{2}:[0-9]{2}"

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 
 from stratum.c4.ids import C4Id, id_of_bytes
-from stratum.c4.model import UNGROUPED, Manifest, Node, bottom_up, ordered, walk, walk_unordered
+from stratum.c4.model import SIZE_MAX, UNGROUPED, Manifest, Node, bottom_up, ordered, walk, walk_unordered
 from stratum.c4.names import written_name, written_target
 from stratum.c4.times import pretty_time, written_time
 
@@ -88,7 +88,8 @@ def fill(children: dict[bytes, Node], *, with_ids: bool = False) -> dict[int, Fi
         if size is None or (with_ids and c4id is None):
             text = listing(inside, found)
             if size is None and None not in (sizes := [value[0] for value in values]):
-                size = sum(size for size in sizes if size is not None) + len(text)
+                total = sum(size for size in sizes if size is not None) + len(text)
+                size = total if total <= SIZE_MAX else None
             if with_ids and c4id is None:
                 c4id = id_of_bytes(text)
         if time is None and values and None not in (times := [value[1] for value in values]):

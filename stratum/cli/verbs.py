@@ -43,6 +43,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "login": ("stratum.cli.registries:login", "Log in to a registry."),
         "logout": ("stratum.cli.registries:logout", "Forget a registry's credentials."),
         "export": ("stratum.cli.exporting:export", "Write a commit to an archive."),
+        "c4": ("stratum.cli.c4:c4", "C4 IDs, and commits as C4M files."),
     },
     "Containers": {
         "run": ("stratum.cli.running:run", "Run a container on strata."),

@@ -38,6 +38,12 @@ class Identified(File):
         return id_of_digest(self.sha512)
 
 
+def c4id_of(file: File) -> C4Id:
+    """The ID of a file of a tree of ``identify_directory``."""
+    assert isinstance(file, Identified)
+    return file.c4id
+
+
 def identify_directory(path: str, *, jobs: int = 1) -> Directory:
     """The tree of the directory ``path``, its regular files ``Identified``. ``NotFoundError``, ``UsageError``,
     ``StratumError`` naming what cannot be read."""
@@ -56,8 +62,9 @@ def identify_directory(path: str, *, jobs: int = 1) -> Directory:
         os.close(top)
 
 
-def identify_file(path: str) -> bytes:
-    """The SHA-512 of a regular file, by a path that may lead through links. Raises as ``identify_directory``."""
+def identify_file(path: str) -> tuple[bytes, int]:
+    """The SHA-512 and the size of a regular file, by a path that may lead through links. Raises as
+    ``identify_directory``."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -67,7 +74,7 @@ def identify_file(path: str) -> bytes:
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise UsageError(f"{path} is neither a regular file nor a directory")
-        return _sha512(fd)
+        return _sha512(fd), os.fstat(fd).st_size
     except OSError as exc:
         raise StratumError(f"cannot read {path}: {os_error_text(exc)}") from None
     finally:

@@ -22,6 +22,11 @@ BEFORE = {
         printf 'port = 80\nworkers = 4\n' >app/app.conf
         for file in cache/index bin/app; do head -c 40000 /dev/urandom >app/$file; done
     """,
+    "c4.md": """
+        mkdir -p film/shots
+        echo one >film/shots/a1.txt; echo two >film/shots/a10.txt; echo reel >film/notes; ln -s shots/a1.txt film/first
+        find film -exec touch -h -d 2026-11-30T08:00:00Z {} +
+    """,
     "dotfiles.md": """
         for place in /home /srv; do mount -t tmpfs tmpfs $place; done
         mkdir -p /home/ann/.config/nvim /home/ann/.config/sway && cd /home/ann/.config
