@@ -64,7 +64,7 @@ class StratumFileSystem(ReadingFileSystem):
         if layer is not None:
             self._strip_protocol = type(self)._strip_protocol  # type: ignore[method-assign]
             with translated():
-                self._layered = open_layer(self._ground, os.fspath(layer), ref, place)
+                self._layered = open_layer(self._opener, os.fspath(layer), ref, place)
 
     def __reduce__(self) -> Any:
         if self._layered is not None and not self._layered.lasting:

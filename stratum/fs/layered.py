@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from stratum.errors import ConflictError, DamagedError, StratumError, UsageError
-from stratum.fs.contents import DirectoryContents, MemoryContents
+from stratum.fs.contents import Contents, DirectoryContents, MemoryContents
 from stratum.fs.layer import Changes, Layer
-from stratum.fs.layerlog import FileLog, MemoryLog
+from stratum.fs.layerlog import FileLog, Log, MemoryLog
 from stratum.fs.opened import BytesContent, Content, ObjectContent, Opened
+from stratum.fs.opening import Opener
 from stratum.oci.places import open_source
 from stratum.refs import check_name, parse_new_tag, parse_ref
 from stratum.store.layout import storing
@@ -23,9 +24,6 @@ from stratum.store.resolve import ResolvedTag
 from stratum.tree.model import Directory, File
 
 if TYPE_CHECKING:
-    from stratum.api.session import Session
-    from stratum.oci.access import Access
-    from stratum.oci.target import Target
     from stratum.store import Store
     from stratum.store.transaction import Transaction
 
@@ -34,46 +32,34 @@ _AT_DIGEST = "@sha256:"
 _PIECE = 1 << 20
 
 
-class Ground(Protocol):
-    """What opens the commit that a layer lies over."""
+class _Base:
+    """The commit that a layer lies over. An object of its own, so that a layer in memory is gone with who has it."""
 
-    @property
-    def session(self) -> Session: ...
+    def __init__(self, opener: Opener) -> None:
+        self._opener = opener
+        self.opened: Opened | None = None
 
-    def access(self) -> Access:
-        """How places are reached."""
-
-    def target(self, reference: str) -> Target:
-        """The target that the reference of a place is. ``UsageError``."""
-
-    def open_local(self, commit: str) -> Opened:
-        """A commit of the local store."""
-
-    def open_place(self, target: Target) -> tuple[Opened, str]:
-        """A commit of a place, and the digest of its manifest."""
+    def open(self, commit: str, origin: str) -> Directory:
+        """Open it anew; its tree."""
+        if _AT_DIGEST in origin:
+            opened, _ = self._opener.open_place(self._opener.target(origin))
+            if opened.commit != commit:
+                raise DamagedError(f"{origin} is commit {opened.commit}, and the layer lies over {commit}")
+        else:
+            opened = self._opener.open_local(commit)
+        self.opened = opened
+        return opened.root
 
 
 class Layered:
     """A layer over a commit. ``origin`` is the tag or other ref that the commit was named by, or the reference of a
     place, with the digest of the manifest."""
 
-    def __init__(
-        self, ground: Ground, layer: Callable[[Callable[[str, str], Directory]], Layer], lasting: bool
-    ) -> None:
-        self._ground = ground
-        self.lasting = lasting
-        self._base: Opened | None = None
-        self.layer = layer(self._open_base)
-
-    def _open_base(self, commit: str, origin: str) -> Directory:
-        if _AT_DIGEST in origin:
-            opened, _ = self._ground.open_place(self._ground.target(origin))
-            if opened.commit != commit:
-                raise DamagedError(f"{origin} is commit {opened.commit}, and the layer lies over {commit}")
-        else:
-            opened = self._ground.open_local(commit)
-        self._base = opened
-        return opened.root
+    def __init__(self, opener: Opener, log: Log, contents: Contents) -> None:
+        self._opener = opener
+        self.lasting = isinstance(log, FileLog)
+        self._base = _Base(opener)
+        self.layer = Layer(log, contents, self._base.open)
 
     def begin(self, ref: str | None, place: str | None) -> None:
         """Have a new layer lie over what ``ref`` or ``place`` names; one that is there already must lie over that."""
@@ -93,17 +79,17 @@ class Layered:
     def _named(self, ref: str | None, place: str | None) -> tuple[str, str]:
         """(commit, origin) of what is named now."""
         if place is not None:
-            target = self._ground.target(place)
-            opened, digest = self._ground.open_place(target)
+            target = self._opener.target(place)
+            opened, digest = self._opener.open_place(target)
             return opened.commit, str(replace(target, digest=digest))
-        found = self._ground.session.store.resolve(parse_ref(ref or ""))
+        found = self._opener.session.store.resolve(parse_ref(ref or ""))
         return found.commit, str(found)
 
     def _check(self, ref: str | None, place: str | None) -> None:
         self.layer.snapshot()
         base, origin = self.layer.base, self.layer.origin
         given = ref if ref is not None else place or ""
-        if given == origin or (place is not None and origin.startswith(f"{self._ground.target(place).place}@")):
+        if given == origin or (place is not None and origin.startswith(f"{self._opener.target(place).place}@")):
             return
         commit, named = self._named(ref, place)
         if commit != base and named != origin:
@@ -117,8 +103,8 @@ class Layered:
     @property
     def base(self) -> Opened:
         """The commit that it lies over now."""
-        assert self._base is not None
-        return self._base
+        assert self._base.opened is not None
+        return self._base.opened
 
     def tree(self) -> Directory:
         """What is shown now."""
@@ -170,7 +156,7 @@ class Layered:
                 raise UsageError(f"{origin} is no tag that could move", hint="say which: flatten(tag='NAME:TAG')")
             return check_name(ref.name), check_name(ref.tag, "tag")
         name, tag = parse_new_tag(text)
-        if name is None and ref is not None and self._ground.session.store.namespaces.exists_name(ref.name):
+        if name is None and ref is not None and self._opener.session.store.namespaces.exists_name(ref.name):
             name = ref.name
         if name is None:
             raise UsageError(f"{origin} is in no stratum of the store", hint=f"say in which: flatten(tag='NAME:{tag}')")
@@ -178,14 +164,14 @@ class Layered:
 
     def _is_tag(self, origin: str) -> bool:
         ref = parse_ref(origin)
-        store = self._ground.session.store
+        store = self._opener.session.store
         try:
             return isinstance(store.resolve(ref), ResolvedTag)
         except StratumError:
             return ref.tag is not None and ref.tag != self.layer.base  # a tag that somebody removed
 
     def _commit(self, root: Directory, name: str, tag: str, message: str | None, force: bool) -> str:
-        session, origin, base = self._ground.session, self.layer.origin, self.layer.base
+        session, origin, base = self._opener.session, self.layer.origin, self.layer.base
         store = session.create_store()
         expected = base if f"{name}:{tag}" == origin else None
 
@@ -222,7 +208,7 @@ class Layered:
         """Have the commit of a place in the store, without its contents, for as long as ``stack`` is open."""
         from stratum.transfer.pull import pulled
 
-        target, access = self._ground.target(origin), self._ground.access()
+        target, access = self._opener.target(origin), self._opener.access()
         remote = stack.enter_context(open_source(target, access))
         stack.enter_context(pulled(store, remote, target.reference, access=access, lazy=True))
 
@@ -239,21 +225,20 @@ class Layered:
                     os.close(kept)
 
 
-def open_layer(ground: Ground, text: str, ref: str | None, place: str | None) -> Layered:
+def open_layer(opener: Opener, text: str, ref: str | None, place: str | None) -> Layered:
     """The layer that ``text`` says: ``memory``, or a directory. ``StratumError``, ``OSError``."""
     if text == MEMORY:
-        key = (str(ground.session.config.store), ref, place)
+        key = (str(opener.session.config.store), ref, place)
         known = _in_memory.get(key)
         if known is None:
-            known = Layered(ground, lambda base: Layer(MemoryLog(), MemoryContents(), base), lasting=False)
+            known = Layered(opener, MemoryLog(), MemoryContents())
             known.begin(ref, place)
             known = _in_memory.setdefault(key, known)
         return known
     directory = Path(text).absolute()
     with storing(f"make {directory}"):
         directory.mkdir(0o700, parents=True, exist_ok=True)
-    contents = DirectoryContents(directory / "objects")
-    layered = Layered(ground, lambda base: Layer(FileLog(directory), contents, base), lasting=True)
+    layered = Layered(opener, FileLog(directory), DirectoryContents(directory / "objects"))
     layered.begin(ref, place)
     return layered
 

@@ -85,6 +85,8 @@ class FileLog(Log):
                 self._file, self._read, self.last = (info.st_dev, info.st_ino), 0, 0
             if info.st_size == self._read:
                 return []
+            if info.st_size < self._read:
+                raise self._damaged()
             with open(fd, "rb", closefd=False) as file, storing(f"read {self._path}"):
                 file.seek(self._read)
                 data = file.read()

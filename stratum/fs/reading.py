@@ -4,50 +4,37 @@ from __future__ import annotations
 
 import errno
 import os
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from fsspec.callbacks import DEFAULT_CALLBACK
 from fsspec.spec import AbstractFileSystem
 from fsspec.utils import isfilelike, stringify_path
 
 from stratum.api.reading import kind_of
-from stratum.api.session import Session
-from stratum.config import load_config
 from stratum.errors import StratumError
 from stratum.fs import view
 from stratum.fs.address import Address, clean, split_path
 from stratum.fs.cache import DISK, MEMORY
 from stratum.fs.copying import copy_content
 from stratum.fs.files import ReadFile
-from stratum.fs.opened import Caching, Content, LocalCommit, Opened, open_place, resolve_place
+from stratum.fs.opened import Content
+from stratum.fs.opening import Opener, caching_of
 from stratum.fs.words import is_a_directory, shown, translated
-from stratum.oci.target import Target, parse_target
-from stratum.refs import parse_ref
 from stratum.tree.model import Directory, File
 
 if TYPE_CHECKING:
     from stratum.fs.view import Info
-    from stratum.oci.access import Access
 
 PROTOCOL = "stratum"
 EXPIRY = 60.0
 """Seconds for which it is believed what a tag of a place named."""
-_COMMITS_MAX = 4
 _PREFIX = f"{PROTOCOL}://"
 _AT_ONCE = 8
 """Files of a place that are read at the same time."""
-
-
-class _Named(NamedTuple):
-    """What a tag of a place named, until ``expires``, by the monotonic clock: a manifest (digest, bytes)."""
-
-    expires: float
-    manifest: tuple[str, bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,17 +48,6 @@ class At:
     content: Callable[[File], Content]
     remote: bool
     when: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class _Ground:
-    """What opens commits for a layer (``fs.layered.Ground``)."""
-
-    session: Session
-    access: Callable[[], Access]
-    target: Callable[[str], Target]
-    open_local: Callable[[str], Opened]
-    open_place: Callable[[Target], tuple[Opened, str]]
 
 
 class ReadingFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no types
@@ -100,14 +76,15 @@ class ReadingFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has
         if ref is not None and place is not None:
             raise ValueError("give a ref of the local store or a place, not both")
         with translated():
-            self._session = Session(load_config(store=os.fspath(store) if store is not None else None))
-        self._ca_file = os.fspath(ca_file) if ca_file is not None else None
-        self._plain_http, self._elsewhere = plain_http, _query(endpoint, region)
-        directory = os.path.abspath(cache_dir) if cache_dir is not None else None
-        self._caching = Caching(int(cache_bytes), directory, int(cache_dir_bytes))
-        self._expiry = EXPIRY if listings_expiry_time is None else float(listings_expiry_time)
-        self._named: dict[str, _Named] = {}
-        self._local: dict[str, LocalCommit] = {}
+            self._opener = Opener(
+                os.fspath(store) if store is not None else None,
+                plain_http=plain_http,
+                ca_file=os.fspath(ca_file) if ca_file is not None else None,
+                endpoint=endpoint,
+                region=region,
+                caching=caching_of(cache_bytes, cache_dir, cache_dir_bytes),
+                expiry=EXPIRY if listings_expiry_time is None else float(listings_expiry_time),
+            )
         self._only: Address | None = None
         if ref is not None or place is not None:
             self._only = Address(ref or place or "", place is not None)
@@ -142,7 +119,7 @@ class ReadingFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has
             address, inner = (self._only, clean(self._strip_protocol(path))) if self._only else split_path(path)
             if address is None:
                 raise is_a_directory(path)
-            opened = self._open_commit(address)
+            opened = self._opener.open(address)
             name = address.path if self._only is None else str
             return At(opened.root, inner, name, opened.content, opened.remote, opened.when)
 
@@ -151,49 +128,10 @@ class ReadingFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has
         """Whether paths name commits, and the empty one is above them all."""
         return self._only is None
 
-    # Commits
-
-    @property
-    def _ground(self) -> _Ground:
-        return _Ground(self._session, self._access, self._target, self._open_local, self._open_place)
-
-    def _access(self) -> Access:
-        return self._session.access(plain_http=self._plain_http, ca_file=self._ca_file)
-
-    def _target(self, reference: str) -> Target:
-        target = parse_target(reference, self._session.config.registry)
-        if target.bucket is None or not self._elsewhere or target.bucket.query:
-            return target
-        return parse_target(f"{reference}{self._elsewhere}")
-
-    def _open_commit(self, address: Address) -> Opened:
-        """The commit of an address, as it is now. ``StratumError``."""
-        if address.place:
-            return self._open_place(self._target(address.reference))[0]
-        return self._open_local(self._session.store.resolve_commit(parse_ref(address.reference)))
-
-    def _open_place(self, target: Target) -> tuple[Opened, str]:
-        manifest = self._manifest(target)
-        return open_place(target, manifest, self._access, self._caching), manifest[0]
-
-    def _open_local(self, commit: str) -> LocalCommit:
-        opened = self._local.pop(commit, None) or LocalCommit(self._session, commit, self._caching, self._access)
-        self._local[commit] = opened  # without a lock, which a forked process could find held by nobody
-        for other in list(self._local)[:-_COMMITS_MAX]:
-            self._local.pop(other, None)
-        return opened
-
-    def _manifest(self, target: Target) -> tuple[str, bytes]:
-        key, now = str(target), time.monotonic()
-        named = self._named.get(key)
-        if named is None or (target.digest is None and named.expires <= now):
-            named = self._named[key] = _Named(now + self._expiry, resolve_place(target, self._access()))
-        return named.manifest
-
     def invalidate_cache(self, path: str | None = None) -> None:
         """Ask places anew what their tags name; of the local store that is asked each time."""
         if path is None:
-            self._named.clear()
+            self._opener.forget()
         super().invalidate_cache(path)
 
     # Looking
@@ -230,9 +168,10 @@ class ReadingFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has
 
     def _tags(self) -> list[Info]:
         with translated():
-            if self._session.no_store_yet:
+            session = self._opener.session
+            if session.no_store_yet:
                 return []
-            store = self._session.store
+            store = session.store
             names = [f"{name}:{tag}" for name in store.names() for tag in store.tags.names(name)]
         return [{"name": name, "size": 0, "type": "directory", "islink": False} for name in names]
 
@@ -444,10 +383,3 @@ def _sorted_out(path: str, listing: list[Info]) -> tuple[dict[str, Info], dict[s
         else:
             files[name] = info
     return dirs, files, below
-
-
-def _query(endpoint: str | None, region: str | None) -> str:
-    """What a reference to an object store has at its end for these."""
-    given = {"endpoint": endpoint, "region": region}
-    text = "&".join(f"{key}={value}" for key, value in given.items() if value is not None)
-    return f"?{text}" if text else ""

@@ -159,7 +159,7 @@ def test_little_is_kept_in_memory_and_all_on_disk(place: Place, tmp_path: Path) 
     options = {"cache_bytes": 2 << 20, "cache_dir": str(tmp_path / "cache")}
     fs = opened(place, **options)
     assert fs.cat(f"{place.url}/large.bin") == data
-    assert shared().cache(fs._caching).size <= 2 << 20
+    assert shared().cache(fs._opener.caching).size <= 2 << 20
     again = opened(place, **options)
     assert again.cat(f"{place.url}/large.bin") == data
     assert received(again, place) == 0

@@ -17,12 +17,17 @@ from stratum.fs import StratumFileSystem
 ROOT = "work"
 
 
-def empty_store(tmp_path: Path) -> Session:
+def empty_store(directory: Path) -> Path:
     """A store with an empty commit, ``data:v1``."""
-    session = Session(load_config(store=str(tmp_path / "store")))
-    (tmp_path / "empty").mkdir()
-    import_directory(session, str(tmp_path / "empty"), "data:v1")
-    return session
+    (directory / "empty").mkdir()
+    import_directory(Session(load_config(store=str(directory / "store"))), str(directory / "empty"), "data:v1")
+    return directory / "store"
+
+
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, for all tests: what they write is in layers."""
+    return empty_store(tmp_path_factory.mktemp("fsspec"))
 
 
 class OverLayer(abstract.AbstractFixtures):
@@ -31,10 +36,9 @@ class OverLayer(abstract.AbstractFixtures):
     layer = "memory"
 
     @pytest.fixture
-    def fs(self, tmp_path: Path) -> StratumFileSystem:
-        store = empty_store(tmp_path).config.store
+    def fs(self, empty: Path, tmp_path: Path) -> StratumFileSystem:
         layer = "memory" if self.layer == "memory" else str(tmp_path / self.layer)
-        fs = StratumFileSystem("data:v1", store=str(store), layer=layer, skip_instance_cache=True)
+        fs = StratumFileSystem("data:v1", store=str(empty), layer=layer, skip_instance_cache=True)
         fs.mkdir(ROOT)
         return fs
 
@@ -80,8 +84,7 @@ class TestGetFromCommit(abstract.AbstractFixtures, abstract.AbstractGetTests):
 
     @pytest.fixture
     def writer(self, tmp_path: Path) -> StratumFileSystem:
-        store = empty_store(tmp_path).config.store
-        return StratumFileSystem("data:v1", store=str(store), layer="memory", skip_instance_cache=True)
+        return StratumFileSystem("data:v1", store=str(empty_store(tmp_path)), layer="memory", skip_instance_cache=True)
 
     @pytest.fixture
     def fs(self, writer: StratumFileSystem, tmp_path: Path) -> StratumFileSystem:
