@@ -25,6 +25,7 @@ import stratum
 CHECKOUT = Path(__file__).parents[2]
 PAGES: dict[str, Callable[[Path], None] | None] = {
     "docs/content-stores.md": None,
+    "docs/fsspec.md": None,
     "docs/python.md": None,
 }
 """Page -> what prepares the directory that it runs in."""
