@@ -124,7 +124,7 @@ class TreeStore(KeptStore[C4Id]):
                     if coming.directory is not None:
                         self._sync(coming.directory)
                         if self._durable:
-                            self._trie.settle(root, coming.id)
+                            self._trie.make_durable(root, coming.id)
                         self._trie.grow(root, coming.id)
                 return coming.id
 

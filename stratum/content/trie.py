@@ -133,7 +133,7 @@ class Trie:
         self._counts[chain[0]] = (count + 1, age + 1)
         return directory
 
-    def settle(self, root: int, c4id: C4Id) -> None:
+    def make_durable(self, root: int, c4id: C4Id) -> None:
         """Have the directories on the way of the ID be durable, whoever made them."""
         for directory in self._chain(root, c4id):
             if directory and directory not in self._settled:

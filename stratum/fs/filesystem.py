@@ -18,6 +18,7 @@ from stratum.fs.files import WriteFile
 from stratum.fs.layered import Layered, open_layer
 from stratum.fs.reading import At, ReadingFileSystem
 from stratum.fs.words import is_a_directory, not_found, read_only, shown, translated
+from stratum.tree.limits import check_path
 from stratum.tree.model import Directory, File, lookup
 
 if TYPE_CHECKING:
@@ -293,15 +294,19 @@ def _real(root: Directory, path: str, follow: bool) -> list[bytes]:
 
     ``FileNotFoundError`` for a link that leads to nothing.
     """
-    names = view.parts_of(path)
-    try:
-        return [name for name in view.find(root, path, follow=follow).path.split(b"/") if name]
-    except FileNotFoundError:
-        above = _real(root, os.fsdecode(b"/".join(names[:-1])), True)
-        directory = lookup(root, b"/".join(above))
-        if isinstance(directory, Directory) and names[-1] in directory.children:
-            raise
-        return [*above, names[-1]]
+    names, missing = view.parts_of(path), list[bytes]()
+    if problem := check_path(len(os.fsencode(path)) + 1):
+        raise OSError(errno.ENAMETOOLONG, f"it {problem}", shown(path))
+    while True:
+        try:
+            found = view.find(root, os.fsdecode(b"/".join(names)), follow=follow or bool(missing))
+        except FileNotFoundError:
+            missing.append(names.pop())
+            continue
+        break
+    if missing and isinstance(found.inode, Directory) and missing[-1] in found.inode.children:
+        raise not_found(path, "it is a symbolic link to what is not in the commit")
+    return [*(name for name in found.path.split(b"/") if name), *reversed(missing)]
 
 
 def _pieces_of(layered: Layered, file: File | None) -> Iterator[bytes]:

@@ -11,16 +11,17 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stratum.errors import ConflictError, DamagedError, StratumError, UsageError
+from stratum.errors import ConflictError, DamagedError, StratumError, UsageError, quoted
 from stratum.fs.contents import Contents, DirectoryContents, MemoryContents
 from stratum.fs.layer import Changes, Layer
-from stratum.fs.layerlog import FileLog, Log, MemoryLog
+from stratum.fs.layerlog import LOCK, LOG, FileLog, Log, MemoryLog
 from stratum.fs.opened import BytesContent, Content, ObjectContent, Opened
 from stratum.fs.opening import Opener
 from stratum.oci.places import open_source
 from stratum.refs import check_name, parse_new_tag, parse_ref
 from stratum.store.layout import storing
 from stratum.store.resolve import ResolvedTag
+from stratum.sys.atomic import is_temporary
 from stratum.tree.model import Directory, File
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 MEMORY = "memory"
 _AT_DIGEST = "@sha256:"
 _PIECE = 1 << 20
+OBJECTS = "objects"
 
 
 class _Base:
@@ -235,12 +237,26 @@ def open_layer(opener: Opener, text: str, ref: str | None, place: str | None) ->
             known.begin(ref, place)
             known = _in_memory.setdefault(key, known)
         return known
+    if not text or "://" in text:
+        raise UsageError(
+            f"{quoted(text)} is no place for a layer", hint="give a directory of this machine, or 'memory'"
+        )
     directory = Path(text).absolute()
     with storing(f"make {directory}"):
         directory.mkdir(0o700, parents=True, exist_ok=True)
-    layered = Layered(opener, FileLog(directory), DirectoryContents(directory / "objects"))
+    _check_ours(directory)
+    layered = Layered(opener, FileLog(directory), DirectoryContents(directory / OBJECTS))
     layered.begin(ref, place)
     return layered
+
+
+def _check_ours(directory: Path) -> None:
+    """Refuse a directory in which there is anything but a layer: what is in its ``objects`` would be taken away with
+    the next ``flatten``."""
+    with storing(f"read {directory}"):
+        names = {name for name in os.listdir(directory) if not is_temporary(name)}
+    if LOG not in names and names - {LOCK, OBJECTS}:
+        raise UsageError(f"{directory} is no layer, and not empty", hint="give a directory that is empty, or not there")
 
 
 _in_memory: weakref.WeakValueDictionary[tuple[str | None, ...], Layered] = weakref.WeakValueDictionary()

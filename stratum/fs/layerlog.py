@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -83,6 +84,8 @@ class FileLog(Log):
             info = os.fstat(fd)
             if (info.st_dev, info.st_ino) != self._file:
                 self._file, self._read, self.last = (info.st_dev, info.st_ino), 0, 0
+            if not stat.S_ISREG(info.st_mode) or not info.st_size:  # it is never there without its base
+                raise self._damaged()
             if info.st_size == self._read:
                 return []
             if info.st_size < self._read:
@@ -113,6 +116,8 @@ class FileLog(Log):
             records += batch
             self.last, begun = number, at
             batch = []
+        if not self._read and not (records and records[0].op == "base"):
+            raise self._damaged()
         self._read += begun
         return records
 
