@@ -20,6 +20,7 @@ import pytest
 from stratum.api import maintenance
 from stratum.api.session import Session
 from stratum.config import load_config
+from stratum.content import TreeStore
 from tests.support.disks import disk, mounted, stopped_copy
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(3000)]
@@ -140,6 +141,37 @@ for number in range(100000):
             gc.collect(store, Retention(timedelta()), {})
 """
 
+CONTENT_WRITER = """
+import os, sys
+from stratum.content import LocalStore, TreeStore
+disk, scratch, name = sys.argv[1:]
+report = os.open(f"{scratch}/reported", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+stores = [kind(f"{disk}/{kind.__name__}", split=12) for kind in (LocalStore, TreeStore)]
+kept = []
+def say(text):
+    os.write(report, (text + "\\n").encode())
+for number in range(100000):
+    store = stores[number % 2]
+    for c4id in store.put_all(b"%s %d %d" % (name.encode(), number, each) for each in range(5)):
+        say(c4id)
+    large = os.urandom(1000) * 1500
+    for _ in range(2):
+        say(store.put(large))
+    kept.append((store, store.put(large)))
+    if len(kept) > 4:
+        old, gone = kept.pop(0)
+        for _ in range(3):
+            old.delete(gone)
+        say("-" + gone)
+    store.delete(c4id)
+    say("-" + c4id)
+    store.put(b"in both of them")
+    passing = store.put(os.urandom(100) * 90)
+    if number % 3:
+        store.discard(passing)
+        say("-" + passing)
+"""
+
 
 def check(disk_path: Path, runtime_dir: Path, reported: list[str]) -> None:
     """The store is whole, and everything that was reported is there."""
@@ -194,7 +226,28 @@ def check_history(disk_path: Path, runtime_dir: Path, reported: list[str]) -> No
         writer.close()
 
 
-KINDS = {"whole": (WRITER, check), "lazily": (LAZY_WRITER, check_lazy), "histories": (HISTORY_WRITER, check_history)}
+def check_contents(disk_path: Path, runtime_dir: Path, reported: list[str]) -> None:
+    """What was put is there and right, and so is all that has a name; what was removed is not there."""
+    found: set[str] = set()
+    for root in (disk_path / "LocalStore", disk_path / "TreeStore"):
+        with TreeStore(root) as store:
+            for c4id, size, _ in store.entries():
+                with store.get(c4id) as stream:
+                    assert len(stream.read()) == size
+                found.add(c4id)
+    removed = {line[1:] for line in reported if line.startswith("-")}
+    expected = {line for line in reported if not line.startswith("-")} - removed
+    lost = expected - found
+    assert len(lost) <= 2, lost  # each writer may have deleted one, and not reported that yet
+    assert not removed & found
+
+
+KINDS = {
+    "whole": (WRITER, check),
+    "lazily": (LAZY_WRITER, check_lazy),
+    "histories": (HISTORY_WRITER, check_history),
+    "contents": (CONTENT_WRITER, check_contents),
+}
 
 
 @pytest.mark.parametrize("kind", KINDS)
