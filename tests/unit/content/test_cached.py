@@ -16,7 +16,7 @@ from stratum.content.base import Stream
 from stratum.content.streams import PIECE
 from stratum.errors import DamagedError, NotFoundError, StratumError, UnreachableError, UnsupportedError
 
-LARGE = bytes(range(251)) * 10_000
+LARGE = bytes(range(251)) * 5_000
 
 
 class Far(MemoryStore):

@@ -19,7 +19,7 @@ from stratum.oci.access import Access
 from stratum.oci.bucket import ALWAYS, BucketStore, Entry, When, open_bucket
 from stratum.oci.target import parse_target
 
-LARGE = bytes(range(256)) * (5 << 12)
+LARGE = bytes(range(256)) * (1 << 12) + b"!"
 
 
 class DeadError(Exception):
