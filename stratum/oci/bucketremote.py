@@ -247,7 +247,8 @@ class RemoteBucket(BucketStore):
                 arrived.put(exc)
 
         while True:
-            threading.Thread(target=wait, daemon=True).start()
+            waiting = threading.Thread(target=wait, daemon=True)
+            waiting.start()
             try:
                 page = arrived.get(timeout=self._access.patience)
             except Empty:
@@ -255,6 +256,7 @@ class RemoteBucket(BucketStore):
                 raise UnreachableError(
                     f"cannot list {self._place.name}: {self._place.host} named nothing for {seconds}"
                 ) from None
+            waiting.join()  # what Rust keeps for a thread must not be let go of while the interpreter ends
             if page is None:
                 return
             if isinstance(page, BaseException):
