@@ -10,7 +10,7 @@ deleted by one who does not know all that is needed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
 from dataclasses import dataclass
 
 from stratum.errors import DamagedError, NotFoundError
@@ -116,22 +116,37 @@ class Reach:
     def _look_at_tags(self) -> None:
         tags = {entry.key: entry for entry in self._store.list(TAGS)}
         changed = [key for key, entry in tags.items() if entry.size and self._is_new(entry)]
+        gone = set()
         for key, found in in_threads(self._tag, changed, self._jobs):
             self._beat()
             if found is None:
                 self._tagged.pop(key, None)
+                gone.add(key)
             else:
                 self._tagged[key] = (found[1], tags[key].modified, found[0])
+        self._check_gone(TAGS, gone)
         roots = [(self._tagged[key][2], key) for key, entry in tags.items() if entry.size and key in self._tagged]
         self._follow(roots, strong=True, must=True)
         lists = {entry.key: entry for entry in self._store.list(REFERRERS)}
         new = [key for key, entry in lists.items() if self.tags.get(key) != entry]
+        absent = set()
         for key, links in in_threads(self._list_of_referrers, new, self._jobs):
             self._beat()
-            if links is not None:
-                self._name(links.blobs)
-                self._follow((digest, key) for digest in links.manifests)
+            if links is None:
+                absent.add(key)
+                continue
+            self._name(links.blobs)
+            self._follow((digest, key) for digest in links.manifests)
+        self._check_gone(REFERRERS, absent)
         self.tags = tags | lists
+
+    def _check_gone(self, folder: str, gone: Set[str]) -> None:
+        """``DamagedError`` where what was listed and could not be read, and so counts as removed meanwhile, is listed
+        still: what hides a tag from one who reads it would have all that it leads to deleted."""
+        listed = (entry.key for entry in self._store.list(folder) if entry.size) if gone else ()
+        for key in listed:
+            if key in gone:
+                raise _unclear(f"{_named(key)} is listed, and cannot be read")
 
     def _is_new(self, entry: Entry) -> bool:
         known = self._tagged.get(entry.key)
