@@ -13,7 +13,7 @@ from stratum.cli.importing import report_import
 from stratum.cli.notes import note_uncommitted
 from stratum.cli.output import human_size, safe
 from stratum.cli.progress import progress_bar
-from stratum.cli.reftype import REF_OR_PATH
+from stratum.cli.reftype import OF_STRATUM, REF_OR_PATH
 
 if TYPE_CHECKING:
     from stratum.api.c4 import Verified
@@ -152,7 +152,7 @@ def _tell_export(app: App, done: Exported) -> None:
     ],
 )
 @click.argument("file", metavar="FILE.c4m|-", type=click.Path(allow_dash=True))
-@click.argument("name", metavar="NAME[:TAG]", type=REF_OR_PATH)
+@click.argument("name", metavar="NAME[:TAG]", type=OF_STRATUM)
 @click.option("--store", metavar="DIR|PLACE", required=True, help="The content store that has the contents.")
 @click.option(
     "--owner", metavar="UID[:GID]", type=OwnerType(), help="Whom everything belongs to; default: who imports."

@@ -90,6 +90,28 @@ class Verbs:
         commit: str = tags["latest"]
         return commit
 
+    def by_c4_id(self) -> str:
+        found = self._c4_id("db")
+        return self._same_as(lambda ref: self._c4_id(ref) == found)
+
+    def by_c4_export(self) -> str:
+        text = self.cli.ok("c4", "export", "db", "-")
+        return self._same_as(lambda ref: self.cli.ok("c4", "export", ref, "-") == text)
+
+    def by_c4_diff(self) -> str:
+        return self._same_as(lambda ref: not self.cli.json("c4", "diff", ref, "db")["patch"])
+
+    def by_c4_verify(self) -> str:
+        def same(ref: str) -> bool:
+            file = self.place / self.new("c4m")
+            self.cli.ok("c4", "export", ref, file)
+            return self.cli("c4", "verify", file, "db").code == 0
+
+        return self._same_as(same)
+
+    def _c4_id(self, ref: str) -> str:
+        return self.cli.ok("c4", "id", ref).split()[0]
+
     def by_restore(self) -> str:
         place = self.place / self.new("restored")
         place.mkdir()
