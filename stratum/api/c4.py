@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from stratum.api.c4trees import DEFAULTS, STDIN, Options, Tree, found, is_path, listed
-from stratum.c4.ids import C4Id, hasher, id_of_digest
+from stratum.c4.ids import EMPTY, C4Id, hasher, id_of_digest
 from stratum.c4.model import UNKNOWN, Manifest, Node, walk
 from stratum.c4.patches import Counts, count, diff
 from stratum.c4.reader import Section, read, read_sections, resolve, split_lines
@@ -165,7 +165,7 @@ def patched(paths: Sequence[str]) -> Manifest:
         if sections and more and more[0].before is None:
             raise UsageError(f"{what_of(path)} is no patch: it does not begin with the ID of what it changes")
         sections += more
-    if sections and sections[0].before is not None:
+    if sections and sections[0].before not in {None, EMPTY}:
         raise UsageError(
             f"{what_of(paths[0])} is a patch of {sections[0].before}, which is not at hand",
             hint="name the manifest that it changes before it",

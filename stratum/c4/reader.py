@@ -20,7 +20,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
-from stratum.c4.ids import ID_LENGTH, C4Id, is_id, parse
+from stratum.c4.ids import EMPTY, ID_LENGTH, C4Id, is_id, parse
 from stratum.c4.model import SIZE_MAX, UNGROUPED, UNKNOWN, Manifest, Node
 from stratum.c4.names import read_name
 from stratum.c4.patches import apply
@@ -101,6 +101,8 @@ def resolve(sections: list[Section], what: str, *, base: Manifest | None = None)
     """The manifest after all patches, each ID on the way checked where it can be. A section without entries is only
     that. Raises UsageError."""
     first = sections[0] if sections else Section(None, 1)
+    if base is None and first.before == EMPTY:
+        base = Manifest()
     state: Manifest | None = None
     if first.before is None:
         state = first.manifest

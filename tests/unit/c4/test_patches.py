@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 
-from stratum.c4.ids import id_of_bytes
+from stratum.c4.ids import EMPTY, id_of_bytes
 from stratum.c4.model import Manifest
 from stratum.c4.patches import apply, diff
 from stratum.c4.reader import read_sections, resolve, split_lines
@@ -67,6 +67,12 @@ def test_a_base_from_elsewhere() -> None:
         manifest_of(text, manifest_of(ADDED))
 
 
+def test_a_patch_of_nothing() -> None:
+    text = f"{EMPTY}\n" + ADDED + f"{id_of_bytes(ADDED.encode())}\n" + ADDED
+    assert text_of(chain(text)) == ""
+    assert manifest_of(f"{EMPTY}\n" + ADDED).base is None
+
+
 def test_a_patch_of_a_patch_of_what_is_not_here() -> None:
     sections = f"{ALFA}\n" + ADDED + f"{BRAVO}\n" + f"{FILE} b.txt -\n- - - d/ -\n  - - - e -\n"
     found = manifest_of(sections)
@@ -126,7 +132,7 @@ def test_a_patch_makes_one_of_the_other(old: Manifest, new: Manifest) -> None:
     if patch.children:
         sections = read_sections(split_lines([text.encode()], "p"), "p")
         assert text_of(resolve(sections, "p", base=old)) == text_of(new)
-        assert text_of(chain(text_of(old), text)) == text_of(new) if old.children else True
+        assert text_of(chain(text_of(old), text)) == text_of(new)
 
 
 @pytest.mark.parametrize(
