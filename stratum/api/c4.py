@@ -174,12 +174,12 @@ def patched(paths: Sequence[str]) -> Manifest:
 
 
 def verify(session: Session, path: str, text: str, options: Options = DEFAULTS) -> Verified:
-    """Compare a directory or ref with a C4M file. What the file leaves open (null) is not compared; a directory of
-    which it has the ID alone is compared by that."""
+    """Compare a directory or ref with a C4M file, by reading every object. What the file leaves open (null) is not
+    compared; a directory of which it has the ID alone is compared by that."""
     manifest = read_text(path)
     if manifest.base is not None:
         raise UsageError(f"{what_of(path)} is a patch of {manifest.base}, and no manifest", hint="apply it first")
-    options = replace(options, groups=_has_groups(manifest))
+    options = replace(options, groups=_has_groups(manifest), rereads=True)
     with listed(session, text, options) as tree:
         there = _manifest_of_tree(tree, text)
     comparison = _Comparison(manifest)

@@ -32,12 +32,14 @@ _IN_MEMORY = 32 << 20
 @dataclass(frozen=True, slots=True)
 class Options:
     """How to look at trees: ``groups`` says which files are hard links of one another, ``outside`` follows links
-    out of a directory of the file system, ``offline`` fetches nothing."""
+    out of a directory of the file system, ``offline`` fetches nothing, ``rereads`` believes nothing that is
+    remembered of objects that were read before."""
 
     groups: bool = False
     outside: bool = False
     offline: bool = False
     progress: Progress | None = None
+    rereads: bool = False
 
 
 DEFAULTS = Options()
@@ -114,6 +116,7 @@ def found(session: Session, text: str, options: Options = DEFAULTS) -> Iterator[
     from stratum.api.naming import with_paths
     from stratum.api.reading import found_in, kind_of
     from stratum.api.unreal import bring_inodes
+    from stratum.store.c4cache import C4Cache
 
     ref, paths = with_paths(session, text, [])
     with found_in(session, ref, ["/", *paths]) as (whole, *inside):
@@ -123,13 +126,14 @@ def found(session: Session, text: str, options: Options = DEFAULTS) -> Iterator[
             raise UsageError(f"{text} is {kind_of(inode)}", hint="only files and directories have C4 IDs")
         needed = inode if isinstance(inode, File) else tree_root  # links lead anywhere in the tree
         bring_inodes(session, [there.commit], [needed], offline=options.offline, progress=options.progress)
+        remembered = None if options.rereads else C4Cache(session.store.layout)
         if isinstance(inode, File):
             ids = FileIds(session, Directory(0o40755, 0, 0, 0, children={b"file": inode}))
-            ids.read(options.progress)
+            ids.read(options.progress, remembered)
             yield inode, ids(inode)
             return
         ids = FileIds(session, tree_root)
-        ids.read(options.progress)
+        ids.read(options.progress, remembered)
         start = tuple(name for name in there.path.split(b"/") if name)
         with _listing(tree_root, ids, options, start=start) as tree:
             yield tree

@@ -194,3 +194,24 @@ def test_differences_are_told(cli: Command, app: str, source: Path, tmp_path: Pa
 def test_mistakes(cli: Command, app: str, arguments: list[str], code: int) -> None:
     found = cli("c4", *arguments)
     assert (found.code, "Traceback" in found.stderr) == (code, False), found.stderr
+
+
+def test_what_was_read_once_is_remembered_and_verify_reads_all_the_same(
+    cli: Command, app: str, source: Path, tmp_path: Path
+) -> None:
+    """Also a damaged memory changes nothing."""
+    before = cli.ok("c4", "id", "app:v1")
+    cli.ok("c4", "export", "app:v1", tmp_path / "app.c4m")
+    (object_,) = (path for path in cli.store.glob("objects/*/*") if path.stat().st_size == 5000)
+    right = object_.read_bytes()
+    object_.chmod(0o644)
+    object_.write_bytes(b"b" * 5000)
+    assert cli.ok("c4", "id", "app:v1") == before
+    assert cli("c4", "verify", tmp_path / "app.c4m", "app:v1").code == 5
+    for path in cli.store.glob("cache/c4/*"):
+        path.write_bytes(b"damaged")
+    assert cli("c4", "id", "app:v1").code == 5
+    object_.write_bytes(right)
+    object_.chmod(0o444)
+    assert cli.ok("c4", "id", "app:v1") == before
+    cli.ok("fsck")
