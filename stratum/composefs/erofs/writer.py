@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 
 from stratum.composefs.erofs import layout
 from stratum.composefs.erofs.directory import entries_size, split_names
-from stratum.composefs.erofs.numbering import DirectoryNode, Numbering
+from stratum.composefs.erofs.numbering import DirectoryNode, Numbering, ObjectMask
 from stratum.composefs.erofs.survey import METACOPY_SHA256, SECOND, Survey
 from stratum.composefs.erofs.xattrs import entry, filter_bit
 from stratum.errors import UnsupportedError
@@ -125,6 +125,9 @@ class _Inodes:
             elif isinstance(inode, Symlink):
                 self._put(number, inode, _Body(len(inode.target), inode.target, spill=_block(inode.target)))
             elif isinstance(inode, Special):
+                if type(inode) is ObjectMask and (count := self._masks(number)):
+                    number += count
+                    continue
                 self._special(number, inode)
             else:
                 raise TypeError(f"an image cannot hold a {type(inode).__name__}")
@@ -177,6 +180,31 @@ class _Inodes:
         slot = len(buffer) // layout.SLOT_SIZE
         self.nids.extend(range(slot, slot + backed.slots * len(records), backed.slots))
         buffer += b"".join(records)
+        return len(records)
+
+    def _masks(self, first: int) -> int:
+        """Write the object masks that follow one another from number ``first`` on; how many.
+
+        They differ in their numbers alone. None of those that have attributes.
+        """
+        inodes, mask = self.numbering.inodes, self.numbering.inodes[first]
+        if mask.xattrs:
+            return 0
+        stop = first
+        while stop < len(inodes) and type(inodes[stop]) is ObjectMask:
+            stop += 1
+        mtime, owner, numbers = divmod(mask.mtime, SECOND), (mask.uid, mask.gid), range(first, stop)
+        if mtime == self.survey.oldest and max(owner) <= _U16:
+            size, pack = layout.COMPACT_INODE.size, layout.COMPACT_INODE.pack
+            records = [pack(layout.FLAT_PLAIN, 0, mask.mode, 1, 0, 0, 0, number, *owner, 0) for number in numbers]
+        else:
+            size, pack = layout.EXTENDED_INODE.size, layout.EXTENDED_INODE.pack
+            form = layout.FLAT_PLAIN | layout.EXTENDED
+            records = [pack(form, 0, mask.mode, 0, 0, 0, number, *owner, *mtime, 1) for number in numbers]
+        self.buffer += bytes(-len(self.buffer) % layout.SLOT_SIZE)
+        slot, slots = len(self.buffer) // layout.SLOT_SIZE, size // layout.SLOT_SIZE
+        self.nids.extend(range(slot, slot + slots * len(records), slots))
+        self.buffer += b"".join(records)
         return len(records)
 
     def _directory(self, number: int, node: DirectoryNode) -> None:
