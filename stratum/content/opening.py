@@ -39,5 +39,5 @@ def open_content_store(
     bucket, tag, digest = split_bucket(text)
     if tag is not None or digest is not None:
         raise UsageError(f"a content store has no tags and digests: {bucket}", hint="name the bucket and a prefix only")
-    access = replace(access_of(load_config()), unsafe_concurrent=unsafe_concurrent)
+    access = replace(access_of(load_config()), unsafe_concurrent=unsafe_concurrent or None)
     return ObjectStore(open_bucket(bucket, access), tree=tree)

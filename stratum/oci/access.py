@@ -37,7 +37,8 @@ class Access:
     For object stores: ``places`` is what the settings say of each, by ``Bucket.root``. ``environment`` has variables of
     their own tools (``AWS_...``, ``GOOGLE_...``, ``AZURE_...``; ``HOME`` and ``PATH``). ``ambient`` is whether files
     and programs that it names count besides its keys, and what role this machine has; without it, and without keys,
-    requests are anonymous. ``unsafe_concurrent`` allows writing to a store that heeds no conditions.
+    requests are anonymous. ``unsafe_concurrent`` is whether a store may be written to that heeds no conditions;
+    None: where ``places`` say so.
     """
 
     credentials: Credentials = field(default=anonymous, repr=False)
@@ -54,7 +55,7 @@ class Access:
     places: Mapping[str, PlaceSettings] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     ambient: bool = False
-    unsafe_concurrent: bool = False
+    unsafe_concurrent: bool | None = None
 
 
 def proxies_in(environment: Mapping[str, str]) -> dict[str, str]:

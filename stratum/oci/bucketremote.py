@@ -111,14 +111,17 @@ def memory_of(bucket: Bucket) -> Clients:
 class RemoteBucket(BucketStore):
     """The objects of ``bucket``, reached by ``clients``."""
 
-    def __init__(self, bucket: Bucket, clients: Clients, access: Access, *, unsafe: bool = False) -> None:
+    def __init__(self, bucket: Bucket, clients: Clients, access: Access) -> None:
         self.bucket = bucket
         self.located = clients.located or bucket
         self._library = obstore()
         self._clients = clients
         self._place = clients.place
         self._access = access
-        self._unsafe = unsafe or access.unsafe_concurrent
+        told = access.places.get(bucket.root)
+        self._unsafe = access.unsafe_concurrent
+        if self._unsafe is None:
+            self._unsafe = told is not None and told.unsafe_concurrent
         self._below = f"{bucket.prefix}/" if bucket.prefix else ""
         self._account = Account(_SLACK * access.patience, access.min_rate)
         self._deleting = clients.reading

@@ -279,6 +279,18 @@ def test_a_store_without_conditions_is_written_to_where_that_is_allowed() -> Non
                 sink.bucket.put("x", b"3", when=when)
 
 
+def test_the_settings_allow_it_for_one_store() -> None:
+    """Unless who asks says that it must not be, as a collection of garbage does."""
+    allowed = Access(environment=KEYS, patience=10, places={"s3://odd": PlaceSettings(unsafe_concurrent=True)})
+    others = replace(allowed, places={"s3://other": PlaceSettings(unsafe_concurrent=True)})
+    with odd_store() as store:
+        bucket = Bucket("s3", "odd", "", store.endpoint)
+        open_bucket(bucket, allowed).put("x", b"1", when=ABSENT)
+        for access in (others, replace(allowed, unsafe_concurrent=False)):
+            with pytest.raises(UnsupportedError, match="does not heed conditions"):
+                open_bucket(bucket, access).put("y", b"1", when=ABSENT)
+
+
 def test_conditions_are_tried_once(store: OddStore) -> None:
     for _ in range(3):
         with sink_of(store) as sink:
