@@ -1,4 +1,4 @@
-"""The C4 IDs of the files of a commit: from the tree, from what is remembered, or by reading objects.
+"""The C4 IDs of the files of a commit: from the tree, from what the store remembers, or by reading objects.
 
 One object is read once, by worker processes where that is worth it. In memory are the digests of all objects and as
 many SHA-512s, each in one piece: a hundred bytes an object.
@@ -6,10 +6,12 @@ many SHA-512s, each in one piece: a hundred bytes an object.
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 from math import isqrt
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from stratum.c4.ids import DIGEST_SIZE, C4Id, id_of_bytes, id_of_digest
 from stratum.progress import Progress
@@ -18,6 +20,7 @@ from stratum.tree.model import Directory, File
 if TYPE_CHECKING:
     from stratum.api.session import Session
     from stratum.store import Store
+    from stratum.store.c4cache import C4Cache
     from stratum.sys.workers import Worker
 
 _KEY = 32
@@ -30,31 +33,24 @@ _ASKED = 100_000
 """Objects that are asked for, or remembered, at once."""
 
 
-class Remembered(Protocol):
-    """SHA-512s of objects that were read before."""
-
-    def get(self, digests: Sequence[bytes]) -> Mapping[bytes, bytes]:
-        """Digest -> SHA-512, of those that are known."""
-
-    def put(self, found: Mapping[bytes, bytes]) -> None: ...
-
-
 class FileIds:
     """Says the ID of each file of a tree, once ``read`` has been called."""
 
     def __init__(self, session: Session, root: Directory) -> None:
         self._session = session
-        objects: dict[bytes, int] = {}
+        files: list[File] = []
         todo = [root]
         while todo:
             for inode in todo.pop().children.values():
                 if isinstance(inode, Directory):
                     todo.append(inode)
                 elif isinstance(inode, File) and inode.digest is not None:
-                    objects[inode.digest] = inode.size
-        self._count = len(objects)
-        self._keys = b"".join(sorted(objects))
-        self._sizes = objects
+                    files.append(inode)
+        files.sort(key=_digest)
+        files = [next(same) for _, same in groupby(files, _digest)]
+        self._count = len(files)
+        self._keys = b"".join(map(_digest, files))
+        self._sizes = array("Q", [file.size for file in files])
         self._spread = 4 * isqrt(self._count) + 1
         self._values = bytearray(DIGEST_SIZE * self._count)
 
@@ -66,22 +62,24 @@ class FileIds:
 
     def _place(self, digest: bytes) -> int:
         """Where a digest is among all: they are evenly spread, so its first bytes say about where."""
-        count, keys = self._count, self._keys
+        count, key = self._count, self._key
         guess = int.from_bytes(digest[:4], "big") * count >> 32
         low, high = max(0, guess - self._spread), min(count, guess + self._spread)
-
-        def key(place: int) -> bytes:
-            return keys[_KEY * place : _KEY * place + _KEY]
-
         if low and key(low) > digest:
             low = 0
         if high < count and key(high) < digest:
             high = count
         return bisect_left(range(count), digest, low, high, key=key)
 
-    def read(self, progress: Progress | None = None, remembered: Remembered | None = None) -> None:
-        """Find the SHA-512 of every object. ``DamagedError`` for one that is missing or damaged."""
-        missing = list(self._known(remembered)) if remembered is not None else list(self._sizes.items())
+    def read(self, progress: Progress | None = None) -> None:
+        """Find the SHA-512 of every object, and remember it in the store. ``DamagedError`` for one that is missing or
+        damaged."""
+        from stratum.store.c4cache import C4Cache
+
+        if not self._count:
+            return
+        cache = C4Cache(self._session.store.layout)
+        missing = list(self._unknown(cache))
         total = sum(size for _, size in missing)
         done = 0
         fresh: dict[bytes, bytes] = {}
@@ -90,26 +88,27 @@ class FileIds:
                 self._set(digest, sha)
                 done += size
                 fresh[digest] = sha
-            if remembered is not None and len(fresh) >= _ASKED:
-                remembered.put(fresh)
+            if len(fresh) >= _ASKED:
+                cache.put(fresh)
                 fresh = {}
             if progress is not None:
                 progress(done, total)
-        if remembered is not None and fresh:
-            remembered.put(fresh)
-        self._sizes = {}
+        cache.put(fresh)
 
-    def _known(self, remembered: Remembered) -> Iterator[tuple[bytes, int]]:
+    def _unknown(self, cache: C4Cache) -> Iterator[tuple[bytes, int]]:
         """Take what is remembered; the objects that are not."""
-        digests = sorted(self._sizes)
-        for start in range(0, len(digests), _ASKED):
-            asked = digests[start : start + _ASKED]
-            found = remembered.get(asked)
-            for digest in asked:
+        for start in range(0, self._count, _ASKED):
+            places = range(start, min(start + _ASKED, self._count))
+            found = cache.get([self._key(place) for place in places])
+            for place in places:
+                digest = self._key(place)
                 if (sha := found.get(digest)) is not None:
-                    self._set(digest, sha)
+                    self._values[DIGEST_SIZE * place : DIGEST_SIZE * (place + 1)] = sha
                 else:
-                    yield digest, self._sizes[digest]
+                    yield digest, self._sizes[place]
+
+    def _key(self, place: int) -> bytes:
+        return self._keys[_KEY * place : _KEY * (place + 1)]
 
     def _set(self, digest: bytes, sha: bytes) -> None:
         start = DIGEST_SIZE * self._place(digest)
@@ -121,13 +120,18 @@ class FileIds:
         return jobs if jobs > 1 and (size >= _WORTH_IT or len(objects) >= _MANY) else 0
 
 
+def _digest(file: File) -> bytes:
+    assert file.digest is not None
+    return file.digest
+
+
 Batch = list[tuple[bytes, int]]
 
 
 def _batches(objects: Sequence[tuple[bytes, int]]) -> Iterator[Batch]:
     batch: Batch = []
     held = 0
-    for digest, size in sorted(objects):  # as the directories of the store have them
+    for digest, size in objects:  # in order, as the directories of the store have them
         batch.append((digest, size))
         held += size
         if len(batch) >= _BATCH or held >= _BATCH_BYTES:

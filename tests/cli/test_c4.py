@@ -7,7 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from stratum.api import c4ids
+from stratum.api.c4 import identify
+from stratum.api.session import Session
 from stratum.c4.ids import EMPTY, id_of_bytes
+from stratum.config import load_config
+from stratum.errors import NotFoundError
 from tests.cli.trees import make_tree
 from tests.support.c4texts import canonical, manifest_of, text_of
 from tests.support.command import Command
@@ -181,6 +186,41 @@ def test_differences_are_told(cli: Command, app: str, source: Path, tmp_path: Pa
     assert done.code == 5
     assert done.stdout.splitlines()[:2] == ["a: it is not there", "b9: it is " + id_of_bytes(b"beta")]
     assert "more: the manifest does not have it" in done.stdout
+
+
+def object_of(cli: Command, size: int) -> Path:
+    """The object that has so many bytes."""
+    files = (path for path in (cli.store / "objects").rglob("*") if path.is_file())
+    (found,) = (path for path in files if path.stat().st_size == size)
+    return found
+
+
+def test_an_object_is_read_once_and_checked(cli: Command, app: str) -> None:
+    object_path = object_of(cli, 5000)
+    data = object_path.read_bytes()
+    os.chmod(object_path, 0o600)
+    object_path.write_bytes(b"b" * 5000)
+    assert cli("c4", "id", "app:v1").code == 5
+    object_path.write_bytes(data)
+    found = cli.ok("c4", "id", "app:v1")
+    object_path.write_bytes(b"b" * 5000)
+    assert cli.ok("c4", "id", "app:v1") == found
+
+
+def test_objects_are_read_by_processes(
+    cli: Command, app: str, source: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(c4ids, "_MANY", 1)
+    monkeypatch.setattr(c4ids, "_BATCH", 1)
+    make_tree(source, {f"f{number}": f"{number}" * 400 for number in range(9)})
+    cli.ok("import", "--bare", source, "app:v2")
+    settings = {"STRATUM_JOBS": "2"}
+    session = Session(load_config(settings, store=str(cli.store), runtime_dir=str(cli.runtime_dir)))
+    assert identify(session, "app:v2").id == identify(session, str(source)).id
+    cli.ok("import", "--bare", make_tree(tmp_path / "new", {"x": "x" * 3000, "y": "y" * 4000}), "new")
+    object_of(cli, 3000).unlink()
+    with pytest.raises(NotFoundError, match="is missing from the store"):
+        identify(session, "new")
 
 
 @pytest.mark.parametrize(
