@@ -3,6 +3,7 @@ docs/reference/python.md (``tests/unit/test_reference.py``)."""
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -70,6 +71,22 @@ PUBLIC = {
 """Public name -> its public members, but for those that every error has. Who adds one adds it here, and to
 CHANGELOG.md; who takes one away keeps the promise of docs/python.md."""
 
+BESIDES = {
+    "stratum.content": [
+        "CachedStore",
+        "ContentSource",
+        "ContentStore",
+        "KeptStore",
+        "LocalStore",
+        "MemoryStore",
+        "ObjectStore",
+        "TreeStore",
+        "open_content_store",
+    ],
+    "stratum.fs": ["StratumFileSystem"],
+}
+"""The other public modules, and their names."""
+
 PROGRAM = """
 from collections.abc import Iterator
 from pathlib import Path
@@ -112,6 +129,13 @@ def test_the_public_names_are_these() -> None:
             assert sorted(member for member in dir(found) if member[0] != "_") == members, name
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         stratum.nothing  # noqa: B018  (asking is what fails)
+
+
+@pytest.mark.parametrize("module", BESIDES)
+def test_the_other_public_modules(module: str) -> None:
+    found = importlib.import_module(module)
+    assert sorted(found.__all__) == BESIDES[module]
+    assert all(hasattr(found, name) for name in BESIDES[module])
 
 
 def test_errors_are_kinds_of_one() -> None:
