@@ -39,6 +39,7 @@ _REF_FIRST = {
     "verify",
 }
 _REF_FIRST |= {"worktree add", "worktree switch"}
+_OBJECT_STORES = ("s3://", "gs://", "az://", "file://")
 _CUTOFF = 0.75
 """How like a verb or an option has to be (of 1): 'clone' is not 'login'."""
 
@@ -154,6 +155,10 @@ def _by_arguments(root: click.Group, args: Sequence[str], context: click.Context
     for text, type_ in given:
         if not isinstance(type_, RefType):
             continue
+        if text.startswith(_OBJECT_STORES):
+            if verb == "list":
+                return _meant(root, ["list", "--remote", text], "did you mean")
+            return _meant(root, ["pull", "--lazy", text], "a place is pulled first")
         if type_ is NAME and names_something(session, text):
             name = re.split("[:+@]", text)[0]
             return _meant(root, _replaced(args, {text: name}), "did you mean") if name != text else ""

@@ -53,8 +53,8 @@ class Metrics:
             buckets=BUCKETS,
             registry=registry,
         )
-        self._pulled = Counter("stratum_csi_pulled_bytes", "Bytes received from registries.", registry=registry)
-        self._pushed = Counter("stratum_csi_pushed_bytes", "Bytes sent to registries.", registry=registry)
+        self._pulled = Counter("stratum_csi_pulled_bytes", "Bytes received from places.", registry=registry)
+        self._pushed = Counter("stratum_csi_pushed_bytes", "Bytes sent to places.", registry=registry)
         self._collections = Counter(
             "stratum_csi_gc_runs", "Runs of the garbage collection, by how they ended.", ["result"], registry=registry
         )
@@ -80,11 +80,11 @@ class Metrics:
         self._seconds.labels(method).observe(seconds)
 
     def pulled(self, size: int) -> None:
-        """Count bytes received from registries."""
+        """Count bytes received from places."""
         self._pulled.inc(size)
 
     def pushed(self, size: int) -> None:
-        """Count bytes sent to registries."""
+        """Count bytes sent to places."""
         self._pushed.inc(size)
 
     def collected(self, result: str, freed: int) -> None:

@@ -328,6 +328,10 @@ tag --move app:v1 v2             | 4 | RUN 'stratum show app:v2'
 import SRC app:v1                | 4 | RUN 'stratum show app:v1'
 remove app                       | 4 | stratum unmount MNT
 remove app+dev                   | 4 | stratum unmount MNT
+list s3://big/a                  | 2 | did you mean 'stratum list --remote s3://big/a'?
+show s3://big/a:v1               | 3 | 'stratum pull --lazy s3://big/a:v1'
+mount s3://big/a:v1 MNT          | 2 | 'stratum pull --lazy s3://big/a:v1'
+push app S3://big/a              | 2 | write it as s3://...
 push app registry.invalid        | 2 | 'stratum push --help'
 push app localhost               | 2 | 'stratum push --help'
 push app 127.0.0.1:1/Upper       | 2 | 'stratum push --help'
