@@ -30,6 +30,7 @@ AUTHORITIES = "authorities"
 
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AZURE_STORAGE_SERVICE_ENDPOINT", "STORAGE_EMULATOR_HOST")
 _REGIONS = ("AWS_REGION", "AWS_DEFAULT_REGION")
+_ACCOUNTS = ("AZURE_STORAGE_ACCOUNT", "AZURE_STORAGE_ACCOUNT_NAME")
 
 
 def access_for(config: Config, options: Mapping[str, str], source: Target | None = None) -> Access:
@@ -60,7 +61,8 @@ def with_keys(access: Access, keys: Mapping[str, str]) -> Access:
         root: replace_frozen(place, profile=None, credentials_file=None, unsafe_concurrent=False)
         for root, place in access.places.items()
     }
-    where = {name: access.environment[name] for name in (*_ENDPOINTS, *_REGIONS) if name in access.environment}
+    names = (*_ENDPOINTS, *_REGIONS, *(() if any(map(keys.get, _ACCOUNTS)) else _ACCOUNTS))
+    where = {name: access.environment[name] for name in names if name in access.environment}
     return replace(access, environment={**where, **keys}, ambient=False, places=places)
 
 
@@ -78,7 +80,11 @@ def _keys(text: str, bucket: Bucket, environment: Mapping[str, str]) -> dict[str
         place, keys = None, {}
     if place is None or not all(isinstance(value, str) for value in keys.values()):
         raise UsageError("the keys of a mount are not those of an object store")
-    endpoints = {place.endpoint, *(map(environment.get, _ENDPOINTS) if place.endpoint is None else ())}
+    endpoints = {place.endpoint}
+    if place.endpoint is None:
+        endpoints |= set(map(environment.get, _ENDPOINTS))
+        accounts = filter(None, (given.get(name) for given in (keys, environment) for name in _ACCOUNTS))
+        endpoints |= {f"https://{account}.blob.core.windows.net" for account in accounts}
     return keys if place.root == bucket.root and bucket.endpoint in endpoints else None
 
 

@@ -110,3 +110,14 @@ def test_keys_of_a_mount_are_for_its_own_bucket(source: str, ours: bool, isolate
 def test_keys_that_are_none_are_refused(text: str) -> None:
     with pytest.raises(UsageError):
         access_for(load_config({}), {"keys": text}, parse_target("s3://data/app"))
+
+
+@pytest.mark.parametrize(("account", "ours"), [("team", True), ("evil", False)])
+def test_keys_of_an_azure_account_are_for_that(account: str, ours: bool) -> None:
+    """What is noted of a source there always says the account."""
+    keys = {"AZURE_STORAGE_ACCOUNT_NAME": "team", "AZURE_STORAGE_ACCOUNT_KEY": "secret"}
+    options = {"keys": keys_to_json(parse_target("az://data/app"), keys), "isolated": "true"}
+    source = parse_target(f"az://data/app?endpoint=https://{account}.blob.core.windows.net")
+    access = access_for(load_config({"AZURE_STORAGE_ACCOUNT": "node"}), options, source)
+    assert access.environment == (keys if ours else {"AZURE_STORAGE_ACCOUNT": "node"})
+    assert not access.ambient
