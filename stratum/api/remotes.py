@@ -67,8 +67,8 @@ def list_repositories(session: Session, text: str, access: Access) -> list[str] 
     """What the registry or the bucket that ``text`` names has, each as a target is written; None where ``text`` is a
     repository itself.
 
-    A bucket or prefix is one where it has tags, or where nothing below has some; a slash at its end says that what is
-    below is meant. Raises as ``oci.catalog``.
+    A prefix is one where it has tags, a whole bucket where nothing else in it has some, and both where a tag or digest
+    is named or nothing below has tags; a slash at the end says that what is below is meant. Raises as ``oci.catalog``.
     """
     from stratum.oci.catalog import list_prefixes
     from stratum.oci.catalog import list_repositories as run
@@ -79,16 +79,18 @@ def list_repositories(session: Session, text: str, access: Access) -> list[str] 
     if registry is not None:
         target = parse_target(f"{registry}/repository")
         return [f"{target.host}/{name}" for name in run(target, access)]
-    target = parse_target(text, session.config.registry)
-    if target.bucket is None:
+    target = parse_target(text, session.config.registry, default_tag="")
+    if target.bucket is None or target.tag or target.digest:
         return None
     below = text.partition("?")[0].endswith("/")
-    if not below:
+    if target.bucket.prefix and not below:
         with open_source(target, access) as place:
             if place.list_tags():
                 return None
-    found = [f"{bucket}{bucket.query}" for bucket in list_prefixes(target.bucket, access)]
-    return found if found or below else None
+    found = list_prefixes(target.bucket, access)
+    if below or (found and found != [target.bucket]):
+        return [f"{bucket}{bucket.query}" for bucket in found]
+    return None
 
 
 def look_up(session: Session, source: str, access: Access) -> CommitMeta:

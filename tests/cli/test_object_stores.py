@@ -40,6 +40,7 @@ def test_push_list_and_pull(cli: Command, other: Command, app: str, place: str, 
     assert (again["bytes_sent"], again["blobs_sent"]) == (0, 0)
     (tag,) = cli.json("list", "--remote", place)
     assert (tag["tag"], tag["commit"], tag["manifest"]) == ("v1", app, sent["manifest"])
+    assert cli.json("list", "--remote", f"file://{tmp_path}/places/") == [{"repository": place}]
     assert other.json("pull", f"{place}:v1")["ref"] == "app:v1", "the stratum has the last part of the name"
     assert other.ok("pull", f"{place}@{sent['manifest']}", "fixed") == app
     assert other("pull", f"{place}:v9").code == 3

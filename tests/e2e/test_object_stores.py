@@ -101,6 +101,9 @@ def test_one_machine_pushes_another_pulls(
         assert [each["repository"] for each in far.json("list", "--remote", everything)] == names
     assert [each["repository"] for each in far.json("list", "--remote", f"{bucket}/team/")] == names[1:]
     assert far("list", "--remote", f"{bucket}/none").code == 3
+    near.ok("push", "app:v1", f"{bucket}:whole")
+    assert [each["repository"] for each in far.json("list", "--remote", bucket)] == [bucket, *names]
+    assert [each["tag"] for each in far.json("list", "--remote", f"{bucket}:any")] == ["whole"]
 
 
 def test_the_endpoint_may_be_in_the_reference(
