@@ -44,7 +44,8 @@ from it), and goes through all steps again.
 ``gc/sweep`` as it was. The next collection takes that over, and finds out anew what nothing names; nobody goes on
 deleting what the dead one had in its list. It may do so when the record was not written for ``Limits.stale``, or when
 its process is known to be gone, which can be told on the same machine only. A push ignores the record after the same
-time.
+time. So a collection that finds, by the server's clock, that it stood still for so long between two writes of its
+record begins the batch anew, with another look: a push may have taken it for dead meanwhile.
 
 *What is assumed.* Deleting depends on nothing, so a collection that stood still between its last look at the clock and
 its request, for longer than ``Limits.stale``, could delete what others have come to need since. Its clock is one that

@@ -24,7 +24,7 @@ from secrets import token_hex
 from stratum.errors import DamagedError, NotFoundError
 from stratum.oci.bucketstore import BucketStore, Entry
 from stratum.oci.descriptor import MalformedError
-from stratum.oci.guard import Machine, understood_sweep
+from stratum.oci.guard import LateError, Machine, understood_sweep
 from stratum.oci.sweeprecord import (
     BLOBS,
     KEYS_MAX,
@@ -273,19 +273,22 @@ class _Run:
 
     def _sweep(self, lease: SweepLease, batch: list[Mark]) -> None:
         """Delete what of a batch nobody has come to need."""
-        lease.look([mark.key for mark in batch])
-        pushes = self._reach.look(lease.time, self._limits.forgotten)
+        at_once = _BULK if self._store.bucket.scheme == "s3" else _SINGLE
+        while True:
+            try:
+                lease.look([mark.key for mark in batch])
+                pushes = self._reach.look(lease.time, self._limits.forgotten)
+                going = [mark for mark in batch if self._is_unneeded(mark, pushes)]
+                lease.delete([mark.key for mark in going if not self._is_young(mark, pushes)], at_once)
+                break
+            except LateError:
+                continue
         self._old = list(pushes.forgotten)
-        going = []
-        for mark in batch:
+        for mark in going:
             if self._is_young(mark, pushes):
                 self._wait(mark)
-            elif self._is_unneeded(mark, pushes):
-                going.append(mark)
-        at_once = _BULK if self._store.bucket.scheme == "s3" else _SINGLE
-        lease.delete([mark.key for mark in going], at_once)
-        for mark in going:
-            self._count(self.done.removed, mark)
+            else:
+                self._count(self.done.removed, mark)
 
     def _is_unneeded(self, mark: Mark, pushes: Pushes) -> bool:
         if mark.key.startswith(BLOBS):

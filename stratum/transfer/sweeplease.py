@@ -12,7 +12,7 @@ from secrets import token_hex
 
 from stratum.errors import BusyError, ChangedError, ConflictError, NotFoundError, StratumError
 from stratum.oci.bucketstore import ABSENT, BucketStore, Match
-from stratum.oci.guard import Machine, understood_sweep
+from stratum.oci.guard import LateError, Machine, understood_sweep
 from stratum.oci.sweeprecord import (
     FREE,
     LOOKING,
@@ -41,6 +41,7 @@ class SweepLease:
         self._version: str | None = None
         self._written_at = 0.0
         self._is_unsure = False
+        self._is_late = False
         self.time = 0.0
         self.taken_over = False
         self.record = SweepRecord(token_hex(16), self._who, FREE, token_hex(16))
@@ -99,10 +100,13 @@ class SweepLease:
             self._version = self._store.put(SWEEP_KEY, data, when=when)
         except ChangedError:
             self._version = self._own(data)
+        before, then = self.record, self.time
         self.record, self._written_at = record, at
         entry = self._store.head(SWEEP_KEY)
         if entry is not None:
             self.time = max(self.time, entry.modified)
+        if before.deletes and record.deletes and self.time - then > self._limits.stale - self._limits.skew:
+            self._is_late = True
 
     def _own(self, data: bytes) -> str:
         """The version of the record where it is ``data``: the put was done, and its answer lost. ``ConflictError``
@@ -130,12 +134,19 @@ class SweepLease:
     def look(self, keys: Sequence[str]) -> None:
         """Announce a batch: ``keys`` would be deleted."""
         self._write(LOOKING, keys, swept=token_hex(16))
+        self._is_late = False
 
     def delete(self, keys: Sequence[str], at_once: int) -> None:
-        """Delete ``keys``, which are among those that were announced."""
+        """Delete ``keys``, which are among those that were announced.
+
+        ``LateError`` where this one stood still since then for so long that a push may have taken it for dead: what it
+        found out about the batch counts no more.
+        """
         self._write(SWEEPING, keys)
         for start in range(0, len(keys), at_once):
             self.keep()
+            if self._is_late:
+                raise LateError("this collection stood still, and pushes may have taken it for dead", hint="try again")
             self._delete(keys[start : start + at_once])
 
     def swept(self) -> None:

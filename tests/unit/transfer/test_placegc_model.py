@@ -227,13 +227,14 @@ def test_killed_at_any_request_a_collection_is_made_up_for() -> None:
 
 
 LONG = int(os.environ.get("STRATUM_TEST_PLACE_GC", "0"))
+FIRST = 0
 
 
 def test_many_random_orders() -> None:
     """``STRATUM_TEST_PLACE_GC=N``: N more of them, from a generator that makes longer ones."""
     import random
 
-    for seed_number in range(max(LONG, 20)):
+    for seed_number in range(FIRST, FIRST + max(LONG, 20)):
         source = random.Random(seed_number)
 
         def some(source: random.Random = source) -> list[int]:
