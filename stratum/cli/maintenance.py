@@ -9,8 +9,9 @@ import click
 
 from stratum.cli.app import App, verb
 from stratum.cli.output import ago, human_size, safe, short
+from stratum.cli.places import There, collect_place, place_options
 from stratum.cli.progress import progress_bar
-from stratum.cli.reftype import OF_STRATUM, PATH
+from stratum.cli.reftype import OF_STRATUM
 from stratum.errors import DamagedError, UsageError
 
 if TYPE_CHECKING:
@@ -56,23 +57,11 @@ def _keep(unit: str, help_text: str) -> Callable[[Command], Command]:
 @click.option(
     "--stratum", "strata", metavar="NAME", type=OF_STRATUM, multiple=True, help="Only thin out NAME; may be repeated."
 )
-@click.option(
-    "--place", metavar="PLACE", help="Collect what no tag leads to in an object store, such as s3://BUCKET/PREFIX."
-)
-@click.option(
-    "--older-than", metavar="AGE", help="With --place: only what nothing has named for this time; default 24h."
-)
-@click.option("--wait", is_flag=True, help="With --place: wait until what is marked may go, and remove it.")
-@click.option("--plain-http", is_flag=True, help="With --place: use HTTP without TLS.")
-@click.option("--ca-file", metavar="FILE", type=PATH, help="With --place: trust the certificate authorities in FILE.")
+@place_options
 def gc(
     app: App,
     dry_run: bool,
-    place: str | None,
-    older_than: str | None,
-    wait: bool,
-    plain_http: bool,
-    ca_file: str | None,
+    there: There,
     reflog_age: str | None,
     history_age: str | None,
     keep_within: str | None,
@@ -107,17 +96,10 @@ def gc(
     strata that were pulled from there name manifests by digest, which nobody there knows of: keep a tag on these
     (push --keep-tag, pull --lazy --keep-tag).
     """
-    rules_given = (reflog_age, history_age, keep_within, *tags, *strata, *(each or None for each in keep.values()))
-    if place is not None:
-        from stratum.cli.places import collect_place
-
-        if any(given is not None for given in rules_given):
-            raise UsageError("rules of the store are not for --place", hint="there all that no tag leads to goes")
-        access = app.session.access(plain_http=plain_http, ca_file=ca_file)
-        collect_place(app, place, access, age=older_than, dry_run=dry_run, wait=wait)
+    own = any(given is not None for given in (reflog_age, history_age, keep_within)) or tags or strata
+    if there.asked(rules=bool(own or any(keep.values()))):
+        collect_place(app, there, dry_run=dry_run)
         return
-    if older_than is not None or wait or plain_http or ca_file is not None:
-        raise UsageError("--older-than, --wait, --plain-http and --ca-file are for --place", hint="add --place PLACE")
     from stratum.api.maintenance import gc as run
     from stratum.api.maintenance import retention
 

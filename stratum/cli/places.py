@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+
+import click
 
 from stratum.cli.app import App
 from stratum.cli.output import human_size, safe
 from stratum.cli.progress import progress_bar
+from stratum.cli.reftype import PATH
+from stratum.errors import UsageError
+from stratum.frozen import frozen
 
 if TYPE_CHECKING:
     from stratum.api.places import CollectedThere
@@ -22,12 +29,76 @@ _WORDS = {
 }
 
 
-def collect_place(app: App, place: str, access: Access, *, age: str | None, dry_run: bool, wait: bool) -> None:
-    """Collect the garbage of ``place``, and print what went."""
+@frozen
+class There:
+    """What is asked of ``gc`` about a place."""
+
+    place: str | None
+    older_than: str | None
+    wait: bool
+    plain_http: bool
+    ca_file: str | None
+
+    def asked(self, *, rules: bool) -> bool:
+        """Whether a place is to be collected; ``rules``: whether rules for the store are given. ``UsageError``."""
+        if self.place is not None:
+            if rules:
+                raise UsageError("rules of the store are not for --place", hint="there all that no tag leads to goes")
+            return True
+        if self.older_than is not None or self.wait or self.plain_http or self.ca_file is not None:
+            raise UsageError(
+                "--older-than, --wait, --plain-http and --ca-file are for --place", hint="add --place PLACE"
+            )
+        return False
+
+
+def place_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """``--place`` and what goes with it: together the parameter ``there``."""
+
+    @functools.wraps(function)
+    def with_place(
+        *args: Any,
+        place: str | None,
+        older_than: str | None,
+        wait: bool,
+        plain_http: bool,
+        ca_file: str | None,
+        **kwargs: Any,
+    ) -> Any:
+        return function(*args, there=There(place, older_than, wait, plain_http, ca_file), **kwargs)
+
+    for option in (
+        click.option("--ca-file", metavar="FILE", type=PATH, help="With --place: trust the authorities in FILE."),
+        click.option("--plain-http", is_flag=True, help="With --place: use HTTP without TLS."),
+        click.option("--wait", is_flag=True, help="With --place: wait until what is marked may go, and remove it."),
+        click.option(
+            "--older-than", metavar="AGE", help="With --place: only what nothing has named for this time; default 24h."
+        ),
+        click.option(
+            "--place", metavar="PLACE", help="Collect what no tag leads to in an object store: s3://BUCKET/PREFIX."
+        ),
+    ):
+        with_place = option(with_place)
+    return with_place
+
+
+def collect_place(app: App, there: There, *, dry_run: bool) -> None:
+    """Collect the garbage of a place, and print what went."""
     from stratum.api.places import collect_place as run
 
+    assert there.place is not None
+    access = app.session.access(plain_http=there.plain_http, ca_file=there.ca_file)
     with progress_bar(app.out, "looking") as advance:
-        done = run(app.session, place, access, age=age, dry_run=dry_run, wait=wait, tell=app.out.note, progress=advance)
+        done = run(
+            app.session,
+            there.place,
+            access,
+            age=there.older_than,
+            dry_run=dry_run,
+            wait=there.wait,
+            tell=app.out.note,
+            progress=advance,
+        )
     if done.last.missing:
         app.out.warn(f"{done.last.missing} blobs are named by manifests in {safe(done.place)} and are not there")
     if app.out.json:
