@@ -45,7 +45,10 @@ class Limits:
     its record is another's to take, and to be ignored, when by the clock of the object store nobody wrote it for
     ``stale``. What lies between is for a request under way, and for a machine that stands still. A push moves its tag
     no later than ``fresh`` after its record was written; that is ignored when it is older than ``forgotten``. A process
-    that is known to be gone is not waited for longer than ``grace``, the time for its last request to arrive.
+    that is known to be gone is not waited for longer than ``grace``, the time for its last request to arrive; a
+    collection waits as long after a request that was answered after ``slow`` only, as it may have been sent twice.
+    Clocks of the store's machines differ by no more than ``skew``. What came up to ``young`` before a push began is
+    taken for its.
     """
 
     renew: float = 120
@@ -55,6 +58,7 @@ class Limits:
     grace: float = 60
     slow: float = 10
     skew: float = 60
+    young: float = 60
 
 
 LIMITS = Limits()

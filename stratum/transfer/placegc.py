@@ -228,7 +228,7 @@ class _Run:
 
     def _is_young(self, mark: Mark, pushes: Pushes) -> bool:
         """Whether a push may have sent it that is going on."""
-        return pushes.begun is not None and mark.modified >= pushes.begun - self._limits.skew
+        return pushes.begun is not None and mark.modified >= pushes.begun - self._limits.young
 
     def _wait(self, mark: Mark) -> None:
         self._count(self.done.waiting, mark)

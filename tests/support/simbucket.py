@@ -17,7 +17,7 @@ from stratum.errors import ChangedError, NotFoundError
 from stratum.oci.bucketname import Bucket
 from stratum.oci.bucketstore import ALWAYS, Absent, BucketStore, Entry, Match, When
 from stratum.oci.guard import Machine
-from stratum.oci.sweeprecord import LIMITS, Who
+from stratum.oci.sweeprecord import LIMITS, Limits, Who
 
 PAGE = 4
 """Objects in a page of a listing."""
@@ -36,7 +36,8 @@ class World:
 
     grace = 300.0
 
-    def __init__(self, check: Callable[[World], None] = lambda world: None) -> None:
+    def __init__(self, check: Callable[[World], None] = lambda world: None, limits: Limits = LIMITS) -> None:
+        self.limits = limits
         self.objects: dict[str, tuple[bytes, float, str]] = {}
         self.clock = 1_000_000.0
         self.check = check
@@ -120,7 +121,7 @@ class Actor:
     def machine(self) -> Machine:
         who = Who("sim", self.number, 1, "", "sim")
         return Machine(
-            limits=LIMITS,
+            limits=self.world.limits,
             jobs=1,
             now=lambda: self.world.clock + 1000 * self.number,
             sleep=self._sleep,

@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -24,6 +25,7 @@ from stratum.oci.links import links_of
 from stratum.oci.mediatypes import MANIFEST_MEDIA_TYPE
 from stratum.oci.objectstore import ObjectStore
 from stratum.oci.remote import Upload
+from stratum.oci.sweeprecord import LIMITS, Limits
 from stratum.oci.target import Target
 from stratum.transfer.placegc import PlaceCollected, collect_place
 from tests.support.effort import examples
@@ -160,17 +162,20 @@ works = st.one_of(
     st.builds(untag, tags),
     st.builds(collect, st.sampled_from([0.0, 0.0, 50.0])),
 )
+UNPROTECTED = replace(LIMITS, young=-1e9)
+"""Limits by which the age of a blob says nothing: all depends on the protocol."""
+limits = st.sampled_from([LIMITS, UNPROTECTED])
 actors = st.lists(works, min_size=1, max_size=4).map(lambda some: [collect(0), *some])
 turns = st.lists(st.tuples(st.integers(0, 4), st.integers(1, 12), st.integers(0, 60)), max_size=60)
 """Which actor, how many requests, and what happens before: kills and long times are rare."""
 
 
-@given(actors, turns)
-@settings(max_examples=examples(80), deadline=None)
+@given(actors, turns, limits)
+@settings(max_examples=examples(50), deadline=None)
 def test_whatever_the_order_names_are_whole_and_the_rest_goes(
-    works: list[Callable[[Actor], None]], turns: list[tuple[int, int, int]]
+    works: list[Callable[[Actor], None]], turns: list[tuple[int, int, int]], limits: Limits
 ) -> None:
-    world = World(whole)
+    world = World(whole, limits)
     seed(world)
     try:
         for work in works:
@@ -245,7 +250,7 @@ def test_many_random_orders() -> None:
             made = [push(tag, some()), push(tag, some()), refer(some(), some()), untag(tag)]
             return source.choice([*made, retag(tag, source.choice("abc")), collect(source.choice([0, 0, 50]), 3)])
 
-        world = World(whole)
+        world = World(whole, source.choice([LIMITS, UNPROTECTED]))
         seed(world)
         for each in [collect(0, 4), *(work() for _ in range(source.randint(2, 6)))]:
             world.start(each)
