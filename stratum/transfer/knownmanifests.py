@@ -158,6 +158,11 @@ def read_part(data: bytes) -> list[dict[str, Any]]:
         return []
 
 
+def write_part(records: Iterable[tuple[str, Links, int, str]]) -> bytes:
+    """The object that ``read_part`` reads: for each manifest what it names, and the size and version of its object."""
+    return _packed([_line(*record) for record in records])
+
+
 def read_tags(data: bytes) -> dict[str, tuple[str, float, str]]:
     """Key of a tag -> (version, when it was written, hex digits of the manifest that it names)."""
     found = {}

@@ -101,7 +101,7 @@ def test_services_run_stratum() -> None:
 def test_timers_are_of_a_service_that_gets_no_more_than_it_needs() -> None:
     timers = sorted(EXAMPLES.glob("*.timer"))
     assert {path.stem for path in timers} == {
-        f"stratum-{what}" for what in ("commit@", "gc", "push@", "metrics", "fsck")
+        f"stratum-{what}" for what in ("commit@", "gc", "gc-place@", "push@", "metrics", "fsck")
     }
     readme = (EXAMPLES / "README.md").read_text()
     for path in timers:
@@ -113,7 +113,7 @@ def test_timers_are_of_a_service_that_gets_no_more_than_it_needs() -> None:
         service = dict(unit["Service"])
         assert (service["Type"], service["NoNewPrivileges"]) == ("oneshot", "yes")
         assert "TimeoutStartSec" in service
-        assert ("IPAddressDeny" in service) == (path.stem != "stratum-push@")
+        assert ("IPAddressDeny" in service) == (path.stem not in ("stratum-push@", "stratum-gc-place@"))
         assert f"`{path.name}`" in readme
 
 

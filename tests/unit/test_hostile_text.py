@@ -32,11 +32,14 @@ from stratum.oci.awskeys import read_sections
 from stratum.oci.azurekeys import read_connection
 from stratum.oci.bucketerrors import Place, failure
 from stratum.oci.challenge import read_challenges
+from stratum.oci.descriptor import MalformedError
 from stratum.oci.imageindex import LAYOUT_VERSION, check_version, digest_of_tag, read_entries, tags_of
+from stratum.oci.links import Links, links_of
 from stratum.oci.mediatypes import MANIFEST_MEDIA_TYPE
 from stratum.oci.names import read_names
 from stratum.oci.objectstore import read_tag
 from stratum.oci.referrers import read_referrers
+from stratum.oci.sweeprecord import LOOKING, PushRecord, SweepRecord, Who, read_push, read_sweep
 from stratum.oci.target import is_repository, parse_target
 from stratum.oci.transport import origin
 from stratum.podman.commandline import Grammar, parse_line
@@ -54,6 +57,8 @@ from stratum.store.sources import CommitSource, read_sources, write_sources
 from stratum.store.tables import read_tables, write_tables
 from stratum.sys.fanotify import parse_closes, parse_names
 from stratum.transfer.artifact import read_manifest
+from stratum.transfer.knownmanifests import read_part, read_tags, write_part, write_tags
+from stratum.transfer.marks import Mark, read_chunk, write_chunk
 from stratum.transfer.packs import compress, read_index
 from stratum.tree.contents import named_digests, named_objects, objects_of
 from stratum.tree.dump import read_dump, write_dump
@@ -89,6 +94,7 @@ PENDING = (
     b'{"n":1,"ref":"a+b","key":[1,2],"signature":[1,2,1,4,5],"size":1,"digest":null,"content":"eA==","unknown":null,'
     b'"when":9,"handle":"ab","path":"L2E=","mode":33188,"actor":[7,8,"vim",null]}\n{"moved":"ab","path":"L2I="}\n{"done":[1]}\n'
 )
+KNOWN = write_part([(HASH, Links([HASH], [HASH], [], HASH), 5, "v")])
 PACK_INDEX = b"stratum-index 1\nframe 100 4096\nobject %b 1536 2000\n" % HASH.encode()
 
 
@@ -232,6 +238,19 @@ PARSERS: dict[str, tuple[Callable[[bytes], object], bytes]] = {
         b'{"manifests":[{"mediaType":"%b","digest":"sha256:%b","size":5,"artifactType":"x","annotations":{}}]}'
         % (MANIFEST_MEDIA_TYPE.encode(), HASH.encode()),
     ),
+    "links": (
+        links_of,
+        b'{"config":{"digest":"sha256:%b"},"layers":[],"manifests":[],"subject":{"digest":"sha256:%b"}}'
+        % (HASH.encode(), HASH.encode()),
+    ),
+    "sweep": (
+        read_sweep,
+        SweepRecord("a" * 32, Who("h", 1, 2, "", ""), LOOKING, "b" * 32, None, 0, ("tags/a",)).to_bytes("c"),
+    ),
+    "push": (read_push, PushRecord(1.5, "tags/a", HASH, (HASH,), (HASH,)).to_bytes()),
+    "marks": (read_chunk, write_chunk([Mark("tags/a", 1, 2.0, 3.0)])),
+    "known manifests": (read_part, KNOWN),
+    "known tags": (read_tags, write_tags({"tags/a": ("v", 1.0, HASH)})),
     "names-of-registry": (
         lambda data: read_names(data, "repositories", is_repository, "a place", "them"),
         b'{"repositories":["a/b"]}',
@@ -304,7 +323,7 @@ def test_a_parser_answers_or_refuses(name: str) -> None:
     @example(b'a = "' + b'\\"' * 50_000)
     @example(b'{"a":' * 20_000)
     def run(data: bytes) -> None:
-        with suppress(StratumError, BadStateError):
+        with suppress(StratumError, BadStateError, MalformedError):
             parse(data)
 
     run()
