@@ -2,7 +2,7 @@
 
 What was fetched of a place is shared by all file systems of a process, and its threads: the trees that were read last,
 and contents within the bounds of a ``Cache``. A process that was forked begins anew: it uses no connection, lock or
-thread of the one that it came from, whatever was open then.
+thread of the one that it came from, whatever was open then. It cannot ask object stores where that one has.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from stratum.errors import DamagedError, NotFoundError
+from stratum.errors import DamagedError, NotFoundError, UnsupportedError
 from stratum.fs.cache import DISK, Cache, DiskCache
 from stratum.fs.fetching import Reader, Supplying
 from stratum.hydrate.remote import Remote
@@ -31,7 +31,7 @@ from stratum.oci.remote import Source
 from stratum.store.catalog import Catalog
 from stratum.store.layout import storage_error
 from stratum.transfer.artifact import Manifest, read_manifest, read_metadata
-from stratum.transfer.catalogs import access_to, catalog_of, source_of
+from stratum.transfer.catalogs import access_to, catalog_of, source_of, target_of
 from stratum.transfer.objects import read_packs
 from stratum.transfer.treeblobs import join_tree
 from stratum.tree.contents import objects_of
@@ -186,6 +186,30 @@ def shared() -> _Shared:
     return _shared
 
 
+class _ObjectStores:
+    """Whether this process can ask object stores: what speaks with them has threads, which a fork leaves behind, and
+    waits for these for ever."""
+
+    asked = cut_off = False
+
+
+def _may_ask(target: Target) -> None:
+    """``UnsupportedError`` where ``target`` is an object store, and this process was forked from one that asked one."""
+    if target.bucket is None or target.bucket.scheme == "file":
+        return
+    if _ObjectStores.cut_off:
+        raise UnsupportedError(
+            f"{target.bucket} cannot be asked by a process that was forked from one that had asked an object store",
+            hint="start processes by 'spawn' or 'forkserver' (multiprocessing.get_context), as dask does",
+        )
+    _ObjectStores.asked = True
+
+
+def _forked() -> None:
+    _ObjectStores.cut_off = _ObjectStores.asked
+
+
+os.register_at_fork(after_in_child=_forked)
 os.register_at_fork(after_in_child=UNPACKING._at_fork_reinit)  # type: ignore[attr-defined]  # as the standard library
 
 
@@ -238,6 +262,8 @@ class LocalCommit:
     def _new_reader(self) -> Reader:
         scratch = Path(tempfile.gettempdir())
         supplies = Supplies(self._session.store, self.commit, partial(access_to, self._access()), scratch)
+        for supply in supplies:
+            _may_ask(target_of(supply.remote.source))
         return Reader(supplies, shared().cache(self._caching), shared().pool)
 
 
@@ -255,7 +281,7 @@ class PlaceCommit:
 
     def __init__(
         self,
-        where: str,
+        target: Target,
         manifest: Manifest,
         meta: CommitMeta,
         root: Directory,
@@ -263,7 +289,7 @@ class PlaceCommit:
         supply: Callable[[Catalog], Supply],
         caching: Caching,
     ) -> None:
-        self.where, self.manifest, self.root = where, manifest, root
+        self._target, self.root = target, root
         self.commit, self.when = manifest.commit, time_of(meta)
         self._catalog, self._supply, self._caching = catalog, supply, caching
         self._lock = threading.Lock()
@@ -276,6 +302,7 @@ class PlaceCommit:
         return FetchedContent(self._reader, file.digest, file.size)
 
     def _new_reader(self) -> Reader:
+        _may_ask(self._target)
         if self._listed is None:
             self._listed = self._catalog()
         supplies = _One(self._supply(self._listed))
@@ -305,6 +332,7 @@ def time_of(meta: CommitMeta) -> datetime:
 
 def resolve_place(target: Target, access: Access) -> tuple[str, bytes]:
     """(digest, bytes) of the manifest that ``target`` names now. ``StratumError``."""
+    _may_ask(target)
     with open_source(target, access) as remote:
         data, digest = remote.get_manifest(target.reference)
     return digest, data
@@ -321,6 +349,7 @@ def open_place(
 
 
 def _open(target: Target, found: tuple[str, bytes], access: Callable[[], Access], caching: Caching) -> PlaceCommit:
+    _may_ask(target)
     where, (digest, data) = str(target), found
     manifest = read_manifest(data, where)
     cache = shared().cache(caching)
@@ -345,7 +374,7 @@ def _open(target: Target, found: tuple[str, bytes], access: Callable[[], Access]
         source = source_of(target, digest, _KIND, access())
         return Supply(0, 0, listed, Remote(source, lambda: access_to(access(), source), Path(tempfile.gettempdir())))
 
-    return PlaceCommit(where, manifest, meta, root, catalog, supply, caching)
+    return PlaceCommit(target, manifest, meta, root, catalog, supply, caching)
 
 
 def _blob(remote: Source, cache: Cache, blob: Descriptor) -> bytes:

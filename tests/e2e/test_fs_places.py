@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -270,3 +271,30 @@ def test_an_ordinary_user_needs_no_more(pushed: dict[str, Place], tmp_path: Path
         assert (home / ".local/share/stratum/commits" / done.stdout.strip()).is_dir()
     finally:
         subprocess.run(["rm", "-rf", str(home)], check=True)
+
+
+def _child(fs: StratumFileSystem, path: str, answers: Any) -> None:
+    try:
+        answers.put(fs.cat_file(path, 5, 50))
+    except OSError as exc:
+        answers.put(str(exc))
+
+
+def test_a_forked_process_has_connections_of_its_own(place: Place) -> None:
+    """But what speaks with object stores cannot be used after a fork, which is said at once."""
+    fs = opened(place)
+    data = (place.directory / "large.bin").read_bytes()
+    path = f"{place.url}/large.bin"
+    assert fs.cat_file(path, 5, 50) == data[5:50]
+    context = multiprocessing.get_context("fork")
+    answers = context.Queue()
+    children = [context.Process(target=_child, args=(fs, path, answers), daemon=True) for _ in range(3)]
+    for child in children:
+        child.start()
+    assert fs.cat_file(path, LARGE - 50, None) == data[-50:]
+    found = [answers.get(timeout=60) for _ in children]
+    assert found == [data[5:50]] * 3 or all("forked from one that had asked" in each for each in found)
+    assert (found[0] == data[5:50]) == ("s3:" not in place.reference)
+    for child in children:
+        child.join(60)
+        assert child.exitcode == 0
