@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Set
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Protocol, cast
@@ -40,6 +40,9 @@ class Contents(Protocol):
     def open(self, digest: bytes) -> int | bytes | None:
         """A descriptor of the content, or all of it; None where it is not kept here."""
 
+    def keep_only(self, digests: Callable[[], Set[bytes]]) -> None:
+        """Forget those that are not among ``digests``, where that is worth its while."""
+
     def clear(self) -> None:
         """Forget everything."""
 
@@ -49,6 +52,7 @@ class MemoryContents(Contents):
 
     def __init__(self) -> None:
         self._kept: dict[bytes, bytes] = {}
+        self._size = self._needed = 0
 
     def create(self) -> BinaryIO:
         return cast(BinaryIO, tempfile.SpooledTemporaryFile(_SPOOL_MAX))
@@ -59,7 +63,9 @@ class MemoryContents(Contents):
     def keep(self, file: BinaryIO, digest: bytes) -> None:
         with file:
             file.seek(0)
-            self._kept.setdefault(digest, file.read())
+            if digest not in self._kept:
+                self._kept[digest] = file.read()
+                self._size += len(self._kept[digest])
 
     def discard(self, file: BinaryIO) -> None:
         file.close()
@@ -69,14 +75,14 @@ class MemoryContents(Contents):
 
     def clear(self) -> None:
         self._kept.clear()
+        self._size = self._needed = 0
 
-    def digests(self) -> Iterator[bytes]:
-        """What is kept."""
-        return iter(list(self._kept))
-
-    def forget(self, digest: bytes) -> None:
-        """Keep one no longer."""
-        self._kept.pop(digest, None)
+    def keep_only(self, digests: Callable[[], Set[bytes]]) -> None:
+        """When twice as much is kept as was needed the last time, and more."""
+        if self._size > 2 * self._needed + _SPOOL_MAX:
+            needed = digests()
+            self._kept = {digest: data for digest, data in self._kept.items() if digest in needed}
+            self._size = self._needed = sum(map(len, self._kept.values()))
 
 
 class DirectoryContents(Contents):
@@ -117,6 +123,9 @@ class DirectoryContents(Contents):
             return os.open(self._path(digest), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except FileNotFoundError:
             return None
+
+    def keep_only(self, digests: Callable[[], Set[bytes]]) -> None:
+        """Others may have them open: they go with ``clear``."""
 
     def clear(self) -> None:
         """Forget everything but files in the making, which somebody else may be writing."""

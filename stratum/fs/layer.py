@@ -109,6 +109,7 @@ class Layer:
                 if records:
                     self.log.append(records)
                     self.changed = True
+                    self.contents.keep_only(lambda: {digest for digest, _ in written(replay.root)})
             except BaseException:
                 self._replay = Replay(before)
                 raise
@@ -225,6 +226,20 @@ class Changes:
 
 def _path(names: Iterable[bytes]) -> bytes:
     return b"/" + b"/".join(names)
+
+
+def written(root: Directory) -> Iterator[tuple[bytes, int]]:
+    """(digest, size) of each file in a directory that is not as it was in the commit."""
+    todo = [root]
+    while todo:
+        directory = todo.pop()
+        if directory.region is not None:
+            continue
+        for inode in directory.children.values():
+            if isinstance(inode, Directory):
+                todo.append(inode)
+            elif isinstance(inode, File) and inode.digest is not None:
+                yield inode.digest, inode.size
 
 
 def _root_of(replay: Replay) -> Directory:

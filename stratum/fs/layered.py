@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from datetime import datetime
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from stratum.errors import ConflictError, DamagedError, StratumError, UsageError, quoted
 from stratum.fs.contents import Contents, DirectoryContents, MemoryContents
-from stratum.fs.layer import Changes, Layer
+from stratum.fs.layer import Changes, Layer, written
 from stratum.fs.layerlog import LOCK, LOG, FileLog, Log, MemoryLog
 from stratum.fs.opened import BytesContent, Content, ObjectContent, Opened
 from stratum.fs.opening import Opener
@@ -215,7 +215,7 @@ class Layered:
         stack.enter_context(pulled(store, remote, target.reference, access=access, lazy=True))
 
     def _add_contents(self, tx: Transaction, root: Directory) -> None:
-        for digest, size in _written(root):
+        for digest, size in written(root):
             kept = self.layer.contents.open(digest)
             if kept is None:
                 continue
@@ -271,20 +271,6 @@ def _moved(tag: str, found: str | None, expected: str | None) -> ConflictError:
         f"the tag {tag} was {what} by somebody else meanwhile; the layer lies over {expected}",
         hint="give another tag, or force=True to have it name what is in the layer",
     )
-
-
-def _written(root: Directory) -> Iterator[tuple[bytes, int]]:
-    """(digest, size) of each file in a directory that is not as it was in the commit."""
-    todo = [root]
-    while todo:
-        directory = todo.pop()
-        if directory.region is not None:
-            continue
-        for inode in directory.children.values():
-            if isinstance(inode, Directory):
-                todo.append(inode)
-            elif isinstance(inode, File) and inode.digest is not None:
-                yield inode.digest, inode.size
 
 
 def _pieces(kept: int | bytes) -> Iterable[bytes]:

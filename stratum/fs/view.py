@@ -34,7 +34,10 @@ class Found(NamedTuple):
 
 def parts_of(path: str) -> list[bytes]:
     """The names in a path. ``FileNotFoundError`` for one with ``..``, which no tree has."""
-    names = [name for name in os.fsencode(path).split(b"/") if name not in (b"", b".")]
+    try:
+        names = [name for name in os.fsencode(path).split(b"/") if name not in (b"", b".")]
+    except UnicodeEncodeError:
+        raise not_found(path, "it is no text that a file could be called") from None
     if b".." in names:
         raise not_found(path, "a path in a commit has no '..'")
     return names

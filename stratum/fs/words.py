@@ -68,4 +68,7 @@ def read_only(path: str) -> PermissionError:
 
 def shown(path: str) -> str:
     """A path as errors have it, cut to a readable length."""
-    return path_text(path.encode("utf-8", "surrogateescape"))
+    try:
+        return path_text(path.encode("utf-8", "surrogateescape"))
+    except UnicodeEncodeError:  # text that no name of a file is
+        return path_text(path.encode("utf-8", "backslashreplace"))

@@ -327,6 +327,32 @@ def test_libraries_write_files(fs: StratumFileSystem) -> None:
     assert int(again[:].sum()) == 16 * 3
 
 
+def test_what_is_overwritten_in_memory_is_let_go(session: Session) -> None:
+    fs = layered(session)
+    kept = fs._layered.layer.contents._kept  # type: ignore[union-attr]
+    for number in range(16):
+        fs.pipe("same", bytes([number]) * (8 << 20))
+        fs.pipe(f"small/{number}", LONG + bytes([number]))
+        kept = fs._layered.layer.contents._kept  # type: ignore[union-attr]
+        assert sum(map(len, kept.values())) < 100 << 20
+    assert fs.cat("same") == bytes([15]) * (8 << 20)
+    assert fs.cat("small/7") == LONG + b"\7"
+
+
+def test_paths_of_any_depth(session: Session) -> None:
+    fs = layered(session)
+    deep = "d/" * 1010
+    assert not fs.exists(f"{deep}x")
+    fs.pipe(f"{deep}x", LONG)
+    assert fs.cat(f"{deep}x") == LONG
+    assert fs.find("d") == [f"{deep}x"]
+    fs.rm("d", recursive=True)
+    for odd in ("\ud800", "a\ud800/b"):
+        assert not fs.exists(odd)
+        with pytest.raises(FileNotFoundError):
+            fs.pipe(odd, b"x")
+
+
 NAMES = st.sampled_from(["a", "b", "d", "d/a", "d/e", "d/e/b"])
 STEPS = st.one_of(
     st.tuples(st.just("write"), NAMES, st.sampled_from([b"", b"tiny", LONG])),
