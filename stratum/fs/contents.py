@@ -13,13 +13,12 @@ from typing import BinaryIO, Protocol, cast
 
 from stratum.composefs.verity import VerityHasher
 from stratum.store.layout import storing
-from stratum.sys.atomic import fsync_dir, temporary_name
+from stratum.sys.atomic import fsync_dir, new_file, remove_abandoned
 from stratum.tree.model import INLINE_MAX, File, object_path
 
 FILE_MODE = 0o100644
 _SPOOL_MAX = 64 << 20
 """Bytes of a file in the making that are kept in memory, of a layer that is there."""
-_NEW_FILE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Contents(Protocol):
@@ -97,8 +96,8 @@ class DirectoryContents(Contents):
     def create(self) -> BinaryIO:
         with storing(f"write to {self._directory}"):
             self._directory.mkdir(0o700, exist_ok=True)
-            path = self._directory / temporary_name()
-            return os.fdopen(os.open(path, _NEW_FILE, 0o600), "w+b")
+            fd, _ = new_file(self._directory)  # locked, so that what a dead process left is known by that
+            return os.fdopen(fd, "wb")
 
     def sync(self, file: BinaryIO) -> None:
         file.flush()
@@ -133,6 +132,11 @@ class DirectoryContents(Contents):
             for entry in os.scandir(self._directory):
                 if entry.is_dir(follow_symlinks=False):
                     shutil.rmtree(entry.path, ignore_errors=True)
+            fd = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                remove_abandoned(fd)
+            finally:
+                os.close(fd)
 
 
 def _name_of(file: BinaryIO) -> str:

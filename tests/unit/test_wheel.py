@@ -34,6 +34,7 @@ def test_its_metadata(wheel: zipfile.ZipFile) -> None:
     assert (metadata["Name"], metadata["Version"]) == ("stratum-oci", stratum.__version__)
     programs = wheel.read(f"{about}/entry_points.txt").decode().splitlines()
     assert {line.partition(" ")[0] for line in programs} >= {"stratum", "stratum-csi", "stratum-hook", "mount.stratum"}
+    assert "stratum = stratum.fs:StratumFileSystem" in programs  # for fsspec
 
 
 def test_it_has_the_package_and_no_tests(wheel: zipfile.ZipFile) -> None:

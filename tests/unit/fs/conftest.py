@@ -40,7 +40,7 @@ def fill(directory: Path) -> None:
 @pytest.fixture
 def session(tmp_path: Path) -> Session:
     """A session of a store with the stratum ``data``, tag ``v1``."""
-    session = Session(load_config(store=str(tmp_path / "store"), runtime_dir=str(tmp_path / "run")))
+    session = Session(load_config(store=str(tmp_path / "store"), runtime_dir=str(tmp_path / "run"), jobs="1"))
     (tmp_path / "src").mkdir()
     fill(tmp_path / "src")
     import_directory(session, str(tmp_path / "src"), "data:v1")

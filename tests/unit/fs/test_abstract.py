@@ -75,10 +75,6 @@ class TestPipeToDirectory(OverLayer, abstract.AbstractPipeTests):
     layer = "layer"
 
 
-class TestPutToDirectory(OverLayer, abstract.AbstractPutTests):
-    layer = "layer"
-
-
 class TestGetFromCommit(abstract.AbstractFixtures, abstract.AbstractGetTests):
     """What they read is made with a layer, and then read from the commit of that."""
 

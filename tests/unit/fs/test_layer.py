@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import pickle
+import random
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -260,7 +262,7 @@ def test_what_a_kill_leaves_of_a_batch_is_gone(session: Session, tmp_path: Path)
     whole = (layer / "log").read_bytes()
     fs.pipe("two", LONG)
     after = (layer / "log").read_bytes()
-    for cut in range(len(whole), len(after), 7):
+    for cut in range(len(whole), len(after), 29):
         (layer / "log").write_bytes(after[:cut])
         cut_short = layered(session, layer)
         assert cut_short.exists("one")
@@ -296,6 +298,31 @@ def test_processes_write_to_one_directory(method: str, count: int, session: Sess
     assert fs.cat("p0/9") == b"p0 9 " * 20
     fs.flatten()
     assert len(StratumFileSystem("data:v1", store=str(session.config.store)).glob("p?/*")) == 10 * count
+
+
+def _write_for_ever(fs: StratumFileSystem) -> None:
+    for number in itertools.count():
+        fs.pipe(f"d{number % 3}/{number}", f"{number} ".encode() * 40)
+        if number % 5 == 4:
+            fs.mv(f"d{number % 3}/{number}", f"m/{number}")
+        if number % 11 == 10:
+            fs.flatten(force=True)
+
+
+def test_a_kill_leaves_whole_files_and_nothing_else(session: Session, tmp_path: Path) -> None:
+    for _ in range(4):
+        child = multiprocessing.get_context("fork").Process(
+            target=_write_for_ever, args=(layered(session, tmp_path / "layer"),)
+        )
+        child.start()
+        child.join(random.uniform(0.05, 0.4))
+        child.kill()
+        child.join()
+        fs = layered(session, tmp_path / "layer")
+        for path in fs.glob("[dm]*/*"):
+            assert fs.cat(path) == f"{path.rpartition('/')[2]} ".encode() * 40
+    fs.flatten(force=True)
+    assert not list((tmp_path / "layer" / "objects").glob("*"))
 
 
 def test_a_layer_in_memory_stays_in_its_process(session: Session) -> None:
@@ -412,7 +439,7 @@ def _really(top: Path, step: str, name: str, extra: Any) -> None:
         path.rename(target)
 
 
-@settings(max_examples=examples(15))
+@settings(max_examples=examples(8))
 @given(st.lists(STEPS, max_size=12))
 def test_any_changes_make_the_tree_that_a_directory_would_be(steps: list[tuple[str, Any, Any]]) -> None:
     with tempfile.TemporaryDirectory(dir="/var/tmp") as name:
