@@ -71,15 +71,12 @@ class FileIds:
             high = count
         return bisect_left(range(count), digest, low, high, key=key)
 
-    def read(self, progress: Progress | None = None) -> None:
-        """Find the SHA-512 of every object, and remember it in the store. ``DamagedError`` for one that is missing or
-        damaged."""
-        from stratum.store.c4cache import C4Cache
-
+    def read(self, progress: Progress | None = None, remembered: C4Cache | None = None) -> None:
+        """Find the SHA-512 of every object: what is ``remembered`` is believed, and what is not is remembered then.
+        With None every object is read. ``DamagedError`` for one that is missing or damaged."""
         if not self._count:
             return
-        cache = C4Cache(self._session.store.layout)
-        missing = list(self._unknown(cache))
+        missing = list(self._unknown(remembered))
         total = sum(size for _, size in missing)
         done = 0
         fresh: dict[bytes, bytes] = {}
@@ -89,17 +86,19 @@ class FileIds:
                 done += size
                 fresh[digest] = sha
             if len(fresh) >= _ASKED:
-                cache.put(fresh)
+                if remembered is not None:
+                    remembered.put(fresh)
                 fresh = {}
             if progress is not None:
                 progress(done, total)
-        cache.put(fresh)
+        if remembered is not None:
+            remembered.put(fresh)
 
-    def _unknown(self, cache: C4Cache) -> Iterator[tuple[bytes, int]]:
+    def _unknown(self, remembered: C4Cache | None) -> Iterator[tuple[bytes, int]]:
         """Take what is remembered; the objects that are not."""
         for start in range(0, self._count, _ASKED):
             places = range(start, min(start + _ASKED, self._count))
-            found = cache.get([self._key(place) for place in places])
+            found = {} if remembered is None else remembered.get([self._key(place) for place in places])
             for place in places:
                 digest = self._key(place)
                 if (sha := found.get(digest)) is not None:
