@@ -79,8 +79,8 @@ def list_repositories(session: Session, text: str, access: Access) -> list[str] 
     if registry is not None:
         target = parse_target(f"{registry}/repository")
         return [f"{target.host}/{name}" for name in run(target, access)]
-    target = parse_target(text, session.config.registry, default_tag="")
-    if target.bucket is None or target.tag or target.digest:
+    target = parse_target(text, session.config.registry)
+    if target.bucket is None or parse_target(text, session.config.registry, default_tag="").tag or target.digest:
         return None
     below = text.partition("?")[0].endswith("/")
     if target.bucket.prefix and not below:

@@ -47,6 +47,11 @@ def test_push_list_and_pull(cli: Command, other: Command, app: str, place: str, 
     assert other("pull", f"{place}/none:v1").code == 3
 
 
+def test_other_places_are_listed_by_their_names_alone(cli: Command, app: str, tmp_path: Path) -> None:
+    cli.ok("push", "app:v1", f"oci:{tmp_path}/layout:v1")
+    assert [tag["commit"] for tag in cli.json("list", "--remote", f"oci:{tmp_path}/layout")] == [app]
+
+
 def test_the_settings_name_a_place(cli: Command, other: Command, app: str, tmp_path: Path) -> None:
     default = {"STRATUM_REGISTRY": f"file://{tmp_path}/places"}
     assert cli.json("push", "app:v1", env=default)["target"] == f"file://{tmp_path}/places/app:v1"
