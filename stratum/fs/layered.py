@@ -255,7 +255,7 @@ def _check_ours(directory: Path) -> None:
     the next ``flatten``."""
     with storing(f"read {directory}"):
         names = {name for name in os.listdir(directory) if not is_temporary(name)}
-    if LOG not in names and names - {LOCK, OBJECTS}:
+    if LOG not in names and names - {LOCK}:
         raise UsageError(f"{directory} is no layer, and not empty", hint="give a directory that is empty, or not there")
 
 
