@@ -16,8 +16,8 @@ from stratum.api.c4trees import DEFAULTS, STDIN, Options, Tree, found, is_path, 
 from stratum.c4.ids import EMPTY, C4Id, hasher, id_of_digest
 from stratum.c4.model import UNKNOWN, Manifest, Node, walk
 from stratum.c4.patches import Counts, count, diff
-from stratum.c4.reader import Section, read, read_sections, resolve, split_lines
-from stratum.c4.sequence import id_of_list, members
+from stratum.c4.reader import EXPANDED_MAX, Section, read, read_sections, resolve, split_lines
+from stratum.c4.sequence import id_of_list, members, most_members
 from stratum.c4.times import written_time
 from stratum.c4.writer import id_of, mode_text, pretty, write
 from stratum.errors import NotFoundError, StratumError, UsageError, os_error_text
@@ -25,6 +25,7 @@ from stratum.errors import NotFoundError, StratumError, UsageError, os_error_tex
 if TYPE_CHECKING:
     from stratum.api.session import Session
 
+DIFFERENCES_MAX = 10_000
 _PIECE = 1 << 20
 
 
@@ -66,10 +67,12 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """What a manifest says, and where it is not so; ``entries`` were compared, ``id`` is the manifest's."""
+    """What a manifest says, and where it is not so: ``count`` differences, of which ``DIFFERENCES_MAX`` are listed.
+    ``entries`` were compared, ``id`` is the manifest's."""
 
     id: C4Id
     entries: int
+    count: int = 0
     differences: list[Difference] = field(default_factory=list)
 
 
@@ -184,13 +187,15 @@ def verify(session: Session, path: str, text: str, options: Options = DEFAULTS) 
         there = _manifest_of_tree(tree, text)
     comparison = _Comparison(manifest)
     comparison.run(there)
-    return Verified(id_of(manifest), comparison.entries, comparison.differences)
+    return Verified(id_of(manifest), comparison.entries, comparison.count, comparison.differences)
 
 
 class _Comparison:
     def __init__(self, manifest: Manifest) -> None:
         self._manifest = manifest
+        self._expanded = 0
         self.entries = 0
+        self.count = 0
         self.differences: list[Difference] = []
 
     def run(self, there: Manifest) -> None:
@@ -221,6 +226,9 @@ class _Comparison:
         if node.sequence is None:
             yield key, node
             return
+        self._expanded += most_members(node.sequence)
+        if self._expanded > EXPANDED_MAX:
+            raise UsageError(f"the manifest has sequences of over {EXPANDED_MAX} members")
         names = members(node.sequence)
         ids = self._manifest.lists.get(node.c4id) if node.c4id is not None else None
         if ids is not None and len(ids) != len(names):
@@ -256,4 +264,6 @@ class _Comparison:
                 break
 
     def _add(self, path: bytes, what: str) -> None:
-        self.differences.append(Difference(path, what))
+        self.count += 1
+        if self.count <= DIFFERENCES_MAX:
+            self.differences.append(Difference(path, what))

@@ -18,8 +18,8 @@ from stratum.api.c4export import content_store
 from stratum.api.importing import Imported
 from stratum.c4.ids import EMPTY, ID_LENGTH, C4Id, id_of_bytes, is_id
 from stratum.c4.model import UNKNOWN, Manifest, Node, paths
-from stratum.c4.reader import ENTRIES_MAX, LIST_MAX, Section, read, read_sections, resolve, split_lines
-from stratum.c4.sequence import members
+from stratum.c4.reader import EXPANDED_MAX, LIST_MAX, Section, read, read_sections, resolve, split_lines
+from stratum.c4.sequence import members, most_members
 from stratum.c4.writer import fill, id_of, listing
 from stratum.errors import NotFoundError, StratumError, UsageError, path_text, quoted
 from stratum.progress import Progress
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from stratum.content.base import ContentStore
     from stratum.store.transaction import Transaction
 
+LISTINGS_MAX = 200_000
+"""Listings of directories that are looked up: a few that name one another can stand for any number."""
 _SECOND = 1_000_000_000
 _SHOWN = 5
 _PIECE = 1 << 20
@@ -101,6 +103,8 @@ class _Plan:
         self.contents = contents
         self.sizes: dict[C4Id, int] = {EMPTY: 0}
         """Size of every content that is needed."""
+        self._expanded = 0
+        self._listings = 0
         self._missing: list[str] = []
         self._wrong: list[bytes] = []
 
@@ -123,6 +127,12 @@ class _Plan:
         """The listing with this ID in the content store, or None. ``UsageError`` where it is no C4M."""
         if c4id == EMPTY:
             return Manifest()
+        self._listings += 1
+        if self._listings > LISTINGS_MAX:
+            raise UsageError(
+                f"{self._what} stands for over {LISTINGS_MAX} directories that it does not list",
+                hint="list them, or import it in parts",
+            )
         if not self.contents.has(c4id):
             return None
         with self.contents.get(c4id) as stream:
@@ -137,16 +147,12 @@ class _Plan:
         self._expand_directories(manifest)
 
     def _expand_directories(self, manifest: Manifest) -> None:
-        entries = 0
         work = [manifest.children]
         while work:
             children = work.pop()
             for key, node in list(children.items()):
                 if node.sequence is not None:
                     self._expand_sequence(children, key, node, manifest)
-            entries += len(children)
-            if entries > ENTRIES_MAX:
-                raise UsageError(f"{self._what} lists over {ENTRIES_MAX} entries, those of directories among them")
             for node in children.values():
                 if node.children is None:
                     continue
@@ -157,6 +163,7 @@ class _Plan:
                         continue
                     if inside.base is not None:
                         raise UsageError(f"content {node.c4id} is a patch, and no listing of a directory")
+                    self._count(len(inside.children))
                     node.children = inside.children
                     manifest.lists.update(inside.lists)
                 work.append(node.children)
@@ -167,6 +174,7 @@ class _Plan:
             raise self._error(node, "is a sequence of symbolic links, which does not say where each points")
         if node.c4id is None:
             raise self._error(node, "is a sequence without the ID of its list")
+        self._count(most_members(node.sequence))
         names = members(node.sequence)
         ids = manifest.lists.get(node.c4id) or self._list(node.c4id)
         if ids is None:
@@ -183,6 +191,15 @@ class _Plan:
             member = node.copy()
             member.name, member.sequence, member.size, member.c4id = name, None, None, c4id
             children[name + slash] = member
+
+    def _count(self, entries: int) -> None:
+        """Bound what a short text stands for."""
+        self._expanded += entries
+        if self._expanded > EXPANDED_MAX:
+            raise UsageError(
+                f"{self._what} stands for over {EXPANDED_MAX} entries that it does not list",
+                hint="list them, or import it in parts",
+            )
 
     def _list(self, c4id: C4Id) -> tuple[C4Id, ...] | None:
         """The list of IDs that is in the content store."""

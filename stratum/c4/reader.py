@@ -24,7 +24,7 @@ from stratum.c4.ids import EMPTY, ID_LENGTH, C4Id, is_id, parse
 from stratum.c4.model import SIZE_MAX, UNGROUPED, UNKNOWN, Manifest, Node
 from stratum.c4.names import read_name
 from stratum.c4.patches import apply
-from stratum.c4.sequence import id_of_list, numbers
+from stratum.c4.sequence import id_of_list, ranges
 from stratum.c4.times import read_time
 from stratum.c4.writer import id_of
 from stratum.errors import UsageError, quoted
@@ -34,6 +34,9 @@ LINE_MAX = 1 << 20
 LIST_MAX = ID_LENGTH * 100_000
 """Bytes of a line that lists the IDs of a sequence."""
 ENTRIES_MAX = 8_000_000
+EXPANDED_MAX = 4_000_000
+"""Members of all sequences, and entries of listings that are looked up, that a text may stand for: one line is enough
+for many."""
 DEPTH_MAX = 2048
 """A path has no more components: Linux takes none with over 4096 bytes."""
 
@@ -335,7 +338,7 @@ class _Parser:
             if "[" in written:
                 found = next((found for found in _RANGE.finditer(written) if found[1] is not None), None)
                 if found is not None:
-                    numbers(found[1])
+                    ranges(found[1])
                     sequence = (read_name(written[: found.start()]), found[1], read_name(written[found.end() :]))
             name = b"%s[%s]%s" % (sequence[0], sequence[1].encode(), sequence[2]) if sequence else read_name(written)
         except ValueError as exc:

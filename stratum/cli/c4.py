@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from stratum.api.c4export import Exported
 
 _SHOWN = 100
-"""Differences that are told of; JSON has all."""
+"""Differences that are told of; JSON has more."""
 
 offline_option = click.option("--offline", is_flag=True, help="Fetch nothing: what is not here is an error.")
 store_option = click.option(
@@ -255,22 +255,30 @@ def verify(app: App, file: str, ref: str, offline: bool) -> None:
         done = run(app.session, file, ref, Options(offline=offline, progress=advance))
     if app.out.json:
         differences = [{"path": safe(one.path), "what": one.what} for one in done.differences]
-        app.out.object({"id": done.id, "entries": done.entries, "ok": not done.differences, "differences": differences})
+        app.out.object(
+            {
+                "id": done.id,
+                "entries": done.entries,
+                "ok": not done.count,
+                "count": done.count,
+                "differences": differences,
+            }
+        )
     else:
         _tell_verified(app, ref, done)
-    if done.differences:
+    if done.count:
         from stratum.errors import DamagedError
 
-        many = len(done.differences)
+        many = done.count
         raise DamagedError(f"{ref} is not what {file} says: {many} difference{'' if many == 1 else 's'}")
 
 
 def _tell_verified(app: App, ref: str, done: Verified) -> None:
     for one in done.differences[:_SHOWN]:
         app.out.line(f"{safe(one.path)}: {safe(one.what)}")
-    if len(done.differences) > _SHOWN:
-        app.out.note(f"and {len(done.differences) - _SHOWN} more")
-    if not done.differences:
+    if done.count > _SHOWN:
+        app.out.note(f"and {done.count - _SHOWN} more")
+    if not done.count:
         app.out.line(f"{safe(ref)} is what the manifest says: {done.entries} entries")
 
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from stratum.api import c4ids
+from stratum.api import c4ids, c4import
 from stratum.api.c4 import identify
 from stratum.api.session import Session
 from stratum.c4.ids import EMPTY, id_of_bytes
 from stratum.config import load_config
-from stratum.errors import NotFoundError
+from stratum.errors import NotFoundError, UsageError
 from tests.cli.trees import make_tree
 from tests.support.c4texts import canonical, manifest_of, text_of
 from tests.support.command import Command
@@ -173,7 +173,42 @@ def test_what_a_manifest_can_say_and_a_commit_cannot(cli: Command, tmp_path: Pat
     assert listed[5].split()[4] == listed[6].split()[4] == "->1"
     assert {(entry["uid"], entry["gid"]) for entry in cli.json("ls", "-R", "all")} == {(7, 8)}
     assert cli("c4", "verify", tmp_path / "all.c4m", "all").code == 5, "the device is not there"
+    (tmp_path / "many.c4m").write_text(f"- - - f.[1-20000].exr {alfa}\n")
+    many = cli("c4", "verify", tmp_path / "many.c4m", "all")
+    assert (many.code, "20003 differences" in many.stderr) == (5, True), many.stderr
     assert cli("c4", "import", tmp_path / "all.c4m", "all", "--store", store, "--owner", "x").code == 2
+
+
+def test_a_short_text_that_stands_for_much_is_refused(
+    cli: Command, app: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, bomb = tmp_path / "contents", tmp_path / "bomb.c4m"
+    cli.ok("c4", "export", "app:v1", tmp_path / "app.c4m", "--store", store)
+    lines = [f"- - - a{number}.[1-1000000] {EMPTY}\n" for number in range(2000)]
+    bomb.write_text("".join(lines))
+    assert "and its list 0 IDs" in cli("c4", "import", bomb, "bomb", "--store", store).stderr
+    found = cli("c4", "verify", bomb, "app:v1")
+    assert (found.code, "sequences of over 4000000 members" in found.stderr) == (2, True), found.stderr
+    text = ""
+    for _ in range(25):
+        c4id = id_of_bytes(text.encode())
+        (store / c4id).write_text(text)
+        text = f"- - - a/ {c4id}\n- - - b/ {c4id}\n"
+    bomb.write_text(text)
+    monkeypatch.setattr(c4import, "LISTINGS_MAX", 100)
+    session = Session(load_config({}, store=str(cli.store), runtime_dir=str(cli.runtime_dir)))
+    with pytest.raises(UsageError, match="stands for over 100 directories"):
+        c4import.import_c4m(session, str(bomb), "bomb", str(store))
+    monkeypatch.setattr(c4import, "LISTINGS_MAX", 10_000)
+    monkeypatch.setattr(c4import, "EXPANDED_MAX", 100)
+    with pytest.raises(UsageError, match="stands for over 100 entries"):
+        c4import.import_c4m(session, str(bomb), "bomb", str(store))
+
+
+def test_an_object_store_has_contents(cli: Command, app: str, tmp_path: Path) -> None:
+    listing, store = tmp_path / "app.c4m", f"file://{tmp_path}/bucket"
+    cli.ok("c4", "export", "app:v1", listing, "--store", store)
+    assert cli.ok("c4", "import", listing, "back", "--store", store) == app
 
 
 def test_differences_are_told(cli: Command, app: str, source: Path, tmp_path: Path) -> None:
