@@ -60,6 +60,10 @@ _KEYS = {
 }
 
 
+class NoBucketError(NotFoundError):
+    """There is not even a bucket; where only an object is missing, the error is a plain ``NotFoundError``."""
+
+
 class Place:
     """An object store as errors name it: ``name`` (the reference), ``host``; ``secrets`` are never in an error.
     ``trouble`` is why credentials could not be renewed the last time."""
@@ -110,7 +114,7 @@ def _answered(text: str, status: str, code: str, message: str, place: Place) -> 
     said = place.clean(html.unescape(_first(_MESSAGE, text) or _first(_JSON_MESSAGE, text)))
     words = ": ".join(filter(None, (f"{place.host} answered {status} {code}".strip(), said)))
     if code in _NO_BUCKET:
-        return NotFoundError(
+        return NoBucketError(
             f"{message}: {place.host} has no such {place.kind} ({words.partition(' answered ')[2]})",
             hint=f"make the {place.kind} with the store's own tools, or see that name and endpoint are right",
         )

@@ -28,7 +28,7 @@ from stratum.errors import (
 )
 from stratum.oci.access import Access
 from stratum.oci.bucketcalls import call, each
-from stratum.oci.bucketerrors import Place, failure, status_of
+from stratum.oci.bucketerrors import NoBucketError, Place, failure, status_of
 from stratum.oci.bucketname import Bucket
 from stratum.oci.bucketstore import (
     ABSENT,
@@ -344,9 +344,10 @@ class RemoteBucket(BucketStore):
     def _suppressed(self) -> Iterator[None]:
         try:
             yield
-        except NotFoundError as exc:
-            if "no such" in exc.message:
-                raise
+        except NoBucketError:
+            raise
+        except NotFoundError:
+            pass
 
     def _delete(self, keys: Sequence[str]) -> None:
         with self._doing(f"remove objects from {self._place.name}"):

@@ -30,6 +30,7 @@ from typing import BinaryIO
 from stratum.errors import ChangedError, DamagedError, NotFoundError, StratumError, quoted
 from stratum.oci.access import Access
 from stratum.oci.bucket import ABSENT, BucketStore, Match, open_bucket
+from stratum.oci.bucketerrors import NoBucketError
 from stratum.oci.descriptor import (
     MANIFEST_MAX,
     Descriptor,
@@ -118,9 +119,9 @@ class ObjectStore(Sink):
             return None, None
         try:
             data, version = self.bucket.get(TAGS + tag, _TAG_MAX)
-        except NotFoundError as exc:
-            if "no such" in exc.message:
-                raise
+        except NoBucketError:
+            raise
+        except NotFoundError:
             return None, None
         if not data:  # it was removed
             return None, version
@@ -283,9 +284,9 @@ class ObjectStore(Sink):
         """The index of those who refer to a manifest, and its version; None where there is none."""
         try:
             return self.bucket.get(REFERRERS + name, MANIFEST_MAX)
-        except NotFoundError as exc:
-            if "no such" in exc.message:
-                raise
+        except NoBucketError:
+            raise
+        except NotFoundError:
             return None, None
 
     def _put_small(self, key: str, data: bytes, version: str | None) -> None:

@@ -27,6 +27,7 @@ from stratum.errors import (
 )
 from stratum.oci.access import Access
 from stratum.oci.bucket import ABSENT, BucketStore, Match, open_bucket
+from stratum.oci.bucketerrors import NoBucketError
 from stratum.oci.bucketname import Bucket
 from stratum.oci.objectstore import ObjectStore
 from stratum.oci.places import open_sink
@@ -74,6 +75,16 @@ ANSWERS: dict[str, tuple[Answer, type[StratumError], str]] = {
     "secret": (Answer.error(403, "Odd", f"you sent {SECRET} and {TOKEN}"), DeniedError, r"you sent \*\*\* and \*\*\*"),
     "controls": (Answer.error(400, "Odd", "a\x1b[31m\nb" + "x" * 5000), StratumError, "a"),
 }
+
+
+def test_an_object_that_is_missing_in_whatever_words_is_no_missing_bucket(store: OddStore) -> None:
+    store.odd = lambda _asked: Answer.error(404, "NoSuchKey", "there is no such key in this bucket")
+    with pytest.raises(NotFoundError) as missing:
+        opened(store).get("tags/v1", 10)
+    assert not isinstance(missing.value, NoBucketError)
+    store.odd = lambda _asked: Answer.error(404, "NoSuchBucket", "nothing")
+    with pytest.raises(NoBucketError):
+        opened(store).get("tags/v1", 10)
 
 
 @pytest.mark.parametrize("kind", ANSWERS)
