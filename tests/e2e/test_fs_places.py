@@ -12,12 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
-import pandas as pd
-import pyarrow.dataset as ds
-import pyarrow.fs as pafs
-import pyarrow.parquet as pq
 import pytest
-import zarr
 from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
 
 from stratum.api.importing import import_directory
@@ -50,6 +45,9 @@ class Place:
 
 
 def fill(directory: Path) -> None:
+    import pandas as pd
+    import zarr
+
     (directory / "sub").mkdir()
     (directory / "large.bin").write_bytes(os.urandom(LARGE))
     (directory / "empty").touch()
@@ -172,6 +170,12 @@ def test_little_is_kept_in_memory_and_all_on_disk(place: Place, tmp_path: Path) 
 
 
 def test_libraries_open_files(place: Place) -> None:
+    import pandas as pd
+    import pyarrow.dataset as ds
+    import pyarrow.fs as pafs
+    import pyarrow.parquet as pq
+    import zarr
+
     fs, real = opened(place), place.directory
     options = {**place.options}
     frame = pd.read_parquet(f"{place.url}/frame.parquet", columns=["x"], storage_options=options)
@@ -202,6 +206,8 @@ def test_a_place_alone_is_given_as_an_option(place: Place) -> None:
 
 
 def test_a_layer_over_a_place_becomes_a_commit(place: Place, tmp_path: Path) -> None:
+    import pandas as pd
+
     options = {**place.options, "layer": str(tmp_path / "layer")}
     fs = StratumFileSystem(place=place.reference, skip_instance_cache=True, **options)
     pd.DataFrame({"n": range(100)}).to_parquet("new/frame.parquet", filesystem=fs)

@@ -17,9 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
-import pandas as pd
 import pytest
-import zarr
 from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -326,6 +324,8 @@ def test_a_kill_leaves_whole_files_and_nothing_else(session: Session, tmp_path: 
 
 
 def test_a_layer_in_memory_stays_in_its_process(session: Session) -> None:
+    import pandas as pd
+
     options: dict[str, Any] = {"ref": "data:v1", "store": str(session.config.store), "layer": "memory"}
     fs = fsspec.filesystem("stratum", **options)
     pd.DataFrame({"n": [1, 2]}).to_csv("stratum://out/frame.csv", storage_options=options)
@@ -340,6 +340,9 @@ def test_a_layer_in_memory_stays_in_its_process(session: Session) -> None:
 
 
 def test_libraries_write_files(fs: StratumFileSystem) -> None:
+    import pandas as pd
+    import zarr
+
     frame = pd.DataFrame({"n": range(1000), "part": [n % 3 for n in range(1000)]})
     frame.to_parquet("set", filesystem=fs, partition_cols=["part"])
     assert len(fs.glob("set/*/*.parquet")) == 3

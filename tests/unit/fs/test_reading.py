@@ -11,7 +11,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import fsspec
-import pandas as pd
 import pytest
 
 from stratum.api.importing import Options, import_
@@ -235,6 +234,8 @@ def test_other_processes_read_with_it(method: str, session: Session) -> None:
 
 
 def test_pandas_opens_urls(session: Session) -> None:
+    import pandas as pd
+
     options = {"store": str(session.config.store)}
     frame = pd.read_csv("stratum://data:v1/sub/link.csv", header=None, storage_options=options)
     assert frame.shape == (100, 10)
