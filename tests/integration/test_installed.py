@@ -142,7 +142,8 @@ def test_the_package_s_control_and_files(deb: Path, tmp_path: Path) -> None:
     assert {f"usr/lib/systemd/system/{unit}" for unit in ENABLED} <= plain
     about = {"copyright", "changelog.gz", "changelog.Debian.gz", "README.md", "examples/policy.toml"}
     assert {f"usr/share/doc/stratum-oci/{name}" for name in about} <= plain
-    assert not [name for name in files if "manifest" in name or name.endswith(".pyc") or "hooks.d" in name]
+    unwanted = re.compile(r"\bmanifest\b|\.pyc$|hooks\.d")
+    assert not [name for name in files if unwanted.search(name)]
     listed = subprocess.run(["dpkg-deb", "--contents", deb], check=True, capture_output=True, text=True).stdout
     entries = [line.split() for line in listed.splitlines()]
     assert {words[1] for words in entries} == {"root/root"}
