@@ -12,10 +12,11 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 _MOMENT = 0.05
+_LOOK = 0.5
 _PIECES_MAX = 16
 _T = TypeVar("_T")
 
@@ -63,7 +64,12 @@ def _apart(function: Callable[[], _T]) -> _T:
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    answer, error = answers.get()
+    while True:
+        try:
+            answer, error = answers.get(timeout=_LOOK)
+            break
+        except Empty:  # a signal that another thread was given wakes nobody here: it is looked for
+            continue
     thread.join()
     if error is not None:
         raise error

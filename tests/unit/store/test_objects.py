@@ -16,6 +16,7 @@ PACKAGE = Path(stratum.__file__).parent
 KNOW_THE_LAYOUT = {
     "store/objects.py",
     "tree/model.py",  # which says what it is
+    "fs/contents.py",  # a layer's contents lie as a store's objects do
     "composefs/erofs/survey.py",  # an image names objects by it
     "composefs/erofs/writer.py",
     "transfer/packs.py",  # and so do the members of a pack
