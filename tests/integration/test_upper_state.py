@@ -17,7 +17,7 @@ NUMBERS = st.integers(0, 60)
 STEPS = st.tuples(st.sampled_from(KINDS), NUMBERS, NUMBERS, NUMBERS)
 
 
-@settings(max_examples=examples(150))
+@settings(max_examples=examples(80))
 @given(
     handfuls=st.lists(st.tuples(st.lists(STEPS, max_size=6), st.booleans(), st.sampled_from([0, 1, 3])), max_size=6),
 )

@@ -19,7 +19,7 @@ NUMBERS = st.integers(0, 60)
 STEPS = st.sampled_from([*KINDS, "remount", "look", "fast_forward"])
 
 
-@settings(max_examples=examples(150))
+@settings(max_examples=examples(80))
 @given(steps=st.lists(st.tuples(STEPS, NUMBERS, NUMBERS, NUMBERS), max_size=30))
 def test_any_sequence_of_operations(lab: Lab, base: Directory, steps: list[tuple[str, int, int, int]]) -> None:
     with lab.worktree(base) as tree:
