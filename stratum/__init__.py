@@ -52,10 +52,14 @@ def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if name.endswith("Error"):
-        from stratum import errors as module
+        from stratum import errors
+
+        found = getattr(errors, name)
     else:
-        from stratum import public as module  # type: ignore[no-redef]
-    found = globals()[name] = getattr(module, name)
+        from stratum import public
+
+        found = getattr(public, name)
+    globals()[name] = found
     return found
 
 

@@ -404,10 +404,10 @@ def _place(name: str, table: Mapping[str, object]) -> PlaceSettings:
             raise UsageError(
                 f"places: {name} has the unknown key {quoted(key)}", hint=f"known keys: {', '.join(_PLACE_KEYS)}"
             )
-        if not isinstance(value, kind) or (isinstance(value, str) and not value.isprintable()):
+        if not isinstance(value, kind) or not isinstance(value, (str, bool)) or not str(value).isprintable():
             raise UsageError(f"places: {key} of {name} must be {'true or false' if kind is bool else 'text'}")
-        found[key] = value  # type: ignore[assignment]
-    return PlaceSettings(**found)  # type: ignore[arg-type]
+        found[key] = value
+    return PlaceSettings(**found)  # type: ignore[arg-type]  # each is of the kind that its field has, as was seen
 
 
 def _is_url(text: str) -> bool:

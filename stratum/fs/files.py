@@ -64,7 +64,7 @@ class ReadFile(AbstractBufferedFile):  # type: ignore[misc]  # fsspec has no typ
         self._content.close()
 
 
-class WriteFile(AbstractBufferedFile):  # type: ignore[misc]
+class WriteFile(AbstractBufferedFile):  # type: ignore[misc]  # as above
     """A file that is written to a layer: it is there, whole, when it was closed, or the transaction has ended."""
 
     buffer: io.BytesIO

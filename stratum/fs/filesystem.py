@@ -63,7 +63,7 @@ class StratumFileSystem(ReadingFileSystem):
         super().__init__(ref, place, **options)
         self._layered: Layered | None = None
         if layer is not None:
-            self._strip_protocol = type(self)._strip_protocol  # type: ignore[method-assign]
+            self._strip_protocol = type(self)._strip_protocol  # type: ignore[method-assign]  # a layer has plain paths
             with translated():
                 self._layered = open_layer(self._opener, os.fspath(layer), ref, place)
 

@@ -316,7 +316,7 @@ class ReadingFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has
         def one(path: str, start: int | None, end: int | None) -> Any:
             try:
                 return self.cat_file(path, start, end)
-            except Exception as exc:
+            except Exception as exc:  # on_error="return" is fsspec's word for just that
                 if on_error == "return":
                     return exc
                 raise

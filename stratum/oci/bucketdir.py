@@ -33,7 +33,7 @@ from stratum.oci.bucketstore import (
     check_key,
     is_key,
 )
-from stratum.sys.atomic import fsync_dir, new_file, remove_abandoned, write_all
+from stratum.sys.atomic import make_directories, new_file, remove_abandoned, write_all
 from stratum.sys.locks import FileLock, locked
 from stratum.sys.syscalls import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, openat2
 
@@ -200,7 +200,7 @@ class DirectoryBucket(BucketStore):
         """The directory that a key lies in, made where it is missing, and the key's name in it."""
         parent, _, name = key.rpartition("/")
         if self._fd is None:
-            _make(self._root)
+            make_directories(self._root)
             self._open_root()
         try:
             fd = self._beneath(parent or ".", os.O_RDONLY | os.O_DIRECTORY)
@@ -268,13 +268,3 @@ def _version(state: os.stat_result) -> str:
 
 def _entry(key: str, state: os.stat_result) -> Entry:
     return Entry(key, state.st_size, state.st_mtime_ns / 1e9, _version(state))
-
-
-def _make(path: Path) -> None:
-    """Make a directory with those above it where they are missing, durably. Raises ``OSError``."""
-    if path.is_dir():
-        return
-    if path != path.parent:
-        _make(path.parent)
-    path.mkdir(exist_ok=True)
-    fsync_dir(path.parent)

@@ -94,7 +94,7 @@ def _store(
         store: ObjectStore = kinds[bucket.scheme](
             bucket.name, config={**found.config, **more}, client_options=options, retry_config=retries, **given
         )
-    except Exception as exc:
+    except Exception as exc:  # what obstore raises for what it is given is of many kinds
         raise failure(exc, f"use {place.name}", place) from None
     return store
 

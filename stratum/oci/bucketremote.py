@@ -202,7 +202,7 @@ class RemoteBucket(BucketStore):
                         break
         except StratumError:
             raise
-        except Exception as exc:
+        except Exception as exc:  # the words tell, not the kind; what it is not comes out as it is below
             if status_of(exc) == 416 or "StartTooLarge" in str(exc):
                 return b""
             with self._doing(doing):

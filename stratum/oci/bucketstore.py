@@ -145,7 +145,7 @@ class Exactly:
                     yield piece
             if given != self._size:
                 raise DamagedError(f"cannot write {self._what}: {given} bytes came instead of {self._size}")
-        except Exception as exc:
+        except Exception as exc:  # whatever it is: it goes through Rust, and comes back as something else
             self.error = exc
             raise
 

@@ -38,7 +38,7 @@ from stratum.oci.imageindex import (
 from stratum.oci.mediatypes import MANIFEST_MEDIA_TYPE
 from stratum.oci.remote import Sink, Upload, verified
 from stratum.oci.target import Target
-from stratum.sys.atomic import fsync_dir, is_temporary, new_file, remove_abandoned, write_atomic
+from stratum.sys.atomic import is_temporary, make_directories, new_file, remove_abandoned, write_atomic
 from stratum.sys.locks import FileLock, locked
 from stratum.sys.syscalls import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, openat2
 
@@ -221,16 +221,6 @@ class Layout(Sink):
     def _locked(self) -> FileLock:
         # By way of the descriptor: the directory's name may be somebody else's by now.
         return locked(Path(f"/proc/self/fd/{self._fd}/index.json.lock"), what=f"the OCI image layout {self._root}")
-
-
-def make_directories(path: Path) -> None:
-    """Make the directory ``path`` with those above it where they are missing, durably. Raises ``OSError``."""
-    if path.is_dir():
-        return
-    if path != path.parent:
-        make_directories(path.parent)
-    path.mkdir(exist_ok=True)
-    fsync_dir(path.parent)
 
 
 def _unlink(path: Path, directory: int) -> None:

@@ -42,6 +42,16 @@ def fsync_dir(path: str | bytes | os.PathLike[str]) -> None:
         os.close(fd)
 
 
+def make_directories(path: Path) -> None:
+    """Make the directory ``path`` with those above it where they are missing, durably. Raises ``OSError``."""
+    if path.is_dir():
+        return
+    if path != path.parent:
+        make_directories(path.parent)
+    path.mkdir(exist_ok=True)
+    fsync_dir(path.parent)
+
+
 def is_temporary(name: str) -> bool:
     """Whether ``name`` is one of ``temporary_name``."""
     digits = name.removeprefix(TEMPORARY_PREFIX)
