@@ -145,8 +145,9 @@ def is_over(pid: int, entry: MountEntry, upperdir: str) -> bool:
     if told == upperdir:
         return True
     if told is not None:
-        with contextlib.suppress(OSError):
-            return os.path.samestat(os.stat(told), os.stat(upperdir))
+        for path in (told, f"/proc/{pid}/root{told}"):  # a store may be on a disk that only its process sees
+            with contextlib.suppress(OSError):
+                return os.path.samestat(os.stat(path), os.stat(upperdir))
     for _ in range(_LOOKS):
         try:
             shown, own = os.stat(f"/proc/{pid}/root{entry.mountpoint}"), os.stat(upperdir)

@@ -48,6 +48,8 @@ class CachedStore(ContentStore[Id]):
         self._room = threading.Lock()
         self._since = 0
         self._held: int | None = None
+        self._expected: list[tuple[Id | None, int]] = []
+        """What is on its way to the near store, in bytes; of what is put, the ID is not known yet."""
 
     def close(self) -> None:
         self.near.close()
@@ -70,11 +72,12 @@ class CachedStore(ContentStore[Id]):
     def _fetched_pieces(self, content_id: Id) -> Iterator[bytes]:
         """The content, after it was fetched to the near store; from the far one, where it cannot be kept."""
         for _ in range(_TRIES):
-            if not self._has_room_for(content_id):
-                break
-            answer = SimpleQueue[StratumError | None]()
-            self.want(content_id, answer.put)
-            error = answer.get()
+            with self._room_for(self.far.size(content_id) if self.limit else None, content_id) as has_room:
+                if not has_room:
+                    break
+                answer = SimpleQueue[StratumError | None]()
+                self.want(content_id, answer.put)
+                error = answer.get()
             if isinstance(error, (NotFoundError, DamagedError)):
                 raise error
             found = self._near_pieces(content_id)
@@ -160,10 +163,11 @@ class CachedStore(ContentStore[Id]):
         if isinstance(stream, bytes):
             stream = BytesIO(stream)
         start, size = _left(stream)
-        if size is not None and not self._make_room(size):
-            return far.put(stream)
         try:
-            content_id = self.near.keep(stream)
+            with self._room_for(size) as has_room:
+                if not has_room:
+                    return far.put(stream)
+                content_id = self.near.keep(stream)
         except StratumError:
             if start is None:
                 raise
@@ -213,15 +217,20 @@ class CachedStore(ContentStore[Id]):
                 if not self._reading[content_id]:
                     del self._reading[content_id]
 
-    def _has_room_for(self, content_id: Id) -> bool:
-        if self.limit is None:
-            return True
-        size = self.far.size(content_id)
-        return size is None or self._make_room(size)
+    @contextmanager
+    def _room_for(self, size: int | None, content_id: Id | None = None) -> Iterator[bool]:
+        """Whether so many bytes more are within the limit, which are on their way meanwhile."""
+        expected = (content_id, size or 0)
+        has_room = size is None or self._make_room(size, expected)
+        try:
+            yield has_room
+        finally:
+            with self._room, suppress(ValueError):
+                self._expected.remove(expected)
 
-    def _make_room(self, size: int) -> bool:
+    def _make_room(self, size: int, expected: tuple[Id | None, int] | None = None) -> bool:
         """Evict what was not used for the longest time, until so many bytes more are within the limit; whether they
-        are now."""
+        are now, so that they can be ``expected``."""
         if self.limit is None:
             return True
         if size > self.limit:
@@ -235,13 +244,15 @@ class CachedStore(ContentStore[Id]):
             if self._held + size > self.limit:
                 return False
             self._held += size
+            if expected is not None:
+                self._expected.append(expected)
             return True
 
     def _evict(self, size: int, step: int) -> int:
-        """The bytes that the near store has, after it has room for ``size`` more, and some."""
+        """The bytes that the near store has or gets, after it has room for ``size`` more, and some."""
         assert self.limit is not None, "there is a limit"
         entries = sorted(self.near.entries(), key=lambda entry: entry[2])
-        held = sum(entry[1] for entry in entries)
+        held = sum(entry[1] for entry in entries) + self._bytes_coming({entry[0] for entry in entries})
         if held + size <= self.limit:
             return held
         for content_id, bytes_there, _ in entries:
@@ -253,6 +264,12 @@ class CachedStore(ContentStore[Id]):
                 self._drop(content_id)
                 held -= bytes_there
         return held
+
+    def _bytes_coming(self, there: set[Id]) -> int:
+        """The bytes on their way, without those that are ``there`` already."""
+        named = {content_id: size for content_id, size in self._expected if content_id is not None}
+        named_bytes = sum(size for content_id, size in named.items() if content_id not in there)
+        return named_bytes + sum(size for content_id, size in self._expected if content_id is None)
 
 
 def _pieces(stream: BinaryIO) -> Iterator[bytes]:

@@ -229,4 +229,5 @@ def test_a_full_disk_is_the_writers_alone(tmp_path: Path) -> None:
             time.sleep(1)
             (made.view / "kept").write_bytes(b"again " * 100)
             made.flush()
-            assert made.versions(b"/kept")[-1] == content_key(b"again " * 100)
+            told = [(record.op, record.why) for record in made.records() if record.path == b"/kept"]
+            assert made.versions(b"/kept")[-1] == content_key(b"again " * 100), (told, os.statvfs(place))

@@ -286,6 +286,29 @@ def test_a_mount_whose_kernel_does_not_tell_its_upperdir_is_told_by_its_root(
     cli.ok("unmount", "app")
 
 
+def test_a_covered_mount_of_a_store_that_only_its_process_sees_is_another(
+    cli: Command, app: str, tmp_path: Path
+) -> None:
+    """Its times cannot be read, and its path leads nowhere from here: what it is over is asked where it is."""
+    for name in ("disk", "mnt"):
+        (tmp_path / name).mkdir()
+    script = f"""cd {tmp_path}; mount -t tmpfs none disk
+        stratum() {{ {SCRIPT} --quiet --store disk/store --runtime-dir disk/run "$@"; }}
+        stratum import --bare source app && stratum worktree add app+dev app:latest && stratum mount app+dev mnt
+        mount -t tmpfs none mnt; echo ready; exec sleep 1000"""
+    command = ["unshare", "--mount", "--propagation", "private", "sh", "-ec", script]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            while process.stdout.readline() not in (b"ready\n", b""):
+                pass
+            assert process.pid in {pid for pid, _ in mounts_of("app+dev")}
+            cli.ok("mount", "app+dev", tmp_path / "own")
+            cli.ok("unmount", "app+dev")
+        finally:
+            process.kill()
+
+
 @contextmanager
 def strangers_mount(source: str) -> Iterator[int]:
     """An overlay with ``source`` that a user without privileges made in a user namespace of their own."""

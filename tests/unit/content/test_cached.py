@@ -208,6 +208,20 @@ def test_threads_under_a_limit(near: LocalStore, far: Far) -> None:
     assert not store._coming
 
 
+def test_what_is_on_its_way_counts(near: LocalStore, far: Far) -> None:
+    """Four are fetched at once where three have room: one of them is not kept."""
+    ids = [far.put(bytes([number]) * 1000) for number in range(4)]
+    store, far.gate = CachedStore(near, far, limit=3000), threading.Event()
+    with ThreadPoolExecutor(4) as pool:
+        readers = [pool.submit(taken, store, c4id) for c4id in ids]
+        while len(far.reads) < 4:
+            pass
+        far.gate.set()
+        assert [reader.result() for reader in readers] == [bytes([number]) * 1000 for number in range(4)]
+    assert sum(entry[1] for entry in near.entries()) == 3000
+    assert not store._expected
+
+
 def test_a_near_store_that_cannot_be_written_to(far: Far) -> None:
     class Full(MemoryStore):
         def keep(self, stream: Stream) -> C4Id:
