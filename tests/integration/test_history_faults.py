@@ -227,7 +227,6 @@ def test_a_full_disk_is_the_writers_alone(tmp_path: Path) -> None:
             made.check(made.flush(), unknown_too=True)
             made.check_whole()
             time.sleep(1)
-            (made.view / "kept").write_bytes(b"again " * 100)
+            (made.view / "again").write_bytes(b"again " * 100)  # hands may have made "kept" a link of another file
             made.flush()
-            told = [(record.op, record.why) for record in made.records() if record.path == b"/kept"]
-            assert made.versions(b"/kept")[-1] == content_key(b"again " * 100), (told, os.statvfs(place))
+            assert made.versions(b"/again")[-1] == content_key(b"again " * 100)
