@@ -6,6 +6,9 @@ the first data layer that has it; a file whose object is in none of them cannot 
 and a workdir. Each parameter is handed to the kernel by itself, and each layer as an open file, so no character in a
 path has a meaning.
 
+That is a mount by root. The kernel lets nobody else mount an EROFS, so in a user namespace something else stands in for
+it (``Lower``), and the overlay keeps its attributes where users may write them (``Dialect.USER``).
+
 A commit that is not here whole gets a **gate** (``mount.gate``): a FUSE filesystem whose directory ``ask``, as a data
 layer after the objects, lets who opens a file wait until its object is in the directory ``landing``, the layer after
 that. The last layer, ``err``, has the error where that failed. What was fetched and nobody had asked for is in the
@@ -22,7 +25,7 @@ from enum import Enum
 from pathlib import Path
 
 from stratum.errors import UnsupportedError
-from stratum.frozen import field, frozen
+from stratum.frozen import field, frozen, replace
 from stratum.sys.mountapi import MOUNT_ATTR_NODEV, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY
 from stratum.sys.syscalls import fd_path
 from stratum.tree.overlay import Dialect
@@ -59,8 +62,11 @@ class MountPlan:
     ``data`` are directories of objects (``ab/cdef...``), at least one. ``upperdir`` and ``workdir`` come together and
     are on one filesystem. ``read_only`` refuses writes also where there is an upperdir. ``source`` is what ``findmnt``
     shows as the source; ``context`` is an SELinux label for all files. ``extra`` are ``MOUNT_ATTR_*`` of this mount
-    besides those that every mount gets. ``dialect`` is that of image and upperdir; USER needs Linux 6.16. ``gate`` is
-    there where objects of the commit may be missing; it needs Linux 6.5.
+    besides those that every mount gets. ``dialect`` is that of upperdir and overlay. ``gate`` is there where objects of
+    the commit may be missing; it needs Linux 6.5.
+
+    ``method`` is the way to make it, where that is not the running kernel's for root. ``tree`` is the commit as
+    directories and files without content, which ``Lower.DIRECTORY`` needs.
     """
 
     image: Path
@@ -73,6 +79,8 @@ class MountPlan:
     extra: int = 0
     dialect: Dialect = Dialect.TRUSTED
     gate: Gate | None = None
+    method: Method | None = None
+    tree: Path | None = None
 
     def __post_init__(self) -> None:
         if (self.upperdir is None) != (self.workdir is None):
@@ -100,17 +108,27 @@ class LayerSyntax(Enum):
     LIST = "lowerdir=image:data:data; the image's whiteouts hide the names in the data layers"
 
 
+class Lower(Enum):
+    """What shows the names and metadata of a commit below the overlay."""
+
+    EROFS = "the image, mounted by the kernel"
+    METADATA = "a FUSE server for names and metadata; contents by the kernel, from the data layers (Linux 6.16)"
+    DATA = "a FUSE server for all of it, contents too (Linux 5.11)"
+    DIRECTORY = "a directory of files without content; contents by the kernel, from the data layers (Linux 6.16)"
+
+
 @frozen
 class Method:
     """Which of the kernel's ways a mount is made by.
 
     ``attached_layers``: the overlay refuses layers that are mounted nowhere, so they are attached in a throw-away mount
-    namespace. ``loop_device``: an EROFS image has to be a block device.
+    namespace. ``loop_device``: an EROFS image has to be a block device. ``lower`` shows names and metadata.
     """
 
     syntax: LayerSyntax = LayerSyntax.FD
     attached_layers: bool = False
     loop_device: bool = False
+    lower: Lower = Lower.EROFS
 
 
 _METHODS = (
@@ -130,6 +148,11 @@ def method_for(release: str) -> Method:
     """
     version = kernel_version(release)
     return next(method for least, method in _METHODS if version >= least)
+
+
+def user_method(release: str, lower: Lower) -> Method:
+    """The way of the kernel ``release`` for who is not root, by ``lower``."""
+    return replace(method_for(release), loop_device=False, lower=lower)
 
 
 def kernel_version(release: str) -> tuple[int, int]:
@@ -152,13 +175,15 @@ def check_lazy(release: str) -> None:
 class Layers:
     """The open files of a plan's layers: the image's mount, then the directories, ``data`` in the plan's order.
 
-    An ``upperdir`` without a ``workdir`` is the topmost of the layers that are only read.
+    An ``upperdir`` without a ``workdir`` is the topmost of the layers that are only read. ``empty`` is a directory
+    without entries below the image: the kernel takes no overlay of one layer.
     """
 
     image: int
     data: tuple[int, ...]
     upperdir: int | None = None
     workdir: int | None = None
+    empty: int | None = None
 
 
 @frozen
@@ -178,6 +203,8 @@ def overlay_parameters(plan: MountPlan, layers: Layers, syntax: LayerSyntax) -> 
     lower = [layers.image]
     if layers.upperdir is not None and layers.workdir is None:
         lower.insert(0, layers.upperdir)
+    if layers.empty is not None:
+        lower.append(layers.empty)
     value = Fd if syntax is LayerSyntax.FD else fd_path
     if syntax in (LayerSyntax.FD, LayerSyntax.APPENDED):
         parameters += [("lowerdir+", value(fd)) for fd in lower]

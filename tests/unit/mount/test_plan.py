@@ -6,7 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from stratum.mount.plan import Fd, Layers, LayerSyntax, Method, MountPlan, Parameter, method_for, overlay_parameters
+from stratum.mount.plan import (
+    Fd,
+    Layers,
+    LayerSyntax,
+    Lower,
+    Method,
+    MountPlan,
+    Parameter,
+    method_for,
+    overlay_parameters,
+    user_method,
+)
 from stratum.sys.mountapi import MOUNT_ATTR_NODEV, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY
 from stratum.tree.overlay import Dialect
 
@@ -110,3 +121,15 @@ def test_a_label_is_one_parameter_commas_and_all() -> None:
 )
 def test_the_way_follows_the_kernel_release(release: str, method: Method) -> None:
     assert method_for(release) == method
+
+
+def test_users_never_need_a_loop_device_and_mount_contents_without_data_layers_over_something_empty() -> None:
+    method = user_method("5.15.0", Lower.DATA)
+    assert method == Method(LayerSyntax.LIST, attached_layers=True, lower=Lower.DATA)
+    plan = MountPlan(COMMIT.image, COMMIT.data, dialect=Dialect.USER)
+    assert overlay_parameters(plan, Layers(5, (), empty=9), method.syntax) == [
+        ("source", "stratum"),
+        ("lowerdir", "/proc/self/fd/5:/proc/self/fd/9"),
+        ("userxattr", None),
+        ("index", "off"),
+    ]
