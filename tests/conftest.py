@@ -18,6 +18,7 @@ from tests.support import capabilities, hydrating
 from tests.support.command import Command, close_servers
 from tests.support.effort import examples
 from tests.support.leftovers import Session, unmount_below
+from tests.support.rootless import other_user, single_user, user, users  # noqa: F401  (fixtures)
 from tests.support.s3server import s3_server  # noqa: F401  (a fixture)
 
 if TYPE_CHECKING:

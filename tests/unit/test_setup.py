@@ -96,4 +96,5 @@ def test_nothing_but_the_tests_asks_for_what_debian_has_in_sid_only(purpose: str
     assert done.returncode == 0, done.stderr
     assert {"python3", "python3-venv"} <= set(asked)
     assert not {"composefs", "oras"} & set(asked)
+    assert ("uidmap" in asked, "fuse3" in asked) == (purpose != "install", purpose != "install")
     assert ("podman" in asked, "strace" in asked) == (purpose != "install", purpose in ("test", "bench"))

@@ -16,6 +16,8 @@ demo=(
     crun             # OCI runtimes: the hook is tested with those that run on the machine
     runc
     catatonit        # the pause process of pods
+    uidmap           # user namespaces of ordinary users with more than one ID
+    fuse3            # fusermount3, for what ordinary users mount where everybody sees it
     netavark         # container networks, with the firewall tool each release's netavark calls
     iptables
     nftables
