@@ -119,6 +119,7 @@ def _show_commit(session: Session, record: Record, options: Mapping[str, str] | 
             read_only=record.read_only,
             source=record.source,
             gate=gate,
+            dialect=store.dialect,
         )
         mount_id = live.show(plan, problems=problems)
     session.state.confirm(record, mount_id, gate=gate is not None)

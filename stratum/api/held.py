@@ -137,7 +137,7 @@ class Held:
         """
         if base is None:
             base = self._store.commits.open_tree(self.worktree.base_commit)
-        return _read(self._place, tx, base, self.worktree.upperdir, warn)
+        return _read(self._place, tx, base, self.worktree, warn)
 
     def plan(
         self,
@@ -150,7 +150,8 @@ class Held:
         """The plan of a mount of it (``mount.plan.MountPlan``); ``options`` as for ``Workplace.gate``."""
         from stratum.mount.plan import MountPlan
 
-        tree, store = self.worktree, self._store
+        store = self._store
+        tree = self.worktree = store.worktrees.adopt(self.worktree)
         return MountPlan(
             store.commits.ensure_image(tree.base_commit),
             store.objects.layers,
@@ -160,6 +161,7 @@ class Held:
             source=source,
             extra=extra,
             gate=self._place.gate(tree.base_commit, options),
+            dialect=store.dialect,
         )
 
     def mount(
@@ -307,7 +309,7 @@ class Held:
         """Make the commit of what it shows, or showed where ``tree`` is what it was."""
         base = self._store.commits.open_tree(tree.base_commit)
         with _standing_still(self._place, paused):
-            root = _read(self._place, tx, base, tree.upperdir, warn)
+            root = _read(self._place, tx, base, tree, warn)
         made = self._store.commits.write(
             tx,
             root,
@@ -488,12 +490,15 @@ def taken(place: Workplace, stratum: str, name: str, *, timeout: float | None = 
         yield held
 
 
-def _read(place: Workplace, tx: Transaction | None, base: Directory, upperdir: Path, warn: Warn) -> Directory:
+def _read(place: Workplace, tx: Transaction | None, base: Directory, tree: Worktree, warn: Warn) -> Directory:
     from stratum.ingest import worktree
 
+    dialect = place.store.worktrees.readable(tree)
+    if dialect is None:
+        return base
     if tx is None:
-        return worktree.hash_upperdir(place.store.objects, base, upperdir, warn)
-    return worktree.store_upperdir(tx, place.store.objects, base, upperdir, warn, place.progress)
+        return worktree.hash_upperdir(place.store.objects, base, tree.upperdir, warn, dialect=dialect)
+    return worktree.store_upperdir(tx, place.store.objects, base, tree.upperdir, warn, place.progress, dialect=dialect)
 
 
 @contextmanager

@@ -163,7 +163,7 @@ class _Figures:
         self.add("worktree_mounted", "1 where the worktree is mounted.", mounted, **labels)
         failed = failure_of(self._session, tree.name, tree.worktree) is not None
         self.add("worktree_commit_failed", "1 where its last commit at a stop failed.", failed, **labels)
-        dirty = is_dirty(tree)
+        dirty = is_dirty(self._store, tree)
         if dirty is not None:
             text = "1 where a short look finds something that is not committed."
             self.add("worktree_dirty", text, dirty, **labels)

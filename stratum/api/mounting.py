@@ -50,7 +50,7 @@ def mount(
                 )
         found = store.resolve(wanted)
         image, gate = store.commits.ensure_image(found.commit), session.gate(found.commit, options)
-        plan = MountPlan(image, store.objects.layers, extra=attributes, gate=gate)
+        plan = MountPlan(image, store.objects.layers, extra=attributes, gate=gate, dialect=store.dialect)
         return host.mount_recorded(
             session.state,
             plan,

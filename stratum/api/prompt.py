@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Literal
 from stratum.errors import StratumError
 from stratum.frozen import frozen
 from stratum.refs import parse_ref
-from stratum.store.untouched import is_untouched
 
 if TYPE_CHECKING:
     from stratum.api.session import Session
@@ -73,7 +72,7 @@ def _worktree(store: Store, tree: Worktree, read_only: bool) -> Prompt:
         str(tree),
         tree.commit,
         _tag(store, tree),
-        is_dirty(tree),
+        is_dirty(store, tree),
         _history(store, tree),
         store.sources.is_partial(tree.base_commit),
         read_only,
@@ -87,11 +86,11 @@ def _tag(store: Store, tree: Worktree) -> str | None:
     return min(found, key=lambda tag: (tag == "latest", tag), default=None)
 
 
-def is_dirty(tree: Worktree) -> bool | None:
+def is_dirty(store: Store, tree: Worktree) -> bool | None:
     """Whether the worktree shows what is in no commit. Where its last commit was made while it was mounted, what is
     newer than that is not in it; what was written while that was made may be missed."""
     if tree.commit == tree.base_commit:
-        return not is_untouched(tree.upperdir)
+        return not store.worktrees.is_untouched(tree)
     from stratum.sys.dirstack import OPEN_DIRECTORY
     from stratum.sys.usage import below
 

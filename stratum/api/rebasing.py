@@ -112,7 +112,7 @@ class _Rebasing:
         tx.publish_objects()
         layer = make_layer(self._new, merged)
         bring_inodes(self._session, self._known_to, [layer])
-        restore(store.objects, upper_form(layer), upperdir)
+        restore(store.objects, upper_form(layer, store.dialect), upperdir)
         return upperdir
 
     def _merge(self, shown: Directory) -> Directory:

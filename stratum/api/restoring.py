@@ -237,7 +237,7 @@ def _write_unmounted(session: Session, found: list[tuple[str, Inode]], held: Hel
         merged = _merged(found, held.shown(tx, base))
         tx.publish_objects()
         upperdir = store.worktrees.new_upperdir(tx, base_commit)
-        write(store.objects, upper_form(make_layer(base, merged)), upperdir)
+        write(store.objects, upper_form(make_layer(base, merged), store.dialect), upperdir)
         held.write_upperdir(tx, upperdir)
 
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from stratum.errors import DamagedError, StratumError
 from stratum.frozen import frozen
-from stratum.store.untouched import is_untouched
 
 if TYPE_CHECKING:
     from stratum.api.session import Session
@@ -50,23 +49,26 @@ def count_changes(store: Store, tree: Worktree, open_tree: OpenTree, *, at_a_gla
     raises.
     """
     at_base = tree.commit == tree.base_commit
-    if at_base and _is_untouched(tree):
+    if at_base and _is_untouched(store, tree):
         return Changes(Counts(), Counts())
     from stratum.ingest.worktree import compare_upperdir
     from stratum.tree.diff import diff_trees
 
     base = open_tree(tree.base_commit)
     others = [open_tree(tree.commit)] if not at_base and store.commits.exists(tree.commit) else []
-    shown = compare_upperdir(store.objects, base, tree.upperdir, [*others, base], at_a_glance=at_a_glance)
+    shown = base
+    if (dialect := store.worktrees.readable(tree)) is not None:
+        trees = [*others, base]
+        shown = compare_upperdir(store.objects, base, tree.upperdir, trees, at_a_glance=at_a_glance, dialect=dialect)
     since_base = _count(diff_trees(base, shown))
     if at_base:
         return Changes(since_base, since_base)
     return Changes(_count(diff_trees(others[0], shown)) if others else None, since_base)
 
 
-def _is_untouched(tree: Worktree) -> bool:
+def _is_untouched(store: Store, tree: Worktree) -> bool:
     try:
-        return is_untouched(tree.upperdir)
+        return store.worktrees.is_untouched(tree)
     except OSError as exc:
         raise DamagedError(f"the upperdir of {tree} cannot be read: {exc.strerror}") from None
 

@@ -16,6 +16,7 @@ from stratum.history.dirt import AnyDirectory, Dirt, NewDirectory, Paths
 from stratum.history.versions import Key
 from stratum.ingest.upperstate import UpperDirectory, UpperState
 from stratum.store.layout import storage_error
+from stratum.store.upperdirs import out_of_reach
 from stratum.sys.actors import Actor, Actors
 from stratum.sys.fanotify import FAN_MODIFY, FAN_ONDIR
 from stratum.sys.handles import handle_of, identity
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from stratum.history.publishing import Publisher
     from stratum.history.strict import Strictness
     from stratum.store import Store
+    from stratum.store.worktrees import Worktree
     from stratum.tree.model import Directory
 
 Handle = bytes
@@ -141,7 +143,8 @@ class Epoch:
         self.gone_paths: dict[AnyDirectory, bytes] = {}
         """The paths that directories had which went with the last batch: there may be more to be told of them."""
         self._path = common.store.layout.worktree(name, worktree)
-        self.base, self._fd = self._open(name, worktree)
+        tree, self._fd = self._open(name, worktree)
+        self.base = tree.base_commit
         self._new: dict[Handle, NewDirectory] = {}
         self.dirt = Dirt()
         self.closed: set[Key] = set()
@@ -150,16 +153,19 @@ class Epoch:
         """Whether openers are held up until what was closed is taken."""
         try:
             self._key = identity(os.fstat(self._fd))
-            self.state = UpperState(common.trees.of(self.base), self._fd, contents, marks=self)
+            dialect = common.store.worktrees.readable(tree)
+            if dialect is None:
+                raise out_of_reach(str(tree), common.store.dialect)
+            self.state = UpperState(common.trees.of(self.base), self._fd, contents, marks=self, dialect=dialect)
         except BaseException:
             os.close(self._fd)
             raise
 
-    def _open(self, name: str, worktree: str) -> tuple[str, int]:
-        """The base commit and the upperdir that belong together: of one directory, as they come and go with it."""
+    def _open(self, name: str, worktree: str) -> tuple[Worktree, int]:
+        """The worktree and the upperdir that belong together: of one directory, as they come and go with it."""
         store = self._common.store
         for _ in range(_TRIES):
-            base = store.worktrees.get(name, worktree).base_commit
+            tree = store.worktrees.get(name, worktree)
             try:
                 outer = store.layout.open_beneath(self._path, os.O_PATH | os.O_DIRECTORY)
             except FileNotFoundError:
@@ -169,8 +175,8 @@ class Epoch:
             try:
                 upper = os.open("upperdir", _UPPER, dir_fd=outer)
                 again = store.worktrees.get(name, worktree).base_commit
-                if again == base and identity(os.lstat(self._path)) == identity(os.fstat(outer)):
-                    return base, upper
+                if again == tree.base_commit and identity(os.lstat(self._path)) == identity(os.fstat(outer)):
+                    return tree, upper
                 os.close(upper)
             except FileNotFoundError:
                 continue

@@ -85,7 +85,9 @@ class Watcher:
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._publisher = Publisher(store, self.wake)
         self._space = Space(store.layout, self._space_changed)
-        capturer = Capturer(self._publisher.staging, max_file=lambda: MAX_FILE, has_space=self._space)
+        capturer = Capturer(
+            self._publisher.staging, max_file=lambda: MAX_FILE, has_space=self._space, dialect=store.dialect
+        )
         self._strict = Strictness(self._publisher.staging, str(store.root), tell)
         large, strict = LargeFiles(capturer, self.wake), self._strict
         self._common = Common(store, groups, capturer, self._publisher, large, strict, self._breathe, self._hear_out)

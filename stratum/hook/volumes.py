@@ -96,7 +96,8 @@ class ContainerVolumes:
             record = self._claim(volume, ref, found.commit, process, undo)
         image = self._session.store.commits.ensure_image(found.commit)
         gate = self._session.gate(found.commit, volume.gate_options)
-        plan = MountPlan(image, self._session.store.objects.layers, gate=gate)
+        store = self._session.store
+        plan = MountPlan(image, store.objects.layers, gate=gate, dialect=store.dialect)
         if volume.scratch:
             upper = self._scratch(volume, found.commit, undo)
             plan = replace(plan, upperdir=upper / "upperdir", workdir=upper / "workdir")
@@ -148,7 +149,7 @@ class ContainerVolumes:
         except OSError as exc:
             raise StratumError(f"cannot make {directory}: {os_error_text(exc)}") from None
         root = volume.root.applied(self._session.store.commits.root(commit))
-        dress_upperdir(directory / "upperdir", root)
+        dress_upperdir(directory / "upperdir", root, self._session.store.dialect)
         return directory
 
 

@@ -33,6 +33,7 @@ from stratum.ingest.worker import OK, STORE_FAILED, Answer, read_batch
 from stratum.store.layout import storage_error
 from stratum.store.objects import Objects
 from stratum.store.transaction import Transaction
+from stratum.sys.userns import in_initial_namespace
 from stratum.sys.workers import MAX_DESCRIPTORS
 from stratum.tree.model import File
 
@@ -270,9 +271,14 @@ def source_error(exc: OSError, where: str) -> StratumError:
     """What to raise for a source file or directory that cannot be read, in the kernel's words."""
     if exc.errno in (errno.ELOOP, errno.ENXIO):
         return ConflictError(f"{where} was replaced by something else while the tree was read", hint="run it again")
+    whoever = (
+        "run as root, or as a user who may read all of it"
+        if in_initial_namespace()
+        else "it belongs to somebody whom your user namespace has no ID for (see /etc/subuid), and is closed to others"
+    )
     hint = {
-        errno.EACCES: "run as root, or as a user who may read all of it",
-        errno.EPERM: "run as root, or as a user who may read all of it",
+        errno.EACCES: whoever,
+        errno.EPERM: whoever,
         errno.EIO: "the disk reports errors: check it before anything else",
         errno.EMFILE: "raise the limit on open files (ulimit -n)",
     }.get(exc.errno or 0, "")

@@ -113,6 +113,7 @@ class _Scan:
         self._reader = reader
         self._entries = UpperEntries(base, dialect, warn)
         self._linked: dict[tuple[int, ...], Inode] = {}  # upper inodes with several names
+        self._at = b"/"  # what is looked at
 
     def run(self) -> Directory:
         frame = _Frame(b"", b"/", self._entries.base)
@@ -129,10 +130,11 @@ class _Scan:
                     continue
                 frames.pop()
                 if frames:
+                    self._at = frames[-1].path
                     self._directories.pop()
                     frames[-1].children[frame.name] = _finished(frame)
         except OSError as exc:
-            raise source_error(exc, f"{os.fsdecode(frame.path)} in the upper directory") from exc
+            raise source_error(exc, f"{os.fsdecode(self._at)} in the upper directory") from exc
         self._reader.finish()
         return _finished(frame)
 
@@ -140,7 +142,9 @@ class _Scan:
         """Read the current directory into ``frame``: all but its subdirectories, whose names are left there."""
         fd = self._directories.top
         for _ in range(_ATTEMPTS):
+            self._at = frame.path
             before = os.fstat(fd)
+            self._entries.check_owner(before, frame.path)
             private, xattrs = self._entries.attributes(fd, frame.path)
             frame.metadata = metadata(before, xattrs)
             frame.xattr_whiteouts = private.get(overlay.OPAQUE) == overlay.OPAQUE_XATTR_WHITEOUTS
@@ -153,11 +157,12 @@ class _Scan:
 
     def _take(self, frame: _Frame, name: bytes) -> bool:
         """Put one entry into ``frame``; True for a directory, which is left alone."""
+        self._at = path = frame.within(name)
         fd = self._open(name)
         if fd is None:
             return False
         try:
-            entry = UpperEntry(fd, os.fstat(fd), name, frame.within(name))
+            entry = UpperEntry(fd, os.fstat(fd), name, path)
             refuse_long_path(entry.path)
             if stat.S_ISDIR(entry.info.st_mode):
                 return True
@@ -182,6 +187,7 @@ class _Scan:
 
     def _enter(self, frame: _Frame, name: bytes) -> _Frame | None:
         """Go into a subdirectory; None where the name is none any more, which is taken as what it is now."""
+        self._at = path = frame.within(name)
         try:
             fd = os.open(name, OPEN_DIRECTORY, dir_fd=self._directories.top)
         except OSError as exc:
@@ -191,7 +197,6 @@ class _Scan:
                 frame.subdirectories.append(name)  # a directory again
             return None
         self._directories.push(fd, os.fstat(fd))
-        path = frame.within(name)
         private, _ = self._entries.attributes(fd, path)
         return _Frame(name, path, self._entries.lower_directory(frame.lower, name, private, path))
 

@@ -24,6 +24,7 @@ from operator import is_not
 from stratum.errors import StratumError
 from stratum.ingest.attributes import stored_xattrs
 from stratum.ingest.upper_lower import damaged, lower_entry
+from stratum.sys.userns import OVERFLOW_ID, id_ranges
 from stratum.sys.xattrs import read_fd_xattrs
 from stratum.tree import overlay
 from stratum.tree.model import Directory, File, Inode, Special, Symlink, Xattrs
@@ -66,6 +67,7 @@ class UpperEntries:
         self.base = base
         self.dialect = dialect
         self._warn = warn
+        self._others = tuple(_shown_for_others(name) for name in ("uid_map", "gid_map"))
 
     def attributes(self, target: int, path: bytes) -> tuple[dict[bytes, bytes], Xattrs]:
         """overlayfs's own attributes without their prefix, and those that are part of the tree. ``StratumError`` where
@@ -75,6 +77,16 @@ class UpperEntries:
             return private, stored_xattrs(visible)
         except StratumError as exc:
             raise StratumError(f"cannot store {os.fsdecode(path)}: {exc.message}", hint=exc.hint) from None
+
+    def check_owner(self, info: os.stat_result, path: bytes) -> None:
+        """``StratumError`` where an entry belongs to somebody whom this user namespace has no ID for, so that nobody
+        can tell to whom."""
+        uid, gid = self._others
+        if info.st_uid == uid or info.st_gid == gid:
+            raise StratumError(
+                f"{os.fsdecode(path)} in the upper directory belongs to an ID that this user namespace does not have",
+                hint="read it in the user namespace that it was written in: stratum unshare -- COMMAND...",
+            )
 
     def lower_directory(
         self, parent: Directory | None, name: bytes, private: dict[bytes, bytes], path: bytes
@@ -100,6 +112,7 @@ class UpperEntries:
         info, mode = entry.info, entry.info.st_mode
         if is_whiteout(info):
             return None
+        self.check_owner(info, entry.path)
         if stat.S_ISSOCK(mode):
             self.warn(f"{os.fsdecode(entry.path)}: sockets are not stored")
             return None
@@ -136,6 +149,12 @@ class UpperEntries:
         """Tell of what is left out."""
         if self._warn is not None:
             self._warn(warning)
+
+
+def _shown_for_others(name: str) -> int:
+    """The ID that all have whom this user namespace has none for; -1 where that is also somebody's here."""
+    is_ours = any(first <= OVERFLOW_ID < first + count for first, _, count in id_ranges(name))
+    return -1 if is_ours else OVERFLOW_ID
 
 
 def is_whiteout(info: os.stat_result) -> bool:

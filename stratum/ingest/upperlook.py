@@ -99,6 +99,7 @@ class Look:
         self._copied_up: dict[UpperDirectory, bytes] = {}  # new ones, with their redirects
         self._copied_files: list[tuple[UpperDirectory, bytes, bytes]] = []
         self._verified: set[Number] = set()
+        self._at = b""  # the name that is looked at in the directory that is, if any
         self._now = 0
 
     def run(self, pending: Mapping[UpperDirectory, set[bytes] | None]) -> None:
@@ -138,6 +139,7 @@ class Look:
         while True:
             while self._pending:
                 directory, names = self._pending.popitem()
+                self._at = b""
                 fd = self._open(directory) if self._is_attached(directory) else None
                 if fd is None:
                     self._wait(directory, names)
@@ -146,8 +148,8 @@ class Look:
                     self._look(directory, fd, names)
                 except OSError as exc:
                     if exc.errno != errno.ENOENT or directory.parent is None:  # else it was removed meanwhile
-                        where = f"{os.fsdecode(directory.path())} in the upper directory"
-                        raise source_error(exc, where) from exc
+                        where = os.fsdecode(os.path.join(directory.path(), self._at))
+                        raise source_error(exc, f"{where} in the upper directory") from exc
                     self._miss(directory)
             if not self._waiting or not self._found:
                 return
@@ -210,9 +212,10 @@ class Look:
             directory.is_marked = True
         self._looked.add(directory)
         self._now = time.time_ns()
-        if os.fstat(fd).st_nlink == 0:
+        info, path = os.fstat(fd), directory.path()
+        if info.st_nlink == 0:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-        path = directory.path()
+        self._entries.check_owner(info, path)
         private, xattrs = self._entries.attributes(fd, path)
         lower: Directory | None = self._entries.base
         if directory.parent is not None:
@@ -255,6 +258,7 @@ class Look:
 
     def _take(self, directory: UpperDirectory, fd: int, prefix: bytes, name: bytes, *, anew: bool) -> None:
         """Look at one name."""
+        self._at = name
         known = None if anew else directory.known.get(name)
         if known is not None and len(prefix) + len(name) <= PATH_MAX and self._stays(known, fd, name):
             # The name as the object that it is elsewhere: there are as many as files.

@@ -14,6 +14,7 @@ from stratum.ingest.upperentry import Warn
 from stratum.store.objects import Objects
 from stratum.store.transaction import Transaction
 from stratum.tree.model import INLINE_MAX, Directory, File, lookup
+from stratum.tree.overlay import Dialect
 
 if TYPE_CHECKING:
     from stratum.progress import Progress
@@ -26,9 +27,12 @@ def store_upperdir(
     upperdir: Path,
     warn: Warn,
     progress: Progress | None = None,
+    *,
+    dialect: Dialect = Dialect.TRUSTED,
 ) -> Directory:
     """Read ``upperdir`` over ``base`` (``ingest.upperdir.read_upperdir``), staging every file's content in ``tx``, but
-    for large files that are in the store and did not change since (``ingest.remembered``).
+    for large files that are in the store and did not change since (``ingest.remembered``). ``dialect`` is that of the
+    mounts that wrote it.
 
     Where there is much to read, a worker process does it for each CPU that this process may use. Raises what reading
     raises, and ``StratumError`` in the kernel's words where the store cannot be written.
@@ -36,20 +40,29 @@ def store_upperdir(
     told = (lambda size, files: progress(size, None, files=files)) if progress is not None else None
     with FileReader(tx, objects, jobs=len(os.sched_getaffinity(0)), progress=told) as reader:
         remembering = RememberingReader(reader, objects, upperdir)
-        root = read_upperdir(base, upperdir, remembering, warn=warn)
+        root = read_upperdir(base, upperdir, remembering, warn=warn, dialect=dialect)
         remembering.remember(reader.unlike_listed)
     for warning in reader.warnings:
         warn(warning)
     return root
 
 
-def hash_upperdir(objects: Objects, base: Directory, upperdir: Path, warn: Warn) -> Directory:
+def hash_upperdir(
+    objects: Objects, base: Directory, upperdir: Path, warn: Warn, *, dialect: Dialect = Dialect.TRUSTED
+) -> Directory:
     """The same tree without storing anything: contents are only hashed."""
-    return read_upperdir(base, upperdir, RememberingReader(_Hasher(), objects, upperdir), warn=warn)
+    reader = RememberingReader(_Hasher(), objects, upperdir)
+    return read_upperdir(base, upperdir, reader, warn=warn, dialect=dialect)
 
 
 def compare_upperdir(
-    objects: Objects, base: Directory, upperdir: Path, trees: Sequence[Directory], *, at_a_glance: bool = False
+    objects: Objects,
+    base: Directory,
+    upperdir: Path,
+    trees: Sequence[Directory],
+    *,
+    at_a_glance: bool = False,
+    dialect: Dialect = Dialect.TRUSTED,
 ) -> Directory:
     """The same tree, to be compared with ``trees``: a file that has another size or other metadata than each of them
     has at its path is not read, and has no content.
@@ -58,7 +71,7 @@ def compare_upperdir(
     the cost does not grow with the bytes. It need not be: a program may have set its time back.
     """
     reader = RememberingReader(_Hasher(), objects, upperdir)
-    return read_upperdir(base, upperdir, _AlikeOnly(reader, trees, at_a_glance))
+    return read_upperdir(base, upperdir, _AlikeOnly(reader, trees, at_a_glance), dialect=dialect)
 
 
 class _AlikeOnly:

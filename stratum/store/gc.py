@@ -51,6 +51,7 @@ from stratum.store.residence import Needed
 from stratum.store.retention import Retention
 from stratum.store.roots import Roots, find_roots, span_gaps
 from stratum.store.trash import remove_tree
+from stratum.store.upperdirs import removal_error
 from stratum.sys.atomic import TEMPORARY_PREFIX
 from stratum.sys.locks import is_locked, locked
 from stratum.sys.usage import disk_usage
@@ -236,7 +237,7 @@ def _drop_dead_transactions(store: Store, done: Collected) -> None:
             except FileNotFoundError:
                 continue  # one that ended at this moment
             except OSError as exc:
-                raise storage_error(exc, f"remove {path}") from None
+                raise removal_error(exc, path, store.root, storage_error(exc, f"remove {path}")) from None
         done.others.append(str(path.relative_to(store.root)))
         done.bytes_freed += usage
 

@@ -29,6 +29,7 @@ from stratum.store.worktrees import Worktrees
 
 if TYPE_CHECKING:
     from stratum.tree.blocks import Dump
+    from stratum.tree.overlay import Dialect
 
 
 class Store(Refs):
@@ -76,6 +77,11 @@ class Store(Refs):
             return cls.create(path)
         except ExistsError:  # another process made it meanwhile
             return cls.open(path)
+
+    @property
+    def dialect(self) -> Dialect:
+        """The dialect of its worktrees' upperdirs and of all its mounts: that of who owns the store."""
+        return self.worktrees.dialect
 
     @property
     def root(self) -> Path:

@@ -26,13 +26,13 @@ class Tables:
 
     def __init__(self, tables: Mapping[str, Any], where: str) -> None:
         self._tables = tables
-        self._where = where
+        self.where = where
 
     def table(self, name: str) -> dict[str, Any]:
         """The table ``[name]``."""
         value = self._tables.get(name)
         if not isinstance(value, dict):
-            raise DamagedError(f"{self._where} has no table [{name}]")
+            raise DamagedError(f"{self.where} has no table [{name}]")
         return value
 
     def has(self, table: str, key: str) -> bool:
@@ -43,7 +43,7 @@ class Tables:
         """A string."""
         value = self.table(table).get(key)
         if not isinstance(value, str):
-            raise DamagedError(f"{self._where}: [{table}] {key} is missing or not a string")
+            raise DamagedError(f"{self.where}: [{table}] {key} is missing or not a string")
         return value
 
     def maybe_text(self, table: str, key: str) -> str | None:
@@ -54,21 +54,21 @@ class Tables:
         """64 lower-case hex digits."""
         value = self.text(table, key)
         if not is_hash(value):
-            raise DamagedError(f"{self._where}: [{table}] {key} is not 64 hex digits")
+            raise DamagedError(f"{self.where}: [{table}] {key} is not 64 hex digits")
         return value
 
     def count(self, table: str, key: str) -> int:
         """An integer from 0 on."""
         value = self.table(table).get(key)
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            raise DamagedError(f"{self._where}: [{table}] {key} is missing or not a count")
+            raise DamagedError(f"{self.where}: [{table}] {key} is missing or not a count")
         return value
 
     def flag(self, table: str, key: str) -> bool:
         """true or false."""
         value = self.table(table).get(key)
         if not isinstance(value, bool):
-            raise DamagedError(f"{self._where}: [{table}] {key} is missing or neither true nor false")
+            raise DamagedError(f"{self.where}: [{table}] {key} is missing or neither true nor false")
         return value
 
 

@@ -5,8 +5,8 @@ nobody sees in the mount::
 
     trusted.overlay.stratum.root    "MODE UID GID MTIME": octal, decimal, decimal, nanoseconds
 
-It has none where the root has attributes of its own, or where the user or the file system cannot write it; then the
-base has to be read.
+In the worktree of a user it is ``user.overlay.stratum.root``. There is none where the root has attributes of its own,
+or where the user or the file system cannot write it; then the base has to be read.
 """
 
 from __future__ import annotations
@@ -19,26 +19,29 @@ from stratum.sys.xattrs import get_xattr, list_xattrs
 from stratum.tree.model import Directory
 from stratum.tree.overlay import Dialect
 
-_NOTE = Dialect.TRUSTED.own(b"stratum.root")
+_NOTE = b"stratum.root"
 _NOT_STORED = b"security.selinux"
 
 
-def note_root(upperdir: Path, root: Directory) -> None:
+def note_root(upperdir: Path, root: Directory, dialect: Dialect) -> None:
     """Note that the new ``upperdir`` has been given owner, mode and time of ``root``."""
     if not root.xattrs:
         with suppress(OSError):
-            os.setxattr(upperdir, _NOTE, _text(root.mode, root.uid, root.gid, root.mtime))
+            os.setxattr(upperdir, dialect.own(_NOTE), _text(root.mode, root.uid, root.gid, root.mtime))
 
 
-def is_untouched(upperdir: Path) -> bool:
-    """Whether ``upperdir`` shows its base and nothing else; False also where that is not known. Raises ``OSError``."""
+def is_untouched(upperdir: Path, dialect: Dialect, root: tuple[int, int] = (0, 0)) -> bool:
+    """Whether ``upperdir`` shows its base and nothing else; False also where that is not known. ``root``: the user and
+    the group that were 0 where the note was made. Raises ``OSError``."""
     with os.scandir(upperdir) as entries:  # of which there may be very many
         if next(entries, None) is not None:
             return False
     info = os.stat(upperdir, follow_symlinks=False)
-    if get_xattr(upperdir, _NOTE) != _text(info.st_mode, info.st_uid, info.st_gid, info.st_mtime_ns):
+    uid = 0 if info.st_uid == root[0] else info.st_uid
+    gid = 0 if info.st_gid == root[1] else info.st_gid
+    if get_xattr(upperdir, dialect.own(_NOTE)) != _text(info.st_mode, uid, gid, info.st_mtime_ns):
         return False
-    return all(name.startswith(Dialect.TRUSTED.prefix) or name == _NOT_STORED for name in list_xattrs(upperdir))
+    return all(name.startswith(dialect.prefix) or name == _NOT_STORED for name in list_xattrs(upperdir))
 
 
 def _text(mode: int, uid: int, gid: int, mtime: int) -> bytes:

@@ -6,7 +6,8 @@ tree. meta.toml::
 
     [worktree]  name, base_commit, head? (the last commit: made from it, or that it was reset to or rebased onto),
                 forked_from (the commit that its line of work began with: where it was made, or reset or rebased to
-                another line), created, last_modified, description
+                another line), created, last_modified, description, dialect? ("user": of the mounts that write its
+                upperdir; absent: root's)
 
 A worktree comes, goes, and gets an empty upperdir over another base by one rename of its whole directory, so base and
 upperdir always fit together. ``mark`` tells of copies without extended attributes (``sys.copymark``). lease.toml, where
@@ -18,6 +19,7 @@ Whoever works on a worktree (mounts it, commits it, changes its base) holds its 
 
 from __future__ import annotations
 
+import functools
 import os
 import stat
 from collections.abc import Iterator
@@ -31,13 +33,21 @@ from stratum.refs import Ref, check_name, is_name
 from stratum.store.clock import rfc3339, utc_now
 from stratum.store.commits import Commits
 from stratum.store.holders import Lease, lease_from
-from stratum.store.layout import Layout, Names, storage_error
+from stratum.store.layout import Layout, Names, storage_error, storing
 from stratum.store.locks import WORKTREE_WAIT, StoreLocks
 from stratum.store.namespaces import Namespaces, similar
 from stratum.store.reflog import Reflog, remove_logged
 from stratum.store.tables import Tables, read_tables, write_tables
 from stratum.store.transaction import Transaction, Transactions
 from stratum.store.untouched import note_root
+from stratum.store.upperdirs import (
+    another_dialect,
+    dialect_of,
+    holds_nothing,
+    out_of_reach,
+    shows_base,
+    within_reach,
+)
 from stratum.sys import copymark
 from stratum.sys.atomic import fsync_dir
 from stratum.sys.xattrs import list_xattrs
@@ -64,6 +74,8 @@ class Worktree:
     forked_from: str
     """Where the worktree's own line of work began, which a rebase does not go behind: unlike the base it stays where
     it is when commits, also ones that others made on top, move the base forward."""
+    dialect: Dialect = Dialect.TRUSTED
+    """That of the mounts that its upperdir is written by."""
 
     @property
     def upperdir(self) -> Path:
@@ -120,6 +132,14 @@ class Worktrees:
         self._namespaces = namespaces
         self._commits = commits
         self._reflog = reflog
+
+    @functools.cached_property
+    def dialect(self) -> Dialect:
+        """The dialect of new upperdirs and of all mounts: that of who owns the store."""
+        try:
+            return dialect_of(self._layout.root)
+        except OSError as exc:
+            raise storage_error(exc, f"look at {self._layout.root}") from None
 
     # Reading
 
@@ -195,7 +215,47 @@ class Worktrees:
             forked_from=fields.hash(
                 "worktree", "forked_from" if fields.has("worktree", "forked_from") else "base_commit"
             ),
+            dialect=_noted_dialect(fields),
         )
+
+    # Upperdirs
+
+    def readable(self, worktree: Worktree) -> Dialect | None:
+        """The dialect in which the upperdir of ``worktree`` is to be read, None where it need not be, as it shows its
+        base. ``UnsupportedError`` where it cannot be read from this user namespace (``store.upperdirs``), or was
+        written by mounts of another dialect than the store's."""
+        ours, upperdir = self.dialect, worktree.upperdir
+        with storing(f"look at {upperdir}"):
+            if worktree.dialect is not ours and not holds_nothing(upperdir):
+                raise another_dialect(str(worktree), worktree.dialect)
+            if within_reach(ours):
+                return ours
+            if shows_base(upperdir, ours, self._layout.root):
+                return None
+        raise out_of_reach(str(worktree), ours)
+
+    def is_untouched(self, worktree: Worktree) -> bool:
+        """Whether it shows its base and nothing else; False also where that is not known. Raises ``OSError``."""
+        return worktree.dialect is self.dialect and shows_base(worktree.upperdir, self.dialect, self._layout.root)
+
+    def check_removable(self, worktree: Worktree) -> None:
+        """``UnsupportedError`` where the upperdir holds anything that cannot be removed from this user namespace."""
+        if within_reach(self.dialect):
+            return
+        with storing(f"look at {worktree.upperdir}"):
+            if not (holds_nothing(worktree.upperdir) or self.is_untouched(worktree)):
+                raise out_of_reach(str(worktree), self.dialect)
+
+    def adopt(self, worktree: Worktree) -> Worktree:
+        """``worktree``, whose upperdir is about to be mounted, with the store's dialect noted. The caller holds its
+        lock. Raises as ``readable`` does."""
+        if worktree.dialect is self.dialect:
+            return worktree
+        self.readable(worktree)
+        new = replace(worktree, dialect=self.dialect)
+        with self._transactions.begin(f"adopting {worktree}") as tx:
+            tx.place_file(_meta(new), worktree.directory / "meta.toml")
+        return new
 
     # Changing
 
@@ -243,6 +303,7 @@ class Worktrees:
                 description,
                 self._layout.worktree(name, worktree),
                 forked_from=base_commit,
+                dialect=self.dialect,
             )
             directory = self._build(tx, made, self.new_upperdir(tx, base_commit, root), None)
             self._namespaces.ensure(tx, name)
@@ -268,9 +329,9 @@ class Worktrees:
         root = change.applied(self._commits.root(base_commit))
         path = tx.new_path("upperdir")
         tx.make_directory(path, 0o700)
-        dress_upperdir(path, root)
+        dress_upperdir(path, root, self.dialect)
         if not change:
-            note_root(path, root)
+            note_root(path, root, self.dialect)
         return path
 
     def _build(self, tx: Transaction, worktree: Worktree, upperdir: Path, lease: Lease | None) -> Path:
@@ -290,10 +351,9 @@ class Worktrees:
             raise storage_error(exc, f"make worktree {worktree}") from None
         return directory
 
-    @staticmethod
-    def _put_mark(directory: Path, *, durable: bool = False) -> bytes | None:
+    def _put_mark(self, directory: Path, *, durable: bool = False) -> bytes | None:
         try:
-            mark = copymark.put_mark(directory)
+            mark = copymark.put_mark(directory, users=self.dialect is Dialect.USER)
             if durable:
                 fsync_dir(directory)
             return mark
@@ -333,6 +393,7 @@ class Worktrees:
         """
         with self.lock(wanted.name, wanted.worktree):
             old, new, directory = self._build_new(tx, wanted, upperdir or self.new_upperdir(tx, wanted.base_commit))
+            self.check_removable(old)
             tx.sync()
             with self._locks.ref(new.name):
                 self._log_move(old, new, why)
@@ -367,7 +428,7 @@ class Worktrees:
         old = self.get(wanted.name, wanted.worktree)
         for commit in {wanted.base_commit, wanted.commit}:
             self._check_commit(commit)
-        new = replace(wanted, last_modified=rfc3339(utc_now()))
+        new = replace(wanted, last_modified=rfc3339(utc_now()), dialect=self.dialect)
         return old, new, self._build(tx, new, upperdir, self.lease(new.name, new.worktree))
 
     def _log_move(self, old: Worktree, new: Worktree, why: str) -> None:
@@ -399,7 +460,8 @@ class Worktrees:
         if meta is None:
             return InterruptedSwitch(None, None)
         base = Tables(meta, str(retired / "meta.toml")).hash("worktree", "base_commit")
-        old = replace(self.get(name, worktree), base_commit=base, head=None, directory=retired)
+        dialect = _noted_dialect(Tables(meta, str(retired / "meta.toml")))
+        old = replace(self.get(name, worktree), base_commit=base, head=None, directory=retired, dialect=dialect)
         return InterruptedSwitch(old, int(mount_id) if mount_id.isdecimal() else None)
 
     def drop_retired(self, name: str, worktree: str) -> None:
@@ -422,10 +484,11 @@ class Worktrees:
         """Remove the worktree and everything in its upperdir, in one step. That nothing has it mounted, and that no
         uncommitted work is lost, is the caller's to check. ``NotFoundError``, ``BusyError``."""
         with self.lock(name, worktree):
-            try:
-                commit = self.get(name, worktree).commit
-            except DamagedError:
-                commit = None
+            commit = None
+            with suppress(DamagedError):
+                tree = self.get(name, worktree)
+                self.check_removable(tree)
+                commit = tree.commit
             with self._locks.ref(name):
                 path = self._layout.worktree(name, worktree)
                 remove_logged(self._reflog, self._transactions, path, name, "worktree", worktree, commit, why)
@@ -466,15 +529,16 @@ class Worktrees:
         return read_tables(data, str(path))
 
 
-def dress_upperdir(path: Path, root: Directory) -> None:
-    """Give the empty upperdir ``path`` owner, mode, times and xattrs of the commit's ``root``, which it is shown as.
+def dress_upperdir(path: Path, root: Directory, dialect: Dialect) -> None:
+    """Give the empty upperdir ``path`` owner, mode, times and xattrs of the commit's ``root``, which it is shown as by
+    a mount of ``dialect``.
 
     Raises ``StratumError``.
     """
     try:
         os.chown(path, root.uid, root.gid)
         os.chmod(path, stat.S_IMODE(root.mode))
-        wanted = dict(Dialect.TRUSTED.escape(root.xattrs))
+        wanted = dict(dialect.escape(root.xattrs))
         for name in list_xattrs(path):
             if name in _ACLS and name not in wanted:  # inherited from a default ACL of the store
                 os.removexattr(path, name)
@@ -485,6 +549,16 @@ def dress_upperdir(path: Path, root: Directory) -> None:
         raise storage_error(exc, "give the worktree the owner, mode and attributes of its base's root") from None
 
 
+def _noted_dialect(fields: Tables) -> Dialect:
+    noted = fields.maybe_text("worktree", "dialect")
+    try:
+        return Dialect.TRUSTED if noted is None else Dialect[noted.upper()]
+    except KeyError:
+        raise DamagedError(
+            f"{fields.where}: [worktree] dialect is {noted!r}, not 'user' or 'trusted'", hint="run 'stratum fsck'"
+        ) from None
+
+
 def _meta(worktree: Worktree) -> bytes:
     table = {"name": worktree.worktree, "base_commit": worktree.base_commit}
     if worktree.head is not None:
@@ -493,4 +567,6 @@ def _meta(worktree: Worktree) -> bytes:
     table["created"] = worktree.created
     table["last_modified"] = worktree.last_modified
     table["description"] = worktree.description
+    if worktree.dialect is not Dialect.TRUSTED:
+        table["dialect"] = worktree.dialect.name.lower()
     return write_tables({"worktree": table}, f"the description of {worktree}")

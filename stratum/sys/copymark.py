@@ -1,13 +1,13 @@
 """Telling that a directory was copied without its extended attributes.
 
-What overlayfs keeps in an upperdir has its meaning in ``trusted.*`` attributes, which many ways to copy leave out: then
-deleted files come back, and files that only changed their mode are full of zeros. So a directory that must not be
-copied like that bears an attribute, and a file in it says which: a copy has the file and not the attribute. The mark is
-on the directory around the upperdir, where no mount shows it.
+What overlayfs keeps in an upperdir has its meaning in ``trusted.*`` or ``user.*`` attributes, which many ways to copy
+leave out: then deleted files come back, and files that only changed their mode are full of zeros. So a directory that
+must not be copied like that bears an attribute, and a file in it says which: a copy has the file and not the attribute.
+The mark is on the directory around the upperdir, where no mount shows it.
 
 ::
 
-    DIRECTORY         trusted.stratum.mark = 32 hex digits
+    DIRECTORY         trusted.stratum.mark = 32 hex digits; user.stratum.mark in the store of a user
     DIRECTORY/mark    the same 32 hex digits
 """
 
@@ -25,7 +25,7 @@ HINT = (
     "copy the store again, as root, with all attributes: cp -a, rsync -aHAX --numeric-ids, or tar --xattrs"
     " --xattrs-include='*' --acls"
 )
-_XATTR = b"trusted.stratum.mark"
+_XATTR, _USERS = b"trusted.stratum.mark", b"user.stratum.mark"
 _SIZE = 32
 
 
@@ -33,13 +33,13 @@ class LostAttributesError(DamagedError):
     """A worktree's directory is a copy without extended attributes."""
 
 
-def put_mark(directory: Path) -> bytes | None:
-    """Give ``directory`` the attribute, which has to be durable before the file; what the file has to say, or None
-    where nobody could copy or use the attributes anyway: without privilege, or on a file system that has none.
-    ``OSError``."""
+def put_mark(directory: Path, *, users: bool = False) -> bytes | None:
+    """Give ``directory`` the attribute, that of a store of users with ``users``, which has to be durable before the
+    file; what the file has to say, or None where nobody could copy or use the attributes anyway: without privilege, or
+    on a file system that has none. ``OSError``."""
     value = os.urandom(_SIZE // 2).hex().encode()
     try:
-        os.setxattr(directory, _XATTR, value, follow_symlinks=False)
+        os.setxattr(directory, _USERS if users else _XATTR, value, follow_symlinks=False)
     except OSError as exc:
         if exc.errno in (errno.EPERM, errno.EOPNOTSUPP):
             return None
@@ -62,7 +62,7 @@ def check_mark(directory: Path) -> None:
         said = os.read(fd, _SIZE + 1)
     finally:
         os.close(fd)
-    if get_xattr(directory, _XATTR) != said:
+    if said not in (get_xattr(directory, _XATTR), get_xattr(directory, _USERS)):
         raise LostAttributesError(
             f"the worktree at {directory} was copied without its extended attributes and cannot be used",
             hint=HINT,

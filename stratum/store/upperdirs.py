@@ -1,0 +1,85 @@
+"""Whose upperdirs a store has, and whether they can be looked at from here.
+
+An overlay of root's keeps its state in ``trusted.overlay.*``, one of anybody else's in ``user.overlay.*``
+(``tree.overlay``). So who owns the store decides what its upperdirs speak. A worktree notes it, as a store may be given
+to somebody else.
+
+Files in the upperdir of a user's worktree may belong to any of the user's subordinate IDs. Only inside the user
+namespace in which it was mounted are they what a commit records, and only there can they all be read and removed. The
+reverse holds of root's: the kernel shows ``trusted.*`` in no other user namespace than the first.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from stratum.errors import StratumError, UnsupportedError
+from stratum.store.untouched import is_untouched
+from stratum.sys.userns import in_initial_namespace
+from stratum.tree.overlay import Dialect
+
+_KERNELS = "/proc/sys/kernel"
+"""What belongs to the root of the machine in every namespace."""
+
+
+def dialect_of(root: Path) -> Dialect:
+    """The dialect of the upperdirs of the store at ``root``, by its owner. Raises ``OSError``."""
+    owner = os.stat(root, follow_symlinks=False).st_uid
+    if in_initial_namespace():
+        return Dialect.TRUSTED if owner == 0 else Dialect.USER
+    return Dialect.TRUSTED if owner == 0 == os.stat(_KERNELS).st_uid else Dialect.USER
+
+
+def within_reach(dialect: Dialect) -> bool:
+    """Whether this process is in a user namespace in which upperdirs of a store of ``dialect`` can be read."""
+    return in_initial_namespace() == (dialect is Dialect.TRUSTED)
+
+
+def out_of_reach(what: str, dialect: Dialect) -> UnsupportedError:
+    """The error for ``what`` (a worktree), whose upperdir cannot be read or removed from this user namespace."""
+    if dialect is Dialect.TRUSTED:
+        return UnsupportedError(
+            f"what was written in {what} is root's, and cannot be read in another user namespace",
+            hint="run the command as root, outside of every container and of 'podman unshare'",
+        )
+    return UnsupportedError(
+        f"what was written in {what} may belong to subordinate IDs, and is read, committed and removed only in the user"
+        " namespace that has these",
+        hint="run it there: stratum unshare -- COMMAND...",
+    )
+
+
+def another_dialect(what: str, noted: Dialect) -> UnsupportedError:
+    """The error for ``what`` (a worktree), which was written by mounts of the other kind than its store's are now."""
+    whose, now = ("root", "a user") if noted is Dialect.TRUSTED else ("a user", "root")
+    return UnsupportedError(
+        f"{what} was written by a mount of {whose}'s, and the store is {now}'s now, whose mounts would take it for"
+        " something else",
+        hint=f"give the store back to {whose} and commit it there; or remove it, with what is not committed, by"
+        f" 'stratum worktree remove --discard {what}'",
+    )
+
+
+def holds_nothing(upperdir: Path) -> bool:
+    """Whether there is no entry in the upperdir, so that any mount may have it. Raises ``OSError``."""
+    with os.scandir(upperdir) as entries:
+        return next(entries, None) is None
+
+
+def shows_base(upperdir: Path, dialect: Dialect, store: Path) -> bool:
+    """``is_untouched``, also from outside of the namespace of a user's store: there the owner of the store is what the
+    namespace calls 0. Raises ``OSError``."""
+    if within_reach(dialect) or dialect is Dialect.TRUSTED:
+        return is_untouched(upperdir, dialect)
+    info = os.stat(store, follow_symlinks=False)
+    return is_untouched(upperdir, dialect, root=(info.st_uid, info.st_gid))
+
+
+def removal_error(exc: OSError, path: Path, store: Path, error: StratumError) -> StratumError:
+    """What to raise where ``path`` of the store cannot be removed: ``error``, or why only a namespace has the right."""
+    if isinstance(exc, PermissionError):
+        dialect = dialect_of(store)
+        if dialect is Dialect.USER and not within_reach(dialect):
+            return out_of_reach(str(path), dialect)
+    return error
