@@ -207,6 +207,9 @@ FILES = {
     "/run/stratum": "Mount state, sockets, mounts without a mountpoint (setting 'runtime_dir'); gone with a reboot.",
     "/etc/containers/oci/hooks.d/stratum-*.json": "The hook, for Podman and CRI-O; 'stratum hook install' writes it.",
     "/etc/containers/containers.conf.d/stratum-hooks.conf": "Where Podman looks for hooks; likewise.",
+    "$XDG_CONFIG_HOME/containers/oci/hooks.d/stratum-*.json": "The hook of a user's Podman; 'stratum hook install' by"
+    " that user writes it.",
+    "$XDG_CONFIG_HOME/containers/containers.conf.d/stratum-hooks.conf": "Where that Podman looks for hooks; likewise.",
 }
 """File or directory -> what is in it."""
 

@@ -24,12 +24,15 @@ def hook() -> None:
     ],
 )
 @click.argument("directory", metavar="[DIR]", required=False, type=click.Path(path_type=Path))
-@click.option("-f", "--force", is_flag=True, help="Install it although others could change what root runs then.")
+@click.option("-f", "--force", is_flag=True, help="Install it although others could change what is run then.")
 def install(app: App, directory: Path | None, force: bool) -> None:
     """Write the hook's two JSON files to DIR (default: where the container engines of this machine look).
 
     The engines run this installation of Stratum as root then, for every container with an annotation of ours, so it is
     refused where others than root can write to it. One in a checkout is told of: it should stay where it is.
+
+    By an ordinary user it is installed for that user's Podman and store, below ~/.config/containers, and runs as that
+    user; it may be where only root and that user can write.
     """
     from stratum.podman.install import install as run
 
@@ -48,7 +51,7 @@ def uninstall(app: App, directory: Path | None) -> None:
     """Remove the files that 'hook install' wrote to DIR."""
     from stratum.podman.install import uninstall as run
 
-    _report(app, "removed", run(directory))
+    _report(app, "removed", run(directory, app.session.config))
 
 
 @verb(

@@ -3,8 +3,9 @@
 The format is hooks.d(5) "1.0.0", as Podman and CRI-O read it. The files say absolutely which interpreter runs
 what, with which environment, and for how long, because nothing else of the caller's surroundings reaches a hook.
 
-CRI-O reads ``DEFAULT_DIRECTORY`` by itself. Podman does only where its ``hooks_dir`` says so (Debian 12's does not);
-where it does not, a file in containers.conf.d adds it to the directories that Podman reads.
+Root's are for the whole machine, a user's for that user's Podman (``podman.places``). CRI-O reads root's directory by
+itself. Podman does only where its ``hooks_dir`` says so (Debian 12's does not), and never a user's; where it does not,
+a file in containers.conf.d adds the directory to those that Podman reads.
 """
 
 from __future__ import annotations
@@ -21,12 +22,11 @@ from stratum.config import Config, load_config
 from stratum.errors import ConflictError, NotFoundError, StratumError, UnsupportedError, os_error_text
 from stratum.podman import TIMEOUTS
 from stratum.podman.placement import placement_of, refusal
-from stratum.podman.program import hook_directories
+from stratum.podman.places import Places, places_for, trusted_owners
+from stratum.podman.program import USERS, hook_directories
 from stratum.sys.atomic import write_atomic
 from stratum.sys.smallfile import who_can_change
 
-DEFAULT_DIRECTORY = Path("/etc/containers/oci/hooks.d")
-PODMAN_SETTINGS = Path("/etc/containers/containers.conf.d/stratum-hooks.conf")
 HOOK_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 WHEN = {"annotations": {r"^stratum\.dev/": ".*"}}
@@ -42,9 +42,10 @@ def install(
     force: bool = False,
     warn: Callable[[str], None] = lambda text: None,
 ) -> list[Path]:
-    """Write the hook's JSON files to ``directory`` (default ``DEFAULT_DIRECTORY``) and return their paths.
+    """Write the hook's JSON files to ``directory`` (default: where ``places_for`` says) and return their paths.
 
-    The settings of ``config`` that are not what the hook would find by itself go into the files. A second call
+    The settings of ``config`` that are not what the hook would find by itself go into the files, and a user's all: the
+    hook is started in Podman's user namespace, with nothing that says whose it is. A second call
     replaces the first's files. Where Podman does not read the default directory it is made to, which is one path more;
     a directory of one's own is for ``podman --hooks-dir``.
 
@@ -52,10 +53,11 @@ def install(
     cannot run the hook on its own or (unless ``force``) others than root could change what it runs, ``StratumError``
     where the directory cannot be written. ``warn`` is told of an interpreter in a checkout.
     """
-    target = _directory(directory)
+    places = places_for(config.environment)
+    target = _directory(directory, places)
     interpreter = _interpreter()
     _check_placement(interpreter, target, force, warn)
-    environment = _environment(config)
+    environment = _environment(config, places)
     try:
         target.mkdir(parents=True, exist_ok=True)
         for path in hook_files(target).values():
@@ -64,14 +66,14 @@ def install(
             text = json.dumps(hook_json(stage, interpreter, environment), indent=2) + "\n"
             write_atomic(path, text.encode("utf-8"))
         written = list(hook_files(target).values())
-        return written + _make_podman_look() if directory is None else written
+        return written + _make_podman_look(places, config) if directory is None else written
     except OSError as exc:
         raise StratumError(f"cannot install the hook in {target}: {os_error_text(exc)}") from None
 
 
 def _check_placement(interpreter: str, target: Path, force: bool, warn: Callable[[str], None]) -> None:
     found = placement_of(interpreter, {"PATH": HOOK_PATH})
-    risk = found.risk or who_can_change(str(target), {0, os.geteuid()})
+    risk = found.risk or who_can_change(str(target), trusted_owners())
     if risk is not None:
         if not force:
             raise refusal(interpreter, risk)
@@ -83,19 +85,20 @@ def _check_placement(interpreter: str, target: Path, force: bool, warn: Callable
         )
 
 
-def uninstall(directory: Path | None) -> list[Path]:
+def uninstall(directory: Path | None, config: Config) -> list[Path]:
     """Remove what ``install`` wrote to ``directory``, and nothing else; the paths removed, none where none was there.
 
     Raises ``ConflictError`` for a file of that name which is not ours, ``NotFoundError`` for a missing directory.
     """
-    target = _directory(directory)
+    places = places_for(config.environment)
+    target = _directory(directory, places)
     if directory is not None and not target.is_dir():
         raise NotFoundError(f"there is no directory {target}")
     removed = []
     try:
         present = [path for path in hook_files(target).values() if is_ours(path)]
-        if directory is None and _is_our_settings():
-            present.append(PODMAN_SETTINGS)
+        if directory is None and _is_our_settings(places.settings):
+            present.append(places.settings)
         for path in present:
             path.unlink(missing_ok=True)
             removed.append(path)
@@ -119,27 +122,27 @@ def hook_json(stage: str, interpreter: str, environment: dict[str, str]) -> dict
     }
 
 
-def _make_podman_look() -> list[Path]:
-    """Add ``DEFAULT_DIRECTORY`` to what Podman reads, where it is not; the paths written."""
-    directories = hook_directories()
-    if directories is None or DEFAULT_DIRECTORY in directories:
-        return [PODMAN_SETTINGS] if _is_our_settings() else []
-    wanted = [str(path) for path in [*directories, DEFAULT_DIRECTORY]]
-    PODMAN_SETTINGS.parent.mkdir(parents=True, exist_ok=True)
-    settings = _SETTINGS_MARK + toml.dumps({"engine": {"hooks_dir": wanted}})
-    write_atomic(PODMAN_SETTINGS, settings.encode("utf-8"))
-    if DEFAULT_DIRECTORY not in (hook_directories() or []):
-        PODMAN_SETTINGS.unlink()
+def _make_podman_look(places: Places, config: Config) -> list[Path]:
+    """Add the directory of ``places`` to what Podman reads, where it is not; the paths written."""
+    settings = places.settings
+    directories = hook_directories(config.environment)
+    if directories is None or places.hooks in directories:
+        return [settings] if _is_our_settings(settings) else []
+    wanted = [str(path) for path in [*directories, places.hooks]]
+    settings.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(settings, (_SETTINGS_MARK + toml.dumps({"engine": {"hooks_dir": wanted}})).encode("utf-8"))
+    if places.hooks not in (hook_directories(config.environment) or []):
+        settings.unlink()
         raise UnsupportedError(
-            f"Podman does not read hooks from {DEFAULT_DIRECTORY}, and another file overrides {PODMAN_SETTINGS}",
-            hint=f"add {DEFAULT_DIRECTORY} to hooks_dir in containers.conf, or use podman --hooks-dir",
+            f"Podman does not read hooks from {places.hooks}, and another file overrides {settings}",
+            hint=f"add {places.hooks} to hooks_dir in containers.conf, or use podman --hooks-dir",
         )
-    return [PODMAN_SETTINGS]
+    return [settings]
 
 
-def _is_our_settings() -> bool:
+def _is_our_settings(settings: Path) -> bool:
     try:
-        return PODMAN_SETTINGS.read_bytes().startswith(_SETTINGS_MARK.encode())
+        return settings.read_bytes().startswith(_SETTINGS_MARK.encode())
     except FileNotFoundError:
         return False
 
@@ -149,8 +152,8 @@ def hook_files(directory: Path) -> dict[str, Path]:
     return {stage: directory / f"stratum-{stage.lower()}.json" for stage in TIMEOUTS}
 
 
-def _directory(directory: Path | None) -> Path:
-    return DEFAULT_DIRECTORY if directory is None else Path(os.path.abspath(directory))
+def _directory(directory: Path | None, places: Places) -> Path:
+    return places.hooks if directory is None else Path(os.path.abspath(directory))
 
 
 def is_ours(path: Path) -> bool:
@@ -179,12 +182,13 @@ def _interpreter() -> str:
     return interpreter
 
 
-def _environment(config: Config) -> dict[str, str]:
+def _environment(config: Config, places: Places) -> dict[str, str]:
     """The environment for the hook: it replaces the engine's, so that both stages see the same one."""
     environment = {"PATH": HOOK_PATH}
-    own = load_config({})
-    if config.store != own.store:
-        environment["STRATUM_STORE"] = str(config.store)
-    if config.runtime_dir != own.runtime_dir:
-        environment["STRATUM_RUNTIME_DIR"] = str(config.runtime_dir)
-    return environment
+    where = {"STRATUM_STORE": str(config.store), "STRATUM_RUNTIME_DIR": str(config.runtime_dir)}
+    if places.system:
+        own = load_config({})
+        found = {"STRATUM_STORE": str(own.store), "STRATUM_RUNTIME_DIR": str(own.runtime_dir)}
+        return environment | {name: value for name, value in where.items() if value != found[name]}
+    users = {name: config.environment[name] for name in USERS if config.environment.get(name)}
+    return environment | where | users

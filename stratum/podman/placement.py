@@ -1,8 +1,8 @@
-"""Where the program is that engines start as root for every container: who else could change it, and how long it stays.
+"""Where the program is that engines start for every container: who else could change it, and how long it stays.
 
 Whoever can write the interpreter, Python's or Stratum's modules, or a directory on the way to them, is root on the host
-with the next container. And a checkout of the source is moved, cleaned or deleted one day, after which containers
-start without their volumes.
+(or the user whose containers they are) with the next container. And a checkout of the source is moved, cleaned or
+deleted one day, after which containers start without their volumes.
 """
 
 from __future__ import annotations
@@ -14,13 +14,17 @@ from pathlib import Path
 
 from stratum.errors import StratumError, UnsupportedError, os_error_text
 from stratum.frozen import frozen
+from stratum.podman.places import trusted_owners
 from stratum.sys.smallfile import who_can_change
+from stratum.sys.userns import owns_system
 
 _ASK = """
 import json, os, stratum.hook.main, sys
 package = os.path.dirname(os.path.abspath(stratum.__file__))
 print(json.dumps([package, sys.prefix, sys.base_prefix, *sys.path]))
 """
+
+_AS_ROOT = ", as 'make install' does"
 
 
 @frozen
@@ -36,7 +40,7 @@ def placement_of(interpreter: str, environment: dict[str, str]) -> Placement:
 
     Raises ``UnsupportedError`` where it does not know Stratum.
     """
-    owners = {0, os.geteuid()}
+    owners = trusted_owners()
     folder = os.path.dirname(interpreter)
     for place in (interpreter, f"{folder}/pyvenv.cfg", f"{os.path.dirname(folder)}/pyvenv.cfg"):
         risk = who_can_change(place, owners)
@@ -53,7 +57,7 @@ def placement_of(interpreter: str, environment: dict[str, str]) -> Placement:
     return Placement(risk, next((found for found in checkouts if found is not None), None))
 
 
-def _who_can_change_here(folder: str, name: str, owners: set[int]) -> str | None:
+def _who_can_change_here(folder: str, name: str, owners: frozenset[int]) -> str | None:
     """As ``who_can_change``, for what is in a folder that was looked at already."""
     path = os.path.join(folder, name)
     status = os.lstat(path)
@@ -66,9 +70,11 @@ def _who_can_change_here(folder: str, name: str, owners: set[int]) -> str | None
 
 def refusal(interpreter: str, risk: str) -> UnsupportedError:
     """That the hook is not installed, or should not be, where it is."""
+    who, only = ("root", "root") if owns_system() else ("Podman", "you")
     return UnsupportedError(
-        f"root would run {interpreter} for every container, and others could change what that does: {risk}",
-        hint="install Stratum where only root can write, as 'make install' does, and run 'hook install' from there",
+        f"{who} would run {interpreter} for every container, and others could change what that does: {risk}",
+        hint=f"install Stratum where only {only} can write{_AS_ROOT if only == 'root' else ''}, "
+        "and run 'hook install' from there",
     )
 
 

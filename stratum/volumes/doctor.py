@@ -12,9 +12,11 @@ from pathlib import Path
 from stratum.api.session import Session
 from stratum.errors import StratumError, UnsupportedError, os_error_text
 from stratum.podman import TIMEOUTS
-from stratum.podman.install import DEFAULT_DIRECTORY, WHEN, hook_files, is_ours
+from stratum.podman.install import WHEN, hook_files, is_ours
 from stratum.podman.placement import placement_of, refusal
+from stratum.podman.places import places_for, trusted_owners
 from stratum.sys.smallfile import who_can_change
+from stratum.sys.userns import id_ranges, in_initial_namespace
 from stratum.volumes.policy import POLICY_FILE, load_policy
 
 OLDEST_KERNEL = (5, 15)
@@ -41,7 +43,7 @@ def examine(session: Session, directory: Path | None = None) -> Iterator[Finding
         ("kernel", _kernel),
         ("store", lambda: _store(session)),
         ("trial mount", lambda: _trial_mount(session)),
-        ("podman", lambda: _podman(directory)),
+        ("podman", lambda: _podman(session, directory)),
         ("hook", lambda: _hook(session, directory)),
         ("policy", _policy),
     )
@@ -61,9 +63,22 @@ def _finding(name: str, check: Callable[[], str]) -> Finding:
 def _privilege() -> str:
     status = Path("/proc/self/status").read_text("ascii", errors="replace")
     effective = int(status.partition("CapEff:")[2].split()[0], 16)
-    if os.geteuid() != 0 or not effective >> CAP_SYS_ADMIN & 1:
-        raise UnsupportedError("this is not root with CAP_SYS_ADMIN, as the hook will be", hint="run it as root")
-    return "root with CAP_SYS_ADMIN"
+    if os.geteuid() == 0 and effective >> CAP_SYS_ADMIN & 1:
+        return "root with CAP_SYS_ADMIN" if in_initial_namespace() else _namespace()
+    if in_initial_namespace():
+        raise UnsupportedError(
+            "no user namespace could be made, in which mounting is allowed",
+            hint="see what 'podman unshare true' says, or run it as root",
+        )
+    raise UnsupportedError("this is not root with CAP_SYS_ADMIN, as the hook will be", hint="run it as root")
+
+
+def _namespace() -> str:
+    """What the user namespace that we are in has, in words."""
+    ids = min(sum(count for _, _, count in id_ranges(kind)) for kind in ("uid_map", "gid_map"))
+    if ids == 1:
+        return "a user namespace with one ID: files of others than its user need ranges in /etc/subuid and /etc/subgid"
+    return f"a user namespace with {ids} IDs"
 
 
 def _kernel() -> str:
@@ -104,18 +119,20 @@ def _trial_mount(session: Session) -> str:
     return "a worktree can be mounted and written"
 
 
-def _podman(directory: Path | None) -> str:
+def _podman(session: Session, directory: Path | None) -> str:
     from stratum.podman.program import describe, hook_directories
 
-    found = describe()
+    environment = session.config.environment
+    found = describe(environment)
     if _version(found.version) < OLDEST_PODMAN:
         raise UnsupportedError(f"Podman {found.version} is too old", hint="Podman 4.0 or later is needed")
     about = f"{found.version} with {found.runtime}"
     if directory is not None:
         return f"{about}; to be told: podman --hooks-dir {directory}"
-    if DEFAULT_DIRECTORY not in (hook_directories() or []):
-        raise StratumError(f"Podman {found.version} does not read hooks from {DEFAULT_DIRECTORY}", hint=_INSTALL)
-    return f"{about}, reads hooks from {DEFAULT_DIRECTORY}"
+    hooks = places_for(environment).hooks
+    if hooks not in (hook_directories(environment) or []):
+        raise StratumError(f"Podman {found.version} does not read hooks from {hooks}", hint=_INSTALL)
+    return f"{about}, reads hooks from {hooks}"
 
 
 def _hook(session: Session, directory: Path | None) -> str:
@@ -123,7 +140,8 @@ def _hook(session: Session, directory: Path | None) -> str:
 
     place = None
     install = "hook install" if directory is None else f"hook install {directory}"
-    for stage, path in hook_files(directory or DEFAULT_DIRECTORY).items():
+    hooks = directory or places_for(session.config.environment).hooks
+    for stage, path in hook_files(hooks).items():
         if not is_ours(path):
             raise StratumError(f"{path} is missing", hint=f"run: stratum {install}")
         try:
@@ -147,12 +165,12 @@ def _hook(session: Session, directory: Path | None) -> str:
                 hint=f"run: stratum --store {session.config.store} {install}",
             )
         place = placement_of(interpreter, environment)
-        risk = place.risk or who_can_change(str(path), {0, os.geteuid()})
+        risk = place.risk or who_can_change(str(path), trusted_owners())
         if risk is not None:
             raise refusal(interpreter, risk)
         _try_interpreter(interpreter, environment)
     note = f"; it is gone with the checkout {place.checkout}" if place is not None and place.checkout else ""
-    return f"installed in {directory or DEFAULT_DIRECTORY}{note}"
+    return f"installed in {hooks}{note}"
 
 
 def _try_interpreter(interpreter: str, environment: dict[str, str]) -> None:

@@ -300,7 +300,7 @@ def test_what_is_carried_to_who_fetches_later() -> None:
 
 def test_the_tables_name_what_is_read() -> None:
     from stratum.config import _CARRIED, FILES, SETTINGS, VARIABLES
-    from stratum.podman.install import DEFAULT_DIRECTORY, PODMAN_SETTINGS
+    from stratum.podman.places import DEFAULT_DIRECTORY, PODMAN_SETTINGS
     from stratum.volumes.policy import POLICY_FILE
 
     assert set(VARIABLES) >= _CARRIED

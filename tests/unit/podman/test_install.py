@@ -59,8 +59,8 @@ def test_again_and_away(tmp_path: Path) -> None:
     other.write_text("{}")
     first = put(tmp_path)
     assert put(tmp_path) == first
-    assert uninstall(tmp_path) == first
-    assert uninstall(tmp_path) == []
+    assert uninstall(tmp_path, CONFIG) == first
+    assert uninstall(tmp_path, CONFIG) == []
     assert list(tmp_path.iterdir()) == [other]
 
 
@@ -72,7 +72,7 @@ def test_a_file_of_somebody_else_is_left_alone(tmp_path: Path, text: str) -> Non
         put(tmp_path)
     assert f"mv {taken} {taken}.old" in (refused.value.hint or "")
     with pytest.raises(ConflictError, match="was not written by"):
-        uninstall(tmp_path)
+        uninstall(tmp_path, CONFIG)
     assert taken.read_text() == text
     assert list(tmp_path.iterdir()) == [taken]
 
@@ -82,7 +82,7 @@ def test_where_it_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(StratumError, match="cannot install the hook"):
         put(tmp_path / "file")
     with pytest.raises(NotFoundError, match="there is no directory"):
-        uninstall(tmp_path / "nothing")
+        uninstall(tmp_path / "nothing", CONFIG)
 
 
 def test_an_interpreter_that_cannot_run_the_hook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,7 +154,7 @@ def test_a_directory_by_a_symlink_or_relative(tmp_path: Path, monkeypatch: pytes
     assert all(path.is_absolute() for path in written)
     assert {path.name for path in (tmp_path / "real").iterdir()} == {path.name for path in written}
     assert (tmp_path / "link").is_symlink()
-    uninstall(Path("link"))
+    uninstall(Path("link"), CONFIG)
     assert not list((tmp_path / "real").iterdir())
 
 
@@ -163,5 +163,5 @@ def test_a_half_installed_hook_is_completed_and_removed(tmp_path: Path) -> None:
     first.unlink()
     assert put(tmp_path / "hooks") == [first, second]
     second.unlink()
-    assert uninstall(tmp_path / "hooks") == [first]
-    assert uninstall(tmp_path / "hooks") == []
+    assert uninstall(tmp_path / "hooks", CONFIG) == [first]
+    assert uninstall(tmp_path / "hooks", CONFIG) == []
