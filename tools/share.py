@@ -19,6 +19,8 @@ COMPLETION = {
 }
 """Shell -> file below ``share/`` that it looks into by itself."""
 UNITS = "stratum/systemd"
+USER_UNITS = "stratum/systemd-user"
+"""Those of the managers of users."""
 EXAMPLES = "stratum/examples"
 UNIT_KINDS = (".service", ".socket", ".timer")
 
@@ -26,7 +28,12 @@ UNIT_KINDS = (".service", ".socket", ".timer")
 def kept() -> dict[str, Path]:
     """Files that are in the checkout as they are installed: place below ``share/`` -> file."""
     hooks = CHECKOUT / "oci-hooks"
-    found = {f"{UNITS}/{path.name}": path for path in sorted(hooks.iterdir()) if path.suffix in UNIT_KINDS}
+    found = {
+        f"{place}/{path.name}": path
+        for place, directory in ((UNITS, hooks), (USER_UNITS, hooks / "user"))
+        for path in sorted(directory.iterdir())
+        if path.suffix in UNIT_KINDS
+    }
     found[f"{EXAMPLES}/policy.toml"] = hooks / "policy.toml"
     found |= {f"man/man8/{path.name}": path for path in sorted((CHECKOUT / "tools/man").iterdir())}
     found |= {f"{EXAMPLES}/quadlet/{path.name}": path for path in sorted((hooks / "quadlet").iterdir())}

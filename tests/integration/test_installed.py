@@ -96,9 +96,10 @@ def test_the_interpreter_is_the_system_s_and_nothing_names_where_it_was_made(roo
 
 def test_units_and_man_pages_are_where_the_system_looks(root: Path) -> None:
     units = root / "usr/local/lib/systemd/system"
-    assert {path.name for path in units.iterdir()} == {
-        name.rpartition("/")[2] for name in kept() if "/systemd/" in name
-    }
+    for directory, kind in ((units, "/systemd/"), (root / "usr/local/lib/systemd/user", "/systemd-user/")):
+        assert {path.name for path in directory.iterdir()} == {
+            name.rpartition("/")[2] for name in kept() if kind in name
+        }
     assert "ExecStart=/usr/local/bin/stratum watch" in (units / "stratum-watch.service").read_text()
     assert (root / "usr/local/share/man/man1/stratum-mount.1").is_file()
 

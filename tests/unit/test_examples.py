@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import subprocess
 from collections import defaultdict
@@ -89,7 +90,7 @@ def test_the_game_server_has_a_worktree_for_each_profile() -> None:
 
 
 def test_services_run_stratum() -> None:
-    for path in EXAMPLES.glob("*.service"):
+    for path in EXAMPLES.rglob("*.service"):
         unit = parse_unit(path)
         started = path.with_suffix(".timer").exists()  # then that is what is enabled
         assert set(unit) == {"Unit", "Service"} | (set() if started else {"Install"})
@@ -117,15 +118,38 @@ def test_timers_are_of_a_service_that_gets_no_more_than_it_needs() -> None:
         assert f"`{path.name}`" in readme
 
 
-def test_units_are_what_systemd_takes(tmp_path: Path) -> None:
-    for path in (*EXAMPLES.glob("*.service"), *EXAMPLES.glob("*.socket"), *EXAMPLES.glob("*.timer")):
+@pytest.mark.parametrize("manager", ["system", "user"])
+def test_units_are_what_systemd_takes(manager: str, tmp_path: Path) -> None:
+    directory = EXAMPLES / "user" if manager == "user" else EXAMPLES
+    for path in (*directory.glob("*.service"), *directory.glob("*.socket"), *directory.glob("*.timer")):
         text = path.read_text().replace("/opt/stratum/bin/stratum", "/bin/true")
         (tmp_path / path.name.replace("@", "@db\\x2bmain")).write_text(text)
     units = sorted(map(str, tmp_path.iterdir()))
     done = subprocess.run(
-        ["systemd-analyze", "verify", "--man=no", *units], capture_output=True, text=True, check=False
+        ["systemd-analyze", f"--{manager}", "verify", "--man=no", *units],
+        env=os.environ | {"XDG_RUNTIME_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
     )
+    assert units
     assert [line for line in done.stderr.splitlines() if str(tmp_path) in line or "stratum-" in line] == []
+
+
+def test_a_user_s_units_reach_podman_s_namespaces_and_leave_what_serves_mounts_alone() -> None:
+    """No sandbox that keeps set-user-ID helpers from working, and no kill of what a mount was made with."""
+    directory = EXAMPLES / "user"
+    for path in directory.glob("*.service"):
+        unit = parse_unit(path)
+        service = dict(unit["Service"])
+        assert not {key for key in service if key.startswith(("NoNew", "Restrict", "Protect", "Private", "Lock"))}
+        assert not any(value.startswith(("/var", "/run", "/etc")) for _, value in unit["Unit"])
+        mounts = any(word in service["ExecStart"] for word in (" mount ", "reconcile", "plugin", "hydrate", "commit"))
+        assert (service.get("KillMode") == "process") == mounts
+        installed = dict(unit.get("Install", []))
+        assert installed.get("WantedBy", "default.target") == "default.target"
+    plugin = dict(parse_unit(directory / "stratum-volume-plugin.service")["Service"])
+    assert plugin["Restart"] == "always"
 
 
 def test_what_fetches_is_there_before_what_reads() -> None:

@@ -22,9 +22,11 @@ SHARE = {
     "man/man1/stratum.1": b"page",
     COMPLETION["zsh"]: b"#compdef stratum",
     "stratum/systemd/stratum-x.service": b"ExecStart=/opt/stratum/bin/stratum x\n",
+    "stratum/systemd-user/stratum-x.service": b"ExecStart=/opt/stratum/bin/stratum y\n",
     "stratum/examples/quadlet/a.container": b"[Container]",
 }
 UNIT = "usr/local/lib/systemd/system/stratum-x.service"
+USER_UNIT = "usr/local/lib/systemd/user/stratum-x.service"
 FILES = {
     "usr/local/bin/stratum",
     "usr/sbin/mount.stratum",
@@ -32,6 +34,7 @@ FILES = {
     "usr/local/share/zsh/site-functions/_stratum",
     "usr/local/share/doc/stratum-oci/examples/quadlet/a.container",
     UNIT,
+    USER_UNIT,
 }
 """What is outside of the tree that ``program`` makes."""
 
@@ -76,6 +79,7 @@ def test_what_is_put_where(target: Target, root: Path, said: list[str]) -> None:
     assert outside(root) == FILES
     assert (root / "usr/local/lib/stratum/version").read_text() == "1 for /usr/local/lib/stratum"
     assert (root / UNIT).read_text() == "ExecStart=/usr/local/bin/stratum x\n"
+    assert (root / USER_UNIT).read_text() == "ExecStart=/usr/local/bin/stratum y\n"
     assert os.readlink(root / "usr/local/bin/stratum") == "../lib/stratum/bin/stratum"
     assert os.readlink(root / "usr/sbin/mount.stratum") == "/usr/local/lib/stratum/bin/mount.stratum"
     assert {path.name for path in (root / "usr/local/lib").iterdir()} == {"stratum", "systemd"}
@@ -103,6 +107,10 @@ def test_places_that_the_system_looks_into() -> None:
     assert list(Places("/usr/local").files([COMPLETION["fish"]])) == ["/etc/fish/completions/stratum.fish"]
     home = Places("/home/u/.local", system=False)
     assert home.files([name]) == {}
+    of_users = "stratum/systemd-user/a.service"
+    assert list(home.files([of_users])) == ["/home/u/.local/share/systemd/user/a.service"]
+    assert list(Places("/usr").files([of_users])) == ["/usr/lib/systemd/user/a.service"]
+    assert list(Places("/srv/it").files([of_users])) == ["/etc/systemd/user/a.service"]
     assert list(home.links(["stratum", "mount.stratum"])) == ["/home/u/.local/bin/stratum"]
 
 

@@ -66,6 +66,7 @@ def test_it_has_units_examples_man_pages_and_completion(wheel: zipfile.ZipFile) 
     data = {name.removeprefix(f"{DATA}/") for name in wheel.namelist() if name.startswith(DATA)}
     files = kept()
     assert {"stratum/systemd/stratum-watch.service", "stratum/systemd/stratum-hydrate.socket"} <= set(files)
+    assert "stratum/systemd-user/stratum-watch.service" in files
     assert "stratum/examples/quadlet/database.container" in files
     pages = {f"man/man1/stratum-{verb}.1" for verb in LISTED}
     assert data >= {*files, *pages, "man/man1/stratum.1", *COMPLETION.values()}

@@ -129,7 +129,7 @@ def uninstall(target: Target, say: Callable[[str], None], *, force: bool = False
             with suppress(OSError):  # others use it by now, or removed it
                 target.on_disk(directory).rmdir()
     if target.live:
-        running.after_removal(say)
+        running.after_removal(target.places, say)
 
 
 def _outside(places: Places, programs: list[str], share: Path) -> dict[str, bytes | str]:

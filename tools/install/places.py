@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from tools.share import COMPLETION, EXAMPLES, UNITS
+from tools.share import COMPLETION, EXAMPLES, UNITS, USER_UNITS
 
 PROGRAM_IN_UNITS = "/opt/stratum/bin/stratum"
 """What units in the checkout start: put in its place is the program where it is."""
@@ -18,7 +18,7 @@ PACKAGE = "stratum-oci"
 
 @dataclass(frozen=True)
 class Places:
-    """``prefix`` is absolute. ``system``: units and the helper of mount(8) too, for which one is root."""
+    """``prefix`` is absolute. ``system``: the machine's units and the helper of mount(8) too, for which one is root."""
 
     prefix: str
     system: bool = True
@@ -39,6 +39,13 @@ class Places:
         below_prefix = self.prefix in ("/usr", "/usr/local")
         return f"{self.prefix}/lib/systemd/system" if below_prefix else "/etc/systemd/system"
 
+    @property
+    def user_units(self) -> str:
+        """A directory that systemd reads for users: for all of them, or for whom it is installed."""
+        if not self.system:  # where that is ~/.local, systemd looks there
+            return f"{self.prefix}/share/systemd/user"
+        return f"{self.prefix}/lib/systemd/user" if self.prefix in ("/usr", "/usr/local") else "/etc/systemd/user"
+
     def files(self, share: Iterable[str]) -> dict[str, str]:
         """Where each of ``share``, files below ``share/`` of the wheel, goes: target -> file."""
         zsh = "vendor-completions" if self.prefix == "/usr" else "site-functions"
@@ -47,6 +54,8 @@ class Places:
             if name.startswith(f"{UNITS}/"):
                 if self.system:
                     targets[f"{self.units}/{name.removeprefix(f'{UNITS}/')}"] = name
+            elif name.startswith(f"{USER_UNITS}/"):
+                targets[f"{self.user_units}/{name.removeprefix(f'{USER_UNITS}/')}"] = name
             elif name.startswith(f"{EXAMPLES}/"):
                 targets[f"{self.prefix}/share/doc/{PACKAGE}/examples/{name.removeprefix(f'{EXAMPLES}/')}"] = name
             elif name == COMPLETION["fish"] and self.system and self.prefix != "/usr":
@@ -69,6 +78,6 @@ class Places:
 
     def placed(self, name: str, content: bytes) -> bytes:
         """``content`` of the file ``name`` below ``share/``, as it is installed: a unit starts what is here."""
-        if not name.startswith(f"{UNITS}/"):
+        if not name.startswith((f"{UNITS}/", f"{USER_UNITS}/")):
             return content
         return content.replace(PROGRAM_IN_UNITS.encode(), f"{self.bin}/stratum".encode())

@@ -35,14 +35,14 @@ def hooks_of(tree: str, destdir: str = "") -> list[Path]:
 
 def after_install(places: Places, *, upgrade: bool, say: Callable[[str], None]) -> None:
     """Have services and processes that run the code that was replaced go on with the new one."""
-    if _systemd() and places.system:
-        _systemctl("daemon-reload")
+    if _systemd():
+        _systemctl(places, "daemon-reload")
     if not upgrade:
         return
     for service, verb in SERVICES.items():
-        if places.system and _systemd() and _systemctl("is-active", "--quiet", service):
-            if not _systemctl("try-restart", service):
-                say(f"{service} could not be restarted: see 'systemctl status {service}'")
+        if _systemd() and _systemctl(places, "is-active", "--quiet", service):
+            if not _systemctl(places, "try-restart", service):
+                say(f"{service} could not be restarted: see '{' '.join(_command(places))} status {service}'")
         elif verb is not None:
             done = _stratum(places, verb, "--restart-worker")
             if done.returncode == 0:
@@ -66,10 +66,11 @@ def before_removal(places: Places, destdir: str, *, force: bool, say: Callable[[
             raise SetupError(
                 "it serves mounts of strata that are not here whole", "unmount them first, or say FORCE=yes"
             )
-        if _systemd() and places.system:
-            units = [path.name for path in sorted(Path(places.units).glob("stratum-*"))]
-            _systemctl("stop", *(unit.replace("@.", "@*.") for unit in units))
-            _systemctl("disable", *units)
+        if _systemd():
+            directory = places.units if places.system else places.user_units
+            units = [path.name for path in sorted(Path(directory).glob("stratum-*"))]
+            _systemctl(places, "stop", *(unit.replace("@.", "@*.") for unit in units))
+            _systemctl(places, "disable", *units)
         _stratum(places, "watch", "--stop")
     if hooks and not destdir:
         _stratum(places, "hook", "uninstall")  # also what has Podman look there
@@ -78,10 +79,10 @@ def before_removal(places: Places, destdir: str, *, force: bool, say: Callable[[
         say(f"{path} is removed: containers with annotations of Stratum start without their volumes from now on")
 
 
-def after_removal(say: Callable[[str], None]) -> None:
+def after_removal(places: Places, say: Callable[[str], None]) -> None:
     """Tell systemd, and say what stays."""
     if _systemd():
-        _systemctl("daemon-reload")
+        _systemctl(places, "daemon-reload")
     left = [path for path in ("/var/lib/stratum", "/etc/stratum") if Path(path).exists()]
     if left:
         say(f"left as it is: {' and '.join(left)}, and what is mounted, until 'umount'")
@@ -91,8 +92,13 @@ def _systemd() -> bool:
     return Path("/run/systemd/system").is_dir() and shutil.which("systemctl") is not None
 
 
-def _systemctl(*arguments: str) -> bool:
-    return subprocess.run(["systemctl", *arguments], check=False, capture_output=True).returncode == 0
+def _command(places: Places) -> list[str]:
+    """systemctl of the manager whose units these are: the machine's, or this user's."""
+    return ["systemctl"] if places.system else ["systemctl", "--user"]
+
+
+def _systemctl(places: Places, *arguments: str) -> bool:
+    return subprocess.run([*_command(places), *arguments], check=False, capture_output=True).returncode == 0
 
 
 def _stratum(places: Places, *arguments: str) -> subprocess.CompletedProcess[bytes]:
