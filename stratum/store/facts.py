@@ -102,7 +102,7 @@ def draw(dump: Blocks, image: Path) -> Drawn:
 
 def image_of(root: Directory, take: Callable[[Iterator[bytes | bytearray]], None] | None = None) -> tuple[str, int]:
     """(fs-verity digest in hex, size in bytes) of the image of a tree, whose pieces ``take`` takes, or nobody."""
-    from stratum.composefs.erofs import image_pieces
+    from stratum.composefs.erofs.writer import image_pieces
     from stratum.composefs.verity import VerityHasher
 
     hasher, size = VerityHasher(), 0

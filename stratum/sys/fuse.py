@@ -40,8 +40,10 @@ class Ended(Exception):  # noqa: N818 - no error: the expected end of every conn
     """The filesystem is gone: nothing refers to it any more, or somebody aborted it."""
 
 
-def mount_detached(source: str = "stratum") -> tuple[int, int]:
+def mount_detached(source: str = "stratum", *, unchanging: bool = False) -> tuple[int, int]:
     """A FUSE filesystem that is mounted nowhere: (descriptor to serve it by, mount fd); both the caller's.
+
+    In one that is ``unchanging`` not even access times change, so the kernel asks for none again.
 
     The former does not block. Nothing but opening is possible with the latter before INIT is answered: stat and lookups
     wait for it. Readers are numbered as in the PID namespace of the caller. Raises ``OSError``: ENOENT or ENODEV where
@@ -49,7 +51,7 @@ def mount_detached(source: str = "stratum") -> tuple[int, int]:
     """
     device = os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
-        mount = _mounted(device, source)
+        mount = _mounted(device, source, unchanging)
     except BaseException:
         os.close(device)
         raise
@@ -58,7 +60,7 @@ def mount_detached(source: str = "stratum") -> tuple[int, int]:
     return device, mount
 
 
-def _mounted(device: int, source: str) -> int:
+def _mounted(device: int, source: str, unchanging: bool) -> int:
     with FilesystemContext("fuse") as context:
         parameters = {
             "source": source,
@@ -72,6 +74,8 @@ def _mounted(device: int, source: str) -> int:
             context.set_string(key, value)
         context.set_flag("allow_other")
         context.set_flag("default_permissions")
+        if unchanging:
+            context.set_flag("ro")
         context.create()
         return context.mount(MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC)
 

@@ -1,8 +1,8 @@
 """The messages of FUSE, as the kernel and the server of a FUSE filesystem exchange them. Pure.
 
 A request is a header and a body, an answer a header and a body; one message a read or write of ``/dev/fuse``. All
-numbers are in the machine's byte order. Only what a read-only filesystem without symlinks needs is here. Node IDs and
-file handles are the server's own numbers, which the kernel gives back.
+numbers are in the machine's byte order. Only what a read-only filesystem needs is here. Node IDs and file handles are
+the server's own numbers, which the kernel gives back.
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ READ_BUFFER = 1 << 16
 MAX_READ = 1 << 20
 """The most bytes that the kernel asks for in one READ."""
 
+FOR_EVER = 1 << 40
+"""Seconds that what never changes holds."""
+
 UNIQUE_RESEND = 1 << 63
 """Set in the number of a request that is sent again; its answer has to have it, too."""
 
@@ -35,6 +38,7 @@ _MINOR_MIN = 31
 _MAX_WRITE = 4096
 _MAX_BACKGROUND = 64
 _CONGESTION = 48
+_BLKSIZE = 4096
 _NO_REPLY = 0
 _NOTIFY_RESEND = 7
 _NOTIFY_PRUNE = 9
@@ -45,9 +49,14 @@ _INIT_IN = struct.Struct("=IIIII")
 _INIT_IN_SHORT = struct.Struct("=IIII")
 _INIT_OUT = struct.Struct("=IIIIHHIIHHIIH22x")
 _ATTR = struct.Struct("=QQQQQQIIIIIIIIII")
+_STATUS = struct.Struct("=QQQqqqIIIIIIIIII")  # the same, with times as they are
 _ENTRY = struct.Struct("=QQQQII")
 _ATTR_OUT = struct.Struct("=QII")
 _OPEN_OUT = struct.Struct("=QII")
+_DIRENT = struct.Struct("=QQII")
+_DIRENT_ALIGN = 8
+_GETXATTR_IN = struct.Struct("=II")
+_GETXATTR_OUT = struct.Struct("=II")
 _READ_IN = struct.Struct("=QQIIQII")
 _STATFS_OUT = struct.Struct("=QQQQQIIII24x")
 _INTERRUPT_IN = struct.Struct("=Q")
@@ -63,6 +72,7 @@ class Opcode(IntEnum):
     LOOKUP = 1
     FORGET = 2
     GETATTR = 3
+    READLINK = 5
     OPEN = 14
     READ = 15
     STATFS = 17
@@ -91,8 +101,13 @@ class Capability(IntFlag):
     """What kernel and server agree on in INIT."""
 
     ASYNC_READ = 1 << 0
+    DO_READDIRPLUS = 1 << 13
+    NO_OPEN_SUPPORT = 1 << 17
     PARALLEL_DIROPS = 1 << 18
+    POSIX_ACL = 1 << 20
     MAX_PAGES = 1 << 22
+    CACHE_SYMLINKS = 1 << 23
+    NO_OPENDIR_SUPPORT = 1 << 24
     INIT_EXT = 1 << 30
     HAS_RESEND = 1 << 39
     ALLOW_IDMAP = 1 << 40
@@ -106,7 +121,20 @@ WANTED = (
     | Capability.HAS_RESEND
     | Capability.ALLOW_IDMAP
 )
-"""Without PARALLEL_DIROPS one lookup at a time would wait for a directory."""
+"""What a gate wants. Without PARALLEL_DIROPS one lookup at a time would wait for a directory."""
+
+WANTED_UNCHANGING = (
+    Capability.ASYNC_READ
+    | Capability.DO_READDIRPLUS
+    | Capability.NO_OPEN_SUPPORT
+    | Capability.PARALLEL_DIROPS
+    | Capability.MAX_PAGES
+    | Capability.CACHE_SYMLINKS
+    | Capability.NO_OPENDIR_SUPPORT
+    | Capability.INIT_EXT
+)
+"""What a filesystem that never changes wants: names with their attributes, each asked for once, and no opening. Without
+READDIRPLUS_AUTO beside DO_READDIRPLUS, the kernel always asks for both at once."""
 
 
 class OpenFlag(IntFlag):
@@ -199,16 +227,16 @@ def parse_hello(body: bytes) -> Hello:
         raise ProtocolError(f"a FUSE greeting of {len(body)} bytes")
     if major != _MAJOR or minor < _MINOR_MIN:
         raise ProtocolError(
-            f"this kernel speaks FUSE {major}.{minor}", hint=f"a lazy mount needs FUSE {_MAJOR}.{_MINOR_MIN} or later"
+            f"this kernel speaks FUSE {major}.{minor}", hint=f"FUSE {_MAJOR}.{_MINOR_MIN} or later is needed: Linux 5.4"
         )
     if flags & Capability.INIT_EXT:
         flags |= more << 32
     return Hello(major, minor, readahead, flags)
 
 
-def hello(theirs: Hello) -> bytes:
+def hello(theirs: Hello, wanted: Capability = WANTED) -> bytes:
     """The body of the answer to INIT: what both want, big reads, and all requests for pages at once."""
-    flags = int(WANTED) & theirs.flags
+    flags = int(wanted) & theirs.flags
     return _INIT_OUT.pack(
         _MAJOR,
         min(theirs.minor, _MINOR),
@@ -273,6 +301,73 @@ def _packed(attributes: Attributes) -> bytes:
     )
 
 
+def status(
+    node: int, mode: int, size: int, nlink: int, uid: int, gid: int, rdev: int, mtime: int, mtime_ns: int
+) -> bytes:
+    """The attributes of a node in full, as all answers that have some contain them. Times in seconds and nanoseconds;
+    the only one is that of the last change. Not of ``Attributes``: a directory has thousands of these."""
+    blocks = -(-size // _BLKSIZE) * (_BLKSIZE // 512)
+    return _STATUS.pack(
+        *(
+            node,
+            size,
+            blocks,
+            mtime,
+            mtime,
+            mtime,
+            mtime_ns,
+            mtime_ns,
+            mtime_ns,
+            mode,
+            nlink,
+            uid,
+            gid,
+            rdev,
+            _BLKSIZE,
+            0,
+        )
+    )
+
+
+def entry_of(node: int, packed: bytes) -> bytes:
+    """The body of an answer to LOOKUP that holds for ever; ``packed`` is the node's ``status``."""
+    return _ENTRY.pack(node, 0, FOR_EVER, FOR_EVER, 0, 0) + packed
+
+
+NO_ENTRY = _ENTRY.pack(0, 0, FOR_EVER, FOR_EVER, 0, 0) + bytes(_ATTR.size)
+"""The body of an answer to LOOKUP: there is no such name, for ever."""
+
+
+def attributes_of(packed: bytes) -> bytes:
+    """The body of an answer to GETATTR that holds for ever; ``packed`` is the node's ``status``."""
+    return _ATTR_OUT.pack(FOR_EVER, 0, 0) + packed
+
+
+def name_size(name: bytes) -> int:
+    """The bytes that ``named`` takes for a name."""
+    return len(NO_ENTRY) + (_DIRENT.size + len(name) + _DIRENT_ALIGN - 1) // _DIRENT_ALIGN * _DIRENT_ALIGN
+
+
+def named(entry: bytes, inode: int, after: int, kind: int, name: bytes) -> bytes:
+    """One of the names that are the body of an answer to READDIRPLUS. ``entry`` is as for LOOKUP, ``NO_ENTRY`` where
+    nothing is to be said of it (``.`` and ``..``); ``after`` is where a reading goes on behind it, ``kind`` as
+    readdir(3) has it in ``d_type``."""
+    pad = -(_DIRENT.size + len(name)) % _DIRENT_ALIGN
+    return b"".join((entry, _DIRENT.pack(inode, after, len(name), kind), name, bytes(pad)))
+
+
+def parse_getxattr(body: bytes) -> tuple[int, bytes]:
+    """(bytes that there is room for, 0 to ask for the size; name) of the body of GETXATTR; no name for that of
+    LISTXATTR. ``ProtocolError``."""
+    size, _ = _unpacked(_GETXATTR_IN, body)
+    return size, body[_GETXATTR_IN.size :].rstrip(b"\0")
+
+
+def xattr_size(size: int) -> bytes:
+    """The body of an answer to GETXATTR or LISTXATTR that asked for the size."""
+    return _GETXATTR_OUT.pack(size, 0)
+
+
 def directory(node: int) -> Attributes:
     """What a directory that anybody may look into is."""
     return Attributes(node, stat.S_IFDIR | 0o555, nlink=2)
@@ -319,9 +414,9 @@ def parse_name(body: bytes) -> bytes:
     return name
 
 
-def statfs() -> bytes:
-    """The body of an answer to STATFS: an empty filesystem."""
-    return _STATFS_OUT.pack(0, 0, 0, 0, 0, 4096, 255, 4096, 0)
+def statfs(blocks: int = 0, inodes: int = 0) -> bytes:
+    """The body of an answer to STATFS: so many blocks of 4 KiB and inodes, none of them free."""
+    return _STATFS_OUT.pack(blocks, 0, 0, inodes, 0, _BLKSIZE, 255, _BLKSIZE, 0)
 
 
 def _unpacked(form: struct.Struct, body: bytes) -> tuple[int, ...]:

@@ -97,7 +97,7 @@ def _store(session: Session) -> str:
 
 def _trial_mount(session: Session) -> str:
     """Mount an empty worktree over an empty commit, detached, on the store's own file system, and write to it."""
-    from stratum.composefs.erofs import image_pieces
+    from stratum.composefs.erofs.writer import image_pieces
     from stratum.mount.build import build_detached
     from stratum.mount.plan import MountPlan
     from stratum.tree.model import Directory

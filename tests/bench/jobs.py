@@ -335,7 +335,7 @@ def images(bench: Bench) -> Iterator[Job]:
     os.system(f"zstd -dqcf '{commit}' > '{dump}'")
     code = (
         "import gc, sys; gc.set_threshold(50_000, 20, 50)  # as the command line does\n"
-        "from stratum.composefs.erofs import image_pieces; from stratum.tree.dump import read_dump\n"
+        "from stratum.composefs.erofs.writer import image_pieces; from stratum.tree.dump import read_dump\n"
         "open(sys.argv[2], 'wb').writelines(image_pieces(read_dump(open(sys.argv[1], 'rb').read())))"
     )
     image = bench.directory / "image.cfs"

@@ -99,6 +99,6 @@ def test_commits_load_what_they_need(cli: Command, tmp_path: Path) -> None:
         "tomli_w",
         "subprocess",
         "stratum.ingest",
-        "stratum.composefs",
+        "stratum.composefs.verity",
     }
     cli.ok("unmount", mountpoint)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import pytest
 
-from stratum.composefs.erofs import image_pieces
+from stratum.composefs.erofs.writer import image_pieces
 from stratum.composefs.verity import verity_digest
 from stratum.ingest.reader import Pending
 from stratum.ingest.upperdir import read_upperdir

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 
-from stratum.composefs.erofs import image_pieces
+from stratum.composefs.erofs.writer import image_pieces
 from stratum.errors import NotFoundError, StratumError, UnsupportedError, UsageError
 from stratum.ingest.directory import import_directory, import_opened
 from stratum.ingest.staging import Stager

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 
-from stratum.composefs.erofs import image_pieces
+from stratum.composefs.erofs.writer import image_pieces
 from stratum.composefs.verity import verity_digest
 from stratum.errors import DamagedError
 from stratum.tree.dump import read_dump, write_dump

@@ -6,9 +6,10 @@ from itertools import pairwise
 
 import pytest
 
-from stratum.composefs.erofs import image_pieces, writer
+from stratum.composefs.erofs import writer
 from stratum.composefs.erofs.directory import entries_size, split_names
 from stratum.composefs.erofs.layout import chunks_of
+from stratum.composefs.erofs.writer import image_pieces
 from stratum.composefs.erofs.xattrs import entry, split_name
 from stratum.composefs.erofs.xxhash import xxh32
 from stratum.composefs.verity import verity_digest

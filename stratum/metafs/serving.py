@@ -1,0 +1,187 @@
+"""Filesystems of images, each with a process that serves it and ends with it.
+
+The server is forked from who makes the mount, so no interpreter has to start. It has nothing of that process but the
+image, the device and the data layers: whoever waits for the end of an output of the mounting process does not wait for
+the server. Killed, it takes nothing with it: what was not read yet cannot be read (ENOTCONN) until the next mount.
+"""
+
+from __future__ import annotations
+
+import errno
+import gc
+import mmap
+import os
+import select
+import signal
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Final, NoReturn
+
+from stratum.composefs.erofs.reader import Image
+from stratum.errors import DamagedError, StratumError
+from stratum.metafs.answers import Answers, Shows, Wanted
+from stratum.metafs.ids import IdTable
+from stratum.sys import fuse, fuseproto
+from stratum.sys.fuseproto import UNANSWERED, Opcode
+
+_NAME: Final = b"stratum-metafs"
+"""What lists of processes show a server as; 15 bytes at most."""
+_GREETING_MS: Final = 10_000
+_OPEN_OBJECTS: Final = 64
+
+
+def serve_image(image: int, *, objects: Sequence[int] = (), data: bool, ids: IdTable | None, source: str) -> int:
+    """The files of the image that is open as ``image``, as a layer for overlays with ``userxattr``; a mount fd.
+
+    With ``data`` the contents are served, too, from ``objects``, open directories of objects; the first that has an
+    object is taken. Without, files have attributes that say which object an overlay finds their content in. ``source``
+    is what the filesystem is called. All descriptors that are given stay the caller's.
+
+    Raises ``DamagedError`` where it is no image, ``OSError`` where the kernel lets nobody make such a filesystem here.
+    """
+    with _mapped(image) as buffer:
+        answers = Answers(Image(buffer), Shows.FILES if data else Shows.NAMES, ids)
+        device, mount = fuse.mount_detached(source, unchanging=True)
+        try:
+            _begin(device, answers, objects)
+        except BaseException:
+            os.close(mount)
+            raise
+        finally:
+            os.close(device)
+    return mount
+
+
+def serve_device(device: int, image: int, *, objects: Sequence[int], ids: IdTable | None = None) -> None:
+    """The same for a filesystem that is mounted already (by ``fusermount3``, which gave the ``device``), as people see
+    it: contents and all, without what is for overlays. ``device`` stays the caller's, who closes it.
+
+    Raises ``DamagedError``, ``OSError``.
+    """
+    with _mapped(image) as buffer:
+        _begin(device, Answers(Image(buffer), Shows.TREE, ids), objects)
+
+
+def _mapped(image: int) -> mmap.mmap:
+    try:
+        return mmap.mmap(image, 0, access=mmap.ACCESS_READ)
+    except ValueError:  # it is empty
+        raise DamagedError("an image of 0 bytes") from None
+
+
+def _begin(device: int, answers: Answers, objects: Sequence[int]) -> None:
+    """Answer INIT, and have a process of its own answer all else."""
+    _greet(device, answers)
+    child = os.fork()
+    if child == 0:
+        _leave(device, answers, objects)
+    with suppress(ChildProcessError):  # somebody has the kernel reap all children
+        os.waitpid(child, 0)
+
+
+def _greet(device: int, answers: Answers) -> None:
+    while (data := fuse.receive(device)) is None:
+        poll = select.poll()
+        poll.register(device, select.POLLIN)
+        if not poll.poll(_GREETING_MS):
+            raise StratumError("the kernel does not begin to speak FUSE")
+    request = fuseproto.parse_request(data)
+    if request.opcode != Opcode.INIT:
+        raise StratumError(f"the kernel begins to speak FUSE with request {request.opcode}")
+    body = answers.hello(fuseproto.parse_hello(request.body))
+    fuse.send(device, fuseproto.reply(request.unique, body))
+
+
+def _leave(device: int, answers: Answers, objects: Sequence[int]) -> NoReturn:
+    """In a forked process: become the server, as a child of nobody's that is here; never comes back."""
+    status = 1
+    try:
+        gc.disable()  # a collection would write to all objects, and so have their memory copied
+        os.setsid()
+        if os.fork() == 0:
+            _detach({device, *objects})
+            serve(device, answers, objects)
+        status = 0
+    except BaseException:
+        status = 1
+    finally:
+        os._exit(status)
+
+
+def _detach(kept: set[int]) -> None:
+    """Keep nothing of who made this process but the descriptors ``kept``."""
+    os.chdir("/")
+    signal.set_wakeup_fd(-1)
+    for each in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        with suppress(OSError, ValueError):
+            signal.signal(each, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    null = os.open(os.devnull, os.O_RDWR)
+    for number in range(3):
+        if number not in kept:
+            os.dup2(null, number)
+    for number in map(int, os.listdir("/proc/self/fd")):
+        if number > 2 and number not in kept:
+            with suppress(OSError):
+                os.close(number)
+    with suppress(OSError):
+        name = os.open("/proc/self/comm", os.O_WRONLY)
+        os.write(name, _NAME)
+        os.close(name)
+
+
+def serve(device: int, answers: Answers, objects: Sequence[int]) -> None:
+    """Answer requests until the filesystem is gone."""
+    os.set_blocking(device, True)
+    contents = Contents(objects)
+    with suppress(fuse.Ended):
+        while True:
+            data = fuse.receive(device)
+            if data is None:
+                continue
+            request = fuseproto.parse_request(data)
+            if request.opcode not in UNANSWERED:
+                _answer(device, request, answers, contents)
+
+
+def _answer(device: int, request: fuseproto.Request, answers: Answers, contents: Contents) -> None:
+    try:
+        found = answers.answer(request)
+        if isinstance(found, Wanted):
+            found = contents.read(found)
+    except OSError as exc:
+        found = exc.errno or errno.EIO
+    except Exception:
+        found = errno.EIO
+    if isinstance(found, int):
+        fuse.send(device, fuseproto.refusal(request.unique, found))
+    else:
+        fuse.send(device, fuseproto.reply(request.unique, found))
+
+
+class Contents:
+    """Objects, found in the first of the data layers that has them; a few are kept open."""
+
+    def __init__(self, layers: Sequence[int]) -> None:
+        self._layers = layers
+        self._open: dict[bytes, int] = {}
+
+    def read(self, wanted: Wanted) -> bytes:
+        """What is wanted. ``OSError``: ENOENT becomes EIO, as the file is there and its content is not."""
+        file = self._open.get(wanted.path)
+        if file is None:
+            file = self._opened(wanted.path)
+        return os.pread(file, wanted.size, wanted.offset)
+
+    def _opened(self, path: bytes) -> int:
+        for layer in self._layers:
+            with suppress(FileNotFoundError):
+                file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=layer)
+                break
+        else:
+            raise OSError(errno.EIO, "no layer has the object")
+        if len(self._open) >= _OPEN_OBJECTS:
+            oldest = next(iter(self._open))
+            os.close(self._open.pop(oldest))
+        self._open[path] = file
+        return file
