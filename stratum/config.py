@@ -17,6 +17,7 @@ from stratum import toml
 from stratum.errors import UsageError, quoted
 from stratum.frozen import frozen
 from stratum.sys.smallfile import read_trusted
+from stratum.sys.userns import outer_uid, owns_system, system_owners
 
 PULLS = ("whole", "lazy")
 PREFETCHES = ("none", "profile", "all")
@@ -291,7 +292,7 @@ def load_config(environ: Mapping[str, str] | None = None, **overrides: str | Non
     """
     env = dict(os.environ if environ is None else environ)
     values = _file_values(SYSTEM_CONFIG)
-    if os.geteuid() != 0:
+    if not owns_system():
         home = Path(env.get("XDG_CONFIG_HOME") or Path(env.get("HOME") or "/") / ".config")
         values.update(_file_values(home / "stratum" / "config.toml"))
     for setting in SETTINGS:
@@ -319,8 +320,14 @@ def load_config(environ: Mapping[str, str] | None = None, **overrides: str | Non
     )
 
 
+def add_to_environment(variables: Mapping[str, str]) -> None:
+    """Give programs that are started from now on these variables too."""
+    os.environ.update(variables)
+
+
 def _file_values(path: Path) -> dict[str, str]:
-    data = read_trusted(path, _MAX_FILE, {0, os.geteuid()})
+    owners = system_owners() if path == SYSTEM_CONFIG else frozenset({0})
+    data = read_trusted(path, _MAX_FILE, owners | {os.geteuid()})
     if data is None:
         return {}
     try:
@@ -493,12 +500,12 @@ def _count(value: str | None) -> int:
 
 
 def _default_store(env: Mapping[str, str]) -> Path:
-    if os.geteuid() == 0:
+    if owns_system():
         return Path("/var/lib/stratum")
     return Path(env.get("XDG_DATA_HOME") or Path(env.get("HOME") or "/") / ".local" / "share") / "stratum"
 
 
 def _default_runtime_dir(env: Mapping[str, str]) -> Path:
-    if os.geteuid() == 0:
+    if owns_system():
         return Path("/run/stratum")
-    return Path(env.get("XDG_RUNTIME_DIR") or f"/run/user/{os.geteuid()}") / "stratum"
+    return Path(env.get("XDG_RUNTIME_DIR") or f"/run/user/{outer_uid()}") / "stratum"

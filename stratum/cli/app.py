@@ -14,6 +14,7 @@ from stratum.cli.reftype import NOTE
 
 if TYPE_CHECKING:
     from stratum.api.session import Session
+    from stratum.config import Config
 
 
 class App:
@@ -33,13 +34,24 @@ class App:
 
     @functools.cached_property
     def session(self) -> Session:
-        """The session in the configured store; the store itself is opened by the first verb that needs it."""
-        from stratum.api.session import Session
-        from stratum.config import load_config
+        """The session in the configured store; the store itself is opened by the first verb that needs it.
 
-        session = Session(load_config(store=self._store, runtime_dir=self._runtime_dir))
+        An ordinary user's process is in the session namespace from here on: before, it must not make threads.
+        """
+        from stratum.api.session import Session
+
+        session = Session(self.enter())
         session.tell = self.out.warn
         return session
+
+    def enter(self) -> Config:
+        """Read the settings, and enter the session namespace, where the verb is one that works there."""
+        from stratum.cli.entering import enter_session
+        from stratum.config import load_config
+
+        config = load_config(store=self._store, runtime_dir=self._runtime_dir)
+        enter_session(config, click.get_current_context().find_root().invoked_subcommand, self.out.warn)
+        return config
 
 
 Examples = Sequence[tuple[str, str]]

@@ -22,13 +22,16 @@ def main() -> None:
 def _prompt() -> bool:
     """Print the line of a prompt; whether that was possible."""
     from stratum.api.session import Session
+    from stratum.cli.entering import enter_session
     from stratum.cli.output import Output
     from stratum.cli.prompt import print_prompt
     from stratum.config import load_config
     from stratum.errors import StratumError
 
     try:
-        print_prompt(Session(load_config()), Output(), ".")
+        config, out = load_config(), Output()
+        enter_session(config, None, out.warn)
+        print_prompt(Session(config), out, ".")
         sys.stdout.flush()
     except (StratumError, OSError):
         return False

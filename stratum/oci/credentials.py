@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import re
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -22,6 +21,7 @@ from typing import Any
 from stratum.errors import StratumError, os_error_text
 from stratum.sys.atomic import write_atomic
 from stratum.sys.smallfile import read_regular
+from stratum.sys.userns import outer_uid, owns_system
 
 _HELPER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _HELPER_TIMEOUT = 60
@@ -43,7 +43,7 @@ def auth_files(environment: Mapping[str, str]) -> list[Path]:
     home = Path(environment.get("HOME") or "/")
     named = environment.get("REGISTRY_AUTH_FILE")
     runtime = environment.get("XDG_RUNTIME_DIR")
-    default_runtime = f"/run/containers/{os.geteuid()}" if os.geteuid() == 0 else f"/run/user/{os.geteuid()}/containers"
+    default_runtime = "/run/containers/0" if owns_system() else f"/run/user/{outer_uid()}/containers"
     files = [Path(named)] if named else []
     files += [
         Path(runtime, "containers/auth.json") if runtime else Path(default_runtime, "auth.json"),

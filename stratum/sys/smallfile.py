@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from stratum.errors import UsageError, os_error_text
+from stratum.sys.userns import OVERFLOW_ID
 
 READ = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
 _MORE = 1 << 16
@@ -89,7 +90,7 @@ def _check(path: Path, status: os.stat_result, owners: Collection[int]) -> None:
         wanted = "root" if min(owners) == 0 else f"user {min(owners)}"
         raise UsageError(
             f"{path} is owned by user {status.st_uid}, not by {wanted}, so what it says is not used",
-            hint=f"look at what is there, then: chown {max(owners)} {shlex.quote(str(path))}",
+            hint=f"look at what is there, then: chown {max(set(owners) - {OVERFLOW_ID})} {shlex.quote(str(path))}",
         )
     raise UsageError(
         f"{path} can be written by others than its owner, so what it says is not used",

@@ -84,6 +84,15 @@ def _root_directory_is_ours() -> bool:
     return os.stat("/").st_uid == 0
 
 
+def outer_uid() -> int:
+    """The user ID that this process has outside of its user namespace: that of the person."""
+    user = os.geteuid()
+    for inside, outside, count in id_ranges("uid_map"):
+        if inside <= user < inside + count:
+            return outside + user - inside
+    return user
+
+
 def is_mapped(user: int) -> bool:
     """Whether ``user``, as seen from here, is an ID of this user namespace, and not the overflow ID of others."""
     return any(inside <= user < inside + count for inside, _, count in id_ranges("uid_map"))

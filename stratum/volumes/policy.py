@@ -37,6 +37,7 @@ from stratum.errors import StratumError, UsageError
 from stratum.frozen import frozen
 from stratum.refs import Ref, is_hash_prefix
 from stratum.sys.smallfile import read_trusted
+from stratum.sys.userns import system_owners
 from stratum.volumes.request import Volume
 
 POLICY_FILE = Path("/etc/stratum/policy.toml")
@@ -133,7 +134,7 @@ def load_policy(path: Path = POLICY_FILE) -> Policy:
     Raises ``UsageError`` for a file that root does not own, that others can write, that is in such a directory, or that
     breaks the format: a policy that cannot be trusted or understood allows nothing.
     """
-    data = read_trusted(path, MAX_POLICY, (0,))
+    data = read_trusted(path, MAX_POLICY, system_owners())
     return parse_policy(data, path) if data is not None else Policy()
 
 

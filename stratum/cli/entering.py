@@ -1,0 +1,59 @@
+"""Which verbs of an ordinary user work in the session namespace (``stratum.rootless``), and which wait for none to be
+made."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from stratum.errors import UnsupportedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from stratum.config import Config
+
+_LOOKING = {None, "list", "show", "log", "ls", "cat", "find", "ps", "info", "metrics"}
+"""They look at what is there; nothing is there that only a namespace which was not made yet could show."""
+_OUTSIDE = {"push", "pull", "login", "logout"}
+"""They ask programs for passwords, which know the user by another ID than 0."""
+_NEEDING = {"mount", "shell", "unshare", "hydrate"}
+_STARTING = {"import", "init", "mount", "shell", "unshare", "volume-plugin"}
+"""They may be the first of a user, who has no store yet."""
+
+
+def enter_session(config: Config, verb: str | None, warn: Callable[[str], None]) -> None:
+    """Move this process into the user's session namespace, where ``verb`` is to run there; root's stays where it is.
+
+    Raises ``UnsupportedError`` where the verb can do nothing outside, and none can be made, or where what it is about
+    is not to be seen in there.
+    """
+    if os.geteuid() == 0 or verb in _OUTSIDE or _is_anothers(config):
+        return
+    from stratum.config import add_to_environment
+    from stratum.rootless.session import enter, obstacle, variables
+
+    make = verb not in _LOOKING and (verb in _STARTING or os.path.exists(config.store))
+    notes = enter(config, make=make, paths=_paths(config))
+    for note in notes or ():
+        warn(note)
+    add_to_environment(variables())
+    failed = obstacle()
+    if failed is not None and verb in _NEEDING:
+        restore = "; 'stratum restore' writes the files of a commit without a mount" if verb == "mount" else ""
+        raise UnsupportedError(failed.message, hint=f"{failed.hint}{restore}".removeprefix("; "))
+
+
+def _is_anothers(config: Config) -> bool:
+    """Whether the store is another user's: who may read it reads it as what they are."""
+    try:
+        return os.stat(config.store).st_uid != os.geteuid()
+    except OSError:
+        return False
+
+
+def _paths(config: Config) -> list[str]:
+    """What the command line could name, and where the store and the mount state are."""
+    words = [word for word in sys.argv[1:] if "/" in word and not word.startswith("-")]
+    return list(map(os.path.realpath, [str(config.store), str(config.runtime_dir), *words]))

@@ -1,0 +1,192 @@
+"""A namespace of our own, for users who have no Podman, and the process that keeps it: one that sleeps, and is nothing
+else.
+
+It lives until it is killed or the machine is restarted, as Podman's does; its number is in the file ``session`` of the
+runtime directory. With it and the last process that is in the namespace, the mounts in there end.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from contextlib import suppress
+from pathlib import Path
+from typing import NoReturn
+
+from stratum.errors import StratumError, UnsupportedError, os_error_text
+from stratum.rootless.found import Found, find
+from stratum.sys import userns
+from stratum.sys.proc import alive, start_time
+from stratum.sys.smallfile import read_regular
+from stratum.sys.syscalls import libc_call
+
+_RECORD = "session"
+_MAX_RECORD = 128
+_SLEEPERS = ("/usr/bin/sleep", "/bin/sleep", "/usr/local/bin/sleep", "/run/current-system/sw/bin/sleep")
+_TITLE = "stratum-session"
+_MS_REC_SLAVE = 0x4000 | 0x80000
+
+
+def ours(runtime_dir: Path) -> Found | None:
+    """The namespaces on record in the runtime directory; None where their keeper does not run, or is another's."""
+    with suppress(OSError, ValueError):
+        status, data = read_regular(runtime_dir / _RECORD, _MAX_RECORD, follow=False)
+        pid, started = map(int, data.split())
+        if status.st_uid == os.geteuid() and pid > 1 and alive(pid, started):
+            return find(pid)
+    return None
+
+
+def make_ours(runtime_dir: Path) -> tuple[Found, str]:
+    """New namespaces and their keeper, put on record, or those that another process has just made; and what is to be
+    said of them, or "". Raises ``UnsupportedError`` where users cannot have any here, and ``StratumError``."""
+    from stratum.sys.locks import locked
+
+    try:
+        runtime_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        info = os.lstat(runtime_dir)
+    except OSError as exc:
+        raise StratumError(f"cannot make the runtime directory {runtime_dir}: {os_error_text(exc)}") from None
+    if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.geteuid() or info.st_mode & 0o022:
+        raise StratumError(
+            f"the runtime directory {runtime_dir} is one that others can write",
+            hint="remove it, or choose another with STRATUM_RUNTIME_DIR",
+        )
+    with locked(runtime_dir / f"{_RECORD}.lock", what="the session namespace"):
+        there = ours(runtime_dir)
+        return (there, "") if there is not None else _made(runtime_dir)
+
+
+def _made(runtime_dir: Path) -> tuple[Found, str]:
+    from stratum.sys.atomic import write_atomic
+
+    sleep = next(filter(os.path.exists, _SLEEPERS), None)
+    if sleep is None:
+        raise UnsupportedError("the program sleep, which is to keep the session namespace, is not there")
+    reading, telling = os.pipe()
+    waiting, going = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(reading)
+        os.close(going)
+        _keep(telling, waiting, sleep)
+    os.close(telling)
+    os.close(waiting)
+    try:
+        _hear(reading, "make a user namespace")
+        note = _give_ids(pid)
+        os.write(going, b"g")
+        _hear(reading, "change mounts in a user namespace")
+        record = f"{pid} {start_time(pid)}\n"
+        write_atomic(runtime_dir / _RECORD, record.encode("ascii"), 0o600, durable=False)
+        found = find(pid)
+        if found is None:
+            raise StratumError("the process that keeps the session namespace has ended")
+    except BaseException:
+        with suppress(ProcessLookupError):
+            os.kill(pid, 9)
+        os.waitpid(pid, 0)
+        raise
+    finally:
+        os.close(reading)
+        os.close(going)
+    return found, note
+
+
+def _keep(telling: int, waiting: int, sleep: str) -> NoReturn:
+    """Make the namespaces, say so, wait for IDs, say whether these let it mount, and sleep; in a process of its own."""
+    try:
+        os.setsid()
+        userns.new_namespace()
+        os.write(telling, bytes(4))
+        if os.read(waiting, 1) != b"g":
+            os.kill(os.getpid(), 9)
+        libc_call("mount", b"none", b"/", None, _MS_REC_SLAVE, None)
+        os.chdir("/")
+        null = os.open(os.devnull, os.O_RDWR)
+        for number in (0, 1, 2):
+            os.dup2(null, number)
+        os.set_inheritable(telling, False)
+        os.closerange(3, telling)
+        os.closerange(telling + 1, _highest_descriptor() + 1)
+        # One binary that is many programs wants to be called by the name of the one that it is to be.
+        title = _TITLE if os.path.basename(os.path.realpath(sleep)) == "sleep" else "sleep"
+        os.execve(sleep, [title, "infinity"], {})  # noqa: S606  (no shell is wanted)
+    except OSError as exc:
+        os.write(telling, (exc.errno or errno.EIO).to_bytes(4, "little"))
+    os.kill(os.getpid(), 9)
+    raise AssertionError
+
+
+def _highest_descriptor() -> int:
+    return max(map(int, os.listdir("/proc/self/fd")))
+
+
+def _hear(reading: int, what: str) -> None:
+    """Wait until the keeper says that it could, or has become what sleeps. ``UnsupportedError`` where it could not."""
+    said = os.read(reading, 4)
+    code = int.from_bytes(said, "little")
+    if code:
+        raise UnsupportedError(f"a user cannot {what} here: {os.strerror(code)}", hint=_cure(code))
+
+
+def _cure(code: int) -> str:
+    """What root has to do so that users can have namespaces."""
+    for name, bad, good in (
+        ("kernel/unprivileged_userns_clone", 0, 1),
+        ("user/max_user_namespaces", 0, 15000),
+        ("kernel/apparmor_restrict_unprivileged_userns", 1, 0),
+    ):
+        if _number(f"/proc/sys/{name}") == bad:
+            key = name.replace("/", ".")
+            hint = f"{key} is {bad}: as root, 'sysctl {key}={good}'"
+            return f"{hint}, or install Podman, which may" if name.startswith("kernel/app") else hint
+    if code in (errno.ENOSPC, errno.EUSERS):
+        return "there are as many as there may be: user.max_user_namespaces, as root"
+    return "a container or a security module keeps users from it; outside it is possible"
+
+
+def _number(path: str) -> int | None:
+    try:
+        with open(path, "rb") as file:
+            return int(file.read(32))
+    except (OSError, ValueError):
+        return None
+
+
+def _give_ids(pid: int) -> str:
+    """Give the new namespace its IDs; what is to be said of them."""
+    uid, gid = os.geteuid(), os.getegid()
+    uids, gids = (userns.subordinate_ids(kind, uid) for kind in ("subuid", "subgid"))
+    note = ""
+    if not uids or not gids:
+        note = f"user {uid} has no ranges in /etc/subuid and /etc/subgid"
+    try:
+        try:
+            userns.give_ids(pid, uid, gid, uids, gids)
+        except FileNotFoundError as exc:
+            note = f"{exc.filename} is missing (Debian's package uidmap has it)"
+            userns.give_ids(pid, uid, gid, [], [])
+    except OSError as exc:
+        raise UnsupportedError(
+            f"{exc.filename or 'the kernel'} gives the session namespace no IDs: {os_error_text(exc)}", hint=_id_cure()
+        ) from None
+    return note and f"{note}, so in the session namespace files can belong to nobody else than this user"
+
+
+def _id_cure() -> str:
+    status = _status()
+    if status.get("NoNewPrivs") == "1":
+        return "this process may gain no privileges (no_new_privs), which newuidmap needs: start it in another way once"
+    if status.get("TracerPid", "0") != "0":
+        return "under a tracer newuidmap has no privileges: run 'stratum unshare -- true' once without"
+    return (
+        "the user's lines in /etc/subuid and /etc/subgid must be right, and newuidmap (package uidmap) be setuid root"
+    )
+
+
+def _status() -> dict[str, str]:
+    with suppress(OSError), open("/proc/self/status", encoding="utf-8", errors="replace") as file:
+        return {name: value.strip() for name, _, value in (line.partition(":") for line in file)}
+    return {}

@@ -1,0 +1,156 @@
+"""Entering the session namespace: Podman's, where a user has Podman, else one of Stratum's.
+
+An ordinary user may mount, and have files of many owners, only in a user namespace of their own. All commands of a
+user share one, so that each sees the mounts of the others. The process itself enters it, before it has threads:
+everything after that finds user 0, the user's files owned by 0 as in the user's containers, and mounts that it may
+make. What is mounted in there is not seen outside.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Protocol
+
+from stratum.errors import StratumError, UnsupportedError, os_error_text
+from stratum.rootless.found import Found
+from stratum.rootless.keeper import make_ours, ours
+from stratum.rootless.places import all_there, out_of_sight
+from stratum.rootless.podmans import podmans
+from stratum.sys.userns import id_ranges, in_initial_namespace
+
+_obstacles: list[StratumError] = []
+
+
+class Place(Protocol):
+    """What is needed of the settings."""
+
+    @property
+    def runtime_dir(self) -> Path: ...
+
+    @property
+    def environment(self) -> Mapping[str, str]: ...
+
+
+def enter(place: Place, *, make: bool, paths: Iterable[str] = ()) -> list[str] | None:
+    """Move this process, which must have one thread, into the user's session namespace; with ``make`` it is made where
+    there is none yet.
+
+    The working directory stays what it is by its path. ``paths`` are those that the process is going to use: absolute,
+    without symlinks. Returns what is to be told of a namespace that was made, mostly nothing; None where this process
+    is in none afterwards: it is root of the machine, there is none, or ``obstacle`` tells why none can be made. Does
+    nothing in a process that is in a user namespace already.
+
+    Raises ``UnsupportedError`` where the working directory or one of ``paths`` cannot be seen in there.
+    """
+    _obstacles.clear()
+    if not in_initial_namespace():
+        return []
+    if os.geteuid() == 0:
+        return None
+    notes: list[str] = []
+    found = ours(place.runtime_dir) or podmans(place.environment)
+    if found is None and make:
+        found = _made(place, notes)
+    if found is None:
+        return None
+    try:
+        _move(found, paths)
+    except OSError as exc:
+        _obstacles.append(UnsupportedError(f"cannot enter the session namespace: {os_error_text(exc)}"))
+        return None
+    return notes
+
+
+def obstacle() -> StratumError | None:
+    """Why the last ``enter`` could make no namespace, with a hint; None where it did, or was not to."""
+    return _obstacles[0] if _obstacles else None
+
+
+def variables() -> dict[str, str]:
+    """The environment variables by which Podman knows, in a session namespace, that it is in its own; as in
+    ``podman unshare``. Empty where this process is in none."""
+    (inside, user, _), (_, group, _) = id_ranges("uid_map")[0], id_ranges("gid_map")[0]
+    if in_initial_namespace() or inside != 0 or os.geteuid() != 0:
+        return {}
+    return {
+        "_CONTAINERS_USERNS_CONFIGURED": "done",
+        "_CONTAINERS_ROOTLESS_UID": str(user),
+        "_CONTAINERS_ROOTLESS_GID": str(group),
+    }
+
+
+def _made(place: Place, notes: list[str]) -> Found | None:
+    from stratum.rootless.podmans import start_podmans
+
+    failed = start_podmans(place.environment)
+    found = podmans(place.environment) if failed is None else None
+    if found is not None:
+        return found
+    try:
+        found, note = make_ours(place.runtime_dir)
+    except StratumError as exc:
+        _obstacles.append(exc)
+        return None
+    except OSError as exc:
+        _obstacles.append(StratumError(f"cannot make a session namespace: {os_error_text(exc)}"))
+        return None
+    if note:
+        notes.append(note)
+    return found
+
+
+def _move(found: Found, paths: Iterable[str]) -> None:
+    """Enter, with the working directory that has the same path in there."""
+    before, directory = _working_directory()
+    try:
+        outside, inside = _mounts("self"), _mounts(str(found.pid))
+        if not all_there(outside, inside):
+            _check(found, [directory, *paths] if directory else paths, outside, inside)
+        found.enter()
+        try:
+            if directory is None:
+                os.fchdir(before)
+            else:
+                os.chdir(directory)
+        except OSError as exc:
+            raise _unseen(directory or "the working directory", os_error_text(exc), found) from None
+    finally:
+        os.close(before)
+
+
+def _working_directory() -> tuple[int, str | None]:
+    """The working directory, and its path; None for one that was removed, which is kept as what it is. Raises
+    ``UnsupportedError`` where it cannot be entered: relative paths would mean others."""
+    try:
+        before = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except PermissionError:
+        raise UnsupportedError(
+            f"this user cannot enter the working directory {os.getcwd()}", hint="change to another directory first"
+        ) from None
+    with suppress(FileNotFoundError):
+        path = os.getcwd()
+        return before, path if path.startswith("/") else None
+    return before, None
+
+
+def _mounts(pid: str) -> bytes:
+    with open(f"/proc/{pid}/mountinfo", "rb") as file:
+        return file.read()
+
+
+def _check(found: Found, paths: Iterable[str], outside: bytes, inside: bytes) -> None:
+    hidden = out_of_sight(paths, outside, inside)
+    if hidden is not None:
+        path, mountpoint = hidden
+        found.close()
+        raise _unseen(path, f"{mountpoint} was mounted later", found)
+
+
+def _unseen(path: str, why: str, found: Found) -> UnsupportedError:
+    return UnsupportedError(
+        f"{path} is not to be seen in the session namespace: {why}",
+        hint=f"when nothing is in use there any more, end it with 'kill {found.pid}'; the next command makes a new one",
+    )
