@@ -194,6 +194,7 @@ VARIABLES = {
     "XDG_RUNTIME_DIR": "Where the mount state and the passwords of a login are; /run/user/UID where not given.",
     "HOME": "Where those directories are that are not given.",
     "PATH": "Where podman and credential helpers are found.",
+    "SHELL": "The shell that 'stratum shell' starts; /bin/sh where not given.",
     "CONTAINER_HOST": "The Podman service to use instead of the podman program alone.",
     "NO_COLOR": "Where it is set, tables and progress have no colours.",
     **STORE_VARIABLES,

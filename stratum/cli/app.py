@@ -50,8 +50,7 @@ class App:
         from stratum.config import load_config
 
         config = load_config(store=self._store, runtime_dir=self._runtime_dir)
-        enter_session(config, click.get_current_context().find_root().invoked_subcommand, self.out.warn)
-        return config
+        return enter_session(config, click.get_current_context().find_root().invoked_subcommand, self.out.warn)
 
 
 Examples = Sequence[tuple[str, str]]

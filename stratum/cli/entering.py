@@ -19,30 +19,37 @@ _LOOKING = {None, "list", "show", "log", "ls", "cat", "find", "ps", "info", "met
 _OUTSIDE = {"push", "pull", "login", "logout"}
 """They ask programs for passwords, which know the user by another ID than 0."""
 _NEEDING = {"mount", "shell", "unshare", "hydrate"}
+_PROGRAMS = {"shell", "unshare"}
+"""They are about what the user has there, whatever the store."""
 _STARTING = {"import", "init", "mount", "shell", "unshare", "volume-plugin"}
 """They may be the first of a user, who has no store yet."""
 
 
-def enter_session(config: Config, verb: str | None, warn: Callable[[str], None]) -> None:
+def enter_session(config: Config, verb: str | None, warn: Callable[[str], None]) -> Config:
     """Move this process into the user's session namespace, where ``verb`` is to run there; root's stays where it is.
+
+    Returns the settings as they are then: with what Podman is to find in the environment in there.
 
     Raises ``UnsupportedError`` where the verb can do nothing outside, and none can be made, or where what it is about
     is not to be seen in there.
     """
-    if os.geteuid() == 0 or verb in _OUTSIDE or _is_anothers(config):
-        return
+    if os.geteuid() == 0 or verb in _OUTSIDE or (verb not in _PROGRAMS and _is_anothers(config)):
+        return config
     from stratum.config import add_to_environment
+    from stratum.frozen import replace
     from stratum.rootless.session import enter, obstacle, variables
 
     make = verb not in _LOOKING and (verb in _STARTING or os.path.exists(config.store))
     notes = enter(config, make=make, paths=_paths(config))
     for note in notes or ():
         warn(note)
-    add_to_environment(variables())
+    added = variables()
+    add_to_environment(added)
     failed = obstacle()
     if failed is not None and verb in _NEEDING:
         restore = "; 'stratum restore' writes the files of a commit without a mount" if verb == "mount" else ""
         raise UnsupportedError(failed.message, hint=f"{failed.hint}{restore}".removeprefix("; "))
+    return replace(config, environment={**config.environment, **added}) if added else config
 
 
 def _is_anothers(config: Config) -> bool:

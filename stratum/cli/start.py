@@ -30,8 +30,7 @@ def _prompt() -> bool:
 
     try:
         config, out = load_config(), Output()
-        enter_session(config, None, out.warn)
-        print_prompt(Session(config), out, ".")
+        print_prompt(Session(enter_session(config, None, out.warn)), out, ".")
         sys.stdout.flush()
     except (StratumError, OSError):
         return False

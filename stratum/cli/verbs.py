@@ -12,6 +12,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "import": ("stratum.cli.importing:import_", "Make a commit of a directory, an archive or an image."),
         "mount": ("stratum.cli.mounting:mount", "Mount a worktree, tag or commit."),
         "unmount": ("stratum.cli.mounting:unmount", "Unmount a stratum."),
+        "shell": ("stratum.cli.shell:shell", "Start a shell in a mounted stratum."),
         "commit": ("stratum.cli.mounting:commit", "Commit what a worktree shows now."),
         "status": ("stratum.cli.mounting:status", "Show mounts, holders, commits and changes."),
     },
@@ -64,6 +65,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "Other": {
         "info": ("stratum.cli.info:info", "Show the version, the store and what the kernel can do."),
+        "unshare": ("stratum.cli.shell:unshare", "Run a command where a user's mounts are."),
         "version": ("stratum.cli.info:version", "Print the version."),
         "help": ("stratum.cli.helping:help_", "Show the help of a verb."),
         "completion": ("stratum.cli.helping:completion", "Print a shell's completion script."),
