@@ -104,7 +104,6 @@ WORDS: dict[str, Way] = {
     "send": _PUSH,
     "set": _SETTINGS,
     "settings": _SETTINGS,
-    "shell": _RUN,
     "snapshot": _COMMIT,
     "snapshots": _LOG,
     "stage": ("commit {NAME}", "commits all that a worktree shows; nothing is staged"),

@@ -48,7 +48,6 @@ volume inspect app               | 2 | RUN 'stratum show app'
 volume rm app                    | 2 | 'stratum remove app'
 inspect app                      | 2 | RUN 'stratum show app'
 exec c sh                        | 2 | 'stratum run --rm -it -v NAME+WORKTREE:/data IMAGE sh'
-shell app                        | 2 | 'stratum run --rm -it
 stop c                           | 2 | RUN 'stratum ps'
 container ls                     | 2 | RUN 'stratum ps'
 df                               | 2 | RUN 'stratum du'

@@ -178,7 +178,7 @@ class Verbs:
 
 NAMESPACES_AND_WORKTREES = {
     *("list", "remove", "status", "worktree list", "du"),
-    *("mount", "unmount", "umount", "commit", "worktree remove", "worktree switch"),
+    *("mount", "unmount", "umount", "shell", "commit", "worktree remove", "worktree switch"),
     *("history", "history on", "history off"),
 }
 """Verbs to which NAME is the stratum as such, or its worktree ``main``."""
