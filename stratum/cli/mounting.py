@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from stratum.api.residing import Residings
     from stratum.api.status import StratumStatus, WorktreeStatus
     from stratum.api.uncommitted import Counts
+    from stratum.mount.state import Record
 
 
 @verb(
@@ -72,8 +73,13 @@ def mount(
         record = mount_kept(app.session, ref, mountpoint, read_only=read_only, keep=persist)
     if app.out.json:
         app.out.object(record.to_json() if persist is None else {**record.to_json(), "persistent": persist})
-    else:
-        app.out.line(safe(record.mountpoint))
+        return
+    app.out.line(safe(record.mountpoint))
+    if record.in_session:
+        app.out.note(SESSION_NOTE)
+
+
+SESSION_NOTE = "visible in: stratum shell, stratum unshare, podman unshare, podman run -v"
 
 
 def _mount_all(app: App) -> None:
@@ -286,6 +292,12 @@ def status(app: App, target: str | None, short: bool) -> None:
         app.out.note(NO_STRATA)
     for stratum in strata:
         _print_status(app, stratum, residings)
+    if any(record.in_session for stratum in strata for record in _mounts(stratum)):
+        app.out.note(f"mounts of this user's session are {SESSION_NOTE}")
+
+
+def _mounts(stratum: StratumStatus) -> list[Record]:
+    return [*stratum.mounted_tags, *(record for tree in stratum.worktrees for record in tree.mounts)]
 
 
 def _print_status(app: App, stratum: StratumStatus, residings: Residings) -> None:

@@ -16,6 +16,7 @@ copies of all mounts with a mount namespace of their own. Neither may keep a wor
 - in mount namespaces that belong to our own user namespace, and in the container's,
 - in those of other user namespaces where root (or this user) made these, as engines do for containers, if it has the
   device of the recorded mount,
+- likewise in those of a user's own processes that this process cannot ask: of a user namespace beside its own, say,
 - in no other: whoever made those reaches through their copy only what they could reach by the path, and what they write
   there once it is unmounted is not kept.
 """
@@ -28,10 +29,14 @@ from typing import Any
 
 from stratum.frozen import as_dict, frozen
 from stratum.refs import Ref
-from stratum.store.holders import Container, Holder, holder_of, written
-from stratum.sys import mountinfo, proc
+from stratum.store.holders import Container, Holder, Host, holder_of, written
+from stratum.sys import mountinfo, proc, userns
 from stratum.sys.mountinfo import MountEntry
-from stratum.sys.namespaces import is_mount_namespace_made_by_us, is_mount_namespace_of_ours
+from stratum.sys.namespaces import (
+    hides_mount_namespace,
+    is_mount_namespace_made_by_us,
+    is_mount_namespace_of_ours,
+)
 from stratum.sys.proc import Process
 from stratum.sys.syscalls import mountinfo_id, statx_mount_id
 
@@ -40,6 +45,8 @@ SOURCE_MAX = 200
 """The kernel takes parameters of up to 255 bytes."""
 
 _UNIQUE_IDS_FROM = 1 << 31
+
+ON_HOST, CONTAINER, SESSION = "host", "container", "session"
 
 
 @frozen
@@ -51,7 +58,8 @@ class Record:
     container's first process, else the one that made the mount. ``mount_id`` is None until the mount is attached, and
     unique until reboot where the kernel has such IDs; ``device`` is its filesystem's "major:minor". ``since`` is RFC
     3339 UTC. ``gate`` is whether what is not here of the commit is fetched when it is read; None where nobody noted it,
-    as for mounts of versions that had no gate.
+    as for mounts of versions that had no gate. ``namespace`` is where it can be seen: on the ``host``, in a
+    ``container``, or in a user's ``session`` namespace; None where nobody noted it.
     """
 
     id: str
@@ -67,6 +75,7 @@ class Record:
     since: str
     device: str | None = None
     gate: bool | None = None
+    namespace: str | None = None
 
     @property
     def source(self) -> str:
@@ -87,8 +96,16 @@ class Record:
         """Whether it is in a container's mount namespace, and not to be found by its path on the host."""
         return isinstance(self.holder, Container)
 
+    @property
+    def in_session(self) -> bool:
+        """Whether it is in a user's own mount namespace, and not to be seen outside of that."""
+        return self.namespace == SESSION
+
     def held_by(self) -> str:
         """Who has it, in words for a message."""
+        if self.in_session:
+            who = "" if isinstance(self.holder, Host) else f"{self.holder.words()} in "
+            return f"{who}this user's session"
         return self.holder.words() + (f" (process {self.process.pid})" if self.in_container else "")
 
     def is_mount(self, entry: MountEntry | None) -> bool:
@@ -101,7 +118,7 @@ class Record:
             return False
         if is_mount_namespace_of_ours(pid):
             return True
-        return entry.device == self.device and is_mount_namespace_made_by_us(pid)
+        return entry.device == self.device and (is_mount_namespace_made_by_us(pid) or _is_hidden_but_own(pid))
 
     def is_worktree_of(self, store_key: str, name: str, worktree: str) -> bool:
         """Whether this is a mount of that worktree of that store."""
@@ -140,6 +157,7 @@ _RECORD_FIELDS: Mapping[str, tuple[type, ...]] = {
     "since": (str,),
     "device": (str, type(None)),
     "gate": (bool, type(None)),
+    "namespace": (str, type(None)),
     "boot": (str, type(None)),
     "pid_namespace": (str, type(None)),
 }
@@ -199,6 +217,11 @@ def mount_at(path: str) -> tuple[str, str] | None:
         return None
     found, _, ref = entry.source.removeprefix(_PREFIX).partition(":")
     return found, ref
+
+
+def _is_hidden_but_own(pid: int) -> bool:
+    """Whether ``pid`` is this user's, in a namespace that this process is not told: one beside its own, or above."""
+    return not userns.is_privileged() and userns.is_own_process(pid) and hides_mount_namespace(pid)
 
 
 def shows_ref(entry: MountEntry, ref: str) -> bool:

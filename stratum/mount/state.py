@@ -30,9 +30,17 @@ from pathlib import Path
 
 from stratum.errors import BusyError, DamagedError, NotFoundError, StratumError, os_error_text
 from stratum.frozen import replace
-from stratum.mount.record import Record, find_mount, is_live, record_from_json
-from stratum.store.holders import HOST, Holder
-from stratum.sys import proc
+from stratum.mount.record import (
+    CONTAINER,
+    ON_HOST,
+    SESSION,
+    Record,
+    find_mount,
+    is_live,
+    record_from_json,
+)
+from stratum.store.holders import HOST, Container, Holder
+from stratum.sys import proc, userns
 from stratum.sys.atomic import write_atomic
 from stratum.sys.locks import FileLock, locked
 from stratum.sys.namespaces import is_own_mount_namespace
@@ -121,11 +129,13 @@ class State:
         process: Process | None = None,
         replacing: Record | None = None,
         gate: bool | None = None,
+        namespace: str | None = None,
     ) -> Record:
         """Reserve a mount about to be made; the record's ``source`` is to be the plan's.
 
         ``holder`` is for whom, ``process`` the one that keeps the claim alive (default: this one). ``replacing`` is the
-        mount that it is to take the place of, ``gate`` whether the plan has a gate. Raises ``BusyError`` where ``ref``
+        mount that it is to take the place of, ``gate`` whether the plan has a gate, ``namespace`` where it is to be,
+        if not in the container's, or this process's own, mount namespace. Raises ``BusyError`` where ``ref``
         is a worktree that somebody has, or where the mountpoint shows another mount of Stratum.
         """
         record = Record(
@@ -141,6 +151,7 @@ class State:
             read_only=read_only,
             since=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             gate=gate,
+            namespace=namespace or _namespace(holder),
         )
 
         def add(records: list[Record]) -> list[Record]:
@@ -235,6 +246,13 @@ class State:
             f"the mount state {self.path} is damaged: {reason}",
             hint="unmount what findmnt shows with a source of 'stratum-...' by hand, then remove that file",
         )
+
+
+def _namespace(holder: Holder) -> str:
+    """Where a mount for ``holder`` goes that this process makes (``Record.namespace``)."""
+    if isinstance(holder, Container):
+        return CONTAINER
+    return ON_HOST if userns.in_initial_namespace() or userns.owns_system() else SESSION
 
 
 def _parse(data: bytes) -> list[Record]:

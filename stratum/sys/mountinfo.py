@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from stratum.frozen import frozen
+from stratum.sys import userns
 
 _ESCAPE = re.compile(rb"\\([0-7]{3})")
 
@@ -95,11 +96,19 @@ def below(mount: MountEntry, pid: int | str = "self") -> list[MountEntry]:
 
 
 def namespaces() -> Iterator[tuple[str, int]]:
-    """Every mount namespace that some process is in, as (its "mnt:[inode]" name, the ID of one such process)."""
+    """Every mount namespace that some process is in, as (its "mnt:[inode]" name, the ID of one such process).
+
+    A user in a namespace of their own is not told the namespaces of their processes outside of it: each of these counts
+    as one that is in another mount namespace.
+    """
     seen: set[str] = set()
     for name in sorted((name for name in os.listdir("/proc") if name.isdecimal()), key=int):
         try:
             namespace = os.readlink(f"/proc/{name}/ns/mnt")
+        except PermissionError:
+            if not userns.is_own_process(int(name)):
+                continue
+            namespace = f"process {name}"
         except OSError:
             continue
         if namespace not in seen:

@@ -90,6 +90,17 @@ def is_mount_namespace_made_by_us(pid: int | str) -> bool:
     return _asked_of_users(pid, _made_by_us)
 
 
+def hides_mount_namespace(pid: int | str) -> bool:
+    """Whether the kernel does not tell this process which mount namespace ``pid`` is in."""
+    try:
+        os.readlink(f"/proc/{pid}/ns/mnt")
+    except PermissionError:
+        return True
+    except OSError:
+        pass
+    return False
+
+
 def _asked_of_users(pid: int | str, question: Callable[[int], bool]) -> bool:
     """The answer about the user namespace (an fd) that the mount namespace of ``pid`` belongs to; True where it is none
     of those below ours, which the kernel does not open."""

@@ -98,6 +98,16 @@ def is_mapped(user: int) -> bool:
     return any(inside <= user < inside + count for inside, _, count in id_ranges("uid_map"))
 
 
+def is_own_process(pid: int) -> bool:
+    """Whether process ``pid`` is this user's: in the first namespace by its ID, in others by any ID that they have.
+    False where it is gone."""
+    try:
+        user = os.stat(f"/proc/{pid}").st_uid
+    except OSError:
+        return False
+    return user == os.geteuid() if in_initial_namespace() else is_mapped(user)
+
+
 def owner_of(users: int) -> int:
     """The ID, as seen from here, of who made the user namespace ``users`` (an fd). Raises ``OSError``."""
     (uid,) = struct.unpack("=I", fcntl.ioctl(users, NS_GET_OWNER_UID, bytes(4)))
