@@ -91,6 +91,19 @@ def restore(objects: Objects, inode: Inode, target: Path, *, overwrite: bool = F
     return _put(objects, inode, parent, path, Rules(overwrite))
 
 
+def make_outline(objects: Objects, tree: Directory, target: Path) -> list[str]:
+    """As ``restore``, without content: a file that has a digest becomes one of its size, all hole
+    (``composefs.outline``)."""
+    path = os.fsencode(target)
+    with _writing(path):
+        os.mkdir(target, 0o700)
+        root = os.open(target, OPEN_DIRECTORY)
+    with DirectoryStack(root) as stack:
+        outliner = _Outliner(objects, Rules(), True, None)
+        outliner.directory(stack, tree, path)
+    return outliner.warnings()
+
+
 def restore_below(
     objects: Objects, inode: Inode, root: int, shown: Path, path: bytes, rules: Rules, told: Told | None = None
 ) -> list[str]:
@@ -519,6 +532,16 @@ class _Restorer:
     def _note(self, what: str, path: bytes) -> None:
         first, last, count = self._undone.get(what, (path, b"", 0))
         self._undone[what] = (first, path, count + (path != last))
+
+
+class _Outliner(_Restorer):
+    """Writes inodes, and of contents nothing but the size."""
+
+    def _content(self, handle: int, file: File, where: bytes) -> None:
+        if file.digest is None:
+            super()._content(handle, file, where)
+        else:
+            os.ftruncate(handle, file.size)
 
 
 def is_device(inode: Inode) -> bool:

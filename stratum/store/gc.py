@@ -331,6 +331,10 @@ def _old_caches(store: Store, commits: Collection[str]) -> Iterator[Path]:
     for name in store.layout.names_in(directory):
         if not name.startswith(TEMPORARY_PREFIX) and name not in commits:
             yield directory / name
+    directory = store.layout.trees
+    for name in store.layout.names_in(directory):
+        if name not in commits:
+            yield directory / name
     for name in store.profiles.commits():
         if name not in commits:
             yield store.profiles.path(name)

@@ -23,7 +23,7 @@
     |-- tmp/                           transactions in progress (``store.transaction``)
     |-- cache/                         may be deleted (``store.cachefile``): ingest/ (``ingest.statcache``), merkle/
     |                                  (``store.merklecache``), c4/ (``store.c4cache``); packs/ (``store.packcache``),
-    |                                  runs/ (``store.runs``)
+    |                                  runs/ (``store.runs``); trees/, which may be mounted (``api.workplace``)
     `-- lock                           flock (``store.locks``)
 
 Who may own a store. What is in it gets mounted by the kernel and restored with its owners and modes, so a store is
@@ -148,6 +148,10 @@ class Layout:
     @property
     def c4_cache(self) -> Path:
         return self.root / "cache" / "c4"
+
+    @property
+    def trees(self) -> Path:
+        return self.root / "cache" / "trees"
 
     @property
     def runs(self) -> Path:
