@@ -22,6 +22,7 @@ from stratum.sys.userns import outer_uid, owns_system, system_owners
 PULLS = ("whole", "lazy")
 PREFETCHES = ("none", "profile", "all")
 EVENTS = ("auto", "scan")
+USER_MOUNTS = ("auto", "metadata", "data", "directory")
 NO_LIMIT = 1 << 62
 """As a number of bytes: whatever there is room for."""
 
@@ -133,6 +134,14 @@ SETTINGS = (
         "auto or scan",
         "auto",
         "How histories are kept: by what the kernel tells, where it does, or by looking now and then.",
+    ),
+    Setting(
+        "user_mounts",
+        "STRATUM_USER_MOUNTS",
+        "auto, metadata, data or directory",
+        "auto",
+        "How mounts of anybody but root are made: a server for names and metadata, one for contents too, or a directory"
+        " of names that is written once for each commit. auto: the first that works.",
     ),
     Setting(
         "jobs",
@@ -257,6 +266,7 @@ class Config:
     cache_verified_hours: int = 6
     history_max: int | None = None
     history_events: str = "auto"
+    user_mounts: str = "auto"
     places: Mapping[str, PlaceSettings] = MappingProxyType({})
 
 
@@ -317,6 +327,7 @@ def load_config(environ: Mapping[str, str] | None = None, **overrides: str | Non
         history_max=_optional(parse_bytes, values.get("history_max"), "history_max"),
         cache_verified_hours=_hours(values.get("cache_verified_hours")),
         history_events=_choice(values.get("history_events"), "history_events", EVENTS),
+        user_mounts=_choice(values.get("user_mounts"), "user_mounts", USER_MOUNTS),
         places=_places(values.get("places", "")),
     )
 

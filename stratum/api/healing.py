@@ -106,23 +106,19 @@ def _show_worktree(session: Session, record: Record, options: Mapping[str, str] 
 
 
 def _show_commit(session: Session, record: Record, options: Mapping[str, str] | None) -> list[str]:
-    from stratum.mount.plan import MountPlan
     from stratum.mount.swap import swapping
 
-    store, problems = session.store, list[str]()
-    with store.locks.store(), swapping(record, force=True) as live:
-        gate = session.gate(record.commit, options)
-        plan = MountPlan(
-            store.commits.ensure_image(record.commit),
-            store.objects.layers,
+    problems = list[str]()
+    with session.store.locks.store(), swapping(record, force=True) as live:
+        plan = session.plan(
+            record.commit,
             *_scratch(record, live.entry),
             read_only=record.read_only,
             source=record.source,
-            gate=gate,
-            dialect=store.dialect,
+            options=options,
         )
         mount_id = live.show(plan, problems=problems)
-    session.state.confirm(record, mount_id, gate=gate is not None)
+    session.state.confirm(record, mount_id, gate=plan.gate is not None)
     return problems
 
 

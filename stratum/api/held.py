@@ -148,20 +148,15 @@ class Held:
         options: Mapping[str, str] | None = None,
     ) -> MountPlan:
         """The plan of a mount of it (``mount.plan.MountPlan``); ``options`` as for ``Workplace.gate``."""
-        from stratum.mount.plan import MountPlan
-
-        store = self._store
-        tree = self.worktree = store.worktrees.adopt(self.worktree)
-        return MountPlan(
-            store.commits.ensure_image(tree.base_commit),
-            store.objects.layers,
+        tree = self.worktree = self._store.worktrees.adopt(self.worktree)
+        return self._place.plan(
+            tree.base_commit,
             tree.upperdir,
             tree.workdir,
             read_only=read_only,
             source=source,
             extra=extra,
-            gate=self._place.gate(tree.base_commit, options),
-            dialect=store.dialect,
+            options=options,
         )
 
     def mount(

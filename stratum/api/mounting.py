@@ -37,7 +37,6 @@ def mount(
     without the privilege or the kernel features.
     """
     from stratum.mount import host
-    from stratum.mount.plan import MountPlan
 
     store, wanted = session.store, parse_ref(text)
     at = None if mountpoint is None else Path(mountpoint)
@@ -49,11 +48,9 @@ def mount(
                     at, read_only=read_only, holder=holder, attributes=attributes, make=make, options=options
                 )
         found = store.resolve(wanted)
-        image, gate = store.commits.ensure_image(found.commit), session.gate(found.commit, options)
-        plan = MountPlan(image, store.objects.layers, extra=attributes, gate=gate, dialect=store.dialect)
         return host.mount_recorded(
             session.state,
-            plan,
+            session.plan(found.commit, extra=attributes, options=options),
             store=store.root,
             ref=str(found),
             commit=found.commit,

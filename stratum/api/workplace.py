@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 from typing import TYPE_CHECKING
@@ -9,9 +10,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from datetime import datetime
+    from pathlib import Path
 
     from stratum.config import Config
-    from stratum.mount.plan import Gate
+    from stratum.mount.plan import Gate, Method, MountPlan
     from stratum.mount.state import State
     from stratum.progress import Progress
     from stratum.store import Store
@@ -80,11 +82,87 @@ class Workplace:
         places = layout.landing, layout.ahead, config.runtime_dir
         return Gate(layout.root, commit, *places, settings, dict(options or {}))
 
+    def plan(
+        self,
+        commit: str,
+        upperdir: Path | None = None,
+        workdir: Path | None = None,
+        *,
+        read_only: bool = False,
+        source: str = "stratum",
+        extra: int = 0,
+        options: Mapping[str, str] | None = None,
+    ) -> MountPlan:
+        """The plan of a mount of ``commit``, which is about to be made (``mount.plan.MountPlan``); ``options`` as for
+        ``gate``. What the mount needs of the commit is made where it is missing.
+
+        Raises what ``mount_method`` raises, and ``UnsupportedError`` where nobody but root can mount the commit.
+        """
+        from stratum.mount.plan import Lower, MountPlan
+
+        store, method = self.store, self.mount_method
+        image = store.commits.ensure_image(commit)
+        return MountPlan(
+            image,
+            store.objects.layers,
+            upperdir,
+            workdir,
+            read_only=read_only,
+            source=source,
+            extra=extra,
+            gate=self.gate(commit, options),
+            dialect=store.dialect,
+            method=method,
+            tree=self._outline(commit) if method is not None and method.lower is Lower.DIRECTORY else None,
+        )
+
+    @functools.cached_property
+    def mount_method(self) -> Method | None:
+        """The way to make mounts; None for root, who needs no other than the kernel's. ``UnsupportedError`` where there
+        is none."""
+        from stratum.sys import userns
+
+        if userns.is_privileged():
+            return None
+        from stratum.mount.probe import users_method
+
+        self.state.make_runtime_dir()
+        return users_method(self.config.user_mounts, self.config.runtime_dir)
+
+    def _outline(self, commit: str) -> Path:
+        """A directory that shows the commit without contents; made once."""
+        place = self.store.layout.trees / commit
+        if place.exists():
+            return place
+        from stratum.composefs.outline import outline
+        from stratum.errors import ExistsError
+        from stratum.ingest.restore import make_outline
+        from stratum.store.layout import storing
+
+        store = self.store
+        tree = outline(store.commits.tree(commit), _has_ids)
+        with store.begin(f"laying out commit {commit}") as tx:
+            new = tx.new_path("tree")
+            make_outline(store.objects, tree, new)
+            with storing(f"make {place.parent}"):
+                place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with contextlib.suppress(ExistsError):  # somebody else made it meanwhile
+                tx.place_directory(new, place)
+        return place
+
     def now(self) -> datetime:
         """The time that commits made now carry."""
         from stratum.store.clock import commit_time
 
         return commit_time(self.config.environment)
+
+
+def _has_ids(user: int, group: int) -> bool:
+    """Whether both are IDs of this process's user namespace."""
+    from stratum.sys.userns import id_ranges
+
+    wanted = ((user, "uid_map"), (group, "gid_map"))
+    return all(any(first <= number < first + count for first, _, count in id_ranges(name)) for number, name in wanted)
 
 
 def _nobody(_text: str) -> None:

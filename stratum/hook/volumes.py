@@ -94,10 +94,7 @@ class ContainerVolumes:
             found = self._session.store.resolve(volume.ref)
             ref = f"{found.name}:{found.commit}" if isinstance(found, ResolvedWorktree) else str(found)
             record = self._claim(volume, ref, found.commit, process, undo)
-        image = self._session.store.commits.ensure_image(found.commit)
-        gate = self._session.gate(found.commit, volume.gate_options)
-        store = self._session.store
-        plan = MountPlan(image, store.objects.layers, gate=gate, dialect=store.dialect)
+        plan = self._session.plan(found.commit, options=volume.gate_options)
         if volume.scratch:
             upper = self._scratch(volume, found.commit, undo)
             plan = replace(plan, upperdir=upper / "upperdir", workdir=upper / "workdir")

@@ -25,8 +25,9 @@ from stratum.errors import (
     UsageError,
     os_error_text,
 )
-from stratum.mount.plan import Fd, Layers, LayerSyntax, Method, MountPlan, method_for, overlay_parameters
-from stratum.sys import loop, mountapi, mountinfo, proc
+from stratum.frozen import replace
+from stratum.mount.plan import Fd, Layers, LayerSyntax, Lower, Method, MountPlan, method_for, overlay_parameters
+from stratum.sys import loop, mountapi, mountinfo, proc, userns
 from stratum.sys.copymark import check_mark
 from stratum.sys.mountapi import MNT_DETACH, MOUNT_ATTR_RDONLY, UMOUNT_NOFOLLOW, FilesystemContext
 from stratum.sys.namespaces import CLONE_NEWNS, in_own_thread, unshare
@@ -38,6 +39,7 @@ from stratum.sys.syscalls import (
     openat2,
     statx_mount_id,
 )
+from stratum.tree.overlay import Dialect
 
 if TYPE_CHECKING:
     from stratum.mount.gate import GateLayers
@@ -45,11 +47,14 @@ if TYPE_CHECKING:
 # EROFS answers ENOTBLK where it takes block devices only, EINVAL where it cannot read the file's filesystem.
 _NEEDS_LOOP_DEVICE = (errno.ENOTBLK, errno.EINVAL, errno.EOPNOTSUPP)
 _USES_NAMED = 8
+_MOUNT_AS_ROOT = "mounting needs CAP_SYS_ADMIN: run it as root, or in a user namespace, as 'stratum shell' has one"
+NO_MOUNTS = "'stratum restore REF DIRECTORY' writes the files out instead"
+"""The hint where no mount can be made."""
 
 
 @cache
 def kernel_method() -> Method:
-    """The way to make mounts on the running kernel."""
+    """The way that root makes mounts by on the running kernel; ``mount.probe`` finds that of others."""
     return method_for(os.uname().release)
 
 
@@ -59,11 +64,13 @@ def build_detached(plan: MountPlan, method: Method | None = None) -> int:
     Raises ``UnsupportedError`` (no privilege, no such filesystem in the kernel), ``DamagedError`` (an image or
     directory of the store is missing) or ``StratumError`` with the kernel's words.
     """
-    chosen = method or kernel_method()
+    chosen = method or plan.method or kernel_method()
+    if chosen.lower is not Lower.EROFS:
+        plan = _as_users_mount(plan)
 
     def build(gate: GateLayers | None) -> int:
         with ExitStack() as opened:
-            image = opened.enter_context(opened_layer(plan.image, os.O_RDONLY))
+            image = opened.enter_context(_opened_image(plan, chosen))
             data = data_layers(plan, gate, chosen, lambda path: opened.enter_context(opened_layer(path)))
             upper = opened.enter_context(opened_layer(plan.upperdir)) if plan.upperdir else None
             # On a read-only file system the kernel takes no upperdir, only a layer to read.
@@ -74,11 +81,64 @@ def build_detached(plan: MountPlan, method: Method | None = None) -> int:
                     hint="mount it read-only: --read-only, or the option ro of a container's volume",
                 )
             work = opened.enter_context(opened_layer(plan.workdir)) if plan.workdir and not reads_only else None
+            layers = Layers(image, data, upper, work)
+            if chosen.lower is not Lower.EROFS:
+                return create_overlay(plan, _users_layers(plan, chosen, layers, opened), chosen)
             image_mount = opened.enter_context(closing(mount_image(image, chosen)))
             attach_layer(image_mount, plan, chosen)
-            return create_overlay(plan, Layers(image_mount, data, upper, work), chosen)
+            return create_overlay(plan, replace(layers, image=image_mount), chosen)
 
     return run_build(build, plan, chosen)
+
+
+def _as_users_mount(plan: MountPlan) -> MountPlan:
+    """``plan`` for an overlay that keeps its attributes where users may write them."""
+    if plan.dialect is not Dialect.USER and plan.upperdir is not None:
+        raise UnsupportedError(
+            "this worktree was written by root, in attributes that nobody else can read",
+            hint="mount it as root, or a tag or commit of it",
+        )
+    return replace(plan, dialect=Dialect.USER)
+
+
+def _opened_image(plan: MountPlan, method: Method) -> contextlib.AbstractContextManager[int]:
+    """What there is of the commit's names on disk, open."""
+    if method.lower is not Lower.DIRECTORY:
+        return opened_layer(plan.image, os.O_RDONLY)
+    if plan.tree is None:
+        raise ValueError("without an image a commit's names are in a directory")
+    return opened_layer(plan.tree)
+
+
+def _users_layers(plan: MountPlan, method: Method, layers: Layers, opened: ExitStack) -> Layers:
+    """``layers``, whose ``image`` is the open image or tree of the plan, as the overlay is to have them.
+
+    A FUSE server answers from the image. It ends by itself when the last mount of it is gone, which the overlay keeps
+    for as long as that is there; ``opened`` closes what is mounted here. Where it serves contents, too, the overlay
+    needs no data layers, but another layer below where there is none above.
+    """
+    if method.lower is Lower.DIRECTORY:
+        return layers
+    from stratum.metafs.serving import serve_image
+
+    whole = method.lower is Lower.DATA
+    objects = layers.data if whole else ()
+    mounts = [serve_image(layers.image, objects=objects, data=whole, ids=plan.ids, source=plan.source)]
+    opened.callback(os.close, mounts[0])
+    if whole and layers.upperdir is None:
+        mounts.append(_nothing())
+        opened.callback(os.close, mounts[1])
+    for mount in mounts:
+        attach_layer(mount, plan, method)
+    data, empty = () if whole else layers.data, mounts[1] if mounts[1:] else None
+    return replace(layers, image=mounts[0], data=data, empty=empty)
+
+
+def _nothing() -> int:
+    """A detached mount of an empty filesystem."""
+    with FilesystemContext("tmpfs") as context:
+        context.create()
+        return context.mount(MOUNT_ATTR_RDONLY)
 
 
 def run_build(build: Callable[[GateLayers | None], int], plan: MountPlan, method: Method) -> int:
@@ -105,6 +165,11 @@ def opened_gate(plan: MountPlan, method: Method) -> Iterator[GateLayers | None]:
     if method.syntax is LayerSyntax.LIST:
         raise UnsupportedError(
             "files of the commit are not here, and fetching them when they are read needs Linux 6.5",
+            hint="fetch them first: stratum realize REF",
+        )
+    if method.lower is Lower.DATA:
+        raise UnsupportedError(
+            "files of the commit are not here, and to fetch them when they are read takes root or Linux 6.16",
             hint="fetch them first: stratum realize REF",
         )
     from stratum.mount.gate import gate_layers
@@ -227,8 +292,8 @@ def _no_writable(plan: MountPlan) -> StratumError:
 def explained(exc: OSError, what: str) -> StratumError:
     """``exc`` from a mount call as the error to show; ``what`` says what could not be done."""
     text = f"{what}: {os_error_text(exc)}"
-    if exc.errno == errno.EPERM or (exc.errno == errno.EACCES and os.geteuid() != 0):
-        return UnsupportedError(text, hint="mounting needs CAP_SYS_ADMIN: run it as root")
+    if exc.errno == errno.EPERM or (exc.errno == errno.EACCES and not userns.is_privileged()):
+        return UnsupportedError(text, hint=_MOUNT_AS_ROOT if userns.in_initial_namespace() else NO_MOUNTS)
     if exc.errno == errno.ENODEV:
         return UnsupportedError(
             f"{what}: this kernel has no such filesystem: {exc.filename or 'overlay or erofs'}",

@@ -10,15 +10,17 @@ import contextlib
 import functools
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Literal
 
-from stratum.errors import NotFoundError, StratumError, os_error_text
+from stratum.errors import NotFoundError, StratumError, UnsupportedError, os_error_text
+from stratum.frozen import replace
 from stratum.mount.build import build_detached
 from stratum.mount.idmap import IdMap, build_idmapped
 from stratum.mount.plan import MountPlan
-from stratum.sys import proc
+from stratum.sys import proc, userns
 
 _CONTEXT = re.compile(r'(?:^|,)context=(?:"([^"]*)"|([^,]*))')
 
@@ -99,10 +101,32 @@ class ContainerProcess:
         return text
 
     def build(self, plan: MountPlan) -> int:
-        """The detached mount of ``plan`` with owners as the container sees them; an fd (see ``build_detached``)."""
+        """The detached mount of ``plan`` with owners as the container sees them; an fd (see ``build_detached``).
+
+        Who is not root cannot idmap a mount. Where the container's users are users here, too, none is needed; else what
+        shows the commit translates its owners, and a worktree, whose changes nobody translates, is refused
+        (``UnsupportedError``).
+        """
         if not self.has_user_namespace:
             return build_detached(plan)
-        return build_idmapped(plan, IdMap(self.user_namespace, *self.owner))
+        if userns.is_privileged():
+            return build_idmapped(plan, IdMap(self.user_namespace, *self.owner))
+        users, groups = self.id_ranges("uid_map"), self.id_ranges("gid_map")
+        if has_our_root(users) and has_our_root(groups):
+            return build_detached(plan)
+        if plan.upperdir is not None:
+            raise UnsupportedError(
+                f"a worktree cannot be mounted for {self._who}: its users have other IDs than those of the files",
+                hint="start it with --userns=keep-id or without --userns, or mount a tag or a commit, read-only",
+            )
+        from stratum.metafs.ids import IdTable
+
+        return build_detached(replace(plan, ids=IdTable(tuple(users), tuple(groups))))
+
+
+def has_our_root(ranges: Iterable[tuple[int, int, int]]) -> bool:
+    """Whether our ID 0 is one of those that the lines ``ranges`` of an ID map give to somebody."""
+    return any(outside == 0 and count > 0 for _, outside, count in ranges)
 
 
 def parse_id_map(text: str) -> int | None:

@@ -23,12 +23,16 @@ import re
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from stratum.errors import UnsupportedError
 from stratum.frozen import field, frozen, replace
 from stratum.sys.mountapi import MOUNT_ATTR_NODEV, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY
 from stratum.sys.syscalls import fd_path
 from stratum.tree.overlay import Dialect
+
+if TYPE_CHECKING:
+    from stratum.metafs.ids import IdTable
 
 
 @frozen
@@ -66,7 +70,8 @@ class MountPlan:
     the commit may be missing; it needs Linux 6.5.
 
     ``method`` is the way to make it, where that is not the running kernel's for root. ``tree`` is the commit as
-    directories and files without content, which ``Lower.DIRECTORY`` needs.
+    directories and files without content, which ``Lower.DIRECTORY`` needs. ``ids`` are the owners of its files for a
+    container whose users have other IDs; there is no upperdir then, and a server (``METADATA``, ``DATA``) translates.
     """
 
     image: Path
@@ -81,6 +86,7 @@ class MountPlan:
     gate: Gate | None = None
     method: Method | None = None
     tree: Path | None = None
+    ids: IdTable | None = None
 
     def __post_init__(self) -> None:
         if (self.upperdir is None) != (self.workdir is None):
