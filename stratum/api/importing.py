@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Collection
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -276,7 +277,8 @@ def init(
     The commit is empty (its root directory changed by ``root``), or with ``migrate`` what the directory holds; the
     mount then covers it, and it is untouched below, or moved to the directory ``originals`` once all else is done.
     ``persist``: it is mounted there at every start. Without ``migrate`` a directory that holds anything is
-    ``ConflictError``. Where anything fails there is no stratum, and the directory is as it was.
+    ``ConflictError``. Where anything fails there is no stratum, and the directory is as it was; only contents that were
+    read of it wait in the store for the next try, or a garbage collection.
     """
     from stratum.api.bootmounts import mount_kept
     from stratum.api.mounting import mount
@@ -294,7 +296,7 @@ def init(
             from stratum.api.originals import Originals
 
             aside = opened.enter_context(Originals(place, Path(originals), store=store.root))
-        ours = False
+        ours, before = False, frozenset(store.commits.list())
         try:
             if migrate:
                 done = import_directory(session, mountpoint, name, message=message, progress=progress)
@@ -307,13 +309,32 @@ def init(
         except BaseException as exc:
             # A conflict before the worktree is made means that somebody else was faster, and the stratum is theirs.
             theirs = not ours and isinstance(exc, ConflictError)
-            if not theirs and store.namespaces.exists(name) and (ours or not store.worktrees.names(name)):
-                store.namespaces.remove(name)
+            if not theirs and (ours or not (store.namespaces.exists(name) and store.worktrees.names(name))):
+                with suppress(StratumError):  # the first error is the one to tell, and what is left is garbage
+                    _undo_init(session, name, before)
             raise
         # Only now that the mount comes back by itself: the directory below it is empty from here on.
         stay = aside.move() if aside is not None else []
     moved = aside.aside if aside is not None else None
     return Imported(done.ref, done.commit, None, done.warnings + stay, record, persist, moved)
+
+
+def _undo_init(session: Session, name: str, before: Collection[str]) -> None:
+    """Remove the stratum ``name``, its lock, and the commits that are there since ``before`` and nothing else keeps."""
+    from stratum.api.maintenance import mounted_commits
+    from stratum.store.gc import what_stays
+    from stratum.store.retention import Retention
+
+    store = session.store
+    with store.locks.store(exclusive=True):
+        if store.namespaces.exists(name):
+            store.namespaces.remove(name)
+        store.layout.ref_lock(name).unlink(missing_ok=True)  # who waits for it holds the store's lock, so nobody does
+        new = set(store.commits.list()) - set(before)
+        if new:
+            watched = store.histories.roots()[1]
+            for commit in new - what_stays(store, Retention(), mounted_commits(session), watched).kept.keys():
+                store.transactions.discard(store.layout.commit(commit))
 
 
 def _check_mountpoint(path: Path, migrate: bool) -> None:

@@ -102,9 +102,8 @@ class _Rebasing:
 
     def carry(self, tx: Transaction) -> Path:
         """The upperdir that shows the worktree's own changes over the new base."""
-        from stratum.ingest.restore import restore
+        from stratum.ingest.restore import restore_upper
         from stratum.tree.merge import make_layer
-        from stratum.tree.upperform import upper_form
 
         store = self._store
         merged = self._merge(self._held.shown(tx, self._base))
@@ -112,7 +111,7 @@ class _Rebasing:
         tx.publish_objects()
         layer = make_layer(self._new, merged)
         bring_inodes(self._session, self._known_to, [layer])
-        restore(store.objects, upper_form(layer, store.dialect), upperdir)
+        restore_upper(store.objects, layer, upperdir, store.dialect)
         return upperdir
 
     def _merge(self, shown: Directory) -> Directory:

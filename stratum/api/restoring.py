@@ -227,9 +227,8 @@ def _shown_by(record: Record) -> Iterator[int]:
 
 def _write_unmounted(session: Session, found: list[tuple[str, Inode]], held: Held) -> None:
     """Give the worktree an upperdir that shows the restored inodes too."""
-    from stratum.ingest.restore import restore as write
+    from stratum.ingest.restore import restore_upper
     from stratum.tree.merge import make_layer
-    from stratum.tree.upperform import upper_form
 
     store, base_commit = session.store, held.worktree.base_commit
     base = store.commits.tree(base_commit)
@@ -237,7 +236,7 @@ def _write_unmounted(session: Session, found: list[tuple[str, Inode]], held: Hel
         merged = _merged(found, held.shown(tx, base))
         tx.publish_objects()
         upperdir = store.worktrees.new_upperdir(tx, base_commit)
-        write(store.objects, upper_form(make_layer(base, merged), store.dialect), upperdir)
+        restore_upper(store.objects, make_layer(base, merged), upperdir, store.dialect)
         held.write_upperdir(tx, upperdir)
 
 

@@ -3,7 +3,8 @@
 Restored are content, type, permissions, owner, mtime in nanoseconds, extended attributes, hard links and holes. Every
 file's content is checked against its digest while it is written. What only root may do is left undone for others and
 reported, once for each kind: owners (and set-user-ID bits, which would then mean somebody else), device nodes,
-``trusted.*`` and ``security.*`` attributes. So is what ``Rules`` leave out.
+``trusted.*`` and ``security.*`` attributes. So is what ``Rules`` leave out. In a user namespace, 0 may give files to
+the IDs that this has.
 
 The target may be in a directory that others can write to. Below the target every step is by descriptor and follows no
 symbolic link; a new directory is closed to everybody else (0700) until all that is in it is done; what is made in a
@@ -25,7 +26,15 @@ from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from stratum.errors import ConflictError, DamagedError, ExistsError, NotFoundError, StratumError, os_error_text
+from stratum.errors import (
+    ConflictError,
+    DamagedError,
+    ExistsError,
+    NotFoundError,
+    StratumError,
+    UnsupportedError,
+    os_error_text,
+)
 from stratum.frozen import frozen
 from stratum.ingest.alike import find_alike
 from stratum.ingest.attributes import stored_xattrs
@@ -42,9 +51,12 @@ from stratum.sys.syscalls import (
     openat2,
     renameat2,
 )
+from stratum.sys.userns import is_mapped, is_privileged
 from stratum.sys.xattrs import read_xattrs
 from stratum.tree.dump import count_links
 from stratum.tree.model import Directory, File, Inode, Special, Symlink, Xattrs
+from stratum.tree.overlay import Dialect
+from stratum.tree.upperform import upper_form
 
 _ACLS = (b"system.posix_acl_access", b"system.posix_acl_default")
 _CAPABILITY = b"security.capability"
@@ -102,6 +114,14 @@ def make_outline(objects: Objects, tree: Directory, target: Path) -> list[str]:
         outliner = _Outliner(objects, Rules(), True, None)
         outliner.directory(stack, tree, path)
     return outliner.warnings()
+
+
+def restore_upper(objects: Objects, layer: Directory, upperdir: Path, dialect: Dialect) -> None:
+    """Fill a new, empty upperdir, of which nobody knows yet, so that a mount of ``dialect`` shows ``layer`` over the
+    base. Raises as ``restore`` does, and ``UnsupportedError`` for what a user's worktree cannot hold."""
+    undone = restore(objects, upper_form(layer, dialect), upperdir)
+    if undone and dialect is Dialect.USER:
+        raise UnsupportedError(f"a worktree of yours cannot hold all of it: {undone[0]}")
 
 
 def restore_below(
@@ -211,6 +231,7 @@ class _Restorer:
         self._rules = rules
         self._alone = alone
         self._root = os.geteuid() == 0
+        self._privileged = is_privileged()
         self._undone: dict[str, tuple[bytes, bytes, int]] = {}  # what -> the first path, the last, how many
         self._names: list[bytes] = []  # of the directories between the target and the current one
         self._links: dict[int, tuple[list[bytes], bytes, int]] = {}  # id(inode) -> where, name, inode number
@@ -347,7 +368,7 @@ class _Restorer:
             try:
                 handle, made_as = self._make(directory, inode, where)
             except PermissionError as exc:
-                if self._root or not isinstance(inode, Special) or exc.errno != errno.EPERM:
+                if self._privileged or not isinstance(inode, Special) or exc.errno != errno.EPERM:
                     raise
                 self._note("not restored, it takes root", where)
                 return 0
@@ -374,7 +395,7 @@ class _Restorer:
         """The number of the inode that ``name`` is, where that is just what would be made, up to attributes that are
         missing and are added; else 0."""
         wanted = self._xattrs(inode, where)
-        owner = (inode.uid, inode.gid) if self._root else None
+        owner = (inode.uid, inode.gid) if self._root and self._can_own(inode) else None
         shared = id(inode) in self._shared
         fd = find_alike(directory, name, inode, mode=self._mode(inode, where), owner=owner, shared=shared)
         if fd is None:
@@ -460,9 +481,13 @@ class _Restorer:
         if privilege and not self._rules.setuid:
             self._note_privilege(where)
             return mode & ~privilege
-        if not self._root and (inode.uid, inode.gid) != (os.geteuid(), os.getegid()):
-            return mode & ~privilege
-        return mode
+        return mode if self._can_own(inode) else mode & ~privilege
+
+    def _can_own(self, inode: Inode) -> bool:
+        """Whether what is made can have the owner that it should have."""
+        if not self._root:
+            return (inode.uid, inode.gid) == (os.geteuid(), os.getegid())
+        return self._privileged or (is_mapped(inode.uid) and is_mapped(inode.gid, "gid_map"))
 
     def _xattrs(self, inode: Inode, where: bytes) -> Xattrs:
         """The attributes to give."""
@@ -477,10 +502,10 @@ class _Restorer:
     def _metadata(self, made: _Target, inode: Inode, where: bytes) -> None:
         """Owner, attributes, permissions and times, in the order in which one does not undo another."""
         mode = self._mode(inode, where)
-        if self._root:
+        if not self._can_own(inode):
+            self._note("owner not restored, it takes root" + (" or more IDs in /etc/subuid" * self._root), where)
+        elif self._root:
             os.chown(made, inode.uid, inode.gid)
-        elif (inode.uid, inode.gid) != (os.geteuid(), os.getegid()):
-            self._note("owner not restored, it takes root", where)
         for name, value in self._xattrs(inode, where):
             self._set_xattr(made, name, value, where)
         if not isinstance(inode, Symlink):
@@ -491,7 +516,8 @@ class _Restorer:
         try:
             os.setxattr(made, name, value)
         except OSError as exc:
-            if exc.errno not in (errno.EPERM, errno.EOPNOTSUPP):
+            unmapped = exc.errno == errno.EINVAL and name in _ACLS and not self._privileged
+            if exc.errno not in (errno.EPERM, errno.EOPNOTSUPP) and not unmapped:
                 raise
             self._note(f"attribute {os.fsdecode(name)} not restored ({os_error_text(exc)})", where)
 

@@ -24,7 +24,7 @@ from operator import is_not
 from stratum.errors import StratumError
 from stratum.ingest.attributes import stored_xattrs
 from stratum.ingest.upper_lower import damaged, lower_entry
-from stratum.sys.userns import OVERFLOW_ID, id_ranges
+from stratum.sys.userns import OVERFLOW_ID, is_mapped
 from stratum.sys.xattrs import read_fd_xattrs
 from stratum.tree import overlay
 from stratum.tree.model import Directory, File, Inode, Special, Symlink, Xattrs
@@ -153,8 +153,7 @@ class UpperEntries:
 
 def _shown_for_others(name: str) -> int:
     """The ID that all have whom this user namespace has none for; -1 where that is also somebody's here."""
-    is_ours = any(first <= OVERFLOW_ID < first + count for first, _, count in id_ranges(name))
-    return -1 if is_ours else OVERFLOW_ID
+    return -1 if is_mapped(OVERFLOW_ID, name) else OVERFLOW_ID
 
 
 def is_whiteout(info: os.stat_result) -> bool:

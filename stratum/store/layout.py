@@ -28,7 +28,8 @@
 
 Who may own a store. What is in it gets mounted by the kernel and restored with its owners and modes, so a store is
 only used where nobody but the caller and root could have written to it: the directory belongs to the caller or to
-root and is not writable by group or others. Root using a user's store would be the user using root. The path to the
+root and is not writable by group or others. Root using a user's store would be the user using root, and what root
+mounts keeps other attributes than what users mount (``store.upperdirs``). The path to the
 store may contain symbolic links (``/var/lib/stratum`` moved to a bigger disk); below it none is ever followed but the
 tags, whose only legal target is a commit's directory and which are read, not followed.
 """
@@ -57,6 +58,7 @@ from stratum.sys.atomic import TEMPORARY_PREFIX, fsync_dir, write_atomic
 from stratum.sys.locks import locked
 from stratum.sys.smallfile import READ, UnfitError, read_opened
 from stratum.sys.syscalls import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, openat2
+from stratum.sys.userns import OVERFLOW_ID, in_initial_namespace
 
 FORMAT = 1
 FORMAT_FILE = "stratum.toml"
@@ -278,6 +280,8 @@ def open_layout(path: Path) -> Layout:
     except FileNotFoundError:
         raise NotFoundError(f"{path} is not a Stratum store: it has no {FORMAT_FILE}", hint=_MAKE_ONE) from None
     except OSError as exc:
+        if exc.errno == errno.EACCES:
+            _check_trust(path, info)
         raise storage_error(exc, f"open the store {path}") from None
     _check_trust(path, info)
     _check_format(root / FORMAT_FILE, text)
@@ -291,15 +295,24 @@ _MAKE_ONE = "'stratum init NAME MOUNTPOINT' or 'stratum import PATH NAME' makes 
 
 def _check_trust(path: Path, info: os.stat_result) -> None:
     if info.st_uid not in (0, os.geteuid()):
-        raise UnsupportedError(
-            f"the store {path} belongs to user {info.st_uid}, who could have put anything into it",
-            hint="run the command as that user, or give the whole store to yourself with chown -R",
-        )
+        raise _another_owner(path, info.st_uid)
     if info.st_mode & 0o022:
         raise UnsupportedError(
             f"the store {path} is writable by others (mode {stat.S_IMODE(info.st_mode):04o})",
             hint=f"make sure nobody tampered with it, then: chmod 0700 {path}",
         )
+
+
+def _another_owner(path: Path, owner: int) -> UnsupportedError:
+    if owner == OVERFLOW_ID and not in_initial_namespace():
+        return UnsupportedError(
+            f"the store {path} belongs to root, or to somebody else whom this user namespace has no ID for",
+            hint="what is root's is used as root: sudo stratum; --store names a store of your own",
+        )
+    return UnsupportedError(
+        f"the store {path} belongs to user {owner}, who could have put anything into it",
+        hint="run the command as that user",
+    )
 
 
 def _check_format(path: Path, text: bytes) -> None:

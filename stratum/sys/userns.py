@@ -93,9 +93,10 @@ def outer_uid() -> int:
     return user
 
 
-def is_mapped(user: int) -> bool:
-    """Whether ``user``, as seen from here, is an ID of this user namespace, and not the overflow ID of others."""
-    return any(inside <= user < inside + count for inside, _, count in id_ranges("uid_map"))
+def is_mapped(number: int, kind: str = "uid_map") -> bool:
+    """Whether ``number``, as seen from here, is an ID of this user namespace, and not the overflow ID of others.
+    ``kind`` is ``gid_map`` for a group."""
+    return any(inside <= number < inside + count for inside, _, count in id_ranges(kind))
 
 
 def is_own_process(pid: int) -> bool:
