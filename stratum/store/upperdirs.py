@@ -70,8 +70,10 @@ def holds_nothing(upperdir: Path) -> bool:
 def shows_base(upperdir: Path, dialect: Dialect, store: Path) -> bool:
     """``is_untouched``, also from outside of the namespace of a user's store: there the owner of the store is what the
     namespace calls 0. Raises ``OSError``."""
+    if is_untouched(upperdir, dialect):
+        return True
     if within_reach(dialect) or dialect is Dialect.TRUSTED:
-        return is_untouched(upperdir, dialect)
+        return False
     info = os.stat(store, follow_symlinks=False)
     return is_untouched(upperdir, dialect, root=(info.st_uid, info.st_gid))
 

@@ -325,8 +325,11 @@ class Worktrees:
                 os.close(parent)
 
     def new_upperdir(self, tx: Transaction, base_commit: str, change: RootChange = AS_IT_IS) -> Path:
-        """An empty upperdir for ``base_commit`` in the transaction's directory, for ``renew``."""
+        """An empty upperdir for ``base_commit`` in the transaction's directory, for ``renew``. ``UnsupportedError``
+        where it cannot get its owner from this user namespace."""
         root = change.applied(self._commits.root(base_commit))
+        if not within_reach(self.dialect) and (root.uid, root.gid) != (os.geteuid(), os.getegid()):
+            raise out_of_reach("a worktree", self.dialect)
         path = tx.new_path("upperdir")
         tx.make_directory(path, 0o700)
         dress_upperdir(path, root, self.dialect)
