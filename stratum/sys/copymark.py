@@ -22,8 +22,8 @@ from stratum.sys.xattrs import get_xattr
 
 FILE = "mark"
 HINT = (
-    "copy the store again, as root, with all attributes: cp -a, rsync -aHAX --numeric-ids, or tar --xattrs"
-    " --xattrs-include='*' --acls"
+    "copy the store again, as root (a user's inside of 'stratum unshare'), with all attributes: cp -a, rsync -aHAX"
+    " --numeric-ids, or tar --xattrs --xattrs-include='*' --acls"
 )
 _XATTR, _USERS = b"trusted.stratum.mark", b"user.stratum.mark"
 _SIZE = 32
