@@ -52,16 +52,6 @@ def serve_image(image: int, *, objects: Sequence[int] = (), data: bool, ids: IdT
     return mount
 
 
-def serve_device(device: int, image: int, *, objects: Sequence[int], ids: IdTable | None = None) -> None:
-    """The same for a filesystem that is mounted already (by ``fusermount3``, which gave the ``device``), as people see
-    it: contents and all, without what is for overlays. ``device`` stays the caller's, who closes it.
-
-    Raises ``DamagedError``, ``OSError``.
-    """
-    with _mapped(image) as buffer:
-        _begin(device, Answers(Image(buffer), Shows.TREE, ids), objects)
-
-
 def _mapped(image: int) -> mmap.mmap:
     try:
         return mmap.mmap(image, 0, access=mmap.ACCESS_READ)
@@ -71,7 +61,7 @@ def _mapped(image: int) -> mmap.mmap:
 
 def _begin(device: int, answers: Answers, objects: Sequence[int]) -> None:
     """Answer INIT, and have a process of its own answer all else."""
-    _greet(device, answers)
+    greet(device, answers)
     child = os.fork()
     if child == 0:
         _leave(device, answers, objects)
@@ -79,7 +69,9 @@ def _begin(device: int, answers: Answers, objects: Sequence[int]) -> None:
         os.waitpid(child, 0)
 
 
-def _greet(device: int, answers: Answers) -> None:
+def greet(device: int, answers: Answers) -> None:
+    """Answer the request by which the kernel begins, before any other. Raises ``StratumError``, ``fuse.Ended``,
+    ``OSError``."""
     while (data := fuse.receive(device)) is None:
         poll = select.poll()
         poll.register(device, select.POLLIN)

@@ -34,12 +34,13 @@ def mount_recorded(
     at: Path | None,
     holder: Holder = HOST,
     make: bool = False,
+    visible: bool = False,
 ) -> Record:
     """Claim, mount ``plan`` at the directory ``at``, confirm. A missing ``at`` is made where ``make`` says so.
 
     Without ``at`` a mountpoint is made in the runtime directory, and removed again by ``unmount``. Raises ``BusyError``
     naming the holder of a worktree, and what ``build_detached`` and ``attach`` raise; nothing is mounted or recorded
-    then.
+    then. ``visible`` has it made where all programs of an ordinary user see it (``mount.visible``).
     """
     with made_mountpoint(at if make else None):
         place = canonical_mountpoint(at) if at is not None else ephemeral_mountpoint(state, store, ref)
@@ -51,12 +52,19 @@ def mount_recorded(
             read_only=not plan.writable,
             holder=holder,
             gate=plan.gate is not None,
+            attended=visible or None,
         )
+        process = None
         try:
             if at is None:
                 _make_ephemeral(state, place)
-            # A path that was asked for is canonical by now; whoever can write above it must not lead it elsewhere.
-            mount_id = build.mount(replace(plan, source=record.source), place, follow=at is None)
+            if visible:
+                from stratum.mount import visible as outside
+
+                mount_id, process = outside.mount(record, plan, state.runtime_dir)
+            else:
+                # A path that was asked for is canonical by now; whoever can write above it must not lead it elsewhere.
+                mount_id = build.mount(replace(plan, source=record.source), place, follow=at is None)
         except BaseException:
             if at is None:
                 _remove_ephemeral(state, place)
@@ -64,7 +72,7 @@ def mount_recorded(
             if find_mount(record) is None:
                 state.release(record)
             raise
-        return state.confirm(record, mount_id)
+        return state.confirm(record, mount_id, process=process)
 
 
 _ELSEWHERE = "name a directory elsewhere, or none: 'stratum mount REF' makes one"
@@ -119,10 +127,15 @@ def unmount(
             hint=record.holder.how_to_release(record.mountpoint),
         )
     mountpoint = Path(record.mountpoint)
-    _check_on_top(record, mountinfo.topmost(mountpoint))
-    # A switch that was cut short leaves the old mount above the new one; both are this record's.
-    while record.is_mount(mountinfo.topmost(mountpoint)):
-        build.unmount(mountpoint, lazy=lazy)
+    if record.attended:
+        from stratum.mount import visible
+
+        visible.unmount(record, state.runtime_dir, lazy=lazy)
+    else:
+        _check_on_top(record, mountinfo.topmost(mountpoint))
+        # A switch that was cut short leaves the old mount above the new one; both are this record's.
+        while record.is_mount(mountinfo.topmost(mountpoint)):
+            build.unmount(mountpoint, lazy=lazy)
     if mountpoint.parent == state.ephemeral_dir:
         _remove_ephemeral(state, mountpoint)
     deadline = time.monotonic() + COPIES_WAIT

@@ -43,6 +43,8 @@ from stratum.sys.syscalls import mountinfo_id, statx_mount_id
 _PREFIX = "stratum-"
 SOURCE_MAX = 200
 """The kernel takes parameters of up to 255 bytes."""
+FUSE_KIND = "stratum"
+"""A FUSE filesystem of ours is shown as ``fuse.KIND``."""
 
 _UNIQUE_IDS_FROM = 1 << 31
 
@@ -60,6 +62,7 @@ class Record:
     3339 UTC. ``gate`` is whether what is not here of the commit is fetched when it is read; None where nobody noted it,
     as for mounts of versions that had no gate. ``namespace`` is where it can be seen: on the ``host``, in a
     ``container``, or in a user's ``session`` namespace; None where nobody noted it.
+    ``attended`` is whether it is one of ``mount.visible``, and ``process`` its attendant.
     """
 
     id: str
@@ -76,6 +79,7 @@ class Record:
     device: str | None = None
     gate: bool | None = None
     namespace: str | None = None
+    attended: bool | None = None
 
     @property
     def source(self) -> str:
@@ -110,7 +114,8 @@ class Record:
 
     def is_mount(self, entry: MountEntry | None) -> bool:
         """Whether ``entry`` is this mount, or a copy of it."""
-        return entry is not None and entry.fstype == "overlay" and entry.source.startswith(self._source_prefix)
+        kind = f"fuse.{FUSE_KIND}" if self.attended else "overlay"
+        return entry is not None and entry.fstype == kind and entry.source.startswith(self._source_prefix)
 
     def is_copy(self, pid: int, entry: MountEntry) -> bool:
         """As ``is_mount``, for an ``entry`` in the mount namespace of ``pid``, where a stranger may have made it."""
@@ -158,6 +163,7 @@ _RECORD_FIELDS: Mapping[str, tuple[type, ...]] = {
     "device": (str, type(None)),
     "gate": (bool, type(None)),
     "namespace": (str, type(None)),
+    "attended": (bool, type(None)),
     "boot": (str, type(None)),
     "pid_namespace": (str, type(None)),
 }
@@ -184,7 +190,8 @@ def find_mount(record: Record) -> tuple[int, MountEntry] | None:
     """
     first: list[int | str] = ["self"]
     process = record.process
-    if record.in_container and process.is_numbered_here and proc.alive(process.pid, process.start_time):
+    elsewhere = record.in_container or record.attended
+    if elsewhere and process.is_numbered_here and proc.alive(process.pid, process.start_time):
         first.insert(0, process.pid)
     for pid in first:
         for entry in reversed(mountinfo.read(pid, record.id)):

@@ -130,6 +130,7 @@ class State:
         replacing: Record | None = None,
         gate: bool | None = None,
         namespace: str | None = None,
+        attended: bool | None = None,
     ) -> Record:
         """Reserve a mount about to be made; the record's ``source`` is to be the plan's.
 
@@ -152,6 +153,7 @@ class State:
             since=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             gate=gate,
             namespace=namespace or _namespace(holder),
+            attended=attended,
         )
 
         def add(records: list[Record]) -> list[Record]:

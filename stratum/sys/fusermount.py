@@ -27,9 +27,6 @@ _PATIENCE = 20.0
 """Seconds that it gets to mount: the directory may be on a disk that answers late."""
 _WORDS_MAX = 4096
 _BUSY = "Device or resource busy"
-_SUBTYPE = "stratum"
-FSTYPE = f"fuse.{_SUBTYPE}"
-"""What mountinfo shows as the type of such a filesystem."""
 
 
 def program() -> str:
@@ -45,15 +42,15 @@ def program() -> str:
     )
 
 
-def mount(mountpoint: str, source: str) -> int:
+def mount(mountpoint: str, source: str, kind: str) -> int:
     """A FUSE filesystem, read-only, on the directory ``mountpoint`` (absolute); the descriptor to serve it by, which
     does not block.
 
-    ``source`` is what mountinfo shows of it. Other users see nothing of it. Raises ``UnsupportedError`` without the
-    program, ``StratumError`` with what it says.
+    ``source`` is what mountinfo shows of it, and ``fuse.KIND`` as its type. Other users see nothing of it. Raises
+    ``UnsupportedError`` without the program, ``StratumError`` with what it says.
     """
     asked = program()
-    options = f"ro,nosuid,nodev,default_permissions,subtype={_SUBTYPE},fsname={_escaped(source)}"
+    options = f"ro,nosuid,nodev,default_permissions,subtype={kind},fsname={_escaped(source)}"
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     with ours:
         with theirs:
