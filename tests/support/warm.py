@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import array
 import atexit
+import functools
 import gc
 import importlib
+import io
 import json
 import os
 import pkgutil
@@ -26,7 +28,7 @@ import threading
 import time
 import traceback
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -187,12 +189,42 @@ def _tell(client: socket.socket, code: int) -> None:
 
 def _load() -> None:
     """Load what commands load, so that it is the same in all of them whatever was loaded first."""
-    for room in ("cli", "api", "store", "tree", "mount", "ingest", "transfer", "oci", "composefs", "history"):
+    for room in (
+        "cli",
+        "api",
+        "store",
+        "tree",
+        "mount",
+        "ingest",
+        "transfer",
+        "oci",
+        "composefs",
+        "history",
+        "volumes",
+    ):
         package = importlib.import_module(f"stratum.{room}")
         for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             importlib.import_module(found.name)
+    for late in ("encodings.ascii", "stratum.zstd", "tomli_w", "tomllib" if sys.version_info >= (3, 11) else "tomli"):
+        importlib.import_module(late)
+    _run_in()
     gc.collect()
     gc.freeze()  # what is never looked at again need not be copied
+
+
+def _run_in() -> None:
+    """Run a few commands where there is no store, so that what the interpreter makes of code that has run some times is
+    made once and not in every fork. Nothing of it is remembered."""
+    from stratum.cli.main import run
+
+    nowhere = ["--store", "/proc/no-such-store", "--runtime-dir", "/proc/no-such-directory"]
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        for words in (["list"], ["show", "app:v1"], ["commit", "app+dev", "v2"], ["--version"]) * 8:
+            run([*nowhere, *words])
+    for module in [module for name, module in sys.modules.items() if name.partition(".")[0] == "stratum"]:
+        for value in vars(module).values():
+            if isinstance(value, functools._lru_cache_wrapper):
+                value.cache_clear()
 
 
 def _start(script: str, listening: socket.socket) -> tuple[int, int, socket.socket] | None:
