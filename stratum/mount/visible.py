@@ -80,7 +80,7 @@ def unmount(record: Record, runtime_dir: Path, *, lazy: bool = False) -> None:
         return
     if not userns.in_initial_namespace():
         raise StratumError(
-            f"what served {record.mountpoint} was killed, and it can be unmounted outside of the session namespace only",
+            f"what served {record.mountpoint} was killed, and it can be unmounted outside of this session only",
             hint=f"leave 'stratum shell' first, or run there: fusermount3 -u {record.mountpoint}",
         )
     try:

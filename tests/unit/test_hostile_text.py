@@ -356,7 +356,7 @@ json_values = st.recursive(
 RECORD = {
     "id": "a", "store": "/s", "store_key": "1:2", "ref": "a+b", "commit": HASH, "mountpoint": "/m", "mount_id": 1,
     "holder": {"kind": "host", "id": "", "pid": 1, "start_time": 2}, "read_only": False, "since": "2026",
-    "device": "0:40", "boot": "b", "pid_namespace": "4:7", "gate": True, "namespace": "host",
+    "device": "0:40", "boot": "b", "pid_namespace": "4:7", "gate": True, "namespace": "host", "attended": None,
 }  # fmt: skip
 
 
