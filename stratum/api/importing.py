@@ -359,10 +359,12 @@ def _import_empty(
     session: Session, directory: Path, name: str, message: str | None, change: RootChange | None
 ) -> Imported:
     """A commit of an empty tree whose root has the owner, mode and time of ``directory``, changed by ``change``."""
+    from stratum.ingest.owners import owners
     from stratum.tree.model import Directory
 
-    info = os.stat(directory)
-    root = Directory(info.st_mode, info.st_uid, info.st_gid, info.st_mtime_ns)
+    info, told = os.stat(directory), owners()
+    owner = (info.st_uid, info.st_gid) if told is None else told.of(info, os.fspath(directory))
+    root = Directory(info.st_mode, *owner, info.st_mtime_ns)
     if change is not None:
         root = change.applied(root)
     store = session.store

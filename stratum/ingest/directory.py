@@ -28,6 +28,7 @@ from pathlib import Path
 from stratum.errors import ConflictError, NotFoundError, StratumError, UsageError, os_error_text
 from stratum.ingest.attributes import stored_xattrs
 from stratum.ingest.journal import Journal, Journalled
+from stratum.ingest.owners import NOTE, owners
 from stratum.ingest.reader import FileReader, Pending, source_error
 from stratum.ingest.selection import NOTHING, Excludes, LeftOut, Place, Selection, below
 from stratum.ingest.staging import Signature, open_source, signature
@@ -196,6 +197,7 @@ class _Walk:
         self._hits = 0
         self._now = 0
         self._top = 0  # length of the source's path
+        self._owners = owners()
 
     def run(self, root: int, path: bytes) -> Directory:
         """The tree of the open directory ``root``, which stays open; ``path`` names it in messages."""
@@ -222,7 +224,14 @@ class _Walk:
                     frames.pop()
                     if frames:
                         stack.pop()
+        if self._owners is not None and self._owners.met:
+            self.warnings.append(NOTE)
         return tree
+
+    def _owner(self, info: os.stat_result, name: str, directory: int) -> tuple[int, int]:
+        if self._owners is None:
+            return info.st_uid, info.st_gid
+        return self._owners.of(info, name, directory)
 
     def _enter(
         self, stack: DirectoryStack, text: str, path: bytes, place: Place, listed: os.stat_result
@@ -256,7 +265,7 @@ class _Walk:
             xattrs = found[0] if found is not None else _kept(read_xattrs(fd), path)
         except OSError as exc:
             raise self._failed(exc, os.fsdecode(path)) from None
-        node = Directory(info.st_mode, info.st_uid, info.st_gid, info.st_mtime_ns, xattrs)
+        node = Directory(info.st_mode, *self._owner(info, ".", fd), info.st_mtime_ns, xattrs)
         self._listed.append((signature(info), self._now, node))
         if self._listing is not None:
             self._listing.add(entries)
@@ -274,7 +283,7 @@ class _Walk:
                     _refuse_made_up(path + b"/" + name, entry.st_dev)
                 subdirectories.append((text, name, entry))
             elif kind == stat.S_IFREG:
-                node.children[name] = self._file(name, entry, pending)
+                node.children[name] = self._file(fd, text, entry, pending)
             else:
                 other = self._other(fd, path, text, name, entry)
                 if other is not None:
@@ -305,13 +314,13 @@ class _Walk:
         )
         return info, entries
 
-    def _file(self, name: bytes, info: os.stat_result, pending: list[Pending]) -> Inode:
+    def _file(self, fd: int, text: str, info: os.stat_result, pending: list[Pending]) -> Inode:
         if info.st_nlink > 1:
             linked = self._links.get((info.st_dev, info.st_ino))
             if linked is not None:
                 return linked
         found = self._cache.find(info) if self._cache is not None else None
-        node = File(info.st_mode, info.st_uid, info.st_gid, info.st_mtime_ns, size=info.st_size)
+        node = File(info.st_mode, *self._owner(info, text, fd), info.st_mtime_ns, size=info.st_size)
         if found is not None:
             self._hits += 1
             node.xattrs, node.digest, node.content = found
@@ -319,7 +328,7 @@ class _Walk:
         else:
             candidate = self._cache.candidate(info) if self._cache is not None else None
             before = self._journalled.find(signature(info)) if self._journalled else None
-            pending.append(Pending(name, info, node, candidate=candidate, before=before))
+            pending.append(Pending(os.fsencode(text), info, node, candidate=candidate, before=before))
         self._listed.append((signature(info), self._now, node))
         if info.st_nlink > 1:
             self._links[(info.st_dev, info.st_ino)] = node
@@ -364,7 +373,7 @@ class _Walk:
             # The kernel has no listxattr that takes a directory and a name; the last component is not followed.
             xattrs = _kept(read_xattrs(f"/proc/self/fd/{fd}/{text}"), os.fsencode(where))
             target = os.fsencode(os.readlink(text, dir_fd=fd)) if stat.S_ISLNK(info.st_mode) else None
-        common = (info.st_mode, info.st_uid, info.st_gid, info.st_mtime_ns, xattrs)
+        common = (info.st_mode, *self._owner(info, text, fd), info.st_mtime_ns, xattrs)
         if target is not None:
             return Symlink(*common, target=target)
         return Special(*common, rdev=info.st_rdev if not stat.S_ISFIFO(info.st_mode) else 0)

@@ -225,7 +225,9 @@ class FileReader:
             if xattrs:
                 node.xattrs = _kept(xattrs, group, pending)
             if metadata is not None:
-                node.mode, node.uid, node.gid, node.mtime = metadata
+                node.mode, uid, gid, node.mtime = metadata
+                if (uid, gid) != (pending.info.st_uid, pending.info.st_gid):
+                    node.uid, node.gid = uid, gid
                 self.unlike_listed.add(id(node))
             if changing:
                 self.unlike_listed.add(id(node))
