@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from typing import TYPE_CHECKING, Any
 
@@ -76,10 +77,16 @@ def mount(
         return
     app.out.line(safe(record.mountpoint))
     if record.in_session:
-        app.out.note(SESSION_NOTE)
+        app.out.note(_visible_in(app))
 
 
-SESSION_NOTE = "visible in: stratum shell, stratum unshare, podman unshare, podman run -v"
+def _visible_in(app: App) -> str:
+    """Where mounts of a user's session are to be seen."""
+    places = "stratum shell, stratum unshare"
+    directories = app.session.config.environment.get("PATH", "").split(os.pathsep)
+    if any(os.access(os.path.join(directory, "podman"), os.X_OK) for directory in directories):
+        places += ", podman unshare, podman run -v"
+    return f"visible in: {places}"
 
 
 def _mount_all(app: App) -> None:
@@ -293,7 +300,7 @@ def status(app: App, target: str | None, short: bool) -> None:
     for stratum in strata:
         _print_status(app, stratum, residings)
     if any(record.in_session for stratum in strata for record in _mounts(stratum)):
-        app.out.note(f"mounts of this user's session are {SESSION_NOTE}")
+        app.out.note(f"mounts of this user's session are {_visible_in(app)}")
 
 
 def _mounts(stratum: StratumStatus) -> list[Record]:
