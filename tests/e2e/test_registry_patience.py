@@ -66,6 +66,10 @@ def test_a_connection_that_is_cut_after_every_byte(artifact: Artifact, store: St
     assert len(registry.seen) < 20
 
 
+SLOWEST = replace(ACCESS, patience=0.5)
+"""What trickles is ended as soon."""
+
+
 def test_a_connection_that_is_cut_after_little(artifact: Artifact, store: Store) -> None:
     """Each try brings something, and all together too little."""
 
@@ -74,7 +78,7 @@ def test_a_connection_that_is_cut_after_little(artifact: Artifact, store: Store)
         time.sleep(0.2)
         request.cut()
 
-    error = refused(store, HostileRegistry(artifact, on_blob(PACK, cut)))
+    error = refused(store, HostileRegistry(artifact, on_blob(PACK, cut)), SLOWEST)
     assert "too slowly" in error.message or "broke" in error.message
 
 
@@ -103,7 +107,7 @@ def test_trailers_without_end(artifact: Artifact, store: Store, number: int, pau
             request.wfile.write(b"X: y\r\n")
             time.sleep(pause)
 
-    error = refused(store, HostileRegistry(artifact, on_blob(number, trail)))
+    error = refused(store, HostileRegistry(artifact, on_blob(number, trail)), SLOWEST)
     if status == 404:
         assert isinstance(error, NotFoundError)
     else:
@@ -117,7 +121,7 @@ def test_the_size_of_a_chunk_that_trickles(artifact: Artifact, store: Store) -> 
             request.wfile.write(b"0")
             time.sleep(0.02)
 
-    assert "too slowly" in refused(store, HostileRegistry(artifact, on_blob(CONFIG, trickle))).message
+    assert "too slowly" in refused(store, HostileRegistry(artifact, on_blob(CONFIG, trickle)), SLOWEST).message
 
 
 @pytest.mark.parametrize("where", ["head", "body", "trailers"])
@@ -134,7 +138,7 @@ def test_what_trickles_over_tls(artifact: Artifact, store: Store, tmp_path: Path
             request.wfile.write(b"1\r\nX\r\n" if where == "body" else b"X: y\r\n" if where == "trailers" else b"H")
             time.sleep(0.02)
 
-    access = replace(ACCESS, ca_file=certificate[0], read_timeout=1)
+    access = replace(SLOWEST, ca_file=certificate[0], read_timeout=1)
     error = refused(store, HostileRegistry(artifact, on_blob(CONFIG, trickle), certificate), access)
     assert "too slowly" in error.message or "no whole answer" in error.message or "more than" in error.message
 
@@ -226,6 +230,10 @@ def test_a_manifest_that_is_cut_is_asked_for_again(artifact: Artifact, store: St
 UNKNOWN = b'{"errors":[{"code":"BLOB_UPLOAD_UNKNOWN","message":"blob upload unknown to registry"}]}'
 SMALL = {"file": random.Random(1).randbytes(100_000)}
 LARGE = {"file": random.Random(2).randbytes(20 << 20)}
+"""Sent in two chunks."""
+CHUNKED = {"file": random.Random(3).randbytes(160_000)}
+"""The same, where a chunk has ``SHORT`` bytes."""
+SHORT = 1 << 17
 PATIENT = replace(ACCESS, patience=60, min_rate=1000)
 
 
@@ -239,9 +247,13 @@ PATIENT = replace(ACCESS, patience=60, min_rate=1000)
         *(("GET", status) for status in (404, 500)),
     ],
 )
-def test_uploads_are_tried_again(tmp_path: Path, store: Store, method: str, status: int) -> None:
+@pytest.mark.usefixtures("short_pauses")
+def test_uploads_are_tried_again(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch, method: str, status: int
+) -> None:
     """Twice for each blob, before anything was taken; also where that was, and just the answer went wrong."""
-    commit = make_commit(store, {**SMALL, **LARGE} if method in ("PATCH", "GET") else SMALL)
+    monkeypatch.setattr("stratum.oci.uploading.CHUNK", SHORT)
+    commit = make_commit(store, CHUNKED if method in ("PATCH", "GET") else SMALL)
     for when in ("before", "after"):
         uploads = Uploads(method, status, when, UNKNOWN)
         with HostileRegistry(behaviour=uploads) as registry:
@@ -269,8 +281,8 @@ def test_a_registry_that_stores_another_blob_than_was_sent(store: Store) -> None
 
 
 def test_a_chunk_may_take_longer_than_connecting(tmp_path: Path, store: Store) -> None:
-    """The server takes two megabytes a second, and connecting may take a third of a second."""
-    uploads = Uploads("none", 0, "before", b"", pace=2_000_000)
+    """The server takes eight megabytes a second, and connecting may take a third of a second."""
+    uploads = Uploads("none", 0, "before", b"", pace=8_000_000)
     commit = make_commit(store, LARGE)
     with HostileRegistry(behaviour=uploads) as registry:
         push(store, commit, parse_target(registry.target), replace(PATIENT, connect_timeout=0.3, read_timeout=30))
