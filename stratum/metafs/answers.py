@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable
 from enum import Enum
+from functools import lru_cache
 from stat import S_ISBLK, S_ISCHR, S_ISREG
 from typing import Final, NamedTuple
 
@@ -37,6 +38,7 @@ _DIGEST_SIZE: Final = 32
 _D_TYPES: Final = (0, 8, 4, 2, 6, 1, 12, 10)
 """What readdir(3) calls the file types of an image's directories."""
 _CHARACTER: Final = 3
+_ASKED_OFTEN: Final = 1000
 
 
 class Shows(Enum):
@@ -48,11 +50,13 @@ class Shows(Enum):
 
 
 class Wanted(NamedTuple):
-    """Content that is in an object: ``size`` bytes from ``offset`` on of the object at ``path`` in a data layer."""
+    """Content that is in an object: ``size`` bytes from ``offset`` on of the object at ``path`` in a data layer;
+    ``all`` where it has no more."""
 
     path: bytes
     offset: int
     size: int
+    all: bool
 
 
 Answer = bytes | int | Wanted
@@ -67,6 +71,8 @@ class Answers:
         self.shows = shows
         self.ids = ids
         self._last: tuple[int, dict[bytes, bytes]] = (0, {})
+        self._asked = 0
+        self._plain = False
         self._methods: dict[int, Callable[[int, bytes], Answer]] = {
             Opcode.LOOKUP: self._lookup,
             Opcode.GETATTR: self._getattr,
@@ -151,7 +157,8 @@ class Answers:
             return self.image.content(node, offset, size)
         if self.shows is Shows.NAMES:
             return errno.EIO
-        return Wanted(object_path(self._digest(node)), offset, max(0, min(size, node.size - offset)))
+        size = max(0, min(size, node.size - offset))
+        return Wanted(object_path(self._digest(node)), offset, size, size == node.size)
 
     def _digest(self, node: Node) -> bytes:
         value = dict(self.image.xattrs(node)).get(_METACOPY, b"")
@@ -160,6 +167,8 @@ class Answers:
         return value[-_DIGEST_SIZE:]
 
     def _getxattr(self, nid: int, body: bytes) -> Answer:
+        if self._is_plain():
+            return errno.ENOSYS
         size, name = fuseproto.parse_getxattr(body)
         value = self._xattrs(nid).get(name)
         if value is None:
@@ -167,8 +176,18 @@ class Answers:
         return _sized(value, size)
 
     def _listxattr(self, nid: int, body: bytes) -> Answer:
+        if self._is_plain():
+            return errno.ENOSYS
         size, _ = fuseproto.parse_getxattr(body)
         return _sized(b"".join([name + b"\0" for name in self._xattrs(nid)]), size)
+
+    def _is_plain(self) -> bool:
+        """Whether no file has attributes to show, so that nobody need ask for any. The whole image says that, so it is
+        asked once it seems that all files are."""
+        self._asked += 1
+        if self._asked == _ASKED_OFTEN and self.shows is not Shows.NAMES:
+            self._plain = all(not self._xattrs(nid) for nid in self.image.all() if nid != self.image.root)
+        return self._plain
 
     def _xattrs(self, nid: int) -> dict[bytes, bytes]:
         """The attributes as they are shown. An overlay asks for three in a row of the same file."""
@@ -183,6 +202,7 @@ class Answers:
         return found
 
 
+@lru_cache(1024)
 def shown_name(name: bytes, shows: Shows) -> bytes | None:
     """What an attribute of the image is shown as, if at all."""
     if name.startswith(_OWN):

@@ -28,6 +28,8 @@ _NAME: Final = b"stratum-metafs"
 """What lists of processes show a server as; 15 bytes at most."""
 _GREETING_MS: Final = 10_000
 _OPEN_OBJECTS: Final = 64
+_READ_AHEAD: Final = 1 << 17
+"""Bytes that the kernel reads at once, where nobody told it otherwise."""
 
 
 def serve_image(image: int, *, objects: Sequence[int] = (), data: bool, ids: IdTable | None, source: str) -> int:
@@ -137,18 +139,18 @@ def serve(device: int, answers: Answers, objects: Sequence[int]) -> None:
 
 
 def _answer(device: int, request: fuseproto.Request, answers: Answers, contents: Contents) -> None:
+    found: bytes | memoryview | int
     try:
-        found = answers.answer(request)
-        if isinstance(found, Wanted):
-            found = contents.read(found)
+        answer = answers.answer(request)
+        found = contents.read(answer) if isinstance(answer, Wanted) else answer
     except OSError as exc:
         found = exc.errno or errno.EIO
-    except Exception:
+    except Exception:  # one request that cannot be answered is not to end all others
         found = errno.EIO
     if isinstance(found, int):
         fuse.send(device, fuseproto.refusal(request.unique, found))
     else:
-        fuse.send(device, fuseproto.reply(request.unique, found))
+        fuse.send(device, fuseproto.reply_head(request.unique, len(found)), found)
 
 
 class Contents:
@@ -157,23 +159,35 @@ class Contents:
     def __init__(self, layers: Sequence[int]) -> None:
         self._layers = layers
         self._open: dict[bytes, int] = {}
+        self._buffer = memoryview(bytearray())
 
-    def read(self, wanted: Wanted) -> bytes:
-        """What is wanted. ``OSError``: ENOENT becomes EIO, as the file is there and its content is not."""
-        file = self._open.get(wanted.path)
+    def read(self, wanted: Wanted) -> memoryview:
+        """What is wanted, until the next call. ``OSError``."""
+        if len(self._buffer) < wanted.size:  # not before: where the overlay reads contents, none is needed
+            self._buffer = memoryview(bytearray(max(wanted.size, _READ_AHEAD)))
+        buffer = self._buffer[: wanted.size]
+        if not wanted.all:
+            return self._filled(self._kept(wanted.path), wanted.offset, buffer)
+        file = self._opened(wanted.path)
+        try:
+            return self._filled(file, wanted.offset, buffer)
+        finally:
+            os.close(file)
+
+    def _filled(self, file: int, offset: int, buffer: memoryview) -> memoryview:
+        return buffer[: os.preadv(file, [buffer], offset)]
+
+    def _kept(self, path: bytes) -> int:
+        file = self._open.get(path)
         if file is None:
-            file = self._opened(wanted.path)
-        return os.pread(file, wanted.size, wanted.offset)
+            if len(self._open) >= _OPEN_OBJECTS:
+                os.close(self._open.pop(next(iter(self._open))))
+            file = self._open[path] = self._opened(path)
+        return file
 
     def _opened(self, path: bytes) -> int:
+        """The object, open; EIO where none has it, as its file is there, and only its content is not."""
         for layer in self._layers:
             with suppress(FileNotFoundError):
-                file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=layer)
-                break
-        else:
-            raise OSError(errno.EIO, "no layer has the object")
-        if len(self._open) >= _OPEN_OBJECTS:
-            oldest = next(iter(self._open))
-            os.close(self._open.pop(oldest))
-        self._open[path] = file
-        return file
+                return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=layer)
+        raise OSError(errno.EIO, "no layer has the object")

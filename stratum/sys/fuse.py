@@ -121,10 +121,11 @@ def receive(device: int) -> bytes | None:
         raise
 
 
-def send(device: int, message: bytes) -> bool:
-    """Send an answer; whether somebody still waited for it. ``Ended``; ``OSError``: EINVAL for a wrong answer."""
+def send(device: int, *parts: bytes | bytearray | memoryview) -> bool:
+    """Send an answer, in one part or in parts; whether somebody still waited for it. ``Ended``; ``OSError``: EINVAL for
+    a wrong answer."""
     try:
-        os.write(device, message)
+        os.writev(device, parts)
     except OSError as exc:
         if exc.errno in (errno.ENODEV, errno.ECONNABORTED):
             raise Ended from None

@@ -256,7 +256,12 @@ def hello(theirs: Hello, wanted: Capability = WANTED) -> bytes:
 
 def reply(unique: int, body: bytes = b"") -> bytes:
     """A message that answers the request ``unique``."""
-    return _OUT_HEADER.pack(_OUT_HEADER.size + len(body), 0, unique) + body
+    return reply_head(unique, len(body)) + body
+
+
+def reply_head(unique: int, size: int) -> bytes:
+    """The part of such a message before a body of so many bytes."""
+    return _OUT_HEADER.pack(_OUT_HEADER.size + size, 0, unique)
 
 
 def refusal(unique: int, code: int) -> bytes:

@@ -9,7 +9,6 @@ import shutil
 import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
@@ -20,30 +19,14 @@ from stratum.ingest.upperdir import read_upperdir
 from stratum.mount.build import build_detached, kernel_method, mount_image
 from stratum.mount.plan import MountPlan
 from stratum.sys.xattrs import read_fd_xattrs
-from stratum.tree.dump import count_links, directory_nlink
-from stratum.tree.limits import overlay_marks, with_marks
-from stratum.tree.model import Directory, File, Inode, Special, Symlink, Xattrs, object_path, walk
-from stratum.tree.overlay import METACOPY, REDIRECT, Dialect, is_whiteout_device
+from stratum.tree.model import Directory, File, Inode, object_path, walk
+from stratum.tree.overlay import Dialect
+from tests.support.shown import Seen, expected, in_image, in_overlay
 from tests.support.trees import TreeBuilder
 
 pytestmark = pytest.mark.root
 
 USERXATTR = pytest.mark.parametrize("dialect", Dialect, ids=lambda dialect: dialect.name.lower())
-
-
-class Seen(NamedTuple):
-    """What stat, readlink, listxattr and getxattr show of one entry."""
-
-    mode: int
-    uid: int
-    gid: int
-    mtime: int
-    size: int | None
-    rdev: int
-    nlink: int | None
-    target: bytes | None
-    content: bytes | None
-    xattrs: Xattrs
 
 
 def seen_below(root: int, *, read: bool) -> Iterator[tuple[bytes, Seen]]:
@@ -82,56 +65,6 @@ def _look(fd: int, read: bool) -> Seen:
         content,
         read_fd_xattrs(fd),
     )
-
-
-def expected(root: Directory) -> dict[bytes, Seen]:
-    """What the tree at ``root`` looks like without overlayfs's attributes."""
-    links = count_links(root)
-    result = {}
-    for path, inode in walk(root):
-        size: int | None = 0
-        target = None
-        if isinstance(inode, File):
-            size = inode.size
-        elif isinstance(inode, Symlink):
-            size, target = len(inode.target), inode.target
-        elif isinstance(inode, Directory):
-            size = None
-        nlink = directory_nlink(inode) if isinstance(inode, Directory) else links.get(id(inode), 1)
-        rdev = inode.rdev if isinstance(inode, Special) else 0
-        result[path] = Seen(
-            inode.mode, inode.uid, inode.gid, inode.mtime, size, rdev, nlink, target, None, inode.xattrs
-        )
-    return result
-
-
-def _marked(path: bytes, inode: Inode, dialect: Dialect) -> Xattrs:
-    whiteouts = isinstance(inode, Directory) and any(map(is_whiteout_device, inode.children.values()))
-    marks = overlay_marks(inode, dialect, holds_whiteouts=whiteouts, is_root=path == b"/")
-    return with_marks(dialect.escape(inode.xattrs), marks)
-
-
-def _mode(inode: Inode) -> int:
-    return stat.S_IFREG | stat.S_IMODE(inode.mode) if is_whiteout_device(inode) else inode.mode
-
-
-def in_image(path: bytes, inode: Inode, seen: Seen, dialect: Dialect) -> Seen:
-    """What the image shows for an entry: whiteouts are files, and there are overlayfs's attributes."""
-    xattrs = _marked(path, inode, dialect)
-    if isinstance(inode, File) and inode.digest is not None:
-        backing = (
-            (dialect.own(METACOPY), b"\x00\x24\x00\x01" + inode.digest),
-            (dialect.own(REDIRECT), b"/" + object_path(inode.digest)),
-        )
-        xattrs = tuple(sorted((*xattrs, *backing)))
-    return seen._replace(mode=_mode(inode), xattrs=xattrs)
-
-
-def in_overlay(path: bytes, inode: Inode, seen: Seen, dialect: Dialect) -> Seen:
-    """What a mounted commit shows: the tree, but for whiteouts, which are files with marks; link counts of directories
-    are overlayfs's own."""
-    nlink = None if isinstance(inode, Directory) else seen.nlink
-    return seen._replace(mode=_mode(inode), xattrs=dialect.split(_marked(path, inode, dialect))[1], nlink=nlink)
 
 
 def write(root: Directory, path: Path, dialect: Dialect = Dialect.TRUSTED) -> Path:

@@ -7,9 +7,9 @@ meanwhile is another matter: reading such memory is a signal.
 
 from __future__ import annotations
 
-import itertools
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
+from itertools import pairwise
 from mmap import mmap
 from stat import S_ISDIR, S_ISLNK, S_ISREG
 from typing import Final, NamedTuple
@@ -111,7 +111,7 @@ class Image:
         node = self._directory(nid)
         number, skip = start >> _NAMES_BITS, start & _NAMES_MASK
         for block in range(number, -(-node.size // layout.BLOCK_SIZE)):
-            records, names = self._names_of(nid, self._block(node, block))
+            records, names = _Names(nid, self._block(node, block)).all()
             last = len(names) - 1
             for index in range(skip, len(names)):
                 inner, _, kind = records[index]
@@ -123,12 +123,26 @@ class Image:
         """The inode of that name in a directory. ``DamagedError``."""
         node = self._directory(nid)
         blocks = range(-(-node.size // layout.BLOCK_SIZE))
-        at = bisect_right(blocks, name, key=lambda block: self._names_of(nid, self._block(node, block))[1][0]) - 1
-        if at < 0:
-            return None
-        records, names = self._names_of(nid, self._block(node, at))
-        index = bisect_left(names, name)
-        return records[index][0] if index < len(names) and names[index] == name else None
+        at = bisect_right(blocks, name, key=lambda block: _Names(nid, self._block(node, block)).name(0)) - 1
+        return None if at < 0 else _Names(nid, self._block(node, at)).find(name)
+
+    def all(self) -> Iterator[int]:
+        """Every inode, those with several names several times. ``DamagedError``."""
+        yield self.root
+        seen = {self.root}
+        directories = [self.root]
+        left = self._end // layout.DIRENT.size
+        while directories:
+            for name, nid, kind, _ in self.names(directories.pop()):
+                if name in (b".", b".."):
+                    continue
+                left -= 1
+                if left < 0:
+                    raise DamagedError("directories of the image are the same data")
+                yield nid
+                if kind == layout.DIRECTORY and nid not in seen:
+                    seen.add(nid)
+                    directories.append(nid)
 
     def xattrs(self, node: Node) -> list[tuple[bytes, bytes]]:
         """The extended attributes as they are stored, those that inodes share first. ``DamagedError``."""
@@ -194,21 +208,48 @@ class Image:
             raise DamagedError("data of the image lies behind its end")
         return data
 
-    def _names_of(self, nid: int, data: bytes) -> tuple[list[tuple[int, int, int]], list[bytes]]:
-        """The records of a block of a directory, and the names."""
+
+class _Names:
+    """A block of the directory ``nid``: records of fixed size, (inode, where its name begins, type), then the names."""
+
+    def __init__(self, nid: int, data: bytes) -> None:
+        self.nid = nid
+        self.data = data
         size = layout.DIRENT.size
         first = layout.DIRENT.unpack_from(data)[1] if len(data) >= size else 0
         if not size <= first <= len(data) or first % size:
             raise DamagedError(f"a block of the directory {nid} of the image has no names")
-        records = list(layout.DIRENT.iter_unpack(data[:first]))
+        self.count: int = first // size
+
+    def record(self, index: int) -> tuple[int, int, int]:
+        """A record by its number."""
+        return layout.DIRENT.unpack_from(self.data, index * layout.DIRENT.size)
+
+    def name(self, index: int) -> bytes:
+        """The name of a record, whatever it is."""
+        begin = self.record(index)[1]
+        if index + 1 < self.count:
+            return self.data[begin : self.record(index + 1)[1]]
+        return self.data[begin:].rstrip(b"\0")
+
+    def find(self, name: bytes) -> int | None:
+        """The inode of that name, if the names are in order."""
+        index = bisect_left(range(self.count), name, key=self.name)
+        return self.record(index)[0] if index < self.count and self.name(index) == name else None
+
+    def all(self) -> tuple[list[tuple[int, int, int]], list[bytes]]:
+        """All records and their names; ``DamagedError`` where they are none."""
+        data = self.data
+        records = list(layout.DIRENT.iter_unpack(data[: self.count * layout.DIRENT.size]))
         bounds = [record[1] for record in records]
         bounds.append(len(data))
-        names = [data[begin:end] for begin, end in itertools.pairwise(bounds)]
+        names = [data[begin:end] for begin, end in pairwise(bounds)]
         names[-1] = names[-1].rstrip(b"\0")
-        if b"" in names or b"\0" in (joined := b"".join(names)) or b"/" in joined:
-            raise DamagedError(f"the directory {nid} of the image has what is no name")
-        if first + len(joined) > len(data) or max(map(len, names)) > _NAME_MAX:
-            raise DamagedError(f"the directory {nid} of the image has names that overlap")
+        joined = b"".join(names)
+        if b"" in names or b"\0" in joined or b"/" in joined:
+            raise DamagedError(f"the directory {self.nid} of the image has what is no name")
+        if bounds[0] + len(joined) > len(data) or max(map(len, names)) > _NAME_MAX:
+            raise DamagedError(f"the directory {self.nid} of the image has names that overlap")
         return records, names
 
 
