@@ -24,7 +24,7 @@ from stratum.metafs.ids import IdTable
 from stratum.sys import fuseproto
 from stratum.sys.fuseproto import NO_ENTRY, ROOT_NODE, Capability, Hello, Opcode, Request
 from stratum.tree.model import object_path
-from stratum.tree.overlay import METACOPY, REDIRECT, Dialect
+from stratum.tree.overlay import BY_STRATUM, METACOPY, REDIRECT, WHITEOUT, WHITEOUTS, Dialect
 
 _TRUSTED: Final = b"trusted."
 _OWN: Final = Dialect.TRUSTED.prefix
@@ -33,6 +33,8 @@ _ESCAPED: Final = b"overlay."
 _ACLS: Final = (b"system.posix_acl_access", b"system.posix_acl_default")
 _METACOPY: Final = Dialect.TRUSTED.own(METACOPY)
 _OF_CONTENT: Final = frozenset((_METACOPY, Dialect.TRUSTED.own(REDIRECT)))
+_MARKS: Final = {Dialect.USER.own(mark): _OWN + _ESCAPED + mark for mark in (WHITEOUT, WHITEOUTS)}
+"""What an image has for users on what stands for a whiteout or has one in it, and what it has there for root."""
 _METACOPY_SIZE: Final = 36
 _DIGEST_SIZE: Final = 32
 _D_TYPES: Final = (0, 8, 4, 2, 6, 1, 12, 10)
@@ -194,12 +196,18 @@ class Answers:
         last, found = self._last
         if last != nid:
             found = {}
-            for name, value in self.image.xattrs(self.image.node(nid)):
+            stored = dict(self.image.xattrs(self.image.node(nid)))
+            for name, value in stored.items():
                 shown = shown_name(name, self.shows)
                 if shown is not None:
-                    found[shown] = self.ids.translate_acl(value) if self.ids and name in _ACLS else value
+                    found[shown] = self._value(name, value, stored)
             self._last = (nid, found)
         return found
+
+    def _value(self, name: bytes, value: bytes, stored: dict[bytes, bytes]) -> bytes:
+        if name in _MARKS and _MARKS[name] in stored:
+            return BY_STRATUM
+        return self.ids.translate_acl(value) if self.ids and name in _ACLS else value
 
 
 @lru_cache(1024)

@@ -13,6 +13,7 @@ from typing import Final
 from stratum.errors import UnsupportedError, path_text
 from stratum.tree.model import INLINE_MAX, Directory, File, Inode, Special, Symlink, Xattrs
 from stratum.tree.overlay import (
+    BY_STRATUM,
     OPAQUE,
     OPAQUE_XATTR_WHITEOUTS,
     OPAQUE_YES,
@@ -73,7 +74,9 @@ def overlay_marks(inode: Inode, dialect: Dialect, *, holds_whiteouts: bool, is_r
 @cache
 def _seen_inside(dialect: Dialect, mark: bytes, value: bytes) -> Xattrs:
     """What a mount shows as ``mark`` in each dialect, in an image of ``dialect``."""
-    return tuple(pair for shown in Dialect for pair in dialect.escape(((shown.own(mark), value),)))
+    for_users = BY_STRATUM if dialect is Dialect.USER and not value else value
+    values = {Dialect.TRUSTED: value, Dialect.USER: for_users}
+    return tuple(pair for shown in Dialect for pair in dialect.escape(((shown.own(mark), values[shown]),)))
 
 
 def with_marks(xattrs: Xattrs, marks: Iterable[tuple[bytes, bytes]]) -> Xattrs:

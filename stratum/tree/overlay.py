@@ -64,8 +64,14 @@ class Dialect(Enum):
         return tuple(sorted((prefix + _ESCAPE + n[len(prefix) :] if n.startswith(prefix) else n, v) for n, v in xattrs))
 
 
+BY_STRATUM = b"stratum"
+"""The value of a mark that an image's inode bears for users, who see that of their dialect alone: so it is told from
+what one of them has set."""
+
 _STORED_WHITEOUT = frozenset(dialect.own(WHITEOUT) for dialect in Dialect)
 _STORED_WHITEOUTS = frozenset(dialect.own(WHITEOUTS) for dialect in Dialect)
+_USERS_WHITEOUT = (Dialect.USER.own(WHITEOUT), BY_STRATUM)
+_USERS_WHITEOUTS = (Dialect.USER.own(WHITEOUTS), BY_STRATUM)
 _STORED_OPAQUE = frozenset((dialect.own(OPAQUE), OPAQUE_XATTR_WHITEOUTS) for dialect in Dialect)
 
 
@@ -78,9 +84,9 @@ def stores_whiteout(size: int, xattrs: Xattrs) -> bool:
     """Whether a regular file seen in a mounted commit stands for a character device 0:0 of the commit's tree.
 
     A composefs image cannot hold that device, it would hide the name; it holds an empty file with two marker
-    attributes, which overlayfs shows, and copies up, as such.
+    attributes, which overlayfs shows, and copies up, as such. Users see one of them.
     """
-    return size == 0 and {name for name, _ in xattrs} >= _STORED_WHITEOUT
+    return size == 0 and ({name for name, _ in xattrs} >= _STORED_WHITEOUT or _USERS_WHITEOUT in xattrs)
 
 
 def whiteout_xattrs(xattrs: Xattrs) -> Xattrs:
@@ -97,6 +103,6 @@ def directory_xattrs(xattrs: Xattrs, children: Iterable[Inode]) -> Xattrs:
     names = {name for name, _ in xattrs}
     if names.isdisjoint(_STORED_WHITEOUTS) and not any(item in _STORED_OPAQUE for item in xattrs):
         return xattrs
-    if names >= _STORED_WHITEOUTS or any(map(is_whiteout_device, children)):
+    if names >= _STORED_WHITEOUTS or _USERS_WHITEOUTS in xattrs or any(map(is_whiteout_device, children)):
         return tuple(item for item in xattrs if item[0] not in _STORED_WHITEOUTS and item not in _STORED_OPAQUE)
     return xattrs

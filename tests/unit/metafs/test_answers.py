@@ -128,7 +128,7 @@ def readable(xattrs: Xattrs) -> Xattrs:
 def wanted(shows: Shows, path: bytes, inode: Inode, seen: Seen) -> Seen:
     """What is to be shown: what an image in the dialect of users has, or what is seen in an overlay over that."""
     if shows is Shows.TREE:
-        mount = in_overlay(path, inode, seen, Dialect.TRUSTED)
+        mount = in_overlay(path, inode, seen, Dialect.USER)
         return mount._replace(nlink=seen.nlink, xattrs=readable(mount.xattrs))
     image = in_image(path, inode, seen, Dialect.USER)
     content = (b"user.overlay.metacopy", b"user.overlay.redirect") if shows is Shows.FILES else ()

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from stratum.errors import DamagedError
 from stratum.ingest.upper_lower import lower_entry
 from stratum.tree.model import Directory, File, Xattrs
-from stratum.tree.overlay import Dialect
+from stratum.tree.overlay import BY_STRATUM, Dialect, directory_xattrs, stores_whiteout, whiteout_xattrs
 
 NAMES = st.text("ab.", max_size=3).map(str.encode)
 PREFIXES = st.lists(st.sampled_from([b"overlay.", b"x."]), max_size=3).map(b"".join)
@@ -41,6 +41,19 @@ def test_private_and_escaped_names() -> None:
         {b"opaque": b"y", b"overlayer": b"private too"},
         ((b"trusted.overlay.opaque", b"users"), (b"trusted.overlays", b"plain"), (b"user.overlay.opaque", b"plain")),
     )
+
+
+def test_what_users_see_of_a_stored_whiteout_is_told_from_what_one_of_them_has_set() -> None:
+    by_root = ((b"trusted.overlay.whiteout", b""), (b"user.overlay.whiteout", b""))
+    by_users = ((b"user.overlay.whiteout", BY_STRATUM),)
+    assert stores_whiteout(0, by_root)
+    assert stores_whiteout(0, by_users)
+    assert whiteout_xattrs((*by_users, (b"user.x", b""))) == ((b"user.x", b""),)
+    assert not stores_whiteout(1, by_users)
+    assert not stores_whiteout(0, ((b"user.overlay.whiteout", b""),))
+    around = ((b"user.overlay.opaque", b"x"), (b"user.overlay.whiteouts", BY_STRATUM))
+    assert directory_xattrs((*around, (b"user.x", b"")), ()) == ((b"user.x", b""),)
+    assert directory_xattrs(((b"user.overlay.whiteouts", b""),), ()) == ((b"user.overlay.whiteouts", b""),)
 
 
 FILE = File(0o100644, 0, 0, 0)
