@@ -50,7 +50,16 @@ class App:
         from stratum.config import load_config
 
         config = load_config(store=self._store, runtime_dir=self._runtime_dir)
-        return enter_session(config, click.get_current_context().find_root().invoked_subcommand, self.out.warn)
+        return enter_session(config, _verb_words(click.get_current_context()), self.out.warn)
+
+
+def _verb_words(context: click.Context) -> str:
+    """The words of the verb that is called, such as ``worktree add``."""
+    words = []
+    while context.parent is not None:
+        words.append(context.info_name or "")
+        context = context.parent
+    return " ".join(reversed(words))
 
 
 Examples = Sequence[tuple[str, str]]

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
     from stratum.config import Config
 
-_LOOKING = {None, "list", "show", "log", "ls", "cat", "find", "ps", "info", "metrics"}
+_LOOKING = {"", "list", "show", "log", "ls", "cat", "find", "ps", "info", "metrics"}
 """They look at what is there; nothing is there that only a namespace which was not made yet could show."""
-_OUTSIDE = {"push", "pull", "login", "logout"}
-"""They ask programs for passwords, which know the user by another ID than 0."""
+_OUTSIDE = {"push", "pull", "login", "logout", "hook install", "hook uninstall"}
+"""They ask programs for passwords, which know the user by another ID than 0, or are about files of the host alone."""
 _NEEDING = {"mount", "shell", "unshare", "hydrate"}
 _PROGRAMS = {"shell", "unshare"}
 """They are about what the user has there, whatever the store."""
@@ -25,15 +25,17 @@ _STARTING = {"import", "init", "mount", "shell", "unshare", "volume-plugin"}
 """They may be the first of a user, who has no store yet."""
 
 
-def enter_session(config: Config, verb: str | None, warn: Callable[[str], None]) -> Config:
-    """Move this process into the user's session namespace, where ``verb`` is to run there; root's stays where it is.
+def enter_session(config: Config, words: str, warn: Callable[[str], None]) -> Config:
+    """Move this process into the user's session namespace, where the verb is to run there; root's stays where it is.
 
+    ``words`` are those of the verb, such as ``worktree add``; none for what completes words and for prompts.
     Returns the settings as they are then: with what Podman is to find in the environment in there.
 
     Raises ``UnsupportedError`` where the verb can do nothing outside, and none can be made, or where what it is about
     is not to be seen in there.
     """
-    if os.geteuid() == 0 or verb in _OUTSIDE or (verb not in _PROGRAMS and _is_anothers(config)):
+    verb = words.partition(" ")[0]
+    if os.geteuid() == 0 or not _OUTSIDE.isdisjoint((verb, words)) or (verb not in _PROGRAMS and _is_anothers(config)):
         return config
     from stratum.config import add_to_environment
     from stratum.frozen import replace

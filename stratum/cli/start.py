@@ -30,7 +30,7 @@ def _prompt() -> bool:
 
     try:
         config, out = load_config(), Output()
-        print_prompt(Session(enter_session(config, None, out.warn)), out, ".")
+        print_prompt(Session(enter_session(config, "", out.warn)), out, ".")
         sys.stdout.flush()
     except (StratumError, OSError):
         return False
