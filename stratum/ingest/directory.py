@@ -41,6 +41,7 @@ from stratum.sys.dirstack import OPEN_DIRECTORY, DirectoryStack
 from stratum.sys.xattrs import read_xattrs
 from stratum.tree.limits import NAME_MAX, PATH_MAX, refuse_long_path
 from stratum.tree.model import Directory, File, Inode, Special, Symlink, Xattrs
+from stratum.tree.owners import without_strangers
 
 _LISTINGS = 3
 _TYPE = stat.S_IFMT
@@ -97,7 +98,7 @@ def import_directory(
                 walk.save(found)
             if listing is not None:
                 walk.describe(listing)
-            return tree, walk.warnings + reader.warnings
+            return tree, walk.told()
     finally:
         os.close(root)
 
@@ -143,7 +144,7 @@ def import_opened(
         )
         tree = walk.run(root, name)
         reader.finish()
-        return tree, walk.warnings + reader.warnings
+        return tree, walk.told()
 
 
 def _open_root(path: Path, store: Store) -> int:
@@ -224,9 +225,27 @@ class _Walk:
                     frames.pop()
                     if frames:
                         stack.pop()
-        if self._owners is not None and self._owners.met:
-            self.warnings.append(NOTE)
         return tree
+
+    def told(self) -> list[str]:
+        """All warnings, once everything is read."""
+        found = self.warnings + self._reader.warnings
+        if self._owners is not None and self._owners.met:
+            found.append(NOTE)
+        if strangers := self._reader.strangers:
+            more = f" and {len(strangers) - 1} more" if len(strangers) > 1 else ""
+            found.append(f"the access list of {strangers[0]}{more} names users without an ID here, who are left out")
+        return found
+
+    def _kept(self, xattrs: Xattrs, path: bytes) -> Xattrs:
+        try:
+            kept = stored_xattrs(xattrs)
+        except StratumError as exc:
+            raise StratumError(f"cannot store {os.fsdecode(path)}: {exc.message}", hint=exc.hint) from None
+        known = without_strangers(kept)
+        if known is not kept:
+            self._reader.strangers.append(os.fsdecode(path))
+        return known
 
     def _owner(self, info: os.stat_result, name: str, directory: int) -> tuple[int, int]:
         if self._owners is None:
@@ -262,7 +281,7 @@ class _Walk:
             found = self._cache.find(info) if self._cache is not None else None
             if found is not None:
                 self._hits += 1
-            xattrs = found[0] if found is not None else _kept(read_xattrs(fd), path)
+            xattrs = found[0] if found is not None else self._kept(read_xattrs(fd), path)
         except OSError as exc:
             raise self._failed(exc, os.fsdecode(path)) from None
         node = Directory(info.st_mode, *self._owner(info, ".", fd), info.st_mtime_ns, xattrs)
@@ -371,7 +390,7 @@ class _Walk:
             xattrs, _, target = found
         else:
             # The kernel has no listxattr that takes a directory and a name; the last component is not followed.
-            xattrs = _kept(read_xattrs(f"/proc/self/fd/{fd}/{text}"), os.fsencode(where))
+            xattrs = self._kept(read_xattrs(f"/proc/self/fd/{fd}/{text}"), os.fsencode(where))
             target = os.fsencode(os.readlink(text, dir_fd=fd)) if stat.S_ISLNK(info.st_mode) else None
         common = (info.st_mode, *self._owner(info, text, fd), info.st_mtime_ns, xattrs)
         if target is not None:
@@ -429,13 +448,6 @@ def _as_found(node: Inode) -> Found:
     if isinstance(node, File):
         return node.xattrs, node.digest, node.content
     return node.xattrs, None, node.target if isinstance(node, Symlink) else None
-
-
-def _kept(xattrs: Xattrs, path: bytes) -> Xattrs:
-    try:
-        return stored_xattrs(xattrs)
-    except StratumError as exc:
-        raise StratumError(f"cannot store {os.fsdecode(path)}: {exc.message}", hint=exc.hint) from None
 
 
 def _refuse_made_up(path: bytes, device: int) -> None:

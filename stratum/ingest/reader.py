@@ -36,6 +36,7 @@ from stratum.store.transaction import Transaction
 from stratum.sys.userns import in_initial_namespace
 from stratum.sys.workers import MAX_DESCRIPTORS
 from stratum.tree.model import File
+from stratum.tree.owners import without_strangers
 
 BATCH_FILES = 256
 BATCH_BYTES = 8 << 20
@@ -106,6 +107,8 @@ class FileReader:
         self._bytes = 0
         self._done = self._size = 0
         self._passed_over = 0
+        self.strangers: list[str] = []
+        """Files with access lists of which entries for users without an ID here are left out."""
 
     def read(
         self,
@@ -223,7 +226,10 @@ class FileReader:
             if staged and node.digest is not None:
                 stage(node.digest, node.size)
             if xattrs:
-                node.xattrs = _kept(xattrs, group, pending)
+                kept = _kept(xattrs, group, pending)
+                node.xattrs = without_strangers(kept)
+                if node.xattrs is not kept:
+                    self.strangers.append(_where(group, pending))
             if metadata is not None:
                 node.mode, uid, gid, node.mtime = metadata
                 if (uid, gid) != (pending.info.st_uid, pending.info.st_gid):

@@ -205,7 +205,8 @@ def give_ids(pid: int, uid: int, gid: int, uids: Sequence[tuple[int, int]], gids
             with open(f"/proc/{pid}/{name}", "w", encoding="ascii") as file:
                 file.write(text)
         return
-    for program, own, ranges in (("newgidmap", gid, gids), ("newuidmap", uid, uids)):
+    programs = [_program(name) for name in ("newgidmap", "newuidmap")]  # both, before one has done its part
+    for program, own, ranges in zip(programs, (gid, uid), (gids, uids), strict=True):
         _run_setuid(program, [str(pid), "0", str(own), "1", *_in_a_row(ranges)])
 
 
@@ -217,13 +218,19 @@ def _in_a_row(ranges: Sequence[tuple[int, int]]) -> list[str]:
     return words
 
 
-def _run_setuid(program: str, arguments: list[str]) -> None:
+def _program(name: str) -> str:
     import shutil
+
+    path = shutil.which(name, path="/usr/bin:/bin:/usr/local/bin:/usr/sbin:/sbin")
+    if path is None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
+    return path
+
+
+def _run_setuid(path: str, arguments: list[str]) -> None:
     import subprocess
 
-    path = shutil.which(program, path="/usr/bin:/bin:/usr/local/bin:/usr/sbin:/sbin")
-    if path is None:
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), program)
+    program = os.path.basename(path)
     try:
         done = subprocess.run(
             [path, *arguments],

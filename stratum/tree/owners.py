@@ -20,6 +20,7 @@ NOBODY = 65534
 _ACLS = (b"system.posix_acl_access", b"system.posix_acl_default")
 _ACL_VERSION = 2
 _ACL_USER, _ACL_GROUP = 0x02, 0x08
+_STRANGER = b"\xff\xff\xff\xff"
 _CAPABILITY = b"security.capability"
 _CAPABILITY_V2, _CAPABILITY_V3 = 0x02000000, 0x03000000
 _REVISION = 0xFF000000
@@ -77,6 +78,24 @@ def _acl(value: bytes, uid: Translate, gid: Translate) -> bytes | None:
         of = uid if tag == _ACL_USER else gid if tag == _ACL_GROUP else None
         parts.append(struct.pack("<HHI", tag, permissions, number if of is None else of(number)))
     return b"".join(parts)
+
+
+def without_strangers(xattrs: Xattrs) -> Xattrs:
+    """``xattrs`` without the entries of access lists for users and groups that have no ID in this user namespace:
+    nobody could read or set such a list. The same object where there are none."""
+    if not any(name in _ACLS and _STRANGER in value for name, value in xattrs):
+        return xattrs
+    found = tuple((name, _known(value) if name in _ACLS else value) for name, value in xattrs)
+    return xattrs if found == xattrs else found
+
+
+def _known(value: bytes) -> bytes:
+    if len(value) % 8 != 4:
+        return value
+    entries = [value[start : start + 8] for start in range(4, len(value), 8)]
+    named = (_ACL_USER, _ACL_GROUP)
+    known = [entry for entry in entries if entry[4:] != _STRANGER or entry[0] not in named or entry[1]]
+    return b"".join((value[:4], *known))
 
 
 def _capability(value: bytes, uid: Translate) -> bytes | None:
