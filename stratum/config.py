@@ -304,8 +304,7 @@ def load_config(environ: Mapping[str, str] | None = None, **overrides: str | Non
     env = dict(os.environ if environ is None else environ)
     values = _file_values(SYSTEM_CONFIG)
     if not owns_system():
-        home = Path(env.get("XDG_CONFIG_HOME") or Path(env.get("HOME") or "/") / ".config")
-        values.update(_file_values(home / "stratum" / "config.toml"))
+        values.update(_file_values(_in_home(env, "XDG_CONFIG_HOME", ".config") / "stratum" / "config.toml"))
     for setting in SETTINGS:
         if env.get(setting.env):
             values[setting.key] = env[setting.env]
@@ -514,10 +513,37 @@ def _count(value: str | None) -> int:
 def _default_store(env: Mapping[str, str]) -> Path:
     if owns_system():
         return Path("/var/lib/stratum")
-    return Path(env.get("XDG_DATA_HOME") or Path(env.get("HOME") or "/") / ".local" / "share") / "stratum"
+    return _in_home(env, "XDG_DATA_HOME", ".local/share") / "stratum"
+
+
+def _in_home(env: Mapping[str, str], variable: str, place: str) -> Path:
+    """The directory that ``variable`` names or, where that is none, ``place`` in the home directory: HOME or, where
+    somebody took that away, that of the user's account."""
+    named, home = env.get(variable, ""), env.get("HOME", "")
+    if os.path.isabs(named):
+        return Path(named)
+    if not os.path.isabs(home):
+        import pwd
+
+        try:
+            home = pwd.getpwuid(outer_uid()).pw_dir
+        except KeyError:
+            home = "/"
+    return Path(home, place)
 
 
 def _default_runtime_dir(env: Mapping[str, str]) -> Path:
     if owns_system():
         return Path("/run/stratum")
-    return Path(env.get("XDG_RUNTIME_DIR") or f"/run/user/{outer_uid()}") / "stratum"
+    named = env.get("XDG_RUNTIME_DIR", "")
+    return Path(named if _is_own_directory(named) else f"/run/user/{outer_uid()}") / "stratum"
+
+
+def _is_own_directory(path: str) -> bool:
+    """Whether it may be this user's: ``su`` leaves that of somebody else in the environment."""
+    try:
+        return os.path.isabs(path) and os.stat(path).st_uid == os.geteuid()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False

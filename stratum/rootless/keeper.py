@@ -38,29 +38,64 @@ def ours(runtime_dir: Path) -> Found | None:
     return None
 
 
+def elsewhere(runtime_dir: Path) -> Found | None:
+    """The namespaces of a keeper, Podman's or ours, that is on record in another runtime directory, as that of a login
+    is for a cron job; put on record here, so that they need not be looked for again. None where none runs.
+
+    All sessions of a user have to be in one: what is mounted twice for writing gets damaged.
+    """
+    from stratum.sys.proc import processes
+
+    for pid in processes():
+        with suppress(OSError):
+            if os.stat(f"/proc/{pid}").st_uid == os.geteuid() and _keeps(pid) and (found := find(pid)):
+                _make_directory(runtime_dir)
+                _put_on_record(runtime_dir, pid)
+                return found
+    return None
+
+
+def _keeps(pid: int) -> bool:
+    with open(f"/proc/{pid}/cmdline", "rb") as file:
+        words = file.read(256).split(b"\0")
+    return words[:2] in ([_TITLE.encode(), b"infinity"], [b"catatonit", b"-P"]) or words[0] == b"podman pause"
+
+
+def _put_on_record(runtime_dir: Path, pid: int) -> None:
+    from stratum.sys.atomic import write_atomic
+
+    record = f"{pid} {start_time(pid)}\n"
+    write_atomic(runtime_dir / _RECORD, record.encode("ascii"), 0o600, durable=False)
+
+
 def make_ours(runtime_dir: Path) -> tuple[Found, str]:
     """New namespaces and their keeper, put on record, or those that another process has just made; and what is to be
     said of them, or "". Raises ``UnsupportedError`` where users cannot have any here, and ``StratumError``."""
     from stratum.sys.locks import locked
 
-    try:
-        runtime_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        info = os.lstat(runtime_dir)
-    except OSError as exc:
-        raise StratumError(f"cannot make the runtime directory {runtime_dir}: {os_error_text(exc)}") from None
-    if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.geteuid() or info.st_mode & 0o022:
-        raise StratumError(
-            f"the runtime directory {runtime_dir} is one that others can write",
-            hint="remove it, or choose another with STRATUM_RUNTIME_DIR",
-        )
+    _make_directory(runtime_dir)
     with locked(runtime_dir / f"{_RECORD}.lock", what="the session namespace"):
         there = ours(runtime_dir)
         return (there, "") if there is not None else _made(runtime_dir)
 
 
-def _made(runtime_dir: Path) -> tuple[Found, str]:
-    from stratum.sys.atomic import write_atomic
+def _make_directory(runtime_dir: Path) -> None:
+    try:
+        runtime_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        info = os.lstat(runtime_dir)
+    except OSError as exc:
+        raise StratumError(
+            f"cannot make the runtime directory {runtime_dir}: {os_error_text(exc)}",
+            hint="let XDG_RUNTIME_DIR name a directory of yours that a reboot empties",
+        ) from None
+    if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.geteuid() or info.st_mode & 0o022:
+        raise StratumError(
+            f"the runtime directory {runtime_dir} is one that others can write",
+            hint="remove it, or choose another with STRATUM_RUNTIME_DIR",
+        )
 
+
+def _made(runtime_dir: Path) -> tuple[Found, str]:
     sleep = next(filter(os.path.exists, _SLEEPERS), None)
     if sleep is None:
         raise UnsupportedError("the program sleep, which is to keep the session namespace, is not there")
@@ -78,8 +113,7 @@ def _made(runtime_dir: Path) -> tuple[Found, str]:
         note = _give_ids(pid)
         os.write(going, b"g")
         _hear(reading, "change mounts in a user namespace")
-        record = f"{pid} {start_time(pid)}\n"
-        write_atomic(runtime_dir / _RECORD, record.encode("ascii"), 0o600, durable=False)
+        _put_on_record(runtime_dir, pid)
         found = find(pid)
         if found is None:
             raise StratumError("the process that keeps the session namespace has ended")

@@ -13,7 +13,6 @@ from stratum.sys.smallfile import read_regular
 _COMMANDS = (b"catatonit", b"podman", b"podman pause")
 _START_SECONDS = 30
 _MAX_RECORD = 64
-_SHOWN = 200
 
 
 def podmans(environment: Mapping[str, str]) -> Found | None:
@@ -21,21 +20,20 @@ def podmans(environment: Mapping[str, str]) -> Found | None:
 
     Podman's record of it may be stale, and the number be another process's by now.
     """
-    with suppress(OSError, ValueError):
-        status, data = read_regular(_record(environment), _MAX_RECORD)
-        pid = int(data)
-        if status.st_uid == os.geteuid() and pid > 1 and _command(pid) in _COMMANDS:
-            return find(pid)
+    for path in _records(environment):
+        with suppress(OSError, ValueError):
+            status, data = read_regular(path, _MAX_RECORD)
+            pid = int(data)
+            if status.st_uid == os.geteuid() and pid > 1 and _command(pid) in _COMMANDS and (found := find(pid)):
+                return found
     return None
 
 
-def _record(environment: Mapping[str, str]) -> Path:
-    """Where Podman writes down its pause process."""
+def _records(environment: Mapping[str, str]) -> list[Path]:
+    """Where Podman may have written down its pause process: also where a login has it that this is none of."""
     user = os.geteuid()
-    for directory in (environment.get("XDG_RUNTIME_DIR"), f"/run/user/{user}"):
-        if directory and os.path.isdir(directory):
-            return Path(directory, "libpod/tmp/pause.pid")
-    return Path(f"/tmp/podman-run-{user}/libpod/tmp/pause.pid")  # noqa: S108  (Podman's choice; the owner is checked)
+    directories = [environment.get("XDG_RUNTIME_DIR"), f"/run/user/{user}", f"/tmp/podman-run-{user}"]  # noqa: S108
+    return [Path(directory, "libpod/tmp/pause.pid") for directory in directories if directory]
 
 
 def _command(pid: int) -> bytes:
@@ -43,31 +41,22 @@ def _command(pid: int) -> bytes:
         return file.read(32).strip()
 
 
-def start_podmans(environment: Mapping[str, str]) -> str | None:
-    """Have Podman make its namespace, which takes it some tenths of a second; why it did not, or None."""
+def start_podmans(environment: Mapping[str, str]) -> None:
+    """Have Podman make its namespace, where there is Podman and it can; that takes it some tenths of a second."""
     import shutil
     import subprocess
 
     program = shutil.which("podman", path=environment.get("PATH"))
     if program is None:
-        return "Podman is not installed"
-    try:
-        done = subprocess.run(
+        return
+    with suppress(OSError, subprocess.TimeoutExpired):
+        subprocess.run(
             [program, "unshare", "true"],
             check=False,
             cwd="/",
             env=dict(environment),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="replace",
+            stderr=subprocess.DEVNULL,
             timeout=_START_SECONDS,
         )
-    except subprocess.TimeoutExpired:
-        return f"'podman unshare' does not end within {_START_SECONDS} s"
-    except OSError as exc:
-        return f"{program}: {exc.strerror}"
-    if done.returncode == 0:
-        return None
-    return f"'podman unshare' fails: {done.stderr.strip().rpartition(chr(10))[2][:_SHOWN] or done.returncode}"

@@ -16,7 +16,7 @@ from typing import Protocol
 
 from stratum.errors import StratumError, UnsupportedError, os_error_text
 from stratum.rootless.found import Found
-from stratum.rootless.keeper import make_ours, ours
+from stratum.rootless.keeper import elsewhere, make_ours, ours
 from stratum.rootless.places import all_there, out_of_sight
 from stratum.rootless.podmans import podmans
 from stratum.sys.userns import id_ranges, in_initial_namespace
@@ -85,11 +85,12 @@ def variables() -> dict[str, str]:
 def _made(place: Place, notes: list[str]) -> Found | None:
     from stratum.rootless.podmans import start_podmans
 
-    failed = start_podmans(place.environment)
-    found = podmans(place.environment) if failed is None else None
-    if found is not None:
-        return found
     try:
+        if (found := elsewhere(place.runtime_dir)) is not None:
+            return found
+        start_podmans(place.environment)
+        if (found := podmans(place.environment)) is not None:
+            return found
         found, note = make_ours(place.runtime_dir)
     except StratumError as exc:
         _obstacles.append(exc)

@@ -32,6 +32,11 @@ def test_all_commands_of_a_user_are_in_podmans_namespace(user: User, other_user:
     found = namespaces(user)
     assert found == namespaces(user) == user.run("podman", "unshare", *NAMESPACES).stdout != own
     assert user.inside("sh", "-c", "podman unshare readlink /proc/self/ns/mnt").stdout in found
+    user.run("mkdir", "-m", "700", "run")  # as a cron job has another one than a login, or none
+    for runtime in (str(user.home / "run"), None):
+        assert (
+            namespaces(user, env={"XDG_RUNTIME_DIR": runtime, "STRATUM_RUNTIME_DIR": str(user.home / "run")}) == found
+        )
     pause = user.runtime / "libpod/tmp/pause.pid"
     theirs = namespaces(other_user)
     assert theirs not in (found, own)
