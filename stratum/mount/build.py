@@ -27,7 +27,7 @@ from stratum.errors import (
 )
 from stratum.frozen import replace
 from stratum.mount.plan import Fd, Layers, LayerSyntax, Lower, Method, MountPlan, method_for, overlay_parameters
-from stratum.sys import loop, mountapi, mountinfo, proc, userns
+from stratum.sys import fuse, loop, mountapi, mountinfo, proc, userns
 from stratum.sys.copymark import check_mark
 from stratum.sys.mountapi import MNT_DETACH, MOUNT_ATTR_RDONLY, UMOUNT_NOFOLLOW, FilesystemContext
 from stratum.sys.namespaces import CLONE_NEWNS, in_own_thread, unshare
@@ -291,7 +291,8 @@ def _no_writable(plan: MountPlan) -> StratumError:
 
 def explained(exc: OSError, what: str) -> StratumError:
     """``exc`` from a mount call as the error to show; ``what`` says what could not be done."""
-    text = f"{what}: {os_error_text(exc)}"
+    about = f"{exc.filename}: " if exc.filename == fuse.DEVICE else ""
+    text = f"{what}: {about}{os_error_text(exc)}"
     if exc.errno == errno.EPERM or (exc.errno == errno.EACCES and not userns.is_privileged()):
         return UnsupportedError(text, hint=_MOUNT_AS_ROOT if userns.in_initial_namespace() else NO_MOUNTS)
     if exc.errno == errno.ENODEV:
