@@ -23,6 +23,7 @@ from stratum.metafs.answers import Answers, Shows, Wanted
 from stratum.metafs.ids import IdTable
 from stratum.sys import fuse, fuseproto
 from stratum.sys.fuseproto import UNANSWERED, Opcode
+from stratum.sys.namespaces import leave_mounts
 
 _NAME: Final = b"stratum-metafs"
 """What lists of processes show a server as; 15 bytes at most."""
@@ -122,6 +123,10 @@ def _detach(kept: set[int]) -> None:
         name = os.open("/proc/self/comm", os.O_WRONLY)
         os.write(name, _NAME)
         os.close(name)
+    # A mount namespace lives as long as a process is in it, what is mounted there as long as that, and this process as
+    # long as what it serves: by itself it would keep all three.
+    with suppress(OSError):
+        leave_mounts()
 
 
 def serve(device: int, answers: Answers, objects: Sequence[int]) -> None:

@@ -17,6 +17,7 @@ import struct
 from collections.abc import Callable
 from typing import TypeVar
 
+from stratum.sys import mountapi
 from stratum.sys.syscalls import libc, libc_call
 
 CLONE_FS = 0x00000200
@@ -40,6 +41,29 @@ def setns(fd: int, kind: int) -> None:
     For a mount namespace the thread must not share its root and working directory: call it ``in_own_thread``.
     """
     libc_call("setns", fd, kind)
+
+
+def leave_mounts() -> None:
+    """Move this process, which must have one thread, to a mount namespace in which there is nothing but an empty
+    directory, its root and working directory: so that it keeps no mount namespace of others alive, nor what is mounted
+    there. What it has open stays so.
+
+    Raises ``OSError``: EPERM without privilege in its user namespace.
+    """
+    unshare(CLONE_NEWNS)
+    mountapi.make_private()
+    old = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    with mountapi.FilesystemContext("tmpfs") as context:
+        context.create()
+        new = context.mount(mountapi.MOUNT_ATTR_RDONLY)
+    mountapi.move_mount(new, old)
+    os.fchdir(new)
+    libc_call("pivot_root", b".", b".")
+    os.fchdir(old)
+    mountapi.umount2(".", mountapi.MNT_DETACH)
+    os.fchdir(new)
+    os.close(old)
+    os.close(new)
 
 
 def set_filesystem_ids(uid: int, gid: int) -> None:

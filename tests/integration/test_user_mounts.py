@@ -13,6 +13,7 @@ import pytest
 
 from stratum.sys.proc import boot_id
 from tests.support.command import SCRIPT
+from tests.support.gates import eventually
 from tests.support.rootless import User
 
 pytestmark = pytest.mark.root
@@ -92,6 +93,7 @@ def test_each_way_of_kernels_to_take_layers_shows_the_same_tree(user: User) -> N
     different, written = python(user, script, STRATUM_USER_MOUNTS="directory")
     assert not different
     assert written == [[["hole", (1 << 20) + 9, True], ["small", 0, False]]] * 10
+    eventually(lambda: [line for line in user.processes().values() if "catatonit" not in line] == [], "servers end")
 
 
 def test_the_way_is_found_by_trying_and_forced_by_a_setting(user: User) -> None:
@@ -138,7 +140,7 @@ def test_records_of_live_mounts_stay_whoever_looks(user: User) -> None:
     for pid, line in user.processes().items():
         if "catatonit" in line:
             os.kill(pid, signal.SIGKILL)
-    assert python(user, look, "env") == []
+    eventually(lambda: python(user, look, "env") == [], "the mount goes with the session")
     assert user.ok("mount", "app", "m")
 
 
