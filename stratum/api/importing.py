@@ -287,6 +287,7 @@ def init(
     check_name(name)
     place = Path(mountpoint)
     _check_mountpoint(place, migrate)
+    _ = session.mount_method  # before anything is made that cannot be mounted
     with made_mountpoint(place), ExitStack() as opened:
         store = session.create_store()
         if store.namespaces.exists(name):

@@ -255,6 +255,9 @@ class Worktrees:
         new = replace(worktree, dialect=self.dialect)
         with self._transactions.begin(f"adopting {worktree}") as tx:
             tx.place_file(_meta(new), worktree.directory / "meta.toml")
+            mark = self._put_mark(worktree.directory, durable=True)
+            if mark is not None:
+                tx.place_file(mark, worktree.directory / copymark.FILE)
         return new
 
     # Changing
