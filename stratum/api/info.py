@@ -10,6 +10,7 @@ from stratum import __version__
 from stratum.api.session import Session
 from stratum.errors import StratumError
 from stratum.frozen import frozen
+from stratum.sys.userns import is_privileged
 
 _FILE_SYSTEMS = Path("/proc/filesystems")
 
@@ -74,7 +75,7 @@ def info(session: Session) -> Info:
         python=platform.python_version(),
         kernel=system.release,
         architecture=system.machine,
-        root=os.geteuid() == 0,
+        root=is_privileged(),
         store=_store(session),
         runtime_dir=str(config.runtime_dir),
         registry=config.registry,

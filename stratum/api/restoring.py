@@ -159,7 +159,25 @@ def _to_directory(
             name = os.path.basename(path)
             warnings += restore_below(session.store.objects, inode, root, Path(to), os.fsencode(name), rules, told)
             places.append(os.path.join(to, name) if name else to)
-    return Restored(places, None, warnings)
+    return Restored(places, None, warnings + _others_in(found))
+
+
+def _others_in(found: list[tuple[str, Inode]]) -> list[str]:
+    """A line on what an ordinary user restored that belongs to others than the user: outside of the namespace, where
+    these have no such ID, the user may not even be able to remove it."""
+    from stratum.sys.userns import in_initial_namespace, is_mapped, owns_system
+    from stratum.tree.model import walk
+
+    if in_initial_namespace() or owns_system():
+        return []
+    owners = set()
+    for _, inode in found:
+        owners |= {each.uid for _, each in walk(inode)} if isinstance(inode, Directory) else {inode.uid}
+    others = sorted(uid for uid in owners if uid and is_mapped(uid))
+    if not others:
+        return []
+    whom = ", ".join(map(str, others[:5])) + (" and others" if len(others) > 5 else "")
+    return [f"what belongs to {whom} is of subordinate IDs of yours outside of 'stratum unshare'"]
 
 
 @contextmanager

@@ -174,6 +174,9 @@ def _tell_init(app: App, done: Imported, migrated: bool) -> None:
     if done.originals is not None:
         app.out.note(f"the originals ({size}) are in {safe(str(done.originals))}; remove them when all is well")
         return
+    if done.mount.in_session:
+        app.out.note(f"the originals ({size}) are where they were, untouched: there, outside of this user's session")
+        return
     app.out.note(f"the originals ({size}) are below the mount, untouched; to look at them without unmounting it:")
     inside = f"cd / && umount {shown} && ls -la {shown}"
     app.out.note(f"    unshare --mount sh -c {shlex.quote(inside)}")

@@ -45,7 +45,7 @@ def info(app: App) -> None:
         ("version", found.version),
         ("python", found.python),
         ("kernel", f"{one_line(found.kernel)} ({one_line(found.architecture)}), layers by {found.layers}"),
-        ("user", "root" if found.root else "not root: nothing can be mounted"),
+        ("user", "root" if found.root else f"not root: {_mounts()}"),
         ("store", safe(found.store.path)),
         *_store_rows(found.store),
         ("runtime", safe(found.runtime_dir)),
@@ -54,6 +54,14 @@ def info(app: App) -> None:
     rows += [(each.name, one_line(each.problem) if each.problem else f"yes ({each.what})") for each in found.features]
     for name, text in rows:
         app.out.line(f"{name:<10}{text}")
+
+
+def _mounts() -> str:
+    from stratum.sys.userns import in_initial_namespace
+
+    if in_initial_namespace():
+        return "nothing can be mounted"
+    return "mounts are seen in 'stratum shell', in 'stratum unshare' and by Podman"
 
 
 def _store_rows(store: StoreInfo) -> list[tuple[str, str]]:

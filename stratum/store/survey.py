@@ -195,7 +195,9 @@ class Survey:
         for name in self._names(cache):
             yield from self.look(cache / name, directory=True)
             for file in self._names(cache / name):
-                yield from self.look(cache / name / file)
+                path = cache / name / file
+                if path.parent != self._layout.trees or not _is_directory(path):  # those have owners of their commits
+                    yield from self.look(path)
 
     def _contents(
         self, path: Path, names: set[str], *, directories: set[str] | None = None, kept: set[str] | None = None
