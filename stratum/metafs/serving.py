@@ -47,6 +47,7 @@ def serve_image(image: int, *, objects: Sequence[int] = (), data: bool, ids: IdT
         device, mount = fuse.mount_detached(source, unchanging=True)
         try:
             _begin(device, answers, objects)
+            os.fstat(mount)  # until it is asked for, the root has mode 0, which an overlay would keep
         except BaseException:
             os.close(mount)
             raise
