@@ -67,6 +67,8 @@ class ContainerVolumes:
 
     def _prepare(self, volume: Volume, process: ContainerProcess, opened: ExitStack, undo: ExitStack) -> _Mounted:
         """Claim what ``volume`` names and build its mount. ``opened`` gets the mount's fd, ``undo`` the way back."""
+        if volume.ref.worktree is not None or volume.scratch:
+            process.check_writable(f"{volume.ref} at {volume.destination}")
         ensure_fetched(self._session, volume)
         if volume.ref.worktree is not None:
             fill = self._image_at(volume.destination, process) if volume.copy_up else None

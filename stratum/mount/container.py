@@ -111,17 +111,27 @@ class ContainerProcess:
             return build_detached(plan)
         if userns.is_privileged():
             return build_idmapped(plan, IdMap(self.user_namespace, *self.owner))
-        users, groups = self.id_ranges("uid_map"), self.id_ranges("gid_map")
-        if has_our_root(users) and has_our_root(groups):
+        if self._has_our_root:
             return build_detached(plan)
         if plan.upperdir is not None:
-            raise UnsupportedError(
-                f"a worktree cannot be mounted for {self._who}: its users have other IDs than those of the files",
-                hint="start it with --userns=keep-id or without --userns, or mount a tag or a commit, read-only",
-            )
+            self.check_writable("a worktree")
         from stratum.metafs.ids import IdTable
 
-        return build_detached(replace(plan, ids=IdTable(tuple(users), tuple(groups))))
+        ids = IdTable(tuple(self.id_ranges("uid_map")), tuple(self.id_ranges("gid_map")))
+        return build_detached(replace(plan, ids=ids))
+
+    def check_writable(self, what: str) -> None:
+        """``UnsupportedError`` where ``what`` cannot be mounted, as nobody translates the owners of what is written
+        there; see ``build``."""
+        if self.has_user_namespace and not userns.is_privileged() and not self._has_our_root:
+            raise UnsupportedError(
+                f"{what} cannot be mounted for {self._who}: its users have other IDs than those of the files",
+                hint="start it with --userns=keep-id or without --userns, or mount a tag or a commit, read-only",
+            )
+
+    @functools.cached_property
+    def _has_our_root(self) -> bool:
+        return has_our_root(self.id_ranges("uid_map")) and has_our_root(self.id_ranges("gid_map"))
 
 
 def has_our_root(ranges: Iterable[tuple[int, int, int]]) -> bool:

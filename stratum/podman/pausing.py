@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import select
 import subprocess
 import tempfile
@@ -20,6 +21,9 @@ _WAITS = (0.1, 0.2, 0.4, 0.8)
 """Seconds before each further try to pause a container."""
 _WAITS_FOR_READERS = (1.0,) * 8
 """Seconds before tries beyond these, where a process in it waits for something, as for a file that is being fetched."""
+_NO_CGROUP = re.compile("container does not have a cgroup|without a cgroup")
+"""Words of Podman or its runtime where there is nothing to freeze a container by, as a user's on a system with cgroup
+v1: further tries are none."""
 _KEEPER = """\
 trap '' PIPE
 "$@" pause "$0" </dev/null >/dev/null || exit
@@ -84,8 +88,9 @@ def _pause(podman: Containers, container: str, said: IO[bytes]) -> subprocess.Po
             return keeper
         keeper.communicate()
         stuck = proc.stuck_in(container) or stuck
-        if wait is None or (wait in _WAITS_FOR_READERS and not stuck):
-            raise StratumError(_why_not(stuck) or f"podman pause: {_words(said)}")
+        words = _words(said)
+        if wait is None or _NO_CGROUP.search(words) or (wait in _WAITS_FOR_READERS and not stuck):
+            raise StratumError(_why_not(stuck) or f"podman pause: {words}")
         time.sleep(wait)
     return None
 
