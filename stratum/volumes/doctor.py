@@ -14,7 +14,7 @@ from stratum.errors import StratumError, UnsupportedError, os_error_text
 from stratum.podman import TIMEOUTS
 from stratum.podman.install import WHEN, hook_files, is_ours
 from stratum.podman.placement import placement_of, refusal
-from stratum.podman.places import places_for, trusted_owners
+from stratum.podman.places import SYSTEM, places_for, trusted_owners
 from stratum.sys.smallfile import who_can_change
 from stratum.sys.userns import id_ranges, in_initial_namespace
 from stratum.volumes.policy import POLICY_FILE, load_policy
@@ -40,7 +40,7 @@ def examine(session: Session, directory: Path | None = None) -> Iterator[Finding
     """All checks, one after the other; ``directory`` is where the hook was installed."""
     checks: tuple[tuple[str, Callable[[], str]], ...] = (
         ("privilege", _privilege),
-        ("kernel", _kernel),
+        ("kernel", lambda: _kernel(session)),
         ("store", lambda: _store(session)),
         ("trial mount", lambda: _trial_mount(session)),
         ("podman", lambda: _podman(session, directory)),
@@ -81,14 +81,16 @@ def _namespace() -> str:
     return f"a user namespace with {ids} IDs"
 
 
-def _kernel() -> str:
+def _kernel(session: Session) -> str:
     from stratum.mount.build import kernel_method
+    from stratum.mount.plan import Lower
 
     release = os.uname().release
     if _version(release) < OLDEST_KERNEL:
         raise UnsupportedError(f"Linux {release} is too old", hint="Linux 5.15 or later is needed, 6.15 is best")
-    method = kernel_method()
-    return f"Linux {release}; layers {method.syntax.value}" + ("; loop devices" if method.loop_device else "")
+    method = session.mount_method or kernel_method()
+    names = "" if method.lower is Lower.EROFS else f"; names from {method.lower.value}"
+    return f"Linux {release}; layers {method.syntax.value}{names}{'; loop devices' if method.loop_device else ''}"
 
 
 def _store(session: Session) -> str:
@@ -105,10 +107,11 @@ def _trial_mount(session: Session) -> str:
     with session.store.begin("trying a mount") as tx:
         place = tx.new_path("trial")
         tx.make_directory(place, 0o700)
-        for name in ("objects", "upperdir", "workdir"):
+        for name in ("objects", "upperdir", "workdir", "tree"):
             tx.make_directory(place / name, 0o700)
         tx.write_pieces(place / "image", image_pieces(Directory(0o40755, 0, 0, 0)))
-        plan = MountPlan(place / "image", (place / "objects",), place / "upperdir", place / "workdir")
+        layers = place / "image", (place / "objects",), place / "upperdir", place / "workdir"
+        plan = MountPlan(*layers, dialect=session.store.dialect, method=session.mount_method, tree=place / "tree")
         mount = build_detached(plan)
         try:
             os.close(os.open("file", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600, dir_fd=mount))
@@ -129,10 +132,23 @@ def _podman(session: Session, directory: Path | None) -> str:
     about = f"{found.version} with {found.runtime}"
     if directory is not None:
         return f"{about}; to be told: podman --hooks-dir {directory}"
-    hooks = places_for(environment).hooks
+    hooks = _hooks_of(session)
     if hooks not in (hook_directories(environment) or []):
         raise StratumError(f"Podman {found.version} does not read hooks from {hooks}", hint=_INSTALL)
     return f"{about}, reads hooks from {hooks}"
+
+
+def _hooks_of(session: Session) -> Path:
+    """The directory with the hook that is used: a user's own, where there is one, else root's, if Podman reads it."""
+    from stratum.podman.program import hook_directories
+
+    environment = session.config.environment
+    own = places_for(environment).hooks
+    if own != SYSTEM.hooks and not any(path.exists() for path in hook_files(own).values()):
+        installed = any(path.exists() for path in hook_files(SYSTEM.hooks).values())
+        if installed and SYSTEM.hooks in (hook_directories(environment) or []):
+            return SYSTEM.hooks
+    return own
 
 
 def _hook(session: Session, directory: Path | None) -> str:
@@ -140,7 +156,7 @@ def _hook(session: Session, directory: Path | None) -> str:
 
     place = None
     install = "hook install" if directory is None else f"hook install {directory}"
-    hooks = directory or places_for(session.config.environment).hooks
+    hooks = directory or _hooks_of(session)
     for stage, path in hook_files(hooks).items():
         if not is_ours(path):
             raise StratumError(f"{path} is missing", hint=f"run: stratum {install}")
