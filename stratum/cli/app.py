@@ -61,6 +61,16 @@ def _verb_words(context: click.Context) -> str:
         context = context.parent
     return " ".join(reversed(words))
 
+    @functools.cached_property
+    def session_outside(self) -> Session:
+        """The same of a process that stays in the namespaces that it was started in, for mounts that all see."""
+        from stratum.api.session import Session
+        from stratum.config import load_config
+
+        session = Session(load_config(store=self._store, runtime_dir=self._runtime_dir))
+        session.tell = self.out.warn
+        return session
+
 
 Examples = Sequence[tuple[str, str]]
 """What each does, and the command line."""

@@ -11,7 +11,8 @@ import click
 from stratum.cli.app import App, message_option, verb
 from stratum.cli.output import NO_STRATA, safe, short
 from stratum.cli.reftype import PATH, REF, REF_OR_PATH, WORKTREE_OR_PATH
-from stratum.errors import StratumError
+from stratum.errors import NotFoundError, StratumError
+from stratum.sys.userns import owns_system
 
 if TYPE_CHECKING:
     from stratum.api.bootmounts import Brought
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
         ("Mount the worktree 'main' of db, writable", "stratum mount db /srv/db"),
         ("Look at an old commit, read-only", "stratum mount db:v1 /mnt/old"),
         ("Have it mounted there at every start of the machine", "stratum mount db+dev /srv/dev --persist"),
+        ("As an ordinary user, where all programs see it", "stratum mount --host db:v1 old"),
     ],
 )
 @click.argument("ref", metavar="REF", required=False, type=REF)
@@ -36,9 +38,16 @@ if TYPE_CHECKING:
 @click.option(
     "--persist/--no-persist", default=None, help="Have it mounted there at every start of the machine; or not any more."
 )
+@click.option("--host", is_flag=True, help="Outside of an ordinary user's session namespace, read-only.")
 @click.option("-a", "--all", "everything", is_flag=True, help="Mount everything that is to be mounted at every start.")
 def mount(
-    app: App, ref: str | None, mountpoint: str | None, read_only: bool, persist: bool | None, everything: bool
+    app: App,
+    ref: str | None,
+    mountpoint: str | None,
+    read_only: bool,
+    persist: bool | None,
+    host: bool,
+    everything: bool,
 ) -> None:
     """Mount a worktree (writable) or a tag or commit (read-only) and print where.
 
@@ -49,12 +58,16 @@ def mount(
     it again. --persist and --no-persist of something that is mounted there already change just that. 'unmount' leaves
     it to come back; 'unmount --forget' does not.
 
+    What an ordinary user mounts is seen in that user's session namespace alone: in 'stratum shell' and by rootless
+    Podman. With --host a tag or commit is mounted, read-only, where all programs of the user see it; that needs
+    fusermount3. For root --host changes nothing.
+
     --all leaves alone what is mounted already, goes on where one fails, and then ends with exit code 1.
 
     In fstab, where mount.stratum is linked to /sbin: REF DIRECTORY stratum defaults 0 0
     """
     if everything:
-        if ref is not None or read_only or persist is not None:
+        if ref is not None or read_only or host or persist is not None:
             raise click.UsageError("--all mounts what is on record, and takes no other options or arguments")
         _mount_all(app)
         return
@@ -64,7 +77,13 @@ def mount(
         from stratum.cli.notes import warn_left_out
 
         warn_left_out(app, ref)
-    if persist is None:
+    if host and not owns_system():
+        if persist is not None:
+            raise click.UsageError("with --host nothing is mounted at every start; leave out --persist")
+        from stratum.api.visible import mount_visible
+
+        record = mount_visible(app.session_outside, ref, mountpoint)
+    elif persist is None:
         from stratum.api.mounting import mount as run
 
         record = run(app.session, ref, mountpoint, read_only=read_only)
@@ -143,33 +162,49 @@ def unmount(app: App, target: str, forget: bool) -> None:
     What was mounted with --persist comes back at the next start, or by 'stratum mount --all'; --forget ends that, also
     for what is not mounted now.
     """
-    if forget:
-        from stratum.api.bootmounts import unmount_and_forget
-
-        records, forgotten = unmount_and_forget(app.session, target, warn=app.out.warn)
-    else:
-        from stratum.api.mounting import unmount as run
-
-        records, forgotten = run(app.session, target, warn=app.out.warn), []
+    records, forgotten = _unmounted(app, target, forget=forget)
     from stratum.api.bootmounts import is_kept
 
+    session = app.session if owns_system() else app.session_outside
     if app.out.json:
         app.out.object(
-            [
-                {"ref": r.ref, "mountpoint": r.mountpoint, "persistent": is_kept(app.session, r.mountpoint)}
-                for r in records
-            ]
+            [{"ref": r.ref, "mountpoint": r.mountpoint, "persistent": is_kept(session, r.mountpoint)} for r in records]
         )
         return
     for record in records:
         app.out.note(f"{record.ref} is no longer mounted at {safe(record.mountpoint)}")
-        if not forget and is_kept(app.session, record.mountpoint):
+        if not forget and is_kept(session, record.mountpoint):
             app.out.note(
                 "it comes back at the next start; to end that: stratum unmount --forget "
                 + shlex.quote(safe(record.mountpoint))
             )
     for mountpoint in forgotten:
         app.out.note(f"{safe(mountpoint)} is not mounted at the next start")
+
+
+def _unmounted(app: App, target: str, *, forget: bool) -> tuple[list[Record], list[str]]:
+    """Unmount, first what is outside of an ordinary user's session namespace, before that is entered."""
+    visible: list[Record] = []
+    if not owns_system():
+        from stratum.api.visible import unmount_visible
+
+        visible = unmount_visible(app.session_outside, target, warn=app.out.warn)
+        if visible and "/" in target:
+            return visible, []
+    try:
+        if forget:
+            from stratum.api.bootmounts import unmount_and_forget
+
+            records, forgotten = unmount_and_forget(app.session, target, warn=app.out.warn)
+        else:
+            from stratum.api.mounting import unmount as run
+
+            records, forgotten = run(app.session, target, warn=app.out.warn), []
+    except NotFoundError:
+        if not visible:
+            raise
+        return visible, []
+    return visible + records, forgotten
 
 
 @verb(

@@ -12,6 +12,7 @@ from stratum.errors import DamagedError, StratumError
 from stratum.store.holders import Container, written
 
 if TYPE_CHECKING:
+    from stratum.mount.state import Record
     from stratum.volumes.grant import Released
 
 
@@ -66,7 +67,15 @@ def reconcile(app: App, mounts: bool) -> None:
 def _mend(app: App) -> tuple[int, int]:
     """Mend mounts; how many there were, and how many could not be mended."""
     from stratum.api.healing import heal
+    from stratum.sys.userns import owns_system
 
+    cleared: list[Record] = []
+    if not owns_system():  # before the session namespace is entered
+        from stratum.api.visible import clear_away_dead
+
+        cleared = clear_away_dead(app.session_outside)
+        for record in cleared:
+            app.out.note(f"{record.ref} could not be read any more at {safe(record.mountpoint)}, and was unmounted")
     failed, found = 0, heal(app.session)
     for healed in found:
         place = f"{healed.record.ref} at {safe(healed.record.mountpoint)}"
@@ -75,7 +84,7 @@ def _mend(app: App) -> tuple[int, int]:
         failed += healed.error is not None or bool(healed.problems)
         if healed.error is None:
             app.out.note(f"{place} fetches again what is read there")
-    return len(found), failed
+    return len(cleared) + len(found), failed
 
 
 def _json(released: Released) -> dict[str, Any]:

@@ -63,6 +63,8 @@ class Attendant:
                     self._accept()
                 elif not self._still_served():
                     return
+            if not self._starts:  # it could not be mounted
+                return
 
     # The mount
 

@@ -80,13 +80,14 @@ def unmount(record: Record, runtime_dir: Path, *, lazy: bool = False) -> None:
         return
     if not userns.in_initial_namespace():
         raise StratumError(
-            f"what served {record.mountpoint} was killed, and it can be unmounted outside of this session only",
-            hint=f"leave 'stratum shell' first, or run there: fusermount3 -u {record.mountpoint}",
+            f"what served {record.mountpoint} was killed, so it cannot be unmounted from inside the session namespace",
+            hint=f"leave 'stratum shell' first, or run outside: fusermount3 -u {record.mountpoint}",
         )
     try:
         fusermount.unmount(record.mountpoint, lazy=lazy)
     except BusyError:
         raise build.busy(Path(record.mountpoint)) from None
+    (runtime_dir / socket_name(record.id)).unlink(missing_ok=True)
 
 
 def _attendant(record: Record, runtime_dir: Path) -> Daemon:
