@@ -52,15 +52,6 @@ class App:
         config = load_config(store=self._store, runtime_dir=self._runtime_dir)
         return enter_session(config, _verb_words(click.get_current_context()), self.out.warn)
 
-
-def _verb_words(context: click.Context) -> str:
-    """The words of the verb that is called, such as ``worktree add``."""
-    words = []
-    while context.parent is not None:
-        words.append(context.info_name or "")
-        context = context.parent
-    return " ".join(reversed(words))
-
     @functools.cached_property
     def session_outside(self) -> Session:
         """The same of a process that stays in the namespaces that it was started in, for mounts that all see."""
@@ -70,6 +61,15 @@ def _verb_words(context: click.Context) -> str:
         session = Session(load_config(store=self._store, runtime_dir=self._runtime_dir))
         session.tell = self.out.warn
         return session
+
+
+def _verb_words(context: click.Context) -> str:
+    """The words of the verb that is called, such as ``worktree add``."""
+    words = []
+    while context.parent is not None:
+        words.append(context.info_name or "")
+        context = context.parent
+    return " ".join(reversed(words))
 
 
 Examples = Sequence[tuple[str, str]]
