@@ -181,7 +181,9 @@ class Contents:
             os.close(file)
 
     def _filled(self, file: int, offset: int, buffer: memoryview) -> memoryview:
-        return buffer[: os.preadv(file, [buffer], offset)]
+        if os.preadv(file, [buffer], offset) < len(buffer):
+            raise OSError(errno.EIO, "the object is shorter than its file")
+        return buffer
 
     def _kept(self, path: bytes) -> int:
         file = self._open.get(path)

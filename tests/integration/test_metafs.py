@@ -141,6 +141,7 @@ def test_contents_and_names_one_by_one(tmp_path: Path, data: bool) -> None:
             file = File(0o100644, 0, 0, 7, size=size, digest=digest)
         inner[b"f%d" % size] = file
     inner[b"lost"] = File(0o100644, 0, 0, 7, size=500, digest=bytes(32))
+    inner[b"short"] = File(0o100644, 0, 0, 7, size=5000, digest=verity_digest(contents[b"f4097"]))
     root = Directory(0o40755, 0, 0, 0, children={b"d": Directory(0o40755, 0, 0, 0, children=inner)})
     with served(root, tmp_path, data=data) as mount, overlaid(mount, tmp_path, data=data) as overlay:
         for view in (mount, overlay) if data else (overlay,):
@@ -156,6 +157,9 @@ def test_contents_and_names_one_by_one(tmp_path: Path, data: bool) -> None:
             with pytest.raises(OSError, match="lost" if not data else "error") as caught:
                 (place / "lost").read_bytes()
             assert caught.value.errno == (errno.EIO if data else errno.ENOENT)  # as the overlay has it
+            if data:
+                with pytest.raises(OSError, match="error"):
+                    (place / "short").read_bytes()
             assert os.statvfs(view).f_files >= len(inner)
 
 
