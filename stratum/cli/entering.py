@@ -19,6 +19,8 @@ _LOOKING = {"", "list", "show", "log", "ls", "cat", "find", "ps", "info", "metri
 _OUTSIDE = {"push", "pull", "login", "logout", "hook install", "hook uninstall"}
 """They ask programs for passwords, which know the user by another ID than 0, or are about files of the host alone."""
 _NEEDING = {"mount", "shell", "unshare", "hydrate"}
+_MOUNTLESS = {"list", "show", "log", "ls", "cat", "find", "diff", "tag", "import", "export", "restore", "verify"}
+"""They can do without the mounts of the session, where what they are about is not to be seen in there."""
 _PROGRAMS = {"shell", "unshare"}
 """They are about what the user has there, whatever the store."""
 _STARTING = {"import", "init", "mount", "shell", "unshare", "volume-plugin"}
@@ -42,7 +44,7 @@ def enter_session(config: Config, words: str, warn: Callable[[str], None]) -> Co
     from stratum.rootless.session import enter, obstacle, variables
 
     make = verb not in _LOOKING and (verb in _STARTING or os.path.exists(config.store))
-    notes = enter(config, make=make, paths=_paths(config))
+    notes = enter(config, make=make, paths=_paths(config), mounts=verb not in _MOUNTLESS)
     for note in notes or ():
         warn(note)
     added = variables()
@@ -64,5 +66,5 @@ def _is_anothers(config: Config) -> bool:
 
 def _paths(config: Config) -> list[str]:
     """What the command line could name, and where the store and the mount state are."""
-    words = [word for word in sys.argv[1:] if "/" in word and not word.startswith("-")]
-    return list(map(os.path.realpath, [str(config.store), str(config.runtime_dir), *words]))
+    words = [word.partition("=")[2] if word.startswith("-") else word for word in sys.argv[1:]]
+    return list(map(os.path.realpath, [str(config.store), str(config.runtime_dir), *filter(None, words)]))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import stat
 from contextlib import suppress
 from pathlib import Path
@@ -119,7 +120,7 @@ def _made(runtime_dir: Path) -> tuple[Found, str]:
             raise StratumError("the process that keeps the session namespace has ended")
     except BaseException:
         with suppress(ProcessLookupError):
-            os.kill(pid, 9)
+            os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
         raise
     finally:
@@ -135,7 +136,7 @@ def _keep(telling: int, waiting: int, sleep: str) -> NoReturn:
         userns.new_namespace()
         os.write(telling, bytes(4))
         if os.read(waiting, 1) != b"g":
-            os.kill(os.getpid(), 9)
+            os.kill(os.getpid(), signal.SIGKILL)
         libc_call("mount", b"none", b"/", None, _MS_REC_SLAVE, None)
         os.chdir("/")
         null = os.open(os.devnull, os.O_RDWR)
@@ -149,8 +150,36 @@ def _keep(telling: int, waiting: int, sleep: str) -> NoReturn:
         os.execve(sleep, [title, "infinity"], {})  # noqa: S606  (no shell is wanted)
     except OSError as exc:
         os.write(telling, (exc.errno or errno.EIO).to_bytes(4, "little"))
-    os.kill(os.getpid(), 9)
+    os.kill(os.getpid(), signal.SIGKILL)
     raise AssertionError
+
+
+def enter_passing() -> None:
+    """Move this process, which must have one thread, into namespaces of its own that end with it: with the IDs of the
+    session's, and all that is mounted here. ``UnsupportedError`` or ``OSError`` where that is not possible."""
+    reading, telling = os.pipe()
+    waiting, going = os.pipe()
+    owner, pid = os.getpid(), os.fork()
+    if pid == 0:
+        try:
+            os.close(going)
+            if os.read(waiting, 1) == b"g":
+                _give_ids(owner)
+                os.write(telling, bytes(4))
+        finally:
+            os.kill(os.getpid(), signal.SIGKILL)
+    try:
+        userns.new_namespace()
+        os.write(going, b"g")
+        os.close(telling)
+        if os.read(reading, 4) != bytes(4):
+            raise UnsupportedError("a namespace of its own gets no IDs", hint=_id_cure())
+        userns.id_ranges.cache_clear()
+    finally:
+        os.close(going)
+        os.waitpid(pid, 0)
+        os.close(reading)
+        os.close(waiting)
 
 
 def _highest_descriptor() -> int:

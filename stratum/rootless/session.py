@@ -16,7 +16,7 @@ from typing import Protocol
 
 from stratum.errors import StratumError, UnsupportedError, os_error_text
 from stratum.rootless.found import Found
-from stratum.rootless.keeper import elsewhere, make_ours, ours
+from stratum.rootless.keeper import elsewhere, enter_passing, make_ours, ours
 from stratum.rootless.places import all_there, out_of_sight
 from stratum.rootless.podmans import podmans
 from stratum.sys.userns import id_ranges, in_initial_namespace
@@ -34,7 +34,7 @@ class Place(Protocol):
     def environment(self) -> Mapping[str, str]: ...
 
 
-def enter(place: Place, *, make: bool, paths: Iterable[str] = ()) -> list[str] | None:
+def enter(place: Place, *, make: bool, paths: Iterable[str] = (), mounts: bool = True) -> list[str] | None:
     """Move this process, which must have one thread, into the user's session namespace; with ``make`` it is made where
     there is none yet.
 
@@ -43,7 +43,8 @@ def enter(place: Place, *, make: bool, paths: Iterable[str] = ()) -> list[str] |
     is in none afterwards: it is root of the machine, there is none, or ``obstacle`` tells why none can be made. Does
     nothing in a process that is in a user namespace already.
 
-    Raises ``UnsupportedError`` where the working directory or one of ``paths`` cannot be seen in there.
+    Raises ``UnsupportedError`` where the working directory or one of ``paths`` cannot be seen in there. Who needs no
+    ``mounts`` of the session is then in a namespace like it, which ends with this process.
     """
     _obstacles.clear()
     if not in_initial_namespace():
@@ -57,7 +58,7 @@ def enter(place: Place, *, make: bool, paths: Iterable[str] = ()) -> list[str] |
     if found is None:
         return None
     try:
-        _move(found, paths)
+        _move(found, paths, mounts)
     except OSError as exc:
         _obstacles.append(UnsupportedError(f"cannot enter the session namespace: {os_error_text(exc)}"))
         return None
@@ -103,13 +104,19 @@ def _made(place: Place, notes: list[str]) -> Found | None:
     return found
 
 
-def _move(found: Found, paths: Iterable[str]) -> None:
+def _move(found: Found, paths: Iterable[str], mounts: bool) -> None:
     """Enter, with the working directory that has the same path in there."""
     before, directory = _working_directory()
     try:
         outside, inside = _mounts("self"), _mounts(str(found.pid))
         if not all_there(outside, inside):
-            _check(found, [directory, *paths] if directory else paths, outside, inside)
+            hidden = out_of_sight([directory, *paths] if directory else paths, outside, inside)
+            if hidden is not None:
+                found.close()
+                if mounts:
+                    raise _unseen(hidden[0], f"{hidden[1]} was mounted later", found)
+                enter_passing()
+                return
         found.enter()
         try:
             if directory is None:
@@ -140,14 +147,6 @@ def _working_directory() -> tuple[int, str | None]:
 def _mounts(pid: str) -> bytes:
     with open(f"/proc/{pid}/mountinfo", "rb") as file:
         return file.read()
-
-
-def _check(found: Found, paths: Iterable[str], outside: bytes, inside: bytes) -> None:
-    hidden = out_of_sight(paths, outside, inside)
-    if hidden is not None:
-        path, mountpoint = hidden
-        found.close()
-        raise _unseen(path, f"{mountpoint} was mounted later", found)
 
 
 def _unseen(path: str, why: str, found: Found) -> UnsupportedError:

@@ -99,14 +99,17 @@ def test_what_is_mounted_later_is_not_mistaken_for_what_is_below(user: User) -> 
     user.run("mkdir", "-p", "late/below", "tree")
     user.ok("import", "tree", "app")
     late = user.home / "late"
-    subprocess.run(["mount", "-t", "tmpfs", "late", late], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=777", "late", late], check=True)
     try:
-        (late / "file").touch()
-        os.chmod(late, 0o755)
-        for args, cwd in ((("import", late, "other"), user.home), (("list",), late), (("import", ".", "other"), late)):
-            done = user.stratum(*args, cwd=cwd)
+        (late / "file").write_text("late")
+        for cwd, args in ((user.home, ("late/app",)), (late, ("app",))):
+            done = user.stratum("mount", "app", *args, cwd=cwd)
             assert done.returncode == 6
-            assert f"{late} is not to be seen in the session namespace: {late} was mounted later" in done.stderr
+            assert f"is not to be seen in the session namespace: {late} was mounted later" in done.stderr
+        user.ok("import", late, "other")  # what needs no mount of the session sees all that there is
+        user.run("mkdir", late / "copy")
+        user.ok("restore", "other", "/", "--to", "copy", cwd=late)
+        assert (late / "copy/file").read_text() == user.ok("cat", "other", "file", cwd=late) == "late"
     finally:
         subprocess.run(["umount", late], check=True)
     mounted = Path(user.ok("mount", "app+main", late))
