@@ -3,7 +3,7 @@
 What is not here of such a mount fails when it is read. Nothing of that is touched to find it out: the keeper says what
 it serves, and the record of mounts what there should be. The new mount takes the place of the old one in one step
 (``mount.swap``), over the same upperdir, and whoever reads there goes on. So it does for a mount that was made when its
-commit was here whole, and has no gate.
+commit was here whole, and has no gate; and for one of a user's whose server of names was killed (``mount.plan.Lower``).
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 
 from stratum.api.session import Session
 from stratum.errors import NotFoundError, StratumError
-from stratum.frozen import frozen
+from stratum.frozen import frozen, replace
 from stratum.mount.plan import gate_starts_keeper
 from stratum.refs import parse_ref
+from stratum.sys import userns
 
 if TYPE_CHECKING:
     from stratum.mount.state import Record
@@ -29,32 +30,48 @@ _HANDING_OVER = 0.5
 
 @frozen
 class Healed:
-    """A mount that got a new gate, or the ``error`` that says why not. ``problems``: copies of it that did not."""
+    """A mount that was made anew, or the ``error`` that says why not. ``problems``: copies of it that were not.
+
+    ``now`` is what it does now.
+    """
 
     record: Record
     problems: list[str]
     error: StratumError | None = None
+    now: str = "fetches again what is read there"
 
 
 def heal(session: Session, options: Mapping[str, str] | None = None) -> list[Healed]:
-    """Give every mount of the store that needs a gate, and has none that is served, a new one; what was done.
+    """Have every mount of the store made anew that needs a gate, or a server of its names, and has none; what was done.
 
     ``options`` are those of the new gates (``Workplace.gate``): those that the mounts had are gone with their keeper.
     Costs next to nothing where all commits that are mounted are here whole. Nothing that is wrong with one mount keeps
     the others from being healed. Raises ``StratumError`` where the keeper does not answer.
     """
-    needing = [record for record in session.state.of_store(session.store.root) if _needs_gate(session, record)]
+    records = [record for record in session.state.of_store(session.store.root) if record.mount_id is not None]
+    done = [] if userns.is_privileged() else _with_new_servers(session, records, options)
+    replaced = {healed.record.id for healed in done}
+    needing = [record for record in records if record.id not in replaced and _needs_gate(session, record)]
     if not needing:
-        return []
+        return done
     start = gate_starts_keeper(options or {})
     served = _served(session, start)
     if served is not None and any(record.id not in served for record in needing):
         time.sleep(_HANDING_OVER)
         served = _served(session, start)
     if served is None:
-        return []
+        return done
     missing = [record for record in needing if record.id not in served]
-    return [healed for record in missing for healed in _healed(session, record, options)]
+    return done + [healed for record in missing for healed in _healed(session, record, options)]
+
+
+def _with_new_servers(session: Session, records: list[Record], options: Mapping[str, str] | None) -> list[Healed]:
+    """The mounts that nobody served any more, made anew."""
+    from stratum.mount.swap import has_lost_server
+
+    lost = [record for record in records if not record.attended and has_lost_server(record)]
+    done = [healed for record in lost for healed in _healed(session, record, options)]
+    return [replace(healed, now="is served again") for healed in done]
 
 
 def heal_by_the_way(session: Session, options: Mapping[str, str] | None = None) -> list[str]:
@@ -67,12 +84,12 @@ def heal_by_the_way(session: Session, options: Mapping[str, str] | None = None) 
     for healed in done:
         place = f"{healed.record.ref} at {healed.record.mountpoint}"
         lines += [f"{place}: {problem}" for problem in healed.problems]
-        lines.append(f"{place}: {healed.error.told if healed.error else 'fetches again what is read there'}")
+        lines.append(f"{place}: {healed.error.told if healed.error else healed.now}")
     return lines
 
 
 def _needs_gate(session: Session, record: Record) -> bool:
-    return record.mount_id is not None and session.store.sources.is_partial(record.commit)
+    return session.store.sources.is_partial(record.commit)
 
 
 def _served(session: Session, start: bool) -> set[str] | None:

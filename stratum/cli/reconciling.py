@@ -30,7 +30,7 @@ def reconcile(app: App, mounts: bool) -> None:
     of the next container does it too.
 
     Mounts of commits that are not here whole are mended where what fetched for them was killed: what is read there
-    comes again, and whoever uses them goes on.
+    comes again, and whoever uses them goes on. So are mounts of an ordinary user whose server was killed.
     """
     from stratum.volumes.grant import reconcile as run
 
@@ -83,7 +83,7 @@ def _mend(app: App) -> tuple[int, int]:
             app.out.warn(f"{place}: {safe(problem)}")
         failed += healed.error is not None or bool(healed.problems)
         if healed.error is None:
-            app.out.note(f"{place} fetches again what is read there")
+            app.out.note(f"{place} {healed.now}")
     return len(cleared) + len(found), failed
 
 

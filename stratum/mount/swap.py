@@ -193,6 +193,16 @@ def allow_writes(record: Record) -> None:
                 raise explained(exc, f"cannot let {record.mountpoint} take writes again") from None
 
 
+def has_lost_server(record: Record) -> bool:
+    """Whether the mount of ``record`` is there, and who serves its names to a user's overlay is not."""
+    with contextlib.suppress(StratumError), opened(record) as live:
+        try:
+            os.stat(f".stratum-{os.urandom(8).hex()}", dir_fd=live.root)  # a name that nobody has an answer for yet
+        except OSError as exc:
+            return exc.errno in (errno.ENOTCONN, errno.ECONNABORTED)
+    return False
+
+
 @contextlib.contextmanager
 def opened(record: Record) -> Iterator[LiveMount]:
     """The mount of ``record``, on the host or in a container. ``NotFoundError`` where it is not shown any more."""

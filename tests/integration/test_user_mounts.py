@@ -137,11 +137,19 @@ def test_records_of_live_mounts_stay_whoever_looks(user: User) -> None:
     assert "(this user's session" in user.ok("status")
     assert user.json("status")[0]["worktrees"][0]["mounts"][0]["namespace"] == "session"
     assert "is mounted already" in user.stratum("mount", "app", "n").stderr
-    for pid, line in user.processes().items():
-        if "catatonit" in line:
-            os.kill(pid, signal.SIGKILL)
+    kill(user, "mount app m")  # the server, which was the program that mounted
+    assert "not connected" in user.inside("cat", "m/big", check=False).stderr
+    assert "app+main at " in user.stratum("reconcile").stderr
+    assert user.inside("cat", "m/small", "m/sub/old").stdout == "small\n"
+    kill(user, "catatonit")
     eventually(lambda: python(user, look, "env") == [], "the mount goes with the session")
     assert user.ok("mount", "app", "m")
+
+
+def kill(user: User, program: str) -> None:
+    """Kill each process of the user that has ``program`` in its command line."""
+    for pid in [pid for pid, line in user.processes().items() if program in line]:
+        os.kill(pid, signal.SIGKILL)
 
 
 def test_a_container_gets_owners_as_it_has_them_or_is_told_why_not(user: User) -> None:
