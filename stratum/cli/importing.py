@@ -164,6 +164,10 @@ def _tell_init(app: App, done: Imported, migrated: bool) -> None:
     assert done.mount is not None
     place = done.mount.mountpoint
     shown = shlex.quote(safe(place))
+    if done.mount.in_session:
+        from stratum.cli.notes import visible_in
+
+        app.out.note(f"{safe(place)} is {visible_in(app)}")
     if done.persistent:
         app.out.note(f"{safe(place)} is mounted at every start where stratum-mounts.service or 'mount --all' runs")
     else:

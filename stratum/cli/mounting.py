@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from typing import TYPE_CHECKING, Any
 
@@ -96,16 +95,9 @@ def mount(
         return
     app.out.line(safe(record.mountpoint))
     if record.in_session:
-        app.out.note(_visible_in(app))
+        from stratum.cli.notes import visible_in
 
-
-def _visible_in(app: App) -> str:
-    """Where mounts of a user's session are to be seen."""
-    places = "stratum shell, stratum unshare"
-    directories = app.session.config.environment.get("PATH", "").split(os.pathsep)
-    if any(os.access(os.path.join(directory, "podman"), os.X_OK) for directory in directories):
-        places += ", podman unshare, podman run -v"
-    return f"visible in: {places}"
+        app.out.note(visible_in(app))
 
 
 def _mount_all(app: App) -> None:
@@ -335,7 +327,9 @@ def status(app: App, target: str | None, short: bool) -> None:
     for stratum in strata:
         _print_status(app, stratum, residings)
     if any(record.in_session for stratum in strata for record in _mounts(stratum)):
-        app.out.note(f"mounts of this user's session are {_visible_in(app)}")
+        from stratum.cli.notes import visible_in
+
+        app.out.note(f"mounts of this user's session are {visible_in(app)}")
 
 
 def _mounts(stratum: StratumStatus) -> list[Record]:

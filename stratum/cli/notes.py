@@ -1,6 +1,9 @@
-"""Notes on what NAME alone is, where a user may have thought of something else."""
+"""Notes of several verbs: what NAME alone is, where a user may have thought of something else; where a mount can be
+seen."""
 
 from __future__ import annotations
+
+import os
 
 from stratum.cli.app import App
 from stratum.cli.output import short
@@ -65,3 +68,12 @@ def note_main(app: App, ref: str, commit: str) -> None:
     if main.commit != commit:
         brings = f"'stratum rebase {name} {ref}' brings it here"
         app.out.note(f"{name} alone is {main}, which stays at {short(main.commit)} ({brings})")
+
+
+def visible_in(app: App) -> str:
+    """Where mounts of a user's session are to be seen."""
+    places = "stratum shell, stratum unshare"
+    directories = app.session.config.environment.get("PATH", "").split(os.pathsep)
+    if any(os.access(os.path.join(directory, "podman"), os.X_OK) for directory in directories):
+        places += ", podman unshare, podman run -v"
+    return f"visible in: {places}"

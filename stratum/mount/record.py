@@ -204,11 +204,12 @@ def mounts_of(ref: str = "") -> Iterator[tuple[int, MountEntry]]:
     """The mounts of ``ref``, of every store's (of everything where it is empty), on record or not: (a process that sees
     it, the entry).
 
-    Only those in mount namespaces of this user's: in others, anybody may have made one of that source.
+    Only those in mount namespaces of this user's: in others, anybody may have made one of that source. Of a user who is
+    not root these are those of all their sessions.
     """
     for pid, entry in mountinfo.everywhere(f":{_source_ref(ref)}" if ref else _PREFIX):
         ours = entry.fstype == "overlay" and entry.source.startswith(_PREFIX) and (not ref or shows_ref(entry, ref))
-        if ours and is_mount_namespace_of_ours(pid):
+        if ours and (is_mount_namespace_of_ours(pid) or _is_in_own_session(pid)):
             yield pid, entry
 
 
@@ -224,6 +225,13 @@ def mount_at(path: str) -> tuple[str, str] | None:
         return None
     found, _, ref = entry.source.removeprefix(_PREFIX).partition(":")
     return found, ref
+
+
+def _is_in_own_session(pid: int) -> bool:
+    """Whether ``pid`` is in a user namespace of this user, who is not root, that this process is outside of."""
+    return _is_hidden_but_own(pid) or (
+        userns.in_initial_namespace() and not userns.is_privileged() and is_mount_namespace_made_by_us(pid)
+    )
 
 
 def _is_hidden_but_own(pid: int) -> bool:

@@ -129,9 +129,11 @@ def test_records_of_live_mounts_stay_whoever_looks(user: User) -> None:
     make_app(user)
     user.ok("mount", "app", "m")
     look = """
-        print(json.dumps([[record.ref, record.held_by()] for record in State(session.config.runtime_dir).records()]))
+        from stratum.mount.record import mounts_of
+        records = State(session.config.runtime_dir).records()
+        print(json.dumps([*([each.ref, each.held_by()] for each in records), any(mounts_of("app+main"))]))
     """
-    expected = [["app+main", "this user's session"]]
+    expected = [["app+main", "this user's session"], True]
     for namespace in ([], ["env"], ["unshare", "-Urm"], ["podman", "unshare", "unshare", "-Urm"]):
         assert python(user, look, *namespace) == expected
     assert "(this user's session" in user.ok("status")
@@ -142,7 +144,7 @@ def test_records_of_live_mounts_stay_whoever_looks(user: User) -> None:
     assert "app+main at " in user.stratum("reconcile").stderr
     assert user.inside("cat", "m/small", "m/sub/old").stdout == "small\n"
     kill(user, "catatonit")
-    eventually(lambda: python(user, look, "env") == [], "the mount goes with the session")
+    eventually(lambda: python(user, look, "env") == [False], "the mount goes with the session")
     assert user.ok("mount", "app", "m")
 
 
