@@ -27,7 +27,7 @@ from stratum.errors import (
 )
 from stratum.frozen import replace
 from stratum.mount.plan import Fd, Layers, LayerSyntax, Lower, Method, MountPlan, method_for, overlay_parameters
-from stratum.sys import fuse, loop, mountapi, mountinfo, proc, userns
+from stratum.sys import loop, mountapi, mountinfo, proc, userns
 from stratum.sys.copymark import check_mark
 from stratum.sys.mountapi import MNT_DETACH, MOUNT_ATTR_RDONLY, UMOUNT_NOFOLLOW, FilesystemContext
 from stratum.sys.namespaces import CLONE_NEWNS, in_own_thread, unshare
@@ -118,6 +118,11 @@ def _users_layers(plan: MountPlan, method: Method, layers: Layers, opened: ExitS
     needs no data layers, but another layer below where there is none above.
     """
     if method.lower is Lower.DIRECTORY:
+        if plan.ids is not None:
+            raise UnsupportedError(
+                "a container whose users have other IDs needs FUSE, which translates the owners of files",
+                hint="start it with --userns=keep-id or without --userns, or open /dev/fuse to users",
+            )
         return layers
     from stratum.metafs.serving import serve_image
 
@@ -291,7 +296,7 @@ def _no_writable(plan: MountPlan) -> StratumError:
 
 def explained(exc: OSError, what: str) -> StratumError:
     """``exc`` from a mount call as the error to show; ``what`` says what could not be done."""
-    about = f"{exc.filename}: " if exc.filename == fuse.DEVICE else ""
+    about = f"{exc.filename}: " if exc.filename == "/dev/fuse" else ""
     text = f"{what}: {about}{os_error_text(exc)}"
     if exc.errno == errno.EPERM or (exc.errno == errno.EACCES and not userns.is_privileged()):
         return UnsupportedError(text, hint=_MOUNT_AS_ROOT if userns.in_initial_namespace() else NO_MOUNTS)

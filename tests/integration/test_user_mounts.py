@@ -184,11 +184,13 @@ def test_a_container_gets_owners_as_it_has_them_or_is_told_why_not(user: User) -
 
         keep_id = "0 1 1000\\n1000 0 1\\n1001 1001 60000"
         answers = [in_container(ids, ref) for ids in (keep_id, "0 2000 6") for ref in ("app:v1", "app+main")]
-        print(json.dumps(answers))
+        session = Session(load_config(user_mounts="directory"))
+        print(json.dumps([*answers, in_container("0 2000 6", "app:v1")]))
     """
-    kept, writable, translated, refused = python(user, script)
+    kept, writable, translated, refused, closed = python(user, script)
     assert kept == writable == [[0, 0], [5, 6], [7, 0]]
     assert translated == [[2000, 2000], [2005, 65534], [65534, 2000]]
     assert refused[0] == 6
     assert refused[1].startswith("a worktree cannot be mounted for the container's process ")
     assert "--userns=keep-id" in refused[2]
+    assert closed[:2] == [6, "a container whose users have other IDs needs FUSE, which translates the owners of files"]
