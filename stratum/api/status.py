@@ -183,7 +183,7 @@ def _worktree(
     try:
         changes = count_changes(store, tree, open_tree)
     except (UnsupportedError, LostAttributesError) as exc:  # of one worktree; the status of all else is wanted
-        changes, failed = Changes(None, Counts()), failed or exc.message
+        changes, failed = Changes(None, Counts(), exc.message), failed or exc.message
     head_time = None
     if tree.head is not None and store.commits.exists(tree.head):
         head_time = store.commits.meta(tree.head).timestamp

@@ -35,10 +35,12 @@ class Counts:
 @frozen
 class Changes:
     """What a worktree shows against its last commit (its base where there is none), which is what a commit would take,
-    and against its base. ``uncommitted`` is None where the store has lost the last commit."""
+    and against its base. ``uncommitted`` is None where the store has lost the last commit. ``unread`` is why its
+    upperdir could not be read, where nothing else is known for that."""
 
     uncommitted: Counts | None
     since_base: Counts
+    unread: str | None = None
 
 
 def count_changes(store: Store, tree: Worktree, open_tree: OpenTree, *, at_a_glance: bool = False) -> Changes:

@@ -169,7 +169,8 @@ def _tell_init(app: App, done: Imported, migrated: bool) -> None:
 
         app.out.note(f"{safe(place)} is {visible_in(app)}")
     if done.persistent:
-        app.out.note(f"{safe(place)} is mounted at every start where stratum-mounts.service or 'mount --all' runs")
+        unit = "the user's stratum-mounts.service" if done.mount.in_session else "stratum-mounts.service"
+        app.out.note(f"{safe(place)} is mounted at every start where {unit} or 'mount --all' runs")
     else:
         app.out.note(f"after a reboot: stratum mount {done.mount.ref} {shown}, or now with --persist")
     if not migrated:
@@ -179,7 +180,9 @@ def _tell_init(app: App, done: Imported, migrated: bool) -> None:
         app.out.note(f"the originals ({size}) are in {safe(str(done.originals))}; remove them when all is well")
         return
     if done.mount.in_session:
-        app.out.note(f"the originals ({size}) are where they were, untouched: there, outside of this user's session")
+        app.out.note(
+            f"the originals ({size}) are as they were; outside of this user's session, {shown} still shows them"
+        )
         return
     app.out.note(f"the originals ({size}) are below the mount, untouched; to look at them without unmounting it:")
     inside = f"cd / && umount {shown} && ls -la {shown}"

@@ -350,9 +350,8 @@ def _print_status(app: App, stratum: StratumStatus, residings: Residings) -> Non
         app.out.line(f"    uncommitted  {_uncommitted(tree)}")
         head = f"{short(tree.head)}  {tree.head_time}" if tree.head else "none made from it yet"
         app.out.line(f"    last commit  {head}")
-        app.out.line(
-            f"    base         {short(tree.base)}  ({_counted(tree.changes.since_base) or 'no changes'} since)"
-        )
+        since = "" if tree.changes.unread else f"  ({_counted(tree.changes.since_base) or 'no changes'} since)"
+        app.out.line(f"    base         {short(tree.base)}{since}")
         _print_residing(app, residings, tree.base)
         for record in tree.mounts:
             app.out.line(f"    mounted      {safe(record.mountpoint)} ({record.held_by()}, since {record.since})")
@@ -366,7 +365,7 @@ def _print_status(app: App, stratum: StratumStatus, residings: Residings) -> Non
             from stratum.cli.versions import status_text
 
             app.out.line(f"    history      {status_text(tree.history)}")
-        if tree.lease_error:
+        if tree.lease_error and tree.lease_error != tree.changes.unread:
             app.out.line(f"    failed       {safe(tree.lease_error)}")
 
 
@@ -395,6 +394,8 @@ def _history_json(history: HistoryStatus) -> dict[str, Any]:
 
 
 def _uncommitted(tree: WorktreeStatus) -> str:
+    if tree.changes.unread:
+        return f"not known: {safe(tree.changes.unread)}"
     if tree.changes.uncommitted is None:
         return "not known: its last commit is not in the store"
     return _counted(tree.changes.uncommitted) or "clean"

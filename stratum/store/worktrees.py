@@ -27,7 +27,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from stratum.errors import DamagedError, ExistsError, NotFoundError
+from stratum.errors import DamagedError, ExistsError, NotFoundError, UnsupportedError
 from stratum.frozen import frozen, replace
 from stratum.refs import Ref, check_name, is_name
 from stratum.store.clock import rfc3339, utc_now
@@ -50,6 +50,7 @@ from stratum.store.upperdirs import (
 )
 from stratum.sys import copymark
 from stratum.sys.atomic import fsync_dir
+from stratum.sys.userns import is_mapped
 from stratum.sys.xattrs import list_xattrs
 from stratum.tree.model import Directory
 from stratum.tree.overlay import Dialect
@@ -539,8 +540,13 @@ def dress_upperdir(path: Path, root: Directory, dialect: Dialect) -> None:
     """Give the empty upperdir ``path`` owner, mode, times and xattrs of the commit's ``root``, which it is shown as by
     a mount of ``dialect``.
 
-    Raises ``StratumError``.
+    Raises ``StratumError``, and ``UnsupportedError`` for an owner whom this user namespace has no ID for.
     """
+    if not (is_mapped(root.uid) and is_mapped(root.gid, "gid_map")):
+        raise UnsupportedError(
+            f"the root directory belongs to {root.uid}:{root.gid}, whom your user namespace has no ID for",
+            hint="root may give you more IDs: usermod --add-subuids FIRST-LAST --add-subgids FIRST-LAST USER",
+        )
     try:
         os.chown(path, root.uid, root.gid)
         os.chmod(path, stat.S_IMODE(root.mode))
