@@ -19,7 +19,7 @@ from stratum.errors import NotFoundError, StratumError, UnsupportedError, os_err
 from stratum.frozen import replace
 from stratum.mount.build import build_detached
 from stratum.mount.idmap import IdMap, build_idmapped
-from stratum.mount.plan import MountPlan
+from stratum.mount.plan import Lower, MountPlan
 from stratum.sys import proc, userns
 
 _CONTEXT = re.compile(r'(?:^|,)context=(?:"([^"]*)"|([^,]*))')
@@ -115,6 +115,12 @@ class ContainerProcess:
             return build_detached(plan)
         if plan.upperdir is not None:
             self.check_writable("a worktree")
+        if plan.method is not None and plan.method.lower is Lower.DIRECTORY:
+            raise UnsupportedError(
+                f"nothing translates owners for {self._who}: its users have other IDs than those of the files, and only"
+                " what serves a commit by /dev/fuse knows these",
+                hint="start it with --userns=keep-id or without --userns",
+            )
         from stratum.metafs.ids import IdTable
 
         ids = IdTable(tuple(self.id_ranges("uid_map")), tuple(self.id_ranges("gid_map")))
