@@ -23,7 +23,7 @@ from stratum.composefs.verity import verity_digest
 from stratum.ingest.reader import FileReader, Pending
 from stratum.ingest.upperdir import read_upperdir
 from stratum.mount.build import mount, unmount
-from stratum.mount.plan import MountPlan
+from stratum.mount.plan import Method, MountPlan
 from stratum.store.store import Store
 from stratum.sys.syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE, renameat2
 from stratum.tree import overlay
@@ -98,10 +98,14 @@ def lines(tree: Directory) -> list[str]:
 
 
 class Lab:
-    """A store, and worktrees of its commits that are mounted without the rest of the product."""
+    """A store, and worktrees of its commits that are mounted without the rest of the product, by ``method``."""
 
-    def __init__(self, place: Path) -> None:
+    def __init__(
+        self, place: Path, dialect: overlay.Dialect = overlay.Dialect.TRUSTED, method: Method | None = None
+    ) -> None:
         self.place = place
+        self.dialect = dialect
+        self.method = method
         self.store = Store.create(place / "store")
         self._count = 0
 
@@ -157,13 +161,14 @@ class Worktree:
             (self.place / name).mkdir()
         os.chown(self.upper, root.uid, root.gid)
         self.upper.chmod(stat.S_IMODE(root.mode))
-        for name, value in overlay.Dialect.TRUSTED.escape(root.xattrs):
+        for name, value in self.lab.dialect.escape(root.xattrs):
             os.setxattr(self.upper, name, value)
         os.utime(self.upper, ns=(root.mtime, root.mtime))
 
     def mount(self) -> None:
-        plan = MountPlan(self.lab.image(self.base), self.lab.store.objects.layers, self.upper, self.place / "work")
-        mount(plan, self.view)
+        image, data = self.lab.image(self.base), self.lab.store.objects.layers
+        ways = {"dialect": self.lab.dialect, "method": self.lab.method}
+        mount(MountPlan(image, data, self.upper, self.place / "work", **ways), self.view)
         self.mounted = True
 
     def unmount(self) -> None:
@@ -179,7 +184,7 @@ class Worktree:
     def read(self, warn: Callable[[str], None] | None = None) -> Directory:
         """The tree according to the upperdir; nothing is kept of what is read."""
         with self.lab.store.begin() as tx, FileReader(tx, self.lab.store.objects) as reader:
-            tree = read_upperdir(self.base, self.upper, reader, warn=warn)
+            tree = read_upperdir(self.base, self.upper, reader, warn=warn, dialect=self.lab.dialect)
             assert reader.warnings == []
             return tree
 
@@ -197,7 +202,7 @@ class Worktree:
         """Commit, and go on with the commit as the base and an empty upperdir."""
         before = lines(self.walk())
         with self.lab.store.begin() as tx, FileReader(tx, self.lab.store.objects) as reader:
-            tree = read_upperdir(self.base, self.upper, reader)
+            tree = read_upperdir(self.base, self.upper, reader, dialect=self.lab.dialect)
             self.lab.store.commits.write(tx, tree, known=self.base)
         self.unmount()
         self.base = tree
