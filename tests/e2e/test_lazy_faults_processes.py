@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.support import hydrating
+from tests.support import hydrating, keepers
 from tests.support.lazily import LARGE, Far, Lazily, Reading, until
 
 pytestmark = [pytest.mark.root, pytest.mark.registry, pytest.mark.timeout(1200)]
@@ -130,7 +130,11 @@ def test_kills_at_any_moment(lazily: Lazily, far: Far) -> None:
     lazily.cli.ok("fsck")
 
 
-def test_what_serves_a_mount_ends_with_it(lazily: Lazily, far: Far) -> None:
+def test_what_serves_a_mount_ends_with_it(lazily: Lazily, far: Far, monkeypatch: pytest.MonkeyPatch) -> None:
+    lazily.cli.ok("unmount", lazily.mnt)
+    hydrating.stop(lazily.run)
+    keepers.hurry(monkeypatch)
+    keepers.mount(lazily.cli, lazily.ref, lazily.mnt)
     assert lazily.read(far.group(0)[:1]) == {}
     running = hydrating.processes(lazily.run)
     assert len(running) == 2

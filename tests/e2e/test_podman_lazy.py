@@ -13,10 +13,12 @@ from stratum.api.session import Session
 from stratum.config import load_config
 from stratum.errors import UsageError
 from stratum.plugin.volumes import PluginVolumes
+from stratum.podman import pausing
 from tests.e2e.hooked import refused, volume, wait_for
 from tests.e2e.podman_env import PodmanEnv
 from tests.support import hydrating
 from tests.support.command import Command
+from tests.support.inprocess import stratum
 from tests.support.lazily import LARGE, LARGE_SIZE, Far, until
 
 pytestmark = [pytest.mark.root, pytest.mark.podman, pytest.mark.registry]
@@ -145,7 +147,9 @@ def test_a_container_that_waits_ends_at_once(lazily: PodmanEnv, cli: Command, fa
     assert time.monotonic() - before < 20, "a read that is not answered takes longer"
 
 
-def test_a_commit_with_a_pause_says_who_waits(lazily: PodmanEnv, cli: Command, far: Far) -> None:
+def test_a_commit_with_a_pause_says_who_waits(
+    lazily: PodmanEnv, cli: Command, far: Far, monkeypatch: pytest.MonkeyPatch
+) -> None:
     script = "until [ -e /tmp/go ]; do sleep 0.1; done; echo begun; cat /data/d5/f30 > /tmp/read; exec sleep 1000"
     start(lazily, "app+main:/data:create=app:v1;lazy;prefetch=none", script)
     inside(lazily, "echo new > /data/new")
@@ -153,7 +157,12 @@ def test_a_commit_with_a_pause_says_who_waits(lazily: PodmanEnv, cli: Command, f
     inside(lazily, "touch /tmp/go")
     wait_for(lazily, "server", "begun")
     time.sleep(0.5)
-    done = cli("commit", "app+main", "live")
+    with monkeypatch.context() as here:
+        here.setattr(pausing, "_WAITS", (0.1,))
+        here.setattr(pausing, "_WAITS_FOR_READERS", (0.1,))
+        for name, value in cli.environment.items():
+            here.setenv(name, value)
+        done = stratum("commit", "app+main", "live")
     assert (done.code, done.stdout) == (1, "")
     assert "cannot be paused, so nothing was committed: processes in it wait in the kernel" in done.stderr
     assert "(cat /data/d5/f30)" in done.stderr
@@ -167,7 +176,7 @@ def test_a_commit_with_a_pause_waits_for_a_reader_for_a_while(lazily: PodmanEnv,
     script = "until [ -e /tmp/go ]; do sleep 0.1; done; echo begun; sha256sum /data/d5/f30; exec sleep 1000"
     start(lazily, "app+main:/data:create=app:v1;lazy;prefetch=none", script)
     inside(lazily, "echo new > /data/new")
-    far.slow.tell(delay=6.0)
+    far.slow.tell(delay=4.0)
     inside(lazily, "touch /tmp/go")
     wait_for(lazily, "server", "begun")
     time.sleep(0.5)

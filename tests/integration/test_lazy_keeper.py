@@ -29,7 +29,7 @@ from stratum.mount.plan import Gate
 from stratum.store import Store
 from stratum.sys import fuse, mountinfo
 from stratum.sys.packets import MAX_PACKET
-from tests.support import hydrating
+from tests.support import hydrating, keepers
 from tests.support.command import SCRIPT, Command
 from tests.support.lazily import Far, Lazily, until
 from tests.support.leftovers import unmount_below
@@ -44,6 +44,16 @@ def lazily(tmp_path: Path, far: Far) -> Iterator[Lazily]:
     with Lazily(tmp_path, far) as mounted:
         yield mounted
         unmount_below(tmp_path)
+
+
+@pytest.fixture
+def hasty(lazily: Lazily, monkeypatch: pytest.MonkeyPatch) -> Lazily:
+    """Its keeper ends as soon as there are no mounts, and not after ten seconds."""
+    lazily.cli.ok("unmount", lazily.mnt)
+    hydrating.stop(lazily.run)
+    keepers.hurry(monkeypatch)
+    keepers.mount(lazily.cli, "app:v1", lazily.mnt)
+    return lazily
 
 
 def connections(run: Path) -> list[dict[str, Any]]:
@@ -171,12 +181,12 @@ def test_the_socket_of_a_killed_keeper_is_replaced(lazily: Lazily, far: Far) -> 
     assert (other / "tiny").read_bytes() == b"ten bytes!"
 
 
-def test_a_keeper_without_mounts_ends_and_removes_its_socket(tmp_path: Path, far: Far) -> None:
-    with Lazily(tmp_path, far) as lazily:
-        pids = hydrating.processes(lazily.run)
-        lazily.cli.ok("unmount", lazily.mnt)
-        until(lambda: not os.path.lexists(socket_path(lazily.run)), 20)
-        until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
+def test_a_keeper_without_mounts_ends_and_removes_its_socket(hasty: Lazily) -> None:
+    pids = hydrating.processes(hasty.run)
+    assert len(pids) == 2
+    hasty.cli.ok("unmount", hasty.mnt)
+    until(lambda: not os.path.lexists(socket_path(hasty.run)))
+    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
 
 
 def test_mounts_and_unmounts_leave_no_process_descriptor_or_connection(lazily: Lazily) -> None:
@@ -321,8 +331,8 @@ except (BrokenPipeError, ConnectionResetError):
     assert not lazily.read(["tiny"])
 
 
-def test_a_client_that_says_nothing_is_let_go(lazily: Lazily) -> None:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as client, reachable(lazily.run) as path:
+def test_a_client_that_says_nothing_is_let_go(hasty: Lazily) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as client, reachable(hasty.run) as path:
         client.connect(path)
         client.settimeout(40)
         assert client.recv(10) == b""

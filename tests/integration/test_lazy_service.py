@@ -15,8 +15,7 @@ import pytest
 
 from stratum.mount.gatewire import socket_path
 from stratum.sys.daemon import of_service_manager, ways_out
-from tests.support import hydrating
-from tests.support.command import SCRIPT
+from tests.support import hydrating, keepers
 from tests.support.lazily import Far, Lazily, until
 
 # Descriptors get the numbers from 3 on, as systemd gives them.
@@ -51,9 +50,8 @@ class Manager:
             "NOTIFY_SOCKET": str(self.notes.getsockname()),
             "WATCHDOG_USEC": "400000",
         }
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", LAUNCH, ",".join(map(str, fds)), SCRIPT, "hydrate"], env=environment, pass_fds=fds
-        )
+        command = [sys.executable, "-c", LAUNCH, ",".join(map(str, fds)), *keepers.COMMAND, "hydrate"]
+        self.process = subprocess.Popen(command, env=environment, pass_fds=fds)
         self.told.clear()
         until(lambda: "READY=1" in self.heard())
 
@@ -143,7 +141,7 @@ def test_it_stays_without_mounts(manager: Manager) -> None:
     manager.lazily.cli.ok("unmount", manager.lazily.mnt)
     assert manager.process is not None
     with pytest.raises(subprocess.TimeoutExpired):
-        manager.process.wait(12)
+        manager.process.wait(3)
     assert os.path.lexists(socket_path(manager.lazily.run))
 
 

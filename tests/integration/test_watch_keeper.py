@@ -25,6 +25,7 @@ from stratum.history.wire import flush, socket_name
 from stratum.sys.packets import MAX_PACKET, reachable
 from tests.support import hydrating
 from tests.support.command import SCRIPT
+from tests.support.keepers import hurry
 from tests.support.watched import Watched, replace, until
 
 pytestmark = pytest.mark.root
@@ -38,6 +39,12 @@ def watched(tmp_path: Path) -> Iterator[Watched]:
         yield scene
     finally:
         scene.close()
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who watches ends as soon as there is nothing to watch, and not after ten seconds."""
+    hurry(monkeypatch)
 
 
 def socket_of(watched: Watched) -> Path:
@@ -263,7 +270,7 @@ def test_a_worker_that_does_not_answer_is_replaced(watched: Watched) -> None:
 # The end
 
 
-def test_it_ends_with_the_last_history(watched: Watched) -> None:
+def test_it_ends_with_the_last_history(hasty: None, watched: Watched) -> None:
     (watched.mnt / "a").write_text("1")
     assert history_off(watched.session, "app+dev") == ("app+dev", True)
     assert watched.of("/a") == ["create"]
@@ -284,7 +291,7 @@ def test_a_history_that_is_on_again_tells_what_nobody_saw(watched: Watched) -> N
     assert len(watched.gaps()) == 1
 
 
-def test_it_ends_where_the_store_is_deleted(tmp_path: Path) -> None:
+def test_it_ends_where_the_store_is_deleted(hasty: None, tmp_path: Path) -> None:
     scene = Watched(tmp_path, mounted=False)
     try:
         scene.on()
@@ -295,7 +302,7 @@ def test_it_ends_where_the_store_is_deleted(tmp_path: Path) -> None:
         scene.close()
 
 
-def test_it_ends_where_another_store_is_in_the_place_of_its_own(tmp_path: Path) -> None:
+def test_it_ends_where_another_store_is_in_the_place_of_its_own(hasty: None, tmp_path: Path) -> None:
     scene = Watched(tmp_path, mounted=False)
     try:
         scene.on()
@@ -310,7 +317,7 @@ def test_it_ends_where_another_store_is_in_the_place_of_its_own(tmp_path: Path) 
         scene.close()
 
 
-def test_a_worktree_that_is_removed_is_not_watched_any_more(tmp_path: Path) -> None:
+def test_a_worktree_that_is_removed_is_not_watched_any_more(hasty: None, tmp_path: Path) -> None:
     scene = Watched(tmp_path, mounted=False)
     try:
         scene.on()

@@ -17,7 +17,7 @@ import pytest
 from stratum.history.keeper import KEPT
 from stratum.history.wire import socket_name
 from tests.integration.test_lazy_service import LAUNCH
-from tests.support import hydrating
+from tests.support import hydrating, keepers
 from tests.support.command import SCRIPT
 from tests.support.watched import Watched, replace, until
 
@@ -43,9 +43,9 @@ class Manager:
             "NOTIFY_SOCKET": str(self.notes.getsockname()),
             "WATCHDOG_USEC": "400000",
         }
-        command = [sys.executable, "-c", LAUNCH, ",".join(map(str, fds)), SCRIPT, "watch"]
-        if not fds:
-            command = [str(SCRIPT), "watch"]
+        command = [*keepers.COMMAND, "watch"]
+        if fds:
+            command = [sys.executable, "-c", LAUNCH, ",".join(map(str, fds)), *command]
         self.process = subprocess.Popen(command, env=environment, pass_fds=fds)
         self.told.clear()
         until(lambda: "READY=1" in self.heard())
@@ -207,7 +207,7 @@ def test_it_stays_without_histories(manager: Manager) -> None:
     manager.watched.cli.ok("history", "off", "app+dev")
     assert manager.process is not None
     with pytest.raises(subprocess.TimeoutExpired):
-        manager.process.wait(12)
+        manager.process.wait(3)
     assert (manager.watched.run / socket_name(os.stat(manager.watched.cli.store))).exists()
 
 
