@@ -13,7 +13,9 @@ LINKS_MAX = 40
 
 def follow(root: Directory, path: bytes, *, last: bool = True) -> Inode | None:
     """The inode that ``path`` leads to, or None. The tree is all there is: its root is ``/`` of every link, and has
-    itself as ``..``. ``last``: what the last name is follows a link too. ``UsageError`` for links without an end."""
+    itself as ``..``. ``last``: a link that has the last name is followed too, as one always is before a slash.
+    ``UsageError`` for links without an end."""
+    last = last or path.endswith((b"/", b"/."))
     links = 0
     above: list[Directory] = []
     here: Inode = root

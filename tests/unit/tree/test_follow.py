@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from stratum.errors import UsageError
@@ -61,6 +61,7 @@ def written(root: Directory) -> Iterator[int]:
 
 
 @settings(max_examples=examples(60))
+@example({"a": "a", "b": "c", "c": {}}, [(["a", "."], False), (["b", "."], False), (["b", "."], True)])
 @given(TREES, st.lists(st.tuples(STEPS, st.booleans()), min_size=5, max_size=20))
 def test_it_is_what_the_kernel_says(tree: object, paths: list[tuple[list[str], bool]]) -> None:
     root = build(tree, iter(range(1, 1000)))
