@@ -24,9 +24,10 @@ from stratum.metafs.ids import IdTable
 from stratum.sys import fuse, fuseproto
 from stratum.sys.fuseproto import UNANSWERED, Opcode
 from stratum.sys.namespaces import leave_mounts
+from stratum.sys.proc import be_called
 
-_NAME: Final = b"stratum-metafs"
-"""What lists of processes show a server as; 15 bytes at most."""
+_NAME: Final = "stratum-metafs"
+"""What lists of processes show a server as."""
 _GREETING_MS: Final = 10_000
 _OPEN_OBJECTS: Final = 64
 _READ_AHEAD: Final = 1 << 17
@@ -46,7 +47,7 @@ def serve_image(image: int, *, objects: Sequence[int] = (), data: bool, ids: IdT
         answers = Answers(Image(buffer), Shows.FILES if data else Shows.NAMES, ids)
         device, mount = fuse.mount_detached(source, unchanging=True)
         try:
-            _begin(device, answers, objects)
+            _begin(device, answers, objects, source)
             os.fstat(mount)  # until it is asked for, the root has mode 0, which an overlay would keep
         except BaseException:
             os.close(mount)
@@ -63,12 +64,12 @@ def _mapped(image: int) -> mmap.mmap:
         raise DamagedError("an image of 0 bytes") from None
 
 
-def _begin(device: int, answers: Answers, objects: Sequence[int]) -> None:
+def _begin(device: int, answers: Answers, objects: Sequence[int], source: str) -> None:
     """Answer INIT, and have a process of its own answer all else."""
     greet(device, answers)
     child = os.fork()
     if child == 0:
-        _leave(device, answers, objects)
+        _leave(device, answers, objects, source)
     with suppress(ChildProcessError):  # somebody has the kernel reap all children
         os.waitpid(child, 0)
 
@@ -88,14 +89,14 @@ def greet(device: int, answers: Answers) -> None:
     fuse.send(device, fuseproto.reply(request.unique, body))
 
 
-def _leave(device: int, answers: Answers, objects: Sequence[int]) -> NoReturn:
+def _leave(device: int, answers: Answers, objects: Sequence[int], source: str) -> NoReturn:
     """In a forked process: become the server, as a child of nobody's that is here; never comes back."""
     status = 1
     try:
         gc.disable()  # a collection would write to all objects, and so have their memory copied
         os.setsid()
         if os.fork() == 0:
-            _detach({device, *objects})
+            _detach({device, *objects}, source)
             serve(device, answers, objects)
         status = 0
     except BaseException:
@@ -104,8 +105,8 @@ def _leave(device: int, answers: Answers, objects: Sequence[int]) -> NoReturn:
         os._exit(status)
 
 
-def _detach(kept: set[int]) -> None:
-    """Keep nothing of who made this process but the descriptors ``kept``."""
+def _detach(kept: set[int], source: str) -> None:
+    """Keep nothing of who made this process but the descriptors ``kept``; ``source`` is what it is to be known by."""
     os.chdir("/")
     signal.set_wakeup_fd(-1)
     for each in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
@@ -120,10 +121,7 @@ def _detach(kept: set[int]) -> None:
         if number > 2 and number not in kept:
             with suppress(OSError):
                 os.close(number)
-    with suppress(OSError):
-        name = os.open("/proc/self/comm", os.O_WRONLY)
-        os.write(name, _NAME)
-        os.close(name)
+    be_called(_NAME, f"{_NAME} {source}")
     # A mount namespace lives as long as a process is in it, what is mounted there as long as that, and this process as
     # long as what it serves: by itself it would keep all three.
     with suppress(OSError):

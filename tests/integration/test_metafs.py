@@ -42,7 +42,7 @@ def served(root: Directory, directory: Path, *, data: bool = False, ids: IdTable
         image.flush()
         objects = os.open(directory / "objects", os.O_PATH)
         try:
-            mount = serve_image(image.fileno(), objects=[objects], data=data, ids=ids, source="some")
+            mount = serve_image(image.fileno(), objects=[objects], data=data, ids=ids, source=directory.name)
         finally:
             os.close(objects)
     try:
@@ -69,18 +69,16 @@ def overlaid(mount: int, directory: Path, *, data: bool) -> Iterator[int]:
         os.close(overlay)
 
 
-def servers() -> set[int]:
-    """Those that this process is the origin of."""
+def servers(directory: Path) -> set[int]:
+    """Those of filesystems that ``served`` has made there."""
+    line = os.fsencode(f"stratum-metafs {directory.name}")
     found = set()
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            command = (process / "cmdline").read_bytes()
-            if (process / "comm").read_text() == "stratum-metafs\n" and command == OWN:
+            if (process / "cmdline").read_bytes().rstrip(b"\0") == line:
+                assert (process / "comm").read_text() == "stratum-metafs\n"
                 found.add(int(process.name))
     return found
-
-
-OWN = Path("/proc/self/cmdline").read_bytes()
 
 
 def gone(pid: int) -> bool:
@@ -190,10 +188,9 @@ def test_a_server_has_nothing_of_who_started_it_and_ends_with_its_filesystem_or_
     root = Directory(0o40755, 0, 0, 0, children={b"f": File(0o100644, 0, 0, 7)})
     kept, ours = os.pipe()
     signal.signal(signal.SIGUSR1, lambda *_: None)
-    before = servers()
     with served(root, tmp_path) as mount:
         assert os.stat("f", dir_fd=mount).st_size == 0  # so it has begun
-        (pid,) = servers() - before
+        (pid,) = servers(tmp_path)
         os.close(ours)
         assert os.read(kept, 1) == b""  # nobody else has the other end
         os.close(kept)
@@ -209,7 +206,7 @@ def test_a_server_has_nothing_of_who_started_it_and_ends_with_its_filesystem_or_
     for number in (signal.SIGTERM, signal.SIGKILL):
         with served(root, tmp_path) as mount:
             assert os.stat(".", dir_fd=mount).st_nlink == 2
-            (pid,) = servers() - before
+            (pid,) = servers(tmp_path)
             os.kill(pid, number)
             assert gone(pid)
             with pytest.raises(OSError, match="connected") as caught:
