@@ -15,8 +15,8 @@ EXIT_CODES = {
     5: "Damage was found.",
     6: "Not possible here: a privilege, a kernel feature or a program is missing.",
     125: "Of 'stratum run': Podman failed.",
-    126: "Of 'stratum run': the container's command cannot be run.",
-    127: "Of 'stratum run': the container's command is not there.",
+    126: "Of 'stratum run': the container's command cannot be run. Of 'stratum unshare': its command.",
+    127: "Of 'stratum run': the container's command is not there. Of 'stratum unshare': its command.",
     130: "Interrupted.",
 }
 """How a command ends -> what that means."""

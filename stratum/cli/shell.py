@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import signal
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
 from stratum.cli.app import App, verb
 from stratum.cli.output import safe
 from stratum.cli.reftype import REF
-from stratum.errors import NotFoundError, StratumError, UsageError, os_error_text
+from stratum.errors import NotFoundError, StratumError, UsageError, os_error_text, quoted
 
 if TYPE_CHECKING:
     import subprocess
@@ -125,7 +125,7 @@ def _run(argv: list[str], environment: Mapping[str, str], directory: str | None)
     context_settings={"allow_interspersed_args": False, "ignore_unknown_options": True},
 )
 @click.argument("command", metavar="-- COMMAND [ARG]...", nargs=-1, required=True, type=click.UNPROCESSED)
-def unshare(app: App, command: tuple[str, ...]) -> int:
+def unshare(app: App, command: tuple[str, ...]) -> NoReturn:
     """Run a command where the mounts of an ordinary user are to be seen.
 
     That is the user's session namespace, which is Podman's where there is Podman: the user has the ID 0 there, and the
@@ -140,6 +140,8 @@ def unshare(app: App, command: tuple[str, ...]) -> int:
         signal.signal(number, signal.SIG_DFL)
     try:
         os.execvpe(command[0], command, dict(environment))  # noqa: S606  (no shell is wanted)
-    except OSError as exc:
-        app.out.warn(f"cannot run {safe(command[0])}: {os_error_text(exc)}")
-        return _NOT_THERE if isinstance(exc, FileNotFoundError) else _NOT_RUNNABLE
+    except (OSError, ValueError) as exc:  # ValueError: an empty word, or one with a NUL
+        why = os_error_text(exc) if isinstance(exc, OSError) else "that is no name of a program"
+        failed = StratumError(f"cannot run {quoted(command[0])}: {why}")
+        failed.exit_code = _NOT_THERE if isinstance(exc, FileNotFoundError) else _NOT_RUNNABLE
+        raise failed from None
