@@ -53,7 +53,7 @@ SETTINGS = (
         "runtime_dir",
         "STRATUM_RUNTIME_DIR",
         "directory",
-        "/run/stratum for root, else $XDG_RUNTIME_DIR/stratum",
+        "/run/stratum for root, else $XDG_RUNTIME_DIR/stratum; without a login /tmp/stratum-UID",
         "Directory of the mount state and of mounts made without a mountpoint.",
     ),
     Setting(
@@ -535,15 +535,20 @@ def _in_home(env: Mapping[str, str], variable: str, place: str) -> Path:
 def _default_runtime_dir(env: Mapping[str, str]) -> Path:
     if owns_system():
         return Path("/run/stratum")
-    named = env.get("XDG_RUNTIME_DIR", "")
-    return Path(named if _is_own_directory(named) else f"/run/user/{outer_uid()}") / "stratum"
+    user = outer_uid()
+    named, login = env.get("XDG_RUNTIME_DIR", ""), f"/run/user/{user}"
+    parent = next(filter(_may_be_own, (named, login)), None)
+    return Path(parent, "stratum") if parent else Path(f"/tmp/stratum-{user}")  # noqa: S108  (whose it is, is checked)
 
 
-def _is_own_directory(path: str) -> bool:
-    """Whether it may be this user's: ``su`` leaves that of somebody else in the environment."""
+def _may_be_own(path: str) -> bool:
+    """Whether a directory is this user's, or one can be made there: ``su`` leaves somebody else's in the environment,
+    and without a login there is none."""
+    if not os.path.isabs(path):
+        return False
     try:
-        return os.path.isabs(path) and os.stat(path).st_uid == os.geteuid()
+        return os.stat(path).st_uid == os.geteuid()
     except FileNotFoundError:
-        return True
+        return os.access(os.path.dirname(path), os.W_OK)
     except OSError:
         return False

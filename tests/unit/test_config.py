@@ -34,10 +34,16 @@ def test_the_defaults_of_a_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     monkeypatch.setattr(os, "geteuid", lambda: 1234)
     home = {"HOME": str(tmp_path)}
     assert load_config(home).store == tmp_path / ".local" / "share" / "stratum"
-    assert load_config(home).runtime_dir == Path("/run/user/1234/stratum")
-    xdg = {**home, "XDG_DATA_HOME": "/data", "XDG_RUNTIME_DIR": "/runtime"}
+    assert load_config({"HOME": "not/absolute"}).store == Path("/.local/share/stratum")  # nobody's account
+    runtime = tmp_path / "runtime"
+    runtime.mkdir()
+    xdg = {**home, "XDG_DATA_HOME": "/data", "XDG_RUNTIME_DIR": str(runtime)}
     assert load_config(xdg).store == Path("/data/stratum")
-    assert load_config(xdg).runtime_dir == Path("/runtime/stratum")
+    found = load_config(xdg).runtime_dir  # that directory is somebody else's
+    assert found == load_config(home).runtime_dir
+    assert found in (Path("/tmp/stratum-1234"), Path("/run/user/1234/stratum"))
+    os.chown(runtime, 1234, 0)
+    assert load_config(xdg).runtime_dir == runtime / "stratum"
 
 
 @pytest.mark.root
