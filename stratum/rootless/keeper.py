@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 import stat
 from contextlib import suppress
 from pathlib import Path
@@ -27,6 +26,7 @@ _MAX_RECORD = 128
 _SLEEPERS = ("/usr/bin/sleep", "/bin/sleep", "/usr/local/bin/sleep", "/run/current-system/sw/bin/sleep")
 _TITLE = "stratum-session"
 _MS_REC_SLAVE = 0x4000 | 0x80000
+_SIGKILL = 9  # without loading signal, which defines an enum of all of them
 
 
 def ours(runtime_dir: Path) -> Found | None:
@@ -120,7 +120,7 @@ def _made(runtime_dir: Path) -> tuple[Found, str]:
             raise StratumError("the process that keeps the session namespace has ended")
     except BaseException:
         with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+            os.kill(pid, _SIGKILL)
         os.waitpid(pid, 0)
         raise
     finally:
@@ -136,7 +136,7 @@ def _keep(telling: int, waiting: int, sleep: str) -> NoReturn:
         userns.new_namespace()
         os.write(telling, bytes(4))
         if os.read(waiting, 1) != b"g":
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), _SIGKILL)
         libc_call("mount", b"none", b"/", None, _MS_REC_SLAVE, None)
         os.chdir("/")
         null = os.open(os.devnull, os.O_RDWR)
@@ -150,7 +150,7 @@ def _keep(telling: int, waiting: int, sleep: str) -> NoReturn:
         os.execve(sleep, [title, "infinity"], {})  # noqa: S606  (no shell is wanted)
     except OSError as exc:
         os.write(telling, (exc.errno or errno.EIO).to_bytes(4, "little"))
-    os.kill(os.getpid(), signal.SIGKILL)
+    os.kill(os.getpid(), _SIGKILL)
     raise AssertionError
 
 
@@ -167,7 +167,7 @@ def enter_passing() -> None:
                 _give_ids(owner)
                 os.write(telling, bytes(4))
         finally:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), _SIGKILL)
     try:
         userns.new_namespace()
         os.write(going, b"g")
