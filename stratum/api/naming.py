@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from collections.abc import Sequence
 
 from stratum.api.workplace import Workplace
@@ -36,11 +38,19 @@ def means_path(place: Workplace, text: str) -> bool:
     """Whether an argument that may be a ref or a path is a path (see ``ref_or_mountpoint``)."""
     if "/" in text or text in (".", ".."):
         return True
-    if not os.path.isdir(text) or (is_name(text) and place.store.namespaces.exists(text)):
+    if not _is_directory(text) or (is_name(text) and place.store.namespaces.exists(text)):
         return False
     from pathlib import Path
 
     return place.state.find_mountpoint(Path(text), inside=True) is not None
+
+
+def _is_directory(path: str) -> bool:
+    """Whether it is one, or the mount of a user's whose server is gone, of which nobody can tell."""
+    try:
+        return stat.S_ISDIR(os.stat(path).st_mode)
+    except OSError as exc:
+        return exc.errno == errno.ENOTCONN
 
 
 def ref_and_path(place: Workplace, text: str) -> tuple[Ref, str | None]:

@@ -159,10 +159,9 @@ class Workplace:
 
 def _has_ids(user: int, group: int) -> bool:
     """Whether both are IDs of this process's user namespace."""
-    from stratum.sys.userns import id_ranges
+    from stratum.sys.userns import is_mapped
 
-    wanted = ((user, "uid_map"), (group, "gid_map"))
-    return all(any(first <= number < first + count for first, _, count in id_ranges(name)) for number, name in wanted)
+    return is_mapped(user) and is_mapped(group, "gid_map")
 
 
 def _nobody(_text: str) -> None:

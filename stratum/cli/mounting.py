@@ -332,6 +332,17 @@ def status(app: App, target: str | None, short: bool) -> None:
         app.out.note(f"mounts of this user's session are {visible_in(app)}")
 
 
+def _unserved(record: Record) -> str:
+    """What to do about a mount of a user's whose server was killed."""
+    from stratum.sys import userns
+
+    if userns.is_privileged() or record.attended or record.mount_id is None:
+        return ""
+    from stratum.mount.swap import has_lost_server
+
+    return "; its server was killed: stratum reconcile" if has_lost_server(record) else ""
+
+
 def _mounts(stratum: StratumStatus) -> list[Record]:
     return [*stratum.mounted_tags, *(record for tree in stratum.worktrees for record in tree.mounts)]
 
@@ -339,7 +350,7 @@ def _mounts(stratum: StratumStatus) -> list[Record]:
 def _print_status(app: App, stratum: StratumStatus, residings: Residings) -> None:
     app.out.line(stratum.name or "(commits without a stratum's name)")
     for tag in stratum.mounted_tags:
-        app.out.line(f"  {tag.ref}  read-only at {safe(tag.mountpoint)} ({tag.held_by()})")
+        app.out.line(f"  {tag.ref}  read-only at {safe(tag.mountpoint)} ({tag.held_by()}){_unserved(tag)}")
         _print_residing(app, residings, tag.commit)
     for ref, mountpoint in stratum.tags_at_boot:
         app.out.line(f"  {ref}  at boot {safe(mountpoint)}")
@@ -354,7 +365,8 @@ def _print_status(app: App, stratum: StratumStatus, residings: Residings) -> Non
         app.out.line(f"    base         {short(tree.base)}{since}")
         _print_residing(app, residings, tree.base)
         for record in tree.mounts:
-            app.out.line(f"    mounted      {safe(record.mountpoint)} ({record.held_by()}, since {record.since})")
+            held = f"{record.held_by()}, since {record.since}"
+            app.out.line(f"    mounted      {safe(record.mountpoint)} ({held}){_unserved(record)}")
         if not tree.mounts:
             app.out.line(f"    mounted      {safe(tree.held) if tree.held else 'no'}")
         if tree.waiting:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -82,7 +83,7 @@ _ELSEWHERE = "name a directory elsewhere, or none: 'stratum mount REF' makes one
 def made_mountpoint(path: Path | None) -> Iterator[None]:
     """Make the directory ``path`` where just that is missing; it goes again where the block fails."""
     made = False
-    if path is not None and not os.path.lexists(path):
+    if path is not None and _is_missing(path):
         try:
             path.mkdir()
         except FileNotFoundError as exc:
@@ -105,6 +106,14 @@ def made_mountpoint(path: Path | None) -> Iterator[None]:
             with contextlib.suppress(OSError):
                 path.rmdir()
         raise
+
+
+def _is_missing(path: Path) -> bool:
+    try:
+        path.lstat()
+    except OSError as exc:
+        return exc.errno != errno.ENOTCONN  # a mount whose server is gone
+    return False
 
 
 def unmount(

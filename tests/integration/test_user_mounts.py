@@ -125,9 +125,10 @@ def test_the_way_is_found_by_trying_and_forced_by_a_setting(user: User) -> None:
     assert lines == [*shown, *((refusal, hint, "6") * 2), "1", "0"]
 
 
-def test_records_of_live_mounts_stay_whoever_looks(user: User) -> None:
-    make_app(user)
-    user.ok("mount", "app", "m")
+def test_records_of_live_mounts_stay_whoever_looks(user: User, other_user: User) -> None:
+    for each in (other_user, user):  # what others call the same is nothing to a user
+        make_app(each)
+        each.ok("mount", "app", "m")
     look = """
         from stratum.mount.record import mounts_of
         records = State(session.config.runtime_dir).records()
@@ -141,6 +142,7 @@ def test_records_of_live_mounts_stay_whoever_looks(user: User) -> None:
     assert "is mounted already" in user.stratum("mount", "app", "n").stderr
     kill(user, "mount app m")  # the server, which was the program that mounted
     assert "not connected" in user.inside("cat", "m/big", check=False).stderr
+    assert "; its server was killed: stratum reconcile" in user.ok("status")
     assert "app+main at " in user.stratum("reconcile").stderr
     assert user.inside("cat", "m/small", "m/sub/old").stdout == "small\n"
     kill(user, "catatonit")
