@@ -10,7 +10,7 @@ from stratum import __version__
 from stratum.api.session import Session
 from stratum.errors import StratumError
 from stratum.frozen import frozen
-from stratum.sys.userns import is_privileged
+from stratum.sys.userns import in_initial_namespace, is_privileged
 
 _FILE_SYSTEMS = Path("/proc/filesystems")
 
@@ -122,8 +122,10 @@ def _features(session: Session) -> list[Feature]:
     loadable = Path("/lib/modules", release)
     found = [
         Feature(name, f"mounts: the {name} file system", _missing(name, known, loadable))
-        for name in ("overlay", "erofs")
+        for name in ("overlay", "erofs" if is_privileged() else "fuse")
     ]
+    if not in_initial_namespace():
+        found.append(_user_mounts(session))
     try:
         check_lazy(release)
         lazy = None if os.path.exists("/dev/fuse") else "there is no /dev/fuse"
@@ -133,6 +135,15 @@ def _features(session: Session) -> list[Feature]:
     events = "the setting history_events is 'scan'" if session.config.history_events == "scan" else probe()
     found.append(Feature("events", "histories by what the kernel tells", events))
     return found
+
+
+def _user_mounts(session: Session) -> Feature:
+    """How who is not root mounts in this user namespace."""
+    try:
+        method = session.mount_method
+    except StratumError as exc:
+        return Feature("users", "", exc.message)
+    return Feature("users", f"names from {method.lower.value}" if method is not None else "", None)
 
 
 def _missing(name: str, known: list[str], modules: Path) -> str | None:

@@ -60,7 +60,7 @@ def _mounts() -> str:
     from stratum.sys.userns import in_initial_namespace
 
     if in_initial_namespace():
-        return "nothing can be mounted"
+        return "a session namespace for mounts is made when one is needed"
     return "mounts are seen in 'stratum shell', in 'stratum unshare' and by Podman"
 
 

@@ -288,9 +288,10 @@ def _no_writable(plan: MountPlan) -> StratumError:
         probe.rmdir()
     except OSError as exc:
         return storage_error(exc, f"mount a worktree for writing: {plan.workdir}")
+    kind = plan.dialect.name.lower()
     return StratumError(
         f"the kernel cannot use {plan.workdir} to write with and offered a read-only mount",
-        hint="the store's filesystem must support trusted xattrs and whiteouts (ext4, xfs, btrfs); see dmesg",
+        hint=f"the store's filesystem must support {kind} xattrs and whiteouts (ext4, xfs, btrfs); see dmesg",
     )
 
 
