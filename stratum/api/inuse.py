@@ -121,12 +121,16 @@ def _by_mount(place: Workplace, name: str, worktree: str, mounts: Iterable[Mount
     from stratum.mount.record import shows_ref
     from stratum.sys import proc
     from stratum.sys.namespaces import is_own_mount_namespace
+    from stratum.sys.userns import is_privileged
 
     ref = str(Ref(name, worktree=worktree))
     upperdir = place.store.layout.worktree(name, worktree) / "upperdir"
     for pid, entry in mounts:
         if shows_ref(entry, ref) and is_over(pid, entry, str(upperdir)):
-            by, end = "this host", f"unmount it: umount {entry.mountpoint}"
+            by, end = (
+                "this host",
+                f"unmount it: {'' if is_privileged() else 'stratum unshare -- '}umount {entry.mountpoint}",
+            )
             if not is_own_mount_namespace(pid):
                 by, end = f"process {pid} ({proc.command_name(pid)})", f"end that process: kill {pid}"
             who = f"{ref} is mounted at {entry.mountpoint} by {by}, though not on record here"
