@@ -40,6 +40,7 @@ from stratum.ingest.alike import find_alike
 from stratum.ingest.attributes import stored_xattrs
 from stratum.ingest.copying import SourceError, copy_hashed
 from stratum.store.objects import Objects
+from stratum.store.upperdirs import out_of_reach, within_reach
 from stratum.sys.atomic import write_all
 from stratum.sys.dirstack import OPEN_DIRECTORY, DirectoryStack
 from stratum.sys.holes import is_sparse
@@ -118,7 +119,10 @@ def make_outline(objects: Objects, tree: Directory, target: Path) -> list[str]:
 
 def restore_upper(objects: Objects, layer: Directory, upperdir: Path, dialect: Dialect) -> None:
     """Fill a new, empty upperdir, of which nobody knows yet, so that a mount of ``dialect`` shows ``layer`` over the
-    base. Raises as ``restore`` does, and ``UnsupportedError`` for what a user's worktree cannot hold."""
+    base. Raises as ``restore`` does, and ``UnsupportedError`` for what a user's worktree cannot hold, and where nobody
+    could read it again."""
+    if not within_reach(dialect):
+        raise out_of_reach("a worktree", dialect)
     undone = restore(objects, upper_form(layer, dialect), upperdir)
     if undone and dialect is Dialect.USER:
         raise UnsupportedError(f"a worktree of yours cannot hold all of it: {undone[0]}")
