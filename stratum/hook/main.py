@@ -6,6 +6,9 @@ so every line goes to the system log too.
 
 The surroundings are the caller's: working directory and umask are set, the environment is what the JSON file of the
 hook says, and an alarm rings before the engine's own time limit, so that a hook that is too slow says so.
+
+Of a user's Podman, the hook is 0 in Podman's user namespace, and all the world's other files are nobody's; the store is
+the user's own.
 """
 
 from __future__ import annotations
@@ -69,12 +72,15 @@ def create_runtime() -> int:
     from stratum.api.session import Session
     from stratum.config import load_config
     from stratum.hook.volumes import ContainerVolumes
+    from stratum.sys.userns import is_privileged
 
     session = Session(load_config())
     session.tell = _log
     container = ContainerVolumes(session, state, read_bundle(state.bundle))
     container.mount(volumes)
-    for line in [*container.warnings, *heal_by_the_way(session)]:
+    # What serves a user's mount would be a child of this container's monitor, which waits for its children.
+    healed = heal_by_the_way(session) if is_privileged() else []
+    for line in [*container.warnings, *healed]:
         _log(line)
     return 0
 

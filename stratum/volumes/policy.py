@@ -17,9 +17,9 @@
 Patterns are those of the shell, with ``*`` matching '/' too. A ref that is a commit hash, or may be the beginning of
 one, reaches any stratum's content: only a rule with ``strata = ["*"]`` (or none) lets it through.
 
-An engine with no rule of its own keeps its default: with Podman all is allowed, because its caller is root already;
-with Kubernetes (CRI-O) nothing is, because a pod's author must not reach every stratum of the node. A container of
-neither engine is allowed nothing.
+An engine with no rule of its own keeps its default: with Podman all is allowed, because its caller is root already, or
+the user whose store it is (rules for ``podman`` hold for users, too); with Kubernetes (CRI-O) nothing is, because a
+pod's author must not reach every stratum of the node. A container of neither engine is allowed nothing.
 
 Whoever can write the file can mount every stratum, so it is refused unless root owns it and the directory that it is
 in, and nobody else can write them.
