@@ -304,7 +304,7 @@ def load_config(environ: Mapping[str, str] | None = None, **overrides: str | Non
     env = dict(os.environ if environ is None else environ)
     values = _file_values(SYSTEM_CONFIG)
     if not owns_system():
-        values.update(_file_values(_in_home(env, "XDG_CONFIG_HOME", ".config") / "stratum" / "config.toml"))
+        values.update(_file_values(in_home(env, "XDG_CONFIG_HOME", ".config") / "stratum" / "config.toml"))
     for setting in SETTINGS:
         if env.get(setting.env):
             values[setting.key] = env[setting.env]
@@ -513,10 +513,10 @@ def _count(value: str | None) -> int:
 def _default_store(env: Mapping[str, str]) -> Path:
     if owns_system():
         return Path("/var/lib/stratum")
-    return _in_home(env, "XDG_DATA_HOME", ".local/share") / "stratum"
+    return in_home(env, "XDG_DATA_HOME", ".local/share") / "stratum"
 
 
-def _in_home(env: Mapping[str, str], variable: str, place: str) -> Path:
+def in_home(env: Mapping[str, str], variable: str, place: str) -> Path:
     """The directory that ``variable`` names or, where that is none, ``place`` in the home directory: HOME or, where
     somebody took that away, that of the user's account."""
     named, home = env.get(variable, ""), env.get("HOME", "")

@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from stratum.errors import UsageError
+from stratum.config import in_home
 from stratum.frozen import frozen
 from stratum.sys.userns import owns_system, system_owners
 
@@ -32,16 +32,10 @@ SYSTEM = Places(DEFAULT_DIRECTORY, PODMAN_SETTINGS, True)
 
 
 def places_for(environment: Mapping[str, str]) -> Places:
-    """The places of who calls: root's, or those of the user that ``environment`` is of.
-
-    Raises ``UsageError`` where it does not say where that user's settings are.
-    """
+    """The places of who calls: root's, or those of the user that ``environment`` is of."""
     if owns_system():
         return SYSTEM
-    home = environment.get("XDG_CONFIG_HOME") or os.path.join(environment.get("HOME", ""), ".config")
-    if not os.path.isabs(home):
-        raise UsageError("HOME is not set, and Podman's settings of a user are below it", hint="set HOME")
-    containers = Path(home) / "containers"
+    containers = in_home(environment, "XDG_CONFIG_HOME", ".config") / "containers"
     return Places(containers / "oci/hooks.d", containers / "containers.conf.d/stratum-hooks.conf", False)
 
 
