@@ -75,13 +75,13 @@ def _outside(user: User, inside: int) -> int:
     return user.subids + inside - 1 if inside in range(1, 65536) else user.uid
 
 
-@settings(max_examples=examples(30))
+@settings(max_examples=examples(20))
 @given(steps=st.lists(st.tuples(STEPS, NUMBERS, NUMBERS, NUMBERS), max_size=30))
 def test_any_sequence_of_operations(hands: dict[str, Hands], steps: list[tuple[str, int, int, int]]) -> None:
     hands["METADATA"].do(steps)
 
 
-@settings(max_examples=examples(8))
+@settings(max_examples=examples(6))
 @given(steps=st.lists(st.tuples(STEPS, NUMBERS, NUMBERS, NUMBERS), max_size=30))
 def test_any_sequence_where_contents_are_served_too(
     hands: dict[str, Hands], steps: list[tuple[str, int, int, int]]
