@@ -17,6 +17,7 @@ from stratum.api.session import Session
 from stratum.config import Config
 from stratum.errors import BusyError, ExistsError, NotFoundError, StratumError, UsageError
 from stratum.plugin.records import Mountpoints, VolumeRecord, check_volume_name
+from stratum.plugin.staying import check_place
 from stratum.store.clock import rfc3339, utc_now
 from stratum.store.holders import NamedVolume
 from stratum.store.records import Records
@@ -119,6 +120,7 @@ class PluginVolumes:
             return next((released.error for released in done if released.error is not None), None)
 
     def _attach(self, session: Session, volume: Volume, holder: NamedVolume, place: str) -> None:
+        check_place(self._config.environment)
         ensure_fetched(session, volume)  # it may have been removed since the volume was made
         options = volume.gate_options
         if volume.ref.worktree is None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
 from stratum.rootless.found import Found, find
 from stratum.sys.smallfile import read_regular
+from stratum.sys.userns import outer_uid
 
 _COMMANDS = (b"catatonit", b"podman", b"podman pause")
 _START_SECONDS = 30
@@ -16,7 +17,12 @@ _MAX_RECORD = 64
 
 
 def podmans(environment: Mapping[str, str]) -> Found | None:
-    """The namespaces of Podman's pause process; None where none of this user's runs.
+    """The namespaces of Podman's pause process; None where none of this user's runs."""
+    return next((found for pid in pause_processes(environment) if (found := find(pid)) is not None), None)
+
+
+def pause_processes(environment: Mapping[str, str]) -> Iterator[int]:
+    """The processes that keep Podman's namespaces for this user, also for who is in there: one, mostly.
 
     Podman's record of it may be stale, and the number be another process's by now.
     """
@@ -24,14 +30,13 @@ def podmans(environment: Mapping[str, str]) -> Found | None:
         with suppress(OSError, ValueError):
             status, data = read_regular(path, _MAX_RECORD)
             pid = int(data)
-            if status.st_uid == os.geteuid() and pid > 1 and _command(pid) in _COMMANDS and (found := find(pid)):
-                return found
-    return None
+            if status.st_uid == os.geteuid() and pid > 1 and _command(pid) in _COMMANDS:
+                yield pid
 
 
 def _records(environment: Mapping[str, str]) -> list[Path]:
     """Where Podman may have written down its pause process: also where a login has it that this is none of."""
-    user = os.geteuid()
+    user = outer_uid()
     directories = [environment.get("XDG_RUNTIME_DIR"), f"/run/user/{user}", f"/tmp/podman-run-{user}"]  # noqa: S108
     return [Path(directory, "libpod/tmp/pause.pid") for directory in directories if directory]
 
