@@ -100,13 +100,15 @@ def is_mapped(number: int, kind: str = "uid_map") -> bool:
 
 
 def is_own_process(pid: int) -> bool:
-    """Whether process ``pid`` is this user's: in the first namespace by its ID, in others by any ID that they have, but
-    for the overflow ID, which strangers are shown with. False where it is gone."""
+    """Whether process ``pid`` is this user's: in the first namespace by its ID, in others by any ID that they have.
+    False where it is gone."""
     try:
         user = os.stat(f"/proc/{pid}").st_uid
     except OSError:
         return False
-    return user == os.geteuid() if in_initial_namespace() else user != OVERFLOW_ID and is_mapped(user)
+    if in_initial_namespace():
+        return user == os.geteuid()
+    return user != OVERFLOW_ID and is_mapped(user)  # which the users of others are seen as
 
 
 def owner_of(users: int) -> int:

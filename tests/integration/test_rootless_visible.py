@@ -66,6 +66,15 @@ def test_programs_outside_see_it_and_it_is_unmounted_from_anywhere(user: User, o
     assert (inside.returncode, "leave 'stratum shell'" in inside.stderr) == (6, True)
 
 
+def test_another_user_s_mount_by_the_same_name_is_in_nobody_s_way(user: User, other_user: User, place: Path) -> None:
+    other_user.run("mkdir", "app")
+    other_user.ok("import", "app", "app:v1")
+    for each in (other_user, user):
+        each.ok("worktree", "add", "app+dev", "app:v1")
+        each.ok("mount", "app+dev", "shown")
+    assert user.inside("cat", place / "a").stdout == "hello\n"
+
+
 def test_a_killed_server_is_replaced_and_a_dead_mount_is_taken_away(user: User, place: Path) -> None:
     user.ok("mount", "--host", "app:v1", place)
     first, server = attendants(user)
