@@ -123,16 +123,26 @@ class Watched:
         assert write_dump(self.replayed()) == write_dump(shown)
 
     def contents(self, path: str) -> set[bytes]:
-        """All contents of a path that are in the log and in the store."""
-        found = set()
+        """All contents of a path that are in the log and in the store, also those that came by a rename."""
+        found, held = set(), {}
         for record in self.records():
-            if record.path == path.encode() and record.entry is not None:
-                inode = inode_of(record.entry)
-                if isinstance(inode, File) and inode.content is not None:
-                    found.add(inode.content)
-                elif isinstance(inode, File) and inode.digest is not None:
-                    found.add(Path(self.store.objects.path(inode.digest)).read_bytes())
+            if record.entry is not None:
+                content = self._content(record.entry)
+            elif record.op == "rename" and record.was in held:
+                content = held.pop(record.was)
+            else:
+                continue
+            held[record.path] = content
+            if record.path == path.encode() and content is not None:
+                found.add(content)
         return found
+
+    def _content(self, entry: bytes) -> bytes | None:
+        """What a regular file in the log holds, where that is known."""
+        inode = inode_of(entry)
+        if not isinstance(inode, File) or inode.digest is None:
+            return inode.content if isinstance(inode, File) else None
+        return Path(self.store.objects.path(inode.digest)).read_bytes()
 
 
 def until(what: Callable[[], object], patience: float = PATIENCE, otherwise: str = "it does not come") -> None:
