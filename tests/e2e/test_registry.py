@@ -512,11 +512,14 @@ class CuttingProxy:
 
 
 @pytest.mark.timeout(60)
-def test_cut_connections_while_pushing(server: RegistryServer, first: Store, second: Store) -> None:
-    files = {"large": random.Random(1).randbytes(70 << 20), **FILES}
+def test_cut_connections_while_pushing(
+    server: RegistryServer, first: Store, second: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stratum.oci.uploading.CHUNK", 4 << 20)
+    files = {"large": random.Random(1).randbytes(18 << 20), **FILES}
     commit = make_commit(first, files)
     port = int(server.host.split(":")[1])
-    with CuttingProxy(port, after=30 << 20, most=2) as proxy:
+    with CuttingProxy(port, after=8 << 20, most=2) as proxy:
         push(first, commit, parse_target(f"{proxy.host}/cut/connections"), ACCESS)
         assert proxy.cuts == 2
     pull(second, parse_target(f"{server.host}/cut/connections"), ACCESS)
