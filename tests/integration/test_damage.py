@@ -40,7 +40,7 @@ from tests.support.stores import partial_commit
 pytestmark = [pytest.mark.root, pytest.mark.timeout(3000)]
 
 EVERY = os.environ.get("STRATUM_TEST_DAMAGE") == "all"
-SAMPLE = 3
+SAMPLE = 2
 READS = (*READING, ("verify", "app:v2", "/dir", "--proof"))
 
 

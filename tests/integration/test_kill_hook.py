@@ -39,7 +39,7 @@ from tests.support.verbs import Scene
 pytestmark = [pytest.mark.root, pytest.mark.timeout(3000)]
 
 EVERY = os.environ.get("STRATUM_TEST_KILLS") == "all"
-SAMPLE = 3
+SAMPLE = 2
 CALLS = f"{WRITING},{MOUNTING},setns"
 VOLUMES = {
     "worktree": "app+dev:/data:tag=last",

@@ -23,7 +23,7 @@ from tests.support.verbs import Scene
 pytestmark = [pytest.mark.root, pytest.mark.timeout(3000)]
 
 EVERY = os.environ.get("STRATUM_TEST_KILLS") == "all"
-SAMPLE = 3
+SAMPLE = 2
 Verb = Callable[[Scene], None]
 
 

@@ -124,7 +124,7 @@ def labels_of(said: list[str]) -> set[str]:
 def test_a_reader_never_sees_a_gap(place: Place, beneath: bool) -> None:
     record = place.mount()
     with reading([sys.executable, "-c", READER, str(place.target)]) as said:
-        read_rounds(record, place, 40, beneath=beneath)
+        read_rounds(record, place, 16, beneath=beneath)
     assert labels_of(said) == {"one", "two"}
     host.unmount(place.state, record)
     assert os.listdir(place.target) == []
@@ -337,7 +337,7 @@ def test_a_running_container_is_switched_without_a_gap(place: Place, container: 
     host_mounts = mounts_below(place.directory)
     enter = ["nsenter", "--target", str(container.process.pid), "--mount", "--root", "--wd"]
     with reading([*enter, "sh", "-c", SHELL_READER]) as said:
-        read_rounds(record, place, 20, beneath=beneath)
+        read_rounds(record, place, 10, beneath=beneath)
         subprocess.run([*enter, "touch", "/tmp-stop"], check=True)
     assert {line.split()[-1][-3:] for line in said[0].splitlines()} == {"one", "two"}
     # Two commands make one line, so the names may be of one tree and the label of the other, but both always whole.

@@ -247,7 +247,8 @@ class Lazily:
     def right_again(self, paths: Iterable[str], patience: float = 30) -> None:
         """These can be read, within ``patience`` seconds; until then they may fail."""
         wanted = list(paths)
-        until(lambda: not self.read(wanted, threads=8), patience, f"{len(wanted)} files cannot be read again")
+        told = f"{len(wanted)} files cannot be read again"
+        until(lambda: not self.read(wanted, threads=8), patience, told, pause=0.3)
 
     def landed(self) -> list[Path]:
         """What was fetched and has no name yet."""
@@ -255,9 +256,11 @@ class Lazily:
         return [path for place in places for path in place.rglob("*") if path.is_file() and len(path.name) >= 60]
 
 
-def until(what: Callable[[], object], patience: float = 20, otherwise: str = "it does not come") -> None:
-    """Wait until ``what`` gives something true."""
+def until(
+    what: Callable[[], object], patience: float = 20, otherwise: str = "it does not come", *, pause: float = 0.05
+) -> None:
+    """Wait until ``what`` gives something true, which is asked after each ``pause``."""
     deadline = time.monotonic() + patience
     while not what():
         assert time.monotonic() < deadline, otherwise
-        time.sleep(0.05)
+        time.sleep(pause)
