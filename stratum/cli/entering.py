@@ -14,13 +14,15 @@ if TYPE_CHECKING:
 
     from stratum.config import Config
 
-_LOOKING = {"", "list", "show", "log", "ls", "cat", "find", "ps", "info", "metrics"}
+_LOOKING = {"", "list", "show", "log", "ls", "cat", "find", "ps", "info", "metrics", "tag", "export", "verify"}
 """They look at what is there; nothing is there that only a namespace which was not made yet could show."""
 _OUTSIDE = {"push", "pull", "login", "logout", "hook install", "hook uninstall"}
 """They ask programs for passwords, which know the user by another ID than 0, or are about files of the host alone."""
 _NEEDING = {"mount", "shell", "unshare", "hydrate"}
 _MOUNTLESS = {"list", "show", "log", "ls", "cat", "find", "diff", "tag", "import", "export", "restore", "verify"}
 """They can do without the mounts of the session, where what they are about is not to be seen in there."""
+_PASSING = {"import", "diff"}
+"""They need the IDs of a session, and nothing else of it: where there is none, none is left behind."""
 _PROGRAMS = {"shell", "unshare"}
 """They are about what the user has there, whatever the store."""
 _STARTING = {"import", "init", "mount", "shell", "unshare", "volume-plugin"}
@@ -44,7 +46,7 @@ def enter_session(config: Config, words: str, warn: Callable[[str], None]) -> Co
     from stratum.rootless.session import enter, obstacle, variables
 
     make = verb not in _LOOKING and (verb in _STARTING or os.path.exists(config.store))
-    notes = enter(config, make=make, paths=_paths(config), mounts=verb not in _MOUNTLESS)
+    notes = enter(config, make=make, paths=_paths(config), mounts=verb not in _MOUNTLESS, stays=verb not in _PASSING)
     for note in notes or ():
         warn(note)
     added = variables()
@@ -53,6 +55,8 @@ def enter_session(config: Config, words: str, warn: Callable[[str], None]) -> Co
     if failed is not None and verb in _NEEDING:
         restore = "; 'stratum restore' writes the files of a commit without a mount" if verb == "mount" else ""
         raise UnsupportedError(failed.message, hint=f"{failed.hint}{restore}".removeprefix("; "))
+    if failed is not None and verb == "import":
+        warn(f"owners are recorded by the IDs that they have on this machine: {failed.message}")
     return replace(config, environment={**config.environment, **added}) if added else config
 
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -100,6 +101,23 @@ def _made(runtime_dir: Path) -> tuple[Found, str]:
     sleep = next(filter(os.path.exists, _SLEEPERS), None)
     if sleep is None:
         raise UnsupportedError("the program sleep, which is to keep the session namespace, is not there")
+    with _started(sleep) as (found, note):
+        _put_on_record(runtime_dir, found.pid)
+    return found, note
+
+
+@contextmanager
+def passing() -> Iterator[Found]:
+    """Namespaces like a session's, with the same IDs and all that is mounted here, to be entered in the block: who is
+    not in there after it, cannot be. Raises ``UnsupportedError`` where users cannot have any here, and ``OSError``."""
+    with _started(None) as (found, _):
+        yield found
+
+
+@contextmanager
+def _started(sleep: str | None) -> Iterator[tuple[Found, str]]:
+    """New namespaces, and what is to be said of them. The process that they are made in becomes the program ``sleep``
+    or, without one, ends after the block, as it does where that fails."""
     reading, telling = os.pipe()
     waiting, going = os.pipe()
     pid = os.fork()
@@ -109,27 +127,27 @@ def _made(runtime_dir: Path) -> tuple[Found, str]:
         _keep(telling, waiting, sleep)
     os.close(telling)
     os.close(waiting)
+    stays = False
     try:
         _hear(reading, "make a user namespace")
         note = _give_ids(pid)
         os.write(going, b"g")
         _hear(reading, "change mounts in a user namespace")
-        _put_on_record(runtime_dir, pid)
         found = find(pid)
         if found is None:
             raise StratumError("the process that keeps the session namespace has ended")
-    except BaseException:
-        with suppress(ProcessLookupError):
-            os.kill(pid, _SIGKILL)
-        os.waitpid(pid, 0)
-        raise
+        yield found, note
+        stays = sleep is not None
     finally:
         os.close(reading)
         os.close(going)
-    return found, note
+        if not stays:
+            with suppress(ProcessLookupError):
+                os.kill(pid, _SIGKILL)
+            os.waitpid(pid, 0)
 
 
-def _keep(telling: int, waiting: int, sleep: str) -> NoReturn:
+def _keep(telling: int, waiting: int, sleep: str | None) -> NoReturn:
     """Make the namespaces, say so, wait for IDs, say whether these let it mount, and sleep; in a process of its own."""
     try:
         os.setsid()
@@ -139,6 +157,11 @@ def _keep(telling: int, waiting: int, sleep: str) -> NoReturn:
             os.kill(os.getpid(), _SIGKILL)
         libc_call("mount", b"none", b"/", None, _MS_REC_SLAVE, None)
         os.chdir("/")
+        if sleep is None:
+            os.write(telling, bytes(4))
+            os.read(waiting, 1)  # until its parent is inside
+            os.kill(os.getpid(), _SIGKILL)
+            raise AssertionError
         null = os.open(os.devnull, os.O_RDWR)
         for number in (0, 1, 2):
             os.dup2(null, number)
@@ -152,34 +175,6 @@ def _keep(telling: int, waiting: int, sleep: str) -> NoReturn:
         os.write(telling, (exc.errno or errno.EIO).to_bytes(4, "little"))
     os.kill(os.getpid(), _SIGKILL)
     raise AssertionError
-
-
-def enter_passing() -> None:
-    """Move this process, which must have one thread, into namespaces of its own that end with it: with the IDs of the
-    session's, and all that is mounted here. ``UnsupportedError`` or ``OSError`` where that is not possible."""
-    reading, telling = os.pipe()
-    waiting, going = os.pipe()
-    owner, pid = os.getpid(), os.fork()
-    if pid == 0:
-        try:
-            os.close(going)
-            if os.read(waiting, 1) == b"g":
-                _give_ids(owner)
-                os.write(telling, bytes(4))
-        finally:
-            os.kill(os.getpid(), _SIGKILL)
-    try:
-        userns.new_namespace()
-        os.write(going, b"g")
-        os.close(telling)
-        if os.read(reading, 4) != bytes(4):
-            raise UnsupportedError("a namespace of its own gets no IDs", hint=_id_cure())
-        userns.id_ranges.cache_clear()
-    finally:
-        os.close(going)
-        os.waitpid(pid, 0)
-        os.close(reading)
-        os.close(waiting)
 
 
 def _highest_descriptor() -> int:

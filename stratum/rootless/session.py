@@ -16,7 +16,7 @@ from typing import Protocol
 
 from stratum.errors import StratumError, UnsupportedError, os_error_text
 from stratum.rootless.found import Found
-from stratum.rootless.keeper import elsewhere, enter_passing, make_ours, ours
+from stratum.rootless.keeper import elsewhere, make_ours, ours, passing
 from stratum.rootless.places import all_there, out_of_sight
 from stratum.rootless.podmans import podmans
 from stratum.sys.userns import id_ranges, in_initial_namespace
@@ -34,7 +34,9 @@ class Place(Protocol):
     def environment(self) -> Mapping[str, str]: ...
 
 
-def enter(place: Place, *, make: bool, paths: Iterable[str] = (), mounts: bool = True) -> list[str] | None:
+def enter(
+    place: Place, *, make: bool, paths: Iterable[str] = (), mounts: bool = True, stays: bool = True
+) -> list[str] | None:
     """Move this process, which must have one thread, into the user's session namespace; with ``make`` it is made where
     there is none yet.
 
@@ -44,7 +46,8 @@ def enter(place: Place, *, make: bool, paths: Iterable[str] = (), mounts: bool =
     nothing in a process that is in a user namespace already.
 
     Raises ``UnsupportedError`` where the working directory or one of ``paths`` cannot be seen in there. Who needs no
-    ``mounts`` of the session is then in a namespace like it, which ends with this process.
+    ``mounts`` of the session is then in a namespace like it, which ends with this process; and so is, where there is no
+    session yet, who wants none that ``stays``.
     """
     _obstacles.clear()
     if not in_initial_namespace():
@@ -53,12 +56,20 @@ def enter(place: Place, *, make: bool, paths: Iterable[str] = (), mounts: bool =
         return None
     notes: list[str] = []
     found = ours(place.runtime_dir) or podmans(place.environment)
-    if found is None and make:
+    if found is None and make and stays:
         found = _made(place, notes)
-    if found is None:
+    if found is None and (stays or not make):
         return None
     try:
-        _move(found, paths, mounts)
+        if found is None:
+            _pass()
+        else:
+            _move(found, paths, mounts)
+    except UnsupportedError as exc:
+        if found is not None:
+            raise
+        _obstacles.append(exc)
+        return None
     except OSError as exc:
         _obstacles.append(UnsupportedError(f"cannot enter the session namespace: {os_error_text(exc)}"))
         return None
@@ -115,7 +126,7 @@ def _move(found: Found, paths: Iterable[str], mounts: bool) -> None:
                 found.close()
                 if mounts:
                     raise _unseen(hidden[0], f"{hidden[1]} was mounted later", found)
-                enter_passing()
+                _pass()
                 return
         found.enter()
         try:
@@ -127,6 +138,11 @@ def _move(found: Found, paths: Iterable[str], mounts: bool) -> None:
             raise _unseen(directory or "the working directory", os_error_text(exc), found) from None
     finally:
         os.close(before)
+
+
+def _pass() -> None:
+    with passing() as own:
+        _move(own, (), mounts=True)
 
 
 def _working_directory() -> tuple[int, str | None]:

@@ -70,12 +70,16 @@ def test_a_user_without_subordinate_ids_has_one(single_user: User) -> None:
 def test_why_there_can_be_none_is_said_and_what_needs_none_goes_on(user: User) -> None:
     user.run("mkdir", "tree")
     bound = ["setpriv", "--no-new-privs", SCRIPT]
-    assert user.run(*bound, "import", "tree", "app").returncode == 0
+    done = user.run(*bound, "import", "tree", "app")
+    assert "owners are recorded by the IDs that they have on this machine" in done.stderr
     done = user.run(*bound, "mount", "app:latest", "at", check=False)
     assert done.returncode == 6
     assert "newgidmap" in done.stderr
     assert "no_new_privs" in done.stderr
     assert "stratum restore" in done.stderr
+    assert done.stderr.count("error") == 1
+    inside = user.ok("import", "tree", "app")  # needs IDs alone, and leaves no process behind
+    assert inside in user.ok("show", "app", "--format", "json")
     assert not user.processes()
 
 
@@ -98,6 +102,7 @@ def test_a_command_is_as_it_would_be_without(user: User) -> None:
 def test_what_is_mounted_later_is_not_mistaken_for_what_is_below(user: User) -> None:
     user.run("mkdir", "-p", "late/below", "tree")
     user.ok("import", "tree", "app")
+    user.inside("true")
     late = user.home / "late"
     subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=777", "late", late], check=True)
     try:
