@@ -121,6 +121,8 @@ class Record:
         """As ``is_mount``, for an ``entry`` in the mount namespace of ``pid``, where a stranger may have made it."""
         if not self.is_mount(entry):
             return False
+        if self.attended:  # it is outside, in a namespace of root's; nobody writes there
+            return entry.device == self.device
         if is_mount_namespace_of_ours(pid):
             return True
         return entry.device == self.device and (is_mount_namespace_made_by_us(pid) or _is_hidden_but_own(pid))
@@ -193,6 +195,8 @@ def find_mount(record: Record) -> tuple[int, MountEntry] | None:
     elsewhere = record.in_container or record.attended
     if elsewhere and process.is_numbered_here and proc.alive(process.pid, process.start_time):
         first.insert(0, process.pid)
+    if record.attended:
+        first.append(1)  # which sees what the machine has mounted, whoever asks
     for pid in first:
         for entry in reversed(mountinfo.read(pid, record.id)):
             if record.is_mount(entry):

@@ -82,11 +82,13 @@ def test_a_killed_server_is_replaced_and_a_dead_mount_is_taken_away(user: User, 
     assert user.run("cat", place / "d/b", place / "five").stdout == "deep\n5\n"
     until(lambda: len(attendants(user)) == 2)
     assert attendants(user) != [first, server]
-    for pid in attendants(user):
-        os.kill(pid, signal.SIGKILL)
-    assert user.run("ls", place, check=False).returncode != 0
-    assert str(place) in user.ok("status", "app"), "it is there, and on record"
-    user.ok("reconcile")
+    with user.start("sleep", "100") as shell:  # of a login
+        for pid in attendants(user):
+            os.kill(pid, signal.SIGKILL)
+        assert user.run("ls", place, check=False).returncode != 0
+        assert str(place) in user.ok("status", "app"), "it is there, and on record"
+        user.ok("reconcile")
+        shell.kill()
     assert user.run("ls", place).stdout == ""
     user.ok("mount", "--host", "app:v1", place)
     os.kill(attendants(user)[0], signal.SIGKILL)
