@@ -54,14 +54,24 @@ def start_podmans(environment: Mapping[str, str]) -> None:
     program = shutil.which("podman", path=environment.get("PATH"))
     if program is None:
         return
+    env = dict(environment)
+    if not _is_own(env.get("XDG_RUNTIME_DIR", "")):  # Podman would end with an error, and does without it
+        env.pop("XDG_RUNTIME_DIR", None)
     with suppress(OSError, subprocess.TimeoutExpired):
         subprocess.run(
             [program, "unshare", "true"],
             check=False,
             cwd="/",
-            env=dict(environment),
+            env=env,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             timeout=_START_SECONDS,
         )
+
+
+def _is_own(directory: str) -> bool:
+    try:
+        return os.stat(directory).st_uid == os.geteuid()
+    except OSError:
+        return False
