@@ -59,34 +59,28 @@ find . -newermt @1700000001 -exec touch -h -d @1700000002.25 {} +
 
 
 def test_the_ids_are_those_of_root(cli: Command, user: User, tmp_path: Path) -> None:
-    for place, run in ((tmp_path, None), (user.home, user)):
-        source = place / "source"
-        if run is None:
-            source.mkdir()
-            _sh(SOURCE, source)
-        else:
-            run.run("mkdir", source)
-            run.inside("sh", "-c", SOURCE, cwd=source)
-    first = cli.ok("import", "--bare", tmp_path / "source", "app:v1")
-    assert user.ok("import", "--bare", user.home / "source", "app:v1") == first
+    (tmp_path / "source").mkdir()
+    _sh(SOURCE, tmp_path / "source")
+    user.run("mkdir", user.home / "source")
+    user.inside("sh", "-c", SOURCE, cwd=user.home / "source")
+    first = cli.ok("import", tmp_path / "source", "app:v1")
+    assert user.ok("import", user.home / "source", "app:v1") == first
 
     target = tmp_path / "mnt"
     target.mkdir()
-    cli.ok("worktree", "add", "app+dev", "app:v1")
-    cli.ok("mount", "app+dev", target)
+    cli.ok("worktree", "add", "app+main", "app:v1")
+    cli.ok("mount", "app+main", target)
     _sh(CHANGES, target)
-    second = cli.ok("commit", "app+dev")
+    second = cli.ok("commit", "app+main")
     cli.ok("unmount", target)
 
     for way in ("metadata", "data", "directory"):
-        env = {"STRATUM_USER_MOUNTS": way}
-        view = user.home / way
-        user.run("mkdir", view)
+        env, view = {"STRATUM_USER_MOUNTS": way}, user.home / way
         user.ok("worktree", "add", f"app+{way}", "app:v1")
         user.ok("mount", f"app+{way}", view, env=env)
         user.inside("sh", "-c", CHANGES, cwd=view)
         assert user.ok("commit", f"app+{way}", env=env) == second, way
-    assert user.ok("diff", "app+data", "app:v1") == cli.ok("diff", "app+dev", "app:v1")
+    assert user.ok("diff", "app+data", "app:v1") == cli.ok("diff", "app+main", "app:v1")
 
 
 def test_owners_without_an_id_are_kept(cli: Command, user: User, tmp_path: Path) -> None:
@@ -100,7 +94,6 @@ def test_owners_without_an_id_are_kept(cli: Command, user: User, tmp_path: Path)
     cli.ok("push", "app:v1", f"{layout}:v1")
     _sh("chown -R $0 layout", user.home, str(user.uid))
     user.ok("pull", f"{layout}:v1", "app:v1")
-    user.run("mkdir", user.home / "mnt")
     user.ok("worktree", "add", "app+dev", "app:v1")
     user.ok("mount", "app+dev", user.home / "mnt")
     user.inside("sh", "-c", "cat theirs/f; stat -c %u theirs/f; touch new; ! echo >> theirs/f", cwd=user.home / "mnt")

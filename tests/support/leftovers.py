@@ -23,7 +23,9 @@ OUR_SERVERS = {
     "stratum-fetch",
     "stratum-hook",
     "stratum-hydrate",
+    "stratum-metafs",
     "stratum-record",
+    "stratum-session",
     "stratum-watch",
 }
 PATIENCE = 10.0
