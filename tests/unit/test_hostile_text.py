@@ -20,6 +20,8 @@ from stratum.api.maintenance import parse_duration
 from stratum.api.patchset import parse_patchset
 from stratum.c4 import reader as c4m
 from stratum.c4.ids import parse as parse_c4_id
+from stratum.composefs.erofs.reader import Image
+from stratum.composefs.erofs.writer import image_pieces
 from stratum.config import load_config
 from stratum.content.objectstore import read_record
 from stratum.errors import DamagedError, StratumError
@@ -64,6 +66,7 @@ from stratum.tree.contents import named_digests, named_objects, objects_of
 from stratum.tree.dump import read_dump, write_dump
 from stratum.tree.ignore import Rules, lines_of, parse_patterns
 from stratum.tree.lazy import LazyDump
+from stratum.tree.model import Directory, File, Symlink
 from stratum.tree.oplog import Record, encode, end_line, entry_of, inode_of, object_of, parse, without_content
 from stratum.tree.tarstream import TarReader
 from stratum.tree.timewords import parse_when
@@ -79,6 +82,10 @@ DUMP = (
     b"/ 0 40755 3 0 0 0 1.5 - - -\n/a 3 100644 2 0 0 0 0.0 - abc -\n/b 0 @100644 2 0 0 0 0.0 /a - -\n"
     b"/d 0 40755 2 0 0 0 0.0 - - - user.x=1\n/d/s 1 120777 1 0 0 0 0.0 x - -\n"
 )
+TREE = Directory(0o40755, 0, 0, 0, children={b"f": File(0o100644, 0, 0, 5, ((b"user.a", b"b"),), size=1, content=b"c")})
+TREE.children[b"o"] = File(0o100644, 0, 0, 5, size=99, digest=bytes(32))
+TREE.children[b"l"] = Symlink(0o120777, 0, 0, 5, target=b"f")
+IMAGE = b"".join(image_pieces(TREE))
 SOURCES = write_sources(
     [CommitSource(f"example.org/a@sha256:{HASH}", f"sha256:{HASH}", "v1", "2026-01-01T00:00:00Z", "pull", True, "/ca")]
 )
@@ -129,6 +136,16 @@ def read_whole_catalog(data: bytes) -> None:
             found.frame(number)
             found.members_within(number, number + 1)
     found.check()
+
+
+def read_whole_image(data: bytes) -> None:
+    """Everything in an image."""
+    image = Image(data)
+    for nid in image.all():
+        node = image.node(nid)
+        for read in (image.xattrs, image.content, image.target):
+            with suppress(DamagedError):
+                read(node)
 
 
 def read_whole_tar(data: bytes) -> int:
@@ -264,6 +281,7 @@ PARSERS: dict[str, tuple[Callable[[bytes], object], bytes]] = {
     "named-digests": (lambda data: named_digests(data.decode("latin-1")), DUMP),
     "runs": (read_run, b'{"freed": 4096, "commits": 1, "time": 1700000000}'),
     "lazy-dump": (lambda data: write_dump(LazyDump(data).root()), DUMP),
+    "image": (read_whole_image, IMAGE),
     "tar": (read_whole_tar, TAR),
     "challenge": (
         lambda data: read_challenges([text(data)]),
