@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 
     from stratum.config import Config
 
-_LOOKING = {"", "list", "show", "log", "ls", "cat", "find", "ps", "info", "metrics", "tag", "export", "verify"}
+_LOOKING = {"", "list", "show", "log", "ps", "info", "metrics", "tag", "export", "verify"}
 """They look at what is there; nothing is there that only a namespace which was not made yet could show."""
 _OUTSIDE = {"push", "pull", "login", "logout", "hook install", "hook uninstall"}
 """They ask programs for passwords, which know the user by another ID than 0, or are about files of the host alone."""
 _NEEDING = {"mount", "shell", "unshare", "hydrate"}
 _MOUNTLESS = {"list", "show", "log", "ls", "cat", "find", "diff", "tag", "import", "export", "restore", "verify"}
 """They can do without the mounts of the session, where what they are about is not to be seen in there."""
-_PASSING = {"import", "diff"}
-"""They need the IDs of a session, and nothing else of it: where there is none, none is left behind."""
+_PASSING = {"import", "status", "diff", "ls", "cat", "find", "du", "fsck"}
+"""They need the IDs of a session, and where there is none nothing else of it: none is left behind."""
 _PROGRAMS = {"shell", "unshare"}
 """They are about what the user has there, whatever the store."""
 _STARTING = {"import", "init", "mount", "shell", "unshare", "volume-plugin"}

@@ -137,6 +137,10 @@ def test_a_shell_is_in_the_first_ref_and_unmounts_what_it_mounted(user: User, cl
     assert user.inside("findmnt", "-n", stays).stdout
     assert user.stratum("shell", "app", "nothing", input="").returncode == 3  # not found: and nothing is left mounted
     assert user.json("status", "app")[0]["worktrees"][0]["mounts"] == []
+    user.end()
+    for line in (["cat", "app+main", "/new"], ["diff", "-p", "app+main"], ["status", "app"]):
+        assert {"cat": "x", "diff": "+x", "status": "1 added"}[line[0]] in user.ok(*line)  # without a session, too
+    assert not user.processes()
     done = user.stratum("shell", "app", input="cat new; kill -9 $$", env={"SHELL": "/bin/sh"})
     assert (done.returncode, done.stdout) == (137, "x\n")
     assert cli("unshare", "").stderr.startswith("error: an empty word is no command\n")
