@@ -118,11 +118,6 @@ def _users_layers(plan: MountPlan, method: Method, layers: Layers, opened: ExitS
     needs no data layers, but another layer below where there is none above.
     """
     if method.lower is Lower.DIRECTORY:
-        if plan.ids is not None:
-            raise UnsupportedError(
-                "a container whose users have other IDs needs FUSE, which translates the owners of files",
-                hint="start it with --userns=keep-id or without --userns, or open /dev/fuse to users",
-            )
         return layers
     from stratum.metafs.serving import serve_image
 
