@@ -98,8 +98,8 @@ def below(mount: MountEntry, pid: int | str = "self") -> list[MountEntry]:
 def namespaces() -> Iterator[tuple[str, int]]:
     """Every mount namespace that some process is in, as (its "mnt:[inode]" name, the ID of one such process).
 
-    A user in a namespace of their own is not told the namespaces of their processes outside of it: each of these counts
-    as one that is in another mount namespace.
+    A user in a namespace of their own is not told the namespaces of their processes outside of it: they are told apart
+    by the numbers of their first mounts, which no two mount namespaces share.
     """
     seen: set[str] = set()
     for name in sorted((name for name in os.listdir("/proc") if name.isdecimal()), key=int):
@@ -108,12 +108,26 @@ def namespaces() -> Iterator[tuple[str, int]]:
         except PermissionError:
             if not userns.is_own_process(int(name)):
                 continue
-            namespace = f"process {name}"
+            namespace = _first_mount(name)
         except OSError:
             continue
         if namespace not in seen:
             seen.add(namespace)
             yield namespace, int(name)
+
+
+def _first_mount(pid: str) -> str:
+    """The number of the first mount that ``pid`` sees; empty where it sees none, or is gone."""
+    try:
+        file = os.open(f"/proc/{pid}/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return ""
+    try:
+        return os.read(file, 16).split(b" ")[0].decode()  # of more than is asked for the kernel would make text, too
+    except OSError:
+        return ""
+    finally:
+        os.close(file)
 
 
 def everywhere(containing: str = "") -> Iterator[tuple[int, MountEntry]]:
