@@ -282,7 +282,7 @@ def source_error(exc: OSError, where: str) -> StratumError:
     whoever = (
         "run as root, or as a user who may read all of it"
         if in_initial_namespace()
-        else "it belongs to somebody whom your user namespace has no ID for (see /etc/subuid), and is closed to others"
+        else "it belongs to root or to another user, and is closed to all others"
     )
     hint = {
         errno.EACCES: whoever,
