@@ -137,9 +137,14 @@ for action in (
 """
 
 
-def test_outside_of_its_namespace_a_worktree_is_left_as_it_is(user: User) -> None:
-    """Where files belong to IDs that only the namespace has; what is untouched there can be done without."""
+def test_outside_of_its_namespace_a_worktree_is_left_as_it_is(user: User, cli: Command, tmp_path: Path) -> None:
+    """Where files belong to IDs that only the namespace has; what is untouched there can be done without. Nor does it
+    matter that root has a worktree of the same name mounted."""
     user.run("sh", "-c", "mkdir app dev src; seq 500 > src/file")
+    (tmp_path / "m").mkdir()
+    cli.ok("import", user.home / "src", "app")
+    cli.ok("worktree", "add", "app+dev", "app:latest")
+    cli.ok("mount", "app+dev", tmp_path / "m")
     user.ok("import", "./src", "app:v1")
     user.ok("import", "./dev", "app:v2")
     for name in ("dev", "clean"):
@@ -157,6 +162,7 @@ def test_outside_of_its_namespace_a_worktree_is_left_as_it_is(user: User) -> Non
     assert "/p in the upper directory belongs to an ID that this user namespace does not have" in single.stderr
     user.ok("remove", "app", "--yes", "--discard")
     assert os.listdir(user.store / "tmp") == ["lock"]
+    cli.ok("unmount", tmp_path / "m")
 
 
 def test_a_store_is_its_owners_alone_and_changes_hands_by_what_is_committed(
