@@ -25,6 +25,7 @@ from stratum.api.workplace import Workplace
 from stratum.errors import BusyError
 from stratum.frozen import frozen
 from stratum.refs import Ref
+from stratum.tree.overlay import Dialect
 
 if TYPE_CHECKING:
     from stratum.mount.state import Record
@@ -125,8 +126,9 @@ def _by_mount(place: Workplace, name: str, worktree: str, mounts: Iterable[Mount
 
     ref = str(Ref(name, worktree=worktree))
     upperdir = place.store.layout.worktree(name, worktree) / "upperdir"
+    dialect = place.store.dialect
     for pid, entry in mounts:
-        if shows_ref(entry, ref) and is_over(pid, entry, str(upperdir)):
+        if shows_ref(entry, ref) and _speaks(entry, dialect) and is_over(pid, entry, str(upperdir)):
             by, end = (
                 "this host",
                 f"unmount it: {'' if is_privileged() else 'stratum unshare -- '}umount {entry.mountpoint}",
@@ -136,6 +138,12 @@ def _by_mount(place: Workplace, name: str, worktree: str, mounts: Iterable[Mount
             who = f"{ref} is mounted at {entry.mountpoint} by {by}, though not on record here"
             return InUse(who, f"use the --runtime-dir that it was mounted with, or {end}")
     return None
+
+
+def _speaks(entry: MountEntry, dialect: Dialect) -> bool:
+    """Whether a mount is one of root's or of users', as those of a store are. Of others not even the times can be seen:
+    a user's namespace has copies of root's mounts, in directories that are closed."""
+    return ("userxattr" in entry.super_options.split(",")) is (dialect is Dialect.USER)
 
 
 def is_over(pid: int, entry: MountEntry, upperdir: str) -> bool:
