@@ -68,11 +68,10 @@ def test_the_ids_are_those_of_root(cli: Command, user: User, tmp_path: Path) -> 
 
     target = tmp_path / "mnt"
     target.mkdir()
-    cli.ok("worktree", "add", "app+main", "app:v1")
-    cli.ok("mount", "app+main", target)
+    cli.ok("worktree", "add", "app+data", "app:v1")
+    cli.ok("mount", "app+data", target)  # and it stays: a user's of the same name is another one
     _sh(CHANGES, target)
-    second = cli.ok("commit", "app+main")
-    cli.ok("unmount", target)
+    second = cli.ok("commit", "app+data")
 
     for way in ("metadata", "data", "directory"):
         env, view = {"STRATUM_USER_MOUNTS": way}, user.home / way
@@ -80,7 +79,7 @@ def test_the_ids_are_those_of_root(cli: Command, user: User, tmp_path: Path) -> 
         user.ok("mount", f"app+{way}", view, env=env)
         user.inside("sh", "-c", CHANGES, cwd=view)
         assert user.ok("commit", f"app+{way}", env=env) == second, way
-    assert user.ok("diff", "app+data", "app:v1") == cli.ok("diff", "app+main", "app:v1")
+    assert user.ok("diff", "app+data", "app:v1") == cli.ok("diff", "app+data", "app:v1")
 
 
 def test_owners_without_an_id_are_kept(cli: Command, user: User, tmp_path: Path) -> None:

@@ -6,9 +6,9 @@
         user.ok("mount", "app+dev", user.home / "app")
         user.run("ls", user.home / "app")
 
-They are known in the mount namespace of this test process alone, where copies of /etc/passwd and the like are bound
-over the machine's: test processes side by side have users each, and none stays on the machine when one is killed. There
-/dev/fuse and /dev/net/tun are for everybody, as udev has them on machines where people work.
+They are known in the mount namespace of this test process alone, where /etc has a layer over it with an /etc/passwd of
+its own: test processes side by side have users each, and none stays on the machine when one is killed. There /dev/fuse
+and /dev/net/tun are for everybody, as udev has them on machines where people work.
 """
 
 from __future__ import annotations
@@ -214,12 +214,15 @@ class Users:
             lines["group"].append(f"{name}:x:{uid}:\n")
             for kind in ("subuid", "subgid"):
                 lines[kind] += [f"{name}:{subids}:{RANGE}\n"] if subids else []
+        for name in ("upper", "work"):
+            (files / name).mkdir()
+        layers = f"lowerdir=/etc,upperdir={files}/upper,workdir={files}/work"
+        _mount("-t", "overlay", "-o", layers, "stratum-test", "/etc")
         for kind, added in lines.items():
             place = Path("/etc", kind)
-            place.touch()
-            (files / kind).write_text(place.read_text("utf-8") + "".join(added), "utf-8")
-            (files / kind).chmod(0o644)
-            _mount("--bind", files / kind, place)
+            before = place.read_text("utf-8") if place.exists() else ""
+            place.write_text(before + "".join(added), "utf-8")
+            place.chmod(0o644)
         for path in (CHECKOUT, Path(sys.prefix)):
             _make_reachable(path, files)
 
@@ -246,8 +249,7 @@ class Users:
         for place in (Path(sys.prefix), CHECKOUT):
             if (hidden := _hidden(place, self.directory / "etc")) is not None:
                 subprocess.run(["umount", "--recursive", "--lazy", hidden], check=True)
-        for name in ("passwd", "group", "subuid", "subgid"):
-            subprocess.run(["umount", Path("/etc", name)], check=True)
+        subprocess.run(["umount", "--lazy", "/etc"], check=True)
         for device in DEVICES:
             subprocess.run(["umount", "--lazy", device], check=True)
         unmount_below(self.directory)
