@@ -26,6 +26,7 @@ from typing import Any
 
 from stratum.errors import BusyError, StratumError, UnsupportedError, os_error_text
 from stratum.history.wire import LOCK, LOG, socket_name
+from stratum.mount.apart import keep_no_mounts
 from stratum.store.layout import open_layout
 from stratum.sys import daemon, keeper
 from stratum.sys.keeper import CLIENTS, Answer, Process, reply
@@ -266,6 +267,7 @@ def main(settings: dict[str, Any]) -> None:
     runtime_dir, store = settings["runtime_dir"], settings["store"]
     os.umask(0o077)
     os.chdir("/")
+    keep_no_mounts()
     name = socket_name(os.stat(store))
     kept, watched = given(settings.pop("names", []), store, os.path.join(runtime_dir, name))
     watched = watched or settings.pop("watched", [])

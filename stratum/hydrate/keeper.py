@@ -22,6 +22,7 @@ from typing import Any
 
 from stratum.errors import BusyError, NotFoundError, UsageError
 from stratum.hydrate.served import Served, checked, is_fuse_device, now, passed
+from stratum.mount.apart import keep_no_mounts
 from stratum.mount.gatewire import SOCKET, socket_path
 from stratum.sys import daemon, keeper
 from stratum.sys.keeper import CLIENTS, Answer, Process, reply, sent
@@ -186,6 +187,7 @@ def main(settings: dict[str, Any]) -> None:
     runtime_dir = settings["runtime_dir"]
     os.umask(0o077)
     os.chdir("/")
+    keep_no_mounts()
     if settings.get("start"):
         os.closerange(3, 1 << 20)  # what an engine left open for its hook, whose end somebody may wait for
     listener, kept = passed(settings.get("names", []))

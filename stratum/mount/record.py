@@ -40,7 +40,7 @@ from stratum.sys.namespaces import (
 from stratum.sys.proc import Process
 from stratum.sys.syscalls import mountinfo_id, statx_mount_id
 
-_PREFIX = "stratum-"
+PREFIX = "stratum-"
 SOURCE_MAX = 200
 """The kernel takes parameters of up to 255 bytes."""
 FUSE_KIND = "stratum"
@@ -88,7 +88,7 @@ class Record:
 
     @property
     def _source_prefix(self) -> str:
-        return f"{_PREFIX}{self.id}:"
+        return f"{PREFIX}{self.id}:"
 
     @property
     def is_worktree(self) -> bool:
@@ -211,8 +211,8 @@ def mounts_of(ref: str = "") -> Iterator[tuple[int, MountEntry]]:
     Only those in mount namespaces of this user's: in others, anybody may have made one of that source. Of a user who is
     not root these are those of all their sessions.
     """
-    for pid, entry in mountinfo.everywhere(f":{_source_ref(ref)}" if ref else _PREFIX):
-        ours = entry.fstype == "overlay" and entry.source.startswith(_PREFIX) and (not ref or shows_ref(entry, ref))
+    for pid, entry in mountinfo.everywhere(f":{_source_ref(ref)}" if ref else PREFIX):
+        ours = entry.fstype == "overlay" and entry.source.startswith(PREFIX) and (not ref or shows_ref(entry, ref))
         if ours and (is_mount_namespace_of_ours(pid) or _is_in_own_session(pid)):
             yield pid, entry
 
@@ -224,10 +224,10 @@ def mount_at(path: str) -> tuple[str, str] | None:
         number = mountinfo_id(path, follow=True)
     except OSError:
         return None
-    entry = next((entry for entry in mountinfo.read(containing=_PREFIX) if entry.id == number), None)
-    if entry is None or entry.fstype != "overlay" or not entry.source.startswith(_PREFIX):
+    entry = next((entry for entry in mountinfo.read(containing=PREFIX) if entry.id == number), None)
+    if entry is None or entry.fstype != "overlay" or not entry.source.startswith(PREFIX):
         return None
-    found, _, ref = entry.source.removeprefix(_PREFIX).partition(":")
+    found, _, ref = entry.source.removeprefix(PREFIX).partition(":")
     return found, ref
 
 
@@ -250,7 +250,7 @@ def shows_ref(entry: MountEntry, ref: str) -> bool:
 
 def _source_ref(ref: str) -> str:
     """As much of ``ref`` as a source has room for."""
-    return ref[: SOURCE_MAX - len(_PREFIX) - 17]
+    return ref[: SOURCE_MAX - len(PREFIX) - 17]
 
 
 def is_live(record: Record) -> bool:

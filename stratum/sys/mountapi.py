@@ -55,6 +55,7 @@ _CMD_CREATE = 6
 _CMD_RECONFIGURE = 7
 
 _MS_REC = 0x4000
+_MS_SLAVE = 0x80000
 _MS_PRIVATE = 0x40000
 
 _LOG_MESSAGE_MAX = 8192
@@ -200,3 +201,8 @@ def umount2(path: str | bytes | os.PathLike[str], flags: int = UMOUNT_NOFOLLOW) 
 def make_private() -> None:
     """Stop mounts from propagating, out and in."""
     libc_call("mount", None, b"/", None, _MS_REC | _MS_PRIVATE, None, path=b"/")
+
+
+def make_slave() -> None:
+    """Have mounts propagate in, and no more out."""
+    libc_call("mount", None, b"/", None, _MS_REC | _MS_SLAVE, None, path=b"/")
