@@ -12,6 +12,7 @@ import pytest
 import tomllib
 
 from tests.support.command import SCRIPT
+from tests.support.lazily import LARGE, Far
 from tests.support.rootless import User
 
 pytestmark = [pytest.mark.root, pytest.mark.podman]
@@ -65,3 +66,22 @@ def test_volumes_of_a_user_are_seen_by_containers_and_committed(user: User) -> N
         assert run("ls; stat -c %u:%g two; echo 3 >three") == "two\n5:6\n"
     assert "[volume vol was unmounted]" in user.ok("log", "app+dev")
     assert "/three" in {change["path"] for change in user.json("diff", "app:v1", "app+dev")}
+
+
+def test_containers_read_what_is_not_here(user: User, far: Far) -> None:
+    user.run("mkdir", "-p", ".config/stratum", ".config/containers")
+    user.run("tee", ".config/stratum/config.toml", input=f'registry = "{far.slow.host}/team"\nprefetch = "none"\n')
+    user.run("tee", ".config/containers/storage.conf", input='[storage]\ndriver = "overlay"\n')
+    user.ok("volume-plugin", "--install")
+    user.ok("hook", "install", "--force")
+    image = user.import_image()
+    look = ["--rm", "--network", "none", image, "sh", "-ec", f"cd /data; sha256sum d0/f07 {LARGE}"]
+    right = f"{far.sums['d0/f07']}  d0/f07\n{far.sums[LARGE]}  {LARGE}\n"
+    annotation = "stratum.dev/volume.a=app:v1:/data:lazy"
+    assert user.podman("run", "--annotation", annotation, *look).stdout == right
+    user.ok("remove", "app:v1")
+    user.ok("gc")
+    with plugin(user):
+        user.podman("volume", "create", "--driver", "stratum", "--opt", "ref=app:v1", "--opt", "lazy=", "vol")
+        assert user.podman("run", "-v", "vol:/data", *look).stdout == right
+    assert far.slow.ranges()
