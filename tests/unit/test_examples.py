@@ -136,16 +136,15 @@ def test_units_are_what_systemd_takes(manager: str, tmp_path: Path) -> None:
     assert [line for line in done.stderr.splitlines() if str(tmp_path) in line or "stratum-" in line] == []
 
 
-def test_a_user_s_units_reach_podman_s_namespaces_and_leave_what_serves_mounts_alone() -> None:
-    """No sandbox that keeps set-user-ID helpers from working, and no kill of what a mount was made with."""
+def test_a_user_s_units_reach_podman_s_namespaces_and_end_nothing_in_them() -> None:
+    """No sandbox that keeps set-user-ID helpers from working, and no kill of what is not theirs alone."""
     directory = EXAMPLES / "user"
     for path in directory.glob("*.service"):
         unit = parse_unit(path)
         service = dict(unit["Service"])
         assert not {key for key in service if key.startswith(("NoNew", "Restrict", "Protect", "Private", "Lock"))}
         assert not any(value.startswith(("/var", "/run", "/etc")) for _, value in unit["Unit"])
-        mounts = any(word in service["ExecStart"] for word in (" mount ", "reconcile", "plugin", "hydrate", "commit"))
-        assert (service.get("KillMode") == "process") == mounts
+        assert service["KillMode"] == "process", "what keeps the namespaces may have been started by it"
         installed = dict(unit.get("Install", []))
         assert installed.get("WantedBy", "default.target") == "default.target"
     plugin = dict(parse_unit(directory / "stratum-volume-plugin.service")["Service"])
