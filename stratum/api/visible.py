@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stratum.api.session import Session
-from stratum.errors import StratumError, UnsupportedError, UsageError
+from stratum.errors import NotFoundError, StratumError, UnsupportedError, UsageError
 from stratum.refs import parse_ref
 
 if TYPE_CHECKING:
@@ -61,11 +61,19 @@ def unmount_visible(session: Session, text: str, *, warn: Callable[[str], None] 
     The records as they were, none where there is no such mount. Raises as ``api.mounting.unmount``.
     """
     from stratum.mount import host
+    from stratum.mount.state import store_key
 
+    attended = [record for record in session.state.records() if record.attended]
+    if not attended:
+        return []
+    try:
+        key = store_key(session.config.store)
+    except NotFoundError:  # of a store that is gone, a mount can still be named by its place
+        key = ""
     place = os.path.realpath(text)
-    found = [record for record in session.state.records() if record.attended and text == record.ref]
+    found = [record for record in attended if record.ref == text and record.store_key == key]
     if "/" in text or not found:
-        found = [record for record in session.state.records() if record.attended and record.mountpoint == place]
+        found = [record for record in attended if record.mountpoint == place]
     return [host.unmount(session.state, record, warn=warn) for record in found]
 
 
