@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from stratum.composefs.erofs.survey import backing_xattrs
 from stratum.errors import UnsupportedError
-from stratum.tree.limits import overlay_marks, with_marks
+from stratum.tree.limits import XATTR_NAME_MAX, overlay_marks, with_marks
 from stratum.tree.merge import Task, run_deep
 from stratum.tree.model import Directory, File, Inode, Special, Xattrs, with_xattrs
 from stratum.tree.overlay import Dialect, is_whiteout_device
@@ -25,7 +25,8 @@ def outline(root: Directory, has_ids: Callable[[int, int], bool]) -> Directory:
     """``root`` as its files are to be on disk, below an overlay of users' dialect; a file that has a digest is to be
     made without content, of its size.
 
-    Hard links stay hard links. ``trusted.*`` attributes, which users neither set nor see, are left out.
+    Hard links stay hard links. ``trusted.*`` attributes, which users neither set nor see, are left out, and those
+    of which the escaped name is too long for a system call.
     ``UnsupportedError`` for what no user can make: devices, and files of owners of whom ``has_ids`` (user, group) says
     that they are nobody.
     """
@@ -75,7 +76,8 @@ def _stored(node: Inode) -> Inode:
 
 
 def _escaped(xattrs: Xattrs) -> Xattrs:
-    return tuple(item for item in _DIALECT.escape(xattrs) if not item[0].startswith(_TRUSTED))
+    escaped = _DIALECT.escape(xattrs)
+    return tuple(item for item in escaped if len(item[0]) <= XATTR_NAME_MAX and not item[0].startswith(_TRUSTED))
 
 
 def _marks(node: Inode, *, whiteouts: bool = False) -> Xattrs:

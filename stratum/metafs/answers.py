@@ -23,6 +23,7 @@ from stratum.errors import DamagedError
 from stratum.metafs.ids import IdTable
 from stratum.sys import fuseproto
 from stratum.sys.fuseproto import NO_ENTRY, ROOT_NODE, Capability, Hello, Opcode, Request
+from stratum.tree.limits import XATTR_NAME_MAX
 from stratum.tree.model import object_path
 from stratum.tree.overlay import BY_STRATUM, METACOPY, REDIRECT, WHITEOUT, WHITEOUTS, Dialect
 
@@ -220,8 +221,8 @@ def shown_name(name: bytes, shows: Shows) -> bytes | None:
     if name.startswith(_TRUSTED):
         return None
     if name.startswith(_SHOWN) and shows is not Shows.TREE:
-        return _SHOWN + _ESCAPED + name[len(_SHOWN) :]
-    return name
+        name = _SHOWN + _ESCAPED + name[len(_SHOWN) :]
+    return name if len(name) <= XATTR_NAME_MAX else None  # no system call takes it; listed, it could not be copied
 
 
 def _sized(value: bytes, room: int) -> Answer:

@@ -22,7 +22,9 @@ def everybody(_user: int, _group: int) -> bool:
 
 
 def test_what_has_a_digest_says_where_its_content_is_and_all_else_is_itself() -> None:
-    big = File(*PLAIN, ((b"user.overlay.a", b"1"), (b"user.b", b"2"), (b"trusted.c", b"3")), size=900, digest=DIGEST)
+    long = (b"user.overlay." + b"x" * 242, b"")  # with the name that it has below an overlay no file can have it
+    xattrs = ((b"user.overlay.a", b"1"), (b"user.b", b"2"), (b"trusted.c", b"3"), long)
+    big = File(*PLAIN, xattrs, size=900, digest=DIGEST)
     small = File(*PLAIN, size=2, content=b"hi")
     link = Symlink(0o120777, 0, 0, 1, target=b"big")
     found = outline(tree(big=big, hard=big, sub=tree(small=small), link=link), everybody)
@@ -47,8 +49,8 @@ def test_a_whiteout_of_the_trees_own_is_a_file_with_marks_and_so_is_its_director
     gone = found.children[b"gone"]
     assert isinstance(gone, File)
     assert (gone.mode, gone.size, gone.mtime) == (0o100644, 0, 7)
-    assert dict(gone.xattrs) == {b"user.overlay.overlay.whiteout": b""}
-    assert dict(found.xattrs) == {b"user.overlay.overlay.whiteouts": b"", b"user.overlay.overlay.opaque": b"x"}
+    assert dict(gone.xattrs) == {b"user.overlay.overlay.whiteout": b"stratum"}
+    assert dict(found.xattrs) == {b"user.overlay.overlay.whiteouts": b"stratum", b"user.overlay.overlay.opaque": b"x"}
 
 
 @pytest.mark.parametrize(

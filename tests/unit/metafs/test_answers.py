@@ -121,8 +121,8 @@ def image_of(root: Directory, dialect: Dialect = Dialect.TRUSTED) -> bytes:
 
 
 def readable(xattrs: Xattrs) -> Xattrs:
-    """Those that an ordinary user may read."""
-    return tuple(pair for pair in xattrs if not pair[0].startswith(b"trusted."))
+    """Those that an ordinary user may read, and can."""
+    return tuple(pair for pair in xattrs if not pair[0].startswith(b"trusted.") and len(pair[0]) <= 255)
 
 
 def wanted(shows: Shows, path: bytes, inode: Inode, seen: Seen) -> Seen:
@@ -186,6 +186,13 @@ def test_names_are_found_in_directories_of_many_blocks() -> None:
     assert found.keys() == root.children.keys()
     assert all(asking.lookup(ROOT_NODE, name) == entry for name, entry in found.items())
     assert asking.lookup(ROOT_NODE, b"\x01") == asking.lookup(ROOT_NODE, b"\xff") == NO_ENTRY
+
+
+def test_attributes_that_have_too_long_a_name_below_an_overlay_are_not_shown() -> None:
+    long: Xattrs = ((b"user.overlay." + b"x" * 242, b""), (b"user.y", b"z"))
+    image = image_of(Directory(0o40755, 0, 0, 0, long))
+    assert Asking(image, Shows.NAMES).attributes(ROOT_NODE) == ((b"user.overlay.opaque", b"y"), (b"user.y", b"z"))
+    assert Asking(image, Shows.TREE).attributes(ROOT_NODE) == long
 
 
 def test_content_is_where_the_image_says() -> None:
