@@ -13,7 +13,7 @@ import mmap
 import os
 import select
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final, NoReturn
 
@@ -29,6 +29,8 @@ from stratum.sys.proc import be_called
 _NAME: Final = "stratum-metafs"
 """What lists of processes show a server as."""
 _GREETING_MS: Final = 10_000
+_IDLE_MS: Final = 20
+_FIRST: Final = 1000
 _OPEN_OBJECTS: Final = 64
 _READ_AHEAD: Final = 1 << 17
 """Bytes that the kernel reads at once, where nobody told it otherwise."""
@@ -97,7 +99,7 @@ def _leave(device: int, answers: Answers, objects: Sequence[int], source: str) -
         os.setsid()
         if os.fork() == 0:
             _detach({device, *objects}, source)
-            serve(device, answers, objects)
+            serve(device, answers, objects, after_first=_leave_mounts)  # some milliseconds, for which nobody waits
         status = 0
     except BaseException:
         status = 1
@@ -122,24 +124,42 @@ def _detach(kept: set[int], source: str) -> None:
             with suppress(OSError):
                 os.close(number)
     be_called(_NAME, f"{_NAME} {source}")
-    # A mount namespace lives as long as a process is in it, what is mounted there as long as that, and this process as
-    # long as what it serves: by itself it would keep all three.
+
+
+def _leave_mounts() -> None:
+    """Have none of the mounts of who made this process. A mount namespace lives as long as a process is in it, what is
+    mounted there as long as that, and this process as long as what it serves: by itself it would keep all three."""
     with suppress(OSError):
         leave_mounts()
 
 
-def serve(device: int, answers: Answers, objects: Sequence[int]) -> None:
-    """Answer requests until the filesystem is gone."""
+def serve(
+    device: int, answers: Answers, objects: Sequence[int], *, after_first: Callable[[], None] | None = None
+) -> None:
+    """Answer requests until the filesystem is gone; ``after_first`` is called once those are answered that the making
+    of a mount waits for."""
     os.set_blocking(device, True)
     contents = Contents(objects)
     with suppress(fuse.Ended):
+        if after_first is not None:
+            poll = select.poll()
+            poll.register(device, select.POLLIN)
+            for _ in range(_FIRST):
+                if not poll.poll(_IDLE_MS):
+                    break
+                _serve_one(device, answers, contents)
+            after_first()
         while True:
-            data = fuse.receive(device)
-            if data is None:
-                continue
-            request = fuseproto.parse_request(data)
-            if request.opcode not in UNANSWERED:
-                _answer(device, request, answers, contents)
+            _serve_one(device, answers, contents)
+
+
+def _serve_one(device: int, answers: Answers, contents: Contents) -> None:
+    data = fuse.receive(device)
+    if data is None:
+        return
+    request = fuseproto.parse_request(data)
+    if request.opcode not in UNANSWERED:
+        _answer(device, request, answers, contents)
 
 
 def _answer(device: int, request: fuseproto.Request, answers: Answers, contents: Contents) -> None:
