@@ -20,28 +20,34 @@ Range = tuple[int, int, int]
 
 
 class IdTable:
-    """Ranges (inside, outside, count): the ID ``inside + n`` of the commit is to be ``outside + n``.
+    """Ranges (inside, outside, count): the ID ``inside + n`` of the commit is to be ``outside + n``, and one that none
+    has, ``nobody``.
 
     ``ValueError`` for what are no ranges.
     """
 
-    def __init__(self, uids: Iterable[Range], gids: Iterable[Range]) -> None:
+    def __init__(self, uids: Iterable[Range], gids: Iterable[Range], nobody: int = NOBODY) -> None:
         self.uids = _checked(uids)
         self.gids = _checked(gids)
-        self._uid = lru_cache(256)(lambda uid: _translated(self.uids, uid))
-        self._gid = lru_cache(256)(lambda gid: _translated(self.gids, gid))
+        self.nobody = nobody
+        self._uid = lru_cache(256)(lambda uid: _translated(self.uids, uid, nobody))
+        self._gid = lru_cache(256)(lambda gid: _translated(self.gids, gid, nobody))
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, IdTable) and (self.uids, self.gids) == (other.uids, other.gids)
+        return isinstance(other, IdTable) and self._all == other._all
 
     def __hash__(self) -> int:
-        return hash((self.uids, self.gids))
+        return hash(self._all)
+
+    @property
+    def _all(self) -> tuple[object, ...]:
+        return self.uids, self.gids, self.nobody
 
     def __repr__(self) -> str:
         return f"IdTable({self.uids}, {self.gids})"
 
     def translate(self, uid: int, gid: int) -> tuple[int, int]:
-        """(user, group) as they are to be; ``NOBODY`` where no range has them."""
+        """(user, group) as they are to be."""
         return self._uid(uid), self._gid(gid)
 
     def translate_acl(self, value: bytes) -> bytes:
@@ -67,8 +73,8 @@ def _checked(ranges: Iterable[Range]) -> tuple[Range, ...]:
     return found
 
 
-def _translated(ranges: tuple[Range, ...], identity: int) -> int:
+def _translated(ranges: tuple[Range, ...], identity: int, nobody: int) -> int:
     for inside, outside, count in ranges:
         if inside <= identity < inside + count:
             return outside + identity - inside
-    return NOBODY
+    return nobody

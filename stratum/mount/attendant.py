@@ -27,6 +27,7 @@ from stratum.mount.record import FUSE_KIND
 from stratum.mount.visible import socket_name
 from stratum.sys import daemon, fuse, fusermount, mountinfo
 from stratum.sys.packets import GarbageError, Message, error_to_json, receive, send
+from stratum.sys.userns import OVERFLOW_ID
 
 LOCK = "visible.lock"
 _NAME = "stratum-visible"
@@ -186,7 +187,7 @@ def main(settings: dict[str, Any]) -> None:
     place = os.stat(os.path.join(runtime_dir, name))
     objects = list(range(4, 4 + settings["layers"]))
     try:
-        ids = IdTable(settings["uids"], settings["gids"])
+        ids = IdTable(settings["uids"], settings["gids"], OVERFLOW_ID)
         Attendant(listener, settings["mountpoint"], settings["source"], 3, objects, ids).run()
     finally:
         daemon.leave(runtime_dir, name, LOCK, listener, place)

@@ -52,7 +52,7 @@ def test_programs_outside_see_it_and_it_is_unmounted_from_anywhere(user: User, o
     assert other_user.run("ls", place, check=False).returncode != 0
     assert f"app:v1  read-only at {place} (this host)" in user.ok("status", "app")
     assert f"app:v1  read-only at {place} (this host)" in user.inside(SCRIPT, "status", "app").stdout
-    with user.start("sh", "-c", f"cd {place}; exec sleep 100") as reader:
+    with user.start("sh", "-c", f"cd {place}; exec sleep 20") as reader:
         until(lambda: b"sleep" in Path(f"/proc/{reader.pid}/cmdline").read_bytes()[:6])
         for refused in (user.stratum("unmount", place), user.inside(SCRIPT, "unmount", "app:v1", check=False)):
             assert refused.returncode == 4
@@ -82,7 +82,7 @@ def test_a_killed_server_is_replaced_and_a_dead_mount_is_taken_away(user: User, 
     assert user.run("cat", place / "d/b", place / "five").stdout == "deep\n5\n"
     until(lambda: len(attendants(user)) == 2)
     assert attendants(user) != [first, server]
-    with user.start("sleep", "100") as shell:  # of a login
+    with user.start("sleep", "20") as shell:  # of a login
         for pid in attendants(user):
             os.kill(pid, signal.SIGKILL)
         assert user.run("ls", place, check=False).returncode != 0

@@ -252,6 +252,7 @@ def test_other_ids_are_those_of_the_table_for_files_and_in_acls() -> None:
     entries = list(struct.iter_unpack("<HHI", asking.attribute(node, name)[4:]))
     assert [entry[2] for entry in entries] == [0xFFFFFFFF, 0, NOBODY, 0xFFFFFFFF, 77, 0xFFFFFFFF]
     assert table.translate_acl(b"no ACL") == b"no ACL"
+    assert IdTable([(0, 5, 1)], [(0, 6, 1)], 65534).translate(0, 7) == (5, 65534)
     for wrong in ((0, 0, 0), (-1, 0, 1), (0, 1 << 32, 1)):
         with pytest.raises(ValueError, match="range"):
             IdTable([wrong], [])
