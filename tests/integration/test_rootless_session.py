@@ -143,7 +143,7 @@ def test_a_shell_is_in_the_first_ref_and_unmounts_what_it_mounted(user: User, cl
     assert not user.processes()
     done = user.stratum("shell", "app", input="cat new; kill -9 $$", env={"SHELL": "/bin/sh"})
     assert (done.returncode, done.stdout) == (137, "x\n")
-    assert cli("unshare", "").stderr.startswith("error: an empty word is no command\n")
+    assert cli("unshare", "").stderr.startswith("error: cannot run '': that is no name of a program\n")
     done = cli("unshare", "--", *NAMESPACES)  # root of the machine needs none
     assert done.stdout.split() == [os.readlink(path) for path in NAMESPACES[1:]]
 
