@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from stratum.errors import UnsupportedError
@@ -71,4 +72,8 @@ def _is_anothers(config: Config) -> bool:
 def _paths(config: Config) -> list[str]:
     """What the command line could name, and where the store and the mount state are."""
     words = [word.partition("=")[2] if word.startswith("-") else word for word in sys.argv[1:]]
-    return list(map(os.path.realpath, [str(config.store), str(config.runtime_dir), *filter(None, words)]))
+    found = []
+    for path in (str(config.store), str(config.runtime_dir), *filter(None, words)):
+        with suppress(OSError):  # relative, and there is no working directory
+            found.append(os.path.realpath(path))
+    return found

@@ -84,8 +84,11 @@ def obstacle() -> StratumError | None:
 def variables() -> dict[str, str]:
     """The environment variables by which Podman knows, in a session namespace, that it is in its own; as in
     ``podman unshare``. Empty where this process is in none."""
-    (inside, user, _), (_, group, _) = id_ranges("uid_map")[0], id_ranges("gid_map")[0]
-    if in_initial_namespace() or inside != 0 or os.geteuid() != 0:
+    users, groups = id_ranges("uid_map"), id_ranges("gid_map")
+    if in_initial_namespace() or os.geteuid() != 0 or not users or not groups:
+        return {}
+    (inside, user, _), (_, group, _) = users[0], groups[0]
+    if inside != 0:
         return {}
     return {
         "_CONTAINERS_USERNS_CONFIGURED": "done",
@@ -130,14 +133,17 @@ def _move(found: Found, paths: Iterable[str], mounts: bool) -> None:
                 return
         found.enter()
         try:
-            if directory is None:
+            if directory is not None:
+                os.chdir(directory)
+            elif before is not None:
                 os.fchdir(before)
             else:
-                os.chdir(directory)
+                _go_nowhere()
         except OSError as exc:
             raise _unseen(directory or "the working directory", os_error_text(exc), found) from None
     finally:
-        os.close(before)
+        if before is not None:
+            os.close(before)
 
 
 def _pass() -> None:
@@ -145,19 +151,26 @@ def _pass() -> None:
         _move(own, (), mounts=True)
 
 
-def _working_directory() -> tuple[int, str | None]:
-    """The working directory, and its path; None for one that was removed, which is kept as what it is. Raises
-    ``UnsupportedError`` where it cannot be entered: relative paths would mean others."""
+def _working_directory() -> tuple[int | None, str | None]:
+    """The working directory, and its path. Without a path it was removed, and is kept as what it is; without both this
+    user may not enter it, as that of whoever has used sudo."""
     try:
         before = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     except PermissionError:
-        raise UnsupportedError(
-            f"this user cannot enter the working directory {os.getcwd()}", hint="change to another directory first"
-        ) from None
+        return None, None
     with suppress(FileNotFoundError):
         path = os.getcwd()
         return before, path if path.startswith("/") else None
     return before, None
+
+
+def _go_nowhere() -> None:
+    """Have a working directory in which nothing is or can be: a relative path must not lead to what is in another."""
+    import tempfile
+
+    place = tempfile.mkdtemp(prefix="stratum-")
+    os.chdir(place)
+    os.rmdir(place)
 
 
 def _mounts(pid: str) -> bytes:

@@ -118,6 +118,17 @@ def test_what_is_mounted_later_is_not_mistaken_for_what_is_below(user: User) -> 
     finally:
         subprocess.run(["umount", late], check=True)
     mounted = Path(user.ok("mount", "app+main", late))
+    gone = user.run("sh", "-c", f"mkdir gone; cd gone; rmdir ../gone; {SCRIPT} list; {SCRIPT} import . x", check=False)
+    assert (gone.returncode, gone.stdout.split()[:2]) == (1, ["app", "latest"])
+    closed = user.home / "closed"
+    closed.mkdir(mode=0o700)  # as /root is, for whom root's sudo makes one
+    (closed / "x").touch()
+    line = f"cd {closed}; exec setpriv --reuid={user.uid} --regid={user.uid} --clear-groups {SCRIPT} "
+    for verb, code in (("list", 0), ("import x y", 3), ("status --short", 0), ("import . y", 3)):
+        done = subprocess.run(
+            ["sh", "-c", line + verb], env=user.environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == code, done
     for place in (mounted, user.home):  # a mount of the session is meant to be seen, where the host has a directory
         here = user.ok("status", "--short", cwd=place)
         assert here.startswith("app+main") == (place == mounted)
