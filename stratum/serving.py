@@ -12,13 +12,14 @@ import signal
 import socket
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stratum.errors import BusyError, StratumError, UsageError, os_error_text
+from stratum.sys.daemon import FIRST_LISTEN_FD, of_service_manager
 from stratum.sys.locks import locked
 
 if TYPE_CHECKING:
@@ -91,6 +92,14 @@ def listen(address: Path | tuple[str, int], what: str) -> AbstractContextManager
     Raises as ``socket_place`` does.
     """
     return _listen_unix(address, what) if isinstance(address, Path) else _listen_tcp(*address)
+
+
+def passed(environment: Mapping[str, str]) -> socket.socket | None:
+    """The listening socket that a service manager passed to this process, to be closed; None where it passed none."""
+    if not of_service_manager(environment, os.getpid()).get("names"):
+        return None
+    os.set_inheritable(FIRST_LISTEN_FD, False)
+    return socket.socket(fileno=FIRST_LISTEN_FD)
 
 
 @contextmanager

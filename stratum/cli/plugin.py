@@ -29,9 +29,9 @@ def volume_plugin(app: App, socket: Path | None, install: bool) -> None:
     to /etc/containers/containers.conf.d, or for an ordinary user to ~/.config/containers/containers.conf.d.
 
     An ordinary user's plugin is for that user's rootless Podman. It ends when Podman's namespaces do ('podman system
-    migrate'), and is to be started again then: stratum-volume-plugin.service does.
+    migrate'), and is to be started again then: stratum-volume-plugin.socket does.
     """
-    from stratum.serving import listen, serve
+    from stratum.serving import listen, passed, serve
 
     if install:
         _install(app, socket)
@@ -48,7 +48,7 @@ def volume_plugin(app: App, socket: Path | None, install: bool) -> None:
             f"the volume plugin needs the Python package {exc.name}",
             hint=f"{sys.executable} -m pip install starlette uvicorn",
         ) from None
-    with listen(socket or config.runtime_dir / _SOCKET, "volume plugin") as listener:
+    with passed(config.environment) or listen(socket or config.runtime_dir / _SOCKET, "volume plugin") as listener:
         app.out.note(f"listening at {listener.getsockname()}")
         end_with_podman(config.environment, app.out.note)
         serve(plugin_app(config, app.out.warn), listener)

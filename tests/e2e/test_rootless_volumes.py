@@ -7,6 +7,7 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from socket import AF_UNIX, socket
 
 import pytest
 import tomllib
@@ -19,12 +20,21 @@ pytestmark = [pytest.mark.root, pytest.mark.podman]
 
 
 @contextmanager
-def plugin(user: User) -> Iterator[subprocess.Popen[str]]:
-    """A running ``stratum volume-plugin``, and what it says; ended at the end of the block."""
-    with user.start(SCRIPT, "volume-plugin", stderr=subprocess.PIPE) as process:
+def plugin(user: User, *, passed: bool = False) -> Iterator[subprocess.Popen[str]]:
+    """A running ``stratum volume-plugin``, ended with the block. Its socket may be ``passed``, as by systemd."""
+    place = user.runtime / "stratum/volume-plugin.sock"
+    with socket(AF_UNIX) as listener:
+        line, fds = f"exec {SCRIPT} volume-plugin", []
+        if passed:
+            listener.bind(str(place))
+            listener.listen()
+            os.chown(place, user.uid, user.uid)
+            line, fds = f"exec 3<&{listener.fileno()}; LISTEN_FDS=1 LISTEN_PID=$$ {line}", [listener.fileno()]
+        process = user.start("bash", "-c", line, stderr=subprocess.PIPE, pass_fds=fds)
+    with process:
         try:
             assert process.stderr is not None
-            assert process.stderr.readline() == f"listening at {user.runtime}/stratum/volume-plugin.sock\n"
+            assert process.stderr.readline() == f"listening at {place}\n"
             yield process
             process.terminate()
             process.wait(40)
@@ -35,8 +45,8 @@ def plugin(user: User) -> Iterator[subprocess.Popen[str]]:
 def test_volumes_of_a_user_are_seen_by_containers_and_committed(user: User) -> None:
     assert "tells Podman of it" in user.stratum("volume-plugin", "--install").stderr
     settings = user.home / ".config/containers/containers.conf.d/stratum-volumes.conf"
-    socket = user.runtime / "stratum/volume-plugin.sock"
-    assert tomllib.loads(settings.read_text()) == {"engine": {"volume_plugins": {"stratum": str(socket)}}}
+    plugins = {"stratum": f"{user.runtime}/stratum/volume-plugin.sock"}
+    assert tomllib.loads(settings.read_text()) == {"engine": {"volume_plugins": plugins}}
     user.run("sh", "-ec", "mkdir src; echo first >src/one")
     user.ok("import", "src", "app:v1")
     image = user.import_image()
@@ -62,7 +72,7 @@ def test_volumes_of_a_user_are_seen_by_containers_and_committed(user: User) -> N
         user.podman("ps")
         os.kill(process.pid, signal.SIGCONT)
         assert process.wait(40) == 0, "it has nothing to do where Podman is no more"
-    with plugin(user):
+    with plugin(user, passed=True):
         assert run("ls; stat -c %u:%g two; echo 3 >three") == "two\n5:6\n"
     assert "[volume vol was unmounted]" in user.ok("log", "app+dev")
     assert "/three" in {change["path"] for change in user.json("diff", "app:v1", "app+dev")}

@@ -147,8 +147,9 @@ def test_a_user_s_units_reach_podman_s_namespaces_and_end_nothing_in_them() -> N
         assert service["KillMode"] == "process", "what keeps the namespaces may have been started by it"
         installed = dict(unit.get("Install", []))
         assert installed.get("WantedBy", "default.target") == "default.target"
-    plugin = dict(parse_unit(directory / "stratum-volume-plugin.service")["Service"])
-    assert plugin["Restart"] == "always"
+    sockets = {path.stem: dict(parse_unit(path)["Socket"]) for path in directory.glob("*.socket")}
+    assert sockets["stratum-volume-plugin"]["ListenStream"] == "%t/stratum/volume-plugin.sock"
+    assert sockets["stratum-hydrate"]["ListenSequentialPacket"] == "%t/stratum/hydrate.sock"
 
 
 def test_what_fetches_is_there_before_what_reads() -> None:
