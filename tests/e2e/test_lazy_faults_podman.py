@@ -52,9 +52,9 @@ def test_a_container_that_waits_for_a_file_ends_when_told_to(
     wait_for(podman, "waiting", "reading")
     until(far.slow.ranges)
     started = time.monotonic()
-    podman.podman(*how, "waiting", timeout=20)
-    until(lambda: podman.podman("ps", "--quiet", "--filter", "name=waiting").stdout == "", 10)
-    assert time.monotonic() - started < 15
+    podman.podman(*how, "waiting", timeout=40)
+    until(lambda: podman.podman("ps", "--quiet", "--filter", "name=waiting").stdout == "", 20)
+    assert time.monotonic() - started < 25
 
 
 def test_a_container_outlives_worker_and_keeper(podman: PodmanEnv, pulled: Command, far: Far, tmp_path: Path) -> None:

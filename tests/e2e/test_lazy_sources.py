@@ -136,7 +136,7 @@ def test_a_registry_that_is_down_fails_fast_and_is_found_again(lazy: Partial, fa
             assert get(fetcher, far_away) == [errno.EIO]
         began = time.monotonic()
         assert get(fetcher, far_away) == [errno.EIO]
-        assert time.monotonic() - began < 1, "nobody waits for what is away"
+        assert time.monotonic() - began < 3, "nobody waits for what is away"
         assert state(fetcher)["state"] == "away"
         assert get(fetcher, first) == [0], "what is here is read on"
         far.live()

@@ -200,7 +200,7 @@ def test_a_monitor_ends_with_its_container(lazily: PodmanEnv, cli: Command, far:
         inside(lazily, "touch /data/end")
     else:
         lazily.podman("stop", "--time", "0", "server")
-    until(lambda: not monitor.exists(), 8, "the monitor waits for somebody")
+    until(lambda: not monitor.exists(), 30, "the monitor waits for somebody")
     until(lambda: hydrating.keeper(cli.runtime_dir) not in (None, keeper))
     time.sleep(1)
     lazily.podman("exec", "other", "touch", "/tmp/end")

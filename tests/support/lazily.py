@@ -257,7 +257,7 @@ class Lazily:
 
 
 def until(
-    what: Callable[[], object], patience: float = 20, otherwise: str = "it does not come", *, pause: float = 0.05
+    what: Callable[[], object], patience: float = 60, otherwise: str = "it does not come", *, pause: float = 0.05
 ) -> None:
     """Wait until ``what`` gives something true, which is asked after each ``pause``."""
     deadline = time.monotonic() + patience
