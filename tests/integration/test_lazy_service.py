@@ -76,7 +76,7 @@ class Manager:
         """Kill all processes of the service."""
         assert self.process is not None
         hydrating.kill(*hydrating.processes(self.lazily.run))
-        self.process.wait(10)
+        self.process.wait(60)
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def manager(tmp_path: Path, far: Far) -> Iterator[Manager]:
             lazily.__exit__()
             assert manager.process is not None
             manager.process.kill()
-            manager.process.wait(10)
+            manager.process.wait(60)
 
 
 pytestmark = [pytest.mark.root, pytest.mark.registry]

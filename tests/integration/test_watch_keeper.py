@@ -421,7 +421,7 @@ def test_one_that_yields_does_so_only_to_one_that_lasts(watched: Watched) -> Non
         with pytest.raises(BusyError, match="is watched already"):
             watched.ask("yield")
         hydrating.kill(foreground.pid)
-        foreground.wait(10)
+        foreground.wait(60)
     until(lambda: len(watched.running()) == 2)  # its worker has started another in the background
     assert watched.flush() is not None
     assert not watched.gaps()

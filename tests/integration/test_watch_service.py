@@ -80,7 +80,7 @@ class Manager:
         assert self.process is not None
         self.heard()
         hydrating.kill(*self.watched.running())
-        self.process.wait(10)
+        self.process.wait(60)
 
     def names(self) -> list[str]:
         self.heard()
@@ -117,7 +117,7 @@ def manager(tmp_path: Path) -> Iterator[Manager]:
             for _, fd in manager.kept:
                 os.close(fd)
             assert manager.process is not None
-            manager.process.wait(10)
+            manager.process.wait(60)
 
 
 def test_nothing_is_missed_while_all_processes_of_the_service_are_dead(manager: Manager) -> None:
@@ -194,7 +194,7 @@ def test_a_killed_keeper_is_replaced_by_the_service_manager_alone(manager: Manag
     """Its worker starts none, which would be in the way of the next one."""
     assert manager.process is not None
     hydrating.kill(manager.process.pid)
-    manager.process.wait(10)
+    manager.process.wait(60)
     until(lambda: not manager.watched.running())
     (manager.watched.mnt / "a").write_text("1")
     manager.start()
