@@ -48,7 +48,8 @@ def heal(session: Session, options: Mapping[str, str] | None = None) -> list[Hea
     Costs next to nothing where all commits that are mounted are here whole. Nothing that is wrong with one mount keeps
     the others from being healed. Raises ``StratumError`` where the keeper does not answer.
     """
-    records = [record for record in session.state.of_store(session.store.root) if record.mount_id is not None]
+    found = session.state.of_store(session.store.root)
+    records = [record for record in found if record.mount_id is not None and not record.attended]
     done = [] if userns.is_privileged() else _with_new_servers(session, records, options)
     replaced = {healed.record.id for healed in done}
     needing = [record for record in records if record.id not in replaced and _needs_gate(session, record)]
@@ -69,7 +70,7 @@ def _with_new_servers(session: Session, records: list[Record], options: Mapping[
     """The mounts that nobody served any more, made anew."""
     from stratum.mount.swap import has_lost_server
 
-    lost = [record for record in records if not record.attended and has_lost_server(record)]
+    lost = [record for record in records if has_lost_server(record)]
     done = [healed for record in lost for healed in _healed(session, record, options)]
     return [replace(healed, now="is served again") for healed in done]
 
