@@ -89,6 +89,7 @@ class PluginVolumes:
 
     def mount(self, name: str, user: str) -> str:
         """Mount a volume for ``user``, where it is not yet; the mountpoint."""
+        check_place(self._config.environment)
         with self._locks[check_volume_name(name)]:
             volume = _allowed(self._get(name))
             session = self._session()
@@ -120,7 +121,6 @@ class PluginVolumes:
             return next((released.error for released in done if released.error is not None), None)
 
     def _attach(self, session: Session, volume: Volume, holder: NamedVolume, place: str) -> None:
-        check_place(self._config.environment)
         ensure_fetched(session, volume)  # it may have been removed since the volume was made
         options = volume.gate_options
         if volume.ref.worktree is None:
