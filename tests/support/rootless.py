@@ -243,6 +243,7 @@ class Users:
         user.end()
         unmount_below(user.home.parent)
         shutil.rmtree(user.home.parent)
+        _remove_podmans(user.uid)
 
     def close(self) -> None:
         """Take everything away."""
@@ -269,7 +270,14 @@ def _remove_users(directory: Path) -> None:
         return
     for number, name in enumerate(NAMES):
         User(name, *_ids(pid, number), directory, directory).end()
+        _remove_podmans(_ids(pid, number)[0])
     shutil.rmtree(directory, ignore_errors=True)
+
+
+def _remove_podmans(uid: int) -> None:
+    """Remove what Podman makes for who has no XDG_RUNTIME_DIR, where it chooses."""
+    for name in ("podman-run", "containers-user"):
+        shutil.rmtree(f"/tmp/{name}-{uid}", ignore_errors=True)
 
 
 def _mount(*args: str | Path) -> None:
