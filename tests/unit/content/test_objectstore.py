@@ -225,7 +225,8 @@ def test_who_is_late_removes_nothing(bucket: BucketStore, monkeypatch: pytest.Mo
 
 
 def test_stores_that_race(bucket: BucketStore) -> None:
-    """As if they were processes: nothing is common to them but the bucket."""
+    """As if they were processes: nothing is common to them but the bucket. A busy server's answer to a write may be lost,
+    which may leave a reference too many; none is one too few."""
     contents = [b"%d" % number for number in range(3)]
 
     def work(seed: int) -> list[int]:
@@ -246,7 +247,7 @@ def test_stores_that_race(bucket: BucketStore) -> None:
     with ThreadPoolExecutor(4) as pool:
         counts = list(pool.map(work, range(4)))
     for data, expected in zip(contents, map(sum, zip(*counts, strict=True)), strict=True):
-        assert count(ObjectStore(bucket), id_of_bytes(data)) == expected
+        assert expected <= count(ObjectStore(bucket), id_of_bytes(data)) <= expected + 1
 
 
 def test_a_record_that_is_damaged(bucket: BucketStore) -> None:
