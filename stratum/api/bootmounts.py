@@ -11,7 +11,7 @@ from stratum.api.mounting import mount, unmount
 from stratum.api.session import Session
 from stratum.errors import ConflictError, DamagedError, NotFoundError, StratumError, UsageError, os_error_text
 from stratum.frozen import frozen
-from stratum.refs import DEFAULT_WORKTREE, Ref, is_hash, parse_ref
+from stratum.refs import DEFAULT_WORKTREE, Ref, is_hash, is_name, parse_ref
 from stratum.store.holders import Host
 
 if TYPE_CHECKING:
@@ -151,10 +151,14 @@ def means_boot_mount(session: Session, text: str) -> str | None:
     from stratum.api.naming import means_path
     from stratum.mount.host import canonical_mountpoint
 
+    place = str(canonical_mountpoint(Path(text)))
     if not means_path(session, text):
-        return None
+        store = session.store
+        kept = [] if is_name(text) and store.namespaces.exists(text) else store.boot_mounts.scan()[0]
+        if all(record.mountpoint != place for record in kept):
+            return None
     record = session.state.find_mountpoint(Path(text))
-    return record.mountpoint if record is not None else str(canonical_mountpoint(Path(text)))
+    return record.mountpoint if record is not None else place
 
 
 def _same_ref(session: Session, text: str) -> Callable[[BootMount], bool]:

@@ -282,11 +282,12 @@ def init(
     """
     from stratum.api.bootmounts import mount_kept
     from stratum.api.mounting import mount
-    from stratum.mount.host import made_mountpoint
+    from stratum.mount.host import canonical_mountpoint, check_hides_nothing, made_mountpoint
 
     check_name(name)
     place = Path(mountpoint)
     _check_mountpoint(place, migrate)
+    check_hides_nothing(canonical_mountpoint(place), session.config.store, session.config.runtime_dir)
     _ = session.mount_method  # before anything is made that cannot be mounted
     with made_mountpoint(place), ExitStack() as opened:
         store = session.create_store()

@@ -128,13 +128,18 @@ def _features(session: Session) -> list[Feature]:
         found.append(_user_mounts(session))
     try:
         check_lazy(release)
-        lazy = None if os.path.exists("/dev/fuse") else "there is no /dev/fuse"
+        lazy = None if os.access("/dev/fuse", os.R_OK | os.W_OK) else _no_device()
     except StratumError as exc:
         lazy = exc.message
     found.append(Feature("lazy", "files that are fetched when they are first read", lazy))
     events = "the setting history_events is 'scan'" if session.config.history_events == "scan" else probe()
     found.append(Feature("events", "histories by what the kernel tells", events))
     return found
+
+
+def _no_device() -> str:
+    there = os.path.exists("/dev/fuse")
+    return "/dev/fuse is not to be opened by this user" if there else "there is no /dev/fuse"
 
 
 def _user_mounts(session: Session) -> Feature:

@@ -45,7 +45,7 @@ def info(app: App) -> None:
         ("version", found.version),
         ("python", found.python),
         ("kernel", f"{one_line(found.kernel)} ({one_line(found.architecture)}), layers by {found.layers}"),
-        ("user", "root" if found.root else f"not root: {_mounts()}"),
+        ("user", "root" if found.root else f"not root: {_mounts(app)}"),
         ("store", safe(found.store.path)),
         *_store_rows(found.store),
         ("runtime", safe(found.runtime_dir)),
@@ -56,12 +56,14 @@ def info(app: App) -> None:
         app.out.line(f"{name:<10}{text}")
 
 
-def _mounts() -> str:
+def _mounts(app: App) -> str:
     from stratum.sys.userns import in_initial_namespace
 
     if in_initial_namespace():
         return "a session namespace for mounts is made when one is needed"
-    return "mounts are seen in 'stratum shell', in 'stratum unshare' and by Podman"
+    from stratum.cli.notes import visible_in
+
+    return f"mounts are {visible_in(app)}"
 
 
 def _store_rows(store: StoreInfo) -> list[tuple[str, str]]:

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 _NEEDS_LOOP_DEVICE = (errno.ENOTBLK, errno.EINVAL, errno.EOPNOTSUPP)
 _USES_NAMED = 8
 _MOUNT_AS_ROOT = "mounting needs CAP_SYS_ADMIN: run it as root, or in a user namespace, as 'stratum shell' has one"
-NO_MOUNTS = "'stratum restore REF DIRECTORY' writes the files out instead"
+NO_MOUNTS = "'stratum restore REF / --to DIR' writes the files out instead"
 """The hint where no mount can be made."""
 
 

@@ -45,6 +45,7 @@ def mount_recorded(
     """
     with made_mountpoint(at if make else None):
         place = canonical_mountpoint(at) if at is not None else ephemeral_mountpoint(state, store, ref)
+        check_hides_nothing(place, store, state.runtime_dir)
         record = state.claim(
             store=store,
             ref=ref,
@@ -163,6 +164,21 @@ def canonical_mountpoint(path: Path) -> Path:
     """``path`` absolute and without symlinks, but for one as the last component: mounting there is an error."""
     absolute = Path(os.path.abspath(path))
     return Path(os.path.realpath(absolute.parent)) / absolute.name
+
+
+def check_hides_nothing(place: Path, store: Path, runtime_dir: Path) -> None:
+    """Refuse to mount over what commands are made of, as none could take such a mount away: ``ConflictError``."""
+    for what, needed in (
+        ("the store", store),
+        ("the runtime directory", runtime_dir),
+        ("Stratum", Path(__file__)),
+        ("Python", Path(os.__file__)),
+    ):
+        if Path(os.path.realpath(needed)).is_relative_to(place):
+            raise ConflictError(
+                f"{place} cannot be a mountpoint: {what} is in it ({needed}), and the mount would hide that",
+                hint=_ELSEWHERE,
+            )
 
 
 def ephemeral_mountpoint(state: State, store: Path, ref: str) -> Path:

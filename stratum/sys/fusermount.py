@@ -137,6 +137,8 @@ def _refusal(said: bytes, what: str) -> StratumError:
 
 
 def _hint(words: str) -> str:
+    if "/dev/fuse" in words and "Permission denied" in words:
+        return "as root: chmod 666 /dev/fuse, as udev does; 'stratum restore REF / --to DIR' writes the files out"
     if "/dev/fuse" in words:
         return "the kernel needs FUSE (modprobe fuse)"
     if "write access" in words or "not owned" in words:

@@ -132,6 +132,9 @@ def test_unmount_says_that_it_comes_back_and_forget_ends_that(machine: Machine, 
     assert cli("unmount", "--forget", place).code == 0  # it is not even mounted
     assert records(cli) == []
     assert cli("unmount", "--forget", place).code == 3
+    for word in ("app", "w"):
+        machine.boot(f"stratum mount --persist app w; stratum unmount w; stratum unmount --forget {word}")
+        assert records(cli) == []
     machine.boot("stratum mount --persist app w; stratum unmount --forget app; ! test -e w/file")
     assert records(cli) == []
     assert "nothing" in machine.boot("stratum mount --all").stderr

@@ -164,6 +164,9 @@ def test_a_mountpoint_of_ours_is_not_mounted_over(place: Place) -> None:
     place.mount_commit(at)
     with pytest.raises(BusyError, match="already shows app:v1"):
         place.mount_worktree(at)
+    for needed in (place.sample.store, place.state.runtime_dir, Path("/usr")):
+        with pytest.raises(ConflictError, match="the mount would hide that"):
+            place.mount_commit(needed)
 
 
 def test_racing_mounters_have_one_winner(place: Place) -> None:

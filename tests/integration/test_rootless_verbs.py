@@ -208,11 +208,15 @@ def test_an_init_that_cannot_mount_leaves_nothing(user: User, cli: Command, tmp_
     old.mkdir()
     (old / "file").write_text("x" * 500)
     cli.ok("import", old, "app")
-    broken = Command(cli.store, old / "file")  # where no mount can be put on record
+    (tmp_path / "file").touch()
+    broken = Command(cli.store, tmp_path / "file")  # where no mount can be put on record
     for words in ((tmp_path / "m",), (old, "--migrate")):
         assert broken("init", "new", *words).code
         assert sorted(os.listdir(cli.store / "refs")) == ["app", "app.lock"]
         assert len(os.listdir(cli.store / "commits")) == 1
+    for place in (user.home, user.runtime, "/usr"):
+        refused = user.stratum("init", "new", place, "--migrate")
+        assert (refused.returncode, "the mount would hide that" in refused.stderr) == (4, True)
     user.run("touch", "file")
     refused = user.stratum("init", "new", "m", env={"STRATUM_RUNTIME_DIR": f"{user.home}/file"})
     assert refused.returncode

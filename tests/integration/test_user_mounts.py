@@ -119,7 +119,7 @@ def test_the_way_is_found_by_trying_and_forced_by_a_setting(user: User) -> None:
     assert note.read_text() == f"{boot_id()} data\n"
     image = user.store / "commits" / lines[5] / "commit.cfs"
     refusal = f"error: cannot mount {image}: /dev/fuse: Permission denied"
-    hint = "hint: 'stratum restore REF DIRECTORY' writes the files out instead"
+    hint = "hint: 'stratum restore REF / --to DIR' writes the files out instead"
     mountpoint = str(user.home / "m")
     shown = [mountpoint, "0", mountpoint, f"lowerdir+={user.store}/cache/trees/", "small", lines[5]]
     assert lines == [*shown, *((refusal, hint, "6") * 2), "1", "0"]
