@@ -79,7 +79,7 @@ def id_(app: App, paths: tuple[str, ...], hard_links: bool, follow_outside: bool
 
     found = []
     for path in paths:
-        with progress_bar(app.out, "reading") as advance:
+        with progress_bar(app, "reading") as advance:
             found.append(identify(app.session, path, Options(hard_links, follow_outside, offline, advance)))
         if not app.out.json:
             app.out.line(f"{found[-1].id}  {safe(path)}")
@@ -116,7 +116,7 @@ def export(app: App, ref: str, file: str, store: str | None, pretty: bool, no_ha
 
     if not is_path(ref):
         note_uncommitted(app, ref)
-    with progress_bar(app.out, "exporting") as advance:
+    with progress_bar(app, "exporting") as advance:
         options = Options(not no_hard_links, offline=offline, progress=advance)
         done = run(app.session, ref, file, store=store, laid_out=pretty, options=options)
     if app.out.json and file != STDIN:
@@ -170,7 +170,7 @@ def import_(
     """
     from stratum.api.c4import import Options, import_c4m
 
-    with progress_bar(app.out, "importing") as advance:
+    with progress_bar(app, "importing") as advance:
         done = import_c4m(app.session, file, name, store, Options(owner, message, force, advance))
     report_import(app, done)
 
@@ -196,7 +196,7 @@ def diff(app: App, old: str, new: str, pretty: bool, offline: bool) -> None:
     from stratum.api.c4 import compare
     from stratum.api.c4trees import Options
 
-    with progress_bar(app.out, "reading") as advance:
+    with progress_bar(app, "reading") as advance:
         done = compare(app.session, old, new, Options(offline=offline, progress=advance))
     if app.out.json:
         lines = "".join(done.lines())
@@ -251,7 +251,7 @@ def verify(app: App, file: str, ref: str, offline: bool) -> None:
     from stratum.api.c4 import verify as run
     from stratum.api.c4trees import Options
 
-    with progress_bar(app.out, "reading") as advance:
+    with progress_bar(app, "reading") as advance:
         done = run(app.session, file, ref, Options(offline=offline, progress=advance))
     if app.out.json:
         differences = [{"path": safe(one.path), "what": one.what} for one in done.differences]

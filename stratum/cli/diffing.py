@@ -116,7 +116,7 @@ def _print_patches(app: App, first: str, second: str | None, paths: tuple[str, .
     from stratum.api.patches import patches
     from stratum.cli.progress import progress_bar
 
-    with progress_bar(app.out, "fetching", late=True) as advance:
+    with progress_bar(app, "fetching", late=True) as advance:
         found = patches(app.session, first, second, paths, progress=advance)
         head = next(found, None)
     if app.out.json:

@@ -54,7 +54,7 @@ def export(
     from stratum.api.exporting import export as run
 
     note_uncommitted(app, ref)
-    with progress_bar(app.out, "exporting") as advance:
+    with progress_bar(app, "exporting") as advance:
         done = run(
             app.session,
             ref,

@@ -102,7 +102,7 @@ def verify(app: App, ref: str, path: str | None, proof: bool, realize: bool) -> 
     if proof and path is None:
         raise UsageError("--proof needs a PATH", hint="'/' is the root of the commit")
     note_uncommitted(app, ref)
-    with progress_bar(app.out, "verifying") as advance:
+    with progress_bar(app, "verifying") as advance:
         done = run(app.session, ref, path, realize=realize, progress=advance)
     if proof:
         assert path is not None

@@ -87,7 +87,7 @@ def import_(
         raise UsageError(f"--bare takes a directory, and {path} is none")
     from stratum.api import importing
 
-    with progress_bar(app.out, "importing") as advance:
+    with progress_bar(app, "importing") as advance:
         options = importing.Options(tag, bare, message, devices, advance, force, excludes)
         if patch:
             note_uncommitted(app, names[0])
@@ -141,7 +141,7 @@ def init(
         raise UsageError("--originals needs --migrate, and a mount that comes back at every start")
     if root and migrate:
         raise UsageError("--uid, --gid and --mode are for an empty stratum; --migrate takes those of MOUNTPOINT")
-    with progress_bar(app.out, "importing") as advance:
+    with progress_bar(app, "importing") as advance:
         done = run(
             app.session,
             name,

@@ -221,7 +221,7 @@ def fsck(app: App, depth: str, repair: bool, source: str | None, remote: bool) -
 
     if source is not None and not repair:
         raise UsageError("--from is for --repair", hint="add --repair")
-    with progress_bar(app.out, "checking") as advance:
+    with progress_bar(app, "checking") as advance:
         if repair:
             done = fsck_repair(app.session, read_data=depth == "data", source=source, remote=remote, progress=advance)
         else:

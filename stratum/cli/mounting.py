@@ -252,7 +252,7 @@ def commit(
         from stratum.api.naming import here
 
         target = here(app.session)
-    with app.session.hold(target, create=True) as held, progress_bar(app.out, "committing", late=True) as advance:
+    with app.session.hold(target, create=True) as held, progress_bar(app, "committing", late=True) as advance:
         app.session.progress = advance
         done = held.commit(tag=tag, force=force, message=message, pause=not no_pause, quiesce=commands)
     for warning in done.warnings:

@@ -88,7 +88,7 @@ def collect_place(app: App, there: There, *, dry_run: bool) -> None:
 
     assert there.place is not None
     access = app.session.access(plain_http=there.plain_http, ca_file=there.ca_file)
-    with progress_bar(app.out, "looking") as advance:
+    with progress_bar(app, "looking") as advance:
         done = run(
             app.session,
             there.place,

@@ -79,7 +79,7 @@ def print_file(app: App, ref: str, path: str, *, offline: bool = False) -> None:
             sys.stdout.buffer.write(piece)
         sys.stdout.buffer.flush()
 
-    with progress_bar(app.out, "fetching", late=True) as advance:
+    with progress_bar(app, "fetching", late=True) as advance:
         content(app.session, ref, path, offline=offline, progress=advance, take=take)
 
 

@@ -47,7 +47,7 @@ def realize(app: App, part: str, wait: bool, no_keep: bool, plain_http: bool, ca
     if not wait and (plain_http or ca_file is not None):
         raise UsageError("--background reaches registries by the settings", hint="leave it out, or set them there")
     access = app.session.access(plain_http=plain_http, ca_file=ca_file)
-    with progress_bar(app.out, "fetching") as advance:
+    with progress_bar(app, "fetching") as advance:
         done = run(app.session, part, access=access, keep=not no_keep, wait=wait, progress=advance)
     if app.out.json:
         app.out.object(_realized_json(done))

@@ -71,7 +71,7 @@ def restore(
     if "@" not in ref:
         note_uncommitted(app, ref)
     options = {"force": force, "devices": devices, "setuid": setuid, "offline": offline}
-    with progress_bars(app.out, "fetching", "restoring", late=True) as (fetching, writing):
+    with progress_bars(app, "fetching", "restoring", late=True) as (fetching, writing):
         done = run(app.session, ref, given, to, progress=fetching, writing=writing, **options)
     for warning in done.warnings:
         app.out.warn(warning)

@@ -60,7 +60,7 @@ def push(
     from stratum.api.transfer import push as run
 
     note_uncommitted(app, ref)
-    with progress_bar(app.out, "pushing") as advance:
+    with progress_bar(app, "pushing") as advance:
         done = run(
             app.session,
             ref,
@@ -149,7 +149,7 @@ def pull(
     if prefetch != "none" and not lazy:
         raise UsageError("--prefetch is for --lazy: without it everything is fetched")
     access = app.session.access(plain_http=plain_http, ca_file=ca_file, unsafe_concurrent=unsafe_concurrent)
-    with progress_bar(app.out, "pulling") as advance:
+    with progress_bar(app, "pulling") as advance:
         done = run(
             app.session,
             source,

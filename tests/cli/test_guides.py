@@ -11,6 +11,7 @@ import pytest
 from tests.support import hydrating
 from tests.support.command import SCRIPT, Command
 from tests.support.commandline import parse, stratum_calls
+from tests.support.rootless import User
 from tests.support.transcript import replay
 
 CHECKOUT = Path(__file__).parents[2]
@@ -63,6 +64,13 @@ def test_the_session_of_a_guide(page: str, cli: Command, tmp_path: Path) -> None
         hydrating.stop(cli.runtime_dir)
 
 
+@pytest.mark.root
+def test_the_session_of_an_ordinary_user(user: User) -> None:
+    before = "mkdir notes; echo milk >notes/list"
+    path = f"{SCRIPT.parent}:{user.environment['PATH']}"
+    assert replay(DOCS / "rootless.md", before, {"PATH": path}, user.home, user) == []
+
+
 PAGES = [CHECKOUT / "README.md", *sorted(DOCS.glob("*.md"))]
 
 
@@ -79,7 +87,7 @@ def command_lines(document: str) -> list[str]:
     found = []
     for block in re.findall(r"(?:^    .*\n)+", document, re.MULTILINE):
         for line in block.replace("\\\n", " ").splitlines():
-            typed = re.sub(r"\s{3,}[^-\s].*$|\s+#\s.*$", "", line[4:].removeprefix("# "))
+            typed = re.sub(r"\s{3,}[^-\s].*$|\s+#\s.*$", "", line[4:].removeprefix("# ").removeprefix("$ "))
             if re.match(r"(\S+=\S+ )*stratum ", typed):
                 found.append(typed)
     return found

@@ -1,5 +1,5 @@
-"""Sessions in documents: indented blocks in which a line that begins with ``# `` was typed as root, and what follows it
-was printed.
+"""Sessions in documents: indented blocks in which a line that begins with ``# `` was typed as root, or with ``$ `` as an
+ordinary user, and what follows it was printed.
 
 ``replay`` types a document's commands into one shell and compares what they print. Hashes, times, process IDs and
 durations differ from run to run and are not compared; a line ``...`` stands for any lines.
@@ -15,9 +15,12 @@ import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-_PROMPT = "# "
+if TYPE_CHECKING:
+    from tests.support.rootless import User
+
+_PROMPTS = ("# ", "$ ")
 _MARK = "=====next====="
 _DIFFERENT = [
     (re.compile(r"\b(today|yesterday) \d\d:\d\d:\d\d"), "TIME"),
@@ -44,8 +47,8 @@ def sessions(document: str) -> Iterator[Typed]:
     for line in [*document.splitlines(), ""]:
         if not line.startswith("    "):
             block, typed = False, None
-        elif line.startswith(f"    {_PROMPT}"):
-            block, typed = True, Typed(line[4 + len(_PROMPT) :], [])
+        elif line[4:6] in _PROMPTS:
+            block, typed = True, Typed(line[6:], [])
             yield typed
         elif block and typed is not None:
             typed.printed.append(line[4:])
@@ -77,20 +80,22 @@ def _plain(line: str) -> str:
     return line.strip()
 
 
-def run(typed: list[Typed], before: str, environment: Mapping[str, str], cwd: Path) -> list[list[str]]:
-    """What each command prints on its terminal, typed into one shell in a mount namespace of its own; ``before`` is
-    done first. A command that fails stops it, and is an ``AssertionError``."""
+def run(
+    typed: list[Typed], before: str, environment: Mapping[str, str], cwd: Path, user: User | None = None
+) -> list[list[str]]:
+    """What each command prints on its terminal, typed into one shell in a mount namespace of its own, or into one of
+    ``user``; ``before`` is done first. A command that fails stops it, and is an ``AssertionError``."""
     script = "".join(f"echo {_MARK}\n{command}\n" for command, _ in typed)
     ours, theirs = os.openpty()
     with os.fdopen(ours, "rb", buffering=0) as terminal:
-        shell = subprocess.Popen(
-            ["unshare", "--mount", "--propagation", "private", "bash", "-ec", f"{before}\n{script}"],
-            cwd=cwd,
-            env={**os.environ, **environment, "TERM": "dumb", "COLUMNS": "120"},
-            stdin=subprocess.DEVNULL,
-            stdout=theirs,
-            stderr=theirs,
-        )
+        files: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": theirs, "stderr": theirs}
+        line = ["bash", "-ec", f"{before}\n{script}"]
+        own = {**environment, "TERM": "dumb", "COLUMNS": "120"}
+        if user is None:
+            line = ["unshare", "--mount", "--propagation", "private", *line]
+            shell = subprocess.Popen(line, cwd=cwd, env={**os.environ, **own}, **files)
+        else:
+            shell = user.start(*line, cwd=cwd, env=own, **files)
         os.close(theirs)
         said = _all_of(terminal, shell)
     pieces = said.split(f"{_MARK}\n")[1:]
@@ -100,7 +105,7 @@ def run(typed: list[Typed], before: str, environment: Mapping[str, str], cwd: Pa
     return [[line.rstrip() for line in piece.splitlines() if line.strip(" ─")] for piece in pieces]
 
 
-def _all_of(terminal: io.FileIO, shell: subprocess.Popen[bytes]) -> str:
+def _all_of(terminal: io.FileIO, shell: subprocess.Popen[Any]) -> str:
     """What is printed until the shell has ended; what it started may live on."""
     said, deadline = b"", time.monotonic() + 240
     while True:
@@ -123,11 +128,16 @@ def _all_of(terminal: io.FileIO, shell: subprocess.Popen[bytes]) -> str:
             raise TimeoutError(said.decode("utf-8", "replace"))
 
 
-def replay(document: Path, before: str, environment: Mapping[str, str], cwd: Path) -> list[str]:
-    """Commands of the document that print something else than it says, each with what it printed."""
+def replay(
+    document: Path, before: str, environment: Mapping[str, str], cwd: Path, user: User | None = None
+) -> list[str]:
+    """Commands of the document that print something else than it says, each with what it printed. It calls the home
+    of ``user`` /home/ann."""
     typed = commands(document.read_text("utf-8"))
     assert typed
-    printed = run(typed, before, environment, cwd)
+    printed = run(typed, before, environment, cwd, user)
+    if user is not None:
+        printed = [[line.replace(str(user.home), "/home/ann") for line in said] for said in printed]
     return [
         f"# {one.command}\n" + "\n".join(said)
         for one, said in zip(typed, printed, strict=True)
