@@ -57,10 +57,12 @@ def info(app: App) -> None:
 
 
 def _mounts(app: App) -> str:
-    from stratum.sys.userns import in_initial_namespace
+    from stratum.sys.userns import in_initial_namespace, owns_system
 
     if in_initial_namespace():
         return "a session namespace for mounts is made when one is needed"
+    if owns_system():
+        return "mounts are this container's or namespace's own"
     from stratum.cli.notes import visible_in
 
     return f"mounts are {visible_in(app)}"

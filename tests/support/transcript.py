@@ -1,5 +1,5 @@
-"""Sessions in documents: indented blocks in which a line that begins with ``# `` was typed as root, or with ``$ `` as an
-ordinary user, and what follows it was printed.
+"""Sessions in documents: indented blocks in which a line that begins with ``# `` was typed as root, or with ``$ `` as
+an ordinary user, and what follows it was printed.
 
 ``replay`` types a document's commands into one shell and compares what they print. Hashes, times, process IDs and
 durations differ from run to run and are not compared; a line ``...`` stands for any lines.
