@@ -7,7 +7,8 @@ Three witnesses are asked, and any of them is enough, as each can be lost or not
 - the **lease** in the store (``store.holders``) with a container's first process: it holds until that process is
   proven dead, or the end of the container was reported;
 - the **mount** itself, whose source names the worktree, in any mount namespace that can be seen and that belongs to
-  this user (a stranger's mount may say what it likes).
+  this user (a stranger's mount may say what it likes). One of a store with another ID is none of ours; where a store
+  has no ID, or is a copy that has the same, the mount has to be looked at.
 
 Whoever is about to take a worktree (mount it, move its base, empty its upperdir, remove it) holds its lock and asks
 here first.
@@ -119,16 +120,17 @@ def _by_lease(ref: str, lease: Lease) -> InUse | None:
 
 def _by_mount(place: Workplace, name: str, worktree: str, mounts: Iterable[Mounted]) -> InUse | None:
     """A mount of the worktree that is on no record: the runtime directory was removed, or it is another one."""
-    from stratum.mount.record import shows_ref
+    from stratum.mount.record import is_of_another_store, shows_ref, store_mark
     from stratum.sys import proc
     from stratum.sys.namespaces import is_own_mount_namespace
     from stratum.sys.userns import is_privileged
 
     ref = str(Ref(name, worktree=worktree))
     upperdir = place.store.layout.worktree(name, worktree) / "upperdir"
-    dialect = place.store.dialect
+    dialect, mark = place.store.dialect, store_mark(place.store.layout.root)
     for pid, entry in mounts:
-        if shows_ref(entry, ref) and _speaks(entry, dialect) and is_over(pid, entry, str(upperdir)):
+        named = shows_ref(entry, ref) and _speaks(entry, dialect) and not is_of_another_store(entry, mark)
+        if named and is_over(pid, entry, str(upperdir)):
             by, end = (
                 "this host",
                 f"unmount it: {'' if is_privileged() else 'stratum unshare -- '}umount {entry.mountpoint}",

@@ -25,7 +25,7 @@ from stratum.sys import mountapi, mountinfo
 from stratum.sys.mountapi import MOUNT_ATTR_RDONLY
 from stratum.sys.mountinfo import MountEntry
 
-_SOURCE = re.compile(r"stratum-[0-9a-f]{16}:(.+)", re.DOTALL)
+_SOURCE = re.compile(r"stratum-[0-9a-z]{16}:(.+)", re.DOTALL)
 
 
 def ref_of(entry: MountEntry | None) -> str | None:

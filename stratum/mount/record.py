@@ -10,6 +10,10 @@ namespace shows that in ``/proc/PID/mountinfo``, and an ID is never used twice. 
 
 Neither a recycled process ID nor a recycled mount number makes a stale record look live.
 
+A record ID is 16 characters: 16 hex digits where the store has no ID (``store.layout.store_id``), else its **mark**,
+``s`` and five hex digits made of that, and ten letters or digits. By the mark whoever has no record of a mount sees
+that it is another store's; a copy of a store has the same.
+
 A source is text that everybody can read, and give to an overlay in a user namespace of their own; and everybody gets
 copies of all mounts with a mount namespace of their own. Neither may keep a worktree from root, so a mount counts
 
@@ -23,6 +27,7 @@ copies of all mounts with a mount namespace of their own. Neither may keep a wor
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -47,6 +52,11 @@ FUSE_KIND = "stratum"
 """A FUSE filesystem of ours is shown as ``fuse.KIND``."""
 
 _UNIQUE_IDS_FROM = 1 << 31
+
+_MARKED = "s"
+"""No hex digit."""
+_MARK_SIZE = 6
+_LETTERS = "abcdefghijklmnopqrstuvwxyz234567"
 
 ON_HOST, CONTAINER, SESSION = "host", "container", "session"
 
@@ -183,6 +193,29 @@ def _checked(table: object, fields: Mapping[str, tuple[type, ...]], what: str) -
         if isinstance(value, str) and "\0" in value:
             raise ValueError(f"{what} has a NUL in {key!r}")
     return {key: table.get(key) for key in fields}
+
+
+def store_mark(store: Path) -> str:
+    """What record IDs of mounts of the store at ``store`` begin with; "" where it has no ID."""
+    from hashlib import sha256
+
+    from stratum.store.layout import store_id
+
+    identity = store_id(store)
+    return "" if identity is None else _MARKED + sha256(identity).hexdigest()[: _MARK_SIZE - 1]
+
+
+def new_id(store: Path) -> str:
+    """A record ID for a mount of the store at ``store``."""
+    mark = store_mark(store)
+    return mark + "".join(_LETTERS[byte & 31] for byte in os.urandom(10)) if mark else os.urandom(8).hex()
+
+
+def is_of_another_store(entry: MountEntry, mark: str) -> bool:
+    """Whether the source of ``entry``, one of ``mounts_of``, says that it is of another store than the one of that
+    ``store_mark``; False where one of them does not tell."""
+    theirs = entry.source.removeprefix(PREFIX)[:_MARK_SIZE]
+    return bool(mark) and theirs.startswith(_MARKED) and theirs != mark
 
 
 def find_mount(record: Record) -> tuple[int, MountEntry] | None:

@@ -37,6 +37,7 @@ from stratum.mount.record import (
     Record,
     find_mount,
     is_live,
+    new_id,
     record_from_json,
 )
 from stratum.store.holders import HOST, Container, Holder
@@ -140,7 +141,7 @@ class State:
         is a worktree that somebody has, or where the mountpoint shows another mount of Stratum.
         """
         record = Record(
-            id=os.urandom(8).hex(),
+            id=new_id(store),
             store=str(store),
             store_key=store_key(store),
             ref=ref,

@@ -3,7 +3,7 @@
 ::
 
     store/                             0700, owned by the user who runs Stratum or by root
-    |-- stratum.toml                   format = 1; written last, so its presence means a whole store
+    |-- stratum.toml                   format = 1, id = 32 hex digits; written last, so its presence means a whole store
     |-- cache.toml                     limits (``store.budget``), where somebody set some
     |-- objects/ab/cdef...             file contents by fs-verity digest (``store.objects``)
     |-- commits/<metadata_hash>/       metadata.toml, commit.cfs, tree.dump.zst (``store.commits``), ancestors
@@ -38,6 +38,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -56,7 +57,7 @@ from stratum.errors import (
 from stratum.frozen import frozen
 from stratum.sys.atomic import TEMPORARY_PREFIX, fsync_dir, write_atomic
 from stratum.sys.locks import locked
-from stratum.sys.smallfile import READ, UnfitError, read_opened
+from stratum.sys.smallfile import READ, UnfitError, read_opened, read_regular
 from stratum.sys.syscalls import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, openat2
 from stratum.sys.userns import OVERFLOW_ID, in_initial_namespace
 
@@ -69,6 +70,9 @@ LANDING_PARTS = "parts"
 DIRECTORIES = ("objects", "commits", "refs", "tmp")
 SMALL_FILE_MAX = 16 << 20
 """No metadata file of a store (TOML) is read beyond this many bytes."""
+
+_ID = re.compile(rb'^id = "([0-9a-f]{32})"$', re.MULTILINE)
+_FORMAT_MAX = 64 << 10
 
 Names = list[str]
 """For classes that have a method called ``list``."""
@@ -276,7 +280,7 @@ def open_layout(path: Path) -> Layout:
         raise UsageError(f"{path} is not a directory, so it is not a store")
     layout = Layout(root)
     try:
-        text = layout.read_beneath(root / FORMAT_FILE, 64 << 10)
+        text = layout.read_beneath(root / FORMAT_FILE, _FORMAT_MAX)
     except FileNotFoundError:
         raise NotFoundError(f"{path} is not a Stratum store: it has no {FORMAT_FILE}", hint=_MAKE_ONE) from None
     except OSError as exc:
@@ -362,13 +366,23 @@ def create_layout(path: Path) -> Layout:
             for name in DIRECTORIES:
                 (root / name).mkdir(exist_ok=True)
                 (root / name).chmod(0o755)
-            write_atomic(root / FORMAT_FILE, toml.dumps({"format": FORMAT}).encode())
+            write_atomic(root / FORMAT_FILE, toml.dumps({"format": FORMAT, "id": os.urandom(16).hex()}).encode())
         fsync_dir(root.parent)
     except FileExistsError:
         raise UsageError(f"{path} is not a directory", hint="give a directory for the store") from None
     except OSError as exc:
         raise storage_error(exc, f"make a store at {path}") from None
     return open_layout(path)
+
+
+def store_id(root: Path) -> bytes | None:
+    """The random ID that the store at ``root`` was given when it was made, which a copy of it has too; None where there
+    is none to be read: earlier versions gave none."""
+    try:
+        found = _ID.search(read_regular(root / FORMAT_FILE, _FORMAT_MAX, follow=False)[1])
+    except OSError:
+        return None
+    return found[1] if found else None
 
 
 def _check_unused(path: Path, root: Path) -> None:

@@ -264,6 +264,28 @@ def test_the_same_name_in_another_store_is_another_worktree(cli: Command, app: s
     other.ok("unmount", tmp_path / "mnt")
 
 
+def test_a_mount_that_nobody_can_look_at_is_told_by_the_id_of_its_store(cli: Command, app: str, tmp_path: Path) -> None:
+    """It is covered, and its store was removed. A copy of our store has our ID, those of earlier versions have none."""
+    mnt = tmp_path / "mnt"
+    mnt.mkdir()
+    own = (cli.store / "stratum.toml").read_text()
+    for number, text in enumerate((None, own, "format = 1\n")):
+        other = Command(tmp_path / f"store-{number}", tmp_path / f"run-{number}")
+        other.ok("import", "--bare", tmp_path / "source", "app")
+        other.ok("worktree", "add", "app+dev", "app:latest")
+        if text is not None:
+            (other.store / "stratum.toml").write_text(text)
+        other.ok("mount", "app+dev", mnt)
+        subprocess.run(["mount", "-t", "tmpfs", "none", mnt], check=True)
+        other.store.rename(tmp_path / f"away-{number}")
+        if text is None:
+            cli.ok("mount", "app+dev", tmp_path / "own")
+            cli.ok("unmount", tmp_path / "own")
+        else:
+            refused(cli, str(mnt), "mount", "app+dev", tmp_path / "own")
+        subprocess.run(["umount", mnt, mnt], check=True)
+
+
 def test_a_mount_whose_kernel_does_not_tell_its_upperdir_is_told_by_its_root(
     cli: Command, app: str, tmp_path: Path
 ) -> None:

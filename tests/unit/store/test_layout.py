@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import threading
 from pathlib import Path
@@ -16,7 +17,7 @@ def test_a_new_store_is_private_and_says_its_format(store_dir: Path) -> None:
     store = Store.create(store_dir)
     assert store.root == store_dir
     assert stat.S_IMODE(store_dir.stat().st_mode) == 0o700
-    assert (store_dir / "stratum.toml").read_text() == "format = 1\n"
+    assert re.fullmatch('format = 1\nid = "[0-9a-f]{32}"\n', (store_dir / "stratum.toml").read_text())
     assert sorted(os.listdir(store_dir)) == ["commits", "lock", "objects", "refs", "stratum.toml", "tmp"]
     assert Store.open(store_dir).names() == []
 
