@@ -49,13 +49,14 @@ def serve_image(image: int, *, objects: Sequence[int] = (), data: bool, ids: IdT
         answers = Answers(Image(buffer), Shows.FILES if data else Shows.NAMES, ids)
         device, mount = fuse.mount_detached(source, unchanging=True)
         try:
-            _begin(device, answers, objects, source)
+            try:
+                _begin(device, answers, objects, source)
+            finally:
+                os.close(device)  # or whoever asks would wait for ever where the server has ended already: here, too
             os.fstat(mount)  # until it is asked for, the root has mode 0, which an overlay would keep
         except BaseException:
             os.close(mount)
             raise
-        finally:
-            os.close(device)
     return mount
 
 
@@ -67,13 +68,17 @@ def _mapped(image: int) -> mmap.mmap:
 
 
 def _begin(device: int, answers: Answers, objects: Sequence[int], source: str) -> None:
-    """Answer INIT, and have a process of its own answer all else."""
+    """Answer INIT, and have a process of its own answer all else. ``OSError`` where there can be no more processes."""
     greet(device, answers)
     child = os.fork()
     if child == 0:
         _leave(device, answers, objects, source)
+    code = 0
     with suppress(ChildProcessError):  # somebody has the kernel reap all children
-        os.waitpid(child, 0)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if code:
+        number = code if code > 0 else errno.EIO
+        raise OSError(number, os.strerror(number))
 
 
 def greet(device: int, answers: Answers) -> None:
@@ -93,7 +98,7 @@ def greet(device: int, answers: Answers) -> None:
 
 def _leave(device: int, answers: Answers, objects: Sequence[int], source: str) -> NoReturn:
     """In a forked process: become the server, as a child of nobody's that is here; never comes back."""
-    status = 1
+    status = errno.EIO
     try:
         gc.disable()  # a collection would write to all objects, and so have their memory copied
         os.setsid()
@@ -101,8 +106,10 @@ def _leave(device: int, answers: Answers, objects: Sequence[int], source: str) -
             _detach({device, *objects}, source)
             serve(device, answers, objects, after_first=_leave_mounts)  # some milliseconds, for which nobody waits
         status = 0
+    except OSError as exc:
+        status = exc.errno or errno.EIO
     except BaseException:
-        status = 1
+        status = errno.EIO
     finally:
         os._exit(status)
 
@@ -172,9 +179,14 @@ def _answer(device: int, request: fuseproto.Request, answers: Answers, contents:
     except Exception:  # one request that cannot be answered is not to end all others
         found = errno.EIO
     if isinstance(found, int):
-        fuse.send(device, fuseproto.refusal(request.unique, found))
+        parts: tuple[bytes | memoryview, ...] = (fuseproto.refusal(request.unique, found),)
     else:
-        fuse.send(device, fuseproto.reply_head(request.unique, len(found)), found)
+        parts = fuseproto.reply_head(request.unique, len(found)), found
+    try:
+        fuse.send(device, *parts)
+    except OSError:  # the kernel takes no such answer, or has no memory for it: nor is that to end all others
+        with suppress(OSError):
+            fuse.send(device, fuseproto.refusal(request.unique, errno.EIO))
 
 
 class Contents:

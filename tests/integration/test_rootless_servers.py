@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.command import SCRIPT
 from tests.support.rootless import User
 
 pytestmark = pytest.mark.root
@@ -63,6 +64,15 @@ def test_a_server_is_there_for_each_mount_and_ends_with_it(user: User) -> None:
     wait_for_servers(user, 1)
     user.inside("umount", view)
     wait_for_servers(user, 0)
+
+
+def test_where_no_server_can_be_started_a_mount_fails_and_does_not_wait(user: User) -> None:
+    """A user may have so many processes; the server is started by the second of two."""
+    with_app(user)
+    mount = f"{SCRIPT} mount app:latest {user.home / 'other'}"
+    script = f"for n in $(seq 9); do prlimit --nproc=$n {mount} && exit; ls {user.home / 'other'}; done; exit 1"
+    assert "Resource temporarily unavailable" in user.inside("sh", "-c", script).stderr
+    wait_for_servers(user, 2)
 
 
 def test_killed_servers_lose_nothing(user: User) -> None:
