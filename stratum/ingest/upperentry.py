@@ -129,7 +129,7 @@ class UpperEntries:
         """A regular file: with the base's data, with its own, or what stands for a whiteout device of the base."""
         mode, uid, gid, mtime, xattrs = entry.metadata()
         size = entry.info.st_size
-        if overlay.stores_whiteout(size, xattrs):
+        if overlay.stores_whiteout(size, xattrs, self.dialect):
             device = stat.S_IFCHR | stat.S_IMODE(mode)
             return Special(device, uid, gid, mtime, overlay.whiteout_xattrs(xattrs))
         if overlay.METACOPY not in entry.private:

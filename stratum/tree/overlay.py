@@ -80,13 +80,17 @@ def is_whiteout_device(inode: Inode) -> bool:
     return isinstance(inode, Special) and stat.S_ISCHR(inode.mode) and inode.rdev == 0
 
 
-def stores_whiteout(size: int, xattrs: Xattrs) -> bool:
-    """Whether a regular file seen in a mounted commit stands for a character device 0:0 of the commit's tree.
+def stores_whiteout(size: int, xattrs: Xattrs, dialect: Dialect = Dialect.TRUSTED) -> bool:
+    """Whether a regular file seen in a commit mounted in ``dialect`` stands for a character device 0:0 of its tree.
 
     A composefs image cannot hold that device, it would hide the name; it holds an empty file with two marker
-    attributes, which overlayfs shows, and copies up, as such. Users see one of them.
+    attributes, which overlayfs shows, and copies up, as such. One is of a kind that only root can give to a file. Users
+    see the other alone; in a mount of root's that proves nothing, as whoever may write a file may have set it.
     """
-    return size == 0 and ({name for name, _ in xattrs} >= _STORED_WHITEOUT or _USERS_WHITEOUT in xattrs)
+    if size:
+        return False
+    by_users = dialect is Dialect.USER and _USERS_WHITEOUT in xattrs
+    return by_users or {name for name, _ in xattrs} >= _STORED_WHITEOUT
 
 
 def whiteout_xattrs(xattrs: Xattrs) -> Xattrs:

@@ -26,6 +26,7 @@ from stratum.mount.build import mount, unmount
 from stratum.mount.plan import Method, MountPlan
 from stratum.store.store import Store
 from stratum.sys.syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE, renameat2
+from stratum.sys.userns import in_initial_namespace
 from stratum.tree import overlay
 from stratum.tree.dump import write_dump
 from stratum.tree.model import INLINE_MAX, Directory, File, Inode, Special, Symlink, Xattrs, lookup
@@ -79,7 +80,8 @@ def _leaf(path: bytes, info: os.stat_result) -> Inode:
         return Symlink(mode, uid, gid, mtime, xattrs, target=os.readlink(path))
     if not stat.S_ISREG(mode):
         return Special(mode, uid, gid, mtime, xattrs, rdev=info.st_rdev)
-    if overlay.stores_whiteout(info.st_size, xattrs):
+    dialect = overlay.Dialect.TRUSTED if in_initial_namespace() else overlay.Dialect.USER
+    if overlay.stores_whiteout(info.st_size, xattrs, dialect):
         mode = stat.S_IFCHR | stat.S_IMODE(mode)
         return Special(mode, uid, gid, mtime, overlay.whiteout_xattrs(xattrs))
     data = Path(os.fsdecode(path)).read_bytes()
