@@ -124,15 +124,19 @@ class Record:
 
     def is_mount(self, entry: MountEntry | None) -> bool:
         """Whether ``entry`` is this mount, or a copy of it."""
-        kind = f"fuse.{FUSE_KIND}" if self.attended else "overlay"
-        return entry is not None and entry.fstype == kind and entry.source.startswith(self._source_prefix)
+        if entry is None or not entry.source.startswith(self._source_prefix):
+            return False
+        if self.attended:  # anybody may make a filesystem of this source and kind, where all see it; but not there
+            there = entry.mountpoint == self.mountpoint and self.device in (None, entry.device)
+            return there and entry.fstype == f"fuse.{FUSE_KIND}"
+        return entry.fstype == "overlay"
 
     def is_copy(self, pid: int, entry: MountEntry) -> bool:
         """As ``is_mount``, for an ``entry`` in the mount namespace of ``pid``, where a stranger may have made it."""
         if not self.is_mount(entry):
             return False
         if self.attended:  # it is outside, in a namespace of root's; nobody writes there
-            return entry.device == self.device
+            return True
         if is_mount_namespace_of_ours(pid):
             return True
         return entry.device == self.device and (is_mount_namespace_made_by_us(pid) or _is_hidden_but_own(pid))

@@ -75,6 +75,29 @@ def test_another_user_s_mount_by_the_same_name_is_in_nobody_s_way(user: User, ot
     assert user.inside("cat", place / "a").stdout == "hello\n"
 
 
+def test_another_user_s_filesystem_that_calls_itself_the_same_is_not_taken_for_it(
+    user: User, other_user: User, place: Path
+) -> None:
+    record = user.json("mount", "--host", "app:v1", place)
+    script = f"""import os, time
+from stratum.sys import fusermount
+os.mkdir("theirs")
+fd = fusermount.mount(os.path.abspath("theirs"), "stratum-{record["id"]}:app:v1", "stratum")
+print("there", flush=True)
+time.sleep(100)"""
+    with other_user.start(SCRIPT.with_name("python"), "-c", script, stdout=subprocess.PIPE) as stranger:
+        try:
+            assert stranger.stdout is not None
+            assert stranger.stdout.readline() == "there\n"
+            user.run("fusermount3", "-u", place)
+            until(lambda: not attendants(user))
+            for keeper in user.processes():
+                os.kill(keeper, signal.SIGKILL)  # the next session sees what is there now
+            assert str(place) not in user.ok("status", "app")
+        finally:
+            stranger.kill()
+
+
 def test_a_killed_server_is_replaced_and_a_dead_mount_is_taken_away(user: User, place: Path) -> None:
     user.ok("mount", "--host", "app:v1", place)
     first, server = attendants(user)
