@@ -134,11 +134,11 @@ class Image:
         left = self._end // layout.DIRENT.size
         while directories:
             for name, nid, kind, _ in self.names(directories.pop()):
-                if name in (b".", b".."):
-                    continue
                 left -= 1
                 if left < 0:
                     raise DamagedError("directories of the image are the same data")
+                if name in (b".", b".."):
+                    continue
                 yield nid
                 if kind == layout.DIRECTORY and nid not in seen:
                     seen.add(nid)
