@@ -28,7 +28,7 @@ from pathlib import Path
 from stratum.errors import ConflictError, NotFoundError, StratumError, UsageError, os_error_text
 from stratum.ingest.attributes import stored_xattrs
 from stratum.ingest.journal import Journal, Journalled
-from stratum.ingest.owners import NOTE, owners
+from stratum.ingest.owners import owners
 from stratum.ingest.reader import FileReader, Pending, source_error
 from stratum.ingest.selection import NOTHING, Excludes, LeftOut, Place, Selection, below
 from stratum.ingest.staging import Signature, open_source, signature
@@ -230,8 +230,8 @@ class _Walk:
     def told(self) -> list[str]:
         """All warnings, once everything is read."""
         found = self.warnings + self._reader.warnings
-        if self._owners is not None and self._owners.met:
-            found.append(NOTE)
+        if self._owners is not None:
+            found += self._owners.told()
         if strangers := self._reader.strangers:
             more = f" and {len(strangers) - 1} more" if len(strangers) > 1 else ""
             found.append(f"the access list of {strangers[0]}{more} names users without an ID here, who are left out")

@@ -16,14 +16,15 @@ from stratum.sys.userns import OVERFLOW_ID, in_initial_namespace, is_mapped
 
 _AS_OWNER = os.O_RDONLY | os.O_NOATIME | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
-NOTE = "files of users without an ID in this namespace, such as root of the machine, are recorded as those of user 0"
+_NOTE = "files of users without an ID in this namespace, such as root of the machine, are recorded as those of user 0"
 
 
 class Owners:
-    """Of one import. ``met`` is whether anything was recorded as another's than it shows."""
+    """Of one import."""
 
     def __init__(self) -> None:
-        self.met = False
+        self._met = False
+        self._run_as_them = 0
         self._mapped = is_mapped(OVERFLOW_ID)
 
     def of(self, info: os.stat_result, name: str, directory: int | None = None) -> tuple[int, int]:
@@ -36,8 +37,15 @@ class Owners:
             uid = 0
         if gid == OVERFLOW_ID and (unknown or uid == 0):  # containers alone have files of 65534's group and other users
             gid = 0
-        self.met |= (uid, gid) != (info.st_uid, info.st_gid)
+        self._met |= (uid, gid) != (info.st_uid, info.st_gid)
+        self._run_as_them += unknown and stat.S_ISREG(info.st_mode) and bool(info.st_mode & stat.S_ISUID)
         return uid, gid
+
+    def told(self) -> list[str]:
+        """What is to be said of it, once everything is read. Whoever made a set-user-ID program may have been anybody:
+        as 0's it is a way to become root, where root mounts the commit."""
+        more = f"; {self._run_as_them} of them are set-user-ID, whoever made them" if self._run_as_them else ""
+        return [_NOTE + more] if self._met else []
 
 
 def owners() -> Owners | None:

@@ -182,9 +182,12 @@ def test_an_import_records_who_has_no_id_as_0_and_leaves_them_out_of_access_list
     for name, (shown, recorded) in owners.items():
         os.chown(seen / name, *shown)
         os.chown(meant / name, *recorded)
+    for name in ("own", "of another"):  # who made the latter is root's equal in the commit
+        for place in (seen, meant):
+            (place / name).chmod(0o4755)
     subprocess.run(["setfacl", "-n", "-x", "u:0", "-m", f"u:{user.uid}:r", seen / "own"], check=True)
     done = user.stratum("import", seen, "app", check=True)
-    assert "recorded as those of user 0" in done.stderr
+    assert "recorded as those of user 0; 1 of them are set-user-ID" in done.stderr
     assert f"the access list of {seen}" in done.stderr
     assert " and 1 more " in done.stderr
     assert done.stdout.strip() == cli.ok("import", meant, "app")
