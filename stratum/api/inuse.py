@@ -10,6 +10,9 @@ Three witnesses are asked, and any of them is enough, as each can be lost or not
   this user (a stranger's mount may say what it likes). One of a store with another ID is none of ours; where a store
   has no ID, or is a copy that has the same, the mount has to be looked at.
 
+Where none of them can be seen, as that of a container which has the store is not, the kernel still lets no user mount
+an upperdir twice (``mount.build.create_overlay``).
+
 Whoever is about to take a worktree (mount it, move its base, empty its upperdir, remove it) holds its lock and asks
 here first.
 """

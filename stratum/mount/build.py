@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import cache
@@ -26,7 +27,17 @@ from stratum.errors import (
     os_error_text,
 )
 from stratum.frozen import replace
-from stratum.mount.plan import Fd, Layers, LayerSyntax, Lower, Method, MountPlan, method_for, overlay_parameters
+from stratum.mount.plan import (
+    Fd,
+    Layers,
+    LayerSyntax,
+    Lower,
+    Method,
+    MountPlan,
+    Parameter,
+    method_for,
+    overlay_parameters,
+)
 from stratum.sys import loop, mountapi, mountinfo, proc, userns
 from stratum.sys.copymark import check_mark
 from stratum.sys.mountapi import MNT_DETACH, MOUNT_ATTR_RDONLY, UMOUNT_NOFOLLOW, FilesystemContext
@@ -47,6 +58,7 @@ if TYPE_CHECKING:
 # EROFS answers ENOTBLK where it takes block devices only, EINVAL where it cannot read the file's filesystem.
 _NEEDS_LOOP_DEVICE = (errno.ENOTBLK, errno.EINVAL, errno.EOPNOTSUPP)
 _USES_NAMED = 8
+_SECONDS_TO_END = 2.0
 _MOUNT_AS_ROOT = "mounting needs CAP_SYS_ADMIN: run it as root, or in a user namespace, as 'stratum shell' has one"
 NO_MOUNTS = "'stratum restore REF / --to DIR' writes the files out instead"
 """The hint where no mount can be made."""
@@ -254,9 +266,31 @@ def attach_layer(layer: int, plan: MountPlan, method: Method) -> None:
 
 
 def create_overlay(plan: MountPlan, layers: Layers, method: Method) -> int:
-    """The detached overlay of ``layers``. Raises ``OSError`` or, where the kernel gave up writing, ``StratumError``."""
+    """The detached overlay of ``layers``. Raises ``OSError`` or, where the kernel gave up writing or another overlay
+    has the upperdir of a user's, ``StratumError``."""
+    users = plan.dialect is Dialect.USER and not userns.in_initial_namespace()
+    alone = users and layers.workdir is not None and not plan.shared
+    # The mounts of a namespace that has ended, and those without a name, are taken down a little later.
+    deadline = time.monotonic() + _SECONDS_TO_END
+    while True:
+        try:
+            mount = _overlay(plan, overlay_parameters(plan, layers, method.syntax, alone=alone))
+            break
+        except OSError as exc:
+            if not alone or exc.errno != errno.EBUSY:
+                raise
+            if time.monotonic() > deadline:
+                raise _taken(plan) from None
+            time.sleep(0.02)
+    if plan.writable and os.fstatvfs(mount).f_flag & os.ST_RDONLY:
+        os.close(mount)
+        raise _no_writable(plan)
+    return mount
+
+
+def _overlay(plan: MountPlan, parameters: list[Parameter]) -> int:
     with FilesystemContext("overlay") as context:
-        for key, value in overlay_parameters(plan, layers, method.syntax):
+        for key, value in parameters:
             if value is None:
                 context.set_flag(key)
             elif isinstance(value, Fd):
@@ -264,11 +298,14 @@ def create_overlay(plan: MountPlan, layers: Layers, method: Method) -> int:
             else:
                 context.set_string(key, value)
         context.create()
-        mount = context.mount(plan.attributes)
-    if plan.writable and os.fstatvfs(mount).f_flag & os.ST_RDONLY:
-        os.close(mount)
-        raise _no_writable(plan)
-    return mount
+        return context.mount(plan.attributes)
+
+
+def _taken(plan: MountPlan) -> BusyError:
+    return BusyError(
+        f"another mount, which cannot be seen from here, writes to {plan.upperdir}",
+        hint="it is in a container that has the store, or was unmounted while it was in use: end what uses it",
+    )
 
 
 def _no_writable(plan: MountPlan) -> StratumError:

@@ -72,6 +72,7 @@ class MountPlan:
     ``method`` is the way to make it, where that is not the running kernel's for root. ``tree`` is the commit as
     directories and files without content, which ``Lower.DIRECTORY`` needs. ``ids`` are the owners of its files for a
     container whose users have other IDs; there is no upperdir then, and a server (``METADATA``, ``DATA``) translates.
+    ``shared`` is whether another mount of the upperdir may be there, as the one that this is to take the place of.
     """
 
     image: Path
@@ -87,6 +88,7 @@ class MountPlan:
     method: Method | None = None
     tree: Path | None = None
     ids: IdTable | None = None
+    shared: bool = False
 
     def __post_init__(self) -> None:
         if (self.upperdir is None) != (self.workdir is None):
@@ -203,8 +205,10 @@ Parameter = tuple[str, "str | Fd | None"]
 """A name and its value; None for one that has none."""
 
 
-def overlay_parameters(plan: MountPlan, layers: Layers, syntax: LayerSyntax) -> list[Parameter]:
-    """The parameters of the plan's overlay filesystem, in the order in which to give them."""
+def overlay_parameters(plan: MountPlan, layers: Layers, syntax: LayerSyntax, *, alone: bool = False) -> list[Parameter]:
+    """The parameters of the plan's overlay filesystem, in the order in which to give them. With ``alone`` the kernel
+    refuses an upperdir that another overlay has (EBUSY), which it does where an index is wanted; in a user namespace
+    it makes none for all that."""
     parameters: list[Parameter] = [("source", plan.source)]
     lower = [layers.image]
     if layers.upperdir is not None and layers.workdir is None:
@@ -225,7 +229,7 @@ def overlay_parameters(plan: MountPlan, layers: Layers, syntax: LayerSyntax) -> 
         parameters.append(("userxattr", None))
     else:
         parameters += [("metacopy", "on"), ("redirect_dir", "on")]
-    parameters.append(("index", "off"))
+    parameters.append(("index", "on" if alone else "off"))
     if plan.context is not None:
         parameters.append(("context", plan.context))
     return parameters

@@ -95,7 +95,7 @@ class LiveMount:
         of the mount show the new one too; the list gets what could not be switched, in words. Raises what
         ``build_detached`` raises.
         """
-        plan = replace(plan, extra=plan.extra | attributes_of(self.entry.options) & ~MOUNT_ATTR_RDONLY)
+        plan = replace(plan, extra=plan.extra | attributes_of(self.entry.options) & ~MOUNT_ATTR_RDONLY, shared=True)
         if self.process is None:
             built = build_detached(plan)
         else:

@@ -75,6 +75,20 @@ def test_where_no_server_can_be_started_a_mount_fails_and_does_not_wait(user: Us
     wait_for_servers(user, 2)
 
 
+def test_a_mount_that_nobody_can_see_here_keeps_its_upperdir(user: User) -> None:
+    """As that of a container that has the store: other processes, other mounts, and another runtime directory."""
+    view = with_app(user)
+    (user.home / "other").mkdir(mode=0o777)
+    again = f"umount {view} 2>/dev/null; STRATUM_RUNTIME_DIR={user.home}/run2 {SCRIPT} mount app {user.home / 'other'}"
+    apart = ("unshare", "--pid", "--fork", "--mount", "--mount-proc", "sh", "-c", again)
+    refused = user.inside(*apart, check=False)
+    assert refused.returncode == 4
+    assert "error: another mount, which cannot be seen from here, writes to " in refused.stderr
+    user.ok("unmount", view)
+    user.inside(*apart, check=False)
+    user.ok("mount", "app", view)
+
+
 def test_killed_servers_lose_nothing(user: User) -> None:
     view = with_app(user)
     user.inside("sh", "-ec", "echo kept > new; rm d/1; echo more >> d/2", cwd=view)
