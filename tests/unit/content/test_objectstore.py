@@ -225,8 +225,8 @@ def test_who_is_late_removes_nothing(bucket: BucketStore, monkeypatch: pytest.Mo
 
 
 def test_stores_that_race(bucket: BucketStore) -> None:
-    """As if they were processes: nothing is common to them but the bucket. A busy server's answer to a write may be lost,
-    which may leave a reference too many; none is one too few."""
+    """As if they were processes: nothing is common to them but the bucket. A busy server's answer to a write may be
+    lost, which may leave a reference too many; none is one too few."""
     contents = [b"%d" % number for number in range(3)]
 
     def work(seed: int) -> list[int]:
