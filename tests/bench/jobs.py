@@ -13,6 +13,7 @@ from tests.bench import works
 from tests.bench.history import histories
 from tests.bench.measure import Entrant, Figure, Job
 from tests.bench.peers import KEEPERS, Keeper, Stratum
+from tests.bench.rootless import without_root
 from tests.e2e.podman_env import PodmanEnv
 from tests.e2e.registry_server import registry_server
 from tests.support.capabilities import program
@@ -372,6 +373,7 @@ JOBS: dict[str, Callable[[Bench], Iterator[Job] | Iterator[Job | Figure]]] = {
     "again": unchanged_import,
     "image": images,
     "mount": mounting,
+    "user": without_root,
     "read": reading,
     "commit": commits,
     "look": looking,
