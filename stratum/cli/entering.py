@@ -26,7 +26,7 @@ _PASSING = {"import", "status", "diff", "ls", "cat", "find", "du", "fsck"}
 """They need the IDs of a session, and where there is none nothing else of it: none is left behind."""
 _PROGRAMS = {"shell", "unshare"}
 """They are about what the user has there, whatever the store."""
-_STARTING = {"import", "init", "mount", "shell", "unshare", "volume-plugin"}
+_STARTING = {"import", "init", "mount", "shell", "unshare", "volume-plugin", "hook doctor"}
 """They may be the first of a user, who has no store yet."""
 
 
@@ -46,7 +46,7 @@ def enter_session(config: Config, words: str, warn: Callable[[str], None]) -> Co
     from stratum.frozen import replace
     from stratum.rootless.session import enter, obstacle, variables
 
-    make = verb not in _LOOKING and (verb in _STARTING or os.path.exists(config.store))
+    make = verb not in _LOOKING and (not _STARTING.isdisjoint((verb, words)) or os.path.exists(config.store))
     notes = enter(config, make=make, paths=_paths(config), mounts=verb not in _MOUNTLESS, stays=verb not in _PASSING)
     for note in notes or ():
         warn(note)

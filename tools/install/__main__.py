@@ -92,7 +92,7 @@ def _install(args: argparse.Namespace) -> None:
     if found != f"{places.bin}/stratum":
         _say(f"'stratum' on the PATH is {found or 'not there'}: put {places.bin} before all others on it")
     if not places.system:
-        _say("units and mount.stratum are left out, as this is not root")
+        _say("the units are those for users, and mount.stratum is left out, as this is not root")
     if args.hook == "yes":
         subprocess.run([f"{places.bin}/stratum", "hook", "install"], check=True)
     elif places.system and not running.hooks_of(places.tree):

@@ -8,6 +8,7 @@ containers on empty directories without a word.
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -28,8 +29,12 @@ BUSY = 4
 
 
 def hooks_of(tree: str, destdir: str = "") -> list[Path]:
-    """The hook's files that name a program in ``tree``, where engines look by default."""
-    found = [path for place in HOOK_DIRECTORIES for path in sorted(Path(f"{destdir}{place}").glob("*.json"))]
+    """The hook's files that name a program in ``tree``, where engines look by default, and who is not root has Podman
+    look."""
+    places = [Path(f"{destdir}{place}") for place in HOOK_DIRECTORIES]
+    if os.geteuid() != 0 and not destdir:
+        places.append(Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config", "containers/oci/hooks.d"))
+    found = [path for place in places for path in sorted(place.glob("*.json"))]
     return [path for path in found if f'"{tree}/' in path.read_text("utf-8", "replace")]
 
 
