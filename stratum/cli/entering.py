@@ -19,7 +19,7 @@ _LOOKING = {"", "list", "show", "log", "ps", "info", "metrics", "tag", "export",
 """They look at what is there; nothing is there that only a namespace which was not made yet could show."""
 _OUTSIDE = {"push", "pull", "login", "logout", "hook install", "hook uninstall"}
 """They ask programs for passwords, which know the user by another ID than 0, or are about files of the host alone."""
-_NEEDING = {"mount", "shell", "unshare", "hydrate"}
+_NEEDING = {"init", "mount", "shell", "unshare", "hydrate"}
 _MOUNTLESS = {"list", "show", "log", "ls", "cat", "find", "diff", "tag", "import", "export", "restore", "verify"}
 """They can do without the mounts of the session, where what they are about is not to be seen in there."""
 _PASSING = {"import", "status", "diff", "ls", "cat", "find", "du", "fsck"}
