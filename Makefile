@@ -3,8 +3,8 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 BIN := .venv/bin
-# How many processes run the suite: two cores carry three, as a third of the time is waiting.
-JOBS ?= 3
+# How many processes run the suite: two cores carry four, as half of the time is waiting.
+JOBS ?= 4
 # They take groups of tests in the order in which tests/conftest.py puts them, not by the number of tests.
 SIDE_BY_SIDE := --numprocesses $(JOBS) --dist loadgroup --no-loadscope-reorder
 # Debian 13 keeps /tmp in memory; the trees of the tests and the demo are better on a disk.

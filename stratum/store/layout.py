@@ -43,6 +43,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from zlib import crc32
 
 from stratum import toml
 from stratum.errors import (
@@ -53,6 +54,7 @@ from stratum.errors import (
     UnsupportedError,
     UsageError,
     os_error_text,
+    quoted,
 )
 from stratum.frozen import frozen
 from stratum.sys.atomic import TEMPORARY_PREFIX, fsync_dir, write_atomic
@@ -321,9 +323,10 @@ def _another_owner(path: Path, owner: int) -> UnsupportedError:
 
 def _check_format(path: Path, text: bytes) -> None:
     try:
-        found = toml.loads(text.decode("utf-8")).get("format")
+        table = toml.loads(text.decode("utf-8"))
     except ValueError as exc:
         raise DamagedError(f"{path} is not valid TOML: {exc}") from None
+    found = table.get("format")
     if not isinstance(found, int) or isinstance(found, bool) or found < 1:
         raise DamagedError(f"{path} does not say which format the store has", hint=f"it should read: format = {FORMAT}")
     if found != FORMAT:
@@ -331,6 +334,12 @@ def _check_format(path: Path, text: bytes) -> None:
             f"the store {path.parent} has format {found}; this version of Stratum knows only format {FORMAT}",
             hint="use the version of Stratum that made it, or a newer one",
         )
+    for key, value in table.items():
+        if key != "format" and not (key == "id" and _is_store_id(value)):
+            raise DamagedError(
+                f"{path} is damaged: {quoted(key)} is no key of it, or has a damaged value",
+                hint=f"remove that line, so that there is: format = {FORMAT}",
+            )
 
 
 def _check_directory(path: Path) -> None:
@@ -366,7 +375,7 @@ def create_layout(path: Path) -> Layout:
             for name in DIRECTORIES:
                 (root / name).mkdir(exist_ok=True)
                 (root / name).chmod(0o755)
-            write_atomic(root / FORMAT_FILE, toml.dumps({"format": FORMAT, "id": os.urandom(16).hex()}).encode())
+            write_atomic(root / FORMAT_FILE, toml.dumps({"format": FORMAT, "id": new_store_id()}).encode())
         fsync_dir(root.parent)
     except FileExistsError:
         raise UsageError(f"{path} is not a directory", hint="give a directory for the store") from None
@@ -382,7 +391,22 @@ def store_id(root: Path) -> bytes | None:
         found = _ID.search(read_regular(root / FORMAT_FILE, _FORMAT_MAX, follow=False)[1])
     except OSError:
         return None
-    return found[1] if found else None
+    return found[1] if found and _is_store_id(found[1].decode()) else None
+
+
+def new_store_id() -> str:
+    """A random ID for a store: 24 hex digits, and 8 that are made of these. A damaged one must not tell the mounts of a
+    store from its own."""
+    chosen = os.urandom(12).hex()
+    return chosen + _check_digits(chosen)
+
+
+def _is_store_id(text: object) -> bool:
+    return isinstance(text, str) and text[-8:] == _check_digits(text[:-8])
+
+
+def _check_digits(text: str) -> str:
+    return f"{crc32(text.encode()):08x}"
 
 
 def _check_unused(path: Path, root: Path) -> None:

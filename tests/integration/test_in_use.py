@@ -269,20 +269,22 @@ def test_a_mount_that_nobody_can_look_at_is_told_by_the_id_of_its_store(cli: Com
     mnt = tmp_path / "mnt"
     mnt.mkdir()
     own = (cli.store / "stratum.toml").read_text()
+    cli.ok("import", "--bare", tmp_path / "source", "covered")  # a name that no other test process has meanwhile
+    cli.ok("worktree", "add", "covered+dev", "covered:latest")
     for number, text in enumerate((None, own, "format = 1\n")):
         other = Command(tmp_path / f"store-{number}", tmp_path / f"run-{number}")
-        other.ok("import", "--bare", tmp_path / "source", "app")
-        other.ok("worktree", "add", "app+dev", "app:latest")
+        other.ok("import", "--bare", tmp_path / "source", "covered")
+        other.ok("worktree", "add", "covered+dev", "covered:latest")
         if text is not None:
             (other.store / "stratum.toml").write_text(text)
-        other.ok("mount", "app+dev", mnt)
+        other.ok("mount", "covered+dev", mnt)
         subprocess.run(["mount", "-t", "tmpfs", "none", mnt], check=True)
         other.store.rename(tmp_path / f"away-{number}")
         if text is None:
-            cli.ok("mount", "app+dev", tmp_path / "own")
+            cli.ok("mount", "covered+dev", tmp_path / "own")
             cli.ok("unmount", tmp_path / "own")
         else:
-            refused(cli, str(mnt), "mount", "app+dev", tmp_path / "own")
+            refused(cli, str(mnt), "mount", "covered+dev", tmp_path / "own")
         subprocess.run(["umount", mnt, mnt], check=True)
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from stratum.errors import DamagedError, ExistsError, NotFoundError, UnsupportedError, UsageError
 from stratum.store import Store
+from stratum.store.layout import store_id
 from tests.support.stores import check, commit
 
 
@@ -114,6 +115,22 @@ def test_other_formats_are_refused(store_dir: Path, content: bytes, error: type[
     (store_dir / "stratum.toml").write_bytes(content)
     with pytest.raises(error, match=r"stratum\.toml|format"):
         Store.open(store_dir)
+
+
+def test_no_bit_of_the_format_file_may_change(store_dir: Path) -> None:
+    """Also none of the store's ID, by which its mounts are told from others'."""
+    Store.create(store_dir)
+    file = store_dir / "stratum.toml"
+    said = file.read_bytes()
+    for place in range(len(said) * 8):
+        changed = bytearray(said)
+        changed[place // 8] ^= 1 << place % 8
+        file.write_bytes(changed)
+        with pytest.raises((DamagedError, UnsupportedError)):
+            Store.open(store_dir)
+    file.write_bytes(b"format = 1\n")
+    assert store_id(store_dir) is None
+    Store.open(store_dir)  # as earlier versions made them
 
 
 @pytest.mark.parametrize("name", ["objects", "commits", "refs", "tmp"])
