@@ -25,7 +25,7 @@ from stratum.sys.mountapi import MOUNT_ATTR_RDONLY, FilesystemContext
 from stratum.tree.model import Directory, File, Inode, Symlink, object_path, walk
 from stratum.tree.overlay import Dialect
 from tests.integration.test_image_kernel import seen_below
-from tests.support.shown import expected, in_image, in_overlay
+from tests.support.shown import Seen, expected, in_image, in_overlay
 from tests.support.trees import TreeBuilder
 
 pytestmark = pytest.mark.root
@@ -93,8 +93,12 @@ def gone(pid: int) -> bool:
     return False
 
 
-def opened(mount: int) -> int:
-    return os.open(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=mount)
+def shown_by(mount: int) -> dict[bytes, Seen]:
+    root = os.open(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=mount)
+    try:
+        return dict(seen_below(root, read=False))
+    finally:
+        os.close(root)
 
 
 @WHICH
@@ -106,7 +110,7 @@ def test_generated_trees_are_shown_as_they_are(tmp_path: Path, seed: int, data: 
     content = ("user.overlay.metacopy", "user.overlay.redirect")
     with served(root, tmp_path, data=data) as mount:
         for _ in range(2):  # asked for, then known
-            shown = dict(seen_below(opened(mount), read=False))
+            shown = shown_by(mount)
             assert shown.keys() == want.keys()
             for path, seen in shown.items():
                 wish = in_image(path, inodes[path], want[path], Dialect.USER)
@@ -114,7 +118,7 @@ def test_generated_trees_are_shown_as_they_are(tmp_path: Path, seed: int, data: 
                 xattrs = tuple(pair for pair in wish.xattrs if not pair[0].startswith(hidden))
                 assert seen == wish._replace(xattrs=xattrs), path
         with overlaid(mount, tmp_path, data=data) as overlay:
-            shown = dict(seen_below(opened(overlay), read=False))
+            shown = shown_by(overlay)
             assert shown.keys() == want.keys()
             for path, seen in shown.items():
                 wish = in_overlay(path, inodes[path], want[path], Dialect.USER)
@@ -197,8 +201,8 @@ def test_a_server_has_nothing_of_who_started_it_and_ends_with_its_filesystem_or_
         files = {os.readlink(file) for file in Path(f"/proc/{pid}/fd").iterdir()}
         assert files - {fuse.DEVICE, "/dev/null", str(tmp_path / "image"), str(tmp_path / "objects")} == set()
         status = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
-        assert int(status["SigBlk"], 16) == int(status["SigIgn"], 16) == 0
-        assert int(status["SigCgt"], 16) & ~(3 << 31) == 0  # two are the C library's own
+        for kind in ("SigBlk", "SigIgn", "SigCgt"):
+            assert int(status[kind], 16) & ~(3 << 31) == 0, kind  # two are the C library's own
         assert os.readlink(f"/proc/{pid}/cwd") == "/"
         assert os.getsid(pid) not in (0, os.getsid(0))
     signal.signal(signal.SIGUSR1, signal.SIG_DFL)

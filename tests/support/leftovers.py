@@ -91,9 +91,11 @@ class Session:
     def _is_ours(self, process: Path) -> bool:
         if f"{MARK}={self.mark}" in _read(process / "environ").split("\0"):
             return True
-        if str(self.directory) in _read(process / "cmdline"):
+        line = _read(process / "cmdline")
+        if str(self.directory) in line:
             return not self._is_ancestor(process)
-        return self.alone and _read(process / "comm").strip() in OUR_SERVERS
+        # What keeps a session is called so by its command line alone.
+        return self.alone and not OUR_SERVERS.isdisjoint((_read(process / "comm").strip(), line.split("\0")[0]))
 
     def _is_ancestor(self, process: Path) -> bool:
         """Whether ``process`` started this one (a shell whose command line names the session's directory)."""
