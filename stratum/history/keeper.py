@@ -29,6 +29,7 @@ from stratum.history.wire import LOCK, LOG, socket_name
 from stratum.mount.apart import keep_no_mounts
 from stratum.store.layout import open_layout
 from stratum.sys import daemon, keeper
+from stratum.sys.forked import call_itself
 from stratum.sys.keeper import CLIENTS, Answer, Process, reply
 from stratum.sys.locks import FileLock
 from stratum.sys.packets import GarbageError, Message, close_all, error_to_json, raise_error, reachable, receive, send
@@ -289,7 +290,7 @@ def main(settings: dict[str, Any]) -> None:
         daemon.log_to(os.path.join(runtime_dir, LOG))
     listener = socket.socket(fileno=os.dup(kept[LISTENER]))
     listener.listen(CLIENTS)  # whoever connects is told the process that called this last
-    daemon.call_itself(_NAME)
+    call_itself(_NAME)
     daemon.settle_in(alone=bool(settings.get("start")))
     watching = Keeper(settings, kept, listener, daemon.Notifier(settings.get("notify", "")), watched)
     watching.begin_to_keep()

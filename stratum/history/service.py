@@ -27,6 +27,7 @@ from stratum.errors import StratumError, UsageError, foreseen
 from stratum.history.keeper import CLOSES, KEPT, NAMES
 from stratum.history.wire import KEEPER
 from stratum.sys import daemon
+from stratum.sys.forked import call_itself
 from stratum.sys.handover import Handover
 from stratum.sys.malloc import give_back_at_once
 from stratum.sys.packets import Channel, GarbageError, Message, close_all, error_to_json, send
@@ -221,7 +222,7 @@ def main(settings: dict[str, Any]) -> None:
     fds = dict(zip(settings["names"], range(daemon.FIRST_LISTEN_FD, 64), strict=False))
     for fd in fds.values():
         os.set_inheritable(fd, False)
-    daemon.call_itself("stratum-record")
+    call_itself("stratum-record")
     use_little_address_space()
     give_back_at_once()
     sys.setswitchinterval(_TURN)  # what was closed is not to wait for the thread that publishes

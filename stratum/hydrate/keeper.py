@@ -25,6 +25,7 @@ from stratum.hydrate.served import Served, checked, is_fuse_device, now, passed
 from stratum.mount.apart import keep_no_mounts
 from stratum.mount.gatewire import SOCKET, socket_path
 from stratum.sys import daemon, keeper
+from stratum.sys.forked import call_itself
 from stratum.sys.keeper import CLIENTS, Answer, Process, reply, sent
 from stratum.sys.packets import Message, error_to_json
 
@@ -203,7 +204,7 @@ def main(settings: dict[str, Any]) -> None:
         os.setsid()
         daemon.log_to(os.path.join(runtime_dir, "hydrate.log"))
     listener.listen(CLIENTS)  # whoever connects is told the process that called this last
-    daemon.call_itself(_NAME)
+    call_itself(_NAME)
     daemon.settle_in()
     notifier = daemon.Notifier(settings.get("notify", ""))
     lasting = not settings.get("start")

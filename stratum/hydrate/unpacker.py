@@ -26,7 +26,7 @@ from typing import Any
 from stratum.composefs.verity import Buffer
 from stratum.errors import foreseen
 from stratum.hydrate.unpack import Frame, Putter, Unpacked, Whole, unpack
-from stratum.sys import daemon
+from stratum.sys.forked import call_itself
 from stratum.sys.packets import error_from_json, error_to_json, raise_error
 from stratum.sys.spawn import spawn
 
@@ -189,7 +189,7 @@ def main(_about: str) -> None:
         signal.signal(number, signal.SIG_IGN)
     os.chdir("/")
     os.umask(0o022)
-    daemon.call_itself("stratum-unpack")
+    call_itself("stratum-unpack")
     connection = socket.socket(fileno=0)
     putters: dict[tuple[str, str, str], Putter] = {}
     with suppress(OSError, EOFError):

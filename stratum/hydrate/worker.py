@@ -35,6 +35,7 @@ from stratum.hydrate.gate import Connection
 from stratum.mount.gate import ask_keeper, gate_from_json
 from stratum.mount.plan import Gate, kernel_version
 from stratum.sys import daemon, fuse
+from stratum.sys.forked import call_itself
 from stratum.sys.handover import Handover
 from stratum.sys.packets import Channel, GarbageError, Message, close_all, error_to_json, send
 from stratum.sys.threads import use_little_address_space
@@ -326,7 +327,7 @@ def main(runtime_dir: str) -> None:
         signal.signal(number, signal.SIG_IGN)
     os.chdir("/")
     os.umask(0o022)
-    daemon.call_itself("stratum-fetch")
+    call_itself("stratum-fetch")
     use_little_address_space()
     sys.setswitchinterval(_SWITCH)
     Worker(Channel(socket.socket(fileno=0)), runtime_dir).run()

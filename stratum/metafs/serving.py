@@ -22,9 +22,9 @@ from stratum.errors import DamagedError, StratumError
 from stratum.metafs.answers import Answers, Shows, Wanted
 from stratum.metafs.ids import IdTable
 from stratum.sys import fuse, fuseproto
+from stratum.sys.forked import call_itself, keep_only
 from stratum.sys.fuseproto import UNANSWERED, Opcode
 from stratum.sys.namespaces import leave_mounts
-from stratum.sys.proc import be_called
 
 _NAME: Final = "stratum-metafs"
 """What lists of processes show a server as."""
@@ -126,11 +126,8 @@ def _detach(kept: set[int], source: str) -> None:
     for number in range(3):
         if number not in kept:
             os.dup2(null, number)
-    for number in map(int, os.listdir("/proc/self/fd")):
-        if number > 2 and number not in kept:
-            with suppress(OSError):
-                os.close(number)
-    be_called(_NAME, f"{_NAME} {source}")
+    keep_only(kept)
+    call_itself(_NAME, f"{_NAME} {source}")
 
 
 def _leave_mounts() -> None:

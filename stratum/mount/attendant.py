@@ -26,6 +26,7 @@ from stratum.mount.build import busy
 from stratum.mount.record import FUSE_KIND
 from stratum.mount.visible import socket_name
 from stratum.sys import daemon, fuse, fusermount, mountinfo
+from stratum.sys.forked import call_itself, keep_only
 from stratum.sys.packets import GarbageError, Message, error_to_json, receive, send
 from stratum.sys.userns import OVERFLOW_ID
 
@@ -93,10 +94,7 @@ class Attendant:
             gc.disable()  # a collection would write to all objects, and so have their memory copied
             for told in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(told, signal.SIG_IGN)  # the parent is told, and unmounts
-            for number in map(int, os.listdir("/proc/self/fd")):
-                if number > 2 and number not in (self._device, *self._objects):
-                    with contextlib.suppress(OSError):
-                        os.close(number)
+            keep_only({self._device, *self._objects})
             serve(self._device, self._answers, self._objects)
             failed = False
         finally:
@@ -182,7 +180,7 @@ def main(settings: dict[str, Any]) -> None:
     if listener is None or os.fork():
         return
     os.setsid()
-    daemon.call_itself(_NAME)
+    call_itself(_NAME)
     daemon.settle_in()
     place = os.stat(os.path.join(runtime_dir, name))
     objects = list(range(4, 4 + settings["layers"]))

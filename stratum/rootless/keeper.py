@@ -18,15 +18,15 @@ from typing import NoReturn
 from stratum.errors import StratumError, UnsupportedError, os_error_text
 from stratum.rootless.found import Found, find
 from stratum.sys import userns
+from stratum.sys.forked import keep_only
+from stratum.sys.mountapi import make_slave
 from stratum.sys.proc import alive, start_time
 from stratum.sys.smallfile import read_regular
-from stratum.sys.syscalls import libc_call
 
 _RECORD = "session"
 _MAX_RECORD = 128
 _SLEEPERS = ("/usr/bin/sleep", "/bin/sleep", "/usr/local/bin/sleep", "/run/current-system/sw/bin/sleep")
 _TITLE = "stratum-session"
-_MS_REC_SLAVE = 0x4000 | 0x80000
 _SIGKILL = 9  # without loading signal, which defines an enum of all of them
 
 
@@ -155,7 +155,7 @@ def _keep(telling: int, waiting: int, sleep: str | None) -> NoReturn:
         os.write(telling, bytes(4))
         if os.read(waiting, 1) != b"g":
             os.kill(os.getpid(), _SIGKILL)
-        libc_call("mount", b"none", b"/", None, _MS_REC_SLAVE, None)
+        make_slave()
         os.chdir("/")
         if sleep is None:
             os.write(telling, bytes(4))
@@ -166,8 +166,7 @@ def _keep(telling: int, waiting: int, sleep: str | None) -> NoReturn:
         for number in (0, 1, 2):
             os.dup2(null, number)
         os.set_inheritable(telling, False)
-        os.closerange(3, telling)
-        os.closerange(telling + 1, _highest_descriptor() + 1)
+        keep_only({telling})
         # One binary that is many programs wants to be called by the name of the one that it is to be.
         title = _TITLE if os.path.basename(os.path.realpath(sleep)) == "sleep" else "sleep"
         os.execve(sleep, [title, "infinity"], {})  # noqa: S606  (no shell is wanted)
@@ -175,10 +174,6 @@ def _keep(telling: int, waiting: int, sleep: str | None) -> NoReturn:
         os.write(telling, (exc.errno or errno.EIO).to_bytes(4, "little"))
     os.kill(os.getpid(), _SIGKILL)
     raise AssertionError
-
-
-def _highest_descriptor() -> int:
-    return max(map(int, os.listdir("/proc/self/fd")))
 
 
 def _hear(reading: int, what: str) -> None:

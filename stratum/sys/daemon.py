@@ -98,12 +98,6 @@ def memory_file(data: bytes) -> int:
     return fd
 
 
-def call_itself(name: str) -> None:
-    """Be shown by that name, of 15 bytes at most, in lists of processes."""
-    with contextlib.suppress(OSError), open("/proc/self/comm", "w", encoding="ascii") as file:
-        file.write(name)
-
-
 def is_monitor_of(pid: int, container: str) -> bool:
     """Whether that process is the monitor of a container: conmon, which has its ID among its arguments."""
     try:

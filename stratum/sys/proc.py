@@ -7,11 +7,9 @@ PID namespace that the ID is of, and the boot, too: read elsewhere or later, the
 
 from __future__ import annotations
 
-import ctypes
 import os
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -162,26 +160,6 @@ def command_name(pid: int) -> str:
             shown = "".join(c if c.isprintable() else "?" for c in text)
             return shown if len(shown) <= 60 else shown[:59] + "…"
     return "?"
-
-
-def be_called(name: str, line: str) -> None:
-    """Have lists of processes show this process as ``name``, of 15 bytes at most, and as the command line ``line``, as
-    much of it as there is room where its own was: for one that was forked and does something else than its parent.
-    Where that is not possible it is done without."""
-    with suppress(OSError), open("/proc/self/comm", "w", encoding="ascii") as file:
-        file.write(name)
-    with suppress(OSError, ValueError, IndexError):
-        with open("/proc/self/stat", "rb") as stat:
-            fields = stat.read().rpartition(b")")[2].split()
-        start, end = int(fields[_ARGUMENTS]), int(fields[_ARGUMENTS + 1])
-        if 0 < start < end:
-            text = os.fsencode(line)[: end - start - 1]
-            ctypes.memset(start, 0, end - start)
-            ctypes.memmove(start, text, len(text))
-
-
-_ARGUMENTS = 48 - 3
-"""Where the addresses of a command line begin among the fields of stat that follow the name."""
 
 
 def processes() -> Iterator[int]:
