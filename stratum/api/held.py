@@ -250,9 +250,8 @@ class Held:
                 around.enter_context(quiesced(self._place, str(self), user, self.lease, quiesce))
             self.flush()
             with store.begin(f"committing {tree}") as tx:
-                # As the base, the next mount shows it; a tag promises tags/TAG/commit.cfs.
-                image, paused = move is not None or free, user if pause else None
-                commit = self._write(tx, tree, message=message, image=image, paused=paused, warn=warnings.append)
+                paused = user if pause else None
+                commit = self._write(tx, tree, message=message, paused=paused, warn=warnings.append)
                 if free and tree.base_commit != commit:
                     self._renew(tx, replace(tree, base_commit=commit, head=commit), why=why)
                 else:
@@ -270,7 +269,7 @@ class Held:
         tree = self.worktree
         self.flush()
         with self._store.begin(f"committing {self}") as tx:
-            commit = self._write(tx, tree, image=False)
+            commit = self._write(tx, tree)
             self._set_head(commit, why)
         return commit if commit != tree.commit else None
 
@@ -296,7 +295,6 @@ class Held:
         tx: Transaction,
         tree: Worktree,
         *,
-        image: bool,
         message: str | None = None,
         paused: InUse | None = None,
         warn: Warn = lambda warning: None,
@@ -313,7 +311,6 @@ class Held:
             origin={"kind": "worktree", "worktree": str(self)},
             timestamp=self._place.now(),
             known=base,
-            image=image,
         )
         return made.metadata_hash
 
@@ -381,7 +378,7 @@ class Held:
         store, placed, problems = self._store, False, list[str]()
         with swapping(record, force=force) as live:
             copied = live.has_copies()
-            store.commits.ensure_image(wanted.base_commit)  # or its error, before anything is changed
+            store.images.ensure(wanted.base_commit)  # or its error, before anything is changed
             try:
                 with store.begin(f"{why}: {self}") as tx:
                     upperdir, kept = prepare(tx)
@@ -411,7 +408,7 @@ class Held:
         if interrupted is None or interrupted.old is None:
             return
         with store.begin(f"settling {self}") as tx:
-            commit = self._write(tx, interrupted.old, image=False)
+            commit = self._write(tx, interrupted.old)
             if commit != known:
                 store.worktrees.note(*name, commit, why)
 

@@ -133,7 +133,7 @@ def _commit_tree(
     store, directory = reading.store, source if isinstance(source, DirectorySource) else None
     if directory is not None and (commit := directory.unchanged(reading)) is not None:
         accept(commit)
-        return store.commits.found(reading.tx, commit), []
+        return store.commits.found(commit), []
     root, warnings = source.read(reading, None)
     meta = store.commits.write(
         reading.tx,

@@ -51,7 +51,6 @@ def _tag(session: Session, source: str, new: str, move: bool, force: bool) -> Ta
         raise UsageError(f"--move renames a tag, and {source} is {found}")
     name, new_tag = _target(session, ref, new, commit)
     previous = store.tags.find(name, new_tag)
-    store.commits.ensure_image(commit)  # whoever follows the tag's symlink finds it there
     store.tags.set(name, new_tag, commit, force=force, why=f"tag {source}")
     removed = None
     if move and old_tag is not None and old_tag != (name, new_tag):

@@ -52,7 +52,7 @@ def verify(
     meta = store.commits.meta(commit)
     dump = store.commits.dump(commit)
     _verify_tree(meta, dump)
-    _verify_image(store, commit, dump)
+    _verify_metadata(store, commit, dump)
     files: dict[bytes, tuple[bytes, int]] = {}
     for where, inode in _below(store, commit, path):
         if isinstance(inode, File) and inode.digest is not None:
@@ -94,13 +94,20 @@ def _verify_tree(meta: CommitMeta, dump: Blocks) -> None:
         )
 
 
-def _verify_image(store: Store, commit: str, dump: Blocks) -> None:
-    """The image on disk, and what metadata.toml says of it, must be what the dump gives."""
+def _verify_metadata(store: Store, commit: str, dump: Blocks) -> None:
+    """What metadata.toml says must be what the dump gives; so must the image, where there is one."""
     from stratum.store.facts import facts_of
 
     if not facts_of(dump).agrees(store.commits.meta(commit)):
         raise DamagedError(f"the metadata of commit {commit} does not match its tree", hint="run 'stratum fsck'")
-    store.commits.verify_image(commit)
+    try:
+        store.images.check(commit, store.commits.tree(commit))
+    except FileNotFoundError:
+        pass
+    except DamagedError as exc:
+        raise DamagedError(
+            f"the image of commit {commit}: {exc.message}", hint="'stratum fsck --repair' has it made again"
+        ) from None
 
 
 def _below(store: Store, commit: str, path: str | None) -> Iterable[tuple[bytes, Inode]]:

@@ -101,7 +101,7 @@ class Workplace:
         from stratum.mount.plan import Lower, MountPlan
 
         store, method = self.store, self.mount_method
-        image = store.commits.ensure_image(commit)
+        image = store.images.ensure(commit)
         return MountPlan(
             image,
             store.objects.layers,

@@ -151,7 +151,6 @@ class Changes:
                 origin={**origin, **({"left_out": len(unknown)} if unknown else {})},
                 timestamp=datetime.fromisoformat(state.record.when.replace("Z", "+00:00")),
                 known=state.ground,
-                image=False,
             )
             return meta.metadata_hash
 

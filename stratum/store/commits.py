@@ -1,10 +1,6 @@
-"""Commits: ``commits/<metadata_hash>/{metadata.toml, tree.dump.zst, commit.cfs}``.
+"""Commits: ``commits/<metadata_hash>/{metadata.toml, tree.dump.zst}``.
 
-The directory appears whole, by one rename, and is not changed afterwards; only ``commit.cfs``, which is a pure
-function of the dump, may be made anew. It may also be left out at first, with ``[image]``: a commit of a mounted
-worktree without a tag is there to be kept, and most such commits are never mounted, while the image of a large tree
-costs more than all else in its commit. ``ensure_image``, through which everything goes that needs an image, then makes
-it, gives it its name, and only then describes it in metadata.toml, each in one durable step. ``tree.dump.zst`` is
+The directory appears whole, by one rename, and is not changed afterwards. ``tree.dump.zst`` is
 the canonical dump in zstd frames (``store.frames``), so ``zstd -dc tree.dump.zst | b3sum`` prints the directory's name.
 metadata.toml is described in ``store.metadata``. Where objects may be unreal, the directory has that written in it from
 the moment that it appears (``store.sources``).
@@ -12,12 +8,10 @@ the moment that it appears (``store.sources``).
 
 from __future__ import annotations
 
-import os
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -26,8 +20,8 @@ from stratum.errors import DamagedError, ExistsError, NotFoundError, Unsupported
 from stratum.frozen import replace
 from stratum.refs import is_hash, is_hash_prefix
 from stratum.store.clock import rfc3339, utc_now
-from stratum.store.facts import Drawing, image_of
-from stratum.store.layout import Layout, Names, storage_error, storing
+from stratum.store.facts import Reading
+from stratum.store.layout import Layout, Names, storage_error
 from stratum.store.merklecache import MerkleCache
 from stratum.store.metadata import METADATA, METADATA_MAX, CommitMeta, Statistics, parent_of
 from stratum.store.residence import Residence
@@ -43,8 +37,6 @@ if TYPE_CHECKING:
     from stratum.tree.splice import Kept, SplicedDump
 
 DUMP = "tree.dump.zst"
-IMAGE = "commit.cfs"
-
 
 WithCatalog = tuple[CommitSource, bytes]
 """A source, and the catalog of what it has."""
@@ -164,7 +156,7 @@ class Commits:
     def write(
         self,
         tx: Transaction,
-        root: Directory | Drawing,
+        root: Directory | Reading,
         *,
         parent: str | None = None,
         message: str | None = None,
@@ -172,7 +164,6 @@ class Commits:
         timestamp: datetime | None = None,
         known: Directory | None = None,
         read_from: Dumped | None = None,
-        image: bool = True,
         accept: Callable[[str], None] = accept_any,
         sources: Sequence[WithCatalog] = (),
     ) -> CommitMeta:
@@ -183,7 +174,7 @@ class Commits:
         now. Objects below directories that ``root`` shares with ``known``, the tree of a commit of this store, are
         taken to be where they were; every other must be there, or ``DamagedError``. Where ``known`` is from
         ``open_tree``, what is shared is not even read. ``read_from``: the canonical dump that ``root`` was read from,
-        which is taken; there must be one of a tree that is a ``Drawing``. ``image``: make it now, not on demand.
+        which is taken; there must be one of a tree that is a ``Reading``.
 
         ``sources`` are recorded with the commit, also with one that exists. An object may be unreal where they, or the
         sources of any commit of the store, list it: then the commit is partial, and has these sources as well.
@@ -195,23 +186,21 @@ class Commits:
         accept(commit)
         if self.exists(commit):
             tx.publish_objects(complete=True)
-            return self._known_again(tx, commit, root, image, sources)
+            return self._known_again(tx, commit, root, sources)
         nodes = read_from.nodes if read_from is not None else self._merkle_nodes(dump, base)
         summary, directory = nodes.summary(), _write_dump(tx, dump, stored)
-        del dump  # it is large, and so is an image in the making
-        digest, size = _write_image(tx, root, directory / IMAGE) if image else (None, None)
+        del dump  # it is large
         hashes, when = (commit, summary.root), rfc3339(timestamp or utc_now())
         counts = (*self._statistics(root, known, kept, base), summary.leaf_count, summary.tree_depth)
-        meta = CommitMeta(*hashes, when, *counts, digest, size, parent, message, origin)
+        meta = CommitMeta(*hashes, when, *counts, parent, message, origin)
         tx.write_file(directory / METADATA, _new_metadata(meta))
         tx.publish_objects(complete=True)
         self._write_sources(tx, directory, self._whence(tx, root, known, base, sources), sources)
         try:
             tx.place_directory(directory, self._layout.commit(commit))
         except ExistsError:  # another process wrote the same tree meanwhile
-            return self._known_again(tx, commit, root, image, sources)
-        if image:  # others will be built on it
-            self._merkle_cache.save(commit, nodes)
+            return self._known_again(tx, commit, root, sources)
+        self._merkle_cache.save(commit, nodes)  # others will be built on it
         return meta
 
     def identify(self, root: Directory, known: Directory | None = None) -> str:
@@ -221,7 +210,7 @@ class Commits:
         return metadata_hash(self._new_dump(root, known)[0].buffers())
 
     def _new_dump(
-        self, root: Directory | Drawing, known: Directory | None, dump: SplicedDump | None = None
+        self, root: Directory | Reading, known: Directory | None, dump: SplicedDump | None = None
     ) -> tuple[SplicedDump, Kept, str | None, StoredDump]:
         """The dump of ``root``, made where there is none yet; what it keeps of that of ``known``, where this is from
         ``open_tree``, which commit's tree that is, and how its dump is stored."""
@@ -231,7 +220,7 @@ class Commits:
         from stratum.tree.splice import kept_lines, splice_dump
 
         base, stored, kept = None, NOT_STORED, NOTHING_KEPT
-        if isinstance(root, Drawing):
+        if isinstance(root, Reading):
             assert dump is not None, "what is drawn was read from a dump"
             return dump, kept, base, stored
         source = known.region.source if known is not None and known.region is not None else None
@@ -260,24 +249,23 @@ class Commits:
             self._merkle_cache.save(meta.metadata_hash, known)
         return known.spliced(dump)
 
-    def found(self, tx: Transaction, commit: str, image: bool = True) -> CommitMeta:
+    def found(self, commit: str) -> CommitMeta:
         """The metadata of a commit that was there already, its name made durable in case its writer is not done.
 
-        This is what ``write`` does for an equal tree. With ``image``, one that nobody asked for so far is made.
+        This is what ``write`` does for an equal tree.
         """
         try:
             fsync_dir(self._layout.commits)
         except OSError as exc:
             raise storage_error(exc, f"write commit {commit}") from None
-        meta = self.meta(commit)
-        return self._make_image(tx, meta) if image and meta.image_digest is None else meta
+        return self.meta(commit)
 
     def _statistics(
-        self, root: Directory | Drawing, known: Directory | None, kept: Mapping[int, object], base: str | None
+        self, root: Directory | Reading, known: Directory | None, kept: Mapping[int, object], base: str | None
     ) -> tuple[int, int]:
         """(regular files, bytes) of ``root``: what ``known``, the tree of ``base``, has, with the difference outside of
         ``kept``."""
-        if isinstance(root, Drawing):
+        if isinstance(root, Reading):
             return root.wait().file_count, root.wait().total_size
         new = Statistics(root, kept)
         if not kept or known is None or base is None:
@@ -286,7 +274,7 @@ class Commits:
         return before.file_count - old.count + new.count, before.total_size - old.total_size + new.total_size
 
     def _known_again(
-        self, tx: Transaction, commit: str, root: Directory | Drawing, image: bool, sources: Sequence[WithCatalog]
+        self, tx: Transaction, commit: str, root: Directory | Reading, sources: Sequence[WithCatalog]
     ) -> CommitMeta:
         """``found``, of a commit with the tree ``root`` that has ``sources`` now, and is marked as it is."""
         for source, catalog in sources:
@@ -298,12 +286,12 @@ class Commits:
                 self._sources.set_partial(tx, commit)
             elif partial and not lacking:
                 self._sources.clear_partial(commit)
-        return self.found(tx, commit, image)
+        return self.found(commit)
 
     def _whence(
         self,
         tx: Transaction,
-        root: Directory | Drawing,
+        root: Directory | Reading,
         known: Directory | None,
         base: str | None,
         given: Sequence[WithCatalog],
@@ -346,71 +334,6 @@ class Commits:
         for name, data in self._sources.files_of(sources, partial=partial).items():
             tx.write_file(directory / name, data)
 
-    def ensure_image(self, commit: str) -> Path:
-        """The path of the commit's image, which is made where it is missing or has another size than it should.
-
-        This is the one place that makes images of existing commits; it trusts nothing but the dump. Raises
-        ``NotFoundError``, and ``DamagedError`` where the image of the dump is not the one that metadata.toml tells of.
-        """
-        meta = self.meta(commit)
-        path = self._layout.commit(commit) / IMAGE
-        try:
-            info = path.lstat()
-            if stat.S_ISREG(info.st_mode) and info.st_size == meta.image_size:
-                return path
-        except FileNotFoundError:
-            pass
-        except OSError as exc:
-            raise storage_error(exc, f"read {path}") from None
-        with self._transactions.begin(f"making the image of commit {commit}") as tx:
-            self._make_image(tx, meta)
-        return path
-
-    def _make_image(self, tx: Transaction, meta: CommitMeta) -> CommitMeta:
-        """Put the image in its place, and describe it where nothing does yet; the metadata as they are then."""
-        commit, new = meta.metadata_hash, tx.new_path("image")
-        directory = self._layout.commit(commit)
-        digest, size = _write_image(tx, self.tree(commit), new)
-        described = replace(meta, image_digest=digest, image_size=size)
-        if meta.image_digest is not None and meta != described:
-            raise DamagedError(
-                f"the image of commit {commit} differs from what its metadata says", hint="run 'stratum fsck'"
-            )
-        tx.replace(new, directory / IMAGE)
-        if meta.image_digest is None:  # all who do this at one time write the same
-            tx.place_file(described.to_toml(), directory / METADATA)
-        return described
-
-    def whole_meta(self, commit: str) -> CommitMeta:
-        """``meta`` with the image's digest and size also where nobody asked for the image so far; none is kept."""
-        meta = self.meta(commit)
-        if meta.image_digest is not None:
-            return meta
-        digest, size = image_of(self.tree(commit))
-        return replace(meta, image_digest=digest, image_size=size)
-
-    def verify_image(self, commit: str) -> None:
-        """Read the whole image, if there is to be one, and compare it with metadata.toml; ``DamagedError``."""
-        meta = self.meta(commit)
-        if meta.image_digest is not None and self.image_digest(commit, meta.image_size) != meta.image_digest:
-            raise DamagedError(f"the image of commit {commit} does not match its digest", hint="run 'stratum fsck'")
-
-    def image_digest(self, commit: str, size: int | None) -> str:
-        """The fs-verity digest, in hex, of the image as it is on disk. ``NotFoundError``, ``DamagedError``, also where
-        it is not a file of ``size`` bytes."""
-        from stratum.composefs.verity import VerityHasher
-
-        hasher = VerityHasher()
-        with self._reading(commit, IMAGE):
-            fd = self._layout.open_beneath(self._layout.commit(commit) / IMAGE, os.O_RDONLY | os.O_NONBLOCK)
-            with os.fdopen(fd, "rb", buffering=0) as file:
-                info = os.fstat(fd)
-                if not stat.S_ISREG(info.st_mode) or info.st_size != size:
-                    raise DamagedError(f"the image of commit {commit} is not a file of {size} bytes")
-                while chunk := file.read(1 << 20):
-                    hasher.update(chunk)
-        return hasher.hexdigest()
-
     @contextmanager
     def _reading(self, commit: str, name: str) -> Iterator[None]:
         try:
@@ -423,9 +346,9 @@ class Commits:
             raise storage_error(exc, f"read {name} of commit {commit}") from None
 
 
-def _objects_not_below(root: Directory | Drawing, known: Directory | None) -> Mapping[bytes, int]:
+def _objects_not_below(root: Directory | Reading, known: Directory | None) -> Mapping[bytes, int]:
     """The objects of the files that ``_files_not_below`` finds: digest -> size."""
-    if isinstance(root, Drawing):
+    if isinstance(root, Reading):
         return root.objects
     return {file.digest: file.size for file in _files_not_below(root, known) if file.digest is not None}
 
@@ -462,10 +385,10 @@ def _files_not_below(root: Directory, known: Directory | None) -> Iterator[File]
 
 def _new_metadata(meta: CommitMeta) -> bytes:
     """metadata.toml of a new commit; ``UsageError`` where no other store would take it."""
-    whole = meta if meta.image_digest is not None else replace(meta, image_digest="0" * 64, image_size=1 << 62)
-    if (size := len(whole.to_toml())) > METADATA_MAX:  # also once the image is described
+    data = meta.to_toml()
+    if (size := len(data)) > METADATA_MAX:
         raise UsageError(f"the commit's message and origin need {size} bytes, and {METADATA_MAX} is the limit")
-    return meta.to_toml()
+    return data
 
 
 def _write_dump(tx: Transaction, dump: SplicedDump, stored: StoredDump) -> Path:
@@ -476,13 +399,3 @@ def _write_dump(tx: Transaction, dump: SplicedDump, stored: StoredDump) -> Path:
     tx.make_directory(directory)
     tx.write_pieces(directory / DUMP, compress_dump(dump, stored))
     return directory
-
-
-def _write_image(tx: Transaction, root: Directory | Drawing, path: Path) -> tuple[str, int]:
-    """Write the image of ``root`` to ``path``; its fs-verity digest in hex and its size."""
-    if isinstance(root, Drawing):
-        drawn = root.wait()
-        with storing(f"write {path.name}"):
-            os.rename(root.image, path)
-        return drawn.image_digest, drawn.image_size
-    return image_of(root, partial(tx.write_pieces, path))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from stratum.frozen import field, frozen
 from stratum.refs import is_hash, is_name
-from stratum.store.commits import IMAGE
+from stratum.store.images import SUFFIX
 from stratum.store.objects import Objects
 from stratum.sys.usage import Usage, usage_of
 
@@ -21,7 +21,7 @@ Pair = tuple[str, str]
 
 @frozen
 class Footprint:
-    """What each commit takes without its image (``metadata``), and its image; what each worktree takes with what was
+    """What each commit takes (``metadata``), and its image, where there is one; what each worktree takes with what was
     written in it, and the log of each history, also where its worktree is gone. ``parts`` are all parts of the store,
     these as sums, and add up to the whole but for its objects."""
 
@@ -32,7 +32,7 @@ class Footprint:
     parts: dict[str, Usage] = field(default_factory=dict)
 
     def of_commit(self, commit: str) -> Usage:
-        """All that is in the commit's directory."""
+        """The commit's own files, and its image."""
         return self.metadata.get(commit, Usage()).plus(self.images.get(commit, Usage()))
 
 
@@ -81,7 +81,10 @@ def footprint(layout: Layout) -> Footprint:
         elif name == "cache":
             _add(found, "cache", _itself(path))
             for kind, directory in _entries(layout, path):
-                _add(found, "packs" if kind == "packs" else "cache", usage_of(directory))
+                if kind == "images":
+                    _images(layout, found, directory)
+                else:
+                    _add(found, "packs" if kind == "packs" else "cache", usage_of(directory))
         else:
             _add(found, _TOP.get(name, "other"), usage_of(path))
     return found
@@ -90,12 +93,19 @@ def footprint(layout: Layout) -> Footprint:
 def _commits(layout: Layout, found: Footprint) -> None:
     _add(found, "metadata", _itself(layout.commits))
     for name, path in _entries(layout, layout.commits):
-        whole, image = usage_of(path), usage_of(path / IMAGE)
-        rest = whole.minus(image)
+        usage = usage_of(path)
         if is_hash(name):
-            found.metadata[name], found.images[name] = rest, image
-        _add(found, "metadata", rest)
-        _add(found, "images", image)
+            found.metadata[name] = usage
+        _add(found, "metadata", usage)
+
+
+def _images(layout: Layout, found: Footprint, directory: Path) -> None:
+    _add(found, "images", _itself(directory))
+    for name, path in _entries(layout, directory):
+        usage = usage_of(path)
+        if is_hash(commit := name.removesuffix(SUFFIX)):
+            found.images[commit] = usage
+        _add(found, "images", usage)
 
 
 def _refs(layout: Layout, found: Footprint) -> None:

@@ -237,7 +237,7 @@ def _write_carried(store: Store, name: str, worktree: str, log: Log, first: int,
         raise DamagedError(f"the history of {log.what} has more files without content than CHANGES")
     origin = {"kind": "history", "worktree": f"{name}+{worktree}", "change": last}
     with store.begin(f"forgetting the old history of {log.what}") as tx:
-        made = store.commits.write(tx, without(root, unknown), origin=origin, known=ground, image=False)
+        made = store.commits.write(tx, without(root, unknown), origin=origin, known=ground)
     when = records[-1].when
     lines = [
         encode(

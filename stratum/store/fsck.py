@@ -7,7 +7,6 @@ dump is in memory at a time, and commits are read again where it has to be told 
 
 from __future__ import annotations
 
-import stat
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -17,10 +16,11 @@ from stratum.progress import Progress
 from stratum.refs import is_name
 from stratum.store.ancestry import ANCESTORS, Ancestry
 from stratum.store.budget import BUDGET, parse_budget
-from stratum.store.commits import DUMP, IMAGE
+from stratum.store.commits import DUMP
 from stratum.store.facts import Facts, facts_of
 from stratum.store.findings import LOST_ATTRIBUTES, PATHS_SHOWN, UNCHECKED, Finding, Kind, Telling
 from stratum.store.histories import SETTINGS
+from stratum.store.images import SUFFIX
 from stratum.store.keeping import RESIDENCE, read_rules
 from stratum.store.logcheck import named_objects, needs
 from stratum.store.metadata import METADATA, CommitMeta
@@ -282,28 +282,10 @@ class _Check:
             if facts is not None and meta is not None and not facts.agrees(meta):
                 problem = "it does not say what the commit's tree holds"
                 self._tell(Finding("metadata", f"{path}/{METADATA}", problem, users, commit=commit))
-        described = meta is not None and meta.image_digest is not None
-        expected = facts or meta
-        if expected is not None and expected.image_digest is not None:
-            self._image(commit, expected, users, needed=described)
-
-    def _image(self, commit: str, expected: CommitMeta | Facts, users: list[str], *, needed: bool) -> None:
-        path = self._layout.commit(commit) / IMAGE
-        with self._telling_commit("image", f"commits/{commit}/{IMAGE}", commit, users):
-            try:
-                info = path.lstat()
-            except FileNotFoundError:
-                if not needed:
-                    return
-                raise DamagedError("it is missing") from None
-            if not stat.S_ISREG(info.st_mode):
-                raise DamagedError("it is not a regular file")
-            if info.st_size != expected.image_size:
-                raise DamagedError(f"it has {info.st_size} bytes instead of {expected.image_size}")
-            if not self._done.data_read:
-                return
-            if self._store.commits.image_digest(commit, expected.image_size) != expected.image_digest:
-                raise DamagedError("it is not the image of the commit's tree")
+        if facts is not None and self._store.images.size(commit) is not None:
+            telling = self._telling_commit("image", f"cache/images/{commit}{SUFFIX}", commit, users)
+            with telling, suppress(FileNotFoundError):
+                self._store.images.check(commit, commits.tree(commit))
 
     def _telling_commit(self, kind: Kind, path: str, commit: str, users: list[str]) -> Telling:
         return Telling(self._done.findings, kind, path, *users, commit=commit)

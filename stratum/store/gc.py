@@ -331,6 +331,9 @@ def _old_caches(store: Store, commits: Collection[str]) -> Iterator[Path]:
     for name in store.layout.names_in(directory):
         if not name.startswith(TEMPORARY_PREFIX) and name not in commits:
             yield directory / name
+    for commit in store.images.list():
+        if commit not in commits:
+            yield store.images.path(commit)
     directory = store.layout.trees
     for name in store.layout.names_in(directory):
         if name not in commits:
@@ -342,8 +345,9 @@ def _old_caches(store: Store, commits: Collection[str]) -> Iterator[Path]:
 
 def _abandoned_files(store: Store) -> Iterator[Path]:
     """Temporary files whose writer is dead, as every writer holds the store's lock."""
-    caches = store.layout.ingest_cache, store.layout.merkle_cache, store.layout.c4_cache, store.layout.runs
-    for directory in (store.root, *caches, store.layout.profiles):
+    layout = store.layout
+    caches = layout.ingest_cache, layout.merkle_cache, layout.c4_cache, layout.runs, layout.images
+    for directory in (store.root, *caches, layout.profiles):
         for name in store.layout.names_in(directory):
             if name.startswith(TEMPORARY_PREFIX):
                 yield directory / name

@@ -6,7 +6,7 @@
     |-- stratum.toml                   format = 1, id = 32 hex digits; written last, so its presence means a whole store
     |-- cache.toml                     limits (``store.budget``), where somebody set some
     |-- objects/ab/cdef...             file contents by fs-verity digest (``store.objects``)
-    |-- commits/<metadata_hash>/       metadata.toml, commit.cfs, tree.dump.zst (``store.commits``), ancestors
+    |-- commits/<metadata_hash>/       metadata.toml, tree.dump.zst (``store.commits``), ancestors
     |                                  (``store.ancestry``), sources.toml, partial (``store.sources``)
     |-- refs/<name>/                   tags/, worktrees/, log.jsonl (``store.namespaces``), pins.toml (``store.pins``),
     |                                  residence.toml (``store.keeping``), history/<wt>/ (``store.histories``)
@@ -23,7 +23,8 @@
     |-- tmp/                           transactions in progress (``store.transaction``)
     |-- cache/                         may be deleted (``store.cachefile``): ingest/ (``ingest.statcache``), merkle/
     |                                  (``store.merklecache``), c4/ (``store.c4cache``); packs/ (``store.packcache``),
-    |                                  runs/ (``store.runs``); trees/, which may be mounted (``api.workplace``)
+    |                                  runs/ (``store.runs``); images/ (``store.images``) and trees/
+    |                                  (``api.workplace``), which may be mounted
     `-- lock                           flock (``store.locks``)
 
 Who may own a store. What is in it gets mounted by the kernel and restored with its owners and modes, so a store is
@@ -156,6 +157,10 @@ class Layout:
     @property
     def c4_cache(self) -> Path:
         return self.root / "cache" / "c4"
+
+    @property
+    def images(self) -> Path:
+        return self.root / "cache" / "images"
 
     @property
     def trees(self) -> Path:

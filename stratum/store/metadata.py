@@ -3,7 +3,6 @@
     [commit]  merkle_root, metadata_hash, timestamp (RFC 3339 UTC), parent_commit?, message?
     [files]   count (names of regular files: a hard link counts each time), total_size (bytes; each inode once)
     [merkle]  leaf_count, tree_depth
-    [image]?  digest (fs-verity of commit.cfs), size
     [origin]  optional: how the commit came to be
     [check]   tells changed bytes (``store.tables``)
 
@@ -33,10 +32,7 @@ _HEAD = re.compile(
 
 @frozen
 class CommitMeta:
-    """What metadata.toml says. Hashes and digests are lower-case hex, sizes bytes, ``timestamp`` RFC 3339 in UTC.
-
-    ``image_digest`` and ``image_size`` are None as long as nobody asked for the commit's image.
-    """
+    """What metadata.toml says. Hashes are lower-case hex, sizes bytes, ``timestamp`` RFC 3339 in UTC."""
 
     metadata_hash: str
     merkle_root: str
@@ -45,8 +41,6 @@ class CommitMeta:
     total_size: int
     leaf_count: int
     tree_depth: int
-    image_digest: str | None
-    image_size: int | None
     parent_commit: str | None = None
     message: str | None = None
     origin: Mapping[str, Any] | None = None
@@ -67,8 +61,6 @@ class CommitMeta:
             "files": {"count": self.file_count, "total_size": self.total_size},
             "merkle": {"leaf_count": self.leaf_count, "tree_depth": self.tree_depth},
         }
-        if self.image_digest is not None:
-            table["image"] = {"digest": self.image_digest, "size": self.image_size}
         if self.origin is not None:
             table["origin"] = dict(self.origin)
         return table
@@ -90,8 +82,6 @@ class CommitMeta:
             total_size=fields.count("files", "total_size"),
             leaf_count=fields.count("merkle", "leaf_count"),
             tree_depth=fields.count("merkle", "tree_depth"),
-            image_digest=fields.hash("image", "digest") if "image" in table else None,
-            image_size=fields.count("image", "size") if "image" in table else None,
             parent_commit=fields.hash("commit", "parent_commit") if fields.has("commit", "parent_commit") else None,
             message=fields.text("commit", "message") if fields.has("commit", "message") else None,
             origin=fields.table("origin") if "origin" in table else None,

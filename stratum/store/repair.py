@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING
 from stratum.errors import BusyError, DamagedError, NotFoundError
 from stratum.frozen import replace
 from stratum.store.clock import rfc3339
-from stratum.store.commits import IMAGE
 from stratum.store.facts import facts_of
 from stratum.store.findings import LOST_ATTRIBUTES, UNCHECKED, Finding
 from stratum.store.histories import SETTINGS
@@ -243,8 +242,6 @@ class _Repair:
         except DamagedError:
             made = datetime.fromtimestamp(directory.stat().st_mtime, timezone.utc)
             meta = replace(facts.meta(rfc3339(made)), origin={"kind": "repair"})
-            if not os.path.lexists(directory / IMAGE):  # it may be one that nobody asked for
-                meta = replace(meta, image_digest=None, image_size=None)
         path = directory / METADATA
         if os.path.lexists(path):
             self._take(replace(finding, path=f"commits/{commit}/{METADATA}"))
@@ -254,13 +251,8 @@ class _Repair:
 
     def _image(self, finding: Finding) -> str | None:
         assert finding.commit is not None
-        path = self._store.layout.commit(finding.commit) / IMAGE
-        if not self._store.commits.exists(finding.commit):
-            return None
-        if os.path.lexists(path):
-            self._take(finding)
-        self._store.commits.ensure_image(finding.commit)
-        return "made again from the tree"
+        self._take(finding)
+        return "it is made again when it is needed"
 
     # Refs
 

@@ -12,6 +12,7 @@ from stratum.store.bootmounts import BootMounts
 from stratum.store.changes import Changes
 from stratum.store.commits import Commits
 from stratum.store.histories import Histories
+from stratum.store.images import Images
 from stratum.store.keeping import Keeping
 from stratum.store.layout import Layout, create_layout, open_layout
 from stratum.store.locks import StoreLocks
@@ -44,6 +45,7 @@ class Store(Refs):
         self.sources = Sources(layout)
         self.residence = Residence(self.objects, self.sources, self._dump)
         self.commits = Commits(layout, self.residence, self.sources, self.transactions)
+        self.images = Images(layout, self.locks, self.commits)
         self.namespaces = Namespaces(layout, self.locks, self.transactions)
         self.keeping = Keeping(layout, self.locks, self.transactions, self.namespaces)
         self.reflog = Reflog(layout)

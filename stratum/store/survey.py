@@ -16,7 +16,7 @@ from stratum.refs import is_hash, is_name
 from stratum.store.ancestry import ANCESTORS
 from stratum.store.bootmounts import is_record_name
 from stratum.store.budget import BUDGET
-from stratum.store.commits import DUMP, IMAGE
+from stratum.store.commits import DUMP
 from stratum.store.findings import Finding, Kind
 from stratum.store.histories import is_history_file
 from stratum.store.keeping import RESIDENCE
@@ -46,7 +46,7 @@ _TOP = {
     *DIRECTORIES,
 }
 _STRATUM = {"tags", "worktrees", "history", "log.jsonl", PINS, RESIDENCE}
-_COMMIT = {METADATA, DUMP, IMAGE, ANCESTORS, SOURCES, PARTIAL}
+_COMMIT = {METADATA, DUMP, ANCESTORS, SOURCES, PARTIAL}
 _WORKTREE = {"upperdir", "workdir", "meta.toml", "lease.toml", "switch.toml", "mark"}
 _THE_KERNELS = {"upperdir", "workdir"}
 """Worktree directories with owners and modes of their own."""

@@ -1,4 +1,4 @@
-"""Taking packs apart, putting them together, describing images: what costs a pull or push its processor time.
+"""Taking packs apart, putting them together: what costs a pull or push its processor time.
 
 Done by worker processes (``workers``), or by the caller itself where there is little to do. A worker answers each
 request before it reads the next. The messages (``sys.workers``): requests are ``(kind, arguments)``, with the
@@ -15,7 +15,6 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from stratum.composefs.verity import VerityHasher, verity_digest
@@ -26,7 +25,7 @@ from stratum.sys.atomic import write_all
 from stratum.sys.workers import Connection, serve
 from stratum.transfer.packs import FRAME_SIZE, Member, PackIndex, PackWriter, hash_piece, unpack
 
-UNPACK, MAKE, DESCRIBE = range(3)
+UNPACK, MAKE = range(2)
 PROGRESS, DONE, FAILED = range(3)
 
 _REPORT_BYTES = 4 << 20
@@ -141,13 +140,6 @@ def make_pack(store: str, members: Sequence[Member], fd: int | None, report: Rep
     return Made(sha.hexdigest(), size, writer.index.frames, writer.verity)
 
 
-def whole_metadata(store: str, commit: str) -> bytes:
-    """The metadata.toml of a commit with its image described (``Commits.whole_meta``)."""
-    from stratum.store import Store
-
-    return Store.open(Path(store)).commits.whole_meta(commit).to_toml()
-
-
 def store_opener(objects: Objects, report: Report | None = None) -> Callable[[bytes], io.FileIO]:
     """Opens objects for reading; ``report`` is told the size of each."""
 
@@ -195,8 +187,6 @@ class _Answer:
             frames, members, *rest = arguments
             take_apart(Span(PackIndex(frames, _members(members)), *rest), fd, self._report)
             return None
-        if kind == DESCRIBE:
-            return whole_metadata(*arguments)
         store, members = arguments
         made = make_pack(store, _members(members), fd, self._report)
         return made.sha256, made.size, made.frames, made.verity

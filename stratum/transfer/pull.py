@@ -2,7 +2,7 @@
 
 The tag is resolved once, to a manifest whose digest is kept. The dump must be canonical and hash to the commit ID, its
 Merkle root and the metadata must agree; an object is kept only when its bytes have the fs-verity digest that the tree
-names; the image is made anew from the dump. The commit appears when everything is there. Objects that were verified
+names. The commit appears when everything is there. Objects that were verified
 before something failed stay in the store, and what has arrived of a pack stays until then (``store.packcache``), also
 when this process is killed: another try fetches the rest only.
 
@@ -35,7 +35,7 @@ from stratum.oci.remote import Source, fetch
 from stratum.oci.target import Target, parse_target
 from stratum.progress import Progress
 from stratum.store.ancestry import Ancestry
-from stratum.store.facts import Drawing
+from stratum.store.facts import Reading
 from stratum.store.lineage import Recorded
 from stratum.transfer.artifact import Manifest, Pack, read_manifest, read_metadata
 from stratum.transfer.catalogs import can_be_noted, catalog_of, source_of
@@ -51,11 +51,9 @@ from stratum.tree.merkle import Dumped, MerkleNodes
 from stratum.tree.splice import SplicedDump
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from stratum.store import Store
     from stratum.store.commits import WithCatalog
-    from stratum.store.facts import Drawn
+    from stratum.store.facts import Counted
     from stratum.store.metadata import CommitMeta
     from stratum.store.transaction import Transaction
     from stratum.tree.blocks import Dump
@@ -148,7 +146,7 @@ def _needed(
     store: Store, tx: Transaction, wanted: Mapping[bytes, int], found: _Found, room: Callable[[int], object] | None
 ) -> Mapping[bytes, int]:
     """What is to be fetched of ``wanted``, all of which stays from now on."""
-    found.tree.drawing.wait()  # nothing is fetched for a tree that cannot be
+    found.tree.reading.wait()  # nothing is fetched for a tree that cannot be
     with store.locks.store():
         tx.need(wanted)
         missing = wanted if found.fresh else _lacking(store, wanted)
@@ -175,16 +173,16 @@ def _result(
 
 @dataclass(frozen=True, slots=True)
 class _Tree:
-    """A tree that is read and drawn beside all else, which says in the end whether its dump is canonical, and the dump
+    """A tree that is read beside all else, which says in the end whether its dump is canonical, and the dump
     with its Merkle tree."""
 
-    drawing: Drawing
+    reading: Reading
     read_from: Dumped
 
     @property
     def objects(self) -> Mapping[bytes, int]:
         """The objects in it: digest -> size in bytes."""
-        return self.drawing.objects
+        return self.reading.objects
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +216,6 @@ def _read(
     meta = read_metadata(get(manifest.config), manifest, where)
     timestamp = _timestamp(meta, where)
     fresh = isolated and not _came_from(store, meta.metadata_hash, remote.target)
-    image = tx.new_path("image")
     with ThreadPoolExecutor(WORKERS) as pool:
         if profile_of is not None:
             pool.submit(bring_profile, store, manifest.commit, remote, profile_of)
@@ -231,7 +228,7 @@ def _read(
             dump, commit = join_tree(pool.map(get, manifest.trees), where)
         if commit != meta.metadata_hash:
             raise DamagedError(f"{where}: the tree is commit {commit}, not {meta.metadata_hash} as it is said to be")
-        tree = _check_tree(dump, meta, where, job.workers.draw(dump, image), image)
+        tree = _check_tree(dump, meta, where, job.workers.read_tree(dump))
         packs = read_packs(manifest.packs, get, where, pool)
     _check_listed(tree.objects, packs, where)
     return _Found(meta, timestamp, tree, packs, fresh)
@@ -265,7 +262,7 @@ class _Writer:
         meta, tree = self.found.meta, self.found.tree
         self.store.commits.write(
             self.tx,
-            tree.drawing,
+            tree.reading,
             read_from=tree.read_from,
             parent=meta.parent_commit,
             message=meta.message,
@@ -310,25 +307,25 @@ def _timestamp(meta: CommitMeta, where: str) -> datetime:
     return timestamp
 
 
-def _check_tree(dump: Dump, meta: CommitMeta, where: str, drawing: Callable[[], Drawn], image: Path) -> _Tree:
-    """The tree of the dump, whose hash is that of the commit, and whose ``image`` is in the making."""
+def _check_tree(dump: Dump, meta: CommitMeta, where: str, reading: Callable[[], Counted]) -> _Tree:
+    """The tree of the dump, whose hash is that of the commit, and which is being read."""
 
-    def drawn() -> Drawn:
+    def counted() -> Counted:
         try:
-            return drawing()
+            return reading()
         except DamagedError as exc:
             raise DamagedError(f"{where}: {exc.message}", hint=exc.hint) from None
 
     try:
         objects = objects_of(dump)
     except DamagedError as exc:
-        drawn()  # which says more of it
+        counted()  # which says more of it
         raise DamagedError(f"{where}: {exc.message}", hint=exc.hint) from None
     spliced = SplicedDump(lambda: dump)
     nodes = MerkleNodes.of(spliced)
     if nodes.summary().root != meta.merkle_root:
         raise DamagedError(f"{where}: the Merkle root in the metadata is not that of the tree")
-    return _Tree(Drawing(objects, image, drawn), Dumped(spliced, nodes))
+    return _Tree(Reading(objects, counted), Dumped(spliced, nodes))
 
 
 def _check_listed(objects: Mapping[bytes, int], packs: Iterable[Pack], where: str) -> None:

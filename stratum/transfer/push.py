@@ -188,11 +188,9 @@ def scratch(store: Store, what: str, objects: Iterable[bytes]) -> Iterator[Path]
 
 @dataclass(frozen=True, slots=True)
 class _Outgoing:
-    """A commit of the store. ``metadata`` gives the config blob: metadata.toml with the image described, also where
-    nobody made the image yet. ``objects`` is digest -> size in bytes, in tree order."""
+    """A commit of the store. ``objects`` is digest -> size in bytes, in tree order."""
 
     meta: CommitMeta
-    metadata: Callable[[], bytes]
     lineage: Recorded
     dump: Dump
     objects: dict[bytes, int]
@@ -200,11 +198,8 @@ class _Outgoing:
     @classmethod
     def read(cls, store: Store, commit: str, job: Running) -> _Outgoing:
         meta = store.commits.meta(commit)
-        metadata = meta.to_toml
-        if meta.image_digest is None:
-            metadata = job.workers.whole_metadata(store.root, commit, meta.leaf_count)
         dump = store.commits.dump(commit)
-        return cls(meta, metadata, Ancestry(store).to_send(commit), dump, objects_of(dump))
+        return cls(meta, Ancestry(store).to_send(commit), dump, objects_of(dump))
 
 
 def _push(
@@ -227,7 +222,7 @@ def _push(
         plan.check()
         packer.check(plan.packs)
         packs = sender.send_plan(plan, packer, pool)
-    config = sender.send_bytes(CONFIG_MEDIA_TYPE, outgoing.metadata())
+    config = sender.send_bytes(CONFIG_MEDIA_TYPE, meta.to_toml())
     digest = sender.send_manifest(plan.manifest(config, [pack.layers for pack in packs]), tag, there.digest)
     return sender.result(meta.metadata_hash, digest), [*plan.kept, *packs]
 

@@ -1,8 +1,8 @@
-"""Reading a tree and making its image, beside all else that a pull does with the dump.
+"""Reading a tree, beside all else that a pull does with the dump.
 
 Done by a worker process (``workers``), which loads little, so that it is there when the dump has arrived. The messages
-(``sys.workers``): a request is the path of the image to be, with the descriptor of a file that holds the dump;
-the answer is ``(DONE, Drawn as a tuple)`` or ``(FAILED, name of the error's class, message, hint)``.
+(``sys.workers``): a request is ``()``, with the descriptor of a file that holds the dump; the answer is
+``(DONE, Counted as a tuple)`` or ``(FAILED, name of the error's class, message, hint)``.
 """
 
 from __future__ import annotations
@@ -10,22 +10,14 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from stratum.errors import StratumError
-from stratum.store.facts import Drawn, draw
-from stratum.store.layout import storing
+from stratum.store.facts import count
 from stratum.sys.workers import Connection, serve
-from stratum.tree.blocks import BLOCK_SIZE, Blocks, whole_lines
+from stratum.tree.blocks import BLOCK_SIZE, whole_lines
 
 DONE, FAILED = 1, 2
-
-
-def draw_image(dump: Blocks, image: Path) -> Drawn:
-    """As ``store.facts.draw``; ``StratumError`` where the image cannot be written."""
-    with storing(f"write {image.name}"):
-        return draw(dump, image)
 
 
 def _blocks(fd: int) -> Iterator[bytes]:
@@ -39,13 +31,13 @@ def _blocks(fd: int) -> Iterator[bytes]:
 def main() -> None:
     """Answer the requests of the process that started this one."""
 
-    def answer(connection: Connection, request: Any, fds: list[int]) -> None:
+    def answer(connection: Connection, _request: Any, fds: list[int]) -> None:
         try:
-            drawn = draw_image(whole_lines(_blocks(fds[0])), Path(request))
+            counted = count(whole_lines(_blocks(fds[0])))
         except StratumError as exc:
             connection.send((FAILED, type(exc).__name__, exc.message, exc.hint))
         else:
-            connection.send((DONE, tuple(drawn)))
+            connection.send((DONE, tuple(counted)))
 
     gc.set_threshold(50_000, 20, 50)  # as the command line does
     serve(answer)

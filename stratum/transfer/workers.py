@@ -1,4 +1,4 @@
-"""Worker processes for the work on packs and images (``packwork``), shared by the threads of one transfer.
+"""Worker processes for the work on packs (``packwork``) and trees (``treework``), shared by the threads of a transfer.
 
 Each process is used by one thread at a time.
 """
@@ -14,10 +14,10 @@ from typing import Any
 
 from stratum import errors
 from stratum.errors import StratumError
-from stratum.store.facts import Drawn
+from stratum.store.facts import Counted, count
 from stratum.sys.atomic import write_all
 from stratum.sys.workers import Worker
-from stratum.transfer import packwork, treework
+from stratum.transfer import packwork
 from stratum.transfer.packs import Member
 from stratum.transfer.packwork import Made, Report, Span
 from stratum.tree.blocks import Dump
@@ -28,9 +28,6 @@ WORTH_IT = 16 << 20
 TREE_WORTH_IT = 256 << 10
 """With fewer bytes of tree layers than this, the tree is read here."""
 
-ENTRIES_WORTH_IT = 10_000
-"""The same, of a tree whose image is to be described."""
-
 
 class Workers:
     """``jobs`` processes at most. A context manager; leaving it ends them. No thread may use them any more by then."""
@@ -38,8 +35,7 @@ class Workers:
     def __init__(self, jobs: int) -> None:
         self._jobs = jobs
         self._workers: list[Worker] = []
-        self._describing: Worker | None = None
-        self._drawing: Worker | None = None
+        self._reading: Worker | None = None
         self._idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
 
     def __enter__(self) -> Workers:
@@ -53,7 +49,7 @@ class Workers:
 
     @property
     def _all(self) -> list[Worker]:
-        return [*self._workers, *filter(None, (self._describing, self._drawing))]
+        return [*self._workers, *filter(None, (self._reading,))]
 
     @property
     def processes(self) -> list[int]:
@@ -77,35 +73,25 @@ class Workers:
         for worker in self._all:
             worker.kill()
 
-    def whole_metadata(self, store: Path, commit: str, entries: int) -> Callable[[], bytes]:
-        """Begin with ``packwork.whole_metadata`` of a commit of so many entries, beside what the caller does meanwhile;
-        the function returned waits for it. To be called once, by the thread that leaves the context."""
-        arguments = (str(store), commit)
-        if self._jobs == 1 or entries < ENTRIES_WORTH_IT:
-            return lambda: packwork.whole_metadata(*arguments)
-        worker = self._describing = _worker()
-        worker.post((packwork.DESCRIBE, arguments))
-        return lambda: bytes(_result(worker, lambda size, member: None))
-
     def expect_tree(self, size: int) -> None:
-        """A tree whose layers have ``size`` bytes is to be drawn soon. By the thread that leaves the context."""
-        if self._jobs > 1 and size >= TREE_WORTH_IT and self._drawing is None:
-            self._drawing = Worker("stratum.transfer.treework", "reads a tree", ("blake3",))
+        """A tree whose layers have ``size`` bytes is to be read soon. By the thread that leaves the context."""
+        if self._jobs > 1 and size >= TREE_WORTH_IT and self._reading is None:
+            self._reading = Worker("stratum.transfer.treework", "reads a tree", ("blake3",))
 
-    def draw(self, dump: Dump, image: Path) -> Callable[[], Drawn]:
-        """Begin with ``treework.draw_image``, where the tree was expected and can be in memory as a whole, beside what
+    def read_tree(self, dump: Dump) -> Callable[[], Counted]:
+        """Begin with ``store.facts.count``, where the tree was expected and can be in memory as a whole, beside what
         the caller does meanwhile; the function returned waits for it. To be called once."""
-        worker, text = self._drawing, dump.text
+        worker, text = self._reading, dump.text
         if worker is None or text is None:
-            return lambda: treework.draw_image(dump, image)
+            return lambda: count(dump)
         fd = os.memfd_create("dump")
         try:
             write_all(fd, text)
         except BaseException:
             os.close(fd)
             raise
-        worker.post(str(image), (fd,))
-        return lambda: Drawn(*_result(worker, lambda size, member: None))
+        worker.post((), (fd,))
+        return lambda: Counted(*_result(worker, lambda size, member: None))
 
     def take_apart(self, span: Span, fd: int, report: Report) -> None:
         """As ``packwork.take_apart``."""
