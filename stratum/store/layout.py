@@ -135,6 +135,14 @@ class Layout:
         return self.root / "commits"
 
     @property
+    def grounds(self) -> Path:
+        return self.root / "grounds"
+
+    @property
+    def frames(self) -> Path:
+        return self.root / "frames"
+
+    @property
     def refs(self) -> Path:
         return self.root / "refs"
 
