@@ -95,7 +95,7 @@ def status(session: Session, target: str | None = None) -> list[StratumStatus]:
     strata = []
     for name in names:
         try:
-            trees = [tree for tree in store.worktrees.list(name) if only in (None, tree.worktree)]
+            trees = store.worktrees.list(name) if only is None else [store.worktrees.get(name, only)]
             tags = dict(store.tags.list(name))
         except NotFoundError:  # removed at this moment
             continue

@@ -17,6 +17,7 @@ from stratum.store.resolve import ResolvedTag
 
 if TYPE_CHECKING:
     from stratum.store import Store
+    from stratum.store.metadata import CommitMeta
     from stratum.store.worktrees import Worktree
 
 
@@ -145,10 +146,11 @@ def list_stratum(session: Session, name: str) -> ListedStratum:
     store = session.store
     check_name(name)
     tags, pins = [], store.tags.pins(name)
+    seen: dict[str, tuple[CommitMeta, bool]] = {}
     for tag_name, commit in store.tags.list(name).items():
-        meta = store.commits.meta(commit)
-        pinned = tag_name in pins.tags
-        partial = store.sources.is_partial(commit)
+        if commit not in seen:
+            seen[commit] = store.commits.meta(commit), store.sources.is_partial(commit)
+        (meta, partial), pinned = seen[commit], tag_name in pins.tags
         tags.append(ListedTag(tag_name, commit, meta.timestamp, meta.file_count, meta.total_size, pinned, partial))
     pinned_commits = [(commit, store.commits.meta(commit).timestamp) for commit in sorted(pins.commits)]
     return ListedStratum(name, tags, store.worktrees.list(name), pinned_commits)

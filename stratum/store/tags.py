@@ -53,12 +53,15 @@ class Tags:
 
     def list(self, name: str) -> dict[str, str]:
         """Tag -> commit for every tag of stratum ``name``, sorted. ``NotFoundError``, ``DamagedError``."""
-        tags = {}
-        for tag in self.names(name):
-            commit = self.find(name, tag)
-            if commit is not None:
-                tags[tag] = commit
-        return tags
+        names = self.names(name)
+        directory = self._open(name) if names else None
+        if directory is None:
+            return {}
+        try:
+            found = ((tag, _read(directory, name, tag)) for tag in names)
+            return {tag: commit for tag, commit in found if commit is not None}
+        finally:
+            os.close(directory)
 
     def names(self, name: str) -> Names:
         """The tags of stratum ``name``, sorted, without looking at where they point."""
@@ -67,27 +70,23 @@ class Tags:
 
     def find(self, name: str, tag: str) -> str | None:
         """The commit that the tag names, or None where there is no such tag (or stratum)."""
-        path = self._layout.tags(check_name(name)) / check_name(tag, "tag")
-        try:
-            directory = self._layout.open_beneath(path.parent, os.O_PATH | os.O_DIRECTORY)
-        except FileNotFoundError:
+        check_name(tag, "tag")
+        directory = self._open(check_name(name))
+        if directory is None:
             return None
-        except OSError as exc:
-            raise storage_error(exc, f"read tag {name}:{tag}") from None
         try:
-            target = os.readlink(tag, dir_fd=directory)
-        except FileNotFoundError:
-            return None
-        except OSError as exc:
-            if exc.errno == errno.EINVAL:
-                raise _damaged(name, tag, "is not a symbolic link") from None
-            raise storage_error(exc, f"read tag {name}:{tag}") from None
+            return _read(directory, name, tag)
         finally:
             os.close(directory)
-        match = _TARGET.fullmatch(target)
-        if match is None:
-            raise _damaged(name, tag, f"points to {target!r}, which is no commit")
-        return match[1]
+
+    def _open(self, name: str) -> int | None:
+        """A descriptor of the directory with the stratum's tags; None where there is none."""
+        try:
+            return self._layout.open_beneath(self._layout.tags(name), os.O_PATH | os.O_DIRECTORY)
+        except FileNotFoundError:
+            return None
+        except OSError as exc:
+            raise storage_error(exc, f"read the tags of {name}") from None
 
     def get(self, name: str, tag: str) -> str:
         """The commit that the tag names; ``NotFoundError``, ``DamagedError``."""
@@ -204,6 +203,22 @@ def _check_expected(name: str, tag: str, found: str | None, expected: str | None
             f"the tag {name}:{tag} was {what} by somebody else meanwhile",
             hint="look at it again, and repeat the command if you still want it",
         )
+
+
+def _read(directory: int, name: str, tag: str) -> str | None:
+    """The commit that the tag in ``directory`` names; None where there is no such tag."""
+    try:
+        target = os.readlink(tag, dir_fd=directory)
+    except FileNotFoundError:
+        return None
+    except OSError as exc:
+        if exc.errno == errno.EINVAL:
+            raise _damaged(name, tag, "is not a symbolic link") from None
+        raise storage_error(exc, f"read tag {name}:{tag}") from None
+    match = _TARGET.fullmatch(target)
+    if match is None:
+        raise _damaged(name, tag, f"points to {target!r}, which is no commit")
+    return match[1]
 
 
 def _damaged(name: str, tag: str, what: str) -> DamagedError:

@@ -174,7 +174,7 @@ class Worktrees:
         try:
             os.close(self._layout.open_beneath(path, os.O_PATH | os.O_DIRECTORY))
         except (FileNotFoundError, NotADirectoryError):
-            raise DamagedError(f"{path} is missing or not a directory", hint="run 'stratum fsck'") from None
+            raise _no_directory(path) from None
         except OSError as exc:
             raise storage_error(exc, f"look at {path}") from None
 
@@ -188,13 +188,11 @@ class Worktrees:
 
     def get(self, name: str, worktree: str) -> Worktree:
         """The worktree; ``NotFoundError``, ``DamagedError``."""
-        self.check(name, worktree)
         try:
-            return self._get(name, worktree)
+            return self._get(check_name(name), check_name(worktree, "worktree name"))
         except DamagedError:
-            if self.exists(name, worktree):
-                raise
-            raise NotFoundError(f"the worktree {name}+{worktree} was removed at this moment") from None
+            self.check(name, worktree)  # there is none, or not any more
+            raise
 
     def _get(self, name: str, worktree: str) -> Worktree:
         directory = self._layout.worktree(name, worktree)
@@ -202,8 +200,15 @@ class Worktrees:
         if table is None:
             raise DamagedError(f"worktree {name}+{worktree} has lost its meta.toml", hint="run 'stratum fsck'")
         fields = Tables(table, str(directory / "meta.toml"))
-        for part in ("upperdir", "workdir"):
-            self._check_directory(directory / part)
+        for part in (f"{directory}/upperdir", f"{directory}/workdir"):
+            try:
+                info = os.lstat(part)
+            except FileNotFoundError:
+                raise _no_directory(part) from None
+            except OSError as exc:
+                raise storage_error(exc, f"look at {part}") from None
+            if not stat.S_ISDIR(info.st_mode):
+                raise _no_directory(part)
         return Worktree(
             name=name,
             worktree=worktree,
@@ -534,6 +539,10 @@ class Worktrees:
         except OSError as exc:
             raise storage_error(exc, f"read {path}") from None
         return read_tables(data, str(path))
+
+
+def _no_directory(path: Path | str) -> DamagedError:
+    return DamagedError(f"{path} is missing or not a directory", hint="run 'stratum fsck'")
 
 
 def dress_upperdir(path: Path, root: Directory, dialect: Dialect) -> None:
