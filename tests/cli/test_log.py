@@ -36,7 +36,6 @@ def line(cli: Command) -> list[str]:
                 parent=made[-1] if made else None,
                 message=f"number {number}",
                 timestamp=when + timedelta(days=number),
-                image=False,
             )
         made.append(meta.metadata_hash)
         store.tags.set("app", "latest", made[-1], force=True, why="import /srv/app")
@@ -100,7 +99,7 @@ def test_what_made_a_commit(cli: Command, line: list[str], tmp_path: Path) -> No
     store.worktrees.create("app", "dev", line[1])
     with store.begin("a test") as tx:
         tree = store.commits.open_tree(line[1]).with_children({})
-        made = store.commits.write(tx, tree, parent=line[1], image=False).metadata_hash
+        made = store.commits.write(tx, tree, parent=line[1]).metadata_hash
     store.worktrees.set_head("app", "dev", made, why="container 0123456789ab stopped")
     for entry in (cli.json("log", "app+dev")[0], cli.json("show", "app+dev")):
         assert entry["why"] == "container 0123456789ab stopped"

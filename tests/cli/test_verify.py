@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from blake3 import blake3
 
+from stratum.store import Store
 from tests.support.command import Command
 
 
@@ -86,10 +87,12 @@ def test_what_there_is_not(cli: Command, root: str, args: tuple[str, ...], code:
     assert result.stderr.startswith("error: ")
 
 
-@pytest.mark.parametrize("file", ["commit.cfs", "metadata.toml", "tree.dump.zst"])
+@pytest.mark.parametrize("file", ["image", "metadata.toml", "tree.dump.zst"])
 def test_every_byte_of_a_commit_counts(cli: Command, root: str, store_dir: Path, file: str) -> None:
     commit = cli.json("show", "app")["commit"]["metadata_hash"]
     path = store_dir / "commits" / commit / file
+    if file == "image":
+        path = Store.open(store_dir).images.ensure(commit)
     whole = path.read_bytes()
     for position in range(0, len(whole), max(1, len(whole) // 6)):
         data = bytearray(whole)

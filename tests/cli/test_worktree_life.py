@@ -475,16 +475,3 @@ def test_the_next_verb_lets_a_mount_take_writes_that_a_killed_switch_left_withou
     with pytest.raises(OSError, match="Read-only"):
         (mnt / "b").write_text("refused")
     cli.ok("unmount", mnt)
-
-
-def test_a_tagged_commit_has_its_image(cli: Command, app: dict[str, str], mnt: Path) -> None:
-    """``tags/TAG/commit.cfs`` is what people give to mount.composefs by hand."""
-    cli.ok("mount", "app", mnt)
-    tags = cli.store / "refs" / "app" / "tags"
-    for number, tagging in enumerate((["snap"], [])):
-        (mnt / "a").write_text(f"{number}")
-        cli.ok("commit", mnt, *tagging)
-        if not tagging:
-            cli.ok("tag", "app+main", "snap", "--force")
-        assert (tags / "snap" / "commit.cfs").stat().st_size == cli.json("show", "app:snap")["image"]["size"]
-    cli.ok("unmount", mnt)

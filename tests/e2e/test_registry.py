@@ -54,7 +54,7 @@ def second(tmp_path: Path) -> Store:
 
 def equal_commits(first: Store, second: Store, commit: str) -> bool:
     """Dump, image and every object are the same bytes in both stores."""
-    paths = [store.layout.commit(commit) / "commit.cfs" for store in (first, second)]
+    paths = [store.images.ensure(commit) for store in (first, second)]
     objects = [dict(store.objects.list()) for store in (first, second)]
     return (
         first.commits.dump(commit).text == second.commits.dump(commit).text

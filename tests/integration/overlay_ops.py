@@ -127,7 +127,7 @@ class Lab:
         """The image of a tree that is a commit of the store."""
         from stratum.tree.digest import metadata_hash
 
-        return self.store.commits.ensure_image(metadata_hash(write_dump(tree)))
+        return self.store.images.ensure(metadata_hash(write_dump(tree)))
 
     @contextlib.contextmanager
     def worktree(self, base: Directory) -> Iterator[Worktree]:

@@ -131,7 +131,7 @@ def kinds(scene: Scene) -> dict[str, Path]:
         "format": root / "stratum.toml",
         "metadata": commit / "metadata.toml",
         "dump": commit / "tree.dump.zst",
-        "image": commit / "commit.cfs",
+        "image": store.images.ensure(commit.name),
         "object": store.objects.path(next(iter(store.objects.names()))),
         "tag": root / "refs/app/tags/v1",
         "reflog": root / "refs/app/log.jsonl",
@@ -200,7 +200,7 @@ def test_no_change_of_a_file_surprises_a_verb(scene: Scene, kind: str, tmp_path:
                 assert err.count("error: ") == 1, (args, err)
         code, out, err = attempt(scene, ("fsck",))
         if kind not in HARMLESS and not (kind == "reflog" and name.startswith("flip")):
-            assert code != 0 or "note " in out or (kind in ("lease", "sources") and name == "gone"), (
+            assert code != 0 or "note " in out or (kind in ("lease", "sources", "image") and name == "gone"), (
                 kind,
                 name,
                 out,

@@ -273,18 +273,7 @@ def test_a_lost_commit_is_made_again(imported: Scene) -> None:
     shutil.rmtree(imported.store.layout.commit(first))
     assert imported.known() is None
     assert imported.run().commit.metadata_hash == first == imported.known()
-    assert imported.store.commits.ensure_image(first).is_file()
-
-
-def test_a_commit_without_its_image_gets_one(imported: Scene) -> None:
-    """As from any import: a tag's commit can be mounted at once."""
-    first = imported.known()
-    assert first is not None
-    with imported.store.begin("a test") as tx:
-        tree = imported.store.commits.tree(first)
-        shutil.rmtree(imported.store.layout.commit(first))
-        imported.store.commits.write(tx, tree, image=False)
-    assert imported.run().commit.image_digest is not None
+    assert imported.store.images.ensure(first).is_file()
 
 
 def test_damage_of_the_file_is_a_slower_import(imported: Scene) -> None:

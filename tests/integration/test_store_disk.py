@@ -93,12 +93,12 @@ def test_a_read_only_store_can_be_read(small_disk: Path) -> None:
     store.tags.set("app", "latest", made)
     store.worktrees.create("app", "main", made)
     other = commit(store, {b"a": b"2"})
-    store.commits.ensure_image(other).unlink()
+    store.images.ensure(made)
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
     store = Store.open(small_disk / "store")
     for text in ("app", "app:latest", "app+main", made[:8]):
         assert store.resolve_mountable(parse_ref(text)).commit == made
-    assert store.commits.ensure_image(made).exists()
+    assert store.images.ensure(made).exists()
     assert store.commits.tree(made).children
     assert store.tags.list("app") == {"latest": made}
     assert len(store.reflog.read("app")) == 2
@@ -107,7 +107,7 @@ def test_a_read_only_store_can_be_read(small_disk: Path) -> None:
         lambda: store.tags.set("app", "v1", made),
         lambda: store.worktrees.remove("app", "main"),
         lambda: store.remove("app"),
-        lambda: store.commits.ensure_image(other),
+        lambda: store.images.ensure(other),
         lambda: Store.create(small_disk / "another"),
     ):
         with pytest.raises(UnsupportedError, match="Read-only file system") as caught:

@@ -117,7 +117,7 @@ def test_the_way_is_found_by_trying_and_forced_by_a_setting(user: User) -> None:
     """
     lines = user.inside("unshare", "-m", "sh", "-c", dedent(script)).stdout.splitlines()
     assert note.read_text() == f"{boot_id()} data\n"
-    image = user.store / "commits" / lines[5] / "commit.cfs"
+    image = user.store / "cache/images" / f"{lines[5]}.cfs"
     refusal = f"error: cannot mount {image}: /dev/fuse: Permission denied"
     hint = "hint: 'stratum restore REF / --to DIR' writes the files out instead"
     mountpoint = str(user.home / "m")

@@ -56,7 +56,7 @@ class Gated:
             (place / name).mkdir()
         self.store = Store.create(place / "store")
         self.commit = commit(self.store, {name.encode(): data for name, data in files.items()})
-        self.image = self.store.commits.ensure_image(self.commit)
+        self.image = self.store.images.ensure(self.commit)
         self._send_away()
         self.writable = writable
         self.device = self.mount = -1

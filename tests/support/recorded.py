@@ -75,7 +75,7 @@ class Recorded:
         view = view or self.view
         view.mkdir(exist_ok=True)
         tree = self.store.worktrees.get("app", worktree)
-        image = self.store.commits.ensure_image(tree.base_commit)
+        image = self.store.images.ensure(tree.base_commit)
         mount(MountPlan(image, self.store.objects.layers, tree.upperdir, tree.workdir), view)
         self._mounted.add(view)
         return view

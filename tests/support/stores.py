@@ -84,7 +84,8 @@ def check(store: Store) -> None:
         assert store.objects.verify(digest) == size
     assert {path.name for path in (store.root / "commits").iterdir()} == set(store.commits.list())
     for commit_hash in store.commits.list():
-        store.commits.verify_image(commit_hash)
+        if store.images.size(commit_hash) is not None:
+            store.images.check(commit_hash, store.commits.tree(commit_hash))
         for digest, size in _objects(store.commits.tree(commit_hash)).items():
             condition = store.residence.condition(commit_hash, digest, size)
             assert condition is Condition.REAL or (

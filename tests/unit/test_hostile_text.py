@@ -77,7 +77,7 @@ from tests.support.effort import examples
 
 NOON = datetime(2026, 11, 29, 12, tzinfo=timezone.utc)
 HASH = "0123456789abcdef" * 4
-META = CommitMeta(HASH, HASH, "2026-01-01T00:00:00Z", 1, 2, 3, 4, HASH, 5, HASH, "why", {"kind": "import"}).to_toml()
+META = CommitMeta(HASH, HASH, "2026-01-01T00:00:00Z", 1, 2, 3, 4, HASH, "why", {"kind": "import"}).to_toml()
 DUMP = (
     b"/ 0 40755 3 0 0 0 1.5 - - -\n/a 3 100644 2 0 0 0 0.0 - abc -\n/b 0 @100644 2 0 0 0 0.0 /a - -\n"
     b"/d 0 40755 2 0 0 0 0.0 - - - user.x=1\n/d/s 1 120777 1 0 0 0 0.0 x - -\n"

@@ -414,7 +414,7 @@ def _write(store: Store, tx: object, root: object, data: dict[bytes, int]) -> st
     text = write_catalog(packs)
     manifest = f"sha256:{len(data):064x}"
     noted = CommitSource(f"r/x@{manifest}", manifest, None, rfc3339(utc_now()), "pull")
-    return store.commits.write(tx, root, sources=[(noted, text)], image=False).metadata_hash  # type: ignore[arg-type]
+    return store.commits.write(tx, root, sources=[(noted, text)]).metadata_hash  # type: ignore[arg-type]
 
 
 def test_what_a_history_names_stays(place: Place) -> None:

@@ -29,7 +29,7 @@ def commit(store: Store, number: int, parent: str | None = None) -> str:
     """The commit whose tree is told by ``number`` alone."""
     with store.begin("a test") as tx:
         root = directory({b"n": file(tx, b"%d" % number)})
-        return store.commits.write(tx, root, parent=parent, image=False).metadata_hash
+        return store.commits.write(tx, root, parent=parent).metadata_hash
 
 
 def chain(store: Store, numbers: Iterable[int], parent: str | None = None) -> list[str]:

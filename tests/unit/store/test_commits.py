@@ -36,8 +36,6 @@ META = CommitMeta(
     total_size=10,
     leaf_count=4,
     tree_depth=2,
-    image_digest="c" * 64,
-    image_size=4096,
 )
 
 
@@ -55,11 +53,10 @@ def test_a_commit_is_written_as_designed(store: Store) -> None:
         )
         meta = store.commits.write(tx, root, parent=parent, message="why", origin={"kind": "import"}, timestamp=when)
     path = store.root / "commits" / meta.metadata_hash
-    assert sorted(os.listdir(path)) == ["commit.cfs", "metadata.toml", "tree.dump.zst"]
+    assert sorted(os.listdir(path)) == ["metadata.toml", "tree.dump.zst"]
     dump = zstd.decompress((path / "tree.dump.zst").read_bytes())
     assert dump == write_dump(root)
     assert blake3(dump).hexdigest() == meta.metadata_hash
-    image = (path / "commit.cfs").read_bytes()
     tables = toml.loads((path / "metadata.toml").read_text())
     assert len(tables.pop("check")["sha256"]) == 64
     assert tables == {
@@ -72,7 +69,6 @@ def test_a_commit_is_written_as_designed(store: Store) -> None:
         },
         "files": {"count": 4, "total_size": 105},
         "merkle": {"leaf_count": 6, "tree_depth": 3},
-        "image": {"digest": verity_digest(image).hex(), "size": len(image)},
         "origin": {"kind": "import"},
     }
     assert store.commits.meta(meta.metadata_hash) == meta
@@ -80,51 +76,6 @@ def test_a_commit_is_written_as_designed(store: Store) -> None:
     assert store.commits.root(meta.metadata_hash).metadata() == root.metadata()
     assert not store.commits.root(meta.metadata_hash).children
     assert not leftovers(store)
-    check(store)
-
-
-def test_an_image_that_nobody_asked_for_is_made_when_somebody_does(store: Store, tmp_path: Path) -> None:
-    when = datetime(2025, 6, 9, 10, 30, tzinfo=timezone.utc)
-    with store.begin("a test") as tx:
-        root = directory({b"a": file(tx, b"x" * 100)})
-        meta = store.commits.write(tx, root, timestamp=when, image=False)
-    path = store.root / "commits" / meta.metadata_hash
-    assert sorted(os.listdir(path)) == ["metadata.toml", "tree.dump.zst"]
-    assert (meta.image_digest, meta.image_size) == (None, None)
-    assert store.commits.meta(meta.metadata_hash) == meta
-    store.commits.verify_image(meta.metadata_hash)
-    check(store)
-
-    other = Store.create(tmp_path / "other")
-    with other.begin("a test") as tx:
-        tx.add_bytes(b"x" * 100)
-        other.commits.write(tx, root, timestamp=when)
-    whole = store.commits.whole_meta(meta.metadata_hash)
-    assert sorted(os.listdir(path)) == ["metadata.toml", "tree.dump.zst"]
-    store.commits.ensure_image(meta.metadata_hash)
-    assert contents(path) == contents(other.root / "commits" / meta.metadata_hash)
-    assert store.commits.whole_meta(meta.metadata_hash) == store.commits.meta(meta.metadata_hash) == whole
-    check(store)
-
-
-def test_an_image_that_is_there_but_not_described_is_made_anew(store: Store) -> None:
-    with store.begin("a test") as tx:
-        commit = store.commits.write(tx, directory({}), image=False).metadata_hash
-    image = store.root / "commits" / commit / "commit.cfs"
-    image.write_bytes(b"a crash came before metadata.toml was replaced")
-    assert store.commits.ensure_image(commit) == image
-    assert verity_digest(image.read_bytes()).hex() == store.commits.meta(commit).image_digest
-
-
-def test_a_commit_that_is_written_again_gets_the_image_that_it_was_left_without(store: Store) -> None:
-    with store.begin("a test") as tx:
-        root = directory({b"a": file(tx, b"x" * 100)})
-        commit = store.commits.write(tx, root, image=False).metadata_hash
-        assert store.commits.write(tx, root, image=False).image_digest is None
-        meta = store.commits.write(tx, root)
-    image = store.root / "commits" / commit / "commit.cfs"
-    assert verity_digest(image.read_bytes()).hex() == meta.image_digest
-    assert store.commits.meta(commit) == meta
     check(store)
 
 
@@ -204,39 +155,9 @@ def test_lookups(store: Store) -> None:
     assert store.commits.find(made[0][:7]) == [made[0]]
     assert store.commits.find(made[0][:6]) == []
     assert store.commits.find("0" * 64) == []
-    for call in (store.commits.meta, store.commits.tree, store.commits.dump, store.commits.ensure_image):
+    for call in (store.commits.meta, store.commits.tree, store.commits.dump, store.images.ensure):
         with pytest.raises(NotFoundError, match="no commit"):
             call("0" * 64)
-
-
-def test_the_image_is_made_again_where_it_is_missing_or_short(store: Store) -> None:
-    made = commit(store, {b"a": b"x" * 100, b"b": b"y"})
-    image = store.commits.ensure_image(made)
-    content, inode = image.read_bytes(), image.stat().st_ino
-    assert store.commits.ensure_image(made).stat().st_ino == inode
-    image.unlink()
-    assert store.commits.ensure_image(made).read_bytes() == content
-    image.write_bytes(content[:-1])
-    assert store.commits.ensure_image(made).read_bytes() == content
-    image.unlink()
-    image.symlink_to("/etc/passwd")
-    assert store.commits.ensure_image(made).read_bytes() == content
-    assert not image.is_symlink()
-    store.commits.verify_image(made)
-    image.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    with pytest.raises(DamagedError, match="does not match its digest"):
-        store.commits.verify_image(made)
-    assert not leftovers(store)
-
-
-def test_an_image_that_its_metadata_does_not_know_is_damage(store: Store) -> None:
-    made = commit(store, {b"a": b"x" * 100})
-    path = store.root / "commits" / made / "metadata.toml"
-    path.write_bytes(replace(store.commits.meta(made), image_digest="0" * 64).to_toml())
-    store.commits.ensure_image(made).unlink()
-    with pytest.raises(DamagedError, match="image"):
-        store.commits.ensure_image(made)
-    assert not leftovers(store)
 
 
 def test_damage_is_named(store: Store) -> None:
@@ -304,8 +225,6 @@ def test_metadata_that_toml_cannot_hold_is_refused() -> None:
         ("files", "count", -1),
         ("files", "count", True),
         ("files", "total_size", 1.5),
-        ("image", "digest", ""),
-        ("image", "size", "4096"),
     ],
 )
 def test_metadata_of_the_wrong_form_is_damage(table: str, key: str, value: object) -> None:
@@ -330,14 +249,14 @@ def test_a_dump_that_could_not_be_read_again_is_not_written(store: Store, monkey
 
 def test_metadata_that_could_not_be_pulled_are_not_written(store: Store) -> None:
     with store.begin("a test") as tx:
-        short = store.commits.write(tx, directory({}), message="", image=False)
-    most = METADATA_MAX - len(replace(short, image_digest="a" * 64, image_size=1 << 62).to_toml())
+        short = store.commits.write(tx, directory({}), message="")
+    most = METADATA_MAX - len(short.to_toml())
     with store.begin("a test") as tx, pytest.raises(UsageError, match=f"message and origin need {METADATA_MAX + 1} b"):
-        store.commits.write(tx, directory({}, mtime=1), message="x" * (most + 1), image=False)
+        store.commits.write(tx, directory({}, mtime=1), message="x" * (most + 1))
     assert store.commits.list() == [short.metadata_hash]
     with store.begin("a test") as tx:
-        commit = store.commits.write(tx, directory({}, mtime=1), message="x" * most, image=False).metadata_hash
-    assert METADATA_MAX - 100 < len(store.commits.whole_meta(commit).to_toml()) <= METADATA_MAX
+        made = store.commits.write(tx, directory({}, mtime=1), message="x" * most)
+    assert len(made.to_toml()) == METADATA_MAX
 
 
 def test_a_tree_that_was_read_from_a_dump_is_not_dumped_again(store: Store, tmp_path: Path) -> None:

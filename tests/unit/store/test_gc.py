@@ -221,7 +221,7 @@ def chain(store: Store, count: int, first: int = 0, parent: str | None = None) -
         with store.begin("a test") as tx:
             root = directory({b"n": file(tx, b"%d" % number * 100)})
             above = made[-1] if made else parent
-            made.append(store.commits.write(tx, root, parent=above, image=False).metadata_hash)
+            made.append(store.commits.write(tx, root, parent=above).metadata_hash)
     return made
 
 

@@ -48,10 +48,10 @@ def store(store_dir: Path) -> Store:
     return Store.create(store_dir)
 
 
-def write(store: Store, root: Directory, known: Directory | None = None, *, image: bool = True) -> CommitMeta:
+def write(store: Store, root: Directory, known: Directory | None = None) -> CommitMeta:
     """Make a commit and see that all that it says of itself is so."""
     with store.begin("a test") as tx:
-        meta = store.commits.write(tx, root, known=known, image=image)
+        meta = store.commits.write(tx, root, known=known)
     dump = store.commits.dump(meta.metadata_hash)
     summary = merkle_summary(dump)
     assert metadata_hash(dump) == meta.metadata_hash
@@ -96,7 +96,7 @@ def test_a_damaged_cache_is_made_anew(store: Store, damage: Callable[[bytes], by
     count = WORTH_KEEPING + 77
     dump = b"".join(b"/%d\n" % number for number in range(count))
     summary, commit = merkle_summary(dump), metadata_hash(dump)
-    meta = CommitMeta(commit, summary.root, "2026-01-01T00:00:00Z", 0, 0, count, 15, None, None)
+    meta = CommitMeta(commit, summary.root, "2026-01-01T00:00:00Z", 0, 0, count, 15)
     cache, nodes = MerkleCache(store.layout), MerkleNodes.of(SplicedDump([dump]))
     assert cache.load(meta) is None
     cache.save(commit, nodes)
@@ -119,7 +119,7 @@ def test_a_cache_with_another_root_is_made_anew(store: Store) -> None:
     count = WORTH_KEEPING + 77
     dump = b"".join(b"/%d\n" % number for number in range(count))
     commit, nodes = metadata_hash(dump), MerkleNodes.of(SplicedDump([dump]))
-    meta = CommitMeta(commit, merkle_summary(dump).root, "2026-01-01T00:00:00Z", 0, 0, count, 15, None, None)
+    meta = CommitMeta(commit, merkle_summary(dump).root, "2026-01-01T00:00:00Z", 0, 0, count, 15)
     cache = MerkleCache(store.layout)
     cache.save(commit, MerkleNodes(nodes.leaves, nodes.blocks[32:] + nodes.blocks[:32]))
     assert cache.load(meta) is None
@@ -140,9 +140,9 @@ def test_commits_are_the_same_whatever_the_cache(store: Store, tree: Directory) 
         else:
             cached.write_bytes(content)
         opened = store.commits.open_tree(base)
-        changed = write(store, edited(opened, number), opened, image=False)
+        changed = write(store, edited(opened, number), opened)
         assert cached.read_bytes() == good
-        assert not (store.layout.merkle_cache / changed.metadata_hash).exists()
+        assert (store.layout.merkle_cache / changed.metadata_hash).exists()
     opened = store.commits.open_tree(changed.metadata_hash)
     assert store.commits.dump(changed.metadata_hash).size > ONE_FRAME_MAX
     again = write(store, edited(opened, 100), opened)
@@ -153,7 +153,7 @@ def test_a_store_that_cannot_cache_commits_all_the_same(store: Store, tree: Dire
     (store.root / "cache").write_bytes(b"in the way")
     base = write(store, tree).metadata_hash
     opened = store.commits.open_tree(base)
-    write(store, edited(opened, 1), opened, image=False)
+    write(store, edited(opened, 1), opened)
 
 
 def test_few_files_are_kept_and_those_of_commits_that_went_go(store: Store) -> None:

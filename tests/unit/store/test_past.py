@@ -29,7 +29,7 @@ def line(store: Store) -> list[str]:
     for number in range(4):
         with store.begin("a test") as tx:
             root = directory({b"n": file(tx, b"%d" % number)})
-            meta = store.commits.write(tx, root, parent=made[-1] if made else None, image=False)
+            meta = store.commits.write(tx, root, parent=made[-1] if made else None)
             made.append(meta.metadata_hash)
     store.tags.set("app", "v1", made[3])
     return made

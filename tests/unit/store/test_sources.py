@@ -184,7 +184,6 @@ def store_digests(data: bytes) -> list[tuple[bytes, int]]:
 def test_a_partial_commit_has_its_files_from_the_beginning(store: Store) -> None:
     there = partial_commit(store, FILES)
     assert sorted(os.listdir(store.layout.commit(there))) == [
-        "commit.cfs",
         "metadata.toml",
         PARTIAL,
         SOURCES,

@@ -46,7 +46,7 @@ def tree_of(files: dict[bytes, bytes], made: Callable[[bytes], Inode]) -> Direct
 
 def commit(store: Store, files: dict[bytes, bytes]) -> str:
     with store.begin("a test") as tx:
-        return store.commits.write(tx, tree_of(files, lambda data: file(tx, data)), image=False).metadata_hash
+        return store.commits.write(tx, tree_of(files, lambda data: file(tx, data))).metadata_hash
 
 
 def dump_of(files: dict[bytes, bytes]) -> bytes:
@@ -97,7 +97,7 @@ def test_a_large_tree(store: Store) -> None:
             assert isinstance(inner, Directory)
             inner = inner.with_children({**inner.children, name: file(tx, b"2")})
             root = base.with_children({**base.children, b"d20": inner})
-            made.append(store.commits.write(tx, root, known=base, image=False).metadata_hash)
+            made.append(store.commits.write(tx, root, known=base).metadata_hash)
     for path, changes in {
         b"/d20": [1, 2, 3, 4],
         b"/d20/20500-b": [2],

@@ -26,7 +26,7 @@ from stratum.transfer.objects import find_parts
 from stratum.transfer.packs import FRAME_SIZE, INDEX_MAX, LARGE_OBJECT, OBJECT_MAX, PACK_MAX, Member, PackIndex
 from stratum.transfer.planning import SMALL_PACKS_MAX, Base, Plan, plan_push, plan_reuse
 
-META = CommitMeta("c" * 64, "1" * 64, "2024-01-02T03:04:05Z", 1, 1, 1, 1, None, None, "d" * 64)
+META = CommitMeta("c" * 64, "1" * 64, "2024-01-02T03:04:05Z", 1, 1, 1, 1, "d" * 64)
 LINEAGE = Recorded(("d" * 64, "e" * 64), True)
 TREES = (b"one", b"two", b"three")
 CONFIG = describe(CONFIG_MEDIA_TYPE, b"config")
