@@ -45,8 +45,7 @@ def forget_failure(session: Session, name: str, worktree: str) -> None:
 
 
 def _path(session: Session, name: str, worktree: str) -> Path:
-    from hashlib import sha256
-
+    from stratum.hashes import sha256
     from stratum.mount.state import store_key
 
     key = f"{store_key(session.store.root)} {name}+{worktree}"

@@ -179,7 +179,7 @@ def _start(session: Session, text: str) -> tuple[int, str]:
     session.state.make_runtime_dir()
     log = session.config.runtime_dir / "realize.log"
     options = ["--store", str(session.store.root), "--runtime-dir", str(session.config.runtime_dir)]
-    program = f"import sys; sys.path[:] = {search_path()!r}; from stratum.cli.main import main; main()"
+    program = f"import sys; sys.path[:] = {search_path()!r}; from stratum.cli.start import main; main()"
     command = [sys.executable, "-I", "-c", program, *options, "realize", "--wait", "--no-keep", "--quiet", text]
     with open(log, "ab", opener=_private) as file:
         child = subprocess.Popen(

@@ -6,12 +6,11 @@ Exit codes: 0 done; 1 failed; 2 usage; 3 not found; 4 exists, busy or conflict; 
 
 from __future__ import annotations
 
-import gc
 import importlib
 import itertools
 import os
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -19,6 +18,7 @@ from stratum import __version__
 from stratum.cli.output import JSON, TEXT, print_error
 from stratum.cli.verbs import ALIASES, GROUPS, LISTED, TOPICS, VERBS
 from stratum.errors import StratumError, os_error_text
+from stratum.sys.ending import end
 
 _WIDEST = max(map(len, LISTED))
 
@@ -86,16 +86,15 @@ def cli(ctx: click.Context, store: str | None, runtime_dir: str | None, output_f
     ctx.obj = App(store=store, runtime_dir=runtime_dir, output_format=output_format, quiet=quiet)
 
 
-def main() -> None:
-    """Run the command line; never returns."""
+def main() -> NoReturn:
+    """Run the command line."""
     _open_standard_files()
-    sys.exit(run(sys.argv[1:]))
+    end(run(sys.argv[1:]))
 
 
 def run(args: list[str]) -> int:
     """Run ``args`` and return the exit code; every failure is printed here and nowhere else."""
     as_json = _json_wanted(args)
-    gc.set_threshold(50_000, 20, 50)  # trees are many small objects and no cycles: looking for some costs a fifth
     try:
         result: Any = cli.main(args, prog_name="stratum", standalone_mode=False)
         sys.stdout.flush()

@@ -20,6 +20,7 @@ import click
 
 from stratum.errors import StratumError, UsageError, os_error_text
 from stratum.frozen import field, frozen
+from stratum.sys.ending import end
 from stratum.sys.mountapi import MOUNT_ATTR_NOATIME, MOUNT_ATTR_NODIRATIME, MOUNT_ATTR_NOEXEC
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class Request:
 
 def main() -> NoReturn:
     """Run the helper."""
-    sys.exit(run(sys.argv[1:]))
+    end(run(sys.argv[1:]))
 
 
 def run(arguments: list[str]) -> int:

@@ -7,13 +7,18 @@ fails, is the command line's.
 
 from __future__ import annotations
 
+import gc
 import sys
+from typing import NoReturn
 
 
-def main() -> None:
-    """Print the line of a prompt, or run the command line; never returns from that."""
+def main() -> NoReturn:
+    """Print the line of a prompt, or run the command line."""
+    gc.set_threshold(50_000, 20, 50)  # modules and trees are many small objects and no cycles to look for
     if sys.argv[1:] == ["status", "--short"] and sys.stdout is not None and _prompt():
-        return
+        from stratum.sys.ending import end
+
+        end(0)
     from stratum.cli.main import main as run
 
     run()

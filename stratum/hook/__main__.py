@@ -1,7 +1,6 @@
 """``python -I -m stratum.hook``: what the hook's JSON files start."""
 
-import sys
-
 from stratum.hook.main import main
+from stratum.sys.ending import end
 
-sys.exit(main())
+end(main())

@@ -201,8 +201,7 @@ def _checked(table: object, fields: Mapping[str, tuple[type, ...]], what: str) -
 
 def store_mark(store: Path) -> str:
     """What record IDs of mounts of the store at ``store`` begin with; "" where it has no ID."""
-    from hashlib import sha256
-
+    from stratum.hashes import sha256
     from stratum.store.layout import store_id
 
     identity = store_id(store)

@@ -15,7 +15,6 @@ of imports).
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import stat
 from pathlib import Path
@@ -26,7 +25,7 @@ from stratum.sys.atomic import write_atomic
 from stratum.sys.smallfile import READ, read_up_to
 
 _SIZE_MAX = 1 << 32
-_CHECK_SIZE = hashlib.sha256().digest_size
+_CHECK_SIZE = 32
 
 
 class CacheFile:
@@ -62,7 +61,9 @@ class CacheFile:
             os.utime(self.path, follow_symlinks=False)
 
     def _check(self, body: bytes | memoryview) -> bytes:
-        hasher = hashlib.sha256(self._what)
+        from hashlib import sha256
+
+        hasher = sha256(self._what)
         hasher.update(body)
         return hasher.digest()
 

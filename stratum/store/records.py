@@ -19,11 +19,11 @@ import os
 import re
 from contextlib import suppress
 from dataclasses import fields
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from stratum.errors import DamagedError, StratumError, UsageError
+from stratum.hashes import sha256
 from stratum.store.layout import Layout, storage_error, storing
 from stratum.sys.atomic import fsync_dir, remove_abandoned, write_atomic
 

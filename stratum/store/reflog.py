@@ -136,7 +136,7 @@ def _append(fd: int, line: bytes) -> None:
 
 
 def _hash(body: bytes) -> bytes:
-    from hashlib import blake2b
+    from stratum.hashes import blake2b
 
     return blake2b(body, digest_size=8).hexdigest().encode()
 

@@ -18,10 +18,10 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from hashlib import blake2b
 from typing import TYPE_CHECKING, NamedTuple
 
 from stratum.errors import DamagedError, NotFoundError
+from stratum.hashes import blake2b
 from stratum.store.frames import frame_end, unpacked
 from stratum.tree.blocks import LINE_MAX
 from stratum.tree.contents import named_digests, named_objects

@@ -10,11 +10,11 @@ A file without it is read as it is; ``is_checked`` tells, and a check of the sto
 from __future__ import annotations
 
 from collections.abc import Mapping
-from hashlib import sha256
 from typing import Any
 
 from stratum import toml
 from stratum.errors import DamagedError, UsageError
+from stratum.hashes import sha256
 from stratum.refs import is_hash
 
 _CHECK = b"\n[check]\n"

@@ -33,10 +33,10 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from hashlib import blake2b
 
 from stratum.errors import DamagedError, StratumError, UnsupportedError, path_text
 from stratum.frozen import frozen
+from stratum.hashes import blake2b
 from stratum.tree.dump import LINE, InodeReader, unchecked_line
 from stratum.tree.escape import escape, unescape
 from stratum.tree.limits import FILE_SIZE_MAX, PATH_MAX, XATTR_TEXT_MAX, check_inode, check_name, check_path
