@@ -135,7 +135,7 @@ def find_in_history(
     wanted = _Wanted(path_in(paths[0]) if paths else b"/", globs, kinds)
     store = session.store
     line = Ancestry(store).line(store.resolve_commit(ref_or_mountpoint(session, ref)))
-    differing = Differing(functools.lru_cache(_KEPT_DUMPS)(store.commits.stored_dump))
+    differing = Differing(functools.lru_cache(_KEPT_DUMPS)(lambda commit: b"".join(store.commits.dump(commit))))
     for step, following in pairs(line):
         if following is None:
             before, after = dict[bytes, _Told](), _fitting(differing.lines(step.commit), wanted)

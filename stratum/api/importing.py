@@ -335,8 +335,7 @@ def _undo_init(session: Session, name: str, before: Collection[str]) -> None:
         new = set(store.commits.list()) - set(before)
         if new:
             watched = store.histories.roots()[1]
-            for commit in new - what_stays(store, Retention(), mounted_commits(session), watched).kept.keys():
-                store.transactions.discard(store.layout.commit(commit))
+            store.commits.remove(new - what_stays(store, Retention(), mounted_commits(session), watched).kept.keys())
 
 
 def _check_mountpoint(path: Path, migrate: bool) -> None:

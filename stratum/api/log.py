@@ -136,7 +136,7 @@ class _Changed:
     def __init__(self, store: Store, paths: list[bytes]) -> None:
         from stratum.store.subtree import Subtree
 
-        read = functools.lru_cache(_KEPT_DUMPS)(store.commits.stored_dump)
+        read = functools.lru_cache(_KEPT_DUMPS)(lambda commit: b"".join(store.commits.dump(commit)))
         self._trees: list[Subtree] = [Subtree(read, path) for path in paths]
 
     def by(self, step: Step, following: Step | None) -> str | None:

@@ -147,7 +147,7 @@ class Workplace:
             with storing(f"make {place.parent}"):
                 place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             with contextlib.suppress(ExistsError):  # somebody else made it meanwhile
-                tx.place_directory(new, place)
+                tx.place(new, place)
         return place
 
     def now(self) -> datetime:

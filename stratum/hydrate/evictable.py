@@ -102,7 +102,7 @@ class Shelf:
     def stamp(self, unguarded: Set[str]) -> object:
         """What tells whether anything changed that a derivation depends on, but for running transactions."""
         store, layout = self._store, self._store.layout
-        commits = [(commit, _stat(layout.commit(commit) / SOURCES)) for commit in store.commits.list()]
+        commits = [(commit, _stat(layout.beside(commit, SOURCES))) for commit in store.commits.list()]
         ruled = [
             (name, _stat(layout.ref(name) / RESIDENCE), sorted(commits_named(store, name)))
             for name in self._with_rules()
@@ -123,22 +123,7 @@ class Shelf:
         return parts
 
     def _read(self, commit: str) -> Iterator[frozenset[bytes]]:
-        from hashlib import blake2b
-
-        dump, stored = self._store.commits.read_dump(commit)
-        if dump.text is None:
-            yield _objects(dump)
-            return
-        text, data = dump.text, memoryview(stored.data)
-        for frame in stored.frames:
-            # A frame may begin and end in the middle of a line, which is another one in another dump.
-            first = text.rfind(b"\n", 0, frame.first) + 1
-            second = text.find(b"\n", frame.first) + 1 or len(text)
-            yield _objects(text[first:second])
-            key = blake2b(data[frame.start : frame.end], digest_size=16).digest()
-            if key not in self._frames:
-                self._frames[key] = _objects(text[second : text.rfind(b"\n", 0, frame.last) + 1])
-            yield self._frames[key]
+        yield _objects(self._store.commits.dump(commit))
 
     def _add(self, found: Derived, commit: str, fresh: Callable[[CommitSource], bool]) -> None:
         """Add what the sources of a commit list, and what of the commit they do not."""

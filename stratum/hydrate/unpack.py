@@ -16,7 +16,7 @@ from stratum.errors import DamagedError, StratumError
 from stratum.store.layout import storage_error
 from stratum.store.objects import OBJECT_MODE, Staging
 from stratum.sys.atomic import write_all
-from stratum.transfer.packs import decompress
+from stratum.tree.zstdframe import decompress
 
 NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 

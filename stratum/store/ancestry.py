@@ -1,7 +1,7 @@
 """Where commits come from: their ancestors, as far as anybody told.
 
 A commit's metadata name its parent. Where the store lacks that one, because the commit was pulled without it or the
-parent was collected, ``commits/<hash>/ancestors`` goes on, written by the pull or by the collection::
+parent was collected, ``commits/<hash>.ancestors`` goes on, written by the pull or by the collection::
 
     stratum-ancestors 1
     HASH                  the nearest first, at most ``ANCESTORS_MAX`` lines
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from stratum.errors import DamagedError
 from stratum.frozen import frozen
-from stratum.store.layout import storage_error
+from stratum.store.layout import ANCESTORS, storage_error
 from stratum.store.lineage import ANCESTORS_MAX, Lineages, Recorded
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from stratum.store.layout import Layout
     from stratum.store.transaction import Transaction
 
-ANCESTORS = "ancestors"
 _HEAD = b"stratum-ancestors 1\n"
 _FORM = re.compile(rb"(?:[0-9a-f]{64}\n){1,%d}(?:end\n)?" % ANCESTORS_MAX)
 _CHECK = b"check "
@@ -86,7 +85,7 @@ class Ancestry(Lineages):
 
     def recorded(self, commit: str) -> Recorded:
         """What the commit's file ``ancestors`` says, nothing where it has none. ``DamagedError``."""
-        path = self._store.layout.commit(commit) / ANCESTORS
+        path = self._store.layout.beside(commit, ANCESTORS)
         if not path.exists():  # nearly always, and told at once
             return NOTHING
         try:
@@ -177,7 +176,7 @@ class Ancestry(Lineages):
 
     def replace(self, tx: Transaction, commit: str, recorded: Recorded) -> None:
         """Write the commit's file ``ancestors`` anew, durably."""
-        tx.place_file(write_ancestors(recorded), self._store.layout.commit(commit) / ANCESTORS)
+        tx.place_file(write_ancestors(recorded), self._store.layout.beside(commit, ANCESTORS))
         self._steps.pop(commit, None)
 
 

@@ -119,7 +119,7 @@ class BootMounts:
                 directory = tx.new_path("mounts")
                 tx.make_directory(directory, 0o755)
                 with suppress(ExistsError):  # somebody else's
-                    tx.place_directory(directory, self._layout.boot_mounts)
+                    tx.place(directory, self._layout.boot_mounts)
             tx.place_file(_content(record), self._layout.boot_mounts / file_name(place))
         return record
 

@@ -1,18 +1,17 @@
-"""Commits: ``commits/<metadata_hash>/{metadata.toml, tree.dump.zst}``.
+"""Commits: ``commits/<metadata_hash>``, a file with metadata.toml (``store.metadata``), a NUL byte, and the record of
+how the dump is stored (``store.treerecord``).
 
-The directory appears whole, by one rename, and is not changed afterwards. ``tree.dump.zst`` is
-the canonical dump in zstd frames (``store.frames``), so ``zstd -dc tree.dump.zst | b3sum`` prints the directory's name.
-metadata.toml is described in ``store.metadata``. Where objects may be unreal, the directory has that written in it from
-the moment that it appears (``store.sources``).
+The file appears whole, by one rename, and is not changed afterwards. What the record leads to is there before:
+frames, and the commit whose dump this one's is stored on. What is said of the commit besides is in files beside it
+(``store.sources``, ``store.ancestry``); where objects may be unreal, that is there from the moment that it appears.
 """
 
 from __future__ import annotations
 
 import stat
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -21,22 +20,23 @@ from stratum.frozen import replace
 from stratum.refs import is_hash, is_hash_prefix
 from stratum.store.clock import rfc3339, utc_now
 from stratum.store.facts import Reading
-from stratum.store.layout import Layout, Names, storage_error
+from stratum.store.layout import ANCESTORS, Layout, Names, storage_error, storing
 from stratum.store.merklecache import MerkleCache
-from stratum.store.metadata import METADATA, METADATA_MAX, CommitMeta, Statistics, parent_of
+from stratum.store.metadata import METADATA_MAX, CommitMeta, Statistics, parent_of
 from stratum.store.residence import Residence
-from stratum.store.sources import CommitSource, Sources, joined, not_listed
+from stratum.store.sources import PARTIAL, SOURCES, CommitSource, Sources, joined, not_listed
 from stratum.store.transaction import Transaction, Transactions
+from stratum.store.treerecord import HEAD_MAX, join_file, split_file
+from stratum.store.trees import Trees
+from stratum.store.treewriter import BLOCK, Base, Stored, TreeWriter
 from stratum.sys.atomic import fsync_dir
 from stratum.tree.model import Directory, File, Source
 
 if TYPE_CHECKING:
-    from stratum.store.frames import StoredDump
+    from stratum.store.trees import Chain
     from stratum.tree.blocks import Dump
     from stratum.tree.merkle import Dumped, MerkleNodes
     from stratum.tree.splice import Kept, SplicedDump
-
-DUMP = "tree.dump.zst"
 
 WithCatalog = tuple[CommitSource, bytes]
 """A source, and the catalog of what it has."""
@@ -52,13 +52,17 @@ def accept_any(commit: str) -> None:
 class Commits:
     """The commits of one store. Commits are named by their 64 hex digits."""
 
-    def __init__(self, layout: Layout, residence: Residence, sources: Sources, transactions: Transactions) -> None:
+    def __init__(
+        self, layout: Layout, residence: Residence, sources: Sources, transactions: Transactions, trees: Trees
+    ) -> None:
         self._layout = layout
         self._residence = residence
         self._sources = sources
         self._transactions = transactions
         self._merkle_cache = MerkleCache(layout)
-        self._opened: WeakKeyDictionary[Source, tuple[str, StoredDump]] = WeakKeyDictionary()
+        self._trees = trees
+        self._writer = TreeWriter(trees)
+        self._opened: WeakKeyDictionary[Source, Chain] = WeakKeyDictionary()
 
     def list(self) -> Names:
         """All commits, sorted by hash."""
@@ -69,7 +73,7 @@ class Commits:
         if not is_hash(commit):
             return False
         try:
-            return stat.S_ISDIR(self._layout.commit(commit).lstat().st_mode)
+            return stat.S_ISREG(self._layout.commit(commit).lstat().st_mode)
         except FileNotFoundError:
             return False
         except OSError as exc:
@@ -85,49 +89,52 @@ class Commits:
 
     def meta(self, commit: str) -> CommitMeta:
         """The commit's metadata. ``NotFoundError``, or ``DamagedError`` where the file is damaged or of another."""
-        path = self._layout.commit(commit) / METADATA
-        with self._reading(commit, METADATA):
-            data = self._layout.read_beneath(path)
-        meta = CommitMeta.from_toml(data, str(path))
+        path = self._layout.commit(commit)
+        meta = CommitMeta.from_toml(self._metadata(commit), str(path))
         if meta.metadata_hash != commit:
-            raise DamagedError(f"{path} is the metadata of commit {meta.metadata_hash}", hint="run 'stratum fsck'")
+            raise DamagedError(f"{path} has the metadata of commit {meta.metadata_hash}", hint="run 'stratum fsck'")
         return meta
 
     def parent(self, commit: str) -> str | None:
         """The commit's parent, as ``meta`` has it, for those who ask for many; raises as ``meta`` does."""
-        with self._reading(commit, METADATA):
-            data = self._layout.read_beneath(self._layout.commit(commit) / METADATA)
-        said, parent = parent_of(data)
+        said, parent = parent_of(self._metadata(commit))
         return parent if said == commit else self.meta(commit).parent_commit
 
-    def stored_dump(self, commit: str) -> bytes:
-        """``tree.dump.zst`` as it is on disk."""
-        from stratum.tree.blocks import DUMP_MAX
-
-        with self._reading(commit, DUMP):
-            return self._layout.read_beneath(self._layout.commit(commit) / DUMP, DUMP_MAX)
+    def _metadata(self, commit: str) -> bytes:
+        """The commit's metadata.toml."""
+        path = self._layout.commit(commit)
+        try:
+            data = self._layout.head_of(path, METADATA_MAX + HEAD_MAX)
+        except FileNotFoundError:
+            raise NotFoundError(f"there is no commit {commit}") from None
+        except OSError as exc:
+            raise storage_error(exc, f"read commit {commit}") from None
+        return split_file(data, str(path))[0]
 
     def dump(self, commit: str) -> Dump:
         """The canonical dump, checked against the commit's name: ``DamagedError`` where it does not match."""
-        return self.read_dump(commit)[0]
+        return self._dump(self._chain(commit))
 
-    def read_dump(self, commit: str) -> tuple[Dump, StoredDump]:
-        """The dump, verified as ``dump`` does, and how it is stored."""
+    def _chain(self, commit: str) -> Chain:
+        if not self.exists(commit):
+            raise NotFoundError(f"there is no commit {commit}")
+        return self._trees.chain(commit)
+
+    def _dump(self, chain: Chain) -> Dump:
         from blake3 import blake3
 
-        from stratum.store.frames import FrameReader
-        from stratum.tree.blocks import Dump, whole_lines
+        from stratum.tree.blocks import Dump
 
-        reader, hasher = FrameReader(self.stored_dump(commit)), blake3()
+        commit, hasher = chain[0][0], blake3()
         try:
-            dump = Dump(lambda: whole_lines(reader.pieces()), hasher.update)
+            dump = Dump(lambda: self._trees.read(chain), hasher.update)
         except DamagedError as exc:
             raise DamagedError(f"the tree of commit {commit}: {exc.message}", hint="run 'stratum fsck'") from None
         if hasher.hexdigest() != commit:
             raise DamagedError(
                 f"the tree of commit {commit} does not match its hash", hint="pull it again, or restore a backup"
             )
-        return dump, reader.stored
+        return dump
 
     def tree(self, commit: str) -> Directory:
         """The commit's tree, read from the verified dump."""
@@ -142,11 +149,12 @@ class Commits:
         from stratum.tree.dump import read_dump
         from stratum.tree.lazy import LazyDump
 
-        dump, stored = self.read_dump(commit)
+        chain = self._chain(commit)
+        dump = self._dump(chain)
         if dump.text is None:
             return read_dump(dump)
         source = LazyDump(dump.text)
-        self._opened[source] = (commit, stored)
+        self._opened[source] = chain
         return source.root()
 
     def root(self, commit: str) -> Directory:
@@ -166,6 +174,8 @@ class Commits:
         read_from: Dumped | None = None,
         accept: Callable[[str], None] = accept_any,
         sources: Sequence[WithCatalog] = (),
+        near: str | None = None,
+        frames: Sequence[Stored] = (),
     ) -> CommitMeta:
         """Make the commit of the tree ``root``, publishing the objects staged in ``tx`` first, all of them complete.
 
@@ -174,34 +184,57 @@ class Commits:
         now. Objects below directories that ``root`` shares with ``known``, the tree of a commit of this store, are
         taken to be where they were; every other must be there, or ``DamagedError``. Where ``known`` is from
         ``open_tree``, what is shared is not even read. ``read_from``: the canonical dump that ``root`` was read from,
-        which is taken; there must be one of a tree that is a ``Reading``.
+        which is taken; there must be one of a tree that is a ``Reading``. Where ``known`` is not from ``open_tree``,
+        ``near`` may be a commit whose tree is probably much like this one, the parent by default: what both have is
+        stored once. ``frames`` are those that the dump came in, to be stored as they are if it is stored whole.
 
         ``sources`` are recorded with the commit, also with one that exists. An object may be unreal where they, or the
         sources of any commit of the store, list it: then the commit is partial, and has these sources as well.
         """
         from stratum.tree.digest import metadata_hash
 
-        dump, kept, base, stored = self._new_dump(root, known, read_from.take() if read_from is not None else None)
+        dump, kept, chain = self._new_dump(root, known, read_from.take() if read_from is not None else None)
+        base = chain[0][0] if chain is not None else None
         commit = metadata_hash(dump.buffers())
         accept(commit)
         if self.exists(commit):
             tx.publish_objects(complete=True)
             return self._known_again(tx, commit, root, sources)
         nodes = read_from.nodes if read_from is not None else self._merkle_nodes(dump, base)
-        summary, directory = nodes.summary(), _write_dump(tx, dump, stored)
-        del dump  # it is large
+        summary = nodes.summary()
         hashes, when = (commit, summary.root), rfc3339(timestamp or utc_now())
         counts = (*self._statistics(root, known, kept, base), summary.leaf_count, summary.tree_depth)
         meta = CommitMeta(*hashes, when, *counts, parent, message, origin)
-        tx.write_file(directory / METADATA, _new_metadata(meta))
+        on = Base(chain, is_source=True) if chain is not None else self._near(near or parent)
+        metadata, file = _new_metadata(meta), tx.new_path("commit")
+        record = self._writer.record(tx, commit, dump, on, BLOCK - 1 - len(metadata), frames)
+        del dump, on  # they are large
+        tx.write_file(file, join_file(metadata, record))
         tx.publish_objects(complete=True)
-        self._write_sources(tx, directory, self._whence(tx, root, known, base, sources), sources)
+        self._write_sources(tx, commit, self._whence(tx, root, known, base, sources), sources)
         try:
-            tx.place_directory(directory, self._layout.commit(commit))
+            tx.place(file, self._layout.commit(commit))
         except ExistsError:  # another process wrote the same tree meanwhile
             return self._known_again(tx, commit, root, sources)
         self._merkle_cache.save(commit, nodes)  # others will be built on it
         return meta
+
+    def remove(self, commits: Collection[str]) -> None:
+        """Take commits out of the store, each in one durable step. On whose dumps others are stored become grounds.
+
+        The caller holds the store's lock exclusively. Raises ``StratumError``.
+        """
+        going = set(commits)
+        grounds = self._trees.grounds_of(commit for commit in self.list() if commit not in going)
+        levels = {commit: self._trees.level(commit) or 0 for commit in going}
+        for commit in sorted(going, key=lambda commit: (-levels[commit], commit)):  # none before what is stored on it
+            if commit in grounds:
+                self._trees.retire(commit)
+            else:
+                self._transactions.discard(self._layout.commit(commit))
+            for what in (PARTIAL, SOURCES, ANCESTORS):  # last, as these say what the commit lacks
+                with storing(f"remove commit {commit}"), suppress(FileNotFoundError):
+                    self._layout.beside(commit, what).unlink()
 
     def identify(self, root: Directory, known: Directory | None = None) -> str:
         """The commit that the tree ``root`` is or would be; ``known`` as for ``write``. Nothing is written."""
@@ -211,21 +244,20 @@ class Commits:
 
     def _new_dump(
         self, root: Directory | Reading, known: Directory | None, dump: SplicedDump | None = None
-    ) -> tuple[SplicedDump, Kept, str | None, StoredDump]:
+    ) -> tuple[SplicedDump, Kept, Chain | None]:
         """The dump of ``root``, made where there is none yet; what it keeps of that of ``known``, where this is from
-        ``open_tree``, which commit's tree that is, and how its dump is stored."""
-        from stratum.store.frames import NOT_STORED
+        ``open_tree``, and how that is stored."""
         from stratum.tree.blocks import DUMP_MAX
         from stratum.tree.dump import NOTHING_KEPT
         from stratum.tree.splice import kept_lines, splice_dump
 
-        base, stored, kept = None, NOT_STORED, NOTHING_KEPT
+        chain, kept = None, NOTHING_KEPT
         if isinstance(root, Reading):
             assert dump is not None, "what is drawn was read from a dump"
-            return dump, kept, base, stored
+            return dump, kept, chain
         source = known.region.source if known is not None and known.region is not None else None
         if source is not None and source in self._opened:
-            base, stored = self._opened[source]
+            chain = self._opened[source]
             kept = kept_lines(root, source)
         dump = dump or splice_dump(root, source, kept)
         if dump.size > DUMP_MAX:
@@ -233,7 +265,14 @@ class Commits:
                 f"the tree is too large for a commit: its dump has {dump.size} bytes, and {DUMP_MAX} is the limit",
                 hint="divide it into several strata; the dump has a line for each file, with its whole path",
             )
-        return dump, kept, base, stored
+        return dump, kept, chain
+
+    def _near(self, commit: str | None) -> Base | None:
+        """A commit to compare a new one with, where it is here and can be read."""
+        try:
+            return Base(self._chain(commit), is_source=False) if commit is not None else None
+        except (NotFoundError, DamagedError):
+            return None
 
     def _merkle_nodes(self, dump: SplicedDump, base: str | None) -> MerkleNodes:
         """The Merkle tree of ``dump``, from that of the large commit ``base``, whose dump its ``source`` is."""
@@ -323,27 +362,15 @@ class Commits:
     def _write_sources(
         self,
         tx: Transaction,
-        directory: Path,
+        commit: str,
         whence: _Whence,
         given: Sequence[WithCatalog],
     ) -> None:
-        """Have ``directory``, a commit's to be, say where its objects are; catalogs first."""
+        """Have it written where the objects of a commit to be are; catalogs first."""
         sources, partial = whence
         for source, catalog in given:
             self._sources.put_catalog(tx, source.manifest, catalog)
-        for name, data in self._sources.files_of(sources, partial=partial).items():
-            tx.write_file(directory / name, data)
-
-    @contextmanager
-    def _reading(self, commit: str, name: str) -> Iterator[None]:
-        try:
-            yield
-        except FileNotFoundError:
-            if not self.exists(commit):
-                raise NotFoundError(f"there is no commit {commit}") from None
-            raise DamagedError(f"commit {commit} has lost its {name}", hint="run 'stratum fsck'") from None
-        except OSError as exc:
-            raise storage_error(exc, f"read {name} of commit {commit}") from None
+        self._sources.begin(tx, commit, sources, partial=partial)
 
 
 def _objects_not_below(root: Directory | Reading, known: Directory | None) -> Mapping[bytes, int]:
@@ -389,13 +416,3 @@ def _new_metadata(meta: CommitMeta) -> bytes:
     if (size := len(data)) > METADATA_MAX:
         raise UsageError(f"the commit's message and origin need {size} bytes, and {METADATA_MAX} is the limit")
     return data
-
-
-def _write_dump(tx: Transaction, dump: SplicedDump, stored: StoredDump) -> Path:
-    """A directory for a commit, with its dump in it, of which ``stored`` may be parts."""
-    from stratum.store.frames import compress_dump
-
-    directory = tx.new_path("commit")
-    tx.make_directory(directory)
-    tx.write_pieces(directory / DUMP, compress_dump(dump, stored))
-    return directory

@@ -14,22 +14,23 @@ from typing import TYPE_CHECKING
 from stratum.errors import DamagedError, NotFoundError, StratumError
 from stratum.progress import Progress
 from stratum.refs import is_name
-from stratum.store.ancestry import ANCESTORS, Ancestry
+from stratum.store.ancestry import Ancestry
 from stratum.store.budget import BUDGET, parse_budget
-from stratum.store.commits import DUMP
 from stratum.store.facts import Facts, facts_of
 from stratum.store.findings import LOST_ATTRIBUTES, PATHS_SHOWN, UNCHECKED, Finding, Kind, Telling
 from stratum.store.histories import SETTINGS
 from stratum.store.images import SUFFIX
 from stratum.store.keeping import RESIDENCE, read_rules
+from stratum.store.layout import ANCESTORS
 from stratum.store.logcheck import named_objects, needs
-from stratum.store.metadata import METADATA, CommitMeta
+from stratum.store.metadata import CommitMeta
 from stratum.store.pins import PINS, read_pins
 from stratum.store.records import DIRECTORIES, is_record_name, read_record
 from stratum.store.reflog import Place, is_cut_short, unknown
 from stratum.store.sourcecheck import PartialCommit, SourceCheck
 from stratum.store.survey import Survey
 from stratum.store.tables import is_checked
+from stratum.store.treerecord import split_file
 from stratum.store.worktrees import Worktree
 from stratum.sys.copymark import LostAttributesError, check_mark
 from stratum.tree.contents import object_lines
@@ -267,21 +268,21 @@ class _Check:
         self._done.commits += 1
         meta: CommitMeta | None = None
         facts: Facts | None = None
-        with self._telling_commit("metadata", f"{path}/{METADATA}", commit, users):
+        with self._telling_commit("metadata", path, commit, users):
             meta = commits.meta(commit)
-            if not is_checked(self._layout.read_beneath(self._layout.root / path / METADATA)):
-                self._tell(Finding("metadata", f"{path}/{METADATA}", UNCHECKED, users, commit=commit))
-        with self._telling_commit("ancestors", f"{path}/{ANCESTORS}", commit, users):
+            if not is_checked(split_file(self._store.trees.file(commit)[1], path)[0]):
+                self._tell(Finding("metadata", path, UNCHECKED, users, commit=commit))
+        with self._telling_commit("ancestors", f"{path}.{ANCESTORS}", commit, users):
             Ancestry(self._store).recorded(commit)
         self._sources.commit(commit, users)
-        with self._telling_commit("dump", f"{path}/{DUMP}", commit, users):
+        with self._telling_commit("dump", path, commit, users):
             dump = commits.dump(commit)
             facts = facts_of(dump) if self._done.data_read else None
             self._needed.update((digest, size) for digest, size, _ in object_lines(dump))
             self._readable.append(commit)
             if facts is not None and meta is not None and not facts.agrees(meta):
                 problem = "it does not say what the commit's tree holds"
-                self._tell(Finding("metadata", f"{path}/{METADATA}", problem, users, commit=commit))
+                self._tell(Finding("metadata", path, problem, users, commit=commit))
         if facts is not None and self._store.images.size(commit) is not None:
             telling = self._telling_commit("image", f"cache/images/{commit}{SUFFIX}", commit, users)
             with telling, suppress(FileNotFoundError):

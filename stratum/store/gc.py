@@ -176,7 +176,9 @@ def collect(
             _add_going(done, done.owner(commit), usage, commits=1)
             _own_objects(store, commit, done.owner(commit), needed.objects, owners)
         else:
-            store.transactions.discard(store.layout.commit(commit))
+            pass
+    if not dry_run:
+        store.commits.remove(going)
     _sweep_objects(store, needed.objects, owners, done)
     if not dry_run:
         C4Cache(store.layout).drop(needed.objects.__contains__)
@@ -215,13 +217,13 @@ def _read_needed(store: Store, commits: Mapping[str, str], needed: Needed) -> No
         if commit in needed.commits:
             continue
         try:
-            dump, stored = store.commits.read_dump(commit)
+            dump = store.commits.dump(commit)
         except DamagedError as exc:
             raise DamagedError(
                 f"{exc.message}, so it is not known which objects {why} needs",
                 hint="nothing was removed; 'stratum fsck' tells more, and 'stratum fsck --repair --from' restores it",
             ) from None
-        needed.add(commit, dump, stored)
+        needed.add(commit, dump)
 
 
 def _drop_dead_transactions(store: Store, done: Collected) -> None:

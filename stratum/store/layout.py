@@ -3,11 +3,13 @@
 ::
 
     store/                             0700, owned by the user who runs Stratum or by root
-    |-- stratum.toml                   format = 1, id = 32 hex digits; written last, so its presence means a whole store
+    |-- stratum.toml                   format = 2, id = 32 hex digits; written last, so its presence means a whole store
     |-- cache.toml                     limits (``store.budget``), where somebody set some
     |-- objects/ab/cdef...             file contents by fs-verity digest (``store.objects``)
-    |-- commits/<metadata_hash>/       metadata.toml, tree.dump.zst (``store.commits``), ancestors
-    |                                  (``store.ancestry``), sources.toml, partial (``store.sources``)
+    |-- commits/<metadata_hash>        metadata.toml, NUL, the record of how the dump is stored (``store.commits``)
+    |-- commits/<metadata_hash>.*      ancestors (``store.ancestry``), sources, partial (``store.sources``)
+    |-- grounds/<metadata_hash>        such a file of a commit that is no more, as other dumps are stored on its own
+    |-- frames/ab/cdef...              zstd frames of dumps (``store.frames``); all of these: ``store.trees``
     |-- refs/<name>/                   tags/, worktrees/, log.jsonl (``store.namespaces``), pins.toml (``store.pins``),
     |                                  residence.toml (``store.keeping``), history/<wt>/ (``store.histories``)
     |-- refs/<name>.lock               flock (``store.locks``)
@@ -32,7 +34,7 @@ only used where nobody but the caller and root could have written to it: the dir
 root and is not writable by group or others. Root using a user's store would be the user using root, and what root
 mounts keeps other attributes than what users mount (``store.upperdirs``). The path to the
 store may contain symbolic links (``/var/lib/stratum`` moved to a bigger disk); below it none is ever followed but the
-tags, whose only legal target is a commit's directory and which are read, not followed.
+tags, whose only legal target is a commit's file and which are read, not followed.
 """
 
 from __future__ import annotations
@@ -64,18 +66,22 @@ from stratum.sys.smallfile import READ, UnfitError, read_opened, read_regular
 from stratum.sys.syscalls import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, openat2
 from stratum.sys.userns import OVERFLOW_ID, in_initial_namespace
 
-FORMAT = 1
+FORMAT = 2
 FORMAT_FILE = "stratum.toml"
 LANDING_OWNER = "owner"
 """In ``landing/``: flock'd by the process that fetches into it, for as long as it lives."""
 LANDING_PARTS = "parts"
 """In ``landing/``: large objects of which parts are here, each with files beside it whose names begin as its own."""
+ANCESTORS = "ancestors"
+"""``commits/<hash>.ancestors`` (``store.ancestry``)."""
 DIRECTORIES = ("objects", "commits", "refs", "tmp")
 SMALL_FILE_MAX = 16 << 20
 """No metadata file of a store (TOML) is read beyond this many bytes."""
 
 _ID = re.compile(rb'^id = "([0-9a-f]{32})"$', re.MULTILINE)
 _FORMAT_MAX = 64 << 10
+_HEAD = 4096
+_HEAD_BEYOND = 256
 
 Names = list[str]
 """For classes that have a method called ``list``."""
@@ -205,6 +211,9 @@ class Layout:
     def commit(self, commit: str) -> Path:
         return self.commits / commit
 
+    def beside(self, commit: str, what: str) -> Path:
+        return self.commits / f"{commit}.{what}"
+
     def ref(self, name: str) -> Path:
         return self.refs / name
 
@@ -272,6 +281,23 @@ class Layout:
             return read_opened(self.open_beneath(path, READ), limit)[1]
         except UnfitError as exc:
             raise DamagedError(f"cannot read {path}: {exc.strerror}") from None
+
+    def head_of(self, path: Path, limit: int, end: bytes = b"\0") -> bytes:
+        """The beginning of the regular file ``path``, to ``end`` and somewhat further where it has that, else of
+        ``limit`` bytes. Raises as ``read_beneath``, and nothing for a file that is larger."""
+        fd = self.open_beneath(path, READ)
+        try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise DamagedError(f"cannot read {path}: not a regular file")
+            data = os.pread(fd, _HEAD, 0)
+            while (found := data.find(end)) < 0 or found + _HEAD_BEYOND > len(data):
+                piece = os.pread(fd, min(16 * _HEAD, max(limit - len(data), 0)), len(data))
+                if not piece:
+                    break
+                data += piece
+            return data
+        finally:
+            os.close(fd)
 
     def names_in(self, directory: Path) -> list[str]:
         """The sorted names in ``directory``, which must not be a symbolic link; empty where there is none."""
@@ -354,7 +380,7 @@ def _check_format(path: Path, text: bytes) -> None:
     if found != FORMAT:
         raise UnsupportedError(
             f"the store {path.parent} has format {found}; this version of Stratum knows only format {FORMAT}",
-            hint="use the version of Stratum that made it, or a newer one",
+            hint=_OLDER if found < FORMAT else "use the version of Stratum that made it, or a newer one",
         )
     for key, value in table.items():
         if key != "format" and not (key == "id" and _is_store_id(value)):
@@ -362,6 +388,12 @@ def _check_format(path: Path, text: bytes) -> None:
                 f"{path} is damaged: {quoted(key)} is no key of it, or has a damaged value",
                 hint=f"remove that line, so that there is: format = {FORMAT}",
             )
+
+
+_OLDER = (
+    "carry its strata over: 'stratum export' with the version of Stratum that made it, then 'stratum import' with this "
+    "one, into a store of its own"
+)
 
 
 def _check_directory(path: Path) -> None:

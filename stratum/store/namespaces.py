@@ -59,7 +59,7 @@ class Namespaces:
         for part in ("tags", "worktrees"):
             tx.make_directory(directory / part)
         tx.write_file(directory / "log.jsonl", b"")
-        tx.place_directory(directory, self._layout.ref(name))
+        tx.place(directory, self._layout.ref(name))
         take_back(self._layout, name)
 
     def remove(self, name: str) -> None:

@@ -26,7 +26,7 @@ from stratum.store.findings import LOST_ATTRIBUTES, UNCHECKED, Finding
 from stratum.store.histories import SETTINGS
 from stratum.store.layout import storage_error
 from stratum.store.logrepair import mend
-from stratum.store.metadata import METADATA, CommitMeta
+from stratum.store.metadata import CommitMeta
 from stratum.store.objects import OBJECT_MODE
 from stratum.store.quarantine import Quarantine
 from stratum.store.records import read_record, record_text
@@ -36,7 +36,8 @@ from stratum.store.tables import read_tables, write_tables
 from stratum.sys.atomic import fsync_dir
 
 if TYPE_CHECKING:
-    from stratum.store.store import Store
+    from stratum.store.treerecord import join_file, split_file
+from stratum.store.store import Store
 
 Fetch = Callable[[dict[bytes, int], set[str]], None]
 """Bring these objects (digest -> size) and commits from elsewhere, as far as they are there."""
@@ -236,17 +237,15 @@ class _Repair:
         if not self._store.commits.exists(commit):
             return None
         facts = facts_of(self._store.commits.dump(commit))
-        directory = self._store.layout.commit(commit)
+        path = self._store.layout.commit(commit)
         try:
             meta = facts.corrected(self._store.commits.meta(commit))
         except DamagedError:
-            made = datetime.fromtimestamp(directory.stat().st_mtime, timezone.utc)
+            made = datetime.fromtimestamp(path.stat().st_mtime, timezone.utc)
             meta = replace(facts.meta(rfc3339(made)), origin={"kind": "repair"})
-        path = directory / METADATA
-        if os.path.lexists(path):
-            self._take(replace(finding, path=f"commits/{commit}/{METADATA}"))
+        record = split_file(self._store.trees.file(commit)[1], str(path))[1]
         with self._store.begin(f"repairing {path}") as tx:
-            tx.place_file(meta.to_toml(), path)
+            tx.place_file(join_file(meta.to_toml(), record), path)
         return "made again from the tree" + (_lost(meta) if meta.origin == {"kind": "repair"} else "")
 
     def _image(self, finding: Finding) -> str | None:

@@ -19,7 +19,6 @@ from stratum.store.sources import CommitSource, Sources, not_listed
 
 if TYPE_CHECKING:
     from stratum.store.catalog import Catalog
-    from stratum.store.frames import StoredDump
     from stratum.store.logcheck import Needs
     from stratum.tree.blocks import Dump
 
@@ -188,12 +187,9 @@ class Needed:
         self.frames: set[bytes] = set()
         self.logs: dict[object, Needs] = {}
 
-    def add(self, commit: str, dump: Dump, stored: StoredDump) -> None:
-        """``commit``, whose dump is ``dump`` and ``stored`` so, is needed as well."""
-        from stratum.store.frames import unseen_lines
+    def add(self, commit: str, dump: Dump) -> None:
+        """``commit``, whose dump is ``dump``, is needed as well."""
         from stratum.tree.contents import object_lines
 
-        parts = (dump,) if dump.text is None else unseen_lines(dump.text, stored, self.frames)
-        for lines in parts:
-            self.objects.update(digest for digest, _, _ in object_lines(lines))
+        self.objects.update(digest for digest, _, _ in object_lines(dump))
         self.commits.add(commit)

@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from stratum.errors import DamagedError
-from stratum.store.frames import MAGIC, frame_end
 from stratum.store.layout import Layout, storage_error
 from stratum.tree.oplog import LINE_MAX, LOST, Record, end_line, parse, parse_end
 
@@ -35,6 +34,11 @@ FRAME_SIZE = 1 << 20
 SEGMENT_MAX = 1 << 30
 """Bytes of a segment's file that are read."""
 HINT = "'stratum fsck' tells more; what can be read stays listed, and a new batch begins behind the damage"
+
+MAGIC = b"\x28\xb5\x2f\xfd"
+"""How a zstd frame begins."""
+_RLE = 1
+_RESERVED = 3
 
 _LEVEL = 9
 _UNPACKED_MAX = 2 * FRAME_SIZE
@@ -315,3 +319,27 @@ def _unpacked(frame: memoryview) -> bytes:
     if len(block) > _UNPACKED_MAX or not decompressor.eof:
         raise DamagedError("a zstd frame of it is not valid")
     return block
+
+
+def frame_end(data: bytes, start: int) -> int:
+    """Where the frame at ``start`` ends, by its blocks' sizes (RFC 8878, section 3.1.1)."""
+    if data[start : start + 4] != MAGIC:
+        raise DamagedError("it is not a zstd frame" if not start else "something follows its last zstd frame")
+    try:
+        descriptor = data[start + 4]
+        single_segment = descriptor >> 5 & 1
+        size_field = (single_segment, 2, 4, 8)[descriptor >> 6]
+        at = start + 5 + (1 - single_segment) + (0, 1, 2, 4)[descriptor & 3] + size_field
+        final = False
+        while not final:
+            header = data[at] | data[at + 1] << 8 | data[at + 2] << 16
+            final, kind = bool(header & 1), header >> 1 & 3
+            if kind == _RESERVED:
+                raise DamagedError("a zstd frame of it is damaged")
+            at += 3 + (1 if kind == _RLE else header >> 3)
+        at += 4 if descriptor & 4 else 0  # the checksum
+    except IndexError:
+        at = len(data) + 1
+    if at > len(data):
+        raise DamagedError("its zstd frame is cut short")
+    return at

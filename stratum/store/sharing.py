@@ -22,8 +22,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from stratum.errors import DamagedError, NotFoundError
 from stratum.hashes import blake2b
-from stratum.store.frames import frame_end, unpacked
-from stratum.tree.blocks import LINE_MAX
 from stratum.tree.contents import named_digests, named_objects
 
 if TYPE_CHECKING:
@@ -126,19 +124,6 @@ def measure(store: Store, commits: Iterable[str], others: Mapping[object, Iterab
     return Sharing(bits, measured.amounts(), measured.damaged, measured.users_of)
 
 
-class _Frame:
-    """A frame of dumps: where it can be read (commit, its beginning and end there), the set of who has it, and what is
-    in it before its first line's end and behind its last one (``head``, ``tail``; ``whole`` where it has none)."""
-
-    __slots__ = ("head", "mask", "place", "tail", "whole")
-
-    def __init__(self, place: tuple[str, int, int]) -> None:
-        self.place = place
-        self.mask = 0
-        self.head = self.tail = b""
-        self.whole = False
-
-
 class _Stretch:
     """The ``numbers`` of the objects in some lines, and the set of who has these lines."""
 
@@ -161,9 +146,7 @@ class _Measuring:
         self._set_of = array("I", bytes(array("I").itemsize * len(self._disk)))
         self._masks = [0]
         self._numbers = {0: 0}
-        self._frames: dict[bytes, _Frame] = {}
         self._stretches: dict[bytes, _Stretch] = {}
-        self._dumps: dict[str, tuple[int, list[_Frame]]] = {}
         self.damaged: dict[object, str] = {}
 
     @contextmanager
@@ -175,53 +158,15 @@ class _Measuring:
             self.damaged.setdefault(commit, exc.message)
 
     def find_frames(self, commit: str, mask: int) -> None:
-        """Note which frames the commit's dump is made of."""
-        frames: list[_Frame] = []
+        """Add the users in ``mask`` to what the commit's dump names, once all are read."""
         with self._told(commit):
-            data = self._store.commits.stored_dump(commit)
-            start = 0
-            while start < len(data):
-                end = frame_end(data, start)
-                key = blake2b(memoryview(data)[start:end], digest_size=16).digest()
-                frame = self._frames.get(key)
-                if frame is None:
-                    frame = self._frames[key] = _Frame((commit, start, end))
-                frame.mask |= mask
-                frames.append(frame)
-                start = end
-        self._dumps[commit] = mask, frames
+            for block in self._store.trees.pieces(commit):
+                self._add_stretches(block, mask)
 
     def read_frames(self) -> None:
-        """Find out what is in the frames, and in the lines that go over their borders."""
-        last, data = "", b""
-        for frame in self._frames.values():
-            commit, start, end = frame.place
-            with self._told(commit):
-                if commit != last:
-                    last, data = commit, self._store.commits.stored_dump(commit)
-                self._read_frame(frame, memoryview(data)[start:end])
-        for commit, (mask, frames) in self._dumps.items():
-            with self._told(commit):
-                self._add(self._objects_in(b"".join(_across(frames))), mask)
+        """Add what was read."""
         for stretch in self._stretches.values():
             self._add(stretch.numbers, stretch.mask)
-
-    def _read_frame(self, frame: _Frame, data: memoryview) -> None:
-        rest, first = b"", True
-        for unpacked_piece in unpacked(data):
-            piece = rest + unpacked_piece
-            cut = piece.rfind(b"\n") + 1
-            rest = piece[cut:]
-            if len(rest) > LINE_MAX:
-                raise DamagedError(f"the dump has a line of more than {LINE_MAX} bytes")
-            if not cut:
-                continue
-            start = 0
-            if first:
-                start, first = piece.find(b"\n") + 1, False
-                frame.head = piece[:start]
-            self._add_stretches(piece[start:cut], frame.mask)
-        frame.tail, frame.whole = rest, first
 
     def _add_stretches(self, lines: bytes, mask: int) -> None:
         """Have the users in ``mask`` need the objects of some lines, once all frames are read."""
@@ -304,17 +249,3 @@ class _Measuring:
 
 def _key(digest: bytes) -> str:
     return digest[: _DIGITS // 2].hex()
-
-
-def _across(frames: list[_Frame]) -> Iterator[bytes]:
-    """The lines that begin in one frame of a dump and end in another, and the first of each frame."""
-    carried = b""
-    for frame in frames:
-        if frame.whole:
-            carried += frame.tail
-            if len(carried) > LINE_MAX:
-                raise DamagedError(f"the dump has a line of more than {LINE_MAX} bytes")
-            continue
-        yield carried + frame.head
-        carried = frame.tail
-    yield carried

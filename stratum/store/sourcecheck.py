@@ -50,7 +50,7 @@ class SourceCheck:
 
     def commit(self, commit: str, users: list[str]) -> None:
         """Check what the commit says of its sources."""
-        path = f"commits/{commit}/{SOURCES}"
+        path = f"commits/{commit}.{SOURCES}"
         self._unreadable.add(commit)
         with Telling(self._findings, "sources", path, *users, commit=commit):
             sources = self._sources[commit] = self._store.sources.of(commit)

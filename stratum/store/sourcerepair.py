@@ -98,9 +98,9 @@ class SourceRepair:
 
     def mark_again(self, finding: Finding) -> None:
         """After something that was no marker was taken from a marker's place."""
-        parts = finding.path.split("/")
-        if len(parts) == 3 and parts[0] == "commits" and parts[2] == PARTIAL and self._missing(parts[1]):
-            self._mark(parts[1])
+        commit, _, what = finding.path.removeprefix("commits/").partition(".")
+        if what == PARTIAL and self._missing(commit):
+            self._mark(commit)
 
     def _inherit(self, commit: str, objects: dict[bytes, int] | None = None) -> str | None:
         """Give a commit the sources of others that have what it lacks; the places of all that it needs then, "" where

@@ -4,17 +4,18 @@
 
     sources/<SHA-256 of a manifest>/catalog   what the packs of that artifact hold (``store.catalog``), for all commits
     sources/lock                              flock, for the moment in which a sources.toml is changed
-    commits/<hash>/sources.toml               [[source]] for each: reference, manifest, tag?, seen, kind, plain_http?,
+    commits/<hash>.sources                    [[source]] for each: reference, manifest, tag?, seen, kind, plain_http?,
                                               ca_file?, gone?; then [check] (``store.tables``)
-    commits/<hash>/partial                    empty; there where objects of the commit may be unreal
+    commits/<hash>.partial                    empty; there where objects of the commit may be unreal
 
 A commit with the marker ``partial`` is **partial**: some of its objects may be missing, and what shows the commit has
 to be ready to fetch them. Nobody who shows a commit without the marker is.
 
-The order of writing is always: the catalog, then sources.toml that names it, then the marker, each durable, and only
-then may an object be missing. So a power cut leaves a catalog that no commit names, which a garbage collection takes,
-or a marker on a commit that is here whole, which costs a mount a moment. A new commit has both files from the moment
-that it has its name (``store.commits``). The marker goes when all objects were seen here, after a sync.
+The order of writing is always: the catalog, then the list that names it, then the marker, each durable, and only then
+may an object be missing. So a power cut leaves a catalog that no commit names, which a garbage collection takes, or a
+marker on a commit that is here whole, which costs a mount a moment. Both files of a new commit are there before it has
+its name (``store.commits``); where it never gets it, they are taken by a garbage collection, and the marker by whoever
+writes the commit with all its objects. The marker goes when all objects were seen here, after a sync.
 
 Whoever reads or writes here holds the store's lock, shared, but for ``is_partial``.
 """
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from stratum.store.catalog import Catalog
     from stratum.store.transaction import Transaction
 
-SOURCES = "sources.toml"
+SOURCES = "sources"
 PARTIAL = "partial"
 CATALOG = "catalog"
 LOCK = "lock"
@@ -88,7 +89,7 @@ class CommitSource:
 
 
 def write_sources(sources: Iterable[CommitSource]) -> bytes:
-    """The file ``sources.toml``. ``UsageError`` where a path is not Unicode."""
+    """The file with the sources. ``UsageError`` where a path is not Unicode."""
     tables = []
     for source in sources:
         table: dict[str, Any] = {"reference": source.reference, "manifest": source.manifest}
@@ -154,8 +155,8 @@ class Sources:
     def is_partial(self, commit: str) -> bool:
         """Whether objects of the commit may be unreal. One look, on the way of every mount."""
         try:
-            os.lstat(f"{self._layout.root}/commits/{commit}/{PARTIAL}")
-        except (FileNotFoundError, NotADirectoryError):
+            os.lstat(f"{self._layout.root}/commits/{commit}.{PARTIAL}")
+        except FileNotFoundError:
             return False
         except OSError as exc:
             raise storage_error(exc, f"look at commit {commit}") from None
@@ -163,7 +164,7 @@ class Sources:
 
     def of(self, commit: str) -> list[CommitSource]:
         """The commit's sources, the last recorded first; none where nothing was recorded. ``DamagedError``."""
-        path = self._layout.commit(commit) / SOURCES
+        path = self._layout.beside(commit, SOURCES)
         if not os.path.lexists(path):  # most commits, and told at once
             return []
         try:
@@ -176,15 +177,17 @@ class Sources:
 
     def any_partial(self) -> bool:
         """Whether the store has a partial commit."""
-        return any(
-            is_hash(commit) and self.is_partial(commit) for commit in self._layout.names_in(self._layout.commits)
-        )
+        return any(self._with(PARTIAL))
 
     def commits(self) -> Iterator[str]:
         """The commits that have sources recorded, damaged or not, sorted."""
-        for commit in self._layout.names_in(self._layout.commits):
-            if is_hash(commit) and os.path.lexists(self._layout.commit(commit) / SOURCES):
-                yield commit
+        return self._with(SOURCES)
+
+    def _with(self, what: str) -> Iterator[str]:
+        """The commits that have this file beside them."""
+        names = self._layout.names_in(self._layout.commits)
+        there = set(names)
+        return (commit for commit in names if is_hash(commit) and f"{commit}.{what}" in there)
 
     def manifests(self) -> list[str]:
         """The manifests that there are catalogs of, sorted."""
@@ -243,7 +246,7 @@ class Sources:
         tx.make_directory(directory)
         tx.write_file(directory / CATALOG, data)
         try:
-            tx.place_directory(directory, path.parent)
+            tx.place(directory, path.parent)
         except ExistsError:  # somebody else's, or a directory that lost its file
             if not self._has(path, data):
                 tx.place_file(data, path)
@@ -261,25 +264,31 @@ class Sources:
     def set_partial(self, tx: Transaction, commit: str) -> None:
         """Mark the commit, durably, before an object of it may be missing."""
         if not self.is_partial(commit):
-            tx.place_file(b"", self._layout.commit(commit) / PARTIAL)
+            tx.place_file(b"", self._layout.beside(commit, PARTIAL))
 
     def clear_partial(self, commit: str) -> None:
         """Take the mark away. The caller has seen all objects of the commit here since it took the store's lock; this
         makes their names durable first."""
         with storing(f"change commit {commit}"), suppress(FileNotFoundError):
-            directory = self._layout.open_beneath(self._layout.commit(commit), os.O_RDONLY | os.O_DIRECTORY)
+            directory = self._layout.open_beneath(self._layout.commits, os.O_RDONLY | os.O_DIRECTORY)
             try:
                 syncfs(directory)
-                os.unlink(PARTIAL, dir_fd=directory)
+                os.unlink(f"{commit}.{PARTIAL}", dir_fd=directory)
                 os.fsync(directory)
             finally:
                 os.close(directory)
 
-    def files_of(self, sources: Iterable[CommitSource], *, partial: bool) -> dict[str, bytes]:
-        """The files that a new commit has of these sources: name -> content. Their catalogs are in the store."""
-        listed = joined(sources, ())
-        files = {SOURCES: write_sources(listed)} if listed else {}
-        return files | ({PARTIAL: b""} if partial else {})
+    def begin(self, tx: Transaction, commit: str, new: Iterable[CommitSource], *, partial: bool) -> None:
+        """Note all of this of a commit that is about to get its name. The catalogs of the sources are in the store, and
+        so are all its objects, with durable names, where it is not ``partial``."""
+        listed = joined(new, ())
+        if listed:
+            with self._changing(tx, commit) as sources:
+                sources[:] = joined(listed, sources)
+        if partial:
+            self.set_partial(tx, commit)
+        elif self.is_partial(commit):  # of one that never got its name, or is getting it in this moment
+            self.clear_partial(commit)
 
     def _changing(self, tx: Transaction, commit: str) -> _Changing:
         self._make_directory()
@@ -309,7 +318,7 @@ class _Changing:
         self._sources = sources
         self._tx = tx
         self._commit = commit
-        self._path = layout.commit(commit) / SOURCES
+        self._path = layout.beside(commit, SOURCES)
         self._lock = locked(layout.sources / LOCK, what="the list of sources")
 
     def __enter__(self) -> list[CommitSource]:

@@ -26,6 +26,7 @@ from stratum.store.resolve import Refs
 from stratum.store.sources import Sources
 from stratum.store.tags import Tags
 from stratum.store.transaction import Transaction, Transactions
+from stratum.store.trees import Trees
 from stratum.store.worktrees import Worktrees
 
 if TYPE_CHECKING:
@@ -44,7 +45,8 @@ class Store(Refs):
         self.transactions = Transactions(layout, self.locks, self.objects)
         self.sources = Sources(layout)
         self.residence = Residence(self.objects, self.sources, self._dump)
-        self.commits = Commits(layout, self.residence, self.sources, self.transactions)
+        self.trees = Trees(layout)
+        self.commits = Commits(layout, self.residence, self.sources, self.transactions, self.trees)
         self.images = Images(layout, self.locks, self.commits)
         self.namespaces = Namespaces(layout, self.locks, self.transactions)
         self.keeping = Keeping(layout, self.locks, self.transactions, self.namespaces)

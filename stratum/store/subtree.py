@@ -14,12 +14,12 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import zip_longest
+from itertools import accumulate, pairwise, zip_longest
 
 from stratum.errors import DamagedError
 from stratum.frozen import frozen, replace
-from stratum.store.frames import frame_end, unpacked
 from stratum.tree.blocks import LINE_MAX, whole_lines
+from stratum.tree.cutting import split_dump
 from stratum.tree.escape import escape, unescape
 
 _LINKS = 3
@@ -50,8 +50,9 @@ class _Stored:
     def unpacked(self, first: int, last: int, size: int = _PIECE) -> Iterator[tuple[int, bytes]]:
         """(number, piece) of what some frames hold."""
         for number in range(first, min(last + 1, len(self.frames))):
-            for piece in unpacked(self.packed(number), size):
-                yield number, piece
+            packed = self.packed(number)
+            for at in range(0, len(packed), size):
+                yield number, packed[at : at + size]
 
     def has_line_end(self, number: int) -> bool:
         return any(b"\n" in piece for _, piece in self.unpacked(number, number))
@@ -224,12 +225,8 @@ def _reading(commit: str) -> Iterator[None]:
 
 
 def _stored(data: bytes) -> _Stored:
-    frames, start = list[tuple[int, int]](), 0
-    while start < len(data) or not frames:
-        end = frame_end(data, start)
-        frames.append((start, end))
-        start = end
-    return _Stored(data, frames)
+    ends = list(accumulate(map(len, split_dump(data))))
+    return _Stored(data, list(pairwise([0, *ends])))
 
 
 def _shared(before: _Stored, after: _Stored) -> tuple[int, int]:

@@ -13,15 +13,12 @@ from pathlib import Path
 
 from stratum.errors import DamagedError
 from stratum.refs import is_hash, is_name
-from stratum.store.ancestry import ANCESTORS
 from stratum.store.bootmounts import is_record_name
 from stratum.store.budget import BUDGET
-from stratum.store.commits import DUMP
 from stratum.store.findings import Finding, Kind
 from stratum.store.histories import is_history_file
 from stratum.store.keeping import RESIDENCE
-from stratum.store.layout import DIRECTORIES, FORMAT_FILE, Layout
-from stratum.store.metadata import METADATA
+from stratum.store.layout import ANCESTORS, DIRECTORIES, FORMAT_FILE, Layout
 from stratum.store.objects import Objects
 from stratum.store.pins import PINS
 from stratum.store.records import DIRECTORIES as RECORDS
@@ -31,7 +28,7 @@ from stratum.sys.atomic import is_temporary
 
 QUARANTINE = "quarantine"
 _SERVICES = {directory.partition("/")[0] for directory in RECORDS}
-_LAZY = {"sources", "landing", "ahead", "profiles", "histories"}
+_LAZY = {"frames", "grounds", "sources", "landing", "ahead", "profiles", "histories"}
 _TOP = {
     FORMAT_FILE,
     BUDGET,
@@ -46,7 +43,7 @@ _TOP = {
     *DIRECTORIES,
 }
 _STRATUM = {"tags", "worktrees", "history", "log.jsonl", PINS, RESIDENCE}
-_COMMIT = {METADATA, DUMP, ANCESTORS, SOURCES, PARTIAL}
+_BESIDE = {ANCESTORS, SOURCES, PARTIAL}
 _WORKTREE = {"upperdir", "workdir", "meta.toml", "lease.toml", "switch.toml", "mark"}
 _THE_KERNELS = {"upperdir", "workdir"}
 """Worktree directories with owners and modes of their own."""
@@ -73,8 +70,9 @@ class Survey:
         yield from self._object_directories()
         for name in self._names(self._layout.commits):
             path = self._layout.commits / name
-            if is_hash(name):
-                yield from self._contents(path, _COMMIT)
+            commit, _, what = name.partition(".")
+            if is_hash(commit) and (not what or what in _BESIDE):
+                yield from self.look(path)
             else:
                 yield self._stray(path)
         yield from self._refs()

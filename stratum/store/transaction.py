@@ -11,7 +11,7 @@
     tmp/<id>/              without an owner: what was removed from the store and is being deleted
 
 The order of writing is always the same: (1) bytes into ``tmp/<id>/``; (2) one syncfs(2) of the store's file system;
-(3) objects are renamed to their names, which another syncfs makes durable; (4) the commit's directory appears by one
+(3) objects are renamed to their names, which another syncfs makes durable; (4) the commit's file appears by one
 rename, its parent is synced; (5) the tag or worktree moves, by one rename, and its parent is synced. A crash between
 two of these leaves things that nothing refers to, never a reference to something missing. syncfs reports a failed
 write-back only to descriptors opened before it happened, so the descriptor is opened when the transaction begins.
@@ -35,6 +35,7 @@ from functools import partial
 from pathlib import Path
 
 from stratum.errors import BusyError, DamagedError, ExistsError, StratumError
+from stratum.store.frames import Frames, digest_of
 from stratum.store.layout import Layout, storage_error, storing
 from stratum.store.locks import StoreLocks
 from stratum.store.objects import OBJECT_MODE, Objects, Staging
@@ -66,6 +67,8 @@ class Transaction:
         self._objects = objects
         self._staged: dict[bytes, tuple[str, int]] = {}
         self._published: set[bytes] = set()
+        self._frames = Frames(layout)
+        self._new_frames: dict[bytes, tuple[Path, int]] = {}
         self._counter = 0
         self._dirty = False
         self._process = os.getpid()
@@ -161,6 +164,15 @@ class Transaction:
             self.stage(digest, size, name)
         return digest
 
+    def add_frame(self, data: bytes) -> bytes:
+        """Store a frame of a dump, given as its file; its digest. ``publish_objects`` gives it its name."""
+        digest = digest_of(data)
+        if digest not in self._new_frames and not self._frames.has(digest, len(data)):
+            path = self.new_path("frame")
+            self.write_file(path, data)
+            self._new_frames[digest] = (path, len(data))
+        return digest
+
     def _create_object(self) -> tuple[str, int]:
         """A new file in ``object_staging`` that no worker's file can collide with: its name, a descriptor."""
         self._counter += 1
@@ -168,7 +180,7 @@ class Transaction:
         return name, os.open(self.object_staging / name, _NEW_FILE, OBJECT_MODE)
 
     def publish_objects(self, *, complete: bool = False) -> int:
-        """Sync, name everything staged so far, and sync the names; how many objects were new to the store.
+        """Sync, name all objects and frames staged so far, and sync the names; how many objects were new to the store.
 
         ``complete``: nobody writes to ``object_staging`` meanwhile; then less is to be done.
         """
@@ -178,10 +190,12 @@ class Transaction:
                 self._check_staged(digest, name, size)
             self.sync()
             new = self._objects.take_in(Staging(str(self.object_staging)), staged, complete=complete)
-            self._dirty = bool(staged)
+            self._frames.take_in((digest, *file) for digest, file in self._new_frames.items())
+            self._dirty = bool(staged or self._new_frames)
             self.sync()
         self._published.update(self._staged)
         self._staged.clear()
+        self._new_frames.clear()
         return new
 
     def _check_staged(self, digest: bytes, name: str, size: int) -> None:
@@ -241,9 +255,9 @@ class Transaction:
             os.symlink(points_to, path)
             os.rename(path, target.name, dst_dir_fd=parent)
 
-    def place_directory(self, source: Path, target: Path) -> None:
-        """Rename ``source``, complete in this transaction, to ``target``, after a sync; ``ExistsError`` where that
-        exists."""
+    def place(self, source: Path, target: Path) -> None:
+        """Rename ``source``, a file or directory complete in this transaction, to ``target``, after a sync;
+        ``ExistsError`` where that exists."""
         self.sync()
         with self._placing(target) as parent:
             try:

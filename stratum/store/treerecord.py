@@ -33,6 +33,8 @@ _LINES_PART: Final = 4
 """No record has more lines than this part of its dump and ``_LINES_FREE`` bytes."""
 
 _HEAD = re.compile(rb"([0-9]{1,10}) ([0-3]) ([0-9a-f]{64}|-) ([0-9]{1,10}) ([0-9]{1,6}) ([0-9]{1,10})\n")
+HEAD_MAX: Final = 128
+"""Bytes of a record's first line."""
 _HASH_SIZE = 32
 _FRAME_SIZE = _HASH_SIZE + 4
 _SEPARATOR = b"\0"
@@ -206,6 +208,13 @@ def split_file(data: bytes, where: str) -> tuple[bytes, bytes]:
     if not separator:
         raise _damaged(where, "it is cut short")
     return metadata, record
+
+
+def read_head(beginning: bytes) -> tuple[int, str | None] | None:
+    """The level and the ground that a commit's file tells of, of which this is the beginning; None where it tells none.
+    It may have been changed: only ``decode`` sees that."""
+    head = _HEAD.match(beginning.partition(_SEPARATOR)[2])
+    return None if head is None else (int(head[2]), None if head[3] == b"-" else head[3].decode())
 
 
 def _damaged(where: str, why: str) -> DamagedError:

@@ -12,19 +12,28 @@ scripts of a chain are composed to one before anything is read of the dump at it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from functools import partial
+from itertools import accumulate, pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from stratum.errors import DamagedError, NotFoundError
 from stratum.refs import is_hash
-from stratum.store.layout import Layout, storage_error
-from stratum.store.treerecord import RECORD_MAX, TreeRecord, decode, split_file
+from stratum.store.frames import Frames, in_two
+from stratum.store.layout import Layout, storage_error, storing
+from stratum.store.metadata import METADATA_MAX
+from stratum.store.treerecord import HEAD_MAX, RECORD_MAX, TreeRecord, decode, read_head, split_file
+from stratum.sys.atomic import fsync_dir
+from stratum.tree.blocks import Span, whole_lines
+from stratum.tree.zstdframe import compress
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from stratum.store.treerecord import FrameRef
     from stratum.tree.blocks import Dump
+    from stratum.tree.script import Script
 
 Chain = list[tuple[str, TreeRecord]]
 """Commits and their records, each but the last stored on the next."""
@@ -44,9 +53,10 @@ class Trees:
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
+        self._frames = Frames(layout)
 
     def file(self, commit: str) -> tuple[Path, bytes]:
-        """A commit's file, or that of a ground, and where it is. ``NotFoundError``, ``DamagedError``."""
+        """A commit's file, or that of a ground: where it is, and what is in it. ``NotFoundError``, ``DamagedError``."""
         for directory in (self._layout.commits, self._layout.grounds):
             path = directory / commit
             try:
@@ -72,7 +82,7 @@ class Trees:
                 record = self.record(ground)
             except NotFoundError:
                 raise DamagedError(
-                    f"commit {below} is stored on the tree of {ground}, which is lost",
+                    f"commit {below} is stored on the tree of commit {ground}, which is lost",
                     hint="pull it again, or restore a backup",
                 ) from None
             if record.level >= above.level:
@@ -82,27 +92,147 @@ class Trees:
             chain.append((ground, record))
         return chain
 
+    def level(self, commit: str) -> int | None:
+        """The level of a commit's or ground's record, told from the beginning of its file; None where there is none."""
+        head = self._head(commit)
+        return None if head is None else head[0]
+
+    def grounds_of(self, commits: Iterable[str]) -> set[str]:
+        """All that the commits are stored on, told from the beginnings of their files."""
+        found: set[str] = set()
+        waiting = list(commits)
+        while waiting:
+            head = self._head(waiting.pop())
+            if head is not None and head[1] is not None and head[1] not in found:
+                found.add(head[1])
+                waiting.append(head[1])
+        return found
+
+    def _head(self, commit: str) -> tuple[int, str | None] | None:
+        """The level and the ground in a commit's or ground's file."""
+        for directory in (self._layout.commits, self._layout.grounds):
+            with storing(f"read {directory / commit}"), suppress(FileNotFoundError):
+                return read_head(self._layout.head_of(directory / commit, METADATA_MAX + HEAD_MAX))
+        return None
+
     def grounds(self) -> list[str]:
         """The commits that are no more, whose dumps others are stored on; sorted."""
         return [name for name in self._layout.names_in(self._layout.grounds) if is_hash(name)]
 
+    def retire(self, commit: str) -> None:
+        """Make a commit, on whose dump others are stored, a ground, in one durable step. The caller holds the store's
+        lock exclusively. ``StratumError``."""
+        source, target = self._layout.commits, self._layout.grounds
+        with storing(f"remove commit {commit}"):
+            with suppress(FileExistsError):
+                target.mkdir(mode=0o755)
+                fsync_dir(self._layout.root)
+            fds = [self._layout.open_beneath(path, os.O_RDONLY | os.O_DIRECTORY) for path in (source, target)]
+            try:
+                os.rename(commit, commit, src_dir_fd=fds[0], dst_dir_fd=fds[1])
+                os.fsync(fds[1])
+                os.fsync(fds[0])
+            finally:
+                for fd in fds:
+                    os.close(fd)
+
     def frames(self) -> Iterator[bytes]:
         """The SHA-256 of each frame that is here, in no order."""
-        raise NotImplementedError
+        return self._frames.list()
+
+    def frame_path(self, sha256: bytes) -> Path:
+        """Where a frame is or would be."""
+        return self._frames.path(sha256)
+
+    def has_frame(self, ref: FrameRef) -> bool:
+        """Whether a frame is here, at a glance."""
+        return self._frames.has(ref.sha256)
 
     def frame_file(self, sha256: bytes) -> bytes:
         """A frame as it is stored. ``DamagedError`` where it is missing or no file."""
-        raise NotImplementedError
+        return self._frames.file(sha256)
 
     def frame(self, ref: FrameRef) -> bytes:
         """The lines in a frame. ``DamagedError`` where it is missing, damaged, or of another size."""
-        raise NotImplementedError
+        return self._frames.lines(ref)
 
     def pieces(self, commit: str) -> Iterator[bytes]:
         """The commit's dump in blocks of whole lines, which nobody has compared with its hash. Raises as ``chain``."""
-        raise NotImplementedError
+        return self.read(self.chain(commit))
+
+    def read(self, chain: Chain) -> Iterator[bytes]:
+        """The same of a chain. ``DamagedError``."""
+        whole = chain[-1][1]
+        if len(chain) == 1:
+            return whole_lines(in_two(self.frame, whole.frames) if whole.frames else [whole.lines])
+        return whole_lines(self._made(script_of(chain), whole))
+
+    def _made(self, script: Script, whole: TreeRecord) -> Iterator[bytes]:
+        """What the script makes of a whole dump, piece by piece; no frame is read that it has nothing of."""
+        ends = list(accumulate(frame.size for frame in whole.frames)) or [len(whole.lines)]
+        starts = [0, *ends[:-1]]
+        wanted = list(_touched(script, starts, ends))
+        texts = in_two(self.frame, [whole.frames[number] for number in wanted]) if whole.frames else iter([whole.lines])
+        numbers = iter(wanted)
+        begin, end, text = 0, 0, b""
+        for piece in script.pieces():
+            if not isinstance(piece, Span):
+                yield bytes(piece)
+                continue
+            at = piece.start
+            while at < piece.end:
+                while at >= end:
+                    number = next(numbers, None)
+                    if number is None:
+                        raise DamagedError("it has less of its ground than the ground has")
+                    begin, end, text = starts[number], ends[number], next(texts)
+                stop = min(piece.end, end)
+                yield text[at - begin : stop - begin]
+                at = stop
 
     def layers(self, commit: str, dump: Dump) -> Iterator[Layer]:
         """The tree layers of the commit, whose dump is given: cut as every artifact's are, those that the store has as
         frames as they are, the others compressed when somebody asks."""
-        raise NotImplementedError
+        from stratum.tree.cutting import cut, kept_pieces
+        from stratum.tree.script import whole
+
+        chain = self.chain(commit)
+        record = chain[-1][1]
+        frames = record.frames
+        steps = script_of(chain).steps if len(chain) > 1 else whole(record.size).steps
+        for piece in cut(dump, kept_pieces(steps, [frame.size for frame in frames])):
+            if isinstance(piece, int):
+                frame = frames[piece]
+                yield Layer(frame.sha256, frame.size, partial(self.frame_file, frame.sha256))
+            else:
+                yield Layer(None, len(piece), partial(compress, piece))
+
+
+def script_of(chain: Chain) -> Script:
+    """What makes the dump of a chain's first commit, which is stored on others, of its last one's. ``DamagedError``."""
+    from stratum.tree.script import check_steps, compose
+
+    script = chain[0][1].script
+    for (_, above), (_, record) in pairwise(chain):
+        check_steps(above.steps, len(above.lines), record.size)
+        if record.level:
+            script = compose(script, record.script)
+    return script
+
+
+def _touched(script: Script, starts: list[int], ends: list[int]) -> Iterator[int]:
+    """Which of the stretches the script has something of, ascending."""
+    number = 0
+    last = -1
+    for step in script.steps:
+        if isinstance(step, int):
+            continue
+        while number < len(ends) and ends[number] <= step.start:
+            number += 1
+        while number < len(ends) and starts[number] < step.end:
+            if number != last:
+                yield number
+            last = number
+            if ends[number] > step.end:
+                break
+            number += 1

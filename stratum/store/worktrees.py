@@ -319,7 +319,7 @@ class Worktrees:
             tx.sync()
             self._reflog.append(name, "worktree", worktree, None, base_commit, why)
             self._make_lock_file(name, worktree)
-            tx.place_directory(directory, made.directory)
+            tx.place(directory, made.directory)
         return made
 
     def _make_lock_file(self, name: str, worktree: str) -> None:
@@ -431,7 +431,7 @@ class Worktrees:
             retired = self._retired_path(new.name, new.worktree)
             with self._locks.ref(new.name):
                 self._log_move(old, new, why)
-                tx.place_directory(directory, retired)
+                tx.place(directory, retired)
                 tx.exchange(retired, old.directory)
             return new
 

@@ -187,14 +187,14 @@ def write_tags(tags: dict[str, tuple[str, float, str]]) -> bytes:
 
 
 def _packed(lines: list[str]) -> bytes:
-    from stratum.transfer.packs import compress
+    from stratum.tree.zstdframe import compress
 
     body = "".join(f"{line}\n" for line in [_json({"format": _VERSION}), *lines]).encode()
     return compress(body + sha256(body).hexdigest().encode() + b"\n")
 
 
 def _lines(data: bytes, limit: int) -> list[bytes]:
-    from stratum.transfer.packs import decompress
+    from stratum.tree.zstdframe import decompress
 
     text = decompress(data, limit, "a record of manifests")
     body, last = text[:-65], text[-65:]

@@ -33,6 +33,7 @@ from stratum.errors import DamagedError
 from stratum.sys.holes import sparse_pieces, zeros
 from stratum.tree.model import object_path
 from stratum.tree.tarheader import BLOCK, END, USTAR_SIZE_MAX, TarHeader, padding, write_header
+from stratum.tree.zstdframe import compress, decompress, options
 
 if TYPE_CHECKING:
     from stratum.zstd import ZstdCompressor
@@ -60,7 +61,6 @@ INDEX_MAX = 64 << 20
 
 _OBJECT_SIZE_MAX = 1 << 44
 _DIGEST_OF, _SIZE_OF = itemgetter(0), itemgetter(1)  # of a member, for a million of them
-_LEVEL = 3
 _MAGIC = b"stratum-index 1"
 _FRAME = re.compile(rb"^frame ([1-9][0-9]{0,14}) ([1-9][0-9]{0,14})$", re.MULTILINE)
 _OBJECT = re.compile(rb"^object ([0-9a-f]{64}) ([0-9]{1,15}) ([1-9][0-9]{0,14})$", re.MULTILINE)
@@ -222,7 +222,7 @@ class PackWriter:
         """The pack's bytes, a frame at a time. ``DamagedError`` where an object is not what its name says."""
         from stratum.zstd import ZstdCompressor
 
-        compressor = ZstdCompressor(options=_options())
+        compressor = ZstdCompressor(options=options())
         empty, of_zeros = bytes(FRAME_SIZE), b""  # most of a sparse file is one frame again and again
         buffer = bytearray()
         for piece in self._archive():
@@ -437,33 +437,3 @@ class _Archive:
         if len(data) != uncompressed:
             raise DamagedError(f"{self._what}: a frame has {len(data)} bytes, not {uncompressed}")
         self._buffer = memoryview(data)
-
-
-def compress(data: bytes) -> bytes:
-    """``data`` as one zstd frame, with a checksum."""
-    from stratum import zstd
-
-    return zstd.compress(data, options=_options())
-
-
-def _options() -> dict[int, int]:
-    """How everything is compressed. The bytes depend on these and on the version of libzstd, on nothing else."""
-    from stratum.zstd import CompressionParameter
-
-    return {CompressionParameter.compression_level: _LEVEL, CompressionParameter.checksum_flag: 1}
-
-
-def decompress(data: bytes | memoryview, limit: int, what: str) -> bytes:
-    """What one zstd frame holds; ``DamagedError`` where it is malformed, followed by more, or over ``limit`` bytes."""
-    from stratum import zstd
-
-    decompressor = zstd.ZstdDecompressor()
-    try:
-        text = decompressor.decompress(data, limit + 1)
-    except zstd.ZstdError as exc:
-        raise DamagedError(f"{what} cannot be decompressed: {exc}") from None
-    if len(text) > limit:
-        raise DamagedError(f"{what} decompresses to more than {limit} bytes")
-    if not decompressor.eof or decompressor.unused_data:
-        raise DamagedError(f"{what} is not one whole zstd frame")
-    return text

@@ -7,43 +7,17 @@ prints the commit ID.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterable, Iterator
 
 from blake3 import blake3
 
 from stratum.errors import DamagedError
-from stratum.transfer.packs import compress, decompress
-from stratum.tree.blocks import Blocks, Dump, small_blocks, whole_lines
-
-CUT_MASK = 0x7FF
-"""A piece ends after a line whose CRC-32 has these bits clear, once it has ``PIECE_MIN`` bytes."""
-
-PIECE_MIN = 64 << 10
-PIECE_MAX = 4 << 20
-"""A piece ends after the line that makes it at least this long, whatever that line says."""
+from stratum.tree.blocks import Blocks, Dump, whole_lines
+from stratum.tree.cutting import split_dump
+from stratum.tree.zstdframe import compress, decompress
 
 READ_MAX = 16 << 20
 """Largest piece that is read, in bytes of the dump."""
-
-
-def split_dump(dump: Blocks) -> Iterator[bytes]:
-    """Cut ``dump`` (lines that end in newlines) into its pieces."""
-    piece: list[bytes] = []
-    size = 0
-    for block in small_blocks(dump):
-        start = position = 0
-        while end := block.find(b"\n", position) + 1:
-            size += end - position
-            if size >= PIECE_MAX or (size >= PIECE_MIN and not zlib.crc32(block[position:end]) & CUT_MASK):
-                piece.append(block[start:end])
-                yield b"".join(piece)
-                piece, size, start = [], 0, end
-            position = end
-        if start < len(block):
-            piece.append(block[start:])
-    if piece:
-        yield b"".join(piece)
 
 
 def tree_blobs(dump: Blocks) -> Iterator[bytes]:

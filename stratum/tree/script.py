@@ -142,7 +142,7 @@ def of_spliced(dump: SplicedDump, limit: int) -> Script | None:
             waiting.append(piece)
             continue
         if waiting:
-            if not _merge(built, waiting, _blocks(source, done, piece.start), done, limit):
+            if not _merge(built, waiting, blocks_between(source, done, piece.start), done, limit):
                 return None
             waiting = []
         built.add_span(*piece)
@@ -157,7 +157,7 @@ def between(new: Iterable[bytes], ground: Iterable[bytes], limit: int) -> Script
     return built.script() if _merge(built, new, ground, 0, limit) else None
 
 
-def _blocks(dump: bytes, start: int, end: int) -> Iterator[bytes]:
+def blocks_between(dump: bytes, start: int, end: int) -> Iterator[bytes]:
     """``dump[start:end]`` in blocks of whole lines."""
     while start < end:
         cut = min(dump.find(b"\n", min(start + BLOCK_SIZE, end) - 1) + 1 or end, end)

@@ -109,7 +109,7 @@ def test_what_made_a_commit(cli: Command, line: list[str], tmp_path: Path) -> No
 
 def test_where_commits_are_missing(cli: Command, line: list[str]) -> None:
     store = Store.open(cli.store)
-    store.transactions.discard(store.layout.commit(line[2]))
+    store.commits.remove([line[2]])
     entries = cli.json("log", "app", "etc/app.conf")
     assert [entry["commit"]["metadata_hash"] for entry in entries] == [line[3]]
     assert entries[0]["missing"] == [line[2]]

@@ -299,7 +299,7 @@ class Histories:
         }
         for commit in store.commits.list():
             if commit not in needed:
-                store.transactions.discard(store.layout.commit(commit))
+                store.commits.remove([commit])
                 self.lost = True
                 return
 

@@ -70,7 +70,7 @@ def test_a_collection_beside_a_stalled_pull_leaves_it_what_it_needs(artifact: Ar
     """Also what no commit of the store needs any more."""
     store = Store.create(cli.store)
     make_commit(store, {**SOME, "loose": b"loose" * 1000})
-    store.transactions.discard(store.layout.commit(store.commits.list()[0]))
+    store.commits.remove([store.commits.list()[0]])
     registry, stall = stalled(artifact)
     with registry, verb(cli, "pull", registry.target, "app:pulled") as process:
         assert stall.asked.wait(30)
@@ -89,7 +89,7 @@ def test_a_collection_beside_a_stalled_pull_leaves_it_what_it_needs(artifact: Ar
 def test_a_killed_pull_keeps_nothing(artifact: Artifact, cli: Command) -> None:
     store = Store.create(cli.store)
     make_commit(store, SOME)
-    store.transactions.discard(store.layout.commit(store.commits.list()[0]))
+    store.commits.remove([store.commits.list()[0]])
     registry, stall = stalled(artifact)
     with registry, verb(cli, "pull", registry.target, "app:pulled") as process:
         assert stall.asked.wait(30)
@@ -109,7 +109,7 @@ def test_what_disappears_meanwhile_is_fetched_again(artifact: Artifact, cli: Com
         assert stall.asked.wait(30)
         for digest, _ in list(store.objects.list()):
             store.objects.path(digest).unlink()
-        store.transactions.discard(store.layout.commit(store.commits.list()[0]))
+        store.commits.remove([store.commits.list()[0]])
         stall.go.set()
         assert process.wait(30) == 0
     assert store.tags.get("app", "pulled") == artifact.original.commit

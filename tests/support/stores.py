@@ -14,6 +14,7 @@ from stratum.store.residence import Condition
 from stratum.store.salvage import RESUME
 from stratum.store.sources import CommitSource
 from stratum.store.transaction import Transaction
+from stratum.store.treerecord import join_file, split_file
 from stratum.tree.model import INLINE_MAX, Directory, File, Inode
 
 
@@ -82,7 +83,8 @@ def check(store: Store) -> None:
     partial with a source for what is missing, each tag and worktree at a commit that is there."""
     for digest, size in store.objects.list():
         assert store.objects.verify(digest) == size
-    assert {path.name for path in (store.root / "commits").iterdir()} == set(store.commits.list())
+    names = {path.name.partition(".")[0] for path in (store.root / "commits").iterdir()}
+    assert names == set(store.commits.list())
     for commit_hash in store.commits.list():
         if store.images.size(commit_hash) is not None:
             store.images.check(commit_hash, store.commits.tree(commit_hash))
@@ -121,3 +123,10 @@ def snapshot(path: Path) -> dict[str, tuple[int, int, bytes]]:
             entry.read_bytes() if entry.is_file() and not entry.is_symlink() else content,
         )
     return found
+
+
+def spoil_tree(store: Store, commit_hash: str) -> None:
+    """Have the tree of a commit be damaged, and its metadata whole."""
+    path = store.layout.commit(commit_hash)
+    metadata, record = split_file(path.read_bytes(), str(path))
+    path.write_bytes(join_file(metadata, record[:-1] + bytes((record[-1] ^ 1,))))

@@ -61,7 +61,7 @@ from stratum.sys.fanotify import parse_closes, parse_names
 from stratum.transfer.artifact import read_manifest
 from stratum.transfer.knownmanifests import read_part, read_tags, write_part, write_tags
 from stratum.transfer.marks import Mark, read_chunk, write_chunk
-from stratum.transfer.packs import compress, read_index
+from stratum.transfer.packs import read_index
 from stratum.tree.contents import named_digests, named_objects, objects_of
 from stratum.tree.dump import read_dump, write_dump
 from stratum.tree.ignore import Rules, lines_of, parse_patterns

@@ -193,7 +193,7 @@ def test_a_damaged_catalog_lists_nothing(place: Place) -> None:
 
 def test_damaged_sources_are_none(place: Place) -> None:
     made = place.sourced(b"ab")
-    (place.store.layout.commit(made) / "sources.toml").write_text("nonsense")
+    (place.store.layout.beside(made, "sources")).write_text("nonsense")
     assert place.evict().objects == 0
 
 

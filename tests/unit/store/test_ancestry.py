@@ -43,7 +43,7 @@ def chain(store: Store, numbers: Iterable[int], parent: str | None = None) -> li
 def forget(store: Store, *commits: str) -> None:
     """Take commits out of the store, as an early version's collection did."""
     for gone in commits:
-        store.transactions.discard(store.layout.commit(gone))
+        store.commits.remove([gone])
 
 
 def record(store: Store, of: str, ancestors: Iterable[str], whole: bool = False) -> None:
@@ -144,7 +144,7 @@ def test_what_is_told_again_adds_and_takes_nothing_away(store: Store) -> None:
 def test_nothing_is_recorded_that_the_store_can_tell_itself(store: Store) -> None:
     made = chain(store, range(4))
     record(store, made[3], made[2::-1], whole=True)
-    assert not (store.layout.commit(made[3]) / ANCESTORS).exists()
+    assert not (store.layout.beside(made[3], ANCESTORS)).exists()
 
 
 def test_what_is_sent_is_bounded_and_says_where_it_ends(store: Store) -> None:
@@ -168,7 +168,7 @@ def test_a_gap_is_spanned_up_to_what_stays(store: Store) -> None:
 def test_damage_is_found_and_put_aside(store: Store) -> None:
     made = chain(store, range(2))
     record(store, made[0], ["f" * 64])
-    path = store.layout.commit(made[0]) / ANCESTORS
+    path = store.layout.beside(made[0], ANCESTORS)
     assert check(store).damage == []
     path.write_bytes(path.read_bytes().replace(b"f", b"e"))
     with pytest.raises(DamagedError, match="is damaged"):

@@ -370,7 +370,7 @@ def test_damage_to_what_tells_of_sources_removes_nothing_that_is_needed(store: S
     commit(store, {b"one": b"s" * 5000})
     partial_commit(store, big(b"b"))
     one = source(files)
-    path = store.layout.commit(kept) / SOURCES if spoiled == "sources" else store.sources.catalog_path(one.manifest)
+    path = store.layout.beside(kept, SOURCES) if spoiled == "sources" else store.sources.catalog_path(one.manifest)
     path.write_bytes(b"[" + path.read_bytes())
     done = run(store)
     assert one.manifest in store.sources.manifests()

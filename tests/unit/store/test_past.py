@@ -84,13 +84,13 @@ def test_generations_that_are_not_here(store: Store, line: list[str]) -> None:
 
     with store.begin("a test") as tx:
         Ancestry(store).replace(tx, line[3], Recorded((line[2], line[1], line[0]), True))
-    store.transactions.discard(store.layout.commit(line[2]))
+    store.commits.remove([line[2]])
     assert named(store, "app:v1~2") == line[1]
     assert named(store, "app:v1~3") == line[0]
     with pytest.raises(NotFoundError, match="is not in this store") as caught:
         named(store, "app:v1~1")
     assert line[2] in caught.value.message
-    store.transactions.discard(store.layout.commit(line[0]))
+    store.commits.remove([line[0]])
     for text in ("app:v1~3", "app:v1~4"):
         with pytest.raises(NotFoundError, match="is not in this store") as caught:
             named(store, text)

@@ -106,7 +106,7 @@ def test_what_is_missing_is_unreal_or_lost(store: Store) -> None:
 @pytest.mark.parametrize("spoiled", ["sources", "catalog"])
 def test_what_cannot_be_read_has_nothing(store: Store, spoiled: str) -> None:
     there = partial_commit(store, FILES)
-    path = store.layout.commit(there) / SOURCES if spoiled == "sources" else store.root / "sources"
+    path = store.layout.beside(there, SOURCES) if spoiled == "sources" else store.root / "sources"
     if spoiled == "sources":
         path.write_bytes(b"[[source")
     else:
@@ -153,7 +153,7 @@ def test_a_commit_of_what_others_have_in_part(store: Store) -> None:
 
 def test_a_commit_over_a_partial_one_whose_sources_are_damaged_is_no_worse(store: Store) -> None:
     base = partial_commit(store, FILES)
-    (store.layout.commit(base) / SOURCES).write_bytes(b"x")
+    (store.layout.beside(base, SOURCES)).write_bytes(b"x")
     known = store.commits.open_tree(base)
     with store.begin("a test") as tx:
         tree = known.with_children({**known.children, b"new": file(tx, b"n" * 100)})

@@ -138,7 +138,7 @@ def test_a_file_that_is_no_list_of_sources_is_damage() -> None:
 
 def test_a_damaged_list_is_begun_anew(store: Store) -> None:
     there, one = commit(store, FILES), source(FILES)
-    path = store.layout.commit(there) / SOURCES
+    path = store.layout.beside(there, SOURCES)
     path.write_bytes(b"source = [")
     with pytest.raises(DamagedError):
         store.sources.of(there)
@@ -189,7 +189,7 @@ def test_a_partial_commit_has_its_files_from_the_beginning(store: Store) -> None
         SOURCES,
         "tree.dump.zst",
     ]
-    assert (store.layout.commit(there) / PARTIAL).read_bytes() == b""
+    assert (store.layout.beside(there, PARTIAL)).read_bytes() == b""
     assert store.sources.of(there) == [source(FILES)]
 
 

@@ -285,10 +285,10 @@ def test_files_links_and_directories_are_placed_in_one_step(store: Store) -> Non
             tx.make_directory(source)
             tx.write_file(source / "file", content)
             if content == b"first":
-                tx.place_directory(source, target)
+                tx.place(source, target)
                 continue
             with pytest.raises(ExistsError):
-                tx.place_directory(source, target)
+                tx.place(source, target)
             assert (target / "file").read_bytes() == b"first"
             tx.exchange(source, target)
             assert (target / "file").read_bytes() == b"second"
@@ -307,7 +307,7 @@ def test_nothing_is_placed_through_a_planted_link(store: Store, tmp_path: Path) 
         for place in (
             lambda: tx.place_file(b"x", target),
             lambda: tx.place_symlink("x", target),
-            lambda: tx.place_directory(source, target),
+            lambda: tx.place(source, target),
             lambda: tx.exchange(source, target),
             lambda: store.transactions.discard(target.parent / "old"),
         ):

@@ -21,6 +21,7 @@ from stratum.oci.mediatypes import INDEX_MEDIA_TYPE, VERITY_MEDIA_TYPE
 from stratum.oci.target import is_loopback, parse_target
 from stratum.store.lineage import ANCESTORS_MAX
 from stratum.transfer import packs, treeblobs
+from stratum.tree import zstdframe
 from stratum.transfer.artifact import (
     ANCESTORS_ANNOTATION,
     CONFIG_MEDIA_TYPE,
@@ -252,8 +253,8 @@ def test_loopback() -> None:
 
 def test_bounds_of_what_is_read() -> None:
     with pytest.raises(DamagedError, match="more than"):
-        packs.decompress(packs.compress(bytes(1001)), 1000, "x")
-    assert packs.decompress(packs.compress(bytes(1000)), 1000, "x") == bytes(1000)
+        zstdframe.decompress(zstdframe.compress(bytes(1001)), 1000, "x")
+    assert zstdframe.decompress(zstdframe.compress(bytes(1000)), 1000, "x") == bytes(1000)
 
 
 def test_the_example_of_the_specification() -> None:
@@ -266,12 +267,12 @@ def test_the_example_of_the_specification() -> None:
     writer = packs.PackWriter([packs.Member(digest, len(data))], lambda _digest: io.BytesIO(data))
     pack = b"".join(writer.pieces())
     (compressed, uncompressed) = writer.index.frames[0]
-    archive = packs.decompress(pack[:compressed], uncompressed, "the pack")
+    archive = zstdframe.decompress(pack[:compressed], uncompressed, "the pack")
     indented = [line[4:] for line in example.splitlines() if line.startswith("    ")]
     assert "\n".join(indented[:2]) + "\n" == dump.decode()
     assert f"Commit ID: `{metadata_hash(dump)}`" in example
     assert f"Merkle root: `{merkle_summary(dump).root}`" in example
     assert f"{len(archive)} bytes and the SHA-256 `{hashlib.sha256(archive).hexdigest()}`" in example
-    index = packs.decompress(packs.write_index(writer.index), 1000, "the index").decode()
+    index = zstdframe.decompress(packs.write_index(writer.index), 1000, "the index").decode()
     assert "\n".join(indented[2:5]) + "\n" == re.sub(r"frame \d+", "frame 125", index)
     assert indented[5] == packs.seek_table([(125, uncompressed)]).hex()

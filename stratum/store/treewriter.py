@@ -1,0 +1,197 @@
+"""How a new commit's dump is stored: whole, or as an edit script on that of another commit.
+
+Candidates for the ground are the commit that the new one was made on, and what that one is stored on. Of the scripts
+that leave the commit's file within one block of the disk, the one with the fewest grounds below is taken, as reading
+is cheapest then. Where there is none, the deepest that is within what its level may have: so a script on a script on a
+script stays small, one on a script may have some more, and one on a whole dump still more, before the dump is stored
+whole again. A whole dump shares with the one at the end of the chain the frames in which nothing changed.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from stratum.errors import DamagedError, NotFoundError
+from stratum.store.frames import in_two
+from stratum.store.treerecord import (
+    LEVEL_MAX,
+    FrameRef,
+    TreeRecord,
+    encode,
+    lines_max,
+    small_whole,
+)
+from stratum.store.trees import script_of
+from stratum.tree.blocks import Span
+
+if TYPE_CHECKING:
+    from stratum.store.transaction import Transaction
+    from stratum.store.trees import Chain, Trees
+    from stratum.tree.script import Script
+    from stratum.tree.splice import SplicedDump
+
+WHOLE_SMALL = 1 << 17
+"""A dump of up to this many bytes is in its commit's file, if it is stored whole."""
+SMALL_MIN = 1536
+BLOCK = 4096
+"""A record that leaves the commit's file within ``BLOCK`` bytes is small, as is any of ``SMALL_MIN``."""
+CAP_MIN = 64 << 10
+CAP_PART = 32
+CAP_BELOW = 8
+"""A record on a whole dump is no larger than ``CAP_MIN`` or this part of the dump, one on such a one than this part of
+that."""
+_RAW = 8
+"""How much smaller lines may become by being compressed."""
+
+
+class Stored(NamedTuple):
+    """A frame that came from elsewhere: its file, and how many bytes of the dump are in it."""
+
+    data: bytes
+    size: int
+
+
+class Base(NamedTuple):
+    """What a new dump is compared with: the chain of another commit, and whether the new dump's spans are of its."""
+
+    chain: Chain
+    is_source: bool
+
+
+class TreeWriter:
+    """Chooses how the dumps of new commits are stored."""
+
+    def __init__(self, trees: Trees) -> None:
+        self._trees = trees
+
+    def record(
+        self, tx: Transaction, commit: str, dump: SplicedDump, base: Base | None, room: int, given: Sequence[Stored]
+    ) -> bytes:
+        """The record of the new commit, in whose file it has ``room`` within one block. What it needs is there or in
+        ``tx``. ``given`` are the frames in which the dump came, where it did. Raises ``StratumError``."""
+        known = self._known(commit)
+        if known is not None:
+            return encode(known, commit)
+        small, text = max(room, SMALL_MIN), b""
+        if dump.size <= WHOLE_SMALL:
+            text = dump.join()
+            data = encode(small_whole(text), commit)
+            if len(data) <= small:
+                return data
+        delta = self._delta(commit, dump, base, small) if base is not None else None
+        if delta is not None:
+            return delta
+        return encode(small_whole(text) if text else self._whole(tx, dump, base, given), commit)
+
+    def _known(self, commit: str) -> TreeRecord | None:
+        """The record of a commit that is a ground of others while it is no more itself. No other could be taken: it
+        might be stored on one of those."""
+        try:
+            return self._trees.chain(commit)[0][1]
+        except (NotFoundError, DamagedError):
+            return None
+
+    def _delta(self, commit: str, dump: SplicedDump, base: Base, small: int) -> bytes | None:
+        """The record on one of the base's chain, where one is small enough."""
+        cap = max(CAP_MIN, dump.size // CAP_PART)
+        limit = min(lines_max(dump.size), _RAW * cap, dump.size // 2)
+        candidates = list(self._candidates(dump, base, limit))
+        made: dict[int, bytes] = {}
+        for level, (ground, script) in reversed(candidates):
+            if len(script.lines) <= _RAW * small:
+                record = TreeRecord(dump.size, level, ground, script.steps, (), script.lines)
+                made[level] = encode(record, commit)
+                if len(made[level]) <= small:
+                    return made[level]
+        caps = {LEVEL_MAX: small, 2: cap // CAP_BELOW, 1: cap}
+        for level, (ground, script) in candidates:
+            if level not in made and len(script.lines) <= _RAW * caps[level]:
+                record = TreeRecord(dump.size, level, ground, script.steps, (), script.lines)
+                made[level] = encode(record, commit)
+            if level in made and len(made[level]) <= caps[level]:
+                return made[level]
+        return None
+
+    def _candidates(self, dump: SplicedDump, base: Base, limit: int) -> Iterator[tuple[int, tuple[str, Script]]]:
+        """The grounds there could be, deepest first: the level on one, its commit, and the script that makes the dump
+        of its dump."""
+        from stratum.tree.script import compose
+
+        script = self._script(dump, base, limit)
+        for ground, record in base.chain:
+            if script is None or len(script.lines) > limit:
+                return
+            # Somebody may have collected it, or written it anew, since the chain was read.
+            if record.level < LEVEL_MAX and self._trees.level(ground) == record.level:
+                yield record.level + 1, (ground, script)
+            script = compose(script, record.script) if record.level else None
+
+    def _script(self, dump: SplicedDump, base: Base, limit: int) -> Script | None:
+        """What makes the dump of the base's; None where it has more lines, or the base's cannot be read."""
+        from blake3 import blake3
+
+        from stratum.tree.script import between, of_spliced
+
+        if base.is_source:
+            return of_spliced(dump, limit)
+        hasher = blake3()
+
+        def ground() -> Iterator[bytes]:
+            for block in self._trees.read(base.chain):
+                hasher.update(block)
+                yield block
+
+        try:
+            blocks = ground()
+            script = between(blocks_of(dump), blocks, limit)
+            if script is not None:
+                deque(blocks, maxlen=0)
+        except DamagedError:
+            return None
+        return script if hasher.hexdigest() == base.chain[0][0] else None
+
+    def _whole(self, tx: Transaction, dump: SplicedDump, base: Base | None, given: Sequence[Stored]) -> TreeRecord:
+        """A record of the dump in frames, which are in ``tx`` or there."""
+        from stratum.tree.cutting import cut
+        from stratum.tree.zstdframe import compress
+
+        if given:
+            refs = [FrameRef(tx.add_frame(data), size) for data, size in given]
+            return TreeRecord(dump.size, 0, None, (), tuple(refs), b"")
+        frames = base.chain[-1][1].frames if base is not None else ()
+        known = self._kept(dump, base) if base is not None and frames else {}
+
+        def store(piece: bytes | int) -> tuple[bytes, FrameRef | int]:
+            return (b"", frames[piece]) if isinstance(piece, int) else (compress(piece), len(piece))
+
+        refs = []
+        for data, found in in_two(store, cut(blocks_of(dump), known)):
+            refs.append(FrameRef(tx.add_frame(data), found) if isinstance(found, int) else found)
+        return TreeRecord(dump.size, 0, None, (), tuple(refs), b"")
+
+    def _kept(self, dump: SplicedDump, base: Base) -> dict[int, tuple[int, int]]:
+        """The frames at the end of the base's chain in which nothing changed, as ``cutting.cut`` takes them."""
+        from stratum.tree.cutting import kept_pieces
+        from stratum.tree.script import compose
+
+        script = self._script(dump, base, dump.size // 2)
+        if script is None:
+            return {}
+        if len(base.chain) > 1:
+            script = compose(script, script_of(base.chain))
+        frames = base.chain[-1][1].frames
+        kept = kept_pieces(script.steps, [frame.size for frame in frames])
+        return {at: (end, number) for at, (end, number) in kept.items() if self._trees.has_frame(frames[number])}
+
+
+def blocks_of(dump: SplicedDump) -> Iterator[bytes]:
+    """The dump in blocks of whole lines, of bounded size where it is its source's."""
+    from stratum.tree.script import blocks_between
+
+    for piece in dump.pieces:
+        if isinstance(piece, Span):
+            yield from blocks_between(dump.source, *piece)
+        else:
+            yield piece
