@@ -100,6 +100,13 @@ SETTINGS = (
         "How much of the store's file system such content leaves free.",
     ),
     Setting(
+        "cache_images",
+        "STRATUM_CACHE_IMAGES",
+        "bytes, such as 5G, or none",
+        "what 'stratum cache limit' set, else 2 GiB or a twentieth of the store's file system, if that is less",
+        "How much the images of commits may take, which mounts make; those that are not mounted go first.",
+    ),
+    Setting(
         "cache_verified_hours",
         "STRATUM_CACHE_VERIFIED_HOURS",
         "hours, 0 to 9999",
@@ -248,8 +255,9 @@ class Config:
     """The settings in force. ``lazy`` is whether a pull that is not told is lazy. ``environment`` is the environment
     they were read from, for programs started with it.
 
-    ``cache_max`` (bytes, ``NO_LIMIT`` for none) and ``cache_min_free`` (percent) are None where nobody set them: then
-    what is noted in the store counts; so is ``history_max``, and then a tenth of the file system counts.
+    ``cache_max`` (bytes, ``NO_LIMIT`` for none), ``cache_min_free`` (percent) and ``cache_images`` (bytes, likewise)
+    are None where nobody set them: then what is noted in the store counts; so is ``history_max``, and then a tenth of
+    the file system counts.
     """
 
     store: Path
@@ -263,6 +271,7 @@ class Config:
     environment: Mapping[str, str]
     cache_max: int | None = None
     cache_min_free: int | None = None
+    cache_images: int | None = None
     cache_verified_hours: int = 6
     history_max: int | None = None
     history_events: str = "auto"
@@ -323,6 +332,7 @@ def load_config(environ: Mapping[str, str] | None = None, **overrides: str | Non
         environment=env,
         cache_max=_optional(parse_bytes, values.get("cache_max"), "cache_max"),
         cache_min_free=_optional(parse_percent, values.get("cache_min_free"), "cache_min_free"),
+        cache_images=_optional(parse_bytes, values.get("cache_images"), "cache_images"),
         history_max=_optional(parse_bytes, values.get("history_max"), "history_max"),
         cache_verified_hours=_hours(values.get("cache_verified_hours")),
         history_events=_choice(values.get("history_events"), "history_events", EVENTS),
@@ -455,7 +465,7 @@ _PLACE = 'write it as [places."s3://BUCKET"] with lines such as endpoint = "http
 _PAIR = 'write it as token_realms = { "registry.example.com" = "https://gitlab.example.com" }'
 
 
-_NUMBERS = {"jobs", "cache_max", "history_max", "cache_min_free", "cache_verified_hours"}
+_NUMBERS = {"jobs", "cache_max", "cache_images", "history_max", "cache_min_free", "cache_verified_hours"}
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 

@@ -378,7 +378,7 @@ class Held:
         store, placed, problems = self._store, False, list[str]()
         with swapping(record, force=force) as live:
             copied = live.has_copies()
-            store.images.ensure(wanted.base_commit)  # or its error, before anything is changed
+            self._place.image(wanted.base_commit)  # or its error, before anything is changed
             try:
                 with store.begin(f"{why}: {self}") as tx:
                     upperdir, kept = prepare(tx)

@@ -45,7 +45,7 @@ def mount_visible(session: Session, text: str, mountpoint: str | None) -> Record
             )
         return host.mount_recorded(
             session.state,
-            MountPlan(store.images.ensure(found.commit), store.objects.layers),
+            MountPlan(session.image(found.commit), store.objects.layers),
             store=store.root,
             ref=str(found),
             commit=found.commit,

@@ -7,6 +7,8 @@ import functools
 import os
 from typing import TYPE_CHECKING
 
+from stratum.errors import StratumError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from datetime import datetime
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from stratum.mount.state import State
     from stratum.progress import Progress
     from stratum.store import Store
+    from stratum.store.images import Room
 
 
 class Workplace:
@@ -101,9 +104,9 @@ class Workplace:
         from stratum.mount.plan import Lower, MountPlan
 
         store, method = self.store, self.mount_method
-        image = store.images.ensure(commit)
+        by_tree = method is not None and method.lower is Lower.DIRECTORY
         return MountPlan(
-            image,
+            store.images.path(commit) if by_tree else self.image(commit),
             store.objects.layers,
             upperdir,
             workdir,
@@ -113,8 +116,18 @@ class Workplace:
             gate=self.gate(commit, options),
             dialect=store.dialect,
             method=method,
-            tree=self._outline(commit) if method is not None and method.lower is Lower.DIRECTORY else None,
+            tree=self._outline(commit) if by_tree else None,
         )
+
+    def image(self, commit: str) -> Path:
+        """The commit's image, made where it is missing (``store.images``)."""
+        return self.store.images.ensure(commit, self.image_room)
+
+    def image_room(self) -> Room:
+        """The room that images have."""
+        from stratum.api.images import image_room
+
+        return image_room(self.store, self.state, self.config)
 
     @functools.cached_property
     def mount_method(self) -> Method | None:
@@ -130,24 +143,21 @@ class Workplace:
         return users_method(self.config.user_mounts, self.config.runtime_dir)
 
     def _outline(self, commit: str) -> Path:
-        """A directory that shows the commit without contents; made once."""
-        place = self.store.layout.trees / commit
-        if place.exists():
-            return place
-        from stratum.composefs.outline import outline
-        from stratum.errors import ExistsError
-        from stratum.ingest.restore import make_outline
-        from stratum.store.layout import storing
-
+        """A directory that shows the commit without contents, made where it is missing."""
         store = self.store
+        found = store.images.find_tree(commit)
+        if found is not None:
+            return found
+        from stratum.composefs.outline import outline
+        from stratum.ingest.restore import make_outline
+
         tree = outline(store.commits.tree(commit), _has_ids)
         with store.begin(f"laying out commit {commit}") as tx:
             new = tx.new_path("tree")
             make_outline(store.objects, tree, new)
-            with storing(f"make {place.parent}"):
-                place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with contextlib.suppress(ExistsError):  # somebody else made it meanwhile
-                tx.place(new, place)
+            place = store.images.outlines.take_in(tx, new, commit)
+        with contextlib.suppress(StratumError):  # what is here is here, whatever goes wrong with others
+            store.images.trim(self.image_room())
         return place
 
     def now(self) -> datetime:

@@ -258,10 +258,10 @@ def _mount_erofs(source: int) -> int:
 def attach_layer(layer: int, plan: MountPlan, method: Method) -> None:
     """Attach the mount ``layer`` where the kernel wants layers attached; only ever in the namespace of ``run_build``.
 
-    The place does not matter, as layers are used by their fds; the image's folder is sure to be there.
+    The place does not matter, as layers are used by their fds; the folder of objects is sure to be there.
     """
     if method.attached_layers:
-        with closing(open_nofollow(plan.image.parent, os.O_PATH | os.O_DIRECTORY)) as target:
+        with closing(open_nofollow(plan.data[0], os.O_PATH | os.O_DIRECTORY)) as target:
             mountapi.move_mount(layer, target)
 
 

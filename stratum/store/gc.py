@@ -333,13 +333,8 @@ def _old_caches(store: Store, commits: Collection[str]) -> Iterator[Path]:
     for name in store.layout.names_in(directory):
         if not name.startswith(TEMPORARY_PREFIX) and name not in commits:
             yield directory / name
-    for commit in store.images.list():
-        if commit not in commits:
-            yield store.images.path(commit)
-    directory = store.layout.trees
-    for name in store.layout.names_in(directory):
-        if name not in commits:
-            yield directory / name
+    yield from store.images.others(commits)
+    yield from store.images.outlines.others(commits)
     for name in store.profiles.commits():
         if name not in commits:
             yield store.profiles.path(name)
@@ -348,7 +343,7 @@ def _old_caches(store: Store, commits: Collection[str]) -> Iterator[Path]:
 def _abandoned_files(store: Store) -> Iterator[Path]:
     """Temporary files whose writer is dead, as every writer holds the store's lock."""
     layout = store.layout
-    caches = layout.ingest_cache, layout.merkle_cache, layout.c4_cache, layout.runs, layout.images
+    caches = layout.ingest_cache, layout.merkle_cache, layout.c4_cache, layout.runs
     for directory in (store.root, *caches, layout.profiles):
         for name in store.layout.names_in(directory):
             if name.startswith(TEMPORARY_PREFIX):

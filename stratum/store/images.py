@@ -3,59 +3,115 @@
 An image is a pure function of the commit's dump, so it is a cache: made when a mount needs it, and made again, byte for
 byte the same, where it is gone. Nothing else makes one, and nothing else in the store tells of it. It gets its name
 when it is complete and durable, so a power cut leaves a whole one or none.
+
+What was not needed for longest goes where images, and the trees that stand in for them (``store.outlines``), take more
+than the limit. Never does what a mount shows, be it on record or only known to the kernel, nor what was needed within
+``MIN_AGE``: who asked for it may be about to mount it. A mount goes on where its image is removed all the same.
+
+::
+
+    cache/images/lock          flock: shared by who finds an image and notes its use, exclusive for removing any
+    cache/images/<hash>.lock   flock: who makes that image; others wait, and find it made
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 import struct
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+import time
+from collections.abc import Callable, Collection, Iterator
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
-from stratum.errors import DamagedError
+from stratum.errors import BusyError, DamagedError, StratumError
+from stratum.frozen import frozen
 from stratum.refs import is_hash
-from stratum.store.layout import Layout, storage_error, storing
-from stratum.sys.smallfile import READ
+from stratum.store.layout import Layout, NoSpaceError, storage_error, storing
+from stratum.store.locks import STORE_WAIT, StoreLocks
+from stratum.store.outlines import Kept, Outlines, Paths
+from stratum.sys.locks import locked
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from stratum.store.commits import Commits
-    from stratum.store.locks import StoreLocks
     from stratum.tree.model import Directory
 
 SUFFIX = ".cfs"
+LOCK = "lock"
+MIN_AGE = 600.0
+"""Seconds that something stays for after it was needed."""
 _MODE = 0o644
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _BLOCK_SIZE = 4096
 _MAGIC_AT, _BLOCKS_AT = 1024, 1024 + 36
 """Where an image's superblock (``composefs.erofs.layout``) has its magic number, and the number of blocks."""
 _NUMBER = struct.Struct("<I")
 _MAGIC = 0xE0F5E1E2
+_FULL = errno.ENOSPC, errno.EDQUOT
+_MARGIN = 20
+"""Where the limit is passed, so large a part of it (1 / 20) goes besides."""
+
+
+@frozen
+class Shown:
+    """The ``commits`` that mounts show. ``unknown``: there are mounts of the store of which nobody knows what they
+    show."""
+
+    commits: Collection[str] = ()
+    unknown: bool = False
+
+
+@frozen
+class Room:
+    """What images and trees may take, in bytes, and who says what is mounted. ``spare`` is a directory for images where
+    the store can only be read."""
+
+    limit: int
+    shown: Callable[[], Shown] = Shown
+    spare: Path | None = None
+
+
+@frozen
+class Trimmed:
+    """What went, or would go: how many images and trees, their bytes on disk, and how many bytes more were to go."""
+
+    count: int = 0
+    bytes: int = 0
+    short: int = 0
+
+
+class _Entry(NamedTuple):
+    used: float
+    disk: int
+    commit: str
+    is_tree: bool
 
 
 class Images:
-    """The images of one store. Who relies on one that ``ensure`` named holds the store's lock shared until it is
-    open, or mounted."""
+    """The images of one store. Who uses one that ``ensure`` named holds the store's lock shared until it is mounted."""
 
-    def __init__(self, layout: Layout, locks: StoreLocks, commits: Commits) -> None:
+    def __init__(self, layout: Layout, locks: StoreLocks, commits: Commits, outlines: Outlines) -> None:
         self._layout = layout
         self._locks = locks
         self._commits = commits
+        self.outlines = outlines
 
     def path(self, commit: str) -> Path:
         """Where the image of a commit is, if it is there."""
         return self._layout.images / (commit + SUFFIX)
 
-    def list(self) -> dict[str, os.stat_result]:
-        """The images that are there: commit -> lstat(2). What else is in the directory is left out."""
+    def list(self) -> dict[str, Kept]:
+        """The images that are there: commit -> when it was last needed, and bytes on disk."""
         found = {}
         for name in self._layout.names_in(self._layout.images):
             commit = name.removesuffix(SUFFIX)
             if name.endswith(SUFFIX) and is_hash(commit):
                 with contextlib.suppress(FileNotFoundError):
-                    found[commit] = self.path(commit).lstat()
+                    info = self.path(commit).lstat()
+                    found[commit] = Kept(info.st_mtime, info.st_blocks * 512)
         return found
 
     def size(self, commit: str) -> int | None:
@@ -67,18 +123,49 @@ class Images:
         except OSError as exc:
             raise storage_error(exc, f"read {self.path(commit)}") from None
 
-    def ensure(self, commit: str) -> Path:
-        """The path of the commit's image, which is made where it is missing, or not whole.
+    def ensure(self, commit: str, room: Callable[[], Room] | None = None) -> Path:
+        """The path of the commit's image, which is made where it is missing, or not whole; others go then, where
+        ``room`` says so.
 
         Raises ``NotFoundError``, ``DamagedError`` (of the commit's tree), ``StratumError``.
         """
         path = self.path(commit)
-        if not self._is_whole(path):
-            with self._locks.store():
-                self._make(self._commits.tree(commit), path)
-        with contextlib.suppress(OSError):  # it has been of use; a store may be read-only
-            os.utime(path, follow_symlinks=False)
+        if self._find(path):
+            return path
+        with self._locks.store():
+            try:
+                with self._making(commit):
+                    if not self._find(path):
+                        self._make(commit, path, room)
+            except OSError as exc:
+                spare = room().spare if room is not None and exc.errno == errno.EROFS else None
+                if spare is None:
+                    raise storage_error(exc, f"write {path}") from None
+                return self._make_elsewhere(commit, spare)
+        self._trim_after(room)
         return path
+
+    def find_tree(self, commit: str) -> Path | None:
+        """The tree that stands in for the image of a commit, if there is one; it is noted that it was of use."""
+        try:
+            os.close(self._directory())
+            with self._lock():
+                return self.outlines.find(commit)
+        except OSError as exc:
+            if exc.errno == errno.EROFS:  # nobody removes it there
+                return self.outlines.find(commit)
+            raise storage_error(exc, f"look for the tree of commit {commit}") from None
+
+    def take_in(self, new: Path, commit: str, room: Callable[[], Room]) -> None:
+        """Give ``new``, a file of the store that is the commit's image, complete and synced, its name."""
+        path = self.path(commit)
+        with storing(f"write {path}"):
+            directory = self._directory()
+            try:
+                os.rename(new, path.name, dst_dir_fd=directory)
+            finally:
+                os.close(directory)
+        self._trim_after(room)
 
     def drop(self, commit: str) -> bool:
         """Remove the image of a commit; whether there was one. What is mounted of it stays as it is."""
@@ -94,63 +181,235 @@ class Images:
         """Compare the image with what the commit's tree gives, byte for byte. ``DamagedError`` where it differs,
         ``FileNotFoundError`` where there is none."""
         path = self.path(commit)
-        with self._reading(path), os.fdopen(self._layout.open_beneath(path, READ), "rb", buffering=0) as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise DamagedError("it is not a regular file")
-            buffered = _Whole(file.fileno())
-            if any(buffered.read(len(piece)) != piece for piece in _pieces(root)) or buffered.read(1):
-                raise DamagedError("it is not the image of the commit's tree")
-
-    def _is_whole(self, path: Path) -> bool:
-        """Whether the file is there, is ours, and has as many blocks as it says."""
         try:
-            fd = self._layout.open_beneath(path, READ)
-        except FileNotFoundError:
-            return False
-        except OSError as exc:
-            raise storage_error(exc, f"read {path}") from None
-        try:
-            info = os.fstat(fd)
-            if not stat.S_ISREG(info.st_mode) or info.st_uid not in (0, os.geteuid()) or info.st_mode & 0o022:
-                return False
-            head = os.pread(fd, _BLOCKS_AT + _NUMBER.size, 0)
-        except OSError as exc:
-            raise storage_error(exc, f"read {path}") from None
-        finally:
-            os.close(fd)
-        if len(head) < _BLOCKS_AT + _NUMBER.size or _NUMBER.unpack_from(head, _MAGIC_AT)[0] != _MAGIC:
-            return False
-        return bool(_NUMBER.unpack_from(head, _BLOCKS_AT)[0] * _BLOCK_SIZE == info.st_size)
-
-    def _make(self, root: Directory, path: Path) -> None:
-        from stratum.sys.atomic import create_atomic
-
-        with storing(f"write {path}"):
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with create_atomic(path, _MODE) as fd, open(fd, "wb", closefd=False) as file:
-                file.writelines(_pieces(root))
-
-    @contextlib.contextmanager
-    def _reading(self, path: Path) -> Iterator[None]:
-        try:
-            yield
+            with self._lock(), os.fdopen(self._layout.open_beneath(path, _READ), "rb", buffering=1 << 20) as file:
+                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                    raise DamagedError("it is not a regular file")
+                if any(file.read(len(piece)) != piece for piece in _pieces(root)) or file.read(1):
+                    raise DamagedError("it is not the image of the commit's tree")
         except FileNotFoundError:
             raise
         except OSError as exc:
             raise storage_error(exc, f"read {path}") from None
 
+    def is_in_use(self, commit: str) -> bool | None:
+        """Whether somebody has the image open or mounted, in whatever namespace; None where nobody can tell, or there
+        is none. The caller holds the lock, so that nobody opens it meanwhile."""
+        from stratum.sys.leases import is_in_use
 
-class _Whole:
-    """read(2) until there is as much as was asked for, or no more."""
+        try:
+            fd = self._layout.open_beneath(self.path(commit), _READ)
+        except (OSError, DamagedError):
+            return None
+        try:
+            return is_in_use(fd)
+        finally:
+            os.close(fd)
 
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
+    def others(self, kept: Collection[str]) -> Paths:
+        """What a collection may remove of the directory: everything but the images of the commits ``kept``. The caller
+        holds the store's lock exclusively, or only wants to know."""
+        directory = self._layout.images
+        names = (name for name in self._layout.names_in(directory) if name != LOCK)
+        return [
+            directory / name for name in names if not name.endswith(SUFFIX) or name.removesuffix(SUFFIX) not in kept
+        ]
 
-    def read(self, size: int) -> bytes:
-        data = b""
-        while len(data) < size and (more := os.read(self._fd, size - len(data))):
-            data += more
-        return data
+    def total(self) -> int:
+        """The bytes on disk of all images and trees."""
+        return sum(kept.disk for kept in (*self.list().values(), *self.outlines.list().values()))
+
+    def trim(self, room: Room, *, older_than: float = MIN_AGE, dry_run: bool = False) -> Trimmed:
+        """Have go what was not needed for longest until the rest is within the limit.
+
+        Nothing that may be mounted goes, nor what was needed in the last ``older_than`` seconds. Raises
+        ``StratumError``; does nothing where another process is at it.
+        """
+        if self.total() <= room.limit:
+            return Trimmed()
+        shown = room.shown()
+        try:
+            os.close(self._directory())
+            with self._lock(exclusive=True):
+                return self._trim(room.limit, shown, older_than, dry_run)
+        except BusyError:
+            return Trimmed()
+        except OSError as exc:
+            raise storage_error(exc, f"remove what is old from {self._layout.images}") from None
+
+    def _trim_after(self, room: Callable[[], Room] | None) -> None:
+        """``trim``, after something came, which is there whatever goes wrong with others."""
+        with contextlib.suppress(StratumError):
+            if room is not None:
+                self.trim(room())
+
+    def _trim(self, limit: int, shown: Shown, older_than: float, dry_run: bool) -> Trimmed:
+        entries = [_Entry(*kept, commit, False) for commit, kept in self.list().items()]
+        entries += [_Entry(*kept, commit, True) for commit, kept in self.outlines.list().items()]
+        over = sum(entry.disk for entry in entries) - limit
+        if over <= 0:
+            return Trimmed()
+        over, now, count, freed = over + limit // _MARGIN, time.time(), 0, 0
+        for entry in sorted(entries):
+            if freed >= over:
+                break
+            if entry.commit in shown.commits or abs(now - entry.used) < older_than or self._is_held(entry, shown):
+                continue
+            if not dry_run:
+                (self.outlines if entry.is_tree else self).drop(entry.commit)
+            count, freed = count + 1, freed + entry.disk
+        return Trimmed(count, freed, max(over - limit // _MARGIN - freed, 0))
+
+    def _is_held(self, entry: _Entry, shown: Shown) -> bool:
+        """Whether what is on no record may be mounted. Of a tree nobody can tell."""
+        if entry.is_tree:
+            return shown.unknown
+        used = self.is_in_use(entry.commit)
+        return shown.unknown if used is None else used
+
+    def _find(self, path: Path) -> bool:
+        """Whether the image is there, and whole; then it is noted that it was of use."""
+        try:
+            with self._lock():
+                if not self._is_whole(path):
+                    return False
+                with contextlib.suppress(OSError):  # of a store that can only be read
+                    os.utime(path, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        except OSError as exc:
+            raise storage_error(exc, f"read {path}") from None
+        return True
+
+    def _is_whole(self, path: Path) -> bool:
+        """Whether the file is nobody else's, and has as many blocks as it says. ``OSError``."""
+        try:
+            fd = self._layout.open_beneath(path, _READ)
+        except DamagedError:  # a symbolic link: the rename of a new one takes its place
+            return False
+        try:
+            return is_whole(fd)
+        finally:
+            os.close(fd)
+
+    def _make(self, commit: str, path: Path, room: Callable[[], Room] | None) -> None:
+        """Make the image; where the disk is full, others go first. ``StratumError``, and ``OSError`` where the store
+        can only be read."""
+        root = self._commits.tree(commit)
+        try:
+            self._write(root, path)
+        except OSError as exc:
+            error = storage_error(exc, f"write {path}")
+            if not isinstance(error, NoSpaceError) or room is None:
+                raise
+            rules = room()
+            if not self.trim(Room(0, rules.shown)).count:
+                raise error from None
+            self._write(root, path)
+
+    def _write(self, root: Directory, path: Path) -> None:
+        from stratum.sys.atomic import create_atomic
+
+        directory = self._directory()
+        try:
+            with create_atomic(Path(f"/proc/self/fd/{directory}/{path.name}"), _MODE) as fd:
+                write_image(root, fd)
+        finally:
+            os.close(directory)
+
+    def _make_elsewhere(self, commit: str, spare: Path) -> Path:
+        """The image in the directory ``spare`` of this user's, of which those go that nobody has mounted."""
+        from stratum.sys.atomic import create_atomic
+        from stratum.sys.leases import is_in_use
+
+        path = spare / (commit + SUFFIX)
+        with storing(f"write {path}"):
+            spare.mkdir(mode=0o700, exist_ok=True)
+            for other in spare.iterdir():
+                fd = os.open(other, _READ)
+                try:
+                    if other != path and is_in_use(fd) is False:
+                        other.unlink()
+                    elif other == path and is_whole(fd):
+                        return path
+                finally:
+                    os.close(fd)
+            root = self._commits.tree(commit)
+            with create_atomic(path, _MODE) as fd:
+                write_image(root, fd)
+        return path
+
+    def _directory(self) -> int:
+        """The directory, open; made where it is missing, and reached without symbolic links. ``OSError``."""
+        opened = partial(self._layout.open_beneath, flags=os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        directory = self._layout.images
+        for path in (directory.parent, directory):
+            above = opened(path.parent)
+            try:
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(path.name, 0o700, dir_fd=above)
+            finally:
+                os.close(above)
+        return opened(directory)
+
+    @contextlib.contextmanager
+    def _lock(self, *, exclusive: bool = False) -> Iterator[None]:
+        """Hold the lock of the directory. Nobody removes anything where no lock can be made. ``FileNotFoundError``
+        where there is no directory, ``BusyError``, ``OSError``."""
+        directory = self._layout.open_beneath(self._layout.images, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            with contextlib.ExitStack() as stack:
+                lock = locked(
+                    Path(f"/proc/self/fd/{directory}/{LOCK}"),
+                    exclusive=exclusive,
+                    timeout=0 if exclusive else STORE_WAIT,
+                    what=str(self._layout.images),
+                )
+                try:
+                    stack.enter_context(lock)
+                except OSError as exc:
+                    if exclusive or exc.errno not in (errno.EROFS, *_FULL):
+                        raise
+                yield
+        finally:
+            os.close(directory)
+
+    @contextlib.contextmanager
+    def _making(self, commit: str) -> Iterator[None]:
+        """Be the one who makes an image, as far as one can wait for that. ``OSError``."""
+        directory = self._directory()
+        try:
+            path = Path(f"/proc/self/fd/{directory}/{commit}.lock")
+            with contextlib.ExitStack() as stack:
+                try:
+                    stack.enter_context(locked(path, timeout=STORE_WAIT, what=f"the image of commit {commit}"))
+                except BusyError:  # two that are made are one in the end
+                    pass
+                except OSError as exc:
+                    if exc.errno not in _FULL:  # for the lock; others may go for the image
+                        raise
+                else:
+                    stack.callback(path.unlink, missing_ok=True)
+                yield
+        finally:
+            os.close(directory)
+
+
+def is_whole(fd: int) -> bool:
+    """Whether the open file is an image that nobody else can have written, and has as many blocks as it says."""
+    info = os.fstat(fd)
+    if not stat.S_ISREG(info.st_mode) or info.st_uid not in (0, os.geteuid()) or info.st_mode & 0o022:
+        return False
+    head = os.pread(fd, _BLOCKS_AT + _NUMBER.size, 0)
+    if len(head) < _BLOCKS_AT + _NUMBER.size or _NUMBER.unpack_from(head, _MAGIC_AT)[0] != _MAGIC:
+        return False
+    return bool(_NUMBER.unpack_from(head, _BLOCKS_AT)[0] * _BLOCK_SIZE == info.st_size)
+
+
+def write_image(root: Directory, fd: int) -> None:
+    """Write the image of the tree ``root`` to the open file. ``OSError``."""
+    with open(fd, "wb", buffering=1 << 20, closefd=False) as file:
+        file.writelines(_pieces(root))
 
 
 def _pieces(root: Directory) -> Iterator[bytes | bytearray]:

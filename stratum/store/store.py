@@ -18,6 +18,7 @@ from stratum.store.layout import Layout, create_layout, open_layout
 from stratum.store.locks import StoreLocks
 from stratum.store.namespaces import Namespaces
 from stratum.store.objects import Objects
+from stratum.store.outlines import Outlines
 from stratum.store.past import Past
 from stratum.store.profiles import Profiles
 from stratum.store.reflog import Reflog
@@ -47,7 +48,7 @@ class Store(Refs):
         self.residence = Residence(self.objects, self.sources, self._dump)
         self.trees = Trees(layout)
         self.commits = Commits(layout, self.residence, self.sources, self.transactions, self.trees)
-        self.images = Images(layout, self.locks, self.commits)
+        self.images = Images(layout, self.locks, self.commits, Outlines(layout, self.transactions))
         self.namespaces = Namespaces(layout, self.locks, self.transactions)
         self.keeping = Keeping(layout, self.locks, self.transactions, self.namespaces)
         self.reflog = Reflog(layout)

@@ -8,6 +8,8 @@ EWOULDBLOCK. Reading, renaming, unlinking and changing metadata go on. Who waits
 For a mounted overlay it has to be the file in the upperdir, which is what its writers open. There truncate(2) of a path
 does not wait: overlayfs cuts the file without opening it. The descriptor is open for reading only. A writer that is
 just closing may still count as one for a moment after its close is told.
+
+A write lease is granted where nobody else has the file open at all. While it is held, who opens it waits.
 """
 
 from __future__ import annotations
@@ -68,3 +70,15 @@ def nobody_writes(fd: int) -> bool:
     """Whether the file was not open for writing at this moment, as far as the caller may know."""
     with read_lease(fd) as lease:
         return lease is Lease.GRANTED
+
+
+def is_in_use(fd: int) -> bool | None:
+    """Whether somebody else has the file open, as a filesystem that is mounted of it, or a mapping, does; None where
+    that is not known. Who opens it at this moment waits, or with O_NONBLOCK is refused (EWOULDBLOCK)."""
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+    except OSError as exc:
+        return True if exc.errno in _BUSY else None
+    give_back(fd)
+    return False
