@@ -1,4 +1,5 @@
-"""Content that can be fetched again: how much of it is here, what limits it has, and having it go."""
+"""Content that can be fetched again, and images, which can be made again: how much of it is here, what limits it has,
+and having it go."""
 
 from __future__ import annotations
 
@@ -14,15 +15,19 @@ from stratum.store.keeping import Rule
 
 if TYPE_CHECKING:
     from stratum.oci.access import Access
+    from stratum.store.images import Trimmed
 
 
 @frozen
 class CacheStatus:
     """What is here of what can be fetched again, the limits, and the file system (bytes). ``rules`` are (stratum, path,
-    rule); ``gates`` what the keeper of mounts with a gate says of each, and ``problem`` why it says nothing."""
+    rule); ``images`` how many there are of images and trees that stand in for them, how many of these are mounted, and
+    their bytes; ``gates`` what the keeper of mounts with a gate says of each, and ``problem`` why it says nothing."""
 
     held: Held
     budget: Budget
+    images: tuple[int, int, int]
+    images_max: int
     disk_size: int
     disk_free: int
     rules: list[tuple[str, bytes, Rule]] = field(default_factory=list)
@@ -34,11 +39,14 @@ def cache_status(session: Session) -> CacheStatus:
     """The state of the cache. ``DamagedError`` where it cannot be known what commits need."""
     store = session.store
     held = Evictor(store, session.state, session.config).held()
+    budget = read_budget(store.layout, session.config)
     disk = os.statvfs(store.root)
     found, problem = gates(session)
     return CacheStatus(
         held,
-        read_budget(store.layout, session.config),
+        budget,
+        _images(session),
+        budget.images_max(store.layout),
         disk.f_blocks * disk.f_frsize,
         disk.f_bavail * disk.f_frsize,
         [
@@ -49,6 +57,15 @@ def cache_status(session: Session) -> CacheStatus:
         found,
         problem,
     )
+
+
+def _images(session: Session) -> tuple[int, int, int]:
+    from stratum.api.images import shown
+
+    images, commits = session.store.images, shown(session.store, session.state).commits
+    found, trees = images.list(), images.outlines.list()
+    mounted = sum(commit in commits or images.is_in_use(commit) is True for commit in found)
+    return len(found) + len(trees), mounted + len(trees.keys() & set(commits)), images.total()
 
 
 def gates(session: Session) -> tuple[list[dict[str, Any]], str | None]:
@@ -72,24 +89,41 @@ def cache_evict(
     *,
     access: Access,
     to: int | None = None,
+    images: int | None = None,
     older_than: float = MIN_AGE,
     dry_run: bool = False,
-) -> Evicted:
-    """Evict until content that can be fetched again takes ``to`` bytes at most, by default until it is within its
-    limits. Raises as ``hydrate.evict.Evictor.evict``."""
+) -> tuple[Evicted, Trimmed]:
+    """Evict until content that can be fetched again takes ``to`` bytes at most, and images that no mount shows until
+    these take ``images``. Where only one of them is given, only that goes; where neither is, both go until they are
+    within their limits. Raises as ``hydrate.evict.Evictor.evict``."""
+    from stratum.frozen import replace
+    from stratum.store.images import Trimmed
+
     store = session.store
     budget = read_budget(store.layout, session.config)
 
     def wanted(held: int) -> int:
         return budget.excess(store.layout, held) if to is None else held - to
 
-    evictor = Evictor(store, session.state, session.config, access)
-    return evictor.evict(wanted, older_than=older_than, dry_run=dry_run)
+    done, trimmed = Evicted(dry_run=dry_run), Trimmed()
+    if to is not None or images is None:
+        evictor = Evictor(store, session.state, session.config, access)
+        done = evictor.evict(wanted, older_than=older_than, dry_run=dry_run)
+    if images is not None or to is None:
+        room = session.image_room()
+        with store.locks.store():
+            room = room if images is None else replace(room, limit=images)
+            trimmed = store.images.trim(room, older_than=older_than, dry_run=dry_run)
+    return done, trimmed
 
 
-def cache_limit(session: Session, *, limit: int | None = None, min_free: int | None = None) -> Budget:
-    """Set limits (bytes, percent) of the store, as far as they are given; the ones in force then."""
+def cache_limit(
+    session: Session, *, limit: int | None = None, min_free: int | None = None, images: int | None = None
+) -> tuple[Budget, int]:
+    """Set limits (bytes, percent, bytes) of the store, as far as they are given; the ones in force then, and that of
+    images, be it chosen or not."""
     store = session.create_store()
-    if limit is not None or min_free is not None:
-        set_budget(store.layout, store.transactions, limit=limit, min_free=min_free)
-    return read_budget(store.layout, session.config)
+    if any(given is not None for given in (limit, min_free, images)):
+        set_budget(store.layout, store.transactions, limit=limit, min_free=min_free, images=images)
+    budget = read_budget(store.layout, session.config)
+    return budget, budget.images_max(store.layout)

@@ -12,6 +12,8 @@ from stratum.errors import NotFoundError, UsageError, path_text
 from stratum.frozen import frozen, replace
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from stratum.api.held import Held
     from stratum.refs import Ref
     from stratum.store.metadata import CommitMeta
@@ -39,6 +41,14 @@ def show(session: Session, text: str) -> Shown:
     names = {user.partition(":")[0].partition("+")[0] for user in users} | ({found.name} if found.name else set())
     why = reasons(store, sorted(names)).get(found.commit)
     return Shown(store.commits.meta(found.commit), [u for u in users if ":" in u], [u for u in users if "+" in u], why)
+
+
+def image_path(session: Session, text: str) -> Path:
+    """The path of the image (an EROFS for composefs) of the commit that ``text`` names, made where it is missing. It is
+    there for as long as somebody has it open or mounted, and may go some minutes after that."""
+    store = session.store
+    with store.locks.store():
+        return session.image(store.resolve_commit(ref_or_mountpoint(session, text)))
 
 
 def diff(

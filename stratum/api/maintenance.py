@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from stratum.api.session import Session
-from stratum.errors import DamagedError, UnsupportedError, UsageError
+from stratum.errors import DamagedError, StratumError, UnsupportedError, UsageError
 from stratum.progress import Progress
 from stratum.refs import check_name
 from stratum.store.clock import rfc3339, utc_now
@@ -112,6 +112,9 @@ def gc(session: Session, rules: Retention, *, dry_run: bool = False) -> Collecte
             needed=needed,
             forgotten=forgetting if dry_run else None,
         )
+        with suppress(StratumError):  # of the limits, which fsck tells
+            trimmed = store.images.trim(session.image_room(), dry_run=dry_run)
+            done.images, done.bytes_freed = trimmed.count, done.bytes_freed + trimmed.bytes
     if folded.failed and not dry_run:  # there may be room for it now
         folded = fold_all(session, before=folded)
     done.versions, done.histories = len(forgetting.going), [f"{name}+{tree}" for name, tree in forgetting.expired]

@@ -22,35 +22,55 @@ if TYPE_CHECKING:
         ("The newest commit of db", "stratum show db"),
         ("A file of a commit", "stratum show db:v1:/etc/db.conf"),
         ("The commit before the last one", "stratum show db~1"),
+        (
+            "Mount a commit by composefs's own program",
+            'mount.composefs -o basedir=STORE/objects "$(stratum show --image-path db:v1)" /mnt',
+        ),
     ],
 )
 @click.argument("ref", metavar="REF|HASH|MOUNTPOINT", type=REF_OR_PATH)
 @click.argument("path", metavar="[PATH]", required=False, type=IN_REF)
-def show(app: App, ref: str, path: str | None) -> None:
+@click.option(
+    "--image-path", is_flag=True, help="Print the path of its image alone, which is made where it is missing."
+)
+def show(app: App, ref: str, path: str | None, image_path: bool) -> None:
     """Show a commit's metadata, the refs that name it and, where it is not here whole, how much of it is.
 
     With PATH: the content of that file, what is in that directory, or where that symbolic link points; of a commit, of
     what a worktree shows now (NAME+WORKTREE), or of what it showed after an operation of its history
     (NAME+WORKTREE@CHANGE). REF:/PATH and MOUNTPOINT/PATH say both.
+
+    The image of a commit is the EROFS that mounts are made of, with the objects in the store's directory 'objects', as
+    composefs has them. It is in a cache, and may go some minutes after nobody has it open or mounted any more ('stratum
+    cache'); copy it to keep it.
     """
     from stratum.api.naming import with_paths
+    from stratum.errors import UsageError
 
     ref, paths = with_paths(app.session, ref, [path] if path is not None else [])
+    if paths and image_path:
+        raise UsageError("--image-path is about a whole commit", hint="leave the path out")
     if paths:
         print_path(app, ref, paths[0])
         return
+    from stratum.api.history import image_path as image_of
     from stratum.api.history import show as run
     from stratum.api.residing import Residings
     from stratum.cli.residing import residing_json, residing_text
 
     note_uncommitted(app, ref)
+    image = str(image_of(app.session, ref)) if image_path else None
+    if image is not None and not app.out.json:
+        app.out.line(image)
+        return
     shown = run(app.session, ref)
     meta = shown.commit
     residing = Residings(app.session).of(meta.metadata_hash)
     if app.out.json:
         residence = residing_json(residing)
         refs = {"tags": shown.tags, "worktrees": shown.worktrees}
-        app.out.object({**meta.to_table(), **refs, "why": shown.why, "residence": residence})
+        paths_of = {"image_path": safe(image)} if image is not None else {}
+        app.out.object({**meta.to_table(), **refs, **paths_of, "why": shown.why, "residence": residence})
         return
     app.out.line(f"commit      {meta.metadata_hash}")
     app.out.line(f"merkle root {meta.merkle_root}")

@@ -134,6 +134,7 @@ def _gc_json(done: Collected) -> dict[str, Any]:
         "kept_objects": done.objects_kept,
         "forgotten_versions": done.versions,
         "removed_histories": done.histories,
+        "removed_images": done.images,
         "removed_leftovers": [safe(path) for path in done.others],
         "bytes_freed": done.bytes_freed,
         "by_stratum": _by_stratum(done) if done.dry_run else None,
@@ -173,6 +174,8 @@ def _print_collected(app: App, done: Collected) -> None:
         app.out.line(f"{word} the history of {ref}, which is no worktree any more")
     if done.versions:
         app.out.line(f"{word} {done.versions} versions of files from histories: their age, or history_max")
+    if done.images:
+        app.out.line(f"{word} {done.images} images that no mount shows: they are made again when they are needed")
     for path in done.others:
         app.out.line(f"{word} leftover {safe(path)}")
     if done.dry_run:

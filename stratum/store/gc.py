@@ -85,8 +85,8 @@ class Collected:
     removed. ``others`` are paths, relative to the store, of leftovers, old caches and lock files. What became of
     worktrees that keep their last commit twice is filled in by whoever folds them (``api.folding``): ref -> bytes on
     disk of what was ``folded``, of what is ``kept_twice`` still, and of what is while it is ``in_use``; ref -> why it
-    was ``not_folded``. So is what histories forgot (``store.forgetting``): how many ``versions``, and the refs of those
-    that went whole.
+    was ``not_folded``. So is how many ``images`` were more than the limit (``store.images``), and what histories forgot
+    (``store.forgetting``): how many ``versions``, and the refs of those that went whole.
 
     ``by_stratum`` is only found by a dry run, as whose the objects are has to be read: stratum -> what would go of it.
     What was of several strata, or of none that is known, is under the empty name.
@@ -107,6 +107,7 @@ class Collected:
     not_folded: dict[str, str] = field(default_factory=dict)
     versions: int = 0
     histories: list[str] = field(default_factory=list)
+    images: int = 0
     by_stratum: dict[str, Going] = field(default_factory=dict)
 
     def owner(self, commit: str) -> str:
@@ -170,7 +171,7 @@ def collect(
     for commit in going:
         done.commits[commit] = "no ref, mount or recent history names it"
         done.strata[commit] = sorted(roots.mentioned.get(commit, ()))
-        usage = disk_usage(store.layout.commit(commit))
+        usage = disk_usage(store.layout.commit(commit)) + store.images.remove_all(commit, dry_run=dry_run)
         done.bytes_freed += usage
         if dry_run:
             _add_going(done, done.owner(commit), usage, commits=1)
@@ -333,8 +334,7 @@ def _old_caches(store: Store, commits: Collection[str]) -> Iterator[Path]:
     for name in store.layout.names_in(directory):
         if not name.startswith(TEMPORARY_PREFIX) and name not in commits:
             yield directory / name
-    yield from store.images.others(commits)
-    yield from store.images.outlines.others(commits)
+    yield from store.images.others()
     for name in store.profiles.commits():
         if name not in commits:
             yield store.profiles.path(name)

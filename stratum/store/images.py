@@ -34,6 +34,7 @@ from stratum.store.layout import Layout, NoSpaceError, storage_error, storing
 from stratum.store.locks import STORE_WAIT, StoreLocks
 from stratum.store.outlines import Kept, Outlines, Paths
 from stratum.sys.locks import locked
+from stratum.sys.usage import disk_usage
 
 if TYPE_CHECKING:
     from stratum.store.commits import Commits
@@ -206,14 +207,22 @@ class Images:
         finally:
             os.close(fd)
 
-    def others(self, kept: Collection[str]) -> Paths:
-        """What a collection may remove of the directory: everything but the images of the commits ``kept``. The caller
-        holds the store's lock exclusively, or only wants to know."""
-        directory = self._layout.images
-        names = (name for name in self._layout.names_in(directory) if name != LOCK)
-        return [
-            directory / name for name in names if not name.endswith(SUFFIX) or name.removesuffix(SUFFIX) not in kept
-        ]
+    def remove_all(self, commit: str, *, dry_run: bool = False) -> int:
+        """Remove what is here of a commit that goes: its image and its tree; their bytes on disk. The caller holds the
+        store's lock exclusively, or only wants to know."""
+        freed = disk_usage(self.path(commit)) + self.outlines.disk(commit)
+        if not dry_run:
+            self.drop(commit)
+            self.outlines.drop(commit)
+        return freed
+
+    def others(self) -> Paths:
+        """What a collection may remove: all that is neither an image nor a tree of a commit. The caller holds the
+        store's lock exclusively, or only wants to know."""
+        directory, commits = self._layout.images, set(self._commits.list())
+        stay = {LOCK, *(commit + SUFFIX for commit in commits)}
+        others = [directory / name for name in self._layout.names_in(directory) if name not in stay]
+        return others + self.outlines.others(commits)
 
     def total(self) -> int:
         """The bytes on disk of all images and trees."""

@@ -72,10 +72,14 @@ class Outlines:
 
     def drop(self, commit: str) -> None:
         """Remove the tree of a commit, which nobody may have mounted. ``StratumError``."""
-        with contextlib.suppress(FileNotFoundError):
+        if os.path.lexists(self._layout.trees / commit):
             self._transactions.discard(self._layout.trees / commit)
         with contextlib.suppress(OSError):
             self._note(commit).unlink()
+
+    def disk(self, commit: str) -> int:
+        """Bytes on disk of the tree of a commit; 0 where there is none."""
+        return self._of(commit).disk if os.path.lexists(self._layout.trees / commit) else 0
 
     def others(self, kept: Collection[str]) -> Paths:
         """What a collection may remove of the directory: everything but the trees of the commits ``kept``."""

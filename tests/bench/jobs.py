@@ -166,7 +166,7 @@ def _mount_composefs(bench: Bench) -> list[Entrant]:
     if "mkcomposefs" not in bench.peers:
         return []
     store = bench.ours.repository / "store"
-    image = next((store / "commits").glob("*/commit.cfs"))
+    image = bench.ours.run("show", "--image-path", "app:latest")
     point = bench.directory / "cfs"
     point.mkdir(exist_ok=True)
     command = [program("mount.composefs"), image, point, "-o", f"basedir={store / 'objects'}"]

@@ -198,9 +198,11 @@ def test_a_place_is_asked_where_it_was_not_seen_lately(cli: Command, lazy: str, 
 
 def test_limits(cli: Command, lazy: str) -> None:
     del cli.environment["STRATUM_CACHE_MIN_FREE"]
-    assert cli.ok("cache", "limit") == "max none, min-free 15 %"
-    assert cli.json("cache", "limit", "--max", "10G", "--min-free", "5%") == {"max": 10 << 30, "min_free": 5}
-    assert cli.ok("cache", "limit") == "max 10.0 GiB, min-free 5 %"
+    assert cli.ok("cache", "limit").startswith("max none, min-free 15 %, images ")
+    limits = cli.json("cache", "limit", "--max", "10G", "--min-free", "5%", "--images", "1G")
+    assert limits == {"max": 10 << 30, "min_free": 5, "images": 1 << 30}
+    assert cli.ok("cache", "limit") == "max 10.0 GiB, min-free 5 %, images 1.0 GiB"
+    assert cli.json("cache", "limit", env={"STRATUM_CACHE_IMAGES": "none"})["images"] is None
     assert cli.json("cache", "limit", env={"STRATUM_CACHE_MAX": "none"})["max"] is None
     cli.ok("cache", "limit", "--max", "9k", "--min-free", "0")
     cli.ok("realize", "--no-keep", lazy)

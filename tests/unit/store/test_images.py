@@ -211,14 +211,24 @@ def test_trees_that_stand_in_for_images_go_alike(store: Store) -> None:
     assert store.images.trim(Room(0, lambda: Shown([made[0]]))).count == 1
     assert sorted(os.listdir(store.layout.trees)) == [made[0], f"{made[0]}.used"]
     assert store.images.find_tree(made[1]) is None
-    assert store.images.outlines.others([made[0]]) == []
-    assert len(store.images.outlines.others([])) == 2
 
 
 def test_what_is_nobodys_can_be_collected(store: Store) -> None:
     made = commits(store, 2)
     for name in ("evil", "0" * 64, f"{made[0]}.cfs.bak", f"{made[0]}.lock", "\udcff\n.cfs"):
         (store.layout.images / name).write_text("x")
-    others = store.images.others([made[0]])
-    assert {path.name for path in others} == set(os.listdir(store.layout.images)) - {LOCK, f"{made[0]}.cfs"}
+    store.layout.trees.mkdir()
+    for name in (made[0], "0" * 64):
+        (store.layout.trees / name).mkdir()
+        (store.layout.trees / f"{name}.used").write_text("4096")
+    (store.layout.trees / "strange").symlink_to("/etc")
+    trees = {made[0], f"{made[0]}.used"}
+    stay = {LOCK, *(f"{each}.cfs" for each in made)}
+    found = {*(set(os.listdir(store.layout.images)) - stay), *(set(os.listdir(store.layout.trees)) - trees)}
+    assert {path.name for path in store.images.others()} == found
     assert set(store.images.list()) == set(made)
+    taken = store.images.remove_all(made[0], dry_run=True)
+    assert taken == store.images.path(made[0]).stat().st_blocks * 512 + 4096
+    assert store.images.remove_all(made[0]) == taken
+    assert store.images.remove_all(made[0]) == 0
+    assert (list(store.images.list()), list(store.images.outlines.list())) == ([made[1]], ["0" * 64])
