@@ -53,10 +53,11 @@ def frozen(cls: type[T]) -> type[T]:
     def init(self: Any, *args: Any, **kwargs: Any) -> None:
         if len(args) > len(names):
             raise TypeError(f"{cls.__name__} takes {len(names)} fields, not {len(args)}")
-        for name, value in zip(names, args, strict=False):
+        for set_field, value in zip(ordered, args, strict=False):
+            set_field(self, value)
+        for name in kwargs and names[: len(args)]:
             if name in kwargs:
                 raise TypeError(f"{cls.__name__} was given {name} twice")
-            setters[name](self, value)
         for name in names[len(args) :]:
             if name in kwargs:
                 value = kwargs.pop(name)
@@ -91,6 +92,7 @@ def frozen(cls: type[T]) -> type[T]:
     made = type(cls.__name__, cls.__bases__, members)
     made.__qualname__ = cls.__qualname__
     setters = {name: getattr(made, name).__set__ for name in names}
+    ordered = tuple(setters.values())
     return made
 
 

@@ -12,8 +12,10 @@ writer of this tree said.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Container, Mapping
+from functools import cache
 from typing import Any
 
 from stratum.frozen import frozen
@@ -28,6 +30,9 @@ _HEAD = re.compile(
     rb'(?:parent_commit = "([0-9a-f]{64})"\n|message = |\n\[)'
 )
 """The beginning of metadata.toml as it is written here."""
+_READ_SLOWLY = 8
+"""So many metadata.toml are read in the time that it takes to make ``_written``."""
+_reads = itertools.count()
 
 
 @frozen
@@ -72,7 +77,11 @@ class CommitMeta:
     @classmethod
     def from_toml(cls, data: bytes, where: str) -> CommitMeta:
         """Read metadata.toml; ``DamagedError`` names ``where`` and what is wrong. Unknown tables are ignored."""
-        table = read_tables(data, where)
+        written = _as_written(data) if next(_reads) >= _READ_SLOWLY else None
+        return written or cls._from_tables(read_tables(data, where), where)
+
+    @classmethod
+    def _from_tables(cls, table: Mapping[str, Any], where: str) -> CommitMeta:
         fields = Tables(table, where)
         return cls(
             metadata_hash=fields.hash("commit", "metadata_hash"),
@@ -86,6 +95,36 @@ class CommitMeta:
             message=fields.text("commit", "message") if fields.has("commit", "message") else None,
             origin=fields.table("origin") if "origin" in table else None,
         )
+
+
+@cache
+def _written() -> re.Pattern[str]:
+    """metadata.toml as it is written here, where no text in it needs an escape."""
+    text, number, digest = r'"([^"\\\x00-\x1f\x7f]*)"', r"(0|[1-9][0-9]{0,17})", r'"([0-9a-f]{64})"'
+    return re.compile(
+        rf"\[commit\]\nmerkle_root = {digest}\nmetadata_hash = {digest}\ntimestamp = {text}\n"
+        rf"(?:parent_commit = {digest}\n)?(?:message = {text}\n)?\n"
+        rf"\[files\]\ncount = {number}\ntotal_size = {number}\n\n"
+        rf"\[merkle\]\nleaf_count = {number}\ntree_depth = {number}\n\n"
+        rf"(?:\[origin\]\n((?:[a-z_]+ = {text.replace('(', '(?:', 1)}\n)*)\n)?\[check\]\nsha256 = \"[0-9a-f]{{64}}\"\n"
+    )
+
+
+def _as_written(data: bytes) -> CommitMeta | None:
+    """What metadata.toml says, where it is just as it is written here; else None. For those who read thousands."""
+    try:
+        found = _written().fullmatch(data.decode())
+    except UnicodeDecodeError:
+        return None
+    if found is None or not is_intact(data):
+        return None
+    root, commit, time, parent, message, count, size, leaves, depth, origin = found.groups()
+    numbers = int(count), int(size), int(leaves), int(depth)
+    fields = [line.split(" = ", 1) for line in origin[:-1].split("\n")] if origin else []
+    said = {key: text[1:-1] for key, text in fields} if origin is not None else None
+    if said is not None and len(said) < len(fields):  # a key twice: TOML has none
+        return None
+    return CommitMeta(commit, root, time, *numbers, parent, message, said)
 
 
 def parent_of(data: bytes) -> tuple[str | None, str | None]:

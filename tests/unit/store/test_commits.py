@@ -15,7 +15,7 @@ from stratum.errors import DamagedError, NotFoundError, StratumError, UsageError
 from stratum.frozen import replace
 from stratum.store import Store
 from stratum.store.clock import commit_time, rfc3339
-from stratum.store.metadata import METADATA_MAX, CommitMeta
+from stratum.store.metadata import _READ_SLOWLY, METADATA_MAX, CommitMeta
 from stratum.tree.dump import read_dump, write_dump
 from stratum.tree.merkle import Dumped, MerkleNodes
 from stratum.tree.model import Directory, File
@@ -203,7 +203,11 @@ def test_metadata_and_dump_are_not_read_through_links(store: Store, tmp_path: Pa
     )
 )
 def test_metadata_round_trips(meta: CommitMeta) -> None:
-    assert CommitMeta.from_toml(meta.to_toml(), "here") == meta
+    data = meta.to_toml()
+    for _ in range(_READ_SLOWLY + 1):  # then it is read another way
+        assert CommitMeta.from_toml(data, "here") == meta
+    with pytest.raises(DamagedError):
+        CommitMeta.from_toml(data.replace(b"2025", b"2024"), "here")
 
 
 def test_metadata_that_toml_cannot_hold_is_refused() -> None:
