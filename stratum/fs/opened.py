@@ -31,8 +31,9 @@ from stratum.oci.remote import Source
 from stratum.store.catalog import Catalog
 from stratum.store.layout import storage_error
 from stratum.transfer.artifact import Manifest, read_manifest, read_metadata
-from stratum.transfer.catalogs import access_to, catalog_of, source_of, target_of
+from stratum.transfer.catalogs import access_to, source_of, target_of
 from stratum.transfer.objects import read_packs
+from stratum.transfer.packcatalogs import catalog_of
 from stratum.transfer.treeblobs import join_tree
 from stratum.tree.contents import objects_of
 from stratum.tree.dump import read_dump

@@ -2,17 +2,20 @@
 
 A catalog is made from the indexes of the artifact's packs when it is pulled or pushed, and is what an object is looked
 up in later: by its digest, without reading all of it, so that one of a million objects costs a process a few pages of a
-file that is mapped. It lists what the artifact's own commit needs, and nothing else that its packs may hold.
+file that is mapped. It lists what the artifact's own commit needs; what else its packs hold are **spares**, which
+nobody finds. Both together are all that the indexes said, so that a push can build on the packs without them.
 
 The file, numbers little-endian::
 
     magic       8 bytes "stratcat"
-    u32 version = 1, u32 number of packs, u64 number of frame entries, u64 number of members
+    u32 version = 2, u32 number of packs, u64 number of frame entries, u64 number of members, u64 number of spares
     packs       SHA-256 of the pack 32 | its size u64 | its first frame entry u64 | its first member u64
-                | SHA-256 of its verity blob 32 (zeros: it has none) | size of that u64
+                | SHA-256 of its verity blob 32 (zeros: it has none) | size of that u64 | its first spare u64
     frames      where it begins in the pack u64 | where in the archive u64; each pack has one more, its end
-    members     digest 32 | where its data begins in the archive u64 | size u64; in the order of the archive
+    members     digest 32 | where its data begins in the archive u64 | size u64 | how many lines of the commit's dump
+                name it u32 (0: not known); in the order of the archive
     order       u32 numbers of members, in the order of their digests
+    spares      digest 32 | where its data begins in the archive u64 | size u64; in the order of the archive
     check       BLAKE3 of all before
 
 Numbers of frames and members count through all packs.
@@ -21,19 +24,21 @@ Numbers of frames and members count through all packs.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from operator import itemgetter
 
 from stratum.errors import DamagedError
 
 MAGIC = b"stratcat"
-VERSION = 1
+VERSION = 2
 
-_HEADER = struct.Struct("<8sIIQQ")
-_PACK = struct.Struct("<32sQQQ32sQ")
+_HEADER = struct.Struct("<8sIIQQQ")
+_PACK = struct.Struct("<32sQQQ32sQQ")
 _FRAME = struct.Struct("<QQ")
-_MEMBER = struct.Struct("<32sQQ")
+_MEMBER = struct.Struct("<32sQQI")
+_SPARE = struct.Struct("<32sQQ")
 _NUMBER = struct.Struct("<I")
 _CHECK = 32
 _NONE = bytes(32)
@@ -49,27 +54,33 @@ class Blob:
     size: int
 
 
+Listed = tuple[bytes, int, int]
+"""(digest, where its data begins in the archive of its pack, size) of an object."""
+
+
 @dataclass(frozen=True, slots=True)
 class NewPack:
     """A pack that a catalog is to list. ``frames`` are (compressed, uncompressed) bytes of each frame, ``members``
-    (digest, where its data begins in the archive, size), in the order of the archive, as far as they are needed.
-    ``verity`` is the blob with the hashes of its large object that parts of it are checked by."""
+    (digest, where its data begins in the archive, size), in the order of the archive, as far as they are needed,
+    ``spares`` the others. ``verity`` is the blob with the hashes of the pack's large object, for parts of it."""
 
     pack: Blob
     frames: Sequence[tuple[int, int]]
-    members: Sequence[tuple[bytes, int, int]]
+    members: Sequence[Listed]
     verity: Blob | None = None
+    spares: Sequence[Listed] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class CatalogPack:
-    """A pack: ``frames`` and ``members`` are [first, last) of the catalog's numbers."""
+    """A pack: ``frames``, ``members`` and ``spares`` are [first, last) of the catalog's numbers."""
 
     number: int
     pack: Blob
     frames: tuple[int, int]
     members: tuple[int, int]
     verity: Blob | None
+    spares: tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,32 +107,43 @@ class CatalogFrame:
     archive_size: int
 
 
-def write_catalog(packs: Iterable[NewPack]) -> bytes:
-    """The catalog of ``packs``, as a file."""
+def write_catalog(packs: Iterable[NewPack], uses: Mapping[bytes, int] | None = None) -> bytes:
+    """The catalog of ``packs``, as a file. ``uses``: digest -> how many lines of the dump name it, as far as known."""
     from blake3 import blake3
 
-    entries, frames, members = [], bytearray(), bytearray()
+    entries, frames, members, spares = [], bytearray(), bytearray(), bytearray()
     digests: list[bytes] = []
+    counted = (uses or {}).get
     frame_count = 0
     for new in packs:
         verity = new.verity or Blob(_NONE, 0)
         entries.append(
-            _PACK.pack(new.pack.sha256, new.pack.size, frame_count, len(digests), verity.sha256, verity.size)
+            _PACK.pack(
+                new.pack.sha256,
+                new.pack.size,
+                frame_count,
+                len(digests),
+                verity.sha256,
+                verity.size,
+                len(spares) // _SPARE.size,
+            )
         )
         compressed = accumulate((size for size, _ in new.frames), initial=0)
         archive = accumulate((size for _, size in new.frames), initial=0)
         frames += b"".join(map(_FRAME.pack, compressed, archive))
         frame_count += len(new.frames) + 1
-        members += b"".join(_MEMBER.pack(*member) for member in new.members)
-        digests += (digest for digest, _, _ in new.members)
+        members += b"".join([_MEMBER.pack(*member, counted(member[0], 0)) for member in new.members])
+        spares += b"".join([_SPARE.pack(*spare) for spare in new.spares])
+        digests += [digest for digest, _, _ in new.members]
     order = sorted(range(len(digests)), key=digests.__getitem__)
     text = b"".join(
         (
-            _HEADER.pack(MAGIC, VERSION, len(entries), frame_count, len(digests)),
+            _HEADER.pack(MAGIC, VERSION, len(entries), frame_count, len(digests), len(spares) // _SPARE.size),
             *entries,
             frames,
             members,
             struct.pack(f"<{len(order)}I", *order),
+            spares,
         )
     )
     return text + blake3(text).digest()
@@ -144,21 +166,44 @@ class Catalog:
         packs: int
         frames: int
         members: int
-        magic, version, packs, frames, members = _HEADER.unpack_from(data)
+        spares: int
+        magic, version, packs, frames, members, spares = _HEADER.unpack_from(data)
         if magic != MAGIC or version != VERSION:
             raise self._damaged()
         self._frames_at = _HEADER.size + packs * _PACK.size
         self._members_at = self._frames_at + frames * _FRAME.size
         self._order_at = self._members_at + members * _MEMBER.size
-        self._end = self._order_at + members * _NUMBER.size
+        self._spares_at = self._order_at + members * _NUMBER.size
+        self._end = self._spares_at + spares * _SPARE.size
         self._frame_count = frames
         self._member_count = members
+        self._spare_count = spares
         if len(data) != self._end + _CHECK:
             raise self._damaged()
         self.packs: tuple[CatalogPack, ...] = tuple(self._read_packs(packs))
 
+    @property
+    def parts(self) -> tuple[Catalog, ...]:
+        """The catalogs that it is made of."""
+        return (self,)
+
+    @property
+    def data(self) -> Buffer:
+        """The file."""
+        return self._data
+
+    @property
+    def checked_by(self) -> bytes:
+        """The check of the file, 32 bytes."""
+        return bytes(self._data[self._end :])
+
+    @property
+    def frame_count(self) -> int:
+        """How many numbers of frames there are."""
+        return self._frame_count
+
     def __len__(self) -> int:
-        """How many objects it lists."""
+        """How many numbers of objects there are."""
         return self._member_count
 
     def check(self) -> None:
@@ -206,8 +251,31 @@ class Catalog:
         """The object of that number. ``DamagedError`` where its pack cannot be."""
         if not 0 <= number < self._member_count:
             raise self._damaged()
-        digest, offset, size = _MEMBER.unpack_from(self._data, self._members_at + number * _MEMBER.size)
+        digest, offset, size, _ = _MEMBER.unpack_from(self._data, self._members_at + number * _MEMBER.size)
         return CatalogMember(number, digest, size, offset, self._pack_of(number))
+
+    def uses(self, number: int) -> int:
+        """How many lines of the commit's dump name the object of that number, which is below ``len``; 0: not known."""
+        at = self._members_at + number * _MEMBER.size
+        return int(_MEMBER.unpack_from(self._data, at)[3])
+
+    def spares(self, first: int = 0, last: int | None = None) -> Iterator[Listed]:
+        """What the packs hold besides: those of the numbers [first, last), all of them by default."""
+        end = self._spare_count if last is None else last
+        part = memoryview(self._data)[self._spares_at + first * _SPARE.size : self._spares_at + end * _SPARE.size]
+        return _SPARE.iter_unpack(part)
+
+    def contents(self, pack: CatalogPack) -> Sequence[Listed]:
+        """All that a pack of the catalog holds, in the order of the archive, be it needed or not."""
+        low, high = (self._members_at + number * _MEMBER.size for number in pack.members)
+        needed = _MEMBER.iter_unpack(memoryview(self._data)[low:high])
+        found = [(digest, offset, size) for digest, offset, size, _ in needed]
+        spares = self.spares(*pack.spares)
+        return sorted((*found, *spares), key=itemgetter(1)) if pack.spares[0] < pack.spares[1] else found
+
+    def unneeded(self, pack: CatalogPack) -> Sequence[Listed]:
+        """What of a pack of the catalog the commit does not need."""
+        return list(self.spares(*pack.spares))
 
     def members(self, first: int = 0, last: int | None = None) -> Iterator[CatalogMember]:
         """Those of the numbers [first, last), all of them by default."""
@@ -215,7 +283,7 @@ class Catalog:
 
     def digests(self) -> Iterator[tuple[bytes, int]]:
         """(digest, size) of every object, in the order of the packs."""
-        for digest, _, size in _MEMBER.iter_unpack(memoryview(self._data)[self._members_at : self._order_at]):
+        for digest, _, size, _ in _MEMBER.iter_unpack(memoryview(self._data)[self._members_at : self._order_at]):
             yield digest, size
 
     def frame(self, number: int) -> CatalogFrame:
@@ -257,13 +325,16 @@ class Catalog:
         entries = [_PACK.unpack_from(self._data, _HEADER.size + number * _PACK.size) for number in range(count)]
         frame_ends = [entry[2] for entry in entries[1:]] + [self._frame_count]
         member_ends = [entry[3] for entry in entries[1:]] + [self._member_count]
-        for number, (sha256, size, frame, member, verity, verity_size) in enumerate(entries):
-            frame_end, member_end = frame_ends[number], member_ends[number]
-            if not frame < frame_end <= self._frame_count or not member <= member_end <= self._member_count:
+        spare_ends = [entry[6] for entry in entries[1:]] + [self._spare_count]
+        for number, (sha256, size, frame, member, verity, verity_size, spare) in enumerate(entries):
+            end = frame_ends[number], member_ends[number], spare_ends[number]
+            if not (frame < end[0] <= self._frame_count and member <= end[1] <= self._member_count):
+                raise self._damaged()
+            if not spare <= end[2] <= self._spare_count:
                 raise self._damaged()
             blob = Blob(verity, verity_size) if verity != _NONE else None
             # The last entry of a pack's frames is its end.
-            yield CatalogPack(number, Blob(sha256, size), (frame, frame_end - 1), (member, member_end), blob)
+            yield CatalogPack(number, Blob(sha256, size), (frame, end[0] - 1), (member, end[1]), blob, (spare, end[2]))
 
     def _ordered(self, place: int) -> int:
         (number,) = _NUMBER.unpack_from(self._data, self._order_at + place * _NUMBER.size)

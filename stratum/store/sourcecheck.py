@@ -11,11 +11,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from stratum.errors import DamagedError
-from stratum.store.catalog import Catalog
+from stratum.errors import DamagedError, NotFoundError
 from stratum.store.findings import Finding, Telling
 from stratum.store.residence import ResidenceCounts
-from stratum.store.sources import CATALOG_MAX, SOURCES, CommitSource
+from stratum.store.sources import SOURCES, CommitSource
 from stratum.tree.contents import object_lines
 
 if TYPE_CHECKING:
@@ -69,10 +68,9 @@ class SourceCheck:
             before = len(self._findings)
             with Telling(self._findings, "catalog", name, *users):
                 try:
-                    data = self._store.layout.read_beneath(path, CATALOG_MAX)
-                except FileNotFoundError:
+                    self._store.sources.catalog(manifest).check()
+                except NotFoundError:
                     raise DamagedError("it is missing") from None
-                Catalog(data, "it").check()
             if len(self._findings) > before:
                 named = [commit for commit, found in self._sources.items() if manifest in {s.manifest for s in found}]
                 self._unreadable.update(named)

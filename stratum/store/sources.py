@@ -3,6 +3,8 @@
 ::
 
     sources/<SHA-256 of a manifest>/catalog   what the packs of that artifact hold (``store.catalog``), for all commits
+    sources/<SHA-256 of a manifest>/whole     where that is what changed (``store.catalogchange``), of which catalog:
+                                              the same file as that of another manifest, a hard link
     sources/lock                              flock, for the moment in which a sources.toml is changed
     commits/<hash>.sources                    [[source]] for each: reference, manifest, tag?, seen, kind, plain_http?,
                                               ca_file?, gone?; then [check] (``store.tables``)
@@ -30,7 +32,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stratum.errors import DamagedError, ExistsError, NotFoundError
+from stratum.errors import DamagedError, ExistsError, NotFoundError, StratumError
 from stratum.frozen import frozen, replace
 from stratum.refs import is_hash
 from stratum.store.layout import Layout, storage_error, storing
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
 SOURCES = "sources"
 PARTIAL = "partial"
 CATALOG = "catalog"
+WHOLE = "whole"
 LOCK = "lock"
 
 SOURCES_MAX = 1000
@@ -198,58 +201,82 @@ class Sources:
         return self._layout.sources / manifest.removeprefix("sha256:") / CATALOG
 
     def catalog(self, manifest: str) -> Catalog:
-        """The catalog of the artifact with this manifest, mapped; it keeps a descriptor for as long as it lives.
+        """The catalog of the artifact with this manifest, mapped; it keeps descriptors for as long as it lives.
         ``NotFoundError``; ``DamagedError`` where it is none."""
-        import mmap
-
         from stratum.store.catalog import Catalog
+        from stratum.store.catalogchange import ChangedCatalog, is_change
 
         path = self.catalog_path(manifest)
+        data = self._mapped(path)
+        if data is None:
+            raise NotFoundError(f"the catalog of {manifest} is not in the store", hint="pull the commit again")
+        if not is_change(data):
+            return Catalog(data, str(path))
+        whole = self._mapped(path.with_name(WHOLE))
+        if whole is None:
+            raise DamagedError(f"{path} is damaged: what it changes is gone", hint="pull the commit again")
+        return ChangedCatalog(Catalog(whole, str(path.with_name(WHOLE))), data, str(path))
+
+    def _mapped(self, path: Path) -> memoryview | None:
+        """A file of a catalog; None where there is none."""
+        import mmap
+
         try:
             fd = self._layout.open_beneath(path, READ)
         except FileNotFoundError:
-            raise NotFoundError(
-                f"the catalog of {manifest} is not in the store", hint="pull the commit again"
-            ) from None
+            return None
         except OSError as exc:
             raise storage_error(exc, f"read {path}") from None
         try:
             info = os.fstat(fd)
             if not stat.S_ISREG(info.st_mode) or not 0 < info.st_size <= CATALOG_MAX:
                 raise DamagedError(f"{path} is not a catalog", hint="pull the commit again")
-            mapped = memoryview(mmap.mmap(fd, info.st_size, prot=mmap.PROT_READ))
+            return memoryview(mmap.mmap(fd, info.st_size, prot=mmap.PROT_READ))
         except OSError as exc:
             raise storage_error(exc, f"read {path}") from None
         finally:
             os.close(fd)
-        return Catalog(mapped, str(path))
 
-    def record(self, tx: Transaction, commit: str, source: CommitSource, catalog: bytes | None) -> None:
+    def record(
+        self, tx: Transaction, commit: str, source: CommitSource, catalog: bytes | None, of: str | None = None
+    ) -> None:
         """Note a source of a commit that the store has, in place of what was noted of the same reference, durably.
 
-        ``catalog`` is written where it is not there as it is; None where it is known to be there.
+        ``catalog`` is written where it is not there as it is; None where it is known to be there. ``of`` is
+        ``put_catalog``'s.
         """
         if catalog is not None:
-            self.put_catalog(tx, source.manifest, catalog)
+            self.put_catalog(tx, source.manifest, catalog, of)
         with self._changing(tx, commit) as sources:
             sources[:] = joined([source], sources)
 
-    def put_catalog(self, tx: Transaction, manifest: str, data: bytes) -> None:
-        """Have ``data`` be the catalog of ``manifest``, durably."""
+    def put_catalog(self, tx: Transaction, manifest: str, data: bytes, of: str | None = None) -> None:
+        """Have ``data`` be the catalog of ``manifest``, durably; where it is a change (``store.catalogchange``), one of
+        the catalog of the manifest ``of``. ``NotFoundError`` where that is gone."""
         path = self.catalog_path(manifest)
         self._make_directory()
-        if os.path.lexists(path):
-            if not self._has(path, data):
-                tx.place_file(data, path)
+        if self._has(manifest, data):
             return
         directory = tx.new_path("source")
         tx.make_directory(directory)
         tx.write_file(directory / CATALOG, data)
+        if of is not None:
+            self._link_whole(of, directory / WHOLE)
         try:
             tx.place(directory, path.parent)
-        except ExistsError:  # somebody else's, or a directory that lost its file
-            if not self._has(path, data):
-                tx.place_file(data, path)
+        except ExistsError:  # somebody else's, or of what was known of it before, or a directory that lost its file
+            if not self._has(manifest, data):
+                tx.exchange(directory, path.parent)
+
+    def _link_whole(self, of: str, path: Path) -> None:
+        """Have at ``path`` the whole catalog that the one of the manifest ``of`` is or changes."""
+        catalog = self.catalog_path(of)
+        whole = catalog.with_name(WHOLE)
+        try:
+            with storing(f"link {catalog}"):
+                os.link(whole if os.path.lexists(whole) else catalog, path, follow_symlinks=False)
+        except StratumError as exc:
+            raise NotFoundError(f"the catalog of {of} is not to be had: {exc.message}") from None
 
     def forget(self, tx: Transaction, commit: str, reference: str) -> None:
         """Take a source from a commit. The caller has made sure that no object of it is lost with that."""
@@ -294,10 +321,12 @@ class Sources:
         self._make_directory()
         return _Changing(self, self._layout, tx, commit)
 
-    def _has(self, path: Path, data: bytes) -> bool:
+    def _has(self, manifest: str, data: bytes) -> bool:
+        """Whether the catalog of ``manifest`` can be read and is ``data``."""
         try:
-            return self._layout.read_beneath(path, len(data)) == data
-        except (OSError, DamagedError):
+            same = self._layout.read_beneath(self.catalog_path(manifest), len(data)) == data
+            return same and self.catalog(manifest) is not None
+        except (OSError, DamagedError, NotFoundError):
             return False
 
     def _make_directory(self) -> None:

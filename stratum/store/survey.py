@@ -23,7 +23,7 @@ from stratum.store.objects import Objects
 from stratum.store.pins import PINS
 from stratum.store.records import DIRECTORIES as RECORDS
 from stratum.store.records import is_record_name as is_service_record
-from stratum.store.sources import CATALOG, LOCK, PARTIAL, SOURCES
+from stratum.store.sources import CATALOG, LOCK, PARTIAL, SOURCES, WHOLE
 from stratum.sys.atomic import is_temporary
 
 QUARANTINE = "quarantine"
@@ -145,7 +145,7 @@ class Survey:
         for name in self._names(self._layout.sources):
             path = self._layout.sources / name
             if is_hash(name):
-                yield from self._contents(path, {CATALOG})
+                yield from self._contents(path, {CATALOG, WHOLE})
             else:
                 yield from self.look(path) if name == LOCK else (self._stray(path),)
 

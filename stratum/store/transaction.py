@@ -100,11 +100,11 @@ class Transaction:
         return digest in self._published
 
     def need(self, digests: Iterable[bytes]) -> None:
-        """Have garbage collections keep these objects, be they in the store or to come, while the transaction lives.
+        """Have garbage collections keep these objects, too, in the store or to come, while the transaction lives.
 
         The caller holds the store's lock, and has since before it looked which of them are there.
         """
-        with storing("write to the store"), open(self.directory / NEEDS, "xb") as file:
+        with storing("write to the store"), open(self.directory / NEEDS, "ab") as file:
             file.writelines(digests)
 
     def stage(self, digest: bytes, size: int, name: str | None = None) -> None:

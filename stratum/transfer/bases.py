@@ -12,7 +12,7 @@ from functools import partial
 from stratum.errors import DamagedError, NotFoundError, StratumError
 from stratum.oci.descriptor import Descriptor
 from stratum.oci.remote import Source, fetch
-from stratum.transfer.artifact import Manifest, read_manifest
+from stratum.transfer.artifact import Manifest, Pack, read_manifest
 from stratum.transfer.keeptag import chosen
 from stratum.transfer.objects import read_packs
 from stratum.transfer.packs import Member
@@ -22,12 +22,18 @@ from stratum.transfer.relatives import where
 _BASES_MAX = 8
 
 
+Found = tuple[Manifest, str]
+"""A commit's manifest, and its digest."""
+Listing = Callable[[Manifest, str], "list[Pack] | None"]
+"""The packs of a manifest, given with its digest, where they are known without asking for their indexes."""
+
+
 @dataclass(frozen=True, slots=True)
 class There:
-    """What a repository has: the commit that the tag names now, ``present``, and the one to build on; ``digest`` is
-    what the tag names, a commit or not, None where there is no such tag."""
+    """What a repository has: the commit that the tag names now, ``present``, and the one to build on, with the digest
+    of its manifest; ``digest`` is what the tag names, a commit or not, None where there is no such tag."""
 
-    base: Manifest | None = None
+    base: Found | None = None
     present: Manifest | None = None
     digest: str | None = None
 
@@ -36,18 +42,18 @@ def find_there(remote: Source, tag: str, commit: str, parent: str | None) -> The
     """What there is for a push of ``commit`` to ``tag``: to build on is what the tag names, else the commit or its
     parent under another tag, else the newest-looking. A tag that names something else counts as none."""
     present, digest = read_manifest_of(remote, tag)
-    if present is not None:
-        return There(present, present, digest)
+    if present is not None and digest is not None:
+        return There((present, digest), present, digest)
     candidates = []
     for other in sorted(set(chosen(remote.list_tags())) - {tag}, key=_natural, reverse=True)[:_BASES_MAX]:
         found = read_base(remote, other)
         if found is not None and found[0].commit in (parent, commit):
-            return There(found[0], None, digest)
-        candidates += [found[0]] if found is not None else []
+            return There(found, None, digest)
+        candidates += [found] if found is not None else []
     return There(candidates[0] if candidates else None, None, digest)
 
 
-def read_base(remote: Source, reference: str) -> tuple[Manifest, str] | None:
+def read_base(remote: Source, reference: str) -> Found | None:
     """The commit that a tag or digest names, with the digest of its manifest; None where it names none."""
     manifest, digest = read_manifest_of(remote, reference)
     return (manifest, digest) if manifest is not None and digest is not None else None
@@ -65,8 +71,12 @@ def read_manifest_of(remote: Source, reference: str) -> tuple[Manifest | None, s
         return None, digest
 
 
-def load_base(remote: Source, manifest: Manifest, pool: Executor) -> Base | None:
+def load_base(remote: Source, found: Found, listing: Listing, pool: Executor) -> Base | None:
     """The commit with its packs; None where it is damaged, as then it is not built on."""
+    manifest, _ = found
+    known = listing(*found)
+    if known is not None:
+        return Base(manifest, known)
     try:
         return Base(manifest, read_packs(manifest.packs, partial(fetch, remote), str(remote.target), pool))
     except (DamagedError, NotFoundError):
@@ -100,7 +110,8 @@ class Bases:
 
     ``there`` is what the repository has by its tags, ``known`` are digests of other manifests in it that have objects
     of the commit; ``elsewhere`` are places whose blobs can be mounted by ``mount(repository, blob)``, which tells
-    whether that worked. ``lacking(packs)`` are the objects for new packs that would have to be fetched.
+    whether that worked. ``lacking(packs)`` are the objects for new packs that would have to be fetched. ``listing``
+    knows packs of manifests in the repository.
     """
 
     remote: Source
@@ -109,6 +120,7 @@ class Bases:
     known: Iterable[str]
     lacking: Callable[[Iterable[Sequence[Member]]], Mapping[bytes, int]]
     mount: Callable[[str, Descriptor], bool]
+    listing: Listing
 
     def best(self, plan_on: Callable[[Base | None], Plan], pool: Executor) -> Plan:
         """The plan to push by: the one on what the repository has, else on what can be mounted. Where that would send
@@ -118,7 +130,7 @@ class Bases:
             return sum(self.lacking(plan.packs).values())
 
         there = self.there.base
-        base = load_base(self.remote, there, pool) if there is not None else None
+        base = load_base(self.remote, there, self.listing, pool) if there is not None else None
         plan = plan_on(base) if there is not None else mount_base(self.elsewhere, plan_on, self.mount, pool)
         if not to_fetch(plan):
             return plan
@@ -134,7 +146,7 @@ class Bases:
         packs = list(base.packs) if base is not None else []
         for digest in self.known:
             found = read_base(self.remote, digest)
-            other = load_base(self.remote, found[0], pool) if found is not None else None
+            other = load_base(self.remote, found, self.listing, pool) if found is not None else None
             if other is not None:
                 have = {pack.layers.pack.digest for pack in packs}
                 packs += (pack for pack in other.packs if pack.layers.pack.digest not in have)

@@ -1,54 +1,18 @@
-"""What is kept of an artifact that has a commit: where it is (``store.sources``), and what its packs hold
-(``store.catalog``)."""
+"""What is kept of where an artifact is that has a commit (``store.sources``)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stratum.composefs.verity import DIGEST_SIZE, chunk_count
 from stratum.oci.bucketname import NETWORK
 from stratum.oci.target import Target, is_loopback, parse_target
-from stratum.store.catalog import Blob, NewPack, write_catalog
 from stratum.store.clock import rfc3339, utc_now
 from stratum.store.sources import CommitSource
 
 if TYPE_CHECKING:
     from stratum.oci.access import Access
-    from stratum.oci.descriptor import Descriptor
-    from stratum.transfer.artifact import Pack
-
-
-def catalog_of(packs: Iterable[Pack], needed: Mapping[bytes, int]) -> bytes:
-    """The catalog of an artifact with these packs, of the objects ``needed`` (digest -> size in bytes), each as it is
-    in the first pack that has it. Packs without any are left out."""
-    return write_catalog(_new_packs(packs, dict(needed)))
-
-
-def _new_packs(packs: Iterable[Pack], left: dict[bytes, int]) -> Iterator[NewPack]:
-    """The packs with what they have of ``left``, which is taken out of it."""
-    for pack in packs:
-        members = []
-        for (digest, size), offset in zip(pack.index.members, pack.index.offsets, strict=True):
-            if left.get(digest) == size:
-                del left[digest]
-                members.append((digest, offset, size))
-        if members:
-            yield NewPack(_blob(pack.layers.pack), pack.index.frames, members, _verity(pack))
-
-
-def _verity(pack: Pack) -> Blob | None:
-    """The blob with the hashes of the pack's large object; one that cannot be that is as none."""
-    verity, members = pack.layers.verity, pack.index.members
-    if verity is None or len(members) != 1 or verity.size != DIGEST_SIZE * chunk_count(members[0].size):
-        return None
-    return _blob(verity)
-
-
-def _blob(blob: Descriptor) -> Blob:
-    return Blob(bytes.fromhex(blob.hex), blob.size)
 
 
 def can_be_noted(target: Target) -> bool:

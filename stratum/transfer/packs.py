@@ -59,6 +59,9 @@ FRAME_MAX = 16 << 20
 INDEX_MAX = 64 << 20
 """Largest index that is read, in bytes of text."""
 
+END_SIZE = len(END)
+"""Bytes of the archive behind its last member."""
+
 _OBJECT_SIZE_MAX = 1 << 44
 _DIGEST_OF, _SIZE_OF = itemgetter(0), itemgetter(1)  # of a member, for a million of them
 _MAGIC = b"stratum-index 1"

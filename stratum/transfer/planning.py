@@ -7,23 +7,23 @@ written anew as few.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from stratum.errors import UnsupportedError
-from stratum.oci.descriptor import Descriptor, describe
+from stratum.oci.descriptor import Descriptor
 from stratum.oci.mediatypes import INDEX_MEDIA_TYPE
 from stratum.oci.remote import Upload
 from stratum.transfer.artifact import (
     CONFIG_MEDIA_TYPE,
     PACK_MEDIA_TYPE,
-    TREE_MEDIA_TYPE,
     Manifest,
     Pack,
     PackLayers,
     write_manifest,
 )
+from stratum.transfer.packcatalogs import catalog_of
 from stratum.transfer.packs import LARGE_OBJECT, OBJECT_MAX, Member, archived_size, plan_packs
 
 if TYPE_CHECKING:
@@ -48,15 +48,17 @@ class Plan:
     """A push of the commit ``meta`` with the ancestors ``lineage``.
 
     ``trees`` are the tree layers. ``kept`` are packs of the base, ``known`` those of its tree layers that are also this
-    commit's; ``packs`` has the objects of each new pack.
+    commit's; ``packs`` has the objects of each new pack. ``catalog`` makes the catalog of the artifact
+    (``store.sources``), given the new packs, and names the manifest whose catalog it is a change of, if any.
     """
 
     meta: CommitMeta
     lineage: Recorded
     trees: tuple[Upload, ...]
     known: tuple[Descriptor, ...]
-    kept: tuple[Pack, ...]
+    kept: tuple[PackLayers, ...]
     packs: tuple[tuple[Member, ...], ...]
+    catalog: Callable[[Sequence[Pack]], tuple[bytes, str | None]]
 
     @property
     def size(self) -> int:
@@ -66,7 +68,7 @@ class Plan:
     @property
     def borrowed(self) -> list[Descriptor]:
         """The blobs of the base that stay."""
-        return [*self.known, *(blob for pack in self.kept for blob in pack.layers.blobs)]
+        return [*self.known, *(blob for pack in self.kept for blob in pack.blobs)]
 
     def manifest(self, config: Descriptor, packs: Sequence[PackLayers]) -> bytes:
         """The manifest, once the new packs are made. ``UnsupportedError`` where it is too large."""
@@ -77,7 +79,7 @@ class Plan:
                 meta.timestamp,
                 config,
                 tuple(tree.descriptor for tree in self.trees),
-                (*(pack.layers for pack in self.kept), *packs),
+                (*self.kept, *packs),
                 meta.parent_commit,
                 ancestors=self.lineage.ancestors,
                 whole=self.lineage.whole,
@@ -109,14 +111,29 @@ def is_told(manifest: Manifest, lineage: Recorded) -> bool:
 
 
 def plan_push(
-    meta: CommitMeta, lineage: Recorded, trees: Iterable[bytes], objects: Mapping[bytes, int], base: Base | None
+    meta: CommitMeta,
+    lineage: Recorded,
+    trees: Sequence[Upload],
+    objects: Mapping[bytes, int],
+    uses: Callable[[], Mapping[bytes, int]],
+    base: Base | None,
 ) -> Plan:
-    """The push of a commit with these tree layers and objects (digest -> size in bytes, in tree order)."""
-    uploads = tuple(Upload.of_bytes(describe(TREE_MEDIA_TYPE, tree), tree) for tree in trees)
-    ours = {tree.descriptor for tree in uploads}
-    known = tuple(tree for tree in base.manifest.trees if tree in ours) if base is not None else ()
+    """The push of a commit with these tree layers and objects (digest -> size in bytes, in tree order), each of which
+    so many lines of its dump name (``uses``), that builds on ``base``."""
     kept, members = plan_reuse(base.packs if base is not None else (), objects)
-    return Plan(meta, lineage, uploads, known, kept, tuple(plan_packs(members)))
+
+    def catalog(new: Sequence[Pack]) -> tuple[bytes, str | None]:
+        return catalog_of([*kept, *new], objects, uses()), None
+
+    known = known_trees(trees, base.manifest if base is not None else None)
+    stay = tuple(pack.layers for pack in kept)
+    return Plan(meta, lineage, tuple(trees), known, stay, tuple(plan_packs(members)), catalog)
+
+
+def known_trees(trees: Iterable[Upload], base: Manifest | None) -> tuple[Descriptor, ...]:
+    """Those of the tree layers that the manifest has too."""
+    ours = {tree.descriptor for tree in trees}
+    return tuple(tree for tree in base.trees if tree in ours) if base is not None else ()
 
 
 def plan_reuse(base: Sequence[Pack], objects: Mapping[bytes, int]) -> tuple[tuple[Pack, ...], list[Member]]:

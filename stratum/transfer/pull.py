@@ -38,8 +38,9 @@ from stratum.store.ancestry import Ancestry
 from stratum.store.facts import Reading
 from stratum.store.lineage import Recorded
 from stratum.transfer.artifact import Manifest, Pack, read_manifest, read_metadata
-from stratum.transfer.catalogs import can_be_noted, catalog_of, source_of
+from stratum.transfer.catalogs import can_be_noted, source_of
 from stratum.transfer.objects import STORE_WAIT, WORKERS, ObjectFetch, fetch_objects, find_parts, read_packs
+from stratum.transfer.packcatalogs import catalog_of
 from stratum.transfer.packs import Member
 from stratum.transfer.profiles import bring_profile
 from stratum.transfer.resume import PackFiles

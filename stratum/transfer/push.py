@@ -30,33 +30,31 @@ from stratum.oci.places import open_sink, open_source
 from stratum.oci.remote import Sink, Upload
 from stratum.oci.target import Target
 from stratum.progress import Progress
-from stratum.store.ancestry import Ancestry
 from stratum.transfer.artifact import CONFIG_MEDIA_TYPE, PACK_MEDIA_TYPE, Pack, PackLayers
 from stratum.transfer.bases import Bases, There, find_there, read_base
 from stratum.transfer.catalogs import can_be_noted, source_of
 from stratum.transfer.keeptag import keep
+from stratum.transfer.outgoing import Outgoing
 from stratum.transfer.packs import PACK_MAX, Member, PackIndex, PackWriter, archived_size, write_index
 from stratum.transfer.packwork import store_opener
-from stratum.transfer.planning import Base, Plan, is_told, plan_push
+from stratum.transfer.planning import Plan, is_told
 from stratum.transfer.profiles import send_profile
 from stratum.transfer.realize import check_real, fetch_missing
-from stratum.transfer.recording import record_push, sources_in
+from stratum.transfer.recording import Listed, record_push, sources_in
 from stratum.transfer.relatives import relatives
 from stratum.transfer.running import Running, running
-from stratum.transfer.treeblobs import tree_blobs
-from stratum.tree.contents import objects_of
 
 if TYPE_CHECKING:
     from stratum.store import Store
-    from stratum.store.lineage import Recorded
-    from stratum.store.metadata import CommitMeta
-    from stratum.tree.blocks import Dump
 
 WORKERS = 4
 """Blobs made and sent at the same time; each needs a pack's worth of temporary disk and one chunk of memory."""
 
 _READ = 1 << 20
 _TRIES = 3
+
+Need = Callable[[Iterable[bytes]], None]
+"""Has objects (digests) stay in the store."""
 
 _T = TypeVar("_T")
 
@@ -94,28 +92,29 @@ def push(
     """
     check_pushable(target)
     with running(f"the push to {target}", jobs, progress) as job:
-        outgoing = _Outgoing.read(store, commit, job)
+        outgoing = Outgoing(store, commit)
         remote = open_sink(target, access, create=not dry_run)
-        with remote, scratch(store, f"push of {commit} to {target}", outgoing.objects) as directory:
+        with remote, scratch(store, f"push of {commit} to {target}") as (directory, need):
             bring = partial(_bring, store, commit, access, jobs, fetch=not (offline or dry_run))
-            packer = _Packer(store, directory, job, dry_run=dry_run, bring=bring)
+            packer = _Packer(store, directory, job, need, dry_run=dry_run, bring=bring)
 
-            def attempt(*, anew: bool) -> tuple[PushResult, list[Pack] | None]:
+            def attempt(*, anew: bool) -> tuple[PushResult, Listed | None]:
                 sender = Sender(remote, job, dry_run=dry_run)
                 there = find_there(remote, target.tag, commit, outgoing.meta.parent_commit)
                 there = There(digest=there.digest) if anew else there
                 elsewhere = (open_source(place, access) for place in relatives(store, commit, target))
-                bases = Bases(remote, there, elsewhere, sources_in(store, commit, remote), packer.lacking, sender.mount)
+                known = sources_in(store, commit, remote)
+                bases = Bases(remote, there, elsewhere, known, packer.lacking, sender.mount, outgoing.listing)
                 return _push(outgoing, sender, packer, bases, target.tag)
 
-            done, packs = _until_all_is_there(attempt)
+            done, catalog = _until_all_is_there(attempt)
             if not dry_run:
                 if keep_tag:
                     keep(remote, done.manifest_digest)
                 send_profile(store, commit, remote, done.manifest_digest)
                 if remote.lasting and can_be_noted(remote.noted):
                     source = source_of(remote.noted, done.manifest_digest, "push", access)
-                    record_push(store, commit, remote, source, outgoing.objects, packs)
+                    record_push(store, commit, remote, source, catalog)
             return done
 
 
@@ -159,72 +158,58 @@ def push_in_order(
     """
     what = f"push of {commit} to {remote.target}"
     with running(f"the {what}", jobs, progress) as job:
-        outgoing = _Outgoing.read(store, commit, job)
-        with scratch(store, what, outgoing.objects) as directory:
+        outgoing = Outgoing(store, commit)
+        with scratch(store, what) as (directory, need):
             found = read_base(remote, base) if base is not None else None
-            sender, packer = Sender(remote, job, in_order=True), _Packer(store, directory, job)
-            bases = Bases(remote, There(found[0] if found else None), (), (), packer.lacking, sender.mount)
+            sender, packer = Sender(remote, job, in_order=True), _Packer(store, directory, job, need)
+            bases = Bases(remote, There(found), (), (), packer.lacking, sender.mount, outgoing.listing)
             return _push(outgoing, sender, packer, bases, tag)[0]
 
 
 @contextmanager
-def scratch(store: Store, what: str, objects: Iterable[bytes]) -> Iterator[Path]:
-    """A directory for packs in the making: in a transaction, and elsewhere where the store can only be read.
+def scratch(store: Store, what: str) -> Iterator[tuple[Path, Need]]:
+    """A directory for packs in the making: in a transaction, and elsewhere where the store can only be read; and what
+    has objects stay in the store meanwhile, once.
 
-    The store is not locked meanwhile, as a registry takes its time; ``objects`` (digests) stay in it all the same.
+    The store is not locked meanwhile, as a registry takes its time.
     """
     with ExitStack() as stack:
         try:
             with store.locks.store():
                 tx = stack.enter_context(store.begin(what, apart=True))
-                tx.need(objects)
-            directory = tx.directory
         except UnsupportedError:
             from tempfile import TemporaryDirectory
 
-            directory = Path(stack.enter_context(TemporaryDirectory(prefix="stratum-push-")))
-        yield directory
+            yield Path(stack.enter_context(TemporaryDirectory(prefix="stratum-push-"))), lambda objects: None
+            return
 
+        def need(objects: Iterable[bytes]) -> None:
+            with store.locks.store():
+                tx.need(objects)
 
-@dataclass(frozen=True, slots=True)
-class _Outgoing:
-    """A commit of the store. ``objects`` is digest -> size in bytes, in tree order."""
-
-    meta: CommitMeta
-    lineage: Recorded
-    dump: Dump
-    objects: dict[bytes, int]
-
-    @classmethod
-    def read(cls, store: Store, commit: str, job: Running) -> _Outgoing:
-        meta = store.commits.meta(commit)
-        dump = store.commits.dump(commit)
-        return cls(meta, Ancestry(store).to_send(commit), dump, objects_of(dump))
+        yield tx.directory, need
 
 
 def _push(
-    outgoing: _Outgoing, sender: Sender, packer: _Packer, bases: Bases, tag: str
-) -> tuple[PushResult, list[Pack] | None]:
-    """Send what the repository lacks. What was done, and the packs of the manifest, where they had to be looked at."""
+    outgoing: Outgoing, sender: Sender, packer: _Packer, bases: Bases, tag: str
+) -> tuple[PushResult, Listed | None]:
+    """Send what the repository lacks. What was done, and the catalog of the manifest, where it had to be looked at."""
     meta, lineage, there = outgoing.meta, outgoing.lineage, bases.there
     present, config = there.present, describe(CONFIG_MEDIA_TYPE, meta.to_toml())
     if present is not None and there.digest and present.config == config and is_told(present, lineage):
         return sender.result(meta.metadata_hash, there.digest, len(present.blobs) + 1), None
-    trees = list(tree_blobs(outgoing.dump))
-
-    def plan_on(base: Base | None) -> Plan:
-        return plan_push(meta, lineage, trees, outgoing.objects, base)
-
     with ThreadPoolExecutor(WORKERS) as pool:
-        plan = bases.best(plan_on, pool)
+        plan = outgoing.small_plan(there.base)
+        if plan is None or packer.lacking(plan.packs):
+            plan = bases.best(outgoing.plan_on, pool)
         if present is not None and there.digest and plan.brings_nothing_to(present):
-            return sender.result(meta.metadata_hash, there.digest, len(present.blobs) + 1), list(plan.kept)
+            return sender.result(meta.metadata_hash, there.digest, len(present.blobs) + 1), plan.catalog(())
         plan.check()
         packer.check(plan.packs)
         packs = sender.send_plan(plan, packer, pool)
     config = sender.send_bytes(CONFIG_MEDIA_TYPE, meta.to_toml())
     digest = sender.send_manifest(plan.manifest(config, [pack.layers for pack in packs]), tag, there.digest)
-    return sender.result(meta.metadata_hash, digest), [*plan.kept, *packs]
+    return sender.result(meta.metadata_hash, digest), plan.catalog(packs)
 
 
 class Sender:
@@ -282,7 +267,7 @@ class Sender:
     def send_plan(self, plan: Plan, packer: _Packer, pool: ThreadPoolExecutor) -> list[Pack]:
         """Send the tree layers and new packs of a plan; the packs. Where anything fails, all is ended."""
         self._known = frozenset(blob.digest for blob in plan.known)
-        self._reused += (blob.digest for pack in plan.kept for blob in pack.layers.blobs)
+        self._reused += (blob.digest for pack in plan.kept for blob in pack.blobs)
         self._job.start(plan.size)
         makes = [partial(packer.make, number, members) for number, members in enumerate(plan.packs)]
         try:
@@ -336,14 +321,15 @@ class _Packed:
 
 
 class _Packer:
-    """Makes packs of objects of the store, in files in ``directory``; ``dry_run`` without the files. ``bring`` has
-    objects here that are not."""
+    """Makes packs of objects of the store, in files in ``directory``; ``dry_run`` without the files. ``need`` has
+    objects stay, ``bring`` has those here that are not."""
 
     def __init__(
         self,
         store: Store,
         directory: Path,
         job: Running,
+        need: Need,
         *,
         dry_run: bool = False,
         bring: Callable[[dict[bytes, int]], None] = lambda objects: None,
@@ -351,6 +337,7 @@ class _Packer:
         self._store = store
         self._directory = directory
         self._job = job
+        self._need = need
         self._dry_run = dry_run
         self._bring = bring
 
@@ -362,6 +349,7 @@ class _Packer:
     def check(self, packs: Sequence[Sequence[Member]]) -> None:
         """Have the objects that are to be sent here, or raise ``NotFoundError``: now, and not after half of the
         rest."""
+        self._need(member.digest for pack in packs for member in pack)
         lacking = self.lacking(packs)
         if lacking:
             self._bring(lacking)

@@ -18,8 +18,9 @@ from stratum.oci.places import open_source
 from stratum.oci.remote import fetch
 from stratum.progress import Progress
 from stratum.transfer.artifact import PackLayers, read_manifest
-from stratum.transfer.catalogs import access_to, catalog_of, target_of
+from stratum.transfer.catalogs import access_to, target_of
 from stratum.transfer.objects import WORKERS, ObjectFetch, fetch_objects, find_parts, read_packs
+from stratum.transfer.packcatalogs import catalog_of
 from stratum.transfer.resume import PackFiles
 from stratum.transfer.running import running
 from stratum.tree.contents import objects_of

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING
 
 from stratum.errors import DamagedError, NotFoundError, UnsupportedError, UsageError
 from stratum.oci.remote import Source, fetch
-from stratum.transfer.artifact import Pack, read_manifest
-from stratum.transfer.catalogs import catalog_of, target_of
+from stratum.transfer.artifact import read_manifest
+from stratum.transfer.catalogs import target_of
 from stratum.transfer.objects import WORKERS, read_packs
+from stratum.transfer.packcatalogs import catalog_of
+from stratum.tree.contents import objects_of, uses_of
 
 if TYPE_CHECKING:
     from stratum.store import Store
     from stratum.store.sources import CommitSource
+
+Listed = tuple[bytes, "str | None"]
+"""A catalog, and the manifest whose catalog it is a change of (``Sources.put_catalog``)."""
 
 
 def sources_in(store: Store, commit: str, remote: Source) -> list[str]:
@@ -32,11 +36,10 @@ def record_push(
     commit: str,
     remote: Source,
     source: CommitSource,
-    objects: dict[bytes, int],
-    packs: Sequence[Pack] | None,
+    catalog: Listed | None,
 ) -> None:
-    """Record ``source``, in ``remote``, with the commit, which needs ``objects``. ``packs`` are those of its manifest;
-    None: they have to be looked at, unless it was recorded before.
+    """Record ``source``, in ``remote``, with the commit. ``catalog`` is that of its manifest; None: it has to be looked
+    at, unless it was recorded before.
 
     Nothing is recorded in a store that can only be read, or of a commit that was removed meanwhile.
     """
@@ -44,11 +47,11 @@ def record_push(
         with store.begin(f"recording the push to {source.reference}") as tx:
             if not store.commits.exists(commit):
                 return
-            if packs is None and _is_recorded(store, commit, source):
+            if catalog is None and _is_recorded(store, commit, source):
                 store.sources.seen(tx, commit, source.reference, source.seen)
                 return
-            packs = packs if packs is not None else _packs(remote, source)
-            store.sources.record(tx, commit, source, catalog_of(packs, objects))
+            data, of = catalog or _read_catalog(store, commit, remote, source)
+            store.sources.record(tx, commit, source, data, of)
     except UnsupportedError:
         return
 
@@ -61,8 +64,9 @@ def _is_recorded(store: Store, commit: str, source: CommitSource) -> bool:
         return False
 
 
-def _packs(remote: Source, source: CommitSource) -> list[Pack]:
-    where = str(remote.target)
+def _read_catalog(store: Store, commit: str, remote: Source, source: CommitSource) -> Listed:
+    where, dump = str(remote.target), store.commits.dump(commit)
     manifest = read_manifest(remote.get_manifest(source.manifest)[0], where)
     with ThreadPoolExecutor(WORKERS) as pool:
-        return read_packs(manifest.packs, partial(fetch, remote), where, pool)
+        packs = read_packs(manifest.packs, partial(fetch, remote), where, pool)
+    return catalog_of(packs, objects_of(dump), uses_of(dump)), None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 from stratum.errors import DamagedError
@@ -58,6 +59,14 @@ def objects_of(dump: Blocks) -> dict[bytes, int]:
         if objects.setdefault(digest, size) != size:
             raise _damaged(path, f"has object {digest.hex()} with another size than a file before it")
     return objects
+
+
+def uses_of(dump: Blocks) -> dict[bytes, int]:
+    """How many lines of a canonical dump name each object, by its digest (32 bytes)."""
+    found = Counter[str]()
+    for block in small_blocks(dump):
+        found.update(named_digests(block.decode("ascii", "replace")))
+    return {bytes.fromhex(digest): count for digest, count in found.items()}
 
 
 def graded_objects(dump: Blocks, grade: Callable[[bytes], int]) -> dict[bytes, tuple[int, int]]:

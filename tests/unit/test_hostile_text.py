@@ -48,6 +48,7 @@ from stratum.podman.commandline import Grammar, parse_line
 from stratum.refs import parse_ref, split_ref_path
 from stratum.store.budget import parse_budget
 from stratum.store.catalog import Blob, Catalog, NewPack, write_catalog
+from stratum.store.catalogchange import ChangedCatalog, write_change
 from stratum.store.clock import utc_now
 from stratum.store.frames import FrameReader
 from stratum.store.keeping import parse_rules
@@ -90,6 +91,7 @@ SOURCES = write_sources(
     [CommitSource(f"example.org/a@sha256:{HASH}", f"sha256:{HASH}", "v1", "2026-01-01T00:00:00Z", "pull", True, "/ca")]
 )
 CATALOG = write_catalog([NewPack(Blob(bytes(32), 200), [(100, 4096), (99, 50)], [(b"d" * 32, 512, 3600)])])
+CHANGE = write_change(Catalog(CATALOG), {0: 0}, [NewPack(Blob(b"1" * 32, 9), [(9, 900)], [(b"e" * 32, 512, 36)])], {})
 NAME_EVENT = (
     struct.pack("=IBBHQii", 84, 3, 0, 24, 0x100, -1, 7)
     + struct.pack("=BBHQIi8s4s", 2, 0, 32, 0, 8, 1, b"12345678", b"ab\0\0")
@@ -127,9 +129,9 @@ def oci_index(data: bytes) -> str:
     return digest_of_tag(entries, (tags_of(entries) or ["latest"])[0], "a file")
 
 
-def read_whole_catalog(data: bytes) -> None:
-    """Everything that a catalog leads to, checked and not."""
-    found = Catalog(data)
+def read_whole_catalog(data: bytes, whole: Catalog | None = None) -> None:
+    """Everything that a catalog, or a change of ``whole``, leads to, checked and not."""
+    found = Catalog(data) if whole is None else ChangedCatalog(whole, data)
     for member in found.members():
         found.find(member.digest)
         for number in range(*found.frames_of(member)):
@@ -216,6 +218,7 @@ PARSERS: dict[str, tuple[Callable[[bytes], object], bytes]] = {
     "metadata": (lambda data: CommitMeta.from_toml(data, "a file"), META),
     "tables": (lambda data: read_tables(data, "a file"), write_tables({"lease": {"container": "c"}}, "x")),
     "catalog": (read_whole_catalog, CATALOG),
+    "change of a catalog": (lambda data: read_whole_catalog(data, Catalog(CATALOG)), CHANGE),
     "sources": (lambda data: read_sources(data, "a file"), SOURCES),
     "patterns": (
         lambda data: Rules(parse_patterns(lines_of(data))).verdict(data[:4096], data[-9:], True),

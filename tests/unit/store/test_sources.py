@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,10 +12,13 @@ import pytest
 from stratum.errors import DamagedError, NotFoundError, UsageError
 from stratum.frozen import replace
 from stratum.store import Store
+from stratum.store.catalogchange import write_change
+from stratum.store.fsck import check
 from stratum.store.sources import (
     PARTIAL,
     SOURCES,
     SOURCES_MAX,
+    WHOLE,
     CommitSource,
     joined,
     not_listed,
@@ -162,6 +166,34 @@ def test_of_too_many_sources_the_longest_unseen_go() -> None:
     assert len(read_sources(write_sources(many[1:-1]), "a file")) == SOURCES_MAX
     with pytest.raises(DamagedError):
         read_sources(write_sources(many), "a file")
+
+
+def test_a_catalog_is_a_change_of_anothers(store: Store) -> None:
+    """It shares the file of that, whatever becomes of the other, and is a change of the same when it is changed."""
+    there, one, two, three = commit(store, FILES), source(FILES), source(FILES, "reg.example/b"), source(FILES, "c")
+    sources = store.sources
+    with store.begin("a test") as tx:
+        sources.record(tx, there, one, catalog(FILES))
+        with pytest.raises(NotFoundError):
+            sources.put_catalog(tx, three.manifest, b"", two.manifest)
+        sources.record(tx, there, two, write_change(sources.catalog(one.manifest), {0: 0}, [], {}), one.manifest)
+        shutil.rmtree(sources.catalog_path(one.manifest).parent)
+        sources.put_catalog(tx, three.manifest, write_change(sources.catalog(two.manifest), {}, [], {}), two.manifest)
+    for manifest in (two.manifest, three.manifest):
+        sources.catalog(manifest).check()
+        assert [size for _, size in sources.catalog(manifest).digests()] == [200]
+        assert sources.catalog_path(manifest).with_name(WHOLE).read_bytes() == catalog(FILES)
+    sources.catalog_path(two.manifest).with_name(WHOLE).unlink()
+    for damage in (None, catalog({b"x": b"x" * 300})):  # that of another
+        if damage is not None:
+            sources.catalog_path(two.manifest).with_name(WHOLE).write_bytes(damage)
+        with pytest.raises(DamagedError):
+            sources.catalog(two.manifest)
+        assert [found.path for found in check(store).findings if found.kind == "catalog"]
+    with store.begin("a test") as tx:
+        sources.put_catalog(tx, two.manifest, catalog(FILES))
+    assert len(sources.catalog(two.manifest)) == 2
+    assert os.listdir(sources.catalog_path(two.manifest).parent) == ["catalog"]
 
 
 def test_a_catalog_lists_objects_of_their_size(store: Store) -> None:

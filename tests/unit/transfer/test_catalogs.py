@@ -15,7 +15,8 @@ from stratum.oci.target import parse_target
 from stratum.store.catalog import Catalog
 from stratum.store.sources import read_sources, write_sources
 from stratum.transfer.artifact import PACK_MEDIA_TYPE, Pack, PackLayers
-from stratum.transfer.catalogs import access_to, catalog_of, source_of, target_of
+from stratum.transfer.catalogs import access_to, source_of, target_of
+from stratum.transfer.packcatalogs import catalog_of
 from stratum.transfer.packs import FRAME_SIZE, Member, PackIndex
 
 _MEMBERS = st.builds(

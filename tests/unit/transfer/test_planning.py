@@ -11,6 +11,7 @@ from stratum.errors import UnsupportedError
 from stratum.frozen import replace
 from stratum.oci.descriptor import Descriptor, describe
 from stratum.oci.mediatypes import INDEX_MEDIA_TYPE
+from stratum.oci.remote import Upload
 from stratum.store.lineage import Recorded
 from stratum.store.metadata import CommitMeta
 from stratum.transfer.artifact import (
@@ -50,8 +51,9 @@ def numbers_of(members: tuple[Member, ...] | list[Member]) -> list[int]:
     return [int.from_bytes(member.digest, "big") for member in members]
 
 
-def plan(objects: Mapping[bytes, int], base: Base | None = None) -> Plan:
-    return plan_push(META, LINEAGE, TREES, objects, base)
+def plan(objects: Mapping[bytes, int], base: Base | None = None, lineage: Recorded = LINEAGE) -> Plan:
+    trees = [Upload.of_bytes(describe(TREE_MEDIA_TYPE, tree), tree) for tree in TREES]
+    return plan_push(META, lineage, trees, objects, lambda: dict.fromkeys(objects, 1), base)
 
 
 def base(*packs: Pack, trees: tuple[bytes, ...] = TREES, commit: str = META.metadata_hash) -> Base:
@@ -126,7 +128,7 @@ def test_what_is_there_already() -> None:
     for other in others:
         assert not plan(needed(*range(10)), other).brings_nothing_to(other.manifest)
     longer = replace(LINEAGE, ancestors=(*LINEAGE.ancestors, "f" * 64))
-    assert not plan_push(META, longer, TREES, needed(*range(10)), there).brings_nothing_to(there.manifest)
+    assert not plan(needed(*range(10)), there, longer).brings_nothing_to(there.manifest)
 
 
 def test_a_manifest_that_will_be_too_large_is_told_before_anything_is_made() -> None:

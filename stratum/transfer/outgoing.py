@@ -1,0 +1,94 @@
+"""A commit of the store that is to be pushed: what of it is asked for, read when it is."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from stratum.errors import DamagedError, NotFoundError
+from stratum.oci.descriptor import describe
+from stratum.oci.remote import Upload
+from stratum.store.ancestry import Ancestry
+from stratum.store.catalogchange import write_change
+from stratum.transfer.artifact import TREE_MEDIA_TYPE, Manifest, Pack
+from stratum.transfer.changes import change_on
+from stratum.transfer.packcatalogs import new_packs, packs_in
+from stratum.transfer.packs import plan_packs
+from stratum.transfer.planning import Base, Plan, known_trees, plan_push
+from stratum.transfer.treeblobs import tree_blobs
+from stratum.tree.contents import objects_of, uses_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from stratum.store import Store
+    from stratum.transfer.bases import Found
+    from stratum.tree.blocks import Dump
+
+
+class Outgoing:
+    """The commit. ``NotFoundError`` where there is none, ``DamagedError`` where anything of it is damaged."""
+
+    def __init__(self, store: Store, commit: str) -> None:
+        self._store, self.commit = store, commit
+        self.meta = store.commits.meta(commit)
+        self.lineage = Ancestry(store).to_send(commit)
+
+    @cached_property
+    def _dump(self) -> Dump:
+        return self._store.commits.dump(self.commit)
+
+    @cached_property
+    def objects(self) -> dict[bytes, int]:
+        """Digest -> size in bytes, in tree order."""
+        return objects_of(self._dump)
+
+    @cached_property
+    def trees(self) -> list[Upload]:
+        """The tree layers."""
+        return [Upload.of_bytes(describe(TREE_MEDIA_TYPE, blob), blob) for blob in tree_blobs(self._dump)]
+
+    def plan_on(self, base: Base | None) -> Plan:
+        """The plan to push it by that builds on ``base``."""
+        return plan_push(self.meta, self.lineage, self.trees, self.objects, lambda: uses_of(self._dump), base)
+
+    def small_plan(self, base: Found | None) -> Plan | None:
+        """The same plan on what is in the repository, made of what differs from that commit; None where that cannot be
+        told, or is not little (``changes``)."""
+        if base is None:
+            return None
+        manifest, of = base
+        with suppress(NotFoundError, DamagedError):
+            catalog = self._store.sources.catalog(of)
+            catalog.check()
+            lines = changed_lines(self._store, manifest.commit, self.commit)
+            change = change_on(catalog, manifest.packs, *lines) if lines is not None else None
+            if change is None:
+                return None
+
+            def changed(packs: Sequence[Pack]) -> tuple[bytes, str | None]:
+                left = {member.digest: member.size for member in change.new}
+                listed = list(new_packs(packs, left))
+                return write_change(change.catalog, change.counts, listed, change.uses), of
+
+            trees = tuple(self.trees)
+            known, packs = known_trees(trees, manifest), tuple(plan_packs(change.new))
+            return Plan(self.meta, self.lineage, trees, known, manifest.packs, packs, changed)
+        return None
+
+    def listing(self, manifest: Manifest, digest: str) -> list[Pack] | None:
+        """The packs of a manifest with this digest, where a commit was pulled or pushed by it."""
+        with suppress(NotFoundError, DamagedError):
+            return packs_in(self._store.sources.catalog(digest), manifest.packs)
+        return None
+
+
+def changed_lines(store: Store, old: str, new: str) -> tuple[list[bytes], list[bytes]] | None:
+    """The lines that only the dump of the one or of the other commit has. ``NotFoundError``, ``DamagedError``."""
+    before, after = store.commits.dump(old).text, store.commits.dump(new).text
+    if before is None or after is None:
+        return None
+    one, other = before.split(b"\n"), after.split(b"\n")
+    a, b = set(one), set(other)
+    return [x + b"\n" for x in one if x not in b], [x + b"\n" for x in other if x not in a]
