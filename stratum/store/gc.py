@@ -127,9 +127,10 @@ def read_ahead(store: Store, rules: Retention, mounted: Mapping[str, str]) -> Ne
 
 
 def what_stays(store: Store, rules: Retention, mounted: Mapping[str, str], watched: Mapping[str, str]) -> Roots:
-    """What a collection keeps, also for histories: ``watched`` is commit -> the history of which worktree needs it."""
+    """What a collection keeps, also for histories: ``watched`` is commit -> the history of which worktree needs it; and
+    for who works with a commit just now."""
     roots = find_roots(store, rules, mounted)
-    for commit, why in watched.items():
+    for commit, why in (*watched.items(), *((commit, "being sent") for commit in store.transactions.held())):
         if store.commits.exists(commit):  # else the history was already without it
             roots.kept.setdefault(commit, why)
     return roots

@@ -47,6 +47,7 @@ from stratum.sys.syscalls import AT_FDCWD, RENAME_EXCHANGE, RENAME_NOREPLACE, re
 
 OWNER = "owner"
 NEEDS = "needs"
+HOLDS = "holds"
 _DIGEST_SIZE = 32
 _STAGED_NAME = re.compile(r"[0-9a-z-]+")
 _GUARD_WAIT = 30.0
@@ -106,6 +107,14 @@ class Transaction:
         """
         with storing("write to the store"), open(self.directory / NEEDS, "ab") as file:
             file.writelines(digests)
+
+    def hold(self, commit: str) -> None:
+        """Have garbage collections keep the commit, with all that it needs, while the transaction lives.
+
+        The caller holds the store's lock, and has since before it looked whether the commit is there.
+        """
+        with storing("write to the store"), open(self.directory / HOLDS, "ab") as file:
+            file.write(bytes.fromhex(commit))
 
     def stage(self, digest: bytes, size: int, name: str | None = None) -> None:
         """Take over ``object_staging / name``, complete with ``size`` bytes, as the object ``digest``. Without a name
@@ -346,11 +355,19 @@ class Transactions:
 
     def needed(self) -> Iterator[bytes]:
         """The digests of the objects that living transactions need. The caller holds the store's lock exclusively."""
+        return self._told(NEEDS)
+
+    def held(self) -> Iterator[str]:
+        """The commits that living transactions hold. The caller holds the store's lock exclusively."""
+        return map(bytes.hex, self._told(HOLDS))
+
+    def _told(self, file_name: str) -> Iterator[bytes]:
+        """The digests in a file of that name of every living transaction."""
         for name in self._layout.names_in(self._layout.tmp):
             if not self.is_alive(name):
                 continue
             try:
-                fd = self._layout.open_beneath(self._layout.tmp / name / NEEDS)
+                fd = self._layout.open_beneath(self._layout.tmp / name / file_name)
             except FileNotFoundError:
                 continue
             except OSError as exc:

@@ -85,7 +85,7 @@ def push_image(
     """
     meta, dump = store.commits.meta(commit), store.commits.dump(commit)
     tree, what = read_dump(dump), f"push of {commit} to {remote.target} as an image"
-    with running(f"the {what}", 1, progress) as job, scratch(store, what) as (directory, need):
+    with running(f"the {what}", 1, progress) as job, scratch(store, commit, what) as (directory, need):
         need(objects_of(dump))
         named = _named(remote, tag)
         base = _find_base(store, remote, tag, meta) if deltas else None

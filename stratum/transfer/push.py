@@ -92,9 +92,9 @@ def push(
     """
     check_pushable(target)
     with running(f"the push to {target}", jobs, progress) as job:
-        outgoing = Outgoing(store, commit)
         remote = open_sink(target, access, create=not dry_run)
-        with remote, scratch(store, f"push of {commit} to {target}") as (directory, need):
+        with remote, scratch(store, commit, f"push of {commit} to {target}") as (directory, need):
+            outgoing = Outgoing(store, commit)
             bring = partial(_bring, store, commit, access, jobs, fetch=not (offline or dry_run))
             packer = _Packer(store, directory, job, need, dry_run=dry_run, bring=bring)
 
@@ -157,26 +157,28 @@ def push_in_order(
     ``base`` is the digest of the manifest in ``remote`` to build on.
     """
     what = f"push of {commit} to {remote.target}"
-    with running(f"the {what}", jobs, progress) as job:
+    with running(f"the {what}", jobs, progress) as job, scratch(store, commit, what) as (directory, need):
         outgoing = Outgoing(store, commit)
-        with scratch(store, what) as (directory, need):
-            found = read_base(remote, base) if base is not None else None
-            sender, packer = Sender(remote, job, in_order=True), _Packer(store, directory, job, need)
-            bases = Bases(remote, There(found), (), (), packer.lacking, sender.mount, outgoing.listing)
-            return _push(outgoing, sender, packer, bases, tag)[0]
+        found = read_base(remote, base) if base is not None else None
+        sender, packer = Sender(remote, job, in_order=True), _Packer(store, directory, job, need)
+        bases = Bases(remote, There(found), (), (), packer.lacking, sender.mount, outgoing.listing)
+        return _push(outgoing, sender, packer, bases, tag)[0]
 
 
 @contextmanager
-def scratch(store: Store, what: str) -> Iterator[tuple[Path, Need]]:
+def scratch(store: Store, commit: str, what: str) -> Iterator[tuple[Path, Need]]:
     """A directory for packs in the making: in a transaction, and elsewhere where the store can only be read; and what
-    has objects stay in the store meanwhile, once.
+    has objects stay here that could be had elsewhere.
 
-    The store is not locked meanwhile, as a registry takes its time.
+    The store is not locked meanwhile, as a registry takes its time; the commit stays in it all the same.
+    ``NotFoundError`` where it is not there.
     """
     with ExitStack() as stack:
         try:
             with store.locks.store():
+                store.commits.meta(commit)
                 tx = stack.enter_context(store.begin(what, apart=True))
+                tx.hold(commit)
         except UnsupportedError:
             from tempfile import TemporaryDirectory
 

@@ -182,6 +182,7 @@ def test_a_collection_beside_a_stalled_push(cli: Command, tmp_path: Path, option
         cli.ok("gc", "--reflog-age", "0")
         go.set()
         assert push.wait(60) == 0
+        cli.ok("gc", "--reflog-age", "0")
         assert Store.open(cli.store).commits.list() == []
         cli.ok("import", f"docker://{registry.target}", "again")
     cli.ok("gc")
