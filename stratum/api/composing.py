@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import closing
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -52,8 +53,8 @@ def compose(
         old = move.previous
         follows = tag == DEFAULT_TAG and (base is None or (old is not None and descends(store, base, old)))
         timestamp = session.now()
-        staged = _Staged(tx, store.root, progress)
-        root = edit.finish(_nanoseconds(timestamp), staged.file)
+        with closing(_Staged(tx, store.root, progress)) as staged:
+            root = edit.finish(_nanoseconds(timestamp), staged.file)
         meta = store.commits.write(
             tx,
             root,
@@ -81,6 +82,11 @@ class _Staged:
         self._progress = progress
         self._stager: Stager | None = None
         self._done = self._files = 0
+
+    def close(self) -> None:
+        """Close what is open."""
+        if self._stager is not None:
+            self._stager.close()
 
     def file(self, new: New, mtime: int) -> File:
         """The file that is ``new``, with this time."""

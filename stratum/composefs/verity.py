@@ -34,6 +34,8 @@ def verity_digest(data: Buffer) -> bytes:
     size = view.nbytes
     if 0 < size <= BLOCK_SIZE:
         return _descriptor_digest(size, sha256(bytes(view).ljust(BLOCK_SIZE, b"\0")).digest())
+    if 0 < size <= CHUNK_SIZE:
+        return _descriptor_digest(size, chunk_hash(view))
     hasher = VerityHasher()
     hasher.update(view)
     return hasher.digest()
@@ -179,8 +181,8 @@ def root_of_level1(hashes: bytes, size: int) -> bytes:
 def chunk_hash(chunk: Buffer) -> bytes:
     """The hash of a chunk of a file: ``CHUNK_SIZE`` bytes, fewer at its end, never none."""
     view = memoryview(chunk).cast("B")
-    blocks = b"".join(
-        sha256(bytes(view[start : start + BLOCK_SIZE]).ljust(BLOCK_SIZE, b"\0")).digest()
-        for start in range(0, len(view), BLOCK_SIZE)
-    )
-    return sha256(blocks.ljust(BLOCK_SIZE, b"\0")).digest()
+    whole = len(view) - len(view) % BLOCK_SIZE
+    blocks = [sha256(view[start : start + BLOCK_SIZE]).digest() for start in range(0, whole, BLOCK_SIZE)]
+    if whole < len(view):
+        blocks.append(sha256(bytes(view[whole:]).ljust(BLOCK_SIZE, b"\0")).digest())
+    return sha256(b"".join(blocks).ljust(BLOCK_SIZE, b"\0")).digest()

@@ -185,8 +185,8 @@ class _Walk:
     ) -> None:
         self.warnings: list[str] = []
         self._reader = reader
-        self._cache = cache
-        self._journalled = journalled
+        self._cache = cache if cache else None
+        self._journalled = journalled if journalled else None
         self._listing = listing
         self._selection = selection
         self._store = store
@@ -338,17 +338,19 @@ class _Walk:
             linked = self._links.get((info.st_dev, info.st_ino))
             if linked is not None:
                 return linked
+        owner = (info.st_uid, info.st_gid) if self._owners is None else self._owners.of(info, text, fd)
+        node = File(info.st_mode, *owner, info.st_mtime_ns, size=info.st_size)
+        key = signature(info)
         found = self._cache.find(info) if self._cache is not None else None
-        node = File(info.st_mode, *self._owner(info, text, fd), info.st_mtime_ns, size=info.st_size)
         if found is not None:
             self._hits += 1
             node.xattrs, node.digest, node.content = found
             self._reader.pass_over(info.st_size)
         else:
             candidate = self._cache.candidate(info) if self._cache is not None else None
-            before = self._journalled.find(signature(info)) if self._journalled else None
-            pending.append(Pending(os.fsencode(text), info, node, candidate=candidate, before=before))
-        self._listed.append((signature(info), self._now, node))
+            before = self._journalled.find(key) if self._journalled is not None else None
+            pending.append(Pending(os.fsencode(text), info, node, key, candidate=candidate, before=before))
+        self._listed.append((key, self._now, node))
         if info.st_nlink > 1:
             self._links[(info.st_dev, info.st_ino)] = node
         return node

@@ -27,7 +27,7 @@ from stratum.errors import ConflictError, StratumError
 from stratum.ingest.attributes import stored_xattrs
 from stratum.ingest.journal import Journal
 from stratum.ingest.pool import Batch, Pool
-from stratum.ingest.staging import FileRead, Stager, signature
+from stratum.ingest.staging import FileRead, Signature, Stager
 from stratum.ingest.statcache import tells_changes
 from stratum.ingest.worker import OK, STORE_FAILED, Answer, read_batch
 from stratum.store.layout import storage_error
@@ -40,22 +40,25 @@ from stratum.tree.owners import without_strangers
 
 BATCH_FILES = 256
 BATCH_BYTES = 8 << 20
+SYNCED_BYTES = 64 << 20
+"""After so many bytes the disk is given what was read, so that it does not wait for the end."""
 
 
 @dataclass(slots=True, eq=False)
 class Pending:
     """A regular file to be read into ``node``.
 
-    ``info`` is what lstat said when it was listed. ``xattrs`` tells whether the extended attributes are read too (those
-    that ``ingest.attributes`` keeps) or are the node's already. ``candidate`` is the digest that the content probably
-    has, for one that only had its metadata changed; ``before`` the one that it had when an import which was cut short
-    read a file with the same signature. With ``opened``, the descriptor that the reader is given is not
-    the file's directory but the file, open for reading.
+    ``info`` is what lstat said when it was listed, ``key`` the signature in that. ``xattrs`` tells whether the extended
+    attributes are read too (those that ``ingest.attributes`` keeps) or are the node's already. ``candidate`` is the
+    digest that the content probably has, for one that only had its metadata changed; ``before`` the one that it had
+    when an import which was cut short read a file with the same signature. With ``opened``, the descriptor that the
+    reader is given is not the file's directory but the file, open for reading.
     """
 
     name: bytes
     info: os.stat_result
     node: File
+    key: Signature
     xattrs: bool = True
     candidate: bytes | None = None
     before: bytes | None = None
@@ -102,10 +105,11 @@ class FileReader:
         self._paths = (os.fsencode(objects.layout.root), os.fsencode(tx.object_staging))
         self._salvage = [os.fsencode(dead / "objects") for dead in tx.dead]
         self._pool: Pool | None = None
+        self._stager: Stager | None = None
         self._batch = Batch([], [], [])
         self._files = 0
         self._bytes = 0
-        self._done = self._size = 0
+        self._done = self._size = self._synced = 0
         self._passed_over = 0
         self.strangers: list[str] = []
         """Files with access lists of which entries for users without an ID here are left out."""
@@ -132,10 +136,10 @@ class FileReader:
             self._batch.directories.append(os.dup(directory))
             self._batch.tag.append(_Group(path, part, gone, time.time_ns()))
             self._batch.request.append(
-                [(b"" if f.opened else f.name, signature(f.info), f.xattrs, f.candidate, f.before) for f in part]
+                [(b"" if f.opened else f.name, f.key, f.xattrs, f.candidate, f.before) for f in part]
             )
             self._files += len(part)
-            self._bytes += sum(f.info.st_size for f in part)
+            self._bytes += sum([f.key[2] for f in part])
             if (
                 self._files >= BATCH_FILES
                 or self._bytes >= BATCH_BYTES
@@ -159,6 +163,7 @@ class FileReader:
             self._dispatch()
         while not self._pool.idle:
             self._take(self._pool.answers(wait=True))
+        self._tx.sync_ahead()
 
     def close(self) -> None:
         """End the workers and forget what is not read."""
@@ -166,6 +171,9 @@ class FileReader:
         if self._pool is not None:
             self._pool.close()
             self._pool = None
+        if self._stager is not None:
+            self._stager.close()
+            self._stager = None
 
     def __enter__(self) -> FileReader:
         return self
@@ -181,8 +189,9 @@ class FileReader:
     def _read_here(self) -> None:
         batch = self._next_batch()
         try:
-            stager = Stager(*self._paths, f"read-{self._done}", self._salvage)
-            answer = read_batch(stager, batch.directories, batch.request)
+            if self._stager is None:
+                self._stager = Stager(*self._paths, "read", self._salvage)
+            answer = read_batch(self._stager, batch.directories, batch.request)
         finally:
             batch.close()
         self._take([(batch, answer)])
@@ -210,6 +219,9 @@ class FileReader:
                 self._journal.flush()
         if answers:
             self._tell()
+            if self._size - self._synced >= SYNCED_BYTES:
+                self._synced = self._size
+                self._tx.sync_ahead()
 
     def _tell(self) -> None:
         if self._progress is not None:
@@ -252,8 +264,8 @@ class FileReader:
 
     def _note(self, journal: Journal, group: _Group, pending: Pending, digest: bytes) -> None:
         """Write down that the file was read, where a change of it since would be seen."""
-        if tells_changes(pending.info.st_ctime_ns, group.time):
-            journal.add(signature(pending.info), digest)
+        if tells_changes(pending.key[4], group.time):
+            journal.add(pending.key, digest)
 
     def _gone(self, group: _Group, pending: Pending) -> None:
         where = _where(group, pending)

@@ -22,6 +22,7 @@ from stratum.composefs.verity import verity_digest
 from stratum.ingest.copying import SourceError, copy_hashed
 from stratum.store.objects import OBJECT_MODE, Objects, Staging
 from stratum.sys.atomic import write_all
+from stratum.sys.dirstack import OPEN_DIRECTORY
 from stratum.sys.holes import is_sparse
 from stratum.sys.xattrs import read_xattrs
 from stratum.tree.model import INLINE_MAX, Xattrs
@@ -31,6 +32,7 @@ _PAUSE = 0.02
 IN_MEMORY_MAX = 4 << 20
 """Files up to this size are read whole, so that nothing is written where their object is in the store already."""
 _MORE = 64 << 10
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _SOURCE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 Signature = tuple[int, int, int, int, int]
@@ -81,6 +83,13 @@ class Stager:
         self._salvage = [Staging(os.fsdecode(directory)) for directory in salvage]
         self._tag = tag
         self._counter = 0
+        self._directory = -1
+
+    def close(self) -> None:
+        """Close what is open."""
+        if self._directory >= 0:
+            os.close(self._directory)
+            self._directory = -1
 
     def read(
         self,
@@ -174,8 +183,10 @@ class Stager:
     def _write(self, digest: bytes, data: bytes) -> bool:
         """Stage ``data``, which has this digest; nothing to do where some worker has, or is about to."""
         try:
-            path = self._staging.place(digest)
-            out = _create(path)
+            if self._directory < 0:  # names are looked up from there: a short way, where there are many
+                self._directory = os.open(self._staging.directory, OPEN_DIRECTORY)
+            name = self._staging.made(digest)
+            out = os.open(name, _NEW, OBJECT_MODE, dir_fd=self._directory)
         except FileExistsError:
             return True
         except OSError as exc:
@@ -184,7 +195,7 @@ class Stager:
             write_all(out, data)
         except OSError as exc:
             with contextlib.suppress(OSError):
-                os.unlink(path)
+                os.unlink(name, dir_fd=self._directory)
             raise StagingError(exc) from None
         finally:
             os.close(out)
@@ -215,7 +226,7 @@ class Stager:
 
 
 def _create(path: str) -> int:
-    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, OBJECT_MODE)
+    return os.open(path, _NEW, OBJECT_MODE)
 
 
 def _copy_to_new(fd: int, path: str, size: int, sparse: bool) -> tuple[bytes, int]:

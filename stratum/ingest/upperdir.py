@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Protocol
 
 from stratum.ingest.reader import Pending, source_error
-from stratum.ingest.staging import open_source
+from stratum.ingest.staging import open_source, signature
 from stratum.ingest.upperentry import (
     OPEN_ENTRY,
     Metadata,
@@ -220,7 +220,8 @@ class _Scan:
         candidate = below.digest if isinstance(below, File) and below.size == entry.info.st_size else None
         fd = open_source(f"/proc/self/fd/{entry.fd}", os.O_RDONLY | os.O_CLOEXEC)
         try:
-            pending = Pending(entry.name, entry.info, node, xattrs=False, candidate=candidate, opened=True)
+            key = signature(entry.info)
+            pending = Pending(entry.name, entry.info, node, key, xattrs=False, candidate=candidate, opened=True)
             self._reader.read(fd, os.path.dirname(entry.path), [pending])
         finally:
             os.close(fd)

@@ -356,13 +356,17 @@ class Staging:
 
     def place(self, digest: bytes) -> str:
         """The same, in a directory that exists now. Raises ``OSError``."""
-        path = self.path(digest)
-        shard = path[:-63]
+        return f"{self.directory}/{self.made(digest)}"
+
+    def made(self, digest: bytes) -> str:
+        """``name``, in a directory that exists now. Raises ``OSError``."""
+        name = _place(digest)
+        shard = name[:2]
         if shard not in self._made:
             with contextlib.suppress(FileExistsError):  # another process's
-                os.mkdir(shard, 0o700)
+                os.mkdir(f"{self.directory}/{shard}", 0o700)
             self._made.add(shard)
-        return path
+        return name
 
 
 def _place(digest: bytes) -> str:

@@ -14,7 +14,8 @@ The order of writing is always the same: (1) bytes into ``tmp/<id>/``; (2) one s
 (3) objects are renamed to their names, which another syncfs makes durable; (4) the commit's file appears by one
 rename, its parent is synced; (5) the tag or worktree moves, by one rename, and its parent is synced. A crash between
 two of these leaves things that nothing refers to, never a reference to something missing. syncfs reports a failed
-write-back only to descriptors opened before it happened, so the descriptor is opened when the transaction begins.
+write-back only to descriptors opened before it happened, so the descriptor is opened when the transaction begins. The
+first one may be begun while bytes still come (``sync_ahead``); what comes after that is synced as well.
 
 A transaction holds the store lock shared for as long as it lives, but for those that wait for others (``apart``): their
 owner takes it whenever it looks at the store or adds to it, and a garbage collection in between leaves them and what
@@ -66,12 +67,13 @@ class Transaction:
         self.object_staging = directory / "objects"
         self._layout = layout
         self._objects = objects
-        self._staged: dict[bytes, tuple[str, int]] = {}
+        self._staged: dict[bytes, tuple[str | None, int]] = {}
         self._published: set[bytes] = set()
         self._frames = Frames(layout)
         self._new_frames: dict[bytes, tuple[Path, int]] = {}
         self._counter = 0
         self._dirty = False
+        self._ahead: _Ahead | None = None
         self._process = os.getpid()
         self.dead = dead_in(directory)
         self.object_staging.mkdir(0o700)
@@ -123,9 +125,7 @@ class Transaction:
         The writer computed the digest over the bytes that it wrote; the file is not read again. Staging an object
         twice is fine.
         """
-        if name is None:
-            name = Staging.name(digest)
-        elif not _STAGED_NAME.fullmatch(name):
+        if name is not None and not _STAGED_NAME.fullmatch(name):
             raise ValueError(f"{name!r} is not the name of a staged object")
         self._staged[digest] = (name, size)
         self._dirty = True
@@ -193,10 +193,10 @@ class Transaction:
 
         ``complete``: nobody writes to ``object_staging`` meanwhile; then less is to be done.
         """
-        staged = [(digest, name, size) for digest, (name, size) in self._staged.items()]
+        named = Staging.name
+        staged = [(digest, name or named(digest), size) for digest, (name, size) in self._staged.items()]
         with storing("write objects to the store"):
-            for digest, name, size in staged:
-                self._check_staged(digest, name, size)
+            self._check_staged(staged)  # while what is synced ahead goes to the disk
             self.sync()
             new = self._objects.take_in(Staging(str(self.object_staging)), staged, complete=complete)
             self._frames.take_in((digest, *file) for digest, file in self._new_frames.items())
@@ -207,25 +207,49 @@ class Transaction:
         self._new_frames.clear()
         return new
 
-    def _check_staged(self, digest: bytes, name: str, size: int) -> None:
-        path = f"{self.object_staging}/{name}"
-        info = os.lstat(path)
-        if not stat.S_ISREG(info.st_mode) or info.st_size != size:
-            raise StratumError(
-                f"object {digest.hex()} has {info.st_size} bytes on disk instead of {size}",
-                hint="the disk or another program changed it while it was written; run the command again",
-            )
-        if stat.S_IMODE(info.st_mode) != OBJECT_MODE:
-            os.chmod(path, OBJECT_MODE)
+    def _check_staged(self, staged: Iterable[tuple[bytes, str, int]]) -> None:
+        directory = os.open(self.object_staging, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            for digest, name, size in staged:
+                info = os.stat(name, dir_fd=directory, follow_symlinks=False)
+                if not stat.S_ISREG(info.st_mode) or info.st_size != size:
+                    raise StratumError(
+                        f"object {digest.hex()} has {info.st_size} bytes on disk instead of {size}",
+                        hint="the disk or another program changed it while it was written; run the command again",
+                    )
+                if stat.S_IMODE(info.st_mode) != OBJECT_MODE:
+                    os.chmod(name, OBJECT_MODE, dir_fd=directory)
+        finally:
+            os.close(directory)
 
     # Everything else
 
     def sync(self) -> None:
         """One syncfs of the store's file system, where anything was written since the last."""
-        if self._dirty:
-            with storing("write to the store"):
+        with storing("write to the store"):
+            self._wait_ahead()
+            if self._dirty:
                 syncfs(self._root)
-            self._dirty = False
+                self._dirty = False
+
+    def sync_ahead(self) -> None:
+        """Begin to sync what is staged by now, while the caller does something else; ``sync`` waits for it, and tells
+        of what failed. Nothing is done while that goes on for what was staged before."""
+        if self._ahead is not None and not self._ahead.is_done:
+            return
+        with storing("write to the store"):
+            self._wait_ahead()
+        self._ahead = _Ahead.begun(self._root)
+        self._dirty = self._ahead is None
+
+    def _wait_ahead(self) -> None:
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None:
+            try:
+                ahead.wait()
+            except OSError:
+                self._dirty = True
+                raise
 
     def new_path(self, what: str) -> Path:
         """A path in ``directory`` that is not in use; ``what`` becomes part of its name."""
@@ -292,6 +316,46 @@ class Transaction:
         """A descriptor of the directory of ``target``, which is about to change."""
         with storing(f"change {target}"), _synced_parent(self._layout, target) as parent:
             yield parent
+
+
+class _Ahead:
+    """A syncfs in a thread, which does not keep the process from ending."""
+
+    def __init__(self, root: int) -> None:
+        from threading import Thread
+
+        self._error: OSError | None = None
+        self._root = os.dup(root)  # of one open file: what this one reports, the descriptor itself reports no more
+        self._thread = Thread(target=self._sync, daemon=True)
+
+    @classmethod
+    def begun(cls, root: int) -> _Ahead | None:
+        """None where there can be no thread."""
+        ahead = cls(root)
+        try:
+            ahead._thread.start()
+        except RuntimeError:
+            os.close(ahead._root)
+            return None
+        return ahead
+
+    @property
+    def is_done(self) -> bool:
+        return not self._thread.is_alive()
+
+    def wait(self) -> None:
+        """Until it is done; ``OSError`` where it failed."""
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+    def _sync(self) -> None:
+        try:
+            syncfs(self._root)
+        except OSError as exc:
+            self._error = exc
+        finally:
+            os.close(self._root)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from stratum.errors import StratumError, UnsupportedError
 from stratum.refs import parse_ref
 from stratum.store import Store
 from stratum.tree.model import Directory
+from tests.support.injection import REFUSED, calls_of, failed_at
 from tests.support.stores import check, commit, directory, file, leftovers, snapshot
 
 pytestmark = pytest.mark.root
@@ -28,6 +29,24 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m,nr_inodes=200,mode=0700", "tmpfs", path], check=True)
     yield path
     subprocess.run(["umount", path], check=True)
+
+
+def test_what_a_disk_refuses_of_a_sync_that_was_begun_ahead_is_told(tmp_path: Path) -> None:
+    store = Store.create(tmp_path / "store")
+
+    def change() -> None:
+        with store.begin() as tx:
+            digest = tx.add_bytes(b"x" * 5000)
+            tx.sync_ahead()
+            tx.sync_ahead()
+            tx.publish_objects()
+            assert store.objects.has(digest)
+
+    outcome = failed_at(change, "syncfs", 1, "EIO")  # the first of each thread: what is ahead is waited for
+    assert (outcome.status, "Input/output error" in outcome.message) == (REFUSED, True), outcome
+    assert not list(store.objects.names())
+    assert not leftovers(store)
+    assert calls_of(change, "syncfs")["syncfs"] == 2  # what was synced ahead is not synced again, but its names are
 
 
 def fill(path: Path) -> None:
