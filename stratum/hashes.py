@@ -5,6 +5,7 @@ For much data, what ``hashlib`` has is faster.
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,9 +14,9 @@ else:
     try:
         from _blake2 import blake2b
 
-        try:
+        if sys.version_info >= (3, 12):
             from _sha2 import sha256
-        except ImportError:  # before Python 3.12
+        else:
             from _sha256 import sha256
     except ImportError:  # an interpreter that was built without them
         from hashlib import blake2b, sha256

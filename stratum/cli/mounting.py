@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -166,6 +165,8 @@ def unmount(app: App, target: str, forget: bool) -> None:
     for record in records:
         app.out.note(f"{record.ref} is no longer mounted at {safe(record.mountpoint)}")
         if not forget and is_kept(session, record.mountpoint):
+            import shlex
+
             app.out.note(
                 "it comes back at the next start; to end that: stratum unmount --forget "
                 + shlex.quote(safe(record.mountpoint))

@@ -14,7 +14,9 @@ from typing import NoReturn
 
 def main() -> NoReturn:
     """Print the line of a prompt, or run the command line."""
-    gc.set_threshold(50_000, 20, 50)  # modules and trees are many small objects and no cycles to look for
+    # Modules and trees are many small objects and no cycles: looking for some costs a fifth, and a short command ends
+    # before the first look.
+    gc.set_threshold(200_000, 20, 50)
     if sys.argv[1:] == ["status", "--short"] and sys.stdout is not None and _prompt():
         from stratum.sys.ending import end
 

@@ -188,9 +188,9 @@ def ephemeral_mountpoint(state: State, store: Path, ref: str) -> Path:
     key = store_key(store)
     if record is None or record.store_key == key:
         return place
-    import hashlib
+    from stratum.hashes import sha256
 
-    return state.ephemeral_dir / f"{ref}@{hashlib.sha256(key.encode()).hexdigest()[:8]}"
+    return state.ephemeral_dir / f"{ref}@{sha256(key.encode()).hexdigest()[:8]}"
 
 
 def _make_ephemeral(state: State, place: Path) -> None:

@@ -192,14 +192,15 @@ class State:
     def release(self, record: Record) -> None:
         """Drop a record whose mount is gone or was never made; does nothing where it is gone already."""
         if os.path.lexists(self.path):
-            self._change(lambda records: [other for other in records if other.id != record.id])
+            self._change(lambda records: records, without=record)
 
-    def _change(self, change: Callable[[list[Record]], list[Record]]) -> list[Record]:
-        """Read, drop what is stale, apply ``change`` and write what differs, under the lock."""
+    def _change(self, change: Callable[[list[Record]], list[Record]], *, without: Record | None = None) -> list[Record]:
+        """Read, drop what is stale and ``without``, apply ``change`` and write what differs, under the lock."""
         self.make_runtime_dir()
         with self._lock():
             stored = self._load()
-            changed = change([record for record in stored if is_live(record)])
+            gone = None if without is None else without.id
+            changed = change([record for record in stored if record.id != gone and is_live(record)])
             if changed != stored:
                 self._save(changed)
         return changed

@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
-from hashlib import sha256
 from pathlib import Path
 
 from stratum.errors import ConflictError, DamagedError, ExistsError, UsageError
 from stratum.frozen import frozen
+from stratum.hashes import sha256
 from stratum.refs import Ref, is_hash, parse_lasting
 from stratum.store.clock import rfc3339, utc_now
 from stratum.store.layout import Layout, storage_error

@@ -8,7 +8,6 @@ from contextlib import suppress
 
 from stratum.errors import DamagedError, NotFoundError
 from stratum.refs import check_name, is_name
-from stratum.store.histories import keep_of_removed, take_back
 from stratum.store.layout import Layout, Names, storage_error
 from stratum.store.locks import StoreLocks
 from stratum.store.transaction import Transaction, Transactions
@@ -60,6 +59,8 @@ class Namespaces:
             tx.make_directory(directory / part)
         tx.write_file(directory / "log.jsonl", b"")
         tx.place(directory, self._layout.ref(name))
+        from stratum.store.histories import take_back
+
         take_back(self._layout, name)
 
     def remove(self, name: str) -> None:
@@ -71,6 +72,8 @@ class Namespaces:
         check_name(name)
         with self._locks.store(exclusive=True):
             self.check(name)
+            from stratum.store.histories import keep_of_removed
+
             keep_of_removed(self._layout, name)
             self._transactions.discard(self._layout.ref(name))
             with suppress(OSError):

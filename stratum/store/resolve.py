@@ -18,15 +18,20 @@ What NAME alone is, is decided by ``of_name`` and nowhere else, so it is the sam
 
 from __future__ import annotations
 
+from functools import cached_property
+from typing import TYPE_CHECKING
+
 from stratum.errors import ConflictError, ExistsError, NotFoundError, UsageError
 from stratum.frozen import frozen, replace
 from stratum.refs import DEFAULT_TAG, DEFAULT_WORKTREE, Ref, is_hash_prefix, is_name
-from stratum.store.changes import Changes
-from stratum.store.commits import Commits
 from stratum.store.namespaces import Namespaces, similar
-from stratum.store.past import Past
-from stratum.store.tags import Tags
-from stratum.store.worktrees import Worktrees
+
+if TYPE_CHECKING:
+    from stratum.store.changes import Changes
+    from stratum.store.commits import Commits
+    from stratum.store.past import Past
+    from stratum.store.tags import Tags
+    from stratum.store.worktrees import Worktrees
 
 
 @frozen
@@ -92,8 +97,13 @@ class Refs:
     commits: Commits
     tags: Tags
     worktrees: Worktrees
-    changes: Changes
-    past: Past
+    if TYPE_CHECKING:
+
+        @cached_property
+        def changes(self) -> Changes: ...
+
+        @cached_property
+        def past(self) -> Past: ...
 
     def of_name(self, ref: Ref) -> Resolved:
         """What NAME alone is: its worktree ``main``, or the tag ``latest`` where there is no ``main``, or a commit

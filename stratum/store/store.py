@@ -4,23 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stratum.errors import ExistsError, NotFoundError
-from stratum.store.bootmounts import BootMounts
-from stratum.store.changes import Changes
 from stratum.store.commits import Commits
-from stratum.store.histories import Histories
 from stratum.store.images import Images
-from stratum.store.keeping import Keeping
 from stratum.store.layout import Layout, create_layout, open_layout
 from stratum.store.locks import StoreLocks
 from stratum.store.namespaces import Namespaces
 from stratum.store.objects import Objects
 from stratum.store.outlines import Outlines
-from stratum.store.past import Past
-from stratum.store.profiles import Profiles
 from stratum.store.reflog import Reflog
 from stratum.store.residence import Residence
 from stratum.store.resolve import Refs
@@ -31,18 +26,26 @@ from stratum.store.trees import Trees
 from stratum.store.worktrees import Worktrees
 
 if TYPE_CHECKING:
+    from stratum.store.bootmounts import BootMounts
+    from stratum.store.changes import Changes
+    from stratum.store.histories import Histories
+    from stratum.store.keeping import Keeping
+    from stratum.store.past import Past
+    from stratum.store.profiles import Profiles
     from stratum.tree.blocks import Dump
     from stratum.tree.overlay import Dialect
 
 
 class Store(Refs):
-    """An open store. Holds no descriptors and no locks between calls; several may be open on one directory."""
+    """An open store. Holds no descriptors and no locks between calls; several may be open on one directory.
+
+    Parts that a mount has no need of are loaded when they are first asked for.
+    """
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
         self.locks = StoreLocks(layout)
         self.objects = Objects(layout)
-        self.profiles = Profiles(layout)
         self.transactions = Transactions(layout, self.locks, self.objects)
         self.sources = Sources(layout)
         self.residence = Residence(self.objects, self.sources, self._dump)
@@ -50,15 +53,52 @@ class Store(Refs):
         self.commits = Commits(layout, self.residence, self.sources, self.transactions, self.trees)
         self.images = Images(layout, self.locks, self.commits, Outlines(layout, self.transactions))
         self.namespaces = Namespaces(layout, self.locks, self.transactions)
-        self.keeping = Keeping(layout, self.locks, self.transactions, self.namespaces)
         self.reflog = Reflog(layout)
-        self.past = Past(layout, self.commits, self.reflog)
         parts = (layout, self.locks, self.transactions, self.namespaces, self.commits, self.reflog)
         self.tags = Tags(*parts)
         self.worktrees = Worktrees(*parts)
-        self.histories = Histories(layout)
-        self.changes = Changes(self.histories, self.commits, self.worktrees, self.begin)
-        self.boot_mounts = BootMounts(layout, self.transactions)
+
+    @cached_property
+    def boot_mounts(self) -> BootMounts:
+        """What is mounted at every start of the machine."""
+        from stratum.store.bootmounts import BootMounts
+
+        return BootMounts(self.layout, self.transactions)
+
+    @cached_property
+    def changes(self) -> Changes:
+        """The commits of what worktrees showed after a CHANGE."""
+        from stratum.store.changes import Changes
+
+        return Changes(self.histories, self.commits, self.worktrees, self.begin)
+
+    @cached_property
+    def histories(self) -> Histories:
+        """The histories of worktrees."""
+        from stratum.store.histories import Histories
+
+        return Histories(self.layout)
+
+    @cached_property
+    def keeping(self) -> Keeping:
+        """The rules of residence."""
+        from stratum.store.keeping import Keeping
+
+        return Keeping(self.layout, self.locks, self.transactions, self.namespaces)
+
+    @cached_property
+    def past(self) -> Past:
+        """What refs named once."""
+        from stratum.store.past import Past
+
+        return Past(self.layout, self.commits, self.reflog)
+
+    @cached_property
+    def profiles(self) -> Profiles:
+        """What was read first of commits that were mounted."""
+        from stratum.store.profiles import Profiles
+
+        return Profiles(self.layout)
 
     @classmethod
     def open(cls, path: Path) -> Store:

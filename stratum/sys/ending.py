@@ -14,8 +14,8 @@ from typing import NoReturn
 
 
 def end(status: int) -> NoReturn:
-    """End the process with ``status``, as ``sys.exit`` does: what was printed is out, threads have ended, and functions
-    that are registered with ``atexit`` have run."""
+    """End the process with ``status``, as the interpreter does at its end: what was printed is out, threads have ended,
+    and functions that are registered with ``atexit`` have run."""
     try:
         for stream in (sys.stdout, sys.stderr):
             if stream is not None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from stratum.frozen import frozen
 from stratum.sys import userns
 
-_ESCAPE = re.compile(rb"\\([0-7]{3})")
+_ESCAPED = frozenset(" \t\n\\#")
+"""What the kernel writes as an escape."""
 
 
 @frozen
@@ -33,14 +33,21 @@ class MountEntry:
 
 
 def _text(field: bytes) -> str:
-    return os.fsdecode(_ESCAPE.sub(lambda match: bytes([int(match[1], 8)]), field))
+    if b"\\" in field:
+        import re  # such names are rare
+
+        field = re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), field)
+    return os.fsdecode(field)
 
 
-def parse(data: bytes) -> list[MountEntry]:
-    """The mounts in mountinfo text, in the kernel's order; names are unescaped, as file-system strings."""
+def parse(data: bytes, containing: bytes = b"") -> list[MountEntry]:
+    """The mounts in mountinfo text whose lines hold ``containing``, in the kernel's order; names are unescaped, as
+    file-system strings."""
     entries = []
     # Only newlines end a line: the kernel escapes those in names, but not carriage returns.
     for line in data.split(b"\n"):
+        if containing not in line:
+            continue
         before, _, after = line.partition(b" - ")
         fields, tail = before.split(b" "), after.split(b" ", 2)
         if len(fields) < 6 or len(tail) < 3:
@@ -65,19 +72,21 @@ def parse(data: bytes) -> list[MountEntry]:
 def read(pid: int | str = "self", containing: str = "") -> list[MountEntry]:
     """The mounts that process ``pid`` sees below its root; empty where it is gone.
 
-    Where ``containing`` (of characters that the kernel does not escape) is in none of them, they are not taken apart.
+    Only those with ``containing`` (of characters that the kernel does not escape) somewhere in their lines: there can
+    be thousands of others.
     """
     try:
         with open(f"/proc/{pid}/mountinfo", "rb") as file:
             data = file.read()
     except OSError:
         return []
-    return parse(data) if containing.encode() in data else []
+    return parse(data, os.fsencode(containing))
 
 
 def topmost(mountpoint: Path) -> MountEntry | None:
     """The mount whose root is what ``mountpoint`` (an absolute path without symlinks) shows, or None."""
-    stacked = [entry for entry in read() if entry.mountpoint == str(mountpoint)]
+    place = str(mountpoint)
+    stacked = [entry for entry in read(containing="" if _ESCAPED & set(place) else place) if entry.mountpoint == place]
     parents = {entry.parent for entry in stacked}
     # A mount beneath another is the parent of the one above it, and has the same mountpoint.
     tops = [entry for entry in stacked if entry.id not in parents]

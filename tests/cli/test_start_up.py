@@ -45,6 +45,8 @@ def test_mounting_loads_little(cli: Command, tmp_path: Path) -> None:
     cli.ok("import", make_tree(tmp_path / "src", {"a": "1"}), "app")
     cli.ok("worktree", "add", "app+main", "app:latest")
     mountpoint = tmp_path / "mnt"
+    cli.ok("mount", "app:latest", mountpoint)  # the first mount of a commit makes its image
+    cli.ok("unmount", mountpoint)
     for args in (
         ("mount", "app+main", mountpoint),
         ("status",),
