@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from stratum import toml
 from stratum.errors import UsageError, quoted
 from stratum.frozen import frozen
 from stratum.sys.smallfile import read_trusted
@@ -356,6 +355,8 @@ def _file_values(path: Path) -> dict[str, str]:
     except UnicodeDecodeError:
         raise UsageError(f"cannot read {path}: it is not UTF-8") from None
     try:
+        from stratum import toml
+
         table = toml.loads(text)
     except ValueError as exc:
         raise UsageError(f"{path} is not valid TOML: {exc}") from None

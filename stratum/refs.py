@@ -27,11 +27,12 @@ from stratum.frozen import frozen, replace
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _HASH = re.compile(r"[0-9a-f]{64}")
-_PREFIX = re.compile(r"[0-9a-f]{7,64}")
-_CHANGE = re.compile(r"[1-9][0-9]{0,14}")
-_MOMENT = re.compile(r"@\{[^{}]*\}")
-_PAST = re.compile(r"([^@~^]*)(?:@\{([^{}]{1,100})\})?((?:~(?:[1-9][0-9]{0,6})?|\^)*)")
-_STEP = re.compile(r"~([0-9]*)|\^")
+# Compiled when they are first used: most refs have none of these.
+_PREFIX = r"[0-9a-f]{7,64}"
+_CHANGE = r"[1-9][0-9]{0,14}"
+_MOMENT = r"@\{[^{}]*\}"
+_PAST = r"([^@~^]*)(?:@\{([^{}]{1,100})\})?((?:~(?:[1-9][0-9]{0,6})?|\^)*)"
+_STEP = r"~([0-9]*)|\^"
 
 DEFAULT_WORKTREE = "main"
 DEFAULT_TAG = "latest"
@@ -113,12 +114,12 @@ def is_hash(text: str) -> bool:
 
 def is_hash_prefix(text: str) -> bool:
     """Whether ``text`` may be a commit hash or a prefix of one (7 to 64 lower-case hex digits)."""
-    return _PREFIX.fullmatch(text) is not None
+    return re.fullmatch(_PREFIX, text) is not None
 
 
 def is_change(text: str) -> bool:
     """Whether ``text`` may be a CHANGE: a number from 1 on."""
-    return _CHANGE.fullmatch(text) is not None
+    return re.fullmatch(_CHANGE, text) is not None
 
 
 def parse_ref(text: str) -> Ref:
@@ -162,7 +163,7 @@ def _parse_change(text: str) -> Ref:
 
 def _parse_past(text: str) -> Ref:
     """A ref with ``@{WHEN}``, ``~N`` or ``^`` behind it."""
-    found = _PAST.fullmatch(text)
+    found = re.fullmatch(_PAST, text)
     if found is None:
         raise UsageError(
             f"{quoted(text)} is not a ref",
@@ -170,7 +171,7 @@ def _parse_past(text: str) -> Ref:
         )
     whose, when, steps = found.groups()
     ref = parse_ref(whose)
-    back = sum(int(count or 1) for count in _STEP.findall(steps))
+    back = sum(int(count or 1) for count in re.findall(_STEP, steps))
     when = when.strip() if when is not None else None
     if when == "":
         raise UsageError(
@@ -188,7 +189,7 @@ def split_ref_path(text: str) -> tuple[str, str | None]:
     What follows the first ':' is a PATH where it begins with '/', else a tag, behind which a second ':' begins a PATH.
     An empty one, as in ``NAME:TAG:``, is all of it. What is in ``@{...}`` separates nothing.
     """
-    masked = _MOMENT.sub(lambda found: "@" + "." * (len(found[0]) - 1), text)
+    masked = re.sub(_MOMENT, lambda found: "@" + "." * (len(found[0]) - 1), text) if "@{" in text else text
     first, slash = masked.find(":"), masked.find("/")
     if first <= 0 or text[0] == "." or 0 <= slash < first:
         return text, None

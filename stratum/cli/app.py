@@ -76,7 +76,32 @@ Examples = Sequence[tuple[str, str]]
 """What each does, and the command line."""
 
 
-class _Helped(click.Command):
+class Helping(click.Command):
+    """A command with ``--help``, for whose text no translations are looked for, which takes longer than to parse all
+    that was given."""
+
+    _help: click.Option | None = None
+
+    def get_help_option(self, ctx: click.Context) -> click.Option | None:
+        """The option, always the same one, as options are told apart by that."""
+        names = self.get_help_option_names(ctx)
+        if self._help is None and names:
+            self._help = eager_option(*names, call=click.Context.get_help, text="Show this message and exit.")
+        return self._help if names else None
+
+
+def eager_option(*names: str, call: Callable[[click.Context], str], text: str) -> click.Option:
+    """An option that prints what ``call`` says, instead of whatever else was asked for."""
+
+    def show(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
+        if value and not ctx.resilient_parsing:
+            click.echo(call(ctx))
+            ctx.exit()
+
+    return click.Option(names, is_flag=True, expose_value=False, is_eager=True, help=text, callback=show)
+
+
+class _Helped(Helping):
     """A command whose help ends with examples."""
 
     examples: Examples = ()
@@ -124,7 +149,7 @@ def verb(name: str, *, examples: Examples = (), **attributes: Any) -> Callable[[
     return decorate
 
 
-class VerbsBelow(click.Group):
+class VerbsBelow(Helping, click.Group):
     """A word with verbs of its own, one of which has to follow it. 'help' may, as 'help' before it."""
 
     def resolve_command(

@@ -15,7 +15,9 @@ from typing import Any, NoReturn
 import click
 
 from stratum import __version__
+from stratum.cli.app import App, Helping, eager_option
 from stratum.cli.output import JSON, TEXT, print_error
+from stratum.cli.reftype import PATH
 from stratum.cli.verbs import ALIASES, GROUPS, LISTED, TOPICS, VERBS
 from stratum.errors import StratumError, os_error_text
 from stratum.sys.ending import end
@@ -23,7 +25,7 @@ from stratum.sys.ending import end
 _WIDEST = max(map(len, LISTED))
 
 
-class _Verbs(click.Group):
+class _Verbs(Helping, click.Group):
     """A group whose commands are imported when they are asked for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -58,18 +60,13 @@ class _Verbs(click.Group):
         return super().resolve_command(ctx, args)
 
 
-_DIRECTORY = click.Path(readable=False)
-"""For the shell to complete; what it is, is found by who opens it."""
-
-
 @click.group(cls=_Verbs, subcommand_metavar="VERB [ARGS]...", context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--store", metavar="DIR", type=_DIRECTORY, help="Directory of the store (also STRATUM_STORE).")
+@click.option("--store", metavar="DIR", type=PATH, help="Directory of the store (also STRATUM_STORE).")
 @click.option(
-    "--runtime-dir", metavar="DIR", type=_DIRECTORY, help="Directory of the mount state (also STRATUM_RUNTIME_DIR)."
+    "--runtime-dir", metavar="DIR", type=PATH, help="Directory of the mount state (also STRATUM_RUNTIME_DIR)."
 )
 @click.option("--format", "output_format", type=click.Choice([TEXT, JSON]), help="Output for people or for programs.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress and no notes.")
-@click.version_option(__version__, "-V", "--version", message="stratum %(version)s")
 @click.pass_context
 def cli(ctx: click.Context, store: str | None, runtime_dir: str | None, output_format: str | None, quiet: bool) -> None:
     """Versioned state for containers: directory trees as commits, worktrees on top of them.
@@ -81,9 +78,12 @@ def cli(ctx: click.Context, store: str | None, runtime_dir: str | None, output_f
     REF~2 is the second commit before one, REF@{yesterday} what a tag or worktree named then ('10 minutes ago', '2h', a
     date, RFC 3339), and REF:/PATH a file or directory in it.
     """
-    from stratum.cli.app import App
-
     ctx.obj = App(store=store, runtime_dir=runtime_dir, output_format=output_format, quiet=quiet)
+
+
+cli.params.append(
+    eager_option("-V", "--version", call=lambda _: f"stratum {__version__}", text="Show the version and exit.")
+)
 
 
 def main() -> NoReturn:

@@ -132,6 +132,18 @@ class OpType(click.ParamType[str]):
         return [CompletionItem(kind) for kind in KINDS if kind.startswith(incomplete)]
 
 
+class PathType(click.ParamType[str]):
+    """A path of the file system, which the shell completes."""
+
+    name = "path"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """What tells the shell to complete it."""
+        from click.shell_completion import CompletionItem
+
+        return [CompletionItem(incomplete, type="file")]
+
+
 class NoteType(click.ParamType[str]):
     """Text for people that is kept in metadata: UTF-8, which a command line need not be."""
 
@@ -156,4 +168,4 @@ WORKTREE_OR_PATH = RefType(tags=False, paths=True)
 VOLUME = BegunType(REF)
 OF_STRATUM = BegunType(NAME)
 OP = OpType()
-PATH = click.Path(readable=False)
+PATH = PathType()

@@ -20,7 +20,6 @@ from typing import Any, ClassVar
 
 from stratum.errors import DamagedError, StratumError
 from stratum.frozen import as_dict, frozen
-from stratum.store.tables import Tables, write_tables
 from stratum.sys.proc import Process
 
 ERROR_MAX = 500
@@ -159,6 +158,8 @@ class Lease:
 
     def to_toml(self) -> bytes:
         """The content of lease.toml."""
+        from stratum.store.tables import write_tables
+
         table: dict[str, str | bool] = {"since": self.since, "commit": self.promise.commit}
         if self.promise.tag is not None:
             table |= {"tag_template": self.promise.tag, "move_tag": self.promise.move_tag}
@@ -176,6 +177,8 @@ class Lease:
 
 def lease_from(tables: Mapping[str, Any], where: str) -> Lease:
     """The lease in the tables of the lease.toml at ``where``. ``DamagedError``."""
+    from stratum.store.tables import Tables
+
     fields = Tables(tables, where)
     tag, move = fields.maybe_text("lease", "tag_template"), True
     if fields.has("lease", "container"):

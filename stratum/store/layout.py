@@ -41,14 +41,12 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from zlib import crc32
 
-from stratum import toml
 from stratum.errors import (
     DamagedError,
     ExistsError,
@@ -78,7 +76,7 @@ DIRECTORIES = ("objects", "commits", "refs", "tmp")
 SMALL_FILE_MAX = 16 << 20
 """No metadata file of a store (TOML) is read beyond this many bytes."""
 
-_ID = re.compile(rb'^id = "([0-9a-f]{32})"$', re.MULTILINE)
+_ID = b'id = "'
 _FORMAT_MAX = 64 << 10
 _HEAD = 4096
 _HEAD_BEYOND = 256
@@ -370,6 +368,11 @@ def _another_owner(path: Path, owner: int) -> UnsupportedError:
 
 
 def _check_format(path: Path, text: bytes) -> None:
+    identity = _noted_id(text)
+    if identity is not None and text == _format_text(identity.decode()):
+        return
+    from stratum import toml
+
     try:
         table = toml.loads(text.decode("utf-8"))
     except ValueError as exc:
@@ -429,7 +432,7 @@ def create_layout(path: Path) -> Layout:
             for name in DIRECTORIES:
                 (root / name).mkdir(exist_ok=True)
                 (root / name).chmod(0o755)
-            write_atomic(root / FORMAT_FILE, toml.dumps({"format": FORMAT, "id": new_store_id()}).encode())
+            write_atomic(root / FORMAT_FILE, _format_text(new_store_id()))
         fsync_dir(root.parent)
     except FileExistsError:
         raise UsageError(f"{path} is not a directory", hint="give a directory for the store") from None
@@ -442,10 +445,22 @@ def store_id(root: Path) -> bytes | None:
     """The random ID that the store at ``root`` was given when it was made, which a copy of it has too; None where there
     is none to be read: earlier versions gave none."""
     try:
-        found = _ID.search(read_regular(root / FORMAT_FILE, _FORMAT_MAX, follow=False)[1])
+        return _noted_id(read_regular(root / FORMAT_FILE, _FORMAT_MAX, follow=False)[1])
     except OSError:
         return None
-    return found[1] if found and _is_store_id(found[1].decode()) else None
+
+
+def _noted_id(text: bytes) -> bytes | None:
+    """The ID that the first line for one tells."""
+    line = next((line for line in text.split(b"\n") if line.startswith(_ID) and len(line) == len(_ID) + 33), b"")
+    identity = line[len(_ID) : -1]
+    is_one = line[-1:] == b'"' and not identity.strip(b"0123456789abcdef") and _is_store_id(identity.decode())
+    return identity if is_one else None
+
+
+def _format_text(identity: str) -> bytes:
+    """What FORMAT_FILE says."""
+    return f'format = {FORMAT}\nid = "{identity}"\n'.encode()
 
 
 def new_store_id() -> str:

@@ -27,7 +27,6 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from enum import IntEnum
 from pathlib import Path
 
 from stratum.errors import DamagedError, NotFoundError
@@ -41,15 +40,13 @@ WORKTREE_WAIT = 30.0
 REF_WAIT = 30.0
 
 
-class _Rank(IntEnum):
-    STORE = 1
-    WORKTREE = 2
-    REF = 3
+_STORE, _WORKTREE, _REF = 1, 2, 3
+"""Ranks, in their order."""
 
 
 @frozen
 class _Held:
-    rank: _Rank
+    rank: int
     path: Path
     exclusive: bool
 
@@ -74,7 +71,7 @@ class StoreLocks:
     @contextmanager
     def store(self, *, exclusive: bool = False, timeout: float = STORE_WAIT) -> Iterator[None]:
         """Hold the store lock; ``BusyError`` after ``timeout`` seconds."""
-        with self._take(_Held(_Rank.STORE, self._layout.lock, exclusive), f"the store {self._layout.root}", timeout):
+        with self._take(_Held(_STORE, self._layout.lock, exclusive), f"the store {self._layout.root}", timeout):
             yield
 
     @contextmanager
@@ -82,7 +79,7 @@ class StoreLocks:
         """Hold a worktree's lock (and the store's, shared); the stratum must exist."""
         path = self._layout.worktree_lock(name, worktree)
         lock = self._take(
-            _Held(_Rank.WORKTREE, path, True),
+            _Held(_WORKTREE, path, True),
             f"worktree {name}+{worktree}",
             timeout,
             of=self._layout.worktree(name, worktree),
@@ -93,7 +90,7 @@ class StoreLocks:
     @contextmanager
     def ref(self, name: str, *, timeout: float = REF_WAIT) -> Iterator[None]:
         """Hold a stratum's lock (and the store's, shared); the stratum need not exist yet."""
-        with self.store(), self._take(_Held(_Rank.REF, self._layout.ref_lock(name), True), f"stratum {name}", timeout):
+        with self.store(), self._take(_Held(_REF, self._layout.ref_lock(name), True), f"stratum {name}", timeout):
             yield
 
     @contextmanager
@@ -116,7 +113,7 @@ class StoreLocks:
                     stack.enter_context(locked(wanted.path, exclusive=wanted.exclusive, timeout=timeout, what=what))
                 except OSError as exc:
                     # A worktree that was never locked, where no lock file can be made: nobody changes it there.
-                    if exc.errno != errno.EROFS or wanted.rank is not _Rank.WORKTREE:
+                    if exc.errno != errno.EROFS or wanted.rank is not _WORKTREE:
                         raise
             except FileNotFoundError:
                 raise NotFoundError(f"{what} does not exist") from None

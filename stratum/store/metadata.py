@@ -25,7 +25,7 @@ from stratum.tree.model import Directory, File
 METADATA = "metadata.toml"
 METADATA_MAX = 1 << 20
 """Bytes of metadata.toml. No commit with more is made, and none is taken from elsewhere."""
-_HEAD = re.compile(
+_HEAD = (
     rb'\[commit\]\nmerkle_root = "[0-9a-f]{64}"\nmetadata_hash = "([0-9a-f]{64})"\ntimestamp = "[^"\n]*"\n'
     rb'(?:parent_commit = "([0-9a-f]{64})"\n|message = |\n\[)'
 )
@@ -130,7 +130,7 @@ def _as_written(data: bytes) -> CommitMeta | None:
 def parent_of(data: bytes) -> tuple[str | None, str | None]:
     """(the commit, its parent) that ``data``, a metadata.toml, names, where it is just as it was written here; else
     (None, None). For those who ask for many, as TOML is slow to read."""
-    found = _HEAD.match(data)
+    found = re.match(_HEAD, data)
     if found is None or not is_intact(data):
         return None, None
     return found[1].decode(), found[2].decode() if found[2] is not None else None

@@ -19,17 +19,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from enum import Enum
 from operator import itemgetter
 from pathlib import Path
-from typing import NamedTuple
 
 from stratum.errors import DamagedError, NotFoundError
+from stratum.frozen import frozen
 from stratum.store.layout import Layout, storage_error
 from stratum.sys.atomic import temporary_name
 from stratum.sys.syscalls import RENAME_NOREPLACE, renameat2
 from stratum.tree.model import object_path
 
 OBJECT_MODE = 0o444
-_SHARD = re.compile(r"[0-9a-f]{2}")
-_REST = re.compile(r"[0-9a-f]{62}")
+_SHARD = r"[0-9a-f]{2}"
+_REST = r"[0-9a-f]{62}"
 _CHUNK = 1 << 20
 _LIST_FACTOR = 3
 
@@ -41,7 +41,8 @@ class State(Enum):
     MISSING = "missing"
 
 
-class Weight(NamedTuple):
+@frozen
+class Weight:
     """An object as it lies on disk: its size and the bytes it takes there, when it came (seconds since 1970), and how
     many names it has: one, but while it is in the landing too."""
 
@@ -178,7 +179,7 @@ class Objects:
                             info = entry.stat(follow_symlinks=False)
                         except FileNotFoundError:  # collected at this moment
                             continue
-                        if stat.S_ISREG(info.st_mode) and _REST.fullmatch(entry.name):
+                        if stat.S_ISREG(info.st_mode) and re.fullmatch(_REST, entry.name):
                             yield bytes.fromhex(path.name + entry.name), info.st_blocks * 512, info.st_size
             except OSError as exc:
                 raise storage_error(exc, f"list {path}") from None
@@ -189,13 +190,13 @@ class Objects:
         """The digests that anything in the store is named by, be it an object or not, in order."""
         for path, is_ours in self.directories():
             if is_ours and stat.S_ISDIR(path.lstat().st_mode):
-                for rest in filter(_REST.fullmatch, self.layout.names_in(path)):
+                for rest in filter(re.compile(_REST).fullmatch, self.layout.names_in(path)):
                     yield bytes.fromhex(path.name + rest)
 
     def directories(self) -> Iterator[tuple[Path, bool]]:
         """What is in the object directory, sorted: (path, whether it is named as a directory of objects is)."""
         for name in self.layout.names_in(self.layout.objects):
-            yield self.layout.objects / name, _SHARD.fullmatch(name) is not None
+            yield self.layout.objects / name, re.fullmatch(_SHARD, name) is not None
 
     def remove(self, digest: bytes, *, dry_run: bool = False) -> int:
         """Remove the object, or with ``dry_run`` only look at it; the bytes that it has on disk."""
@@ -332,7 +333,8 @@ class Presence:
             names = os.listdir(directory)
         except (FileNotFoundError, NotADirectoryError):
             return []
-        return [bytes.fromhex(directory[-2:] + rest) for rest in names if _REST.fullmatch(rest)]
+        is_rest = re.compile(_REST).fullmatch
+        return [bytes.fromhex(directory[-2:] + rest) for rest in names if is_rest(rest)]
 
     def _directory(self, number: int) -> str:
         return f"{self._objects._directory}/{number:02x}"

@@ -39,7 +39,7 @@ KEPT_BEFORE = "kept before "
 """How ``why`` begins where changes that nobody committed were made a commit, before a reset, rebase or removal."""
 _READ_MAX = 1 << 30
 _CHECK = b', "check": "'
-_COMPLETE = re.compile(re.escape(_CHECK) + rb'[0-9a-f]{16}"\}')
+_COMPLETE = rb', "check": "[0-9a-f]{16}"\}'
 
 
 @frozen
@@ -143,7 +143,7 @@ def _hash(body: bytes) -> bytes:
 
 def is_cut_short(line: bytes) -> bool:
     """Whether a line that holds no entry may be the beginning of one, as a crash leaves it at the end of the file."""
-    return _COMPLETE.search(line) is None
+    return re.search(_COMPLETE, line) is None
 
 
 def unknown(entries: Iterable[ReflogEntry], refs: Iterable[Place]) -> list[Place]:

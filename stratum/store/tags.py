@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 from collections.abc import Set
 from contextlib import ExitStack
 
 from stratum.errors import ConflictError, DamagedError, ExistsError, NotFoundError
-from stratum.refs import check_name, is_name
+from stratum.refs import check_name, is_hash, is_name
 from stratum.store.commits import Commits
 from stratum.store.layout import Layout, Names, storage_error
 from stratum.store.locks import StoreLocks
@@ -21,7 +20,7 @@ from stratum.store.pins import Pinned, pinned_error, read_pins, write_pins
 from stratum.store.reflog import Reflog, remove_logged
 from stratum.store.transaction import Transactions
 
-_TARGET = re.compile(r"\.\./\.\./\.\./commits/([0-9a-f]{64})")
+_TARGET = "../../../commits/"
 
 
 class _Any:
@@ -215,10 +214,10 @@ def _read(directory: int, name: str, tag: str) -> str | None:
         if exc.errno == errno.EINVAL:
             raise _damaged(name, tag, "is not a symbolic link") from None
         raise storage_error(exc, f"read tag {name}:{tag}") from None
-    match = _TARGET.fullmatch(target)
-    if match is None:
+    commit = target.removeprefix(_TARGET)
+    if commit == target or not is_hash(commit):
         raise _damaged(name, tag, f"points to {target!r}, which is no commit")
-    return match[1]
+    return commit
 
 
 def _damaged(name: str, tag: str, what: str) -> DamagedError:

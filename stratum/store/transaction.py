@@ -50,7 +50,7 @@ OWNER = "owner"
 NEEDS = "needs"
 HOLDS = "holds"
 _DIGEST_SIZE = 32
-_STAGED_NAME = re.compile(r"[0-9a-z-]+")
+_STAGED_NAME = r"[0-9a-z-]+"
 _GUARD_WAIT = 30.0
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -125,7 +125,7 @@ class Transaction:
         The writer computed the digest over the bytes that it wrote; the file is not read again. Staging an object
         twice is fine.
         """
-        if name is not None and not _STAGED_NAME.fullmatch(name):
+        if name is not None and not re.fullmatch(_STAGED_NAME, name):
             raise ValueError(f"{name!r} is not the name of a staged object")
         self._staged[digest] = (name, size)
         self._dirty = True

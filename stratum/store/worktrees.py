@@ -39,7 +39,6 @@ from stratum.store.namespaces import Namespaces, similar
 from stratum.store.reflog import Reflog, remove_logged
 from stratum.store.tables import Tables, read_tables, write_tables
 from stratum.store.transaction import Transaction, Transactions
-from stratum.store.untouched import note_root
 from stratum.store.upperdirs import (
     another_dialect,
     dialect_of,
@@ -343,6 +342,8 @@ class Worktrees:
         tx.make_directory(path, 0o700)
         dress_upperdir(path, root, self.dialect)
         if not change:
+            from stratum.store.untouched import note_root
+
             note_root(path, root, self.dialect)
         return path
 

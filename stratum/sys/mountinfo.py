@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,9 +34,7 @@ class MountEntry:
 
 
 def _text(field: bytes) -> str:
-    if b"\\" in field:
-        import re  # such names are rare
-
+    if b"\\" in field:  # which is rare
         field = re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), field)
     return os.fsdecode(field)
 
