@@ -25,8 +25,10 @@ if TYPE_CHECKING:
     from stratum.store.worktrees import Worktree
     from stratum.sys.mountinfo import MountEntry
 
+    ByRef = Mapping[str, list[Record]]
     Asked = Callable[[], Mapping[str, Any] | None]
-    Unrecorded = Callable[[], list[tuple[int, MountEntry]]]
+    Mounted = list[tuple[int, MountEntry]]
+    Unrecorded = Callable[[], Mapping[str, Mounted]]
 
 
 @frozen
@@ -78,6 +80,9 @@ def status(session: Session, target: str | None = None) -> list[StratumStatus]:
     store = session.store
     records = session.state.of_store(store.root)
     by_hash = [record for record in records if is_hash(record.ref)]
+    by_ref: dict[str, list[Record]] = {}
+    for record in records:
+        by_ref.setdefault(record.ref, []).append(record)
     names, only = list(store.names()), None
     kept = at_boot(session)
     open_tree = lru_cache(2)(store.commits.open_tree)  # worktrees side by side often have one base
@@ -100,7 +105,7 @@ def status(session: Session, target: str | None = None) -> list[StratumStatus]:
         except NotFoundError:  # removed at this moment
             continue
         here = [(ref, place) for ref, places in kept.items() if ref.startswith(f"{name}:") for place in places]
-        worktrees = [_worktree_now(session, tree, records, open_tree, unrecorded) for tree in trees]
+        worktrees = [_worktree_now(session, tree, by_ref, open_tree, unrecorded) for tree in trees]
         strata.append(
             StratumStatus(
                 name=name,
@@ -142,7 +147,7 @@ def _who_watches(session: Session) -> Mapping[str, Any] | None:
 
 
 def _worktree_now(
-    session: Session, tree: Worktree, records: list[Record], open_tree: OpenTree, unrecorded: Unrecorded
+    session: Session, tree: Worktree, records: ByRef, open_tree: OpenTree, unrecorded: Unrecorded
 ) -> WorktreeStatus | None:
     """The status without the worktree's lock, which a commit may hold for long: looked at again where it was removed or
     put on another base meanwhile. None where it is gone."""
@@ -159,10 +164,14 @@ def _worktree_now(
             return None
 
 
-def _mounts_there_are() -> list[tuple[int, MountEntry]]:
+def _mounts_there_are() -> Mapping[str, Mounted]:
+    """All mounts, on record or not, by what their sources say of the ref."""
     from stratum.mount.record import mounts_of
 
-    return list(mounts_of())
+    found: dict[str, Mounted] = {}
+    for pid, entry in mounts_of():
+        found.setdefault(entry.source.partition(":")[2], []).append((pid, entry))
+    return found
 
 
 def _identity(tree: Worktree) -> tuple[int, int] | None:
@@ -174,10 +183,10 @@ def _identity(tree: Worktree) -> tuple[int, int] | None:
 
 
 def _worktree(
-    session: Session, tree: Worktree, records: list[Record], open_tree: OpenTree, unrecorded: Unrecorded
+    session: Session, tree: Worktree, records: ByRef, open_tree: OpenTree, unrecorded: Unrecorded
 ) -> WorktreeStatus:
     store = session.store
-    mounts = [record for record in records if record.ref == str(tree.ref)]
+    mounts = records.get(str(tree.ref), [])
     held, waiting, failed = _lease_status(session, tree, unrecorded, mounted=bool(mounts))
     failed = failed or failure_of(session, tree.name, tree.worktree)
     try:
@@ -213,7 +222,13 @@ def _lease_status(
     failed = (failure_of(session, tree.name, tree.worktree) or lease.last_error) if lease is not None else None
     if mounted:
         return None, None, failed
-    user = without_record(session, tree.name, tree.worktree, lease, unrecorded)
+    user = without_record(session, tree.name, tree.worktree, lease, lambda: _of(tree, unrecorded()))
     if user is not None or lease is None or not lease.promise.commit:
         return user.who if user is not None else None, None, failed
     return None, lease.holder.words(), failed
+
+
+def _of(tree: Worktree, mounts: Mapping[str, Mounted]) -> Mounted:
+    from stratum.mount.record import source_ref
+
+    return mounts.get(source_ref(str(tree)), [])

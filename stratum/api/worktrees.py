@@ -67,7 +67,10 @@ def list_worktrees(session: Session, name: str | None = None) -> list[tuple[Work
         for stratum in ([check_name(name)] if name is not None else store.names())
         for tree in store.worktrees.list(stratum)
     )
-    return [(tree, [record for record in records if record.ref == str(tree)]) for tree in trees]
+    by_ref: dict[str, list[Record]] = {}
+    for record in records:
+        by_ref.setdefault(record.ref, []).append(record)
+    return [(tree, by_ref.get(str(tree), [])) for tree in trees]
 
 
 @frozen

@@ -36,7 +36,8 @@ def ref_of(entry: MountEntry | None) -> str | None:
 
 def record_of(driver: Driver, entry: MountEntry | None) -> Record | None:
     """The record of the mount that ``entry`` is or is a copy of."""
-    return next((record for record in driver.session.state.records() if record.is_mount(entry)), None)
+    record = driver.session.state.find_source(entry.source) if entry is not None else None
+    return record if record is not None and record.is_mount(entry) else None
 
 
 def shown_at(driver: Driver, path: Path, volume_id: str) -> MountEntry | None:
@@ -141,4 +142,4 @@ def targets(driver: Driver, volume_id: str) -> list[str]:
 
 def records_of(driver: Driver, volume_id: str) -> list[Record]:
     """The recorded mounts of a volume."""
-    return [record for record in driver.session.state.records() if record.holder == KubernetesVolume(volume_id)]
+    return driver.session.state.of_holder(KubernetesVolume(volume_id))

@@ -109,7 +109,7 @@ def poststop() -> int:
         elif released.note is not None:
             _log(released.note)
     remove_scratch(state.bundle)
-    session.state.records()  # reading them drops those of the stopped container
+    session.state.of_holder(holder)  # reading them drops those that are gone
     _let_monitor_end(session, state.id)
     return failure
 

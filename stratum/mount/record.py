@@ -247,7 +247,7 @@ def mounts_of(ref: str = "") -> Iterator[tuple[int, MountEntry]]:
     Only those in mount namespaces of this user's: in others, anybody may have made one of that source. Of a user who is
     not root these are those of all their sessions.
     """
-    for pid, entry in mountinfo.everywhere(f":{_source_ref(ref)}" if ref else PREFIX):
+    for pid, entry in mountinfo.everywhere(f":{source_ref(ref)}" if ref else PREFIX):
         ours = entry.fstype == "overlay" and entry.source.startswith(PREFIX) and (not ref or shows_ref(entry, ref))
         if ours and (is_mount_namespace_of_ours(pid) or _is_in_own_session(pid)):
             yield pid, entry
@@ -281,10 +281,10 @@ def _is_hidden_but_own(pid: int) -> bool:
 
 def shows_ref(entry: MountEntry, ref: str) -> bool:
     """Whether the source of ``entry``, one of ``mounts_of``, names ``ref``."""
-    return entry.source.partition(":")[2] == _source_ref(ref)
+    return entry.source.partition(":")[2] == source_ref(ref)
 
 
-def _source_ref(ref: str) -> str:
+def source_ref(ref: str) -> str:
     """As much of ``ref`` as a source has room for."""
     return ref[: SOURCE_MAX - len(PREFIX) - 17]
 

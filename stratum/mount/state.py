@@ -14,8 +14,9 @@ Rules:
 - A mount is **claimed** before it is made and **confirmed** when it is attached. A claim and the check that nobody
   else has the worktree are one step under the lock, so of two that race one wins. Whoever dies in between leaves a
   record that is live only if the mount was attached after all.
-- Stale records are dropped whenever the state is read. Nothing is ever unmounted for that. A record of another boot is
-  stale; one of a PID namespace that the reader cannot look into is never dropped by that reader.
+- Stale records among those that somebody asks for are dropped then; whether a mount is still there is asked of no
+  others, so that a mount costs the same beside a thousand. Nothing is ever unmounted for that. A record of another boot
+  is stale; one of a PID namespace that the reader cannot look into is never dropped by that reader.
 - The lock order is: the store's locks first, this one last.
 """
 
@@ -25,14 +26,16 @@ import json
 import os
 import stat
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from stratum.errors import BusyError, DamagedError, NotFoundError, StratumError, os_error_text
 from stratum.frozen import replace
 from stratum.mount.record import (
     CONTAINER,
     ON_HOST,
+    PREFIX,
     SESSION,
     Record,
     find_mount,
@@ -40,6 +43,7 @@ from stratum.mount.record import (
     new_id,
     record_from_json,
 )
+from stratum.refs import Ref
 from stratum.store.holders import HOST, Container, Holder
 from stratum.sys import proc, userns
 from stratum.sys.atomic import write_atomic
@@ -52,7 +56,13 @@ __all__ = ["Record", "State", "store_key"]
 
 FORMAT = 1
 MAX_STATE = 16 << 20
+"""Twenty thousand mounts."""
 LOCK_TIMEOUT = 10.0
+_FOUND_BY = ("id", "store_key", "ref", "mountpoint")
+
+Entry = dict[str, Any]
+"""A record as it is in the file. Made a ``Record``, and checked, only where somebody asks for it."""
+Entries = list[Entry]
 
 
 def store_key(store: Path) -> str:
@@ -77,23 +87,29 @@ class State:
 
         Raises ``DamagedError`` for a state that Stratum did not write, ``BusyError`` where it stays locked.
         """
-        if not os.path.lexists(self.path):
-            return []
-        return self._change(lambda records: records)
+        return self._live(lambda entry: True)
 
     def find_worktree(self, store: Path, name: str, worktree: str) -> Record | None:
         """The mount of a worktree, if there is one."""
-        key = store_key(store)
-        return next((record for record in self.records() if record.is_worktree_of(key, name, worktree)), None)
+        return next(iter(self.find_ref(store, str(Ref(name, worktree=worktree)))), None)
 
     def of_store(self, store: Path) -> list[Record]:
         """The mounts of everything in ``store``."""
         key = store_key(store)
-        return [record for record in self.records() if record.store_key == key]
+        return self._live(lambda entry: entry["store_key"] == key)
 
     def find_ref(self, store: Path, ref: str) -> list[Record]:
         """The mounts of ``ref``, written as it was mounted."""
-        return [record for record in self.of_store(store) if record.ref == ref]
+        key = store_key(store)
+        return self._live(lambda entry: entry["ref"] == ref and entry["store_key"] == key)
+
+    def of_holder(self, holder: Holder) -> list[Record]:
+        """The mounts that ``holder`` has."""
+        return self._live(lambda entry: True, lambda record: record.holder == holder)
+
+    def find_source(self, source: str) -> Record | None:
+        """The record that a mount of this source is of, or a copy."""
+        return next(iter(self._live(lambda entry: source.startswith(f"{PREFIX}{entry['id']}:"))), None)
 
     def find_mountpoint(self, path: Path, *, inside: bool = False) -> Record | None:
         """The mount at ``path``, as the host sees it; with ``inside`` also one that ``path`` is below of.
@@ -101,11 +117,13 @@ class State:
         Symlinks in ``path`` are followed. Mounts in containers are not found by path.
         """
         resolved = os.path.realpath(path)
+
+        def shown(entry: Entry) -> bool:
+            place: str = entry["mountpoint"]
+            return place == resolved or (inside and resolved.startswith(place.rstrip("/") + "/"))
+
         found = None
-        for record in self.records():
-            below = inside and resolved.startswith(record.mountpoint.rstrip("/") + "/")
-            if record.in_container or not (record.mountpoint == resolved or below):
-                continue
+        for record in self._live(shown, lambda record: not record.in_container):
             if found is None or len(record.mountpoint) >= len(found.mountpoint):
                 found = record
         return found
@@ -114,7 +132,7 @@ class State:
         """The record of this ID as it is noted, without a lock and whether its mount is there or not; for who has seen
         that. None where there is none, or it cannot be read."""
         try:
-            return next((record for record in self._load() if record.id == record_id), None)
+            return next((self._record(entry) for entry in self._load() if entry["id"] == record_id), None)
         except DamagedError:
             return None
 
@@ -157,11 +175,18 @@ class State:
             attended=attended,
         )
 
-        def add(records: list[Record]) -> list[Record]:
-            for other in records:
-                if replacing is None or other.id != replacing.id:
-                    _check_free(record, other)
-            return [*records, record]
+        def add(entries: Entries) -> Entries:
+            kept = []
+            for entry in entries:
+                near = entry["mountpoint"] == record.mountpoint or (entry["ref"] == ref and record.is_worktree)
+                if near and (replacing is None or entry["id"] != replacing.id):
+                    other = self._record(entry)
+                    if _is_in_the_way(record, other):
+                        if not is_live(other):
+                            continue
+                        _check_free(record, other)
+                kept.append(entry)
+            return [*kept, record.to_json()]
 
         self._change(add)
         return record
@@ -186,24 +211,45 @@ class State:
         )
         found = find_mount(confirmed)
         confirmed = replace(confirmed, device=found[1].device if found is not None else None)
-        self._change(lambda records: [*(other for other in records if other.id != record.id), confirmed])
+        self._change(lambda entries: [*(other for other in entries if other["id"] != record.id), confirmed.to_json()])
         return confirmed
 
     def release(self, record: Record) -> None:
         """Drop a record whose mount is gone or was never made; does nothing where it is gone already."""
         if os.path.lexists(self.path):
-            self._change(lambda records: records, without=record)
+            self._change(lambda entries: [other for other in entries if other["id"] != record.id])
 
-    def _change(self, change: Callable[[list[Record]], list[Record]], *, without: Record | None = None) -> list[Record]:
-        """Read, drop what is stale and ``without``, apply ``change`` and write what differs, under the lock."""
+    def _live(
+        self, near: Callable[[Entry], bool], wanted: Callable[[Record], bool] = lambda record: True
+    ) -> list[Record]:
+        """The live records that are ``wanted``, of the entries that are ``near``; of those the stale ones are
+        dropped."""
+        if not os.path.lexists(self.path):
+            return []
+        found: list[Record] = []
+
+        def look(entries: Entries) -> Entries:
+            kept = []
+            for entry in entries:
+                record = self._record(entry) if near(entry) else None
+                if record is not None and wanted(record):
+                    if not is_live(record):
+                        continue
+                    found.append(record)
+                kept.append(entry)
+            return kept
+
+        self._change(look)
+        return found
+
+    def _change(self, change: Callable[[Entries], Entries]) -> None:
+        """Read, apply ``change`` and write what differs, under the lock."""
         self.make_runtime_dir()
         with self._lock():
             stored = self._load()
-            gone = None if without is None else without.id
-            changed = change([record for record in stored if record.id != gone and is_live(record)])
+            changed = change(stored)
             if changed != stored:
                 self._save(changed)
-        return changed
 
     def _lock(self) -> FileLock:
         return locked(self.runtime_dir / "state.lock", timeout=LOCK_TIMEOUT, what="the mount state")
@@ -223,7 +269,7 @@ class State:
         if info.st_mode & 0o077:
             os.chmod(self.runtime_dir, 0o700)
 
-    def _load(self) -> list[Record]:
+    def _load(self) -> Entries:
         try:
             status, data = read_regular(self.path, MAX_STATE, follow=False)
         except FileNotFoundError:
@@ -237,11 +283,19 @@ class State:
         except (ValueError, RecursionError) as exc:
             raise self._damaged(str(exc)) from None
 
-    def _save(self, records: Iterable[Record]) -> None:
-        table = {"format": FORMAT, "mounts": [record.to_json() for record in records]}
+    def _record(self, entry: Entry) -> Record:
         try:
-            # ASCII with escapes: names that are no UTF-8 survive as lone surrogates.
-            write_atomic(self.path, json.dumps(table, indent=1).encode("ascii"), 0o600, durable=False)
+            return record_from_json(entry)
+        except ValueError as exc:
+            raise self._damaged(str(exc)) from None
+
+    def _save(self, entries: Entries) -> None:
+        # ASCII with escapes: names that are no UTF-8 survive as lone surrogates. Without indentation, as with it the
+        # encoder in C is not used.
+        lines = ",\n".join(map(json.dumps, entries))
+        text = f'{{"format": {FORMAT}, "mounts": [\n{lines}\n]}}\n'
+        try:
+            write_atomic(self.path, text.encode("ascii"), 0o600, durable=False)
         except OSError as exc:
             raise StratumError(f"cannot write the mount state {self.path}: {os_error_text(exc)}") from None
 
@@ -259,19 +313,30 @@ def _namespace(holder: Holder) -> str:
     return ON_HOST if userns.in_initial_namespace() or userns.owns_system() else SESSION
 
 
-def _parse(data: bytes) -> list[Record]:
+def _parse(data: bytes) -> Entries:
+    """The entries, of which it is known that they have what they are found by."""
     table = json.loads(data)
     if not isinstance(table, dict) or table.get("format") != FORMAT or not isinstance(table.get("mounts"), list):
         raise ValueError(f"it is not a mount state of format {FORMAT}")
-    return [record_from_json(entry) for entry in table["mounts"]]
+    for entry in table["mounts"]:
+        if not isinstance(entry, dict) or not all(isinstance(entry.get(key), str) for key in _FOUND_BY):
+            raise ValueError(f"a record has not all of {', '.join(_FOUND_BY)}")
+    mounts: Entries = table["mounts"]
+    return mounts
+
+
+def _is_in_the_way(wanted: Record, other: Record) -> bool:
+    """Whether no two such mounts may be."""
+    if wanted.is_worktree and other.store_key == wanted.store_key and other.ref == wanted.ref:
+        return True
+    return not other.in_container and not wanted.in_container and other.mountpoint == wanted.mountpoint
 
 
 def _check_free(wanted: Record, other: Record) -> None:
-    """Raise ``BusyError`` where ``other`` is in the way of ``wanted``."""
+    """Raise ``BusyError`` where ``other``, which ``_is_in_the_way`` of ``wanted``, is not just a copy."""
     if wanted.is_worktree and other.store_key == wanted.store_key and other.ref == wanted.ref:
         raise taken(other)
-    same_place = not other.in_container and not wanted.in_container
-    if same_place and other.mountpoint == wanted.mountpoint and who_has_a_copy(other) is None:
+    if who_has_a_copy(other) is None:
         raise BusyError(
             f"{other.mountpoint} already shows {other.ref}", hint=other.holder.how_to_release(other.mountpoint)
         )

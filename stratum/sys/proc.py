@@ -94,6 +94,7 @@ def booted_at() -> int:
     return time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
+@cache
 def boot_id() -> str:
     """What tells this run of the kernel from every other one; empty where ``/proc`` does not say."""
     try:

@@ -78,7 +78,7 @@ def run(session: Session, line: Line, command: Sequence[str], strata: Sequence[s
 
 
 def _check_volumes(session: Session, container: str, wanted: int) -> None:
-    mounted = sum(record.holder == Container(container) for record in session.state.records())
+    mounted = len(session.state.of_holder(Container(container)))
     if mounted < wanted:
         raise UnsupportedError(
             "Podman does not call Stratum's hook for this store, so the volumes are not mounted",

@@ -292,6 +292,23 @@ def test_a_mount_taken_down_by_hand_is_stale(place: Place) -> None:
     place.mount_worktree(at)
 
 
+def test_only_what_is_asked_for_is_looked_at_and_only_what_is_stale_of_that_goes(place: Place) -> None:
+    """So that a mount beside a thousand costs what one alone does."""
+    there = place.mount_worktree(place.target("there"))
+    gone = place.target("gone")
+    stale = place.claim("app:v1", str(gone))
+    place.state.confirm(stale, 1 << 40)
+    noted = json.loads(place.state.path.read_text())["mounts"]
+    assert [entry["id"] for entry in noted] == [there.id, stale.id]
+    assert place.state.find_ref(place.sample.store, there.ref) == [there]
+    assert place.state.find_mountpoint(Path(there.mountpoint)) == there
+    assert place.state.find_source(there.source) == there
+    assert place.state.of_holder(Container("c1")) == []
+    assert json.loads(place.state.path.read_text())["mounts"] == noted
+    assert place.state.find_mountpoint(gone) is None
+    assert [entry["id"] for entry in json.loads(place.state.path.read_text())["mounts"]] == [there.id]
+
+
 def test_another_mount_at_the_mountpoint_does_not_keep_a_record_alive(place: Place) -> None:
     at = place.target("mnt")
     place.mount_worktree(at)
