@@ -15,7 +15,6 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from stratum import zstd
 from stratum.api.maintenance import parse_duration
 from stratum.api.patchset import parse_patchset
 from stratum.c4 import reader as c4m
@@ -50,7 +49,6 @@ from stratum.store.budget import parse_budget
 from stratum.store.catalog import Blob, Catalog, NewPack, write_catalog
 from stratum.store.catalogchange import ChangedCatalog, write_change
 from stratum.store.clock import utc_now
-from stratum.store.frames import FrameReader
 from stratum.store.keeping import parse_rules
 from stratum.store.metadata import CommitMeta
 from stratum.store.reflog import parse_entry
@@ -58,6 +56,9 @@ from stratum.store.runs import read_run
 from stratum.store.segments import pack, split_lines, unpack, whole_end
 from stratum.store.sources import CommitSource, read_sources, write_sources
 from stratum.store.tables import read_tables, write_tables
+from stratum.store.treerecord import decode as read_tree_record
+from stratum.store.treerecord import encode as write_tree_record
+from stratum.store.treerecord import small_whole
 from stratum.sys.fanotify import parse_closes, parse_names
 from stratum.transfer.artifact import read_manifest
 from stratum.transfer.knownmanifests import read_part, read_tags, write_part, write_tags
@@ -71,6 +72,7 @@ from stratum.tree.model import Directory, File, Symlink
 from stratum.tree.oplog import Record, encode, end_line, entry_of, inode_of, object_of, parse, without_content
 from stratum.tree.tarstream import TarReader
 from stratum.tree.timewords import parse_when
+from stratum.tree.zstdframe import compress, decompress
 from stratum.volumes.policy import parse_policy
 from stratum.volumes.request import parse_volumes
 from stratum.volumes.tagtemplate import render_tag
@@ -233,7 +235,8 @@ PARSERS: dict[str, tuple[Callable[[bytes], object], bytes]] = {
     "entry": (entry, ENTRY),
     "dump": (read_dump, DUMP),
     "segment": (read_segment, b"".join(pack(OPERATION + end_line(7)))),
-    "zstd": (lambda data: list(FrameReader(data).pieces()), zstd.compress(DUMP)),
+    "zstd": (lambda data: decompress(data, len(DUMP), "a frame"), compress(DUMP)),
+    "tree-record": (lambda data: read_tree_record(data, HASH, "a file"), write_tree_record(small_whole(DUMP), HASH)),
     "patchset": (
         lambda data: parse_patchset(text(data), "a file"),
         b'[patchset]\nbase = "a:b"\npatches = ["c", "d+e"]\n',

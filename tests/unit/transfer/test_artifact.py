@@ -21,7 +21,6 @@ from stratum.oci.mediatypes import INDEX_MEDIA_TYPE, VERITY_MEDIA_TYPE
 from stratum.oci.target import is_loopback, parse_target
 from stratum.store.lineage import ANCESTORS_MAX
 from stratum.transfer import packs, treeblobs
-from stratum.tree import zstdframe
 from stratum.transfer.artifact import (
     ANCESTORS_ANNOTATION,
     CONFIG_MEDIA_TYPE,
@@ -32,6 +31,7 @@ from stratum.transfer.artifact import (
     read_manifest,
     write_manifest,
 )
+from stratum.tree import zstdframe
 from stratum.tree.contents import objects_of
 from stratum.tree.digest import merkle_summary, metadata_hash
 from stratum.tree.dump import write_dump
