@@ -174,7 +174,7 @@ def test_damage_is_found_and_put_aside(store: Store) -> None:
     with pytest.raises(DamagedError, match="is damaged"):
         Ancestry(store).lineage(made[1])
     findings = check(store).findings
-    assert [(finding.kind, finding.path) for finding in findings] == [("ancestors", f"commits/{made[0]}/ancestors")]
+    assert [(finding.kind, finding.path) for finding in findings] == [("ancestors", f"commits/{made[0]}.ancestors")]
     with store.locks.store(exclusive=True):
         repair(store, findings)
     assert findings[0].repair == "put into quarantine"

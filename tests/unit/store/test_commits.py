@@ -9,13 +9,14 @@ from blake3 import blake3
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stratum import toml, zstd
+from stratum import toml
 from stratum.composefs.verity import verity_digest
 from stratum.errors import DamagedError, NotFoundError, StratumError, UsageError
 from stratum.frozen import replace
 from stratum.store import Store
 from stratum.store.clock import commit_time, rfc3339
 from stratum.store.metadata import _READ_SLOWLY, METADATA_MAX, CommitMeta
+from stratum.store.treerecord import decode, encode, join_file, small_whole, split_file
 from stratum.tree.dump import read_dump, write_dump
 from stratum.tree.merkle import Dumped, MerkleNodes
 from stratum.tree.model import Directory, File
@@ -39,10 +40,6 @@ META = CommitMeta(
 )
 
 
-def contents(path: Path) -> dict[str, bytes]:
-    return {file.name: file.read_bytes() for file in path.iterdir()}
-
-
 def test_a_commit_is_written_as_designed(store: Store) -> None:
     when = datetime(2025, 6, 9, 10, 30, tzinfo=timezone.utc)
     parent = commit(store, {})
@@ -53,11 +50,12 @@ def test_a_commit_is_written_as_designed(store: Store) -> None:
         )
         meta = store.commits.write(tx, root, parent=parent, message="why", origin={"kind": "import"}, timestamp=when)
     path = store.root / "commits" / meta.metadata_hash
-    assert sorted(os.listdir(path)) == ["metadata.toml", "tree.dump.zst"]
-    dump = zstd.decompress((path / "tree.dump.zst").read_bytes())
+    assert set(os.listdir(path.parent)) == {parent, path.name}
+    metadata, record = split_file(path.read_bytes(), str(path))
+    dump = decode(record, meta.metadata_hash, "it").lines
     assert dump == write_dump(root)
     assert blake3(dump).hexdigest() == meta.metadata_hash
-    tables = toml.loads((path / "metadata.toml").read_text())
+    tables = toml.loads(metadata.decode())
     assert len(tables.pop("check")["sha256"]) == 64
     assert tables == {
         "commit": {
@@ -92,9 +90,10 @@ def test_a_commit_over_an_opened_tree_is_the_one_of_the_whole_tree(store: Store,
         meta = store.commits.write(tx, root, known=known, timestamp=when)
 
         plain = store.commits.tree(meta.metadata_hash)
-        (store.root / "commits" / meta.metadata_hash).rename(tmp_path / "spliced")
+        dump, path = store.commits.dump(meta.metadata_hash).text, store.layout.commit(meta.metadata_hash)
+        path.rename(tmp_path / "spliced")
         assert store.commits.write(tx, plain, timestamp=when) == meta
-    assert contents(store.root / "commits" / meta.metadata_hash) == contents(tmp_path / "spliced")
+    assert store.commits.dump(meta.metadata_hash).text == dump
     assert (meta.file_count, meta.total_size) == (5, 70 + 80 + 1 + 75)
     check(store)
 
@@ -163,32 +162,34 @@ def test_lookups(store: Store) -> None:
 def test_damage_is_named(store: Store) -> None:
     made, other = commit(store, {b"a": b"1"}), commit(store, {b"a": b"2"})
     path = store.root / "commits" / made
-    good = (path / "tree.dump.zst").read_bytes()
-    for bad in (b"", b"x", good[:-1], good + b"x", zstd.compress(b"/ 0\n"), store.commits.stored_dump(other)):
-        (path / "tree.dump.zst").write_bytes(bad)
+    metadata, good = split_file(path.read_bytes(), "it")
+    strange, record = split_file((store.root / "commits" / other).read_bytes(), "it")
+    lying = encode(small_whole(b"/ 0\n"), made)
+    for bad in (b"", b"x", good[:-1], good + b"x", record, lying):
+        path.write_bytes(join_file(metadata, bad))
         with pytest.raises(DamagedError, match=made):
             store.commits.tree(made)
-    (path / "tree.dump.zst").unlink()
-    with pytest.raises(DamagedError, match=r"lost its tree\.dump\.zst"):
-        store.commits.tree(made)
-    metadata = (path / "metadata.toml").read_bytes()
-    for content in (b"", b"\xff", metadata.replace(b"count", b"cuont"), store.commits.meta(other).to_toml()):
-        (path / "metadata.toml").write_bytes(content)
+        assert store.commits.meta(made).metadata_hash == made
+    for content in (b"", b"\xff", metadata.replace(b"count", b"cuont"), strange):
+        path.write_bytes(join_file(content, good))
         with pytest.raises(DamagedError, match=made):
             store.commits.meta(made)
-    (path / "metadata.toml").unlink()
-    with pytest.raises(DamagedError, match="lost its metadata"):
-        store.commits.meta(made)
+    path.write_bytes(metadata)
+    for read in (store.commits.meta, store.commits.tree):
+        with pytest.raises(DamagedError, match=f"{made} is damaged: it is cut short"):
+            read(made)
 
 
 def test_metadata_and_dump_are_not_read_through_links(store: Store, tmp_path: Path) -> None:
     made = commit(store, {b"a": b"1"})
     path = store.root / "commits" / made
-    for name, read in (("metadata.toml", store.commits.meta), ("tree.dump.zst", store.commits.tree)):
-        (path / name).rename(tmp_path / name)
-        (path / name).symlink_to(tmp_path / name)
-        with pytest.raises(DamagedError, match="symbolic link"):
-            read(made)
+    path.rename(tmp_path / "moved")
+    path.symlink_to(tmp_path / "moved")
+    with pytest.raises(DamagedError, match="symbolic link"):
+        store.commits.meta(made)
+    with pytest.raises(DamagedError, match="symbolic link"):
+        store.trees.record(made)
+    assert not store.commits.exists(made)
 
 
 @given(
@@ -274,8 +275,9 @@ def test_a_tree_that_was_read_from_a_dump_is_not_dumped_again(store: Store, tmp_
     with other.begin("a test") as tx:
         read_from = Dumped(dump, MerkleNodes.of(dump))
         assert other.commits.write(tx, read_dump(text), timestamp=when, read_from=read_from) == meta
-    paths = [each.layout.commit(meta.metadata_hash) for each in (store, other)]
-    assert contents(paths[0]) == contents(paths[1])
+    assert list(store.trees.frames()) == list(other.trees.frames()) != []
+    first, second = (each.layout.commit(meta.metadata_hash).read_bytes() for each in (store, other))
+    assert first == second
 
 
 def file_of(number: int) -> File:

@@ -18,7 +18,7 @@ def test_a_new_store_is_private_and_says_its_format(store_dir: Path) -> None:
     store = Store.create(store_dir)
     assert store.root == store_dir
     assert stat.S_IMODE(store_dir.stat().st_mode) == 0o700
-    assert re.fullmatch('format = 1\nid = "[0-9a-f]{32}"\n', (store_dir / "stratum.toml").read_text())
+    assert re.fullmatch('format = 2\nid = "[0-9a-f]{32}"\n', (store_dir / "stratum.toml").read_text())
     assert sorted(os.listdir(store_dir)) == ["commits", "lock", "objects", "refs", "stratum.toml", "tmp"]
     assert Store.open(store_dir).names() == []
 
@@ -99,11 +99,12 @@ def test_a_missing_store_is_not_found(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "error"),
     [
-        (b"format = 2\n", UnsupportedError),
+        (b"format = 1\n", UnsupportedError),
+        (b"format = 3\n", UnsupportedError),
         (b"format = 999999999999\n", UnsupportedError),
         (b"format = 0\n", DamagedError),
         (b"format = true\n", DamagedError),
-        (b"format = '1'\n", DamagedError),
+        (b"format = '2'\n", DamagedError),
         (b"", DamagedError),
         (b"format = ", DamagedError),
         (b"\xff\xfe", DamagedError),
@@ -128,7 +129,7 @@ def test_no_bit_of_the_format_file_may_change(store_dir: Path) -> None:
         file.write_bytes(changed)
         with pytest.raises((DamagedError, UnsupportedError)):
             Store.open(store_dir)
-    file.write_bytes(b"format = 1\n")
+    file.write_bytes(b"format = 2\n")
     assert store_id(store_dir) is None
     Store.open(store_dir)  # as earlier versions made them
 

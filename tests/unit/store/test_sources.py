@@ -215,13 +215,8 @@ def store_digests(data: bytes) -> list[tuple[bytes, int]]:
 
 def test_a_partial_commit_has_its_files_from_the_beginning(store: Store) -> None:
     there = partial_commit(store, FILES)
-    assert sorted(os.listdir(store.layout.commit(there))) == [
-        "metadata.toml",
-        PARTIAL,
-        SOURCES,
-        "tree.dump.zst",
-    ]
-    assert (store.layout.beside(there, PARTIAL)).read_bytes() == b""
+    assert sorted(os.listdir(store.layout.commits)) == [there, f"{there}.{PARTIAL}", f"{there}.{SOURCES}"]
+    assert store.layout.beside(there, PARTIAL).read_bytes() == b""
     assert store.sources.of(there) == [source(FILES)]
 
 

@@ -129,13 +129,6 @@ def test_pieces_join_to_the_dump(count: int) -> None:
     assert (joined.text, commit) == (dump, metadata_hash(dump))
 
 
-def test_a_change_changes_one_piece() -> None:
-    before, after = (set(treeblobs.split_dump(dump_of(100_000, changed))) for changed in (None, 50_000))
-    assert len(before) > 5
-    assert len(after - before) <= 2
-    assert all(len(piece) <= treeblobs.PIECE_MAX + 100 for piece in before)
-
-
 def test_objects_of_a_dump() -> None:
     one, two = "12" * 32, "34" * 32
     lines = [
