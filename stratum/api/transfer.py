@@ -125,6 +125,7 @@ def pull(
     access: Access,
     isolated: bool = False,
     lazy: bool = False,
+    mounted: bool = False,
     prefetch: str = "none",
     keep_tag: bool = False,
     force: bool = False,
@@ -138,8 +139,8 @@ def pull(
     ``isolated`` and ``lazy`` are ``transfer.pull``'s; after a lazy pull what the commit's ``profile`` lists, or
     ``all``, is fetched too where ``prefetch`` says so, and meanwhile the commit can be used. ``keep_tag``: the place
     keeps the manifest by another tag, also when the one that was pulled moves; where it does not let us, that is the
-    error after all else was done. Raises as ``transfer.pull``, and ``UnsupportedError`` for a lazy pull on a kernel
-    that could not show the commit.
+    error after all else was done. ``mounted``: the commit is about to be mounted. Raises as ``transfer.pull``, and
+    ``UnsupportedError`` for a lazy pull on a kernel that could not show the commit.
     """
     from stratum.mount.plan import check_lazy
     from stratum.oci.places import open_source
@@ -166,6 +167,7 @@ def pull(
             progress=progress,
             accept=partial(_accept, store, move, may_follow=tag == target.tag),
             room=partial(_make_room, session, access),
+            image=session.image_room if mounted else None,
         )
         with bring as done:  # the store is locked from when the commit is there until the tag is set
             move.set(store, done.commit, f"pull {target}")

@@ -188,6 +188,7 @@ def pull(
                 access=access,
                 isolated=asker.isolated,
                 lazy=lazy,
+                mounted=True,
                 force=ours,
                 progress=check_wanted,
             )

@@ -10,6 +10,8 @@ from stratum.frozen import as_dict, frozen, replace
 from stratum.store.metadata import CommitMeta, Statistics
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from stratum.tree.blocks import Blocks
 
 
@@ -73,9 +75,15 @@ class Reading:
         self.wait = cache(wait)
 
 
-def count(dump: Blocks) -> Counted:
-    """Read the tree of ``dump``. ``DamagedError`` where the dump is not canonical."""
+def count(dump: Blocks, image: Path | None = None) -> Counted:
+    """Read the tree of ``dump``, and write its image to the new file ``image``, durably, where one is given.
+    ``DamagedError`` where the dump is not canonical, ``StratumError`` where the image cannot be written."""
     from stratum.tree.dump import read_dump
 
-    statistics = Statistics(read_dump(dump))
+    root = read_dump(dump)
+    if image is not None:
+        from stratum.store.images import new_image
+
+        new_image(root, image)
+    statistics = Statistics(root)
     return Counted(statistics.count, statistics.total_size)

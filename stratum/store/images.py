@@ -421,6 +421,17 @@ def write_image(root: Directory, fd: int) -> None:
         file.writelines(_pieces(root))
 
 
+def new_image(root: Directory, path: Path) -> None:
+    """Write the image of the tree ``root`` to the new file ``path``, durably. ``StratumError``."""
+    with storing(f"write {path.name}"):
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, _MODE)
+        try:
+            write_image(root, fd)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
 def _pieces(root: Directory) -> Iterator[bytes | bytearray]:
     from stratum.composefs.erofs.writer import image_pieces
 

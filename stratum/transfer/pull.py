@@ -52,9 +52,12 @@ from stratum.tree.merkle import Dumped, MerkleNodes
 from stratum.tree.splice import SplicedDump
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from stratum.store import Store
     from stratum.store.commits import WithCatalog
     from stratum.store.facts import Counted
+    from stratum.store.images import Room
     from stratum.store.metadata import CommitMeta
     from stratum.store.transaction import Transaction
     from stratum.tree.blocks import Dump
@@ -94,6 +97,7 @@ def pulled(
     progress: Progress | None = None,
     accept: Callable[[Manifest], None] | None = None,
     room: Callable[[int], object] | None = None,
+    image: Callable[[], Room] | None = None,
 ) -> Iterator[PullResult]:
     """Bring the commit that ``reference`` (a tag or digest) is in ``remote`` into the store; no tag of it is moved.
 
@@ -102,7 +106,8 @@ def pulled(
     else is fetched, and may raise. ``kind`` is the origin that a new commit gets. ``access`` is what ``remote`` was
     opened with. ``jobs`` processes unpack and verify. ``isolated``: the artifact is the only place where anything is
     taken from. ``lazy``: no object is fetched, and of a commit that is here nothing changes. ``room`` is told how many
-    bytes of objects are about to come, while the store is not locked.
+    bytes of objects are about to come, while the store is not locked. ``image``, for what is mounted at once: the
+    commit's image is made beside all else, with that room for it.
 
     Raises ``NotFoundError`` where there is none, ``DamagedError`` for anything that does not match, ``StratumError`` in
     the words of the other side, ``UnsupportedError`` for a lazy pull that is isolated.
@@ -116,9 +121,9 @@ def pulled(
     what = f"{kind} of {where}"
     with store.begin(what, apart=True) as tx, running(f"the {what}", jobs, progress) as job:
         job.move(len(data))
-        found = _read(tx, store, remote, manifest, isolated, job, profile_of=digest if lazy else None)
+        found = _read(tx, store, remote, manifest, isolated, job, digest if lazy else None, draw=image is not None)
         wanted = found.tree.objects
-        write = _Writer(store, tx, manifest, found, _sources(remote, digest, kind, access, found))
+        write = _Writer(store, tx, manifest, found, _sources(remote, digest, kind, access, found), image)
         if lazy:
             with store.locks.store(timeout=STORE_WAIT):
                 write({"kind": kind, "reference": where, "manifest": digest})
@@ -178,6 +183,7 @@ class _Tree:
     with its Merkle tree."""
 
     reading: Reading
+    image: Path | None
     read_from: Dumped
 
     @property
@@ -205,8 +211,11 @@ def _read(
     isolated: bool,
     job: Running,
     profile_of: str | None = None,
+    *,
+    draw: bool = False,
 ) -> _Found:
-    """Fetch and check all but the packs; beside that, the profile that refers to the manifest ``profile_of``."""
+    """Fetch and check all but the packs; beside that, the profile that refers to the manifest ``profile_of``, and with
+    ``draw`` the image, where there is none."""
     where = str(remote.target)
 
     def get(blob: Descriptor) -> bytes:
@@ -229,7 +238,8 @@ def _read(
             dump, commit = join_tree(pool.map(get, manifest.trees), where)
         if commit != meta.metadata_hash:
             raise DamagedError(f"{where}: the tree is commit {commit}, not {meta.metadata_hash} as it is said to be")
-        tree = _check_tree(dump, meta, where, job.workers.read_tree(dump))
+        image = tx.new_path("image") if draw and store.images.size(meta.metadata_hash) is None else None
+        tree = _check_tree(dump, meta, where, job.workers.read_tree(dump, image), image)
         packs = read_packs(manifest.packs, get, where, pool)
     _check_listed(tree.objects, packs, where)
     return _Found(meta, timestamp, tree, packs, fresh)
@@ -258,6 +268,7 @@ class _Writer:
     manifest: Manifest
     found: _Found
     sources: Sequence[WithCatalog]
+    room: Callable[[], Room] | None
 
     def __call__(self, origin: dict[str, Any]) -> None:
         meta, tree = self.found.meta, self.found.tree
@@ -271,6 +282,9 @@ class _Writer:
             timestamp=self.found.timestamp,
             sources=self.sources,
         )
+        if tree.image is not None and self.room is not None:
+            tree.reading.wait()
+            self.store.images.take_in(tree.image, meta.metadata_hash, self.room)
         lineage = Recorded(self.manifest.ancestors, self.manifest.whole)
         Ancestry(self.store).record(self.tx, meta.metadata_hash, lineage)
 
@@ -308,8 +322,8 @@ def _timestamp(meta: CommitMeta, where: str) -> datetime:
     return timestamp
 
 
-def _check_tree(dump: Dump, meta: CommitMeta, where: str, reading: Callable[[], Counted]) -> _Tree:
-    """The tree of the dump, whose hash is that of the commit, and which is being read."""
+def _check_tree(dump: Dump, meta: CommitMeta, where: str, reading: Callable[[], Counted], image: Path | None) -> _Tree:
+    """The tree of the dump, whose hash is that of the commit, and which is being read, and its image made."""
 
     def counted() -> Counted:
         try:
@@ -326,7 +340,7 @@ def _check_tree(dump: Dump, meta: CommitMeta, where: str, reading: Callable[[], 
     nodes = MerkleNodes.of(spliced)
     if nodes.summary().root != meta.merkle_root:
         raise DamagedError(f"{where}: the Merkle root in the metadata is not that of the tree")
-    return _Tree(Reading(objects, counted), Dumped(spliced, nodes))
+    return _Tree(Reading(objects, counted), image, Dumped(spliced, nodes))
 
 
 def _check_listed(objects: Mapping[bytes, int], packs: Iterable[Pack], where: str) -> None:

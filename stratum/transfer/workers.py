@@ -78,19 +78,19 @@ class Workers:
         if self._jobs > 1 and size >= TREE_WORTH_IT and self._reading is None:
             self._reading = Worker("stratum.transfer.treework", "reads a tree", ("blake3",))
 
-    def read_tree(self, dump: Dump) -> Callable[[], Counted]:
+    def read_tree(self, dump: Dump, image: Path | None = None) -> Callable[[], Counted]:
         """Begin with ``store.facts.count``, where the tree was expected and can be in memory as a whole, beside what
         the caller does meanwhile; the function returned waits for it. To be called once."""
         worker, text = self._reading, dump.text
         if worker is None or text is None:
-            return lambda: count(dump)
+            return lambda: count(dump, image)
         fd = os.memfd_create("dump")
         try:
             write_all(fd, text)
         except BaseException:
             os.close(fd)
             raise
-        worker.post((), (fd,))
+        worker.post("" if image is None else str(image), (fd,))
         return lambda: Counted(*_result(worker, lambda size, member: None))
 
     def take_apart(self, span: Span, fd: int, report: Report) -> None:

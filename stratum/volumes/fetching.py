@@ -30,7 +30,7 @@ def ensure_fetched(session: Session, volume: Volume) -> None:
     # Written with the registry, as a stratum may have a name that would be something else there, like oci.
     source = below(registry, f"{tag.name.lower()}:{tag.tag}")
     try:
-        pull(session, source, str(tag), access=session.access(), lazy=True)
+        pull(session, source, str(tag), access=session.access(), lazy=True, mounted=True)
     except ConflictError:  # another container's start has pulled it meanwhile
         if not _is_here(session, volume):
             raise

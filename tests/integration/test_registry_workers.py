@@ -11,13 +11,19 @@ from pathlib import Path
 import pytest
 
 from stratum.errors import DamagedError, NotFoundError, StratumError
+from stratum.oci.access import Access
+from stratum.oci.target import parse_target
 from stratum.store import Store
+from stratum.store.images import Room
 from stratum.store.objects import Staging
 from stratum.transfer.packs import Member, PackIndex
 from stratum.transfer.packwork import Made, Span
+from stratum.transfer.push import push
 from stratum.transfer.workers import TREE_WORTH_IT, WORTH_IT, Workers
 from stratum.tree.blocks import Dump
 from tests.e2e.registry_artifacts import FILES, make_commit
+from tests.support.pulling import pull
+from tests.support.stores import leftovers
 
 
 @pytest.fixture(params=[1, 2])
@@ -112,19 +118,38 @@ def test_a_worker_that_is_killed(store: Store) -> None:
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
-def test_trees_are_read_beside_the_rest(store: Store, jobs: int) -> None:
+def test_trees_are_read_and_drawn_beside_the_rest(store: Store, jobs: int, tmp_path: Path) -> None:
     commit = store.commits.list()[0]
     dump, meta = store.commits.dump(commit), store.commits.meta(commit)
     for text in (dump, Dump(lambda: [b"/ 0 40755 3 0 0 0 0.0 - - -\n"])):
         with Workers(jobs) as workers:
             workers.expect_tree(TREE_WORTH_IT)
             assert len(workers.processes) == (jobs > 1)
-            wait = workers.read_tree(text)
+            wait = workers.read_tree(text, tmp_path / "image")
             if text is dump:
                 assert wait() == (meta.file_count, meta.total_size)
+                assert (tmp_path / "image").read_bytes() == store.images.ensure(commit).read_bytes()
+                assert (tmp_path / "image").stat().st_mode & 0o7777 == 0o644
             else:
                 with pytest.raises(DamagedError, match="link count"):
                     wait()
+    with Workers(jobs) as workers:
+        workers.expect_tree(TREE_WORTH_IT)
+        assert workers.read_tree(dump)() == (meta.file_count, meta.total_size)
+        with pytest.raises(StratumError, match="cannot write image"):
+            workers.read_tree(dump, tmp_path / "no" / "image")()
+
+
+@pytest.mark.parametrize("lazy", [True, False])
+def test_what_is_mounted_at_once_is_pulled_with_its_image(store: Store, lazy: bool, tmp_path: Path) -> None:
+    commit, target = store.commits.list()[0], parse_target(f"oci:{tmp_path}/layout:v1")
+    push(store, commit, target, Access())
+    other = Store.create(tmp_path / "other")
+    for mounted in (False, True, True):
+        pull(other, target, Access(), lazy=lazy, image=(lambda: Room(0)) if mounted else None)
+        assert list(other.images.list()) == ([commit] if mounted else [])
+        assert leftovers(other) == []
+    other.images.check(commit, store.commits.tree(commit))
 
 
 def test_a_small_tree_is_read_here() -> None:

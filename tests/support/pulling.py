@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from stratum.oci.access import Access
 from stratum.oci.places import open_source
 from stratum.oci.target import Target
 from stratum.progress import Progress
 from stratum.store import Store
+from stratum.store.images import Room
 from stratum.transfer.pull import PullResult, pulled
 
 
@@ -19,6 +22,7 @@ def pull(
     isolated: bool = False,
     lazy: bool = False,
     progress: Progress | None = None,
+    image: Callable[[], Room] | None = None,
 ) -> PullResult:
     """Bring the commit that ``source`` names into the store."""
     with (
@@ -32,6 +36,7 @@ def pull(
             isolated=isolated,
             lazy=lazy,
             progress=progress,
+            image=image,
         ) as done,
     ):
         return done
