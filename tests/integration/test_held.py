@@ -169,12 +169,12 @@ def test_what_is_done_shows_in_the_hand(scene: Scene) -> None:
 
 
 def test_mounting_takes_few_locks(scene: Scene) -> None:
-    """The store's and the worktree's, the mount state's to look, to claim and to confirm, and of the two new files that
-    the state goes into; all but these are given back."""
+    """Those of the store, the worktree and the images, the mount state's to look, to claim and to confirm, and of the
+    two new files that the state goes into; all but these are given back."""
     scene.fresh()
     mount(scene.session, "app:v1", str(scene.directory / "v1"))
     counted = calls_of(lambda: mount(scene.session, "app+dev", str(scene.mountpoint)), "flock")
-    assert counted["flock"] == 2 * 5 + 2
+    assert counted["flock"] == 2 * 6 + 2
 
 
 def test_one_that_cannot_be_read_can_be_thrown_away(scene: Scene) -> None:

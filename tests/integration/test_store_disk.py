@@ -14,6 +14,8 @@ import pytest
 from stratum.errors import StratumError, UnsupportedError
 from stratum.refs import parse_ref
 from stratum.store import Store
+from stratum.store.images import LOCK, Room
+from stratum.store.layout import NoSpaceError
 from stratum.tree.model import Directory
 from tests.support.injection import REFUSED, calls_of, failed_at
 from tests.support.stores import check, commit, directory, file, leftovers, snapshot
@@ -214,3 +216,24 @@ def test_the_upperdir_inherits_nothing_from_the_store(store_dir: Path) -> None:
     upperdir = store.worktrees.create("app", "main", base).upperdir
     assert os.listxattr(upperdir) == ["trusted.overlay.stratum.root"]  # ours, which nobody sees in the mount
     assert (upperdir.stat().st_mode, upperdir.stat().st_gid) == (0o40700, os.getegid())
+
+
+def test_an_image_that_has_no_room_takes_that_of_others(small_disk: Path) -> None:
+    store = Store.create(small_disk / "store")
+    made = [commit(store, {b"%d-%d" % (number, each): b"" for each in range(10_000)}) for number in range(2)]
+    first, second = (store.images.path(each) for each in made)
+    store.images.ensure(made[0])
+    os.utime(first, (0, 0))
+    fill(small_disk)
+
+    def room() -> Room:
+        return Room(1 << 40)
+
+    with first.open("rb"), pytest.raises(NoSpaceError, match="No space left on device") as caught:
+        store.images.ensure(made[1], room)
+    assert "stratum gc" in caught.value.hint
+    assert set(os.listdir(store.layout.images)) == {LOCK, first.name}
+    assert store.images.ensure(made[1], room) == second
+    assert set(os.listdir(store.layout.images)) == {LOCK, second.name}
+    store.images.check(made[1], store.commits.tree(made[1]))
+    assert not leftovers(store)
