@@ -179,11 +179,12 @@ class Commits:
     ) -> CommitMeta:
         """Make the commit of the tree ``root``, publishing the objects staged in ``tx`` first, all of them complete.
 
-        Equal trees are one commit: where it exists already, it is left untouched and its metadata returned. ``accept``
-        is given its name before anything of it gets a place, and may raise. ``timestamp`` (timezone-aware) defaults to
-        now. Objects below directories that ``root`` shares with ``known``, the tree of a commit of this store, are
-        taken to be where they were; every other must be there, or ``DamagedError``. Where ``known`` is from
-        ``open_tree``, what is shared is not even read. ``read_from``: the canonical dump that ``root`` was read from,
+        Equal trees are one commit: where it exists already, it is left untouched and its metadata returned, unless its
+        tree cannot be read; then it is written again, whole, with what was said of it. ``accept`` is given its name
+        before anything of it gets a place, and may raise. ``timestamp`` (timezone-aware) defaults to now. Objects below
+        directories that ``root`` shares with ``known``, the tree of a commit of this store, are taken to be where they
+        were; every other must be there, or ``DamagedError``. Where ``known`` is from ``open_tree``, what is shared is
+        not even read. ``read_from``: the canonical dump that ``root`` was read from,
         which is taken; there must be one of a tree that is a ``Reading``. Where ``known`` is not from ``open_tree``,
         ``near`` may be a commit whose tree is probably much like this one, the parent by default: what both have is
         stored once. ``frames`` are those that the dump came in, to be stored as they are if it is stored whole.
@@ -197,7 +198,8 @@ class Commits:
         base = chain[0][0] if chain is not None else None
         commit = metadata_hash(dump.buffers())
         accept(commit)
-        if self.exists(commit):
+        damaged = self.exists(commit)
+        if damaged and self._can_be_read(commit):
             tx.publish_objects(complete=True)
             return self._known_again(tx, commit, root, sources)
         nodes = read_from.nodes if read_from is not None else self._merkle_nodes(dump, base)
@@ -207,17 +209,35 @@ class Commits:
         meta = CommitMeta(*hashes, when, *counts, parent, message, origin)
         on = Base(chain, is_source=True) if chain is not None else self._near(near or parent)
         metadata, file = _new_metadata(meta), tx.new_path("commit")
-        record = self._writer.record(tx, commit, dump, on, BLOCK - 1 - len(metadata), frames)
+        if damaged:
+            meta, metadata = self._said_before(meta, metadata)
+            record = self._writer.whole(tx, commit, dump, frames)
+        else:
+            record = self._writer.record(tx, commit, dump, on, BLOCK - 1 - len(metadata), frames)
         del dump, on  # they are large
         tx.write_file(file, join_file(metadata, record))
         tx.publish_objects(complete=True)
         self._write_sources(tx, commit, self._whence(tx, root, known, base, sources), sources)
         try:
-            tx.place(file, self._layout.commit(commit))
+            (tx.replace if damaged else tx.place)(file, self._layout.commit(commit))
         except ExistsError:  # another process wrote the same tree meanwhile
             return self._known_again(tx, commit, root, sources)
         self._merkle_cache.save(commit, nodes)  # others will be built on it
         return meta
+
+    def _can_be_read(self, commit: str) -> bool:
+        try:
+            self.dump(commit)
+        except (NotFoundError, DamagedError):
+            return False
+        return True
+
+    def _said_before(self, meta: CommitMeta, metadata: bytes) -> tuple[CommitMeta, bytes]:
+        """What is said of the commit already, with its metadata.toml, in place of ``meta``, where it can be read."""
+        try:
+            return self.meta(meta.metadata_hash), self._metadata(meta.metadata_hash)
+        except (NotFoundError, DamagedError):
+            return meta, metadata
 
     def remove(self, commits: Collection[str]) -> None:
         """Take commits out of the store, each in one durable step. On whose dumps others are stored become grounds.

@@ -22,7 +22,6 @@ from stratum.errors import DamagedError
 from stratum.store.layout import Layout, storage_error
 from stratum.store.treerecord import FRAME_MAX, FrameRef
 from stratum.sys.smallfile import READ, UnfitError, read_opened
-from stratum.sys.syscalls import AT_FDCWD, RENAME_NOREPLACE, renameat2
 
 FILE_MAX = FRAME_MAX + (FRAME_MAX >> 7) + 1024
 """Bytes of a frame's file: zstd never makes more of what cannot be compressed."""
@@ -43,15 +42,22 @@ class Frames:
         name = digest.hex()
         return self._layout.frames / name[:_SHARD] / name[_SHARD:]
 
-    def has(self, digest: bytes, size: int | None = None) -> bool:
-        """Whether the frame is here, as a file of ``size`` bytes where that is given; its bytes are not looked at."""
+    def holds(self, digest: bytes, data: bytes) -> bool:
+        """Whether the frame is here, as just these bytes."""
+        try:
+            return self.file(digest) == data
+        except DamagedError:
+            return False
+
+    def has(self, digest: bytes) -> bool:
+        """Whether the frame is here, at a glance: its bytes are not looked at."""
         try:
             info = self.path(digest).lstat()
         except FileNotFoundError:
             return False
         except OSError as exc:
             raise storage_error(exc, f"look for frame {digest.hex()}") from None
-        return stat.S_ISREG(info.st_mode) and size in (None, info.st_size)
+        return stat.S_ISREG(info.st_mode)
 
     def file(self, digest: bytes) -> bytes:
         """The frame as it is stored. ``DamagedError`` where it is missing or no file."""
@@ -86,16 +92,18 @@ class Frames:
                     if digest.hex() == shard + name and len(digest) == 32:
                         yield digest
 
-    def take_in(self, staged: Iterable[tuple[bytes, Path, int]]) -> None:
-        """Give each (digest, file, size) its place. Its bytes must be on disk already; making the name durable, by a
-        syncfs, is left to the caller. A frame that is there with the same size is kept. Raises ``OSError``, and
-        ``DamagedError`` where something else than a file has its name."""
-        for digest, source, size in staged:
+    def take_in(self, staged: Iterable[tuple[bytes, Path]]) -> None:
+        """Give each (digest, file) its place, that of a damaged one too. Its bytes must be on disk already; making the
+        name durable, by a syncfs, is left to the caller. Raises ``OSError``, and ``DamagedError`` where a directory has
+        its name."""
+        for digest, source in staged:
             path = self.path(digest)
             self._make_shard(path.parent)
             shard = self._layout.open_beneath(path.parent, os.O_RDONLY | os.O_DIRECTORY)
             try:
-                _name(source, shard, path.name, size)
+                os.rename(source, path.name, dst_dir_fd=shard)
+            except IsADirectoryError:
+                raise DamagedError(f"{path} is a directory", hint="run 'stratum fsck --repair'") from None
             finally:
                 os.close(shard)
 
@@ -104,17 +112,6 @@ class Frames:
             with suppress(FileExistsError):
                 directory.mkdir()
                 directory.chmod(0o755)
-
-
-def _name(source: Path, shard: int, name: str, size: int) -> None:
-    try:
-        renameat2(AT_FDCWD, source, shard, name, RENAME_NOREPLACE)
-    except FileExistsError:
-        info = os.stat(name, dir_fd=shard, follow_symlinks=False)
-        if not stat.S_ISREG(info.st_mode):
-            raise DamagedError(f"the store has something else than a file in place of frame ...{name}") from None
-        if info.st_size != size:  # damaged
-            os.rename(source, name, dst_dir_fd=shard)
 
 
 def digest_of(data: bytes) -> bytes:

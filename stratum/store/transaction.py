@@ -70,7 +70,7 @@ class Transaction:
         self._staged: dict[bytes, tuple[str | None, int]] = {}
         self._published: set[bytes] = set()
         self._frames = Frames(layout)
-        self._new_frames: dict[bytes, tuple[Path, int]] = {}
+        self._new_frames: dict[bytes, Path] = {}
         self._counter = 0
         self._dirty = False
         self._ahead: _Ahead | None = None
@@ -176,10 +176,10 @@ class Transaction:
     def add_frame(self, data: bytes) -> bytes:
         """Store a frame of a dump, given as its file; its digest. ``publish_objects`` gives it its name."""
         digest = digest_of(data)
-        if digest not in self._new_frames and not self._frames.has(digest, len(data)):
+        if digest not in self._new_frames and not self._frames.holds(digest, data):
             path = self.new_path("frame")
             self.write_file(path, data)
-            self._new_frames[digest] = (path, len(data))
+            self._new_frames[digest] = path
         return digest
 
     def _create_object(self) -> tuple[str, int]:
@@ -199,7 +199,7 @@ class Transaction:
             self._check_staged(staged)  # while what is synced ahead goes to the disk
             self.sync()
             new = self._objects.take_in(Staging(str(self.object_staging)), staged, complete=complete)
-            self._frames.take_in((digest, *file) for digest, file in self._new_frames.items())
+            self._frames.take_in(self._new_frames.items())
             self._dirty = bool(staged or self._new_frames)
             self.sync()
         self._published.update(self._staged)

@@ -85,11 +85,20 @@ class TreeWriter:
             return delta
         return encode(small_whole(text) if text else self._whole(tx, dump, base, given), commit)
 
+    def whole(self, tx: Transaction, commit: str, dump: SplicedDump, given: Sequence[Stored]) -> bytes:
+        """The record of a commit whose dump is to be stored whole, whatever is said of it in the store."""
+        if dump.size <= WHOLE_SMALL:
+            return encode(small_whole(dump.join()), commit)
+        return encode(self._whole(tx, dump, None, given), commit)
+
     def _known(self, commit: str) -> TreeRecord | None:
-        """The record of a commit that is a ground of others while it is no more itself. No other could be taken: it
-        might be stored on one of those."""
+        """The record of a commit that is a ground of others while it is no more itself, where it can be read. No other
+        but a whole one could be taken: it might be stored on one of those."""
+        from stratum.tree.digest import metadata_hash
+
         try:
-            return self._trees.chain(commit)[0][1]
+            chain = self._trees.chain(commit)
+            return chain[0][1] if metadata_hash(self._trees.read(chain)) == commit else None
         except (NotFoundError, DamagedError):
             return None
 

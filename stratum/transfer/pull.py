@@ -302,10 +302,10 @@ def _came_from(store: Store, commit: str, target: Target) -> bool:
 
 
 def _known_dump(store: Store, commit: str) -> Dump | None:
-    """The dump of a commit that the store has; None where it has not, or not any more."""
+    """The dump of a commit that the store has; None where it has not, or not any more, or cannot read it."""
     try:
         return store.commits.dump(commit)
-    except NotFoundError:
+    except (NotFoundError, DamagedError):
         return None
 
 
