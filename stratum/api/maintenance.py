@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from stratum.store.findings import Finding
     from stratum.store.fsck import Checked
     from stratum.store.gc import Collected
+    from stratum.store.repair import Fetch
     from stratum.store.retention import Retention
     from stratum.store.sources import CommitSource
 
@@ -239,9 +240,7 @@ def ask_sources(session: Session) -> list[str]:
     return problems
 
 
-def _fetcher(
-    session: Session, source: str | None
-) -> tuple[Callable[[dict[bytes, int], set[str]], None] | None, list[str]]:
+def _fetcher(session: Session, source: str | None) -> tuple[Fetch | None, list[str]]:
     """What fetches from ``source``, and the list that gets its problems."""
     problems: list[str] = []
     if source is None:
@@ -253,8 +252,8 @@ def _fetcher(
         source = f"oci-archive:{source}"
     target, access = parse_target(source, session.config.registry), session.access()
 
-    def fetch(objects: dict[bytes, int], commits: set[str]) -> None:
-        problems.extend(salvage(session.store, target, access, objects, commits))
+    def fetch(objects: dict[bytes, int], frames: set[bytes], commits: set[str]) -> None:
+        problems.extend(salvage(session.store, target, access, objects, frames, commits))
 
     return fetch, problems
 

@@ -195,12 +195,14 @@ def _print_collected(app: App, done: Collected) -> None:
     "fsck",
     examples=[
         ("Check everything", "stratum fsck"),
-        ("Only names, sizes and trees", "stratum fsck --quick"),
+        ("Without the contents of files", "stratum fsck --quick"),
         ("Repair, with what a backup has", "stratum fsck --repair --from oci:/backup/db"),
     ],
 )
-@click.option("--read-data", "depth", flag_value="data", default=True, help="Read every object and image (default).")
-@click.option("--quick", "depth", flag_value="quick", help="Only names, sizes, metadata and trees.")
+@click.option(
+    "--read-data", "depth", flag_value="data", default=True, help="Read all objects, images and trees (default)."
+)
+@click.option("--quick", "depth", flag_value="quick", help="Only names, sizes, metadata, and what trees are stored in.")
 @click.option("--repair", is_flag=True, help="Repair what can be; put what cannot into quarantine.")
 @click.option(
     "--from",
@@ -212,12 +214,17 @@ def _print_collected(app: App, done: Collected) -> None:
 def fsck(app: App, depth: str, repair: bool, source: str | None, remote: bool) -> None:
     """Check everything in the store, and tell which refs each damage hurts. Exit code 5 where damage is left.
 
+    What commits share is read once: --quick compares each file that trees are stored in with its own hash, at the cost
+    of what is different between commits. Without it, the tree of each commit is also put together and compared with the
+    commit's hash.
+
     Files that were never fetched, or let go, are no damage where a source of their commit has them; how many there are
     is told. With --remote the sources are asked; where one does not have them any more, they are lost.
 
-    --repair makes images, metadata and tags again from what proves them, restores objects and commits from elsewhere,
+    --repair makes metadata and tags again from what proves them, restores objects, trees and commits from elsewhere,
     and moves the rest out of the way, to 'quarantine' in the store. It deletes nothing. A damaged file that a source
-    has is fetched from there when it is next read.
+    has is fetched from there when it is next read. A commit whose tree cannot be read stays as it is until a pull or
+    import of it, or a repair with --from, writes it again.
     """
     from stratum.api.maintenance import fsck as check
     from stratum.api.maintenance import fsck_repair

@@ -1,8 +1,8 @@
 """Checking a store: everything in it against what the names, hashes and formats say it should be.
 
 In this order, so that whatever a running command adds meanwhile is complete by the time it is met: refs, commits,
-objects. Memory grows with the number of distinct objects, not with their size or the number of commits: one commit's
-dump is in memory at a time, and commits are read again where it has to be told whom a bad object hurts.
+objects. Memory grows with the number of distinct objects, not with their size: one dump is in memory at a time, and of
+what commits share each line is read once (``store.treecheck``), again where it has to be told whom a bad object hurts.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ from stratum.progress import Progress
 from stratum.refs import is_name
 from stratum.store.ancestry import Ancestry
 from stratum.store.budget import BUDGET, parse_budget
-from stratum.store.facts import Facts, facts_of
 from stratum.store.findings import LOST_ATTRIBUTES, PATHS_SHOWN, UNCHECKED, Finding, Kind, Telling
 from stratum.store.histories import SETTINGS
 from stratum.store.images import SUFFIX
 from stratum.store.keeping import RESIDENCE, read_rules
 from stratum.store.layout import ANCESTORS
 from stratum.store.logcheck import named_objects, needs
-from stratum.store.metadata import CommitMeta
 from stratum.store.pins import PINS, read_pins
 from stratum.store.records import DIRECTORIES, is_record_name, read_record
 from stratum.store.reflog import Place, is_cut_short, unknown
 from stratum.store.sourcecheck import PartialCommit, SourceCheck
 from stratum.store.survey import Survey
 from stratum.store.tables import is_checked
+from stratum.store.treecheck import TreeCheck, batches, chosen, lines_of_all
 from stratum.store.treerecord import split_file
 from stratum.store.worktrees import Worktree
 from stratum.sys.copymark import LostAttributesError, check_mark
 from stratum.tree.contents import object_lines
 
 if TYPE_CHECKING:
+    from stratum.store.facts import Facts
     from stratum.store.segments import Log, Segment
     from stratum.store.store import Store
 
@@ -94,9 +94,13 @@ class _Check:
         for commit, users in sorted(self._users.items()):
             if not self._store.commits.exists(commit):
                 self._tell(Finding("commit", f"commits/{commit}", "it is missing", users, commit=commit))
+        trees = TreeCheck(self._store, self._done.findings, self._users, read_data=self._done.data_read)
+        self._readable = trees.run()
         for commit in sorted(present):
             if self._store.commits.exists(commit):
-                self._commit(commit)
+                self._commit(commit, trees.facts.get(commit))
+        self._images()
+        self._need()
         self._sources.catalogs()
         self._objects()
         self._whom_objects_hurt()
@@ -262,31 +266,36 @@ class _Check:
 
     # Commits
 
-    def _commit(self, commit: str) -> None:
-        commits, users = self._store.commits, self._users.get(commit, [commit])
-        path = f"commits/{commit}"
+    def _commit(self, commit: str, facts: Facts | None) -> None:
+        """Check what is said of a commit, whose dump proves ``facts``, as far as that is known."""
+        users, path = self._users.get(commit, [commit]), f"commits/{commit}"
         self._done.commits += 1
-        meta: CommitMeta | None = None
-        facts: Facts | None = None
         with self._telling_commit("metadata", path, commit, users):
-            meta = commits.meta(commit)
+            meta = self._store.commits.meta(commit)
             if not is_checked(split_file(self._store.trees.file(commit)[1], path)[0]):
                 self._tell(Finding("metadata", path, UNCHECKED, users, commit=commit))
+            if facts is not None and not facts.agrees(meta):
+                problem = "it does not say what the commit's tree holds"
+                self._tell(Finding("metadata", path, problem, users, commit=commit))
         with self._telling_commit("ancestors", f"{path}.{ANCESTORS}", commit, users):
             Ancestry(self._store).recorded(commit)
         self._sources.commit(commit, users)
-        with self._telling_commit("dump", path, commit, users):
-            dump = commits.dump(commit)
-            facts = facts_of(dump) if self._done.data_read else None
-            self._needed.update((digest, size) for digest, size, _ in object_lines(dump))
-            self._readable.append(commit)
-            if facts is not None and meta is not None and not facts.agrees(meta):
-                problem = "it does not say what the commit's tree holds"
-                self._tell(Finding("metadata", path, problem, users, commit=commit))
-        if facts is not None and self._store.images.size(commit) is not None:
-            telling = self._telling_commit("image", f"cache/images/{commit}{SUFFIX}", commit, users)
-            with telling, suppress(FileNotFoundError):
-                self._store.images.check(commit, commits.tree(commit))
+
+    def _images(self) -> None:
+        """Compare the images that are here with what the trees of their commits give."""
+        for commit in self._store.images.list() if self._done.data_read else ():
+            if commit in self._readable:
+                telling = self._telling_commit(
+                    "image", f"cache/images/{commit}{SUFFIX}", commit, self._users.get(commit, [commit])
+                )
+                with telling, suppress(FileNotFoundError):
+                    self._store.images.check(commit, self._store.commits.tree(commit))
+
+    def _need(self) -> None:
+        """Note which objects the commits that can be read need."""
+        for batch in batches(self._readable):
+            for lines, _ in lines_of_all(self._store, batch):
+                self._needed.update((digest, size) for digest, size, _ in object_lines(lines))
 
     def _telling_commit(self, kind: Kind, path: str, commit: str, users: list[str]) -> Telling:
         return Telling(self._done.findings, kind, path, *users, commit=commit)
@@ -350,13 +359,18 @@ class _Check:
         return None
 
     def _whom_objects_hurt(self) -> None:
-        for commit in self._readable if self._bad else ():
+        for batch in batches(self._readable) if self._bad else ():
+            for lines, bits in lines_of_all(self._store, batch):
+                for digest, _, path in object_lines(lines):
+                    for finding in self._bad.get(digest, ()):
+                        self._hurt(finding, chosen(batch, bits), path.decode("ascii", "backslashreplace"))
+
+    def _hurt(self, finding: Finding, commits: list[str], path: str) -> None:
+        for commit in commits:
             users = self._users.get(commit, [commit])
-            for digest, _, path in object_lines(self._store.commits.dump(commit)):
-                for finding in self._bad.get(digest, ()):
-                    finding.hurts += [user for user in users if user not in finding.hurts]
-                    if commit not in finding.needed_by:
-                        finding.needed_by.append(commit)
-                    where = f"{users[0]} {path.decode('ascii', 'backslashreplace')}"
-                    if len(finding.files) < PATHS_SHOWN and where not in finding.files:
-                        finding.files.append(where)
+            finding.hurts += [user for user in users if user not in finding.hurts]
+            if commit not in finding.needed_by:
+                finding.needed_by.append(commit)
+            where = f"{users[0]} {path}"
+            if len(finding.files) < PATHS_SHOWN and where not in finding.files:
+                finding.files.append(where)

@@ -2,9 +2,10 @@
 
 Nothing is deleted. What something else in the store proves is made again: images and the provable part of metadata.toml
 from the dump, a damaged tag from the reflog. What is damaged and stands in the way of something whole goes into
-quarantine: an object (an import or pull brings it back then, or the next read, where a source has it), a commit
-without its dump, a worktree without its meta.toml (its upperdir with it), planted links. A worktree's upperdir is never
-looked into. What tells of sources is mended by ``store.sourcerepair``.
+quarantine: an object (an import or pull brings it back then, or the next read, where a source has it), a frame, a
+ground, a worktree without its meta.toml (its upperdir with it), planted links. A commit whose tree cannot be read
+stays, with what is said of it, until a pull or import writes it again. A worktree's upperdir is never
+looked into. What tells of sources is mended by ``store.sourcerepair``, how trees are stored by ``store.treerepair``.
 
 Every step is complete in itself, so a repair may be interrupted and run again.
 """
@@ -14,33 +15,30 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterable
-from datetime import datetime, timezone
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stratum.errors import BusyError, DamagedError, NotFoundError
-from stratum.frozen import replace
-from stratum.store.clock import rfc3339
-from stratum.store.facts import facts_of
 from stratum.store.findings import LOST_ATTRIBUTES, UNCHECKED, Finding
 from stratum.store.histories import SETTINGS
 from stratum.store.layout import storage_error
 from stratum.store.logrepair import mend
-from stratum.store.metadata import CommitMeta
 from stratum.store.objects import OBJECT_MODE
 from stratum.store.quarantine import Quarantine
 from stratum.store.records import read_record, record_text
 from stratum.store.reflog import Place, parse_entry, unknown
 from stratum.store.sourcerepair import FetchCatalog, SourceRepair
 from stratum.store.tables import read_tables, write_tables
+from stratum.store.treerecord import RECORD_MAX
+from stratum.store.treerepair import TreeRepair
 from stratum.sys.atomic import fsync_dir
 
 if TYPE_CHECKING:
-    from stratum.store.treerecord import join_file, split_file
-from stratum.store.store import Store
+    from stratum.store.store import Store
 
-Fetch = Callable[[dict[bytes, int], set[str]], None]
-"""Bring these objects (digest -> size) and commits from elsewhere, as far as they are there."""
+Fetch = Callable[[dict[bytes, int], set[bytes], set[str]], None]
+"""Bring these objects (digest -> size), frames (SHA-256) and commits from elsewhere, as far as they are there."""
 
 
 def repair(
@@ -61,6 +59,7 @@ class _Repair:
         self._quarantine = Quarantine(store.layout)
         self._taken: set[str] = set()
         self._sources = SourceRepair(store, self._take, catalog)
+        self._trees = TreeRepair(store, self._take, self._keep)
 
     def run(self, fetch: Fetch | None) -> Path | None:
         for kind, step in (
@@ -71,13 +70,15 @@ class _Repair:
             ("catalog", self._sources.catalog),
             ("sources", self._sources.sources),
             ("object", self._object),
-            ("dump", self._dump),
+            ("frame", self._trees.out_of_the_way),
+            ("ground", self._trees.out_of_the_way),
+            ("dump", self._trees.dump),
         ):
             self._each(kind, step)
         if fetch is not None:
             self._fetch(fetch)
         for kind, step in (
-            ("metadata", self._metadata),
+            ("metadata", self._trees.metadata),
             ("image", self._image),
             ("ancestors", self._misplaced),
             ("tag", self._tag),
@@ -114,6 +115,13 @@ class _Repair:
             self._quarantine.take(path)
             self._taken.add(finding.path)
         return "put into quarantine"
+
+    def _keep(self, finding: Finding) -> None:
+        """A copy into quarantine of what is to be written over."""
+        path = self._path(finding)
+        with suppress(OSError, DamagedError):
+            self._quarantine.keep(path, self._store.layout.read_beneath(path, RECORD_MAX))
+            self._taken.add(finding.path)
 
     # What only changes names and modes
 
@@ -168,13 +176,6 @@ class _Repair:
             return f"{taken}; {fetched}"
         return taken if not finding.hurts else None
 
-    def _dump(self, finding: Finding) -> str | None:
-        """The whole commit goes, so that a pull or import of it writes it anew."""
-        assert finding.commit is not None
-        path = f"commits/{finding.commit}"
-        self._take(replace(finding, path=path))
-        return None
-
     def _worktree(self, finding: Finding) -> str | None:
         """A file that only lacks its check gets one. What else is damaged is taken, and not saved: it stays damage."""
         path = self._path(finding)
@@ -218,35 +219,17 @@ class _Repair:
     def _fetch(self, fetch: Fetch) -> None:
         objects = {f.digest: f.size for f in self._findings if f.digest is not None and f.size is not None and f.hurts}
         wanted = dict(self._store.residence.lacking(objects.items()))
-        commits = {f.commit for f in self._findings if f.kind in ("dump", "commit") and f.commit is not None}
-        commits = {commit for commit in commits if not self._store.commits.exists(commit)}
-        if wanted or commits:
-            fetch(wanted, commits)
+        commits = {f.commit for f in self._findings if f.kind == "commit" and f.commit is not None}
+        frames, trees = self._trees.lacking(self._findings)
+        if wanted or commits or frames or trees:
+            fetch(wanted, frames, {commit for commit in commits if not self._store.commits.exists(commit)} | trees)
         lacking = dict(self._store.residence.lacking(wanted.items()))
         for finding in self._findings:
             if finding.digest in wanted and finding.digest not in lacking:
                 finding.repair = "restored"
             if finding.commit in commits and self._store.commits.exists(finding.commit):
                 finding.repair = "restored"
-
-    # What the dump proves
-
-    def _metadata(self, finding: Finding) -> str | None:
-        commit = finding.commit
-        assert commit is not None
-        if not self._store.commits.exists(commit):
-            return None
-        facts = facts_of(self._store.commits.dump(commit))
-        path = self._store.layout.commit(commit)
-        try:
-            meta = facts.corrected(self._store.commits.meta(commit))
-        except DamagedError:
-            made = datetime.fromtimestamp(path.stat().st_mtime, timezone.utc)
-            meta = replace(facts.meta(rfc3339(made)), origin={"kind": "repair"})
-        record = split_file(self._store.trees.file(commit)[1], str(path))[1]
-        with self._store.begin(f"repairing {path}") as tx:
-            tx.place_file(join_file(meta.to_toml(), record), path)
-        return "made again from the tree" + (_lost(meta) if meta.origin == {"kind": "repair"} else "")
+        self._trees.note_restored(self._findings)
 
     def _image(self, finding: Finding) -> str | None:
         assert finding.commit is not None
@@ -315,7 +298,3 @@ class _Repair:
         for kind, which, commit in added:
             reflog.append(name, kind, which, None, commit, "fsck: the history before was lost")
         return [which for _, which, _ in added]
-
-
-def _lost(meta: CommitMeta) -> str:
-    return f"; its parent, message and origin are lost, and its time is taken to be {meta.timestamp}"

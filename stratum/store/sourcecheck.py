@@ -7,7 +7,7 @@ the commit is not marked partial; both can be mended. Where no source lists it, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from stratum.errors import DamagedError, NotFoundError
 from stratum.store.findings import Finding, Telling
 from stratum.store.residence import ResidenceCounts
 from stratum.store.sources import SOURCES, CommitSource
+from stratum.store.treecheck import batches, chosen, lines_of_all
 from stratum.tree.contents import object_lines
 
 if TYPE_CHECKING:
@@ -75,44 +76,80 @@ class SourceCheck:
                 named = [commit for commit, found in self._sources.items() if manifest in {s.manifest for s in found}]
                 self._unreadable.update(named)
 
-    def lost(self, missing: Mapping[bytes, int], users: Mapping[str, list[str]], commits: Iterable[str]) -> set[bytes]:
+    def lost(self, missing: Mapping[bytes, int], users: Mapping[str, list[str]], commits: Sequence[str]) -> set[bytes]:
         """Of the ``missing`` objects of ``commits`` (digest -> size), those to be told one by one: no source has them.
 
         ``users`` says what names a commit.
         """
         lost: set[bytes] = set()
-        for commit in commits if missing else ():
-            needed = {digest: size for digest, size, _ in object_lines(self._store.commits.dump(commit))}
-            own = {digest: size for digest, size in needed.items() if digest in missing}
-            if own:
-                lost.update(self._missing(commit, users.get(commit, [commit]), needed, own))
+        for batch in batches(commits) if missing else ():
+            held = _held(self._store, batch)
+            lacking = 0
+            for digest in missing.keys() & held.keys():
+                lacking |= held[digest][1]
+            alike: dict[object, list[str]] = {}
+            for commit in chosen(batch, lacking):
+                alike.setdefault(self._told(commit), []).append(commit)
+            for group in alike.values():
+                lost.update(self._missing(group, users, batch, held, missing))
         return lost
 
+    def _told(self, commit: str) -> object:
+        """What is told of where the objects of a commit are; equal for those with the same sources."""
+        sources = frozenset((source.reference, source.gone) for source in self._sources.get(commit, ()))
+        return sources, commit in self._unreadable, self._store.sources.is_partial(commit)
+
     def _missing(
-        self, commit: str, users: list[str], needed: Mapping[bytes, int], missing: Mapping[bytes, int]
+        self,
+        group: Sequence[str],
+        users: Mapping[str, list[str]],
+        batch: Sequence[str],
+        held: Mapping[bytes, tuple[int, int]],
+        missing: Mapping[bytes, int],
     ) -> set[bytes]:
-        """Tell of a commit that ``missing`` of its ``needed`` objects are; those that nobody has."""
+        """Tell of commits, for which the same is told, that some of what they need is ``missing``; what nobody has."""
         store = self._store
-        lost = store.residence.lost([commit], missing)
+        places = {commit: batch.index(commit) for commit in group}
+        all_bits = sum(1 << place for place in places.values())
+        needed = {digest: size for digest, (size, bits) in held.items() if bits & all_bits}
+        own = {digest: size for digest, size in needed.items() if digest in missing}
+        lost = store.residence.lost(group[:1], own)
         nowhere = store.residence.lost(store.sources.commits(), lost)
-        path = f"commits/{commit}"
-        problems = [(len(lost) - len(nowhere), ELSEWHERE)]
-        if not store.sources.is_partial(commit):
-            problems.append((len(missing) - len(lost), UNMARKED))
+        unreal = {digest: size for digest, size in own.items() if digest not in lost}
+        listing = store.residence.listing(unreal, group[:1])[0]
+        sums: dict[int, list[int]] = {}
+        for digest, size in needed.items():
+            counted = sums.setdefault(held[digest][1] & all_bits, [0] * 7)
+            kind = 0 if digest not in own else 1 if digest not in lost else 2
+            counted[2 * kind] += 1
+            counted[2 * kind + 1] += size
+            counted[6] += digest in nowhere
+        for commit, place in places.items():
+            held_here = (each for bits, each in sums.items() if bits >> place & 1)
+            counts = [sum(column) for column in zip(*held_here, strict=True)]
+            self._tell(commit, users.get(commit, [commit]), ResidenceCounts(*counts[:6]), counts[6], listing)
+        return set() if group[0] in self._unreadable else set(nowhere)
+
+    def _tell(
+        self, commit: str, users: list[str], counts: ResidenceCounts, nowhere: int, listing: list[CommitSource]
+    ) -> None:
+        problems = [(counts.lost - nowhere, ELSEWHERE)]
+        if not self._store.sources.is_partial(commit):
+            problems.append((counts.unreal, UNMARKED))
         if commit in self._unreadable:
-            problems.append((len(nowhere), UNREADABLE))
+            problems.append((nowhere, UNREADABLE))
         for count, problem in problems:
             if count:
+                path = f"commits/{commit}.{SOURCES}"
                 self._findings.append(Finding("sources", path, f"{count} {problem}", users, commit=commit))
-        here, unreal = set(needed) - set(missing), set(missing) - set(lost)
-        counts = ResidenceCounts(
-            len(here),
-            sum(map(needed.__getitem__, here)),
-            len(unreal),
-            sum(map(needed.__getitem__, unreal)),
-            len(lost),
-            sum(lost.values()),
-        )
-        listing = store.residence.listing({digest: needed[digest] for digest in unreal}, [commit])[0]
         self.partial.append(PartialCommit(commit, users, counts, listing))
-        return set() if commit in self._unreadable else set(nowhere)
+
+
+def _held(store: Store, commits: Sequence[str]) -> dict[bytes, tuple[int, int]]:
+    """The objects that ``commits`` need: digest -> (size, which of them do: a bit for each)."""
+    held: dict[bytes, tuple[int, int]] = {}
+    for lines, bits in lines_of_all(store, commits):
+        for digest, size, _ in object_lines(lines):
+            known = held.get(digest)
+            held[digest] = (size, bits if known is None else known[1] | bits)
+    return held

@@ -98,8 +98,9 @@ class SourceRepair:
 
     def mark_again(self, finding: Finding) -> None:
         """After something that was no marker was taken from a marker's place."""
-        commit, _, what = finding.path.removeprefix("commits/").partition(".")
-        if what == PARTIAL and self._missing(commit):
+        directory, _, name = finding.path.partition("/")
+        commit = name.removesuffix(f".{PARTIAL}")
+        if directory == "commits" and commit != name and self._missing(commit):
             self._mark(commit)
 
     def _inherit(self, commit: str, objects: dict[bytes, int] | None = None) -> str | None:

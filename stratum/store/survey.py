@@ -28,7 +28,7 @@ from stratum.sys.atomic import is_temporary
 
 QUARANTINE = "quarantine"
 _SERVICES = {directory.partition("/")[0] for directory in RECORDS}
-_LAZY = {"frames", "grounds", "sources", "landing", "ahead", "profiles", "histories"}
+_LAZY = {"sources", "landing", "ahead", "profiles", "histories", "grounds", "frames"}
 _TOP = {
     FORMAT_FILE,
     BUDGET,
@@ -68,13 +68,7 @@ class Survey:
             else:
                 yield self._stray(path)
         yield from self._object_directories()
-        for name in self._names(self._layout.commits):
-            path = self._layout.commits / name
-            commit, _, what = name.partition(".")
-            if is_hash(commit) and (not what or what in _BESIDE):
-                yield from self.look(path)
-            else:
-                yield self._stray(path)
+        yield from self._stored_trees()
         yield from self._refs()
         for name in self._names(self._layout.boot_mounts):
             path = self._layout.boot_mounts / name
@@ -109,6 +103,26 @@ class Survey:
     def _object_directories(self) -> Iterator[Finding]:
         for path, is_ours in Objects(self._layout).directories():
             yield from self.look(path, directory=True) if is_ours else (self._stray(path),)
+
+    def _stored_trees(self) -> Iterator[Finding]:
+        """Commits with what lies beside them, grounds, and frames."""
+        for name in self._names(self._layout.commits):
+            commit, _, what = name.partition(".")
+            known = is_hash(commit) and (name == commit or what in _BESIDE)
+            yield from self._file(self._layout.commits / name, known)
+        for name in self._names(self._layout.grounds):
+            yield from self._file(self._layout.grounds / name, is_hash(name))
+        for shard in self._names(self._layout.frames):
+            directory = self._layout.frames / shard
+            if len(shard) != 2 or not is_hash(shard + "0" * 62):
+                yield self._stray(directory)
+                continue
+            yield from self.look(directory, directory=True)
+            for name in self._names(directory):
+                yield from self._file(directory / name, is_hash(shard + name))
+
+    def _file(self, path: Path, known: bool) -> Iterator[Finding]:
+        yield from self.look(path) if known else (self._stray(path),)
 
     def _refs(self) -> Iterator[Finding]:
         for name in self._names(self._layout.refs):

@@ -42,12 +42,12 @@ class Scene:
         self.store: Store = self.session.store
         self.root = self.store.root
         for commit in (self.old, self.new):
-            self.commit(commit, "sources.toml").unlink()
+            self.commit(commit, ".sources").unlink()
         self.upper = self.root / "refs/app/worktrees/dev/upperdir"
         (self.upper / "work").write_text("only here")
 
-    def commit(self, commit: str, name: str) -> Path:
-        return self.root / "commits" / commit / name
+    def commit(self, commit: str, beside: str = "") -> Path:
+        return self.root / "commits" / (commit + beside)
 
     def object(self, content: bytes) -> Path:
         from stratum.composefs.verity import verity_digest
@@ -68,6 +68,31 @@ def flip(path: Path) -> None:
     path.chmod(0o600)
     path.write_bytes(data)
     path.chmod(mode & 0o7777)
+
+
+def flip_last(path: Path) -> None:
+    """Turn one bit of how the tree is stored."""
+    data = path.read_bytes()
+    path.write_bytes(data[:-50] + bytes([data[-50] ^ 1]) + data[-49:])
+
+
+def flip_first(path: Path) -> None:
+    """Turn one bit of the metadata."""
+    data = path.read_bytes()
+    path.write_bytes(data[:60] + bytes([data[60] ^ 1]) + data[61:])
+
+
+def a_nul(path: Path) -> None:
+    """A space of the metadata becomes what metadata end with."""
+    path.write_bytes(path.read_bytes().replace(b" ", b"\0", 1))
+
+
+def without_separator(path: Path) -> None:
+    path.write_bytes(path.read_bytes().replace(b"\n\0", b"\n\1", 1))
+
+
+def other_metadata(path: Path) -> None:
+    path.write_bytes(b"[commit]\n\0" + path.read_bytes().partition(b"\n\0")[2])
 
 
 def cut(path: Path) -> None:
@@ -131,15 +156,15 @@ CASES: dict[str, tuple[Callable[[Scene], Path], Callable[[Path], None], str, set
     "image-flip": (lambda s: s.store.images.ensure(s.old), flip, "image", {"app:v1"}, True),
     "image-cut": (lambda s: s.store.images.ensure(s.new), cut, "image", {"app:v2", "app+dev"}, True),
     "image-link": (lambda s: s.store.images.ensure(s.old), plant, "symlink", set(), True),
-    "dump-flip": (lambda s: s.commit(s.old, "tree.dump.zst"), flip, "dump", {"app:v1"}, True),
-    "dump-gone": (lambda s: s.commit(s.new, "tree.dump.zst"), Path.unlink, "dump", {"app:v2", "app+dev"}, True),
-    "dump-link": (lambda s: s.commit(s.old, "tree.dump.zst"), plant, "dump", {"app:v1"}, True),
-    "metadata-flip": (lambda s: s.commit(s.old, "metadata.toml"), flip, "metadata", {"app:v1"}, True),
-    "metadata-gone": (lambda s: s.commit(s.old, "metadata.toml"), Path.unlink, "metadata", {"app:v1"}, True),
-    "metadata-text": (lambda s: s.commit(s.old, "metadata.toml"), write("[commit]\n"), "metadata", {"app:v1"}, True),
-    "metadata-link": (lambda s: s.commit(s.old, "metadata.toml"), plant, "metadata", {"app:v1"}, True),
-    "commit-gone": (lambda s: s.commit(s.old, ""), shutil.rmtree, "commit", {"app:v1"}, True),
-    "commit-link": (lambda s: s.commit(s.old, ""), plant, "commit", {"app:v1"}, True),
+    "dump-flip": (lambda s: s.commit(s.old), flip_last, "dump", {"app:v1"}, True),
+    "dump-cut": (lambda s: s.commit(s.new), cut, "dump", {"app:v2", "app+dev"}, True),
+    "metadata-flip": (lambda s: s.commit(s.old), flip_first, "metadata", {"app:v1"}, True),
+    "metadata-nul": (lambda s: s.commit(s.old), a_nul, "metadata", {"app:v1"}, True),
+    "metadata-text": (lambda s: s.commit(s.old), other_metadata, "metadata", {"app:v1"}, True),
+    "separator": (lambda s: s.commit(s.old), without_separator, "dump", {"app:v1"}, True),
+    "commit-empty": (lambda s: s.commit(s.old), write(""), "dump", {"app:v1"}, True),
+    "commit-gone": (lambda s: s.commit(s.old), Path.unlink, "commit", {"app:v1"}, True),
+    "commit-link": (lambda s: s.commit(s.old), plant, "commit", {"app:v1"}, True),
     "tag-text": (lambda s: s.root / "refs/app/tags/v1", write("v1"), "tag", {"app:v1"}, True),
     "tag-astray": (lambda s: s.root / "refs/app/tags/v1", plant, "tag", {"app:v1"}, True),
     "tags-gone": (lambda s: s.root / "refs/app/tags", shutil.rmtree, "directory", set(), True),
@@ -206,18 +231,21 @@ def test_damage_is_named_and_mended(scene: Scene, name: str) -> None:
 def test_without_a_source_what_is_lost_is_kept_aside_and_said(scene: Scene) -> None:
     flip(scene.object(OBJECT))
     damaged = scene.object(OBJECT).read_bytes()
-    flip(scene.commit(scene.old, "tree.dump.zst"))
+    flip_last(scene.commit(scene.old))
     done = maintenance.fsck_repair(scene.session)
     assert {finding.kind for finding in done.damage} == {"object", "dump"}
-    assert {finding.kind for finding in maintenance.fsck(scene.session).damage} == {"object", "commit"}
+    assert {finding.kind for finding in maintenance.fsck(scene.session).damage} == {"object", "dump"}
     assert done.quarantine is not None
     kept = done.quarantine / scene.object(OBJECT).relative_to(scene.root)
     assert kept.read_bytes() == damaged
-    assert (done.quarantine / "commits" / scene.old / "tree.dump.zst").exists()
-    # An import of the same content heals both.
+    assert (done.quarantine / "commits" / scene.old).exists()
+    assert scene.store.commits.meta(scene.old).metadata_hash == scene.old, "what is said of it stays"
+    # An import of the same content heals one, a pull the other.
     source = scene.root.parent / "source"
     importing.import_directory(scene.session, str(source), "app:v2")
-    assert {finding.kind for finding in maintenance.fsck(scene.session).damage} == {"commit"}
+    assert {finding.kind for finding in maintenance.fsck(scene.session).damage} == {"dump"}
+    transfer.pull(scene.session, f"{scene.layout}:v1", "app:v1", access=scene.session.access())
+    assert maintenance.fsck(scene.session).damage == []
 
 
 def test_quick_does_not_read_contents(scene: Scene) -> None:

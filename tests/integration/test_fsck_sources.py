@@ -45,7 +45,7 @@ class Scene:
         self.root = self.store.root
 
     def file(self, name: str) -> Path:
-        return self.root / "commits" / self.commit / name
+        return self.root / f"commits/{self.commit}.{name}"
 
     @property
     def catalog(self) -> Path:
@@ -135,7 +135,7 @@ def in_its_place(path: Path) -> None:
     path.mkdir()
 
 
-SOURCES: Callable[[Scene], Path] = lambda scene: scene.file("sources.toml")  # noqa: E731  # as the others
+SOURCES: Callable[[Scene], Path] = lambda scene: scene.file("sources")  # noqa: E731  # as the others
 CATALOG: Callable[[Scene], Path] = lambda scene: scene.catalog  # noqa: E731  # as the others
 MARKER: Callable[[Scene], Path] = lambda scene: scene.file("partial")  # noqa: E731  # as the others
 
@@ -246,6 +246,6 @@ def test_what_is_unreal_is_not_verified_and_no_damage(scene: Scene, cli: Command
     code, out, _ = cli("verify", "app:v1", "--realize")
     assert (code, out) == (0, f"{scene.commit} is whole: 3 objects, 23.4 KiB\n")
     here.unlink()
-    scene.file("sources.toml").unlink()
+    scene.file("sources").unlink()
     code, _, err = cli("verify", "app:v1")
     assert (code, "is missing from the store" in err) == (5, True)

@@ -21,6 +21,7 @@ import pytest
 from stratum.cli.main import run
 from stratum.store.holders import Container, Lease, Promise
 from stratum.store.sources import PARTIAL, SOURCES
+from tests.support.grounds import Stack
 from tests.support.reading import READING
 from tests.support.stores import catalog, source
 from tests.support.verbs import Scene
@@ -93,6 +94,12 @@ READS: tuple[tuple[str, ...], ...] = (
     ("push", "app:v1", "oci:LAYOUT:x"),
     ("fsck", "--quick"),
 )
+READS_STACKED: tuple[tuple[str, ...], ...] = (
+    ("diff", "stack:whole", "stack:third"),
+    ("verify", "stack:orphan"),
+    ("log", "stack:third", "d03"),
+    ("du",),
+)
 WRITING: tuple[tuple[str, ...], ...] = (
     ("mount", "app+dev", "MNT"),
     ("unmount", "MNT"),
@@ -114,8 +121,19 @@ def scene(tmp_path: Path) -> Iterator[Scene]:
     made.clean()
 
 
+def stacked(scene: Scene) -> dict[str, Path]:
+    """Files that others are stored on."""
+    stack = Stack(scene.store)
+    trees = stack.store.trees
+    return {
+        "stored-on": stack.store.layout.commit(stack.commits["first"]),
+        "ground": stack.store.layout.grounds / stack.gone,
+        "frame": trees.frame_path(trees.chain(stack.commits["whole"])[0][1].frames[0].sha256),
+    }
+
+
 def kinds(scene: Scene) -> dict[str, Path]:
-    """One file of every kind."""
+    """One file of every other kind."""
     store, root = scene.store, scene.store_dir
     store.worktrees.set_lease("app", "dev", Lease(Container("c" * 64), "2026-01-01T00:00:00Z", Promise()))
     commit, told = root / "commits" / store.tags.get("app", "v1"), store.tags.get("app", "v2")
@@ -125,12 +143,11 @@ def kinds(scene: Scene) -> dict[str, Path]:
         store.sources.record(tx, told, place, catalog(files))
         store.sources.set_partial(tx, told)
     return {
-        "sources": root / "commits" / told / SOURCES,
-        "marker": root / "commits" / told / PARTIAL,
+        "sources": root / f"commits/{told}.{SOURCES}",
+        "marker": root / f"commits/{told}.{PARTIAL}",
         "catalog": store.sources.catalog_path(place.manifest),
         "format": root / "stratum.toml",
-        "metadata": commit / "metadata.toml",
-        "dump": commit / "tree.dump.zst",
+        "commit": commit,
         "image": store.images.ensure(commit.name),
         "object": store.objects.path(next(iter(store.objects.names()))),
         "tag": root / "refs/app/tags/v1",
@@ -159,13 +176,14 @@ def attempt(scene: Scene, args: tuple[str, ...]) -> tuple[int, str, str]:
 HARMLESS = ("cache", "state", "lock", "ref-lock", "marker")
 """Kinds that no commit or ref depends on, or whose content nobody reads: fsck need not call every change of them
 damage."""
+STACKED = ("stored-on", "ground", "frame")
 KINDS = (
     *HARMLESS,
+    *STACKED,
     "format",
     "sources",
     "catalog",
-    "metadata",
-    "dump",
+    "commit",
     "image",
     "object",
     "tag",
@@ -182,7 +200,7 @@ def test_no_change_of_a_file_surprises_a_verb(scene: Scene, kind: str, tmp_path:
     for name in names:
         scene.fresh(mounted=True)
         scene.verb("unmount", scene.mountpoint)
-        path = kinds(scene)[kind]
+        path = (stacked if kind in STACKED else kinds)(scene)[kind]
         if path.is_symlink() and CHANGES[name].__qualname__.startswith("rewritten"):
             target = os.readlink(path)
             path.unlink()
@@ -191,7 +209,7 @@ def test_no_change_of_a_file_surprises_a_verb(scene: Scene, kind: str, tmp_path:
             CHANGES[name](path)
         print(f"{kind} {name}")
         before = Path("/etc/passwd").read_bytes()
-        for args in READS:
+        for args in (*READS, *(READS_STACKED if kind in STACKED else ())):
             code, out, err = attempt(scene, args)
             assert code in EXIT_CODES, (args, code)
             assert "root:x:" not in out + err

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.grounds import small_trees_on_each_other
 from tests.support.injection import DONE, MOUNTING, REFUSED, WRITING, calls_of, failed_at, killed_at
 from tests.support.leftovers import unmount_below
 from tests.support.verbs import Scene
@@ -94,10 +95,11 @@ ORIGINALS: dict[str, bytes] = {}
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     writes_bytecode, sys.dont_write_bytecode = sys.dont_write_bytecode, True
-    made = Scene(tmp_path_factory.mktemp("verbs"))
-    ORIGINALS.update(contents(made.directory / "other"))
-    yield made
-    made.clean()
+    with small_trees_on_each_other():
+        made = Scene(tmp_path_factory.mktemp("verbs"))
+        ORIGINALS.update(contents(made.directory / "other"))
+        yield made
+        made.clean()
     sys.dont_write_bytecode = writes_bytecode
 
 

@@ -25,16 +25,21 @@ from tests.support.disks import disk, mounted, stopped_copy
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(3000)]
 
+ROOT = Path(__file__).parents[2]
 CUTS = int(os.environ.get("STRATUM_TEST_POWER_CUTS", "3"))
 
 WRITER = """
 import os, pathlib, sys
 from stratum.cli.main import run
 from stratum.store import Store
+from tests.support.grounds import small_trees_on_each_other
+small_trees_on_each_other().__enter__()
 disk, scratch, name = sys.argv[1:]
 report = os.open(f"{scratch}/reported", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 source = pathlib.Path(scratch, name)
 source.mkdir()
+for number in range(200):
+    (source / f"a name that makes its line longer {number}").touch()
 options = ["--quiet", "--store", f"{disk}/store", "--runtime-dir", f"{scratch}/run-{name}"]
 def done(*args, report_as):
     assert run([*options, *args]) == 0, args
@@ -258,7 +263,9 @@ def test_whatever_was_reported_is_there(tmp_path: Path, kind: str) -> None:
     (tmp_path / "after").mkdir()
     with disk(image, tmp_path / "disk", size=96 << 20) as path:
         writers = [
-            subprocess.Popen([sys.executable, "-c", writer_of, path, tmp_path, name], stdout=subprocess.DEVNULL)
+            subprocess.Popen(
+                [sys.executable, "-c", writer_of, path, tmp_path, name], stdout=subprocess.DEVNULL, cwd=ROOT
+            )
             for name in ("one", "two")
         ]
         try:
