@@ -34,6 +34,7 @@ from stratum.store.reflog import parse_entry
 from stratum.tree.model import File
 from stratum.tree.oplog import Record, entry_of
 from tests.support import services
+from tests.support.grounds import small_trees_on_each_other
 from tests.support.reading import READING
 from tests.support.stores import partial_commit
 
@@ -53,11 +54,19 @@ class Scene:
         self.session = Session(load_config({}, store=str(self.root), runtime_dir=str(directory / "run")))
         source = directory / "source"
         (source / "dir").mkdir(parents=True)
-        (source / "same").write_bytes(b"s" * 90)
-        for number in (1, 2):
-            (source / "dir/own").write_bytes(b"%d" % number * 100)
-            importing.import_directory(self.session, str(source), f"app:v{number}")
+        for name in ("same", *"abcdefgh"):
+            (source / name).write_bytes(b"s" * 90)
+        with small_trees_on_each_other():
+            for number in (0, 1, 2):
+                (source / "dir/own").write_bytes(b"%d" % number * 100)
+                made = importing.import_directory(self.session, str(source), "app").commit.metadata_hash
+                self.session.store.tags.set("app", f"v{number}", made)
         store = self.session.store
+        for tag in ("v0", "latest"):
+            store.tags.remove("app", tag)
+        assert self.run("gc", "--reflog-age", "0", "--history-age", "0")[0] == 0
+        assert store.trees.grounds()
+        assert list(store.trees.frames())
         for name in ("dev", "switched"):
             worktrees.add(self.session, f"app+{name}", "app:v1")
         store.worktrees.set_lease(
