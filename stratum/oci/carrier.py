@@ -8,13 +8,11 @@ called: its methods read answers whole, follow what they are told and wait witho
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
-from importlib import import_module
 from inspect import unwrap
-from types import ModuleType
-from typing import Any, cast
+from typing import cast
 
+import oras.provider
 import requests
 
 from stratum.errors import StratumError
@@ -27,28 +25,7 @@ from stratum.oci.transport import Asked, Transport, failure, origin, resolve, sh
 _ACTIONS = {"GET": "pull", "HEAD": "pull", "DELETE": "delete"}
 
 
-class _Later(ModuleType):
-    """A module that is loaded when something of it is used."""
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(import_module(self.__name__), name)
-
-
-def _oras_provider() -> Any:
-    """``oras.provider``. It imports jsonschema, for methods that nobody calls here; that takes as long to load as half
-    of all that speaks HTTP. So it gets one that is loaded when it is used, which is never."""
-    name = "jsonschema"
-    mine = sys.modules.setdefault(name, _Later(name))
-    try:
-        import oras.provider
-    finally:
-        if isinstance(mine, _Later):
-            del sys.modules[name]
-    return oras.provider
-
-
-_provider = _oras_provider()
-_do_request = unwrap(_provider.Registry.do_request)
+_do_request = unwrap(oras.provider.Registry.do_request)
 """Without oras's own tries, which know no deadline and send twice what must not be; ``Transport`` has its own."""
 
 
@@ -81,7 +58,7 @@ class Carrier:
             return access.credentials(self.api_host, target.repository)
 
         self.auth = Auth(self.transport, self.base, self.host, lookup, access.token_realms.get(self.host))
-        self._oras = _provider.Registry(self.api_host, insecure=self.scheme == "http")
+        self._oras = oras.provider.Registry(self.api_host, insecure=self.scheme == "http")
         self._oras.session, self._oras.auth = self.transport, self.auth
 
     def send(

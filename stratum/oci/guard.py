@@ -74,6 +74,7 @@ from stratum.errors import ConflictError, DamagedError, NotFoundError, StratumEr
 from stratum.oci.bucketstore import ALWAYS, BucketStore
 from stratum.oci.descriptor import MANIFEST_MAX, MalformedError, digest_of
 from stratum.oci.links import Links, links_of
+from stratum.oci.remote import CollectedError
 from stratum.oci.sweeprecord import (
     LIMITS,
     PUSHES,
@@ -95,12 +96,6 @@ _POLL_MIN, _POLL_MAX = 0.2, 5.0
 _RENEW = 3600
 _TRIES = 3
 _NAMED_MAX = 3
-
-
-class CollectedError(ConflictError):
-    """What a push relied on was removed by a garbage collection meanwhile. The push can be begun anew."""
-
-    id = "collected"
 
 
 class LateError(ConflictError):

@@ -42,6 +42,9 @@ def open_sink(target: Target, access: Access, *, create: bool) -> Sink:
         return Layout(target, create=create)
     if target.archive is not None:
         raise UsageError(f"{target} can only be read", hint="stratum export writes archives")
-    from stratum.oci.client import RegistryClient
+    from stratum.oci.lightly import lightly
+
+    with lightly():
+        from stratum.oci.client import RegistryClient
 
     return RegistryClient(target, access)

@@ -22,13 +22,19 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, TypeVar
 
-from stratum.errors import DamagedError, NotFoundError
+from stratum.errors import ConflictError, DamagedError, NotFoundError
 from stratum.oci.descriptor import Descriptor, describe
 from stratum.oci.mediatypes import MANIFEST_MEDIA_TYPE
 from stratum.oci.referrers import Referrer, read_referrers, referrers_tag, subject_of, with_referrer
 from stratum.oci.target import Target
 
 _SourceT = TypeVar("_SourceT", bound="Source")
+
+
+class CollectedError(ConflictError):
+    """What a push relied on was removed by a garbage collection meanwhile. The push can be begun anew."""
+
+    id = "collected"
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,10 +24,9 @@ from typing import TYPE_CHECKING, TypeVar
 from stratum.errors import UnsupportedError, UsageError
 from stratum.oci.access import Access
 from stratum.oci.descriptor import Descriptor, describe, digest_of
-from stratum.oci.guard import CollectedError
 from stratum.oci.mediatypes import INDEX_MEDIA_TYPE, VERITY_MEDIA_TYPE
 from stratum.oci.places import open_sink, open_source
-from stratum.oci.remote import Sink, Upload
+from stratum.oci.remote import CollectedError, Sink, Upload
 from stratum.oci.target import Target
 from stratum.progress import Progress
 from stratum.transfer.artifact import CONFIG_MEDIA_TYPE, PACK_MEDIA_TYPE, Pack, PackLayers

@@ -8,7 +8,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import BinaryIO, cast
 
 from stratum.errors import DamagedError
@@ -39,6 +38,8 @@ class PackFiles:
     def whole(self, remote: Source, pack: Descriptor, count: Callable[[int], None]) -> Iterator[BinaryIO]:
         """The pack as a file, compared with its digest. ``count`` is called with the bytes that arrive; what it raises
         ends the work. Raises as ``Source.read_blob`` does, and ``StratumError`` where the file cannot be written."""
+        from tempfile import TemporaryFile
+
         with storing("write a pack to the store"):
             kept = packcache.open_pack(self._layout, self._where, pack.digest) if self._kept else None
             file = kept or cast("BinaryIO", TemporaryFile(dir=self._directory, buffering=0))  # noqa: SIM115

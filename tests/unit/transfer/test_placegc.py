@@ -15,10 +15,10 @@ from stratum.oci.access import Access
 from stratum.oci.bucket import BucketStore, open_bucket
 from stratum.oci.bucketname import Bucket
 from stratum.oci.descriptor import Descriptor, describe, digest_of
-from stratum.oci.guard import CollectedError, Machine, is_gone, this_who
+from stratum.oci.guard import Machine, is_gone, this_who
 from stratum.oci.mediatypes import INDEX_OF_MANIFESTS_MEDIA_TYPE, MANIFEST_MEDIA_TYPE
 from stratum.oci.objectstore import ObjectStore
-from stratum.oci.remote import Upload
+from stratum.oci.remote import CollectedError, Upload
 from stratum.oci.sweeprecord import LIMITS, LOOKING, SWEEP_KEY, PushRecord, SweepRecord, Who
 from stratum.oci.target import Target
 from stratum.transfer.digestset import DigestSet

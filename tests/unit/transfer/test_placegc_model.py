@@ -20,11 +20,10 @@ from stratum.oci.access import Access
 from stratum.oci.bucketname import Bucket
 from stratum.oci.bucketstore import ALWAYS
 from stratum.oci.descriptor import Descriptor, describe, digest_of
-from stratum.oci.guard import CollectedError
 from stratum.oci.links import links_of
 from stratum.oci.mediatypes import MANIFEST_MEDIA_TYPE
 from stratum.oci.objectstore import ObjectStore
-from stratum.oci.remote import Upload
+from stratum.oci.remote import CollectedError, Upload
 from stratum.oci.sweeprecord import LIMITS, Limits
 from stratum.oci.target import Target
 from stratum.transfer.placegc import PlaceCollected, collect_place
