@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -126,15 +126,20 @@ class Commits:
         from stratum.tree.blocks import Dump
 
         commit, hasher = chain[0][0], blake3()
-        try:
+        with _reading(commit):
             dump = Dump(lambda: self._trees.read(chain), hasher.update)
-        except DamagedError as exc:
-            raise DamagedError(f"the tree of commit {commit}: {exc.message}", hint="run 'stratum fsck'") from None
-        if hasher.hexdigest() != commit:
-            raise DamagedError(
-                f"the tree of commit {commit} does not match its hash", hint="pull it again, or restore a backup"
-            )
+        _check_hash(commit, hasher.hexdigest())
         return dump
+
+    def verify(self, commit: str) -> None:
+        """Compare the dump with the commit's name, as ``dump`` does, without having it in memory."""
+        from blake3 import blake3
+
+        hasher = blake3()
+        with _reading(commit):
+            for block in self._trees.read(self._chain(commit)):
+                hasher.update(block)
+        _check_hash(commit, hasher.hexdigest())
 
     def tree(self, commit: str) -> Directory:
         """The commit's tree, read from the verified dump."""
@@ -391,6 +396,22 @@ class Commits:
         for source, catalog in given:
             self._sources.put_catalog(tx, source.manifest, catalog)
         self._sources.begin(tx, commit, sources, partial=partial)
+
+
+@contextmanager
+def _reading(commit: str) -> Iterator[None]:
+    """Have errors say of which commit the tree is."""
+    try:
+        yield
+    except DamagedError as exc:
+        raise DamagedError(f"the tree of commit {commit}: {exc.message}", hint="run 'stratum fsck'") from None
+
+
+def _check_hash(commit: str, found: str) -> None:
+    if found != commit:
+        raise DamagedError(
+            f"the tree of commit {commit} does not match its hash", hint="pull it again, or restore a backup"
+        )
 
 
 def _objects_not_below(root: Directory | Reading, known: Directory | None) -> Mapping[bytes, int]:

@@ -71,6 +71,19 @@ class Frames:
         except OSError as exc:
             raise storage_error(exc, f"read {path}") from None
 
+    def size(self, digest: bytes) -> int:
+        """Bytes of the frame's file. ``DamagedError`` where it is missing or no file."""
+        path = self.path(digest)
+        try:
+            info = path.lstat()
+        except FileNotFoundError:
+            raise DamagedError(f"{path} is missing", hint="run 'stratum fsck'") from None
+        except OSError as exc:
+            raise storage_error(exc, f"look for {path}") from None
+        if not stat.S_ISREG(info.st_mode):
+            raise DamagedError(f"{path} is no file", hint="run 'stratum fsck'")
+        return info.st_size
+
     def lines(self, frame: FrameRef) -> bytes:
         """What is in the frame. ``DamagedError`` where it is missing, damaged, or has another size."""
         from stratum.tree.zstdframe import decompress

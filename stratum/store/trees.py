@@ -13,9 +13,8 @@ scripts of a chain are composed to one before anything is read of the dump at it
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from functools import partial
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -28,11 +27,9 @@ from stratum.store.metadata import METADATA_MAX
 from stratum.store.treerecord import HEAD_MAX, RECORD_MAX, TreeRecord, decode, read_head, split_file
 from stratum.sys.atomic import fsync_dir
 from stratum.tree.blocks import Span, whole_lines
-from stratum.tree.zstdframe import compress
 
 if TYPE_CHECKING:
     from stratum.store.treerecord import FrameRef
-    from stratum.tree.blocks import Dump
     from stratum.tree.script import Script
 
 Chain = list[tuple[str, TreeRecord]]
@@ -40,12 +37,10 @@ Chain = list[tuple[str, TreeRecord]]
 
 
 class Layer(NamedTuple):
-    """A tree layer of an artifact: SHA-256 of the blob where the store has it as a frame, else None; bytes of the dump
-    in it; and what gives the blob."""
+    """A tree layer of an artifact: a frame of the store, or the piece of the dump that is to be compressed to one."""
 
-    sha256: bytes | None
-    size: int
-    data: Callable[[], bytes]
+    frame: FrameRef | None
+    piece: bytes
 
 
 class Trees:
@@ -152,6 +147,10 @@ class Trees:
         """A frame as it is stored. ``DamagedError`` where it is missing or no file."""
         return self._frames.file(sha256)
 
+    def frame_file_size(self, sha256: bytes) -> int:
+        """Bytes of a frame as it is stored. ``DamagedError`` where it is missing."""
+        return self._frames.size(sha256)
+
     def frame(self, ref: FrameRef) -> bytes:
         """The lines in a frame. ``DamagedError`` where it is missing, damaged, or of another size."""
         return self._frames.lines(ref)
@@ -190,22 +189,29 @@ class Trees:
                 yield text[at - begin : stop - begin]
                 at = stop
 
-    def layers(self, commit: str, dump: Dump) -> Iterator[Layer]:
-        """The tree layers of the commit, whose dump is given: cut as every artifact's are, those that the store has as
-        frames as they are, the others compressed when somebody asks."""
-        from stratum.tree.cutting import cut, kept_pieces
-        from stratum.tree.script import whole
+    def layers(self, commit: str) -> Iterator[Layer]:
+        """The tree layers of the commit, cut as every artifact's are. Of the dump no more is read than has to be cut
+        anew, and it is not compared with its hash. Raises as ``chain``."""
+        from stratum.tree.cutting import NOTHING_CUT, cut, kept_pieces
+        from stratum.tree.script import after, whole
 
         chain = self.chain(commit)
         record = chain[-1][1]
         frames = record.frames
-        steps = script_of(chain).steps if len(chain) > 1 else whole(record.size).steps
-        for piece in cut(dump, kept_pieces(steps, [frame.size for frame in frames])):
-            if isinstance(piece, int):
-                frame = frames[piece]
-                yield Layer(frame.sha256, frame.size, partial(self.frame_file, frame.sha256))
-            else:
-                yield Layer(None, len(piece), partial(compress, piece))
+        script = script_of(chain) if len(chain) > 1 else whole(record.size)
+        known = kept_pieces(script.steps, [frame.size for frame in frames])
+        size, at = script.size, 0
+        while at < size:
+            if at in known:
+                at, number = known[at]
+                yield Layer(frames[number], b"")
+                continue
+            for piece in cut(whole_lines(self._made(after(script, at), record)), NOTHING_CUT):
+                assert isinstance(piece, bytes), "none is known"
+                yield Layer(None, piece)
+                at += len(piece)
+                if at in known:
+                    break
 
 
 def script_of(chain: Chain) -> Script:

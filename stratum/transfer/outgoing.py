@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from contextlib import suppress
 from functools import cached_property
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from stratum.errors import DamagedError, NotFoundError
-from stratum.oci.descriptor import describe
+from stratum.oci.descriptor import Descriptor, describe
 from stratum.oci.remote import Upload
 from stratum.store.ancestry import Ancestry
 from stratum.store.catalogchange import write_change
@@ -16,13 +17,14 @@ from stratum.transfer.changes import change_on
 from stratum.transfer.packcatalogs import new_packs, packs_in
 from stratum.transfer.packs import plan_packs
 from stratum.transfer.planning import Base, Plan, known_trees, plan_push
-from stratum.transfer.treeblobs import tree_blobs
 from stratum.tree.contents import objects_of, uses_of
+from stratum.tree.zstdframe import compress
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from stratum.store import Store
+    from stratum.store.trees import Layer
     from stratum.transfer.bases import Found
     from stratum.tree.blocks import Dump
 
@@ -46,8 +48,28 @@ class Outgoing:
 
     @cached_property
     def trees(self) -> list[Upload]:
-        """The tree layers."""
-        return [Upload.of_bytes(describe(TREE_MEDIA_TYPE, blob), blob) for blob in tree_blobs(self._dump)]
+        """The tree layers. They are those of the commit only if ``verify`` finds nothing."""
+        return [self._upload(layer) for layer in self._store.trees.layers(self.commit)]
+
+    def _upload(self, layer: Layer) -> Upload:
+        trees, frame = self._store.trees, layer.frame
+        if frame is None:
+            blob = compress(layer.piece)
+            return Upload.of_bytes(describe(TREE_MEDIA_TYPE, blob), blob)
+        digest = frame.sha256
+
+        def read(start: int) -> Iterator[bytes]:
+            data = trees.frame_file(digest)
+            if sha256(data).digest() != digest:
+                raise DamagedError(f"frame {digest.hex()} does not match its name", hint="run 'stratum fsck'")
+            yield data[start:]
+
+        return Upload(Descriptor(TREE_MEDIA_TYPE, f"sha256:{digest.hex()}", trees.frame_file_size(digest)), read)
+
+    def verify(self) -> None:
+        """Compare the dump with the commit's name; ``DamagedError`` where it is another."""
+        if "_dump" not in self.__dict__:  # else it was when it was read
+            self._store.commits.verify(self.commit)
 
     def plan_on(self, base: Base | None) -> Plan:
         """The plan to push it by that builds on ``base``."""

@@ -132,6 +132,20 @@ def compose(upper: Script, lower: Script) -> Script:
     return built.script()
 
 
+def after(script: Script, start: int) -> Script:
+    """What makes the same dump without its first ``start`` bytes."""
+    built, at = Builder(), 0
+    for piece in script.pieces():
+        size = piece.end - piece.start if isinstance(piece, Span) else len(piece)
+        left_out = min(max(start - at, 0), size)
+        at += size
+        if isinstance(piece, Span):
+            built.add_span(piece.start + left_out, piece.end)
+        else:
+            built.add_lines(piece[left_out:])
+    return built.script()
+
+
 def of_spliced(dump: SplicedDump, limit: int) -> Script | None:
     """The script that makes ``dump`` of its ``source``, with no line that is the same in both among the new ones; None
     where these have more than ``limit`` bytes."""
