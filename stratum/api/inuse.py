@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     Mounted = tuple[int, MountEntry]
 
 _LOOKS = 5
-_UPPERDIR = re.compile(r"(?:^|,)upperdir=(.*?),workdir=", re.DOTALL)
+_UPPERDIR = r"(?s:(?:^|,)upperdir=(.*?),workdir=)"
 
 
 @frozen
@@ -157,7 +157,7 @@ def is_over(pid: int, entry: MountEntry, upperdir: str) -> bool:
     The options name the upperdir, but kernels before 6.15 do not tell it, and a store may have been moved since. Then
     the times tell, as the root of an overlay has those of its upperdir; somebody may change both between two looks.
     """
-    match = _UPPERDIR.search(entry.super_options)
+    match = re.search(_UPPERDIR, entry.super_options)
     told = match[1] if match is not None and not match[1].startswith("/proc/self/fd/") else None
     if told == upperdir:
         return True

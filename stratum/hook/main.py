@@ -13,6 +13,7 @@ the user's own.
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -38,6 +39,7 @@ class TimedOutError(StratumError):
 
 def main(argv: list[str] | None = None) -> int:
     """Run one stage; the exit status. ``argv`` are the arguments without the program's name."""
+    gc.set_threshold(200_000, 20, 50)  # as the command line does: the container waits
     args = sys.argv[1:] if argv is None else argv
     sys.excepthook = _report_defect
     try:
@@ -93,7 +95,7 @@ def poststop() -> int:
     from stratum.api.session import Session
     from stratum.config import load_config
     from stratum.hook.ocistate import read_state
-    from stratum.hook.volumes import remove_scratch
+    from stratum.hook.scratch import remove_scratch
     from stratum.store.holders import Container
     from stratum.volumes.grant import reconcile
 
@@ -118,14 +120,15 @@ def _let_monitor_end(session: Session, container: str) -> None:
     """The container's monitor waits for its children, of which a keeper that was started for the container is one."""
     from contextlib import suppress
 
+    runtime_dir, request = session.config.runtime_dir, {"op": "move", "container": container}
+    sockets = [name for name in os.listdir(runtime_dir) if name.endswith(".sock")] if runtime_dir.is_dir() else []
+    if not sockets:
+        return
     from stratum.mount.gate import ask_keeper
 
-    runtime_dir, request = session.config.runtime_dir, {"op": "move", "container": container}
-    if not runtime_dir.is_dir():
-        return
     with suppress(StratumError):
         ask_keeper(runtime_dir, request)
-    if any(name.startswith("watch-") for name in os.listdir(runtime_dir)):
+    if any(name.startswith("watch-") for name in sockets):
         from stratum.history.wire import ask
 
         with suppress(StratumError, OSError):

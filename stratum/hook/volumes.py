@@ -14,27 +14,22 @@ from stratum.errors import StratumError, os_error_text
 from stratum.frozen import frozen, replace
 from stratum.hook.attach import Attachment, attach_all
 from stratum.hook.ocistate import Bundle, ContainerState, called
+from stratum.hook.scratch import SCRATCH, remove_scratch
 from stratum.mount.container import ContainerProcess
 from stratum.mount.plan import MountPlan
 from stratum.mount.state import Record
 from stratum.store.holders import Container
 from stratum.store.resolve import ResolvedWorktree
 from stratum.store.trash import remove_tree
-from stratum.store.worktrees import dress_upperdir
 from stratum.sys.proc import Process, process_of
 from stratum.sys.syscalls import statx_mount_id
 from stratum.volumes.fetching import ensure_fetched
-from stratum.volumes.grant import grant
-from stratum.volumes.historic import ensure_history
-from stratum.volumes.making import Fill, ensure_worktree
 from stratum.volumes.request import Volume
 
 if TYPE_CHECKING:
     from stratum.store.transaction import Transaction
     from stratum.tree.model import Directory
-
-SCRATCH = "stratum-scratch"
-"""Directory in the bundle for upperdirs that are thrown away: the engine removes the bundle with the container."""
+    from stratum.volumes.making import Fill
 
 
 @frozen
@@ -71,6 +66,9 @@ class ContainerVolumes:
             process.check_writable(f"{volume.ref} at {volume.destination}")
         ensure_fetched(self._session, volume)
         if volume.ref.worktree is not None:
+            from stratum.volumes.grant import grant
+            from stratum.volumes.making import ensure_worktree
+
             fill = self._image_at(volume.destination, process) if volume.copy_up else None
             tree = ensure_worktree(self._session, volume.ref, volume.beginning, why="made for a container", fill=fill)
             first, read_only = _first(process), volume.read_only
@@ -88,6 +86,8 @@ class ContainerVolumes:
                 if failure is not None:
                     self.warnings.append(f"what the last holder of {held} left was not committed: {failure.message}")
                 if volume.history:
+                    from stratum.volumes.historic import ensure_history
+
                     ensure_history(self._session, held.ref)
                 record = self._claim(volume, str(held), held.worktree.base_commit, process, undo)
                 return self._build(volume, record, held.plan(options=volume.gate_options), process, opened)
@@ -147,6 +147,8 @@ class ContainerVolumes:
                 (directory / name).mkdir(mode=0o700)
         except OSError as exc:
             raise StratumError(f"cannot make {directory}: {os_error_text(exc)}") from None
+        from stratum.store.worktrees import dress_upperdir
+
         root = volume.root.applied(self._session.store.commits.root(commit))
         dress_upperdir(directory / "upperdir", root, self._session.store.dialect)
         return directory
@@ -154,15 +156,6 @@ class ContainerVolumes:
 
 def _first(process: ContainerProcess) -> Process:
     return process_of(process.pid, process.start_time)
-
-
-def remove_scratch(bundle: Path) -> None:
-    """Remove what ``scratch`` volumes of the container of ``bundle`` wrote. Raises ``StratumError``."""
-    try:
-        with contextlib.suppress(FileNotFoundError):
-            remove_tree(bundle / SCRATCH)
-    except OSError as exc:
-        raise StratumError(f"cannot remove {bundle / SCRATCH}: {os_error_text(exc)}") from None
 
 
 def _on_failure(undo: ExitStack, step: Callable[[], None]) -> None:

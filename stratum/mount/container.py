@@ -22,7 +22,7 @@ from stratum.mount.idmap import IdMap, build_idmapped
 from stratum.mount.plan import Lower, MountPlan
 from stratum.sys import proc, userns
 
-_CONTEXT = re.compile(r'(?:^|,)context=(?:"([^"]*)"|([^,]*))')
+_CONTEXT = r'(?:^|,)context=(?:"([^"]*)"|([^,]*))'
 
 
 class ContainerProcess:
@@ -161,7 +161,7 @@ def parse_id_ranges(text: str) -> list[tuple[int, int, int]]:
 
 def context_of(super_options: str) -> str | None:
     """The SELinux label that a mount was made with (``context=``), from its super options in mountinfo."""
-    found = _CONTEXT.search(super_options)
+    found = re.search(_CONTEXT, super_options)
     return (found[1] or found[2]) if found else None
 
 

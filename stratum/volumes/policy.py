@@ -32,7 +32,6 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from stratum import toml
 from stratum.errors import StratumError, UsageError
 from stratum.frozen import frozen
 from stratum.refs import Ref, is_hash_prefix
@@ -141,6 +140,8 @@ def load_policy(path: Path = POLICY_FILE) -> Policy:
 def parse_policy(data: bytes, path: Path = POLICY_FILE) -> Policy:
     """Parse the policy's text; ``path`` is for messages. Raises ``UsageError``."""
     try:
+        from stratum import toml
+
         table = toml.loads(data.decode("utf-8"))
     except ValueError as exc:
         raise UsageError(f"{path} is not valid TOML: {exc}") from None

@@ -60,9 +60,9 @@ MAX_VALUE = 8192
 MAX_PATH = 4095
 MAX_COMPONENT = 255
 
-_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-_SEPARATOR = re.compile("[,;]")
+_ID = r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}"
+_CONTROL = r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]"
+_SEPARATOR = "[,;]"
 _COMMIT = ("on-stop", "never")
 _FLAGS = ("ro", "rw", "scratch", "copy-up", "lazy", "history")
 _COMMANDS = ("pre-commit", "post-commit")
@@ -167,11 +167,11 @@ def parse_volume(volume_id: str, value: str, holder: type[Holder] = Container) -
 
     Raises ``UsageError``.
     """
-    if not _ID.fullmatch(volume_id):
+    if not re.fullmatch(_ID, volume_id):
         raise UsageError(f"{quoted(volume_id)} is not a valid volume id", hint="use letters, digits, '.', '_' and '-'")
     if len(value) > MAX_VALUE:
         raise UsageError(f"the value has {len(value)} characters; at most {MAX_VALUE} are allowed")
-    if _CONTROL.search(value):
+    if re.search(_CONTROL, value):
         raise UsageError(f"the value {quoted(value)} has a control character or newline in it")
     ref_text, separator, path = value.partition(":/")
     if not separator:
@@ -189,7 +189,7 @@ def parse_volume(volume_id: str, value: str, holder: type[Holder] = Container) -
 
 def has_options_of_ours(value: str) -> bool:
     """Whether the value of an annotation has an option that no other volume has: not just ro or rw."""
-    given = {item.partition("=")[0] for item in _SEPARATOR.split(_options_of(value))}
+    given = {item.partition("=")[0] for item in re.split(_SEPARATOR, _options_of(value))}
     return not given.isdisjoint({*_FLAGS, *_WITH_VALUE} - {"ro", "rw"})
 
 
@@ -272,7 +272,7 @@ def _full_ref(ref: Ref, scratch: bool) -> Ref:
 def _options(text: str) -> dict[str, str | None]:
     """``ro,create=base:tag`` -> ``{"ro": None, "create": "base:tag"}``, each option known and given once."""
     found: dict[str, str | None] = {}
-    for item in _SEPARATOR.split(text):
+    for item in re.split(_SEPARATOR, text):
         key, equals, value = item.partition("=")
         if key in _FLAGS:
             if equals:

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from datetime import datetime, timezone
+from typing import TYPE_CHECKING
 
 from stratum.errors import UsageError
 from stratum.refs import check_name
+
+if TYPE_CHECKING:
+    from datetime import datetime
 
 SHORT_ID = 12
 
@@ -26,6 +29,8 @@ def render_tag(
 
     Raises ``UsageError`` for an unknown field or where the result is no tag.
     """
+    from datetime import timezone
+
     values = {
         "name": name,
         "worktree": worktree,
@@ -43,6 +48,8 @@ def check_template(template: str, field: str, *, name: str, worktree: str) -> No
     """Raise ``UsageError`` where ``template`` would not give a tag, whatever the holder, which fills ``field``, the
     commit and the time are."""
     digits = "0" * SHORT_ID
+    from datetime import datetime, timezone
+
     moment = datetime.fromtimestamp(0, timezone.utc)
     render_tag(template, {field: digits}, name=name, worktree=worktree, commit=digits, time=moment)
 

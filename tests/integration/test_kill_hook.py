@@ -19,7 +19,7 @@ import pytest
 from stratum.api.history import tree_of
 from stratum.errors import StratumError
 from stratum.hook.main import main
-from stratum.hook.volumes import SCRATCH
+from stratum.hook.scratch import SCRATCH
 from stratum.podman import CREATE_RUNTIME, POSTSTOP
 from stratum.sys import mountinfo
 from tests.support.containers import HOST_ROOT, Container

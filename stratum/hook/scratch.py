@@ -1,0 +1,21 @@
+"""What ``scratch`` volumes of a container write: upperdirs in its bundle, which the engine removes."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+from stratum.errors import StratumError, os_error_text
+from stratum.store.trash import remove_tree
+
+SCRATCH = "stratum-scratch"
+"""The directory in the bundle."""
+
+
+def remove_scratch(bundle: Path) -> None:
+    """Remove what ``scratch`` volumes of the container of ``bundle`` wrote. Raises ``StratumError``."""
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            remove_tree(bundle / SCRATCH)
+    except OSError as exc:
+        raise StratumError(f"cannot remove {bundle / SCRATCH}: {os_error_text(exc)}") from None
