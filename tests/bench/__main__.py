@@ -15,7 +15,7 @@ from pathlib import Path
 
 from stratum.sys.mountapi import make_private
 from stratum.sys.namespaces import CLONE_NEWNS, unshare
-from tests.bench import lazy, report, works
+from tests.bench import lazy, report, scale, works
 from tests.bench.jobs import JOBS, Bench
 from tests.bench.measure import Figure, Job
 from tests.bench.peers import KEEPERS
@@ -24,7 +24,9 @@ from tests.support.leftovers import unmount_below
 PEERS = ("podman", "oras", *(keeper.name for keeper in KEEPERS))
 FILES = 54_000
 SHORT = "/mnt"
-WORKS = ("small", "large", "many", "duplicates", "lazy")
+WORKS = ("small", "large", "duplicates", "lazy", *scale.WORKS)
+TINY = 1000
+"""Files in each directory of 'many'."""
 
 
 def main() -> None:
@@ -70,9 +72,10 @@ def file_system(place: Path) -> Path:
 
 def run(work: str, directory: Path, options: argparse.Namespace) -> None:
     """All selected jobs on one work."""
-    tree = directory / "tree"
-    print(f"\n{work}: making the tree", flush=True)
-    make_work(work, tree, options)
+    tree = directory / "tree" if options.keep is None else options.keep / work
+    if options.keep is None or not tree.exists():
+        print(f"\n{work}: making the tree", flush=True)
+        make_work(work, tree, options)
     works.read_all(tree)
     done: list[Job] = []
     figures: list[Figure] = []
@@ -87,7 +90,7 @@ def run(work: str, directory: Path, options: argparse.Namespace) -> None:
                 print(f"  {report.summary(job)}", flush=True)
                 done.append(job)
     print("\n" + report.table([line for job in done for line in report.rows(job)]) + "\n")
-    if work in ("small", "lazy") and options.files == FILES:  # what the targets are about
+    if work in ("small", "lazy", *scale.WORKS) and options.files == FILES:  # what the targets are about
         for verdict in (*filter(None, map(report.verdict, done)), *map(report.figure, figures)):
             print(verdict)
     print("written:", *report.write(options.output, work, done, figures))
@@ -95,7 +98,9 @@ def run(work: str, directory: Path, options: argparse.Namespace) -> None:
 
 def jobs(work: str, bench: Bench, options: argparse.Namespace) -> Iterator[Job | Figure]:
     """The jobs that are asked for of a work, or all that it has."""
-    if work == "lazy":
+    if work in scale.WORKS and not set(options.jobs or ()) & set(JOBS):
+        yield from scale.jobs(bench, work, options)
+    elif work == "lazy":
         yield from lazy.jobs(bench, [name for name in options.jobs or lazy.USUAL if name in lazy.NAMES])
     else:
         for name in options.jobs or JOBS:
@@ -108,7 +113,9 @@ def make_work(work: str, tree: Path, options: argparse.Namespace) -> None:
     if work == "large":
         works.large_files(tree, options.size << 20)
     elif work == "many":
-        works.small_files(tree, options.many)
+        works.tiny_files(tree, max(1, options.many // TINY), min(options.many, TINY))
+    elif work in ("refs", "extremes"):
+        works.small_files(tree, min(options.files, 2000))
     elif work == "duplicates":
         works.small_files(tree, options.files, distinct=max(1, options.files // 50))
     else:
@@ -119,13 +126,20 @@ def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="make bench BENCH_ARGS=...", description=__doc__)
     parser.add_argument("--work", nargs="+", choices=WORKS, default=["small"], help="trees to work on")
-    parser.add_argument("--jobs", nargs="+", choices=[*JOBS, *lazy.NAMES], help="jobs of the works")
+    parser.add_argument("--jobs", nargs="+", choices=[*JOBS, *lazy.NAMES, *scale.NAMES], help="jobs of the works")
     parser.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS), help="programs to compare with")
     parser.add_argument("--rounds", type=int, default=5, help="measured runs of every program, after a warm-up")
     parser.add_argument("--budget", type=float, default=30, help="seconds after which a job begins no further round")
     parser.add_argument("--files", type=int, default=FILES, help="files of 'small', 'duplicates' and 'lazy'")
     parser.add_argument("--many", type=int, default=1_000_000, help="files of 'many'")
     parser.add_argument("--size", type=int, default=1024, help="MiB of 'large' (10240 for the full work)")
+    parser.add_argument("--commits", type=int, default=1000, help="commits of 'commits'")
+    parser.add_argument("--tags", type=int, default=10_000, help="tags of 'refs'")
+    parser.add_argument("--worktrees", type=int, default=2000, help="worktrees of 'refs'")
+    parser.add_argument("--wide", type=int, default=200_000, help="files in one directory of 'extremes'")
+    parser.add_argument("--large", type=int, default=2048, help="MiB of the file of 'extremes' (20480: all)")
+    parser.add_argument("--mounts", type=int, default=1000, help="mounts of 'extremes'")
+    parser.add_argument("--keep", type=Path, help="where trees are kept, and taken from in the next run")
     parser.add_argument("--directory", default="/var/tmp", help="where trees and repositories are made")
     parser.add_argument("--output", type=Path, default=Path("build/bench"), help="where results are written")
     return parser.parse_args()

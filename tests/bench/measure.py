@@ -84,12 +84,12 @@ class Job:
 
 @dataclass(frozen=True)
 class Figure:
-    """Something else than a time, that is to be ``wanted`` at most."""
+    """Something else than the time of a program; it is to be ``wanted`` at most, where there is such a target."""
 
     name: str
     value: float
     unit: str
-    wanted: float
+    wanted: float | None = None
 
 
 def measured(entrant: Entrant) -> Run:

@@ -91,9 +91,15 @@ def verdict(job: Job) -> str | None:
 
 
 def figure(found: Figure) -> str:
-    """A figure and its target, in a line."""
-    met = _word(found.value <= found.wanted)
-    return f"{found.name}: {found.value:.0f} {found.unit}, wanted at most {found.wanted:.0f}: {met}"
+    """A figure and its target, where it has one, in a line."""
+    said = f"{found.name}: {_number(found.value)} {found.unit}"
+    if found.wanted is None:
+        return said
+    return f"{said}, wanted at most {_number(found.wanted)}: {_word(found.value <= found.wanted)}"
+
+
+def _number(value: float) -> str:
+    return f"{value:.0f}" if value >= 10 else f"{value:.2f}"
 
 
 def _word(met: bool) -> str:

@@ -79,6 +79,16 @@ def tiny_files(root: Path, directories: int, files: int) -> None:
             (place / f"{name:04d}").write_bytes(b"%099d\n" % (number * files + name))
 
 
+def repeated_file(path: Path, size: int) -> None:
+    """A file of ``size`` bytes that repeats 64 MiB which do not compress, each time with another beginning."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    block = bytearray(random.Random(4).randbytes(min(size, 64 << 20)))
+    with path.open("wb") as file:
+        for number in range(0, size, len(block)):
+            block[:8] = number.to_bytes(8, "little")
+            file.write(memoryview(block)[: size - number])
+
+
 def size(root: Path) -> int:
     """Bytes in the files below ``root``."""
     return sum(os.lstat(os.path.join(place, name)).st_size for place, _, names in os.walk(root) for name in names)

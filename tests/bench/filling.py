@@ -1,0 +1,107 @@
+"""Filling a store in this process: a thousand commits, ten thousand tags, two thousand worktrees.
+
+Started once for each, the interpreter alone would take minutes. What is measured of it is the verb without that start.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from stratum.api import mounting, worktrees
+from stratum.api.session import Session
+from stratum.config import load_config
+from tests.bench.peers import Stratum
+
+Change = Callable[[Path, int], None]
+"""Changes the tree at the path for the commit of this number."""
+
+
+def session(ours: Stratum) -> Session:
+    """A session in the store that ``ours`` runs its verbs in."""
+    environment = ours.environment
+    return Session(load_config(store=environment["STRATUM_STORE"], runtime_dir=environment["STRATUM_RUNTIME_DIR"]))
+
+
+def commits(ours: Stratum, ref: str, mountpoint: Path, count: int, change: Change, *, unmounting: bool) -> list[float]:
+    """``count`` commits of the worktree ``ref``, each after a ``change``; seconds that each took.
+
+    The worktree is mounted at ``mountpoint``: all the while, or, where ``unmounting``, for the change only, so that
+    each commit becomes its base.
+    """
+    place, took = session(ours), []
+    if not unmounting:
+        mounting.mount(place, ref, str(mountpoint))
+    for number in range(count):
+        if unmounting:
+            mounting.mount(place, ref, str(mountpoint))
+        change(mountpoint, number)
+        if unmounting:
+            mounting.unmount(place, str(mountpoint))
+        began = time.perf_counter()
+        with place.hold(ref) as held:
+            held.commit()
+        took.append(time.perf_counter() - began)
+    if not unmounting:
+        mounting.unmount(place, str(mountpoint))
+    return took
+
+
+def tags(ours: Stratum, name: str, commits: list[str], count: int) -> None:
+    """``count`` tags of the stratum ``name``, of its ``commits`` in turn."""
+    store = session(ours).store
+    for number in range(count):
+        store.tags.set(name, f"v{number // 100}.{number % 100}", commits[number % len(commits)])
+
+
+def many_worktrees(ours: Stratum, name: str, count: int) -> None:
+    """``count`` worktrees of the stratum ``name``: ``w0``, ``w1``..."""
+    place = session(ours)
+    for number in range(count):
+        worktrees.add(place, f"{name}+w{number}", f"{name}:latest")
+
+
+def mounts(ours: Stratum, name: str, directory: Path, count: int) -> list[float]:
+    """Mounts of the first ``count`` of these worktrees below ``directory``, one after the other; seconds that each
+    took."""
+    place, took = session(ours), []
+    for number in range(count):
+        point = directory / str(number)
+        point.mkdir(parents=True)
+        began = time.perf_counter()
+        mounting.mount(place, f"{name}+w{number}", str(point))
+        took.append(time.perf_counter() - began)
+    return took
+
+
+def unmount(ours: Stratum, directory: Path, count: int) -> list[float]:
+    """The reverse."""
+    place, took = session(ours), []
+    for number in range(count):
+        began = time.perf_counter()
+        mounting.unmount(place, str(directory / str(number)))
+        took.append(time.perf_counter() - began)
+    return took
+
+
+def line(ours: Stratum, name: str, worktree: str) -> list[str]:
+    """The last commit of a worktree and all that it was made from, the newest first."""
+    store = session(ours).store
+    found: list[str] = []
+    commit: str | None = store.worktrees.get(name, worktree).commit
+    while commit is not None:
+        found.append(commit)
+        commit = store.commits.parent(commit)
+    return found
+
+
+def reading(ours: Stratum, commit: str, rounds: int = 5) -> float:
+    """Seconds that the dump of a commit takes to be read and checked: the shortest of ``rounds``."""
+    took = []
+    for _ in range(rounds):
+        store = session(ours).store
+        began = time.perf_counter()
+        store.commits.dump(commit)
+        took.append(time.perf_counter() - began)
+    return min(took)
