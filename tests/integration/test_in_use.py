@@ -271,7 +271,7 @@ def test_a_mount_that_nobody_can_look_at_is_told_by_the_id_of_its_store(cli: Com
     own = (cli.store / "stratum.toml").read_text()
     cli.ok("import", "--bare", tmp_path / "source", "covered")  # a name that no other test process has meanwhile
     cli.ok("worktree", "add", "covered+dev", "covered:latest")
-    for number, text in enumerate((None, own, "format = 1\n")):
+    for number, text in enumerate((None, own, "format = 2\n")):
         other = Command(tmp_path / f"store-{number}", tmp_path / f"run-{number}")
         other.ok("import", "--bare", tmp_path / "source", "covered")
         other.ok("worktree", "add", "covered+dev", "covered:latest")
