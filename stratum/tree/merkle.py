@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from stratum.tree.blocks import Span
+from stratum.tree.blocks import Span, count_lines
 from stratum.tree.digest import HASH_SIZE, MerkleSummary, leaf_hashes, level_above, summary_above
 from stratum.tree.splice import SplicedDump
 
@@ -50,8 +50,8 @@ class MerkleNodes:
                 parts.append(_leaf_hashes(piece))
                 here += len(parts[-1]) // HASH_SIZE
                 continue
-            line += dump.source.count(b"\n", position, piece.start)
-            count = dump.source.count(b"\n", piece.start, piece.end)
+            line += count_lines(dump.source, position, piece.start)
+            count = count_lines(dump.source, *piece)
             parts.append(view[line * HASH_SIZE : (line + count) * HASH_SIZE])
             runs.append((here, line, count))
             here, line, position = here + count, line + count, piece.end

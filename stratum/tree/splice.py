@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-from stratum.tree.blocks import Span, is_short
+from stratum.tree.blocks import Span, count_lines, is_short
 from stratum.tree.dump import NOTHING_KEPT, Piece, dump_pieces
 from stratum.tree.escape import escape
 from stratum.tree.model import Directory, Region, Source
@@ -38,7 +38,7 @@ class SplicedDump:
             else:
                 self.size += len(piece)
                 new += len(piece)
-                lines += piece.count(b"\n")
+                lines += count_lines(piece)
             if kept is not None:
                 kept.append(piece)
                 kept = kept if is_short(new, lines) else None

@@ -16,7 +16,7 @@ from stratum.tree.splice import SplicedDump
 
 
 def lines(count: int, rng: random.Random, mark: bytes = b"old") -> list[bytes]:
-    return [b"%b %d %b\n" % (mark, number, b"x" * rng.randrange(40)) for number in range(count)]
+    return [b"/%b %d %b\n" % (mark, number, b"x" * rng.randrange(40)) for number in range(count)]
 
 
 def changed(rng: random.Random, old: list[bytes]) -> SplicedDump:
@@ -34,7 +34,7 @@ def changed(rng: random.Random, old: list[bytes]) -> SplicedDump:
         if added:
             pieces.append(b"".join(lines(added, rng, b"new")))
         at += kept + dropped
-    return SplicedDump(pieces or [b"new\n"], source)
+    return SplicedDump(pieces or [b"/new\n"], source)
 
 
 @settings(deadline=None)
@@ -56,9 +56,9 @@ def test_the_summary_is_that_of_the_dump(count: int) -> None:
 
 
 def test_pieces_do_not_matter() -> None:
-    parts: list[Piece] = [b"a\nb\n", b"c\n", b"d\ne\nf\n"]
-    dump = SplicedDump([parts[0], Span(2, 4), parts[2]], b"x\nc\ny\n")
-    assert dump.join() == b"a\nb\nc\nd\ne\nf\n"
+    parts: list[Piece] = [b"/a\n/b\n", b"/c\n", b"/d\n/e\n/f\n"]
+    dump = SplicedDump([parts[0], Span(3, 6), parts[2]], b"/x\n/c\n/y\n")
+    assert dump.join() == b"/a\n/b\n/c\n/d\n/e\n/f\n"
     assert MerkleNodes.of(dump).summary() == merkle_summary(dump.join())
 
 
@@ -69,7 +69,7 @@ def test_blocks_in_their_place_are_not_hashed_again() -> None:
     before = MerkleNodes.of(SplicedDump([source]))
     wrong = MerkleNodes(before.leaves, bytes(32) + before.blocks[32:])
     end = len(source) - len(old[-1])
-    same_place = SplicedDump([Span(0, end), b"new\n"], source)
-    moved = SplicedDump([b"new\n", Span(0, len(source))], source)
+    same_place = SplicedDump([Span(0, end), b"/new\n"], source)
+    moved = SplicedDump([b"/new\n", Span(0, len(source))], source)
     assert wrong.spliced(same_place).summary() != merkle_summary(same_place.join())
     assert wrong.spliced(moved).summary() == merkle_summary(moved.join())
