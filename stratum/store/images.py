@@ -329,23 +329,17 @@ class Images:
     def _make_elsewhere(self, commit: str, spare: Path) -> Path:
         """The image in the directory ``spare`` of this user's, of which those go that nobody has mounted."""
         from stratum.sys.atomic import create_atomic
-        from stratum.sys.leases import is_in_use
 
         path = spare / (commit + SUFFIX)
         with storing(f"write {path}"):
             spare.mkdir(mode=0o700, exist_ok=True)
-            for other in spare.iterdir():
-                fd = os.open(other, _READ)
-                try:
-                    if other != path and is_in_use(fd) is False:
-                        other.unlink()
-                    elif other == path and is_whole(fd):
-                        return path
-                finally:
-                    os.close(fd)
-            root = self._commits.tree(commit)
-            with create_atomic(path, _MODE) as fd:
-                write_image(root, fd)
+            with locked(spare / LOCK, timeout=STORE_WAIT, what=str(spare)):
+                if _is_there_beside_what_is_old(path):
+                    os.utime(path, follow_symlinks=False)
+                    return path
+                root = self._commits.tree(commit)
+                with create_atomic(path, _MODE) as fd:
+                    write_image(root, fd)
         return path
 
     def _directory(self) -> int:
@@ -413,6 +407,24 @@ def is_whole(fd: int) -> bool:
     if len(head) < _BLOCKS_AT + _NUMBER.size or _NUMBER.unpack_from(head, _MAGIC_AT)[0] != _MAGIC:
         return False
     return bool(_NUMBER.unpack_from(head, _BLOCKS_AT)[0] * _BLOCK_SIZE == info.st_size)
+
+
+def _is_there_beside_what_is_old(path: Path) -> bool:
+    """Whether the image is there; of the others in its directory those go that were not needed lately and that nobody
+    has mounted. ``OSError``."""
+    from stratum.sys.leases import is_in_use
+
+    there = False
+    for other in path.parent.iterdir():
+        fd = os.open(other, _READ)
+        try:
+            if other == path:
+                there = is_whole(fd)
+            elif other.suffix == SUFFIX and time.time() - os.fstat(fd).st_mtime > MIN_AGE and is_in_use(fd) is False:
+                other.unlink()
+        finally:
+            os.close(fd)
+    return there
 
 
 def write_image(root: Directory, fd: int) -> None:
