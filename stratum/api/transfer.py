@@ -154,7 +154,6 @@ def pull(
     stratum, tag = _destination(target, name)
     store = session.create_store()
     move = tag_move(store, stratum, tag, force=force)
-
     with open_source(target, access) as remote:
         bring = pulled(
             store,
@@ -173,9 +172,8 @@ def pull(
             move.set(store, done.commit, f"pull {target}")
         if keep_tag:
             keep(remote, done.manifest_digest)
-    found = Pulled(
-        done.commit, str(move), move.previous, done.manifest_digest, done.bytes_received, done.objects, done.unreal
-    )
+    told = done.manifest_digest, done.bytes_received, done.objects, done.unreal
+    found = Pulled(done.commit, str(move), move.previous, *told)
     if not lazy:
         return found
     return _prefetched(session, _with_ruled(session, stratum, found, access, progress), prefetch, access, progress)

@@ -82,7 +82,7 @@ def count(dump: Blocks, image: Path | None = None) -> Counted:
 
     root = read_dump(dump)
     if image is not None:
-        from stratum.store.images import new_image
+        from stratum.store.imagefile import new_image
 
         new_image(root, image)
     statistics = Statistics(root)

@@ -20,7 +20,6 @@ import contextlib
 import errno
 import os
 import stat
-import struct
 import time
 from collections.abc import Callable, Collection, Iterator
 from functools import partial
@@ -30,6 +29,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from stratum.errors import BusyError, DamagedError, StratumError
 from stratum.frozen import frozen
 from stratum.refs import is_hash
+from stratum.store.imagefile import IMAGE_MODE, is_whole, pieces_of, write_image
 from stratum.store.layout import Layout, NoSpaceError, storage_error, storing
 from stratum.store.locks import STORE_WAIT, StoreLocks
 from stratum.store.outlines import Kept, Outlines, Paths
@@ -44,13 +44,7 @@ SUFFIX = ".cfs"
 LOCK = "lock"
 MIN_AGE = 600.0
 """Seconds that something stays for after it was needed."""
-_MODE = 0o644
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-_BLOCK_SIZE = 4096
-_MAGIC_AT, _BLOCKS_AT = 1024, 1024 + 36
-"""Where an image's superblock (``composefs.erofs.layout``) has its magic number, and the number of blocks."""
-_NUMBER = struct.Struct("<I")
-_MAGIC = 0xE0F5E1E2
 _FULL = errno.ENOSPC, errno.EDQUOT
 _MARGIN = 20
 """Where the limit is passed, so large a part of it (1 / 20) goes besides."""
@@ -186,7 +180,7 @@ class Images:
             with self._lock(), os.fdopen(self._layout.open_beneath(path, _READ), "rb", buffering=1 << 20) as file:
                 if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                     raise DamagedError("it is not a regular file")
-                if any(file.read(len(piece)) != piece for piece in _pieces(root)) or file.read(1):
+                if any(file.read(len(piece)) != piece for piece in pieces_of(root)) or file.read(1):
                     raise DamagedError("it is not the image of the commit's tree")
         except FileNotFoundError:
             raise
@@ -321,7 +315,7 @@ class Images:
 
         directory = self._directory()
         try:
-            with create_atomic(Path(f"/proc/self/fd/{directory}/{path.name}"), _MODE) as fd:
+            with create_atomic(Path(f"/proc/self/fd/{directory}/{path.name}"), IMAGE_MODE) as fd:
                 write_image(root, fd)
         finally:
             os.close(directory)
@@ -338,7 +332,7 @@ class Images:
                     os.utime(path, follow_symlinks=False)
                     return path
                 root = self._commits.tree(commit)
-                with create_atomic(path, _MODE) as fd:
+                with create_atomic(path, IMAGE_MODE) as fd:
                     write_image(root, fd)
         return path
 
@@ -398,17 +392,6 @@ class Images:
             os.close(directory)
 
 
-def is_whole(fd: int) -> bool:
-    """Whether the open file is an image that nobody else can have written, and has as many blocks as it says."""
-    info = os.fstat(fd)
-    if not stat.S_ISREG(info.st_mode) or info.st_uid not in (0, os.geteuid()) or info.st_mode & 0o022:
-        return False
-    head = os.pread(fd, _BLOCKS_AT + _NUMBER.size, 0)
-    if len(head) < _BLOCKS_AT + _NUMBER.size or _NUMBER.unpack_from(head, _MAGIC_AT)[0] != _MAGIC:
-        return False
-    return bool(_NUMBER.unpack_from(head, _BLOCKS_AT)[0] * _BLOCK_SIZE == info.st_size)
-
-
 def _is_there_beside_what_is_old(path: Path) -> bool:
     """Whether the image is there; of the others in its directory those go that were not needed lately and that nobody
     has mounted. ``OSError``."""
@@ -425,26 +408,3 @@ def _is_there_beside_what_is_old(path: Path) -> bool:
         finally:
             os.close(fd)
     return there
-
-
-def write_image(root: Directory, fd: int) -> None:
-    """Write the image of the tree ``root`` to the open file. ``OSError``."""
-    with open(fd, "wb", buffering=1 << 20, closefd=False) as file:
-        file.writelines(_pieces(root))
-
-
-def new_image(root: Directory, path: Path) -> None:
-    """Write the image of the tree ``root`` to the new file ``path``, durably. ``StratumError``."""
-    with storing(f"write {path.name}"):
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, _MODE)
-        try:
-            write_image(root, fd)
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-
-
-def _pieces(root: Directory) -> Iterator[bytes | bytearray]:
-    from stratum.composefs.erofs.writer import image_pieces
-
-    return image_pieces(root)

@@ -142,10 +142,7 @@ def pulled(
                     files.remove(layers.pack for layers in manifest.packs)
                     yield _result(manifest, digest, job, wanted, {})
                     return
-    raise BusyError(
-        f"objects of {where} disappear from the store as fast as they are fetched",
-        hint="wait until whatever removes them is done, and pull again",
-    )
+    raise _disappearing(where)
 
 
 def _needed(
@@ -159,6 +156,13 @@ def _needed(
     if room is not None and missing:
         room(sum(missing.values()))
     return missing
+
+
+def _disappearing(where: str) -> BusyError:
+    return BusyError(
+        f"objects of {where} disappear from the store as fast as they are fetched",
+        hint="wait until whatever removes them is done, and pull again",
+    )
 
 
 def _not_lazy() -> UnsupportedError:
