@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
@@ -30,7 +29,6 @@ KINDS = {
     "c": stat.S_IFCHR,
 }
 """The letters of find(1) -> what the mode of such an inode has."""
-_KEPT_DUMPS = 3
 
 
 @frozen
@@ -135,7 +133,7 @@ def find_in_history(
     wanted = _Wanted(path_in(paths[0]) if paths else b"/", globs, kinds)
     store = session.store
     line = Ancestry(store).line(store.resolve_commit(ref_or_mountpoint(session, ref)))
-    differing = Differing(functools.lru_cache(_KEPT_DUMPS)(lambda commit: b"".join(store.commits.dump(commit))))
+    differing = Differing(store.trees)
     for step, following in pairs(line):
         if following is None:
             before, after = dict[bytes, _Told](), _fitting(differing.lines(step.commit), wanted)

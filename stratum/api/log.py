@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -19,11 +18,9 @@ if TYPE_CHECKING:
     from stratum.store.ancestry import Step
     from stratum.store.metadata import CommitMeta
     from stratum.store.reflog import ReflogEntry
-    from stratum.store.subtree import Subtree
 
 _SAID_ANYWAY = ("", "commit", "import", "init", "pull", "tag", "worktree")
 """The first word of why a ref was moved to a commit, where that tells nothing but that somebody made or named it."""
-_KEPT_DUMPS = 3
 
 
 @frozen
@@ -67,14 +64,13 @@ def log(session: Session, text: str, paths: Sequence[str] = (), wanted: Wanted |
     A file that was renamed was deleted and added. Of the oldest commit that is here, what is in it is taken as added.
     ``NotFoundError`` for paths that no commit has, ``UsageError``, ``DamagedError``.
     """
-    from stratum.api.versions import path_in
     from stratum.store.ancestry import Ancestry
 
     wanted = wanted or Wanted()
     text, paths = with_paths(session, text, paths)
     store, ref = session.store, ref_or_mountpoint(session, text)
     found = store.resolve(ref)
-    raw = [path for path in map(path_in, paths) if path != b"/"] if b"/" not in map(path_in, paths) else []
+    raw = _raw(paths) if paths else []
     within = _within(wanted)
     names = _Names(store, found.name, found.commit)
     changed = _Changed(store, raw) if raw else None
@@ -134,24 +130,17 @@ class _Changed:
     """What commits changed at some paths and below."""
 
     def __init__(self, store: Store, paths: list[bytes]) -> None:
-        from stratum.store.subtree import Subtree
+        from stratum.store.subtree import Differing, Subtree
 
-        read = functools.lru_cache(_KEPT_DUMPS)(lambda commit: b"".join(store.commits.dump(commit)))
-        self._trees: list[Subtree] = [Subtree(read, path) for path in paths]
+        differing = Differing(store.trees)
+        self._trees = [Subtree(differing, path) for path in paths]
 
     def by(self, step: Step, following: Step | None) -> str | None:
         """What a commit changed; None where that is nothing."""
         if following is None:
-            return "added" if self.has_any(step.commit) else None
-        differ = [tree for tree in self._trees if not tree.is_same(step.commit, following.commit)]
-        if not differ:
-            return None
-        has, had = ({tree.is_in(commit) for tree in differ} for commit in (step.commit, following.commit))
-        return "added" if had == {False} else "deleted" if has == {False} else "modified"
-
-    def has_any(self, commit: str) -> bool:
-        """Whether a commit has any of the paths."""
-        return any(tree.is_in(commit) for tree in self._trees)
+            return "added" if any(tree.is_in(step.commit) for tree in self._trees) else None
+        found = {tree.change(following.commit, step.commit) for tree in self._trees} - {None}
+        return found.pop() if len(found) == 1 else "modified" if found else None
 
 
 class _Names:
@@ -178,8 +167,18 @@ class _Names:
         return Logged(meta, tags, worktrees, self._why.get(commit), change)
 
 
+def _raw(paths: Sequence[str]) -> list[bytes]:
+    """The paths as trees have them; none where one is the whole tree. ``UsageError``."""
+    from stratum.api.versions import path_in
+
+    raw = [path_in(path) for path in paths]
+    return raw if b"/" not in raw else []
+
+
 def _within(wanted: Wanted) -> Callable[[str], bool]:
     """Whether a commit of that time (RFC 3339) is of the time that is wanted; one whose time cannot be read is."""
+    if wanted.since is None and wanted.until is None:
+        return lambda timestamp: True
     from datetime import datetime, timezone
 
     from stratum.api.versions import moment

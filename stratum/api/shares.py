@@ -2,8 +2,8 @@
 
 Every figure is of bytes on disk (``st_blocks``) and of sizes (``st_size``). Of a stratum, commit or worktree:
 
-- **total** is all that it needs: objects, the commits' own files with their images, what was written in worktrees, and
-  logs of histories with the contents that they name.
+- **total** is all that it needs: objects, the files that the trees of its commits are made of, which other commits may
+  share, images, what was written in worktrees, and logs of histories with the contents that they name.
 - **exclusive** is what would be freed, in the end, if it went. Of a commit: what no other commit needs that stays, and
   no history. Of a stratum: what no other stratum needs, its reflog included. Of a worktree: what nothing else needs
   but reflogs, which let go with their age. What is garbage already needs nothing.
@@ -37,6 +37,10 @@ if TYPE_CHECKING:
 
 _RUNNING = "what runs"
 """The user of objects that transactions need which run now."""
+
+
+_Both = tuple[Amount, Amount]
+"""What something needs, and what of it nobody else does."""
 
 
 @frozen
@@ -166,6 +170,7 @@ class Survey:
         others.update(self._logs.items())
         self._sharing = measure(store, self._commits, others)
         self._footprint = footprint(store.layout)
+        self._trees = self._sharing.trees(self._footprint)
         self._needing = self._sharing.mask([*roots.kept, *self._logs, _RUNNING])
         self._refuses = any(commit in roots.kept for commit in self._sharing.damaged)
         self._counts = _counted(self._reached.values())
@@ -191,14 +196,14 @@ class Survey:
         own_counts = _counted(chosen.values())
         commits = set(own_counts)
         others = {commit for commit, count in counts.items() if count > own_counts[commit]}
-        sharing, files = self._sharing, self._footprint.of_commit
+        sharing, trees, files = self._sharing, self._trees, self._footprint.of_commit
         users = sharing.mask([*commits, *filter(chosen.__contains__, self._logs)])
         rest = sharing.mask([*others, _RUNNING, *(log for log in self._logs if log not in chosen)])
         return _Group(
             sharing.total(users),
             sharing.own(users, rest),
-            Usage().plus(*map(files, commits)),
-            Usage().plus(*map(files, commits - others)),
+            _usage(trees.total(users)).plus(*map(files, commits)),
+            _usage(trees.own(users, rest)).plus(*map(files, commits - others)),
             commits,
         )
 
@@ -218,9 +223,9 @@ class Survey:
     def _left_by(self, name: str) -> int:
         """Bytes on disk of the garbage that is of this stratum and of no other."""
         mine = [commit for commit in self._garbage if self._owners(commit) == {name}]
-        others = self._sharing.mask(set(self._garbage).difference(mine))
-        objects = self._sharing.own(self._sharing.mask(mine), others | self._needing)
-        return objects.disk + sum(self._footprint.of_commit(commit).disk for commit in mine)
+        users, others = self._sharing.mask(mine), self._sharing.mask(set(self._garbage).difference(mine))
+        found = self._sharing.own(users, others | self._needing), self._trees.own(users, others | self._needing)
+        return sum(own.disk for own in found) + sum(self._footprint.of_commit(commit).disk for commit in mine)
 
     def worktree(self, name: str, worktree: str) -> WorktreeUsage:
         """The usage of a worktree."""
@@ -243,8 +248,10 @@ class Survey:
         users: dict[str, list[str]] = {}
         for commit, ref in self._refs() if wanted else ():
             users.setdefault(commit, []).append(ref)
-        amounts = self._sharing.each(wanted, self._needing)
-        return [self._commit(commit, sorted(users.get(commit, ())), *amounts[commit]) for commit in wanted]
+        amounts, trees = (shares.each(wanted, self._needing) for shares in (self._sharing, self._trees))
+        return [
+            self._commit(commit, sorted(users.get(commit, ())), amounts[commit], trees[commit]) for commit in wanted
+        ]
 
     def _refs(self) -> Iterable[tuple[str, str]]:
         for name in self._store.names():
@@ -254,16 +261,16 @@ class Survey:
                 for commit in {tree.base_commit, tree.commit}:
                     yield commit, str(tree)
 
-    def _commit(self, commit: str, refs: list[str], objects: Amount, own: Amount) -> CommitUsage:
+    def _commit(self, commit: str, refs: list[str], objects: _Both, trees: _Both) -> CommitUsage:
         files, why, time = self._footprint.of_commit(commit), self._kept.get(commit), ""
         with suppress(DamagedError, NotFoundError):
             time = self._store.commits.meta(commit).timestamp
-        exclusive = _together(own, files)
+        exclusive = _together(objects[1].plus(trees[1]), files)
         share = Share(
-            _together(objects, files),
+            _together(objects[0].plus(trees[0]), files),
             exclusive,
-            objects.remote,
-            objects.objects + objects.remote_objects,
+            objects[0].remote,
+            objects[0].objects + objects[0].remote_objects,
             self._freed(exclusive.disk) if why is None else 0,
         )
         image = _size(self._footprint.images.get(commit, Usage()))
@@ -277,7 +284,8 @@ class Survey:
         left = leftovers(self._store, self._kept, lambda digest: bool(self._sharing.users_of(digest) & self._needing))
         gc = (
             self._sharing.unneeded(self._needing).disk
-            + sum(self._footprint.of_commit(commit).disk for commit in self._garbage)
+            + self._trees.unneeded(self._needing).disk
+            + sum(usage.disk for commit, usage in self._footprint.beside.items() if commit not in self._kept)
             + sum(map(disk_usage, left))
             + sum(self._footprint.histories.get(pair, Usage()).disk for pair in self._expired)
             + sum(self._foldable.values())
@@ -304,6 +312,10 @@ def _counted(sets: Iterable[Iterable[str]]) -> Counter[str]:
 
 def _together(objects: Amount, files: Usage) -> Size:
     return Size(objects.disk + files.disk, objects.size + files.size)
+
+
+def _usage(amount: Amount) -> Usage:
+    return Usage(amount.disk, amount.size)
 
 
 def _size(usage: Usage) -> Size:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -20,7 +20,7 @@ from stratum.frozen import replace
 from stratum.refs import is_hash, is_hash_prefix
 from stratum.store.clock import rfc3339, utc_now
 from stratum.store.facts import Reading
-from stratum.store.layout import ANCESTORS, Layout, Names, storage_error, storing
+from stratum.store.layout import ANCESTORS, Layout, Names, storage_error
 from stratum.store.merklecache import MerkleCache
 from stratum.store.metadata import METADATA_MAX, CommitMeta, Statistics, parent_of
 from stratum.store.residence import Residence
@@ -244,22 +244,27 @@ class Commits:
         except (NotFoundError, DamagedError):
             return meta, metadata
 
-    def remove(self, commits: Collection[str]) -> None:
-        """Take commits out of the store, each in one durable step. On whose dumps others are stored become grounds.
+    def remove(self, commits: Collection[str], beneath: Collection[str] | None = None) -> Names:
+        """Take commits out of the store, and what is beside them. Those in ``beneath``, on whose dumps are stored which
+        stay, become grounds; by default that is looked for. The commits that have to stay, as there is no room for the
+        name of a ground.
 
-        The caller holds the store's lock exclusively. Raises ``StratumError``.
+        None is gone before what is stored on it, wherever this is cut short. The caller holds the store's lock
+        exclusively. Raises ``StratumError``.
         """
         going = set(commits)
-        grounds = self._trees.grounds_of(commit for commit in self.list() if commit not in going)
-        levels = {commit: self._trees.level(commit) or 0 for commit in going}
-        for commit in sorted(going, key=lambda commit: (-levels[commit], commit)):  # none before what is stored on it
-            if commit in grounds:
-                self._trees.retire(commit)
-            else:
-                self._transactions.discard(self._layout.commit(commit))
-            for what in (PARTIAL, SOURCES, ANCESTORS):  # last, as these say what the commit lacks
-                with storing(f"remove commit {commit}"), suppress(FileNotFoundError):
-                    self._layout.beside(commit, what).unlink()
+        if beneath is None:
+            beneath = self._trees.grounds_of(commit for commit in self.list() if commit not in going)
+        steps: dict[int, list[str]] = {}
+        for commit in sorted(going.difference(beneath)):
+            steps.setdefault(self._trees.level(commit) or 0, []).append(commit)
+        for _, names in sorted(steps.items(), reverse=True):
+            self._transactions.discard_all(self._layout.commits, names)
+        moved = sorted(going.intersection(beneath))
+        left = [] if not moved or self._trees.retire(moved) else moved
+        beside = (f"{commit}.{what}" for commit in going.difference(left) for what in (PARTIAL, SOURCES, ANCESTORS))
+        self._transactions.discard_all(self._layout.commits, beside)  # last, as these say what the commit lacks
+        return left
 
     def identify(self, root: Directory, known: Directory | None = None) -> str:
         """The commit that the tree ``root`` is or would be; ``known`` as for ``write``. Nothing is written."""

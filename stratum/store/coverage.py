@@ -101,10 +101,10 @@ class Coverage:
                         _mark(marks, start, end, weight)
                     if record.ground not in self._placed:
                         self._sort_in([record.ground], levels, told)
-                for ref, start, found in _in_frames(record, wanted):
-                    of, marks = framed.setdefault(ref.sha256, (commit, {}))
-                    for begin, end, weight in found:
-                        _mark(marks, begin - start, end - start, weight)
+                for ref, found in in_frames(record, wanted):
+                    _, marks = framed.setdefault(ref.sha256, (commit, {}))
+                    for start, end, weight in found:
+                        _mark(marks, start, end, weight)
                 if own:
                     yield Part(commit, None, record.lines, own)
         for sha256, (of, marks) in framed.items():
@@ -151,19 +151,19 @@ def passed_on(record: TreeRecord, wanted: Stretches) -> tuple[Stretches, Stretch
     return own, below
 
 
-def _in_frames(record: TreeRecord, wanted: Stretches) -> Iterator[tuple[FrameRef, int, Stretches]]:
-    """(frame, where it begins, what is wanted of it, as places in the dump), of frames of which anything is."""
+def in_frames(record: TreeRecord, wanted: Stretches) -> Iterator[tuple[FrameRef, Stretches]]:
+    """The frames of a record of whose lines any are ``wanted``, each with which of its lines are."""
     start = number = 0
     for ref in record.frames:
         end, found = start + ref.size, list[tuple[int, int, int]]()
         while number < len(wanted) and wanted[number][0] < end:
             first, last, weight = wanted[number]
-            found.append((max(first, start), min(last, end), weight))
+            found.append((max(first, start) - start, min(last, end) - start, weight))
             if last > end:
                 break
             number += 1
         if found:
-            yield ref, start, found
+            yield ref, found
         start = end
 
 
@@ -213,7 +213,7 @@ class Read:
         """The part without what was read before; what is left is read from now on."""
         key = part.of if part.frame is None else part.frame.sha256
         before = self._read.get(key, [])
-        left = part.stretches if not before else list(_without(part.stretches, before))
+        left = part.stretches if not before else list(without(part.stretches, before))
         if left:
             marks: Marks = {}
             for start, end in before:
@@ -224,8 +224,8 @@ class Read:
         return part._replace(stretches=left)
 
 
-def _without(stretches: Stretches, others: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int, int]]:
-    """What of the stretches is in none of the ``others``, which are in order and do not touch."""
+def without(stretches: Stretches, others: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int, int]]:
+    """What of the stretches is in none of the ``others``, places that begin and end in order."""
     for start, end, weight in stretches:
         number, at = max(0, bisect_right(others, (start, start)) - 1), start
         while at < end and number < len(others) and others[number][0] < end:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,19 +21,22 @@ Pair = tuple[str, str]
 
 @frozen
 class Footprint:
-    """What each commit takes (``metadata``), and its image, where there is one; what each worktree takes with what was
-    written in it, and the log of each history, also where its worktree is gone. ``parts`` are all parts of the store,
-    these as sums, and add up to the whole but for its objects."""
+    """What the file of each commit takes, or ground (``records``), what is ``beside`` it, and its image, where there is
+    one; each of the ``frames`` (SHA-256) of trees; what each worktree takes with what was written in it, and the log of
+    each history, also where its worktree is gone. ``parts`` are all parts of the store, these as sums, and add up to
+    the whole but for its objects."""
 
-    metadata: dict[str, Usage] = field(default_factory=dict)
+    records: dict[str, Usage] = field(default_factory=dict)
+    beside: dict[str, Usage] = field(default_factory=dict)
+    frames: dict[bytes, Usage] = field(default_factory=dict)
     images: dict[str, Usage] = field(default_factory=dict)
     worktrees: dict[Pair, Usage] = field(default_factory=dict)
     histories: dict[Pair, Usage] = field(default_factory=dict)
     parts: dict[str, Usage] = field(default_factory=dict)
 
     def of_commit(self, commit: str) -> Usage:
-        """The commit's own files, and its image."""
-        return self.metadata.get(commit, Usage()).plus(self.images.get(commit, Usage()))
+        """What is the commit's alone: what is beside its file, and its image."""
+        return self.beside.get(commit, Usage()).plus(self.images.get(commit, Usage()))
 
 
 PARTS = (
@@ -67,36 +70,53 @@ def footprint(layout: Layout) -> Footprint:
     found = Footprint(parts=dict.fromkeys(PARTS, Usage()))
     _add(found, "other", _itself(layout.root))
     for name, path in _entries(layout, layout.root):
-        if name == "objects":
-            for directory in (path, *(shard for shard, _ in Objects(layout).directories())):
-                _add(found, "objects", _itself(directory))
-        elif name == "commits":
-            _commits(layout, found)
-        elif name == "refs":
-            _refs(layout, found)
-        elif name == "histories":
-            _add(found, "histories", _itself(path))
-            for stratum, directory in _entries(layout, path):
-                _histories(layout, found, stratum, directory)
-        elif name == "cache":
-            _add(found, "cache", _itself(path))
-            for kind, directory in _entries(layout, path):
-                if kind == "images":
-                    _images(layout, found, directory)
-                else:
-                    _add(found, "packs" if kind == "packs" else "cache", usage_of(directory))
+        read = _READ.get(name)
+        if read is not None:
+            read(layout, found, path)
         else:
             _add(found, _TOP.get(name, "other"), usage_of(path))
     return found
 
 
-def _commits(layout: Layout, found: Footprint) -> None:
-    _add(found, "metadata", _itself(layout.commits))
-    for name, path in _entries(layout, layout.commits):
-        usage = usage_of(path)
-        if is_hash(name):
-            found.metadata[name] = usage
+def _objects(layout: Layout, found: Footprint, directory: Path) -> None:
+    for path in (directory, *(shard for shard, _ in Objects(layout).directories())):
+        _add(found, "objects", _itself(path))
+
+
+def _removed(layout: Layout, found: Footprint, directory: Path) -> None:
+    _add(found, "histories", _itself(directory))
+    for stratum, path in _entries(layout, directory):
+        _histories(layout, found, stratum, path)
+
+
+def _cache(layout: Layout, found: Footprint, directory: Path) -> None:
+    _add(found, "cache", _itself(directory))
+    for kind, path in _entries(layout, directory):
+        if kind == "images":
+            _images(layout, found, path)
+        else:
+            _add(found, "packs" if kind == "packs" else "cache", usage_of(path))
+
+
+def _records(layout: Layout, found: Footprint, directory: Path) -> None:
+    _add(found, "metadata", _itself(directory))
+    for name, path in _entries(layout, directory):
+        usage, commit = usage_of(path), name.partition(".")[0]
+        if is_hash(commit):
+            part = found.records if commit == name else found.beside
+            part[commit] = part.get(commit, Usage()).plus(usage)
         _add(found, "metadata", usage)
+
+
+def _frames(layout: Layout, found: Footprint, directory: Path) -> None:
+    _add(found, "metadata", _itself(directory))
+    for shard, path in _entries(layout, directory):
+        _add(found, "metadata", _itself(path))
+        for name, file in _entries(layout, path):
+            usage = usage_of(file)
+            if is_hash(shard + name):
+                found.frames[bytes.fromhex(shard + name)] = usage
+            _add(found, "metadata", usage)
 
 
 def _images(layout: Layout, found: Footprint, directory: Path) -> None:
@@ -108,9 +128,9 @@ def _images(layout: Layout, found: Footprint, directory: Path) -> None:
         _add(found, "images", usage)
 
 
-def _refs(layout: Layout, found: Footprint) -> None:
-    _add(found, "refs", _itself(layout.refs))
-    for name, path in _entries(layout, layout.refs):
+def _refs(layout: Layout, found: Footprint, directory: Path) -> None:
+    _add(found, "refs", _itself(directory))
+    for name, path in _entries(layout, directory):
         if not is_name(name):
             _add(found, "refs", usage_of(path))
             continue
@@ -118,8 +138,8 @@ def _refs(layout: Layout, found: Footprint) -> None:
         for part, below in _entries(layout, path):
             if part == "worktrees":
                 _add(found, "refs", _itself(below))
-                for worktree, directory in _entries(layout, below):
-                    usage = usage_of(directory)
+                for worktree, tree in _entries(layout, below):
+                    usage = usage_of(tree)
                     _add(found, "refs" if worktree.endswith(".lock") else "worktrees", usage)
                     owner = worktree.removeprefix(".").removesuffix(".retired")
                     if is_name(owner):
@@ -156,3 +176,15 @@ def _itself(path: Path) -> Usage:
 
 def _add(found: Footprint, part: str, usage: Usage) -> None:
     found.parts[part] = found.parts[part].plus(usage)
+
+
+_READ: Mapping[str, Callable[[Layout, Footprint, Path], None]] = {
+    "objects": _objects,
+    "commits": _records,
+    "grounds": _records,
+    "frames": _frames,
+    "refs": _refs,
+    "histories": _removed,
+    "cache": _cache,
+}
+"""What is looked into, by its name in the store."""

@@ -84,12 +84,15 @@ class Frames:
             raise DamagedError(f"{path} is no file", hint="run 'stratum fsck'")
         return info.st_size
 
-    def lines(self, frame: FrameRef) -> bytes:
-        """What is in the frame. ``DamagedError`` where it is missing, damaged, or has another size."""
+    def lines(self, frame: FrameRef, *, checked: bool = False) -> bytes:
+        """What is in the frame. ``DamagedError`` where it is missing, damaged, or has another size; with ``checked``
+        also where its bytes do not have its name."""
         from stratum.tree.zstdframe import decompress
 
-        what = f"frame {frame.sha256.hex()}"
-        lines = decompress(self.file(frame.sha256), frame.size, what)
+        what, data = f"frame {frame.sha256.hex()}", self.file(frame.sha256)
+        if checked and digest_of(data) != frame.sha256:
+            raise DamagedError(f"{self.path(frame.sha256)} was changed after it was written", hint="run 'stratum fsck'")
+        lines = decompress(data, frame.size, what)
         if len(lines) != frame.size:
             raise DamagedError(f"{what} has {len(lines)} bytes and not {frame.size}", hint="run 'stratum fsck'")
         return lines

@@ -43,14 +43,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stratum.errors import BusyError, DamagedError, NotFoundError
+from stratum.errors import BusyError, DamagedError, NotFoundError, StratumError
 from stratum.store import packcache
 from stratum.store.c4cache import C4Cache
 from stratum.store.layout import LANDING_OWNER, LANDING_PARTS, storage_error
-from stratum.store.residence import Needed
+from stratum.store.needed import Needed
 from stratum.store.retention import Retention
 from stratum.store.roots import Roots, find_roots, span_gaps
 from stratum.store.trash import remove_tree
+from stratum.store.treegc import (
+    GoingFiles,
+    Weighed,
+    find_going,
+    remove_unnamed,
+    weigh,
+    whose,
+    whose_frames,
+)
 from stratum.store.upperdirs import removal_error
 from stratum.sys.atomic import TEMPORARY_PREFIX
 from stratum.sys.locks import is_locked, locked
@@ -120,7 +129,7 @@ def read_ahead(store: Store, rules: Retention, mounted: Mapping[str, str]) -> Ne
 
     The caller holds the store's lock shared. Of a commit that goes meanwhile, the next collection takes the objects.
     """
-    needed = Needed()
+    needed = Needed(store.layout, store.trees)
     watched = store.histories.roots(needed.logs)[1]
     _read_needed(store, what_stays(store, rules, mounted, watched).kept, needed)
     return needed
@@ -153,34 +162,34 @@ def collect(
     be known what is needed.
     """
     done = Collected(dry_run)
-    needed = needed or Needed()
+    needed = needed or Needed(store.layout, store.trees)
     versions, watched = store.histories.roots(needed.logs, without=forgotten.expired if forgotten is not None else ())
     if forgotten is not None:
         versions -= forgotten.going
     roots = what_stays(store, rules, mounted, watched)
     done.kept, done.tags = roots.kept, roots.going_tags
-    _read_needed(store, done.kept, needed)
+    going = _read_needed(store, done.kept, needed)
     needed.objects.update(versions)
     needed.objects.update(store.transactions.needed())
     _drop_dead_transactions(store, done)
-    going = [commit for commit in store.commits.list() if commit not in done.kept]
-    if not dry_run:
-        for (name, tag), commit in done.tags.items():
-            store.tags.remove(name, tag, expected=commit, why="gc: thinned out")
-        span_gaps(store, done.kept, set(going))
-    owners: dict[bytes, str] = {}
-    for commit in going:
+    images: dict[str, int] = {}
+    for commit in going.commits:
         done.commits[commit] = "no ref, mount or recent history names it"
         done.strata[commit] = sorted(roots.mentioned.get(commit, ()))
-        usage = disk_usage(store.layout.commit(commit)) + store.images.remove_all(commit, dry_run=dry_run)
-        done.bytes_freed += usage
-        if dry_run:
-            _add_going(done, done.owner(commit), usage, commits=1)
-            _own_objects(store, commit, done.owner(commit), needed.objects, owners)
-        else:
-            pass
-    if not dry_run:
-        store.commits.remove(going)
+        images[commit] = store.images.remove_all(commit, dry_run=dry_run)
+    weighed, owners = weigh(store, going, images), dict[bytes, str]()
+    done.bytes_freed += weighed.total
+    if dry_run:
+        owners = _note_owners(store, weighed, needed, done)
+    else:
+        for (name, tag), commit in done.tags.items():
+            store.tags.remove(name, tag, expected=commit, why="gc: thinned out")
+        span_gaps(store, done.kept, done.commits.keys())
+        for commit in store.commits.remove(going.commits, going.beneath):
+            needed.add([commit])
+            done.kept[commit] = "others are stored on its tree, and there is no room to move that"
+            del done.commits[commit], done.strata[commit]
+        remove_unnamed(store, going)
     _sweep_objects(store, needed.objects, owners, done)
     if not dry_run:
         C4Cache(store.layout).drop(needed.objects.__contains__)
@@ -213,19 +222,36 @@ def _drop(store: Store, paths: Iterable[Path], done: Collected) -> None:
             store.transactions.discard(path)
 
 
-def _read_needed(store: Store, commits: Mapping[str, str], needed: Needed) -> None:
-    """Add what ``commits`` (commit -> why it is kept) need."""
-    for commit, why in commits.items():
-        if commit in needed.commits:
-            continue
+def _read_needed(store: Store, commits: Mapping[str, str], needed: Needed) -> GoingFiles:
+    """Add what ``commits`` (commit -> why it is kept) need; what else there is of trees."""
+    try:
+        needed.add(commits)
+        return find_going(store, commits, needed)
+    except (DamagedError, NotFoundError) as exc:
+        error, why = _unreadable(store, commits) or (exc, "what is kept")
+        raise DamagedError(
+            f"{error.message}, so it is not known which objects {why} needs",
+            hint="nothing was removed; 'stratum fsck' tells more, and 'stratum fsck --repair --from' restores it",
+        ) from None
+
+
+def _unreadable(store: Store, commits: Mapping[str, str]) -> tuple[StratumError, str] | None:
+    """What is wrong with the first of ``commits`` (commit -> why it is kept) whose tree cannot be read, and why it is
+    kept."""
+    read = set[bytes]()
+
+    def problem(commit: str) -> StratumError | None:
         try:
-            dump = store.commits.dump(commit)
-        except DamagedError as exc:
-            raise DamagedError(
-                f"{exc.message}, so it is not known which objects {why} needs",
-                hint="nothing was removed; 'stratum fsck' tells more, and 'stratum fsck --repair --from' restores it",
-            ) from None
-        needed.add(commit, dump)
+            for ref in (ref for _, record in store.trees.chain(commit) for ref in record.frames):
+                if ref.sha256 not in read:
+                    store.trees.checked_frame(ref)
+                    read.add(ref.sha256)
+        except (DamagedError, NotFoundError) as exc:
+            return exc
+        return None
+
+    problems = ((problem(commit), why) for commit, why in commits.items())
+    return next(((error, why) for error, why in problems if error is not None), None)
 
 
 def _drop_dead_transactions(store: Store, done: Collected) -> None:
@@ -252,15 +278,17 @@ def _dead_transactions(store: Store) -> Iterator[Path]:
             yield store.layout.tmp / name
 
 
-def _own_objects(store: Store, commit: str, owner: str, needed: Collection[bytes], owners: dict[bytes, str]) -> None:
-    """Note in ``owners`` whose the objects are that nothing but commits needs that go, ``commit`` of ``owner`` being
-    one of these. What cannot be read of it is nobody's."""
-    from stratum.tree.contents import object_lines
-
-    with suppress(DamagedError, NotFoundError):
-        for digest, _, _ in object_lines(store.commits.dump(commit)):
-            if digest not in needed and owners.setdefault(digest, owner) != owner:
-                owners[digest] = ""
+def _note_owners(store: Store, weighed: Weighed, needed: Needed, done: Collected) -> dict[bytes, str]:
+    """Note whose files go; object -> whose it is, of those that nothing but commits needs that go."""
+    commits = {commit: done.owner(commit) for commit in done.commits}
+    for commit, owner in commits.items():
+        _add_going(done, owner, weighed.commits.pop(commit, 0), commits=1)
+    frames = whose_frames(store, commits) if weighed.frames else {}
+    for sha256, usage in weighed.frames.items():
+        _add_going(done, frames.get(sha256, ""), usage)
+    if rest := weighed.grounds + sum(weighed.commits.values()):
+        _add_going(done, "", rest)
+    return whose(store, commits, needed.objects)
 
 
 def _add_going(done: Collected, owner: str, usage: int, *, commits: int = 0, objects: int = 0) -> None:

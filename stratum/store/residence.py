@@ -19,7 +19,6 @@ from stratum.store.sources import CommitSource, Sources, not_listed
 
 if TYPE_CHECKING:
     from stratum.store.catalog import Catalog
-    from stratum.store.logcheck import Needs
     from stratum.tree.blocks import Dump
 
 Sized = tuple[bytes, int]
@@ -175,21 +174,3 @@ def _lists(catalog: Catalog, digest: bytes) -> bool:
         return catalog.find(digest) is not None
     except DamagedError:
         return False
-
-
-class Needed:
-    """The objects (digests of 32 bytes) that ``commits`` need, and the ``frames`` of their dumps, which they share;
-    what segments of histories need (``Histories.roots``)."""
-
-    def __init__(self) -> None:
-        self.commits: set[str] = set()
-        self.objects: set[bytes] = set()
-        self.frames: set[bytes] = set()
-        self.logs: dict[object, Needs] = {}
-
-    def add(self, commit: str, dump: Dump) -> None:
-        """``commit``, whose dump is ``dump``, is needed as well."""
-        from stratum.tree.contents import object_lines
-
-        self.objects.update(digest for digest, _, _ in object_lines(dump))
-        self.commits.add(commit)

@@ -4,10 +4,10 @@ Somebody who needs objects is a **user**: a commit, or the history of a worktree
 of the bits of its users, and objects with one set are counted together: whatever is asked of who shares what is then
 answered by the sets, of which there are few.
 
-Dumps of large trees are zstd frames that other dumps have too (``store.frames``). Each frame is unpacked once, however
-many commits have it, and taken apart into **stretches** of lines, about a directory each, of which dumps that differ in
-little have most in common. Each stretch is read once, so this takes time for what differs rather than for each line of
-each dump, and about 200 bytes of memory for an object. Dumps are not compared with their commit's name
+What commits need of one another's trees is known by their records (``store.coverage``), with the bits of the commits as
+weights. So each line is read once, however many commits have it, and this takes time for what differs rather than for
+each line of each dump, and about 200 bytes of memory for an object. The trees are files, too, and shared by the commits
+that are stored on them. Dumps are not compared with their commit's name
 here: what is damaged counts wrongly, and ``fsck`` tells of it.
 
 Whoever calls this holds the store's lock, shared, so that nothing is collected meanwhile.
@@ -16,21 +16,20 @@ Whoever calls this holds the store's lock, shared, so that nothing is collected 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
-from stratum.errors import DamagedError, NotFoundError
-from stratum.hashes import blake2b
+from stratum.errors import DamagedError, NotFoundError, StratumError
+from stratum.store.coverage import Coverage, Part, lines_in
 from stratum.tree.contents import named_digests, named_objects
 
 if TYPE_CHECKING:
+    from stratum.store.footprint import Footprint
     from stratum.store.store import Store
+    from stratum.store.treerecord import TreeRecord
 
 _DIGITS = 24
 """Hex digits of a digest that tell objects apart here."""
-_CUT = b" 0 4"
-"""What a directory's line has behind its path (its size, its mode). A stretch begins with a line that has it."""
 _NOT_HERE = -1
 _SIZE_MAX = (1 << 63) - 1
 
@@ -54,21 +53,12 @@ class Amount(NamedTuple):
         return Amount(*(mine - its for mine, its in zip(self, other, strict=True)))
 
 
-class Sharing:
-    """Who shares what, as ``measure`` found it. ``damaged`` are users of which not all is known, with what is wrong."""
+class Shares:
+    """Who shares what: ``amounts`` has what each set of users has, ``bits`` which users there are."""
 
-    def __init__(
-        self,
-        bits: Mapping[object, int],
-        amounts: Mapping[int, Amount],
-        damaged: Mapping[object, str],
-        users_of: Callable[[bytes], int],
-    ) -> None:
+    def __init__(self, bits: Mapping[object, int], amounts: Mapping[int, Amount]) -> None:
         self._bits = bits
         self._amounts = amounts
-        self.damaged = damaged
-        self.users_of = users_of
-        """The set of users of the object with this digest."""
 
     def mask(self, users: Iterable[object]) -> int:
         """The set of those of the ``users`` that were measured."""
@@ -78,16 +68,15 @@ class Sharing:
         return found
 
     def total(self, users: int) -> Amount:
-        """The objects that any of the set ``users`` needs."""
+        """What any of the set ``users`` needs."""
         return Amount().plus(*(amount for mask, amount in self._amounts.items() if mask & users))
 
     def own(self, users: int, others: int) -> Amount:
-        """The objects that any of the set ``users`` needs, and none of the set ``others``."""
+        """What any of the set ``users`` needs, and none of the set ``others``."""
         return Amount().plus(*(amount for mask, amount in self._amounts.items() if mask & users and not mask & others))
 
     def each(self, users: Iterable[object], staying: int) -> dict[object, tuple[Amount, Amount]]:
-        """For each of the ``users`` the objects that it needs, and those of them that nobody else of the set
-        ``staying`` needs."""
+        """For each of the ``users`` what it needs, and what of it nobody else of the set ``staying`` needs."""
         found = {user: (Amount(), Amount()) for user in users}
         bits = {self._bits[user]: user for user in found if user in self._bits}
         wanted = self.mask(found)
@@ -101,37 +90,43 @@ class Sharing:
         return found
 
     def unneeded(self, users: int) -> Amount:
-        """The objects that none of the set ``users`` needs."""
+        """What none of the set ``users`` needs."""
         return Amount().plus(*(amount for mask, amount in self._amounts.items() if not mask & users))
 
-    def sets(self) -> Iterator[tuple[int, Amount]]:
-        """Each set of users that shares any objects, and these."""
-        return iter(self._amounts.items())
+
+class Sharing(Shares):
+    """Who shares which objects, as ``measure`` found it. ``damaged`` are users of which not all is known, with what is
+    wrong; ``users_of`` gives the set of users of the object with a digest; ``records`` and ``frames`` have the sets of
+    those whose trees are made of these."""
+
+    def __init__(self, bits: Mapping[object, int], measured: _Measuring) -> None:
+        super().__init__(bits, measured.amounts())
+        self.damaged: Mapping[object, str] = measured.damaged
+        self.users_of: Callable[[bytes], int] = measured.users_of
+        self.records, self.frames = measured.trees(bits)
+
+    def trees(self, found: Footprint) -> Shares:
+        """Who shares the files that trees are made of; they count as no objects."""
+        amounts: dict[int, Amount] = {}
+        files = [(self.records.get(commit, 0), usage) for commit, usage in found.records.items()]
+        files += [(self.frames.get(sha256, 0), usage) for sha256, usage in found.frames.items()]
+        for users, usage in files:
+            amounts[users] = amounts.get(users, Amount()).plus(Amount(0, usage.disk, usage.size))
+        return Shares(self._bits, amounts)
 
 
 def measure(store: Store, commits: Iterable[str], others: Mapping[object, Iterable[bytes]]) -> Sharing:
     """What ``commits`` and ``others`` (user -> digests that it needs) share of the objects in the store, and what they
     need of others. Raises ``StratumError`` where the store cannot be read."""
-    measured = _Measuring(store)
-    bits: dict[object, int] = {}
+    measured, bits = _Measuring(store), dict[object, int]()
     for commit in commits:
         bits[commit] = 1 << len(bits)
-        measured.find_frames(commit, bits[commit])
+        measured.add_commit(commit, bits[commit])
     for user, digests in others.items():
         bits[user] = 1 << len(bits)
         measured.add_digests(digests, bits[user])
-    measured.read_frames()
-    return Sharing(bits, measured.amounts(), measured.damaged, measured.users_of)
-
-
-class _Stretch:
-    """The ``numbers`` of the objects in some lines, and the set of who has these lines."""
-
-    __slots__ = ("mask", "numbers")
-
-    def __init__(self, numbers: array[int]) -> None:
-        self.mask = 0
-        self.numbers = numbers
+    measured.add_parts(list(bits))
+    return Sharing(bits, measured)
 
 
 class _Measuring:
@@ -146,43 +141,59 @@ class _Measuring:
         self._set_of = array("I", bytes(array("I").itemsize * len(self._disk)))
         self._masks = [0]
         self._numbers = {0: 0}
-        self._stretches: dict[bytes, _Stretch] = {}
+        self._coverage = Coverage(self._record)
+        self._stored: dict[str, tuple[str | None, tuple[bytes, ...]]] = {}
+        self._names: dict[bytes, bytes] = {}
         self.damaged: dict[object, str] = {}
 
-    @contextmanager
-    def _told(self, commit: str) -> Iterator[None]:
-        """Note what is wrong with a commit in the block, and go on."""
+    def _record(self, commit: str) -> TreeRecord:
+        record = self._store.trees.record(commit)
+        frames = tuple(self._names.setdefault(ref.sha256, ref.sha256) for ref in record.frames)
+        self._stored[commit] = record.ground, frames
+        return record
+
+    def add_commit(self, commit: str, mask: int) -> None:
+        """Have the commit, whose bit is in ``mask``, need its objects; of what others share, once parts are added."""
         try:
-            yield
+            self._take(self._coverage.add(commit, mask))
         except (DamagedError, NotFoundError) as exc:
-            self.damaged.setdefault(commit, exc.message)
+            self.damaged[commit] = exc.message
 
-    def find_frames(self, commit: str, mask: int) -> None:
-        """Add the users in ``mask`` to what the commit's dump names, once all are read."""
-        with self._told(commit):
-            for block in self._store.trees.pieces(commit):
-                self._add_stretches(block, mask)
+    def add_parts(self, users: list[object]) -> None:
+        """Add what is in the grounds and frames of all commits; ``users`` are in the order of their bits."""
 
-    def read_frames(self) -> None:
-        """Add what was read."""
-        for stretch in self._stretches.values():
-            self._add(stretch.numbers, stretch.mask)
+        def tell(mask: int, error: StratumError) -> None:
+            while mask:
+                self.damaged.setdefault(users[(mask & -mask).bit_length() - 1], error.message)
+                mask &= mask - 1
 
-    def _add_stretches(self, lines: bytes, mask: int) -> None:
-        """Have the users in ``mask`` need the objects of some lines, once all frames are read."""
-        start = at = 0
-        while start < len(lines):
-            at = lines.find(_CUT, max(at, start) + len(_CUT))
-            cut = lines.rfind(b"\n", start, at) + 1 if at >= 0 else len(lines)
-            if cut <= start:  # the line that it begins with, or one with this twice
-                continue
-            stretch = lines[start:cut]
-            key = blake2b(stretch, digest_size=16).digest()
-            found = self._stretches.get(key)
-            if found is None:
-                found = self._stretches[key] = _Stretch(self._objects_in(stretch))
-            found.mask |= mask
-            start = cut
+        for part in self._coverage.parts(tell):
+            self._take_or_tell(part, tell)
+
+    def _take_or_tell(self, part: Part, tell: Callable[[int, StratumError], None]) -> None:
+        try:
+            self._take(part)
+        except DamagedError as exc:
+            for _, _, mask in part.stretches:
+                tell(mask, exc)
+
+    def _take(self, part: Part) -> None:
+        data = part.data if part.frame is None else self._store.trees.frame(part.frame)
+        for lines, mask in lines_in(part, data):
+            self._add(self._objects_in(lines), mask)
+
+    def trees(self, bits: Mapping[object, int]) -> tuple[dict[str, int], dict[bytes, int]]:
+        """The sets of users of records, and of frames."""
+        records, frames = dict[str, int](), dict[bytes, int]()
+        for user, bit in bits.items():
+            at = user if isinstance(user, str) else None
+            while at in self._stored and not records.get(at, 0) & bit:
+                records[at] = records.get(at, 0) | bit
+                at = self._stored[at][0]
+        for commit, users in records.items():
+            for sha256 in self._stored[commit][1]:
+                frames[sha256] = frames.get(sha256, 0) | users
+        return records, frames
 
     def _objects_in(self, lines: bytes) -> array[int]:
         """The numbers of the objects of some lines; those that are not here get one too."""

@@ -369,6 +369,19 @@ def _synced_parent(layout: Layout, path: Path) -> Iterator[int]:
         os.close(parent)
 
 
+def _is_unlinked(directory: int, name: str) -> bool:
+    """Remove a file; False where it is a directory, which somebody put there. Raises ``OSError``."""
+    try:
+        os.unlink(name, dir_fd=directory)
+    except FileNotFoundError:
+        pass
+    except (IsADirectoryError, PermissionError):
+        if stat.S_ISDIR(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
+            return False
+        raise
+    return True
+
+
 def _write_and_close(fd: int, data: bytes, sync: bool = False) -> None:
     try:
         write_all(fd, data)
@@ -460,6 +473,14 @@ class Transactions:
             os.rename(path.name, removed, src_dir_fd=parent)
         with suppress(OSError):
             remove_tree(removed)
+
+    def discard_all(self, directory: Path, names: Iterable[str]) -> None:
+        """Take some files in ``directory``, which is of the store, out of it, all in one durable step; as ``discard``.
+        Those that are not there are passed over."""
+        with storing(f"remove files in {directory}"), _synced_parent(self._layout, directory / "any") as parent:
+            others = [name for name in names if not _is_unlinked(parent, name)]
+        for name in others:
+            self.discard(directory / name)
 
     def _claim(self, owner: ExitStack, directory: Path, what: str, resumable: bool) -> None:
         """Make ``directory``, locked until ``owner`` closes, with the leftovers of the dead in it."""

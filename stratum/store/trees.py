@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from stratum.errors import DamagedError, NotFoundError
 from stratum.refs import is_hash
 from stratum.store.frames import Frames, in_two
-from stratum.store.layout import Layout, storage_error, storing
+from stratum.store.layout import Layout, NoSpaceError, storage_error, storing
 from stratum.store.metadata import METADATA_MAX
 from stratum.store.treerecord import HEAD_MAX, RECORD_MAX, TreeRecord, decode, read_head, split_file
 from stratum.sys.atomic import fsync_dir
@@ -88,9 +88,12 @@ class Trees:
         return chain
 
     def level(self, commit: str) -> int | None:
-        """The level of a commit's or ground's record, told from the beginning of its file; None where there is none."""
-        head = self._head(commit)
-        return None if head is None else head[0]
+        """The level of the record of a commit, or ground, told from the beginning of its file; None where that tells of
+        none."""
+        with suppress(DamagedError):
+            head = self._head(commit)
+            return None if head is None else head[0]
+        return None
 
     def grounds_of(self, commits: Iterable[str]) -> set[str]:
         """All that the commits are stored on, told from the beginnings of their files."""
@@ -114,22 +117,25 @@ class Trees:
         """The commits that are no more, whose dumps others are stored on; sorted."""
         return [name for name in self._layout.names_in(self._layout.grounds) if is_hash(name)]
 
-    def retire(self, commit: str) -> None:
-        """Make a commit, on whose dump others are stored, a ground, in one durable step. The caller holds the store's
-        lock exclusively. ``StratumError``."""
+    def retire(self, commits: Iterable[str]) -> bool:
+        """Make commits, on whose dumps others are stored, grounds, each in one step. False where there is no room for
+        their names: then some are. The caller holds the store's lock exclusively. ``StratumError``."""
         source, target = self._layout.commits, self._layout.grounds
-        with storing(f"remove commit {commit}"):
+        doing = f"move what other trees are stored on to {target}"
+        with suppress(NoSpaceError), storing(doing), ExitStack() as opened:
             with suppress(FileExistsError):
                 target.mkdir(mode=0o755)
                 fsync_dir(self._layout.root)
             fds = [self._layout.open_beneath(path, os.O_RDONLY | os.O_DIRECTORY) for path in (source, target)]
-            try:
-                os.rename(commit, commit, src_dir_fd=fds[0], dst_dir_fd=fds[1])
-                os.fsync(fds[1])
-                os.fsync(fds[0])
-            finally:
-                for fd in fds:
-                    os.close(fd)
+            for fd in fds:
+                opened.callback(os.close, fd)
+            for commit in commits:
+                with suppress(FileNotFoundError):
+                    os.rename(commit, commit, src_dir_fd=fds[0], dst_dir_fd=fds[1])
+            os.fsync(fds[1])
+            os.fsync(fds[0])
+            return True
+        return False
 
     def frames(self) -> Iterator[bytes]:
         """The SHA-256 of each frame that is here, in no order."""
@@ -154,6 +160,10 @@ class Trees:
     def frame(self, ref: FrameRef) -> bytes:
         """The lines in a frame. ``DamagedError`` where it is missing, damaged, or of another size."""
         return self._frames.lines(ref)
+
+    def checked_frame(self, ref: FrameRef) -> bytes:
+        """The same of a frame of which each byte is as it was written, for those who compare no dump with its hash."""
+        return self._frames.lines(ref, checked=True)
 
     def pieces(self, commit: str) -> Iterator[bytes]:
         """The commit's dump in blocks of whole lines, which nobody has compared with its hash. Raises as ``chain``."""

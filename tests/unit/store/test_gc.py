@@ -17,8 +17,10 @@ from stratum.store.clock import utc_now
 from stratum.store.gc import CACHE_AGE, Collected, collect, read_ahead
 from stratum.store.retention import Retention
 from stratum.store.sources import SOURCES
+from stratum.store.treerecord import FrameRef, TreeRecord, encode, join_file, split_file
 from stratum.sys.locks import locked
-from tests.support.stores import check, commit, directory, file, leftovers, partial_commit, source
+from stratum.tree.zstdframe import compress
+from tests.support.stores import check, commit, directory, file, leftovers, partial_commit, source, spoil_tree
 
 NONE = Retention(timedelta())
 
@@ -52,20 +54,32 @@ def test_refs_and_mounts_keep_commits_and_their_objects(store: Store) -> None:
     assert not leftovers(store)
 
 
-def test_what_was_read_ahead_is_not_read_again(store: Store) -> None:
+def test_what_was_read_ahead_is_read_again_where_it_was_written_anew(store: Store) -> None:
     old, loose = commit(store, big(b"a")), commit(store, big(b"b"))
     store.tags.set("app", "v1", old)
     needed = read_ahead(store, NONE, {})
     assert needed.commits == {old}
-    dump = store.layout.commit(old) / "tree.dump.zst"
-    content = dump.read_bytes()
-    dump.write_bytes(b"")
-    new = commit(store, big(b"c"))
-    store.tags.set("app", "v2", new)
+    store.tags.set("app", "v2", new := commit(store, big(b"c")))
+    path, dump = store.layout.commit(old), b"".join(store.commits.dump(old))
+    with store.begin("a repair") as tx:  # in a frame, and not in its file
+        record = TreeRecord(len(dump), 0, None, (), (FrameRef(tx.add_frame(compress(dump)), len(dump)),), b"")
+        tx.publish_objects()
+        metadata, _ = split_file(path.read_bytes(), str(path))
+        tx.place_file(join_file(metadata, encode(record, old)), path)
+    unnamed = tx_frame(store, b"no line of any tree\n")
     done = collect(store, NONE, {}, needed=needed)
     assert (set(done.kept), list(done.commits)) == ({old, new}, [loose])
-    dump.write_bytes(content)
+    assert set(store.trees.frames()) == {record.frames[0].sha256}
+    assert unnamed not in store.trees.frames()
     check(store)
+
+
+def tx_frame(store: Store, lines: bytes) -> bytes:
+    """Store a frame that no tree has; its name."""
+    with store.begin("a test") as tx:
+        sha256 = tx.add_frame(compress(lines))
+        tx.publish_objects()
+    return sha256
 
 
 def test_what_went_after_it_was_read_ahead(store: Store) -> None:
@@ -177,16 +191,16 @@ def test_leftovers_caches_and_lock_files(store: Store) -> None:
 def test_nothing_goes_while_it_is_unknown_what_is_needed(store: Store) -> None:
     good, bad = commit(store, big(b"a")), commit(store, big(b"b"))
     store.tags.set("app", "v1", bad)
-    dump = store.root / "commits" / bad / "tree.dump.zst"
-    whole = dump.read_bytes()
-    dump.write_bytes(whole[:-1])
+    path = store.layout.commit(bad)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
     with pytest.raises(DamagedError, match="app:v1"):
         run(store)
-    dump.write_bytes(whole)
-    os.rename(dump.parent, store.root / "elsewhere")
+    path.write_bytes(whole)
+    os.rename(path, store.root / "elsewhere")
     with pytest.raises(DamagedError, match=r"is missing \(app:v1\)"):
         run(store)
-    os.rename(store.root / "elsewhere", dump.parent)
+    os.rename(store.root / "elsewhere", path)
     (store.root / "refs/app/tags/v2").write_text("not a link")
     with pytest.raises(DamagedError, match="app:v2"):
         run(store)
@@ -275,12 +289,12 @@ def test_a_history_goes_on_behind_what_was_collected(store: Store) -> None:
 def test_history_that_cannot_be_read_stops_the_collection(store: Store) -> None:
     made, loose = chain(store, 3), commit(store, big(b"a"))
     store.tags.set("app", "v1", made[2])
-    metadata = store.layout.commit(made[1]) / "metadata.toml"
-    whole = metadata.read_bytes()
-    metadata.write_bytes(whole[:-2])
+    path = store.layout.commit(made[1])
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b"parent_commit", b"parent_comnit"))
     with pytest.raises(DamagedError, match="history of"):
         run(store, ALL)
-    metadata.write_bytes(whole)
+    path.write_bytes(whole)
     assert list(run(store, ALL).commits) == [loose]
 
 
@@ -340,7 +354,7 @@ def test_nothing_goes_where_the_pins_cannot_be_read(store: Store) -> None:
 
 def test_a_damaged_tree_that_stays_keeps_the_tags(store: Store) -> None:
     made = stops(store, "db", 3)
-    (store.layout.commit(made[2]) / "tree.dump.zst").write_bytes(b"")
+    spoil_tree(store, made[2])
     with pytest.raises(DamagedError):
         run(store, Retention(timedelta(), last=1, tags=("*",)))
     assert len(store.tags.list("db")) == 4

@@ -13,7 +13,7 @@ from stratum.oci.access import Access
 from stratum.oci.target import parse_target
 from stratum.store import Store
 from stratum.store.fsck import check as fsck
-from stratum.store.residence import Condition, Needed, ResidenceCounts
+from stratum.store.residence import Condition, ResidenceCounts
 from stratum.store.sources import SOURCES
 from stratum.transfer.push import push
 from stratum.tree.model import Directory, File
@@ -55,17 +55,6 @@ def test_a_commit_without_an_object_is_not_real_for_anybody(store: Store, tmp_pa
     with pytest.raises(NotFoundError, match="missing from the store"):
         push(store, commit, parse_target(f"oci:{tmp_path}/layout:v1"), Access())
     assert not [path for path in (tmp_path / "layout").rglob("blobs/*/*") if path.is_file()], "nothing was sent"
-
-
-def test_commits_that_share_frames_need_what_both_need(store: Store) -> None:
-    """Of a large dump only lines of frames that no commit before had are looked at."""
-    needed, all_needed = Needed(), set[bytes]()
-    for last in (b"x", b"y"):
-        commit, digests = commit_of(store, *(b"%03d" % number * 50 for number in range(100)), last * 70)
-        all_needed.update(digests)
-        needed.add(commit, *store.commits.read_dump(commit))
-    assert needed.objects == all_needed
-    assert len(needed.commits) == 2
 
 
 FILES = {b"a": b"a" * 100, b"b": b"b" * 200, b"small": b"x"}

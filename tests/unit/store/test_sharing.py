@@ -1,4 +1,4 @@
-"""Who shares which objects: the same as by reading every dump, whatever frames these share; from where commits are
+"""Who shares which objects: the same as by reading every dump, however these are stored; from where commits are
 reached; and what the parts of a store take."""
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from stratum.errors import DamagedError
-from stratum.store import Store, frames
+from stratum.store import Store
 from stratum.store.footprint import footprint
 from stratum.store.reach import ELSE, NAMES, REFLOG, TAG, WORKTREE, Root, reachable
 from stratum.store.retention import Retention
@@ -18,20 +18,13 @@ from stratum.store.roots import find_roots
 from stratum.store.sharing import Amount, Sharing, measure
 from stratum.sys.usage import usage_of
 from stratum.tree.contents import named_digests, named_objects, objects_of
-from stratum.tree.model import Directory, File
-from tests.support.stores import commit, directory, file, partial_commit
+from tests.support.piled import piled, small_piles
+from tests.support.stores import commit, partial_commit, spoil_tree
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store.create(tmp_path / "store")
-
-
-@pytest.fixture
-def small_frames(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Dumps of a few lines are cut into frames, in the middle of lines, and others' frames are kept."""
-    monkeypatch.setattr(frames, "ONE_FRAME_MAX", 300)
-    monkeypatch.setattr(frames, "FRAME_SIZE", 700)
 
 
 def amounts(store: Store, digests: dict[bytes, int]) -> Amount:
@@ -54,6 +47,20 @@ def assert_as_by_reading_all(store: Store, sharing: Sharing) -> None:
     assert not sharing.damaged
 
 
+def assert_files_are_of_all_that_are_made_of_them(store: Store, sharing: Sharing) -> None:
+    trees, found, made = sharing.trees(footprint(store.layout)), store.commits.list(), dict[str, set[Path]]()
+    for one in found:
+        chain = store.trees.chain(one)
+        made[one] = {store.trees.file(commit)[0] for commit, _ in chain}
+        made[one] |= {store.trees.frame_path(ref.sha256) for _, record in chain for ref in record.frames}
+    each = trees.each(found, sharing.mask(found))
+    for one, files in made.items():
+        others = set[Path]().union(*(made[other] for other in found if other != one))
+        total, own = (sum(path.lstat().st_blocks * 512 for path in paths) for paths in (files, files - others))
+        assert (each[one][0].disk, each[one][1].disk) == (total, own)
+    assert trees.unneeded(sharing.mask(found)) == Amount()
+
+
 def changing_trees(seed: int, count: int) -> Iterator[dict[bytes, bytes]]:
     rng = random.Random(seed)
     files = {b"file-%03d" % number: rng.randbytes(rng.choice((10, 200))) for number in range(60)}
@@ -64,26 +71,19 @@ def changing_trees(seed: int, count: int) -> Iterator[dict[bytes, bytes]]:
         yield dict(files)
 
 
-@pytest.mark.usefixtures("small_frames")
-def test_frames_that_many_commits_have_are_of_all_of_them(store: Store) -> None:
-    known: Directory | None = None
-    for files in changing_trees(7, 8):
-        with store.begin("a test") as tx:
-            root = directory({name: file(tx, data) for name, data in files.items()})
-            if known is not None:  # what did not change is taken from the dump before, with its frames
-                for name, new in root.children.items():
-                    old = known.children.get(name)
-                    if isinstance(old, File) and old == new:
-                        root.children[name] = old
-            made = store.commits.write(tx, root, known=known)
-        known = store.commits.open_tree(made.metadata_hash)
-    dumps = [store.commits.read_dump(found)[1] for found in store.commits.list()]
-    pieces = [dump.data[frame.start : frame.end] for dump in dumps for frame in dump.frames]
-    assert len(set(pieces)) < len(pieces) * 3 / 4
-    assert_as_by_reading_all(store, measure(store, store.commits.list(), {}))
+def test_trees_that_are_stored_on_one_another(store: Store) -> None:
+    with small_piles():
+        made = piled(store, 5, 24)
+        for commit in sorted(made)[::3]:
+            store.commits.remove([commit])
+        assert {store.trees.record(commit).level for commit in store.commits.list()} == {0, 1, 2, 3}
+        assert store.trees.grounds()
+    sharing = measure(store, store.commits.list(), {})
+    assert_as_by_reading_all(store, sharing)
+    assert_files_are_of_all_that_are_made_of_them(store, sharing)
 
 
-def test_dumps_of_one_frame(store: Store) -> None:
+def test_trees_that_are_whole(store: Store) -> None:
     for files in changing_trees(11, 6):
         commit(store, files)
     commit(store, {})
@@ -103,21 +103,25 @@ def test_what_is_not_here_counts_apart(store: Store) -> None:
     assert sharing.unneeded(sharing.mask([lazy])) == Amount()
 
 
-def test_a_damaged_dump_is_told_and_the_others_count(store: Store) -> None:
+def test_what_is_damaged_is_told_of_those_that_need_it_and_the_others_count(store: Store) -> None:
     good, bad, worse = (commit(store, {b"a": letter * 5000}) for letter in (b"a", b"b", b"c"))
-    dump = store.layout.commit(bad) / "tree.dump.zst"
-    dump.write_bytes(dump.read_bytes()[:-20])
-    (store.layout.commit(worse) / "tree.dump.zst").unlink()
+    spoil_tree(store, bad)
+    store.layout.commit(worse).write_bytes(b"")
     sharing = measure(store, store.commits.list(), {})
     assert set(sharing.damaged) == {bad, worse}
     assert sharing.total(sharing.mask([good])).size == 5000
     assert sharing.unneeded(sharing.mask([good])).size == 10_000
-
-
-def test_a_line_without_an_end_has_a_limit(store: Store) -> None:
-    found = commit(store, {b"a": b"a" * 5000})
-    (store.layout.commit(found) / "tree.dump.zst").write_bytes(b"".join(frames._new_frames([b"x" * 300_000])))
-    assert "line of more than" in measure(store, [found], {}).damaged[found]
+    with small_piles():
+        made = piled(store, 5, 20)
+    chain = store.trees.chain(next(commit for commit in made if store.trees.record(commit).level == 3))
+    above = {commit for commit in made if chain[1][0] in dict(store.trees.chain(commit))}
+    with store.trees.file(chain[1][0])[0].open("r+b") as file:
+        file.truncate(600)
+    assert set(measure(store, store.commits.list(), {}).damaged) == {bad, worse, *above}
+    store.trees.frame_path(chain[-1][1].frames[0].sha256).write_bytes(b"x")
+    damaged = measure(store, store.commits.list(), {}).damaged
+    assert set(damaged) > {bad, worse, *above}
+    assert chain[-1][1].frames[0].sha256.hex() in damaged[chain[-1][0]]
 
 
 def test_lines_of_a_dump_that_name_objects(store: Store) -> None:
@@ -163,7 +167,7 @@ class TestFootprint:
         objects = sum(disk for _, disk, _ in store.objects.weights())
         assert sum(usage.disk for usage in found.parts.values()) + objects == usage_of(store.root).disk
         assert found.worktrees["app", "main"].size >= 30_000
-        assert found.of_commit(made) == usage_of(store.layout.commit(made))
+        assert found.records[made] == usage_of(store.layout.commit(made))
         assert found.parts["other"].size >= 20_000
 
     def test_what_has_the_wrong_kind_is_passed_over(self, store: Store) -> None:

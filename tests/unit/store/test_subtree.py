@@ -1,4 +1,4 @@
-"""One path in many commits, by what their stored dumps share: the same answer as the whole dumps give."""
+"""What differs between the trees of commits, by what they are stored as: the same answer as the whole dumps give."""
 
 from __future__ import annotations
 
@@ -10,17 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stratum import zstd
-from stratum.errors import DamagedError
+from stratum.errors import DamagedError, NotFoundError
 from stratum.store import Store
-from stratum.store.commits import DUMP
-from stratum.store.frames import MAGIC
 from stratum.store.subtree import Differing, Subtree
-from stratum.tree.dump import write_dump
 from stratum.tree.escape import escape
 from stratum.tree.model import Directory, File, Inode
 from tests.support.effort import examples
-from tests.support.stores import directory, file
+from tests.support.piled import piled, small_piles
+from tests.support.stores import commit, directory, file, spoil_tree
 
 NAMES = st.sampled_from([b"a", b"a b", b"ab", b"b", b"\xff", b"-"])
 PATHS = st.lists(NAMES, min_size=1, max_size=3).map(lambda names: b"/" + b"/".join(names))
@@ -32,7 +29,8 @@ def store(tmp_path: Path) -> Store:
     return Store.create(tmp_path / "store")
 
 
-def tree_of(files: dict[bytes, bytes], made: Callable[[bytes], Inode]) -> Directory:
+def tree_of(files: dict[bytes, bytes]) -> Directory:
+    """A tree with these files; one that is in the way of another's directory goes."""
     inner = dict[bytes, dict[bytes, bytes]]()
     children: dict[bytes, Inode] = {}
     for path, data in files.items():
@@ -40,24 +38,8 @@ def tree_of(files: dict[bytes, bytes], made: Callable[[bytes], Inode]) -> Direct
         if slash:
             inner.setdefault(name, {})[rest] = data
         else:
-            children[name] = made(data)
-    return directory({**children, **{name: tree_of(below, made) for name, below in inner.items()}})
-
-
-def commit(store: Store, files: dict[bytes, bytes]) -> str:
-    with store.begin("a test") as tx:
-        return store.commits.write(tx, tree_of(files, lambda data: file(tx, data))).metadata_hash
-
-
-def dump_of(files: dict[bytes, bytes]) -> bytes:
-    """The dump of a tree with these files; one that is in the way of another's directory goes."""
-    return write_dump(tree_of(files, lambda data: File(0o100644, 0, 0, 0, size=len(data), content=data)))
-
-
-def in_frames(dump: bytes, modulus: int) -> bytes:
-    """A dump in frames that are cut wherever the bytes before say so: what dumps share is in equal frames."""
-    cuts = [0, *(n for n in range(3, len(dump)) if sum(dump[n - 3 : n]) % modulus == 0), len(dump)]
-    return b"".join(zstd.compress(dump[a:b], 1) for a, b in pairwise(cuts) if a < b)
+            children[name] = File(0o100644, 0, 0, 0, size=len(data), content=data)
+    return directory({**children, **{name: tree_of(below) for name, below in inner.items()}})
 
 
 def lines_at(dump: bytes, path: bytes) -> list[list[bytes]]:
@@ -68,58 +50,78 @@ def lines_at(dump: bytes, path: bytes) -> list[list[bytes]]:
     return [line[:3] + line[4:] for line in lines if line[0] == own or line[0].startswith(inside)]
 
 
+def assert_as_the_dumps_say(store: Store, commits: list[str], paths: list[bytes]) -> None:
+    dumps = {made: b"".join(store.commits.dump(made)) for made in commits}
+    differing = Differing(store.trees)
+    for old in commits:
+        assert list(differing.lines(old)) == dumps[old].removesuffix(b"\n").split(b"\n")
+        for new in commits:
+            before, after = (set(dumps[one].split(b"\n")) for one in (old, new))
+            assert differing.between(old, new) == (before - after, after - before)
+            for path in paths:
+                mine, other = lines_at(dumps[old], path), lines_at(dumps[new], path)
+                change = "modified" if mine and other else "added" if other else "deleted"
+                assert Subtree(differing, path).change(old, new) == (None if mine == other else change)
+    for path in paths:
+        for one, dump in dumps.items():
+            assert Subtree(differing, path).is_in(one) is bool(lines_at(dump, path))
+
+
 @settings(max_examples=examples(40))
-@given(st.lists(FILES, min_size=2, max_size=4), st.lists(PATHS, min_size=1, max_size=3), st.integers(20, 400))
-def test_it_is_what_the_dumps_say(trees: list[dict[bytes, bytes]], paths: list[bytes], modulus: int) -> None:
-    dumps = {str(number): dump_of(files) for number, files in enumerate(trees)}
-    stored = {number: in_frames(dump, modulus) for number, dump in dumps.items()}
-    for old, new in pairwise(stored):
-        before, after = (set(dumps[number].split(b"\n")) for number in (old, new))
-        assert Differing(stored.__getitem__).between(old, new) == (before - after, after - before)
-    for path in (*paths, b"/"):
-        subtree = Subtree(stored.__getitem__, path)
-        for old, new in pairwise(stored):
-            assert subtree.is_same(old, new) is (lines_at(dumps[old], path) == lines_at(dumps[new], path))
-        for number, dump in dumps.items():
-            assert list(Differing(stored.__getitem__).lines(number)) == dump.removesuffix(b"\n").split(b"\n")
-            assert Subtree(stored.__getitem__, path).is_in(number) is bool(lines_at(dump, path))
-            assert subtree.is_in(number) is bool(lines_at(dump, path))
+@given(st.lists(FILES, min_size=2, max_size=4), st.lists(PATHS, min_size=1, max_size=3))
+def test_it_is_what_the_dumps_say(
+    tmp_path_factory: pytest.TempPathFactory, trees: list[dict[bytes, bytes]], paths: list[bytes]
+) -> None:
+    store = Store.create(tmp_path_factory.mktemp("subtree") / "store")
+    with small_piles():
+        made = []
+        for files in trees:
+            with store.begin("a test") as tx:
+                made.append(store.commits.write(tx, tree_of(files), near=made[-1] if made else None).metadata_hash)
+    assert_as_the_dumps_say(store, made, [*paths, b"/"])
 
 
-def test_a_large_tree(store: Store) -> None:
-    """Of several frames, as they are written."""
-    made = [commit(store, {b"/d%02d/%05d-%b" % (n // 1000, n, b"x" * 80): b"1" for n in range(23_000)})]
-    assert store.commits.stored_dump(made[0]).count(MAGIC) >= 4
-    for name in (b"20000-a", b"20500-b", b"20999-z", b"new"):
+def test_trees_that_are_stored_on_one_another(store: Store) -> None:
+    with small_piles():
+        made = list(piled(store, 5, 24))
+    store.commits.remove(made[::4])
+    assert store.trees.grounds()
+    assert_as_the_dumps_say(store, store.commits.list(), [b"/", b"/file-01", b"/file-17", b"/file-4"])
+
+
+def test_little_is_read_of_a_large_tree(store: Store) -> None:
+    children = {b"%05d-%b" % (n, b"x" * 80): File(0o100644, 0, 0, n, size=1, content=b"1") for n in range(6000)}
+    with store.begin("a test") as tx:
+        made = [store.commits.write(tx, directory({b"d": directory(children), b"e": directory({})})).metadata_hash]
+    for name in (b"01000-a", b"02000-b", b"new"):
         base = store.commits.open_tree(made[-1])
+        inner = base.children[b"d"]
+        assert isinstance(inner, Directory)
         with store.begin("a test") as tx:
-            inner = base.children[b"d20"]
-            assert isinstance(inner, Directory)
-            inner = inner.with_children({**inner.children, name: file(tx, b"2")})
-            root = base.with_children({**base.children, b"d20": inner})
+            changed = inner.with_children({**inner.children, name: file(tx, b"2")})
+            root = base.with_children({**base.children, b"d": changed})
             made.append(store.commits.write(tx, root, known=base).metadata_hash)
-    for path, changes in {
-        b"/d20": [1, 2, 3, 4],
-        b"/d20/20500-b": [2],
-        b"/d20/new": [4],
-        b"/d00": [],
-        b"/d21": [],
-        b"/d30": [],
-    }.items():
-        subtree = Subtree(store.commits.stored_dump, path)
-        assert [n for n in range(1, 5) if not subtree.is_same(made[n - 1], made[n])] == changes
-        backwards = Subtree(store.commits.stored_dump, path)
-        assert [n for n in range(4, 0, -1) if not backwards.is_same(made[n], made[n - 1])] == changes[::-1]
+    assert len(list(store.trees.frames())) > 4
+    for sha256 in store.trees.frames():
+        store.trees.frame_path(sha256).unlink()
+    differing = Differing(store.trees)
+    for (old, new), name in zip(pairwise(made), (b"01000-a", b"02000-b", b"new"), strict=True):
+        assert Subtree(differing, b"/d/" + name).change(old, new) == "added"
+        assert Subtree(differing, b"/e").change(old, new) is None
+        assert len(differing.between(old, new)[1]) == 1
 
 
-@pytest.mark.parametrize("damage", [b"", b"nothing", b"\x28\xb5\x2f\xfd", zstd.compress(b"x" * 1_000_000, 1)])
-def test_a_damaged_dump(store: Store, damage: bytes) -> None:
-    made, other = commit(store, {b"/a": b"1"}), commit(store, {b"/a": b"2"})
-    path = store.layout.commit(made) / DUMP
-    path.chmod(0o644)
-    path.write_bytes(damage)
-    with pytest.raises(DamagedError, match=made):
-        Subtree(store.commits.stored_dump, b"/a").is_in(made)
-    for pair in ((made, other), (other, made)):
+def test_a_damaged_tree(store: Store) -> None:
+    made, other = commit(store, {b"a": b"1"}), commit(store, {b"a": b"2"})
+    spoil_tree(store, made)
+    asked: list[Callable[[], object]] = [
+        lambda: Subtree(Differing(store.trees), b"/a").is_in(made),
+        lambda: Differing(store.trees).between(made, other),
+        lambda: Differing(store.trees).between(other, made),
+        lambda: list(Differing(store.trees).lines(made)),
+    ]
+    for ask in asked:
         with pytest.raises(DamagedError, match=made):
-            Subtree(store.commits.stored_dump, b"/a").is_same(*pair)
+            ask()
+    with pytest.raises(NotFoundError):
+        Differing(store.trees).between(other, "0" * 64)
