@@ -10,6 +10,7 @@ from stratum.api.naming import ref_or_mountpoint, with_paths
 from stratum.api.session import Session
 from stratum.errors import NotFoundError, StratumError, path_text
 from stratum.frozen import frozen
+from stratum.store.ancestry import Ancestry
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -64,8 +65,6 @@ def log(session: Session, text: str, paths: Sequence[str] = (), wanted: Wanted |
     A file that was renamed was deleted and added. Of the oldest commit that is here, what is in it is taken as added.
     ``NotFoundError`` for paths that no commit has, ``UsageError``, ``DamagedError``.
     """
-    from stratum.store.ancestry import Ancestry
-
     wanted = wanted or Wanted()
     text, paths = with_paths(session, text, paths)
     store, ref = session.store, ref_or_mountpoint(session, text)
@@ -75,8 +74,9 @@ def log(session: Session, text: str, paths: Sequence[str] = (), wanted: Wanted |
     names = _Names(store, found.name, found.commit)
     changed = _Changed(store, raw) if raw else None
     shown = 0
-    for step, following in pairs(Ancestry(store).line(found.commit)):
-        meta = store.commits.meta(step.commit)
+    line = _Line(store)
+    for step, following in pairs(line.line(found.commit)):
+        meta = line.meta(step.commit)
         is_wanted = within(meta.timestamp)
         change = changed.by(step, following) if changed is not None and is_wanted else None
         if is_wanted and (changed is None or change is not None):
@@ -124,6 +124,23 @@ def reasons(store: Store, names: Iterable[str]) -> dict[str, str]:
                 if entry.new is not None:
                     found.setdefault(entry.new, entry.why)
     return {commit: why for commit, why in found.items() if why.partition(" ")[0] not in _SAID_ANYWAY}
+
+
+class _Line(Ancestry):
+    """The ancestors of commits, with the metadata that name them."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        self._store = store
+        self._read: dict[str, CommitMeta] = {}
+
+    def parent(self, commit: str) -> str | None:
+        meta = self._read[commit] = self._store.commits.meta(commit)
+        return meta.parent_commit
+
+    def meta(self, commit: str) -> CommitMeta:
+        """The metadata of a commit, which are read once."""
+        return self._read.pop(commit, None) or self._store.commits.meta(commit)
 
 
 class _Changed:

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 _HEAD = b"stratum-ancestors 1\n"
 _FORM = re.compile(rb"(?:[0-9a-f]{64}\n){1,%d}(?:end\n)?" % ANCESTORS_MAX)
 _CHECK = b"check "
+_MANY = 256
+"""So many looks for files take as long as a list of a thousand."""
 _FILE_MAX = 128 << 10
 NOTHING = Recorded()
 
@@ -79,12 +81,23 @@ class Ancestry(Lineages):
     def __init__(self, store: HasCommits) -> None:
         self._store = store
         self._steps: dict[str, Recorded] = {}
+        self._asked = 0
+        self._files: set[str] = set()
 
     def has(self, commit: str) -> bool:
-        return self._store.commits.exists(commit)
+        return commit in self._files if self._is_listed() else self._store.commits.exists(commit)
+
+    def _is_listed(self) -> bool:
+        """Whether it is known which files of commits there are, as it is from the time on when many were asked for."""
+        self._asked += 1
+        if self._asked == _MANY:
+            self._files = self._store.layout.files_in(self._store.layout.commits)
+        return self._asked >= _MANY
 
     def recorded(self, commit: str) -> Recorded:
         """What the commit's file ``ancestors`` says, nothing where it has none. ``DamagedError``."""
+        if self._is_listed() and f"{commit}.{ANCESTORS}" not in self._files:
+            return NOTHING
         path = self._store.layout.beside(commit, ANCESTORS)
         if not path.exists():  # nearly always, and told at once
             return NOTHING
@@ -103,8 +116,12 @@ class Ancestry(Lineages):
             found = self._steps[commit] = self._known(commit)
         return found
 
+    def parent(self, commit: str) -> str | None:
+        """What the metadata of a commit of this store say; raises as ``known``."""
+        return self._store.commits.parent(commit)
+
     def _known(self, commit: str) -> Recorded:
-        parent, recorded = self._store.commits.parent(commit), self.recorded(commit)
+        parent, recorded = self.parent(commit), self.recorded(commit)
         if parent is None or recorded.ancestors[:1] == (parent,):
             found = recorded.ancestors
         else:
@@ -127,7 +144,7 @@ class Ancestry(Lineages):
             try:
                 ancestors = self.known(current).ancestors
             except DamagedError:  # fsck tells
-                parent = self._store.commits.parent(current)
+                parent = self.parent(current)
                 ancestors = (parent,) if parent is not None else ()
             missing: list[str] = []
             following = None
@@ -176,8 +193,10 @@ class Ancestry(Lineages):
 
     def replace(self, tx: Transaction, commit: str, recorded: Recorded) -> None:
         """Write the commit's file ``ancestors`` anew, durably."""
-        tx.place_file(write_ancestors(recorded), self._store.layout.beside(commit, ANCESTORS))
+        path = self._store.layout.beside(commit, ANCESTORS)
+        tx.place_file(write_ancestors(recorded), path)
         self._steps.pop(commit, None)
+        self._files.add(path.name)
 
 
 def _joined(told: Recorded, before: Recorded) -> Recorded:

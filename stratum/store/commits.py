@@ -89,10 +89,10 @@ class Commits:
 
     def meta(self, commit: str) -> CommitMeta:
         """The commit's metadata. ``NotFoundError``, or ``DamagedError`` where the file is damaged or of another."""
-        path = self._layout.commit(commit)
-        meta = CommitMeta.from_toml(self._metadata(commit), str(path))
+        where = str(self._layout.commit(commit))
+        meta = CommitMeta.from_toml(self._metadata(commit), where)
         if meta.metadata_hash != commit:
-            raise DamagedError(f"{path} has the metadata of commit {meta.metadata_hash}", hint="run 'stratum fsck'")
+            raise DamagedError(f"{where} has the metadata of commit {meta.metadata_hash}", hint="run 'stratum fsck'")
         return meta
 
     def parent(self, commit: str) -> str | None:
