@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import hashlib
 import re
+from array import array
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
@@ -21,17 +23,21 @@ from stratum.store.coverage import Coverage, lines_in
 from stratum.store.facts import Facts, facts_of
 from stratum.store.findings import Finding, Kind
 from stratum.store.treerecord import RECORD_MAX, FrameRef, decode, split_file
+from stratum.store.trees import script_of
 from stratum.tree.blocks import Span
-from stratum.tree.script import Script, compose
+from stratum.tree.digest import HASH_SIZE, leaf_hashes, level_above, summary_above
+from stratum.tree.merkle import BLOCK_LEVEL
 
 if TYPE_CHECKING:
     from stratum.store.store import Store
-    from stratum.tree.merkle import MerkleNodes
+    from stratum.tree.script import Script
 
 BATCH = 256
 """So many commits are told apart at a time, a bit of a number for each."""
 _FILE = re.compile(rb"^[^ \n]+ ([0-9]+) (@?)10[0-7]{4} ", re.MULTILINE)
 """Of a line of a dump: a regular file, or another name of one."""
+_END = re.compile(rb"\n")
+_NODES_MAX = 1 << 14
 
 
 class _Stored(NamedTuple):
@@ -45,27 +51,55 @@ class _Stored(NamedTuple):
     frames: tuple[FrameRef, ...]
 
 
-class Tally(NamedTuple):
-    """Names of regular files, and the bytes of their inodes."""
+class _Ground:
+    """A whole dump, and what it says of those that differ little from it."""
 
-    names: int
-    size: int
+    def __init__(self, text: bytes) -> None:
+        self.text = text
+        self._ends = array("Q", (found.end() for found in _END.finditer(text)))
+        self._leaves = memoryview(leaf_hashes(text))
+        self._nodes: dict[bytes, bytes] = {}  # of a block of leaves
+        self._names, self._size = tally(text)
+
+    def facts(self, commit: str, script: Script) -> Facts:
+        """What the dump proves that ``script`` makes, which is that of ``commit``."""
+        parts: list[bytes | memoryview] = []
+        names, size = tally(script.lines)
+        last = 0
+        for piece in (*script.pieces(), Span(len(self.text), len(self.text))):
+            if isinstance(piece, Span):
+                first, end = bisect_left(self._ends, piece.start + 1), bisect_left(self._ends, piece.end + 1)
+                parts.append(self._leaves[first * HASH_SIZE : end * HASH_SIZE])
+                left = tally(self.text[last : piece.start])
+                names, size, last = names - left[0], size - left[1], piece.end
+            else:
+                parts.append(leaf_hashes(bytes(piece)))
+        leaves = b"".join(parts)
+        summary = summary_above(b"".join(map(self._node, _blocks(leaves))), len(leaves) // HASH_SIZE)
+        counts = self._names + names, self._size + size
+        return Facts(commit, summary.root, *counts, summary.leaf_count, summary.tree_depth)
+
+    def _node(self, block: bytes) -> bytes:
+        node = self._nodes.get(block)
+        if node is None:
+            if len(self._nodes) >= _NODES_MAX:
+                self._nodes.clear()
+            node = block
+            for _ in range(BLOCK_LEVEL):
+                node = level_above(node)
+            self._nodes[block] = node
+        return node
 
 
-def tally(lines: bytes | memoryview) -> Tally:
-    """Of some lines of a dump."""
+def _blocks(leaves: bytes) -> Iterator[bytes]:
+    size = HASH_SIZE << BLOCK_LEVEL
+    return (leaves[at : at + size] for at in range(0, len(leaves), size))
+
+
+def tally(lines: bytes) -> tuple[int, int]:
+    """Of some lines of a dump: names of regular files, and the bytes of their inodes."""
     found = _FILE.findall(lines)
-    return Tally(len(found), sum(int(size) for size, again in found if not again))
-
-
-def _left_out(script: Script, ground: bytes) -> Tally:
-    """What the script does not take of its ground."""
-    names = size = last = 0
-    for step in (*script.steps, Span(len(ground), len(ground))):
-        if isinstance(step, Span):
-            counted = tally(ground[last : step.start])
-            names, size, last = names + counted.names, size + counted.size, step.end
-    return Tally(names, size)
+    return len(found), sum(int(size) for size, again in found if not again)
 
 
 class TreeCheck:
@@ -210,8 +244,6 @@ class TreeCheck:
     def _group(self, base: str, commits: Sequence[str]) -> None:
         """Those of ``commits`` that are stored on ``base``, or are it."""
         from stratum.tree.blocks import Dump
-        from stratum.tree.merkle import MerkleNodes
-        from stratum.tree.splice import SplicedDump
 
         text = None
         with suppress(NotFoundError, DamagedError):  # a frame of it, which is told; some on it do without
@@ -219,14 +251,13 @@ class TreeCheck:
         others = [commit for commit in commits if commit != base]
         if base in commits:
             self._whole(base, text)
-        if text is None:
-            for commit in others:
+        ground = _Ground(text) if text is not None and others else None
+        for commit in others:
+            if ground is None:
                 self._whole(commit)
-        elif others:
-            nodes, counted = MerkleNodes.of(SplicedDump([Span(0, len(text))], text)), tally(text)
-            for commit in others:
+            else:
                 with suppress(NotFoundError):
-                    self._spliced(commit, text, nodes, counted)
+                    self._spliced(commit, ground)
 
     def _whole(self, commit: str, text: bytes | None = None) -> None:
         """A dump by itself, which may be at hand."""
@@ -241,26 +272,14 @@ class TreeCheck:
         except DamagedError as exc:
             self._broken[commit] = self._tell("dump", f"commits/{commit}", exc.message, commit)
 
-    def _spliced(self, commit: str, ground: bytes, nodes: MerkleNodes, whole: Tally) -> None:
-        """A dump that differs little from that of its ground, whose Merkle tree is ``nodes``."""
+    def _spliced(self, commit: str, ground: _Ground) -> None:
+        """A dump that differs little from that of its ground."""
         from stratum.tree.digest import metadata_hash
-        from stratum.tree.splice import SplicedDump
 
-        script = self._script(commit)
-        dump = SplicedDump([piece if isinstance(piece, Span) else bytes(piece) for piece in script.pieces()], ground)
-        found = metadata_hash(dump.buffers())
-        if self._compare(commit, found):
-            summary, left, new = nodes.spliced(dump).summary(), _left_out(script, ground), tally(script.lines)
-            counts = whole.names - left.names + new.names, whole.size - left.size + new.size
-            self.facts[commit] = Facts(found, summary.root, *counts, summary.leaf_count, summary.tree_depth)
-
-    def _script(self, commit: str) -> Script:
-        """What makes a commit's dump of the whole one at the end of its chain."""
-        chain = self._store.trees.chain(commit)
-        script = chain[0][1].script
-        for _, record in chain[1:-1]:
-            script = compose(script, record.script)
-        return script
+        script, view = script_of(self._store.trees.chain(commit)), memoryview(ground.text)
+        pieces = (view[piece.start : piece.end] if isinstance(piece, Span) else piece for piece in script.pieces())
+        if self._compare(commit, metadata_hash(pieces)):
+            self.facts[commit] = ground.facts(commit, script)
 
     def _compare(self, commit: str, found: str) -> bool:
         if found != commit:
