@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from stratum.oci.target import Target
     from stratum.store import Store
     from stratum.transfer.artifact import Manifest
+    from stratum.transfer.pull import PullResult
     from stratum.transfer.push import PushResult
 
 
@@ -172,11 +173,16 @@ def pull(
             move.set(store, done.commit, f"pull {target}")
         if keep_tag:
             keep(remote, done.manifest_digest)
-    told = done.manifest_digest, done.bytes_received, done.objects, done.unreal
-    found = Pulled(done.commit, str(move), move.previous, *told)
+    found = _pulled(done, move)
     if not lazy:
         return found
     return _prefetched(session, _with_ruled(session, stratum, found, access, progress), prefetch, access, progress)
+
+
+def _pulled(done: PullResult, move: TagMove) -> Pulled:
+    return Pulled(
+        done.commit, str(move), move.previous, done.manifest_digest, done.bytes_received, done.objects, done.unreal
+    )
 
 
 def _make_room(session: Session, access: Access, coming: int) -> None:

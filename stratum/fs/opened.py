@@ -357,7 +357,7 @@ def _open(target: Target, found: tuple[str, bytes], access: Callable[[], Access]
     with open_source(target, access()) as remote, ThreadPoolExecutor(LANES) as pool:
         meta = read_metadata(_blob(remote, cache, manifest.config), manifest, where)
         blobs = pool.map(partial(_blob, remote, cache), manifest.trees)
-        dump, commit = join_tree(blobs, where)
+        dump, commit, _ = join_tree(blobs, where)
     if commit != manifest.commit:
         raise DamagedError(f"{where}: the tree is commit {commit}, not {manifest.commit} as it is said to be")
     try:

@@ -145,9 +145,9 @@ class Trees:
         """Where a frame is or would be."""
         return self._frames.path(sha256)
 
-    def has_frame(self, ref: FrameRef) -> bool:
+    def has_frame(self, sha256: bytes) -> bool:
         """Whether a frame is here, at a glance."""
-        return self._frames.has(ref.sha256)
+        return self._frames.has(sha256)
 
     def frame_file(self, sha256: bytes) -> bytes:
         """A frame as it is stored. ``DamagedError`` where it is missing or no file."""

@@ -192,7 +192,7 @@ class TreeWriter:
             script = compose(script, script_of(base.chain))
         frames = base.chain[-1][1].frames
         kept = kept_pieces(script.steps, [frame.size for frame in frames])
-        return {at: (end, number) for at, (end, number) in kept.items() if self._trees.has_frame(frames[number])}
+        return {at: (end, number) for at, (end, number) in kept.items() if self._trees.has_frame(frames[number].sha256)}
 
 
 def blocks_of(dump: SplicedDump) -> Iterator[bytes]:

@@ -23,9 +23,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from stratum.errors import BusyError, DamagedError, NotFoundError, UnsupportedError, UsageError
@@ -45,9 +47,9 @@ from stratum.transfer.packs import Member
 from stratum.transfer.profiles import bring_profile
 from stratum.transfer.resume import PackFiles
 from stratum.transfer.running import Running, running
-from stratum.transfer.treeblobs import join_tree
+from stratum.transfer.treeblobs import Joined, join_tree
 from stratum.tree import blocks
-from stratum.tree.contents import objects_of
+from stratum.tree.contents import objects_of, uses_of
 from stratum.tree.merkle import Dumped, MerkleNodes
 from stratum.tree.splice import SplicedDump
 
@@ -60,7 +62,7 @@ if TYPE_CHECKING:
     from stratum.store.images import Room
     from stratum.store.metadata import CommitMeta
     from stratum.store.transaction import Transaction
-    from stratum.tree.blocks import Dump
+    from stratum.store.treewriter import Stored
 
 _WHOLE = "whole"
 """Key of a commit's origin: true where everything of it came from there."""
@@ -124,22 +126,21 @@ def pulled(
         found = _read(tx, store, remote, manifest, isolated, job, digest if lazy else None, draw=image is not None)
         wanted = found.tree.objects
         write = _Writer(store, tx, manifest, found, _sources(remote, digest, kind, access, found), image)
+        origin = {"kind": kind, "reference": where, "manifest": digest}
         if lazy:
             with store.locks.store(timeout=STORE_WAIT):
-                write({"kind": kind, "reference": where, "manifest": digest})
+                write(origin)
                 yield _result(manifest, digest, job, wanted, _lacking(store, wanted))
             return
-        files = PackFiles(store.layout, tx.directory, remote)
-        objects = ObjectFetch(remote, tx.object_staging, files, job)
+        objects = ObjectFetch(remote, tx.object_staging, PackFiles(store.layout, tx.directory, remote), job)
         missing = _needed(store, tx, wanted, found, room)
         for _ in range(_ROUNDS):
             fetch_objects(store, tx, objects, find_parts(found.packs, missing))
             with store.locks.store(timeout=STORE_WAIT):
                 missing = _lacking(store, wanted)
                 if not missing:
-                    origin = {"kind": kind, "reference": where, "manifest": digest}
                     write(origin | ({_WHOLE: True} if isolated else {}))
-                    files.remove(layers.pack for layers in manifest.packs)
+                    objects.files.remove(layers.pack for layers in manifest.packs)
                     yield _result(manifest, digest, job, wanted, {})
                     return
     raise _disappearing(where)
@@ -183,12 +184,14 @@ def _result(
 
 @dataclass(frozen=True, slots=True)
 class _Tree:
-    """A tree that is read beside all else, which says in the end whether its dump is canonical, and the dump
-    with its Merkle tree."""
+    """A tree that is read beside all else, which says in the end whether its dump is canonical; the dump with its
+    Merkle tree; the frames that it came in; and how many lines name each object."""
 
     reading: Reading
     image: Path | None
     read_from: Dumped
+    frames: Sequence[Stored]
+    uses: Mapping[bytes, int]
 
     @property
     def objects(self) -> Mapping[bytes, int]:
@@ -233,17 +236,20 @@ def _read(
     with ThreadPoolExecutor(WORKERS) as pool:
         if profile_of is not None:
             pool.submit(bring_profile, store, manifest.commit, remote, profile_of)
-        dump, commit = None if fresh else _known_dump(store, meta.metadata_hash), meta.metadata_hash
-        if dump is None:
+        joined = None if fresh else _known_tree(store, meta.metadata_hash)
+        if joined is None:
             size = sum(tree.size for tree in manifest.trees)
             if size > blocks.DUMP_MAX:
                 raise DamagedError(f"{where}: the tree is larger than {blocks.DUMP_MAX} bytes")
             job.workers.expect_tree(size)
-            dump, commit = join_tree(pool.map(get, manifest.trees), where)
-        if commit != meta.metadata_hash:
-            raise DamagedError(f"{where}: the tree is commit {commit}, not {meta.metadata_hash} as it is said to be")
+            layer = get if fresh else partial(_known_layer, store, get)
+            joined = join_tree(pool.map(layer, manifest.trees), where)
+        if joined.commit != meta.metadata_hash:
+            raise DamagedError(
+                f"{where}: the tree is commit {joined.commit}, not {meta.metadata_hash} as it is said to be"
+            )
         image = tx.new_path("image") if draw and store.images.size(meta.metadata_hash) is None else None
-        tree = _check_tree(dump, meta, where, job.workers.read_tree(dump, image), image)
+        tree = _check_tree(joined, meta, where, job.workers.read_tree(joined.dump, image), image)
         packs = read_packs(manifest.packs, get, where, pool)
     _check_listed(tree.objects, packs, where)
     return _Found(meta, timestamp, tree, packs, fresh)
@@ -259,7 +265,7 @@ def _sources(remote: Source, digest: str, kind: str, access: Access | None, foun
     if not remote.lasting or not can_be_noted(remote.noted):
         return []
     source = source_of(remote.noted, digest, "import" if kind == "import" else "pull", access)
-    return [(source, catalog_of(found.packs, found.tree.objects))]
+    return [(source, catalog_of(found.packs, found.tree.objects, found.tree.uses))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,12 +291,20 @@ class _Writer:
             origin=origin,
             timestamp=self.found.timestamp,
             sources=self.sources,
+            near=self._near(),
+            frames=tree.frames,
         )
         if tree.image is not None and self.room is not None:
             tree.reading.wait()
             self.store.images.take_in(tree.image, meta.metadata_hash, self.room)
         lineage = Recorded(self.manifest.ancestors, self.manifest.whole)
         Ancestry(self.store).record(self.tx, meta.metadata_hash, lineage)
+
+    def _near(self) -> str | None:
+        """The nearest relative that is here."""
+        parent, commits = self.found.meta.parent_commit, self.store.commits
+        relatives = (parent, *self.manifest.ancestors)
+        return next((commit for commit in relatives if commit is not None and commits.exists(commit)), None)
 
 
 def _came_from(store: Store, commit: str, target: Target) -> bool:
@@ -305,12 +319,23 @@ def _came_from(store: Store, commit: str, target: Target) -> bool:
         return False
 
 
-def _known_dump(store: Store, commit: str) -> Dump | None:
+def _known_tree(store: Store, commit: str) -> Joined | None:
     """The dump of a commit that the store has; None where it has not, or not any more, or cannot read it."""
     try:
-        return store.commits.dump(commit)
+        return Joined(store.commits.dump(commit), commit, ())
     except (NotFoundError, DamagedError):
         return None
+
+
+def _known_layer(store: Store, get: Callable[[Descriptor], bytes], blob: Descriptor) -> bytes:
+    """A tree layer, fetched only where the store has no such frame."""
+    digest = bytes.fromhex(blob.hex)
+    with suppress(DamagedError):
+        if store.trees.has_frame(digest):
+            data = store.trees.frame_file(digest)
+            if sha256(data).digest() == digest:
+                return data
+    return get(blob)
 
 
 # Checking
@@ -326,8 +351,11 @@ def _timestamp(meta: CommitMeta, where: str) -> datetime:
     return timestamp
 
 
-def _check_tree(dump: Dump, meta: CommitMeta, where: str, reading: Callable[[], Counted], image: Path | None) -> _Tree:
+def _check_tree(
+    joined: Joined, meta: CommitMeta, where: str, reading: Callable[[], Counted], image: Path | None
+) -> _Tree:
     """The tree of the dump, whose hash is that of the commit, and which is being read, and its image made."""
+    dump = joined.dump
 
     def counted() -> Counted:
         try:
@@ -344,7 +372,7 @@ def _check_tree(dump: Dump, meta: CommitMeta, where: str, reading: Callable[[], 
     nodes = MerkleNodes.of(spliced)
     if nodes.summary().root != meta.merkle_root:
         raise DamagedError(f"{where}: the Merkle root in the metadata is not that of the tree")
-    return _Tree(Reading(objects, counted), image, Dumped(spliced, nodes))
+    return _Tree(Reading(objects, counted), image, Dumped(spliced, nodes), joined.frames, uses_of(dump))
 
 
 def _check_listed(objects: Mapping[bytes, int], packs: Iterable[Pack], where: str) -> None:

@@ -12,7 +12,6 @@ from stratum.oci.descriptor import Descriptor
 from stratum.oci.places import open_source
 from stratum.oci.remote import Source, fetch
 from stratum.oci.target import Target
-from stratum.store.treerecord import FrameRef
 from stratum.transfer.artifact import Manifest, read_manifest
 from stratum.transfer.objects import WORKERS, ObjectFetch, fetch_objects, find_parts, read_packs
 from stratum.transfer.pull import pulled
@@ -44,7 +43,7 @@ def salvage(
             for reference in references:
                 wanted = _Wanted(
                     dict(store.residence.lacking(objects.items())),
-                    {digest for digest in frames if not store.trees.has_frame(FrameRef(digest, 0))},
+                    {digest for digest in frames if not store.trees.has_frame(digest)},
                     {commit for commit in commits if not can_be_read(store, commit)},
                 )
                 try:

@@ -1,45 +1,51 @@
-"""The tree layers: a canonical dump cut into pieces that stay the same where the tree does.
-
-A dump is cut after lines whose content says so, so an entry that changes, comes or goes changes one piece, and a push
-sends that piece only. Decompressed and joined in order the pieces are the dump: ``cat tree-*.zst | zstd -d | b3sum``
-prints the commit ID.
-"""
+"""The tree layers that came from outside, joined to a dump: decompressed one after the other they are it, so that
+``cat tree-*.zst | zstd -d | b3sum`` prints the commit ID."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 from blake3 import blake3
 
 from stratum.errors import DamagedError
-from stratum.tree.blocks import Blocks, Dump, whole_lines
-from stratum.tree.cutting import split_dump
-from stratum.tree.zstdframe import compress, decompress
+from stratum.store.treewriter import Stored
+from stratum.tree.blocks import Dump, whole_lines
+from stratum.tree.cutting import PIECE_MIN
+from stratum.tree.zstdframe import decompress
 
 READ_MAX = 16 << 20
 """Largest piece that is read, in bytes of the dump."""
 
 
-def tree_blobs(dump: Blocks) -> Iterator[bytes]:
-    """The blobs of the tree layers, in order."""
-    return (compress(piece) for piece in split_dump(dump))
+class Joined(NamedTuple):
+    """A dump, the commit that it is, and its layers as frames; none where a store should cut it itself."""
+
+    dump: Dump
+    commit: str
+    frames: Sequence[Stored]
 
 
-def join_tree(blobs: Iterable[bytes], what: str) -> tuple[Dump, str]:
-    """The dump whose layers are ``blobs``, which came from outside (``what`` names them in errors), and its hash.
+def join_tree(blobs: Iterable[bytes], what: str) -> Joined:
+    """The dump whose layers are ``blobs``, which came from outside (``what`` names them in errors).
 
-    It is kept as the blobs are, unless it is short.
+    Where it is not short it is decompressed again each time that it is read. The layers can be frames of a store where
+    each is of whole lines, and not so small that there could be any number of them. ``DamagedError``.
     """
     kept, hasher = list(blobs), blake3()
+    sizes = [0] * len(kept)
+    fit = [False] * len(kept)
 
     def pieces() -> Iterator[bytes]:
         for number, blob in enumerate(kept):
-            yield decompress(blob, READ_MAX, f"tree layer {number} of {what}")
+            piece = decompress(blob, READ_MAX, f"tree layer {number} of {what}")
+            sizes[number] = len(piece)
+            fit[number] = piece.endswith(b"\n") and (len(piece) >= PIECE_MIN or number == len(kept) - 1)
+            yield piece
 
     try:
         dump = Dump(lambda: whole_lines(pieces()), hasher.update)
     except DamagedError as exc:
         raise DamagedError(f"the tree of {what}: {exc.message}", hint=exc.hint) from None
-    if dump.text is not None:
-        kept.clear()
-    return dump, hasher.hexdigest()
+    frames = [Stored(data, size) for data, size in zip(kept, sizes, strict=True)] if all(fit) else []
+    return Joined(dump, hasher.hexdigest(), frames)

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from stratum.transfer.treeblobs import tree_blobs
+from stratum.tree.cutting import split_dump
 from stratum.tree.digest import merkle_summary, metadata_hash
+from stratum.tree.zstdframe import compress
 from tests.e2e.registry_artifacts import Artifact, make_artifact
 from tests.support.command import SCRIPT, Command
 from tests.support.small import limited
@@ -106,7 +107,7 @@ def test_files_in_long_paths_cost_what_files_cost(cli: Command, scratch: Path, t
 
 def as_layout(artifact: Artifact, lines: Callable[[], Iterator[bytes]], directory: Path) -> str:
     """The artifact of another dump, with all that describes it, in the image layout of ``artifact``; its name."""
-    commit, trees = metadata_hash(lines()), tuple(tree_blobs(lines()))
+    commit, trees = metadata_hash(lines()), tuple(map(compress, split_dump(lines())))
     config = artifact.config.partition(b"\n[check]\n")[0].decode()
     config = re.sub(r'metadata_hash = "\w+"', f'metadata_hash = "{commit}"', config)
     config = re.sub(r'merkle_root = "\w+"', f'merkle_root = "{merkle_summary(lines()).root}"', config)

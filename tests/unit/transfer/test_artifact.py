@@ -33,6 +33,7 @@ from stratum.transfer.artifact import (
 )
 from stratum.tree import zstdframe
 from stratum.tree.contents import objects_of
+from stratum.tree.cutting import PIECE_MIN, split_dump
 from stratum.tree.digest import merkle_summary, metadata_hash
 from stratum.tree.dump import write_dump
 from stratum.tree.model import Directory, File
@@ -122,11 +123,19 @@ def dump_of(count: int, changed: int | None = None) -> bytes:
     )
 
 
-@given(st.integers(0, 30_000))
-def test_pieces_join_to_the_dump(count: int) -> None:
+@given(st.integers(0, 30_000), st.integers(1, 1 << 20))
+def test_pieces_join_to_the_dump(count: int, size: int) -> None:
+    """However it was cut. What we cut can be frames of a store; other cuts as long as each is of many whole lines."""
     dump = dump_of(count)
-    joined, commit = treeblobs.join_tree(treeblobs.tree_blobs(dump), "x")
-    assert (joined.text, commit) == (dump, metadata_hash(dump))
+    pieces = list(split_dump(dump))
+    for cut in (pieces, [dump[at : at + size] for at in range(0, len(dump), size)]):
+        joined = treeblobs.join_tree(map(zstdframe.compress, cut), "x")
+        assert (joined.dump.text, joined.commit) == (dump, metadata_hash(dump))
+        fit = all(piece.endswith(b"\n") for piece in cut) and all(len(piece) >= PIECE_MIN for piece in cut[:-1])
+        assert [(frame.data, frame.size) for frame in joined.frames] == (
+            [(zstdframe.compress(piece), len(piece)) for piece in cut] if fit else []
+        )
+        assert fit or cut is not pieces
 
 
 def test_objects_of_a_dump() -> None:
