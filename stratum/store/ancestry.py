@@ -44,7 +44,10 @@ class HasCommits(Protocol):
     """A store, or what has a store's commits."""
 
     layout: Layout
-    commits: Commits
+
+    @property
+    def commits(self) -> Commits:
+        """The commits."""
 
 
 @frozen

@@ -32,12 +32,11 @@ from stratum.refs import is_hash
 from stratum.store.imagefile import IMAGE_MODE, is_whole, pieces_of, write_image
 from stratum.store.layout import Layout, NoSpaceError, storage_error, storing
 from stratum.store.locks import STORE_WAIT, StoreLocks
-from stratum.store.outlines import Kept, Outlines, Paths
 from stratum.sys.locks import locked
-from stratum.sys.usage import disk_usage
 
 if TYPE_CHECKING:
     from stratum.store.commits import Commits
+    from stratum.store.outlines import Kept, Outlines, Paths
     from stratum.tree.model import Directory
 
 SUFFIX = ".cfs"
@@ -100,6 +99,8 @@ class Images:
 
     def list(self) -> dict[str, Kept]:
         """The images that are there: commit -> when it was last needed, and bytes on disk."""
+        from stratum.store.outlines import Kept
+
         found = {}
         for name in self._layout.names_in(self._layout.images):
             commit = name.removesuffix(SUFFIX)
@@ -204,6 +205,8 @@ class Images:
     def remove_all(self, commit: str, *, dry_run: bool = False) -> int:
         """Remove what is here of a commit that goes: its image and its tree; their bytes on disk. The caller holds the
         store's lock exclusively, or only wants to know."""
+        from stratum.sys.usage import disk_usage
+
         freed = disk_usage(self.path(commit)) + self.outlines.disk(commit)
         if not dry_run:
             self.drop(commit)

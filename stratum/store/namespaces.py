@@ -5,12 +5,15 @@ from __future__ import annotations
 import stat
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from stratum.errors import DamagedError, NotFoundError
 from stratum.refs import check_name, is_name
 from stratum.store.layout import Layout, Names, storage_error
 from stratum.store.locks import StoreLocks
-from stratum.store.transaction import Transaction, Transactions
+
+if TYPE_CHECKING:
+    from stratum.store.transaction import Transaction, Transactions
 
 
 class Namespaces:

@@ -15,14 +15,16 @@ import contextlib
 import os
 from collections.abc import Collection
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from stratum.errors import DamagedError, ExistsError
 from stratum.refs import is_hash
 from stratum.store.layout import Layout, storage_error, storing
-from stratum.store.transaction import Transaction, Transactions
 from stratum.sys.atomic import write_atomic
 from stratum.sys.usage import disk_usage
+
+if TYPE_CHECKING:
+    from stratum.store.transaction import Transaction, Transactions
 
 USED = ".used"
 _SIZE_MAX = 20

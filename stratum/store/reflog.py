@@ -23,14 +23,16 @@ import re
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from stratum.frozen import frozen
 from stratum.refs import is_hash
 from stratum.store.clock import rfc3339, utc_now
 from stratum.store.layout import Layout, NoSpaceError, storage_error
-from stratum.store.transaction import Transactions
 from stratum.sys.atomic import write_all
+
+if TYPE_CHECKING:
+    from stratum.store.transaction import Transactions
 
 Kind = Literal["tag", "worktree"]
 Place = tuple[Kind, str, str]

@@ -94,13 +94,15 @@ class Refs:
     """The part of a store that knows what its refs mean: a ``Store`` is one."""
 
     namespaces: Namespaces
-    commits: Commits
     tags: Tags
     worktrees: Worktrees
     if TYPE_CHECKING:
 
         @cached_property
         def changes(self) -> Changes: ...
+
+        @cached_property
+        def commits(self) -> Commits: ...
 
         @cached_property
         def past(self) -> Past: ...

@@ -2,59 +2,72 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from stratum.errors import ExistsError, NotFoundError
-from stratum.store.commits import Commits
 from stratum.store.images import Images
 from stratum.store.layout import Layout, create_layout, open_layout
 from stratum.store.locks import StoreLocks
 from stratum.store.namespaces import Namespaces
 from stratum.store.objects import Objects
-from stratum.store.outlines import Outlines
-from stratum.store.reflog import Reflog
-from stratum.store.residence import Residence
 from stratum.store.resolve import Refs
 from stratum.store.sources import Sources
 from stratum.store.tags import Tags
-from stratum.store.transaction import Transaction, Transactions
-from stratum.store.trees import Trees
 from stratum.store.worktrees import Worktrees
 
 if TYPE_CHECKING:
     from stratum.store.bootmounts import BootMounts
     from stratum.store.changes import Changes
+    from stratum.store.commits import Commits
     from stratum.store.histories import Histories
     from stratum.store.keeping import Keeping
+    from stratum.store.outlines import Outlines
     from stratum.store.past import Past
     from stratum.store.profiles import Profiles
+    from stratum.store.reflog import Reflog
+    from stratum.store.residence import Residence
+    from stratum.store.transaction import Transaction, Transactions
+    from stratum.store.trees import Trees
     from stratum.tree.blocks import Dump
     from stratum.tree.overlay import Dialect
+
+
+T = TypeVar("T")
+
+
+class _Later:
+    """Stands for what ``make`` makes, which is asked for when this is first used."""
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self._make = make
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._make(), name)
+
+
+def _later(make: Callable[[], T]) -> T:
+    return _Later(make)  # type: ignore[return-value]  # it has all that the T has
 
 
 class Store(Refs):
     """An open store. Holds no descriptors and no locks between calls; several may be open on one directory.
 
-    Parts that a mount has no need of are loaded when they are first asked for.
+    Parts that a mount has no need of are loaded when they are first used.
     """
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
         self.locks = StoreLocks(layout)
         self.objects = Objects(layout)
-        self.transactions = Transactions(layout, self.locks, self.objects)
         self.sources = Sources(layout)
-        self.residence = Residence(self.objects, self.sources, self._dump)
-        self.trees = Trees(layout)
-        self.commits = Commits(layout, self.residence, self.sources, self.transactions, self.trees)
-        self.images = Images(layout, self.locks, self.commits, Outlines(layout, self.transactions))
-        self.namespaces = Namespaces(layout, self.locks, self.transactions)
-        self.reflog = Reflog(layout)
-        parts = (layout, self.locks, self.transactions, self.namespaces, self.commits, self.reflog)
+        transactions, commits = _later(lambda: self.transactions), _later(lambda: self.commits)
+        self.images = Images(layout, self.locks, commits, _later(lambda: self._outlines))
+        self.namespaces = Namespaces(layout, self.locks, transactions)
+        parts = (layout, self.locks, transactions, self.namespaces, commits, _later(lambda: self.reflog))
         self.tags = Tags(*parts)
         self.worktrees = Worktrees(*parts)
 
@@ -73,6 +86,13 @@ class Store(Refs):
         return Changes(self.histories, self.commits, self.worktrees, self.begin)
 
     @cached_property
+    def commits(self) -> Commits:
+        """The commits."""
+        from stratum.store.commits import Commits
+
+        return Commits(self.layout, self.residence, self.sources, self.transactions, self.trees)
+
+    @cached_property
     def histories(self) -> Histories:
         """The histories of worktrees."""
         from stratum.store.histories import Histories
@@ -87,6 +107,12 @@ class Store(Refs):
         return Keeping(self.layout, self.locks, self.transactions, self.namespaces)
 
     @cached_property
+    def _outlines(self) -> Outlines:
+        from stratum.store.outlines import Outlines
+
+        return Outlines(self.layout, self.transactions)
+
+    @cached_property
     def past(self) -> Past:
         """What refs named once."""
         from stratum.store.past import Past
@@ -99,6 +125,34 @@ class Store(Refs):
         from stratum.store.profiles import Profiles
 
         return Profiles(self.layout)
+
+    @cached_property
+    def reflog(self) -> Reflog:
+        """What moved, when and why."""
+        from stratum.store.reflog import Reflog
+
+        return Reflog(self.layout)
+
+    @cached_property
+    def residence(self) -> Residence:
+        """What commits need, and whether it is here."""
+        from stratum.store.residence import Residence
+
+        return Residence(self.objects, self.sources, self._dump)
+
+    @cached_property
+    def transactions(self) -> Transactions:
+        """The only way into the store."""
+        from stratum.store.transaction import Transactions
+
+        return Transactions(self.layout, self.locks, self.objects)
+
+    @cached_property
+    def trees(self) -> Trees:
+        """How the trees of commits are stored."""
+        from stratum.store.trees import Trees
+
+        return Trees(self.layout)
 
     @classmethod
     def open(cls, path: Path) -> Store:

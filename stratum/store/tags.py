@@ -9,16 +9,19 @@ import errno
 import os
 from collections.abc import Set
 from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 from stratum.errors import ConflictError, DamagedError, ExistsError, NotFoundError
 from stratum.refs import check_name, is_hash, is_name
-from stratum.store.commits import Commits
 from stratum.store.layout import Layout, Names, storage_error
 from stratum.store.locks import StoreLocks
 from stratum.store.namespaces import Namespaces, similar
-from stratum.store.pins import Pinned, pinned_error, read_pins, write_pins
-from stratum.store.reflog import Reflog, remove_logged
-from stratum.store.transaction import Transactions
+
+if TYPE_CHECKING:
+    from stratum.store.commits import Commits
+    from stratum.store.pins import Pinned
+    from stratum.store.reflog import Reflog
+    from stratum.store.transaction import Transactions
 
 _TARGET = "../../../commits/"
 
@@ -141,6 +144,9 @@ class Tags:
     ) -> str | None:
         """Remove the tag; the commit it named (None where the tag was damaged). ``NotFoundError``; ``ConflictError``
         where it is not at ``expected``, or is pinned, unless ``unpin``."""
+        from stratum.store.pins import pinned_error, read_pins
+        from stratum.store.reflog import remove_logged
+
         check_name(name)
         check_name(tag, "tag")
         self._namespaces.check(name)
@@ -162,6 +168,8 @@ class Tags:
 
     def pins(self, name: str) -> Pinned:
         """What is pinned in stratum ``name``. ``NotFoundError``, ``DamagedError``."""
+        from stratum.store.pins import read_pins
+
         self._namespaces.check(name)
         return read_pins(self._layout, name)
 
@@ -170,6 +178,8 @@ class Tags:
 
         ``NotFoundError`` where a tag or commit to be pinned is not there.
         """
+        from stratum.store.pins import Pinned, read_pins, write_pins
+
         self._namespaces.check(name)
         with self._transactions.begin(f"pinning in {name}") as tx, self._locks.ref(name):
             old = read_pins(self._layout, name)

@@ -25,20 +25,17 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stratum.errors import DamagedError, ExistsError, NotFoundError, UnsupportedError
 from stratum.frozen import frozen, replace
 from stratum.refs import Ref, check_name, is_name
 from stratum.store.clock import rfc3339, utc_now
-from stratum.store.commits import Commits
 from stratum.store.holders import Lease, lease_from
 from stratum.store.layout import Layout, Names, storage_error, storing
 from stratum.store.locks import WORKTREE_WAIT, StoreLocks
 from stratum.store.namespaces import Namespaces, similar
-from stratum.store.reflog import Reflog, remove_logged
 from stratum.store.tables import Tables, read_tables, write_tables
-from stratum.store.transaction import Transaction, Transactions
 from stratum.store.upperdirs import (
     another_dialect,
     dialect_of,
@@ -51,9 +48,14 @@ from stratum.sys import copymark
 from stratum.sys.atomic import fsync_dir
 from stratum.sys.userns import is_mapped
 from stratum.sys.xattrs import list_xattrs
-from stratum.tree.model import Directory
 from stratum.tree.overlay import Dialect
 from stratum.tree.rootchange import AS_IT_IS, RootChange
+
+if TYPE_CHECKING:
+    from stratum.store.commits import Commits
+    from stratum.store.reflog import Reflog
+    from stratum.store.transaction import Transaction, Transactions
+    from stratum.tree.model import Directory
 
 _SWITCH = "switch.toml"
 _ACLS = (b"system.posix_acl_access", b"system.posix_acl_default")
@@ -503,6 +505,8 @@ class Worktrees:
                 self.check_removable(tree)
                 commit = tree.commit
             with self._locks.ref(name):
+                from stratum.store.reflog import remove_logged
+
                 path = self._layout.worktree(name, worktree)
                 remove_logged(self._reflog, self._transactions, path, name, "worktree", worktree, commit, why)
 
