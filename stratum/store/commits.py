@@ -212,7 +212,7 @@ class Commits:
         hashes, when = (commit, summary.root), rfc3339(timestamp or utc_now())
         counts = (*self._statistics(root, known, kept, base), summary.leaf_count, summary.tree_depth)
         meta = CommitMeta(*hashes, when, *counts, parent, message, origin)
-        on = Base(chain, is_source=True) if chain is not None else self._near(near or parent)
+        on = Base(chain, is_source=True, parent=parent) if chain is not None else self._near(near or parent)
         metadata, file = _new_metadata(meta), tx.new_path("commit")
         if damaged:
             meta, metadata = self._said_before(meta, metadata)

@@ -228,11 +228,11 @@ def script_of(chain: Chain) -> Script:
     """What makes the dump of a chain's first commit, which is stored on others, of its last one's. ``DamagedError``."""
     from stratum.tree.script import check_steps, compose
 
-    script = chain[0][1].script
     for (_, above), (_, record) in pairwise(chain):
         check_steps(above.steps, len(above.lines), record.size)
-        if record.level:
-            script = compose(script, record.script)
+    script = chain[0][1].script
+    for _, record in chain[1:-1]:
+        script = compose(script, record.script)
     return script
 
 

@@ -54,10 +54,43 @@ class Stored(NamedTuple):
 
 
 class Base(NamedTuple):
-    """What a new dump is compared with: the chain of another commit, and whether the new dump's spans are of its."""
+    """What a new dump is compared with: the chain of another commit, and whether the new dump's spans are of its. The
+    ``parent`` may be a third one."""
 
     chain: Chain
     is_source: bool
+    parent: str | None = None
+
+
+class Candidate(NamedTuple):
+    """A ground that there could be, the level on it, and what makes the new dump of its."""
+
+    level: int
+    ground: str
+    script: Script
+
+    def record(self, size: int) -> TreeRecord:
+        """The record of the new dump, which has ``size`` bytes."""
+        return TreeRecord(size, self.level, self.ground, self.script.steps, (), self.script.lines)
+
+
+class _Text:
+    """Bytes of a dump, asked for in ascending order."""
+
+    def __init__(self, dump: SplicedDump) -> None:
+        self._buffers = dump.buffers()
+        self._buffer: bytes | memoryview = b""
+        self._start = 0
+
+    def between(self, start: int, end: int) -> bytes:
+        parts = []
+        while start < end:
+            while start >= self._start + len(self._buffer):
+                self._start += len(self._buffer)
+                self._buffer = next(self._buffers)
+            parts.append(bytes(self._buffer[start - self._start : end - self._start]))
+            start += len(parts[-1])
+        return b"".join(parts)
 
 
 class TreeWriter:
@@ -71,9 +104,9 @@ class TreeWriter:
     ) -> bytes:
         """The record of the new commit, in whose file it has ``room`` within one block. What it needs is there or in
         ``tx``. ``given`` are the frames in which the dump came, where it did. Raises ``StratumError``."""
-        known = self._known(commit)
-        if known is not None:
-            return encode(known, commit)
+        if self._trees.level(commit) is not None:
+            known = self._known(commit)
+            return self.whole(tx, commit, dump, given) if known is None else encode(known, commit)
         small, text = max(room, SMALL_MIN), b""
         if dump.size <= WHOLE_SMALL:
             text = dump.join()
@@ -93,7 +126,7 @@ class TreeWriter:
 
     def _known(self, commit: str) -> TreeRecord | None:
         """The record of a commit that is a ground of others while it is no more itself, where it can be read. No other
-        but a whole one could be taken: it might be stored on one of those."""
+        but a whole one can be taken: it might be stored on one of those."""
         from stratum.tree.digest import metadata_hash
 
         try:
@@ -103,38 +136,62 @@ class TreeWriter:
             return None
 
     def _delta(self, commit: str, dump: SplicedDump, base: Base, small: int) -> bytes | None:
-        """The record on one of the base's chain, where one is small enough."""
+        """The record on one of those that there could be, where one is small enough."""
         cap = max(CAP_MIN, dump.size // CAP_PART)
+        caps = {LEVEL_MAX: small, 2: max(cap // CAP_BELOW, small), 1: cap}
         limit = min(lines_max(dump.size), _RAW * cap, dump.size // 2)
-        candidates = list(self._candidates(dump, base, limit))
-        made: dict[int, bytes] = {}
-        for level, (ground, script) in reversed(candidates):
-            if len(script.lines) <= _RAW * small:
-                record = TreeRecord(dump.size, level, ground, script.steps, (), script.lines)
-                made[level] = encode(record, commit)
-                if len(made[level]) <= small:
-                    return made[level]
-        caps = {LEVEL_MAX: small, 2: cap // CAP_BELOW, 1: cap}
-        for level, (ground, script) in candidates:
-            if level not in made and len(script.lines) <= _RAW * caps[level]:
-                record = TreeRecord(dump.size, level, ground, script.steps, (), script.lines)
-                made[level] = encode(record, commit)
-            if level in made and len(made[level]) <= caps[level]:
-                return made[level]
+        found = sorted(self._candidates(dump, base, limit), key=lambda each: (each.level, len(each.script.lines)))
+        made: dict[str, bytes] = {}
+        for each in found:
+            # What cannot be within its level's limit by far is not even compressed.
+            if len(each.script.lines) <= _RAW * caps[each.level]:
+                made[each.ground] = encode(each.record(dump.size), commit)
+                if len(made[each.ground]) <= small:
+                    return made[each.ground]
+        for each in reversed(found):
+            if each.ground in made and len(made[each.ground]) <= caps[each.level]:
+                return made[each.ground]
         return None
 
-    def _candidates(self, dump: SplicedDump, base: Base, limit: int) -> Iterator[tuple[int, tuple[str, Script]]]:
-        """The grounds there could be, deepest first: the level on one, its commit, and the script that makes the dump
-        of its dump."""
+    def _candidates(self, dump: SplicedDump, base: Base, limit: int) -> Iterator[Candidate]:
+        """The base, the parent, and all that they are stored on, as grounds."""
+        script = self._script(dump, base, limit)
+        yield from self._down(script, base.chain, limit)
+        if base.parent is None or base.parent in dict(base.chain):
+            return
+        try:
+            parent = self._trees.chain(base.parent)
+        except (NotFoundError, DamagedError):
+            return
+        # The base of a mounted worktree stays the same; what it has changed since then was in the parent already.
+        moved = self._moved(script, dump, base.chain, parent) if script is not None else None
+        if moved is None:
+            moved = self._script(dump, Base(parent, is_source=False), limit)
+        yield from self._down(moved, parent, limit)
+
+    def _moved(self, script: Script, dump: SplicedDump, chain: Chain, other: Chain) -> Script | None:
+        """What makes the dump of that of another chain, from the script on the first of a chain; None where there is
+        nothing that both are stored on."""
+        from stratum.tree.script import compose, relative
+
+        ours = [commit for commit, _ in chain]
+        common = next((number for number, (commit, _) in enumerate(other) if commit in ours), 0)
+        if not common:
+            return None
+        at = ours.index(other[common][0])
+        on_common = compose(script, script_of(chain[: at + 1])) if at else script
+        return relative(on_common, script_of(other[: common + 1]), _Text(dump).between)
+
+    def _down(self, script: Script | None, chain: Chain, limit: int) -> Iterator[Candidate]:
+        """The commits of the chain, on whose first one ``script`` is, as far as little enough is new."""
         from stratum.tree.script import compose
 
-        script = self._script(dump, base, limit)
-        for ground, record in base.chain:
+        for ground, record in chain:
             if script is None or len(script.lines) > limit:
                 return
             # Somebody may have collected it, or written it anew, since the chain was read.
             if record.level < LEVEL_MAX and self._trees.level(ground) == record.level:
-                yield record.level + 1, (ground, script)
+                yield Candidate(record.level + 1, ground, script)
             script = compose(script, record.script) if record.level else None
 
     def _script(self, dump: SplicedDump, base: Base, limit: int) -> Script | None:

@@ -6,7 +6,7 @@ sorted by path and so are merged. Two scripts, one on what the other makes, are 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from stratum.errors import DamagedError
@@ -144,6 +144,55 @@ def after(script: Script, start: int) -> Script:
         else:
             built.add_lines(piece[left_out:])
     return built.script()
+
+
+def relative(new: Script, old: Script, text: Callable[[int, int], bytes]) -> Script:
+    """What makes the dump of ``new`` of that of ``old``, where both scripts are on one ground. ``text`` gives bytes of
+    the new dump, of which is asked in ascending order."""
+    built = Builder()
+    where, spans = _layout(old)
+    number = at = last = 0
+    for piece in new.pieces():
+        if not isinstance(piece, Span):
+            for line in bytes(piece).splitlines(keepends=True):
+                start = where.get(line, -1)
+                if start >= last:
+                    last = start + len(line)
+                    built.add_span(start, last)
+                else:
+                    built.add_lines(line)
+            at += len(piece)
+            continue
+        done, moved = piece.start, at - piece.start
+        while done < piece.end:
+            while number < len(spans) and spans[number][0].end <= done:
+                number += 1
+            kept, place = spans[number] if number < len(spans) else (Span(piece.end, piece.end), last)
+            start, stop = max(done, min(kept.start, piece.end)), min(kept.end, piece.end)
+            if place + start - kept.start < last:  # only where a dump is not sorted
+                start = stop
+            if start > done:
+                built.add_lines(text(done + moved, start + moved))
+            if stop > start:
+                last = place + stop - kept.start
+                built.add_span(place + start - kept.start, last)
+            done = max(start, stop)
+        at += piece.end - piece.start
+    return built.script()
+
+
+def _layout(script: Script) -> tuple[dict[bytes, int], list[tuple[Span, int]]]:
+    """Where its lines, and where its spans begin in what the script makes."""
+    lines, spans, at = dict[bytes, int](), list[tuple[Span, int]](), 0
+    for piece in script.pieces():
+        if isinstance(piece, Span):
+            spans.append((piece, at))
+            at += piece.end - piece.start
+            continue
+        for line in bytes(piece).splitlines(keepends=True):
+            lines[line] = at
+            at += len(line)
+    return lines, spans
 
 
 def of_spliced(dump: SplicedDump, limit: int) -> Script | None:

@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 
 from stratum.errors import DamagedError, NotFoundError
 from stratum.store import Store, commits, treewriter
-from stratum.store.frames import Frames, digest_of, in_two
+from stratum.store.frames import Frames, in_two
 from stratum.store.treerecord import FRAME_MAX, LEVEL_MAX, FrameRef, join_file, split_file
 from stratum.store.treewriter import Stored
 from stratum.tree import cutting
 from stratum.tree.cutting import split_dump
 from stratum.tree.dump import write_dump
 from stratum.tree.model import Directory, File
-from stratum.tree.zstdframe import compress, decompress
+from stratum.tree.zstdframe import compress
 from tests.support.effort import examples
 from tests.support.stores import check, directory, spoil_tree
 
@@ -90,9 +90,9 @@ def check_stored(store: Store, expected: dict[str, bytes]) -> None:
         assert whole(store, commit) == dump
         chain = store.trees.chain(commit)
         assert len(chain) <= LEVEL_MAX + 1
-        layers = list(store.trees.layers(commit, store.commits.dump(commit)))
-        assert [decompress(layer.data(), FRAME_MAX, "it") for layer in layers] == list(split_dump(dump))
-        assert all(layer.sha256 in (None, digest_of(layer.data())) for layer in layers)
+        layers = list(store.trees.layers(commit))
+        pieces = [store.trees.frame(layer.frame) if layer.frame is not None else layer.piece for layer in layers]
+        assert pieces == list(split_dump(dump))
 
 
 @pytest.mark.usefixtures("small")
@@ -112,7 +112,9 @@ def test_what_is_written_on_whatever_is_read_back(
             root = known if known is not None else store.commits.tree(base)
         made = changed(root, rng, rng.randrange(spread + 1))
         with store.begin("a test") as tx:
-            meta = store.commits.write(tx, made, known=known, near=base if rng.random() < 0.8 else None)
+            parent = rng.choice([None, base, *sorted(expected)])
+            near = base if rng.random() < 0.8 else None
+            meta = store.commits.write(tx, made, known=known, near=near, parent=parent)
         expected[meta.metadata_hash] = write_dump(made)
         if rng.random() < 0.3:
             going = rng.sample(sorted(expected), rng.randrange(len(expected)))
@@ -126,20 +128,24 @@ def test_what_is_written_on_whatever_is_read_back(
 
 
 @pytest.mark.usefixtures("small")
-def test_levels_are_used_and_bounded(store: Store) -> None:
-    """Of a line of many commits of one other file each."""
-    rng, levels, expected = random.Random(3), list[int](), dict[str, bytes]()
-    root, known = tree_of({(n % 8, n // 8): n for n in range(300)}), None
-    for _ in range(150):
+@pytest.mark.parametrize("mounted", [False, True])
+def test_levels_are_used_and_bounded(store: Store, mounted: bool) -> None:
+    """Of a line of many commits of one other file each, of which each is made on the one before, or all on one."""
+    rng, levels, expected, sizes = random.Random(3), list[int](), dict[str, bytes](), list[int]()
+    root, known, parent = tree_of({(n % 8, n // 8): n for n in range(300)}), None, None
+    for _ in range(120):
         with store.begin("a test") as tx:
-            meta = store.commits.write(tx, root, known=known)
-        known = store.commits.open_tree(meta.metadata_hash)
-        expected[meta.metadata_hash] = whole(store, meta.metadata_hash)
-        record = store.trees.record(meta.metadata_hash)
-        levels.append(record.level)
-        root = changed(known, rng, 1)
-    assert set(levels) == {0, 1, 2, 3}
+            meta = store.commits.write(tx, root, known=known, parent=parent)
+        parent = meta.metadata_hash
+        if known is None or not mounted:
+            root = known = store.commits.open_tree(parent)
+        expected[parent] = whole(store, parent)
+        levels.append(store.trees.record(parent).level)
+        sizes.append(store.layout.commit(parent).stat().st_size)
+        root = changed(root, rng, 1)
+    assert set(levels) >= {0, 1, 2, 3}
     assert levels.count(0) < 20
+    assert sorted(sizes)[100] < 1200
     check_stored(store, expected)
 
 
@@ -250,7 +256,7 @@ def test_a_frame_that_is_there_is_not_written_again_and_a_damaged_one_is(store: 
         assert path.stat().st_ino == inode
         path.write_bytes(content)
     assert list(frames.list()) == [digest]
-    assert not frames.has(digest, len(data))
+    assert not frames.holds(digest, data)
     with pytest.raises(DamagedError):
         frames.lines(FrameRef(digest, 5))
 

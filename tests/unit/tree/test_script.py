@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from stratum.errors import DamagedError
 from stratum.tree.blocks import Span
-from stratum.tree.script import Builder, Script, between, check_steps, compose, of_spliced, whole
+from stratum.tree.script import Builder, Script, between, check_steps, compose, of_spliced, relative, whole
 from stratum.tree.splice import SplicedDump
 
 names = st.sampled_from([b"/", b"/a", b"/a.b", b"/a/b", b"/a/c", b"/a\\x20", b"/b", b"/b/a", b"/b/z", b"/c"])
@@ -59,6 +59,26 @@ def test_two_scripts_are_one(first: dict[bytes, int], second: dict[bytes, int], 
     assert lower is not None
     assert upper is not None
     assert made(compose(upper, lower), texts[0]) == texts[2]
+
+
+@given(dumps, dumps, dumps)
+def test_what_is_on_one_ground_is_on_one_another(
+    ground: dict[bytes, int], one: dict[bytes, int], two: dict[bytes, int]
+) -> None:
+    """As exactly as if the dumps were compared, and asking for nothing that is in the script."""
+    texts = [text(each) for each in (ground, one, two)]
+    old, new, exact = (between([texts[a]], [texts[b]], 1000) for a, b in ((1, 0), (2, 0), (2, 1)))
+    assert old is not None
+    assert new is not None
+    asked = [0]
+
+    def part(start: int, end: int) -> bytes:
+        assert asked[-1] <= start < end <= len(texts[2])
+        asked.append(end)
+        return texts[2][start:end]
+
+    assert relative(new, old, part) == exact
+    assert relative(new, new, part) == whole(len(texts[2]))
 
 
 @given(dumps, dumps)
