@@ -280,7 +280,7 @@ class Layout:
         except UnfitError as exc:
             raise DamagedError(f"cannot read {path}: {exc.strerror}") from None
 
-    def head_of(self, path: Path, limit: int, end: bytes = b"\0") -> bytes:
+    def head_of(self, path: Path, limit: int, end: bytes = b"\n\0") -> bytes:
         """The beginning of the regular file ``path``, to ``end`` and somewhat further where it has that, else of
         ``limit`` bytes. Raises as ``read_beneath``, and nothing for a file that is larger."""
         fd = self.open_beneath(path, READ)

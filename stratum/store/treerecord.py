@@ -38,6 +38,8 @@ HEAD_MAX: Final = 128
 _HASH_SIZE = 32
 _FRAME_SIZE = _HASH_SIZE + 4
 _SEPARATOR = b"\0"
+_END = b"\n\0"
+"""How metadata.toml ends, and the separator: a flipped bit may make a NUL of a space."""
 
 
 class FrameRef(NamedTuple):
@@ -204,16 +206,16 @@ def join_file(metadata: bytes, record: bytes) -> bytes:
 
 def split_file(data: bytes, where: str) -> tuple[bytes, bytes]:
     """metadata.toml and the record in a commit's file; ``DamagedError``, which names ``where``."""
-    metadata, separator, record = data.partition(_SEPARATOR)
+    metadata, separator, record = data.partition(_END)
     if not separator:
         raise _damaged(where, "it is cut short")
-    return metadata, record
+    return metadata + _END[:1], record
 
 
 def read_head(beginning: bytes) -> tuple[int, str | None] | None:
     """The level and the ground that a commit's file tells of, of which this is the beginning; None where it tells none.
     It may have been changed: only ``decode`` sees that."""
-    head = _HEAD.match(beginning.partition(_SEPARATOR)[2])
+    head = _HEAD.match(beginning.partition(_END)[2])
     return None if head is None else (int(head[2]), None if head[3] == b"-" else head[3].decode())
 
 
