@@ -296,7 +296,7 @@ def lines_of_all(store: Store, commits: Sequence[str]) -> Iterator[tuple[bytes, 
         part = coverage.add(commit, 1 << number)
         yield from lines_in(part, part.data)
     for part in coverage.parts():
-        yield from lines_in(part, part.data if part.frame is None else store.trees.frame(part.frame))
+        yield from lines_in(part, part.data if part.frame is None else store.trees.checked_frame(part.frame))
 
 
 def batches(commits: Sequence[str]) -> Iterator[Sequence[str]]:

@@ -38,19 +38,13 @@ class Scene:
         return store
 
     def commit(self) -> None:
-        """A small change, on the deepest of all."""
+        """A small change, on the deepest of all; so large a change that the tree is stored whole, with frames that are
+        there and new ones; and what was collected, and is a ground."""
         store = Store.open(self.path)
-        store.tags.set("stack", "new", grown(store, {name(3): b"n" * 900}, on=self.commits["third"]))
-
-    def commit_whole(self) -> None:
-        """So large a change that the tree is stored whole, with frames that are there and new ones."""
-        store = Store.open(self.path)
-        store.tags.set("stack", "new", grown(store, many(9, 900), on=self.commits["third"]))
-
-    def commit_again(self) -> None:
-        """What was collected, and is a ground."""
-        store = Store.open(self.path)
-        store.tags.set("stack", "gone", grown(store, many(5, 90, 10), on=self.commits["whole"]))
+        small = grown(store, {name(3): b"n" * 900}, on=self.commits["third"])
+        store.tags.set("stack", "small", small)
+        store.tags.set("stack", "large", grown(store, many(9, 900), on=small))
+        store.tags.set("stack", "again", grown(store, many(5, 90, 10), on=self.commits["whole"]))
 
     def collect(self) -> None:
         """Some go that others are stored on, some that nothing is stored on."""
@@ -68,8 +62,6 @@ class Scene:
 
 CHANGES: dict[str, tuple[Callable[[Scene], None], set[str]]] = {
     "commit": (Scene.commit, set()),
-    "commit-whole": (Scene.commit_whole, set()),
-    "commit-again": (Scene.commit_again, set()),
     "collect": (Scene.collect, {"first", "whole", "shared"}),
 }
 
