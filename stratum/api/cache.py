@@ -15,7 +15,7 @@ from stratum.store.keeping import Rule
 
 if TYPE_CHECKING:
     from stratum.oci.access import Access
-    from stratum.store.images import Trimmed
+    from stratum.store.imageroom import Trimmed
 
 
 @frozen
@@ -97,7 +97,7 @@ def cache_evict(
     these take ``images``. Where only one of them is given, only that goes; where neither is, both go until they are
     within their limits. Raises as ``hydrate.evict.Evictor.evict``."""
     from stratum.frozen import replace
-    from stratum.store.images import Trimmed
+    from stratum.store.imageroom import Trimmed
 
     store = session.store
     budget = read_budget(store.layout, session.config)

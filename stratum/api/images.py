@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from stratum.errors import StratumError
-from stratum.store.images import Room, Shown
+from stratum.store.imageroom import Room, Shown
 
 if TYPE_CHECKING:
     from stratum.config import Config

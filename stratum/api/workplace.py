@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from stratum.mount.state import State
     from stratum.progress import Progress
     from stratum.store import Store
-    from stratum.store.images import Room
+    from stratum.store.imageroom import Room
 
 
 class Workplace:

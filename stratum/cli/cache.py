@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from stratum.hydrate.evict import Evicted
     from stratum.hydrate.evictable import Why
     from stratum.store.budget import Budget
-    from stratum.store.images import Trimmed
+    from stratum.store.imageroom import Trimmed
 
 Counts = Mapping["Why", tuple[int, int]]
 """Why objects stay -> how many, and how many bytes they take."""

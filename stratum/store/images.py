@@ -21,13 +21,13 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from stratum.errors import BusyError, DamagedError, StratumError
-from stratum.frozen import frozen
+from stratum.frozen import replace
 from stratum.refs import is_hash
 from stratum.store.imagefile import IMAGE_MODE, is_whole, pieces_of, write_image
 from stratum.store.layout import Layout, NoSpaceError, storage_error, storing
@@ -36,6 +36,7 @@ from stratum.sys.locks import locked
 
 if TYPE_CHECKING:
     from stratum.store.commits import Commits
+    from stratum.store.imageroom import Entry, Room, Trimmed
     from stratum.store.outlines import Kept, Outlines, Paths
     from stratum.tree.model import Directory
 
@@ -45,43 +46,6 @@ MIN_AGE = 600.0
 """Seconds that something stays for after it was needed."""
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _FULL = errno.ENOSPC, errno.EDQUOT
-_MARGIN = 20
-"""Where the limit is passed, so large a part of it (1 / 20) goes besides."""
-
-
-@frozen
-class Shown:
-    """The ``commits`` that mounts show. ``unknown``: there are mounts of the store of which nobody knows what they
-    show."""
-
-    commits: Collection[str] = ()
-    unknown: bool = False
-
-
-@frozen
-class Room:
-    """What images and trees may take, in bytes, and who says what is mounted. ``spare`` is a directory for images where
-    the store can only be read."""
-
-    limit: int
-    shown: Callable[[], Shown] = Shown
-    spare: Path | None = None
-
-
-@frozen
-class Trimmed:
-    """What went, or would go: how many images and trees, their bytes on disk, and how many bytes more were to go."""
-
-    count: int = 0
-    bytes: int = 0
-    short: int = 0
-
-
-class _Entry(NamedTuple):
-    used: float
-    disk: int
-    commit: str
-    is_tree: bool
 
 
 class Images:
@@ -231,47 +195,31 @@ class Images:
         Nothing that may be mounted goes, nor what was needed in the last ``older_than`` seconds. Raises
         ``StratumError``; does nothing where another process is at it.
         """
+        from stratum.store.imageroom import Entry, Removal, Trimmed, trim
+
         if self.total() <= room.limit:
             return Trimmed()
         shown = room.shown()
         try:
             os.close(self._directory())
             with self._lock(exclusive=True):
-                return self._trim(room.limit, shown, older_than, dry_run)
+                entries = [Entry(*kept, commit, False) for commit, kept in self.list().items()]
+                entries += [Entry(*kept, commit, True) for commit, kept in self.outlines.list().items()]
+                removal = Removal(self.is_in_use, self._drop_entry)
+                return trim(entries, room.limit, shown, removal, older_than=older_than, dry_run=dry_run)
         except BusyError:
             return Trimmed()
         except OSError as exc:
             raise storage_error(exc, f"remove what is old from {self._layout.images}") from None
+
+    def _drop_entry(self, entry: Entry) -> None:
+        (self.outlines if entry.is_tree else self).drop(entry.commit)
 
     def _trim_after(self, room: Callable[[], Room] | None) -> None:
         """``trim``, after something came, which is there whatever goes wrong with others."""
         with contextlib.suppress(StratumError):
             if room is not None:
                 self.trim(room())
-
-    def _trim(self, limit: int, shown: Shown, older_than: float, dry_run: bool) -> Trimmed:
-        entries = [_Entry(*kept, commit, False) for commit, kept in self.list().items()]
-        entries += [_Entry(*kept, commit, True) for commit, kept in self.outlines.list().items()]
-        over = sum(entry.disk for entry in entries) - limit
-        if over <= 0:
-            return Trimmed()
-        over, now, count, freed = over + limit // _MARGIN, time.time(), 0, 0
-        for entry in sorted(entries):
-            if freed >= over:
-                break
-            if entry.commit in shown.commits or abs(now - entry.used) < older_than or self._is_held(entry, shown):
-                continue
-            if not dry_run:
-                (self.outlines if entry.is_tree else self).drop(entry.commit)
-            count, freed = count + 1, freed + entry.disk
-        return Trimmed(count, freed, max(over - limit // _MARGIN - freed, 0))
-
-    def _is_held(self, entry: _Entry, shown: Shown) -> bool:
-        """Whether what is on no record may be mounted. Of a tree nobody can tell."""
-        if entry.is_tree:
-            return shown.unknown
-        used = self.is_in_use(entry.commit)
-        return shown.unknown if used is None else used
 
     def _find(self, path: Path) -> bool:
         """Whether the image is there, and whole; then it is noted that it was of use."""
@@ -308,8 +256,7 @@ class Images:
             error = storage_error(exc, f"write {path}")
             if not isinstance(error, NoSpaceError) or room is None:
                 raise
-            rules = room()
-            if not self.trim(Room(0, rules.shown)).count:
+            if not self.trim(replace(room(), limit=0)).count:
                 raise error from None
             self._write(root, path)
 

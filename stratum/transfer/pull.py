@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from stratum.store import Store
     from stratum.store.commits import WithCatalog
     from stratum.store.facts import Counted
-    from stratum.store.images import Room
+    from stratum.store.imageroom import Room
     from stratum.store.metadata import CommitMeta
     from stratum.store.transaction import Transaction
     from stratum.store.treewriter import Stored

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from stratum.store import Store
-from stratum.store.images import LOCK, Room
+from stratum.store.imageroom import Room
+from stratum.store.images import LOCK
 from tests.support.injection import DONE, REFUSED, WRITING, calls_of, failed_at, killed_at
 from tests.support.stores import commit
 

@@ -14,7 +14,7 @@ from stratum.errors import DamagedError, NotFoundError, StratumError
 from stratum.oci.access import Access
 from stratum.oci.target import parse_target
 from stratum.store import Store
-from stratum.store.images import Room
+from stratum.store.imageroom import Room
 from stratum.store.objects import Staging
 from stratum.transfer.packs import Member, PackIndex
 from stratum.transfer.packwork import Made, Span

@@ -14,7 +14,8 @@ import pytest
 from stratum.errors import StratumError, UnsupportedError
 from stratum.refs import parse_ref
 from stratum.store import Store
-from stratum.store.images import LOCK, Room
+from stratum.store.imageroom import Room
+from stratum.store.images import LOCK
 from stratum.store.layout import NoSpaceError
 from stratum.tree.model import Directory
 from tests.support.injection import REFUSED, calls_of, failed_at

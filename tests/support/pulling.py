@@ -9,7 +9,7 @@ from stratum.oci.places import open_source
 from stratum.oci.target import Target
 from stratum.progress import Progress
 from stratum.store import Store
-from stratum.store.images import Room
+from stratum.store.imageroom import Room
 from stratum.transfer.pull import PullResult, pulled
 
 

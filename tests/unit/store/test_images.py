@@ -15,7 +15,8 @@ import pytest
 from stratum.composefs.erofs.writer import image_pieces
 from stratum.errors import DamagedError, StratumError
 from stratum.store import Store
-from stratum.store.images import LOCK, MIN_AGE, Room, Shown
+from stratum.store.imageroom import Room, Shown
+from stratum.store.images import LOCK, MIN_AGE
 from tests.support.stores import commit, leftovers
 
 LONG_AGO = 10_000.0
