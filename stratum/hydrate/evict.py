@@ -306,12 +306,8 @@ class Evictor:
     def _mark(self, objects: set[bytes]) -> list[str]:
         """Mark the commits that need one of the objects as partial, durably; which were not so before."""
         sources = self._store.sources
-        new = [
-            commit
-            for commit in self._store.commits.list()
-            if not sources.is_partial(commit)
-            and any(not part.isdisjoint(objects) for part in self._shelf.parts(commit))
-        ]
+        whole = [commit for commit in self._store.commits.list() if not sources.is_partial(commit)]
+        new = self._shelf.needing(whole, objects)
         if new:
             with self._store.begin("marking commits as partial") as tx:
                 for commit in new:

@@ -10,12 +10,14 @@ never go, whatever else went wrong: a commit that was never pushed has no source
 - what the history of a worktree names: its commits come and go;
 - what a living transaction needs.
 
-``Shelf`` remembers, from one derivation to the next, what the trees of commits hold, as that never changes.
+Commits with the same sources are looked at together (``store.needed``): what they share, which is most of it, is read
+once. ``Shelf`` remembers some of that from one derivation to the next, as trees never change.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import lru_cache
@@ -24,18 +26,20 @@ from typing import TYPE_CHECKING
 
 from stratum.errors import DamagedError, NotFoundError, UsageError
 from stratum.hydrate.kept import commits_named
+from stratum.store.coverage import Coverage, Part, lines_in
 from stratum.store.keeping import RESIDENCE, ROOT, Rule, Rules
 from stratum.store.layout import storage_error
+from stratum.store.needed import Needed
 from stratum.store.sources import SOURCES, CommitSource
+from stratum.tree.contents import digests_in
 
 if TYPE_CHECKING:
     from stratum.store.logcheck import Needs
     from stratum.store.store import Store
 
-Parts = list[frozenset[bytes]]
-"""The objects of a commit, as sets that other commits may share."""
-
 _CATALOGS = 4
+_REMEMBERED = 1 << 21
+"""Objects of commits; 100 bytes each."""
 
 
 class Why(Enum):
@@ -78,8 +82,7 @@ class Shelf:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._frames: dict[bytes, frozenset[bytes]] = {}
-        self._commits: dict[str, Parts] = {}
+        self._objects: dict[frozenset[str], frozenset[bytes]] = {}
         self._logs: dict[object, Needs] = {}
         self._catalog = lru_cache(_CATALOGS)(self._read_catalog)
 
@@ -90,10 +93,9 @@ class Shelf:
         The caller holds the store's lock. Raises ``DamagedError`` where it cannot be known what is needed.
         """
         found = Derived(stamp=self.stamp(unguarded))
-        for commit in self._store.commits.list():
-            self._add(found, commit, fresh)
-            if commit in unguarded:
-                found.held[Why.MOUNTED].update(*self.parts(commit))
+        for sources, commits in self._by_sources().items():
+            self._add(found, commits, [source for source in sources if source.gone is None], fresh)
+        found.held[Why.MOUNTED].update(self.needs(filter(self._store.commits.exists, unguarded)))
         self._add_rules(found)
         found.held[Why.HISTORY].update(self._store.histories.roots(self._logs)[0])
         found.held[Why.BUSY].update(self._store.transactions.needed())
@@ -109,48 +111,81 @@ class Shelf:
         ]
         return commits, ruled, sorted(unguarded), store.histories.stamp()
 
-    def parts(self, commit: str) -> Parts:
-        """The objects of the commit. ``DamagedError`` where its tree cannot be read."""
-        parts = self._commits.get(commit)
-        if parts is None:
+    def needs(self, commits: Iterable[str]) -> frozenset[bytes]:
+        """The objects of some commits. ``DamagedError`` where one of their trees cannot be read."""
+        key = frozenset(commits)
+        found = self._objects.pop(key, None)
+        if found is None:
+            needed = Needed(self._store.layout, self._store.trees)
             try:
-                parts = self._commits[commit] = list(self._read(commit))
-            except DamagedError as exc:
+                needed.add(sorted(key))
+            except (DamagedError, NotFoundError) as exc:
                 raise DamagedError(
-                    f"{exc.message}, so it is not known what commit {commit} needs",
+                    f"{exc.message}, so it is not known what commits need",
                     hint="nothing is evicted; 'stratum fsck' tells more, 'stratum gc' removes what nothing names",
                 ) from None
-        return parts
+            found = frozenset(needed.objects)
+        self._objects[key] = found
+        while len(self._objects) > 1 and sum(map(len, self._objects.values())) > _REMEMBERED:
+            del self._objects[next(iter(self._objects))]
+        return found
 
-    def _read(self, commit: str) -> Iterator[frozenset[bytes]]:
-        yield _objects(self._store.commits.dump(commit))
+    def needing(self, commits: Sequence[str], objects: Set[bytes]) -> list[str]:
+        """Those of the commits that need any of the objects. ``DamagedError``."""
+        trees = self._store.trees
+        coverage, users = Coverage(trees.record), 0
 
-    def _add(self, found: Derived, commit: str, fresh: Callable[[CommitSource], bool]) -> None:
-        """Add what the sources of a commit list, and what of the commit they do not."""
-        store, parts = self._store, self.parts(commit)
-        try:
-            sources = [source for source in store.sources.of(commit) if source.gone is None]
-        except DamagedError:
-            sources = []
+        def take(part: Part) -> int:
+            data, found = part.data if part.frame is None else trees.checked_frame(part.frame), 0
+            for lines, mask in lines_in(part, data):
+                if mask & ~users and not objects.isdisjoint(digests_in(lines)):
+                    found |= mask
+            return found
+
+        for number, commit in enumerate(commits):
+            users |= take(coverage.add(commit, 1 << number))
+        for part in coverage.parts():
+            users |= take(part)
+        return [commit for number, commit in enumerate(commits) if users >> number & 1]
+
+    def _by_sources(self) -> dict[tuple[CommitSource, ...], list[str]]:
+        """The commits of the store, by what sources they have."""
+        found: dict[tuple[CommitSource, ...], list[str]] = {}
+        for commit in self._store.commits.list():
+            sources: list[CommitSource] = []
+            with suppress(DamagedError):
+                sources = self._store.sources.of(commit)
+            found.setdefault(tuple(sources), []).append(commit)
+        return found
+
+    def _add(
+        self,
+        found: Derived,
+        commits: list[str],
+        sources: list[CommitSource],
+        fresh: Callable[[CommitSource], bool],
+    ) -> None:
+        """Add what the sources of some commits list, and what of the commits they do not."""
+        needed = self.needs(commits)
         for source in sources:
             for digest, size in self._catalog(source.manifest).items():
                 if found.listed.setdefault(digest, size) != size:  # one of them lies
                     found.held[Why.LOCAL].add(digest)
         lasting = [source for source in sources if not is_archive(source)]
         believed = [source for source in lasting if fresh(source)]
-        local = self._without(parts, sources)
+        local = self._without(needed, sources)
         found.held[Why.LOCAL] |= local
         if len(lasting) < len(sources):
-            filed = self._without(parts, lasting) - local
+            filed = self._without(needed, lasting) - local
             found.held[Why.ARCHIVE] |= filed
             local |= filed
         if len(believed) < len(lasting):
-            found.held[Why.GONE] |= self._without(parts, believed) - local
+            found.held[Why.GONE] |= self._without(needed, believed) - local
             found.unverified.update({source.reference: source for source in lasting if source not in believed})
 
-    def _without(self, parts: Parts, sources: Iterable[CommitSource]) -> set[bytes]:
-        """The objects in ``parts`` that none of the sources lists."""
-        rest = set[bytes]().union(*parts)
+    def _without(self, needed: Set[bytes], sources: Iterable[CommitSource]) -> set[bytes]:
+        """The objects that are needed and that none of the sources lists."""
+        rest = set(needed)
         for manifest in {source.manifest for source in sources}:
             rest.difference_update(self._catalog(manifest))
         return rest
@@ -187,7 +222,7 @@ class Shelf:
 
         found: dict[Rule, set[bytes]] = {rule: set() for rule in Rule}
         if not rules.rules.keys() - {ROOT}:
-            found[rules.of(ROOT)].update(*self.parts(commit))
+            found[rules.of(ROOT)].update(self.needs([commit]))
             return found
         for digest, (_, grade) in graded_objects(self._store.commits.dump(commit), rules.of_lines()).items():
             found[Rule(grade)].add(digest)
@@ -202,12 +237,6 @@ def is_archive(source: CommitSource) -> bool:
         return target_of(source).archive is not None
     except UsageError:
         return False
-
-
-def _objects(lines: bytes | Iterable[bytes]) -> frozenset[bytes]:
-    from stratum.tree.contents import object_lines
-
-    return frozenset(digest for digest, _, _ in object_lines(lines))
 
 
 def _stat(path: Path) -> tuple[int, int, int] | None:

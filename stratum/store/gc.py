@@ -297,9 +297,11 @@ def _add_going(done: Collected, owner: str, usage: int, *, commits: int = 0, obj
 
 
 def _sweep_objects(store: Store, needed: Collection[bytes], owners: Mapping[bytes, str], done: Collected) -> None:
-    for digest, _ in store.objects.list():
+    for digest in store.objects.names():
         if digest in needed:
             done.objects_kept += 1
+            continue
+        if store.objects.size(digest) is None:  # somebody put something else there
             continue
         usage = store.objects.remove(digest, dry_run=done.dry_run)
         done.bytes_freed += usage

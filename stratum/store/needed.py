@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from stratum.frozen import frozen
 from stratum.store.coverage import Coverage, Part, Read, lines_in
-from stratum.tree.contents import named_digests
+from stratum.tree.contents import digests_in
 
 if TYPE_CHECKING:
     from stratum.store.layout import Layout
@@ -63,7 +63,7 @@ class Needed:
         if fresh.stretches:
             data = part.data if part.frame is None else self._trees.checked_frame(part.frame)
             for lines, _ in lines_in(fresh, data):
-                self.objects.update(map(bytes.fromhex, named_digests(lines.decode("latin-1"))))
+                self.objects.update(digests_in(lines))
 
     def _record(self, commit: str) -> TreeRecord:
         stamp = self._stamp(commit)  # before it is read, so that what replaces it meanwhile is told

@@ -18,7 +18,7 @@ from stratum.refs import is_hash
 from stratum.store.coverage import Coverage, Part, lines_in
 from stratum.store.needed import Needed
 from stratum.sys.usage import disk_usage
-from stratum.tree.contents import named_digests
+from stratum.tree.contents import digests_in
 
 if TYPE_CHECKING:
     from stratum.store.store import Store
@@ -106,7 +106,7 @@ def whose(store: Store, owners: Mapping[str, str], needed: Collection[bytes]) ->
         for lines, weight in lines_in(part, data):
             number = ((weight & -weight).bit_length() - 1) // _FIELD
             owner = "" if weight >> _FIELD * (number + 1) else names[number]
-            for digest in map(bytes.fromhex, named_digests(lines.decode("latin-1"))):
+            for digest in digests_in(lines):
                 if digest not in needed and found.setdefault(digest, owner) != owner:
                     found[digest] = ""
 

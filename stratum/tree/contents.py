@@ -44,6 +44,11 @@ def named_digests(lines: str) -> list[str]:
     return _OBJECT.findall(lines)
 
 
+def digests_in(lines: bytes) -> Iterator[bytes]:
+    """The same as bytes, of lines as bytes."""
+    return map(bytes.fromhex, named_digests(lines.decode("latin-1")))
+
+
 def named_objects(lines: str) -> list[tuple[str, str]]:
     """The same with sizes: (size, digest). What is no line of a dump is passed over."""
     return _OBJECT_LINE.findall(lines)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import tempfile
 import time
@@ -200,7 +201,7 @@ def test_damaged_sources_are_none(place: Place) -> None:
 def test_where_a_commit_cannot_be_read_nothing_goes(place: Place) -> None:
     place.sourced(b"ab")
     broken = place.commit(b"c")
-    (place.store.layout.commit(broken) / "tree.dump.zst").write_bytes(b"x")
+    stores.spoil_tree(place.store, broken)
     with pytest.raises(DamagedError, match="not known what commit"):
         place.evict()
     assert place.here() == b"abc"
@@ -401,7 +402,12 @@ def test_trees_that_share_frames(changes: list[tuple[int, int]]) -> None:
                 made.append(_write(store, tx, stores.directory(children), data))
         shelf = Shelf(store)
         for commit in [*made, *made]:
-            assert set().union(*shelf.parts(commit)) == set(objects_of(store.commits.dump(commit)))
+            needed = set(objects_of(store.commits.dump(commit)))
+            assert shelf.needs([commit]) == needed
+            some = set(random.sample(sorted(needed), 2))
+            needing = [one for one in made if not some.isdisjoint(objects_of(store.commits.dump(one)))]
+            assert shelf.needing(made, some) == needing
+        assert shelf.needs(made) == set().union(*map(objects_of, map(store.commits.dump, made)))
     finally:
         shutil.rmtree(directory)
 

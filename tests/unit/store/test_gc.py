@@ -437,13 +437,18 @@ def test_what_is_named_for_a_mount_while_a_collection_runs_stays(store: Store, m
             (store.root / "tmp/fetched").write_bytes(data)
             os.rename(store.root / "tmp/fetched", path)
 
-    real_lstat = os.lstat
+    real_lstat, real_listdir = os.lstat, os.listdir
 
     def lstat(path: Any, **options: Any) -> os.stat_result:
         land()
         return real_lstat(path, **options)
 
+    def listdir(path: Any) -> list[str]:
+        land()
+        return real_listdir(path)
+
     monkeypatch.setattr(os, "lstat", lstat)
+    monkeypatch.setattr(os, "listdir", listdir)
     done = run(store, **{mounted: "mounted at /x"})
     monkeypatch.undo()
     assert list(done.commits) == [garbage]
