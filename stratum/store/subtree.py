@@ -38,7 +38,7 @@ class Differing:
 
     def __init__(self, trees: Trees) -> None:
         self._trees = trees
-        self._chain = lru_cache(2)(trees.chain)
+        self._record = lru_cache(_KEPT)(trees.record)
         self._frame = lru_cache(_KEPT)(trees.frame)
         self._pair = lru_cache(1)(self._between)
 
@@ -58,9 +58,9 @@ class Differing:
 
     def _between(self, old: str, new: str) -> tuple[Lines, Lines]:
         with _reading(old):
-            before = self._chain(old)
+            before = self._trees.chain(old, self._record)
         with _reading(new):
-            after = self._chain(new)
+            after = self._trees.chain(new, self._record)
         theirs = {commit for commit, _ in after}
         met = next((commit for commit, _ in before if commit in theirs), None)
         left, right = _made_of(before, met), _made_of(after, met)

@@ -13,7 +13,7 @@ scripts of a chain are composed to one before anything is read of the dump at it
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, suppress
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -67,14 +67,16 @@ class Trees:
         path, data = self.file(commit)
         return decode(split_file(data, str(path))[1], commit, str(path))
 
-    def chain(self, commit: str) -> Chain:
+    def chain(self, commit: str, read: Callable[[str], TreeRecord] | None = None) -> Chain:
         """The commit with its record, and all that it is stored on, down to one that is whole. ``NotFoundError`` for
-        the commit; ``DamagedError`` also where one of the others is missing, or levels do not fall."""
-        chain = [(commit, self.record(commit))]
+        the commit; ``DamagedError`` also where one of the others is missing, or levels do not fall. ``read`` is for
+        who remembers records: it does what ``record`` does."""
+        read = read or self.record
+        chain = [(commit, read(commit))]
         while (ground := chain[-1][1].ground) is not None:
             below, above = chain[-1]
             try:
-                record = self.record(ground)
+                record = read(ground)
             except NotFoundError:
                 raise DamagedError(
                     f"commit {below} is stored on the tree of commit {ground}, which is lost",
