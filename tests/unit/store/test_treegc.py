@@ -21,7 +21,7 @@ from stratum.store.needed import Needed
 from stratum.store.retention import Retention
 from stratum.tree.blocks import lines_of
 from stratum.tree.contents import objects_of
-from tests.support.crashing import killed_at_every_call
+from tests.support.crashing import failing_at_every_call, killed_at_every_call
 from tests.support.effort import examples
 from tests.support.piled import piled, small_piles
 from tests.support.stores import check
@@ -127,12 +127,13 @@ class Killed:
         run(Store.open(self.path), self.kept)
 
 
-def test_it_may_be_killed_anywhere(tmp_path: Path) -> None:
+def test_it_may_be_killed_or_fail_anywhere(tmp_path: Path) -> None:
     scene = Killed(tmp_path)
     store = Store.open(scene.path)
     grounds = {ground for commit in scene.kept for ground, _ in store.trees.chain(commit)}
     assert grounds - scene.kept, "some become grounds"
     killed_at_every_call(scene, scene.change)
+    failing_at_every_call(scene, scene.change)
 
 
 @pytest.mark.parametrize("what", ["record", "ground", "frame", "lost ground", "lost frame"])
