@@ -74,10 +74,12 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
 @pytest.mark.parametrize("name", CHANGES)
 def test_killed_at_every_call(scene: Scene, name: str) -> None:
     change, scene.gone = CHANGES[name]
+    scene.fresh()
     crashing.killed_at_every_call(scene, lambda: change(scene))
 
 
 @pytest.mark.parametrize("name", CHANGES)
 def test_failing_at_every_call(scene: Scene, name: str) -> None:
     change, scene.gone = CHANGES[name]
+    scene.fresh()
     crashing.failing_at_every_call(scene, lambda: change(scene))
