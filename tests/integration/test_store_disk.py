@@ -18,6 +18,7 @@ from stratum.store.imageroom import Room
 from stratum.store.images import LOCK
 from stratum.store.layout import NoSpaceError
 from stratum.tree.model import Directory
+from tests.support.grounds import Stack, check_kept, collect, grown, many, name
 from tests.support.injection import REFUSED, calls_of, failed_at
 from tests.support.stores import check, commit, directory, file, leftovers, snapshot
 
@@ -107,6 +108,26 @@ def test_removing_works_on_a_full_disk(small_disk: Path) -> None:
     store.remove("app")
     assert store.names() == []
     assert not leftovers(store)
+
+
+def test_commits_on_each_other_on_a_full_disk(small_disk: Path) -> None:
+    """None is made, every one can be read, and those that go make room, also those that others are stored on."""
+    stack = Stack(Store.create(small_disk / "store"))
+    store = stack.store
+    fill(small_disk)
+    before = snapshot(store.root)
+    for content, on in (({name(3): b"n" * 30_000}, "third"), (many(9, 1200), "whole")):
+        with pytest.raises(NoSpaceError, match="No space left on device"):
+            grown(store, content, on=stack.commits[on])
+    assert snapshot(store.root).items() >= before.items()
+    for tag in ("first", "whole", "shared"):
+        store.tags.remove("stack", tag)
+    collect(store)
+    kept = {stack.commits[tag] for tag in ("second", "third", "orphan")}
+    assert set(store.commits.list()) == kept
+    check(store)
+    check_kept(store)
+    grown(store, {name(3): b"n" * 30_000}, on=stack.commits["third"])
 
 
 def test_a_read_only_store_can_be_read(small_disk: Path) -> None:
