@@ -89,12 +89,15 @@ class Frames:
         also where its bytes do not have its name."""
         from stratum.tree.zstdframe import decompress
 
-        what, data = f"frame {frame.sha256.hex()}", self.file(frame.sha256)
+        path, data = self.path(frame.sha256), self.file(frame.sha256)
         if checked and digest_of(data) != frame.sha256:
-            raise DamagedError(f"{self.path(frame.sha256)} was changed after it was written", hint="run 'stratum fsck'")
-        lines = decompress(data, frame.size, what)
+            raise DamagedError(f"{path} was changed after it was written", hint="run 'stratum fsck'")
+        try:
+            lines = decompress(data, frame.size, "it")
+        except DamagedError as exc:
+            raise DamagedError(f"{path} is damaged: {exc.message}", hint="run 'stratum fsck'") from None
         if len(lines) != frame.size:
-            raise DamagedError(f"{what} has {len(lines)} bytes and not {frame.size}", hint="run 'stratum fsck'")
+            raise DamagedError(f"{path} holds {len(lines)} bytes and not {frame.size}", hint="run 'stratum fsck'")
         return lines
 
     def list(self) -> Iterator[bytes]:

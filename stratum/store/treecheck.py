@@ -200,9 +200,9 @@ class TreeCheck:
             for size in sizes:
                 if not trees.frame(FrameRef(sha256, size)).endswith(b"\n"):
                     return "it does not hold whole lines"
-        except NotFoundError:  # collected at this moment, or told by those that need it
-            return "it is missing" if sizes else None
         except StratumError as exc:
+            if not trees.has_frame(sha256):  # where nobody needs it, it was collected at this moment
+                return "it is missing" if sizes else None
             return exc.message
         return None
 
