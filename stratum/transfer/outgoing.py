@@ -12,12 +12,14 @@ from stratum.oci.descriptor import Descriptor, describe
 from stratum.oci.remote import Upload
 from stratum.store.ancestry import Ancestry
 from stratum.store.catalogchange import write_change
+from stratum.store.subtree import Differing
 from stratum.transfer.artifact import TREE_MEDIA_TYPE, Manifest, Pack
 from stratum.transfer.changes import change_on
 from stratum.transfer.packcatalogs import new_packs, packs_in
 from stratum.transfer.packs import plan_packs
 from stratum.transfer.planning import Base, Plan, known_trees, plan_push
 from stratum.tree.contents import objects_of, uses_of
+from stratum.tree.escape import unescape
 from stratum.tree.zstdframe import compress
 
 if TYPE_CHECKING:
@@ -85,7 +87,7 @@ class Outgoing:
             catalog = self._store.sources.catalog(of)
             catalog.check()
             lines = changed_lines(self._store, manifest.commit, self.commit)
-            change = change_on(catalog, manifest.packs, *lines) if lines is not None else None
+            change = change_on(catalog, manifest.packs, *lines)
             if change is None:
                 return None
 
@@ -106,11 +108,14 @@ class Outgoing:
         return None
 
 
-def changed_lines(store: Store, old: str, new: str) -> tuple[list[bytes], list[bytes]] | None:
-    """The lines that only the dump of the one or of the other commit has. ``NotFoundError``, ``DamagedError``."""
-    before, after = store.commits.dump(old).text, store.commits.dump(new).text
-    if before is None or after is None:
-        return None
-    one, other = before.split(b"\n"), after.split(b"\n")
-    a, b = set(one), set(other)
-    return [x + b"\n" for x in one if x not in b], [x + b"\n" for x in other if x not in a]
+def changed_lines(store: Store, old: str, new: str) -> tuple[list[bytes], list[bytes]]:
+    """The lines that only the dump of the one or of the other commit has, in its order. ``NotFoundError``,
+    ``DamagedError``."""
+    gone, came = Differing(store.trees).between(old, new)
+    return [*gone], sorted(came, key=_place)
+
+
+def _place(line: bytes) -> list[bytes]:
+    """What the lines of a dump are sorted by."""
+    path = line.partition(b" ")[0]
+    return [unescape(name) for name in path.split(b"/")] if path != b"/" else []
