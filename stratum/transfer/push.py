@@ -31,7 +31,6 @@ from stratum.oci.target import Target
 from stratum.progress import Progress
 from stratum.transfer.artifact import CONFIG_MEDIA_TYPE, PACK_MEDIA_TYPE, Pack, PackLayers
 from stratum.transfer.bases import Bases, There, find_there, read_base
-from stratum.transfer.catalogs import can_be_noted, source_of
 from stratum.transfer.keeptag import keep
 from stratum.transfer.outgoing import Outgoing
 from stratum.transfer.packs import PACK_MAX, Member, PackIndex, PackWriter, archived_size, write_index
@@ -39,7 +38,7 @@ from stratum.transfer.packwork import store_opener
 from stratum.transfer.planning import Plan, is_told
 from stratum.transfer.profiles import send_profile
 from stratum.transfer.realize import check_real, fetch_missing
-from stratum.transfer.recording import Listed, record_push, sources_in
+from stratum.transfer.recording import Listed, Recording, sources_in
 from stratum.transfer.relatives import relatives
 from stratum.transfer.running import Running, running
 
@@ -96,6 +95,7 @@ def push(
             outgoing = Outgoing(store, commit)
             bring = partial(_bring, store, commit, access, jobs, fetch=not (offline or dry_run))
             packer = _Packer(store, directory, job, need, dry_run=dry_run, bring=bring)
+            recording = Recording(store, commit, remote, access)
 
             def attempt(*, anew: bool) -> tuple[PushResult, Listed | None]:
                 sender = Sender(remote, job, dry_run=dry_run)
@@ -104,16 +104,14 @@ def push(
                 elsewhere = (open_source(place, access) for place in relatives(store, commit, target))
                 known = sources_in(store, commit, remote)
                 bases = Bases(remote, there, elsewhere, known, packer.lacking, sender.mount, outgoing.listing)
-                return _push(outgoing, sender, packer, bases, target.tag)
+                return _push(outgoing, sender, packer, bases, target.tag, None if dry_run else recording)
 
             done, catalog = _until_all_is_there(attempt)
             if not dry_run:
                 if keep_tag:
                     keep(remote, done.manifest_digest)
                 send_profile(store, commit, remote, done.manifest_digest)
-                if remote.lasting and can_be_noted(remote.noted):
-                    source = source_of(remote.noted, done.manifest_digest, "push", access)
-                    record_push(store, commit, remote, source, catalog)
+                recording.record(done.manifest_digest, catalog)
             return done
 
 
@@ -192,11 +190,14 @@ def scratch(store: Store, commit: str, what: str) -> Iterator[tuple[Path, Need]]
 
 
 def _push(
-    outgoing: Outgoing, sender: Sender, packer: _Packer, bases: Bases, tag: str
+    outgoing: Outgoing, sender: Sender, packer: _Packer, bases: Bases, tag: str, recording: Recording | None = None
 ) -> tuple[PushResult, Listed | None]:
-    """Send what the repository lacks. What was done, and the catalog of the manifest, where it had to be looked at."""
-    meta, lineage, there = outgoing.meta, outgoing.lineage, bases.there
-    present, config = there.present, describe(CONFIG_MEDIA_TYPE, meta.to_toml())
+    """Send what the repository lacks. What was done, and the catalog of the manifest, where it had to be looked at.
+
+    ``recording`` is begun beside the sending of the manifest.
+    """
+    meta, lineage, there, metadata = outgoing.meta, outgoing.lineage, bases.there, outgoing.meta.to_toml()
+    present, config = there.present, describe(CONFIG_MEDIA_TYPE, metadata)
     if present is not None and there.digest and present.config == config and is_told(present, lineage):
         return sender.result(meta.metadata_hash, there.digest, len(present.blobs) + 1), None
     with ThreadPoolExecutor(WORKERS) as pool:
@@ -208,11 +209,13 @@ def _push(
         plan.check()
         packer.check(plan.packs)
         verified = pool.submit(outgoing.verify)
-        packs = sender.send_plan(plan, packer, pool)
+        packs = sender.send_plan(plan, Upload.of_bytes(config, metadata), packer, pool)
         verified.result()
-    config = sender.send_bytes(CONFIG_MEDIA_TYPE, meta.to_toml())
-    digest = sender.send_manifest(plan.manifest(config, [pack.layers for pack in packs]), tag, there.digest)
-    return sender.result(meta.metadata_hash, digest), plan.catalog(packs)
+        manifest, catalog = plan.manifest(config, [pack.layers for pack in packs]), plan.catalog(packs)
+        if recording is not None:
+            pool.submit(recording.begin, digest_of(manifest), catalog)
+        digest = sender.send_manifest(manifest, tag, there.digest)
+    return sender.result(meta.metadata_hash, digest), catalog
 
 
 class Sender:
@@ -241,10 +244,17 @@ class Sender:
 
     def send(self, upload: Upload) -> None:
         """Send a blob, unless it is there."""
+        if self._lacks(upload.descriptor):
+            self._put(upload)
+
+    def _lacks(self, blob: Descriptor) -> bool:
+        if blob.digest not in self._known and not self.remote.has_blob(blob):
+            return True
+        self._reused.append(blob.digest)
+        return False
+
+    def _put(self, upload: Upload) -> None:
         blob = upload.descriptor
-        if blob.digest in self._known or self.remote.has_blob(blob):
-            self._reused.append(blob.digest)
-            return
         if not self._dry_run:
             self.remote.put_blob(Upload(blob, lambda start: self._unless_stopped(upload.read(start))))
         self._sent.append(blob.size)
@@ -267,38 +277,56 @@ class Sender:
         self._sent.append(len(data))
         return digest_of(data)
 
-    def send_plan(self, plan: Plan, packer: _Packer, pool: ThreadPoolExecutor) -> list[Pack]:
-        """Send the tree layers and new packs of a plan; the packs. Where anything fails, all is ended."""
+    def send_plan(self, plan: Plan, config: Upload, packer: _Packer, pool: ThreadPoolExecutor) -> list[Pack]:
+        """Send the tree layers and new packs of a plan, and the config blob; the packs. Where anything fails, all is
+        ended."""
         self._known = frozenset(blob.digest for blob in plan.known)
         self._reused += (blob.digest for pack in plan.kept for blob in pack.blobs)
         self._job.start(plan.size)
         makes = [partial(packer.make, number, members) for number, members in enumerate(plan.packs)]
+        small = ThreadPoolExecutor(WORKERS)  # none of its jobs waits for another
         try:
             if self._in_order:
                 for tree in plan.trees:
                     self.send(tree)
-                return [self._send_pack(packed) for packed in _made_ahead(makes, pool)]
-            jobs = [pool.submit(self.send, tree) for tree in plan.trees]
-            packs = [pool.submit(self._make_and_send, make) for make in makes]
+                packs = [self._send_pack(packed) for packed in _made_ahead(makes, pool)]
+                self.send(config)
+                return packs
+            sent = [pool.submit(self._make_and_send, make, small) for make in makes]
+            jobs = [small.submit(self.send, blob) for blob in (*plan.trees, config)]
             for job in jobs:
                 job.result()
-            return [job.result() for job in packs]
+            return [job.result() for job in sent]
         except BaseException:
             self._job.stop()
             pool.shutdown(cancel_futures=True)
             raise
+        finally:
+            small.shutdown(cancel_futures=True)
 
-    def _make_and_send(self, make: Callable[[], _Packed]) -> Pack:
-        return self._send_pack(make())
+    def _make_and_send(self, make: Callable[[], _Packed], small: Executor) -> Pack:
+        return self._send_pack(make(), small)
 
-    def _send_pack(self, packed: _Packed) -> Pack:
+    def _send_pack(self, packed: _Packed, small: Executor | None = None) -> Pack:
+        """Send a pack; what goes with it is sent by ``small`` meanwhile. What is new there is new there as a whole, and
+        not asked for."""
+        blobs = [(INDEX_MEDIA_TYPE, write_index(packed.index))]
+        blobs += [(VERITY_MEDIA_TYPE, packed.verity)] if packed.verity is not None else []
+        others = [Upload.of_bytes(describe(media_type, data), data) for media_type, data in blobs]
         try:
-            self.send(packed.upload)
-            index = self.send_bytes(INDEX_MEDIA_TYPE, write_index(packed.index))
-            verity = self.send_bytes(VERITY_MEDIA_TYPE, packed.verity) if packed.verity is not None else None
-            return Pack(PackLayers(index, packed.upload.descriptor, verity), packed.index)
+            is_new = self._lacks(packed.upload.descriptor)
+            send = self._put if is_new else self.send
+            jobs = [small.submit(send, other) for other in others] if small is not None else []
+            if is_new:
+                self._put(packed.upload)
+            for other in others if small is None else ():
+                send(other)
+            for job in jobs:
+                job.result()
         finally:
             packed.path.unlink(missing_ok=True)
+        layers = (other.descriptor for other in others)
+        return Pack(PackLayers(next(layers), packed.upload.descriptor, next(layers, None)), packed.index)
 
 
 def _made_ahead(makes: Iterable[Callable[[], _T]], pool: Executor) -> Iterator[_T]:
