@@ -72,7 +72,7 @@ def file_system(place: Path) -> Path:
 
 def run(work: str, directory: Path, options: argparse.Namespace) -> None:
     """All selected jobs on one work."""
-    tree = directory / "tree" if options.keep is None else options.keep / work
+    tree = directory / "tree" if options.keep is None else options.keep / kept_as(work, options)
     if options.keep is None or not tree.exists():
         print(f"\n{work}: making the tree", flush=True)
         make_work(work, tree, options)
@@ -106,6 +106,12 @@ def jobs(work: str, bench: Bench, options: argparse.Namespace) -> Iterator[Job |
         for name in options.jobs or JOBS:
             if name in JOBS:
                 yield from JOBS[name](bench)
+
+
+def kept_as(work: str, options: argparse.Namespace) -> str:
+    """The name of a work's tree among those that are kept: by all that it depends on."""
+    size = {"large": options.size, "many": options.many}.get(work, options.files)
+    return f"{work}-{size}"
 
 
 def make_work(work: str, tree: Path, options: argparse.Namespace) -> None:

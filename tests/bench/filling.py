@@ -12,6 +12,7 @@ from pathlib import Path
 from stratum.api import mounting, worktrees
 from stratum.api.session import Session
 from stratum.config import load_config
+from stratum.refs import parse_ref
 from tests.bench.peers import Stratum
 
 Change = Callable[[Path, int], None]
@@ -24,28 +25,34 @@ def session(ours: Stratum) -> Session:
     return Session(load_config(store=environment["STRATUM_STORE"], runtime_dir=environment["STRATUM_RUNTIME_DIR"]))
 
 
-def commits(ours: Stratum, ref: str, mountpoint: Path, count: int, change: Change, *, unmounting: bool) -> list[float]:
-    """``count`` commits of the worktree ``ref``, each after a ``change``; seconds that each took.
-
-    The worktree is mounted at ``mountpoint``: all the while, or, where ``unmounting``, for the change only, so that
-    each commit becomes its base.
-    """
-    place, took = session(ours), []
-    if not unmounting:
-        mounting.mount(place, ref, str(mountpoint))
-    for number in range(count):
-        if unmounting:
-            mounting.mount(place, ref, str(mountpoint))
-        change(mountpoint, number)
-        if unmounting:
-            mounting.unmount(place, str(mountpoint))
-        began = time.perf_counter()
-        with place.hold(ref) as held:
-            held.commit()
-        took.append(time.perf_counter() - began)
-    if not unmounting:
+def commits(ours: Stratum, ref: str, mountpoint: Path, count: int, change: Change) -> list[float]:
+    """``count`` commits of the worktree ``ref``, mounted at ``mountpoint``, each after a ``change``; seconds that each
+    took."""
+    place = session(ours)
+    mounting.mount(place, ref, str(mountpoint))
+    try:
+        return [_commit(place, ref, lambda: mountpoint, change, number) for number in range(count)]
+    finally:
         mounting.unmount(place, str(mountpoint))
-    return took
+
+
+def unmounted_commits(ours: Stratum, ref: str, count: int, change: Change) -> list[float]:
+    """The same of one that is not mounted, so that each commit becomes its base. The ``change`` is made in its
+    upperdir: a mount of each base would have an image made of it, which is no part of a commit."""
+    place, name = session(ours), parse_ref(ref)
+
+    def upperdir() -> Path:
+        return place.store.worktrees.get(name.name, name.worktree or "").upperdir
+
+    return [_commit(place, ref, upperdir, change, number) for number in range(count)]
+
+
+def _commit(place: Session, ref: str, where: Callable[[], Path], change: Change, number: int) -> float:
+    change(where(), number)
+    began = time.perf_counter()
+    with place.hold(ref) as held:
+        held.commit()
+    return time.perf_counter() - began
 
 
 def tags(ours: Stratum, name: str, commits: list[str], count: int) -> None:

@@ -47,9 +47,17 @@ def single(bench: Bench, name: str, *words: str | Path, wanted: float | None = N
 # Commits
 
 
-def _edit(root: Path, number: int, files: list[str], *, same: bool) -> None:
-    path = root / files[0 if same else number * 7919 % len(files)]
-    path.write_bytes(b"%d: %s\n" % (number, os.urandom(16).hex().encode()) * 8)
+def _edit(root: Path, number: int, tree: Path, files: list[str], *, same: bool) -> None:
+    """Write one of ``files`` anew below ``root``: a mount, or an upperdir, where its directories are made as those of
+    ``tree``."""
+    path = Path(files[0 if same else number * 7919 % len(files)])
+    above = [place for place in reversed(path.parents) if not (root / place).is_dir()]
+    for place in above:
+        (root / place).mkdir()
+    (root / path).write_bytes(b"%d: %s\n" % (number, os.urandom(16).hex().encode()) * 8)
+    shutil.copystat(tree / path, root / path)
+    for place in reversed([*above, Path()] if above else above):
+        shutil.copystat(tree / place, root / place)
 
 
 def _files(tree: Path) -> list[str]:
@@ -67,11 +75,16 @@ def commits_of(bench: Bench, count: int, name: str, *, same: bool, unmounting: b
     bench.mountpoint.mkdir(exist_ok=True)
     store = ours.repository / "store"
     contents = 4096 * count  # of the changed files, each of which is a block of its own
-    before, said = size_of(store), f"{count} commits, {name}"
-    change = partial(_edit, files=files, same=same)
-    took = filling.commits(ours, "app+dev", bench.mountpoint, count, change, unmounting=unmounting)
-    kept = (size_of(store) - before - contents) / _MIB
-    yield Figure(f"{said}: kept beside the contents", kept, "MiB", KEPT * count / 1000)
+    caches = store / "cache"
+    before, said = size_of(store) - size_of(caches), f"{count} commits, {name}"
+    change = partial(_edit, tree=bench.tree, files=files, same=same)
+    if unmounting:
+        took = filling.unmounted_commits(ours, "app+dev", count, change)
+    else:
+        took = filling.commits(ours, "app+dev", bench.mountpoint, count, change)
+    kept = size_of(store) - size_of(caches) - before - contents
+    yield Figure(f"{said}: kept beside the contents", kept / _MIB, "MiB", KEPT * count / 1000)
+    yield Figure(f"{said}: caches", size_of(caches) / _MIB, "MiB")
     few = min(100, max(1, count // 10))
     first, last = statistics.median(took[:few]) * 1000, statistics.median(took[-few:]) * 1000
     yield Figure(f"{said}: one of the first", first, "ms")
@@ -161,7 +174,7 @@ def _run(ours: Stratum, words: tuple[str | Path, ...]) -> None:
 
 
 def _some_commits(ours: Stratum, point: Path, count: int) -> list[str]:
-    filling.commits(ours, "app+dev", point, count, _note, unmounting=False)
+    filling.commits(ours, "app+dev", point, count, _note)
     return filling.line(ours, "app", "dev")
 
 
