@@ -26,7 +26,7 @@ from stratum.store.metadata import METADATA_MAX, CommitMeta, Statistics, parent_
 from stratum.store.residence import Residence
 from stratum.store.sources import PARTIAL, SOURCES, CommitSource, Sources, joined, not_listed
 from stratum.store.transaction import Transaction, Transactions
-from stratum.store.treerecord import HEAD_MAX, join_file, split_file
+from stratum.store.treerecord import HEAD_MAX, join_file, read_head, split_file
 from stratum.store.trees import Trees
 from stratum.store.treewriter import BLOCK, Base, Stored, TreeWriter
 from stratum.sys.atomic import fsync_dir
@@ -207,7 +207,7 @@ class Commits:
         if damaged and self._can_be_read(commit):
             tx.publish_objects(complete=True)
             return self._known_again(tx, commit, root, sources)
-        nodes = read_from.nodes if read_from is not None else self._merkle_nodes(dump, base)
+        nodes = read_from.nodes if read_from is not None else self._merkle_nodes(dump, chain)
         summary = nodes.summary()
         hashes, when = (commit, summary.root), rfc3339(timestamp or utc_now())
         counts = (*self._statistics(root, known, kept, base), summary.leaf_count, summary.tree_depth)
@@ -227,7 +227,8 @@ class Commits:
             (tx.replace if damaged else tx.place)(file, self._layout.commit(commit))
         except ExistsError:  # another process wrote the same tree meanwhile
             return self._known_again(tx, commit, root, sources)
-        self._merkle_cache.save(commit, nodes)  # others will be built on it
+        if nodes.starts and read_head(b"\n\0" + record) == (0, None):  # others will be built on it
+            self._merkle_cache.save(commit, nodes)
         return meta
 
     def _can_be_read(self, commit: str) -> bool:
@@ -304,19 +305,38 @@ class Commits:
         except (NotFoundError, DamagedError):
             return None
 
-    def _merkle_nodes(self, dump: SplicedDump, base: str | None) -> MerkleNodes:
-        """The Merkle tree of ``dump``, from that of the large commit ``base``, whose dump its ``source`` is."""
+    def _merkle_nodes(self, dump: SplicedDump, chain: Chain | None) -> MerkleNodes:
+        """The Merkle tree of ``dump``, from that of the whole dump at the end of the chain, of whose first one's dump
+        it has spans."""
+        from stratum.store.trees import script_of
         from stratum.tree.merkle import MerkleNodes
-        from stratum.tree.splice import SplicedDump
+        from stratum.tree.script import compose, of_pieces
+        from stratum.tree.splice import DumpText
 
-        meta = self.meta(base) if base is not None else None
-        if meta is None or not self._merkle_cache.is_worth(meta.leaf_count):
-            return MerkleNodes.of(dump)
-        known = self._merkle_cache.load(meta)
-        if known is None:
-            known = MerkleNodes.of(SplicedDump([dump.source]))
-            self._merkle_cache.save(meta.metadata_hash, known)
-        return known.spliced(dump)
+        script = of_pieces(dump, dump.size // 2) if chain is not None else None
+        known = self._known_nodes(chain) if chain is not None and script is not None else None
+        if chain is None or script is None or known is None:
+            return MerkleNodes.of(dump.blocks())
+        if len(chain) > 1:
+            script = compose(script, script_of(chain))
+        return known.spliced(script.steps, DumpText(dump).between)
+
+    def _known_nodes(self, chain: Chain) -> MerkleNodes | None:
+        """The Merkle tree of the whole dump at the end of a chain, where that is a large one."""
+        from stratum.tree.merkle import MerkleNodes
+
+        try:
+            path, data = self._trees.file(chain[-1][0])
+            meta = CommitMeta.from_toml(split_file(data, str(path))[0], str(path))
+            if not self._merkle_cache.is_worth(meta.leaf_count):
+                return None
+            known = self._merkle_cache.load(meta)
+            if known is None:
+                known = MerkleNodes.of(self._trees.read(chain[-1:]))
+                self._merkle_cache.save(chain[-1][0], known)
+        except (NotFoundError, DamagedError):  # somebody collected it since it was read
+            return None
+        return known
 
     def found(self, commit: str) -> CommitMeta:
         """The metadata of a commit that was there already, its name made durable in case its writer is not done.

@@ -361,9 +361,9 @@ def _old_caches(store: Store, commits: Collection[str]) -> Iterator[Path]:
         with suppress(FileNotFoundError):
             if not name.startswith(TEMPORARY_PREFIX) and (directory / name).lstat().st_mtime < oldest:
                 yield directory / name
-    directory = store.layout.merkle_cache
+    directory, grounds = store.layout.merkle_cache, set(store.trees.grounds())
     for name in store.layout.names_in(directory):
-        if not name.startswith(TEMPORARY_PREFIX) and name not in commits:
+        if not name.startswith(TEMPORARY_PREFIX) and name not in commits and name not in grounds:
             yield directory / name
     yield from store.images.others()
     for name in store.profiles.commits():

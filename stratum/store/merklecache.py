@@ -1,15 +1,18 @@
-"""The Merkle nodes of large commits, so that a small change to one does not cost hashing every line of it again.
+"""The Merkle nodes of large dumps that are stored whole, so that a commit of a small change does not cost hashing every
+line of it again: all commits that are stored on one of these have theirs of it.
 
-``STORE/cache/merkle/<metadata_hash>`` (``store.cachefile``) has the leaves and blocks of ``tree.merkle``. It is only of
-use for making a new commit's ``merkle_root``: what verifies one computes it from the dump. One whose root is not the
-one in the commit's metadata.toml is ignored and written anew. Those of the commits that were last built on are kept,
-``KEPT`` of them; ``gc`` drops those of commits that are gone.
+``STORE/cache/merkle/<metadata_hash>`` (``store.cachefile``) has the leaves and blocks of ``tree.merkle``, and where the
+blocks begin (8 bytes each, little-endian). It is only of use for making a new commit's ``merkle_root``: what verifies
+one computes it from the dump. One whose root is not the one in the commit's metadata.toml is ignored and written anew.
+Those that were last of use are kept, ``KEPT`` of them; ``gc`` drops those of commits that are gone.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import sys
+from array import array
 from typing import TYPE_CHECKING
 
 from stratum.store.cachefile import CacheFile
@@ -23,7 +26,8 @@ if TYPE_CHECKING:
 WORTH_KEEPING = 1 << 14
 """Leaves. The tree of fewer is computed in a few hundredths of a second, and never kept."""
 KEPT = 8
-_FORM = "merkle nodes 2"
+_FORM = "merkle nodes 3"
+_START_SIZE = 8
 
 
 class MerkleCache:
@@ -45,10 +49,11 @@ class MerkleCache:
 
         file = self._file(meta.metadata_hash)
         body = file.load()
-        middle = meta.leaf_count * HASH_SIZE
-        if body is None or len(body) != middle + -(-meta.leaf_count // BLOCK) * HASH_SIZE:
+        middle, count = meta.leaf_count * HASH_SIZE, -(-meta.leaf_count // BLOCK)
+        end = middle + count * HASH_SIZE
+        if body is None or len(body) != end + count * _START_SIZE:
             return None
-        nodes = MerkleNodes(bytes(body[:middle]), bytes(body[middle:]))
+        nodes = MerkleNodes(bytes(body[:middle]), bytes(body[middle:end]), _starts(body[end:]))
         if nodes.summary().root != meta.merkle_root:
             return None
         file.touch()
@@ -57,7 +62,7 @@ class MerkleCache:
     def save(self, commit: str, nodes: MerkleNodes) -> None:
         """Keep the nodes of a commit, if it is large. Failing to is no error: commits on top of it are slower."""
         if self.is_worth(nodes.count):
-            self._file(commit).save(nodes.leaves + nodes.blocks)
+            self._file(commit).save(b"".join((nodes.leaves, nodes.blocks, _starts(nodes.starts.tobytes()))))
             with contextlib.suppress(OSError):
                 self._drop_old()
 
@@ -69,3 +74,11 @@ class MerkleCache:
         files = [self._directory / name for name in names]
         for path in sorted(files, key=lambda path: path.lstat().st_mtime_ns)[:-KEPT]:
             path.unlink()
+
+
+def _starts(data: bytes | memoryview) -> array[int]:
+    """Starts from how they are written, or the other way round: the order of their bytes may be another one here."""
+    starts = array("Q", bytes(data))
+    if sys.byteorder == "big":
+        starts.byteswap()
+    return starts

@@ -24,7 +24,6 @@ from stratum.store.treerecord import (
     small_whole,
 )
 from stratum.store.trees import script_of
-from stratum.tree.blocks import Span
 
 if TYPE_CHECKING:
     from stratum.store.transaction import Transaction
@@ -72,25 +71,6 @@ class Candidate(NamedTuple):
     def record(self, size: int) -> TreeRecord:
         """The record of the new dump, which has ``size`` bytes."""
         return TreeRecord(size, self.level, self.ground, self.script.steps, (), self.script.lines)
-
-
-class _Text:
-    """Bytes of a dump, asked for in ascending order."""
-
-    def __init__(self, dump: SplicedDump) -> None:
-        self._buffers = dump.buffers()
-        self._buffer: bytes | memoryview = b""
-        self._start = 0
-
-    def between(self, start: int, end: int) -> bytes:
-        parts = []
-        while start < end:
-            while start >= self._start + len(self._buffer):
-                self._start += len(self._buffer)
-                self._buffer = next(self._buffers)
-            parts.append(bytes(self._buffer[start - self._start : end - self._start]))
-            start += len(parts[-1])
-        return b"".join(parts)
 
 
 class TreeWriter:
@@ -173,6 +153,7 @@ class TreeWriter:
         """What makes the dump of that of another chain, from the script on the first of a chain; None where there is
         nothing that both are stored on."""
         from stratum.tree.script import compose, relative
+        from stratum.tree.splice import DumpText
 
         ours = [commit for commit, _ in chain]
         common = next((number for number, (commit, _) in enumerate(other) if commit in ours), 0)
@@ -180,7 +161,7 @@ class TreeWriter:
             return None
         at = ours.index(other[common][0])
         on_common = compose(script, script_of(chain[: at + 1])) if at else script
-        return relative(on_common, script_of(other[: common + 1]), _Text(dump).between)
+        return relative(on_common, script_of(other[: common + 1]), DumpText(dump).between)
 
     def _down(self, script: Script | None, chain: Chain, limit: int) -> Iterator[Candidate]:
         """The commits of the chain, on whose first one ``script`` is, as far as little enough is new."""
@@ -211,7 +192,7 @@ class TreeWriter:
 
         try:
             blocks = ground()
-            script = between(blocks_of(dump), blocks, limit)
+            script = between(dump.blocks(), blocks, limit)
             if script is not None:
                 deque(blocks, maxlen=0)
         except DamagedError:
@@ -233,7 +214,7 @@ class TreeWriter:
             return (b"", frames[piece]) if isinstance(piece, int) else (compress(piece), len(piece))
 
         refs = []
-        for data, found in in_two(store, cut(blocks_of(dump), known)):
+        for data, found in in_two(store, cut(dump.blocks(), known)):
             refs.append(FrameRef(tx.add_frame(data), found) if isinstance(found, int) else found)
         return TreeRecord(dump.size, 0, None, (), tuple(refs), b"")
 
@@ -250,14 +231,3 @@ class TreeWriter:
         frames = base.chain[-1][1].frames
         kept = kept_pieces(script.steps, [frame.size for frame in frames])
         return {at: (end, number) for at, (end, number) in kept.items() if self._trees.has_frame(frames[number].sha256)}
-
-
-def blocks_of(dump: SplicedDump) -> Iterator[bytes]:
-    """The dump in blocks of whole lines, of bounded size where it is its source's."""
-    from stratum.tree.script import blocks_between
-
-    for piece in dump.pieces:
-        if isinstance(piece, Span):
-            yield from blocks_between(dump.source, *piece)
-        else:
-            yield piece

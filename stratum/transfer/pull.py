@@ -369,7 +369,7 @@ def _check_tree(
         counted()  # which says more of it
         raise DamagedError(f"{where}: {exc.message}", hint=exc.hint) from None
     spliced = SplicedDump(lambda: dump)
-    nodes = MerkleNodes.of(spliced)
+    nodes = MerkleNodes.of(spliced.blocks())
     if nodes.summary().root != meta.merkle_root:
         raise DamagedError(f"{where}: the Merkle root in the metadata is not that of the tree")
     return _Tree(Reading(objects, counted), image, Dumped(spliced, nodes), joined.frames, uses_of(dump))

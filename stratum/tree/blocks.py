@@ -87,6 +87,14 @@ def small_blocks(dump: Blocks) -> Iterator[bytes]:
             start = end
 
 
+def blocks_between(dump: bytes, start: int, end: int) -> Iterator[bytes]:
+    """``dump[start:end]`` in blocks of whole lines."""
+    while start < end:
+        cut = min(dump.find(b"\n", min(start + BLOCK_SIZE, end) - 1) + 1 or end, end)
+        yield dump[start:cut]
+        start = cut
+
+
 def lines_of(dump: Blocks) -> Iterator[bytes]:
     """The lines of a dump without their newlines."""
     for block in small_blocks(dump):

@@ -36,7 +36,7 @@ def cut(dump: Blocks, known: Mapping[int, tuple[int, int]]) -> Iterator[bytes | 
     for block in small_blocks(dump):
         start = position = 0  # of the block: where the piece begins, and the next line
         while position < len(block):
-            while not size and done + position in known:
+            while not size and position < len(block) and done + position in known:
                 skip, number = known[done + position]
                 yield number
                 position = start = min(skip - done, len(block))

@@ -3,15 +3,22 @@
 Kept are all leaf hashes, and of the nodes above them one level: each is the root of a *block* of ``BLOCK`` leaves (the
 last block may have fewer). The levels between are made anew where a block changes, the few above every time. Where
 lines come or go, all that is behind them stands at another place: its leaf hashes stay, its blocks do not, unless as
-many lines came as went.
+many lines came as went. Where the blocks begin in the dump is kept too: so it is known which lines a stretch of it has
+without a look at what is before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from array import array
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import accumulate
 
-from stratum.tree.blocks import Span, count_lines
+from blake3 import blake3
+
+from stratum.tree.blocks import Span, count_lines, small_blocks
 from stratum.tree.digest import HASH_SIZE, MerkleSummary, leaf_hashes, level_above, summary_above
+from stratum.tree.script import Step
 from stratum.tree.splice import SplicedDump
 
 BLOCK_LEVEL = 6
@@ -20,13 +27,15 @@ BLOCK = 1 << BLOCK_LEVEL
 
 
 class MerkleNodes:
-    """``leaves`` and ``blocks``: the hashes of the two levels that are kept, one after the other."""
+    """``leaves`` and ``blocks``: the hashes of the two levels that are kept, one after the other. ``starts`` are the
+    places in the dump at which the blocks begin, where these are known: only then can another tree be made of this."""
 
-    __slots__ = ("blocks", "leaves")
+    __slots__ = ("blocks", "leaves", "starts")
 
-    def __init__(self, leaves: bytes, blocks: bytes) -> None:
+    def __init__(self, leaves: bytes, blocks: bytes, starts: array[int] | None = None) -> None:
         self.leaves = leaves
         self.blocks = blocks
+        self.starts = array("Q") if starts is None else starts
 
     @property
     def count(self) -> int:
@@ -34,27 +43,44 @@ class MerkleNodes:
         return len(self.leaves) // HASH_SIZE
 
     @classmethod
-    def of(cls, dump: SplicedDump) -> MerkleNodes:
-        """The tree of a dump of at least one line, whatever its pieces are."""
-        leaves = b"".join(map(_leaf_hashes, dump.buffers()))
-        return cls(leaves, _block_nodes(leaves))
+    def of(cls, dump: Iterable[bytes]) -> MerkleNodes:
+        """The tree of a dump of at least one line, given in blocks of whole lines."""
+        parts, starts, position, number = list[bytes](), array("Q"), 0, 0
+        for block in small_blocks(dump):
+            lines = block.removesuffix(b"\n").split(b"\n")
+            parts.append(b"".join([blake3(b"\x00" + line).digest() for line in lines]))
+            ends = list(accumulate(map(len, lines), initial=0))
+            first = -number % BLOCK
+            starts.extend(position + ends[at] + at for at in range(first, len(lines), BLOCK))
+            number += len(lines)
+            position += len(block)
+        leaves = b"".join(parts)
+        return cls(leaves, _block_nodes(leaves), starts)
 
-    def spliced(self, dump: SplicedDump) -> MerkleNodes:
-        """The tree of ``dump``, where this is the tree of its ``source``."""
+    def spliced(self, steps: Sequence[Step], text: Callable[[int, int], bytes]) -> MerkleNodes:
+        """The tree of the dump that a script with these steps makes of this one's. ``text`` gives bytes of it, of which
+        is asked in ascending order."""
         parts: list[bytes | memoryview] = []
         runs: list[tuple[int, int, int]] = []  # first leaf here, first leaf in this tree, number of leaves
-        here = line = position = 0  # ``position`` in the source is where its line ``line`` begins
-        view = memoryview(self.leaves)
-        for piece in dump.pieces:
-            if not isinstance(piece, Span):
-                parts.append(_leaf_hashes(piece))
-                here += len(parts[-1]) // HASH_SIZE
+        here = at = 0  # the line and the byte where the step begins
+        view, starts = memoryview(self.leaves), self.starts
+        for step in steps:
+            size = step if isinstance(step, int) else step.end - step.start
+            first = last = 0
+            if isinstance(step, Span):
+                first, last = bisect_left(starts, step.start), bisect_right(starts, step.end) - 1
+            if first >= last:  # new lines, or fewer than tell which they are
+                parts.append(leaf_hashes(text(at, at + size)))
+                here, at = here + len(parts[-1]) // HASH_SIZE, at + size
                 continue
-            line += count_lines(dump.source, position, piece.start)
-            count = count_lines(dump.source, *piece)
+            assert isinstance(step, Span), "a number has no blocks"
+            moved = at - step.start
+            before = count_lines(text(at, starts[first] + moved))
+            behind = count_lines(text(starts[last] + moved, at + size))
+            line, count = first * BLOCK - before, before + (last - first) * BLOCK + behind
             parts.append(view[line * HASH_SIZE : (line + count) * HASH_SIZE])
             runs.append((here, line, count))
-            here, line, position = here + count, line + count, piece.end
+            here, at = here + count, at + size
         leaves = b"".join(parts)
         return MerkleNodes(leaves, b"".join(self._blocks(leaves, runs)))
 
@@ -74,11 +100,6 @@ class MerkleNodes:
     def summary(self) -> MerkleSummary:
         """What ``merkle_summary`` says of the dump."""
         return summary_above(self.blocks, self.count)
-
-
-def _leaf_hashes(lines: bytes | memoryview) -> bytes:
-    """The leaf hashes of some lines, each with its newline."""
-    return leaf_hashes(lines if isinstance(lines, bytes) else bytes(lines))
 
 
 def _block_nodes(leaves: bytes) -> bytes:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from stratum.errors import DamagedError
-from stratum.tree.blocks import BLOCK_SIZE, Span
+from stratum.tree.blocks import Span, blocks_between
 from stratum.tree.escape import unescape
 from stratum.tree.splice import SplicedDump
 
@@ -195,6 +195,20 @@ def _layout(script: Script) -> tuple[dict[bytes, int], list[tuple[Span, int]]]:
     return lines, spans
 
 
+def of_pieces(dump: SplicedDump, limit: int) -> Script | None:
+    """The script that makes ``dump`` of its ``source``, just as it is; None where it has more than ``limit`` bytes of
+    new lines."""
+    built = Builder()
+    for piece in dump.pieces:
+        if isinstance(piece, Span):
+            built.add_span(*piece)
+        elif built.size + len(piece) <= limit:
+            built.add_lines(piece)
+        else:
+            return None
+    return built.script()
+
+
 def of_spliced(dump: SplicedDump, limit: int) -> Script | None:
     """The script that makes ``dump`` of its ``source``, with no line that is the same in both among the new ones; None
     where these have more than ``limit`` bytes."""
@@ -218,14 +232,6 @@ def between(new: Iterable[bytes], ground: Iterable[bytes], limit: int) -> Script
     the lines that are only in the new one have more than ``limit`` bytes."""
     built = Builder()
     return built.script() if _merge(built, new, ground, 0, limit) else None
-
-
-def blocks_between(dump: bytes, start: int, end: int) -> Iterator[bytes]:
-    """``dump[start:end]`` in blocks of whole lines."""
-    while start < end:
-        cut = min(dump.find(b"\n", min(start + BLOCK_SIZE, end) - 1) + 1 or end, end)
-        yield dump[start:cut]
-        start = cut
 
 
 def _merge(built: Builder, new: Iterable[bytes], ground: Iterable[bytes], offset: int, limit: int) -> bool:

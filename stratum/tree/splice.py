@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-from stratum.tree.blocks import Span, count_lines, is_short
+from stratum.tree.blocks import Span, blocks_between, count_lines, is_short
 from stratum.tree.dump import NOTHING_KEPT, Piece, dump_pieces
 from stratum.tree.escape import escape
 from stratum.tree.model import Directory, Region, Source
@@ -58,6 +58,33 @@ class SplicedDump:
     def join(self) -> bytes:
         """The dump."""
         return b"".join(self.buffers())
+
+    def blocks(self) -> Iterator[bytes]:
+        """The dump in blocks of whole lines, of bounded size where they are the source's."""
+        for piece in self.pieces:
+            if isinstance(piece, Span):
+                yield from blocks_between(self.source, *piece)
+            else:
+                yield piece
+
+
+class DumpText:
+    """Bytes of a dump, asked for in ascending order."""
+
+    def __init__(self, dump: SplicedDump) -> None:
+        self._buffers = dump.buffers()
+        self._buffer: bytes | memoryview = b""
+        self._start = 0
+
+    def between(self, start: int, end: int) -> bytes:
+        parts = []
+        while start < end:
+            while start >= self._start + len(self._buffer):
+                self._start += len(self._buffer)
+                self._buffer = next(self._buffers)
+            parts.append(bytes(self._buffer[start - self._start : end - self._start]))
+            start += len(parts[-1])
+        return b"".join(parts)
 
 
 def kept_lines(root: Directory, source: Source) -> Kept:

@@ -273,7 +273,7 @@ def test_a_tree_that_was_read_from_a_dump_is_not_dumped_again(store: Store, tmp_
     assert text is not None
     dump = SplicedDump([text])
     with other.begin("a test") as tx:
-        read_from = Dumped(dump, MerkleNodes.of(dump))
+        read_from = Dumped(dump, MerkleNodes.of([text]))
         assert other.commits.write(tx, read_dump(text), timestamp=when, read_from=read_from) == meta
     assert list(store.trees.frames()) == list(other.trees.frames()) != []
     first, second = (each.layout.commit(meta.metadata_hash).read_bytes() for each in (store, other))

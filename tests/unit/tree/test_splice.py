@@ -10,13 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stratum.errors import DamagedError
+from stratum.tree.blocks import Span
 from stratum.tree.diff import diff_trees
 from stratum.tree.digest import merkle_summary, metadata_hash
 from stratum.tree.dump import read_dump, write_dump
 from stratum.tree.lazy import LazyDump
 from stratum.tree.merkle import MerkleNodes
 from stratum.tree.model import Directory, File, Inode, lookup, walk
-from stratum.tree.splice import SplicedDump, kept_lines, splice_dump
+from stratum.tree.splice import DumpText, kept_lines, splice_dump
 from tests.support.effort import examples
 from tests.support.trees import TreeBuilder, trees
 
@@ -95,7 +96,9 @@ def spliced(root: Directory, source: LazyDump | None = None) -> bytes:
     whole = dump.join()
     assert dump.size == len(whole)
     assert metadata_hash(dump.buffers()) == metadata_hash(whole)
-    assert MerkleNodes.of(SplicedDump([source.dump])).spliced(dump).summary() == merkle_summary(whole)
+    steps = tuple(piece if isinstance(piece, Span) else len(piece) for piece in dump.pieces)
+    nodes = MerkleNodes.of([source.dump]).spliced(steps, DumpText(dump).between)
+    assert nodes.summary() == merkle_summary(whole)
     return whole
 
 
