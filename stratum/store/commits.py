@@ -33,6 +33,8 @@ from stratum.sys.atomic import fsync_dir
 from stratum.tree.model import Directory, File, Source
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from stratum.store.trees import Chain
     from stratum.tree.blocks import Dump
     from stratum.tree.merkle import Dumped, MerkleNodes
@@ -181,6 +183,7 @@ class Commits:
         sources: Sequence[WithCatalog] = (),
         near: str | None = None,
         frames: Sequence[Stored] = (),
+        whole: bool = False,
     ) -> CommitMeta:
         """Make the commit of the tree ``root``, publishing the objects staged in ``tx`` first, all of them complete.
 
@@ -189,19 +192,19 @@ class Commits:
         before anything of it gets a place, and may raise. ``timestamp`` (timezone-aware) defaults to now. Objects below
         directories that ``root`` shares with ``known``, the tree of a commit of this store, are taken to be where they
         were; every other must be there, or ``DamagedError``. Where ``known`` is from ``open_tree``, what is shared is
-        not even read. ``read_from``: the canonical dump that ``root`` was read from,
-        which is taken; there must be one of a tree that is a ``Reading``. Where ``known`` is not from ``open_tree``,
-        ``near`` may be a commit whose tree is probably much like this one, the parent by default: what both have is
-        stored once. ``frames`` are those that the dump came in, to be stored as they are if it is stored whole.
+        not even read. ``read_from``: the canonical dump that ``root`` was read from, which is taken; there must be one
+        of a tree that is a ``Reading``.
 
-        ``sources`` are recorded with the commit, also with one that exists. An object may be unreal where they, or the
-        sources of any commit of the store, list it: then the commit is partial, and has these sources as well.
+        Where ``known`` is not from ``open_tree``, ``near`` may be a commit whose tree is probably much like this one,
+        the parent by default: what both have is stored once, but for ``whole``. ``frames`` are those that the dump came
+        in, to be stored as they are if it is stored whole. ``sources`` are recorded with the commit, also with one that
+        exists. An object may be unreal where they, or the sources of any commit of the store, list it: then the commit
+        is partial, and has these sources as well.
         """
         from stratum.tree.digest import metadata_hash
 
         dump, kept, chain = self._new_dump(root, known, read_from.take() if read_from is not None else None)
-        base = chain[0][0] if chain is not None else None
-        commit = metadata_hash(dump.buffers())
+        base, commit = chain[0][0] if chain is not None else None, metadata_hash(dump.buffers())
         accept(commit)
         damaged = self.exists(commit)
         if damaged and self._can_be_read(commit):
@@ -212,24 +215,34 @@ class Commits:
         hashes, when = (commit, summary.root), rfc3339(timestamp or utc_now())
         counts = (*self._statistics(root, known, kept, base), summary.leaf_count, summary.tree_depth)
         meta = CommitMeta(*hashes, when, *counts, parent, message, origin)
-        on = Base(chain, is_source=True, parent=parent) if chain is not None else self._near(near or parent)
+        meta = self._said_before(meta) if damaged else meta
         metadata, file = _new_metadata(meta), tx.new_path("commit")
-        if damaged:
-            meta, metadata = self._said_before(meta, metadata)
-            record = self._writer.whole(tx, commit, dump, frames)
-        else:
-            record = self._writer.record(tx, commit, dump, on, BLOCK - 1 - len(metadata), frames)
+        on = None if whole else self._base(chain, parent, near)
+        record = self._writer.record(tx, commit, dump, on, BLOCK - 1 - len(metadata), frames, whole=whole)
         del dump, on  # they are large
         tx.write_file(file, join_file(metadata, record))
         tx.publish_objects(complete=True)
         self._write_sources(tx, commit, self._whence(tx, root, known, base, sources), sources)
-        try:
-            (tx.replace if damaged else tx.place)(file, self._layout.commit(commit))
-        except ExistsError:  # another process wrote the same tree meanwhile
+        if not self._place(tx, file, commit, replace=damaged):
             return self._known_again(tx, commit, root, sources)
-        if nodes.starts and read_head(b"\n\0" + record) == (0, None):  # others will be built on it
-            self._merkle_cache.save(commit, nodes)
+        self._keep_nodes(commit, nodes, record)
         return meta
+
+    def _keep_nodes(self, commit: str, nodes: MerkleNodes, record: bytes) -> None:
+        """Of a whole dump: others will be stored on it."""
+        if nodes.starts and read_head(b"\n\0" + record) == (0, None):
+            self._merkle_cache.save(commit, nodes)
+
+    def _place(self, tx: Transaction, file: Path, commit: str, *, replace: bool) -> bool:
+        """Give a commit's file its name; whether nobody else wrote the same tree meanwhile."""
+        if replace:
+            tx.replace(file, self._layout.commit(commit))
+            return True
+        try:
+            tx.place(file, self._layout.commit(commit))
+        except ExistsError:
+            return False
+        return True
 
     def _can_be_read(self, commit: str) -> bool:
         try:
@@ -238,12 +251,12 @@ class Commits:
             return False
         return True
 
-    def _said_before(self, meta: CommitMeta, metadata: bytes) -> tuple[CommitMeta, bytes]:
-        """What is said of the commit already, with its metadata.toml, in place of ``meta``, where it can be read."""
+    def _said_before(self, meta: CommitMeta) -> CommitMeta:
+        """What is said of the commit already in place of ``meta``, where it can be read."""
         try:
-            return self.meta(meta.metadata_hash), self._metadata(meta.metadata_hash)
+            return self.meta(meta.metadata_hash)
         except (NotFoundError, DamagedError):
-            return meta, metadata
+            return meta
 
     def remove(self, commits: Collection[str], beneath: Collection[str] | None = None) -> Names:
         """Take commits out of the store, and what is beside them. Those in ``beneath``, on whose dumps are stored which
@@ -298,8 +311,12 @@ class Commits:
             )
         return dump, kept, chain
 
-    def _near(self, commit: str | None) -> Base | None:
-        """A commit to compare a new one with, where it is here and can be read."""
+    def _base(self, chain: Chain | None, parent: str | None, near: str | None) -> Base | None:
+        """What a new dump is compared with: that which it has spans of, else that of ``near`` or of the parent, where
+        it is here and can be read."""
+        if chain is not None:
+            return Base(chain, is_source=True, parent=parent)
+        commit = near or parent
         try:
             return Base(self._chain(commit), is_source=False) if commit is not None else None
         except (NotFoundError, DamagedError):

@@ -80,13 +80,23 @@ class TreeWriter:
         self._trees = trees
 
     def record(
-        self, tx: Transaction, commit: str, dump: SplicedDump, base: Base | None, room: int, given: Sequence[Stored]
+        self,
+        tx: Transaction,
+        commit: str,
+        dump: SplicedDump,
+        base: Base | None,
+        room: int,
+        given: Sequence[Stored],
+        *,
+        whole: bool = False,
     ) -> bytes:
-        """The record of the new commit, in whose file it has ``room`` within one block. What it needs is there or in
-        ``tx``. ``given`` are the frames in which the dump came, where it did. Raises ``StratumError``."""
-        if self._trees.level(commit) is not None:
+        """The record of the new commit, in whose file it has ``room`` within one block; ``whole``: on no other. What it
+        needs is there or in ``tx``. ``given`` are the frames in which the dump came, where it did. ``StratumError``."""
+        if not whole and self._trees.level(commit) is not None:
             known = self._known(commit)
-            return self.whole(tx, commit, dump, given) if known is None else encode(known, commit)
+            if known is not None:
+                return encode(known, commit)
+            base = None
         small, text = max(room, SMALL_MIN), b""
         if dump.size <= WHOLE_SMALL:
             text = dump.join()
@@ -97,12 +107,6 @@ class TreeWriter:
         if delta is not None:
             return delta
         return encode(small_whole(text) if text else self._whole(tx, dump, base, given), commit)
-
-    def whole(self, tx: Transaction, commit: str, dump: SplicedDump, given: Sequence[Stored]) -> bytes:
-        """The record of a commit whose dump is to be stored whole, whatever is said of it in the store."""
-        if dump.size <= WHOLE_SMALL:
-            return encode(small_whole(dump.join()), commit)
-        return encode(self._whole(tx, dump, None, given), commit)
 
     def _known(self, commit: str) -> TreeRecord | None:
         """The record of a commit that is a ground of others while it is no more itself, where it can be read. No other
