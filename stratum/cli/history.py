@@ -22,10 +22,7 @@ if TYPE_CHECKING:
         ("The newest commit of db", "stratum show db"),
         ("A file of a commit", "stratum show db:v1:/etc/db.conf"),
         ("The commit before the last one", "stratum show db~1"),
-        (
-            "Mount a commit by composefs's own program",
-            'mount.composefs -o basedir=STORE/objects "$(stratum show --image-path db:v1)" /mnt',
-        ),
+        ("Its image, for mount.composefs -o basedir=STORE/objects", "stratum show --image-path db:v1"),
     ],
 )
 @click.argument("ref", metavar="REF|HASH|MOUNTPOINT", type=REF_OR_PATH)
