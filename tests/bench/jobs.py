@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from stratum.store import Store
 from tests.bench import works
 from tests.bench.history import histories
 from tests.bench.measure import Entrant, Figure, Job
@@ -332,8 +333,8 @@ def images(bench: Bench) -> Iterator[Job]:
     with bench.mounted():
         pass
     dump = bench.directory / "tree.dump"
-    commit = next((bench.ours.repository / "store" / "commits").glob("*/tree.dump.zst"))
-    os.system(f"zstd -dqcf '{commit}' > '{dump}'")
+    store = Store.open(bench.ours.repository / "store")
+    dump.write_bytes(b"".join(store.commits.dump(store.commits.list()[0])))
     code = (
         "import gc, sys; gc.set_threshold(50_000, 20, 50)  # as the command line does\n"
         "from stratum.composefs.erofs.writer import image_pieces; from stratum.tree.dump import read_dump\n"

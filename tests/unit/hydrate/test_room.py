@@ -67,7 +67,7 @@ def test_the_limits_are_looked_at_now_and_then(place: Place, monkeypatch: pytest
 def test_what_cannot_be_evicted_is_told_and_not_tried_at_once_again(place: Place) -> None:
     said: list[str] = []
     set_budget(place.store.layout, place.store.transactions, limit=0, min_free=0)
-    (place.store.layout.commit(place.commit(b"f")) / "tree.dump.zst").write_bytes(b"x")
+    place.store.layout.commit(place.commit(b"f")).write_bytes(b"x")
     keeping = made(place, said)
     for _ in range(5):
         keeping(STEP)
