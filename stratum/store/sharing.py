@@ -32,6 +32,10 @@ _DIGITS = 24
 """Hex digits of a digest that tell objects apart here."""
 _NOT_HERE = -1
 _SIZE_MAX = (1 << 63) - 1
+_FIGURE = 96
+"""Bits for a sum of sizes."""
+_BITS = [[1 << n for n in range(8) if byte >> n & 1] for byte in range(256)]
+"""The bits of each byte."""
 
 
 class Amount(NamedTuple):
@@ -51,6 +55,31 @@ class Amount(NamedTuple):
     def minus(self, other: Amount) -> Amount:
         """What is left without the ``other``."""
         return Amount(*(mine - its for mine, its in zip(self, other, strict=True)))
+
+
+class _Sums:
+    """Amounts of sets, summed up for each of their members: eight members at once, all figures of an amount as one."""
+
+    def __init__(self) -> None:
+        self._sums: dict[tuple[int, int], int] = {}
+
+    def add(self, members: int, amount: Amount) -> None:
+        """Add the amount to each of the set ``members``."""
+        packed = sum(figure << _FIGURE * number for number, figure in enumerate(amount))
+        sums = self._sums
+        for place, some in enumerate(members.to_bytes((members.bit_length() + 7) // 8, "little")):
+            if some:
+                sums[place, some] = sums.get((place, some), 0) + packed
+
+    def of_bits(self) -> dict[int, Amount]:
+        """What each member has, by its bit."""
+        found: dict[int, int] = {}
+        for (place, some), packed in self._sums.items():
+            for bit in _BITS[some]:
+                number = bit << 8 * place
+                found[number] = found.get(number, 0) + packed
+        figures = range(0, _FIGURE * len(Amount()), _FIGURE)
+        return {bit: Amount(*(packed >> at & (1 << _FIGURE) - 1 for at in figures)) for bit, packed in found.items()}
 
 
 class Shares:
@@ -77,17 +106,16 @@ class Shares:
 
     def each(self, users: Iterable[object], staying: int) -> dict[object, tuple[Amount, Amount]]:
         """For each of the ``users`` what it needs, and what of it nobody else of the set ``staying`` needs."""
-        found = {user: (Amount(), Amount()) for user in users}
-        bits = {self._bits[user]: user for user in found if user in self._bits}
-        wanted = self.mask(found)
+        wanted = self.mask(users := list(users))
+        totals, owned = _Sums(), _Sums()
         for mask, amount in self._amounts.items():
-            rest, needing = mask & wanted, mask & staying
-            while rest:
-                bit = rest & -rest
-                rest ^= bit
-                total, own = found[bits[bit]]
-                found[bits[bit]] = total.plus(amount), own.plus(amount) if not needing & ~bit else own
-        return found
+            needed, needing = mask & wanted, mask & staying
+            totals.add(needed, amount)
+            if not needing & (needing - 1):  # by one of those that stay, or by none
+                owned.add(needed & needing if needing else needed, amount)
+        total, own = totals.of_bits(), owned.of_bits()
+        bits = {user: self._bits.get(user, 0) for user in users}
+        return {user: (total.get(bit, Amount()), own.get(bit, Amount())) for user, bit in bits.items()}
 
     def unneeded(self, users: int) -> Amount:
         """What none of the set ``users`` needs."""
