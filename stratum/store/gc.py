@@ -12,25 +12,25 @@ Kept are the commits that
 - were made from a worktree less than the retention's age ago and are mentioned nowhere, as when a whole stratum was
   removed: what they hold may be nowhere else,
 
-and every object of a commit that is kept, that a history names, or that a living transaction says it needs. Everything
-else goes: first the dead transactions in ``tmp/``, which makes room, then the tags that the retention lets go, then
-commits, each by one durable rename, then objects, then catalogs that no commit names (``store.sources``), what a
-dead process left in
+with what their trees are made of (``store.treegc``), and every object of a commit that is kept, that a history names,
+or that a living transaction says it needs. Everything else goes: first the dead transactions in ``tmp/``, which makes
+room, then the tags that the retention lets go, then commits, none before what is stored on it (``Commits.remove``),
+grounds and frames, then objects, then catalogs that no commit names (``store.sources``), what a dead process left in
 ``landing/``, caches of commits that went and of imports that were not repeated within ``CACHE_AGE``, packs that no pull
 is fetching, abandoned temporary files, and lock files of refs that are gone. A commit therefore never outlives its
 objects, nor a tag its commit, and the next run finds what an interrupted one left. Where the sources of a commit cannot
-be read, all catalogs stay. Before
-commits go, those that stay and descend from them are told of them (``store.ancestry``), so that a history goes on
-behind the gap; where the disk is too full for that, it ends there.
+be read, all catalogs stay. Before commits go, those that stay and descend from them are told of them
+(``store.ancestry``), so that a history goes on behind the gap; where the disk is too full for that, it ends there.
 
 All of it happens under the exclusive store lock, but for reading the trees of what is to be kept: that takes longest,
-and is done before, under the shared one (``read_ahead``), as commits never change. Whoever relies on something that no
-ref names yet, holds the shared one from the moment of looking until a ref or a mount record names it, or until their
-transaction has a list of it, so nothing that is needed is ever looked at as garbage. Only what is fetched for a mount
-gets its name in ``objects/`` without any lock: the commit of a mount is kept with all its objects, whether these are
-here when it is looked at, come meanwhile or are never fetched. No space is needed for it. Where
-it cannot be known what is needed, as a tag, worktree, pin or kept commit is damaged, nothing is removed:
-``DamagedError``.
+and is done before, under the shared one (``read_ahead``), as what is in them never changes; how they are stored may,
+and is looked at again (``store.needed``). Whoever relies on something that no ref names yet, holds the shared one from
+the moment of looking until a ref or a mount record names it, or until their transaction has a list of it, so nothing
+that is needed is ever looked at as garbage. Only what is fetched for a mount gets its name in ``objects/`` without any
+lock: the commit of a mount is kept with all its objects, whether these are here when it is looked at, come meanwhile or
+are never fetched. No space is needed for it, but for the names of grounds: where there is none, a commit that others
+are stored on stays. Where it cannot be known what is needed, as a tag, worktree, pin or kept commit is damaged, nothing
+is removed: ``DamagedError``.
 """
 
 from __future__ import annotations
