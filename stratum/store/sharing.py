@@ -7,8 +7,7 @@ answered by the sets, of which there are few.
 What commits need of one another's trees is known by their records (``store.coverage``), with the bits of the commits as
 weights. So each line is read once, however many commits have it, and this takes time for what differs rather than for
 each line of each dump, and about 200 bytes of memory for an object. The trees are files, too, and shared by the commits
-that are stored on them. Dumps are not compared with their commit's name
-here: what is damaged counts wrongly, and ``fsck`` tells of it.
+that are stored on them. What is damaged is told, and does not count.
 
 Whoever calls this holds the store's lock, shared, so that nothing is collected meanwhile.
 """
@@ -206,7 +205,7 @@ class _Measuring:
                 tell(mask, exc)
 
     def _take(self, part: Part) -> None:
-        data = part.data if part.frame is None else self._store.trees.frame(part.frame)
+        data = part.data if part.frame is None else self._store.trees.checked_frame(part.frame)
         for lines, mask in lines_in(part, data):
             self._add(self._objects_in(lines), mask)
 

@@ -4,8 +4,8 @@ The records of trees (``store.treerecord``) say what two trees have in common: w
 both have of it; where not, frames. None of that is read. So a line of a thousand commits costs what changed in it, and
 not a thousand dumps.
 
-The dump's hash is not checked: that would be the whole dump. What is found here tells people where to look, and proves
-nothing.
+Records and frames are checked as they are read. That a whole dump has its commit's name is not: that would be the whole
+dump. Whoever relies on it compares that, too (``Commits.verify``).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Differing:
     def __init__(self, trees: Trees) -> None:
         self._trees = trees
         self._record = lru_cache(_KEPT)(trees.record)
-        self._frame = lru_cache(_KEPT)(trees.frame)
+        self._frame = lru_cache(_KEPT)(trees.checked_frame)
         self._pair = lru_cache(1)(self._between)
 
     def lines(self, commit: str) -> Iterator[bytes]:
