@@ -240,20 +240,22 @@ def ask_sources(session: Session) -> list[str]:
     return problems
 
 
-def _fetcher(session: Session, source: str | None) -> tuple[Fetch | None, list[str]]:
-    """What fetches from ``source``, and the list that gets its problems."""
-    problems: list[str] = []
-    if source is None:
-        return None, problems
+def _fetcher(session: Session, source: str | None) -> tuple[Fetch, list[str]]:
+    """What fetches from ``source``, or from where commits can be fetched from as the store knows, and the list that
+    gets its problems."""
     from stratum.oci.target import parse_target
-    from stratum.transfer.salvage import salvage
+    from stratum.transfer.salvage import salvage, salvage_from_sources
 
-    if os.path.isfile(source):
+    problems: list[str] = []
+    if source is not None and os.path.isfile(source):
         source = f"oci-archive:{source}"
-    target, access = parse_target(source, session.config.registry), session.access()
+    target, access = parse_target(source, session.config.registry) if source is not None else None, session.access()
 
     def fetch(objects: dict[bytes, int], frames: set[bytes], commits: set[str]) -> None:
-        problems.extend(salvage(session.store, target, access, objects, frames, commits))
+        if target is not None:
+            problems.extend(salvage(session.store, target, access, objects, frames, commits))
+        else:
+            problems.extend(salvage_from_sources(session.store, access, frames, commits))
 
     return fetch, problems
 

@@ -223,8 +223,8 @@ def fsck(app: App, depth: str, repair: bool, source: str | None, remote: bool) -
 
     --repair makes metadata and tags again from what proves them, restores objects, trees and commits from elsewhere,
     and moves the rest out of the way, to 'quarantine' in the store. It deletes nothing. A damaged file that a source
-    has is fetched from there when it is next read. A commit whose tree cannot be read stays as it is until a pull or
-    import of it, or a repair with --from, writes it again.
+    has is fetched from there when it is next read, a tree at once. A commit whose tree cannot be read stays as it is
+    until a pull or import of it, or a repair with --from, writes it again.
     """
     from stratum.api.maintenance import fsck as check
     from stratum.api.maintenance import fsck_repair
@@ -239,7 +239,7 @@ def fsck(app: App, depth: str, repair: bool, source: str | None, remote: bool) -
     for problem in done.away:
         app.out.warn(f"could not be asked: {problem}")
     for problem in done.problems:
-        app.out.warn(f"{source}: {problem}")
+        app.out.warn(f"{source}: {problem}" if source is not None else problem)
     if app.out.json:
         app.out.object(_fscked_json(done))
     else:

@@ -32,10 +32,11 @@ class Scene:
         self.layout = f"oci:{tmp_path}/layout"
         self.chain = self.store.trees.chain(self.stack.commits["third"])
 
-    def pushed(self, *tags: str) -> None:
+    def pushed(self, *tags: str, forget: bool = True) -> None:
         for tag in tags:
             transfer.push(self.session, f"stack:{tag}", f"{self.layout}:{tag}", access=self.session.access())
-            self.store.layout.beside(self.stack.commits[tag], "sources").unlink()
+            if forget:
+                self.store.layout.beside(self.stack.commits[tag], "sources").unlink()
 
     def file(self, tag: str) -> Path:
         return self.store.layout.commit(self.stack.commits[tag])
@@ -120,6 +121,17 @@ def test_a_pull_and_a_repair_heal_all_that_is_stored_on_what_came(scene: Scene) 
     flip_last(scene.file("first"))
     assert not scene.repair().damage
     assert scene.readable() == ALL
+
+
+def test_a_commit_is_fetched_from_where_it_was_pushed_to(scene: Scene) -> None:
+    scene.pushed("third", "whole", forget=False)
+    scene.frame().unlink()
+    scene.file("third").unlink()
+    done = maintenance.fsck_repair(scene.session)
+    assert (done.damage, done.problems) == ([], [])
+    assert scene.readable() == ALL
+    assert (scene.store.commits.meta(scene.stack.commits["third"]).origin or {})["kind"] == "repair"
+    check(scene.store)
 
 
 def test_metadata_and_the_tree_of_a_commit_are_mended_by_themselves(scene: Scene) -> None:
