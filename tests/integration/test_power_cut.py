@@ -67,6 +67,8 @@ import os, pathlib, sys
 from stratum.cli.main import run
 from stratum.store import Store
 from stratum.tree.contents import objects_of
+from tests.support.grounds import small_trees_on_each_other
+small_trees_on_each_other().__enter__()
 disk, scratch, name = sys.argv[1:]
 report = os.open(f"{scratch}/reported", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 source = pathlib.Path(scratch, name)
