@@ -7,6 +7,7 @@ what commits share each line is read once (``store.treecheck``), again where it 
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -293,9 +294,24 @@ class _Check:
 
     def _need(self) -> None:
         """Note which objects the commits that can be read need."""
-        for batch in batches(self._readable):
-            for lines, _ in lines_of_all(self._store, batch):
-                self._needed.update((digest, size) for digest, size, _ in object_lines(lines))
+        for batch in list(batches(self._readable)):
+            self._note_needs(batch)
+
+    def _note_needs(self, commits: Sequence[str]) -> None:
+        try:
+            self._needed.update(self._objects_of(commits))
+        except DamagedError as exc:  # of one whose tree is right, and is not stored as any writer does
+            if len(commits) > 1:
+                for commit in commits:
+                    self._note_needs([commit])
+                return
+            users = self._users.get(commits[0], list(commits))
+            self._tell(Finding("dump", f"commits/{commits[0]}", exc.message, users, commit=commits[0]))
+            self._readable = [commit for commit in self._readable if commit != commits[0]]
+
+    def _objects_of(self, commits: Sequence[str]) -> Iterator[tuple[bytes, int]]:
+        for lines, _ in lines_of_all(self._store, commits):
+            yield from ((digest, size) for digest, size, _ in object_lines(lines))
 
     def _telling_commit(self, kind: Kind, path: str, commit: str, users: list[str]) -> Telling:
         return Telling(self._done.findings, kind, path, *users, commit=commit)

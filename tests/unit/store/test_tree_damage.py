@@ -13,9 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from stratum.errors import StratumError
+from stratum.errors import DamagedError, StratumError
 from stratum.store import Store
 from stratum.store import fsck as checking
+from stratum.store.treerecord import encode, join_file, split_file
+from stratum.tree.blocks import Span
 from tests.support.grounds import Stack, collect
 from tests.support.inprocess import stratum
 
@@ -151,3 +153,21 @@ def test_what_cannot_be_read_is_not_collected_nor_is_what_it_needs(scene: Scene,
         damaged.write_bytes(data)
         assert before <= kept(copy), path
         assert not checking.check(store).damage
+
+
+def test_a_tree_that_is_right_and_cut_within_a_line_is_told_and_believed_by_nobody(scene: Scene) -> None:
+    store, commit = scene.store, scene.commits["first"]
+    path, (record, whole) = store.layout.commit(commit), (record for _, record in store.trees.chain(commit))
+    first = record.steps[0]
+    assert isinstance(first, Span)
+    text = b"".join(store.trees.pieces(scene.commits["whole"]))
+    end = text.index(b"\n", first.start) + 1
+    steps = (Span(first.start, end - 5), 5, Span(end, first.end), *record.steps[1:])
+    spoilt = record._replace(steps=steps, lines=text[end - 5 : end] + record.lines)
+    assert whole.level == 0
+    with changed(path, lambda data: join_file(split_file(data, "it")[0], encode(spoilt, commit))):
+        assert store.commits.dump(commit).size == record.size
+        told = [finding.problem for finding in checking.check(store).damage if finding.kind == "dump"]
+        assert told == [f"the tree of commit {commit} is not cut where its lines end"]
+        with pytest.raises(DamagedError, match="not cut where its lines end"):
+            collect(store)
