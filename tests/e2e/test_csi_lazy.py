@@ -116,7 +116,7 @@ def test_who_wants_it_whole_gets_it_whole(tmp_path: Path, runtime_dir: Path, far
     with node_of(tmp_path, "--allow-inline") as node:
         lazy = node.create("pvc-1", {"source": far.reference, **LAZY})
         commit = far.commit
-        partial = node.cli.store / "commits" / commit / "partial"
+        partial = node.cli.store / "commits" / f"{commit}.partial"
         assert partial.exists()
         node.create("pvc-2", {"source": far.reference, "pullPolicy": "IfNotPresent"})
         assert not partial.exists()
@@ -132,7 +132,7 @@ def test_what_a_pod_names_is_pulled_whole(tmp_path: Path, runtime_dir: Path, far
     }
     with node_of(tmp_path, "--allow-inline") as node:
         place = node.publish("csi-1", "pod", attributes, staging_target_path="")
-        assert not (node.cli.store / "commits" / far.commit / "partial").exists()
+        assert not (node.cli.store / "commits" / f"{far.commit}.partial").exists()
         assert "pulled whole" in node.log.read_text()
         far.slow.die()
         assert sum_of(place / "d1/f05") == far.sums["d1/f05"]
@@ -147,7 +147,7 @@ def test_a_snapshot_elsewhere_is_restored_lazily(tmp_path: Path, runtime_dir: Pa
     with node_of(tmp_path) as node:
         source = csi.VolumeContentSource(snapshot=csi.VolumeContentSource.SnapshotSource(snapshot_id=handle))
         volume = node.create("pvc-1", LAZY, volume_content_source=source)
-        assert (node.cli.store / "commits" / far.commit / "partial").exists()
+        assert (node.cli.store / "commits" / f"{far.commit}.partial").exists()
         node.stage(volume.volume_id, volume.volume_context)
         place = node.publish(volume.volume_id, "pod-of-pvc-1", volume.volume_context)
         assert sum_of(place / "d2/f07") == far.sums["d2/f07"]
