@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection
 from contextlib import AbstractContextManager, ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,8 @@ from stratum.refs import DEFAULT_TAG, DEFAULT_WORKTREE, check_name, parse_ref, p
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from stratum.api.moving import Move
+    from stratum.api.originals import Originals
     from stratum.api.sources import CommitSource, Reading, TreeSource
     from stratum.ingest.selection import Excludes, LeftOut
     from stratum.mount.state import Record
@@ -54,7 +56,8 @@ class Imported:
 @dataclass(frozen=True, slots=True)
 class Options:
     """How to import: ``tag`` chooses in a layout that holds several, ``bare`` takes a directory as a directory,
-    ``force`` moves a tag that names another commit, ``excludes`` leaves something out of a directory."""
+    ``force`` moves a tag that names another commit, ``excludes`` leaves something out of a directory, ``move`` has a
+    directory's files become the store's own (``api.moving``)."""
 
     tag: str | None = None
     bare: bool = False
@@ -63,6 +66,7 @@ class Options:
     progress: Progress | None = None
     force: bool = False
     excludes: Excludes | None = None
+    move: bool = False
 
 
 DEFAULTS = Options()
@@ -77,12 +81,17 @@ def import_(session: Session, path: str, name: str, options: Options = DEFAULTS)
     where a tag was. Raises ``UsageError``, ``NotFoundError``, ``DamagedError`` and ``StratumError`` naming the path
     that cannot be read.
     """
-    from stratum.api.sources import CommitSource, ImageSource, fetched, open_source
+    from stratum.api.moving import refuse_unfinished
+    from stratum.api.sources import CommitSource, DirectorySource, ImageSource, fetched, open_source
 
     stratum, tag = parse_tag(name)
+    if options.move:
+        return _import_moved(session, path, stratum, tag, options)
     with open_source(session, path, tag=options.tag, bare=options.bare, progress=options.progress) as source:
         _check_excludes(source, path, options)
         store = session.create_store()
+        if isinstance(source, DirectorySource):
+            refuse_unfinished(store, path)
         if isinstance(source, CommitSource):
             return _import_commit(session, source, path, stratum, tag, options)
         with fetched(store, source), store.begin(f"importing {path}", resumable=True) as tx:
@@ -95,6 +104,40 @@ def import_(session: Session, path: str, name: str, options: Options = DEFAULTS)
     if isinstance(source, ImageSource) and source.image.commit not in (None, meta.metadata_hash):
         warnings.append(f"{path} says that it was made from commit {source.image.commit}, which is another tree")
     return Imported(str(move), meta, move.previous, warnings, left_out=_left_out(source))
+
+
+def _import_moved(session: Session, path: str, stratum: str, tag: str, options: Options) -> Imported:
+    from stratum.api.moving import moved, settle_move
+
+    if options.excludes is not None and options.excludes.asked:
+        raise UsageError("--move takes all that is in the directory", hint="leave out either --move or what excludes")
+    store = session.create_store()
+    finished = settle_move(store, Path(path))
+    if finished is not None and finished.commit is not None and finished.name == f"{stratum}:{tag}":
+        return Imported(finished.name, store.commits.meta(finished.commit), finished.commit, finished.told)
+    with moved(session, store, Path(path), f"{stratum}:{tag}") as move:
+        done = _commit_moved(session, move, stratum, tag, options)
+        return replace(done, warnings=done.warnings + move.finish())
+
+
+def _commit_moved(session: Session, move: Move, stratum: str, tag: str, options: Options) -> Imported:
+    """The commit of the directory that is moved, and the tag on it."""
+    store, path = move.store, move.moving.path
+    with store.begin(f"moving {path}") as tx:
+        to = tag_move(store, stratum, tag, force=options.force)
+        root, warnings = move.read(tx, session.config.jobs, options.devices, options.progress)
+        meta = store.commits.write(
+            tx,
+            root,
+            parent=to.previous,
+            message=options.message,
+            origin={"kind": "import"},
+            timestamp=session.now(),
+            accept=lambda commit: to.check(commit, follows=tag == DEFAULT_TAG),
+        )
+        move.made(meta.metadata_hash)
+        to.set(store, meta.metadata_hash, f"import {path}")
+    return Imported(str(to), meta, to.previous, warnings)
 
 
 def _check_excludes(source: TreeSource | CommitSource, path: str, options: Options) -> None:
@@ -271,11 +314,13 @@ def init(
     persist: bool = False,
     originals: str | None = None,
     root: RootChange | None = None,
+    move: bool = False,
 ) -> Imported:
     """Make the stratum ``name`` with a first commit, and mount its worktree ``main`` at ``mountpoint``.
 
     The commit is empty (its root directory changed by ``root``), or with ``migrate`` what the directory holds; the
-    mount then covers it, and it is untouched below, or moved to the directory ``originals`` once all else is done.
+    mount then covers it, and it is untouched below, or moved to the directory ``originals`` once all else is done; with
+    ``move`` its files become the store's own (``api.moving``), and nothing is below.
     ``persist``: it is mounted there at every start. Without ``migrate`` a directory that holds anything is
     ``ConflictError``. Where anything fails there is no stratum, and the directory is as it was; only contents that were
     read of it wait in the store for the next try, or a garbage collection.
@@ -286,6 +331,8 @@ def init(
 
     check_name(name)
     place = Path(mountpoint)
+    if migrate and (finished := _finished_move(session, place, name, move)) is not None:
+        return _after_move(session, place, finished, persist)
     _check_mountpoint(place, migrate)
     check_hides_nothing(canonical_mountpoint(place), session.config.store, session.config.runtime_dir)
     _ = session.mount_method  # before anything is made that cannot be mounted
@@ -293,17 +340,12 @@ def init(
         store = session.create_store()
         if store.namespaces.exists(name):
             raise ExistsError(f"the stratum {name} exists already", hint=f"mount it: stratum mount {name} {mountpoint}")
-        aside = None
-        if originals is not None:
-            from stratum.api.originals import Originals
-
-            aside = opened.enter_context(Originals(place, Path(originals), store=store.root))
+        aside = opened.enter_context(_aside(place, originals, store)) if originals is not None else None
         ours, before = False, frozenset(store.commits.list())
+        moving = opened.enter_context(_moved(session, place, name)) if move else None
         try:
-            if migrate:
-                done = import_directory(session, mountpoint, name, message=message, progress=progress)
-            else:
-                done = _import_empty(session, place, name, message, root)
+            options = Options(message=message, progress=progress)
+            done = _first_commit(session, place, name, options, moving, migrate, root)
             store.worktrees.create(name, DEFAULT_WORKTREE, done.commit.metadata_hash, why="init")
             ours = True
             mounting = mount_kept if persist else mount
@@ -316,9 +358,70 @@ def init(
                     _undo_init(session, name, before)
             raise
         # Only now that the mount comes back by itself: the directory below it is empty from here on.
-        stay = aside.move() if aside is not None else []
+        stay = aside.move() if aside is not None else moving.finish() if moving is not None else []
     moved = aside.aside if aside is not None else None
     return Imported(done.ref, done.commit, None, done.warnings + stay, record, persist, moved)
+
+
+def _aside(place: Path, originals: str, store: Store) -> Originals:
+    from stratum.api.originals import Originals
+
+    return Originals(place, Path(originals), store=store.root)
+
+
+def _first_commit(
+    session: Session,
+    place: Path,
+    name: str,
+    options: Options,
+    moving: Move | None,
+    migrate: bool,
+    root: RootChange | None,
+) -> Imported:
+    if moving is not None:
+        return _commit_moved(session, moving, name, DEFAULT_TAG, options)
+    if migrate:
+        return import_directory(session, os.fspath(place), name, message=options.message, progress=options.progress)
+    return _import_empty(session, place, name, options.message, root)
+
+
+def _moved(session: Session, place: Path, name: str) -> AbstractContextManager[Move]:
+    from stratum.api.moving import moved
+
+    return moved(session, session.store, place, f"{name}:{DEFAULT_TAG}", keeps=True)
+
+
+def _finished_move(session: Session, place: Path, name: str, move: bool) -> Imported | None:
+    """Finish, or put back, what a killed migration left of ``place``; its commit where that is in the store."""
+    from stratum.api.moving import refuse_unfinished, settle_move
+
+    store = session.create_store()
+    if not move:
+        refuse_unfinished(store, os.fspath(place))
+        return None
+    finished = settle_move(store, place)
+    if finished is None or finished.name != f"{name}:{DEFAULT_TAG}":
+        return None
+    if finished.commit is not None:
+        return Imported(finished.name, store.commits.meta(finished.commit), None, finished.told)
+    if store.namespaces.exists(name) and not (store.tags.names(name) or store.worktrees.names(name)):
+        _undo_init(session, name, store.commits.list())  # it is of the killed one
+    return None
+
+
+def _after_move(session: Session, place: Path, done: Imported, persist: bool) -> Imported:
+    """What ``init`` does once the files are the store's, as far as a killed one had not; nothing of it is undone."""
+    from stratum.api.bootmounts import mount_kept
+    from stratum.api.mounting import mount
+
+    store, name = session.store, done.ref.partition(":")[0]
+    if DEFAULT_WORKTREE not in store.worktrees.names(name):
+        store.worktrees.create(name, DEFAULT_WORKTREE, done.commit.metadata_hash, why="init")
+    record = session.state.find_worktree(store.root, name, DEFAULT_WORKTREE)
+    if record is None:
+        mounting = mount_kept if persist else mount
+        record = mounting(session, f"{name}+{DEFAULT_WORKTREE}", os.fspath(place))
+    return replace(done, mount=record, persistent=persist)
 
 
 def _undo_init(session: Session, name: str, before: Collection[str]) -> None:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         ("Give the commit a tag and a message", "stratum import ./app app:v1 -m 'as released'"),
         ("Lay changes over the newest commit of app", "stratum import --patch app app:v2 ./changes"),
         ("Leave something out", "stratum import . home --exclude .cache/ --one-file-system"),
+        ("Move a directory into the store", "stratum import --move /srv/old-site site"),
         ("Take what 'stratum export' wrote, or an image's files", "stratum import app.stratum.tar app"),
     ],
 )
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 @click.option("--patch", is_flag=True, help="PATH holds changes to make to the commit BASE (default: REF itself).")
 @click.option("--tag", metavar="TAG", help="Which one to take of the tags in an export or OCI image layout.")
 @click.option("--devices", is_flag=True, help="Take device nodes too; without this they are refused.")
+@click.option("--move", is_flag=True, help="Move the directory PATH into the store instead of copying it.")
 @click.option("-f", "--force", is_flag=True, help="Move the tag if it exists.")
 @exclude_options
 @message_option
@@ -51,6 +53,7 @@ def import_(
     patch: bool,
     tag: str | None,
     devices: bool,
+    move: bool,
     force: bool,
     message: str | None,
     excludes: Excludes,
@@ -79,16 +82,23 @@ def import_(
     below.
 
     An import of a directory that was interrupted or killed goes on where it was when it is run again within a day.
+
+    With --move, a directory is gone afterwards, as with mv(1). Where it is on the store's file system and mount, its
+    files become the store's own, without being copied; elsewhere they are copied and then removed. Nobody may work in
+    it or write to it meanwhile. What fails or is interrupted has it put back; after a kill or a power cut, the same
+    command finishes that, or puts it back and begins anew.
     """
     path, names = path_and_names(arguments)
     if len(names) > (2 if patch else 1):
         raise UsageError(f"too many names: {' '.join(names)}", hint="see 'stratum import --help'")
     if bare and not os.path.isdir(path):
         raise UsageError(f"--bare takes a directory, and {path} is none")
+    if move and (patch or tag is not None):
+        raise UsageError("--move is for a directory that becomes a commit, and goes with neither --patch nor --tag")
     from stratum.api import importing
 
     with progress_bar(app, "importing") as advance:
-        options = importing.Options(tag, bare, message, devices, advance, force, excludes)
+        options = importing.Options(tag, bare, message, devices, advance, force, excludes, move)
         if patch:
             note_uncommitted(app, names[0])
             done = importing.import_patch(app.session, path, names[-1], names[0], options)
@@ -103,12 +113,14 @@ def import_(
     examples=[
         ("Make an empty stratum for a service's data", "stratum init db /srv/db"),
         ("Take a directory that is in use under control, where it is", "stratum init site /srv/site --migrate"),
+        ("The same, without keeping the files twice", "stratum init site /srv/site --migrate --move"),
         ("For a container that runs as user 1000", "stratum init db /srv/db --uid 1000 --gid 1000"),
     ],
 )
 @click.argument("name")
 @click.argument("mountpoint", type=PATH)
 @click.option("--migrate", is_flag=True, help="Take what is in MOUNTPOINT as the first commit.")
+@click.option("--move", is_flag=True, help="With --migrate: move what is in MOUNTPOINT into the store.")
 @click.option("--originals", metavar="DIR", type=PATH, help="With --migrate: move what was in MOUNTPOINT to DIR.")
 @click.option(
     "--persist/--no-persist",
@@ -122,6 +134,7 @@ def init(
     name: str,
     mountpoint: str,
     migrate: bool,
+    move: bool,
     originals: str | None,
     persist: bool | None,
     root: RootChange,
@@ -133,12 +146,16 @@ def init(
     seen there by whoever unmounts, and takes its space twice; --originals moves it to DIR, a new directory on the same
     file system, once it is committed, mounted and on record. Nothing is left out, whatever a '.stratumignore' says.
     Stop programs that write there first.
+
+    With --move, nothing stays below the mount: the files become the store's own, as with 'stratum import --move'.
     """
     from stratum.api.importing import init as run
 
     kept = migrate if persist is None else persist
     if originals is not None and not (migrate and kept):
         raise UsageError("--originals needs --migrate, and a mount that comes back at every start")
+    if move and (not migrate or originals is not None):
+        raise UsageError("--move is for --migrate, and leaves no originals for --originals")
     if root and migrate:
         raise UsageError("--uid, --gid and --mode are for an empty stratum; --migrate takes those of MOUNTPOINT")
     with progress_bar(app, "importing") as advance:
@@ -152,12 +169,13 @@ def init(
             persist=kept,
             originals=originals,
             root=root,
+            move=move,
         )
     if app.out.json:
-        _init_json(app, done, migrate)
+        _init_json(app, done, migrate and not move)
         return
     report_import(app, done)
-    _tell_init(app, done, migrate)
+    _tell_init(app, done, migrate and not move)
 
 
 def _tell_init(app: App, done: Imported, migrated: bool) -> None:

@@ -147,6 +147,35 @@ def import_opened(
         return tree, walk.told()
 
 
+def import_moved(
+    store: Store,
+    tx: Transaction,
+    root: int,
+    name: bytes,
+    *,
+    jobs: int = 1,
+    devices: bool = False,
+    progress: Progress | None = None,
+    adopts: bool = True,
+    failed: Callable[[OSError, str], StratumError] = source_error,
+) -> tuple[Directory, list[str], set[tuple[int, int]]]:
+    """As ``import_directory``, of the open directory ``root``, all of which is to be the store's; with the (device,
+    inode) of each directory in it.
+
+    ``name`` is what it is called in messages. ``adopts``: nobody reaches it by a path, so its files become objects as
+    they are, where they can (``ingest.adopting``).
+    """
+    place, told = _identity(os.stat(store.root)), Selection(NOTHING, os.fstat(root).st_dev)
+    with (
+        _telling(root, NOTHING, None, progress) as reading,
+        FileReader(tx, store.objects, jobs=jobs, progress=reading, failed=failed, adopts=adopts) as reader,
+    ):
+        walk = _Walk(reader, None, Journalled(()), None, told, place, devices, failed)
+        tree = walk.run(root, name)
+        reader.finish()
+        return tree, walk.told(), walk.directories()
+
+
 def _open_root(path: Path, store: Store) -> int:
     try:
         fd = open_source(os.fspath(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -416,6 +445,10 @@ class _Walk:
                 and (not isinstance(node, File) or node.size == key[2])
             ):
                 yield key, node
+
+    def directories(self) -> set[tuple[int, int]]:
+        """Device and inode number of each directory."""
+        return {key[:2] for key, _, node in self._listed if isinstance(node, Directory)}
 
     def describe(self, listing: Listing) -> None:
         """Complete ``listing``, to which the entries of every directory were added."""

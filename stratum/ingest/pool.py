@@ -39,9 +39,9 @@ class Batch:
 
 
 class Pool:
-    """``jobs`` workers, given the arguments of their ``Stager`` without the tag."""
+    """``jobs`` workers, given the arguments of ``ingest.worker.stager_for`` without the tag."""
 
-    def __init__(self, jobs: int, objects: bytes, staging: bytes, salvage: Sequence[bytes] = ()) -> None:
+    def __init__(self, jobs: int, objects: bytes, staging: bytes, salvage: Sequence[bytes], adopts: bool) -> None:
         self._selector = selectors.DefaultSelector()
         self._workers: list[tuple[Worker, deque[Batch]]] = []
         """Each with the batches that it has not answered, oldest first."""
@@ -49,7 +49,7 @@ class Pool:
             for number in range(jobs):
                 worker = Worker("stratum.ingest.worker", "reads files")
                 self._workers.append((worker, deque()))
-                worker.post((objects, staging, f"worker-{number}", list(salvage)))
+                worker.post((objects, staging, f"worker-{number}", list(salvage), adopts))
         except StratumError:
             self.close()
             raise

@@ -29,7 +29,7 @@ from stratum.ingest.journal import Journal
 from stratum.ingest.pool import Batch, Pool
 from stratum.ingest.staging import FileRead, Signature, Stager
 from stratum.ingest.statcache import tells_changes
-from stratum.ingest.worker import OK, STORE_FAILED, Answer, read_batch
+from stratum.ingest.worker import OK, STORE_FAILED, Answer, read_batch, stager_for
 from stratum.store.layout import storage_error
 from stratum.store.objects import Objects
 from stratum.store.transaction import Transaction
@@ -80,7 +80,8 @@ class FileReader:
 
     ``jobs`` is the number of worker processes; 1 reads everything in this one. ``progress`` is called with the bytes of
     the files so far and their number; ``pass_over`` adds what need not be read. ``journal`` is told what was read.
-    ``failed`` makes the error for a path that cannot be read. ``warnings`` collects one line for each file that kept
+    ``failed`` makes the error for a path that cannot be read. ``adopts``: files become objects as they are, where they
+    can (``ingest.adopting``). ``warnings`` collects one line for each file that kept
     changing or was gone; ``unlike_listed`` the ``id`` of every node whose file was not as listed. A context manager:
     leaving it ends the workers.
     """
@@ -94,11 +95,13 @@ class FileReader:
         progress: Callable[[int, int], None] | None = None,
         journal: Journal | None = None,
         failed: Callable[[OSError, str], StratumError] | None = None,
+        adopts: bool = False,
     ) -> None:
         self.warnings: list[str] = []
         self.unlike_listed: set[int] = set()
         self._tx = tx
         self._jobs = jobs
+        self._adopts = adopts
         self._progress = progress
         self._journal = journal
         self._failed = failed or source_error
@@ -190,7 +193,7 @@ class FileReader:
         batch = self._next_batch()
         try:
             if self._stager is None:
-                self._stager = Stager(*self._paths, "read", self._salvage)
+                self._stager = stager_for(*self._paths, "read", self._salvage, self._adopts)
             answer = read_batch(self._stager, batch.directories, batch.request)
         finally:
             batch.close()
@@ -201,7 +204,7 @@ class FileReader:
             self._read_here()
             return
         if self._pool is None:
-            self._pool = Pool(self._jobs, *self._paths, self._salvage)
+            self._pool = Pool(self._jobs, *self._paths, self._salvage, self._adopts)
         while self._pool.full:
             self._take(self._pool.answers(wait=True))
         self._pool.add(self._next_batch())

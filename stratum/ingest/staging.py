@@ -115,11 +115,15 @@ class Stager:
         except FileNotFoundError:
             return None
         try:
-            return self._read_open(fd, listed, xattrs, candidate, before)
+            return self._taken(fd, directory, name, listed) or self._read_open(fd, listed, xattrs, candidate, before)
         except SourceError as exc:
             raise exc.error from None
         finally:
             os.close(fd)
+
+    def _taken(self, fd: int, directory: int, name: bytes, listed: Signature) -> FileRead | None:
+        """The file, where it need not be copied to become an object (``ingest.adopting``)."""
+        return None
 
     def _read_open(
         self, fd: int, listed: Signature, xattrs: bool, candidate: bytes | None, before: bytes | None
@@ -166,7 +170,7 @@ class Stager:
         return self._small(fd, info.st_size)
 
     def _small(self, fd: int, expected: int) -> tuple[int, bytes | None, bytes | None, bool]:
-        data = _read_whole(fd, expected)
+        data = read_whole(fd, expected)
         size = len(data)
         if size <= INLINE_MAX:
             return size, None, data or None, False
@@ -183,10 +187,8 @@ class Stager:
     def _write(self, digest: bytes, data: bytes) -> bool:
         """Stage ``data``, which has this digest; nothing to do where some worker has, or is about to."""
         try:
-            if self._directory < 0:  # names are looked up from there: a short way, where there are many
-                self._directory = os.open(self._staging.directory, OPEN_DIRECTORY)
             name = self._staging.made(digest)
-            out = os.open(name, _NEW, OBJECT_MODE, dir_fd=self._directory)
+            out = os.open(name, _NEW, OBJECT_MODE, dir_fd=self._opened())
         except FileExistsError:
             return True
         except OSError as exc:
@@ -200,6 +202,12 @@ class Stager:
         finally:
             os.close(out)
         return True
+
+    def _opened(self) -> int:
+        """The directory ``staging``. Names are looked up from there: a short way, where there are many."""
+        if self._directory < 0:
+            self._directory = os.open(self._staging.directory, OPEN_DIRECTORY)
+        return self._directory
 
     def _large(
         self, fd: int, info: os.stat_result, candidate: bytes | None
@@ -242,7 +250,7 @@ def _copy_to_new(fd: int, path: str, size: int, sparse: bool) -> tuple[bytes, in
         os.close(out)
 
 
-def _read_whole(fd: int, size: int) -> bytes:
+def read_whole(fd: int, size: int) -> bytes:
     """The content of ``fd`` up to its end, for which one call is enough where the file has ``size`` bytes."""
     data = os.pread(fd, size + 1, 0)
     if len(data) == size:

@@ -1,6 +1,6 @@
 """A worker process that reads batches of files for ``ingest.pool`` and sends back what it found.
 
-The first message (``sys.workers``) has the arguments of ``Stager``; each further one is a batch, a list with one
+The first message (``sys.workers``) has the arguments of ``stager_for``; each further one is a batch, a list with one
 (files) per directory, whose descriptors come with it. Each batch is answered by one of
 
 - ``(OK, [[FileRead or None, ...], ...])``, parallel to the batch,
@@ -10,6 +10,7 @@ The first message (``sys.workers``) has the arguments of ``Stager``; each furthe
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from stratum.errors import os_error_text
@@ -42,6 +43,15 @@ def read_batch(stager: Stager, directories: list[int], request: Request) -> Answ
     return (OK, results)
 
 
+def stager_for(store: bytes, staging: bytes, tag: str, salvage: Sequence[bytes], adopts: bool) -> Stager:
+    """The ``Stager`` with these arguments, or the one that takes files as they are (``ingest.adopting``)."""
+    if not adopts:
+        return Stager(store, staging, tag, salvage)
+    from stratum.ingest.adopting import Adopter
+
+    return Adopter(store, staging, tag)
+
+
 def main() -> None:
     """Read files for the process that started this one."""
     stager: Stager | None = None
@@ -49,7 +59,7 @@ def main() -> None:
     def answer(connection: Connection, message: Any, directories: list[int]) -> None:
         nonlocal stager
         if stager is None:
-            stager = Stager(*message)
+            stager = stager_for(*message)
         else:
             connection.send(read_batch(stager, directories, message))
 

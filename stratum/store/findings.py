@@ -32,14 +32,16 @@ Kind = Literal[
     "symlink",
     "permissions",
     "stray",
+    "moving",
     "state",
 ]
 """``commit`` is one that a ref names and the store does not have; ``dump`` how the tree of one is stored, ``ground``
 the same of what others are stored on, ``frame`` a piece of some trees (``store.trees``); ``sources`` is about where a
 commit can be fetched from, ``catalog`` about what a place has; ``directory`` a missing one; ``symlink`` one that
-somebody planted; ``stray`` a file that no store has; ``rules`` those of residence (``store.keeping``,
-``store.budget``); ``mount`` the record of one that outlives a reboot; ``history`` what was done in a worktree
-(``store.histories``); ``record`` one of a service (``store.records``); ``state`` the record of mounts."""
+somebody planted; ``stray`` a file that no store has; ``moving`` a directory that a killed command was moving into the
+store; ``rules`` those of residence (``store.keeping``, ``store.budget``); ``mount`` the record of one that outlives a
+reboot; ``history`` what was done in a worktree (``store.histories``); ``record`` one of a service (``store.records``);
+``state`` the record of mounts."""
 
 PATHS_SHOWN = 5
 UNCHECKED = "its check is gone"

@@ -62,6 +62,7 @@ _TOP = {
     "ahead": "landing",
     "tmp": "transactions",
     "quarantine": "quarantine",
+    "moving": "transactions",
 }
 
 

@@ -19,6 +19,7 @@
     |-- sources/<manifest's SHA-256>/  catalog of an artifact that commits can be fetched from (``store.sources``)
     |-- landing/                       owner, and objects that were fetched and wait for their names (``hydrate``)
     |-- ahead/                         those of them that nobody has asked for
+    |-- moving/<id>/                   directories on their way into the store (``store.moving``)
     |-- cache.toml                     limits of what can be fetched again (``store.budget``)
     |-- profiles/<metadata_hash>       in what order objects were read (``store.profiles``)
     |-- watch.lock                     flock of who writes histories (``store.histories``)
@@ -201,6 +202,10 @@ class Layout:
     @property
     def ahead(self) -> Path:
         return self.root / "ahead"
+
+    @property
+    def moving(self) -> Path:
+        return self.root / "moving"
 
     @property
     def pack_cache(self) -> Path:

@@ -19,16 +19,18 @@ from stratum.store.findings import Finding, Kind
 from stratum.store.histories import is_history_file
 from stratum.store.keeping import RESIDENCE
 from stratum.store.layout import ANCESTORS, DIRECTORIES, FORMAT_FILE, Layout
+from stratum.store.moving import OWNER, left_by
 from stratum.store.objects import Objects
 from stratum.store.pins import PINS
 from stratum.store.records import DIRECTORIES as RECORDS
 from stratum.store.records import is_record_name as is_service_record
 from stratum.store.sources import CATALOG, LOCK, PARTIAL, SOURCES, WHOLE
 from stratum.sys.atomic import is_temporary
+from stratum.sys.locks import is_locked
 
 QUARANTINE = "quarantine"
 _SERVICES = {directory.partition("/")[0] for directory in RECORDS}
-_LAZY = {"sources", "landing", "ahead", "profiles", "histories", "grounds", "frames"}
+_LAZY = {"sources", "landing", "ahead", "profiles", "histories", "grounds", "frames", "moving"}
 _TOP = {
     FORMAT_FILE,
     BUDGET,
@@ -77,6 +79,7 @@ class Survey:
         yield from self._catalogs()
         yield from self._profiles()
         yield from self._landing()
+        yield from self._moving()
         for name in self._names(self._layout.removed_histories):
             yield from self.look(self._layout.removed_histories / name, directory=True)
             yield from self._histories(self._layout.removed_histories / name)
@@ -176,6 +179,14 @@ class Survey:
                 yield from self.look(path, directory=_is_directory(path))
                 for file in self._names(path) if _is_directory(path) else ():
                     yield from self.look(path / file)
+
+    def _moving(self) -> Iterator[Finding]:
+        """Directories on their way into the store (``store.moving``), of which nobody is left to go on."""
+        for name in self._names(self._layout.moving):
+            directory = self._layout.moving / name
+            yield from self.look(directory, directory=True)
+            if _is_directory(directory) and not is_locked(directory / OWNER):
+                yield self._finding("moving", directory, left_by(self._layout, directory))
 
     def _worktrees(self, directory: Path) -> Iterator[Finding]:
         for name in self._names(directory):

@@ -217,7 +217,8 @@ class Transaction:
                         f"object {digest.hex()} has {info.st_size} bytes on disk instead of {size}",
                         hint="the disk or another program changed it while it was written; run the command again",
                     )
-                if stat.S_IMODE(info.st_mode) != OBJECT_MODE:
+                # What has a name in a directory that is moved, too, becomes an object when that goes.
+                if stat.S_IMODE(info.st_mode) != OBJECT_MODE and info.st_nlink == 1:
                     os.chmod(name, OBJECT_MODE, dir_fd=directory)
         finally:
             os.close(directory)

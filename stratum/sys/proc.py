@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -204,6 +204,30 @@ def users_of_device(device: str) -> list[ProcessUse]:
             command = command_name(pid)
             found.extend(ProcessUse(pid, command, path, writing) for path, writing in sorted(uses.items()))
     return found
+
+
+def users_of_directories(directories: Collection[tuple[int, int]]) -> list[tuple[int, str]]:
+    """(process ID, command) of each process but this one that has one of the directories, (device, inode), as working
+    directory, root or open, as far as that can be seen."""
+    others = (pid for pid in processes() if pid != os.getpid())
+    return [(pid, command_name(pid)) for pid in others if any(key in directories for key in _inodes(pid))]
+
+
+def _inodes(pid: int) -> Iterator[tuple[int, int]]:
+    try:
+        links = [
+            f"/proc/{pid}/cwd",
+            f"/proc/{pid}/root",
+            *(f"/proc/{pid}/fd/{fd}" for fd in os.listdir(f"/proc/{pid}/fd")),
+        ]
+    except OSError:
+        return
+    for link in links:
+        try:
+            info = os.stat(link)
+        except OSError:
+            continue
+        yield info.st_dev, info.st_ino
 
 
 def _links(pid: int, mounts: frozenset[int]) -> dict[str, bool]:
