@@ -27,6 +27,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from stratum.errors import BusyError, ConflictError, DamagedError, StratumError, os_error_text
@@ -120,18 +121,13 @@ class Moving:
         """What the record ``directory`` says; None where there is no plan, and nothing was taken. ``DamagedError``."""
         where = directory / PLAN
         try:
-            tables = Tables(read_tables(layout.read_beneath(where), str(where)), str(where))
+            plan = parse_plan(layout.read_beneath(where), str(where))
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as exc:
             raise storage_error(exc, f"read {where}") from None
-        path = Path(os.fsdecode(unquote_to_bytes(tables.text("moving", "path"))))
-        if not path.is_absolute():
-            raise DamagedError(f"{where}: {path} is no absolute path")
-        moving = cls(directory, path, tables.text("moving", "name"), tables.flag("moving", "keeps"))
-        moving.commit = tables.maybe_text("moving", "commit")
-        numbers = [tables.count("moving", key) for key in ("parent", "inode", "place")]
-        moving._inodes = (numbers[0], numbers[1], numbers[2])
+        moving = cls(directory, Path(os.fsdecode(plan.path)), plan.name, plan.keeps)
+        moving.commit, moving._inodes = plan.commit, plan.inodes
         return moving
 
     def take_up(self) -> None:
@@ -303,6 +299,27 @@ class Moving:
 
     def __exit__(self, kind: object, value: object, trace: object) -> None:
         self.close()
+
+
+class Plan(NamedTuple):
+    """What ``plan.toml`` says."""
+
+    path: bytes
+    name: str
+    keeps: bool
+    commit: str | None
+    inodes: tuple[int, int, int]
+
+
+def parse_plan(data: bytes, where: str) -> Plan:
+    """Read a plan; ``DamagedError`` names ``where``."""
+    tables = Tables(read_tables(data, where), where)
+    path = unquote_to_bytes(tables.text("moving", "path"))
+    if not path.startswith(b"/") or b"\0" in path:
+        raise DamagedError(f"{where}: the path of what is moved is no absolute path")
+    parent, inode, place = (tables.count("moving", key) for key in ("parent", "inode", "place"))
+    commit = tables.hash("moving", "commit") if tables.has("moving", "commit") else None
+    return Plan(path, tables.text("moving", "name"), tables.flag("moving", "keeps"), commit, (parent, inode, place))
 
 
 def left_by(layout: Layout, directory: Path) -> str:

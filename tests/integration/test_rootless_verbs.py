@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import subprocess
 import sys
 from collections.abc import Callable
@@ -222,3 +223,33 @@ def test_an_init_that_cannot_mount_leaves_nothing(user: User, cli: Command, tmp_
     assert refused.returncode
     assert not user.store.exists()
     assert not (user.home / "m").exists()
+
+
+def test_a_user_moves_a_directory_into_the_store(user: User) -> None:
+    """What others may write to is taken, too; what a container left is read by the namespace, and taken."""
+    script = (
+        "mkdir d; cd d; seq 900 > mine; seq 901 > shared; chmod 664 shared; seq 902 > of-a-container; seq 903 > writes"
+    )
+    user.run("sh", "-c", script)
+    for name in ("d", "d/of-a-container"):
+        user.inside("chown", "7:7", user.home / name)
+    user.inside("chmod", "2777", user.home / "d")
+    expected = user.ok("import", "d", "copied")
+    taken = {(user.home / "d" / name).stat().st_ino for name in ("mine", "shared", "of-a-container", "writes")}
+    user.ok("remove", "--yes", "copied")
+    user.ok("gc", "--reflog-age", "0")
+    with user.start("sh", "-c", "exec >> d/writes; echo >&2; exec sleep 1000", stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        process.stderr.readline()
+        refused = user.stratum("import", "--move", "d", "app")
+        assert (refused.returncode, "writes is open for writing" in refused.stderr) == (4, True)
+        process.kill()
+    assert sorted(os.listdir(user.home / "d")) == ["mine", "of-a-container", "shared", "writes"]
+    assert stat.S_IMODE((user.home / "d/shared").stat().st_mode) == 0o664
+    assert (user.home / "d/of-a-container").stat().st_uid == user.subids + 6
+    assert user.ok("import", "--move", "d", "app") == expected
+    assert not (user.home / "d").exists()
+    objects = list((user.store / "objects").glob("*/*"))
+    assert {path.stat().st_ino for path in objects} == taken
+    assert {(path.stat().st_mode, path.stat().st_uid) for path in objects} == {(stat.S_IFREG | 0o444, user.uid)}
+    user.ok("fsck")

@@ -51,6 +51,7 @@ from stratum.store.catalogchange import ChangedCatalog, write_change
 from stratum.store.clock import utc_now
 from stratum.store.keeping import parse_rules
 from stratum.store.metadata import CommitMeta
+from stratum.store.moving import parse_plan
 from stratum.store.reflog import parse_entry
 from stratum.store.runs import read_run
 from stratum.store.segments import pack, split_lines, unpack, whole_end
@@ -225,6 +226,10 @@ PARSERS: dict[str, tuple[Callable[[bytes], object], bytes]] = {
     "patterns": (
         lambda data: Rules(parse_patterns(lines_of(data))).verdict(data[:4096], data[-9:], True),
         b"*.log\n/a/**/b?\n!d/[a-z]*\\ \n[!]-]/[[:alpha:]]\n# text\n",
+    ),
+    "plan of a move": (
+        lambda data: parse_plan(data, "a file"),
+        b'[moving]\npath = "/srv/a%FFb"\nname = "app:latest"\nkeeps = true\nparent = 2\ninode = 3\nplace = 4\n',
     ),
     "residence": (lambda data: parse_rules(data, "a file"), b'[residence]\n"/" = "real"\n"/a\\\\x20b" = "unreal"\n'),
     "budget": (lambda data: parse_budget(data, "a file"), b"[cache]\nmax = 10\nmin_free = 15\n"),
