@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Mapping
+from itertools import starmap
 from typing import Any
 
 # Strings, also unfinished ones, and comments: what is between them are keys, numbers and punctuation.
@@ -66,6 +67,32 @@ def _plain(text: str) -> dict[str, Any] | None:
 
 def dumps(table: Mapping[str, Any]) -> str:
     """Write a TOML document; keys keep their order, so equal tables have equal text."""
-    import tomli_w
+    try:
+        return _plain_text(table)
+    except _NotPlainError:
+        import tomli_w
 
-    return tomli_w.dumps(table)
+        return tomli_w.dumps(table)
+
+
+class _NotPlainError(Exception):
+    """A document has more than plain lines."""
+
+
+def _plain_text(document: Mapping[str, Any]) -> str:
+    """What tomli-w writes of a document of plain lines, without loading it. ``_NotPlainError`` for any other."""
+    parts = ["".join([_plain_line(key, value) for key, value in document.items() if not isinstance(value, dict)])]
+    for name, table in document.items():
+        if isinstance(table, dict):
+            _plain_line(name, True)  # for the sake of the name
+            parts.append("".join([name, "]\n", *starmap(_plain_line, table.items())]))
+    return "\n[".join(parts).removeprefix("\n")
+
+
+def _plain_line(key: str, value: object) -> str:
+    kind = type(value)
+    text = f'"{value}"' if kind is str else str(value) if kind is int else "true" if value is True else "false"
+    line = f"{key} = {text}\n"
+    if kind not in (str, int, bool) or _LINE.fullmatch(line) is None:
+        raise _NotPlainError
+    return line

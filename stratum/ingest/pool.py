@@ -6,17 +6,22 @@ Directories travel as descriptors with each batch, so workers resolve no paths.
 from __future__ import annotations
 
 import os
-import selectors
 from collections import deque
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stratum.errors import StratumError
 from stratum.ingest.worker import Answer, Request
-from stratum.sys.workers import Worker
+
+if TYPE_CHECKING:
+    from stratum.sys.workers import Worker
 
 IN_FLIGHT = 2
 """Batches that a worker has at a time: one in work and one waiting."""
+DIRECTORIES_MAX = 128
+"""Of a batch: as many descriptors as are sent with a message (``sys.workers.MAX_DESCRIPTORS``)."""
+_READ, _WRITE = 1, 2
+"""``selectors.EVENT_READ`` and ``EVENT_WRITE``."""
 
 
 class Batch:
@@ -42,6 +47,10 @@ class Pool:
     """``jobs`` workers, given the arguments of ``ingest.worker.stager_for`` without the tag."""
 
     def __init__(self, jobs: int, objects: bytes, staging: bytes, salvage: Sequence[bytes], adopts: bool) -> None:
+        import selectors  # what follows is not loaded where there is little to read
+
+        from stratum.sys.workers import Worker
+
         self._selector = selectors.DefaultSelector()
         self._workers: list[tuple[Worker, deque[Batch]]] = []
         """Each with the batches that it has not answered, oldest first."""
@@ -54,7 +63,7 @@ class Pool:
             self.close()
             raise
         for worker, batches in self._workers:
-            self._selector.register(worker, selectors.EVENT_READ | selectors.EVENT_WRITE, (worker, batches))
+            self._selector.register(worker, _READ | _WRITE, (worker, batches))
 
     @property
     def idle(self) -> bool:
@@ -82,16 +91,16 @@ class Pool:
         answers: list[tuple[Batch, Answer]] = []
         for key, events in self._selector.select(None if wait else 0):
             worker, batches = key.data
-            if events & selectors.EVENT_WRITE:
+            if events & _WRITE:
                 worker.flush()
                 self._watch(worker, batches)
-            if events & selectors.EVENT_READ:
+            if events & _READ:
                 answers += [(batches.popleft(), answer) for answer in worker.arrived()]
         return answers
 
     def _watch(self, worker: Worker, batches: deque[Batch]) -> None:
         """Ask to be told about answers, and about room for more where there is more to send."""
-        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if worker.has_unsent else 0)
+        events = _READ | (_WRITE if worker.has_unsent else 0)
         self._selector.modify(worker, events, (worker, batches))
 
     def close(self) -> None:

@@ -19,14 +19,13 @@ import errno
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
 from stratum.errors import ConflictError, StratumError
 from stratum.ingest.attributes import stored_xattrs
 from stratum.ingest.journal import Journal
-from stratum.ingest.pool import Batch, Pool
+from stratum.ingest.pool import DIRECTORIES_MAX, Batch, Pool
 from stratum.ingest.staging import FileRead, Signature, Stager
 from stratum.ingest.statcache import tells_changes
 from stratum.ingest.worker import OK, STORE_FAILED, Answer, read_batch, stager_for
@@ -34,17 +33,17 @@ from stratum.store.layout import storage_error
 from stratum.store.objects import Objects
 from stratum.store.transaction import Transaction
 from stratum.sys.userns import in_initial_namespace
-from stratum.sys.workers import MAX_DESCRIPTORS
 from stratum.tree.model import File
 from stratum.tree.owners import without_strangers
 
 BATCH_FILES = 256
 BATCH_BYTES = 8 << 20
+FEW = 1024
+"""So many files are read in less time than it takes to start worker processes."""
 SYNCED_BYTES = 64 << 20
 """After so many bytes the disk is given what was read, so that it does not wait for the end."""
 
 
-@dataclass(slots=True, eq=False)
 class Pending:
     """A regular file to be read into ``node``.
 
@@ -55,31 +54,48 @@ class Pending:
     reader is given is not the file's directory but the file, open for reading.
     """
 
-    name: bytes
-    info: os.stat_result
-    node: File
-    key: Signature
-    xattrs: bool = True
-    candidate: bytes | None = None
-    before: bytes | None = None
-    opened: bool = False
+    __slots__ = ("before", "candidate", "info", "key", "name", "node", "opened", "xattrs")
+
+    def __init__(
+        self,
+        name: bytes,
+        info: os.stat_result,
+        node: File,
+        key: Signature,
+        xattrs: bool = True,
+        candidate: bytes | None = None,
+        before: bytes | None = None,
+        opened: bool = False,
+    ) -> None:
+        self.name = name
+        self.info = info
+        self.node = node
+        self.key = key
+        self.xattrs = xattrs
+        self.candidate = candidate
+        self.before = before
+        self.opened = opened
 
 
-@dataclass(slots=True, eq=False)
 class _Group:
-    """The files of one directory in a batch."""
+    """The files of one directory in a batch; ``time`` is when it was handed over, in ns: after it was listed and before
+    it is read."""
 
-    path: bytes
-    files: list[Pending]
-    gone: Callable[[Pending], None] | None
-    time: int  # when it was handed over, ns: after it was listed and before it is read
+    __slots__ = ("files", "gone", "path", "time")
+
+    def __init__(self, path: bytes, files: list[Pending], gone: Callable[[Pending], None] | None, time: int) -> None:
+        self.path = path
+        self.files = files
+        self.gone = gone
+        self.time = time
 
 
 class FileReader:
     """Fills ``File`` nodes with the content of source files, staged in ``tx``.
 
-    ``jobs`` is the number of worker processes; 1 reads everything in this one. ``progress`` is called with the bytes of
-    the files so far and their number; ``pass_over`` adds what need not be read. ``journal`` is told what was read.
+    ``jobs`` is the number of worker processes; 1 reads everything in this one, and so it does with the first ``here``
+    files, unless they are large. ``progress`` is called with the bytes of the files so far and their number;
+    ``pass_over`` adds what need not be read. ``journal`` is told what was read.
     ``failed`` makes the error for a path that cannot be read. ``adopts``: files become objects as they are, where they
     can (``ingest.adopting``). ``warnings`` collects one line for each file that kept
     changing or was gone; ``unlike_listed`` the ``id`` of every node whose file was not as listed. A context manager:
@@ -92,6 +108,7 @@ class FileReader:
         objects: Objects,
         *,
         jobs: int = 1,
+        here: int = 0,
         progress: Callable[[int, int], None] | None = None,
         journal: Journal | None = None,
         failed: Callable[[OSError, str], StratumError] | None = None,
@@ -102,6 +119,7 @@ class FileReader:
         self._tx = tx
         self._jobs = jobs
         self._adopts = adopts
+        self._here = here
         self._progress = progress
         self._journal = journal
         self._failed = failed or source_error
@@ -146,7 +164,7 @@ class FileReader:
             if (
                 self._files >= BATCH_FILES
                 or self._bytes >= BATCH_BYTES
-                or len(self._batch.directories) >= MAX_DESCRIPTORS
+                or len(self._batch.directories) >= DIRECTORIES_MAX
             ):
                 self._dispatch()
 
@@ -200,7 +218,9 @@ class FileReader:
         self._take([(batch, answer)])
 
     def _dispatch(self) -> None:
-        if self._jobs == 1:
+        few = self._pool is None and self._files <= self._here and self._bytes < BATCH_BYTES
+        if self._jobs == 1 or few:
+            self._here -= self._files
             self._read_here()
             return
         if self._pool is None:

@@ -1,8 +1,8 @@
-"""Large files of an upperdir that an earlier commit stored, and that are not read again as they did not change since.
+"""Files of an upperdir that an earlier commit stored, and that are not read again as they did not change since.
 
 A mounted worktree keeps everything that was ever written to it in its upperdir, so each commit finds the files of
-those before it. For files of ``REMEMBERED_MIN`` bytes and more, what was stored is remembered in a cache of
-``ingest.statcache``, one for each worktree, and trusted by its rule: the inode and its change time are what they were.
+those before it. What was stored of those whose content is an object is remembered in a cache of ``ingest.statcache``,
+one for each worktree, and trusted by its rule: the inode and its change time are what they were.
 
 A worktree is in use while it is read, and a change time alone would not do then: write(2) sets it once and may go on
 copying for long, and so may a process that writes through a shared mapping. So a file is only remembered where, after
@@ -26,12 +26,15 @@ from stratum.ingest.staging import Signature, signature
 from stratum.ingest.upperdir import ContentReader
 from stratum.store.objects import Objects
 from stratum.sys.leases import nobody_writes
-from stratum.tree.model import File
+from stratum.tree.model import INLINE_MAX, File
 
 if TYPE_CHECKING:
     from stratum.ingest.statcache import StatCache
 
-REMEMBERED_MIN = 1 << 20
+REMEMBERED_MIN = INLINE_MAX + 1
+REMEMBERED_MAX = 200_000
+"""Of more files than that only the large ones are remembered: the cache is read whole."""
+LARGE_MIN = 1 << 20
 
 
 class RememberingReader:
@@ -78,6 +81,8 @@ class RememberingReader:
         entries = self._known + [
             (key, node) for key, node in self._read if id(node) not in unlike_listed and node.size == key[2]
         ]
+        if len(entries) > REMEMBERED_MAX:
+            entries = [(key, node) for key, node in entries if node.size >= LARGE_MIN]
         if not entries:
             return
         if len(entries) == len(self._known) == len(self._cache):

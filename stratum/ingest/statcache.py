@@ -20,11 +20,11 @@ dirties a page and not again before the page was written back.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import struct
 from collections.abc import Iterable
 
+from stratum.hashes import sha256
 from stratum.ingest.staging import Signature
 from stratum.store.cachefile import CacheFile
 from stratum.store.layout import Layout
@@ -52,7 +52,7 @@ def tells_changes(ctime: int, now: int) -> bool:
 def source_cache(layout: Layout, source: bytes, form: str, suffix: str = "") -> CacheFile:
     """The file about the directory with the real path ``source``, for this user. It goes when nobody has used it for
     long (``store.gc``)."""
-    name = hashlib.sha256(b"%d:%b" % (os.geteuid(), source)).hexdigest()
+    name = sha256(b"%d:%b" % (os.geteuid(), source)).hexdigest()
     return CacheFile(layout, layout.ingest_cache / f"{name}{suffix}", form)
 
 

@@ -10,12 +10,15 @@ The first message (``sys.workers``) has the arguments of ``stager_for``; each fu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stratum.errors import os_error_text
 from stratum.ingest.staging import FileRead, Signature, Stager, StagingError
-from stratum.sys.workers import Connection, serve
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from stratum.sys.workers import Connection
 
 OK, SOURCE_FAILED, STORE_FAILED = range(3)
 
@@ -54,6 +57,8 @@ def stager_for(store: bytes, staging: bytes, tag: str, salvage: Sequence[bytes],
 
 def main() -> None:
     """Read files for the process that started this one."""
+    from stratum.sys.workers import serve
+
     stager: Stager | None = None
 
     def answer(connection: Connection, message: Any, directories: list[int]) -> None:

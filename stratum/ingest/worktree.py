@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stratum.ingest.reader import FileReader, Pending, source_error
-from stratum.ingest.remembered import REMEMBERED_MIN, RememberingReader
+from stratum.ingest.reader import FEW, FileReader, Pending, source_error
+from stratum.ingest.remembered import LARGE_MIN, RememberingReader
 from stratum.ingest.upperdir import ContentReader, read_upperdir
 from stratum.ingest.upperentry import Warn
 from stratum.store.objects import Objects
@@ -31,14 +31,14 @@ def store_upperdir(
     dialect: Dialect = Dialect.TRUSTED,
 ) -> Directory:
     """Read ``upperdir`` over ``base`` (``ingest.upperdir.read_upperdir``), staging every file's content in ``tx``, but
-    for large files that are in the store and did not change since (``ingest.remembered``). ``dialect`` is that of the
+    for those that are in the store and did not change since (``ingest.remembered``). ``dialect`` is that of the
     mounts that wrote it.
 
     Where there is much to read, a worker process does it for each CPU that this process may use. Raises what reading
     raises, and ``StratumError`` in the kernel's words where the store cannot be written.
     """
     told = (lambda size, files: progress(size, None, files=files)) if progress is not None else None
-    with FileReader(tx, objects, jobs=len(os.sched_getaffinity(0)), progress=told) as reader:
+    with FileReader(tx, objects, jobs=len(os.sched_getaffinity(0)), here=FEW, progress=told) as reader:
         remembering = RememberingReader(reader, objects, upperdir)
         root = read_upperdir(base, upperdir, remembering, warn=warn, dialect=dialect)
         remembering.remember(reader.unlike_listed)
@@ -86,7 +86,7 @@ class _AlikeOnly:
         for file in files:
             size = file.info.st_size
             alike = self._alike(os.path.join(path, file.name), file)
-            if alike is not None and self._at_a_glance and size >= REMEMBERED_MIN:
+            if alike is not None and self._at_a_glance and size >= LARGE_MIN:
                 file.node.size, file.node.digest = size, alike.digest
             elif alike is not None or size <= INLINE_MAX:
                 self._reader.read(directory, path, [file])

@@ -16,11 +16,11 @@ says only which are nearer.
 from __future__ import annotations
 
 import re
-from hashlib import sha256
 from typing import TYPE_CHECKING, Protocol
 
 from stratum.errors import DamagedError
 from stratum.frozen import frozen
+from stratum.hashes import sha256
 from stratum.store.layout import ANCESTORS, storage_error
 from stratum.store.lineage import ANCESTORS_MAX, Lineages, Recorded
 

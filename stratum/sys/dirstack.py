@@ -9,7 +9,6 @@ inode.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from types import TracebackType
 
 from stratum.errors import ConflictError
@@ -18,10 +17,14 @@ OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 MAX_OPEN = 64
 
 
-@dataclass(slots=True)
 class _Level:
-    fd: int  # -1 while closed
-    identity: tuple[int, int]  # device, inode
+    """``fd`` is -1 while it is closed; ``identity`` is (device, inode)."""
+
+    __slots__ = ("fd", "identity")
+
+    def __init__(self, fd: int, identity: tuple[int, int]) -> None:
+        self.fd = fd
+        self.identity = identity
 
 
 class DirectoryStack:

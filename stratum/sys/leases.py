@@ -16,11 +16,11 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from enum import Enum
 
+_SIGURG = 23  # without loading signal, which defines an enum of all of them
 _BUSY = (errno.EAGAIN, errno.EBUSY)
 
 
@@ -37,7 +37,7 @@ class Lease(Enum):
 def take_lease(fd: int) -> Lease:
     """Take a read lease of the file, which lasts until ``give_back`` or until the open file is closed."""
     try:
-        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)  # for who opens it meanwhile: one that is ignored
+        fcntl.fcntl(fd, fcntl.F_SETSIG, _SIGURG)  # for who opens it meanwhile: one that is ignored
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
     except OSError as exc:
         return Lease.REFUSED if exc.errno in _BUSY else Lease.IMPOSSIBLE
@@ -76,7 +76,7 @@ def is_in_use(fd: int) -> bool | None:
     """Whether somebody else has the file open, as a filesystem that is mounted of it, or a mapping, does; None where
     that is not known. Who opens it at this moment waits, or with O_NONBLOCK is refused (EWOULDBLOCK)."""
     try:
-        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(fd, fcntl.F_SETSIG, _SIGURG)
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
     except OSError as exc:
         return True if exc.errno in _BUSY else None

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Literal
 
 from blake3 import blake3
 
+from stratum.frozen import frozen
 from stratum.tree.blocks import Blocks, lines_of, small_blocks
 
 HASH_SIZE = 32
@@ -27,7 +27,7 @@ def metadata_hash(dump: bytes | Iterable[bytes | memoryview]) -> str:
     return hasher.hexdigest()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class MerkleSummary:
     """``root`` (64 hex digits), number of leaves, and depth (edges from the root to the deepest leaf)."""
 
@@ -65,7 +65,7 @@ def merkle_summary(dump: Blocks) -> MerkleSummary:
     return summary_above(leaves, len(leaves) // HASH_SIZE)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class InclusionProof:
     """Proof that ``line`` is leaf ``index`` of the tree with ``root``.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+import tomli_w
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -72,3 +73,13 @@ TEXT = st.text(st.characters(codec="utf-8"), max_size=10)
 def test_tables_come_back_as_they_were_written(tables: dict[str, dict[str, Any]]) -> None:
     tables.pop("check", None)
     assert read_tables(write_tables(tables, "it"), "it") == tables
+
+
+KEYS = st.sampled_from(["a", "b-", "_", "1", "a.b", "", "é"])
+VALUES = st.sampled_from(["", "é", "\t", "\x7f", '"', "\\", "a\nb", 0, -1, 2**70, True, False, 1.5, [1]])
+
+
+@settings(max_examples=examples(200))
+@given(st.dictionaries(KEYS, VALUES | st.dictionaries(KEYS, VALUES, max_size=3), max_size=4))
+def test_any_document_is_written_as_tomli_w_writes_it(document: dict[str, Any]) -> None:
+    assert toml.dumps(document) == tomli_w.dumps(document)
