@@ -255,7 +255,7 @@ class Held:
                 if free and tree.base_commit != commit:
                     self._renew(tx, replace(tree, base_commit=commit, head=commit), why=why)
                 else:
-                    self._set_head(commit, why)
+                    self._set_head(tx, commit, why)
                 if move is not None:
                     move.set(store, commit, f"{why} of {tree}")
         full_tag = str(move) if move is not None else None
@@ -270,7 +270,7 @@ class Held:
         self.flush()
         with self._store.begin(f"committing {self}") as tx:
             commit = self._write(tx, tree)
-            self._set_head(commit, why)
+            self._set_head(tx, commit, why)
         return commit if commit != tree.commit else None
 
     def fold(self) -> None:
@@ -314,9 +314,9 @@ class Held:
         )
         return made.metadata_hash
 
-    def _set_head(self, commit: str, why: str) -> None:
+    def _set_head(self, tx: Transaction, commit: str, why: str) -> None:
         if commit != self.worktree.commit:
-            self.worktree = self._store.worktrees.set_head(self.stratum, self.name, commit, why=why)
+            self.worktree = self._store.worktrees.set_head(self.stratum, self.name, commit, why=why, within=tx)
 
     # Another base, another upperdir
 

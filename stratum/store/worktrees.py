@@ -23,7 +23,7 @@ import functools
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -382,12 +382,16 @@ class Worktrees:
             if mark is not None:
                 tx.place_file(mark, directory / copymark.FILE)
 
-    def set_head(self, name: str, worktree: str, head: str, *, why: str = "") -> Worktree:
-        """Record ``head`` as the last commit made from the worktree; base and upperdir stay as they are."""
+    def set_head(
+        self, name: str, worktree: str, head: str, *, why: str = "", within: Transaction | None = None
+    ) -> Worktree:
+        """Record ``head`` as the last commit made from the worktree, in a transaction of its own or ``within`` another;
+        base and upperdir stay as they are."""
         with self.lock(name, worktree):
             old = self.get(name, worktree)
             new = replace(old, head=head, last_modified=rfc3339(utc_now()))
-            with self._transactions.begin(f"moving {old}") as tx, self._locks.ref(name):
+            own = self._transactions.begin(f"moving {old}") if within is None else nullcontext(within)
+            with own as tx, self._locks.ref(name):
                 self._check_commit(head)
                 self._log_move(old, new, why)
                 tx.place_file(_meta(new), old.directory / "meta.toml")

@@ -58,7 +58,8 @@ class Dump:
         kept: io.BytesIO | None = io.BytesIO()  # what is written to this file is not copied again
         for block in again():
             self.size += len(block)
-            lines += count_lines(block)
+            if self.size > KEPT_FREE:  # up to there nobody asks how many lines these are
+                lines += count_lines(block) if lines or kept is None else count_lines(kept.getvalue() + block)
             if self.size > DUMP_MAX:
                 raise DamagedError(f"the dump is larger than {DUMP_MAX} bytes")
             if seen is not None:

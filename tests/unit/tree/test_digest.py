@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from blake3 import blake3
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stratum.frozen import replace
 from stratum.tree.blocks import lines_of
 from stratum.tree.digest import InclusionProof, inclusion_proof, merkle_summary, metadata_hash
 
