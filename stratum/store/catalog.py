@@ -108,12 +108,13 @@ class CatalogFrame:
 
 
 def write_catalog(packs: Iterable[NewPack], uses: Mapping[bytes, int] | None = None) -> bytes:
-    """The catalog of ``packs``, as a file. ``uses``: digest -> how many lines of the dump name it, as far as known."""
+    """The catalog of ``packs``, as a file. ``uses``: digest -> how many lines of the dump name it, where that is more
+    than one; None: it is not known of any."""
     from blake3 import blake3
 
     entries, frames, members, spares = [], bytearray(), bytearray(), bytearray()
     digests: list[bytes] = []
-    counted = (uses or {}).get
+    counts, otherwise = (uses, 1) if uses is not None else ({}, 0)
     frame_count = 0
     for new in packs:
         verity = new.verity or Blob(_NONE, 0)
@@ -132,7 +133,7 @@ def write_catalog(packs: Iterable[NewPack], uses: Mapping[bytes, int] | None = N
         archive = accumulate((size for _, size in new.frames), initial=0)
         frames += b"".join(map(_FRAME.pack, compressed, archive))
         frame_count += len(new.frames) + 1
-        members += b"".join([_MEMBER.pack(*member, counted(member[0], 0)) for member in new.members])
+        members += b"".join([_MEMBER.pack(*member, counts.get(member[0], otherwise)) for member in new.members])
         spares += b"".join([_SPARE.pack(*spare) for spare in new.spares])
         digests += [digest for digest, _, _ in new.members]
     order = sorted(range(len(digests)), key=digests.__getitem__)

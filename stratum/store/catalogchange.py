@@ -159,7 +159,7 @@ def write_change(
     """The change that lists ``packs`` besides those of ``catalog``, whole or changed itself.
 
     ``counts`` are those of its objects that lines of the dump name more or less often now, by number; those with 0 are
-    gone. ``uses`` are the counts of the objects in ``packs``.
+    gone. ``uses`` is as for ``write_catalog``, of the objects in ``packs``.
     """
     from blake3 import blake3
 

@@ -18,7 +18,7 @@ from stratum.transfer.changes import change_on
 from stratum.transfer.packcatalogs import new_packs, packs_in
 from stratum.transfer.packs import plan_packs
 from stratum.transfer.planning import Base, Plan, known_trees, plan_push
-from stratum.tree.contents import objects_of, uses_of
+from stratum.tree.contents import counted_objects
 from stratum.tree.escape import unescape
 from stratum.tree.zstdframe import compress
 
@@ -44,9 +44,8 @@ class Outgoing:
         return self._store.commits.dump(self.commit)
 
     @cached_property
-    def objects(self) -> dict[bytes, int]:
-        """Digest -> size in bytes, in tree order."""
-        return objects_of(self._dump)
+    def _objects(self) -> tuple[dict[bytes, int], dict[bytes, int]]:
+        return counted_objects(self._dump)
 
     @cached_property
     def trees(self) -> list[Upload]:
@@ -75,7 +74,7 @@ class Outgoing:
 
     def plan_on(self, base: Base | None) -> Plan:
         """The plan to push it by that builds on ``base``."""
-        return plan_push(self.meta, self.lineage, self.trees, self.objects, lambda: uses_of(self._dump), base)
+        return plan_push(self.meta, self.lineage, self.trees, *self._objects, base)
 
     def small_plan(self, base: Found | None) -> Plan | None:
         """The same plan on what is in the repository, made of what differs from that commit; None where that cannot be

@@ -13,7 +13,7 @@ from stratum.transfer.packs import Member, PackIndex
 
 def catalog_of(packs: Iterable[Pack], needed: Mapping[bytes, int], uses: Mapping[bytes, int] | None = None) -> bytes:
     """The catalog of an artifact with these packs, of the objects ``needed`` (digest -> size in bytes), each as it is
-    in the first pack that has it. Packs without any are left out. ``uses``: how many lines of the dump name each."""
+    in the first pack that has it. Packs without any are left out. ``uses`` is as for ``write_catalog``."""
     return write_catalog(new_packs(packs, dict(needed)), uses)
 
 

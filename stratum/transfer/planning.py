@@ -115,15 +115,15 @@ def plan_push(
     lineage: Recorded,
     trees: Sequence[Upload],
     objects: Mapping[bytes, int],
-    uses: Callable[[], Mapping[bytes, int]],
+    repeated: Mapping[bytes, int],
     base: Base | None,
 ) -> Plan:
-    """The push of a commit with these tree layers and objects (digest -> size in bytes, in tree order), each of which
-    so many lines of its dump name (``uses``), that builds on ``base``."""
+    """The push of a commit with these tree layers and objects (digest -> size in bytes, in tree order), that builds
+    on ``base``. ``repeated``: how many lines of its dump name each object that more than one does."""
     kept, members = plan_reuse(base.packs if base is not None else (), objects)
 
     def catalog(new: Sequence[Pack]) -> tuple[bytes, str | None]:
-        return catalog_of([*kept, *new], objects, uses()), None
+        return catalog_of([*kept, *new], objects, repeated), None
 
     known = known_trees(trees, base.manifest if base is not None else None)
     stay = tuple(pack.layers for pack in kept)

@@ -49,7 +49,7 @@ from stratum.transfer.resume import PackFiles
 from stratum.transfer.running import Running, running
 from stratum.transfer.treeblobs import Joined, join_tree
 from stratum.tree import blocks
-from stratum.tree.contents import objects_of, uses_of
+from stratum.tree.contents import counted_objects
 from stratum.tree.merkle import Dumped, MerkleNodes
 from stratum.tree.splice import SplicedDump
 
@@ -185,13 +185,13 @@ def _result(
 @dataclass(frozen=True, slots=True)
 class _Tree:
     """A tree that is read beside all else, which says in the end whether its dump is canonical; the dump with its
-    Merkle tree; the frames that it came in; and how many lines name each object."""
+    Merkle tree; the frames that it came in; and how many lines name each object that more than one does."""
 
     reading: Reading
     image: Path | None
     read_from: Dumped
     frames: Sequence[Stored]
-    uses: Mapping[bytes, int]
+    repeated: Mapping[bytes, int]
 
     @property
     def objects(self) -> Mapping[bytes, int]:
@@ -265,7 +265,7 @@ def _sources(remote: Source, digest: str, kind: str, access: Access | None, foun
     if not remote.lasting or not can_be_noted(remote.noted):
         return []
     source = source_of(remote.noted, digest, "import" if kind == "import" else "pull", access)
-    return [(source, catalog_of(found.packs, found.tree.objects, found.tree.uses))]
+    return [(source, catalog_of(found.packs, found.tree.objects, found.tree.repeated))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -364,7 +364,7 @@ def _check_tree(
             raise DamagedError(f"{where}: {exc.message}", hint=exc.hint) from None
 
     try:
-        objects = objects_of(dump)
+        objects, repeated = counted_objects(dump)
     except DamagedError as exc:
         counted()  # which says more of it
         raise DamagedError(f"{where}: {exc.message}", hint=exc.hint) from None
@@ -372,7 +372,7 @@ def _check_tree(
     nodes = MerkleNodes.of(spliced.blocks())
     if nodes.summary().root != meta.merkle_root:
         raise DamagedError(f"{where}: the Merkle root in the metadata is not that of the tree")
-    return _Tree(Reading(objects, counted), image, Dumped(spliced, nodes), joined.frames, uses_of(dump))
+    return _Tree(Reading(objects, counted), image, Dumped(spliced, nodes), joined.frames, repeated)
 
 
 def _check_listed(objects: Mapping[bytes, int], packs: Iterable[Pack], where: str) -> None:

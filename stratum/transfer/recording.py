@@ -13,7 +13,7 @@ from stratum.transfer.artifact import read_manifest
 from stratum.transfer.catalogs import can_be_noted, source_of, target_of
 from stratum.transfer.objects import WORKERS, read_packs
 from stratum.transfer.packcatalogs import catalog_of
-from stratum.tree.contents import objects_of, uses_of
+from stratum.tree.contents import counted_objects
 
 if TYPE_CHECKING:
     from stratum.oci.access import Access
@@ -81,4 +81,4 @@ def _read_catalog(store: Store, commit: str, remote: Source, source: CommitSourc
     manifest = read_manifest(remote.get_manifest(source.manifest)[0], where)
     with ThreadPoolExecutor(WORKERS) as pool:
         packs = read_packs(manifest.packs, partial(fetch, remote), where, pool)
-    return catalog_of(packs, objects_of(dump), uses_of(dump)), None
+    return catalog_of(packs, *counted_objects(dump)), None

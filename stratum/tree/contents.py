@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Callable, Iterator
 
 from stratum.errors import DamagedError
@@ -59,19 +58,20 @@ def objects_of(dump: Blocks) -> dict[bytes, int]:
 
     ``DamagedError`` as ``object_lines``, and for one object with two sizes.
     """
+    return counted_objects(dump)[0]
+
+
+def counted_objects(dump: Blocks) -> tuple[dict[bytes, int], dict[bytes, int]]:
+    """The same, and how many lines name each object that more than one does, by its digest."""
     objects: dict[bytes, int] = {}
+    counts: dict[bytes, int] = {}
     for digest, size, path in object_lines(dump):
+        known = len(objects)
         if objects.setdefault(digest, size) != size:
             raise _damaged(path, f"has object {digest.hex()} with another size than a file before it")
-    return objects
-
-
-def uses_of(dump: Blocks) -> dict[bytes, int]:
-    """How many lines of a canonical dump name each object, by its digest (32 bytes)."""
-    found = Counter[str]()
-    for block in small_blocks(dump):
-        found.update(named_digests(block.decode("ascii", "replace")))
-    return {bytes.fromhex(digest): count for digest, count in found.items()}
+        if len(objects) == known:
+            counts[digest] = counts.get(digest, 1) + 1
+    return objects, counts
 
 
 def graded_objects(dump: Blocks, grade: Callable[[bytes], int]) -> dict[bytes, tuple[int, int]]:

@@ -58,7 +58,8 @@ def objects(tree: Tree) -> dict[bytes, int]:
 
 
 def uses(tree: Tree) -> dict[bytes, int]:
-    return dict(Counter(member(number).digest for number in tree.values()))
+    counts = Counter(member(number).digest for number in tree.values())
+    return {digest: count for digest, count in counts.items() if count > 1}
 
 
 def listed(catalog: Catalog) -> dict[bytes, tuple[int, int, int, str]]:

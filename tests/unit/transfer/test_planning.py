@@ -53,7 +53,7 @@ def numbers_of(members: tuple[Member, ...] | list[Member]) -> list[int]:
 
 def plan(objects: Mapping[bytes, int], base: Base | None = None, lineage: Recorded = LINEAGE) -> Plan:
     trees = [Upload.of_bytes(describe(TREE_MEDIA_TYPE, tree), tree) for tree in TREES]
-    return plan_push(META, lineage, trees, objects, lambda: dict.fromkeys(objects, 1), base)
+    return plan_push(META, lineage, trees, objects, {}, base)
 
 
 def base(*packs: Pack, trees: tuple[bytes, ...] = TREES, commit: str = META.metadata_hash) -> Base:
