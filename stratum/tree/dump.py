@@ -275,8 +275,9 @@ _XATTR_CACHE = 4096
 _XATTR_CACHE_SIZE = 1 << 23
 
 # The most frequent line, from the name on: a file with an object, one name, and neither extended attributes nor escapes
-# in its name. What is captured: name, size, all from mode to device number, seconds, nanoseconds, digest.
-_PLAIN_FILE = re.compile(
+# in its name. What is captured: name, size, all from mode to device number, seconds, nanoseconds, digest. The size has
+# yet to be within its bounds.
+PLAIN_FILE = re.compile(
     rb"([!-\-0-\[\]-~][!-.0-\[\]-~]{0,254}) ([1-9][0-9]{1,15}) "
     rb"(10[0-7]{4} 1 (?:0|[1-9][0-9]{0,8}) (?:0|[1-9][0-9]{0,8}) 0) "
     rb"([1-9][0-9]{0,10})\.(0|[1-9][0-9]{0,8}) ([0-9a-f]{2})/([0-9a-f]{62}) - \6\7\n"
@@ -429,9 +430,9 @@ class _Reader:
         return root
 
     def _plain_files(self, dump: bytes, position: int) -> tuple[int, int]:
-        """Read lines of ``_PLAIN_FILE`` as ``_entry`` would, as far as they follow one another in the innermost
+        """Read lines of ``PLAIN_FILE`` as ``_entry`` would, as far as they follow one another in the innermost
         directory and nothing is wrong with them; (where the first other line begins, how many)."""
-        parent, known, match, number = self._stack[-1], self._metadata, _PLAIN_FILE.match, 0
+        parent, known, match, number = self._stack[-1], self._metadata, PLAIN_FILE.match, 0
         children, last, above, cut = parent.children, parent.last, parent.prefix, len(parent.prefix)
         if parent.length + NAME_MAX > PATH_MAX:
             return position, 0  # each path has to be measured

@@ -12,14 +12,15 @@ from functools import cached_property
 
 from stratum.errors import DamagedError, StratumError
 from stratum.tree.blocks import Span
-from stratum.tree.dump import LINE, InodeReader
+from stratum.tree.dump import LINE, PLAIN_FILE, InodeReader
 from stratum.tree.escape import unescape
-from stratum.tree.limits import check_name
-from stratum.tree.model import Directory, Inode, Region, Source
+from stratum.tree.limits import FILE_SIZE_MAX, check_name
+from stratum.tree.model import INLINE_MAX, Directory, File, Inode, Region, Source
 
 _STEP = 1024
 _SPACE = 0x20
 _COMPARED = 1 << 16
+_SECOND = 10**9
 
 
 class LazyDump(Source):
@@ -28,6 +29,7 @@ class LazyDump(Source):
     def __init__(self, dump: bytes) -> None:
         self.dump = dump
         self._read = InodeReader().read
+        self._metadata: dict[bytes, tuple[int, int, int]] = {}  # mode, owner and group by their text
         self._linked: dict[bytes, Inode] = {}  # inodes with several names, by the first of them, escaped
         self._compared: Source | None = None  # the dump that differs from this one as ``_difference`` says
         self._difference = (0, 0)
@@ -54,7 +56,10 @@ class LazyDump(Source):
         """Name -> inode of everything in the directory of ``region``, its subdirectories not read yet."""
         children: dict[bytes, Inode] = {}
         position, cut = region.inner, len(region.prefix)
-        while position < region.end:
+        while True:
+            position = self._plain_files(region, position, children)
+            if position >= region.end:
+                return children
             start = position
             fields, position = self.line(position)
             path = fields[0]
@@ -68,7 +73,29 @@ class LazyDump(Source):
             elif fields[4] == b"1":
                 self.read_lines[id(inode)] = Span(start, position), inode
             children[unescape(path[cut:])] = inode
-        return children
+
+    def _plain_files(self, region: Region, position: int, children: dict[bytes, Inode]) -> int:
+        """Read lines of ``PLAIN_FILE``, a third of the time that others take, as far as they follow one another; where
+        the first other line begins."""
+        dump, prefix, end, cut = self.dump, region.prefix, region.end, len(region.prefix)
+        known, lines, match = self._metadata, self.read_lines, PLAIN_FILE.match
+        while position < end and dump.startswith(prefix, position):
+            found = match(dump, position + cut)
+            if found is None:
+                break
+            name, size_text, text, seconds, nanoseconds, shard, rest = found.groups()
+            size, metadata = int(size_text), known.get(text)
+            if not INLINE_MAX < size <= FILE_SIZE_MAX:
+                break
+            if metadata is None:
+                mode, _, uid, gid, _ = text.split(b" ")
+                metadata = known[text] = int(mode, 8), int(uid), int(gid)
+            digest = bytes.fromhex((shard + rest).decode("ascii"))
+            file = File(*metadata, int(seconds) * _SECOND + int(nanoseconds), size=size, digest=digest)
+            start, position = position, found.end()
+            lines[id(file)] = Span(start, position), file
+            children[name] = file
+        return position
 
     @staticmethod
     def _unread(directory: Directory, region: Region) -> Directory:

@@ -280,7 +280,7 @@ def test_plain_files_are_read_as_all_lines_are(seed: int, monkeypatch: pytest.Mo
     changed += [b"".join([*lines[:at], lines[at - 1], *lines[at:]]) for at in range(1, len(lines))]
     found = [outcome(dump) for dump in (whole, *changed)]
     assert isinstance(found[0], list)
-    monkeypatch.setattr("stratum.tree.dump._PLAIN_FILE", re.compile(rb"(?!)"))
+    monkeypatch.setattr("stratum.tree.dump.PLAIN_FILE", re.compile(rb"(?!)"))
     assert [outcome(dump) for dump in (whole, *changed)] == found
 
 
