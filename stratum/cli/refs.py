@@ -73,6 +73,15 @@ def _pin(app: App, ref: str, *, on: bool) -> None:
     app.out.note(f"{what} {'is' if changed else 'was'} {word}{'' if changed else ' already' if on else ''}")
 
 
+NAMED = 20
+"""Tags, or worktrees, that the list of all strata names of one: some have thousands."""
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more or "-"
+
+
 @verb(
     "list",
     examples=[
@@ -110,7 +119,7 @@ def list_(app: App, name: str | None, remote: str | None, plain_http: bool, ca_f
         else:
             if not strata:
                 app.out.note(NO_STRATA)
-            rows = [(s.name, ", ".join(s.tags) or "-", ", ".join(s.worktrees) or "-") for s in strata]
+            rows = [(s.name, _some(s.tags), _some(s.worktrees)) for s in strata]
             app.out.table(("STRATUM", "TAGS", "WORKTREES"), rows)
         return
     listed = list_stratum(app.session, name)

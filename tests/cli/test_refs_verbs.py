@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from stratum.cli.refs import NAMED
+from stratum.store import Store
 from tests.cli.trees import BIG, make_tree, shown
 from tests.support.command import Command
 
@@ -25,8 +27,7 @@ def commits(cli: Command, tmp_path: Path) -> list[str]:
 
 def test_the_commit_id_is_the_dumps_hash(cli: Command, commits: list[str]) -> None:
     for commit in commits:
-        stored = (cli.store / "commits" / commit / "tree.dump.zst").read_bytes()
-        dump = subprocess.run(["zstd", "-dc"], input=stored, check=True, capture_output=True).stdout
+        dump = b"".join(Store.open(cli.store).trees.pieces(commit))
         hashed = subprocess.run(["b3sum", "--no-names"], input=dump, check=True, capture_output=True).stdout
         assert hashed.decode().strip() == commit
 
@@ -195,3 +196,13 @@ def test_paths_of_any_bytes(cli: Command, tmp_path: Path) -> None:
     archive = tmp_path / os.fsdecode(b"ex\xff\nport.tar")
     assert cli.ok("export", "app", archive).endswith("ex\\xff\\nport.tar")
     assert cli.ok("import", archive, "copy") == commit
+
+
+def test_the_list_of_all_strata_names_the_first_of_many_tags(cli: Command, commits: list[str]) -> None:
+    store = Store.open(cli.store)
+    for number in range(NAMED):
+        store.tags.set("app", f"t{number:02}", commits[0])
+    named = cli.ok("list").split("\t")[1]
+    assert named.startswith("latest, t00, t01, ")
+    assert named.endswith(f"t{NAMED - 2:02} and 3 more")
+    assert len(cli.json("list")[0]["tags"]) == NAMED + 3
