@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stratum.api.session import Session
-from stratum.api.tagmoves import TagMove, tag_move
+from stratum.api.tagmoves import TagMove, relative, tag_move
 from stratum.errors import ConflictError, ExistsError, NotFoundError, StratumError, UsageError, os_error_text
 from stratum.progress import Progress
 from stratum.refs import DEFAULT_TAG, DEFAULT_WORKTREE, check_name, parse_ref, parse_tag
@@ -186,6 +186,7 @@ def _commit_tree(
         origin=origin,
         timestamp=timestamp,
         accept=accept,
+        near=relative(store, move),
     )
     if directory is not None:
         directory.remember(reading, meta.metadata_hash)

@@ -7,9 +7,13 @@ from typing import TYPE_CHECKING
 
 from stratum.errors import DamagedError, ExistsError
 from stratum.frozen import frozen
+from stratum.store.reflog import parse_entry
 
 if TYPE_CHECKING:
     from stratum.store import Store
+
+_LOOKED_AT = 20
+"""Lines of a reflog."""
 
 
 @frozen
@@ -41,6 +45,16 @@ class TagMove:
             store.tags.set(self.name, self.tag, commit, force=True, why=why)
         else:
             store.tags.set(self.name, self.tag, commit, expected=self.previous, why=why)
+
+
+def relative(store: Store, move: TagMove) -> str | None:
+    """The commit whose tree is probably most like the one that the tag is to name: the one that it names, or that the
+    stratum was last given, as far as it is here."""
+    if move.previous is not None:
+        return move.previous
+    entries = map(parse_entry, reversed(store.reflog.lines(move.name)[-_LOOKED_AT:]))
+    told = (entry.new for entry in entries if entry is not None and entry.new is not None)
+    return next(filter(store.commits.exists, told), None)
 
 
 def tag_move(store: Store, name: str, tag: str, *, force: bool) -> TagMove:
