@@ -63,7 +63,7 @@ def test_a_path_is_realized_and_kept(cli: Command, lazy: str) -> None:
 def test_a_whole_stratum_is_realized_and_is_partial_no_more(cli: Command, lazy: str) -> None:
     cli.ok("realize", lazy)
     assert real(cli) == 4
-    assert not list((cli.store / "commits").glob("*/partial"))
+    assert not list((cli.store / "commits").glob("*.partial"))
     done = cli.json("realize", lazy)
     assert (done["objects"], done["bytes_fetched"]) == (4, 0)
 

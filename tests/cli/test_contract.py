@@ -139,7 +139,7 @@ def test_a_store_of_an_unknown_format_is_refused(cli: Command, app: Path) -> Non
 def test_an_ambiguous_prefix_lists_the_commits(cli: Command, app: Path, tmp_path: Path) -> None:
     commit = cli.ok("import", app, "app")
     twin = commit[:10] + ("0" if commit[10] != "0" else "1") + commit[11:]
-    (cli.store / "commits" / twin).mkdir()
+    (cli.store / "commits" / twin).touch()
     code, _, err = cli("show", commit[:10])
     assert code == 4
     assert commit[:12] in err

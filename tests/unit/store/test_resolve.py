@@ -98,7 +98,7 @@ def test_a_tag_comes_before_a_commit_and_a_stratum_before_both(store: Store, fir
 
 def test_an_ambiguous_prefix_lists_the_candidates(store: Store, first: str) -> None:
     twin = first[:9] + ("0" if first[9] != "0" else "1") * 55
-    (store.root / "commits" / twin).mkdir()
+    (store.root / "commits" / twin).touch()
     for text in (first[:7], f"app:{first[:9]}"):
         with pytest.raises(ConflictError, match="ambiguous") as caught:
             store.resolve(parse_ref(text))
