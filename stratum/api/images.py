@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,19 @@ def image_room(store: Store, state: State, config: Config) -> Room:
 
     limit = read_budget(store.layout, config).images_max(store.layout)
     return Room(limit, lambda: shown(store, state), config.runtime_dir / "images")
+
+
+def room_beside(room: Room, store: Store, going: Collection[str]) -> Room:
+    """``room`` for the images of all commits but those that are ``going``, whether theirs are there still or not."""
+    size = sum(store.images.remove_all(commit, dry_run=True) for commit in going)
+    if not size:
+        return room
+
+    def others() -> Shown:
+        found = room.shown()
+        return Shown({*found.commits, *going}, found.unknown)
+
+    return Room(room.limit + size, others, room.spare)
 
 
 def shown(store: Store, state: State) -> Shown:

@@ -11,6 +11,7 @@ from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING
 
+from stratum.api.images import room_beside
 from stratum.api.session import Session
 from stratum.errors import DamagedError, StratumError, UnsupportedError, UsageError
 from stratum.progress import Progress
@@ -114,7 +115,7 @@ def gc(session: Session, rules: Retention, *, dry_run: bool = False) -> Collecte
             forgotten=forgetting if dry_run else None,
         )
         with suppress(StratumError):  # of the limits, which fsck tells
-            trimmed = store.images.trim(session.image_room(), dry_run=dry_run)
+            trimmed = store.images.trim(room_beside(session.image_room(), store, done.commits), dry_run=dry_run)
             done.images, done.bytes_freed = trimmed.count, done.bytes_freed + trimmed.bytes
     if folded.failed and not dry_run:  # there may be room for it now
         folded = fold_all(session, before=folded)

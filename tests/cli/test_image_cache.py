@@ -96,7 +96,12 @@ def test_what_is_mounted_stays_whoever_mounted_it(cli: Command, app: dict[str, s
     assert images(cli) == {app["v1"]}
     cli.ok("unmount", places[0])
     assert cli.json("cache", "evict", "--to", "0")["evicted_images"] == 0, "that is about content"
-    assert cli.json("gc", env={"STRATUM_CACHE_IMAGES": "0"})["removed_images"] == 1
+    cli.ok("show", "--image-path", "app:v2")
+    cli.ok("remove", "app:v2")
+    made_long_ago(cli)
+    dry, done = (cli.json("gc", "--reflog-age", "0", *how, env={"STRATUM_CACHE_IMAGES": "0"}) for how in (["-n"], []))
+    assert dry["bytes_freed"] == done["bytes_freed"], "that of the commit goes with it, and counts once"
+    assert (dry["removed_images"], done["removed_images"]) == (1, 1)
     assert images(cli) == set()
 
 
