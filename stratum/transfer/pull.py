@@ -293,6 +293,7 @@ class _Writer:
             sources=self.sources,
             near=self._near(),
             frames=tree.frames,
+            whole=origin["kind"] == "repair",
         )
         if tree.image is not None and self.room is not None:
             tree.reading.wait()

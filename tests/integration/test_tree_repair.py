@@ -134,6 +134,23 @@ def test_a_commit_is_fetched_from_where_it_was_pushed_to(scene: Scene) -> None:
     check(scene.store)
 
 
+def test_a_ground_that_comes_back_heals_what_is_stored_on_it(scene: Scene) -> None:
+    """As it is stored whole, whatever was made of it meanwhile."""
+    scene.pushed("whole", "first", "second")
+    for tag in ("first", "second"):
+        scene.store.tags.remove("stack", tag)
+        scene.stack.commits.pop(tag)
+    collect(scene.store)
+    grounds = [scene.store.layout.grounds / name for name, _ in scene.chain[1:3]]
+    for ground in grounds:
+        flip_last(ground)
+    assert not scene.repair().damage
+    assert scene.readable() == ALL - {"first", "second"}
+    assert [record.level for _, record in scene.store.trees.chain(scene.stack.commits["third"])] == [3, 0]
+    collect(scene.store)
+    check_kept(scene.store)
+
+
 def test_metadata_and_the_tree_of_a_commit_are_mended_by_themselves(scene: Scene) -> None:
     flip_first(scene.file("first"))
     [found] = scene.damage()
