@@ -215,7 +215,7 @@ class Commits:
         hashes, when = (commit, summary.root), rfc3339(timestamp or utc_now())
         counts = (*self._statistics(root, known, kept, base), summary.leaf_count, summary.tree_depth)
         meta = CommitMeta(*hashes, when, *counts, parent, message, origin)
-        meta = self._said_before(meta) if damaged else meta
+        meta, whole = (self._said_before(meta), True) if damaged else (meta, whole)
         metadata, file = _new_metadata(meta), tx.new_path("commit")
         on = None if whole else self._base(chain, parent, near)
         record = self._writer.record(tx, commit, dump, on, BLOCK - 1 - len(metadata), frames, whole=whole)
