@@ -72,7 +72,7 @@ def small_whole(dump: bytes) -> TreeRecord:
 
 
 def lines_max(size: int) -> int:
-    """How many bytes of new lines the record of a dump of ``size`` bytes may have."""
+    """How many bytes of new lines, and of steps, the record of a dump of ``size`` bytes may have."""
     return max(_LINES_FREE, size // _LINES_PART)
 
 
@@ -108,7 +108,7 @@ def decode(data: bytes, commit: str, where: str) -> TreeRecord:
     size, level, steps_size, count, lines_size = (int(head[number]) for number in (1, 2, 4, 5, 6))
     ground = None if head[3] == b"-" else head[3].decode()
     start = head.end() + count * _FRAME_SIZE
-    if size > DUMP_MAX or lines_size > lines_max(size) or steps_size > RECORD_MAX or start > len(body):
+    if size > DUMP_MAX or max(steps_size, lines_size) > lines_max(size) or start > len(body):
         raise _damaged(where, "it tells of more than there can be")
     try:
         text = _unpacked(body[start:], steps_size + lines_size)
