@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,7 @@ from stratum.transfer.objects import WORKERS, ObjectFetch, fetch_objects, find_p
 from stratum.transfer.packcatalogs import catalog_of
 from stratum.transfer.resume import PackFiles
 from stratum.transfer.running import running
-from stratum.tree.contents import objects_of
+from stratum.tree.contents import objects_of, uses_of
 
 if TYPE_CHECKING:
     from stratum.store import Store
@@ -171,6 +172,7 @@ def fetch_catalog(store: Store, source: CommitSource, access: Access) -> bytes:
     with open_source(target, access_to(access, source)) as remote, ThreadPoolExecutor(WORKERS) as pool:
         manifest = read_manifest(remote.get_manifest(source.manifest)[0], str(target))
         packs = read_packs(manifest.packs, partial(fetch, remote), str(target), pool)
-    if store.commits.exists(manifest.commit):
-        return catalog_of(packs, objects_of(store.commits.dump(manifest.commit)))
+    with suppress(NotFoundError, DamagedError):
+        dump = store.commits.dump(manifest.commit)
+        return catalog_of(packs, objects_of(dump), uses_of(dump))
     return catalog_of(packs, {member.digest: member.size for pack in packs for member in pack.index.members})
