@@ -23,7 +23,9 @@ Numbers of frames and members count through all packs.
 
 from __future__ import annotations
 
+import io
 import struct
+from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -112,42 +114,33 @@ def write_catalog(packs: Iterable[NewPack], uses: Mapping[bytes, int] | None = N
     than one; None: it is not known of any."""
     from blake3 import blake3
 
-    entries, frames, members, spares = [], bytearray(), bytearray(), bytearray()
-    digests: list[bytes] = []
+    entries, frames, members, spares = list[bytes](), bytearray(), bytearray(), bytearray()
+    alike = [array("I") for _ in range(256)]  # numbers of members, by the first byte of their digests
     counts, otherwise = (uses, 1) if uses is not None else ({}, 0)
-    frame_count = 0
+    frame_count = count = 0
     for new in packs:
         verity = new.verity or Blob(_NONE, 0)
-        entries.append(
-            _PACK.pack(
-                new.pack.sha256,
-                new.pack.size,
-                frame_count,
-                len(digests),
-                verity.sha256,
-                verity.size,
-                len(spares) // _SPARE.size,
-            )
-        )
+        before = frame_count, count, verity.sha256, verity.size, len(spares) // _SPARE.size
+        entries.append(_PACK.pack(new.pack.sha256, new.pack.size, *before))
         compressed = accumulate((size for size, _ in new.frames), initial=0)
         archive = accumulate((size for _, size in new.frames), initial=0)
         frames += b"".join(map(_FRAME.pack, compressed, archive))
         frame_count += len(new.frames) + 1
         members += b"".join([_MEMBER.pack(*member, counts.get(member[0], otherwise)) for member in new.members])
         spares += b"".join([_SPARE.pack(*spare) for spare in new.spares])
-        digests += [digest for digest, _, _ in new.members]
-    order = sorted(range(len(digests)), key=digests.__getitem__)
-    text = b"".join(
-        (
-            _HEADER.pack(MAGIC, VERSION, len(entries), frame_count, len(digests), len(spares) // _SPARE.size),
-            *entries,
-            frames,
-            members,
-            struct.pack(f"<{len(order)}I", *order),
-            spares,
-        )
-    )
-    return text + blake3(text).digest()
+        for number, (digest, _, _) in enumerate(new.members, count):
+            alike[digest[0]].append(number)
+        count += len(new.members)
+    text = io.BytesIO()  # what is written to this file is not copied again
+    text.write(_HEADER.pack(MAGIC, VERSION, len(entries), frame_count, count, len(spares) // _SPARE.size))
+    text.writelines((*entries, frames, members))
+    for numbers in alike:
+        order = sorted(numbers, key=lambda number: members[number * _MEMBER.size : number * _MEMBER.size + 32])
+        text.write(struct.pack(f"<{len(order)}I", *order))
+    members.clear()
+    text.write(spares)
+    text.write(blake3(text.getbuffer()).digest())
+    return text.getvalue()
 
 
 class Catalog:

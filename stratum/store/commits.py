@@ -412,8 +412,7 @@ class Commits:
             sources, partial = joined(sources, self._residence.inherited(base)), True
         elif base is None and known is not None and self._sources.any_partial():
             known = None
-        needed = {digest: size for digest, size in _objects_not_below(root, known).items() if not tx.published(digest)}
-        lacking = self._residence.missing(needed)
+        lacking = self._residence.missing(_objects_not_below(root, known), tx.published)
         if not lacking:
             return sources, partial
         for _, catalog in given:

@@ -58,12 +58,23 @@ class Residence:
         state = self._objects.state
         return (item for item in needed if state(*item) is not State.HERE)
 
-    def missing(self, needed: Mapping[bytes, int]) -> dict[bytes, int]:
-        """The same of many objects (digest -> size), most of which may be missing."""
+    def missing(
+        self, needed: Mapping[bytes, int], known: Callable[[bytes], bool] = lambda digest: False
+    ) -> dict[bytes, int]:
+        """The same of many objects (digest -> size), most of which may be missing, but for those that are ``known`` to
+        be here."""
         has = self._objects.many(len(needed)).has
-        seen = {digest: size for digest, size in needed.items() if has(digest, size)}
-        lacking = dict(self.lacking(seen.items()))
-        return {digest: size for digest, size in needed.items() if digest not in seen or digest in lacking}
+        missing, seen = {}, []
+        for item in needed.items():
+            if not known(item[0]):
+                if has(*item):
+                    seen.append(item)
+                else:
+                    missing[item[0]] = item[1]
+        lacking = dict(self.lacking(seen))
+        if not lacking:
+            return missing
+        return {digest: size for digest, size in needed.items() if digest in missing or digest in lacking}
 
     def condition(self, commit: str, digest: bytes, size: int) -> Condition:
         """What an object that the commit needs is for it."""

@@ -389,8 +389,11 @@ def not_listed(objects: Mapping[bytes, int], catalog: bytes | Catalog) -> dict[b
     if isinstance(catalog, bytes):
         catalog = Catalog(catalog)
     if len(objects) * _SEARCH > len(catalog):
-        listed = dict(catalog.digests())
-        return {digest: size for digest, size in objects.items() if listed.get(digest) != size}
+        left = dict(objects)
+        for digest, size in catalog.digests():
+            if left.get(digest) == size:
+                del left[digest]
+        return left
     found = ((digest, size, catalog.find(digest)) for digest, size in objects.items())
     return {digest: size for digest, size, number in found if number is None or catalog.member(number).size != size}
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from stratum.composefs.verity import DIGEST_SIZE, chunk_count
 from stratum.oci.descriptor import Descriptor
 from stratum.store.catalog import Blob, Catalog, NewPack, write_catalog
 from stratum.transfer.artifact import Pack, PackLayers
-from stratum.transfer.packs import Member, PackIndex
+from stratum.transfer.packs import Members, PackIndex
 
 
 def catalog_of(packs: Iterable[Pack], needed: Mapping[bytes, int], uses: Mapping[bytes, int] | None = None) -> bytes:
@@ -41,7 +42,9 @@ def packs_in(catalog: Catalog, layers: Sequence[PackLayers]) -> list[Pack] | Non
         pack = listed.get((layer.pack.hex, layer.pack.size))
         if pack is None:
             return None
-        members = tuple([Member(digest, size) for digest, _, size in catalog.contents(pack)])
+        listed_in = catalog.contents(pack)
+        digests = b"".join([digest for digest, _, _ in listed_in])
+        members = Members(digests, array("Q", [size for _, _, size in listed_in]))
         frames = [catalog.frame(number) for number in range(*pack.frames)]
         packs.append(Pack(layer, PackIndex(tuple([(frame.size, frame.archive_size) for frame in frames]), members)))
     return packs

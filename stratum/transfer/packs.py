@@ -20,13 +20,14 @@ from __future__ import annotations
 
 import re
 import struct
+from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 from operator import itemgetter
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, overload
 
 from stratum.composefs.verity import DIGEST_SIZE, ChunkHasher, VerityHasher
 from stratum.errors import DamagedError
@@ -76,6 +77,38 @@ class Member(NamedTuple):
     size: int
 
 
+class Members(Sequence[Member]):
+    """The members of an index that was read, in a fraction of the memory that as many records take: ``digests`` are
+    those of all, one after the other, ``sizes`` their sizes."""
+
+    __slots__ = ("_digests", "_sizes")
+
+    def __init__(self, digests: bytes, sizes: array[int]) -> None:
+        self._digests, self._sizes = digests, sizes
+
+    def __len__(self) -> int:
+        return len(self._sizes)
+
+    @overload
+    def __getitem__(self, number: int) -> Member: ...
+    @overload
+    def __getitem__(self, number: slice) -> tuple[Member, ...]: ...
+    def __getitem__(self, number: int | slice) -> Member | tuple[Member, ...]:
+        if isinstance(number, slice):
+            return tuple(self[each] for each in range(*number.indices(len(self))))
+        at = range(len(self))[number] * DIGEST_SIZE
+        return Member(self._digests[at : at + DIGEST_SIZE], self._sizes[number])
+
+    def __iter__(self) -> Iterator[Member]:
+        digests = (self._digests[at : at + DIGEST_SIZE] for at in range(0, len(self._digests), DIGEST_SIZE))
+        return map(Member, digests, self._sizes)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and tuple(self) == tuple(other)
+
+    __hash__ = None  # type: ignore[assignment]  # as of what is compared by its content
+
+
 @dataclass(frozen=True)
 class PackIndex:
     """What is where in a pack.
@@ -85,10 +118,10 @@ class PackIndex:
     """
 
     frames: tuple[tuple[int, int], ...]
-    members: tuple[Member, ...]
+    members: Sequence[Member]
 
     @cached_property
-    def _placed(self) -> tuple[list[int], int]:
+    def _placed(self) -> tuple[Sequence[int], int]:
         return _layout(self.members)
 
     @property
@@ -181,8 +214,8 @@ def _divided(block: bytes) -> tuple[bytes, bytes, int, bytes]:
 _BETWEEN, _BEFORE_CHECKSUM, _CHECKSUM, _AFTER_CHECKSUM = _divided(_written(Member(bytes(32), 0)))
 
 
-def _layout(members: Sequence[Member]) -> tuple[list[int], int]:
-    offsets, position = [], 0
+def _layout(members: Sequence[Member]) -> tuple[Sequence[int], int]:
+    offsets, position = array("Q"), 0
     for _, size in members:
         position += BLOCK if size <= USTAR_SIZE_MAX else 3 * BLOCK  # header_size, for a million members
         offsets.append(position)
@@ -321,12 +354,10 @@ def read_index(blob: bytes, pack_size: int, what: str) -> PackIndex:
     frames, found = _FRAME.findall(text, first, cut), _OBJECT.findall(text, cut)
     if len(frames) != text.count(b"\n", first, cut) or len(found) != text.count(b"\n", cut):
         raise DamagedError(f"{what}: line {_malformed_line(text, first, cut)} is malformed")
-    digests, places, sizes = zip(*found, strict=True) if found else ((), (), ())
-    raw = bytes.fromhex(b"".join(digests).decode())
-    each = [raw[at : at + DIGEST_SIZE] for at in range(0, len(raw), DIGEST_SIZE)]
-    members = tuple(map(Member._make, zip(each, map(int, sizes), strict=True)))
+    raw = bytes.fromhex("".join([digest.decode() for digest, _, _ in found]))
+    members = Members(raw, array("Q", [int(size) for _, _, size in found]))
     index = PackIndex(tuple([(int(stored), int(size)) for stored, size in frames]), members)
-    _check_index(index, list(map(int, places)), pack_size, what)
+    _check_index(index, [int(place) for _, place, _ in found], pack_size, what)
     return index
 
 
@@ -347,7 +378,7 @@ def _check_index(index: PackIndex, offsets: list[int], pack_size: int, what: str
         raise DamagedError(f"{what} has a frame of more than {FRAME_MAX} bytes")
     if max(map(_SIZE_OF, index.members)) > _OBJECT_SIZE_MAX:
         raise DamagedError(f"{what} has an object of more than {_OBJECT_SIZE_MAX} bytes")
-    if index.offsets != offsets:
+    if list(index.offsets) != offsets:
         for member, expected, offset in zip(index.members, index.offsets, offsets, strict=True):
             if expected != offset:
                 raise DamagedError(f"{what} says object {member.digest.hex()} is at {offset}; it must be at {expected}")

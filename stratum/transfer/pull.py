@@ -43,7 +43,6 @@ from stratum.transfer.artifact import Manifest, Pack, read_manifest, read_metada
 from stratum.transfer.catalogs import can_be_noted, source_of
 from stratum.transfer.objects import STORE_WAIT, WORKERS, ObjectFetch, fetch_objects, find_parts, read_packs
 from stratum.transfer.packcatalogs import catalog_of
-from stratum.transfer.packs import Member
 from stratum.transfer.profiles import bring_profile
 from stratum.transfer.resume import PackFiles
 from stratum.transfer.running import Running, running
@@ -128,6 +127,7 @@ def pulled(
         write = _Writer(store, tx, manifest, found, _sources(remote, digest, kind, access, found), image)
         origin = {"kind": kind, "reference": where, "manifest": digest}
         if lazy:
+            found.packs.clear()  # of a million objects they take as much memory as all else
             with store.locks.store(timeout=STORE_WAIT):
                 write(origin)
                 yield _result(manifest, digest, job, wanted, _lacking(store, wanted))
@@ -369,7 +369,7 @@ def _check_tree(
     except DamagedError as exc:
         counted()  # which says more of it
         raise DamagedError(f"{where}: {exc.message}", hint=exc.hint) from None
-    spliced = SplicedDump(lambda: dump)
+    spliced = SplicedDump(lambda: dump, keep=dump.text is not None)
     nodes = MerkleNodes.of(spliced.blocks())
     if nodes.summary().root != meta.merkle_root:
         raise DamagedError(f"{where}: the Merkle root in the metadata is not that of the tree")
@@ -378,7 +378,10 @@ def _check_tree(
 
 def _check_listed(objects: Mapping[bytes, int], packs: Iterable[Pack], where: str) -> None:
     """The artifact has every object of the tree."""
-    listed = {member for pack in packs for member in pack.index.members}
-    for digest, size in objects.items():
-        if Member(digest, size) not in listed:
-            raise DamagedError(f"{where}: object {digest.hex()} of the tree is in none of its packs")
+    left = dict(objects)
+    for pack in packs:
+        for digest, size in pack.index.members:
+            if left.get(digest) == size:
+                del left[digest]
+    for digest in left:
+        raise DamagedError(f"{where}: object {digest.hex()} of the tree is in none of its packs")

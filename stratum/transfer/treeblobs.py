@@ -17,6 +17,9 @@ from stratum.tree.zstdframe import decompress
 READ_MAX = 16 << 20
 """Largest piece that is read, in bytes of the dump."""
 
+KEPT_MAX = 64 << 20
+"""A dump of more bytes is not in memory as a whole: its layers, which are, take a fraction of that."""
+
 
 class Joined(NamedTuple):
     """A dump, the commit that it is, and its layers as frames; none where a store should cut it itself."""
@@ -44,7 +47,7 @@ def join_tree(blobs: Iterable[bytes], what: str) -> Joined:
             yield piece
 
     try:
-        dump = Dump(lambda: whole_lines(pieces()), hasher.update)
+        dump = Dump(lambda: whole_lines(pieces()), hasher.update, KEPT_MAX)
     except DamagedError as exc:
         raise DamagedError(f"the tree of {what}: {exc.message}", hint=exc.hint) from None
     frames = [Stored(data, size) for data, size in zip(kept, sizes, strict=True)] if all(fit) else []

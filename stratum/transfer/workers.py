@@ -79,14 +79,15 @@ class Workers:
             self._reading = Worker("stratum.transfer.treework", "reads a tree", ("blake3",))
 
     def read_tree(self, dump: Dump, image: Path | None = None) -> Callable[[], Counted]:
-        """Begin with ``store.facts.count``, where the tree was expected and can be in memory as a whole, beside what
-        the caller does meanwhile; the function returned waits for it. To be called once."""
-        worker, text = self._reading, dump.text
-        if worker is None or text is None:
+        """Begin with ``store.facts.count``, where the tree was expected, beside what the caller does meanwhile; the
+        function returned waits for it. To be called once."""
+        worker = self._reading
+        if worker is None:
             return lambda: count(dump, image)
         fd = os.memfd_create("dump")
         try:
-            write_all(fd, text)
+            for block in dump:
+                write_all(fd, block)
         except BaseException:
             os.close(fd)
             raise

@@ -50,9 +50,14 @@ class Dump:
 
     __slots__ = ("_again", "size", "text")
 
-    def __init__(self, again: Callable[[], Iterable[bytes]], seen: Callable[[bytes], object] | None = None) -> None:
-        """``again`` gives the blocks, which are read once here, each shown to ``seen``. ``DamagedError`` from
-        ``again``, and where it gives more than ``DUMP_MAX`` bytes."""
+    def __init__(
+        self,
+        again: Callable[[], Iterable[bytes]],
+        seen: Callable[[bytes], object] | None = None,
+        kept_max: int = DUMP_MAX,
+    ) -> None:
+        """``again`` gives the blocks, which are read once here, each shown to ``seen``. One of more than ``kept_max``
+        bytes is not short. ``DamagedError`` from ``again``, and where it gives more than ``DUMP_MAX`` bytes."""
         self._again = again
         self.size = lines = 0
         kept: io.BytesIO | None = io.BytesIO()  # what is written to this file is not copied again
@@ -66,7 +71,7 @@ class Dump:
                 seen(block)
             if kept is not None:
                 kept.write(block)
-                kept = kept if is_short(self.size, lines) else None
+                kept = kept if self.size <= kept_max and is_short(self.size, lines) else None
         self.text = None if kept is None else kept.getvalue()
 
     def __iter__(self) -> Iterator[bytes]:

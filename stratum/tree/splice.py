@@ -25,13 +25,16 @@ class SplicedDump:
 
     __slots__ = ("_again", "_kept", "size", "source")
 
-    def __init__(self, pieces: Callable[[], Iterable[Piece]] | Sequence[Piece], source: bytes = b"") -> None:
-        """``pieces``, or what makes them, which are kept where they are short (``tree.blocks``)."""
+    def __init__(
+        self, pieces: Callable[[], Iterable[Piece]] | Sequence[Piece], source: bytes = b"", *, keep: bool = True
+    ) -> None:
+        """``pieces``, or what makes them, which are kept where they are short (``tree.blocks``), unless not even then
+        (``keep``)."""
         again = pieces if callable(pieces) else lambda: pieces
         self._again = again
         self.source = source
         self.size = new = lines = 0
-        kept: list[Piece] | None = []
+        kept: list[Piece] | None = [] if keep else None
         for piece in again():
             if isinstance(piece, Span):
                 self.size += piece.end - piece.start
