@@ -41,6 +41,8 @@ OWNER, PLAN, SOURCE, COPY = "owner", "plan.toml", "source", "copy"
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _ELSEWHERE = (errno.EXDEV, errno.EBUSY, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 """What an exchange says of other file systems and mounts, of mount points, and where there is none."""
+_STAYS = (errno.ENOTEMPTY, errno.EEXIST, errno.EBUSY, errno.ENOENT)
+"""What rmdir(2) says of a directory with something in it, of one that is mounted over, and of none."""
 _SAFE = "/!$&'()*+,;=:@ "
 
 
@@ -263,10 +265,13 @@ class Moving:
 
     def finish(self, *, keep: bool) -> None:
         """End the record of a directory that is empty now, or was put back (``keep``). The place where it was goes too,
-        where that is empty, unless it is one that stays."""
+        where that is empty, unless it is one that stays. ``StratumError``."""
         if not (keep or self.keeps) and (self.is_taken or self._inode(self.path.name, self._parent) == self._inodes[1]):
-            with suppress(OSError):  # something is in it
+            try:
                 os.rmdir(self.path.name, dir_fd=self._parent)
+            except OSError as exc:
+                if exc.errno not in _STAYS:
+                    raise storage_error(exc, f"remove {self.path}") from None
         self.close()
         self.drop()
 

@@ -55,6 +55,7 @@ def killed_at_every_call(scene: Scene, change: Callable[[], None]) -> None:
     for call, number in points(change):
         scene.fresh()
         outcome = killed_at(change, call, number)
+        print(f"killed at {call} {number}")
         assert outcome.status == -signal.SIGKILL, (call, number, outcome)
         check_next(scene)
 
@@ -66,6 +67,7 @@ def failing_at_every_call(scene: Scene, change: Callable[[], None]) -> None:
         error = errno.EIO if "sync" in call else errno.ENOSPC
         scene.fresh()
         outcome = failed_at(change, call, number, errno.errorcode[error])
+        print(f"{errno.errorcode[error]} at {call} {number}: {outcome}")
         assert outcome.status in (DONE, REFUSED), (call, number, outcome)
         if outcome.status == REFUSED:
             refused += 1
