@@ -60,8 +60,7 @@ class Move:
             )
         finally:
             os.close(root)
-        if taken:
-            _refuse_users(path, directories)
+        _refuse_users(path, directories)
         self._tree = tree
         return tree, warnings
 

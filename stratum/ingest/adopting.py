@@ -53,10 +53,11 @@ _CANNOT_LINK = (errno.EXDEV, errno.EPERM, errno.EMLINK)
 
 
 class Adopter(Stager):
-    """A stager for a directory that is moved. ``owner`` is the owner of the store."""
+    """A stager for a directory that is moved. ``adopts``: nobody reaches it by a path; else every file is copied."""
 
-    def __init__(self, store: bytes, staging: bytes, tag: str) -> None:
+    def __init__(self, store: bytes, staging: bytes, tag: str, *, adopts: bool) -> None:
         super().__init__(store, staging, tag)
+        self._adopts = adopts
         self._objects = Objects.below(os.fsdecode(store))
         self._owner = os.geteuid(), os.getegid()
         self._device = -1
@@ -101,6 +102,8 @@ class Adopter(Stager):
         return True
 
     def _is_fit(self, fd: int, info: os.stat_result) -> bool:
+        if not self._adopts:
+            return False
         if self._device < 0:
             self._look_at_new()
         return (

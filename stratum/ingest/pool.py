@@ -46,7 +46,9 @@ class Batch:
 class Pool:
     """``jobs`` workers, given the arguments of ``ingest.worker.stager_for`` without the tag."""
 
-    def __init__(self, jobs: int, objects: bytes, staging: bytes, salvage: Sequence[bytes], adopts: bool) -> None:
+    def __init__(
+        self, jobs: int, objects: bytes, staging: bytes, salvage: Sequence[bytes], adopts: bool | None
+    ) -> None:
         import selectors  # what follows is not loaded where there is little to read
 
         from stratum.sys.workers import Worker

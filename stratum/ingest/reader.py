@@ -95,11 +95,10 @@ class FileReader:
 
     ``jobs`` is the number of worker processes; 1 reads everything in this one, and so it does with the first ``here``
     files, unless they are large. ``progress`` is called with the bytes of the files so far and their number;
-    ``pass_over`` adds what need not be read. ``journal`` is told what was read.
-    ``failed`` makes the error for a path that cannot be read. ``adopts``: files become objects as they are, where they
-    can (``ingest.adopting``). ``warnings`` collects one line for each file that kept
-    changing or was gone; ``unlike_listed`` the ``id`` of every node whose file was not as listed. A context manager:
-    leaving it ends the workers.
+    ``pass_over`` adds what need not be read. ``journal`` is told what was read. ``failed`` makes the error for a path
+    that cannot be read. ``adopts``: the files are to go (``ingest.adopting``), and become objects as they are, where
+    they can, or not. ``warnings`` collects one line for each file that kept changing or was gone; ``unlike_listed`` the
+    ``id`` of every node whose file was not as listed. A context manager: leaving it ends the workers.
     """
 
     def __init__(
@@ -112,7 +111,7 @@ class FileReader:
         progress: Callable[[int, int], None] | None = None,
         journal: Journal | None = None,
         failed: Callable[[OSError, str], StratumError] | None = None,
-        adopts: bool = False,
+        adopts: bool | None = None,
     ) -> None:
         self.warnings: list[str] = []
         self.unlike_listed: set[int] = set()

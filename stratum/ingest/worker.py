@@ -46,13 +46,13 @@ def read_batch(stager: Stager, directories: list[int], request: Request) -> Answ
     return (OK, results)
 
 
-def stager_for(store: bytes, staging: bytes, tag: str, salvage: Sequence[bytes], adopts: bool) -> Stager:
-    """The ``Stager`` with these arguments, or the one that takes files as they are (``ingest.adopting``)."""
-    if not adopts:
+def stager_for(store: bytes, staging: bytes, tag: str, salvage: Sequence[bytes], adopts: bool | None) -> Stager:
+    """The ``Stager`` with these arguments, or the one for files that are to go (``ingest.adopting``)."""
+    if adopts is None:
         return Stager(store, staging, tag, salvage)
     from stratum.ingest.adopting import Adopter
 
-    return Adopter(store, staging, tag)
+    return Adopter(store, staging, tag, adopts=adopts)
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -89,6 +90,26 @@ def first_import(bench: Bench) -> Iterator[Job]:
         entrant.prepare = keeper.fresh
         entrants.append(entrant)
     yield Job("first import", entrants)
+
+
+def adopting(bench: Bench) -> Iterator[Job]:
+    """A copy of the tree, which nobody else uses, is moved into an empty repository; peers copy the tree."""
+    entrants, source = [], bench.directory / "moved"
+    for keeper in (bench.ours, *(keeper for keeper in bench.keepers if not keeper.again)):
+
+        def prepare(keeper: Keeper = keeper) -> None:
+            keeper.fresh()
+            shutil.rmtree(source, ignore_errors=True)
+            if keeper is bench.ours:
+                subprocess.run(["cp", "--archive", bench.tree, source], check=True)
+
+        ours = keeper is bench.ours
+        entrant = (
+            bench.ours.verb("import", "--move", source, "app") if ours else keeper.entrant(keeper.keep(bench.tree))
+        )
+        entrant.prepare = prepare
+        entrants.append(entrant)
+    yield Job("moving import", entrants)
 
 
 def unchanged_import(bench: Bench) -> Iterator[Job]:
@@ -371,6 +392,7 @@ FIO = "--readonly --rw=randread --bs=4k --size=60k --loops=2000 --ioengine=psync
 
 JOBS: dict[str, Callable[[Bench], Iterator[Job] | Iterator[Job | Figure]]] = {
     "import": first_import,
+    "adopt": adopting,
     "again": unchanged_import,
     "image": images,
     "mount": mounting,

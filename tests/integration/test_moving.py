@@ -237,6 +237,10 @@ def test_another_file_system_is_copied_and_then_removed(scene: Scene, tmp_path: 
         shutil.rmtree(scene.source)
         scene.source = elsewhere / "source"
         make_source(scene.source)
+        before = state(scene.source)
+        with running(WRITES, scene.source / "roots"), pytest.raises(ConflictError, match="roots is open for writing"):
+            scene.move()
+        assert state(scene.source) == before
         outcome = killed_at(scene.move, "unlinkat", 4)
         assert outcome.status == -signal.SIGKILL
         assert len(list(scene.source.rglob("*"))) < len(scene.before)
