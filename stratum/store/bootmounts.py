@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from stratum.errors import ConflictError, DamagedError, ExistsError, UsageError
 from stratum.frozen import frozen
@@ -22,7 +23,9 @@ from stratum.refs import Ref, is_hash, parse_lasting
 from stratum.store.clock import rfc3339, utc_now
 from stratum.store.layout import Layout, storage_error
 from stratum.store.tables import Tables, read_tables, write_tables
-from stratum.store.transaction import Transactions
+
+if TYPE_CHECKING:
+    from stratum.store.transaction import Transactions
 
 _SUFFIX = ".toml"
 

@@ -76,7 +76,7 @@ class Store(Refs):
         """What is mounted at every start of the machine."""
         from stratum.store.bootmounts import BootMounts
 
-        return BootMounts(self.layout, self.transactions)
+        return BootMounts(self.layout, _later(lambda: self.transactions))
 
     @cached_property
     def changes(self) -> Changes:
