@@ -316,7 +316,7 @@ class Held:
 
     def _set_head(self, tx: Transaction, commit: str, why: str) -> None:
         if commit != self.worktree.commit:
-            self.worktree = self._store.worktrees.set_head(self.stratum, self.name, commit, why=why, within=tx)
+            self.worktree = self._store.worktrees.set_head(self.stratum, self.name, commit, why=why, tx=tx)
 
     # Another base, another upperdir
 

@@ -36,14 +36,7 @@ from stratum.store.layout import Layout, Names, storage_error, storing
 from stratum.store.locks import WORKTREE_WAIT, StoreLocks
 from stratum.store.namespaces import Namespaces, similar
 from stratum.store.tables import Tables, read_tables, write_tables
-from stratum.store.upperdirs import (
-    another_dialect,
-    dialect_of,
-    holds_nothing,
-    out_of_reach,
-    shows_base,
-    within_reach,
-)
+from stratum.store.upperdirs import another_dialect, dialect_of, holds_nothing, out_of_reach, shows_base, within_reach
 from stratum.sys import copymark
 from stratum.sys.atomic import fsync_dir
 from stratum.sys.userns import is_mapped
@@ -383,19 +376,18 @@ class Worktrees:
                 tx.place_file(mark, directory / copymark.FILE)
 
     def set_head(
-        self, name: str, worktree: str, head: str, *, why: str = "", within: Transaction | None = None
+        self, name: str, worktree: str, head: str, *, why: str = "", tx: Transaction | None = None
     ) -> Worktree:
-        """Record ``head`` as the last commit made from the worktree, in a transaction of its own or ``within`` another;
-        base and upperdir stay as they are."""
+        """Record ``head`` as the last commit made from it, in ``tx`` or a transaction of its own."""
         with self.lock(name, worktree):
             old = self.get(name, worktree)
             new = replace(old, head=head, last_modified=rfc3339(utc_now()))
-            own = self._transactions.begin(f"moving {old}") if within is None else nullcontext(within)
-            with own as tx, self._locks.ref(name):
+            begun = nullcontext(tx) if tx is not None else self._transactions.begin(f"moving {old}")
+            with begun as within, self._locks.ref(name):
                 self._check_commit(head)
                 self._log_move(old, new, why)
-                tx.place_file(_meta(new), old.directory / "meta.toml")
-                self._mark_older(tx, old.directory)
+                within.place_file(_meta(new), old.directory / "meta.toml")
+                self._mark_older(within, old.directory)
             return new
 
     def note(self, name: str, worktree: str, commit: str, why: str) -> None:
