@@ -24,7 +24,7 @@ from stratum.transfer.objects import WORKERS, ObjectFetch, fetch_objects, find_p
 from stratum.transfer.packcatalogs import catalog_of
 from stratum.transfer.resume import PackFiles
 from stratum.transfer.running import running
-from stratum.tree.contents import objects_of, uses_of
+from stratum.tree.contents import counted_objects, objects_of
 
 if TYPE_CHECKING:
     from stratum.store import Store
@@ -173,6 +173,5 @@ def fetch_catalog(store: Store, source: CommitSource, access: Access) -> bytes:
         manifest = read_manifest(remote.get_manifest(source.manifest)[0], str(target))
         packs = read_packs(manifest.packs, partial(fetch, remote), str(target), pool)
     with suppress(NotFoundError, DamagedError):
-        dump = store.commits.dump(manifest.commit)
-        return catalog_of(packs, objects_of(dump), uses_of(dump))
+        return catalog_of(packs, *counted_objects(store.commits.dump(manifest.commit)))
     return catalog_of(packs, {member.digest: member.size for pack in packs for member in pack.index.members})
