@@ -39,7 +39,7 @@ def room_beside(room: Room, store: Store, going: Collection[str]) -> Room:
 def shown(store: Store, state: State) -> Shown:
     """What mounts of the store show, or are to show at every start. Those that are on no record here, as mounts of
     another runtime directory, make it unknown. ``DamagedError`` where the record cannot be read."""
-    from stratum.mount.record import PREFIX, is_of_another_store, mounts_of, store_mark
+    from stratum.mount.record import PREFIX, is_of_another_store, is_source, mounts_of, store_mark
 
     ids = {record.id for record in state.records()}
     commits = {record.commit for record in state.of_store(store.root)}
@@ -48,7 +48,9 @@ def shown(store: Store, state: State) -> Shown:
             commits.add(store.resolve_mountable(mount.parsed()).commit)
     mark = store_mark(store.root)
     unknown = any(
-        entry.source.removeprefix(PREFIX).partition(":")[0] not in ids and not is_of_another_store(entry, mark)
+        is_source(entry.source)
+        and entry.source.removeprefix(PREFIX).partition(":")[0] not in ids
+        and not is_of_another_store(entry, mark)
         for _, entry in mounts_of()
     )
     return Shown(commits, unknown)

@@ -56,6 +56,7 @@ _UNIQUE_IDS_FROM = 1 << 31
 _MARKED = "s"
 """No hex digit."""
 _MARK_SIZE = 6
+_ID_SIZE = 16
 _LETTERS = "abcdefghijklmnopqrstuvwxyz234567"
 
 ON_HOST, CONTAINER, SESSION = "host", "container", "session"
@@ -277,6 +278,11 @@ def _is_in_own_session(pid: int) -> bool:
 def _is_hidden_but_own(pid: int) -> bool:
     """Whether ``pid`` is this user's, in a namespace that this process is not told: one beside its own, or above."""
     return not userns.is_privileged() and userns.is_own_process(pid) and hides_mount_namespace(pid)
+
+
+def is_source(source: str) -> bool:
+    """Whether the source of a mount is as a record's, and not just begins like that."""
+    return source.startswith(PREFIX) and source[len(PREFIX) :].find(":") == _ID_SIZE
 
 
 def shows_ref(entry: MountEntry, ref: str) -> bool:

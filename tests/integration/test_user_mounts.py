@@ -126,6 +126,23 @@ def test_the_way_is_found_by_trying_and_forced_by_a_setting(user: User) -> None:
     assert lines == [*shown, *((refusal, hint, "6") * 2), "1", "0"]
 
 
+@pytest.mark.parametrize("way", ["metadata", "directory"])
+def test_what_is_mounted_of_the_cache_stays_and_the_rest_may_go(user: User, way: str) -> None:
+    """Images that a server shows, and directories that stand in for them, also of mounts that are on another record."""
+    make_app(user)
+    evict = ("cache", "evict", "--images", "0")
+    elsewhere = {"STRATUM_USER_MOUNTS": way, "STRATUM_RUNTIME_DIR": str(user.home / "elsewhere")}
+    user.ok("mount", "app:v1", "m", env=elsewhere)
+    for place in (user.store / "cache").glob("*s/*[ds]"):
+        os.utime(place, (0, 0), follow_symlinks=False)
+    assert user.json(*evict)["evicted_images"] == 0
+    assert user.inside("cat", "m/small").stdout == "small\n"
+    assert user.json("cache", "status")["images"]["count"] == 1
+    user.ok("unmount", "m", env=elsewhere)
+    eventually(lambda: user.json(*evict)["evicted_images"] == 1, "nobody has it")
+    assert not list((user.store / "cache").glob("*s/*[0-9a-f]"))
+
+
 def test_records_of_live_mounts_stay_whoever_looks(user: User, other_user: User) -> None:
     for each in (other_user, user):  # what others call the same is nothing to a user
         make_app(each)
