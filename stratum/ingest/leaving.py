@@ -101,21 +101,16 @@ def _content(name: bytes, directory: int, size: int) -> bytes:
 
 
 def _finish_object(path: bytes, info: os.stat_result, objects: int) -> None:
-    """Make the object what objects are, where it is the same file as ``info``."""
-    try:
-        found = os.stat(path, dir_fd=objects, follow_symlinks=False)
-    except FileNotFoundError:
-        return
-    if (found.st_ino, found.st_dev) != (info.st_ino, info.st_dev):
-        return
-    if stat.S_IMODE(info.st_mode) != OBJECT_MODE:
-        os.chmod(path, OBJECT_MODE, dir_fd=objects)
-        return
-    fd = os.open(path, _READ, dir_fd=objects)
-    try:
-        made_object(fd)
-    finally:
-        os.close(fd)
+    """Make the object what objects are. It may be the file that is as ``info``; if not, it is so already."""
+    with suppress(FileNotFoundError):
+        if stat.S_IMODE(info.st_mode) != OBJECT_MODE:
+            os.chmod(path, OBJECT_MODE, dir_fd=objects)
+            return
+        fd = os.open(path, _READ, dir_fd=objects)
+        try:
+            made_object(fd)
+        finally:
+            os.close(fd)
 
 
 def make_as_it_was(root: int, objects: Objects, beside: str) -> None:
