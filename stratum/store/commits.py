@@ -9,7 +9,7 @@ frames, and the commit whose dump this one's is stored on. What is said of the c
 from __future__ import annotations
 
 import stat
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -258,22 +258,28 @@ class Commits:
         except (NotFoundError, DamagedError):
             return meta
 
-    def remove(self, commits: Collection[str], beneath: Collection[str] | None = None) -> Names:
-        """Take commits out of the store, and what is beside them. Those in ``beneath``, on whose dumps are stored which
-        stay, become grounds; by default that is looked for. The commits that have to stay, as there is no room for the
-        name of a ground.
+    def remove(
+        self, commits: Collection[str], beneath: Collection[str] | None = None, grounds: Iterable[str] = ()
+    ) -> Names:
+        """Take commits out of the store, and what is beside them, and some ``grounds``. The commits in ``beneath``, on
+        whose dumps are stored which stay, become grounds; by default that is looked for. The commits that have to
+        stay, as there is no room for the name of a ground.
 
         None is gone before what is stored on it, wherever this is cut short. The caller holds the store's lock
         exclusively. Raises ``StratumError``.
         """
         going = set(commits)
         if beneath is None:
-            beneath = self._trees.grounds_of(commit for commit in self.list() if commit not in going)
-        steps: dict[int, list[str]] = {}
-        for commit in sorted(going.difference(beneath)):
-            steps.setdefault(self._trees.level(commit) or 0, []).append(commit)
-        for _, names in sorted(steps.items(), reverse=True):
-            self._transactions.discard_all(self._layout.commits, names)
+            staying = (commit for commit in self.list() if commit not in going)
+            beneath = self._trees.grounds_of((*staying, *self._trees.grounds()))
+        steps: dict[int, tuple[list[str], list[str]]] = {}
+        for number, names in enumerate((going.difference(beneath), grounds)):
+            for name in sorted(names):
+                steps.setdefault(self._trees.level(name) or 0, ([], []))[number].append(name)
+        for _, both in sorted(steps.items(), reverse=True):
+            for directory, some in zip((self._layout.commits, self._layout.grounds), both, strict=True):
+                if some:
+                    self._transactions.discard_all(directory, some)
         moved = sorted(going.intersection(beneath))
         left = [] if not moved or self._trees.retire(moved) else moved
         beside = (f"{commit}.{what}" for commit in going.difference(left) for what in (PARTIAL, SOURCES, ANCESTORS))

@@ -185,7 +185,7 @@ def collect(
         for (name, tag), commit in done.tags.items():
             store.tags.remove(name, tag, expected=commit, why="gc: thinned out")
         span_gaps(store, done.kept, done.commits.keys())
-        for commit in store.commits.remove(going.commits, going.beneath):
+        for commit in store.commits.remove(going.commits, going.beneath, going.grounds):
             needed.add([commit])
             done.kept[commit] = "others are stored on its tree, and there is no room to move that"
             del done.commits[commit], done.strata[commit]

@@ -1,8 +1,7 @@
 """What goes with commits that nobody needs: what is beside them, and the grounds and frames of their trees.
 
-Grounds are removed as commits are (``Commits.remove``), those that are stored on others first, each level in one
-durable step. They go when the commits that were stored on them are gone, and frames after grounds: wherever it is cut
-short, no commit or ground is there without all that it is made of.
+Commits and grounds are removed together (``Commits.remove``), those that are stored on others first, each level in one
+durable step, and frames after them: wherever it is cut short, none is there without all that it is made of.
 """
 
 from __future__ import annotations
@@ -30,12 +29,12 @@ _FIELD = 40
 @dataclass(slots=True)
 class GoingFiles:
     """Which files go: those of ``commits``, of which the ones ``beneath`` others become grounds; ``beside`` are those
-    beside commits that are not there or go; ``grounds``, step by step; ``frames`` (SHA-256)."""
+    beside commits that are not there or go; ``grounds``; ``frames`` (SHA-256)."""
 
     commits: list[str] = field(default_factory=list)
     beneath: set[str] = field(default_factory=set)
     beside: list[str] = field(default_factory=list)
-    grounds: list[list[str]] = field(default_factory=list)
+    grounds: list[str] = field(default_factory=list)
     frames: list[bytes] = field(default_factory=list)
 
 
@@ -58,15 +57,11 @@ def find_going(store: Store, kept: Collection[str], needed: Needed) -> GoingFile
     ``NotFoundError``, where it is not known what these are stored on."""
     records, frames = needed.beneath(kept)
     names = store.layout.names_in(store.layout.commits)
-    steps: dict[int, list[str]] = {}
-    for ground in store.trees.grounds():
-        if ground not in records or ground in kept:
-            steps.setdefault(store.trees.level(ground) or 0, []).append(ground)
     return GoingFiles(
         [name for name in names if is_hash(name) and name not in kept],
         records,
         [name for name in names if not is_hash(name) and is_hash(of := name.partition(".")[0]) and of not in kept],
-        [grounds for _, grounds in sorted(steps.items(), reverse=True)],
+        [name for name in store.trees.grounds() if name not in records or name in kept],
         [sha256 for sha256 in store.trees.frames() if sha256 not in frames],
     )
 
@@ -78,16 +73,15 @@ def weigh(store: Store, going: GoingFiles, images: Mapping[str, int]) -> Weighed
         commit = name.partition(".")[0]
         found.commits[commit] = found.commits.get(commit, 0) + disk_usage(layout.commits / name)
     found.frames = {sha256: disk_usage(store.trees.frame_path(sha256)) for sha256 in going.frames}
-    found.grounds = sum(disk_usage(layout.grounds / name) for names in going.grounds for name in names)
+    replaced = going.beneath.intersection(going.commits)  # of grounds that are commits again
+    found.grounds = sum(disk_usage(layout.grounds / name) for name in replaced.union(going.grounds))
     return found
 
 
 def remove_unnamed(store: Store, going: GoingFiles) -> None:
-    """Remove what is beside commits that are not there, and the grounds and frames of which no tree is made."""
+    """Remove what is beside commits that are not there, and the frames of which no tree is made."""
     beside = (name for name in going.beside if not store.commits.exists(name.partition(".")[0]))
     store.transactions.discard_all(store.layout.commits, beside)
-    for names in going.grounds:
-        store.transactions.discard_all(store.layout.grounds, names)
     shards: dict[Path, list[str]] = {}
     for path in map(store.trees.frame_path, going.frames):
         shards.setdefault(path.parent, []).append(path.name)

@@ -100,14 +100,16 @@ def test_all_levels_are_there(tmp_path: Path) -> None:
 
 
 class Killed:
-    """A store in which half of the commits go."""
+    """A store in which half of the commits go that were left by an earlier collection, and some of its grounds."""
 
     def __init__(self, path: Path) -> None:
         self.path = path / "store"
         self._first = path / "first"
         store = Store.create(self._first)
-        self.made = piled(store, 5, 20)
-        self.kept = set(sorted(self.made)[::2])
+        self.made = piled(store, 5, 30)
+        stays = set(sorted(self.made)[::2])
+        run(store, stays)
+        self.kept = set(sorted(stays)[::2])
         self.fresh()
 
     def fresh(self) -> None:
@@ -131,7 +133,8 @@ def test_it_may_be_killed_or_fail_anywhere(tmp_path: Path) -> None:
     scene = Killed(tmp_path)
     store = Store.open(scene.path)
     grounds = {ground for commit in scene.kept for ground, _ in store.trees.chain(commit)}
-    assert grounds - scene.kept, "some become grounds"
+    assert grounds.intersection(store.commits.list()) - scene.kept, "some become grounds"
+    assert set(store.trees.grounds()) - grounds, "some are grounds no more"
     killed_at_every_call(scene, scene.change)
     failing_at_every_call(scene, scene.change)
 
