@@ -20,7 +20,7 @@ BLOCK_SIZE: Final = 1 << 20
 """Bytes of a block, about."""
 KEPT_FREE: Final = 16 << 20
 KEPT_PER_LINE: Final = 512
-"""A dump of up to ``KEPT_FREE`` bytes, and this many for each of its lines, is kept in memory."""
+"""A dump of up to ``KEPT_FREE`` bytes, and this many for each of its lines beyond, is kept in memory."""
 
 
 class Span(NamedTuple):
@@ -63,8 +63,8 @@ class Dump:
         kept: io.BytesIO | None = io.BytesIO()  # what is written to this file is not copied again
         for block in again():
             self.size += len(block)
-            if self.size > KEPT_FREE:  # up to there nobody asks how many lines these are
-                lines += count_lines(block) if lines or kept is None else count_lines(kept.getvalue() + block)
+            if self.size > KEPT_FREE:  # lines before have their bytes free
+                lines += count_lines(block)
             if self.size > DUMP_MAX:
                 raise DamagedError(f"the dump is larger than {DUMP_MAX} bytes")
             if seen is not None:

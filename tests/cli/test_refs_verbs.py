@@ -32,6 +32,15 @@ def test_the_commit_id_is_the_dumps_hash(cli: Command, commits: list[str]) -> No
         assert hashed.decode().strip() == commit
 
 
+def test_an_import_under_another_tag_is_stored_on_what_the_stratum_had(cli: Command, tmp_path: Path) -> None:
+    source = make_tree(tmp_path / "many", {f"{number:04}": str(number) for number in range(2000)})
+    first = cli.ok("import", source, "many:v1")
+    (source / "0700").write_text("changed")
+    second = cli.ok("import", source, "many:v2")
+    trees = Store.open(cli.store).trees
+    assert (trees.record(second).level, trees.record(second).ground) == (1, first)
+
+
 def test_importing_the_same_again_changes_nothing(cli: Command, commits: list[str], tmp_path: Path) -> None:
     done = cli.json("import", tmp_path / "src", "app:v2")
     assert done["commit"] == commits[1]
