@@ -54,7 +54,7 @@ def assert_just(store: Store, made: dict[str, frozenset[bytes]], kept: set[str])
     check(store)
 
 
-@settings(max_examples=examples(25))
+@settings(max_examples=examples(16))
 @given(st.integers(0, 1 << 32), st.integers(1, 12), st.data())
 def test_just_what_is_needed_stays(
     tmp_path_factory: pytest.TempPathFactory, seed: int, count: int, data: st.DataObject
