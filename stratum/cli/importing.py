@@ -28,10 +28,12 @@ if TYPE_CHECKING:
     "import",
     examples=[
         ("Make a stratum of a directory", "stratum import ./app app"),
-        ("Give the commit a tag and a message", "stratum import ./app app:v1 -m 'as released'"),
         ("Lay changes over the newest commit of app", "stratum import --patch app app:v2 ./changes"),
         ("Leave something out", "stratum import . home --exclude .cache/ --one-file-system"),
-        ("Move a directory into the store", "stratum import --move /srv/old-site site"),
+        (
+            "Move a directory into the store, with a tag and a message",
+            "stratum import --move /srv/old-site site:v1 -m 'as it was'",
+        ),
         ("Take what 'stratum export' wrote, or an image's files", "stratum import app.stratum.tar app"),
     ],
 )
