@@ -47,7 +47,7 @@ class Pool:
     """``jobs`` workers, given the arguments of ``ingest.worker.stager_for`` without the tag."""
 
     def __init__(
-        self, jobs: int, objects: bytes, staging: bytes, salvage: Sequence[bytes], adopts: bool | None
+        self, jobs: int, objects: bytes, staging: bytes, salvage: Sequence[bytes] = (), adopts: bool | None = None
     ) -> None:
         import selectors  # what follows is not loaded where there is little to read
 
