@@ -89,8 +89,20 @@ def dump_pieces(
     stack: list[tuple[bytes, int, Directory, Iterator[bytes]]] = [(b"/", 1, root, iter(sorted(root.children)))]
     while stack:
         prefix, length, directory, names = stack[-1]
+        children = directory.children
         for name in names:
-            inode, escaped = directory.children[name], escape(name)
+            inode = children[name]
+            line = lines_of.get(id(inode))
+            if (  # it is where it was, as are most in a directory that is written anew because of a few
+                line is not None
+                and other.startswith(b"%b%b " % (prefix, name), line[0][0])
+                and b" " not in name
+                and b"\\" not in name
+                and id(inode) not in links
+            ):
+                pieces.add_span(line[0])
+                continue
+            escaped = escape(name)
             span = kept.get(id(inode)) or _line_in(other, lines_of, prefix + escaped, inode, links)
             if span is not None:
                 pieces.add_span(span)
@@ -120,7 +132,7 @@ class _Pieces:
         """Pieces that nothing can be added to."""
         self._lines: list[bytes] = []
         self._size = 0
-        self._span: Span | None = None
+        self._start = self._end = -1  # of a span
 
     def add_line(self, line: bytes) -> None:
         self._end_span()
@@ -130,13 +142,12 @@ class _Pieces:
             self._end_lines()
 
     def add_span(self, span: Span) -> None:
-        self._end_lines()
-        last = self._span
-        if last is not None and last.end == span.start:
-            self._span = Span(last.start, span.end)
-            return
-        self._end_span()
-        self._span = span
+        start, end = span
+        if self._end != start:
+            self._end_lines()
+            self._end_span()
+            self._start = start
+        self._end = end
 
     def take(self) -> list[Piece]:
         """The pieces that are done, which are forgotten."""
@@ -157,9 +168,9 @@ class _Pieces:
             self._size = 0
 
     def _end_span(self) -> None:
-        if self._span is not None:
-            self.done.append(self._span)
-            self._span = None
+        if self._end >= 0:
+            self.done.append(Span(self._start, self._end))
+            self._start = self._end = -1
 
 
 def _line_in(
