@@ -379,6 +379,10 @@ class Commits:
         ``kept``."""
         if isinstance(root, Reading):
             return root.wait().file_count, root.wait().total_size
+        if known is not None and base is not None and (changed := _changed_files(root, known)) is not None:
+            new_files, old_files, count = changed
+            before, grown = self.meta(base), sum(file.size for file in new_files.values())
+            return before.file_count + count, before.total_size + grown - sum(file.size for file in old_files.values())
         new = Statistics(root, kept)
         if not kept or known is None or base is None:
             return new.count, new.total_size
@@ -468,11 +472,34 @@ def _objects_not_below(root: Directory | Reading, known: Directory | None) -> Ma
     return {file.digest: file.size for file in _files_not_below(root, known) if file.digest is not None}
 
 
-def _files_not_below(root: Directory, known: Directory | None) -> Iterator[File]:
+def _changed_files(root: Directory, known: Directory) -> tuple[dict[int, File], dict[int, File], int] | None:
+    """The regular files that only ``root`` has, those that only ``known`` has, each once, by ``id``, and how many more
+    names ``root`` has for files; None where that takes another way (``tree.splice.differing_files``)."""
+    from stratum.tree.splice import differing_files
+
+    found = differing_files(root, known)
+    if found is None:
+        return None
+    assert known.region is not None
+    new, old = ({id(file): file for file in files} for files in found)
+    its_own = known.region.source.read_lines  # one that is elsewhere in ``root`` was moved, or has got a name more
+    return (
+        {key: file for key, file in new.items() if key not in its_own},
+        {key: file for key, file in old.items() if key not in new},
+        len(found[0]) - len(found[1]),
+    )
+
+
+def _files_not_below(root: Directory, known: Directory | None) -> Iterable[File]:
     """The regular files below ``root`` but those that ``known`` contains too, as the same object.
 
     Where ``known`` is read as it is looked into, what nobody has looked into is left alone.
     """
+    changed = _changed_files(root, known) if known is not None else None
+    return _all_not_below(root, known) if changed is None else changed[0].values()
+
+
+def _all_not_below(root: Directory, known: Directory | None) -> Iterator[File]:
     source = known.region.source if known is not None and known.region is not None else None
     shared: set[int] = set()
     stack = [known] if known is not None else []

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from stratum.tree.blocks import Span, blocks_between, count_lines, is_short
 from stratum.tree.dump import NOTHING_KEPT, Piece, dump_pieces
 from stratum.tree.escape import escape
-from stratum.tree.model import Directory, Region, Source
+from stratum.tree.model import Directory, File, Region, Source
 
 Kept = Mapping[int, Span]
 """``id(directory)`` -> where its lines, with those of everything below, are in the other dump."""
@@ -123,3 +123,59 @@ def splice_dump(root: Directory, source: Source | None, kept: Kept = NOTHING_KEP
     if source is None:
         return SplicedDump(lambda: dump_pieces(root))
     return SplicedDump(lambda: dump_pieces(root, kept, source.read_lines, source.dump), source.dump)
+
+
+def differing_files(root: Directory, known: Directory) -> tuple[list[File], list[File]] | None:
+    """(the files of ``root`` that ``known`` has not, the files of ``known`` that ``root`` has not): one for each name
+    that has a file in one of them which is not the same object in the other.
+
+    Directories that both share are passed over, and of those that differ only the names that do are looked at. None
+    where that is not all there is to say: where ``known``, which was opened from a dump, has files of several names, or
+    a directory of it that nobody looked into is elsewhere in ``root``.
+    """
+    source = known.region.source if known.region is not None else None
+    if source is None or source.link_offsets:
+        return None
+    new: list[File] = []
+    old: list[File] = []
+    stack = [(root, known)]
+    while stack:
+        here, there = stack.pop()
+        ours, theirs = here.children.items(), there.children.items()
+        gone = dict(theirs - ours)
+        for name, inode in ours - theirs:
+            if isinstance(inode, Directory):
+                below = gone.get(name)
+                if isinstance(below, Directory) and not _is_unread(inode, source):
+                    stack.append((inode, below))
+                    del gone[name]
+                elif not _add_files(new, inode, source):
+                    return None
+            elif isinstance(inode, File):
+                new.append(inode)
+        for inode in gone.values():
+            if isinstance(inode, Directory):
+                _add_files(old, inode, None)
+            elif isinstance(inode, File):
+                old.append(inode)
+    return new, old
+
+
+def _add_files(files: list[File], directory: Directory, unread: Source | None) -> bool:
+    """Add the files below ``directory``; False where one was not looked into that is of the source ``unread``."""
+    stack = [directory]
+    while stack:
+        here = stack.pop()
+        if _is_unread(here, unread):
+            return False
+        for child in here.children.values():
+            if isinstance(child, Directory):
+                stack.append(child)
+            elif isinstance(child, File):
+                files.append(child)
+    return True
+
+
+def _is_unread(directory: Directory, source: Source | None) -> bool:
+    region = directory.region
+    return region is not None and region.source is source and not region.was_read

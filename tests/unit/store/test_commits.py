@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import os
+import random
 from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
 from blake3 import blake3
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stratum import toml
@@ -15,13 +16,17 @@ from stratum.errors import DamagedError, NotFoundError, StratumError, UsageError
 from stratum.frozen import replace
 from stratum.store import Store
 from stratum.store.clock import commit_time, rfc3339
-from stratum.store.metadata import _READ_SLOWLY, METADATA_MAX, CommitMeta
+from stratum.store.commits import _all_not_below, _changed_files
+from stratum.store.metadata import _READ_SLOWLY, METADATA_MAX, CommitMeta, Statistics
 from stratum.store.treerecord import decode, encode, join_file, small_whole, split_file
 from stratum.tree.dump import read_dump, write_dump
 from stratum.tree.merkle import Dumped, MerkleNodes
 from stratum.tree.model import Directory, File
 from stratum.tree.splice import SplicedDump
+from tests.support.effort import examples
 from tests.support.stores import check, commit, directory, file, leftovers, snapshot
+from tests.support.trees import trees
+from tests.unit.tree.test_splice import change, open_dump
 
 
 @pytest.fixture
@@ -96,6 +101,23 @@ def test_a_commit_over_an_opened_tree_is_the_one_of_the_whole_tree(store: Store,
     assert store.commits.dump(meta.metadata_hash).text == dump
     assert (meta.file_count, meta.total_size) == (5, 70 + 80 + 1 + 75)
     check(store)
+
+
+@settings(max_examples=examples(100), deadline=None)
+@given(trees, st.integers(0, 1 << 32), st.integers(1, 6))
+def test_what_changed_of_an_opened_tree_is_all_that_has_to_be_counted(tree: Directory, seed: int, changes: int) -> None:
+    known, rng = open_dump(write_dump(tree)), random.Random(seed)
+    root = known
+    for _ in range(changes):
+        root = change(root, rng)
+    found, before, after = _changed_files(root, known), Statistics(known), Statistics(root)
+    if found is None:
+        return
+    new, old, count = found
+    assert after.count - before.count == count
+    assert after.total_size - before.total_size == sum(f.size for f in new.values()) - sum(f.size for f in old.values())
+    assert list(map(id, new.values())) == list(new)
+    assert set(new) == set(map(id, _all_not_below(root, known)))
 
 
 def test_an_equal_tree_is_the_same_commit_and_leaves_it_untouched(store: Store) -> None:
