@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 import stat
+from binascii import unhexlify
 from collections.abc import Container, Iterator, Mapping
 
 from stratum.errors import DamagedError, StratumError, UnsupportedError, path_text
@@ -46,7 +47,7 @@ Piece = bytes | Span
 """Some lines of a dump: new ones, or what another has."""
 
 NOTHING_KEPT: Mapping[int, Span] = {}
-NOTHING_READ: Mapping[int, tuple[Span, Inode]] = {}
+NOTHING_READ: Mapping[int, tuple[int, int, Inode]] = {}
 
 
 def write_dump(root: Directory) -> bytes:
@@ -60,7 +61,7 @@ def write_dump(root: Directory) -> bytes:
 def dump_pieces(
     root: Directory,
     kept: Mapping[int, Span] = NOTHING_KEPT,
-    lines_of: Mapping[int, tuple[Span, Inode]] = NOTHING_READ,
+    lines_of: Mapping[int, tuple[int, int, Inode]] = NOTHING_READ,
     other: bytes = b"",
 ) -> Iterator[Piece]:
     """The canonical dump in pieces: new lines, about ``BLOCK_SIZE`` bytes at a time, and spans, of which no two
@@ -95,17 +96,17 @@ def dump_pieces(
             line = lines_of.get(id(inode))
             if (  # it is where it was, as are most in a directory that is written anew because of a few
                 line is not None
-                and other.startswith(b"%b%b " % (prefix, name), line[0][0])
+                and other.startswith(b"%b%b " % (prefix, name), line[0])
                 and b" " not in name
                 and b"\\" not in name
                 and id(inode) not in links
             ):
-                pieces.add_span(line[0])
+                pieces.add_span(line[0], line[1])
                 continue
             escaped = escape(name)
             span = kept.get(id(inode)) or _line_in(other, lines_of, prefix + escaped, inode, links)
             if span is not None:
-                pieces.add_span(span)
+                pieces.add_span(*span)
                 continue
             if problem := check_name(name) or check_path(length + len(name)):
                 raise _cannot_store(prefix + escaped, problem)
@@ -141,8 +142,7 @@ class _Pieces:
         if self._size >= BLOCK_SIZE:
             self._end_lines()
 
-    def add_span(self, span: Span) -> None:
-        start, end = span
+    def add_span(self, start: int, end: int) -> None:
         if self._end != start:
             self._end_lines()
             self._end_span()
@@ -174,13 +174,13 @@ class _Pieces:
 
 
 def _line_in(
-    other: bytes, lines_of: Mapping[int, tuple[Span, Inode]], path: bytes, inode: Inode, links: Mapping[int, int]
+    other: bytes, lines_of: Mapping[int, tuple[int, int, Inode]], path: bytes, inode: Inode, links: Mapping[int, int]
 ) -> Span | None:
     """The line of an inode in another dump, where it has the same path there and just that name in both."""
     found = lines_of.get(id(inode))
-    if found is None or id(inode) in links or not other.startswith(path + b" ", found[0].start):
+    if found is None or id(inode) in links or not other.startswith(path + b" ", found[0]):
         return None
-    return found[0]
+    return Span(found[0], found[1])
 
 
 def directory_nlink(directory: Directory) -> int:
@@ -456,7 +456,7 @@ class _Reader:
                 mode, _, uid, gid, _ = text.split(b" ")
                 metadata = known[text] = int(mode, 8), int(uid), int(gid)
             mtime = int(seconds) * _SECOND + int(nanoseconds)
-            children[name] = File(*metadata, mtime, size=size, digest=bytes.fromhex((shard + rest).decode("ascii")))
+            children[name] = File(*metadata, mtime, size=size, digest=unhexlify(shard + rest))
             last, position, number = name, found.end(), number + 1
         parent.last = last
         return position, number

@@ -8,10 +8,10 @@ they are read, but not whether the rest fits them.
 
 from __future__ import annotations
 
+from binascii import unhexlify
 from functools import cached_property
 
 from stratum.errors import DamagedError, StratumError
-from stratum.tree.blocks import Span
 from stratum.tree.dump import LINE, PLAIN_FILE, InodeReader
 from stratum.tree.escape import unescape
 from stratum.tree.limits import FILE_SIZE_MAX, check_name
@@ -33,9 +33,9 @@ class LazyDump(Source):
         self._linked: dict[bytes, Inode] = {}  # inodes with several names, by the first of them, escaped
         self._compared: Source | None = None  # the dump that differs from this one as ``_difference`` says
         self._difference = (0, 0)
-        self.read_lines: dict[int, tuple[Span, Inode]] = {}
-        """``id(inode)`` -> its line, for everything read that is no directory and has one name; and the inode, so that
-        no other can get its ``id``."""
+        self.read_lines: dict[int, tuple[int, int, Inode]] = {}
+        """``id(inode)`` -> where its line begins and ends, for everything read that is no directory and has one name;
+        and the inode, so that no other can get its ``id``."""
 
     def root(self) -> Directory:
         """The tree; ``DamagedError`` where the first line is not that of a root directory."""
@@ -71,7 +71,7 @@ class LazyDump(Source):
                 inode = self._unread(inode, Region(self, path + b"/", start, position, end))
                 position = end
             elif fields[4] == b"1":
-                self.read_lines[id(inode)] = Span(start, position), inode
+                self.read_lines[id(inode)] = start, position, inode
             children[unescape(path[cut:])] = inode
 
     def _plain_files(self, region: Region, position: int, children: dict[bytes, Inode]) -> int:
@@ -90,10 +90,10 @@ class LazyDump(Source):
             if metadata is None:
                 mode, _, uid, gid, _ = text.split(b" ")
                 metadata = known[text] = int(mode, 8), int(uid), int(gid)
-            digest = bytes.fromhex((shard + rest).decode("ascii"))
+            digest = unhexlify(shard + rest)
             file = File(*metadata, int(seconds) * _SECOND + int(nanoseconds), size=size, digest=digest)
             start, position = position, found.end()
-            lines[id(file)] = Span(start, position), file
+            lines[id(file)] = start, position, file
             children[name] = file
         return position
 

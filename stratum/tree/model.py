@@ -13,9 +13,6 @@ from bisect import bisect_left
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
-if TYPE_CHECKING:
-    from stratum.tree.blocks import Span
-
 Xattrs = tuple[tuple[bytes, bytes], ...]
 
 INLINE_MAX = 64
@@ -155,12 +152,12 @@ class Directory(Inode):
 class Source(Protocol):
     """The dump that unread directories are read from: ``tree.lazy.LazyDump``.
 
-    ``read_lines`` is ``id(inode)`` -> its line, and the inode, for everything read that is no directory and has one
-    name. ``link_offsets`` are where lines of inodes with several names begin, sorted.
+    ``read_lines`` is ``id(inode)`` -> where its line begins and ends, and the inode, for everything read that is no
+    directory and has one name. ``link_offsets`` are where lines of inodes with several names begin, sorted.
     """
 
     dump: bytes
-    read_lines: dict[int, tuple[Span, Inode]]
+    read_lines: dict[int, tuple[int, int, Inode]]
 
     @property
     def link_offsets(self) -> list[int]: ...
