@@ -94,13 +94,7 @@ def dump_pieces(
         for name in names:
             inode = children[name]
             line = lines_of.get(id(inode))
-            if (  # it is where it was, as are most in a directory that is written anew because of a few
-                line is not None
-                and other.startswith(b"%b%b " % (prefix, name), line[0])
-                and b" " not in name
-                and b"\\" not in name
-                and id(inode) not in links
-            ):
+            if line is not None and id(inode) not in links and _is_at(other, line[0], prefix, name):  # as are most
                 pieces.add_span(line[0], line[1])
                 continue
             escaped = escape(name)
@@ -171,6 +165,11 @@ class _Pieces:
         if self._end >= 0:
             self.done.append(Span(self._start, self._end))
             self._start = self._end = -1
+
+
+def _is_at(other: bytes, start: int, prefix: bytes, name: bytes) -> bool:
+    """Whether the line that begins there is of ``name``, one without escapes, in the directory of ``prefix``."""
+    return other.startswith(b"%b%b " % (prefix, name), start) and b" " not in name and b"\\" not in name
 
 
 def _line_in(
