@@ -30,6 +30,7 @@ from stratum.ingest.attributes import stored_xattrs
 from stratum.ingest.journal import Journal, Journalled
 from stratum.ingest.owners import owners
 from stratum.ingest.reader import FileReader, Pending, source_error
+from stratum.ingest.seen import Seen
 from stratum.ingest.selection import NOTHING, Excludes, LeftOut, Place, Selection, below
 from stratum.ingest.staging import Signature, open_source, signature
 from stratum.ingest.statcache import Found, StatCache, tells_changes
@@ -97,7 +98,7 @@ def import_directory(
             if found is not None:
                 walk.save(found)
             if listing is not None:
-                walk.describe(listing)
+                walk.describe(listing, tree)
             return tree, walk.told()
     finally:
         os.close(root)
@@ -223,7 +224,8 @@ class _Walk:
         self._failed = failed
         self._max_entries = max_entries
         self._links: dict[tuple[int, int], Inode] = {}
-        self._listed: list[tuple[Signature, int, Inode]] = []  # when it was listed (ns)
+        self._listed = Seen()
+        self._numbers: dict[int, int] = {}  # one object for all files that have it as their mode, owner or group
         self._hits = 0
         self._now = 0
         self._top = 0  # length of the source's path
@@ -314,7 +316,7 @@ class _Walk:
         except OSError as exc:
             raise self._failed(exc, os.fsdecode(path)) from None
         node = Directory(info.st_mode, *self._owner(info, ".", fd), info.st_mtime_ns, xattrs)
-        self._listed.append((signature(info), self._now, node))
+        self._listed.add(signature(info), self._now, node)
         if self._listing is not None:
             self._listing.add(entries)
         subdirectories = []
@@ -368,7 +370,8 @@ class _Walk:
             if linked is not None:
                 return linked
         owner = (info.st_uid, info.st_gid) if self._owners is None else self._owners.of(info, text, fd)
-        node = File(info.st_mode, *owner, info.st_mtime_ns, size=info.st_size)
+        mode, uid, gid = [self._numbers.setdefault(number, number) for number in (info.st_mode, *owner)]
+        node = File(mode, uid, gid, info.st_mtime_ns, size=info.st_size)
         key = signature(info)
         found = self._cache.find(info) if self._cache is not None else None
         if found is not None:
@@ -379,7 +382,7 @@ class _Walk:
             candidate = self._cache.candidate(info) if self._cache is not None else None
             before = self._journalled.find(key) if self._journalled is not None else None
             pending.append(Pending(os.fsencode(text), info, node, key, candidate=candidate, before=before))
-        self._listed.append((key, self._now, node))
+        self._listed.add(key, self._now, node)
         if info.st_nlink > 1:
             self._links[(info.st_dev, info.st_ino)] = node
         return node
@@ -409,7 +412,7 @@ class _Walk:
             if exc.errno == errno.EINVAL:  # readlink(2) of something else
                 raise _replaced(path + b"/" + name) from None
             raise self._failed(exc, where) from None
-        self._listed.append((signature(info), self._now, node))
+        self._listed.add(signature(info), self._now, node)
         if info.st_nlink > 1:
             self._links[(info.st_dev, info.st_ino)] = node
         return node
@@ -450,15 +453,12 @@ class _Walk:
         """Device and inode number of each directory."""
         return {key[:2] for key, _, node in self._listed if isinstance(node, Directory)}
 
-    def describe(self, listing: Listing) -> None:
-        """Complete ``listing``, to which the entries of every directory were added."""
+    def describe(self, listing: Listing, tree: Directory) -> None:
+        """Complete ``listing``, to which the entries of every directory of ``tree`` were added."""
         if self.warnings or self._reader.warnings:
             return
-        trusted = [node for _, node in self._trusted()]
-        if len(trusted) == len(self._listed):
-            files = (node for node in trusted if isinstance(node, File))
-            listing.objects = {file.digest: file.size for file in files if file.digest is not None}
-            listing.final = True
+        if sum(1 for _ in self._trusted()) == len(self._listed):
+            listing.final = tree
 
 
 def _leave_out(parent: Directory, file: Pending, path: bytes) -> None:

@@ -126,7 +126,7 @@ class StatCache:
         writer = _Writer()
         for key, found in entries:
             writer.add(key, found)
-        self._file.save(writer.finish())
+        self._file.save(*writer.finish())
 
     def touch(self) -> None:
         """It is as it should be, and was of use."""
@@ -155,7 +155,8 @@ class _Writer:
     """Collects records; equal attribute sets are stored once."""
 
     def __init__(self) -> None:
-        self._records: list[bytes] = []
+        self._records = bytearray()
+        self._count = 0
         self._sets: dict[Xattrs, int] = {(): 0}
         self._blobs: list[bytes] = []
 
@@ -168,14 +169,17 @@ class _Writer:
             record = _RECORD.pack(*key, digest or _NO_DIGEST, number, len(self._blobs) if blob is not None else 0)
         except struct.error:  # a time outside 1677 to 2262
             return
-        self._records.append(record)
+        self._records += record
+        self._count += 1
 
-    def finish(self) -> bytes:
-        parts = [_COUNTS.pack(len(self._records), len(self._sets) - 1, len(self._blobs)), *self._records]
+    def finish(self) -> tuple[bytes, bytearray, bytes]:
+        """Counts, records, and all that comes behind them."""
+        parts = []
         for xattrs in list(self._sets)[1:]:
             parts.append(_U32.pack(len(xattrs)))
             for item in xattrs:
                 parts += [piece for part in item for piece in (_U32.pack(len(part)), part)]
         for blob in self._blobs:
             parts += [_U32.pack(len(blob)), blob]
-        return b"".join(parts)
+        counts = _COUNTS.pack(self._count, len(self._sets) - 1, len(self._blobs))
+        return counts, self._records, b"".join(parts)

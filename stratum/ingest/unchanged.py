@@ -19,7 +19,7 @@ import marshal
 import os
 import stat
 import struct
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from stratum.ingest.staging import open_source
 from stratum.ingest.statcache import StatCache, source_cache
 from stratum.store import Store
 from stratum.store.cachefile import CacheFile
+from stratum.tree.model import Directory, File
 
 _FORM = "listing of an import 2"
 _HEAD = struct.Struct("<III32s")
@@ -41,14 +42,14 @@ _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 @dataclass(slots=True)
 class Listing:
-    """What an import saw, for ``remember``: one digest a directory, and the objects with their sizes.
+    """What an import saw, for ``remember``: one digest a directory.
 
-    ``final`` is False where the tree is not all that is there, or may not be trusted to be so the next time.
+    ``final`` is the tree that it made, or None where that is not all that is there, or may not be trusted to be so the
+    next time.
     """
 
     digests: list[bytes] = field(default_factory=list)
-    objects: Mapping[bytes, int] = field(default_factory=dict)
-    final: bool = False
+    final: Directory | None = None
 
     def add(self, entries: Iterable[Entry]) -> None:
         """One more directory has ``entries``."""
@@ -90,12 +91,25 @@ def find_unchanged(
 
 def remember(store: Store, path: Path, listing: Listing, commit: str, *, devices: bool = False) -> None:
     """``path`` as it is in ``listing`` became ``commit``. Failing to write that down is no error."""
-    if not listing.final:
+    if listing.final is None:
         return
-    head = _HEAD.pack(devices, len(listing.digests), len(listing.objects), bytes.fromhex(commit))
-    objects = (_OBJECT.pack(digest, size) for digest, size in listing.objects.items())
+    objects = bytearray()
+    for digest, size in dict(_objects(listing.final)).items():
+        objects += _OBJECT.pack(digest, size)
+    head = _HEAD.pack(devices, len(listing.digests), len(objects) // _OBJECT.size, bytes.fromhex(commit))
     source = os.fsencode(os.path.realpath(path))
-    _cache(store, source).save(b"".join((head, *listing.digests, *objects)))
+    _cache(store, source).save(head, b"".join(listing.digests), objects)
+
+
+def _objects(tree: Directory) -> Iterator[tuple[bytes, int]]:
+    """Digest and size of each file that has an object, some of them more than once."""
+    stack = [tree]
+    while stack:
+        for inode in stack.pop().children.values():
+            if isinstance(inode, Directory):
+                stack.append(inode)
+            elif isinstance(inode, File) and inode.digest is not None:
+                yield inode.digest, inode.size
 
 
 def _cache(store: Store, source: bytes) -> CacheFile:

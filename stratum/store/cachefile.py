@@ -49,22 +49,23 @@ class CacheFile:
             return None
         return body
 
-    def save(self, body: bytes) -> None:
-        """Replace the file. Failing to is no error: more is to be done the next time."""
+    def save(self, *body: bytes | bytearray) -> None:
+        """Replace the file; its body comes in pieces. Failing to is no error: more is to be done the next time."""
         with contextlib.suppress(OSError):
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            write_atomic(self.path, self._form + self._check(body) + body, 0o600, durable=False)
+            write_atomic(self.path, (self._form, self._check(*body), *body), 0o600, durable=False)
 
     def touch(self) -> None:
         """The file has been of use."""
         with contextlib.suppress(OSError):
             os.utime(self.path, follow_symlinks=False)
 
-    def _check(self, body: bytes | memoryview) -> bytes:
+    def _check(self, *body: bytes | bytearray | memoryview) -> bytes:
         from hashlib import sha256
 
         hasher = sha256(self._what)
-        hasher.update(body)
+        for piece in body:
+            hasher.update(piece)
         return hasher.digest()
 
     def _read(self) -> bytes:

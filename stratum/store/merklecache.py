@@ -62,7 +62,7 @@ class MerkleCache:
     def save(self, commit: str, nodes: MerkleNodes) -> None:
         """Keep the nodes of a commit, if it is large. Failing to is no error: commits on top of it are slower."""
         if self.is_worth(nodes.count):
-            self._file(commit).save(b"".join((nodes.leaves, nodes.blocks, _starts(nodes.starts.tobytes()))))
+            self._file(commit).save(nodes.leaves, nodes.blocks, _starts(nodes.starts.tobytes()).tobytes())
             with contextlib.suppress(OSError):
                 self._drop_old()
 

@@ -140,9 +140,11 @@ class Statistics:
     """Names of regular files, and the bytes of their inodes, but for directories whose ``id`` is in ``left_out``."""
 
     def __init__(self, root: Directory, left_out: Container[int] = ()) -> None:
+        from stratum.tree.dump import count_links
+
         self.count = 0
         self.total_size = 0
-        seen: set[int] = set()
+        links, seen = count_links(root, left_out), set[int]()
         stack = [root] if id(root) not in left_out else []
         while stack:
             for inode in stack.pop().children.values():
@@ -151,6 +153,9 @@ class Statistics:
                         stack.append(inode)
                 elif isinstance(inode, File):
                     self.count += 1
-                    if id(inode) not in seen:
-                        seen.add(id(inode))
-                        self.total_size += inode.size
+                    key = id(inode)
+                    if key in links:  # few have several names, and only those are noted
+                        if key in seen:
+                            continue
+                        seen.add(key)
+                    self.total_size += inode.size

@@ -17,7 +17,6 @@ import re
 import stat
 from collections.abc import Iterable, Iterator, Sequence
 from enum import Enum
-from operator import itemgetter
 from pathlib import Path
 
 from stratum.errors import DamagedError, NotFoundError
@@ -214,7 +213,8 @@ class Objects:
         return Presence(self, expected)
 
     def take_in(self, staging: Staging, staged: Iterable[tuple[bytes, str, int]], *, complete: bool = False) -> int:
-        """Give each (digest, name in ``staging``, size) its place in the store; how many were new.
+        """Give each (digest, name in ``staging``, size), in the order of digests, its place in the store; how many were
+        new.
 
         The bytes must be on disk already; making the new names durable, by a syncfs, is left to the caller. An object
         that is there with the same size is trusted and kept; one of another size is damaged and replaced. ``complete``:
@@ -224,7 +224,7 @@ class Objects:
         new, layout = 0, self.layout
         source = os.open(staging.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            for shard, group in itertools.groupby(sorted(staged), lambda item: _place(item[0])[:2]):
+            for shard, group in itertools.groupby(staged, lambda item: _place(item[0])[:2]):
                 objects = [(_place(digest)[3:], name, size) for digest, name, size in group]
                 if complete and _move_shard(layout, source, shard, objects):
                     new += len(objects)
@@ -303,8 +303,11 @@ class Presence:
         """Whether the store has all of the objects (digest, size), as ``has`` says."""
         asked = list(objects)
         try:
-            if asked and self._is_listed(asked[0][0][0]):
-                return self._there.issuperset(map(itemgetter(0), asked))
+            if asked and self._is_worth_listing(asked[0][0][0]):
+                shards: dict[int, list[bytes]] = {}
+                for digest, _ in asked:
+                    shards.setdefault(digest[0], []).append(digest)
+                return all(set(self._objects_in(number)).issuperset(shards[number]) for number in sorted(shards))
         except OSError as exc:
             raise storage_error(exc, "look for objects") from None
         return all(itertools.starmap(self.has, asked))
@@ -312,12 +315,13 @@ class Presence:
     def _is_listed(self, number: int) -> bool:
         """Whether all objects are listed, which the first question decides by the shard ``number``."""
         if self._listing is None:
-            shard = self._objects_in(number)
-            self._listing = len(shard) * 256 < self._expected * _LIST_FACTOR
+            self._listing = self._is_worth_listing(number)
             if self._listing:
-                others = (other for other in range(256) if other != number)
-                self._there.update(shard, *map(self._objects_in, others))
+                self._there.update(*map(self._objects_in, range(256)))
         return self._listing
+
+    def _is_worth_listing(self, number: int) -> bool:
+        return len(self._objects_in(number)) * 256 < self._expected * _LIST_FACTOR
 
     def size(self, digest: bytes) -> int | None:
         """The object's size in bytes, or None where there is no such object. Raises ``OSError``."""

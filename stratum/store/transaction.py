@@ -67,8 +67,9 @@ class Transaction:
         self.object_staging = directory / "objects"
         self._layout = layout
         self._objects = objects
-        self._staged: dict[bytes, tuple[str | None, int]] = {}
-        self._published: set[bytes] = set()
+        self._staged: dict[bytes, int] = {}  # sizes
+        self._staged_as: dict[bytes, str] = {}  # names of those that have others than ``Staging`` gives
+        self._published: dict[bytes, int] = {}
         self._frames = Frames(layout)
         self._new_frames: dict[bytes, Path] = {}
         self._counter = 0
@@ -127,7 +128,9 @@ class Transaction:
         """
         if name is not None and not re.fullmatch(_STAGED_NAME, name):
             raise ValueError(f"{name!r} is not the name of a staged object")
-        self._staged[digest] = (name, size)
+        self._staged[digest] = size
+        if name is not None:
+            self._staged_as[digest] = name
         self._dirty = True
 
     def add_bytes(self, data: bytes) -> bytes:
@@ -193,24 +196,30 @@ class Transaction:
 
         ``complete``: nobody writes to ``object_staging`` meanwhile; then less is to be done.
         """
-        named = Staging.name
-        staged = [(digest, name or named(digest), size) for digest, (name, size) in self._staged.items()]
         with storing("write objects to the store"):
-            self._check_staged(staged)  # while what is synced ahead goes to the disk
+            self._check_staged()  # while what is synced ahead goes to the disk
             self.sync()
-            new = self._objects.take_in(Staging(str(self.object_staging)), staged, complete=complete)
+            new = self._objects.take_in(Staging(str(self.object_staging)), self._in_order(), complete=complete)
             self._frames.take_in(self._new_frames.items())
-            self._dirty = bool(staged or self._new_frames)
+            self._dirty = bool(self._staged or self._new_frames)
             self.sync()
-        self._published.update(self._staged)
-        self._staged.clear()
+        if self._published:
+            self._published.update(self._staged)
+        else:  # no second of a million names beside the first
+            self._published = self._staged
+        self._staged, self._staged_as = {}, {}
         self._new_frames.clear()
         return new
 
-    def _check_staged(self, staged: Iterable[tuple[bytes, str, int]]) -> None:
+    def _in_order(self) -> Iterator[tuple[bytes, str, int]]:
+        """Digest, name and size of what is staged, by digest."""
+        for digest in sorted(self._staged):
+            yield digest, self._staged_as.get(digest) or Staging.name(digest), self._staged[digest]
+
+    def _check_staged(self) -> None:
         directory = os.open(self.object_staging, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            for digest, name, size in staged:
+            for digest, name, size in self._in_order():
                 info = os.stat(name, dir_fd=directory, follow_symlinks=False)
                 if not stat.S_ISREG(info.st_mode) or info.st_size != size:
                     raise StratumError(

@@ -19,7 +19,7 @@ import errno
 import fcntl
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 TEMPORARY_PREFIX = ".tmp-"
@@ -100,16 +100,23 @@ def _remove_if_abandoned(directory: int, name: str) -> None:
 
 
 def write_atomic(
-    path: Path, data: bytes, mode: int = 0o644, durable: bool = True, *, directory: int | None = None
+    path: Path,
+    data: bytes | Sequence[bytes | bytearray],
+    mode: int = 0o644,
+    durable: bool = True,
+    *,
+    directory: int | None = None,
 ) -> None:
-    """Make ``path`` a regular file with ``data`` and exactly ``mode``, replacing what has that name.
+    """Make ``path`` a regular file with ``data`` (or all of several pieces) and exactly ``mode``, replacing what has
+    that name.
 
     A relative path is below the descriptor ``directory``, where one is given. A symlink at ``path`` is replaced, not
     followed. Raises ``OSError``; the old file is then untouched and the temporary one gone.
     """
     fd, temporary = new_file(path.parent, directory=directory)
     try:
-        write_all(fd, data)
+        for piece in (data,) if isinstance(data, bytes) else data:
+            write_all(fd, piece)
         os.fchmod(fd, mode)
         if durable:
             os.fsync(fd)
@@ -168,7 +175,7 @@ def create_atomic(path: Path, mode: int = 0o644) -> Iterator[int]:
         os.close(parent)
 
 
-def write_all(fd: int, data: bytes | memoryview) -> None:
+def write_all(fd: int, data: bytes | bytearray | memoryview) -> None:
     """write(2) until everything is written."""
     rest = memoryview(data)
     while rest:

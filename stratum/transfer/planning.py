@@ -7,7 +7,7 @@ written anew as few.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -148,8 +148,10 @@ def plan_reuse(base: Sequence[Pack], objects: Mapping[bytes, int]) -> tuple[tupl
     return tuple(kept), members
 
 
-def _keep(packs: Sequence[Pack], objects: Mapping[bytes, int]) -> tuple[list[Pack], set[bytes]]:
+def _keep(packs: Sequence[Pack], objects: Mapping[bytes, int]) -> tuple[list[Pack], Set[bytes]]:
     """The packs worth keeping, and the objects that are in none of them. Each object counts for its first pack."""
+    if not packs:
+        return [], objects.keys()
     left = set(objects)
     kept = []
     for pack in packs:

@@ -187,26 +187,43 @@ def directory_nlink(directory: Directory) -> int:
     return 2 + sum(type(child) is Directory for child in directory.children.values())
 
 
+_MARKS = 1 << 20
+_PLACE = (_MARKS << 7) - 16
+"""The bits of an address that have a mark of their own: nodes are 16 bytes or more apart."""
+
+
 def count_links(root: Directory, left_out: Container[int] = ()) -> dict[int, int]:
     """``id(inode)`` -> number of names, for every non-directory with more than one name.
 
     Directories whose ``id`` is in ``left_out`` are not looked into.
     """
-    seen: set[int] = set()
-    links: dict[int, int] = {}
+    # A bit for each place in memory where a node may be, which few share: a set of all nodes would take a hundred bytes
+    # for each.
+    marks, shared = bytearray(_MARKS), set[int]()
+    for key in _ids(root, left_out):
+        mark, bit = key >> 7 & _MARKS - 1, 1 << (key >> 4 & 7)
+        if marks[mark] & bit:
+            shared.add(key & _PLACE)
+        else:
+            marks[mark] |= bit
+    if not shared:
+        return {}
+    counts: dict[int, int] = {}
+    for key in _ids(root, left_out):
+        if key & _PLACE in shared:
+            counts[key] = counts.get(key, 0) + 1
+    return {key: count for key, count in counts.items() if count > 1}
+
+
+def _ids(root: Directory, left_out: Container[int]) -> Iterator[int]:
+    """The ``id`` of the non-directory behind each name."""
     stack = [root] if id(root) not in left_out else []
     while stack:
         for inode in stack.pop().children.values():
-            key = id(inode)
-            if type(inode) is Directory:
-                if key not in left_out:
-                    stack.append(inode)
-                continue
-            if key in seen:
-                links[key] = links.get(key, 1) + 1
-            else:
-                seen.add(key)
-    return links
+            if type(inode) is not Directory:
+                yield id(inode)
+            elif id(inode) not in left_out:
+                stack.append(inode)
 
 
 def _cannot_store(path: bytes, problem: str) -> UnsupportedError:

@@ -24,6 +24,7 @@ from stratum.tree.splice import SplicedDump
 BLOCK_LEVEL = 6
 BLOCK = 1 << BLOCK_LEVEL
 """Leaves."""
+_AT_ONCE = 256 * BLOCK * HASH_SIZE
 
 
 class MerkleNodes:
@@ -104,10 +105,13 @@ class MerkleNodes:
 
 def _block_nodes(leaves: bytes) -> bytes:
     """The nodes of the blocks of ``leaves``, of which the first is the first of a block."""
-    level = leaves
-    for _ in range(BLOCK_LEVEL):
-        level = level_above(level)
-    return level
+    found = []
+    for start in range(0, len(leaves), _AT_ONCE):  # each level is a list of hashes, for a moment
+        level = leaves[start : start + _AT_ONCE]
+        for _ in range(BLOCK_LEVEL):
+            level = level_above(level)
+        found.append(level)
+    return b"".join(found)
 
 
 class Dumped:

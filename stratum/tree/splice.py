@@ -14,9 +14,29 @@ from stratum.tree.blocks import Span, blocks_between, count_lines, is_short
 from stratum.tree.dump import NOTHING_KEPT, Piece, dump_pieces
 from stratum.tree.escape import escape
 from stratum.tree.model import Directory, File, Region, Source
+from stratum.tree.zstdframe import decompress
 
 Kept = Mapping[int, Span]
 """``id(directory)`` -> where its lines, with those of everything below, are in the other dump."""
+
+
+PLAIN = 32 << 20
+"""Bytes of a dump of 200,000 files."""
+
+
+class _Packed:
+    """A piece that is not to take the memory which it would."""
+
+    __slots__ = ("_data", "_size")
+
+    def __init__(self, piece: bytes) -> None:
+        from stratum.zstd import compress
+
+        self._data, self._size = compress(piece, 1), len(piece)
+
+    @property
+    def text(self) -> bytes:
+        return decompress(self._data, self._size, "a piece of a dump")
 
 
 class SplicedDump:
@@ -28,13 +48,13 @@ class SplicedDump:
     def __init__(
         self, pieces: Callable[[], Iterable[Piece]] | Sequence[Piece], source: bytes = b"", *, keep: bool = True
     ) -> None:
-        """``pieces``, or what makes them, which are kept where they are short (``tree.blocks``), unless not even then
-        (``keep``)."""
+        """``pieces``, or what makes them, which are kept where they are short (``tree.blocks``), packed beyond
+        ``PLAIN``; unless not even then (``keep``)."""
         again = pieces if callable(pieces) else lambda: pieces
         self._again = again
         self.source = source
         self.size = new = lines = 0
-        kept: list[Piece] | None = [] if keep else None
+        kept: list[Piece | _Packed] | None = [] if keep else None
         for piece in again():
             if isinstance(piece, Span):
                 self.size += piece.end - piece.start
@@ -43,14 +63,17 @@ class SplicedDump:
                 new += len(piece)
                 lines += count_lines(piece)
             if kept is not None:
-                kept.append(piece)
+                plain = new <= PLAIN or not callable(pieces)  # those that are given are kept anyway
+                kept.append(piece if plain or isinstance(piece, Span) else _Packed(piece))
                 kept = kept if is_short(new, lines) else None
         self._kept = kept
 
     @property
     def pieces(self) -> Iterator[Piece]:
         """The pieces in their order."""
-        return iter(self._again() if self._kept is None else self._kept)
+        if self._kept is None:
+            return iter(self._again())
+        return (piece.text if isinstance(piece, _Packed) else piece for piece in self._kept)
 
     def buffers(self) -> Iterator[bytes | memoryview]:
         """The dump's bytes, one piece after the other."""

@@ -80,7 +80,7 @@ def test_staging_is_laid_out_like_the_store(store: Store, tmp_path: Path) -> Non
         assert Path(staging.path(digest)).relative_to(staging.directory) == store.objects.path(digest).relative_to(
             store.layout.objects
         )
-    assert store.objects.take_in(staging, [(digest, staging.name(digest), 1) for digest in digests]) == 9
+    assert store.objects.take_in(staging, [(digest, staging.name(digest), 1) for digest in sorted(digests)]) == 9
     assert [digest for digest, _ in store.objects.list()] == sorted(digests)
 
 
