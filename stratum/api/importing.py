@@ -396,7 +396,10 @@ def _finished_move(session: Session, place: Path, name: str, move: bool) -> Impo
     """Finish, or put back, what a killed migration left of ``place``; its commit where that is in the store."""
     from stratum.api.moving import refuse_unfinished, settle_move
 
-    store = session.create_store()
+    try:
+        store = session.store
+    except NotFoundError:  # and none is made before it is known that there will be a mount
+        return None
     if not move:
         refuse_unfinished(store, os.fspath(place))
         return None

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import select
+from contextlib import ExitStack, suppress
+from typing import TYPE_CHECKING
+
 import click
 
 from stratum.cli.app import App, verb
 from stratum.cli.output import human_size, safe
 from stratum.cli.reftype import WORKTREE_OR_PATH
 from stratum.errors import NotFoundError, StratumError
+
+if TYPE_CHECKING:
+    from stratum.sys.packets import Message
+
+_ENDING = 10.0
+"""Seconds that somebody who has nothing left to do may take to end."""
 
 
 @verb(
@@ -47,10 +58,26 @@ def watch(app: App, once: bool, restart_worker: bool, stop: bool) -> None:
 def _tell(app: App, op: str) -> None:
     from stratum.history.wire import ask
 
-    answer = ask(app.session.config.runtime_dir, app.session.store.root, {"op": op})
-    if answer is None:
-        raise NotFoundError(f"nobody watches {app.session.store.root} now, so there is nothing to do")
+    runtime_dir, root = app.session.config.runtime_dir, app.session.store.root
+    with ExitStack() as opened:
+        watching = ask(runtime_dir, root, {"op": "status"}) if op == "stop" else None
+        end = _opened_process(opened, watching)
+        answer = ask(runtime_dir, root, {"op": op})
+        if answer is None:
+            raise NotFoundError(f"nobody watches {root} now, so there is nothing to do")
+        if end is not None:  # it answers as the last thing that it does, and has files of the store open until it is gone
+            select.select([end], [], [], _ENDING)
     app.out.note(f"process {answer['worker']} took over" if op == "restart-worker" else "it has ended")
+
+
+def _opened_process(opened: ExitStack, watching: Message | None) -> int | None:
+    """A descriptor, which ``opened`` closes, that can be read once who is ``watching`` has ended."""
+    with suppress(OSError):  # it has ended already, or is in another PID namespace
+        if watching is not None:
+            end = os.pidfd_open(watching["pid"])
+            opened.callback(os.close, end)
+            return end
+    return None
 
 
 def _watch_once(app: App) -> None:

@@ -67,7 +67,7 @@ def test_the_units_are_installed_from_a_checkout(cli: Command, tmp_path: Path) -
 
 
 def test_what_the_readme_says_about_reboots(cli: Command, tmp_path: Path) -> None:
-    persist, fstab, migrate, originals = blocks(CHECKOUT / "docs/boot.md", "# After a reboot")
+    persist, fstab, migrate, originals, moved = blocks(CHECKOUT / "docs/boot.md", "# After a reboot")
     make_tree(tmp_path / "srv/db", {"f": "original", "sub/g": "deep"})
     make_tree(tmp_path / "src", {"file": "1"})
     (tmp_path / "srv/dev").mkdir()
@@ -100,3 +100,8 @@ def test_what_the_readme_says_about_reboots(cli: Command, tmp_path: Path) -> Non
     assert seen.endswith("original")
     assert (tmp_path / "srv/db.before/sub/g").read_text() == "deep"
     assert list((tmp_path / "srv/db").iterdir()) == []
+
+    make_tree(tmp_path / "srv/app", {"f": "moved"})
+    (move,) = commands(moved)
+    assert run(f"{placed([move.replace('db', 'app')])}; cat {tmp_path}/srv/app/f", cli).endswith("moved")
+    assert list((tmp_path / "srv/app").iterdir()) == []

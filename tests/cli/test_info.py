@@ -32,7 +32,7 @@ def test_info_counts_what_is_there(cli: Command, tmp_path: Path) -> None:
     assert found["version"] == __version__
     assert found["kernel"] == os.uname().release
     assert [store[key] for key in ("strata", "tags", "worktrees", "commits", "mounts")] == [1, 2, 1, 2, 1]
-    assert (store["path"], store["format"], store["problem"]) == (str(cli.store), 1, None)
+    assert (store["path"], store["format"], store["problem"]) == (str(cli.store), 2, None)
     assert 0 < store["disk_free"] <= store["disk_size"]
     assert {each["name"]: each["available"] for each in found["features"]} | {"overlay": True, "erofs": True} == {
         each["name"]: each["available"] for each in found["features"]

@@ -274,7 +274,7 @@ def test_an_ordinary_user_needs_no_more(pushed: dict[str, Place], tmp_path: Path
             check=False,
         )
         assert done.returncode == 0, done.stderr[-3000:]
-        assert (home / ".local/share/stratum/commits" / done.stdout.strip()).is_dir()
+        assert (home / ".local/share/stratum/commits" / done.stdout.strip()).is_file()
     finally:
         subprocess.run(["rm", "-rf", str(home)], check=True)
 

@@ -121,14 +121,14 @@ def test_it_is_read_once(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(kind, name, call)
 
     counted(Worktrees, "_get")
-    counted(State, "records")
+    counted(State, "_load")
     with scene.session.hold("app+dev") as held:
         assert held.mounted is not None
         assert held.plan().upperdir == held.worktree.upperdir
         assert held.reachable_mount() == held.mounted
         assert not held.is_free()[0]
         held.shown()
-    assert read == ["records", "_get"]
+    assert read == ["_load", "_get"]
 
 
 def test_what_a_killed_switch_left_is_finished_first(scene: Scene) -> None:
