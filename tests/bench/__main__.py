@@ -91,8 +91,8 @@ def run(work: str, directory: Path, options: argparse.Namespace) -> None:
                 done.append(job)
     print("\n" + report.table([line for job in done for line in report.rows(job)]) + "\n")
     if work in ("small", "lazy", *scale.WORKS) and options.files == FILES:  # what the targets are about
-        for verdict in (*filter(None, map(report.verdict, done)), *map(report.figure, figures)):
-            print(verdict)
+        for line in (*(line for job in done for line in report.verdicts(job)), *map(report.figure, figures)):
+            print(line)
     print("written:", *report.write(options.output, work, done, figures))
 
 
