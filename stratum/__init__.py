@@ -4,7 +4,7 @@ What is public is in ``__all__``; docs/python.md says what is promised of it. Lo
 looked for when it is used.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
