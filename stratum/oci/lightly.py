@@ -1,53 +1,44 @@
-"""oras, and requests with it, loaded without what they load only for methods that nobody calls here.
+"""oras, loaded without jsonschema: it checks its own files with that, which nobody asks for here.
 
-That takes as long to load as half of all that speaks HTTP. In its place stands what loads the module when something of
-it is used, which is never: what checks the schemas of oras's own files, what guesses the encodings of texts, and what
-finds out the versions of installed packages.
+jsonschema takes longer to load than oras and requests do. In its place stands what loads it when anything of it is
+used. That is for commands, which have one thread when they load this: where there are others, which might import
+jsonschema meanwhile, all is loaded as ever.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from types import ModuleType
 from typing import Any
 
+_NAME = "jsonschema"
+
 
 class _Later(ModuleType):
-    """A module that is loaded when something of it is used, but for what is known of it."""
-
-    def __init__(self, name: str, known: dict[str, Any]) -> None:
-        super().__init__(name)
-        self.__dict__.update(known)
+    """A module that is loaded when something of it is used."""
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # what the import system asks
-            raise AttributeError(name)
+        self.step_aside()
         return getattr(import_module(self.__name__), name)
 
-
-def _version(package: str) -> str:
-    """``importlib.metadata.version``, which urllib3 takes into its hand as it loads."""
-    found: Callable[[str], str] = import_module("importlib.metadata").version
-    return found(package)
-
-
-_UNUSED: dict[str, dict[str, Any]] = {
-    "jsonschema": {},
-    "charset_normalizer": {"__version__": "3.0.0"},  # requests wants to know that it is no older than 2
-    "importlib.metadata": {"version": _version},
-}
+    def step_aside(self) -> None:
+        """Whoever imports the module from now on gets the real one."""
+        if sys.modules.get(self.__name__) is self:
+            del sys.modules[self.__name__]
 
 
 @contextmanager
 def lightly() -> Iterator[None]:
     """A block in which ``stratum.oci.client`` is imported."""
-    mine = [sys.modules.setdefault(name, _Later(name, known)) for name, known in _UNUSED.items()]
+    if _NAME in sys.modules or threading.active_count() > 1:
+        yield
+        return
+    later = sys.modules[_NAME] = _Later(_NAME)
     try:
         yield
     finally:
-        for module in mine:
-            if isinstance(module, _Later):
-                del sys.modules[module.__name__]
+        later.step_aside()
