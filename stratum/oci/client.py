@@ -28,7 +28,7 @@ from stratum.oci.mediatypes import (
 )
 from stratum.oci.names import list_names
 from stratum.oci.referrers import Referrer, is_referrers_tag, read_referrers, subject_of
-from stratum.oci.remote import Sink, Upload, verified
+from stratum.oci.remote import RefusedError, Sink, Upload, verified
 from stratum.oci.target import Target, is_tag
 from stratum.oci.transport import ConnectionCutError, pause, shown
 from stratum.oci.uploading import OCTETS, send_blob
@@ -37,6 +37,8 @@ _ACCEPT = (
     f"{MANIFEST_MEDIA_TYPE}, {INDEX_OF_MANIFESTS_MEDIA_TYPE};q=0.5, "
     f"{DOCKER_MANIFEST_MEDIA_TYPE};q=0.2, {DOCKER_LIST_MEDIA_TYPE};q=0.1"
 )
+_REFUSED = (400, 404, 409, 412, 422)
+"""What registries answer to a manifest that they do not take, as for a blob that is not there."""
 _TRIES = 5
 _PROGRESS = 64 << 10
 """A connection that brings fewer bytes than this before it is cut has brought nothing."""
@@ -197,6 +199,8 @@ class RegistryClient(Sink):
         url = self._url(self._places.manifest_url(reference))
         headers = {"Content-Type": json.loads(data).get("mediaType", MANIFEST_MEDIA_TYPE)}
         response = self._carrier.send(url, "PUT", data, headers, again=True)
+        if response.status_code in _REFUSED:
+            raise RefusedError(f"cannot {doing}: the registry answered {self._transport.words(response)}")
         self._carrier.expect(response, (200, 201, 202), doing)
         self._transport.done(response)
         if response.headers.get("Docker-Content-Digest", digest_of(data)) != digest_of(data):

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, TypeVar
 
-from stratum.errors import ConflictError, DamagedError, NotFoundError
+from stratum.errors import ConflictError, DamagedError, NotFoundError, StratumError
 from stratum.oci.descriptor import Descriptor, describe
 from stratum.oci.mediatypes import MANIFEST_MEDIA_TYPE
 from stratum.oci.referrers import Referrer, read_referrers, referrers_tag, subject_of, with_referrer
@@ -35,6 +35,10 @@ class CollectedError(ConflictError):
     """What a push relied on was removed by a garbage collection meanwhile. The push can be begun anew."""
 
     id = "collected"
+
+
+class RefusedError(StratumError):
+    """A place does not take a manifest, for what it is or for what it names: that may not be there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +148,8 @@ class Sink(Source):
         """Store a manifest whose blobs are all there, then point ``tag`` at it, in one step for whoever reads the tag.
 
         ``data`` is a manifest, or an index of some. Of two writers at the same time the last one's manifest has the
-        tag; both are there by their digests.
+        tag; both are there by their digests. A place that looks whether the blobs are there, and does not find one,
+        raises ``RefusedError`` or ``CollectedError``.
         """
 
     def replace_manifest(self, data: bytes, tag: str, expected: str | None) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from stratum.errors import DamagedError, NotFoundError, StratumError
@@ -71,10 +71,26 @@ def read_manifest_of(remote: Source, reference: str) -> tuple[Manifest | None, s
         return None, digest
 
 
-def load_base(remote: Source, found: Found, listing: Listing, pool: Executor) -> Base | None:
-    """The commit with its packs; None where it is damaged, as then it is not built on."""
-    manifest, _ = found
-    known = listing(*found)
+def has_all(remote: Source, manifest: Manifest) -> bool:
+    """Whether all that the manifest names is there: each blob is asked for."""
+    return all(map(remote.has_blob, manifest.blobs))
+
+
+def _of_what_is_there(remote: Source, manifest: Manifest, pool: Executor) -> Manifest:
+    """The manifest without the tree layers and packs that are not there any more."""
+    blobs = manifest.blobs
+    there = {blob for blob, is_there in zip(blobs, pool.map(remote.has_blob, blobs), strict=True) if is_there}
+    packs = tuple(pack for pack in manifest.packs if there.issuperset(pack.blobs))
+    return replace(manifest, trees=tuple(tree for tree in manifest.trees if tree in there), packs=packs)
+
+
+def load_base(remote: Source, found: Found, listing: Listing, pool: Executor, *, asks: bool) -> Base | None:
+    """The commit with its packs; None where it is damaged, as then it is not built on. ``asks``: only with what is
+    there of it, for which it is asked."""
+    manifest, digest = found
+    if asks:
+        manifest = _of_what_is_there(remote, manifest, pool)
+    known = listing(manifest, digest)
     if known is not None:
         return Base(manifest, known)
     try:
@@ -111,7 +127,7 @@ class Bases:
     ``there`` is what the repository has by its tags, ``known`` are digests of other manifests in it that have objects
     of the commit; ``elsewhere`` are places whose blobs can be mounted by ``mount(repository, blob)``, which tells
     whether that worked. ``lacking(packs)`` are the objects for new packs that would have to be fetched. ``listing``
-    knows packs of manifests in the repository.
+    knows packs of manifests in the repository. ``asks``: no manifest is believed that what it names is there.
     """
 
     remote: Source
@@ -121,6 +137,7 @@ class Bases:
     lacking: Callable[[Iterable[Sequence[Member]]], Mapping[bytes, int]]
     mount: Callable[[str, Descriptor], bool]
     listing: Listing
+    asks: bool = False
 
     def best(self, plan_on: Callable[[Base | None], Plan], pool: Executor) -> Plan:
         """The plan to push by: the one on what the repository has, else on what can be mounted. Where that would send
@@ -130,7 +147,7 @@ class Bases:
             return sum(self.lacking(plan.packs).values())
 
         there = self.there.base
-        base = load_base(self.remote, there, self.listing, pool) if there is not None else None
+        base = self._load(there, pool)
         plan = plan_on(base) if there is not None else mount_base(self.elsewhere, plan_on, self.mount, pool)
         if not to_fetch(plan):
             return plan
@@ -141,12 +158,15 @@ class Bases:
             plan = min(plan, mount_base(self.elsewhere, plan_on, self.mount, pool), key=to_fetch)
         return plan
 
+    def _load(self, found: Found | None, pool: Executor) -> Base | None:
+        asks = self.asks or self.remote.local  # where that costs nothing, all that is built on is looked at
+        return load_base(self.remote, found, self.listing, pool, asks=asks) if found is not None else None
+
     def _wider(self, base: Base | None, pool: Executor) -> Base | None:
         """``base`` with the packs of the other manifests in the repository too."""
         packs = list(base.packs) if base is not None else []
         for digest in self.known:
-            found = read_base(self.remote, digest)
-            other = load_base(self.remote, found, self.listing, pool) if found is not None else None
+            other = self._load(read_base(self.remote, digest), pool)
             if other is not None:
                 have = {pack.layers.pack.digest for pack in packs}
                 packs += (pack for pack in other.packs if pack.layers.pack.digest not in have)

@@ -27,13 +27,13 @@ from stratum.oci.mediatypes import (
     LAYER_ZSTD_MEDIA_TYPE,
     MANIFEST_MEDIA_TYPE,
 )
-from stratum.oci.remote import Sink, Source, Upload
+from stratum.oci.remote import CollectedError, RefusedError, Sink, Source, Upload
 from stratum.progress import Progress
 from stratum.transfer.artifact import CREATED_ANNOTATION, PARENT_ANNOTATION
 from stratum.transfer.imagelayer import layer_archive
 from stratum.transfer.keeptag import chosen
 from stratum.transfer.packwork import store_opener
-from stratum.transfer.push import PushResult, Sender, file_pieces, scratch
+from stratum.transfer.push import PushResult, Sender, file_pieces, scratch, until_all_is_there
 from stratum.transfer.running import running
 from stratum.tree.contents import objects_of
 from stratum.tree.dump import read_dump
@@ -87,23 +87,36 @@ def push_image(
     tree, what = read_dump(dump), f"push of {commit} to {remote.target} as an image"
     with running(f"the {what}", 1, progress) as job, scratch(store, commit, what) as (directory, need):
         need(objects_of(dump))
-        named = _named(remote, tag)
-        base = _find_base(store, remote, tag, meta) if deltas else None
-        sender, spool = Sender(remote, job, dry_run=dry_run), directory / "layer"
-        layers = list(base.image.layers) if base is not None else []
-        there = len(layers)
-        if base is None or base.commit != commit:
-            layer = tree if base is None else make_layer(store.commits.tree(base.commit), tree)
-            made = _write_layer(store, layer, compression, None if dry_run else spool, progress)
-            sender.send(Upload(made.blob, lambda start: file_pieces(spool, start)))
-            spool.unlink(missing_ok=True)
-            layers.append(made)
-        config = sender.send_bytes(IMAGE_CONFIG_MEDIA_TYPE, _config(meta, layers))
-        data = _manifest(meta, config, layers)
-        digest = digest_of(data)
-        if named != digest:
-            sender.send_manifest(data, tag, named)
-        return sender.result(commit, digest, there)
+
+        def attempt(*, anew: bool) -> PushResult:
+            named = _named(remote, tag)
+            base = _find_base(store, remote, tag, meta) if deltas and not anew else None
+            sender, spool = Sender(remote, job, dry_run=dry_run), directory / "layer"
+            layers = list(base.image.layers) if base is not None else []
+            there = len(layers)
+            if base is None or base.commit != commit:
+                layer = tree if base is None else make_layer(store.commits.tree(base.commit), tree)
+                made = _write_layer(store, layer, compression, None if dry_run else spool, progress)
+                sender.send(Upload(made.blob, lambda start: file_pieces(spool, start)))
+                spool.unlink(missing_ok=True)
+                layers.append(made)
+            config = sender.send_bytes(IMAGE_CONFIG_MEDIA_TYPE, _config(meta, layers))
+            data = _manifest(meta, config, layers)
+            digest = digest_of(data)
+            if named != digest:
+                _send_manifest(sender, data, tag, named, trusts=base is not None)
+            return sender.result(commit, digest, there)
+
+        return until_all_is_there(attempt)
+
+
+def _send_manifest(sender: Sender, data: bytes, tag: str, named: str | None, *, trusts: bool) -> None:
+    try:
+        sender.send_manifest(data, tag, named)
+    except RefusedError as exc:
+        if not trusts:
+            raise
+        raise CollectedError(exc.message, hint=exc.hint) from exc
 
 
 # What is there
@@ -130,6 +143,8 @@ def _base(store: Store, remote: Source, tag: str) -> _Base | None:
     commit = image.commit
     if commit is None or len(image.layers) >= LAYERS_MAX or not store.commits.exists(commit):
         return None
+    if remote.local and not all(remote.has_blob(layer.blob) for layer in image.layers):
+        return None  # files of this machine are looked at; elsewhere the place says so when the image is built on it
     return _Base(image, commit)
 
 

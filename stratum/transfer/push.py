@@ -1,7 +1,9 @@
 """Sending a commit: blobs first, the manifest and with it the tag last.
 
 What the repository has is not sent again: the tag's present manifest (or that of the parent commit under another tag)
-tells which packs and tree layers can stay, and every other blob is asked for before it is sent. A push that dies
+tells which packs and tree layers can stay, and every other blob is asked for before it is sent. Where it turns out that
+something of these is gone (a registry refuses the manifest, an object store is looked at before its tag is moved, and
+files of this machine before anything), the push is planned once more, and every blob is asked for. A push that dies
 publishes nothing, and the blobs that it sent are found by the next.
 
 Objects that are not here are left in the packs that they are in, where these are in the repository already, or can be
@@ -26,11 +28,11 @@ from stratum.oci.access import Access
 from stratum.oci.descriptor import Descriptor, describe, digest_of
 from stratum.oci.mediatypes import INDEX_MEDIA_TYPE, VERITY_MEDIA_TYPE
 from stratum.oci.places import open_sink, open_source
-from stratum.oci.remote import CollectedError, Sink, Upload
+from stratum.oci.remote import CollectedError, RefusedError, Sink, Upload
 from stratum.oci.target import Target
 from stratum.progress import Progress
 from stratum.transfer.artifact import CONFIG_MEDIA_TYPE, PACK_MEDIA_TYPE, Pack, PackLayers
-from stratum.transfer.bases import Bases, There, find_there, read_base
+from stratum.transfer.bases import Bases, There, find_there, has_all, read_base
 from stratum.transfer.keeptag import keep
 from stratum.transfer.outgoing import Outgoing
 from stratum.transfer.packs import PACK_MAX, Member, PackIndex, PackWriter, archived_size, write_index
@@ -100,26 +102,33 @@ def push(
             def attempt(*, anew: bool) -> tuple[PushResult, Listed | None]:
                 sender = Sender(remote, job, dry_run=dry_run)
                 there = find_there(remote, target.tag, commit, outgoing.meta.parent_commit)
-                there = There(digest=there.digest) if anew else there
+                anew = anew or (remote.local and there.base is not None and not has_all(remote, there.base[0]))
+                there = There(there.base, None, there.digest) if anew else there
                 elsewhere = (open_source(place, access) for place in relatives(store, commit, target))
                 known = sources_in(store, commit, remote)
-                bases = Bases(remote, there, elsewhere, known, packer.lacking, sender.mount, outgoing.listing)
-                return _push(outgoing, sender, packer, bases, target.tag, None if dry_run else recording)
+                bases = Bases(remote, there, elsewhere, known, packer.lacking, sender.mount, outgoing.listing, anew)
+                try:
+                    done = _push(outgoing, sender, packer, bases, target.tag, None if dry_run else recording)
+                    if keep_tag and not dry_run:
+                        keep(remote, done[0].manifest_digest)
+                except RefusedError as exc:
+                    if anew or not sender.trusts:
+                        raise
+                    raise CollectedError(exc.message, hint=exc.hint) from exc
+                return done
 
-            done, catalog = _until_all_is_there(attempt)
+            done, catalog = until_all_is_there(attempt)
             if not dry_run:
-                if keep_tag:
-                    keep(remote, done.manifest_digest)
                 send_profile(store, commit, remote, done.manifest_digest)
                 recording.record(done.manifest_digest, catalog)
             return done
 
 
-def _until_all_is_there(push: Callable[..., _T]) -> _T:
-    """Push, and again where a garbage collection of the place took what was built on: in the end on nothing."""
-    for _ in range(_TRIES):
+def until_all_is_there(push: Callable[..., _T]) -> _T:
+    """Push, and again, ``anew``, where what was built on is not there any more: then for each blob is asked."""
+    for attempt in range(_TRIES):
         with suppress(CollectedError):
-            return push(anew=False)
+            return push(anew=attempt > 0)
     return push(anew=True)
 
 
@@ -201,7 +210,7 @@ def _push(
     if present is not None and there.digest and present.config == config and is_told(present, lineage):
         return sender.result(meta.metadata_hash, there.digest, len(present.blobs) + 1), None
     with ThreadPoolExecutor(WORKERS) as pool:
-        plan = outgoing.small_plan(there.base)
+        plan = outgoing.small_plan(there.base) if not bases.asks else None
         if plan is None or packer.lacking(plan.packs):
             plan = bases.best(outgoing.plan_on, pool)
         if present is not None and there.digest and plan.brings_nothing_to(present):
@@ -229,6 +238,8 @@ class Sender:
         self._job = job
         self._dry_run = dry_run
         self._in_order = in_order
+        self.trusts = True
+        """Whether it relies on anything there that was not asked for."""
         self._known: frozenset[str] = frozenset()
         self._sent: list[int] = []
         self._reused: list[str] = []
@@ -280,6 +291,7 @@ class Sender:
     def send_plan(self, plan: Plan, config: Upload, packer: _Packer, pool: ThreadPoolExecutor) -> list[Pack]:
         """Send the tree layers and new packs of a plan, and the config blob; the packs. Where anything fails, all is
         ended."""
+        self.trusts = bool(plan.borrowed)
         self._known = frozenset(blob.digest for blob in plan.known)
         self._reused += (blob.digest for pack in plan.kept for blob in pack.blobs)
         self._job.start(plan.size)
