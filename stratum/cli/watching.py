@@ -65,7 +65,7 @@ def _tell(app: App, op: str) -> None:
         answer = ask(runtime_dir, root, {"op": op})
         if answer is None:
             raise NotFoundError(f"nobody watches {root} now, so there is nothing to do")
-        if end is not None:  # it answers as the last thing that it does, and has files of the store open until it is gone
+        if end is not None:  # it answers before it has closed all files of the store
             select.select([end], [], [], _ENDING)
     app.out.note(f"process {answer['worker']} took over" if op == "restart-worker" else "it has ended")
 
