@@ -213,7 +213,7 @@ class Trees:
     def layers(self, commit: str) -> Iterator[Layer]:
         """The tree layers of the commit, cut as every artifact's are. Of the dump no more is read than has to be cut
         anew, and it is not compared with its hash. Raises as ``chain``."""
-        from stratum.tree.cutting import NOTHING_CUT, cut, kept_pieces
+        from stratum.tree.cutting import kept_pieces, split_dump
         from stratum.tree.script import after, whole
 
         chain = self.chain(commit)
@@ -227,8 +227,7 @@ class Trees:
                 at, number = known[at]
                 yield Layer(frames[number], b"")
                 continue
-            for piece in cut(whole_lines(self._made(after(script, at), record)), NOTHING_CUT):
-                assert isinstance(piece, bytes), "none is known"
+            for piece in split_dump(whole_lines(self._made(after(script, at), record))):
                 yield Layer(None, piece)
                 at += len(piece)
                 if at in known:

@@ -16,16 +16,19 @@ from tests.support.stores import directory, file
 
 
 @contextmanager
-def small_piles() -> Iterator[None]:
-    """In the block trees of a few lines are stored in frames, and on one another in all levels."""
+def small_piles(
+    whole: int = 300, small: int = 380, cap: int = 2400, below: int = 3, piece: int = 400, mask: int = 1
+) -> Iterator[None]:
+    """In the block trees of a few lines are stored in frames, and on one another in all levels: ``whole`` to ``below``
+    are what ``store.treewriter`` has as limits, and pieces of dumps have ``piece`` bytes at least."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(treewriter, "WHOLE_SMALL", 300)
-        patch.setattr(treewriter, "SMALL_MIN", 380)
-        patch.setattr(treewriter, "CAP_MIN", 2400)
-        patch.setattr(treewriter, "CAP_BELOW", 3)
+        patch.setattr(treewriter, "WHOLE_SMALL", whole)
+        patch.setattr(treewriter, "SMALL_MIN", small)
+        patch.setattr(treewriter, "CAP_MIN", cap)
+        patch.setattr(treewriter, "CAP_BELOW", below)
         patch.setattr(commits, "BLOCK", 0)
-        patch.setattr(cutting, "PIECE_MIN", 400)
-        patch.setattr(cutting, "CUT_MASK", 1)
+        patch.setattr(cutting, "PIECE_MIN", piece)
+        patch.setattr(cutting, "CUT_MASK", mask)
         yield
 
 

@@ -15,16 +15,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stratum.errors import DamagedError, NotFoundError
-from stratum.store import Store, commits, treewriter
+from stratum.store import Store
 from stratum.store.frames import Frames, in_two
 from stratum.store.treerecord import FRAME_MAX, LEVEL_MAX, FrameRef, join_file, split_file
 from stratum.store.treewriter import Stored
-from stratum.tree import cutting
 from stratum.tree.cutting import split_dump
 from stratum.tree.dump import write_dump
 from stratum.tree.model import Directory, File
 from stratum.tree.zstdframe import compress
 from tests.support.effort import examples
+from tests.support.piled import small_piles
 from tests.support.stores import check, directory, spoil_tree
 
 
@@ -36,15 +36,17 @@ def store(store_dir: Path) -> Store:
 @pytest.fixture(scope="module")
 def small() -> Iterator[None]:
     """Trees of some hundred files are stored in all the ways that large ones are."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(treewriter, "WHOLE_SMALL", 600)
-        patch.setattr(treewriter, "SMALL_MIN", 330)
-        patch.setattr(commits, "BLOCK", 0)
-        patch.setattr(treewriter, "CAP_MIN", 1500)
-        patch.setattr(treewriter, "CAP_BELOW", 2)
-        patch.setattr(cutting, "CUT_MASK", 3)
-        patch.setattr(cutting, "PIECE_MIN", 700)
+    with small_piles(whole=600, small=330, cap=1500, below=2, piece=700, mask=3):
         yield
+
+
+def two_commits(store: Store, root: Directory) -> tuple[str, str]:
+    """The commit of a tree, and one that was made on it."""
+    with store.begin("a test") as tx:
+        first = store.commits.write(tx, root).metadata_hash
+    known = store.commits.open_tree(first)
+    with store.begin("a test") as tx:
+        return first, store.commits.write(tx, changed(known, random.Random(1), 1), known=known).metadata_hash
 
 
 def tree_of(contents: dict[tuple[int, int], int]) -> Directory:
@@ -172,11 +174,7 @@ def test_whole_ones_share_what_did_not_change(store: Store) -> None:
 def test_a_commit_that_is_a_ground_comes_back_as_it_was_stored(store: Store) -> None:
     """It cannot be stored on one that is stored on it."""
     root = tree_of({(n % 8, n // 8): n for n in range(300)})
-    with store.begin("a test") as tx:
-        first = store.commits.write(tx, root).metadata_hash
-    known = store.commits.open_tree(first)
-    with store.begin("a test") as tx:
-        second = store.commits.write(tx, changed(known, random.Random(1), 1), known=known).metadata_hash
+    first, second = two_commits(store, root)
     before = store.trees.record(first)
     assert store.trees.record(second).ground == first
     with store.locks.store(exclusive=True):
@@ -205,11 +203,7 @@ def test_frames_that_a_dump_came_in_are_kept_as_they_are(store: Store) -> None:
 
 def test_damage_is_told_and_never_another_tree(store: Store) -> None:
     root = tree_of({(n % 8, n // 8): n for n in range(5000)})
-    with store.begin("a test") as tx:
-        first = store.commits.write(tx, root).metadata_hash
-    known = store.commits.open_tree(first)
-    with store.begin("a test") as tx:
-        second = store.commits.write(tx, changed(known, random.Random(1), 1), known=known).metadata_hash
+    first, second = two_commits(store, root)
     frame = store.trees.frame_path(store.trees.record(first).frames[0].sha256)
     good = frame.read_bytes()
     for bad in (b"", good[:-1], good + b"x", good[:50] + b"x" + good[51:], compress(b"/ 0\n"), bytes(FRAME_MAX * 2)):
