@@ -16,6 +16,7 @@
     |-- mounts/                        mounts that outlive a reboot, where there are any (``store.bootmounts``)
     |-- histories/<name>/<wt>/         histories of strata that were removed (``store.histories``)
     |-- csi/, volumes/                 what services keep (``store.records``)
+    |-- offers/                        artifacts that are computed for others (``store.offers``)
     |-- sources/<manifest's SHA-256>/  catalog of an artifact that commits can be fetched from (``store.sources``)
     |-- landing/                       owner, and objects that were fetched and wait for their names (``hydrate``)
     |-- ahead/                         those of them that nobody has asked for
@@ -190,6 +191,10 @@ class Layout:
     @property
     def sources(self) -> Path:
         return self.root / "sources"
+
+    @property
+    def offers(self) -> Path:
+        return self.root / "offers"
 
     @property
     def profiles(self) -> Path:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from stratum.store.commits import Commits
     from stratum.store.histories import Histories
     from stratum.store.keeping import Keeping
+    from stratum.store.offers import Offers
     from stratum.store.outlines import Outlines
     from stratum.store.past import Past
     from stratum.store.profiles import Profiles
@@ -105,6 +106,13 @@ class Store(Refs):
         from stratum.store.keeping import Keeping
 
         return Keeping(self.layout, self.locks, self.transactions, self.namespaces)
+
+    @cached_property
+    def offers(self) -> Offers:
+        """What is kept of computed artifacts."""
+        from stratum.store.offers import Offers
+
+        return Offers(self.layout)
 
     @cached_property
     def _outlines(self) -> Outlines:

@@ -27,17 +27,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 from operator import itemgetter
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple, overload
+from typing import BinaryIO, NamedTuple, overload
 
 from stratum.composefs.verity import DIGEST_SIZE, ChunkHasher, VerityHasher
 from stratum.errors import DamagedError
 from stratum.sys.holes import sparse_pieces, zeros
 from stratum.tree.model import object_path
+from stratum.tree.rawframe import raw_frame
 from stratum.tree.tarheader import BLOCK, END, USTAR_SIZE_MAX, TarHeader, padding, write_header
 from stratum.tree.zstdframe import compress, decompress, options
-
-if TYPE_CHECKING:
-    from stratum.zstd import ZstdCompressor
 
 FRAME_SIZE = 1 << 20
 """Bytes of the archive in one zstd frame."""
@@ -234,13 +232,16 @@ class PackWriter:
     """Makes the pack of ``members``.
 
     ``pieces`` gives its bytes; once it has ended, ``index`` tells what is where, and ``verity`` are the hashes of the
-    chunks of a large object. ``open_object(digest)`` opens an object for reading. Memory: a few frames and the hashes,
-    whatever the sizes.
+    chunks of a large object. ``open_object(digest)`` opens an object for reading. ``raw``: nothing is compressed
+    (``tree.rawframe``). Memory: a few frames and the hashes, whatever the sizes.
     """
 
-    def __init__(self, members: Sequence[Member], open_object: Callable[[bytes], BinaryIO]) -> None:
+    def __init__(
+        self, members: Sequence[Member], open_object: Callable[[bytes], BinaryIO], *, raw: bool = False
+    ) -> None:
         self._members = tuple(members)
         self._open_object = open_object
+        self._raw = raw
         self._frames: list[tuple[int, int]] = []
         self._large = len(self._members) == 1 and self._members[0].size >= LARGE_OBJECT
         self._hasher = ChunkHasher() if self._large and self._members[0].size <= CHUNKED_MAX else None
@@ -256,26 +257,24 @@ class PackWriter:
 
     def pieces(self) -> Iterator[bytes]:
         """The pack's bytes, a frame at a time. ``DamagedError`` where an object is not what its name says."""
-        from stratum.zstd import ZstdCompressor
-
-        compressor = ZstdCompressor(options=options())
+        frame = raw_frame if self._raw else _compressor()
         empty, of_zeros = bytes(FRAME_SIZE), b""  # most of a sparse file is one frame again and again
         buffer = bytearray()
         for piece in self._archive():
             buffer += piece
             if self._large and not self._frames:
-                yield self._count(_frame(compressor, piece), len(piece))
+                yield self._count(frame(piece), len(piece))
                 buffer.clear()
             while len(buffer) >= FRAME_SIZE:
                 data = bytes(buffer[:FRAME_SIZE])
                 del buffer[:FRAME_SIZE]
                 if data == empty:
-                    of_zeros = of_zeros or _frame(compressor, empty)
+                    of_zeros = of_zeros or frame(empty)
                     yield self._count(of_zeros, FRAME_SIZE)
                 else:
-                    yield self._count(_frame(compressor, data), FRAME_SIZE)
+                    yield self._count(frame(data), FRAME_SIZE)
         if buffer:
-            yield self._count(_frame(compressor, bytes(buffer)), len(buffer))
+            yield self._count(frame(bytes(buffer)), len(buffer))
         yield seek_table(self._frames)
 
     def _count(self, frame: bytes, size: int) -> bytes:
@@ -322,9 +321,12 @@ def hash_piece(hasher: VerityHasher, piece: bytes) -> bool:
     return False
 
 
-def _frame(compressor: ZstdCompressor, data: bytes) -> bytes:
-    """One frame; it does not tell the size of what it holds, as the seekable format does that."""
-    return compressor.compress(data) + compressor.flush(compressor.FLUSH_FRAME)
+def _compressor() -> Callable[[bytes], bytes]:
+    """Makes frames; they do not tell the size of what they hold, as the seekable format does that."""
+    from stratum.zstd import ZstdCompressor
+
+    compressor = ZstdCompressor(options=options())
+    return lambda data: compressor.compress(data) + compressor.flush(compressor.FLUSH_FRAME)
 
 
 def write_index(index: PackIndex) -> bytes:

@@ -25,7 +25,7 @@ from stratum.sys.atomic import write_all
 from stratum.sys.workers import Connection, serve
 from stratum.transfer.packs import FRAME_SIZE, Member, PackIndex, PackWriter, hash_piece, unpack
 
-UNPACK, MAKE = range(2)
+UNPACK, MAKE, SUM = range(3)
 PROGRESS, DONE, FAILED = range(3)
 
 _REPORT_BYTES = 4 << 20
@@ -120,14 +120,14 @@ class Made:
     verity: bytes | None
 
 
-def make_pack(store: str, members: Sequence[Member], fd: int | None, report: Report) -> Made:
+def make_pack(store: str, members: Sequence[Member], fd: int | None, report: Report, *, raw: bool = False) -> Made:
     """Make the pack of ``members``, objects of the store in the directory ``store``, in the file ``fd`` (None: only
-    find out what it would be).
+    find out what it would be). ``raw``: of frames that are not compressed.
 
     Raises ``DamagedError`` and ``NotFoundError`` where the store is damaged, ``StratumError`` where the pack cannot be
     written.
     """
-    writer = PackWriter(members, store_opener(Objects.below(store), report))
+    writer = PackWriter(members, store_opener(Objects.below(store), report), raw=raw)
     sha, size = hashlib.sha256(), 0
     for piece in writer.pieces():
         sha.update(piece)
@@ -188,7 +188,7 @@ class _Answer:
             take_apart(Span(PackIndex(frames, _members(members)), *rest), fd, self._report)
             return None
         store, members = arguments
-        made = make_pack(store, _members(members), fd, self._report)
+        made = make_pack(store, _members(members), fd, self._report, raw=kind == SUM)
         return made.sha256, made.size, made.frames, made.verity
 
 

@@ -101,11 +101,14 @@ class Workers:
         else:
             packwork.take_apart(span, fd, report)
 
-    def make_pack(self, store: Path, members: Sequence[Member], fd: int | None, report: Report) -> Made:
+    def make_pack(
+        self, store: Path, members: Sequence[Member], fd: int | None, report: Report, *, raw: bool = False
+    ) -> Made:
         """As ``packwork.make_pack``."""
         if not self._workers:
-            return packwork.make_pack(str(store), members, fd, report)
-        return Made(*self._ask(packwork.MAKE, (str(store), packwork.plain_members(members)), fd, report))
+            return packwork.make_pack(str(store), members, fd, report, raw=raw)
+        kind = packwork.SUM if raw else packwork.MAKE
+        return Made(*self._ask(kind, (str(store), packwork.plain_members(members)), fd, report))
 
     def _ask(self, kind: int, arguments: tuple[Any, ...], fd: int | None, report: Report) -> Any:
         worker = self._idle.get()

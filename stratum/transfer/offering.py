@@ -1,0 +1,284 @@
+"""The artifact of a commit that others ask this store for: made of what is here, and not kept but for its digests.
+
+Objects are put into packs in tree order, and a pack ends where the digests of its objects say so, so that commits which
+differ little have nearly all packs in common. A pack is made of zstd frames of raw blocks (``tree.rawframe``): its size
+and each of its bytes follow from its members, so any range of it is read from the objects themselves. Its SHA-256 takes
+one pass over them, in which each is compared with its name, and is kept from then on (``store.offers``), as is the
+manifest. Several processes may do this for one commit at once.
+
+A commit that is not here whole has no such artifact.
+"""
+
+from __future__ import annotations
+
+import os
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from stratum.errors import DamagedError, NotFoundError
+from stratum.oci.descriptor import Descriptor, describe
+from stratum.oci.mediatypes import INDEX_MEDIA_TYPE, MANIFEST_MEDIA_TYPE, VERITY_MEDIA_TYPE
+from stratum.store.layout import storage_error
+from stratum.store.offers import (
+    BLOBS,
+    COMMITS,
+    LISTS,
+    PACKS,
+    Blob,
+    Offer,
+    OfferedPack,
+    list_name,
+    write_offer,
+    write_pack,
+)
+from stratum.transfer.artifact import (
+    CONFIG_MEDIA_TYPE,
+    PACK_MEDIA_TYPE,
+    TREE_MEDIA_TYPE,
+    Manifest,
+    PackLayers,
+    write_manifest,
+)
+from stratum.transfer.outgoing import Outgoing
+from stratum.transfer.packs import (
+    END_SIZE,
+    FRAME_SIZE,
+    LARGE_OBJECT,
+    PACK_MAX,
+    Member,
+    PackIndex,
+    archived_size,
+    header,
+    header_size,
+    seek_table,
+    write_index,
+)
+from stratum.transfer.running import running
+from stratum.tree.contents import objects_of
+from stratum.tree.rawframe import raw_frame, stored_size
+from stratum.tree.tarheader import padding
+from stratum.tree.zstdframe import compress
+
+if TYPE_CHECKING:
+    from stratum.progress import Progress
+    from stratum.store import Store
+    from stratum.store.objects import Objects
+    from stratum.store.transaction import Transaction
+    from stratum.store.trees import Layer
+    from stratum.transfer.running import Running
+
+PACK_MIN = 8 << 20
+"""A pack of several objects has at least so many bytes, but for the last."""
+
+_CUT_EACH = 8 << 20
+"""Bytes of objects behind these, on average, after which a pack ends."""
+
+Keep = Callable[[str, bytes], Descriptor]
+"""Keeps a small blob, given with its media type."""
+
+
+def cut_packs(objects: Iterable[Member]) -> list[tuple[Member, ...]]:
+    """How ``objects`` (distinct, in tree order) are put into packs. A change of some changes few packs. Pure."""
+    packs: list[tuple[Member, ...]] = []
+    current: list[Member] = []
+    filled = END_SIZE
+    for member in objects:
+        if member.size >= LARGE_OBJECT:
+            packs.append((member,))
+            continue
+        space = archived_size(member)
+        if current and filled + space > PACK_MAX:
+            packs.append(tuple(current))
+            current, filled = [], END_SIZE
+        current.append(member)
+        filled += space
+        # The larger an object, the likelier it ends a pack, so packs are of like size whatever is in them.
+        if filled >= PACK_MIN and int.from_bytes(member.digest[:4], "big") * _CUT_EACH < space << 32:
+            packs.append(tuple(current))
+            current, filled = [], END_SIZE
+    if current:
+        packs.append(tuple(current))
+    return packs
+
+
+class RawPack:
+    """A pack of ``members`` whose bytes are made of the objects when they are asked for."""
+
+    def __init__(self, members: Sequence[tuple[bytes, int]]) -> None:
+        listed = tuple(Member(digest, size) for digest, size in members)
+        self._head = header_size(listed[0]) if len(listed) == 1 and listed[0].size >= LARGE_OBJECT else 0
+        archive = PackIndex((), listed).archive_size
+        sizes = [self._head] if self._head else []
+        whole, rest = divmod(archive - self._head, FRAME_SIZE)
+        sizes += [FRAME_SIZE] * whole + ([rest] if rest else [])
+        self.index = PackIndex(tuple((stored_size(size), size) for size in sizes), listed)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the pack as a blob."""
+        return self.index.blob_size
+
+    def read(self, objects: Objects, start: int, end: int) -> Iterator[bytes]:
+        """Bytes [start, end) of the pack, in pieces of at most a frame. ``NotFoundError``, ``DamagedError`` where an
+        object is missing or has another size; its content is not compared with its name."""
+        stored, archive = self.index.frame_starts
+        frame = bisect_right(stored, start) - 1
+        for number in range(frame, len(self.index.frames)):
+            if stored[number] >= end:
+                return
+            data = raw_frame(self._archive(objects, archive[number], archive[number + 1]))
+            yield data[max(start - stored[number], 0) : end - stored[number]]
+        if end > stored[-1]:
+            yield seek_table(self.index.frames)[max(start - stored[-1], 0) : end - stored[-1]]
+
+    def _archive(self, objects: Objects, start: int, end: int) -> bytes:
+        """Bytes [start, end) of the archive."""
+        members, offsets = self.index.members, self.index.offsets
+        number = max(bisect_right(offsets, start) - 1, 0)
+        parts: list[bytes] = []
+        at = start
+        while at < end and number < len(members):
+            member, offset = members[number], offsets[number]
+            blocks = header(member)
+            begin, stop = offset - len(blocks), offset + member.size
+            if at < offset:
+                parts.append(blocks[at - begin : end - begin])
+                at = min(offset, end)
+            if at < min(stop, end):
+                parts.append(_object_bytes(objects, member, at - offset, min(stop, end) - offset))
+                at = min(stop, end)
+            gap = stop + padding(member.size)
+            if at < min(gap, end):
+                parts.append(bytes(min(gap, end) - at))
+                at = min(gap, end)
+            number += 1
+        parts.append(bytes(end - at))
+        return b"".join(parts)
+
+
+def _object_bytes(objects: Objects, member: Member, start: int, end: int) -> bytes:
+    fd = objects.open(member.digest)
+    try:
+        data = os.pread(fd, end - start, start)
+        while len(data) < end - start and (more := os.pread(fd, end - start - len(data), start + len(data))):
+            data += more
+    except OSError as exc:
+        raise storage_error(exc, f"read object {member.digest.hex()}") from None
+    finally:
+        os.close(fd)
+    if len(data) != end - start:
+        raise DamagedError(f"object {member.digest.hex()} is shorter than its commits say", hint="run 'stratum fsck'")
+    return data
+
+
+def offered(store: Store, commit: str, *, jobs: int = 1, progress: Progress | None = None) -> Offer:
+    """The artifact of the commit, made where none is kept. ``NotFoundError`` where there is no such commit, or it is
+    not here whole; ``DamagedError`` where it is damaged; ``StratumError``."""
+    if not store.commits.exists(commit):
+        raise NotFoundError(f"there is no commit {commit}")
+    if store.sources.is_partial(commit):
+        check_whole(store, objects_of(store.commits.dump(commit)), commit)
+    kept = store.offers.of(commit)
+    if kept is not None and store.offers.blob(kept.manifest.sha) is not None:
+        return kept
+    what = f"the artifact of {commit}"
+    with ExitStack() as stack:
+        with store.locks.store():
+            if not store.commits.exists(commit):
+                raise NotFoundError(f"there is no commit {commit}")
+            tx = stack.enter_context(store.begin(what, apart=True))
+            tx.hold(commit)
+        return _make(store, tx, commit, stack.enter_context(running(what, jobs, progress)))
+
+
+def check_whole(store: Store, objects: Mapping[bytes, int], commit: str) -> None:
+    """``NotFoundError`` where one of the objects that the commit needs is not here."""
+    missing = store.residence.missing(objects)
+    if missing:
+        raise NotFoundError(
+            f"commit {commit} is not here whole: {len(missing)} of its files are elsewhere",
+            hint=f"'stratum realize {commit}' fetches them",
+        )
+
+
+def _make(store: Store, tx: Transaction, commit: str, job: Running) -> Offer:
+    """The artifact of a commit that stays while this lasts, kept."""
+    outgoing = Outgoing(store, commit)
+    files: list[tuple[str, str, bytes]] = []
+
+    def kept(media_type: str, data: bytes) -> Descriptor:
+        blob = describe(media_type, data)
+        files.append((BLOBS, blob.hex, data))
+        return blob
+
+    objects = objects_of(store.commits.dump(commit))  # which compares the dump with the commit's name
+    trees = [_tree(store, layer, kept) for layer in store.trees.layers(commit)]
+    packs = _packs(store, cut_packs(map(Member, objects, objects.values())), job, kept)
+    for pack in packs:
+        data = write_pack(pack)
+        files += ((PACKS, pack.pack.sha, data), (LISTS, list_name(pack.members), data))
+    meta, lineage = outgoing.meta, outgoing.lineage
+    config = kept(CONFIG_MEDIA_TYPE, meta.to_toml())
+    manifest = Manifest(
+        commit,
+        meta.timestamp,
+        config,
+        tuple(trees),
+        tuple(_layers(pack) for pack in packs),
+        meta.parent_commit,
+        ancestors=lineage.ancestors,
+        whole=lineage.whole,
+    )
+    written = kept(MANIFEST_MEDIA_TYPE, write_manifest(manifest))
+    blobs = tuple(Blob(blob.hex, blob.size) for blob in manifest.blobs)
+    offer = Offer(commit, Blob(written.hex, written.size), blobs)
+    with store.locks.store():
+        store.offers.keep(tx, files)
+        store.offers.keep(tx, [(COMMITS, commit, write_offer(offer))])
+    return offer
+
+
+def _tree(store: Store, layer: Layer, keep: Keep) -> Descriptor:
+    """A tree layer: a frame of the store, or what is cut anew."""
+    if layer.frame is None:
+        return keep(TREE_MEDIA_TYPE, compress(layer.piece))
+    sha256 = layer.frame.sha256
+    return Descriptor(TREE_MEDIA_TYPE, f"sha256:{sha256.hex()}", store.trees.frame_file_size(sha256))
+
+
+def _packs(store: Store, cut: Sequence[tuple[Member, ...]], job: Running, keep: Keep) -> list[OfferedPack]:
+    """What these packs are. Of those that nobody has asked for before, each object is read."""
+    found = [store.offers.pack_of(members) for members in cut]
+    new = [members for members, pack in zip(cut, found, strict=True) if pack is None]
+    if new:
+        job.start(sum(member.size for members in new for member in members))
+        with ThreadPoolExecutor(max(1, len(job.workers.processes))) as pool:
+            made = pool.map(lambda members: _summed(store, members, job, keep), new)
+            try:
+                return [pack if pack is not None else next(made) for pack in found]
+            except BaseException:
+                job.stop()
+                pool.shutdown(cancel_futures=True)
+                raise
+    return [pack for pack in found if pack is not None]
+
+
+def _summed(store: Store, members: Sequence[Member], job: Running, keep: Keep) -> OfferedPack:
+    """A pack, found out by reading its objects."""
+    job.check()
+    made = job.workers.make_pack(store.root, members, None, lambda size, _: job.advance(size), raw=True)
+    index = keep(INDEX_MEDIA_TYPE, write_index(PackIndex(made.frames, members)))
+    verity = keep(VERITY_MEDIA_TYPE, made.verity) if made.verity is not None else None
+    blob = Blob(verity.hex, verity.size) if verity is not None else None
+    return OfferedPack(Blob(made.sha256, made.size), Blob(index.hex, index.size), blob, members)
+
+
+def _layers(pack: OfferedPack) -> PackLayers:
+    def layer(media_type: str, blob: Blob) -> Descriptor:
+        return Descriptor(media_type, f"sha256:{blob.sha}", blob.size)
+
+    verity = layer(VERITY_MEDIA_TYPE, pack.verity) if pack.verity is not None else None
+    return PackLayers(layer(INDEX_MEDIA_TYPE, pack.index), layer(PACK_MEDIA_TYPE, pack.pack), verity)
