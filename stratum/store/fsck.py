@@ -23,6 +23,7 @@ from stratum.store.images import SUFFIX
 from stratum.store.keeping import RESIDENCE, read_rules
 from stratum.store.layout import ANCESTORS
 from stratum.store.logcheck import named_objects, needs
+from stratum.store.peerbook import BOOK, KEY, PEERS
 from stratum.store.pins import PINS, read_pins
 from stratum.store.records import DIRECTORIES, is_record_name, read_record
 from stratum.store.reflog import Place, is_cut_short, unknown
@@ -91,6 +92,7 @@ class _Check:
         self._boot_mounts()
         self._records()
         self._budget()
+        self._peers()
         present = set(self._store.commits.list())
         for commit, users in sorted(self._users.items()):
             if not self._store.commits.exists(commit):
@@ -258,6 +260,12 @@ class _Check:
         with self._telling("rules", BUDGET, "the limits of the cache"), suppress(FileNotFoundError):
             parse_budget(self._layout.read_beneath(self._layout.root / BUDGET), BUDGET)
             self._tell_unchecked("rules", BUDGET, "the limits of the cache")
+
+    def _peers(self) -> None:
+        with self._telling("record", f"{PEERS}/{KEY}", "the key of this host"):
+            self._store.peers.check_key()
+        with self._telling("record", f"{PEERS}/{BOOK}", "the peers"):
+            self._store.peers.check()
 
     def _names_of_boot_mounts(self) -> list[str]:
         try:

@@ -15,6 +15,7 @@
     |-- refs/<name>.lock               flock (``store.locks``)
     |-- mounts/                        mounts that outlive a reboot, where there are any (``store.bootmounts``)
     |-- histories/<name>/<wt>/         histories of strata that were removed (``store.histories``)
+    |-- peers/                         key.pem, book.toml, lock (``store.peerbook``)
     |-- csi/, volumes/                 what services keep (``store.records``)
     |-- offers/                        artifacts that are computed for others (``store.offers``)
     |-- sources/<manifest's SHA-256>/  catalog of an artifact that commits can be fetched from (``store.sources``)

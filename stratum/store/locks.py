@@ -7,6 +7,7 @@
     3. ref        refs/<name>.lock                  exclusive and short: a stratum's tags, heads and reflog
     4. state      the mount state's own lock        owned by ``mount.state``, taken last
     5. sources    sources/lock                      owned by ``store.sources``, for a moment in which nothing is taken
+    6. peers      peers/lock                        owned by ``store.peerbook``, likewise
 
 A lock further down is never held while one further up is taken for the first time; the code below refuses it, so that
 no two processes can wait for each other. The worktree lock comes before the ref lock because it is the long one: two

@@ -68,7 +68,7 @@ class Namespaces:
 
     def remove(self, name: str) -> None:
         """Remove the stratum with its tags, worktrees and reflog, in one step; its commits stay until gc, and so do
-        the histories of its worktrees.
+        the histories of its worktrees. It is shared with no peer any more.
 
         That none of its worktrees is mounted is the caller's to check. ``NotFoundError``, ``BusyError``.
         """
@@ -76,7 +76,9 @@ class Namespaces:
         with self._locks.store(exclusive=True):
             self.check(name)
             from stratum.store.histories import keep_of_removed
+            from stratum.store.peerbook import PeerBook
 
+            PeerBook(self._layout).forget(name)
             keep_of_removed(self._layout, name)
             self._transactions.discard(self._layout.ref(name))
             with suppress(OSError):

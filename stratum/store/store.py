@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from stratum.store.offers import Offers
     from stratum.store.outlines import Outlines
     from stratum.store.past import Past
+    from stratum.store.peerbook import PeerBook
     from stratum.store.profiles import Profiles
     from stratum.store.reflog import Reflog
     from stratum.store.residence import Residence
@@ -126,6 +127,13 @@ class Store(Refs):
         from stratum.store.past import Past
 
         return Past(self.layout, self.commits, self.reflog)
+
+    @cached_property
+    def peers(self) -> PeerBook:
+        """The key of this host, and the peers that it knows."""
+        from stratum.store.peerbook import PeerBook
+
+        return PeerBook(self.layout)
 
     @cached_property
     def profiles(self) -> Profiles:

@@ -21,6 +21,8 @@ from stratum.store.keeping import RESIDENCE
 from stratum.store.layout import ANCESTORS, DIRECTORIES, FORMAT_FILE, Layout
 from stratum.store.moving import OWNER, left_by
 from stratum.store.objects import Objects
+from stratum.store.peerbook import FILES as PEER_FILES
+from stratum.store.peerbook import PEERS
 from stratum.store.pins import PINS
 from stratum.store.records import DIRECTORIES as RECORDS
 from stratum.store.records import is_record_name as is_service_record
@@ -30,7 +32,7 @@ from stratum.sys.locks import is_locked
 
 QUARANTINE = "quarantine"
 _SERVICES = {directory.partition("/")[0] for directory in RECORDS}
-_LAZY = {"sources", "landing", "ahead", "profiles", "histories", "grounds", "frames", "moving"}
+_LAZY = {"sources", "landing", "ahead", "profiles", "histories", "grounds", "frames", "moving", PEERS}
 _TOP = {
     FORMAT_FILE,
     BUDGET,
@@ -76,6 +78,7 @@ class Survey:
             path = self._layout.boot_mounts / name
             yield from self.look(path) if is_record_name(name) else (self._stray(path),)
         yield from self._services()
+        yield from self._peers()
         yield from self._catalogs()
         yield from self._profiles()
         yield from self._landing()
@@ -157,6 +160,12 @@ class Survey:
                 path = self._layout.root / directory / entry
                 known = is_service_record(entry) or is_temporary(entry)
                 yield from self.look(path) if known else (self._stray(path),)
+
+    def _peers(self) -> Iterator[Finding]:
+        """The key of this host and the book of its peers."""
+        for name in self._names(self._layout.root / PEERS):
+            path = self._layout.root / PEERS / name
+            yield from self.look(path) if name in PEER_FILES or is_temporary(name) else (self._stray(path),)
 
     def _catalogs(self) -> Iterator[Finding]:
         for name in self._names(self._layout.sources):

@@ -32,7 +32,7 @@ FLOORS = (
     {"store", "oci", "metafs"},
     {"rootless"},
     {"podman"},
-    {"c4", "composefs", "config", "serving"},
+    {"c4", "composefs", "config", "peers", "serving"},
     {"sys", "tree", "refs"},
     {"errors", "frozen", "hashes", "progress", "toml", "zstd"},
 )
