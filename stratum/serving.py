@@ -12,6 +12,7 @@ import signal
 import socket
 import stat
 import threading
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -24,24 +25,29 @@ from stratum.sys.locks import locked
 
 if TYPE_CHECKING:
     import asyncio
+    import ssl
 
     import uvicorn
     from starlette.types import ASGIApp
 
 _LOCK_WAIT = 5.0
 _STOP_WAIT = 2.0
-_BACKLOG = 64
+_BACKLOG = 1024
 """Connections that wait to be accepted, and that are accepted at once."""
+_LAST_ANSWERS = 30
+"""Seconds that answers may take that have begun when the server is to end."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What clients get that are not trusted: ``connections`` at the same time, ``each`` of these from one address, and
-    ``seconds`` for a connection. Others are closed at once."""
+    """What clients get that are not trusted: ``connections`` at the same time, ``each`` of these from one address,
+    ``seconds`` for a connection (None: as many as they want), ``idle`` seconds for the beginning of a request until its
+    headers are whole. Others are closed at once."""
 
     connections: int
     each: int
-    seconds: float
+    seconds: float | None = None
+    idle: float = 20.0
 
 
 @contextmanager
@@ -143,9 +149,15 @@ def parse_address(text: str) -> Path | tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-def serve(app: ASGIApp, listener: socket.socket) -> None:
-    """Answer with ``app`` until SIGTERM or SIGINT, and then what is asked already. For the main thread."""
-    server = _server(app, None)
+def serve(
+    app: ASGIApp, listener: socket.socket, *, limits: Limits | None = None, tls: ssl.SSLContext | None = None
+) -> None:
+    """Answer with ``app`` until SIGTERM or SIGINT, and then what is asked already. For the main thread.
+
+    ``limits`` are for clients that are not trusted. With ``tls`` connections are TLS, and the certificate (DER) of a
+    client that has one is ``scope["state"]["peer_certificate"]``.
+    """
+    server = _server(app, limits, tls)
     for number in (signal.SIGTERM, signal.SIGINT):
         # Also before and after uvicorn has its own, which send the signal once more at their end.
         signal.signal(number, server.handle_exit)
@@ -153,9 +165,11 @@ def serve(app: ASGIApp, listener: socket.socket) -> None:
 
 
 @contextmanager
-def serving(app: ASGIApp, listener: socket.socket, limits: Limits) -> Iterator[None]:
-    """Answer with ``app`` during the block, from a thread."""
-    server = _server(app, limits)
+def serving(
+    app: ASGIApp, listener: socket.socket, limits: Limits, *, tls: ssl.SSLContext | None = None
+) -> Iterator[None]:
+    """Answer with ``app`` during the block, from a thread; ``limits`` and ``tls`` as of ``serve``."""
+    server = _server(app, limits, tls)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True, name="http")
     thread.start()
     try:
@@ -165,53 +179,109 @@ def serving(app: ASGIApp, listener: socket.socket, limits: Limits) -> Iterator[N
         thread.join(_STOP_WAIT)
 
 
-def _server(app: ASGIApp, limits: Limits | None) -> uvicorn.Server:
+def _server(app: ASGIApp, limits: Limits | None, tls: ssl.SSLContext | None) -> uvicorn.Server:
     import uvicorn
     from uvicorn.protocols.http.h11_impl import H11Protocol
 
-    return uvicorn.Server(
-        uvicorn.Config(
-            app,
-            loop="asyncio",
-            http=H11Protocol if limits is None else _limited(limits),
-            ws="none",
-            lifespan="off",
-            interface="asgi3",
-            log_config=None,
-            log_level="error",
-            access_log=False,
-            proxy_headers=False,
-            server_header=False,
-            backlog=_BACKLOG,
-            # Counts what is at work too, also for clients that are gone.
-            limit_concurrency=None if limits is None else limits.connections + 1,
-        )
+    config = uvicorn.Config(
+        app,
+        loop="asyncio",
+        http=H11Protocol if limits is None else _limited(limits),
+        ws="none",
+        lifespan="off",
+        interface="asgi3",
+        log_config=None,
+        log_level="error",
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        backlog=_BACKLOG,
+        timeout_keep_alive=5 if limits is None else int(limits.idle),
+        # Counts what is at work too, also for clients that are gone.
+        limit_concurrency=None if limits is None else limits.connections + 1,
+        timeout_graceful_shutdown=None if limits is None else _LAST_ANSWERS,
     )
+    config.load()
+    config.ssl = tls
+    return uvicorn.Server(config)
+
+
+class _Admitted:
+    """The connections that there are of each address."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._there: Counter[str] = Counter()
+
+    def enter(self, address: str) -> bool:
+        """Count one more, if it may come in; one without an address may always, unless there are too many of all."""
+        most = address and self._there[address] >= self._limits.each
+        if most or self._there.total() >= self._limits.connections:
+            return False
+        self._there[address] += 1
+        return True
+
+    def leave(self, address: str) -> None:
+        self._there[address] -= 1
+        if not self._there[address]:
+            del self._there[address]
 
 
 def _limited(limits: Limits) -> type[asyncio.Protocol]:
     from uvicorn.protocols.http.h11_impl import H11Protocol
 
-    served: dict[asyncio.Protocol, str] = {}
+    admitted = _Admitted(limits)
 
     class Limited(H11Protocol):
+        _address: str | None = None
+        _end: asyncio.TimerHandle | None = None
         _clock: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as its base class
             super().connection_made(transport)
             address = self.client[0] if self.client else ""
-            beside = list(served.values())
-            if len(beside) >= limits.connections or (address and beside.count(address) >= limits.each):
+            if not admitted.enter(address):
                 self.connections.discard(self)
                 transport.abort()
                 return
-            served[self] = address
-            self._clock = self.loop.call_later(limits.seconds, transport.abort)
+            self._address = address
+            if limits.seconds is not None:
+                self._end = self.loop.call_later(limits.seconds, transport.abort)
+            self._wait()
+            certificate = _certificate(transport)
+            if certificate is not None:
+                self.app_state = {**self.app_state, "peer_certificate": certificate}
+
+        def _wait(self) -> None:
+            """Give the client some time for a request; none is running out while one is answered."""
+            waiting = not self.transport.is_closing() and (self.cycle is None or self.cycle.response_complete)
+            if self._clock is not None and not waiting:
+                self._clock.cancel()
+                self._clock = None
+            elif self._clock is None and waiting:
+                self._clock = self.loop.call_later(limits.idle, self.transport.abort)
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            self._wait()
+
+        def on_response_complete(self) -> None:
+            super().on_response_complete()
+            self._wait()
 
         def connection_lost(self, exc: Exception | None) -> None:
-            served.pop(self, None)
-            if self._clock is not None:
-                self._clock.cancel()
+            if self._address is not None:
+                admitted.leave(self._address)
+                self._address = None
+            for clock in (self._end, self._clock):
+                if clock is not None:
+                    clock.cancel()
             super().connection_lost(exc)
 
     return Limited
+
+
+def _certificate(transport: asyncio.Transport) -> bytes | None:
+    """The certificate (DER) of who connected; None where none was given."""
+    tls: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
+    return tls.getpeercert(binary_form=True) if tls is not None else None

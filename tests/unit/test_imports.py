@@ -23,7 +23,7 @@ MAX_FUNCTION_LINES = 60
 FLOORS = (
     {"cli", "fs"},
     {"public"},
-    {"hook", "csi", "plugin"},
+    {"hook", "csi", "plugin", "serve"},
     {"volumes"},
     {"api"},
     {"history"},
