@@ -43,6 +43,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "pull": ("stratum.cli.transfer:pull", "Fetch a commit from a registry."),
         "login": ("stratum.cli.registries:login", "Log in to a registry."),
         "logout": ("stratum.cli.registries:logout", "Forget a registry's credentials."),
+        "serve": ("stratum.cli.serve:serve", "Serve the store as a registry."),
         "export": ("stratum.cli.exporting:export", "Write a commit to an archive."),
         "c4": ("stratum.cli.c4:c4", "C4 IDs, and commits as C4M files."),
     },

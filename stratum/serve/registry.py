@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -23,7 +24,7 @@ from stratum.serve.uploads import Uploads
 from stratum.serve.visibility import asker_of
 
 if TYPE_CHECKING:
-    from stratum.api.registry import Put, Registry, Repository
+    from stratum.api.registry import Put, Registry, Repository, Served
 
 _no_manifest = partial(missing, "MANIFEST_UNKNOWN", "there is no such manifest")
 
@@ -112,17 +113,34 @@ def _json(value: Any, headers: dict[str, str] | None = None, media_type: str = "
     return Response(json.dumps(value), media_type=media_type, headers=headers)
 
 
+class Once:
+    """Has what many ask for at once done once, by one thread: the others do not wait in threads of their own."""
+
+    def __init__(self) -> None:
+        self._running: dict[tuple[str, str], asyncio.Future[Served]] = {}
+
+    async def __call__(self, name: str, reference: str, call: Callable[[], Served]) -> Served:
+        """What ``call`` gives for ``reference`` of the repository ``name``, or raises."""
+        key = name, reference
+        if key not in self._running:
+            self._running[key] = asyncio.ensure_future(run_in_threadpool(call))
+            self._running[key].add_done_callback(lambda _: self._running.pop(key))
+        return await asyncio.shield(self._running[key])
+
+
 class Manifests:
     """Manifests by tag and by digest, and what refers to them."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
+        self._making = Once()
 
     async def get(self, request: Request) -> Response:
         """A manifest, byte for byte as it was pushed, or as it follows from a commit."""
         asked = Asked(request, self._registry)
         with _no_manifest():
-            served = await run_in_threadpool(asked.readable().manifest, asked.reference())
+            repository, reference = asked.readable(), asked.reference()
+            served = await self._making(asked.name, reference, partial(repository.manifest, reference))
         tag = f'"{served.digest}"'
         headers = {"Docker-Content-Digest": served.digest, "ETag": tag}
         if request.headers.get("If-None-Match") == tag:

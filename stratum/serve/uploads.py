@@ -11,6 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from stratum.errors import ConflictError
 from stratum.serve.asked import Asked, missing, pieces_of
 from stratum.serve.ranges import parse_chunk
 from stratum.serve.refusals import Refusal
@@ -78,6 +79,8 @@ class Uploads:
         try:
             async for piece in pieces_of(request, stop - start):
                 await run_in_threadpool(upload.append, iter([piece]), upload.offset)
+        except ConflictError:  # by another request meanwhile
+            raise Refusal(416, "others add to this upload", headers=_progress(asked, upload)) from None
         except ClientDisconnect:
             raise Refusal(400, "the body broke off", code="BLOB_UPLOAD_INVALID") from None
 

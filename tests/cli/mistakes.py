@@ -367,4 +367,12 @@ restore app+dev /a --at never    | 3 | 'stratum history on app+dev'
 verify app:v1 /nope              | 3 | 'stratum verify --help'
 watch --stop                     | 3 | 'stratum watch --help'
 hydrate --stop                   | 3 | 'stratum hydrate --help'
+serve 5000                       | 2 | 'stratum serve --help'
+serve --write                    | 2 | --insecure-anonymous-write
+serve --listen 5000              | 2 | 'stratum serve --help'
+serve --listen :0                | 2 | --tls-cert
+serve --listen :0 --insecure-http | 2 | --htpasswd
+serve --tls-cert FILE            | 2 | 'stratum serve --help'
+serve --tls-cert FILE --tls-key FILE | 2 | 'stratum serve --help'
+serve --htpasswd FILE            | 2 | 'htpasswd -B FILE NAME'
 """

@@ -22,7 +22,18 @@ from tests.support.leftovers import unmount_below
 
 pytestmark = pytest.mark.root
 
-NEVER = {"run", "volume-plugin", "watch", "hydrate", "hook install", "hook uninstall", "completion", "shell", "unshare"}
+NEVER = {
+    "run",
+    "serve",
+    "volume-plugin",
+    "watch",
+    "hydrate",
+    "hook install",
+    "hook uninstall",
+    "completion",
+    "shell",
+    "unshare",
+}
 """They go on until stopped, change the machine, or run what they are given."""
 READ_ALL = {"c4 diff", "c4 export", "c4 id", "c4 verify"}
 """They read a directory whole, and the root of this machine is one."""

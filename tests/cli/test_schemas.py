@@ -19,7 +19,7 @@ from tests.support.leftovers import unmount_below
 from tests.support.schemas import of_command, problems, schemas, validator
 from tools.manpages import commands
 
-WITHOUT_JSON = {"completion", "help", "hydrate", "run", "shell", "unshare", "volume-plugin"}
+WITHOUT_JSON = {"completion", "help", "hydrate", "run", "serve", "shell", "unshare", "volume-plugin"}
 """They print text for a shell or a person, or are there to run something."""
 ELSEWHERE = {"login", "logout", "ps", "reconcile", "realize", "unrealize"}
 """They need a registry or containers to have something to say: the tests of those check what they print."""

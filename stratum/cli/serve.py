@@ -1,0 +1,132 @@
+"""``serve``: the store for others, over HTTP."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from stratum.cli.app import App, verb
+from stratum.errors import UnsupportedError
+
+_FILE = click.Path(path_type=Path)
+
+
+@verb(
+    "serve",
+    examples=[
+        ("Let programs of this machine pull, from 127.0.0.1:5000", "stratum serve"),
+        (
+            "Let users of a file pull and push from elsewhere",
+            "stratum serve --listen 0.0.0.0:5000 --tls-cert cert.pem --tls-key key.pem --htpasswd users --write",
+        ),
+        (
+            "Let everybody pull, and nobody push",
+            "stratum serve --listen :5000 --tls-cert cert.pem --tls-key key.pem --anonymous-read",
+        ),
+    ],
+)
+@click.option(
+    "--listen",
+    "address",
+    metavar="ADDRESS",
+    default="127.0.0.1:5000",
+    show_default=True,
+    help="Where to listen: HOST:PORT (HOST empty: everywhere), or unix:///PATH.",
+)
+@click.option("--tls-cert", metavar="FILE", type=_FILE, help="Certificate for TLS, PEM, with those that signed it.")
+@click.option("--tls-key", metavar="FILE", type=_FILE, help="Its key, PEM.")
+@click.option("--htpasswd", metavar="FILE", type=_FILE, help="Users and their passwords, as 'htpasswd -B' writes it.")
+@click.option("--anonymous-read", is_flag=True, help="Let everybody read, also without a password.")
+@click.option("--write", is_flag=True, help="Let users push, and move tags.")
+@click.option("--delete", is_flag=True, help="Let users delete tags, manifests and blobs.")
+@click.option(
+    "--name",
+    "names",
+    metavar="HOST",
+    multiple=True,
+    help="A name by which clients call the server; needed where there are no passwords and it is not localhost.",
+)
+@click.option("--blob-max", metavar="SIZE", default="1T", show_default=True, help="Largest blob that is taken.")
+@click.option(
+    "--connections",
+    type=click.IntRange(1, 100_000),
+    default=1000,
+    show_default=True,
+    help="Most connections at a time.",
+)
+@click.option(
+    "--connections-each",
+    type=click.IntRange(1, 100_000),
+    default=500,
+    show_default=True,
+    help="Most connections at a time of one address.",
+)
+@click.option(
+    "--requests",
+    type=click.IntRange(1, 1_000_000),
+    default=1000,
+    show_default=True,
+    help="Most requests of one address in a second, over some seconds.",
+)
+@click.option("--insecure-http", is_flag=True, help="Listen also for other machines without TLS.")
+@click.option("--insecure-anonymous-write", is_flag=True, help="Let everybody push, without a password.")
+def serve(
+    app: App,
+    address: str,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    htpasswd: Path | None,
+    anonymous_read: bool,
+    write: bool,
+    delete: bool,
+    names: tuple[str, ...],
+    blob_max: str,
+    connections: int,
+    connections_each: int,
+    requests: int,
+    insecure_http: bool,
+    insecure_anonymous_write: bool,
+) -> None:
+    """Serve the store as a registry until stopped: the OCI distribution API, for every client that speaks it.
+
+    Each stratum is a repository of its name, each of its tags a tag there. What is pulled is made of the store as it is
+    asked for. What is pushed is kept, and where it is a commit, the stratum has it at once.
+
+    Only this machine reaches it, and nobody can push, unless that is asked for. SIGHUP has the certificate read anew;
+    changes of the file of users count at once.
+    """
+    from stratum.config import parse_bytes
+    from stratum.serving import parse_address
+
+    try:
+        import uvicorn  # noqa: F401 - what 'run' needs
+
+        from stratum.serve.running import Wanted, run
+    except ModuleNotFoundError as exc:
+        raise UnsupportedError(
+            f"'stratum serve' needs the Python package {exc.name}",
+            hint=f"{sys.executable} -m pip install 'stratum-oci[serve]'",
+        ) from None
+    wanted = Wanted(
+        listen=parse_address(address),
+        certificate=tls_cert,
+        key=tls_key,
+        htpasswd=htpasswd,
+        anonymous_read=anonymous_read,
+        write=write,
+        delete=delete,
+        names=names,
+        blob_max=parse_bytes(blob_max, "--blob-max"),
+        connections=connections,
+        connections_each=connections_each,
+        requests=requests,
+        insecure_http=insecure_http,
+        insecure_anonymous_write=insecure_anonymous_write,
+    )
+    session = app.session
+    if write:
+        session.create_store()
+    session.store  # noqa: B018 - there must be one
+    run(session, wanted, app.out.note, app.out.warn)

@@ -1,0 +1,149 @@
+"""What ``stratum serve`` is asked for, whether that is safe, and the servers for it."""
+
+from __future__ import annotations
+
+import logging
+import resource
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stratum.errors import StratumError, UsageError
+from stratum.oci.target import is_loopback
+from stratum.serve.app import BLOB_MAX, make_app
+from stratum.serve.door import Door
+from stratum.serve.passwords import Passwords
+from stratum.serve.tls import Certificate
+from stratum.serve.visibility import Everywhere
+from stratum.serving import Limits, listen, passed, serve
+from stratum.sys.daemon import Notifier
+
+if TYPE_CHECKING:
+    from stratum.api.session import Session
+
+Address = Path | tuple[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """The options. ``requests`` are those of one address in a second, ``names`` those by which clients call the
+    server."""
+
+    listen: Address
+    certificate: Path | None = None
+    key: Path | None = None
+    htpasswd: Path | None = None
+    anonymous_read: bool = False
+    write: bool = False
+    delete: bool = False
+    names: tuple[str, ...] = ()
+    blob_max: int = BLOB_MAX
+    connections: int = 1000
+    connections_each: int = 500
+    requests: int = 1000
+    insecure_http: bool = False
+    insecure_anonymous_write: bool = False
+
+
+def check(wanted: Wanted) -> None:
+    """``UsageError`` for options that do not go together."""
+    if (wanted.certificate is None) != (wanted.key is None):
+        raise UsageError("--tls-cert and --tls-key go together")
+    if (wanted.write or wanted.delete) and wanted.htpasswd is None and not wanted.insecure_anonymous_write:
+        raise UsageError(
+            "without passwords everybody who reaches the server could push and delete",
+            hint="name a file of users by --htpasswd, or say --insecure-anonymous-write",
+        )
+    if wanted.insecure_anonymous_write and not (wanted.write or wanted.delete):
+        raise UsageError("--insecure-anonymous-write needs --write or --delete")
+
+
+def check_reach(wanted: Wanted, listener: socket.socket) -> None:
+    """``UsageError`` where others than this machine reach the server, and could read what they should not."""
+    if listener.family == socket.AF_UNIX or is_loopback(str(listener.getsockname()[0])):
+        return
+    where = shown_address(listener)
+    if wanted.certificate is None and not wanted.insecure_http:
+        raise UsageError(
+            f"{where} is reached from other machines, and what goes there could be read and changed on its way",
+            hint="give a certificate by --tls-cert and --tls-key, or say --insecure-http",
+        )
+    if wanted.htpasswd is None and not wanted.anonymous_read:
+        raise UsageError(
+            f"{where} is reached from other machines, and everybody there could read the whole store",
+            hint="name a file of users by --htpasswd, or say --anonymous-read",
+        )
+
+
+def shown_address(listener: socket.socket) -> str:
+    """Where a server listens, as people write it."""
+    name = listener.getsockname()
+    if listener.family == socket.AF_UNIX:
+        return f"unix://{name}"
+    return f"[{name[0]}]:{name[1]}" if ":" in name[0] else f"{name[0]}:{name[1]}"
+
+
+def run(session: Session, wanted: Wanted, note: Callable[[str], None], warn: Callable[[str], None]) -> None:
+    """Serve until SIGTERM or SIGINT. ``note`` is told where, ``warn`` of each failure, a line each."""
+    from stratum.api.registry import Registry
+
+    check(wanted)
+    passwords = Passwords(wanted.htpasswd, warn) if wanted.htpasswd is not None else None
+    certificate = Certificate(wanted.certificate, wanted.key) if wanted.certificate and wanted.key else None
+    door = Door(
+        passwords,
+        users=Everywhere(write=wanted.write, delete=wanted.delete),
+        anybody=Everywhere(
+            read=passwords is None or wanted.anonymous_read,
+            write=wanted.write and wanted.insecure_anonymous_write,
+            delete=wanted.delete and wanted.insecure_anonymous_write,
+        ),
+        names=wanted.names,
+        each_second=wanted.requests,
+    )
+    app = make_app(Registry(session), door.who, log=warn, blob_max=wanted.blob_max)
+    limits = Limits(wanted.connections, wanted.connections_each)
+    logging.getLogger("uvicorn.error").addHandler(logging.NullHandler())
+    logging.getLogger("uvicorn.error").propagate = False  # failures are told by the application
+    _raise_descriptors(wanted.connections)
+    environment = session.config.environment
+    with ExitStack() as stack:
+        listener = stack.enter_context(passed(environment) or listen(wanted.listen, "server"))
+        check_reach(wanted, listener)
+        if certificate is not None:
+            stack.enter_context(_reloading(certificate, note, warn))
+        note(f"listening at {'https' if certificate else 'http'}://{shown_address(listener)}")
+        Notifier(environment.get("NOTIFY_SOCKET", "")).tell("READY=1")
+        serve(app, listener, limits=limits, tls=certificate.context if certificate else None)
+
+
+@contextmanager
+def _reloading(certificate: Certificate, note: Callable[[str], None], warn: Callable[[str], None]) -> Iterator[None]:
+    """Read the certificate anew at SIGHUP."""
+
+    def reload(*_: object) -> None:
+        try:
+            certificate.reload()
+            note("the certificate was read anew")
+        except StratumError as exc:
+            warn(exc.told)
+
+    before = signal.signal(signal.SIGHUP, reload)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def _raise_descriptors(connections: int) -> None:
+    """As many open files as connections need that read a file each, where the system gives them."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 4 * connections + 256
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
