@@ -32,6 +32,9 @@ _NOBODY = "$2b$10$" + "." * 53
 """A hash that no password has: for users that there are not, so that these take as long as others."""
 
 
+_HOW = "'htpasswd -B FILE NAME' writes such a line"
+
+
 def parse_passwords(data: bytes) -> dict[str, str]:
     """User -> hash. ``UsageError`` where a line is something else."""
     found: dict[str, str] = {}
@@ -40,11 +43,11 @@ def parse_passwords(data: bytes) -> dict[str, str]:
             continue
         name, colon, hashed = line.strip().partition(":")
         if not (colon and name.isprintable() and 0 < len(name) <= _NAME_MAX):
-            raise UsageError(f"line {number} is not NAME:HASH")
+            raise UsageError(f"line {number} is not NAME:HASH", hint=_HOW)
         if not _HASH.fullmatch(hashed):
             raise UsageError(
                 f"line {number}: the hash of {quoted(name)} is not one by bcrypt with a cost of 4 to 15",
-                hint="'htpasswd -B FILE NAME' writes such a line",
+                hint=_HOW,
             )
         if name in found:
             raise UsageError(f"line {number}: {quoted(name)} has a line already")
