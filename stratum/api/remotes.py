@@ -64,8 +64,8 @@ def list_remote(session: Session, target: str, access: Access) -> list[RemoteTag
 
 
 def list_repositories(session: Session, text: str, access: Access) -> list[str] | None:
-    """What the registry or the bucket that ``text`` names has, each as a target is written; None where ``text`` is a
-    repository itself.
+    """What the registry, the peer or the bucket that ``text`` names has, each as a target is written; None where
+    ``text`` is a repository itself.
 
     A prefix is one where it has tags, a whole bucket where nothing else in it has some, and both where a tag or digest
     is named or nothing below has tags; a slash at the end says that what is below is meant. Raises as ``oci.catalog``.
@@ -73,12 +73,13 @@ def list_repositories(session: Session, text: str, access: Access) -> list[str] 
     from stratum.oci.catalog import list_prefixes
     from stratum.oci.catalog import list_repositories as run
     from stratum.oci.places import open_source
-    from stratum.oci.target import parse_target, registry_alone
+    from stratum.oci.target import PEER_PREFIX, parse_target, registry_alone
 
     registry = registry_alone(text, session.config.registry)
     if registry is not None:
         target = parse_target(f"{registry}/repository")
-        return [f"{target.host}/{name}" for name in run(target, access)]
+        where = target.host if target.peer is None else f"{PEER_PREFIX}{target.peer}"
+        return [f"{where}/{name}" for name in run(target, access)]
     target = parse_target(text, session.config.registry)
     if target.bucket is None or parse_target(text, session.config.registry, default_tag="").tag or target.digest:
         return None

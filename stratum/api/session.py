@@ -30,8 +30,9 @@ class Session(Workplace):
         from dataclasses import replace
 
         from stratum.oci.access import access_of
+        from stratum.store.peerbook import finder
 
-        access = access_of(self.config, plain_http=plain_http, ca_file=ca_file)
+        access = access_of(self.config, plain_http=plain_http, ca_file=ca_file, peer=finder(self.config.store))
         return replace(access, unsafe_concurrent=True) if unsafe_concurrent else access
 
     @contextmanager

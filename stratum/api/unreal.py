@@ -59,6 +59,7 @@ def bring(
         return
     from stratum.hydrate.evict import make_room
     from stratum.oci.access import access_of
+    from stratum.store.peerbook import finder
     from stratum.transfer.realize import check_real, fetch_missing
 
     if offline:
@@ -67,7 +68,7 @@ def bring(
     with store.locks.store():
         missing = store.residence.missing(objects)
     if missing:
-        access, jobs = access_of(place.config), place.config.jobs
+        access, jobs = access_of(place.config, peer=finder(place.config.store)), place.config.jobs
         make_room(store, place.state, place.config, access, sum(missing.values()))
         fetch_missing(store, missing, access, commits=partial, jobs=jobs, progress=progress)
 

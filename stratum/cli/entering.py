@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _LOOKING = {"", "list", "show", "log", "ps", "info", "metrics", "tag", "export", "verify"}
 """They look at what is there; nothing is there that only a namespace which was not made yet could show."""
-_OUTSIDE = {"push", "pull", "login", "logout", "hook install", "hook uninstall"}
+_OUTSIDE = {"push", "pull", "login", "logout", "peer", "share", "hook install", "hook uninstall"}
 """They ask programs for passwords, which know the user by another ID than 0, or are about files of the host alone."""
 _NEEDING = {"init", "mount", "shell", "unshare", "hydrate"}
 _MOUNTLESS = {"list", "show", "log", "ls", "cat", "find", "diff", "tag", "import", "export", "restore", "verify"}

@@ -7,6 +7,7 @@ A path is that of a URL without ``stratum://``, or any path given to a file syst
     REF:/PATH  NAME:TAG:PATH                 the same, as the command line writes it
     HOST[:PORT]/REPOSITORY:TAG/PATH          a commit in a registry; also http://HOST... and https://HOST...
     SCHEME://BUCKET[/PREFIX]:TAG/PATH        a commit in an object store: s3, gs, az, file, memory
+    peer://PEER/NAME:TAG/PATH                a commit of a peer
     oci:DIRECTORY:TAG/PATH                   a commit in an OCI image layout; ``oci-archive:FILE:TAG/PATH``
 
 Where an object store is (``?endpoint=URL``) is said by options of the file system or by the settings, not in a path.
@@ -29,7 +30,7 @@ from stratum.errors import UsageError, quoted
 from stratum.oci.target import is_tag, parse_target
 from stratum.refs import DEFAULT_TAG, split_ref_path
 
-_SCHEME = re.compile(r"(s3|gs|az|file|memory|https?)://", re.IGNORECASE)
+_SCHEME = re.compile(r"(s3|gs|az|file|memory|peer|https?)://", re.IGNORECASE)
 _BUCKETS = ("s3://", "gs://", "az://")
 _LAYOUT = re.compile(r"oci(?:-archive)?:(?=[/.])")
 _DIGEST = re.compile(r"[^@]*@sha256:[0-9a-f]{64}")
@@ -80,7 +81,7 @@ def split_path(path: str) -> tuple[Address | None, str]:
     scheme = _SCHEME.match(text) or _LAYOUT.match(text)
     if scheme is not None:
         begun = scheme.end()
-        first = 1 if scheme.group().lower().startswith("http") else 0
+        first = 1 if scheme.group().lower().startswith(("http", "peer")) else 0
         found = _place(text, begun, first)
         if "?" in (found[0].reference if found is not None else text) and scheme.group().lower() in _BUCKETS:
             raise UsageError(

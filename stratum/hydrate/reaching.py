@@ -22,6 +22,8 @@ from stratum.frozen import replace as replace_frozen
 from stratum.oci.access import Access, Credentials, access_of
 from stratum.oci.bucketname import Bucket
 from stratum.oci.target import Target, parse_target
+from stratum.peers.link import no_peer
+from stratum.store.peerbook import finder
 
 CREDENTIALS = "credentials"
 KEYS = "keys"
@@ -38,13 +40,15 @@ def access_for(config: Config, options: Mapping[str, str], source: Target | None
 
     ``config`` are the settings of who mounted it. ``UsageError`` where the credentials are no such table.
     """
-    access = access_of(config)
+    access = access_of(config, peer=finder(config.store))
     if AUTHORITIES in options:
         from stratum.oci.tls import system_authorities
 
         known = access.authorities or tuple(filter(None, (system_authorities(),)))
         access = replace(access, authorities=(*known, Path(options[AUTHORITIES])))
     isolated = options.get(ISOLATED) == "true"
+    if isolated:
+        access = replace(access, peer=no_peer)
     if CREDENTIALS in options or isolated:
         found = _preferring(options.get(CREDENTIALS, "{}"), None if isolated else access.credentials)
         access = replace(access, credentials=found)

@@ -126,11 +126,13 @@ def main(argument: dict[str, Any]) -> None:
     from stratum.mount.state import State
     from stratum.oci.access import access_of
     from stratum.store import Store
+    from stratum.store.peerbook import finder
 
     os.nice(5)
     try:
         config = load_config(argument["settings"], store=argument["store"], runtime_dir=argument["runtime_dir"])
-        evictor = Evictor(Store.open(config.store), State(config.runtime_dir), config, access_of(config))
+        access = access_of(config, peer=finder(config.store))
+        evictor = Evictor(Store.open(config.store), State(config.runtime_dir), config, access)
         done = evictor.make_room(argument["coming"])
         answer = {"held": evictor.estimate, "short": done.short, "freed": done.bytes, "problems": done.problems}
     except Exception as exc:  # whatever it is, there is only one who can tell of it

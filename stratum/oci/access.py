@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stratum.peers.link import FindPeer, no_peer
+
 if TYPE_CHECKING:
     from stratum.config import Config, PlaceSettings
 
@@ -25,8 +27,8 @@ def anonymous(_host: str, _repository: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """How registries and object stores are reached. Nothing else is looked at: no settings, no environment, no file of
-    the user's.
+    """How registries, object stores and peers are reached. Nothing else is looked at: no settings, no environment, no
+    file of the user's.
 
     ``plain_http`` is the user's explicit wish for HTTP without TLS. ``ca_file`` has the certificate authorities that
     the user wants to count, else those of all ``authorities`` do, else the system's. ``proxies`` has ``http_proxy``,
@@ -39,6 +41,8 @@ class Access:
     and programs that it names count besides its keys, and what role this machine has; without it, and without keys,
     requests are anonymous. ``unsafe_concurrent`` is whether a store may be written to that heeds no conditions;
     None: where ``places`` say so.
+
+    ``peer`` finds the peer of a name; by itself nobody is known.
     """
 
     credentials: Credentials = field(default=anonymous, repr=False)
@@ -56,6 +60,7 @@ class Access:
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     ambient: bool = False
     unsafe_concurrent: bool | None = None
+    peer: FindPeer = field(default=no_peer, repr=False)
 
 
 def proxies_in(environment: Mapping[str, str]) -> dict[str, str]:
@@ -64,8 +69,11 @@ def proxies_in(environment: Mapping[str, str]) -> dict[str, str]:
     return {name.lower(): value for name, value in environment.items() if name.lower() in wanted and value}
 
 
-def access_of(config: Config, *, plain_http: bool = False, ca_file: str | Path | None = None) -> Access:
-    """How registries are reached by the settings, the environment they came with, and a verb's options."""
+def access_of(
+    config: Config, *, plain_http: bool = False, ca_file: str | Path | None = None, peer: FindPeer = no_peer
+) -> Access:
+    """How places are reached by the settings, the environment they came with, and a verb's options. ``peer`` finds
+    peers: where there may be some, that is ``store.peerbook.finder`` of the store in the settings."""
     from stratum.oci.credentials import find_credentials
 
     named = config.environment.get("SSL_CERT_FILE")
@@ -80,4 +88,5 @@ def access_of(config: Config, *, plain_http: bool = False, ca_file: str | Path |
         places=config.places,
         environment=config.environment,
         ambient=True,
+        peer=peer,
     )

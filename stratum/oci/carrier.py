@@ -46,13 +46,10 @@ class Carrier:
     """
 
     def __init__(self, target: Target, access: Access) -> None:
-        assert target.host is not None
-        assert target.api_host is not None
-        self.target, self.host, self.api_host = target, target.host, target.api_host
-        self.scheme = scheme_for(target, access)
+        self.target = target
+        self.scheme, self.host, self.api_host, self.transport = self._reached(target, access)
         self.base = f"{self.scheme}://{self.api_host}/v2/"
         self._origin = origin(self.base)
-        self.transport = Transport(access)
 
         def lookup() -> str | None:
             return access.credentials(self.api_host, target.repository)
@@ -60,6 +57,12 @@ class Carrier:
         self.auth = Auth(self.transport, self.base, self.host, lookup, access.token_realms.get(self.host))
         self._oras = oras.provider.Registry(self.api_host, insecure=self.scheme == "http")
         self._oras.session, self._oras.auth = self.transport, self.auth
+
+    def _reached(self, target: Target, access: Access) -> tuple[str, str, str, Transport]:
+        """``scheme``, ``host``, ``api_host`` and ``transport``."""
+        assert target.host is not None
+        assert target.api_host is not None
+        return scheme_for(target, access), target.host, target.api_host, Transport(access)
 
     def send(
         self,

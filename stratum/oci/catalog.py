@@ -10,9 +10,9 @@ from dataclasses import replace
 from stratum.errors import UnsupportedError, UsageError
 from stratum.oci.access import Access
 from stratum.oci.bucketname import Bucket
-from stratum.oci.carrier import Carrier
 from stratum.oci.names import list_names
-from stratum.oci.target import Target, is_repository
+from stratum.oci.peerlink import carrier_to
+from stratum.oci.target import Target, is_repository, is_shared_name
 
 STRANGERS_MAX = 1_000_000
 """So many keys of a bucket that belong to no place are passed over."""
@@ -30,11 +30,13 @@ def list_repositories(target: Target, access: Access) -> list[str]:
     ``UnsupportedError`` where it has no catalog, ``DeniedError`` where it does not show it, ``DamagedError`` for
     something else than a list of them.
     """
-    carrier = Carrier(target, access)
+    carrier = carrier_to(target, access)
     url = f"{carrier.base}_catalog?n={_AT_ONCE}"
     what = f"the repositories of {carrier.host}"
     with closing(carrier.transport):
-        found = list_names(carrier, url, "repositories", is_repository, what, absent=_NOT_OFFERED)
+        found = list_names(
+            carrier, url, "repositories", is_shared_name if target.peer else is_repository, what, absent=_NOT_OFFERED
+        )
     if found is None:
         raise UnsupportedError(
             f"{carrier.host} does not tell which repositories it has", hint="name one: HOST/REPOSITORY"

@@ -47,9 +47,9 @@ _PROGRESS = 64 << 10
 class RegistryClient(Sink):
     """The repository of ``target``."""
 
-    def __init__(self, target: Target, access: Access) -> None:
+    def __init__(self, target: Target, access: Access, carrier: Carrier | None = None) -> None:
         self.target = target
-        self._carrier = Carrier(target, access)
+        self._carrier = carrier or Carrier(target, access)
         self._transport, self._host = self._carrier.transport, self._carrier.host
         # Read from a whole reference, a host without '.' or ':' would be a part of the repository's name.
         self._places = oras.container.Container(f"registry.invalid/{target.repository}")

@@ -211,7 +211,9 @@ class _Connection(HTTPConnection):
         _send_in_pieces(self, super().send, data)
 
 
-class _TLSConnection(HTTPSConnection):
+class TLSConnection(HTTPSConnection):
+    """One by TLS."""
+
     response_class = _Response
 
     def send(self, data: Any) -> None:
@@ -223,7 +225,7 @@ class _Pool(HTTPConnectionPool):
 
 
 class _TLSPool(HTTPSConnectionPool):
-    ConnectionCls = _TLSConnection
+    ConnectionCls = TLSConnection
 
 
 _POOLS = {"http": _Pool, "https": _TLSPool}

@@ -1,4 +1,4 @@
-"""From a target to the place that it names: a registry, an OCI image layout, an archive, an object store."""
+"""From a target to the place that it names: a registry, an OCI image layout, an archive, an object store, a peer."""
 
 from __future__ import annotations
 
@@ -36,6 +36,13 @@ def open_sink(target: Target, access: Access, *, create: bool) -> Sink:
         from stratum.oci.objectstore import ObjectStore
 
         return ObjectStore(target, access, writes=create)
+    if target.peer is not None:
+        from stratum.oci.lightly import lightly
+
+        with lightly():
+            from stratum.oci.peerplace import PeerPlace
+
+        return PeerPlace(target, access)
     if target.directory is not None:
         from stratum.oci.layout import Layout
 

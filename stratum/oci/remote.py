@@ -1,8 +1,8 @@
 """The contract of a place that manifests and blobs are in: read from it (``Source``), write to it (``Sink``).
 
-A registry (``client``), an object store (``objectstore``), an OCI image layout (``layout``) and an archive
-(``archive``) are such places; ``places`` opens the one that a target names. A new place is a class with the abstract
-methods here, and has to pass the tests of the contract (``tests/contracts/places.py``).
+A registry (``client``), an object store (``objectstore``), an OCI image layout (``layout``), an archive (``archive``)
+and a peer (``peerplace``) are such places; ``places`` opens the one that a target names. A new place is a class
+with the abstract methods here, and has to pass the tests of the contract (``tests/contracts/places.py``).
 
 For all methods of both:
 

@@ -7,9 +7,11 @@
     oci:DIRECTORY[:TAG][@sha256:DIGEST]                                an OCI image layout
     oci-archive:FILE[:TAG][@sha256:DIGEST]                             an OCI image layout in a tar, to read from
     s3://BUCKET[/PREFIX][:TAG][@sha256:DIGEST]                         an object store (``bucketname`` has them all)
+    peer://PEER/REPOSITORY[:TAG][@sha256:DIGEST]                       a peer: its stratum of this name (``peerplace``)
 
 REPOSITORY and TAG follow the OCI distribution specification 1.1. The first part of a reference is a host where it
-contains '.' or ':' or is ``localhost``, as in every container tool.
+contains '.' or ':' or is ``localhost``, as in every container tool. At a peer, REPOSITORY may also be any name of a
+stratum.
 """
 
 from __future__ import annotations
@@ -19,10 +21,11 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from stratum.errors import UsageError
+from stratum.errors import UsageError, quoted
 from stratum.oci.bucketname import BUCKET_PREFIXES, Bucket, other_scheme, split_bucket
 from stratum.oci.descriptor import is_digest
-from stratum.refs import DEFAULT_TAG
+from stratum.peers.cards import is_peer_name
+from stratum.refs import DEFAULT_TAG, is_name
 
 _REPOSITORY = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*")
 _TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}")
@@ -30,12 +33,14 @@ _HOST_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _HOST = re.compile(rf"(?P<name>{_HOST_LABEL}(?:\.{_HOST_LABEL})*|\[[0-9a-fA-F:.]+\])(?::(?P<port>[0-9]{{1,5}}))?")
 _REPOSITORY_MAX = 255
 _API_HOSTS = {"docker.io": "registry-1.docker.io", "index.docker.io": "registry-1.docker.io"}
+PEER_PREFIX = "peer://"
 _GRAMMAR = "write it as HOST[:PORT]/REPOSITORY[:TAG], s3://BUCKET[/PREFIX][:TAG] or oci:DIRECTORY[:TAG]"
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A parsed target: exactly one of ``host`` (with port, lower case), ``directory``, ``archive``, ``bucket`` is set.
+    """A parsed target: exactly one of ``host`` (with port, lower case), ``directory``, ``archive``, ``bucket`` and
+    ``peer`` (the name that one is known by) is set.
 
     ``scheme`` is what the user wrote, or None. ``digest``, where given, decides; ``tag`` is then only a name.
     """
@@ -48,6 +53,7 @@ class Target:
     directory: Path | None = None
     archive: Path | None = None
     bucket: Bucket | None = None
+    peer: str | None = None
 
     def __str__(self) -> str:
         """The reference without http:// or https://, as it is recorded and shown."""
@@ -62,6 +68,8 @@ class Target:
             return f"oci-archive:{self.archive}"
         if self.bucket is not None:
             return f"{self.bucket}{self.bucket.query}"
+        if self.peer is not None:
+            return f"{PEER_PREFIX}{self.peer}/{self.repository}"
         return f"oci:{self.directory}" if self.directory is not None else f"{self.host}/{self.repository}"
 
     @property
@@ -85,6 +93,8 @@ def parse_target(text: str, default_registry: str | None = None, *, default_tag:
     """
     if text.startswith(("oci:", "oci-archive:")):
         return _parse_layout(text, default_tag)
+    if text.startswith(PEER_PREFIX):
+        return _parse_peer(text, default_tag)
     if text.startswith(BUCKET_PREFIXES):
         bucket, tag, digest = split_bucket(text)
         return Target(tag=_tag(tag, str(bucket)) if tag is not None else default_tag, digest=digest, bucket=bucket)
@@ -119,11 +129,28 @@ def below(registry: str, rest: str) -> str:
 def _other_scheme(text: str) -> UsageError:
     """What is said of a URL that leads to no place. Its scheme alone is repeated: a password may be in the rest."""
     scheme, ours = text.partition("://")[0], other_scheme(text)
-    known = ", ".join((*BUCKET_PREFIXES, "http://", "https://"))
+    known = ", ".join((*BUCKET_PREFIXES, PEER_PREFIX, "http://", "https://"))
     return UsageError(
         f"{scheme[:40]!r} is not the scheme of a place; those that are: {known}",
         hint=f"write it as {ours}://..." if ours else _GRAMMAR,
     )
+
+
+def _parse_peer(text: str, default_tag: str) -> Target:
+    peer, _, rest = text.removeprefix(PEER_PREFIX).partition("/")
+    path, digest = _split_digest(rest, text)
+    repository, colon, tag = path.partition(":")
+    if not is_peer_name(peer) or not is_shared_name(repository):
+        raise UsageError(
+            f"{quoted(text)} names no stratum of a peer",
+            hint="write it as peer://PEER/NAME[:TAG]; 'stratum peer list' shows the peers that are known",
+        )
+    return Target(repository=repository, tag=_tag(tag, text) if colon else default_tag, digest=digest, peer=peer)
+
+
+def is_shared_name(text: str) -> bool:
+    """Whether a stratum or repository of a peer can have this name."""
+    return is_name(text) or is_repository(text)
 
 
 def _parse_layout(text: str, default_tag: str) -> Target:
@@ -179,13 +206,16 @@ def _host(host: str, text: str) -> str:
 
 
 def registry_alone(text: str, default_registry: str | None = None) -> str | None:
-    """The registry ([http(s)://]HOST[:PORT]) where ``text`` names one and no repository; None for anything else.
+    """The registry ([http(s)://]HOST[:PORT]) or peer (peer://PEER) where ``text`` names one and no repository; None for
+    anything else.
 
     A slash at the end or a scheme say so; without a default registry, in which HOST could be a repository, also what
     HOST looks like.
     """
     scheme, mark, rest = text.rpartition("://")
     host = rest.removesuffix("/")
+    if text.startswith(PEER_PREFIX):
+        return f"{PEER_PREFIX}{host}" if is_peer_name(host) else None
     looks = "." in host or ":" in host or host == "localhost"
     if (
         scheme not in ("", "http", "https")

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from http.cookiejar import DefaultCookiePolicy
-from pathlib import Path
+from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 import requests
@@ -30,11 +30,13 @@ from stratum.errors import (
     os_error_text,
 )
 from stratum.oci.access import Access
-from stratum.oci.deadline import Account, Pace, TooLongError, pace_of
+from stratum.oci.deadline import Account, Adapter, Pace, TooLongError, pace_of
 from stratum.oci.target import is_loopback
 from stratum.oci.tls import TlsAdapter, system_authorities
 
 _PIECE = 256 << 10
+POOL: dict[str, Any] = {"pool_connections": 4, "pool_maxsize": 16, "max_retries": 0}
+"""How many connections a session keeps."""
 _ERROR_BODY_MAX = 64 << 10
 _WORDS_MAX = 300
 _REDIRECTS_MAX = 5
@@ -77,11 +79,10 @@ def resolve(base: str, place: str) -> str:
 class PlainSession(requests.Session):
     """A session that adds nothing of its own: no environment, no ``.netrc``, no cookies, no redirects."""
 
-    def __init__(self, authorities: Sequence[Path]) -> None:
+    def __init__(self, adapter: Adapter) -> None:
         super().__init__()
         self.trust_env = False
         self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-        adapter = TlsAdapter(authorities, pool_connections=4, pool_maxsize=16, max_retries=0)
         self.mount("https://", adapter)
         self.mount("http://", adapter)
 
@@ -110,12 +111,17 @@ class Transport:
 
     def __init__(self, access: Access) -> None:
         self._access = access
+        self._account = Account(_SLACK * access.patience, access.min_rate)
+        self._session, self._verify = self._connected()
+
+    def _connected(self) -> tuple[requests.Session, str | bool]:
+        """What makes the connections, and requests' ``verify``."""
+        access = self._access
         if access.ca_file is not None and not access.ca_file.is_file():
             raise UsageError(f"there is no certificate file {access.ca_file}")
         first, *others = (access.ca_file,) if access.ca_file else access.authorities or (system_authorities(),)
-        self._session = PlainSession(others)
-        self._account = Account(_SLACK * access.patience, access.min_rate)
-        self._verify = str(first) if first is not None else True  # those that came with requests
+        adapter = TlsAdapter(others, **POOL)
+        return PlainSession(adapter), str(first) if first is not None else True  # those that came with requests
 
     def close(self) -> None:
         """Let go of the connections."""

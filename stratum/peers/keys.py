@@ -10,7 +10,6 @@ The **key ID** is the first 16 hex digits of the SHA-256 of the 32 bytes of the 
 from __future__ import annotations
 
 import hashlib
-import ssl
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -47,6 +46,8 @@ def make_key_file() -> bytes:
 
 def certificate_in(key_file: bytes, where: str) -> bytes:
     """The certificate (DER) in such a file. ``DamagedError`` names ``where``."""
+    import ssl  # only who has peers needs it
+
     try:
         text = key_file.decode("ascii")
         der = ssl.PEM_cert_to_DER_cert(text[text.index(_CERTIFICATE_MARK) :])

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from stratum.errors import DamagedError, NotFoundError, UsageError
-from stratum.oci.target import Target, parse_target
+from stratum.oci.target import PEER_PREFIX, Target, parse_target
 from stratum.transfer.catalogs import target_of
 
 if TYPE_CHECKING:
@@ -44,10 +44,10 @@ def relatives(store: Store, commit: str, target: Target) -> Iterator[Target]:
 
 
 def where(target: Target) -> tuple[str | None, str]:
-    """The registry or bucket that has the place, and what the place is called there; None for all others."""
+    """The registry, bucket or peer that has the place, and what the place is called there; None for all others."""
     if target.bucket is not None:
         return target.bucket.root, target.bucket.prefix
-    return target.host, target.repository
+    return f"{PEER_PREFIX}{target.peer}" if target.peer is not None else target.host, target.repository
 
 
 def _recorded(store: Store, commit: str) -> list[Target]:
