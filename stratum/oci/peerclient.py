@@ -1,0 +1,69 @@
+"""What a peer says besides being a registry: what it shares with this host, and the moves of tags."""
+
+from __future__ import annotations
+
+import json
+from contextlib import closing
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from stratum.errors import DamagedError, DeniedError, NotFoundError, StratumError
+from stratum.oci.peerlink import PeerTransport
+from stratum.oci.target import is_shared_name
+
+if TYPE_CHECKING:
+    from stratum.oci.access import Access
+
+MOVES_MAX = 16 << 20
+"""Bytes of moves in an answer or a request."""
+_SHARED_MAX = 4 << 20
+_PREFIX = "/_stratum/v1"
+
+
+class PeerClient:
+    """The peer of that name, reached by ``access``; ``NotFoundError`` where none is known, ``UsageError`` where it is
+    not known where it listens. Methods raise ``StratumError``: ``UnreachableError`` and ``DeniedError`` besides."""
+
+    def __init__(self, name: str, access: Access) -> None:
+        link = access.peer(name)
+        self.name = link.name
+        self._origin = f"https://{link.reachable()}"
+        self._transport = PeerTransport(link, access)
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        self._transport.close()
+
+    def shared(self) -> dict[str, bool]:
+        """The strata that the peer shares with this host, and whether it may push to each. ``DamagedError``."""
+        data = self._ask("GET", "/strata", None, _SHARED_MAX, f"list what peer {self.name} shares")
+        try:
+            found = {str(each["name"]): each["may"] == "write" for each in json.loads(data)["strata"]}
+        except (ValueError, KeyError, TypeError, RecursionError):
+            found = None
+        if found is None or not all(map(is_shared_name, found)):
+            raise DamagedError(f"peer {self.name} sent something that is no list of strata")
+        return found
+
+    def moves(self, stratum: str) -> bytes:
+        """The moves that the peer has of the tags of a stratum. ``NotFoundError`` where it shares none of that name."""
+        return self._ask("GET", _moves(stratum), None, MOVES_MAX, f"get the moves of {stratum} from peer {self.name}")
+
+    def send_moves(self, stratum: str, data: bytes) -> bytes:
+        """Give the peer moves; what it answers."""
+        return self._ask("POST", _moves(stratum), data, MOVES_MAX, f"send moves of {stratum} to peer {self.name}")
+
+    def _ask(self, method: str, path: str, data: bytes | None, limit: int, doing: str) -> bytes:
+        headers = {} if data is None else {"Content-Type": "application/octet-stream"}
+        # Moves are a set: who is sent some again has them.
+        response = self._transport.send(method, f"{self._origin}{_PREFIX}{path}", headers, data=data, again=True)
+        if response.status_code != 200:
+            message = f"cannot {doing}: it answered {self._transport.words(response)}"
+            kind = {404: NotFoundError, 401: DeniedError, 403: DeniedError}.get(response.status_code, StratumError)
+            raise kind(message)
+        with closing(response):
+            return b"".join(self._transport.body(response, limit, "an answer"))
+
+
+def _moves(stratum: str) -> str:
+    return f"/strata/{quote(stratum, safe='')}/moves"

@@ -1,0 +1,105 @@
+"""The peers' API, below ``/_stratum/v1``: what is shared with who asks, and the moves of the tags of a stratum.
+
+::
+
+    GET  /strata               {"strata": [{"name": NAME, "may": "read" | "write"}, ...]}
+    GET  /strata/NAME/moves    the moves that this host has of the stratum's tags (``sync``)
+    POST /strata/NAME/moves    those that the peer has; the answer has what it lacks. Of one that may only read none is
+                               taken
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from stratum.oci.peerclient import MOVES_MAX
+from stratum.serve.app import make_app
+from stratum.serve.asked import body_of, missing
+from stratum.serve.peerlisten import guarded, peers_only
+from stratum.serve.refusals import Refusal
+from stratum.serve.visibility import asker_of
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
+    from stratum.api.registry import Registry
+    from stratum.api.session import Session
+    from stratum.store.peerbook import PeerBook
+
+_MOVES = "application/vnd.stratum.moves"
+
+
+class Exchange(Protocol):
+    """Moves, as a host has them for the peer of that name, and takes them from it. ``writable`` is whether the peer may
+    push. Raises ``StratumError``."""
+
+    def offered(self, stratum: str, peer: str, *, writable: bool) -> bytes:
+        """Those that the peer is given."""
+        ...
+
+    def receive(self, stratum: str, peer: str, data: bytes, *, writable: bool) -> bytes:
+        """Take those of the peer; what it is answered."""
+        ...
+
+
+def peer_app(session: Session, registry: Registry, exchange: Exchange, log: Callable[[str], None]) -> ASGIApp:
+    """What a listener of peers answers with: the registry and the peers' API, of what is shared with who asks."""
+    book = session.store.peers
+    return guarded(make_app(registry, peers_only(book), log=log, peers=peer_routes(book, exchange)), book, log)
+
+
+def peer_routes(book: PeerBook, exchange: Exchange) -> Sequence[BaseRoute]:
+    """The routes, for ``serve.app.make_app``."""
+    api = _PeerApi(book, exchange)
+    return (
+        Route("/strata", api.strata),
+        Route("/strata/{name}/moves", api.offered),
+        Route("/strata/{name}/moves", api.receive, methods=["POST"]),
+    )
+
+
+class _PeerApi:
+    def __init__(self, book: PeerBook, exchange: Exchange) -> None:
+        self._book = book
+        self._exchange = exchange
+
+    async def strata(self, request: Request) -> Response:
+        peer = self._book.now().peers.get(_name(request))
+        strata = peer.strata if peer is not None else {}
+        found = [{"name": name, "may": "write" if write else "read"} for name, write in sorted(strata.items())]
+        return JSONResponse({"strata": found})
+
+    async def offered(self, request: Request) -> Response:
+        stratum = self._shared(request)
+        with missing("NAME_UNKNOWN", "there is no such stratum"):
+            data = await run_in_threadpool(
+                self._exchange.offered, stratum, _name(request), writable=asker_of(request).sees.writes(stratum)
+            )
+        return Response(data, media_type=_MOVES)
+
+    async def receive(self, request: Request) -> Response:
+        stratum = self._shared(request)
+        data = await body_of(request, MOVES_MAX)
+        with missing("NAME_UNKNOWN", "there is no such stratum"):
+            answer = await run_in_threadpool(
+                self._exchange.receive, stratum, _name(request), data, writable=asker_of(request).sees.writes(stratum)
+            )
+        return Response(answer, media_type=_MOVES)
+
+    def _shared(self, request: Request) -> str:
+        stratum = str(request.path_params["name"])
+        if not asker_of(request).sees.reads(stratum):
+            raise Refusal(404, "there is no such stratum", code="NAME_UNKNOWN")
+        return stratum
+
+
+def _name(request: Request) -> str:
+    name = asker_of(request).name
+    assert name is not None
+    return name
