@@ -10,6 +10,7 @@ Every function here is safe for any depth: the work is done by generators that `
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
+from copy import copy
 from typing import Any, NamedTuple, TypeVar
 
 from stratum.tree.dump import count_links
@@ -163,13 +164,17 @@ def same_value(a: Inode, b: Inode) -> bool:
 
 
 class Rebased(NamedTuple):
-    """The tree, and the paths (absolute, raw bytes, sorted) that both sides had changed."""
+    """The tree, the paths (absolute, raw bytes, sorted) that both sides had changed, and those of them that are as the
+    new base has them."""
 
     tree: Directory
     conflicts: list[bytes]
+    taken: frozenset[bytes]
 
 
-def rebase(old_base: Directory, merged: Directory, new_base: Directory, *, theirs: bool = False) -> Rebased:
+def rebase(
+    old_base: Directory, merged: Directory, new_base: Directory, *, theirs: bool = False, keep_changed: bool = False
+) -> Rebased:
     """Carry what ``merged`` changed over ``old_base`` onto ``new_base``.
 
     Paths are compared one by one, by value and by which other names the inode has. Where both sides changed a path in
@@ -177,21 +182,37 @@ def rebase(old_base: Directory, merged: Directory, new_base: Directory, *, their
     modification time alone as none that could be in the way of the other side's. A directory is merged entry by entry
     and field by field. A directory that the new base dropped or replaced is listed where ``merged`` had changed
     something in it, and comes back with just those entries, unless ``theirs``.
+
+    With ``keep_changed``, never together with ``theirs``, what one side removed and the other changed is listed and
+    stays as changed, whichever side that was; of a directory, just the entries that were changed in it.
     """
-    job = _Rebase(old_base, merged, new_base, theirs)
+    job = _Rebase(old_base, merged, new_base, theirs, keep_changed)
     tree = run_deep(job.directory(b"", old_base, merged, new_base))
     assert tree is not None  # only a directory that new_base lacks can go
-    return Rebased(tree, sorted(job.conflicts))
+    return Rebased(tree, sorted(job.conflicts), frozenset(path for path, taken in job.conflicts.items() if taken))
 
 
 class _Rebase:
     """One rebase: the trees' hard links and the conflicts found so far."""
 
-    def __init__(self, old: Directory, merged: Directory, new: Directory, theirs: bool) -> None:
+    def __init__(
+        self, old: Directory, merged: Directory, new: Directory, theirs: bool, keep_changed: bool = False
+    ) -> None:
         self._theirs = theirs
+        self._keep_changed = keep_changed
+        self._swapped = False
         self._old, self._merged, self._new = _link_names(old), _link_names(merged), _link_names(new)
         self._linked = bool(self._old or self._merged or self._new)
-        self.conflicts: set[bytes] = set()
+        self.conflicts: dict[bytes, bool] = {}  # path -> whether the new base's version was taken
+
+    def _mirrored(self) -> _Rebase:
+        """The same job with the sides swapped, which lists its conflicts here."""
+        job = copy(self)
+        job._merged, job._new, job._swapped = self._new, self._merged, not self._swapped
+        return job
+
+    def _conflict(self, path: bytes, *, theirs: bool) -> None:
+        self.conflicts[path] = theirs is not self._swapped
 
     def directory(
         self, path: bytes, old: Directory | None, merged: Directory, new: Directory | None
@@ -216,7 +237,7 @@ class _Rebase:
         untouched = not children and len(self.conflicts) == known
         if untouched and old is not None and _own_fields(old) == _own_fields(merged):
             return None
-        self.conflicts.add(path)
+        self._conflict(path, theirs=self._theirs)
         return None if self._theirs else merged.with_children(children)
 
     def _entry(self, path: bytes, old: Inode | None, merged: Inode | None, new: Inode | None) -> Task[Inode | None]:
@@ -228,6 +249,8 @@ class _Rebase:
                 new if isinstance(new, Directory) else None,
             )
             return inner if inner is not None else new
+        if self._keep_changed and merged is None and isinstance(old, Directory) and isinstance(new, Directory):
+            return (yield self._mirrored().directory(path, old, new, None))
         if not _differ(old, self._old, merged, self._merged):
             return new
         if not _differ(old, self._old, new, self._new, times=False):
@@ -235,8 +258,9 @@ class _Rebase:
         if not _differ(old, self._old, merged, self._merged, times=False):
             return new
         if _differ(merged, self._merged, new, self._new, times=False):
-            self.conflicts.add(path)
-            return new if self._theirs else merged
+            theirs = self._theirs or (self._keep_changed and merged is None)
+            self._conflict(path, theirs=theirs)
+            return new if theirs else merged
         return merged
 
     def _with_metadata(
@@ -248,7 +272,7 @@ class _Rebase:
             before = getattr(old, field) if old is not None else None
             both = field != "mtime" and ours not in (before, theirs) and theirs != before
             if both:
-                self.conflicts.add(path)
+                self._conflict(path, theirs=self._theirs)
             fields.append(theirs if ours == before or (both and self._theirs) else ours)
         for side in (new, merged):
             if side.metadata() == tuple(fields) and _same_children(side.children, children):
@@ -291,6 +315,14 @@ def _differ(a: Inode | None, a_names: _LinkNames, b: Inode | None, b_names: _Lin
         elif not (same_value(a, b) if times else _same_but_time(a, b)) or a_names.get(id(a)) != b_names.get(id(b)):
             return True
     return False
+
+
+def alike(a: Inode | None, b: Inode | None, *, deep: bool) -> bool:
+    """Whether a path holds the same on two sides, times and names of hard links aside. Directories with all that is
+    below, or, where that is not ``deep``, only as they are themselves."""
+    if deep or a is None or b is None:
+        return not _differ(a, {}, b, {}, times=False)
+    return _same_but_time(a, b)
 
 
 def _same_but_time(a: Inode, b: Inode) -> bool:
