@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Collection
 from contextlib import AbstractContextManager, ExitStack, suppress
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stratum.api.session import Session
 from stratum.api.tagmoves import TagMove, relative, tag_move
 from stratum.errors import ConflictError, ExistsError, NotFoundError, StratumError, UsageError, os_error_text
+from stratum.frozen import field, frozen, replace
 from stratum.progress import Progress
 from stratum.refs import DEFAULT_TAG, DEFAULT_WORKTREE, check_name, parse_ref, parse_tag
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from stratum.tree.rootchange import RootChange
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Imported:
     """What an import made: the tag, its commit, the commit that the tag named before, and warnings.
 
@@ -53,7 +53,7 @@ class Imported:
         return self.previous != self.commit.metadata_hash
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Options:
     """How to import: ``tag`` chooses in a layout that holds several, ``bare`` takes a directory as a directory,
     ``force`` moves a tag that names another commit, ``excludes`` leaves something out of a directory, ``move`` has a

@@ -21,12 +21,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from stratum.errors import DamagedError, NotFoundError, StratumError, UsageError
-from stratum.oci.bucketname import BUCKET_PREFIXES
+from stratum.frozen import field, frozen
 from stratum.progress import Progress
 
 if TYPE_CHECKING:
@@ -48,7 +47,7 @@ STDIN = "-"
 REFERENCE_PREFIXES = ("oci:", "oci-archive:", DOCKER, "s3://", "gs://", "az://", "file://", "memory://")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Reading:
     """What reading a tree needs besides its source."""
 
@@ -74,14 +73,14 @@ class TreeSource(Protocol):
         """The tree, or with ``base`` that one with this source's changes; and warnings."""
 
 
-@dataclass(slots=True)
 class DirectorySource:
     """A directory; over a base, one with whiteouts."""
 
-    what: str
-    origin: dict[str, Any] = field(default_factory=dict)
-    listing: Listing | None = None
-    left_out: LeftOut | None = None
+    def __init__(self, what: str) -> None:
+        self.what = what
+        self.origin: dict[str, Any] = {}
+        self.listing: Listing | None = None
+        self.left_out: LeftOut | None = None
 
     def unchanged(self, reading: Reading) -> str | None:
         """The commit that the directory is, where that is known without reading it (``ingest.unchanged``)."""
@@ -124,7 +123,7 @@ class DirectorySource:
             remember(reading.store, Path(self.what), self.listing, commit, devices=reading.devices)
 
 
-@dataclass(slots=True)
+@frozen
 class TarSource:
     """A tar archive; over a base, one with whiteouts."""
 
@@ -146,7 +145,7 @@ class TarSource:
         return laid_over(base, tree), warnings
 
 
-@dataclass(slots=True)
+@frozen
 class ZipSource:
     """A zip archive, or with ``seven`` a 7z archive; over a base, one with whiteouts."""
 
@@ -164,14 +163,14 @@ class ZipSource:
         return laid_over(base, tree), warnings
 
 
-@dataclass(slots=True)
 class ImageSource:
-    """A container image: its layers, lowest first."""
+    """A container image: its layers, lowest first. ``directory`` is where their blobs are, by digest, once they were
+    fetched."""
 
-    remote: Source
-    image: Image
-    directory: Path | None = None
-    """Where the blobs of the layers are, by digest, once they were fetched."""
+    def __init__(self, remote: Source, image: Image) -> None:
+        self.remote = remote
+        self.image = image
+        self.directory: Path | None = None
 
     @property
     def what(self) -> str:
@@ -252,7 +251,7 @@ def fetched(store: Store, source: TreeSource) -> Iterator[None]:
         yield
 
 
-@dataclass(slots=True)
+@frozen
 class CommitSource:
     """A commit in a layout, an archive or a registry."""
 
@@ -287,7 +286,7 @@ def open_source(
     elif os.path.isdir(path) and (bare or not os.path.isfile(os.path.join(path, "oci-layout"))):
         _refuse_tag(path, tag)
         yield DirectorySource(path)
-    elif path.startswith(BUCKET_PREFIXES):
+    elif _is_bucket(path):
         with _in_object_store(session, path, tag, progress) as source:
             yield source
     elif path.startswith(REFERENCE_PREFIXES):
@@ -301,6 +300,12 @@ def open_source(
     else:
         with _open_file(path, path, tag, progress) as source:
             yield source
+
+
+def _is_bucket(path: str) -> bool:
+    from stratum.oci.bucketname import BUCKET_PREFIXES
+
+    return path.startswith(BUCKET_PREFIXES)
 
 
 @contextmanager
@@ -453,7 +458,7 @@ def _choose(remote: Layout | ArchiveReader, tag: str | None, where: str) -> str:
     return _only_tag(tags, where)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ToldHistory:
     """What is told of the commit of a source: in ``told`` the ancestors of commits as the manifests there say, in
     ``older`` the digests of the manifests of its parents that are in the same archive, the oldest first."""

@@ -34,7 +34,7 @@ from stratum.ingest.seen import Seen
 from stratum.ingest.selection import NOTHING, Excludes, LeftOut, Place, Selection, below
 from stratum.ingest.staging import Signature, open_source, signature
 from stratum.ingest.statcache import Found, StatCache, tells_changes
-from stratum.ingest.unchanged import Listing, root_entry
+from stratum.ingest.unchanged import Listing
 from stratum.progress import Progress
 from stratum.store import Store
 from stratum.store.transaction import Transaction
@@ -85,7 +85,10 @@ def import_directory(
     try:
         source = os.fsencode(os.path.realpath(path))
         found = StatCache.load(store.objects, source) if cache else None
-        selection = Selection(excludes, os.fstat(root).st_dev, left_out)
+        leave = listing.leave if listing is not None else None
+        selection = Selection(excludes, os.fstat(root).st_dev, left_out, leave)
+        if listing is not None:
+            listing.begin(os.fstat(root), excludes, selection.left_out)
         journal, dead = Journal(tx.directory), Journalled(tx.dead)
         failed = Unreadable(source, os.fstat(root).st_dev).error
         with (
@@ -238,8 +241,6 @@ class _Walk:
         info = os.fstat(root)
         if _identity(info) == self._store:
             raise UsageError(f"{os.fsdecode(path)} is the store itself")
-        if self._listing is not None:
-            self._listing.add(root_entry(info))
         tree, place, subdirectories = self._directory(root, prefix, Place(), info)
         frames = [(prefix, tree, place, subdirectories)]
         with DirectoryStack(os.dup(root)) as stack:
@@ -317,8 +318,8 @@ class _Walk:
             raise self._failed(exc, os.fsdecode(path)) from None
         node = Directory(info.st_mode, *self._owner(info, ".", fd), info.st_mtime_ns, xattrs)
         self._listed.add(signature(info), self._now, node)
-        if self._listing is not None:
-            self._listing.add(entries)
+        if self._listing is not None and not self._selection.is_beyond(info):
+            self._listing.add(fd, info, place.path, entries)
         subdirectories = []
         pending: list[Pending] = []
         if len(path) - self._top + 1 + NAME_MAX > PATH_MAX:

@@ -18,9 +18,10 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Protocol
 
 from stratum.errors import StratumError, UsageError, os_error_text
+from stratum.frozen import frozen
 from stratum.ingest.staging import open_source
 from stratum.tree.ignore import Rules, lines_of, parse_patterns, verdict_of
 
@@ -37,7 +38,7 @@ Entry = tuple[str, os.stat_result]
 """Name, and what lstat says."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Excludes:
     """What is to be left out: ``patterns`` (lines of ``tree.ignore``, those that come later count more), what
     ``.stratumignore`` says where ``ignore_files``, other file systems, caches, files of more than ``larger_than``
@@ -58,15 +59,17 @@ class Excludes:
 NOTHING = Excludes()
 
 
-@dataclass(slots=True)
 class LeftOut:
     """How much was left out: files and directories (with all in them) by name, mark or size, ``file_systems`` that are
     mounted below; ``size`` is of the files, in bytes, as what is in a directory was not looked at."""
 
-    files: int = 0
-    directories: int = 0
-    file_systems: int = 0
-    size: int = 0
+    __slots__ = ("directories", "file_systems", "files", "size")
+
+    def __init__(self, files: int = 0, directories: int = 0, file_systems: int = 0) -> None:
+        self.files = files
+        self.directories = directories
+        self.file_systems = file_systems
+        self.size = 0
 
     def __bool__(self) -> bool:
         return bool(self.files or self.directories or self.file_systems)
@@ -85,7 +88,7 @@ class LeftOut:
             self.size += info.st_size if stat.S_ISREG(info.st_mode) else 0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Place:
     """A directory of the source: its path below it, with a slash at its end (nothing: the source itself), and the rules
     in force there, those that count most first."""
@@ -94,11 +97,23 @@ class Place:
     rules: tuple[tuple[bytes, Rules], ...] = ()
 
 
-class Selection:
-    """Chooses among the entries of one source, whose directory is on ``device``; ``left_out`` counts."""
+class Leave(Protocol):
+    """Told of an entry that is left out."""
 
-    def __init__(self, excludes: Excludes, device: int, left_out: LeftOut | None = None) -> None:
+    def __call__(self, path: bytes, name: str, info: os.stat_result, /, *, large: bool, rules: bool) -> None:
+        """``name`` in the directory ``path`` (below the source, with a slash at its end): for its size where ``large``.
+        ``rules``: what is in it may say what else is left out."""
+
+
+class Selection:
+    """Chooses among the entries of one source, whose directory is on ``device``; ``left_out`` counts, ``leave`` is told
+    of each entry that is left out."""
+
+    def __init__(
+        self, excludes: Excludes, device: int, left_out: LeftOut | None = None, leave: Leave | None = None
+    ) -> None:
         self.left_out = LeftOut() if left_out is None else left_out
+        self._told = leave
         self._excludes = excludes
         self._device = device
         given = parse_patterns(excludes.patterns)
@@ -125,7 +140,7 @@ class Selection:
         if self._excludes.caches and _has_tag(fd, entries):
             for name, entry in entries:
                 if name != _TAG:
-                    self.left_out.add(entry)
+                    self._leave(place, name, entry)
             return place, [(name, entry) for name, entry in entries if name == _TAG]
         if self._excludes.ignore_files:
             place = _with_file(fd, place, entries)
@@ -136,13 +151,19 @@ class Selection:
         taken = []
         for name, entry in entries:
             mode = entry.st_mode
-            if (rules and verdict_of(rules, place.path + os.fsencode(name), stat.S_ISDIR(mode))) or (
-                largest is not None and stat.S_ISREG(mode) and entry.st_size > largest
-            ):
-                self.left_out.add(entry)
+            if rules and verdict_of(rules, place.path + os.fsencode(name), stat.S_ISDIR(mode)):
+                self._leave(place, name, entry)
+            elif largest is not None and stat.S_ISREG(mode) and entry.st_size > largest:
+                self._leave(place, name, entry, large=True)
             else:
                 taken.append((name, entry))
         return place, taken
+
+    def _leave(self, place: Place, name: str, info: os.stat_result, *, large: bool = False) -> None:
+        self.left_out.add(info)
+        if self._told is not None:
+            rules = name in (IGNORE_FILE, _TAG) and stat.S_ISREG(info.st_mode)
+            self._told(place.path, name, info, large=large, rules=rules)
 
 
 def below(place: Place, name: bytes) -> Place:

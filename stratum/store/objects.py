@@ -17,12 +17,14 @@ import re
 import stat
 from collections.abc import Iterable, Iterator, Sequence
 from enum import Enum
+from operator import itemgetter
 from pathlib import Path
 
 from stratum.errors import DamagedError, NotFoundError
 from stratum.frozen import frozen
 from stratum.store.layout import Layout, storage_error
 from stratum.sys.atomic import temporary_name
+from stratum.sys.filesystems import keeps_times
 from stratum.sys.syscalls import RENAME_NOREPLACE, renameat2
 from stratum.tree.model import object_path
 
@@ -49,6 +51,14 @@ class Weight:
     usage: int
     came: float
     names: int = 1
+
+
+@frozen
+class NamesNow:
+    """Of all names of objects: ``said`` is another once one came or went, ``changed`` is when one last did, in ns."""
+
+    said: bytes
+    changed: int
 
 
 class Objects:
@@ -197,6 +207,25 @@ class Objects:
         for name in self.layout.names_in(self.layout.objects):
             yield self.layout.objects / name, re.fullmatch(_SHARD, name) is not None
 
+    def names_now(self) -> NamesNow | None:
+        """By what the names are told to be the same another time; None where the file system may not tell that."""
+        try:
+            fd = self.layout.open_beneath(self.layout.objects, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                if not keeps_times(fd):
+                    return None
+                shards = sorted(filter(re.compile(_SHARD).fullmatch, os.listdir(fd)))
+                found = [os.stat(shard, dir_fd=fd, follow_symlinks=False) for shard in shards]
+            finally:
+                os.close(fd)
+        except OSError as exc:
+            raise storage_error(exc, f"look at {self.layout.objects}") from None
+        said = [
+            (shard, info.st_dev, info.st_ino, info.st_mtime_ns, info.st_ctime_ns)
+            for shard, info in zip(shards, found, strict=True)
+        ]
+        return NamesNow(repr(said).encode(), max([info.st_ctime_ns for info in found], default=0))
+
     def remove(self, digest: bytes, *, dry_run: bool = False) -> int:
         """Remove the object, or with ``dry_run`` only look at it; the bytes that it has on disk."""
         path = self._path(digest)
@@ -304,10 +333,10 @@ class Presence:
         asked = list(objects)
         try:
             if asked and self._is_worth_listing(asked[0][0][0]):
-                shards: dict[int, list[bytes]] = {}
-                for digest, _ in asked:
-                    shards.setdefault(digest[0], []).append(digest)
-                return all(set(self._objects_in(number)).issuperset(shards[number]) for number in sorted(shards))
+                shards: dict[str, list[str]] = {}
+                for place in map(_place, map(itemgetter(0), asked)):
+                    shards.setdefault(place[:2], []).append(place[3:])
+                return all(set(self._listed(shard)).issuperset(rest) for shard, rest in sorted(shards.items()))
         except OSError as exc:
             raise storage_error(exc, "look for objects") from None
         return all(itertools.starmap(self.has, asked))
@@ -328,20 +357,18 @@ class Presence:
         number = digest[0]
         known = self._shards.get(number)
         if known is None:
-            known = self._shards[number] = os.path.lexists(self._directory(number))
+            known = self._shards[number] = os.path.lexists(f"{self._objects._directory}/{number:02x}")
         return self._objects._size(digest) if known else None
 
     def _objects_in(self, number: int) -> list[bytes]:
-        directory = self._directory(number)
+        shard, is_rest = f"{number:02x}", re.compile(_REST).fullmatch
+        return [bytes.fromhex(shard + rest) for rest in self._listed(shard) if is_rest(rest)]
+
+    def _listed(self, shard: str) -> list[str]:
         try:
-            names = os.listdir(directory)
+            return os.listdir(f"{self._objects._directory}/{shard}")
         except (FileNotFoundError, NotADirectoryError):
             return []
-        is_rest = re.compile(_REST).fullmatch
-        return [bytes.fromhex(directory[-2:] + rest) for rest in names if is_rest(rest)]
-
-    def _directory(self, number: int) -> str:
-        return f"{self._objects._directory}/{number:02x}"
 
 
 class Staging:

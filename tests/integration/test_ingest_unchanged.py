@@ -193,6 +193,27 @@ def test_what_is_mounted_below_is_seen(imported: Scene, tmp_path: Path) -> None:
     assert imported.run().commit.metadata_hash == imported.truth() == before
 
 
+def test_names_count_where_times_of_directories_may_not_tell_them(scene: Scene, tmp_path: Path) -> None:
+    """A merged directory of overlayfs has the times of its upper one, whatever is in the lower."""
+    for name in ("one", "two", "upper/d", "work"):
+        (tmp_path / name / "d").mkdir(parents=True)
+    (tmp_path / "one/d/x").write_bytes(b"x")
+    os.link(tmp_path / "one/d/x", tmp_path / "two/d/x")
+    (tmp_path / "two/d/y").write_bytes(b"y")
+    commits = []
+    for lower in ("one", "two"):
+        options = f"lowerdir={tmp_path / lower},upperdir={tmp_path / 'upper'},workdir={tmp_path / 'work'}"
+        subprocess.run(["mount", "-t", "overlay", "none", scene.source, "-o", options], check=True)
+        try:
+            assert scene.known() is None
+            scene.run()  # a first look changes what overlayfs says of some
+            commits.append(scene.run().commit.metadata_hash)
+            assert scene.known() == commits[-1] == scene.truth()
+        finally:
+            subprocess.run(["umount", scene.source], check=True)
+    assert commits[0] != commits[1]
+
+
 @given(spec=specs)
 @settings(max_examples=examples(15))
 def test_of_any_tree(tmp_path_factory: pytest.TempPathFactory, spec: Spec) -> None:
@@ -261,6 +282,24 @@ def test_a_lost_object_is_stored_again(imported: Scene) -> None:
     assert imported.known() is None
     assert imported.run().commit.metadata_hash == imported.truth() == imported.known()
     assert imported.store.objects.has(digest, 100)
+
+
+def test_a_name_of_an_object_that_comes_or_goes_is_looked_for_once(
+    imported: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All names are read again after that, and not before."""
+    commit = imported.known()
+    with imported.store.begin("a test") as tx:
+        added = tx.add_bytes(b"another" * 100)
+        tx.publish_objects()
+    assert imported.known() == commit
+    with monkeypatch.context() as patched:
+        patched.delattr("stratum.store.residence.Residence.has_all")
+        assert imported.known() == commit
+        imported.store.objects.remove(added)
+        with pytest.raises(AttributeError):
+            imported.known()
+    assert imported.known() == commit
 
 
 def read(scene: Scene, digest: bytes) -> bytes:
