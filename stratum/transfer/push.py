@@ -1,10 +1,11 @@
 """Sending a commit: blobs first, the manifest and with it the tag last.
 
 What the repository has is not sent again: the tag's present manifest (or that of the parent commit under another tag)
-tells which packs and tree layers can stay, and every other blob is asked for before it is sent. Where it turns out that
-something of these is gone (a registry refuses the manifest, an object store is looked at before its tag is moved, and
-files of this machine before anything), the push is planned once more, and every blob is asked for. A push that dies
-publishes nothing, and the blobs that it sent are found by the next.
+tells which packs and tree layers can stay, and every other blob is asked for before it is sent, but for small ones
+where there is such a manifest. Where it turns out that something of these is gone (a registry refuses the manifest, an
+object store is looked at before its tag is moved, and files of this machine before anything), the push is planned once
+more, and every blob is asked for. A push that dies publishes nothing, and the blobs that it sent are
+found by the next.
 
 Objects that are not here are left in the packs that they are in, where these are in the repository already, or can be
 mounted from another of the same registry; what has to go into a new pack is fetched first. The target is recorded as a
@@ -50,6 +51,8 @@ if TYPE_CHECKING:
 WORKERS = 4
 """Blobs made and sent at the same time; each needs a pack's worth of temporary disk and one chunk of memory."""
 
+_ASKED = 256 << 10
+"""Bytes of a blob that is always asked for: to send a smaller one costs little more, and it seldom is there."""
 _READ = 1 << 20
 _TRIES = 3
 
@@ -218,7 +221,9 @@ def _push(
         plan.check()
         packer.check(plan.packs)
         verified = pool.submit(outgoing.verify)
-        packs = sender.send_plan(plan, Upload.of_bytes(config, metadata), packer, pool)
+        is_there = there.base is not None and not bases.asks and there.base[0].config == config
+        known = [*plan.known, *([config] if is_there else ())]
+        packs = sender.send_plan(plan, known, Upload.of_bytes(config, metadata), packer, pool)
         verified.result()
         manifest, catalog = plan.manifest(config, [pack.layers for pack in packs]), plan.catalog(packs)
         if recording is not None:
@@ -241,6 +246,7 @@ class Sender:
         self.trusts = True
         """Whether it relies on anything there that was not asked for."""
         self._known: frozenset[str] = frozenset()
+        self._is_small_change = False
         self._sent: list[int] = []
         self._reused: list[str] = []
 
@@ -259,7 +265,8 @@ class Sender:
             self._put(upload)
 
     def _lacks(self, blob: Descriptor) -> bool:
-        if blob.digest not in self._known and not self.remote.has_blob(blob):
+        asks = not self._is_small_change or blob.size >= _ASKED
+        if blob.digest not in self._known and not (asks and self.remote.has_blob(blob)):
             return True
         self._reused.append(blob.digest)
         return False
@@ -288,11 +295,14 @@ class Sender:
         self._sent.append(len(data))
         return digest_of(data)
 
-    def send_plan(self, plan: Plan, config: Upload, packer: _Packer, pool: ThreadPoolExecutor) -> list[Pack]:
-        """Send the tree layers and new packs of a plan, and the config blob; the packs. Where anything fails, all is
-        ended."""
-        self.trusts = bool(plan.borrowed)
-        self._known = frozenset(blob.digest for blob in plan.known)
+    def send_plan(
+        self, plan: Plan, known: Iterable[Descriptor], config: Upload, packer: _Packer, pool: ThreadPoolExecutor
+    ) -> list[Pack]:
+        """Send the tree layers and new packs of a plan, and the config blob, but for those that are ``known`` to be
+        there; the packs. Where anything fails, all is ended."""
+        self._known = frozenset(blob.digest for blob in known)
+        self._is_small_change = bool(plan.borrowed) and not self.remote.local
+        self.trusts = bool(plan.borrowed or self._known)
         self._reused += (blob.digest for pack in plan.kept for blob in pack.blobs)
         self._job.start(plan.size)
         makes = [partial(packer.make, number, members) for number, members in enumerate(plan.packs)]

@@ -13,7 +13,12 @@ from stratum.oci.lightly import lightly
 with lightly():
     import stratum.oci.client
 assert "oras.provider" in sys.modules
-assert "jsonschema" not in sys.modules
+assert not {"jsonschema", "charset_normalizer", "importlib.metadata"} & set(sys.modules)
+import requests
+assert requests.compat.chardet.detect(b"abc")["encoding"] == "ascii"
+assert requests.compat.chardet.__version__ == sys.modules["charset_normalizer"].__version__
+import importlib.metadata
+assert importlib.metadata.version("requests") == requests.__version__
 import oras.provider
 oras.provider.jsonschema.validate({}, {"type": "object"})
 import jsonschema
@@ -32,7 +37,11 @@ with lightly():
     import jsonschema as later
     assert later.validate is sys.modules["jsonschema"].validate
     from jsonschema.exceptions import ValidationError
+    from importlib.metadata import version
+    import charset_normalizer.version, importlib.metadata
+    assert version("requests") == importlib.metadata.version("requests")
     import stratum.oci.client
+assert importlib.metadata.distributions
 assert sys.modules["jsonschema"].ValidationError is ValidationError
 with lightly():
     assert sys.modules["jsonschema"].ValidationError is ValidationError
