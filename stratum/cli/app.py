@@ -5,71 +5,25 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from stratum.cli.output import JSON, TEXT, Output
 from stratum.cli.reftype import NOTE
-
-if TYPE_CHECKING:
-    from stratum.api.session import Session
-    from stratum.config import Config
+from stratum.cli.work import Work
 
 
-class App:
-    """The global options of one run, and the session made from them when a verb first asks."""
+class App(Work):
+    """A run that click has parsed."""
 
-    def __init__(
-        self,
-        *,
-        store: str | None = None,
-        runtime_dir: str | None = None,
-        output_format: str | None = None,
-        quiet: bool = False,
-    ) -> None:
-        self._store = store
-        self._runtime_dir = runtime_dir
-        self.out = Output(output_format or TEXT, quiet=quiet)
-
-    @functools.cached_property
-    def session(self) -> Session:
-        """The session in the configured store; the store itself is opened by the first verb that needs it.
-
-        An ordinary user's process is in the session namespace from here on: before, it must not make threads.
-        """
-        from stratum.api.session import Session
-
-        session = Session(self.enter())
-        session.tell = self.out.warn
-        return session
-
-    def enter(self) -> Config:
-        """Read the settings, and enter the session namespace, where the verb is one that works there."""
-        from stratum.cli.entering import enter_session
-        from stratum.config import load_config
-
-        config = load_config(store=self._store, runtime_dir=self._runtime_dir)
-        return enter_session(config, _verb_words(click.get_current_context()), self.out.warn)
-
-    @functools.cached_property
-    def session_outside(self) -> Session:
-        """The same of a process that stays in the namespaces that it was started in, for mounts that all see."""
-        from stratum.api.session import Session
-        from stratum.config import load_config
-
-        session = Session(load_config(store=self._store, runtime_dir=self._runtime_dir))
-        session.tell = self.out.warn
-        return session
-
-
-def _verb_words(context: click.Context) -> str:
-    """The words of the verb that is called, such as ``worktree add``."""
-    words = []
-    while context.parent is not None:
-        words.append(context.info_name or "")
-        context = context.parent
-    return " ".join(reversed(words))
+    @property
+    def words(self) -> str:
+        context, words = click.get_current_context(), list[str]()
+        while context.parent is not None:
+            words.append(context.info_name or "")
+            context = context.parent
+        return " ".join(reversed(words))
 
 
 Examples = Sequence[tuple[str, str]]

@@ -10,7 +10,7 @@ import importlib
 import itertools
 import os
 import sys
-from typing import Any, NoReturn
+from typing import Any
 
 import click
 
@@ -20,8 +20,9 @@ from stratum.cli.output import JSON, TEXT, print_error
 from stratum.cli.reftype import PATH
 from stratum.cli.verbs import ALIASES, GROUPS, LISTED, TOPICS, VERBS
 from stratum.errors import StratumError, os_error_text
-from stratum.sys.ending import end
 
+FAILURES = (StratumError, OSError, MemoryError, KeyboardInterrupt)
+"""What a verb may raise."""
 _WIDEST = max(map(len, LISTED))
 
 
@@ -86,45 +87,51 @@ cli.params.append(
 )
 
 
-def main() -> NoReturn:
-    """Run the command line."""
-    _open_standard_files()
-    end(run(sys.argv[1:]))
-
-
 def run(args: list[str]) -> int:
-    """Run ``args`` and return the exit code; every failure is printed here and nowhere else."""
-    as_json = _json_wanted(args)
+    """Run ``args`` and return the exit code; every failure is printed."""
     try:
         result: Any = cli.main(args, prog_name="stratum", standalone_mode=False)
         sys.stdout.flush()
-    except click.exceptions.NoArgsIsHelpError as exc:
+    except FAILURES as exc:
+        return failed(args, exc)
+    except (click.ClickException, click.Abort) as exc:
+        return _refused(args, exc)
+    return result if isinstance(result, int) else 0
+
+
+def _refused(args: list[str], exc: click.ClickException | click.Abort) -> int:
+    """Print why the command line was not understood; the exit code."""
+    as_json = _json_wanted(args)
+    if isinstance(exc, click.Abort):
+        return failed(args, KeyboardInterrupt())
+    if isinstance(exc, click.exceptions.NoArgsIsHelpError):
         if as_json:
             print_error(exc.exit_code, "usage", "a verb is needed", "see 'stratum --help'", as_json=True)
         else:
             click.echo(exc.format_message(), err=True)
         return exc.exit_code
-    except click.ClickException as exc:
-        message, hint = _usage(args, exc)
-        print_error(exc.exit_code, "usage", message, hint, as_json=as_json)
-        return exc.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        print_error(130, "interrupted", "interrupted", "", as_json=as_json)
-        return 130
-    except StratumError as exc:
+    message, hint = _usage(args, exc)
+    print_error(exc.exit_code, "usage", message, hint, as_json=as_json)
+    return exc.exit_code
+
+
+def failed(args: list[str], exc: BaseException) -> int:
+    """Print what one of ``FAILURES`` says that the verb in ``args`` raised; the exit code."""
+    as_json = _json_wanted(args)
+    if isinstance(exc, StratumError):
         print_error(exc.exit_code, exc.id, exc.message, _hint(args, exc), as_json=as_json)
         return exc.exit_code
-    except BrokenPipeError:
+    if isinstance(exc, BrokenPipeError):
         _silence_stdout()
-        return 1
-    except OSError as exc:
+    elif isinstance(exc, OSError):
         where = f"{os.fsdecode(exc.filename)}: " if isinstance(exc.filename, (str, bytes)) else ""
         print_error(1, "failed", f"{where}{os_error_text(exc)}", "", as_json=as_json)
-        return 1
-    except MemoryError:
+    elif isinstance(exc, MemoryError):
         print_error(1, "failed", "out of memory", "", as_json=as_json)
-        return 1
-    return result if isinstance(result, int) else 0
+    else:
+        print_error(130, "interrupted", "interrupted", "", as_json=as_json)
+        return 130
+    return 1
 
 
 def _usage(args: list[str], exc: click.ClickException) -> tuple[str, str]:
@@ -147,20 +154,6 @@ def _hint(args: list[str], exc: StratumError) -> str:
 def _json_wanted(args: list[str]) -> bool:
     """Whether errors go out as JSON, known even where the options themselves do not parse."""
     return "--format=json" in args or any(pair == ("--format", JSON) for pair in itertools.pairwise(args))
-
-
-def _open_standard_files() -> None:
-    """Give a process that was started with standard files closed ``/dev/null`` for them, so that no file of the store
-    that is opened next gets a number that something else prints to."""
-    while True:
-        fd = os.open(os.devnull, os.O_RDWR)
-        if fd > 2:
-            os.close(fd)
-            break
-    if sys.stdout is None:
-        sys.stdout = os.fdopen(1, "w", closefd=False)
-    if sys.stderr is None:
-        sys.stderr = os.fdopen(2, "w", closefd=False)
 
 
 def _silence_stdout() -> None:

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from stratum.cli import everyday
 from stratum.cli.app import App, message_option, verb
 from stratum.cli.output import NO_STRATA, safe, short
 from stratum.cli.reftype import PATH, REF, REF_OR_PATH, WORKTREE_OR_PATH
-from stratum.errors import NotFoundError, StratumError
+from stratum.errors import StratumError
 from stratum.sys.userns import owns_system
 
 if TYPE_CHECKING:
@@ -80,23 +81,14 @@ def mount(
             raise click.UsageError("with --host nothing is mounted at every start; leave out --persist")
         from stratum.api.visible import mount_visible
 
-        record = mount_visible(app.session_outside, ref, mountpoint)
+        everyday.print_mount(app, mount_visible(app.session_outside, ref, mountpoint))
     elif persist is None:
-        from stratum.api.mounting import mount as run
-
-        record = run(app.session, ref, mountpoint, read_only=read_only)
+        everyday.mount(app, ref, mountpoint, read_only=read_only)
     else:
         from stratum.api.bootmounts import mount_kept
 
         record = mount_kept(app.session, ref, mountpoint, read_only=read_only, keep=persist)
-    if app.out.json:
-        app.out.object(record.to_json() if persist is None else {**record.to_json(), "persistent": persist})
-        return
-    app.out.line(safe(record.mountpoint))
-    if record.in_session:
-        from stratum.cli.notes import visible_in
-
-        app.out.note(visible_in(app))
+        everyday.print_mount(app, record, persist)
 
 
 def _mount_all(app: App) -> None:
@@ -153,51 +145,7 @@ def unmount(app: App, target: str, forget: bool) -> None:
     What was mounted with --persist comes back at the next start, or by 'stratum mount --all'; --forget ends that, also
     for what is not mounted now.
     """
-    records, forgotten = _unmounted(app, target, forget=forget)
-    from stratum.api.bootmounts import is_kept
-
-    session = app.session if owns_system() else app.session_outside
-    if app.out.json:
-        app.out.object(
-            [{"ref": r.ref, "mountpoint": r.mountpoint, "persistent": is_kept(session, r.mountpoint)} for r in records]
-        )
-        return
-    for record in records:
-        app.out.note(f"{record.ref} is no longer mounted at {safe(record.mountpoint)}")
-        if not forget and is_kept(session, record.mountpoint):
-            import shlex
-
-            app.out.note(
-                "it comes back at the next start; to end that: stratum unmount --forget "
-                + shlex.quote(safe(record.mountpoint))
-            )
-    for mountpoint in forgotten:
-        app.out.note(f"{safe(mountpoint)} is not mounted at the next start")
-
-
-def _unmounted(app: App, target: str, *, forget: bool) -> tuple[list[Record], list[str]]:
-    """Unmount, first what is outside of an ordinary user's session namespace, before that is entered."""
-    visible: list[Record] = []
-    if not owns_system():
-        from stratum.api.visible import unmount_visible
-
-        visible = unmount_visible(app.session_outside, target, warn=app.out.warn)
-        if visible and "/" in target:
-            return visible, []
-    try:
-        if forget:
-            from stratum.api.bootmounts import unmount_and_forget
-
-            records, forgotten = unmount_and_forget(app.session, target, warn=app.out.warn)
-        else:
-            from stratum.api.mounting import unmount as run
-
-            records, forgotten = run(app.session, target, warn=app.out.warn), []
-    except NotFoundError:
-        if not visible:
-            raise
-        return visible, []
-    return visible + records, forgotten
+    everyday.unmount(app, target, forget=forget)
 
 
 @verb(
@@ -244,38 +192,11 @@ def commit(
     Where the first one fails nothing is committed; the second runs in any case.
     """
     from stratum.api.quiescing import Quiesce
-    from stratum.cli.progress import progress_bar
 
     if no_quiesce and (quiesce is not None or unquiesce is not None):
         raise click.UsageError("--no-quiesce runs no command: leave out --quiesce and --unquiesce")
     commands = Quiesce(quiesce, unquiesce, none=no_quiesce)
-    if target is None:
-        from stratum.api.naming import here
-
-        target = here(app.session)
-    with app.session.hold(target, create=True) as held, progress_bar(app, "committing", late=True) as advance:
-        app.session.progress = advance
-        done = held.commit(tag=tag, force=force, message=message, pause=not no_pause, quiesce=commands)
-    for warning in done.warnings:
-        app.out.warn(warning)
-    if app.out.json:
-        app.out.object(
-            {
-                "worktree": done.worktree,
-                "commit": done.commit,
-                "parent": done.parent,
-                "changed": done.changed,
-                "tag": done.tag,
-                "warnings": done.warnings,
-            }
-        )
-        return
-    app.out.line(done.commit)
-    tagged = f", tagged {done.tag}" if done.tag else ""
-    if done.changed:
-        app.out.note(f"{done.worktree} committed as {short(done.commit)}{tagged}")
-    else:
-        app.out.note(f"nothing changed in {done.worktree} since {short(done.commit)}{tagged}")
+    everyday.commit(app, target, tag, force=force, message=message, pause=not no_pause, quiesce=commands)
 
 
 @verb(

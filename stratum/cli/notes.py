@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import os
 
-from stratum.cli.app import App
 from stratum.cli.output import short
+from stratum.cli.work import Work
 from stratum.errors import StratumError
 from stratum.refs import DEFAULT_TAG, DEFAULT_WORKTREE, parse_ref, split_ref_path
 
 
-def note_uncommitted(app: App, *refs: str | None) -> None:
+def note_uncommitted(app: Work, *refs: str | None) -> None:
     """One line where some of ``refs``, of which a verb takes the commits, are NAME alone and its worktree ``main`` has
     uncommitted changes. A warning where a commit of an earlier state cannot have all that was there. Whatever keeps
     that from being found out is no error of the verb."""
@@ -38,7 +38,7 @@ def note_uncommitted(app: App, *refs: str | None) -> None:
         app.out.note("; ".join(found))
 
 
-def warn_left_out(app: App, text: str) -> None:
+def warn_left_out(app: Work, text: str) -> None:
     """Say what is not in the commit of NAME+WORKTREE@CHANGE, as nobody knows its content."""
     from stratum.api.reading import warning_of
     from stratum.api.versions import up_to_date
@@ -53,7 +53,7 @@ def warn_left_out(app: App, text: str) -> None:
         app.out.warn(warning_of(unknown, str(ref)))
 
 
-def note_main(app: App, ref: str, commit: str) -> None:
+def note_main(app: Work, ref: str, commit: str) -> None:
     """One line where NAME:latest has come to ``commit`` and NAME alone, its worktree ``main``, is elsewhere."""
     name, _, tag = ref.partition(":")
     if app.out.quiet or app.out.json or tag != DEFAULT_TAG:
@@ -70,7 +70,7 @@ def note_main(app: App, ref: str, commit: str) -> None:
         app.out.note(f"{name} alone is {main}, which stays at {short(main.commit)} ({brings})")
 
 
-def visible_in(app: App) -> str:
+def visible_in(app: Work) -> str:
     """Where mounts of a user's session are to be seen."""
     places = "stratum shell, stratum unshare"
     directories = app.session.config.environment.get("PATH", "").split(os.pathsep)

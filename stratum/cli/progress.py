@@ -12,21 +12,21 @@ from stratum import progress
 from stratum.cli.output import human_size
 
 if TYPE_CHECKING:
-    from stratum.cli.app import App
+    from stratum.cli.work import Work
 
 _EVERY = 0.05
 """Seconds between two movements of a bar: work may tell of each file, and is not to wait for the terminal."""
 
 
 @contextmanager
-def progress_bar(app: App, label: str, *, late: bool = False) -> Iterator[progress.Progress | None]:
+def progress_bar(app: Work, label: str, *, late: bool = False) -> Iterator[progress.Progress | None]:
     """Yield what moves the bar, or None where no bar is shown. ``late``: it is shown when it is first moved."""
     with progress_bars(app, label, late=late) as bars:
         yield bars[0]
 
 
 @contextmanager
-def progress_bars(app: App, *labels: str, late: bool = False) -> Iterator[list[progress.Progress | None]]:
+def progress_bars(app: Work, *labels: str, late: bool = False) -> Iterator[list[progress.Progress | None]]:
     """As ``progress_bar`` for work that has steps, one after the other: a bar for each, of which the one that was moved
     last is shown; before that the first one, or none where they are ``late``."""
     out = app.out

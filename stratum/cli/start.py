@@ -1,29 +1,64 @@
 """Where ``stratum`` starts.
 
-A shell waits for the line of its prompt each time, and loading the command line takes as long as finding out what is in
-that line. So ``stratum status --short``, just as it stands in prompts, goes without; whatever else is given, and what
-fails, is the command line's.
+Loading the command line takes as long as what short verbs do. So those of every day, given nothing but what they are
+about, go without (``cli/everyday.py``), and so does ``stratum status --short``, just as it stands in the prompts of
+shells; whatever else is given, and what fails, is the command line's.
 """
 
 from __future__ import annotations
 
 import gc
+import os
 import sys
 from typing import NoReturn
 
 
 def main() -> NoReturn:
-    """Print the line of a prompt, or run the command line."""
+    """Run the command line."""
     # Modules and trees are many small objects and no cycles: looking for some costs a fifth, and a short command ends
     # before the first look.
     gc.set_threshold(200_000, 20, 50)
-    if sys.argv[1:] == ["status", "--short"] and sys.stdout is not None and _prompt():
-        from stratum.sys.ending import end
+    _open_standard_files()
+    code = run(sys.argv[1:])
+    from stratum.sys.ending import end
 
-        end(0)
-    from stratum.cli.main import main as run
+    end(code)
 
-    run()
+
+def run(args: list[str]) -> int:
+    """Run ``args`` and return the exit code; every failure is printed here and nowhere else."""
+    if args == ["status", "--short"] and _prompt():
+        return 0
+    from stratum.cli.everyday import plain
+    from stratum.errors import StratumError
+
+    verb = plain(args)
+    if verb is None:
+        from stratum.cli.main import run as parse_and_run
+
+        return parse_and_run(args)
+    try:
+        verb()
+        sys.stdout.flush()
+    except (StratumError, OSError, MemoryError, KeyboardInterrupt) as exc:
+        from stratum.cli.main import failed
+
+        return failed(args, exc)
+    return 0
+
+
+def _open_standard_files() -> None:
+    """Give a process that was started with standard files closed ``/dev/null`` for them, so that no file of the store
+    that is opened next gets a number that something else prints to."""
+    while True:
+        fd = os.open(os.devnull, os.O_RDWR)
+        if fd > 2:
+            os.close(fd)
+            break
+    if sys.stdout is None:
+        sys.stdout = os.fdopen(1, "w", closefd=False)
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(2, "w", closefd=False)
 
 
 def _prompt() -> bool:

@@ -86,7 +86,7 @@ def test_other_names_of_verbs(cli: Command) -> None:
 
 
 def test_the_list_of_verbs_loads_no_verb() -> None:
-    program = "import sys; from stratum.cli.main import run; run(['--help']); print(*sys.modules)"
+    program = "import sys; from stratum.cli.start import run; run(['--help']); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     loaded = set(done.stdout.splitlines()[-1].split())
     assert "stratum.cli.verbs" in loaded

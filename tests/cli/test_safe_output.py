@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from stratum.cli.main import run
+from stratum.cli.start import run
 from tests.support.command import Command
 
 NASTY = [

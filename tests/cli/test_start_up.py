@@ -18,7 +18,7 @@ NEVER = COLD | {"stratum.hook"}
 
 PROGRAM = """
 import sys
-from stratum.cli.main import run
+from stratum.cli.start import run
 
 code = run(sys.argv[1:])
 print("\\n" + " ".join(sys.modules))

@@ -254,7 +254,7 @@ def test_calls_wait_for_their_own_volume_only_and_are_finished_before_the_end(cl
 
 def test_the_packages_of_the_server_are_not_there(cli: Command, tmp_path: Path) -> None:
     cli.ok("import", "--bare", tmp_path, "app")
-    program = "import sys; sys.modules['uvicorn'] = None; from stratum.cli.main import main; main()"
+    program = "import sys; sys.modules['uvicorn'] = None; from stratum.cli.start import main; main()"
     line = [sys.executable, "-c", program, "volume-plugin"]
     done = subprocess.run(line, env=cli.environment, capture_output=True, text=True, check=False)
     assert done.returncode == 6

@@ -23,7 +23,7 @@ import pytest
 
 from stratum.api import importing, worktrees
 from stratum.api.session import Session
-from stratum.cli.main import run
+from stratum.cli.start import run
 from stratum.config import load_config
 from stratum.frozen import replace
 from stratum.store.ancestry import Ancestry

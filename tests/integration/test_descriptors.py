@@ -23,7 +23,7 @@ pytestmark = pytest.mark.root
 START = """
 import sys
 sys.executable = sys.argv.pop(1)
-from stratum.cli.main import main
+from stratum.cli.start import main
 main()
 """
 """The command line, its workers being started by another program than itself."""

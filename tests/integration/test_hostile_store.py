@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from stratum.cli.main import run
+from stratum.cli.start import run
 from stratum.store.holders import Container, Lease, Promise
 from stratum.store.sources import PARTIAL, SOURCES
 from tests.support.grounds import Stack

@@ -25,7 +25,7 @@ SIZE = 20_000
 HEEDS_CTRL_C = """
 import signal
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which the background jobs of a shell ignore
-from stratum.cli.main import main
+from stratum.cli.start import main
 main()
 """
 

@@ -30,7 +30,7 @@ CUTS = int(os.environ.get("STRATUM_TEST_POWER_CUTS", "3"))
 
 WRITER = """
 import os, pathlib, sys
-from stratum.cli.main import run
+from stratum.cli.start import run
 from stratum.store import Store
 from tests.support.grounds import small_trees_on_each_other
 small_trees_on_each_other().__enter__()
@@ -64,7 +64,7 @@ for number in range(100000):
 
 LAZY_WRITER = """
 import os, pathlib, sys
-from stratum.cli.main import run
+from stratum.cli.start import run
 from stratum.store import Store
 from stratum.tree.contents import objects_of
 from tests.support.grounds import small_trees_on_each_other
@@ -109,7 +109,7 @@ for number in range(100000):
 HISTORY_WRITER = """
 import os, pathlib, sys, time
 from datetime import datetime, timedelta, timezone
-from stratum.cli.main import run
+from stratum.cli.start import run
 from stratum.store import Store, forgetting, gc
 from stratum.store.retention import Retention
 from stratum.tree.model import File

@@ -27,7 +27,7 @@ SECONDS = float(os.environ.get("STRATUM_TEST_RACE_SECONDS", "5"))
 # Exit codes that another process may cause: not found, conflict or busy. Damage and failures it may not.
 WORKER = """
 import contextlib, io, os, pathlib, random, sys, time
-from stratum.cli.main import run
+from stratum.cli.start import run
 directory, name, until, seed = sys.argv[1:]
 rng = random.Random(int(seed))
 scratch = pathlib.Path(directory, name)
@@ -124,7 +124,7 @@ def test_two_who_want_the_same_tag(tmp_path: Path) -> None:
     for number in range(5):
         (scene.store.worktrees.get("app", "dev").upperdir / "x").write_text(str(number))
         (scene.store.worktrees.get("app", "two").upperdir / "y").write_text(str(number))
-        program = "import sys; from stratum.cli.main import run; sys.exit(run(sys.argv[1:]))"
+        program = "import sys; from stratum.cli.start import run; sys.exit(run(sys.argv[1:]))"
         options = ["--store", scene.store_dir, "--runtime-dir", scene.runtime_dir]
         racers = [
             subprocess.Popen(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 
-from stratum.cli.main import run
+from stratum.cli.start import run
 from tests.support.command import Result
 
 

@@ -16,7 +16,7 @@ _PROGRAM = "import sys; sys.path[:] = {paths!r}; " + _HASTE + "from {module} imp
 COMMAND = [
     sys.executable,
     "-c",
-    f"from stratum.sys import spawn; spawn._PROGRAM = {_PROGRAM!r}; from stratum.cli.main import main; main()",
+    f"from stratum.sys import spawn; spawn._PROGRAM = {_PROGRAM!r}; from stratum.cli.start import main; main()",
 ]
 """The ``stratum`` command, which starts, or becomes, such ones."""
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from stratum.api import maintenance
 from stratum.api.history import tree_of
 from stratum.api.session import Session
-from stratum.cli.main import run
+from stratum.cli.start import run
 from stratum.config import load_config
 from stratum.errors import StratumError
 from stratum.store import Store

@@ -215,7 +215,7 @@ def _load() -> None:
 def _run_in() -> None:
     """Run a few commands where there is no store, so that what the interpreter makes of code that has run some times is
     made once and not in every fork. Nothing of it is remembered."""
-    from stratum.cli.main import run
+    from stratum.cli.start import run
 
     nowhere = ["--store", "/proc/no-such-store", "--runtime-dir", "/proc/no-such-directory"]
     with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
@@ -248,7 +248,7 @@ def _start(script: str, listening: socket.socket) -> tuple[int, int, socket.sock
 
 def _become(script: str, request: dict[str, Any], files: Sequence[int]) -> NoReturn:
     """Be what ``script`` is when it is started anew, in a fork of the server."""
-    from stratum.cli.main import main
+    from stratum.cli.start import main
 
     for number, fd in enumerate(files):
         os.dup2(fd, number)
