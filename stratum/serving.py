@@ -41,13 +41,14 @@ _LAST_ANSWERS = 30
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What clients get that are not trusted: ``connections`` at the same time, ``each`` of these from one address,
-    ``seconds`` for a connection (None: as many as they want), ``idle`` seconds for the beginning of a request until its
-    headers are whole. Others are closed at once."""
+    ``seconds`` for a connection (None: as many as they want), ``idle`` seconds until the headers of a request are whole,
+    and ``stalled`` seconds in which they have to take some of the answer. Others are closed at once."""
 
     connections: int
     each: int
     seconds: float | None = None
     idle: float = 20.0
+    stalled: float = 60.0
 
 
 @contextmanager
@@ -196,7 +197,7 @@ def _server(app: ASGIApp, limits: Limits | None, tls: ssl.SSLContext | None) -> 
         proxy_headers=False,
         server_header=False,
         backlog=_BACKLOG,
-        timeout_keep_alive=5 if limits is None else int(limits.idle),
+        timeout_keep_alive=5 if limits is None else max(1, int(limits.idle)),
         # Counts what is at work too, also for clients that are gone.
         limit_concurrency=None if limits is None else limits.connections + 1,
         timeout_graceful_shutdown=None if limits is None else _LAST_ANSWERS,
@@ -236,6 +237,7 @@ def _limited(limits: Limits) -> type[asyncio.Protocol]:
         _address: str | None = None
         _end: asyncio.TimerHandle | None = None
         _clock: asyncio.TimerHandle | None = None
+        _taking: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as its base class
             super().connection_made(transport)
@@ -269,11 +271,20 @@ def _limited(limits: Limits) -> type[asyncio.Protocol]:
             super().on_response_complete()
             self._wait()
 
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self._taking = self.loop.call_later(limits.stalled, self.transport.abort)
+
+        def resume_writing(self) -> None:
+            if self._taking is not None:
+                self._taking.cancel()
+            super().resume_writing()
+
         def connection_lost(self, exc: Exception | None) -> None:
             if self._address is not None:
                 admitted.leave(self._address)
                 self._address = None
-            for clock in (self._end, self._clock):
+            for clock in (self._end, self._clock, self._taking):
                 if clock is not None:
                     clock.cancel()
             super().connection_lost(exc)

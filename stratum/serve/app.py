@@ -6,7 +6,6 @@ Who asks is found out before any route is reached, and put into ``request.state.
 
 from __future__ import annotations
 
-import asyncio
 import errno
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -38,9 +37,6 @@ _SAFE = {
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'; sandbox",
 }
 """With every answer that does not say it otherwise: what others have pushed is never a page of this server."""
-
-_STALLED = 60.0
-"""Seconds in which who asked has to take a piece of the answer."""
 
 
 def make_app(
@@ -74,26 +70,35 @@ def make_app(
     handled = ExceptionMiddleware(asked, handlers={HTTPException: failed, Exception: failed})
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            scope["app"] = app  # so that what no route has is an exception too
+        if scope["type"] != "http":
+            return
+        scope["app"] = app  # so that what no route has is an exception too
+        try:
             await handled(scope, receive, _sending(send))
+        except Exception as exc:  # after the answer had begun: it ends here, and the connection with it
+            log(foreseen(_cause(exc)).told)
 
     return app
 
 
 def _sending(send: Send) -> Send:
-    """``send`` with what belongs to every answer, for who takes it at some speed."""
+    """``send`` with what belongs to every answer."""
 
     async def sending(message: Message) -> None:
         if message["type"] == "http.response.start":
             headers = MutableHeaders(scope=message)
             for name, value in _SAFE.items():
                 headers.setdefault(name, value)
-            await send(message)
-            return
-        await asyncio.wait_for(send(message), _STALLED)
+        await send(message)
 
     return sending
+
+
+def _cause(exc: Exception) -> Exception:
+    """What was raised first."""
+    while isinstance(exc.__cause__, Exception):
+        exc = exc.__cause__
+    return exc
 
 
 def _answer(exc: Exception, log: Callable[[str], None]) -> Response:
