@@ -15,6 +15,7 @@ from stratum.refs import check_name
 from stratum.store.clock import rfc3339, utc_now
 
 if TYPE_CHECKING:
+    from stratum.api.registry import Registry
     from stratum.oci.peerclient import PeerClient
     from stratum.store.peerbook import Peer
 
@@ -147,6 +148,20 @@ def author(session: Session) -> str:
 
     card = own_card(session)
     return f"{card.name}~{key_id(card.certificate)}"
+
+
+def promise(session: Session, registry: Registry, stratum: str, peer: Peer, manifest: str) -> None:
+    """Promise a peer to keep what the manifest (a digest) of a stratum that is shared with it is of, as it counts on
+    that from now on. ``NotFoundError`` where not all of it is here."""
+    from stratum.oci.image import is_commit
+    from stratum.transfer.artifact import read_manifest
+
+    store, repository = session.store, registry.repository(stratum)
+    with store.locks.store():  # so that nothing is evicted meanwhile
+        data = repository.manifest(manifest).data
+        if is_commit(data):
+            commit = read_manifest(data, f"{stratum}@{manifest}").commit
+            store.promises.add(commit, peer.key_id, stratum, store.commits.exists)
 
 
 def unshare(session: Session, stratum: str, peer: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,9 +27,12 @@ _PATIENCE = 30.0
 """Seconds that a place has for one answer: somebody may be waiting for room."""
 
 
-def ask(store: Store, sources: Iterable[CommitSource], access: Access) -> tuple[dict[str, bool], list[str]]:
+def ask(
+    store: Store, sources: Iterable[CommitSource], access: Access, *, counting_on: bool = False
+) -> tuple[dict[str, bool], list[str]]:
     """Whether each of the places has the artifact and all of its packs, by the reference of the source; and what went
-    wrong with those that did not say, in words.
+    wrong with those that did not say, in words. ``counting_on``: peers are to keep it, as this store
+    is about to let go.
 
     A place that cannot be reached is not asked again. The packs are those of the catalogs in ``store``.
     """
@@ -39,18 +43,24 @@ def ask(store: Store, sources: Iterable[CommitSource], access: Access) -> tuple[
     for source in sources:
         by_place.setdefault(source.place, []).append(source)
     for place, among in by_place.items():
-        problem = _ask_place(store, among, patient, answers)
+        problem = _ask_place(store, among, patient, answers, counting_on)
         problems += [f"{place}: {problem}"] if problem else []
     return answers, problems
 
 
-def _ask_place(store: Store, sources: list[CommitSource], access: Access, answers: dict[str, bool]) -> str | None:
+def _ask_place(
+    store: Store, sources: list[CommitSource], access: Access, answers: dict[str, bool], counting_on: bool
+) -> str | None:
     """Ask one place for its sources, as far as it answers; what went wrong."""
     try:
         for source in sources:
             blobs = _packs(store, source)
             if blobs is not None:
-                answers[source.reference] = still_there(target_of(source), blobs, access_to(access, source))
+                target, reached = target_of(source), access_to(access, source)
+                there = still_there(target, blobs, reached)
+                if there and counting_on and target.peer is not None:
+                    there = _promised(target, reached)
+                answers[source.reference] = there
     except StratumError as exc:
         return exc.message
     return None
@@ -63,6 +73,16 @@ def _packs(store: Store, source: CommitSource) -> list[Descriptor] | None:
     except (DamagedError, NotFoundError):
         return None
     return [Descriptor(_PACKS, f"sha256:{pack.pack.sha256.hex()}", pack.pack.size) for pack in packs]
+
+
+def _promised(target: Target, access: Access) -> bool:
+    """Whether the peer promises to keep what it has there. Raises ``StratumError`` where it does not say."""
+    from stratum.oci.peerclient import PeerClient
+
+    assert target.peer is not None
+    assert target.digest is not None
+    with closing(PeerClient(target.peer, access)) as peer:
+        return peer.keep(target.repository, target.digest)
 
 
 def still_there(target: Target, blobs: Iterable[Descriptor], access: Access) -> bool:

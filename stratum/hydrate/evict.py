@@ -198,6 +198,8 @@ class Evictor:
         limit = self._config.cache_verified_hours * 3600
 
         def fresh(source: CommitSource) -> bool:
+            if source.at_peer:  # which may let go as this store does, but for what it has promised
+                return source.reference in self._confirmed
             return source.reference in self._confirmed or _age(source.seen) <= limit
 
         return self._shelf.derive(fresh, self._unguarded())
@@ -261,7 +263,7 @@ class Evictor:
         from stratum.hydrate.asking import ask
 
         assert self._access is not None
-        answers, problems = ask(self._store, sources, self._access)
+        answers, problems = ask(self._store, sources, self._access, counting_on=True)
         done.problems += problems
         self._confirmed.update(reference for reference, is_there in answers.items() if is_there)
         now = rfc3339(utc_now())

@@ -6,6 +6,8 @@ never go, whatever else went wrong: a commit that was never pushed has no source
 
 - what otherwise only an archive has, which is a file that people remove once they have imported it;
 - what a mount shows that has no gate, or one that nobody serves: whoever reads there could not wait for it;
+- what a peer counts on (``store.promises``): one source among others is a peer, and is believed only where it has just
+  promised to keep what it has;
 - what a rule of residence keeps (``store.keeping``), in all commits that its stratum names;
 - what the history of a worktree names: its commits come and go;
 - what a living transaction needs.
@@ -50,6 +52,7 @@ class Why(Enum):
     GONE = "its source was not seen to have it lately"
     MOUNTED = "a mount without a gate shows it"
     RULE = "a rule keeps it"
+    PROMISED = "a peer counts on it"
     HISTORY = "the history of a worktree names it"
     BUSY = "a running command needs it"
     RECENT = "it came just now"
@@ -97,6 +100,7 @@ class Shelf:
             self._add(found, commits, [source for source in sources if source.gone is None], fresh)
         found.held[Why.MOUNTED].update(self.needs(filter(self._store.commits.exists, unguarded)))
         self._add_rules(found)
+        found.held[Why.PROMISED].update(self.needs(filter(self._store.commits.exists, self._store.promises.commits())))
         found.held[Why.HISTORY].update(self._store.histories.roots(self._logs)[0])
         found.held[Why.BUSY].update(self._store.transactions.needed())
         return found
@@ -109,7 +113,7 @@ class Shelf:
             (name, _stat(layout.ref(name) / RESIDENCE), sorted(commits_named(store, name)))
             for name in self._with_rules()
         ]
-        return commits, ruled, sorted(unguarded), store.histories.stamp()
+        return commits, ruled, sorted(unguarded), store.histories.stamp(), store.promises.stamp()
 
     def needs(self, commits: Iterable[str]) -> frozenset[bytes]:
         """The objects of some commits. ``DamagedError`` where one of their trees cannot be read."""

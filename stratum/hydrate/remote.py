@@ -3,9 +3,10 @@
 A remote is made without a word to the place, so that nothing here needs a network or a password to begin. It keeps its
 connections, and makes new ones after a failure, which also asks for passwords anew: they expire.
 
-Limits: 5 s for a connection, 30 s without a byte, 60 s for an answer. After three failures in a row the place is left
-alone for a few seconds (``hydrate.breaker``). A pack that it has not, or sent in a damaged state, is not asked of it
-for a minute; the rest is. What went wrong last, and since when, is kept in words.
+Limits: 5 s for a connection, 30 s without a byte, 60 s for an answer; of a peer, which may be a laptop that was closed,
+1 s for a connection and 10 s without a byte. After three failures in a row the place is left alone for a few seconds
+(``hydrate.breaker``). A pack that it has not, or sent in a damaged state, is not asked of it for a minute; the rest is.
+What went wrong last, and since when, is kept in words.
 
 A place that can only give whole blobs is asked for each once; the blob is put down in a file without a name.
 """
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
 
 CONNECT_SECONDS = 5.0
 STALL_SECONDS = 30.0
+PEER_CONNECT_SECONDS = 1.0
+PEER_STALL_SECONDS = 10.0
 TOTAL_SECONDS = 60.0
 AVOID_SECONDS = 60.0
 """For so long a pack is not asked for of a source that has not got it, or sent it damaged."""
@@ -188,13 +191,13 @@ class Remote:
                 from stratum.oci.places import open_source
                 from stratum.oci.target import parse_target
 
-                access = self._access()
+                access, at_peer = self._access(), self.source.at_peer
                 access = replace(
                     access,
                     plain_http=access.plain_http or self.source.plain_http,
                     ca_file=access.ca_file or (Path(self.source.ca_file) if self.source.ca_file else None),
-                    connect_timeout=min(access.connect_timeout, CONNECT_SECONDS),
-                    read_timeout=min(access.read_timeout, STALL_SECONDS),
+                    connect_timeout=min(access.connect_timeout, PEER_CONNECT_SECONDS if at_peer else CONNECT_SECONDS),
+                    read_timeout=min(access.read_timeout, PEER_STALL_SECONDS if at_peer else STALL_SECONDS),
                     patience=min(access.patience, TOTAL_SECONDS),
                     min_rate=max(access.min_rate, _MIN_RATE),
                 )

@@ -1,6 +1,7 @@
 """What the sources of a commit have: each with its catalog, and the remote that is asked.
 
-Sources are tried in their order; those that are known to be gone come last, for a place may have things again.
+Sources are tried in their order, peers first: they are near, where they are there at all. Those that are known to be
+gone come last, for a place may have things again.
 """
 
 from __future__ import annotations
@@ -63,7 +64,9 @@ class Supplies:
         self._memo: dict[bytes, Place | None] = {}
         self._last: Place | None = None
         base = 0
-        for source in sorted(store.sources.of(commit), key=lambda source: source.gone is not None):
+        for source in sorted(
+            store.sources.of(commit), key=lambda source: (source.gone is not None, not source.at_peer)
+        ):
             try:
                 catalog = store.sources.catalog(source.manifest)
             except StratumError as exc:

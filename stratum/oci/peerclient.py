@@ -53,6 +53,14 @@ class PeerClient:
         """Give the peer moves; what it answers."""
         return self._ask("POST", _moves(stratum), data, MOVES_MAX, f"send moves of {stratum} to peer {self.name}")
 
+    def keep(self, stratum: str, manifest: str) -> bool:
+        """Whether the peer promises to keep here whole what the manifest (a digest) is of, as this host lets it go."""
+        try:
+            self._ask("POST", f"/strata/{quote(stratum, safe='')}/kept", manifest.encode(), _SHARED_MAX, "ask for it")
+        except NotFoundError:
+            return False
+        return True
+
     def _ask(self, method: str, path: str, data: bytes | None, limit: int, doing: str) -> bytes:
         headers = {} if data is None else {"Content-Type": "application/octet-stream"}
         # Moves are a set: who is sent some again has them.

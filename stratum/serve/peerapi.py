@@ -4,6 +4,8 @@
 
     GET  /strata               {"strata": [{"name": NAME, "may": "read" | "write"}, ...]}
     GET  /strata/NAME/moves    the moves that this host has of the stratum's tags (``sync``)
+    POST /strata/NAME/kept     a manifest's digest: the peer lets go of what that is of, and counts on this host; 404
+                               where it cannot
     POST /strata/NAME/moves    those that the peer has; the answer has what it lacks. Of one that may only read none is
                                taken
 """
@@ -18,6 +20,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from stratum.api.peers import promise
+from stratum.errors import NotFoundError
+from stratum.oci.descriptor import is_digest
 from stratum.oci.peerclient import MOVES_MAX
 from stratum.serve.app import make_app
 from stratum.serve.asked import body_of, missing
@@ -30,8 +35,8 @@ if TYPE_CHECKING:
 
     from stratum.api.registry import Registry
     from stratum.api.session import Session
-    from stratum.store.peerbook import PeerBook
 
+_DIGEST_MAX = 256
 _MOVES = "application/vnd.stratum.moves"
 
 
@@ -51,22 +56,26 @@ class Exchange(Protocol):
 def peer_app(session: Session, registry: Registry, exchange: Exchange, log: Callable[[str], None]) -> ASGIApp:
     """What a listener of peers answers with: the registry and the peers' API, of what is shared with who asks."""
     book = session.store.peers
-    return guarded(make_app(registry, peers_only(book), log=log, peers=peer_routes(book, exchange)), book, log)
+    return guarded(
+        make_app(registry, peers_only(book), log=log, peers=peer_routes(session, registry, exchange)), book, log
+    )
 
 
-def peer_routes(book: PeerBook, exchange: Exchange) -> Sequence[BaseRoute]:
+def peer_routes(session: Session, registry: Registry, exchange: Exchange) -> Sequence[BaseRoute]:
     """The routes, for ``serve.app.make_app``."""
-    api = _PeerApi(book, exchange)
+    api = _PeerApi(session, registry, exchange)
     return (
         Route("/strata", api.strata),
         Route("/strata/{name}/moves", api.offered),
         Route("/strata/{name}/moves", api.receive, methods=["POST"]),
+        Route("/strata/{name}/kept", api.keep, methods=["POST"]),
     )
 
 
 class _PeerApi:
-    def __init__(self, book: PeerBook, exchange: Exchange) -> None:
-        self._book = book
+    def __init__(self, session: Session, registry: Registry, exchange: Exchange) -> None:
+        self._session, self._registry = session, registry
+        self._book = session.store.peers
         self._exchange = exchange
 
     async def strata(self, request: Request) -> Response:
@@ -91,6 +100,15 @@ class _PeerApi:
                 self._exchange.receive, stratum, _name(request), data, writable=asker_of(request).sees.writes(stratum)
             )
         return Response(answer, media_type=_MOVES)
+
+    async def keep(self, request: Request) -> Response:
+        stratum, peer = self._shared(request), self._book.now().peers.get(_name(request))
+        digest = (await body_of(request, _DIGEST_MAX)).decode("ascii", "replace")
+        with missing("MANIFEST_UNKNOWN", "there is no such manifest"):
+            if peer is None or not is_digest(digest):
+                raise NotFoundError("nothing that can be kept")
+            await run_in_threadpool(promise, self._session, self._registry, stratum, peer, digest)
+        return JSONResponse({"kept": digest})
 
     def _shared(self, request: Request) -> str:
         stratum = str(request.path_params["name"])

@@ -23,7 +23,7 @@ from stratum.store.images import SUFFIX
 from stratum.store.keeping import RESIDENCE, read_rules
 from stratum.store.layout import ANCESTORS
 from stratum.store.logcheck import named_objects, needs
-from stratum.store.peerbook import BOOK, KEY, PEERS
+from stratum.store.peerbook import BOOK, KEY, PEERS, PROMISES
 from stratum.store.pins import PINS, read_pins
 from stratum.store.records import DIRECTORIES, is_record_name, read_record
 from stratum.store.reflog import Place, is_cut_short, unknown
@@ -266,6 +266,8 @@ class _Check:
             self._store.peers.check_key()
         with self._telling("record", f"{PEERS}/{BOOK}", "the peers"):
             self._store.peers.check()
+        with self._telling("record", f"{PEERS}/{PROMISES}", "what peers count on"):
+            self._store.promises.check()
 
     def _names_of_boot_mounts(self) -> list[str]:
         try:

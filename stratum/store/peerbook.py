@@ -8,6 +8,7 @@
     |                      [peer.NAME]   certificate (base64url), added (RFC 3339), address?, strata: what is shared
     |                                    with it, name -> "read" | "write"
     |                      [check]       tells changed bytes (``store.tables``)
+    |-- promises.toml  0600: what peers count on (``store.promises``)
     `-- lock         flock, for the moment in which one of these is changed, in which no other lock is taken
 
 The book is one file, so that a peer and what it may go in one step. It is looked at for every request of a peer, by its
@@ -42,7 +43,8 @@ PEERS = "peers"
 KEY = "key.pem"
 BOOK = "book.toml"
 LOCK = "lock"
-FILES = (KEY, BOOK, LOCK)
+PROMISES = "promises.toml"
+FILES = (KEY, BOOK, PROMISES, LOCK)
 
 PEERS_MAX = 10_000
 _FILE_MAX = 16 << 20
@@ -97,12 +99,12 @@ class PeerBook:
 
     def signature(self) -> object:
         """Another one when the book or the key may say something else."""
-        return tuple(_signature(self._directory / name) for name in (BOOK, KEY))
+        return tuple(signature_of(self._directory / name) for name in (BOOK, KEY))
 
     def now(self) -> Book:
         """What the book says now. ``DamagedError``."""
         with self._lock:
-            signature = _signature(self._directory / BOOK)
+            signature = signature_of(self._directory / BOOK)
             if signature is None or signature != self._cached[0]:
                 self._cached = (signature, self._read())
             return self._cached[1]
@@ -121,13 +123,13 @@ class PeerBook:
             check_peer_name(name)
         book, certificate = self.now(), self._certificate()
         if certificate is None or new or book.own_name is None or name not in (None, book.own_name):
-            with self._changing():
+            with self.changing():
                 book, certificate = self.now(), self._certificate()
                 if certificate is None or new:
                     from stratum.peers.keys import make_key_file
 
                     data = make_key_file()
-                    self._write(KEY, data)
+                    self.write(KEY, data)
                     certificate = certificate_in(data, str(self.key_file))
                 called = name or book.own_name or peer_name_of(socket.gethostname())
                 if called != book.own_name:
@@ -146,7 +148,7 @@ class PeerBook:
         address = parse_address(address) if address is not None else None
         if certificate == self._certificate():
             raise UsageError("this is the card of this host itself", hint="add the card that the other host prints")
-        with self._changing():
+        with self.changing():
             book = self.now()
             same, old = book.by_certificate(certificate), book.peers.get(name)
             if old is not None and old.certificate != certificate:
@@ -166,7 +168,7 @@ class PeerBook:
 
     def remove(self, name: str) -> Peer:
         """Know the peer no longer, and share nothing with it; who it was. ``NotFoundError``."""
-        with self._changing():
+        with self.changing():
             peer, book = self.get(name), self.now()
             self._put(replace(book, peers={other: each for other, each in book.peers.items() if other != name}))
             return peer
@@ -187,7 +189,7 @@ class PeerBook:
                     self.unshare(stratum, name)
 
     def _set(self, name: str, change: Any) -> bool:
-        with self._changing():
+        with self.changing():
             peer, book = self.get(name), self.now()
             strata = change(peer.strata)
             if strata == peer.strata:
@@ -228,10 +230,11 @@ class PeerBook:
         return parse_book(data, str(path))
 
     def _put(self, book: Book) -> None:
-        self._write(BOOK, format_book(book))
+        self.write(BOOK, format_book(book))
 
     @contextmanager
-    def _changing(self) -> Iterator[None]:
+    def changing(self) -> Iterator[None]:
+        """Change one of the files in the block: one process at a time."""
         with storing(f"change {self._directory}"):
             with suppress(FileExistsError):
                 self._directory.mkdir(mode=0o700)
@@ -240,7 +243,8 @@ class PeerBook:
             with locked(self._directory / LOCK, what="the list of peers"):
                 yield
 
-    def _write(self, name: str, data: bytes) -> None:
+    def write(self, name: str, data: bytes) -> None:
+        """Have ``data`` be the file of that name, durably."""
         directory = self._layout.open_beneath(self._directory, os.O_RDONLY | os.O_DIRECTORY)
         try:
             remove_abandoned(directory)
@@ -249,7 +253,8 @@ class PeerBook:
             os.close(directory)
 
 
-def _signature(path: Path) -> tuple[int, int, int] | None:
+def signature_of(path: Path) -> tuple[int, int, int] | None:
+    """What tells that a file is another one; None where there is none."""
     try:
         info = path.lstat()
     except FileNotFoundError:

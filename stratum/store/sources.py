@@ -86,6 +86,11 @@ class CommitSource:
     gone: str | None = None
 
     @property
+    def at_peer(self) -> bool:
+        """Whether the place is a peer."""
+        return self.reference.startswith("peer://")
+
+    @property
     def place(self) -> str:
         """The reference without the digest, for people."""
         return self.reference.rpartition("@")[0]

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from stratum.store.past import Past
     from stratum.store.peerbook import PeerBook
     from stratum.store.profiles import Profiles
+    from stratum.store.promises import Promises
     from stratum.store.reflog import Reflog
     from stratum.store.residence import Residence
     from stratum.store.transaction import Transaction, Transactions
@@ -141,6 +142,13 @@ class Store(Refs):
         from stratum.store.profiles import Profiles
 
         return Profiles(self.layout)
+
+    @cached_property
+    def promises(self) -> Promises:
+        """What peers count on."""
+        from stratum.store.promises import Promises
+
+        return Promises(self.layout, self.peers)
 
     @cached_property
     def reflog(self) -> Reflog:

@@ -1,0 +1,94 @@
+"""What peers count on: commits that this host has promised to keep whole, as a peer let go of what it had of them:
+``peers/promises.toml``.
+
+::
+
+    [promise.COMMIT]   key ID of a peer = the stratum that it has the commit of
+    [check]            tells changed bytes (``store.tables``)
+
+Two hosts that each take the other for the place to fetch from again must not both let go. So who asks to let go is
+promised it under the store's lock, while all is here, and from then on nothing of the commit is evicted here
+(``hydrate.evictable``), also not because somebody else has it. A promise is void when its peer is not known any more,
+the stratum not shared with it, or the commit gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from stratum.errors import DamagedError
+from stratum.refs import is_hash
+from stratum.store.layout import Layout, storage_error
+from stratum.store.peerbook import PEERS, PROMISES, signature_of
+from stratum.store.tables import read_tables, write_tables
+
+if TYPE_CHECKING:
+    from stratum.store.peerbook import Book, PeerBook
+
+_MAX = 16 << 20
+
+Promised = dict[str, dict[str, str]]
+"""Commit -> key ID of a peer -> stratum."""
+
+
+class Promises:
+    """The promises of one store."""
+
+    def __init__(self, layout: Layout, book: PeerBook) -> None:
+        self._layout = layout
+        self._book = book
+        self._path = layout.root / PEERS / PROMISES
+
+    def commits(self) -> frozenset[str]:
+        """The commits that a peer counts on; some of them may be gone. ``DamagedError``."""
+        return frozenset(_valid(self._read(), self._book.now()))
+
+    def stamp(self) -> object:
+        """Another one when ``commits`` may be others."""
+        return signature_of(self._path), self._book.signature()
+
+    def add(self, commit: str, key_id: str, stratum: str, exists: Callable[[str], bool]) -> None:
+        """Promise a peer to keep a commit, durably; void promises are dropped, and those whose commit does not exist.
+
+        The caller holds the store's lock, and has seen since then that the commit is here whole.
+        """
+        with self._book.changing():
+            kept = {each: by for each, by in _valid(self._read(), self._book.now()).items() if exists(each)}
+            new = {**kept, commit: {**kept.get(commit, {}), key_id: stratum}}
+            if new != kept:
+                self._book.write(PROMISES, write_tables({"promise": new}, "what peers count on"))
+
+    def check(self) -> None:
+        """``DamagedError`` where the file cannot be read."""
+        self._read()
+
+    def _read(self) -> Promised:
+        try:
+            data = self._layout.read_beneath(self._path, _MAX)
+        except FileNotFoundError:
+            return {}
+        except OSError as exc:
+            raise storage_error(exc, f"read {self._path}") from None
+        return parse_promises(data, str(self._path))
+
+
+def parse_promises(data: bytes, where: str) -> Promised:
+    """What such a file says. ``DamagedError`` names ``where``."""
+    found = read_tables(data, where).get("promise", {})
+    if not isinstance(found, dict) or not all(
+        is_hash(commit) and isinstance(by, dict) and all(isinstance(stratum, str) for stratum in by.values())
+        for commit, by in found.items()
+    ):
+        raise DamagedError(f"{where} does not say what peers count on", hint="bring it back from a backup")
+    return found
+
+
+def _valid(promised: Promised, book: Book) -> Promised:
+    """Those that count by what the book says."""
+    shared = {peer.key_id: peer.strata for peer in book.peers.values()} if promised else {}
+    found = {
+        commit: {key: stratum for key, stratum in by.items() if stratum in shared.get(key, {})}
+        for commit, by in promised.items()
+    }
+    return {commit: by for commit, by in found.items() if by}
