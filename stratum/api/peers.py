@@ -50,6 +50,7 @@ def add_peer(session: Session, name: str, card: str, address: str | None = None)
     certificate = parse_card(card).certificate
     check_certificate(certificate)
     book = session.create_store().peers
+    book.own()  # which is needed to speak to the peer
     changed = book.add(name, certificate, address, rfc3339(utc_now()))
     return book.get(name), changed
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import click
 
 from stratum.cli.app import App, verb
-from stratum.errors import UnsupportedError
+from stratum.errors import UnsupportedError, UsageError
+from stratum.serving import parse_address
 
 _FILE = click.Path(path_type=Path)
 
@@ -21,6 +22,7 @@ _FILE = click.Path(path_type=Path)
             "Let users of a file pull and push from elsewhere",
             "stratum serve --listen 0.0.0.0:5000 --tls-cert cert.pem --tls-key key.pem --htpasswd users --write",
         ),
+        ("Let peers have what is shared with them", "stratum serve --peers :5443"),
         (
             "Let everybody pull, and nobody push",
             "stratum serve --listen :5000 --tls-cert cert.pem --tls-key key.pem --anonymous-read",
@@ -31,10 +33,10 @@ _FILE = click.Path(path_type=Path)
     "--listen",
     "address",
     metavar="ADDRESS",
-    default="127.0.0.1:5000",
-    show_default=True,
-    help="Where to listen: HOST:PORT (HOST empty: everywhere), or unix:///PATH.",
+    help="Where to listen: HOST:PORT (HOST empty: everywhere), or unix:///PATH. Default: 127.0.0.1:5000; nowhere with"
+    " --peers.",
 )
+@click.option("--peers", metavar="HOST:PORT", help="Where to listen for peers (stratum peer), and for nobody else.")
 @click.option("--tls-cert", metavar="FILE", type=_FILE, help="Certificate for TLS, PEM, with those that signed it.")
 @click.option("--tls-key", metavar="FILE", type=_FILE, help="Its key, PEM.")
 @click.option("--htpasswd", metavar="FILE", type=_FILE, help="Users and their passwords, as 'htpasswd -B' writes it.")
@@ -74,7 +76,8 @@ _FILE = click.Path(path_type=Path)
 @click.option("--insecure-anonymous-write", is_flag=True, help="Let everybody push, without a password.")
 def serve(
     app: App,
-    address: str,
+    address: str | None,
+    peers: str | None,
     tls_cert: Path | None,
     tls_key: Path | None,
     htpasswd: Path | None,
@@ -96,9 +99,11 @@ def serve(
 
     Only this machine reaches it, and nobody can push, unless that is asked for. SIGHUP has the certificate read anew;
     changes of the file of users count at once.
+
+    With --peers, hosts that are known by their keys get what is shared with them (stratum share), and nobody else
+    anything; who is known, and what is shared, may change while it runs.
     """
     from stratum.config import parse_bytes
-    from stratum.serving import parse_address
 
     try:
         import uvicorn  # noqa: F401 - what 'run' needs
@@ -110,7 +115,8 @@ def serve(
             hint=f"{sys.executable} -m pip install 'stratum-oci[serve]'",
         ) from None
     wanted = Wanted(
-        listen=parse_address(address),
+        listen=parse_address(address or "127.0.0.1:5000") if address is not None or peers is None else None,
+        peers=_peers_address(peers) if peers is not None else None,
         certificate=tls_cert,
         key=tls_key,
         htpasswd=htpasswd,
@@ -126,7 +132,14 @@ def serve(
         insecure_anonymous_write=insecure_anonymous_write,
     )
     session = app.session
-    if write:
+    if write or peers is not None:
         session.create_store()
     session.store  # noqa: B018 - there must be one
     run(session, wanted, app.out.note, app.out.warn)
+
+
+def _peers_address(text: str) -> tuple[str, int]:
+    address = parse_address(text)
+    if isinstance(address, Path):
+        raise UsageError("peers come by a network: --peers takes HOST:PORT")
+    return address

@@ -53,27 +53,30 @@ class Exchange(Protocol):
         ...
 
 
-def peer_app(session: Session, registry: Registry, exchange: Exchange, log: Callable[[str], None]) -> ASGIApp:
-    """What a listener of peers answers with: the registry and the peers' API, of what is shared with who asks."""
+def peer_app(
+    session: Session, registry: Registry, log: Callable[[str], None], exchange: Exchange | None = None
+) -> ASGIApp:
+    """What a listener of peers answers with: the registry and the peers' API, of what is shared with who asks. The key
+    of this host is made where there is none."""
     book = session.store.peers
+    book.own()
     return guarded(
         make_app(registry, peers_only(book), log=log, peers=peer_routes(session, registry, exchange)), book, log
     )
 
 
-def peer_routes(session: Session, registry: Registry, exchange: Exchange) -> Sequence[BaseRoute]:
+def peer_routes(session: Session, registry: Registry, exchange: Exchange | None) -> Sequence[BaseRoute]:
     """The routes, for ``serve.app.make_app``."""
     api = _PeerApi(session, registry, exchange)
-    return (
-        Route("/strata", api.strata),
-        Route("/strata/{name}/moves", api.offered),
-        Route("/strata/{name}/moves", api.receive, methods=["POST"]),
-        Route("/strata/{name}/kept", api.keep, methods=["POST"]),
-    )
+    routes = [Route("/strata", api.strata), Route("/strata/{name}/kept", api.keep, methods=["POST"])]
+    if exchange is not None:
+        moves = "/strata/{name}/moves"
+        routes += [Route(moves, api.offered), Route(moves, api.receive, methods=["POST"])]
+    return routes
 
 
 class _PeerApi:
-    def __init__(self, session: Session, registry: Registry, exchange: Exchange) -> None:
+    def __init__(self, session: Session, registry: Registry, exchange: Exchange | None) -> None:
         self._session, self._registry = session, registry
         self._book = session.store.peers
         self._exchange = exchange
@@ -86,6 +89,7 @@ class _PeerApi:
 
     async def offered(self, request: Request) -> Response:
         stratum = self._shared(request)
+        assert self._exchange is not None
         with missing("NAME_UNKNOWN", "there is no such stratum"):
             data = await run_in_threadpool(
                 self._exchange.offered, stratum, _name(request), writable=asker_of(request).sees.writes(stratum)
@@ -94,6 +98,7 @@ class _PeerApi:
 
     async def receive(self, request: Request) -> Response:
         stratum = self._shared(request)
+        assert self._exchange is not None
         data = await body_of(request, MOVES_MAX)
         with missing("NAME_UNKNOWN", "there is no such stratum"):
             answer = await run_in_threadpool(

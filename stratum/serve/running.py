@@ -9,6 +9,7 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,12 +18,15 @@ from stratum.oci.target import is_loopback
 from stratum.serve.app import BLOB_MAX, make_app
 from stratum.serve.door import Door
 from stratum.serve.passwords import Passwords
+from stratum.serve.peerapi import peer_app
+from stratum.serve.peerlisten import listening_context
 from stratum.serve.tls import Certificate
 from stratum.serve.visibility import Everywhere
-from stratum.serving import Limits, listen, passed, serve
+from stratum.serving import Limits, listen, passed, serve, serving
 from stratum.sys.daemon import Notifier
 
 if TYPE_CHECKING:
+    from stratum.api.registry import Registry
     from stratum.api.session import Session
 
 Address = Path | tuple[str, int]
@@ -30,10 +34,12 @@ Address = Path | tuple[str, int]
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """The options. ``requests`` are those of one address in a second, ``names`` those by which clients call the
-    server."""
+    """The options. ``listen`` is where everybody is listened to, ``peers`` where those are who are known, None where
+    nobody is; one of the two is given. ``requests`` are those of one address in a second, ``names`` those by which
+    clients call the server."""
 
-    listen: Address
+    listen: Address | None
+    peers: tuple[str, int] | None = None
     certificate: Path | None = None
     key: Path | None = None
     htpasswd: Path | None = None
@@ -92,6 +98,40 @@ def run(session: Session, wanted: Wanted, note: Callable[[str], None], warn: Cal
     from stratum.api.registry import Registry
 
     check(wanted)
+    logging.getLogger("uvicorn.error").addHandler(logging.NullHandler())
+    logging.getLogger("uvicorn.error").propagate = False  # failures are told by the application
+    _raise_descriptors(wanted.connections)
+    limits = Limits(wanted.connections, wanted.connections_each)
+    registry = Registry(session)
+    notifier = Notifier(session.config.environment.get("NOTIFY_SOCKET", ""))
+    with ExitStack() as stack:
+        answer: Callable[[], None] | None = None
+        if wanted.peers is not None:
+            peers = stack.enter_context(listen(wanted.peers, "server"))
+            app, tls = peer_app(session, registry, warn), listening_context(session.store.peers, warn)
+            note(f"listening for peers at {shown_address(peers)}")
+            if wanted.listen is None:
+                answer = partial(serve, app, peers, limits=limits, tls=tls)
+            else:
+                stack.enter_context(serving(app, peers, limits, tls=tls))
+        if wanted.listen is not None:
+            answer = _for_everybody(session, registry, wanted, limits, stack, note, warn)
+        assert answer is not None
+        notifier.tell("READY=1")
+        answer()
+
+
+def _for_everybody(
+    session: Session,
+    registry: Registry,
+    wanted: Wanted,
+    limits: Limits,
+    stack: ExitStack,
+    note: Callable[[str], None],
+    warn: Callable[[str], None],
+) -> Callable[[], None]:
+    """Listen; what answers."""
+    assert wanted.listen is not None
     passwords = Passwords(wanted.htpasswd, warn) if wanted.htpasswd is not None else None
     certificate = Certificate(wanted.certificate, wanted.key) if wanted.certificate and wanted.key else None
     door = Door(
@@ -105,20 +145,13 @@ def run(session: Session, wanted: Wanted, note: Callable[[str], None], warn: Cal
         names=wanted.names,
         each_second=wanted.requests,
     )
-    app = make_app(Registry(session), door.who, log=warn, blob_max=wanted.blob_max)
-    limits = Limits(wanted.connections, wanted.connections_each)
-    logging.getLogger("uvicorn.error").addHandler(logging.NullHandler())
-    logging.getLogger("uvicorn.error").propagate = False  # failures are told by the application
-    _raise_descriptors(wanted.connections)
-    environment = session.config.environment
-    with ExitStack() as stack:
-        listener = stack.enter_context(passed(environment) or listen(wanted.listen, "server"))
-        check_reach(wanted, listener)
-        if certificate is not None:
-            stack.enter_context(_reloading(certificate, note, warn))
-        note(f"listening at {'https' if certificate else 'http'}://{shown_address(listener)}")
-        Notifier(environment.get("NOTIFY_SOCKET", "")).tell("READY=1")
-        serve(app, listener, limits=limits, tls=certificate.context if certificate else None)
+    app = make_app(registry, door.who, log=warn, blob_max=wanted.blob_max)
+    listener = stack.enter_context(passed(session.config.environment) or listen(wanted.listen, "server"))
+    check_reach(wanted, listener)
+    if certificate is not None:
+        stack.enter_context(_reloading(certificate, note, warn))
+    note(f"listening at {'https' if certificate else 'http'}://{shown_address(listener)}")
+    return partial(serve, app, listener, limits=limits, tls=certificate.context if certificate else None)
 
 
 @contextmanager
