@@ -4,7 +4,7 @@
 
     cache/<kind>/<name>
         form       what follows the check, and in which version: one line
-        check      SHA-256 of "<kind>/<name>", a NUL, the line and the body
+        check      BLAKE3 of "<kind>/<name>", a NUL, the line and the body
         body       as whoever writes it says
 
 A file that is damaged, of another version, of another name or of somebody else's is none; it is made anew. It is
@@ -49,7 +49,7 @@ class CacheFile:
             return None
         return body
 
-    def save(self, *body: bytes | bytearray) -> None:
+    def save(self, *body: bytes | bytearray | memoryview) -> None:
         """Replace the file; its body comes in pieces. Failing to is no error: more is to be done the next time."""
         with contextlib.suppress(OSError):
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -61,9 +61,9 @@ class CacheFile:
             os.utime(self.path, follow_symlinks=False)
 
     def _check(self, *body: bytes | bytearray | memoryview) -> bytes:
-        from hashlib import sha256
+        from blake3 import blake3
 
-        hasher = sha256(self._what)
+        hasher = blake3(self._what)
         for piece in body:
             hasher.update(piece)
         return hasher.digest()

@@ -342,7 +342,11 @@ class Commits:
             return MerkleNodes.of(dump.blocks())
         if len(chain) > 1:
             script = compose(script, script_of(chain))
-        return known.spliced(script.steps, DumpText(dump).between)
+        there = len(known.groups)
+        nodes = known.spliced(script.steps, DumpText(dump).between)
+        if len(known.groups) > there:
+            self._merkle_cache.save(chain[-1][0], known)
+        return nodes
 
     def _known_nodes(self, chain: Chain) -> MerkleNodes | None:
         """The Merkle tree of the whole dump at the end of a chain, where that is a large one."""

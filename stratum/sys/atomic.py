@@ -101,7 +101,7 @@ def _remove_if_abandoned(directory: int, name: str) -> None:
 
 def write_atomic(
     path: Path,
-    data: bytes | Sequence[bytes | bytearray],
+    data: bytes | Sequence[bytes | bytearray | memoryview],
     mode: int = 0o644,
     durable: bool = True,
     *,

@@ -3,8 +3,10 @@
 Kept are all leaf hashes, and of the nodes above them one level: each is the root of a *block* of ``BLOCK`` leaves (the
 last block may have fewer). The levels between are made anew where a block changes, the few above every time. Where
 lines come or go, all that is behind them stands at another place: its leaf hashes stay, its blocks do not, unless as
-many lines came as went. Where the blocks begin in the dump is kept too: so it is known which lines a stretch of it has
-without a look at what is before.
+many lines came as went. What stays then are the *groups* of ``GROUP`` leaves that begin so many leaves behind a
+multiple of that: once they were made, they are kept, for the next tree that is moved as far or by ``GROUP`` more. Where
+the blocks begin in the dump is kept too: so it is known which lines a stretch of it has without a look at what is
+before.
 """
 
 from __future__ import annotations
@@ -24,19 +26,31 @@ from stratum.tree.splice import SplicedDump
 BLOCK_LEVEL = 6
 BLOCK = 1 << BLOCK_LEVEL
 """Leaves."""
+GROUP_LEVEL = 3
+GROUP = 1 << GROUP_LEVEL
+_MOVED_PART = 4
+"""Groups are made where a stretch of leaves that moved is this part of the tree."""
 _AT_ONCE = 256 * BLOCK * HASH_SIZE
+
+
+Hashes = bytes | memoryview
 
 
 class MerkleNodes:
     """``leaves`` and ``blocks``: the hashes of the two levels that are kept, one after the other. ``starts`` are the
-    places in the dump at which the blocks begin, where these are known: only then can another tree be made of this."""
+    places in the dump at which the blocks begin, where these are known: only then can another tree be made of this.
+    ``groups``: the hashes of the whole groups that begin at leaf N, N + ``GROUP`` and so on, by N, as far as they were
+    of use."""
 
-    __slots__ = ("blocks", "leaves", "starts")
+    __slots__ = ("blocks", "groups", "leaves", "starts")
 
-    def __init__(self, leaves: bytes, blocks: bytes, starts: array[int] | None = None) -> None:
+    def __init__(
+        self, leaves: Hashes, blocks: Hashes, starts: array[int] | None = None, groups: dict[int, Hashes] | None = None
+    ) -> None:
         self.leaves = leaves
         self.blocks = blocks
         self.starts = array("Q") if starts is None else starts
+        self.groups: dict[int, Hashes] = {} if groups is None else groups
 
     @property
     def count(self) -> int:
@@ -56,7 +70,7 @@ class MerkleNodes:
             number += len(lines)
             position += len(block)
         leaves = b"".join(parts)
-        return cls(leaves, _block_nodes(leaves), starts)
+        return cls(leaves, _nodes_above(leaves, BLOCK_LEVEL), starts)
 
     def spliced(self, steps: Sequence[Step], text: Callable[[int, int], bytes]) -> MerkleNodes:
         """The tree of the dump that a script with these steps makes of this one's. ``text`` gives bytes of it, of which
@@ -85,30 +99,48 @@ class MerkleNodes:
         leaves = b"".join(parts)
         return MerkleNodes(leaves, b"".join(self._blocks(leaves, runs)))
 
-    def _blocks(self, leaves: bytes, runs: list[tuple[int, int, int]]) -> Iterator[bytes]:
-        """The block nodes over ``leaves``: those of this tree where a run has the whole block in the same place."""
+    def _blocks(self, leaves: bytes, runs: list[tuple[int, int, int]]) -> Iterator[Hashes]:
+        """The block nodes over ``leaves``: those of this tree where a run has the whole block in the same place, those
+        over the groups of this tree where it has much elsewhere."""
         done = 0
         for here, line, count in runs:
             first, last = -(-here // BLOCK), (here + count) // BLOCK
-            if (here - line) % BLOCK or last <= first:
+            if last <= first:
                 continue
-            yield _block_nodes(leaves[done * BLOCK * HASH_SIZE : first * BLOCK * HASH_SIZE])
-            moved = (line - here) // BLOCK
-            yield self.blocks[(first + moved) * HASH_SIZE : (last + moved) * HASH_SIZE]
+            found = self._moved(first * BLOCK - here + line, last - first)
+            if found is None:
+                continue
+            yield _nodes_above(leaves[done * BLOCK * HASH_SIZE : first * BLOCK * HASH_SIZE], BLOCK_LEVEL)
+            yield found
             done = last
-        yield _block_nodes(leaves[done * BLOCK * HASH_SIZE :])
+        yield _nodes_above(leaves[done * BLOCK * HASH_SIZE :], BLOCK_LEVEL)
+
+    def _moved(self, line: int, count: int) -> Hashes | None:
+        """The nodes of so many blocks, the first of which begins at leaf ``line``; None where groups would have to be
+        made for few."""
+        if line % BLOCK == 0:
+            start = line // BLOCK
+            return self.blocks[start * HASH_SIZE : (start + count) * HASH_SIZE]
+        at, levels = line % GROUP, BLOCK_LEVEL - GROUP_LEVEL
+        if at not in self.groups:
+            if count * BLOCK * _MOVED_PART < self.count:
+                return None
+            size = (self.count - at) // GROUP * GROUP
+            self.groups[at] = _nodes_above(self.leaves[at * HASH_SIZE : (at + size) * HASH_SIZE], GROUP_LEVEL)
+        start, end = line // GROUP, line // GROUP + (count << levels)
+        return _nodes_above(self.groups[at][start * HASH_SIZE : end * HASH_SIZE], levels)
 
     def summary(self) -> MerkleSummary:
         """What ``merkle_summary`` says of the dump."""
-        return summary_above(self.blocks, self.count)
+        return summary_above(bytes(self.blocks), self.count)
 
 
-def _block_nodes(leaves: bytes) -> bytes:
-    """The nodes of the blocks of ``leaves``, of which the first is the first of a block."""
+def _nodes_above(nodes: Hashes, levels: int) -> bytes:
+    """The nodes so many levels above ``nodes``, of which the first is the first below one of them."""
     found = []
-    for start in range(0, len(leaves), _AT_ONCE):  # each level is a list of hashes, for a moment
-        level = leaves[start : start + _AT_ONCE]
-        for _ in range(BLOCK_LEVEL):
+    for start in range(0, len(nodes), _AT_ONCE):  # each level is a list of hashes, for a moment
+        level = bytes(nodes[start : start + _AT_ONCE])
+        for _ in range(levels):
             level = level_above(level)
         found.append(level)
     return b"".join(found)

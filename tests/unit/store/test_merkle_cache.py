@@ -132,14 +132,20 @@ def test_commits_are_the_same_whatever_the_cache(store: Store, tree: Directory) 
     base = write(store, tree).metadata_hash
     cached = store.layout.merkle_cache / base
     good = cached.read_bytes()
-    for number, content in enumerate((good, None, flip(5000)(good))):
+    nodes = MerkleCache(store.layout).load(store.commits.meta(base))
+    for number, content in enumerate((good, None, flip(5000)(good), None)):
         if content is None:
             cached.unlink()
         else:
             cached.write_bytes(content)
-        opened = store.commits.open_tree(base)
-        changed = write(store, edited(opened, number), opened)
-        assert cached.read_bytes() == good
+        for more in (0, 10):  # the second one with the groups that the first one made
+            opened = store.commits.open_tree(base)
+            changed = write(store, edited(opened, number + more), opened)
+        found = MerkleCache(store.layout).load(store.commits.meta(base))
+        assert nodes is not None
+        assert found is not None
+        assert (found.leaves, found.blocks, found.starts) == (nodes.leaves, nodes.blocks, nodes.starts)
+        assert found.groups
     for number in range(100, 103):  # and of those on one another
         opened = store.commits.open_tree(changed.metadata_hash)
         changed = write(store, edited(opened, number), opened)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from stratum.tree.blocks import Span
 from stratum.tree.digest import merkle_summary
 from stratum.tree.dump import Piece
-from stratum.tree.merkle import BLOCK, MerkleNodes
+from stratum.tree.merkle import BLOCK, GROUP, MerkleNodes
 from stratum.tree.splice import DumpText, SplicedDump
 
 
@@ -49,8 +49,10 @@ def test_the_tree_of_a_changed_dump_is_that_of_its_lines(count: int, seed: int) 
     old = lines(count, rng)
     before = MerkleNodes.of([b"".join(old)])
     dump = changed(rng, old)
-    after, whole = spliced(before, dump), MerkleNodes.of([dump.join()])
-    assert (after.leaves, after.blocks) == (whole.leaves, whole.blocks)
+    whole = MerkleNodes.of([dump.join()])
+    for _ in range(2):  # the second time with what groups the first one made
+        after = spliced(before, dump)
+        assert (after.leaves, after.blocks) == (whole.leaves, whole.blocks)
     assert after.summary() == merkle_summary(dump.join())
 
 
@@ -78,3 +80,6 @@ def test_blocks_in_their_place_are_not_hashed_again() -> None:
     moved = SplicedDump([b"/new\n", Span(0, len(source))], source)
     assert spliced(wrong, same_place).summary() != merkle_summary(same_place.join())
     assert spliced(wrong, moved).summary() == merkle_summary(moved.join())
+    assert set(wrong.groups) == {GROUP - 1}  # so many leaves behind a multiple a block begins now
+    wrong.groups = {kind: bytes(len(hashes)) for kind, hashes in wrong.groups.items()}
+    assert spliced(wrong, moved).summary() != merkle_summary(moved.join())
