@@ -124,7 +124,9 @@ def commit(
     ``quiesce``, what the volume says is run in a container that has it."""
     from stratum.api.quiescing import Quiesce
     from stratum.cli.progress import progress_bar
+    from stratum.sys.malloc import keep_for_reuse
 
+    keep_for_reuse()
     if target is None:
         from stratum.api.naming import here
 

@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 WithCatalog = tuple[CommitSource, bytes]
 """A source, and the catalog of what it has."""
 
+_ROOM_MAX = 1 << 28
+"""Bytes of a dump that there is room for before anything of it is read."""
 _Whence = tuple[list[CommitSource], bool]
 """The sources of a commit, and whether it is partial."""
 
@@ -125,11 +127,13 @@ class Commits:
     def _dump(self, chain: Chain) -> Dump:
         from blake3 import blake3
 
+        from stratum.sys.malloc import large_file
         from stratum.tree.blocks import Dump
 
         commit, hasher = chain[0][0], blake3()
         with _reading(commit):
-            dump = Dump(lambda: self._trees.read(chain), hasher.update)
+            room = large_file(min(chain[0][1].size, _ROOM_MAX))
+            dump = Dump(lambda: self._trees.read(chain), hasher.update, room=room)
         _check_hash(commit, hasher.hexdigest())
         return dump
 

@@ -12,11 +12,9 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from itertools import islice
 from pathlib import Path
-from typing import TypeVar
 
 from stratum.errors import DamagedError
 from stratum.store.layout import Layout, storage_error
@@ -26,9 +24,6 @@ from stratum.sys.smallfile import READ, UnfitError, read_opened
 FILE_MAX = FRAME_MAX + (FRAME_MAX >> 7) + 1024
 """Bytes of a frame's file: zstd never makes more of what cannot be compressed."""
 _SHARD = 2
-
-Item = TypeVar("Item")
-Made = TypeVar("Made")
 
 
 class Frames:
@@ -138,41 +133,3 @@ def digest_of(data: bytes) -> bytes:
     from hashlib import sha256
 
     return sha256(data).digest()
-
-
-def in_two(function: Callable[[Item], Made], items: Iterable[Item]) -> Iterator[Made]:
-    """``map``, of which every second call is made by another thread meanwhile, one ahead of what is asked for: for what
-    leaves Python alone while it works, as libzstd does. No thread is started for a single item."""
-    import queue
-    import threading
-
-    rest = iter(items)
-    given: queue.SimpleQueue[list[Item] | None] = queue.SimpleQueue()
-    made: queue.SimpleQueue[tuple[list[Made], BaseException | None]] = queue.SimpleQueue()
-
-    def help_out() -> None:
-        while (work := given.get()) is not None:
-            try:
-                made.put(([function(work[0])], None))
-            except BaseException as exc:  # noqa: PERF203  # raised again where the result is asked for
-                made.put(([], exc))
-
-    helper: threading.Thread | None = None
-    try:
-        for item in rest:
-            second = list(islice(rest, 1))
-            if second:
-                if helper is None:
-                    helper = threading.Thread(target=help_out, daemon=True)
-                    helper.start()
-                given.put(second)
-            yield function(item)
-            if second:
-                results, error = made.get()
-                if error is not None:
-                    raise error
-                yield results[0]
-    finally:
-        if helper is not None:
-            given.put(None)
-            helper.join()

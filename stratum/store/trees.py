@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from stratum.errors import DamagedError, NotFoundError
 from stratum.refs import is_hash
-from stratum.store.frames import Frames, in_two
+from stratum.store.frames import Frames
 from stratum.store.layout import Layout, NoSpaceError, storage_error, storing
 from stratum.store.metadata import METADATA_MAX
 from stratum.store.treerecord import HEAD_MAX, RECORD_MAX, TreeRecord, decode, read_head, split_file
@@ -31,9 +31,6 @@ from stratum.tree.blocks import Span, whole_lines
 if TYPE_CHECKING:
     from stratum.store.treerecord import FrameRef
     from stratum.tree.script import Script
-
-_LARGE = 1 << 20
-"""Bytes of the dump in a frame: more on average, and no frame is read ahead."""
 
 Chain = list[tuple[str, TreeRecord]]
 """Commits and their records, each but the last stored on the next."""
@@ -178,21 +175,15 @@ class Trees:
         """The same of a chain. ``DamagedError``."""
         whole = chain[-1][1]
         if len(chain) == 1:
-            return whole_lines(self._texts(whole.frames) if whole.frames else [whole.lines])
+            return whole_lines(map(self.frame, whole.frames) if whole.frames else [whole.lines])
         return whole_lines(self._made(script_of(chain), whole))
-
-    def _texts(self, frames: Sequence[FrameRef]) -> Iterator[bytes]:
-        """What is in the frames: one ahead of what is asked for, unless they are as large as only long paths make
-        them."""
-        large = sum(frame.size for frame in frames) > _LARGE * len(frames)
-        return map(self.frame, frames) if large else in_two(self.frame, frames)
 
     def _made(self, script: Script, whole: TreeRecord) -> Iterator[bytes]:
         """What the script makes of a whole dump, piece by piece; no frame is read that it has nothing of."""
         ends = list(accumulate(frame.size for frame in whole.frames)) or [len(whole.lines)]
         starts = [0, *ends[:-1]]
         wanted = list(_touched(script, starts, ends))
-        texts = self._texts([whole.frames[number] for number in wanted]) if whole.frames else iter([whole.lines])
+        texts = (self.frame(whole.frames[number]) for number in wanted) if whole.frames else iter([whole.lines])
         numbers = iter(wanted)
         begin, end, text = 0, 0, b""
         for piece in script.pieces():

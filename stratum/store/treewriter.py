@@ -10,11 +10,11 @@ whole again. A whole dump shares with the one at the end of the chain the frames
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from stratum.errors import DamagedError, NotFoundError
-from stratum.store.frames import in_two
 from stratum.store.treerecord import (
     LEVEL_MAX,
     FrameRef,
@@ -41,6 +41,9 @@ CAP_PART = 32
 CAP_BELOW = 8
 """A record on a whole dump is no larger than ``CAP_MIN`` or this part of the dump, one on such a one than this part of
 that."""
+Item = TypeVar("Item")
+Made = TypeVar("Made")
+
 _RAW = 8
 """How much smaller lines may become by being compressed."""
 
@@ -235,3 +238,41 @@ class TreeWriter:
         frames = base.chain[-1][1].frames
         kept = kept_pieces(script.steps, [frame.size for frame in frames])
         return {at: (end, number) for at, (end, number) in kept.items() if self._trees.has_frame(frames[number].sha256)}
+
+
+def in_two(function: Callable[[Item], Made], items: Iterable[Item]) -> Iterator[Made]:
+    """``map``, of which every second call is made by another thread meanwhile, one ahead of what is asked for: for what
+    leaves Python alone while it works, as libzstd does. No thread is started for a single item."""
+    import queue
+    import threading
+
+    rest = iter(items)
+    given: queue.SimpleQueue[list[Item] | None] = queue.SimpleQueue()
+    made: queue.SimpleQueue[tuple[list[Made], BaseException | None]] = queue.SimpleQueue()
+
+    def help_out() -> None:
+        while (work := given.get()) is not None:
+            try:
+                made.put(([function(work[0])], None))
+            except BaseException as exc:  # noqa: PERF203  # raised again where the result is asked for
+                made.put(([], exc))
+
+    helper: threading.Thread | None = None
+    try:
+        for item in rest:
+            second = list(islice(rest, 1))
+            if second:
+                if helper is None:
+                    helper = threading.Thread(target=help_out, daemon=True)
+                    helper.start()
+                given.put(second)
+            yield function(item)
+            if second:
+                results, error = made.get()
+                if error is not None:
+                    raise error
+                yield results[0]
+    finally:
+        if helper is not None:
+            given.put(None)
+            helper.join()

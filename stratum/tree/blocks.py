@@ -55,12 +55,14 @@ class Dump:
         again: Callable[[], Iterable[bytes]],
         seen: Callable[[bytes], object] | None = None,
         kept_max: int = DUMP_MAX,
+        room: io.BytesIO | None = None,
     ) -> None:
         """``again`` gives the blocks, which are read once here, each shown to ``seen``. One of more than ``kept_max``
-        bytes is not short. ``DamagedError`` from ``again``, and where it gives more than ``DUMP_MAX`` bytes."""
+        bytes is not short. ``room``: a file in memory that they are written to, whatever is in it. ``DamagedError``
+        from ``again``, and where it gives more than ``DUMP_MAX`` bytes."""
         self._again = again
         self.size = lines = 0
-        kept: io.BytesIO | None = io.BytesIO()  # what is written to this file is not copied again
+        kept: io.BytesIO | None = io.BytesIO() if room is None else room  # what is written to this file is not copied again
         for block in again():
             self.size += len(block)
             if self.size > KEPT_FREE:  # lines before have their bytes free
@@ -72,6 +74,8 @@ class Dump:
             if kept is not None:
                 kept.write(block)
                 kept = kept if self.size <= kept_max and is_short(self.size, lines) else None
+        if kept is not None:
+            kept.truncate()
         self.text = None if kept is None else kept.getvalue()
 
     def __iter__(self) -> Iterator[bytes]:

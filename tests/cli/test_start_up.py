@@ -37,7 +37,7 @@ def loaded(cli: Command, *args: str | Path) -> set[str]:
         check=True,
     )
     modules = set(done.stdout.rpartition("\n\n")[2].split())
-    assert "stratum.cli.main" in modules
+    assert "stratum.errors" in modules
     return modules
 
 

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from stratum.errors import DamagedError, NotFoundError
 from stratum.store import Store
-from stratum.store.frames import Frames, in_two
+from stratum.store.frames import Frames
 from stratum.store.treerecord import FRAME_MAX, LEVEL_MAX, FrameRef, join_file, split_file
-from stratum.store.treewriter import Stored
+from stratum.store.treewriter import Stored, in_two
 from stratum.tree.cutting import split_dump
 from stratum.tree.dump import write_dump
 from stratum.tree.model import Directory, File
