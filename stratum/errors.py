@@ -122,6 +122,17 @@ class DeniedError(StratumError):
     id = "denied"
 
 
+class RefusedError(StratumError):
+    """A place does not take what is pushed: it is not what it should be, or what it names is not there.
+
+    ``code`` is what the distribution specification calls that.
+    """
+
+    def __init__(self, message: str, *, hint: str = "", code: str = "MANIFEST_INVALID") -> None:
+        super().__init__(message, hint=hint)
+        self.code = code
+
+
 class UnreachableError(StratumError):
     """A registry or an object store cannot be reached, or breaks off: trying again later may help."""
 

@@ -9,6 +9,7 @@ can be had through it. Threads may share all of it.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -16,15 +17,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stratum.errors import DamagedError, NotFoundError
-from stratum.oci.descriptor import is_digest
+from stratum.errors import DamagedError, NotFoundError, RefusedError
+from stratum.oci.anymanifest import digest_name, digest_text, read_any_manifest
+from stratum.oci.descriptor import MalformedError
 from stratum.oci.mediatypes import MANIFEST_MEDIA_TYPE
+from stratum.oci.target import is_repository, is_tag
 from stratum.refs import is_hash, is_name
+from stratum.store.layout import storage_error
+from stratum.store.repositories import BLOBS, FRESH, MANIFESTS
 
 if TYPE_CHECKING:
     from stratum.api.session import Session
+    from stratum.api.taking import Put
     from stratum.store import Store
-    from stratum.store.offers import Offer
+    from stratum.store.offers import Offer, OfferedPack
+    from stratum.store.repositories import Pushed
+    from stratum.store.uploads import Upload
+    from stratum.transfer.offering import RawPack
 
 _REMEMBERED = 64
 """Packs whose members are kept in memory."""
@@ -54,37 +63,6 @@ class ServedBlob:
     file: Path | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Put:
-    """A manifest that was taken: its digest, and that of the manifest that it refers to, if any."""
-
-    digest: str
-    subject: str | None
-
-
-class Upload:
-    """A blob on its way. Survives a restart of the server."""
-
-    id: str
-
-    @property
-    def offset(self) -> int:
-        """Bytes that have arrived."""
-        raise NotImplementedError
-
-    def append(self, pieces: Iterator[bytes], start: int) -> int:
-        """Add bytes, which must begin where the last ended, or ``ConflictError``; how many there are now."""
-        raise NotImplementedError
-
-    def finish(self, digest: str) -> None:
-        """Have the blob in the repository. ``RefusedError`` where the bytes are not what the digest says."""
-        raise NotImplementedError
-
-    def cancel(self) -> None:
-        """Forget it."""
-        raise NotImplementedError
-
-
 class Registry:
     """The repositories of a session's store."""
 
@@ -97,7 +75,8 @@ class Registry:
         """Names of repositories, sorted: at most ``count`` of those behind ``last``."""
         if self._session.no_store_yet:
             return []
-        return _page(self._session.store.names(), last, count)
+        store = self._session.store
+        return _page(sorted({*store.names(), *store.repositories.names()}), last, count)
 
     def repository(self, name: str) -> Repository:
         """The repository with this name, whether it exists or not: every method that reads raises
@@ -122,39 +101,70 @@ class Repository:
         self._parents: dict[str, str | None] = {}
         self._blobs: dict[str, str] = {}
         self._indexed: set[str] = set()
-        self._packs: OrderedDict[str, Any] = OrderedDict()
+        self._packs: OrderedDict[str, RawPack] = OrderedDict()
 
     @property
-    def _store(self) -> Store:
+    def store(self) -> Store:
+        """The store that it is in."""
         return self._session.store
+
+    @property
+    def jobs(self) -> int:
+        """How many processes may work for one request."""
+        return self._session.config.jobs
 
     def exists(self) -> bool:
         """Whether there is such a repository."""
-        if self._session.no_store_yet:
+        if self._session.no_store_yet or not is_repository_name(self.name):
             return False
-        return is_name(self.name) and self._store.namespaces.exists_name(self.name)
+        return self.store.namespaces.exists_name(self.name) or self.store.repositories.exists(self.name)
 
     def tags(self, last: str | None, count: int) -> list[str]:
         """Tags, sorted: at most ``count`` of those behind ``last``."""
         self._check()
-        return _page(self._store.tags.names(self.name), last, count)
+        store = self.store
+        found = set(store.tags.names(self.name) if store.namespaces.exists_name(self.name) else ())
+        found.update(tag for tag, pushed in store.repositories.tags(self.name).items() if self._counts(pushed))
+        return _page(sorted(found), last, count)
+
+    def _counts(self, pushed: Pushed) -> bool:
+        """Whether it is a tag without the stratum's having it."""
+        return pushed.commit is None
 
     def manifest(self, reference: str) -> Served:
         """The manifest that ``reference`` names: a tag, a digest, or a commit's 64 hex digits. ``NotFoundError``, also
         where the commit is not here whole."""
         self._check()
-        if is_digest(reference):
-            return self._by_digest(reference.removeprefix("sha256:"))
-        commit = reference if is_hash(reference) else self._tagged(reference)
-        if commit is None or commit not in self._commits():
+        sha = digest_name(reference)
+        if sha is not None:
+            return self._by_digest(sha)
+        store, name = self.store, self.name
+        pushed = store.repositories.tag(name, reference) if is_tag(reference) else None
+        commit = reference if is_hash(reference) else None
+        if commit is None and is_name(name) and is_name(reference):
+            commit = store.tags.find(name, reference)
+        if pushed is not None and pushed.commit == commit:
+            return self._pushed(pushed.manifest)
+        if commit is None:
+            raise self._no_manifest(reference)
+        manifest = store.repositories.of_commit(name, commit)
+        if manifest is not None:
+            return self._pushed(manifest)
+        if commit not in self._commits():
             raise self._no_manifest(reference)
         return self._served(self._offer(commit))
 
     def blob(self, digest: str) -> ServedBlob:
         """A blob of one of the manifests here. ``NotFoundError``."""
         self._check()
-        sha = digest.removeprefix("sha256:")
-        if is_digest(digest):
+        sha = digest_name(digest)
+        if sha is not None:
+            path = self.store.repositories.blob(self.name, sha)
+            if path is not None:
+                return _of_file(path)
+            pack = self.store.repositories.pack(self.name, sha)
+            if pack is not None:
+                return self._computed(sha, pack)
             commit = self._commit_with(sha)
             if commit is not None:
                 return self._blob_of(commit, sha)
@@ -163,32 +173,94 @@ class Repository:
     def referrers(self, digest: str, artifact_type: str | None) -> list[dict[str, Any]]:
         """Descriptors of the manifests that refer to the one with the digest, of a type where one is given."""
         self._check()
-        return []
+        found, repositories = list[dict[str, Any]](), self.store.repositories
+        subject = digest_name(digest)
+        for sha in repositories.referrers(self.name, subject) if subject is not None else ():
+            try:
+                data = repositories.manifest(self.name, sha)
+                manifest = read_any_manifest(data) if data is not None else None
+            except (DamagedError, MalformedError):  # fsck tells
+                continue
+            if data is None or manifest is None or artifact_type not in (None, manifest.artifact_type):
+                continue
+            entry: dict[str, Any] = {"mediaType": manifest.media_type, "digest": digest_text(sha), "size": len(data)}
+            entry |= {"artifactType": manifest.artifact_type} if manifest.artifact_type else {}
+            entry |= {"annotations": manifest.annotations} if manifest.annotations else {}
+            found.append(entry)
+        return found
 
-    def put_manifest(self, data: bytes, media_type: str, reference: str) -> Put:
-        """Take a manifest, all of whose blobs are here, under a tag or its digest. ``RefusedError``."""
-        raise NotImplementedError
+    def put_manifest(self, data: bytes, media_type: str, reference: str, *, by: str | None = None) -> Put:
+        """Take a manifest, all of whose blobs are here, under a tag or its digest. A commit appears in the stratum.
+        ``by`` says who pushed it. ``RefusedError`` where it is not what it has to be; ``MissingBlobsError``."""
+        from stratum.api.taking import take_manifest
+
+        self._check_name()
+        return take_manifest(self, data, media_type, reference, by or "")
 
     def delete_manifest(self, reference: str) -> None:
-        """Remove a tag, or by its digest a manifest with all its tags. ``NotFoundError``, ``ConflictError``."""
-        raise NotImplementedError
+        """Remove a tag, or by its digest a manifest with all its tags. ``NotFoundError``; ``ConflictError`` where a tag
+        is pinned, or the manifest is of a commit that others have in their history."""
+        from stratum.api.taking import drop_manifest
+
+        self._check()
+        drop_manifest(self, reference)
 
     def delete_blob(self, digest: str) -> None:
-        """Remove a blob that was pushed. ``NotFoundError``."""
-        raise NotImplementedError
+        """Remove a blob that was pushed. What commits need of it stays in the store. ``NotFoundError``."""
+        self._check()
+        sha, repositories = digest_name(digest), self.store.repositories
+        with self.store.locks.store():
+            gone = [part for part in (BLOBS, FRESH) if sha is not None and repositories.drop(self.name, part, [sha])]
+        if not gone:
+            raise NotFoundError(f"nobody pushed a blob {digest} to {self.name}")
 
     def mount(self, digest: str, source: str) -> bool:
         """Have a blob here that the repository ``source`` has; whether that worked. Who may read ``source`` is the
         caller's to know."""
-        raise NotImplementedError
+        self._check_name()
+        sha = digest_name(digest)
+        if sha is None or not is_repository_name(source):
+            return False
+        with self.store.locks.store():
+            return self.store.repositories.mount(self.name, sha, source)
 
     def begin_upload(self) -> Upload:
         """Begin to receive a blob."""
-        raise NotImplementedError
+        self._check_name()
+        return self.store.uploads.begin(self.name)
 
-    def upload(self, name: str) -> Upload:
+    def upload(self, upload_id: str) -> Upload:
         """An upload that was begun. ``NotFoundError``."""
-        raise NotImplementedError
+        self._check()
+        return self.store.uploads.get(self.name, upload_id)
+
+    # What who takes manifests asks
+
+    def has_manifest(self, sha: str) -> bool:
+        """Whether a manifest was pushed here, or is offered."""
+        return self.store.repositories.has(self.name, MANIFESTS, sha) or self.offered_as(sha) is not None
+
+    def offers(self, sha: str) -> bool:
+        """Whether a blob is one of an artifact that is computed here."""
+        return self._commit_with(sha) is not None
+
+    def offered_as(self, sha: str) -> str | None:
+        """The commit whose computed manifest this is."""
+        commit = self._commit_with(sha)
+        offer = self.store.offers.of(commit) if commit is not None else None
+        return commit if offer is not None and offer.manifest.sha == sha else None
+
+    def objects(self) -> set[bytes]:
+        """The objects that the commits here need. ``DamagedError`` where that cannot be known."""
+        from stratum.store.needed import Needed
+
+        needed = Needed(self.store.layout, self.store.trees)
+        needed.add(sorted(self._commits()))
+        return needed.objects
+
+    def _check_name(self) -> None:
+        if not is_repository_name(self.name):
+            raise RefusedError(f"{self.name[:140]!a} is not a valid name of a repository", code="NAME_INVALID")
 
     def _check(self) -> None:
         if not self.exists():
@@ -197,13 +269,12 @@ class Repository:
     def _no_manifest(self, reference: str) -> NotFoundError:
         return NotFoundError(f"{self.name} has no manifest {reference}")
 
-    def _tagged(self, tag: str) -> str | None:
-        return self._store.tags.find(self.name, tag) if is_name(tag) else None
-
     def _commits(self) -> set[str]:
         """The commits that the tags name, and their ancestors, as far as they are here."""
-        store, found = self._store, set[str]()
-        waiting = list(self._store.tags.list(self.name).values())
+        store, found = self.store, set[str]()
+        if not store.namespaces.exists_name(self.name):
+            return found
+        waiting = list(store.tags.list(self.name).values())
         while waiting:
             commit = waiting.pop()
             if commit in found:
@@ -227,7 +298,7 @@ class Repository:
             making = self._making.setdefault(commit, threading.Lock())
         try:
             with making:
-                offer = offered(self._store, commit, jobs=self._session.config.jobs)
+                offer = offered(self.store, commit, jobs=self.jobs)
         finally:
             with self._lock:
                 self._making.pop(commit, None)
@@ -251,54 +322,89 @@ class Repository:
                     self._indexed.clear()
                 new = commits - self._indexed
             for commit in new:
-                offer = self._store.offers.of(commit)
+                offer = self.store.offers.of(commit)
                 if offer is not None:
                     self._index(offer)
             found = self._blobs.get(sha)
         return found if found in commits else None
 
+    def _pushed(self, sha: str) -> Served:
+        """A manifest as it was pushed."""
+        data = self.store.repositories.manifest(self.name, sha)
+        if data is None:
+            raise self._no_manifest(digest_text(sha))
+        try:
+            return Served(data, read_any_manifest(data).media_type, digest_text(sha))
+        except MalformedError as exc:
+            raise DamagedError(f"the manifest {digest_text(sha)} cannot be read: {exc}") from None
+
     def _by_digest(self, sha: str) -> Served:
+        if self.store.repositories.has(self.name, MANIFESTS, sha):
+            return self._pushed(sha)
         commit = self._commit_with(sha)
         if commit is not None:
             offer = self._offer(commit)
             if offer.manifest.sha == sha:
                 return self._served(offer)
-        raise self._no_manifest(f"sha256:{sha}")
+        raise self._no_manifest(digest_text(sha))
 
     def _served(self, offer: Offer) -> Served:
-        data = self._store.offers.blob(offer.manifest.sha)
+        data = self.store.offers.blob(offer.manifest.sha)
         if data is None:
             raise self._no_manifest(offer.commit)
         return Served(data, MANIFEST_MEDIA_TYPE, f"sha256:{offer.manifest.sha}")
 
     def _blob_of(self, commit: str, sha: str) -> ServedBlob:
-        store = self._store
+        store = self.store
         data = store.offers.blob(sha)
         if data is None and store.trees.has_frame(bytes.fromhex(sha)):
             data = store.trees.frame_file(bytes.fromhex(sha))
         if data is not None:
             kept = data
             return ServedBlob(len(kept), lambda start, end: _pieces(kept, start, end))
-        pack = self._pack(sha)
-        objects = store.objects
-        return ServedBlob(pack.size, lambda start, end: pack.read(objects, start, end))
+        pack = store.offers.pack(sha) if sha not in self._packs else None
+        if pack is None and sha not in self._packs:
+            raise NotFoundError(f"{self.name} has no blob sha256:{sha}")
+        if store.sources.is_partial(commit) and pack is not None and store.residence.missing(dict(pack.members)):
+            raise NotFoundError(f"blob sha256:{sha} of {self.name} is not here whole")
+        return self._computed(sha, pack)
 
-    def _pack(self, sha: str) -> Any:
+    def _computed(self, sha: str, kept: OfferedPack | None) -> ServedBlob:
         from stratum.transfer.offering import RawPack
 
         with self._lock:
-            if sha in self._packs:
-                self._packs.move_to_end(sha)
-                return self._packs[sha]
-        kept = self._store.offers.pack(sha)
-        if kept is None:
-            raise NotFoundError(f"{self.name} has no blob sha256:{sha}")
-        pack = RawPack(kept.members)
-        with self._lock:
+            pack = self._packs.pop(sha, None)
+            if pack is None:
+                assert kept is not None, "what is not remembered was read"
+                pack = RawPack(kept.members)
             self._packs[sha] = pack
             if len(self._packs) > _REMEMBERED:
                 self._packs.popitem(last=False)
-        return pack
+        objects = self.store.objects
+        return ServedBlob(pack.size, lambda start, end: pack.read(objects, start, end))
+
+
+def is_repository_name(name: str) -> bool:
+    """Whether a repository can have this name: what the distribution specification allows, or the name of a stratum."""
+    return is_repository(name) or is_name(name)
+
+
+def _of_file(path: Path) -> ServedBlob:
+    def read(start: int, end: int) -> Iterator[bytes]:
+        try:
+            with open(path, "rb", buffering=0, opener=_opener) as file:
+                file.seek(start)
+                while start < end and (piece := file.read(min(_PIECE, end - start))):
+                    start += len(piece)
+                    yield piece
+        except OSError as exc:
+            raise storage_error(exc, f"read {path}") from None
+
+    return ServedBlob(path.lstat().st_size, read, path)
+
+
+def _opener(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
 def _pieces(data: bytes, start: int, end: int) -> Iterator[bytes]:

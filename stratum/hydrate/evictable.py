@@ -4,6 +4,8 @@ An object may go where a source is recorded that lists it, for every commit in t
 that a garbage collection would take), and each such source was lately seen to have it. So what only this store has can
 never go, whatever else went wrong: a commit that was never pushed has no source. Besides, what stays is
 
+- what otherwise only blobs have that were pushed to this store, and what packs are made of that those need which are
+  kept of a manifest (``store.repositories``);
 - what otherwise only an archive has, which is a file that people remove once they have imported it;
 - what a mount shows that has no gate, or one that nobody serves: whoever reads there could not wait for it;
 - what a peer counts on (``store.promises``): one source among others is a peer, and is believed only where it has just
@@ -33,6 +35,7 @@ from stratum.store.keeping import RESIDENCE, ROOT, Rule, Rules
 from stratum.store.layout import storage_error
 from stratum.store.needed import Needed
 from stratum.store.sources import SOURCES, CommitSource
+from stratum.transfer.catalogs import is_own, target_of
 from stratum.tree.contents import digests_in
 
 if TYPE_CHECKING:
@@ -97,11 +100,13 @@ class Shelf:
         """
         found = Derived(stamp=self.stamp(unguarded))
         for sources, commits in self._by_sources().items():
-            self._add(found, commits, [source for source in sources if source.gone is None], fresh)
+            others = [source for source in sources if source.gone is None and not is_own(source)]
+            self._add(found, commits, others, fresh)
         found.held[Why.MOUNTED].update(self.needs(filter(self._store.commits.exists, unguarded)))
         self._add_rules(found)
         found.held[Why.PROMISED].update(self.needs(filter(self._store.commits.exists, self._store.promises.commits())))
         found.held[Why.HISTORY].update(self._store.histories.roots(self._logs)[0])
+        found.held[Why.LOCAL].update(self._store.repositories.objects())
         found.held[Why.BUSY].update(self._store.transactions.needed())
         return found
 
@@ -235,8 +240,6 @@ class Shelf:
 
 def is_archive(source: CommitSource) -> bool:
     """Whether the source is a file, and not a registry or a layout; what cannot be read cannot be asked either."""
-    from stratum.transfer.catalogs import target_of
-
     try:
         return target_of(source).archive is not None
     except UsageError:

@@ -189,7 +189,7 @@ class Remote:
         with self._opening:
             if self._opened is None:
                 from stratum.oci.places import open_source
-                from stratum.oci.target import parse_target
+                from stratum.transfer.catalogs import target_of
 
                 access, at_peer = self._access(), self.source.at_peer
                 access = replace(
@@ -201,7 +201,7 @@ class Remote:
                     patience=min(access.patience, TOTAL_SECONDS),
                     min_rate=max(access.min_rate, _MIN_RATE),
                 )
-                self._opened = open_source(parse_target(self.source.reference), access)
+                self._opened = open_source(target_of(self.source), access)
             return self._opened
 
     def _forget_connection(self) -> None:

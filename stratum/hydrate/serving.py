@@ -166,7 +166,8 @@ def _reached(config: Config, gate: Gate, source: CommitSource) -> Access:
     from stratum.transfer.catalogs import target_of
 
     ca_file = Path(source.ca_file) if source.ca_file is not None else None
-    return replace(access_for(config, gate.options, target_of(source)), plain_http=source.plain_http, ca_file=ca_file)
+    access = access_for(config, gate.options, target_of(source))
+    return replace(access, plain_http=source.plain_http, ca_file=ca_file, own_blobs=gate.store / "blobs")
 
 
 def refresh_mounts(source: str) -> None:

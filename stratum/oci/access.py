@@ -42,7 +42,8 @@ class Access:
     requests are anonymous. ``unsafe_concurrent`` is whether a store may be written to that heeds no conditions;
     None: where ``places`` say so.
 
-    ``peer`` finds the peer of a name; by itself nobody is known.
+    ``peer`` finds the peer of a name; by itself nobody is known. ``own_blobs`` is the directory with the blobs of the
+    store (``ownblobs``).
     """
 
     credentials: Credentials = field(default=anonymous, repr=False)
@@ -61,6 +62,7 @@ class Access:
     ambient: bool = False
     unsafe_concurrent: bool | None = None
     peer: FindPeer = field(default=no_peer, repr=False)
+    own_blobs: Path | None = None
 
 
 def proxies_in(environment: Mapping[str, str]) -> dict[str, str]:
@@ -89,4 +91,5 @@ def access_of(
         environment=config.environment,
         ambient=True,
         peer=peer,
+        own_blobs=config.store / "blobs",
     )

@@ -15,7 +15,7 @@ from urllib.parse import urlencode
 import oras.container
 import requests
 
-from stratum.errors import DamagedError, DeniedError, NotFoundError, StratumError, quoted
+from stratum.errors import DamagedError, DeniedError, NotFoundError, RefusedError, StratumError, quoted
 from stratum.oci.access import Access
 from stratum.oci.carrier import Carrier
 from stratum.oci.deadline import Pace
@@ -28,7 +28,7 @@ from stratum.oci.mediatypes import (
 )
 from stratum.oci.names import list_names
 from stratum.oci.referrers import Referrer, is_referrers_tag, read_referrers, subject_of
-from stratum.oci.remote import RefusedError, Sink, Upload, verified
+from stratum.oci.remote import Sink, Upload, verified
 from stratum.oci.target import Target, is_tag
 from stratum.oci.transport import ConnectionCutError, pause, shown
 from stratum.oci.uploading import OCTETS, send_blob

@@ -14,6 +14,10 @@ def open_source(target: Target, access: Access) -> Source:
     An archive is verified as a whole first. Raises ``NotFoundError`` for one that is not there, and ``StratumError``;
     registries and layouts say what is wrong when they are asked.
     """
+    if target.own:
+        from stratum.oci.ownblobs import OwnBlobs
+
+        return OwnBlobs(target, access.own_blobs)
     if target.archive is None:
         return open_sink(target, access, create=False)
     from stratum.oci.archive import ArchiveReader

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, TypeVar
 
-from stratum.errors import ConflictError, DamagedError, NotFoundError, StratumError
+from stratum.errors import ConflictError, DamagedError, NotFoundError
 from stratum.oci.descriptor import Descriptor, describe
 from stratum.oci.mediatypes import MANIFEST_MEDIA_TYPE
 from stratum.oci.referrers import Referrer, read_referrers, referrers_tag, subject_of, with_referrer
@@ -35,10 +35,6 @@ class CollectedError(ConflictError):
     """What a push relied on was removed by a garbage collection meanwhile. The push can be begun anew."""
 
     id = "collected"
-
-
-class RefusedError(StratumError):
-    """A place does not take a manifest, for what it is or for what it names: that may not be there."""
 
 
 @dataclass(frozen=True, slots=True)

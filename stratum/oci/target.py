@@ -34,13 +34,16 @@ _HOST = re.compile(rf"(?P<name>{_HOST_LABEL}(?:\.{_HOST_LABEL})*|\[[0-9a-fA-F:.]
 _REPOSITORY_MAX = 255
 _API_HOSTS = {"docker.io": "registry-1.docker.io", "index.docker.io": "registry-1.docker.io"}
 PEER_PREFIX = "peer://"
+OWN = "store://blobs"
+"""The place that ``ownblobs`` reads from."""
 _GRAMMAR = "write it as HOST[:PORT]/REPOSITORY[:TAG], s3://BUCKET[/PREFIX][:TAG] or oci:DIRECTORY[:TAG]"
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A parsed target: exactly one of ``host`` (with port, lower case), ``directory``, ``archive``, ``bucket`` and
-    ``peer`` (the name that one is known by) is set.
+    """A parsed target: exactly one of ``host`` (with port, lower case), ``directory``, ``archive``, ``bucket``,
+    ``peer`` (the name that one is known by) and ``own`` (the blobs that a store keeps, which nobody can write as a
+    target: ``ownblobs``) is set.
 
     ``scheme`` is what the user wrote, or None. ``digest``, where given, decides; ``tag`` is then only a name.
     """
@@ -54,6 +57,7 @@ class Target:
     archive: Path | None = None
     bucket: Bucket | None = None
     peer: str | None = None
+    own: bool = False
 
     def __str__(self) -> str:
         """The reference without http:// or https://, as it is recorded and shown."""
@@ -64,6 +68,8 @@ class Target:
     @property
     def place(self) -> str:
         """The reference without tag and digest: where all of them are."""
+        if self.own:
+            return f"store://{self.repository}" if self.repository else OWN
         if self.archive is not None:
             return f"oci-archive:{self.archive}"
         if self.bucket is not None:

@@ -24,7 +24,8 @@ from stratum.serve.uploads import Uploads
 from stratum.serve.visibility import asker_of
 
 if TYPE_CHECKING:
-    from stratum.api.registry import Put, Registry, Repository, Served
+    from stratum.api.registry import Registry, Repository, Served
+    from stratum.api.taking import Put
 
 _no_manifest = partial(missing, "MANIFEST_UNKNOWN", "there is no such manifest")
 

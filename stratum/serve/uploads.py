@@ -17,7 +17,8 @@ from stratum.serve.ranges import parse_chunk
 from stratum.serve.refusals import Refusal
 
 if TYPE_CHECKING:
-    from stratum.api.registry import Registry, Upload
+    from stratum.api.registry import Registry
+    from stratum.store.uploads import Upload
 
 _ALGORITHMS = ("sha256", "sha512")
 

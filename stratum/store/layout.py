@@ -18,6 +18,8 @@
     |-- peers/                         key.pem, book.toml, lock (``store.peerbook``)
     |-- csi/, volumes/                 what services keep (``store.records``)
     |-- offers/                        artifacts that are computed for others (``store.offers``)
+    |-- blobs/sha256/ab/cdef...        what others pushed (``store.blobs``), and what of it is in which repository:
+    |-- repositories/<name>/           (``store.repositories``). Versions that know neither leave both alone
     |-- sources/<manifest's SHA-256>/  catalog of an artifact that commits can be fetched from (``store.sources``)
     |-- landing/                       owner, and objects that were fetched and wait for their names (``hydrate``)
     |-- ahead/                         those of them that nobody has asked for
@@ -192,6 +194,14 @@ class Layout:
     @property
     def sources(self) -> Path:
         return self.root / "sources"
+
+    @property
+    def blobs(self) -> Path:
+        return self.root / "blobs"
+
+    @property
+    def repositories(self) -> Path:
+        return self.root / "repositories"
 
     @property
     def offers(self) -> Path:

@@ -99,16 +99,20 @@ class Offers:
         data = self._read(BLOBS, sha)
         return data if data is not None and hashlib.sha256(data).hexdigest() == sha else None
 
+    def blob_path(self, sha: str) -> Path | None:
+        """The file of such a blob; None as ``blob``."""
+        return self.path(BLOBS, sha) if self.blob(sha) is not None else None
+
     def pack(self, sha: str) -> OfferedPack | None:
         """The pack with this digest; None where none is known, or what is known is damaged."""
         data = self._read(PACKS, sha)
-        found = _read_pack(data) if data is not None else None
+        found = read_pack(data) if data is not None else None
         return found if found is not None and found.pack.sha == sha else None
 
     def pack_of(self, members: Sequence[tuple[bytes, int]]) -> OfferedPack | None:
         """The pack with these members; None as ``pack``."""
         data = self._read(LISTS, list_name(members))
-        found = _read_pack(data) if data is not None else None
+        found = read_pack(data) if data is not None else None
         return found if found is not None and tuple(found.members) == tuple(members) else None
 
     def keep(self, tx: Transaction, files: Iterable[tuple[str, str, bytes]]) -> None:
@@ -186,7 +190,8 @@ def write_pack(pack: OfferedPack) -> bytes:
     return _checked(b"".join((_PACK_HEAD, *lines, b"\n", _packed(pack.members))))
 
 
-def _read_pack(data: bytes) -> OfferedPack | None:
+def read_pack(data: bytes) -> OfferedPack | None:
+    """What such a file says; None where it is damaged."""
     body = _unchecked(data, _PACK_HEAD)
     if body is None:
         return None

@@ -20,6 +20,7 @@ from stratum.store.tags import Tags
 from stratum.store.worktrees import Worktrees
 
 if TYPE_CHECKING:
+    from stratum.store.blobs import Blobs
     from stratum.store.bootmounts import BootMounts
     from stratum.store.changes import Changes
     from stratum.store.commits import Commits
@@ -32,9 +33,11 @@ if TYPE_CHECKING:
     from stratum.store.profiles import Profiles
     from stratum.store.promises import Promises
     from stratum.store.reflog import Reflog
+    from stratum.store.repositories import Repositories
     from stratum.store.residence import Residence
     from stratum.store.transaction import Transaction, Transactions
     from stratum.store.trees import Trees
+    from stratum.store.uploads import Uploads
     from stratum.tree.blocks import Dump
     from stratum.tree.overlay import Dialect
 
@@ -73,6 +76,13 @@ class Store(Refs):
         parts = (layout, self.locks, transactions, self.namespaces, commits, _later(lambda: self.reflog))
         self.tags = Tags(*parts)
         self.worktrees = Worktrees(*parts)
+
+    @cached_property
+    def blobs(self) -> Blobs:
+        """What others pushed."""
+        from stratum.store.blobs import Blobs
+
+        return Blobs(self.layout)
 
     @cached_property
     def boot_mounts(self) -> BootMounts:
@@ -158,6 +168,13 @@ class Store(Refs):
         return Reflog(self.layout)
 
     @cached_property
+    def repositories(self) -> Repositories:
+        """What others pushed, repository by repository."""
+        from stratum.store.repositories import Repositories
+
+        return Repositories(self.layout, self.blobs)
+
+    @cached_property
     def residence(self) -> Residence:
         """What commits need, and whether it is here."""
         from stratum.store.residence import Residence
@@ -177,6 +194,13 @@ class Store(Refs):
         from stratum.store.trees import Trees
 
         return Trees(self.layout)
+
+    @cached_property
+    def uploads(self) -> Uploads:
+        """Blobs on their way."""
+        from stratum.store.uploads import Uploads
+
+        return Uploads(self.layout, self.locks, self.blobs, self.repositories)
 
     @classmethod
     def open(cls, path: Path) -> Store:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from stratum.errors import NotFoundError, StratumError
+from stratum.errors import NotFoundError, RefusedError, StratumError
 from stratum.oci.descriptor import Descriptor, digest_of
 from stratum.oci.image import Image, ImageLayer, architecture, is_commit, read_image
 from stratum.oci.mediatypes import (
@@ -27,7 +27,7 @@ from stratum.oci.mediatypes import (
     LAYER_ZSTD_MEDIA_TYPE,
     MANIFEST_MEDIA_TYPE,
 )
-from stratum.oci.remote import CollectedError, RefusedError, Sink, Source, Upload
+from stratum.oci.remote import CollectedError, Sink, Source, Upload
 from stratum.progress import Progress
 from stratum.transfer.artifact import CREATED_ANNOTATION, PARENT_ANNOTATION
 from stratum.transfer.imagelayer import layer_archive

@@ -70,6 +70,11 @@ _ROUNDS = 5
 """How often what disappeared from the store meanwhile is fetched again."""
 
 
+Proving = Callable[[Mapping[bytes, int]], Mapping[bytes, int]]
+"""Picks those of a commit's objects (digest -> size) that the artifact of a stranger has to be seen to have: what of
+it the store has, it might have from others. Its tree is read there, too."""
+
+
 @dataclass(frozen=True, slots=True)
 class PullResult:
     """``manifest_digest`` is what the tag named; ``bytes_received`` counts blobs and the manifest.
@@ -99,6 +104,7 @@ def pulled(
     accept: Callable[[Manifest], None] | None = None,
     room: Callable[[int], object] | None = None,
     image: Callable[[], Room] | None = None,
+    proving: Proving | None = None,
 ) -> Iterator[PullResult]:
     """Bring the commit that ``reference`` (a tag or digest) is in ``remote`` into the store; no tag of it is moved.
 
@@ -108,7 +114,7 @@ def pulled(
     opened with. ``jobs`` processes unpack and verify. ``isolated``: the artifact is the only place where anything is
     taken from. ``lazy``: no object is fetched, and of a commit that is here nothing changes. ``room`` is told how many
     bytes of objects are about to come, while the store is not locked. ``image``, for what is mounted at once: the
-    commit's image is made beside all else, with that room for it.
+    commit's image is made beside all else, with that room for it. ``proving``: a lazy pull of what a stranger brought.
 
     Raises ``NotFoundError`` where there is none, ``DamagedError`` for anything that does not match, ``StratumError`` in
     the words of the other side, ``UnsupportedError`` for a lazy pull that is isolated.
@@ -122,17 +128,18 @@ def pulled(
     what = f"{kind} of {where}"
     with store.begin(what, apart=True) as tx, running(f"the {what}", jobs, progress) as job:
         job.move(len(data))
-        found = _read(tx, store, remote, manifest, isolated, job, digest if lazy else None, draw=image is not None)
+        alone, of = isolated or proving is not None, digest if lazy else None
+        found = _read(tx, store, remote, manifest, alone, job, of, draw=image is not None)
         wanted = found.tree.objects
         write = _Writer(store, tx, manifest, found, _sources(remote, digest, kind, access, found), image)
         origin = {"kind": kind, "reference": where, "manifest": digest}
+        objects = ObjectFetch(remote, tx.object_staging, PackFiles(store.layout, tx.directory, remote), job)
         if lazy:
-            found.packs.clear()  # of a million objects they take as much memory as all else
+            _prove(store, tx, objects, found, proving)
             with store.locks.store(timeout=STORE_WAIT):
                 write(origin)
                 yield _result(manifest, digest, job, wanted, _lacking(store, wanted))
             return
-        objects = ObjectFetch(remote, tx.object_staging, PackFiles(store.layout, tx.directory, remote), job)
         missing = _needed(store, tx, wanted, found, room)
         for _ in range(_ROUNDS):
             fetch_objects(store, tx, objects, find_parts(found.packs, missing))
@@ -144,6 +151,15 @@ def pulled(
                     yield _result(manifest, digest, job, wanted, {})
                     return
     raise _disappearing(where)
+
+
+def _prove(store: Store, tx: Transaction, objects: ObjectFetch, found: _Found, proving: Proving | None) -> None:
+    """Fetch what has to be shown to be in the artifact, and let go of its packs: of a million objects they take as much
+    memory as all else."""
+    if proving is not None:
+        found.tree.reading.wait()
+        fetch_objects(store, tx, objects, find_parts(found.packs, proving(found.tree.objects)))
+    found.packs.clear()
 
 
 def _needed(

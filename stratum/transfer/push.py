@@ -24,12 +24,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from stratum.errors import UnsupportedError, UsageError
+from stratum.errors import RefusedError, UnsupportedError, UsageError
 from stratum.oci.access import Access
 from stratum.oci.descriptor import Descriptor, describe, digest_of
 from stratum.oci.mediatypes import INDEX_MEDIA_TYPE, VERITY_MEDIA_TYPE
 from stratum.oci.places import open_sink, open_source
-from stratum.oci.remote import CollectedError, RefusedError, Sink, Upload
+from stratum.oci.remote import CollectedError, Sink, Upload
 from stratum.oci.target import Target
 from stratum.progress import Progress
 from stratum.transfer.artifact import CONFIG_MEDIA_TYPE, PACK_MEDIA_TYPE, Pack, PackLayers
