@@ -76,7 +76,8 @@ def make_app(
         try:
             await handled(scope, receive, _sending(send))
         except Exception as exc:  # after the answer had begun: it ends here, and the connection with it
-            log(foreseen(_cause(exc)).told)
+            if not isinstance(_cause(exc), ConnectionError):
+                log(foreseen(_cause(exc)).told)
 
     return app
 
@@ -109,7 +110,8 @@ def _answer(exc: Exception, log: Callable[[str], None]) -> Response:
         return refused(exc.status_code, code, exc.detail, exc.headers)
     if isinstance(exc, ConflictError):
         return refused(409, "DENIED", exc.message)
-    log(foreseen(exc).told)
+    if not isinstance(exc, ConnectionError):  # who asked is gone
+        log(foreseen(exc).told)
     if isinstance(exc, OSError) and exc.errno in (errno.ENOSPC, errno.EDQUOT):
         return refused(507, "DENIED", "the server has no room left for that")
     words = "the server cannot do that; its log says why" if isinstance(exc, StratumError) else "the server failed"

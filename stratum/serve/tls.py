@@ -20,7 +20,7 @@ class Certificate:
         self.reload()
 
     def reload(self) -> None:
-        """Show what the files have now, to who connects from now on. ``UsageError`` as above: the old one stays then."""
+        """Show what the files have now, to who connects from now on. ``UsageError``: the old one stays."""
         certificate, key = self._files
         try:
             ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password=_no_password)

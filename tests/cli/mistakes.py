@@ -374,5 +374,5 @@ serve --listen :0                | 2 | --tls-cert
 serve --listen :0 --insecure-http | 2 | --htpasswd
 serve --tls-cert FILE            | 2 | 'stratum serve --help'
 serve --tls-cert FILE --tls-key FILE | 2 | 'stratum serve --help'
-serve --htpasswd FILE            | 2 | 'htpasswd -B 
+serve --htpasswd FILE            | 2 | 'htpasswd -B
 """
