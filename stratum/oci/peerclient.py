@@ -37,13 +37,7 @@ class PeerClient:
     def shared(self) -> dict[str, bool]:
         """The strata that the peer shares with this host, and whether it may push to each. ``DamagedError``."""
         data = self._ask("GET", "/strata", None, _SHARED_MAX, f"list what peer {self.name} shares")
-        try:
-            found = {str(each["name"]): each["may"] == "write" for each in json.loads(data)["strata"]}
-        except (ValueError, KeyError, TypeError, RecursionError):
-            found = None
-        if found is None or not all(map(is_shared_name, found)):
-            raise DamagedError(f"peer {self.name} sent something that is no list of strata")
-        return found
+        return read_shared(data, f"peer {self.name}")
 
     def moves(self, stratum: str) -> bytes:
         """The moves that the peer has of the tags of a stratum. ``NotFoundError`` where it shares none of that name."""
@@ -71,6 +65,17 @@ class PeerClient:
             raise kind(message)
         with closing(response):
             return b"".join(self._transport.body(response, limit, "an answer"))
+
+
+def read_shared(data: bytes, who: str) -> dict[str, bool]:
+    """The list of strata that ``who`` sent. ``DamagedError``."""
+    try:
+        found = {each["name"]: each["may"] == "write" for each in json.loads(data)["strata"]}
+        if all(isinstance(name, str) and is_shared_name(name) for name in found):
+            return found
+    except (ValueError, KeyError, TypeError, RecursionError):
+        pass
+    raise DamagedError(f"{who} sent something that is no list of strata")
 
 
 def _moves(stratum: str) -> str:

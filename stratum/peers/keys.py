@@ -73,7 +73,7 @@ def check_certificate(certificate: bytes) -> None:
     stranger. ``UnsupportedError`` where cryptography is not installed."""
     _check_installed()
     from cryptography import x509
-    from cryptography.exceptions import InvalidSignature
+    from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
@@ -87,7 +87,7 @@ def check_certificate(certificate: bytes) -> None:
         public.verify(found.signature, found.tbs_certificate_bytes)
         expected = _builder(public).sign(Ed25519PrivateKey.generate(), None).tbs_certificate_bytes
         whole = found.public_bytes(serialization.Encoding.DER)
-    except (ValueError, InvalidSignature, x509.UnsupportedGeneralNameType):
+    except (ValueError, InvalidSignature, UnsupportedAlgorithm):
         raise UsageError("the card's certificate is damaged") from None
     if found.tbs_certificate_bytes != expected or whole != certificate:
         raise UsageError("the certificate is not one that 'stratum peer id' makes")

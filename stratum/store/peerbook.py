@@ -210,8 +210,11 @@ class PeerBook:
         return certificate_in(data, str(self.key_file))
 
     def check_key(self) -> None:
-        """``DamagedError`` where this host has a key that cannot be read."""
-        self._certificate()
+        """``DamagedError`` where this host has a key that cannot be used."""
+        if self._certificate() is not None:
+            from stratum.peers.tls import server_context
+
+            server_context(self.key_file, ())
 
     def check(self) -> None:
         """``DamagedError`` where the book cannot be read, or is without its check."""

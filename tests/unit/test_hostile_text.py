@@ -39,10 +39,13 @@ from stratum.oci.links import Links, links_of
 from stratum.oci.mediatypes import MANIFEST_MEDIA_TYPE
 from stratum.oci.names import read_names
 from stratum.oci.objectstore import read_tag
+from stratum.oci.peerclient import read_shared
 from stratum.oci.referrers import read_referrers
 from stratum.oci.sweeprecord import LOOKING, PushRecord, SweepRecord, Who, read_push, read_sweep
 from stratum.oci.target import is_repository, parse_target
 from stratum.oci.transport import origin
+from stratum.peers.cards import Card, parse_address, parse_card
+from stratum.peers.keys import certificate_in, check_certificate, make_key_file
 from stratum.podman.commandline import Grammar, parse_line
 from stratum.refs import parse_ref, split_ref_path
 from stratum.store.budget import parse_budget
@@ -52,6 +55,8 @@ from stratum.store.clock import utc_now
 from stratum.store.keeping import parse_rules
 from stratum.store.metadata import CommitMeta
 from stratum.store.moving import parse_plan
+from stratum.store.peerbook import Book, Peer, format_book, parse_book
+from stratum.store.promises import parse_promises
 from stratum.store.reflog import parse_entry
 from stratum.store.runs import read_run
 from stratum.store.segments import pack, split_lines, unpack, whole_end
@@ -107,6 +112,9 @@ PENDING = (
     b'"when":9,"handle":"ab","path":"L2E=","mode":33188,"actor":[7,8,"vim",null]}\n{"moved":"ab","path":"L2I="}\n{"done":[1]}\n'
 )
 KNOWN = write_part([(HASH, Links([HASH], [HASH], [], HASH), 5, "v")])
+CERTIFICATE = certificate_in(make_key_file(), "a file")
+CARD = str(Card("attic", CERTIFICATE)).encode()
+BOOK = format_book(Book("me", {"a": Peer("a", CERTIFICATE, "2026-01-01T00:00:00Z", "h:1", {"app": True})}))
 PACK_INDEX = b"stratum-index 1\nframe 100 4096\nobject %b 1536 2000\n" % HASH.encode()
 
 
@@ -311,6 +319,12 @@ PARSERS: dict[str, tuple[Callable[[bytes], object], bytes]] = {
         b"  - - - \xc2\xa4\xe2\xa0\x81\xc2\xa4\n"
         b"c4" + b"1" * 88 + b"\nlrwxrwxrwx 2025-01-01T00:00:00Z 0 l -> c4 -\n",
     ),
+    "card of a peer": (lambda data: check_certificate(parse_card(text(data)).certificate), CARD),
+    "certificate of a peer": (check_certificate, CERTIFICATE),
+    "address of a peer": (lambda data: parse_address(text(data)), b"https://[::1]:5443/"),
+    "book of peers": (lambda data: parse_book(data, "a file"), BOOK),
+    "promises": (lambda data: parse_promises(data, "a file"), b'[promise.%b]\nab = "app"\n' % HASH.encode()),
+    "what a peer shares": (lambda data: read_shared(data, "it"), b'{"strata": [{"name": "app", "may": "write"}]}'),
     "url": (lambda data: origin(text(data)), b"https://[::1]:5000/v2/?a=b"),
 }
 

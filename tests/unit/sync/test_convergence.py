@@ -85,8 +85,14 @@ class Host:
         self.world.clock += 1
         several = len(self.seen) > 1
         move = Move(
-            "t", commit, self.seen, self.author, time or self.world.clock, settles=settles,
-            over=self.shown.commit if several else None, conflicts=self.shown.conflicts if several else (),
+            "t",
+            commit,
+            self.seen,
+            self.author,
+            time or self.world.clock,
+            settles=settles,
+            over=self.shown.commit if several else None,
+            conflicts=self.shown.conflicts if several else (),
         )
         text = move_text(move)
         assert read_move(text) == move
