@@ -12,6 +12,8 @@ import click
 import pytest
 
 from stratum.cli.main import cli as root_command
+from stratum.peers.cards import Card
+from stratum.peers.keys import certificate_in, make_key_file
 from tests.cli.trees import BIG, make_tree
 from tests.support import hydrating
 from tests.support.command import Command
@@ -106,6 +108,11 @@ def script(work: Path) -> Iterator[list[str | Path]]:
     yield ["c4", "patch", work / "v2.c4m"]
     yield ["c4", "verify", work / "v2.c4m", "app:again"]
     yield ["c4", "verify", work / "v2.c4m", "app:v1"]
+    yield ["peer", "id", "--name", "attic"]
+    yield ["peer", "add", "laptop", str(Card("laptop", certificate_in(make_key_file(), "a file"))), "laptop:5443"]
+    yield ["share", "app", "--with", "laptop", "--write"]
+    yield ["peer", "list"]
+    yield ["peer", "remove", "laptop"]
     yield ["du", "--commits", "--worktrees"]
     yield ["remove", "-n", "app:v3"]
     yield ["cache", "status", "--who"]
