@@ -454,9 +454,12 @@ class Held:
         """
         store, record, name = self._store, self.mounted, (self.stratum, self.name)
         if record is not None:
-            from stratum.mount.swap import allow_writes
+            from stratum.mount.record import takes_writes
 
-            allow_writes(record)
+            if not takes_writes(record):
+                from stratum.mount.swap import allow_writes
+
+                allow_writes(record)
         if not store.worktrees.has_leftovers(*name):
             return
         if record is None:

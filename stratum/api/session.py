@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+from _thread import get_ident
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -21,7 +21,7 @@ class Session(Workplace):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        self._thread = threading.local()
+        self._in_hand: dict[tuple[int, str, str], Held] = {}
 
     def access(
         self, *, plain_http: bool = False, ca_file: str | None = None, unsafe_concurrent: bool = False
@@ -51,13 +51,13 @@ class Session(Workplace):
 
         ref = ref_or_mountpoint(self, target) if isinstance(target, str) else target
         worktree = self.store.resolve_worktree(ref, create=create)
-        in_hand: dict[tuple[str, str], Held] = self._thread.__dict__.setdefault("in_hand", {})
-        if worktree in in_hand:
-            yield in_hand[worktree]
+        key = get_ident(), *worktree
+        if key in self._in_hand:
+            yield self._in_hand[key]
             return
         with taken(self, *worktree, timeout=timeout) as held:
-            in_hand[worktree] = held
+            self._in_hand[key] = held
             try:
                 yield held
             finally:
-                del in_hand[worktree]
+                del self._in_hand[key]

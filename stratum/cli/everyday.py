@@ -1,8 +1,8 @@
 """What ``mount``, ``unmount`` and ``commit`` do, which people and scripts wait for many times a day.
 
-Most of the time these are given nothing but what they are about, and loading the library that parses command lines takes
-as long as a mount. So a command line of nothing but such words (``plain``) goes without; all others, and all that fails,
-are the command line's (``cli/main.py``).
+Most of the time these are given nothing but what they are about, and loading the library that parses command lines
+takes as long as a mount. So a command line of nothing but such words (``plain``) goes without; all others, and all that
+fails, are the command line's (``cli/main.py``).
 """
 
 from __future__ import annotations

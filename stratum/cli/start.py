@@ -12,12 +12,15 @@ import os
 import sys
 from typing import NoReturn
 
+from stratum.sys.loading import load_pathlib
+
 
 def main() -> NoReturn:
     """Run the command line."""
     # Modules and trees are many small objects and no cycles: looking for some costs a fifth, and a short command ends
     # before the first look.
     gc.set_threshold(200_000, 20, 50)
+    load_pathlib()
     _open_standard_files()
     code = run(sys.argv[1:])
     from stratum.sys.ending import end

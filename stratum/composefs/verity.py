@@ -8,8 +8,13 @@ blocks are hashed in turn, until one digest is left. The root of an empty file i
 from __future__ import annotations
 
 import struct
-from hashlib import sha256
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+from stratum import hashes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from hashlib import _Hash
 
 Buffer = bytes | bytearray | memoryview
 
@@ -22,6 +27,26 @@ _DESCRIPTOR = struct.Struct("<BBBB4xQ32s32x32x144x")
 _EMPTY_ROOT = bytes(DIGEST_SIZE)
 _ZERO_BLOCK = bytes(BLOCK_SIZE)
 _FANOUT = BLOCK_SIZE // DIGEST_SIZE
+_FEW = 512 << 10
+
+
+class _Few:
+    """SHA-256 of the first ``_FEW`` bytes that are hashed; then ``hashlib`` is loaded, which brings OpenSSL."""
+
+    def __init__(self) -> None:
+        self._left = _FEW
+
+    def __call__(self, data: Buffer) -> _Hash:
+        self._left -= len(data)
+        if self._left >= 0:
+            return hashes.sha256(data)
+        from hashlib import sha256
+
+        globals()["sha256"] = sha256
+        return sha256(data)
+
+
+sha256: Callable[[Buffer], _Hash] = _Few()
 
 
 def _descriptor_digest(size: int, root: bytes) -> bytes:

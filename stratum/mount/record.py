@@ -241,6 +241,13 @@ def find_mount(record: Record) -> tuple[int, MountEntry] | None:
     return next(((pid, entry) for pid, entry in mountinfo.everywhere(record.id) if record.is_copy(pid, entry)), None)
 
 
+def takes_writes(record: Record) -> bool:
+    """Whether the record's mount is seen where it was put, and nothing that is seen of it there refuses writes."""
+    seen = mountinfo.read(record.process.pid if record.in_container else "self", record.id)
+    options = [entry.options.split(",") for entry in seen if record.is_mount(entry)]
+    return bool(options) and not any("ro" in words for words in options)
+
+
 def mounts_of(ref: str = "") -> Iterator[tuple[int, MountEntry]]:
     """The mounts of ``ref``, of every store's (of everything where it is empty), on record or not: (a process that sees
     it, the entry).

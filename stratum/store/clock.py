@@ -8,20 +8,24 @@ from typing import TYPE_CHECKING
 from stratum.errors import UsageError
 
 if TYPE_CHECKING:
-    from datetime import datetime
+    from datetime import datetime, timezone
+else:
+    try:
+        from _datetime import (  # the same classes; before 3.12 the module has them once more, in Python
+            datetime,
+            timezone,
+        )
+    except ImportError:
+        from datetime import datetime, timezone
 
 
 def utc_now() -> datetime:
     """The current time in UTC."""
-    from datetime import datetime, timezone
-
     return datetime.now(timezone.utc)
 
 
 def rfc3339(time: datetime, *, milliseconds: bool = False) -> str:
     """``time`` (timezone-aware) as ``YYYY-MM-DDTHH:MM:SSZ``, or with three digits of the second after a point."""
-    from datetime import timezone
-
     unit = "milliseconds" if milliseconds else "seconds"
     return time.astimezone(timezone.utc).replace(tzinfo=None).isoformat(timespec=unit) + "Z"
 
@@ -31,8 +35,6 @@ def commit_time(environment: Mapping[str, str]) -> datetime:
     value = environment.get("SOURCE_DATE_EPOCH")
     if not value:
         return utc_now()
-    from datetime import datetime, timezone
-
     try:
         return datetime.fromtimestamp(int(value), timezone.utc)
     except (ValueError, OverflowError, OSError):

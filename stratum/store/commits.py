@@ -11,7 +11,6 @@ from __future__ import annotations
 import stat
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -33,6 +32,7 @@ from stratum.sys.atomic import fsync_dir
 from stratum.tree.model import Directory, File, Source
 
 if TYPE_CHECKING:
+    from datetime import datetime
     from pathlib import Path
 
     from stratum.store.trees import Chain

@@ -36,11 +36,11 @@ if TYPE_CHECKING:
     from stratum.tree.oplog import Record
 
 SETTINGS = "settings.toml"
-_NUMBER = re.compile(rb'\{"(n|end)":([1-9][0-9]{0,11}),')
-_OTHERS = re.compile(rb'"op":"(base|gap|rename)"')
+_NUMBER = rb'\{"(n|end)":([1-9][0-9]{0,11}),'
+_OTHERS = rb'"op":"(base|gap|rename)"'
 MAX_FILE = 64 << 20
 _PATTERNS_MAX = 1000
-_FILE = re.compile(r"[0-9]{12}\.jsonl(?:\.zst)?|[0-9]{12}-[0-9]{12}\.jsonl\.zst|damaged-[0-9]{12}")
+_FILE = r"[0-9]{12}\.jsonl(?:\.zst)?|[0-9]{12}-[0-9]{12}\.jsonl\.zst|damaged-[0-9]{12}"
 
 
 @frozen
@@ -252,7 +252,7 @@ class Histories:
         for segment in log.segments():
             for block in log.blocks(segment):
                 lines += lines_with(block, needle)
-                for match in _OTHERS.finditer(block or b""):
+                for match in re.finditer(_OTHERS, block or b""):
                     assert block is not None
                     end = block.find(b"\n", match.end())
                     line = block[block.rfind(b"\n", 0, match.start()) + 1 : end if end >= 0 else len(block)]
@@ -275,7 +275,7 @@ class Histories:
                 return False
             for block in log.blocks(segment):
                 for line in split_lines(block):
-                    found = _NUMBER.match(line)
+                    found = re.match(_NUMBER, line)
                     if found is None or not is_intact(line):
                         return False
                     n = int(found[2])
@@ -452,7 +452,7 @@ class Histories:
 
 def is_history_file(name: str) -> bool:
     """Whether a file in a history's directory can have this name."""
-    return name == SETTINGS or _FILE.fullmatch(name) is not None
+    return name == SETTINGS or re.fullmatch(_FILE, name) is not None
 
 
 def keep_of_removed(layout: Layout, name: str) -> None:

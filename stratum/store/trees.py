@@ -13,7 +13,7 @@ scripts of a chain are composed to one before anything is read of the dump at it
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, suppress
 from itertools import accumulate, pairwise
 from pathlib import Path

@@ -9,7 +9,6 @@ from __future__ import annotations
 import atexit
 import os
 import sys
-import threading
 from typing import NoReturn
 
 
@@ -20,7 +19,8 @@ def end(status: int) -> NoReturn:
         for stream in (sys.stdout, sys.stderr):
             if stream is not None:
                 stream.flush()
-        if threading.active_count() == 1 and not atexit._ncallbacks():
+        threads = sys.modules.get("threading")
+        if (threads is None or threads.active_count() == 1) and not atexit._ncallbacks():
             os._exit(status)
     except (OSError, ValueError):  # the interpreter tells of what cannot be printed any more
         pass

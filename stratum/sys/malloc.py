@@ -32,8 +32,8 @@ def give_back_at_once() -> None:
 
 
 def keep_for_reuse() -> None:
-    """From now on, keep the memory of freed buffers of some megabytes, for a process that ends soon. Nothing where the C
-    library has no such thing."""
+    """From now on, keep the memory of freed buffers of some megabytes, for a process that ends soon. Nothing where the
+    C library has no such thing."""
     mallopt = getattr(libc(), "mallopt", None)
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, _KEPT)

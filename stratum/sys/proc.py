@@ -11,7 +11,6 @@ import os
 import time
 from collections.abc import Collection, Iterator
 from functools import cache
-from pathlib import Path
 
 from stratum.frozen import frozen
 from stratum.sys import mountinfo
@@ -98,7 +97,8 @@ def booted_at() -> int:
 def boot_id() -> str:
     """What tells this run of the kernel from every other one; empty where ``/proc`` does not say."""
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+        with open("/proc/sys/kernel/random/boot_id", "rb") as file:
+            return file.read().decode("ascii").strip()
     except OSError:
         return ""
 

@@ -13,7 +13,6 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from stratum.errors import UsageError, os_error_text
-from stratum.sys.userns import OVERFLOW_ID
 
 READ = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
 _MORE = 1 << 16
@@ -85,6 +84,8 @@ def _check(path: Path, status: os.stat_result, owners: Collection[int]) -> None:
     if trusted:
         return
     import shlex
+
+    from stratum.sys.userns import OVERFLOW_ID
 
     if status.st_uid not in owners:
         wanted = "root" if min(owners) == 0 else f"user {min(owners)}"

@@ -62,7 +62,7 @@ class Dump:
         from ``again``, and where it gives more than ``DUMP_MAX`` bytes."""
         self._again = again
         self.size = lines = 0
-        kept: io.BytesIO | None = io.BytesIO() if room is None else room  # what is written to this file is not copied again
+        kept: io.BytesIO | None = room or io.BytesIO()  # what is written to this file is not copied again
         for block in again():
             self.size += len(block)
             if self.size > KEPT_FREE:  # lines before have their bytes free
