@@ -340,6 +340,11 @@ def load_config(environ: Mapping[str, str] | None = None, **overrides: str | Non
     )
 
 
+def is_completing() -> bool:
+    """Whether a shell asks which words could come next, instead of having a verb run."""
+    return bool(os.environ.get("_STRATUM_COMPLETE"))
+
+
 def add_to_environment(variables: Mapping[str, str]) -> None:
     """Give programs that are started from now on these variables too."""
     os.environ.update(variables)

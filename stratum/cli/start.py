@@ -33,9 +33,10 @@ def run(args: list[str]) -> int:
     if args == ["status", "--short"] and _prompt():
         return 0
     from stratum.cli.everyday import plain
+    from stratum.config import is_completing
     from stratum.errors import StratumError
 
-    verb = plain(args)
+    verb = None if is_completing() else plain(args)
     if verb is None:
         from stratum.cli.main import run as parse_and_run
 

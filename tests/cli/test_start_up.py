@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from stratum.cli import main as command_line
+from stratum.cli import start
+from stratum.cli.everyday import plain
 from tests.cli.trees import make_tree
 from tests.support.cold import COLD, COLD_FOR_MOUNTS
 from tests.support.command import Command
@@ -103,3 +107,53 @@ def test_commits_load_what_they_need(cli: Command, tmp_path: Path) -> None:
         "stratum.composefs.verity",
     }
     cli.ok("unmount", mountpoint)
+
+
+def test_the_verbs_of_every_day_are_the_same_without_the_command_line(
+    cli: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """What is printed, and the exit code, of the same words given in both ways; and what those words are."""
+    cli.ok("import", make_tree(tmp_path / "src", {"a": "1"}), "app")
+    cli.ok("worktree", "add", "app+dev", "app:latest")
+    place, no_text = str(tmp_path / "mnt"), os.fsdecode(b"\xff\xfe")
+    for name in ("STRATUM_STORE", "STRATUM_RUNTIME_DIR", "SOURCE_DATE_EPOCH"):
+        monkeypatch.setenv(name, cli.environment[name]) if name in cli.environment else None
+    given = [
+        ["mount", "app+dev", place],
+        ["mount", "app+dev", place],  # taken
+        ["commit", "app+dev"],
+        ["commit", place, "v1"],
+        ["commit", "app+dev", "v1"],  # there
+        ["-q", "commit", "app+dev"],
+        ["commit", "app+dev", "--quiet"],
+        ["unmount", place],
+        ["unmount", place],  # not mounted any more
+        ["mount", "app:v1"],
+        ["unmount", "app:v1"],
+        ["mount", place, "app:v1"],  # the other way round
+        ["commit", "app:v1"],
+        ["commit", "nothing+here", "v1"],
+        *([verb, word] for verb in ("mount", "commit", "unmount") for word in ("help", "+", ":", "a b", no_text, "~")),
+    ]
+    printed = []
+    for run in (start.run, command_line.run):
+        for args in given:
+            assert plain(args) is not None
+            printed.append((args, run(args), *capfd.readouterr()))
+        if run is start.run:
+            cli.ok("remove", "app:v1")
+    half = len(printed) // 2
+    assert printed[:half] == printed[half:]
+    assert {code for _, code, *_ in printed} == {0, 2, 3, 4}
+    for verb in ("mount", "commit", "unmount"):
+        for words in ([], [""], ["-"], ["--"], ["-x"], ["--help"], ["app+dev@3"], ["a", "--json"], ["a", "b", "c"]):
+            assert plain([verb, *words]) is None
+    assert (
+        plain(["unmount", "a", "b"]) is plain(["umount", "a"]) is plain(["status"]) is plain(["app", "commit"]) is None
+    )
+    monkeypatch.setenv("_STRATUM_COMPLETE", "bash_complete")
+    monkeypatch.setenv("COMP_WORDS", "stratum comm")
+    monkeypatch.setenv("COMP_CWORD", "1")
+    with pytest.raises(SystemExit):
+        start.run(["commit", "app+dev"])
+    assert "commit" in capfd.readouterr().out
