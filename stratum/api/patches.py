@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from stratum.api.reading import pieces
 from stratum.api.session import Session
 from stratum.api.unreal import bring
-from stratum.errors import path_text
+from stratum.errors import one_line, path_text
 from stratum.frozen import frozen
 from stratum.progress import Progress
 from stratum.tree.model import File, Inode, content_unknown
@@ -45,12 +45,14 @@ def patches(
     second: str | None = None,
     paths: Sequence[str] = (),
     *,
+    offline: bool = False,
     progress: Progress | None = None,
 ) -> Iterator[Patch]:
     """What changed from ``first`` to ``second``, as ``api.history.diff`` has it, each with the difference of its lines.
 
-    What is not here is fetched first. All is compared before the first one is given, so that whoever reads slowly keeps
-    nobody from collecting garbage; what has not room in memory waits in a file. Raises as ``diff`` does.
+    What is not here is fetched first, with ``offline`` it is an error. All is compared before the first one is given,
+    so that whoever reads slowly keeps nobody from collecting garbage; what has not room in memory waits in a file.
+    Raises as ``diff`` does.
     """
     from stratum.api.history import diff
 
@@ -60,7 +62,8 @@ def patches(
             changes = list(diff(session, first, second, paths, keeping=keeping))
             for start in range(0, len(changes), _SOME):
                 some = changes[start : start + _SOME]
-                _bring_any(session, [i for change in some for i in (change.old, change.new) if _is_small(i)], progress)
+                small = [i for change in some for i in (change.old, change.new) if _is_small(i)]
+                _bring_any(session, small, offline, progress)
                 for change in some:
                     text, why = _patch(session, change)
                     data = text.encode("utf-8", "surrogateescape") if text is not None else b""
@@ -75,12 +78,13 @@ def _is_small(inode: Inode | None) -> TypeGuard[File]:
     return isinstance(inode, File) and inode.size <= PATCH_MAX and not content_unknown(inode)
 
 
-def _bring_any(session: Session, files: list[File], progress: Progress | None) -> None:
+def _bring_any(session: Session, files: list[File], offline: bool, progress: Progress | None) -> None:
     """Have the contents here that any commit of the store has a source of."""
     store = session.store
     missing = store.residence.missing({file.digest: file.size for file in files if file.digest is not None})
     if missing:
-        bring(session, [c for c in store.commits.list() if store.sources.is_partial(c)], missing, progress=progress)
+        partial = [commit for commit in store.commits.list() if store.sources.is_partial(commit)]
+        bring(session, partial, missing, offline=offline, progress=progress)
 
 
 def _patch(session: Session, change: Change) -> tuple[str | None, str | None]:
@@ -97,7 +101,7 @@ def _patch(session: Session, change: Change) -> tuple[str | None, str | None]:
     old, new = (_lines(session, inode) for inode in (change.old, change.new))
     if old is None or new is None:
         return None, "binary"
-    name = path_text(change.path)
+    name = one_line(path_text(change.path))  # a line break in it would begin a line of the patch
     before, after = (f"a{name}" if change.old else "/dev/null"), (f"b{name}" if change.new else "/dev/null")
     try:
         lines = list(unified(old, new, before, after))

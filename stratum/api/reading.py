@@ -161,6 +161,18 @@ def content(
 ) -> None:
     """Give ``take`` the file that ``path`` is in what ``text`` names, and its content in pieces.
 
+    Raises as ``opened``.
+    """
+    with opened(session, text, path, offline=offline, progress=progress) as (inode, fd):
+        take(inode, pieces(inode, fd))
+
+
+@contextmanager
+def opened(
+    session: Session, text: str, path: str, *, offline: bool = False, progress: Progress | None = None
+) -> Iterator[tuple[File, int]]:
+    """The file that ``path`` is in what ``text`` names, and its object, open for the block; -1 where it has none.
+
     What is not here is fetched first, with ``offline`` it is an error. ``UsageError`` for what is no regular file.
     Raises as ``found_in``.
     """
@@ -174,7 +186,7 @@ def content(
             fd = session.store.objects.open(inode.digest)
     # Without the store's lock: who takes it may take it slowly, and what is open stays.
     try:
-        take(inode, pieces(inode, fd))
+        yield inode, fd
     finally:
         if fd >= 0:
             os.close(fd)
