@@ -27,6 +27,7 @@ _FILE = click.Path(path_type=Path)
             "Let everybody pull, and nobody push",
             "stratum serve --listen :5000 --tls-cert cert.pem --tls-key key.pem --anonymous-read",
         ),
+        ("Look at the store with a browser, at http://127.0.0.1:5000/", "stratum serve --web"),
     ],
 )
 @click.option(
@@ -72,6 +73,7 @@ _FILE = click.Path(path_type=Path)
     show_default=True,
     help="Most requests of one address in a second, over some seconds.",
 )
+@click.option("--web", is_flag=True, help="Also pages for people, at the same address.")
 @click.option("--insecure-http", is_flag=True, help="Listen also for other machines without TLS.")
 @click.option("--insecure-anonymous-write", is_flag=True, help="Let everybody push, without a password.")
 def serve(
@@ -89,6 +91,7 @@ def serve(
     connections: int,
     connections_each: int,
     requests: int,
+    web: bool,
     insecure_http: bool,
     insecure_anonymous_write: bool,
 ) -> None:
@@ -96,6 +99,9 @@ def serve(
 
     Each stratum is a repository of its name, each of its tags a tag there. What is pulled is made of the store as it is
     asked for. What is pushed is kept, and where it is a commit, the stratum has it at once.
+
+    With --web, people see in a browser what it holds: strata with their histories, files, differences, what uses the
+    disk, who holds what. Who signs in downloads what a commit holds, and sets tags where --write is given.
 
     Only this machine reaches it, and nobody can push, unless that is asked for. SIGHUP has the certificate read anew;
     changes of the file of users count at once.
@@ -128,6 +134,7 @@ def serve(
         connections=connections,
         connections_each=connections_each,
         requests=requests,
+        web=web,
         insecure_http=insecure_http,
         insecure_anonymous_write=insecure_anonymous_write,
     )

@@ -26,6 +26,8 @@ from stratum.serving import Limits, listen, passed, serve, serving
 from stratum.sys.daemon import Notifier
 
 if TYPE_CHECKING:
+    from starlette.routing import BaseRoute
+
     from stratum.api.registry import Registry
     from stratum.api.session import Session
 
@@ -53,6 +55,7 @@ class Wanted:
     requests: int = 1000
     insecure_http: bool = False
     insecure_anonymous_write: bool = False
+    web: bool = False
 
 
 def check(wanted: Wanted) -> None:
@@ -64,6 +67,8 @@ def check(wanted: Wanted) -> None:
             "without passwords everybody who reaches the server could push and delete",
             hint="name a file of users by --htpasswd, or say --insecure-anonymous-write",
         )
+    if wanted.web and wanted.listen is None:
+        raise UsageError("--web is for who comes to --listen, and there is none", hint="add --listen 127.0.0.1:5000")
     if wanted.insecure_anonymous_write and not (wanted.write or wanted.delete):
         raise UsageError("--insecure-anonymous-write needs --write or --delete")
 
@@ -145,13 +150,20 @@ def _for_everybody(
         names=wanted.names,
         each_second=wanted.requests,
     )
-    app = make_app(registry, door.who, log=warn, blob_max=wanted.blob_max)
+    pages = _pages(session, door, warn) if wanted.web else []
+    app = make_app(registry, door.who, log=warn, blob_max=wanted.blob_max, web=pages)
     listener = stack.enter_context(passed(session.config.environment) or listen(wanted.listen, "server"))
     check_reach(wanted, listener)
     if certificate is not None:
         stack.enter_context(_reloading(certificate, note, warn))
     note(f"listening at {'https' if certificate else 'http'}://{shown_address(listener)}")
     return partial(serve, app, listener, limits=limits, tls=certificate.context if certificate else None)
+
+
+def _pages(session: Session, door: Door, warn: Callable[[str], None]) -> list[BaseRoute]:
+    from stratum.serve.page.routes import routes
+
+    return routes(session, door, warn)
 
 
 @contextmanager
