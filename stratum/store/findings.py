@@ -28,6 +28,7 @@ Kind = Literal[
     "record",
     "pins",
     "rules",
+    "moves",
     "directory",
     "symlink",
     "permissions",
@@ -40,7 +41,8 @@ the same of what others are stored on, ``frame`` a piece of some trees (``store.
 commit can be fetched from, ``catalog`` about what a place has; ``directory`` a missing one; ``symlink`` one that
 somebody planted; ``stray`` a file that no store has; ``moving`` a directory that a killed command was moving into the
 store; ``rules`` those of residence (``store.keeping``, ``store.budget``); ``mount`` the record of one that outlives a
-reboot; ``history`` what was done in a worktree (``store.histories``); ``record`` one of a service (``store.records``);
+reboot; ``history`` what was done in a worktree (``store.histories``); ``moves`` those of tags that are synced
+(``store.moves``); ``record`` one of a service (``store.records``);
 ``state`` the record of mounts."""
 
 PATHS_SHOWN = 5

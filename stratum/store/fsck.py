@@ -23,6 +23,7 @@ from stratum.store.images import SUFFIX
 from stratum.store.keeping import RESIDENCE, read_rules
 from stratum.store.layout import ANCESTORS
 from stratum.store.logcheck import named_objects, needs
+from stratum.store.moves import LOG, MOVES, STATE
 from stratum.store.peerbook import BOOK, KEY, PEERS, PROMISES
 from stratum.store.pins import PINS, read_pins
 from stratum.store.records import DIRECTORIES, is_record_name, read_record
@@ -138,6 +139,18 @@ class _Check:
         with self._telling("rules", f"refs/{name}/{RESIDENCE}", name):
             read_rules(self._layout, name)
             self._tell_unchecked("rules", f"refs/{name}/{RESIDENCE}", name)
+
+        with self._telling("moves", f"refs/{name}/{MOVES}", name):
+            self._moves(name)
+
+    def _moves(self, name: str) -> None:
+        book = self._store.moves.read(name)
+        for number in book.damaged:
+            problem = f"line {number} is no move of a tag, or what it was made on is gone; peers have it"
+            self._tell(Finding("moves", f"refs/{name}/{MOVES}/{LOG}", problem, [name]))
+        if book.is_lost:
+            problem = "it is damaged; the next sync makes it anew"
+            self._tell(Finding("moves", f"refs/{name}/{MOVES}/{STATE}", problem, [name]))
 
     def _names(self, directory: str) -> list[str]:
         try:

@@ -11,7 +11,8 @@
     |-- grounds/<metadata_hash>        such a file of a commit that is no more, as other dumps are stored on its own
     |-- frames/ab/cdef...              zstd frames of dumps (``store.frames``); all of these: ``store.trees``
     |-- refs/<name>/                   tags/, worktrees/, log.jsonl (``store.namespaces``), pins.toml (``store.pins``),
-    |                                  residence.toml (``store.keeping``), history/<wt>/ (``store.histories``)
+    |                                  residence.toml (``store.keeping``), history/<wt>/ (``store.histories``), moves/
+    |                                  (``store.moves``; versions before them leave these alone)
     |-- refs/<name>.lock               flock (``store.locks``)
     |-- mounts/                        mounts that outlive a reboot, where there are any (``store.bootmounts``)
     |-- histories/<name>/<wt>/         histories of strata that were removed (``store.histories``)
@@ -253,6 +254,12 @@ class Layout:
 
     def reflog(self, name: str) -> Path:
         return self.refs / name / "log.jsonl"
+
+    def moves(self, name: str) -> Path:
+        return self.refs / name / "moves"
+
+    def moves_lock(self, name: str) -> Path:
+        return self.refs / name / "moves.lock"
 
     def history(self, name: str, worktree: str) -> Path:
         return self.refs / name / "history" / worktree

@@ -4,9 +4,11 @@
 
     1. store      lock                              shared: adds or moves something    exclusive: gc, removing a stratum
     2. worktree   refs/<name>/worktrees/<wt>.lock   exclusive; held while a commit, mount, reset or rebase works on it
-    3. ref        refs/<name>.lock                  exclusive and short: a stratum's tags, heads and reflog
-    4. state      the mount state's own lock        owned by ``mount.state``, taken last
-    5. sources    sources/lock                      owned by ``store.sources``, for a moment in which nothing is taken
+    3. moves      refs/<name>/moves.lock            exclusive; held while moves are noted, added and carried out, never
+                                                    while a peer is waited for
+    4. ref        refs/<name>.lock                  exclusive and short: a stratum's tags, heads and reflog
+    5. state      the mount state's own lock        owned by ``mount.state``, taken last
+    6. sources    sources/lock                      owned by ``store.sources``, for a moment in which nothing is taken
     6. peers      peers/lock                        owned by ``store.peerbook``, likewise
 
 A lock further down is never held while one further up is taken for the first time; the code below refuses it, so that
@@ -39,9 +41,11 @@ STORE_WAIT = 60.0
 """Seconds to wait for the store lock: a gc or a long import may hold it."""
 WORKTREE_WAIT = 30.0
 REF_WAIT = 30.0
+MOVES_WAIT = 120.0
+"""Trees may be merged meanwhile."""
 
 
-_STORE, _WORKTREE, _REF = 1, 2, 3
+_STORE, _WORKTREE, _MOVES, _REF = 1, 2, 3, 4
 """Ranks, in their order."""
 
 
@@ -85,6 +89,13 @@ class StoreLocks:
             timeout,
             of=self._layout.worktree(name, worktree),
         )
+        with self.store(), lock:
+            yield
+
+    @contextmanager
+    def moves(self, name: str, *, timeout: float = MOVES_WAIT) -> Iterator[None]:
+        """Hold the lock of a stratum's moves (and the store's, shared); the stratum must exist."""
+        lock = self._take(_Held(_MOVES, self._layout.moves_lock(name), True), f"the moves of {name}", timeout)
         with self.store(), lock:
             yield
 

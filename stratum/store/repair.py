@@ -24,6 +24,7 @@ from stratum.store.findings import LOST_ATTRIBUTES, UNCHECKED, Finding
 from stratum.store.histories import SETTINGS
 from stratum.store.layout import storage_error
 from stratum.store.logrepair import mend
+from stratum.store.moves import LOG
 from stratum.store.objects import OBJECT_MODE
 from stratum.store.quarantine import Quarantine
 from stratum.store.records import read_record, record_text
@@ -88,6 +89,7 @@ class _Repair:
             ("record", self._record),
             ("pins", self._worktree),
             ("rules", self._rules),
+            ("moves", self._moves),
             ("reflog", self._reflog),
             ("history", self._history),
         ):
@@ -268,6 +270,19 @@ class _Repair:
             return "begun anew with where tags and worktrees are"
         put = ["damaged lines put into quarantine"] if bad else []
         return ", ".join([*put, *(f"told where {which} is" for which in added)]) or "mended already"
+
+    def _moves(self, finding: Finding) -> str | None:
+        """Without the damaged lines, which peers send again."""
+        path = self._path(finding)
+        if path.name != LOG:
+            return self._take(finding)
+        with self._store.begin(f"repairing {path}") as tx:
+            bad = self._store.moves.without_damaged(tx, path.parent.parent.name)
+        if not bad:
+            return "mended already"
+        self._quarantine.keep(path, bad)
+        self._taken.add(finding.path)
+        return "damaged lines put into quarantine"
 
     def _history(self, finding: Finding) -> str | None:
         """The settings as a worktree's file; a log is mended once, whatever is wrong with it."""

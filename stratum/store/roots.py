@@ -96,6 +96,7 @@ def named_commits(
             if interrupted is not None and interrupted.old is not None:
                 why = f"{worktree} (interrupted switch)"
                 yield Named(interrupted.old.base_commit, why, name, worktree.worktree)
+    yield from _moved(store, logs)
     for record in store.boot_mounts.list():
         if record.commit is not None:
             yield Named(record.commit, f"mounted at every start at {record.mountpoint}", record.parsed().name)
@@ -108,6 +109,13 @@ def named_commits(
                 continue
             rule = kept_by.get(tag)
             yield Named(commit, f"{name}:{tag}" + (f" ({rule})" if rule else ""), name, tag=tag)
+
+
+def _moved(store: Store, names: Iterable[str]) -> Iterator[Named]:
+    """What the moves of strata that are synced need; what is not here, a peer that has it gives again."""
+    for name in names:
+        for commit in filter(store.commits.exists, sorted(store.moves.mentioned(name))):
+            yield Named(commit, f"moves of {name}", name)
 
 
 def _thin(

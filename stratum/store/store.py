@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from stratum.store.commits import Commits
     from stratum.store.histories import Histories
     from stratum.store.keeping import Keeping
+    from stratum.store.moves import Moves
     from stratum.store.offers import Offers
     from stratum.store.outlines import Outlines
     from stratum.store.past import Past
@@ -125,6 +126,13 @@ class Store(Refs):
         from stratum.store.offers import Offers
 
         return Offers(self.layout)
+
+    @cached_property
+    def moves(self) -> Moves:
+        """The moves of tags of strata that are synced."""
+        from stratum.store.moves import Moves
+
+        return Moves(self.layout, self.transactions, self.namespaces)
 
     @cached_property
     def _outlines(self) -> Outlines:

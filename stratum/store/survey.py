@@ -19,6 +19,7 @@ from stratum.store.findings import Finding, Kind
 from stratum.store.histories import is_history_file
 from stratum.store.keeping import RESIDENCE
 from stratum.store.layout import ANCESTORS, DIRECTORIES, FORMAT_FILE, Layout
+from stratum.store.moves import LOG, MOVES, STATE
 from stratum.store.moving import OWNER, left_by
 from stratum.store.objects import Objects
 from stratum.store.peerbook import FILES as PEER_FILES
@@ -46,7 +47,7 @@ _TOP = {
     *_SERVICES,
     *DIRECTORIES,
 }
-_STRATUM = {"tags", "worktrees", "history", "log.jsonl", PINS, RESIDENCE}
+_STRATUM = {"tags", "worktrees", "history", "log.jsonl", PINS, RESIDENCE, MOVES, f"{MOVES}.lock"}
 _BESIDE = {ANCESTORS, SOURCES, PARTIAL}
 _WORKTREE = {"upperdir", "workdir", "meta.toml", "lease.toml", "switch.toml", "mark"}
 _THE_KERNELS = {"upperdir", "workdir"}
@@ -136,7 +137,9 @@ class Survey:
             if name.endswith(".lock"):
                 yield from self.look(path)
             elif is_name(name):
-                yield from self._contents(path, _STRATUM, directories={"tags", "worktrees", "history"})
+                yield from self._contents(path, _STRATUM, directories={"tags", "worktrees", "history", MOVES})
+                for part in self._names(path / MOVES):
+                    yield from self._file(path / MOVES / part, part in (LOG, STATE))
                 for part in ("tags", "worktrees"):
                     if not os.path.lexists(path / part) and os.path.lexists(path):
                         yield self._finding("directory", path / part, "it is missing")

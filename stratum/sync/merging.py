@@ -132,8 +132,8 @@ class Merger:
             ours, theirs = lookup(trees[1], path), lookup(trees[2], path)
             if not alike(ours, theirs, deep=True):
                 taken[path] = alike(lookup(merged.tree, path), theirs, deep=True)
-        commit = next((one.commit for one, tree in zip((later, value), trees[1:]) if tree is merged.tree), None)
-        both = Value(commit, merged.tree, value.conflicts)
+        same = [side for side in (later, value) if side.tree is merged.tree]
+        both = Value(same[0].commit if same else None, merged.tree, value.conflicts)
         both.whole |= value.whole
         for path, earlier in taken.items():
             self._contest(both, path, names, name, trees, earlier)

@@ -250,7 +250,8 @@ class _Rebase:
             )
             return inner if inner is not None else new
         if self._keep_changed and merged is None and isinstance(old, Directory) and isinstance(new, Directory):
-            return (yield self._mirrored().directory(path, old, new, None))
+            kept: Directory | None = yield self._mirrored().directory(path, old, new, None)
+            return kept
         if not _differ(old, self._old, merged, self._merged):
             return new
         if not _differ(old, self._old, new, self._new, times=False):

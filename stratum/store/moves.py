@@ -1,0 +1,281 @@
+"""The moves of the tags of a stratum that is synced: ``refs/<name>/moves/``.
+
+::
+
+    log      a line for each move, ID (64 hex digits), a space and its text (``sync.moves``); parents come before what
+             was made on them; only ever appended to
+    state    what this store made of them: a line of JSON, and "check " with the SHA-256 of that line
+
+The ID is the hash of the text, so it tells a changed byte; a line that is damaged or cut short is none, and neither is
+what was made on it, until a peer sends them again. ``state`` has::
+
+    tags       tag -> [commit or null, IDs of moves, [[path, shown, other], ...]]: where the tag was put last, what
+               moves that shows, and the conflicts that were found when these were merged
+    next       the same of tags that are about to be put there: written before, and gone once they are
+    conflicts  tag -> commit, of the tags that keep the other side of a conflict
+    peers      peer -> IDs of the newest moves that both sides had when they talked last
+
+Without it (it was lost, or is damaged) it is found again by where the tags are. Moves are on disk before a tag is put
+where they say. Who writes any of this holds ``refs/<name>/moves.lock`` (``store.locks``).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from stratum.errors import DamagedError
+from stratum.frozen import field, frozen
+from stratum.hashes import sha256
+from stratum.refs import is_hash, is_name
+from stratum.store.layout import Layout, storage_error
+from stratum.store.namespaces import Namespaces
+from stratum.sync.line import Heads, Line
+from stratum.sync.merging import Conflict, Value, conflicts_of
+from stratum.sync.moves import Contested, Move, move_id, read_move
+from stratum.sys.atomic import write_all
+
+if TYPE_CHECKING:
+    from stratum.store.transaction import Transaction, Transactions
+
+MOVES = "moves"
+LOG, STATE = "log", "state"
+LOG_MAX = 1 << 30
+STATE_MAX = 256 << 20
+_CHECK = b"\ncheck "
+_HASHES = re.compile(rb"[0-9a-f]{64}")
+
+
+class Shown(NamedTuple):
+    """A commit (None: the tag is not there), the moves that it shows, and what is in conflict in these."""
+
+    commit: str | None
+    heads: Heads
+    contested: tuple[Contested, ...] = ()
+
+
+@frozen
+class State:
+    """What the file ``state`` says."""
+
+    tags: dict[str, Shown] = field(default_factory=dict)
+    next: dict[str, Shown] = field(default_factory=dict)
+    conflicts: dict[str, str] = field(default_factory=dict)
+    peers: dict[str, Heads] = field(default_factory=dict)
+
+
+@frozen
+class Book:
+    """The moves of a stratum by tag, what the store made of them, and the numbers (from 1) of damaged lines."""
+
+    lines: dict[str, Line]
+    state: State
+    damaged: list[int]
+    is_lost: bool = False
+    """Whether there is a file ``state`` that cannot be used."""
+
+    def line(self, tag: str) -> Line:
+        """The moves of a tag, to be added to."""
+        return self.lines.setdefault(tag, Line())
+
+    def conflicts(self, tag: str) -> list[Conflict]:
+        """What is in conflict in a tag, by path."""
+        shown, line = self.state.tags.get(tag), self.lines.get(tag)
+        return conflicts_of(line, Value(None, None, shown.contested if shown else ())) if line is not None else []
+
+    def commits(self) -> set[str]:
+        """Every commit that a move names."""
+        moves = (move for line in self.lines.values() for move in line.moves.values())
+        return {commit for move in moves for commit in (move.commit, move.over) if commit is not None}
+
+    def needed(self) -> set[str]:
+        """The commits that merging needs: what the heads name, what is in conflict, what peers had last."""
+        names = {name for heads in self.state.peers.values() for name in heads}
+        wanted = {shown.commit for shown in (*self.state.tags.values(), *self.state.next.values())}
+        wanted.update(self.state.conflicts.values())
+        for tag, line in self.lines.items():
+            others = {conflict.other for conflict in self.conflicts(tag)}
+            last = names.intersection(line.moves)
+            wanted.update(line.moves[name].commit for name in {*line.heads, *others, *last})
+            wanted.update(move.over for move in line.moves.values() if set(move.parents) & {*last, *line.heads})
+        return {commit for commit in wanted if commit is not None}
+
+
+class Moves:
+    """The moves of the strata of one store."""
+
+    def __init__(self, layout: Layout, transactions: Transactions, namespaces: Namespaces) -> None:
+        self._layout = layout
+        self._transactions = transactions
+        self._namespaces = namespaces
+        self._named: dict[str, tuple[object, set[str]]] = {}
+
+    def exists(self, name: str) -> bool:
+        """Whether the stratum was ever synced."""
+        return self._layout.moves(name).is_dir()
+
+    def read(self, name: str) -> Book:
+        """The moves of stratum ``name``; an empty book where it was never synced. ``DamagedError`` for what is no file,
+        ``StratumError`` in the kernel's words."""
+        lines: dict[str, Line] = {}
+        damaged = []
+        for number, text in enumerate(self._read(name, LOG, LOG_MAX).split(b"\n"), 1):
+            parsed = _parse_line(text)
+            known = parsed is not None and lines.setdefault(parsed[1].tag, Line()).add(*parsed)
+            if text and not known:
+                damaged.append(number)
+        data = self._read(name, STATE, STATE_MAX)
+        state = _parse_state(data) if data else State()
+        return Book(lines, state or State(), damaged, state is None)
+
+    def _read(self, name: str, part: str, limit: int) -> bytes:
+        path = self._layout.moves(name) / part
+        try:
+            return self._layout.read_beneath(path, limit)
+        except FileNotFoundError:
+            return b""
+        except OSError as exc:
+            raise storage_error(exc, f"read {path}") from None
+
+    def mentioned(self, name: str) -> set[str]:
+        """The commits that gc keeps for the moves of stratum ``name``: those that are needed, and whatever damaged
+        lines may name."""
+        if not self.exists(name):
+            return set()
+        book = self.read(name)
+        found = book.needed()
+        if book.damaged:
+            lines = self._read(name, LOG, LOG_MAX).split(b"\n")
+            for number in book.damaged:
+                found.update(map(bytes.decode, _HASHES.findall(lines[number - 1])))
+        return found
+
+    def commits(self, name: str) -> set[str]:
+        """Every commit that a move of stratum ``name`` names: what those may ask for with whom it is shared. Read again
+        when the log has grown."""
+        path = self._layout.moves(name) / LOG
+        try:
+            info = path.lstat()
+        except OSError:
+            return set()
+        signature = (info.st_ino, info.st_size, info.st_mtime_ns)
+        known = self._named.get(name)
+        if known is None or known[0] != signature:
+            known = self._named[name] = (signature, self.read(name).commits())
+        return known[1]
+
+    def append(self, name: str, moves: Iterable[tuple[str, bytes]]) -> None:
+        """Add moves, ID and text, parents first; durable when it returns. The caller holds the lock of the moves."""
+        data = b"".join(b"%s %s\n" % (one.encode(), text) for one, text in moves)
+        if not data:
+            return
+        self._ensure(name)
+        path = self._layout.moves(name) / LOG
+        try:
+            flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK
+            fd = self._layout.open_beneath(path, flags, 0o644)
+            try:
+                _append(fd, data)
+            finally:
+                os.close(fd)
+        except OSError as exc:
+            raise storage_error(exc, f"write {path}") from None
+
+    def write(self, name: str, text: bytes) -> None:
+        """Have the file ``state`` say this, durably. The caller holds the lock of the moves."""
+        self._ensure(name)
+        with self._transactions.begin(f"syncing {name}") as tx:
+            tx.place_file(text, self._layout.moves(name) / STATE)
+
+    def without_damaged(self, tx: Transaction, name: str) -> bytes:
+        """Write the log without its damaged lines, which are returned."""
+        lines, damaged = self._read(name, LOG, LOG_MAX).split(b"\n"), set(self.read(name).damaged)
+        if damaged:
+            good = [line for number, line in enumerate(lines, 1) if line and number not in damaged]
+            tx.place_file(b"".join(line + b"\n" for line in good), self._layout.moves(name) / LOG)
+        return b"".join(lines[number - 1] + b"\n" for number in sorted(damaged))
+
+    def _ensure(self, name: str) -> None:
+        if self.exists(name):
+            return
+        with self._transactions.begin(f"syncing {name}") as tx:
+            directory = tx.new_path(MOVES)
+            tx.make_directory(directory)
+            tx.write_file(directory / LOG, b"")
+            tx.place(directory, self._layout.moves(name))
+
+
+def _append(fd: int, data: bytes) -> None:
+    size = os.fstat(fd).st_size
+    if size and os.pread(fd, 1, size - 1) != b"\n":
+        data = b"\n" + data
+    try:
+        write_all(fd, data)
+        os.fsync(fd)
+    except OSError:
+        os.ftruncate(fd, size)
+        raise
+
+
+def _parse_line(line: bytes) -> tuple[str, Move] | None:
+    name, _, text = line.partition(b" ")
+    if not text or move_id(text).encode() != name:
+        return None
+    try:
+        return name.decode(), read_move(text)
+    except DamagedError:
+        return None
+
+
+def state_text(state: State) -> bytes:
+    """The file ``state``."""
+    table = {
+        "tags": {tag: _row(shown) for tag, shown in state.tags.items()},
+        "next": {tag: _row(shown) for tag, shown in state.next.items()},
+        "conflicts": state.conflicts,
+        "peers": state.peers,
+    }
+    body = json.dumps(table, sort_keys=True).encode("ascii")
+    return body + _CHECK + sha256(body).hexdigest().encode() + b"\n"
+
+
+def _row(shown: Shown) -> list[Any]:
+    contested = [(path.decode("utf-8", "surrogateescape"), *both) for path, *both in shown.contested]
+    return [shown.commit, shown.heads, contested]
+
+
+def _parse_state(data: bytes) -> State | None:
+    """What the text says; None where it is damaged."""
+    body, _, check = data.rpartition(_CHECK)
+    if check != sha256(body).hexdigest().encode() + b"\n":
+        return None
+    try:
+        table: dict[str, Any] = json.loads(body)
+        return State(
+            tags={_tag(tag): _shown(*shown) for tag, shown in table["tags"].items()},
+            next={_tag(tag): _shown(*shown) for tag, shown in table["next"].items()},
+            conflicts={_tag(tag): _hash(commit) for tag, commit in table["conflicts"].items()},
+            peers={str(peer): tuple(map(_hash, heads)) for peer, heads in table["peers"].items()},
+        )
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None
+
+
+def _shown(commit: Any, heads: Any, contested: Any) -> Shown:
+    found = tuple((path.encode("utf-8", "surrogateescape"), _hash(a), _hash(b)) for path, a, b in contested)
+    return Shown(None if commit is None else _hash(commit), tuple(map(_hash, heads)), found)
+
+
+def _hash(text: Any) -> str:
+    if not isinstance(text, str) or not is_hash(text):
+        raise ValueError(text)
+    return text
+
+
+def _tag(text: str) -> str:
+    if not is_name(text):
+        raise ValueError(text)
+    return text
