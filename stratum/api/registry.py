@@ -270,11 +270,11 @@ class Repository:
         return NotFoundError(f"{self.name} has no manifest {reference}")
 
     def _commits(self) -> set[str]:
-        """The commits that the tags name, and their ancestors, as far as they are here."""
+        """The commits that the tags and their moves name, and their ancestors, as far as they are here."""
         store, found = self.store, set[str]()
         if not store.namespaces.exists_name(self.name):
             return found
-        waiting = list(store.tags.list(self.name).values())
+        waiting = [*store.tags.list(self.name).values(), *store.moves.commits(self.name)]
         while waiting:
             commit = waiting.pop()
             if commit in found:

@@ -101,6 +101,7 @@ def shown_address(listener: socket.socket) -> str:
 def run(session: Session, wanted: Wanted, note: Callable[[str], None], warn: Callable[[str], None]) -> None:
     """Serve until SIGTERM or SIGINT. ``note`` is told where, ``warn`` of each failure, a line each."""
     from stratum.api.registry import Registry
+    from stratum.api.syncing import Exchanging
 
     check(wanted)
     logging.getLogger("uvicorn.error").addHandler(logging.NullHandler())
@@ -113,7 +114,8 @@ def run(session: Session, wanted: Wanted, note: Callable[[str], None], warn: Cal
         answer: Callable[[], None] | None = None
         if wanted.peers is not None:
             peers = stack.enter_context(listen(wanted.peers, "server"))
-            app, tls = peer_app(session, registry, warn), listening_context(session.store.peers, warn)
+            app = peer_app(session, registry, warn, Exchanging(session))
+            tls = listening_context(session.store.peers, warn)
             note(f"listening for peers at {shown_address(peers)}")
             if wanted.listen is None:
                 answer = partial(serve, app, peers, limits=limits, tls=tls)
