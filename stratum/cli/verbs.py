@@ -44,6 +44,8 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "login": ("stratum.cli.registries:login", "Log in to a registry."),
         "logout": ("stratum.cli.registries:logout", "Forget a registry's credentials."),
         "serve": ("stratum.cli.serve:serve", "Serve the store as a registry."),
+        "sync": ("stratum.cli.syncing:sync", "Make the histories here and at peers one."),
+        "merge": ("stratum.cli.syncing:merge", "List and settle what is in conflict after a sync."),
         "peer": ("stratum.cli.peers:peer", "Know other hosts by their keys."),
         "share": ("stratum.cli.peers:share", "Share strata with peers."),
         "export": ("stratum.cli.exporting:export", "Write a commit to an archive."),

@@ -1,0 +1,192 @@
+"""``sync`` and ``merge``: the histories of strata that several hosts share."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import click
+
+from stratum.cli.app import App, verb
+from stratum.cli.output import local_time, safe, short
+from stratum.cli.progress import progress_bar
+from stratum.cli.reftype import NAME, REF
+from stratum.errors import UsageError
+from stratum.refs import parse_ref
+
+if TYPE_CHECKING:
+    from stratum.api.settling import Contest, Merged, Prefer, Side
+    from stratum.api.syncing import Met
+
+
+@verb(
+    "sync",
+    examples=[
+        ("With all peers that share db and can be reached", "stratum sync db"),
+        ("With one", "stratum sync db attic"),
+        ("With contents that come when they are read", "stratum sync db attic --lazy"),
+    ],
+)
+@click.argument("name", metavar="NAME", type=NAME)
+@click.argument("peers", metavar="[PEER]...", nargs=-1)
+@click.option("--lazy", is_flag=True, help="Leave the content of files with the peer until it is read.")
+def sync(app: App, name: str, peers: tuple[str, ...], lazy: bool) -> None:
+    """Make the history of the stratum NAME here and at peers one: tags that moved on one side move on the other, and
+    those that moved on both are merged, path by path. It is made where it is not here yet.
+
+    A path that both sides changed in different ways has the version of whoever was later, on all hosts; the other one
+    is kept by the tag conflict-HOST-TAG-ID, and listed by 'stratum merge NAME' until somebody settles it. Worktrees
+    stay as they are: 'stratum rebase' carries one onto what its tag names then.
+
+    A peer has to be known ('stratum peer'), to listen, and to share NAME, with --write where it is to get what was done
+    here. Peers that cannot be reached get there by way of others.
+    """
+    from stratum.api.syncing import sync as run
+
+    met: list[Met] = []
+    with progress_bar(app, "syncing") as advance:
+        met += run(app.session, name, peers, access=app.session.access(), lazy=lazy, progress=advance)
+    report(app, name, met)
+    failed = [each for each in met if each.error is not None]
+    if failed and failed[0].error is not None:
+        raise failed[0].error
+
+
+def report(app: App, name: str, met: list[Met]) -> None:
+    """What came of a sync."""
+    from stratum.api.settling import conflicts
+
+    found = conflicts(app.session, name) if app.session.store.namespaces.exists(name) else []
+    if app.out.json:
+        app.out.object({"name": name, "peers": [_as_json(each) for each in met], "conflicts": len(found)})
+        return
+    for each in met:
+        for carried in each.carried:
+            app.out.line(f"{name}:{carried.tag} {_shown(carried.old)} -> {_shown(carried.new)} by {each.peer}")
+        for note in each.notes:
+            app.out.note(note)
+        if each.error is not None and len(met) > 1:
+            app.out.warn(f"peer {each.peer}: {each.error.message}")
+        if each.error is None:
+            app.out.note(
+                f"synced {name} with {each.peer}: {each.moves_in} moves and {each.commits_in} commits came, "
+                f"{each.moves_out} and {each.commits_out} went"
+            )
+    if found:
+        paths = "1 path is" if len(found) == 1 else f"{len(found)} paths are"
+        app.out.note(f"{paths} in conflict; 'stratum merge {name}' lists them")
+
+
+def _shown(commit: str | None) -> str:
+    return short(commit) if commit is not None else "none"
+
+
+def _as_json(met: Met) -> dict[str, object]:
+    return {
+        "peer": met.peer,
+        "moves_in": met.moves_in,
+        "moves_out": met.moves_out,
+        "commits_in": met.commits_in,
+        "commits_out": met.commits_out,
+        "tags": [{"tag": each.tag, "old": each.old, "new": each.new} for each in met.carried],
+        "notes": list(met.notes),
+        "error": met.error.message if met.error is not None else None,
+    }
+
+
+@verb(
+    "merge",
+    examples=[
+        ("What is in conflict", "stratum merge db"),
+        ("Take this host's version of one path", "stratum merge db:latest /etc/app.conf --ours"),
+        ("Keep both of all paths in a directory", "stratum merge db /notes --both"),
+    ],
+)
+@click.argument("ref", metavar="NAME[:TAG]", type=REF)
+@click.argument("paths", metavar="[PATH]...", nargs=-1)
+@click.option("--ours", is_flag=True, help="Take this host's version; of others' conflicts, the one that is shown.")
+@click.option("--theirs", is_flag=True, help="Take the other version.")
+@click.option("--both", is_flag=True, help="Keep what is shown, and the other one beside it as PATH.conflict-HOST.")
+def merge(app: App, ref: str, paths: tuple[str, ...], ours: bool, theirs: bool, both: bool) -> None:
+    """List what is in conflict in the stratum NAME after a sync or, with --ours, --theirs or --both, settle it: at and
+    below the PATHs, or all of it.
+
+    The tag gets a new commit then, and what was settled is settled for everybody with whom NAME is synced.
+    """
+    from stratum.api.settling import conflicts, settle
+
+    name, tag = _named(ref)
+    prefer: list[Prefer] = []
+    if ours:
+        prefer.append("ours")
+    if theirs:
+        prefer.append("theirs")
+    if both:
+        prefer.append("both")
+    if len(prefer) > 1:
+        raise UsageError(
+            f"--{prefer[0]} and --{prefer[1]} cannot both be given", hint="say which version a path is to get"
+        )
+    wanted = [_path(path) for path in paths]
+    if prefer:
+        _report_merged(app, name, settle(app.session, name, tag, wanted, prefer=prefer[0]))
+        return
+    found = conflicts(app.session, name, tag, wanted)
+    if app.out.json:
+        app.out.object({"name": name, "conflicts": [_contest(each) for each in found]})
+        return
+    rows = [(f"{name}:{each.tag}", safe(each.path), _side(each.shown), _side(each.other), each.kept) for each in found]
+    app.out.table(("TAG", "PATH", "SHOWN", "OTHER", "KEPT BY"), rows)
+    if not found:
+        app.out.note(f"nothing is in conflict in {ref}")
+
+
+def _report_merged(app: App, name: str, done: Merged) -> None:
+    if app.out.json:
+        app.out.object(
+            {
+                "name": name,
+                "settled": [_contest(each) for each in done.settled],
+                "tags": [{"tag": tag, "old": old, "new": new} for tag, (old, new) in done.tags.items()],
+            }
+        )
+        return
+    for tag, (old, new) in done.tags.items():
+        app.out.line(f"{name}:{tag} {_shown(old)} -> {_shown(new)}")
+    count = len(done.settled)
+    app.out.note(f"settled: {count} path{'' if count == 1 else 's'}; 'stratum sync {name}' tells the others")
+
+
+def _named(text: str) -> tuple[str, str | None]:
+    """(stratum, tag) of NAME or NAME:TAG."""
+    ref = parse_ref(text)
+    if ref.worktree is not None or ref.change is not None or ref.past:
+        raise UsageError(
+            f"{text} is no tag: what hosts changed beside each other is in conflict in a tag",
+            hint="give NAME or NAME:TAG; 'stratum rebase NAME+WORKTREE REF' carries a worktree onto another commit",
+        )
+    return ref.name, ref.tag
+
+
+def _path(text: str) -> bytes:
+    path = os.fsencode(text)
+    if not path.startswith(b"/") or b"\0" in path:
+        raise UsageError(f"{safe(text)} is not a path in a stratum", hint="a path begins with '/', as the list has it")
+    return path
+
+
+def _side(side: Side) -> str:
+    return f"{side.host}{' (this host)' if side.own else ''}, {local_time(side.when)}"
+
+
+def _contest(found: Contest) -> dict[str, object]:
+    def side(each: Side) -> dict[str, object]:
+        return {"host": each.host, "own": each.own, "commit": each.commit, "time": each.when}
+
+    return {
+        "tag": found.tag,
+        "path": safe(found.path),
+        "shown": side(found.shown),
+        "other": side(found.other),
+        "kept_by": found.kept,
+    }
