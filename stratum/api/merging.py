@@ -156,6 +156,14 @@ class Hand:
         tags[tag] = Shown(commit, (name,))
         return [(name, text)]
 
+    def work(self, tag: str, commit: str, *, is_new: bool) -> None:
+        """Note the last commit of a worktree as a move of the tag, which it was not set to, made on what the worktree
+        has. One that is not new was noted, unless it is not known at all."""
+        line = self.book.line(tag)
+        parents, at = self._made_on(line, self._seen(tag), commit, ""), line.at(commit)
+        if at is None or (is_new and at != parents):
+            self._store.moves.append(self.name, [self._move(tag, commit, parents)])
+
     def _seen(self, tag: str) -> Heads:
         """The moves that the tag showed when it was looked at last."""
         shown = self._state.tags.get(tag)

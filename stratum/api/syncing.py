@@ -99,7 +99,12 @@ def sync(
             hint=f"name a peer: stratum sync {name} PEER; 'stratum peer list' shows those that are known",
         )
     for peer in chosen:
-        yield meet(session, name, partial(_Remote, session, peer, access, lazy, progress), peer)
+        yield meet(session, name, partial(reach, session, peer, access, lazy, progress), peer)
+
+
+def reach(session: Session, peer: str, access: Access, lazy: bool = False, progress: Progress | None = None) -> Peer:
+    """A peer over the network, for ``meet``. ``UsageError`` where it is not known where it listens."""
+    return _Remote(session, peer, access, lazy, progress)
 
 
 def peers_of(session: Session, name: str) -> list[str]:
@@ -110,11 +115,11 @@ def peers_of(session: Session, name: str) -> list[str]:
     return [peer for peer, each in known if each.address and (name in each.strata or peer in before)]
 
 
-def meet(session: Session, name: str, reach: Callable[[], Peer], who: str) -> Met:
-    """Sync stratum ``name`` with one peer, which ``reach`` opens; what came of it, also where that is an error."""
+def meet(session: Session, name: str, opened: Callable[[], Peer], who: str) -> Met:
+    """Sync stratum ``name`` with one peer, which ``opened`` gives; what came of it, also where that is an error."""
     job = _Meeting(session, name, who)
     try:
-        peer = reach()
+        peer = opened()
         try:
             job.run(peer)
         finally:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -10,13 +12,16 @@ import click
 from stratum.cli.app import App, verb
 from stratum.cli.output import local_time, safe, short
 from stratum.cli.progress import progress_bar
-from stratum.cli.reftype import NAME, REF
+from stratum.cli.reftype import REF
 from stratum.errors import UsageError
-from stratum.refs import parse_ref
+from stratum.refs import check_name, parse_ref
 
 if TYPE_CHECKING:
+    from stratum.api.following import Happened
+    from stratum.api.merging import Carried
     from stratum.api.settling import Contest, Merged, Prefer, Side
     from stratum.api.syncing import Met
+    from stratum.refs import Ref
 
 
 @verb(
@@ -25,12 +30,20 @@ if TYPE_CHECKING:
         ("With all peers that share db and can be reached", "stratum sync db"),
         ("With one", "stratum sync db attic"),
         ("With contents that come when they are read", "stratum sync db attic --lazy"),
+        ("Commit and sync what is written in a worktree, by itself", "stratum sync --watch db+main"),
     ],
 )
-@click.argument("name", metavar="NAME", type=NAME)
+@click.argument("ref", metavar="NAME[+WORKTREE]", type=REF)
 @click.argument("peers", metavar="[PEER]...", nargs=-1)
 @click.option("--lazy", is_flag=True, help="Leave the content of files with the peer until it is read.")
-def sync(app: App, name: str, peers: tuple[str, ...], lazy: bool) -> None:
+@click.option("--watch", is_flag=True, help="Go on, until stopped: sync when a tag moves, and ask peers.")
+@click.option("--tag", metavar="TAG", help="Where commits of WORKTREE go: latest for main, else its name.")
+@click.option(
+    "--rest", metavar="DURATION", default="10s", show_default=True, help="Commit what was left alone so long."
+)
+@click.option("--every", metavar="DURATION", default="1h", show_default=True, help="Commit others after this time.")
+@click.option("--poll", metavar="DURATION", default="1m", show_default=True, help="Ask peers so often.")
+def sync(app: App, ref: str, peers: tuple[str, ...], lazy: bool, watch: bool, tag: str | None, **pace: str) -> None:
     """Make the history of the stratum NAME here and at peers one: tags that moved on one side move on the other, and
     those that moved on both are merged, path by path. It is made where it is not here yet.
 
@@ -40,19 +53,91 @@ def sync(app: App, name: str, peers: tuple[str, ...], lazy: bool) -> None:
 
     A peer has to be known ('stratum peer'), to listen, and to share NAME, with --write where it is to get what was done
     here. Peers that cannot be reached get there by way of others.
+
+    With --watch and WORKTREE, that is committed at once where a file was removed or renamed, else when its files were
+    left alone for a while (--rest), or after some time in any case (--every).
     """
     from stratum.api.syncing import sync as run
 
+    name, worktree = _parts(ref)
+    if watch:
+        _watch(app, ref, peers, lazy, tag, pace)
+        return
+    if worktree is not None or tag is not None:
+        raise UsageError(
+            f"{ref if worktree else '--tag'} is for --watch: a sync is about tags, and leaves worktrees alone",
+            hint=f"stratum sync {name}; or stratum sync --watch {name}+{worktree or 'main'}",
+        )
     met: list[Met] = []
     with progress_bar(app, "syncing") as advance:
         met += run(app.session, name, peers, access=app.session.access(), lazy=lazy, progress=advance)
-    report(app, name, met)
+    _report(app, name, met)
     failed = [each for each in met if each.error is not None]
     if failed and failed[0].error is not None:
         raise failed[0].error
 
 
-def report(app: App, name: str, met: list[Met]) -> None:
+def _parts(text: str) -> tuple[str, str | None]:
+    """(stratum, worktree) of NAME or NAME+WORKTREE."""
+    ref = parse_ref(text)
+    if ref.tag is not None or ref.change is not None or ref.past:
+        raise UsageError(f"{text} is one commit; all tags of a stratum are synced", hint=f"stratum sync {ref.name}")
+    return ref.name, ref.worktree
+
+
+def _watch(app: App, text: str, peers: tuple[str, ...], lazy: bool, tag: str | None, pace: dict[str, str]) -> None:
+    """``--watch``: until SIGTERM or SIGINT."""
+    import signal
+    import threading
+
+    from stratum.api.following import Pace, follow
+    from stratum.api.maintenance import parse_duration
+
+    stop = threading.Event()
+
+    def end(number: int, frame: object) -> None:
+        stop.set()
+        signal.signal(number, signal.SIG_DFL)  # who is in a hurry asks twice
+
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, end)
+    seconds = {key: parse_duration(value).total_seconds() for key, value in pace.items()}
+    follow(
+        app.session,
+        parse_ref(text),
+        peers,
+        access=app.session.access(),
+        pace=Pace(**seconds),
+        stop=stop,
+        tell=partial(_tell, app, parse_ref(text)),
+        lazy=lazy,
+        tag=check_name(tag, "tag") if tag is not None else None,
+    )
+
+
+def _tell(app: App, ref: Ref, happened: Happened) -> None:
+    """What happened while a stratum is followed, a line each."""
+    if happened.error is not None:
+        app.out.warn(happened.error.message)
+    if happened.commit is not None:
+        app.out.note(f"committed {ref}: {short(happened.commit)}")
+    _tell_tags(app, ref.name, happened.carried, "")
+    for each in happened.met:
+        _tell_tags(app, ref.name, each.carried, f" by {each.peer}")
+        for note in each.notes:
+            app.out.note(note)
+        if each.error is not None:
+            app.out.warn(f"peer {each.peer}: {each.error.message}")
+        elif each.moves_out:
+            app.out.note(f"{each.peer} was sent {each.moves_out} moves and {each.commits_out} commits")
+
+
+def _tell_tags(app: App, name: str, carried: Iterable[Carried], by: str) -> None:
+    for each in carried:
+        app.out.line(f"{name}:{each.tag} {_shown(each.old)} -> {_shown(each.new)}{by}")
+
+
+def _report(app: App, name: str, met: list[Met]) -> None:
     """What came of a sync."""
     from stratum.api.settling import conflicts
 
@@ -61,8 +146,7 @@ def report(app: App, name: str, met: list[Met]) -> None:
         app.out.object({"name": name, "peers": [_as_json(each) for each in met], "conflicts": len(found)})
         return
     for each in met:
-        for carried in each.carried:
-            app.out.line(f"{name}:{carried.tag} {_shown(carried.old)} -> {_shown(carried.new)} by {each.peer}")
+        _tell_tags(app, name, each.carried, f" by {each.peer}")
         for note in each.notes:
             app.out.note(note)
         if each.error is not None and len(met) > 1:

@@ -53,9 +53,7 @@ class Exchange(Protocol):
         ...
 
 
-def peer_app(
-    session: Session, registry: Registry, log: Callable[[str], None], exchange: Exchange | None = None
-) -> ASGIApp:
+def peer_app(session: Session, registry: Registry, log: Callable[[str], None], exchange: Exchange) -> ASGIApp:
     """What a listener of peers answers with: the registry and the peers' API, of what is shared with who asks. The key
     of this host is made where there is none."""
     book = session.store.peers
@@ -65,18 +63,16 @@ def peer_app(
     )
 
 
-def peer_routes(session: Session, registry: Registry, exchange: Exchange | None) -> Sequence[BaseRoute]:
+def peer_routes(session: Session, registry: Registry, exchange: Exchange) -> Sequence[BaseRoute]:
     """The routes, for ``serve.app.make_app``."""
     api = _PeerApi(session, registry, exchange)
     routes = [Route("/strata", api.strata), Route("/strata/{name}/kept", api.keep, methods=["POST"])]
-    if exchange is not None:
-        moves = "/strata/{name}/moves"
-        routes += [Route(moves, api.offered), Route(moves, api.receive, methods=["POST"])]
-    return routes
+    moves = "/strata/{name}/moves"
+    return [*routes, Route(moves, api.offered), Route(moves, api.receive, methods=["POST"])]
 
 
 class _PeerApi:
-    def __init__(self, session: Session, registry: Registry, exchange: Exchange | None) -> None:
+    def __init__(self, session: Session, registry: Registry, exchange: Exchange) -> None:
         self._session, self._registry = session, registry
         self._book = session.store.peers
         self._exchange = exchange
@@ -89,7 +85,6 @@ class _PeerApi:
 
     async def offered(self, request: Request) -> Response:
         stratum = self._shared(request)
-        assert self._exchange is not None
         with missing("NAME_UNKNOWN", "there is no such stratum"):
             data = await run_in_threadpool(
                 self._exchange.offered, stratum, _name(request), writable=asker_of(request).sees.writes(stratum)
@@ -98,7 +93,6 @@ class _PeerApi:
 
     async def receive(self, request: Request) -> Response:
         stratum = self._shared(request)
-        assert self._exchange is not None
         data = await body_of(request, MOVES_MAX)
         with missing("NAME_UNKNOWN", "there is no such stratum"):
             answer = await run_in_threadpool(
