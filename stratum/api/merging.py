@@ -1,8 +1,9 @@
 """The moves of a stratum in the hand: what this store's tags did is noted, what others did is carried out.
 
 What a tag was moved **on** decides what is merged and what is replaced. Who moves a tag by hand, or back to an earlier
-commit, has seen what it named. A commit or an import goes on with the work of this host: what came of peers and is not
-in the commit's history was not seen by who made it, so it is merged with the commit, not undone.
+commit, has seen what it named. A commit goes on with the work of this host: what came of peers and is not in the
+commit's history was not seen by who made it, so it is merged with the commit, not undone. So it is with an import, of
+which only what this host did before counts: what is imported does not change because a peer did something.
 
 The tag ``conflict-HOST-TAG-ID`` keeps the other side of each conflict, for as long as that is not settled. Such tags
 follow from the moves of others, and are none themselves.
@@ -37,6 +38,7 @@ BY_SYNC = "sync"
 """How ``why`` begins in the reflog where a tag was put where the moves say."""
 _BY_HAND = ("tag ", "merge ", BY_SYNC)
 _BY_GC = "gc:"
+_IMPORT, _PATCH = "import ", "import of "
 _KEY = 17
 """Characters of an author: the key's ID, with the mark before it."""
 _CONFLICT_TAG = re.compile(r"conflict-.+-[0-9a-f]{8}")
@@ -174,7 +176,8 @@ class Hand:
         if commit is None or why.startswith(_BY_HAND):
             return seen
         own = [name for name in line.before(seen) if same_key(line.moves[name].author, self.author)]
-        return line.newest(line.before([*self._history(line, commit), *own])) or seen
+        history = () if why.startswith(_IMPORT) and not why.startswith(_PATCH) else self._history(line, commit)
+        return line.newest(line.before([*history, *own])) or seen
 
     def _history(self, line: Line, commit: str) -> Heads:
         """The moves that showed the commit, or its nearest ancestor that any showed."""

@@ -26,7 +26,7 @@ class Glance:
 
 
 def glance(upperdir: Path) -> Glance:
-    """Look at the names, times and sizes in ``upperdir``; what cannot be looked at, as it goes just now, is left out."""
+    """Look at the names, times and sizes in ``upperdir``; what goes just now is left out."""
     entries: dict[str, tuple[int, ...] | None] = {}
     waiting = [os.fspath(upperdir)]
     while waiting:

@@ -70,7 +70,7 @@ def test_going_back_is_a_move_and_work_that_goes_on_undoes_nobody_elses(hosts: l
     assert ann.files() == bob.files() == {b"a": b"2", b"b": b"of bob"}
     # An import that brings what was there before brings nothing.
     shown = ann.tags()
-    ann.commit({b"a": b"2"}, why="import")
+    ann.commit({b"a": b"2"}, why="import /srv/a")
     ann.sync(bob)
     assert ann.tags() == bob.tags() == shown
     # Who puts the tag back by hand means it.
