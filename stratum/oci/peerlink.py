@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import http.client
 import ssl
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +18,7 @@ from urllib3.connectionpool import HTTPSConnectionPool
 from stratum.errors import DeniedError, NotFoundError, StratumError, UnreachableError, os_error_text
 from stratum.oci.access import Access
 from stratum.oci.carrier import Carrier
-from stratum.oci.deadline import Adapter, TLSConnection
+from stratum.oci.deadline import Adapter, Pace, TLSConnection
 from stratum.oci.target import Target
 from stratum.oci.transport import POOL, PlainSession, Transport
 from stratum.peers.link import Link
@@ -95,6 +96,15 @@ class PeerTransport(Transport):
     def __init__(self, link: Link, access: Access) -> None:
         self._link = link
         super().__init__(replace(access, proxies={}, ca_file=None, authorities=()))
+
+    def _follow(
+        self, method: str, url: str, headers: Mapping[str, str], secret: str | None, data: bytes | None, pace: Pace
+    ) -> requests.Response:
+        response = self._once(method, url, {"Accept-Encoding": "identity", **headers}, data, pace)
+        if 300 <= response.status_code < 400:
+            self.done(response)
+            raise StratumError(f"peer {self._link.name} sends this host elsewhere; that is not followed")
+        return response
 
     def _connected(self) -> tuple[requests.Session, str | bool]:
         return PlainSession(_PeerAdapter(self._link)), True
