@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from stratum.api.session import Session
-from stratum.errors import StratumError
-from stratum.oci.descriptor import is_digest
-from stratum.oci.target import PEER_PREFIX
 from stratum.peers.cards import Card, parse_card
 from stratum.refs import check_name
 from stratum.store.clock import rfc3339, utc_now
 
 if TYPE_CHECKING:
     from stratum.api.registry import Registry
-    from stratum.oci.peerclient import PeerClient
     from stratum.store.peerbook import Peer
-
-_CONNECT = 5.0
-_AT_ONCE = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,69 +78,6 @@ def share(session: Session, stratum: str, peer: str, *, write: bool = False) -> 
     if not write:
         store.namespaces.check(stratum)
     return store.peers.share(stratum, peer, write=write)
-
-
-class OpenPeer:
-    """A peer that is spoken to. Methods raise ``StratumError``: ``UnreachableError`` where it is away, and others."""
-
-    def __init__(self, name: str, client: PeerClient) -> None:
-        self.name = name
-        self._client = client
-
-    def __enter__(self) -> OpenPeer:
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        self._client.close()
-
-    def shared(self) -> dict[str, bool]:
-        """The strata that it shares with this host, and whether this host may push to each."""
-        return self._client.shared()
-
-    def offered(self, stratum: str) -> bytes:
-        """The moves that it has."""
-        return self._client.moves(stratum)
-
-    def exchange(self, stratum: str, data: bytes) -> bytes:
-        """Give it moves, and get those that are lacking here."""
-        return self._client.send_moves(stratum, data)
-
-    def target(self, stratum: str, reference: str) -> str:
-        """The place there that a tag, a digest or a commit of the stratum is."""
-        return f"{PEER_PREFIX}{self.name}/{stratum}{'@' if is_digest(reference) else ':'}{reference}"
-
-
-def open_peer(session: Session, name: str) -> OpenPeer:
-    """The peer of that name; nothing is sent yet. ``NotFoundError`` where none is known, ``UsageError`` where it is not
-    known where it listens."""
-    from stratum.oci.peerclient import PeerClient
-
-    access = session.access()
-    return OpenPeer(name, PeerClient(name, replace(access, connect_timeout=min(access.connect_timeout, _CONNECT))))
-
-
-def peers_of(session: Session, stratum: str) -> list[str]:
-    """The peers that can be asked for a stratum, by name: those that share it with this host, and of those that do not
-    answer the ones with whom this host shares it."""
-
-    def asks(peer: Peer) -> bool:
-        try:
-            with open_peer(session, peer.name) as opened:
-                return stratum in opened.shared()
-        except StratumError:
-            return stratum in peer.strata
-
-    known = [peer for peer in list_peers(session) if peer.address is not None]
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        return [peer.name for peer, worth in zip(known, pool.map(asks, known), strict=True) if worth]
-
-
-def author(session: Session) -> str:
-    """NAME~KEY of this host, which tells it from all others."""
-    from stratum.peers.keys import key_id
-
-    card = own_card(session)
-    return f"{card.name}~{key_id(card.certificate)}"
 
 
 def promise(session: Session, registry: Registry, stratum: str, peer: Peer, manifest: str) -> None:
