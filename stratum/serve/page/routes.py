@@ -34,6 +34,8 @@ STRATA_PAGE = 200
 TIMELINE_PAGE = 40
 CHANGES_PAGE = 500
 _TAGS_SHOWN = 60
+_CHOICES = 500
+"""Tags that can be chosen from to be compared."""
 _ACTIVITY_MAX = 2000
 _OTHERS = ("/v2", "/_stratum")
 
@@ -63,6 +65,7 @@ def routes(session: Session, door: Door, log: Callable[[str], None]) -> list[Bas
         "/static/{mark}/{file}": lambda request, _: answers.own_file(request.path_params["file"]),
         "/s/{name}": pages.stratum,
         "/s/{name}/c/{ref}": pages.commit,
+        "/s/{name}/compare": pages.compare,
         "/s/{name}/d/{old}/{new}": pages.difference,
         "/s/{name}/d/{old}/{new}/{path:tail}": files.difference,
         "/s/{name}/t/{ref}": files.tree,
@@ -131,7 +134,7 @@ class Pages:
         if number == 1:
             times = [words.moment(m.timestamp) for m in timeline.upto(_ACTIVITY_MAX)]
             about["activity"] = drawings.activity([time for time in times if time is not None])
-            about |= {"tags": tags, "tags_shown": _TAGS_SHOWN, "all_tags": "tags" in visitor.query}
+            about |= {"tags": tags, "tags_shown": _TAGS_SHOWN, "choices": _CHOICES, "all_tags": "tags" in visitor.query}
             about["worktrees"] = status(looking.session, name)[0].worktrees
             about["pins"] = looking.session.store.tags.pins(name)
         return answers.page("stratum.html", {"visitor": visitor, "here": "strata", **about})
@@ -158,6 +161,12 @@ class Pages:
             "may_tag": visitor.user is not None and visitor.sees.writes(name),
         }
         return answers.page("commit.html", {"visitor": visitor, "here": "strata", **about})
+
+    def compare(self, request: Request, visitor: Visitor) -> Response:
+        """On to the difference of two commits that were chosen."""
+        name = self._looking.stratum(request.path_params["name"], visitor.sees)
+        old, new = (self._looking.commit(name, visitor.query.get(side, "")) for side in ("old", "new"))
+        return answers.redirect(words.address("s", name, "d", old, new))
 
     def difference(self, request: Request, visitor: Visitor) -> Response:
         """The paths that differ between two commits."""
