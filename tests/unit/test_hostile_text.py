@@ -48,6 +48,10 @@ from stratum.peers.cards import Card, parse_address, parse_card
 from stratum.peers.keys import certificate_in, check_certificate, make_key_file
 from stratum.podman.commandline import Grammar, parse_line
 from stratum.refs import parse_ref, split_ref_path
+from stratum.serve.door import Door
+from stratum.serve.page.signing import Signing
+from stratum.serve.page.visiting import own_address, parse_form
+from stratum.serve.page.words import name_html, tail
 from stratum.store.budget import parse_budget
 from stratum.store.catalog import Blob, Catalog, NewPack, write_catalog
 from stratum.store.catalogchange import ChangedCatalog, write_change
@@ -149,6 +153,16 @@ def read_whole_catalog(data: bytes, whole: Catalog | None = None) -> None:
             found.frame(number)
             found.members_within(number, number + 1)
     found.check()
+
+
+class Anybody(Door):
+    """Everybody is a user."""
+
+    def __init__(self) -> None:
+        pass
+
+    def stamp(self, user: str) -> bytes:
+        return b""
 
 
 def read_whole_image(data: bytes) -> None:
@@ -325,6 +339,9 @@ PARSERS: dict[str, tuple[Callable[[bytes], object], bytes]] = {
     "book of peers": (lambda data: parse_book(data, "a file"), BOOK),
     "promises": (lambda data: parse_promises(data, "a file"), b'[promise.%b]\nab = "app"\n' % HASH.encode()),
     "what a peer shares": (lambda data: read_shared(data, "it"), b'{"strata": [{"name": "app", "may": "write"}]}'),
+    "form of a page": (lambda data: own_address(parse_form(data).get("next", "")), b"user=anna&next=%2Fs%2Fapp&x=+"),
+    "address of a page": (lambda data: name_html(tail(data, 4)), b"/s/app/t/v1/a%20b/%FF%0A"),
+    "cookie of a page": (lambda data: Signing(Anybody()).user(text(data), 0.0), b"99.YW5uYQ==." + HASH.encode()),
     "url": (lambda data: origin(text(data)), b"https://[::1]:5000/v2/?a=b"),
 }
 

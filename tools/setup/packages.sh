@@ -40,6 +40,7 @@ tests=(
     e2fsprogs
     strace           # kills at a chosen system call (crash tests)
     systemd          # reads the units
+    chromium         # opens the pages of 'stratum serve --web'
 )
 
 peers=(borgbackup casync fio git ostree restic) # what 'make bench' compares with

@@ -46,7 +46,7 @@ class Signing:
         except ValueError:
             return None
         mac = self._mac("cookie", expires, user)
-        return user if mac is not None and hmac.compare_digest(mac.encode(), told.encode()) else None
+        return user if mac is not None and hmac.compare_digest(mac.encode(), told.encode("utf-8", "replace")) else None
 
     def token(self, user: str) -> str | None:
         """What a form of ``user`` carries, and nobody else's can."""
