@@ -27,8 +27,8 @@ USERS = {"anna": "secret"}
 EVIL = "<script>alert(1)</script>"
 NAMES = [
     b"<script>alert(1)<b>", b"a\nb", "evil\u202egnp.exe".encode(), b"\xff\xfe bytes", b"percent%2Fslash%",
-    b"quote\"'&amp;", b"back\\slash", b" space ", b"?query#hash", "עברית.txt".encode(), b"x" * 200, b"..hidden", b"\x1b[31m", b"tab\t",
-    b"javascript:alert(1)", ("z" + "\u0301" * 60).encode(), b"+", b"~",
+    b"quote\"'&amp;", b"back\\slash", b" space ", b"?query#hash", "עברית.txt".encode(), b"x" * 200, b"..hidden",
+    b"\x1b[31m", b"tab\t", b"javascript:alert(1)", ("z" + "\u0301" * 60).encode(), b"+", b"~",
 ]  # fmt: skip
 
 
@@ -249,6 +249,9 @@ def test_who_is_signed_in_downloads_and_sets_tags_and_no_other_site_does(store: 
         with zipfile.ZipFile(io.BytesIO(packed.body)) as members:
             assert members.testzip() is None
         assert server("GET", "/s/app/archive/good/conf?as=rar", Cookie=cookie).status == 400
+        guesses = [server("POST", "/signin", b"user=anna&password=%d" % number).status for number in range(12)]
+        assert guesses == sorted(guesses)
+        assert set(guesses) == {403, 503}
         write_users(users, anna="new")
         assert b"Sign out" not in server("GET", "/", Cookie=cookie).body
     with served(store, tmp_path, "--web", "--htpasswd", users) as server:

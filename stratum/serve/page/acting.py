@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Mapping
+from math import ceil
 from typing import TYPE_CHECKING
 
 from stratum.api.archives import archive
 from stratum.api.tags import tag as set_tag
-from stratum.errors import DeniedError, ExistsError, UsageError
+from stratum.errors import BusyError, DeniedError, ExistsError, UsageError
 from stratum.refs import check_name
+from stratum.serve.limits import Allowance, network_of
 from stratum.serve.page import answers, words
 from stratum.serve.page.looking import Looking
 from stratum.serve.page.signing import COOKIE, LASTS
@@ -22,6 +25,9 @@ if TYPE_CHECKING:
     from stratum.serve.door import Door
 
 _TREE = 4
+_WRONG_BURST = 10
+_WRONG_SECOND = 0.2
+"""Wrong passwords that one address may give at once, and how many more a second."""
 _MEDIA_TYPES = {"tar": "application/x-tar", "zip": "application/zip"}
 
 
@@ -32,6 +38,8 @@ class Acting:
         self._looking = looking
         self._visits = visits
         self._door = door
+        self._counting = threading.Lock()
+        self._wrong = Allowance(_WRONG_SECOND, _WRONG_BURST)
 
     def archive(self, request: Request, visitor: Visitor) -> Response:
         """What is at a path, as tar or zip."""
@@ -74,14 +82,26 @@ class Acting:
         if not self._door.signs_in:
             raise UsageError("This server has no users.")
         user, following = form.get("user", ""), own_address(form.get("next", "/"))
-        value = self._visits.signing.cookie(user, time.time()) if self._checked(user, form) else None
+        right = self._checked(request, user, form.get("password", ""))
+        value = self._visits.signing.cookie(user, time.time()) if right else None
         if value is None:
             return self._form(visitor, following, wrong=True)
         return answers.redirect(following, _cookie(request, value, LASTS))
 
-    def _checked(self, user: str, form: Mapping[str, str]) -> bool:
+    def _checked(self, request: Request, user: str, password: str) -> bool:
+        """Whether the password is right; ``BusyError`` where too many from there were wrong."""
+        asker = network_of(request.client.host if request.client else "")
+        with self._counting:
+            wait = self._wrong.wait(asker)
+            if wait > 0:
+                raise BusyError("These are too many wrong passwords.", hint=f"Try again in {ceil(wait)} seconds.")
+            self._wrong.take(asker)
         with self._looking.turn():
-            return self._door.checks(user, form.get("password", ""))
+            right = self._door.checks(user, password)
+        if right:
+            with self._counting:
+                self._wrong.give_back(asker)
+        return right
 
     def sign_out(self, request: Request, visitor: Visitor, form: Mapping[str, str]) -> Response:
         """Take the cookie back."""

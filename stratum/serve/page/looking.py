@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -15,8 +15,10 @@ from stratum.api.history import diff
 from stratum.api.log import reasons
 from stratum.api.objectfile import ChunkHashes, ObjectFile
 from stratum.api.reading import Found, found_in, opened
+from stratum.api.status import status
 from stratum.api.timeline import Moment, Timeline, in_reflog, tips
 from stratum.api.usage import disk_usage
+from stratum.api.worktrees import list_worktrees
 from stratum.errors import BusyError, NotFoundError
 from stratum.frozen import frozen
 from stratum.refs import is_hash, is_name
@@ -24,16 +26,18 @@ from stratum.tree.model import Directory, File, Inode
 
 if TYPE_CHECKING:
     from stratum.api.session import Session
+    from stratum.api.status import WorktreeStatus
     from stratum.api.usage import DiskUsage
     from stratum.serve.visibility import Visibility
     from stratum.store.metadata import CommitMeta
-    from stratum.tree.diff import Change
 
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
 
-CHANGES_MAX = 50_000
+CHANGES_MAX = 20_000
 """Changed paths of two commits that are counted and listed."""
+WORKTREES_MAX = 300
+"""Worktrees that are looked at for one page."""
 _CHECKED_MAX = 64 << 20
 """A file of more bytes is shown as a mount would show it, and not compared with its digest before."""
 _USAGE_SECONDS = 60
@@ -65,10 +69,19 @@ class Kept(Generic[Key, Value]):
 
 
 @frozen
+class Changed:
+    """A path that differs: ``kind`` as ``tree.diff`` has it, and the bytes gained there."""
+
+    path: bytes
+    kind: str
+    size_change: int
+
+
+@frozen
 class Changes:
     """What differs between two commits: the paths, how many of each kind, the bytes gained, and whether that is all."""
 
-    changes: list[Change]
+    changes: list[Changed]
     counts: dict[str, int]
     size: int
     whole: bool
@@ -124,6 +137,24 @@ class Looking:
         if not is_name(name) or not who.reads(name) or not self.session.store.namespaces.exists(name):
             raise NotFoundError(f"there is no stratum {name}")
         return name
+
+    def worktrees(self, name: str) -> list[WorktreeStatus]:
+        """The worktrees of a stratum; none where they are too many to look at each."""
+        few = len(self.session.store.worktrees.names(name)) <= WORKTREES_MAX
+        return status(self.session, name)[0].worktrees if few else []
+
+    def held(self, names: Iterable[str]) -> Iterator[tuple[str, WorktreeStatus]]:
+        """The worktrees of strata that somebody has, or left work in: at most ``WORKTREES_MAX``."""
+        session, found = self.session, 0
+        for name in names:
+            for tree, records in list_worktrees(session, name):
+                if not records and session.store.worktrees.lease(name, tree.worktree) is None:
+                    continue
+                for stratum in status(session, str(tree)):
+                    yield from ((name, now) for now in stratum.worktrees if now.mounts or now.held or now.waiting)
+                found += 1
+                if found == WORKTREES_MAX:
+                    return
 
     def commit(self, name: str, ref: str) -> str:
         """The commit that a tag of the stratum is at, or that has this hash and is one of its history."""
@@ -184,7 +215,9 @@ class Looking:
 
     def _compared(self, old: str, new: str) -> Changes:
         with self.turn():
-            found = list(islice(diff(self.session, old, new), CHANGES_MAX + 1))
+            some = islice(diff(self.session, old, new), CHANGES_MAX + 1)
+            # Not the inodes: a directory has with it the dump that it comes from.
+            found = [Changed(change.path, change.kind, change.size_change) for change in some]
         kept = found[:CHANGES_MAX]
         counts = dict(Counter(change.kind for change in kept))
         return Changes(kept, counts, sum(change.size_change for change in kept), len(found) <= CHANGES_MAX)

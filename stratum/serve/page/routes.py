@@ -6,14 +6,13 @@ path in it, whose bytes are those of the address.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from starlette.convertors import Convertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Route
 
-from stratum.api.status import status
 from stratum.errors import NotFoundError, StratumError
 from stratum.serve.page import answers, drawings, words
 from stratum.serve.page.acting import Acting
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
     from stratum.api.session import Session
-    from stratum.api.status import WorktreeStatus
     from stratum.serve.door import Door
 
 STRATA_PAGE = 200
@@ -135,7 +133,8 @@ class Pages:
             times = [words.moment(m.timestamp) for m in timeline.upto(_ACTIVITY_MAX)]
             about["activity"] = drawings.activity([time for time in times if time is not None])
             about |= {"tags": tags, "tags_shown": _TAGS_SHOWN, "choices": _CHOICES, "all_tags": "tags" in visitor.query}
-            about["worktrees"] = status(looking.session, name)[0].worktrees
+            about["worktrees"] = looking.worktrees(name)
+            about["more_worktrees"] = 0 if about["worktrees"] else len(looking.session.store.worktrees.names(name))
             about["pins"] = looking.session.store.tags.pins(name)
         return answers.page("stratum.html", {"visitor": visitor, "here": "strata", **about})
 
@@ -213,13 +212,5 @@ class Pages:
 
     def holders(self, _request: Request, visitor: Visitor) -> Response:
         """Who has which worktree."""
-        found = self._held(self._looking.names(visitor.sees))
-        return answers.page("holders.html", {"visitor": visitor, "here": "holders", "rows": list(found)})
-
-    def _held(self, names: Iterable[str]) -> Iterable[tuple[str, WorktreeStatus]]:
-        wanted = set(names)
-        if not wanted:
-            return
-        for found in status(self._looking.session):
-            if found.name in wanted:
-                yield from ((found.name, tree) for tree in found.worktrees if tree.mounts or tree.held or tree.waiting)
+        rows = list(self._looking.held(self._looking.names(visitor.sees)))
+        return answers.page("holders.html", {"visitor": visitor, "here": "holders", "rows": rows})

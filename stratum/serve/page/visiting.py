@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit
 
-from starlette.concurrency import run_in_threadpool
+from anyio import CapacityLimiter, to_thread
 
 from stratum.errors import DeniedError, StratumError, UnsupportedError, UsageError
 from stratum.serve.page import answers
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from stratum.serve.door import Door
     from stratum.serve.visibility import Visibility
 
+AT_ONCE = 8
+"""Pages that are made at the same time; threads of their own, so that the registry has its own, too."""
 FORM_MAX = 16 << 10
 """Bytes of a form."""
 _FIELDS_MAX = 20
@@ -57,17 +59,21 @@ class Visits:
     def __init__(self, door: Door, log: Callable[[str], None]) -> None:
         self._door = door
         self._log = log
+        self._limiter = CapacityLimiter(AT_ONCE)
         self.signing = Signing(door)
 
-    def showing(self, show: Show) -> Callable[[Request], Response]:
+    def showing(self, show: Show) -> Callable[[Request], Any]:
         """An endpoint that answers with what ``show`` makes of the request. It runs in a thread."""
 
-        def endpoint(request: Request) -> Response:
-            visitor = self._visitor(request)
-            try:
-                return show(request, visitor)
-            except StratumError as exc:
-                return self.failure(visitor, exc)
+        async def endpoint(request: Request) -> Response:
+            def answer() -> Response:
+                visitor = self._visitor(request)
+                try:
+                    return show(request, visitor)
+                except StratumError as exc:
+                    return self.failure(visitor, exc)
+
+            return await to_thread.run_sync(answer, limiter=self._limiter)
 
         return endpoint
 
@@ -85,7 +91,7 @@ class Visits:
                 except StratumError as exc:
                     return self.failure(visitor, exc)
 
-            return await run_in_threadpool(answer)
+            return await to_thread.run_sync(answer, limiter=self._limiter)
 
         return endpoint
 
