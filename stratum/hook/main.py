@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from stratum.errors import StratumError, UsageError, one_line
 from stratum.podman import CREATE_RUNTIME, POSTSTOP, TIMEOUTS
+from stratum.sys.loading import load_pathlib
 
 if TYPE_CHECKING:
     from stratum.api.session import Session
@@ -40,6 +41,7 @@ class TimedOutError(StratumError):
 def main(argv: list[str] | None = None) -> int:
     """Run one stage; the exit status. ``argv`` are the arguments without the program's name."""
     gc.set_threshold(200_000, 20, 50)  # as the command line does: the container waits
+    load_pathlib()
     args = sys.argv[1:] if argv is None else argv
     sys.excepthook = _report_defect
     try:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from pathlib import Path
 
 from stratum.errors import StratumError, os_error_text
-from stratum.store.trash import remove_tree
 
 SCRATCH = "stratum-scratch"
 """The directory in the bundle."""
@@ -14,6 +14,10 @@ SCRATCH = "stratum-scratch"
 
 def remove_scratch(bundle: Path) -> None:
     """Remove what ``scratch`` volumes of the container of ``bundle`` wrote. Raises ``StratumError``."""
+    if not os.path.lexists(bundle / SCRATCH):
+        return
+    from stratum.store.trash import remove_tree
+
     try:
         with contextlib.suppress(FileNotFoundError):
             remove_tree(bundle / SCRATCH)

@@ -20,7 +20,6 @@ from stratum.mount.plan import MountPlan
 from stratum.mount.state import Record
 from stratum.store.holders import Container
 from stratum.store.resolve import ResolvedWorktree
-from stratum.store.trash import remove_tree
 from stratum.sys.proc import Process, process_of
 from stratum.sys.syscalls import statx_mount_id
 from stratum.volumes.fetching import ensure_fetched
@@ -138,6 +137,8 @@ class ContainerVolumes:
     def _scratch(self, volume: Volume, commit: str, undo: ExitStack) -> Path:
         """A fresh upperdir and workdir in the bundle."""
         directory = self._state.bundle / SCRATCH / volume.id
+        from stratum.store.trash import remove_tree
+
         _on_failure(undo, lambda: remove_scratch(self._state.bundle))
         try:
             with contextlib.suppress(FileNotFoundError):

@@ -94,8 +94,6 @@ class Refs:
     """The part of a store that knows what its refs mean: a ``Store`` is one."""
 
     namespaces: Namespaces
-    tags: Tags
-    worktrees: Worktrees
     if TYPE_CHECKING:
 
         @cached_property
@@ -106,6 +104,12 @@ class Refs:
 
         @cached_property
         def past(self) -> Past: ...
+
+        @cached_property
+        def tags(self) -> Tags: ...
+
+        @cached_property
+        def worktrees(self) -> Worktrees: ...
 
     def of_name(self, ref: Ref) -> Resolved:
         """What NAME alone is: its worktree ``main``, or the tag ``latest`` where there is no ``main``, or a commit

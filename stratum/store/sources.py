@@ -36,7 +36,6 @@ from stratum.errors import DamagedError, ExistsError, NotFoundError, StratumErro
 from stratum.frozen import frozen, replace
 from stratum.refs import is_hash
 from stratum.store.layout import Layout, storage_error, storing
-from stratum.store.tables import is_checked, read_tables, write_tables
 from stratum.sys.atomic import fsync_dir
 from stratum.sys.locks import locked
 from stratum.sys.smallfile import READ
@@ -98,6 +97,8 @@ class CommitSource:
 
 def write_sources(sources: Iterable[CommitSource]) -> bytes:
     """The file with the sources. ``UsageError`` where a path is not Unicode."""
+    from stratum.store.tables import write_tables
+
     tables = []
     for source in sources:
         table: dict[str, Any] = {"reference": source.reference, "manifest": source.manifest}
@@ -119,6 +120,8 @@ def read_sources(data: bytes, where: str) -> list[CommitSource]:
 
     A file without a check is damaged, as one that was cut short between two sources would say too little.
     """
+    from stratum.store.tables import is_checked, read_tables
+
     if not is_checked(data):
         raise _damaged(where, "its check is gone")
     tables = read_tables(data, where).get("source", [])

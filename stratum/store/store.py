@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from functools import cached_property
@@ -9,15 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from stratum.errors import ExistsError, NotFoundError
+from stratum.refs import is_name
+from stratum.store.dialects import dialect_of
 from stratum.store.images import Images
-from stratum.store.layout import Layout, create_layout, open_layout
+from stratum.store.layout import Layout, create_layout, open_layout, storing
 from stratum.store.locks import StoreLocks
 from stratum.store.namespaces import Namespaces
 from stratum.store.objects import Objects
 from stratum.store.resolve import Refs
-from stratum.store.sources import Sources
-from stratum.store.tags import Tags
-from stratum.store.worktrees import Worktrees
 
 if TYPE_CHECKING:
     from stratum.store.blobs import Blobs
@@ -36,9 +36,12 @@ if TYPE_CHECKING:
     from stratum.store.reflog import Reflog
     from stratum.store.repositories import Repositories
     from stratum.store.residence import Residence
+    from stratum.store.sources import Sources
+    from stratum.store.tags import Tags
     from stratum.store.transaction import Transaction, Transactions
     from stratum.store.trees import Trees
     from stratum.store.uploads import Uploads
+    from stratum.store.worktrees import Worktrees
     from stratum.tree.blocks import Dump
     from stratum.tree.overlay import Dialect
 
@@ -70,13 +73,8 @@ class Store(Refs):
         self.layout = layout
         self.locks = StoreLocks(layout)
         self.objects = Objects(layout)
-        self.sources = Sources(layout)
-        transactions, commits = _later(lambda: self.transactions), _later(lambda: self.commits)
-        self.images = Images(layout, self.locks, commits, _later(lambda: self._outlines))
-        self.namespaces = Namespaces(layout, self.locks, transactions)
-        parts = (layout, self.locks, transactions, self.namespaces, commits, _later(lambda: self.reflog))
-        self.tags = Tags(*parts)
-        self.worktrees = Worktrees(*parts)
+        self.images = Images(layout, self.locks, _later(lambda: self.commits), _later(lambda: self._outlines))
+        self.namespaces = Namespaces(layout, self.locks, _later(lambda: self.transactions))
 
     @cached_property
     def blobs(self) -> Blobs:
@@ -190,6 +188,33 @@ class Store(Refs):
         return Residence(self.objects, self.sources, self._dump)
 
     @cached_property
+    def sources(self) -> Sources:
+        """Where the objects of commits can be fetched from."""
+        from stratum.store.sources import Sources
+
+        return Sources(self.layout)
+
+    @cached_property
+    def tags(self) -> Tags:
+        """The tags."""
+        from stratum.store.tags import Tags
+
+        return Tags(*self._parts)
+
+    @cached_property
+    def worktrees(self) -> Worktrees:
+        """The worktrees."""
+        from stratum.store.worktrees import Worktrees
+
+        return Worktrees(*self._parts)
+
+    @property
+    def _parts(self) -> tuple[Layout, StoreLocks, Transactions, Namespaces, Commits, Reflog]:
+        """What tags and worktrees are made with."""
+        transactions, commits = _later(lambda: self.transactions), _later(lambda: self.commits)
+        return self.layout, self.locks, transactions, self.namespaces, commits, _later(lambda: self.reflog)
+
+    @cached_property
     def transactions(self) -> Transactions:
         """The only way into the store."""
         from stratum.store.transaction import Transactions
@@ -233,10 +258,11 @@ class Store(Refs):
         except ExistsError:  # another process made it meanwhile
             return cls.open(path)
 
-    @property
+    @cached_property
     def dialect(self) -> Dialect:
         """The dialect of its worktrees' upperdirs and of all its mounts: that of who owns the store."""
-        return self.worktrees.dialect
+        with storing(f"look at {self.root}"):
+            return dialect_of(self.root)
 
     @property
     def root(self) -> Path:
@@ -265,6 +291,13 @@ class Store(Refs):
                 continue
             for worktree in worktrees:
                 yield name, worktree
+
+    def leased(self) -> Iterator[tuple[str, str]]:
+        """(stratum, worktree) of each worktree that somebody may hold, told at a glance; sorted."""
+        for name in self.names():
+            for worktree in self.layout.names_in(self.layout.worktrees(name)):
+                if is_name(worktree) and os.path.lexists(self.layout.lease(name, worktree)):
+                    yield name, worktree
 
     def users_of(self, commit: str) -> list[str]:
         """The refs that name the commit: ``NAME:TAG`` of tags, ``NAME+WORKTREE`` of heads and bases; sorted."""

@@ -15,20 +15,10 @@ import os
 from pathlib import Path
 
 from stratum.errors import StratumError, UnsupportedError
+from stratum.store.dialects import dialect_of
 from stratum.store.untouched import is_untouched
 from stratum.sys.userns import in_initial_namespace
 from stratum.tree.overlay import Dialect
-
-_KERNELS = "/proc/sys/kernel"
-"""What belongs to the root of the machine in every namespace."""
-
-
-def dialect_of(root: Path) -> Dialect:
-    """The dialect of the upperdirs of the store at ``root``, by its owner. Raises ``OSError``."""
-    owner = os.stat(root, follow_symlinks=False).st_uid
-    if in_initial_namespace():
-        return Dialect.TRUSTED if owner == 0 else Dialect.USER
-    return Dialect.TRUSTED if owner == 0 == os.stat(_KERNELS).st_uid else Dialect.USER
 
 
 def within_reach(dialect: Dialect) -> bool:

@@ -31,12 +31,13 @@ from stratum.errors import DamagedError, ExistsError, NotFoundError, Unsupported
 from stratum.frozen import frozen, replace
 from stratum.refs import Ref, check_name, is_name
 from stratum.store.clock import rfc3339, utc_now
+from stratum.store.dialects import dialect_of
 from stratum.store.holders import Lease, lease_from
 from stratum.store.layout import Layout, Names, storage_error, storing
 from stratum.store.locks import WORKTREE_WAIT, StoreLocks
 from stratum.store.namespaces import Namespaces, similar
 from stratum.store.tables import Tables, read_tables, write_tables
-from stratum.store.upperdirs import another_dialect, dialect_of, holds_nothing, out_of_reach, shows_base, within_reach
+from stratum.store.upperdirs import another_dialect, holds_nothing, out_of_reach, shows_base, within_reach
 from stratum.sys import copymark
 from stratum.sys.atomic import fsync_dir
 from stratum.sys.userns import is_mapped
@@ -131,10 +132,8 @@ class Worktrees:
     @functools.cached_property
     def dialect(self) -> Dialect:
         """The dialect of new upperdirs and of all mounts: that of who owns the store."""
-        try:
+        with storing(f"look at {self._layout.root}"):
             return dialect_of(self._layout.root)
-        except OSError as exc:
-            raise storage_error(exc, f"look at {self._layout.root}") from None
 
     # Reading
 
@@ -514,7 +513,7 @@ class Worktrees:
 
     def lease(self, name: str, worktree: str) -> Lease | None:
         """Who holds the worktree, or None. ``DamagedError`` where lease.toml is none."""
-        path = self._layout.worktree(check_name(name), check_name(worktree, "worktree name")) / "lease.toml"
+        path = self._layout.lease(check_name(name), check_name(worktree, "worktree name"))
         table = self._read(path)
         if table is None:
             return None
@@ -528,7 +527,7 @@ class Worktrees:
     def clear_lease(self, name: str, worktree: str) -> None:
         """Forget who held the worktree. The caller holds the worktree's lock."""
         with self.lock(name, worktree):
-            path = self._layout.worktree(name, worktree) / "lease.toml"
+            path = self._layout.lease(name, worktree)
             if path.is_symlink() or path.exists():
                 self._transactions.discard(path)
 

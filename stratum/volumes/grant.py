@@ -17,8 +17,6 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from stratum.api.failures import forget_failure, note_failure
-from stratum.api.inuse import in_use
 from stratum.api.session import Session
 from stratum.errors import ExistsError, NotFoundError, StratumError, UnsupportedError, UsageError, foreseen
 from stratum.frozen import frozen, replace
@@ -117,7 +115,7 @@ class Released:
 def _held(session: Session) -> Iterator[Released]:
     """Who holds which worktree by its lease; nobody with an error where that cannot be read."""
     store = session.store
-    for name, worktree in store.each_worktree():
+    for name, worktree in store.leased():
         try:
             lease = store.worktrees.lease(name, worktree)
         except NotFoundError:  # removed at this moment
@@ -146,7 +144,7 @@ def reconcile(
             done.append(held)
             continue
         try:
-            if holder != ended and (not missed or in_use(session, name, worktree) is not None):
+            if holder != ended and (not missed or _is_used(session, name, worktree)):
                 continue
             with session.store.locks.patient(patience if holder == ended else 0.0):
                 released = release(session, name, worktree, holder)
@@ -157,6 +155,12 @@ def reconcile(
     return done
 
 
+def _is_used(session: Session, name: str, worktree: str) -> bool:
+    from stratum.api.inuse import in_use
+
+    return in_use(session, name, worktree) is not None
+
+
 def release(session: Session, name: str, worktree: str, holder: Holder) -> Released | None:
     """Do what ``holder`` of a worktree was promised, then end its lease; None where it has none (any more).
 
@@ -164,6 +168,8 @@ def release(session: Session, name: str, worktree: str, holder: Holder) -> Relea
     noting it in the lease and in the runtime directory; what nobody foresaw as a ``StratumError`` too, so that it can
     be noted and told of.
     """
+    from stratum.api.failures import forget_failure, note_failure
+
     try:
         released = _release(session, name, worktree, holder)
     except Exception as exc:  # also a defect: the promise is not kept, and status has to say so

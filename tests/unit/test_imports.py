@@ -199,6 +199,8 @@ def test_the_hook_loads_little() -> None:
         "stratum.hook",
         "stratum.hook.main",
         "stratum.podman",  # the names of the stages
+        "stratum.sys",
+        "stratum.sys.loading",
     }
 
 
