@@ -128,16 +128,22 @@ class Held:
     # What it shows
 
     def shown(
-        self, tx: Transaction | None = None, base: Directory | None = None, warn: Warn = lambda warning: None
+        self,
+        tx: Transaction | None = None,
+        base: Directory | None = None,
+        warn: Warn = lambda warning: None,
+        *,
+        unlike: Directory | None = None,
     ) -> Directory:
         """The tree that it shows now; ``base`` is that of its base commit where the caller has it.
 
         With ``tx`` all content is there or in the store afterwards; without, contents are only hashed and nothing is
-        written. ``warn`` gets what cannot be kept. Raises what reading an upperdir raises.
+        written; of files that have another size than in ``unlike``, where that is given, not even that: they have no
+        content. ``warn`` gets what cannot be kept. Raises what reading an upperdir raises.
         """
         if base is None:
             base = self._store.commits.open_tree(self.worktree.base_commit)
-        return _read(self._place, tx, base, self.worktree, warn)
+        return _read(self._place, tx, base, self.worktree, warn, unlike)
 
     def plan(
         self,
@@ -485,12 +491,23 @@ def taken(place: Workplace, stratum: str, name: str, *, timeout: float | None = 
         yield held
 
 
-def _read(place: Workplace, tx: Transaction | None, base: Directory, tree: Worktree, warn: Warn) -> Directory:
+def _read(
+    place: Workplace,
+    tx: Transaction | None,
+    base: Directory,
+    tree: Worktree,
+    warn: Warn,
+    unlike: Directory | None = None,
+) -> Directory:
     from stratum.ingest import worktree
 
     dialect = place.store.worktrees.readable(tree)
     if dialect is None:
         return base
+    if tx is None and unlike is not None:
+        return worktree.compare_upperdir(
+            place.store.objects, base, tree.upperdir, [unlike], warn, metadata_tells=False, dialect=dialect
+        )
     if tx is None:
         return worktree.hash_upperdir(place.store.objects, base, tree.upperdir, warn, dialect=dialect)
     return worktree.store_upperdir(tx, place.store.objects, base, tree.upperdir, warn, place.progress, dialect=dialect)

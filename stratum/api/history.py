@@ -58,6 +58,7 @@ def diff(
     paths: Sequence[str] = (),
     *,
     keeping: ExitStack | None = None,
+    digests: bool = True,
 ) -> Iterator[Change]:
     """What changed from ``first`` to ``second``, in all or at ``paths`` and below.
 
@@ -66,7 +67,8 @@ def diff(
     A worktree stands for what it shows now. With one argument: a worktree against its last commit (its base where there
     is none), a commit against its parent (against nothing where it has none), a state of a history against the one
     before. With ``keeping``, contents that only a worktree has are stored, and until it is closed no garbage collection
-    takes them. ``NotFoundError`` for a path that neither has.
+    takes them. Without ``digests``, those of which the size tells that they are others need not have one.
+    ``NotFoundError`` for a path that neither has.
     """
     from stratum.api.naming import with_paths
     from stratum.api.versions import path_in
@@ -86,9 +88,11 @@ def diff(
     if keeping is not None:
         keeping.enter_context(session.store.locks.store())
     if second is None:
-        old, new = _implied(session, first, keeping)
+        old, new = _implied(session, first, keeping, digests)
     else:
-        old, new = tree_of(session, first, keeping), tree_of(session, second, keeping)
+        opened = _Opened(session)
+        old = opened.tree_of(first, keeping)
+        new = opened.tree_of(second, keeping, None if digests else old)
     wanted = [path_in(path) for path in paths]
     for path in wanted:
         if lookup(old, path) is None and lookup(new, path) is None:
@@ -101,7 +105,7 @@ def _is_at(path: bytes, wanted: list[bytes]) -> bool:
     return any(path == above or path.startswith(above.rstrip(b"/") + b"/") for above in wanted)
 
 
-def _implied(session: Session, text: str, keeping: ExitStack | None) -> tuple[Directory, Directory]:
+def _implied(session: Session, text: str, keeping: ExitStack | None, digests: bool) -> tuple[Directory, Directory]:
     from stratum.tree.model import Directory
 
     store = session.store
@@ -111,7 +115,7 @@ def _implied(session: Session, text: str, keeping: ExitStack | None) -> tuple[Di
             tree = held.worktree
             base = store.commits.open_tree(tree.base_commit)
             committed = base if tree.commit == tree.base_commit else store.commits.open_tree(tree.commit)
-            return committed, _shown(session, held, keeping, base)
+            return committed, _shown(session, held, keeping, base, None if digests else committed)
     if ref.change is not None:
         return _implied_of_state(session, ref)
     commit = store.resolve_commit(ref)
@@ -137,26 +141,47 @@ def _implied_of_state(session: Session, ref: Ref) -> tuple[Directory, Directory]
     return state.before(), state.tree
 
 
-def _shown(session: Session, held: Held, keeping: ExitStack | None, base: Directory | None = None) -> Directory:
+def _shown(
+    session: Session,
+    held: Held,
+    keeping: ExitStack | None,
+    base: Directory,
+    unlike: Directory | None = None,
+) -> Directory:
     """The tree that a worktree shows now; with ``keeping``, its contents are in the store."""
     if keeping is None:
-        return held.shown(base=base)
+        return held.shown(base=base, unlike=unlike)
     with session.store.begin(f"reading {held}") as tx:
         shown = held.shown(tx, base)
         tx.publish_objects()
         return shown
 
 
-def tree_of(session: Session, text: str, keeping: ExitStack | None = None) -> Directory:
-    """The tree that ``text`` shows: a tag's or commit's, what a worktree (or mountpoint) shows at this moment, or a
-    state of its history, in which there can be files whose content nobody knows."""
-    store, ref = session.store, ref_or_mountpoint(session, text)
-    if ref.change is not None:
-        from stratum.api.versions import up_to_date
+class _Opened:
+    """Opens the tree of each commit once: two trees that share one are compared faster."""
 
-        up_to_date(session, *store.changes.worktree_of(ref))
-        return store.changes.state(ref).tree
-    if not ref.live:
-        return store.commits.open_tree(store.resolve_commit(ref))
-    with session.hold(ref) as held:
-        return _shown(session, held, keeping)
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._commits: dict[str, Directory] = {}
+
+    def tree_of(self, text: str, keeping: ExitStack | None, unlike: Directory | None = None) -> Directory:
+        """The tree that ``text`` shows: a tag's or commit's, what a worktree (or mountpoint) shows at this moment, or a
+        state of its history, in which there can be files whose content nobody knows. ``unlike`` as for
+        ``Held.shown``."""
+        session, ref = self._session, ref_or_mountpoint(self._session, text)
+        if ref.change is not None:
+            from stratum.api.versions import up_to_date
+
+            changes = session.store.changes
+            up_to_date(session, *changes.worktree_of(ref))
+            return changes.state(ref).tree
+        if not ref.live:
+            return self._commit(session.store.resolve_commit(ref))
+        with session.hold(ref) as held:
+            return _shown(session, held, keeping, self._commit(held.worktree.base_commit), unlike)
+
+    def _commit(self, commit: str) -> Directory:
+        tree = self._commits.get(commit)
+        if tree is None:
+            tree = self._commits[commit] = self._session.store.commits.open_tree(commit)
+        return tree

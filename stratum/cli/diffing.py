@@ -70,7 +70,7 @@ def diff(
     if patch and not as_stat:
         _print_patches(app, first, second, paths)
         return
-    changes = run(app.session, first, second, paths)
+    changes = run(app.session, first, second, paths, digests=app.out.json and not as_stat)
     if as_stat:
         _print_stat(app, list(changes))
     elif app.out.json:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -39,6 +39,7 @@ from stratum.tree.model import Directory, File, Inode
 _ATTEMPTS = 3
 
 _Stamp = tuple[int, int, int]
+Knows = Callable[[bytes, int, File], bool]
 
 
 class ContentReader(Protocol):
@@ -58,12 +59,14 @@ def read_upperdir(
     *,
     warn: Warn | None = None,
     dialect: overlay.Dialect = overlay.Dialect.TRUSTED,
+    knows: Knows = lambda path, size, node: False,
 ) -> Directory:
     """The tree that the overlay of ``upper`` (a path or a directory fd) over ``base`` shows.
 
     It shares what did not change with ``base``, and is ``base`` itself where nothing did. Files with data of their own
-    are read by ``reader`` (a ``FileReader``), which is finished when this returns. ``warn`` gets a line for each
-    socket, which no tree holds, and each directory that kept changing. ``dialect`` is that of the mount.
+    are read by ``reader`` (a ``FileReader``), which is finished when this returns, unless ``knows`` says of their path
+    and size that they need not be; then it has made the node what it is to be. ``warn`` gets a line for each socket,
+    which no tree holds, and each directory that kept changing. ``dialect`` is that of the mount.
 
     ``DamagedError`` where the upperdir does not fit ``base``, ``ConflictError`` where directories are moved while they
     are read, ``StratumError`` with the kernel's words where something cannot be read. A path that is a copy without
@@ -76,7 +79,7 @@ def read_upperdir(
     except OSError as exc:
         raise source_error(exc, f"the upper directory {upper}") from None
     with DirectoryStack(root) as directories:
-        return _Scan(base, directories, reader, warn, dialect).run()
+        return _Scan(base, directories, reader, warn, dialect, knows).run()
 
 
 class _Frame:
@@ -108,7 +111,9 @@ class _Scan:
         reader: ContentReader,
         warn: Warn | None,
         dialect: overlay.Dialect,
+        knows: Knows,
     ) -> None:
+        self._knows = knows
         self._directories = directories
         self._reader = reader
         self._entries = UpperEntries(base, dialect, warn)
@@ -216,6 +221,8 @@ class _Scan:
 
     def _read(self, frame: _Frame, entry: UpperEntry, node: File) -> None:
         """Have the content read from the very inode that was looked at, whatever has its name by then."""
+        if entry.info.st_nlink == 1 and self._knows(entry.path, entry.info.st_size, node):
+            return
         below = frame.lower.children.get(entry.name) if frame.lower is not None else None
         candidate = below.digest if isinstance(below, File) and below.size == entry.info.st_size else None
         fd = open_source(f"/proc/self/fd/{entry.fd}", os.O_RDONLY | os.O_CLOEXEC)

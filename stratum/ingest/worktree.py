@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from stratum.ingest.reader import FEW, FileReader, Pending, source_error
 from stratum.ingest.remembered import LARGE_MIN, RememberingReader
-from stratum.ingest.upperdir import ContentReader, read_upperdir
+from stratum.ingest.upperdir import read_upperdir
 from stratum.ingest.upperentry import Warn
 from stratum.store.objects import Objects
 from stratum.store.transaction import Transaction
@@ -60,49 +60,50 @@ def compare_upperdir(
     base: Directory,
     upperdir: Path,
     trees: Sequence[Directory],
+    warn: Warn | None = None,
     *,
     at_a_glance: bool = False,
+    metadata_tells: bool = True,
     dialect: Dialect = Dialect.TRUSTED,
 ) -> Directory:
-    """The same tree, to be compared with ``trees``: a file that has another size or other metadata than each of them
-    has at its path is not read, and has no content.
+    """The same tree, to be compared with ``trees``: a file that has another size than each of them has at its path, or
+    other metadata, unless that is not enough (``metadata_tells``), is not read, and has no content.
 
     With ``at_a_glance``, a large file that has the size and metadata of one in ``trees`` is taken to be that one, so
     the cost does not grow with the bytes. It need not be: a program may have set its time back.
     """
     reader = RememberingReader(_Hasher(), objects, upperdir)
-    return read_upperdir(base, upperdir, _AlikeOnly(reader, trees, at_a_glance), dialect=dialect)
+    alike = _Alike(trees, at_a_glance, metadata_tells)
+    return read_upperdir(base, upperdir, reader, warn=warn, dialect=dialect, knows=alike.knows)
 
 
-class _AlikeOnly:
-    """A content reader that has ``reader`` read only what may be equal to a file of ``trees``."""
+class _Alike:
+    """Finds what may be equal to a file of ``trees``."""
 
-    def __init__(self, reader: ContentReader, trees: Sequence[Directory], at_a_glance: bool) -> None:
-        self._reader = reader
+    def __init__(self, trees: Sequence[Directory], at_a_glance: bool, metadata_tells: bool) -> None:
         self._trees = trees
         self._at_a_glance = at_a_glance
+        self._metadata_tells = metadata_tells
 
-    def read(self, directory: int, path: bytes, files: Sequence[Pending]) -> None:
-        for file in files:
-            size = file.info.st_size
-            alike = self._alike(os.path.join(path, file.name), file)
-            if alike is not None and self._at_a_glance and size >= LARGE_MIN:
-                file.node.size, file.node.digest = size, alike.digest
-            elif alike is not None or size <= INLINE_MAX:
-                self._reader.read(directory, path, [file])
-            else:
-                file.node.size = size
+    def knows(self, path: bytes, size: int, node: File) -> bool:
+        """Whether a file of ``size`` bytes need not be read; then ``node`` is as it will be."""
+        alike = self._alike(path, size, node)
+        if alike is not None and self._at_a_glance and size >= LARGE_MIN:
+            node.size, node.digest = size, alike.digest
+        elif alike is not None or size <= INLINE_MAX:
+            return False
+        else:
+            node.size = size
+        return True
 
-    def _alike(self, path: bytes, file: Pending) -> File | None:
-        metadata, size = file.node.metadata(), file.info.st_size
+    def _alike(self, path: bytes, size: int, file: File) -> File | None:
         for tree in self._trees:
             node = lookup(tree, path)
-            if isinstance(node, File) and node.size == size and node.metadata() == metadata:
+            if not isinstance(node, File) or node.size != size:
+                continue
+            if not self._metadata_tells or node.metadata() == file.metadata():
                 return node
         return None
-
-    def finish(self) -> None:
-        self._reader.finish()
 
 
 class _Hasher:

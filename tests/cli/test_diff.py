@@ -88,3 +88,42 @@ def test_one_path(cli: Command, app: Path, tmp_path: Path) -> None:
     assert cli("diff", "app:v1:/a", "app:latest:/b").code == 2
     assert cli("diff", "app:v1:/nothing", "app").code == 3
     assert cli("diff", cwd=tmp_path).code == 2
+
+
+def test_a_worktree_is_read_only_as_far_as_that_tells(cli: Command, app: Path, tmp_path: Path) -> None:
+    """What the lines say is what the digests say, which the document has: of each file, whatever was done to it."""
+    mountpoint = tmp_path / "mnt"
+    mountpoint.mkdir()
+    cli.ok("worktree", "add", "app+w", "app:v1")
+    cli.ok("mount", "app+w", str(mountpoint))
+    try:
+        os.utime(mountpoint / "huge", (1, 1))  # copied up, and as it was
+        (mountpoint / "bin").write_bytes(b"\1" * 10)
+        (mountpoint / "cr").write_bytes(b"longer" * 100)
+        (mountpoint / "new").write_bytes(b"new" * 100)
+        os.link(mountpoint / "sh", mountpoint / "also")
+        os.link(mountpoint / "huge", mountpoint / "another")
+        (mountpoint / "gone").unlink()
+        lines = cli.ok("diff", "app:v1", "app+w").splitlines()
+        assert lines == cli.ok("diff", "app+w").splitlines()
+        told = cli.json("diff", "app:v1", "app+w")
+    finally:
+        cli.ok("unmount", str(mountpoint))
+    assert [f"{change['kind']} {change['path']}" for change in told if change["path"] != "/"] == [
+        "added /also",
+        "added /another",
+        "modified /bin",
+        "modified /cr",
+        "deleted /gone",
+        "metadata /huge",
+        "added /new",
+        "metadata /sh",
+    ]
+    assert all("digest" in change["new"] for change in told if change["path"] in ("/another", "/cr", "/huge", "/new"))
+    letters = {"added": "A", "deleted": "D", "modified": "M", "metadata": "m"}
+    said = [
+        f"{letters[change['kind']]} {change['path']}"
+        + (f"  ({', '.join(change['fields'])})" * (change["kind"] == "metadata"))
+        for change in told
+    ]
+    assert lines == said
