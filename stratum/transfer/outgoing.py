@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cached_property
 from hashlib import sha256
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
     from stratum.store import Store
     from stratum.store.trees import Layer
     from stratum.transfer.bases import Found
-    from stratum.tree.blocks import Dump
+
+_COMPRESSORS = 2
 
 
 class Outgoing:
@@ -40,17 +42,14 @@ class Outgoing:
         self.lineage = Ancestry(store).to_send(commit)
 
     @cached_property
-    def _dump(self) -> Dump:
-        return self._store.commits.dump(self.commit)
-
-    @cached_property
     def _objects(self) -> tuple[dict[bytes, int], dict[bytes, int]]:
-        return counted_objects(self._dump)
+        return counted_objects(self._store.commits.dump(self.commit))
 
     @cached_property
     def trees(self) -> list[Upload]:
         """The tree layers. They are those of the commit only if ``verify`` finds nothing."""
-        return [self._upload(layer) for layer in self._store.trees.layers(self.commit)]
+        with ThreadPoolExecutor(_COMPRESSORS) as pool:  # while they compress, the next one is cut
+            return list(pool.map(self._upload, self._store.trees.layers(self.commit)))
 
     def _upload(self, layer: Layer) -> Upload:
         trees, frame = self._store.trees, layer.frame
@@ -69,7 +68,7 @@ class Outgoing:
 
     def verify(self) -> None:
         """Compare the dump with the commit's name; ``DamagedError`` where it is another."""
-        if "_dump" not in self.__dict__:  # else it was when it was read
+        if "_objects" not in self.__dict__:  # else it was when it was read for them
             self._store.commits.verify(self.commit)
 
     def plan_on(self, base: Base | None) -> Plan:
