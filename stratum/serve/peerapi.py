@@ -53,14 +53,20 @@ class Exchange(Protocol):
         ...
 
 
-def peer_app(session: Session, registry: Registry, log: Callable[[str], None], exchange: Exchange) -> ASGIApp:
-    """What a listener of peers answers with: the registry and the peers' API, of what is shared with who asks. The key
-    of this host is made where there is none."""
+def peer_app(
+    session: Session,
+    registry: Registry,
+    log: Callable[[str], None],
+    exchange: Exchange,
+    *,
+    blob_max: int,
+) -> ASGIApp:
+    """What a listener of peers answers with: the registry and the peers' API, of what is shared with who asks. No blob
+    above ``blob_max`` bytes is taken. The key of this host is made where there is none."""
     book = session.store.peers
     book.own()
-    return guarded(
-        make_app(registry, peers_only(book), log=log, peers=peer_routes(session, registry, exchange)), book, log
-    )
+    routes = peer_routes(session, registry, exchange)
+    return guarded(make_app(registry, peers_only(book), log=log, blob_max=blob_max, peers=routes), book, log)
 
 
 def peer_routes(session: Session, registry: Registry, exchange: Exchange) -> Sequence[BaseRoute]:

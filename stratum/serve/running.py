@@ -114,7 +114,7 @@ def run(session: Session, wanted: Wanted, note: Callable[[str], None], warn: Cal
         answer: Callable[[], None] | None = None
         if wanted.peers is not None:
             peers = stack.enter_context(listen(wanted.peers, "server"))
-            app = peer_app(session, registry, warn, Exchanging(session))
+            app = peer_app(session, registry, warn, Exchanging(session), blob_max=wanted.blob_max)
             tls = listening_context(session.store.peers, warn)
             note(f"listening for peers at {shown_address(peers)}")
             if wanted.listen is None:

@@ -375,4 +375,16 @@ serve --listen :0 --insecure-http | 2 | --htpasswd
 serve --tls-cert FILE            | 2 | 'stratum serve --help'
 serve --tls-cert FILE --tls-key FILE | 2 | 'stratum serve --help'
 serve --htpasswd FILE            | 2 | 'htpasswd -B
+peer ls                          | 2 | RUN 'stratum peer list'
+peer rm attic                    | 2 | 'stratum peer remove attic'
+peers                            | 2 | RUN 'stratum peer --help'
+peer add attic                   | 2 | 'stratum peer add laptop stratum-peer:laptop:MIIB...'
+peer add attic x                 | 2 | RUN 'stratum peer id'
+share app --write                | 2 | RUN 'stratum peer list'
+share --with attic               | 2 | stratum share STRATUM --with attic
+share app --with attic           | 3 | RUN 'stratum peer list'
+share nothing --with attic       | 3 | RUN 'stratum list'
+pull peer://attic                | 2 | RUN 'stratum peer list'
+pull peer://attic/app            | 3 | RUN 'stratum peer list'
+push app peer://attic/app        | 3 | RUN 'stratum peer list'
 """
