@@ -135,6 +135,7 @@ def _gc_json(done: Collected) -> dict[str, Any]:
         "forgotten_versions": done.versions,
         "removed_histories": done.histories,
         "removed_images": done.images,
+        "removed_blobs": done.blobs,
         "removed_leftovers": [safe(path) for path in done.others],
         "bytes_freed": done.bytes_freed,
         "by_stratum": _by_stratum(done) if done.dry_run else None,
@@ -176,6 +177,8 @@ def _print_collected(app: App, done: Collected) -> None:
         app.out.line(f"{word} {done.versions} versions of files from histories: their age, or history_max")
     if done.images:
         app.out.line(f"{word} {done.images} images that no mount shows: they are made again when they are needed")
+    if done.blobs:
+        app.out.line(f"{word} {done.blobs} blobs that were pushed or offered and that nothing names")
     for path in done.others:
         app.out.line(f"{word} leftover {safe(path)}")
     if done.dry_run:

@@ -35,7 +35,7 @@ from stratum.store.keeping import RESIDENCE, ROOT, Rule, Rules
 from stratum.store.layout import storage_error
 from stratum.store.needed import Needed
 from stratum.store.sources import SOURCES, CommitSource
-from stratum.transfer.catalogs import is_own, target_of
+from stratum.transfer.catalogs import target_of
 from stratum.tree.contents import digests_in
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class Shelf:
         """
         found = Derived(stamp=self.stamp(unguarded))
         for sources, commits in self._by_sources().items():
-            others = [source for source in sources if source.gone is None and not is_own(source)]
+            others = [source for source in sources if source.gone is None and not source.is_own]
             self._add(found, commits, others, fresh)
         found.held[Why.MOUNTED].update(self.needs(filter(self._store.commits.exists, unguarded)))
         self._add_rules(found)

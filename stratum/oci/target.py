@@ -34,8 +34,8 @@ _HOST = re.compile(rf"(?P<name>{_HOST_LABEL}(?:\.{_HOST_LABEL})*|\[[0-9a-fA-F:.]
 _REPOSITORY_MAX = 255
 _API_HOSTS = {"docker.io": "registry-1.docker.io", "index.docker.io": "registry-1.docker.io"}
 PEER_PREFIX = "peer://"
-OWN = "store://blobs"
-"""The place that ``ownblobs`` reads from."""
+_OWN = "store://"
+_OWN_BLOBS = "blobs"
 _GRAMMAR = "write it as HOST[:PORT]/REPOSITORY[:TAG], s3://BUCKET[/PREFIX][:TAG] or oci:DIRECTORY[:TAG]"
 
 
@@ -69,7 +69,7 @@ class Target:
     def place(self) -> str:
         """The reference without tag and digest: where all of them are."""
         if self.own:
-            return f"store://{self.repository}" if self.repository else OWN
+            return _OWN + (self.repository or _OWN_BLOBS)
         if self.archive is not None:
             return f"oci-archive:{self.archive}"
         if self.bucket is not None:

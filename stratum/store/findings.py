@@ -34,6 +34,9 @@ Kind = Literal[
     "permissions",
     "stray",
     "moving",
+    "blob",
+    "repository",
+    "offer",
     "state",
 ]
 """``commit`` is one that a ref names and the store does not have; ``dump`` how the tree of one is stored, ``ground``
@@ -42,8 +45,9 @@ commit can be fetched from, ``catalog`` about what a place has; ``directory`` a 
 somebody planted; ``stray`` a file that no store has; ``moving`` a directory that a killed command was moving into the
 store; ``rules`` those of residence (``store.keeping``, ``store.budget``); ``mount`` the record of one that outlives a
 reboot; ``history`` what was done in a worktree (``store.histories``); ``moves`` those of tags that are synced
-(``store.moves``); ``record`` one of a service (``store.records``);
-``state`` the record of mounts."""
+(``store.moves``); ``record`` one of a service (``store.records``); ``blob`` what others pushed (``store.blobs``),
+``repository`` what of it is where (``store.repositories``), ``offer`` what is kept of a computed artifact
+(``store.offers``); ``state`` the record of mounts."""
 
 PATHS_SHOWN = 5
 UNCHECKED = "its check is gone"

@@ -48,6 +48,7 @@ PARTS = (
     "refs",
     "catalogs",
     "packs",
+    "pushed",
     "cache",
     "landing",
     "transactions",
@@ -58,6 +59,8 @@ PARTS = (
 _TOP = {
     "sources": "catalogs",
     "profiles": "catalogs",
+    "offers": "catalogs",
+    "blobs": "pushed",
     "landing": "landing",
     "ahead": "landing",
     "tmp": "transactions",
@@ -151,6 +154,18 @@ def _refs(layout: Layout, found: Footprint, directory: Path) -> None:
                 _add(found, "refs", usage_of(below))
 
 
+def _repositories(layout: Layout, found: Footprint, directory: Path) -> None:
+    """Of what was pushed, what is no link to a blob."""
+    _add(found, "pushed", _itself(directory))
+    for _, repository in _entries(layout, directory):
+        _add(found, "pushed", _itself(repository))
+        for _, part in _entries(layout, repository):
+            _add(found, "pushed", _itself(part))
+            for _, path in _entries(layout, part):
+                if path.is_dir() or path.lstat().st_nlink == 1:
+                    _add(found, "pushed", usage_of(path))
+
+
 def _histories(layout: Layout, found: Footprint, name: str, directory: Path) -> None:
     _add(found, "histories", _itself(directory))
     for worktree, path in _entries(layout, directory):
@@ -186,6 +201,7 @@ _READ: Mapping[str, Callable[[Layout, Footprint, Path], None]] = {
     "frames": _frames,
     "refs": _refs,
     "histories": _removed,
+    "repositories": _repositories,
     "cache": _cache,
 }
 """What is looked into, by its name in the store."""

@@ -16,6 +16,7 @@ from stratum.errors import DamagedError, NotFoundError, StratumError
 from stratum.progress import Progress
 from stratum.refs import is_name
 from stratum.store.ancestry import Ancestry
+from stratum.store.blobcheck import BlobCheck
 from stratum.store.budget import BUDGET, parse_budget
 from stratum.store.findings import LOST_ATTRIBUTES, PATHS_SHOWN, UNCHECKED, Finding, Kind, Telling
 from stratum.store.histories import SETTINGS
@@ -106,6 +107,7 @@ class _Check:
         self._images()
         self._need()
         self._sources.catalogs()
+        BlobCheck(self._store, self._survey, self._done.findings, read_data=self._done.data_read).run()
         self._objects()
         self._whom_objects_hurt()
         self._done.partial = self._sources.partial

@@ -9,13 +9,15 @@ Kept are the commits that
 - the reflogs mention, as ``store.retention`` decides; what a damaged line of a reflog mentions, be it half of the hash,
   is kept as well,
 - the histories of worktrees begin with (``store.histories``),
+- were pushed lately, be there a tag or not (``store.blobgc``),
 - were made from a worktree less than the retention's age ago and are mentioned nowhere, as when a whole stratum was
   removed: what they hold may be nowhere else,
 
 with what their trees are made of (``store.treegc``), and every object of a commit that is kept, that a history names,
-or that a living transaction says it needs. Everything else goes: first the dead transactions in ``tmp/``, which makes
-room, then the tags that the retention lets go, then commits, none before what is stored on it (``Commits.remove``),
-grounds and frames, then objects, then catalogs that no commit names (``store.sources``), what a dead process left in
+that a living transaction says it needs, or a computed pack is made of that a pushed manifest names. Everything else
+goes: first the dead transactions in ``tmp/``, which makes room, then the tags that the retention lets go, then commits,
+none before what is stored on it (``Commits.remove``), grounds and frames, then objects, then what others pushed and
+nothing names (``store.blobgc``), catalogs that no commit names (``store.sources``), what a dead process left in
 ``landing/``, caches of commits that went and of imports that were not repeated within ``CACHE_AGE``, packs that no pull
 is fetching, abandoned temporary files, and lock files of refs that are gone. A commit therefore never outlives its
 objects, nor a tag its commit, and the next run finds what an interrupted one left. Where the sources of a commit cannot
@@ -45,6 +47,7 @@ from typing import TYPE_CHECKING
 
 from stratum.errors import BusyError, DamagedError, NotFoundError, StratumError
 from stratum.store import packcache
+from stratum.store.blobgc import going_blobs, pushed_lately, remove_blobs
 from stratum.store.c4cache import C4Cache
 from stratum.store.layout import LANDING_OWNER, LANDING_PARTS, storage_error
 from stratum.store.needed import Needed
@@ -95,7 +98,8 @@ class Collected:
     worktrees that keep their last commit twice is filled in by whoever folds them (``api.folding``): ref -> bytes on
     disk of what was ``folded``, of what is ``kept_twice`` still, and of what is while it is ``in_use``; ref -> why it
     was ``not_folded``. So is how many ``images`` were more than the limit (``store.images``), and what histories forgot
-    (``store.forgetting``): how many ``versions``, and the refs of those that went whole.
+    (``store.forgetting``): how many ``versions``, and the refs of those that went whole. ``blobs`` are files of what was
+    pushed, and of artifacts that were computed.
 
     ``by_stratum`` is only found by a dry run, as whose the objects are has to be read: stratum -> what would go of it.
     What was of several strata, or of none that is known, is under the empty name.
@@ -117,6 +121,7 @@ class Collected:
     versions: int = 0
     histories: list[str] = field(default_factory=list)
     images: int = 0
+    blobs: int = 0
     by_stratum: dict[str, Going] = field(default_factory=dict)
 
     def owner(self, commit: str) -> str:
@@ -139,7 +144,8 @@ def what_stays(store: Store, rules: Retention, mounted: Mapping[str, str], watch
     """What a collection keeps, also for histories: ``watched`` is commit -> the history of which worktree needs it; and
     for who works with a commit just now."""
     roots = find_roots(store, rules, mounted)
-    for commit, why in (*watched.items(), *((commit, "being sent") for commit in store.transactions.held())):
+    sent = ((commit, "being sent") for commit in store.transactions.held())
+    for commit, why in (*watched.items(), *sent, *pushed_lately(store)):
         if store.commits.exists(commit):  # else the history was already without it
             roots.kept.setdefault(commit, why)
     return roots
@@ -171,6 +177,7 @@ def collect(
     going = _read_needed(store, done.kept, needed)
     needed.objects.update(versions)
     needed.objects.update(store.transactions.needed())
+    needed.objects.update(store.repositories.objects())
     _drop_dead_transactions(store, done)
     images: dict[str, int] = {}
     for commit in going.commits:
@@ -191,8 +198,12 @@ def collect(
             del done.commits[commit], done.strata[commit]
         remove_unnamed(store, going)
     _sweep_objects(store, needed.objects, owners, done)
+    blobs = going_blobs(store, done.kept)
     if not dry_run:
         C4Cache(store.layout).drop(needed.objects.__contains__)
+        remove_blobs(store, blobs, lambda files: _drop_blobs(store, files, done))
+    else:
+        _drop_blobs(store, blobs.files, done)
     with _leftovers(store, done.kept, needed.objects.__contains__, dry_run) as others:
         _drop(store, others, done)
     return done
@@ -201,7 +212,7 @@ def collect(
 def leftovers(store: Store, kept: Collection[str], is_needed: Callable[[bytes], bool]) -> list[Path]:
     """What else a collection would remove now that keeps the commits ``kept``; ``is_needed`` says it of objects."""
     with _leftovers(store, kept, is_needed, True) as others:
-        return [*_dead_transactions(store), *others]
+        return [*_dead_transactions(store), *others, *going_blobs(store, kept).files]
 
 
 @contextmanager
@@ -212,6 +223,16 @@ def _leftovers(
     with _nobody_lands(store, is_needed, dry_run) as abandoned:
         caches = (*_old_caches(store, kept), *packcache.unused(store.layout))
         yield (*_unnamed_catalogs(store, kept), *abandoned, *caches, *_abandoned_files(store), *_dead_locks(store))
+
+
+def _drop_blobs(store: Store, paths: Iterable[Path], done: Collected) -> None:
+    shards: dict[Path, list[str]] = {}
+    for path in paths:
+        done.blobs += 1
+        done.bytes_freed += disk_usage(path)
+        shards.setdefault(path.parent, []).append(path.name)
+    for directory, names in shards.items() if not done.dry_run else ():
+        store.transactions.discard_all(directory, names)
 
 
 def _drop(store: Store, paths: Iterable[Path], done: Collected) -> None:

@@ -67,8 +67,8 @@ class Namespaces:
         take_back(self._layout, name)
 
     def remove(self, name: str) -> None:
-        """Remove the stratum with its tags, worktrees and reflog, in one step; its commits stay until gc, and so do
-        the histories of its worktrees. It is shared with no peer any more.
+        """Remove the stratum with its tags, worktrees and reflog, in one step, then what was pushed to it; its commits
+        stay until gc, and so do the histories of its worktrees. It is shared with no peer any more.
 
         That none of its worktrees is mounted is the caller's to check. ``NotFoundError``, ``BusyError``.
         """
@@ -81,6 +81,9 @@ class Namespaces:
             PeerBook(self._layout).forget(name)
             keep_of_removed(self._layout, name)
             self._transactions.discard(self._layout.ref(name))
+            pushed = self._layout.repositories / name
+            if pushed.is_dir():
+                self._transactions.discard(pushed)
             with suppress(OSError):
                 self._layout.ref_lock(name).unlink()  # who waits for it holds the store's lock, so nobody does
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stratum.errors import BusyError, DamagedError, NotFoundError
+from stratum.store.blobcheck import BlobRepair
 from stratum.store.findings import LOST_ATTRIBUTES, UNCHECKED, Finding
 from stratum.store.histories import SETTINGS
 from stratum.store.layout import storage_error
@@ -60,6 +61,7 @@ class _Repair:
         self._quarantine = Quarantine(store.layout)
         self._taken: set[str] = set()
         self._sources = SourceRepair(store, self._take, catalog)
+        self._blobs = BlobRepair(store, self._take)
         self._trees = TreeRepair(store, self._take, self._keep)
 
     def run(self, fetch: Fetch | None) -> Path | None:
@@ -71,6 +73,9 @@ class _Repair:
             ("catalog", self._sources.catalog),
             ("sources", self._sources.sources),
             ("object", self._object),
+            ("repository", self._blobs.repository),
+            ("blob", self._blobs.blob),
+            ("offer", self._blobs.offer),
             ("frame", self._trees.out_of_the_way),
             ("ground", self._trees.out_of_the_way),
             ("dump", self._trees.dump),

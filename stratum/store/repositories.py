@@ -150,6 +150,13 @@ class Repositories:
         found = ((tag, self.tag(name, tag)) for tag in self.files(name, TAGS))
         return {tag: pushed for tag, pushed in found if pushed is not None}
 
+    def can_be_read(self, name: str, part: str, file: str) -> bool:
+        """Whether a file of ``TAGS`` or ``COMMITS`` is one, or gone by now."""
+        try:
+            return self._pushed(name, part, file) is not None or not self.has(name, part, file)
+        except DamagedError:
+            return False
+
     def referrers(self, name: str, sha: str) -> list[str]:
         """The manifests here that refer to the one with this digest, sorted."""
         found = self._layout.names_in(self.directory(name, REFERRERS, sha))

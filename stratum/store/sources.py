@@ -51,6 +51,9 @@ CATALOG = "catalog"
 WHOLE = "whole"
 LOCK = "lock"
 
+OWN = "store://blobs"
+"""The place that the store's own blobs are (``store.blobs``), as a source of a commit."""
+
 SOURCES_MAX = 1000
 """Sources of one commit. Where there are more, those go that were seen longest ago."""
 CATALOG_MAX = 8 << 30
@@ -88,6 +91,11 @@ class CommitSource:
     def at_peer(self) -> bool:
         """Whether the place is a peer."""
         return self.reference.startswith("peer://")
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is the blobs of the store itself: then nobody else has it by that."""
+        return self.place == OWN
 
     @property
     def place(self) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from stratum.errors import DamagedError
 from stratum.refs import is_hash, is_name
+from stratum.store.blobs import Blobs
 from stratum.store.bootmounts import is_record_name
 from stratum.store.budget import BUDGET
 from stratum.store.findings import Finding, Kind
@@ -22,17 +23,20 @@ from stratum.store.layout import ANCESTORS, DIRECTORIES, FORMAT_FILE, Layout
 from stratum.store.moves import LOG, MOVES, STATE
 from stratum.store.moving import OWNER, left_by
 from stratum.store.objects import Objects
+from stratum.store.offers import DIRECTORIES as OFFERED
 from stratum.store.peerbook import FILES as PEER_FILES
 from stratum.store.peerbook import PEERS
 from stratum.store.pins import PINS
 from stratum.store.records import DIRECTORIES as RECORDS
 from stratum.store.records import is_record_name as is_service_record
+from stratum.store.repositories import PARTS, REFERRERS
 from stratum.store.sources import CATALOG, LOCK, PARTIAL, SOURCES, WHOLE
 from stratum.sys.atomic import is_temporary
 from stratum.sys.locks import is_locked
 
 QUARANTINE = "quarantine"
 _SERVICES = {directory.partition("/")[0] for directory in RECORDS}
+_PUSHED = {"blobs", "repositories", "offers"}
 _LAZY = {"sources", "landing", "ahead", "profiles", "histories", "grounds", "frames", "moving", PEERS}
 _TOP = {
     FORMAT_FILE,
@@ -44,6 +48,7 @@ _TOP = {
     "lost+found",
     "mounts",
     *_LAZY,
+    *_PUSHED,
     *_SERVICES,
     *DIRECTORIES,
 }
@@ -68,7 +73,7 @@ class Survey:
             path = root / name
             if name in _TOP or name.startswith(".tmp-"):
                 yield from self.look(
-                    path, directory=name in (*DIRECTORIES, *_SERVICES, *_LAZY, "cache", "mounts", QUARANTINE)
+                    path, directory=name in (*DIRECTORIES, *_SERVICES, *_LAZY, *_PUSHED, "cache", "mounts", QUARANTINE)
                 )
             else:
                 yield self._stray(path)
@@ -84,6 +89,7 @@ class Survey:
         yield from self._profiles()
         yield from self._landing()
         yield from self._moving()
+        yield from self._pushed()
         for name in self._names(self._layout.removed_histories):
             yield from self.look(self._layout.removed_histories / name, directory=True)
             yield from self._histories(self._layout.removed_histories / name)
@@ -199,6 +205,24 @@ class Survey:
             yield from self.look(directory, directory=True)
             if _is_directory(directory) and not is_locked(directory / OWNER):
                 yield self._finding("moving", directory, left_by(self._layout, directory))
+
+    def _pushed(self) -> Iterator[Finding]:
+        """What others pushed, and computed artifacts; blobs are looked at by who reads them."""
+        yield from self.look(self._layout.blobs / "sha256", directory=True)
+        for path, is_ours in Blobs(self._layout).directories():
+            yield from self.look(path, directory=True) if is_ours else (self._stray(path),)
+        for top, parts in ((self._layout.offers, OFFERED), *((path, PARTS) for path in self._repositories())):
+            for part in self._names(top):
+                if part not in parts:
+                    yield self._stray(top / part)
+                    continue
+                yield from self.look(top / part, directory=True)
+                for name in self._names(top / part):
+                    yield from self.look(top / part / name, directory=part == REFERRERS)
+
+    def _repositories(self) -> Iterator[Path]:
+        for name in self._names(self._layout.repositories):
+            yield self._layout.repositories / name
 
     def _worktrees(self, directory: Path) -> Iterator[Finding]:
         for name in self._names(directory):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stratum.oci.bucketname import NETWORK
-from stratum.oci.target import OWN, Target, is_loopback, parse_target
+from stratum.oci.target import Target, is_loopback, parse_target
 from stratum.store.clock import rfc3339, utc_now
 from stratum.store.sources import CommitSource
 
@@ -43,14 +43,9 @@ def source_of(target: Target, manifest: str, kind: str, access: Access | None) -
 
 def target_of(source: CommitSource) -> Target:
     """What ``source_of`` made the source of; ``UsageError`` where its reference is none."""
-    if is_own(source):
+    if source.is_own:
         return Target(own=True, digest=source.manifest)
     return parse_target(source.reference)
-
-
-def is_own(source: CommitSource) -> bool:
-    """Whether the source are blobs of the store itself: others have it only where another source says so."""
-    return source.place == OWN
 
 
 def access_to(access: Access, source: CommitSource) -> Access:

@@ -70,10 +70,11 @@ if TYPE_CHECKING:
     from stratum.store.trees import Layer
     from stratum.transfer.running import Running
 
-PACK_MIN = 8 << 20
-"""A pack of several objects has at least so many bytes, but for the last."""
+PACK_MIN = 2 << 20
+"""A pack of several objects has at least so many bytes, but for the last. Were it more beside the next, cuts that a
+change moved would take long to be where they were."""
 
-_CUT_EACH = 8 << 20
+_CUT_EACH = 12 << 20
 """Bytes of objects behind these, on average, after which a pack ends."""
 
 Keep = Callable[[str, bytes], Descriptor]

@@ -119,8 +119,7 @@ def pulled(
     Raises ``NotFoundError`` where there is none, ``DamagedError`` for anything that does not match, ``StratumError`` in
     the words of the other side, ``UnsupportedError`` for a lazy pull that is isolated.
     """
-    if isolated and lazy:
-        raise _not_lazy()
+    _check_lazy(isolated, lazy)
     where, (data, digest) = str(remote.target), remote.get_manifest(reference)
     manifest = read_manifest(data, where)
     if accept is not None:
@@ -128,8 +127,8 @@ def pulled(
     what = f"{kind} of {where}"
     with store.begin(what, apart=True) as tx, running(f"the {what}", jobs, progress) as job:
         job.move(len(data))
-        alone, of = isolated or proving is not None, digest if lazy else None
-        found = _read(tx, store, remote, manifest, alone, job, of, draw=image is not None)
+        of = digest if lazy else None
+        found = _read(tx, store, remote, manifest, isolated or bool(proving), job, of, draw=image is not None)
         wanted = found.tree.objects
         write = _Writer(store, tx, manifest, found, _sources(remote, digest, kind, access, found), image)
         origin = {"kind": kind, "reference": where, "manifest": digest}
@@ -182,8 +181,10 @@ def _disappearing(where: str) -> BusyError:
     )
 
 
-def _not_lazy() -> UnsupportedError:
-    return UnsupportedError(
+def _check_lazy(isolated: bool, lazy: bool) -> None:
+    if not (isolated and lazy):
+        return
+    raise UnsupportedError(
         "a pull that may use nothing of others cannot be lazy: nothing would show that the artifact has the files",
         hint="pull it whole, or have an administrator of this machine pull it",
     )
