@@ -24,6 +24,7 @@ from stratum.serve.tls import Certificate
 from stratum.serve.visibility import Everywhere
 from stratum.serving import Limits, listen, passed, serve, serving
 from stratum.sys.daemon import Notifier
+from stratum.sys.malloc import keep_for_next
 
 if TYPE_CHECKING:
     from starlette.routing import BaseRoute
@@ -107,6 +108,7 @@ def run(session: Session, wanted: Wanted, note: Callable[[str], None], warn: Cal
     logging.getLogger("uvicorn.error").addHandler(logging.NullHandler())
     logging.getLogger("uvicorn.error").propagate = False  # failures are told by the application
     _raise_descriptors(wanted.connections)
+    keep_for_next()
     limits = Limits(wanted.connections, wanted.connections_each)
     registry = Registry(session)
     notifier = Notifier(session.config.environment.get("NOTIFY_SOCKET", ""))

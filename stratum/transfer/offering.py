@@ -58,8 +58,7 @@ from stratum.transfer.packs import (
 )
 from stratum.transfer.running import running
 from stratum.tree.contents import objects_of
-from stratum.tree.rawframe import raw_frame, stored_size
-from stratum.tree.tarheader import padding
+from stratum.tree.rawframe import frame_parts, stored_size
 from stratum.tree.zstdframe import compress
 
 if TYPE_CHECKING:
@@ -73,6 +72,9 @@ if TYPE_CHECKING:
 PACK_MIN = 2 << 20
 """A pack of several objects has at least so many bytes, but for the last. Were it more beside the next, cuts that a
 change moved would take long to be where they were."""
+
+PIECE = 256 << 10
+"""Bytes of a pack that are in memory at once for each who reads it."""
 
 _CUT_EACH = 12 << 20
 """Bytes of objects behind these, on average, after which a pack ends."""
@@ -122,57 +124,65 @@ class RawPack:
         """Bytes of the pack as a blob."""
         return self.index.blob_size
 
-    def read(self, objects: Objects, start: int, end: int) -> Iterator[bytes]:
-        """Bytes [start, end) of the pack, in pieces of at most a frame. ``NotFoundError``, ``DamagedError`` where an
-        object is missing or has another size; its content is not compared with its name."""
+    def read(self, objects: Objects, start: int, end: int) -> Iterator[memoryview]:
+        """Bytes [start, end) of the pack, in pieces of at most ``PIECE`` bytes. ``NotFoundError``, ``DamagedError`` where
+        an object is missing or has another size; its content is not compared with its name."""
+        for at in range(start, min(end, self.size), PIECE):
+            piece = memoryview(bytearray(min(end, self.size, at + PIECE) - at))
+            self._fill(objects, piece, at)
+            yield piece
+
+    def _fill(self, objects: Objects, piece: memoryview, start: int) -> None:
+        """Put the bytes from ``start`` on into ``piece``, which is zero."""
         stored, archive = self.index.frame_starts
-        frame = bisect_right(stored, start) - 1
-        for number in range(frame, len(self.index.frames)):
+        end, filled = start + len(piece), 0
+        for number in range(bisect_right(stored, start) - 1, len(self.index.frames)):
             if stored[number] >= end:
                 return
-            data = raw_frame(self._archive(objects, archive[number], archive[number + 1]))
-            yield data[max(start - stored[number], 0) : end - stored[number]]
+            first, last = max(start - stored[number], 0), end - stored[number]
+            for part in frame_parts(self.index.frames[number][1], first, last):
+                if isinstance(part, bytes):
+                    size = len(part)
+                    piece[filled : filled + size] = part
+                else:
+                    size = part[1] - part[0]
+                    self._fill_archive(objects, piece[filled : filled + size], archive[number] + part[0])
+                filled += size
         if end > stored[-1]:
-            yield seek_table(self.index.frames)[max(start - stored[-1], 0) : end - stored[-1]]
+            piece[filled:] = seek_table(self.index.frames)[max(start - stored[-1], 0) : end - stored[-1]]
 
-    def _archive(self, objects: Objects, start: int, end: int) -> bytes:
-        """Bytes [start, end) of the archive."""
+    def _fill_archive(self, objects: Objects, piece: memoryview, start: int) -> None:
+        """Put the bytes of the archive from ``start`` on into ``piece``, which is zero: so is what is between members."""
         members, offsets = self.index.members, self.index.offsets
-        number = max(bisect_right(offsets, start) - 1, 0)
-        parts: list[bytes] = []
-        at = start
-        while at < end and number < len(members):
+        end = start + len(piece)
+        for number in range(max(bisect_right(offsets, start) - 1, 0), len(members)):
             member, offset = members[number], offsets[number]
             blocks = header(member)
-            begin, stop = offset - len(blocks), offset + member.size
-            if at < offset:
-                parts.append(blocks[at - begin : end - begin])
-                at = min(offset, end)
-            if at < min(stop, end):
-                parts.append(_object_bytes(objects, member, at - offset, min(stop, end) - offset))
-                at = min(stop, end)
-            gap = stop + padding(member.size)
-            if at < min(gap, end):
-                parts.append(bytes(min(gap, end) - at))
-                at = min(gap, end)
-            number += 1
-        parts.append(bytes(end - at))
-        return b"".join(parts)
+            begin = offset - len(blocks)
+            if begin >= end:
+                return
+            if start < offset:
+                part = blocks[max(start - begin, 0) : end - begin]
+                at = max(begin - start, 0)
+                piece[at : at + len(part)] = part
+            first, last = max(start, offset), min(end, offset + member.size)
+            if first < last:
+                _read_object(objects, member, piece[first - start : last - start], first - offset)
 
 
-def _object_bytes(objects: Objects, member: Member, start: int, end: int) -> bytes:
+def _read_object(objects: Objects, member: Member, piece: memoryview, start: int) -> None:
+    """Fill ``piece`` with the bytes of an object from ``start`` on."""
     fd = objects.open(member.digest)
     try:
-        data = os.pread(fd, end - start, start)
-        while len(data) < end - start and (more := os.pread(fd, end - start - len(data), start + len(data))):
-            data += more
+        done = os.preadv(fd, (piece,), start)
+        while done < len(piece) and (more := os.preadv(fd, (piece[done:],), start + done)):
+            done += more
     except OSError as exc:
         raise storage_error(exc, f"read object {member.digest.hex()}") from None
     finally:
         os.close(fd)
-    if len(data) != end - start:
+    if done != len(piece):
         raise DamagedError(f"object {member.digest.hex()} is shorter than its commits say", hint="run 'stratum fsck'")
-    return data
 
 
 def offered(store: Store, commit: str, *, jobs: int = 1, progress: Progress | None = None) -> Offer:
