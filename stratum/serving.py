@@ -41,8 +41,8 @@ _LAST_ANSWERS = 30
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What clients get that are not trusted: ``connections`` at the same time, ``each`` of these from one address,
-    ``seconds`` for a connection (None: as many as they want), ``idle`` seconds until the headers of a request are whole,
-    and ``stalled`` seconds in which they have to take some of the answer. Others are closed at once."""
+    ``seconds`` for a connection (None: as many as they want), ``idle`` seconds until the headers of a request are
+    whole, and ``stalled`` seconds in which they have to take some of the answer. Others are closed at once."""
 
     connections: int
     each: int
@@ -228,6 +228,32 @@ class _Admitted:
             del self._there[address]
 
 
+class _Clocks:
+    """What of a connection has to come in time, or it is cut off."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, transport: asyncio.Transport) -> None:
+        self._loop = loop
+        self._transport = transport
+        self._running: dict[str, asyncio.TimerHandle] | None = {}
+
+    def start(self, what: str, seconds: float) -> None:
+        """Begin to wait for ``what``, where that is not waited for already."""
+        if self._running is not None and what not in self._running:
+            self._running[what] = self._loop.call_later(seconds, self._transport.abort)
+
+    def stop(self, what: str) -> None:
+        """It came."""
+        clock = self._running.pop(what, None) if self._running is not None else None
+        if clock is not None:
+            clock.cancel()
+
+    def end(self) -> None:
+        """The connection is gone."""
+        for clock in (self._running or {}).values():
+            clock.cancel()
+        self._running = None
+
+
 def _limited(limits: Limits) -> type[asyncio.Protocol]:
     from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -235,12 +261,11 @@ def _limited(limits: Limits) -> type[asyncio.Protocol]:
 
     class Limited(H11Protocol):
         _address: str | None = None
-        _end: asyncio.TimerHandle | None = None
-        _clock: asyncio.TimerHandle | None = None
-        _taking: asyncio.TimerHandle | None = None
+        _clocks: _Clocks
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as its base class
             super().connection_made(transport)
+            self._clocks = _Clocks(self.loop, transport)
             address = self.client[0] if self.client else ""
             if not admitted.enter(address):
                 self.connections.discard(self)
@@ -248,7 +273,7 @@ def _limited(limits: Limits) -> type[asyncio.Protocol]:
                 return
             self._address = address
             if limits.seconds is not None:
-                self._end = self.loop.call_later(limits.seconds, transport.abort)
+                self._clocks.start("all", limits.seconds)
             self._wait()
             certificate = _certificate(transport)
             if certificate is not None:
@@ -256,12 +281,10 @@ def _limited(limits: Limits) -> type[asyncio.Protocol]:
 
         def _wait(self) -> None:
             """Give the client some time for a request; none is running out while one is answered."""
-            waiting = not self.transport.is_closing() and (self.cycle is None or self.cycle.response_complete)
-            if self._clock is not None and not waiting:
-                self._clock.cancel()
-                self._clock = None
-            elif self._clock is None and waiting:
-                self._clock = self.loop.call_later(limits.idle, self.transport.abort)
+            if self.cycle is None or self.cycle.response_complete:
+                self._clocks.start("request", limits.idle)
+            else:
+                self._clocks.stop("request")
 
         def data_received(self, data: bytes) -> None:
             super().data_received(data)
@@ -273,20 +296,17 @@ def _limited(limits: Limits) -> type[asyncio.Protocol]:
 
         def pause_writing(self) -> None:
             super().pause_writing()
-            self._taking = self.loop.call_later(limits.stalled, self.transport.abort)
+            self._clocks.start("answer", limits.stalled)
 
         def resume_writing(self) -> None:
-            if self._taking is not None:
-                self._taking.cancel()
+            self._clocks.stop("answer")
             super().resume_writing()
 
         def connection_lost(self, exc: Exception | None) -> None:
             if self._address is not None:
                 admitted.leave(self._address)
                 self._address = None
-            for clock in (self._end, self._clock, self._taking):
-                if clock is not None:
-                    clock.cancel()
+            self._clocks.end()
             super().connection_lost(exc)
 
     return Limited

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -12,6 +15,49 @@ from stratum.errors import UnsupportedError, UsageError
 from stratum.serving import parse_address
 
 _FILE = click.Path(path_type=Path)
+
+
+def _limit_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """What clients may take: together the parameter ``limits``, as ``Wanted`` has them."""
+
+    @functools.wraps(function)
+    def with_limits(
+        *args: Any, blob_max: str, connections: int, connections_each: int, requests: int, **kwargs: Any
+    ) -> Any:
+        from stratum.config import parse_bytes
+
+        limits = {
+            "blob_max": parse_bytes(blob_max, "--blob-max"),
+            "connections": connections,
+            "connections_each": connections_each,
+            "requests": requests,
+        }
+        return function(*args, limits=limits, **kwargs)
+
+    with_limits = click.option(
+        "--requests",
+        type=click.IntRange(1, 1_000_000),
+        default=1000,
+        show_default=True,
+        help="Most requests of one address in a second, over some seconds.",
+    )(with_limits)
+    with_limits = click.option(
+        "--connections-each",
+        type=click.IntRange(1, 100_000),
+        default=500,
+        show_default=True,
+        help="Most connections at a time of one address.",
+    )(with_limits)
+    with_limits = click.option(
+        "--connections",
+        type=click.IntRange(1, 100_000),
+        default=1000,
+        show_default=True,
+        help="Most connections at a time.",
+    )(with_limits)
+    return click.option(
+        "--blob-max", metavar="SIZE", default="1T", show_default=True, help="Largest blob that is taken."
+    )(with_limits)
 
 
 @verb(
@@ -51,28 +97,7 @@ _FILE = click.Path(path_type=Path)
     multiple=True,
     help="A name by which clients call the server; needed where there are no passwords and it is not localhost.",
 )
-@click.option("--blob-max", metavar="SIZE", default="1T", show_default=True, help="Largest blob that is taken.")
-@click.option(
-    "--connections",
-    type=click.IntRange(1, 100_000),
-    default=1000,
-    show_default=True,
-    help="Most connections at a time.",
-)
-@click.option(
-    "--connections-each",
-    type=click.IntRange(1, 100_000),
-    default=500,
-    show_default=True,
-    help="Most connections at a time of one address.",
-)
-@click.option(
-    "--requests",
-    type=click.IntRange(1, 1_000_000),
-    default=1000,
-    show_default=True,
-    help="Most requests of one address in a second, over some seconds.",
-)
+@_limit_options
 @click.option("--web", is_flag=True, help="Also pages for people, at the same address.")
 @click.option("--insecure-http", is_flag=True, help="Listen also for other machines without TLS.")
 @click.option("--insecure-anonymous-write", is_flag=True, help="Let everybody push, without a password.")
@@ -87,10 +112,7 @@ def serve(
     write: bool,
     delete: bool,
     names: tuple[str, ...],
-    blob_max: str,
-    connections: int,
-    connections_each: int,
-    requests: int,
+    limits: dict[str, int],
     web: bool,
     insecure_http: bool,
     insecure_anonymous_write: bool,
@@ -109,8 +131,6 @@ def serve(
     With --peers, hosts that are known by their keys get what is shared with them (stratum share), and nobody else
     anything; who is known, and what is shared, may change while it runs.
     """
-    from stratum.config import parse_bytes
-
     try:
         import uvicorn  # noqa: F401 - what 'run' needs
 
@@ -130,13 +150,10 @@ def serve(
         write=write,
         delete=delete,
         names=names,
-        blob_max=parse_bytes(blob_max, "--blob-max"),
-        connections=connections,
-        connections_each=connections_each,
-        requests=requests,
         web=web,
         insecure_http=insecure_http,
         insecure_anonymous_write=insecure_anonymous_write,
+        **limits,
     )
     session = app.session
     if write or peers is not None:

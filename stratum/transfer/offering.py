@@ -125,8 +125,8 @@ class RawPack:
         return self.index.blob_size
 
     def read(self, objects: Objects, start: int, end: int) -> Iterator[memoryview]:
-        """Bytes [start, end) of the pack, in pieces of at most ``PIECE`` bytes. ``NotFoundError``, ``DamagedError`` where
-        an object is missing or has another size; its content is not compared with its name."""
+        """Bytes [start, end) of the pack, in pieces of at most ``PIECE`` bytes. ``NotFoundError``, ``DamagedError``
+        where an object is missing or has another size; its content is not compared with its name."""
         for at in range(start, min(end, self.size), PIECE):
             piece = memoryview(bytearray(min(end, self.size, at + PIECE) - at))
             self._fill(objects, piece, at)
@@ -152,7 +152,7 @@ class RawPack:
             piece[filled:] = seek_table(self.index.frames)[max(start - stored[-1], 0) : end - stored[-1]]
 
     def _fill_archive(self, objects: Objects, piece: memoryview, start: int) -> None:
-        """Put the bytes of the archive from ``start`` on into ``piece``, which is zero: so is what is between members."""
+        """Put the bytes of the archive from ``start`` on into ``piece``, which is zero, as what lies between is."""
         members, offsets = self.index.members, self.index.offsets
         end = start + len(piece)
         for number in range(max(bisect_right(offsets, start) - 1, 0), len(members)):

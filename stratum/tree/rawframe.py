@@ -25,8 +25,8 @@ def stored_size(size: int) -> int:
 
 
 def frame_parts(size: int, start: int, end: int) -> Iterator[bytes | tuple[int, int]]:
-    """Bytes [start, end) of the frame of ``size`` bytes, 1 to ``CONTENT_MAX``: pieces of what is put around the content,
-    and ranges [first, last) of that."""
+    """Bytes [start, end) of the frame of ``size`` bytes, 1 to ``CONTENT_MAX``: pieces of what is put around the
+    content, and ranges [first, last) of that."""
     head = _HEAD.pack(_MAGIC, _ONE_SEGMENT_WITH_SIZE, size)
     if start < _HEAD.size:
         yield head[start:end]
