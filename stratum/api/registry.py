@@ -59,7 +59,7 @@ class ServedBlob:
     where ``file`` is set, they are those of this file."""
 
     size: int
-    read: Callable[[int, int], Iterator[bytes]]
+    read: Callable[[int, int], Iterator[bytes | memoryview]]
     file: Path | None = None
 
 

@@ -49,7 +49,7 @@ class Blob(Protocol):
         """Bytes of it."""
 
     @property
-    def read(self) -> Callable[[int, int], Iterator[bytes]]:
+    def read(self) -> Callable[[int, int], Iterator[bytes | memoryview]]:
         """Its bytes [start, end), in pieces."""
 
 
@@ -219,7 +219,7 @@ class _FromRepository(Source):
 
     def read_blob(self, blob: Descriptor) -> Iterator[bytes]:
         served = self._repository.blob(blob.digest)
-        return verified(served.read(0, served.size), blob, str(self.target))
+        return verified(map(bytes, served.read(0, served.size)), blob, str(self.target))
 
     def read_range(self, blob: Descriptor, start: int, size: int) -> bytes | None:
         served = self._repository.blob(blob.digest)

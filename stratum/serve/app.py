@@ -17,7 +17,7 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount, Router
 
-from stratum.errors import ConflictError, StratumError, foreseen
+from stratum.errors import ConflictError, RefusedError, StratumError, foreseen
 from stratum.serve.refusals import CODES_OF_STATUS, Refusal, refused
 from stratum.serve.registry import registry_routes
 from stratum.serve.visibility import Who
@@ -108,6 +108,8 @@ def _answer(exc: Exception, log: Callable[[str], None]) -> Response:
     if isinstance(exc, HTTPException):  # starlette's own
         code = CODES_OF_STATUS.get(exc.status_code, "UNSUPPORTED")
         return refused(exc.status_code, code, exc.detail, exc.headers)
+    if isinstance(exc, RefusedError):
+        return refused(400, exc.code, exc.told)
     if isinstance(exc, ConflictError):
         return refused(409, "DENIED", exc.message)
     if not isinstance(exc, ConnectionError):  # who asked is gone

@@ -47,6 +47,11 @@ class Asked:
         if len(self.name) > NAME_MAX or not _NAME.fullmatch(self.name):
             raise Refusal(400, "that is no name of a repository", code="NAME_INVALID")
 
+    @property
+    def by(self) -> str | None:
+        """The name of who asks, if that is known."""
+        return self._asker.name
+
     def path(self, *parts: str) -> str:
         """The path of something in this repository."""
         return "/".join(["/v2", quote(self.name), *parts])

@@ -65,15 +65,14 @@ class Blobs:
         return Response(status_code=202)
 
 
-def _pieces(blob: ServedBlob, start: int, stop: int) -> Iterator[bytes]:
+def _pieces(blob: ServedBlob, start: int, stop: int) -> Iterator[bytes | memoryview]:
     """The bytes from ``start`` to ``stop``, in pieces that do not fill the memory."""
     if blob.file is not None:
         yield from _of_file(blob.file, start, stop)
         return
     for piece in blob.read(start, stop):
-        view = memoryview(piece)
-        for at in range(0, len(view), _PIECE):
-            yield view[at : at + _PIECE].tobytes() if len(view) > _PIECE else piece
+        for at in range(0, len(piece), _PIECE):
+            yield memoryview(piece)[at : at + _PIECE]
 
 
 def _of_file(path: Path, start: int, stop: int) -> Iterator[bytes]:

@@ -23,8 +23,6 @@ def parse_range(text: str | None, size: int) -> tuple[int, int] | None:
         start, stop = max(0, size - int(found[2])), size
     else:
         start, stop = int(found[1]), min(int(found[2]) + 1, size) if found[2] else size
-        if found[2] and int(found[2]) < start:
-            return None
     if start >= stop:
         raise UnsatisfiableError(f"there are {size} bytes")
     return start, stop

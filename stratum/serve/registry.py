@@ -156,10 +156,12 @@ class Manifests:
         tags = request.query_params.getlist("tag")
         if len(tags) > _TAGS_AT_ONCE:
             raise Refusal(400, f"more than {_TAGS_AT_ONCE} tags are not set at once", code="MANIFEST_INVALID")
+        if tags and reference.startswith("sha512:"):
+            raise Refusal(400, "tags are set by digests of SHA-256", code="UNSUPPORTED")
         media_type = request.headers.get("Content-Type", "")
         data = await body_of(request, MANIFEST_MAX)
         with _no_manifest():
-            put = await run_in_threadpool(_put, repository, data, media_type, [reference, *tags])
+            put = await run_in_threadpool(_put, repository, data, media_type, [reference, *tags], asked.by)
         headers = [("Location", asked.path("manifests", put.digest)), ("Docker-Content-Digest", put.digest)]
         headers += [("OCI-Subject", put.subject)] if put.subject else []
         headers += [("OCI-Tag", tag) for tag in tags]
@@ -192,8 +194,8 @@ class Manifests:
         return _json({"schemaVersion": 2, "mediaType": INDEX, "manifests": page}, headers, INDEX)
 
 
-def _put(repository: Repository, data: bytes, media_type: str, references: Sequence[str]) -> Put:
-    *first, last = (repository.put_manifest(data, media_type, reference) for reference in references)
+def _put(repository: Repository, data: bytes, media_type: str, references: Sequence[str], by: str | None) -> Put:
+    *first, last = (repository.put_manifest(data, media_type, reference, by=by) for reference in references)
     return first[0] if first else last
 
 
