@@ -162,7 +162,8 @@ async def pieces_of(request: Request, most: int) -> AsyncIterator[bytes]:
 
 
 def _too_large(most: int) -> Refusal:
-    return Refusal(413, f"more than {most} bytes are not taken", headers={"Connection": "close"})
+    # The connection stays for a moment: who is still sending would not see the answer otherwise.
+    return Refusal(413, f"more than {most} bytes are not taken")
 
 
 async def body_of(request: Request, most: int) -> bytes:
