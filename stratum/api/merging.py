@@ -349,7 +349,7 @@ class Hand:
             for name in line.since(known):
                 yield name, move_text(line.moves[name]), line.moves[name]
 
-    def settle(self, tag: str, commit: str | None, settles: Sequence[Settled], *, over: str | None = None) -> None:
+    def decide(self, tag: str, commit: str | None, settles: Sequence[Settled], *, over: str | None = None) -> None:
         """Make a move of the tag to ``commit`` (None: to what it names) on all that is known, and have ``settles``
         count no more. ``carry_out`` comes after."""
         heads = self.book.line(tag).heads

@@ -95,7 +95,7 @@ def _contest(line: Line, tag: str, conflict: Conflict, author: str) -> Contest:
     return Contest(tag, conflict.path, side(conflict.shown), side(conflict.other), kept, conflict.other)
 
 
-def settle(
+def decide(
     session: Session, name: str, tag: str | None = None, paths: Sequence[bytes] = (), *, prefer: Prefer
 ) -> Merged:
     """Give each path in conflict the version that is preferred; with ``both`` it keeps the one that is shown, and the
@@ -117,9 +117,9 @@ def settle(
             where = f"{name}:{tag}" if tag is not None else name
             raise NotFoundError(f"nothing is in conflict in {where}{' there' if paths else ''}")
         for each in sorted({contest.tag for contest in found}):
-            _settle(hand, session, each, [contest for contest in found if contest.tag == each], prefer)
+            _decide(hand, session, each, [contest for contest in found if contest.tag == each], prefer)
         for each in stuck:
-            _settle_whole(hand, session, each, prefer)
+            _decide_whole(hand, session, each, prefer)
         concerned = sorted({contest.tag for contest in found} | {*stuck})
         failed = hand.carry_out("merge").failed
         for each in concerned:
@@ -129,7 +129,7 @@ def settle(
     return Merged(found, {each: (before.get(each), after.get(each)) for each in concerned})
 
 
-def _settle(hand: Hand, session: Session, tag: str, found: Sequence[Contest], prefer: Prefer) -> None:
+def _decide(hand: Hand, session: Session, tag: str, found: Sequence[Contest], prefer: Prefer) -> None:
     """Settle some conflicts of one tag."""
     commits = session.store.commits
     before = tree = commits.tree(session.store.tags.get(hand.name, tag))
@@ -144,10 +144,10 @@ def _settle(hand: Hand, session: Session, tag: str, found: Sequence[Contest], pr
         tree = settled(tree, others[commit], contest.path, both=prefer == "both", host=contest.other.host)
     shown = session.store.tags.get(hand.name, tag)
     commit = hand.write(tree, [shown], "merge") if tree is not before else shown
-    hand.settle(tag, commit, [(contest.path, contest.move) for contest in found])
+    hand.decide(tag, commit, [(contest.path, contest.move) for contest in found])
 
 
-def _settle_whole(hand: Hand, session: Session, tag: str, prefer: Prefer) -> None:
+def _decide_whole(hand: Hand, session: Session, tag: str, prefer: Prefer) -> None:
     """Settle a tag whose moves cannot be merged."""
     if prefer == "both":
         raise UsageError(
@@ -161,4 +161,4 @@ def _settle_whole(hand: Hand, session: Session, tag: str, prefer: Prefer) -> Non
     commit = session.store.tags.find(hand.name, tag) if prefer == "ours" else (here[-1] if here else None)
     if commit is None:
         raise NotFoundError(f"{hand.name}:{tag} cannot be settled so: there is no such version here")
-    hand.settle(tag, commit, (), over=commit)
+    hand.decide(tag, commit, (), over=commit)

@@ -84,7 +84,6 @@ WORDS: dict[str, Way] = {
     "ls-remote": _REMOTE,
     "ls-tree": _FILES,
     "man": ("help", "lists the verbs; 'man stratum-VERB' is the page of one"),
-    "merge": ("rebase NAME+WORKTREE {REF}", "carries a worktree's changes onto another commit"),
     "mv": _TAG,
     "policy": ("gc --help", "tells how commits are kept and thinned out"),
     "prune": _GC,

@@ -66,7 +66,7 @@ def sync(app: App, ref: str, peers: tuple[str, ...], lazy: bool, watch: bool, ta
     if worktree is not None or tag is not None:
         raise UsageError(
             f"{ref if worktree else '--tag'} is for --watch: a sync is about tags, and leaves worktrees alone",
-            hint=f"stratum sync {name}; or stratum sync --watch {name}+{worktree or 'main'}",
+            hint=f"'stratum sync {name}'; or 'stratum sync --watch {name}+{worktree or 'main'}'",
         )
     met: list[Met] = []
     with progress_bar(app, "syncing") as advance:
@@ -81,7 +81,7 @@ def _parts(text: str) -> tuple[str, str | None]:
     """(stratum, worktree) of NAME or NAME+WORKTREE."""
     ref = parse_ref(text)
     if ref.tag is not None or ref.change is not None or ref.past:
-        raise UsageError(f"{text} is one commit; all tags of a stratum are synced", hint=f"stratum sync {ref.name}")
+        raise UsageError(f"{text} is one commit; all tags of a stratum are synced", hint=f"'stratum sync {ref.name}'")
     return ref.name, ref.worktree
 
 
@@ -197,7 +197,7 @@ def merge(app: App, ref: str, paths: tuple[str, ...], ours: bool, theirs: bool, 
 
     The tag gets a new commit then, and what was settled is settled for everybody with whom NAME is synced.
     """
-    from stratum.api.settling import conflicts, settle
+    from stratum.api.settling import conflicts, decide
 
     name, tag = _named(ref)
     prefer: list[Prefer] = []
@@ -213,7 +213,7 @@ def merge(app: App, ref: str, paths: tuple[str, ...], ours: bool, theirs: bool, 
         )
     wanted = [_path(path) for path in paths]
     if prefer:
-        _report_merged(app, name, settle(app.session, name, tag, wanted, prefer=prefer[0]))
+        _report_merged(app, name, decide(app.session, name, tag, wanted, prefer=prefer[0]))
         return
     found = conflicts(app.session, name, tag, wanted)
     if app.out.json:

@@ -128,7 +128,7 @@ class Moves:
             if text and not known:
                 damaged.append(number)
         data = self._read(name, STATE, STATE_MAX)
-        state = _parse_state(data) if data else State()
+        state = read_state(data) if data else State()
         return Book(lines, state or State(), damaged, state is None)
 
     def _read(self, name: str, part: str, limit: int) -> bytes:
@@ -247,8 +247,8 @@ def _row(shown: Shown) -> list[Any]:
     return [shown.commit, shown.heads, contested]
 
 
-def _parse_state(data: bytes) -> State | None:
-    """What the text says; None where it is damaged."""
+def read_state(data: bytes) -> State | None:
+    """What such a file says; None where it is damaged."""
     body, _, check = data.rpartition(_CHECK)
     if check != sha256(body).hexdigest().encode() + b"\n":
         return None

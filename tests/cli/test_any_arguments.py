@@ -25,6 +25,7 @@ pytestmark = pytest.mark.root
 NEVER = {
     "run",
     "serve",
+    "sync",
     "volume-plugin",
     "watch",
     "hydrate",

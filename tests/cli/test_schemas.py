@@ -23,8 +23,8 @@ from tools.manpages import commands
 
 WITHOUT_JSON = {"completion", "help", "hydrate", "run", "serve", "shell", "unshare", "volume-plugin"}
 """They print text for a shell or a person, or are there to run something."""
-ELSEWHERE = {"login", "logout", "ps", "reconcile", "realize", "unrealize"}
-"""They need a registry or containers to have something to say: the tests of those check what they print."""
+ELSEWHERE = {"login", "logout", "ps", "reconcile", "realize", "sync", "unrealize"}
+"""They need a registry, peers or containers to have something to say: the tests of those check what they print."""
 
 Document = tuple[list[str], Any]
 
@@ -112,6 +112,7 @@ def script(work: Path) -> Iterator[list[str | Path]]:
     yield ["peer", "add", "laptop", str(Card("laptop", certificate_in(make_key_file(), "a file"))), "laptop:5443"]
     yield ["share", "app", "--with", "laptop", "--write"]
     yield ["peer", "list"]
+    yield ["merge", "app"]
     yield ["peer", "remove", "laptop"]
     yield ["du", "--commits", "--worktrees"]
     yield ["remove", "-n", "app:v3"]

@@ -58,6 +58,7 @@ from stratum.store.catalogchange import ChangedCatalog, write_change
 from stratum.store.clock import utc_now
 from stratum.store.keeping import parse_rules
 from stratum.store.metadata import CommitMeta
+from stratum.store.moves import Shown, State, read_state, state_text
 from stratum.store.moving import parse_plan
 from stratum.store.peerbook import Book, Peer, format_book, parse_book
 from stratum.store.promises import parse_promises
@@ -69,6 +70,8 @@ from stratum.store.tables import read_tables, write_tables
 from stratum.store.treerecord import decode as read_tree_record
 from stratum.store.treerecord import encode as write_tree_record
 from stratum.store.treerecord import small_whole
+from stratum.sync.moves import Move, move_text, read_move
+from stratum.sync.wire import message_text, read_message
 from stratum.sys.fanotify import parse_closes, parse_names
 from stratum.transfer.artifact import read_manifest
 from stratum.transfer.knownmanifests import read_part, read_tags, write_part, write_tags
@@ -119,6 +122,7 @@ KNOWN = write_part([(HASH, Links([HASH], [HASH], [], HASH), 5, "v")])
 CERTIFICATE = certificate_in(make_key_file(), "a file")
 CARD = str(Card("attic", CERTIFICATE)).encode()
 BOOK = format_book(Book("me", {"a": Peer("a", CERTIFICATE, "2026-01-01T00:00:00Z", "h:1", {"app": True})}))
+MOVE = move_text(Move("t", HASH, (), "h~" + "0" * 16, 1, lineage=(HASH,)))
 PACK_INDEX = b"stratum-index 1\nframe 100 4096\nobject %b 1536 2000\n" % HASH.encode()
 
 
@@ -337,6 +341,9 @@ PARSERS: dict[str, tuple[Callable[[bytes], object], bytes]] = {
     "certificate of a peer": (check_certificate, CERTIFICATE),
     "address of a peer": (lambda data: parse_address(text(data)), b"https://[::1]:5443/"),
     "book of peers": (lambda data: parse_book(data, "a file"), BOOK),
+    "move of a tag": (read_move, MOVE),
+    "message of moves": (lambda data: read_message(data, "a peer"), message_text([HASH], [MOVE])[0]),
+    "state of moves": (read_state, state_text(State({"t": Shown(HASH, (HASH,), ((b"/a", HASH, HASH),))}))),
     "promises": (lambda data: parse_promises(data, "a file"), b'[promise.%b]\nab = "app"\n' % HASH.encode()),
     "what a peer shares": (lambda data: read_shared(data, "it"), b'{"strata": [{"name": "app", "may": "write"}]}'),
     "form of a page": (lambda data: own_address(parse_form(data).get("next", "")), b"user=anna&next=%2Fs%2Fapp&x=+"),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from stratum.api.settling import settle
+from stratum.api.settling import decide
 from stratum.errors import NotFoundError, UnreachableError
 from stratum.store.fsck import check
 from stratum.store.gc import collect
@@ -116,22 +116,22 @@ def test_a_conflict_is_settled_for_all(hosts: list[Host]) -> None:
     bob.sync(ann)
     cleo.sync(ann)
     assert ann.files() == {b"a": b"bob", b"b": b"bob", b"c": b"bob"}
-    settle(ann.session, NAME, TAG, [b"/a"], prefer="ours")
-    settle(ann.session, NAME, None, [b"/b"], prefer="theirs")
-    settle(ann.session, NAME, prefer="both")
+    decide(ann.session, NAME, TAG, [b"/a"], prefer="ours")
+    decide(ann.session, NAME, None, [b"/b"], prefer="theirs")
+    decide(ann.session, NAME, prefer="both")
     assert ann.files() == {b"a": b"ann", b"b": b"bob", b"c": b"bob", b"c.conflict-ann": b"ann"}
     assert ann.tags().keys() == {TAG}
     assert not ann.conflicts()
     # Settled otherwise elsewhere meanwhile, it is in conflict again; settled alike, it is not.
-    settle(bob.session, NAME, TAG, [b"/a"], prefer="ours")
-    settle(bob.session, NAME, TAG, [b"/b"], prefer="ours")
+    decide(bob.session, NAME, TAG, [b"/a"], prefer="ours")
+    decide(bob.session, NAME, TAG, [b"/b"], prefer="ours")
     cleo.sync(bob)
     for one, other in ((ann, bob), (cleo, ann), (bob, cleo)):
         assert one.sync(other).error is None
     assert ann.tags() == bob.tags() == cleo.tags()
     assert [conflict.path for conflict in cleo.conflicts()] == [b"/a"]
     with pytest.raises(NotFoundError):
-        settle(cleo.session, NAME, TAG, [b"/b"], prefer="ours")
+        decide(cleo.session, NAME, TAG, [b"/b"], prefer="ours")
 
 
 def test_what_cannot_be_merged_is_told_and_settled_as_a_whole(hosts: list[Host]) -> None:
@@ -148,7 +148,7 @@ def test_what_cannot_be_merged_is_told_and_settled_as_a_whole(hosts: list[Host])
     assert met.error is None
     assert any("stays where it is" in note for note in met.notes)
     assert ann.tags()[TAG] == shown
-    settle(ann.session, NAME, prefer="ours")
+    decide(ann.session, NAME, prefer="ours")
     cleo.sync(ann)
     bob.sync(cleo)
     assert ann.tags() == bob.tags() == cleo.tags() == {TAG: shown}
