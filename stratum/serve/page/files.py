@@ -112,7 +112,13 @@ class Files:
         with self._looking.turn():
             found = list(logged(self._looking.session, commit, [os.fsdecode(path)], wanted))
         names = self._looking.named(name)
-        rows = [(entry, names.tags.get(entry.commit.metadata_hash, [])) for entry in found if isinstance(entry, Logged)]
+        has = self._looking.session.store.commits.exists
+        rows = [
+            (entry.commit, entry.change, names.tags.get(entry.commit.metadata_hash, []), parent and has(parent))
+            for entry in found
+            if isinstance(entry, Logged)
+            for parent in [entry.commit.parent_commit]
+        ]
         about = {"name": name, "commit": commit, "path": path, "rows": rows, "limit": LOG_MAX}
         return answers.page("log.html", {"visitor": visitor, "here": "strata", **about})
 

@@ -38,6 +38,7 @@ CHANGES_MAX = 20_000
 """Changed paths of two commits that are counted and listed."""
 WORKTREES_MAX = 300
 """Worktrees that are looked at for one page."""
+REPOSITORIES_MAX = 200
 _CHECKED_MAX = 64 << 20
 """A file of more bytes is shown as a mount would show it, and not compared with its digest before."""
 _USAGE_SECONDS = 60
@@ -155,6 +156,24 @@ class Looking:
                 found += 1
                 if found == WORKTREES_MAX:
                     return
+
+    def repositories(self, who: Visibility) -> list[tuple[str, list[str]]]:
+        """(name, tags) of repositories that are no strata and exist for somebody: at most ``REPOSITORIES_MAX``."""
+        if self.session.no_store_yet:
+            return []
+        strata = set(self.session.store.names())
+        names = [name for name in self.session.store.repositories.names() if name not in strata and who.reads(name)]
+        return [(name, self.pushed(name)) for name in names[:REPOSITORIES_MAX]]
+
+    def pushed(self, name: str) -> list[str]:
+        """The tags in a repository that name images and other artifacts, and no commits."""
+        found = self.session.store.repositories.tags(name)
+        return [tag for tag, pushed in found.items() if pushed.commit is None]
+
+    def shared_with(self, name: str) -> list[tuple[str, bool]]:
+        """The peers with which a stratum is shared, and whether they may write."""
+        peers = self.session.store.peers.now().peers.values()
+        return [(peer.name, peer.strata[name]) for peer in peers if name in peer.strata]
 
     def commit(self, name: str, ref: str) -> str:
         """The commit that a tag of the stratum is at, or that has this hash and is one of its history."""

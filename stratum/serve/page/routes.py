@@ -32,7 +32,7 @@ STRATA_PAGE = 200
 TIMELINE_PAGE = 40
 CHANGES_PAGE = 500
 _TAGS_SHOWN = 60
-_CHOICES = 500
+_CHOICES = 200
 """Tags that can be chosen from to be compared."""
 _ACTIVITY_MAX = 2000
 _OTHERS = ("/v2", "/_stratum")
@@ -100,6 +100,7 @@ class Pages:
         number = max(1, min(number, last))
         rows = [self._summary(name) for name in names[(number - 1) * STRATA_PAGE : number * STRATA_PAGE]]
         about = {"rows": rows, "total": len(names), "page": number, "pages": last}
+        about["repositories"] = self._looking.repositories(visitor.sees) if number == last else []
         return answers.page("strata.html", {"visitor": visitor, "here": "strata", **about})
 
     def _summary(self, name: str) -> dict[str, Any]:
@@ -135,6 +136,8 @@ class Pages:
             about |= {"tags": tags, "tags_shown": _TAGS_SHOWN, "choices": _CHOICES, "all_tags": "tags" in visitor.query}
             about["worktrees"] = looking.worktrees(name)
             about["more_worktrees"] = 0 if about["worktrees"] else len(looking.session.store.worktrees.names(name))
+            about["pushed"] = looking.pushed(name)
+            about["peers"] = looking.shared_with(name) if visitor.user is not None else []
             about["pins"] = looking.session.store.tags.pins(name)
         return answers.page("stratum.html", {"visitor": visitor, "here": "strata", **about})
 
