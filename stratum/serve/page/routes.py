@@ -112,8 +112,8 @@ class Pages:
             row |= {"tags": sorted(tags), "worktrees": list(store.worktrees.names(name))}
             first = self._looking.timeline(name).upto(1)
             row["newest"] = store.commits.meta(first[0].commit) if first else None
-        except StratumError as exc:
-            row["problem"] = exc.message
+        except StratumError:
+            row["problem"] = "It cannot be read whole; 'stratum fsck' says why."
         return row
 
     def stratum(self, request: Request, visitor: Visitor) -> Response:

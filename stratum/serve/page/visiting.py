@@ -26,6 +26,7 @@ AT_ONCE = 8
 FORM_MAX = 16 << 10
 """Bytes of a form."""
 _FIELDS_MAX = 20
+_ELSEWHERE = "Not all of it is on this machine, and nothing is fetched by looking at it."
 _FAILED = "The server cannot do that; its log says why."
 _TITLES = {400: "Not understood", 403: "Not allowed", 404: "Not found", 409: "Changed meanwhile", 501: "Not here",
            503: "Busy"}  # fmt: skip
@@ -115,9 +116,11 @@ class Visits:
         """The page that tells of an error: only what is about what was asked."""
         status = answers.status_of(exc)
         message, hint = exc.message, exc.hint
-        if status == 500 or isinstance(exc, UnsupportedError):
+        if status == 500:
             self._log(exc.told)
             message, hint = _FAILED, ""
+        elif isinstance(exc, UnsupportedError):  # it tells where the content is
+            message, hint = _ELSEWHERE, ""
         elif status == 404:
             hint = ""  # it names what is there, in words of the command line
         about = {"visitor": visitor, "title": _TITLES.get(status, "Failed"), "message": message, "hint": hint}
