@@ -382,6 +382,7 @@ serve --listen :0 --insecure-http | 2 | --htpasswd
 serve --tls-cert FILE            | 2 | 'stratum serve --help'
 serve --tls-cert FILE --tls-key FILE | 2 | 'stratum serve --help'
 serve --htpasswd FILE            | 2 | 'htpasswd -B
+serve --web --peers :0           | 2 | add --listen
 peer ls                          | 2 | RUN 'stratum peer list'
 peer rm attic                    | 2 | 'stratum peer remove attic'
 peers                            | 2 | RUN 'stratum peer --help'

@@ -39,7 +39,8 @@ def test_its_metadata(wheel: zipfile.ZipFile) -> None:
 
 def test_it_has_the_package_and_no_tests(wheel: zipfile.ZipFile) -> None:
     assert {name.split("/")[0] for name in wheel.namelist() if ".d" not in name.split("/")[0]} == {"stratum"}
-    ours = {str(path.relative_to(CHECKOUT)) for path in (CHECKOUT / "stratum").rglob("*.py")}
+    files = (path for path in (CHECKOUT / "stratum").rglob("*.*") if path.suffix in (".py", ".html", ".css", ".svg"))
+    ours = {str(path.relative_to(CHECKOUT)) for path in files}
     assert {*ours, "stratum/py.typed"} <= set(wheel.namelist())
 
 
