@@ -80,18 +80,31 @@ def share(session: Session, stratum: str, peer: str, *, write: bool = False) -> 
     return store.peers.share(stratum, peer, write=write)
 
 
-def promise(session: Session, registry: Registry, stratum: str, peer: Peer, manifest: str) -> None:
+def promise(session: Session, registry: Registry, stratum: str, peer: Peer, manifest: str, era: int) -> None:
     """Promise a peer to keep what the manifest (a digest) of a stratum that is shared with it is of, as it counts on
-    that from now on. ``NotFoundError`` where not all of it is here."""
+    that from now on, in its ``era``. ``NotFoundError`` where not all of it is here."""
+    store = session.store
+    with store.locks.store():  # so that nothing is evicted meanwhile
+        commit = _commit_of(registry, stratum, manifest)
+        if commit is not None:
+            store.promises.add(commit, peer.key_id, stratum, era, store.commits.exists)
+
+
+def let_off(session: Session, registry: Registry, stratum: str, peer: Peer, manifest: str, era: int) -> None:
+    """End such a promise, where it is of before ``era``: the peer has all of that itself. ``NotFoundError`` where there
+    is no such manifest."""
+    commit = _commit_of(registry, stratum, manifest)
+    if commit is not None:
+        session.store.promises.drop(commit, peer.key_id, era)
+
+
+def _commit_of(registry: Registry, stratum: str, manifest: str) -> str | None:
+    """The commit that a manifest (a digest) of a stratum is of; None where it is another's. ``NotFoundError``."""
     from stratum.oci.image import is_commit
     from stratum.transfer.artifact import read_manifest
 
-    store, repository = session.store, registry.repository(stratum)
-    with store.locks.store():  # so that nothing is evicted meanwhile
-        data = repository.manifest(manifest).data
-        if is_commit(data):
-            commit = read_manifest(data, f"{stratum}@{manifest}").commit
-            store.promises.add(commit, peer.key_id, stratum, store.commits.exists)
+    data = registry.repository(stratum).manifest(manifest).data
+    return read_manifest(data, f"{stratum}@{manifest}").commit if is_commit(data) else None
 
 
 def unshare(session: Session, stratum: str, peer: str) -> bool:

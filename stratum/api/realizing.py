@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from stratum.api.session import Session
 from stratum.api.tags import owner_of
-from stratum.errors import NotFoundError, path_text
+from stratum.errors import NotFoundError, StratumError, path_text
 from stratum.frozen import field, frozen, replace
 from stratum.progress import Progress
 from stratum.refs import parse_ref, split_ref_path
@@ -89,6 +90,8 @@ def realize(
     Returns when all of it is in the store, synced; without ``wait``, when a process fetches it. Raises
     ``NotFoundError``, ``UsageError``, and as ``transfer.realize.fetch_missing``.
     """
+    from stratum.hydrate.asking import let_off
+
     part, store = find_part(session, text), session.store
     rules = Rules()
     if keep:
@@ -99,6 +102,8 @@ def realize(
     process = log = None
     if missing and wait:
         bring(session, missing, part.commit, access, progress)
+        with suppress(StratumError):  # then peers keep longer what they promised to
+            let_off(store, store.sources.of(part.commit), access)
     elif missing:
         process, log = _start(session, text)
     unreal = [path for path, rule in rules.below(part.path).items() if rule is Rule.UNREAL]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,11 +28,11 @@ _PATIENCE = 30.0
 
 
 def ask(
-    store: Store, sources: Iterable[CommitSource], access: Access, *, counting_on: bool = False
+    store: Store, sources: Iterable[CommitSource], access: Access, *, counting_on: int | None = None
 ) -> tuple[dict[str, bool], list[str]]:
     """Whether each of the places has the artifact and all of its packs, by the reference of the source; and what went
-    wrong with those that did not say, in words. ``counting_on``: peers are to keep it, as this store
-    is about to let go.
+    wrong with those that did not say, in words. ``counting_on`` is the era of this store, where peers are to keep it,
+    as this store is about to let go.
 
     A place that cannot be reached is not asked again. The packs are those of the catalogs in ``store``.
     """
@@ -49,7 +49,7 @@ def ask(
 
 
 def _ask_place(
-    store: Store, sources: list[CommitSource], access: Access, answers: dict[str, bool], counting_on: bool
+    store: Store, sources: list[CommitSource], access: Access, answers: dict[str, bool], counting_on: int | None
 ) -> str | None:
     """Ask one place for its sources, as far as it answers; what went wrong."""
     try:
@@ -58,8 +58,8 @@ def _ask_place(
             if blobs is not None:
                 target, reached = target_of(source), access_to(access, source)
                 there = still_there(target, blobs, reached)
-                if there and counting_on and target.peer is not None:
-                    there = _promised(target, reached)
+                if there and counting_on is not None and target.peer is not None:
+                    there = _promised(target, reached, counting_on)
                 answers[source.reference] = there
     except StratumError as exc:
         return exc.message
@@ -75,14 +75,44 @@ def _packs(store: Store, source: CommitSource) -> list[Descriptor] | None:
     return [Descriptor(_PACKS, f"sha256:{pack.pack.sha256.hex()}", pack.pack.size) for pack in packs]
 
 
-def _promised(target: Target, access: Access) -> bool:
-    """Whether the peer promises to keep what it has there. Raises ``StratumError`` where it does not say."""
+def _promised(target: Target, access: Access, era: int) -> bool:
+    """Whether the peer promises, in this era of ours, to keep what it has there. Raises ``StratumError`` where it does
+    not say."""
     from stratum.oci.peerclient import PeerClient
 
     assert target.peer is not None
     assert target.digest is not None
     with closing(PeerClient(target.peer, access)) as peer:
-        return peer.keep(target.repository, target.digest)
+        return peer.keep(target.repository, target.digest, era)
+
+
+def let_off(store: Store, sources: Iterable[CommitSource], access: Access) -> None:
+    """Tell peers that they need not keep what is here whole: of those of the sources that are at peers, and of whose
+    commits nothing may be missing here. Nobody relies on what they had promised from then on. Who is away is not told.
+    """
+    from stratum.oci.peerclient import PeerClient
+
+    at_peers = [source for source in sources if source.at_peer]
+    if not at_peers:
+        return
+    patient = replace(access, connect_timeout=_CONNECT, read_timeout=_PATIENCE, patience=_PATIENCE)
+    with store.locks.store():  # so that nothing is evicted between these two
+        whole = [source for source in at_peers if _is_whole(store, source)]
+        era = store.promises.begin_era() if whole else 0
+    for source in whole:
+        target = target_of(source)
+        if target.peer is not None and target.digest is not None:
+            with suppress(StratumError), closing(PeerClient(target.peer, patient)) as peer:
+                peer.let_off(target.repository, target.digest, era)
+
+
+def _is_whole(store: Store, source: CommitSource) -> bool:
+    """Whether all commits that have the source are here whole."""
+    for commit in store.sources.commits():
+        with suppress(DamagedError):
+            if store.sources.is_partial(commit) and source.reference in {s.reference for s in store.sources.of(commit)}:
+                return False
+    return True
 
 
 def still_there(target: Target, blobs: Iterable[Descriptor], access: Access) -> bool:

@@ -96,6 +96,8 @@ class Evictor:
         self._estimate: int | None = None
         self._asked: set[str] = set()
         self._confirmed: set[str] = set()
+        self._counted_on: list[CommitSource] = []
+        self._promised: dict[str, int] = {}  # by which reference, in which era
 
     @property
     def estimate(self) -> int | None:
@@ -164,6 +166,30 @@ class Evictor:
 
         Raises ``DamagedError`` where it cannot be known what is needed, ``BusyError`` where the store is in use.
         """
+        try:
+            return self._evict(want, only=only, older_than=older_than, dry_run=dry_run, timeout=timeout)
+        finally:
+            self._let_off()
+
+    def _let_off(self) -> None:
+        """Let peers off what they have promised to keep, as far as nothing was let go for that."""
+        from stratum.hydrate.asking import let_off
+
+        if self._counted_on and self._access is not None:
+            with suppress(StratumError):  # then they keep it longer
+                let_off(self._store, self._counted_on, self._access)
+            self._asked -= {source.reference for source in self._counted_on}
+            self._counted_on.clear()
+
+    def _evict(
+        self,
+        want: Callable[[int], int],
+        *,
+        only: Collection[bytes] | None,
+        older_than: float,
+        dry_run: bool,
+        timeout: float | None,
+    ) -> Evicted:
         done, trials = Evicted(dry_run), 0
         while True:
             with self._store.locks.store():
@@ -195,11 +221,11 @@ class Evictor:
     # What may go
 
     def _derive(self) -> Derived:
-        limit = self._config.cache_verified_hours * 3600
+        limit, era = self._config.cache_verified_hours * 3600, self._store.promises.era()
 
         def fresh(source: CommitSource) -> bool:
             if source.at_peer:  # which may let go as this store does, but for what it has promised
-                return source.reference in self._confirmed
+                return self._promised.get(source.reference) == era
             return source.reference in self._confirmed or _age(source.seen) <= limit
 
         return self._shelf.derive(fresh, self._unguarded())
@@ -258,14 +284,18 @@ class Evictor:
             return bool(resident_pages(self._store.objects.path(digest)))
         return False
 
-    def _ask(self, sources: Iterable[CommitSource], done: Evicted) -> None:
+    def _ask(self, sources: Collection[CommitSource], done: Evicted) -> None:
         """Ask places whether they still have what they had, and note what they say. Nothing is locked meanwhile."""
         from stratum.hydrate.asking import ask
 
         assert self._access is not None
-        answers, problems = ask(self._store, sources, self._access, counting_on=True)
+        era = self._store.promises.era()
+        answers, problems = ask(self._store, sources, self._access, counting_on=era)
         done.problems += problems
         self._confirmed.update(reference for reference, is_there in answers.items() if is_there)
+        promised = [source for source in sources if source.at_peer and answers.get(source.reference)]
+        self._promised.update((source.reference, era) for source in promised)
+        self._counted_on += promised
         now = rfc3339(utc_now())
         with self._store.begin("noting what sources have") as tx:
             for commit in self._store.commits.list() if answers else ():

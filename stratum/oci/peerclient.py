@@ -47,13 +47,27 @@ class PeerClient:
         """Give the peer moves; what it answers."""
         return self._ask("POST", _moves(stratum), data, MOVES_MAX, f"send moves of {stratum} to peer {self.name}")
 
-    def keep(self, stratum: str, manifest: str) -> bool:
-        """Whether the peer promises to keep here whole what the manifest (a digest) is of, as this host lets it go."""
+    def keep(self, stratum: str, manifest: str, era: int) -> bool:
+        """Whether the peer promises to keep whole what the manifest (a digest) is of, as this host lets it go; ``era``
+        is that of this host (``store.promises``)."""
         try:
-            self._ask("POST", f"/strata/{quote(stratum, safe='')}/kept", manifest.encode(), _SHARED_MAX, "ask for it")
+            self._ask(
+                "POST",
+                _kept(stratum),
+                f"{manifest} {era}".encode(),
+                _SHARED_MAX,
+                f"have peer {self.name} keep {stratum}",
+            )
         except NotFoundError:
             return False
         return True
+
+    def let_off(self, stratum: str, manifest: str, era: int) -> None:
+        """Tell the peer that it need not keep what it promised before that era: this host has all of it.
+        ``NotFoundError`` where it has no such manifest."""
+        self._ask(
+            "DELETE", _kept(stratum), f"{manifest} {era}".encode(), _SHARED_MAX, f"tell peer {self.name} of {stratum}"
+        )
 
     def _ask(self, method: str, path: str, data: bytes | None, limit: int, doing: str) -> bytes:
         headers = {} if data is None else {"Content-Type": "application/octet-stream"}
@@ -76,6 +90,10 @@ def read_shared(data: bytes, who: str) -> dict[str, bool]:
     except (ValueError, KeyError, TypeError, RecursionError):
         pass
     raise DamagedError(f"{who} sent something that is no list of strata")
+
+
+def _kept(stratum: str) -> str:
+    return f"/strata/{quote(stratum, safe='')}/kept"
 
 
 def _moves(stratum: str) -> str:

@@ -4,15 +4,18 @@
 
     GET  /strata               {"strata": [{"name": NAME, "may": "read" | "write"}, ...]}
     GET  /strata/NAME/moves    the moves that this host has of the stratum's tags (``sync``)
-    POST /strata/NAME/kept     a manifest's digest: the peer lets go of what that is of, and counts on this host; 404
-                               where it cannot
+    POST /strata/NAME/kept     a manifest's digest and the peer's era: the peer lets go of what that is of, and counts
+                               on this host; 404 where it cannot
+    DELETE /strata/NAME/kept   likewise: it has that itself, and counts no more on what it was promised before that era
+                               (``store.promises``)
     POST /strata/NAME/moves    those that the peer has; the answer has what it lacks. Of one that may only read none is
                                taken
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 from starlette.concurrency import run_in_threadpool
@@ -20,8 +23,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from stratum.api.peers import promise
-from stratum.errors import NotFoundError
+from stratum.api.peers import let_off, promise
+from stratum.errors import BusyError, DamagedError, DeniedError, NotFoundError
 from stratum.oci.descriptor import is_digest
 from stratum.oci.peerclient import MOVES_MAX
 from stratum.serve.app import make_app
@@ -29,6 +32,7 @@ from stratum.serve.asked import body_of, missing
 from stratum.serve.peerlisten import guarded, peers_only
 from stratum.serve.refusals import Refusal
 from stratum.serve.visibility import asker_of
+from stratum.store.promises import parse_era
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -72,7 +76,7 @@ def peer_app(
 def peer_routes(session: Session, registry: Registry, exchange: Exchange) -> Sequence[BaseRoute]:
     """The routes, for ``serve.app.make_app``."""
     api = _PeerApi(session, registry, exchange)
-    routes = [Route("/strata", api.strata), Route("/strata/{name}/kept", api.keep, methods=["POST"])]
+    routes = [Route("/strata", api.strata), Route("/strata/{name}/kept", api.keep, methods=["POST", "DELETE"])]
     moves = "/strata/{name}/moves"
     return [*routes, Route(moves, api.offered), Route(moves, api.receive, methods=["POST"])]
 
@@ -91,7 +95,7 @@ class _PeerApi:
 
     async def offered(self, request: Request) -> Response:
         stratum = self._shared(request)
-        with missing("NAME_UNKNOWN", "there is no such stratum"):
+        with _said(), missing("NAME_UNKNOWN", "there is no such stratum"):
             data = await run_in_threadpool(
                 self._exchange.offered, stratum, _name(request), writable=asker_of(request).sees.writes(stratum)
             )
@@ -100,7 +104,7 @@ class _PeerApi:
     async def receive(self, request: Request) -> Response:
         stratum = self._shared(request)
         data = await body_of(request, MOVES_MAX)
-        with missing("NAME_UNKNOWN", "there is no such stratum"):
+        with _said(), missing("NAME_UNKNOWN", "there is no such stratum"):
             answer = await run_in_threadpool(
                 self._exchange.receive, stratum, _name(request), data, writable=asker_of(request).sees.writes(stratum)
             )
@@ -108,11 +112,13 @@ class _PeerApi:
 
     async def keep(self, request: Request) -> Response:
         stratum, peer = self._shared(request), self._book.now().peers.get(_name(request))
-        digest = (await body_of(request, _DIGEST_MAX)).decode("ascii", "replace")
+        digest, _, word = (await body_of(request, _DIGEST_MAX)).decode("ascii", "replace").partition(" ")
+        era = parse_era(word)
         with missing("MANIFEST_UNKNOWN", "there is no such manifest"):
-            if peer is None or not is_digest(digest):
+            if peer is None or not is_digest(digest) or era is None:
                 raise NotFoundError("nothing that can be kept")
-            await run_in_threadpool(promise, self._session, self._registry, stratum, peer, digest)
+            change = promise if request.method == "POST" else let_off
+            await run_in_threadpool(change, self._session, self._registry, stratum, peer, digest, era)
         return JSONResponse({"kept": digest})
 
     def _shared(self, request: Request) -> str:
@@ -120,6 +126,19 @@ class _PeerApi:
         if not asker_of(request).sees.reads(stratum):
             raise Refusal(404, "there is no such stratum", code="NAME_UNKNOWN")
         return stratum
+
+
+@contextmanager
+def _said() -> Iterator[None]:
+    """Tell the peer what is wrong with what it sent."""
+    try:
+        yield
+    except DeniedError as exc:
+        raise Refusal(403, exc.message) from None
+    except DamagedError as exc:
+        raise Refusal(400, exc.message) from None
+    except BusyError as exc:
+        raise Refusal(503, exc.message) from None
 
 
 def _name(request: Request) -> str:

@@ -8,7 +8,7 @@
     |                      [peer.NAME]   certificate (base64url), added (RFC 3339), address?, strata: what is shared
     |                                    with it, name -> "read" | "write"
     |                      [check]       tells changed bytes (``store.tables``)
-    |-- promises.toml  0600: what peers count on (``store.promises``)
+    |-- promises.toml, era  0600: what peers count on (``store.promises``)
     `-- lock         flock, for the moment in which one of these is changed, in which no other lock is taken
 
 The book is one file, so that a peer and what it may go in one step. It is looked at for every request of a peer, by its
@@ -44,7 +44,8 @@ KEY = "key.pem"
 BOOK = "book.toml"
 LOCK = "lock"
 PROMISES = "promises.toml"
-FILES = (KEY, BOOK, PROMISES, LOCK)
+ERA = "era"
+FILES = (KEY, BOOK, PROMISES, ERA, LOCK)
 
 PEERS_MAX = 10_000
 _FILE_MAX = 16 << 20

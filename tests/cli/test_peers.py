@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import ssl
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -202,7 +203,30 @@ def test_two_hosts_do_not_both_let_go(attic: Host, laptop: Host, tmp_path: Path)
         assert {stay["why"]: stay["objects"] for stay in attic.json("cache", "status")["stays"]} == {"promised": 2}
         assert laptop.ok("cat", "data:v1", "/b/c") == "c" * 9000
         laptop.ok("realize", "data:v1")
+        assert attic.json("unrealize", "data:v1")["dropped_objects"] == 2, "laptop has it itself again"
+        assert laptop.json("unrealize", "data:v1")["dropped_objects"] == 0, "who has not all of it promises nothing"
+        attic.ok("realize", "data:v1")
+        laptop.ok("fsck", "--remote")  # as it was gone there
+        assert laptop.json("unrealize", "data:v1")["dropped_objects"] == 2
         attic.ok("share", "data", "--stop", "--with", "laptop")
         assert attic.json("unrealize", "data:v1")["dropped_objects"] == 2, "nobody counts on what is not shared"
-        attic.ok("share", "data", "--with", "laptop")
-        assert laptop.json("unrealize", "data:v1")["dropped_objects"] == 0, "who has not all of it promises nothing"
+
+
+def test_both_at_the_same_moment(attic: Host, laptop: Host) -> None:
+    for host, other in ((attic, laptop), (laptop, attic)):
+        host.knows(other)
+    attic.ok("share", "data", "--with", "laptop")
+    with attic.serving() as address, laptop.serving() as other_address, ThreadPoolExecutor(2) as pool:
+        laptop.knows(attic, address)
+        attic.knows(laptop, other_address)
+        laptop.ok("pull", "peer://attic/data:v1")
+        laptop.ok("share", "data", "--with", "attic")
+        attic.ok("pull", "peer://laptop/data:v1")
+        for _ in range(4):
+            done = list(pool.map(lambda host: host.json("unrealize", "data:v1"), (attic, laptop)))
+            assert sum(each["dropped_objects"] > 0 for each in done) <= 1
+            for host in (attic, laptop):
+                assert host.ok("cat", "data:v1", "/b/c") == "c" * 9000
+                host.ok("realize", "data:v1")
+                host.ok("fsck", "--remote")
+        assert sum(host.json("unrealize", "data:v1")["dropped_objects"] > 0 for host in (attic, laptop)) == 1

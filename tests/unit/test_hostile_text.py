@@ -345,6 +345,7 @@ PARSERS: dict[str, tuple[Callable[[bytes], object], bytes]] = {
     "message of moves": (lambda data: read_message(data, "a peer"), message_text([HASH], [MOVE])[0]),
     "state of moves": (read_state, state_text(State({"t": Shown(HASH, (HASH,), ((b"/a", HASH, HASH),))}))),
     "promises": (lambda data: parse_promises(data, "a file"), b'[promise.%b]\nab = "app"\n' % HASH.encode()),
+    "promises": (lambda data: parse_promises(data, "a file"), b'[promise.%b]\nab = "app 0"\n' % HASH.encode()),
     "what a peer shares": (lambda data: read_shared(data, "it"), b'{"strata": [{"name": "app", "may": "write"}]}'),
     "form of a page": (lambda data: own_address(parse_form(data).get("next", "")), b"user=anna&next=%2Fs%2Fapp&x=+"),
     "address of a page": (lambda data: name_html(tail(data, 4)), b"/s/app/t/v1/a%20b/%FF%0A"),

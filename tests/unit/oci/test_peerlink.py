@@ -85,7 +85,7 @@ def test_what_a_liar_says_is_not_believed(liar: Access) -> None:
     for ask in (client.shared, lambda: client.moves("app"), lambda: client.send_moves("app", b"x")):
         with pytest.raises(DamagedError):
             ask()
-    assert client.keep("app", BLOB.digest) is False
+    assert client.keep("app", BLOB.digest, 0) is False
     client.close()
 
 

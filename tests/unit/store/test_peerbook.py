@@ -69,8 +69,16 @@ def test_many_writers_and_a_stratum_that_goes(tmp_path: Path) -> None:
         list(pool.map(lambda n: Store.open(store.root).peers.share(f"s{n}", "laptop", write=n % 2 > 0), range(12)))
     assert store.peers.get("laptop").strata == {f"s{n}": n % 2 > 0 for n in range(12)}
     store.peers.share("app", "laptop", write=True)
-    store.promises.add(root, store.peers.get("laptop").key_id, "app", store.commits.exists)
+    store.promises.add(root, store.peers.get("laptop").key_id, "app", 0, store.commits.exists)
     assert store.promises.commits() == {root}
+    key = store.peers.get("laptop").key_id
+    store.promises.add(root, key, "app", 7, store.commits.exists)
+    store.promises.drop(root, key, 7)  # it comes late
+    assert store.promises.commits() == {root}
+    store.promises.drop(root, key, 8)
+    assert store.promises.commits() == frozenset()
+    assert [store.promises.era(), store.promises.begin_era(), store.promises.era()] == [0, 1, 1]
+    store.promises.add(root, key, "app", 8, store.commits.exists)
     store.remove("app")
     assert "app" not in store.peers.get("laptop").strata, "another stratum of that name is another's business"
     assert store.promises.commits() == frozenset()
