@@ -1,6 +1,5 @@
-"""``python -I -m stratum.hook``: what the hook's JSON files start."""
+"""``python -I -m stratum.hook``: what the hook's JSON files start, too."""
 
-from stratum.hook.main import main
-from stratum.sys.ending import end
+from stratum.hook.main import run
 
-end(main())
+run()

@@ -18,7 +18,7 @@ import os
 import signal
 import sys
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from stratum.errors import StratumError, UsageError, one_line
 from stratum.podman import CREATE_RUNTIME, POSTSTOP, TIMEOUTS
@@ -36,6 +36,13 @@ _MOVING = 10.0
 
 class TimedOutError(StratumError):
     """The hook took as long as it may."""
+
+
+def run() -> NoReturn:
+    """Run one stage, and end with its exit status."""
+    from stratum.sys.ending import end
+
+    end(main())
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -21,7 +21,7 @@ from stratum import toml
 from stratum.config import Config, load_config
 from stratum.errors import ConflictError, NotFoundError, StratumError, UnsupportedError, os_error_text
 from stratum.podman import TIMEOUTS
-from stratum.podman.placement import placement_of, refusal
+from stratum.podman.placement import module_path, placement_of, refusal
 from stratum.podman.places import Places, places_for, trusted_owners
 from stratum.podman.program import USERS, hook_directories
 from stratum.sys.atomic import write_atomic
@@ -32,6 +32,7 @@ HOOK_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 WHEN = {"annotations": {r"^stratum\.dev/": ".*"}}
 """Every annotation of ours, so that a misspelt one stops the container instead of starting it without its volume."""
 _MODULE = "stratum.hook"
+_PROGRAM = "import sys; sys.path += {paths!r}; from stratum.hook.main import run; run()"
 _SETTINGS_MARK = "# Written by 'stratum hook install'; 'stratum hook uninstall' removes it.\n"
 
 
@@ -57,13 +58,13 @@ def install(
     target = _directory(directory, places)
     interpreter = _interpreter()
     _check_placement(interpreter, target, force, warn)
-    environment = _environment(config, places)
+    environment, paths = _environment(config, places), module_path(interpreter, {"PATH": HOOK_PATH})
     try:
         target.mkdir(parents=True, exist_ok=True)
         for path in hook_files(target).values():
             is_ours(path)
         for stage, path in hook_files(target).items():
-            text = json.dumps(hook_json(stage, interpreter, environment), indent=2) + "\n"
+            text = json.dumps(hook_json(stage, interpreter, paths, environment), indent=2) + "\n"
             write_atomic(path, text.encode("utf-8"))
         written = list(hook_files(target).values())
         return written + _make_podman_look(places, config) if directory is None else written
@@ -107,13 +108,14 @@ def uninstall(directory: Path | None, config: Config) -> list[Path]:
     return removed
 
 
-def hook_json(stage: str, interpreter: str, environment: dict[str, str]) -> dict[str, Any]:
-    """The hook definition of ``stage`` as hooks.d(5) has it."""
+def hook_json(stage: str, interpreter: str, paths: list[str], environment: dict[str, str]) -> dict[str, Any]:
+    """The hook definition of ``stage`` as hooks.d(5) has it. ``paths`` are where modules are that are not Python's:
+    that the interpreter looks for such places itself takes as long as a mount."""
     return {
         "version": "1.0.0",
         "hook": {
             "path": interpreter,
-            "args": [interpreter, "-I", "-m", _MODULE, stage],
+            "args": [interpreter, "-I", "-S", "-c", _PROGRAM.format(paths=paths), stage],
             "env": [f"{key}={value}" for key, value in environment.items()],
             "timeout": TIMEOUTS[stage],
         },
@@ -163,7 +165,7 @@ def is_ours(path: Path) -> bool:
     except FileNotFoundError:
         return False
     try:
-        ours = _MODULE in json.loads(data)["hook"]["args"]
+        ours = any(_MODULE in argument for argument in json.loads(data)["hook"]["args"])
     except (ValueError, KeyError, TypeError):
         ours = False
     if not ours:

@@ -19,9 +19,13 @@ from stratum.sys.smallfile import who_can_change
 from stratum.sys.userns import owns_system
 
 _ASK = """
-import json, os, stratum.hook.main, sys
+import json, os, sys
+own = list(sys.path)
+import site
+site.main()
+import stratum.hook.main
 package = os.path.dirname(os.path.abspath(stratum.__file__))
-print(json.dumps([package, sys.prefix, sys.base_prefix, *sys.path]))
+print(json.dumps([package, [sys.prefix, sys.base_prefix, *own], [path for path in sys.path if path not in own]]))
 """
 
 _AS_ROOT = ", as 'make install' does"
@@ -46,7 +50,8 @@ def placement_of(interpreter: str, environment: dict[str, str]) -> Placement:
         risk = who_can_change(place, owners)
         if risk is not None:
             return Placement(risk, None)
-    package, *others = _places(interpreter, environment)
+    package, own, added = _places(interpreter, environment)
+    others = [*own, *added]
     starts = [str(file) for place in others for file in Path(place).glob("*.pth")]
     for place in [package, *others, *starts]:
         risk = risk or who_can_change(place, owners)
@@ -78,11 +83,19 @@ def refusal(interpreter: str, risk: str) -> UnsupportedError:
     )
 
 
-def _places(interpreter: str, environment: dict[str, str]) -> list[str]:
-    """The package's directory, and every directory that the interpreter loads modules from."""
+def module_path(interpreter: str, environment: dict[str, str]) -> list[str]:
+    """Where the hook's modules are besides those of Python. Raises ``UnsupportedError`` as ``placement_of``."""
+    package, _, added = _places(interpreter, environment)
+    found = [path for path in added if os.path.isabs(path)]
+    parent = os.path.dirname(package)
+    return found if parent in found else [*found, parent]
+
+
+def _places(interpreter: str, environment: dict[str, str]) -> tuple[str, list[str], list[str]]:
+    """The package's directory, where the interpreter and its own modules are, and where it looks for others."""
     try:
         done = subprocess.run(
-            [interpreter, "-I", "-c", _ASK],
+            [interpreter, "-I", "-S", "-c", _ASK],
             env=environment,
             cwd="/",
             stdin=subprocess.DEVNULL,
@@ -100,8 +113,9 @@ def _places(interpreter: str, environment: dict[str, str]) -> list[str]:
             hint="install Stratum into this interpreter or a virtual environment; PYTHONPATH does not reach a hook",
         )
     try:
-        return [str(place) for place in json.loads(done.stdout) if place]
-    except ValueError as exc:
+        package, own, added = json.loads(done.stdout)
+        return str(package), list(filter(None, own)), list(filter(None, added))
+    except (ValueError, TypeError) as exc:
         raise StratumError(f"{interpreter} does not say where its modules are: {exc}") from None
 
 

@@ -165,6 +165,7 @@ def _hook(session: Session, directory: Path | None) -> str:
             hook, when = table["hook"], table["when"]
             environment = dict(entry.partition("=")[::2] for entry in hook["env"])
             interpreter, timeout = str(hook["path"]), int(hook["timeout"])
+            arguments = [str(argument) for argument in hook["args"][1:-1]]
         except (OSError, ValueError, KeyError, TypeError) as exc:
             raise StratumError(f"{path} cannot be understood: {exc}", hint=_INSTALL) from None
         if timeout < TIMEOUTS[stage]:
@@ -184,16 +185,16 @@ def _hook(session: Session, directory: Path | None) -> str:
         risk = place.risk or who_can_change(str(path), trusted_owners())
         if risk is not None:
             raise refusal(interpreter, risk)
-        _try_interpreter(interpreter, environment)
+        _try_hook([interpreter, *arguments], environment)
     note = f"; it is gone with the checkout {place.checkout}" if place is not None and place.checkout else ""
     return f"installed in {hooks}{note}"
 
 
-def _try_interpreter(interpreter: str, environment: dict[str, str]) -> None:
+def _try_hook(command: list[str], environment: dict[str, str]) -> None:
     """Run the hook as an engine would, with a state that is none: it must say so."""
     try:
         done = subprocess.run(
-            [interpreter, "-I", "-m", "stratum.hook", "createRuntime"],
+            [*command, "createRuntime"],
             input=b"",
             env=environment,
             cwd="/",
@@ -201,7 +202,7 @@ def _try_interpreter(interpreter: str, environment: dict[str, str]) -> None:
             check=False,
         )
     except OSError as exc:
-        raise StratumError(f"cannot run {interpreter}: {os_error_text(exc)}", hint=_INSTALL) from None
+        raise StratumError(f"cannot run {command[0]}: {os_error_text(exc)}", hint=_INSTALL) from None
     said = done.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
     if "state JSON is empty" not in said:
         raise StratumError(f"the hook does not work: {said or f'exit status {done.returncode}'}", hint=_INSTALL)

@@ -178,4 +178,6 @@ def test_the_policy() -> None:
 @pytest.mark.parametrize("stage", ["createRuntime", "poststop"])
 def test_the_hook_files_are_what_install_writes(stage: str) -> None:
     example = json.loads((EXAMPLES / f"stratum-{stage.lower()}.json").read_text())
-    assert example == hook_json(stage, "/opt/stratum/bin/python3", {"PATH": HOOK_PATH})
+    assert example == hook_json(
+        stage, "/opt/stratum/bin/python3", ["/opt/stratum/lib/python3.11/site-packages"], {"PATH": HOOK_PATH}
+    )

@@ -36,7 +36,10 @@ def test_what_is_written(tmp_path: Path) -> None:
         assert hook["version"] == "1.0.0"
         assert hook["stages"] == [stage]
         assert hook["hook"]["path"] == hook["hook"]["args"][0] == sys.executable
-        assert hook["hook"]["args"][1:] == ["-I", "-m", "stratum.hook", stage]
+        *isolated, _, given = hook["hook"]["args"][1:]
+        assert (isolated, given) == (["-I", "-S", "-c"], stage)
+        done = subprocess.run(hook["hook"]["args"], input=b"", capture_output=True, env={}, cwd="/", check=False)
+        assert b"state JSON is empty" in done.stderr
         assert hook["hook"]["env"] == [f"PATH={HOOK_PATH}"]
         assert hook["hook"]["timeout"] > 0
         (pattern,) = hook["when"]["annotations"]
