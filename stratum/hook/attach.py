@@ -49,7 +49,7 @@ def attach_all(container: ContainerProcess, rootfs: Path, attachments: Sequence[
     container's root user. Raises ``StratumError`` naming the destination.
     """
     owner = container.owner
-    shared = {entry.id for entry in mountinfo.read(container.pid) if entry.shared}
+    shared = {entry.id for entry in mountinfo.read(container.pid, " shared:") if entry.shared}
 
     def work() -> None:
         enter_mount_namespace(container.mount_namespace)
