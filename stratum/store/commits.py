@@ -188,6 +188,7 @@ class Commits:
         near: str | None = None,
         frames: Sequence[Stored] = (),
         whole: bool = False,
+        real: bool = False,
     ) -> CommitMeta:
         """Make the commit of the tree ``root``, publishing the objects staged in ``tx`` first, all of them complete.
 
@@ -203,7 +204,8 @@ class Commits:
         the parent by default: what both have is stored once, but for ``whole``. ``frames`` are those that the dump came
         in, to be stored as they are if it is stored whole. ``sources`` are recorded with the commit, also with one that
         exists. An object may be unreal where they, or the sources of any commit of the store, list it: then the commit
-        is partial, and has these sources as well.
+        is partial, and has these sources as well. ``real``: the caller, who holds the store's lock, has seen that none
+        is missing.
         """
         from stratum.tree.digest import metadata_hash
 
@@ -226,7 +228,8 @@ class Commits:
         del dump, on  # they are large
         tx.write_file(file, join_file(metadata, record))
         tx.publish_objects(complete=True)
-        self._write_sources(tx, commit, self._whence(tx, root, known, base, sources), sources)
+        whence = ([source for source, _ in sources], False) if real else self._whence(tx, root, known, base, sources)
+        self._write_sources(tx, commit, whence, sources)
         if not self._place(tx, file, commit, replace=damaged):
             return self._known_again(tx, commit, root, sources)
         self._keep_nodes(commit, nodes, record)

@@ -17,7 +17,6 @@ import re
 import stat
 from collections.abc import Iterable, Iterator, Sequence
 from enum import Enum
-from operator import itemgetter
 from pathlib import Path
 
 from stratum.errors import DamagedError, NotFoundError
@@ -330,16 +329,29 @@ class Presence:
 
     def has_all(self, objects: Iterable[tuple[bytes, int]]) -> bool:
         """Whether the store has all of the objects (digest, size), as ``has`` says."""
-        asked = list(objects)
-        try:
-            if asked and self._is_worth_listing(asked[0][0][0]):
-                shards: dict[str, list[str]] = {}
-                for place in map(_place, map(itemgetter(0), asked)):
-                    shards.setdefault(place[:2], []).append(place[3:])
-                return all(set(self._listed(shard)).issuperset(rest) for shard, rest in sorted(shards.items()))
-        except OSError as exc:
-            raise storage_error(exc, "look for objects") from None
-        return all(itertools.starmap(self.has, asked))
+        return next(self.absent(objects), None) is None
+
+    def absent(self, objects: Iterable[tuple[bytes, int]]) -> Iterator[bytes]:
+        """The digests of those of the objects (digest, size) that the store has not, as ``has`` says. What is listed is
+        in memory a shard at a time."""
+        asked = iter(objects)
+        for first in asked:
+            try:
+                if self._is_worth_listing(first[0][0]):
+                    yield from self._not_listed(itertools.chain((first,), asked))
+                    return
+            except OSError as exc:
+                raise storage_error(exc, "look for objects") from None
+            yield from (item[0] for item in itertools.chain((first,), asked) if not self.has(*item))
+
+    def _not_listed(self, objects: Iterable[tuple[bytes, int]]) -> Iterator[bytes]:
+        shards: list[list[bytes]] = [[] for _ in range(256)]
+        for digest, _ in objects:
+            shards[digest[0]].append(digest)
+        for number, digests in enumerate(shards):
+            names = {_place(digest)[3:]: digest for digest in digests}
+            if names:
+                yield from map(names.__getitem__, names.keys() - set(self._listed(f"{number:02x}")))
 
     def _is_listed(self, number: int) -> bool:
         """Whether all objects are listed, which the first question decides by the shard ``number``."""

@@ -63,18 +63,10 @@ class Residence:
     ) -> dict[bytes, int]:
         """The same of many objects (digest -> size), most of which may be missing, but for those that are ``known`` to
         be here."""
-        has = self._objects.many(len(needed)).has
-        missing, seen = {}, []
-        for item in needed.items():
-            if not known(item[0]):
-                if has(*item):
-                    seen.append(item)
-                else:
-                    missing[item[0]] = item[1]
-        lacking = dict(self.lacking(seen))
-        if not lacking:
-            return missing
-        return {digest: size for digest, size in needed.items() if digest in missing or digest in lacking}
+        absent = set(self._objects.many(len(needed)).absent(item for item in needed.items() if not known(item[0])))
+        seen = (item for item in needed.items() if item[0] not in absent and not known(item[0]))
+        absent.update(digest for digest, _ in self.lacking(seen))
+        return {digest: size for digest, size in needed.items() if digest in absent} if absent else {}
 
     def condition(self, commit: str, digest: bytes, size: int) -> Condition:
         """What an object that the commit needs is for it."""

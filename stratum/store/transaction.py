@@ -191,10 +191,11 @@ class Transaction:
         name = f"own-{self._counter}"
         return name, os.open(self.object_staging / name, _NEW_FILE, OBJECT_MODE)
 
-    def publish_objects(self, *, complete: bool = False) -> int:
+    def publish_objects(self, *, complete: bool = False, forget: bool = False) -> int:
         """Sync, name all objects and frames staged so far, and sync the names; how many objects were new to the store.
 
-        ``complete``: nobody writes to ``object_staging`` meanwhile; then less is to be done.
+        ``complete``: nobody writes to ``object_staging`` meanwhile; then less is to be done. ``forget``: they are not
+        remembered as ``published``, which takes as much memory as their digests do.
         """
         with storing("write objects to the store"):
             self._check_staged()  # while what is synced ahead goes to the disk
@@ -203,9 +204,9 @@ class Transaction:
             self._frames.take_in(self._new_frames.items())
             self._dirty = bool(self._staged or self._new_frames)
             self.sync()
-        if self._published:
+        if self._published and not forget:
             self._published.update(self._staged)
-        else:  # no second of a million names beside the first
+        elif not forget:  # no second of a million names beside the first
             self._published = self._staged
         self._staged, self._staged_as = {}, {}
         self._new_frames.clear()

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 import time
+from array import array
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, BinaryIO
 
 from stratum.errors import BusyError
@@ -54,8 +56,12 @@ def read_packs(
 ) -> list[Pack]:
     """The packs ``layers`` of an artifact in ``where`` with their indexes, which ``fetch`` brings. ``DamagedError``."""
 
+    one = Lock()  # what is read takes many times the memory of what comes of it
+
     def read(pack: PackLayers) -> Pack:
-        return Pack(pack, read_index(fetch(pack.index), pack.pack.size, f"index {pack.index.digest} of {where}"))
+        data = fetch(pack.index)
+        with one:
+            return Pack(pack, read_index(data, pack.pack.size, f"index {pack.index.digest} of {where}"))
 
     return list(pool.map(read, layers))
 
@@ -65,7 +71,7 @@ class Part:
     """What is wanted of a pack: positions in its index, ascending."""
 
     pack: Pack
-    wanted: tuple[int, ...]
+    wanted: Sequence[int]
 
     @property
     def size(self) -> int:
@@ -89,13 +95,13 @@ def find_parts(packs: Iterable[Pack], wanted: Mapping[bytes, int]) -> list[Part]
     """Where the objects ``wanted`` (digest -> size in bytes) are, as far as they are in ``packs``; each once."""
     left, parts = dict(wanted), []
     for pack in packs:
-        found = []
+        found = array("I")
         for position, member in enumerate(pack.index.members):
             if left.get(member.digest) == member.size:
                 del left[member.digest]
                 found.append(position)
         if found:
-            parts.append(Part(pack, tuple(found)))
+            parts.append(Part(pack, found))
     return parts
 
 
@@ -172,7 +178,7 @@ def fetch_objects(store: Store, tx: Transaction, fetch: ObjectFetch, parts: Iter
             while verified:
                 member = verified.popleft()
                 tx.stage(member.digest, member.size)
-            tx.publish_objects(complete=complete)
+            tx.publish_objects(complete=complete, forget=True)
 
     fetch.running.start(sum(part.size for part in parts))
     pool = ThreadPoolExecutor(WORKERS)

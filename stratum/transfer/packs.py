@@ -62,6 +62,8 @@ END_SIZE = len(END)
 """Bytes of the archive behind its last member."""
 
 _OBJECT_SIZE_MAX = 1 << 44
+_AT_ONCE = 1 << 18
+"""Bytes of an index whose lines are taken apart at a time: as records they take several times as much."""
 _DIGEST_OF, _SIZE_OF = itemgetter(0), itemgetter(1)  # of a member, for a million of them
 _MAGIC = b"stratum-index 1"
 _FRAME = re.compile(rb"^frame ([1-9][0-9]{0,14}) ([1-9][0-9]{0,14})$", re.MULTILINE)
@@ -353,14 +355,25 @@ def read_index(blob: bytes, pack_size: int, what: str) -> PackIndex:
     # A million lines are not looked at one by one: of each kind there are as many as there are line ends.
     first = len(_MAGIC) + 1
     cut = text.find(b"\nobject ", len(_MAGIC)) + 1 or len(text)
-    frames, found = _FRAME.findall(text, first, cut), _OBJECT.findall(text, cut)
-    if len(frames) != text.count(b"\n", first, cut) or len(found) != text.count(b"\n", cut):
+    frames, (members, offsets) = _FRAME.findall(text, first, cut), _read_objects(text, cut)
+    if len(frames) != text.count(b"\n", first, cut) or len(members) != text.count(b"\n", cut):
         raise DamagedError(f"{what}: line {_malformed_line(text, first, cut)} is malformed")
-    raw = bytes.fromhex("".join([digest.decode() for digest, _, _ in found]))
-    members = Members(raw, array("Q", [int(size) for _, _, size in found]))
     index = PackIndex(tuple([(int(stored), int(size)) for stored, size in frames]), members)
-    _check_index(index, [int(place) for _, place, _ in found], pack_size, what)
+    _check_index(index, offsets, pack_size, what)
     return index
+
+
+def _read_objects(text: bytes, start: int) -> tuple[Members, array[int]]:
+    """What the lines of objects say from ``start`` on, and where their data begins; other lines are passed over."""
+    digests, offsets, sizes = bytearray(), array("Q"), array("Q")
+    while start < len(text):
+        end = text.find(b"\n", min(start + _AT_ONCE, len(text) - 1)) + 1
+        found = _OBJECT.findall(text, start, end)
+        digests += bytes.fromhex("".join([digest.decode() for digest, _, _ in found]))
+        offsets.extend([int(offset) for _, offset, _ in found])
+        sizes.extend([int(size) for _, _, size in found])
+        start = end
+    return Members(bytes(digests), sizes), offsets
 
 
 def _malformed_line(text: bytes, first: int, cut: int) -> int:
@@ -373,14 +386,14 @@ def _malformed_line(text: bytes, first: int, cut: int) -> int:
     return number
 
 
-def _check_index(index: PackIndex, offsets: list[int], pack_size: int, what: str) -> None:
+def _check_index(index: PackIndex, offsets: array[int], pack_size: int, what: str) -> None:
     if not index.members or len(set(map(_DIGEST_OF, index.members))) != len(index.members):
         raise DamagedError(f"{what} lists no object, or one twice")
     if any(uncompressed > FRAME_MAX or compressed > 2 * FRAME_MAX for compressed, uncompressed in index.frames):
         raise DamagedError(f"{what} has a frame of more than {FRAME_MAX} bytes")
     if max(map(_SIZE_OF, index.members)) > _OBJECT_SIZE_MAX:
         raise DamagedError(f"{what} has an object of more than {_OBJECT_SIZE_MAX} bytes")
-    if list(index.offsets) != offsets:
+    if index.offsets != offsets:
         for member, expected, offset in zip(index.members, index.offsets, offsets, strict=True):
             if expected != offset:
                 raise DamagedError(f"{what} says object {member.digest.hex()} is at {offset}; it must be at {expected}")

@@ -139,16 +139,17 @@ def pulled(
                 write(origin)
                 yield _result(manifest, digest, job, wanted, _lacking(store, wanted))
             return
-        missing = _needed(store, tx, wanted, found, room)
+        parts = find_parts(found.packs, _needed(store, tx, wanted, found, room))
         for _ in range(_ROUNDS):
-            fetch_objects(store, tx, objects, find_parts(found.packs, missing))
+            fetch_objects(store, tx, objects, parts)
             with store.locks.store(timeout=STORE_WAIT):
                 missing = _lacking(store, wanted)
                 if not missing:
-                    write(origin | ({_WHOLE: True} if isolated else {}))
+                    write(origin | ({_WHOLE: True} if isolated else {}), real=True)
                     objects.files.remove(layers.pack for layers in manifest.packs)
                     yield _result(manifest, digest, job, wanted, {})
                     return
+            parts = find_parts(found.packs, missing)
     raise _disappearing(where)
 
 
@@ -288,7 +289,8 @@ def _sources(remote: Source, digest: str, kind: str, access: Access | None, foun
 @dataclass(frozen=True, slots=True)
 class _Writer:
     """Makes the commit, of which the store has every object or is told the source of, and keeps what the artifact tells
-    of its history and where its objects are, also of one that was here before. Called with the origin."""
+    of its history and where its objects are, also of one that was here before. Called with the origin, and whether no
+    object is missing."""
 
     store: Store
     tx: Transaction
@@ -297,7 +299,7 @@ class _Writer:
     sources: Sequence[WithCatalog]
     room: Callable[[], Room] | None
 
-    def __call__(self, origin: dict[str, Any]) -> None:
+    def __call__(self, origin: dict[str, Any], *, real: bool = False) -> None:
         meta, tree = self.found.meta, self.found.tree
         self.store.commits.write(
             self.tx,
@@ -311,6 +313,7 @@ class _Writer:
             near=self._near(),
             frames=tree.frames,
             whole=origin["kind"] == "repair",
+            real=real,
         )
         if tree.image is not None and self.room is not None:
             tree.reading.wait()
