@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
 from typing import Any
 
 from stratum.errors import DamagedError
+from stratum.frozen import frozen
 from stratum.oci.descriptor import (
     MANIFEST_MAX,
     Descriptor,
@@ -30,7 +30,7 @@ _KEPT_MAX = 1000
 """An index has no more entries: older ones go."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Referrer:
     """A manifest that refers to another; ``artifact_type`` and ``annotations`` are its own."""
 

@@ -19,10 +19,10 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from typing import BinaryIO, TypeVar
 
 from stratum.errors import ConflictError, DamagedError, NotFoundError
+from stratum.frozen import frozen
 from stratum.oci.descriptor import Descriptor, describe
 from stratum.oci.mediatypes import MANIFEST_MEDIA_TYPE
 from stratum.oci.referrers import Referrer, read_referrers, referrers_tag, subject_of, with_referrer
@@ -37,7 +37,7 @@ class CollectedError(ConflictError):
     id = "collected"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Upload:
     """A blob to be sent: what it is, and how to read it from byte ``start`` on (again, if the first try fails)."""
 

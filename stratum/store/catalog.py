@@ -32,6 +32,7 @@ from itertools import accumulate
 from operator import itemgetter
 
 from stratum.errors import DamagedError
+from stratum.frozen import frozen
 
 MAGIC = b"stratcat"
 VERSION = 2
@@ -48,7 +49,7 @@ _NONE = bytes(32)
 Buffer = bytes | memoryview
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Blob:
     """A blob of the place: ``sha256`` are 32 bytes, ``size`` is in bytes."""
 
@@ -60,7 +61,7 @@ Listed = tuple[bytes, int, int]
 """(digest, where its data begins in the archive of its pack, size) of an object."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class NewPack:
     """A pack that a catalog is to list. ``frames`` are (compressed, uncompressed) bytes of each frame, ``members``
     (digest, where its data begins in the archive, size), in the order of the archive, as far as they are needed,

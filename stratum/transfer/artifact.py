@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from stratum.errors import DamagedError, StratumError, UnsupportedError, quoted
+from stratum.frozen import frozen
 from stratum.oci.descriptor import (
     MANIFEST_MAX,
     Descriptor,
@@ -63,7 +64,7 @@ SIZE_MAX = {
 _END = "end"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PackLayers:
     """A pack and the index that tells where its objects are; ``verity`` are the hashes of the parts of its object."""
 
@@ -77,7 +78,7 @@ class PackLayers:
         return (self.index, self.pack) if self.verity is None else (self.index, self.pack, self.verity)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Pack:
     """A pack somewhere, and what is where in it."""
 

@@ -6,10 +6,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 from stratum.errors import DamagedError, NotFoundError, StratumError
+from stratum.frozen import frozen
 from stratum.oci.descriptor import Descriptor
 from stratum.oci.remote import Source, fetch
 from stratum.transfer.artifact import Manifest, Pack, read_manifest
@@ -28,7 +29,7 @@ Listing = Callable[[Manifest, str], "list[Pack] | None"]
 """The packs of a manifest, given with its digest, where they are known without asking for their indexes."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class There:
     """What a repository has: the commit that the tag names now, ``present``, and the one to build on, with the digest
     of its manifest; ``digest`` is what the tag names, a commit or not, None where there is no such tag."""
@@ -120,7 +121,7 @@ def mount_base(
     return plan(None)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Bases:
     """What a push to ``remote`` can build on.
 

@@ -9,8 +9,8 @@ everything and comes to the same. Pure.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
+from stratum.frozen import frozen
 from stratum.store.catalog import Catalog
 from stratum.transfer.artifact import PackLayers
 from stratum.transfer.packs import END_SIZE, LARGE_OBJECT, Member, archived_size
@@ -21,7 +21,7 @@ _FREE, _PART = 4096, 4
 """A catalog that changed by more objects than this, and by more than this part of the whole, is written anew."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Change:
     """What differs from the commit that ``catalog`` is of. ``counts``: of its objects, by number, that other numbers of
     lines name now. ``new`` are the objects that are in no pack, in tree order, ``uses`` how many lines name them."""

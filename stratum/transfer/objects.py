@@ -13,12 +13,12 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, BinaryIO
 
 from stratum.errors import BusyError
+from stratum.frozen import frozen
 from stratum.oci.descriptor import Descriptor
 from stratum.oci.remote import Source
 from stratum.sys.atomic import write_all
@@ -66,7 +66,7 @@ def read_packs(
     return list(pool.map(read, layers))
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Part:
     """What is wanted of a pack: positions in its index, ascending."""
 

@@ -13,12 +13,12 @@ import hashlib
 import io
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from stratum.composefs.verity import VerityHasher, verity_digest
 from stratum.errors import DamagedError, StratumError
+from stratum.frozen import frozen
 from stratum.store.layout import storage_error
 from stratum.store.objects import OBJECT_MODE, Objects, Staging
 from stratum.sys.atomic import write_all
@@ -34,7 +34,7 @@ Report = Callable[[int, "Member | None"], None]
 """Called with the bytes that were worked through since the last time, and the object that is complete with them."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Span:
     """A part of a pack to take objects from.
 
@@ -109,7 +109,7 @@ def _new_object(path: str) -> io.FileIO:
     return io.FileIO(path, "xb", opener=partial(os.open, mode=OBJECT_MODE))
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Made:
     """A pack: ``sha256`` in hex, its size in bytes, the (compressed, uncompressed) sizes of its frames, and the hashes
     of the chunks of a large object."""

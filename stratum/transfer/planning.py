@@ -8,10 +8,10 @@ written anew as few.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from stratum.errors import UnsupportedError
+from stratum.frozen import frozen
 from stratum.oci.descriptor import Descriptor
 from stratum.oci.mediatypes import INDEX_MEDIA_TYPE
 from stratum.oci.remote import Upload
@@ -35,7 +35,7 @@ SMALL_PACKS_MAX = 32
 _SOME_DIGEST = "sha256:" + "0" * 64
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Base:
     """A commit to build on, in the repository or where its blobs can be mounted from."""
 
@@ -43,7 +43,7 @@ class Base:
     packs: Sequence[Pack]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Plan:
     """A push of the commit ``meta`` with the ancestors ``lineage``.
 

@@ -19,12 +19,12 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from stratum.errors import RefusedError, UnsupportedError, UsageError
+from stratum.frozen import frozen
 from stratum.oci.access import Access
 from stratum.oci.descriptor import Descriptor, describe, digest_of
 from stratum.oci.mediatypes import INDEX_MEDIA_TYPE, VERITY_MEDIA_TYPE
@@ -62,7 +62,7 @@ Need = Callable[[Iterable[bytes]], None]
 _T = TypeVar("_T")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PushResult:
     """``target`` is the reference without scheme; ``bytes_sent`` and ``blobs_sent`` count the manifest too."""
 
@@ -362,7 +362,7 @@ def _made_ahead(makes: Iterable[Callable[[], _T]], pool: Executor) -> Iterator[_
         yield ahead.popleft().result()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Packed:
     """A pack that can be sent, what is where in it, and the hashes of the chunks of a large object. ``path`` is its
     file, where it has one."""
