@@ -344,7 +344,6 @@ PARSERS: dict[str, tuple[Callable[[bytes], object], bytes]] = {
     "move of a tag": (read_move, MOVE),
     "message of moves": (lambda data: read_message(data, "a peer"), message_text([HASH], [MOVE])[0]),
     "state of moves": (read_state, state_text(State({"t": Shown(HASH, (HASH,), ((b"/a", HASH, HASH),))}))),
-    "promises": (lambda data: parse_promises(data, "a file"), b'[promise.%b]\nab = "app"\n' % HASH.encode()),
     "promises": (lambda data: parse_promises(data, "a file"), b'[promise.%b]\nab = "app 0"\n' % HASH.encode()),
     "what a peer shares": (lambda data: read_shared(data, "it"), b'{"strata": [{"name": "app", "may": "write"}]}'),
     "form of a page": (lambda data: own_address(parse_form(data).get("next", "")), b"user=anna&next=%2Fs%2Fapp&x=+"),
