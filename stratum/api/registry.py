@@ -11,9 +11,12 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +27,8 @@ from stratum.oci.mediatypes import MANIFEST_MEDIA_TYPE
 from stratum.oci.target import is_repository, is_tag
 from stratum.refs import is_hash, is_name
 from stratum.store.layout import storage_error
-from stratum.store.repositories import BLOBS, FRESH, MANIFESTS
+from stratum.store.moves import LOG
+from stratum.store.repositories import BLOBS, FRESH, MANIFESTS, PACKS
 
 if TYPE_CHECKING:
     from stratum.api.session import Session
@@ -38,6 +42,8 @@ if TYPE_CHECKING:
 _REMEMBERED = 64
 """Packs whose members are kept in memory."""
 _PIECE = 1 << 20
+_TICK = 0.1
+"""Seconds: two changes that are less apart may have one time in the file system."""
 
 
 class NoRepositoryError(NotFoundError):
@@ -101,6 +107,7 @@ class Repository:
         self._parents: dict[str, str | None] = {}
         self._blobs: dict[str, str] = {}
         self._indexed: set[str] = set()
+        self._reached: tuple[tuple[float, ...], float, set[str]] = ((), 0.0, set())
         self._packs: OrderedDict[str, RawPack] = OrderedDict()
 
     @property
@@ -162,9 +169,10 @@ class Repository:
             path = self.store.repositories.blob(self.name, sha)
             if path is not None:
                 return _of_file(path)
-            pack = self.store.repositories.pack(self.name, sha)
-            if pack is not None:
-                return self._computed(sha, pack)
+            if self.store.repositories.has(self.name, PACKS, sha):
+                pack = self._pack(sha, partial(self.store.repositories.pack, self.name))
+                if pack is not None:
+                    return self._computed(pack)
             commit = self._commit_with(sha)
             if commit is not None:
                 return self._blob_of(commit, sha)
@@ -271,9 +279,27 @@ class Repository:
 
     def _commits(self) -> set[str]:
         """The commits that the tags and their moves name, and their ancestors, as far as they are here."""
+        if not self.store.namespaces.exists_name(self.name):
+            return set()
+        stamp = self._stamp()
+        known, since, found = self._reached
+        if known != stamp or since - stamp[0] < _TICK:  # what changed in the same moment may not be in it
+            found, since = self._walked(), time.time()
+            self._reached = stamp, since, found
+        return found
+
+    def _stamp(self) -> tuple[float, ...]:
+        """When a tag or a move was made last, and what tells it besides."""
+        infos: list[os.stat_result] = []
+        for path in (self.store.layout.tags(self.name), self.store.layout.moves(self.name) / LOG):
+            with suppress(OSError):
+                infos.append(path.lstat())
+        latest = max((info.st_ctime for info in infos), default=0.0)
+        return (latest, *(number for info in infos for number in (info.st_ino, info.st_ctime_ns, info.st_size)))
+
+    def _walked(self) -> set[str]:
+        """The same, looked for."""
         store, found = self.store, set[str]()
-        if not store.namespaces.exists_name(self.name):
-            return found
         waiting = [*store.tags.list(self.name).values(), *store.moves.commits(self.name)]
         while waiting:
             commit = waiting.pop()
@@ -362,24 +388,32 @@ class Repository:
         if data is not None:
             kept = data
             return ServedBlob(len(kept), lambda start, end: _pieces(kept, start, end))
-        pack = store.offers.pack(sha) if sha not in self._packs else None
-        if pack is None and sha not in self._packs:
+        found = self._pack(sha, store.offers.pack)
+        if found is None:
             raise NotFoundError(f"{self.name} has no blob sha256:{sha}")
-        if store.sources.is_partial(commit) and pack is not None and store.residence.missing(dict(pack.members)):
+        if store.sources.is_partial(commit) and store.residence.missing(dict(found.index.members)):
             raise NotFoundError(f"blob sha256:{sha} of {self.name} is not here whole")
-        return self._computed(sha, pack)
+        return self._computed(found)
 
-    def _computed(self, sha: str, kept: OfferedPack | None) -> ServedBlob:
+    def _pack(self, sha: str, read: Callable[[str], OfferedPack | None]) -> RawPack | None:
+        """A pack that is computed, remembered or as ``read`` gives it."""
         from stratum.transfer.offering import RawPack
 
         with self._lock:
-            pack = self._packs.pop(sha, None)
-            if pack is None:
-                assert kept is not None, "what is not remembered was read"
-                pack = RawPack(kept.members)
+            if sha in self._packs:
+                self._packs.move_to_end(sha)
+                return self._packs[sha]
+        kept = read(sha)
+        if kept is None:
+            return None
+        pack = RawPack(kept.members)
+        with self._lock:
             self._packs[sha] = pack
-            if len(self._packs) > _REMEMBERED:
+            while len(self._packs) > _REMEMBERED:
                 self._packs.popitem(last=False)
+        return pack
+
+    def _computed(self, pack: RawPack) -> ServedBlob:
         objects = self.store.objects
         return ServedBlob(pack.size, lambda start, end: pack.read(objects, start, end))
 

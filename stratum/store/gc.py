@@ -98,8 +98,8 @@ class Collected:
     worktrees that keep their last commit twice is filled in by whoever folds them (``api.folding``): ref -> bytes on
     disk of what was ``folded``, of what is ``kept_twice`` still, and of what is while it is ``in_use``; ref -> why it
     was ``not_folded``. So is how many ``images`` were more than the limit (``store.images``), and what histories forgot
-    (``store.forgetting``): how many ``versions``, and the refs of those that went whole. ``blobs`` are files of what was
-    pushed, and of artifacts that were computed.
+    (``store.forgetting``): how many ``versions``, and the refs of those that went whole. ``blobs`` are files of what
+    was pushed, and of artifacts that were computed.
 
     ``by_stratum`` is only found by a dry run, as whose the objects are has to be read: stratum -> what would go of it.
     What was of several strata, or of none that is known, is under the empty name.

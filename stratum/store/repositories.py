@@ -204,7 +204,7 @@ class Repositories:
         """Have a blob of the store in the repository, where it is ``called`` by another digest or the same.
         ``NotFoundError``."""
         self.ensure(name)
-        with self._open(name, FRESH) as fresh:
+        with storing(f"link blob {sha}"), self._open(name, FRESH) as fresh:
             self._blobs.link(sha, fresh, called or sha)
             os.utime(called or sha, dir_fd=fresh, follow_symlinks=False)
 
@@ -252,7 +252,7 @@ class Repositories:
                     fsync_dir(directory.parent)
                 for each in called:
                     write_atomic(directory / each, b"")
-        with self._open(name, MANIFESTS) as manifests:
+        with storing(f"keep manifest {sha}"), self._open(name, MANIFESTS) as manifests:
             for each in called:
                 self._blobs.link(sha, manifests, each)
                 os.utime(each, dir_fd=manifests, follow_symlinks=False)
@@ -277,7 +277,7 @@ class Repositories:
         """Remove files of a part, durably; those that were there."""
         gone = []
         try:
-            with self._open(name, part) as directory:
+            with storing(f"change repository {name}"), self._open(name, part) as directory:
                 for file in files:
                     with suppress(FileNotFoundError):
                         os.unlink(file, dir_fd=directory)

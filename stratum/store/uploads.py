@@ -160,7 +160,8 @@ class _Opened:
             raise _unknown(self._id)
         self._lock = locked(self._path, timeout=_LOCK_WAIT, what="the upload")
         try:
-            self._lock.acquire()
+            with storing("open an upload"):
+                self._lock.acquire()
         except BusyError:
             raise BusyError("something else is being added to the upload", hint="ask how far it is") from None
         try:
