@@ -204,8 +204,7 @@ class Commits:
         the parent by default: what both have is stored once, but for ``whole``. ``frames`` are those that the dump came
         in, to be stored as they are if it is stored whole. ``sources`` are recorded with the commit, also with one that
         exists. An object may be unreal where they, or the sources of any commit of the store, list it: then the commit
-        is partial, and has these sources as well. ``real``: the caller, who holds the store's lock, has seen that none
-        is missing.
+        is partial, and has these sources as well. ``real``: the caller, who holds the store's lock, has seen them all.
         """
         from stratum.tree.digest import metadata_hash
 
@@ -228,8 +227,7 @@ class Commits:
         del dump, on  # they are large
         tx.write_file(file, join_file(metadata, record))
         tx.publish_objects(complete=True)
-        whence = ([source for source, _ in sources], False) if real else self._whence(tx, root, known, base, sources)
-        self._write_sources(tx, commit, whence, sources)
+        self._write_sources(tx, commit, None if real else self._whence(tx, root, known, base, sources), sources)
         if not self._place(tx, file, commit, replace=damaged):
             return self._known_again(tx, commit, root, sources)
         self._keep_nodes(commit, nodes, record)
@@ -450,11 +448,11 @@ class Commits:
         self,
         tx: Transaction,
         commit: str,
-        whence: _Whence,
+        whence: _Whence | None,
         given: Sequence[WithCatalog],
     ) -> None:
-        """Have it written where the objects of a commit to be are; catalogs first."""
-        sources, partial = whence
+        """Have it written where the objects of a commit to be are (None: here); catalogs first."""
+        sources, partial = whence or ([source for source, _ in given], False)
         for source, catalog in given:
             self._sources.put_catalog(tx, source.manifest, catalog)
         self._sources.begin(tx, commit, sources, partial=partial)

@@ -92,7 +92,7 @@ class Offers:
     def of(self, commit: str) -> Offer | None:
         """The artifact of a commit; None where none is kept, or it is damaged."""
         data = self._read(COMMITS, commit)
-        return _read_offer(commit, data) if data is not None else None
+        return read_offer(commit, data) if data is not None else None
 
     def blob(self, sha: str) -> bytes | None:
         """A blob that is kept as it is; None where it is not, or is damaged."""
@@ -213,7 +213,8 @@ def write_offer(offer: Offer) -> bytes:
     return _checked(b"".join((_OFFER_HEAD, *lines)))
 
 
-def _read_offer(commit: str, data: bytes) -> Offer | None:
+def read_offer(commit: str, data: bytes) -> Offer | None:
+    """What such a file says of the commit; None where it is damaged."""
     body = _unchecked(data, _OFFER_HEAD)
     found = [(name, Blob(digest.decode(), int(size))) for name, digest, size in _SUM.findall(body or b"")]
     if len(found) < 2 or found[0][0] != b"manifest":

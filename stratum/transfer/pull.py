@@ -129,9 +129,8 @@ def pulled(
         job.move(len(data))
         of = digest if lazy else None
         found = _read(tx, store, remote, manifest, isolated or bool(proving), job, of, draw=image is not None)
-        wanted = found.tree.objects
         write = _Writer(store, tx, manifest, found, _sources(remote, digest, kind, access, found), image)
-        origin = {"kind": kind, "reference": where, "manifest": digest}
+        wanted, origin = found.tree.objects, {"kind": kind, "reference": where, "manifest": digest}
         objects = ObjectFetch(remote, tx.object_staging, PackFiles(store.layout, tx.directory, remote), job)
         if lazy:
             _prove(store, tx, objects, found, proving)

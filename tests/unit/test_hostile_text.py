@@ -29,6 +29,7 @@ from stratum.history.pending import parse_pending
 from stratum.hook.ocistate import BadStateError, parse_bundle, parse_called, parse_state
 from stratum.hydrate.profile import Entry, read_profile, write_profile
 from stratum.mount.record import record_from_json
+from stratum.oci.anymanifest import read_any_manifest
 from stratum.oci.awskeys import read_sections
 from stratum.oci.azurekeys import read_connection
 from stratum.oci.bucketerrors import Place, failure
@@ -60,6 +61,8 @@ from stratum.store.keeping import parse_rules
 from stratum.store.metadata import CommitMeta
 from stratum.store.moves import Shown, State, read_state, state_text
 from stratum.store.moving import parse_plan
+from stratum.store.offers import Blob as OfferedBlob
+from stratum.store.offers import Offer, OfferedPack, read_offer, read_pack, write_offer, write_pack
 from stratum.store.peerbook import Book, Peer, format_book, parse_book
 from stratum.store.promises import parse_promises
 from stratum.store.reflog import parse_entry
@@ -287,6 +290,19 @@ PARSERS: dict[str, tuple[Callable[[bytes], object], bytes]] = {
     "bundle": (lambda data: parse_bundle(data, Path("/b")), b'{"root":{"path":"rootfs"},"linux":{"uidMappings":[]}}'),
     "template": (lambda data: template(text(data)), b"{name}-{worktree}-{container}-{time}-{commit}"),
     "manifest": (lambda data: read_manifest(data, "a place"), b'{"schemaVersion":2,"layers":[],"config":{}}'),
+    "any manifest": (
+        read_any_manifest,
+        b'{"schemaVersion":2,"config":{"mediaType":"a/b","digest":"sha256:%b","size":2},"layers":[],"subject":null}'
+        % HASH.encode(),
+    ),
+    "pack that is offered": (
+        read_pack,
+        write_pack(OfferedPack(OfferedBlob(HASH, 5), OfferedBlob(HASH, 6), None, [(b"x" * 32, 7)])),
+    ),
+    "offer": (
+        lambda data: read_offer(HASH, data),
+        write_offer(Offer(HASH, OfferedBlob(HASH, 5), (OfferedBlob(HASH, 6),))),
+    ),
     "referrers": (
         lambda data: read_referrers(data, "x", "a place"),
         b'{"manifests":[{"mediaType":"%b","digest":"sha256:%b","size":5,"artifactType":"x","annotations":{}}]}'
