@@ -12,12 +12,13 @@ import signal
 import socket
 import stat
 import threading
+import weakref
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from stratum.errors import BusyError, StratumError, UsageError, os_error_text
 from stratum.sys.daemon import FIRST_LISTEN_FD, of_service_manager
@@ -34,6 +35,8 @@ _LOCK_WAIT = 5.0
 _STOP_WAIT = 2.0
 _BACKLOG = 1024
 """Connections that wait to be accepted, and that are accepted at once."""
+_HANDSHAKE = 10.0
+"""Seconds that the beginning of TLS may take."""
 _LAST_ANSWERS = 30
 """Seconds that answers may take that have begun when the server is to end."""
 
@@ -158,7 +161,7 @@ def serve(
     ``limits`` are for clients that are not trusted. With ``tls`` connections are TLS, and the certificate (DER) of a
     client that has one is ``scope["state"]["peer_certificate"]``.
     """
-    server = _server(app, limits, tls)
+    server, listener = _server(app, listener, limits, tls)
     for number in (signal.SIGTERM, signal.SIGINT):
         # Also before and after uvicorn has its own, which send the signal once more at their end.
         signal.signal(number, server.handle_exit)
@@ -170,7 +173,7 @@ def serving(
     app: ASGIApp, listener: socket.socket, limits: Limits, *, tls: ssl.SSLContext | None = None
 ) -> Iterator[None]:
     """Answer with ``app`` during the block, from a thread; ``limits`` and ``tls`` as of ``serve``."""
-    server = _server(app, limits, tls)
+    server, listener = _server(app, listener, limits, tls)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True, name="http")
     thread.start()
     try:
@@ -180,14 +183,18 @@ def serving(
         thread.join(_STOP_WAIT)
 
 
-def _server(app: ASGIApp, limits: Limits | None, tls: ssl.SSLContext | None) -> uvicorn.Server:
+def _server(
+    app: ASGIApp, listener: socket.socket, limits: Limits | None, tls: ssl.SSLContext | None
+) -> tuple[uvicorn.Server, socket.socket]:
+    """The server, and what it is to listen at."""
     import uvicorn
     from uvicorn.protocols.http.h11_impl import H11Protocol
 
+    shaking = _Shaking(listener, limits) if limits is not None and tls is not None else None
     config = uvicorn.Config(
         app,
         loop="asyncio",
-        http=H11Protocol if limits is None else _limited(limits),
+        http=H11Protocol if limits is None else _limited(limits, shaking),
         ws="none",
         lifespan="off",
         interface="asgi3",
@@ -204,7 +211,7 @@ def _server(app: ASGIApp, limits: Limits | None, tls: ssl.SSLContext | None) -> 
     )
     config.load()
     config.ssl = tls
-    return uvicorn.Server(config)
+    return uvicorn.Server(config), shaking or listener
 
 
 class _Admitted:
@@ -254,7 +261,52 @@ class _Clocks:
         self._running = None
 
 
-def _limited(limits: Limits) -> type[asyncio.Protocol]:
+class _Shaking(socket.socket):
+    """A listening socket whose connections are counted until the beginning of TLS is over, and let go where that takes
+    long. The event loop tells nobody of them before."""
+
+    def __init__(self, listener: socket.socket, limits: Limits) -> None:
+        super().__init__(fileno=os.dup(listener.fileno()))
+        self._limits = limits
+        self._pending: dict[object, weakref.ref[socket.socket]] = {}
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """The next connection that may come in. ``BlockingIOError`` where none waits."""
+        from asyncio import get_running_loop
+
+        while True:
+            connection, address = super().accept()
+            if self._has_room(address):
+                self._pending[address] = weakref.ref(connection)
+                get_running_loop().call_later(_HANDSHAKE, self._late, address)
+                return connection, address
+            connection.close()
+
+    def shaken(self, address: object) -> None:
+        """The beginning of TLS is over."""
+        self._pending.pop(address, None)
+
+    def _has_room(self, address: Any) -> bool:
+        if len(self._pending) >= min(self._limits.connections, self._limits.each):
+            there = {key: ref for key, ref in self._pending.items() if _is_open(ref())}
+            self._pending = there
+            of_address = sum(key[0] == address[0] for key in there if isinstance(key, tuple))
+            return len(there) < self._limits.connections and of_address < self._limits.each
+        return True
+
+    def _late(self, address: object) -> None:
+        ref = self._pending.pop(address, None)
+        connection = ref() if ref is not None else None
+        if connection is not None and _is_open(connection):
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+
+def _is_open(connection: socket.socket | None) -> bool:
+    return connection is not None and connection.fileno() != -1
+
+
+def _limited(limits: Limits, shaking: _Shaking | None) -> type[asyncio.Protocol]:
     from uvicorn.protocols.http.h11_impl import H11Protocol
 
     admitted = _Admitted(limits)
@@ -265,6 +317,8 @@ def _limited(limits: Limits) -> type[asyncio.Protocol]:
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as its base class
             super().connection_made(transport)
+            if shaking is not None:
+                shaking.shaken(transport.get_extra_info("peername"))
             self._clocks = _Clocks(self.loop, transport)
             address = self.client[0] if self.client else ""
             if not admitted.enter(address):

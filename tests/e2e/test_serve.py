@@ -122,7 +122,7 @@ def test_oras_skopeo_and_podman_push_and_pull_any_artifact(
         podman.podman("push", "--tls-verify=false", "--creds", "anna:secret", podman.image, target)
         podman.podman("rmi", "--force", podman.image)
         podman.podman("pull", "--tls-verify=false", target)
-        assert podman("run", "--rm", target, "echo", "here").stdout.strip() == "here"
+        assert podman.run("--rm", target, "echo", "here").stdout.strip() == "here"
 
 
 def test_chunks_mounts_ranges_referrers_and_pages_as_the_specification_has_them(everything: Served) -> None:

@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
+from stratum import serving as serving_module
 from stratum.errors import UsageError
 from stratum.serve import asked
 from stratum.serve.app import make_app
@@ -162,3 +163,15 @@ def test_certificates_of_clients_are_known_and_ours_is_read_anew(tmp_path: Path)
             ask("GET", "/certificate")
         client.load_verify_locations(other)
         assert ask("GET", "/certificate").status == 200
+
+
+def test_who_does_not_begin_tls_is_counted_and_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving_module, "_HANDSHAKE", 1.0)
+    certificate, key = make_certificate(tmp_path)
+    with running(Limits(9, 3), [], Certificate(certificate, key).context) as address, ExitStack() as stack:
+        silent = [stack.enter_context(socket.create_connection(address, 30)) for _ in range(5)]
+        assert [ended(each) for each in silent[3:]] == [True, True]
+        assert [ended(each) for each in silent[:3]] == [True] * 3
+        ask = Asking("{}:{}".format(*address), ssl.create_default_context(cafile=certificate))
+        for _ in range(9):
+            assert ask("GET", "/nothing").status == 404
