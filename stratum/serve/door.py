@@ -63,7 +63,7 @@ class Door:
         if self._passwords is None:
             self._check_name(connection.headers.get("Host", ""))
             return Asker(None, self._anybody)
-        given = _basic(connection.headers.get("Authorization"))
+        given = parse_basic(connection.headers.get("Authorization"))
         if given is None:
             return Asker(None, self._anybody, may_sign_in=True)
         user, password = given
@@ -113,7 +113,7 @@ def _turn(allowance: Allowance, asker: str, message: str) -> None:
         raise Refusal(429, message, headers={"Retry-After": str(math.ceil(wait))})
 
 
-def _basic(header: str | None) -> tuple[str, str] | None:
+def parse_basic(header: str | None) -> tuple[str, str] | None:
     """The name and the password of ``Authorization: Basic``; None where neither is given. ``Refusal`` (401)."""
     if header is None:
         return None

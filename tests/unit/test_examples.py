@@ -56,7 +56,10 @@ def volumes(unit: Unit, instance: str) -> list[Volume]:
     return parse_volumes(annotations)
 
 
-@pytest.mark.parametrize("path", sorted((EXAMPLES / "quadlet").iterdir()), ids=lambda path: path.name)
+SERVER = EXAMPLES / "quadlet/serve.container"
+
+
+@pytest.mark.parametrize("path", sorted({*(EXAMPLES / "quadlet").iterdir()} - {SERVER}), ids=lambda path: path.name)
 def test_quadlet_units(path: Path) -> None:
     unit = parse_unit(path)
     assert set(unit) == SECTIONS
@@ -64,6 +67,20 @@ def test_quadlet_units(path: Path) -> None:
     assert "Image" in dict(unit["Container"])
     assert ("After", "stratum-reconcile.service") in unit["Unit"]
     assert any(volume.commit for volume in volumes(unit, "vanilla"))
+
+
+def test_the_server_is_reached_by_this_machine_alone_as_a_service_and_in_a_container() -> None:
+    unit = parse_unit(SERVER)
+    assert set(unit) == SECTIONS
+    container = dict(unit["Container"])
+    command = parse(shlex.split(container["Exec"]))
+    assert command is not None
+    assert container["PublishPort"].startswith("127.0.0.1:")
+    service = parse_unit(EXAMPLES / "stratum-serve.service")
+    assert dict(service["Service"])["ExecStart"].endswith("/stratum serve")
+    text = (EXAMPLES / "stratum-serve.service").read_text()
+    (line,) = [line for line in text.splitlines() if "serve --listen" in line]
+    assert parse(shlex.split(line)[2:]) is not None
 
 
 def test_every_stop_of_the_database_is_a_tagged_commit() -> None:

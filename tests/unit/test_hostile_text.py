@@ -49,10 +49,13 @@ from stratum.peers.cards import Card, parse_address, parse_card
 from stratum.peers.keys import certificate_in, check_certificate, make_key_file
 from stratum.podman.commandline import Grammar, parse_line
 from stratum.refs import parse_ref, split_ref_path
-from stratum.serve.door import Door
+from stratum.serve.door import Door, parse_basic
 from stratum.serve.page.signing import Signing
 from stratum.serve.page.visiting import own_address, parse_form
 from stratum.serve.page.words import name_html, tail
+from stratum.serve.passwords import parse_passwords
+from stratum.serve.ranges import UnsatisfiableError, parse_chunk, parse_count, parse_range
+from stratum.serve.refusals import Refusal
 from stratum.store.budget import parse_budget
 from stratum.store.catalog import Blob, Catalog, NewPack, write_catalog
 from stratum.store.catalogchange import ChangedCatalog, write_change
@@ -212,6 +215,18 @@ def entry(data: bytes) -> None:
     assert entry_of(inode_of(data)) == data
 
 
+def served(data: bytes) -> object:
+    """What the server reads of a request's headers."""
+    with suppress(Refusal, UnsatisfiableError):
+        return (
+            parse_range(text(data), 1000),
+            parse_chunk(text(data)),
+            parse_count(text(data), 9),
+            parse_basic(text(data)),
+        )
+    return None
+
+
 PARSERS: dict[str, tuple[Callable[[bytes], object], bytes]] = {
     "ref": (lambda data: parse_ref(text(data)), b"name+tree"),
     "change": (lambda data: parse_ref(text(data)), b"name+tree@4711"),
@@ -223,6 +238,10 @@ PARSERS: dict[str, tuple[Callable[[bytes], object], bytes]] = {
         lambda data: parse_when(text(data), NOON, lambda moment: moment.replace(tzinfo=NOON.tzinfo)),
         b"2d3h ago",
     ),
+    "range of a request": (served, b"bytes=0-99"),
+    "chunk of an upload": (served, b"0-99"),
+    "password of a request": (served, b"Basic YW5uYTpzZWNyZXQ="),
+    "users and their passwords": (parse_passwords, b"anna:$2b$10$" + b"a" * 53),
     "target": (lambda data: parse_target(text(data)), b"example.org:5000/a/b:tag@sha256:" + HASH.encode()),
     "layout": (lambda data: parse_target(text(data)), b"oci:/some/dir:tag"),
     "bucket": (lambda data: parse_target(text(data)), b"s3://name/a/b:tag?endpoint=http://[::1]:9000&region=auto"),

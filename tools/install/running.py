@@ -22,6 +22,7 @@ SERVICES = {
     "stratum-hydrate.service": "hydrate",
     "stratum-watch.service": "watch",
     "stratum-volume-plugin.service": None,
+    "stratum-serve.service": None,
 }
 """What runs all the time -> the verb whose ``--restart-worker`` has new code take over where systemd is not there."""
 BUSY = 4
