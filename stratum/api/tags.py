@@ -31,18 +31,20 @@ class Tagged:
     removed: str | None
 
 
-def tag(session: Session, source: str, new: str, *, move: bool = False, force: bool = False) -> Tagged:
+def tag(
+    session: Session, source: str, new: str, *, move: bool = False, force: bool = False, by: str | None = None
+) -> Tagged:
     """Point ``new`` (TAG in the same stratum, or NAME:TAG) at the commit that ``source`` names.
 
     A bare hash as ``source`` with a plain TAG needs to belong to just one stratum: one whose tags or worktrees name the
     commit. ``move`` removes the old tag afterwards. ``ExistsError`` where ``new`` names another commit, unless
-    ``force``.
+    ``force``. ``by`` is who is said to do it, where that is not who runs this process.
     """
     with session.store.locks.store():  # so that no garbage collection takes a commit that is made for it
-        return _tag(session, source, new, move, force)
+        return _tag(session, source, new, move, force, f"tag {source}{f' by {by}' if by else ''}")
 
 
-def _tag(session: Session, source: str, new: str, move: bool, force: bool) -> Tagged:
+def _tag(session: Session, source: str, new: str, move: bool, force: bool, why: str) -> Tagged:
     store = session.store
     ref = ref_or_mountpoint(session, source)
     found = store.resolve(ref)
@@ -52,7 +54,7 @@ def _tag(session: Session, source: str, new: str, move: bool, force: bool) -> Ta
         raise UsageError(f"--move renames a tag, and {source} is {found}")
     name, new_tag = _target(session, ref, new, commit)
     previous = store.tags.find(name, new_tag)
-    store.tags.set(name, new_tag, commit, force=force, why=f"tag {source}")
+    store.tags.set(name, new_tag, commit, force=force, why=why)
     removed = None
     if move and old_tag is not None and old_tag != (name, new_tag):
         if old_tag[1] in store.tags.pins(old_tag[0]).tags:  # a pin goes with what it is on

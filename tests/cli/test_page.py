@@ -234,6 +234,7 @@ def test_who_is_signed_in_downloads_and_sets_tags_and_no_other_site_does(store: 
 
         assert tag("good") == 303
         assert store.json("show", "app:good")["commit"]["metadata_hash"] == commit
+        assert "by anna" in store.json("log", "app", "--reflog")[0]["why"]
         assert tag("latest") == 409
         assert tag("b/ad") == 400
         assert tag("latest", move="on") == 303

@@ -57,14 +57,14 @@ class Acting:
 
     def tag(self, request: Request, visitor: Visitor, form: Mapping[str, str]) -> Response:
         """Set a tag of a stratum to a commit of its history."""
-        self._visits.check_token(visitor, form)
+        user = self._visits.check_token(visitor, form)
         name = self._looking.stratum(request.path_params["name"], visitor.sees)
         if not visitor.sees.writes(name):
             raise DeniedError(f"Tags of {name} are not to be set here.")
         commit = self._looking.commit(name, form.get("commit", ""))
         tag = check_name(form.get("tag", "").strip(), "tag")
         try:
-            set_tag(self._looking.session, f"{name}:{commit}", f"{name}:{tag}", force="move" in form)
+            set_tag(self._looking.session, f"{name}:{commit}", f"{name}:{tag}", force="move" in form, by=user)
         except ExistsError as exc:
             raise ExistsError(exc.message, hint="Go back, and choose that it is moved.") from None
         return answers.redirect(words.in_stratum("c", name, commit))

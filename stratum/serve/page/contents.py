@@ -12,6 +12,8 @@ LINE_MAX = 2000
 """Characters of a line that are shown."""
 LINES_MAX = 1000
 """Lines on one page."""
+PAGE_MAX = 300_000
+"""Characters on one page."""
 TEXT_MAX = 2 << 20
 """Bytes of a file that are shown as text: of a larger one, the first."""
 PICTURE_MAX = 32 << 20
@@ -77,7 +79,14 @@ def text_page(data: bytes, first: int) -> Text:
     if lines[-1] == "":
         lines.pop()
     first = max(1, min(first, len(lines) or 1))
-    return Text(first, [cut_line(line) for line in lines[first - 1 : first - 1 + LINES_MAX]], len(lines))
+    shown: list[Markup] = []
+    room = PAGE_MAX
+    for line in lines[first - 1 : first - 1 + LINES_MAX]:
+        shown.append(cut_line(line))
+        room -= min(len(line), LINE_MAX)
+        if room < 0:
+            break
+    return Text(first, shown, len(lines))
 
 
 def cut_line(line: str) -> Markup:

@@ -21,6 +21,7 @@ from stratum.api.usage import disk_usage
 from stratum.api.worktrees import list_worktrees
 from stratum.errors import BusyError, NotFoundError
 from stratum.frozen import frozen
+from stratum.hashes import sha256
 from stratum.refs import is_hash, is_name
 from stratum.tree.model import Directory, File, Inode
 
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from stratum.serve.visibility import Visibility
     from stratum.store.metadata import CommitMeta
 
+_Tips = tuple[str, bytes]
+"""A stratum, and the hash of what its tags and worktrees are at."""
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
 
@@ -119,7 +122,8 @@ class Looking:
     def __init__(self, session: Session) -> None:
         self.session = session
         self._hashes = ChunkHashes()
-        self._timelines = Kept[tuple[str, ...], Timeline](16)
+        self._timelines = Kept[_Tips, Timeline](16)
+        self._newest = Kept[_Tips, str | None](1000)
         self._changes = Kept[tuple[str, str], Changes](4)
         self._few = threading.BoundedSemaphore(_AT_ONCE)
         self._usage_lock = threading.Lock()
@@ -191,7 +195,17 @@ class Looking:
     def timeline(self, name: str) -> Timeline:
         """The history of a stratum as it is now."""
         at = tips(self.session.store, name)
-        return self._timelines.get((name, *at), lambda: Timeline(self.session.store, at))
+        return self._timelines.get(_key(name, at), lambda: Timeline(self.session.store, at))
+
+    def newest(self, name: str) -> CommitMeta | None:
+        """The newest commit of a stratum."""
+        at = tips(self.session.store, name)
+
+        def first() -> str | None:
+            return next((moment.commit for moment in Timeline(self.session.store, at).upto(1)), None)
+
+        commit = self._newest.get(_key(name, at), first)
+        return self.session.store.commits.meta(commit) if commit is not None else None
 
     def named(self, name: str) -> Names:
         """What names the commits of a stratum."""
@@ -258,6 +272,10 @@ class Looking:
             if self._usage is None or now - self._usage[0] > _USAGE_SECONDS:
                 self._usage = now, disk_usage(self.session)
             return now - self._usage[0], self._usage[1]
+
+
+def _key(name: str, at: tuple[str, ...]) -> _Tips:
+    return name, sha256("".join(at).encode()).digest()
 
 
 def entries(directory: Directory, wanted: str) -> list[tuple[bytes, Inode]]:

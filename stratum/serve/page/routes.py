@@ -110,8 +110,7 @@ class Pages:
         try:
             tags = store.tags.list(name)
             row |= {"tags": sorted(tags), "worktrees": list(store.worktrees.names(name))}
-            first = self._looking.timeline(name).upto(1)
-            row["newest"] = store.commits.meta(first[0].commit) if first else None
+            row["newest"] = self._looking.newest(name)
         except StratumError:
             row["problem"] = "It cannot be read whole; 'stratum fsck' says why."
         return row

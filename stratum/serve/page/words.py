@@ -5,6 +5,7 @@ from __future__ import annotations
 import stat
 from collections.abc import Sequence
 from datetime import datetime, timezone
+from itertools import groupby
 from unicodedata import category
 from urllib.parse import quote, unquote_to_bytes
 
@@ -47,24 +48,34 @@ def _with_escapes(text: str, kept: str) -> Markup:
     """``kept`` are characters that are no letters and stay; with any, a backslash is nothing special either."""
     if text.isascii() and text.isprintable() and (kept or "\\" not in text):
         return escape(text)
-    found: list[Markup] = []
-    plain: list[str] = []
     marks = 0
-    for char in text:
+
+    def is_letter(char: str) -> bool:
+        nonlocal marks
         marks = marks + 1 if char > "\x7f" and category(char) in _MARKS else 0
-        is_letter = char.isprintable() and marks <= _MARKS_MAX and (kept or char != "\\")
-        if is_letter or char in kept:
-            plain.append(char)
-        else:
-            found.append(escape("".join(plain)))
-            plain = []
-            found.append(_ESCAPE.format("\\\\" if char == "\\" else _code(char)))
-    return Markup("").join([*found, escape("".join(plain))])
+        return char in kept or (char.isprintable() and marks <= _MARKS_MAX and (bool(kept) or char != "\\"))
+
+    return Markup("").join(
+        escape("".join(chars)) if plain else _ESCAPE.format("".join(map(_code, chars)))
+        for plain, chars in groupby(text, is_letter)
+    )
 
 
 def _code(char: str) -> str:
     """A character by its number, also one that could be printed."""
+    if char == "\\":
+        return "\\\\"
     return escaped(char) if not char.isprintable() else f"\\u{ord(char):04x}"
+
+
+def said_html(message: str | None, instead: str = "") -> Markup:
+    """The first line of what somebody said, as far as there is room for it; ``instead`` where nothing was said."""
+    return name_html(cut_text((message or "").strip().split("\n", 1)[0]) or instead)
+
+
+def cut_text(text: str, most: int = 200) -> str:
+    """A text that may be longer than anybody reads."""
+    return text if len(text) <= most else f"{text[:most]}…"
 
 
 def size_text(size: int) -> str:
