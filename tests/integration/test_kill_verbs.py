@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from stratum.peers.cards import Card
+from stratum.peers.keys import certificate_in, make_key_file
 from tests.support.grounds import small_trees_on_each_other
 from tests.support.injection import DONE, MOUNTING, REFUSED, WRITING, calls_of, failed_at, killed_at
 from tests.support.leftovers import unmount_below
@@ -50,7 +52,15 @@ def export(scene: Scene) -> None:
     scene.verb("export", "app:v2", scene.directory / "exported/app.stratum.tar")
 
 
+def know_and_share(scene: Scene) -> None:
+    scene.verb("peer", "add", "laptop", CARD)
+    scene.verb("share", "app", "--with", "laptop")
+    scene.verb("peer", "id", "--new", "--name", "attic")
+
+
+CARD = Card("laptop", certificate_in(make_key_file(), "a file"))
 UNMOUNTED: dict[str, Verb] = {
+    "peers": know_and_share,
     "import": lambda scene: scene.verb("import", "--bare", "--force", scene.source, "app:v2"),
     "import-new": lambda scene: scene.verb("import", "--bare", scene.source, "other"),
     "commit": lambda scene: scene.verb("commit", "app+dev", "v3"),
