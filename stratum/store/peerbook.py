@@ -22,7 +22,7 @@ import functools
 import os
 import socket
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -176,26 +176,27 @@ class PeerBook:
 
     def share(self, stratum: str, name: str, *, write: bool) -> bool:
         """Share a stratum, or a repository, with the peer; whether that changed anything. ``NotFoundError``."""
-        return self._set(name, lambda strata: {**strata, stratum: write})
+        return self._set(name, lambda peer: replace(peer, strata={**peer.strata, stratum: write}))
 
     def unshare(self, stratum: str, name: str) -> bool:
         """Share it no longer; whether it was. ``NotFoundError`` where there is no such peer."""
-        return self._set(name, lambda strata: {other: may for other, may in strata.items() if other != stratum})
+        return self._set(name, lambda peer: _without(peer, stratum))
 
     def forget(self, stratum: str) -> None:
         """Share it with nobody: it is about to be removed, and another of its name is another's business."""
-        if any(stratum in peer.strata for peer in self.now().peers.values()):
-            for name in sorted(self.now().peers):
-                with suppress(NotFoundError):
-                    self.unshare(stratum, name)
+        if not any(stratum in peer.strata for peer in self.now().peers.values()):
+            return
+        with self.changing():
+            book = self.now()
+            self._put(replace(book, peers={name: _without(peer, stratum) for name, peer in book.peers.items()}))
 
-    def _set(self, name: str, change: Any) -> bool:
+    def _set(self, name: str, change: Callable[[Peer], Peer]) -> bool:
         with self.changing():
             peer, book = self.get(name), self.now()
-            strata = change(peer.strata)
-            if strata == peer.strata:
+            changed = change(peer)
+            if changed == peer:
                 return False
-            self._put(replace(book, peers={**book.peers, name: replace(peer, strata=strata)}))
+            self._put(replace(book, peers={**book.peers, name: changed}))
             return True
 
     # Files
@@ -255,6 +256,10 @@ class PeerBook:
             write_atomic(Path(name), data, 0o600, directory=directory)
         finally:
             os.close(directory)
+
+
+def _without(peer: Peer, stratum: str) -> Peer:
+    return replace(peer, strata={name: write for name, write in peer.strata.items() if name != stratum})
 
 
 def signature_of(path: Path) -> tuple[int, int, int] | None:
