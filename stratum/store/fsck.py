@@ -149,6 +149,12 @@ class _Check:
         book = self._store.moves.read(name)
         for number in book.damaged:
             problem = f"line {number} is no move of a tag, or what it was made on is gone; peers have it"
+            if number == book.torn:
+                problem = f"line {number} is cut short, as a crash leaves it"
+            hurts, harmless = ([], True) if number == book.torn else ([name], False)
+            self._tell(Finding("moves", f"refs/{name}/{MOVES}/{LOG}", problem, hurts, harmless=harmless))
+        for tag in book.lost if not book.damaged else ():
+            problem = f"it lacks moves that {name}:{tag} shows: lines are lost; peers have them"
             self._tell(Finding("moves", f"refs/{name}/{MOVES}/{LOG}", problem, [name]))
         if book.is_lost:
             problem = "it is damaged; the next sync makes it anew"

@@ -69,17 +69,23 @@ class State:
 
 @frozen
 class Book:
-    """The moves of a stratum by tag, what the store made of them, and the numbers (from 1) of damaged lines."""
+    """The moves of a stratum by tag, what the store made of them, and the numbers (from 1) of damaged lines. ``torn`` is
+    the last one of these where a crash cut it short; ``is_lost``: there is a file ``state`` that cannot be used."""
 
     lines: dict[str, Line]
     state: State
     damaged: list[int]
+    torn: int | None = None
     is_lost: bool = False
-    """Whether there is a file ``state`` that cannot be used."""
 
     def line(self, tag: str) -> Line:
         """The moves of a tag, to be added to."""
         return self.lines.setdefault(tag, Line())
+
+    @property
+    def lost(self) -> list[str]:
+        """The tags that were put where moves said that are not here any more."""
+        return [tag for tag, shown in self.state.tags.items() if not set(shown.heads) <= self.line(tag).moves.keys()]
 
     def conflicts(self, tag: str) -> list[Conflict]:
         """What is in conflict in a tag, by path."""
@@ -122,21 +128,23 @@ class Moves:
         ``StratumError`` in the kernel's words."""
         lines: dict[str, Line] = {}
         damaged = []
-        for number, text in enumerate(self._read(name, LOG, LOG_MAX).split(b"\n"), 1):
+        texts = (self._read(name, LOG, LOG_MAX) or b"").split(b"\n")
+        for number, text in enumerate(texts, 1):
             parsed = _parse_line(text)
             known = parsed is not None and lines.setdefault(parsed[1].tag, Line()).add(*parsed)
             if text and not known:
                 damaged.append(number)
         data = self._read(name, STATE, STATE_MAX)
-        state = read_state(data) if data else State()
-        return Book(lines, state or State(), damaged, state is None)
+        state = read_state(data) if data is not None else State()
+        torn = len(texts) if len(texts) in damaged else None  # all others end with a line break
+        return Book(lines, state or State(), damaged, torn, state is None)
 
-    def _read(self, name: str, part: str, limit: int) -> bytes:
+    def _read(self, name: str, part: str, limit: int) -> bytes | None:
         path = self._layout.moves(name) / part
         try:
             return self._layout.read_beneath(path, limit)
         except FileNotFoundError:
-            return b""
+            return None
         except OSError as exc:
             raise storage_error(exc, f"read {path}") from None
 
@@ -148,7 +156,7 @@ class Moves:
         book = self.read(name)
         found = book.needed()
         if book.damaged:
-            lines = self._read(name, LOG, LOG_MAX).split(b"\n")
+            lines = (self._read(name, LOG, LOG_MAX) or b"").split(b"\n")
             for number in book.damaged:
                 found.update(map(bytes.decode, _HASHES.findall(lines[number - 1])))
         return found
@@ -192,7 +200,7 @@ class Moves:
 
     def without_damaged(self, tx: Transaction, name: str) -> bytes:
         """Write the log without its damaged lines, which are returned."""
-        lines, damaged = self._read(name, LOG, LOG_MAX).split(b"\n"), set(self.read(name).damaged)
+        lines, damaged = (self._read(name, LOG, LOG_MAX) or b"").split(b"\n"), set(self.read(name).damaged)
         if damaged:
             good = [line for number, line in enumerate(lines, 1) if line and number not in damaged]
             tx.place_file(b"".join(line + b"\n" for line in good), self._layout.moves(name) / LOG)

@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 
 from stratum.api import importing, worktrees
+from stratum.api.merging import in_hand
 from stratum.api.session import Session
 from stratum.cli.start import run
 from stratum.config import load_config
@@ -42,7 +43,7 @@ pytestmark = [pytest.mark.root, pytest.mark.timeout(3000)]
 
 EVERY = os.environ.get("STRATUM_TEST_DAMAGE") == "all"
 SAMPLE = 2
-READS = (*READING, ("verify", "app:v2", "/dir", "--proof"))
+READS = (*READING, ("merge", "app"), ("verify", "app:v2", "/dir", "--proof"))
 
 
 class Scene:
@@ -80,6 +81,9 @@ class Scene:
             Ancestry(store).record(tx, commit, Recorded(("e" * 64, "f" * 64), True))
         store.tags.set("far", "v1", partial_commit(store, {b"a": b"a" * 100, b"b": b"b" * 200}))
         self._keep_a_history(commit)
+        with in_hand(self.session, "app") as hand:
+            hand.note()
+            hand.carry_out()
         self.said = self.reading()
         code, findings, _ = self.fsck()
         assert (code, findings) == (0, [])
