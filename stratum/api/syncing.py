@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 _ROUNDS = 10
 """How often both sides go over what the other one did meanwhile."""
+_PAGES_MAX = 200
 _HISTORY_MAX = 10_000
 """Commits that are brought for being the history of one."""
 
@@ -189,7 +190,7 @@ class _Meeting:
     def _pages(self, peer: Peer, have: set[str], data: bytes) -> Moves:
         """What the peer answers to ``data``, which says that this host has ``have``, and what it sends further."""
         found: list[tuple[str, bytes, Move]] = []
-        while True:
+        for _ in range(_PAGES_MAX):
             answer = self._read(peer, peer.send_moves(self._name, data))
             found += answer.moves
             if not answer.more or not answer.moves:
@@ -197,6 +198,7 @@ class _Meeting:
             older = {parent for _, _, move in found for parent in move.parents}
             have = have | {name for name, _, _ in found if name not in older}
             data = message_text(have)[0]
+        raise StratumError(f"peer {peer.name} sends more and more moves of {self._name}")
 
     def _read(self, peer: Peer, data: bytes) -> Message:
         answer = read_message(data, f"peer {peer.name}")

@@ -27,7 +27,7 @@ import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from stratum.errors import DamagedError
+from stratum.errors import DamagedError, StratumError
 from stratum.frozen import field, frozen
 from stratum.hashes import sha256
 from stratum.refs import is_hash, is_name
@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 MOVES = "moves"
 LOG, STATE = "log", "state"
 LOG_MAX = 1 << 30
+FULL = 512 << 20
+"""Bytes of a log from which on no moves are taken: some two million."""
 STATE_MAX = 256 << 20
 _CHECK = b"\ncheck "
 _HASHES = re.compile(rb"[0-9a-f]{64}")
@@ -69,8 +71,8 @@ class State:
 
 @frozen
 class Book:
-    """The moves of a stratum by tag, what the store made of them, and the numbers (from 1) of damaged lines. ``torn`` is
-    the last one of these where a crash cut it short; ``is_lost``: there is a file ``state`` that cannot be used."""
+    """The moves of a stratum by tag, what the store made of them, and the numbers (from 1) of damaged lines. ``torn``
+    is the last one of these where a crash cut it short; ``is_lost``: there is a file ``state`` that cannot be used."""
 
     lines: dict[str, Line]
     state: State
@@ -182,6 +184,8 @@ class Moves:
             return
         self._ensure(name)
         path = self._layout.moves(name) / LOG
+        if path.lstat().st_size + len(data) > FULL:
+            raise StratumError(f"{name} has more moves than a stratum can have; a peer may have made them up")
         try:
             flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK
             fd = self._layout.open_beneath(path, flags, 0o644)

@@ -28,8 +28,9 @@ from stratum.sync.moves import CONFLICTS_MAX, Contested, Move, Settled
 from stratum.tree.merge import alike, rebase
 from stratum.tree.model import Directory, Inode, lookup
 
-MERGES_MAX = 200
-"""Trees that are merged to find what one tag names. More are needed only where somebody made the moves up."""
+MERGES_MAX, DEPTH_MAX = 1000, 50
+"""Trees that are merged to find what one tag names, and merges that have to be made for the ground of another. More are
+needed only where somebody made the moves up."""
 
 
 class Value:
@@ -80,10 +81,11 @@ class Merger:
         self._tree_of = tree_of
         self._values: dict[Heads, Value] = {}
         self._left = MERGES_MAX
+        self._depth = 0
 
     def value(self, heads: Heads) -> Value:
         """What these moves show, none of which came before another. What ``tree_of`` raises; ``StratumError`` where it
-        would take more than ``MERGES_MAX`` merges."""
+        would take too many merges."""
         found = self._values.get(heads)
         if found is None:
             found = self._values[heads] = self._value(heads)
@@ -112,11 +114,13 @@ class Merger:
 
     def _merged(self, names: Sequence[str], value: Value, name: str) -> Value:
         """What ``names``, which show ``value``, and the later ``name`` show together."""
-        if self._left == 0:
+        if self._left == 0 or self._depth == DEPTH_MAX:
             raise StratumError(f"the moves of the tag {self._line.moves[name].tag} are too entangled to be merged")
         self._left -= 1
+        self._depth += 1
         later = self.value((name,))
         ground, common = self._ground(names, name)
+        self._depth -= 1
         twice = self._settled(names, common) & self._settled([name], common)
         if later.commit is not None and later.commit == value.commit:
             return value

@@ -39,7 +39,7 @@ LINEAGE_MAX = 100
 CONFLICTS_MAX = 1000
 """Conflicts in one move; there are more paths in one where that would not do (``sync.merging.gathered``)."""
 _PATH_MAX = 4096
-_TIME_MAX = 1 << 53
+_TIME_MAX = 253_402_300_800_000  # the year 10000, which dates do not have
 _AUTHOR = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}~[0-9a-f]{16}")
 _KEYS = frozenset(("author", "commit", "conflicts", "lineage", "over", "parents", "settles", "tag", "time"))
 

@@ -10,11 +10,14 @@ from pathlib import Path
 import pytest
 
 from stratum.api.settling import decide
+from stratum.api.syncing import Met, meet
 from stratum.errors import NotFoundError, UnreachableError
 from stratum.store.fsck import check
 from stratum.store.gc import collect
 from stratum.store.retention import Retention
-from tests.support.syncing import NAME, TAG, Host
+from stratum.sync.moves import Move, move_text
+from stratum.sync.wire import message_text
+from tests.support.syncing import NAME, TAG, Host, Link
 from tests.unit.sync.test_convergence import edited
 
 
@@ -218,3 +221,57 @@ def test_syncs_at_once_from_both_sides(hosts: list[Host]) -> None:
         host.sync(other)
     assert hosts[0].tags() == hosts[1].tags() == hosts[2].tags()
     assert hosts[0].files() == {b"ann": b"4", b"bob": b"4", b"cleo": b"4"}
+
+
+class Liar(Link):
+    """A peer that answers with ``data`` once it has heard what there is."""
+
+    data = b""
+
+    def send_moves(self, stratum: str, data: bytes) -> bytes:
+        super().send_moves(stratum, data)
+        return self.data
+
+    def push(self, stratum: str, commit: str) -> None:
+        """It takes them, and what it says is what it says."""
+
+
+def test_a_peer_that_lies_loses_nothing_of_ours(hosts: list[Host]) -> None:
+    ann, bob, cleo = hosts
+    first = ann.commit({b"a": b"1"})
+    bob.sync(ann)
+    mine = ann.commit({b"a": b"2", b"kept": b"k"})
+    before = ann.tags()
+    author, far = f"eve~{'0' * 16}", 250_000_000_000_000
+
+    def hear(*moves: Move, head: bytes | None = None) -> Met:
+        link = Liar(ann, bob, None)
+        link.data = message_text([], map(move_text, moves))[0] if head is None else head
+        return meet(ann.session, NAME, lambda: link, "bob")
+
+    for head in (b"", b"\0" * 100, b"{}\n", b'{"stratum-moves": 2}\n', message_text([])[0] + b"{}\n"):
+        assert hear(head=head).error is not None
+    assert hear(Move(TAG, first, ("7" * 64,), author, far)).moves_in == 0  # nobody knows on what it was made
+    assert ann.tags() == before
+    # One that names what nobody has moves nothing, until somebody gets along without it.
+    (root,) = [name for name in in_book(ann) if not in_book(ann)[name].parents]
+    assert any("stays" in note for note in hear(Move(TAG, "8" * 64, (root,), author, far)).notes)
+    assert ann.tags() == before
+    decide(ann.session, NAME, TAG, prefer="ours")
+    # Who may write can take what is ours from the tag, and from nowhere else.
+    known = in_book(ann)
+    heads = known.keys() - {parent for move in known.values() for parent in move.parents}
+    hear(Move(TAG, first, tuple(sorted(heads)), author, far))
+    assert ann.tags()[TAG] == first
+    assert ann.store.commits.exists(mine)
+    assert mine in {entry.old for entry in ann.store.reflog.read(NAME)}
+    collect(ann.store, Retention(), {})
+    assert ann.store.commits.exists(mine)
+    ann.put(mine)
+    ann.sync(cleo)
+    assert cleo.files() == {b"a": b"2", b"kept": b"k"}
+
+
+def in_book(host: Host) -> dict[str, Move]:
+    """The moves of the tag."""
+    return host.store.moves.read(NAME).line(TAG).moves
