@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from functools import cached_property
@@ -296,7 +295,7 @@ class Store(Refs):
         """(stratum, worktree) of each worktree that somebody may hold, told at a glance; sorted."""
         for name in self.names():
             for worktree in self.layout.names_in(self.layout.worktrees(name)):
-                if is_name(worktree) and os.path.lexists(self.layout.lease(name, worktree)):
+                if is_name(worktree) and _may_be_there(self.layout.lease(name, worktree)):
                     yield name, worktree
 
     def users_of(self, commit: str) -> list[str]:
@@ -310,3 +309,14 @@ class Store(Refs):
     def remove(self, name: str) -> None:
         """Remove a stratum (``Namespaces.remove``)."""
         self.namespaces.remove(name)
+
+
+def _may_be_there(path: Path) -> bool:
+    """Whether there is something at ``path``, or nobody can tell, so that who reads it says why."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        pass
+    return True
