@@ -62,6 +62,10 @@ def test_asking_for_many_is_asking_for_each(store: Store, expected: int) -> None
         other = digest[:-1] + bytes((digest[-1] ^ 1,))
         assert not presence.has(other, size)
         assert presence.size(other) is None
+    asked = {digest: store.objects.size(digest) or 0 for digest in digests}
+    others = {digest[:-1] + bytes((digest[-1] ^ 1,)): size for digest, size in asked.items()}
+    assert store.objects.many(expected).has_all(asked.items())
+    assert set(store.objects.many(expected).absent((asked | others).items())) == others.keys()
 
 
 @pytest.mark.parametrize("expected", [0, 1 << 20])

@@ -163,6 +163,18 @@ def test_an_index_of_another_pack_is_refused() -> None:
         packs.read_index(packs.write_index(index), len(pack) + 1, "the index")
 
 
+def test_an_index_is_taken_apart_in_pieces_and_means_the_same() -> None:
+    members = [Member(number.to_bytes(32, "big"), 1 + number) for number in range(9000)]
+    whole, rest = divmod(PackIndex((), members).archive_size, 1 << 20)
+    index = PackIndex((*((1 << 20, 1 << 20),) * whole, (100, rest)), members)
+    text = packs.decompress(packs.write_index(index), packs.INDEX_MAX, "the index")
+    assert len(text) > 2 * packs._AT_ONCE
+    assert packs.read_index(packs.write_index(index), index.blob_size, "the index") == index
+    broken = text.replace(b"object " + members[8000].digest.hex().encode(), b"object " + b"x" * 64)
+    with pytest.raises(DamagedError, match=f"line {1 + len(index.frames) + 8001} is malformed"):
+        packs.read_index(packs.compress(broken), index.blob_size, "the index")
+
+
 @given(st.binary(max_size=300))
 def test_garbage_is_no_index(garbage: bytes) -> None:
     for blob in (garbage, packs.compress(garbage), packs.compress(b"stratum-index 1\n" + garbage)):
