@@ -90,7 +90,7 @@ def diff(
     if second is None:
         old, new = _implied(session, first, keeping, digests)
     else:
-        opened = _Opened(session)
+        opened = Opened(session)
         old = opened.tree_of(first, keeping)
         new = opened.tree_of(second, keeping, None if digests else old)
     wanted = [path_in(path) for path in paths]
@@ -157,14 +157,14 @@ def _shown(
         return shown
 
 
-class _Opened:
+class Opened:
     """Opens the tree of each commit once: two trees that share one are compared faster."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
         self._commits: dict[str, Directory] = {}
 
-    def tree_of(self, text: str, keeping: ExitStack | None, unlike: Directory | None = None) -> Directory:
+    def tree_of(self, text: str, keeping: ExitStack | None = None, unlike: Directory | None = None) -> Directory:
         """The tree that ``text`` shows: a tag's or commit's, what a worktree (or mountpoint) shows at this moment, or a
         state of its history, in which there can be files whose content nobody knows. ``unlike`` as for
         ``Held.shown``."""

@@ -14,7 +14,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from stratum.api import maintenance, transfer, worktrees
-from stratum.api.history import tree_of
+from stratum.api.history import Opened
 from stratum.api.rebasing import RebaseConflictError, rebase
 from stratum.api.session import Session
 from stratum.config import load_config
@@ -230,7 +230,7 @@ class Host:
         return self.session.store.worktrees.get("x", self.name).commit
 
     def shows(self) -> Files:
-        return files_of(tree_of(self.session, f"x+{self.name}"))
+        return files_of(Opened(self.session).tree_of(f"x+{self.name}"))
 
     def edit(self, path: str, content: str) -> None:
         """Write or, with no content, delete a file in the upperdir, as the kernel would."""

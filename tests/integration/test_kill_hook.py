@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from stratum.api.history import tree_of
+from stratum.api.history import Opened
 from stratum.errors import StratumError
 from stratum.hook.main import main
 from stratum.hook.scratch import SCRATCH
@@ -153,7 +153,7 @@ class HookScene(Scene):
         """The worktree that begins as what the image has is whole, or it is not there."""
         if "born" not in self.store.names() or not self.store.worktrees.names("born"):
             return
-        tree = tree_of(self.session, "born+main")
+        tree = Opened(self.session).tree_of("born+main")
         assert (tree.uid, tree.gid, tree.mode & 0o7777) == (7, 6, 0o700)
         names = {b"sub", b"linked"}
         assert names <= set(tree.children) <= {*names, b"work"}

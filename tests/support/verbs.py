@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from stratum.api import maintenance
-from stratum.api.history import tree_of
+from stratum.api.history import Opened
 from stratum.api.session import Session
 from stratum.cli.start import run
 from stratum.config import load_config
@@ -129,7 +129,7 @@ class Scene:
 
     def shown(self, worktree: str = "dev") -> str:
         """The commit that a worktree would be as it is now: all that it shows, in one hash."""
-        return metadata_hash(write_dump(tree_of(self.session, f"app+{worktree}")))
+        return metadata_hash(write_dump(Opened(self.session).tree_of(f"app+{worktree}")))
 
     def damage(self) -> list[Finding]:
         """What fsck finds and does not call harmless."""
