@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import threading
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -19,8 +22,10 @@ from stratum.serve.refusals import Refusal
 if TYPE_CHECKING:
     from stratum.api.registry import Registry, ServedBlob
 
-_PIECE = 256 << 10
-"""Bytes that are read and sent at once: what one client may have in memory, twice."""
+_PIECE_MAX, _PIECE_MIN = 1 << 20, 64 << 10
+_ROOM = 64 << 20
+"""Bytes of blobs that are in memory at once: what one client may have of that is read and sent at once, and the fewer
+clients there are, the faster that is."""
 
 _TYPE = "application/octet-stream"
 
@@ -30,6 +35,8 @@ class Blobs:
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
+        self._lock = threading.Lock()
+        self._clients = 0
 
     async def get(self, request: Request) -> Response:
         """A blob, or the range that is asked for."""
@@ -53,7 +60,28 @@ class Blobs:
             headers["Content-Range"] = f"bytes {start}-{stop - 1}/{blob.size}"
         if request.method == "HEAD":
             return Response(status_code=200, headers=headers)
-        return StreamingResponse(_pieces(blob, start, stop), 206 if part else 200, headers)
+        return StreamingResponse(self._pieces(blob, start, stop), 206 if part else 200, headers)
+
+    def _pieces(self, blob: ServedBlob, start: int, stop: int) -> Iterator[memoryview]:
+        """The bytes from ``start`` to ``stop``, in pieces that together with those of others do not fill the memory."""
+        with ExitStack() as stack:
+            read = blob.read if blob.file is None else partial(_read, stack.enter_context(_opened(blob.file)))
+            stack.enter_context(self._counted())
+            while start < stop:
+                size = min(max(_ROOM // self._clients, _PIECE_MIN), _PIECE_MAX)
+                for piece in read(start, min(start + size, stop)):
+                    start += len(piece)
+                    yield memoryview(piece)
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        with self._lock:
+            self._clients += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._clients -= 1
 
     async def delete(self, request: Request) -> Response:
         """Take a blob out of a repository."""
@@ -65,21 +93,12 @@ class Blobs:
         return Response(status_code=202)
 
 
-def _pieces(blob: ServedBlob, start: int, stop: int) -> Iterator[bytes | memoryview]:
-    """The bytes from ``start`` to ``stop``, in pieces that do not fill the memory."""
-    if blob.file is not None:
-        yield from _of_file(blob.file, start, stop)
-        return
-    for piece in blob.read(start, stop):
-        for at in range(0, len(piece), _PIECE):
-            yield memoryview(piece)[at : at + _PIECE]
+def _opened(path: Path) -> BinaryIO:
+    return open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW), "rb", buffering=0)
 
 
-def _of_file(path: Path, start: int, stop: int) -> Iterator[bytes]:
-    with closing(os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW), "rb", buffering=0)) as file:
-        while start < stop:
-            data = os.pread(file.fileno(), min(_PIECE, stop - start), start)
-            if not data:
-                raise OSError(f"{path} is shorter than it was")
-            start += len(data)
-            yield data
+def _read(file: BinaryIO, start: int, stop: int) -> Iterator[bytes]:
+    data = os.pread(file.fileno(), stop - start, start)
+    if not data:
+        raise OSError(errno.EIO, f"a blob is shorter than it was, {start} bytes")
+    yield data

@@ -73,8 +73,8 @@ PACK_MIN = 2 << 20
 """A pack of several objects has at least so many bytes, but for the last. Were it more beside the next, cuts that a
 change moved would take long to be where they were."""
 
-PIECE = 256 << 10
-"""Bytes of a pack that are in memory at once for each who reads it."""
+PIECE = 1 << 20
+"""Bytes of a pack that are in memory at once for each who reads it, at most."""
 
 _CUT_EACH = 12 << 20
 """Bytes of objects behind these, on average, after which a pack ends."""

@@ -16,6 +16,7 @@ from tests.bench.history import histories
 from tests.bench.measure import Entrant, Figure, Job
 from tests.bench.peers import KEEPERS, Keeper, Stratum
 from tests.bench.rootless import without_root
+from tests.bench.served import serving
 from tests.e2e.podman_env import PodmanEnv
 from tests.e2e.registry_server import registry_server
 from tests.support.capabilities import program
@@ -405,6 +406,7 @@ JOBS: dict[str, Callable[[Bench], Iterator[Job] | Iterator[Job | Figure]]] = {
     "archive": archives,
     "gc": cleaning,
     "history": histories,
+    "serve": serving,
 }
 
 

@@ -14,9 +14,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from tests.support.command import SCRIPT, Command
+from tests.support.command import SCRIPT
 
 
 @dataclass
@@ -71,7 +71,7 @@ class Asking:
 
 @dataclass
 class Served(Asking):
-    """A running server of the store of ``cli``."""
+    """A running server."""
 
     process: subprocess.Popen[bytes] = field(kw_only=True, repr=False)
     log: Path = field(kw_only=True)
@@ -86,15 +86,21 @@ class Served(Asking):
         return self.log.read_text("utf-8").splitlines()
 
 
+class Stratum(Protocol):
+    """The command with a store."""
+
+    environment: dict[str, str]
+
+
 @contextmanager
 def served(
-    cli: Command, directory: Path, *options: str | Path, context: ssl.SSLContext | None = None
+    cli: Stratum, directory: Path, *options: str | Path, context: ssl.SSLContext | None = None
 ) -> Iterator[Served]:
     """Serve the store of ``cli`` for the block, from a free port of 127.0.0.1; its log is in ``directory``."""
     log = directory / f"serve-{time.monotonic_ns()}.log"
     with log.open("wb") as output:
         command = [SCRIPT, "serve", "--listen", "127.0.0.1:0", *options]
-        process = subprocess.Popen(command, env=cli.environment, stdout=output, stderr=output)
+        process = subprocess.Popen(command, env=os.environ | cli.environment, stdout=output, stderr=output)
     try:
         yield Served(_address(process, log), context, process=process, log=log)
     finally:
