@@ -24,8 +24,8 @@ EACH = 20 << 20
 
 def serving(bench: Bench) -> Iterator[Job | Figure]:
     """Pulls of the tree's commit, whose artifact was asked for once before: by our client, by skopeo, by a client
-    that only counts, and by 200 of these at once. docker-registry has the same artifact, byte for byte; and, as 'pushed', the
-    one that a push makes, which is compressed."""
+    that only counts, and by 200 of these at once. docker-registry has the same artifact, byte for byte; and, as
+    'pushed', the one that a push makes, which is compressed."""
     with bench.mounted():
         pass
     options = ["--connections-each", "1000", "--requests", "1000000"]
