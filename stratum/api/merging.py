@@ -101,6 +101,7 @@ class Hand:
         self._ancestry = Ancestry(self._store)
         self._trees: dict[str, Directory] = {}
         self._tags: dict[str, str] = {}
+        self._ours = set(self._store.moves.commits(name))
         self._unnoted: dict[str, _UnknownError] = {}
 
     @property
@@ -134,9 +135,21 @@ class Hand:
                 made += self._noted(tag, commit, last)
             except _UnknownError as exc:
                 self._unnoted[tag] = exc
+        self.own(self._tags.values())
         store.moves.append(self.name, made)
         self._write()
         return len(made)
+
+    def own(self, commits: Iterable[str]) -> None:
+        """Have commits be the stratum's: what a move names counts only where it is one of these, as somebody may name
+        what is another stratum's. Durable."""
+        new = [commit for commit in dict.fromkeys(commits) if commit not in self._ours]
+        self._store.moves.own(self.name, new)
+        self._ours.update(new)
+
+    def has(self, commit: str) -> bool:
+        """Whether a commit is here, and the stratum's."""
+        return commit in self._ours and self._store.commits.exists(commit)
 
     def _noted(self, tag: str, commit: str | None, last: ReflogEntry | None) -> list[tuple[str, bytes]]:
         """The move of a tag that names ``commit`` now, as ``last`` tells; none where it shows moves that are known."""
@@ -163,6 +176,7 @@ class Hand:
         has. One that is not new was noted, unless it is not known at all."""
         line = self.book.line(tag)
         parents, at = self._made_on(line, self._seen(tag), commit, ""), line.at(commit)
+        self.own([commit])
         if at is None or (is_new and at != parents):
             self._store.moves.append(self.name, [self._move(tag, commit, parents)])
 
@@ -180,12 +194,9 @@ class Hand:
         return line.newest(line.before([*history, *own])) or seen
 
     def _history(self, line: Line, commit: str) -> Heads:
-        """The moves that showed the commit, or its nearest ancestor that any showed."""
-        for ancestor in self._ancestry.lineage(commit, limit=10 * LINEAGE_MAX).distance:
-            at = line.at(ancestor)
-            if at is not None:
-                return at
-        return ()
+        """The moves that showed the commit or an ancestor of it, as far as is known."""
+        known = self._ancestry.lineage(commit, limit=10 * LINEAGE_MAX).distance
+        return line.known(name for ancestor in known for name in line.first_at(ancestor))
 
     def _move(
         self,
@@ -300,14 +311,14 @@ class Hand:
             old, new = self._tags.get(tag), wanted.get(tag)
             with self._failing(outcome, tag):
                 if old != new:
-                    if new is not None and not self._store.commits.exists(new):
+                    if new is not None and not self.has(new):
                         raise _UnknownError(new)
                     self._put(tag, old, new, why)
         self._state.conflicts.clear()
         self._state.conflicts.update(wanted)
 
     def _tree(self, commit: str) -> Directory:
-        if not self._store.commits.exists(commit):
+        if not self.has(commit):
             raise _UnknownError(commit)
         if commit not in self._trees:
             self._trees[commit] = self._store.commits.tree(commit)
@@ -316,7 +327,7 @@ class Hand:
     def _commit(self, line: Line, heads: Heads, value: Value) -> str | None:
         """The commit of what was merged, made where there is none, which is here."""
         if value.tree is None or value.commit is not None:
-            if value.commit is not None and not self._store.commits.exists(value.commit):
+            if value.commit is not None and not self.has(value.commit):
                 raise _UnknownError(value.commit)
             return value.commit
         return self.write(value.tree, [line.moves[name].commit for name in line.ordered(heads)], "merge")
@@ -337,6 +348,7 @@ class Hand:
             )
             others = tuple(commit for commit in known if commit != made.metadata_hash)
             self._ancestry.record(tx, made.metadata_hash, Recorded(others))
+            self.own([made.metadata_hash])
         return made.metadata_hash
 
     # Settling, and who knows what

@@ -278,13 +278,15 @@ class _Meeting:
     def _pull(self, peer: Peer, tx: Transaction, commit: str) -> bool:
         """Whether a commit is here, or came."""
         with self._store.locks.store():
-            if self._store.commits.exists(commit):
+            if commit in self._store.moves.commits(self._name) and self._store.commits.exists(commit):
                 tx.hold(commit)
                 return True
         try:
             peer.pull(tx, self._name, commit)
         except NotFoundError:
             return False
+        with self._store.locks.moves(self._name):
+            self._store.moves.own(self._name, [commit])
         self._counts[2] += 1
         return True
 
@@ -394,6 +396,9 @@ class Exchanging:
         store.namespaces.check(stratum)
         with in_hand(self._session, stratum) as hand:
             hand.add(message.moves)
+            named = (move.commit for _, _, move in message.moves if move.commit is not None)
+            pushed = store.repositories.of_commit
+            hand.own(commit for commit in named if not hand.has(commit) and pushed(stratum, commit) is not None)
             hand.note()
             outcome = hand.carry_out(f"{BY_SYNC} with {peer}")
             hand.set_peer(peer, message.have)

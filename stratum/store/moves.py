@@ -4,6 +4,8 @@
 
     log      a line for each move, ID (64 hex digits), a space and its text (``sync.moves``); parents come before what
              was made on them; only ever appended to
+    commits  a line for each commit that is the stratum's by that, as a peer gave it or a tag named it; only ever
+             appended to. What a move names counts only where it is one of these: it may be another stratum's
     state    what this store made of them: a line of JSON, and "check " with the SHA-256 of that line
 
 The ID is the hash of the text, so it tells a changed byte; a line that is damaged or cut short is none, and neither is
@@ -42,10 +44,10 @@ if TYPE_CHECKING:
     from stratum.store.transaction import Transaction, Transactions
 
 MOVES = "moves"
-LOG, STATE = "log", "state"
+LOG, STATE, COMMITS = "log", "state", "commits"
 LOG_MAX = 1 << 30
 FULL = 512 << 20
-"""Bytes of a log from which on no moves are taken: some two million."""
+"""Bytes of a file from which on nothing is added: some two million moves."""
 STATE_MAX = 256 << 20
 _CHECK = b"\ncheck "
 _HASHES = re.compile(rb"[0-9a-f]{64}")
@@ -93,11 +95,6 @@ class Book:
         """What is in conflict in a tag, by path."""
         shown, line = self.state.tags.get(tag), self.lines.get(tag)
         return conflicts_of(line, Value(None, None, shown.contested if shown else ())) if line is not None else []
-
-    def commits(self) -> set[str]:
-        """Every commit that a move names."""
-        moves = (move for line in self.lines.values() for move in line.moves.values())
-        return {commit for move in moves for commit in (move.commit, move.over) if commit is not None}
 
     def needed(self) -> set[str]:
         """The commits that merging needs: what the heads name, what is in conflict, what peers had last."""
@@ -164,9 +161,9 @@ class Moves:
         return found
 
     def commits(self, name: str) -> set[str]:
-        """Every commit that a move of stratum ``name`` names: what those may ask for with whom it is shared. Read again
-        when the log has grown."""
-        path = self._layout.moves(name) / LOG
+        """The commits that are the stratum's by a sync: those may ask for them with whom it is shared. Read again when
+        there are more."""
+        path = self._layout.moves(name) / COMMITS
         try:
             info = path.lstat()
         except OSError:
@@ -174,17 +171,24 @@ class Moves:
         signature = (info.st_ino, info.st_size, info.st_mtime_ns)
         known = self._named.get(name)
         if known is None or known[0] != signature:
-            known = self._named[name] = (signature, self.read(name).commits())
+            lines = (self._read(name, COMMITS, LOG_MAX) or b"").decode("ascii", "replace").split("\n")
+            known = self._named[name] = (signature, set(filter(is_hash, lines)))
         return known[1]
+
+    def own(self, name: str, commits: Iterable[str]) -> None:
+        """Have commits be the stratum's; durable when it returns. The caller holds the lock of the moves."""
+        self._append(name, COMMITS, b"".join(commit.encode() + b"\n" for commit in commits))
 
     def append(self, name: str, moves: Iterable[tuple[str, bytes]]) -> None:
         """Add moves, ID and text, parents first; durable when it returns. The caller holds the lock of the moves."""
-        data = b"".join(b"%s %s\n" % (one.encode(), text) for one, text in moves)
+        self._append(name, LOG, b"".join(b"%s %s\n" % (one.encode(), text) for one, text in moves))
+
+    def _append(self, name: str, part: str, data: bytes) -> None:
         if not data:
             return
         self._ensure(name)
-        path = self._layout.moves(name) / LOG
-        if path.lstat().st_size + len(data) > FULL:
+        path = self._layout.moves(name) / part
+        if path.exists() and path.lstat().st_size + len(data) > FULL:
             raise StratumError(f"{name} has more moves than a stratum can have; a peer may have made them up")
         try:
             flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK
@@ -217,6 +221,7 @@ class Moves:
             directory = tx.new_path(MOVES)
             tx.make_directory(directory)
             tx.write_file(directory / LOG, b"")
+            tx.write_file(directory / COMMITS, b"")
             tx.place(directory, self._layout.moves(name))
 
 

@@ -18,6 +18,7 @@ class Line:
         self._heads: set[str] = set()
         self._merged: dict[Heads, str] = {}
         self._of_commit: dict[str, Heads] = {}
+        self._first_of_commit: dict[str, Heads] = {}
 
     def __contains__(self, name: object) -> bool:
         return name in self.moves
@@ -34,11 +35,14 @@ class Line:
         if len(move.parents) > 1:
             before = self._merged.get(move.parents)
             self._merged[move.parents] = name if before is None else min(name, before)
-            if move.over is not None:
-                self._of_commit[move.over] = move.parents
-        if move.commit is not None:
-            self._of_commit[move.commit] = (name,)
+            self._note(move.over, move.parents)
+        self._note(move.commit, (name,))
         return True
+
+    def _note(self, commit: str | None, heads: Heads) -> None:
+        if commit is not None:
+            self._of_commit[commit] = heads
+            self._first_of_commit.setdefault(commit, heads)
 
     @property
     def heads(self) -> Heads:
@@ -71,8 +75,12 @@ class Line:
         return self.moves[name] if name is not None else None
 
     def at(self, commit: str) -> Heads | None:
-        """Moves with which the tag showed the commit."""
+        """Moves with which the tag showed the commit, the last ones."""
         return self._of_commit.get(commit)
+
+    def first_at(self, commit: str) -> Heads:
+        """Moves with which the tag showed the commit, the first ones; none where it never did."""
+        return self._first_of_commit.get(commit, ())
 
     def ordered(self, names: Iterable[str]) -> list[str]:
         """By time, then by ID: of what contradicts each other the last one counts."""

@@ -116,6 +116,8 @@ class Link:
         if not self._may_write():
             raise DeniedError(f"{self._host.name} may only read {stratum}")
         _copy(self._host, self._other, commit)
+        with self._other.store.locks.moves(NAME):
+            self._other.store.moves.own(NAME, [commit])
 
     def close(self) -> None:
         pass

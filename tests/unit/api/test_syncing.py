@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from stratum.api.settling import decide
-from stratum.api.syncing import Met, meet
+from stratum.api.syncing import Exchanging, Met, meet
 from stratum.errors import NotFoundError, UnreachableError
+from stratum.frozen import replace
 from stratum.store.fsck import check
 from stratum.store.gc import collect
 from stratum.store.retention import Retention
@@ -257,6 +258,19 @@ def test_a_peer_that_lies_loses_nothing_of_ours(hosts: list[Host]) -> None:
     (root,) = [name for name in in_book(ann) if not in_book(ann)[name].parents]
     assert any("stays" in note for note in hear(Move(TAG, "8" * 64, (root,), author, far)).notes)
     assert ann.tags() == before
+    decide(ann.session, NAME, TAG, prefer="ours")
+    # What is another stratum's is not had by naming it, from either side.
+    secret = ann.commit({b"secret": b"s"}, tag="v1")
+    ann.store.tags.set("vault", "latest", secret)
+    ann.store.tags.remove(NAME, "v1")
+    (ann.store.layout.moves(NAME) / "commits").write_bytes(b"")  # as it never was here
+    shown = ann.tags()
+    named = Move(TAG, secret, (root,), author, far + 1)
+    hear(named)
+    assert ann.tags() == shown
+    data = message_text([], [move_text(replace(named, time=far + 2))])[0]
+    assert b"stays where it is" in Exchanging(ann.session).receive(NAME, "bob", data, writable=True)
+    assert ann.tags() == shown
     decide(ann.session, NAME, TAG, prefer="ours")
     # Who may write can take what is ours from the tag, and from nowhere else.
     known = in_book(ann)
