@@ -21,7 +21,9 @@ from stratum.api import maintenance
 from stratum.api.session import Session
 from stratum.config import load_config
 from stratum.content import TreeStore
+from stratum.transfer.artifact import read_manifest
 from tests.support.disks import disk, mounted, stopped_copy
+from tests.support.pushing import Served, registry
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(3000)]
 
@@ -148,6 +150,34 @@ for number in range(100000):
             gc.collect(store, Retention(timedelta()), {})
 """
 
+PUSH_WRITER = """
+import os, pathlib, sys
+from stratum.api import maintenance
+from stratum.store import Store
+from stratum.store.retention import Retention
+from stratum.transfer.push import push_in_order
+from tests.support.grounds import small_trees_on_each_other
+from tests.support.pushing import Served, registry
+from tests.support.stores import commit
+small_trees_on_each_other().__enter__()
+disk, scratch, name = sys.argv[1:]
+report = os.open(f"{scratch}/reported", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+maker, path = Store.create(pathlib.Path(scratch, f"maker-{name}")), pathlib.Path(disk, "store")
+Store.open_or_create(path)
+files, base = {}, None
+for number in range(100000):
+    files[b"%d" % (number % 7)] = os.urandom(100) * (number % 97 + 1)
+    place = Served(registry(path).repository(name))
+    done = push_in_order(maker, commit(maker, files), place, f"t{number}", base=base)
+    base = done.manifest_digest if number % 5 else None
+    os.write(report, f"{name}:t{number} {done.manifest_digest}\\n".encode())
+    if number > 3:
+        os.write(report, f"-{name}:t{number - 3}\\n".encode())
+        place.repository.delete_manifest(f"t{number - 3}")
+    if number % 4 == 3:
+        maintenance.gc(registry(path)._session, Retention(age=maintenance.parse_duration("0")))
+"""
+
 CONTENT_WRITER = """
 import os, sys
 from stratum.content import LocalStore, TreeStore
@@ -249,10 +279,27 @@ def check_contents(disk_path: Path, runtime_dir: Path, reported: list[str]) -> N
     assert not removed & found
 
 
+def check_pushed(disk_path: Path, runtime_dir: Path, reported: list[str]) -> None:
+    """What was pushed is served byte for byte, with all that it names."""
+    served = registry(disk_path / "store")
+    found = maintenance.fsck(served._session).checked.findings
+    assert not [finding for finding in found if not finding.harmless], found
+    removed = {line[1:] for line in reported if line.startswith("-")}
+    for line in reported:
+        tag, _, digest = line.partition(" ")
+        if digest and tag not in removed:
+            place = Served(served.repository(tag.partition(":")[0]))
+            data, found_as = place.get_manifest(tag.partition(":")[2])
+            assert found_as == digest
+            for blob in read_manifest(data, "it").blobs:
+                assert b"".join(place.read_blob(blob))
+
+
 KINDS = {
     "whole": (WRITER, check),
     "lazily": (LAZY_WRITER, check_lazy),
     "histories": (HISTORY_WRITER, check_history),
+    "pushed": (PUSH_WRITER, check_pushed),
     "contents": (CONTENT_WRITER, check_contents),
 }
 
