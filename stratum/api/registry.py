@@ -28,6 +28,7 @@ from stratum.oci.target import is_repository, is_tag
 from stratum.refs import is_hash, is_name
 from stratum.store.layout import storage_error
 from stratum.store.moves import LOG
+from stratum.store.offers import COMMITS
 from stratum.store.repositories import BLOBS, FRESH, MANIFESTS, PACKS
 
 if TYPE_CHECKING:
@@ -316,15 +317,15 @@ class Repository:
                 waiting.append(parent)
         return found
 
-    def _offer(self, commit: str) -> Offer:
-        """The artifact of a commit, made once, however many ask for it."""
+    def _offer(self, commit: str, *, again: bool = False) -> Offer:
+        """The artifact of a commit, made once, however many ask for it; ``again`` where something of it is lost."""
         from stratum.transfer.offering import offered
 
         with self._lock:
             making = self._making.setdefault(commit, threading.Lock())
         try:
             with making:
-                offer = offered(self.store, commit, jobs=self.jobs)
+                offer = offered(self.store, commit, jobs=self.jobs, again=again)
         finally:
             with self._lock:
                 self._making.pop(commit, None)
@@ -347,7 +348,7 @@ class Repository:
                     self._blobs.clear()
                     self._indexed.clear()
                 new = commits - self._indexed
-            for commit in new:
+            for commit in new.intersection(self.store.offers.names(COMMITS)):
                 offer = self.store.offers.of(commit)
                 if offer is not None:
                     self._index(offer)
@@ -380,7 +381,8 @@ class Repository:
             raise self._no_manifest(offer.commit)
         return Served(data, MANIFEST_MEDIA_TYPE, f"sha256:{offer.manifest.sha}")
 
-    def _blob_of(self, commit: str, sha: str) -> ServedBlob:
+    def _blob_of(self, commit: str, sha: str, *, again: bool = False) -> ServedBlob:
+        """A blob of the artifact of a commit. What of that is lost is made ``again``, once."""
         store = self.store
         data = store.offers.blob(sha)
         if data is None and store.trees.has_frame(bytes.fromhex(sha)):
@@ -390,7 +392,9 @@ class Repository:
             return ServedBlob(len(kept), lambda start, end: _pieces(kept, start, end))
         found = self._pack(sha, store.offers.pack)
         if found is None:
-            raise NotFoundError(f"{self.name} has no blob sha256:{sha}")
+            if again or sha not in {blob.sha for blob in self._offer(commit, again=True).blobs}:
+                raise NotFoundError(f"{self.name} has no blob sha256:{sha}")
+            return self._blob_of(commit, sha, again=True)
         if store.sources.is_partial(commit) and store.residence.missing(dict(found.index.members)):
             raise NotFoundError(f"blob sha256:{sha} of {self.name} is not here whole")
         return self._computed(found)

@@ -7,6 +7,7 @@ were pushed are blobs too.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
@@ -16,7 +17,7 @@ from pathlib import Path
 
 from stratum.errors import DamagedError, NotFoundError
 from stratum.store.layout import Layout, storage_error, storing
-from stratum.sys.atomic import fsync_dir, temporary_name
+from stratum.sys.atomic import fsync_dir, temporary_name, write_atomic
 from stratum.sys.smallfile import READ
 
 BLOB_MODE = 0o444
@@ -24,6 +25,22 @@ _ALGORITHM = "sha256"
 _SHARD = 2
 _SHARD_NAME = re.compile(r"[0-9a-f]{2}")
 _REST_NAME = re.compile(r"[0-9a-f]{62}")
+
+
+def link(source: Path, directory: int, name: str) -> None:
+    """Give a blob's file another name in a directory (a descriptor), in place of nothing; a copy where it has as many
+    as a file can have. The caller makes that durable. ``NotFoundError`` where it is gone."""
+    try:
+        os.link(source, name, dst_dir_fd=directory, follow_symlinks=False)
+    except FileExistsError:
+        return
+    except FileNotFoundError:
+        raise NotFoundError(f"{source} is not in the store any more") from None
+    except OSError as exc:
+        if exc.errno != errno.EMLINK:
+            raise storage_error(exc, f"link {source}") from None
+        with storing(f"copy {source}"):
+            write_atomic(Path(name), source.read_bytes(), BLOB_MODE, directory=directory)
 
 
 class Blobs:
@@ -83,14 +100,7 @@ class Blobs:
     def link(self, sha: str, directory: int, name: str) -> None:
         """Have the blob under ``name`` in a directory (a descriptor) too, in place of nothing; the caller makes that
         durable. ``NotFoundError`` where it is not here."""
-        try:
-            os.link(self.path(sha), name, dst_dir_fd=directory, follow_symlinks=False)
-        except FileExistsError:
-            return
-        except FileNotFoundError:
-            raise NotFoundError(f"blob sha256:{sha} is not in the store") from None
-        except OSError as exc:
-            raise storage_error(exc, f"link blob {sha}") from None
+        link(self.path(sha), directory, name)
 
     def directories(self) -> Iterator[tuple[Path, bool]]:
         """What is where the directories of blobs are: (path, whether it is named as one)."""

@@ -35,6 +35,7 @@ from typing import TYPE_CHECKING
 
 from stratum.errors import DamagedError, NotFoundError
 from stratum.frozen import frozen
+from stratum.store.blobs import link
 from stratum.store.layout import Layout, storage_error, storing
 from stratum.store.offers import OfferedPack, read_pack
 from stratum.sys.atomic import TEMPORARY_PREFIX, fsync_dir, write_atomic
@@ -215,12 +216,7 @@ class Repositories:
             return False
         self.ensure(name)
         with storing(f"link blob {sha}"), self._open(name, FRESH) as fresh:
-            try:
-                os.link(path, sha, dst_dir_fd=fresh, follow_symlinks=False)
-            except FileExistsError:
-                pass
-            except FileNotFoundError:
-                return False
+            link(path, fresh, sha)
             os.utime(sha, dir_fd=fresh, follow_symlinks=False)
         return True
 
@@ -233,11 +229,9 @@ class Repositories:
                 if path is None:
                     self._blobs.link(sha, kept, sha)
                     continue
-                with storing(f"keep blob {sha}"), suppress(FileExistsError):
-                    os.link(path, sha, dst_dir_fd=kept, follow_symlinks=False)
+                link(path, kept, sha)
             for sha, path in packs.items():
-                with storing(f"keep pack {sha}"), suppress(FileExistsError):
-                    os.link(path, sha, dst_dir_fd=computed, follow_symlinks=False)
+                link(path, computed, sha)
 
     def add_manifest(
         self, name: str, sha: str, called: Iterable[str], *, subject: str | None, commit: str | None

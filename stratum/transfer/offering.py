@@ -12,8 +12,10 @@ A commit that is not here whole has no such artifact.
 from __future__ import annotations
 
 import os
+import threading
+import time
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
@@ -79,8 +81,8 @@ PIECE = 1 << 20
 _CUT_EACH = 12 << 20
 """Bytes of objects behind these, on average, after which a pack ends."""
 
-Keep = Callable[[str, bytes], Descriptor]
-"""Keeps a small blob, given with its media type."""
+_WRITE_EACH = 10.0
+"""Seconds after which what was found out by then is kept."""
 
 
 def cut_packs(objects: Iterable[Member]) -> list[tuple[Member, ...]]:
@@ -185,15 +187,17 @@ def _read_object(objects: Objects, member: Member, piece: memoryview, start: int
         raise DamagedError(f"object {member.digest.hex()} is shorter than its commits say", hint="run 'stratum fsck'")
 
 
-def offered(store: Store, commit: str, *, jobs: int = 1, progress: Progress | None = None) -> Offer:
-    """The artifact of the commit, made where none is kept. ``NotFoundError`` where there is no such commit, or it is
-    not here whole; ``DamagedError`` where it is damaged; ``StratumError``."""
+def offered(
+    store: Store, commit: str, *, jobs: int = 1, again: bool = False, progress: Progress | None = None
+) -> Offer:
+    """The artifact of the commit, made where none is kept, or ``again``. ``NotFoundError`` where there is no such
+    commit, or it is not here whole; ``DamagedError`` where it is damaged; ``StratumError``."""
     if not store.commits.exists(commit):
         raise NotFoundError(f"there is no commit {commit}")
     if store.sources.is_partial(commit):
         check_whole(store, objects_of(store.commits.dump(commit)), commit)
     kept = store.offers.of(commit)
-    if kept is not None and store.offers.blob(kept.manifest.sha) is not None:
+    if not again and kept is not None and store.offers.blob(kept.manifest.sha) is not None:
         return kept
     what = f"the artifact of {commit}"
     with ExitStack() as stack:
@@ -217,20 +221,10 @@ def check_whole(store: Store, objects: Mapping[bytes, int], commit: str) -> None
 
 def _make(store: Store, tx: Transaction, commit: str, job: Running) -> Offer:
     """The artifact of a commit that stays while this lasts, kept."""
-    outgoing = Outgoing(store, commit)
-    files: list[tuple[str, str, bytes]] = []
-
-    def kept(media_type: str, data: bytes) -> Descriptor:
-        blob = describe(media_type, data)
-        files.append((BLOBS, blob.hex, data))
-        return blob
-
+    outgoing, kept = Outgoing(store, commit), _Keeping(store, tx)
     objects = objects_of(store.commits.dump(commit))  # which compares the dump with the commit's name
     trees = [_tree(store, layer, kept) for layer in store.trees.layers(commit)]
     packs = _packs(store, cut_packs(map(Member, objects, objects.values())), job, kept)
-    for pack in packs:
-        data = write_pack(pack)
-        files += ((PACKS, pack.pack.sha, data), (LISTS, list_name(pack.members), data))
     meta, lineage = outgoing.meta, outgoing.lineage
     config = kept(CONFIG_MEDIA_TYPE, meta.to_toml())
     manifest = Manifest(
@@ -246,13 +240,50 @@ def _make(store: Store, tx: Transaction, commit: str, job: Running) -> Offer:
     written = kept(MANIFEST_MEDIA_TYPE, write_manifest(manifest))
     blobs = tuple(Blob(blob.hex, blob.size) for blob in manifest.blobs)
     offer = Offer(commit, Blob(written.hex, written.size), blobs)
+    kept.write()
     with store.locks.store():
-        store.offers.keep(tx, files)
         store.offers.keep(tx, [(COMMITS, commit, write_offer(offer))])
     return offer
 
 
-def _tree(store: Store, layer: Layer, keep: Keep) -> Descriptor:
+class _Keeping:
+    """Keeps small blobs, given with their media type, and packs: in the end, and after a while, so that little of a
+    long work is lost. Threads may share it."""
+
+    def __init__(self, store: Store, tx: Transaction) -> None:
+        self._store, self._tx = store, tx
+        self._lock = threading.Lock()
+        self._files: list[tuple[str, str, bytes]] = []
+        self._written = time.monotonic()
+
+    def __call__(self, media_type: str, data: bytes) -> Descriptor:
+        blob = describe(media_type, data)
+        with self._lock:
+            self._files.append((BLOBS, blob.hex, data))
+        return blob
+
+    def pack(self, pack: OfferedPack) -> OfferedPack:
+        """Keep what a pack is, whose blobs were given before. By the thread that began."""
+        data = write_pack(pack)
+        with self._lock:
+            self._files += ((PACKS, pack.pack.sha, data), (LISTS, list_name(pack.members), data))
+        if time.monotonic() - self._written > _WRITE_EACH:
+            self.write()
+        return pack
+
+    def write(self) -> None:
+        """Have all of it in the store."""
+        with self._lock:
+            files, self._files = self._files, []
+        # What tells of a blob comes after it.
+        first = [file for file in files if file[0] == BLOBS]
+        with self._store.locks.store():
+            self._store.offers.keep(self._tx, first)
+            self._store.offers.keep(self._tx, [file for file in files if file[0] != BLOBS])
+        self._written = time.monotonic()
+
+
+def _tree(store: Store, layer: Layer, keep: _Keeping) -> Descriptor:
     """A tree layer: a frame of the store, or what is cut anew."""
     if layer.frame is None:
         return keep(TREE_MEDIA_TYPE, compress(layer.piece))
@@ -260,16 +291,16 @@ def _tree(store: Store, layer: Layer, keep: Keep) -> Descriptor:
     return Descriptor(TREE_MEDIA_TYPE, f"sha256:{sha256.hex()}", store.trees.frame_file_size(sha256))
 
 
-def _packs(store: Store, cut: Sequence[tuple[Member, ...]], job: Running, keep: Keep) -> list[OfferedPack]:
+def _packs(store: Store, cut: Sequence[tuple[Member, ...]], job: Running, keep: _Keeping) -> list[OfferedPack]:
     """What these packs are. Of those that nobody has asked for before, each object is read."""
-    found = [store.offers.pack_of(members) for members in cut]
+    found = [_known(store, members) for members in cut]
     new = [members for members, pack in zip(cut, found, strict=True) if pack is None]
     if new:
         job.start(sum(member.size for members in new for member in members))
         with ThreadPoolExecutor(max(1, len(job.workers.processes))) as pool:
             made = pool.map(lambda members: _summed(store, members, job, keep), new)
             try:
-                return [pack if pack is not None else next(made) for pack in found]
+                return [pack if pack is not None else keep.pack(next(made)) for pack in found]
             except BaseException:
                 job.stop()
                 pool.shutdown(cancel_futures=True)
@@ -277,7 +308,15 @@ def _packs(store: Store, cut: Sequence[tuple[Member, ...]], job: Running, keep: 
     return [pack for pack in found if pack is not None]
 
 
-def _summed(store: Store, members: Sequence[Member], job: Running, keep: Keep) -> OfferedPack:
+def _known(store: Store, members: Sequence[Member]) -> OfferedPack | None:
+    """A pack that was found out before, with all that goes with it."""
+    pack = store.offers.pack_of(members)
+    if pack is None or not all(store.offers.blob_path(blob.sha) for blob in pack.blobs if blob is not pack.pack):
+        return None
+    return pack if store.offers.pack(pack.pack.sha) is not None else None
+
+
+def _summed(store: Store, members: Sequence[Member], job: Running, keep: _Keeping) -> OfferedPack:
     """A pack, found out by reading its objects."""
     job.check()
     made = job.workers.make_pack(store.root, members, None, lambda size, _: job.advance(size), raw=True)

@@ -390,18 +390,21 @@ def test_damage_of_what_was_pushed_is_found_and_mended(here: Store, there: Store
     realize(session, "app:v1", access=session.access())
     # Of a computed artifact, whatever is damaged is made again.
     there.repositories.remove_manifest("app", place.get_manifest("v1")[1][7:], None)
-    before = serve(there, "app").get_manifest("v1")
+    before = serve(there, "app").repository.manifest("v1")
     for path in there.layout.offers.rglob("*"):
         if path.is_file():
             path.chmod(0o644)
             path.write_bytes(random.choice([b"", path.read_bytes()[:-3], b"x" * 50]))
-    assert serve(there, "app").get_manifest("v1") == before
+    assert serve(there, "app").repository.manifest("v1") == before
     assert pull(Store.create(there.root.parent / "third"), serve(there, "app"), "v1", "app") == made
-    for path in there.layout.offers.rglob("*"):
-        if path.is_file():
-            path.write_bytes(b"")
+    manifest, again = read_manifest(before.data, "it"), serve(there, "app")
+    assert again.get_manifest("v1") == (before.data, before.digest)
+    for layers in manifest.packs:
+        there.offers.path("blobs", layers.index.hex).write_bytes(b"")
     assert damage(there)
     assert not maintenance.fsck_repair(session).damage
+    for blob in manifest.blobs:
+        assert b"".join(again.read_blob(blob))
 
 
 @pytest.mark.parametrize("how", ["killed", "failing"])
