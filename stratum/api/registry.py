@@ -80,9 +80,9 @@ class Registry:
 
     def repositories(self, last: str | None, count: int) -> list[str]:
         """Names of repositories, sorted: at most ``count`` of those behind ``last``."""
-        if self._session.no_store_yet:
+        store = _store_of(self._session)
+        if store is None:
             return []
-        store = self._session.store
         return _page(sorted({*store.names(), *store.repositories.names()}), last, count)
 
     def repository(self, name: str) -> Repository:
@@ -123,9 +123,8 @@ class Repository:
 
     def exists(self) -> bool:
         """Whether there is such a repository."""
-        if self._session.no_store_yet or not is_repository_name(self.name):
-            return False
-        return self.store.namespaces.exists_name(self.name) or self.store.repositories.exists(self.name)
+        store = _store_of(self._session) if is_repository_name(self.name) else None
+        return store is not None and (store.namespaces.exists_name(self.name) or store.repositories.exists(self.name))
 
     def tags(self, last: str | None, count: int) -> list[str]:
         """Tags, sorted: at most ``count`` of those behind ``last``."""
@@ -268,8 +267,10 @@ class Repository:
         return needed.objects
 
     def _check_name(self) -> None:
+        """Before anything is written: then a store is made where there is none yet."""
         if not is_repository_name(self.name):
             raise RefusedError(f"{self.name[:140]!a} is not a valid name of a repository", code="NAME_INVALID")
+        self._session.create_store()
 
     def _check(self) -> None:
         if not self.exists():
@@ -420,6 +421,14 @@ class Repository:
     def _computed(self, pack: RawPack) -> ServedBlob:
         objects = self.store.objects
         return ServedBlob(pack.size, lambda start, end: pack.read(objects, start, end))
+
+
+def _store_of(session: Session) -> Store | None:
+    """The store, where there is one by now."""
+    try:
+        return session.store
+    except NotFoundError:
+        return None
 
 
 def is_repository_name(name: str) -> bool:

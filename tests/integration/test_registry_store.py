@@ -434,7 +434,10 @@ def test_cut_short_anywhere(here: Store, tmp_path: Path, what: str, how: str) ->
         subprocess.run(["cp", "-a", store.root, at], check=True)
 
     again()
-    steps = calls_of(action, WRITING)
+    calls = (
+        WRITING if how == "killed" else WRITING.replace("unlink,", "")
+    )  # which no disk refuses, being full or damaged
+    steps = calls_of(action, calls)
     places = [(call, number) for call, count in steps.items() for number in range(1, count + 1)]
     for call, number in places if EVERY else random.sample(places, min(12, len(places))):
         again()
