@@ -68,7 +68,7 @@ def going_blobs(store: Store, kept: Collection[str]) -> GoingBlobs:
     """What goes where the commits ``kept`` stay. The caller holds the store's lock."""
     going = GoingBlobs()
     offered = _offers(store, kept, going)
-    stay: set[int] | None = set()
+    stay: set[int | str] | None = set()
     for name in store.repositories.names():
         staying = _Repository(store, name, kept, offered, going).sweep()
         if stay is not None and staying is not None:
@@ -104,8 +104,9 @@ class _Repository:
         self._name, self._kept, self._offered, self._going = name, kept, offered, going
         self._named: dict[str, set[str]] = {}
 
-    def sweep(self) -> set[int] | None:
-        """Note what goes; the inodes of the blobs that stay, None where that cannot be known."""
+    def sweep(self) -> set[int | str] | None:
+        """Note what goes; names and inodes of the blobs that stay, None where that cannot be known. One that was pushed
+        by its SHA-512 has another name in the store, and in a store that was copied links may be files of their own."""
         name, repositories = self._name, self._repositories
         try:
             self._named = {sha: self._names(sha) for sha in repositories.files(name, MANIFESTS)}
@@ -204,9 +205,10 @@ class _Repository:
                     count += 1
         return count
 
-    def _inodes(self, part: str, names: Iterable[str]) -> Iterator[int]:
+    def _inodes(self, part: str, names: Iterable[str]) -> Iterator[int | str]:
         directory = self._repositories.directory(self._name, part)
         for name in names:
+            yield name
             with suppress(FileNotFoundError):
                 yield os.lstat(directory / name).st_ino
 
@@ -216,7 +218,7 @@ def named_in(manifest: bytes) -> set[str]:
     return {(short or long).decode() for short, long in _DIGEST.findall(manifest)}
 
 
-def _blobs(store: Store, kept: Collection[str], stay: set[int], going: GoingBlobs) -> None:
+def _blobs(store: Store, kept: Collection[str], stay: set[int | str], going: GoingBlobs) -> None:
     """The blobs that no repository has, but for those that partial commits are fetched from."""
     try:
         sources = [(commit, manifest) for commit in kept for manifest in _own_sources(store, commit)]
@@ -233,7 +235,7 @@ def _blobs(store: Store, kept: Collection[str], stay: set[int], going: GoingBlob
     for sha in store.blobs.list():
         path = store.blobs.path(sha)
         with suppress(FileNotFoundError):
-            if sha not in needed and path.lstat().st_ino not in stay:
+            if sha not in needed and sha not in stay and path.lstat().st_ino not in stay:
                 gone.add(sha)
                 going.files.append(path)
     lost = [(commit, manifest) for commit, manifest in sources if manifest.removeprefix("sha256:") in gone]
