@@ -275,7 +275,7 @@ class Layout:
     def watch_lock(self) -> Path:
         return self.root / "watch.lock"
 
-    def open_beneath(self, path: Path, flags: int = os.O_RDONLY, mode: int = 0) -> int:
+    def open_beneath(self, path: Path | str, flags: int = os.O_RDONLY, mode: int = 0) -> int:
         """Open ``path``, which is below the root, following no symbolic link; a close-on-exec descriptor.
 
         Raises ``OSError`` as open(2) does, and ``DamagedError`` where a symbolic link stands in the way.
@@ -294,7 +294,7 @@ class Layout:
         finally:
             os.close(root)
 
-    def _beneath(self, path: Path) -> str:
+    def _beneath(self, path: Path | str) -> str:
         """``path`` relative to the root. As text: ``Path.relative_to`` takes longer than the system call."""
         text, root = os.fspath(path), os.fspath(self.root)
         if not text.startswith(root + "/"):

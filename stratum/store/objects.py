@@ -121,7 +121,7 @@ class Objects:
 
     def open(self, digest: bytes) -> int:
         """A read-only, close-on-exec descriptor of the object; ``NotFoundError`` where there is none."""
-        path = self.path(digest)
+        path = self._path(digest)
         try:
             fd = self.layout.open_beneath(path, os.O_RDONLY | os.O_NONBLOCK)
         except FileNotFoundError:

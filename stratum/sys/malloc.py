@@ -56,10 +56,10 @@ def large_file(size: int) -> io.BytesIO:
 
 
 def keep_for_next() -> None:
-    """From now on, keep the memory of buffers below 1 MiB for the next ones, in one place: for a server that has many
+    """From now on, keep the memory of buffers below 4 MiB for the next ones, in one place: for a server that has many
     of them, one after another. Nothing where the C library has no such thing. To be called before there are threads."""
     mallopt = getattr(libc(), "mallopt", None)
     if mallopt is not None:
         mallopt(_M_ARENA_MAX, 1)
-        mallopt(_M_MMAP_THRESHOLD, 1 << 20)
+        mallopt(_M_MMAP_THRESHOLD, 4 << 20)
         mallopt(_M_TRIM_THRESHOLD, 32 << 20)
