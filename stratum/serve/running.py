@@ -126,6 +126,8 @@ def run(session: Session, wanted: Wanted, note: Callable[[str], None], warn: Cal
         if wanted.listen is not None:
             answer = _for_everybody(session, registry, wanted, limits, stack, note, warn)
         assert answer is not None
+        if notifier.is_heard and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a reload of the service, where nothing is to be read anew
         notifier.tell("READY=1")
         answer()
 
