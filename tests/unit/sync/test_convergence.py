@@ -24,8 +24,8 @@ def directory(children: dict[bytes, Inode], mode: int = 0o755) -> Directory:
     return Directory(stat.S_IFDIR | mode, 0, 0, 0, children=children)
 
 
-def file(content: bytes) -> File:
-    return File(stat.S_IFREG | 0o644, 0, 0, 0, size=len(content), content=content)
+def file(content: bytes, mtime: int = 0) -> File:
+    return File(stat.S_IFREG | 0o644, 0, 0, mtime, size=len(content), content=content)
 
 
 def edited(rng: random.Random, tree: Directory, depth: int = 2) -> Directory:
@@ -44,7 +44,7 @@ def edited(rng: random.Random, tree: Directory, depth: int = 2) -> Directory:
     elif kind == "mode":
         return directory(children, rng.choice((0o755, 0o750, 0o700)))
     else:
-        children[name] = file(b"%d" % rng.randrange(4))
+        children[name] = file(b"%d" % rng.randrange(4), rng.randrange(3))
     return directory(children)
 
 
@@ -71,28 +71,37 @@ class Host:
         self.seen: Heads = ()
         self.shown = Value(None)
 
-    def show(self) -> None:
-        merger = Merger(self.line, self.world.trees.__getitem__)
-        self.seen = self.line.heads
-        value = merger.value(self.seen) if self.seen else Value(None)
+    def value(self, heads: Heads) -> Value:
+        """What moves show, as a commit."""
+        value = Merger(self.line, self.world.trees.__getitem__).value(heads) if heads else Value(None)
         commit = value.commit or (self.world.commit(value.tree) if value.tree is not None else None)
-        self.shown = Value(commit, None, value.conflicts)
+        return Value(commit, None, value.conflicts)
+
+    def show(self) -> None:
+        self.seen = self.line.heads
+        self.shown = self.value(self.seen)
 
     def conflicts(self) -> list[Conflict]:
         return conflicts_of(self.line, self.shown)
 
-    def move(self, commit: str | None, settles: tuple[tuple[bytes, str], ...] = (), time: int = 0) -> None:
+    def own(self) -> Heads:
+        """The moves of this host, and what they were made on: a worktree has that, and nothing of what came since."""
+        return self.line.newest(
+            self.line.before(name for name, move in self.line.moves.items() if move.author == self.author)
+        )
+
+    def move(self, commit: str | None, on: Heads, settles: tuple[tuple[bytes, str], ...] = (), time: int = 0) -> None:
         self.world.clock += 1
-        several = len(self.seen) > 1
+        value = self.value(on) if len(on) > 1 else Value(None)
         move = Move(
-            "t",
-            commit,
-            self.seen,
-            self.author,
-            time or self.world.clock,
+            tag="t",
+            commit=commit,
+            parents=on,
+            author=self.author,
+            time=time or self.world.clock,
+            over=value.commit,
+            conflicts=value.conflicts,
             settles=settles,
-            over=self.shown.commit if several else None,
-            conflicts=self.shown.conflicts if several else (),
         )
         text = move_text(move)
         assert read_move(text) == move
@@ -107,19 +116,25 @@ class Host:
 
 
 def act(rng: random.Random, host: Host) -> None:
-    """Something that a person does: edit, go back to an earlier commit, remove the tag, settle a conflict."""
-    conflicts, kind = host.conflicts(), rng.random()
+    """Something that a person does: edit, go back to an earlier commit, remove the tag, settle a conflict, or go on in
+    a worktree that has nothing of what others did."""
+    conflicts, kind, own = host.conflicts(), rng.random(), host.own()
     tree = host.world.trees[host.shown.commit] if host.shown.commit else directory({})
+    skewed = rng.randrange(1, 100) if rng.random() < 0.3 else 0
     if kind < 0.1 and host.line.moves:
-        host.move(rng.choice([move.commit for move in host.line.moves.values()]))
+        host.move(rng.choice([move.commit for move in host.line.moves.values()]), host.seen)
     elif kind < 0.15:
-        host.move(None)
+        host.move(None, host.seen)
     elif kind < 0.3 and conflicts:
         one = rng.choice(conflicts)
-        host.move(host.world.commit(edited(rng, tree) if rng.random() < 0.5 else tree), ((one.path, one.other),))
+        changed = edited(rng, tree) if rng.random() < 0.5 else tree
+        host.move(host.world.commit(changed), host.seen, ((one.path, one.other),))
+    elif kind < 0.6 and own:
+        commit = host.value(own).commit
+        before = host.world.trees[commit] if commit else directory({})
+        host.move(host.world.commit(edited(rng, before)), own, time=skewed)
     else:
-        skewed = rng.randrange(1, 100) if rng.random() < 0.3 else 0
-        host.move(host.world.commit(edited(rng, tree)), time=skewed)
+        host.move(host.world.commit(edited(rng, tree)), host.seen, time=skewed)
 
 
 def nothing_is_lost(host: Host) -> None:
