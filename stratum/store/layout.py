@@ -252,9 +252,6 @@ class Layout:
     def worktree_lock(self, name: str, worktree: str) -> Path:
         return self.refs / name / "worktrees" / f"{worktree}.lock"
 
-    def lease(self, name: str, worktree: str) -> Path:
-        return self.refs / name / "worktrees" / worktree / "lease.toml"
-
     def reflog(self, name: str) -> Path:
         return self.refs / name / "log.jsonl"
 

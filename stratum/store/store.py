@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from stratum.errors import ExistsError, NotFoundError
-from stratum.refs import is_name
 from stratum.store.dialects import dialect_of
 from stratum.store.images import Images
 from stratum.store.layout import Layout, create_layout, open_layout, storing
@@ -291,13 +290,6 @@ class Store(Refs):
             for worktree in worktrees:
                 yield name, worktree
 
-    def leased(self) -> Iterator[tuple[str, str]]:
-        """(stratum, worktree) of each worktree that somebody may hold, told at a glance; sorted."""
-        for name in self.names():
-            for worktree in self.layout.names_in(self.layout.worktrees(name)):
-                if is_name(worktree) and _may_be_there(self.layout.lease(name, worktree)):
-                    yield name, worktree
-
     def users_of(self, commit: str) -> list[str]:
         """The refs that name the commit: ``NAME:TAG`` of tags, ``NAME+WORKTREE`` of heads and bases; sorted."""
         users = []
@@ -309,14 +301,3 @@ class Store(Refs):
     def remove(self, name: str) -> None:
         """Remove a stratum (``Namespaces.remove``)."""
         self.namespaces.remove(name)
-
-
-def _may_be_there(path: Path) -> bool:
-    """Whether there is something at ``path``, or nobody can tell, so that who reads it says why."""
-    try:
-        path.lstat()
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except OSError:
-        pass
-    return True

@@ -513,7 +513,7 @@ class Worktrees:
 
     def lease(self, name: str, worktree: str) -> Lease | None:
         """Who holds the worktree, or None. ``DamagedError`` where lease.toml is none."""
-        path = self._layout.lease(check_name(name), check_name(worktree, "worktree name"))
+        path = self._layout.worktree(check_name(name), check_name(worktree, "worktree name")) / "lease.toml"
         table = self._read(path)
         if table is None:
             return None
@@ -527,7 +527,7 @@ class Worktrees:
     def clear_lease(self, name: str, worktree: str) -> None:
         """Forget who held the worktree. The caller holds the worktree's lock."""
         with self.lock(name, worktree):
-            path = self._layout.lease(name, worktree)
+            path = self._layout.worktree(name, worktree) / "lease.toml"
             if path.is_symlink() or path.exists():
                 self._transactions.discard(path)
 

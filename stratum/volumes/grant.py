@@ -114,8 +114,12 @@ class Released:
 
 def _held(session: Session) -> Iterator[Released]:
     """Who holds which worktree by its lease; nobody with an error where that cannot be read."""
+    from stratum.store.leases import has_leases
+
+    if not has_leases(session.config.store):
+        return
     store = session.store
-    for name, worktree in store.leased():
+    for name, worktree in store.each_worktree():
         try:
             lease = store.worktrees.lease(name, worktree)
         except NotFoundError:  # removed at this moment
