@@ -9,6 +9,7 @@ frames, and the commit whose dump this one's is stored on. What is said of the c
 from __future__ import annotations
 
 import stat
+import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
 WithCatalog = tuple[CommitSource, bytes]
 """A source, and the catalog of what it has."""
 
+_BESIDE_MAX = 64 << 20
+"""A dump of more bytes is read twice rather than be in memory beside its tree, which takes twice as much."""
 _ROOM_MAX = 1 << 28
 """Bytes of a dump that there is room for before anything of it is read."""
 _Whence = tuple[list[CommitSource], bool]
@@ -124,16 +127,17 @@ class Commits:
             raise NotFoundError(f"there is no commit {commit}")
         return self._trees.chain(commit)
 
-    def _dump(self, chain: Chain) -> Dump:
+    def _dump(self, chain: Chain, kept_max: int = sys.maxsize) -> Dump:
+        """The dump, of which one of more than ``kept_max`` bytes is not short (``tree.blocks``)."""
         from blake3 import blake3
 
         from stratum.sys.malloc import large_file
-        from stratum.tree.blocks import Dump
+        from stratum.tree.blocks import DUMP_MAX, Dump
 
         commit, hasher = chain[0][0], blake3()
         with _reading(commit):
-            room = large_file(min(chain[0][1].size, _ROOM_MAX))
-            dump = Dump(lambda: self._trees.read(chain), hasher.update, room=room)
+            room = large_file(min(chain[0][1].size, _ROOM_MAX, kept_max))
+            dump = Dump(lambda: self._trees.read(chain), hasher.update, min(kept_max, DUMP_MAX), room)
         _check_hash(commit, hasher.hexdigest())
         return dump
 
@@ -151,7 +155,7 @@ class Commits:
         """The commit's tree, read from the verified dump."""
         from stratum.tree.dump import read_dump
 
-        return read_dump(self.dump(commit))
+        return read_dump(self._dump(self._chain(commit), _BESIDE_MAX))
 
     def open_tree(self, commit: str) -> Directory:
         """The same tree with its directories read when somebody looks into them (``tree.lazy``), which is what to use

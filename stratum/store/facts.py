@@ -44,8 +44,8 @@ def facts_of(dump: Blocks) -> Facts:
     from stratum.tree.digest import merkle_summary, metadata_hash
     from stratum.tree.dump import read_dump
 
-    root = read_dump(dump)
-    summary, statistics = merkle_summary(dump), Statistics(root)
+    statistics = Statistics(read_dump(dump))  # the tree goes, which is large, before there are hashes
+    summary = merkle_summary(dump)
     return Facts(
         metadata_hash=metadata_hash(dump),
         merkle_root=summary.root,

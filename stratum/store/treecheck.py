@@ -30,6 +30,7 @@ from stratum.tree.merkle import BLOCK_LEVEL
 
 if TYPE_CHECKING:
     from stratum.store.store import Store
+    from stratum.tree.blocks import Dump
     from stratum.tree.script import Script
 
 BATCH = 256
@@ -38,6 +39,8 @@ _FILE = re.compile(rb"^[^ \n]+ ([0-9]+) (@?)10[0-7]{4} ", re.MULTILINE)
 """Of a line of a dump: a regular file, or another name of one."""
 _END = re.compile(rb"\n")
 _NODES_MAX = 1 << 14
+_KEPT_MAX = 64 << 20
+"""A dump of more bytes is read again rather than kept beside its tree."""
 
 
 class _Stored(NamedTuple):
@@ -245,13 +248,13 @@ class TreeCheck:
         """Those of ``commits`` that are stored on ``base``, or are it."""
         from stratum.tree.blocks import Dump
 
-        text = None
+        dump = None
         with suppress(NotFoundError, DamagedError):  # a frame of it, which is told; some on it do without
-            text = Dump(lambda: self._store.trees.pieces(base)).text
+            dump = Dump(lambda: self._store.trees.pieces(base), kept_max=_KEPT_MAX)
         others = [commit for commit in commits if commit != base]
         if base in commits:
-            self._whole(base, text)
-        ground = _Ground(text) if text is not None and others else None
+            self._whole(base, dump)
+        ground = _Ground(dump.text or b"".join(dump)) if dump is not None and others else None
         for commit in others:
             if ground is None:
                 self._whole(commit)
@@ -259,12 +262,12 @@ class TreeCheck:
                 with suppress(NotFoundError):
                     self._spliced(commit, ground)
 
-    def _whole(self, commit: str, text: bytes | None = None) -> None:
+    def _whole(self, commit: str, dump: Dump | None = None) -> None:
         """A dump by itself, which may be at hand."""
         from stratum.tree.digest import metadata_hash
 
         try:
-            dump = self._store.commits.dump(commit) if text is None else text
+            dump = dump or self._store.commits.dump(commit)
             if self._compare(commit, metadata_hash(dump)) and self._read_data:
                 self.facts[commit] = facts_of(dump)
         except NotFoundError:

@@ -2,7 +2,8 @@
 
 Two passes over the inodes in image order: the first collects what they have in common (``survey``), the second writes
 them into one buffer. What is known only when all inodes have their place (inode numbers in directories, addresses of
-blocks and of shared attributes) is filled in afterwards.
+blocks and of shared attributes) is filled in afterwards. Most inodes are files of which nothing is filled in, and all
+of one size: these are passed over, and written when the buffer is given out.
 """
 
 from __future__ import annotations
@@ -50,9 +51,9 @@ def image_pieces(root: Directory, dialect: Dialect = Dialect.TRUSTED) -> Iterato
     inodes = _Inodes(survey)
     inodes.write_all()
     inodes.fill_in()
-    yield inodes.buffer
+    yield from inodes.pieces()
     yield survey.table.area
-    yield bytes(-(len(inodes.buffer) + len(survey.table.area)) % layout.BLOCK_SIZE)
+    yield bytes(-(inodes.end + len(survey.table.area)) % layout.BLOCK_SIZE)
     for block in inodes.blocks:
         yield block if isinstance(block, bytes) else _block(inodes.entries(block))
 
@@ -102,12 +103,30 @@ class _Inodes:
         self.survey = survey
         self.numbering = survey.numbering
         self._backed = _Backed(survey.dialect)
-        self.buffer = bytearray(layout.INODES_OFFSET)
+        self._buffer = bytearray(layout.INODES_OFFSET)
+        self._runs: list[tuple[int, int, int]] = []  # place in the buffer, first and last number: not in the buffer
+        self._left_out = 0  # their bytes
         self.nids = array("Q")
         self.blocks: list[_Block] = []
+        # Offsets are in the buffer.
         self._tails: list[tuple[int, _Entries]] = []  # offset of a directory's last part
         self._addresses: list[tuple[int, int, int | None]] = []  # offset, block, chunk format in the lower half
         self._shared: list[tuple[int, int]] = []  # offset of the IDs, how many
+
+    @property
+    def end(self) -> int:
+        """Where the next inode begins, in bytes of the image."""
+        return len(self._buffer) + self._left_out
+
+    def pieces(self) -> Iterator[bytes | bytearray]:
+        """What is in the image before the shared attributes."""
+        at = 0
+        for place, first, last in self._runs:
+            if place > at:
+                yield self._buffer[at:place]
+                at = place
+            yield self._plain_records(first, last)
+        yield self._buffer[at:]
 
     def write_all(self) -> None:
         """Write every inode and pad to where the shared extended attributes begin."""
@@ -132,55 +151,66 @@ class _Inodes:
             else:
                 raise TypeError(f"an image cannot hold a {type(inode).__name__}")
             number += 1
-        self.buffer += bytes(-len(self.buffer) % layout.SLOT_SIZE)
+        self._pad(layout.SLOT_SIZE)
 
     def _plain_files(self, first: int) -> int:
-        """Write files of the most frequent kind, number ``first`` and those that follow it at once; how many.
+        """Leave room for files of the most frequent kind, number ``first`` and those that follow it at once; how many.
 
         They are objects of their own in one chunk, without attributes of their own.
         """
         inodes, xattrs, shared = self.numbering.inodes, self.survey.xattrs, self.survey.shared_digests
-        links, oldest = self.numbering.link_counts, self.survey.oldest
-        backed, records = self._backed, []
-        pack, head, middle, end = backed.pack, backed.head, backed.middle, backed.end
+        (seconds, rest), largest = self.survey.oldest, 1 << layout.CHUNK_BITS_MAX
+        oldest, last = seconds * SECOND + rest, first
         for number in range(first, min(first + _BATCH, len(inodes))):
             file = inodes[number]
-            if type(file) is not File or number in xattrs:
+            if type(file) is not File or number in xattrs or file.mtime == oldest:
                 break
-            digest, size, mtime = file.digest, file.size, divmod(file.mtime, SECOND)
-            if digest is None or digest in shared or size > 1 << layout.CHUNK_BITS_MAX:
+            if file.digest is None or file.digest in shared or file.size > largest:
                 break
-            if mtime == oldest:
-                break
-            bits = (size - 1).bit_length()
+            last = number + 1
+        if last == first:
+            return 0
+        self._pad(layout.SLOT_SIZE)  # the map is one aligned word, in one block wherever it comes
+        slot, slots = self.end // layout.SLOT_SIZE, self._backed.slots
+        self.nids.extend(range(slot, slot + slots * (last - first), slots))
+        self._runs.append((len(self._buffer), first, last))
+        self._left_out += slots * (last - first) * layout.SLOT_SIZE
+        return last - first
+
+    def _plain_records(self, first: int, last: int) -> bytes:
+        """The inodes of a run of such files."""
+        backed, inodes, links = self._backed, self.numbering.inodes, self.numbering.link_counts
+        pack, head, middle, end = backed.pack, backed.head, backed.middle, backed.end
+        records = []
+        for number in range(first, last):
+            file = inodes[number]
+            assert isinstance(file, File), "a run is of files"
+            assert file.digest is not None, "each has an object"
+            bits = (file.size - 1).bit_length()
             records.append(
                 pack(
                     layout.CHUNK_BASED | layout.EXTENDED,
                     backed.count,
                     file.mode,
                     0,
-                    size,
+                    file.size,
                     bits - layout.BLOCK_BITS if bits > layout.BLOCK_BITS else 0,
                     number,
                     file.uid,
                     file.gid,
-                    *mtime,
+                    *divmod(file.mtime, SECOND),
                     links.get(id(file), 1) if links else 1,
                     head,
-                    digest,
+                    file.digest,
                     middle,
-                    object_path(digest),
+                    object_path(file.digest),
                     end,
                 )
             )
-        if not records:
-            return 0
-        buffer = self.buffer
-        buffer += bytes(-len(buffer) % layout.SLOT_SIZE)  # the map is one aligned word, in one block wherever it comes
-        slot = len(buffer) // layout.SLOT_SIZE
-        self.nids.extend(range(slot, slot + backed.slots * len(records), backed.slots))
-        buffer += b"".join(records)
-        return len(records)
+        return b"".join(records)
+
+    def _pad(self, size: int) -> None:
+        self._buffer += bytes(-self.end % size)
 
     def _masks(self, first: int) -> int:
         """Write the object masks that follow one another from number ``first`` on; how many.
@@ -201,10 +231,10 @@ class _Inodes:
             size, pack = layout.EXTENDED_INODE.size, layout.EXTENDED_INODE.pack
             form = layout.FLAT_PLAIN | layout.EXTENDED
             records = [pack(form, 0, mask.mode, 0, 0, 0, number, *owner, *mtime, 1) for number in numbers]
-        self.buffer += bytes(-len(self.buffer) % layout.SLOT_SIZE)
-        slot, slots = len(self.buffer) // layout.SLOT_SIZE, size // layout.SLOT_SIZE
+        self._pad(layout.SLOT_SIZE)
+        slot, slots = self.end // layout.SLOT_SIZE, size // layout.SLOT_SIZE
         self.nids.extend(range(slot, slot + slots * len(records), slots))
-        self.buffer += b"".join(records)
+        self._buffer += b"".join(records)
         return len(records)
 
     def _directory(self, number: int, node: DirectoryNode) -> None:
@@ -221,7 +251,7 @@ class _Inodes:
         body = _Body(len(whole) * layout.BLOCK_SIZE + tail, bytes(tail), list[_Block](whole))
         self._put(number, node.directory, body, links=2 + len(node.subdirectories))
         if tail:
-            self._tails.append((len(self.buffer) - tail, parts[-1]))
+            self._tails.append((len(self._buffer) - tail, parts[-1]))
 
     def _special(self, number: int, inode: Special) -> None:
         if type(inode) is Special and is_whiteout_device(inode):
@@ -245,11 +275,10 @@ class _Inodes:
         if not self._make_room(head, len(body.tail), whole=isinstance(inode, Symlink)):
             body.blocks.append(body.spill)
             body.tail = b""
-        buffer = self.buffer
-        start = len(buffer)
-        self.nids.append(start // layout.SLOT_SIZE)
+        buffer = self._buffer
+        self.nids.append(self.end // layout.SLOT_SIZE)
         if body.blocks:
-            self._addresses.append((start + layout.UNION_OFFSET, len(self.blocks), body.chunk_format))
+            self._addresses.append((len(buffer) + layout.UNION_OFFSET, len(self.blocks), body.chunk_format))
             self.blocks += body.blocks
         chunked = body.chunk_format is not None
         form = layout.CHUNK_BASED if chunked else layout.FLAT_INLINE if body.tail else layout.FLAT_PLAIN
@@ -275,7 +304,7 @@ class _Inodes:
 
         ``whole``: the inode has to be in that block, too. Returns False where the tail has to go elsewhere.
         """
-        end = len(self.buffer)
+        end = self.end
         start = layout.align(end, layout.SLOT_SIZE)
         fits = True
         if whole:
@@ -289,13 +318,12 @@ class _Inodes:
                 moved = start + layout.align(room, layout.SLOT_SIZE)
                 fits = tail <= layout.BLOCK_SIZE - (moved + head) % layout.BLOCK_SIZE
                 start = moved if fits else layout.align(start, layout.BLOCK_SIZE)
-        self.buffer += bytes(start - end)
+        self._buffer += bytes(start - end)
         return fits
 
     def fill_in(self) -> None:
         """Fill in what depends on every inode's place: the superblock, addresses and directory entries."""
-        buffer, table = self.buffer, self.survey.table
-        end = len(buffer)
+        buffer, table, end = self._buffer, self.survey.table, self.end
         base = end % layout.BLOCK_SIZE // 4
         for offset, count in self._shared:
             ids = [number + base for number in struct.unpack_from(f"<{count}I", buffer, offset)]
