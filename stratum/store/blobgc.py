@@ -263,11 +263,11 @@ def _offers(store: Store, kept: Collection[str], going: GoingBlobs) -> set[str]:
         manifests.add(offer.manifest.sha)
         named.update((offer.manifest.sha, *(blob.sha for blob in offer.blobs)))
     for sha in kinds[offers.PACKS]:
-        pack = store.offers.pack(sha) if sha in named else None
-        if pack is None:
+        listed = store.offers.listed_as(sha) if sha in named else None
+        if listed is None:
             going.files.append(store.offers.path(offers.PACKS, sha))
         else:
-            lists.add(offers.list_name(pack.members))
+            lists.add(listed)
     for name in kinds[offers.LISTS]:
         if name not in lists:
             going.link(store.offers.path(offers.LISTS, name))

@@ -109,6 +109,12 @@ class Offers:
         found = read_pack(data) if data is not None else None
         return found if found is not None and found.pack.sha == sha else None
 
+    def listed_as(self, sha: str) -> str | None:
+        """What the list of the members of a pack is called; None as ``pack``. Quicker than that."""
+        data = self._read(PACKS, sha)
+        body = _unchecked(data, _PACK_HEAD) if data is not None else None
+        return _name_of_list(body.partition(b"\n\n")[2]) if body is not None else None
+
     def pack_of(self, members: Sequence[tuple[bytes, int]]) -> OfferedPack | None:
         """The pack with these members; None as ``pack``."""
         data = self._read(LISTS, list_name(members))
@@ -178,9 +184,13 @@ class Offers:
 
 def list_name(members: Iterable[tuple[bytes, int]]) -> str:
     """What the list of a pack's members is called."""
+    return _name_of_list(_packed(members))
+
+
+def _name_of_list(packed: bytes) -> str:
     from blake3 import blake3
 
-    return blake3(_packed(members)).hexdigest()
+    return blake3(packed).hexdigest()
 
 
 def write_pack(pack: OfferedPack) -> bytes:
