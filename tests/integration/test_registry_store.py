@@ -10,7 +10,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
-from hashlib import sha256
+from hashlib import sha256, sha512
 from pathlib import Path
 
 import pytest
@@ -301,6 +301,32 @@ def test_artifacts_of_others_are_kept_as_they_are_named(there: Store) -> None:
     for data, reference in ((b"{}", "v1"), (b"x", "v1"), (first[:-1], "v1"), (second, digest_of(first)), (first, "-")):
         with pytest.raises(RefusedError):
             place.put_manifest(data, reference)
+
+
+def test_what_is_called_by_its_sha512_is_had_by_that(there: Store) -> None:
+    repository = registry(there.root).repository("any/thing")
+    data = b"by another name"
+    digest = f"sha512:{sha512(data).hexdigest()}"
+    upload = repository.begin_upload()
+    upload.append([data], 0)
+    upload.finish(digest)
+    blob = {"mediaType": "x/y", "digest": digest, "size": len(data)}
+    gone = {"mediaType": "application/vnd.oci.image.layer.nondistributable.v1.tar", "digest": digest_of(b""), "size": 5}
+    manifest = json.dumps({"schemaVersion": 2, "config": blob, "layers": [blob, gone], "more": 1}).encode()
+    called = f"sha512:{sha512(manifest).hexdigest()}"
+    assert repository.put_manifest(manifest, MANIFEST_MEDIA_TYPE, called).digest == called
+    repository.put_manifest(manifest, MANIFEST_MEDIA_TYPE, "v1")
+    _age(there)
+    collect(there)
+    served = repository.blob(digest)
+    assert b"".join(served.read(0, served.size)) == data
+    assert repository.manifest("v1").data == manifest
+    with pytest.raises(NotFoundError):
+        repository.manifest(called)  # which no tag led to
+    assert not damage(there)
+    repository.delete_manifest("v1")
+    collect(there)
+    assert not kept_blobs(there)
 
 
 def test_a_tag_of_a_commit_is_no_other_artifacts(here: Store) -> None:
