@@ -3,8 +3,9 @@
 A repository is a stratum, with the artifacts of its commits, which are computed (``transfer.offering``), and what
 others pushed under that name. Names of repositories that are no names of strata have only the latter.
 
-What a repository of a stratum has are the commits that its tags name, and their ancestors; nothing else of the store
-can be had through it. Threads may share all of it.
+What a repository of a stratum has are the commits that its tags name, and of their ancestors, as the commits tell of
+them, those that tags or worktrees of the stratum were at, or that came to it by a push or a sync: what a commit says of
+its parent is the word of whoever made it. Nothing else of the store can be had through it. Threads may share all of it.
 """
 
 from __future__ import annotations
@@ -27,9 +28,10 @@ from stratum.oci.mediatypes import MANIFEST_MEDIA_TYPE
 from stratum.oci.target import is_repository, is_tag
 from stratum.refs import is_hash, is_name
 from stratum.store.layout import storage_error
-from stratum.store.moves import LOG
+from stratum.store.moves import COMMITS as MOVED
 from stratum.store.offers import COMMITS
 from stratum.store.repositories import BLOBS, FRESH, MANIFESTS, PACKS
+from stratum.store.repositories import COMMITS as PUSHED
 
 if TYPE_CHECKING:
     from stratum.api.session import Session
@@ -280,7 +282,7 @@ class Repository:
         return NotFoundError(f"{self.name} has no manifest {reference}")
 
     def _commits(self) -> set[str]:
-        """The commits that the tags and their moves name, and their ancestors, as far as they are here."""
+        """The commits of the stratum that are here."""
         if not self.store.namespaces.exists_name(self.name):
             return set()
         stamp = self._stamp()
@@ -291,9 +293,10 @@ class Repository:
         return found
 
     def _stamp(self) -> tuple[float, ...]:
-        """When a tag or a move was made last, and what tells it besides."""
+        """When a tag or a move was made last, or a commit got its name, and what tells it besides."""
         infos: list[os.stat_result] = []
-        for path in (self.store.layout.tags(self.name), self.store.layout.moves(self.name) / LOG):
+        layout, pushed = self.store.layout, self.store.repositories.directory(self.name, PUSHED)
+        for path in (layout.tags(self.name), layout.moves(self.name) / MOVED, layout.reflog(self.name), pushed):
             with suppress(OSError):
                 infos.append(path.lstat())
         latest = max((info.st_ctime for info in infos), default=0.0)
@@ -302,7 +305,9 @@ class Repository:
     def _walked(self) -> set[str]:
         """The same, looked for."""
         store, found = self.store, set[str]()
-        waiting = [*store.tags.list(self.name).values(), *store.moves.commits(self.name)]
+        moved = store.moves.commits(self.name)
+        own = moved.union(store.reflog.named(self.name), store.repositories.files(self.name, PUSHED))
+        waiting = [*store.tags.list(self.name).values(), *moved]
         while waiting:
             commit = waiting.pop()
             if commit in found:
@@ -314,7 +319,7 @@ class Repository:
                     continue
             found.add(commit)
             parent = self._parents[commit]
-            if parent is not None:
+            if parent is not None and parent in own:
                 waiting.append(parent)
         return found
 

@@ -41,6 +41,7 @@ KEPT_BEFORE = "kept before "
 """How ``why`` begins where changes that nobody committed were made a commit, before a reset, rebase or removal."""
 _READ_MAX = 1 << 30
 _CHECK = b', "check": "'
+_NAMED = rb'"(?:old|new)": "([0-9a-f]{64})"'  # with quotes that no text in a line has
 _COMPLETE = rb', "check": "[0-9a-f]{16}"\}'
 
 
@@ -85,6 +86,10 @@ class Reflog:
     def read(self, name: str) -> list[ReflogEntry]:
         """The entries, oldest first; lines that are none are left out (``scan`` tells of them)."""
         return self.scan(name)[0]
+
+    def named(self, name: str) -> set[str]:
+        """The commits that a tag or worktree of the stratum ever was at. Quicker than ``read``."""
+        return {found.decode() for line in self.lines(name) for found in re.findall(_NAMED, line)}
 
     def scan(self, name: str) -> tuple[list[ReflogEntry], list[int]]:
         """The entries, oldest first, and the numbers (from 1) of the lines that are cut short or damaged."""

@@ -232,6 +232,14 @@ def test_who_knows_a_name_alone_reads_nothing(here: Store, there: Store) -> None
     with pytest.raises(RefusedError):
         place.put_manifest(_manifest(theirs, config, [other]), "v1")
     assert not there.namespaces.exists_name("mine")
+    # What a commit says of its parent shows nobody that one.
+    with here.begin("a test") as tx:
+        root = stores.directory({b"b": stores.file(tx, b"b" * 99)})
+        child = here.commits.write(tx, root, parent=theirs).metadata_hash
+    push_in_order(here, child, Served(registry(there.root).repository("another")), "v1")
+    assert there.commits.parent(child) == theirs
+    with pytest.raises(NotFoundError):
+        serve(there, "another").get_manifest(theirs)
     # Blobs of other repositories are not there, and cannot be named.
     serve(there, "theirs").repository.manifest("v1")
     stranger = Served(registry(there.root).repository("stranger/x"))
