@@ -10,11 +10,11 @@ import math
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
-from starlette.concurrency import run_in_threadpool
+from anyio import CapacityLimiter, to_thread
 from starlette.requests import HTTPConnection
 
 from stratum.serve.limits import Allowance, network_of
-from stratum.serve.passwords import Passwords
+from stratum.serve.passwords import AT_ONCE, Passwords
 from stratum.serve.refusals import Refusal, unauthorized
 from stratum.serve.visibility import NOTHING, Asker, Everywhere, Visibility
 
@@ -49,6 +49,7 @@ class Door:
         self._names = {name.lower() for name in names}
         self._asking = Allowance(each_second, each_second * 10)
         self._wrong = Allowance(_WRONG_SECOND, _WRONG_BURST)
+        self._checking = CapacityLimiter(AT_ONCE)
 
     @property
     def signs_in(self) -> bool:
@@ -70,7 +71,8 @@ class Door:
         if not self._passwords.remembered(user, password):
             _turn(self._wrong, address, "these are too many wrong passwords")
             self._wrong.take(address)
-            if not await run_in_threadpool(self._passwords.right, user, password):
+            # Not in more threads than check at once: those who guess would have all, and others none to read with.
+            if not await to_thread.run_sync(self._passwords.right, user, password, limiter=self._checking):
                 raise unauthorized("the name or the password is wrong")
             self._wrong.give_back(address)
         return Asker(user, self._users)

@@ -27,7 +27,8 @@ _PASSWORD_MAX = 72
 """Bytes that bcrypt heeds."""
 _REMEMBERED = 300.0
 _MOST = 1000
-_AT_ONCE = 2
+AT_ONCE = 2
+"""Passwords that are hashed at the same time."""
 _NOBODY = "$2b$10$" + "." * 53
 """A hash that no password has: for users that there are not, so that these take as long as others."""
 
@@ -63,7 +64,7 @@ class Passwords:
         self._path = path
         self._log = log
         self._lock = threading.Lock()
-        self._turns = threading.Semaphore(_AT_ONCE)
+        self._turns = threading.Semaphore(AT_ONCE)
         self._key = secrets.token_bytes(32)
         self._right: dict[bytes, float] = {}
         self._state = self._stat()
