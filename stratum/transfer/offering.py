@@ -66,7 +66,7 @@ from stratum.tree.zstdframe import compress
 if TYPE_CHECKING:
     from stratum.progress import Progress
     from stratum.store import Store
-    from stratum.store.objects import Objects
+    from stratum.store.objects import Opener
     from stratum.store.transaction import Transaction
     from stratum.store.trees import Layer
     from stratum.transfer.running import Running
@@ -126,7 +126,7 @@ class RawPack:
         """Bytes of the pack as a blob."""
         return self.index.blob_size
 
-    def read(self, objects: Objects, start: int, end: int) -> Iterator[memoryview]:
+    def read(self, objects: Opener, start: int, end: int) -> Iterator[memoryview]:
         """Bytes [start, end) of the pack, in pieces of at most ``PIECE`` bytes. ``NotFoundError``, ``DamagedError``
         where an object is missing or has another size; its content is not compared with its name."""
         for at in range(start, min(end, self.size), PIECE):
@@ -134,7 +134,7 @@ class RawPack:
             self._fill(objects, piece, at)
             yield piece
 
-    def _fill(self, objects: Objects, piece: memoryview, start: int) -> None:
+    def _fill(self, objects: Opener, piece: memoryview, start: int) -> None:
         """Put the bytes from ``start`` on into ``piece``, which is zero."""
         stored, archive = self.index.frame_starts
         end, filled = start + len(piece), 0
@@ -153,7 +153,7 @@ class RawPack:
         if end > stored[-1]:
             piece[filled:] = seek_table(self.index.frames)[max(start - stored[-1], 0) : end - stored[-1]]
 
-    def _fill_archive(self, objects: Objects, piece: memoryview, start: int) -> None:
+    def _fill_archive(self, objects: Opener, piece: memoryview, start: int) -> None:
         """Put the bytes of the archive from ``start`` on into ``piece``, which is zero, as what lies between is."""
         members, offsets = self.index.members, self.index.offsets
         end = start + len(piece)
@@ -172,7 +172,7 @@ class RawPack:
                 _read_object(objects, member, piece[first - start : last - start], first - offset)
 
 
-def _read_object(objects: Objects, member: Member, piece: memoryview, start: int) -> None:
+def _read_object(objects: Opener, member: Member, piece: memoryview, start: int) -> None:
     """Fill ``piece`` with the bytes of an object from ``start`` on."""
     fd = objects.open(member.digest)
     try:

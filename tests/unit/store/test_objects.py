@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import stratum
+from stratum.errors import DamagedError, NotFoundError
 from stratum.store import Store
 from stratum.store.objects import Objects, Staging, State
 from stratum.tree.model import object_path
@@ -46,6 +47,28 @@ def test_an_object_of_another_size_or_kind_is_not_here(store: Store) -> None:
     store.objects.path(two).symlink_to(store.objects.path(one))
     assert store.objects.state(two) is State.MISSING
     assert Objects.below(store.root).state(one) is State.HERE
+
+
+def test_who_opens_many_opens_nothing_else(store: Store, tmp_path: Path) -> None:
+    one, two, three = put(store, b"1" * 100, b"2" * 100, b"3" * 100)
+    opener = store.objects.opener
+    for digest in (one, two, three, one):
+        fd = opener.open(digest)
+        assert os.read(fd, 1) in b"123"
+        os.close(fd)
+    for digest in (one, two):
+        store.objects.path(digest).unlink()
+    store.objects.path(two).symlink_to(store.objects.path(three))
+    with pytest.raises(NotFoundError):
+        opener.open(one)
+    with pytest.raises(DamagedError, match="symbolic link"):
+        opener.open(two)
+    again = Objects.below(store.root).opener
+    shard = store.objects.path(three).parent
+    shard.rename(tmp_path / "elsewhere")
+    shard.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(DamagedError, match="symbolic link"):
+        again.open(three)
 
 
 @pytest.mark.parametrize("expected", [0, 1, 1000, 1 << 20])
