@@ -321,7 +321,7 @@ class Hand:
         if not self.has(commit):
             raise _UnknownError(commit)
         if commit not in self._trees:
-            self._trees[commit] = self._store.commits.tree(commit)
+            self._trees[commit] = self._store.commits.open_tree(commit)
         return self._trees[commit]
 
     def _commit(self, line: Line, heads: Heads, value: Value) -> str | None:
@@ -330,21 +330,23 @@ class Hand:
             if value.commit is not None and not self.has(value.commit):
                 raise _UnknownError(value.commit)
             return value.commit
-        return self.write(value.tree, [line.moves[name].commit for name in line.ordered(heads)], "merge")
+        made_of = [commit for name in line.ordered(heads) if (commit := line.moves[name].commit) is not None]
+        return self.write(value.tree, made_of, "merge", self._trees.get(made_of[0]))
 
-    def write(self, tree: Directory, parents: Sequence[str | None], what: str) -> str:
-        """The commit of a tree that was made of those of ``parents``, the last of which is its parent; all others are
-        its ancestors too."""
-        store, known = self._store, [commit for commit in reversed(parents) if commit is not None]
+    def write(self, tree: Directory, made_of: Sequence[str], what: str, like: Directory | None = None) -> str:
+        """The commit of a tree that was made of those of some commits, the last of which is its parent; all others are
+        its ancestors too. ``like`` is that of one of them, whose directories it shares."""
+        store, known = self._store, list(reversed(made_of))
         with store.begin(f"syncing {self.name}") as tx:
             made = store.commits.write(
                 tx,
                 tree,
-                parent=known[0] if known else None,
+                parent=known[0],
                 message=f"{what} of {self.name}",
                 origin={"kind": what},
                 timestamp=self._session.now(),
-                near=known[0] if known else None,
+                near=known[0],
+                known=like,
             )
             others = tuple(commit for commit in known if commit != made.metadata_hash)
             self._ancestry.record(tx, made.metadata_hash, Recorded(others))
@@ -370,7 +372,7 @@ class Hand:
 
     def set_peer(self, peer: str, heads: Iterable[str]) -> None:
         """Note the newest moves that a peer has, too."""
-        given = list(heads)
+        given = set(heads)
         self._state.peers[peer] = tuple(sorted(name for line in self.book.lines.values() for name in line.known(given)))
         self._write()
 

@@ -132,7 +132,8 @@ def decide(
 def _decide(hand: Hand, session: Session, tag: str, found: Sequence[Contest], prefer: Prefer) -> None:
     """Settle some conflicts of one tag."""
     commits = session.store.commits
-    before = tree = commits.tree(session.store.tags.get(hand.name, tag))
+    shown = session.store.tags.get(hand.name, tag)
+    before = tree = commits.open_tree(shown)
     others: dict[str, Directory] = {}
     for contest in sorted(found, key=lambda contest: (contest.other.when, contest.move)):
         shown_is_meant = (contest.ours is contest.shown) == (prefer == "ours")
@@ -140,10 +141,9 @@ def _decide(hand: Hand, session: Session, tag: str, found: Sequence[Contest], pr
         if commit is None or (prefer != "both" and shown_is_meant):
             continue
         if commit not in others:
-            others[commit] = commits.tree(commit)
+            others[commit] = commits.open_tree(commit)
         tree = settled(tree, others[commit], contest.path, both=prefer == "both", host=contest.other.host)
-    shown = session.store.tags.get(hand.name, tag)
-    commit = hand.write(tree, [shown], "merge") if tree is not before else shown
+    commit = hand.write(tree, [shown], "merge", before) if tree is not before else shown
     hand.decide(tag, commit, [(contest.path, contest.move) for contest in found])
 
 

@@ -51,7 +51,11 @@ class Line:
 
     def known(self, names: Iterable[str]) -> Heads:
         """Those of ``names`` that are here, without what came before others of them."""
-        return self.newest(self.before(name for name in names if name in self.moves))
+        return self.newest(self.before(self._here(names)))
+
+    def _here(self, names: Iterable[str]) -> Iterable[str]:
+        """Those of ``names`` that are here; of a set at the cost of the smaller of both."""
+        return names & self.moves.keys() if isinstance(names, set) else filter(self.moves.__contains__, names)
 
     def before(self, names: Iterable[str]) -> set[str]:
         """These moves and all that came before."""
@@ -88,5 +92,5 @@ class Line:
 
     def since(self, known: Iterable[str]) -> Iterator[str]:
         """The moves that are none of ``known`` and did not come before one, parents before what was made on them."""
-        told = self.before(name for name in known if name in self.moves)
+        told = self.before(self._here(known))
         return (name for name in self.moves if name not in told)

@@ -219,9 +219,9 @@ class _Rebase:
     ) -> Task[Directory | None]:
         """The result for a directory of ``merged``; None where ``new`` has none and ``merged`` changed nothing."""
         if new is not None and not self._linked:
-            if merged is old:
+            if _is_same(merged, old):
                 return new
-            if new is old:
+            if _is_same(new, old):
                 return merged
         names = dict.fromkeys(merged.children)
         names.update(dict.fromkeys(new.children if new is not None else ()))
@@ -281,12 +281,20 @@ class _Rebase:
         return Directory(*fields, children=children)
 
 
+def _is_same(directory: Directory, old: Directory | None) -> bool:
+    """Whether two directories are one, or have the same lines in their dumps, of which nobody has read any."""
+    if directory is old or old is None or directory.region is None or old.region is None:
+        return directory is old
+    return directory.region.same_as(old.region)
+
+
 _LinkNames = dict[int, tuple[bytes, ...]]
 
 
 def _link_names(root: Directory) -> _LinkNames:
     """``id(inode)`` -> all its paths, for hard-linked inodes."""
-    links = count_links(root)
+    unlinked = root.region is not None and not root.region.has_links  # and need not be read to know it
+    links = {} if unlinked else count_links(root)
     names: dict[int, list[bytes]] = {}
     if links:
         for path, inode in walk(root):

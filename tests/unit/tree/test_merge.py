@@ -7,7 +7,8 @@ import stat
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stratum.tree.dump import count_links, write_dump
+from stratum.tree.dump import count_links, read_dump, write_dump
+from stratum.tree.lazy import LazyDump
 from stratum.tree.merge import apply_layer, common_ground, make_layer, rebase
 from stratum.tree.model import Directory, File, Inode, Symlink, Whiteout, lookup, walk
 
@@ -363,6 +364,22 @@ def test_a_hard_link_made_in_the_worktree_survives_a_rebase() -> None:
     assert result.tree.children[b"a"] is result.tree.children[b"b"]
     assert result.conflicts == []
     assert own(result.tree, b"/z") == own(new, b"/z")
+
+
+@given(trees(), st.integers(0, 1 << 16), st.booleans())
+def test_trees_that_are_read_as_they_are_looked_at_are_merged_alike(old: Directory, seed: int, keep: bool) -> None:
+    """Also where most of their lines are the same, and never read."""
+    wide = directory({b"%d" % n: directory({b"f": file(b"%d" % n)}) for n in range(4)} | {b"t": old})
+    sides = [wide]
+    for number in (1, 2):
+        changed = b"%d" % (seed >> 4 * number & 3)
+        children = {name: child for name, child in wide.children.items() if name != changed or seed >> number & 256}
+        sides.append(directory({**children, b"t": directory({**old.children, b"n%d" % number: file()})}))
+    dumps = [write_dump(side) for side in sides]
+    whole = rebase(*map(read_dump, dumps), keep_changed=keep)
+    opened = rebase(*(LazyDump(dump).root() for dump in dumps), keep_changed=keep)
+    assert write_dump(opened.tree) == write_dump(whole.tree)
+    assert opened[1:] == whole[1:]
 
 
 def test_rebase_shares_the_new_base() -> None:
