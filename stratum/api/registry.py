@@ -28,7 +28,7 @@ from stratum.oci.mediatypes import MANIFEST_MEDIA_TYPE
 from stratum.oci.target import is_repository, is_tag
 from stratum.refs import is_hash, is_name
 from stratum.store.layout import storage_error
-from stratum.store.moves import COMMITS as MOVED
+from stratum.store.moves import OWNED
 from stratum.store.offers import COMMITS
 from stratum.store.repositories import BLOBS, FRESH, MANIFESTS, PACKS
 from stratum.store.repositories import COMMITS as PUSHED
@@ -296,7 +296,7 @@ class Repository:
         """When a tag or a move was made last, or a commit got its name, and what tells it besides."""
         infos: list[os.stat_result] = []
         layout, pushed = self.store.layout, self.store.repositories.directory(self.name, PUSHED)
-        for path in (layout.tags(self.name), layout.moves(self.name) / MOVED, layout.reflog(self.name), pushed):
+        for path in (layout.tags(self.name), layout.moves(self.name) / OWNED, layout.reflog(self.name), pushed):
             with suppress(OSError):
                 infos.append(path.lstat())
         latest = max((info.st_ctime for info in infos), default=0.0)

@@ -9,7 +9,7 @@ No lock is held while a peer is waited for, so two hosts may sync with each othe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
@@ -55,6 +55,10 @@ class Peer(Protocol):
         """Send a commit there."""
 
     def close(self) -> None: ...
+
+    @property
+    def lazy(self) -> bool:
+        """Whether a pull leaves contents where they are."""
 
 
 @frozen
@@ -278,13 +282,14 @@ class _Meeting:
     def _pull(self, peer: Peer, tx: Transaction, commit: str) -> bool:
         """Whether a commit is here, or came."""
         with self._store.locks.store():
-            if commit in self._store.moves.commits(self._name) and self._store.commits.exists(commit):
+            ours = commit in self._store.moves.commits(self._name) and self._store.commits.exists(commit)
+            if ours and (peer.lazy or not self._store.sources.is_partial(commit)):
                 tx.hold(commit)
                 return True
         try:
             peer.pull(tx, self._name, commit)
         except NotFoundError:
-            return False
+            return ours
         with self._store.locks.moves(self._name):
             self._store.moves.own(self._name, [commit])
         self._counts[2] += 1
@@ -309,8 +314,9 @@ class _Remote:
         self.name = name
         self._session = session
         self._access = access
-        self._lazy = lazy
+        self.lazy = lazy
         self._progress = progress
+        self._known: set[bytes] | None = None  # the objects of the stratum's commits, when they were asked for
         self._client = PeerClient(name, access)
 
     def moves(self, stratum: str) -> bytes:
@@ -320,27 +326,48 @@ class _Remote:
         return self._client.send_moves(stratum, data)
 
     def pull(self, tx: Transaction, stratum: str, commit: str) -> None:
-        from stratum.hydrate.evict import make_room
+        from stratum.api.realizing import bring
         from stratum.oci.places import open_source
         from stratum.transfer.pull import pulled
+        from stratum.tree.contents import objects_of
 
-        session, target = self._session, self._target(stratum, commit)
-        room = partial(make_room, session.store, session.state, session.config, self._access)
+        store, target = self._session.store, self._target(stratum, commit)
         with (
             open_source(target, self._access) as remote,
             pulled(
-                session.store,
+                store,
                 remote,
                 target.reference,
                 access=self._access,
-                jobs=session.config.jobs,
-                lazy=self._lazy,
+                jobs=self._session.config.jobs,
+                lazy=True,
                 progress=self._progress,
                 accept=partial(_check_commit, commit, self.name),
-                room=room,
+                proving=partial(self._unproven, stratum),
             ),
         ):
             tx.hold(commit)
+        objects = objects_of(store.commits.dump(commit))
+        with store.locks.store():
+            missing = store.residence.missing(objects)
+        if missing and not self.lazy:
+            bring(self._session, missing, commit, self._access, self._progress)
+        if self._known is not None:
+            self._known.update(objects)
+
+    def _unproven(self, stratum: str, objects: Mapping[bytes, int]) -> Mapping[bytes, int]:
+        """Those of the objects that are here, and in no commit of the stratum: the peer has to show that it has them,
+        or who knows an object's name could have what is another stratum's."""
+        from stratum.api.registry import Repository
+
+        store = self._session.store
+        with store.locks.store():
+            missing = store.residence.missing(objects)
+            here = {digest: size for digest, size in objects.items() if digest not in missing}
+            if here and self._known is None:
+                self._known = Repository(self._session, stratum).objects()
+        known = self._known or set()
+        return {digest: size for digest, size in here.items() if digest not in known}
 
     def push(self, stratum: str, commit: str) -> None:
         from stratum.transfer.push import push

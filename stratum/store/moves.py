@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from stratum.store.transaction import Transaction, Transactions
 
 MOVES = "moves"
-LOG, STATE, COMMITS = "log", "state", "commits"
+LOG, STATE, OWNED = "log", "state", "commits"
 LOG_MAX = 1 << 30
 FULL = 512 << 20
 """Bytes of a file from which on nothing is added: some two million moves."""
@@ -163,7 +163,7 @@ class Moves:
     def commits(self, name: str) -> set[str]:
         """The commits that are the stratum's by a sync: those may ask for them with whom it is shared. Read again when
         there are more."""
-        path = self._layout.moves(name) / COMMITS
+        path = self._layout.moves(name) / OWNED
         try:
             info = path.lstat()
         except OSError:
@@ -171,13 +171,13 @@ class Moves:
         signature = (info.st_ino, info.st_size, info.st_mtime_ns)
         known = self._named.get(name)
         if known is None or known[0] != signature:
-            lines = (self._read(name, COMMITS, LOG_MAX) or b"").decode("ascii", "replace").split("\n")
+            lines = (self._read(name, OWNED, LOG_MAX) or b"").decode("ascii", "replace").split("\n")
             known = self._named[name] = (signature, set(filter(is_hash, lines)))
         return known[1]
 
     def own(self, name: str, commits: Iterable[str]) -> None:
         """Have commits be the stratum's; durable when it returns. The caller holds the lock of the moves."""
-        self._append(name, COMMITS, b"".join(commit.encode() + b"\n" for commit in commits))
+        self._append(name, OWNED, b"".join(commit.encode() + b"\n" for commit in commits))
 
     def append(self, name: str, moves: Iterable[tuple[str, bytes]]) -> None:
         """Add moves, ID and text, parents first; durable when it returns. The caller holds the lock of the moves."""
@@ -221,7 +221,7 @@ class Moves:
             directory = tx.new_path(MOVES)
             tx.make_directory(directory)
             tx.write_file(directory / LOG, b"")
-            tx.write_file(directory / COMMITS, b"")
+            tx.write_file(directory / OWNED, b"")
             tx.place(directory, self._layout.moves(name))
 
 

@@ -20,7 +20,7 @@ from stratum.store.findings import Finding, Kind
 from stratum.store.histories import is_history_file
 from stratum.store.keeping import RESIDENCE
 from stratum.store.layout import ANCESTORS, DIRECTORIES, FORMAT_FILE, Layout
-from stratum.store.moves import COMMITS, LOG, MOVES, STATE
+from stratum.store.moves import LOG, MOVES, OWNED, STATE
 from stratum.store.moving import OWNER, left_by
 from stratum.store.objects import Objects
 from stratum.store.offers import DIRECTORIES as OFFERED
@@ -145,7 +145,7 @@ class Survey:
             elif is_name(name):
                 yield from self._contents(path, _STRATUM, directories={"tags", "worktrees", "history", MOVES})
                 for part in self._names(path / MOVES):
-                    yield from self._file(path / MOVES / part, part in (COMMITS, LOG, STATE))
+                    yield from self._file(path / MOVES / part, part in (LOG, OWNED, STATE))
                 for part in ("tags", "worktrees"):
                     if not os.path.lexists(path / part) and os.path.lexists(path):
                         yield self._finding("directory", path / part, "it is missing")

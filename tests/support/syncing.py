@@ -79,6 +79,8 @@ class Host:
 class Link:
     """``other`` as a peer of ``host`` (``api.syncing.Peer``)."""
 
+    lazy = False
+
     def __init__(self, host: Host, other: Host, breaks_after: int | None) -> None:
         self.name = other.name
         self._host = host
