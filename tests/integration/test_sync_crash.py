@@ -1,4 +1,4 @@
-"""Stores that sync, killed or failing at every call that changes one of them: nothing is lost, the next sync goes on."""
+"""Stores that sync, killed or failing at every call that changes one: nothing is lost, the next sync goes on."""
 
 from __future__ import annotations
 

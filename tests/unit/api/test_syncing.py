@@ -60,6 +60,13 @@ def test_histories_go_both_ways_and_merge_by_path(hosts: list[Host]) -> None:
     bob.put(last, "v1")
     bob.sync(ann)
     assert ann.tags()["v1"] == bob.tags()["v1"] == last
+    # One that a rule let go here stays there, and comes back when somebody moves it.
+    ann.store.tags.remove(NAME, "v1", why="gc: thinned out")
+    ann.sync(bob)
+    assert "v1" not in ann.tags()
+    bob.put(first, "v1")
+    ann.sync(bob)
+    assert ann.tags()["v1"] == bob.tags()["v1"] == first
 
 
 def test_going_back_is_a_move_and_work_that_goes_on_undoes_nobody_elses(hosts: list[Host]) -> None:
