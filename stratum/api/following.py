@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from stratum.api.merging import Carried, in_hand
+from stratum.api.settling import conflicts
 from stratum.api.syncing import Met, meet, peers_of, reach
 from stratum.errors import StratumError
 from stratum.frozen import field, frozen
@@ -44,12 +45,13 @@ class Pace:
 @frozen
 class Happened:
     """What happened in one round: the commit that was made of the worktree, if any, tags that were moved by that, and
-    what came of syncs."""
+    what came of syncs; how many paths are in conflict, where these are more than before."""
 
     commit: str | None = None
     carried: tuple[Carried, ...] = ()
     met: list[Met] = field(default_factory=list)
     error: StratumError | None = None
+    conflicts: int = 0
 
 
 def follow(
@@ -105,6 +107,7 @@ class _Following:
         self._failures: dict[str, int] = {}
         self._told: dict[str, str] = {}
         self._tags: dict[str, str] | None = None
+        self._conflicts = 0
 
     def round(self) -> Happened:
         """Commit and sync what there is to commit and sync."""
@@ -117,7 +120,13 @@ class _Following:
         except StratumError as exc:
             error = self._news("", exc)
         met = self._sync()
-        return Happened(commit, tuple(carried), met, error)
+        more = self._more_conflicts() if carried or any(each.carried for each in met) else 0
+        return Happened(commit, tuple(carried), met, error, more)
+
+    def _more_conflicts(self) -> int:
+        """How many paths are in conflict, if these are more than when it was asked last."""
+        before, self._conflicts = self._conflicts, len(conflicts(self._session, self._ref.name))
+        return self._conflicts if self._conflicts > before else 0
 
     # The worktree
 

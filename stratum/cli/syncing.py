@@ -130,6 +130,13 @@ def _tell(app: App, ref: Ref, happened: Happened) -> None:
             app.out.warn(f"peer {each.peer}: {each.error.message}")
         elif each.moves_out:
             app.out.note(f"{each.peer} was sent {each.moves_out} moves and {each.commits_out} commits")
+    _tell_conflicts(app, ref.name, happened.conflicts)
+
+
+def _tell_conflicts(app: App, name: str, count: int) -> None:
+    if count:
+        paths = "1 path is" if count == 1 else f"{count} paths are"
+        app.out.note(f"{paths} in conflict; 'stratum merge {name}' lists them")
 
 
 def _tell_tags(app: App, name: str, carried: Iterable[Carried], by: str) -> None:
@@ -156,9 +163,7 @@ def _report(app: App, name: str, met: list[Met]) -> None:
                 f"synced {name} with {each.peer}: {each.moves_in} moves and {each.commits_in} commits came, "
                 f"{each.moves_out} and {each.commits_out} went"
             )
-    if found:
-        paths = "1 path is" if len(found) == 1 else f"{len(found)} paths are"
-        app.out.note(f"{paths} in conflict; 'stratum merge {name}' lists them")
+    _tell_conflicts(app, name, len(found))
 
 
 def _shown(commit: str | None) -> str:
