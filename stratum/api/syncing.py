@@ -174,7 +174,7 @@ class _Meeting:
     def _ask(self, peer: Peer) -> Moves:
         """All moves that the peer has and this host lacks."""
         have: set[str] = set()
-        if self._store.namespaces.exists(self._name):
+        if self._store.moves.exists(self._name):  # else the peer is asked first whether it shares it at all
             with in_hand(self._session, self._name) as hand:
                 hand.note(new_tags=False)
                 have.update(hand.heads, hand.peer(self._who))
