@@ -98,6 +98,8 @@ class Upload:
         how many there are now. What arrived stays where ``pieces`` raises."""
         with self._open() as (fd, there):
             size = there
+            if os.fstat(fd).st_nlink > 1:  # a blob by now, of whoever has the same; its end was cut short by a crash
+                raise ConflictError("the upload is whole, and is to be finished")
             if start != size:
                 raise ConflictError(f"the upload is at byte {size}, and what came begins at {start}")
             hasher = self._uploads.hashed(self.id, size)
@@ -167,6 +169,9 @@ class _Opened:
         try:
             self._fd = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC)
             return self._fd, os.fstat(self._fd).st_size
+        except FileNotFoundError:  # ended by who had the lock before
+            self._lock.release()
+            raise _unknown(self._id) from None
         except OSError as exc:
             self._lock.release()
             raise storage_error(exc, "open an upload") from None
