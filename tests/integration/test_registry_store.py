@@ -417,6 +417,25 @@ def test_nobody_adds_to_a_blob_by_an_upload_whose_end_was_cut_short(here: Store)
         registry(here.root).repository("app").upload(upload.id)
 
 
+def test_a_parent_that_a_stranger_says_is_not_theirs(here: Store, there: Store) -> None:
+    """A commit that is pushed names as its parent one of another stratum: its name is all that is known of that."""
+    theirs = commit(there, {b"secret": b"only theirs" * 100})
+    there.tags.set("theirs", "v1", theirs)
+    with here.begin("a test") as tx:
+        root = stores.directory({b"x": stores.file(tx, b"x" * 100)})
+        made = here.commits.write(tx, root, parent=theirs).metadata_hash
+    place = serve(there, "mine")
+    push_in_order(here, made, place, "v1")
+    for repository in (place, serve(there, "mine")):
+        with pytest.raises(NotFoundError):
+            repository.get_manifest(theirs)
+    for blob in read_manifest(serve(there, "theirs").get_manifest("v1")[0], "it").blobs:
+        assert not place.has_blob(blob)
+    # What a tag named before is the stratum's, whoever pushes on top of that.
+    there.tags.set("theirs", "v1", made, force=True)
+    assert serve(there, "theirs").get_manifest(theirs)
+
+
 def test_damage_of_what_was_pushed_is_found_and_mended(here: Store, there: Store) -> None:
     made = commit(here, FILES)
     place = serve(there, "app")
