@@ -9,6 +9,7 @@ import ipaddress
 import math
 from collections.abc import Collection
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from anyio import CapacityLimiter, to_thread
 from starlette.requests import HTTPConnection
@@ -30,8 +31,9 @@ class Door:
     """Who may do what: users of ``passwords`` what ``users`` says, anybody else what ``anybody`` says.
 
     ``names`` are those by which clients reach the server, besides addresses and 'localhost'. Where there are no
-    passwords, a request for any other is refused: a web site whose name leads here would be asking, from a browser.
-    ``each_second`` requests of one address are answered, and ten times as many at once.
+    passwords, or (``is_loopback``) only this machine reaches the server, a request for any other that needs none is
+    refused: a web site whose name leads here would be asking, from a browser. ``each_second`` requests of one address
+    are answered, and ten times as many at once.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class Door:
         self._users = users
         self._anybody = anybody
         self._names = {name.lower() for name in names}
+        self.is_loopback = False
         self._asking = Allowance(each_second, each_second * 10)
         self._wrong = Allowance(_WRONG_SECOND, _WRONG_BURST)
         self._checking = CapacityLimiter(AT_ONCE)
@@ -57,7 +60,10 @@ class Door:
         return self._passwords is not None
 
     async def who(self, connection: HTTPConnection) -> Asker:
-        """Who asks. ``Refusal``: 401 for a wrong password, 429 for too many requests, 421 for another's name."""
+        """Who asks. ``Refusal``: 401 for a wrong password, 429 for too many requests, 421 for another's name, 403 where
+        a page of another site has a browser push."""
+        if connection.scope["path"].startswith("/v2/") and changes(connection) and is_foreign(connection):
+            raise Refusal(403, "a page of another site asks for that, by a browser")
         address = network_of(connection.client.host if connection.client else "")
         _turn(self._asking, address, "these are too many requests")
         self._asking.take(address)
@@ -66,6 +72,8 @@ class Door:
             return Asker(None, self._anybody)
         given = parse_basic(connection.headers.get("Authorization"))
         if given is None:
+            if self.is_loopback and self._anybody.read:
+                self._check_name(connection.headers.get("Host", ""))
             return Asker(None, self._anybody, may_sign_in=True)
         user, password = given
         if not self._passwords.remembered(user, password):
@@ -107,6 +115,19 @@ class Door:
         """What changes whenever the password of a user does; None where there is no such user."""
         line = self._passwords.line(user) if self._passwords is not None else None
         return None if line is None else hashlib.sha256(f"{user}\0{line}".encode()).digest()
+
+
+def changes(connection: HTTPConnection) -> bool:
+    """Whether a request is to do more than look."""
+    return connection.scope["method"] not in ("GET", "HEAD", "OPTIONS")
+
+
+def is_foreign(connection: HTTPConnection) -> bool:
+    """Whether a page of another site has a browser send that. No other client says such things."""
+    site, origin = connection.headers.get("Sec-Fetch-Site"), connection.headers.get("Origin")
+    if site is not None:
+        return site not in ("same-origin", "none")
+    return origin is not None and urlsplit(origin).netloc != connection.headers.get("Host")
 
 
 def _turn(allowance: Allowance, asker: str, message: str) -> None:

@@ -74,10 +74,11 @@ def check(wanted: Wanted) -> None:
         raise UsageError("--insecure-anonymous-write needs --write or --delete")
 
 
-def check_reach(wanted: Wanted, listener: socket.socket) -> None:
-    """``UsageError`` where others than this machine reach the server, and could read what they should not."""
+def check_reach(wanted: Wanted, listener: socket.socket) -> bool:
+    """Whether only this machine reaches the server; ``UsageError`` where others do, and could read what they should
+    not."""
     if listener.family == socket.AF_UNIX or is_loopback(str(listener.getsockname()[0])):
-        return
+        return True
     where = shown_address(listener)
     if wanted.certificate is None and not wanted.insecure_http:
         raise UsageError(
@@ -89,6 +90,7 @@ def check_reach(wanted: Wanted, listener: socket.socket) -> None:
             f"{where} is reached from other machines, and everybody there could read the whole store",
             hint="name a file of users by --htpasswd, or say --anonymous-read",
         )
+    return False
 
 
 def shown_address(listener: socket.socket) -> str:
@@ -159,7 +161,7 @@ def _for_everybody(
     pages = _pages(session, door, warn) if wanted.web else []
     app = make_app(registry, door.who, log=warn, blob_max=wanted.blob_max, web=pages)
     listener = stack.enter_context(passed(session.config.environment) or listen(wanted.listen, "server"))
-    check_reach(wanted, listener)
+    door.is_loopback = check_reach(wanted, listener)
     if certificate is not None:
         stack.enter_context(_reloading(certificate, note, warn))
     note(f"listening at {'https' if certificate else 'http'}://{shown_address(listener)}")

@@ -6,11 +6,12 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 from anyio import CapacityLimiter, to_thread
 
 from stratum.errors import DeniedError, StratumError, UnsupportedError, UsageError
+from stratum.serve.door import is_foreign
 from stratum.serve.page import answers
 from stratum.serve.page.signing import COOKIE, Signing
 
@@ -87,7 +88,8 @@ class Visits:
             def answer() -> Response:
                 visitor = self._visitor(request)
                 try:
-                    _check_origin(request)
+                    if is_foreign(request):
+                        raise DeniedError("This form came from another site.")
                     return act(request, visitor, parse_form(data))
                 except StratumError as exc:
                     return self.failure(visitor, exc)
@@ -135,17 +137,6 @@ async def _body(request: Request) -> bytes:
         if len(data) > FORM_MAX:
             break
     return data
-
-
-def _check_origin(request: Request) -> None:
-    """``DeniedError`` where another site's page sent the form."""
-    site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
-    if site is not None:
-        foreign = site not in ("same-origin", "none")
-    else:
-        foreign = origin is not None and urlsplit(origin).netloc != request.headers.get("Host")
-    if foreign:
-        raise DeniedError("This form came from another site.")
 
 
 def parse_form(data: bytes) -> dict[str, str]:

@@ -30,12 +30,21 @@ def door(passwords: Passwords | None, **more: object) -> Door:
     return Door(passwords, users=WRITERS, anybody=READERS, **{"each_second": 1000, **more})  # type: ignore[arg-type]
 
 
-def ask(of: Door, host: str = "localhost", given: str | None = None, client: str = "192.0.2.1") -> Asker:
-    """Ask as from ``client``; ``given`` are the name and the password."""
+def ask(
+    of: Door,
+    host: str = "localhost",
+    given: str | None = None,
+    client: str = "192.0.2.1",
+    method: str = "GET",
+    **more: str,
+) -> Asker:
+    """Ask as from ``client``; ``given`` are the name and the password, ``more`` further headers."""
     headers = [(b"host", host.encode())]
+    headers += [(name.replace("_", "-").encode(), value.encode()) for name, value in more.items()]
     if given is not None:
         headers.append((b"authorization", b"Basic " + b64encode(given.encode())))
-    scope = {"type": "http", "headers": headers, "client": (client, 1), "path": "/", "query_string": b"", "state": {}}
+    scope = {"type": "http", "headers": headers, "client": (client, 1), "query_string": b"", "state": {}}
+    scope |= {"method": method, "path": "/v2/x/blobs/uploads/"}
     return asyncio.run(of.who(HTTPConnection(scope)))
 
 
@@ -98,6 +107,26 @@ def test_a_name_that_somebody_made_lead_here_is_not_answered() -> None:
         ask(of, name)
     for name in ("evil.example", "evil.example:5000", "", "127.0.0.1.evil.example", "localhost.evil.example"):
         assert status(of, name) == 421
+
+
+def test_who_may_read_without_a_password_is_asked_for_the_name_on_loopback_only(users: Path) -> None:
+    of = door(Passwords(users, print))
+    ask(of, "evil.example")
+    of.is_loopback = True
+    assert status(of, "evil.example") == 421
+    assert ask(of, "evil.example", "anna:secret").name == "anna"
+    assert ask(of).may_sign_in
+
+
+def test_a_browser_pushes_nothing_for_another_site() -> None:
+    of = door(None)
+    for method in ("POST", "PUT", "PATCH", "DELETE"):
+        for headers in ({"sec_fetch_site": "cross-site"}, {"sec_fetch_site": "same-site"}, {"origin": "null"}):
+            assert status(of, method=method, **headers) == 403
+        assert status(of, method=method, origin="http://evil.example") == 403
+        ask(of, method=method, origin="http://localhost")
+        ask(of, method=method)
+    ask(of, sec_fetch_site="cross-site")
 
 
 @pytest.mark.parametrize(
