@@ -397,6 +397,9 @@ class Repository:
             kept = data
             return ServedBlob(len(kept), lambda start, end: _pieces(kept, start, end))
         found = self._pack(sha, store.offers.pack)
+        offer = store.offers.of(commit) if found is None else None
+        if offer is not None and sha in offer.pushed and store.blobs.size(sha) is not None:
+            return _of_file(store.blobs.path(sha))
         if found is None:
             if again or sha not in {blob.sha for blob in self._offer(commit, again=True).blobs}:
                 raise NotFoundError(f"{self.name} has no blob sha256:{sha}")

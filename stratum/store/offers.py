@@ -68,11 +68,13 @@ class OfferedPack:
 
 @frozen
 class Offer:
-    """The artifact of a commit: its manifest, and all blobs that the manifest names, the config first."""
+    """The artifact of a commit: its manifest, and all blobs that the manifest names, the config first. ``pushed`` are
+    those of them that are blobs which others pushed (``store.blobs``)."""
 
     commit: str
     manifest: Blob
     blobs: tuple[Blob, ...]
+    pushed: frozenset[str] = frozenset()
 
 
 class Offers:
@@ -219,7 +221,8 @@ def read_pack(data: bytes) -> OfferedPack | None:
 
 def write_offer(offer: Offer) -> bytes:
     """The file about a commit's artifact."""
-    lines = [_line(b"manifest", offer.manifest), *(_line(b"blob", blob) for blob in offer.blobs)]
+    lines = [_line(b"manifest", offer.manifest)]
+    lines += [_line(b"pushed" if blob.sha in offer.pushed else b"blob", blob) for blob in offer.blobs]
     return _checked(b"".join((_OFFER_HEAD, *lines)))
 
 
@@ -229,7 +232,8 @@ def read_offer(commit: str, data: bytes) -> Offer | None:
     found = [(name, Blob(digest.decode(), int(size))) for name, digest, size in _SUM.findall(body or b"")]
     if len(found) < 2 or found[0][0] != b"manifest":
         return None
-    return Offer(commit, found[0][1], tuple(blob for _, blob in found[1:]))
+    pushed = frozenset(blob.sha for name, blob in found if name == b"pushed")
+    return Offer(commit, found[0][1], tuple(blob for _, blob in found[1:]), pushed)
 
 
 def _line(name: bytes, blob: Blob) -> bytes:

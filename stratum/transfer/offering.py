@@ -6,7 +6,9 @@ and each of its bytes follow from its members, so any range of it is read from t
 one pass over them, in which each is compared with its name, and is kept from then on (``store.offers``), as is the
 manifest. Several processes may do this for one commit at once.
 
-A commit that is not here whole has no such artifact.
+What is not here but in blobs that others pushed to this store (``store.blobs``) is offered in the packs in which it
+came, where these hold nothing but what is the commit's; else it is taken out of them first. A commit of which something
+is elsewhere has no such artifact.
 """
 
 from __future__ import annotations
@@ -17,12 +19,14 @@ import time
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
-from stratum.errors import DamagedError, NotFoundError
+from stratum.errors import DamagedError, NotFoundError, StratumError
 from stratum.oci.descriptor import Descriptor, describe
 from stratum.oci.mediatypes import INDEX_MEDIA_TYPE, MANIFEST_MEDIA_TYPE, VERITY_MEDIA_TYPE
+from stratum.oci.ownblobs import OwnBlobs
+from stratum.oci.remote import fetch
 from stratum.store.layout import storage_error
 from stratum.store.offers import (
     BLOBS,
@@ -41,9 +45,12 @@ from stratum.transfer.artifact import (
     PACK_MEDIA_TYPE,
     TREE_MEDIA_TYPE,
     Manifest,
+    Pack,
     PackLayers,
+    read_manifest,
     write_manifest,
 )
+from stratum.transfer.catalogs import target_of
 from stratum.transfer.outgoing import Outgoing
 from stratum.transfer.packs import (
     END_SIZE,
@@ -55,9 +62,11 @@ from stratum.transfer.packs import (
     archived_size,
     header,
     header_size,
+    read_index,
     seek_table,
     write_index,
 )
+from stratum.transfer.realize import fetch_own, mark_whole
 from stratum.transfer.running import running
 from stratum.tree.contents import objects_of
 from stratum.tree.rawframe import frame_parts, stored_size
@@ -67,6 +76,7 @@ if TYPE_CHECKING:
     from stratum.progress import Progress
     from stratum.store import Store
     from stratum.store.objects import Opener
+    from stratum.store.sources import CommitSource
     from stratum.store.transaction import Transaction
     from stratum.store.trees import Layer
     from stratum.transfer.running import Running
@@ -194,10 +204,8 @@ def offered(
     commit, or it is not here whole; ``DamagedError`` where it is damaged; ``StratumError``."""
     if not store.commits.exists(commit):
         raise NotFoundError(f"there is no commit {commit}")
-    if store.sources.is_partial(commit):
-        check_whole(store, objects_of(store.commits.dump(commit)), commit)
     kept = store.offers.of(commit)
-    if not again and kept is not None and store.offers.blob(kept.manifest.sha) is not None:
+    if not again and kept is not None and _is_there(store, kept):
         return kept
     what = f"the artifact of {commit}"
     with ExitStack() as stack:
@@ -206,25 +214,67 @@ def offered(
                 raise NotFoundError(f"there is no commit {commit}")
             tx = stack.enter_context(store.begin(what, apart=True))
             tx.hold(commit)
-        return _make(store, tx, commit, stack.enter_context(running(what, jobs, progress)))
+        return _make(store, tx, commit, stack.enter_context(running(what, jobs, progress)), jobs)
 
 
-def check_whole(store: Store, objects: Mapping[bytes, int], commit: str) -> None:
-    """``NotFoundError`` where one of the objects that the commit needs is not here."""
-    missing = store.residence.missing(objects)
+def _is_there(store: Store, offer: Offer) -> bool:
+    """Whether an artifact that was made once can be given now."""
+    if store.offers.blob(offer.manifest.sha) is None:
+        return False
+    if any(store.blobs.size(sha) is None for sha in offer.pushed):
+        return False
+    if not store.sources.is_partial(offer.commit):
+        return True
+    packs = (store.offers.pack(blob.sha) for blob in offer.blobs if blob.sha not in offer.pushed)
+    return not any(store.residence.missing(dict(pack.members)) for pack in packs if pack is not None)
+
+
+def _pushed_packs(store: Store, commit: str, objects: Mapping[bytes, int], jobs: int) -> list[Pack]:
+    """The packs among the blobs of the store that have what is not here of a commit's objects, and nothing that is not
+    the commit's; what is in others is here by then. ``NotFoundError`` where something is neither here nor in any."""
+    missing = store.residence.missing(objects) if store.sources.is_partial(commit) else {}
+    found: list[Pack] = []
+    for source in store.sources.of(commit) if missing else ():
+        mixed = dict[bytes, int]()
+        for pack in _packs_of(store, source) if source.is_own else ():
+            brings = {digest: size for digest, size in pack.index.members if missing.get(digest) == size}
+            if brings and all(objects.get(digest) == size for digest, size in pack.index.members):
+                found.append(pack)
+            else:
+                mixed.update(brings)
+            missing = {digest: size for digest, size in missing.items() if digest not in brings}
+        if mixed:
+            fetch_own(store, source, mixed, jobs)
     if missing:
         raise NotFoundError(
             f"commit {commit} is not here whole: {len(missing)} of its files are elsewhere",
             hint=f"'stratum realize {commit}' fetches them",
         )
+    if not found:
+        mark_whole(store, [commit])
+    return found
 
 
-def _make(store: Store, tx: Transaction, commit: str, job: Running) -> Offer:
+def _packs_of(store: Store, source: CommitSource) -> Iterator[Pack]:
+    """The packs of a manifest that was pushed, as far as they are here; none where it cannot be read."""
+    own = OwnBlobs(target_of(source), store.layout.blobs)
+    with suppress(StratumError):
+        manifest = read_manifest(own.get_manifest(source.manifest)[0], source.manifest)
+        for layers in manifest.packs:
+            if all(map(own.has_blob, layers.blobs)):
+                index = fetch(own, layers.index)
+                yield Pack(layers, read_index(index, layers.pack.size, f"index {layers.index.digest}"))
+
+
+def _make(store: Store, tx: Transaction, commit: str, job: Running, jobs: int) -> Offer:
     """The artifact of a commit that stays while this lasts, kept."""
     outgoing, kept = Outgoing(store, commit), _Keeping(store, tx)
     objects = objects_of(store.commits.dump(commit))  # which compares the dump with the commit's name
     trees = [_tree(store, layer, kept) for layer in store.trees.layers(commit)]
-    packs = _packs(store, cut_packs(map(Member, objects, objects.values())), job, kept)
+    pushed = _pushed_packs(store, commit, objects, jobs)
+    known = {digest for pack in pushed for digest, _ in pack.index.members}
+    left = (Member(digest, size) for digest, size in objects.items() if digest not in known)
+    packs = _packs(store, cut_packs(left), job, kept)
     meta, lineage = outgoing.meta, outgoing.lineage
     config = kept(CONFIG_MEDIA_TYPE, meta.to_toml())
     manifest = Manifest(
@@ -232,14 +282,15 @@ def _make(store: Store, tx: Transaction, commit: str, job: Running) -> Offer:
         meta.timestamp,
         config,
         tuple(trees),
-        tuple(_layers(pack) for pack in packs),
+        (*(pack.layers for pack in pushed), *map(_layers, packs)),
         meta.parent_commit,
         ancestors=lineage.ancestors,
         whole=lineage.whole,
     )
     written = kept(MANIFEST_MEDIA_TYPE, write_manifest(manifest))
     blobs = tuple(Blob(blob.hex, blob.size) for blob in manifest.blobs)
-    offer = Offer(commit, Blob(written.hex, written.size), blobs)
+    of_others = frozenset(blob.hex for pack in pushed for blob in pack.layers.blobs)
+    offer = Offer(commit, Blob(written.hex, written.size), blobs, of_others)
     kept.write()
     with store.locks.store():
         store.offers.keep(tx, [(COMMITS, commit, write_offer(offer))])

@@ -68,6 +68,17 @@ def fetch_missing(
     raise first or _lost(missing)
 
 
+def fetch_own(store: Store, source: CommitSource, objects: Objects, jobs: int = 1) -> None:
+    """Have ``objects`` in the store, all of which are in blobs that were pushed to it: those of ``source``. Raises what
+    went wrong."""
+    from stratum.oci.access import Access
+
+    access = Access(own_blobs=store.layout.blobs)
+    failed = _fetch_from(store, source, store.sources.catalog(source.manifest), objects, access, jobs, None)
+    if failed is not None:
+        raise failed
+
+
 def _sources(store: Store, commits: Iterable[str]) -> Iterator[tuple[CommitSource, Catalog]]:
     """The sources of the commits, each once, with their catalogs: those last that are known to have lost it."""
     found = {source.reference: source for commit in commits for source in store.sources.of(commit)}

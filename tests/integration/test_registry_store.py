@@ -9,7 +9,7 @@ import random
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from hashlib import sha256, sha512
 from pathlib import Path
 
@@ -187,6 +187,43 @@ def test_a_push_builds_on_what_is_offered_and_that_stays(here: Store, there: Sto
     for blob in read_manifest(fresh.get_manifest("v2")[0], "it").blobs:
         assert b"".join(fresh.read_blob(blob))
     assert pull(Store.create(there.root.parent / "third"), fresh, "v2", "app") == second
+    assert not damage(there)
+
+
+def test_what_is_made_of_pushed_commits_is_offered_in_their_packs(here: Store, there: Store, tmp_path: Path) -> None:
+    pushed = commit(here, FILES)
+    place = serve(there, "app")
+    push_in_order(here, pushed, place, "v1")
+
+    def made(of: str, tag: str, names: Iterable[bytes]) -> str:
+        """A commit of some of the files of another, and one that is here alone."""
+        with there.begin("a test") as tx:
+            files = {name: child for name, child in there.commits.tree(of).children.items() if name in names}
+            root = stores.directory({**files, b"new": stores.file(tx, b"new" * 99)})
+            done = there.commits.write(tx, root).metadata_hash
+        there.tags.set("app", tag, done)
+        return done
+
+    whole = made(pushed, "whole", FILES.keys())
+    again = serve(there, "app")
+    assert len(packs_of(again, "whole") & packs_of(again, "v1")) == len(packs_of(again, "v1"))
+    assert pull(Store.create(tmp_path / "third"), again, "whole", "app") == whole
+    assert there.residence.counts(whole).unreal == len(FILES)
+    again.repository.delete_manifest("v1")
+    _age(there)
+    collect(there)
+    fresh = serve(there, "app")
+    for blob in read_manifest(fresh.get_manifest("whole")[0], "it").blobs:
+        assert b"".join(fresh.read_blob(blob))
+    # Of packs that have more than is the commit's, the rest is nobody's to see.
+    some = made(whole, "some", [b"7", b"8", b"9"])
+    assert not packs_of(fresh, "some") & packs_of(fresh, "whole")
+    assert pull(Store.create(tmp_path / "fourth"), fresh, "some", "app") == some
+    there.tags.remove("app", "whole")
+    realize(registry(there.root)._session, "app:some", access=registry(there.root)._session.access())
+    collect(there)
+    assert not kept_blobs(there)
+    assert pull(Store.create(tmp_path / "fifth"), serve(there, "app"), "some", "app") == some
     assert not damage(there)
 
 
