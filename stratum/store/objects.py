@@ -391,7 +391,7 @@ class Presence:
 
 
 class Opener:
-    """Opens objects in half the time: the directories that they lie in, 256 at most, stay open. Threads may share one."""
+    """Opens objects in half the time: the directories that they lie in, 256 at most, stay open. Threads share one."""
 
     def __init__(self, objects: Objects) -> None:
         self._objects = objects
