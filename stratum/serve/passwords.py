@@ -1,11 +1,13 @@
 """Passwords: a file as ``htpasswd -B`` writes it, with a line NAME:HASH for each user, hashes by bcrypt.
 
-The file is read again when it changes. Where it cannot be read any more, nobody has a password that is right. A check
+The file is read again when it changes. Where it cannot be read any more, or others could write it, nobody has a
+password that is right. A check
 takes a tenth of a second of a processor, so one that succeeded counts for some minutes, until the line changes.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import hmac
 import os
@@ -16,8 +18,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from stratum.errors import StratumError, UsageError, os_error_text, quoted
-from stratum.sys.smallfile import read_regular
+from stratum.errors import StratumError, UsageError, quoted
+from stratum.sys.smallfile import read_trusted
+from stratum.sys.userns import system_owners
 
 _FILE_MAX = 1 << 20
 _NAME_MAX = 64
@@ -60,7 +63,7 @@ class Passwords:
     """The users of a file. Threads may share one."""
 
     def __init__(self, path: Path, log: Callable[[str], None]) -> None:
-        """Raises ``UsageError`` for a file that cannot be read or has other lines."""
+        """Raises ``UsageError`` for a file that cannot be read, that others could write, or that has other lines."""
         self._path = path
         self._log = log
         self._lock = threading.Lock()
@@ -128,9 +131,10 @@ class Passwords:
         return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
     def _read(self) -> dict[str, str]:
+        data = read_trusted(self._path, _FILE_MAX, system_owners() | {os.geteuid()})
+        if data is None:
+            raise UsageError(f"cannot read {self._path}: {os.strerror(errno.ENOENT)}")
         try:
-            return parse_passwords(read_regular(self._path, _FILE_MAX)[1])
-        except OSError as exc:
-            raise UsageError(f"cannot read {self._path}: {os_error_text(exc)}") from None
+            return parse_passwords(data)
         except UsageError as exc:
             raise UsageError(f"{self._path}: {exc.message}", hint=exc.hint) from None
