@@ -1,8 +1,8 @@
 """Passwords: a file as ``htpasswd -B`` writes it, with a line NAME:HASH for each user, hashes by bcrypt.
 
 The file is read again when it changes. Where it cannot be read any more, or others could write it, nobody has a
-password that is right. A check
-takes a tenth of a second of a processor, so one that succeeded counts for some minutes, until the line changes.
+password that is right. A check takes a tenth of a second of a processor, so one that succeeded counts for some minutes,
+until the line changes.
 """
 
 from __future__ import annotations
