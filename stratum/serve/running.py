@@ -164,7 +164,8 @@ def _for_everybody(
     door.is_loopback = check_reach(wanted, listener)
     if certificate is not None:
         stack.enter_context(_reloading(certificate, note, warn))
-    note(f"listening at {'https' if certificate else 'http'}://{shown_address(listener)}")
+    scheme = "" if listener.family == socket.AF_UNIX else "https://" if certificate else "http://"
+    note(f"listening at {scheme}{shown_address(listener)}")
     return partial(serve, app, listener, limits=limits, tls=certificate.context if certificate else None)
 
 
