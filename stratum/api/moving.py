@@ -38,6 +38,7 @@ class Move:
         self.store = store
         self.moving = moving
         self._tree: Directory | None = None
+        self._jobs = 1
 
     def read(self, tx: Transaction, jobs: int, devices: bool, progress: Progress | None) -> tuple[Directory, list[str]]:
         """The tree of the directory, with its objects in ``tx``; and warnings. ``ConflictError`` where somebody works
@@ -61,7 +62,7 @@ class Move:
         finally:
             os.close(root)
         _refuse_users(path, directories)
-        self._tree = tree
+        self._tree, self._jobs = tree, jobs
         return tree, warnings
 
     def made(self, commit: str) -> None:
@@ -83,7 +84,7 @@ class Move:
         try:
             root = self.moving.opened()
             try:
-                remove_stored(root, tree, self.store.objects)
+                remove_stored(root, tree, self.store.objects, self._jobs)
                 rest = sorted(os.listdir(root))
                 told = self._stays(root, rest)
                 syncfs(root)

@@ -9,108 +9,151 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from stratum.ingest.adopting import made_object, unseal
+from stratum.ingest.adopting import unseal
 from stratum.ingest.copying import copy_hashed
+from stratum.ingest.pool import DIRECTORIES_MAX, Batch, Pool
+from stratum.ingest.removing import gone, remove_batch
+from stratum.ingest.worker import Answer
 from stratum.store.objects import OBJECT_MODE, Objects
 from stratum.sys.dirstack import OPEN_DIRECTORY, DirectoryStack
 from stratum.sys.holes import is_sparse
-from stratum.tree.model import Directory, File, Inode, Special, Symlink, object_path
+from stratum.tree.model import Directory
 
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_Frame = tuple[bytes, Iterator[tuple[bytes, Directory]]]
+_BATCH = 512
+"""Files that a worker removes at a time."""
+_STAYS = (errno.ENOTEMPTY, errno.EEXIST, errno.EBUSY, errno.ENOENT, errno.ENOTDIR)
+"""What rmdir(2) says of a directory in which something is left, of one that is mounted over, and of none."""
 
 
-def remove_stored(root: int, tree: Directory, objects: Objects) -> None:
+def remove_stored(root: int, tree: Directory, objects: Objects, jobs: int = 1) -> None:
     """Remove from the open directory ``root``, which stays itself, what is as in ``tree``, a commit of the store.
 
     Files that are objects by another name are made as objects are. What is another than in ``tree``, by its kind, size,
-    time or target, stays, and so does what is not in it. ``OSError`` where something cannot be removed.
+    time or target, stays, and so does what is not in it. ``jobs`` processes remove files. ``OSError`` where something
+    cannot be removed, ``StratumError`` where a process is gone.
     """
-    with DirectoryStack(os.dup(root)) as stack:
-        objects_directory = os.open(objects.layout.objects, OPEN_DIRECTORY)
-        try:
-            frames: list[_Frame] = [(b"", _emptied(stack.top, tree, objects_directory))]
-            while frames:
-                name, subdirectories = frames[-1]
-                for child, node in subdirectories:
-                    try:
-                        fd = os.open(child, OPEN_DIRECTORY, dir_fd=stack.top)
-                    except (FileNotFoundError, NotADirectoryError):
+    with DirectoryStack(os.dup(root)) as stack, _Removal(objects, jobs) as removal:
+        removal.add(stack.top, tree)
+        frames = [iter(_directories(tree))]
+        while frames:
+            for name, node in frames[-1]:
+                try:
+                    fd = os.open(name, OPEN_DIRECTORY, dir_fd=stack.top)
+                except (FileNotFoundError, NotADirectoryError):
+                    continue
+                except OSError as exc:
+                    if exc.errno == errno.ELOOP:
                         continue
-                    except OSError as exc:
-                        if exc.errno == errno.ELOOP:
-                            continue
-                        raise
+                    raise
+                stack.push(fd, os.fstat(fd))
+                removal.add(fd, node)
+                frames.append(iter(_directories(node)))
+                break
+            else:
+                frames.pop()
+                if frames:
+                    stack.pop()
+        removal.finish()
+    _remove_directories(root, tree)
+
+
+def _directories(node: Directory) -> list[tuple[bytes, Directory]]:
+    return [(name, child) for name, child in node.children.items() if isinstance(child, Directory)]
+
+
+def _remove_directories(root: int, tree: Directory) -> None:
+    """Remove those directories of ``tree`` in the open ``root`` in which nothing is left."""
+    with DirectoryStack(os.dup(root)) as stack:
+        frames = [(b"", iter(_directories(tree)))]
+        while frames:
+            for name, node in frames[-1][1]:
+                if inner := _directories(node):
+                    try:
+                        fd = os.open(name, OPEN_DIRECTORY, dir_fd=stack.top)
+                    except OSError:
+                        continue
                     stack.push(fd, os.fstat(fd))
-                    frames.append((child, _emptied(fd, node, objects_directory)))
+                    frames.append((name, iter(inner)))
                     break
-                else:
-                    frames.pop()
-                    if frames:
-                        stack.pop()
-                        _remove_empty(name, stack.top)
-        finally:
-            os.close(objects_directory)
+                _remove_empty(name, stack.top)
+            else:
+                name, _ = frames.pop()
+                if frames:
+                    stack.pop()
+                    _remove_empty(name, stack.top)
 
 
 def _remove_empty(name: bytes, directory: int) -> None:
-    """Remove the directory ``name`` in ``directory``, unless something is left in it."""
+    """Remove the directory ``name`` in ``directory``, unless something is left in it or it is none any more."""
     try:
         os.rmdir(name, dir_fd=directory)
     except OSError as exc:
-        if exc.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.EBUSY):
+        if exc.errno not in _STAYS:
             raise
 
 
-def _emptied(directory: int, node: Directory, objects: int) -> Iterator[tuple[bytes, Directory]]:
-    """Remove all but directories, which are returned."""
-    subdirectories = []
-    for name, child in node.children.items():
-        if isinstance(child, Directory):
-            subdirectories.append((name, child))
-            continue
-        try:
-            info = os.stat(name, dir_fd=directory, follow_symlinks=False)
-        except FileNotFoundError:
-            continue
-        if _is_as(child, info, name, directory):
-            if info.st_nlink > 1 and isinstance(child, File) and child.digest is not None:
-                _finish_object(object_path(child.digest), info, objects)
-            os.unlink(name, dir_fd=directory)
-    return iter(subdirectories)
+class _Removal:
+    """Hands the files of directories to worker processes, or removes few of them here. A context manager."""
 
+    def __init__(self, objects: Objects, jobs: int) -> None:
+        self._path = os.fsencode(objects.layout.objects)
+        self._objects = os.open(self._path, OPEN_DIRECTORY)
+        self._jobs = jobs
+        self._pool: Pool | None = None
+        self._batch = Batch([], [], None)
+        self._files = 0
 
-def _is_as(node: Inode, info: os.stat_result, name: bytes, directory: int) -> bool:
-    if isinstance(node, File):
-        if not stat.S_ISREG(info.st_mode) or (info.st_size, info.st_mtime_ns) != (node.size, node.mtime):
-            return False
-        return node.digest is not None or _content(name, directory, node.size) == (node.content or b"")
-    if isinstance(node, Symlink):
-        return stat.S_ISLNK(info.st_mode) and os.readlink(name, dir_fd=directory) == node.target
-    assert isinstance(node, Special)
-    return stat.S_IFMT(info.st_mode) == stat.S_IFMT(node.mode)
+    def add(self, directory: int, node: Directory) -> None:
+        """Remove what is no directory in ``node`` from the open ``directory``, now or later. ``OSError``."""
+        files = [gone(name, child) for name, child in node.children.items() if not isinstance(child, Directory)]
+        if files:
+            self._batch.directories.append(os.dup(directory))
+            self._batch.request.append(files)
+            self._files += len(files)
+        if self._files >= _BATCH or len(self._batch.directories) >= DIRECTORIES_MAX:
+            self._dispatch()
 
-
-def _content(name: bytes, directory: int, size: int) -> bytes:
-    fd = os.open(name, _READ, dir_fd=directory)
-    try:
-        return os.pread(fd, size + 1, 0)
-    finally:
-        os.close(fd)
-
-
-def _finish_object(path: bytes, info: os.stat_result, objects: int) -> None:
-    """Make the object what objects are. It may be the file that is as ``info``; if not, it is so already."""
-    with suppress(FileNotFoundError):
-        if stat.S_IMODE(info.st_mode) != OBJECT_MODE:
-            os.chmod(path, OBJECT_MODE, dir_fd=objects)
+    def _dispatch(self) -> None:
+        batch, self._batch, self._files = self._batch, Batch([], [], None), 0
+        if self._jobs == 1:
+            self._remove_here(batch)
             return
-        fd = os.open(path, _READ, dir_fd=objects)
+        if self._pool is None:
+            self._pool = Pool(self._jobs, "stratum.ingest.removing", "removes files", lambda number: self._path)
+        while self._pool.full:
+            self._take(self._pool.answers(wait=True))
+        self._pool.add(batch)
+        self._take(self._pool.answers(wait=False))
+
+    def _remove_here(self, batch: Batch) -> None:
         try:
-            made_object(fd)
+            answer = remove_batch(self._objects, batch.directories, batch.request)
         finally:
-            os.close(fd)
+            batch.close()
+        self._take([(batch, answer)])
+
+    @staticmethod
+    def _take(answers: list[tuple[Batch, Answer]]) -> None:
+        for _, answer in answers:
+            if answer:
+                raise OSError(*answer)
+
+    def finish(self) -> None:
+        """Wait until everything is removed. ``OSError``."""
+        self._remove_here(self._batch)
+        while self._pool is not None and not self._pool.idle:
+            self._take(self._pool.answers(wait=True))
+
+    def __enter__(self) -> _Removal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._batch.close()
+        os.close(self._objects)
+        if self._pool is not None:
+            self._pool.close()
 
 
 def make_as_it_was(root: int, objects: Objects, beside: str) -> None:

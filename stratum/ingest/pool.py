@@ -1,4 +1,4 @@
-"""The worker processes that read files for one ``ingest.reader``, while that one goes on listing.
+"""The worker processes that read files for one ``ingest.reader``, or remove them, while that one goes on listing.
 
 Directories travel as descriptors with each batch, so workers resolve no paths.
 """
@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from stratum.errors import StratumError
-from stratum.ingest.worker import Answer, Request
+from stratum.ingest.worker import Answer
 
 if TYPE_CHECKING:
     from stratum.sys.workers import Worker
@@ -32,7 +32,7 @@ class Batch:
 
     __slots__ = ("directories", "request", "tag")
 
-    def __init__(self, directories: list[int], request: Request, tag: Any) -> None:
+    def __init__(self, directories: list[int], request: Any, tag: Any) -> None:
         self.directories = directories
         self.request = request
         self.tag = tag
@@ -43,12 +43,22 @@ class Batch:
             os.close(self.directories.pop())
 
 
-class Pool:
-    """``jobs`` workers, given the arguments of ``ingest.worker.stager_for`` without the tag."""
+def reading_pool(
+    jobs: int, objects: bytes, staging: bytes, salvage: Sequence[bytes] = (), adopts: bool | None = None
+) -> Pool:
+    """``jobs`` workers that read, given the arguments of ``ingest.worker.stager_for`` without the tag."""
 
-    def __init__(
-        self, jobs: int, objects: bytes, staging: bytes, salvage: Sequence[bytes] = (), adopts: bool | None = None
-    ) -> None:
+    def first(number: int) -> tuple[Any, ...]:
+        return objects, staging, f"worker-{number}", list(salvage), adopts
+
+    return Pool(jobs, "stratum.ingest.worker", "reads files", first)
+
+
+class Pool:
+    """``jobs`` workers, which run ``main`` of ``module`` and do ``task``, as errors say it. ``first`` has the first
+    message to each, by its number."""
+
+    def __init__(self, jobs: int, module: str, task: str, first: Callable[[int], Any]) -> None:
         import selectors  # what follows is not loaded where there is little to read
 
         from stratum.sys.workers import Worker
@@ -58,9 +68,9 @@ class Pool:
         """Each with the batches that it has not answered, oldest first."""
         try:
             for number in range(jobs):
-                worker = Worker("stratum.ingest.worker", "reads files")
+                worker = Worker(module, task)
                 self._workers.append((worker, deque()))
-                worker.post((objects, staging, f"worker-{number}", list(salvage), adopts))
+                worker.post(first(number))
         except StratumError:
             self.close()
             raise

@@ -25,7 +25,7 @@ from typing import Any
 from stratum.errors import ConflictError, StratumError
 from stratum.ingest.attributes import stored_xattrs
 from stratum.ingest.journal import Journal
-from stratum.ingest.pool import DIRECTORIES_MAX, Batch, Pool
+from stratum.ingest.pool import DIRECTORIES_MAX, Batch, Pool, reading_pool
 from stratum.ingest.staging import FileRead, Signature, Stager
 from stratum.ingest.statcache import tells_changes
 from stratum.ingest.worker import OK, STORE_FAILED, Answer, read_batch, stager_for
@@ -223,7 +223,7 @@ class FileReader:
             self._read_here()
             return
         if self._pool is None:
-            self._pool = Pool(self._jobs, *self._paths, self._salvage, self._adopts)
+            self._pool = reading_pool(self._jobs, *self._paths, self._salvage, self._adopts)
         while self._pool.full:
             self._take(self._pool.answers(wait=True))
         self._pool.add(self._next_batch())

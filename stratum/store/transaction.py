@@ -33,6 +33,7 @@ import stat
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 from stratum.errors import BusyError, DamagedError, ExistsError, StratumError
@@ -44,6 +45,7 @@ from stratum.store.salvage import RESUME, dead_in, take_over, waits_for_another,
 from stratum.store.trash import remove_tree
 from stratum.sys.atomic import write_all
 from stratum.sys.locks import is_locked, locked
+from stratum.sys.manystat import ManyStat
 from stratum.sys.syscalls import AT_FDCWD, RENAME_EXCHANGE, RENAME_NOREPLACE, renameat2, syncfs
 
 OWNER = "owner"
@@ -52,6 +54,8 @@ HOLDS = "holds"
 _DIGEST_SIZE = 32
 _STAGED_NAME = r"[0-9a-z-]+"
 _GUARD_WAIT = 30.0
+_CHECKED = 1024
+_TYPE = 0o170000
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -218,18 +222,22 @@ class Transaction:
             yield digest, self._staged_as.get(digest) or Staging.name(digest), self._staged[digest]
 
     def _check_staged(self) -> None:
+        if not self._staged:
+            return
         directory = os.open(self.object_staging, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            for digest, name, size in self._in_order():
-                info = os.stat(name, dir_fd=directory, follow_symlinks=False)
-                if not stat.S_ISREG(info.st_mode) or info.st_size != size:
-                    raise StratumError(
-                        f"object {digest.hex()} has {info.st_size} bytes on disk instead of {size}",
-                        hint="the disk or another program changed it while it was written; run the command again",
-                    )
-                # What has a name in a directory that is moved, too, becomes an object when that goes.
-                if stat.S_IMODE(info.st_mode) != OBJECT_MODE and info.st_nlink == 1:
-                    os.chmod(name, OBJECT_MODE, dir_fd=directory)
+            many, staged = ManyStat(directory, min(_CHECKED, len(self._staged))), self._in_order()
+            while some := list(islice(staged, _CHECKED)):
+                seen = many.look([name.encode() for _, name, _ in some])
+                for (digest, name, size), found, mode, links in zip(some, *seen, strict=True):
+                    if found != size or mode & _TYPE != stat.S_IFREG:
+                        raise StratumError(
+                            f"object {digest.hex()} has {found} bytes on disk instead of {size}",
+                            hint="the disk or another program changed it while it was written; run the command again",
+                        )
+                    # What has a name in a directory that is moved, too, becomes an object when that goes.
+                    if mode & 0o7777 != OBJECT_MODE and links == 1:
+                        os.chmod(name, OBJECT_MODE, dir_fd=directory)
         finally:
             os.close(directory)
 

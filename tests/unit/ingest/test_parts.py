@@ -14,7 +14,7 @@ import pytest
 from stratum.composefs.verity import verity_digest
 from stratum.errors import StratumError
 from stratum.ingest.attributes import stored_xattrs
-from stratum.ingest.pool import Batch, Pool
+from stratum.ingest.pool import Batch, Pool, reading_pool
 from stratum.ingest.staging import Signature, signature
 from stratum.ingest.statcache import TELLS_AFTER, TELLS_AFTER_COARSE, Found, StatCache, tells_changes
 from stratum.ingest.worker import OK, STORE_FAILED, Request
@@ -192,7 +192,7 @@ class TestPool:
         source.mkdir()
         for number in range(100):
             (source / f"{number}").write_bytes(b"%d" % number * 50)
-        pool = Pool(3, *pool_paths)
+        pool = reading_pool(3, *pool_paths)
         try:
             answers = []
             for number in range(100):
@@ -211,7 +211,7 @@ class TestPool:
             assert results[0][0][:2] == (len(data), verity_digest(data) if len(data) > 64 else None)
 
     def test_a_message_larger_than_a_socket_holds(self, tmp_path: Path, pool_paths: tuple[bytes, bytes]) -> None:
-        pool = Pool(1, *pool_paths)
+        pool = reading_pool(1, *pool_paths)
         try:
             names = [b"%0250d" % number for number in range(20_000)]
             pool.add(batch(tmp_path, *names))
@@ -225,7 +225,7 @@ class TestPool:
     def test_a_store_that_cannot_be_written(self, tmp_path: Path, pool_paths: tuple[bytes, bytes]) -> None:
         (tmp_path / "f").write_bytes(b"x" * 100)
         (tmp_path / "staging").rmdir()
-        pool = Pool(1, *pool_paths)
+        pool = reading_pool(1, *pool_paths)
         try:
             pool.add(batch(tmp_path, b"f"))
             ((_, answer),) = pool.answers(wait=True) or pool.answers(wait=True)
@@ -238,7 +238,7 @@ class TestPool:
         with (tmp_path / "large").open("wb") as file:
             file.truncate(HUGE)
         before = children()
-        pool = Pool(2, *pool_paths)
+        pool = reading_pool(2, *pool_paths)
         try:
             pool.add(batch(tmp_path, b"large"))
             victim = next(child for child in children() if child not in before)
@@ -257,9 +257,9 @@ class TestPool:
             "import os, sys, time\n"
             "from tests.unit.ingest.test_parts import batch, children\n"
             "from pathlib import Path\n"
-            "from stratum.ingest.pool import Pool\n"
+            "from stratum.ingest.pool import reading_pool\n"
             "source = Path(sys.argv[1])\n"
-            "pool = Pool(2, os.fsencode(source / 'objects'), os.fsencode(source / 'staging'))\n"
+            "pool = reading_pool(2, os.fsencode(source / 'objects'), os.fsencode(source / 'staging'))\n"
             "pool.add(batch(source, b'large'))\n"
             "while not list((source / 'staging').iterdir()): time.sleep(0.01)\n"
             "print(*children(), flush=True)\n"
