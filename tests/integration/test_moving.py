@@ -9,6 +9,7 @@ import signal
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,7 +26,7 @@ from stratum.errors import ConflictError, ExistsError, NotFoundError, UsageError
 from stratum.store import Store
 from stratum.store.retention import Retention
 from tests.support import crashing
-from tests.support.command import Command
+from tests.support.command import SCRIPT, Command
 from tests.support.disks import disk
 from tests.support.injection import killed_at
 from tests.support.stores import check, commit
@@ -219,6 +220,44 @@ def test_what_is_not_in_the_commit_stays(scene: Scene) -> None:
     assert any("deep stays in" in warning for warning in done.warnings)
     assert [str(path.relative_to(scene.source)) for path in sorted(scene.source.rglob("*"))] == ["deep", "deep/socket"]
     assert not os.listdir(scene.path / "moving")
+
+
+def has_commit(store: Path) -> bool:
+    """Whether a directory is on its way whose commit is made."""
+    with suppress(FileNotFoundError):
+        return any("commit" in plan.read_text() for plan in store.glob("moving/*/plan.toml"))
+    return False
+
+
+def test_many_files_are_removed_by_workers_and_killed_in_the_middle(
+    cli: Command, store_dir: Path, tmp_path: Path
+) -> None:
+    """Whoever goes on then finishes it, or begins anew."""
+    source = tmp_path / "many"
+    for number in range(160):
+        place = source / f"{number % 7}" / f"{number}"
+        place.mkdir(parents=True)
+        for name in range(12):
+            (place / f"{name}").write_bytes(b"%d %d " % (number, name) * (3 if name % 4 else 300))
+    other = tmp_path / "other"
+    cli.ok("import", "--bare", str(source), "many", env={"STRATUM_STORE": str(other)})
+    command = [SCRIPT, "import", "--move", str(source), "many"]
+    for wait in (0.0, 0.03, 0.06, 0.1):
+        if not source.exists():
+            break
+        process = subprocess.Popen(command, env=cli.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while process.poll() is None and not has_commit(store_dir):
+            time.sleep(0.001)
+        time.sleep(wait)
+        process.kill()
+        process.wait()
+    cli("import", "--move", str(source), "many")
+    assert not source.exists()
+    assert not os.listdir(store_dir / "moving")
+    store = Store.open(store_dir)
+    assert store.tags.get("many", "latest") == Store.open(other).tags.get("many", "latest")
+    assert all(store.objects.path(digest).lstat().st_nlink == 1 for digest, _ in store.objects.list())
+    cli.ok("fsck")
 
 
 def test_arguments_that_cannot_be_moved(scene: Scene, tmp_path: Path) -> None:
