@@ -80,7 +80,8 @@ def one_fault(far: Far, directory: Path, fault: str) -> str:
         if fault in REMEMBERED and not ALL:
             hydrating.kill(hydrating.worker(lazily.run))  # the next one knows nothing of it
         lazily.right_again(wanted, 100 if ALL else 40)
-        if ALL:
+        if ALL:  # what was read ahead is remembered too, and later
+            lazily.right_again(far.sums, 100)
             lazily.everything_is_right()
     return ""
 
