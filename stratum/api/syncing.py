@@ -85,8 +85,8 @@ def sync(
     lazy: bool = False,
     progress: Progress | None = None,
 ) -> Iterator[Met]:
-    """Sync stratum ``name``, which is made where it is not here, with each of ``peers``, by default with all with whom
-    it is shared or was synced before, and whose address is known.
+    """Sync stratum ``name``, which is made where it is not here, with each of ``peers``, by default with those of
+    ``peers_of``.
 
     A peer that fails keeps none from being synced with; what it left undone is done the next time. ``lazy``: contents
     of files stay with the peers until they are read. ``NotFoundError`` where there is no such peer, ``UsageError``
@@ -101,7 +101,8 @@ def sync(
         store.namespaces.check(name)
         raise UsageError(
             f"it is not said with whom to sync {name}",
-            hint=f"name a peer: stratum sync {name} PEER; 'stratum peer list' shows those that are known",
+            hint=f"name a peer: stratum sync {name} PEER; 'stratum peer list' shows those that are known (one that may "
+            "only read is to be named)",
         )
     for peer in chosen:
         yield meet(session, name, partial(reach, session, peer, access, lazy, progress), peer)
@@ -113,11 +114,12 @@ def reach(session: Session, peer: str, access: Access, lazy: bool = False, progr
 
 
 def peers_of(session: Session, name: str) -> list[str]:
-    """The peers to sync ``name`` with: with whom it is shared or was synced before, and whose address is known."""
+    """The peers to sync ``name`` with: who may write to it, and those with whom it is not shared and was synced before,
+    as far as their address is known. What who may only read has made of it comes here where that peer is named."""
     store = session.store
     before = store.moves.read(name).state.peers if store.namespaces.exists(name) else {}
     known = sorted(store.peers.now().peers.items())
-    return [peer for peer, each in known if each.address and (name in each.strata or peer in before)]
+    return [peer for peer, each in known if each.address and each.strata.get(name, peer in before)]
 
 
 def meet(session: Session, name: str, opened: Callable[[], Peer], who: str) -> Met:

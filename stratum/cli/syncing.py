@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 @verb(
     "sync",
     examples=[
-        ("With all peers that share db and can be reached", "stratum sync db"),
+        ("With all peers that may write to db, or that it came from", "stratum sync db"),
         ("With one", "stratum sync db attic"),
         ("With contents that come when they are read", "stratum sync db attic --lazy"),
         ("Commit and sync what is written in a worktree, by itself", "stratum sync --watch db+main"),

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from stratum.api.settling import decide
-from stratum.api.syncing import Exchanging, Met, meet
+from stratum.api.syncing import Exchanging, Met, meet, peers_of
 from stratum.errors import NotFoundError, UnreachableError
 from stratum.frozen import replace
 from stratum.store.fsck import check
@@ -28,6 +28,21 @@ def hosts(tmp_path: Path) -> list[Host]:
     for host in made:
         host.knows(*(other for other in made if other is not host))
     return made
+
+
+def test_nothing_is_taken_of_who_may_only_read_unless_it_is_named(hosts: list[Host]) -> None:
+    ann, bob, cleo = hosts
+    book = ann.store.peers
+    for other in (bob, cleo):
+        book.add(other.name, other.store.peers.own().certificate, "192.0.2.1:5443", "")
+    assert peers_of(ann.session, NAME) == ["bob", "cleo"]
+    book.share(NAME, "bob", write=False)
+    bob.sync(ann)  # who asks is known from then on
+    assert peers_of(ann.session, NAME) == ["cleo"]
+    book.unshare(NAME, "cleo")
+    assert peers_of(ann.session, NAME) == []
+    ann.sync(cleo)
+    assert peers_of(ann.session, NAME) == ["cleo"]
 
 
 def test_histories_go_both_ways_and_merge_by_path(hosts: list[Host]) -> None:
