@@ -10,7 +10,8 @@ One file for each source directory and user, beside the one of ``ingest.statcach
     names            deflated; of each directory its path, with a slash at its end, and the names in it, a NUL after
                      each but the last; two NULs after each directory. Where the path begins with a slash, too, the
                      SHA-256 of all that is in there comes before the names, in hexadecimal digits
-    left out         deflated; paths, a NUL after each: those that a rule leaves out, those that are too large
+    left out         deflated; paths, a slash behind those of directories, a NUL after each: those that a rule leaves
+                     out, those that are too large
 
 All little-endian. It is only written for an import that left nothing out unasked and after which every single inode may
 be trusted by the rule of ``ingest.statcache``. So the same answers mean the same tree: a directory whose change time
@@ -23,6 +24,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 import struct
 import time
 import zlib
@@ -41,7 +43,7 @@ from stratum.sys.manystat import ROW_SIZE, ManyStat, columns, device_of, row
 from stratum.tree.model import Directory, File
 
 CHUNK = 1024
-_FORM = "listing of an import 3"
+_FORM = "listing of an import 4"
 _FORM_OF_NAMES = "names of objects 1"
 _HEAD = struct.Struct("<6I3Q32s32s")
 _OBJECT = struct.Struct("<32sQ")
@@ -64,10 +66,13 @@ class Listing:
         self._left = bytearray(), bytearray()
         self._devices: dict[int, bytes] = {}
         self._keeps: dict[int, bool] = {}
+        self._began = time.time_ns()
+        self.is_doubtful = False
+        """Whether what says what else is left out may have changed while it was read."""
 
     def begin(self, info: os.stat_result, excludes: Excludes, left_out: LeftOut) -> None:
         """The source itself is as ``info``; ``left_out`` will count what ``excludes`` leave out of it."""
-        self.excludes, self.left_out = excludes, left_out
+        self.excludes, self.left_out, self._began = excludes, left_out, time.time_ns()
         self._add_row(info)
 
     def add(self, fd: int, info: os.stat_result, path: bytes, entries: Sequence[Entry]) -> None:
@@ -80,8 +85,10 @@ class Listing:
 
     def leave(self, path: bytes, name: str, info: os.stat_result, /, *, large: bool, rules: bool) -> None:
         """An entry was left out (``ingest.selection.Leave``)."""
-        self._left[large].extend(path + os.fsencode(name) + b"\0")
+        slash = b"/" if stat.S_ISDIR(info.st_mode) else b""
+        self._left[large].extend(path + os.fsencode(name) + slash + b"\0")
         if rules:  # so it must stay as it is
+            self.is_doubtful |= not tells_changes(info.st_ctime_ns, self._began)
             self._record([path or _TOP], [(name, info)])
 
     def _record(self, parts: list[bytes], entries: Sequence[Entry]) -> None:
@@ -146,7 +153,7 @@ def find_unchanged(
 
 def remember(store: Store, path: Path, listing: Listing, commit: str, *, devices: bool = False) -> None:
     """``path`` as it is in ``listing`` became ``commit``. Failing to write that down is no error."""
-    if listing.final is None:
+    if listing.final is None or listing.is_doubtful:
         return
     digests, deflated = listing.finished()
     objects = bytearray()
@@ -240,8 +247,8 @@ def _left_out(root: int, known: _Known, excludes: Excludes) -> LeftOut | None:
     by_rule, large = (zlib.decompress(part).split(b"\0")[:-1] for part in known.deflated[1:])
     for paths, least in ((by_rule, -1), (large, excludes.larger_than or 0)):
         for path in paths:
-            info = os.stat(path, dir_fd=root, follow_symlinks=False)
-            if info.st_size <= least:
+            info = os.stat(path.removesuffix(b"/"), dir_fd=root, follow_symlinks=False)
+            if info.st_size <= least or stat.S_ISDIR(info.st_mode) != path.endswith(b"/"):
                 return None
             counted.add(info)
     before = known.left_out

@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 
 from stratum.cli.excluding import left_out_json
 from stratum.errors import StratumError
-from stratum.ingest import statcache
+from stratum.ingest import statcache, unchanged
 from stratum.ingest.directory import import_directory
 from stratum.ingest.selection import PATTERNS_MAX, Excludes, LeftOut
 from stratum.ingest.unchanged import Listing, find_unchanged, remember
 from stratum.store import Store
 from stratum.tree.digest import metadata_hash
 from stratum.tree.dump import write_dump
-from stratum.tree.model import walk
+from stratum.tree.model import Directory, walk
 from tests.support.command import Command
 from tests.support.effort import examples
 
@@ -170,6 +170,35 @@ def test_what_would_not_be_left_out_any_more_is_seen(scene: Scene) -> None:
         known = find_unchanged(scene.store, scene.source, excludes=excludes, left_out=counted)
         assert known == (before if len(data) > 1999 else None)
         assert known is None or counted.size == scene.truth(excludes)[1].size > len(data)
+
+
+def test_what_says_what_else_is_left_out_may_have_changed_unseen(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene.write(".stratumignore", "a\n.stratumignore\n")
+    scene.write("a")
+    excludes = Excludes(ignore_files=True)
+    monkeypatch.setattr(unchanged, "tells_changes", lambda ctime, now: False)
+    scene.read(excludes)
+    assert find_unchanged(scene.store, scene.source, excludes=excludes) is None
+
+
+def test_a_pattern_may_be_about_directories_alone(scene: Scene) -> None:
+    """What it leaves out is one still, also where no time tells that names were exchanged."""
+    scene.write("d/a/x")
+    scene.write("d/b")
+    excludes = Excludes((b"a/", b"/d/b"))
+    before, left_out, listing = os.stat(scene.source), LeftOut(), Listing()
+    listing.begin(before, excludes, left_out)
+    for name in ("a", "b"):
+        listing.leave(b"d/", name, os.lstat(scene.source / "d" / name), large=False, rules=False)
+    listing.final = Directory(before.st_mode, 0, 0, 0)
+    left_out.files = left_out.directories = 1
+    with scene.store.begin("a test") as tx:
+        remember(scene.store, scene.source, listing, scene.store.commits.write(tx, listing.final).metadata_hash)
+    assert find_unchanged(scene.store, scene.source, excludes=excludes)
+    os.rename(scene.source / "d/a", scene.source / "d/c")
+    os.rename(scene.source / "d/b", scene.source / "d/a")
+    os.rename(scene.source / "d/c", scene.source / "d/b")
+    assert find_unchanged(scene.store, scene.source, excludes=excludes) is None
 
 
 PATTERNS = st.lists(st.sampled_from([b"a", b"/a", b"b/", b"a/b", b"*", b"!a", b"!b/", b"**/b", b"c"]), max_size=3)
