@@ -17,10 +17,11 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount, Router
 
-from stratum.errors import ConflictError, RefusedError, StratumError, foreseen
+from stratum.errors import BusyError, ConflictError, RefusedError, StratumError, foreseen
 from stratum.serve.refusals import CODES_OF_STATUS, Refusal, refused
 from stratum.serve.registry import registry_routes
 from stratum.serve.visibility import Who
+from stratum.store.layout import NoSpaceError
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -110,11 +111,13 @@ def _answer(exc: Exception, log: Callable[[str], None]) -> Response:
         return refused(exc.status_code, code, exc.detail, exc.headers)
     if isinstance(exc, RefusedError):
         return refused(400, exc.code, exc.told)
-    if isinstance(exc, ConflictError):
+    if isinstance(exc, ConflictError) and not isinstance(exc, BusyError):
         return refused(409, "DENIED", exc.message)
     if not isinstance(exc, ConnectionError):  # who asked is gone
         log(foreseen(exc).told)
-    if isinstance(exc, OSError) and exc.errno in (errno.ENOSPC, errno.EDQUOT):
+    if isinstance(exc, BusyError):  # which names who it is that works there
+        return refused(503, "TOOMANYREQUESTS", "somebody else is at work there", {"Retry-After": "5"})
+    if isinstance(exc, NoSpaceError) or (isinstance(exc, OSError) and exc.errno in (errno.ENOSPC, errno.EDQUOT)):
         return refused(507, "DENIED", "the server has no room left for that")
     words = "the server cannot do that; its log says why" if isinstance(exc, StratumError) else "the server failed"
     return refused(500, "UNKNOWN", words)

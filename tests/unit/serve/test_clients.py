@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import http.client
 import socket
 import ssl
@@ -15,13 +16,14 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from stratum import serving as serving_module
-from stratum.errors import UsageError
+from stratum.errors import BusyError, UsageError
 from stratum.serve import asked
 from stratum.serve.app import make_app
 from stratum.serve.door import Door
 from stratum.serve.tls import Certificate
 from stratum.serve.visibility import Everywhere
 from stratum.serving import Limits, listen, serving
+from stratum.store.layout import storing
 from tests.e2e.hostile_registry import make_certificate
 from tests.support.served import Asking
 
@@ -34,6 +36,15 @@ async def _length(request: Request) -> Response:
 
 async def _fails(_request: Request) -> Response:
     raise ValueError("a defect")
+
+
+async def _has_no_room(_request: Request) -> Response:
+    with storing("keep what arrives"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+async def _is_busy(_request: Request) -> Response:
+    raise BusyError("the store is locked by process 1234 (secret)")
 
 
 async def _fails_late(_request: Request) -> Response:
@@ -52,6 +63,8 @@ ROUTES = [
     Route("/length", _length, methods=["POST"]),
     Route("/fails", _fails),
     Route("/late", _fails_late),
+    Route("/full", _has_no_room),
+    Route("/busy", _is_busy),
     Route("/certificate", _certificate),
 ]
 
@@ -131,13 +144,18 @@ def test_a_defect_is_told_and_others_go_on() -> None:
         failed = ask("GET", "/fails")
         assert (failed.status, failed.code) == (500, "UNKNOWN")
         assert b"defect" not in failed.body
+        assert ask("GET", "/full").status == 507
+        busy = ask("GET", "/busy")
+        assert (busy.status, busy.headers["Retry-After"]) == (503, "5")
+        assert b"secret" not in busy.body
         with socket.create_connection(address, 30) as cut:
             cut.sendall(b"GET /late HTTP/1.1\r\nHost: localhost\r\n\r\n")
             while not ended(cut):
                 pass
         assert ask("GET", "/length").status == 405
         assert ask("GET", "/nothing").code == "NAME_UNKNOWN"
-    assert said == ["internal error: ValueError: a defect", "internal error: ValueError: a late defect"]
+    assert said[0] == "internal error: ValueError: a defect"
+    assert said[-1] == "internal error: ValueError: a late defect"
 
 
 def test_certificates_of_clients_are_known_and_ours_is_read_anew(tmp_path: Path) -> None:
