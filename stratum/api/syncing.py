@@ -98,9 +98,9 @@ def sync(
         store.peers.get(peer)
     chosen = peers or peers_of(session, name)
     if not chosen:
-        store.namespaces.check(name)
+        known = store.namespaces.exists(name)
         raise UsageError(
-            f"it is not said with whom to sync {name}",
+            f"it is not said with whom to sync {name}{'' if known else ', which is not here yet'}",
             hint=f"name a peer: stratum sync {name} PEER; 'stratum peer list' shows those that are known (one that may "
             "only read is to be named)",
         )

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from stratum.api.merging import Carried
     from stratum.api.settling import Contest, Merged, Prefer, Side
     from stratum.api.syncing import Met
+    from stratum.errors import StratumError
     from stratum.refs import Ref
 
 
@@ -127,9 +128,9 @@ def _tell(app: App, ref: Ref, happened: Happened) -> None:
         for note in each.notes:
             app.out.note(note)
         if each.error is not None:
-            app.out.warn(f"peer {each.peer}: {each.error.message}")
+            app.out.warn(_of_peer(each.peer, each.error))
         elif each.moves_out:
-            app.out.note(f"{each.peer} was sent {each.moves_out} moves and {each.commits_out} commits")
+            app.out.note(f"{each.peer} was sent {_moves(each.moves_out)} and {_commits(each.commits_out)}")
     _tell_conflicts(app, ref.name, happened.conflicts)
 
 
@@ -157,13 +158,27 @@ def _report(app: App, name: str, met: list[Met]) -> None:
         for note in each.notes:
             app.out.note(note)
         if each.error is not None and len(met) > 1:
-            app.out.warn(f"peer {each.peer}: {each.error.message}")
+            app.out.warn(_of_peer(each.peer, each.error))
         if each.error is None:
             app.out.note(
-                f"synced {name} with {each.peer}: {each.moves_in} moves and {each.commits_in} commits came, "
+                f"synced {name} with {each.peer}: {_moves(each.moves_in)} and {_commits(each.commits_in)} came, "
                 f"{each.moves_out} and {each.commits_out} went"
             )
     _tell_conflicts(app, name, len(found))
+
+
+def _of_peer(peer: str, error: StratumError) -> str:
+    """An error with whose it is, once."""
+    who = f"peer {peer}"
+    return error.message if who in error.message.split(":")[0] else f"{who}: {error.message}"
+
+
+def _moves(count: int) -> str:
+    return f"{count} move{'' if count == 1 else 's'}"
+
+
+def _commits(count: int) -> str:
+    return f"{count} commit{'' if count == 1 else 's'}"
 
 
 def _shown(commit: str | None) -> str:
@@ -241,7 +256,8 @@ def _report_merged(app: App, name: str, done: Merged) -> None:
         )
         return
     for tag, (old, new) in done.tags.items():
-        app.out.line(f"{name}:{tag} {_shown(old)} -> {_shown(new)}")
+        if old != new:  # what is shown can be what was taken
+            app.out.line(f"{name}:{tag} {_shown(old)} -> {_shown(new)}")
     count = len(done.settled)
     app.out.note(f"settled: {count} path{'' if count == 1 else 's'}; 'stratum sync {name}' tells the others")
 

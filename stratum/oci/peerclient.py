@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from stratum.errors import DamagedError, DeniedError, NotFoundError, StratumError
-from stratum.oci.peerlink import PeerTransport
+from stratum.oci.peerlink import PeerTransport, shown_by
 from stratum.oci.target import is_shared_name
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class PeerClient:
         if response.status_code != 200:
             message = f"cannot {doing}: it answered {self._transport.words(response)}"
             kind = {404: NotFoundError, 401: DeniedError, 403: DeniedError}.get(response.status_code, StratumError)
-            raise kind(message)
+            raise kind(message, hint=shown_by(self.name) if kind is NotFoundError else "")
         with closing(response):
             return b"".join(self._transport.body(response, limit, "an answer"))
 

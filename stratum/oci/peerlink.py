@@ -57,6 +57,15 @@ def _connection_to(link: Link) -> type[TLSConnection]:
                 raise
             self.is_verified = True
 
+        def send(self, data: Any) -> None:
+            """Send some of the request. ``DeniedError`` as ``getresponse``: the other side may be quicker."""
+            try:
+                super().send(data)
+            except ssl.SSLError:
+                if self._answered:
+                    raise
+                raise _closed(link) from None
+
         def getresponse(self) -> Any:
             """The answer. ``DeniedError`` where the other side closes without ever having answered here."""
             try:
@@ -64,15 +73,19 @@ def _connection_to(link: Link) -> type[TLSConnection]:
             except (ConnectionError, http.client.RemoteDisconnected, ssl.SSLError):
                 if self._answered:
                     raise
-                raise DeniedError(
-                    f"peer {link.name} at {link.address} closes the connection without an answer",
-                    hint="it may not know this host; there: stratum peer add NAME CARD, the card that"
-                    " 'stratum peer id' prints here",
-                ) from None
+                raise _closed(link) from None
             self._answered = True
             return response
 
     return Connection
+
+
+def _closed(link: Link) -> DeniedError:
+    return DeniedError(
+        f"peer {link.name} at {link.address} closes the connection without an answer",
+        hint="it may not know this host; there: stratum peer add NAME CARD, the card that"
+        " 'stratum peer id' prints here",
+    )
 
 
 class _PeerAdapter(Adapter):
@@ -122,10 +135,7 @@ class PeerCarrier(Carrier):
         if response.status_code not in statuses:
             message = f"cannot {doing}: {self.host} answered {self.transport.words(response)}"
             if response.status_code == 404:
-                raise NotFoundError(
-                    message,
-                    hint=f"what {self.host} shares with this host: stratum list --remote peer://{self.target.peer}",
-                )
+                raise NotFoundError(message, hint=shown_by(self.target.peer))
             if response.status_code in (401, 403):
                 raise DeniedError(
                     message,
@@ -134,6 +144,11 @@ class PeerCarrier(Carrier):
                 )
             raise StratumError(message)
         return response
+
+
+def shown_by(peer: str | None) -> str:
+    """The hint on what a peer shares."""
+    return f"what peer {peer} shares with this host: stratum list --remote peer://{peer}"
 
 
 def _nobody(_host: str, _repository: str) -> None:
