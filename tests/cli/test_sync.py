@@ -57,6 +57,9 @@ def test_three_hosts_by_way_of_the_one_that_listens(hosts: list[Host]) -> None:
         laptop.ok("sync", "app")
         phone.ok("sync", "app")
         assert refs(attic) == refs(laptop) == refs(phone)
+        # A merge that attic made of what was pushed there is had like any commit.
+        phone.ok("pull", "peer://attic/app", "copy:latest")
+        assert phone.ok("cat", "copy:latest", "/new") == BIG + "!"
         assert phone.ok("cat", "app:latest", "/a") == "attic"  # the later one
         assert phone.ok("cat", "app:latest", "/new") == BIG + "!"
         (conflict,) = phone.json("merge", "app")["conflicts"]
