@@ -21,7 +21,7 @@ KNOW_THE_LAYOUT = {
     "composefs/erofs/survey.py",  # an image names objects by it
     "composefs/erofs/writer.py",
     "metafs/answers.py",  # so does what is shown of an image
-    "ingest/leaving.py",  # what a move left may be an object by its other name
+    "ingest/removing.py",  # what a move left may be an object by its other name
     "mount/probe.py",
     "transfer/packs.py",  # and so do the members of a pack
 }
