@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import stat
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from stratum.api import importing
 from stratum.api.session import Session
@@ -223,6 +225,65 @@ def test_of_any_tree(tmp_path_factory: pytest.TempPathFactory, spec: Spec) -> No
     first = scene.run(devices=True).commit
     assert scene.known(devices=True) == first.metadata_hash == scene.truth(devices=True)
     assert scene.run(devices=True).commit == first
+
+
+PLACES = st.sampled_from(["a", "b", "d/a", "d/b", "d/e", "d/e/a", "f"])
+STEPS = st.tuples(st.sampled_from(["write", "unlink", "rename", "link", "turn", "mkdir", "chmod"]), PLACES, PLACES)
+
+
+def do(step: str, path: Path, other: Path) -> None:
+    """One change, where it can be made. Times of files and directories are set back to what they were, as far as that
+    goes."""
+    places = [place for place in (path, path.parent, other.parent) if place.exists()]
+    before = [(place, place.lstat()) for place in places]
+    with contextlib.suppress(OSError):
+        match step:
+            case "write":
+                path.write_bytes(os.urandom(path.stat().st_size if path.exists() else 100))
+            case "unlink":
+                path.unlink()
+            case "rename":
+                path.rename(other)
+            case "link":
+                os.link(path, other)
+            case "turn":
+                path.unlink()
+                path.symlink_to(other.name)
+            case "mkdir":
+                path.mkdir()
+            case "chmod":
+                path.chmod(0o600)
+    for place, info in before:
+        with contextlib.suppress(OSError):
+            os.utime(place, ns=(info.st_atime_ns, info.st_mtime_ns), follow_symlinks=False)
+
+
+@given(steps=st.lists(STEPS, min_size=1, max_size=4), waits=st.booleans())
+@settings(max_examples=examples(60))
+def test_whatever_is_done_what_is_known_is_what_a_full_walk_finds(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, str, str]], waits: bool
+) -> None:
+    """Also right after an import, and where the import came right after a change: by the rule that counts outside of
+    tests, too."""
+    scene = Scene(tmp_path_factory.mktemp("steps"))
+    (scene.source / "d/e").mkdir(parents=True)
+    for name in ("a", "b", "d/a", "d/e/a"):
+        (scene.source / name).write_bytes(os.urandom(100))
+    with pytest.MonkeyPatch.context() as patched:
+        if waits:
+            scene.wait()
+        else:
+            patched.setattr(statcache, "TELLS_AFTER", 100_000_000)
+        for step, path, other in steps:
+            scene.run()
+            do(step, scene.source / path, scene.source / other)
+            truth = scene.truth()
+            assert scene.known() in (None, truth)
+            if waits:
+                scene.wait()
+        commit = scene.run().commit.metadata_hash
+        assert commit == truth
+        assert scene.known() == commit if waits else scene.known() in (None, commit)
 
 
 def test_what_may_have_changed_unseen_is_not_trusted(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
