@@ -473,6 +473,30 @@ def test_a_parent_that_a_stranger_says_is_not_theirs(here: Store, there: Store) 
     assert serve(there, "theirs").get_manifest(theirs)
 
 
+def test_nothing_of_a_commit_is_elsewhere(here: Store, there: Store) -> None:
+    """A layer that may not be passed on need not be where its manifest is; of a commit all has to be there."""
+    made = commit(here, FILES)
+    place, far = serve(there, "app"), serve(Store.create(there.root.parent / "far"), "app")
+    push_in_order(here, made, far, "v1")
+    value = json.loads(far.get_manifest("v1")[0])
+    manifest = read_manifest(far.get_manifest("v1")[0], "it")
+    packs = {layers.pack.digest for layers in manifest.packs}
+    for blob in manifest.blobs:
+        if blob.digest not in packs:
+            place.put_blob(Upload.of_bytes(blob, b"".join(far.read_blob(blob))))
+    foreign = "application/vnd.oci.image.layer.nondistributable.v1.tar"
+    twice = [{**layer, "mediaType": foreign} for layer in value["layers"] if layer["digest"] in packs]
+    far_away = [{**layer, "urls": ["https://elsewhere.example/"]} for layer in value["layers"]]
+    for layers in ([*twice, *value["layers"]], [*value["layers"], *twice], far_away):
+        with pytest.raises(RefusedError):
+            place.put_manifest(json.dumps({**value, "layers": layers}).encode(), "v1")
+    config = {**value["config"], "mediaType": foreign}
+    with pytest.raises(RefusedError):
+        place.put_manifest(json.dumps({**value, "config": config}).encode(), "v1")
+    assert not there.namespaces.exists_name("app")
+    assert not damage(there)
+
+
 def test_damage_of_what_was_pushed_is_found_and_mended(here: Store, there: Store) -> None:
     made = commit(here, FILES)
     place = serve(there, "app")
