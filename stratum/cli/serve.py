@@ -95,7 +95,7 @@ def _limit_options(function: Callable[..., Any]) -> Callable[..., Any]:
     "names",
     metavar="HOST",
     multiple=True,
-    help="A name by which clients call the server; needed where there are no passwords and it is not localhost.",
+    help="A name by which clients call the server; needed where some need no password and it is not localhost.",
 )
 @_limit_options
 @click.option("--web", is_flag=True, help="Also pages for people, at the same address.")

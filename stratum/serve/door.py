@@ -31,9 +31,9 @@ class Door:
     """Who may do what: users of ``passwords`` what ``users`` says, anybody else what ``anybody`` says.
 
     ``names`` are those by which clients reach the server, besides addresses and 'localhost'. Where there are no
-    passwords, or (``is_loopback``) only this machine reaches the server, a request for any other that needs none is
-    refused: a web site whose name leads here would be asking, from a browser. ``each_second`` requests of one address
-    are answered, and ten times as many at once.
+    passwords, or there are such names, or only this machine reaches the server (``is_loopback``), a request for any
+    other that needs none is refused: a web site whose name leads here would be asking, from a browser. ``each_second``
+    requests of one address are answered, and ten times as many at once.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Door:
             return Asker(None, self._anybody)
         given = parse_basic(connection.headers.get("Authorization"))
         if given is None:
-            if self.is_loopback and self._anybody.read:
+            if self._anybody.read and (self.is_loopback or self._names):
                 self._check_name(connection.headers.get("Host", ""))
             return Asker(None, self._anybody, may_sign_in=True)
         user, password = given

@@ -118,6 +118,9 @@ def test_who_may_read_without_a_password_is_asked_for_the_name_on_loopback_only(
     assert status(of, "evil.example") == 421
     assert ask(of, "evil.example", "anna:secret").name == "anna"
     assert ask(of).may_sign_in
+    named = door(Passwords(users, print), names=("store.example",))
+    ask(named, "store.example")
+    assert status(named, "evil.example") == 421
 
 
 def test_a_browser_pushes_nothing_for_another_site() -> None:
