@@ -163,6 +163,15 @@ class Repository:
             raise self._no_manifest(reference)
         return self._served(self._offer(commit))
 
+    def stand(self, reference: str) -> object:
+        """Something else whenever ``manifest`` may be, which is found out at once."""
+        if not is_tag(reference) or not self.exists():
+            return None
+        store, name = self.store, self.name
+        pushed = store.repositories.tag(name, reference)
+        commit = store.tags.find(name, reference) if is_name(name) and is_name(reference) else None
+        return pushed and pushed.manifest, commit
+
     def blob(self, digest: str) -> ServedBlob:
         """A blob of one of the manifests here. ``NotFoundError``."""
         self._check()

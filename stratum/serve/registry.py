@@ -118,11 +118,10 @@ class Once:
     """Has what many ask for at once done once, by one thread: the others do not wait in threads of their own."""
 
     def __init__(self) -> None:
-        self._running: dict[tuple[str, str], asyncio.Future[Served]] = {}
+        self._running: dict[object, asyncio.Future[Served]] = {}
 
-    async def __call__(self, name: str, reference: str, call: Callable[[], Served]) -> Served:
-        """What ``call`` gives for ``reference`` of the repository ``name``, or raises."""
-        key = name, reference
+    async def __call__(self, key: object, call: Callable[[], Served]) -> Served:
+        """What ``call`` gives for ``key``, or raises."""
         if key not in self._running:
             self._running[key] = asyncio.ensure_future(run_in_threadpool(call))
             self._running[key].add_done_callback(lambda _: self._running.pop(key))
@@ -141,7 +140,9 @@ class Manifests:
         asked = Asked(request, self._registry)
         with _no_manifest():
             repository, reference = asked.readable(), asked.reference()
-            served = await self._making(asked.name, reference, partial(repository.manifest, reference))
+            # A tag may have moved since somebody asked for it who has no answer yet.
+            key = asked.name, reference, await run_in_threadpool(repository.stand, reference)
+            served = await self._making(key, partial(repository.manifest, reference))
         tag = f'"{served.digest}"'
         headers = {"Docker-Content-Digest": served.digest, "ETag": tag}
         if request.headers.get("If-None-Match") == tag:

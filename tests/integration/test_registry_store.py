@@ -374,6 +374,16 @@ def test_what_is_called_by_its_sha512_is_had_by_that(there: Store) -> None:
     assert not kept_blobs(there)
 
 
+def test_who_asks_for_a_tag_that_moved_does_not_wait_for_what_it_was_at(here: Store) -> None:
+    here.tags.set("app", "v1", commit(here, FILES))
+    place, later = serve(here, "app"), commit(here, {b"b": b"b" * 99})
+    seen = {place.repository.stand("v1")}
+    here.tags.set("app", "v1", later, force=True)
+    seen.add(place.repository.stand("v1"))
+    place.put_manifest(any_manifest(place, b"one"), "image")
+    assert len(seen | {place.repository.stand("image"), place.repository.stand("none")}) == 4
+
+
 def test_a_tag_of_a_commit_is_no_other_artifacts(here: Store) -> None:
     here.tags.set("app", "v1", commit(here, FILES))
     place = serve(here, "app")
