@@ -158,23 +158,34 @@ class _Opened:
         self._path, self._id = path, upload_id
 
     def __enter__(self) -> tuple[int, int]:
-        if not self._path.is_file():
-            raise _unknown(self._id)
-        self._lock = locked(self._path, timeout=_LOCK_WAIT, what="the upload")
-        try:
-            with storing("open an upload"):
-                self._lock.acquire()
-        except BusyError:
-            raise BusyError("something else is being added to the upload", hint="ask how far it is") from None
         try:
             self._fd = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC)
-            return self._fd, os.fstat(self._fd).st_size
-        except FileNotFoundError:  # ended by who had the lock before
-            self._lock.release()
+        except FileNotFoundError:
             raise _unknown(self._id) from None
         except OSError as exc:
-            self._lock.release()
             raise storage_error(exc, "open an upload") from None
+        try:
+            self._lock = locked(self._path, timeout=_LOCK_WAIT, what="the upload")
+            with storing("open an upload"):
+                self._lock.acquire()
+            try:
+                return self._fd, self._size()
+            except BaseException:
+                self._lock.release()
+                raise
+        except BaseException as exc:
+            os.close(self._fd)
+            if isinstance(exc, BusyError):
+                raise BusyError("something else is being added to the upload", hint="ask how far it is") from None
+            raise
+
+    def _size(self) -> int:
+        info = os.fstat(self._fd)
+        with suppress(FileNotFoundError):
+            if os.path.samestat(info, os.lstat(self._path)):
+                return info.st_size
+            os.unlink(self._path)  # who had the lock before ended the upload, and to wait for it made the file anew
+        raise _unknown(self._id)
 
     def __exit__(self, *_exc: object) -> None:
         os.close(self._fd)

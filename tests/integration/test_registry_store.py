@@ -449,21 +449,6 @@ def test_uploads_go_on_after_a_restart_and_end(here: Store) -> None:
         _ = left.offset
 
 
-def test_nobody_adds_to_a_blob_by_an_upload_whose_end_was_cut_short(here: Store) -> None:
-    upload = registry(here.root).repository("app").begin_upload()
-    upload.append([b"a blob"], 0)
-    outcome = killed_at(lambda: upload.finish(digest_of(b"a blob")), "unlink", 1)
-    assert outcome.status == -signal.SIGKILL, outcome
-    again = registry(here.root).repository("app").upload(upload.id)
-    with pytest.raises(ConflictError):
-        again.append([b"more"], again.offset)
-    assert not damage(here)
-    again.finish(digest_of(b"a blob"))
-    assert Served(registry(here.root).repository("app")).read_range(describe("x/y", b"a blob"), 0, 9) == b"a blob"
-    with pytest.raises(NotFoundError):
-        registry(here.root).repository("app").upload(upload.id)
-
-
 def test_a_parent_that_a_stranger_says_is_not_theirs(here: Store, there: Store) -> None:
     """A commit that is pushed names as its parent one of another stratum: its name is all that is known of that."""
     theirs = commit(there, {b"secret": b"only theirs" * 100})
