@@ -79,12 +79,20 @@ class Output:
         from rich.table import Table
         from rich.text import Text
 
+        console = Console()
+        columns = list(zip(header, *rows, strict=True))
+        pieces = [not any(" " in cell for cell in cells) for _, *cells in columns]  # to be copied, so not broken
+        room = sum(max(map(len, column)) + 2 if one else _WORDS for column, one in zip(columns, pieces, strict=True))
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-        for title in header:
-            table.add_column(title, overflow="fold")
+        for title, one in zip(header, pieces, strict=True):
+            table.add_column(title, overflow="fold", no_wrap=one and room <= console.width)
         for row in rows:
             table.add_row(*map(Text, row))
-        Console().print(table)
+        console.print(table)
+
+
+_WORDS = 10
+"""Columns of a terminal that words have at least, in a table."""
 
 
 def write_stdout(text: str) -> None:
