@@ -38,6 +38,21 @@ BEFORE = {
         echo 'WINE REGISTRY Version 2' >/srv/wine/system.reg
         cd /
     """,
+    "household.md": """
+        for place in /home /srv; do mount -t tmpfs tmpfs $place; done
+        export HOME=/home/ann; mkdir -p $HOME/notes /srv/nas /srv/hosts/{attic/photos,nas}; cd $HOME
+        echo 'water the plants' >notes/todo.txt; echo 'eggs, flour' >notes/pancakes.txt
+        for photo in sea hill; do head -c 3000000 /dev/urandom >/srv/hosts/attic/photos/$photo.jpg; done
+        cp /etc/hosts /srv/names; echo '127.77.0.1 attic' >>/srv/names; mount --bind /srv/names /etc/hosts
+        ssh() {
+            local host=/srv/hosts/$1; shift
+            [[ $* != *commit* ]] || sleep 1  # which of two is later is told by seconds
+            (cd $host; STRATUM_STORE=$host/store STRATUM_RUNTIME_DIR=$host/run exec bash -ec "$*")
+        }
+        for host in attic nas; do mkdir /srv/hosts/$host/run; ssh $host stratum peer id -q --name $host; done
+        stratum peer id -q --name laptop
+        trap 'kill $(cat /srv/hosts/attic/serve.pid) || :' EXIT
+    """,
     "mods.md": """
         for place in /home /srv /opt; do mount -t tmpfs tmpfs $place; done
         mkdir -p /home/ann/game /opt/game/data /srv/mods/textures/data quests/data

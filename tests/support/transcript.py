@@ -28,6 +28,7 @@ _DIFFERENT = [
     (re.compile(r"\b(just now|\d+ (s|min|h|d) ago)"), "AGO"),
     (re.compile(r"\b[0-9a-f]{64}\b"), "HASH"),
     (re.compile(r"\b(?=[0-9a-f]*\d)[0-9a-f]{7,12}\b"), "HASH"),
+    (re.compile(r"\b[0-9a-f]{16}\b"), "KEY"),
     (re.compile(r"\bprocess \d+"), "process N"),
     (re.compile(r"[ \t]+"), " "),
 ]
