@@ -63,13 +63,17 @@ def check(wanted: Wanted) -> None:
     """``UsageError`` for options that do not go together."""
     if (wanted.certificate is None) != (wanted.key is None):
         raise UsageError("--tls-cert and --tls-key go together")
+    for option, given in (("--web", wanted.web), ("--write", wanted.write), ("--delete", wanted.delete)):
+        if given and wanted.listen is None:
+            raise UsageError(
+                f"{option} is for who comes to --listen, and there is none",
+                hint="add --listen 127.0.0.1:5000; peers may push what 'stratum share --write' lets them",
+            )
     if (wanted.write or wanted.delete) and wanted.htpasswd is None and not wanted.insecure_anonymous_write:
         raise UsageError(
             "without passwords everybody who reaches the server could push and delete",
             hint="name a file of users by --htpasswd, or say --insecure-anonymous-write",
         )
-    if wanted.web and wanted.listen is None:
-        raise UsageError("--web is for who comes to --listen, and there is none", hint="add --listen 127.0.0.1:5000")
     if wanted.insecure_anonymous_write and not (wanted.write or wanted.delete):
         raise UsageError("--insecure-anonymous-write needs --write or --delete")
 
