@@ -121,13 +121,14 @@ class Log:
 
     def blocks(self, segment: Segment, *, whole: bool = True) -> list[bytes | None]:
         """The lines of a segment in blocks of whole ones, with ``whole`` as far as batches are whole; None in the place
-        of a frame that is damaged. Nothing where the segment went meanwhile."""
+        of a frame that is damaged, or of all of a sealed segment that is empty. Nothing where the segment went
+        meanwhile."""
         found = self._read(segment)
         if found is None:
             return []
         sealed, data = found
         if sealed:
-            return list(unpack(data))
+            return list(unpack(data)) or [None]  # it was sealed with a frame at least
         return [data[: whole_end(data)] if whole else data]
 
     def raw(self, segment: Segment) -> bytes:

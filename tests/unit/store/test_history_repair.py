@@ -80,6 +80,10 @@ def flip(name: str) -> Callable[[Path], None]:
     return apply
 
 
+def empty(name: str) -> Callable[[Path], None]:
+    return lambda directory: (directory / name).write_bytes(b"")
+
+
 RAW, FIRST, SECOND = segment_name(17), segment_name(1, sealed=True), segment_name(9, sealed=True)
 DAMAGE: dict[str, tuple[Callable[[Path], None], range, int]] = {
     # What happens, which CHANGES are lost, how many files go into quarantine.
@@ -88,6 +92,8 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], range, int]] = {
     "frame": (flip(SECOND), range(9, 17), 1),
     "segment": (remove(SECOND), range(9, 17), 0),
     "first": (flip(FIRST), range(1, 9), 1),
+    "nothing": (empty(SECOND), range(9, 17), 1),
+    "nothing at first": (empty(FIRST), range(1, 9), 1),
 }
 
 
