@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stratum.errors import DamagedError, NotFoundError, RefusedError
+from stratum.errors import ConflictError, DamagedError, NotFoundError, RefusedError
 from stratum.oci.anymanifest import digest_name, digest_text, read_any_manifest
 from stratum.oci.descriptor import MalformedError
 from stratum.oci.mediatypes import MANIFEST_MEDIA_TYPE
@@ -225,13 +225,25 @@ class Repository:
         drop_manifest(self, reference)
 
     def delete_blob(self, digest: str) -> None:
-        """Remove a blob that was pushed. What commits need of it stays in the store. ``NotFoundError``."""
+        """Remove a blob that was pushed. ``NotFoundError``; ``ConflictError`` where a manifest here names it."""
         self._check()
         sha, repositories = digest_name(digest), self.store.repositories
         with self.store.locks.store():
+            if sha is not None and repositories.has(self.name, BLOBS, sha) and self._is_named(sha):
+                raise ConflictError(f"a manifest of {self.name} names the blob {digest}: that is to be deleted first")
             gone = [part for part in (BLOBS, FRESH) if sha is not None and repositories.drop(self.name, part, [sha])]
         if not gone:
             raise NotFoundError(f"nobody pushed a blob {digest} to {self.name}")
+
+    def _is_named(self, sha: str) -> bool:
+        """Whether a manifest that was pushed names the blob."""
+        repositories = self.store.repositories
+        for manifest in repositories.files(self.name, MANIFESTS):
+            with suppress(DamagedError, MalformedError):  # fsck tells
+                data = repositories.manifest(self.name, manifest)
+                if data is not None and sha in read_any_manifest(data).blobs:
+                    return True
+        return False
 
     def mount(self, digest: str, source: str) -> bool:
         """Have a blob here that the repository ``source`` has; whether that worked. Who may read ``source`` is the

@@ -179,6 +179,9 @@ def test_chunks_mounts_ranges_referrers_and_pages_as_the_specification_has_them(
     assert ask("DELETE", f"/v2/raw/manifests/{digest(signed)}", user=ANNA).status == 202
     assert ask("GET", "/v2/raw/tags/list").json["tags"] == ["1"]
     assert ask("GET", f"/v2/raw/referrers/{digest(first)}").json["manifests"] == []
+    assert ask("DELETE", f"/v2/raw/blobs/{digest(data)}", user=ANNA).status == 409  # the manifest is of it
+    assert ask("DELETE", f"/v2/raw/manifests/{digest(first)}", user=ANNA).status == 202
+    assert ask("DELETE", f"/v2/raw/blobs/{digest(data)}", user=ANNA).status == 202
 
 
 def test_who_may_not_is_told_nothing(cli: Command, commit: str, tmp_path: Path) -> None:
