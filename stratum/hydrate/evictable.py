@@ -25,14 +25,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stratum.errors import DamagedError, NotFoundError, UsageError
 from stratum.hydrate.kept import commits_named
 from stratum.store.coverage import Coverage, Part, lines_in
 from stratum.store.keeping import RESIDENCE, ROOT, Rule, Rules
-from stratum.store.layout import storage_error
+from stratum.store.layout import signature_of
 from stratum.store.needed import Needed
 from stratum.store.sources import SOURCES, CommitSource
 from stratum.transfer.catalogs import target_of
@@ -113,9 +112,9 @@ class Shelf:
     def stamp(self, unguarded: Set[str]) -> object:
         """What tells whether anything changed that a derivation depends on, but for running transactions."""
         store, layout = self._store, self._store.layout
-        commits = [(commit, _stat(layout.beside(commit, SOURCES))) for commit in store.commits.list()]
+        commits = [(commit, signature_of(layout.beside(commit, SOURCES))) for commit in store.commits.list()]
         ruled = [
-            (name, _stat(layout.ref(name) / RESIDENCE), sorted(commits_named(store, name)))
+            (name, signature_of(layout.ref(name) / RESIDENCE), sorted(commits_named(store, name)))
             for name in self._with_rules()
         ]
         return commits, ruled, sorted(unguarded), store.histories.stamp(), store.promises.stamp()
@@ -244,13 +243,3 @@ def is_archive(source: CommitSource) -> bool:
         return target_of(source).archive is not None
     except UsageError:
         return False
-
-
-def _stat(path: Path) -> tuple[int, int, int] | None:
-    try:
-        info = path.lstat()
-    except FileNotFoundError:
-        return None
-    except OSError as exc:
-        raise storage_error(exc, f"read {path}") from None
-    return info.st_ino, info.st_size, info.st_mtime_ns

@@ -121,6 +121,17 @@ def storage_error(exc: OSError, doing: str) -> StratumError:
     return kind(f"cannot {doing}: {os_error_text(exc)}", hint=_HINTS.get(exc.errno or 0, ""))
 
 
+def signature_of(path: Path) -> tuple[int, int, int] | None:
+    """What tells that a file is another one; None where there is none."""
+    try:
+        info = path.lstat()
+    except FileNotFoundError:
+        return None
+    except OSError as exc:
+        raise storage_error(exc, f"read {path}") from None
+    return info.st_ino, info.st_size, info.st_mtime_ns
+
+
 @contextmanager
 def storing(doing: str) -> Iterator[None]:
     """Turn an ``OSError`` of the block into ``storage_error``."""

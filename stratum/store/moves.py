@@ -38,7 +38,7 @@ from stratum.store.namespaces import Namespaces
 from stratum.sync.line import Heads, Line
 from stratum.sync.merging import Conflict, Value, conflicts_of
 from stratum.sync.moves import Contested, Move, move_id, read_move
-from stratum.sys.atomic import write_all
+from stratum.sys.atomic import append_lines
 
 if TYPE_CHECKING:
     from stratum.store.transaction import Transaction, Transactions
@@ -194,7 +194,7 @@ class Moves:
             flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK
             fd = self._layout.open_beneath(path, flags, 0o644)
             try:
-                _append(fd, data)
+                append_lines(fd, data)
             finally:
                 os.close(fd)
         except OSError as exc:
@@ -223,18 +223,6 @@ class Moves:
             tx.write_file(directory / LOG, b"")
             tx.write_file(directory / OWNED, b"")
             tx.place(directory, self._layout.moves(name))
-
-
-def _append(fd: int, data: bytes) -> None:
-    size = os.fstat(fd).st_size
-    if size and os.pread(fd, 1, size - 1) != b"\n":
-        data = b"\n" + data
-    try:
-        write_all(fd, data)
-        os.fsync(fd)
-    except OSError:
-        os.ftruncate(fd, size)
-        raise
 
 
 def _parse_line(line: bytes) -> tuple[str, Move] | None:

@@ -31,7 +31,7 @@ from stratum.errors import DamagedError, ExistsError, NotFoundError, UsageError
 from stratum.frozen import frozen, replace
 from stratum.peers.cards import Card, check_peer_name, decode, encode, is_peer_name, parse_address, peer_name_of
 from stratum.peers.keys import CERTIFICATE_MAX, KEY_FILE_MAX, certificate_in, key_id
-from stratum.store.layout import Layout, open_layout, storage_error, storing
+from stratum.store.layout import Layout, open_layout, signature_of, storage_error, storing
 from stratum.store.tables import is_checked, read_tables, write_tables
 from stratum.sys.atomic import fsync_dir, remove_abandoned, write_atomic
 from stratum.sys.locks import locked
@@ -260,17 +260,6 @@ class PeerBook:
 
 def _without(peer: Peer, stratum: str) -> Peer:
     return replace(peer, strata={name: write for name, write in peer.strata.items() if name != stratum})
-
-
-def signature_of(path: Path) -> tuple[int, int, int] | None:
-    """What tells that a file is another one; None where there is none."""
-    try:
-        info = path.lstat()
-    except FileNotFoundError:
-        return None
-    except OSError as exc:
-        raise storage_error(exc, f"read {path}") from None
-    return info.st_ino, info.st_size, info.st_mtime_ns
 
 
 def format_book(book: Book) -> bytes:

@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING
 
 from stratum.errors import DamagedError
 from stratum.refs import is_hash
-from stratum.store.layout import Layout, storage_error
-from stratum.store.peerbook import ERA, PEERS, PROMISES, signature_of
+from stratum.store.layout import Layout, signature_of, storage_error
+from stratum.store.peerbook import ERA, PEERS, PROMISES
 from stratum.store.tables import read_tables, write_tables
 
 if TYPE_CHECKING:

@@ -29,7 +29,7 @@ from stratum.frozen import frozen
 from stratum.refs import is_hash
 from stratum.store.clock import rfc3339, utc_now
 from stratum.store.layout import Layout, NoSpaceError, storage_error
-from stratum.sys.atomic import write_all
+from stratum.sys.atomic import append_lines
 
 if TYPE_CHECKING:
     from stratum.store.transaction import Transactions
@@ -77,7 +77,7 @@ class Reflog:
                 self._layout.reflog(name), os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK, 0o644
             )
             try:
-                _append(fd, line)
+                append_lines(fd, line)
             finally:
                 os.close(fd)
         except OSError as exc:
@@ -128,18 +128,6 @@ def remove_logged(
             reflog.append(name, kind, which, old, None, why)
     else:
         transactions.discard(path)
-
-
-def _append(fd: int, line: bytes) -> None:
-    size = os.fstat(fd).st_size
-    if size and os.pread(fd, 1, size - 1) != b"\n":
-        line = b"\n" + line
-    try:
-        write_all(fd, line)
-        os.fsync(fd)
-    except OSError:
-        os.ftruncate(fd, size)
-        raise
 
 
 def _hash(body: bytes) -> bytes:

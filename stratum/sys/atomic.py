@@ -180,3 +180,17 @@ def write_all(fd: int, data: bytes | bytearray | memoryview) -> None:
     rest = memoryview(data)
     while rest:
         rest = rest[os.write(fd, rest) :]
+
+
+def append_lines(fd: int, data: bytes) -> None:
+    """Add whole lines to a file, durably; a line that a crash cut short before them stays by itself. ``OSError``, and
+    the file is as it was."""
+    size = os.fstat(fd).st_size
+    if size and os.pread(fd, 1, size - 1) != b"\n":
+        data = b"\n" + data
+    try:
+        write_all(fd, data)
+        os.fsync(fd)
+    except OSError:
+        os.ftruncate(fd, size)
+        raise

@@ -53,15 +53,14 @@ from stratum.transfer.artifact import (
 from stratum.transfer.catalogs import target_of
 from stratum.transfer.outgoing import Outgoing
 from stratum.transfer.packs import (
-    END_SIZE,
     FRAME_SIZE,
     LARGE_OBJECT,
-    PACK_MAX,
     Member,
     PackIndex,
     archived_size,
     header,
     header_size,
+    plan_packs,
     read_index,
     seek_table,
     write_index,
@@ -97,26 +96,12 @@ _WRITE_EACH = 10.0
 
 def cut_packs(objects: Iterable[Member]) -> list[tuple[Member, ...]]:
     """How ``objects`` (distinct, in tree order) are put into packs. A change of some changes few packs. Pure."""
-    packs: list[tuple[Member, ...]] = []
-    current: list[Member] = []
-    filled = END_SIZE
-    for member in objects:
-        if member.size >= LARGE_OBJECT:
-            packs.append((member,))
-            continue
-        space = archived_size(member)
-        if current and filled + space > PACK_MAX:
-            packs.append(tuple(current))
-            current, filled = [], END_SIZE
-        current.append(member)
-        filled += space
-        # The larger an object, the likelier it ends a pack, so packs are of like size whatever is in them.
-        if filled >= PACK_MIN and int.from_bytes(member.digest[:4], "big") * _CUT_EACH < space << 32:
-            packs.append(tuple(current))
-            current, filled = [], END_SIZE
-    if current:
-        packs.append(tuple(current))
-    return packs
+    return plan_packs(objects, _ends)
+
+
+def _ends(member: Member, filled: int) -> bool:
+    # The larger an object, the likelier it ends a pack, so packs are of like size whatever is in them.
+    return filled >= PACK_MIN and int.from_bytes(member.digest[:4], "big") * _CUT_EACH < archived_size(member) << 32
 
 
 class RawPack:

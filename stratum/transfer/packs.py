@@ -154,8 +154,11 @@ class PackIndex:
         return bisect_right(archive, start) - 1, bisect_left(archive, end)
 
 
-def plan_packs(objects: Iterable[Member]) -> list[tuple[Member, ...]]:
-    """How ``objects`` (distinct, in tree order) are put into packs: a pure function of its input."""
+def plan_packs(
+    objects: Iterable[Member], ends: Callable[[Member, int], bool] | None = None
+) -> list[tuple[Member, ...]]:
+    """How ``objects`` (distinct, in tree order) are put into packs: a pure function of its input. ``ends`` is whether
+    an object is the last of its pack, whose archive has so many bytes with it, though there is room for more."""
     packs: list[tuple[Member, ...]] = []
     current: list[Member] = []
     filled = len(END)
@@ -169,6 +172,9 @@ def plan_packs(objects: Iterable[Member]) -> list[tuple[Member, ...]]:
             current, filled = [], len(END)
         current.append(member)
         filled += space
+        if ends is not None and ends(member, filled):
+            packs.append(tuple(current))
+            current, filled = [], len(END)
     if current:
         packs.append(tuple(current))
     return packs
