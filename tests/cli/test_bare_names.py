@@ -180,8 +180,9 @@ NAMESPACES_AND_WORKTREES = {
     *("list", "remove", "status", "worktree list", "du"),
     *("mount", "unmount", "umount", "shell", "commit", "worktree remove", "worktree switch"),
     *("history", "history on", "history off"),
+    *("share", "sync", "merge", "peer add", "peer remove"),
 }
-"""Verbs to which NAME is the stratum as such, or its worktree ``main``."""
+"""Verbs to which NAME is the stratum as such, its worktree ``main``, or a peer."""
 
 
 def verbs_with_refs() -> Iterator[str]:
