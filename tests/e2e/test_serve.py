@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import random
 import signal
 import ssl
@@ -93,12 +92,12 @@ def test_our_own_client_pulls_and_pushes_and_nothing_is_stored_twice(
 
 
 def test_oras_skopeo_and_podman_push_and_pull_any_artifact(
-    everything: Served, cli: Command, commit: str, tmp_path: Path
+    everything: Served, cli: Command, commit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host, oras, login = everything.host, "oras", ["-u", "anna", "-p", "secret", "--plain-http"]
     (tmp_path / "a.bin").write_bytes(NOISE[:100_000])
     (tmp_path / "s.json").write_text("{}")
-    os.chdir(tmp_path)
+    monkeypatch.chdir(tmp_path)
     run(oras, "push", *login, f"{host}/art/x:v1", "--artifact-type", "application/x.test", "a.bin:text/plain")
     run(oras, "attach", *login, f"{host}/art/x:v1", "--artifact-type", "application/x.sig", "s.json:application/json")
     run(oras, "pull", "--plain-http", f"{host}/art/x:v1", "-o", "back")
