@@ -31,7 +31,7 @@ def serving(bench: Bench) -> Iterator[Job | Figure]:
     options = ["--connections-each", "1000", "--requests", "1000000"]
     with (
         served(bench.ours, bench.directory, *options) as ours,
-        registry_server(bench.directory / "registry") as theirs,
+        registry_server(bench.directory / "served-registry") as theirs,
     ):
         copy = [str(program("skopeo")), "copy", "--quiet", "--src-tls-verify=false"]
         target = f"docker://{theirs.host}/bench/app:latest"
