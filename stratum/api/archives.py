@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import os
-import stat
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import datetime, timezone
@@ -18,9 +17,9 @@ from typing import TYPE_CHECKING, BinaryIO
 from stratum.api.reading import found_in
 from stratum.api.unreal import bring_inodes
 from stratum.errors import UsageError
-from stratum.transfer.packs import object_pieces
+from stratum.transfer.packs import file_pieces
 from stratum.tree import tarheader
-from stratum.tree.model import Directory, File, Inode, Special, Symlink, walk
+from stratum.tree.model import Directory, File, Inode, Symlink, walk
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,11 +28,6 @@ if TYPE_CHECKING:
     from stratum.api.session import Session
 
 KINDS = ("tar", "zip")
-_DEVICES = {
-    stat.S_IFCHR: tarheader.CHARACTER_DEVICE,
-    stat.S_IFBLK: tarheader.BLOCK_DEVICE,
-    stat.S_IFIFO: tarheader.FIFO,
-}
 _ZIP_FIRST, _ZIP_LAST = (1980, 1, 1, 0, 0, 0), (2107, 12, 31, 23, 59, 58)
 
 Open = "Callable[[bytes], BinaryIO]"
@@ -68,55 +62,18 @@ def _members(top: bytes, inode: Inode) -> Members:
         yield (top + path).rstrip(b"/"), child
 
 
-def _content(file: File, open_object: Callable[[bytes], BinaryIO]) -> Iterator[bytes]:
-    if file.digest is None:
-        yield file.content or b""
-    else:
-        yield from object_pieces(open_object, file.digest, file.size)
-
-
 def _tar(members: Members, open_object: Callable[[bytes], BinaryIO]) -> Iterator[bytes]:
     first_names: dict[int, bytes] = {}
     for name, inode in members:
         first = first_names.setdefault(id(inode), name)
-        header = _tar_header(name, inode, first if first is not name else None)
+        header = tarheader.header_of(name, inode, first if first is not name else None)
         if header is None:
             continue
         yield tarheader.write_header(header)
         if isinstance(inode, File) and first is name:
-            yield from _content(inode, open_object)
+            yield from file_pieces(open_object, inode)
             yield bytes(tarheader.padding(inode.size))
     yield tarheader.END
-
-
-def _tar_header(name: bytes, inode: Inode, first: bytes | None) -> tarheader.TarHeader | None:
-    """A member's header, that of a link where the inode's ``first`` name is another; None of a socket."""
-    kind, size, target, device = tarheader.REGULAR, 0, b"", 0
-    if isinstance(inode, Directory):
-        kind, name = tarheader.DIRECTORY, name + b"/"
-    elif first is not None:
-        kind, target = tarheader.HARD_LINK, first
-    elif isinstance(inode, File):
-        size = inode.size
-    elif isinstance(inode, Symlink):
-        kind, target = tarheader.SYMLINK, inode.target
-    elif isinstance(inode, Special) and stat.S_IFMT(inode.mode) in _DEVICES:
-        kind, device = _DEVICES[stat.S_IFMT(inode.mode)], inode.rdev
-    else:
-        return None
-    return tarheader.TarHeader(
-        name,
-        kind,
-        mode=stat.S_IMODE(inode.mode),
-        uid=inode.uid,
-        gid=inode.gid,
-        size=size,
-        mtime=inode.mtime,
-        linkname=target,
-        devmajor=os.major(device),
-        devminor=os.minor(device),
-        xattrs=inode.xattrs,
-    )
 
 
 class _Taken(io.RawIOBase):
@@ -154,7 +111,7 @@ def _zip_member(
 ) -> Iterator[bytes]:
     if isinstance(inode, File):
         with made.open(info, "w", force_zip64=inode.size > 1 << 31) as member:
-            for piece in _content(inode, open_object):
+            for piece in file_pieces(open_object, inode):
                 member.write(piece)
                 yield out.take()
     elif isinstance(inode, Directory):

@@ -9,22 +9,17 @@ unpacks the layer into an overlay as root then shows them and does not obey them
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import BinaryIO
 
 from stratum.errors import UnsupportedError
-from stratum.transfer.packs import object_pieces
+from stratum.transfer.packs import file_pieces
 from stratum.tree import overlay, tarheader
-from stratum.tree.model import Directory, File, Inode, Special, Symlink, Whiteout, Xattrs, walk
+from stratum.tree.model import Directory, File, Inode, Special, Whiteout, Xattrs, walk
 
 _MARKER = b".wh."
 _OPAQUE_MARKER = b".wh..wh..opq"
-_KINDS = {
-    stat.S_IFCHR: tarheader.CHARACTER_DEVICE,
-    stat.S_IFBLK: tarheader.BLOCK_DEVICE,
-    stat.S_IFIFO: tarheader.FIFO,
-}
 
 
 def layer_archive(layer: Directory, open_object: Callable[[bytes], BinaryIO]) -> Iterator[bytes]:
@@ -46,20 +41,14 @@ def layer_archive(layer: Directory, open_object: Callable[[bytes], BinaryIO]) ->
                 hint="push it as an artifact, without '--as image'",
             )
         if isinstance(inode, Directory):
-            yield tarheader.write_header(_header(path.rstrip(b"/") + b"/", inode, tarheader.DIRECTORY))
+            yield tarheader.write_header(_header(path, inode))
             if inode.opaque:
                 yield _marker(absolute[1:], _OPAQUE_MARKER)
             continue
         first = names.setdefault(id(inode), path)
-        if first is not path:
-            yield tarheader.write_header(_header(path, inode, tarheader.HARD_LINK, linkname=first))
-            continue
-        yield tarheader.write_header(_leaf_header(path, inode))
-        if isinstance(inode, File):
-            if inode.digest is None:
-                yield inode.content or b""
-            else:
-                yield from object_pieces(open_object, inode.digest, inode.size)
+        yield tarheader.write_header(_header(path, inode, first if first is not path else None))
+        if isinstance(inode, File) and first is path:
+            yield from file_pieces(open_object, inode)
             yield bytes(tarheader.padding(inode.size))
     yield tarheader.END
 
@@ -68,45 +57,16 @@ def _marker(directory: bytes, name: bytes) -> bytes:
     return tarheader.write_header(tarheader.TarHeader(b"/".join(filter(None, (directory, name)))))
 
 
-def _leaf_header(path: bytes, inode: Inode) -> tarheader.TarHeader:
-    if isinstance(inode, File):
-        return _header(path, inode, tarheader.REGULAR, size=inode.size)
-    if isinstance(inode, Symlink):
-        return _header(path, inode, tarheader.SYMLINK, linkname=inode.target)
-    assert isinstance(inode, Special)
-    kind = _KINDS.get(stat.S_IFMT(inode.mode))
-    if kind is None or overlay.is_whiteout_device(inode):
-        what = "a socket" if kind is None else "a character device 0:0"
+def _header(path: bytes, inode: Inode, first: bytes | None = None) -> tarheader.TarHeader:
+    header = tarheader.header_of(path, inode, first)
+    whiteout = isinstance(inode, Special) and overlay.is_whiteout_device(inode)
+    if header is None or whiteout:
+        what = "a character device 0:0" if whiteout else "a socket"
         raise UnsupportedError(
             f"/{os.fsdecode(path)} is {what}, which an image layer cannot hold",
             hint="push it as an artifact, without '--as image'",
         )
-    return _header(path, inode, kind, devmajor=os.major(inode.rdev), devminor=os.minor(inode.rdev))
-
-
-def _header(
-    path: bytes,
-    inode: Inode,
-    kind: bytes,
-    *,
-    size: int = 0,
-    linkname: bytes = b"",
-    devmajor: int = 0,
-    devminor: int = 0,
-) -> tarheader.TarHeader:
-    return tarheader.TarHeader(
-        path,
-        kind,
-        mode=stat.S_IMODE(inode.mode),
-        uid=inode.uid,
-        gid=inode.gid,
-        size=size,
-        mtime=inode.mtime,
-        linkname=linkname,
-        devmajor=devmajor,
-        devminor=devminor,
-        xattrs=_escaped(inode.xattrs),
-    )
+    return replace(header, xattrs=_escaped(inode.xattrs))
 
 
 def _escaped(xattrs: Xattrs) -> Xattrs:

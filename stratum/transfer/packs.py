@@ -32,7 +32,7 @@ from typing import BinaryIO, NamedTuple, overload
 from stratum.composefs.verity import DIGEST_SIZE, ChunkHasher, VerityHasher
 from stratum.errors import DamagedError
 from stratum.sys.holes import sparse_pieces, zeros
-from stratum.tree.model import object_path
+from stratum.tree.model import File, object_path
 from stratum.tree.rawframe import raw_frame
 from stratum.tree.tarheader import BLOCK, END, USTAR_SIZE_MAX, TarHeader, padding, write_header
 from stratum.tree.zstdframe import compress, decompress, options
@@ -318,6 +318,14 @@ def object_pieces(
                 yield piece
     if left or hasher.digest() != digest:
         raise DamagedError(f"object {digest.hex()} does not match its digest", hint="run 'stratum fsck'")
+
+
+def file_pieces(open_object: Callable[[bytes], BinaryIO], file: File) -> Iterator[bytes]:
+    """The content of a file of a tree, as ``object_pieces`` gives it."""
+    if file.digest is None:
+        yield file.content or b""
+    else:
+        yield from object_pieces(open_object, file.digest, file.size)
 
 
 def hash_piece(hasher: VerityHasher, piece: bytes) -> bool:

@@ -7,12 +7,14 @@ checked. Extended attributes are ``SCHILY.xattr.NAME`` records, with '%' and '='
 
 from __future__ import annotations
 
+import os
 import re
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from stratum.errors import DamagedError
-from stratum.tree.model import Xattrs
+from stratum.tree.model import Directory, File, Inode, Special, Symlink, Xattrs
 
 BLOCK = 512
 END = bytes(2 * BLOCK)
@@ -25,6 +27,7 @@ CHARACTER_DEVICE = b"3"
 BLOCK_DEVICE = b"4"
 DIRECTORY = b"5"
 FIFO = b"6"
+_SPECIAL = {stat.S_IFCHR: CHARACTER_DEVICE, stat.S_IFBLK: BLOCK_DEVICE, stat.S_IFIFO: FIFO}
 
 XATTR_PREFIX = b"SCHILY.xattr."
 MEMBER_SIZE_MAX = 1 << 53
@@ -68,6 +71,37 @@ def padding(size: int) -> int:
 
 
 # Writing
+
+
+def header_of(name: bytes, inode: Inode, first: bytes | None = None) -> TarHeader | None:
+    """The header of the member ``name`` for an inode of a tree: of a hard link where it is in the archive as ``first``
+    already, with a slash at the end of a directory's name; None for a socket, which no archive can hold."""
+    kind, size, target, device = REGULAR, 0, b"", 0
+    if isinstance(inode, Directory):
+        kind, name = DIRECTORY, name.rstrip(b"/") + b"/"
+    elif first is not None:
+        kind, target = HARD_LINK, first
+    elif isinstance(inode, File):
+        size = inode.size
+    elif isinstance(inode, Symlink):
+        kind, target = SYMLINK, inode.target
+    elif isinstance(inode, Special) and stat.S_IFMT(inode.mode) in _SPECIAL:
+        kind, device = _SPECIAL[stat.S_IFMT(inode.mode)], inode.rdev
+    else:
+        return None
+    return TarHeader(
+        name,
+        kind,
+        mode=stat.S_IMODE(inode.mode),
+        uid=inode.uid,
+        gid=inode.gid,
+        size=size,
+        mtime=inode.mtime,
+        linkname=target,
+        devmajor=os.major(device),
+        devminor=os.minor(device),
+        xattrs=inode.xattrs,
+    )
 
 
 def write_header(header: TarHeader, *, pax_mode: int = 0o644) -> bytes:

@@ -127,7 +127,7 @@ def dump_of(count: int, changed: int | None = None) -> bytes:
 def test_pieces_join_to_the_dump(count: int, size: int) -> None:
     """However it was cut. What we cut can be frames of a store; other cuts as long as each is of many whole lines."""
     dump = dump_of(count)
-    pieces = list(split_dump(dump))
+    pieces, size = list(split_dump(dump)), max(size, len(dump) >> 8)
     for cut in (pieces, [dump[at : at + size] for at in range(0, len(dump), size)]):
         joined = treeblobs.join_tree(map(zstdframe.compress, cut), "x")
         assert (joined.dump.text, joined.commit) == (dump, metadata_hash(dump))
