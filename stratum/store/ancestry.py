@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Protocol
 from stratum.errors import DamagedError
 from stratum.frozen import frozen
 from stratum.hashes import sha256
-from stratum.store.layout import ANCESTORS, storage_error
+from stratum.store.layout import ANCESTORS
 from stratum.store.lineage import ANCESTORS_MAX, Lineages, Recorded
 
 if TYPE_CHECKING:
@@ -104,12 +104,9 @@ class Ancestry(Lineages):
         path = self._store.layout.beside(commit, ANCESTORS)
         if not path.exists():  # nearly always, and told at once
             return NOTHING
-        try:
-            data = self._store.layout.read_beneath(path, _FILE_MAX)
-        except FileNotFoundError:
+        data = self._store.layout.content_of(path, _FILE_MAX)
+        if data is None:
             return NOTHING
-        except OSError as exc:
-            raise storage_error(exc, f"read {path}") from None
         return read_ancestors(data, str(path))
 
     def known(self, commit: str) -> Recorded:

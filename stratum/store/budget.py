@@ -101,12 +101,9 @@ def parse_budget(data: bytes, where: str) -> dict[str, int]:
 
 def _noted(layout: Layout) -> dict[str, int]:
     path = layout.root / BUDGET
-    try:
-        data = layout.read_beneath(path)
-    except FileNotFoundError:
+    data = layout.content_of(path)
+    if data is None:
         return {}
-    except OSError as exc:
-        raise storage_error(exc, f"read {path}") from None
     return parse_budget(data, str(path))
 
 

@@ -80,12 +80,9 @@ class Histories:
     def _read_settings(self, path: Path) -> HistorySettings | None:
         from stratum.store.tables import Tables, read_tables
 
-        try:
-            data = self._layout.read_beneath(path)
-        except FileNotFoundError:
+        data = self._layout.content_of(path)
+        if data is None:
             return None
-        except OSError as exc:
-            raise storage_error(exc, f"read {path}") from None
         tables = Tables(read_tables(data, str(path)), str(path))
         exclude = tables.table("history").get("exclude")
         if not isinstance(exclude, list) or len(exclude) > _PATTERNS_MAX or not all(type(x) is str for x in exclude):

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from enum import IntEnum
 
 from stratum.errors import DamagedError, UsageError, path_text
-from stratum.store.layout import Layout, storage_error
+from stratum.store.layout import Layout
 from stratum.store.locks import StoreLocks
 from stratum.store.namespaces import Namespaces
 from stratum.store.tables import Tables, read_tables, write_tables
@@ -173,12 +173,9 @@ def _damaged(where: str, problem: str) -> DamagedError:
 def read_rules(layout: Layout, name: str) -> Rules:
     """The rules of stratum ``name``, which need not be there. ``DamagedError``."""
     path = layout.ref(name) / RESIDENCE
-    try:
-        data = layout.read_beneath(path)
-    except FileNotFoundError:
+    data = layout.content_of(path)
+    if data is None:
         return Rules()
-    except OSError as exc:
-        raise storage_error(exc, f"read {path}") from None
     return parse_rules(data, str(path))
 
 

@@ -64,7 +64,7 @@ from stratum.errors import (
     quoted,
 )
 from stratum.frozen import frozen
-from stratum.sys.atomic import TEMPORARY_PREFIX, fsync_dir, write_atomic
+from stratum.sys.atomic import TEMPORARY_PREFIX, append_lines, fsync_dir, write_atomic
 from stratum.sys.locks import locked
 from stratum.sys.smallfile import READ, UnfitError, read_opened, read_regular
 from stratum.sys.syscalls import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, openat2
@@ -318,6 +318,23 @@ class Layout:
             return read_opened(self.open_beneath(path, READ), limit)[1]
         except UnfitError as exc:
             raise DamagedError(f"cannot read {path}: {exc.strerror}") from None
+
+    def content_of(self, path: Path, limit: int = SMALL_FILE_MAX) -> bytes | None:
+        """The same, None where there is no such file, and what the system refuses as a ``StratumError``."""
+        try:
+            return self.read_beneath(path, limit)
+        except FileNotFoundError:
+            return None
+        except OSError as exc:
+            raise storage_error(exc, f"read {path}") from None
+
+    def append_beneath(self, path: Path, lines: bytes) -> None:
+        """Add whole lines to the regular file ``path``, which is made where it is not there, durably. ``OSError``."""
+        fd = self.open_beneath(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK, 0o644)
+        try:
+            append_lines(fd, lines)
+        finally:
+            os.close(fd)
 
     def head_of(self, path: Path, limit: int, end: bytes = b"\n\0") -> bytes:
         """The beginning of the regular file ``path``, to ``end`` and somewhat further where it has that, else of

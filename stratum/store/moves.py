@@ -24,7 +24,6 @@ where they say. Who writes any of this holds ``refs/<name>/moves.lock`` (``store
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -38,7 +37,6 @@ from stratum.store.namespaces import Namespaces
 from stratum.sync.line import Heads, Line
 from stratum.sync.merging import Conflict, Value, conflicts_of
 from stratum.sync.moves import Contested, Move, move_id, read_move
-from stratum.sys.atomic import append_lines
 
 if TYPE_CHECKING:
     from stratum.store.transaction import Transaction, Transactions
@@ -140,12 +138,7 @@ class Moves:
 
     def _read(self, name: str, part: str, limit: int) -> bytes | None:
         path = self._layout.moves(name) / part
-        try:
-            return self._layout.read_beneath(path, limit)
-        except FileNotFoundError:
-            return None
-        except OSError as exc:
-            raise storage_error(exc, f"read {path}") from None
+        return self._layout.content_of(path, limit)
 
     def mentioned(self, name: str) -> set[str]:
         """The commits that gc keeps for the moves of stratum ``name``: those that are needed, and whatever damaged
@@ -191,12 +184,7 @@ class Moves:
         if path.exists() and path.lstat().st_size + len(data) > FULL:
             raise StratumError(f"{name} has more moves than a stratum can have; a peer may have made them up")
         try:
-            flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK
-            fd = self._layout.open_beneath(path, flags, 0o644)
-            try:
-                append_lines(fd, data)
-            finally:
-                os.close(fd)
+            self._layout.append_beneath(path, data)
         except OSError as exc:
             raise storage_error(exc, f"write {path}") from None
 

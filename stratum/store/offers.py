@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from stratum.errors import DamagedError
 from stratum.frozen import frozen
 from stratum.refs import is_hash
-from stratum.store.layout import Layout, storage_error, storing
+from stratum.store.layout import Layout, storing
 from stratum.sys.atomic import fsync_dir
 
 if TYPE_CHECKING:
@@ -175,13 +175,10 @@ class Offers:
         return opened
 
     def _read(self, kind: str, name: str) -> bytes | None:
-        path = self.path(kind, name)
         try:
-            return self._layout.read_beneath(path, _FILE_MAX)
-        except (FileNotFoundError, DamagedError):
+            return self._layout.content_of(self.path(kind, name), _FILE_MAX)
+        except DamagedError:
             return None
-        except OSError as exc:
-            raise storage_error(exc, f"read {path}") from None
 
 
 def list_name(members: Iterable[tuple[bytes, int]]) -> str:

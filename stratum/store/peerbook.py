@@ -31,7 +31,7 @@ from stratum.errors import DamagedError, ExistsError, NotFoundError, UsageError
 from stratum.frozen import frozen, replace
 from stratum.peers.cards import Card, check_peer_name, decode, encode, is_peer_name, parse_address, peer_name_of
 from stratum.peers.keys import CERTIFICATE_MAX, KEY_FILE_MAX, certificate_in, key_id
-from stratum.store.layout import Layout, open_layout, signature_of, storage_error, storing
+from stratum.store.layout import Layout, open_layout, signature_of, storing
 from stratum.store.tables import is_checked, read_tables, write_tables
 from stratum.sys.atomic import fsync_dir, remove_abandoned, write_atomic
 from stratum.sys.locks import locked
@@ -203,12 +203,9 @@ class PeerBook:
 
     def _certificate(self) -> bytes | None:
         """That of this host; None where it has no key yet."""
-        try:
-            data = self._layout.read_beneath(self.key_file, KEY_FILE_MAX)
-        except FileNotFoundError:
+        data = self._layout.content_of(self.key_file, KEY_FILE_MAX)
+        if data is None:
             return None
-        except OSError as exc:
-            raise storage_error(exc, f"read {self.key_file}") from None
         return certificate_in(data, str(self.key_file))
 
     def check_key(self) -> None:
@@ -224,12 +221,9 @@ class PeerBook:
 
     def _read(self, *, checked: bool = False) -> Book:
         path = self._directory / BOOK
-        try:
-            data = self._layout.read_beneath(path, _FILE_MAX)
-        except FileNotFoundError:
+        data = self._layout.content_of(path, _FILE_MAX)
+        if data is None:
             return EMPTY
-        except OSError as exc:
-            raise storage_error(exc, f"read {path}") from None
         if checked and not is_checked(data):
             raise _damaged(str(path), "its check is gone")
         return parse_book(data, str(path))

@@ -14,7 +14,7 @@ from __future__ import annotations
 from stratum.errors import ConflictError, DamagedError
 from stratum.frozen import frozen
 from stratum.refs import is_hash, is_name
-from stratum.store.layout import Layout, storage_error
+from stratum.store.layout import Layout
 from stratum.store.tables import Tables, read_tables, write_tables
 from stratum.store.transaction import Transaction, Transactions
 
@@ -37,12 +37,9 @@ def read_pins(layout: Layout, name: str) -> Pinned:
     path = layout.ref(name) / PINS
     if not path.is_symlink() and not path.exists():
         return Pinned()
-    try:
-        data = layout.read_beneath(path)
-    except FileNotFoundError:
+    data = layout.content_of(path)
+    if data is None:
         return Pinned()
-    except OSError as exc:
-        raise storage_error(exc, f"read {path}") from None
     table = Tables(read_tables(data, str(path)), str(path)).table("pins")
     tags, commits = _texts(table.get("tags")), _texts(table.get("commits"))
     if tags is None or commits is None or not all(map(is_name, tags)) or not all(map(is_hash, commits)):

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 from stratum.errors import DamagedError
 from stratum.refs import is_hash
-from stratum.store.layout import Layout, signature_of, storage_error
+from stratum.store.layout import Layout, signature_of
 from stratum.store.peerbook import ERA, PEERS, PROMISES
 from stratum.store.tables import read_tables, write_tables
 
@@ -62,13 +62,8 @@ class Promises:
 
     def era(self) -> int:
         """The era of this host. What peers have promised in another one is not relied upon."""
-        try:
-            text = self._layout.read_beneath(self._path.with_name(ERA), 64).decode("ascii", "replace")
-        except FileNotFoundError:
-            return 0
-        except OSError as exc:
-            raise storage_error(exc, f"read {self._path.with_name(ERA)}") from None
-        return parse_era(text) or 0
+        data = self._layout.content_of(self._path.with_name(ERA), 64)
+        return (parse_era(data.decode("ascii", "replace")) or 0) if data is not None else 0
 
     def begin_era(self) -> int:
         """Begin a new era, durably, and return it. The caller holds the store's lock, and then lets peers off what they
@@ -104,12 +99,9 @@ class Promises:
         self._read()
 
     def _read(self) -> Promised:
-        try:
-            data = self._layout.read_beneath(self._path, _MAX)
-        except FileNotFoundError:
+        data = self._layout.content_of(self._path, _MAX)
+        if data is None:
             return {}
-        except OSError as exc:
-            raise storage_error(exc, f"read {self._path}") from None
         return parse_promises(data, str(self._path))
 
 

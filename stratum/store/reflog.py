@@ -18,7 +18,6 @@ worktree is at a commit that its history does not know (``unknown``).
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable
 from contextlib import suppress
@@ -29,7 +28,6 @@ from stratum.frozen import frozen
 from stratum.refs import is_hash
 from stratum.store.clock import rfc3339, utc_now
 from stratum.store.layout import Layout, NoSpaceError, storage_error
-from stratum.sys.atomic import append_lines
 
 if TYPE_CHECKING:
     from stratum.store.transaction import Transactions
@@ -73,13 +71,7 @@ class Reflog:
         body = json.dumps(entry).encode("ascii")[:-1]
         line = body + _CHECK + _hash(body) + b'"}\n'
         try:
-            fd = self._layout.open_beneath(
-                self._layout.reflog(name), os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK, 0o644
-            )
-            try:
-                append_lines(fd, line)
-            finally:
-                os.close(fd)
+            self._layout.append_beneath(self._layout.reflog(name), line)
         except OSError as exc:
             raise storage_error(exc, f"write the history of {name}") from None
 

@@ -180,12 +180,7 @@ class Repositories:
 
     def _read(self, name: str, part: str, file: str, limit: int) -> bytes | None:
         path = self.directory(name, part, file)
-        try:
-            return self._layout.read_beneath(path, limit)
-        except FileNotFoundError:
-            return None
-        except OSError as exc:
-            raise storage_error(exc, f"read {path}") from None
+        return self._layout.content_of(path, limit)
 
     # Changing
 

@@ -186,12 +186,9 @@ class Sources:
         path = self._layout.beside(commit, SOURCES)
         if not os.path.lexists(path):  # most commits, and told at once
             return []
-        try:
-            data = self._layout.read_beneath(path, _FILE_MAX)
-        except FileNotFoundError:
+        data = self._layout.content_of(path, _FILE_MAX)
+        if data is None:
             return []
-        except OSError as exc:
-            raise storage_error(exc, f"read {path}") from None
         return read_sources(data, str(path))
 
     def any_partial(self) -> bool:

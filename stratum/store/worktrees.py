@@ -532,12 +532,9 @@ class Worktrees:
                 self._transactions.discard(path)
 
     def _read(self, path: Path) -> dict[str, Any] | None:
-        try:
-            data = self._layout.read_beneath(path)
-        except FileNotFoundError:
+        data = self._layout.content_of(path)
+        if data is None:
             return None
-        except OSError as exc:
-            raise storage_error(exc, f"read {path}") from None
         return read_tables(data, str(path))
 
 
