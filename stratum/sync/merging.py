@@ -44,11 +44,6 @@ class Value:
         self.conflicts = conflicts
         self.whole: set[Settled] = set()  # the conflicts that are about all that is below the path
 
-    @property
-    def is_nothing(self) -> bool:
-        """Whether the tag is removed."""
-        return self.commit is None and self.tree is None
-
 
 @frozen
 class Conflict:
