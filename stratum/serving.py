@@ -1,4 +1,4 @@
-"""Servers: the Unix sockets and TCP addresses that they listen at, and HTTP on them (uvicorn).
+"""Servers: the Unix sockets and TCP addresses that they listen at, their certificates, and HTTP on them (uvicorn).
 
 A socket's file stays behind where its server was killed; the next one replaces it. Only one server listens at a path:
 looking, replacing and listening are one step under a lock, and at its end a server removes no socket but its own.
@@ -14,7 +14,7 @@ import stat
 import threading
 import weakref
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,6 +151,73 @@ def parse_address(text: str) -> Path | tuple[str, int]:
     if not colon or not port.isdecimal() or int(port) > 65535:
         raise UsageError(f"address {text!a} is neither HOST:PORT nor unix:///PATH")
     return host.strip("[]"), int(port)
+
+
+class Certificate:
+    """A certificate and its key in files, for TLS 1.2 and later. ``reload`` reads both again."""
+
+    def __init__(self, certificate: Path, key: Path) -> None:
+        """Raises ``UsageError`` where they cannot be read, or do not belong together."""
+        self._files = certificate, key
+        self.context = self._made()
+
+    def reload(self) -> None:
+        """Show what the files have now, to who connects from now on. ``UsageError``: the old one stays."""
+        self._made()
+        self._load(self.context)
+
+    def follow(self, warn: Callable[[str], None]) -> None:
+        """Look at the files whenever somebody connects, and show what they have then. ``warn`` is told, once for each
+        change, of files that cannot be used; the old certificate stays."""
+        seen = self._stamps()
+
+        def look(connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
+            nonlocal seen
+            now = self._stamps()
+            if now == seen:
+                return
+            seen = now
+            try:
+                self.reload()
+                connection.context = self._made()  # this one has begun with what was there before
+            except UsageError as exc:
+                warn(f"{exc.message}; the one from before is still shown")
+
+        self.context.sni_callback = look
+
+    def _made(self) -> ssl.SSLContext:
+        import ssl
+
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.set_alpn_protocols(["http/1.1"])
+        self._load(context)
+        return context
+
+    def _load(self, context: ssl.SSLContext) -> None:
+        certificate, key = self._files
+        try:
+            context.load_cert_chain(certificate, key, password=_no_password)
+        except (OSError, StratumError) as exc:  # ssl's own are of OSError
+            reason = exc.message if isinstance(exc, StratumError) else os_error_text(exc)
+            raise UsageError(f"cannot use the certificate {certificate} with the key {key}: {reason}") from None
+
+    def _stamps(self) -> tuple[tuple[int, int, int] | None, ...]:
+        """What differs when one of the files is another, or not there."""
+        return tuple(map(_stamp, self._files))
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    try:
+        about = path.stat()
+    except OSError:
+        return None
+    return about.st_ino, about.st_size, about.st_mtime_ns
+
+
+def _no_password() -> str:
+    """Asked where a key is encrypted: nobody is there to type."""
+    raise UsageError("the key has a password")
 
 
 def serve(

@@ -15,9 +15,13 @@ import sys
 import threading
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import stratum
 from stratum.errors import StratumError, UnsupportedError, UsageError, os_error_text
+
+if TYPE_CHECKING:
+    from stratum.serving import Certificate
 
 NODE_ID_MAX = 63
 GRACE = 5.0
@@ -67,7 +71,7 @@ def command_line() -> argparse.ArgumentParser:
         help="Lazy volumes wait for a keeper (stratum hydrate) that is run elsewhere, as the driver may end at any "
         "time. Default: one is started where none runs.",
     )
-    add("--metrics", metavar="HOST:PORT|unix:///PATH", help="Serve metrics for Prometheus at /metrics there.")
+    _add_metrics(parser)
     add(
         "--gc-interval",
         default="6h",
@@ -88,6 +92,18 @@ def command_line() -> argparse.ArgumentParser:
     )
     add("--version", action="version", version=f"stratum-csi {stratum.__version__}")
     return parser
+
+
+def _add_metrics(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--metrics", metavar="HOST:PORT|unix:///PATH", help="Serve metrics for Prometheus at /metrics there.")
+    add(
+        "--metrics-tls-cert",
+        metavar="FILE",
+        help="Certificate of the server of metrics, and the chain above it, in PEM: metrics are over TLS then. A file "
+        "that was renewed is shown to whoever connects next. Default: plain HTTP.",
+    )
+    add("--metrics-tls-key", metavar="FILE", help="Key of that certificate, in PEM, without a password.")
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -114,6 +130,7 @@ def _run(args: argparse.Namespace) -> int:
         external_keeper=args.external_keeper,
         inline_sources=tuple(parse_pattern(text) for text in args.inline_source or ("*",)),
     )
+    certificate = _metrics_certificate(args)
     rules = collecting.Rules(*(parse_duration(text) for text in (args.gc_interval, args.reflog_age, args.pulled_age)))
     os.chdir("/")
     os.umask(0o022)
@@ -128,7 +145,8 @@ def _run(args: argparse.Namespace) -> int:
     with ExitStack() as stack:
         if args.metrics is not None:
             listener = stack.enter_context(listen(parse_address(args.metrics), "server of metrics"))
-            stack.enter_context(serving(driver.metrics.app(), listener, LIMITS))
+            tls = certificate.context if certificate is not None else None
+            stack.enter_context(serving(driver.metrics.app(), listener, LIMITS, tls=tls))
         server = serve(driver, args.endpoint)
         collecting.start(driver, rules)
         healing.start(driver)
@@ -174,6 +192,24 @@ def _ca_file(text: str | None) -> Path | None:
     except OSError as exc:  # also what ssl raises
         raise UsageError(f"--ca-file {text}: no certificates can be read from it: {os_error_text(exc)}") from None
     return Path(text).absolute()
+
+
+def _metrics_certificate(args: argparse.Namespace) -> Certificate | None:
+    """What whoever scrapes is shown: files that are looked at anew for each connection, as Kubernetes renews them in
+    place. None where metrics are plain HTTP."""
+    from stratum.serving import Certificate
+
+    files = (args.metrics_tls_cert, args.metrics_tls_key)
+    if files == (None, None):
+        return None
+    if None in files or args.metrics is None:
+        raise UsageError(
+            "metrics over TLS need an address, a certificate and its key",
+            hint="give --metrics, --metrics-tls-cert and --metrics-tls-key together",
+        )
+    certificate = Certificate(*(Path(text).absolute() for text in files))
+    certificate.follow(logging.getLogger("stratum.csi").warning)
+    return certificate
 
 
 def _kubelet_dir(text: str) -> Path:

@@ -20,9 +20,8 @@ from stratum.serve.door import Door
 from stratum.serve.passwords import Passwords
 from stratum.serve.peerapi import peer_app
 from stratum.serve.peerlisten import listening_context
-from stratum.serve.tls import Certificate
 from stratum.serve.visibility import Everywhere
-from stratum.serving import Limits, listen, passed, serve, serving
+from stratum.serving import Certificate, Limits, listen, passed, serve, serving
 from stratum.sys.daemon import Notifier
 from stratum.sys.malloc import keep_for_next
 

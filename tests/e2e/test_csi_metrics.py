@@ -1,4 +1,4 @@
-"""What the driver tells Prometheus, and what those get who only hold connections to it."""
+"""What the driver tells Prometheus, over TLS too, and what those get who only hold connections to it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import signal
 import socket
+import ssl
 from pathlib import Path
 
 import grpc
@@ -13,6 +14,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from stratum.csi.metrics import LIMITS
+from tests.e2e.hostile_registry import make_certificate
 from tests.support.csi import Node
 
 pytestmark = pytest.mark.root
@@ -74,9 +76,58 @@ def scrape(path: Path) -> str:
     return body
 
 
-def test_connections_that_only_wait_take_nothing_from_others(tmp_path: Path, runtime_dir: Path) -> None:
+def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+        return int(probe.getsockname()[1])
+
+
+def test_metrics_over_tls_with_a_certificate_that_is_renewed(tmp_path: Path, runtime_dir: Path) -> None:
+    mounted = tmp_path / "secret"
+    mounted.mkdir()
+    for name in ("tls.crt", "tls.key"):  # as a Secret is mounted: links that lead through one that is replaced
+        (mounted / name).symlink_to(f"..data/{name}")
+    shown = [renew(mounted, tmp_path / "first")]
+    port = free_port()
+    files = ["--metrics-tls-cert", str(mounted / "tls.crt"), "--metrics-tls-key", str(mounted / "tls.key")]
+    with Node(tmp_path / "n", "--metrics", f"127.0.0.1:{port}", *files) as node:
+        assert scrape_tls(port, mounted / "tls.crt") == shown[0]
+        shown.append(renew(mounted, tmp_path / "second"))
+        assert scrape_tls(port, mounted / "tls.crt") == shown[1] != shown[0], "who connects next sees the new one"
+        (mounted / "tls.key").unlink()
+        for _ in range(2):
+            assert scrape_tls(port, mounted / "tls.crt") == shown[1], "what cannot be used changes nothing"
+        with pytest.raises((http.client.HTTPException, OSError)):
+            scrape_from("127.0.0.1", port)
+        told = [line for line in node.log.read_text().splitlines() if "the one from before is still shown" in line]
+    assert len(told) == 1
+    assert "cannot use the certificate" in told[0]
+
+
+def renew(mounted: Path, directory: Path) -> bytes:
+    """Have ``mounted`` lead to another certificate, as the kubelet does; the certificate (DER)."""
+    directory.mkdir()
+    certificate, key = make_certificate(directory)
+    certificate.rename(directory / "tls.crt")
+    key.rename(directory / "tls.key")
+    (mounted / "..new").symlink_to(directory)
+    (mounted / "..new").rename(mounted / "..data")
+    return ssl.PEM_cert_to_DER_cert((directory / "tls.crt").read_text())
+
+
+def scrape_tls(port: int, authority: Path) -> bytes:
+    """Read the metrics from who has a certificate of ``authority`` for localhost; that certificate (DER)."""
+    context = ssl.create_default_context(cafile=authority)
+    connection = http.client.HTTPSConnection("localhost", port, context=context, timeout=30)
+    connection.connect()
+    shown = connection.sock.getpeercert(binary_form=True)
+    connection.request("GET", "/metrics")
+    assert "stratum_csi_worktrees" in connection.getresponse().read().decode()
+    connection.close()
+    return bytes(shown)
+
+
+def test_connections_that_only_wait_take_nothing_from_others(tmp_path: Path, runtime_dir: Path) -> None:
+    port = free_port()
     with Node(tmp_path / "n", "--metrics", f"127.0.0.1:{port}") as node, contextlib.ExitStack() as stack:
         threads, descriptors = node.threads(), node.descriptors()
         held = []

@@ -20,9 +20,8 @@ from stratum.errors import BusyError, UsageError
 from stratum.serve import asked
 from stratum.serve.app import make_app
 from stratum.serve.door import Door
-from stratum.serve.tls import Certificate
 from stratum.serve.visibility import Everywhere
-from stratum.serving import Limits, listen, serving
+from stratum.serving import Certificate, Limits, listen, serving
 from stratum.store.layout import storing
 from tests.e2e.hostile_registry import make_certificate
 from tests.support.served import Asking

@@ -19,3 +19,19 @@ def test_without_its_extra_one_line_says_what_is_missing(
         f"error: the driver needs the Python package {package}, which is not installed",
         f"hint: {sys.executable} -m pip install 'stratum-oci[csi]', or the driver's container image (k8s/README.md)",
     ]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--metrics", "127.0.0.1:0", "--metrics-tls-cert", "c"], "metrics over TLS need an address, a certificate"),
+        (["--metrics-tls-cert", "c", "--metrics-tls-key", "k"], "metrics over TLS need an address, a certificate"),
+        (
+            ["--metrics", "127.0.0.1:0", "--metrics-tls-cert", "/none", "--metrics-tls-key", "/no"],
+            "cannot use the cert",
+        ),
+    ],
+)
+def test_a_certificate_that_cannot_be_shown(options: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--endpoint", "unix:///none", "--node-id", "n", *options]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {said}")
