@@ -24,8 +24,8 @@ pytestmark = pytest.mark.timeout(1200)  # the first time, kustomize is built
 
 K8S = CHECKOUT / "k8s"
 VERSIONS = ("1.29", kubernetes_validate.latest_version())
-CUSTOM = "snapshot.storage.k8s.io/v1"
-"""The API whose kinds are not Kubernetes' own, so that there is no schema for them."""
+CUSTOM = ("snapshot.storage.k8s.io/v1", "monitoring.coreos.com/v1")
+"""APIs whose kinds are not Kubernetes' own, so that there is no schema for them."""
 
 Document = dict[str, Any]
 
@@ -36,7 +36,7 @@ def documents(path: Path) -> list[Document]:
 
 def written() -> Iterator[tuple[Path, Document]]:
     for path in sorted(K8S.rglob("*.yaml")):
-        if path.name != "kustomization.yaml":
+        if path.name != "kustomization.yaml" and not path.is_relative_to(K8S / "chart"):  # test_csi_chart.py has it
             for document in documents(path):
                 yield path, document
 
@@ -49,7 +49,7 @@ def of_kind(kind: str) -> list[Document]:
 def test_schemas_of_kubernetes(version: str) -> None:
     checked = 0
     for path, document in written():
-        if document["apiVersion"] == CUSTOM:
+        if document["apiVersion"] in CUSTOM:
             continue
         try:
             kubernetes_validate.validate(document, version, strict=True)

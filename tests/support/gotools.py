@@ -28,6 +28,7 @@ BUILD_TIMEOUT = 900
 
 PROGRAMS = {
     "csi-sanity": ("github.com/kubernetes-csi/csi-test/v5/cmd/csi-sanity", "v5.6.0"),
+    "helm": ("helm.sh/helm/v3/cmd/helm", "v3.22.0"),
     "kustomize": ("sigs.k8s.io/kustomize/kustomize/v5", "v5.7.1"),
     "versitygw": ("github.com/versity/versitygw/cmd/versitygw", "v1.8.0"),
 }

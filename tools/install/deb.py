@@ -67,7 +67,9 @@ def _documents(root: Path, epoch: int) -> None:
         source = CHECKOUT / name
         for path in sorted(source.rglob("*")) if source.is_dir() else [source]:
             target = place / path.relative_to(CHECKOUT)
-            if path.is_file():
+            if path.is_symlink():  # of the Helm chart, to what kustomize takes
+                target.symlink_to(os.readlink(path))
+            elif path.is_file():
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, target)
     _gzip(CHECKOUT / "CHANGELOG.md", place / "changelog.gz")

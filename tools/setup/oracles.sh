@@ -1,12 +1,12 @@
 #!/bin/bash
 # Fetches the programs that tests compare with and that Debian has in sid only (mkcomposefs, composefs-info,
-# mount.composefs, oras) into .cache/oracles. Nothing is installed on the machine: apt runs with a private source list
-# and state, packages are unpacked, and wrappers in .cache/oracles/bin start the programs with sid's own loader and
-# libraries. The mirror is the one the machine's apt uses; DEBIAN_MIRROR overrides it.
+# mount.composefs, oras, promtool alone) into .cache/oracles. Nothing is installed on the machine: apt runs with a private
+# source list and state, packages are unpacked, and wrappers in .cache/oracles/bin start the programs with sid's own
+# loader and libraries. The mirror is the one the machine's apt uses; DEBIAN_MIRROR overrides it.
 set -euo pipefail
 
-packages=(composefs oras libcomposefs1 libssl3t64 libc6 libzstd1 zlib1g)
-programs=(mkcomposefs composefs-info mount.composefs oras)
+packages=(composefs oras promtool libcomposefs1 libssl3t64 libc6 libzstd1 zlib1g)
+programs=(mkcomposefs composefs-info mount.composefs oras promtool)
 
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 oracles=$PWD/.cache/oracles

@@ -1,0 +1,125 @@
+{{/* An object of k8s/base as the values want it. In: root, object. Out: its text. */}}
+{{- define "stratum.object" -}}
+{{- $values := .root.Values -}}
+{{- $object := .object -}}
+{{- if hasKey $object.metadata "namespace" -}}
+{{- $_ := set $object.metadata "namespace" .root.Release.Namespace -}}
+{{- end -}}
+{{- range $object.subjects -}}
+{{- $_ := set . "namespace" $.root.Release.Namespace -}}
+{{- end -}}
+{{- if and (eq $object.kind "CSIDriver") $values.inline.enabled -}}
+{{- $_ := set $object.spec "volumeLifecycleModes" (append $object.spec.volumeLifecycleModes "Ephemeral") -}}
+{{- end -}}
+{{- if eq $object.kind "DaemonSet" -}}
+{{- include "stratum.daemonset" . -}}
+{{- end -}}
+{{- toYaml $object -}}
+{{- end -}}
+
+{{/* Changes a DaemonSet in place. In: root, object. */}}
+{{- define "stratum.daemonset" -}}
+{{- $values := .root.Values -}}
+{{- $template := .object.spec.template -}}
+{{- $pod := $template.spec -}}
+{{- $containers := list -}}
+{{- range $pod.containers -}}
+{{- if or $values.snapshots.enabled (ne .name "csi-snapshotter") -}}
+{{- include "stratum.container" (dict "root" $.root "container" .) -}}
+{{- $containers = append $containers . -}}
+{{- end -}}
+{{- end -}}
+{{- $_ := set $pod "containers" $containers -}}
+{{- if $values.privateCA.configMap -}}
+{{- $volume := dict "name" "registry-ca" "configMap" (dict "name" $values.privateCA.configMap) -}}
+{{- $_ := set $pod "volumes" (append $pod.volumes $volume) -}}
+{{- end -}}
+{{- if and $values.metrics.tlsSecret (eq .object.metadata.name "stratum-csi") -}}
+{{- $volume := dict "name" "metrics-tls" "secret" (dict "secretName" $values.metrics.tlsSecret) -}}
+{{- $_ := set $pod "volumes" (append $pod.volumes $volume) -}}
+{{- $_ := set $template.metadata.annotations "prometheus.io/scheme" "https" -}}
+{{- end -}}
+{{- if $values.imagePullSecrets -}}
+{{- $_ := set $pod "imagePullSecrets" $values.imagePullSecrets -}}
+{{- end -}}
+{{- if $values.nodeSelector -}}
+{{- $_ := set $pod "nodeSelector" (merge (dict) $values.nodeSelector $pod.nodeSelector) -}}
+{{- end -}}
+{{- if $values.tolerations -}}
+{{- $_ := set $pod "tolerations" $values.tolerations -}}
+{{- end -}}
+{{- if $values.affinity -}}
+{{- $_ := set $pod "affinity" $values.affinity -}}
+{{- end -}}
+{{- if $values.podLabels -}}
+{{- $_ := set $template.metadata "labels" (merge (dict) $template.metadata.labels $values.podLabels) -}}
+{{- end -}}
+{{- if $values.podAnnotations -}}
+{{- $annotations := default (dict) $template.metadata.annotations -}}
+{{- $_ := set $template.metadata "annotations" (merge (dict) $annotations $values.podAnnotations) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Changes a container in place. In: root, container. */}}
+{{- define "stratum.container" -}}
+{{- $values := .root.Values -}}
+{{- $container := .container -}}
+{{- $mounts := list -}}
+{{- $args := list -}}
+{{- if hasPrefix "stratum-csi:" $container.image -}}
+{{- $tag := printf ":%s" (default .root.Chart.AppVersion $values.image.tag) -}}
+{{- $version := ternary (printf "@%s" $values.image.digest) $tag (ne $values.image.digest "") -}}
+{{- $_ := set $container "image" (printf "%s%s" $values.image.repository $version) -}}
+{{- if $values.image.pullPolicy -}}
+{{- $_ := set $container "imagePullPolicy" $values.image.pullPolicy -}}
+{{- end -}}
+{{- end -}}
+{{- if eq $container.name "driver" -}}
+{{- if $values.inline.enabled -}}
+{{- $args = append $args "--allow-inline" -}}
+{{- range $values.inline.sources -}}
+{{- $args = append $args (printf "--inline-source=%s" .) -}}
+{{- end -}}
+{{- end -}}
+{{- if $values.privateCA.configMap -}}
+{{- $args = append $args (printf "--ca-file=/etc/stratum-ca/%s" $values.privateCA.key) -}}
+{{- end -}}
+{{- if $values.metrics.tlsSecret -}}
+{{- $args = append $args "--metrics-tls-cert=/etc/stratum-metrics-tls/tls.crt" -}}
+{{- $args = append $args "--metrics-tls-key=/etc/stratum-metrics-tls/tls.key" -}}
+{{- $mounts = append $mounts (dict "name" "metrics-tls" "mountPath" "/etc/stratum-metrics-tls" "readOnly" true) -}}
+{{- end -}}
+{{- end -}}
+{{- if and $values.privateCA.configMap (has $container.name (list "driver" "hydrate")) -}}
+{{- $mounts = append $mounts (dict "name" "registry-ca" "mountPath" "/etc/stratum-ca" "readOnly" true) -}}
+{{- end -}}
+{{- $asked := default (dict) (get $values.containers $container.name) -}}
+{{- range $asked.args -}}
+{{- $args = append $args . -}}
+{{- end -}}
+{{- if $args -}}
+{{- $_ := set $container "args" (concat (default (list) $container.args) $args) -}}
+{{- end -}}
+{{- if $mounts -}}
+{{- $_ := set $container "volumeMounts" (concat $container.volumeMounts $mounts) -}}
+{{- end -}}
+{{- if $asked.env -}}
+{{- $_ := set $container "env" (concat (default (list) $container.env) $asked.env) -}}
+{{- end -}}
+{{- if $asked.resources -}}
+{{- $_ := set $container "resources" $asked.resources -}}
+{{- end -}}
+{{- if $asked.image -}}
+{{- $_ := set $container "image" $asked.image -}}
+{{- end -}}
+{{- end -}}
+
+{{/* An object of k8s/monitoring, with labels. In: root, object, labels. */}}
+{{- define "stratum.monitoring" -}}
+{{- $_ := set .object.metadata "namespace" .root.Release.Namespace -}}
+{{- if .labels -}}
+{{- $_ := set .object.metadata "labels" .labels -}}
+{{- end }}
+---
+{{ toYaml .object }}
+{{ end -}}
