@@ -1,5 +1,7 @@
 """Servers: the Unix sockets and TCP addresses that they listen at, their certificates, and HTTP on them (uvicorn).
 
+An application sends parts of files as ASGI's ``http.response.zerocopysend`` has it, where ``limits`` are given.
+
 A socket's file stays behind where its server was killed; the next one replaces it. Only one server listens at a path:
 looking, replacing and listening are one step under a lock, and at its end a server removes no socket but its own.
 """
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
 
     import uvicorn
     from starlette.types import ASGIApp
+    from uvicorn.protocols.http.h11_impl import H11Protocol
+
+    from stratum.sys.filesender import FileSender
 
 _LOCK_WAIT = 5.0
 _STOP_WAIT = 2.0
@@ -39,6 +44,12 @@ _HANDSHAKE = 10.0
 """Seconds that the beginning of TLS may take."""
 _LAST_ANSWERS = 30
 """Seconds that answers may take that have begun when the server is to end."""
+
+ZEROCOPY = "http.response.zerocopysend"
+
+_PIECE_MAX, _PIECE_MIN = 1 << 20, 64 << 10
+_ROOM = 64 << 20
+"""Bytes of files that are in memory at once where they are encrypted, however many connections there are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,6 +339,41 @@ class _Clocks:
         self._running = None
 
 
+class _Guest:
+    """A client that is not trusted, from the beginning of its connection to ``leave``; ``is_in`` says whether it may
+    come in."""
+
+    def __init__(self, admitted: _Admitted, limits: Limits, clocks: _Clocks, address: str) -> None:
+        self._admitted = admitted
+        self._limits = limits
+        self._clocks = clocks
+        self._address = address
+        self.is_in = admitted.enter(address)
+        if self.is_in and limits.seconds is not None:
+            clocks.start("all", limits.seconds)
+
+    def waits(self, for_us: bool) -> None:
+        """Give the client some time for a request; none is running out while it waits for the answer to one."""
+        if for_us:
+            self._clocks.stop("request")
+        else:
+            self._clocks.start("request", self._limits.idle)
+
+    def stalls(self, begins: bool) -> None:
+        """It is waited for the client to take more of an answer, or that is over."""
+        if begins:
+            self._clocks.start("answer", self._limits.stalled)
+        else:
+            self._clocks.stop("answer")
+
+    def leave(self) -> None:
+        """The connection is gone."""
+        if self.is_in:
+            self._admitted.leave(self._address)
+            self.is_in = False
+        self._clocks.end()
+
+
 class _Shaking(socket.socket):
     """A listening socket whose connections are counted until the beginning of TLS is over, and let go where that takes
     long. The event loop tells nobody of them before."""
@@ -376,36 +422,33 @@ def _is_open(connection: socket.socket | None) -> bool:
 def _limited(limits: Limits, shaking: _Shaking | None) -> type[asyncio.Protocol]:
     from uvicorn.protocols.http.h11_impl import H11Protocol
 
+    from stratum.sys.filesender import FileSender
+
     admitted = _Admitted(limits)
 
     class Limited(H11Protocol):
-        _address: str | None = None
-        _clocks: _Clocks
+        _guest: _Guest
+        _sender: FileSender | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as its base class
             super().connection_made(transport)
             if shaking is not None:
                 shaking.shaken(transport.get_extra_info("peername"))
-            self._clocks = _Clocks(self.loop, transport)
             address = self.client[0] if self.client else ""
-            if not admitted.enter(address):
+            self._guest = _Guest(admitted, limits, _Clocks(self.loop, transport), address)
+            if not self._guest.is_in:
                 self.connections.discard(self)
                 transport.abort()
                 return
-            self._address = address
-            if limits.seconds is not None:
-                self._clocks.start("all", limits.seconds)
+            self._sender = FileSender(transport, self.flow.drain, self._guest.stalls)
+            self.app = _sending_files(self, self._sender)
             self._wait()
             certificate = _certificate(transport)
             if certificate is not None:
                 self.app_state = {**self.app_state, "peer_certificate": certificate}
 
         def _wait(self) -> None:
-            """Give the client some time for a request; none is running out while one is answered."""
-            if self.cycle is None or self.cycle.response_complete:
-                self._clocks.start("request", limits.idle)
-            else:
-                self._clocks.stop("request")
+            self._guest.waits(for_us=self.cycle is not None and not self.cycle.response_complete)
 
         def data_received(self, data: bytes) -> None:
             super().data_received(data)
@@ -417,20 +460,43 @@ def _limited(limits: Limits, shaking: _Shaking | None) -> type[asyncio.Protocol]
 
         def pause_writing(self) -> None:
             super().pause_writing()
-            self._clocks.start("answer", limits.stalled)
+            self._guest.stalls(True)
 
         def resume_writing(self) -> None:
-            self._clocks.stop("answer")
+            self._guest.stalls(False)
             super().resume_writing()
 
         def connection_lost(self, exc: Exception | None) -> None:
-            if self._address is not None:
-                admitted.leave(self._address)
-                self._address = None
-            self._clocks.end()
+            if self._sender is not None:
+                self._sender.end()
+            self._guest.leave()
             super().connection_lost(exc)
 
     return Limited
+
+
+def _sending_files(connection: H11Protocol, sender: FileSender) -> Any:
+    """The application of a connection, which may send parts of files there."""
+    import h11
+
+    app = connection.app
+
+    async def send_file(message: Any) -> None:
+        if connection.transport.is_closing():
+            raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
+        count, each = message["count"], _ROOM // max(len(connection.connections), 1)
+        # h11 hands on what it gets, as its documentation of sendfile has it, and asks for the length only.
+        connection.conn.send_with_data_passthrough(h11.Data(data=range(count)))  # type: ignore[arg-type]
+        piece = min(max(each, _PIECE_MIN), _PIECE_MAX)
+        await sender.send(message["file"].fileno(), message["offset"], count, piece)
+
+    async def sending_files(scope: Any, receive: Any, send: Any) -> None:
+        async def sending(message: Any) -> None:
+            await (send_file(message) if message["type"] == ZEROCOPY else send(message))
+
+        await app({**scope, "extensions": {ZEROCOPY: {}}}, receive, sending)
+
+    return sending_files
 
 
 def _certificate(transport: asyncio.Transport) -> bytes | None:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from stratum.api.session import Session
     from stratum.api.taking import Put
     from stratum.store import Store
+    from stratum.store.madepacks import MadePacks
     from stratum.store.offers import Offer, OfferedPack
     from stratum.store.repositories import Pushed
     from stratum.store.uploads import Upload
@@ -65,17 +66,20 @@ class Served:
 @dataclass(frozen=True, slots=True)
 class ServedBlob:
     """A blob of ``size`` bytes. ``read(start, end)`` gives the bytes [start, end) in pieces of at most 1 MiB or so;
-    where ``file`` is set, they are those of this file."""
+    where ``file`` is set, they are those of this file. Where it costs much to make them, ``pack`` is the name by which
+    they may be kept (``Registry.made``)."""
 
     size: int
     read: Callable[[int, int], Iterator[bytes | memoryview]]
     file: Path | None = None
+    pack: str | None = None
 
 
 class Registry:
-    """The repositories of a session's store."""
+    """The repositories of a session's store. ``made`` are the packs that are kept as they are made for others."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, made: MadePacks | None = None) -> None:
+        self.made = made
         self._session = session
         self._lock = threading.Lock()
         self._repositories: dict[str, Repository] = {}
@@ -183,7 +187,7 @@ class Repository:
             if self.store.repositories.has(self.name, PACKS, sha):
                 pack = self._pack(sha, partial(self.store.repositories.pack, self.name))
                 if pack is not None:
-                    return self._computed(pack)
+                    return self._computed(sha, pack)
             commit = self._commit_with(sha)
             if commit is not None:
                 return self._blob_of(commit, sha)
@@ -427,7 +431,7 @@ class Repository:
             return self._blob_of(commit, sha, again=True)
         if store.sources.is_partial(commit) and store.residence.missing(dict(found.index.members)):
             raise NotFoundError(f"blob sha256:{sha} of {self.name} is not here whole")
-        return self._computed(found)
+        return self._computed(sha, found)
 
     def _pack(self, sha: str, read: Callable[[str], OfferedPack | None]) -> RawPack | None:
         """A pack that is computed, remembered or as ``read`` gives it."""
@@ -447,9 +451,10 @@ class Repository:
                 self._packs.popitem(last=False)
         return pack
 
-    def _computed(self, pack: RawPack) -> ServedBlob:
+    def _computed(self, sha: str, pack: RawPack) -> ServedBlob:
         objects = self.store.objects.opener
-        return ServedBlob(pack.size, lambda start, end: pack.read(objects, start, end))
+        kept = sha if len(pack.index.members) > 1 else None  # a large object is a file by itself
+        return ServedBlob(pack.size, lambda start, end: pack.read(objects, start, end), pack=kept)
 
 
 def _store_of(session: Session) -> Store | None:

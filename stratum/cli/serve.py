@@ -18,16 +18,23 @@ _FILE = click.Path(path_type=Path)
 
 
 def _limit_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """What clients may take: together the parameter ``limits``, as ``Wanted`` has them."""
+    """What clients, and serving them, may take: together the parameter ``limits``, as ``Wanted`` has them."""
 
     @functools.wraps(function)
     def with_limits(
-        *args: Any, blob_max: str, connections: int, connections_each: int, requests: int, **kwargs: Any
+        *args: Any,
+        blob_max: str,
+        cache: str | None,
+        connections: int,
+        connections_each: int,
+        requests: int,
+        **kwargs: Any,
     ) -> Any:
         from stratum.config import parse_bytes
 
         limits = {
             "blob_max": parse_bytes(blob_max, "--blob-max"),
+            "cache": parse_bytes(cache, "--cache") if cache is not None else None,
             "connections": connections,
             "connections_each": connections_each,
             "requests": requests,
@@ -54,6 +61,12 @@ def _limit_options(function: Callable[..., Any]) -> Callable[..., Any]:
         default=1000,
         show_default=True,
         help="Most connections at a time.",
+    )(with_limits)
+    with_limits = click.option(
+        "--cache",
+        metavar="SIZE",
+        help="Most disk space for packs that several clients ask for, as they are made; 0: none. Default: 2 GiB, or a"
+        " twentieth of the store's file system, if that is less.",
     )(with_limits)
     return click.option(
         "--blob-max", metavar="SIZE", default="1T", show_default=True, help="Largest blob that is taken."
@@ -112,7 +125,7 @@ def serve(
     write: bool,
     delete: bool,
     names: tuple[str, ...],
-    limits: dict[str, int],
+    limits: dict[str, Any],
     web: bool,
     insecure_http: bool,
     insecure_anonymous_write: bool,

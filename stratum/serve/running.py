@@ -22,6 +22,8 @@ from stratum.serve.peerapi import peer_app
 from stratum.serve.peerlisten import listening_context
 from stratum.serve.visibility import Everywhere
 from stratum.serving import Certificate, Limits, listen, passed, serve, serving
+from stratum.store.budget import Budget, read_budget
+from stratum.store.madepacks import FILES_MAX, MadePacks
 from stratum.sys.daemon import Notifier
 from stratum.sys.malloc import keep_for_next
 
@@ -38,7 +40,8 @@ Address = Path | tuple[str, int]
 class Wanted:
     """The options. ``listen`` is where everybody is listened to, ``peers`` where those are who are known, None where
     nobody is; one of the two is given. ``requests`` are those of one address in a second, ``names`` those by which
-    clients call the server."""
+    clients call the server. ``cache`` are the bytes that packs take which several clients ask for, None where nobody
+    chose."""
 
     listen: Address | None
     peers: tuple[str, int] | None = None
@@ -56,6 +59,7 @@ class Wanted:
     insecure_http: bool = False
     insecure_anonymous_write: bool = False
     web: bool = False
+    cache: int | None = None
 
 
 def check(wanted: Wanted) -> None:
@@ -115,7 +119,7 @@ def run(session: Session, wanted: Wanted, note: Callable[[str], None], warn: Cal
     _raise_descriptors(wanted.connections)
     keep_for_next()
     limits = Limits(wanted.connections, wanted.connections_each)
-    registry = Registry(session)
+    registry = Registry(session, _made_packs(session, wanted.cache))
     notifier = Notifier(session.config.environment.get("NOTIFY_SOCKET", ""))
     with ExitStack() as stack:
         answer: Callable[[], None] | None = None
@@ -172,6 +176,12 @@ def _for_everybody(
     return partial(serve, app, listener, limits=limits, tls=certificate.context if certificate else None)
 
 
+def _made_packs(session: Session, most: int | None) -> MadePacks:
+    """Where packs are kept, in at most so many bytes: where nobody chose, what is the default for images, too."""
+    layout, budget = session.store.layout, read_budget(session.store.layout, session.config)
+    return MadePacks(layout, budget, Budget().images_max(layout) if most is None else most)
+
+
 def _pages(session: Session, door: Door, warn: Callable[[str], None]) -> list[BaseRoute]:
     from stratum.serve.page.routes import routes
 
@@ -199,7 +209,7 @@ def _reloading(certificate: Certificate, note: Callable[[str], None], warn: Call
 def _raise_descriptors(connections: int) -> None:
     """As many open files as connections need that read a file each, where the system gives them."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = 4 * connections + 256
+    wanted = 4 * connections + FILES_MAX + 256
     if soft != resource.RLIM_INFINITY and soft < wanted:
         most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         with suppress(OSError, ValueError):
