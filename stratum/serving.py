@@ -482,8 +482,6 @@ def _sending_files(connection: H11Protocol, sender: FileSender) -> Any:
     app = connection.app
 
     async def send_file(message: Any) -> None:
-        if connection.transport.is_closing():
-            raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
         count, each = message["count"], _ROOM // max(len(connection.connections), 1)
         # h11 hands on what it gets, as its documentation of sendfile has it, and asks for the length only.
         connection.conn.send_with_data_passthrough(h11.Data(data=range(count)))  # type: ignore[arg-type]
@@ -492,6 +490,8 @@ def _sending_files(connection: H11Protocol, sender: FileSender) -> Any:
 
     async def sending_files(scope: Any, receive: Any, send: Any) -> None:
         async def sending(message: Any) -> None:
+            if message.get("more_body") and connection.transport.is_closing():  # nobody is there for the rest
+                raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
             await (send_file(message) if message["type"] == ZEROCOPY else send(message))
 
         await app({**scope, "extensions": {ZEROCOPY: {}}}, receive, sending)

@@ -11,6 +11,7 @@ file system has no files without names. Threads may share all of it.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import threading
 import time
@@ -45,10 +46,11 @@ Read = Callable[[int, int], Iterator[bytes | memoryview]]
 
 
 class MadePack:
-    """A pack of ``size`` bytes in a file, as far as it is made. Whoever has it gives it back (``MadePacks.give_back``),
-    and may use the file until then."""
+    """A pack of ``size`` bytes, called by the hex digits of its SHA-256, in a file, as far as it is made. Whoever has
+    it gives it back (``MadePacks.give_back``), and may use the file until then."""
 
-    def __init__(self, file: int, size: int) -> None:
+    def __init__(self, name: str, file: int, size: int) -> None:
+        self._name = name
         self._file = file
         self.size = size
         self.users = 0
@@ -72,8 +74,8 @@ class MadePack:
         return min((number + 1) * PIECE, self.size) if self._pieces[number] == _MADE else start
 
     def make(self, start: int, read: Read) -> bool:
-        """Have the piece there that ``start`` is in, made by ``read`` or by somebody else meanwhile. False where it
-        cannot be written. Raises what ``read`` does."""
+        """Have the piece there that ``start`` is in, made by ``read`` or by somebody else meanwhile. False where that
+        cannot be written, or the whole is not what it is called now that it is there. Raises what ``read`` does."""
         number = start // PIECE
         with self._changed:
             while self._pieces[number] == _MAKING:
@@ -92,8 +94,18 @@ class MadePack:
         finally:
             with self._changed:
                 self._pieces[number] = state
+                done = self._pieces.count(_MADE) == len(self._pieces)
                 self._changed.notify_all()
-        return True
+        return not done or self._is_right()
+
+    def _is_right(self) -> bool:
+        digest = hashlib.sha256()
+        try:
+            for at in range(0, self.size, PIECE):
+                digest.update(os.pread(self._file, PIECE, at))
+        except OSError:
+            return False
+        return digest.hexdigest() == self._name
 
 
 class MadePacks:
@@ -130,7 +142,7 @@ class MadePacks:
                 file = os.open(self._layout.root, flags, 0o600)
             except OSError:
                 return
-            self._packs[name] = MadePack(file, size)
+            self._packs[name] = MadePack(name, file, size)
             self._taken += size
             if not self._is_looking:
                 self._is_looking = True
@@ -151,7 +163,7 @@ class MadePacks:
             self._close(pack)
 
     def drop(self, name: str, pack: MadePack) -> None:
-        """Keep the pack no longer than it is used: it could not be written."""
+        """Keep the pack no longer than it is used: it could not be made."""
         with self._lock:
             if self._packs.get(name) is pack:
                 self._drop(name)

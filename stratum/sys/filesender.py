@@ -28,12 +28,9 @@ class FileSender:
         self._drained = drained
         self._stalls = stalls
         self._waiting: asyncio.Future[None] | None = None
-        self._socket = -1
-        if transport.get_extra_info("sslcontext") is None:
+        self._is_encrypted = transport.get_extra_info("sslcontext") is not None
+        if not self._is_encrypted:
             transport.set_write_buffer_limits(0)  # what is sent past it goes after all that was written
-            # A descriptor of our own: the loop lets nobody wait at one that it has a transport for.
-            self._socket = os.dup(transport.get_extra_info("socket").fileno())
-        self._is_encrypted = self._socket == -1
 
     async def send(self, file: int, offset: int, count: int, piece: int = _STRETCH) -> None:
         """Send ``count`` bytes of ``file`` from ``offset`` on; with TLS, ``piece`` bytes are in memory at a time.
@@ -65,34 +62,32 @@ class FileSender:
             os.preadv(file, (bytearray(1),), offset + count - 1, os.RWF_NOWAIT)
         except OSError:
             await self._loop.run_in_executor(None, os.pread, file, count, offset)
-        if self._socket == -1:  # gone meanwhile
+        socket = self._transport.get_extra_info("socket").fileno()
+        if socket == -1:  # closed while we read
             return 0
         with suppress(BlockingIOError):
-            return _check(os.sendfile(self._socket, file, offset, count), offset)
-        await self._room()
+            return _check(os.sendfile(socket, file, offset, count), offset)
+        await self._room(socket)
         return 0
 
-    async def _room(self) -> None:
+    async def _room(self, socket: int) -> None:
         """Wait until the client takes more, or is gone."""
         waiting = self._waiting = self._loop.create_future()
-        self._loop.add_writer(self._socket, _end, waiting)
+        descriptor = os.dup(socket)  # the loop lets nobody wait at one that it has a transport for
         self._stalls(True)
         try:
+            self._loop.add_writer(descriptor, _end, waiting)
             await waiting
         finally:
-            self._stalls(False)
             self._waiting = None
-            if self._socket != -1:
-                self._loop.remove_writer(self._socket)
+            self._stalls(False)
+            self._loop.remove_writer(descriptor)
+            os.close(descriptor)
 
     def end(self) -> None:
         """The connection is gone."""
         if self._waiting is not None:
-            self._loop.remove_writer(self._socket)
             _end(self._waiting)
-        if self._socket != -1:
-            os.close(self._socket)
-            self._socket = -1
 
 
 def _end(waiting: asyncio.Future[None]) -> None:

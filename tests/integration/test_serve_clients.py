@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import errno
 import http.client
+import os
+import random
 import socket
 import ssl
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from stratum import serving as serving_module
 from stratum.errors import BusyError, UsageError
@@ -21,7 +25,7 @@ from stratum.serve import asked
 from stratum.serve.app import make_app
 from stratum.serve.door import Door
 from stratum.serve.visibility import Everywhere
-from stratum.serving import Certificate, Limits, listen, serving
+from stratum.serving import ZEROCOPY, Certificate, Limits, listen, serving
 from stratum.store.layout import storing
 from tests.e2e.hostile_registry import make_certificate
 from tests.support.served import Asking
@@ -58,7 +62,41 @@ async def _certificate(request: Request) -> Response:
     return Response(request.scope["state"].get("peer_certificate", b""))
 
 
+FILE = random.Random(1).randbytes(12 << 20)
+CUT: list[BaseException] = []
+"""Why answers with files ended before their end."""
+
+
+class _Files(Response):
+    """The file in the path, in two parts around a few bytes; more of it than there is for ``?more``."""
+
+    def __init__(self, path: str, more: int) -> None:
+        super().__init__(None, headers={"Content-Length": str(len(FILE) + 5 + more)})
+        self._path, self._more = path, more
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self._answer(send)
+        except BaseException as exc:
+            CUT.append(exc)
+            raise
+
+    async def _answer(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        with open(self._path, "rb") as file:
+            part = {"type": ZEROCOPY, "file": file, "more_body": True}
+            await send({**part, "offset": 0, "count": 1_000_000})
+            await send({"type": "http.response.body", "body": b"-and-", "more_body": True})
+            await send({**part, "offset": 1_000_000, "count": len(FILE) - 1_000_000 + self._more})
+        await send({"type": "http.response.body"})
+
+
+async def _file(request: Request) -> Response:
+    return _Files(request.path_params["path"], int(request.query_params.get("more", "0")))
+
+
 ROUTES = [
+    Route("/file{path:path}", _file),
     Route("/length", _length, methods=["POST"]),
     Route("/fails", _fails),
     Route("/late", _fails_late),
@@ -155,6 +193,46 @@ def test_a_defect_is_told_and_others_go_on() -> None:
         assert ask("GET", "/nothing").code == "NAME_UNKNOWN"
     assert said[0] == "internal error: ValueError: a defect"
     assert said[-1] == "internal error: ValueError: a late defect"
+
+
+@pytest.mark.parametrize("encrypted", [False, True])
+def test_files_are_sent_whole_to_who_takes_them(tmp_path: Path, encrypted: bool) -> None:
+    """In their place among other bytes, to several at a time; not for ever to who takes nothing, or is gone."""
+    certificate, key = make_certificate(tmp_path)
+    (tmp_path / "file").write_bytes(FILE)
+    tls = Certificate(certificate, key).context if encrypted else None
+    context = ssl.create_default_context(cafile=certificate) if encrypted else None
+    CUT.clear()
+    before, said = os.listdir("/proc/self/fd"), list[str]()
+    with running(Limits(9, 9, stalled=0.5), said, tls) as address, ExitStack() as stack:
+        ask = Asking("{}:{}".format(*address), context)
+        with ThreadPoolExecutor(4) as pool:
+            for answer in pool.map(lambda _: ask("GET", f"/file{tmp_path}/file"), range(4)):
+                assert answer.body == FILE[:1_000_000] + b"-and-" + FILE[1_000_000:]
+        asked = f"GET /file{tmp_path}/file HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+
+        def connect() -> socket.socket:
+            plain = socket.socket()
+            plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            plain.connect(address)
+            made = context.wrap_socket(plain, server_hostname="127.0.0.1") if context else plain
+            made.sendall(asked * 2)  # the second waits for the end of the first
+            return stack.enter_context(made)
+
+        gone, slow = connect(), connect()
+        assert gone.recv(100).startswith(b"HTTP/1.1 200")
+        gone.close()
+        while len(CUT) < 2:
+            pass
+        assert all(isinstance(exc, ConnectionError) for exc in CUT)
+        with suppress(OSError):
+            while slow.recv(1 << 20):
+                pass
+        assert said == []
+        with pytest.raises((http.client.IncompleteRead, OSError)):
+            ask("GET", f"/file{tmp_path}/file?more=1")
+    assert ["shorter than it was" in line for line in said] == [True]
+    assert os.listdir("/proc/self/fd") == before
 
 
 def test_certificates_of_clients_are_known_and_ours_is_read_anew(tmp_path: Path) -> None:
