@@ -65,8 +65,13 @@ class Controller:
         self._check_topology(request.accessibility_requirements)
         namespace = request.parameters.get(CLAIM_NAMESPACE, "")
         asker = Asker(caller, dict(request.secrets), namespace, FROM_CLASS)
-        with self._driver.locked("volume name", wanted.name):
-            record = provisioning.create(self._driver, wanted, asker)
+        try:
+            with self._driver.locked("volume name", wanted.name):
+                record = provisioning.create(self._driver, wanted, asker)
+        except CallError as exc:
+            if exc.code == Code.NOT_FOUND and request.HasField("volume_content_source"):
+                self._choose_again(exc.message, request.accessibility_requirements)
+            raise
         volume = self._volume(record)
         if request.HasField("volume_content_source"):
             volume.content_source.CopyFrom(request.volume_content_source)
@@ -190,6 +195,16 @@ class Controller:
         node = self._driver.options.node_id
         if not any(topology.segments.get(TOPOLOGY_KEY, node) == node for topology in wanted.requisite):
             raise CallError(Code.RESOURCE_EXHAUSTED, f"this is node {node}; the volume is wanted elsewhere")
+
+    def _choose_again(self, missing: str, wanted: csi.TopologyRequirement) -> None:
+        """RESOURCE_EXHAUSTED where the scheduler chose this node and can choose another, which may have what a volume
+        is made from: the scheduler does not know where that is."""
+        if wanted.requisite:
+            raise CallError(
+                Code.RESOURCE_EXHAUSTED,
+                f"{missing} on node {self._driver.options.node_id}",
+                hint="what is in no registry is restored and cloned on its own node only: give the pod that node",
+            )
 
 
 def _wanted(request: csi.CreateVolumeRequest) -> Wanted:

@@ -478,6 +478,19 @@ def test_repeated_requests_that_differ(node: Node) -> None:
         node.create("pvc-2", accessibility_requirements=elsewhere)
 
 
+def test_where_the_node_has_not_what_a_volume_is_made_of_the_scheduler_chooses_again(node: Node) -> None:
+    here = csi.TopologyRequirement(requisite=[csi.Topology(segments={TOPOLOGY_KEY: node.name})])
+    kinds = csi.VolumeContentSource
+    for content in (
+        kinds(snapshot=kinds.SnapshotSource(snapshot_id="csi-volumes:snapshot-of-node-2")),
+        kinds(volume=kinds.VolumeSource(volume_id="csi-volumes+pvc-of-node-2")),
+    ):
+        with refused(Code.NOT_FOUND):
+            node.create("pvc-1", volume_content_source=content)
+        with refused(Code.RESOURCE_EXHAUSTED, "on node node-1 (what is in no registry"):
+            node.create("pvc-1", volume_content_source=content, accessibility_requirements=here)
+
+
 def test_expansion_is_not_offered(node: Node) -> None:
     """A claim that asks for more is refused at once where its class says so, and does not wait for nobody."""
     plugin = node.identity.GetPluginCapabilities(csi.GetPluginCapabilitiesRequest()).capabilities
