@@ -1,16 +1,18 @@
 """What changed between two trees, path by path. Pure.
 
 Subtrees that both trees share as one object (as a commit's tree shares its base's), or that were opened from the same
-lines of two dumps (``tree.lazy``), are skipped without a look inside.
+lines of two dumps (``tree.lazy``), are skipped without a look inside. Of others that were opened so, and are not large,
+only those lines are read that differ, and those of the directories above them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from stratum.tree.dump import count_links
-from stratum.tree.model import Directory, File, Inode
+from stratum.tree.lazy import LazyDump
+from stratum.tree.model import Directory, File, Inode, Region
 
 ADDED = "added"
 DELETED = "deleted"
@@ -18,8 +20,12 @@ MODIFIED = "modified"
 TYPE_CHANGED = "type"
 METADATA = "metadata"
 
-_Compare = Callable[[bytes, Inode, Inode], "Change | None"]
+_Compare = Callable[[bytes, Inode, Inode, "_Sides | None"], "Change | None"]
 _METADATA_FIELDS = ("mode", "uid", "gid", "mtime", "xattrs")
+_NARROWED = 1 << 18
+"""Bytes of lines that are compared as text. More are read directory by directory, as most of them may be the same."""
+_Children = Mapping[bytes, Inode]
+_Sides = tuple[_Children, _Children]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +58,7 @@ def diff_trees(old: Directory, new: Directory) -> Iterator[Change]:
         return
     old_first, new_first = _first_names(old), _first_names(new)
 
-    def compare(path: bytes, a: Inode, b: Inode) -> Change | None:
+    def compare(path: bytes, a: Inode, b: Inode, inside: _Sides | None) -> Change | None:
         if a is b:
             return None
         if type(a) is not type(b) or (a.mode ^ b.mode) & 0o170000:
@@ -60,7 +66,7 @@ def diff_trees(old: Directory, new: Directory) -> Iterator[Change]:
         fields = _changed_fields(a, b)
         if old_first.get(id(a)) != new_first.get(id(b)):
             fields.append("links")
-        if isinstance(a, Directory) and isinstance(b, Directory) and fields == ["mtime"] and _entries_moved(a, b):
+        if inside is not None and fields == ["mtime"] and _entries_moved(*inside):
             fields = []
         if not fields:
             return None
@@ -71,38 +77,78 @@ def diff_trees(old: Directory, new: Directory) -> Iterator[Change]:
 
 def _pairs(old: Directory, new: Directory, compare: _Compare) -> Iterator[Change]:
     """Walk both trees side by side; iterative, so that depth costs no stack."""
-    change = compare(b"/", old, new)
+    top = _inside(old, new)
+    change = compare(b"/", old, new, top)
     if change is not None:
         yield change
-    stack: list[Iterator[tuple[bytes, Inode | None, Inode | None]]] = [_side_by_side(b"/", old, new)]
+    stack = [_side_by_side(b"/", top)]
     while stack:
         for path, a, b in stack[-1]:
+            inside: _Sides | None = None
+            if isinstance(a, Directory) or isinstance(b, Directory):
+                inside = _inside(a if isinstance(a, Directory) else None, b if isinstance(b, Directory) else None)
             if a is not None and b is not None:
-                change = compare(path, a, b)
+                change = compare(path, a, b, inside)
                 if change is not None:
                     yield change
             elif b is not None:
                 yield Change(path, ADDED, (), None, b)
             else:
                 yield Change(path, DELETED, (), a, None)
-            inside_a = a if isinstance(a, Directory) else None
-            inside_b = b if isinstance(b, Directory) else None
-            if (inside_a is not None or inside_b is not None) and inside_a is not inside_b:
-                stack.append(_side_by_side(path + b"/", inside_a, inside_b))
+            if inside is not None:
+                stack.append(_side_by_side(path + b"/", inside))
                 break
         else:
             stack.pop()
 
 
-def _side_by_side(
-    prefix: bytes, old: Directory | None, new: Directory | None
-) -> Iterator[tuple[bytes, Inode | None, Inode | None]]:
-    before = old.children if old is not None else {}
-    after = new.children if new is not None else {}
+def _side_by_side(prefix: bytes, inside: _Sides) -> Iterator[tuple[bytes, Inode | None, Inode | None]]:
+    before, after = inside
     for name in sorted(before.keys() | after.keys()):
         a, b = before.get(name), after.get(name)
         if a is not b and not same_lines(a, b):
             yield prefix + name, a, b
+
+
+def _inside(old: Directory | None, new: Directory | None) -> _Sides:
+    """What is in the two directories, without all that is the same in both, as far as that is known at once."""
+    if old is not None and new is not None and _can_be_narrowed(old.region) and _can_be_narrowed(new.region):
+        assert old.region is not None
+        assert new.region is not None
+        if old.region.prefix == new.region.prefix:
+            return _narrowed(old.region, new.region)
+    return old.children if old is not None else {}, new.children if new is not None else {}
+
+
+def _can_be_narrowed(region: Region | None) -> bool:
+    return (
+        region is not None
+        and region.end - region.inner <= _NARROWED
+        and region.is_separate
+        and not isinstance(region.source, _Lines)
+    )
+
+
+class _Lines(LazyDump):
+    """Lines of a dump that differ from those of another, and all of directories above them."""
+
+
+def _narrowed(old: Region, new: Region) -> _Sides:
+    """What is in two regions, of which the lines that both have are left out, unless something below differs."""
+    before, after = (region.source.dump[region.inner : region.end].splitlines(True) for region in (old, new))
+    there, here = set(before), set(after)
+    above: set[bytes] = set()
+    for line in there ^ here:
+        path = line.partition(b" ")[0]
+        while len(path := path[: path.rfind(b"/")]) >= len(old.prefix) and path not in above:
+            above.add(path)
+    return _read(old.prefix, before, here, above), _read(new.prefix, after, there, above)
+
+
+def _read(prefix: bytes, lines: Iterable[bytes], others: set[bytes], above: set[bytes]) -> _Children:
+    text = b"".join([line for line in lines if line not in others or line.partition(b" ")[0] in above])
+    source = _Lines(text)
+    return source.children(Region(source, prefix, 0, 0, len(text)))
 
 
 def same_lines(a: Inode | None, b: Inode | None) -> bool:
@@ -123,13 +169,13 @@ def _changed_fields(a: Inode, b: Inode) -> list[str]:
     return fields
 
 
-def _entries_moved(a: Directory, b: Directory) -> bool:
+def _entries_moved(before: _Children, after: _Children) -> bool:
     """Whether a name came, went or holds something else: each of these may move a directory's modification time."""
-    if a.children.keys() != b.children.keys():
+    if before.keys() != after.keys():
         return True
     return any(
-        child is not b.children[name] and child.content_key() != b.children[name].content_key()
-        for name, child in a.children.items()
+        child is not after[name] and child.content_key() != after[name].content_key()
+        for name, child in before.items()
         if not isinstance(child, Directory)
     )
 

@@ -157,18 +157,34 @@ def _container(bench: Bench) -> Path:
 
 
 def looking(bench: Bench) -> Iterator[Job]:
-    """What changed, in a mounted worktree with 100 new files; peers compare their last two versions."""
+    """What changed: in a mounted worktree with 100 new files, where peers compare the versions without and with them;
+    and from one version to the next, in which 10,000 files are new."""
     with bench.mounted() as mountpoint:
-        works.add_files(mountpoint, 100, bench.tag())
-        for name, asked in (("diff", "differences"), ("status", "status")):
-            entrants = []
-            for keeper in (bench.ours, *bench.filled()):
-                command = getattr(keeper, asked)()
-                if command is not None:
-                    entrants.append(keeper.entrant(command))
-            yield Job(name, entrants)
-        bench.ours.run("commit", "app+dev")
-        yield Job("diff of commits", [bench.ours.verb("diff", "app:latest", "app+dev")])
+        peers = bench.filled()
+        for count in (100, 10_000):
+            before = bench.ours.run("commit", "app+dev").strip()
+            tag = bench.tag()
+            for target in (mountpoint, *([bench.tree] if peers else [])):
+                works.add_files(target, count, tag)
+            for peer in peers:
+                peer.run_unmeasured(peer.keep(bench.tree))
+            if count == 100:
+                yield from _asked(bench, peers)
+        after = bench.ours.run("commit", "app+dev").strip()
+        differences = [(peer, peer.differences()) for peer in peers]
+        theirs = [peer.entrant(command) for peer, command in differences if command is not None]
+        yield Job("diff of 10000", [bench.ours.verb("diff", before, after), *theirs])
+
+
+def _asked(bench: Bench, peers: list[Keeper]) -> Iterator[Job]:
+    """What a worktree and peers say of the last changes."""
+    for name, asked in (("diff", "differences"), ("status", "status")):
+        entrants = []
+        for keeper in (bench.ours, *peers):
+            command = getattr(keeper, asked)()
+            if command is not None:
+                entrants.append(keeper.entrant(command))
+        yield Job(name, entrants)
 
 
 def mounting(bench: Bench) -> Iterator[Job]:

@@ -92,7 +92,7 @@ class Stratum(Keeper):
         return [self.script, "--quiet", "import", "--bare", tree, "app"]
 
     def differences(self) -> Command:
-        return [self.script, "diff", "app:latest", "app+dev"]
+        return [self.script, "diff", "app+dev"]
 
     def status(self) -> Command:
         return [self.script, "status", "app+dev"]

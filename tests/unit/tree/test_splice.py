@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stratum.errors import DamagedError
+from stratum.tree import diff
 from stratum.tree.blocks import Span
 from stratum.tree.diff import diff_trees
 from stratum.tree.digest import merkle_summary, metadata_hash
@@ -170,7 +171,9 @@ def test_lines_of_unchanged_neighbours_are_taken_over() -> None:
         assert (b" 2 0 0 0 0.3 " in spliced(again, source)) == kept
 
 
-def test_differences_of_two_opened_dumps_are_those_of_the_trees() -> None:
+@pytest.mark.parametrize("narrowed", [0, 2000, 1 << 18])
+def test_differences_of_two_opened_dumps_are_those_of_the_trees(narrowed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(diff, "_NARROWED", narrowed)
     rng = random.Random(5)
     for seed in range(6):
         old = write_dump(TreeBuilder(seed).tree(400))
