@@ -5,14 +5,18 @@ from __future__ import annotations
 from _thread import get_ident
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 from stratum.api.workplace import Workplace
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from stratum.api.held import Held
     from stratum.config import Config
     from stratum.oci.access import Access
+    from stratum.peers.link import Link
     from stratum.refs import Ref
 
 
@@ -30,9 +34,9 @@ class Session(Workplace):
         from dataclasses import replace
 
         from stratum.oci.access import access_of
-        from stratum.store.peerbook import finder
 
-        access = access_of(self.config, plain_http=plain_http, ca_file=ca_file, peer=finder(self.config.store))
+        peer = partial(_peer, self.config.store)
+        access = access_of(self.config, plain_http=plain_http, ca_file=ca_file, peer=peer)
         return replace(access, unsafe_concurrent=True) if unsafe_concurrent else access
 
     @contextmanager
@@ -61,3 +65,9 @@ class Session(Workplace):
                 yield held
             finally:
                 del self._in_hand[key]
+
+
+def _peer(store: Path, name: str) -> Link:
+    from stratum.store.peerbook import finder  # which loads what only peers need
+
+    return finder(store)(name)

@@ -1,4 +1,4 @@
-"""What ``mount``, ``unmount`` and ``commit`` do, which people and scripts wait for many times a day.
+"""What ``mount``, ``unmount``, ``commit`` and ``push`` do, which people and scripts wait for many times a day.
 
 Most of the time these are given nothing but what they are about, and loading the library that parses command lines
 takes as long as a mount. So a command line of nothing but such words (``plain``) goes without; all others, and all that
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stratum.cli.output import safe, short
+from stratum.cli.output import human_size, safe, short
 from stratum.cli.work import Work
 from stratum.errors import NotFoundError
 
@@ -35,6 +35,8 @@ def plain(args: list[str]) -> Callable[[], None] | None:
         return lambda: mount(work, *words)
     if verb == "unmount" and len(words) == 1:
         return lambda: unmount(work, *words)
+    if verb == "push" and 1 <= len(words) <= 2:
+        return lambda: push(work, *words)
     return None
 
 
@@ -154,3 +156,54 @@ def commit(
         app.out.note(f"{done.worktree} committed as {short(done.commit)}{tagged}")
     else:
         app.out.note(f"nothing changed in {done.worktree} since {short(done.commit)}{tagged}")
+
+
+def push(
+    app: Work,
+    ref: str,
+    target: str | None = None,
+    *,
+    plain_http: bool = False,
+    ca_file: str | None = None,
+    dry_run: bool = False,
+    offline: bool = False,
+    keep_tag: bool = False,
+    unsafe_concurrent: bool = False,
+    image: str | None = None,
+) -> None:
+    """Push what ``ref`` is to ``target`` and print where it is."""
+    from stratum.api.transfer import push as run
+    from stratum.cli.notes import note_uncommitted
+    from stratum.cli.progress import progress_bar
+
+    note_uncommitted(app, ref)
+    with progress_bar(app, "pushing") as advance:
+        done = run(
+            app.session,
+            ref,
+            target,
+            access=app.session.access(plain_http=plain_http, ca_file=ca_file, unsafe_concurrent=unsafe_concurrent),
+            dry_run=dry_run,
+            offline=offline,
+            keep_tag=keep_tag,
+            image=image,
+            progress=advance,
+        )
+    if app.out.json:
+        app.out.object(
+            {
+                "commit": done.commit,
+                "target": done.target,
+                "manifest": done.manifest_digest,
+                "bytes_sent": done.bytes_sent,
+                "blobs_sent": done.blobs_sent,
+                "blobs_reused": done.blobs_reused,
+                "dry_run": dry_run,
+            }
+        )
+        return
+    app.out.line(f"{safe(done.target)}@{done.manifest_digest}")
+    app.out.note(
+        f"{'would send' if dry_run else 'sent'} {human_size(done.bytes_sent)} in {done.blobs_sent} blobs; "
+        f"{done.blobs_reused} were there"
+    )

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import click
 
 from stratum.cli.app import App, image_options, unsafe_option, verb
-from stratum.cli.notes import note_main, note_uncommitted
-from stratum.cli.output import human_size, safe, short
+from stratum.cli.notes import note_main
+from stratum.cli.output import human_size, short
 from stratum.cli.progress import progress_bar
 from stratum.cli.reftype import PATH, REF_OR_PATH
 from stratum.config import PREFETCHES
@@ -57,38 +57,19 @@ def push(
     With '--as image' it is sent as an ordinary container image, with one more layer for the changes where the
     repository has an image of an earlier commit.
     """
-    from stratum.api.transfer import push as run
+    from stratum.cli.everyday import push as run
 
-    note_uncommitted(app, ref)
-    with progress_bar(app, "pushing") as advance:
-        done = run(
-            app.session,
-            ref,
-            target,
-            access=app.session.access(plain_http=plain_http, ca_file=ca_file, unsafe_concurrent=unsafe_concurrent),
-            dry_run=dry_run,
-            offline=offline,
-            keep_tag=keep_tag,
-            image=image,
-            progress=advance,
-        )
-    if app.out.json:
-        app.out.object(
-            {
-                "commit": done.commit,
-                "target": done.target,
-                "manifest": done.manifest_digest,
-                "bytes_sent": done.bytes_sent,
-                "blobs_sent": done.blobs_sent,
-                "blobs_reused": done.blobs_reused,
-                "dry_run": dry_run,
-            }
-        )
-        return
-    app.out.line(f"{safe(done.target)}@{done.manifest_digest}")
-    app.out.note(
-        f"{'would send' if dry_run else 'sent'} {human_size(done.bytes_sent)} in {done.blobs_sent} blobs; "
-        f"{done.blobs_reused} were there"
+    run(
+        app,
+        ref,
+        target,
+        plain_http=plain_http,
+        ca_file=ca_file,
+        dry_run=dry_run,
+        offline=offline,
+        keep_tag=keep_tag,
+        unsafe_concurrent=unsafe_concurrent,
+        image=image,
     )
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import base64
 import json
 import re
-import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -158,6 +157,8 @@ def _entry(entry: object, where: str) -> str | None:
 
 def _ask_helper(helper: str, host: str, environment: Mapping[str, str]) -> str | None:
     """Run ``docker-credential-HELPER get`` (docker credential helper protocol); None where it knows no password."""
+    import subprocess  # which takes as long to load as a small request, and few have a helper
+
     if not _HELPER.fullmatch(helper):
         raise StratumError(f"{helper!r} is not the name of a credential helper")
     program = f"docker-credential-{helper}"

@@ -49,7 +49,9 @@ if TYPE_CHECKING:
     from stratum.store import Store
 
 WORKERS = 4
-"""Blobs made and sent at the same time; each needs a pack's worth of temporary disk and one chunk of memory."""
+"""Packs made and sent at the same time; each needs its size of temporary disk and one chunk of memory."""
+_SMALL = 8
+"""Other blobs sent at the same time: all that a small change has, so that each waits for an answer once."""
 
 _ASKED = 256 << 10
 """Bytes of a blob that is always asked for: to send a smaller one costs little more, and it seldom is there."""
@@ -213,14 +215,16 @@ def _push(
     if present is not None and there.digest and present.config == config and is_told(present, lineage):
         return sender.result(meta.metadata_hash, there.digest, len(present.blobs) + 1), None
     with ThreadPoolExecutor(WORKERS) as pool:
-        plan = outgoing.small_plan(there.base) if not bases.asks else None
+        is_change = there.base is not None and not bases.asks
+        verified = pool.submit(outgoing.verify) if is_change else None  # beside the plan, which looks at little of it
+        plan = outgoing.small_plan(there.base) if is_change else None
         if plan is None or packer.lacking(plan.packs):
             plan = bases.best(outgoing.plan_on, pool)
         if present is not None and there.digest and plan.brings_nothing_to(present):
             return sender.result(meta.metadata_hash, there.digest, len(present.blobs) + 1), plan.catalog(())
         plan.check()
         packer.check(plan.packs)
-        verified = pool.submit(outgoing.verify)
+        verified = verified or pool.submit(outgoing.verify)
         is_there = there.base is not None and not bases.asks and there.base[0].config == config
         known = [*plan.known, *([config] if is_there else ())]
         packs = sender.send_plan(plan, known, Upload.of_bytes(config, metadata), packer, pool)
@@ -306,7 +310,7 @@ class Sender:
         self._reused += (blob.digest for pack in plan.kept for blob in pack.blobs)
         self._job.start(plan.size)
         makes = [partial(packer.make, number, members) for number, members in enumerate(plan.packs)]
-        small = ThreadPoolExecutor(WORKERS)  # none of its jobs waits for another
+        small = ThreadPoolExecutor(_SMALL)  # none of its jobs waits for another
         try:
             if self._in_order:
                 for tree in plan.trees:

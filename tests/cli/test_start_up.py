@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -133,19 +134,27 @@ def test_the_verbs_of_every_day_are_the_same_without_the_command_line(
         ["mount", place, "app:v1"],  # the other way round
         ["commit", "app:v1"],
         ["commit", "nothing+here", "v1"],
-        *([verb, word] for verb in ("mount", "commit", "unmount") for word in ("help", "+", ":", "a b", no_text, "~")),
+        ["push", "app"],  # nowhere
+        ["push", "app+dev", f"oci:{tmp_path}/layout", "--quiet"],
+        ["push", "nothing:here", f"oci:{tmp_path}/layout"],
+        *(
+            [verb, word]
+            for verb in ("mount", "commit", "unmount", "push")
+            for word in ("help", "+", ":", "a b", no_text, "~")
+        ),
     ]
     printed = []
     for run in (start.run, command_line.run):
         for args in given:
             assert plain(args) is not None
-            printed.append((args, run(args), *capfd.readouterr()))
+            code, (out, err) = run(args), capfd.readouterr()
+            printed.append((args, code, out, re.sub(r"since [-0-9T:]+Z", "since then", err)))
         if run is start.run:
             cli.ok("remove", "app:v1")
     half = len(printed) // 2
     assert printed[:half] == printed[half:]
     assert {code for _, code, *_ in printed} == {0, 2, 3, 4}
-    for verb in ("mount", "commit", "unmount"):
+    for verb in ("mount", "commit", "unmount", "push"):
         for words in ([], [""], ["-"], ["--"], ["-x"], ["--help"], ["app+dev@3"], ["a", "--json"], ["a", "b", "c"]):
             assert plain([verb, *words]) is None
     assert (
