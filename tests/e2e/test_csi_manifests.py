@@ -12,10 +12,11 @@ import pytest
 import yaml
 
 from stratum.cli.verbs import VERBS
-from stratum.csi.attributes import snapshot_registry, volume_attributes
+from stratum.csi.attributes import MOUNT_FLAGS, snapshot_registry, volume_attributes
 from stratum.csi.driver import NAME, TOPOLOGY_KEY
 from stratum.csi.elsewhere import parse_handle
 from stratum.csi.main import command_line
+from stratum.csi.patterns import parse_pattern
 from stratum.refs import parse_ref
 from tests.support.capabilities import CHECKOUT
 from tests.support.gotools import go_program
@@ -24,6 +25,9 @@ pytestmark = pytest.mark.timeout(1200)  # the first time, kustomize is built
 
 K8S = CHECKOUT / "k8s"
 VERSIONS = ("1.29", kubernetes_validate.latest_version())
+SUITE = K8S / "e2e"
+"""What Kubernetes' own storage suite is told of the driver."""
+
 CUSTOM = ("snapshot.storage.k8s.io/v1", "monitoring.coreos.com/v1")
 """APIs whose kinds are not Kubernetes' own, so that there is no schema for them."""
 
@@ -36,7 +40,8 @@ def documents(path: Path) -> list[Document]:
 
 def written() -> Iterator[tuple[Path, Document]]:
     for path in sorted(K8S.rglob("*.yaml")):
-        if path.name != "kustomization.yaml" and not path.is_relative_to(K8S / "chart"):  # test_csi_chart.py has it
+        of_another = path.is_relative_to(K8S / "chart") or path == SUITE / "driver.yaml"  # tests/e2e/test_csi_chart.py
+        if path.name != "kustomization.yaml" and not of_another:
             for document in documents(path):
                 yield path, document
 
@@ -222,6 +227,27 @@ def test_kustomize(directory: str, snapshotter: bool, inline: bool) -> None:
     for container in (containers["driver"], hydrate):
         places = [mount["mountPath"] for mount in container["volumeMounts"]]
         assert ca_file is None or str(Path(ca_file).parent) in places
+
+
+def test_the_storage_suite_is_told_what_the_driver_offers() -> None:
+    (told,) = documents(SUITE / "driver.yaml")
+    info = told["DriverInfo"]
+    assert (info["Name"], info["TopologyKeys"]) == (NAME, [TOPOLOGY_KEY])
+    assert info["SupportedMountOption"].keys() <= MOUNT_FLAGS.keys()
+    built = build("e2e")
+    for kind in ("StorageClass", "VolumeSnapshotClass"):
+        (found,) = (document for document in built if document["kind"] == kind)
+        assert found["metadata"]["name"] == told[kind.removeprefix("Volume")]["FromExistingClassName"]
+    arguments = containers_of(built, "stratum-csi")["driver"]["args"]
+    check_driver_arguments(arguments)
+    patterns = [parse_pattern(text) for text in command_line().parse_args(arguments).inline_source]
+    for volume in told["InlineVolumes"]:
+        source = volume_attributes(volume["Attributes"]).source
+        assert source is not None
+        assert any(pattern.allows(source) for pattern in patterns)
+    containers = containers_of(build("e2e/recording"), "stratum-csi")
+    assert containers["driver"]["args"][0] == f"--endpoint=unix://{containers['recorder']['command'][3]}"
+    assert containers["recorder"]["command"][2] == "/csi/csi.sock"
 
 
 def test_kustomize_classes() -> None:
