@@ -1,7 +1,7 @@
-"""Build step: the Python modules of ``stratum/csi/csi.proto``, and for the wheel what is installed beside the package.
+"""Build step: the Python modules of ``stratum/csi/*.proto``, and for the wheel what is installed beside the package.
 
-The modules are written next to the ``.proto`` file, also in editable installs, and not kept in version control;
-``csi_pb2.pyi`` is for type checkers. Man pages and completion are made from the command line's own help.
+The modules are written next to the ``.proto`` files, also in editable installs, and not kept in version control;
+``*_pb2.pyi`` are for type checkers. Man pages and completion are made from the command line's own help.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-PROTO = "stratum/csi/csi.proto"
+PROTOS = ("stratum/csi/cri.proto", "stratum/csi/csi.proto")
 
 
 class CustomBuildHook(BuildHookInterface[Any]):
@@ -31,10 +31,10 @@ class CustomBuildHook(BuildHookInterface[Any]):
 
         well_known = Path(protoc.__file__).parent / "_proto"
         outputs = [f"--{kind}_out={self.root}" for kind in ("python", "pyi", "grpc_python")]
-        arguments = [f"-I{self.root}", f"-I{well_known}", *outputs, str(Path(self.root) / PROTO)]
+        arguments = [f"-I{self.root}", f"-I{well_known}", *outputs, *(str(Path(self.root) / path) for path in PROTOS)]
         status = protoc.main(["protoc", *arguments])
         if status != 0:
-            raise RuntimeError(f"protoc ended with status {status} for {PROTO}")
+            raise RuntimeError(f"protoc ended with status {status} for {', '.join(PROTOS)}")
 
     def _shared(self) -> dict[str, str]:
         """File -> its place in the wheel's data."""

@@ -11,8 +11,10 @@
     lazy       StorageClass, static volume           true: what is pulled for it comes file by file, when it is read
     prefetch   StorageClass, inline, static volume   none | profile | all: what of it is fetched before anybody asks
     history    StorageClass, inline, static volume   true: each change is kept as it is written | false (the default)
-    registry   VolumeSnapshotClass                   HOST[:PORT]/REPOSITORY or s3://BUCKET[/PREFIX] that snapshots are
-                                                     pushed to
+    registry   VolumeSnapshotClass, VolumeGroup-     HOST[:PORT]/REPOSITORY or s3://BUCKET[/PREFIX] that snapshots are
+               SnapshotClass                         pushed to
+    pause      the same                              true: pods stand still while what they write is read; the default
+                                                     of groups. false is that of single snapshots
 
 Any other key is refused, so that a misspelt one is not silently ignored; those that Kubernetes adds
 (``csi.storage.k8s.io/...``, ``storage.kubernetes.io/...``) are for the driver's eyes only.
@@ -49,6 +51,7 @@ POD_NAME = "csi.storage.k8s.io/pod.name"
 POD_NAMESPACE = "csi.storage.k8s.io/pod.namespace"
 CLAIM_NAMESPACE = "csi.storage.k8s.io/pvc/namespace"
 SNAPSHOT_NAMESPACE = "csi.storage.k8s.io/volumesnapshot/namespace"
+GROUP_NAMESPACE = "csi.storage.k8s.io/volumegroupsnapshot/namespace"
 POD_UID = "csi.storage.k8s.io/pod.uid"
 
 T = TypeVar("T")
@@ -171,15 +174,17 @@ def _in_object_store(text: str) -> Target:
     return target
 
 
-def snapshot_registry(parameters: Mapping[str, str]) -> str | None:
-    """The place that a VolumeSnapshotClass names, without tag or digest, or None. INVALID_ARGUMENT."""
-    registry = _known(parameters, {"registry"}).get("registry")
+def snapshot_parameters(parameters: Mapping[str, str]) -> tuple[str | None, bool | None]:
+    """(the place that a VolumeSnapshotClass or VolumeGroupSnapshotClass names, without tag or digest, or None; whether
+    pods are to stand still, None where it does not say). INVALID_ARGUMENT."""
+    values = _known(parameters, {"registry", "pause"})
+    registry, pause = values.get("registry"), _choice(values, "pause", _FLAGS)
     if registry is None:
-        return None
+        return None, pause
     target = parse_source(registry)
     if not isinstance(target, Target) or target.digest or _has_tag(registry, target):
         raise invalid(f"registry {registry[:140]!r} is neither HOST[:PORT]/REPOSITORY nor s3://BUCKET[/PREFIX]")
-    return target.place
+    return target.place, pause
 
 
 def _has_tag(text: str, target: Target) -> bool:

@@ -12,7 +12,7 @@ from stratum.csi.attributes import (
     check_capabilities,
     check_capability,
     is_reader,
-    snapshot_registry,
+    snapshot_parameters,
     volume_attributes,
 )
 from stratum.csi.condition import condition_of
@@ -79,7 +79,7 @@ class Controller:
 
     def DeleteVolume(self, request: csi.DeleteVolumeRequest, caller: Caller) -> csi.DeleteVolumeResponse:
         """Remove a worktree that CreateVolume made. Its snapshots stay."""
-        _require(request.volume_id, "volume_id")
+        require(request.volume_id, "volume_id")
         with self._driver.locked("volume", request.volume_id):
             provisioning.delete(self._driver, request.volume_id)
         return csi.DeleteVolumeResponse()
@@ -88,7 +88,7 @@ class Controller:
         self, request: csi.ValidateVolumeCapabilitiesRequest, caller: Caller
     ) -> csi.ValidateVolumeCapabilitiesResponse:
         """Whether a volume can be used as asked: tags and commits for reading only."""
-        _require(request.volume_id, "volume_id")
+        require(request.volume_id, "volume_id")
         if not request.volume_capabilities:
             raise invalid("no volume capability is given")
         found = provisioning.find_volume(self._driver, request.volume_id)
@@ -121,7 +121,7 @@ class Controller:
         self, request: csi.ControllerGetVolumeRequest, caller: Caller
     ) -> csi.ControllerGetVolumeResponse:
         """One volume that CreateVolume made, and how it is."""
-        _require(request.volume_id, "volume_id")
+        require(request.volume_id, "volume_id")
         record = provisioning.volume_record(self._driver, request.volume_id)
         if record is None:
             raise not_found(f"there is no volume {request.volume_id[:140]!r} that this driver made")
@@ -142,18 +142,20 @@ class Controller:
 
     def CreateSnapshot(self, request: csi.CreateSnapshotRequest, caller: Caller) -> csi.CreateSnapshotResponse:
         """A commit of the volume and a tag; ready_to_use when it is in the registry of the class, if that has one."""
-        _require(request.source_volume_id, "source_volume_id")
-        _check_name(request.name)
-        registry = snapshot_registry(request.parameters)
+        require(request.source_volume_id, "source_volume_id")
+        check_name(request.name)
+        registry, pause = snapshot_parameters(request.parameters)
         namespace = request.parameters.get(SNAPSHOT_NAMESPACE, "")
         asker = Asker(caller, dict(request.secrets), namespace, FROM_SNAPSHOT_CLASS)
         with self._driver.locked("snapshot name", request.name):
-            record = snapshots.create(self._driver, request.name, request.source_volume_id, registry, asker)
-        return csi.CreateSnapshotResponse(snapshot=_snapshot(record))
+            record = snapshots.create(
+                self._driver, request.name, request.source_volume_id, registry, asker, pause=pause or False
+            )
+        return csi.CreateSnapshotResponse(snapshot=snapshot_message(record))
 
     def DeleteSnapshot(self, request: csi.DeleteSnapshotRequest, caller: Caller) -> csi.DeleteSnapshotResponse:
         """Remove the tag. Volumes that were made from the snapshot do not depend on it."""
-        _require(request.snapshot_id, "snapshot_id")
+        require(request.snapshot_id, "snapshot_id")
         with self._driver.locked("snapshot", request.snapshot_id):
             snapshots.delete(self._driver, request.snapshot_id)
         return csi.DeleteSnapshotResponse()
@@ -169,7 +171,7 @@ class Controller:
         if request.source_volume_id:
             there = [record for record in there if record.source_volume == request.source_volume_id]
         found = page(there, request.max_entries, request.starting_token)
-        entries = [csi.ListSnapshotsResponse.Entry(snapshot=_snapshot(record)) for record in found.records]
+        entries = [csi.ListSnapshotsResponse.Entry(snapshot=snapshot_message(record)) for record in found.records]
         return csi.ListSnapshotsResponse(entries=entries, next_token=found.next_token)
 
     # Parts of answers
@@ -209,7 +211,7 @@ class Controller:
 
 def _wanted(request: csi.CreateVolumeRequest) -> Wanted:
     """The request, checked. INVALID_ARGUMENT."""
-    _check_name(request.name)
+    check_name(request.name)
     check_capabilities(request.volume_capabilities)
     if request.mutable_parameters:
         raise invalid("volumes have no mutable parameters")
@@ -221,17 +223,19 @@ def _wanted(request: csi.CreateVolumeRequest) -> Wanted:
     snapshot_id = request.volume_content_source.snapshot.snapshot_id if content == "snapshot" else None
     volume_id = request.volume_content_source.volume.volume_id if content == "volume" else None
     if content is not None:
-        _require(snapshot_id or volume_id or "", "ID of the content source")
+        require(snapshot_id or volume_id or "", "ID of the content source")
     return Wanted(request.name, required, limit, attributes, snapshot_id, volume_id)
 
 
-def _check_name(name: str) -> None:
-    _require(name, "name")
+def check_name(name: str) -> None:
+    """INVALID_ARGUMENT where the orchestrator's name for a thing is missing, or is none."""
+    require(name, "name")
     if len(name.encode()) > NAME_MAX or not name.isprintable():
         raise invalid(f"the name is longer than {NAME_MAX} bytes or has control characters")
 
 
-def _require(value: str, what: str) -> None:
+def require(value: str, what: str) -> None:
+    """INVALID_ARGUMENT where the field ``what`` is empty."""
     if not value:
         raise invalid(f"no {what} is given")
 
@@ -246,7 +250,8 @@ def _capacity(wanted: csi.CapacityRange) -> tuple[int, int]:
     return required, limit
 
 
-def _snapshot(record: SnapshotRecord) -> csi.Snapshot:
+def snapshot_message(record: SnapshotRecord) -> csi.Snapshot:
+    """A snapshot as answers have it."""
     created = Timestamp()
     created.FromNanoseconds(record.created)
     return csi.Snapshot(
@@ -255,4 +260,5 @@ def _snapshot(record: SnapshotRecord) -> csi.Snapshot:
         source_volume_id=record.source_volume,
         creation_time=created,
         ready_to_use=snapshots.is_ready(record),
+        group_snapshot_id=record.group,
     )

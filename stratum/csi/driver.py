@@ -15,7 +15,8 @@ from stratum.csi.hydration import HydrationCollector, connections_of, counts_of
 from stratum.csi.jobs import Jobs
 from stratum.csi.metrics import Metrics, Volumes
 from stratum.csi.patterns import SourcePattern, parse_pattern
-from stratum.csi.records import PullRecord, SnapshotRecord, VolumeRecord
+from stratum.csi.records import AfterRecord, GroupRecord, PullRecord, SnapshotRecord, VolumeRecord
+from stratum.csi.runtime import Runtime
 from stratum.csi.usage import upperdir_usage
 from stratum.errors import BusyError, StratumError, os_error_text
 from stratum.oci.target import Target
@@ -54,7 +55,8 @@ class Options:
 
 @dataclass(slots=True)
 class Driver:
-    """One running driver. Its parts may be used by several threads at once."""
+    """One running driver. Its parts may be used by several threads at once. ``runtime`` is that of the pods, where the
+    driver was told of one."""
 
     options: Options
     session: Session
@@ -63,12 +65,17 @@ class Driver:
     volumes: Records[VolumeRecord] = field(init=False)
     snapshots: Records[SnapshotRecord] = field(init=False)
     pulls: Records[PullRecord] = field(init=False)
+    groups: Records[GroupRecord] = field(init=False)
+    afters: Records[AfterRecord] = field(init=False)
+    runtime: Runtime | None = None
 
     def __post_init__(self) -> None:
         store = self.session.create_store()
         self.volumes = Records(store.layout, "csi/volumes", VolumeRecord)
         self.snapshots = Records(store.layout, "csi/snapshots", SnapshotRecord)
         self.pulls = Records(store.layout, "csi/pulls", PullRecord)
+        self.groups = Records(store.layout, "csi/groups", GroupRecord)
+        self.afters = Records(store.layout, "csi/afters", AfterRecord)
         session = self.session
         hydration = HydrationCollector(lambda: connections_of(session), lambda commit: counts_of(session, commit))
         self.metrics.watch(self._held, hydration)

@@ -28,7 +28,7 @@ class Identity:
         """Volumes are local to a node. They are not expanded: no size limits them that could be raised."""
         services = [_Service.VOLUME_ACCESSIBILITY_CONSTRAINTS]
         if self._driver.options.controller:
-            services.append(_Service.CONTROLLER_SERVICE)
+            services += [_Service.CONTROLLER_SERVICE, _Service.GROUP_CONTROLLER_SERVICE]
         capabilities = [csi.PluginCapability(service=_Service(type=kind)) for kind in services]
         return csi.GetPluginCapabilitiesResponse(capabilities=capabilities)
 

@@ -32,6 +32,7 @@ from stratum.csi.jobs import Caller, Task
 from stratum.csi.mounts import check_access, records_of, shown_at, stage
 from stratum.csi.paths import Place
 from stratum.csi.provisioning import exists, remove_recorded
+from stratum.csi.quiesce import asked_kindly
 from stratum.csi.records import VolumeRecord
 from stratum.csi.sources import FROM_PUBLISH, Asker, fetch
 from stratum.errors import ExistsError
@@ -129,8 +130,9 @@ def _pod(request: csi.NodePublishVolumeRequest) -> str:
     return f"{request.volume_context.get(POD_NAMESPACE, '')}/{request.volume_context.get(POD_NAME, '')}"
 
 
-def finish(driver: Driver, volume_id: str, caller: Caller) -> bool:
-    """Commit the unmounted volume where that is asked for, then remove it; whether it was an inline volume."""
+def finish(driver: Driver, volume_id: str, pod: str | None, caller: Caller) -> bool:
+    """Commit the unmounted volume of ``pod`` (its UID) where that is asked for, then remove it; whether it was an
+    inline volume."""
     record = driver.volumes.get(inline_key(volume_id))
     if record is None:
         return False
@@ -138,12 +140,12 @@ def finish(driver: Driver, volume_id: str, caller: Caller) -> bool:
         return True
     if "commit" in record.attributes and exists(driver, record):
         task = Task(f"commit of {volume_id}", owner=record.name.partition("/")[0])
-        driver.jobs.run(task, lambda: _commit(driver, record), caller)
+        driver.jobs.run(task, lambda: _commit(driver, record, pod), caller)
     remove_recorded(driver, record)
     return True
 
 
-def _commit(driver: Driver, record: VolumeRecord) -> None:
+def _commit(driver: Driver, record: VolumeRecord, uid: str | None) -> None:
     """Commit the worktree. A tag that exists, or gets too long, is no reason to keep the pod from ending."""
     tag = record.attributes.get("tag")
     if tag is not None:
@@ -151,7 +153,8 @@ def _commit(driver: Driver, record: VolumeRecord) -> None:
         tag = record.attributes.get("tagPrefix", "") + tag.replace("{pod}", pod[:SHORT_ID])
     session, holder = driver.session, KubernetesVolume(record.id)
     # Promised here and not when it was mounted: the worktree goes with the pod, and nobody else is to tag it before.
-    with grant(session, Ref(record.stratum, worktree=record.key), holder, Promise(tag=tag, move_tag=False), again=True):
+    ref, promise = Ref(record.stratum, worktree=record.key), Promise(tag=tag, move_tag=False)
+    with asked_kindly(driver, uid), grant(session, ref, holder, promise, again=True):
         released = release(session, record.stratum, record.key, holder)
     if released is not None and released.note is not None:
         _log.warning("%s: %s", record.name, released.note)

@@ -71,6 +71,12 @@ def command_line() -> argparse.ArgumentParser:
         help="Lazy volumes wait for a keeper (stratum hydrate) that is run elsewhere, as the driver may end at any "
         "time. Default: one is started where none runs.",
     )
+    add(
+        "--cri-endpoint",
+        metavar="unix:///PATH",
+        help="Socket of the container runtime, by which commands are run in pods around commits as their annotations "
+        "say. Default: none are run.",
+    )
     _add_metrics(parser)
     add(
         "--gc-interval",
@@ -112,10 +118,11 @@ def _run(args: argparse.Namespace) -> int:
     from stratum.config import load_config
 
     _look_for_packages()
-    from stratum.csi import collecting, healing
+    from stratum.csi import collecting, healing, quiesce
     from stratum.csi.driver import Driver, Options
     from stratum.csi.metrics import LIMITS
     from stratum.csi.patterns import parse_pattern
+    from stratum.csi.runtime import Runtime
     from stratum.csi.server import log_to_stderr, serve
     from stratum.serving import listen, parse_address, serving
     from stratum.sys.threads import use_little_address_space
@@ -138,7 +145,7 @@ def _run(args: argparse.Namespace) -> int:
     session = Session(load_config(store=args.store, runtime_dir=args.runtime_dir))
     session.tell = logging.getLogger("stratum.csi").warning
     session.starts_watchers = not args.external_keeper
-    driver = Driver(options, session)
+    driver = Driver(options, session, runtime=Runtime(args.cri_endpoint) if args.cri_endpoint is not None else None)
     stopped = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: stopped.set())
@@ -150,6 +157,7 @@ def _run(args: argparse.Namespace) -> int:
         server = serve(driver, args.endpoint)
         collecting.start(driver, rules)
         healing.start(driver)
+        quiesce.start(driver)
         stopped.wait()
         server.stop(GRACE).wait()
         if driver.jobs.running:

@@ -125,12 +125,12 @@ def release(driver: Driver, at: Place, volume_id: str) -> None:
             raise precondition(exc.message, hint=exc.hint) from None
 
 
-def targets(driver: Driver, volume_id: str) -> list[str]:
-    """Where the volume is published: copies of its mount below the kubelet's directory, beside the staged one."""
+def published(driver: Driver, volume_id: str) -> list[MountEntry]:
+    """The copies of the volume's mount below the kubelet's directory, beside the staged one."""
     records = records_of(driver, volume_id)
     below = f"{driver.options.kubelet_dir}/"
     return [
-        entry.mountpoint
+        entry
         for entry in mountinfo.read()
         for record in records
         if record.is_mount(entry)
@@ -138,6 +138,11 @@ def targets(driver: Driver, volume_id: str) -> list[str]:
         and entry.mountpoint != record.mountpoint
         and entry.mountpoint.startswith(below)  # the same directory may be seen at other places, too
     ]
+
+
+def targets(driver: Driver, volume_id: str) -> list[str]:
+    """Where the volume is published."""
+    return [entry.mountpoint for entry in published(driver, volume_id)]
 
 
 def records_of(driver: Driver, volume_id: str) -> list[Record]:

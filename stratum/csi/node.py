@@ -7,7 +7,7 @@ from pathlib import Path
 
 from stratum.api.session import Session
 from stratum.csi import csi_pb2 as csi
-from stratum.csi import inline, mounts
+from stratum.csi import inline, mounts, quiesce
 from stratum.csi.attributes import (
     EPHEMERAL,
     POD_NAMESPACE,
@@ -154,13 +154,14 @@ class Node:
         with self._driver.locked("volume", request.volume_id):
             mounts.release(self._driver, target, request.volume_id)
             target.remove()
-            if not inline.finish(self._driver, request.volume_id, caller):
-                self._give_back(request.volume_id, caller)
+            pod = quiesce.pod_at(self._driver, target.path)
+            if not inline.finish(self._driver, request.volume_id, pod, caller):
+                self._give_back(request.volume_id, caller, pod)
         return csi.NodeUnpublishVolumeResponse()
 
-    def _give_back(self, volume_id: str, caller: Caller) -> None:
+    def _give_back(self, volume_id: str, caller: Caller, pod: str | None = None) -> None:
         """Have all that was written be in the volume's history, and commit its worktree where that was promised, once
-        nothing has the volume published any more.
+        nothing has the volume published any more; ``pod`` (a UID) had it last.
 
         Runs as a job: ABORTED while it is under way. A commit that fails keeps no pod from ending: the work is in the
         worktree, the error in its lease, and so in the volume's condition, and the next commit takes all of it.
@@ -185,7 +186,8 @@ class Node:
 
         def commit() -> None:
             try:
-                release(session, found.name, found.worktree, holder)
+                with quiesce.asked_kindly(driver, pod):
+                    release(session, found.name, found.worktree, holder)
             except StratumError as exc:
                 _log_uncommitted(exc, found)
 

@@ -12,6 +12,7 @@ from stratum.csi.attributes import Attributes, PullPolicy
 from stratum.csi.driver import EMPTY_STRATUM, Driver
 from stratum.csi.errors import CallError, Code, already_exists, not_found, precondition
 from stratum.csi.jobs import Task
+from stratum.csi.moments import commit_all
 from stratum.csi.records import SnapshotRecord, VolumeRecord, key_for
 from stratum.csi.sources import Asker, Origin, fetch, pull
 from stratum.errors import BusyError, ExistsError, NotFoundError, UsageError
@@ -128,8 +129,8 @@ def _from_volume(driver: Driver, volume_id: str) -> Origin:
         raise precondition(f"{volume_id} is a commit without a stratum; it cannot be cloned")
     if not isinstance(resolved, ResolvedWorktree):
         return Origin(resolved.name, resolved.commit)
-    with driver.session.hold(resolved.ref) as held:
-        return Origin(resolved.name, held.commit(why="cloned by Kubernetes").commit)
+    moment = commit_all(driver, {volume_id: resolved}, "cloned by Kubernetes", pause=False)
+    return Origin(resolved.name, moment.commits[volume_id])
 
 
 def _empty_commit(driver: Driver) -> str:

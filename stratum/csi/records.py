@@ -54,8 +54,8 @@ class VolumeRecord:
 class SnapshotRecord:
     """A snapshot: tag ``key`` of ``stratum`` at ``commit``.
 
-    ``target`` is the registry reference it is pushed to, or empty; ``pushed`` whether it is there. ``size`` is in
-    bytes, ``created`` in nanoseconds since the epoch.
+    ``target`` is the registry reference it is pushed to, or empty; ``pushed`` whether it is there. ``group`` is the ID
+    of the group that it is of, or empty. ``size`` is in bytes, ``created`` in nanoseconds since the epoch.
     """
 
     key: str
@@ -67,6 +67,38 @@ class SnapshotRecord:
     size: int
     target: str = ""
     pushed: bool = False
+    group: str = ""
+    created: int = field(default_factory=time.time_ns)
+
+
+@dataclass(frozen=True, slots=True)
+class GroupRecord:
+    """Snapshots of several volumes of one moment: ``volumes`` has the ID of each and its commit then.
+
+    ``registry`` is the place that they are pushed to, or empty. Written once, when all of them are committed.
+    """
+
+    key: str
+    name: str
+    id: str
+    volumes: dict[str, str]
+    registry: str = ""
+    created: int = field(default_factory=time.time_ns)
+
+
+@dataclass(frozen=True, slots=True)
+class AfterRecord:
+    """What has to run in ``container`` (the runtime's ID) of the pod ``pod`` (its UID) once a commit is over.
+
+    ``command`` is a JSON array of strings, ``seconds`` how long it may take, ``name`` what people call the pod.
+    """
+
+    key: str
+    pod: str
+    name: str
+    container: str
+    command: str
+    seconds: int
     created: int = field(default_factory=time.time_ns)
 
 

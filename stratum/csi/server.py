@@ -23,6 +23,7 @@ from stratum.csi.attributes import POD_NAME, POD_NAMESPACE
 from stratum.csi.controller import Controller
 from stratum.csi.driver import Driver
 from stratum.csi.errors import code_of
+from stratum.csi.groups import GroupController
 from stratum.csi.identity import Identity
 from stratum.csi.node import Node
 from stratum.errors import StratumError, UsageError, os_error_text
@@ -41,7 +42,7 @@ ENDING_THREADS = 24
 LOOKING_THREADS = 8
 """The same for calls that count what is in volumes."""
 
-_ENDING = {"NodeUnpublishVolume", "NodeUnstageVolume", "DeleteVolume", "DeleteSnapshot"}
+_ENDING = {"NodeUnpublishVolume", "NodeUnstageVolume", "DeleteVolume", "DeleteSnapshot", "DeleteVolumeGroupSnapshot"}
 _LOOKING = {"NodeGetVolumeStats", "ListVolumes", "ControllerGetVolume", "GetCapacity"}
 
 SOCKET_PATH_MAX = 107
@@ -50,11 +51,19 @@ _LOGGED = {
     "volume_id": "volume",
     "source_volume_id": "volume",
     "snapshot_id": "snapshot",
+    "group_snapshot_id": "group",
     "name": "name",
     "target_path": "target",
     "staging_target_path": "staging",
 }
-_QUIET = {"Probe", "NodeGetCapabilities", "ControllerGetCapabilities", "NodeGetVolumeStats", "GetCapacity"}
+_QUIET = {
+    "Probe",
+    "NodeGetCapabilities",
+    "ControllerGetCapabilities",
+    "GroupControllerGetCapabilities",
+    "NodeGetVolumeStats",
+    "GetCapacity",
+}
 _log = logging.getLogger("stratum.csi")
 
 
@@ -91,7 +100,7 @@ def serve(driver: Driver, endpoint: str) -> grpc.Server:
     server = grpc.server(pools.calls)
     services: dict[str, object] = {"Identity": Identity(driver), "Node": Node(driver)}
     if driver.options.controller:
-        services["Controller"] = Controller(driver)
+        services |= {"Controller": Controller(driver), "GroupController": GroupController(driver)}
     for name, service in services.items():
         server.add_generic_rpc_handlers((_handler(driver, name, service, pools),))
     with socket_place(path, "driver"):

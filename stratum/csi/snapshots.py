@@ -14,24 +14,22 @@ from stratum.csi.driver import Driver
 from stratum.csi.elsewhere import COMMIT_DIGITS
 from stratum.csi.errors import already_exists, precondition
 from stratum.csi.jobs import PUSHING, Task
+from stratum.csi.moments import commit_all
 from stratum.csi.provisioning import find_snapshot, find_volume, volume_record
 from stratum.csi.records import SnapshotRecord, key_for
 from stratum.csi.sources import Asker, push
 from stratum.oci.target import parse_target
-from stratum.store.resolve import ResolvedWorktree
+from stratum.store.resolve import Resolved
 
 PUSH_PATIENCE = 1.0
 """Seconds that a call waits for the push: most are over by then, for the others ready_to_use says it."""
 
 
 def create(
-    driver: Driver,
-    name: str,
-    volume_id: str,
-    registry: str | None,
-    asker: Asker,
+    driver: Driver, name: str, volume_id: str, registry: str | None, asker: Asker, *, pause: bool = False
 ) -> SnapshotRecord:
     """The snapshot called ``name``, made where it is missing; its push goes on in the background. Its lock is held.
+    With ``pause`` the pods that write to the volume stand still while it is read.
 
     ALREADY_EXISTS where it is of another volume or in another registry, NOT_FOUND without the volume; what the push
     failed with is raised by the next call, which also starts it anew.
@@ -40,27 +38,50 @@ def create(
     record = driver.snapshots.get(key)
     if record is None:
         task = Task(f"snapshot of {volume_id}", (name, registry or ""), owner=asker.namespace)
-        record = driver.jobs.run(task, lambda: _take(driver, key, name, volume_id, registry), asker.caller)
+        record = driver.jobs.run(task, lambda: _take(driver, key, name, volume_id, registry, pause), asker.caller)
     pushed_to = parse_target(record.target).place if record.target else None
     if record.name != name or record.source_volume != volume_id or pushed_to != registry:
         raise already_exists(f"snapshot {name} exists, of volume {record.source_volume}")
+    return complete(driver, record, asker)
+
+
+def complete(driver: Driver, record: SnapshotRecord, asker: Asker) -> SnapshotRecord:
+    """Give a snapshot that is on record its tag, and push it where it is to be; both may be done."""
     store = driver.session.store
-    if store.tags.find(record.stratum, key) is None:
-        store.tags.set(record.stratum, key, record.commit, expected=None, why=f"snapshot of Kubernetes volume {name}")
-    if record.target and not record.pushed:
-        record = _pushed(driver, record, asker)
-    return record
+    if store.tags.find(record.stratum, record.key) is None:
+        why = f"snapshot of Kubernetes volume {record.name}"[:200]
+        store.tags.set(record.stratum, record.key, record.commit, expected=None, why=why)
+    return _pushed(driver, record, asker) if record.target and not record.pushed else record
 
 
-def _take(driver: Driver, key: str, name: str, volume_id: str, registry: str | None) -> SnapshotRecord:
+def _take(driver: Driver, key: str, name: str, volume_id: str, registry: str | None, pause: bool) -> SnapshotRecord:
     """Commit the volume and put the snapshot on record. The worktree's head names the commit until the tag does."""
+    source = snapshot_source(driver, volume_id)
+    taken = commit_all(driver, {volume_id: source}, f"snapshot {name}", pause=pause)
+    return keep(driver, key, name, volume_id, registry, taken.commits[volume_id], taken.time)
+
+
+def snapshot_source(driver: Driver, volume_id: str) -> Resolved:
+    """What a volume is that is to be snapshotted. NOT_FOUND, FAILED_PRECONDITION."""
     source = find_volume(driver, volume_id)
     if source.name is None:
         raise precondition(f"{volume_id} is a commit without a stratum; it needs no snapshot")
-    commit = source.commit
-    if isinstance(source, ResolvedWorktree):
-        with driver.session.hold(source.ref) as held:
-            commit = held.commit(why=f"snapshot {name}"[:200]).commit
+    return source
+
+
+def keep(
+    driver: Driver,
+    key: str,
+    name: str,
+    volume_id: str,
+    registry: str | None,
+    commit: str,
+    created: int,
+    group: str = "",
+) -> SnapshotRecord:
+    """Put on record that ``commit`` is a snapshot of the volume."""
+    stratum = find_volume(driver, volume_id).name
+    assert stratum is not None  # as snapshot_source has seen
     volume = volume_record(driver, volume_id)
     size = driver.session.store.commits.meta(commit).total_size
     tag = f"{key}-{commit[:COMMIT_DIGITS]}"
@@ -68,13 +89,15 @@ def _take(driver: Driver, key: str, name: str, volume_id: str, registry: str | N
     record = SnapshotRecord(
         key=key,
         name=name,
-        id=target or f"{source.name}:{key}",
+        id=target or f"{stratum}:{key}",
         source_volume=volume_id,
-        stratum=source.name,
+        stratum=stratum,
         commit=commit,
         # Capacity is not enforced: a claim of the volume's own size must do to restore it.
         size=min(size, volume.capacity) if volume is not None and volume.capacity else size,
         target=target,
+        group=group,
+        created=created,
     )
     driver.snapshots.put(record)
     return record

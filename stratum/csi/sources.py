@@ -65,6 +65,8 @@ FROM_PUBLISH = "nodePublishSecretRef of the volume"
 FROM_STAGE = "nodeStageSecretRef of the volume"
 FROM_CLASS = "csi.storage.k8s.io/provisioner-secret-name (and -namespace) of the StorageClass"
 FROM_SNAPSHOT_CLASS = "csi.storage.k8s.io/snapshotter-secret-name (and -namespace) of the VolumeSnapshotClass"
+FROM_GROUP_CLASS = "csi.storage.k8s.io/group-snapshotter-secret-name (and -namespace) of the VolumeGroupSnapshotClass"
+FROM_GROUP_GET = "csi.storage.k8s.io/group-snapshotter-get-secret-name (and -namespace) of the VolumeGroupSnapshotClass"
 FROM_LIST = "csi.storage.k8s.io/snapshotter-list-secret-name (and -namespace) of the VolumeSnapshotClass"
 """Where people name the secrets that a call brings."""
 

@@ -3,7 +3,8 @@
 ::
 
     1. store      lock                              shared: adds or moves something    exclusive: gc, removing a stratum
-    2. worktree   refs/<name>/worktrees/<wt>.lock   exclusive; held while a commit, mount, reset or rebase works on it
+    2. worktree   refs/<name>/worktrees/<wt>.lock   exclusive; held while a commit, mount, reset or rebase works on it;
+                                                    several are taken in the order of their paths
     3. moves      refs/<name>/moves.lock            exclusive; held while moves are noted, added and carried out, never
                                                     while a peer is waited for
     4. ref        refs/<name>.lock                  exclusive and short: a stratum's tags, heads and reflog
@@ -54,6 +55,11 @@ class _Held:
     rank: int
     path: Path
     exclusive: bool
+
+
+def _may_follow(wanted: _Held, held: _Held) -> bool:
+    """Whether a lock is taken while another is held."""
+    return held.rank < wanted.rank or (held.rank == wanted.rank == _WORKTREE and held.path < wanted.path)
 
 
 class StoreLocks:
@@ -116,7 +122,7 @@ class StoreLocks:
                 raise RuntimeError(f"{wanted.path} is held shared; it cannot be upgraded")
             yield
             return
-        if any(lock.rank >= wanted.rank for lock in held):
+        if any(not _may_follow(wanted, lock) for lock in held):
             raise RuntimeError(f"{wanted.path} must be locked before {held[-1].path}")
         with ExitStack() as stack:
             try:

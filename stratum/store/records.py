@@ -2,8 +2,8 @@
 
 ::
 
-    <store>/csi/{volumes,snapshots,pulls}/<key>.json    the CSI driver's (``csi.records``)
-    <store>/volumes/<name>.json                         the volume plugin's (``plugin.records``)
+    <store>/csi/{volumes,snapshots,pulls,groups,afters}/<key>.json    the CSI driver's (``csi.records``)
+    <store>/volumes/<name>.json                                       the volume plugin's (``plugin.records``)
 
 A file is a JSON object: the fields of a record type in their order (text, numbers, booleans, objects of text), then
 ``check``, the SHA-256 in hex of the same text without it. A file that has none is read as it is; a check of the store
@@ -31,6 +31,8 @@ DIRECTORIES = {
     "csi/volumes": "Kubernetes volume",
     "csi/snapshots": "Kubernetes snapshot",
     "csi/pulls": "Kubernetes pull",
+    "csi/groups": "Kubernetes group snapshot",
+    "csi/afters": "command after a Kubernetes commit",
     "volumes": "volume",
 }
 """Where services keep records, below the store, and what of."""

@@ -124,11 +124,17 @@ def settle_in(*, alone: bool = True) -> None:
         os.setpriority(os.PRIO_PROCESS, 0, 0)
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
         file.write("-900")
+    move_out(os.getpid())
+
+
+def move_out(pid: int) -> None:
+    """Have a process be in none of the cgroups of somebody else's that this one is in. What is refused is done
+    without."""
     for directories in ways_out(_read("/proc/self/cgroup"), _read("/proc/self/mountinfo")):
         for directory in directories:
             with contextlib.suppress(OSError):
                 with open(f"{directory}/cgroup.procs", "w", encoding="ascii") as file:
-                    file.write(str(os.getpid()))
+                    file.write(str(pid))
                 break
 
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from stratum.cli.verbs import VERBS
-from stratum.csi.attributes import MOUNT_FLAGS, snapshot_registry, volume_attributes
+from stratum.csi.attributes import MOUNT_FLAGS, snapshot_parameters, volume_attributes
 from stratum.csi.driver import NAME, TOPOLOGY_KEY
 from stratum.csi.elsewhere import parse_handle
 from stratum.csi.main import command_line
@@ -68,7 +68,7 @@ def test_snapshot_kinds_have_what_they_must() -> None:
     for document in of_kind("VolumeSnapshotClass"):
         assert document["driver"] == NAME
         assert document["deletionPolicy"] in ("Delete", "Retain")
-        snapshot_registry(document.get("parameters", {}))
+        snapshot_parameters(document.get("parameters", {}))
     classes = {document["metadata"]["name"] for document in of_kind("VolumeSnapshotClass")}
     contents = {document["metadata"]["name"]: document for document in of_kind("VolumeSnapshotContent")}
     for document in of_kind("VolumeSnapshot"):

@@ -91,6 +91,7 @@ class Node:
         self.identity = csi_pb2_grpc.IdentityStub(self._channel)
         self.controller = csi_pb2_grpc.ControllerStub(self._channel)
         self.node = csi_pb2_grpc.NodeStub(self._channel)
+        self.groups = csi_pb2_grpc.GroupControllerStub(self._channel)
         try:
             self.identity.Probe(csi.ProbeRequest(), wait_for_ready=True, timeout=30)
         except grpc.RpcError:
@@ -146,6 +147,11 @@ class Node:
         """CreateSnapshot; the snapshot."""
         request = csi.CreateSnapshotRequest(name=name, source_volume_id=volume_id, **fields)
         return self.controller.CreateSnapshot(request, timeout=TIMEOUT).snapshot
+
+    def group(self, name: str, *volume_ids: str, **fields: Any) -> csi.VolumeGroupSnapshot:
+        """CreateVolumeGroupSnapshot; the group."""
+        request = csi.CreateVolumeGroupSnapshotRequest(name=name, source_volume_ids=volume_ids, **fields)
+        return self.groups.CreateVolumeGroupSnapshot(request, timeout=TIMEOUT).group_snapshot
 
     def stage(self, volume_id: str, context: Mapping[str, str] = {}, **fields: Any) -> None:
         """NodeStageVolume."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stratum.csi.records import PullRecord, SnapshotRecord, VolumeRecord
+from stratum.csi.records import AfterRecord, GroupRecord, PullRecord, SnapshotRecord, VolumeRecord
 from stratum.plugin.records import VolumeRecord as NamedVolumeRecord
 from stratum.store import Store
 from stratum.store.records import Records
@@ -32,4 +32,8 @@ def put_records(store: Store) -> None:
     Records(store.layout, "csi/snapshots", SnapshotRecord).put(snapshot)
     pull = PullRecord("pull", "localhost/app:v1", "team", "app", "v1", HASH, used=1, created=1)
     Records(store.layout, "csi/pulls", PullRecord).put(pull)
+    group = GroupRecord("group", "group", "node/group", {"app+pvc": HASH}, created=1)
+    Records(store.layout, "csi/groups", GroupRecord).put(group)
+    after = AfterRecord("container", "uid", "team/pod", "container", '["sync"]', 30, created=1)
+    Records(store.layout, "csi/afters", AfterRecord).put(after)
     named_volumes(store).put(NamedVolumeRecord("data", {"ref": "app+main", "create": ""}, "2026-01-01T00:00:00Z"))

@@ -23,6 +23,7 @@ from stratum.composefs.erofs.reader import Image
 from stratum.composefs.erofs.writer import image_pieces
 from stratum.config import load_config
 from stratum.content.objectstore import read_record
+from stratum.csi.hooks import PREFIX, parse_hooks
 from stratum.errors import DamagedError, StratumError
 from stratum.fs.address import split_path
 from stratum.history.pending import parse_pending
@@ -79,6 +80,7 @@ from stratum.store.treerecord import small_whole
 from stratum.sync.moves import Move, move_text, read_move
 from stratum.sync.wire import message_text, read_message
 from stratum.sys.fanotify import parse_closes, parse_names
+from stratum.sys.freezer import cgroup_of
 from stratum.transfer.artifact import read_manifest
 from stratum.transfer.knownmanifests import read_part, read_tags, write_part, write_tags
 from stratum.transfer.marks import Mark, read_chunk, write_chunk
@@ -296,6 +298,14 @@ PARSERS: dict[str, tuple[Callable[[bytes], object], bytes]] = {
     ),
     "policy": (lambda data: parse_policy(data, Path("/policy")), b'[podman]\nallow = [{ strata = ["a*"] }]\n'),
     "annotations": (lambda data: parse_volumes({"stratum.dev/volume.a": text(data)}), VOLUME.encode()),
+    "annotations of pods": (
+        lambda data: parse_hooks({f"{PREFIX}{key}": text(data) for key in ("pre-commit", "timeout", "container")}),
+        b'["/bin/sh", "-c", "sync"]',
+    ),
+    "cgroups of a process": (
+        lambda data: cgroup_of(text(data), "31 1 0:28 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n", "pod-1".__eq__),
+        b"6:freezer:/kubepods/pod-1/c\n0::/kubepods.slice/pod-1/c\n",
+    ),
     "volume-id": (lambda data: parse_volumes({"stratum.dev/volume." + text(data): VOLUME}), b"data"),
     "state": (parse_state, b'{"ociVersion":"1.0.2","id":"c","status":"creating","pid":1,"bundle":"/b"}'),
     "line of podman run": (

@@ -40,6 +40,7 @@ tests=(
     e2fsprogs
     strace           # kills at a chosen system call (crash tests)
     systemd          # reads the units
+    containerd       # the container runtime of a Kubernetes node, which the CSI driver asks
     chromium         # opens the pages of 'stratum serve --web'
 )
 
@@ -78,8 +79,12 @@ apt=(apt-get --quiet --yes -o Acquire::Retries=3 -o DPkg::Lock::Timeout=300 -o D
 "${apt[@]}" update
 "${apt[@]}" install --no-install-recommends "${missing[@]}"
 
-# Debian starts the registry as a service on port 5000. Tests and demo start their own on a free loopback port.
+# Debian starts these as services, the registry on port 5000. Tests and demo start their own, on a free loopback port.
 if [[ " ${missing[*]} " == *" docker-registry "* ]]; then
     invoke-rc.d docker-registry stop
     update-rc.d docker-registry disable
+fi
+if [[ " ${missing[*]} " == *" containerd "* ]]; then
+    deb-systemd-invoke stop containerd.service
+    systemctl disable containerd.service
 fi

@@ -21,7 +21,7 @@ compile() { # for those who keep Python from writing what it compiled: each star
     "$venv/bin/python" -m compileall -q "$@"
 }
 
-inputs=$({ printf '%s\n' "$venv" "$python" "$version"; cat pyproject.toml hatch_build.py stratum/csi/csi.proto "$constraints" tools/setup/venv.sh; } | sha256sum)
+inputs=$({ printf '%s\n' "$venv" "$python" "$version"; cat pyproject.toml hatch_build.py stratum/csi/*.proto "$constraints" tools/setup/venv.sh; } | sha256sum)
 if [[ -x "$venv/bin/stratum" && "$(cat "$venv/inputs" 2>/dev/null)" == "$inputs" ]]; then
     compile stratum
     exit 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from stratum.csi.attributes import parse_source, snapshot_registry, volume_attributes
+from stratum.csi.attributes import parse_source, snapshot_parameters, volume_attributes
 from stratum.csi.elsewhere import parse_handle
 from stratum.csi.errors import CallError
 from stratum.csi.patterns import parse_pattern
@@ -95,8 +95,8 @@ def test_patterns_that_nothing_matches_are_refused(bad: str) -> None:
 
 
 def test_snapshots_are_pushed_to_a_bucket() -> None:
-    assert snapshot_registry({"registry": "s3://data/Snaps/"}) == "s3://data/Snaps"
-    place = snapshot_registry({"registry": f"s3://data/snaps{ENDPOINT}"})
+    assert snapshot_parameters({"registry": "s3://data/Snaps/"})[0] == "s3://data/Snaps"
+    place = snapshot_parameters({"registry": f"s3://data/snaps{ENDPOINT}"})[0]
     assert place == f"s3://data/snaps{ENDPOINT}"
     for bad in (
         "s3://data:v1",
@@ -106,7 +106,7 @@ def test_snapshots_are_pushed_to_a_bucket() -> None:
         f"s3://data:latest{ENDPOINT}",
     ):
         with pytest.raises(CallError):
-            snapshot_registry({"registry": bad})
+            snapshot_parameters({"registry": bad})
 
 
 @pytest.mark.parametrize("place", ["s3://data", "gs://data/a/b", f"s3://data/snaps{ENDPOINT}"])

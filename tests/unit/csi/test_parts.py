@@ -16,7 +16,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from stratum.csi.attributes import parse_source, snapshot_registry, volume_attributes
+from stratum.csi.attributes import parse_source, snapshot_parameters, volume_attributes
 from stratum.csi.errors import CallError, code_of, invalid
 from stratum.csi.jobs import WAITING_EACH, Jobs, Lane, Task
 from stratum.csi.paging import page
@@ -195,12 +195,15 @@ def b64(text: str) -> str:
     return base64.b64encode(text.encode()).decode()
 
 
-def test_snapshot_registry() -> None:
-    assert snapshot_registry({}) is None
-    assert snapshot_registry({"registry": "Reg.example.com:5000/team/snaps"}) == "reg.example.com:5000/team/snaps"
+def test_parameters_of_snapshots() -> None:
+    assert snapshot_parameters({}) == (None, None)
+    assert snapshot_parameters({"registry": "Reg.example.com:5000/team/snaps", "pause": "true"}) == (
+        "reg.example.com:5000/team/snaps",
+        True,
+    )
     for bad in ("team", "reg.example.com/x:tag", f"reg.example.com/x@{DIGEST}", "oci:/x", "reg.example.com/x:latest"):
         with pytest.raises(CallError):
-            snapshot_registry({"registry": bad})
+            snapshot_parameters({"registry": bad})
 
 
 @pytest.mark.parametrize(

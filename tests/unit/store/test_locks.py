@@ -71,6 +71,16 @@ def test_the_order_is_kept(locks: StoreLocks, store_dir: Path) -> None:
         pass
     with locks.ref("a"), pytest.raises(RuntimeError, match="must be locked before"), locks.ref("b"):
         pass
+    for name in ("main", "other"):
+        (store_dir / "refs" / "a" / "worktrees" / name).touch()
+    with locks.worktree("a", "main"), locks.worktree("a", "other"), locks.ref("a"):
+        pass
+    with (
+        locks.worktree("a", "other"),
+        pytest.raises(RuntimeError, match="must be locked before"),
+        locks.worktree("a", "main"),
+    ):
+        pass
     with locks.store(), pytest.raises(RuntimeError, match="cannot be upgraded"), locks.store(exclusive=True):
         pass
     with locks.store(exclusive=True, timeout=0):
