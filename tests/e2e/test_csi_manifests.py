@@ -15,6 +15,7 @@ from stratum.cli.verbs import VERBS
 from stratum.csi.attributes import MOUNT_FLAGS, snapshot_parameters, volume_attributes
 from stratum.csi.driver import NAME, TOPOLOGY_KEY
 from stratum.csi.elsewhere import parse_handle
+from stratum.csi.hooks import parse_hooks
 from stratum.csi.main import command_line
 from stratum.csi.patterns import parse_pattern
 from stratum.refs import parse_ref
@@ -28,8 +29,11 @@ VERSIONS = ("1.29", kubernetes_validate.latest_version())
 SUITE = K8S / "e2e"
 """What Kubernetes' own storage suite is told of the driver."""
 
-CUSTOM = ("snapshot.storage.k8s.io/v1", "monitoring.coreos.com/v1")
+CUSTOM = ("snapshot.storage.k8s.io/v1", "groupsnapshot.storage.k8s.io/v1beta1", "monitoring.coreos.com/v1")
 """APIs whose kinds are not Kubernetes' own, so that there is no schema for them."""
+
+POLICIES = ("MutatingAdmissionPolicy", "MutatingAdmissionPolicyBinding")
+"""Kinds of Kubernetes 1.36; a cluster has them only where it is asked to."""
 
 Document = dict[str, Any]
 
@@ -54,7 +58,7 @@ def of_kind(kind: str) -> list[Document]:
 def test_schemas_of_kubernetes(version: str) -> None:
     checked = 0
     for path, document in written():
-        if document["apiVersion"] in CUSTOM:
+        if document["apiVersion"] in CUSTOM or document["kind"] in POLICIES:
             continue
         try:
             kubernetes_validate.validate(document, version, strict=True)
@@ -78,6 +82,31 @@ def test_snapshot_kinds_have_what_they_must() -> None:
         if kind == "volumeSnapshotContentName":
             ref = contents[name]["spec"]["volumeSnapshotRef"]
             assert ref == {key: document["metadata"][key] for key in ("name", "namespace")}
+
+
+def test_groups_are_made_by_the_node_that_their_class_names() -> None:
+    (of_node,) = of_kind("VolumeGroupSnapshotClass")
+    assert of_node["driver"] == NAME
+    node = of_node["metadata"]["labels"]["snapshot.storage.kubernetes.io/managed-by"]
+    assert of_node["metadata"]["name"] == f"stratum.{node}"
+    (group,) = of_kind("VolumeGroupSnapshot")
+    assert group["spec"]["volumeGroupSnapshotClassName"] == of_node["metadata"]["name"]
+    labels = group["spec"]["source"]["selector"]["matchLabels"]
+    assert any(claim["metadata"].get("labels") == labels for claim in of_kind("PersistentVolumeClaim"))
+    kinds = sorted(document["kind"] for document in build("overlays/groups") if document["kind"] in POLICIES)
+    assert kinds == sorted(POLICIES * 2)
+    arguments = containers_of(build("overlays/groups"), "stratum-csi")["csi-snapshotter"]["args"]
+    assert arguments[-1] == "--feature-gates=CSIVolumeGroupSnapshot=true"
+
+
+def test_pods_ask_for_commands_in_containers_that_they_have() -> None:
+    asking = [(pod, parse_hooks(pod["metadata"].get("annotations", {}))) for pod in of_kind("Pod")]
+    (only,) = [(pod, hooks) for pod, hooks in asking if hooks is not None]
+    pod, hooks = only
+    assert hooks.choose([container["name"] for container in pod["spec"]["containers"]]) == hooks.container
+    containers = containers_of(build("overlays/hooks"), "stratum-csi")
+    socket = Path(command_line().parse_args(containers["driver"]["args"]).cri_endpoint.removeprefix("unix://"))
+    assert str(socket.parent) in [mount["mountPath"] for mount in containers["driver"]["volumeMounts"]]
 
 
 def test_snapshot_contents_are_ones_that_the_driver_finds() -> None:
