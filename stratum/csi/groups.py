@@ -17,7 +17,7 @@ from stratum.csi.attributes import GROUP_NAMESPACE, snapshot_parameters
 from stratum.csi.controller import check_name, require, snapshot_message
 from stratum.csi.driver import Driver
 from stratum.csi.errors import CallError, Code, already_exists, invalid, not_found
-from stratum.csi.jobs import Caller, Task
+from stratum.csi.jobs import SNAPSHOTS, Caller, Task
 from stratum.csi.moments import commit_all
 from stratum.csi.records import GroupRecord, SnapshotRecord, key_for
 from stratum.csi.sources import FROM_GROUP_CLASS, FROM_GROUP_GET, Asker
@@ -100,7 +100,7 @@ def _group(
     key = key_for(name, "group")
     group = driver.groups.get(key)
     if group is None:
-        task = Task(f"group snapshot {name}", (name, registry or "", *sorted(volumes)), owner=asker.namespace)
+        task = Task(f"group snapshot {name}", (name, registry or "", *sorted(volumes)), SNAPSHOTS, asker.namespace)
         group = driver.jobs.run(task, lambda: _take(driver, key, name, volumes, registry, pause), asker.caller)
     if group.name != name or set(group.volumes) != set(volumes) or group.registry != (registry or ""):
         raise already_exists(f"group snapshot {name} exists, of the volumes {', '.join(group.volumes)[:400]}")

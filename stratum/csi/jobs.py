@@ -55,6 +55,8 @@ INLINE = Lane("pulls for inline volumes", 8, 3)
 PROVISIONING = Lane("pulls and lookups", 6, 4)
 PUSHING = Lane("pushes", 4, 2)
 LOCAL = Lane("commits", 12, 8)
+SNAPSHOTS = Lane("snapshots", 16, 4)
+"""These may wait for commands in pods."""
 
 
 @dataclass(frozen=True, slots=True)

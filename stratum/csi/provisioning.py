@@ -11,7 +11,7 @@ from stratum.csi import elsewhere
 from stratum.csi.attributes import Attributes, PullPolicy
 from stratum.csi.driver import EMPTY_STRATUM, Driver
 from stratum.csi.errors import CallError, Code, already_exists, not_found, precondition
-from stratum.csi.jobs import Task
+from stratum.csi.jobs import SNAPSHOTS, Task
 from stratum.csi.moments import commit_all
 from stratum.csi.records import SnapshotRecord, VolumeRecord, key_for
 from stratum.csi.sources import Asker, Origin, fetch, pull
@@ -114,7 +114,7 @@ def _origin(driver: Driver, wanted: Wanted, asker: Asker) -> Origin:
         return elsewhere.restore(driver, wanted.snapshot_id, asker, lazy=wanted.attributes.lazy)
     if wanted.volume_id is not None:
         source = wanted.volume_id
-        task = Task(f"clone of {source}", (wanted.name,), owner=asker.namespace)
+        task = Task(f"clone of {source}", (wanted.name,), SNAPSHOTS, asker.namespace)
         return driver.jobs.run(task, lambda: _from_volume(driver, source), asker.caller)
     attributes = wanted.attributes
     if attributes.source is not None:

@@ -104,7 +104,13 @@ def still(driver: Driver, pods: Collection[str]) -> Iterator[None]:
             stack.enter_context(driver.locked("still", *names))
             cgroups = cgroups_of(lambda name: _pod_of_cgroup(name) in names)
             stack.enter_context(frozen_cgroups(cgroups, patience=_PATIENCE, longest=STILL))
+            stack.callback(_say_how_long, names, time.monotonic())
         yield
+
+
+def _say_how_long(pods: Collection[str], since: float) -> None:
+    fields = {"pods": sorted(pods), "seconds": round(time.monotonic() - since, 3)}
+    _log.info("pods stood still", extra={"fields": fields})
 
 
 def _pod_of_cgroup(name: str) -> str | None:

@@ -30,8 +30,8 @@ from stratum.errors import NotFoundError, StratumError, UnreachableError, UsageE
 POD_UID = "io.kubernetes.pod.uid"
 """The label that the kubelet gives all that is a pod's."""
 
-ANSWER_MAX = 40 << 20
-"""Bytes of one answer. Runtimes cut what a command prints at 16 MiB for each of its two outputs."""
+ANSWER_MAX = 1 << 20
+"""Bytes of one answer, and so of what a command may print."""
 
 _ANSWER = 10.0
 _MORE = 5.0
@@ -121,7 +121,7 @@ class Runtime:
             if exc.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
                 raise StratumError(f"did not end within {math.ceil(seconds)} s") from None
             if exc.code() == grpc.StatusCode.RESOURCE_EXHAUSTED:
-                raise StratumError("printed more than the container runtime passes on") from None
+                raise StratumError("printed more than 1 MiB") from None
             if not self.runs(container):
                 raise NotFoundError("found its container ended") from None
             raise self._failure("run a command", exc) from None

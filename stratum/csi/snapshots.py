@@ -13,7 +13,7 @@ from stratum.csi import elsewhere
 from stratum.csi.driver import Driver
 from stratum.csi.elsewhere import COMMIT_DIGITS
 from stratum.csi.errors import already_exists, precondition
-from stratum.csi.jobs import PUSHING, Task
+from stratum.csi.jobs import PUSHING, SNAPSHOTS, Task
 from stratum.csi.moments import commit_all
 from stratum.csi.provisioning import find_snapshot, find_volume, volume_record
 from stratum.csi.records import SnapshotRecord, key_for
@@ -37,7 +37,7 @@ def create(
     key = key_for(name, "snap")
     record = driver.snapshots.get(key)
     if record is None:
-        task = Task(f"snapshot of {volume_id}", (name, registry or ""), owner=asker.namespace)
+        task = Task(f"snapshot of {volume_id}", (name, registry or ""), SNAPSHOTS, asker.namespace)
         record = driver.jobs.run(task, lambda: _take(driver, key, name, volume_id, registry, pause), asker.caller)
     pushed_to = parse_target(record.target).place if record.target else None
     if record.name != name or record.source_volume != volume_id or pushed_to != registry:

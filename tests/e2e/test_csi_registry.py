@@ -163,6 +163,41 @@ def test_snapshots_made_elsewhere_are_found_and_restored(
         searched(b, f"{repository}@{digest}", secrets=PASSWORD)
 
 
+def test_a_group_is_pushed_whole_and_found_by_another_cluster(
+    nodes: tuple[Node, Node], registry: RegistryServer
+) -> None:
+    a, b = nodes
+    volumes = [
+        a.create(f"pvc-{number}", {"source": f"{registry.host}/team/db:seed"}, secrets=PASSWORD) for number in (1, 2)
+    ]
+    fields: dict[str, Any] = {
+        "parameters": {"registry": f"{registry.host}/team/snapshots", "pause": "false"},
+        "secrets": PASSWORD,
+    }
+    ids = [volume.volume_id for volume in volumes]
+    with refused(Code.UNAUTHENTICATED, "group-snapshotter-secret-name"):
+        a.group("g", *ids, parameters=fields["parameters"])
+    a.restart()  # between the commits and the push
+    group = a.group("g", *ids, **fields)
+    while not group.ready_to_use:
+        group = a.group("g", *ids, **fields)
+    handles = [snapshot.snapshot_id for snapshot in group.snapshots]
+    assert all(handle.startswith(f"{registry.host}/team/snapshots:snap-") for handle in handles)
+    request = csi.GetVolumeGroupSnapshotRequest(group_snapshot_id="any/name", snapshot_ids=handles, secrets=PASSWORD)
+    found = b.groups.GetVolumeGroupSnapshot(request, timeout=60).group_snapshot
+    assert (found.group_snapshot_id, found.ready_to_use) == ("any/name", True)
+    assert [each.snapshot_id for each in found.snapshots] == handles
+    with refused(Code.UNAUTHENTICATED, "group-snapshotter-get-secret-name"):
+        request = csi.GetVolumeGroupSnapshotRequest(group_snapshot_id="any/name", snapshot_ids=handles)
+        b.groups.GetVolumeGroupSnapshot(request, timeout=60)
+    with refused(Code.NOT_FOUND, "there is no snapshot"):
+        request.snapshot_ids[0] = "csi-volumes:none"
+        b.groups.GetVolumeGroupSnapshot(request, timeout=60)
+    with refused(Code.INVALID_ARGUMENT, "is no snapshot of the group"):
+        request.group_snapshot_id = group.group_snapshot_id
+        a.groups.GetVolumeGroupSnapshot(request, timeout=60)
+
+
 def searched(node: Node, snapshot_id: str, **fields: Any) -> list[csi.Snapshot]:
     request = csi.ListSnapshotsRequest(snapshot_id=snapshot_id, **fields)
     return [entry.snapshot for entry in node.controller.ListSnapshots(request, timeout=60).entries]
