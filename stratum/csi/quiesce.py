@@ -12,21 +12,23 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import re
 import threading
 import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 from stratum.csi import mounts
 from stratum.csi.driver import Driver
-from stratum.csi.errors import CallError, precondition
+from stratum.csi.errors import CallError, aborted, precondition
 from stratum.csi.hooks import Hooks, parse_hooks
 from stratum.csi.records import AfterRecord
 from stratum.csi.runtime import Pod, Runtime
 from stratum.errors import NotFoundError, StratumError, UnreachableError, quoted
-from stratum.sys.freezer import cgroups_of, frozen_cgroups
+from stratum.sys.freezer import Cgroup, cgroups_of, frozen_cgroups
 from stratum.sys.mountinfo import MountEntry
 
 STILL = 60
@@ -96,16 +98,40 @@ def asked_kindly(driver: Driver, uid: str | None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def still(driver: Driver, pods: Collection[str]) -> Iterator[None]:
-    """Have nothing in ``pods`` run during the block. ``BusyError`` where that is not to be had, ``StratumError`` where
-    the block took too long for it."""
-    names = frozenset(pods)
+    """Have nothing in ``pods`` run during the block. ABORTED and ``BusyError`` where that is not to be had now,
+    ``StratumError`` where the block took too long for it."""
     with ExitStack() as stack:
-        if names:
-            stack.enter_context(driver.locked("still", *names))
-            cgroups = cgroups_of(lambda name: _pod_of_cgroup(name) in names)
+        if pods:
+            stack.enter_context(driver.locked("still", *pods))
+            cgroups = _cgroups(driver, frozenset(pods))
             stack.enter_context(frozen_cgroups(cgroups, patience=_PATIENCE, longest=STILL))
-            stack.callback(_say_how_long, names, time.monotonic())
+            stack.callback(_say_how_long, pods, time.monotonic())
         yield
+
+
+def _cgroups(driver: Driver, pods: Collection[str]) -> list[Cgroup]:
+    """The cgroups of pods: as the kubelet names them, or of their containers as the runtime does."""
+    found = cgroups_of(lambda name: _pod_of_cgroup(name) in pods)
+    known = {_pod_of_cgroup(os.path.basename(cgroup.directory)) for cgroup in found}
+    for uid in sorted(set(pods) - known):
+        ids = _containers(driver.runtime, uid)
+        containers = cgroups_of(partial(_names_one, ids)) if ids else []
+        if ids is None or len(containers) < len(ids):
+            raise aborted(f"pod {uid} has the volume, and there is no cgroup of it by which it could be paused")
+        found += containers
+    return found
+
+
+def _containers(runtime: Runtime | None, uid: str) -> list[str] | None:
+    """The IDs of the containers of a pod that run; None where nobody can tell."""
+    if runtime is None:
+        return None
+    pod = runtime.pod(uid)
+    return list(runtime.containers(pod).values()) if pod is not None else []
+
+
+def _names_one(ids: Collection[str], cgroup: str) -> bool:
+    return any(each in cgroup for each in ids)
 
 
 def _say_how_long(pods: Collection[str], since: float) -> None:

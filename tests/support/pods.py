@@ -100,7 +100,13 @@ class Containerd:
         return call(request, timeout=60)
 
     def run(
-        self, uid: str, scripts: Mapping[str, str], volumes: Mapping[str, Path], annotations: Mapping[str, str] = {}
+        self,
+        uid: str,
+        scripts: Mapping[str, str],
+        volumes: Mapping[str, Path],
+        annotations: Mapping[str, str] = {},
+        *,
+        cgroup: str = "/pod{uid}",
     ) -> dict[str, str]:
         """Start a pod with a container for each script (name -> text for a shell); name -> ID, "" -> the pod's."""
         labels = {"io.kubernetes.pod.uid": uid, "io.kubernetes.pod.name": uid, "io.kubernetes.pod.namespace": "tests"}
@@ -110,7 +116,7 @@ class Containerd:
             annotations=annotations,
             log_directory=str(self.directory),
             linux=messages.PodLinux(
-                cgroup_parent=f"{self._parent}/pod{uid}",
+                cgroup_parent=self._parent + cgroup.format(uid=uid),
                 security=messages.PodSecurity(namespaces=messages.Namespaces(network=NODE, pid=1, ipc=NODE)),
             ),
         )
