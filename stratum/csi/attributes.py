@@ -8,7 +8,8 @@
     tag        StorageClass, inline, static volume   template of the tag that such a commit gets ({time}, {commit} ...)
     readOnly   inline, static volume                 true | false (the default)
     pullPolicy StorageClass, inline, static volume   Always | IfNotPresent | Never, for a source that is not on the node
-    lazy       StorageClass, static volume           true: what is pulled for it comes file by file, when it is read
+                                                     and snapshots that are restored from elsewhere
+    lazy       StorageClass, inline, static volume   true: what is pulled for it comes file by file, when it is read
     prefetch   StorageClass, inline, static volume   none | profile | all: what of it is fetched before anybody asks
     history    StorageClass, inline, static volume   true: each change is kept as it is written | false (the default)
     registry   VolumeSnapshotClass, VolumeGroup-     HOST[:PORT]/REPOSITORY or s3://BUCKET[/PREFIX] that snapshots are
@@ -107,8 +108,10 @@ class Attributes:
         return context | ({"prefetch": self.prefetch} if self.prefetch is not None else {})
 
 
-def volume_attributes(given: Mapping[str, str], *, read_only: bool = True) -> Attributes:
-    """Attributes from StorageClass parameters (``read_only`` not allowed) or a volume context. INVALID_ARGUMENT."""
+def volume_attributes(given: Mapping[str, str], *, read_only: bool = True, filled: bool = False) -> Attributes:
+    """Attributes from StorageClass parameters (``read_only`` not allowed) or a volume context. INVALID_ARGUMENT.
+
+    ``filled``: the volume begins as a snapshot or another volume, whatever the source of the class is."""
     known = {"source", "commit", "tag", "pullPolicy", "lazy", "prefetch", "history"}
     values = _known(given, known | ({"readOnly"} if read_only else set()))
     commit = _choice(values, "commit", _COMMIT) or False
@@ -126,7 +129,7 @@ def volume_attributes(given: Mapping[str, str], *, read_only: bool = True) -> At
             raise invalid(exc.message, hint=exc.hint) from None
     source = parse_source(values["source"]) if "source" in values else None
     policy = _choice(values, "pullPolicy", _POLICIES)
-    if policy is not None and not isinstance(source, Target):
+    if policy is not None and not isinstance(source, Target) and not filled:
         raise invalid("the attribute pullPolicy needs a source in a registry or an object store")
     lazy, prefetch = _choice(values, "lazy", _FLAGS), _choice(values, "prefetch", {each: each for each in PREFETCHES})
     if lazy and isinstance(source, Ref):

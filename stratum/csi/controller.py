@@ -216,11 +216,11 @@ def _wanted(request: csi.CreateVolumeRequest) -> Wanted:
     if request.mutable_parameters:
         raise invalid("volumes have no mutable parameters")
     required, limit = _capacity(request.capacity_range)
-    attributes = volume_attributes(request.parameters, read_only=False)
     content = request.volume_content_source.WhichOneof("type")
     if request.HasField("volume_content_source") and content is None:
         raise invalid("the volume content source is empty")
     snapshot_id = request.volume_content_source.snapshot.snapshot_id if content == "snapshot" else None
+    attributes = volume_attributes(request.parameters, read_only=False, filled=content is not None)
     volume_id = request.volume_content_source.volume.volume_id if content == "volume" else None
     if content is not None:
         require(snapshot_id or volume_id or "", "ID of the content source")

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from stratum.api import remotes
-from stratum.csi.attributes import parse_source
+from stratum.csi.attributes import PullPolicy, parse_source
 from stratum.csi.driver import Driver
 from stratum.csi.errors import CallError, not_found, precondition
 from stratum.csi.jobs import Task
@@ -88,21 +88,30 @@ def find(driver: Driver, snapshot_id: str, asker: Asker) -> SnapshotRecord | Non
         return None
 
 
-def restore(driver: Driver, snapshot_id: str, asker: Asker, *, lazy: bool | None) -> Origin:
-    """Have the snapshot's content in the store, ``lazy`` as ``fetch`` has it.
+def restore(
+    driver: Driver, snapshot_id: str, asker: Asker, policy: PullPolicy | None = None, *, lazy: bool | None
+) -> Origin:
+    """Have the snapshot's content in the store, ``lazy`` as ``fetch`` has it, and so ``policy``; by default a place is
+    asked once, as a handle says what the content is.
 
     NOT_FOUND where there is no such snapshot, ABORTED during its pull.
     """
     handle = parse_handle(snapshot_id)
     if handle is None:
         raise not_found(f"there is no snapshot {snapshot_id}")
-    origin = fetch(driver, handle.target, asker, lazy=lazy)
+    origin = fetch(driver, handle.target, asker, policy or PullPolicy.IF_NOT_PRESENT, lazy=lazy)
+    if policy is None and not _is_of(handle, origin.commit):  # the tag may have been moved, and back again
+        origin = fetch(driver, handle.target, asker, PullPolicy.ALWAYS, lazy=lazy)
     _check(handle, origin.commit)
     return origin
 
 
+def _is_of(handle: Handle, commit: str) -> bool:
+    return handle.digits is None or commit.startswith(handle.digits)
+
+
 def _check(handle: Handle, commit: str) -> None:
-    if handle.digits is not None and not commit.startswith(handle.digits):
+    if not _is_of(handle, commit):
         raise precondition(f"what {handle.target} names is not the snapshot any more: it is commit {commit}")
 
 

@@ -86,7 +86,8 @@ class Node:
         named_in = FROM_STAGE if isinstance(request, csi.NodeStageVolumeRequest) else FROM_PUBLISH
         namespace = request.volume_context.get(POD_NAMESPACE, "")
         asker = Asker(caller, dict(request.secrets), namespace, named_in)
-        found = volume_for_node(self._driver, volume_id, attributes, asker)
+        staged = mounts.shown_at(self._driver, staging.path, volume_id) is not None
+        found = volume_for_node(self._driver, volume_id, attributes, asker, staged=staged)
 
         def options() -> dict[str, str]:
             base, origin = base_of(self._driver, found), origin_of(self._driver, volume_id, attributes)

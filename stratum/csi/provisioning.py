@@ -18,7 +18,7 @@ from stratum.csi.sources import Asker, Origin, fetch, pull
 from stratum.errors import BusyError, ExistsError, NotFoundError, UsageError
 from stratum.oci.target import Target
 from stratum.refs import DEFAULT_WORKTREE, Ref, is_hash, parse_lasting
-from stratum.store.resolve import Resolved, ResolvedWorktree
+from stratum.store.resolve import Resolved, ResolvedTag, ResolvedWorktree
 from stratum.tree.model import Directory
 
 
@@ -111,7 +111,8 @@ def _origin(driver: Driver, wanted: Wanted, asker: Asker) -> Origin:
         record = find_snapshot(driver, wanted.snapshot_id)
         if record is not None and driver.session.store.commits.exists(record.commit):
             return Origin(record.stratum, record.commit)
-        return elsewhere.restore(driver, wanted.snapshot_id, asker, lazy=wanted.attributes.lazy)
+        policy, lazy = wanted.attributes.pull_policy, wanted.attributes.lazy
+        return elsewhere.restore(driver, wanted.snapshot_id, asker, policy, lazy=lazy)
     if wanted.volume_id is not None:
         source = wanted.volume_id
         task = Task(f"clone of {source}", (wanted.name,), SNAPSHOTS, asker.namespace)
@@ -189,13 +190,21 @@ def find_volume(driver: Driver, volume_id: str, *, create: bool = False) -> Reso
         raise not_found(f"there is no volume {volume_id[:140]!r}: {exc.message}") from None
 
 
-def volume_for_node(driver: Driver, volume_id: str, attributes: Attributes, asker: Asker) -> Resolved:
+def volume_for_node(
+    driver: Driver, volume_id: str, attributes: Attributes, asker: Asker, *, staged: bool = False
+) -> Resolved:
     """What the volume is on this node; made from its ``source`` where it is not here and has one.
 
-    A static volume may be used on every node that way: each has a worktree, or the tag, of its own.
+    A static volume may be used on every node that way: each has a worktree, or the tag, of its own. Such a tag is
+    pulled again where its ``pull_policy`` says so, unless the volume is ``staged`` already.
     """
     try:
-        return find_volume(driver, volume_id, create=True)
+        found = find_volume(driver, volume_id, create=True)
+        source, always = attributes.source, attributes.pull_policy is PullPolicy.ALWAYS
+        if always and not staged and isinstance(found, ResolvedTag) and isinstance(source, Target):
+            pull(driver, source, str(found), asker, lazy=_is_lazy(driver, attributes), force=True)
+            return find_volume(driver, volume_id)
+        return found
     except CallError as exc:
         if exc.code != Code.NOT_FOUND or attributes.source is None:
             raise
@@ -208,22 +217,25 @@ def volume_for_node(driver: Driver, volume_id: str, attributes: Attributes, aske
 
 
 def _make_static(driver: Driver, ref: Ref, source: Target | Ref, attributes: Attributes, asker: Asker) -> None:
-    store, policy, lazy = driver.session.store, attributes.pull_policy, attributes.lazy
+    store, policy = driver.session.store, attributes.pull_policy
     if is_hash(ref.name) or (ref.tag is not None and is_hash(ref.tag)):
         raise not_found(f"there is no commit {ref}")
     if ref.tag is None:
-        origin = fetch(driver, source, asker, policy, lazy=lazy)
+        origin = fetch(driver, source, asker, policy, lazy=attributes.lazy)
         worktree = ref.worktree or DEFAULT_WORKTREE
         with contextlib.suppress(ExistsError):  # another call made it at the same time
             store.worktrees.create(ref.name, worktree, origin.commit, why=f"made for a Kubernetes volume from {source}")
     elif isinstance(source, Target):
         if policy == PullPolicy.NEVER:
             raise precondition(f"{ref} is not on this node, and pullPolicy is Never")
-        lazy = driver.session.config.lazy if lazy is None else lazy
-        pull(driver, source, str(ref), asker, lazy=lazy)
+        pull(driver, source, str(ref), asker, lazy=_is_lazy(driver, attributes))
     else:
         commit = store.resolve_commit(source)
         store.tags.set(ref.name, ref.tag, commit, expected=None, why=f"made for a Kubernetes volume from {source}")
+
+
+def _is_lazy(driver: Driver, attributes: Attributes) -> bool:
+    return driver.session.config.lazy if attributes.lazy is None else attributes.lazy
 
 
 def delete(driver: Driver, volume_id: str) -> None:

@@ -168,13 +168,20 @@ def _pulled_before(driver: Driver, source: Target, asker: Asker) -> PullRecord |
 
 
 def pull(
-    driver: Driver, target: Target, name: str, asker: Asker, record: PullRecord | None = None, *, lazy: bool
+    driver: Driver,
+    target: Target,
+    name: str,
+    asker: Asker,
+    record: PullRecord | None = None,
+    *,
+    lazy: bool,
+    force: bool = False,
 ) -> str:
     """Pull ``target`` to NAME:TAG in a job, and put it on ``record``; the commit.
 
-    A tag in a stratum that the driver made for pulls is the driver's to move.
+    A tag in a stratum that the driver made for pulls is the driver's to move, others are with ``force``.
+    RESOURCE_EXHAUSTED where the disk would be too full.
     """
-    ours = record is not None
     # Another pod's secrets may not join a pull that was let in with these.
     task = Task(f"pull of {target}", (name, asker.proof(), *(("lazy",) if lazy else ())), asker.lane, asker.namespace)
 
@@ -191,7 +198,7 @@ def pull(
                 isolated=asker.isolated,
                 lazy=lazy,
                 mounted=True,
-                force=ours,
+                force=force or record is not None,
                 progress=check_wanted,
             )
             commits.append(done.commit)

@@ -77,6 +77,41 @@ def test_what_is_on_the_node_starts_while_the_registry_is_down(tmp_path: Path, r
         node.unpublish("csi-1", "pod")
 
 
+def test_snapshots_elsewhere_and_static_volumes_follow_it_too(tmp_path: Path, runtime_dir: Path) -> None:
+    def claim(node: Node, name: str, handle: str, namespace: str = "one", **more: str) -> str:
+        content = csi.VolumeContentSource(snapshot=csi.VolumeContentSource.SnapshotSource(snapshot_id=handle))
+        parameters = {"csi.storage.k8s.io/pvc/namespace": namespace} | more
+        return node.create(name, parameters, volume_content_source=content).volume_id
+
+    with Node(tmp_path / "n") as node, Node(tmp_path / "o") as other:
+        with registry_server(tmp_path / "registry") as registry:
+            volume_id = node.create("pvc-1").volume_id
+            handle = node.snapshot("s", volume_id, parameters={"registry": f"{registry.host}/team/s"}).snapshot_id
+            with refused(Code.FAILED_PRECONDITION, "pullPolicy is Never"):
+                claim(other, "pvc-1", handle, pullPolicy="Never")
+            claim(other, "pvc-1", handle)
+            push(node, registry, tmp_path, "one", "v1")
+            static = {"source": f"{registry.host}/team/app:v1", "pullPolicy": "Always"}
+            for policy, wanted in (("Always", "one"), ("IfNotPresent", "one"), ("Always", "other")):
+                context = static | {"pullPolicy": policy}
+                other.stage("mine:v1", context)
+                push(node, registry, tmp_path, "other", "v1")
+                target = other.publish("mine:v1", "pod", context)
+                assert (target / "file").read_text() == wanted, "the registry is asked when the volume is staged"
+                other.unpublish("mine:v1", "pod")
+                other.unstage("mine:v1")
+        claim(other, "pvc-2", handle)
+        claim(other, "pvc-3", handle, pullPolicy="Never")
+        with refused(Code.UNAVAILABLE):
+            claim(other, "pvc-4", handle, pullPolicy="Always")
+        with refused(Code.UNAVAILABLE):
+            claim(other, "pvc-4", handle, "two")
+        with refused(Code.UNAVAILABLE):
+            other.stage("mine:v1", static)
+        other.stage("mine:v1", static | {"pullPolicy": "IfNotPresent"})
+        other.unstage("mine:v1")
+
+
 def test_a_tag_is_asked_for_each_time_unless_it_is_said_otherwise(tmp_path: Path, runtime_dir: Path) -> None:
     with registry_server(tmp_path / "registry") as registry, Node(tmp_path / "n", "--allow-inline") as node:
         push(node, registry, tmp_path, "one", "v1")
