@@ -18,6 +18,8 @@ from stratum.refs import check_name, parse_tag
 from stratum.store.resolve import tag_elsewhere
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from stratum.oci.access import Access
     from stratum.oci.target import Target
     from stratum.store import Store
@@ -131,6 +133,7 @@ def pull(
     keep_tag: bool = False,
     force: bool = False,
     progress: Progress | None = None,
+    room: Callable[[int], object] | None = None,
 ) -> Pulled:
     """Fetch the commit that ``source`` names and point NAME:TAG at it.
 
@@ -140,8 +143,9 @@ def pull(
     ``isolated`` and ``lazy`` are ``transfer.pull``'s; after a lazy pull what the commit's ``profile`` lists, or
     ``all``, is fetched too where ``prefetch`` says so, and meanwhile the commit can be used. ``keep_tag``: the place
     keeps the manifest by another tag, also when the one that was pulled moves; where it does not let us, that is the
-    error after all else was done. ``mounted``: the commit is about to be mounted. Raises as ``transfer.pull``, and
-    ``UnsupportedError`` for a lazy pull on a kernel that could not show the commit.
+    error after all else was done. ``mounted``: the commit is about to be mounted. ``room`` is told how many bytes are
+    about to come, once what can be fetched again has made room for them, and may raise. Raises as ``transfer.pull``,
+    and ``UnsupportedError`` for a lazy pull on a kernel that could not show the commit.
     """
     from stratum.mount.plan import check_lazy
     from stratum.oci.places import open_source
@@ -166,7 +170,7 @@ def pull(
             lazy=lazy,
             progress=progress,
             accept=partial(_accept, store, move, may_follow=tag == target.tag),
-            room=partial(_make_room, session, access),
+            room=partial(_make_room, session, access, room),
             image=session.image_room if mounted else None,
         )
         with bring as done:  # the store is locked from when the commit is there until the tag is set
@@ -185,11 +189,13 @@ def _pulled(done: PullResult, move: TagMove) -> Pulled:
     )
 
 
-def _make_room(session: Session, access: Access, coming: int) -> None:
+def _make_room(session: Session, access: Access, told: Callable[[int], object] | None, coming: int) -> None:
     """Have what can be fetched again make room for what is pulled, where that is within the limits then."""
     from stratum.hydrate.evict import make_room
 
     make_room(session.store, session.state, session.config, access, coming)
+    if told is not None:
+        told(coming)
 
 
 def _accept(store: Store, move: TagMove, manifest: Manifest, *, may_follow: bool) -> None:

@@ -2,23 +2,19 @@
 
 Mostly the driver's own strata are looked after: those that it pulls into, and that of empty volumes. In these
 
-- what was pulled and began no volume for ``pulled_age``, and is in no volume now, loses its tag; a stratum without
-  tags, worktrees and recent commits of pods goes as a whole,
+- what was pulled and began no volume for ``pulled_age``, and is in no volume now, loses its tag, and what history tells
+  of it, as it can be pulled again; a stratum without tags, worktrees and recent commits of pods goes as a whole,
 - history that is older than ``reflog_age`` is dropped, so that volumes that come and go leave nothing. Of other strata
   just that goes which tells that an inline volume came or went; what its pod committed there stays.
 
 Then garbage is collected as ``stratum gc`` does it (``store.gc``): what a tag, a worktree, a mount or recent history
 names stays, and of other strata the history of 30 days. It may be cut short anywhere, and waits for pulls and pushes
-that are under way; where they last, it comes again soon.
+that are under way. When that is done is said in ``csi.housekeeping``.
 """
 
 from __future__ import annotations
 
-import logging
 import re
-import threading
-import time
-from contextlib import suppress
 from datetime import datetime, timedelta
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -26,7 +22,7 @@ from typing import TYPE_CHECKING
 from stratum.api import maintenance
 from stratum.csi.driver import EMPTY_STRATUM, Driver
 from stratum.csi.records import PullRecord
-from stratum.errors import BusyError, ConflictError, StratumError
+from stratum.errors import ConflictError
 from stratum.frozen import frozen
 from stratum.store.clock import utc_now
 from stratum.store.reflog import ReflogEntry
@@ -36,52 +32,15 @@ from stratum.store.trimming import trim
 if TYPE_CHECKING:
     from stratum.store.gc import Collected
 
-FIRST = timedelta(minutes=10)
-"""The first run is this long after the start, or an interval where that is shorter."""
-
-AGAIN = timedelta(minutes=5)
-"""So is the next one where the store was busy."""
-
 _INLINE = re.compile(r"inline-[0-9a-f]{40}")
-_log = logging.getLogger(__name__)
 
 
 @frozen
 class Rules:
-    """How often garbage is collected (never where ``interval`` is 0), and what age makes it such."""
+    """What age makes garbage of what no volume uses."""
 
-    interval: timedelta
     reflog_age: timedelta
     pulled_age: timedelta
-
-
-def start(driver: Driver, rules: Rules) -> None:
-    """Collect garbage in the background until the process ends."""
-    if rules.interval:
-        threading.Thread(target=_loop, args=(driver, rules), daemon=True, name="gc").start()
-
-
-def _loop(driver: Driver, rules: Rules) -> None:
-    pause = min(rules.interval, FIRST)
-    while True:
-        time.sleep(pause.total_seconds())
-        pause = rules.interval
-        try:
-            done = collect(driver, rules)
-        except BusyError as exc:
-            _log.info("garbage is not collected now: %s", exc.message)
-            driver.metrics.collected("busy", 0)
-            pause = min(rules.interval, AGAIN)
-        except StratumError as exc:
-            _log.warning("garbage is not collected: %s", exc.message)
-            driver.metrics.collected("failed", 0)
-        except Exception:  # the thread has to live: nothing else makes room
-            _log.exception("garbage is not collected")
-            driver.metrics.collected("failed", 0)
-        else:
-            driver.metrics.collected("done", done.bytes_freed)
-            fields = {"commits": len(done.commits), "objects": done.objects, "bytes": done.bytes_freed}
-            _log.info("garbage is collected", extra={"fields": fields})
 
 
 def collect(driver: Driver, rules: Rules) -> Collected:
@@ -94,17 +53,24 @@ def collect(driver: Driver, rules: Rules) -> Collected:
     return maintenance.gc(driver.session, Retention(age=age, history=age, strata=frozenset(own)))
 
 
+def commits_used(driver: Driver) -> set[tuple[str, str]]:
+    """(stratum, commit) of what volumes were made of that are there."""
+    return {(record.stratum, record.commit) for record in driver.volumes.list()}
+
+
 def _forget(driver: Driver, rules: Rules) -> None:
     """Take the names from what is used no more. The store is locked exclusively."""
     store, before = driver.session.store, utc_now() - rules.reflog_age
-    used = {(record.stratum, record.commit) for record in driver.volumes.list()}
+    used = commits_used(driver)
     oldest = (utc_now() - rules.pulled_age).timestamp() * 1e9
     records = sorted(driver.pulls.list(), key=lambda record: record.stratum)
     for name, group in groupby(records, key=lambda record: record.stratum):
         pulls = list(group)
         unused = [pull for pull in pulls if pull.used <= oldest and (name, pull.commit) not in used]
         if store.namespaces.exists(name):
-            _drop_tags(driver, unused, {pull.tag for pull in pulls if pull not in unused})
+            pinned = _drop_tags(driver, unused, {pull.tag for pull in pulls if pull not in unused})
+            unused = [pull for pull in unused if pull.tag not in pinned]
+            _drop_traces(driver, name, {pull.commit for pull in unused})
             trim(store, name, before)
             if len(unused) == len(pulls) and _is_left(driver, name, before):
                 store.remove(name)
@@ -126,14 +92,28 @@ def _is_passing(entry: ReflogEntry) -> bool:
     return entry.kind == "worktree" and not moved and _INLINE.fullmatch(entry.which) is not None
 
 
-def _drop_tags(driver: Driver, unused: list[PullRecord], needed: set[str]) -> None:
-    """Remove the tags of pulls, but for those that are ``needed`` or that somebody moved."""
-    tags = driver.session.store.tags
+def _drop_tags(driver: Driver, unused: list[PullRecord], needed: set[str]) -> set[str]:
+    """Remove the tags of pulls, but for those that are ``needed`` or that somebody moved; which are pinned, and stay
+    with what they name."""
+    tags, pinned = driver.session.store.tags, set[str]()
     for pull in unused:
         found = tags.find(pull.stratum, pull.tag) if pull.tag not in needed else None
         if found is not None and found == (pull.commit or found):
-            with suppress(ConflictError):  # somebody pinned it
+            try:
                 tags.remove(pull.stratum, pull.tag, expected=found, why="no volume uses it any more")
+            except ConflictError:
+                pinned.add(pull.tag)
+    return pinned
+
+
+def _drop_traces(driver: Driver, name: str, commits: set[str]) -> None:
+    """Drop what the history of a stratum tells of ``commits`` and of nothing else: that they were pulled, and that
+    worktrees over them came and went. Where refs are now is told all the same."""
+
+    def is_trace(entry: ReflogEntry) -> bool:
+        return {entry.old, entry.new} - {None} <= commits
+
+    trim(driver.session.store, name, utc_now() + timedelta(minutes=1), only=is_trace)
 
 
 def _is_left(driver: Driver, name: str, before: datetime) -> bool:

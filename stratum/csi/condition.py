@@ -7,9 +7,12 @@ from stratum.csi.driver import Driver
 from stratum.errors import StratumError
 
 
-def condition_of(driver: Driver, name: str, worktree: str, *, history: bool = False) -> VolumeCondition:
-    """Abnormal where the worktree or its base is damaged, the commit after the last unpublish failed or, where its
-    ``history`` is asked about, too, that is on and not kept."""
+def condition_of(
+    driver: Driver, name: str, worktree: str, *, source: str | None = None, history: bool = False
+) -> VolumeCondition:
+    """Abnormal where the worktree or its base is damaged, the commit after the last unpublish failed, what is not here
+    of a lazy volume cannot be had, the disk is full or, where its ``history`` is asked about, too, that is on and not
+    kept. ``source`` is that of its mount, where it has one."""
     store = driver.session.store
     try:
         tree = store.worktrees.get(name, worktree)
@@ -22,7 +25,19 @@ def condition_of(driver: Driver, name: str, worktree: str, *, history: bool = Fa
         return VolumeCondition(abnormal=True, message=f"the last commit failed: {lease.last_error}")
     if history and (problem := _unkept(driver, name, worktree)) is not None:
         return VolumeCondition(abnormal=True, message=problem)
-    return VolumeCondition(abnormal=False, message=f"{tree} is usable")
+    return condition_over(driver, str(tree), tree.base_commit, source)
+
+
+def condition_over(driver: Driver, what: str, commit: str, source: str | None) -> VolumeCondition:
+    """That of a volume that shows the ``commit``, below what was written in it, and is fine apart from that."""
+    try:
+        lazily = driver.lazy.of(commit, source)
+        full = driver.room.trouble()
+    except StratumError as exc:
+        return VolumeCondition(abnormal=True, message=exc.message)
+    message = f"{what} is usable" + (f"; {lazily.note}" if lazily is not None else "")
+    trouble = [each for each in (lazily.trouble if lazily is not None else None, full) if each is not None]
+    return VolumeCondition(abnormal=bool(trouble), message="; ".join([message, *trouble]))
 
 
 def _unkept(driver: Driver, name: str, worktree: str) -> str | None:

@@ -24,7 +24,6 @@ from stratum.csi.paging import page
 from stratum.csi.provisioning import Wanted
 from stratum.csi.records import SnapshotRecord, VolumeRecord, readable
 from stratum.csi.sources import FROM_CLASS, FROM_LIST, FROM_SNAPSHOT_CLASS, Asker
-from stratum.csi.usage import free_space
 from stratum.store.resolve import ResolvedWorktree
 
 NAME_MAX = 128
@@ -131,12 +130,13 @@ class Controller:
         return csi.ControllerGetVolumeResponse(volume=self._volume(record), status=status)
 
     def GetCapacity(self, request: csi.GetCapacityRequest, caller: Caller) -> csi.GetCapacityResponse:
-        """What the store's filesystem has left; nothing for another node, or for volumes that are not offered."""
+        """What the store's filesystem has left below its mark; nothing for another node, or for volumes that are not
+        offered."""
         segments = request.accessible_topology.segments
         elsewhere = segments.get(TOPOLOGY_KEY, self._driver.options.node_id) != self._driver.options.node_id
         if elsewhere or any(check_capability(capability) for capability in request.volume_capabilities):
             return csi.GetCapacityResponse(available_capacity=0)
-        return csi.GetCapacityResponse(available_capacity=free_space(self._driver.session.store.root).bytes)
+        return csi.GetCapacityResponse(available_capacity=self._driver.room.capacity)
 
     # Snapshots
 
@@ -188,7 +188,8 @@ class Controller:
         return [self._driver.options.node_id] if records_of(self._driver, volume_id) else []
 
     def _condition(self, record: VolumeRecord) -> csi.VolumeCondition:
-        return condition_of(self._driver, record.stratum, record.key)
+        source = next((mounted.source for mounted in records_of(self._driver, record.id)), None)
+        return condition_of(self._driver, record.stratum, record.key, source=source)
 
     def _check_topology(self, wanted: csi.TopologyRequirement) -> None:
         """RESOURCE_EXHAUSTED where the volume has to be on other nodes, so that the scheduler chooses again."""
@@ -219,8 +220,8 @@ def _wanted(request: csi.CreateVolumeRequest) -> Wanted:
     content = request.volume_content_source.WhichOneof("type")
     if request.HasField("volume_content_source") and content is None:
         raise invalid("the volume content source is empty")
-    snapshot_id = request.volume_content_source.snapshot.snapshot_id if content == "snapshot" else None
     attributes = volume_attributes(request.parameters, read_only=False, filled=content is not None)
+    snapshot_id = request.volume_content_source.snapshot.snapshot_id if content == "snapshot" else None
     volume_id = request.volume_content_source.volume.volume_id if content == "volume" else None
     if content is not None:
         require(snapshot_id or volume_id or "", "ID of the content source")

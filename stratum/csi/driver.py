@@ -11,11 +11,13 @@ from pathlib import Path
 
 from stratum.api.session import Session
 from stratum.csi.errors import aborted
-from stratum.csi.hydration import HydrationCollector, connections_of, counts_of
+from stratum.csi.hydration import HydrationCollector, volume_of
 from stratum.csi.jobs import Jobs
 from stratum.csi.metrics import Metrics, Volumes
 from stratum.csi.patterns import SourcePattern, parse_pattern
-from stratum.csi.records import AfterRecord, GroupRecord, PullRecord, SnapshotRecord, VolumeRecord
+from stratum.csi.records import AfterRecord, GroupRecord, PullRecord, SnapshotRecord, VolumeRecord, inline_key
+from stratum.csi.residing import Lazy
+from stratum.csi.room import Marks, Room, RoomCollector
 from stratum.csi.runtime import Runtime
 from stratum.csi.usage import upperdir_usage
 from stratum.errors import BusyError, StratumError, os_error_text
@@ -36,21 +38,28 @@ LOCK_WAIT = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How the driver was started. Inline volumes' sources must match one of ``inline_sources``; ``ca_file`` has
-    certificate authorities for registries besides the system's. With ``external_keeper`` nothing is started that stands
-    behind mounts: somebody else runs it."""
+    """How the driver was started. Inline volumes' sources must match one of ``inline_sources``, and may be lazy where
+    they match one of ``inline_lazy``, too; ``ca_file`` has certificate authorities for registries besides the system's.
+    With ``external_keeper`` nothing is started that stands behind mounts: somebody else runs it. ``marks`` say how full
+    the disk may get."""
 
     node_id: str
     kubelet_dir: Path
     controller: bool = False
     allow_inline: bool = False
     inline_sources: tuple[SourcePattern, ...] = (parse_pattern("*"),)
+    inline_lazy: tuple[SourcePattern, ...] = ()
     ca_file: Path | None = None
     external_keeper: bool = False
+    marks: Marks = field(default_factory=Marks)
 
     def allows_inline_source(self, source: Target | Ref) -> bool:
         """Whether pod authors may name ``source``."""
         return any(pattern.allows(source) for pattern in self.inline_sources)
+
+    def trusts_inline_source(self, source: Target | Ref) -> bool:
+        """Whether it is trusted to have all that it lists, so that pod authors may have it lazily."""
+        return any(pattern.allows(source) for pattern in self.inline_lazy)
 
 
 @dataclass(slots=True)
@@ -67,6 +76,8 @@ class Driver:
     pulls: Records[PullRecord] = field(init=False)
     groups: Records[GroupRecord] = field(init=False)
     afters: Records[AfterRecord] = field(init=False)
+    room: Room = field(init=False)
+    lazy: Lazy = field(init=False)
     runtime: Runtime | None = None
 
     def __post_init__(self) -> None:
@@ -76,9 +87,10 @@ class Driver:
         self.pulls = Records(store.layout, "csi/pulls", PullRecord)
         self.groups = Records(store.layout, "csi/groups", GroupRecord)
         self.afters = Records(store.layout, "csi/afters", AfterRecord)
-        session = self.session
-        hydration = HydrationCollector(lambda: connections_of(session), lambda commit: counts_of(session, commit))
-        self.metrics.watch(self._held, hydration)
+        self.room = Room(store.root, self.options.marks)
+        self.lazy = Lazy(self.session)
+        hydration = HydrationCollector(self.lazy.connections, self.lazy.residences, self._volume_of)
+        self.metrics.watch(self._held, hydration, RoomCollector(self.room))
 
     @contextlib.contextmanager
     def locked(self, what: str, *names: str) -> Iterator[None]:
@@ -119,6 +131,9 @@ class Driver:
                     dirty += upperdir_usage(tree.upperdir)[0]
                     worktrees += 1
         return Volumes(worktrees, dirty, self.jobs.running)
+
+    def _volume_of(self, source: str) -> str | None:
+        return volume_of(self.session, source, lambda volume_id: self.volumes.get(inline_key(volume_id)) is not None)
 
     def made_stratum(self, name: str) -> bool:
         """Whether the stratum is the driver's own: that of empty volumes, or one that it pulls into."""

@@ -6,13 +6,13 @@ and its record go when the volume is unpublished. A commit that was asked for st
 as that may be somebody else's. Where the stratum is the node's, which pods of several namespaces may have as their
 source, its tag begins with the pod's namespace and '.', which no namespace has in its name: so nobody takes, or makes,
 a tag that others look for. What is pulled for a namespace is in a stratum of its own, and it is pulled whole: a commit
-that lists contents without bringing them would show those that the node has of others.
+that lists contents without bringing them would show those that the node has of others. Where an administrator trusts
+those who push to a place with that (``--inline-lazy``), what comes from there may be lazy.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 from dataclasses import replace
 
@@ -33,7 +33,7 @@ from stratum.csi.mounts import check_access, records_of, shown_at, stage
 from stratum.csi.paths import Place
 from stratum.csi.provisioning import exists, remove_recorded
 from stratum.csi.quiesce import asked_kindly
-from stratum.csi.records import VolumeRecord
+from stratum.csi.records import VolumeRecord, inline_key
 from stratum.csi.sources import FROM_PUBLISH, Asker, fetch
 from stratum.errors import ExistsError
 from stratum.oci.target import Target
@@ -46,11 +46,6 @@ from stratum.volumes.historic import ensure_history
 from stratum.volumes.tagtemplate import SHORT_ID
 
 _log = logging.getLogger(__name__)
-
-
-def inline_key(volume_id: str) -> str:
-    """The key of an inline volume."""
-    return f"inline-{hashlib.sha256(volume_id.encode()).hexdigest()[:40]}"
 
 
 def publish(driver: Driver, request: csi.NodePublishVolumeRequest, target: Place, caller: Caller) -> None:
@@ -74,7 +69,7 @@ def publish(driver: Driver, request: csi.NodePublishVolumeRequest, target: Place
         raise invalid("a read-only volume cannot be committed on unpublish")
     if wanted.history and flags & MOUNT_ATTR_RDONLY:
         raise invalid("a read-only volume has no history, as nothing is written in it")
-    asker = _asker(request, caller)
+    asker = _asker(driver, request, wanted, caller)
     record = driver.volumes.get(inline_key(request.volume_id))
     if record is None or not driver.session.store.commits.exists(record.commit):
         record = _recorded(driver, request, wanted, asker)
@@ -97,17 +92,18 @@ def publish(driver: Driver, request: csi.NodePublishVolumeRequest, target: Place
             mountapi.mount_setattr(mount, attributes=flags)
 
 
-def _asker(request: csi.NodePublishVolumeRequest, caller: Caller) -> Asker:
+def _asker(driver: Driver, request: csi.NodePublishVolumeRequest, wanted: Attributes, caller: Caller) -> Asker:
     namespace = request.volume_context.get(POD_NAMESPACE, "")
-    return Asker(caller, dict(request.secrets), namespace, FROM_PUBLISH, isolated=True)
+    trusted = wanted.source is not None and driver.options.trusts_inline_source(wanted.source)
+    return Asker(caller, dict(request.secrets), namespace, FROM_PUBLISH, isolated=True, trusted=trusted)
 
 
 def _recorded(driver: Driver, request: csi.NodePublishVolumeRequest, wanted: Attributes, asker: Asker) -> VolumeRecord:
     """Put the volume on record, once its content is in the store."""
     assert wanted.source is not None
-    if wanted.lazy and isinstance(wanted.source, Target):
-        _log.info("%s: lazy means nothing for an inline volume: what pods name is pulled whole", _pod(request))
-    origin = fetch(driver, wanted.source, asker, wanted.pull_policy)
+    if wanted.lazy and isinstance(wanted.source, Target) and not asker.trusted:
+        _log.info("%s: %s is pulled whole, as no --inline-lazy names it", _pod(request), wanted.source)
+    origin = fetch(driver, wanted.source, asker, wanted.pull_policy, lazy=wanted.lazy)
     record = VolumeRecord(
         key=inline_key(request.volume_id),
         name=_pod(request),

@@ -57,6 +57,13 @@ def command_line() -> argparse.ArgumentParser:
         "shell pattern of refs. Default: any that is not in an object store.",
     )
     add(
+        "--inline-lazy",
+        action="append",
+        metavar="PATTERN",
+        help="Source, as --inline-source has them, that inline volumes may have lazily; repeatable. Whoever can push "
+        "there can show pods what others have on the node, if they know its digests. Default: none.",
+    )
+    add(
         "--kubelet-dir",
         default="/var/lib/kubelet",
         metavar="DIR",
@@ -96,6 +103,20 @@ def command_line() -> argparse.ArgumentParser:
         metavar="TIME",
         help="How long what was pulled stays after the last volume began with it. Default: %(default)s.",
     )
+    add(
+        "--gc-high",
+        default="80",
+        metavar="PERCENT",
+        help="Share of the store's disk from which room is made, whatever the age of what nobody uses; 100 for never. "
+        "Default: %(default)s.",
+    )
+    add("--gc-low", default="75", metavar="PERCENT", help="Share until which it is made. Default: %(default)s.")
+    add(
+        "--pull-limit",
+        default="84",
+        metavar="PERCENT",
+        help="Share beyond which nothing is pulled; a kubelet throws pods out at 85. Default: %(default)s.",
+    )
     add("--version", action="version", version=f"stratum-csi {stratum.__version__}")
     return parser
 
@@ -118,10 +139,12 @@ def _run(args: argparse.Namespace) -> int:
     from stratum.config import load_config
 
     _look_for_packages()
-    from stratum.csi import collecting, healing, quiesce
+    from stratum.csi import healing, housekeeping, quiesce
+    from stratum.csi.collecting import Rules
     from stratum.csi.driver import Driver, Options
     from stratum.csi.metrics import LIMITS
     from stratum.csi.patterns import parse_pattern
+    from stratum.csi.room import parse_marks
     from stratum.csi.runtime import Runtime
     from stratum.csi.server import log_to_stderr, serve
     from stratum.serving import listen, parse_address, serving
@@ -135,10 +158,12 @@ def _run(args: argparse.Namespace) -> int:
         allow_inline=args.allow_inline,
         ca_file=_ca_file(args.ca_file),
         external_keeper=args.external_keeper,
-        inline_sources=tuple(parse_pattern(text) for text in args.inline_source or ("*",)),
+        marks=parse_marks(args.gc_high, args.gc_low, args.pull_limit),
+        inline_sources=tuple(map(parse_pattern, args.inline_source or ("*",))),
+        inline_lazy=tuple(map(parse_pattern, args.inline_lazy or ())),
     )
     certificate = _metrics_certificate(args)
-    rules = collecting.Rules(*(parse_duration(text) for text in (args.gc_interval, args.reflog_age, args.pulled_age)))
+    interval, *ages = map(parse_duration, (args.gc_interval, args.reflog_age, args.pulled_age))
     os.chdir("/")
     os.umask(0o022)
     log_to_stderr()
@@ -155,7 +180,7 @@ def _run(args: argparse.Namespace) -> int:
             tls = certificate.context if certificate is not None else None
             stack.enter_context(serving(driver.metrics.app(), listener, LIMITS, tls=tls))
         server = serve(driver, args.endpoint)
-        collecting.start(driver, rules)
+        housekeeping.start(driver, interval, Rules(*ages))
         healing.start(driver)
         quiesce.start(driver)
         stopped.wait()

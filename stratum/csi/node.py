@@ -17,7 +17,7 @@ from stratum.csi.attributes import (
     mount_attributes,
     volume_attributes,
 )
-from stratum.csi.condition import condition_of
+from stratum.csi.condition import condition_of, condition_over
 from stratum.csi.driver import TOPOLOGY_KEY, Driver
 from stratum.csi.errors import CallError, Code, invalid, not_found, precondition
 from stratum.csi.gates import base_of, gate_options, origin_of
@@ -207,6 +207,7 @@ class Node:
             raise not_found(f"volume {request.volume_id[:140]!r} is not at {request.volume_path[:140]!r}")
         ref, store = parse_ref(shown), self._driver.session.store
         free = free_space(store.root)
+        source = entry.source if entry is not None else None
         if ref.worktree is None:
             meta = store.commits.meta(store.resolve_commit(ref))
             return csi.NodeGetVolumeStatsResponse(
@@ -214,7 +215,7 @@ class Node:
                     csi.VolumeUsage(unit=csi.VolumeUsage.BYTES, used=meta.total_size, total=meta.total_size),
                     csi.VolumeUsage(unit=csi.VolumeUsage.INODES, used=meta.file_count, total=meta.file_count),
                 ],
-                volume_condition=csi.VolumeCondition(message=f"{ref} is usable"),
+                volume_condition=condition_over(self._driver, str(ref), meta.metadata_hash, source),
             )
         size, inodes = upperdir_usage(store.worktrees.get(ref.name, ref.worktree).upperdir)
         return csi.NodeGetVolumeStatsResponse(
@@ -222,7 +223,7 @@ class Node:
                 _usage(csi.VolumeUsage.BYTES, size, free.bytes),
                 _usage(csi.VolumeUsage.INODES, inodes, free.inodes),
             ],
-            volume_condition=condition_of(self._driver, ref.name, ref.worktree, history=True),
+            volume_condition=condition_of(self._driver, ref.name, ref.worktree, source=source, history=True),
         )
 
     def _place(self, path: str, what: str) -> Place:

@@ -30,6 +30,11 @@ def key_for(name: str, prefix: str) -> str:
     return f"{prefix}-{hashlib.sha256(name.encode()).hexdigest()[:40]}"
 
 
+def inline_key(volume_id: str) -> str:
+    """The key of an inline volume."""
+    return f"inline-{hashlib.sha256(volume_id.encode()).hexdigest()[:40]}"
+
+
 @dataclass(frozen=True, slots=True)
 class VolumeRecord:
     """A volume: worktree ``key`` of ``stratum`` over ``commit``.

@@ -75,7 +75,8 @@ FROM_LIST = "csi.storage.k8s.io/snapshotter-list-secret-name (and -namespace) of
 class Asker:
     """On whose behalf something is fetched or sent.
 
-    ``isolated`` is for a pod author's wish: it gets the request's ``secrets`` and no credentials of the node.
+    ``isolated`` is for a pod author's wish: it gets the request's ``secrets`` and no credentials of the node, and
+    all that is pulled for it comes from the place that it names; but where that is ``trusted`` to have what it lists.
     ``namespace`` is the pod's, claim's or snapshot's, empty where it is not known. ``named_in`` says where the
     secrets are named.
     """
@@ -85,6 +86,7 @@ class Asker:
     namespace: str = ""
     named_in: str = ""
     isolated: bool = False
+    trusted: bool = False
 
     @property
     def tenant(self) -> str:
@@ -118,8 +120,9 @@ def fetch(
 
     Of the node's strata, an isolated asker may have tags only. ``policy`` says when a registry is asked; by default
     once for a digest, and each time for a tag. ``lazy`` says whether a pull leaves contents to the first read (None:
-    what the settings say); for an isolated asker it brings them always, as a list of contents proves nothing about who
-    may read them. FAILED_PRECONDITION where the registry may not be asked and that was never done.
+    what the settings say); for an isolated asker it brings them always, unless the place is trusted, as a list of
+    contents proves nothing about who may read them. FAILED_PRECONDITION where the registry may not be asked and that
+    was never done.
     """
     if isinstance(source, Ref):
         if asker.isolated and driver.made_stratum(source.name):
@@ -129,7 +132,10 @@ def fetch(
         return _inline_tag(driver, source) if asker.isolated else _local(driver, source)
     if policy is None:
         policy = PullPolicy.IF_NOT_PRESENT if source.digest else PullPolicy.ALWAYS
-    lazy = not asker.isolated and (driver.session.config.lazy if lazy is None else lazy)
+    if asker.isolated:
+        lazy = bool(lazy) and asker.trusted
+    elif lazy is None:
+        lazy = driver.session.config.lazy
     known = _pulled_before(driver, source, asker) if policy != PullPolicy.ALWAYS else None
     partial = known is not None and driver.session.store.sources.is_partial(known.commit)
     if known is not None and (lazy or policy == PullPolicy.NEVER or not partial):
@@ -189,17 +195,23 @@ def pull(
         driver.jobs.check_wanted(task)
 
     def work() -> str:
-        with access_for(driver, asker, target) as access, _recorded(driver, record) as commits:
+        with (
+            driver.room.held(str(target)) as room,
+            access_for(driver, asker, target) as access,
+            _recorded(driver, record) as commits,
+        ):
+            room(0)
             done = transfer.pull(
                 driver.session,
                 str(target),
                 name,
                 access=access,
-                isolated=asker.isolated,
+                isolated=asker.isolated and not lazy,
                 lazy=lazy,
                 mounted=True,
                 force=force or record is not None,
                 progress=check_wanted,
+                room=room,
             )
             commits.append(done.commit)
         driver.metrics.pulled(done.bytes_received)
@@ -262,16 +274,22 @@ def _inline_tag(driver: Driver, ref: Ref) -> Origin:
 def access_for(driver: Driver, asker: Asker, target: Target) -> Iterator[Access]:
     """How the registry of ``target`` is reached. What it says in the block is put into words for those who write
     manifests."""
-    access = driver.session.access()
-    authorities = access.authorities
-    if driver.options.ca_file is not None:
-        authorities = (*(authorities or filter(None, (system_authorities(),))), driver.options.ca_file)
-    access = replace(access, credentials=credentials(asker, target, access.credentials), authorities=authorities)
+    access = node_access(driver)
+    access = replace(access, credentials=credentials(asker, target, access.credentials))
     if target.bucket is not None:
         keys = keys_of(asker.secrets)
         access = with_keys(access, keys) if keys or asker.isolated else access
     with _for_pods(asker, target):
         yield access
+
+
+def node_access(driver: Driver) -> Access:
+    """How places are reached with what the node has."""
+    access = driver.session.access()
+    if driver.options.ca_file is None:
+        return access
+    known = access.authorities or tuple(filter(None, (system_authorities(),)))
+    return replace(access, authorities=(*known, driver.options.ca_file))
 
 
 def credentials(asker: Asker, target: Target, of_node: Credentials) -> Credentials:

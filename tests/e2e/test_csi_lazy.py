@@ -123,6 +123,62 @@ def test_who_wants_it_whole_gets_it_whole(tmp_path: Path, runtime_dir: Path, far
         node.delete(lazy.volume_id)
 
 
+def test_it_is_told_how_much_is_here_and_that_the_rest_cannot_be_had(
+    tmp_path: Path, runtime_dir: Path, far: Far
+) -> None:
+    def condition() -> csi.VolumeCondition:
+        request = csi.NodeGetVolumeStatsRequest(volume_id=volume_id, volume_path=str(place))
+        return node.node.NodeGetVolumeStats(request).volume_condition
+
+    def until(words: str) -> csi.VolumeCondition:
+        deadline = time.monotonic() + 20
+        while words not in (found := condition()).message:
+            assert time.monotonic() < deadline, found
+            time.sleep(0.2)
+        return found
+
+    with node_of(tmp_path) as node:
+        volume_id, place = use(node, "pvc-1", {"source": far.reference, **LAZY})
+        assert not condition().abnormal
+        until("; 0 B of ")
+        assert figures(node)[f"stratum_csi_volume_unreal_bytes/{volume_id}"] > (place / LARGE).stat().st_size
+        assert figures(node)[f"stratum_csi_volume_source_up/{volume_id}"] == 1
+        (entry,) = node.controller.ListVolumes(csi.ListVolumesRequest()).entries
+        assert "on the node" in entry.status.volume_condition.message
+        far.slow.die()
+        assert read_error(place / "d1/f05") == errno.EIO
+        told = until("away")
+        assert told.abnormal
+        assert far.reference.rpartition(":")[0] in told.message
+        assert figures(node)[f"stratum_csi_volume_source_up/{volume_id}"] == 0
+        hydrating.stop(node.cli.runtime_dir)
+        until("the keeper (stratum hydrate)")
+        release(node, volume_id, "pvc-1")
+
+
+def test_pods_may_name_lazy_what_is_trusted_to_have_what_it_lists(tmp_path: Path, runtime_dir: Path, far: Far) -> None:
+    far.slow.tell(login="user:secret")
+    attributes = {
+        "csi.storage.k8s.io/ephemeral": "true",
+        "csi.storage.k8s.io/pod.namespace": "one",
+        "source": far.reference,
+        "lazy": "true",
+        "prefetch": "none",
+    }
+    with node_of(tmp_path, "--allow-inline", "--inline-lazy", far.reference.rpartition(":")[0]) as node:
+        with refused(Code.UNAUTHENTICATED):
+            node.publish("csi-1", "pod", attributes, staging_target_path="")
+        place = node.publish("csi-1", "pod", attributes, staging_target_path="", secrets=PASSWORD)
+        assert far.slow.ranges() == []
+        assert figures(node)["stratum_csi_volume_source_up/inline"] == 1
+        assert sum_of(place / "d1/f05") == far.sums["d1/f05"]
+        node.publish("csi-2", "other", attributes | {"lazy": "false"}, staging_target_path="", secrets=PASSWORD)
+        assert not (node.cli.store / "commits" / f"{far.commit}.partial").exists(), "who asks for it gets it whole"
+        for volume_id, name in (("csi-1", "pod"), ("csi-2", "other")):
+            node.unpublish(volume_id, name)
+        hydrating.stop(node.cli.runtime_dir)
+
+
 def test_what_a_pod_names_is_pulled_whole(tmp_path: Path, runtime_dir: Path, far: Far) -> None:
     attributes = {
         "csi.storage.k8s.io/ephemeral": "true",

@@ -24,6 +24,8 @@ from tests.support.small import limited
 PROGRAM = Path(sys.executable).with_name("stratum-csi")
 Modes = csi.VolumeCapability.AccessMode
 TIMEOUT = 60.0
+ANY_DISK = ("--gc-high", "100", "--gc-low", "100", "--pull-limit", "100")
+"""A driver minds no disk that others fill; a test's own options come after these."""
 _CHANNEL = (
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.initial_reconnect_backoff_ms", 20),
@@ -82,6 +84,7 @@ class Node:
         """Start the driver, and wait until it answers."""
         endpoint = f"unix://{self.directory}/csi.sock"
         arguments = ["--endpoint", endpoint, "--node-id", self.name, "--controller", "--kubelet-dir", self.kubelet]
+        arguments += ANY_DISK
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 limited([PROGRAM, *arguments, *self.options]), stderr=log, stdout=log, env=self.cli.environment

@@ -8,15 +8,17 @@ from typing import Any
 
 from prometheus_client.metrics_core import Metric
 
-from stratum.csi.hydration import STATES, Connection, HydrationCollector, Totals, now_of
-from stratum.errors import NotFoundError, StratumError
+from stratum.csi.hydration import INLINE, OTHERS, STATES, VOLUMES_MAX, HydrationCollector, Totals, now_of
+from stratum.csi.residing import Connection, Residences
+from stratum.errors import NotFoundError
 from stratum.store.residence import ResidenceCounts
 
 
 def mount(name: str, asks: int = 0, received: int = 0, **more: Any) -> Connection:
     """What a worker says of one mount."""
     fetcher = {"asks": asks, "hits": 0, "errors": 0, "objects": asks, "bytes": received, "sources": more.get("sources")}
-    return {"id": name, "commit": more.get("commit", "c"), "fetcher": fetcher, "gate": {"waiting": more.get("waiting")}}
+    gate = {"waiting": more.get("waiting")}
+    return {"id": name, "source": name, "commit": more.get("commit", "c"), "fetcher": fetcher, "gate": gate}
 
 
 def test_sums_only_grow() -> None:
@@ -47,7 +49,8 @@ def test_how_it_is_now() -> None:
 
 def values(collector: HydrationCollector) -> dict[str, float]:
     families: list[Metric] = list(collector.collect())
-    return {sample.name: sample.value for family in families for sample in family.samples}
+    samples = [sample for family in families for sample in family.samples]
+    return {"/".join([sample.name, *sample.labels.values()]): sample.value for sample in samples}
 
 
 def soon(wanted: Callable[[], bool]) -> None:
@@ -67,7 +70,7 @@ def test_what_is_here_is_counted_beside_the_scrape() -> None:
         return ResidenceCounts(real_bytes=10, unreal_bytes=100)
 
     mounts = [mount("a", commit="x"), mount("b", commit="x"), mount("c", commit="y"), mount("d", commit="gone")]
-    collector = HydrationCollector(lambda: mounts, counts)
+    collector = HydrationCollector(lambda: mounts, Residences(counts), lambda _source: None)
     assert "stratum_csi_lazy_real_bytes" not in values(collector)
     soon(lambda: values(collector).get("stratum_csi_lazy_unreal_bytes") == 200)
     assert values(collector)["stratum_csi_lazy_real_bytes"] == 20
@@ -77,13 +80,37 @@ def test_what_is_here_is_counted_beside_the_scrape() -> None:
 
 
 def test_a_keeper_that_does_not_answer_is_down() -> None:
-    def fails() -> list[Connection]:
-        raise StratumError("no answer")
-
     def counts(_commit: str) -> ResidenceCounts:
         raise AssertionError
 
-    for connections in (fails, lambda: None):
-        found = values(HydrationCollector(connections, counts))
-        assert (found["stratum_csi_lazy_keeper_up"], found["stratum_csi_lazy_mounts"]) == (0, 0)
-    assert values(HydrationCollector(list, counts))["stratum_csi_lazy_keeper_up"] == 1
+    found = values(HydrationCollector(lambda: None, Residences(counts), lambda _source: None))
+    assert (found["stratum_csi_lazy_keeper_up"], found["stratum_csi_lazy_mounts"]) == (0, 0)
+    found = values(HydrationCollector(list, Residences(counts), lambda _source: None))
+    assert found["stratum_csi_lazy_keeper_up"] == 1
+
+
+def test_volumes_have_figures_of_their_own_but_no_more_than_so_many() -> None:
+    names: dict[str, str | None] = {f"m{number:03}": f"v{number:03}" for number in range(VOLUMES_MAX + 2)}
+    names |= {"i1": INLINE, "i2": INLINE, "host": None, "again": "v000"}
+    away = [{"state": "away"}, {"state": "denied"}]
+    mounts = [mount(name, commit="x") for name in names if name not in ("i1", "m001")]
+    mounts += [mount("i1", commit="y", sources=[{"state": "away"}, {"state": "ok"}]), mount("m001", sources=away)]
+    asked = []
+
+    def volume(source: str) -> str | None:
+        asked.append(source)
+        return names[source]
+
+    residences = Residences(
+        lambda commit: ResidenceCounts(real_bytes=1, unreal_bytes={"x": 5, "y": 50, "c": 7}[commit])
+    )
+    collector = HydrationCollector(lambda: mounts, residences, volume)
+    soon(lambda: "stratum_csi_volume_unreal_bytes/inline" in values(collector))
+    found = values(collector)
+    assert found["stratum_csi_volume_unreal_bytes/inline"] == 55, "all pods' together"
+    assert found["stratum_csi_volume_unreal_bytes/v000"] == 5, "two mounts of a volume have one commit"
+    assert (found["stratum_csi_volume_source_up/v001"], found["stratum_csi_volume_source_up/inline"]) == (0, 1)
+    labels = {key.rpartition("/")[2] for key in found if key.startswith("stratum_csi_volume_real_bytes/")}
+    assert len(labels) == VOLUMES_MAX + 1
+    assert OTHERS in labels
+    assert len(asked) == len(names), "a mount's volume is looked up once"
