@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from stratum.api.session import Session
+from stratum.csi.claims import ClaimsCollector, claims_of
 from stratum.csi.errors import aborted
 from stratum.csi.hydration import HydrationCollector, volume_of
 from stratum.csi.jobs import Jobs
@@ -41,7 +42,7 @@ class Options:
     """How the driver was started. Inline volumes' sources must match one of ``inline_sources``, and may be lazy where
     they match one of ``inline_lazy``, too; ``ca_file`` has certificate authorities for registries besides the system's.
     With ``external_keeper`` nothing is started that stands behind mounts: somebody else runs it. ``marks`` say how full
-    the disk may get."""
+    the disk may get; ``max_volumes`` how many volumes may be mounted, 0 for any number."""
 
     node_id: str
     kubelet_dir: Path
@@ -52,6 +53,7 @@ class Options:
     ca_file: Path | None = None
     external_keeper: bool = False
     marks: Marks = field(default_factory=Marks)
+    max_volumes: int = 0
 
     def allows_inline_source(self, source: Target | Ref) -> bool:
         """Whether pod authors may name ``source``."""
@@ -90,7 +92,8 @@ class Driver:
         self.room = Room(store.root, self.options.marks)
         self.lazy = Lazy(self.session)
         hydration = HydrationCollector(self.lazy.connections, self.lazy.residences, self._volume_of)
-        self.metrics.watch(self._held, hydration, RoomCollector(self.room))
+        claims = ClaimsCollector(lambda: claims_of(self.volumes, store, self.session.state))
+        self.metrics.watch(self._held, hydration, RoomCollector(self.room), claims)
 
     @contextlib.contextmanager
     def locked(self, what: str, *names: str) -> Iterator[None]:

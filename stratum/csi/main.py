@@ -117,6 +117,21 @@ def command_line() -> argparse.ArgumentParser:
         metavar="PERCENT",
         help="Share beyond which nothing is pulled; a kubelet throws pods out at 85. Default: %(default)s.",
     )
+    add(
+        "--orphan-age",
+        default="1h",
+        metavar="TIME",
+        help="How long what the kubelet has forgotten stays: mounts and inline volumes of pods that it does not know; "
+        "0 for ever. Default: %(default)s.",
+    )
+    add(
+        "--max-volumes",
+        type=int,
+        default=0,
+        metavar="NUMBER",
+        help="How many volumes may be mounted on this node, inline ones included; 0 for any number. "
+        "Default: %(default)s.",
+    )
     add("--version", action="version", version=f"stratum-csi {stratum.__version__}")
     return parser
 
@@ -139,7 +154,7 @@ def _run(args: argparse.Namespace) -> int:
     from stratum.config import load_config
 
     _look_for_packages()
-    from stratum.csi import healing, housekeeping, quiesce
+    from stratum.csi import healing, housekeeping, orphans, quiesce
     from stratum.csi.collecting import Rules
     from stratum.csi.driver import Driver, Options
     from stratum.csi.metrics import LIMITS
@@ -158,6 +173,7 @@ def _run(args: argparse.Namespace) -> int:
         allow_inline=args.allow_inline,
         ca_file=_ca_file(args.ca_file),
         external_keeper=args.external_keeper,
+        max_volumes=_max_volumes(args.max_volumes),
         marks=parse_marks(args.gc_high, args.gc_low, args.pull_limit),
         inline_sources=tuple(map(parse_pattern, args.inline_source or ("*",))),
         inline_lazy=tuple(map(parse_pattern, args.inline_lazy or ())),
@@ -183,6 +199,7 @@ def _run(args: argparse.Namespace) -> int:
         housekeeping.start(driver, interval, Rules(*ages))
         healing.start(driver)
         quiesce.start(driver)
+        orphans.start(driver, parse_duration(args.orphan_age))
         stopped.wait()
         server.stop(GRACE).wait()
         if driver.jobs.running:
@@ -214,6 +231,12 @@ def _node_id(node_id: str) -> str:
             hint=f"it has up to {NODE_ID_MAX} letters, digits, '.', '_' and '-', as values of labels do",
         )
     return node_id
+
+
+def _max_volumes(number: int) -> int:
+    if number < 0:
+        raise UsageError(f"--max-volumes {number} is no number of volumes", hint="0 is any number")
+    return number
 
 
 def _ca_file(text: str | None) -> Path | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
@@ -19,6 +19,9 @@ BUCKETS = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 120.0)
 """Upper bounds of the durations' histogram, in seconds."""
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+ORPHANS = ("inline", "published", "staged")
+"""What the kubelet may have forgotten (``csi.orphans``)."""
 
 LIMITS = Limits(connections=8, each=3, seconds=10.0)
 """Whoever reaches the driver's pod can connect, so nobody gets much."""
@@ -69,6 +72,18 @@ class Metrics:
             registry=registry,
         )
 
+        self._orphans = Gauge(
+            "stratum_csi_orphans",
+            "Volumes that the kubelet has forgotten, by where they are.",
+            ["kind"],
+            registry=registry,
+        )
+        self._orphans_removed = Counter(
+            "stratum_csi_orphans_removed", "Those that were taken away.", ["kind"], registry=registry
+        )
+
+        self.orphans(dict.fromkeys(ORPHANS, 0))
+
     def watch(self, volumes: Callable[[], Volumes], *others: Collector) -> None:
         """Report what ``volumes`` and others say at that moment too."""
         for collector in (_VolumesCollector(volumes), *others):
@@ -93,6 +108,16 @@ class Metrics:
         self._freed.inc(freed)
         if result == "done":
             self._collected_at.set_to_current_time()
+
+    def orphans(self, counts: Mapping[str, int]) -> None:
+        """Say how many volumes the kubelet has forgotten, by their kind."""
+        for kind, count in counts.items():
+            self._orphans.labels(kind).set(count)
+            self._orphans_removed.labels(kind)
+
+    def orphan_removed(self, kind: str) -> None:
+        """Count one that was taken away."""
+        self._orphans_removed.labels(kind).inc()
 
     def text(self) -> bytes:
         """All figures, looked up now."""

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from stratum.api.mounting import mount
 from stratum.csi.driver import Driver
-from stratum.csi.errors import already_exists, precondition
+from stratum.csi.errors import CallError, Code, already_exists, precondition
 from stratum.csi.paths import Place
 from stratum.errors import BusyError, StratumError, os_error_text
 from stratum.mount import build, host
@@ -59,13 +59,15 @@ def stage(driver: Driver, volume_id: str, ref: str, at: Place, options: Callable
 
     ``options`` gives those of a gate (``csi.gates``).
 
-    FAILED_PRECONDITION where somebody else has the worktree.
+    FAILED_PRECONDITION where somebody else has the worktree, RESOURCE_EXHAUSTED where the node has as many volumes as
+    it may.
     """
     entry = shown_at(driver, at.path, volume_id)
     if entry is not None:
         if record_of(driver, entry) is None and not ref.endswith(str(ref_of(entry))):
             raise precondition(f"{at.path} shows {entry.source} and not {ref}")
         return entry
+    _check_count(driver)
     made = at.make()
     try:
         mount(driver.session, ref, str(at.path), holder=KubernetesVolume(volume_id), options=options())
@@ -78,6 +80,20 @@ def stage(driver: Driver, volume_id: str, ref: str, at: Place, options: Callable
     entry = mountinfo.topmost(at.path)
     assert entry is not None
     return entry
+
+
+def _check_count(driver: Driver) -> None:
+    """The scheduler counts volumes of claims, and not those of pods; nor those that are about to go."""
+    most = driver.options.max_volumes
+    if not most:
+        return
+    records = driver.session.state.of_store(driver.session.store.root)
+    if sum(isinstance(record.holder, KubernetesVolume) for record in records) >= most:
+        raise CallError(
+            Code.RESOURCE_EXHAUSTED,
+            f"{driver.options.node_id} has {most} volumes mounted, and may have no more (--max-volumes)",
+            hint="this is tried again by itself",
+        )
 
 
 def _unmake(at: Place, made: bool) -> None:

@@ -54,9 +54,13 @@ class Node:
         self._driver = driver
 
     def NodeGetInfo(self, request: csi.NodeGetInfoRequest, caller: Caller) -> csi.NodeGetInfoResponse:
-        """The node's ID, which is also its topology."""
-        node = self._driver.options.node_id
-        return csi.NodeGetInfoResponse(node_id=node, accessible_topology=csi.Topology(segments={TOPOLOGY_KEY: node}))
+        """The node's ID, which is also its topology, and how many volumes it may have."""
+        options = self._driver.options
+        return csi.NodeGetInfoResponse(
+            node_id=options.node_id,
+            max_volumes_per_node=options.max_volumes,
+            accessible_topology=csi.Topology(segments={TOPOLOGY_KEY: options.node_id}),
+        )
 
     def NodeGetCapabilities(
         self, request: csi.NodeGetCapabilitiesRequest, caller: Caller

@@ -24,6 +24,7 @@ from stratum.composefs.erofs.writer import image_pieces
 from stratum.config import load_config
 from stratum.content.objectstore import read_record
 from stratum.csi.hooks import PREFIX, parse_hooks
+from stratum.csi.kubelet import parse_note
 from stratum.errors import DamagedError, StratumError
 from stratum.fs.address import split_path
 from stratum.history.pending import parse_pending
@@ -284,6 +285,7 @@ PARSERS: dict[str, tuple[Callable[[bytes], object], bytes]] = {
     "residence": (lambda data: parse_rules(data, "a file"), b'[residence]\n"/" = "real"\n"/a\\\\x20b" = "unreal"\n'),
     "budget": (lambda data: parse_budget(data, "a file"), b"[cache]\nmax = 10\nmin_free = 15\n"),
     "references": (lambda data: read_record(data, "a content", "a key"), b'{"references": 2, "removing": false}\n'),
+    "note of a kubelet": (parse_note, b'{"driverName":"csi.stratum.dev","volumeHandle":"a+b","specVolID":"c"}'),
     "reflog": (parse_entry, b'{"when":"2026","kind":"tag","which":"a","old":null,"new":"%b","why":""}' % HASH.encode()),
     "operation": (operation, OPERATION[:-1]),
     "pending": (parse_pending, PENDING),

@@ -35,3 +35,17 @@ def test_without_its_extra_one_line_says_what_is_missing(
 def test_a_certificate_that_cannot_be_shown(options: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--endpoint", "unix:///none", "--node-id", "n", *options]) == 2
     assert capsys.readouterr().err.startswith(f"error: {said}")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--gc-high", "80%"], "--gc-high '80%' is not a percentage"),
+        (["--pull-limit", "101"], "--pull-limit '101' is not a percentage"),
+        (["--gc-low", "90"], "--gc-low 90, --gc-high 80 and --pull-limit 84 do not ascend"),
+        (["--max-volumes", "-1"], "--max-volumes -1 is no number of volumes"),
+    ],
+)
+def test_marks_and_numbers_that_are_none(options: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--endpoint", "unix:///none", "--node-id", "n", *options]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {said}")
