@@ -18,7 +18,7 @@
                                                      of groups. false is that of single snapshots
 
 Any other key is refused, so that a misspelt one is not silently ignored; those that Kubernetes adds
-(``csi.storage.k8s.io/...``, ``storage.kubernetes.io/...``) are for the driver's eyes only.
+(``csi.storage.k8s.io/...``, ``storage.kubernetes.io/...``), and the populator's, are for the driver's eyes only.
 """
 
 from __future__ import annotations
@@ -54,6 +54,8 @@ CLAIM_NAMESPACE = "csi.storage.k8s.io/pvc/namespace"
 SNAPSHOT_NAMESPACE = "csi.storage.k8s.io/volumesnapshot/namespace"
 GROUP_NAMESPACE = "csi.storage.k8s.io/volumegroupsnapshot/namespace"
 POD_UID = "csi.storage.k8s.io/pod.uid"
+POPULATED = "csi.stratum.dev/populated"
+"""``true``: the source was written by whoever may write in the claim's namespace, and not by an administrator."""
 
 T = TypeVar("T")
 
@@ -197,7 +199,7 @@ def _has_tag(text: str, target: Target) -> bool:
 def _known(given: Mapping[str, str], known: set[str]) -> dict[str, str]:
     values = {}
     for key, value in given.items():
-        if key.startswith(KUBERNETES_PREFIXES):
+        if key.startswith(KUBERNETES_PREFIXES) or key == POPULATED:
             continue
         if key not in known:
             raise invalid(f"unknown key {key[:140]!r}", hint=f"known: {', '.join(sorted(known))}")

@@ -8,6 +8,7 @@ from stratum.csi import csi_pb2 as csi
 from stratum.csi import provisioning, snapshots
 from stratum.csi.attributes import (
     CLAIM_NAMESPACE,
+    POPULATED,
     SNAPSHOT_NAMESPACE,
     check_capabilities,
     check_capability,
@@ -23,7 +24,7 @@ from stratum.csi.mounts import records_of
 from stratum.csi.paging import page
 from stratum.csi.provisioning import Wanted
 from stratum.csi.records import SnapshotRecord, VolumeRecord, readable
-from stratum.csi.sources import FROM_CLASS, FROM_LIST, FROM_SNAPSHOT_CLASS, Asker
+from stratum.csi.sources import FROM_CLASS, FROM_LIST, FROM_SNAPSHOT_CLASS, FROM_SOURCE, Asker
 from stratum.store.resolve import ResolvedWorktree
 
 NAME_MAX = 128
@@ -63,7 +64,9 @@ class Controller:
         wanted = _wanted(request)
         self._check_topology(request.accessibility_requirements)
         namespace = request.parameters.get(CLAIM_NAMESPACE, "")
-        asker = Asker(caller, dict(request.secrets), namespace, FROM_CLASS)
+        isolated = request.parameters.get(POPULATED) == "true"
+        named_in = FROM_SOURCE if isolated else FROM_CLASS
+        asker = Asker(caller, dict(request.secrets), namespace, named_in, isolated=isolated)
         try:
             with self._driver.locked("volume name", wanted.name):
                 record = provisioning.create(self._driver, wanted, asker)

@@ -157,11 +157,12 @@ def _run(args: argparse.Namespace) -> int:
     from stratum.csi import healing, housekeeping, orphans, quiesce
     from stratum.csi.collecting import Rules
     from stratum.csi.driver import Driver, Options
+    from stratum.csi.logs import log_to_stderr
     from stratum.csi.metrics import LIMITS
     from stratum.csi.patterns import parse_pattern
     from stratum.csi.room import parse_marks
     from stratum.csi.runtime import Runtime
-    from stratum.csi.server import log_to_stderr, serve
+    from stratum.csi.server import serve
     from stratum.serving import listen, parse_address, serving
     from stratum.sys.threads import use_little_address_space
 

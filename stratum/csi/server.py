@@ -6,10 +6,8 @@ only names and paths; never secrets. What fails with ``StratumError`` is answere
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -28,7 +26,6 @@ from stratum.csi.identity import Identity
 from stratum.csi.node import Node
 from stratum.errors import StratumError, UsageError, os_error_text
 from stratum.serving import socket_place
-from stratum.store.clock import rfc3339, utc_now
 
 THREADS = 64
 """Calls at the same time of those that may wait for a registry; ``jobs`` bounds how many of them do."""
@@ -65,29 +62,6 @@ _QUIET = {
     "GetCapacity",
 }
 _log = logging.getLogger("stratum.csi")
-
-
-class JsonFormatter(logging.Formatter):
-    """One JSON object a line. ``extra={"fields": {...}}`` adds to it."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """See ``logging.Formatter``."""
-        line = {
-            "time": rfc3339(utc_now()),
-            "level": record.levelname.lower(),
-            "message": record.getMessage(),
-            **getattr(record, "fields", {}),
-        }
-        if record.exc_info:
-            line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line)
-
-
-def log_to_stderr() -> None:
-    """Send all log lines to stderr as JSON."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter())
-    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
 
 
 def serve(driver: Driver, endpoint: str) -> grpc.Server:

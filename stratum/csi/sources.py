@@ -64,6 +64,7 @@ KEYS = (
 FROM_PUBLISH = "nodePublishSecretRef of the volume"
 FROM_STAGE = "nodeStageSecretRef of the volume"
 FROM_CLASS = "csi.storage.k8s.io/provisioner-secret-name (and -namespace) of the StorageClass"
+FROM_SOURCE = "secretRef of the StratumSource"
 FROM_SNAPSHOT_CLASS = "csi.storage.k8s.io/snapshotter-secret-name (and -namespace) of the VolumeSnapshotClass"
 FROM_GROUP_CLASS = "csi.storage.k8s.io/group-snapshotter-secret-name (and -namespace) of the VolumeGroupSnapshotClass"
 FROM_GROUP_GET = "csi.storage.k8s.io/group-snapshotter-get-secret-name (and -namespace) of the VolumeGroupSnapshotClass"
@@ -75,8 +76,9 @@ FROM_LIST = "csi.storage.k8s.io/snapshotter-list-secret-name (and -namespace) of
 class Asker:
     """On whose behalf something is fetched or sent.
 
-    ``isolated`` is for a pod author's wish: it gets the request's ``secrets`` and no credentials of the node, and
-    all that is pulled for it comes from the place that it names; but where that is ``trusted`` to have what it lists.
+    ``isolated`` is for the wish of whoever may write in a namespace: it gets the request's ``secrets`` and no
+    credentials of the node, and all that is pulled for it comes from the place that it names; but where that is
+    ``trusted`` to have what it lists.
     ``namespace`` is the pod's, claim's or snapshot's, empty where it is not known. ``named_in`` says where the
     secrets are named.
     """

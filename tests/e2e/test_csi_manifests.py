@@ -7,17 +7,20 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
 
 from stratum.cli.verbs import VERBS
-from stratum.csi.attributes import MOUNT_FLAGS, snapshot_parameters, volume_attributes
+from stratum.csi.attributes import MOUNT_FLAGS, PullPolicy, snapshot_parameters, volume_attributes
 from stratum.csi.driver import NAME, TOPOLOGY_KEY
 from stratum.csi.elsewhere import parse_handle
 from stratum.csi.hooks import parse_hooks
 from stratum.csi.main import command_line
 from stratum.csi.patterns import parse_pattern
+from stratum.csi.population import GROUP, KIND, VERSION, read_source
+from stratum.csi.populator import command_line as populator_line
 from stratum.refs import parse_ref
 from tests.support.capabilities import CHECKOUT
 from tests.support.gotools import go_program
@@ -29,7 +32,13 @@ VERSIONS = ("1.29", kubernetes_validate.latest_version())
 SUITE = K8S / "e2e"
 """What Kubernetes' own storage suite is told of the driver."""
 
-CUSTOM = ("snapshot.storage.k8s.io/v1", "groupsnapshot.storage.k8s.io/v1beta1", "monitoring.coreos.com/v1")
+CUSTOM = (
+    "snapshot.storage.k8s.io/v1",
+    "groupsnapshot.storage.k8s.io/v1beta1",
+    "monitoring.coreos.com/v1",
+    "populator.storage.k8s.io/v1beta1",
+    f"{GROUP}/{VERSION}",
+)
 """APIs whose kinds are not Kubernetes' own, so that there is no schema for them."""
 
 POLICIES = ("MutatingAdmissionPolicy", "MutatingAdmissionPolicyBinding")
@@ -134,11 +143,31 @@ def test_attributes_are_ones_that_the_driver_takes() -> None:
     for volume in inline:
         assert volume["driver"] == NAME
         volume_attributes(volume["volumeAttributes"])
-    names = {kind: {d["metadata"]["name"] for d in of_kind(kind)} for kind in ("StorageClass", "VolumeSnapshot")}
+    names = {kind: {d["metadata"]["name"] for d in of_kind(kind)} for kind in ("StorageClass", "VolumeSnapshot", KIND)}
     for claim in of_kind("PersistentVolumeClaim"):
         assert claim["spec"]["storageClassName"] in {"", *names["StorageClass"]}
         if "dataSource" in claim["spec"]:
             assert claim["spec"]["dataSource"]["name"] in names["VolumeSnapshot"]
+        if "dataSourceRef" in claim["spec"]:
+            ref = claim["spec"]["dataSourceRef"]
+            assert (ref["apiGroup"], ref["kind"]) == (GROUP, KIND)
+            assert ref["name"] in names[KIND]
+
+
+def test_sources_of_claims_are_ones_that_the_populator_takes() -> None:
+    (crd,) = of_kind("CustomResourceDefinition")
+    (populated,) = of_kind("VolumePopulator")
+    assert crd["spec"]["group"] == populated["sourceKind"]["group"] == GROUP
+    assert crd["spec"]["names"]["kind"] == populated["sourceKind"]["kind"] == KIND
+    (version,) = crd["spec"]["versions"]
+    assert version["name"] == VERSION
+    schema = version["schema"]["openAPIV3Schema"]
+    assert of_kind(KIND)
+    for document in of_kind(KIND):
+        jsonschema.validate(document, schema)
+        assert read_source(document).secret in {each["metadata"]["name"] for each in of_kind("Secret")}
+    policies = schema["properties"]["spec"]["properties"]["pullPolicy"]["enum"]
+    assert policies == [policy.value for policy in PullPolicy]
 
 
 def pod_of(documents: Iterable[Document], daemonset: str) -> Document:
@@ -277,6 +306,23 @@ def test_the_storage_suite_is_told_what_the_driver_offers() -> None:
     containers = containers_of(build("e2e/recording"), "stratum-csi")
     assert containers["driver"]["args"][0] == f"--endpoint=unix://{containers['recorder']['command'][3]}"
     assert containers["recorder"]["command"][2] == "/csi/csi.sock"
+
+
+def test_kustomize_populator() -> None:
+    """Beside the base: the container, its rights, the kind; and the container is like the sidecars."""
+    base, built = build("base"), build("overlays/populator")
+    more = ["ClusterRole", "ClusterRoleBinding", "CustomResourceDefinition"]
+    assert sorted(document["kind"] for document in built) == sorted([*(each["kind"] for each in base), *more])
+    containers, before = containers_of(built, "stratum-csi"), containers_of(base, "stratum-csi")
+    populator = containers.pop("populator")
+    assert containers == before
+    args = populator_line().parse_args(populator["args"])
+    assert args.endpoint == command_line().parse_args(containers["driver"]["args"]).endpoint
+    assert args.populate_source
+    assert populator["image"] == containers["driver"]["image"]
+    sidecar = containers["csi-provisioner"]
+    assert populator["securityContext"] == sidecar["securityContext"]
+    assert populator["volumeMounts"] == sidecar["volumeMounts"]
 
 
 def test_kustomize_classes() -> None:

@@ -25,6 +25,7 @@ from stratum.config import load_config
 from stratum.content.objectstore import read_record
 from stratum.csi.hooks import PREFIX, parse_hooks
 from stratum.csi.kubelet import parse_note
+from stratum.csi.population import Work, held, read_claim, read_secret, read_source, without, work_of
 from stratum.errors import DamagedError, StratumError
 from stratum.fs.address import split_path
 from stratum.history.pending import parse_pending
@@ -230,6 +231,18 @@ def served(data: bytes) -> object:
     return None
 
 
+def cluster_object(data: bytes) -> None:
+    """What the populator reads of an object that may say anything."""
+    with suppress(ValueError, RecursionError):
+        found = json.loads(data)
+        if isinstance(found, dict):
+            claim = read_claim(found)
+            if claim is not None and work_of(claim, "n") in Work:
+                assert without(claim, "n")["finalizers"] == held(claim, "n")["finalizers"][:-1]
+            read_secret(found)
+            read_source(found)
+
+
 PARSERS: dict[str, tuple[Callable[[bytes], object], bytes]] = {
     "ref": (lambda data: parse_ref(text(data)), b"name+tree"),
     "change": (lambda data: parse_ref(text(data)), b"name+tree@4711"),
@@ -297,6 +310,12 @@ PARSERS: dict[str, tuple[Callable[[bytes], object], bytes]] = {
     "patchset": (
         lambda data: parse_patchset(text(data), "a file"),
         b'[patchset]\nbase = "a:b"\npatches = ["c", "d+e"]\n',
+    ),
+    "object of a cluster": (
+        cluster_object,
+        b'{"metadata":{"namespace":"a","name":"b","uid":"c","annotations":{"volume.kubernetes.io/selected-node":"n"},'
+        b'"finalizers":["x/y"]},"data":{"k":"YQ=="},"spec":{"source":"h.example/r","pullPolicy":"Always","secretRef":'
+        b'{"name":"s"},"dataSourceRef":{"apiGroup":"csi.stratum.dev","kind":"StratumSource","name":"d"}}}',
     ),
     "policy": (lambda data: parse_policy(data, Path("/policy")), b'[podman]\nallow = [{ strata = ["a*"] }]\n'),
     "annotations": (lambda data: parse_volumes({"stratum.dev/volume.a": text(data)}), VOLUME.encode()),

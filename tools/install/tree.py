@@ -23,6 +23,8 @@ from tools.share import CHECKOUT
 CONSTRAINTS = CHECKOUT / "tools/constraints.txt"
 EXTRAS = "archives,metrics,places,serve"
 """Those of the project that a host has a use for; the driver for Kubernetes has an image."""
+NEEDED_BY = {"stratum-csi": "grpc", "stratum-csi-populator": "kubernetes"}
+"""Programs that are for those alone who installed an extra: what comes with it."""
 SCRIPT = """#!{place}/bin/python3 -I
 import sys
 
@@ -188,7 +190,7 @@ def _scripts(tree: Path, site: Path, place: str) -> list[str]:
     written = []
     for name, target in parser["console_scripts"].items():
         module, _, function = target.partition(":")
-        if name == "stratum-csi" and not (site / "grpc").exists():
+        if not (site / NEEDED_BY.get(name, "stratum")).exists():
             continue
         path = tree / "bin" / name
         path.write_text(SCRIPT.format(place=place, module=module, function=function))

@@ -32,7 +32,7 @@ echo "setup: virtual environment .venv with $python"
 pip=("$python" -m tools.setup.pip "$venv/bin/python" install --no-compile --constraint "$constraints")
 # The build backend comes from the same constraints as everything else, so the build is not isolated.
 "${pip[@]}" hatchling editables grpcio-tools
-"${pip[@]}" --no-build-isolation --editable '.[csi,dev,serve]'
+"${pip[@]}" --no-build-isolation --editable '.[csi,dev,populator,serve]'
 # pip would compile all that it installs, on one core; half of that is tests, or is imported by nobody here.
 compile -j 0 -x '/(tests|pip|setuptools|mypy|mypyc|pandas)/' stratum "$venv/lib"
 echo "$inputs" >"$venv/inputs"
