@@ -87,7 +87,7 @@ Modes = VolumeCapability.AccessMode
 
 @dataclass(frozen=True, slots=True)
 class Attributes:
-    """Attributes of a volume, checked. Those that can be None are not given then."""
+    """Attributes of a volume, checked. Those that can be None are not given then. ``populated``: see ``POPULATED``."""
 
     source: Target | Ref | None = None
     commit: bool = False
@@ -97,6 +97,7 @@ class Attributes:
     lazy: bool | None = None
     prefetch: str | None = None
     history: bool = False
+    populated: bool = False
 
     def context(self) -> dict[str, str]:
         """The volume context that says the same about how it is mounted and what happens at unpublish."""
@@ -107,6 +108,8 @@ class Attributes:
             context["lazy"] = "true" if self.lazy else "false"
         if self.history:
             context["history"] = "true"
+        if self.populated:
+            context[POPULATED] = "true"
         return context | ({"prefetch": self.prefetch} if self.prefetch is not None else {})
 
 
@@ -138,7 +141,8 @@ def volume_attributes(given: Mapping[str, str], *, read_only: bool = True, fille
         raise invalid("the attribute lazy is for what is pulled, and the source is on the node")
     read_only_wanted = _choice(values, "readOnly", _FLAGS) or False
     history = _choice(values, "history", _FLAGS) or False
-    attributes = Attributes(source, commit, tag, read_only_wanted, policy, lazy, prefetch, history)
+    populated = given.get(POPULATED) == "true"
+    attributes = Attributes(source, commit, tag, read_only_wanted, policy, lazy, prefetch, history, populated)
     if attributes.read_only and attributes.commit:
         raise invalid("a volume cannot be readOnly and committed on unpublish")
     if attributes.read_only and attributes.history:

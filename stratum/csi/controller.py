@@ -8,7 +8,6 @@ from stratum.csi import csi_pb2 as csi
 from stratum.csi import provisioning, snapshots
 from stratum.csi.attributes import (
     CLAIM_NAMESPACE,
-    POPULATED,
     SNAPSHOT_NAMESPACE,
     check_capabilities,
     check_capability,
@@ -64,9 +63,8 @@ class Controller:
         wanted = _wanted(request)
         self._check_topology(request.accessibility_requirements)
         namespace = request.parameters.get(CLAIM_NAMESPACE, "")
-        isolated = request.parameters.get(POPULATED) == "true"
-        named_in = FROM_SOURCE if isolated else FROM_CLASS
-        asker = Asker(caller, dict(request.secrets), namespace, named_in, isolated=isolated)
+        named_in = FROM_SOURCE if wanted.attributes.populated else FROM_CLASS
+        asker = Asker(caller, dict(request.secrets), namespace, named_in, isolated=wanted.attributes.populated)
         try:
             with self._driver.locked("volume name", wanted.name):
                 record = provisioning.create(self._driver, wanted, asker)

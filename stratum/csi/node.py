@@ -89,7 +89,7 @@ class Node:
     ) -> Resolved:
         named_in = FROM_STAGE if isinstance(request, csi.NodeStageVolumeRequest) else FROM_PUBLISH
         namespace = request.volume_context.get(POD_NAMESPACE, "")
-        asker = Asker(caller, dict(request.secrets), namespace, named_in)
+        asker = Asker(caller, dict(request.secrets), namespace, named_in, isolated=attributes.populated)
         staged = mounts.shown_at(self._driver, staging.path, volume_id) is not None
         found = volume_for_node(self._driver, volume_id, attributes, asker, staged=staged)
 

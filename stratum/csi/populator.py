@@ -64,7 +64,9 @@ def _run(args: argparse.Namespace) -> int:
     from stratum.csi.logs import log_to_stderr
     from stratum.csi.patterns import parse_pattern
     from stratum.csi.populating import Node, Populator, follow, work_off
+    from stratum.sys.threads import use_little_address_space
 
+    use_little_address_space()
     patterns = tuple(parse_pattern(text) for text in args.populate_source or ("*",))
     log_to_stderr()
     node = Node(args.endpoint)

@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from stratum.csi import csi_pb2 as csi
+from stratum.csi.attributes import POPULATED
 from stratum.csi.population import DRIVER, SELECTED_NODE, finalizer_of
 from tests.e2e.registry_server import RegistryServer, registry_server
 from tests.support.csi import Node
@@ -121,8 +123,6 @@ def pushed(node: Node, directory: Path) -> Iterator[RegistryServer]:
 
 
 def volumes(node: Node) -> list[str]:
-    from stratum.csi import csi_pb2 as csi
-
     return [entry.volume.volume_id for entry in node.controller.ListVolumes(csi.ListVolumesRequest()).entries]
 
 
@@ -154,7 +154,7 @@ def test_a_claim_begins_as_what_its_source_says(tmp_path: Path, runtime_dir: Pat
             (target / "file").write_text("mine")
             node.unpublish(handle, "pod")
             node.unstage(handle)
-            assert "on-unpublish" in spec["csi"]["volumeAttributes"]["commit"]
+            assert spec["csi"]["volumeAttributes"] == {"commit": "on-unpublish", POPULATED: "true"}
             assert told(api, "data", "Populated")
 
             # What is not this node's, or nobody's, is left alone; of the rest the claim says what is wrong.

@@ -118,7 +118,8 @@ def test_the_call_has_what_the_namespace_says_and_nothing_of_the_administrators(
         "csi.storage.k8s.io/pvc/name": "data",
         "csi.storage.k8s.io/pv/name": "pvc-u-1",
     }
-    volume_attributes(request.parameters, read_only=False)
+    context = volume_attributes(request.parameters, read_only=False).context()
+    assert volume_attributes(context).populated, "also when it is mounted"
     modes = [capability.access_mode.mode for capability in request.volume_capabilities]
     assert modes == [Modes.SINGLE_NODE_MULTI_WRITER, Modes.SINGLE_NODE_SINGLE_WRITER]
     assert list(request.volume_capabilities[0].mount.mount_flags) == ["noatime"]
