@@ -102,7 +102,7 @@ class Orphans:
             self._node.NodeUnstageVolume(staged, caller)
         else:
             with self._driver.locked("volume", volume_id):
-                inline.finish(self._driver, volume_id, caller)
+                inline.finish(self._driver, volume_id, None, caller)  # its pod is gone: nobody is there to be asked
 
 
 def find(driver: Driver) -> Iterator[Orphan]:
