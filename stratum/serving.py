@@ -1,6 +1,6 @@
 """Servers: the Unix sockets and TCP addresses that they listen at, their certificates, and HTTP on them (uvicorn).
 
-An application sends parts of files as ASGI's ``http.response.zerocopysend`` has it, where ``limits`` are given.
+Where ``limits`` are given, an application may send parts of files (``PARTS``).
 
 A socket's file stays behind where its server was killed; the next one replaces it. Only one server listens at a path:
 looking, replacing and listening are one step under a lock, and at its end a server removes no socket but its own.
@@ -45,7 +45,9 @@ _HANDSHAKE = 10.0
 _LAST_ANSWERS = 30
 """Seconds that answers may take that have begun when the server is to end."""
 
-ZEROCOPY = "http.response.zerocopysend"
+PARTS = "stratum.parts"
+"""The type of an ASGI message that goes on with the body of an answer: ``parts`` (``sys.filesender.Part``) of ``file``,
+which has a descriptor, with the length ``count`` in all."""
 
 _PIECE_MAX, _PIECE_MIN = 1 << 20, 64 << 10
 _ROOM = 64 << 20
@@ -486,15 +488,16 @@ def _sending_files(connection: H11Protocol, sender: FileSender) -> Any:
         # h11 hands on what it gets, as its documentation of sendfile has it, and asks for the length only.
         connection.conn.send_with_data_passthrough(h11.Data(data=range(count)))  # type: ignore[arg-type]
         piece = min(max(each, _PIECE_MIN), _PIECE_MAX)
-        await sender.send(message["file"].fileno(), message["offset"], count, piece)
+        await sender.send(message["file"].fileno(), message["parts"], piece)
 
     async def sending_files(scope: Any, receive: Any, send: Any) -> None:
         async def sending(message: Any) -> None:
-            if message.get("more_body") and connection.transport.is_closing():  # nobody is there for the rest
+            is_parts = message["type"] == PARTS
+            if (is_parts or message.get("more_body")) and connection.transport.is_closing():  # nobody is there any more
                 raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
-            await (send_file(message) if message["type"] == ZEROCOPY else send(message))
+            await (send_file(message) if is_parts else send(message))
 
-        await app({**scope, "extensions": {ZEROCOPY: {}}}, receive, sending)
+        await app(scope, receive, sending)
 
     return sending_files
 

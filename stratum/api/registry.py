@@ -65,13 +65,16 @@ class Served:
 
 @dataclass(frozen=True, slots=True)
 class ServedBlob:
-    """A blob of ``size`` bytes. ``read(start, end)`` gives the bytes [start, end) in pieces of at most 1 MiB or so;
-    where ``file`` is set, they are those of this file. Where it costs much to make them, ``pack`` is the name by which
-    they may be kept (``Registry.made``)."""
+    """A blob of ``size`` bytes. ``read(start, end)`` gives the bytes [start, end) in pieces of at most 1 MiB or so.
+
+    Where nearly all of them are in one file, ``open`` opens that for reading, and ``parts(start, end)`` tells what they
+    are: bytes, and ranges [first, last) of the file. Else, where it costs much to make them, ``pack`` is the name by
+    which they may be kept (``Registry.made``)."""
 
     size: int
     read: Callable[[int, int], Iterator[bytes | memoryview]]
-    file: Path | None = None
+    open: Callable[[], int] | None = None
+    parts: Callable[[int, int], Iterator[bytes | tuple[int, int]]] = lambda start, end: iter([(start, end)])
     pack: str | None = None
 
 
@@ -453,8 +456,10 @@ class Repository:
 
     def _computed(self, sha: str, pack: RawPack) -> ServedBlob:
         objects = self.store.objects.opener
-        kept = sha if len(pack.index.members) > 1 else None  # a large object is a file by itself
-        return ServedBlob(pack.size, lambda start, end: pack.read(objects, start, end), pack=kept)
+        read, members = partial(pack.read, objects), pack.index.members
+        if len(members) > 1:
+            return ServedBlob(pack.size, read, pack=sha)
+        return ServedBlob(pack.size, read, partial(objects.open, members[0].digest), pack.around)
 
 
 def _store_of(session: Session) -> Store | None:
@@ -471,21 +476,23 @@ def is_repository_name(name: str) -> bool:
 
 
 def _of_file(path: Path) -> ServedBlob:
-    def read(start: int, end: int) -> Iterator[bytes]:
+    def opened() -> int:
         try:
-            with open(path, "rb", buffering=0, opener=_opener) as file:
+            return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as exc:
+            raise storage_error(exc, f"read {path}") from None
+
+    def read(start: int, end: int) -> Iterator[bytes]:
+        with open(opened(), "rb", buffering=0) as file:
+            try:
                 file.seek(start)
                 while start < end and (piece := file.read(min(_PIECE, end - start))):
                     start += len(piece)
                     yield piece
-        except OSError as exc:
-            raise storage_error(exc, f"read {path}") from None
+            except OSError as exc:
+                raise storage_error(exc, f"read {path}") from None
 
-    return ServedBlob(path.lstat().st_size, read, path)
-
-
-def _opener(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+    return ServedBlob(path.lstat().st_size, read, opened)
 
 
 def _pieces(data: bytes, start: int, end: int) -> Iterator[bytes]:

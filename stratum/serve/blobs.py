@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 from anyio import CapacityLimiter, to_thread
 from starlette.concurrency import run_in_threadpool
@@ -16,14 +14,17 @@ from starlette.responses import Response
 from stratum.serve.asked import Asked, missing
 from stratum.serve.ranges import UnsatisfiableError, parse_range
 from stratum.serve.refusals import Refusal
-from stratum.serving import ZEROCOPY
+from stratum.serving import PARTS
 from stratum.store.madepacks import PIECE
 
 if TYPE_CHECKING:
+    from io import FileIO
+
     from starlette.types import Receive, Scope, Send
 
     from stratum.api.registry import Registry, ServedBlob
     from stratum.store.madepacks import MadePack, MadePacks
+    from stratum.sys.filesender import Part
 
 _PIECE_MAX, _PIECE_MIN = 1 << 20, 64 << 10
 _ROOM = 64 << 20
@@ -113,14 +114,17 @@ class _Part(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         blob, made = self._blob, self._blobs.made
         with ExitStack() as stack:
-            file = stack.enter_context(_opened(blob.file)) if blob.file is not None else None
             stack.enter_context(self._blobs.sending())
-            if blob.pack is not None and made is not None and self._stop - self._at >= min(blob.size, PIECE):
+            file = None
+            if blob.open is not None:
+                file = stack.enter_context(open(await run_in_threadpool(blob.open), "rb", buffering=0))
+            elif blob.pack is not None and made is not None and self._stop - self._at >= min(blob.size, PIECE):
                 await run_in_threadpool(made.ask, blob.pack, blob.size)
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             while self._at < self._stop:
                 if file is not None:
-                    await self._send_of(file, self._at + _STRETCH, send)
+                    end = min(self._at + _STRETCH, self._stop)
+                    await self._send_of(file, [*blob.parts(self._at, end)], end, send)
                 elif made is not None and blob.pack is not None and (kept := self._taken(made, blob.pack, stack)):
                     await self._send_kept(made, blob.pack, kept, send)
                 else:
@@ -145,13 +149,13 @@ class _Part(Response):
                 await self._send_made(send)
                 return
             end = kept.made_until(self._at)
-        await self._send_of(kept, end, send)
+        end = min(end, self._stop)
+        await self._send_of(kept, [(self._at, end)], end, send)
 
-    async def _send_of(self, file: BinaryIO | MadePack, end: int, send: Send) -> None:
-        """Send bytes of a file, which are those of the blob, as far as ``end``."""
-        count = min(end, self._stop) - self._at
-        await send({"type": ZEROCOPY, "file": file, "offset": self._at, "count": count, "more_body": True})
-        self._at += count
+    async def _send_of(self, file: FileIO | MadePack, parts: Sequence[Part], end: int, send: Send) -> None:
+        """Send the bytes as far as ``end``, which are these parts of a file."""
+        await send({"type": PARTS, "file": file, "parts": parts, "count": end - self._at})
+        self._at = end
 
     async def _send_made(self, send: Send) -> None:
         """Send the next bytes, made for this client alone."""
@@ -159,11 +163,3 @@ class _Part(Response):
         for data in await run_in_threadpool(list, self._blob.read(self._at, end)):
             await send({"type": "http.response.body", "body": data, "more_body": True})
             self._at += len(data)
-
-
-def _opened(path: Path) -> BinaryIO:
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except FileNotFoundError:  # deleted since it was asked for
-        raise Refusal(404, UNKNOWN, code="BLOB_UNKNOWN") from None
-    return open(fd, "rb", buffering=0)

@@ -1,4 +1,4 @@
-"""Parts of files, sent at a connection of an event loop (asyncio).
+"""Parts of files, with other bytes around them, sent at a connection of an event loop (asyncio).
 
 Without TLS the kernel sends them (sendfile), and nothing of them comes here. What is not in memory is read by a thread
 first, so that nobody else waits for the disk.
@@ -9,8 +9,11 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+
+Part = bytes | tuple[int, int]
+"""Bytes, or where those of the file are: from the first to that after the last."""
 
 _STRETCH = 1 << 20
 """Bytes that are sent before others have their turn, at most."""
@@ -28,24 +31,39 @@ class FileSender:
         self._drained = drained
         self._stalls = stalls
         self._waiting: asyncio.Future[None] | None = None
+        self._turn = 0
         self._is_encrypted = transport.get_extra_info("sslcontext") is not None
         if not self._is_encrypted:
             transport.set_write_buffer_limits(0)  # what is sent past it goes after all that was written
 
-    async def send(self, file: int, offset: int, count: int, piece: int = _STRETCH) -> None:
-        """Send ``count`` bytes of ``file`` from ``offset`` on; with TLS, ``piece`` bytes are in memory at a time.
-        ``ConnectionError`` where the client is gone; ``OSError``, also where the file has not so many."""
-        end = offset + count
-        while offset < end:
-            await self._drained()
-            if self._transport.is_closing():
-                raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
-            if self._is_encrypted:
-                sent = await self._write(file, offset, min(end - offset, piece))
+    async def send(self, file: int, parts: Sequence[Part], piece: int = _STRETCH) -> None:
+        """Send ``parts`` of ``file``, one after another; with TLS, ``piece`` bytes of them are in memory at a time.
+        ``ConnectionError`` where the client is gone; ``OSError``, also where the file is shorter."""
+        for part in parts:
+            if isinstance(part, bytes):
+                await self._ready()
+                self._transport.write(part)
             else:
-                sent = await self._send(file, offset, min(end - offset, _STRETCH))
-            offset += sent
-            await asyncio.sleep(0)
+                await self._send_range(file, *part, piece)
+
+    async def _ready(self) -> None:
+        """Wait until all was sent that is to go before. ``ConnectionError``."""
+        await self._drained()
+        if self._transport.is_closing():
+            raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
+
+    async def _send_range(self, file: int, start: int, end: int, piece: int) -> None:
+        while start < end:
+            await self._ready()
+            if self._is_encrypted:
+                sent = await self._write(file, start, min(end - start, piece))
+            else:
+                sent = await self._send(file, start, min(end - start, _STRETCH))
+            start += sent
+            self._turn += sent
+            if self._turn >= _STRETCH:
+                self._turn = 0
+                await asyncio.sleep(0)
 
     async def _write(self, file: int, offset: int, count: int) -> int:
         data = bytearray(count)

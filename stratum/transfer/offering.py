@@ -129,42 +129,67 @@ class RawPack:
             self._fill(objects, piece, at)
             yield piece
 
+    def around(self, start: int, end: int) -> Iterator[bytes | tuple[int, int]]:
+        """Bytes [start, end) of the pack of one object: what is put around its content, and ranges [first, last) of
+        that."""
+        for part in self._parts(start, end):
+            if isinstance(part, tuple):
+                yield part[1:]
+            else:
+                yield part if isinstance(part, bytes) else bytes(part)
+
     def _fill(self, objects: Opener, piece: memoryview, start: int) -> None:
         """Put the bytes from ``start`` on into ``piece``, which is zero."""
+        at = 0
+        for part in self._parts(start, start + len(piece)):
+            if isinstance(part, bytes):
+                size = len(part)
+                piece[at : at + size] = part
+            elif isinstance(part, tuple):
+                member, first, last = part
+                size = last - first
+                _read_object(objects, member, piece[at : at + size], first)
+            else:
+                size = part
+            at += size
+
+    def _parts(self, start: int, end: int) -> Iterator[bytes | int | tuple[Member, int, int]]:
+        """What bytes [start, end) of the pack are: bytes, a number of zeros, a range [first, last) of an object."""
         stored, archive = self.index.frame_starts
-        end, filled = start + len(piece), 0
         for number in range(bisect_right(stored, start) - 1, len(self.index.frames)):
             if stored[number] >= end:
                 return
             first, last = max(start - stored[number], 0), end - stored[number]
             for part in frame_parts(self.index.frames[number][1], first, last):
                 if isinstance(part, bytes):
-                    size = len(part)
-                    piece[filled : filled + size] = part
+                    yield part
                 else:
-                    size = part[1] - part[0]
-                    self._fill_archive(objects, piece[filled : filled + size], archive[number] + part[0])
-                filled += size
+                    yield from self._archive_parts(archive[number] + part[0], archive[number] + part[1])
         if end > stored[-1]:
-            piece[filled:] = seek_table(self.index.frames)[max(start - stored[-1], 0) : end - stored[-1]]
+            yield seek_table(self.index.frames)[max(start - stored[-1], 0) : end - stored[-1]]
 
-    def _fill_archive(self, objects: Opener, piece: memoryview, start: int) -> None:
-        """Put the bytes of the archive from ``start`` on into ``piece``, which is zero, as what lies between is."""
+    def _archive_parts(self, start: int, end: int) -> Iterator[bytes | int | tuple[Member, int, int]]:
+        """The same of bytes [start, end) of the archive."""
         members, offsets = self.index.members, self.index.offsets
-        end = start + len(piece)
         for number in range(max(bisect_right(offsets, start) - 1, 0), len(members)):
             member, offset = members[number], offsets[number]
             blocks = header(member)
             begin = offset - len(blocks)
             if begin >= end:
-                return
+                break
+            if start < begin:
+                yield begin - start
+                start = begin
             if start < offset:
-                part = blocks[max(start - begin, 0) : end - begin]
-                at = max(begin - start, 0)
-                piece[at : at + len(part)] = part
-            first, last = max(start, offset), min(end, offset + member.size)
-            if first < last:
-                _read_object(objects, member, piece[first - start : last - start], first - offset)
+                part = blocks[start - begin : end - begin]
+                yield part
+                start += len(part)
+            last = min(end, offset + member.size)
+            if start < last:
+                yield member, start - offset, last - offset
+                start = last
+        if start < end:
+            yield end - start
 
 
 def _read_object(objects: Opener, member: Member, piece: memoryview, start: int) -> None:

@@ -25,7 +25,7 @@ from stratum.serve import asked
 from stratum.serve.app import make_app
 from stratum.serve.door import Door
 from stratum.serve.visibility import Everywhere
-from stratum.serving import ZEROCOPY, Certificate, Limits, listen, serving
+from stratum.serving import PARTS, Certificate, Limits, listen, serving
 from stratum.store.layout import storing
 from tests.e2e.hostile_registry import make_certificate
 from tests.support.served import Asking
@@ -84,10 +84,10 @@ class _Files(Response):
     async def _answer(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         with open(self._path, "rb") as file:
-            part = {"type": ZEROCOPY, "file": file, "more_body": True}
-            await send({**part, "offset": 0, "count": 1_000_000})
-            await send({"type": "http.response.body", "body": b"-and-", "more_body": True})
-            await send({**part, "offset": 1_000_000, "count": len(FILE) - 1_000_000 + self._more})
+            size = len(FILE) + self._more
+            parts = [(0, 1_000_000), b"-and-", (1_000_000, 3_000_000)]
+            await send({"type": PARTS, "file": file, "parts": parts, "count": 3_000_005})
+            await send({"type": PARTS, "file": file, "parts": [(3_000_000, size)], "count": size - 3_000_000})
         await send({"type": "http.response.body"})
 
 
