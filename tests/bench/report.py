@@ -25,6 +25,8 @@ TARGETS: tuple[tuple[str, str, float], ...] = (
     ("commit of 100", "podman", 1.5),
     ("commit of 100", "restic", 0.2),
     ("push of 100", "podman", 3),
+    ("one client", "docker-registry", 1.0),
+    ("200 clients at once", "docker-registry", 1.0),
     ("read all, 0 ms", "eager pull", 1.5),
     ("read 1000 files, 30 ms", "one at a time", 0.1),
     ("cat all, again", "eager", 1.1),

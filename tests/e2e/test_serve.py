@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import random
 import signal
 import ssl
@@ -62,6 +63,12 @@ def elsewhere(cli: Command, tmp_path: Path) -> Command:
 def used(store: Path) -> int:
     """Bytes of all files of a store."""
     return sum(path.stat().st_size for path in store.rglob("*") if path.is_file())
+
+
+def unnamed(server: Served) -> int:
+    """How many files without names a server has open."""
+    fds = Path(f"/proc/{server.process.pid}/fd")
+    return sum(os.readlink(fd).endswith("(deleted)") for fd in fds.iterdir())
 
 
 def digest(data: bytes, kind: str = "sha256") -> str:
@@ -230,6 +237,7 @@ def test_two_hundred_clients_at_once_and_a_killed_server(cli: Command, commit: s
     """All get what they ask for, in memory that does not grow with what they pull; an upload goes on after a kill."""
     options = ["--write", "--insecure-anonymous-write"]
     with served(cli, tmp_path, *options) as ask:
+        assert unnamed(ask) == 0
         layers = ask("GET", "/v2/app/manifests/v1").json["layers"]
         packs = [layer for layer in layers if layer["size"] > 1_000_000] or layers
         before, wrong = ask.memory(), []
@@ -247,6 +255,7 @@ def test_two_hundred_clients_at_once_and_a_killed_server(cli: Command, commit: s
             thread.join()
         assert wrong == []
         assert ask.memory() - before < 256 << 20
+        assert unnamed(ask) == len(packs)
         place = ask("POST", "/v2/raw/blobs/uploads/").headers["Location"]
         assert ask("PATCH", place, NOISE[:500_000]).status == 202
         ask.process.kill()
@@ -255,3 +264,38 @@ def test_two_hundred_clients_at_once_and_a_killed_server(cli: Command, commit: s
         assert ask("GET", place).headers["Range"] == "0-499999"
         assert ask("PUT", f"{place}?digest={digest(NOISE)}", NOISE[500_000:]).status == 201
         assert ask("GET", f"/v2/raw/blobs/{digest(NOISE)}").body == NOISE
+
+
+@pytest.mark.parametrize("encrypted", [False, True])
+def test_any_range_is_the_same_however_it_is_sent(cli: Command, commit: str, tmp_path: Path, encrypted: bool) -> None:
+    """Made for one, kept for several, out of one large object, and pushed: by the kernel, and encrypted."""
+    large = tmp_path / "large"
+    large.mkdir()
+    (large / "object").write_bytes(NOISE * 6)
+    cli.ok("import", "--bare", large, "app:large")
+    options, context = ["--write", "--insecure-anonymous-write"], None
+    if encrypted:
+        certificate, key = make_certificate(tmp_path)
+        options += ["--tls-cert", str(certificate), "--tls-key", str(key)]
+        context = ssl.create_default_context(cafile=certificate)
+    with served(cli, tmp_path, *options, context=context) as ask:
+        assert ask("POST", f"/v2/app/blobs/uploads/?digest={digest(NOISE)}", NOISE).status == 201
+        blobs = [
+            layer["digest"]
+            for tag in ("v1", "large")
+            for layer in ask("GET", f"/v2/app/manifests/{tag}").json["layers"]
+        ]
+        for name in (digest(NOISE), *blobs):
+            path = f"/v2/app/blobs/{name}"
+            whole = [ask("GET", path).body for _ in range(3)]
+            assert [digest(each) for each in whole] == [name] * 3
+            size = len(whole[0])
+            for start, end in (sorted(random.Random(name).choices(range(size + 1), k=2)) for _ in range(8)):
+                if start < end:
+                    assert ask("GET", path, Range=f"bytes={start}-{end - 1}").body == whole[0][start:end]
+        assert unnamed(ask) == 1
+        assert ask.told() == ask.told()[:1]
+    with served(cli, tmp_path, "--cache", "0") as ask:
+        for _ in range(3):
+            assert [digest(ask("GET", f"/v2/app/blobs/{name}").body) for name in blobs] == blobs
+        assert unnamed(ask) == 0
