@@ -257,7 +257,12 @@ class Held:
             self.flush()
             with store.begin(f"committing {tree}") as tx:
                 paused = user if pause else None
-                commit = self._write(tx, tree, message=message, paused=paused, warn=warnings.append)
+
+                def prepare(commit: str) -> None:
+                    if not free and commit != tree.commit:
+                        store.worktrees.prepare_head(tx, self.stratum, self.name, commit)
+
+                commit = self._write(tx, tree, message=message, paused=paused, warn=warnings.append, accept=prepare)
                 if free and tree.base_commit != commit:
                     self._renew(tx, replace(tree, base_commit=commit, head=commit), why=why)
                 else:
@@ -304,8 +309,10 @@ class Held:
         message: str | None = None,
         paused: InUse | None = None,
         warn: Warn = lambda warning: None,
+        accept: Callable[[str], None] = lambda commit: None,
     ) -> str:
-        """Make the commit of what it shows, or showed where ``tree`` is what it was."""
+        """Make the commit of what it shows, or showed where ``tree`` is what it was. ``accept`` is what
+        ``Commits.write`` takes."""
         base = self._store.commits.open_tree(tree.base_commit)
         with _standing_still(self._place, paused):
             root = _read(self._place, tx, base, tree, warn)
@@ -317,6 +324,7 @@ class Held:
             origin={"kind": "worktree", "worktree": str(self)},
             timestamp=self._place.now(),
             known=base,
+            accept=accept,
         )
         return made.metadata_hash
 

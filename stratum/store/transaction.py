@@ -76,6 +76,7 @@ class Transaction:
         self._published: dict[bytes, int] = {}
         self._frames = Frames(layout)
         self._new_frames: dict[bytes, Path] = {}
+        self._prepared: dict[bytes, Path] = {}
         self._counter = 0
         self._dirty = False
         self._ahead: _Ahead | None = None
@@ -293,8 +294,18 @@ class Transaction:
             path.mkdir()
             path.chmod(mode)
 
+    def prepare_file(self, data: bytes) -> None:
+        """Write what ``place_file`` is probably going to place: the next ``sync`` makes it durable with all else."""
+        path = self.new_path("prepared")
+        self.write_file(path, data)
+        self._prepared[data] = path
+
     def place_file(self, data: bytes, target: Path) -> None:
         """Make ``data`` the durable content of the store's file ``target``, in one step for readers."""
+        prepared = self._prepared.pop(data, None)
+        if prepared is not None:
+            self.replace(prepared, target)
+            return
         path = self.new_path(target.name)
         with self._placing(target) as parent:
             _write_and_close(os.open(path, _NEW_FILE, 0o644), data, sync=True)

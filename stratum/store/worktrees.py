@@ -374,6 +374,10 @@ class Worktrees:
             if mark is not None:
                 tx.place_file(mark, directory / copymark.FILE)
 
+    def prepare_head(self, tx: Transaction, name: str, worktree: str, head: str) -> None:
+        """Write what ``set_head`` will write if that is in this second: it then waits for the disk once less."""
+        tx.prepare_file(_meta(replace(self.get(name, worktree), head=head, last_modified=rfc3339(utc_now()))))
+
     def set_head(
         self, name: str, worktree: str, head: str, *, why: str = "", tx: Transaction | None = None
     ) -> Worktree:
