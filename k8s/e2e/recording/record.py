@@ -26,7 +26,7 @@ from google.protobuf.json_format import MessageToDict
 from stratum.csi import csi_pb2
 
 PATIENCE = 600.0
-"""Seconds for a call that has no deadline of its own."""
+"""Seconds for a call that has no deadline of its own: what is left is huge then."""
 
 EVENTS = "/recorder/"
 """Methods that the recorder itself answers."""
@@ -60,9 +60,9 @@ class Recorder(grpc.GenericRpcHandler):
         def answer(request: bytes, context: grpc.ServicerContext) -> bytes:
             line: dict[str, Any] = {"from": next(self._count), "at": round(time.monotonic() - self._started, 3)}
             line |= {"method": method, "request": _told(method, request, "input_type")}
-            left = context.time_remaining()
+            left = context.time_remaining() or PATIENCE
             try:
-                response: bytes = forward(request, timeout=PATIENCE if left is None else left)
+                response: bytes = forward(request, timeout=min(PATIENCE, left))
             except grpc.RpcError as exc:
                 self._end(line | {"code": exc.code().name, "message": exc.details()})
                 context.abort(exc.code(), exc.details() or "")
