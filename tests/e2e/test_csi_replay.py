@@ -4,6 +4,8 @@ it came, and at once what came at once. ``tests/data/calls`` has it; ``tests.sup
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -13,16 +15,19 @@ from typing import Any
 
 import grpc
 import pytest
+import yaml
 from google.protobuf.json_format import MessageToDict, ParseDict
 
 from stratum.csi import csi_pb2 as csi
-from tests.support.calls import KILLED, REBOOTED, Call, read
+from stratum.csi import csi_pb2_grpc
+from tests.support.calls import KILLED, REBOOTED, Call, read, readable, recorded
 from tests.support.capabilities import CHECKOUT
 from tests.support.csi import Node
 
 pytestmark = pytest.mark.root
 
 RECORDED = sorted((CHECKOUT / "tests/data/calls").glob("*.yaml"))
+SUITE = CHECKOUT / "k8s/e2e"
 KUBELET = "/var/lib/kubelet/"
 PATIENCE = 60.0
 KILLS = ("UNAVAILABLE", "CANCELLED", "UNKNOWN")
@@ -173,3 +178,28 @@ def test_what_kubernetes_called(node: Node, recording: Path) -> None:
         _ended(running)
     assert not node.mounts()
     assert not node.cli.json("worktree", "list")
+
+
+def test_what_the_recorder_writes_is_what_is_read(node: Node, tmp_path: Path) -> None:
+    recorder, listen, out = SUITE / "recording" / "record.py", tmp_path / "rec.sock", tmp_path / "calls.jsonl"
+    with subprocess.Popen([sys.executable, recorder, listen, node.directory / "csi.sock", out]) as running:
+        try:
+            with grpc.insecure_channel(f"unix:{listen}") as channel:
+                identity, controller = csi_pb2_grpc.IdentityStub(channel), csi_pb2_grpc.ControllerStub(channel)
+                identity.Probe(csi.ProbeRequest(), wait_for_ready=True, timeout=30)
+                subprocess.run([sys.executable, recorder, listen, KILLED], check=True, timeout=30)
+                with pytest.raises(grpc.RpcError, match="no name"):
+                    controller.CreateVolume(csi.CreateVolumeRequest(secrets={"password": "s3cret"}))
+                identity.Probe(csi.ProbeRequest())
+        finally:
+            running.kill()
+    assert "s3cret" not in out.read_text()
+    (tmp_path / "calls.yaml").write_text(yaml.safe_dump(readable(recorded(out))))
+    first, event, refused, last = read(tmp_path / "calls.yaml")
+    assert event == KILLED
+    assert isinstance(first, Call)
+    assert isinstance(refused, Call)
+    assert isinstance(last, Call)
+    assert (first.method, first.answer, first.response) == ("Probe", "OK", {"ready": True})
+    assert (refused.service, refused.method, refused.answer) == ("Controller", "CreateVolume", "INVALID_ARGUMENT")
+    assert (last.number, last.method) == (3, "Probe")

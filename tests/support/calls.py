@@ -92,11 +92,11 @@ def _step(number: int, name: str, line: dict[str, Any], during: list[int]) -> di
     return step
 
 
-def _lines(path: str) -> list[dict[str, Any]]:
+def recorded(path: Path) -> list[dict[str, Any]]:
     """The recording's lines, in one count over all starts of the recorder."""
     lines: list[dict[str, Any]] = []
     before = last = 0
-    for text in Path(path).read_text("utf-8").splitlines():
+    for text in path.read_text("utf-8").splitlines():
         line = json.loads(text)
         if "started" in line:
             before = last
@@ -110,4 +110,6 @@ def _lines(path: str) -> list[dict[str, Any]]:
 
 if __name__ == "__main__":
     sys.stdout.write("".join(f"# {line}\n" for line in sys.argv[2].splitlines()))
-    yaml.safe_dump(readable(_lines(sys.argv[1])), sys.stdout, sort_keys=False, width=160, default_flow_style=None)
+    yaml.safe_dump(
+        readable(recorded(Path(sys.argv[1]))), sys.stdout, sort_keys=False, width=160, default_flow_style=None
+    )
