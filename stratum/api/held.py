@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from stratum.mount.swap import LiveMount
     from stratum.store.holders import Lease
     from stratum.store.transaction import Transaction
-    from stratum.store.worktrees import Worktree
+    from stratum.store.worktree import Worktree
     from stratum.tree.model import Directory
 
     BuildUpper = Callable[[Transaction], Path]
@@ -184,17 +184,23 @@ class Held:
 
         self.refuse_in_use()
         self.ensure_watched()
-        self.mounted = host.mount_recorded(
-            self._place.state,
-            self.plan(read_only=read_only, extra=attributes, options=options),
-            store=self._store.root,
-            ref=str(self),
-            commit=self.worktree.base_commit,
-            at=at,
-            holder=holder,
-            make=make,
-        )
+        with self.roomy():
+            self.mounted = host.mount_recorded(
+                self._place.state,
+                self.plan(read_only=read_only, extra=attributes, options=options),
+                store=self._store.root,
+                ref=str(self),
+                commit=self.worktree.base_commit,
+                at=at,
+                holder=holder,
+                make=make,
+            )
         return self.mounted
+
+    def roomy(self) -> AbstractContextManager[None]:
+        """For a block in which it is mounted, have room for that, however full it is (``store.quotas``)."""
+        tree = self.worktree
+        return nullcontext() if tree.limit is None else self._store.worktrees.quotas.roomy(tree.workdir, tree.limit)
 
     # Its history
 
@@ -366,7 +372,7 @@ class Held:
         wanted = replace(tree, base_commit=base, head=base, forked_from=forked_from)
 
         def prepare(tx: Transaction) -> tuple[Path, str | None]:
-            upperdir = build_upper(tx) if build_upper is not None else store.worktrees.new_upperdir(tx, base)
+            upperdir = build_upper(tx) if build_upper is not None else store.worktrees.new_upperdir(tx, base, of=tree)
             self.flush()
             return upperdir, None if discard else self.keep(KEPT_BEFORE + why)
 
@@ -451,7 +457,8 @@ class Held:
     ) -> tuple[int, bool]:
         """Let its mount show it as it is now: (the mount ID, whether it has a gate)."""
         plan = self.plan(read_only=record.read_only, source=record.source, options=options)
-        return live.show(plan, problems=problems), plan.gate is not None
+        with self.roomy():
+            return live.show(plan, problems=problems), plan.gate is not None
 
     def _confirm(self, record: Record, mount_id: int, gate: bool) -> None:
         """Note what its mount shows now."""

@@ -27,7 +27,7 @@ from stratum.sys.usage import Usage
 
 if TYPE_CHECKING:
     from stratum.api.session import Session
-    from stratum.store.worktrees import Worktree
+    from stratum.store.worktree import Worktree
 
 SERIES_MAX = 1000
 _DAY = timedelta(days=1)

@@ -14,7 +14,7 @@ from stratum.refs import parse_ref
 if TYPE_CHECKING:
     from stratum.api.session import Session
     from stratum.store import Store
-    from stratum.store.worktrees import Worktree
+    from stratum.store.worktree import Worktree
 
 LOOKED_AT = 2000
 """Entries of an upperdir that are looked at."""

@@ -107,7 +107,7 @@ class _Rebasing:
 
         store = self._store
         merged = self._merge(self._held.shown(tx, self._base))
-        upperdir = store.worktrees.new_upperdir(tx, self._commit)
+        upperdir = store.worktrees.new_upperdir(tx, self._commit, of=self._tree)
         tx.publish_objects()
         layer = make_layer(self._new, merged)
         bring_inodes(self._session, self._known_to, [layer])

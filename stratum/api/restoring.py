@@ -253,7 +253,7 @@ def _write_unmounted(session: Session, found: list[tuple[str, Inode]], held: Hel
     with store.begin(f"restoring into {held}") as tx:
         merged = _merged(found, held.shown(tx, base))
         tx.publish_objects()
-        upperdir = store.worktrees.new_upperdir(tx, base_commit)
+        upperdir = store.worktrees.new_upperdir(tx, base_commit, of=held.worktree)
         restore_upper(store.objects, make_layer(base, merged), upperdir, store.dialect)
         held.write_upperdir(tx, upperdir)
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from stratum.api.historystatus import HistoryStatus
     from stratum.mount.state import Record
-    from stratum.store.worktrees import Worktree
+    from stratum.store.worktree import Worktree
     from stratum.sys.mountinfo import MountEntry
 
     ByRef = Mapping[str, list[Record]]

@@ -140,7 +140,7 @@ def _show(session: Session, held: Held, old: Record, force: bool) -> Record:
         gate=plan.gate is not None,
     )
     try:
-        with swapping(old, force=force) as live:
+        with swapping(old, force=force) as live, held.roomy():
             mount_id = live.show(replace(plan, source=record.source), problems=problems)
     except BaseException:
         session.state.release(record)

@@ -18,7 +18,7 @@ from stratum.store.resolve import ResolvedTag
 if TYPE_CHECKING:
     from stratum.store import Store
     from stratum.store.metadata import CommitMeta
-    from stratum.store.worktrees import Worktree
+    from stratum.store.worktree import Worktree
 
 
 @frozen

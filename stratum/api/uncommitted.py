@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from stratum.api.session import Session
     from stratum.refs import Ref
     from stratum.store import Store
-    from stratum.store.worktrees import Worktree
+    from stratum.store.worktree import Worktree
     from stratum.tree.diff import Change
     from stratum.tree.model import Directory
 

@@ -13,7 +13,7 @@ from stratum.tree.rootchange import AS_IT_IS, RootChange
 
 if TYPE_CHECKING:
     from stratum.mount.state import Record
-    from stratum.store.worktrees import Worktree
+    from stratum.store.worktree import Worktree
 
 
 def add(
@@ -23,18 +23,20 @@ def add(
     *,
     description: str = "",
     root: RootChange = AS_IT_IS,
+    limit: int | None = None,
 ) -> Worktree:
     """Make a worktree from either spelling: (NAME+WORKTREE, BASE or None) or (BASE, WORKTREE).
 
-    In the second form the worktree belongs to the stratum of BASE. ``root`` changes its root directory. Raises
-    ``UsageError``, ``NotFoundError`` (the base), ``ExistsError``.
+    In the second form the worktree belongs to the stratum of BASE. ``root`` changes its root directory, ``limit`` is
+    what it may take beyond its base in bytes. Raises ``UsageError``, ``NotFoundError`` (the base), ``ExistsError``,
+    ``UnsupportedError`` where nothing can be limited.
     """
     new, base = _new_and_base(first, second)
     assert new.worktree is not None
     with session.store.locks.store():  # so that no garbage collection takes a commit that is made for it
         commit = session.store.resolve_commit(base)
         return session.store.worktrees.create(
-            new.name, new.worktree, commit, description, why=f"worktree add, based on {base}", root=root
+            new.name, new.worktree, commit, description, why=f"worktree add, based on {base}", root=root, limit=limit
         )
 
 

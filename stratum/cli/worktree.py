@@ -26,13 +26,15 @@ def worktree() -> None:
     examples=[
         ("A worktree over what db is now", "stratum worktree add db+dev"),
         ("Over an old tag", "stratum worktree add db+fix db:v1"),
+        ("One that takes 10 GiB of the disk at most", "stratum worktree add db+dev --limit 10G"),
     ],
 )
 @click.argument("first", metavar="NAME+WORKTREE|BASE", type=REF)
 @click.argument("second", metavar="[BASE|WORKTREE]", required=False, type=REF)
 @click.option("--description", type=NOTE, default="", help="Shown by 'worktree list' and 'status'.")
+@click.option("--limit", metavar="SIZE", help="What it may take of the disk beyond its base, as 10G.")
 @root_options
-def add(app: App, first: str, second: str | None, description: str, root: RootChange) -> None:
+def add(app: App, first: str, second: str | None, description: str, limit: str | None, root: RootChange) -> None:
     """Make a worktree: 'worktree add NAME+WORKTREE [BASE]' or 'worktree add BASE WORKTREE'.
 
     BASE is a tag, a commit, or another worktree (its last commit). Without it, it is NAME alone: the last commit of
@@ -40,12 +42,17 @@ def add(app: App, first: str, second: str | None, description: str, root: RootCh
 
     --uid, --gid and --mode change its root directory, as a container needs that does not run as root. That is an
     uncommitted change, and in the first commit.
+
+    --limit needs a store on XFS or ext4 with project quotas (mount option prjquota). Programs that write more get 'Disk
+    quota exceeded' or 'No space left on device'; a commit makes room when the worktree is not in use.
     """
     from stratum.api.worktrees import add as run
+    from stratum.config import parse_bytes
 
     name, with_worktree, _ = first.partition("+")
     note_uncommitted(app, second if with_worktree and second is not None else name)
-    made = run(app.session, first, second, description=description, root=root)
+    size = parse_bytes(limit, "--limit") if limit is not None else None
+    made = run(app.session, first, second, description=description, root=root, limit=size)
     if app.out.json:
         app.out.object({"worktree": str(made.ref), "base": made.base_commit, "description": made.description})
     else:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from stratum.history.publishing import Publisher
     from stratum.history.strict import Strictness
     from stratum.store import Store
-    from stratum.store.worktrees import Worktree
+    from stratum.store.worktree import Worktree
     from stratum.tree.model import Directory
 
 Handle = bytes

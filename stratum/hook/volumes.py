@@ -89,7 +89,8 @@ class ContainerVolumes:
 
                     ensure_history(self._session, held.ref)
                 record = self._claim(volume, str(held), held.worktree.base_commit, process, undo)
-                return self._build(volume, record, held.plan(options=volume.gate_options), process, opened)
+                with held.roomy():
+                    return self._build(volume, record, held.plan(options=volume.gate_options), process, opened)
         # Locked until the commit is on record as mounted, so that no garbage collection takes it away meanwhile.
         with self._session.store.locks.store():
             found = self._session.store.resolve(volume.ref)
@@ -148,7 +149,7 @@ class ContainerVolumes:
                 (directory / name).mkdir(mode=0o700)
         except OSError as exc:
             raise StratumError(f"cannot make {directory}: {os_error_text(exc)}") from None
-        from stratum.store.worktrees import dress_upperdir
+        from stratum.store.upperdirs import dress_upperdir
 
         root = volume.root.applied(self._session.store.commits.root(commit))
         dress_upperdir(directory / "upperdir", root, self._session.store.dialect)

@@ -34,7 +34,7 @@ from stratum.store.survey import Survey
 from stratum.store.tables import is_checked
 from stratum.store.treecheck import TreeCheck, batches, chosen, lines_of_all
 from stratum.store.treerecord import split_file
-from stratum.store.worktrees import Worktree
+from stratum.store.worktree import Worktree
 from stratum.sys.copymark import LostAttributesError, check_mark
 from stratum.tree.contents import object_lines
 

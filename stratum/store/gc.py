@@ -19,7 +19,8 @@ goes: first the dead transactions in ``tmp/``, which makes room, then the tags t
 none before what is stored on it (``Commits.remove``), grounds and frames, then objects, then what others pushed and
 nothing names (``store.blobgc``), catalogs that no commit names (``store.sources``), what a dead process left in
 ``landing/``, caches of commits that went and of imports that were not repeated within ``CACHE_AGE``, packs that no pull
-is fetching, abandoned temporary files, and lock files of refs that are gone. A commit therefore never outlives its
+is fetching, abandoned temporary files, lock files of refs that are gone, and limits of worktrees that are gone
+(``store.quotas``). A commit therefore never outlives its
 objects, nor a tag its commit, and the next run finds what an interrupted one left. Where the sources of a commit cannot
 be read, all catalogs stay. Before commits go, those that stay and descend from them are told of them
 (``store.ancestry``), so that a history goes on behind the gap; where the disk is too full for that, it ends there.
@@ -206,6 +207,8 @@ def collect(
         _drop_blobs(store, blobs.files, done)
     with _leftovers(store, done.kept, needed.objects.__contains__, dry_run) as others:
         _drop(store, others, done)
+    if not dry_run:
+        store.worktrees.quotas.forget_unused()
     return done
 
 

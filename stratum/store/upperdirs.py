@@ -12,13 +12,22 @@ reverse holds of root's: the kernel shows ``trusted.*`` in no other user namespa
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from stratum.errors import StratumError, UnsupportedError
 from stratum.store.dialects import dialect_of
+from stratum.store.layout import storage_error
 from stratum.store.untouched import is_untouched
-from stratum.sys.userns import in_initial_namespace
+from stratum.sys.userns import in_initial_namespace, is_mapped
+from stratum.sys.xattrs import list_xattrs
 from stratum.tree.overlay import Dialect
+
+if TYPE_CHECKING:
+    from stratum.tree.model import Directory
+
+_ACLS = (b"system.posix_acl_access", b"system.posix_acl_default")
 
 
 def within_reach(dialect: Dialect) -> bool:
@@ -75,3 +84,28 @@ def removal_error(exc: OSError, path: Path, store: Path, error: StratumError) ->
         if dialect is Dialect.USER and not within_reach(dialect):
             return out_of_reach(str(path), dialect)
     return error
+
+
+def dress_upperdir(path: Path, root: Directory, dialect: Dialect) -> None:
+    """Give the empty upperdir ``path`` owner, mode, times and xattrs of the commit's ``root``, which it is shown as by
+    a mount of ``dialect``.
+
+    Raises ``StratumError``, and ``UnsupportedError`` for an owner whom this user namespace has no ID for.
+    """
+    if not (is_mapped(root.uid) and is_mapped(root.gid, "gid_map")):
+        raise UnsupportedError(
+            f"the root directory belongs to {root.uid}:{root.gid}, whom your user namespace has no ID for",
+            hint="root may give you more IDs: usermod --add-subuids FIRST-LAST --add-subgids FIRST-LAST USER",
+        )
+    try:
+        os.chown(path, root.uid, root.gid)
+        os.chmod(path, stat.S_IMODE(root.mode))
+        wanted = dict(dialect.escape(root.xattrs))
+        for name in list_xattrs(path):
+            if name in _ACLS and name not in wanted:  # inherited from a default ACL of the store
+                os.removexattr(path, name)
+        for name, value in wanted.items():
+            os.setxattr(path, name, value)
+        os.utime(path, ns=(root.mtime, root.mtime))
+    except OSError as exc:
+        raise storage_error(exc, "give the worktree the owner, mode and attributes of its base's root") from None

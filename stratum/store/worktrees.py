@@ -7,7 +7,8 @@ tree. meta.toml::
     [worktree]  name, base_commit, head? (the last commit: made from it, or that it was reset to or rebased onto),
                 forked_from (the commit that its line of work began with: where it was made, or reset or rebased to
                 another line), created, last_modified, description, dialect? ("user": of the mounts that write its
-                upperdir; absent: root's)
+                upperdir; absent: root's), limit? (bytes that upperdir and workdir may take, 0 for any number of which
+                is kept count: ``store.quotas``; versions that do not know it leave it out)
 
 A worktree comes, goes, and gets an empty upperdir over another base by one rename of its whole directory, so base and
 upperdir always fit together. ``mark`` tells of copies without extended attributes (``sys.copymark``). lease.toml, where
@@ -27,9 +28,9 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stratum.errors import DamagedError, ExistsError, NotFoundError, UnsupportedError
-from stratum.frozen import frozen, replace
-from stratum.refs import Ref, check_name, is_name
+from stratum.errors import DamagedError, ExistsError, NotFoundError
+from stratum.frozen import replace
+from stratum.refs import check_name, is_name
 from stratum.store.clock import rfc3339, utc_now
 from stratum.store.dialects import dialect_of
 from stratum.store.holders import Lease, lease_from
@@ -37,77 +38,30 @@ from stratum.store.layout import Layout, Names, storage_error, storing
 from stratum.store.locks import WORKTREE_WAIT, StoreLocks
 from stratum.store.namespaces import Namespaces, similar
 from stratum.store.tables import Tables, read_tables, write_tables
-from stratum.store.upperdirs import another_dialect, holds_nothing, out_of_reach, shows_base, within_reach
+from stratum.store.upperdirs import (
+    another_dialect,
+    dress_upperdir,
+    holds_nothing,
+    out_of_reach,
+    shows_base,
+    within_reach,
+)
+from stratum.store.worktree import InterruptedSwitch, Worktree, meta_of, worktree_from
 from stratum.sys import copymark
 from stratum.sys.atomic import fsync_dir
-from stratum.sys.userns import is_mapped
-from stratum.sys.xattrs import list_xattrs
 from stratum.tree.overlay import Dialect
 from stratum.tree.rootchange import AS_IT_IS, RootChange
 
 if TYPE_CHECKING:
     from stratum.store.commits import Commits
+    from stratum.store.quotas import Quotas
     from stratum.store.reflog import Reflog
     from stratum.store.transaction import Transaction, Transactions
-    from stratum.tree.model import Directory
 
 _SWITCH = "switch.toml"
-_ACLS = (b"system.posix_acl_access", b"system.posix_acl_default")
-
-
-@frozen
-class Worktree:
-    """A worktree as its meta.toml describes it; times are RFC 3339, commits whole hashes."""
-
-    name: str
-    worktree: str
-    base_commit: str
-    head: str | None
-    created: str
-    last_modified: str
-    description: str
-    directory: Path
-    forked_from: str
-    """Where the worktree's own line of work began, which a rebase does not go behind: unlike the base it stays where
-    it is when commits, also ones that others made on top, move the base forward."""
-    dialect: Dialect = Dialect.TRUSTED
-    """That of the mounts that its upperdir is written by."""
-
-    @property
-    def upperdir(self) -> Path:
-        return self.directory / "upperdir"
-
-    @property
-    def workdir(self) -> Path:
-        return self.directory / "workdir"
-
-    @property
-    def commit(self) -> str:
-        """The commit that ``NAME+WORKTREE`` means: the last one made from it, else its base."""
-        return self.head or self.base_commit
-
-    @property
-    def ref(self) -> Ref:
-        """``NAME+WORKTREE``."""
-        return Ref(self.name, worktree=self.worktree)
-
-    def __str__(self) -> str:
-        return str(self.ref)
 
 
 _Worktrees = list[Worktree]
-
-
-@frozen
-class InterruptedSwitch:
-    """A switch of a mounted worktree that did not come to its end.
-
-    ``old`` is the worktree as it was, with its retired directory, that base and no head (None where it is gone
-    already); ``mount_id`` the mount that showed it.
-    """
-
-    old: Worktree | None
-    mount_id: int | None
 
 
 class Worktrees:
@@ -128,6 +82,13 @@ class Worktrees:
         self._namespaces = namespaces
         self._commits = commits
         self._reflog = reflog
+
+    @functools.cached_property
+    def quotas(self) -> Quotas:
+        """How much worktrees may take."""
+        from stratum.store.quotas import Quotas
+
+        return Quotas(self._layout, self._transactions)
 
     @functools.cached_property
     def dialect(self) -> Dialect:
@@ -202,20 +163,7 @@ class Worktrees:
                 raise storage_error(exc, f"look at {part}") from None
             if not stat.S_ISDIR(info.st_mode):
                 raise _no_directory(part)
-        return Worktree(
-            name=name,
-            worktree=worktree,
-            base_commit=fields.hash("worktree", "base_commit"),
-            head=fields.hash("worktree", "head") if fields.has("worktree", "head") else None,
-            created=fields.text("worktree", "created"),
-            last_modified=fields.text("worktree", "last_modified"),
-            description=fields.text("worktree", "description"),
-            directory=directory,
-            forked_from=fields.hash(
-                "worktree", "forked_from" if fields.has("worktree", "forked_from") else "base_commit"
-            ),
-            dialect=_noted_dialect(fields),
-        )
+        return worktree_from(fields, name, worktree, directory)
 
     # Upperdirs
 
@@ -253,7 +201,7 @@ class Worktrees:
         self.readable(worktree)
         new = replace(worktree, dialect=self.dialect)
         with self._transactions.begin(f"adopting {worktree}") as tx:
-            tx.place_file(_meta(new), worktree.directory / "meta.toml")
+            tx.place_file(meta_of(new), worktree.directory / "meta.toml")
             mark = self._put_mark(worktree.directory, durable=True)
             if mark is not None:
                 tx.place_file(mark, worktree.directory / copymark.FILE)
@@ -278,12 +226,13 @@ class Worktrees:
         *,
         why: str = "",
         root: RootChange = AS_IT_IS,
+        limit: int | None = None,
     ) -> Worktree:
         """Make a worktree over ``base_commit``, and the stratum where it is missing. ``root`` is what its root
-        directory has other than the base's, as an uncommitted change.
+        directory has other than the base's, as an uncommitted change; ``limit`` as in ``Worktree``.
 
         ``ExistsError``, ``NotFoundError`` (the commit), ``StratumError`` where the root's owner or xattrs cannot be
-        set.
+        set, ``UnsupportedError`` where nothing can be limited.
         """
         check_name(name)
         check_name(worktree, "worktree name")
@@ -306,8 +255,9 @@ class Worktrees:
                 self._layout.worktree(name, worktree),
                 forked_from=base_commit,
                 dialect=self.dialect,
+                limit=limit,
             )
-            directory = self._build(tx, made, self.new_upperdir(tx, base_commit, root), None)
+            directory = self._build(tx, made, self.new_upperdir(tx, base_commit, root), None, None)
             self._namespaces.ensure(tx, name)
             tx.sync()
             self._reflog.append(name, "worktree", worktree, None, base_commit, why)
@@ -326,14 +276,18 @@ class Worktrees:
             finally:
                 os.close(parent)
 
-    def new_upperdir(self, tx: Transaction, base_commit: str, change: RootChange = AS_IT_IS) -> Path:
-        """An empty upperdir for ``base_commit`` in the transaction's directory, for ``renew``. ``UnsupportedError``
-        where it cannot get its owner from this user namespace."""
+    def new_upperdir(
+        self, tx: Transaction, base_commit: str, change: RootChange = AS_IT_IS, *, of: Worktree | None = None
+    ) -> Path:
+        """An empty upperdir for ``base_commit`` in the transaction's directory, for ``renew`` of the worktree ``of``.
+        ``UnsupportedError`` where it cannot get its owner from this user namespace."""
         root = change.applied(self._commits.root(base_commit))
         if not within_reach(self.dialect) and (root.uid, root.gid) != (os.geteuid(), os.getegid()):
             raise out_of_reach("a worktree", self.dialect)
         path = tx.new_path("upperdir")
         tx.make_directory(path, 0o700)
+        if of is not None and of.limit is not None:
+            self.quotas.go_on(path, of.workdir)
         dress_upperdir(path, root, self.dialect)
         if not change:
             from stratum.store.untouched import note_root
@@ -341,15 +295,22 @@ class Worktrees:
             note_root(path, root, self.dialect)
         return path
 
-    def _build(self, tx: Transaction, worktree: Worktree, upperdir: Path, lease: Lease | None) -> Path:
-        """A worktree's directory, complete but for its place."""
+    def _build(
+        self, tx: Transaction, worktree: Worktree, upperdir: Path, lease: Lease | None, old: Worktree | None
+    ) -> Path:
+        """A worktree's directory, complete but for its place, which is that of ``old``."""
         directory = tx.new_path("worktree")
         tx.make_directory(directory, 0o700)
         tx.make_directory(directory / "workdir", 0o700)
+        if worktree.limit is not None:
+            if old is not None:
+                self.quotas.go_on(directory / "workdir", old.workdir)
+            else:
+                self.quotas.begin(upperdir, directory / "workdir", worktree.limit)
         mark = self._put_mark(directory)
         if mark is not None:
             tx.write_file(directory / copymark.FILE, mark)
-        tx.write_file(directory / "meta.toml", _meta(worktree))
+        tx.write_file(directory / "meta.toml", meta_of(worktree))
         if lease is not None:
             tx.write_file(directory / "lease.toml", lease.to_toml())
         try:
@@ -389,7 +350,7 @@ class Worktrees:
             with begun as within, self._locks.ref(name):
                 self._check_commit(head)
                 self._log_move(old, new, why)
-                within.place_file(_meta(new), old.directory / "meta.toml")
+                within.place_file(meta_of(new), old.directory / "meta.toml")
                 self._mark_older(within, old.directory)
             return new
 
@@ -406,7 +367,8 @@ class Worktrees:
         when ``tx`` ends, so nothing may have it mounted then. The caller holds the worktree's lock.
         """
         with self.lock(wanted.name, wanted.worktree):
-            old, new, directory = self._build_new(tx, wanted, upperdir or self.new_upperdir(tx, wanted.base_commit))
+            upperdir = upperdir or self.new_upperdir(tx, wanted.base_commit, of=wanted)
+            old, new, directory = self._build_new(tx, wanted, upperdir)
             self.check_removable(old)
             tx.sync()
             with self._locks.ref(new.name):
@@ -443,7 +405,7 @@ class Worktrees:
         for commit in {wanted.base_commit, wanted.commit}:
             self._check_commit(commit)
         new = replace(wanted, last_modified=rfc3339(utc_now()), dialect=self.dialect)
-        return old, new, self._build(tx, new, upperdir, self.lease(new.name, new.worktree))
+        return old, new, self._build(tx, new, upperdir, self.lease(new.name, new.worktree), old)
 
     def _log_move(self, old: Worktree, new: Worktree, why: str) -> None:
         if old.commit != new.commit:
@@ -473,9 +435,10 @@ class Worktrees:
         meta = self._read(retired / "meta.toml")
         if meta is None:
             return InterruptedSwitch(None, None)
-        base = Tables(meta, str(retired / "meta.toml")).hash("worktree", "base_commit")
-        dialect = _noted_dialect(Tables(meta, str(retired / "meta.toml")))
-        old = replace(self.get(name, worktree), base_commit=base, head=None, directory=retired, dialect=dialect)
+        was = worktree_from(Tables(meta, str(retired / "meta.toml")), name, worktree, retired)
+        old = replace(
+            self.get(name, worktree), base_commit=was.base_commit, head=None, directory=retired, dialect=was.dialect
+        )
         return InterruptedSwitch(old, int(mount_id) if mount_id.isdecimal() else None)
 
     def drop_retired(self, name: str, worktree: str) -> None:
@@ -498,16 +461,33 @@ class Worktrees:
         """Remove the worktree and everything in its upperdir, in one step. That nothing has it mounted, and that no
         uncommitted work is lost, is the caller's to check. ``NotFoundError``, ``BusyError``."""
         with self.lock(name, worktree):
-            commit = None
+            commit = project = None
             with suppress(DamagedError):
                 tree = self.get(name, worktree)
                 self.check_removable(tree)
                 commit = tree.commit
+                project = self.quotas.project(tree.workdir) if tree.limit is not None else None
             with self._locks.ref(name):
                 from stratum.store.reflog import remove_logged
 
                 path = self._layout.worktree(name, worktree)
                 remove_logged(self._reflog, self._transactions, path, name, "worktree", worktree, commit, why)
+            if project is not None:
+                self.quotas.forget(project)
+
+    def set_limit(self, name: str, worktree: str, limit: int) -> Worktree:
+        """Have it take ``limit`` bytes at most beyond its base, also while it is mounted; 0 is no limit.
+
+        ``UnsupportedError`` where nothing can be limited, or where nobody kept count of it and it is not empty.
+        """
+        with self.lock(name, worktree):
+            old = self.get(name, worktree)
+            new = replace(old, limit=limit)
+            self.quotas.limit(str(old), old.upperdir, old.workdir, limit)
+            if new != old:
+                with self._transactions.begin(f"limiting {old}") as tx:
+                    tx.place_file(meta_of(new), old.directory / "meta.toml")
+            return new
 
     def _check_commit(self, commit: str) -> None:
         if not self._commits.exists(commit):
@@ -544,51 +524,3 @@ class Worktrees:
 
 def _no_directory(path: Path | str) -> DamagedError:
     return DamagedError(f"{path} is missing or not a directory", hint="run 'stratum fsck'")
-
-
-def dress_upperdir(path: Path, root: Directory, dialect: Dialect) -> None:
-    """Give the empty upperdir ``path`` owner, mode, times and xattrs of the commit's ``root``, which it is shown as by
-    a mount of ``dialect``.
-
-    Raises ``StratumError``, and ``UnsupportedError`` for an owner whom this user namespace has no ID for.
-    """
-    if not (is_mapped(root.uid) and is_mapped(root.gid, "gid_map")):
-        raise UnsupportedError(
-            f"the root directory belongs to {root.uid}:{root.gid}, whom your user namespace has no ID for",
-            hint="root may give you more IDs: usermod --add-subuids FIRST-LAST --add-subgids FIRST-LAST USER",
-        )
-    try:
-        os.chown(path, root.uid, root.gid)
-        os.chmod(path, stat.S_IMODE(root.mode))
-        wanted = dict(dialect.escape(root.xattrs))
-        for name in list_xattrs(path):
-            if name in _ACLS and name not in wanted:  # inherited from a default ACL of the store
-                os.removexattr(path, name)
-        for name, value in wanted.items():
-            os.setxattr(path, name, value)
-        os.utime(path, ns=(root.mtime, root.mtime))
-    except OSError as exc:
-        raise storage_error(exc, "give the worktree the owner, mode and attributes of its base's root") from None
-
-
-def _noted_dialect(fields: Tables) -> Dialect:
-    noted = fields.maybe_text("worktree", "dialect")
-    try:
-        return Dialect.TRUSTED if noted is None else Dialect[noted.upper()]
-    except KeyError:
-        raise DamagedError(
-            f"{fields.where}: [worktree] dialect is {noted!r}, not 'user' or 'trusted'", hint="run 'stratum fsck'"
-        ) from None
-
-
-def _meta(worktree: Worktree) -> bytes:
-    table = {"name": worktree.worktree, "base_commit": worktree.base_commit}
-    if worktree.head is not None:
-        table["head"] = worktree.head
-    table["forked_from"] = worktree.forked_from
-    table["created"] = worktree.created
-    table["last_modified"] = worktree.last_modified
-    table["description"] = worktree.description
-    if worktree.dialect is not Dialect.TRUSTED:
-        table["dialect"] = worktree.dialect.name.lower()
-    return write_tables({"worktree": table}, f"the description of {worktree}")

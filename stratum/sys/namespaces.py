@@ -23,7 +23,7 @@ from stratum.sys.syscalls import libc, libc_call
 CLONE_FS = 0x00000200
 CLONE_NEWNS = 0x00020000
 
-_CAPABILITY_VERSION_3 = 0x20080522
+_CAPABILITIES_OF_THREAD = struct.pack("=Ii", 0x20080522, 0)  # version 3
 _NS_GET_USERNS = 0xB701
 _NS_GET_OWNER_UID = 0xB704
 
@@ -83,12 +83,28 @@ def set_filesystem_ids(uid: int, gid: int) -> None:
 
 def raise_effective_capabilities() -> None:
     """capset(2): make every permitted capability of the calling thread effective again."""
-    header = struct.pack("=Ii", _CAPABILITY_VERSION_3, 0)
-    data = ctypes.create_string_buffer(24)
-    libc_call("capget", header, data)
-    sets = list(struct.unpack("=6I", data.raw))
+    sets = _capabilities()
     sets[0], sets[3] = sets[1], sets[4]
-    libc_call("capset", header, struct.pack("=6I", *sets))
+    _set_capabilities(sets)
+
+
+def without_capability(number: int) -> None:
+    """capset(2): have a capability not be effective for the calling thread, which keeps it: see
+    ``raise_effective_capabilities``."""
+    sets = _capabilities()
+    sets[number // 32 * 3] &= ~(1 << number % 32)
+    _set_capabilities(sets)
+
+
+def _capabilities() -> list[int]:
+    """Effective, permitted and inheritable ones from 0 to 31, then those from 32 on."""
+    data = ctypes.create_string_buffer(24)
+    libc_call("capget", _CAPABILITIES_OF_THREAD, data)
+    return list(struct.unpack("=6I", data.raw))
+
+
+def _set_capabilities(sets: list[int]) -> None:
+    libc_call("capset", _CAPABILITIES_OF_THREAD, struct.pack("=6I", *sets))
 
 
 def is_own_mount_namespace(pid: int | str) -> bool:

@@ -14,7 +14,7 @@ from stratum.volumes.request import Beginning
 
 if TYPE_CHECKING:
     from stratum.store.transaction import Transaction
-    from stratum.store.worktrees import Worktree
+    from stratum.store.worktree import Worktree
     from stratum.tree.model import Directory
 
 

@@ -38,6 +38,7 @@ tests=(
     attr
     b3sum
     e2fsprogs
+    xfsprogs
     strace           # kills at a chosen system call (crash tests)
     systemd          # reads the units
     containerd       # the container runtime of a Kubernetes node, which the CSI driver asks

@@ -8,6 +8,6 @@ tools/setup/packages.sh install # Python, for the environment
 (tools/setup/venv.sh && .venv/bin/python -m tests.support.gotools) &
 environment=$!
 failed=0
-{ tools/setup/packages.sh test && tools/setup/oracles.sh; } || failed=1
+{ tools/setup/packages.sh test && tools/setup/oracles.sh && tools/setup/kernel.sh; } || failed=1
 wait "$environment" || failed=1
 exit "$failed"
