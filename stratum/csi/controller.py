@@ -5,7 +5,7 @@ from __future__ import annotations
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from stratum.csi import csi_pb2 as csi
-from stratum.csi import provisioning, snapshots
+from stratum.csi import provisioning, sizes, snapshots
 from stratum.csi.attributes import (
     CLAIM_NAMESPACE,
     SNAPSHOT_NAMESPACE,
@@ -217,7 +217,7 @@ def _wanted(request: csi.CreateVolumeRequest) -> Wanted:
     check_capabilities(request.volume_capabilities)
     if request.mutable_parameters:
         raise invalid("volumes have no mutable parameters")
-    required, limit = _capacity(request.capacity_range)
+    required, limit = sizes.capacity(request.capacity_range)
     content = request.volume_content_source.WhichOneof("type")
     if request.HasField("volume_content_source") and content is None:
         raise invalid("the volume content source is empty")
@@ -240,16 +240,6 @@ def require(value: str, what: str) -> None:
     """INVALID_ARGUMENT where the field ``what`` is empty."""
     if not value:
         raise invalid(f"no {what} is given")
-
-
-def _capacity(wanted: csi.CapacityRange) -> tuple[int, int]:
-    """(required bytes, limit or 0). INVALID_ARGUMENT, or OUT_OF_RANGE where none fits."""
-    required, limit = wanted.required_bytes, wanted.limit_bytes
-    if required < 0 or limit < 0:
-        raise invalid("a capacity cannot be negative")
-    if limit and required > limit:
-        raise CallError(Code.OUT_OF_RANGE, f"no capacity is at least {required} and at most {limit} bytes")
-    return required, limit
 
 
 def snapshot_message(record: SnapshotRecord) -> csi.Snapshot:

@@ -20,7 +20,7 @@ from stratum.csi.records import AfterRecord, GroupRecord, PullRecord, SnapshotRe
 from stratum.csi.residing import Lazy
 from stratum.csi.room import Marks, Room, RoomCollector
 from stratum.csi.runtime import Runtime
-from stratum.csi.usage import upperdir_usage
+from stratum.csi.usage import usage_of
 from stratum.errors import BusyError, StratumError, os_error_text
 from stratum.oci.target import Target
 from stratum.refs import Ref
@@ -40,9 +40,10 @@ LOCK_WAIT = 0.5
 @dataclass(frozen=True, slots=True)
 class Options:
     """How the driver was started. Inline volumes' sources must match one of ``inline_sources``, and may be lazy where
-    they match one of ``inline_lazy``, too; ``ca_file`` has certificate authorities for registries besides the system's.
-    With ``external_keeper`` nothing is started that stands behind mounts: somebody else runs it. ``marks`` say how full
-    the disk may get; ``max_volumes`` how many volumes may be mounted, 0 for any number."""
+    they match one of ``inline_lazy``, too; they may take ``inline_limit`` bytes, 0 for any number. ``ca_file`` has
+    certificate authorities for registries besides the system's. With ``external_keeper`` nothing is started that stands
+    behind mounts: somebody else runs it. ``marks`` say how full the disk may get; ``max_volumes`` how many volumes may
+    be mounted, 0 for any number."""
 
     node_id: str
     kubelet_dir: Path
@@ -54,6 +55,7 @@ class Options:
     external_keeper: bool = False
     marks: Marks = field(default_factory=Marks)
     max_volumes: int = 0
+    inline_limit: int = 0
 
     def allows_inline_source(self, source: Target | Ref) -> bool:
         """Whether pod authors may name ``source``."""
@@ -126,14 +128,16 @@ class Driver:
             yield
 
     def _held(self) -> Volumes:
-        worktrees = dirty = 0
+        worktrees = dirty = limited = 0
         with contextlib.suppress(StratumError):  # a damaged record is for ListVolumes to tell
             for record in self.volumes.scan()[0]:
                 with contextlib.suppress(StratumError):  # removed meanwhile
                     tree = self.session.store.worktrees.get(record.stratum, record.key)
-                    dirty += upperdir_usage(tree.upperdir)[0]
+                    used = usage_of(self.session.store, tree)
+                    dirty += used.bytes
+                    limited += used.limit > 0
                     worktrees += 1
-        return Volumes(worktrees, dirty, self.jobs.running)
+        return Volumes(worktrees, dirty, self.jobs.running, limited)
 
     def _volume_of(self, source: str) -> str | None:
         return volume_of(self.session, source, lambda volume_id: self.volumes.get(inline_key(volume_id)) is not None)

@@ -31,7 +31,7 @@ from stratum.csi.gates import gate_options
 from stratum.csi.jobs import Caller, Task
 from stratum.csi.mounts import check_access, records_of, shown_at, stage
 from stratum.csi.paths import Place
-from stratum.csi.provisioning import exists, remove_recorded
+from stratum.csi.provisioning import exists, limit_here, remove_recorded
 from stratum.csi.quiesce import asked_kindly
 from stratum.csi.records import VolumeRecord, inline_key
 from stratum.csi.sources import FROM_PUBLISH, Asker, fetch
@@ -79,7 +79,10 @@ def publish(driver: Driver, request: csi.NodePublishVolumeRequest, target: Place
         ref = f"{record.stratum}+{record.key}"
         with contextlib.suppress(ExistsError):  # an earlier call made it
             what = f"inline volume of pod {record.name}"[:200]
-            driver.session.store.worktrees.create(record.stratum, record.key, record.commit, what, why=what)
+            # A limit that was asked for and cannot be kept is an error: pod authors are not trusted with the disk.
+            limit = driver.options.inline_limit or limit_here(driver, 0)
+            create = driver.session.store.worktrees.create
+            create(record.stratum, record.key, record.commit, what, why=what, limit=limit)
         if wanted.history:
             ensure_history(driver.session, Ref(record.stratum, worktree=record.key))
     pulled = wanted.source if isinstance(wanted.source, Target) else None

@@ -64,6 +64,13 @@ def command_line() -> argparse.ArgumentParser:
         "there can show pods what others have on the node, if they know its digests. Default: none.",
     )
     add(
+        "--inline-limit",
+        default="none",
+        metavar="BYTES",
+        help="What an inline volume may take beyond its base, as 512M or 10G; it needs project quotas. Default: what "
+        "the disk has.",
+    )
+    add(
         "--kubelet-dir",
         default="/var/lib/kubelet",
         metavar="DIR",
@@ -151,10 +158,10 @@ def _add_metrics(parser: argparse.ArgumentParser) -> None:
 def _run(args: argparse.Namespace) -> int:
     from stratum.api.maintenance import parse_duration
     from stratum.api.session import Session
-    from stratum.config import load_config
+    from stratum.config import NO_LIMIT, load_config, parse_bytes
 
     _look_for_packages()
-    from stratum.csi import healing, housekeeping, orphans, quiesce
+    from stratum.csi import healing, housekeeping, orphans, quiesce, sizes
     from stratum.csi.collecting import Rules
     from stratum.csi.driver import Driver, Options
     from stratum.csi.logs import log_to_stderr
@@ -178,6 +185,7 @@ def _run(args: argparse.Namespace) -> int:
         marks=parse_marks(args.gc_high, args.gc_low, args.pull_limit),
         inline_sources=tuple(map(parse_pattern, args.inline_source or ("*",))),
         inline_lazy=tuple(map(parse_pattern, args.inline_lazy or ())),
+        inline_limit=parse_bytes(args.inline_limit, "--inline-limit") % NO_LIMIT,
     )
     certificate = _metrics_certificate(args)
     interval, *ages = map(parse_duration, (args.gc_interval, args.reflog_age, args.pulled_age))
@@ -201,6 +209,7 @@ def _run(args: argparse.Namespace) -> int:
         healing.start(driver)
         quiesce.start(driver)
         orphans.start(driver, parse_duration(args.orphan_age))
+        sizes.tell(driver)
         stopped.wait()
         server.stop(GRACE).wait()
         if driver.jobs.running:

@@ -29,12 +29,13 @@ LIMITS = Limits(connections=8, each=3, seconds=10.0)
 
 @dataclass(frozen=True, slots=True)
 class Volumes:
-    """How many worktrees the driver's volumes have, the bytes that these hold beyond their base commits, and how many
-    pulls, pushes and commits are under way."""
+    """How many worktrees the driver's volumes have, the bytes that these hold beyond their base commits, how many
+    pulls, pushes and commits are under way, and how many of the worktrees are held to a size."""
 
     worktrees: int
     dirty_bytes: int
     jobs: int
+    limited: int
 
 
 class Metrics:
@@ -142,4 +143,6 @@ class _VolumesCollector(Collector):
         yield GaugeMetricFamily("stratum_csi_worktrees", text, now.worktrees)
         text = "Bytes that these hold beyond their base commits."
         yield GaugeMetricFamily("stratum_csi_dirty_bytes", text, now.dirty_bytes)
+        text = "Worktrees of volumes that are held to the size of their claim."
+        yield GaugeMetricFamily("stratum_csi_limited_worktrees", text, now.limited)
         yield GaugeMetricFamily("stratum_csi_jobs", "Pulls, pushes and commits under way.", now.jobs)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from stratum.api.session import Session
 from stratum.csi import csi_pb2 as csi
-from stratum.csi import inline, mounts, quiesce
+from stratum.csi import inline, mounts, quiesce, sizes
 from stratum.csi.attributes import (
     EPHEMERAL,
     POD_NAMESPACE,
@@ -23,15 +23,16 @@ from stratum.csi.errors import CallError, Code, invalid, not_found, precondition
 from stratum.csi.gates import base_of, gate_options, origin_of
 from stratum.csi.jobs import Caller, Task
 from stratum.csi.paths import Place, place
-from stratum.csi.provisioning import find_volume, volume_for_node
+from stratum.csi.provisioning import find_volume, volume_for_node, volume_record
 from stratum.csi.sources import FROM_PUBLISH, FROM_STAGE, Asker
-from stratum.csi.usage import free_space, upperdir_usage
+from stratum.csi.usage import Space, Used, free_space, usage_of
 from stratum.errors import StratumError
-from stratum.refs import parse_ref
+from stratum.refs import Ref, parse_ref
 from stratum.store.holders import KubernetesVolume, Promise
 from stratum.store.resolve import Resolved, ResolvedWorktree
 from stratum.sys import mountinfo
 from stratum.sys.mountapi import MOUNT_ATTR_RDONLY
+from stratum.sys.mountinfo import MountEntry
 from stratum.volumes.grant import grant, release
 from stratum.volumes.historic import ensure_history
 
@@ -66,7 +67,8 @@ class Node:
         self, request: csi.NodeGetCapabilitiesRequest, caller: Caller
     ) -> csi.NodeGetCapabilitiesResponse:
         """What is offered. Not VOLUME_MOUNT_GROUP: the kubelet applies a pod's fsGroup, as for other file systems."""
-        capabilities = [csi.NodeServiceCapability(rpc=_RPC(type=kind)) for kind in CAPABILITIES]
+        expansion = (_RPC.EXPAND_VOLUME,) if sizes.are_enforced(self._driver) else ()
+        capabilities = [csi.NodeServiceCapability(rpc=_RPC(type=kind)) for kind in (*CAPABILITIES, *expansion)]
         return csi.NodeGetCapabilitiesResponse(capabilities=capabilities)
 
     def NodeStageVolume(self, request: csi.NodeStageVolumeRequest, caller: Caller) -> csi.NodeStageVolumeResponse:
@@ -94,6 +96,8 @@ class Node:
         found = volume_for_node(self._driver, volume_id, attributes, asker, staged=staged)
 
         def options() -> dict[str, str]:
+            if isinstance(found, ResolvedWorktree):
+                sizes.hold(self._driver, volume_id, found)
             base, origin = base_of(self._driver, found), origin_of(self._driver, volume_id, attributes)
             return gate_options(self._driver, base, asker, attributes.prefetch, origin)
 
@@ -111,6 +115,7 @@ class Node:
         with self._driver.locked("volume", request.volume_id):
             mounts.release(self._driver, staging, request.volume_id)
             self._give_back(request.volume_id, caller)
+            sizes.make_room(self._driver, request.volume_id, caller)
         return csi.NodeUnstageVolumeResponse()
 
     def NodePublishVolume(self, request: csi.NodePublishVolumeRequest, caller: Caller) -> csi.NodePublishVolumeResponse:
@@ -201,17 +206,10 @@ class Node:
     def NodeGetVolumeStats(
         self, request: csi.NodeGetVolumeStatsRequest, caller: Caller
     ) -> csi.NodeGetVolumeStatsResponse:
-        """Bytes and inodes that the volume holds beyond its base, and what the store has left."""
+        """Bytes and inodes that the volume holds beyond its base, and what it or the store has left."""
         _require_volume(request.volume_id)
-        if not request.volume_path:
-            raise invalid("no volume_path is given")
-        entry = mountinfo.topmost(Path(request.volume_path))
-        record, shown = mounts.record_of(self._driver, entry), mounts.ref_of(entry)
-        if shown is None or (record is not None and record.holder != KubernetesVolume(request.volume_id)):
-            raise not_found(f"volume {request.volume_id[:140]!r} is not at {request.volume_path[:140]!r}")
-        ref, store = parse_ref(shown), self._driver.session.store
+        (entry, ref), store = self._shown(request), self._driver.session.store
         free = free_space(store.root)
-        source = entry.source if entry is not None else None
         if ref.worktree is None:
             meta = store.commits.meta(store.resolve_commit(ref))
             return csi.NodeGetVolumeStatsResponse(
@@ -219,16 +217,35 @@ class Node:
                     csi.VolumeUsage(unit=csi.VolumeUsage.BYTES, used=meta.total_size, total=meta.total_size),
                     csi.VolumeUsage(unit=csi.VolumeUsage.INODES, used=meta.file_count, total=meta.file_count),
                 ],
-                volume_condition=condition_over(self._driver, str(ref), meta.metadata_hash, source),
+                volume_condition=condition_over(self._driver, str(ref), meta.metadata_hash, entry.source),
             )
-        size, inodes = upperdir_usage(store.worktrees.get(ref.name, ref.worktree).upperdir)
+        used = usage_of(store, store.worktrees.get(ref.name, ref.worktree))
         return csi.NodeGetVolumeStatsResponse(
-            usage=[
-                _usage(csi.VolumeUsage.BYTES, size, free.bytes),
-                _usage(csi.VolumeUsage.INODES, inodes, free.inodes),
-            ],
-            volume_condition=condition_of(self._driver, ref.name, ref.worktree, source=source, history=True),
+            usage=_usage(used, free),
+            volume_condition=condition_of(self._driver, ref.name, ref.worktree, source=entry.source, history=True),
         )
+
+    def NodeExpandVolume(self, request: csi.NodeExpandVolumeRequest, caller: Caller) -> csi.NodeExpandVolumeResponse:
+        """Have a volume take more than before, at once, while pods use it."""
+        _require_volume(request.volume_id)
+        required, limit = sizes.capacity(request.capacity_range)
+        self._shown(request)
+        with self._driver.locked("volume", request.volume_id):
+            record = volume_record(self._driver, request.volume_id)
+            if record is None:
+                raise precondition(f"{request.volume_id} was not made by this driver, which holds it to no size")
+            size = sizes.expand(self._driver, record, required, limit)
+        return csi.NodeExpandVolumeResponse(capacity_bytes=size)
+
+    def _shown(self, request: csi.NodeGetVolumeStatsRequest | csi.NodeExpandVolumeRequest) -> tuple[MountEntry, Ref]:
+        """The volume's mount at its path, and what that shows. NOT_FOUND where it is not there."""
+        if not request.volume_path:
+            raise invalid("no volume_path is given")
+        entry = mountinfo.topmost(Path(request.volume_path))
+        record, shown = mounts.record_of(self._driver, entry), mounts.ref_of(entry)
+        if entry is None or shown is None or (record and record.holder != KubernetesVolume(request.volume_id)):
+            raise not_found(f"volume {request.volume_id[:140]!r} is not at {request.volume_path[:140]!r}")
+        return entry, parse_ref(shown)
 
     def _place(self, path: str, what: str) -> Place:
         return place(self._driver.options.kubelet_dir, path, what)
@@ -264,5 +281,10 @@ def _check_capability(request: csi.NodeStageVolumeRequest | csi.NodePublishVolum
     check_capabilities([request.volume_capability])
 
 
-def _usage(unit: csi.VolumeUsage.Unit, used: int, free: int) -> csi.VolumeUsage:
-    return csi.VolumeUsage(unit=unit, used=used, available=free, total=used + free)
+def _usage(used: Used, free: Space) -> list[csi.VolumeUsage]:
+    available = min(free.bytes, max(used.limit - used.bytes, 0)) if used.limit else free.bytes
+    total, inodes = used.limit or used.bytes + free.bytes, used.inodes + free.inodes
+    return [
+        csi.VolumeUsage(unit=csi.VolumeUsage.BYTES, used=used.bytes, available=available, total=total),
+        csi.VolumeUsage(unit=csi.VolumeUsage.INODES, used=used.inodes, available=free.inodes, total=inodes),
+    ]

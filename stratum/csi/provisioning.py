@@ -90,10 +90,16 @@ def _make(driver: Driver, record: VolumeRecord) -> VolumeRecord:
             record.commit,
             f"Kubernetes volume {record.name}"[:200],
             why=f"made for Kubernetes volume {record.name}"[:200],
+            limit=limit_here(driver, record.capacity),
         )
     except ExistsError:
         raise already_exists(f"{record.id} exists already and is not a volume of this name") from None
     return record
+
+
+def limit_here(driver: Driver, capacity: int) -> int | None:
+    """The limit of a worktree for a volume of ``capacity`` bytes (0 for any number): None where none can be kept."""
+    return capacity if driver.session.store.worktrees.quotas.missing is None else None
 
 
 def _check_same(record: VolumeRecord, wanted: Wanted) -> None:
@@ -224,7 +230,8 @@ def _make_static(driver: Driver, ref: Ref, source: Target | Ref, attributes: Att
         origin = fetch(driver, source, asker, policy, lazy=attributes.lazy)
         worktree = ref.worktree or DEFAULT_WORKTREE
         with contextlib.suppress(ExistsError):  # another call made it at the same time
-            store.worktrees.create(ref.name, worktree, origin.commit, why=f"made for a Kubernetes volume from {source}")
+            why = f"made for a Kubernetes volume from {source}"
+            store.worktrees.create(ref.name, worktree, origin.commit, why=why, limit=limit_here(driver, 0))
     elif isinstance(source, Target):
         if policy == PullPolicy.NEVER:
             raise precondition(f"{ref} is not on this node, and pullPolicy is Never")

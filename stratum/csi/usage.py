@@ -1,4 +1,4 @@
-"""How much a worktree holds beyond its base commit, and what the store has left."""
+"""How much a worktree holds beyond its base commit and may hold, and what the store has left."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stratum.errors import StratumError, os_error_text
+from stratum.store import Store
+from stratum.store.worktree import Worktree
 
 _BLOCK = 512
 
@@ -17,6 +19,24 @@ class Space:
 
     bytes: int
     inodes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Used:
+    """What a worktree takes on the disk beyond its base, and the bytes that it may take; 0 where nothing limits it."""
+
+    bytes: int
+    inodes: int
+    limit: int = 0
+
+
+def usage_of(store: Store, worktree: Worktree) -> Used:
+    """What a worktree takes: what the store's file system keeps count of, if it does, which costs the same however
+    much there is; else all of it is looked at."""
+    quota = store.worktrees.quotas.usage(worktree.workdir) if worktree.limit is not None else None
+    if quota is not None:
+        return Used(quota.bytes, quota.inodes, quota.limit)
+    return Used(*upperdir_usage(worktree.upperdir))
 
 
 def upperdir_usage(upperdir: Path) -> tuple[int, int]:

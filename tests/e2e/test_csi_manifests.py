@@ -287,6 +287,20 @@ def test_kustomize(directory: str, snapshotter: bool, inline: bool) -> None:
         assert ca_file is None or str(Path(ca_file).parent) in places
 
 
+def test_volumes_grow_by_one_resizer_for_all_nodes() -> None:
+    beside = [document for document in build("overlays/expansion") if document not in build("base")]
+    kinds = ["ClusterRole", "ClusterRoleBinding", "Deployment", "Role", "RoleBinding", "ServiceAccount"]
+    assert sorted(document["kind"] for document in beside) == kinds
+    (deployment,) = (document for document in beside if document["kind"] == "Deployment")
+    pod = deployment["spec"]["template"]["spec"]
+    assert pod["serviceAccountName"] in {
+        each["metadata"]["name"] for each in beside if each["kind"] == "ServiceAccount"
+    }
+    assert pod["volumes"][0]["hostPath"]["path"].endswith(f"/plugins/{NAME}")
+    driver = containers_of(build("base"), "stratum-csi")
+    assert pod["containers"][0]["securityContext"] == driver["csi-provisioner"]["securityContext"]
+
+
 def test_the_storage_suite_is_told_what_the_driver_offers() -> None:
     (told,) = documents(SUITE / "driver.yaml")
     info = told["DriverInfo"]

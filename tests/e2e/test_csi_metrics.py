@@ -31,6 +31,7 @@ FIGURES = {
     "stratum_csi_worktrees": "gauge",
     "stratum_csi_dirty_bytes": "gauge",
     "stratum_csi_jobs": "gauge",
+    "stratum_csi_limited_worktrees": "gauge",
     "stratum_csi_disk_used_ratio": "gauge",
     "stratum_csi_disk_mark_ratio": "gauge",
     "stratum_csi_disk_short_bytes": "gauge",

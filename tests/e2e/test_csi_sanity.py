@@ -4,7 +4,8 @@ What it skips, because the driver does not offer it:
 
 - ControllerPublishVolume and ControllerUnpublishVolume: volumes are local to their node, nothing is attached
   (``attachRequired: false``).
-- NodeExpandVolume, ControllerExpandVolume: no size limits a volume, and csi-resizer cannot be run on each node.
+- NodeExpandVolume: the tests' file system has no project quotas (``machine/quotas.py`` is on ones that have).
+- ControllerExpandVolume: volumes grow on their node, which is all that csi-resizer needs.
 - ControllerModifyVolume and attribute classes: there is nothing to tune in a volume.
 - GetSnapshot, volume and storage health: alpha calls of CSI 1.12 and 1.13. Announcing them makes csi-sanity 5.3 and
   earlier fail, and the volume condition that came before says the same. A volume's health is tested elsewhere.

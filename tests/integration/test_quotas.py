@@ -1,0 +1,17 @@
+"""Project quotas, in a machine whose kernel has them (``machine/quotas.py``)."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.machine import run_in_machine
+
+pytestmark = pytest.mark.root
+
+
+def test_sizes_are_enforced_by_ext4_and_xfs(tmp_path: Path) -> None:
+    code, output = run_in_machine([sys.executable, "-m", "pytest", "-q", "tests/machine/quotas.py"], tmp_path)
+    assert code == 0, output
