@@ -142,10 +142,9 @@ def pull(
     another commit is ``ExistsError``, before anything is fetched, unless ``force``. The reflog keeps where it was.
     ``isolated`` and ``lazy`` are ``transfer.pull``'s; after a lazy pull what the commit's ``profile`` lists, or
     ``all``, is fetched too where ``prefetch`` says so, and meanwhile the commit can be used. ``keep_tag``: the place
-    keeps the manifest by another tag, also when the one that was pulled moves; where it does not let us, that is the
-    error after all else was done. ``mounted``: the commit is about to be mounted. ``room`` is told how many bytes are
-    about to come, once what can be fetched again has made room for them, and may raise. Raises as ``transfer.pull``,
-    and ``UnsupportedError`` for a lazy pull on a kernel that could not show the commit.
+    keeps the manifest by another tag, also when the one that was pulled moves; an error of that comes after all else
+    was done. ``mounted``: the commit is about to be mounted. ``room`` is told how many bytes are about to come, and may
+    raise. Raises as ``transfer.pull``, and ``UnsupportedError`` for a lazy pull that the kernel could not show.
     """
     from stratum.mount.plan import check_lazy
     from stratum.oci.places import open_source

@@ -21,6 +21,7 @@ import stratum
 from stratum.errors import StratumError, UnsupportedError, UsageError, os_error_text
 
 if TYPE_CHECKING:
+    from stratum.csi.driver import Options
     from stratum.serving import Certificate
 
 NODE_ID_MAX = 63
@@ -92,6 +93,26 @@ def command_line() -> argparse.ArgumentParser:
         "say. Default: none are run.",
     )
     _add_metrics(parser)
+    _add_limits(parser)
+    add("--version", action="version", version=f"stratum-csi {stratum.__version__}")
+    return parser
+
+
+def _add_metrics(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--metrics", metavar="HOST:PORT|unix:///PATH", help="Serve metrics for Prometheus at /metrics there.")
+    add(
+        "--metrics-tls-cert",
+        metavar="FILE",
+        help="Certificate of the server of metrics, and the chain above it, in PEM: metrics are over TLS then. A file "
+        "that was renewed is shown to whoever connects next. Default: plain HTTP.",
+    )
+    add("--metrics-tls-key", metavar="FILE", help="Key of that certificate, in PEM, without a password.")
+
+
+def _add_limits(parser: argparse.ArgumentParser) -> None:
+    """What stays, for how long, and how much of it."""
+    add = parser.add_argument
     add(
         "--gc-interval",
         default="6h",
@@ -139,56 +160,29 @@ def command_line() -> argparse.ArgumentParser:
         help="How many volumes may be mounted on this node, inline ones included; 0 for any number. "
         "Default: %(default)s.",
     )
-    add("--version", action="version", version=f"stratum-csi {stratum.__version__}")
-    return parser
-
-
-def _add_metrics(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--metrics", metavar="HOST:PORT|unix:///PATH", help="Serve metrics for Prometheus at /metrics there.")
-    add(
-        "--metrics-tls-cert",
-        metavar="FILE",
-        help="Certificate of the server of metrics, and the chain above it, in PEM: metrics are over TLS then. A file "
-        "that was renewed is shown to whoever connects next. Default: plain HTTP.",
-    )
-    add("--metrics-tls-key", metavar="FILE", help="Key of that certificate, in PEM, without a password.")
 
 
 def _run(args: argparse.Namespace) -> int:
     from stratum.api.maintenance import parse_duration
     from stratum.api.session import Session
-    from stratum.config import NO_LIMIT, load_config, parse_bytes
+    from stratum.config import load_config
 
     _look_for_packages()
     from stratum.csi import healing, housekeeping, orphans, quiesce, sizes
     from stratum.csi.collecting import Rules
-    from stratum.csi.driver import Driver, Options
+    from stratum.csi.driver import Driver
     from stratum.csi.logs import log_to_stderr
     from stratum.csi.metrics import LIMITS
-    from stratum.csi.patterns import parse_pattern
-    from stratum.csi.room import parse_marks
     from stratum.csi.runtime import Runtime
     from stratum.csi.server import serve
     from stratum.serving import listen, parse_address, serving
     from stratum.sys.threads import use_little_address_space
 
     use_little_address_space()
-    options = Options(
-        node_id=_node_id(args.node_id),
-        kubelet_dir=_kubelet_dir(args.kubelet_dir),
-        controller=args.controller,
-        allow_inline=args.allow_inline,
-        ca_file=_ca_file(args.ca_file),
-        external_keeper=args.external_keeper,
-        max_volumes=_max_volumes(args.max_volumes),
-        marks=parse_marks(args.gc_high, args.gc_low, args.pull_limit),
-        inline_sources=tuple(map(parse_pattern, args.inline_source or ("*",))),
-        inline_lazy=tuple(map(parse_pattern, args.inline_lazy or ())),
-        inline_limit=parse_bytes(args.inline_limit, "--inline-limit") % NO_LIMIT,
-    )
+    options = _options(args)
     certificate = _metrics_certificate(args)
-    interval, *ages = map(parse_duration, (args.gc_interval, args.reflog_age, args.pulled_age))
+    interval, orphan_age = parse_duration(args.gc_interval), parse_duration(args.orphan_age)
+    rules = Rules(parse_duration(args.reflog_age), parse_duration(args.pulled_age))
     os.chdir("/")
     os.umask(0o022)
     log_to_stderr()
@@ -205,10 +199,10 @@ def _run(args: argparse.Namespace) -> int:
             tls = certificate.context if certificate is not None else None
             stack.enter_context(serving(driver.metrics.app(), listener, LIMITS, tls=tls))
         server = serve(driver, args.endpoint)
-        housekeeping.start(driver, interval, Rules(*ages))
+        housekeeping.start(driver, interval, rules)
         healing.start(driver)
+        orphans.start(driver, orphan_age)
         quiesce.start(driver)
-        orphans.start(driver, parse_duration(args.orphan_age))
         sizes.tell(driver)
         stopped.wait()
         server.stop(GRACE).wait()
@@ -216,6 +210,27 @@ def _run(args: argparse.Namespace) -> int:
             # Jobs may be cut short anywhere, and are begun again by the next call; waiting for them helps nobody.
             os._exit(0)
     return 0
+
+
+def _options(args: argparse.Namespace) -> Options:
+    from stratum.config import NO_LIMIT, parse_bytes
+    from stratum.csi.driver import Options
+    from stratum.csi.patterns import parse_pattern
+    from stratum.csi.room import parse_marks
+
+    return Options(
+        node_id=_node_id(args.node_id),
+        kubelet_dir=_kubelet_dir(args.kubelet_dir),
+        controller=args.controller,
+        allow_inline=args.allow_inline,
+        ca_file=_ca_file(args.ca_file),
+        external_keeper=args.external_keeper,
+        max_volumes=_max_volumes(args.max_volumes),
+        marks=parse_marks(args.gc_high, args.gc_low, args.pull_limit),
+        inline_sources=tuple(map(parse_pattern, args.inline_source or ("*",))),
+        inline_lazy=tuple(map(parse_pattern, args.inline_lazy or ())),
+        inline_limit=parse_bytes(args.inline_limit, "--inline-limit") % NO_LIMIT,
+    )
 
 
 def _look_for_packages() -> None:

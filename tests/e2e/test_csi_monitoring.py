@@ -22,8 +22,8 @@ pytestmark = pytest.mark.root
 
 MONITORING = CHECKOUT / "k8s/monitoring"
 CASES = CHECKOUT / "tests/data/kubernetes-alerts.yaml"
-LATER = {"stratum_csi_lazy_real_bytes", "stratum_csi_lazy_unreal_bytes"}
-"""Figures that a driver has only while there are lazy mounts."""
+LATER = {"stratum_csi_lazy_real_bytes", "stratum_csi_lazy_unreal_bytes", "stratum_csi_volume_mounted"}
+"""Figures that a driver has only while there are lazy mounts, or volumes of claims."""
 ADDED = {"node", "job", "le", "__name__"}
 """Labels that Prometheus adds, by the PodMonitor or of a histogram."""
 
