@@ -18,7 +18,7 @@ PYTHON ?= /usr/bin/python3
 INSTALL = $(PYTHON) -m tools.install --prefix "$(PREFIX)" --destdir "$(DESTDIR)"
 
 .NOTPARALLEL:
-.PHONY: help venv setup setup-test demo quick test bench lint format man docs install uninstall deb clean
+.PHONY: help venv setup setup-test demo quick test bench lint format man docs install uninstall deb image clean
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -71,6 +71,10 @@ uninstall: ## What 'make install' installed in PREFIX, and nothing else; stores 
 deb: ## A package for Debian 12 and 13, in dist
 	@tools/setup/packages.sh install
 	@$(INSTALL) --python "$(PYTHON)" deb
+
+image: ## The driver's image for amd64 and arm64, without a builder, in dist; IMAGE_ARGS="--target cli" for the other
+	@tools/setup/packages.sh install
+	@$(PYTHON) -m tools.image --python "$(PYTHON)" $(IMAGE_ARGS)
 
 clean: ## Remove what set-up and tests made in the checkout
 	rm -rf .venv .cache .mypy_cache .ruff_cache .hypothesis build dist

@@ -7,6 +7,9 @@ below ``share/``.
 
 from __future__ import annotations
 
+import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +26,26 @@ USER_UNITS = "stratum/systemd-user"
 """Those of the managers of users."""
 EXAMPLES = "stratum/examples"
 UNIT_KINDS = (".service", ".socket", ".timer")
+
+
+def version() -> str:
+    """The project's."""
+    found = re.search(r'^__version__ = "([^"]+)"', (CHECKOUT / "stratum/__init__.py").read_text(), re.MULTILINE)
+    assert found is not None
+    return found[1]
+
+
+def commit_time() -> int:
+    """The time of all that is made of the checkout, in seconds since 1970."""
+    epoch = os.environ.get("SOURCE_DATE_EPOCH") or of_last_commit("%ct")
+    return int(epoch or (CHECKOUT / "CHANGELOG.md").stat().st_mtime)
+
+
+def of_last_commit(what: str) -> str:
+    """What git says of the last commit of the checkout; empty where it is none."""
+    command = ["git", "-C", str(CHECKOUT), "log", "-1", f"--format={what}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False) if shutil.which("git") else None
+    return done.stdout.strip() if done is not None and done.returncode == 0 else ""
 
 
 def kept() -> dict[str, Path]:

@@ -21,7 +21,7 @@ from tools.install.installing import MANIFEST, Make, Target, install
 from tools.install.places import PACKAGE, Places
 from tools.install.running import SERVICES
 from tools.setup.pip import SetupError
-from tools.share import CHECKOUT
+from tools.share import CHECKOUT, commit_time, of_last_commit, version
 
 PYTHONS = ("3.11", "3.12", "3.13")
 AFTER_LAST = "3.14"
@@ -43,7 +43,7 @@ def build_deb(directory: Path, work: Path, make: Make, pythons: tuple[str, ...] 
     root = work / "root"
     install(Target(Places("/usr"), str(root)), make, lambda text: None)
     (root / "usr/lib/stratum" / MANIFEST).unlink()
-    epoch = int(os.environ.get("SOURCE_DATE_EPOCH") or _git("%ct") or (CHECKOUT / "CHANGELOG.md").stat().st_mtime)
+    epoch = commit_time()
     _documents(root, epoch)
     for page in sorted((root / "usr/share/man").rglob("*.[1-9]")):
         _gzip(page, Path(f"{page}.gz"))
@@ -162,10 +162,7 @@ def _gzip(source: Path, target: Path) -> None:
 
 
 def _version() -> str:
-    text = (CHECKOUT / "stratum/__init__.py").read_text()
-    found = re.search(r'^__version__ = "([^"]+)"', text, re.MULTILINE)
-    assert found is not None
-    return re.sub(r"\.?(dev|a|b|rc)(\d*)$", r"~\1\2", found[1]) + "-1"
+    return re.sub(r"\.?(dev|a|b|rc)(\d*)$", r"~\1\2", version()) + "-1"
 
 
 def _architecture() -> str:
@@ -174,11 +171,8 @@ def _architecture() -> str:
 
 def _maintainer() -> str:
     name, address = os.environ.get("DEBFULLNAME"), os.environ.get("DEBEMAIL")
-    return f"{name or 'Stratum'} <{address}>" if address else _git("%an <%ae>") or "Stratum <stratum@example.invalid>"
-
-
-def _git(what: str) -> str:
-    """Of the last commit of the checkout; empty where it is none."""
-    command = ["git", "-C", str(CHECKOUT), "log", "-1", f"--format={what}"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False) if shutil.which("git") else None
-    return done.stdout.strip() if done is not None and done.returncode == 0 else ""
+    return (
+        f"{name or 'Stratum'} <{address}>"
+        if address
+        else of_last_commit("%an <%ae>") or "Stratum <stratum@example.invalid>"
+    )

@@ -14,7 +14,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tools.setup.pip import SetupError, pip
@@ -32,7 +32,8 @@ from {module} import {function}
 
 sys.exit({function}())
 """
-PLATFORMS = ("manylinux2014", "manylinux_2_17", "manylinux_2_28")
+PLATFORMS = ("manylinux2014", *(f"manylinux_2_{minor}" for minor in range(17, 37)))
+"""Up to the C library of Debian 12, the oldest first: wheels for several machines are not all for the same one."""
 NOT_KEPT = ("RECORD", "INSTALLER", "REQUESTED", "direct_url.json")
 """Of an installed distribution: what pip needs to remove it, and where it came from on the building machine."""
 OF_ONE_PYTHON = ("WHEEL", *NOT_KEPT)
@@ -46,8 +47,9 @@ there = {canonicalize_name(dist.metadata["Name"]) for dist in found}
 missing = set()
 for dist in found:
     for requirement in map(Requirement, dist.requires or ()):
-        for version in sys.argv[2:]:
+        for version in sys.argv[3:]:
             about = {"python_version": version, "python_full_version": version + ".0", "extra": ""}
+            about["platform_machine"] = sys.argv[2]
             if requirement.marker is None or requirement.marker.evaluate(about):
                 missing.add(canonicalize_name(requirement.name))
 print(json.dumps(sorted(missing - there)))
@@ -57,14 +59,19 @@ print(json.dumps(sorted(missing - there)))
 @dataclass(frozen=True)
 class Builder:
     """``python`` has pip. ``isolated``: pip fetches what the wheel is built with; else ``python`` has it. ``extras``
-    are those of the project that are installed."""
+    are those of the project that are installed. ``built`` is its wheel, where that is there already. ``machine`` is the
+    one that packages for given versions of Python are for."""
 
     python: Path
     isolated: bool = True
     extras: str = EXTRAS
+    built: Path | None = None
+    machine: str = field(default_factory=lambda: os.uname().machine)
 
     def wheel(self, directory: Path) -> Path:
-        """Build the project's wheel in ``directory``."""
+        """The project's wheel, built in ``directory``."""
+        if self.built is not None:
+            return self.built
         isolation = [] if self.isolated else ["--no-build-isolation"]
         os.environ["PIP_CONSTRAINT"] = str(CONSTRAINTS)  # the only way to those that pip builds with
         pip(self.python, "wheel", "--no-deps", *isolation, "--wheel-dir", directory, CHECKOUT)
@@ -76,14 +83,13 @@ class Builder:
         """Install ``wanted`` and what they need into the directory ``site``: for this Python, or for ``version``."""
         other: list[str] = []
         if version is not None:
-            machine = os.uname().machine
             other = ["--python-version", version, "--implementation", "cp", "--only-binary", ":all:"]
-            other += [word for name in PLATFORMS for word in ("--platform", f"{name}_{machine}")]
+            other += [word for name in PLATFORMS for word in ("--platform", f"{name}_{self.machine}")]
         pip(self.python, "install", "--no-compile", "--target", site, "--constraint", CONSTRAINTS, *other, *wanted)
 
     def missing(self, site: Path, versions: tuple[str, ...]) -> list[str]:
         """What packages in ``site`` want and is not there, for any of ``versions`` of Python."""
-        command = [str(self.python), "-c", _MISSING, str(site), *versions]
+        command = [str(self.python), "-c", _MISSING, str(site), self.machine, *versions]
         found: list[str] = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
         return found
 
