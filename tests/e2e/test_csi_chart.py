@@ -60,6 +60,8 @@ def by_name(documents: list[Document]) -> dict[tuple[str, str], Document]:
         ("base", {}),
         ("overlays/without-snapshots", {"snapshots": {"enabled": False}}),
         ("overlays/inline", {"inline": {"enabled": True, "sources": ["registry.example.com/models/*"]}}),
+        ("overlays/groups", {"groups": {"enabled": True}}),
+        ("overlays/hooks", {"hooks": {"criEndpoint": "unix:///run/containerd/containerd.sock"}}),
         ("overlays/private-ca", {"privateCA": {"configMap": "registry-ca"}}),
         (
             "overlays/kind",

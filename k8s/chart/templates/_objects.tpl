@@ -34,6 +34,10 @@
 {{- $volume := dict "name" "registry-ca" "configMap" (dict "name" $values.privateCA.configMap) -}}
 {{- $_ := set $pod "volumes" (append $pod.volumes $volume) -}}
 {{- end -}}
+{{- if and $values.hooks.criEndpoint (eq .object.metadata.name "stratum-csi") -}}
+{{- $path := dict "path" (include "stratum.socket" .root) "type" "Directory" -}}
+{{- $_ := set $pod "volumes" (append $pod.volumes (dict "name" "runtime-socket" "hostPath" $path)) -}}
+{{- end -}}
 {{- if and $values.metrics.tlsSecret (eq .object.metadata.name "stratum-csi") -}}
 {{- $volume := dict "name" "metrics-tls" "secret" (dict "secretName" $values.metrics.tlsSecret) -}}
 {{- $_ := set $pod "volumes" (append $pod.volumes $volume) -}}
@@ -84,11 +88,18 @@
 {{- if $values.privateCA.configMap -}}
 {{- $args = append $args (printf "--ca-file=/etc/stratum-ca/%s" $values.privateCA.key) -}}
 {{- end -}}
+{{- if $values.hooks.criEndpoint -}}
+{{- $args = append $args (printf "--cri-endpoint=%s" $values.hooks.criEndpoint) -}}
+{{- $mounts = append $mounts (dict "name" "runtime-socket" "mountPath" (include "stratum.socket" .root)) -}}
+{{- end -}}
 {{- if $values.metrics.tlsSecret -}}
 {{- $args = append $args "--metrics-tls-cert=/etc/stratum-metrics-tls/tls.crt" -}}
 {{- $args = append $args "--metrics-tls-key=/etc/stratum-metrics-tls/tls.key" -}}
 {{- $mounts = append $mounts (dict "name" "metrics-tls" "mountPath" "/etc/stratum-metrics-tls" "readOnly" true) -}}
 {{- end -}}
+{{- end -}}
+{{- if and $values.groups.enabled (eq $container.name "csi-snapshotter") -}}
+{{- $args = append $args "--feature-gates=CSIVolumeGroupSnapshot=true" -}}
 {{- end -}}
 {{- if and $values.privateCA.configMap (has $container.name (list "driver" "hydrate")) -}}
 {{- $mounts = append $mounts (dict "name" "registry-ca" "mountPath" "/etc/stratum-ca" "readOnly" true) -}}
@@ -112,6 +123,11 @@
 {{- if $asked.image -}}
 {{- $_ := set $container "image" $asked.image -}}
 {{- end -}}
+{{- end -}}
+
+{{/* The directory of the container runtime's socket, which is another file when the runtime was started anew. In: the root. */}}
+{{- define "stratum.socket" -}}
+{{- dir (trimPrefix "unix://" .Values.hooks.criEndpoint) -}}
 {{- end -}}
 
 {{/* An object of k8s/monitoring, with labels. In: root, object, labels. */}}
