@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 import stratum
-from tests.e2e.test_csi_manifests import CUSTOM, K8S, Document, build, check_driver_arguments, containers_of
+from tests.e2e.test_csi_manifests import CUSTOM, K8S, Document, build, check_driver_arguments, containers_of, documents
 from tests.support.gotools import go_program
 
 pytestmark = pytest.mark.timeout(1200)  # the first time, helm and kustomize are built
@@ -62,6 +62,10 @@ def by_name(documents: list[Document]) -> dict[tuple[str, str], Document]:
         ("overlays/inline", {"inline": {"enabled": True, "sources": ["registry.example.com/models/*"]}}),
         ("overlays/groups", {"groups": {"enabled": True}}),
         ("overlays/hooks", {"hooks": {"criEndpoint": "unix:///run/containerd/containerd.sock"}}),
+        (
+            "overlays/populator",
+            {"populator": {"enabled": True, "sources": ["registry.example.com/models/**"]}},
+        ),
         ("overlays/private-ca", {"privateCA": {"configMap": "registry-ca"}}),
         (
             "overlays/kind",
@@ -88,10 +92,12 @@ def test_monitoring_and_classes_alone_are_the_same_too(tmp_path: Path) -> None:
         classes[document["kind"]].append({"name": document["metadata"]["name"], **kept})
     values = {
         "monitoring": MONITORING,
+        "populator": {"validator": True},
         "storageClasses": classes["StorageClass"],
         "snapshotClasses": classes["VolumeSnapshotClass"],
     }
-    expected = by_name([*build("base"), *build("classes"), *build("monitoring")])
+    validated = documents(K8S / "overlays/populator/volumepopulator.yaml")
+    expected = by_name([*build("base"), *build("classes"), *build("monitoring"), *validated])
     del expected["Namespace", "stratum-system"]
     assert by_name(rendered(tmp_path, values)) == expected
 

@@ -23,7 +23,11 @@
 {{- $template := .object.spec.template -}}
 {{- $pod := $template.spec -}}
 {{- $containers := list -}}
-{{- range $pod.containers -}}
+{{- $there := $pod.containers -}}
+{{- if and $values.populator.enabled (eq .object.metadata.name "stratum-csi") -}}
+{{- $there = append $there (include "stratum.populator" .root | fromYaml) -}}
+{{- end -}}
+{{- range $there -}}
 {{- if or $values.snapshots.enabled (ne .name "csi-snapshotter") -}}
 {{- include "stratum.container" (dict "root" $.root "container" .) -}}
 {{- $containers = append $containers . -}}
@@ -123,6 +127,22 @@
 {{- if $asked.image -}}
 {{- $_ := set $container "image" $asked.image -}}
 {{- end -}}
+{{- end -}}
+
+{{/* The container that the overlay adds for claims with a StratumSource, without the sources that it allows. In: the root. */}}
+{{- define "stratum.populator" -}}
+{{- $overlay := .Files.Get "populator/kustomization.yaml" | fromYaml -}}
+{{- $operation := first ((first $overlay.patches).patch | fromYamlArray) -}}
+{{- $args := list -}}
+{{- range $operation.value.args -}}
+{{- if not (hasPrefix "--populate-source=" .) -}}
+{{- $args = append $args . -}}
+{{- end -}}
+{{- end -}}
+{{- range .Values.populator.sources -}}
+{{- $args = append $args (printf "--populate-source=%s" .) -}}
+{{- end -}}
+{{- toYaml (set $operation.value "args" $args) -}}
 {{- end -}}
 
 {{/* The directory of the container runtime's socket, which is another file when the runtime was started anew. In: the root. */}}
