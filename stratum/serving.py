@@ -167,11 +167,15 @@ def parse_address(text: str) -> Path | tuple[str, int]:
 
 
 class Certificate:
-    """A certificate and its key in files, for TLS 1.2 and later. ``reload`` reads both again."""
+    """A certificate and its key in files, for TLS 1.2 and later. ``reload`` reads both again.
 
-    def __init__(self, certificate: Path, key: Path) -> None:
+    With ``clients``, a file of authorities, only those get in who have a certificate of one of them.
+    """
+
+    def __init__(self, certificate: Path, key: Path, clients: Path | None = None) -> None:
         """Raises ``UsageError`` where they cannot be read, or do not belong together."""
         self._files = certificate, key
+        self._clients = clients
         self.context = self._made()
 
     def reload(self) -> None:
@@ -180,21 +184,20 @@ class Certificate:
         self._load(self.context)
 
     def follow(self, warn: Callable[[str], None]) -> None:
-        """Look at the files whenever somebody connects, and show what they have then. ``warn`` is told, once for each
-        change, of files that cannot be used; the old certificate stays."""
-        seen = self._stamps()
+        """Look at the files whenever somebody connects, and go by what they have then. ``warn`` is told, once for each
+        change, of files that cannot be used; what they had before stays."""
+        seen, shown = self._stamps(), self.context
 
         def look(connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
-            nonlocal seen
+            nonlocal seen, shown
             now = self._stamps()
-            if now == seen:
-                return
-            seen = now
-            try:
-                self.reload()
-                connection.context = self._made()  # this one has begun with what was there before
-            except UsageError as exc:
-                warn(f"{exc.message}; the one from before is still shown")
+            if now != seen:
+                seen = now
+                try:
+                    shown = self._made()
+                except UsageError as exc:
+                    warn(f"{exc.message}; the one from before is still shown")
+            connection.context = shown
 
         self.context.sni_callback = look
 
@@ -205,6 +208,13 @@ class Certificate:
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.set_alpn_protocols(["http/1.1"])
         self._load(context)
+        if self._clients is not None:
+            try:
+                context.load_verify_locations(self._clients)
+            except OSError as exc:  # also what ssl raises
+                text = f"cannot use the authorities of clients in {self._clients}: {os_error_text(exc)}"
+                raise UsageError(text) from None
+            context.verify_mode = ssl.CERT_REQUIRED
         return context
 
     def _load(self, context: ssl.SSLContext) -> None:
@@ -217,7 +227,7 @@ class Certificate:
 
     def _stamps(self) -> tuple[tuple[int, int, int] | None, ...]:
         """What differs when one of the files is another, or not there."""
-        return tuple(map(_stamp, self._files))
+        return tuple(map(_stamp, (*self._files, *([self._clients] if self._clients is not None else []))))
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:

@@ -44,10 +44,21 @@ def command_line() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="stratum-csi", description="The CSI driver csi.stratum.dev: strata as Kubernetes volumes."
     )
+    for add_options in (_add_place, _add_inline, _add_node, _add_metrics, _add_room):
+        add_options(parser)
+    parser.add_argument("--version", action="version", version=f"stratum-csi {stratum.__version__}")
+    return parser
+
+
+def _add_place(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--endpoint", required=True, metavar="unix:///PATH", help="Socket to serve on.")
     add("--node-id", required=True, metavar="NAME", help="Name of this node, as Kubernetes has it.")
     add("--controller", action="store_true", help="Also make and remove this node's volumes and snapshots.")
+
+
+def _add_inline(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
     add("--allow-inline", action="store_true", help="Allow inline volumes, whose attributes pod authors write.")
     add(
         "--inline-source",
@@ -71,6 +82,10 @@ def command_line() -> argparse.ArgumentParser:
         help="What an inline volume may take beyond its base, as 512M or 10G; it needs project quotas. Default: what "
         "the disk has.",
     )
+
+
+def _add_node(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
     add(
         "--kubelet-dir",
         default="/var/lib/kubelet",
@@ -92,26 +107,9 @@ def command_line() -> argparse.ArgumentParser:
         help="Socket of the container runtime, by which commands are run in pods around commits as their annotations "
         "say. Default: none are run.",
     )
-    _add_metrics(parser)
-    _add_limits(parser)
-    add("--version", action="version", version=f"stratum-csi {stratum.__version__}")
-    return parser
 
 
-def _add_metrics(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--metrics", metavar="HOST:PORT|unix:///PATH", help="Serve metrics for Prometheus at /metrics there.")
-    add(
-        "--metrics-tls-cert",
-        metavar="FILE",
-        help="Certificate of the server of metrics, and the chain above it, in PEM: metrics are over TLS then. A file "
-        "that was renewed is shown to whoever connects next. Default: plain HTTP.",
-    )
-    add("--metrics-tls-key", metavar="FILE", help="Key of that certificate, in PEM, without a password.")
-
-
-def _add_limits(parser: argparse.ArgumentParser) -> None:
-    """What stays, for how long, and how much of it."""
+def _add_room(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add(
         "--gc-interval",
@@ -159,6 +157,23 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
         metavar="NUMBER",
         help="How many volumes may be mounted on this node, inline ones included; 0 for any number. "
         "Default: %(default)s.",
+    )
+
+
+def _add_metrics(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--metrics", metavar="HOST:PORT|unix:///PATH", help="Serve metrics for Prometheus at /metrics there.")
+    add(
+        "--metrics-tls-cert",
+        metavar="FILE",
+        help="Certificate of the server of metrics, and the chain above it, in PEM: metrics are over TLS then. A file "
+        "that was renewed is shown to whoever connects next. Default: plain HTTP.",
+    )
+    add("--metrics-tls-key", metavar="FILE", help="Key of that certificate, in PEM, without a password.")
+    add(
+        "--metrics-client-ca",
+        metavar="FILE",
+        help="Authorities in PEM: metrics are for those only who have a certificate of one of them. Default: for all.",
     )
 
 
@@ -281,14 +296,16 @@ def _metrics_certificate(args: argparse.Namespace) -> Certificate | None:
     from stratum.serving import Certificate
 
     files = (args.metrics_tls_cert, args.metrics_tls_key)
-    if files == (None, None):
+    clients = args.metrics_client_ca
+    if files == (None, None) and clients is None:
         return None
     if None in files or args.metrics is None:
         raise UsageError(
             "metrics over TLS need an address, a certificate and its key",
             hint="give --metrics, --metrics-tls-cert and --metrics-tls-key together",
         )
-    certificate = Certificate(*(Path(text).absolute() for text in files))
+    shown, key = (Path(text).absolute() for text in files)
+    certificate = Certificate(shown, key, Path(clients).absolute() if clients is not None else None)
     certificate.follow(logging.getLogger("stratum.csi").warning)
     return certificate
 

@@ -337,7 +337,7 @@ class Worktrees:
 
     def prepare_head(self, tx: Transaction, name: str, worktree: str, head: str) -> None:
         """Write what ``set_head`` will write if that is in this second: it then waits for the disk once less."""
-        tx.prepare_file(_meta(replace(self.get(name, worktree), head=head, last_modified=rfc3339(utc_now()))))
+        tx.prepare_file(meta_of(replace(self.get(name, worktree), head=head, last_modified=rfc3339(utc_now()))))
 
     def set_head(
         self, name: str, worktree: str, head: str, *, why: str = "", tx: Transaction | None = None

@@ -150,6 +150,24 @@ def test_what_can_be_asked_for_is_where_it_belongs(tmp_path: Path) -> None:
     assert provisioner["image"] == "mirror.example.com/csi-provisioner:v5.3.0"
 
 
+def test_metrics_for_known_clients_only(tmp_path: Path) -> None:
+    values = {
+        "metrics": {"tlsSecret": "served", "clientCAKey": "ca.crt"},
+        "monitoring": {"podMonitor": {"enabled": True, "clientSecret": "prometheus"}},
+    }
+    made = by_name(rendered(tmp_path, values))
+    driver = containers_of(list(made.values()), "stratum-csi")["driver"]
+    check_driver_arguments(driver["args"])
+    assert driver["args"][-1] == "--metrics-client-ca=/etc/stratum-metrics-tls/ca.crt"
+    (endpoint,) = made["PodMonitor", "stratum-csi"]["spec"]["podMetricsEndpoints"]
+    assert endpoint["tlsConfig"] == {
+        "ca": {"secret": {"name": "served", "key": "ca.crt"}},
+        "serverName": "stratum-csi-metrics",
+        "cert": {"secret": {"name": "prometheus", "key": "tls.crt"}},
+        "keySecret": {"name": "prometheus", "key": "tls.key"},
+    }
+
+
 @pytest.mark.parametrize(
     ("values", "said"),
     [

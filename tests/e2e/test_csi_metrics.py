@@ -114,6 +114,26 @@ def test_metrics_over_tls_with_a_certificate_that_is_renewed(tmp_path: Path, run
     assert "cannot use the certificate" in told[0]
 
 
+def test_metrics_are_for_those_with_a_certificate_of_the_clients_authority(tmp_path: Path, runtime_dir: Path) -> None:
+    names = ("server", "mine", "other")
+    for name in names:
+        (tmp_path / name).mkdir()
+    (cert, key), mine, other = (make_certificate(tmp_path / name) for name in names)
+    known = tmp_path / "clients.pem"
+    known.write_bytes(mine[0].read_bytes())
+    port = free_port()
+    files = ["--metrics-tls-cert", str(cert), "--metrics-tls-key", str(key), "--metrics-client-ca", str(known)]
+    with Node(tmp_path / "n", "--metrics", f"127.0.0.1:{port}", *files):
+        assert scrape_tls(port, cert, mine)
+        for refused in (other, None):
+            with pytest.raises(OSError):
+                scrape_tls(port, cert, refused)
+        known.write_bytes(other[0].read_bytes() + b"\n")
+        assert scrape_tls(port, cert, other), "who is let in follows the file"
+        with pytest.raises(OSError):
+            scrape_tls(port, cert, mine)
+
+
 def renew(mounted: Path, directory: Path) -> bytes:
     """Have ``mounted`` lead to another certificate, as the kubelet does; the certificate (DER)."""
     directory.mkdir()
@@ -125,9 +145,12 @@ def renew(mounted: Path, directory: Path) -> bytes:
     return ssl.PEM_cert_to_DER_cert((directory / "tls.crt").read_text())
 
 
-def scrape_tls(port: int, authority: Path) -> bytes:
-    """Read the metrics from who has a certificate of ``authority`` for localhost; that certificate (DER)."""
+def scrape_tls(port: int, authority: Path, client: tuple[Path, Path] | None = None) -> bytes:
+    """Read the metrics from who has a certificate of ``authority`` for localhost, as ``client`` (certificate and key);
+    the server's certificate (DER)."""
     context = ssl.create_default_context(cafile=authority)
+    if client is not None:
+        context.load_cert_chain(*client)
     connection = http.client.HTTPSConnection("localhost", port, context=context, timeout=30)
     connection.connect()
     shown = connection.sock.getpeercert(binary_form=True)

@@ -143,6 +143,8 @@ def test_the_package_s_control_and_files(deb: Path, tmp_path: Path) -> None:
     assert {f"usr/lib/systemd/system/{unit}" for unit in ENABLED} <= plain
     about = {"copyright", "changelog.gz", "changelog.Debian.gz", "README.md", "examples/policy.toml"}
     assert {f"usr/share/doc/stratum-oci/{name}" for name in about} <= plain
+    chart = tmp_path / "all/usr/share/doc/stratum-oci/k8s/chart"
+    assert (chart / "manifests/daemonset.yaml").is_file(), "what it leads to is there, too"
     unwanted = re.compile(r"\bmanifest\b|\.pyc$|hooks\.d")
     assert not [name for name in files if unwanted.search(name)]
     listed = subprocess.run(["dpkg-deb", "--contents", deb], check=True, capture_output=True, text=True).stdout

@@ -93,8 +93,7 @@ def _settings(place: Path, architecture: str, *, pinned: bool) -> list[str]:
 
 
 def _apt(settings: list[str], *words: str) -> str:
-    # Settings of the proxy and of TLS are the machine's: they are in its environment, or nowhere.
-    command = ["apt-get", "--quiet", *settings, *words]
+    command = ["apt-get", "--quiet", *_of_the_machine(), *settings, *words]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "LC_ALL": "C"})
     if done.returncode != 0 or "\nW: Failed to fetch" in f"\n{done.stderr}":
         said = [line for line in done.stderr.splitlines() if line.startswith(("E:", "W: Failed"))]
@@ -103,6 +102,13 @@ def _apt(settings: list[str], *words: str) -> str:
             "DEBIAN_MIRROR=URI names another mirror, DEBIAN_SECURITY_MIRROR the one of its security updates",
         )
     return done.stdout
+
+
+def _of_the_machine() -> list[str]:
+    """What this machine's apt is told of its way to the network: proxies, certificates, time limits."""
+    dump = subprocess.run(["apt-config", "dump"], capture_output=True, text=True, check=False).stdout
+    told = re.findall(r'^(Acquire::https?::\S+) "([^"]+)";$', dump, re.MULTILINE)
+    return [word for key, value in told for word in ("-o", f"{key}={value}")]
 
 
 def unpack(packages: list[Path], root: Path) -> None:

@@ -99,6 +99,9 @@
 {{- if $values.metrics.tlsSecret -}}
 {{- $args = append $args "--metrics-tls-cert=/etc/stratum-metrics-tls/tls.crt" -}}
 {{- $args = append $args "--metrics-tls-key=/etc/stratum-metrics-tls/tls.key" -}}
+{{- if $values.metrics.clientCAKey -}}
+{{- $args = append $args (printf "--metrics-client-ca=/etc/stratum-metrics-tls/%s" $values.metrics.clientCAKey) -}}
+{{- end -}}
 {{- $mounts = append $mounts (dict "name" "metrics-tls" "mountPath" "/etc/stratum-metrics-tls" "readOnly" true) -}}
 {{- end -}}
 {{- end -}}

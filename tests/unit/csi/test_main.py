@@ -25,6 +25,7 @@ def test_without_its_extra_one_line_says_what_is_missing(
     ("options", "said"),
     [
         (["--metrics", "127.0.0.1:0", "--metrics-tls-cert", "c"], "metrics over TLS need an address, a certificate"),
+        (["--metrics", "127.0.0.1:0", "--metrics-client-ca", "c"], "metrics over TLS need an address, a certificate"),
         (["--metrics-tls-cert", "c", "--metrics-tls-key", "k"], "metrics over TLS need an address, a certificate"),
         (
             ["--metrics", "127.0.0.1:0", "--metrics-tls-cert", "/none", "--metrics-tls-key", "/no"],
