@@ -2,23 +2,17 @@
 {{- define "stratum.object" -}}
 {{- $values := .root.Values -}}
 {{- $object := .object -}}
-{{- if hasKey $object.metadata "namespace" -}}
-{{- $_ := set $object.metadata "namespace" .root.Release.Namespace -}}
-{{- end -}}
-{{- range $object.subjects -}}
-{{- $_ := set . "namespace" $.root.Release.Namespace -}}
-{{- end -}}
 {{- if and (eq $object.kind "CSIDriver") $values.inline.enabled -}}
 {{- $_ := set $object.spec "volumeLifecycleModes" (append $object.spec.volumeLifecycleModes "Ephemeral") -}}
 {{- end -}}
-{{- if eq $object.kind "DaemonSet" -}}
-{{- include "stratum.daemonset" . -}}
+{{- if has $object.kind (list "DaemonSet" "Deployment") -}}
+{{- include "stratum.pods" . -}}
 {{- end -}}
 {{- toYaml $object -}}
 {{- end -}}
 
-{{/* Changes a DaemonSet in place. In: root, object. */}}
-{{- define "stratum.daemonset" -}}
+{{/* Changes what makes pods in place. In: root, object. */}}
+{{- define "stratum.pods" -}}
 {{- $values := .root.Values -}}
 {{- $template := .object.spec.template -}}
 {{- $pod := $template.spec -}}
@@ -34,7 +28,7 @@
 {{- end -}}
 {{- end -}}
 {{- $_ := set $pod "containers" $containers -}}
-{{- if $values.privateCA.configMap -}}
+{{- if and $values.privateCA.configMap (eq .object.kind "DaemonSet") -}}
 {{- $volume := dict "name" "registry-ca" "configMap" (dict "name" $values.privateCA.configMap) -}}
 {{- $_ := set $pod "volumes" (append $pod.volumes $volume) -}}
 {{- end -}}
