@@ -30,7 +30,8 @@ from stratum.hydrate.evict import LOCK_WAIT, MIN_AGE, SHORT_AGE, Evictor
 from stratum.store.clock import utc_now
 from stratum.store.needed import Needed
 
-YOUNG = timedelta(minutes=10)
+YOUNG = timedelta(minutes=3)
+"""The kubelet and the sidecars call again within two minutes."""
 
 _log = logging.getLogger(__name__)
 

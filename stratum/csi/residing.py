@@ -18,7 +18,10 @@ from stratum.errors import StratumError
 from stratum.store.residence import ResidenceCounts
 
 COUNTS_AGE = 60.0
-"""Seconds after which a commit is counted anew."""
+"""Seconds after which a commit is counted anew, at the earliest."""
+
+COUNTS_PART = 20
+"""Counting takes at most so large a part of the time (1 / 20)."""
 
 FORGOTTEN = 600.0
 """Seconds after which nothing is known any more of a commit that nobody asks for."""
@@ -65,7 +68,7 @@ def sources_of(connection: Connection) -> list[Connection]:
 @dataclass(slots=True)
 class _Known:
     counts: ResidenceCounts | None
-    counted: float
+    due: float
     asked: float
 
 
@@ -89,7 +92,7 @@ class Residences:
                 known = self._known.get(commit)
                 if known is not None:
                     known.asked, found[commit] = now, known.counts
-                if known is None or now - known.counted >= COUNTS_AGE:
+                if known is None or now >= known.due:
                     self._due.add(commit)
             if self._due and not self._counting:
                 self._counting = True
@@ -103,7 +106,7 @@ class Residences:
                     self._counting = False
                     return
                 commit = self._due.pop()
-            counts = None
+            counts, began = None, time.monotonic()
             try:
                 counts = self._counts(commit)
             except StratumError:  # unmounted and collected meanwhile, or damaged, which 'fsck' tells
@@ -113,8 +116,9 @@ class Residences:
                     self._counting = False
                 raise
             now = time.monotonic()
+            pause = max(COUNTS_AGE, COUNTS_PART * (now - began))
             with self._lock:
-                self._known[commit] = _Known(counts, now, now)
+                self._known[commit] = _Known(counts, now + pause, now)
 
 
 @dataclass(frozen=True, slots=True)
