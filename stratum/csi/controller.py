@@ -63,8 +63,10 @@ class Controller:
         wanted = _wanted(request)
         self._check_topology(request.accessibility_requirements)
         namespace = request.parameters.get(CLAIM_NAMESPACE, "")
-        named_in = FROM_SOURCE if wanted.attributes.populated else FROM_CLASS
-        asker = Asker(caller, dict(request.secrets), namespace, named_in, isolated=wanted.attributes.populated)
+        source, populated = wanted.attributes.source, wanted.attributes.populated
+        named_in = FROM_SOURCE if populated else FROM_CLASS
+        trusted = populated and source is not None and self._driver.options.trusts_inline_source(source)
+        asker = Asker(caller, dict(request.secrets), namespace, named_in, isolated=populated, trusted=trusted)
         try:
             with self._driver.locked("volume name", wanted.name):
                 record = provisioning.create(self._driver, wanted, asker)

@@ -72,8 +72,8 @@ def _add_inline(parser: argparse.ArgumentParser) -> None:
         "--inline-lazy",
         action="append",
         metavar="PATTERN",
-        help="Source, as --inline-source has them, that inline volumes may have lazily; repeatable. Whoever can push "
-        "there can show pods what others have on the node, if they know its digests. Default: none.",
+        help="Source, as --inline-source has them, that inline volumes and StratumSources may have lazily; repeatable. "
+        "Whoever can push there can show pods what others have on the node, if they know its digests. Default: none.",
     )
     add(
         "--inline-limit",

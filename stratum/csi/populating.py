@@ -24,6 +24,7 @@ from stratum.csi.patterns import SourcePattern
 from stratum.csi.population import (
     KIND,
     Claim,
+    Source,
     Work,
     check_class,
     check_source,
@@ -140,9 +141,10 @@ class Populator:
             self._let_go(claim)
             return None
         storage_class = check_class(claim, self._cluster.storage_class(claim.storage_class))
-        request = self._request(claim, storage_class)
+        source, secrets = self._source(claim)
+        request = request_for(claim, storage_class, source, secrets, self._node.where)
         if finalizer_of(self._node.name) not in claim.finalizers:
-            self._cluster.tell(claim, "Populating", f"node {self._node.name} fetches {request.parameters['source']}")
+            self._cluster.tell(claim, "Populating", f"node {self._node.name} fetches {source.text}")
             changed = read_claim(self._cluster.change_claim(claim, held(claim, self._node.name)))
             if changed is None:
                 return SOON
@@ -152,28 +154,27 @@ class Populator:
         except RefusalError as exc:
             return self._refused(claim, exc)
         try:
-            self._cluster.create_volume(volume_for(claim, storage_class, made))
+            self._cluster.create_volume(volume_for(claim, storage_class, source, made))
         except ExistsError:
             if not is_volume_of(self._cluster.volume(claim.volume_name), claim):
                 raise ConflictError(f"PersistentVolume {claim.volume_name} exists, and is not this claim's") from None
-        self._cluster.tell(claim, "Populated", f"it begins as {request.parameters['source']}")
+        self._cluster.tell(claim, "Populated", f"it begins as {source.text}")
         self._let_go(claim)
         return None
 
-    def _request(self, claim: Claim, storage_class: Mapping[str, Any]) -> csi.CreateVolumeRequest:
-        """The call that makes the claim's volume, of what the claim's namespace has."""
+    def _source(self, claim: Claim) -> tuple[Source, Mapping[str, str]]:
+        """What the claim begins as, and the secret for that: of what the claim's namespace has."""
         found = self._cluster.source(claim.namespace, claim.source)
         if found is None:
             raise NotFoundError(f"there is no {KIND} {claim.source} in namespace {claim.namespace}")
         source = read_source(found)
         check_source(source, self._patterns)
-        secrets = {}
-        if source.secret is not None:
-            secret = self._cluster.secret(claim.namespace, source.secret)
-            if secret is None:
-                raise NotFoundError(f"there is no secret {source.secret} in namespace {claim.namespace}")
-            secrets = read_secret(secret)
-        return request_for(claim, storage_class, source, secrets, self._node.where)
+        if source.secret is None:
+            return source, {}
+        secret = self._cluster.secret(claim.namespace, source.secret)
+        if secret is None:
+            raise NotFoundError(f"there is no secret {source.secret} in namespace {claim.namespace}")
+        return source, read_secret(secret)
 
     def _refused(self, claim: Claim, exc: RefusalError) -> float | None:
         """The driver did not make the volume."""

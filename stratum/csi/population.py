@@ -89,6 +89,7 @@ class Source:
     text: str
     pull_policy: str | None
     secret: str | None
+    lazy: bool = False
 
 
 def is_name(text: object) -> bool:
@@ -156,7 +157,10 @@ def read_source(found: Object) -> Source:
         secret = _table(spec, "secretRef").get("name")
         if not is_name(secret):
             raise UsageError(f"spec.secretRef.name {quoted(secret)} is no name of a secret")
-    return Source(target, text, policy, secret)
+    lazy = spec.get("lazy", False)
+    if not isinstance(lazy, bool):
+        raise UsageError(f"spec.lazy {quoted(lazy)} is neither true nor false")
+    return Source(target, text, policy, secret, lazy)
 
 
 def read_secret(found: Object) -> dict[str, str]:
@@ -229,6 +233,8 @@ def request_for(
     }
     if source.pull_policy is not None:
         parameters["pullPolicy"] = source.pull_policy
+    if source.lazy:
+        parameters["lazy"] = "true"
     return csi.CreateVolumeRequest(
         name=claim.volume_name,
         capacity_range=csi.CapacityRange(required_bytes=required_bytes(claim)),
@@ -256,8 +262,9 @@ def _capabilities(claim: Claim, storage_class: Object) -> list[csi.VolumeCapabil
     return found
 
 
-def volume_for(claim: Claim, storage_class: Object, made: csi.Volume) -> dict[str, Any]:
-    """The PersistentVolume of what CreateVolume ``made``, as csi-provisioner, which is to delete it, would write it."""
+def volume_for(claim: Claim, storage_class: Object, source: Source, made: csi.Volume) -> dict[str, Any]:
+    """The PersistentVolume of what CreateVolume ``made``, as csi-provisioner, which is to delete it, would write it.
+    What is lazy is read with the secret of the source for as long as it is mounted."""
     asked = required_bytes(claim)
     requests = _table(_table(claim.spec, "resources"), "requests")
     storage = requests["storage"] if made.capacity_bytes in (0, asked) and "storage" in requests else None
@@ -266,7 +273,10 @@ def volume_for(claim: Claim, storage_class: Object, made: csi.Volume) -> dict[st
         for segments in (MessageToDict(each).get("segments", {}) for each in made.accessible_topology)
         if segments
     ]
-    driver = {"driver": DRIVER, "volumeHandle": made.volume_id, "volumeAttributes": dict(made.volume_context)}
+    driver: dict[str, Any] = {"driver": DRIVER, "volumeHandle": made.volume_id}
+    driver["volumeAttributes"] = dict(made.volume_context)
+    if source.lazy and source.secret is not None:
+        driver["nodeStageSecretRef"] = {"name": source.secret, "namespace": claim.namespace}
     if fs_type := _fs_type(storage_class):
         driver["fsType"] = fs_type
     spec: dict[str, Any] = {

@@ -15,6 +15,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from stratum.csi import csi_pb2 as csi
+from stratum.csi.attributes import CLAIM_NAMESPACE, POPULATED
 from tests.e2e.test_csi_metrics import scrape
 from tests.support import hydrating
 from tests.support.csi import Node, refused
@@ -176,6 +177,23 @@ def test_pods_may_name_lazy_what_is_trusted_to_have_what_it_lists(tmp_path: Path
         assert not (node.cli.store / "commits" / f"{far.commit}.partial").exists(), "who asks for it gets it whole"
         for volume_id, name in (("csi-1", "pod"), ("csi-2", "other")):
             node.unpublish(volume_id, name)
+        hydrating.stop(node.cli.runtime_dir)
+
+
+def test_what_a_claims_own_namespace_names_is_lazy_there_too(tmp_path: Path, runtime_dir: Path, far: Far) -> None:
+    """Read with its secret alone: that of the call, when it is staged."""
+    far.slow.tell(login="user:secret")
+    asked = {**LAZY, "source": far.reference, POPULATED: "true", CLAIM_NAMESPACE: "one", "prefetch": "none"}
+    with node_of(tmp_path, "--inline-lazy", far.reference.rpartition(":")[0]) as node:
+        with refused(Code.UNAUTHENTICATED, "secretRef of the StratumSource"):
+            node.create("pvc-1", asked)
+        volume = node.create("pvc-1", asked, secrets=PASSWORD)
+        assert far.slow.ranges() == []
+        node.stage(volume.volume_id, volume.volume_context, secrets=PASSWORD)
+        place = node.publish(volume.volume_id, "pod", volume.volume_context)
+        assert sum_of(place / "d1/f05") == far.sums["d1/f05"]
+        node.unpublish(volume.volume_id, "pod")
+        node.unstage(volume.volume_id)
         hydrating.stop(node.cli.runtime_dir)
 
 

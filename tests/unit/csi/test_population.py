@@ -124,7 +124,7 @@ def test_the_call_has_what_the_namespace_says_and_nothing_of_the_administrators(
     assert modes == [Modes.SINGLE_NODE_MULTI_WRITER, Modes.SINGLE_NODE_SINGLE_WRITER]
     assert list(request.volume_capabilities[0].mount.mount_flags) == ["noatime"]
     made = csi.Volume(capacity_bytes=3 << 29, volume_id="a+pvc-u-1", accessible_topology=[WHERE])
-    volume = volume_for(claim(), LATE, made)
+    volume = volume_for(claim(), LATE, source, made)
     assert volume["spec"]["capacity"] == {"storage": "1.5Gi"}
     assert volume["spec"]["csi"] == {
         "driver": DRIVER,
@@ -133,6 +133,10 @@ def test_the_call_has_what_the_namespace_says_and_nothing_of_the_administrators(
         "fsType": "any",
     }
     assert volume["spec"]["persistentVolumeReclaimPolicy"] == "Delete"
+    lazily = replace(source, lazy=True, secret="login")
+    assert request_for(claim(), LATE, lazily, {}, WHERE).parameters["lazy"] == "true"
+    stage = volume_for(claim(), LATE, lazily, made)["spec"]["csi"]["nodeStageSecretRef"]
+    assert stage == {"name": "login", "namespace": "team"}
     assert is_volume_of(volume, claim())
     assert not is_volume_of(volume, claim(uid="u-2"))
     block = replace(claim(), spec={**claim().spec, "volumeMode": "Block"})
@@ -158,6 +162,7 @@ def test_finalizers_of_others_stay() -> None:
         {"source": "h.example/x", "pullPolicy": "Sometimes"},
         {"source": "h.example/x", "secretRef": {"name": "../a"}},
         {"source": "h.example/x", "secretRef": {}},
+        {"source": "h.example/x", "lazy": "true"},
     ],
 )
 def test_sources_that_are_refused(spec: dict[str, Any]) -> None:
