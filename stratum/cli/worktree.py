@@ -47,11 +47,11 @@ def add(app: App, first: str, second: str | None, description: str, limit: str |
     quota exceeded' or 'No space left on device'; a commit makes room when the worktree is not in use.
     """
     from stratum.api.worktrees import add as run
-    from stratum.config import parse_bytes
+    from stratum.config import NO_LIMIT, parse_bytes
 
     name, with_worktree, _ = first.partition("+")
     note_uncommitted(app, second if with_worktree and second is not None else name)
-    size = parse_bytes(limit, "--limit") if limit is not None else None
+    size = parse_bytes(limit, "--limit") % NO_LIMIT if limit is not None else None
     made = run(app.session, first, second, description=description, root=root, limit=size)
     if app.out.json:
         app.out.object({"worktree": str(made.ref), "base": made.base_commit, "description": made.description})
@@ -84,6 +84,7 @@ def list_(app: App, name: str | None) -> None:
                     "created": tree.created,
                     "last_modified": tree.last_modified,
                     "description": tree.description,
+                    "limit": tree.limit or None,
                     "mountpoints": [record.mountpoint for record in records],
                     "at_boot": kept.get(str(tree.ref), []),
                 }
