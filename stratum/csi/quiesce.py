@@ -39,7 +39,8 @@ _AGAIN = 10.0
 _WORDS = 600
 """Bytes of what a command printed last that are told: in a gRPC status, of which 8 KiB arrive, each takes up to 9."""
 _POD_DIRECTORY = re.compile(r"pods/([A-Za-z0-9][A-Za-z0-9._-]{0,127})/volumes/")
-_POD_CGROUP = re.compile(r"(?:kubepods(?:-[a-z]+)?-)?pod([A-Za-z0-9._-]+?)(?:\.slice)?")
+_POD_CGROUP = re.compile(r"(?:.+-)?pod([A-Za-z0-9._]+)\.slice|pod([A-Za-z0-9._-]+)")
+"""By systemd, which has no '-' in a name, and by the kubelet itself."""
 _log = logging.getLogger(__name__)
 
 
@@ -111,8 +112,8 @@ def still(driver: Driver, pods: Collection[str]) -> Iterator[None]:
 
 def _cgroups(driver: Driver, pods: Collection[str]) -> list[Cgroup]:
     """The cgroups of pods: as the kubelet names them, or of their containers as the runtime does."""
-    found = cgroups_of(lambda name: _pod_of_cgroup(name) in pods)
-    known = {_pod_of_cgroup(os.path.basename(cgroup.directory)) for cgroup in found}
+    found = cgroups_of(lambda name: pod_of_cgroup(name) in pods)
+    known = {pod_of_cgroup(os.path.basename(cgroup.directory)) for cgroup in found}
     for uid in sorted(set(pods) - known):
         ids = _containers(driver.runtime, uid)
         containers = cgroups_of(partial(_names_one, ids)) if ids else []
@@ -139,10 +140,10 @@ def _say_how_long(pods: Collection[str], since: float) -> None:
     _log.info("pods stood still", extra={"fields": fields})
 
 
-def _pod_of_cgroup(name: str) -> str | None:
-    """The UID of the pod that a cgroup of this name is of."""
+def pod_of_cgroup(name: str) -> str | None:
+    """The UID of the pod that a cgroup of this name is of; None where it is of none."""
     match = _POD_CGROUP.fullmatch(name)
-    return match[1].replace("_", "-") if match else None
+    return (match[2] or match[1].replace("_", "-")) if match else None
 
 
 # Commands
