@@ -24,6 +24,7 @@ WRITER = 'while :; do echo >> "$0"; done'
 HOLDER = """
 import sys, time
 from stratum.sys.freezer import Cgroup, frozen_cgroups
+sys.stdin.read()
 with frozen_cgroups([Cgroup(sys.argv[1], sys.argv[2] == "True")], patience=20, longest=60):
     print(flush=True)
     time.sleep(60)
@@ -74,14 +75,26 @@ def test_nothing_runs_in_a_frozen_cgroup_until_the_block_or_its_process_ends(bus
         raise KeyError
     until(lambda: grows(file), 60)
     holder = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, cgroup.directory, str(cgroup.unified)], stdout=subprocess.PIPE
+        [sys.executable, "-c", HOLDER, cgroup.directory, str(cgroup.unified)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
     )
+    assert holder.stdin is not None
     assert holder.stdout is not None
+    container = Path(cgroup.directory).with_name(f"kubepods-{NAME}")
+    container.mkdir()
+    (container / "cgroup.procs").write_text(str(holder.pid))
+    holder.stdin.close()
     assert holder.stdout.read(1) == b"\n"
     assert not grows(file)
-    holder.send_signal(signal.SIGKILL)
-    holder.communicate()
+    # As a container runtime ends a container: all processes of its cgroup.
+    for pid in (container / "cgroup.procs").read_text().split():
+        os.kill(int(pid), signal.SIGKILL)
+    holder.stdout.close()
+    holder.wait()
     until(lambda: grows(file), 60)
+    until(lambda: not (container / "cgroup.procs").read_text(), 60)
+    container.rmdir()
     with pytest.raises(StratumError, match="1 s only"), frozen_cgroups([cgroup], patience=20, longest=1):
         until(lambda: grows(file), 60)
     gone = Cgroup(f"{cgroup.directory}/gone", cgroup.unified)
