@@ -143,12 +143,12 @@ class _Part(Response):
         """Send the next bytes of a pack that is kept, once they are there."""
         end = kept.made_until(self._at)
         if end == self._at:
-            if not await to_thread.run_sync(kept.make, self._at, self._blob.read, limiter=self._blobs.making):
-                made.drop(name, kept)
-                self._kept = None
-                await self._send_made(send)
-                return
+            await to_thread.run_sync(made.make, name, self._at, self._blob.read, limiter=self._blobs.making)
             end = kept.made_until(self._at)
+        if end == self._at:  # it is not kept any more
+            self._kept = None
+            await self._send_made(send)
+            return
         end = min(end, self._stop)
         await self._send_of(kept, [(self._at, end)], end, send)
 

@@ -74,8 +74,7 @@ class MadePack:
         return min((number + 1) * PIECE, self.size) if self._pieces[number] == _MADE else start
 
     def make(self, start: int, read: Read) -> bool:
-        """Have the piece there that ``start`` is in, made by ``read`` or by somebody else meanwhile. False where that
-        cannot be written, or the whole is not what it is called now that it is there. Raises what ``read`` does."""
+        """As ``MadePacks.make``."""
         number = start // PIECE
         with self._changed:
             while self._pieces[number] == _MAKING:
@@ -162,11 +161,22 @@ class MadePacks:
             pack.users -= 1
             self._close(pack)
 
-    def drop(self, name: str, pack: MadePack) -> None:
-        """Keep the pack no longer than it is used: it could not be made."""
-        with self._lock:
-            if self._packs.get(name) is pack:
-                self._drop(name)
+    def make(self, name: str, start: int, read: Read) -> bool:
+        """Have the piece of a pack there that ``start`` is in, made by ``read`` or by somebody else meanwhile. False
+        where the pack is not kept any more: it cannot be written, or is not what it is called. Raises what ``read``
+        does. Whoever has this done by a thread need not wait for its end: the file stays open until then."""
+        pack = self.take(name)
+        if pack is None:
+            return False
+        try:
+            made = pack.make(start, read)
+        finally:
+            self.give_back(pack)
+        if not made:
+            with self._lock:
+                if self._packs.get(name) is pack:
+                    self._drop(name)
+        return made
 
     def _drop(self, name: str) -> None:
         pack = self._packs.pop(name)

@@ -70,7 +70,7 @@ def test_who_asks_second_has_it_kept_and_each_piece_is_made_once(store: Store) -
         while at < len(pack.data):
             end = kept.made_until(at)
             if end == at:
-                assert kept.make(at, pack.read)
+                assert packs.make(pack.name, at, pack.read)
                 end = kept.made_until(at)
             came += os.pread(kept.fileno(), end - at, at)
             at = end
@@ -96,7 +96,7 @@ def test_room_is_bounded_and_what_is_read_stays(store: Store) -> None:
     assert not large.asked(packs)
     used = packs.take(first.name)
     assert used is not None
-    assert used.make(0, first.read)
+    assert packs.make(first.name, 0, first.read)
     assert third.asked(packs)  # for which the second goes, as the first is read
     assert packs.take(second.name) is None
     other = packs.take(third.name)
@@ -140,12 +140,12 @@ def test_what_cannot_be_made_is_not_kept(store: Store, tmp_path: Path) -> None:
     kept = packs.take(pack.name)
     assert kept is not None
     with pytest.raises(DamagedError):
-        kept.make(0, fails)
+        packs.make(pack.name, 0, fails)
     assert kept.made_until(0) == 0
-    assert kept.make(0, pack.read)
-    assert not kept.make(PIECE, wrong.read)  # other bytes than its name says
-    packs.drop(pack.name, kept)
+    assert packs.make(pack.name, 0, pack.read)
+    assert not packs.make(pack.name, PIECE, wrong.read)  # other bytes than its name says
     assert packs.take(pack.name) is None
+    assert not packs.make(pack.name, 0, pack.read)
     packs.give_back(kept)
 
     disk = tmp_path / "disk"
@@ -157,11 +157,10 @@ def test_what_cannot_be_made_is_not_kept(store: Store, tmp_path: Path) -> None:
         assert pack.asked(packs)
         kept = packs.take(pack.name)
         assert kept is not None
-        assert kept.make(0, pack.read)
+        assert packs.make(pack.name, 0, pack.read)
         with pytest.raises(OSError, match="No space left"):
             (disk / "full").write_bytes(bytes(4 << 20))
-        assert not kept.make(PIECE, pack.read)
-        packs.drop(pack.name, kept)
+        assert not packs.make(pack.name, PIECE, pack.read)
         packs.give_back(kept)
     finally:
         subprocess.run(["umount", disk], check=True)
