@@ -19,10 +19,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from stratum.errors import StratumError
-from stratum.store.budget import Budget
-
 if TYPE_CHECKING:
+    from stratum.store.budget import Budget
     from stratum.store.layout import Layout
 
 KEPT = 600.0
@@ -36,6 +34,8 @@ FILES_MAX = 512
 
 _LOOK_EACH = 10.0
 """Seconds after which it is looked for what is to go."""
+_RESERVE = 10
+"""Where nobody chose what is to stay free, so many times what all files may take is enough of it."""
 _ASKED_MAX = 10_000
 """Packs of which it is known that somebody asked for them."""
 
@@ -113,7 +113,7 @@ class MadePacks:
 
     def __init__(self, layout: Layout, budget: Budget, most: int) -> None:
         self._layout = layout
-        self._budget = Budget(min_free=budget.min_free)
+        self._budget = budget
         self._most = most
         self._lock = threading.Lock()
         self._packs: OrderedDict[str, MadePack] = OrderedDict()
@@ -203,10 +203,13 @@ class MadePacks:
     def _is_tight(self, coming: int) -> bool:
         """Whether the file system has too little room for what is not made yet, and ``coming`` bytes more."""
         try:
-            unmade = sum(pack.unmade for pack in self._packs.values())
-            return self._budget.excess(self._layout, 0, coming + unmade) > 0
-        except StratumError:
+            disk = os.statvfs(self._layout.root)
+        except OSError:
             return True
+        free, wanted = disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize * self._budget.min_free // 100
+        if not self._budget.is_set:
+            wanted = min(wanted, _RESERVE * self._most)
+        return free - coming - sum(pack.unmade for pack in self._packs.values()) < wanted
 
     def _look(self) -> None:
         """Drop what nobody asks for, and all that nobody reads where the disk gets full, until nothing is kept."""

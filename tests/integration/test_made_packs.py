@@ -107,8 +107,13 @@ def test_room_is_bounded_and_what_is_read_stays(store: Store) -> None:
     assert second.asked(packs)
     assert files() == before + 2
     assert packs.take(first.name) is None
-    for nothing in (MadePacks(store.layout, FREE, 0), MadePacks(store.layout, Budget(min_free=99), 5 * PIECE)):
-        assert [first.asked(nothing) for _ in range(3)] == [False] * 3
+    for budget, most, kept in (
+        (FREE, 0, False),
+        (Budget(min_free=99, is_set=True), 5 * PIECE, False),
+        (Budget(min_free=99), 5 * PIECE, True),
+    ):
+        packs = MadePacks(store.layout, budget, most)
+        assert [first.asked(packs) for _ in range(3)] == [False, kept, kept]
 
 
 def test_what_nobody_asks_for_goes(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
