@@ -259,8 +259,8 @@ class Objects:
         new, layout = 0, self.layout
         source = os.open(staging.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            for shard, group in itertools.groupby(staged, lambda item: _place(item[0])[:2]):
-                objects = [(_place(digest)[3:], name, size) for digest, name, size in group]
+            for first, group in itertools.groupby(staged, lambda item: item[0][0]):
+                shard, objects = f"{first:02x}", [(digest.hex()[2:], name, size) for digest, name, size in group]
                 if complete and _move_shard(layout, source, shard, objects):
                     new += len(objects)
                     continue

@@ -227,10 +227,10 @@ class Transaction:
             return
         directory = os.open(self.object_staging, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            many, staged = ManyStat(directory, min(_CHECKED, len(self._staged))), self._in_order()
+            many, staged = ManyStat(directory, min(_CHECKED, len(self._staged))), iter(self._staged.items())
             while some := list(islice(staged, _CHECKED)):
-                seen = many.look([name.encode() for _, name, _ in some])
-                for (digest, name, size), found, mode, links in zip(some, *seen, strict=True):
+                names = [(self._staged_as.get(digest) or Staging.name(digest)).encode() for digest, _ in some]
+                for (digest, size), name, found, mode, links in zip(some, names, *many.look(names), strict=True):
                     if found != size or mode & _TYPE != stat.S_IFREG:
                         raise StratumError(
                             f"object {digest.hex()} has {found} bytes on disk instead of {size}",
