@@ -33,7 +33,8 @@ class Change:
     """One changed path (absolute, raw bytes).
 
     ``kind`` is one of the constants above; ``fields`` says what differs: ``content`` and, for ``modified`` and
-    ``metadata``, any of mode, uid, gid, mtime, xattrs, links. ``old`` and ``new`` are the inodes, None where absent.
+    ``metadata``, any of mode, uid, gid, mtime, xattrs, links. ``old`` and ``new`` are the inodes, None where absent; of
+    directories that both trees have, what is in them need not be there.
     """
 
     path: bytes
