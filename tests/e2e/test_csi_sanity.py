@@ -4,7 +4,7 @@ What it skips, because the driver does not offer it:
 
 - ControllerPublishVolume and ControllerUnpublishVolume: volumes are local to their node, nothing is attached
   (``attachRequired: false``).
-- NodeExpandVolume: the tests' file system has no project quotas (``machine/quotas.py`` is on ones that have).
+- NodeExpandVolume: the tests' file system has no project quotas (``machine/quotas.py`` has these).
 - ControllerExpandVolume: volumes grow on their node, which is all that csi-resizer needs.
 - ControllerModifyVolume and attribute classes: there is nothing to tune in a volume.
 - GetSnapshot, volume and storage health: alpha calls of CSI 1.12 and 1.13. Announcing them makes csi-sanity 5.3 and

@@ -19,6 +19,7 @@ from stratum.store import Store
 from stratum.store.quotas import FIRST, LAST
 from stratum.sys import quota
 from tests.support.csi import Node, refused
+from tests.support.gotools import go_program
 from tests.support.inprocess import stratum
 
 Code = grpc.StatusCode
@@ -215,6 +216,19 @@ def test_where_sizes_are_not_enforced_nothing_is_offered(disk: Disk) -> None:
         for volume in volumes:
             node.unpublish(volume, f"pod-{volume}")
             node.unstage(volume)
+
+
+@pytest.mark.parametrize("disk", ["ext4"], indirect=True)
+def test_csi_sanity_of_expansion(disk: Disk) -> None:
+    """What of it ``e2e/test_csi_sanity.py`` has to leave out."""
+    with small_node(disk) as node:
+        places = ["--csi.mountdir", node.kubelet / "mount", "--csi.stagingdir", node.kubelet / "staging"]
+        endpoint = ["--csi.endpoint", f"unix://{node.directory}/csi.sock"]
+        options = ["--ginkgo.no-color", "--ginkgo.focus", "NodeExpandVolume"]
+        program = [go_program("csi-sanity"), *options, *endpoint, *places]
+        done = subprocess.run(program, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout
+        assert "4 Passed | 0 Failed" in done.stdout
 
 
 def test_no_two_worktrees_have_one_number(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
