@@ -106,8 +106,9 @@ def test_seed_snapshot_and_restore_on_another_node(nodes: tuple[Node, Node], reg
     source.mkdir()
     b.cli.ok("import", "--bare", source, "forged:x")
     b.cli.ok("push", "forged:x", snapshot.snapshot_id, env=login(b.directory, registry))
+    assert b.create("pvc-3", volume_content_source=content, secrets=PASSWORD).volume_id, "it is on the node"
     with refused(Code.FAILED_PRECONDITION, "not the snapshot any more"):
-        b.create("pvc-3", volume_content_source=content, secrets=PASSWORD)
+        b.create("pvc-4", {"pullPolicy": "Always"}, volume_content_source=content, secrets=PASSWORD)
     a.unpublish(volume.volume_id, "pod")
     a.unstage(volume.volume_id)
 
