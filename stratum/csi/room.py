@@ -136,8 +136,8 @@ class Room:
 
     @contextmanager
     def held(self, what: str) -> Iterator[Callable[[int], None]]:
-        """Room for a pull of ``what``, until the block ends: it is told how many bytes are about to come, and raises
-        RESOURCE_EXHAUSTED where the disk would be too full with them and with what others were promised."""
+        """Room for a pull of ``what``, until the block ends: it is told how many bytes are about to come. Raises
+        RESOURCE_EXHAUSTED where the disk is too full, or would be with them and with what others were promised."""
         mine = 0
 
         def take(coming: int) -> None:
@@ -153,6 +153,7 @@ class Room:
                 self._promised += coming
                 mine += coming
 
+        take(0)
         try:
             yield take
         finally:

@@ -202,7 +202,6 @@ def pull(
             access_for(driver, asker, target) as access,
             _recorded(driver, record) as commits,
         ):
-            room(0)
             done = transfer.pull(
                 driver.session,
                 str(target),
