@@ -184,7 +184,25 @@ def test_a_claim_begins_as_what_its_source_says(tmp_path: Path, runtime_dir: Pat
             assert volumes(node) == [handle]
             source(api, "nothing", {"source": f"{registry.host}/team/app:v1", "secretRef": {"name": "login"}})
             api.wait(lambda: is_filled(api, wrong["missing"][0]))
+
+            # A volume of its name that began as something else, when the source said so: nobody has had it yet.
+            early = node.create(f"pvc-{api.objects[others[1]]['metadata']['uid']}").volume_id
+            unplaced = claim(api, "unplaced")
+            api.wait(lambda: is_filled(api, unplaced))
+            assert early not in volumes(node)
             assert running.kill(signal.SIGTERM) == 0
+
+
+def test_a_node_without_room_gives_a_claim_back_to_the_scheduler(tmp_path: Path, runtime_dir: Path) -> None:
+    full = ("--gc-high=1", "--gc-low=1", "--pull-limit=1")
+    with Node(tmp_path / "n", *full) as node, pushed(node, tmp_path) as registry, KubeApi() as api:
+        cluster(api, registry)
+        with populator(node, api):
+            path = claim(api, "data")
+            api.wait(lambda: SELECTED_NODE not in api.objects[path]["metadata"]["annotations"])
+            api.wait(lambda: told(api, "data", "is not pulled"))
+            assert finalizers(api, path) == ["kubernetes.io/pvc-protection"]
+            assert not volumes(node)
 
 
 def test_killed_anywhere_it_leaves_no_volume_and_makes_no_second(tmp_path: Path, runtime_dir: Path) -> None:
