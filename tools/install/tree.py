@@ -148,6 +148,7 @@ def make_tree(
     shutil.rmtree(site / "bin", ignore_errors=True)
     for path in site.glob("*/tests"):  # of others, who put them into their packages
         shutil.rmtree(path)
+    shutil.rmtree(site / "kubernetes/aio", ignore_errors=True)  # 64 MB: the client once more, for asyncio
     for name in NOT_KEPT:
         for path in site.glob(f"*.dist-info/{name}"):
             path.unlink()
