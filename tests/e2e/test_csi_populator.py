@@ -206,16 +206,14 @@ def test_a_node_without_room_gives_a_claim_back_to_the_scheduler(tmp_path: Path,
 
 
 def test_killed_anywhere_it_leaves_no_volume_and_makes_no_second(tmp_path: Path, runtime_dir: Path) -> None:
-    """Before and after each change that it makes in the cluster; of two claims one is deleted while it is away."""
+    """Between any two changes that it makes in the cluster; of two claims one is deleted while it is away."""
     with Node(tmp_path / "n") as node, pushed(node, tmp_path) as registry, KubeApi() as api:
         cluster(api, registry)
         kept = []
         with populator(node, api) as running:
-            for number, point in enumerate(
-                (method, nth, after)
-                for method, nth in (("PATCH", 1), ("POST", 1), ("PATCH", 2))
-                for after in (False, True)
-            ):
+            # Taken on; made; told of; about to be let go of.
+            points = (("PATCH", 1, True), ("POST", 1, False), ("POST", 1, True), ("PATCH", 2, False))
+            for number, point in enumerate(points):
                 seen: list[str] = []
 
                 def meddle(method: str, path: str, after: bool, point: Any = point, seen: list[str] = seen) -> None:
