@@ -172,7 +172,6 @@ def test_what_kubernetes_called(node: Node, recording: Path) -> None:
             elif step == KILLED:
                 node.restart()
             elif step == REBOOTED:
-                node.kill()
                 _ended(running)
                 node.reboot()
         _ended(running)
