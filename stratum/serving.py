@@ -52,6 +52,8 @@ which has a descriptor, with the length ``count`` in all."""
 _PIECE_MAX, _PIECE_MIN = 1 << 20, 64 << 10
 _ROOM = 64 << 20
 """Bytes of files that are in memory at once where they are encrypted, however many connections there are."""
+_FEW = 4
+"""Connections up to which a client waits for the server rather than the server for its clients."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -494,11 +496,11 @@ def _sending_files(connection: H11Protocol, sender: FileSender) -> Any:
     app = connection.app
 
     async def send_file(message: Any) -> None:
-        count, each = message["count"], _ROOM // max(len(connection.connections), 1)
+        clients = max(len(connection.connections), 1)
         # h11 hands on what it gets, as its documentation of sendfile has it, and asks for the length only.
-        connection.conn.send_with_data_passthrough(h11.Data(data=range(count)))  # type: ignore[arg-type]
-        piece = min(max(each, _PIECE_MIN), _PIECE_MAX)
-        await sender.send(message["file"].fileno(), message["parts"], piece)
+        connection.conn.send_with_data_passthrough(h11.Data(data=range(message["count"])))  # type: ignore[arg-type]
+        piece = min(max(_ROOM // clients, _PIECE_MIN), _PIECE_MAX)
+        await sender.send(message["file"].fileno(), message["parts"], piece, few=clients <= _FEW)
 
     async def sending_files(scope: Any, receive: Any, send: Any) -> None:
         async def sending(message: Any) -> None:

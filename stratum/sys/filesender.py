@@ -9,12 +9,16 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import socket
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
 Part = bytes | tuple[int, int]
 """Bytes, or where those of the file are: from the first to that after the last."""
 
+_UNSENT = 256 << 10
+"""Bytes that wait in the kernel, where there are few clients. A client on this machine sends what waits to itself, in
+its own time, whenever it takes some; where there are many, to be woken less often is worth more."""
 _STRETCH = 1 << 20
 """Bytes that are sent before others have their turn, at most."""
 
@@ -32,13 +36,20 @@ class FileSender:
         self._stalls = stalls
         self._waiting: asyncio.Future[None] | None = None
         self._turn = 0
+        self._is_limited = False
         self._is_encrypted = transport.get_extra_info("sslcontext") is not None
         if not self._is_encrypted:
             transport.set_write_buffer_limits(0)  # what is sent past it goes after all that was written
 
-    async def send(self, file: int, parts: Sequence[Part], piece: int = _STRETCH) -> None:
+    async def send(self, file: int, parts: Sequence[Part], piece: int = _STRETCH, *, few: bool = False) -> None:
         """Send ``parts`` of ``file``, one after another; with TLS, ``piece`` bytes of them are in memory at a time.
-        ``ConnectionError`` where the client is gone; ``OSError``, also where the file is shorter."""
+        ``few`` is whether there are few clients. ``ConnectionError`` where this one is gone; ``OSError``, also where
+        the file is shorter."""
+        if few is not self._is_limited:
+            self._is_limited = few
+            with suppress(OSError):  # no TCP
+                connection = self._transport.get_extra_info("socket")
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT if few else 0)
         for part in parts:
             if isinstance(part, bytes):
                 await self._ready()
@@ -80,18 +91,18 @@ class FileSender:
             os.preadv(file, (bytearray(1),), offset + count - 1, os.RWF_NOWAIT)
         except OSError:
             await self._loop.run_in_executor(None, os.pread, file, count, offset)
-        socket = self._transport.get_extra_info("socket").fileno()
-        if socket == -1:  # closed while we read
+        fd = self._transport.get_extra_info("socket").fileno()
+        if fd == -1:  # closed while we read
             return 0
         with suppress(BlockingIOError):
-            return _check(os.sendfile(socket, file, offset, count), offset)
-        await self._room(socket)
+            return _check(os.sendfile(fd, file, offset, count), offset)
+        await self._room(fd)
         return 0
 
-    async def _room(self, socket: int) -> None:
+    async def _room(self, fd: int) -> None:
         """Wait until the client takes more, or is gone."""
         waiting = self._waiting = self._loop.create_future()
-        descriptor = os.dup(socket)  # the loop lets nobody wait at one that it has a transport for
+        descriptor = os.dup(fd)  # the loop lets nobody wait at one that it has a transport for
         self._stalls(True)
         try:
             self._loop.add_writer(descriptor, _end, waiting)
