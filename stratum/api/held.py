@@ -239,13 +239,15 @@ class Held:
         pause: bool = False,
         quiesce: Quiesce | None = None,
         ended: Holder | None = None,
+        once_read: Callable[[], object] = lambda: None,
     ) -> Committed:
         """Commit what it shows now, move its head there and point ``tag`` (TAG or NAME:TAG) at it.
 
         A worktree in use is not disturbed. Where nobody has it (``ended`` is a holder that is known to have ended),
         its base becomes the new commit and its upperdir is emptied, in one step. With ``pause`` a container that has it
         is paused while it is read, so that the commit is what a power cut at one moment would have left. With
-        ``quiesce`` commands in that container are run before and after.
+        ``quiesce`` commands in that container are run before and after. ``once_read`` is called as soon as all is read,
+        before it is durable; what it raises leaves things as they were.
 
         ``ExistsError`` where the tag names another commit, before anything is written, unless ``force``;
         ``StratumError`` where the container cannot be paused, or the command before fails. Durable when it returns.
@@ -268,7 +270,15 @@ class Held:
                     if not free and commit != tree.commit:
                         store.worktrees.prepare_head(tx, self.stratum, self.name, commit)
 
-                commit = self._write(tx, tree, message=message, paused=paused, warn=warnings.append, accept=prepare)
+                commit = self._write(
+                    tx,
+                    tree,
+                    message=message,
+                    paused=paused,
+                    warn=warnings.append,
+                    accept=prepare,
+                    once_read=once_read,
+                )
                 if free and tree.base_commit != commit:
                     self._renew(tx, replace(tree, base_commit=commit, head=commit), why=why)
                 else:
@@ -316,12 +326,14 @@ class Held:
         paused: InUse | None = None,
         warn: Warn = lambda warning: None,
         accept: Callable[[str], None] = lambda commit: None,
+        once_read: Callable[[], object] = lambda: None,
     ) -> str:
         """Make the commit of what it shows, or showed where ``tree`` is what it was. ``accept`` is what
         ``Commits.write`` takes."""
         base = self._store.commits.open_tree(tree.base_commit)
         with _standing_still(self._place, paused):
             root = _read(self._place, tx, base, tree, warn)
+        once_read()
         made = self._store.commits.write(
             tx,
             root,

@@ -24,7 +24,7 @@ from stratum.csi.sources import FROM_GROUP_CLASS, FROM_GROUP_GET, Asker
 from stratum.errors import UsageError
 from stratum.oci.target import parse_target
 
-VOLUMES_MAX = 100
+VOLUMES_MAX = 50
 
 _RPC = csi.GroupControllerServiceCapability.RPC
 

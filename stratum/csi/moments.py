@@ -2,21 +2,27 @@
 
 What their pods ask for by annotations is run around it (``quiesce``). Where they are to stand still, all is committed
 once before: so what is read while they do is what changed since, and they stand for a moment only. Then nothing in
-these pods runs until the last volume is read; all volumes are as a power cut at that moment would have left them.
+these pods runs until the last volume is read, but no disk is waited for meanwhile: all volumes are as a power cut at
+that moment would have left them.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from stratum.csi.driver import Driver
 from stratum.csi.errors import aborted
 from stratum.csi.quiesce import quiesced, still, writers
 from stratum.errors import BusyError
 from stratum.store.resolve import Resolved, ResolvedWorktree
+
+if TYPE_CHECKING:
+    from stratum.api.held import Held
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,22 +43,43 @@ def commit_all(
     """
     worktrees = {each: found for each, found in volumes.items() if isinstance(found, ResolvedWorktree)}
     pods = {uid for each in worktrees for uid in writers(driver, each)}
-    commits = {each: found.commit for each, found in volumes.items()}
-    if pause and pods:
-        for found in worktrees.values():
-            with driver.session.hold(found.ref) as held:
-                held.commit(why=f"before {why}"[:200])
     path_of = driver.session.store.layout.worktree_lock
-    order = sorted(worktrees.items(), key=lambda item: path_of(item[1].name, item[1].worktree))
+    # One worktree may be a volume by two IDs.
+    refs = {path_of(found.name, found.worktree): found.ref for found in worktrees.values()}
+    if pause and pods:
+        for ref in refs.values():
+            with driver.session.hold(ref) as held:
+                held.commit(why=f"before {why}"[:200])
     with ExitStack() as around:
         try:
             around.enter_context(quiesced(driver, pods, demanded=demanded))
-            holds = {each: around.enter_context(driver.session.hold(found.ref)) for each, found in order}
+            holds = {path: around.enter_context(driver.session.hold(ref)) for path, ref in sorted(refs.items())}
+            let_go = around.enter_context(ExitStack())
             if pause:
-                around.enter_context(still(driver, pods))
+                let_go.enter_context(still(driver, pods))
         except BusyError as exc:
             raise aborted(exc.told) from None
         moment = time.time_ns()
-        for each, held in holds.items():
-            commits[each] = held.commit(why=why[:200]).commit
+        made = _commit(list(holds.items()), why[:200], let_go.close)
+    commits = {each: found.commit for each, found in volumes.items()}
+    commits |= {each: made[path_of(found.name, found.worktree)] for each, found in worktrees.items()}
     return Moment(commits, moment)
+
+
+def _commit(holds: Sequence[tuple[Path, Held]], why: str, once_read: Callable[[], object]) -> dict[Path, str]:
+    """Commit all of them, each by the path of its lock.
+
+    The first is read, then all others are committed, then the first is made durable. So ``once_read`` is called when
+    all are read, and none is durable before.
+    """
+    if not holds:
+        once_read()
+        return {}
+    (path, held), *others = holds
+    commits: dict[Path, str] = {}
+
+    def commit_others() -> None:
+        commits.update(_commit(others, why, once_read))
+
+    commits[path] = held.commit(why=why, once_read=commit_others).commit
+    return commits
