@@ -16,6 +16,7 @@ from prometheus_client.registry import Collector
 
 from stratum.api.session import Session
 from stratum.csi.residing import Connection, Residences, part, sources_of, tables
+from stratum.errors import StratumError
 from stratum.store.holders import KubernetesVolume
 from stratum.store.residence import ResidenceCounts
 
@@ -172,4 +173,7 @@ def volume_of(session: Session, source: str, is_inline: Callable[[str], bool]) -
     record = session.state.peek(source.removeprefix("stratum-").partition(":")[0])
     if record is None or not isinstance(record.holder, KubernetesVolume):
         return None
-    return INLINE if is_inline(record.holder.id) else record.holder.id
+    try:
+        return INLINE if is_inline(record.holder.id) else record.holder.id
+    except StratumError:  # its record is damaged, which 'fsck' tells
+        return OTHERS
