@@ -1,6 +1,6 @@
 """As much of an API server as the populator uses: objects by their paths, versions that are held to, finalizers, merge
-patches and watches. A real one takes a quarter of an hour to build; what is found here is found there, too
-(``k8s/e2e``)."""
+patches and watches. A real one takes a quarter of an hour to build; what that does besides is seen in a cluster
+(``k8s/e2e/README.md``)."""
 
 from __future__ import annotations
 
