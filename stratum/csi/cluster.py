@@ -153,7 +153,7 @@ class Cluster:
         """Say something about a claim, as an event. The same again counts it. No failure: an event is only told."""
         text = message if len(message) <= _MESSAGE_MAX else f"{message[: _MESSAGE_MAX - 3]}..."
         mark = hashlib.sha256(f"{claim.uid} {reason} {text}".encode()).hexdigest()[:16]
-        name, now = f"{claim.name[:200]}.{mark}", rfc3339(utc_now())
+        name, now = f"{claim.name[:200].rstrip('-.')}.{mark}", rfc3339(utc_now())
         involved = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "name": claim.name, "uid": claim.uid}
         body = {
             "apiVersion": "v1",
