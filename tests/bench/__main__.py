@@ -80,6 +80,8 @@ def run(work: str, directory: Path, options: argparse.Namespace) -> None:
     done: list[Job] = []
     figures: list[Figure] = []
     with ExitStack() as opened:
+        if options.keep is not None:
+            opened.callback(works.remove_added, tree)
         bench = Bench(directory, tree, set(options.peers), opened)
         for job in jobs(work, bench, options):
             if isinstance(job, Figure):

@@ -102,6 +102,14 @@ def add_files(root: Path, count: int, tag: str) -> None:
         (place / f"new-{tag}-{number}").write_bytes(b"%s %d\n" % (tag.encode(), number) * 20)
 
 
+def remove_added(root: Path) -> None:
+    """Remove what ``add_files`` left in a tree that is kept."""
+    for directory, _, names in os.walk(root):
+        for name in names:
+            if name.startswith("new-"):
+                os.unlink(os.path.join(directory, name))
+
+
 def read_all(root: Path) -> None:
     """Have the tree in the page cache."""
     for directory, _, names in os.walk(root):
