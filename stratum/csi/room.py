@@ -161,7 +161,7 @@ class Room:
                 self._promised -= mine
 
     def _refusal(self, what: str, disk: Disk, coming: int) -> CallError:
-        need = f", and {what} has {in_units(coming)}" if coming else ""
+        need = f", and it takes {in_units(coming)} while it comes" if coming else ""
         return CallError(
             Code.RESOURCE_EXHAUSTED,
             f"{what} is not pulled: the node's disk is {disk.percent}% full{need}; "
@@ -194,17 +194,22 @@ class Room:
         return Lack(max(low.bytes, wanted.bytes), max(low.inodes, wanted.inodes))
 
     def tried(self) -> Lack:
-        """Note that room was made as far as that is possible; what is lacking still, for the mark ``low``."""
+        """Note that room was made as far as that is possible; what is lacking for the mark ``low``, where the disk is
+        above ``high`` all the same."""
         with self._lock:
             self._wanted = 0
-            self._short = self.disk().lack(self.marks.low)
+            self._short = self._lacking()
             return self._short
 
     @property
     def short(self) -> Lack:
         """What was lacking when room was made last, as far as it is lacking now. ``StratumError``."""
-        now = self.disk().lack(self.marks.low) if self._short else Lack()
+        now = self._lacking() if self._short else Lack()
         return Lack(min(now.bytes, self._short.bytes), min(now.inodes, self._short.inodes))
+
+    def _lacking(self) -> Lack:
+        disk = self.disk()
+        return disk.lack(self.marks.low) if disk.lack(self.marks.high) else Lack()
 
     def trouble(self) -> str | None:
         """Why nothing is pulled, in a sentence, where no room can be made for it; else None. ``StratumError``."""
@@ -227,7 +232,8 @@ class RoomCollector(Collector):
         )
         marks = GaugeMetricFamily("stratum_csi_disk_mark_ratio", "Its marks, 0 to 1.", labels=["mark"])
         short = GaugeMetricFamily(
-            "stratum_csi_disk_short_bytes", "Bytes above the low mark that the driver could not free, when it tried."
+            "stratum_csi_disk_short_bytes",
+            "Bytes above the low mark that the driver could not free, where the disk is above the high one.",
         )
         try:
             disk, lacking = self._room.disk(), self._room.short

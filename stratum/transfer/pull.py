@@ -41,7 +41,7 @@ from stratum.store.facts import Reading
 from stratum.store.lineage import Recorded
 from stratum.transfer.artifact import Manifest, Pack, read_manifest, read_metadata
 from stratum.transfer.catalogs import can_be_noted, source_of
-from stratum.transfer.objects import STORE_WAIT, WORKERS, ObjectFetch, fetch_objects, find_parts, read_packs
+from stratum.transfer.objects import STORE_WAIT, WORKERS, ObjectFetch, Part, fetch_objects, find_parts, read_packs
 from stratum.transfer.packcatalogs import catalog_of
 from stratum.transfer.profiles import bring_profile
 from stratum.transfer.resume import PackFiles
@@ -113,8 +113,8 @@ def pulled(
     else is fetched, and may raise. ``kind`` is the origin that a new commit gets. ``access`` is what ``remote`` was
     opened with. ``jobs`` processes unpack and verify. ``isolated``: the artifact is the only place where anything is
     taken from. ``lazy``: no object is fetched, and of a commit that is here nothing changes. ``room`` is told how many
-    bytes of objects are about to come, while the store is not locked. ``image``, for what is mounted at once: the
-    commit's image is made beside all else, with that room for it. ``proving``: a lazy pull of what a stranger brought.
+    bytes are about to come, packs that go again included, while the store is not locked. ``image``: the commit, which
+    is mounted at once, has its image made beside all else. ``proving``: a lazy pull of what a stranger brought.
 
     Raises ``NotFoundError`` where there is none, ``DamagedError`` for anything that does not match, ``StratumError`` in
     the words of the other side, ``UnsupportedError`` for a lazy pull that is isolated.
@@ -138,7 +138,7 @@ def pulled(
                 write(origin)
                 yield _result(manifest, digest, job, wanted, _lacking(store, wanted))
             return
-        parts = find_parts(found.packs, _needed(store, tx, wanted, found, room))
+        parts = _needed(store, tx, wanted, found, room)
         for _ in range(_ROUNDS):
             fetch_objects(store, tx, objects, parts)
             with store.locks.store(timeout=STORE_WAIT):
@@ -163,15 +163,17 @@ def _prove(store: Store, tx: Transaction, objects: ObjectFetch, found: _Found, p
 
 def _needed(
     store: Store, tx: Transaction, wanted: Mapping[bytes, int], found: _Found, room: Callable[[int], object] | None
-) -> Mapping[bytes, int]:
+) -> list[Part]:
     """What is to be fetched of ``wanted``, all of which stays from now on."""
     found.tree.reading.wait()  # nothing is fetched for a tree that cannot be
     with store.locks.store():
         tx.need(wanted)
         missing = wanted if found.fresh else _lacking(store, wanted)
-    if room is not None and missing:
-        room(sum(missing.values()))
-    return missing
+    parts = find_parts(found.packs, missing)
+    if room is not None and parts:
+        beside = sorted(part.pack.layers.pack.size for part in parts)[-WORKERS:]  # the objects that are taken from them
+        room(sum(missing.values()) + sum(beside))
+    return parts
 
 
 def _disappearing(where: str) -> BusyError:

@@ -105,7 +105,7 @@ def test_what_was_unused_longest_goes_first_and_what_does_not_fit_is_not_pulled(
 ) -> None:
     names = ["used", "claimed", "pinned", "old", "newer"]
     sources = [pushed(tmp_path, registry, name) for name in names]
-    big = pushed(tmp_path, registry, "big", 6)
+    big = pushed(tmp_path, registry, "big", 3)
     marks = ("--gc-high", "65", "--gc-low", "58", "--pull-limit", "75", "--pulled-age", "30d")
     with node_on(place, *marks) as node:
         mount = start_pod(node, "pod-used", sources[0], readOnly="true")
