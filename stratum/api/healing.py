@@ -9,7 +9,7 @@ commit was here whole, and has no gate; and for one of a user's whose server of 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,8 @@ from stratum.sys import userns
 if TYPE_CHECKING:
     from stratum.mount.state import Record
     from stratum.sys.mountinfo import MountEntry
+
+    Each = Callable[[Record], Mapping[str, str]]
 
 _HANDING_OVER = 0.5
 """Seconds in which a worker whose keeper was killed finds another."""
@@ -41,10 +43,11 @@ class Healed:
     now: str = "fetches again what is read there"
 
 
-def heal(session: Session, options: Mapping[str, str] | None = None) -> list[Healed]:
+def heal(session: Session, options: Mapping[str, str] | None = None, each: Each | None = None) -> list[Healed]:
     """Have every mount of the store made anew that needs a gate, or a server of its names, and has none; what was done.
 
-    ``options`` are those of the new gates (``Workplace.gate``): those that the mounts had are gone with their keeper.
+    ``options`` are those of the new gates (``Workplace.gate``), and ``each`` has more for a mount: those that they had
+    are gone with their keeper.
     Costs next to nothing where all commits that are mounted are here whole. Nothing that is wrong with one mount keeps
     the others from being healed. Raises ``StratumError`` where the keeper does not answer.
     """
@@ -63,7 +66,10 @@ def heal(session: Session, options: Mapping[str, str] | None = None) -> list[Hea
     if served is None:
         return done
     missing = [record for record in needing if record.id not in served]
-    return done + [healed for record in missing for healed in _healed(session, record, options)]
+    more = each or (lambda _record: {})
+    return done + [
+        healed for record in missing for healed in _healed(session, record, {**(options or {}), **more(record)})
+    ]
 
 
 def _with_new_servers(session: Session, records: list[Record], options: Mapping[str, str] | None) -> list[Healed]:
@@ -75,10 +81,10 @@ def _with_new_servers(session: Session, records: list[Record], options: Mapping[
     return [replace(healed, now="is served again") for healed in done]
 
 
-def heal_by_the_way(session: Session, options: Mapping[str, str] | None = None) -> list[str]:
+def heal_by_the_way(session: Session, options: Mapping[str, str] | None = None, each: Each | None = None) -> list[str]:
     """The same by somebody who came for something else: what went wrong, and what was done, a line each."""
     try:
-        done = heal(session, options)
+        done = heal(session, options, each)
     except StratumError as exc:
         return [f"mounts that fetch what is read were not looked at: {exc.told}"]
     lines = []

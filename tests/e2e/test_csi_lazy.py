@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import subprocess
 import sys
 import time
@@ -181,10 +182,14 @@ def test_pods_may_name_lazy_what_is_trusted_to_have_what_it_lists(tmp_path: Path
 
 
 def test_what_a_claims_own_namespace_names_is_lazy_there_too(tmp_path: Path, runtime_dir: Path, far: Far) -> None:
-    """Read with its secret alone: that of the call, when it is staged."""
+    """Read with its secret alone: that of the call, when it is staged; and never with what the node has."""
     far.slow.tell(login="user:secret")
-    asked = {**LAZY, "source": far.reference, POPULATED: "true", CLAIM_NAMESPACE: "one", "prefetch": "none"}
-    with node_of(tmp_path, "--inline-lazy", far.reference.rpartition(":")[0]) as node:
+    asked = {**LAZY, "source": far.reference, POPULATED: "true", CLAIM_NAMESPACE: "one"}
+    node = node_of(tmp_path, "--inline-lazy", far.reference.rpartition(":")[0])
+    of_node = tmp_path / "auth.json"
+    of_node.write_text(json.dumps({"auths": {far.reference.partition("/")[0]: {"auth": "dXNlcjpzZWNyZXQ="}}}))
+    node.cli.environment["REGISTRY_AUTH_FILE"] = str(of_node)
+    with node:
         with refused(Code.UNAUTHENTICATED, "secretRef of the StratumSource"):
             node.create("pvc-1", asked)
         volume = node.create("pvc-1", asked, secrets=PASSWORD)
@@ -192,6 +197,10 @@ def test_what_a_claims_own_namespace_names_is_lazy_there_too(tmp_path: Path, run
         node.stage(volume.volume_id, volume.volume_context, secrets=PASSWORD)
         place = node.publish(volume.volume_id, "pod", volume.volume_context)
         assert sum_of(place / "d1/f05") == far.sums["d1/f05"]
+        hydrating.stop(node.cli.runtime_dir)  # its secret is gone with it
+        while (failed := read_error(place / LARGE)) == errno.ENOTCONN:
+            time.sleep(0.2)
+        assert failed == errno.EIO, "the driver put a new mount in place of the pod's, with nothing of the node's"
         node.unpublish(volume.volume_id, "pod")
         node.unstage(volume.volume_id)
         hydrating.stop(node.cli.runtime_dir)
