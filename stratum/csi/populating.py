@@ -30,6 +30,7 @@ from stratum.csi.population import (
     check_source,
     finalizer_of,
     held,
+    is_elsewhere,
     is_volume_of,
     read_claim,
     read_secret,
@@ -138,8 +139,7 @@ class Populator:
 
     def _fill(self, claim: Claim) -> float | None:
         if is_volume_of(self._cluster.volume(claim.volume_name), claim):
-            self._let_go(claim)
-            return None
+            return self._clear(claim)
         storage_class = check_class(claim, self._cluster.storage_class(claim.storage_class))
         source, secrets = self._source(claim)
         request = request_for(claim, storage_class, source, secrets, self._node.where)
@@ -156,8 +156,11 @@ class Populator:
         try:
             self._cluster.create_volume(volume_for(claim, storage_class, source, made))
         except ExistsError:
-            if not is_volume_of(self._cluster.volume(claim.volume_name), claim):
+            there = self._cluster.volume(claim.volume_name)
+            if not is_volume_of(there, claim):
                 raise ConflictError(f"PersistentVolume {claim.volume_name} exists, and is not this claim's") from None
+            if is_elsewhere(there, self._node.where):  # two nodes were selected, one after the other
+                return self._clear(claim)
         self._cluster.tell(claim, "Populated", f"it begins as {source.text}")
         self._let_go(claim)
         return None
@@ -194,8 +197,14 @@ class Populator:
         raise exc
 
     def _clear(self, claim: Claim) -> float | None:
-        """The claim is not to be filled here any more. What has a PersistentVolume is no longer ours to remove."""
-        if not claim.volume and not is_volume_of(self._cluster.volume(claim.volume_name), claim):
+        """The claim is not to be filled here any more. What has a PersistentVolume is no longer ours to remove; one of
+        another node is of another volume, though of the same name."""
+        volume = self._cluster.volume(claim.volume_name)
+        if is_volume_of(volume, claim):
+            is_left = finalizer_of(self._node.name) in claim.finalizers and is_elsewhere(volume, self._node.where)
+        else:
+            is_left = not claim.volume
+        if is_left:
             rest = max(self._started, self._unsure.get(claim.uid, 0.0)) + AT_REST - time.monotonic()
             if rest > 0:
                 return rest

@@ -10,8 +10,9 @@ another namespace.
 from __future__ import annotations
 
 import base64
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -205,12 +206,12 @@ def check_class(claim: Claim, storage_class: Object | None) -> Object:
 
 
 def required_bytes(claim: Claim) -> int:
-    """What the claim asks for."""
+    """What the claim asks for, a part of a byte as a whole one: nothing would be no limit."""
     from kubernetes.utils.quantity import parse_quantity
 
     asked = _table(_table(claim.spec, "resources"), "requests").get("storage", "0")
     try:
-        return int(parse_quantity(asked))
+        return math.ceil(parse_quantity(asked))
     except ValueError as exc:
         raise UsageError(f"spec.resources.requests.storage: {exc}") from None
 
@@ -268,11 +269,6 @@ def volume_for(claim: Claim, storage_class: Object, source: Source, made: csi.Vo
     asked = required_bytes(claim)
     requests = _table(_table(claim.spec, "resources"), "requests")
     storage = requests["storage"] if made.capacity_bytes in (0, asked) and "storage" in requests else None
-    terms = [
-        {"matchExpressions": [{"key": key, "operator": "In", "values": [value]} for key, value in segments.items()]}
-        for segments in (MessageToDict(each).get("segments", {}) for each in made.accessible_topology)
-        if segments
-    ]
     driver: dict[str, Any] = {"driver": DRIVER, "volumeHandle": made.volume_id}
     driver["volumeAttributes"] = dict(made.volume_context)
     if source.lazy and source.secret is not None:
@@ -296,8 +292,8 @@ def volume_for(claim: Claim, storage_class: Object, source: Source, made: csi.Vo
         "storageClassName": claim.storage_class,
         "volumeMode": claim.spec.get("volumeMode") or "Filesystem",
     }
-    if terms:
-        spec["nodeAffinity"] = {"required": {"nodeSelectorTerms": terms}}
+    if affinity := _affinity(made.accessible_topology):
+        spec["nodeAffinity"] = affinity
     notes = {_PROVISIONED_BY: DRIVER, f"{_REMOVED_WITH}name": "", f"{_REMOVED_WITH}namespace": ""}
     meta = {"name": claim.volume_name, "annotations": notes}
     return {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": meta, "spec": spec}
@@ -306,6 +302,13 @@ def volume_for(claim: Claim, storage_class: Object, source: Source, made: csi.Vo
 def is_volume_of(volume: Object | None, claim: Claim) -> bool:
     """Whether it is the PersistentVolume that was made for this claim, and no other of its name."""
     return volume is not None and _table(_table(volume, "spec"), "claimRef").get("uid") == claim.uid
+
+
+def is_elsewhere(volume: Object | None, where: csi.Topology) -> bool:
+    """Whether the PersistentVolume is, as its affinity says, on another node than that at ``where``: handles are the
+    same on all."""
+    affinity = _table(_table(volume or {}, "spec"), "nodeAffinity")
+    return bool(affinity) and affinity != _affinity([where])
 
 
 def without(claim: Claim, node: str, *, reschedule: bool = False) -> dict[str, Any]:
@@ -318,6 +321,15 @@ def without(claim: Claim, node: str, *, reschedule: bool = False) -> dict[str, A
 def held(claim: Claim, node: str) -> dict[str, Any]:
     """The change of the claim's metadata by which the node takes it on."""
     return {"finalizers": [*claim.finalizers, finalizer_of(node)]}
+
+
+def _affinity(places: Iterable[csi.Topology]) -> dict[str, Any]:
+    terms = [
+        {"matchExpressions": [{"key": key, "operator": "In", "values": [value]} for key, value in segments.items()]}
+        for segments in (MessageToDict(each).get("segments", {}) for each in places)
+        if segments
+    ]
+    return {"required": {"nodeSelectorTerms": terms}} if terms else {}
 
 
 def _fs_type(storage_class: Object) -> str:

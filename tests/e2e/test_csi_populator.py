@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import copy
 import json
 import os
 import signal
@@ -190,6 +191,21 @@ def test_a_claim_begins_as_what_its_source_says(tmp_path: Path, runtime_dir: Pat
             unplaced = claim(api, "unplaced")
             api.wait(lambda: is_filled(api, unplaced))
             assert early not in volumes(node)
+
+            # What this node had begun, as another one has been selected since, and is through with it.
+            moved = claim(api, "moved", node="")
+            meta = api.objects[moved]["metadata"]
+            left = node.create(f"pvc-{meta['uid']}").volume_id
+            theirs = copy.deepcopy(volume)
+            theirs["spec"]["claimRef"]["uid"] = meta["uid"]
+            (term,) = theirs["spec"]["nodeAffinity"]["required"]["nodeSelectorTerms"]
+            term["matchExpressions"][0]["values"] = ["node-2"]
+            api.put(f"{CORE}/persistentvolumes/pvc-{meta['uid']}", theirs)
+            held = {**meta, "annotations": {**meta["annotations"], SELECTED_NODE: "node-2"}}
+            held["finalizers"] = [*meta["finalizers"], finalizer_of("node-1")]
+            api.put(moved, {**api.objects[moved], "metadata": held})
+            api.wait(lambda: finalizers(api, moved) == ["kubernetes.io/pvc-protection"])
+            assert left not in volumes(node)
             assert running.kill(signal.SIGTERM) == 0
 
 

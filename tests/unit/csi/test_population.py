@@ -21,12 +21,14 @@ from stratum.csi.population import (
     check_source,
     finalizer_of,
     held,
+    is_elsewhere,
     is_name,
     is_volume_of,
     read_claim,
     read_secret,
     read_source,
     request_for,
+    required_bytes,
     volume_for,
     without,
     work_of,
@@ -139,6 +141,9 @@ def test_the_call_has_what_the_namespace_says_and_nothing_of_the_administrators(
     assert stage == {"name": "login", "namespace": "team"}
     assert is_volume_of(volume, claim())
     assert not is_volume_of(volume, claim(uid="u-2"))
+    assert not is_elsewhere(volume, WHERE)
+    assert is_elsewhere(volume, csi.Topology(segments={"topology.csi.stratum.dev/node": "node-2"}))
+    assert required_bytes(claim(spec={"resources": {"requests": {"storage": "1m"}}})) == 1, "0 would be no limit"
     block = replace(claim(), spec={**claim().spec, "volumeMode": "Block"})
     assert request_for(block, LATE, source, {}, WHERE).volume_capabilities[0].WhichOneof("access_type") == "block"
 
