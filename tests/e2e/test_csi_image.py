@@ -84,7 +84,8 @@ def build(images: Images) -> str:
 
 
 def programs_of(images: Images, image: str) -> dict[str, str]:
-    """What is installed in an image, but for what Python compiled: path -> digest of a file or target of a link."""
+    """What is installed in an image, but for what Python compiled, and for man pages, which are not the same by each
+    Python that builds: path -> digest of a file or target of a link."""
     container = images.podman("create", image)
     exported = images.directory / "exported.tar"
     images.podman("export", "--output", exported, container)
@@ -92,7 +93,7 @@ def programs_of(images: Images, image: str) -> dict[str, str]:
     found = {}
     with tarfile.open(exported) as archive:
         for member in archive:
-            if not member.name.startswith("opt/stratum/") or member.name.endswith(OWN):
+            if not member.name.startswith("opt/stratum/") or member.name.endswith(OWN) or "/man/" in member.name:
                 continue
             if member.issym():
                 found[member.name] = member.linkname
