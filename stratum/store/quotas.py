@@ -103,6 +103,14 @@ class Quotas:
         with _opened(directory) as fd:
             join(fd, project)
 
+    def _join_below(self, workdir: Path, project: int) -> None:
+        """Have what a mount that is there makes in its workdir be of the project: nothing else could be renamed from
+        there into the upperdir. What an older mount left there, the next one makes anew."""
+        with os.scandir(workdir) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    self._join(Path(entry.path), project)
+
     def _take(self, directory: int) -> int:
         """Give the open directory a project that nothing else has."""
         for _ in range(_TRIES):
@@ -141,8 +149,9 @@ class Quotas:
                     f"what is in {what} was written when nobody kept count of it, so it cannot be limited",
                     hint="commit it while it is not in use, which empties it; or make another of its last commit",
                 )
-            if project is None:  # what older mounts left in the workdir, the next one makes anew
+            if project is None:
                 project = self._take(fd)
+                self._join_below(workdir, project)
             with _opened(upperdir) as upper:
                 if project_of(upper) != project or not hands_on(upper):
                     join(upper, project)

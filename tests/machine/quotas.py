@@ -234,6 +234,7 @@ def test_csi_sanity_of_expansion(disk: Disk) -> None:
 def test_no_two_worktrees_have_one_number(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also of two stores on one file system, made at once; what is left of worktrees that are gone is cleared."""
     (disk.path / "files").mkdir()
+    (disk.path / "files" / "f").write_text("base")
     making = []
     for name in ("a", "b"):
         monkeypatch.setenv("STRATUM_STORE", str(disk.path / name))
@@ -272,6 +273,14 @@ def test_no_two_worktrees_have_one_number(disk: Disk, monkeypatch: pytest.Monkey
     assert stratum("unmount", mounted).code == 0
     assert stratum("worktree", "remove", "t+x0").code == 0
     assert taken not in disk.projects()
+
+    # One that was mounted when nobody kept count, and is empty, is limited at once.
+    assert stratum("worktree", "add", "t+older", "t:v1").code == 0
+    assert stratum("mount", "t+older", mounted).code == 0
+    store.worktrees.set_limit("t", "older", MIB)
+    assert write(mounted / "f", 2 * MIB) == FULL[disk.kind], "copied up, and too large"
+    assert stratum("unmount", mounted).code == 0
+    assert stratum("worktree", "remove", "--discard", "t+older").code == 0
 
     # What a kill leaves, between the end of a worktree and that of its limit.
     left = project_of(trees(disk.path / "b", "x1")[1])
