@@ -20,7 +20,7 @@ from tests.support.gotools import go_program
 pytestmark = pytest.mark.timeout(1200)  # the first time, helm and kustomize are built
 
 CHART = K8S / "chart"
-MONITORING = {name: {"enabled": True} for name in ("podMonitor", "rules", "dashboard")}
+MONITORING = {name: {"enabled": True} for name in ("serviceMonitor", "rules", "dashboard")}
 
 
 def helm(work: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -157,13 +157,13 @@ def test_what_can_be_asked_for_is_where_it_belongs(tmp_path: Path) -> None:
 def test_metrics_for_known_clients_only(tmp_path: Path) -> None:
     values = {
         "metrics": {"tlsSecret": "served", "clientCAKey": "ca.crt"},
-        "monitoring": {"podMonitor": {"enabled": True, "clientSecret": "prometheus"}},
+        "monitoring": {"serviceMonitor": {"enabled": True, "clientSecret": "prometheus"}},
     }
     made = by_name(rendered(tmp_path, values))
     driver = containers_of(list(made.values()), "stratum-csi")["driver"]
     check_driver_arguments(driver["args"])
     assert driver["args"][-1] == "--metrics-client-ca=/etc/stratum-metrics-tls/ca.crt"
-    (endpoint,) = made["PodMonitor", "stratum-csi"]["spec"]["podMetricsEndpoints"]
+    (endpoint,) = made["ServiceMonitor", "stratum-csi"]["spec"]["endpoints"]
     assert endpoint["tlsConfig"] == {
         "ca": {"secret": {"name": "served", "key": "ca.crt"}},
         "serverName": "stratum-csi-metrics",

@@ -28,7 +28,7 @@ LATER |= {"stratum_csi_volume_source_up", "stratum_csi_volume_mounted"}
 UNDRAWN = ("_count", "_sum", "stratum_csi_lazy_fetches_total")
 """Figures that say what others on the dashboard do."""
 ADDED = {"node", "job", "le", "__name__"}
-"""Labels that Prometheus adds, by the PodMonitor or of a histogram."""
+"""Labels that Prometheus adds, by the ServiceMonitor or of a histogram."""
 
 Document = dict[str, Any]
 
