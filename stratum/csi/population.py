@@ -14,6 +14,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from enum import Enum
 from typing import Any
 
@@ -211,8 +212,9 @@ def required_bytes(claim: Claim) -> int:
 
     asked = _table(_table(claim.spec, "resources"), "requests").get("storage", "0")
     try:
-        return math.ceil(parse_quantity(asked))
-    except ValueError as exc:
+        quantity: Decimal = parse_quantity(asked)
+        return math.ceil(quantity)
+    except (ValueError, OverflowError) as exc:
         raise UsageError(f"spec.resources.requests.storage: {exc}") from None
 
 
