@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import stratum
-from stratum.errors import StratumError, UnsupportedError, UsageError, os_error_text
+from stratum.csi.program import run_program
+from stratum.errors import UnsupportedError, UsageError, os_error_text
 
 if TYPE_CHECKING:
     from stratum.csi.driver import Options
@@ -31,12 +32,7 @@ GRACE = 5.0
 
 def main(argv: list[str] | None = None) -> int:
     """Serve until SIGTERM or SIGINT; the exit status."""
-    args = command_line().parse_args(argv)
-    try:
-        return _run(args)
-    except StratumError as exc:
-        sys.stderr.write(f"error: {exc.message}\n" + (f"hint: {exc.hint}\n" if exc.hint else ""))
-        return exc.exit_code
+    return run_program(command_line(), _run, argv)
 
 
 def command_line() -> argparse.ArgumentParser:

@@ -24,8 +24,9 @@ from stratum.csi.gates import base_of, gate_options, origin_of
 from stratum.csi.jobs import Caller, Task
 from stratum.csi.paths import Place, place
 from stratum.csi.provisioning import find_volume, volume_for_node, volume_record
+from stratum.csi.room import Disk, read_disk
 from stratum.csi.sources import FROM_PUBLISH, FROM_STAGE, Asker
-from stratum.csi.usage import Space, Used, free_space, usage_of
+from stratum.csi.usage import Used, usage_of
 from stratum.errors import StratumError
 from stratum.refs import Ref, parse_ref
 from stratum.store.holders import KubernetesVolume, Promise
@@ -209,7 +210,7 @@ class Node:
         """Bytes and inodes that the volume holds beyond its base, and what it or the store has left."""
         _require_volume(request.volume_id)
         (entry, ref), store = self._shown(request), self._driver.session.store
-        free = free_space(store.root)
+        disk = read_disk(store.root)
         if ref.worktree is None:
             meta = store.commits.meta(store.resolve_commit(ref))
             return csi.NodeGetVolumeStatsResponse(
@@ -221,7 +222,7 @@ class Node:
             )
         used = usage_of(store, store.worktrees.get(ref.name, ref.worktree))
         return csi.NodeGetVolumeStatsResponse(
-            usage=_usage(used, free),
+            usage=_usage(used, disk),
             volume_condition=condition_of(self._driver, ref.name, ref.worktree, source=entry.source, history=True),
         )
 
@@ -281,10 +282,10 @@ def _check_capability(request: csi.NodeStageVolumeRequest | csi.NodePublishVolum
     check_capabilities([request.volume_capability])
 
 
-def _usage(used: Used, free: Space) -> list[csi.VolumeUsage]:
-    available = min(free.bytes, max(used.limit - used.bytes, 0)) if used.limit else free.bytes
-    total, inodes = used.limit or used.bytes + free.bytes, used.inodes + free.inodes
+def _usage(used: Used, disk: Disk) -> list[csi.VolumeUsage]:
+    available = min(disk.free, max(used.limit - used.bytes, 0)) if used.limit else disk.free
+    total, inodes = used.limit or used.bytes + disk.free, used.inodes + disk.inodes_free
     return [
         csi.VolumeUsage(unit=csi.VolumeUsage.BYTES, used=used.bytes, available=available, total=total),
-        csi.VolumeUsage(unit=csi.VolumeUsage.INODES, used=used.inodes, available=free.inodes, total=inodes),
+        csi.VolumeUsage(unit=csi.VolumeUsage.INODES, used=used.inodes, available=disk.inodes_free, total=inodes),
     ]

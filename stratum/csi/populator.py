@@ -13,7 +13,8 @@ import sys
 import threading
 
 import stratum
-from stratum.errors import StratumError, UnsupportedError
+from stratum.csi.program import run_program
+from stratum.errors import UnsupportedError
 
 HANDS = 12
 """Claims that are worked on at the same time."""
@@ -21,12 +22,7 @@ HANDS = 12
 
 def main(argv: list[str] | None = None) -> int:
     """Work until a signal; the exit status."""
-    args = command_line().parse_args(argv)
-    try:
-        return _run(args)
-    except StratumError as exc:
-        sys.stderr.write(f"error: {exc.message}\n" + (f"hint: {exc.hint}\n" if exc.hint else ""))
-        return exc.exit_code
+    return run_program(command_line(), _run, argv)
 
 
 def command_line() -> argparse.ArgumentParser:

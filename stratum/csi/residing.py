@@ -105,7 +105,7 @@ class Residences:
                 if not self._due:
                     self._counting = False
                     return
-                commit = self._due.pop()
+                commit = next(iter(self._due))  # it stays due until it is counted, so that nobody asks for it again
             counts, began = None, time.monotonic()
             try:
                 counts = self._counts(commit)
@@ -113,11 +113,13 @@ class Residences:
                 pass
             except BaseException:
                 with self._lock:
+                    self._due.discard(commit)
                     self._counting = False
                 raise
             now = time.monotonic()
             pause = max(COUNTS_AGE, COUNTS_PART * (now - began))
             with self._lock:
+                self._due.discard(commit)
                 self._known[commit] = _Known(counts, now + pause, now)
 
 

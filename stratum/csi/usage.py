@@ -1,4 +1,4 @@
-"""How much a worktree holds beyond its base commit and may hold, and what the store has left."""
+"""How much a worktree holds beyond its base commit, and may hold."""
 
 from __future__ import annotations
 
@@ -11,14 +11,6 @@ from stratum.store import Store
 from stratum.store.worktree import Worktree
 
 _BLOCK = 512
-
-
-@dataclass(frozen=True, slots=True)
-class Space:
-    """Bytes and inodes of a filesystem that an unprivileged user could still use."""
-
-    bytes: int
-    inodes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +54,3 @@ def upperdir_usage(upperdir: Path) -> tuple[int, int]:
         except OSError as exc:
             raise StratumError(f"cannot read {upperdir}: {os_error_text(exc)}") from None
     return size, count
-
-
-def free_space(path: Path) -> Space:
-    """What is left on the filesystem of ``path``."""
-    try:
-        info = os.statvfs(path)
-    except OSError as exc:
-        raise StratumError(f"cannot look at {path}: {os_error_text(exc)}") from None
-    return Space(info.f_bavail * info.f_frsize, info.f_favail)
